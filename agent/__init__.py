@@ -1,0 +1,1 @@
+"""The service: configuration, identity, link to the coordinator, discovery, routing and jobs."""

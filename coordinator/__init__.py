@@ -1,0 +1,1 @@
+"""A small reference coordinator, for development, tests and small self-hosted fleets."""

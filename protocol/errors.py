@@ -1,0 +1,119 @@
+"""The registry of error codes: one string for the wire, logs, metrics and documentation.
+
+A code says whose fault a failure is, so that a buyer's mistake never hurts a provider's
+reputation, and whether the same job may succeed at another provider.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+
+
+class Fault(StrEnum):
+    """Whose doing a failed job is."""
+
+    BUYER = "buyer"
+    PROVIDER = "provider"
+    COORDINATOR = "coordinator"
+
+
+class ErrorCode(StrEnum):
+    """Why a job failed. `REGISTRY` tells what each code means."""
+
+    BAD_REQUEST = "bad_request"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+    CANCELLED = "cancelled"
+    MODEL_NOT_LOADED = "model_not_loaded"
+    FORMAT_NOT_SUPPORTED = "format_not_supported"
+    OUT_OF_CAPACITY = "out_of_capacity"
+    DRAINING = "draining"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    SLOW_CONSUMER = "slow_consumer"
+    BACKEND_UNREACHABLE = "backend_unreachable"
+    BACKEND_TIMEOUT = "backend_timeout"
+    BACKEND_OVERLOADED = "backend_overloaded"
+    BACKEND_ERROR = "backend_error"
+    AUTH_REJECTED_BY_BACKEND = "auth_rejected_by_backend"
+    INVALID_RESPONSE = "invalid_response"
+    INTERNAL = "internal"
+
+
+class ErrorEntry(Struct, frozen=True):
+    """One row of the registry.
+
+    Attributes:
+        fault: who caused it.
+        retryable: whether another provider may be tried with the same job.
+        meaning: one sentence for people.
+    """
+
+    fault: Fault
+    retryable: bool
+    meaning: str
+
+
+REGISTRY: Final[dict[ErrorCode, ErrorEntry]] = {
+    ErrorCode.BAD_REQUEST: ErrorEntry(
+        Fault.BUYER,
+        False,
+        "The request is not valid: not one JSON object, or refused by the server.",
+    ),
+    ErrorCode.CONTEXT_LENGTH_EXCEEDED: ErrorEntry(
+        Fault.BUYER, False, "Prompt and answer do not fit the model's context window."
+    ),
+    ErrorCode.CANCELLED: ErrorEntry(
+        Fault.BUYER, False, "The coordinator cancelled the job; the upstream request was closed."
+    ),
+    ErrorCode.MODEL_NOT_LOADED: ErrorEntry(
+        Fault.COORDINATOR, True, "No backend of this agent serves the model now."
+    ),
+    ErrorCode.FORMAT_NOT_SUPPORTED: ErrorEntry(
+        Fault.COORDINATOR,
+        True,
+        "The model is served, but not natively in this format or operation.",
+    ),
+    ErrorCode.OUT_OF_CAPACITY: ErrorEntry(
+        Fault.COORDINATOR, True, "The agent already runs as many jobs as it advertised."
+    ),
+    ErrorCode.DRAINING: ErrorEntry(
+        Fault.PROVIDER, True, "The agent is stopping and takes no new jobs."
+    ),
+    ErrorCode.DEADLINE_EXCEEDED: ErrorEntry(
+        Fault.PROVIDER, False, "The job's deadline passed before the answer was complete."
+    ),
+    ErrorCode.SLOW_CONSUMER: ErrorEntry(
+        Fault.BUYER, False, "The consumer did not take the answer; its window stayed full too long."
+    ),
+    ErrorCode.BACKEND_UNREACHABLE: ErrorEntry(
+        Fault.PROVIDER, True, "The connection to the inference server failed."
+    ),
+    ErrorCode.BACKEND_TIMEOUT: ErrorEntry(
+        Fault.PROVIDER, True, "The inference server was silent for too long."
+    ),
+    ErrorCode.BACKEND_OVERLOADED: ErrorEntry(
+        Fault.PROVIDER, True, "The inference server is loading, busy or limits its rate."
+    ),
+    ErrorCode.BACKEND_ERROR: ErrorEntry(
+        Fault.PROVIDER, True, "The inference server failed while it worked on the job."
+    ),
+    ErrorCode.AUTH_REJECTED_BY_BACKEND: ErrorEntry(
+        Fault.PROVIDER, True, "The inference server refused the operator's key or balance."
+    ),
+    ErrorCode.INVALID_RESPONSE: ErrorEntry(
+        Fault.PROVIDER,
+        True,
+        "The inference server's answer ended early or is not what it should be.",
+    ),
+    ErrorCode.INTERNAL: ErrorEntry(
+        Fault.PROVIDER, True, "A defect of the agent; please report it with the agent's log."
+    ),
+}
+
+
+def entry_for(code: str) -> ErrorEntry:
+    """The registry's row for a code; an unknown one (from a newer peer) counts as `internal`."""
+    try:
+        return REGISTRY[ErrorCode(code)]
+    except ValueError:
+        return REGISTRY[ErrorCode.INTERNAL]

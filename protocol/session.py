@@ -1,0 +1,258 @@
+"""The rules of one connection, without I/O: frames in, frames to send and events out.
+
+::
+
+    agent        connecting ──Challenge──▶ greeting ──Welcome──▶ open ──▶ closed
+    coordinator  greeting ────Hello──────▶ deciding ──welcome()─▶ open ──▶ closed
+
+`receive` takes one frame. It returns the frame when the application has to act on it and None when
+there is nothing left to do; frames to send collect in `to_send`. What is not allowed now raises
+`ProtocolViolation`, after which the connection is to be closed with 1002.
+"""
+
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+
+from protocol.auth import signed_bytes, verify_signature
+from protocol.exceptions import ProtocolViolation
+from protocol.frames import (
+    Ack,
+    AgentFrame,
+    Cancel,
+    Capabilities,
+    Challenge,
+    Chunk,
+    CoordinatorFrame,
+    Drain,
+    Draining,
+    Heartbeat,
+    Hello,
+    Job,
+    JobError,
+    JobResult,
+    JobStarted,
+    LiveJob,
+    Rejected,
+    Welcome,
+)
+from protocol.limits import MIN_MESSAGE_TO_COORDINATOR_BYTES, MIN_WINDOW_BYTES
+from protocol.stream import ReceiveStream
+
+
+class State(StrEnum):
+    """Where a connection stands."""
+
+    CONNECTING = "connecting"
+    GREETING = "greeting"
+    DECIDING = "deciding"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class AgentSession:
+    """The agent's side of one connection.
+
+    Args:
+        authority: what was dialled, as `auth.canonical_authority` writes it.
+        public_key: the agent's identity.
+        sign: makes the Ed25519 signature over the given bytes.
+        agent_version: for the coordinator's logs.
+        instance_id: changes with each start of the process.
+        enrollment_code: what the operator was given, or "".
+        session_id: the session to resume, or None.
+        live_jobs: what is still held of that session.
+    """
+
+    def __init__(
+        self,
+        *,
+        authority: str,
+        public_key: bytes,
+        sign: Callable[[bytes], bytes],
+        agent_version: str,
+        instance_id: str = "",
+        enrollment_code: str = "",
+        session_id: bytes | None = None,
+        live_jobs: Iterable[LiveJob] = (),
+    ) -> None:
+        self.state = State.CONNECTING
+        self.to_send: list[AgentFrame] = []
+        self.welcome: Welcome | None = None
+        self._authority = authority
+        self._sign = sign
+        self._public_key = public_key
+        self._agent_version = agent_version
+        self._instance_id = instance_id
+        self._enrollment_code = enrollment_code
+        self._session_id = session_id
+        self._live_jobs = {job.job_id: job for job in live_jobs}
+
+    def __repr__(self) -> str:
+        return f"<AgentSession {self.state} to {self._authority}>"
+
+    def receive(self, frame: CoordinatorFrame) -> CoordinatorFrame | None:
+        """Take one frame of the coordinator.
+
+        Returns:
+            The frame, when the application has to act on it.
+
+        Raises:
+            ProtocolViolation: it is not allowed now.
+        """
+        match self.state, frame:
+            case State.CONNECTING, Challenge():
+                self.to_send.append(self._hello(frame.nonce))
+                self.state = State.GREETING
+                return None
+            case State.GREETING, Welcome():
+                self._check_welcome(frame)
+                self.welcome = frame
+                self.state = State.OPEN
+                return frame
+            case ((State.CONNECTING | State.GREETING), Rejected()):
+                self.state = State.CLOSED
+                return frame
+            case State.OPEN, Job() | Cancel() | Ack() | Drain():
+                return frame
+        raise ProtocolViolation(f"{type(frame).__name__} while {self.state}")
+
+    def _hello(self, nonce: bytes) -> Hello:
+        return Hello(
+            agent_version=self._agent_version,
+            public_key=self._public_key,
+            signature=self._sign(signed_bytes(self._authority, nonce)),
+            enrollment_code=self._enrollment_code,
+            instance_id=self._instance_id,
+            session_id=self._session_id,
+            live_jobs=list(self._live_jobs.values()),
+        )
+
+    def _check_welcome(self, welcome: Welcome) -> None:
+        if welcome.window_bytes < MIN_WINDOW_BYTES:
+            raise ProtocolViolation("a window below the protocol's minimum")
+        if welcome.max_message_bytes < MIN_MESSAGE_TO_COORDINATOR_BYTES:
+            raise ProtocolViolation("a message limit below the protocol's minimum")
+        for job_id, offset in welcome.resumed.items():
+            job = self._live_jobs.get(job_id)
+            if job is None or not job.first_offset <= offset <= job.next_offset:
+                raise ProtocolViolation("a resumed job or offset that was not offered")
+
+
+class CoordinatorSession:
+    """The coordinator's side of one connection.
+
+    Args:
+        nonce: 32 random bytes, fresh for this connection.
+        name: the coordinator's name.
+        authorities: the addresses (`host:port`) by which agents may dial this coordinator. Never
+            taken from the agent's own upgrade request: an attacker in the middle writes that one.
+    """
+
+    def __init__(self, *, nonce: bytes, name: str, authorities: Iterable[str]) -> None:
+        self.state = State.GREETING
+        self.to_send: list[CoordinatorFrame] = [Challenge(nonce, name)]
+        self.streams: dict[bytes, ReceiveStream] = {}
+        self._nonce = nonce
+        self._authorities = tuple(authorities)
+        self._window = 0
+        self._started: set[bytes] = set()
+
+    def __repr__(self) -> str:
+        return f"<CoordinatorSession {self.state} jobs={len(self.streams)}>"
+
+    def receive(self, frame: AgentFrame) -> AgentFrame | None:
+        """Take one frame of the agent; a returned `Chunk` holds only what is new.
+
+        A `Hello` is returned with its signature verified; answer with `accept` or `reject`. After a
+        bad signature None is returned, `Rejected` waits in `to_send` and the session is closed.
+
+        Raises:
+            ProtocolViolation: the frame is not allowed now.
+        """
+        match self.state, frame:
+            case State.GREETING, Hello():
+                return self._authenticate(frame)
+            case State.OPEN, Capabilities() | Heartbeat() | Draining():
+                return frame
+            case State.OPEN, JobStarted():
+                return self._job_started(frame)
+            case State.OPEN, Chunk():
+                return self._chunk(frame)
+            case State.OPEN, JobResult() | JobError():
+                return self._job_ended(frame)
+        raise ProtocolViolation(f"{type(frame).__name__} while {self.state}")
+
+    def _authenticate(self, hello: Hello) -> Hello | None:
+        for authority in self._authorities:
+            if verify_signature(hello.public_key, hello.signature, authority, self._nonce):
+                self.state = State.DECIDING
+                return hello
+        self.reject(
+            Rejected(
+                "bad_signature",
+                "The signature does not fit: the agent dialled an address that this coordinator "
+                "does not answer to, or its key file is damaged.",
+            )
+        )
+        return None
+
+    def accept(self, welcome: Welcome) -> None:
+        """Admit the agent that said `Hello`."""
+        if self.state is not State.DECIDING:
+            raise RuntimeError(f"accept() while {self.state}")
+        self.state = State.OPEN
+        self._window = welcome.window_bytes
+        self.to_send.append(welcome)
+
+    def reject(self, rejected: Rejected) -> None:
+        """Turn the agent away; close the connection after `to_send` is sent."""
+        self.state = State.CLOSED
+        self.to_send.append(rejected)
+
+    def start_job(self, job: Job) -> None:
+        """Give the agent a job."""
+        if self.state is not State.OPEN or job.job_id in self.streams:
+            raise RuntimeError(f"start_job() while {self.state}, or with a used id")
+        self.streams[job.job_id] = ReceiveStream(self._window)
+        self.to_send.append(job)
+
+    def cancel_job(self, job_id: bytes, reason: str) -> None:
+        """Ask the agent to stop a job; its end frame still comes."""
+        if job_id in self.streams:
+            self.to_send.append(Cancel(job_id, reason))
+
+    def consumed(self, job_id: bytes, count: int) -> None:
+        """`count` more bytes of a response were passed on, or thrown away after a cancel."""
+        stream = self.streams.get(job_id)
+        offset = stream.consume(count) if stream is not None else None
+        if offset is not None:
+            self.to_send.append(Ack(job_id, offset))
+
+    def _job_started(self, frame: JobStarted) -> JobStarted | None:
+        if frame.job_id not in self.streams:
+            return None
+        if frame.job_id in self._started:
+            raise ProtocolViolation("a job that started twice")
+        self._started.add(frame.job_id)
+        return frame
+
+    def _chunk(self, frame: Chunk) -> Chunk | None:
+        stream = self.streams.get(frame.job_id)
+        if stream is None:
+            return None
+        if frame.job_id not in self._started:
+            raise ProtocolViolation("a chunk of a job that has not started")
+        fresh = stream.receive(frame)
+        if not fresh:
+            return None
+        if len(fresh) == len(frame.data):
+            return frame
+        return Chunk(frame.job_id, stream.received - len(fresh), fresh)
+
+    def _job_ended(self, frame: JobResult | JobError) -> JobResult | JobError | None:
+        stream = self.streams.pop(frame.job_id, None)
+        self._started.discard(frame.job_id)
+        if stream is not None:
+            stream.check_end(frame)
+        self.to_send.append(Ack(frame.job_id, frame.total_bytes, final=True))
+        return frame if stream is not None else None

@@ -1,0 +1,229 @@
+"""One job's response as a byte stream with offsets: the sending and the receiving half.
+
+Flow control and resumption are one mechanism. The sender keeps what is not acknowledged and never
+has more than the window of it on its way; the receiver drops what it has already seen and refuses
+gaps. After a lost link the sender rewinds to the offset that the receiver names.
+"""
+
+from collections import deque
+
+from protocol.exceptions import ProtocolViolation
+from protocol.frames import AgentFrame, Chunk, JobEnd, JobStarted
+from protocol.limits import CHUNK_BYTES
+
+
+class SendStream:
+    """The agent's half: what the server sent, until the coordinator has it safely.
+
+    Offsets: ``acked <= sent <= written`` always; ``sent - acked <= window`` always. `write` never
+    refuses: a caller that keeps writing into a `full` stream breaks the memory bound, so it pauses
+    its source instead.
+    """
+
+    __slots__ = (
+        "_end_sent",
+        "_started_sent",
+        "_unacked",
+        "_unsent",
+        "acked",
+        "done",
+        "end",
+        "job_id",
+        "sent",
+        "started",
+        "window",
+        "written",
+    )
+
+    def __init__(self, job_id: bytes, window: int) -> None:
+        self.job_id = job_id
+        self.window = window
+        self.acked = 0
+        self.sent = 0
+        self.written = 0
+        self.started: JobStarted | None = None
+        self.end: JobEnd | None = None
+        self.done = False
+        """The end frame is acknowledged; nothing is held any more."""
+        self._started_sent = False
+        self._end_sent = False
+        self._unsent: deque[bytes] = deque()
+        self._unacked: deque[tuple[int, bytes]] = deque()
+
+    def __repr__(self) -> str:
+        state = "done" if self.done else "ended" if self.end else "open"
+        return (
+            f"<SendStream {self.job_id.hex()} {state} acked={self.acked} sent={self.sent} "
+            f"written={self.written} window={self.window}>"
+        )
+
+    @property
+    def full(self) -> bool:
+        """Whether the source should pause: a window's worth is held already."""
+        return self.written - self.acked >= self.window
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a paused source may go on: half the window is free again."""
+        return self.written - self.acked <= self.window // 2
+
+    @property
+    def ready(self) -> bool:
+        """Whether `next_frames` would return something."""
+        if self.done:
+            return False
+        if self._unsent:
+            return not self._started_sent or self.sent - self.acked < self.window
+        if self.started is not None and not self._started_sent:
+            return True
+        return self.end is not None and not self._end_sent
+
+    def start(self, started: JobStarted) -> None:
+        """The response has begun; its frame goes before the first byte."""
+        self.started = started
+
+    def write(self, data: bytes) -> None:
+        """Append what the server sent; empty data is nothing."""
+        if data:
+            self._unsent.append(data)
+            self.written += len(data)
+
+    def finish(self, end: JobEnd) -> None:
+        """The job's one end; its frame goes after the last byte. Later ends are ignored."""
+        if self.end is None:
+            self.end = end
+
+    def next_frames(self, budget: int = CHUNK_BYTES) -> list[AgentFrame]:
+        """What may be sent now, at most about `budget` bytes of data; it counts as sent."""
+        frames: list[AgentFrame] = []
+        if self.started is not None and not self._started_sent:
+            self._started_sent = True
+            frames.append(self.started)
+        if self._unsent:
+            data = self._take(min(budget, self.window - (self.sent - self.acked)))
+            if data:
+                frames.append(Chunk(self.job_id, self.sent, data))
+                self._unacked.append((self.sent, data))
+                self.sent += len(data)
+        if self.end is not None and not self._unsent and not self._end_sent:
+            self._end_sent = True
+            frames.append(self.end)
+        return frames
+
+    def _take(self, room: int) -> bytes:
+        """Remove up to `room` bytes from the front of what is unsent."""
+        pieces: list[bytes] = []
+        while self._unsent and room > 0:
+            piece = self._unsent.popleft()
+            if len(piece) > room:
+                self._unsent.appendleft(piece[room:])
+                piece = piece[:room]
+            pieces.append(piece)
+            room -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def acknowledge(self, offset: int, *, final: bool) -> None:
+        """Forget what the coordinator has.
+
+        An offset behind an earlier one is an old acknowledgement that says nothing new.
+
+        Raises:
+            ProtocolViolation: the offset was never sent, or `final` came before the end.
+        """
+        if offset > self.sent:
+            raise ProtocolViolation("an acknowledgement of bytes that were never sent")
+        if final and (not self._end_sent or offset != self.written):
+            raise ProtocolViolation("a final acknowledgement of a job that has not ended")
+        if offset > self.acked:
+            self.acked = offset
+            self._drop_acknowledged()
+        if final:
+            self.done = True
+
+    def _drop_acknowledged(self) -> None:
+        unacked = self._unacked
+        while unacked and unacked[0][0] + len(unacked[0][1]) <= self.acked:
+            unacked.popleft()
+        if unacked and unacked[0][0] < self.acked:
+            offset, data = unacked.popleft()
+            unacked.appendleft((self.acked, data[self.acked - offset :]))
+
+    def rewind(self, offset: int) -> None:
+        """Send again from `offset`: the link was lost and this is where the coordinator stands.
+
+        Raises:
+            ProtocolViolation: those bytes are forgotten, or were never sent.
+        """
+        if not self.acked <= offset <= self.sent:
+            raise ProtocolViolation("asked to continue from an offset that is not held")
+        self.acked = offset
+        self._drop_acknowledged()
+        self._unsent.extendleft(data for _, data in reversed(self._unacked))
+        self._unacked.clear()
+        self.sent = offset
+        self._started_sent = self._started_sent and offset > 0
+        self._end_sent = False
+
+
+class ReceiveStream:
+    """The coordinator's half: puts chunks in order, once each, and says when to acknowledge.
+
+    Attributes:
+        received: every byte before this offset has arrived.
+        consumed: every byte before this offset has been passed on.
+        acked: what the sender has been told last.
+    """
+
+    __slots__ = ("acked", "consumed", "received", "window")
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self.received = 0
+        self.consumed = 0
+        self.acked = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<ReceiveStream acked={self.acked} consumed={self.consumed} "
+            f"received={self.received} window={self.window}>"
+        )
+
+    def receive(self, chunk: Chunk) -> bytes:
+        """The part of this chunk that is new; empty for a repetition.
+
+        Raises:
+            ProtocolViolation: a gap before it, no data in it, or more than the window allows.
+        """
+        offset, data = chunk.offset, chunk.data
+        if not data:
+            raise ProtocolViolation("a chunk without data")
+        if offset > self.received:
+            raise ProtocolViolation("a gap in a response")
+        end = offset + len(data)
+        if end - self.acked > self.window:
+            raise ProtocolViolation("more data than the window allows")
+        if end <= self.received:
+            return b""
+        fresh = data if offset == self.received else data[self.received - offset :]
+        self.received = end
+        return fresh
+
+    def consume(self, count: int) -> int | None:
+        """`count` more bytes were passed on; returns the offset to acknowledge, when it is time.
+
+        A quarter of the window is worth a frame: the sender never stops on a steady consumer.
+        """
+        self.consumed += count
+        if self.consumed - self.acked < self.window // 4:
+            return None
+        self.acked = self.consumed
+        return self.acked
+
+    def check_end(self, end: JobEnd) -> None:
+        """The sender says the response is complete.
+
+        Raises:
+            ProtocolViolation: bytes are missing, or more came than it counts.
+        """
+        if end.total_bytes != self.received:
+            raise ProtocolViolation("an end whose length is not what arrived")
