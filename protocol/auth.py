@@ -19,14 +19,18 @@ _DEFAULT_PORT: Final = {"ws": 80, "http": 80, "wss": 443, "https": 443}
 def canonical_authority(scheme: str, host: str, port: int | None) -> str:
     """The authority as it is signed: `host:port`, lower case, the port always there.
 
-    An IPv6 address stands in brackets, as in a URL.
+    An IPv6 address stands in brackets, as in a URL. An international name stands in its ASCII form
+    (`xn--…`), so that both sides sign the same bytes without agreeing on a version of IDNA.
 
     Raises:
-        ValueError: the scheme has no default port and none is given, or the host is empty.
+        ValueError: the scheme has no default port and none is given, or the host is empty or not
+            ASCII.
     """
     bare = host.strip("[]").rstrip(".").lower()
     if not bare:
         raise ValueError("an address without a host")
+    if not bare.isascii():
+        raise ValueError("a host that is not ASCII; write its xn-- form")
     if port is None:
         if scheme not in _DEFAULT_PORT:
             raise ValueError(f"no default port for {scheme}")

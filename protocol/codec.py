@@ -4,15 +4,17 @@
 these methods; nothing outside this module knows how frames look on the wire.
 """
 
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Annotated, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
 from protocol.exceptions import MalformedMessage, MessageTooBig
 from protocol.frames import AgentFrame, CoordinatorFrame
-from protocol.limits import SUBPROTOCOL
+from protocol.limits import MAX_FRAMES_PER_MESSAGE, SUBPROTOCOL
 
 FrameT_co = TypeVar("FrameT_co", covariant=True)
+
+_BOUNDED = msgspec.Meta(max_length=MAX_FRAMES_PER_MESSAGE)
 
 
 class Decoded(Generic[FrameT_co]):
@@ -59,10 +61,12 @@ class _FrameDecoder(Generic[FrameT_co]):
     def __init__(self, union: object, types: frozenset[int]) -> None:
         self._types = types
         self._all: msgspec.msgpack.Decoder[list[FrameT_co]] = msgspec.msgpack.Decoder(
-            list[union]  # type: ignore[valid-type]
+            Annotated[list[union], _BOUNDED]  # type: ignore[valid-type]
         )
         self._one: msgspec.msgpack.Decoder[FrameT_co] = msgspec.msgpack.Decoder(union)
-        self._raw = msgspec.msgpack.Decoder(list[msgspec.Raw])
+        self._raw: msgspec.msgpack.Decoder[list[msgspec.Raw]] = msgspec.msgpack.Decoder(
+            Annotated[list[msgspec.Raw], _BOUNDED]
+        )
 
     def decode(self, message: bytes | str, max_bytes: int) -> Decoded[FrameT_co]:
         if isinstance(message, str):

@@ -69,7 +69,7 @@ class Welcome(Struct, tag=2, array_like=True, frozen=True):
     resume_ms: Milliseconds
     window_bytes: Count
     max_message_bytes: Count
-    resumed: dict[JobId, Offset] = {}
+    resumed: Annotated[dict[JobId, Offset], Meta(max_length=MAX_LIVE_JOBS)] = {}
 
 
 class Rejected(Struct, tag=3, array_like=True, frozen=True):

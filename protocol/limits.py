@@ -39,6 +39,10 @@ stopped consumers cost the agent no more than a gigabyte."""
 MIN_WINDOW_BYTES: Final = 16 * KIB
 """A smaller window could not hold the biggest frame of common servers and would crawl."""
 
+MAX_FRAMES_PER_MESSAGE: Final = 16_384
+"""More than a batch of the smallest job frames holds, and few enough that no message of tiny frames
+costs its reader a noticeable pause."""
+
 MAX_ERROR_BODY_BYTES: Final = 64 * KIB
 """How much of an upstream error is carried along: enough for any honest message."""
 

@@ -205,7 +205,9 @@ class CoordinatorSession:
         self.to_send.append(welcome)
 
     def reject(self, rejected: Rejected) -> None:
-        """Turn the agent away; close the connection after `to_send` is sent."""
+        """Turn away an agent not yet admitted; close the connection after `to_send` is sent."""
+        if self.state not in (State.GREETING, State.DECIDING):
+            raise RuntimeError(f"reject() while {self.state}")
         self.state = State.CLOSED
         self.to_send.append(rejected)
 

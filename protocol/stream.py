@@ -72,19 +72,23 @@ class SendStream:
         """Whether `next_frames` would return something."""
         if self.done:
             return False
-        if self._unsent:
-            return not self._started_sent or self.sent - self.acked < self.window
         if self.started is not None and not self._started_sent:
             return True
+        if self._unsent:
+            return self.sent - self.acked < self.window
         return self.end is not None and not self._end_sent
 
     def start(self, started: JobStarted) -> None:
-        """The response has begun; its frame goes before the first byte."""
-        self.started = started
+        """The response has begun; its frame goes before the first byte. After the end: nothing."""
+        if self.end is None:
+            self.started = started
 
     def write(self, data: bytes) -> None:
-        """Append what the server sent; empty data is nothing."""
-        if data:
+        """Append what the server sent. Empty data is nothing, and so is what comes after the end.
+
+        A cancelled job has its end at once, while its transport may still deliver a last read.
+        """
+        if data and self.end is None:
             self._unsent.append(data)
             self.written += len(data)
 

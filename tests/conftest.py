@@ -1,0 +1,35 @@
+"""What holds for every test: no task may outlive it, and Hypothesis is reproducible in CI."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+from pytest_asyncio import is_async_test
+
+settings.register_profile(
+    "local", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture
+async def _task_watch() -> AsyncIterator[None]:
+    before = asyncio.all_tasks()
+    yield
+    leaked = asyncio.all_tasks() - before - {asyncio.current_task()}
+    for task in leaked:
+        task.cancel()
+    await asyncio.gather(*leaked, return_exceptions=True)
+    if leaked:
+        names = ", ".join(sorted(f"{task.get_name()} ({task.get_coro()})" for task in leaked))
+        pytest.fail(f"tasks left running: {names}", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_tasks(request: pytest.FixtureRequest) -> None:
+    """Fail a test that leaves tasks behind; set up first, so that it looks last."""
+    if is_async_test(request.node):
+        request.getfixturevalue("_task_watch")
