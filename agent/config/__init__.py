@@ -1,0 +1,40 @@
+"""The operator's settings: `agent.toml`, environment variables and flags into strict Structs.
+
+`load_config` is the way in; what it returns has been checked as a whole. Every value's origin is
+kept, and no API key is ever stored here, only the name of the variable that holds it.
+"""
+
+from agent.config.errors import ConfigError
+from agent.config.load import LoadedConfig, load_config
+from agent.config.schema import (
+    BackendConfig,
+    BackendTimeouts,
+    Config,
+    CoordinatorConfig,
+    IdentityConfig,
+    LimitsConfig,
+    ObservabilityConfig,
+    OperatorConfig,
+    Price,
+    PricingConfig,
+)
+from agent.config.secrets import masked, resolve_api_key, secret_values
+
+__all__ = [
+    "BackendConfig",
+    "BackendTimeouts",
+    "Config",
+    "ConfigError",
+    "CoordinatorConfig",
+    "IdentityConfig",
+    "LimitsConfig",
+    "LoadedConfig",
+    "ObservabilityConfig",
+    "OperatorConfig",
+    "Price",
+    "PricingConfig",
+    "load_config",
+    "masked",
+    "resolve_api_key",
+    "secret_values",
+]

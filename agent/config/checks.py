@@ -1,0 +1,151 @@
+"""What the types alone cannot say: addresses, kinds, duplicates, values that need each other."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from agent.config.addresses import backend_url, coordinator_url, listen_address, proxy_url
+from agent.config.backends import DEFAULT_URL, PASSTHROUGH_KINDS
+from agent.config.errors import bad_value, did_you_mean
+from agent.config.files import expand
+from agent.config.schema import (
+    BackendConfig,
+    Config,
+    CoordinatorConfig,
+    ObservabilityConfig,
+    PricingConfig,
+)
+
+T = TypeVar("T")
+
+
+def checked(
+    config: Config,
+    origins: Mapping[str, str],
+    environ: Mapping[str, str],
+    known_kinds: Collection[str],
+) -> Config:
+    """The same settings with paths expanded and addresses in one form.
+
+    Args:
+        config: settings of the right types.
+        origins: where each came from, for error messages.
+        environ: the environment, for the home directory.
+        known_kinds: kinds of backends that are installed.
+
+    Raises:
+        ConfigError: the first thing that is wrong.
+    """
+    _check_pricing(config.pricing, origins)
+    identity = replace(config.identity, key_path=expand(str(config.identity.key_path), environ))
+    return replace(
+        config,
+        identity=identity,
+        coordinator=_coordinator(config.coordinator, origins, environ),
+        backends=_backends(config.backends, origins["backends"], known_kinds),
+        observability=_observability(config.observability, origins),
+    )
+
+
+def _coordinator(
+    section: CoordinatorConfig, origins: Mapping[str, str], environ: Mapping[str, str]
+) -> CoordinatorConfig:
+    url = _at(
+        "coordinator.url",
+        origins["coordinator.url"],
+        lambda: coordinator_url(section.url, allow_insecure=section.allow_insecure),
+    )
+    proxy = section.proxy or None
+    if proxy is not None:
+        _at(
+            "coordinator.proxy",
+            origins["coordinator.proxy"],
+            lambda: proxy_url(section.proxy or ""),
+        )
+    token_file = section.token_file and expand(str(section.token_file), environ)
+    ca_file = section.ca_file and expand(str(section.ca_file), environ)
+    return replace(section, url=url, proxy=proxy, token_file=token_file, ca_file=ca_file)
+
+
+def _observability(section: ObservabilityConfig, origins: Mapping[str, str]) -> ObservabilityConfig:
+    address = section.prometheus_addr.strip()
+    if address in ("", "off"):
+        return replace(section, prometheus_addr="")
+    key = "observability.prometheus_addr"
+    _at(key, origins[key], lambda: listen_address(address))
+    return replace(section, prometheus_addr=address)
+
+
+def _check_pricing(section: PricingConfig, origins: Mapping[str, str]) -> None:
+    if (section.default_input_per_1m is None) == (section.default_output_per_1m is None):
+        return
+    missing, given = "default_input_per_1m", "default_output_per_1m"
+    if section.default_input_per_1m is not None:
+        missing, given = given, missing
+    raise bad_value(
+        origins[f"pricing.{given}"], f"pricing.{missing}", f"missing; {given} needs it beside it"
+    )
+
+
+def _backends(
+    backends: tuple[BackendConfig, ...], origin: str, known_kinds: Collection[str]
+) -> tuple[BackendConfig, ...]:
+    """Each backend checked, and no two of them the same server or key."""
+    seen: dict[tuple[str, str | None], int] = {}
+    result = []
+    for index, raw in enumerate(backends):
+        backend = _backend(raw, origin, f"backends[{index}]", known_kinds)
+        passthrough = backend.kind in PASSTHROUGH_KINDS
+        same = (backend.kind, backend.api_key_env if passthrough else backend.url)
+        if same in seen:
+            what = "key" if passthrough else "address"
+            raise bad_value(
+                origin,
+                f"backends[{index}]",
+                f"the same kind and {what} as backends[{seen[same]}]; remove one of them",
+            )
+        seen[same] = index
+        result.append(backend)
+    return tuple(result)
+
+
+def _backend(
+    backend: BackendConfig, origin: str, key: str, known_kinds: Collection[str]
+) -> BackendConfig:
+    kind = backend.kind
+    if kind not in known_kinds:
+        reason = f'unknown kind "{kind}"; {did_you_mean(kind, known_kinds)}'
+        raise bad_value(origin, f"{key}.kind", reason)
+    if kind in PASSTHROUGH_KINDS and backend.api_key_env is None:
+        raise bad_value(
+            origin,
+            f"{key}.api_key_env",
+            f"missing; {kind} needs the name of the environment variable that holds the key",
+        )
+    if kind == "openai_compatible" and backend.url is None:
+        raise bad_value(
+            origin, f"{key}.url", 'missing; name the server, such as "http://127.0.0.1:9000"'
+        )
+    if kind != "openai_compatible" and backend.formats is not None:
+        raise bad_value(
+            origin, f"{key}.formats", f"only openai_compatible takes it; remove it from {kind}"
+        )
+    if (name := backend.api_key_env) is not None and not name.isidentifier():
+        # The text is most likely the key itself, so it is not repeated.
+        raise bad_value(
+            origin,
+            f"{key}.api_key_env",
+            "expected the name of an environment variable, not the key itself",
+        )
+    text = backend.url or DEFAULT_URL.get(kind)
+    url = None if text is None else _at(f"{key}.url", origin, lambda: backend_url(text))
+    return replace(backend, url=url)
+
+
+def _at(key: str, origin: str, read: Callable[[], T]) -> T:
+    """What `read` returns; its ValueError becomes the error of this key."""
+    try:
+        return read()
+    except ValueError as error:
+        raise bad_value(origin, key, str(error)) from error

@@ -1,0 +1,136 @@
+"""Values from a file, a variable or a flag into the types of the schema. Pure functions."""
+
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from agent.config.errors import bad_value, did_you_mean
+from agent.config.schema import BackendConfig, BackendTimeouts, Price
+
+T = TypeVar("T")
+
+_PATH: Final = re.compile(r" - at `(key in )?\$(?P<path>[^`]*)`$")
+_TYPE_NAMES: Final = re.compile(r"`([a-z| ]+)`")
+_NAMES: Final = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text in quotes",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
+
+
+def field_names(struct: type[msgspec.Struct]) -> tuple[str, ...]:
+    """The keys of one section, in order."""
+    return struct.__struct_fields__
+
+
+def check_known(raw: object, struct: type[msgspec.Struct], origin: str, key: str) -> None:
+    """Refuse keys that the section does not have, and say which one was probably meant.
+
+    Raises:
+        ConfigError: naming `origin`, the dotted key and the closest known key.
+    """
+    if not isinstance(raw, dict):
+        raise bad_value(origin, key, f"expected a table, got {_describe(raw)}")
+    known = field_names(struct)
+    for name in raw:
+        if name not in known:
+            raise bad_value(origin, f"{key}.{name}", f"unknown key; {did_you_mean(name, known)}")
+
+
+def check_known_inside(raw: object, origin: str, key: str) -> None:
+    """Refuse unknown keys inside the two values that hold tables: `backends`, `pricing.models`.
+
+    Raises:
+        ConfigError: as `check_known`.
+    """
+    if key == "backends" and isinstance(raw, list):
+        for index, backend in enumerate(raw):
+            place = f"backends[{index}]"
+            check_known(backend, BackendConfig, origin, place)
+            if "timeouts" in backend:
+                check_known(backend["timeouts"], BackendTimeouts, origin, f"{place}.timeouts")
+    if key == "pricing.models" and isinstance(raw, dict):
+        for model_id, price in raw.items():
+            check_known(price, Price, origin, f'pricing.models."{model_id}"')
+
+
+def convert(raw: object, target: type[T], *, origin: str, key: str, strict: bool) -> T:
+    """`raw` as a value of `target`.
+
+    Args:
+        raw: what the file, the variable or the flag holds.
+        target: the type of the field.
+        origin: where it came from; stands in front of the error.
+        key: its dotted key.
+        strict: False lets a text stand for a number or a truth value, as in variables.
+
+    Raises:
+        ConfigError: wrong type or out of range.
+    """
+    try:
+        value = msgspec.convert(raw, target, strict=strict, dec_hook=_decode_path)
+    except msgspec.ValidationError as error:
+        place, reason = _explain(str(error))
+        raise bad_value(origin, key + place, reason) from error
+    for number in _floats(value):
+        if not math.isfinite(number):
+            raise bad_value(origin, key, "expected a finite number")
+    return value
+
+
+def parse_variable(text: str, origin: str, key: str) -> object:
+    """The value of a variable whose key holds a list or a table: JSON.
+
+    Raises:
+        ConfigError: it is not JSON.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise bad_value(origin, key, 'expected JSON, such as [{"kind": "ollama"}]') from error
+
+
+def _decode_path(target: type, raw: object) -> Path:
+    """The one type of the schema that msgspec does not know."""
+    if target is not Path or not isinstance(raw, str) or not raw or "\0" in raw:
+        raise ValueError("Expected the path of a file, as a text in quotes")
+    return Path(raw)
+
+
+def _floats(value: object) -> Iterable[float]:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _floats(item)
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            yield from _floats(getattr(value, name))
+
+
+def _explain(message: str) -> tuple[str, str]:
+    """The path below the key and the reason in plain words, from msgspec's message."""
+    path = ""
+    if match := _PATH.search(message):
+        path = match["path"]
+        message = message[: match.start()]
+    if "missing required field" in message:
+        return path, f"{message.rpartition(' ')[2].strip('`')} is missing"
+    message = _TYPE_NAMES.sub(_plain_type, message)
+    return path, message[:1].lower() + message[1:]
+
+
+def _plain_type(match: re.Match[str]) -> str:
+    names = [name for name in match[1].split(" | ") if name != "null"]
+    return " or ".join(_NAMES.get(name, name) for name in names)
+
+
+def _describe(raw: object) -> str:
+    return _NAMES.get(type(raw).__name__, "a list" if isinstance(raw, list) else "another value")

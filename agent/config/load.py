@@ -1,0 +1,215 @@
+"""From file, environment and flags to one checked `Config`, with the origin of every value.
+
+Flags win over the environment, the environment over the file, the file over the defaults; this is
+decided for each key on its own.
+"""
+
+import difflib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from agent.config.checks import checked
+from agent.config.convert import check_known, check_known_inside, convert, parse_variable
+from agent.config.errors import ConfigError, did_you_mean
+from agent.config.files import config_home, find_file, read_file, search_path
+from agent.config.flags import CONFIG_VARIABLE, ENVIRONMENT_PREFIX, FLAGS, variable_of
+from agent.config.schema import (
+    BackendConfig,
+    Config,
+    CoordinatorConfig,
+    IdentityConfig,
+    LimitsConfig,
+    ObservabilityConfig,
+    OperatorConfig,
+    PricingConfig,
+)
+
+DEFAULT: Final = "default"
+FLAG: Final = "flag"
+
+SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
+    "operator": OperatorConfig,
+    "coordinator": CoordinatorConfig,
+    "identity": IdentityConfig,
+    "pricing": PricingConfig,
+    "limits": LimitsConfig,
+    "observability": ObservabilityConfig,
+}
+"""The tables of the file; `backends`, a list of tables, stands beside them."""
+
+_STRUCTURED: Final = frozenset({"backends", "pricing.models"})
+"""Keys that hold a list or tables: JSON in the environment."""
+
+_LEVEL_ALIASES: Final = {"warn": "warning", "trace": "debug"}
+"""Names of other loggers, which operators have in their files."""
+
+SectionT = TypeVar("SectionT", bound=msgspec.Struct)
+T = TypeVar("T")
+
+
+class LoadedConfig(msgspec.Struct, frozen=True):
+    """The settings and where they came from.
+
+    Attributes:
+        config: the settings.
+        origins: dotted key → "default", the file's path, "environment PROVIDER_AGENT_…" or "flag".
+        path: the file that was read; None when there is none.
+        warnings: what the operator should know, one sentence each.
+    """
+
+    config: Config
+    origins: dict[str, str]
+    path: Path | None
+    warnings: tuple[str, ...] = ()
+
+
+def load_config(
+    path: Path | None,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, object],
+    known_kinds: Collection[str],
+) -> LoadedConfig:
+    """Read, merge and check all settings.
+
+    Args:
+        path: the file named by `--config`; None looks in the usual places.
+        environ: the environment.
+        overrides: dotted key → value of a flag; None means that the flag was not given.
+        known_kinds: kinds of backends that are installed.
+
+    Raises:
+        ConfigError: a setting is missing, unknown, of the wrong type or out of range.
+    """
+    found = find_file(path, environ)
+    raw = read_file(found) if found is not None else {}
+    sources = _Sources(raw, str(found or "agent.toml"), environ, overrides)
+    sources.check_names()
+    config = Config(
+        operator=sources.section("operator", OperatorConfig),
+        coordinator=sources.section("coordinator", CoordinatorConfig),
+        identity=sources.section("identity", IdentityConfig),
+        backends=sources.backends(),
+        pricing=sources.section("pricing", PricingConfig),
+        limits=sources.section("limits", LimitsConfig),
+        observability=sources.section("observability", ObservabilityConfig),
+    )
+    config = checked(config, sources.origins, environ, known_kinds)
+    return LoadedConfig(config, sources.origins, found, unknown_variables(environ))
+
+
+def known_keys() -> tuple[str, ...]:
+    """Every dotted key that has a flag or a variable, in the order of the documentation."""
+    sections = tuple(
+        f"{section}.{name}"
+        for section, struct in SECTIONS.items()
+        for name in struct.__struct_fields__
+    )
+    return (*sections, "backends")
+
+
+def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """One sentence for each variable that looks like a misspelt one of ours.
+
+    Not an error: Kubernetes sets variables of this prefix for a service called provider-agent.
+    """
+    known = {variable_of(key) for key in known_keys()} | {CONFIG_VARIABLE}
+    ours = sorted(name for name in environ if name.startswith(ENVIRONMENT_PREFIX))
+    close = {
+        name: difflib.get_close_matches(name, known, n=1, cutoff=0.9)
+        for name in ours
+        if name not in known
+    }
+    return tuple(
+        f"the environment variable {name} is not used; did you mean {match[0]}?"
+        for name, match in close.items()
+        if match
+    )
+
+
+class _Sources:
+    """The three places a value can come from, and where each was found."""
+
+    def __init__(
+        self,
+        file: Mapping[str, object],
+        file_name: str,
+        environ: Mapping[str, str],
+        overrides: Mapping[str, object],
+    ) -> None:
+        self.origins: dict[str, str] = {}
+        self._file = file
+        self._file_name = file_name
+        self._environ = environ
+        self._overrides = overrides
+
+    def check_names(self) -> None:
+        """Refuse sections and keys of the file that nobody reads."""
+        known = (*SECTIONS, "backends")
+        for name, table in self._file.items():
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise ConfigError(f"{self._file_name}: {name}: unknown section; {hint}")
+            if name in SECTIONS:
+                check_known(table, SECTIONS[name], self._file_name, name)
+
+    def section(self, section: str, struct: type[SectionT]) -> SectionT:
+        """One section, each value from the place that wins."""
+        values: dict[str, object] = {}
+        for field in msgspec.structs.fields(struct):
+            key = f"{section}.{field.name}"
+            raw, origin = self._find(key)
+            self.origins[key] = origin
+            if origin == DEFAULT:
+                if field.required:
+                    values[field.name] = self._required_default(key)
+                continue
+            values[field.name] = self._convert(raw, field.type, origin, key)
+        return struct(**values)
+
+    def backends(self) -> tuple[BackendConfig, ...]:
+        """The list of backends; empty when nobody names any."""
+        raw, origin = self._find("backends")
+        self.origins["backends"] = origin
+        if origin == DEFAULT:
+            return ()
+        backends: tuple[BackendConfig, ...] = self._convert(
+            raw, tuple[BackendConfig, ...], origin, "backends"
+        )
+        return backends
+
+    def _convert(self, raw: object, target: type[T], origin: str, key: str) -> T:
+        if key in _STRUCTURED:
+            check_known_inside(raw, origin, key)
+        if key == "observability.log_level" and isinstance(raw, str):
+            raw = _LEVEL_ALIASES.get(raw.lower(), raw.lower())
+        # JSON in a variable has its own types; a plain variable or flag is a text.
+        strict = origin == self._file_name or key in _STRUCTURED
+        return convert(raw, target, origin=origin, key=key, strict=strict)
+
+    def _find(self, key: str) -> tuple[object, str]:
+        """The raw value of a key and its origin. An empty variable counts as not set."""
+        if (flag := self._overrides.get(key)) is not None:
+            return flag, FLAG
+        variable = variable_of(key)
+        if text := self._environ.get(variable):
+            origin = f"environment {variable}"
+            return (parse_variable(text, origin, key) if key in _STRUCTURED else text), origin
+        section, _, name = key.partition(".")
+        value = self._file.get(section)
+        if name and isinstance(value, dict):
+            value = value.get(name)
+        return (None, DEFAULT) if value is None else (value, self._file_name)
+
+    def _required_default(self, key: str) -> object:
+        if key == "identity.key_path":
+            return config_home(self._environ) / "identity.key"
+        where = f"set it, or {variable_of(key)}"
+        if key in FLAGS:
+            where += f", or {FLAGS[key]}"
+        if not self._file:
+            places = ", ".join(str(place) for place in search_path(self._environ))
+            where += f" (looked for a file at {places})"
+        raise ConfigError(f"{self._file_name}: {key}: missing; {where}")
