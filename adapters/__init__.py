@@ -1,1 +1,1 @@
-"""One module per inference server, and the HTTP relay they share. Knows nothing of the coordinator."""
+"""One module per inference server, and the relay they share. Knows nothing of the coordinator."""

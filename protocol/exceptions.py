@@ -19,15 +19,15 @@ class ProtocolError(Exception):
     close_code: ClassVar[int] = 1002
 
 
-class MalformedMessage(ProtocolError):  # noqa: N818 - the name says what it is
+class MalformedMessage(ProtocolError):
     """A message that is not a MessagePack array of well-formed frames."""
 
 
-class MessageTooBig(ProtocolError):  # noqa: N818
+class MessageTooBig(ProtocolError):
     """A message over the receiver's limit."""
 
     close_code: ClassVar[int] = 1009
 
 
-class ProtocolViolation(ProtocolError):  # noqa: N818
+class ProtocolViolation(ProtocolError):
     """A well-formed frame at the wrong time or with an impossible value."""

@@ -1,0 +1,277 @@
+"""The contract between the agent and an inference server.
+
+A `Backend` is one server with its address and key. It says whether it is healthy and what it
+serves, and runs one job at a time per `execute` call, any number of calls at once. Jobs, results
+and wire formats are the protocol's own.
+
+::
+
+    BackendError                what went wrong, with its code of the error registry
+    ├── Unreachable             no connection could be made
+    ├── Transport               the connection broke before the response was complete
+    ├── BackendTimeout          a clock ran out; the message names which
+    ├── BadStatus               an HTTP status other than success
+    ├── ErrorInStream           an error inside a response that began as a success
+    ├── InvalidResponse         not what such a server should answer, or an early end
+    ├── ModelNotFound           the server does not know the model
+    ├── MissingApiKey           the operator's key is not set
+    └── BadRequest              the job's request cannot be sent to any server
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Protocol
+
+from msgspec import Struct
+
+from protocol.errors import ErrorCode
+from protocol.formats import Operation, WireFormat
+from protocol.frames import Job, JobResult
+
+__all__ = [
+    "Backend",
+    "BackendError",
+    "BackendHealth",
+    "BackendModel",
+    "BackendSettings",
+    "BackendTimeout",
+    "BadRequest",
+    "BadStatus",
+    "ErrorInStream",
+    "FlowControl",
+    "InvalidResponse",
+    "Job",
+    "JobResult",
+    "JobSink",
+    "MissingApiKey",
+    "ModelNotFound",
+    "Operation",
+    "Transport",
+    "Unreachable",
+    "WireFormat",
+]
+
+
+class BackendSettings(Struct, frozen=True, kw_only=True):
+    """What an operator says about one backend; no value here comes from a job.
+
+    Attributes:
+        kind: which adapter.
+        url: base address without a trailing slash or `/v1`; "" for kinds without one.
+        api_key: the operator's key, or None. Never logged: `repr` leaves it out.
+        models: which of the server's models are offered (shell-style globs); None: all that fit.
+        formats: spoken by servers that cannot be asked (`openai_compatible`).
+        max_concurrent: jobs at once; None: the kind's own default.
+        connect_s: how long a connection may take to open.
+        silence_s: how long the server may send nothing, before and during its response.
+    """
+
+    kind: str
+    url: str = ""
+    api_key: str | None = None
+    models: tuple[str, ...] | None = None
+    formats: tuple[WireFormat, ...] = (WireFormat.OPENAI,)
+    max_concurrent: int | None = None
+    connect_s: float = 10.0
+    silence_s: float = 300.0
+
+    def __repr__(self) -> str:
+        key = "set" if self.api_key else "none"
+        return f"<BackendSettings {self.kind} {self.url} api_key={key}>"
+
+
+class BackendModel(Struct, frozen=True, kw_only=True):
+    """One model that a backend serves now.
+
+    Attributes:
+        model_id: what jobs call it.
+        context_window: the effective one, in tokens; None when the server does not tell.
+        native: True on the operator's own hardware, False for a remote passthrough.
+        operations: what the server natively speaks for this model.
+        upstream_id: what the server calls it.
+        input_price_per_1m: what the operator pays, in millionths of a US dollar per million tokens.
+        output_price_per_1m: the same for output tokens.
+    """
+
+    model_id: str
+    context_window: int | None
+    native: bool
+    operations: frozenset[Operation]
+    upstream_id: str
+    input_price_per_1m: int | None = None
+    output_price_per_1m: int | None = None
+
+    @property
+    def formats(self) -> frozenset[WireFormat]:
+        """The wire formats natively spoken for this model."""
+        return frozenset(operation.wire_format for operation in self.operations)
+
+
+class BackendHealth(Struct, frozen=True):
+    """The outcome of one health check.
+
+    Attributes:
+        reachable: whether jobs can be sent.
+        latency_ms: how long the check took; None when it failed before an answer.
+        last_error: what is wrong and what to do about it; None when nothing is.
+    """
+
+    reachable: bool
+    latency_ms: float | None = None
+    last_error: str | None = None
+
+
+class FlowControl(Protocol):
+    """The source of a response, which a full window pauses. Both calls may be repeated."""
+
+    def pause_reading(self) -> None:
+        """Read no more from this server connection until `resume_reading`."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+        ...
+
+
+class JobSink(Protocol):
+    """Where a response goes. Plain calls, not coroutines: no task wakes up per chunk."""
+
+    def started(self, status: int, content_type: str, source: FlowControl) -> None:
+        """The first bytes follow. Called once, before the first `send_chunk`."""
+        ...
+
+    def send_chunk(self, data: bytes) -> None:
+        """The next bytes, exactly as the server sent them.
+
+        May call `source.pause_reading()` before it returns; what the source still delivers after
+        that is accepted.
+        """
+        ...
+
+
+class Backend(ABC):
+    """One inference server.
+
+    Attributes:
+        kind: which sort of server; the name in `agent.toml`.
+        native: True for the operator's own hardware, False for a remote passthrough.
+        id: `<kind>:<url>` for local servers, `<kind>` for remote passthroughs.
+        max_concurrent: jobs it takes at once.
+        default_max_concurrent: the same, when the operator does not say.
+    """
+
+    kind: ClassVar[str]
+    native: ClassVar[bool] = True
+    default_max_concurrent: ClassVar[int] = 8
+
+    def __init__(self, settings: BackendSettings) -> None:
+        self.settings = settings
+        self.id = f"{self.kind}:{settings.url}" if self.native and settings.url else self.kind
+        self.max_concurrent = settings.max_concurrent or self.default_max_concurrent
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id}>"
+
+    @abstractmethod
+    async def health(self) -> BackendHealth:
+        """Ask the server whether it can take jobs. Never raises for a server's fault."""
+
+    @abstractmethod
+    async def list_models(self) -> list[BackendModel]:
+        """What the server serves now, in a stable order.
+
+        Raises:
+            BackendError: the server did not answer, or not as such a server should.
+        """
+
+    @abstractmethod
+    async def execute(self, job: Job, sink: JobSink) -> JobResult:
+        """Run one job: relay the response to `sink`, then tell how it went.
+
+        Cancelling it closes the upstream connection before it returns, which stops generation.
+
+        Raises:
+            BackendError: the job failed. What has reached the sink stays valid.
+        """
+
+    async def close(self) -> None:  # noqa: B027 - a backend without connections has nothing to do
+        """Close what is open. Running `execute` calls fail with `Transport`."""
+
+
+class BackendError(Exception):
+    """What went wrong with a backend.
+
+    Attributes:
+        code: of the error registry.
+        status: the server's HTTP status, when it answered.
+        body: the beginning of what it answered, free of secrets.
+        retry_after_s: when it may be asked again, when it said so.
+    """
+
+    code: ErrorCode = ErrorCode.BACKEND_ERROR
+    status: int | None = None
+    body: bytes = b""
+    retry_after_s: float | None = None
+
+
+class Unreachable(BackendError):
+    """No connection could be made: refused, no such host, or a failed TLS handshake."""
+
+    code = ErrorCode.BACKEND_UNREACHABLE
+
+
+class Transport(BackendError):
+    """The connection broke before the response was complete."""
+
+    code = ErrorCode.BACKEND_UNREACHABLE
+
+
+class BackendTimeout(BackendError):
+    """A clock ran out."""
+
+    code = ErrorCode.BACKEND_TIMEOUT
+
+
+class BadStatus(BackendError):
+    """The server answered with a status other than success."""
+
+    def __init__(
+        self, status: int, body: bytes, code: ErrorCode, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(f"the server answered with status {status}")
+        self.status = status
+        self.body = body
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
+class ErrorInStream(BackendError):
+    """The server began its answer as a success and then reported an error in it."""
+
+    def __init__(self, body: bytes, code: ErrorCode) -> None:
+        super().__init__("the server reported an error inside its answer")
+        self.body = body
+        self.code = code
+
+
+class InvalidResponse(BackendError):
+    """The server's answer is not what such a server should send, or ended early."""
+
+    code = ErrorCode.INVALID_RESPONSE
+
+
+class ModelNotFound(BackendError):
+    """The server does not know the model."""
+
+    code = ErrorCode.MODEL_NOT_LOADED
+
+
+class MissingApiKey(BackendError):
+    """The operator's key for this backend is not set."""
+
+    code = ErrorCode.AUTH_REJECTED_BY_BACKEND
+
+
+class BadRequest(BackendError):
+    """The job's request cannot be sent: it is not one JSON object."""
+
+    code = ErrorCode.BAD_REQUEST

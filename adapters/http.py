@@ -1,0 +1,252 @@
+"""What the HTTP servers have in common: one session per backend, questions, and jobs."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import ClassVar, Final, TypeVar
+
+import aiohttp
+import msgspec
+
+from adapters.base import (
+    Backend,
+    BackendError,
+    BackendHealth,
+    BackendSettings,
+    BadStatus,
+    InvalidResponse,
+    Job,
+    JobResult,
+    JobSink,
+    ModelNotFound,
+)
+from adapters.http_errors import describe, translated_errors
+from adapters.redaction import redact_bytes
+from adapters.relay import Relay
+from adapters.request_body import UpstreamRequest, prepare_request
+from adapters.status_codes import code_for_status, parse_retry_after
+from protocol.formats import Operation, find_operation
+from protocol.limits import MAX_ERROR_BODY_BYTES, MIB
+
+QUESTION_TIMEOUT_S: Final = 10.0
+"""For health checks, model lists and probes: a busy server answers late, a dead one never."""
+
+MAX_ANSWER_BYTES: Final = 16 * MIB
+"""The biggest answer to a question: the full catalogue of a passthrough is about 2 MiB."""
+
+KEEP_ALIVE_S: Final = 4.0
+"""llama.cpp and vLLM close idle connections after 5 s; closing first avoids the race."""
+
+SPARE_CONNECTIONS: Final = 8
+"""Beyond the jobs' own, so that a health check never queues behind them."""
+
+AnswerT = TypeVar("AnswerT")
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A server's whole answer to a question.
+
+    Attributes:
+        status: HTTP status.
+        body: at most `MAX_ANSWER_BYTES`.
+    """
+
+    status: int
+    body: bytes
+
+    def decode(self, answer_type: type[AnswerT]) -> AnswerT:
+        """The JSON body as `answer_type`.
+
+        Raises:
+            InvalidResponse: it is something else.
+        """
+        try:
+            return msgspec.json.decode(self.body, type=answer_type)
+        except (ValueError, RecursionError) as error:
+            raise InvalidResponse("the server's answer does not have the expected shape") from error
+
+
+class HttpBackend(Backend):
+    """A server that speaks HTTP. Subclasses hold what is particular to theirs.
+
+    Class attributes:
+        asks_for_usage: whether a stream's usage is reported only on request.
+    """
+
+    asks_for_usage: ClassVar[bool] = True
+
+    def __init__(
+        self, settings: BackendSettings, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(settings)
+        self._clock = clock
+        self._lazy_session: aiohttp.ClientSession | None = None
+        self._upstream_ids: dict[str, str] = {}
+
+    # --- questions -----------------------------------------------------------------------------
+
+    async def ask(
+        self, method: str, path: str, *, json: object = None, timeout_s: float = QUESTION_TIMEOUT_S
+    ) -> Answer:
+        """Ask the server something that is no job; any status is an answer.
+
+        Raises:
+            BackendError: no answer in time, or one over `MAX_ANSWER_BYTES`.
+        """
+        body = msgspec.json.encode(json) if json is not None else None
+        headers = self._headers()
+        with translated_errors():
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session().request(
+                    method,
+                    self.settings.url + path,
+                    data=body,
+                    headers=headers,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                answer = await _read_at_most(response, MAX_ANSWER_BYTES + 1)
+        if len(answer) > MAX_ANSWER_BYTES:
+            raise InvalidResponse(f"the answer to {method} {path} is too big")
+        return Answer(response.status, answer)
+
+    async def fetch(self, path: str, answer_type: type[AnswerT]) -> AnswerT:
+        """`GET` a JSON document.
+
+        Raises:
+            BackendError: no answer, a status other than 200, or another shape.
+        """
+        answer = await self.ask("GET", path)
+        if answer.status != 200:
+            raise self._bad_status(answer.status, answer.body, None)
+        return answer.decode(answer_type)
+
+    async def health(self) -> BackendHealth:
+        """Ask the server whether it can take jobs; `check_health` is what a kind defines."""
+        began = self._clock()
+        try:
+            await self.check_health()
+        except BackendError as error:
+            return BackendHealth(False, None, describe(error))
+        return BackendHealth(True, (self._clock() - began) * 1000.0)
+
+    async def check_health(self) -> None:
+        """Return when the server can take jobs.
+
+        Raises:
+            BackendError: why it cannot.
+        """
+        raise NotImplementedError
+
+    # --- jobs ----------------------------------------------------------------------------------
+
+    def offers(self, model_id: str) -> bool:
+        """Whether the operator's `models` list lets this model be offered."""
+        wanted = self.settings.models
+        return wanted is None or any(fnmatchcase(model_id, pattern) for pattern in wanted)
+
+    def remember_ids(self, upstream_ids: Mapping[str, str]) -> None:
+        """Keep what the server calls each offered model; `list_models` calls it."""
+        self._upstream_ids = dict(upstream_ids)
+
+    def prepare(self, job: Job, operation: Operation) -> UpstreamRequest:
+        """The request as it goes to this server.
+
+        Raises:
+            BadRequest: it is not one JSON object.
+        """
+        upstream_id = self._upstream_ids.get(job.model_id, job.model_id)
+        return prepare_request(
+            job.request, operation, upstream_id, ask_for_usage=self.asks_for_usage
+        )
+
+    async def execute(self, job: Job, sink: JobSink) -> JobResult:
+        """Run one job: see `Backend.execute`."""
+        began = self._clock()
+        operation = find_operation(job.format, job.operation)
+        if operation is None:
+            raise ModelNotFound(f"no operation {job.operation!r} in format {job.format!r}")
+        request = self.prepare(job, operation)
+        headers = self._headers(job)
+        relay = Relay(operation, sink, self._clock)
+        with translated_errors():
+            async with await self._post(operation.path, request.body, headers) as response:
+                if not 200 <= response.status < 300:
+                    retry_after = parse_retry_after(response.headers.get("Retry-After"))
+                    body = await _read_at_most(response, MAX_ERROR_BODY_BYTES)
+                    raise self._bad_status(response.status, body, retry_after)
+                await relay.run(response)
+        return relay.result(job, began, self._secrets())
+
+    async def _post(
+        self, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        """Send a job; once more when an idle connection turned out to be closed."""
+        url = self.settings.url + path
+        try:
+            return await self._session().post(
+                url, data=body, headers=headers, allow_redirects=False
+            )
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if isinstance(error, aiohttp.ClientConnectorError):
+                raise
+        return await self._session().post(url, data=body, headers=headers, allow_redirects=False)
+
+    # --- the connection ------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Close every connection; running jobs fail with `Transport`."""
+        if self._lazy_session is not None:
+            await self._lazy_session.close()
+            self._lazy_session = None
+
+    def _session(self) -> aiohttp.ClientSession:
+        """Made on first use, because aiohttp wants a running loop."""
+        if self._lazy_session is None:
+            self._lazy_session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=self.max_concurrent + SPARE_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S
+                ),
+                timeout=aiohttp.ClientTimeout(
+                    total=None,
+                    sock_connect=self.settings.connect_s,
+                    sock_read=self.settings.silence_s,
+                ),
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # Servers beside the agent are reached directly, the internet perhaps by a proxy.
+                trust_env=not self.native,
+            )
+        return self._lazy_session
+
+    def _headers(self, job: Job | None = None) -> dict[str, str]:
+        """The operator's key and nothing of a buyer's."""
+        headers = {
+            "User-Agent": "provider-agent",
+            "Content-Type": "application/json",
+            "Accept": "text/event-stream, application/json",
+            "Accept-Encoding": "identity",
+        }
+        if self.settings.api_key:
+            headers["Authorization"] = f"Bearer {self.settings.api_key}"
+        if job is not None:
+            headers["X-Request-Id"] = job.job_id.hex()
+            if job.traceparent:
+                headers["traceparent"] = job.traceparent
+        return headers
+
+    def _secrets(self) -> frozenset[str]:
+        return frozenset({self.settings.api_key} if self.settings.api_key else ())
+
+    def _bad_status(self, status: int, body: bytes, retry_after_s: float | None) -> BackendError:
+        clean = redact_bytes(body, MAX_ERROR_BODY_BYTES, self._secrets())
+        return BadStatus(status, clean, code_for_status(status, clean), retry_after_s)
+
+
+async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    body = bytearray()
+    while len(body) < limit and (data := await response.content.read(limit - len(body))):
+        body += data
+    return bytes(body)
