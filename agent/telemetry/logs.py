@@ -1,0 +1,154 @@
+"""Logs: a fixed event and structured fields, as lines for people or as JSON, without secrets.
+
+A record's message is the event; its fields come through `extra={"fields": {…}}`. Redaction happens
+in the formatter, after the traceback has become text and before JSON escapes anything, so that
+nothing is written around it.
+"""
+
+import logging
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from typing import Final, Literal, TextIO
+
+import msgspec
+
+from adapters.redaction import redact
+
+ROOT: Final = "provider_agent"
+"""Parent of all our loggers."""
+
+MAX_VALUE_CHARS: Final = 4096
+"""The longest text of one field: an upstream's message may have any length."""
+
+MAX_TRACE_CHARS: Final = 32 * 1024
+"""The longest traceback."""
+
+_SECRET_FIELDS: Final = frozenset(
+    {"api_key", "authorization", "enrollment_code", "password", "secret", "token", "x-api-key"}
+)
+
+_MAX_DEPTH: Final = 4
+
+
+def configure_logging(
+    level: str,
+    fmt: Literal["text", "json"],
+    stream: TextIO,
+    secrets: Collection[str],
+) -> None:
+    """Send all logs to `stream`. Calling it again replaces what it did before.
+
+    Our own loggers follow `level`. Those of libraries start at "warning" whatever `level` is: at
+    "debug", websockets logs the content of messages, which are prompts.
+
+    Args:
+        level: "debug", "info", "warning" or "error".
+        fmt: lines for people, or one JSON object per line.
+        stream: usually standard error.
+        secrets: values to replace; the collection is read for every line, so a set that the caller
+            adds to later (a re-read token) is honoured.
+    """
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter(secrets) if fmt == "json" else TextFormatter(secrets))
+    root = logging.getLogger()
+    for old in [old for old in root.handlers if isinstance(old.formatter, _RedactingFormatter)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger(ROOT).setLevel(level.upper())
+    logging.captureWarnings(True)
+
+
+class _RedactingFormatter(logging.Formatter):
+    """What both forms share: the parts of a record, free of secrets."""
+
+    def __init__(self, secrets: Collection[str]) -> None:
+        super().__init__()
+        self._secrets = secrets
+
+    def _event(self, record: logging.LogRecord) -> str:
+        return self._clean(record.getMessage(), MAX_VALUE_CHARS)
+
+    def _fields(self, record: logging.LogRecord) -> dict[str, object]:
+        fields = getattr(record, "fields", None)
+        if not isinstance(fields, Mapping):
+            return {}
+        return {str(name): self._value(str(name), value) for name, value in fields.items()}
+
+    def _trace(self, record: logging.LogRecord) -> str | None:
+        if not record.exc_info:
+            return None
+        return self._clean(self.formatException(record.exc_info), MAX_TRACE_CHARS)
+
+    def _value(self, name: str, value: object, depth: int = 0) -> object:
+        if name.lower() in _SECRET_FIELDS and value is not None:
+            return "[redacted]"
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if isinstance(value, bytes):
+            # Bytes are ids or bodies; only a short id says anything to a reader.
+            return value.hex() if len(value) <= 32 else f"{len(value)} bytes"
+        if depth < _MAX_DEPTH and isinstance(value, Mapping):
+            return {str(key): self._value(str(key), item, depth + 1) for key, item in value.items()}
+        if depth < _MAX_DEPTH and isinstance(value, list | tuple | set | frozenset):
+            return [self._value("", item, depth + 1) for item in value]
+        return self._clean(str(value), MAX_VALUE_CHARS)
+
+    def _clean(self, text: str, limit: int) -> str:
+        clean = redact(text, self._secrets)
+        return clean if len(clean) <= limit else f"{clean[:limit]}…"
+
+
+class TextFormatter(_RedactingFormatter):
+    """`2026-01-31T12:00:00.000Z INFO provider_agent.link connected rtt_ms=12 …`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, and the traceback on the lines after it."""
+        parts = [_time(record), record.levelname, record.name, _one_line(self._event(record))]
+        parts += [f"{name}={_text_value(value)}" for name, value in self._fields(record).items()]
+        line = " ".join(parts)
+        trace = self._trace(record)
+        return line if trace is None else f"{line}\n{trace}"
+
+
+class JsonFormatter(_RedactingFormatter):
+    """One JSON object: time, level, logger, event, the fields, and trace when there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        entry: dict[str, object] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": self._event(record),
+        }
+        for name, value in self._fields(record).items():
+            entry[f"field_{name}" if name in entry or name == "trace" else name] = value
+        if (trace := self._trace(record)) is not None:
+            entry["trace"] = trace
+        return _encode(entry)
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _one_line(text: str) -> str:
+    """A record is one line, whatever its message holds."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def _text_value(value: object) -> str:
+    """A value as it is when it is one plain word, else as JSON, which also escapes line ends."""
+    if isinstance(value, str) and value.isprintable() and not set(value) & set(" =\"'"):
+        return value or '""'
+    return _encode(value)
+
+
+def _encode(value: object) -> str:
+    """JSON; a text that is not valid Unicode loses what cannot be written."""
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        return msgspec.json.encode(ascii(value)).decode()

@@ -1,0 +1,105 @@
+"""A small HTTP server for operators and orchestrators: live, ready, metrics, status."""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from agent.config.addresses import listen_address
+from agent.telemetry.metrics import CONTENT_TYPE, Metrics
+from agent.telemetry.status import StatusSnapshot, readiness
+
+_log = logging.getLogger("provider_agent.status_server")
+
+_SHUTDOWN_S: Final = 1.0
+"""Answers here take no time; nobody waits for a slow reader of them."""
+
+
+class StatusServerError(Exception):
+    """The server cannot listen; the text names the address, the reason and what to do."""
+
+
+class StatusServer:
+    """Serves `/livez`, `/readyz`, `/metrics` and `/status`. Read only and without a password.
+
+    Args:
+        address: `host:port`; port 0 takes a free one.
+        status: the agent's state now; called once per request.
+        metrics: what `/metrics` shows.
+    """
+
+    def __init__(
+        self, address: str, status: Callable[[], StatusSnapshot], metrics: Metrics
+    ) -> None:
+        self._host, self._port = listen_address(address)
+        self._status = status
+        self._metrics = metrics
+        self._runner: web.AppRunner | None = None
+
+    def __repr__(self) -> str:
+        state = "listening" if self._runner else "stopped"
+        return f"<StatusServer {self.address} {state}>"
+
+    @property
+    def address(self) -> str:
+        """`host:port`; the real port once it listens."""
+        port = self._port
+        if self._runner is not None and self._runner.addresses:
+            port = self._runner.addresses[0][1]
+        return f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
+
+    async def start(self) -> None:
+        """Listen. When cancelled, nothing stays open.
+
+        Raises:
+            StatusServerError: the address is taken or cannot be used.
+        """
+        app = web.Application()
+        app.router.add_get("/livez", _livez)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._show_metrics)
+        app.router.add_get("/status", self._show_status)
+        runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S
+        )
+        try:
+            await runner.setup()
+            await web.TCPSite(runner, self._host, self._port).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise StatusServerError(
+                f"the status server cannot listen on {self.address}: "
+                f"{error.strerror or error}; stop what uses the address, or set "
+                'observability.prometheus_addr to another one, or to "" for none'
+            ) from error
+        except BaseException:
+            await runner.cleanup()
+            raise
+        self._runner = runner
+        _log.info("status server listening", extra={"fields": {"address": self.address}})
+
+    async def stop(self) -> None:
+        """Close the socket and all connections. May be called twice, and without `start`."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        reasons = readiness(self._status())
+        if not reasons:
+            return web.Response(text="ready\n")
+        return web.Response(status=503, text="".join(f"{reason}\n" for reason in reasons))
+
+    async def _show_metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _show_status(self, _request: web.Request) -> web.Response:
+        body = msgspec.json.encode(self._status())
+        return web.Response(body=body, content_type="application/json")
+
+
+async def _livez(_request: web.Request) -> web.Response:
+    """That it answers is the answer: the event loop turns."""
+    return web.Response(text="ok\n")

@@ -1,0 +1,14 @@
+"""The version of the installed distribution."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+DISTRIBUTION: Final = "provider-agent"
+
+
+def agent_version() -> str:
+    """The installed version; "0+unknown" when the source runs without being installed."""
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "0+unknown"
