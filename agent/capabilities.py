@@ -1,0 +1,61 @@
+"""What the agent offers, from what its backends serve. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from adapters.base import Backend, BackendModel
+from agent.config.schema import Config, Price
+from agent.pricing import price_for
+from protocol.frames import AgentLimits, ModelOffer
+from protocol.limits import MAX_MODELS
+
+Serving = tuple[Backend, BackendModel, float | None]
+"""A healthy backend, one of its models, and the markup of a passthrough."""
+
+
+def model_offers(serving: Iterable[Serving], config: Config) -> list[ModelOffer]:
+    """One offer per model id, in the order in which backends and models come.
+
+    A model that several backends serve is offered once: with everything that any of them speaks,
+    the smallest of their context windows, and their capacities added up.
+    """
+    by_id: dict[str, list[Serving]] = {}
+    for entry in serving:
+        by_id.setdefault(entry[1].model_id, []).append(entry)
+    offers = [_offer(model_id, entries, config) for model_id, entries in by_id.items()]
+    return offers[:MAX_MODELS]
+
+
+def _offer(model_id: str, entries: Sequence[Serving], config: Config) -> ModelOffer:
+    models = [model for _, model, _ in entries]
+    windows = [model.context_window for model in models if model.context_window is not None]
+    backend, first, markup = entries[0]
+    upstream = None
+    if first.input_price_per_1m is not None and first.output_price_per_1m is not None:
+        upstream = Price(first.input_price_per_1m, first.output_price_per_1m)
+    price = price_for(model_id, config.pricing, upstream=upstream, markup=markup)
+    return ModelOffer(
+        model_id=model_id,
+        formats=sorted({wire_format for model in models for wire_format in model.formats}),
+        operations=sorted({operation for model in models for operation in model.operations}),
+        context_window=min(windows, default=None),
+        native=all(model.native for model in models),
+        backend_kind=backend.kind,
+        max_concurrent=sum(backend.max_concurrent for backend, _, _ in entries),
+        input_price_per_1m=price.input_per_1m if price else None,
+        output_price_per_1m=price.output_per_1m if price else None,
+    )
+
+
+def agent_limits(config: Config) -> AgentLimits:
+    """What the whole agent takes on."""
+    return AgentLimits(config.limits.max_concurrent, config.limits.max_tokens_per_minute)
+
+
+def metadata(config: Config) -> Mapping[str, str]:
+    """What the operator says of the machine."""
+    said = {
+        "display_name": config.operator.display_name,
+        "wallet": config.operator.wallet,
+        "contact_email": config.operator.contact_email,
+    }
+    return {name: value for name, value in said.items() if value}

@@ -1,0 +1,282 @@
+"""The life of a job: admit, run, one end.
+
+Every job that is offered gets a lane in the outbox and exactly one end in it, whatever happens to
+the backend, to the job's task or to the agent short of `kill -9`.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from adapters.base import Backend, BackendError, BadStatus
+from agent.outbox import Lane, Outbox
+from agent.routing import Refusal, Route, choose_routes
+from protocol.errors import ErrorCode, entry_for
+from protocol.frames import Job, JobEnd, JobError, JobResult
+from protocol.limits import MAX_LIVE_JOBS
+
+log = logging.getLogger("provider_agent.jobs")
+
+REMEMBERED_JOBS: Final = MAX_LIVE_JOBS
+"""Ended jobs whose ids are kept, so that a job that is delivered twice runs once."""
+
+
+class Served(Protocol):
+    """What discovery knows: which backends serve a model now."""
+
+    def routes(self, model_id: str, in_flight: Callable[[str], int]) -> list[Route]:
+        """The healthy backends that serve the model, with their load by `in_flight(backend_id)`."""
+        ...
+
+    def backend(self, backend_id: str) -> Backend:
+        """The backend of a route."""
+        ...
+
+
+class JobRecord(Struct, frozen=True):
+    """One ended job, for figures and metrics.
+
+    Attributes:
+        wire_format: of the request.
+        backend_kind: which sort of server ran it; "" when none did.
+        end: how it ended.
+        first_byte_s: from its arrival to the first byte; None without one.
+    """
+
+    wire_format: str
+    backend_kind: str
+    end: JobEnd
+    first_byte_s: float | None
+
+
+class StopReason(StrEnum):
+    """Why a running job is stopped, as the code of its end."""
+
+    CANCELLED = ErrorCode.CANCELLED.value
+    DRAINING = ErrorCode.DRAINING.value
+
+
+class _Running:
+    """A job that a backend works on."""
+
+    __slots__ = ("backend_id", "lane", "stop_detail", "stop_reason", "task")
+
+    def __init__(self, lane: Lane, backend_id: str) -> None:
+        self.lane = lane
+        self.backend_id = backend_id
+        self.stop_reason: StopReason | None = None
+        self.stop_detail = ""
+        self.task: asyncio.Task[JobEnd] | None = None
+
+
+class Jobs:
+    """All jobs of the agent.
+
+    Args:
+        served: which backends serve what.
+        outbox: where responses and ends go.
+        max_concurrent: jobs at once, all backends together.
+        on_end: told of every job's end.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        served: Served,
+        outbox: Outbox,
+        max_concurrent: int,
+        on_end: Callable[[JobRecord], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.max_concurrent = max_concurrent
+        self.accepting = True
+        """False once the agent drains: further jobs are refused with `draining`."""
+        self.last_offer_at: float | None = None
+        self._served = served
+        self._outbox = outbox
+        self._on_end = on_end
+        self._clock = clock
+        self._running: dict[bytes, _Running] = {}
+        self._on_backend: dict[str, int] = {}
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __repr__(self) -> str:
+        return f"<Jobs {self.in_flight}/{self.max_concurrent} accepting={self.accepting}>"
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs running now."""
+        return len(self._running)
+
+    @property
+    def queued(self) -> int:
+        """Those of them that have not had a byte of response yet."""
+        return sum(1 for running in self._running.values() if not running.lane.stream.written)
+
+    def on_backend(self, backend_id: str) -> int:
+        """Jobs running on one backend now."""
+        return self._on_backend.get(backend_id, 0)
+
+    def offer(self, job: Job) -> None:
+        """Take a job, or refuse it with its end; never waits. A job offered twice runs once.
+
+        Raises:
+            ProtocolViolation: the coordinator has given more jobs than an agent has to hold.
+        """
+        self.last_offer_at = arrived = self._clock()
+        if job.job_id in self._seen:
+            return
+        lane = self._outbox.open(job.job_id)
+        self._remember(job.job_id)
+        route = self._admit(job)
+        if isinstance(route, Refusal):
+            self._end(job, lane, "", _error(job, lane, route.code, route.message), arrived)
+            return
+        lane.assign(route.backend_id)
+        running = self._running[job.job_id] = _Running(lane, route.backend_id)
+        self._on_backend[route.backend_id] = self.on_backend(route.backend_id) + 1
+        self._idle.clear()
+        backend = self._served.backend(route.backend_id)
+        running.task = asyncio.create_task(
+            _execute(job, lane, backend), name=f"job {job.job_id.hex()}"
+        )
+        # A callback and not the task itself: a task that is cancelled before its first step never
+        # runs a line of its own.
+        running.task.add_done_callback(
+            lambda task: self._finished(job, running, backend, arrived, task)
+        )
+
+    def cancel(self, job_id: bytes, reason: str) -> None:
+        """Stop a running job; one that is unknown or has ended is left alone."""
+        self._stop(job_id, StopReason.CANCELLED, reason)
+
+    def stop_all(self, reason: StopReason, detail: str) -> None:
+        """Stop every running job."""
+        for job_id in list(self._running):
+            self._stop(job_id, reason, detail)
+
+    async def wait_until_idle(self) -> None:
+        """Return when no job runs."""
+        await self._idle.wait()
+
+    def _remember(self, job_id: bytes) -> None:
+        self._seen[job_id] = None
+        if len(self._seen) > REMEMBERED_JOBS:
+            self._seen.popitem(last=False)
+
+    def _admit(self, job: Job) -> Route | Refusal:
+        if not self.accepting:
+            return Refusal(ErrorCode.DRAINING, "the agent is stopping and takes no new jobs")
+        routes = self._served.routes(job.model_id, self.on_backend)
+        chosen = choose_routes(job.format, job.operation, routes)
+        if isinstance(chosen, Refusal):
+            return chosen
+        if self.in_flight >= self.max_concurrent:
+            return Refusal(
+                ErrorCode.OUT_OF_CAPACITY, f"the agent already runs {self.in_flight} jobs"
+            )
+        return chosen[0]
+
+    def _stop(self, job_id: bytes, reason: StopReason, detail: str) -> None:
+        running = self._running.get(job_id)
+        if running is None or running.task is None or running.stop_reason is not None:
+            return
+        running.stop_reason = reason
+        running.stop_detail = detail
+        running.task.cancel()
+
+    def _finished(
+        self,
+        job: Job,
+        running: _Running,
+        backend: Backend,
+        arrived: float,
+        task: asyncio.Task[JobEnd],
+    ) -> None:
+        """The one owner of a job task's death."""
+        if task.cancelled():
+            code = ErrorCode((running.stop_reason or StopReason.DRAINING).value)
+            detail = running.stop_detail or "the agent is stopping"
+            end: JobEnd = _error(job, running.lane, code, detail)
+        else:
+            end = task.result()
+        del self._running[job.job_id]
+        self._on_backend[running.backend_id] -= 1
+        self._end(job, running.lane, backend.kind, end, arrived)
+        if not self._running:
+            self._idle.set()
+
+    def _end(self, job: Job, lane: Lane, kind: str, end: JobEnd, arrived: float) -> None:
+        lane.finish(end)
+        first = end.first_byte_ms if isinstance(end, JobResult) else None
+        self._on_end(JobRecord(job.format, kind, end, None if first is None else first / 1000))
+        level = logging.INFO if isinstance(end, JobResult) else logging.WARNING
+        log.log(level, "job ended", extra=_end_fields(job, kind, end, self._clock() - arrived))
+
+
+async def _execute(job: Job, lane: Lane, backend: Backend) -> JobEnd:
+    """The job's task: its end, whatever the backend does. Raises only when cancelled."""
+    deadline = asyncio.timeout(job.deadline_ms / 1000)
+    try:
+        async with deadline:
+            return await backend.execute(job, lane)
+    except BackendError as error:
+        return _backend_error(job, lane, error)
+    except Exception as error:
+        if isinstance(error, TimeoutError) and deadline.expired():
+            text = f"the deadline of {job.deadline_ms} ms passed"
+            return _error(job, lane, ErrorCode.DEADLINE_EXCEEDED, text)
+        log.exception("a job failed by a defect of the agent", extra=_fields(job, backend))
+        return _error(job, lane, ErrorCode.INTERNAL, "a defect of the agent")
+
+
+def _error(job: Job, lane: Lane, code: ErrorCode, message: str) -> JobError:
+    return JobError(
+        job_id=job.job_id,
+        total_bytes=lane.stream.written,
+        code=code,
+        message=message,
+        retryable=entry_for(code).retryable,
+    )
+
+
+def _backend_error(job: Job, lane: Lane, error: BackendError) -> JobError:
+    retry_after = error.retry_after_s
+    return JobError(
+        job_id=job.job_id,
+        total_bytes=lane.stream.written,
+        code=error.code,
+        message=str(error),
+        upstream_status=error.status if isinstance(error, BadStatus) else None,
+        retryable=entry_for(error.code).retryable,
+        retry_after_ms=None if retry_after is None else round(retry_after * 1000),
+        body=error.body,
+    )
+
+
+def _fields(job: Job, backend: Backend) -> dict[str, object]:
+    return {"fields": {"job": job.job_id.hex(), "model": job.model_id, "backend": backend.id}}
+
+
+def _end_fields(job: Job, kind: str, end: JobEnd, duration_s: float) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "job": job.job_id.hex(),
+        "model": job.model_id,
+        "format": job.format,
+        "kind": kind,
+        "bytes": end.total_bytes,
+        "duration_ms": round(duration_s * 1000),
+    }
+    if isinstance(end, JobError):
+        fields |= {"code": str(end.code), "status": end.upstream_status, "message": end.message}
+    else:
+        fields |= {"input_tokens": end.input_tokens, "output_tokens": end.output_tokens}
+    return {"fields": fields}

@@ -1,0 +1,195 @@
+"""Everything on its way to the coordinator: a control lane, and one lane per job.
+
+Control frames go first, then the jobs take turns. No timers: what is there when the writer is ready
+goes out as one message, so an idle agent adds no delay and a busy one sends fewer, larger messages.
+Nothing here grows without bound: the control lane keeps only the newest frame of each type, and a
+lane that holds a window's worth of unacknowledged bytes pauses its source.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final
+
+from adapters.base import FlowControl
+from protocol.exceptions import ProtocolViolation
+from protocol.frames import (
+    Ack,
+    AgentFrame,
+    Capabilities,
+    Chunk,
+    Draining,
+    Heartbeat,
+    JobEnd,
+    JobError,
+    JobStarted,
+)
+from protocol.limits import BATCH_BYTES, CHUNK_BYTES, MAX_LIVE_JOBS, WINDOW_BYTES
+from protocol.stream import SendStream
+
+FRAME_OVERHEAD_BYTES: Final = 64
+"""What a frame counts beside its data: its type, job id, offsets and texts, roundly."""
+
+ControlFrame = Capabilities | Heartbeat | Draining
+
+
+class Lane:
+    """One job's way out; the `JobSink` that adapters write into."""
+
+    __slots__ = ("_backend_id", "_outbox", "_paused", "_source", "stream")
+
+    def __init__(self, stream: SendStream, outbox: "Outbox") -> None:
+        self.stream = stream
+        self._outbox = outbox
+        self._backend_id = ""
+        self._source: FlowControl | None = None
+        self._paused = False
+
+    def __repr__(self) -> str:
+        return f"<Lane {self.stream!r} backend={self._backend_id!r} paused={self._paused}>"
+
+    def assign(self, backend_id: str) -> None:
+        """Which backend is about to write into this lane."""
+        self._backend_id = backend_id
+
+    def started(self, status: int, content_type: str, source: FlowControl) -> None:
+        """The response has begun; see `JobSink.started`."""
+        self._source = source
+        self.stream.start(JobStarted(self.stream.job_id, status, content_type, self._backend_id))
+        self._outbox.mark_ready(self)
+
+    def send_chunk(self, data: bytes) -> None:
+        """The next bytes; see `JobSink.send_chunk`."""
+        stream = self.stream
+        stream.write(data)
+        self._outbox.mark_ready(self)
+        if stream.full and not self._paused and self._source is not None:
+            self._paused = True
+            self._source.pause_reading()
+
+    def finish(self, end: JobEnd) -> None:
+        """The job's one end."""
+        self.stream.finish(end)
+        self._source = None
+        self._outbox.mark_ready(self)
+
+    def acknowledged(self) -> None:
+        """Some bytes are safe: let the source go on when half the window is free."""
+        if self._paused and self.stream.has_room:
+            self._paused = False
+            if self._source is not None:
+                self._source.resume_reading()
+
+
+class Outbox:
+    """See the module's text. Outlives the connection it is written to."""
+
+    def __init__(self, window_bytes: int = WINDOW_BYTES) -> None:
+        self._window = window_bytes
+        self._control: dict[type[ControlFrame], ControlFrame] = {}
+        self._lanes: dict[bytes, Lane] = {}
+        self._ready: OrderedDict[bytes, Lane] = OrderedDict()
+        self._something = asyncio.Event()
+        self._no_lanes = asyncio.Event()
+        self._no_lanes.set()
+
+    def __repr__(self) -> str:
+        held = sum(lane.stream.written - lane.stream.acked for lane in self._lanes.values())
+        return (
+            f"<Outbox control={len(self._control)} lanes={len(self._lanes)} "
+            f"ready={len(self._ready)} held_bytes={held} window={self._window}>"
+        )
+
+    def __contains__(self, job_id: bytes) -> bool:
+        return job_id in self._lanes
+
+    def set_window(self, window_bytes: int) -> None:
+        """The coordinator's window, for lanes opened from now on."""
+        self._window = window_bytes
+
+    def put(self, frame: ControlFrame) -> None:
+        """Send a control frame next; it replaces an unsent one of its type."""
+        self._control[type(frame)] = frame
+        self._something.set()
+
+    def open(self, job_id: bytes) -> Lane:
+        """A lane for a new job, which it keeps until its end is acknowledged.
+
+        Raises:
+            ProtocolViolation: the coordinator has given more jobs than an agent has to hold.
+        """
+        if len(self._lanes) >= MAX_LIVE_JOBS:
+            raise ProtocolViolation("more jobs than an agent holds; their ends are unacknowledged")
+        lane = self._lanes[job_id] = Lane(SendStream(job_id, self._window), self)
+        self._no_lanes.clear()
+        return lane
+
+    def mark_ready(self, lane: Lane) -> None:
+        """This lane may have something to send. Cheap: called for every read of every job."""
+        job_id = lane.stream.job_id
+        if job_id not in self._ready and lane.stream.ready:
+            self._ready[job_id] = lane
+            self._something.set()
+
+    def acknowledge(self, ack: Ack) -> None:
+        """The coordinator has some bytes, or the end, of a job; an unknown job is ignored.
+
+        Raises:
+            ProtocolViolation: it acknowledges what was never sent.
+        """
+        lane = self._lanes.get(ack.job_id)
+        if lane is None:
+            return
+        lane.stream.acknowledge(ack.offset, final=ack.final)
+        lane.acknowledged()
+        if lane.stream.done:
+            self._forget([ack.job_id])
+        else:
+            self.mark_ready(lane)
+
+    def next_batch(self) -> list[AgentFrame]:
+        """The frames of the next message; empty when there is nothing to send."""
+        if self._control:
+            control: list[AgentFrame] = list(self._control.values())
+            self._control.clear()
+            return control
+        frames: list[AgentFrame] = []
+        size = 0
+        while self._ready and size < BATCH_BYTES:
+            job_id, lane = self._ready.popitem(last=False)
+            turn = lane.stream.next_frames(min(CHUNK_BYTES, BATCH_BYTES - size))
+            frames += turn
+            size += sum(map(_size, turn))
+            if lane.stream.ready:
+                self._ready[job_id] = lane
+        return frames
+
+    async def wait(self) -> None:
+        """Return when `next_batch` has something. Cancelling it loses nothing."""
+        while not self._control and not self._ready:
+            self._something.clear()
+            await self._something.wait()
+
+    async def wait_until_acknowledged(self) -> None:
+        """Return when every job has ended and its end is acknowledged."""
+        await self._no_lanes.wait()
+
+    def clear(self) -> None:
+        """Forget everything: the session it was for cannot go on."""
+        self._control.clear()
+        self._forget(list(self._lanes))
+
+    def _forget(self, job_ids: Iterable[bytes]) -> None:
+        for job_id in job_ids:
+            del self._lanes[job_id]
+            self._ready.pop(job_id, None)
+        if not self._lanes:
+            self._no_lanes.set()
+
+
+def _size(frame: AgentFrame) -> int:
+    if isinstance(frame, Chunk):
+        return len(frame.data) + FRAME_OVERHEAD_BYTES
+    if isinstance(frame, JobError):
+        return len(frame.body) + len(frame.message) + FRAME_OVERHEAD_BYTES
+    return FRAME_OVERHEAD_BYTES
