@@ -4,6 +4,7 @@
 these methods; nothing outside this module knows how frames look on the wire.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Final, Generic, Protocol, TypeVar
 
 import msgspec
@@ -40,7 +41,7 @@ class Dialect(Protocol):
         """The WebSocket subprotocol that names this dialect."""
         ...
 
-    def encode(self, frames: list[AgentFrame] | list[CoordinatorFrame]) -> bytes:
+    def encode(self, frames: Sequence[AgentFrame | CoordinatorFrame]) -> bytes:
         """One message with these frames, in this order."""
         ...
 
@@ -131,7 +132,7 @@ class MessagePackDialect:
             CoordinatorFrame, _types_of(CoordinatorFrame)
         )
 
-    def encode(self, frames: list[AgentFrame] | list[CoordinatorFrame]) -> bytes:
+    def encode(self, frames: Sequence[AgentFrame | CoordinatorFrame]) -> bytes:
         """One message with these frames, in this order."""
         return self._encoder.encode(frames)
 

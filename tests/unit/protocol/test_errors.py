@@ -1,0 +1,31 @@
+import pytest
+
+from protocol.errors import REGISTRY, ErrorCode, ErrorEntry, Fault, entry_for
+from protocol.limits import MAX_NAME_CHARS
+
+
+@pytest.mark.parametrize("code", ErrorCode)
+def test_every_code_has_an_entry(code: ErrorCode) -> None:
+    entry = REGISTRY[code]
+
+    assert entry.meaning.endswith(".")
+    assert len(code) <= MAX_NAME_CHARS
+    assert entry_for(str(code)) is entry
+
+
+def test_the_registry_holds_nothing_else() -> None:
+    assert set(REGISTRY) == set(ErrorCode)
+
+
+@pytest.mark.parametrize("entry", REGISTRY.values(), ids=str)
+def test_a_buyers_fault_is_nobody_elses_to_retry(entry: ErrorEntry) -> None:
+    assert not (entry.fault is Fault.BUYER and entry.retryable)
+
+
+def test_a_coordinators_misrouting_may_be_tried_elsewhere() -> None:
+    assert all(entry.retryable for entry in REGISTRY.values() if entry.fault is Fault.COORDINATOR)
+
+
+@pytest.mark.parametrize("code", ["", "INTERNAL", "a_code_of_a_newer_agent"])
+def test_an_unknown_code_counts_as_internal(code: str) -> None:
+    assert entry_for(code) is REGISTRY[ErrorCode.INTERNAL]
