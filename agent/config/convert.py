@@ -1,15 +1,14 @@
 """Values from a file, a variable or a flag into the types of the schema. Pure functions."""
 
-import math
 import re
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
 from agent.config.errors import bad_value, did_you_mean
 from agent.config.schema import BackendConfig, BackendTimeouts, Price
+from protocol.formats import WireFormat
 
 T = TypeVar("T")
 
@@ -75,14 +74,10 @@ def convert(raw: object, target: type[T], *, origin: str, key: str, strict: bool
         ConfigError: wrong type or out of range.
     """
     try:
-        value = msgspec.convert(raw, target, strict=strict, dec_hook=_decode_path)
+        return msgspec.convert(raw, target, strict=strict, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
-        place, reason = _explain(str(error))
+        place, reason = _explain(str(error), target)
         raise bad_value(origin, key + place, reason) from error
-    for number in _floats(value):
-        if not math.isfinite(number):
-            raise bad_value(origin, key, "expected a finite number")
-    return value
 
 
 def parse_variable(text: str, origin: str, key: str) -> object:
@@ -104,18 +99,7 @@ def _decode_path(target: type, raw: object) -> Path:
     return Path(raw)
 
 
-def _floats(value: object) -> Iterable[float]:
-    if isinstance(value, float):
-        yield value
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _floats(item)
-    elif isinstance(value, msgspec.Struct):
-        for name in value.__struct_fields__:
-            yield from _floats(getattr(value, name))
-
-
-def _explain(message: str) -> tuple[str, str]:
+def _explain(message: str, target: object) -> tuple[str, str]:
     """The path below the key and the reason in plain words, from msgspec's message."""
     path = ""
     if match := _PATH.search(message):
@@ -123,6 +107,10 @@ def _explain(message: str) -> tuple[str, str]:
         message = message[: match.start()]
     if "missing required field" in message:
         return path, f"{message.rpartition(' ')[2].strip('`')} is missing"
+    if message.startswith("Invalid enum value"):
+        # The only enumeration inside a list or a table is that of the wire formats.
+        choices = get_args(target) if get_origin(target) is Literal else tuple(WireFormat)
+        return path, f"expected one of: {', '.join(choices)}"
     message = _TYPE_NAMES.sub(_plain_type, message)
     return path, message[:1].lower() + message[1:]
 

@@ -1,0 +1,136 @@
+from pathlib import Path
+
+import pytest
+
+from tests.unit.agent.test_config_load import MINIMAL, error_of, load
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra", "url"),
+    [
+        ("vllm", "", "http://127.0.0.1:8000"),
+        ("llamacpp", "", "http://127.0.0.1:8080"),
+        ("lmstudio", "", "http://127.0.0.1:1234"),
+        ("ollama", "", "http://127.0.0.1:11434"),
+        ("openrouter", 'api_key_env = "K"', "https://openrouter.ai/api"),
+        ("venice", 'api_key_env = "K"', "https://api.venice.ai/api"),
+        ("echo", "", None),
+        ("vllm", 'url = "http://gpu:8000/v1/"', "http://gpu:8000"),
+        ("openai_compatible", 'url = "https://gpu/llm/v1"', "https://gpu/llm"),
+    ],
+)
+def test_every_kind_has_its_address_in_one_form(
+    tmp_path: Path, kind: str, extra: str, url: str | None
+) -> None:
+    text = f'{MINIMAL}[[backends]]\nkind = "{kind}"\n{extra}\n'
+    assert load(tmp_path, text).config.backends[0].url == url
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ('kind="vlm"', 'backends[0].kind: unknown kind "vlm"; did you mean "vllm"?'),
+        ('kind="openai_compatible"', "backends[0].url: missing"),
+        ('kind="openrouter"', "backends[0].api_key_env: missing; openrouter needs the name"),
+        ('kind="vllm"\nurl="gpu:8000"', "begins with http:// or https://"),
+        ('kind="vllm"\nurl="http://gpu:99999"', "backends[0].url: not an address"),
+        ('kind="vllm"\nurl="http://u:p@gpu"', "must not hold a user or password"),
+        ('kind="vllm"\nurl="http://gpu/?key=1"', 'must not hold "?"'),
+        ('kind="vllm"\nformats=["openai"]', "only openai_compatible takes it"),
+        ('kind="venice"\napi_key_env="sk-or-v1-abcdef"', "not the key itself"),
+    ],
+)
+def test_a_backend_that_cannot_work_is_refused(tmp_path: Path, backend: str, message: str) -> None:
+    error = error_of(tmp_path, f"{MINIMAL}[[backends]]\n{backend}\n")
+    assert message in error
+    assert "sk-or" not in error
+    assert "u:p" not in error
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "message"),
+    [
+        ('kind="vllm"', 'kind="vllm"\nurl="http://127.0.0.1:8000/v1"', "same kind and address"),
+        ('kind="venice"\napi_key_env="K"', 'kind="venice"\napi_key_env="K"', "same kind and key"),
+        ('kind="vllm"', 'kind="vllm"\nurl="http://127.0.0.1:8001"', None),
+        ('kind="venice"\napi_key_env="K"', 'kind="venice"\napi_key_env="L"', None),
+        ('kind="venice"\napi_key_env="K"', 'kind="openrouter"\napi_key_env="K"', None),
+    ],
+)
+def test_the_same_backend_twice_is_refused(
+    tmp_path: Path, one: str, two: str, message: str | None
+) -> None:
+    text = f"{MINIMAL}[[backends]]\n{one}\n[[backends]]\n{two}\n"
+    if message is None:
+        assert len(load(tmp_path, text).config.backends) == 2
+    else:
+        assert f"backends[1]: the {message} as backends[0]" in error_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["wss://c.example/x", "ws://127.0.0.1:1/x", "ws://[::1]:1", "ws://localhost", "ws://127.9.9.9"],
+)
+def test_prompts_stay_encrypted_or_on_this_machine(tmp_path: Path, url: str) -> None:
+    assert load(tmp_path, f'[coordinator]\nurl = "{url}"\n').config.coordinator.url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("ws://c.example/x", "coordinator.url: ws:// would send prompts in the clear"),
+        ("ws://localhost.example/x", "in the clear"),
+        ("https://c.example/x", "begins with wss:// or ws://"),
+        ("wss://", "names a host"),
+        ("wss://u@c.example", "must not hold a user or password"),
+        ("wss://c.example/a b", "must not hold spaces"),
+        ("wss://c.example/#a", 'must not hold "#"'),
+        ("wss://[c.example", "not an address"),
+    ],
+)
+def test_an_address_of_a_coordinator_that_cannot_be_dialled_is_refused(
+    tmp_path: Path, url: str, message: str
+) -> None:
+    assert message in error_of(tmp_path, f'[coordinator]\nurl = "{url}"\n')
+
+
+def test_an_insecure_address_can_be_allowed(tmp_path: Path) -> None:
+    text = '[coordinator]\nurl = "ws://10.0.0.1/x"\nallow_insecure = true\n'
+    assert load(tmp_path, text).config.coordinator.url == "ws://10.0.0.1/x"
+    text = '[coordinator]\nurl = "ws://10.0.0.1/x"\n'
+    assert load(tmp_path, text, coordinator__allow_insecure=True).config.coordinator.allow_insecure
+
+
+def test_paths_of_the_coordinator_are_expanded(tmp_path: Path) -> None:
+    text = MINIMAL + 'token_file = "~/token"\nca_file = "/ca.pem"\nproxy = "http://p:3128"\n'
+    coordinator = load(tmp_path, text).config.coordinator
+    assert coordinator.token_file == Path("/home/op/token")
+    assert coordinator.ca_file == Path("/ca.pem")
+    assert coordinator.proxy == "http://p:3128"
+
+
+def test_a_proxy_of_another_kind_is_refused(tmp_path: Path) -> None:
+    error = error_of(tmp_path, MINIMAL + 'proxy = "socks5://u:pass@p:1"\n')
+    assert "coordinator.proxy: expected an address that begins with http://" in error
+    assert "pass@" not in error
+
+
+@pytest.mark.parametrize("address", ["", "off", " "])
+def test_the_status_server_can_be_off(tmp_path: Path, address: str) -> None:
+    text = f'{MINIMAL}[observability]\nprometheus_addr = "{address}"\n'
+    assert load(tmp_path, text).config.observability.prometheus_addr == ""
+
+
+@pytest.mark.parametrize(
+    "address", ["9090", "127.0.0.1", ":9090", "h:99999", "::1:9090", "[::1:1", "h:٣"]
+)
+def test_a_listening_address_names_host_and_port(tmp_path: Path, address: str) -> None:
+    text = f'{MINIMAL}[observability]\nprometheus_addr = "{address}"\n'
+    assert "observability.prometheus_addr: " in error_of(tmp_path, text)
+
+
+def test_one_default_price_needs_the_other(tmp_path: Path) -> None:
+    error = error_of(tmp_path, MINIMAL + "[pricing]\ndefault_input_per_1m = 1\n")
+    assert "pricing.default_output_per_1m: missing; default_input_per_1m needs it" in error
+    error = error_of(tmp_path, MINIMAL + "[pricing]\ndefault_output_per_1m = 1\n")
+    assert "pricing.default_input_per_1m: missing" in error
