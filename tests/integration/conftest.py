@@ -1,0 +1,5 @@
+"""The fixtures of real servers."""
+
+from tests.kit.llamacpp import llamacpp_factory, llamacpp_server, stopping_model, tiny_model
+
+__all__ = ["llamacpp_factory", "llamacpp_server", "stopping_model", "tiny_model"]
