@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import ClassVar, Final, TypeVar
 
@@ -13,6 +13,7 @@ from adapters.base import (
     Backend,
     BackendError,
     BackendHealth,
+    BackendModel,
     BackendSettings,
     BadStatus,
     InvalidResponse,
@@ -27,7 +28,7 @@ from adapters.relay import Relay
 from adapters.request_body import UpstreamRequest, prepare_request
 from adapters.status_codes import code_for_status, parse_retry_after
 from protocol.formats import Operation, find_operation
-from protocol.limits import MAX_ERROR_BODY_BYTES, MIB
+from protocol.limits import MAX_ERROR_BODY_BYTES, MAX_NAME_CHARS, MIB
 
 QUESTION_TIMEOUT_S: Final = 10.0
 """For health checks, model lists and probes: a busy server answers late, a dead one never."""
@@ -38,8 +39,8 @@ MAX_ANSWER_BYTES: Final = 16 * MIB
 KEEP_ALIVE_S: Final = 4.0
 """llama.cpp and vLLM close idle connections after 5 s; closing first avoids the race."""
 
-SPARE_CONNECTIONS: Final = 8
-"""Beyond the jobs' own, so that a health check never queues behind them."""
+MAX_CONTEXT_TOKENS: Final = 2**40
+"""Far above any context window; what is above it is a server's mistake."""
 
 AnswerT = TypeVar("AnswerT")
 
@@ -147,6 +148,23 @@ class HttpBackend(Backend):
         wanted = self.settings.models
         return wanted is None or any(fnmatchcase(model_id, pattern) for pattern in wanted)
 
+    def offered(self, models: Iterable[BackendModel]) -> list[BackendModel]:
+        """What `list_models` returns: of a server's models those to offer, by name.
+
+        Leaves out what speaks nothing, what the operator did not list, ids that no frame can carry,
+        and a second model of the same id. A context window that cannot be one counts as not told.
+        """
+        chosen: dict[str, BackendModel] = {}
+        for model in models:
+            named = 0 < len(model.model_id) <= MAX_NAME_CHARS and self.offers(model.model_id)
+            if model.operations and named and model.model_id not in chosen:
+                window = model.context_window
+                if window is not None and not 0 < window <= MAX_CONTEXT_TOKENS:
+                    model = msgspec.structs.replace(model, context_window=None)
+                chosen[model.model_id] = model
+        self.remember_ids({name: model.upstream_id for name, model in chosen.items()})
+        return [chosen[name] for name in sorted(chosen)]
+
     def remember_ids(self, upstream_ids: Mapping[str, str]) -> None:
         """Keep what the server calls each offered model; `list_models` calls it."""
         self._upstream_ids = dict(upstream_ids)
@@ -206,9 +224,9 @@ class HttpBackend(Backend):
         """Made on first use, because aiohttp wants a running loop."""
         if self._lazy_session is None:
             self._lazy_session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=self.max_concurrent + SPARE_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S
-                ),
+                # Jobs are counted against `max_concurrent`, which grows when the server tells of
+                # more slots; a limit here would queue them, and health checks behind them.
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
                 timeout=aiohttp.ClientTimeout(
                     total=None,
                     sock_connect=self.settings.connect_s,
