@@ -1,5 +1,3 @@
-from collections.abc import Callable
-
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -20,81 +18,28 @@ from protocol.frames import (
     Job,
     JobError,
     JobResult,
-    JobStarted,
     LiveJob,
     Rejected,
     Welcome,
 )
 from protocol.limits import MIN_MESSAGE_TO_COORDINATOR_BYTES, MIN_WINDOW_BYTES
-from protocol.session import AgentSession, CoordinatorSession, State
-
-AUTHORITY = "coordinator.example:443"
-NONCE = bytes(range(32))
-SESSION_ID = b"\x5e" * 16
-JOB_ID = b"\x0b" * 16
-OTHER_ID = b"\x0c" * 16
-KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-PUBLIC_KEY = KEY.public_key().public_bytes_raw()
-
-WELCOME = Welcome("provider-7", SESSION_ID, 10_000, 0, MIN_WINDOW_BYTES, 2**20)
-JOB = Job(JOB_ID, "model", "openai", b"{}", 1000)
-STARTED = JobStarted(JOB_ID, 200, "application/json", "echo")
-
-
-def agent(
-    *,
-    authority: str = AUTHORITY,
-    sign: Callable[[bytes], bytes] = KEY.sign,
-    live_jobs: tuple[LiveJob, ...] = (),
-) -> AgentSession:
-    return AgentSession(
-        authority=authority,
-        public_key=PUBLIC_KEY,
-        sign=sign,
-        agent_version="0.1.0",
-        instance_id="i-1",
-        enrollment_code="code-1",
-        session_id=SESSION_ID if live_jobs else None,
-        live_jobs=live_jobs,
-    )
-
-
-def coordinator(*authorities: str) -> CoordinatorSession:
-    return CoordinatorSession(nonce=NONCE, name="example", authorities=authorities or (AUTHORITY,))
-
-
-def agent_in(state: State) -> AgentSession:
-    session = agent()
-    if state is State.CLOSED:
-        session.receive(Rejected("not_enrolled", ""))
-        return session
-    if state is not State.CONNECTING:
-        session.receive(Challenge(NONCE, "example"))
-    if state is State.OPEN:
-        session.receive(WELCOME)
-    assert session.state is state
-    return session
-
-
-def hello(session: AgentSession) -> Hello:
-    session.receive(Challenge(NONCE, "example"))
-    frame = session.to_send.pop()
-    assert isinstance(frame, Hello)
-    return frame
-
-
-def coordinator_in(state: State) -> CoordinatorSession:
-    session = coordinator()
-    if state is State.CLOSED:
-        session.reject(Rejected("not_enrolled", ""))
-    elif state is not State.GREETING:
-        session.receive(hello(agent()))
-    if state is State.OPEN:
-        session.accept(WELCOME)
-    assert session.state is state
-    session.to_send.clear()
-    return session
-
+from protocol.session import CoordinatorSession, State
+from tests.unit.protocol.sessions import (
+    AUTHORITY,
+    JOB,
+    JOB_ID,
+    NONCE,
+    OTHER_ID,
+    PUBLIC_KEY,
+    SESSION_ID,
+    STARTED,
+    WELCOME,
+    agent,
+    agent_in,
+    coordinator,
+    coordinator_in,
+    hello,
+)
 
 # --- the handshake --------------------------------------------------------------------------------
 
@@ -280,138 +225,3 @@ def test_a_coordinator_takes_each_frame_only_in_its_state(state: State, frame: A
     else:
         with pytest.raises(ProtocolViolation, match=type(frame).__name__):
             session.receive(frame)
-
-
-# --- jobs at the coordinator ----------------------------------------------------------------------
-
-
-def with_job() -> CoordinatorSession:
-    session = coordinator_in(State.OPEN)
-    session.start_job(JOB)
-    assert session.to_send == [JOB]
-    session.to_send.clear()
-    return session
-
-
-def test_a_response_is_passed_on_and_its_end_acknowledged() -> None:
-    session = with_job()
-    chunk = Chunk(JOB_ID, 0, b"abc")
-    end = JobResult(JOB_ID, 3, 1, 2, 10, 5)
-
-    assert session.receive(STARTED) is STARTED
-    assert session.receive(chunk) is chunk
-    assert session.receive(end) is end
-
-    assert session.to_send == [Ack(JOB_ID, 3, final=True)]
-    assert session.streams == {}
-
-
-def test_a_job_may_fail_before_it_started() -> None:
-    session = with_job()
-    end = JobError(JOB_ID, 0, "out_of_capacity", "Full.")
-
-    assert session.receive(end) is end
-    assert session.to_send == [Ack(JOB_ID, 0, final=True)]
-
-
-def test_consumed_bytes_are_acknowledged_by_the_quarter_window() -> None:
-    session = with_job()
-    session.receive(STARTED)
-    quarter = MIN_WINDOW_BYTES // 4
-    session.receive(Chunk(JOB_ID, 0, bytes(quarter)))
-
-    session.consumed(JOB_ID, quarter - 1)
-    assert session.to_send == []
-    session.consumed(JOB_ID, 1)
-    assert session.to_send == [Ack(JOB_ID, quarter)]
-
-
-def test_a_repeated_chunk_is_passed_on_once() -> None:
-    session = with_job()
-    session.receive(STARTED)
-    session.receive(Chunk(JOB_ID, 0, b"abc"))
-
-    assert session.receive(Chunk(JOB_ID, 0, b"abc")) is None
-    assert session.receive(Chunk(JOB_ID, 1, b"bcde")) == Chunk(JOB_ID, 3, b"de")
-
-
-@pytest.mark.parametrize(
-    ("before", "bad"),
-    [
-        pytest.param([], Chunk(JOB_ID, 0, b"x"), id="chunk before the start"),
-        pytest.param([STARTED], STARTED, id="second start"),
-        pytest.param([STARTED], Chunk(JOB_ID, 1, b"x"), id="gap"),
-        pytest.param([STARTED], Chunk(JOB_ID, 0, b""), id="empty chunk"),
-        pytest.param([STARTED], Chunk(JOB_ID, 0, bytes(MIN_WINDOW_BYTES + 1)), id="over window"),
-        pytest.param([STARTED], JobResult(JOB_ID, 1, 0, 0, 1, 1), id="end counts too much"),
-        pytest.param(
-            [STARTED, Chunk(JOB_ID, 0, b"ab")], JobError(JOB_ID, 1, "internal", ""), id="too little"
-        ),
-    ],
-)
-def test_a_response_against_the_rules_is_a_violation(
-    before: list[AgentFrame], bad: AgentFrame
-) -> None:
-    session = with_job()
-    for frame in before:
-        session.receive(frame)
-
-    with pytest.raises(ProtocolViolation):
-        session.receive(bad)
-
-
-@pytest.mark.parametrize(
-    ("frame", "answer"),
-    [
-        (JobStarted(OTHER_ID, 200, "", ""), []),
-        (Chunk(OTHER_ID, 7, b"x"), []),
-        (JobResult(OTHER_ID, 9, None, None, 1, None), [Ack(OTHER_ID, 9, final=True)]),
-        (JobError(OTHER_ID, 4, "internal", ""), [Ack(OTHER_ID, 4, final=True)]),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_frames_of_an_unknown_job_are_ignored_and_its_end_is_acknowledged(
-    frame: AgentFrame, answer: list[CoordinatorFrame]
-) -> None:
-    session = with_job()
-
-    assert session.receive(frame) is None
-    assert session.to_send == answer
-
-
-def test_a_job_id_can_not_be_used_twice_at_once() -> None:
-    session = with_job()
-
-    with pytest.raises(RuntimeError):
-        session.start_job(JOB)
-
-
-@pytest.mark.parametrize("state", [State.GREETING, State.DECIDING, State.CLOSED])
-def test_jobs_wait_for_an_open_session(state: State) -> None:
-    with pytest.raises(RuntimeError):
-        coordinator_in(state).start_job(JOB)
-
-
-def test_a_cancelled_job_keeps_its_stream_until_its_end() -> None:
-    session = with_job()
-
-    session.cancel_job(JOB_ID, "client gone")
-
-    assert session.to_send == [Cancel(JOB_ID, "client gone")]
-    assert JOB_ID in session.streams
-
-
-def test_a_job_that_ended_can_be_neither_cancelled_nor_consumed() -> None:
-    session = with_job()
-    session.receive(JobError(JOB_ID, 0, "internal", ""))
-    session.to_send.clear()
-
-    session.cancel_job(JOB_ID, "late")
-    session.consumed(JOB_ID, 10**6)
-
-    assert session.to_send == []
-
-
-def test_a_session_tells_its_state() -> None:
-    assert repr(agent()) == "<AgentSession connecting to coordinator.example:443>"
-    assert repr(with_job()) == "<CoordinatorSession open jobs=1>"

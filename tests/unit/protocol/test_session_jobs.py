@@ -1,0 +1,148 @@
+import pytest
+
+from protocol.exceptions import ProtocolViolation
+from protocol.frames import (
+    Ack,
+    AgentFrame,
+    Cancel,
+    Chunk,
+    CoordinatorFrame,
+    JobError,
+    JobResult,
+    JobStarted,
+)
+from protocol.limits import MIN_WINDOW_BYTES
+from protocol.session import State
+from tests.unit.protocol.sessions import (
+    JOB,
+    JOB_ID,
+    OTHER_ID,
+    STARTED,
+    agent,
+    coordinator_in,
+    with_job,
+)
+
+
+def test_a_response_is_passed_on_and_its_end_acknowledged() -> None:
+    session = with_job()
+    chunk = Chunk(JOB_ID, 0, b"abc")
+    end = JobResult(JOB_ID, 3, 1, 2, 10, 5)
+
+    assert session.receive(STARTED) is STARTED
+    assert session.receive(chunk) is chunk
+    assert session.receive(end) is end
+
+    assert session.to_send == [Ack(JOB_ID, 3, final=True)]
+    assert session.streams == {}
+
+
+def test_a_job_may_fail_before_it_started() -> None:
+    session = with_job()
+    end = JobError(JOB_ID, 0, "out_of_capacity", "Full.")
+
+    assert session.receive(end) is end
+    assert session.to_send == [Ack(JOB_ID, 0, final=True)]
+
+
+def test_consumed_bytes_are_acknowledged_by_the_quarter_window() -> None:
+    session = with_job()
+    session.receive(STARTED)
+    quarter = MIN_WINDOW_BYTES // 4
+    session.receive(Chunk(JOB_ID, 0, bytes(quarter)))
+
+    session.consumed(JOB_ID, quarter - 1)
+    assert session.to_send == []
+    session.consumed(JOB_ID, 1)
+    assert session.to_send == [Ack(JOB_ID, quarter)]
+
+
+def test_a_repeated_chunk_is_passed_on_once() -> None:
+    session = with_job()
+    session.receive(STARTED)
+    session.receive(Chunk(JOB_ID, 0, b"abc"))
+
+    assert session.receive(Chunk(JOB_ID, 0, b"abc")) is None
+    assert session.receive(Chunk(JOB_ID, 1, b"bcde")) == Chunk(JOB_ID, 3, b"de")
+
+
+@pytest.mark.parametrize(
+    ("before", "bad"),
+    [
+        pytest.param([], Chunk(JOB_ID, 0, b"x"), id="chunk before the start"),
+        pytest.param([STARTED], STARTED, id="second start"),
+        pytest.param([STARTED], Chunk(JOB_ID, 1, b"x"), id="gap"),
+        pytest.param([STARTED], Chunk(JOB_ID, 0, b""), id="empty chunk"),
+        pytest.param([STARTED], Chunk(JOB_ID, 0, bytes(MIN_WINDOW_BYTES + 1)), id="over window"),
+        pytest.param([STARTED], JobResult(JOB_ID, 1, 0, 0, 1, 1), id="end counts too much"),
+        pytest.param(
+            [STARTED, Chunk(JOB_ID, 0, b"ab")], JobError(JOB_ID, 1, "internal", ""), id="too little"
+        ),
+    ],
+)
+def test_a_response_against_the_rules_is_a_violation(
+    before: list[AgentFrame], bad: AgentFrame
+) -> None:
+    session = with_job()
+    for frame in before:
+        session.receive(frame)
+
+    with pytest.raises(ProtocolViolation):
+        session.receive(bad)
+
+
+@pytest.mark.parametrize(
+    ("frame", "answer"),
+    [
+        (JobStarted(OTHER_ID, 200, "", ""), []),
+        (Chunk(OTHER_ID, 7, b"x"), []),
+        (JobResult(OTHER_ID, 9, None, None, 1, None), [Ack(OTHER_ID, 9, final=True)]),
+        (JobError(OTHER_ID, 4, "internal", ""), [Ack(OTHER_ID, 4, final=True)]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_frames_of_an_unknown_job_are_ignored_and_its_end_is_acknowledged(
+    frame: AgentFrame, answer: list[CoordinatorFrame]
+) -> None:
+    session = with_job()
+
+    assert session.receive(frame) is None
+    assert session.to_send == answer
+
+
+def test_a_job_id_can_not_be_used_twice_at_once() -> None:
+    session = with_job()
+
+    with pytest.raises(RuntimeError):
+        session.start_job(JOB)
+
+
+@pytest.mark.parametrize("state", [State.GREETING, State.DECIDING, State.CLOSED])
+def test_jobs_wait_for_an_open_session(state: State) -> None:
+    with pytest.raises(RuntimeError):
+        coordinator_in(state).start_job(JOB)
+
+
+def test_a_cancelled_job_keeps_its_stream_until_its_end() -> None:
+    session = with_job()
+
+    session.cancel_job(JOB_ID, "client gone")
+
+    assert session.to_send == [Cancel(JOB_ID, "client gone")]
+    assert JOB_ID in session.streams
+
+
+def test_a_job_that_ended_can_be_neither_cancelled_nor_consumed() -> None:
+    session = with_job()
+    session.receive(JobError(JOB_ID, 0, "internal", ""))
+    session.to_send.clear()
+
+    session.cancel_job(JOB_ID, "late")
+    session.consumed(JOB_ID, 10**6)
+
+    assert session.to_send == []
+
+
+def test_a_session_tells_its_state() -> None:
+    assert repr(agent()) == "<AgentSession connecting to coordinator.example:443>"
+    assert repr(with_job()) == "<CoordinatorSession open jobs=1>"
