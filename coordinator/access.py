@@ -1,0 +1,126 @@
+"""Who may come in: secrets of buyers and operators, and public keys of agents.
+
+Secrets are compared by their SHA-256 digests in constant time; the plain text is not kept, so that
+no `repr`, log line or memory dump of the settings shows it.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from coordinator.exceptions import SettingsError
+from protocol.frames import Hello
+
+PUBLIC_KEY_BYTES = 32
+
+
+class SecretSet:
+    """Secrets that are known here, any one of which opens the door.
+
+    Args:
+        secrets: their plain text, not kept.
+    """
+
+    __slots__ = ("_digests",)
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._digests = tuple(sorted({_digest(secret) for secret in secrets}))
+
+    def __repr__(self) -> str:
+        return f"<SecretSet of {len(self._digests)}>"
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def holds(self, presented: str) -> bool:
+        """Whether `presented` is one of them; takes as long for a wrong one as for a right one."""
+        digest = _digest(presented)
+        found = False
+        for known in self._digests:
+            found |= hmac.compare_digest(known, digest)
+        return found
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+
+
+def admits_agent(
+    hello: Hello, codes: SecretSet | None, public_keys: frozenset[bytes] | None
+) -> bool:
+    """Whether an agent whose signature is verified may join.
+
+    Args:
+        hello: what it said.
+        codes: enrolment codes that admit any key; None: not configured.
+        public_keys: keys that are admitted without a code; None: not configured.
+
+    Returns:
+        True when its key or its code is known, or when neither list is configured.
+    """
+    if codes is None and public_keys is None:
+        return True
+    if public_keys is not None and hello.public_key in public_keys:
+        return True
+    return codes is not None and bool(hello.enrollment_code) and codes.holds(hello.enrollment_code)
+
+
+def read_entries(
+    path: Path | None, variable: str, environment: Mapping[str, str]
+) -> list[str] | None:
+    """The entries of a file (one per line) or of an environment variable (separated by commas).
+
+    Empty lines and lines that begin with `#` are nothing. The file wins over the variable.
+
+    Returns:
+        The entries, at least one; None when neither is configured.
+
+    Raises:
+        SettingsError: the file cannot be read, or what is configured holds no entry. An empty list
+            must never be mistaken for an open door.
+    """
+    if path is not None:
+        source, text = str(path), _read(path)
+    elif variable in environment:
+        source, text = variable, environment[variable].replace(",", "\n")
+    else:
+        return None
+    lines = (line.strip() for line in text.splitlines())
+    entries = [line for line in lines if line and not line.startswith("#")]
+    if not entries:
+        raise SettingsError(f"{source}: holds no entry; add one per line or do not name it")
+    return entries
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: is not UTF-8 text") from error
+
+
+def parse_public_keys(entries: Iterable[str]) -> frozenset[bytes]:
+    """Base64 text of Ed25519 public keys as their 32 bytes.
+
+    Raises:
+        SettingsError: an entry is something else.
+    """
+    return frozenset(_parse_public_key(number, entry) for number, entry in enumerate(entries, 1))
+
+
+def _parse_public_key(number: int, entry: str) -> bytes:
+    try:
+        key = base64.b64decode(entry, validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != PUBLIC_KEY_BYTES:
+        raise SettingsError(
+            f"entry {number} of the agents' keys is not the base64 text of a 32-byte public key; "
+            "`provider-agent identity` prints it"
+        )
+    return key

@@ -1,0 +1,115 @@
+"""Where agents knock: the WebSocket upgrade and what is refused before it."""
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import WSCloseCode, hdrs, web
+
+from coordinator.agent_link import CLOSE_S, AgentLink
+from coordinator.connected_agent import Goodbye
+from coordinator.exchange import abort
+from coordinator.fleet import FULL_RETRY_MS, Fleet
+from coordinator.settings import CoordinatorSettings
+from protocol.limits import MAX_MESSAGE_TO_COORDINATOR_BYTES, SUBPROTOCOL
+from protocol.session import CoordinatorSession
+
+MAX_HANDSHAKES: Final = 64
+"""Connections beyond the seats for agents: in their handshake, or about to be turned away."""
+
+_NONCE_BYTES: Final = 32
+_SESSION_ID_BYTES: Final = 16
+
+
+class AgentDoor:
+    """Accepts agents' connections.
+
+    Args:
+        settings: the coordinator's.
+        fleet: who admits agents.
+        clock: seconds, monotonic.
+        random_bytes: makes nonces and session ids; must be cryptographically strong.
+
+    Attributes:
+        authorities: by which addresses agents may dial; set once the port is bound.
+    """
+
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        fleet: Fleet,
+        *,
+        clock: Callable[[], float],
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self.authorities: tuple[str, ...] = ()
+        self._settings = settings
+        self._fleet = fleet
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._links: set[AgentLink] = set()
+
+    def __repr__(self) -> str:
+        return f"<AgentDoor authorities={self.authorities} links={len(self._links)}>"
+
+    async def connect(self, request: web.Request) -> web.StreamResponse:
+        """Serve one agent from its upgrade to the end of its connection."""
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
+        socket = web.WebSocketResponse(
+            protocols=(SUBPROTOCOL,),
+            compress=False,
+            timeout=CLOSE_S,
+            max_msg_size=MAX_MESSAGE_TO_COORDINATOR_BYTES + 1,  # aiohttp refuses the bound itself
+        )
+        await socket.prepare(request)
+        link = AgentLink(
+            socket,
+            abort=lambda: abort(request),
+            session=CoordinatorSession(
+                nonce=self._random_bytes(_NONCE_BYTES),
+                name=self._settings.name,
+                authorities=self.authorities,
+            ),
+            session_id=self._random_bytes(_SESSION_ID_BYTES),
+            roster=self._fleet,
+            settings=self._settings,
+            clock=self._clock,
+        )
+        self._links.add(link)
+        try:
+            await link.run()
+        finally:
+            self._links.discard(link)
+        return socket
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
+            return web.Response(
+                status=HTTPStatus.UPGRADE_REQUIRED,
+                headers={hdrs.UPGRADE: "websocket"},
+                text="Agents connect here by WebSocket.\n",
+            )
+        offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "")
+        if SUBPROTOCOL not in (name.strip() for name in offered.split(",")):
+            return web.Response(
+                status=HTTPStatus.BAD_REQUEST,
+                text=f"Offer the WebSocket subprotocol {SUBPROTOCOL}.\n",
+            )
+        if hdrs.ORIGIN in request.headers:  # a web page must not pose as an agent of this machine
+            return web.Response(
+                status=HTTPStatus.FORBIDDEN, text="Web pages may not connect here.\n"
+            )
+        if len(self._links) >= self._settings.max_agents + MAX_HANDSHAKES:
+            return web.Response(
+                status=HTTPStatus.SERVICE_UNAVAILABLE,
+                headers={hdrs.RETRY_AFTER: str(FULL_RETRY_MS // 1000)},
+                text="Too many connections.\n",
+            )
+        return None
+
+    def close(self, reason: str) -> None:
+        """End every connection, those in their handshake included."""
+        for link in list(self._links):
+            link.close(Goodbye(WSCloseCode.GOING_AWAY, reason))

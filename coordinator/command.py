@@ -1,0 +1,137 @@
+"""The command line: `provider-agent coordinator`, and `python -m coordinator` alone."""
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from coordinator.access import SecretSet, parse_public_keys, read_entries
+from coordinator.exceptions import CannotListen, CoordinatorError
+from coordinator.server import Coordinator, run
+from coordinator.settings import DEFAULT_PORT, CoordinatorSettings
+
+API_KEYS_VARIABLE: Final = "COORDINATOR_API_KEYS"
+ENROLLMENT_CODES_VARIABLE: Final = "COORDINATOR_ENROLLMENT_CODES"
+AGENT_KEYS_VARIABLE: Final = "COORDINATOR_AGENT_KEYS"
+
+_WRONG_SETTINGS: Final = 2
+_FAILED: Final = 1
+_INTERRUPTED: Final = 130
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command("coordinator")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    default=DEFAULT_PORT,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--api-keys",
+    type=_FILE,
+    help=f"File with the buyers' API keys, one per line. Or ${API_KEYS_VARIABLE}, with commas.",
+)
+@click.option(
+    "--enrollment-codes",
+    type=_FILE,
+    help=f"File with codes that admit an agent. Or ${ENROLLMENT_CODES_VARIABLE}.",
+)
+@click.option(
+    "--agent-keys",
+    type=_FILE,
+    help=f"File with agents' public keys in base64. Or ${AGENT_KEYS_VARIABLE}.",
+)
+@click.option(
+    "--authority",
+    "authorities",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="An address by which agents dial; may be repeated. Default: loopback and the port.",
+)
+@click.option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+)
+def command(
+    host: str,
+    port: int,
+    api_keys: Path | None,
+    enrollment_codes: Path | None,
+    agent_keys: Path | None,
+    authorities: tuple[str, ...],
+    log_level: str,
+) -> None:
+    """Run the reference coordinator: HTTP for buyers in front, agents behind.
+
+    It is meant for development, tests and small self-hosted fleets. Without keys it is open, and
+    listens on loopback only.
+    """
+    _start_logging(log_level)
+    try:
+        settings = CoordinatorSettings(
+            host=host,
+            port=port,
+            authorities=authorities,
+            api_keys=_secrets(api_keys, API_KEYS_VARIABLE),
+            enrollment_codes=_secrets(enrollment_codes, ENROLLMENT_CODES_VARIABLE),
+            agent_keys=_public_keys(agent_keys),
+        )
+        asyncio.run(run(settings, _tell))
+    except CoordinatorError as error:
+        click.echo(f"coordinator: {error}", err=True)
+        sys.exit(_FAILED if isinstance(error, CannotListen) else _WRONG_SETTINGS)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(_INTERRUPTED)
+
+
+def _secrets(path: Path | None, variable: str) -> SecretSet | None:
+    entries = read_entries(path, variable, os.environ)
+    return None if entries is None else SecretSet(entries)
+
+
+def _public_keys(path: Path | None) -> frozenset[bytes] | None:
+    entries = read_entries(path, AGENT_KEYS_VARIABLE, os.environ)
+    return None if entries is None else parse_public_keys(entries)
+
+
+def describe(coordinator: Coordinator) -> list[str]:
+    """What somebody who starts it should know, one line each, without secrets."""
+    settings = coordinator.settings
+    buyers = "open, no API key needed" if settings.open_to_buyers else "an API key is needed"
+    agents = "open, every agent is admitted" if settings.open_to_agents else "enrolled agents only"
+    return [
+        "Reference coordinator: for development, tests and small self-hosted fleets.",
+        f"  buyers  {coordinator.http_url}  ({buyers})",
+        f"  agents  {coordinator.connect_url}  ({agents})",
+        f"  agents may dial it as {', '.join(coordinator.authorities)}",
+    ]
+
+
+def _tell(coordinator: Coordinator) -> None:
+    for line in describe(coordinator):
+        click.echo(line, err=True)
+
+
+class _FieldsFormatter(logging.Formatter):
+    """Appends the structured fields of a record to its line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, object] = getattr(record, "fields", {})
+        pairs = "".join(f" {name}={value!r}" for name, value in fields.items())
+        return super().format(record) + pairs
+
+
+def _start_logging(level: str) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_FieldsFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])

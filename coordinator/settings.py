@@ -1,0 +1,164 @@
+"""What can be set, and what is refused."""
+
+import ipaddress
+from typing import Final
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from coordinator.access import SecretSet
+from coordinator.exceptions import SettingsError
+from protocol.auth import canonical_authority
+from protocol.limits import (
+    HANDSHAKE_TIMEOUT_S,
+    HEARTBEAT_MS,
+    MAX_DEADLINE_MS,
+    MAX_REQUEST_BYTES,
+    MIN_WINDOW_BYTES,
+    WINDOW_BYTES,
+)
+
+DEFAULT_PORT: Final = 8700
+"""None of the inference servers' well-known ports."""
+
+
+class CoordinatorSettings(Struct, frozen=True, kw_only=True):
+    """Everything that can be set. The defaults suit one machine.
+
+    Attributes:
+        host: address or name to listen on.
+        port: 0 takes a free one.
+        name: told to agents, for their logs.
+        authorities: by which addresses agents may dial, as `host:port`, a URL, or a bare host
+            (then with port 443); none: the loopback names with the bound port.
+        api_keys: of buyers; None: open to everybody, on loopback only.
+        enrollment_codes: any of them admits an agent; None: no codes.
+        agent_keys: public keys that are admitted without a code; None: no list. With neither codes
+            nor list every agent is admitted, on loopback only.
+        deadline_s: how long a request may take as a whole.
+        deadline_grace_s: how much longer the agent's own end of a late job is waited for.
+        body_timeout_s: how long a buyer may take to send a request.
+        handshake_timeout_s: from an agent's open socket to its welcome.
+        heartbeat_ms: how often agents report; three silent ones end the connection.
+        window_bytes: how much of each response may be on its way.
+        max_request_bytes: the biggest request body.
+        max_requests: requests at once; more are answered 503.
+        max_agents: agents at once, those in their handshake included.
+        max_attempts: how many agents are tried for one request.
+        drain_s: how long a stop waits for running requests.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    name: str = "reference coordinator"
+    authorities: tuple[str, ...] = ()
+    api_keys: SecretSet | None = None
+    enrollment_codes: SecretSet | None = None
+    agent_keys: frozenset[bytes] | None = None
+    deadline_s: float = 600.0
+    deadline_grace_s: float = 5.0
+    body_timeout_s: float = 60.0
+    handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S
+    heartbeat_ms: int = HEARTBEAT_MS
+    window_bytes: int = WINDOW_BYTES
+    max_request_bytes: int = MAX_REQUEST_BYTES
+    max_requests: int = 1024
+    max_agents: int = 1024
+    max_attempts: int = 3
+    drain_s: float = 10.0
+
+    @property
+    def open_to_buyers(self) -> bool:
+        """Whether requests need no key."""
+        return self.api_keys is None
+
+    @property
+    def open_to_agents(self) -> bool:
+        """Whether every agent is admitted."""
+        return self.enrollment_codes is None and self.agent_keys is None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address; a name other than localhost is not."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_settings(settings: CoordinatorSettings) -> None:
+    """Refuse what would be unsafe or could not work.
+
+    Raises:
+        SettingsError: with the one thing to change.
+    """
+    if not is_loopback(settings.host):
+        if settings.open_to_buyers:
+            raise SettingsError(
+                f"host {settings.host} can be reached from other machines, but no API keys are "
+                "configured; give --api-keys FILE or listen on 127.0.0.1"
+            )
+        if settings.open_to_agents:
+            raise SettingsError(
+                f"host {settings.host} can be reached from other machines, but every agent would "
+                "be admitted; give --enrollment-codes FILE or --agent-keys FILE, or listen on "
+                "127.0.0.1"
+            )
+    for name, secrets in (
+        ("api_keys", settings.api_keys),
+        ("enrollment_codes", settings.enrollment_codes),
+        ("agent_keys", settings.agent_keys),
+    ):
+        if secrets is not None and not len(secrets):
+            raise SettingsError(f"{name}: is configured, but holds no entry")
+    _check_range("port", settings.port, 0, 65535)
+    _check_range("window_bytes", settings.window_bytes, MIN_WINDOW_BYTES, 2**30)
+    _check_range("heartbeat_ms", settings.heartbeat_ms, 100, 3_600_000)
+    _check_range("deadline_s", settings.deadline_s, 0, MAX_DEADLINE_MS / 1000)
+    _check_range("max_request_bytes", settings.max_request_bytes, 2, MAX_REQUEST_BYTES)
+    _check_range("max_attempts", settings.max_attempts, 1, 100)
+    for authority in settings.authorities:
+        parse_authority(authority)
+
+
+def _check_range(name: str, value: float, lowest: float, highest: float) -> None:
+    if not lowest <= value <= highest:
+        raise SettingsError(f"{name}: {value} is not between {lowest} and {highest}")
+
+
+def parse_authority(text: str) -> str:
+    """One configured address as agents sign it: `host:port`.
+
+    Args:
+        text: `host:port`, a `ws(s)://` or `http(s)://` URL, or a bare host, which means port 443.
+
+    Raises:
+        SettingsError: it is none of these.
+    """
+    try:
+        parts = urlsplit(text if "://" in text else f"wss://{text}")
+        return canonical_authority(parts.scheme, parts.hostname or "", parts.port)
+    except ValueError as error:
+        raise SettingsError(
+            f"authority {text!r}: expected host:port, such as coordinator.example:443"
+        ) from error
+
+
+def accepted_authorities(settings: CoordinatorSettings, port: int) -> tuple[str, ...]:
+    """By which addresses agents may dial, given the port that is really bound."""
+    if settings.authorities:
+        return tuple(parse_authority(authority) for authority in settings.authorities)
+    hosts = ["127.0.0.1", "localhost", "::1"]
+    if settings.host not in hosts and not is_wildcard(settings.host):
+        hosts.append(settings.host)
+    return tuple(canonical_authority("ws", host, port) for host in hosts)
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether the host means every address of this machine."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_unspecified
+    except ValueError:
+        return not host

@@ -1,0 +1,282 @@
+"""An agent that does what a test tells it: the real protocol, no backends.
+
+The test takes each job with `next_job` and answers it step by step, or gives an `answer` function
+that is run for every job.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
+
+from protocol.auth import canonical_authority
+from protocol.codec import VERSION_1
+from protocol.frames import (
+    Ack,
+    AgentFrame,
+    AgentLimits,
+    Cancel,
+    Capabilities,
+    CoordinatorFrame,
+    Drain,
+    Job,
+    JobError,
+    JobResult,
+    JobStarted,
+    ModelOffer,
+    Rejected,
+)
+from protocol.limits import MAX_MESSAGE_TO_AGENT_BYTES, SUBPROTOCOL
+from protocol.session import AgentSession, State
+from protocol.stream import SendStream
+
+EVENT_STREAM = "text/event-stream"
+
+
+def offer(
+    model_id: str = "tiny",
+    formats: Sequence[str] = ("openai", "anthropic"),
+    operations: Sequence[str] = ("chat", "messages"),
+) -> ModelOffer:
+    return ModelOffer(
+        model_id=model_id,
+        formats=list(formats),
+        operations=list(operations),
+        context_window=4096,
+        native=True,
+        backend_kind="scripted",
+        max_concurrent=8,
+    )
+
+
+class ScriptedJob:
+    """One job at the agent; every step waits until the link has taken its frames."""
+
+    def __init__(self, agent: "ScriptedAgent", job: Job, window: int) -> None:
+        self.job = job
+        self.stream = SendStream(job.job_id, window)
+        self.cancelled = asyncio.Event()
+        self.cancel_reason: str | None = None
+        self.room = asyncio.Event()
+        self.done = asyncio.Event()
+        self._agent = agent
+
+    async def start(self, status: int = 200, content_type: str = EVENT_STREAM) -> None:
+        self.stream.start(JobStarted(self.job.job_id, status, content_type, "scripted"))
+        await self._pump()
+
+    async def send(self, *pieces: bytes) -> None:
+        """Waits for acknowledgements while the window is full."""
+        for piece in pieces:
+            self.stream.write(piece)
+            await self._pump()
+
+    async def finish(self) -> None:
+        self.stream.finish(JobResult(self.job.job_id, self.stream.written, 3, 4, 10, 5))
+        await self._pump()
+
+    async def fail(
+        self,
+        code: str,
+        message: str = "scripted failure",
+        *,
+        upstream_status: int | None = None,
+        retry_after_ms: int | None = None,
+        body: bytes = b"",
+    ) -> None:
+        self.stream.finish(
+            JobError(
+                self.job.job_id,
+                self.stream.written,
+                code,
+                message,
+                upstream_status=upstream_status,
+                retry_after_ms=retry_after_ms,
+                body=body,
+            )
+        )
+        await self._pump()
+
+    async def answer(
+        self, *pieces: bytes, status: int = 200, content_type: str = EVENT_STREAM
+    ) -> None:
+        await self.start(status, content_type)
+        await self.send(*pieces)
+        await self.finish()
+
+    async def _pump(self) -> None:
+        while True:
+            while frames := self.stream.next_frames():
+                await self._agent.send(*frames)
+            if self.stream.sent == self.stream.written:
+                return
+            self.room.clear()
+            await self.room.wait()
+
+
+class ScriptedAgent:
+    """Connects on entry; `rejected` tells when it was turned away.
+
+    Args:
+        connect_url: the coordinator's address for agents.
+        key: its identity; a new one by default.
+        models: what it offers.
+        max_concurrent: jobs at once.
+        enrollment_code: for `Hello`.
+        authority: what it signs; by default what it dials.
+        answer: run for every job; without it the test takes jobs with `next_job`.
+    """
+
+    def __init__(
+        self,
+        connect_url: str,
+        *,
+        key: Ed25519PrivateKey | None = None,
+        models: Sequence[ModelOffer] | None = None,
+        max_concurrent: int = 8,
+        enrollment_code: str = "",
+        authority: str | None = None,
+        answer: Callable[[ScriptedJob], Awaitable[None]] | None = None,
+    ) -> None:
+        parts = urlsplit(connect_url)
+        dialled = canonical_authority(parts.scheme, parts.hostname or "", parts.port)
+        self.key = key or Ed25519PrivateKey.generate()
+        self.public_key = self.key.public_key().public_bytes_raw()
+        self.session = AgentSession(
+            authority=authority or dialled,
+            public_key=self.public_key,
+            sign=self.key.sign,
+            agent_version="scripted",
+            enrollment_code=enrollment_code,
+        )
+        self.models = [offer()] if models is None else list(models)
+        self.max_concurrent = max_concurrent
+        self.rejected: Rejected | None = None
+        self.drain: Drain | None = None
+        self.closed = asyncio.Event()
+        self.jobs: dict[bytes, ScriptedJob] = {}
+        self._url = connect_url
+        self._answer = answer
+        self._answers: set[asyncio.Task[None]] = set()
+        self._new_jobs: asyncio.Queue[ScriptedJob] = asyncio.Queue()
+        self._socket: ClientConnection | None = None
+        self._stack = AsyncExitStack()
+
+    @property
+    def socket(self) -> ClientConnection:
+        assert self._socket is not None
+        return self._socket
+
+    async def __aenter__(self) -> Self:
+        self._socket = await self._stack.enter_async_context(
+            connect(
+                self._url,
+                subprotocols=[Subprotocol(SUBPROTOCOL)],
+                compression=None,
+                max_size=MAX_MESSAGE_TO_AGENT_BYTES,
+                proxy=None,
+            )
+        )
+        await self._handshake()
+        if self.session.state is State.OPEN:
+            await self.advertise(*self.models)
+        reader = asyncio.create_task(self._read(), name="scripted agent")
+        self._stack.push_async_callback(_end, reader)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+        for answer in list(self._answers):
+            await _end(answer)
+
+    async def _handshake(self) -> None:
+        while self.session.state in (State.CONNECTING, State.GREETING):
+            for frame in await self._receive():
+                if isinstance(frame, Rejected):
+                    self.rejected = frame
+            if self.session.to_send:
+                await self.send(*self.session.to_send)
+                self.session.to_send.clear()
+
+    async def _receive(self) -> list[CoordinatorFrame]:
+        message = await self.socket.recv()
+        decoded = VERSION_1.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
+        return [frame for frame in map(self.session.receive, decoded.frames) if frame is not None]
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                for frame in await self._receive():
+                    self._take(frame)
+        except ConnectionClosed:
+            self.closed.set()
+
+    def _take(self, frame: CoordinatorFrame) -> None:
+        match frame:
+            case Job():
+                self._take_job(frame)
+            case Cancel() if frame.job_id in self.jobs:
+                self.jobs[frame.job_id].cancel_reason = frame.reason
+                self.jobs[frame.job_id].cancelled.set()
+            case Ack():
+                job = self.jobs[frame.job_id]
+                job.stream.acknowledge(frame.offset, final=frame.final)
+                job.room.set()
+                if frame.final:
+                    job.done.set()
+            case Drain():
+                self.drain = frame
+
+    def _take_job(self, frame: Job) -> None:
+        assert self.session.welcome is not None
+        job = ScriptedJob(self, frame, self.session.welcome.window_bytes)
+        self.jobs[frame.job_id] = job
+        if self._answer is None:
+            self._new_jobs.put_nowait(job)
+            return
+
+        async def run(answer: Callable[[ScriptedJob], Awaitable[None]]) -> None:
+            await answer(job)
+
+        task = asyncio.create_task(run(self._answer), name="scripted answer")
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+
+    async def next_job(self) -> ScriptedJob:
+        return await self._new_jobs.get()
+
+    async def send(self, *frames: AgentFrame) -> None:
+        await self.socket.send(VERSION_1.encode(list(frames)))
+
+    async def send_raw(self, message: bytes | str) -> None:
+        await self.socket.send(message)
+
+    async def advertise(self, *models: ModelOffer) -> None:
+        """Returns when the coordinator has taken it."""
+        await self.send(Capabilities(1, list(models), AgentLimits(self.max_concurrent)))
+        await self.settle()
+
+    async def settle(self) -> None:
+        """The coordinator answers a ping only after all that was sent before it."""
+        await (await self.socket.ping())
+
+    def cut(self) -> None:
+        """Lose the link without a closing handshake."""
+        self.socket.transport.abort()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

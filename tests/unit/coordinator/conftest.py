@@ -1,0 +1,24 @@
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from coordinator.server import Coordinator
+from coordinator.settings import CoordinatorSettings
+
+
+@pytest.fixture
+def settings() -> CoordinatorSettings:
+    return CoordinatorSettings(port=0, drain_s=0)
+
+
+@pytest.fixture
+async def coordinator(settings: CoordinatorSettings) -> AsyncIterator[Coordinator]:
+    async with Coordinator(settings) as running:
+        yield running
+
+
+@pytest.fixture
+async def http(coordinator: Coordinator) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(coordinator.http_url) as session:
+        yield session
