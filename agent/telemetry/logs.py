@@ -89,7 +89,10 @@ class _RedactingFormatter(logging.Formatter):
             # Bytes are ids or bodies; only a short id says anything to a reader.
             return value.hex() if len(value) <= 32 else f"{len(value)} bytes"
         if depth < _MAX_DEPTH and isinstance(value, Mapping):
-            return {str(key): self._value(str(key), item, depth + 1) for key, item in value.items()}
+            return {
+                self._clean(str(key), MAX_VALUE_CHARS): self._value(str(key), item, depth + 1)
+                for key, item in value.items()
+            }
         if depth < _MAX_DEPTH and isinstance(value, list | tuple | set | frozenset):
             return [self._value("", item, depth + 1) for item in value]
         return self._clean(str(value), MAX_VALUE_CHARS)

@@ -1,0 +1,18 @@
+import importlib.metadata
+
+import pytest
+
+from agent import version
+
+
+def test_the_version_is_that_of_the_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(version, "version", {"provider-agent": "1.2.3"}.__getitem__)
+    assert version.agent_version() == "1.2.3"
+
+
+def test_source_that_is_not_installed_has_a_version_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(version, "version", missing)
+    assert version.agent_version() == "0+unknown"
