@@ -1,0 +1,78 @@
+# Needs Python 3.11 or newer and make; everything else is installed into $(VENV).
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+DEMO := $(VENV)/.demo-installed
+DEV := $(VENV)/.dev-installed
+LOCK_VENV := $(VENV)-lock
+COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links $(ARGS)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check format lock clean
+
+help:
+	@echo "make demo     requests through coordinator, agent and a real server; shows what arrived"
+	@echo "make test     the whole test-suite           (one test: make test ARGS='-k name')"
+	@echo "make check    ruff and mypy"
+	@echo "make format   lets ruff rewrite the code"
+	@echo "make lock     pins the requirements afresh   (newer ones: make lock ARGS=--upgrade)"
+	@echo "make clean    removes $(VENV) and all caches"
+
+demo: $(DEMO)
+	@$(BIN)/provider-agent demo $(ARGS)
+
+test: $(DEV)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEV)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(DEV)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+$(DEMO): requirements/demo.txt pyproject.toml | $(BIN)/python
+	@echo "Installing provider-agent and its demo into $(VENV) ..."
+	@$(PIP) install --require-hashes -r requirements/demo.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV): requirements/dev.txt pyproject.toml | $(BIN)/python
+	@echo "Installing provider-agent, its demo and the tools of its tests into $(VENV) ..."
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@ $(DEMO)
+
+# A link without its Python (an upgraded system, say) counts as missing, and is made anew.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "provider-agent needs Python 3.11 or newer, and '$(PYTHON)' is not." >&2; \
+		echo "Name another one, as in: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+		exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)
+
+lock: $(LOCK_VENV)/.installed
+	@$(COMPILE) pyproject.toml --extra demo --group dev --group build -o requirements/dev.txt
+	@$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt \
+		-o requirements/demo.txt
+	@$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/run.txt
+	@$(COMPILE) --group build -c requirements/dev.txt -o requirements/build.txt
+	@$(COMPILE) --group lock -o requirements/lock.txt
+
+$(LOCK_VENV)/.installed: requirements/lock.txt
+	@$(PYTHON) -m venv --clear $(LOCK_VENV)
+	@$(LOCK_VENV)/bin/python -m pip --disable-pip-version-check --quiet install \
+		--require-hashes -r requirements/lock.txt
+	@touch $@
+
+clean:
+	@rm -rf $(VENV) $(LOCK_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
