@@ -94,6 +94,8 @@ def parse_variable(text: str, origin: str, key: str) -> object:
 
 def _decode_path(target: type, raw: object) -> Path:
     """The one type of the schema that msgspec does not know."""
+    if isinstance(raw, Path):
+        return raw  # a flag that the command line has read already
     if target is not Path or not isinstance(raw, str) or not raw or "\0" in raw:
         raise ValueError("Expected the path of a file, as a text in quotes")
     return Path(raw)

@@ -10,9 +10,10 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from protocol.formats import WireFormat
+from protocol.limits import MAX_LIVE_JOBS
 
-MAX_CONCURRENT: Final = 4096
-"""Jobs at once: as many as the protocol lets one agent hold (`MAX_LIVE_JOBS`)."""
+MAX_CONCURRENT: Final = MAX_LIVE_JOBS
+"""Jobs at once: as many as the protocol lets one agent hold."""
 
 _MAX_INT = 2**53  # exact in every language, as on the wire
 

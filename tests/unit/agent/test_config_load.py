@@ -122,6 +122,13 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path) -> No
     ]
 
 
+def test_a_flag_may_be_of_its_type_already(tmp_path: Path) -> None:
+    flags = {"identity__key_path": Path("~/key"), "limits__drain_timeout_s": 1.5}
+    config = load(tmp_path, MINIMAL, {}, **flags).config
+    assert config.identity.key_path == Path("/home/op/key")
+    assert config.limits.drain_timeout_s == 1.5
+
+
 def test_environment_alone_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     environ = {
@@ -225,6 +232,8 @@ def test_an_error_names_the_variable_or_flag_it_came_from(tmp_path: Path) -> Non
     assert error_of(tmp_path, MINIMAL, limits__max_concurrent=0).startswith("flag: limits.max")
     backends = {"PROVIDER_AGENT_BACKENDS": "ollama"}
     assert "expected JSON" in error_of(tmp_path, MINIMAL, backends)
+    prices = {"PROVIDER_AGENT_PRICING_MODELS": '{"m": [1]}'}
+    assert 'pricing.models."m": expected a table' in error_of(tmp_path, MINIMAL, prices)
 
 
 def test_a_missing_address_says_how_to_set_it(tmp_path: Path) -> None:
