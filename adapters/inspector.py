@@ -84,20 +84,15 @@ def inspector_for(wire_format: WireFormat, content_type: str) -> Inspector:
     return BodyInspector()
 
 
-class _OpenAIUsage(msgspec.Struct):
+class _AnyUsage(msgspec.Struct):
+    """The fields of both formats: their names do not collide."""
+
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-
-
-class _AnthropicUsage(msgspec.Struct):
     input_tokens: int | None = None
     cache_read_input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
     output_tokens: int | None = None
-
-
-class _AnyUsage(_OpenAIUsage, _AnthropicUsage):
-    """The fields of both formats: their names do not collide."""
 
 
 class _Choice(msgspec.Struct):

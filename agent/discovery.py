@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from msgspec import Struct
@@ -43,7 +43,6 @@ class Discovery:
         backends: in the order of the configuration.
         markups: by backend id.
         on_change: called after a round that found something different.
-        clock: monotonic, in seconds.
     """
 
     def __init__(
@@ -51,14 +50,13 @@ class Discovery:
         backends: Sequence[Backend],
         markups: Mapping[str, float | None],
         on_change: Callable[[], None],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         unknown = BackendHealth(False, None, "not asked yet")
         self._states = [BackendState(backend, unknown) for backend in backends]
         self._backends = {backend.id: backend for backend in backends}
         self._markups = markups
         self._on_change = on_change
-        self._clock = clock
+        self._first_round = asyncio.Event()
 
     @property
     def states(self) -> Sequence[BackendState]:
@@ -96,15 +94,20 @@ class Discovery:
     async def check_all(self) -> None:
         """One round: ask every backend at once."""
         found = await asyncio.gather(*(check_backend(s.backend) for s in self._states))
-        if not found:
-            return
         changed = False
         for before, now in zip(self._states, found, strict=True):
             changed = changed or before.models != now.models
             _log_change(before, now)
         self._states = found
+        self._first_round.set()
         if changed:
             self._on_change()
+
+    async def wait_for_first_round(self, at_most_s: float) -> None:
+        """Return when every backend has answered or failed once, or when the time is up."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                await self._first_round.wait()
 
     async def run(self) -> None:
         """Round after round, until cancelled."""

@@ -1,0 +1,56 @@
+"""The `provider-agent` command. Each subcommand lives in a file of its own, loaded when used."""
+
+from importlib import import_module
+from typing import Final
+
+import click
+
+from agent.version import agent_version
+
+_COMMANDS: Final = {
+    "run": ("agent.cli.run", "run"),
+    "check": ("agent.cli.check", "check"),
+    "models": ("agent.cli.models", "models"),
+    "ask": ("agent.cli.ask", "ask"),
+    "demo": ("agent.cli.demo", "demo"),
+    "identity": ("agent.cli.identity", "identity"),
+    "config": ("agent.cli.config", "config"),
+    "status": ("agent.cli.status", "status"),
+    "health": ("agent.cli.health", "health"),
+    "coordinator": ("coordinator.command", "command"),
+    "version": ("agent.cli.version", "version"),
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a subcommand only when it is asked for: `run` should not pay for the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, name = _COMMANDS[cmd_name]
+        found: click.Command = getattr(import_module(module), name)
+        return found
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(agent_version(), prog_name="provider-agent")
+def main() -> None:
+    """Offer the language models of your inference servers to a coordinator.
+
+    The agent dials out, says which models it can serve and in which wire formats, runs the jobs it
+    gets on a server that natively speaks the job's format, and relays the response byte for byte.
+
+    \b
+    First steps:
+      provider-agent demo        see the whole chain work on this machine
+      provider-agent check       test your configuration, coordinator and servers
+      provider-agent run         go to work
+    """
+
+
+if __name__ == "__main__":
+    main()

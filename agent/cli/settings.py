@@ -1,0 +1,83 @@
+"""The options that find and override the configuration, and what every command does with them."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+import click
+
+from adapters.registry import known_kinds
+from agent.config import ConfigError, LoadedConfig, load_config, secret_values
+from agent.identity import IdentityError
+from agent.telemetry.logs import configure_logging
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EXIT_CONFIG: Final = 2
+"""The configuration, the identity or the command line is wrong: starting again will not help."""
+
+
+class SetupProblem(click.ClickException):
+    """Something that the operator has to mend first: one message, no traceback."""
+
+    exit_code = EXIT_CONFIG
+
+
+def with_config(
+    command: Callable[Concatenate[LoadedConfig, P], R],
+) -> Callable[P, R]:
+    """Give a command `--config` and the loaded configuration as its first argument."""
+
+    @click.option(
+        "-c",
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path),
+        help="The agent.toml to read. [default: $PROVIDER_AGENT_CONFIG, ./agent.toml, "
+        "~/.config/provider-agent/agent.toml, /etc/provider-agent/agent.toml]",
+    )
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        path = kwargs.pop("config_path", None)
+        loaded = load_settings(path if isinstance(path, Path) else None, {})
+        configure_logging("warning", "text", sys.stderr, _secrets(loaded))
+        return command(loaded, *args, **kwargs)
+
+    return wrapped
+
+
+def load_settings(path: Path | None, overrides: dict[str, object]) -> LoadedConfig:
+    """The configuration.
+
+    Raises:
+        SetupProblem: it cannot be used; the message names file, key and reason.
+    """
+    try:
+        return load_config(path, os.environ, overrides, known_kinds())
+    except ConfigError as error:
+        raise SetupProblem(str(error)) from error
+
+
+def start_logging(loaded: LoadedConfig) -> None:
+    """Log to standard error as the configuration says."""
+    observability = loaded.config.observability
+    configure_logging(
+        observability.log_level, observability.log_format, sys.stderr, _secrets(loaded)
+    )
+
+
+def run_async(main: Coroutine[Any, Any, R]) -> R:
+    """Run a command's coroutine; on Ctrl-C it is cancelled and the process exits with 130."""
+    try:
+        return asyncio.run(main)
+    except IdentityError as error:
+        raise SetupProblem(str(error)) from error
+
+
+def _secrets(loaded: LoadedConfig) -> frozenset[str]:
+    return secret_values(loaded.config, os.environ)

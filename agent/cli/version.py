@@ -1,0 +1,19 @@
+"""`provider-agent version`."""
+
+import platform
+from importlib.metadata import version as version_of
+
+import click
+
+from agent.version import agent_version
+from protocol.limits import SUBPROTOCOL
+
+
+@click.command()
+def version() -> None:
+    """Show the versions of the agent, its protocol, Python and the libraries that matter."""
+    click.echo(f"provider-agent {agent_version()}")
+    click.echo(f"protocol       {SUBPROTOCOL}")
+    click.echo(f"python         {platform.python_version()} on {platform.platform(terse=True)}")
+    for name in ("websockets", "aiohttp", "msgspec", "uvloop"):
+        click.echo(f"{name:<14} {version_of(name)}")

@@ -1,0 +1,225 @@
+"""One connection to the coordinator: dial, handshake, then a reader and a writer until it ends.
+
+The reader never waits for work: it hands each frame on by a plain call. The writer sends what the
+outbox has, as few and as large messages as that gives.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from agent.backoff import End, LinkEnd
+from agent.dial import DialFailed, DialSettings, dial
+from agent.outbox import Outbox
+from protocol.codec import VERSION_1, Dialect
+from protocol.exceptions import ProtocolError
+from protocol.frames import Ack, Cancel, CoordinatorFrame, Drain, Job, Rejected, Welcome
+from protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES
+from protocol.session import AgentSession
+
+log = logging.getLogger("provider_agent.link")
+
+WRITE_STALL_S: Final = 30.0
+"""No progress in sending for this long: the peer is gone, whatever its kernel says. The library's
+own keep-alive does not fire while its write buffer is full."""
+
+_WAIT_CODES: Final = frozenset({1012, 1013})
+"""Service restart, try again later (RFC 6455's registry of close codes)."""
+
+
+class LinkUser(Protocol):
+    """Who reacts to the coordinator. Plain calls that return at once."""
+
+    def welcomed(self, welcome: Welcome) -> None:
+        """The agent is connected."""
+        ...
+
+    def job_offered(self, job: Job) -> None:
+        """Run this job, or refuse it."""
+        ...
+
+    def cancel_requested(self, cancel: Cancel) -> None:
+        """Stop this job."""
+        ...
+
+    def acknowledged(self, ack: Ack) -> None:
+        """Forget these bytes."""
+        ...
+
+    def drain_requested(self, drain: Drain) -> None:
+        """The coordinator is going away."""
+        ...
+
+
+class _Ended(Exception):
+    """The connection is over; carries how."""
+
+    def __init__(self, what: LinkEnd) -> None:
+        super().__init__(what.detail)
+        self.what = what
+
+
+class Link:
+    """One attempt to be connected.
+
+    Args:
+        settings: where to dial.
+        new_session: makes the rules of this connection for the dialled authority.
+        outbox: what to send.
+        user: who reacts.
+        dialect: how frames look on the wire.
+    """
+
+    def __init__(
+        self,
+        settings: DialSettings,
+        new_session: Callable[[str], AgentSession],
+        outbox: Outbox,
+        user: LinkUser,
+        dialect: Dialect = VERSION_1,
+    ) -> None:
+        self._settings = settings
+        self._session = new_session(settings.authority)
+        self._outbox = outbox
+        self._user = user
+        self._dialect = dialect
+        self._unknown_types: set[int] = set()
+
+    def __repr__(self) -> str:
+        return f"<Link {self._settings.url} {self._session.state}>"
+
+    async def run(self) -> LinkEnd:
+        """Be connected until it ends, and tell how it did.
+
+        Cancelling it closes the connection with 1001 (going away) before it returns.
+        """
+        try:
+            socket = await dial(self._settings, self._dialect.subprotocol)
+        except DialFailed as failed:
+            return failed.what
+        try:
+            return await self._converse(socket)
+        except asyncio.CancelledError:
+            await socket.close(1001, "the agent is stopping")
+            raise
+        finally:
+            # A no-op after a close handshake; after a stall there is nobody to shake hands with.
+            socket.transport.abort()
+
+    async def _converse(self, socket: ClientConnection) -> LinkEnd:
+        try:
+            await self._handshake(socket)
+            await self._exchange(socket)
+        except _Ended as ended:
+            return ended.what
+        except ProtocolError as error:
+            # The text of these errors never holds what the peer sent.
+            log.warning(
+                "the coordinator broke the protocol",
+                extra={"fields": {"reason": str(error), "close_code": error.close_code}},
+            )
+            await socket.close(error.close_code, str(error)[:120])
+            return LinkEnd(End.BROKEN_PEER, f"the coordinator broke the protocol: {error}")
+        except ConnectionClosed as closed:
+            return _closed(closed)
+        return LinkEnd(End.LOST, "the connection ended")
+
+    async def _handshake(self, socket: ClientConnection) -> None:
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                while self._session.welcome is None:
+                    self._receive(await socket.recv())
+                    if self._session.to_send:
+                        message = self._dialect.encode(self._session.to_send)
+                        self._session.to_send.clear()
+                        await socket.send(message)
+        except TimeoutError:
+            text = f"no welcome within {HANDSHAKE_TIMEOUT_S:.0f} s of the open connection"
+            raise _Ended(LinkEnd(End.LOST, text)) from None
+
+    async def _exchange(self, socket: ClientConnection) -> None:
+        """Read and write until either ends; both are over when this returns or raises."""
+        tasks = (
+            asyncio.create_task(self._write(socket), name="link writer"),
+            asyncio.create_task(self._read(socket), name="link reader"),
+        )
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        errors = [result for result in results if isinstance(result, Exception)]
+        if errors:
+            # Whoever noticed the cause; that the connection is closed is what the other one sees.
+            raise min(errors, key=lambda error: isinstance(error, ConnectionClosed))
+
+    async def _read(self, socket: ClientConnection) -> None:
+        async for message in socket:
+            self._receive(message)
+
+    async def _write(self, socket: ClientConnection) -> None:
+        outbox, encode = self._outbox, self._dialect.encode
+        while True:
+            await outbox.wait()
+            message = encode(outbox.next_batch())
+            try:
+                async with asyncio.timeout(WRITE_STALL_S):
+                    await socket.send(message)
+            except TimeoutError:
+                text = f"sending made no progress for {WRITE_STALL_S:.0f} s"
+                socket.transport.abort()
+                raise _Ended(LinkEnd(End.LOST, text)) from None
+
+    def _receive(self, message: bytes | str) -> None:
+        decoded = self._dialect.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
+        for frame in decoded.frames:
+            event = self._session.receive(frame)
+            if event is not None:
+                self._react(event)
+        for frame_type in decoded.unknown_types:
+            self._skip(frame_type)
+
+    def _react(self, event: CoordinatorFrame) -> None:
+        match event:
+            case Ack():
+                self._user.acknowledged(event)
+            case Job():
+                self._user.job_offered(event)
+            case Cancel():
+                self._user.cancel_requested(event)
+            case Welcome():
+                self._user.welcomed(event)
+            case Drain():
+                self._user.drain_requested(event)
+            case Rejected():
+                raise _Ended(_rejected(event))
+
+    def _skip(self, frame_type: int) -> None:
+        """A newer coordinator may say more than this version understands; once is enough to log."""
+        if frame_type not in self._unknown_types and len(self._unknown_types) < 64:
+            self._unknown_types.add(frame_type)
+            log.warning("skipping unknown frames", extra={"fields": {"type": frame_type}})
+
+
+def _rejected(rejected: Rejected) -> LinkEnd:
+    detail = f"rejected by the coordinator: {rejected.code}: {rejected.message}"
+    if rejected.retry_after_ms is None:
+        return LinkEnd(End.REJECTED, detail)
+    return LinkEnd(End.TOLD_TO_WAIT, detail, rejected.retry_after_ms / 1000)
+
+
+def _closed(closed: ConnectionClosed) -> LinkEnd:
+    frame = closed.rcvd
+    if frame is None:
+        return LinkEnd(End.LOST, "the connection broke")
+    detail = f"the coordinator closed the connection: {frame.code} {frame.reason}".rstrip()
+    if frame.code in _WAIT_CODES:
+        return LinkEnd(End.TOLD_TO_WAIT, detail)
+    if frame.code == 1002:
+        return LinkEnd(End.INCOMPATIBLE, detail)
+    return LinkEnd(End.LOST, detail)

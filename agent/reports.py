@@ -1,0 +1,131 @@
+"""What the agent says of itself: the heartbeat, the status, and the count of a job."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from agent.backends import SkippedBackend
+from agent.config import Config
+from agent.discovery import Discovery
+from agent.jobs import JobRecord, Jobs
+from agent.telemetry.figures import Figures
+from agent.telemetry.metrics import Metrics
+from agent.telemetry.status import BackendStatus, StatusSnapshot
+from agent.version import agent_version
+from protocol.errors import ErrorCode
+from protocol.frames import BackendLoad, Heartbeat, JobError, JobResult
+
+
+class Reports:
+    """Reads the parts of a running agent; keeps nothing of its own.
+
+    Args:
+        config: all settings.
+        skipped: configured backends that are not used.
+        discovery: what is known of the others.
+        jobs: what runs.
+        figures: the last 60 seconds.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        skipped: Sequence[SkippedBackend],
+        discovery: Discovery,
+        jobs: Jobs,
+        figures: Figures,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._skipped = skipped
+        self._discovery = discovery
+        self._jobs = jobs
+        self._figures = figures
+        self._clock = clock
+        self._started_at = clock()
+
+    def heartbeat(self) -> Heartbeat:
+        """What the coordinator is told now."""
+        figures = self._figures.snapshot()
+        return Heartbeat(
+            in_flight=self._jobs.in_flight,
+            queued=self._jobs.queued,
+            capacity=self._jobs.max_concurrent,
+            tokens_per_second=figures.tokens_per_second,
+            first_byte_p50_ms=figures.first_byte_p50_ms,
+            first_byte_p95_ms=figures.first_byte_p95_ms,
+            error_rate=figures.error_rate,
+            backends=[
+                BackendLoad(
+                    state.backend.id,
+                    state.health.reachable,
+                    self._jobs.on_backend(state.backend.id),
+                    state.backend.max_concurrent,
+                )
+                for state in self._discovery.states
+            ],
+        )
+
+    def status(
+        self,
+        *,
+        link: str,
+        welcomed_at: float | None,
+        last_rejection: str | None,
+        draining: bool,
+    ) -> StatusSnapshot:
+        """What an operator is told now; the arguments are the link's part of it."""
+        now = self._clock()
+        offered_at = self._jobs.last_offer_at
+        return StatusSnapshot(
+            version=agent_version(),
+            uptime_s=now - self._started_at,
+            link=link,
+            coordinator_url=self._config.coordinator.url,
+            last_welcome_age_s=None if welcomed_at is None else now - welcomed_at,
+            last_rejection=last_rejection,
+            last_job_age_s=None if offered_at is None else now - offered_at,
+            draining=draining,
+            in_flight=self._jobs.in_flight,
+            capacity=self._jobs.max_concurrent,
+            backends=[*self._backends_in_use(), *self._backends_skipped()],
+            figures=self._figures.snapshot(),
+        )
+
+    def _backends_in_use(self) -> list[BackendStatus]:
+        return [
+            BackendStatus(
+                id=state.backend.id,
+                kind=state.backend.kind,
+                healthy=state.health.reachable,
+                latency_ms=state.health.latency_ms,
+                last_error=state.health.last_error,
+                models=len(state.models),
+            )
+            for state in self._discovery.states
+        ]
+
+    def _backends_skipped(self) -> list[BackendStatus]:
+        return [
+            BackendStatus(
+                id=skipped.backend_id, kind=skipped.kind, healthy=False, last_error=skipped.reason
+            )
+            for skipped in self._skipped
+        ]
+
+
+def count_job(record: JobRecord, figures: Figures, metrics: Metrics) -> None:
+    """Count an ended job, once, in the figures and in the metrics."""
+    end = record.end
+    code = ErrorCode(end.code) if isinstance(end, JobError) else None
+    output_tokens = end.output_tokens if isinstance(end, JobResult) else None
+    figures.job_ended(output_tokens=output_tokens, first_byte_s=record.first_byte_s, code=code)
+    metrics.job_ended(
+        code=code,
+        wire_format=record.wire_format,
+        kind=record.backend_kind or None,
+        relayed_bytes=end.total_bytes,
+        input_tokens=end.input_tokens if isinstance(end, JobResult) else None,
+        output_tokens=output_tokens,
+        first_byte_s=record.first_byte_s,
+    )

@@ -1,0 +1,318 @@
+"""The running agent: its tasks, its state, and how it stops.
+
+::
+
+    starting ──▶ connecting ◀──▶ connected
+                     │               │        SIGTERM, SIGINT
+                     └───────┬───────┘
+                             ▼
+                          draining ──▶ stopped        a second signal: stopped at once
+
+Every task is long-lived, named and owned by the one `TaskGroup` of `Service.run`.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final
+
+from agent.backends import Backends
+from agent.backoff import Fatal, LinkEnd, after
+from agent.capabilities import agent_limits, metadata, model_offers
+from agent.config import Config
+from agent.dial import DialSettings
+from agent.discovery import Discovery
+from agent.identity import Identity
+from agent.jobs import Jobs, StopReason
+from agent.link import Link
+from agent.outbox import Outbox
+from agent.reports import Reports, count_job
+from agent.telemetry.figures import Figures
+from agent.telemetry.metrics import Metrics
+from agent.telemetry.status import LINK_CONNECTED, StatusSnapshot
+from agent.telemetry.status_server import StatusServer
+from agent.version import agent_version
+from protocol.frames import (
+    Ack,
+    Cancel,
+    Capabilities,
+    Drain,
+    Draining,
+    Job,
+    Welcome,
+)
+from protocol.session import AgentSession
+
+log = logging.getLogger("provider_agent.service")
+
+FLUSH_S: Final = 5.0
+"""How long the ends of the last jobs may take to be acknowledged after the last job ended."""
+
+FIRST_LOOK_S: Final = 5.0
+"""How long to wait for the backends' first answers before dialling without them."""
+
+EXIT_OK: Final = 0
+EXIT_FORCED: Final = 130
+"""Stopped by a second signal, with jobs cut off."""
+EXIT_REFUSED: Final = 78
+"""The coordinator will not have this agent, or speaks another protocol: starting again will not
+help until the operator changes something (EX_CONFIG of sysexits.h)."""
+
+
+class LinkState(StrEnum):
+    """Where the link stands, for people."""
+
+    STARTING = "starting"
+    CONNECTING = "connecting"
+    CONNECTED = LINK_CONNECTED
+    STOPPED = "stopped"
+
+
+class Service:
+    """One agent.
+
+    Args:
+        config: all settings.
+        identity: the agent's key.
+        backends: what the configuration's backends became; closed when `run` ends.
+        clock: monotonic, in seconds.
+        uniform: random, in [0, 1).
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        identity: Identity,
+        backends: Backends,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        self._config = config
+        self._identity = identity
+        self._backends = backends
+        self._clock = clock
+        self._uniform = uniform
+        self._instance_id = os.urandom(8).hex()
+        self._outbox = Outbox()
+        self.metrics = Metrics()
+        figures = Figures(clock)
+        self._discovery = Discovery(backends.usable, backends.markups, self._advertise)
+        self.jobs = Jobs(
+            self._discovery,
+            self._outbox,
+            config.limits.max_concurrent,
+            on_end=lambda record: count_job(record, figures, self.metrics),
+            clock=clock,
+        )
+        self._reports = Reports(
+            config, backends.skipped, self._discovery, self.jobs, figures, clock
+        )
+        self._state = LinkState.STARTING
+        self._revision = 0
+        self._heartbeat_s = 0.0
+        self._welcomed_at: float | None = None
+        self._last_rejection: str | None = None
+        self._stop_requested = asyncio.Event()
+        self._force_requested = asyncio.Event()
+        self._exit_code = EXIT_OK
+        self.connected = asyncio.Event()
+        """Set while the coordinator has welcomed the agent."""
+
+    def __repr__(self) -> str:
+        return f"<Service {self._state} {self.jobs!r} {self._outbox!r}>"
+
+    # --- life ------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Be an agent until told to stop; returns the process's exit code.
+
+        Cancelling it stops at once, without the courtesy of a drain.
+
+        Raises:
+            StatusServerError: the status server's address is taken.
+        """
+        status_server = self._status_server()
+        try:
+            if status_server is not None:
+                await status_server.start()
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._keep_connected(), name="link"),
+                    group.create_task(self._beat(), name="heartbeat"),
+                    group.create_task(self._discovery.run(), name="discovery"),
+                ]
+                group.create_task(self._stop_when_asked(tasks), name="stop")
+        finally:
+            self._state = LinkState.STOPPED
+            self.jobs.stop_all(StopReason.DRAINING, "the agent was stopped")
+            await self.jobs.wait_until_idle()
+            for backend in self._backends.usable:
+                await backend.close()
+            if status_server is not None:
+                await status_server.stop()
+        return self._exit_code
+
+    def stop(self) -> None:
+        """Drain and stop; called a second time, stop at once. Safe in a signal handler."""
+        if self._stop_requested.is_set():
+            self._force_requested.set()
+        self._stop_requested.set()
+
+    def _status_server(self) -> StatusServer | None:
+        address = self._config.observability.prometheus_addr
+        if not address:
+            return None
+        self.metrics.watch(self.status)
+        return StatusServer(address, self.status, self.metrics)
+
+    async def _stop_when_asked(self, tasks: list[asyncio.Task[None]]) -> None:
+        await self._stop_requested.wait()
+        drain = asyncio.create_task(self._drain(), name="drain")
+        force = asyncio.create_task(self._force_requested.wait(), name="force")
+        await asyncio.wait({drain, force}, return_when=asyncio.FIRST_COMPLETED)
+        if not drain.done():
+            log.warning("stopping at once", extra={"fields": {"in_flight": self.jobs.in_flight}})
+            self._exit_code = EXIT_FORCED
+        for task in (drain, force, *tasks):
+            task.cancel()
+        await asyncio.gather(drain, force, return_exceptions=True)
+
+    async def _drain(self) -> None:
+        """Take no more jobs, let the running ones end, and see their ends acknowledged."""
+        limit_s = self._config.limits.drain_timeout_s
+        self.jobs.accepting = False
+        fields = {"in_flight": self.jobs.in_flight, "at_most_s": limit_s}
+        log.info("draining", extra={"fields": fields})
+        self._outbox.put(Draining(round(limit_s * 1000)))
+        try:
+            async with asyncio.timeout(limit_s):
+                await self.jobs.wait_until_idle()
+        except TimeoutError:
+            self.jobs.stop_all(StopReason.DRAINING, "the agent stopped before the job was done")
+            await self.jobs.wait_until_idle()
+        if not self.connected.is_set():
+            return
+        try:
+            async with asyncio.timeout(FLUSH_S):
+                await self._outbox.wait_until_acknowledged()
+        except TimeoutError:
+            log.warning("ends of jobs were not acknowledged in time")
+
+    # --- the link --------------------------------------------------------------------------------
+
+    async def _keep_connected(self) -> None:
+        """Dial, and dial again as `backoff.after` decides, until it is pointless."""
+        await self._discovery.wait_for_first_round(FIRST_LOOK_S)
+        settings = DialSettings(
+            url=self._config.coordinator.url,
+            token_file=self._config.coordinator.token_file,
+            ca_file=self._config.coordinator.ca_file,
+            proxy=self._config.coordinator.proxy,
+        )
+        attempt = 0
+        while True:
+            self._state = LinkState.CONNECTING
+            link = Link(settings, self._new_session, self._outbox, self)
+            end = await link.run()
+            welcomed_s = await self._link_ended(end)
+            decision = after(end, attempt, welcomed_s, self._uniform)
+            if isinstance(decision, Fatal):
+                self._give_up(end, decision)
+                return
+            attempt = decision.attempt
+            fields = {"reason": end.detail, "retry_in_s": round(decision.after_s, 1)}
+            log.warning("not connected", extra={"fields": fields})
+            self.metrics.reconnecting(end.end)
+            await asyncio.sleep(decision.after_s)
+
+    def _new_session(self, authority: str) -> AgentSession:
+        return AgentSession(
+            authority=authority,
+            public_key=self._identity.public_key,
+            sign=self._identity.sign,
+            agent_version=agent_version(),
+            instance_id=self._instance_id,
+            enrollment_code=self._config.coordinator.enrollment_code or "",
+        )
+
+    async def _link_ended(self, end: LinkEnd) -> float | None:
+        """Clean up after a link; returns how long it was welcomed.
+
+        Sessions are not resumed yet: without its link a job has nobody to answer to.
+        """
+        self._last_rejection = end.detail
+        if not self.connected.is_set() or self._welcomed_at is None:
+            return None
+        self.connected.clear()
+        self.jobs.stop_all(StopReason.CANCELLED, "the link to the coordinator was lost")
+        await self.jobs.wait_until_idle()
+        self._outbox.clear()
+        return self._clock() - self._welcomed_at
+
+    def _give_up(self, end: LinkEnd, decision: Fatal) -> None:
+        fields = {"reason": end.detail, "what_to_do": decision.hint}
+        log.error("the coordinator cannot be used", extra={"fields": fields})
+        self._exit_code = EXIT_REFUSED
+        self.stop()
+
+    # --- what the coordinator says (LinkUser) ----------------------------------------------------
+
+    def welcomed(self, welcome: Welcome) -> None:
+        """Connected: say what is on offer."""
+        self._welcomed_at = self._clock()
+        self._state = LinkState.CONNECTED
+        self._last_rejection = None
+        self._heartbeat_s = welcome.heartbeat_ms / 1000
+        self._outbox.set_window(welcome.window_bytes)
+        self.connected.set()
+        self._advertise()
+        fields = {"provider_id": welcome.provider_id, "session": welcome.session_id.hex()}
+        log.info("connected", extra={"fields": fields})
+
+    def job_offered(self, job: Job) -> None:
+        """Run it or refuse it."""
+        self.jobs.offer(job)
+
+    def cancel_requested(self, cancel: Cancel) -> None:
+        """Stop it."""
+        self.jobs.cancel(cancel.job_id, cancel.reason or "cancelled by the coordinator")
+
+    def acknowledged(self, ack: Ack) -> None:
+        """Forget what is safe."""
+        self._outbox.acknowledge(ack)
+
+    def drain_requested(self, drain: Drain) -> None:
+        """The coordinator closes the connection itself; then its close code says when to return."""
+        fields = {"reason": drain.reason, "reconnect_after_ms": drain.reconnect_after_ms}
+        log.info("the coordinator is going away", extra={"fields": fields})
+
+    # --- what the agent says ---------------------------------------------------------------------
+
+    def _advertise(self) -> None:
+        """Tell the coordinator what is on offer now."""
+        if not self.connected.is_set():
+            return
+        self._revision += 1
+        models = model_offers(self._discovery.serving(), self._config)
+        limits = agent_limits(self._config)
+        self._outbox.put(Capabilities(self._revision, models, limits, dict(metadata(self._config))))
+
+    async def _beat(self) -> None:
+        while True:
+            await self.connected.wait()
+            self._outbox.put(self._reports.heartbeat())
+            await asyncio.sleep(self._heartbeat_s)
+
+    def status(self) -> StatusSnapshot:
+        """The whole agent at this moment."""
+        return self._reports.status(
+            link=self._state,
+            welcomed_at=self._welcomed_at,
+            last_rejection=self._last_rejection,
+            draining=self._stop_requested.is_set(),
+        )
