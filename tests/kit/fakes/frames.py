@@ -1,0 +1,122 @@
+"""Good answers in both wire formats, as the servers send them; what differs comes as arguments."""
+
+from typing import Final
+
+import msgspec
+
+WORDS: Final = ("Sea", " road", " Größe", " 海", " 🌊", " light", ".")
+"""The answer of every fake: characters of one to four bytes, which cuts may fall into."""
+
+INPUT_TOKENS: Final = 21
+OUTPUT_TOKENS: Final = len(WORDS)
+DONE: Final = b"data: [DONE]\n\n"
+
+
+def sse(data: object, event: str | None = None) -> bytes:
+    """One server-sent event."""
+    name = f"event: {event}\n".encode() if event else b""
+    return name + b"data: " + msgspec.json.encode(data) + b"\n\n"
+
+
+def openai_usage() -> dict[str, object]:
+    """The usage of every answer in OpenAI's words."""
+    return {
+        "prompt_tokens": INPUT_TOKENS,
+        "total_tokens": INPUT_TOKENS + OUTPUT_TOKENS,
+        "completion_tokens": OUTPUT_TOKENS,
+    }
+
+
+def chat_chunk(model: str, delta: object, finish: str | None = None, **more: object) -> bytes:
+    """One chunk of a chat stream."""
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    shared = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model}
+    return sse({**shared, "choices": [choice], **more})
+
+
+def usage_chunk(model: str, **more: object) -> bytes:
+    """The extra chunk that carries nothing but usage."""
+    shared = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model}
+    return sse({**shared, "choices": [], "usage": openai_usage(), **more})
+
+
+def chat_frames(model: str, *, usage: bool, first: object = "") -> list[bytes]:
+    """A whole chat stream; `first` is the content of the delta that names the role."""
+    return [
+        chat_chunk(model, {"role": "assistant", "content": first}),
+        *(chat_chunk(model, {"content": word}) for word in WORDS),
+        chat_chunk(model, {}, "stop"),
+        *([usage_chunk(model)] if usage else []),
+        DONE,
+    ]
+
+
+def chat_body(model: str) -> dict[str, object]:
+    """A whole chat answer in one piece."""
+    message = {"role": "assistant", "content": "".join(WORDS), "refusal": None}
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": model,
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": openai_usage(),
+    }
+
+
+def message_start(model: str, usage: dict[str, int]) -> bytes:
+    """The first event of a Messages stream."""
+    message: dict[str, object] = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "content": [],
+        "model": model,
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": usage,
+    }
+    return sse({"type": "message_start", "message": message}, "message_start")
+
+
+def text_delta(word: str) -> bytes:
+    """One piece of text in a Messages stream."""
+    delta = {"type": "text_delta", "text": word}
+    return sse({"type": "content_block_delta", "index": 0, "delta": delta}, "content_block_delta")
+
+
+def message_frames(
+    model: str,
+    *,
+    start_usage: dict[str, int] | None = None,
+    end_usage: dict[str, int] | None = None,
+) -> list[bytes]:
+    """A whole Messages stream."""
+    block = {"type": "text", "text": ""}
+    stop = {"stop_reason": "end_turn", "stop_sequence": None}
+    ended = end_usage or {"output_tokens": OUTPUT_TOKENS}
+    return [
+        message_start(model, start_usage or {"input_tokens": INPUT_TOKENS, "output_tokens": 0}),
+        sse(
+            {"type": "content_block_start", "index": 0, "content_block": block},
+            "content_block_start",
+        ),
+        *(text_delta(word) for word in WORDS),
+        sse({"type": "content_block_stop", "index": 0}, "content_block_stop"),
+        sse({"type": "message_delta", "delta": stop, "usage": ended}, "message_delta"),
+        sse({"type": "message_stop"}, "message_stop"),
+    ]
+
+
+def message_body(model: str) -> dict[str, object]:
+    """A whole Messages answer in one piece."""
+    return {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "content": [{"type": "text", "text": "".join(WORDS)}],
+        "model": model,
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS},
+    }

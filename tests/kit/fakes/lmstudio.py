@@ -1,0 +1,133 @@
+"""A fake LM Studio, after its documentation and its tracker.
+
+Documented: `/api/v1/models` (0.4.0) and `/api/v0/models` (0.3.6) tell types, what is loaded and
+with which window; Messages came with 0.4.1; usage needs `include_usage`. From its tracker:
+unknown routes answer 200 with `Unexpected endpoint or method` (1323, 2055, 2085); a context
+overflow is 200 with an error in the stream (2322) or an empty stream (2339).
+"""
+
+from typing import ClassVar, Literal
+
+from tests.kit.fakes.frames import chat_body, chat_frames, message_body, message_frames, sse
+from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer, stream_answer
+
+MODEL = "acme/acme-8b"
+WINDOW = 8192
+PARALLEL = 4
+
+
+class FakeLmStudio(FakeServer):
+    """See the module's text.
+
+    Attributes:
+        api: the newest model list that this version has.
+        messages: whether this version has the Messages route.
+    """
+
+    kind: ClassVar[str] = "lmstudio"
+
+    def __init__(self, *, api_key: str | None = None) -> None:
+        super().__init__(api_key=api_key)
+        self.api: Literal["v1", "v0", "openai"] = "v1"
+        self.messages = True
+
+    def answer(self, exchange: Exchange) -> Answer:
+        match exchange.method, exchange.path:
+            case "GET", "/api/v1/models" if self.api == "v1":
+                return json_answer({"models": _MODELS})
+            case "GET", "/api/v0/models" if self.api in ("v1", "v0"):
+                return json_answer({"object": "list", "data": _OLD_MODELS})
+            case "GET", "/v1/models":
+                ids = [MODEL, "acme/acme-70b", "acme-embed"]
+                return json_answer({"object": "list", "data": [{"id": one} for one in ids]})
+            case "POST", "/v1/chat/completions":
+                return self._chat(exchange)
+            case "POST", "/v1/messages" if self.messages:
+                return self._messages(exchange)
+        method, path = exchange.method, exchange.path
+        unexpected = f"Unexpected endpoint or method. ({method} {path}). Returning 200 anyway"
+        return json_answer({"error": unexpected})
+
+    def error(self, status: int, message: str, exchange: Exchange) -> Answer:
+        kind = "invalid_api_key" if status == 401 else "invalid_request_error"
+        fields = {"message": message, "type": kind, "param": None, "code": None}
+        if exchange.path == "/v1/messages":
+            return json_answer({"type": "error", "error": fields}, status)
+        return json_answer({"error": fields}, status)
+
+    @staticmethod
+    def overflow_in_stream() -> Answer:
+        """The prompt does not fit; said after 200."""
+        text = "The number of tokens to keep is greater than the context length"
+        return stream_answer([sse({"error": {"message": text}, "message": text}, "error")])
+
+    @staticmethod
+    def empty_stream() -> Answer:
+        """The same, without a word."""
+        return stream_answer([])
+
+    @staticmethod
+    def error_body() -> Answer:
+        """The same again, as 200 with an error body."""
+        return json_answer({"error": "Model is unloaded."})
+
+    def _chat(self, exchange: Exchange) -> Answer:
+        if not exchange.is_job:
+            return self.error(400, "'messages' field is required", exchange)
+        if exchange.json.get("model") != MODEL:
+            return self.error(404, "No models loaded.", exchange)
+        if exchange.is_streamed:
+            return stream_answer(chat_frames(MODEL, usage=exchange.asks_for_usage))
+        return json_answer(chat_body(MODEL))
+
+    def _messages(self, exchange: Exchange) -> Answer:
+        if not exchange.is_job:
+            return self.error(400, "messages: Field required", exchange)
+        if exchange.json.get("model") != MODEL:
+            return self.error(404, "No models loaded.", exchange)
+        if exchange.is_streamed:
+            return stream_answer(message_frames(MODEL))
+        return json_answer(message_body(MODEL))
+
+
+_MODELS = [
+    {
+        "type": "llm",
+        "key": MODEL,
+        "architecture": "acme",
+        "max_context_length": 131072,
+        "loaded_instances": [
+            {"id": MODEL, "config": {"context_length": WINDOW, "parallel": PARALLEL}}
+        ],
+    },
+    {
+        "type": "llm",
+        "key": "acme/acme-70b",
+        "max_context_length": 131072,
+        "loaded_instances": [],
+    },
+    {
+        "type": "embedding",
+        "key": "acme-embed",
+        "max_context_length": 2048,
+        "loaded_instances": [{"id": "acme-embed", "config": {"context_length": 2048}}],
+    },
+]
+_OLD_MODELS = [
+    {
+        "id": MODEL,
+        "object": "model",
+        "type": "llm",
+        "state": "loaded",
+        "max_context_length": 131072,
+        "loaded_context_length": WINDOW,
+    },
+    {
+        "id": "acme/acme-70b",
+        "object": "model",
+        "type": "vlm",
+        "state": "not-loaded",
+        "max_context_length": 131072,
+    },
+    {"id": "acme-embed", "object": "model", "type": "embeddings", "state": "loaded"},
+]

@@ -1,0 +1,106 @@
+"""A fake OpenRouter, after its documentation and what others observed.
+
+Documented: comments `: OPENROUTER PROCESSING` before the first token; usage in the last chunk,
+asked for or not; errors inside a stream as a chunk with a top-level `error` and `finish_reason:
+"error"`; a failed provider may come back as 200 with `error` in the body; prices are US dollars
+per token, as text, and -1 where they depend. Observed: the public model list answers a made-up
+key with 200.
+"""
+
+from typing import ClassVar
+
+from tests.kit.fakes.frames import chat_body, chat_chunk, chat_frames, message_body, message_frames
+from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer, stream_answer
+
+MODEL = "acme/acme-70b"
+WINDOW = 65536
+_COMMENT = b": OPENROUTER PROCESSING\n\n"
+
+
+class FakeOpenRouter(FakeServer):
+    """See the module's text.
+
+    Attributes:
+        user_models: whether the account has its own model list.
+        limit_remaining: what may still be spent; None: no limit.
+    """
+
+    kind: ClassVar[str] = "openrouter"
+    prefix: ClassVar[str] = "/api"
+
+    def __init__(self, *, api_key: str | None = None) -> None:
+        super().__init__(api_key=api_key)
+        self.user_models = True
+        self.limit_remaining: float | None = None
+
+    def is_open(self, path: str) -> bool:
+        return path == "/v1/models"
+
+    def answer(self, exchange: Exchange) -> Answer:
+        match exchange.method, exchange.path.removeprefix(self.prefix):
+            case "GET", "/v1/key":
+                key = {"label": "sk-or-v1-abc...xyz", "limit_remaining": self.limit_remaining}
+                return json_answer({"data": key})
+            case "GET", "/v1/models/user" if self.user_models:
+                return json_answer({"data": _MODELS})
+            case "GET", "/v1/models":
+                return json_answer({"data": [*_MODELS, _model("acme/everywhere")]})
+            case "POST", "/v1/chat/completions":
+                return self._chat(exchange)
+            case "POST", "/v1/messages":
+                return self._messages(exchange)
+        return self.error(404, "Not Found", exchange)
+
+    def error(self, status: int, message: str, exchange: Exchange) -> Answer:
+        if exchange.path.endswith("/messages"):
+            fields: dict[str, object] = {"type": "api_error", "message": message}
+            return json_answer({"type": "error", "error": fields, "request_id": "r"}, status)
+        fields = {"code": status, "message": message, "metadata": {}}
+        return json_answer({"error": fields}, status)
+
+    @staticmethod
+    def failed_in_stream(code: int = 502) -> Answer:
+        """The provider failed in the middle of its answer."""
+        failed = chat_chunk(MODEL, {"content": ""}, "error", error={"code": code, "message": "Oh"})
+        return stream_answer([_COMMENT, *chat_frames(MODEL, usage=False)[:3], failed])
+
+    @staticmethod
+    def failed_with_200() -> Answer:
+        """The provider failed before it began; the status says success."""
+        return json_answer({"error": {"code": 429, "message": "Provider returned error"}})
+
+    def _chat(self, exchange: Exchange) -> Answer:
+        if exchange.json.get("model") != MODEL:
+            return self.error(404, "No endpoints found for x.", exchange)
+        if exchange.is_streamed:
+            return stream_answer([_COMMENT, _COMMENT, *chat_frames(MODEL, usage=True)])
+        return json_answer(chat_body(MODEL))
+
+    def _messages(self, exchange: Exchange) -> Answer:
+        if exchange.json.get("model") != MODEL:
+            return self.error(404, "No endpoints found for x.", exchange)
+        if exchange.is_streamed:
+            return stream_answer([_COMMENT, *message_frames(MODEL)])
+        return json_answer(message_body(MODEL))
+
+
+def _model(name: str, **different: object) -> dict[str, object]:
+    return {
+        "id": name,
+        "canonical_slug": name,
+        "context_length": 131072,
+        "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
+        "pricing": {"prompt": "0.00000059", "completion": "0.00000079", "request": "0"},
+        "top_provider": {"context_length": WINDOW, "max_completion_tokens": 8192},
+        "expiration_date": None,
+        **different,
+    }
+
+
+_MODELS = [
+    _model(MODEL),
+    _model("acme/auto", pricing={"prompt": "-1", "completion": "-1"}, top_provider={}),
+    _model("acme/paints", architecture={"output_modalities": ["image", "text"]}),
+    _model("acme/gone", expiration_date="2020-01-01"),
+    {"id": 7},
+]

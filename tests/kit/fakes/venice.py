@@ -1,0 +1,82 @@
+"""A fake Venice, after its OpenAPI of August 2026 and what others observed.
+
+Documented: the model list is public, `/v1/api_keys/rate_limits` needs a key; most errors are
+`{"error": text}`; there is no Messages route; `offline` and `deprecation` in `model_spec`.
+Observed: errors inside a stream carry `error_type` and `error_message`.
+"""
+
+from typing import ClassVar
+
+from tests.kit.fakes.frames import chat_body, chat_frames, sse
+from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer, stream_answer
+
+MODEL = "acme-70b"
+WINDOW = 65536
+
+
+class FakeVenice(FakeServer):
+    """See the module's text."""
+
+    kind: ClassVar[str] = "venice"
+    prefix: ClassVar[str] = "/api"
+
+    def is_open(self, path: str) -> bool:
+        return path == "/v1/models"
+
+    def answer(self, exchange: Exchange) -> Answer:
+        match exchange.method, exchange.path.removeprefix(self.prefix):
+            case "GET", "/v1/models":
+                wanted = exchange.query.get("type", "text")
+                data = [model for model in _MODELS if model["type"] == wanted]
+                return json_answer({"object": "list", "type": wanted, "data": data})
+            case "GET", "/v1/api_keys/rate_limits":
+                return json_answer({"data": {"accessPermitted": True, "rateLimits": []}})
+            case "POST", "/v1/chat/completions":
+                return self._chat(exchange)
+        return self.error(404, "Not found", exchange)
+
+    def error(self, status: int, message: str, exchange: Exchange) -> Answer:
+        return json_answer({"error": message}, status)
+
+    @staticmethod
+    def failed_in_stream() -> Answer:
+        """An error after the first token."""
+        failed = sse({"error_type": "inference_failed", "error_message": "Upstream failed"})
+        return stream_answer([*chat_frames(MODEL, usage=False)[:3], failed])
+
+    @staticmethod
+    def context_exceeded() -> Answer:
+        """The one error in OpenAI's shape."""
+        fields = {"message": "Too long.", "code": "context_length_exceeded"}
+        return json_answer({"error": fields}, 400)
+
+    def _chat(self, exchange: Exchange) -> Answer:
+        if exchange.json.get("model") != MODEL:
+            return self.error(404, "Specified model not found", exchange)
+        if exchange.is_streamed:
+            return stream_answer(chat_frames(MODEL, usage=exchange.asks_for_usage))
+        return json_answer(chat_body(MODEL))
+
+
+def _model(name: str, kind: str = "text", **spec: object) -> dict[str, object]:
+    return {
+        "id": name,
+        "type": kind,
+        "context_length": 131072,
+        "model_spec": {
+            "availableContextTokens": WINDOW,
+            "privacy": "private",
+            "pricing": {"input": {"usd": 0.5, "diem": 0.5}, "output": {"usd": 2}},
+            "deprecation": None,
+            **spec,
+        },
+    }
+
+
+_MODELS = [
+    _model(MODEL),
+    _model("acme-offline", offline=True),
+    _model("acme-retired", deprecation={"date": "2020-01-01T00:00:00.000Z"}),
+    _model("acme-retiring", deprecation={"date": "2999-01-01T00:00:00.000Z"}),
+    _model("acme-paints", "image"),
+]
