@@ -256,11 +256,11 @@ FROM_AGENT: Final = (
     ),
     Vector(
         "job-error",
-        JobError(JOB_ID, 0, "out_of_capacity", "All 8 slots are taken."),
+        JobError(JOB_ID, 0, "bad_request", "The request is not a JSON object."),
         """
-        919927c4 100b0b0b 0b000040 00800000 00000000 0100af6f 75745f6f 665f6361
-        70616369 7479b641 6c6c2038 20736c6f 74732061 72652074 616b656e 2ec0c2c0
-        c400
+        919927c4 100b0b0b 0b000040 00800000 00000000 0100ab62 61645f72 65717565
+        7374d921 54686520 72657175 65737420 6973206e 6f742061 204a534f 4e206f62
+        6a656374 2ec0c2c0 c400
         """,
     ),
     Vector(
