@@ -70,13 +70,16 @@ async def _kind_at(session: aiohttp.ClientSession, url: str, timeout_s: float) -
     """Ask one question after the other until an answer settles the kind."""
     try:
         async with asyncio.timeout(timeout_s):
+            models = await _ask(session, url + "/v1/models")
+            kind = judge_models(models)
+            if kind is None and models.status == 401:
+                kind = judge_version(await _ask(session, url + "/version"))
             for path, judge in QUESTIONS:
-                kind = judge(await _ask(session, url + path))
-                if kind:
-                    return kind
+                if kind is None:
+                    kind = judge(await _ask(session, url + path))
+            return kind
     except (TimeoutError, aiohttp.ClientError, OSError):
         return None
-    return None
 
 
 async def _ask(session: aiohttp.ClientSession, url: str) -> Answer:
@@ -103,7 +106,7 @@ def judge_models(answer: Answer) -> str | None:
     models = answer.body.get("data")
     if not isinstance(models, list):
         return None
-    owners = {model.get("owned_by") for model in models if isinstance(model, dict)}
+    owners = [model.get("owned_by") for model in models if isinstance(model, dict)]
     if "llamacpp" in owners:
         return "llamacpp"
     return "vllm" if "vllm" in owners else None
@@ -115,14 +118,16 @@ def judge_props(answer: Answer) -> str | None:
     return "llamacpp" if answer.status == 200 and known else None
 
 
-def judge_ollama_version(answer: Answer) -> str | None:
-    """`/api/version`: Ollama's number. LM Studio answers 200 too, but with an error."""
-    return "ollama" if _is_version(answer) else None
+def judge_tags(answer: Answer) -> str | None:
+    """`/api/tags`: Ollama's own list of models. Other programs have an `/api/version` too."""
+    named = _all_have(answer.body.get("models"), "name", "digest")
+    return "ollama" if answer.status == 200 and named else None
 
 
-def judge_vllm_version(answer: Answer) -> str | None:
-    """`/version`: vLLM's number, told without the key that its list of models may need."""
-    return "vllm" if _is_version(answer) else None
+def judge_version(answer: Answer) -> str | None:
+    """`/version`: vLLM tells it without the key that its list of models asks for."""
+    told = isinstance(answer.body.get("version"), str)
+    return "vllm" if answer.status == 200 and told else None
 
 
 def judge_lmstudio_models(answer: Answer) -> str | None:
@@ -130,27 +135,22 @@ def judge_lmstudio_models(answer: Answer) -> str | None:
     if answer.status != 200:
         return None
     newer, older = answer.body.get("models"), answer.body.get("data")
-    if isinstance(newer, list) and all(_has(model, "key", "loaded_instances") for model in newer):
-        return "lmstudio"
-    if isinstance(older, list) and all(_has(model, "id", "state") for model in older):
+    if _all_have(newer, "key", "loaded_instances") or _all_have(older, "id", "state"):
         return "lmstudio"
     return None
 
 
-def _is_version(answer: Answer) -> bool:
-    return answer.status == 200 and isinstance(answer.body.get("version"), str)
-
-
-def _has(model: object, *keys: str) -> bool:
-    return isinstance(model, dict) and all(key in model for key in keys)
+def _all_have(models: object, *keys: str) -> bool:
+    """Whether it is a list of objects with these keys; an empty one proves nothing."""
+    if not isinstance(models, list) or not models:
+        return False
+    return all(isinstance(model, dict) and model.keys() >= set(keys) for model in models)
 
 
 QUESTIONS: Final[tuple[tuple[str, Callable[[Answer], str | None]], ...]] = (
-    ("/v1/models", judge_models),
     ("/props", judge_props),
-    ("/api/version", judge_ollama_version),
-    ("/version", judge_vllm_version),
+    ("/api/tags", judge_tags),
     ("/api/v1/models", judge_lmstudio_models),
     ("/api/v0/models", judge_lmstudio_models),
 )
-"""What is asked, in this order, and who judges the answer."""
+"""What is asked where `/v1/models` settled nothing, in this order, and who judges the answer."""

@@ -1,0 +1,46 @@
+# Builds with: docker build -t provider-agent .
+# Two stages: what builds the wheel (build backend, sources) stays out of what runs.
+
+ARG PYTHON_IMAGE=python:3.13-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1
+WORKDIR /src
+# The pinned packages first: their layer stays valid while only our own sources change.
+COPY requirements/build.txt requirements/run.txt requirements/
+RUN python -m venv /build \
+    && /build/bin/pip install --require-hashes -r requirements/build.txt
+RUN python -m venv /opt/provider-agent \
+    && /opt/provider-agent/bin/pip install --require-hashes --only-binary :all: \
+        -r requirements/run.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY protocol protocol
+COPY adapters adapters
+COPY agent agent
+COPY coordinator coordinator
+RUN /build/bin/hatchling build --target wheel --directory /dist \
+    && /opt/provider-agent/bin/pip install --no-index --no-deps /dist/*.whl \
+    && /opt/provider-agent/bin/pip uninstall --yes pip
+
+FROM ${PYTHON_IMAGE} AS runtime
+LABEL org.opencontainers.image.title="provider-agent" \
+      org.opencontainers.image.description="Offers the models of your own inference servers to a coordinator, byte for byte." \
+      org.opencontainers.image.licenses="Apache-2.0"
+# The identity key lives in the volume: an agent without its key is a stranger to its coordinator.
+RUN install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/provider-agent \
+    && install --directory /etc/provider-agent
+COPY --from=build /opt/provider-agent /opt/provider-agent
+ENV PATH=/opt/provider-agent/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PROVIDER_AGENT_CONFIG=/etc/provider-agent/agent.toml \
+    PROVIDER_AGENT_IDENTITY_KEY_PATH=/var/lib/provider-agent/identity.key \
+    PROVIDER_AGENT_OBSERVABILITY_LOG_FORMAT=json
+VOLUME /var/lib/provider-agent
+# A number, so that Kubernetes can see that it is not root.
+USER 10001:10001
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["provider-agent", "health"]
+ENTRYPOINT ["provider-agent"]
+CMD ["run"]

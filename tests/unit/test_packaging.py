@@ -1,0 +1,218 @@
+"""What is shipped: the wheel, the pinned requirements, Makefile, image and deploy files."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.config.schema import LimitsConfig
+from agent.service import EXIT_FORCED, EXIT_REFUSED
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {"protocol", "adapters", "agent", "coordinator"}
+REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
+DRAIN_S = int(LimitsConfig().drain_timeout_s)
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads(text_of("pyproject.toml"))
+
+
+def names_in(requirements: list[str]) -> set[str]:
+    """The distributions named in requirement lines, in their normal form."""
+    found = (re.match(r"[A-Za-z0-9._-]+", line) for line in requirements)
+    return {re.sub(r"[-_.]+", "-", match.group()).lower() for match in found if match}
+
+
+def pinned_in(name: str) -> set[str]:
+    lines = text_of(f"requirements/{name}.txt").splitlines()
+    return names_in([line for line in lines if "==" in line])
+
+
+# --- the wheel ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (path,) = folder.glob("provider_agent-*-py3-none-any.whl")
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+
+
+def test_the_wheel_holds_our_packages_and_nothing_else(wheel: list[str]) -> None:
+    tops = {name.partition("/")[0] for name in wheel}
+
+    assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
+
+
+def test_the_wheel_holds_every_module_and_type_marker(wheel: list[str]) -> None:
+    expected = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for pattern in ("*.py", "py.typed")
+        for path in (ROOT / package).rglob(pattern)
+    }
+
+    assert expected <= set(wheel)
+
+
+def test_the_wheel_holds_the_license_and_the_command(wheel: list[str]) -> None:
+    names = {name.partition(".dist-info/")[2] for name in wheel if ".dist-info/" in name}
+
+    assert {"licenses/LICENSE", "entry_points.txt"} <= names
+
+
+# --- requirements ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.stem)
+def test_requirements_are_pins_with_hashes_and_nothing_else(path: Path) -> None:
+    pin = r"[a-z0-9-]+==[0-9][0-9a-z.]*( ; [^\\]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+\n"
+
+    assert re.fullmatch(f"({pin})+", path.read_text(encoding="utf-8"))
+
+
+def test_requirements_cover_what_pyproject_asks_for() -> None:
+    project = pyproject()
+    run = names_in(project["project"]["dependencies"])
+    demo = names_in(project["project"]["optional-dependencies"]["demo"])
+    build = names_in(project["build-system"]["requires"])
+    dev = names_in(project["dependency-groups"]["dev"])
+
+    assert run <= pinned_in("run")
+    assert build <= pinned_in("build")
+    assert run | demo | build <= pinned_in("demo")
+    assert run | demo | build | dev <= pinned_in("dev")
+
+
+def test_requirements_agree_on_versions() -> None:
+    def pins(name: str) -> set[str]:
+        return set(re.findall(r"(?m)^[a-z0-9-]+==[^ ;]+", text_of(f"requirements/{name}.txt")))
+
+    assert pins("run") | pins("build") | pins("demo") <= pins("dev")
+
+
+def test_the_group_of_the_build_backend_is_what_the_build_asks_for() -> None:
+    project = pyproject()
+
+    assert project["dependency-groups"]["build"] == project["build-system"]["requires"]
+
+
+# --- Makefile -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["help", "demo", "test", "check", "format", "lock", "clean"])
+def test_the_makefile_has_and_explains_the_target(target: str) -> None:
+    makefile = text_of("Makefile")
+
+    assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    assert re.search(rf"^\.PHONY:.*\b{target}\b", makefile, re.MULTILINE)
+    assert target == "help" or f"make {target} " in makefile
+
+
+def test_ci_runs_the_tests_and_nothing_else() -> None:
+    script = ROOT / ".ci" / "run"
+    commands = script.read_text(encoding="utf-8").splitlines()
+
+    assert script.stat().st_mode & 0o111
+    assert commands[-1] == "exec make test"
+    assert len(commands) == 4
+
+
+# --- the image ------------------------------------------------------------------------------------
+
+
+def instructions(name: str) -> list[str]:
+    """The image's instructions, continued lines joined, comments left out."""
+    lines = [line for line in text_of("Dockerfile").splitlines() if not line.startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line.startswith(f"{name} ")]
+
+
+def test_the_image_is_built_in_stages_and_runs_the_last_one() -> None:
+    stages = [line.rpartition(" AS ")[2] for line in instructions("FROM")]
+
+    assert stages == ["build", "runtime"]
+
+
+def test_the_image_runs_without_a_shell_so_that_signals_arrive() -> None:
+    assert instructions("ENTRYPOINT") == ['ENTRYPOINT ["provider-agent"]']
+    assert instructions("CMD") == ['CMD ["run"]']
+    assert instructions("STOPSIGNAL") == ["STOPSIGNAL SIGTERM"]
+    (check,) = instructions("HEALTHCHECK")
+    assert check.endswith('CMD ["provider-agent", "health"]')
+
+
+def test_the_image_runs_as_a_numeric_user_that_is_not_root() -> None:
+    (user,) = instructions("USER")
+    numbers = re.fullmatch(r"USER (\d+):(\d+)", user)
+
+    assert numbers
+    assert "0" not in numbers.groups()
+    assert f"runAsUser: {numbers[1]}" in text_of("deploy/kubernetes.yaml")
+
+
+def test_what_the_image_copies_exists_and_is_not_ignored() -> None:
+    kept = {
+        line[1:].rstrip("/")
+        for line in text_of(".dockerignore").splitlines()
+        if line.startswith("!")
+    }
+    copies = [line.split()[1:-1] for line in instructions("COPY") if "--from=" not in line]
+    sources = {source for copy in copies for source in copy}
+
+    assert sources >= PACKAGES
+    assert [source for source in sources if not (ROOT / source).exists()] == []
+    assert {source.partition("/")[0] for source in sources} <= kept
+
+
+def test_the_image_installs_only_what_is_pinned() -> None:
+    installs = [
+        part for line in instructions("RUN") for part in line.split("&&") if " install " in part
+    ]
+    pip = [part for part in installs if "/pip " in part]
+
+    assert len(pip) == 3
+    assert all("--require-hashes" in part or "--no-index --no-deps" in part for part in pip)
+
+
+# --- deploy files ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("deploy/provider-agent.service", r"^TimeoutStopSec=(\d+)$"),
+        ("deploy/compose.yaml", r"stop_grace_period: (\d+)s$"),
+        ("deploy/kubernetes.yaml", r"terminationGracePeriodSeconds: (\d+)$"),
+    ],
+)
+def test_deploy_files_wait_longer_than_the_agent_drains(name: str, pattern: str) -> None:
+    found = re.findall(pattern, text_of(name), re.MULTILINE)
+
+    assert [int(seconds) > DRAIN_S for seconds in found] == [True]
+
+
+def test_systemd_does_not_restart_what_cannot_get_better() -> None:
+    unit = text_of("deploy/provider-agent.service")
+
+    assert f"\nRestartPreventExitStatus=2 {EXIT_REFUSED}\n" in unit
+    assert f"\nSuccessExitStatus={EXIT_FORCED}\n" in unit
+
+
+def test_no_shipped_file_names_an_address_of_the_package_index() -> None:
+    names = ["Makefile", "Dockerfile", "pyproject.toml", *(str(path) for path in REQUIREMENTS)]
+
+    assert [name for name in names if "://" in text_of(name)] == []
