@@ -45,7 +45,8 @@ def with_config(
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         path = kwargs.pop("config_path", None)
         loaded = load_settings(path if isinstance(path, Path) else None, {})
-        configure_logging("warning", "text", sys.stderr, _secrets(loaded))
+        # A command says itself what it found; only defects are worth a log line beside that.
+        start_logging(loaded, "error")
         return command(loaded, *args, **kwargs)
 
     return wrapped
@@ -63,11 +64,12 @@ def load_settings(path: Path | None, overrides: dict[str, object]) -> LoadedConf
         raise SetupProblem(str(error)) from error
 
 
-def start_logging(loaded: LoadedConfig) -> None:
-    """Log to standard error as the configuration says."""
+def start_logging(loaded: LoadedConfig, level: str | None = None) -> None:
+    """Log to standard error as the configuration says, or from another `level` on."""
     observability = loaded.config.observability
+    secrets = secret_values(loaded.config, os.environ)
     configure_logging(
-        observability.log_level, observability.log_format, sys.stderr, _secrets(loaded)
+        level or observability.log_level, observability.log_format, sys.stderr, secrets
     )
 
 
@@ -77,7 +79,3 @@ def run_async(main: Coroutine[Any, Any, R]) -> R:
         return asyncio.run(main)
     except IdentityError as error:
         raise SetupProblem(str(error)) from error
-
-
-def _secrets(loaded: LoadedConfig) -> frozenset[str]:
-    return secret_values(loaded.config, os.environ)

@@ -1,0 +1,79 @@
+"""`provider-agent check`: tries everything that `run` needs, and says what to do about failures."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from adapters.registry import known_kinds
+from agent.backends import make_backends
+from agent.cli.check_backends import check_backend_state, skipped_backend
+from agent.cli.check_coordinator import check_coordinator
+from agent.cli.findings import Finding, Outcome, all_well, show
+from agent.cli.settings import EXIT_CONFIG, run_async, start_logging
+from agent.config import Config, ConfigError, LoadedConfig, load_config
+from agent.discovery import Discovery
+from agent.identity import Identity, IdentityError, load
+
+
+@click.command()
+@click.option(
+    "-c", "--config", "config_path", type=click.Path(path_type=Path), help="The agent.toml to read."
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--completions/--no-completions", default=True, help="Ask each server for 8 tokens.")
+def check(config_path: Path | None, as_json: bool, completions: bool) -> None:
+    """Test configuration, identity, coordinator and every backend.
+
+    Exits with 0 only when all is well, 2 when the configuration cannot be used, else 1. It disturbs
+    no running agent. The completions cost a few tokens at paid services.
+    """
+    try:
+        loaded = load_config(config_path, os.environ, {}, known_kinds())
+    except ConfigError as error:
+        show([Finding("configuration", "", Outcome.FAILED, str(error))], as_json=as_json)
+        sys.exit(EXIT_CONFIG)
+    start_logging(loaded, "error")
+    findings = [_configuration(loaded)]
+    identity = _identity(loaded.config, findings)
+    findings += run_async(_check(loaded.config, identity, completions))
+    show(findings, as_json=as_json)
+    sys.exit(0 if all_well(findings) else 1)
+
+
+def _configuration(loaded: LoadedConfig) -> Finding:
+    details = f"{len(loaded.config.backends)} backends"
+    if loaded.warnings:
+        details += f"; {'; '.join(loaded.warnings)}"
+    target = str(loaded.path or "environment")
+    if not loaded.config.backends:
+        advice = "add a [[backends]] table for each of your servers"
+        return Finding("configuration", target, Outcome.FAILED, "no backends", advice)
+    return Finding("configuration", target, Outcome.OK, details)
+
+
+def _identity(config: Config, findings: list[Finding]) -> Identity | None:
+    path = config.identity.key_path
+    try:
+        identity = load(path)
+    except IdentityError as error:
+        advice = "" if path.exists() else "`provider-agent identity` creates it now"
+        findings.append(Finding("identity", str(path), Outcome.FAILED, str(error), advice))
+        return None
+    findings.append(Finding("identity", str(path), Outcome.OK, identity.fingerprint))
+    return identity
+
+
+async def _check(config: Config, identity: Identity | None, completions: bool) -> list[Finding]:
+    findings = [await check_coordinator(config, identity)]
+    backends = make_backends(config.backends, os.environ)
+    discovery = Discovery(backends.usable, backends.markups, lambda: None)
+    try:
+        await discovery.check_all()
+        for state in discovery.states:
+            findings += await check_backend_state(state, complete=completions)
+    finally:
+        for backend in backends.usable:
+            await backend.close()
+    return findings + [skipped_backend(skipped) for skipped in backends.skipped]
