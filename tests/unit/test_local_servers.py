@@ -13,8 +13,8 @@ from agent.demo.local_servers import (
     find_local_servers,
     judge_lmstudio_models,
     judge_models,
-    judge_tags,
     judge_props,
+    judge_tags,
     judge_version,
 )
 

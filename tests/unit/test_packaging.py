@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agent.cli.settings import EXIT_CONFIG
 from agent.config.schema import LimitsConfig
 from agent.service import EXIT_FORCED, EXIT_REFUSED
 
@@ -208,7 +209,7 @@ def test_deploy_files_wait_longer_than_the_agent_drains(name: str, pattern: str)
 def test_systemd_does_not_restart_what_cannot_get_better() -> None:
     unit = text_of("deploy/provider-agent.service")
 
-    assert f"\nRestartPreventExitStatus=2 {EXIT_REFUSED}\n" in unit
+    assert f"\nRestartPreventExitStatus={EXIT_CONFIG} {EXIT_REFUSED}\n" in unit
     assert f"\nSuccessExitStatus={EXIT_FORCED}\n" in unit
 
 
