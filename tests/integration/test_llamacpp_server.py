@@ -1,7 +1,9 @@
 """The real server of the kit answers in both wire formats, and starts and stops as told."""
 
+import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -157,3 +159,20 @@ async def test_a_start_that_takes_too_long_is_given_up(tiny_model: Path) -> None
         await server.start(start_s=0.001)
 
     assert server.pid is None
+
+
+async def test_a_server_ends_when_its_owner_lets_go_of_its_standard_input(tiny_model: Path) -> None:
+    """A test run that is killed must not leave servers behind."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "agent.demo.llamacpp_server", "0", tiny_model),
+        "--until-stdin-closes",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert (await process.stdout.readline()).startswith(b"READY http://127.0.0.1:")
+
+    process.stdin.close()
+
+    assert await process.wait() == 0
