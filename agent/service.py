@@ -43,6 +43,7 @@ from protocol.frames import (
     Drain,
     Draining,
     Job,
+    ModelOffer,
     Welcome,
 )
 from protocol.session import AgentSession
@@ -298,7 +299,7 @@ class Service:
         if not self.connected.is_set():
             return
         self._revision += 1
-        models = model_offers(self._discovery.serving(), self._config)
+        models = self.offers()
         limits = agent_limits(self._config)
         self._outbox.put(Capabilities(self._revision, models, limits, dict(metadata(self._config))))
 
@@ -307,6 +308,10 @@ class Service:
             await self.connected.wait()
             self._outbox.put(self._reports.heartbeat())
             await asyncio.sleep(self._heartbeat_s)
+
+    def offers(self) -> list[ModelOffer]:
+        """The models that are offered now."""
+        return model_offers(self._discovery.serving(), self._config)
 
     def status(self) -> StatusSnapshot:
         """The whole agent at this moment."""

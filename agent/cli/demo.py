@@ -1,0 +1,181 @@
+"""`provider-agent demo`: the whole chain on this machine, with real requests."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+import uuid
+from typing import Final
+
+import aiohttp
+import click
+from msgspec import Struct
+from rich.console import Console
+from rich.table import Table
+
+from adapters.inspector import StreamInspector, Usage
+from agent.cli.answer_text import AnswerText
+from agent.cli.demo_chain import Chain, started_chain
+from agent.cli.one_job import chat_request
+from agent.telemetry.logs import configure_logging
+from coordinator.exceptions import CannotListen
+from protocol.formats import MAIN_OPERATION, Operation, WireFormat
+from protocol.frames import Job, ModelOffer
+
+PROMPT: Final = "Tell me about the sea in a few words."
+MAX_TOKENS: Final = 48
+ANSWER_WITHIN_S: Final = 180.0
+"""A big model that is loaded on the first request takes a while."""
+
+
+class Exchange(Struct):
+    """One request through the chain.
+
+    Attributes:
+        model: which model answered.
+        wire_format: in which format.
+        first_byte_ms: from sending the request to the first byte of its response; None: none came.
+        relayed: bytes that arrived.
+        identical: whether they are the bytes that the backend sent.
+        usage: tokens, as the response reports them.
+        problem: why it is not a success; "" when it is.
+    """
+
+    model: ModelOffer
+    wire_format: WireFormat
+    first_byte_ms: float | None
+    relayed: int
+    identical: bool
+    usage: Usage
+    problem: str = ""
+
+
+@click.command()
+@click.option("--serve", is_flag=True, help="Stay up and show the curl lines to try.")
+@click.option("--port", default=0, help="The coordinator's HTTP port. [default: a free one]")
+def demo(serve: bool, port: int) -> None:
+    """See the whole chain work: coordinator, agent and a model, with real requests over HTTP.
+
+    Uses the inference servers that run on this machine; when there are none, a real llama.cpp
+    server with a tiny model (needs `provider-agent[demo]`); otherwise the built-in echo.
+    """
+    configure_logging("warning", "text", sys.stderr, ())
+    try:
+        sys.exit(asyncio.run(_demo(serve, port, Console())))
+    except TimeoutError as error:
+        raise click.ClickException(
+            "no model was offered in time; is the server on this machine still loading?"
+        ) from error
+    except CannotListen as error:
+        raise click.ClickException(str(error)) from error
+
+
+async def _demo(serve: bool, port: int, console: Console) -> int:
+    console.print("Starting …", style="dim")
+    async with started_chain(port) as chain:
+        console.print(f"backend      {chain.backend_text}", highlight=False, soft_wrap=True)
+        console.print(f"coordinator  {chain.coordinator.http_url}", highlight=False)
+        console.print("agent        connected\n")
+        exchanges = [
+            await _exchange(chain, model, wire_format, console)
+            for wire_format in WireFormat
+            if (model := _model_for(chain, wire_format)) is not None
+        ]
+        _summary(exchanges, console)
+        if serve:
+            await _serve(chain, console)
+    return 0 if exchanges and all(not e.problem and e.identical for e in exchanges) else 1
+
+
+def _model_for(chain: Chain, wire_format: WireFormat) -> ModelOffer | None:
+    return next((model for model in chain.models if wire_format in model.formats), None)
+
+
+async def _exchange(
+    chain: Chain, model: ModelOffer, wire_format: WireFormat, console: Console
+) -> Exchange:
+    """Send one streamed request to the coordinator and show its text as it comes."""
+    operation = MAIN_OPERATION[wire_format]
+    body = chat_request(operation, model.model_id, PROMPT, max_tokens=MAX_TOKENS)
+    url = chain.coordinator.http_url + operation.path
+    console.print(f"[bold]{wire_format}[/]  POST {operation.path}  {model.model_id}")
+    text = AnswerText(wire_format, streamed=True)
+    inspector = StreamInspector(wire_format)
+    received = bytearray()
+    first_byte_ms: float | None = None
+    began = time.perf_counter()
+    timeout = aiohttp.ClientTimeout(total=ANSWER_WITHIN_S)
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as session,
+        session.post(url, data=body) as response,
+    ):
+        async for data in response.content.iter_any():
+            if first_byte_ms is None:
+                first_byte_ms = (time.perf_counter() - began) * 1000
+            received += data
+            inspector.feed(data)
+            console.out(text.feed(data), end="", highlight=False)
+    console.print("\n")
+    verdict = inspector.verdict()
+    problem = verdict.failure.message if verdict.failure else ""
+    if response.status != 200:
+        problem = f"status {response.status}: {received[:300].decode(errors='replace')}"
+    sent = await chain.sent_by_backend(_same_job(operation, model, body), model.backend_kind)
+    identical = bytes(received) == sent
+    return Exchange(
+        model, wire_format, first_byte_ms, len(received), identical, verdict.usage, problem
+    )
+
+
+def _same_job(operation: Operation, model: ModelOffer, body: bytes) -> Job:
+    return Job(uuid.uuid4().bytes, model.model_id, operation.wire_format, body, 60_000, operation)
+
+
+def _summary(exchanges: list[Exchange], console: Console) -> None:
+    table = Table("model", "backend", "format", "first byte", "bytes", "identical", "tokens in/out")
+    for column in table.columns[1:]:
+        column.no_wrap = True
+    table.columns[0].overflow = "fold"
+    for exchange in exchanges:
+        wait = exchange.first_byte_ms
+        table.add_row(
+            exchange.model.model_id,
+            exchange.model.backend_kind,
+            exchange.wire_format,
+            "-" if wait is None else f"{wait:.0f} ms",
+            str(exchange.relayed),
+            "[green]yes[/]" if exchange.identical else "[bold red]no[/]",
+            f"{_count(exchange.usage.input_tokens)}/{_count(exchange.usage.output_tokens)}",
+        )
+    console.print(table)
+    console.print("identical: what arrived over HTTP is, byte for byte, what the backend sent")
+    for exchange in exchanges:
+        if exchange.problem:
+            console.print(f"{exchange.wire_format} failed: {exchange.problem}", markup=False)
+
+
+def _count(tokens: int | None) -> str:
+    return "unknown" if tokens is None else str(tokens)
+
+
+async def _serve(chain: Chain, console: Console) -> None:
+    """Stay up until SIGTERM or Ctrl-C."""
+    console.print("\nTry it (Ctrl-C stops everything):\n")
+    for wire_format in WireFormat:
+        model = _model_for(chain, wire_format)
+        if model is None:
+            continue
+        operation = MAIN_OPERATION[wire_format]
+        body = chat_request(operation, model.model_id, PROMPT, max_tokens=MAX_TOKENS).decode()
+        url = chain.coordinator.http_url + operation.path
+        # Printed raw, so that the line can be copied whatever the width of the terminal.
+        click.echo(f"curl -N {url} -H 'Content-Type: application/json' -d '{body}'\n")
+    click.echo(f"curl {chain.coordinator.http_url}/v1/models\n")
+    asked_to_stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, asked_to_stop.set)
+    await asked_to_stop.wait()
+    console.print("\nStopping …", style="dim")

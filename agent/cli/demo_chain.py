@@ -1,0 +1,142 @@
+"""Everything that the demo starts: a server (or what is there already), coordinator and agent."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from adapters.base import BackendSettings, FlowControl, Job
+from adapters.echo import EchoBackend
+from agent.backends import make_backends
+from agent.config import (
+    BackendConfig,
+    Config,
+    CoordinatorConfig,
+    IdentityConfig,
+    LimitsConfig,
+    ObservabilityConfig,
+    OperatorConfig,
+    PricingConfig,
+)
+from agent.demo.extra import DemoExtraMissing
+from agent.demo.llamacpp_process import LlamaCppProcess
+from agent.demo.local_servers import FoundServer, find_local_servers
+from agent.demo.tap import Tap
+from agent.demo.tiny_model import write_tiny_model
+from agent.identity import load_or_create
+from agent.service import Service
+from coordinator.server import Coordinator
+from coordinator.settings import CoordinatorSettings
+from protocol.frames import ModelOffer
+
+MODELS_WITHIN_S: Final = 30.0
+"""From the start of the agent to the first model at the coordinator."""
+
+TINY_MODEL: Final = "tiny-random"
+_OFFLINE: Final = "127.0.0.1"
+
+
+class Chain(Struct):
+    """What runs.
+
+    Attributes:
+        coordinator: where requests go in.
+        backend_text: what answers them, for people.
+        taps: by backend kind; empty for `echo`.
+        models: what is offered.
+    """
+
+    coordinator: Coordinator
+    backend_text: str
+    taps: dict[str, Tap]
+    models: Sequence[ModelOffer] = ()
+
+    async def sent_by_backend(self, job: Job, backend_kind: str) -> bytes:
+        """The bytes that the backend sent for the last request, which was `job`."""
+        if backend_kind in self.taps:
+            return self.taps[backend_kind].last_body
+        # Echo answers equal requests with equal bytes, so it can simply be asked directly.
+        sink = _Bytes()
+        await EchoBackend(BackendSettings(kind="echo")).execute(job, sink)
+        return bytes(sink.received)
+
+
+class _Bytes:
+    def __init__(self) -> None:
+        self.received = bytearray()
+
+    def started(self, status: int, content_type: str, source: FlowControl) -> None:
+        pass
+
+    def send_chunk(self, data: bytes) -> None:
+        self.received += data
+
+
+@asynccontextmanager
+async def started_chain(port: int) -> AsyncIterator[Chain]:
+    """Start everything, and stop it again.
+
+    Args:
+        port: of the coordinator; 0 takes a free one.
+
+    Raises:
+        TimeoutError: no model was offered in time.
+    """
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="provider-agent-")))
+        servers, text = await _servers(stack, folder)
+        taps = {s.kind: await stack.enter_async_context(Tap(s.url)) for s in servers}
+        coordinator = await stack.enter_async_context(
+            Coordinator(CoordinatorSettings(host=_OFFLINE, port=port))
+        )
+        service = _service(coordinator, taps, folder)
+        running = asyncio.create_task(service.run(), name="demo agent")
+        stack.push_async_callback(_stop, service, running)
+        chain = Chain(coordinator, text, taps)
+        async with asyncio.timeout(MODELS_WITHIN_S):
+            # The coordinator tells nobody when an agent's first offer arrives; it is soon there.
+            while not any(agent.models for agent in coordinator.agents()):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        chain.models = service.offers()
+        yield chain
+
+
+async def _servers(stack: AsyncExitStack, folder: Path) -> tuple[list[FoundServer], str]:
+    """Servers that run here; else a real llama.cpp with a tiny model; else none (echo)."""
+    found = await find_local_servers()
+    if found:
+        text = ", ".join(f"{server.kind} at {server.url}" for server in found)
+        return found, f"{text} (found running on this machine)"
+    try:
+        model = folder / "tiny.gguf"
+        await asyncio.to_thread(write_tiny_model, model)
+        process = await stack.enter_async_context(LlamaCppProcess(model, alias=TINY_MODEL))
+    except DemoExtraMissing:
+        text = "the built-in echo; for a real llama.cpp server: pip install 'provider-agent[demo]'"
+        return [], text
+    text = "a real llama.cpp server with a tiny model of random weights (its words mean nothing)"
+    return [FoundServer("llamacpp", process.url)], text
+
+
+def _service(coordinator: Coordinator, taps: dict[str, Tap], folder: Path) -> Service:
+    configs = tuple(BackendConfig(kind=kind, url=tap.url) for kind, tap in taps.items())
+    config = Config(
+        operator=OperatorConfig(display_name="demo"),
+        coordinator=CoordinatorConfig(url=coordinator.connect_url),
+        identity=IdentityConfig(key_path=folder / "identity.key"),
+        backends=configs or (BackendConfig(kind="echo"),),
+        pricing=PricingConfig(),
+        limits=LimitsConfig(drain_timeout_s=2.0),
+        observability=ObservabilityConfig(prometheus_addr=""),
+    )
+    identity = load_or_create(config.identity.key_path)
+    return Service(config, identity, make_backends(config.backends, {}))
+
+
+async def _stop(service: Service, running: asyncio.Task[int]) -> None:
+    service.stop()
+    await running
