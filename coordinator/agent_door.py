@@ -1,5 +1,6 @@
 """Where agents knock: the WebSocket upgrade and what is refused before it."""
 
+import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
@@ -48,6 +49,8 @@ class AgentDoor:
         self._clock = clock
         self._random_bytes = random_bytes
         self._links: set[AgentLink] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     def __repr__(self) -> str:
         return f"<AgentDoor authorities={self.authorities} links={len(self._links)}>"
@@ -78,10 +81,13 @@ class AgentDoor:
             clock=self._clock,
         )
         self._links.add(link)
+        self._empty.clear()
         try:
             await link.run()
         finally:
             self._links.discard(link)
+            if not self._links:
+                self._empty.set()
         return socket
 
     def _refusal(self, request: web.Request) -> web.Response | None:
@@ -109,7 +115,12 @@ class AgentDoor:
             )
         return None
 
-    def close(self, reason: str) -> None:
-        """End every connection, those in their handshake included."""
+    async def close(self, reason: str) -> None:
+        """End every connection, those in their handshake included, and wait until they are gone.
+
+        Each takes at most `CLOSE_S`. It has to be over before aiohttp shuts down: from then on it
+        ignores what agents send, their part of the closing handshake included.
+        """
         for link in list(self._links):
             link.close(Goodbye(WSCloseCode.GOING_AWAY, reason))
+        await self._empty.wait()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -86,12 +87,22 @@ def command(
             enrollment_codes=_secrets(enrollment_codes, ENROLLMENT_CODES_VARIABLE),
             agent_keys=_public_keys(agent_keys),
         )
-        asyncio.run(run(settings, _tell))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(run(settings, _tell))
     except CoordinatorError as error:
         click.echo(f"coordinator: {error}", err=True)
         sys.exit(_FAILED if isinstance(error, CannotListen) else _WRONG_SETTINGS)
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(_INTERRUPTED)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where there is one; it is not built for Windows."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def _secrets(path: Path | None, variable: str) -> SecretSet | None:

@@ -7,7 +7,7 @@ typed exceptions.
 
 import math
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -183,7 +183,8 @@ class _AnthropicMessage(Struct):
     message: str
 
 
-class _AnthropicShape(Struct, tag="error"):
+class _AnthropicShape(Struct):
+    type: Literal["error"]
     error: _AnthropicMessage
 
 

@@ -143,7 +143,7 @@ class Coordinator:
             await site.stop()
         self._fleet.ask_to_drain(_REASON)
         await self._front.stop(self.settings.drain_s)
-        self._door.close(_REASON)
+        await self._door.close(_REASON)
         await runner.cleanup()
         log.info("coordinator stopped")
 

@@ -230,7 +230,7 @@ class ScriptedAgent:
             case Cancel() if frame.job_id in self.jobs:
                 self.jobs[frame.job_id].cancel_reason = frame.reason
                 self.jobs[frame.job_id].cancelled.set()
-            case Ack():
+            case Ack() if frame.job_id in self.jobs:
                 job = self.jobs[frame.job_id]
                 job.stream.acknowledge(frame.offset, final=frame.final)
                 job.room.set()

@@ -152,7 +152,7 @@ async def test_slow_client_stalls_only_its_own_job(
             quick = await _post(http)
             assert await quick.read() == b"{}"
         stalled = next(iter(agent.jobs.values()))
-        assert 0 < stalled.stream.acked < size
+        assert stalled.stream.acked < size
         assert not stalled.done.is_set()
         assert sum([len(piece) async for piece in slow.content.iter_any()]) == size
         await stalled.done.wait()

@@ -1,0 +1,83 @@
+import base64
+from pathlib import Path
+
+import pytest
+
+from coordinator.access import SecretSet, admits_agent, parse_public_keys, read_entries
+from coordinator.exceptions import SettingsError
+from protocol.frames import Hello
+
+KEY = bytes(range(32))
+
+
+def test_secret_set_holds_what_it_was_given_and_nothing_else() -> None:
+    secrets = SecretSet(["one", "two"])
+    assert secrets.holds("one")
+    assert secrets.holds("two")
+    assert not secrets.holds("three")
+    assert not secrets.holds("")
+    assert not secrets.holds("\udcff")
+
+
+def test_secret_set_never_shows_a_secret() -> None:
+    assert repr(SecretSet(["hunter2"])) == "<SecretSet of 1>"
+
+
+@pytest.mark.parametrize(
+    ("codes", "keys", "code", "admitted"),
+    [
+        (None, None, "", True),
+        (["c"], None, "c", True),
+        (["c"], None, "d", False),
+        (["c"], None, "", False),
+        (None, [KEY], "", True),
+        (None, [bytes(32)], "c", False),
+        (["c"], [bytes(32)], "c", True),
+        (["c"], [KEY], "", True),
+    ],
+)
+def test_agent_is_admitted_by_its_key_or_its_code(
+    codes: list[str] | None, keys: list[bytes] | None, code: str, admitted: bool
+) -> None:
+    hello = Hello("1", KEY, bytes(64), enrollment_code=code)
+    known_codes = None if codes is None else SecretSet(codes)
+    known_keys = None if keys is None else frozenset(keys)
+    assert admits_agent(hello, known_codes, known_keys) is admitted
+
+
+def test_entries_come_from_a_file_without_comments_and_empty_lines(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# ours\n\n  one  \ntwo#2\n", "utf-8")
+    assert read_entries(path, "KEYS", {"KEYS": "three"}) == ["one", "two#2"]
+
+
+def test_entries_come_from_the_environment_separated_by_commas() -> None:
+    assert read_entries(None, "KEYS", {"KEYS": "one, two"}) == ["one", "two"]
+    assert read_entries(None, "KEYS", {}) is None
+
+
+def test_empty_list_is_an_error_and_not_an_open_door(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# nothing\n", "utf-8")
+    with pytest.raises(SettingsError, match="holds no entry"):
+        read_entries(path, "KEYS", {})
+    with pytest.raises(SettingsError, match="KEYS: holds no entry"):
+        read_entries(None, "KEYS", {"KEYS": ""})
+
+
+def test_unreadable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="missing: cannot be read: No such file"):
+        read_entries(tmp_path / "missing", "KEYS", {})
+    (tmp_path / "binary").write_bytes(b"\xff")
+    with pytest.raises(SettingsError, match="not UTF-8"):
+        read_entries(tmp_path / "binary", "KEYS", {})
+
+
+def test_public_keys_are_base64_of_32_bytes() -> None:
+    assert parse_public_keys([base64.b64encode(KEY).decode()]) == {KEY}
+
+
+@pytest.mark.parametrize("entry", ["", "!", "AAAA", base64.b64encode(bytes(33)).decode(), "ä"])
+def test_other_text_is_no_public_key(entry: str) -> None:
+    with pytest.raises(SettingsError, match="entry 1 of the agents' keys"):
+        parse_public_keys([entry])

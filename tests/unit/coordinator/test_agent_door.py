@@ -1,0 +1,91 @@
+import aiohttp
+import msgspec
+import pytest
+
+from coordinator import agent_door
+from coordinator.access import SecretSet
+from coordinator.server import Coordinator
+from coordinator.settings import CoordinatorSettings
+from protocol.limits import CONNECT_PATH, SUBPROTOCOL
+from tests.kit.scripted_agent import ScriptedAgent
+
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 426),
+        (UPGRADE, 400),
+        ({**UPGRADE, "Sec-WebSocket-Protocol": "chat, provider-agent.v2"}, 400),
+        ({**UPGRADE, "Sec-WebSocket-Protocol": SUBPROTOCOL, "Origin": "http://a.example"}, 403),
+    ],
+)
+async def test_upgrade_that_no_agent_would_send_is_refused(
+    http: aiohttp.ClientSession, headers: dict[str, str], status: int
+) -> None:
+    async with http.get(CONNECT_PATH, headers=headers) as response:
+        assert response.status == status
+
+
+async def test_subprotocol_is_agreed_and_compression_is_not(coordinator: Coordinator) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(
+            coordinator.connect_url, protocols=("other", SUBPROTOCOL), compress=15
+        ) as socket,
+    ):
+        assert socket.protocol == SUBPROTOCOL
+        assert socket.compress == 0
+
+
+async def test_connections_beyond_the_bound_are_refused(
+    settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_door, "MAX_HANDSHAKES", 0)
+    async with (
+        Coordinator(msgspec.structs.replace(settings, max_agents=1)) as coordinator,
+        ScriptedAgent(coordinator.connect_url),
+        aiohttp.ClientSession(coordinator.http_url) as http,
+        http.get(
+            CONNECT_PATH, headers={**UPGRADE, "Sec-WebSocket-Protocol": SUBPROTOCOL}
+        ) as response,
+    ):
+        assert response.status == 503
+        assert response.headers["Retry-After"] == "30"
+
+
+async def test_agents_are_admitted_by_code_or_by_key(settings: CoordinatorSettings) -> None:
+    guarded = msgspec.structs.replace(settings, enrollment_codes=SecretSet(["code"]))
+    async with (
+        Coordinator(guarded) as coordinator,
+        ScriptedAgent(coordinator.connect_url) as stranger,
+        ScriptedAgent(coordinator.connect_url, enrollment_code="code") as member,
+    ):
+        assert stranger.rejected is not None
+        assert stranger.rejected.code == "not_enrolled"
+        assert member.rejected is None
+    listed = msgspec.structs.replace(settings, agent_keys=frozenset([member.public_key]))
+    async with (
+        Coordinator(listed) as coordinator,
+        ScriptedAgent(coordinator.connect_url, key=member.key) as member,
+    ):
+        assert member.rejected is None
+
+
+async def test_configured_authority_is_accepted_and_the_host_header_is_not(
+    settings: CoordinatorSettings,
+) -> None:
+    named = msgspec.structs.replace(settings, authorities=("coordinator.example:443",))
+    async with (
+        Coordinator(named) as coordinator,
+        ScriptedAgent(coordinator.connect_url, authority="coordinator.example:443") as right,
+        ScriptedAgent(coordinator.connect_url) as wrong,
+    ):
+        assert right.rejected is None
+        assert wrong.rejected is not None

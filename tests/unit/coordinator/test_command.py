@@ -1,0 +1,68 @@
+import base64
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from coordinator.command import command, describe
+from coordinator.server import Coordinator
+
+
+def test_unsafe_address_is_one_message_and_exit_code_2() -> None:
+    result = CliRunner().invoke(command, ["--host", "0.0.0.0"])
+    assert result.exit_code == 2
+    assert result.output.startswith("coordinator: host 0.0.0.0 can be reached")
+    assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--api-keys", "--enrollment-codes", "--agent-keys"])
+def test_unreadable_file_is_one_message_and_exit_code_2(option: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(command, [option, str(tmp_path / "missing")])
+    assert result.exit_code == 2
+    assert "missing: cannot be read" in result.output
+
+
+def test_empty_environment_variable_does_not_open_the_door() -> None:
+    result = CliRunner().invoke(command, env={"COORDINATOR_API_KEYS": ""})
+    assert result.exit_code == 2
+    assert "COORDINATOR_API_KEYS: holds no entry" in result.output
+
+
+async def test_description_says_what_is_open_and_what_it_is_for(coordinator: Coordinator) -> None:
+    text = "\n".join(describe(coordinator))
+    assert coordinator.http_url in text
+    assert coordinator.connect_url in text
+    assert "no API key needed" in text
+    assert "every agent is admitted" in text
+    assert "for development, tests and small self-hosted fleets" in text
+
+
+def test_module_serves_until_sigterm_and_tells_what_is_protected(tmp_path: Path) -> None:
+    keys, agents = tmp_path / "keys", tmp_path / "agents"
+    keys.write_text("hunter2\n", "utf-8")
+    agents.write_text(base64.b64encode(bytes(32)).decode(), "utf-8")
+    arguments = ["--port", "0", "--api-keys", str(keys), "--agent-keys", str(agents)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "coordinator", *arguments, "--authority", "c.example:443"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stderr is not None
+    lines: list[str] = []
+    while not lines or "agents may dial" not in lines[-1]:
+        lines.append(process.stderr.readline())
+        assert lines[-1], lines
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=30)
+    assert process.returncode == 0
+    output = "".join(lines) + rest
+    assert "an API key is needed" in output
+    assert "enrolled agents only" in output
+    assert "c.example:443" in output
+    assert "hunter2" not in output
+    assert "Traceback" not in output

@@ -1,0 +1,235 @@
+import base64
+import logging
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from coordinator import connected_agent
+from coordinator.connected_agent import ConnectedAgent, Goodbye
+from coordinator.settings import CoordinatorSettings
+from protocol.auth import signed_bytes
+from protocol.codec import VERSION_1
+from protocol.exceptions import MalformedMessage, ProtocolViolation
+from protocol.frames import (
+    Ack,
+    AgentFrame,
+    AgentLimits,
+    Cancel,
+    Capabilities,
+    Challenge,
+    Chunk,
+    CoordinatorFrame,
+    Drain,
+    Draining,
+    Heartbeat,
+    Hello,
+    Job,
+    JobError,
+    JobResult,
+    JobStarted,
+    Rejected,
+    Welcome,
+)
+from protocol.session import CoordinatorSession, State
+from tests.kit.scripted_agent import offer
+
+NONCE = bytes(range(32))
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
+PUBLIC_KEY = KEY.public_key().public_bytes_raw()
+AUTHORITY = "localhost:1"
+JOB_ID = b"j" * 16
+JOB = Job(JOB_ID, "tiny", "openai", b"{}", 1000)
+
+
+class FakeRoster:
+    def __init__(self, rejected: Rejected | None = None) -> None:
+        self.rejected = rejected
+        self.joined: list[ConnectedAgent] = []
+        self.left = 0
+
+    def admit(self, agent: ConnectedAgent, hello: Hello) -> Rejected | None:
+        return self.rejected
+
+    def join(self, agent: ConnectedAgent) -> None:
+        self.joined.append(agent)
+
+    def leave(self, agent: ConnectedAgent) -> None:
+        self.left += 1
+
+
+class Rig:
+    """One agent without a connection."""
+
+    def __init__(self, rejected: Rejected | None = None) -> None:
+        self.roster = FakeRoster(rejected)
+        self.wakes = 0
+        self.now = 100.0
+        self.agent = ConnectedAgent(
+            session=CoordinatorSession(nonce=NONCE, name="test", authorities=[AUTHORITY]),
+            session_id=b"s" * 16,
+            roster=self.roster,
+            settings=CoordinatorSettings(),
+            clock=lambda: self.now,
+            wake=self._on_wake,
+            close=self._on_close,
+        )
+        self.goodbyes: list[Goodbye] = []
+
+    def _on_wake(self) -> None:
+        self.wakes += 1
+
+    def _on_close(self, goodbye: Goodbye) -> None:
+        self.goodbyes.append(goodbye)
+
+    def receive(self, *frames: AgentFrame) -> None:
+        self.agent.take_message(VERSION_1.encode(list(frames)))
+
+    def sent(self) -> list[CoordinatorFrame]:
+        return self.agent.next_batch()
+
+    def greet(self, authority: str = AUTHORITY) -> None:
+        signature = KEY.sign(signed_bytes(authority, NONCE))
+        self.receive(Hello("1", PUBLIC_KEY, signature))
+
+
+@pytest.fixture
+def rig() -> Rig:
+    rig = Rig()
+    rig.greet()
+    rig.sent()
+    return rig
+
+
+def test_challenge_waits_from_the_start_and_welcome_follows_hello() -> None:
+    rig = Rig()
+    assert rig.sent() == [Challenge(NONCE, "test")]
+    rig.greet()
+    (welcome,) = rig.sent()
+    assert isinstance(welcome, Welcome)
+    assert welcome.resume_ms == 0
+    assert welcome.provider_id == base64.b64encode(PUBLIC_KEY).decode()
+    assert rig.roster.joined == [rig.agent]
+
+
+def test_signature_for_another_address_is_rejected() -> None:
+    rig = Rig()
+    rig.greet(authority="evil.example:443")
+    assert rig.agent.state is State.CLOSED
+    rejected = rig.sent()[-1]
+    assert isinstance(rejected, Rejected)
+    assert rejected.code == "bad_signature"
+    assert rig.roster.joined == []
+
+
+def test_roster_may_reject() -> None:
+    rig = Rig(rejected=Rejected("not_enrolled", "no"))
+    rig.greet()
+    assert rig.agent.state is State.CLOSED
+    assert rig.sent()[-1] == rig.roster.rejected
+
+
+def test_frames_before_hello_break_the_protocol() -> None:
+    with pytest.raises(ProtocolViolation):
+        Rig().receive(Draining(1))
+
+
+def test_malformed_message_raises_without_its_content(rig: Rig) -> None:
+    with pytest.raises(MalformedMessage) as caught:
+        rig.agent.take_message(b"secret prompt")
+    assert "secret" not in str(caught.value)
+
+
+def test_what_the_agent_tells_is_kept(rig: Rig) -> None:
+    heartbeat = Heartbeat(1, 0, 4, None, None, None, None)
+    rig.receive(Capabilities(3, [offer()], AgentLimits(4)), heartbeat, Draining(1000))
+    assert rig.agent.offers is not None
+    assert rig.agent.offers.revision == 3
+    assert (rig.agent.heartbeat, rig.agent.last_heartbeat) == (heartbeat, 100.0)
+    assert rig.agent.draining
+
+
+def test_unknown_frames_are_counted_and_logged_once(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "provider_agent.coordinator"):
+        for _ in range(2):
+            rig.agent.take_message(msgspec.msgpack.encode([[63, "secret"], [62]]))
+    assert rig.agent.unknown_frames == 4
+    assert [record.message for record in caplog.records] == ["unknown frame type skipped"]
+    assert "secret" not in caplog.text
+
+
+def test_job_runs_from_submit_to_its_final_acknowledgement(rig: Rig) -> None:
+    job = rig.agent.submit(JOB)
+    assert rig.sent() == [JOB]
+    assert rig.agent.in_flight == 1
+    rig.receive(JobStarted(JOB_ID, 200, "text/plain", "b"), Chunk(JOB_ID, 0, b"abc"))
+    assert rig.sent() == []
+    assert job.take() == b"abc"
+    rig.agent.passed_on(job, 3)
+    assert job.unpassed == 0
+    result = JobResult(JOB_ID, 3, None, None, 1, 1)
+    rig.receive(result)
+    assert job.end is result or job.end == result
+    assert rig.sent() == [Ack(JOB_ID, 3, final=True)]
+    assert rig.agent.in_flight == 0
+
+
+def test_acknowledgement_goes_out_only_for_what_was_passed_on(rig: Rig) -> None:
+    job = rig.agent.submit(JOB)
+    rig.sent()
+    half = CoordinatorSettings().window_bytes // 2
+    rig.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, bytes(half)))
+    assert rig.sent() == []
+    rig.agent.passed_on(job, half)
+    assert rig.sent() == [Ack(JOB_ID, half)]
+
+
+def test_abandoned_job_is_cancelled_once_and_what_it_held_is_given_back(rig: Rig) -> None:
+    job = rig.agent.submit(JOB)
+    rig.sent()
+    half = CoordinatorSettings().window_bytes // 2
+    rig.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, bytes(half)))
+    rig.agent.abandon(job, "gone")
+    rig.agent.abandon(job, "gone")
+    assert rig.sent() == [Cancel(JOB_ID, "gone"), Ack(JOB_ID, half)]
+    rig.receive(Chunk(JOB_ID, half, bytes(half)))
+    assert rig.sent() == [Ack(JOB_ID, 2 * half)]
+
+
+def test_ended_job_is_not_cancelled(rig: Rig) -> None:
+    job = rig.agent.submit(JOB)
+    rig.sent()
+    rig.receive(JobError(JOB_ID, 0, "internal", ""))
+    rig.sent()
+    rig.agent.abandon(job, "late")
+    assert rig.sent() == []
+
+
+def test_lost_agent_leaves_and_its_jobs_fail_retryably(rig: Rig) -> None:
+    job = rig.agent.submit(JOB)
+    rig.agent.lose()
+    rig.agent.lose()
+    assert isinstance(job.end, JobError)
+    assert (job.end.code, job.end.retryable) == ("backend_unreachable", True)
+    assert rig.roster.left == 2
+
+
+def test_too_many_waiting_bytes_clog_the_agent_until_they_are_sent(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connected_agent, "MAX_WAITING_BYTES", 1000)
+    rig.agent.submit(msgspec.structs.replace(JOB, request=bytes(2000)))
+    assert rig.agent.clogged
+    rig.sent()
+    assert not rig.agent.clogged
+
+
+def test_drain_is_sent_to_an_open_agent_only(rig: Rig) -> None:
+    fresh = Rig()
+    fresh.agent.ask_to_drain("stop")
+    assert fresh.sent() == [Challenge(NONCE, "test")]
+    rig.agent.ask_to_drain("stop")
+    assert rig.sent() == [Drain("stop")]
+    assert rig.wakes > 0

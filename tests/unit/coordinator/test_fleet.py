@@ -1,0 +1,108 @@
+from coordinator.access import SecretSet
+from coordinator.connected_agent import ConnectedAgent, Goodbye
+from coordinator.fleet import Fleet
+from coordinator.offers import OfferTable
+from coordinator.settings import CoordinatorSettings
+from protocol.errors import ErrorCode
+from protocol.formats import Operation, WireFormat
+from protocol.frames import AgentLimits, Capabilities, Heartbeat, Hello
+from protocol.session import CoordinatorSession
+from tests.kit.scripted_agent import offer
+
+HELLO = Hello("1", bytes(32), bytes(64))
+
+
+class Rig:
+    def __init__(self, settings: CoordinatorSettings | None = None) -> None:
+        self.settings = settings or CoordinatorSettings()
+        self.now = 10.0
+        self.fleet = Fleet(self.settings, lambda: self.now)
+        self.goodbyes: list[tuple[bytes, Goodbye]] = []
+
+    def agent(self, key: bytes, model_id: str = "tiny") -> ConnectedAgent:
+        agent = ConnectedAgent(
+            session=CoordinatorSession(nonce=bytes(32), name="", authorities=[]),
+            session_id=bytes(16),
+            roster=self.fleet,
+            settings=self.settings,
+            clock=lambda: self.now,
+            wake=lambda: None,
+            close=lambda goodbye: self.goodbyes.append((key, goodbye)),
+        )
+        agent.public_key = key
+        agent.offers = OfferTable(Capabilities(1, [offer(model_id)], AgentLimits(4)))
+        return agent
+
+
+def test_newer_connection_of_a_key_closes_the_older() -> None:
+    rig = Rig()
+    older, newer = rig.agent(b"a"), rig.agent(b"a")
+    rig.fleet.join(older)
+    rig.fleet.join(newer)
+    ((_, goodbye),) = rig.goodbyes
+    assert goodbye.close_code == 1000
+    assert "newer connection" in goodbye.reason
+    rig.fleet.leave(older)
+    assert rig.fleet.pick("tiny", Operation.CHAT) is newer
+    rig.fleet.leave(newer)
+    rig.fleet.leave(newer)
+    assert len(rig.fleet) == 0
+
+
+def test_agent_without_key_or_code_is_not_enrolled() -> None:
+    rig = Rig(CoordinatorSettings(enrollment_codes=SecretSet(["code"])))
+    rejected = rig.fleet.admit(rig.agent(b"a"), HELLO)
+    assert rejected is not None
+    assert (rejected.code, rejected.retry_after_ms) == ("not_enrolled", None)
+
+
+def test_full_fleet_takes_only_keys_it_has_already() -> None:
+    rig = Rig(CoordinatorSettings(max_agents=1))
+    assert rig.fleet.admit(rig.agent(b"a"), HELLO) is None
+    rig.fleet.join(rig.agent(b"a"))
+    rejected = rig.fleet.admit(rig.agent(b"b"), HELLO)
+    assert rejected is not None
+    assert rejected.code == "too_many_connections"
+    assert rejected.retry_after_ms
+    assert rig.fleet.admit(rig.agent(b"a"), HELLO) is None
+
+
+def test_tried_agents_are_not_picked_again() -> None:
+    rig = Rig()
+    one, two = rig.agent(b"a"), rig.agent(b"b")
+    rig.fleet.join(two)
+    rig.fleet.join(one)
+    assert rig.fleet.pick("tiny", Operation.CHAT) is one
+    assert rig.fleet.pick("tiny", Operation.CHAT, [one]) is two
+    assert rig.fleet.pick("tiny", Operation.CHAT, [one, two]) is ErrorCode.MODEL_NOT_LOADED
+
+
+def test_models_are_those_of_all_agents_sorted() -> None:
+    rig = Rig()
+    for key, model_id in ((b"a", "z"), (b"b", "b"), (b"c", "z")):
+        rig.fleet.join(rig.agent(key, model_id))
+    assert rig.fleet.models(WireFormat.OPENAI) == ["b", "z"]
+
+
+def test_draining_fleet_picks_and_admits_nobody() -> None:
+    rig = Rig()
+    agent = rig.agent(b"a")
+    rig.fleet.join(agent)
+    rig.fleet.ask_to_drain("stop")
+    assert rig.fleet.pick("tiny", Operation.CHAT) is ErrorCode.DRAINING
+    assert rig.fleet.admit(agent, HELLO) is not None
+
+
+def test_snapshot_tells_how_each_agent_stands() -> None:
+    rig = Rig()
+    agent = rig.agent(b"a")
+    agent.heartbeat, agent.last_heartbeat = Heartbeat(1, 0, 4, None, None, None, None), 7.0
+    rig.fleet.join(agent)
+    silent = rig.agent(b"b")
+    silent.offers = None
+    rig.fleet.join(silent)
+    first, second = rig.fleet.snapshot()
+    assert first.public_key == "YQ=="
+    assert first.models == {"tiny": ("chat", "messages")}
+    assert (first.capacity, first.in_flight, first.heartbeat_age_s) == (4, 0, 3.0)
+    assert (second.models, second.capacity, second.heartbeat_age_s) == ({}, 0, None)

@@ -1,0 +1,106 @@
+import asyncio
+import os
+import signal
+
+import aiohttp
+import msgspec
+import pytest
+
+from coordinator.exceptions import CannotListen, SettingsError
+from coordinator.server import Coordinator, run
+from coordinator.settings import CoordinatorSettings
+from tests.kit.scripted_agent import ScriptedAgent
+
+CHAT = "/v1/chat/completions"
+BODY = b'{"model":"tiny"}'
+
+
+async def test_addresses_name_the_port_that_is_really_bound(coordinator: Coordinator) -> None:
+    assert coordinator.http_url == f"http://{coordinator.authority}"
+    assert coordinator.connect_url == f"ws://{coordinator.authority}/provider/connect"
+    assert not coordinator.authority.endswith(":0")
+    assert coordinator.authority in coordinator.authorities
+
+
+async def test_agents_tells_what_is_connected(coordinator: Coordinator) -> None:
+    assert coordinator.agents() == []
+    async with ScriptedAgent(coordinator.connect_url):
+        (snapshot,) = coordinator.agents()
+        assert snapshot.models == {"tiny": ("chat", "messages")}
+
+
+async def test_taken_port_is_one_clear_error(coordinator: Coordinator) -> None:
+    port = int(coordinator.http_url.rpartition(":")[2])
+    with pytest.raises(CannotListen, match=f"cannot listen on 127.0.0.1:{port}: "):
+        await Coordinator(CoordinatorSettings(port=port)).start()
+
+
+async def test_unsafe_settings_do_not_start() -> None:
+    with pytest.raises(SettingsError):
+        await Coordinator(CoordinatorSettings(host="0.0.0.0", port=0)).start()
+
+
+async def test_stop_lets_running_requests_finish(settings: CoordinatorSettings) -> None:
+    patient = msgspec.structs.replace(settings, drain_s=30.0)
+    async with (
+        aiohttp.ClientSession() as http,
+        Coordinator(patient) as coordinator,
+        ScriptedAgent(coordinator.connect_url) as agent,
+    ):
+        asking = asyncio.create_task(http.post(coordinator.http_url + CHAT, data=BODY))
+        job = await agent.next_job()
+        stopping = asyncio.create_task(coordinator.stop())
+        await job.answer(b"data: 1\n\n")
+        response = await asking
+        assert await response.read() == b"data: 1\n\n"
+        await stopping
+        await agent.closed.wait()
+        assert agent.drain is not None
+        assert agent.socket.close_code == 1001
+
+
+async def test_stop_ends_what_does_not_finish_with_an_error(settings: CoordinatorSettings) -> None:
+    async with (
+        aiohttp.ClientSession() as http,
+        Coordinator(settings) as coordinator,
+        ScriptedAgent(coordinator.connect_url) as agent,
+    ):
+        asking = asyncio.create_task(http.post(coordinator.http_url + CHAT, data=BODY))
+        await agent.next_job()
+        await coordinator.stop()
+        assert (await asking).status == 502
+
+
+async def test_stop_of_a_stopped_coordinator_does_nothing() -> None:
+    await Coordinator().stop()
+
+
+async def test_run_serves_until_a_signal_and_stops_cleanly(settings: CoordinatorSettings) -> None:
+    seen: list[Coordinator] = []
+
+    def started(coordinator: Coordinator) -> None:
+        seen.append(coordinator)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    await run(settings, started)
+    assert len(seen) == 1
+
+
+async def test_second_signal_ends_at_once(settings: CoordinatorSettings) -> None:
+    patient = msgspec.structs.replace(settings, drain_s=30.0)
+    up: asyncio.Future[Coordinator] = asyncio.get_running_loop().create_future()
+    running = asyncio.create_task(run(patient, up.set_result))
+    coordinator = await up
+    async with (
+        aiohttp.ClientSession() as http,
+        ScriptedAgent(coordinator.connect_url) as agent,
+    ):
+        asking = asyncio.create_task(http.post(coordinator.http_url + CHAT, data=BODY))
+        await agent.next_job()
+        os.kill(os.getpid(), signal.SIGTERM)
+        while agent.drain is None:
+            await agent.settle()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        asking.cancel()

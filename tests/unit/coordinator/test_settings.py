@@ -1,0 +1,108 @@
+import msgspec
+import pytest
+
+from coordinator.access import SecretSet
+from coordinator.exceptions import SettingsError
+from coordinator.settings import (
+    CoordinatorSettings,
+    accepted_authorities,
+    check_settings,
+    is_loopback,
+    is_wildcard,
+    parse_authority,
+)
+
+SECRETS = SecretSet(["secret"])
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("", False),
+        ("localhost.example", False),
+    ],
+)
+def test_only_addresses_of_this_machine_are_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+def test_wildcards_are_known() -> None:
+    assert [is_wildcard(host) for host in ("0.0.0.0", "::", "", "::1")] == [True, True, True, False]
+
+
+def test_open_coordinator_listens_on_loopback_only() -> None:
+    check_settings(CoordinatorSettings())
+    open_to_all = CoordinatorSettings(host="0.0.0.0")
+    with pytest.raises(SettingsError, match="--api-keys"):
+        check_settings(open_to_all)
+    with pytest.raises(SettingsError, match="--enrollment-codes"):
+        check_settings(msgspec.structs.replace(open_to_all, api_keys=SECRETS))
+    check_settings(CoordinatorSettings(host="0.0.0.0", api_keys=SECRETS, enrollment_codes=SECRETS))
+    check_settings(
+        CoordinatorSettings(host="0.0.0.0", api_keys=SECRETS, agent_keys=frozenset([bytes(32)]))
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (CoordinatorSettings(port=70_000), "port"),
+        (CoordinatorSettings(window_bytes=1), "window_bytes"),
+        (CoordinatorSettings(heartbeat_ms=1), "heartbeat_ms"),
+        (CoordinatorSettings(deadline_s=1e9), "deadline_s"),
+        (CoordinatorSettings(max_request_bytes=2**40), "max_request_bytes"),
+        (CoordinatorSettings(max_attempts=0), "max_attempts"),
+        (CoordinatorSettings(agent_keys=frozenset()), "agent_keys"),
+        (CoordinatorSettings(api_keys=SecretSet([])), "api_keys"),
+        (CoordinatorSettings(authorities=("http://:1",)), "authority"),
+    ],
+)
+def test_wrong_setting_is_named(settings: CoordinatorSettings, named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        check_settings(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "authority"),
+    [
+        ("Coordinator.Example:8443", "coordinator.example:8443"),
+        ("coordinator.example", "coordinator.example:443"),
+        ("ws://coordinator.example/provider/connect", "coordinator.example:80"),
+        ("[::1]:8700", "[::1]:8700"),
+    ],
+)
+def test_authority_is_written_as_agents_sign_it(text: str, authority: str) -> None:
+    assert parse_authority(text) == authority
+
+
+@pytest.mark.parametrize("text", ["", "a:b", "ftp://x"])
+def test_text_that_is_no_authority_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="expected host:port"):
+        parse_authority(text)
+
+
+def test_default_authorities_are_loopback_and_the_bound_address() -> None:
+    loopback = ("127.0.0.1:9", "localhost:9", "[::1]:9")
+    assert accepted_authorities(CoordinatorSettings(), 9) == loopback
+    assert accepted_authorities(CoordinatorSettings(host="0.0.0.0"), 9) == loopback
+    assert accepted_authorities(CoordinatorSettings(host="10.0.0.1"), 9) == (
+        *loopback,
+        "10.0.0.1:9",
+    )
+
+
+def test_configured_authorities_replace_the_defaults() -> None:
+    settings = CoordinatorSettings(authorities=("coordinator.example",))
+    assert accepted_authorities(settings, 9) == ("coordinator.example:443",)
+
+
+def test_secrets_do_not_show_in_the_settings() -> None:
+    assert "secret'" not in repr(CoordinatorSettings(api_keys=SECRETS))
