@@ -1,5 +1,6 @@
 """The fixtures of real servers."""
 
 from tests.kit.llamacpp import llamacpp_factory, llamacpp_server, stopping_model, tiny_model
+from tests.kit.subjects import subject
 
-__all__ = ["llamacpp_factory", "llamacpp_server", "stopping_model", "tiny_model"]
+__all__ = ["llamacpp_factory", "llamacpp_server", "stopping_model", "subject", "tiny_model"]

@@ -1,0 +1,264 @@
+"""One suite over every backend, real and fake: what the agent may rely on, whatever the server."""
+
+import asyncio
+import re
+
+import aiohttp
+import msgspec
+import pytest
+
+from adapters.base import BadStatus, Unreachable, WireFormat
+from protocol.formats import MAIN_OPERATION
+from tests.kit.sink import CollectingSink
+from tests.kit.subjects import (
+    ANTHROPIC,
+    FAKES,
+    KEY,
+    SUBJECTS,
+    Subject,
+    every_backend,
+    every_fake,
+    every_server,
+    over,
+    over_formats,
+)
+
+# --- what it says of itself -----------------------------------------------------------------------
+
+
+@every_backend
+async def test_is_healthy(subject: Subject) -> None:
+    health = await subject.backend.health()
+
+    assert health.last_error is None
+    assert health.reachable
+    assert health.latency_ms is not None
+    assert health.latency_ms >= 0
+
+
+@every_backend
+async def test_lists_its_model_with_window_and_formats(subject: Subject) -> None:
+    models = {model.model_id: model for model in await subject.backend.list_models()}
+
+    model = models[subject.expected.model_id]
+    assert model.upstream_id == subject.expected.upstream_id
+    assert model.formats == subject.expected.formats
+    assert model.native is subject.backend.native
+    if subject.expected.window is not None:
+        assert model.context_window == subject.expected.window
+    assert list(models) == sorted(models)
+
+
+@every_fake
+async def test_listing_models_generates_nothing(subject: Subject) -> None:
+    assert subject.server is not None
+    await subject.backend.health()
+    await subject.backend.list_models()
+
+    assert subject.server.jobs == []
+
+
+@every_fake
+async def test_offers_only_what_the_operator_listed(subject: Subject) -> None:
+    one = subject.with_settings(models=(subject.expected.model_id,))
+    none = subject.with_settings(models=("no-such-*",))
+
+    assert [model.model_id for model in await one.list_models()] == [subject.expected.model_id]
+    assert await none.list_models() == []
+
+
+@over(name for name in FAKES if SUBJECTS[name].checks_key)
+async def test_is_unhealthy_with_a_wrong_key_and_says_what_to_do(subject: Subject) -> None:
+    wrong = subject.with_settings(api_key="sk-wrong-0123456789")
+
+    health = await wrong.health()
+
+    assert not health.reachable
+    assert health.last_error is not None
+    assert "key" in health.last_error
+    assert "api_key_env" in health.last_error
+    assert "sk-wrong" not in health.last_error
+
+
+@every_server
+async def test_is_unhealthy_when_nobody_listens(subject: Subject, unused_tcp_port: int) -> None:
+    nobody = subject.with_settings(url=f"http://127.0.0.1:{unused_tcp_port}")
+
+    health = await nobody.health()
+
+    assert not health.reachable
+    assert health.last_error is not None
+    assert "refused" in health.last_error
+    with pytest.raises(Unreachable):
+        await nobody.list_models()
+
+
+# --- jobs -----------------------------------------------------------------------------------------
+
+
+async def run(
+    subject: Subject, wire_format: WireFormat, *, stream: bool
+) -> tuple[CollectingSink, tuple[int | None, int | None]]:
+    """Run a usual job to its good end."""
+    sink = CollectingSink()
+    await subject.backend.list_models()
+    result = await subject.backend.execute(subject.job(wire_format, stream=stream), sink)
+    assert result.total_bytes == len(sink.data)
+    return sink, (result.input_tokens, result.output_tokens)
+
+
+@over_formats(SUBJECTS)
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_runs_a_job(subject: Subject, wire_format: WireFormat, stream: bool) -> None:
+    sink, usage = await run(subject, wire_format, stream=stream)
+
+    assert sink.status == 200
+    kind = "text/event-stream" if stream else "application/json"
+    assert sink.content_type.startswith(kind)
+    end = b'"type":"message_stop"}\n\n' if wire_format is ANTHROPIC else b"data: [DONE]\n\n"
+    assert not stream or sink.data.endswith(end)
+    assert stream or isinstance(msgspec.json.decode(sink.data), dict)
+    if subject.expected.usage:
+        assert usage == subject.expected.usage
+    assert all(usage)
+
+
+@over_formats(FAKES)
+@pytest.mark.parametrize("cut_bytes", [None, 1, 7])
+async def test_relays_the_very_bytes_that_the_server_sent(
+    subject: Subject, wire_format: WireFormat, cut_bytes: int | None
+) -> None:
+    assert subject.server is not None
+    subject.server.cut_bytes = cut_bytes
+
+    sink, usage = await run(subject, wire_format, stream=True)
+
+    assert sink.data == subject.server.jobs[0].sent
+    assert usage == subject.expected.usage
+
+
+@over_formats(["real-llamacpp"])
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_relays_what_the_real_server_sends_when_asked_directly(
+    subject: Subject, wire_format: WireFormat, stream: bool
+) -> None:
+    job = subject.job(
+        wire_format,
+        stream=stream,
+        max_tokens=20,
+        temperature=0,
+        seed=1,
+        cache_prompt=False,
+        **({"stream_options": {"include_usage": True}} if stream else {}),
+    )
+    sink = CollectingSink()
+
+    await subject.backend.execute(job, sink)
+
+    path = MAIN_OPERATION[wire_format].path
+    async with (
+        aiohttp.ClientSession() as client,
+        client.post(subject.backend.settings.url + path, data=job.request) as response,
+    ):
+        direct = await response.read()
+    assert len(direct) > 100
+    assert _without_ids_and_clocks(bytes(sink.data)) == _without_ids_and_clocks(direct)
+
+
+def _without_ids_and_clocks(data: bytes) -> bytes:
+    """What differs between two equal answers of a server."""
+    data = re.sub(rb'"id":"[^"]+"', b'"id":""', data)
+    data = re.sub(rb'"created":\d+', b'"created":0', data)
+    return re.sub(rb'"timings":\{[^}]*\}', b'"timings":{}', data)
+
+
+@over_formats(FAKES, spoken=False)
+async def test_a_format_that_the_server_does_not_speak_is_an_error(
+    subject: Subject, wire_format: WireFormat
+) -> None:
+    sink = CollectingSink()
+
+    with pytest.raises(BadStatus) as caught:
+        await subject.backend.execute(subject.job(wire_format), sink)
+
+    assert caught.value.status == 404
+    assert sink.data == b""
+
+
+@every_fake
+async def test_the_request_names_the_servers_own_model_and_is_else_unchanged(
+    subject: Subject,
+) -> None:
+    assert subject.server is not None
+    await subject.backend.list_models()
+    job = subject.job(stream=False, temperature=0.25, x_unknown={"b": [1, 2.50], "a": None})
+
+    await subject.backend.execute(job, CollectingSink())
+
+    sent = subject.server.jobs[0].json
+    asked = msgspec.json.decode(job.request, type=dict[str, object])
+    assert sent == {**asked, "model": subject.expected.upstream_id}
+
+
+@every_fake
+async def test_usage_is_asked_for_only_where_it_must_be(subject: Subject) -> None:
+    assert subject.server is not None
+    await subject.backend.list_models()
+    for stream in (True, False):
+        await subject.backend.execute(subject.job(stream=stream), CollectingSink())
+
+    streamed, whole = subject.server.jobs
+    assert streamed.asks_for_usage is subject.expected.asks_for_usage
+    assert "stream_options" not in whole.json
+
+
+@over_formats(FAKES, ANTHROPIC)
+async def test_messages_get_no_openai_fields(subject: Subject, wire_format: WireFormat) -> None:
+    assert subject.server is not None
+    await subject.backend.list_models()
+
+    await subject.backend.execute(subject.job(wire_format), CollectingSink())
+
+    assert "stream_options" not in subject.server.jobs[0].json
+
+
+@every_fake
+async def test_only_the_operators_key_and_known_headers_go_upstream(subject: Subject) -> None:
+    assert subject.server is not None
+
+    await subject.backend.list_models()
+    await subject.backend.execute(subject.job(), CollectingSink())
+
+    headers = subject.server.jobs[0].headers
+    assert headers["authorization"] == f"Bearer {KEY}"
+    assert headers["accept-encoding"] == "identity"
+    assert set(headers) == {
+        "host",
+        "user-agent",
+        "content-type",
+        "content-length",
+        "accept",
+        "accept-encoding",
+        "authorization",
+        "x-request-id",
+    }
+
+
+@every_backend
+async def test_a_full_window_stops_the_source_and_loses_nothing(subject: Subject) -> None:
+    sink = CollectingSink(pause_at=1)
+    job = subject.job(max_tokens=50)
+    await subject.backend.list_models()
+    running = asyncio.create_task(subject.backend.execute(job, sink))
+    await sink.paused.wait()
+    before = len(sink.data)
+    for _ in range(20):  # nothing may arrive, so there is no event to wait for
+        await asyncio.sleep(0)
+    assert len(sink.data) == before
+    assert not running.done()
+
+    sink.resume()
+    result = await running
+
+    assert result.total_bytes == len(sink.data) >= before
+    assert sink.data.endswith(b"data: [DONE]\n\n")

@@ -1,0 +1,158 @@
+"""One suite over every backend, real and fake: how failures come out, whatever the server."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from adapters.base import (
+    BackendTimeout,
+    BadRequest,
+    BadStatus,
+    InvalidResponse,
+    Operation,
+    Transport,
+    WireFormat,
+)
+from protocol.errors import ErrorCode
+from tests.kit.fakes import Exchange, FakeServer, Fault
+from tests.kit.sink import CollectingSink
+from tests.kit.subjects import FAKES, KEY, Subject, every_backend, every_fake, over, over_formats
+
+
+@every_backend
+async def test_a_request_that_is_no_json_object_is_the_buyers_fault(subject: Subject) -> None:
+    job = msgspec.structs.replace(subject.job(), request=b"[1, 2")
+
+    with pytest.raises(BadRequest) as caught:
+        await subject.backend.execute(job, CollectingSink())
+
+    assert caught.value.code is ErrorCode.BAD_REQUEST
+
+
+@every_fake
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, ErrorCode.BAD_REQUEST),
+        (401, ErrorCode.AUTH_REJECTED_BY_BACKEND),
+        (404, ErrorCode.MODEL_NOT_LOADED),
+        (429, ErrorCode.BACKEND_OVERLOADED),
+        (500, ErrorCode.BACKEND_ERROR),
+        (503, ErrorCode.BACKEND_OVERLOADED),
+    ],
+)
+async def test_a_status_becomes_a_code_and_the_body_comes_along_without_the_key(
+    subject: Subject, status: int, code: ErrorCode
+) -> None:
+    assert subject.server is not None
+    await subject.backend.list_models()
+    refusal = subject.server.error(status, f"no, {KEY}", _exchange_of(subject.server))
+    refusal.headers["Retry-After"] = "17"
+    subject.server.next_job(refusal)
+    sink = CollectingSink()
+
+    with pytest.raises(BadStatus) as caught:
+        await subject.backend.execute(subject.job(), sink)
+
+    error = caught.value
+    assert (error.status, error.code, error.retry_after_s) == (status, code, 17.0)
+    assert error.body.startswith(b"{")
+    assert KEY.encode() not in error.body
+    assert KEY not in str(error)
+    assert sink.status is None
+
+
+def _exchange_of(server: FakeServer) -> Exchange:
+    """A request whose errors have the OpenAI route's shape."""
+    return Exchange("POST", server.prefix + Operation.CHAT.path, {}, {}, b"")
+
+
+@over(name for name in FAKES if name != "llamacpp")  # which answers to any name
+async def test_an_unknown_model_is_not_loaded_here(subject: Subject) -> None:
+    job = msgspec.structs.replace(subject.job(), model_id="no-such-model")
+
+    with pytest.raises(BadStatus) as caught:
+        await subject.backend.execute(job, CollectingSink())
+
+    assert caught.value.code is ErrorCode.MODEL_NOT_LOADED
+
+
+@over_formats(FAKES)
+async def test_a_stream_that_just_stops_is_a_failure(
+    subject: Subject, wire_format: WireFormat
+) -> None:
+    assert subject.server is not None
+    await subject.backend.list_models()
+    subject.server.next_job(Fault.STOP_AFTER_FIRST_CHUNK)
+    sink = CollectingSink()
+
+    with pytest.raises(InvalidResponse):
+        await subject.backend.execute(subject.job(wire_format), sink)
+
+    assert sink.data == subject.server.jobs[0].sent
+
+
+@every_fake
+async def test_a_connection_that_breaks_in_a_chunk_is_a_failure(subject: Subject) -> None:
+    assert subject.server is not None
+    await subject.backend.list_models()
+    subject.server.next_job(Fault.RESET_MID_CHUNK)
+
+    with pytest.raises(Transport):
+        await subject.backend.execute(subject.job(), CollectingSink())
+
+    assert len(subject.server.jobs) == 1, "what has begun is never repeated"
+
+
+@every_fake
+@pytest.mark.parametrize(
+    "fault",
+    [Fault.HANG_BEFORE_HEADERS, Fault.HANG_AFTER_HEADERS, Fault.HANG_AFTER_FIRST_CHUNK],
+)
+async def test_a_silent_server_runs_out_of_time(subject: Subject, fault: Fault) -> None:
+    assert subject.server is not None
+    impatient = subject.with_settings(silence_s=0.05)
+    subject.server.next_job(fault)
+
+    with pytest.raises(BackendTimeout):
+        await impatient.execute(subject.job(model=subject.expected.upstream_id), CollectingSink())
+
+
+@every_fake
+@pytest.mark.parametrize(
+    "fault",
+    [Fault.HANG_BEFORE_HEADERS, Fault.HANG_AFTER_HEADERS, Fault.HANG_AFTER_FIRST_CHUNK],
+)
+async def test_cancelling_closes_the_connection_to_the_server(
+    subject: Subject, fault: Fault
+) -> None:
+    assert subject.server is not None
+    await subject.backend.list_models()
+    subject.server.next_job(fault)
+    running = asyncio.create_task(subject.backend.execute(subject.job(), CollectingSink()))
+    exchange = await subject.server.job_arrived()
+    if fault is not Fault.HANG_BEFORE_HEADERS:
+        await exchange.started.wait()
+
+    running.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    async with asyncio.timeout(5):
+        await exchange.disconnected.wait()
+
+
+@every_backend
+async def test_cancelling_a_running_stream_ends_it(subject: Subject) -> None:
+    sink = CollectingSink(pause_at=1)
+    job = subject.job(max_tokens=400)
+    await subject.backend.list_models()
+    running = asyncio.create_task(subject.backend.execute(job, sink))
+    await sink.paused.wait()
+
+    running.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (await subject.backend.health()).reachable
