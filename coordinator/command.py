@@ -97,7 +97,7 @@ def command(
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where there is one; it is not built for Windows."""
+    """That of uvloop where there is one; it is not built for Windows."""
     try:
         import uvloop
     except ImportError:

@@ -201,6 +201,7 @@ class ConnectedAgent:
             if wanted is not None:
                 self._take_frame(wanted)
             if self.state is State.CLOSED:
+                self._log_rejection()
                 break
         self._wake_when_waiting()
 
@@ -228,6 +229,12 @@ class ConnectedAgent:
     def _wake_when_waiting(self) -> None:
         if self._session.to_send:
             self._wake()
+
+    def _log_rejection(self) -> None:
+        for frame in self._session.to_send:
+            if isinstance(frame, Rejected):
+                fields = {"agent": self.name, "code": frame.code}
+                log.warning("agent rejected", extra={"fields": fields})
 
     def _count_unknown(self, types: list[int]) -> None:
         if not self.unknown_frames:

@@ -122,9 +122,11 @@ def test_signature_for_another_address_is_rejected() -> None:
     assert rig.roster.joined == []
 
 
-def test_roster_may_reject() -> None:
+def test_roster_may_reject(caplog: pytest.LogCaptureFixture) -> None:
     rig = Rig(rejected=Rejected("not_enrolled", "no"))
-    rig.greet()
+    with caplog.at_level(logging.WARNING, "provider_agent.coordinator"):
+        rig.greet()
+    assert [record.message for record in caplog.records] == ["agent rejected"]
     assert rig.agent.state is State.CLOSED
     assert rig.sent()[-1] == rig.roster.rejected
 
