@@ -235,9 +235,15 @@ class BadStatus(BackendError):
     """The server answered with a status other than success."""
 
     def __init__(
-        self, status: int, body: bytes, code: ErrorCode, retry_after_s: float | None = None
+        self,
+        status: int,
+        body: bytes,
+        code: ErrorCode,
+        retry_after_s: float | None = None,
+        server_message: str = "",
     ) -> None:
-        super().__init__(f"the server answered with status {status}")
+        text = f"the server answered with status {status}"
+        super().__init__(f"{text}: {server_message}" if server_message else text)
         self.status = status
         self.body = body
         self.code = code

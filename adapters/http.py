@@ -26,7 +26,8 @@ from adapters.http_errors import describe, translated_errors
 from adapters.redaction import redact_bytes
 from adapters.relay import Relay
 from adapters.request_body import UpstreamRequest, prepare_request
-from adapters.status_codes import code_for_status, parse_retry_after
+from adapters.status_codes import code_for_status, parse_retry_after, server_message
+from protocol.errors import Fault, entry_for
 from protocol.formats import Operation, find_operation
 from protocol.limits import MAX_ERROR_BODY_BYTES, MAX_NAME_CHARS, MIB
 
@@ -260,7 +261,11 @@ class HttpBackend(Backend):
 
     def _bad_status(self, status: int, body: bytes, retry_after_s: float | None) -> BackendError:
         clean = redact_bytes(body, MAX_ERROR_BODY_BYTES, self._secrets())
-        return BadStatus(status, clean, code_for_status(status, clean), retry_after_s)
+        code = code_for_status(status, clean)
+        # What a server says of a buyer's mistake helps the buyer; the rest may be about the
+        # operator's account.
+        said = server_message(clean) if entry_for(code).fault is Fault.BUYER else ""
+        return BadStatus(status, clean, code, retry_after_s, said)
 
 
 async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -3,6 +3,8 @@
 import re
 from typing import Final
 
+import msgspec
+
 from protocol.errors import ErrorCode
 
 _BY_STATUS: Final = {
@@ -37,6 +39,29 @@ def code_for_status(status: int, body: bytes) -> ErrorCode:
     if 400 <= status < 500:
         return ErrorCode.BAD_REQUEST
     return ErrorCode.BACKEND_ERROR if status >= 500 else ErrorCode.INVALID_RESPONSE
+
+
+MAX_MESSAGE_CHARS: Final = 500
+"""Of a server's own words: they say what is wrong in one sentence or not at all."""
+
+
+class _Inner(msgspec.Struct):
+    message: str = ""
+
+
+class _ErrorBody(msgspec.Struct):
+    error: _Inner | str = ""
+    message: str = ""
+
+
+def server_message(body: bytes) -> str:
+    """The server's own sentence in an error body of any of the known shapes; "" without one."""
+    try:
+        found = msgspec.json.decode(body, type=_ErrorBody)
+    except (ValueError, RecursionError):
+        return ""
+    text = found.error.message if isinstance(found.error, _Inner) else found.error
+    return " ".join((text or found.message).split())[:MAX_MESSAGE_CHARS]
 
 
 def parse_retry_after(value: str | None) -> float | None:

@@ -1,12 +1,18 @@
 """What the agent offers, from what its backends serve. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import msgspec
 
 from adapters.base import Backend, BackendModel
 from agent.config.schema import Config, Price
 from agent.pricing import price_for
 from protocol.frames import AgentLimits, ModelOffer
-from protocol.limits import MAX_MODELS
+from protocol.limits import KIB, MAX_MODELS, MAX_NAME_CHARS, MIN_MESSAGE_TO_COORDINATOR_BYTES
+
+_OTHER_FIELDS_BYTES: Final = 64 * KIB
+"""What the rest of `Capabilities` takes at most: limits and the operator's few short texts."""
 
 Serving = tuple[Backend, BackendModel, float | None]
 """A healthy backend, one of its models, and the markup of a passthrough."""
@@ -16,13 +22,22 @@ def model_offers(serving: Iterable[Serving], config: Config) -> list[ModelOffer]
     """One offer per model id, in the order in which backends and models come.
 
     A model that several backends serve is offered once: with everything that any of them speaks,
-    the smallest of their context windows, and their capacities added up.
+    the smallest of their context windows, and their capacities added up. Models are left out from
+    the end when there are more than the protocol or one message holds.
     """
     by_id: dict[str, list[Serving]] = {}
     for entry in serving:
-        by_id.setdefault(entry[1].model_id, []).append(entry)
+        if len(entry[1].model_id) <= MAX_NAME_CHARS:
+            by_id.setdefault(entry[1].model_id, []).append(entry)
     offers = [_offer(model_id, entries, config) for model_id, entries in by_id.items()]
-    return offers[:MAX_MODELS]
+    room = MIN_MESSAGE_TO_COORDINATOR_BYTES - _OTHER_FIELDS_BYTES
+    fitting = []
+    for offer in offers[:MAX_MODELS]:
+        room -= len(msgspec.msgpack.encode(offer))
+        if room < 0:
+            break
+        fitting.append(offer)
+    return fitting
 
 
 def _offer(model_id: str, entries: Sequence[Serving], config: Config) -> ModelOffer:

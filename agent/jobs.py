@@ -19,7 +19,7 @@ from agent.outbox import Lane, Outbox
 from agent.routing import Refusal, Route, choose_routes
 from protocol.errors import ErrorCode, entry_for
 from protocol.frames import Job, JobEnd, JobError, JobResult
-from protocol.limits import MAX_LIVE_JOBS
+from protocol.limits import MAX_ERROR_BODY_BYTES, MAX_LIVE_JOBS, MAX_TEXT_CHARS
 
 log = logging.getLogger("provider_agent.jobs")
 
@@ -243,7 +243,7 @@ def _error(job: Job, lane: Lane, code: ErrorCode, message: str) -> JobError:
         job_id=job.job_id,
         total_bytes=lane.stream.written,
         code=code,
-        message=message,
+        message=message[:MAX_TEXT_CHARS],
         retryable=entry_for(code).retryable,
     )
 
@@ -254,11 +254,11 @@ def _backend_error(job: Job, lane: Lane, error: BackendError) -> JobError:
         job_id=job.job_id,
         total_bytes=lane.stream.written,
         code=error.code,
-        message=str(error),
+        message=str(error)[:MAX_TEXT_CHARS],
         upstream_status=error.status if isinstance(error, BadStatus) else None,
         retryable=entry_for(error.code).retryable,
         retry_after_ms=None if retry_after is None else round(retry_after * 1000),
-        body=error.body,
+        body=error.body[:MAX_ERROR_BODY_BYTES],
     )
 
 

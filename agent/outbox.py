@@ -24,11 +24,22 @@ from protocol.frames import (
     JobError,
     JobStarted,
 )
-from protocol.limits import BATCH_BYTES, CHUNK_BYTES, MAX_LIVE_JOBS, WINDOW_BYTES
+from protocol.limits import (
+    BATCH_BYTES,
+    CHUNK_BYTES,
+    MAX_LIVE_JOBS,
+    MAX_NAME_CHARS,
+    MIB,
+    WINDOW_BYTES,
+)
 from protocol.stream import SendStream
 
 FRAME_OVERHEAD_BYTES: Final = 64
 """What a frame counts beside its data: its type, job id, offsets and texts, roundly."""
+
+MAX_OWN_WINDOW_BYTES: Final = 16 * MIB
+"""What this agent holds per job at most, whatever window a coordinator grants: 256 jobs with
+stopped consumers then cost 4 GiB, and no coordinator can ask for more."""
 
 ControlFrame = Capabilities | Heartbeat | Draining
 
@@ -50,7 +61,7 @@ class Lane:
 
     def assign(self, backend_id: str) -> None:
         """Which backend is about to write into this lane."""
-        self._backend_id = backend_id
+        self._backend_id = backend_id[:MAX_NAME_CHARS]
 
     def started(self, status: int, content_type: str, source: FlowControl) -> None:
         """The response has begun; see `JobSink.started`."""
@@ -104,8 +115,8 @@ class Outbox:
         return job_id in self._lanes
 
     def set_window(self, window_bytes: int) -> None:
-        """The coordinator's window, for lanes opened from now on."""
-        self._window = window_bytes
+        """The coordinator's window, for lanes opened from now on; less, when it is excessive."""
+        self._window = min(window_bytes, MAX_OWN_WINDOW_BYTES)
 
     def put(self, frame: ControlFrame) -> None:
         """Send a control frame next; it replaces an unsent one of its type."""

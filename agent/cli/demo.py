@@ -11,6 +11,7 @@ from typing import Final
 import aiohttp
 import click
 from msgspec import Struct
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -133,10 +134,11 @@ def _same_job(operation: Operation, model: ModelOffer, body: bytes) -> Job:
 
 
 def _summary(exchanges: list[Exchange], console: Console) -> None:
-    table = Table("model", "backend", "format", "first byte", "bytes", "identical", "tokens in/out")
-    for column in table.columns[1:]:
-        column.no_wrap = True
-    table.columns[0].overflow = "fold"
+    # Without frames, the figures and a short model name fit into eighty columns.
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    for title in ("backend", "format", "first byte", "bytes", "identical", "tokens in/out"):
+        table.add_column(title, no_wrap=True)
     for exchange in exchanges:
         wait = exchange.first_byte_ms
         table.add_row(

@@ -36,7 +36,7 @@ from protocol.frames import ModelOffer
 MODELS_WITHIN_S: Final = 30.0
 """From the start of the agent to the first model at the coordinator."""
 
-TINY_MODEL: Final = "tiny-random"
+TINY_MODEL: Final = "tiny"
 _OFFLINE: Final = "127.0.0.1"
 
 

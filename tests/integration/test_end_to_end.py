@@ -1,0 +1,203 @@
+"""A request over HTTP, through coordinator and agent, to a real llama.cpp server and back."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from adapters.inspector import StreamInspector
+from agent.config import BackendConfig
+from agent.demo.llamacpp_process import LlamaCppProcess
+from agent.demo.tap import Tap
+from protocol.formats import WireFormat
+from tests.kit.chain import Chain, running_chain
+
+PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
+
+
+@pytest.fixture
+async def tap(llamacpp_server: LlamaCppProcess) -> AsyncIterator[Tap]:
+    async with Tap(llamacpp_server.url) as tap:
+        yield tap
+
+
+@pytest.fixture
+async def chain(tap: Tap, tmp_path: Path) -> AsyncIterator[Chain]:
+    async with running_chain(tmp_path, BackendConfig(kind="llamacpp", url=tap.url)) as chain:
+        yield chain
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+def request(**more: Any) -> dict[str, Any]:
+    message = {"role": "user", "content": "Tell me about the sea."}
+    return {"model": "tiny", "max_tokens": 24, "messages": [message], **more}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("wire_format", ["openai", "anthropic"])
+async def test_relays_every_byte_of_the_servers_response(
+    chain: Chain, client: aiohttp.ClientSession, tap: Tap, wire_format: str, stream: bool
+) -> None:
+    url = chain.url + PATHS[wire_format]
+
+    async with client.post(url, json=request(stream=stream)) as response:
+        relayed = await response.read()
+
+    assert response.status == 200
+    assert response.content_type == ("text/event-stream" if stream else "application/json")
+    assert len(relayed) > 100
+    assert relayed == tap.last_body
+
+
+@pytest.mark.parametrize("wire_format", ["openai", "anthropic"])
+async def test_relays_what_a_direct_request_gets(
+    chain: Chain,
+    client: aiohttp.ClientSession,
+    llamacpp_server: LlamaCppProcess,
+    wire_format: str,
+) -> None:
+    """Ids and timings differ from request to request; at temperature 0 nothing else does."""
+    body = request(temperature=0, seed=7, cache_prompt=False)
+    answers = []
+    for base in (chain.url, llamacpp_server.url):
+        async with client.post(base + PATHS[wire_format], json=body) as response:
+            answer = await response.json()
+        for field in ("id", "created", "timings"):
+            answer.pop(field, None)
+        answers.append(answer)
+
+    assert answers[0] == answers[1]
+
+
+async def test_a_stream_reports_usage_although_the_buyer_did_not_ask(
+    chain: Chain, client: aiohttp.ClientSession
+) -> None:
+    inspector = StreamInspector(WireFormat.OPENAI)
+
+    async with client.post(chain.url + PATHS["openai"], json=request(stream=True)) as response:
+        inspector.feed(await response.read())
+
+    assert inspector.verdict().usage.output_tokens == 24
+
+
+async def test_bytes_come_while_the_server_still_generates(
+    chain: Chain, client: aiohttp.ClientSession
+) -> None:
+    body = request(stream=True, max_tokens=1500)
+
+    async with client.post(chain.url + PATHS["openai"], json=body) as response:
+        first = await response.content.readany()
+        assert first
+        assert b"[DONE]" not in first
+        assert chain.service.jobs.in_flight == 1
+        rest = await response.content.read()
+
+    assert rest.endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_client_that_leaves_stops_the_generation(
+    chain: Chain, client: aiohttp.ClientSession, llamacpp_server: LlamaCppProcess
+) -> None:
+    body = request(stream=True, max_tokens=2000)
+    async with client.post(chain.url + PATHS["openai"], json=body) as response:
+        await response.content.readany()
+        response.close()
+
+    async with asyncio.timeout(10):
+        await chain.service.jobs.wait_until_idle()
+        while await _slots_busy(client, llamacpp_server.url):  # noqa: ASYNC110 - the server's own
+            await asyncio.sleep(0.01)
+
+
+async def _slots_busy(client: aiohttp.ClientSession, server_url: str) -> bool:
+    async with client.get(f"{server_url}/slots") as response:
+        return any(slot["is_processing"] for slot in await response.json())
+
+
+@pytest.mark.parametrize("wire_format", ["openai", "anthropic"])
+async def test_a_prompt_that_does_not_fit_is_the_buyers_fault(
+    chain: Chain, client: aiohttp.ClientSession, wire_format: str
+) -> None:
+    body = request(messages=[{"role": "user", "content": "the sea and the wind " * 1000}])
+
+    async with client.post(chain.url + PATHS[wire_format], json=body) as response:
+        answer = await response.json()
+
+    assert response.status == 400
+    assert "context" in json.dumps(answer)
+    assert chain.service.status().figures.error_rate == 0
+
+
+@pytest.mark.parametrize("body", [b"[1]", b"{", b'"x"', b""])
+async def test_a_request_that_is_not_a_json_object_is_refused(
+    chain: Chain, client: aiohttp.ClientSession, body: bytes
+) -> None:
+    async with client.post(chain.url + PATHS["openai"], data=body) as response:
+        answer = await response.json()
+
+    assert response.status == 400
+    assert answer["error"]["message"]
+
+
+async def test_many_requests_at_once_each_get_their_own_answer(
+    chain: Chain, client: aiohttp.ClientSession
+) -> None:
+    async def ask(number: int) -> tuple[int, bytes]:
+        wire_format = ("openai", "anthropic")[number % 2]
+        body = request(stream=True, max_tokens=8 + number)
+        async with client.post(chain.url + PATHS[wire_format], json=body) as response:
+            inspector = StreamInspector(WireFormat(wire_format))
+            received = await response.read()
+            inspector.feed(received)
+            tokens = inspector.verdict().usage.output_tokens
+            assert tokens is not None
+            return tokens, received
+
+    answers = await asyncio.gather(*(ask(number) for number in range(4)))
+
+    assert [tokens for tokens, _ in answers] == [8, 9, 10, 11]
+
+
+async def test_more_jobs_than_capacity_are_refused_at_once(
+    tap: Tap, tmp_path: Path, client: aiohttp.ClientSession
+) -> None:
+    backend = BackendConfig(kind="llamacpp", url=tap.url)
+    async with running_chain(tmp_path, backend, max_concurrent=1) as chain:
+        url = chain.url + PATHS["openai"]
+        async with client.post(url, json=request(stream=True, max_tokens=1500)) as running:
+            await running.content.readany()
+            async with client.post(url, json=request()) as refused:
+                answer = await refused.json()
+            running.close()
+
+    assert refused.status == 503
+    assert answer["error"]["code"] == "out_of_capacity"
+
+
+async def test_a_killed_server_is_an_error_and_the_agent_lives_on(
+    tiny_model: Path, tmp_path: Path, client: aiohttp.ClientSession
+) -> None:
+    async with LlamaCppProcess(tiny_model, alias="tiny") as server:
+        backend = BackendConfig(kind="llamacpp", url=server.url)
+        async with running_chain(tmp_path, backend, BackendConfig(kind="echo")) as chain:
+            url = chain.url + PATHS["openai"]
+            async with client.post(url, json=request(stream=True, max_tokens=2000)) as response:
+                await response.content.readany()
+                await server.stop(grace_s=0)
+                ending = await response.content.read()
+
+            async with client.post(url, json=request(model="echo")) as after:
+                answer = await after.json()
+
+    assert b"[DONE]" not in ending
+    assert b'"error"' in ending
+    assert answer["choices"][0]["message"]["content"] == "Tell me about the sea."

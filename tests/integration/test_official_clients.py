@@ -1,0 +1,160 @@
+"""The official OpenAI and Anthropic clients work against the coordinator's address."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anthropic
+import openai
+import pytest
+
+from agent.config import BackendConfig
+from agent.demo.llamacpp_process import LlamaCppProcess
+from coordinator.access import SecretSet
+from coordinator.settings import CoordinatorSettings
+from tests.kit.chain import Chain, running_chain
+
+API_KEY = "key-of-the-buyer"
+
+
+@pytest.fixture
+async def chain(llamacpp_server: LlamaCppProcess, tmp_path: Path) -> AsyncIterator[Chain]:
+    settings = CoordinatorSettings(port=0, api_keys=SecretSet([API_KEY]))
+    backend = BackendConfig(kind="llamacpp", url=llamacpp_server.url)
+    async with running_chain(tmp_path, backend, settings=settings) as chain:
+        yield chain
+
+
+@pytest.fixture
+async def openai_client(chain: Chain) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(
+        base_url=f"{chain.url}/v1", api_key=API_KEY, max_retries=0
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+async def anthropic_client(chain: Chain) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    async with anthropic.AsyncAnthropic(
+        base_url=chain.url, api_key=API_KEY, max_retries=0
+    ) as client:
+        yield client
+
+
+async def test_openai_chat(openai_client: openai.AsyncOpenAI) -> None:
+    answer = await openai_client.chat.completions.create(
+        model="tiny", max_tokens=8, messages=[{"role": "user", "content": "Hello"}]
+    )
+
+    assert answer.choices[0].message.content
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 8
+
+
+async def test_openai_chat_streamed(openai_client: openai.AsyncOpenAI) -> None:
+    stream = await openai_client.chat.completions.create(
+        model="tiny", max_tokens=8, messages=[{"role": "user", "content": "Hello"}], stream=True
+    )
+
+    text, reasons, usages = "", [], []
+    async for chunk in stream:
+        usages.append(chunk.usage)
+        for choice in chunk.choices:
+            text += choice.delta.content or ""
+            reasons.append(choice.finish_reason)
+
+    assert text.strip()
+    assert reasons[-1] == "length"
+    assert usages[-1] is not None
+    assert usages[-1].completion_tokens == 8
+
+
+async def test_anthropic_message(anthropic_client: anthropic.AsyncAnthropic) -> None:
+    message = await anthropic_client.messages.create(
+        model="tiny", max_tokens=8, messages=[{"role": "user", "content": "Hello"}]
+    )
+
+    assert message.content[0].type == "text"
+    assert message.stop_reason == "max_tokens"
+    assert message.usage.output_tokens == 8
+
+
+async def test_anthropic_message_streamed(anthropic_client: anthropic.AsyncAnthropic) -> None:
+    async with anthropic_client.messages.stream(
+        model="tiny", max_tokens=8, messages=[{"role": "user", "content": "Hello"}]
+    ) as stream:
+        text = "".join([piece async for piece in stream.text_stream])
+        message = await stream.get_final_message()
+
+    assert text.strip()
+    assert message.usage.output_tokens == 8
+
+
+async def test_openai_lists_the_models(openai_client: openai.AsyncOpenAI) -> None:
+    models = await openai_client.models.list()
+
+    assert [model.id for model in models.data] == ["tiny"]
+
+
+async def test_anthropic_lists_the_models(anthropic_client: anthropic.AsyncAnthropic) -> None:
+    models = await anthropic_client.models.list()
+
+    assert [model.id for model in models.data] == ["tiny"]
+
+
+async def test_an_unknown_model_is_not_found_in_both(
+    openai_client: openai.AsyncOpenAI, anthropic_client: anthropic.AsyncAnthropic
+) -> None:
+    with pytest.raises(openai.NotFoundError) as in_openai:
+        await openai_client.chat.completions.create(
+            model="no-such-model", messages=[{"role": "user", "content": "Hello"}]
+        )
+    with pytest.raises(anthropic.NotFoundError) as in_anthropic:
+        await anthropic_client.messages.create(
+            model="no-such-model", max_tokens=8, messages=[{"role": "user", "content": "Hello"}]
+        )
+
+    assert in_openai.value.code == "model_not_loaded"
+    assert "no-such-model" in in_anthropic.value.message
+
+
+async def test_an_unknown_model_is_not_found_when_streamed_too(
+    openai_client: openai.AsyncOpenAI, anthropic_client: anthropic.AsyncAnthropic
+) -> None:
+    with pytest.raises(openai.NotFoundError):
+        await openai_client.chat.completions.create(
+            model="no-such-model", messages=[{"role": "user", "content": "Hello"}], stream=True
+        )
+    with pytest.raises(anthropic.NotFoundError):
+        async with anthropic_client.messages.stream(
+            model="no-such-model", max_tokens=8, messages=[{"role": "user", "content": "Hello"}]
+        ):
+            pytest.fail("the stream must not open")
+
+
+async def test_a_servers_refusal_is_a_bad_request_in_both(
+    openai_client: openai.AsyncOpenAI, anthropic_client: anthropic.AsyncAnthropic
+) -> None:
+    long = "the sea and the wind " * 1000
+    with pytest.raises(openai.BadRequestError):
+        await openai_client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": long}]
+        )
+    with pytest.raises(anthropic.BadRequestError):
+        await anthropic_client.messages.create(
+            model="tiny", max_tokens=8, messages=[{"role": "user", "content": long}]
+        )
+
+
+async def test_a_wrong_key_is_an_authentication_error_in_both(chain: Chain) -> None:
+    async with (
+        openai.AsyncOpenAI(
+            base_url=f"{chain.url}/v1", api_key="wrong", max_retries=0
+        ) as with_openai,
+        anthropic.AsyncAnthropic(
+            base_url=chain.url, api_key="wrong", max_retries=0
+        ) as with_anthropic,
+    ):
+        with pytest.raises(openai.AuthenticationError):
+            await with_openai.models.list()
+        with pytest.raises(anthropic.AuthenticationError):
+            await with_anthropic.models.list()

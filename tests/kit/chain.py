@@ -1,0 +1,78 @@
+"""The whole chain in one process: the reference coordinator in front, a real agent behind."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from msgspec import Struct
+
+from agent.backends import make_backends
+from agent.config import (
+    BackendConfig,
+    Config,
+    CoordinatorConfig,
+    IdentityConfig,
+    LimitsConfig,
+    ObservabilityConfig,
+    OperatorConfig,
+    PricingConfig,
+)
+from agent.identity import load_or_create
+from agent.service import Service
+from coordinator.server import Coordinator
+from coordinator.settings import CoordinatorSettings
+
+READY_WITHIN_S = 20.0
+
+
+class Chain(Struct):
+    coordinator: Coordinator
+    service: Service
+    running: asyncio.Task[int]
+
+    @property
+    def url(self) -> str:
+        return self.coordinator.http_url
+
+
+def config_for(connect_url: str, folder: Path, *backends: BackendConfig, **limits: int) -> Config:
+    return Config(
+        operator=OperatorConfig(display_name="test"),
+        coordinator=CoordinatorConfig(url=connect_url),
+        identity=IdentityConfig(key_path=folder / "identity.key"),
+        backends=backends,
+        pricing=PricingConfig(),
+        limits=LimitsConfig(drain_timeout_s=5.0, **limits),
+        observability=ObservabilityConfig(prometheus_addr=""),
+    )
+
+
+@asynccontextmanager
+async def running_chain(
+    folder: Path,
+    *backends: BackendConfig,
+    settings: CoordinatorSettings | None = None,
+    max_concurrent: int = 8,
+    environ: dict[str, str] | None = None,
+) -> AsyncIterator[Chain]:
+    async with Coordinator(settings or CoordinatorSettings(port=0)) as coordinator:
+        config = config_for(
+            coordinator.connect_url, folder, *backends, max_concurrent=max_concurrent
+        )
+        identity = load_or_create(config.identity.key_path)
+        service = Service(config, identity, make_backends(backends, environ or {}))
+        running = asyncio.create_task(service.run(), name="agent under test")
+        try:
+            await models_offered(coordinator)
+            yield Chain(coordinator, service, running)
+        finally:
+            service.stop()
+            await running
+
+
+async def models_offered(coordinator: Coordinator) -> None:
+    async with asyncio.timeout(READY_WITHIN_S):
+        while not any(agent.models for agent in coordinator.agents()):  # noqa: ASYNC110
+            # The coordinator has no event for its tests; a turn of the loop is all that is waited.
+            await asyncio.sleep(0.005)
