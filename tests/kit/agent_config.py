@@ -1,0 +1,37 @@
+"""The settings of an agent under test."""
+
+from pathlib import Path
+
+from agent.config import (
+    BackendConfig,
+    Config,
+    CoordinatorConfig,
+    IdentityConfig,
+    LimitsConfig,
+    ObservabilityConfig,
+    OperatorConfig,
+    PricingConfig,
+)
+
+
+def agent_config(
+    url: str,
+    *,
+    key_path: Path = Path("unused"),
+    operator: OperatorConfig | None = None,
+    coordinator: CoordinatorConfig | None = None,
+    backends: tuple[BackendConfig, ...] = (),
+    pricing: PricingConfig | None = None,
+    limits: LimitsConfig | None = None,
+    prometheus_addr: str = "",
+) -> Config:
+    """Defaults everywhere but where told; no status server."""
+    return Config(
+        operator=operator or OperatorConfig(),
+        coordinator=coordinator or CoordinatorConfig(url=url),
+        identity=IdentityConfig(key_path=key_path),
+        backends=backends,
+        pricing=pricing or PricingConfig(),
+        limits=limits or LimitsConfig(),
+        observability=ObservabilityConfig(prometheus_addr=prometheus_addr),
+    )

@@ -1,0 +1,29 @@
+"""Jobs as a coordinator gives them."""
+
+from itertools import count
+
+from protocol.frames import Job
+
+_NUMBERS = count(1)
+
+REQUEST = b'{"messages":[{"role":"user","content":"one two"}],"stream":true}'
+
+
+def new_job(
+    model_id: str = "m",
+    *,
+    wire_format: str = "openai",
+    operation: str = "",
+    request: bytes = REQUEST,
+    deadline_ms: int = 60_000,
+    job_id: bytes | None = None,
+) -> Job:
+    """A job with an id of its own."""
+    return Job(
+        job_id=job_id or next(_NUMBERS).to_bytes(16, "big"),
+        model_id=model_id,
+        format=wire_format,
+        request=request,
+        deadline_ms=deadline_ms,
+        operation=operation,
+    )

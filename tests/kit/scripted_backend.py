@@ -1,0 +1,151 @@
+"""A backend that does what a test tells it, step by step."""
+
+import asyncio
+from typing import ClassVar
+
+from adapters.base import (
+    Backend,
+    BackendHealth,
+    BackendModel,
+    BackendSettings,
+    Job,
+    JobResult,
+    JobSink,
+    Operation,
+)
+
+CHAT_AND_MESSAGES = frozenset({Operation.CHAT, Operation.MESSAGES})
+
+
+def model(
+    model_id: str = "m",
+    *,
+    native: bool = True,
+    operations: frozenset[Operation] = CHAT_AND_MESSAGES,
+    context_window: int | None = 4096,
+    prices: tuple[int, int] | None = None,
+) -> BackendModel:
+    return BackendModel(
+        model_id=model_id,
+        context_window=context_window,
+        native=native,
+        operations=operations,
+        upstream_id=model_id,
+        input_price_per_1m=prices[0] if prices else None,
+        output_price_per_1m=prices[1] if prices else None,
+    )
+
+
+class ScriptedRun:
+    """One call of `execute`; a `FlowControl` that remembers."""
+
+    def __init__(self, job: Job, sink: JobSink) -> None:
+        self.job = job
+        self.sink = sink
+        self.outcome: asyncio.Future[JobResult] = asyncio.get_running_loop().create_future()
+        self.cancelled = asyncio.Event()
+        self.paused = False
+        self.pauses = 0
+        self.resumed = asyncio.Event()
+        self.total = 0
+
+    def pause_reading(self) -> None:
+        self.paused = True
+        self.pauses += 1
+        self.resumed.clear()
+
+    def resume_reading(self) -> None:
+        self.paused = False
+        self.resumed.set()
+
+    def start(self, status: int = 200, content_type: str = "text/event-stream") -> None:
+        self.sink.started(status, content_type, self)
+
+    def send(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            self.total += len(piece)
+            self.sink.send_chunk(piece)
+
+    def finish(
+        self, input_tokens: int | None = 3, output_tokens: int | None = 4, **wrong: int
+    ) -> None:
+        fields = {"total_bytes": self.total, "duration_ms": 20, "first_byte_ms": 10, **wrong}
+        self.outcome.set_result(
+            JobResult(
+                job_id=self.job.job_id,
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                **fields,
+            )
+        )
+
+    def fail(self, error: BaseException) -> None:
+        self.outcome.set_exception(error)
+
+    def answer(self, *pieces: bytes) -> None:
+        self.start()
+        self.send(*pieces)
+        self.finish()
+
+
+class ScriptedBackend(Backend):
+    """Runs jobs as the test says; `next_run` gives them in their order.
+
+    Attributes:
+        reported_health: the answer to `health`, or what it raises.
+        reported_models: the answer to `list_models`, or what it raises.
+        gate: questions are answered only while it is set.
+        asked: how often `health` was asked.
+        swallow_cancel: raised instead of `CancelledError` by a cancelled `execute`.
+        runs: every job so far.
+    """
+
+    kind: ClassVar[str] = "scripted"
+
+    def __init__(
+        self,
+        backend_id: str = "scripted:http://b",
+        *models: BackendModel,
+        max_concurrent: int = 8,
+    ) -> None:
+        super().__init__(BackendSettings(kind=self.kind, max_concurrent=max_concurrent))
+        self.id = backend_id
+        self.reported_health: BackendHealth | BaseException = BackendHealth(True, 1.0)
+        self.reported_models: list[BackendModel] | BaseException = list(models) or [model()]
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.asked = 0
+        self.swallow_cancel: Exception | None = None
+        self.closed = False
+        self.runs: list[ScriptedRun] = []
+        self._new_runs: asyncio.Queue[ScriptedRun] = asyncio.Queue()
+
+    async def health(self) -> BackendHealth:
+        self.asked += 1
+        await self.gate.wait()
+        if isinstance(self.reported_health, BaseException):
+            raise self.reported_health
+        return self.reported_health
+
+    async def list_models(self) -> list[BackendModel]:
+        if isinstance(self.reported_models, BaseException):
+            raise self.reported_models
+        return list(self.reported_models)
+
+    async def execute(self, job: Job, sink: JobSink) -> JobResult:
+        run = ScriptedRun(job, sink)
+        self.runs.append(run)
+        self._new_runs.put_nowait(run)
+        try:
+            return await run.outcome
+        except asyncio.CancelledError:
+            run.cancelled.set()
+            if self.swallow_cancel is not None:
+                raise self.swallow_cancel from None
+            raise
+
+    async def next_run(self) -> ScriptedRun:
+        return await self._new_runs.get()
+
+    async def close(self) -> None:
+        self.closed = True

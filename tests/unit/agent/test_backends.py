@@ -1,0 +1,89 @@
+import pytest
+
+from adapters.base import WireFormat
+from agent.backends import SkippedBackend, make_backends
+from agent.config import BackendConfig, BackendTimeouts
+
+
+def test_backends_come_in_the_order_of_the_configuration() -> None:
+    made = make_backends(
+        (
+            BackendConfig(kind="vllm", url="http://a:8000"),
+            BackendConfig(kind="echo"),
+            BackendConfig(kind="openrouter", api_key_env="KEY", markup=0.1),
+        ),
+        {"KEY": "sk-1"},
+    )
+    assert [one.id for one in made.usable] == ["vllm:http://a:8000", "echo", "openrouter"]
+    assert made.markups == {"vllm:http://a:8000": None, "echo": None, "openrouter": 0.1}
+    assert made.skipped == []
+
+
+def test_settings_reach_the_backend() -> None:
+    (backend,) = make_backends(
+        (
+            BackendConfig(
+                kind="openai_compatible",
+                url="http://a",
+                api_key_env="KEY",
+                models=("m*",),
+                formats=(WireFormat.ANTHROPIC,),
+                max_concurrent=3,
+                timeouts=BackendTimeouts(connect_s=1.5, silence_s=7.0),
+            ),
+        ),
+        {"KEY": " sk-1\n"},
+    ).usable
+    settings = backend.settings
+    assert settings.api_key == "sk-1"
+    assert (settings.models, settings.formats) == (("m*",), (WireFormat.ANTHROPIC,))
+    assert (settings.connect_s, settings.silence_s) == (1.5, 7.0)
+    assert backend.max_concurrent == 3
+
+
+def test_what_the_operator_leaves_open_is_the_adapters_default() -> None:
+    (backend,) = make_backends((BackendConfig(kind="echo"),), {}).usable
+    assert backend.settings.api_key is None
+    assert backend.settings.silence_s == 300.0
+    assert backend.max_concurrent == backend.default_max_concurrent
+
+
+@pytest.mark.parametrize("environ", [{}, {"KEY": ""}, {"KEY": "  \n"}])
+def test_a_missing_key_skips_its_backend_and_names_the_variable(environ: dict[str, str]) -> None:
+    made = make_backends(
+        (
+            BackendConfig(kind="venice", api_key_env="KEY"),
+            BackendConfig(kind="vllm", url="http://a", api_key_env="KEY"),
+            BackendConfig(kind="echo"),
+        ),
+        environ,
+    )
+    reason = "skipped: the environment variable KEY (api_key_env) is not set"
+    assert [one.id for one in made.usable] == ["echo"]
+    assert made.skipped == [
+        SkippedBackend("venice", "venice", reason),
+        SkippedBackend("vllm:http://a", "vllm", reason),
+    ]
+
+
+def test_a_markup_on_the_operators_own_hardware_means_nothing() -> None:
+    made = make_backends((BackendConfig(kind="vllm", url="http://a", markup=0.5),), {})
+    assert made.markups == {"vllm:http://a": None}
+
+
+def test_several_keys_for_one_service_are_told_apart() -> None:
+    made = make_backends(
+        tuple(
+            BackendConfig(kind="openrouter", api_key_env=name, markup=markup)
+            for name, markup in [("A", 0.1), ("B", 0.2), ("C", 0.3)]
+        ),
+        {"A": "sk-a", "B": "sk-b", "C": "sk-c"},
+    )
+    assert made.markups == {"openrouter": 0.1, "openrouter#2": 0.2, "openrouter#3": 0.3}
+    assert [one.settings.api_key for one in made.usable] == ["sk-a", "sk-b", "sk-c"]
+
+
+def test_no_key_shows_in_what_is_printed() -> None:
+    made = make_backends((BackendConfig(kind="venice", api_key_env="KEY"),), {"KEY": "sk-secret"})
+    assert "sk-secret" not in repr(made)
+    assert "sk-secret" not in repr(made.usable[0].settings)

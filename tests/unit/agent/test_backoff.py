@@ -1,0 +1,127 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.backoff import (
+    CAP_S,
+    HEALTHY_S,
+    REFUSED_S,
+    TOLD_MIN_S,
+    End,
+    Fatal,
+    LinkEnd,
+    Retry,
+    after,
+)
+
+FATAL = {End.REJECTED, End.INCOMPATIBLE, End.BAD_CERTIFICATE}
+WAITS = sorted(set(End) - FATAL)
+
+
+def decide(
+    end: End,
+    *,
+    told_s: float | None = None,
+    attempt: int = 0,
+    welcomed_s: float | None = None,
+    random: float = 0.5,
+) -> Retry | Fatal:
+    return after(LinkEnd(end, "it ended", told_s), attempt, welcomed_s, lambda: random)
+
+
+def wait(
+    end: End,
+    *,
+    told_s: float | None = None,
+    attempt: int = 0,
+    welcomed_s: float | None = None,
+    random: float = 0.5,
+) -> float:
+    decision = decide(end, told_s=told_s, attempt=attempt, welcomed_s=welcomed_s, random=random)
+    assert isinstance(decision, Retry)
+    return decision.after_s
+
+
+@pytest.mark.parametrize("end", sorted(FATAL))
+@pytest.mark.parametrize("welcomed_s", [None, 1.0, 1e6])
+def test_what_would_end_the_same_way_is_fatal_and_says_what_to_do(
+    end: End, welcomed_s: float | None
+) -> None:
+    decision = decide(end, welcomed_s=welcomed_s)
+    assert isinstance(decision, Fatal)
+    assert decision.hint.startswith(("check [coordinator]", "coordinator and agent"))
+
+
+@pytest.mark.parametrize("end", WAITS)
+def test_everything_else_is_tried_again_and_counted(end: End) -> None:
+    decision = decide(end, attempt=3)
+    assert isinstance(decision, Retry)
+    assert decision.attempt == 4
+
+
+@pytest.mark.parametrize("end", [End.LOST, End.BROKEN_PEER])
+@pytest.mark.parametrize(
+    ("attempt", "ceiling_s"), [(0, 1), (1, 2), (2, 4), (5, 32), (6, 60), (7, 60), (10**6, 60)]
+)
+def test_full_jitter_up_to_a_doubling_ceiling_with_a_cap(
+    end: End, attempt: int, ceiling_s: float
+) -> None:
+    assert wait(end, attempt=attempt, random=0.0) == 0.0
+    assert wait(end, attempt=attempt, random=0.999) == pytest.approx(0.999 * ceiling_s)
+
+
+@pytest.mark.parametrize(
+    ("end", "told_s", "least_s"),
+    [
+        (End.TOLD_TO_WAIT, None, 5.0),
+        (End.TOLD_TO_WAIT, 0.0, 5.0),
+        (End.TOLD_TO_WAIT, 4.9, 5.0),
+        (End.TOLD_TO_WAIT, 120.0, 120.0),
+        (End.LOST, 30.0, 30.0),
+        (End.LOST, 0.0, 5.0),
+    ],
+)
+def test_a_told_wait_is_kept_and_at_least_5_s_with_jitter_on_top(
+    end: End, told_s: float | None, least_s: float
+) -> None:
+    assert wait(end, told_s=told_s, random=0.0) == least_s
+    assert wait(end, told_s=told_s, random=0.999) == pytest.approx(1.999 * least_s)
+
+
+@pytest.mark.parametrize("attempt", [0, 9])
+def test_a_refused_token_is_tried_about_once_a_minute(attempt: int) -> None:
+    assert wait(End.UNAUTHORIZED, attempt=attempt, random=0.0) == REFUSED_S / 2
+    assert wait(End.UNAUTHORIZED, attempt=attempt, random=0.999) < REFUSED_S * 1.5
+
+
+@pytest.mark.parametrize(
+    ("welcomed_s", "next_attempt"),
+    [(None, 8), (0.0, 8), (HEALTHY_S - 0.1, 8), (HEALTHY_S, 1), (86_400.0, 1)],
+)
+def test_only_a_healthy_session_begins_the_count_anew(
+    welcomed_s: float | None, next_attempt: int
+) -> None:
+    decision = decide(End.LOST, attempt=7, welcomed_s=welcomed_s)
+    assert isinstance(decision, Retry)
+    assert decision.attempt == next_attempt
+    assert decision.after_s <= (1.0 if next_attempt == 1 else CAP_S)
+
+
+@given(
+    st.sampled_from(WAITS),
+    st.none() | st.floats(0, 86_400),
+    st.integers(0, 10**9),
+    st.none() | st.floats(0, 1e9),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_nobody_waits_above_the_cap_untold(
+    end: End, told_s: float | None, attempt: int, welcomed_s: float | None, random: float
+) -> None:
+    waited = wait(end, told_s=told_s, attempt=attempt, welcomed_s=welcomed_s, random=random)
+    if end is End.UNAUTHORIZED:
+        assert REFUSED_S / 2 <= waited < REFUSED_S * 1.5
+    elif told_s is not None or end is End.TOLD_TO_WAIT:
+        least = max(told_s or 0.0, TOLD_MIN_S)
+        assert least <= waited <= 2 * least
+    else:
+        assert 0 <= waited <= CAP_S
