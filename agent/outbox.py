@@ -64,14 +64,27 @@ class Lane:
         self._backend_id = backend_id[:MAX_NAME_CHARS]
 
     def started(self, status: int, content_type: str, source: FlowControl) -> None:
-        """The response has begun; see `JobSink.started`."""
+        """The response has begun; see `JobSink.started`.
+
+        Raises:
+            ValueError: no frame can carry this status. Sent, it would end the link for every job.
+        """
+        if not 100 <= status <= 599:
+            raise ValueError("a status that is none of HTTP's")
         self._source = source
+        content_type = content_type[:MAX_NAME_CHARS]
         self.stream.start(JobStarted(self.stream.job_id, status, content_type, self._backend_id))
         self._outbox.mark_ready(self)
 
     def send_chunk(self, data: bytes) -> None:
-        """The next bytes; see `JobSink.send_chunk`."""
+        """The next bytes; see `JobSink.send_chunk`.
+
+        Raises:
+            RuntimeError: the adapter has not said that the response began.
+        """
         stream = self.stream
+        if stream.started is None and stream.end is None:
+            raise RuntimeError("bytes before the response began")
         stream.write(data)
         self._outbox.mark_ready(self)
         if stream.full and not self._paused and self._source is not None:
@@ -138,7 +151,8 @@ class Outbox:
     def mark_ready(self, lane: Lane) -> None:
         """This lane may have something to send. Cheap: called for every read of every job."""
         job_id = lane.stream.job_id
-        if job_id not in self._ready and lane.stream.ready:
+        # A job that outlives its session for a moment may still write into a forgotten lane.
+        if job_id not in self._ready and lane.stream.ready and job_id in self._lanes:
             self._ready[job_id] = lane
             self._something.set()
 
