@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from fnmatch import fnmatchcase
 from typing import ClassVar, Final, TypeVar
 
@@ -21,7 +22,9 @@ from adapters.base import (
     JobResult,
     JobSink,
     ModelNotFound,
+    Transport,
 )
+from adapters.environment_proxy import environment_proxy
 from adapters.http_errors import describe, translated_errors
 from adapters.redaction import redact_bytes
 from adapters.relay import Relay
@@ -85,6 +88,7 @@ class HttpBackend(Backend):
         self._clock = clock
         self._lazy_session: aiohttp.ClientSession | None = None
         self._upstream_ids: dict[str, str] = {}
+        self._running: set[asyncio.Timeout] = set()
 
     # --- questions -----------------------------------------------------------------------------
 
@@ -191,13 +195,35 @@ class HttpBackend(Backend):
         headers = self._headers(job)
         relay = Relay(operation, sink, self._clock)
         with translated_errors():
-            async with await self._post(operation.path, request.body, headers) as response:
+            async with (
+                self._ended_by_close(),
+                await self._post(operation.path, request.body, headers) as response,
+            ):
                 if not 200 <= response.status < 300:
                     retry_after = parse_retry_after(response.headers.get("Retry-After"))
-                    body = await _read_at_most(response, MAX_ERROR_BODY_BYTES)
+                    body = await _read_error_body(response)
                     raise self._bad_status(response.status, body, retry_after)
                 await relay.run(response)
         return relay.result(job, began, self._secrets())
+
+    @asynccontextmanager
+    async def _ended_by_close(self) -> AsyncIterator[None]:
+        """Lets `close` end what runs inside: a closed session leaves its readers waiting for ever.
+
+        Raises:
+            Transport: this backend was closed.
+        """
+        life = asyncio.timeout(None)
+        try:
+            async with life:
+                self._running.add(life)
+                yield
+        except TimeoutError as error:
+            if not life.expired():
+                raise
+            raise Transport("this backend was closed") from error
+        finally:
+            self._running.discard(life)
 
     async def _post(
         self, path: str, body: bytes, headers: Mapping[str, str]
@@ -217,9 +243,12 @@ class HttpBackend(Backend):
 
     async def close(self) -> None:
         """Close every connection; running jobs fail with `Transport`."""
-        if self._lazy_session is not None:
-            await self._lazy_session.close()
-            self._lazy_session = None
+        for life in self._running:
+            life.reschedule(asyncio.get_running_loop().time())
+        self._running.clear()
+        session, self._lazy_session = self._lazy_session, None
+        if session is not None:
+            await session.close()
 
     def _session(self) -> aiohttp.ClientSession:
         """Made on first use, because aiohttp wants a running loop."""
@@ -236,7 +265,7 @@ class HttpBackend(Backend):
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 # Servers beside the agent are reached directly, the internet perhaps by a proxy.
-                trust_env=not self.native,
+                proxy=None if self.native else environment_proxy(self.settings.url),
             )
         return self._lazy_session
 
@@ -266,6 +295,19 @@ class HttpBackend(Backend):
         # operator's account.
         said = server_message(clean) if entry_for(code).fault is Fault.BUYER else ""
         return BadStatus(status, clean, code, retry_after_s, said)
+
+
+async def _read_error_body(response: aiohttp.ClientResponse) -> bytes:
+    """What there is of it: the status counts, even when its body breaks off or comes too slowly."""
+    body = bytearray()
+    with suppress(aiohttp.ClientError, TimeoutError):
+        async with asyncio.timeout(QUESTION_TIMEOUT_S):
+            while len(body) < MAX_ERROR_BODY_BYTES:
+                data = await response.content.read(MAX_ERROR_BODY_BYTES - len(body))
+                if not data:
+                    break
+                body += data
+    return bytes(body)
 
 
 async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:

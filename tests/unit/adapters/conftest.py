@@ -1,0 +1,53 @@
+"""Backends for the fakes of a test, closed with it."""
+
+import uuid
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import msgspec
+import pytest
+
+from adapters.base import Backend, BackendSettings, Job, WireFormat
+from adapters.registry import create_backend
+from tests.kit.fakes import FakeServer
+
+
+class Connect(Protocol):
+    """Makes a backend for a fake, with settings beside kind, url and key."""
+
+    def __call__(self, server: FakeServer, **settings: object) -> Backend: ...
+
+
+@pytest.fixture
+async def connect(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connect]:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    made: list[Backend] = []
+
+    def connect_to(server: FakeServer, **settings: object) -> Backend:
+        usual = BackendSettings(kind=server.kind, url=server.url, api_key=server.api_key)
+        made.append(create_backend(msgspec.structs.replace(usual, **settings)))
+        return made[-1]
+
+    yield connect_to
+    for backend in made:
+        await backend.close()
+
+
+def a_job(
+    model_id: str, wire_format: WireFormat = WireFormat.OPENAI, *, stream: bool = True
+) -> Job:
+    """A job that any fake accepts."""
+    request = {
+        "model": model_id,
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 5,
+        "stream": stream,
+    }
+    return Job(
+        job_id=uuid.uuid4().bytes,
+        model_id=model_id,
+        format=wire_format,
+        request=msgspec.json.encode(request),
+        deadline_ms=60_000,
+    )

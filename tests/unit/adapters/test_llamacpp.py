@@ -1,0 +1,155 @@
+from collections.abc import AsyncIterator
+
+import pytest
+
+from adapters.base import BadStatus, Operation, WireFormat
+from adapters.llamacpp import name_of
+from protocol.errors import ErrorCode
+from tests.kit.fakes import FakeLlamaCpp
+from tests.kit.fakes.llamacpp import FILE, MODEL, SLOTS, WINDOW
+from tests.kit.sink import CollectingSink
+from tests.unit.adapters.conftest import Connect, a_job
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeLlamaCpp]:
+    async with FakeLlamaCpp(api_key="sk-llama-012345") as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("upstream_id", "name"),
+    [
+        ("tiny", "tiny"),
+        ("acme/acme-8b", "acme/acme-8b"),
+        ("acme/acme-8b-GGUF:Q4_K_M", "acme/acme-8b-GGUF:Q4_K_M"),
+        ("/models/acme-8b.Q4_K_M.gguf", "acme-8b.Q4_K_M"),
+        ("models/acme-00001-of-00003.gguf", "acme"),
+        (r"C:\models\acme.GGUF", "acme"),
+        ("acme.gguf", "acme"),
+    ],
+)
+def test_a_model_is_called_by_its_alias_or_the_stem_of_its_file(
+    upstream_id: str, name: str
+) -> None:
+    assert name_of(upstream_id) == name
+
+
+async def test_slots_are_the_jobs_at_once(server: FakeLlamaCpp, connect: Connect) -> None:
+    told, limited = connect(server), connect(server, max_concurrent=2)
+
+    await told.list_models()
+    await limited.list_models()
+
+    assert told.max_concurrent == SLOTS
+    assert limited.max_concurrent == 2
+
+
+async def test_the_window_is_that_of_a_slot(server: FakeLlamaCpp, connect: Connect) -> None:
+    (model,) = await connect(server).list_models()
+
+    assert (model.model_id, model.upstream_id, model.context_window) == (MODEL, FILE, WINDOW)
+
+
+async def test_the_key_is_checked_though_health_and_models_are_open(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    health = await connect(server, api_key="sk-wrong-012345").health()
+
+    assert not health.reachable
+    assert health.last_error is not None
+    assert "api_key_env" in health.last_error
+
+
+async def test_a_loading_model_is_unhealthy_and_says_so(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    server.loading = True
+    backend = connect(server)
+
+    health = await backend.health()
+
+    assert not health.reachable
+    assert health.last_error is not None
+    assert "loading" in health.last_error
+    with pytest.raises(BadStatus):
+        await backend.list_models()
+    server.loading = False
+    assert (await backend.health()).reachable
+    assert len(await backend.list_models()) == 1
+
+
+async def test_an_old_build_speaks_no_messages(server: FakeLlamaCpp, connect: Connect) -> None:
+    server.messages = False
+
+    (model,) = await connect(server).list_models()
+
+    assert model.operations == {Operation.CHAT}
+
+
+async def test_a_server_for_embeddings_only_offers_nothing(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    server.embeddings_only = True
+
+    assert await connect(server).list_models() == []
+
+
+async def test_a_build_is_probed_once(server: FakeLlamaCpp, connect: Connect) -> None:
+    backend = connect(server)
+
+    for _ in range(3):
+        await backend.list_models()
+
+    assert len(server.asked("/v1/messages/count_tokens")) == 1
+
+
+async def test_a_sleeping_model_is_offered_and_not_woken(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    server.sleeping = True
+    backend = connect(server)
+
+    await backend.health()
+    (asleep,) = await backend.list_models()
+
+    assert asleep.operations == {Operation.CHAT}
+    assert server.woken == []
+
+
+async def test_what_was_found_out_before_it_slept_still_holds(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    backend = connect(server)
+    awake = await backend.list_models()
+    server.sleeping = True
+
+    assert await backend.list_models() == awake
+    assert server.woken == []
+
+
+async def test_a_router_offers_what_is_loaded_and_loads_nothing(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    server.router = {"acme-8b": "loaded", "acme-70b": "unloaded", "acme-1b": "sleeping"}
+    backend = connect(server)
+
+    assert (await backend.health()).reachable
+    (model,) = await backend.list_models()
+
+    assert (model.model_id, model.context_window) == ("acme-8b", WINDOW)
+    assert model.formats == set(WireFormat)
+    assert backend.max_concurrent == SLOTS
+    assert server.woken == []
+    assert all(asked.query["autoload"] == "false" for asked in server.exchanges if asked.query)
+
+
+async def test_a_prompt_over_the_window_is_the_buyers_fault(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    server.next_job(FakeLlamaCpp.context_exceeded())
+
+    with pytest.raises(BadStatus) as caught:
+        await connect(server).execute(a_job(MODEL), CollectingSink())
+
+    assert caught.value.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED
