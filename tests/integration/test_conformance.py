@@ -14,6 +14,7 @@ from tests.kit.subjects import (
     ANTHROPIC,
     FAKES,
     KEY,
+    REAL,
     SUBJECTS,
     Subject,
     every_backend,
@@ -137,7 +138,7 @@ async def test_relays_the_very_bytes_that_the_server_sent(
     assert usage == subject.expected.usage
 
 
-@over_formats(["real-llamacpp"])
+@over_formats(REAL)
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_relays_what_the_real_server_sends_when_asked_directly(
     subject: Subject, wire_format: WireFormat, stream: bool

@@ -94,6 +94,21 @@ async def test_a_stream_that_just_stops_is_a_failure(
 
 
 @every_fake
+async def test_a_connection_that_breaks_before_any_answer_is_tried_once_more(
+    subject: Subject,
+) -> None:
+    assert subject.server is not None
+    await subject.backend.list_models()
+    subject.server.next_job(Fault.RESET_BEFORE_HEADERS)
+    sink = CollectingSink()
+
+    await subject.backend.execute(subject.job(), sink)
+
+    assert len(subject.server.jobs) == 2
+    assert sink.data == subject.server.jobs[1].sent
+
+
+@every_fake
 async def test_a_connection_that_breaks_in_a_chunk_is_a_failure(subject: Subject) -> None:
     assert subject.server is not None
     await subject.backend.list_models()

@@ -1,5 +1,6 @@
 """The backends that conformance tests run over: a fake of each kind, echo, and a real llama.cpp."""
 
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack
@@ -116,16 +117,31 @@ FAKES: Final[dict[str, tuple[Callable[[], FakeServer], Expected]]] = {
 ECHO: Final = Expected("echo", "echo", None, checks_key=False, usage=None)
 REAL_LLAMACPP: Final = Expected("tiny", "tiny", None, checks_key=False, usage=None)
 
+VLLM_URL: Final = os.environ.get("TEST_VLLM_URL", "")
+"""A real vLLM takes part when it is named here, with its model in `TEST_VLLM_MODEL`."""
+
+_VLLM_MODEL: Final = os.environ.get("TEST_VLLM_MODEL", "tiny")
+REAL_VLLM: Final = Expected(_VLLM_MODEL, _VLLM_MODEL, None, checks_key=False, usage=None)
+
+REAL: Final = {
+    "real-llamacpp": REAL_LLAMACPP,
+    **({"real-vllm": REAL_VLLM} if VLLM_URL else {}),
+}
 SUBJECTS: Final = {
     **{name: expected for name, (_, expected) in FAKES.items()},
     "echo": ECHO,
-    "real-llamacpp": REAL_LLAMACPP,
+    **REAL,
 }
 
 
 def over(names: Iterable[str]) -> pytest.MarkDecorator:
     """Run a test over these subjects."""
-    return pytest.mark.parametrize("subject", list(names), indirect=True)
+    subjects = [pytest.param(name, marks=_marks(name)) for name in names]
+    return pytest.mark.parametrize("subject", subjects, indirect=True)
+
+
+def _marks(name: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.vllm] if name == "real-vllm" else []
 
 
 def over_formats(
@@ -133,7 +149,7 @@ def over_formats(
 ) -> pytest.MarkDecorator:
     """Run a test over these subjects, once per wanted format that they speak (or do not)."""
     pairs = [
-        (name, wire_format)
+        pytest.param(name, wire_format, marks=_marks(name))
         for name in names
         for wire_format in wanted or (OPENAI, ANTHROPIC)
         if (wire_format in SUBJECTS[name].formats) is spoken
@@ -142,7 +158,7 @@ def over_formats(
 
 
 every_backend = over(SUBJECTS)
-every_server = over([*FAKES, "real-llamacpp"])
+every_server = over([*FAKES, *REAL])
 every_fake = over(FAKES)
 
 
@@ -157,6 +173,9 @@ async def subject(
     async with AsyncExitStack() as running:
         if request.param == "echo":
             found = Subject(create_backend(BackendSettings(kind="echo")), ECHO)
+        elif request.param == "real-vllm":
+            settings = BackendSettings(kind="vllm", url=VLLM_URL)
+            found = Subject(create_backend(settings), REAL_VLLM)
         elif request.param == "real-llamacpp":
             settings = BackendSettings(kind="llamacpp", url=llamacpp_server.url)
             found = Subject(create_backend(settings), REAL_LLAMACPP)

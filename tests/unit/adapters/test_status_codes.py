@@ -2,7 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.status_codes import code_for_status, parse_retry_after
+from adapters.status_codes import (
+    MAX_MESSAGE_CHARS,
+    code_for_status,
+    parse_retry_after,
+    server_message,
+)
 from protocol.errors import ErrorCode
 
 LLAMACPP = b'{"error":{"type":"exceed_context_size_error","n_ctx":2048}}'
@@ -43,6 +48,25 @@ OPENAI = b'{"error":{"code":"context_length_exceeded"}}'
 )
 def test_what_a_status_means(status: int, body: bytes, code: ErrorCode) -> None:
     assert code_for_status(status, body) is code
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b'{"error":{"message":"too  long\\n"}}', "too long"),
+        (b'{"type":"error","error":{"type":"x","message":"no"}}', "no"),
+        (b'{"error":"Unauthorized"}', "Unauthorized"),
+        (b'{"code":500,"message":"bare"}', "bare"),
+        (b'{"detail":"Not Found"}', ""),
+        (b'{"error":{"message":7}}', ""),
+        (b"<html>", ""),
+        (b"", ""),
+        (b"[" * 100_000, ""),
+        (b'{"error":"' + b"x" * 9999 + b'"}', "x" * MAX_MESSAGE_CHARS),
+    ],
+)
+def test_the_servers_own_sentence(body: bytes, text: str) -> None:
+    assert server_message(body) == text
 
 
 @pytest.mark.parametrize(
