@@ -78,6 +78,11 @@ class BackendSettings(Struct, frozen=True, kw_only=True):
         key = "set" if self.api_key else "none"
         return f"<BackendSettings {self.kind} {self.url} api_key={key}>"
 
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """For rich, which would take a Struct's own, with the key."""
+        key = "set" if self.api_key else "none"
+        return [("kind", self.kind), ("url", self.url), ("api_key", key)]
+
 
 class BackendModel(Struct, frozen=True, kw_only=True):
     """One model that a backend serves now.

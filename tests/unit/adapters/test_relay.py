@@ -64,6 +64,22 @@ async def test_a_full_window_stops_the_server_and_loses_nothing(
     assert (result.input_tokens, result.output_tokens) == (INPUT_TOKENS, OUTPUT_TOKENS)
 
 
+async def test_a_full_window_is_not_the_servers_silence(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
+    word = chat_chunk(MODEL, {"content": "x" * 60_000})
+    server.next_job(stream_answer([*[word] * 400, *chat_frames(MODEL, usage=True)]))
+    sink = CollectingSink(pause_at=1)
+    backend = connect(server, silence_s=0.05)
+    running = asyncio.create_task(backend.execute(a_job(MODEL), sink))
+    await sink.paused.wait()
+
+    await asyncio.sleep(0.1)  # longer than the clock allows: only time itself can be waited for
+    sink.resume()
+
+    assert (await running).total_bytes == len(sink.data)
+
+
 async def test_a_job_can_be_cancelled_while_its_window_is_full(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
