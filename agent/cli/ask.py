@@ -2,20 +2,27 @@
 
 import os
 import sys
+from typing import Final
 
 import click
 
 from adapters.base import BackendError
 from agent.backends import Backends, make_backends
-from agent.cli.one_job import explain, run_one_job
-from agent.cli.settings import run_async, with_config
+from agent.cli.one_job import explain, figures, run_one_job
+from agent.cli.settings import NO_BACKEND, run_async, with_local_config
+from agent.cli.terminal import visible
 from agent.config import LoadedConfig
 from agent.discovery import Discovery
 from agent.routing import Refusal, choose_routes
 from protocol.formats import MAIN_OPERATION, WireFormat
 
+EXIT_FAILED: Final = 1
 
-@click.command()
+MAX_LISTED_MODELS: Final = 50
+"""OpenRouter has hundreds."""
+
+
+@click.command(short_help="Run one job on your own backends, and show its text.")
 @click.argument("model")
 @click.argument("prompt")
 @click.option(
@@ -26,9 +33,21 @@ from protocol.formats import MAIN_OPERATION, WireFormat
     show_default=True,
     help="The wire format to ask in.",
 )
-@click.option("--max-tokens", default=512, show_default=True, type=click.IntRange(1))
-@click.option("--timeout", default=300.0, show_default=True, help="Seconds for the whole answer.")
-@with_config
+@click.option(
+    "--max-tokens",
+    default=512,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Where the answer ends at the latest.",
+)
+@click.option(
+    "--timeout",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(0, 86_400, min_open=True),
+    help="Seconds for the whole answer.",
+)
+@with_local_config
 def ask(
     loaded: LoadedConfig,
     model: str,
@@ -72,45 +91,79 @@ async def _ask_backends(
     await discovery.check_all()
     routes = choose_routes(wire_format, "", discovery.routes(model, lambda _: 0))
     if isinstance(routes, Refusal):
-        click.echo(f"{routes.code}: {routes.message}", err=True)
+        click.echo(f"{model}: {routes.code}: {routes.message}", err=True)
         _say_what_there_is(discovery, backends)
-        return 1
+        return EXIT_FAILED
     backend = discovery.backend(routes[0].backend_id)
-    operation = MAIN_OPERATION[wire_format]
+    out = _StandardOutput()
     try:
         result = await run_one_job(
             backend,
-            operation,
+            MAIN_OPERATION[wire_format],
             model,
             prompt,
             max_tokens=max_tokens,
             timeout_s=timeout_s,
-            show=lambda text: click.echo(text, nl=False),
+            show=out.show,
         )
     except BackendError as error:
-        click.echo(f"\n{backend.id}: {explain(error)}", err=True)
-        return 1
-    click.echo()
+        if out.lost is not None:
+            raise out.lost from None
+        out.end_line()
+        click.echo(f"{backend.id}: {visible(explain(error))}", err=True)
+        return EXIT_FAILED
+    out.end_line()
     seconds = result.duration_ms / 1000
-    click.echo(
-        f"\n{backend.id}, {wire_format}: first byte after {result.first_byte_ms} ms, "
-        f"{_count(result.input_tokens)} tokens in, {_count(result.output_tokens)} out, "
-        f"{result.total_bytes} bytes, {seconds:.2f} s",
-        err=True,
-    )
+    click.echo(f"\n{backend.id}, {wire_format}: {figures(result)}, {seconds:.2f} s", err=True)
     return 0
 
 
-def _count(tokens: int | None) -> str:
-    return "unknown" if tokens is None else str(tokens)
+class _StandardOutput:
+    """Where the text goes.
+
+    Attributes:
+        lost: why nothing can be written any more, as behind `| head`; None while it can.
+    """
+
+    def __init__(self) -> None:
+        self.lost: OSError | None = None
+        self._is_terminal = sys.stdout.isatty()
+        self._open_line = False
+
+    def show(self, text: str) -> None:
+        """Write a piece of the answer.
+
+        Raises:
+            OSError: nobody reads it; the job ends with it.
+        """
+        try:
+            click.echo(visible(text, keep="\n\t") if self._is_terminal else text, nl=False)
+        except OSError as error:
+            # The adapter takes it for an error of its connection.
+            self.lost = error
+            raise
+        self._open_line = True
+
+    def end_line(self) -> None:
+        """What follows begins on a line of its own."""
+        if self._open_line:
+            click.echo()
 
 
 def _say_what_there_is(discovery: Discovery, backends: Backends) -> None:
-    models = {model.model_id: sorted(model.formats) for _, model, _ in discovery.serving()}
-    for model_id, formats in list(models.items())[:50]:
-        click.echo(f"  {model_id}  ({', '.join(formats)})", err=True)
+    models: dict[str, set[str]] = {}
+    for _, model, _ in discovery.serving():
+        models.setdefault(model.model_id, set()).update(model.formats)
+    if models:
+        click.echo("These are served:", err=True)
+    for model_id, formats in list(models.items())[:MAX_LISTED_MODELS]:
+        click.echo(f"  {visible(model_id)}  ({', '.join(sorted(formats))})", err=True)
+    if len(models) > MAX_LISTED_MODELS:
+        click.echo("  and more: `provider-agent models` lists them all", err=True)
     for state in discovery.states:
         if not state.health.reachable:
-            click.echo(f"  {state.backend.id}: {state.health.last_error}", err=True)
+            click.echo(f"{state.backend.id}: {visible(state.health.last_error or '')}", err=True)
     for skipped in backends.skipped:
-        click.echo(f"  {skipped.backend_id}: {skipped.reason}", err=True)
+        click.echo(f"{skipped.backend_id}: {skipped.reason}", err=True)
+    if not (discovery.states or backends.skipped):
+        click.echo(NO_BACKEND, err=True)

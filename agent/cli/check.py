@@ -5,22 +5,21 @@ import sys
 from pathlib import Path
 
 import click
+from msgspec.structs import replace
 
 from adapters.registry import known_kinds
 from agent.backends import make_backends
 from agent.cli.check_backends import check_backend_state, skipped_backend
 from agent.cli.check_coordinator import check_coordinator
-from agent.cli.findings import Finding, Outcome, all_well, show
-from agent.cli.settings import EXIT_CONFIG, run_async, start_logging
+from agent.cli.findings import Finding, Outcome, all_well, failure, show
+from agent.cli.settings import EXIT_CONFIG, NO_BACKEND, config_option, run_async, start_logging
 from agent.config import Config, ConfigError, LoadedConfig, load_config
 from agent.discovery import Discovery
 from agent.identity import Identity, IdentityError, load
 
 
-@click.command()
-@click.option(
-    "-c", "--config", "config_path", type=click.Path(path_type=Path), help="The agent.toml to read."
-)
+@click.command(short_help="Test configuration, coordinator and backends.")
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--completions/--no-completions", default=True, help="Ask each server for 8 tokens.")
 def check(config_path: Path | None, as_json: bool, completions: bool) -> None:
@@ -32,7 +31,9 @@ def check(config_path: Path | None, as_json: bool, completions: bool) -> None:
     try:
         loaded = load_config(config_path, os.environ, {}, known_kinds())
     except ConfigError as error:
-        show([Finding("configuration", "", Outcome.FAILED, str(error))], as_json=as_json)
+        advice = "mend it; docs/configuration.md explains every key"
+        target = "" if config_path is None else str(config_path)
+        show([failure("configuration", target, str(error), advice)], as_json=as_json)
         sys.exit(EXIT_CONFIG)
     start_logging(loaded, "error")
     findings = [_configuration(loaded)]
@@ -43,13 +44,12 @@ def check(config_path: Path | None, as_json: bool, completions: bool) -> None:
 
 
 def _configuration(loaded: LoadedConfig) -> Finding:
-    details = f"{len(loaded.config.backends)} backends"
+    details = f"backends: {len(loaded.config.backends)}"
     if loaded.warnings:
         details += f"; {'; '.join(loaded.warnings)}"
     target = str(loaded.path or "environment")
     if not loaded.config.backends:
-        advice = "add a [[backends]] table for each of your servers"
-        return Finding("configuration", target, Outcome.FAILED, "no backends", advice)
+        return failure("configuration", target, NO_BACKEND, "")
     return Finding("configuration", target, Outcome.OK, details)
 
 
@@ -58,8 +58,10 @@ def _identity(config: Config, findings: list[Finding]) -> Identity | None:
     try:
         identity = load(path)
     except IdentityError as error:
-        advice = "" if path.exists() else "`provider-agent identity` creates it now"
-        findings.append(Finding("identity", str(path), Outcome.FAILED, str(error), advice))
+        finding = failure("identity", str(path), str(error), "restore it from a backup")
+        if not os.path.lexists(path):
+            finding = replace(finding, what_to_do="`provider-agent identity` creates it now")
+        findings.append(finding)
         return None
     findings.append(Finding("identity", str(path), Outcome.OK, identity.fingerprint))
     return identity

@@ -3,7 +3,7 @@
 from adapters.base import Backend, BackendError, BackendModel
 from agent.backends import SkippedBackend
 from agent.cli.findings import Finding, Outcome
-from agent.cli.one_job import explain, run_one_job
+from agent.cli.one_job import explain, figures, run_one_job
 from agent.discovery import BackendState
 from protocol.formats import MAIN_OPERATION, WireFormat
 
@@ -26,7 +26,8 @@ async def check_backend_state(state: BackendState, *, complete: bool) -> list[Fi
     backend_id = state.backend.id
     if not state.health.reachable:
         details = state.health.last_error or "not healthy"
-        advice = "start the server, or mend [[backends]] url and api_key_env"
+        mend = "mend [[backends]] url and api_key_env"
+        advice = f"start the server, or {mend}" if state.backend.native else f"{mend}; try again"
         return [Finding("backend", backend_id, Outcome.FAILED, details, advice)]
     if not state.models:
         advice = "load a model, or check the `models` list of the backend"
@@ -73,6 +74,4 @@ async def _complete(
     except BackendError as error:
         advice = "try the same request with curl; the server's own log says more"
         return Finding("completion", target, Outcome.FAILED, explain(error), advice)
-    tokens = "unknown" if result.output_tokens is None else str(result.output_tokens)
-    details = f"first byte after {result.first_byte_ms} ms, {tokens} tokens, {result.total_bytes} B"
-    return Finding("completion", target, Outcome.OK, details)
+    return Finding("completion", target, Outcome.OK, figures(result))

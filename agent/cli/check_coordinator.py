@@ -1,16 +1,18 @@
 """Tries the coordinator for `check`: dial, handshake, round-trip time."""
 
 import asyncio
+from typing import Final
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from agent.backoff import Fatal, LinkEnd, after
+from agent.backoff import End, Fatal, LinkEnd, after
 from agent.cli.findings import Finding, Outcome
-from agent.cli.status_client import NoAgent, fetch_status_page
+from agent.cli.status_client import NoAgent, fetch_snapshot
 from agent.config import Config
 from agent.dial import DialFailed, DialSettings, dial
 from agent.identity import Identity
+from agent.telemetry.status import LINK_CONNECTED
 from agent.version import agent_version
 from protocol.codec import VERSION_1
 from protocol.exceptions import ProtocolError
@@ -18,7 +20,21 @@ from protocol.frames import Rejected, Welcome
 from protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES
 from protocol.session import AgentSession, State
 
-COMPONENT = "coordinator"
+COMPONENT: Final = "coordinator"
+
+_ENROL: Final = "check [coordinator] enrollment_code, and which key is enrolled"
+_REJECTION_ADVICE: Final = {
+    "bad_signature": "dial the coordinator by an address that it knows as its own "
+    "([coordinator] url; the reference coordinator's --authority)",
+}
+
+_REACH: Final = (
+    "check [coordinator] url, and that the coordinator runs and the network lets you out"
+)
+_DIAL_ADVICE: Final = {
+    End.UNAUTHORIZED: "put a good token into [coordinator] token_file",
+    End.TOLD_TO_WAIT: "the coordinator is there, but busy or restarting; try again",
+}
 
 
 async def check_coordinator(config: Config, identity: Identity | None) -> Finding:
@@ -34,16 +50,16 @@ async def check_coordinator(config: Config, identity: Identity | None) -> Findin
         ca_file=config.coordinator.ca_file,
         proxy=config.coordinator.proxy,
     )
-    running = await _agent_is_running(config)
+    connected = await _agent_is_connected(config)
     try:
         socket = await dial(settings, VERSION_1.subprotocol)
     except DialFailed as failed:
         return _failed(url, failed.what)
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-            if identity is None or running:
+            if identity is None or connected:
                 round_trip = await (await socket.ping())
-                why = "the running agent is connected with this key" if running else "no key yet"
+                why = "the running agent is connected" if connected else "there is no key"
                 details = f"reachable, round trip {round_trip * 1000:.0f} ms; no hello said: {why}"
                 return Finding(COMPONENT, url, Outcome.OK, details)
             return await _greet(socket, settings, config, identity)
@@ -86,26 +102,28 @@ async def _greet(
             settings.url,
             Outcome.FAILED,
             f"rejected: {reason}",
-            "check [coordinator] enrollment_code, and which key is enrolled",
+            _REJECTION_ADVICE.get(answer.code, _ENROL) if answer else _ENROL,
         )
     round_trip = await (await socket.ping())
     details = f"welcomed as {answer.provider_id}, round trip {round_trip * 1000:.0f} ms"
     return Finding(COMPONENT, settings.url, Outcome.OK, details)
 
 
-async def _agent_is_running(config: Config) -> bool:
+async def _agent_is_connected(config: Config) -> bool:
+    """Whether an agent of these settings runs and is welcome at this coordinator."""
     try:
-        await fetch_status_page(config.observability.prometheus_addr, "/livez")
+        state = await fetch_snapshot(config.observability.prometheus_addr)
     except NoAgent:
         return False
-    return True
+    return state.link == LINK_CONNECTED and state.coordinator_url == config.coordinator.url
 
 
 def _failed(url: str, what: LinkEnd) -> Finding:
     decision = after(what, 0, None, lambda: 0.0)
-    advice = (
-        decision.hint
-        if isinstance(decision, Fatal)
-        else "check [coordinator] url, and that the coordinator runs and the network lets you out"
-    )
+    if isinstance(decision, Fatal):
+        advice = decision.hint
+    elif what.detail.startswith("[coordinator]"):
+        advice = "mend that file, or the setting that names it"
+    else:
+        advice = _DIAL_ADVICE.get(what.end, _REACH)
     return Finding(COMPONENT, url, Outcome.FAILED, what.detail, advice)

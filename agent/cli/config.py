@@ -12,7 +12,7 @@ def config() -> None:
     """Look at the configuration."""
 
 
-@config.command()
+@config.command(short_help="Show every setting and where it comes from.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @with_config
 def show(loaded: LoadedConfig, as_json: bool) -> None:

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from typing import Final
 
 import aiohttp
@@ -14,13 +15,15 @@ from msgspec import Struct
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from adapters.inspector import StreamInspector, Usage
 from agent.cli.answer_text import AnswerText
 from agent.cli.demo_chain import Chain, started_chain
 from agent.cli.one_job import chat_request
+from agent.cli.terminal import console, visible
 from agent.telemetry.logs import configure_logging
-from coordinator.exceptions import CannotListen
+from coordinator.exceptions import CoordinatorError
 from protocol.formats import MAIN_OPERATION, Operation, WireFormat
 from protocol.frames import Job, ModelOffer
 
@@ -28,6 +31,9 @@ PROMPT: Final = "Tell me about the sea in a few words."
 MAX_TOKENS: Final = 48
 ANSWER_WITHIN_S: Final = 180.0
 """A big model that is loaded on the first request takes a while."""
+
+EXIT_TERMINATED: Final = 143
+"""SIGTERM before everything was up; as a shell would say it."""
 
 
 class Exchange(Struct):
@@ -52,9 +58,14 @@ class Exchange(Struct):
     problem: str = ""
 
 
-@click.command()
+@click.command(short_help="See the whole chain work on this machine.")
 @click.option("--serve", is_flag=True, help="Stay up and show the curl lines to try.")
-@click.option("--port", default=0, help="The coordinator's HTTP port. [default: a free one]")
+@click.option(
+    "--port",
+    default=0,
+    type=click.IntRange(0, 65535),
+    help="The coordinator's HTTP port. [default: a free one]",
+)
 def demo(serve: bool, port: int) -> None:
     """See the whole chain work: coordinator, agent and a model, with real requests over HTTP.
 
@@ -63,30 +74,46 @@ def demo(serve: bool, port: int) -> None:
     """
     configure_logging("warning", "text", sys.stderr, ())
     try:
-        sys.exit(asyncio.run(_demo(serve, port, Console())))
+        sys.exit(asyncio.run(_demo(serve, port, console())))
+    except asyncio.CancelledError:
+        sys.exit(EXIT_TERMINATED)
     except TimeoutError as error:
         raise click.ClickException(
-            "no model was offered in time; is the server on this machine still loading?"
+            "no model was offered or no answer came in time; is the server on this machine "
+            "still loading?"
         ) from error
-    except CannotListen as error:
+    except (CoordinatorError, aiohttp.ClientError) as error:
         raise click.ClickException(str(error)) from error
 
 
-async def _demo(serve: bool, port: int, console: Console) -> int:
-    console.print("Starting …", style="dim")
+async def _demo(serve: bool, port: int, out: Console) -> int:
+    _on_signal(signal.SIGTERM, _cancel_this_task())
+    out.print("Starting ...", style="dim")
     async with started_chain(port) as chain:
-        console.print(f"backend      {chain.backend_text}", highlight=False, soft_wrap=True)
-        console.print(f"coordinator  {chain.coordinator.http_url}", highlight=False)
-        console.print("agent        connected\n")
+        out.print(f"backend      {chain.backend_text}", soft_wrap=True)
+        out.print(f"coordinator  {chain.coordinator.http_url}")
+        out.print("agent        connected\n")
         exchanges = [
-            await _exchange(chain, model, wire_format, console)
+            await _exchange(chain, model, wire_format, out)
             for wire_format in WireFormat
             if (model := _model_for(chain, wire_format)) is not None
         ]
-        _summary(exchanges, console)
+        _summary(exchanges, out)
         if serve:
-            await _serve(chain, console)
+            await _serve(chain, out)
+            return 0
     return 0 if exchanges and all(not e.problem and e.identical for e in exchanges) else 1
+
+
+def _on_signal(number: int, react: Callable[[], object]) -> None:
+    with contextlib.suppress(NotImplementedError):  # Windows has no such handlers
+        asyncio.get_running_loop().add_signal_handler(number, react)
+
+
+def _cancel_this_task() -> Callable[[], object]:
+    """What ends this task tidily, with everything that it started."""
+    task = asyncio.current_task()
+    return lambda: task is not None and task.cancel()
 
 
 def _model_for(chain: Chain, wire_format: WireFormat) -> ModelOffer | None:
@@ -94,13 +121,14 @@ def _model_for(chain: Chain, wire_format: WireFormat) -> ModelOffer | None:
 
 
 async def _exchange(
-    chain: Chain, model: ModelOffer, wire_format: WireFormat, console: Console
+    chain: Chain, model: ModelOffer, wire_format: WireFormat, out: Console
 ) -> Exchange:
     """Send one streamed request to the coordinator and show its text as it comes."""
     operation = MAIN_OPERATION[wire_format]
     body = chat_request(operation, model.model_id, PROMPT, max_tokens=MAX_TOKENS)
     url = chain.coordinator.http_url + operation.path
-    console.print(f"[bold]{wire_format}[/]  POST {operation.path}  {model.model_id}")
+    out.print(wire_format, style="bold", end="")
+    out.print(f"  POST {operation.path}  {visible(model.model_id)}", soft_wrap=True)
     text = AnswerText(wire_format, streamed=True)
     inspector = StreamInspector(wire_format)
     received = bytearray()
@@ -116,8 +144,8 @@ async def _exchange(
                 first_byte_ms = (time.perf_counter() - began) * 1000
             received += data
             inspector.feed(data)
-            console.out(text.feed(data), end="", highlight=False)
-    console.print("\n")
+            out.out(visible(text.feed(data), keep="\n\t"), end="", highlight=False)
+    out.print("\n")
     verdict = inspector.verdict()
     problem = verdict.failure.message if verdict.failure else ""
     if response.status != 200:
@@ -133,7 +161,7 @@ def _same_job(operation: Operation, model: ModelOffer, body: bytes) -> Job:
     return Job(uuid.uuid4().bytes, model.model_id, operation.wire_format, body, 60_000, operation)
 
 
-def _summary(exchanges: list[Exchange], console: Console) -> None:
+def _summary(exchanges: list[Exchange], out: Console) -> None:
     # Without frames, the figures and a short model name fit into eighty columns.
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model", overflow="fold")
@@ -142,28 +170,32 @@ def _summary(exchanges: list[Exchange], console: Console) -> None:
     for exchange in exchanges:
         wait = exchange.first_byte_ms
         table.add_row(
-            exchange.model.model_id,
+            visible(exchange.model.model_id),
             exchange.model.backend_kind,
             exchange.wire_format,
             "-" if wait is None else f"{wait:.0f} ms",
             str(exchange.relayed),
-            "[green]yes[/]" if exchange.identical else "[bold red]no[/]",
+            Text("yes", style="green") if exchange.identical else Text("no", style="bold red"),
             f"{_count(exchange.usage.input_tokens)}/{_count(exchange.usage.output_tokens)}",
         )
-    console.print(table)
-    console.print("identical: what arrived over HTTP is, byte for byte, what the backend sent")
+    out.print(table)
+    out.print("identical: whether what arrived over HTTP is what the backend sent, byte for byte")
     for exchange in exchanges:
         if exchange.problem:
-            console.print(f"{exchange.wire_format} failed: {exchange.problem}", markup=False)
+            problem = f"{exchange.wire_format} failed: {visible(exchange.problem)}"
+            out.print(problem, style="bold red", soft_wrap=True)
 
 
 def _count(tokens: int | None) -> str:
     return "unknown" if tokens is None else str(tokens)
 
 
-async def _serve(chain: Chain, console: Console) -> None:
+async def _serve(chain: Chain, out: Console) -> None:
     """Stay up until SIGTERM or Ctrl-C."""
-    console.print("\nTry it (Ctrl-C stops everything):\n")
+    asked_to_stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        _on_signal(number, asked_to_stop.set)
+    out.print("\nTry it (Ctrl-C stops everything):\n")
     for wire_format in WireFormat:
         model = _model_for(chain, wire_format)
         if model is None:
@@ -174,10 +206,5 @@ async def _serve(chain: Chain, console: Console) -> None:
         # Printed raw, so that the line can be copied whatever the width of the terminal.
         click.echo(f"curl -N {url} -H 'Content-Type: application/json' -d '{body}'\n")
     click.echo(f"curl {chain.coordinator.http_url}/v1/models\n")
-    asked_to_stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError):
-            loop.add_signal_handler(number, asked_to_stop.set)
     await asked_to_stop.wait()
-    console.print("\nStopping …", style="dim")
+    out.print("\nStopping ...", style="dim")

@@ -23,7 +23,7 @@ from agent.config import (
     PricingConfig,
 )
 from agent.demo.extra import DemoExtraMissing
-from agent.demo.llamacpp_process import LlamaCppProcess
+from agent.demo.llamacpp_process import LlamaCppProcess, LlamaCppStartError
 from agent.demo.local_servers import FoundServer, find_local_servers
 from agent.demo.tap import Tap
 from agent.demo.tiny_model import write_tiny_model
@@ -118,6 +118,9 @@ async def _servers(stack: AsyncExitStack, folder: Path) -> tuple[list[FoundServe
     except DemoExtraMissing:
         text = "the built-in echo; for a real llama.cpp server: pip install 'provider-agent[demo]'"
         return [], text
+    except (ImportError, LlamaCppStartError) as error:
+        # A wheel for another machine, say. Its last line is the one that names the cause.
+        return [], f"the built-in echo; llama.cpp did not start: {str(error).splitlines()[-1]}"
     text = "a real llama.cpp server with a tiny model of random weights (its words mean nothing)"
     return [FoundServer("llamacpp", process.url)], text
 

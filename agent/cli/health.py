@@ -4,20 +4,21 @@ import sys
 
 import click
 
-from agent.cli.settings import run_async, with_config
+from agent.cli.settings import run_async, with_local_config
 from agent.cli.status_client import NoAgent, fetch_status_page
+from agent.cli.terminal import visible
 from agent.config import LoadedConfig
 
 
-@click.command()
+@click.command(short_help="Ask the running agent whether it is alive.")
 @click.option("--ready", is_flag=True, help="Ask whether it can take jobs.")
-@with_config
+@with_local_config
 def health(loaded: LoadedConfig, ready: bool) -> None:
     """Exit 0 when the running agent is alive (or, with --ready, ready), else 1 and say why."""
     address = loaded.config.observability.prometheus_addr
     try:
-        status, body = run_async(fetch_status_page(address, "/readyz" if ready else "/livez"))
+        page = run_async(fetch_status_page(address, "/readyz" if ready else "/livez"))
     except NoAgent as error:
         raise click.ClickException(str(error)) from error
-    click.echo(body.decode(errors="replace").rstrip())
-    sys.exit(0 if status == 200 else 1)
+    click.echo(visible(page.body.decode(errors="replace").rstrip(), keep="\n"))
+    sys.exit(0 if page.status == 200 else 1)

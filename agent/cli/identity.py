@@ -2,13 +2,13 @@
 
 import click
 
-from agent.cli.settings import SetupProblem, with_config
+from agent.cli.settings import SetupProblem, with_local_config
 from agent.config import LoadedConfig
 from agent.identity import IdentityError, load_or_create
 
 
-@click.command()
-@with_config
+@click.command(short_help="Show the public key; create the key when there is none.")
+@with_local_config
 def identity(loaded: LoadedConfig) -> None:
     """Show the agent's public key, and create the key file when there is none.
 

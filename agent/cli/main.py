@@ -21,12 +21,23 @@ _COMMANDS: Final = {
     "version": ("agent.cli.version", "version"),
 }
 
+EXIT_INTERRUPTED: Final = 130
+"""Ctrl-C, for every command but `run`, which drains."""
+
 
 class _LazyGroup(click.Group):
     """Imports a subcommand only when it is asked for: `run` should not pay for the others."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(_COMMANDS)
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # As a shell would say it; click's own answer is "Aborted!" and 1.
+            click.echo(err=True)
+            ctx.exit(EXIT_INTERRUPTED)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:

@@ -5,12 +5,12 @@ import sys
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from agent.backends import make_backends
 from agent.capabilities import model_offers
-from agent.cli.settings import run_async, with_config
+from agent.cli.settings import NO_BACKEND, run_async, with_local_config
+from agent.cli.terminal import console, visible
 from agent.config import LoadedConfig
 from agent.discovery import Discovery
 from protocol.frames import ModelOffer
@@ -20,7 +20,7 @@ class Problem(msgspec.Struct, frozen=True):
     """A backend of which nothing is offered.
 
     Attributes:
-        backend: its id.
+        backend: its id; "configuration" when there is none at all.
         reason: why, and what to do.
     """
 
@@ -28,9 +28,9 @@ class Problem(msgspec.Struct, frozen=True):
     reason: str
 
 
-@click.command()
+@click.command(short_help="List the models that would be offered now.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-@with_config
+@with_local_config
 def models(loaded: LoadedConfig, as_json: bool) -> None:
     """List the models that the agent would offer now, and the backends that offer none.
 
@@ -57,6 +57,8 @@ async def _find(loaded: LoadedConfig) -> tuple[list[ModelOffer], list[Problem]]:
         for backend in backends.usable:
             await backend.close()
     problems = [Problem(skipped.backend_id, skipped.reason) for skipped in backends.skipped]
+    if not loaded.config.backends:
+        problems.append(Problem("configuration", NO_BACKEND))
     for state in discovery.states:
         if not state.health.reachable:
             problems.append(Problem(state.backend.id, state.health.last_error or "not healthy"))
@@ -66,11 +68,13 @@ async def _find(loaded: LoadedConfig) -> tuple[list[ModelOffer], list[Problem]]:
 
 
 def _show(offers: list[ModelOffer], problems: list[Problem]) -> None:
-    console = Console()
-    table = Table("model", "backend", "formats", "context", "jobs", "$/M in", "$/M out")
+    out = console()
+    table = Table(Column("model", overflow="fold"))
+    for title in ("backend", "formats", "context", "jobs", "$/M in", "$/M out"):
+        table.add_column(title)
     for offer in offers:
         table.add_row(
-            offer.model_id,
+            visible(offer.model_id),
             offer.backend_kind if offer.native else f"{offer.backend_kind} (remote)",
             ", ".join(offer.formats),
             "unknown" if offer.context_window is None else f"{offer.context_window:,}",
@@ -79,11 +83,11 @@ def _show(offers: list[ModelOffer], problems: list[Problem]) -> None:
             _dollars(offer.output_price_per_1m),
         )
     if offers:
-        console.print(table)
+        out.print(table)
     else:
-        console.print("No model to offer.")
+        out.print("No model to offer.")
     for problem in problems:
-        console.print(f"{problem.backend}: {problem.reason}", markup=False, soft_wrap=True)
+        out.print(f"{problem.backend}: {visible(problem.reason)}", soft_wrap=True)
 
 
 def _dollars(price: int | None) -> str:

@@ -82,6 +82,18 @@ async def run_one_job(
         raise BackendTimeout(f"not done after {timeout_s:.0f} s") from error
 
 
+def figures(result: JobResult) -> str:
+    """How a job went, in one line."""
+    first = result.first_byte_ms
+    begin = "no byte came" if first is None else f"first byte after {first} ms"
+    tokens = f"tokens {_count(result.input_tokens)} in, {_count(result.output_tokens)} out"
+    return f"{begin}, {tokens}, {result.total_bytes} bytes"
+
+
+def _count(tokens: int | None) -> str:
+    return "unknown" if tokens is None else str(tokens)
+
+
 def explain(error: BackendError) -> str:
     """An error with the server's own words, in one line."""
     body = " ".join(error.body.decode(errors="replace").split())

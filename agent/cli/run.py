@@ -9,16 +9,14 @@ from pathlib import Path
 
 import click
 
-from agent.cli.settings import SetupProblem, load_settings, start_logging
+from agent.cli.settings import SetupProblem, config_option, load_settings, start_logging
 from agent.config import LoadedConfig
 
 log = logging.getLogger("provider_agent.run")
 
 
-@click.command()
-@click.option(
-    "-c", "--config", "config_path", type=click.Path(path_type=Path), help="The agent.toml to read."
-)
+@click.command(short_help="Connect to the coordinator and serve jobs.")
+@config_option
 @click.option("--coordinator-url", help="Overrides [coordinator] url.")
 @click.option("--allow-insecure", is_flag=True, default=None, help="Let ws:// leave this machine.")
 @click.option("--key-path", help="Overrides [identity] key_path.")
@@ -33,8 +31,12 @@ def run(config_path: Path | None, **flags: object) -> None:
     SIGTERM or Ctrl-C drains: no new jobs, running ones finish. A second one stops at once.
 
     \b
-    Exit codes: 0 stopped as asked; 2 configuration or identity wrong; 78 the coordinator will not
-    have this agent; 130 stopped by a second signal; 1 anything unexpected.
+    Exit codes:
+      0    stopped as asked
+      1    something unexpected
+      2    configuration, identity or command line wrong
+      78   the coordinator will not have this agent
+      130  stopped by a second signal
     """
     loaded = load_settings(config_path, _overrides(flags))
     start_logging(loaded)

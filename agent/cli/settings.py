@@ -21,6 +21,11 @@ R = TypeVar("R")
 EXIT_CONFIG: Final = 2
 """The configuration, the identity or the command line is wrong: starting again will not help."""
 
+NO_BACKEND: Final = "no backend is configured; add a [[backends]] table for each of your servers"
+
+_NO_COORDINATOR: Final = "wss://not-set.invalid"
+"""Satisfies the checks of the configuration; nobody dials it."""
+
 
 class SetupProblem(click.ClickException):
     """Something that the operator has to mend first: one message, no traceback."""
@@ -28,23 +33,42 @@ class SetupProblem(click.ClickException):
     exit_code = EXIT_CONFIG
 
 
+config_option = click.option(
+    "-c",
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help="The agent.toml to read. [default: $PROVIDER_AGENT_CONFIG, ./agent.toml, "
+    "~/.config/provider-agent/agent.toml, /etc/provider-agent/agent.toml]",
+)
+"""The option that names the configuration; its value arrives as `config_path`."""
+
+
 def with_config(
     command: Callable[Concatenate[LoadedConfig, P], R],
 ) -> Callable[P, R]:
     """Give a command `--config` and the loaded configuration as its first argument."""
+    return _with_settings(command, {})
 
-    @click.option(
-        "-c",
-        "--config",
-        "config_path",
-        type=click.Path(path_type=Path),
-        help="The agent.toml to read. [default: $PROVIDER_AGENT_CONFIG, ./agent.toml, "
-        "~/.config/provider-agent/agent.toml, /etc/provider-agent/agent.toml]",
-    )
+
+def with_local_config(
+    command: Callable[Concatenate[LoadedConfig, P], R],
+) -> Callable[P, R]:
+    """As `with_config`, for a command that has no business with the coordinator.
+
+    Its address may be missing, or wrong; whatever stands there, the command sees a placeholder.
+    """
+    return _with_settings(command, {"coordinator.url": _NO_COORDINATOR})
+
+
+def _with_settings(
+    command: Callable[Concatenate[LoadedConfig, P], R], overrides: dict[str, object]
+) -> Callable[P, R]:
+    @config_option
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         path = kwargs.pop("config_path", None)
-        loaded = load_settings(path if isinstance(path, Path) else None, {})
+        loaded = load_settings(path if isinstance(path, Path) else None, overrides)
         # A command says itself what it found; only defects are worth a log line beside that.
         start_logging(loaded, "error")
         return command(loaded, *args, **kwargs)

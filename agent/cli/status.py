@@ -5,56 +5,56 @@ import sys
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from agent.cli.settings import run_async, with_config
-from agent.cli.status_client import NoAgent, fetch_status_page
+from agent.cli.settings import run_async, with_local_config
+from agent.cli.status_client import NoAgent, fetch_snapshot
+from agent.cli.terminal import console, visible
 from agent.config import LoadedConfig
 from agent.telemetry.status import StatusSnapshot, readiness
 
 
-@click.command()
+@click.command(short_help="Show how the running agent does.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-@with_config
+@with_local_config
 def status(loaded: LoadedConfig, as_json: bool) -> None:
-    """Show how the running agent does: link, jobs, backends, last job, last rejection."""
+    """Show how the running agent does: link, jobs, backends, last job, last rejection.
+
+    Exits with 0 when it can take jobs; else it says why not.
+    """
     address = loaded.config.observability.prometheus_addr
     try:
-        _, body = run_async(fetch_status_page(address, "/status"))
+        state = run_async(fetch_snapshot(address))
     except NoAgent as error:
         raise click.ClickException(str(error)) from error
     if as_json:
-        click.echo(msgspec.json.format(body).decode())
-        return
-    try:
-        state = msgspec.json.decode(body, type=StatusSnapshot)
-    except ValueError as error:
-        raise click.ClickException(f"what answers on {address} is not an agent") from error
-    _show(state, Console(soft_wrap=True))
+        click.echo(msgspec.json.format(msgspec.json.encode(state)).decode())
+    else:
+        _show(state, console())
     sys.exit(1 if readiness(state) else 0)
 
 
-def _show(state: StatusSnapshot, console: Console) -> None:
-    facts = Table.grid(padding=(0, 2))
+def _show(state: StatusSnapshot, out: Console) -> None:
+    facts = Table.grid("", Column(overflow="fold"), padding=(0, 2))
     facts.add_row("version", state.version)
     facts.add_row("up", _age(state.uptime_s))
     facts.add_row("coordinator", state.coordinator_url)
     facts.add_row("link", state.link)
     facts.add_row("last welcome", _ago(state.last_welcome_age_s))
-    facts.add_row("last rejection", state.last_rejection or "none")
+    facts.add_row("last rejection", visible(state.last_rejection or "none"))
     facts.add_row("last job offered", _ago(state.last_job_age_s))
     facts.add_row("jobs", f"{state.in_flight} of {state.capacity}")
-    console.print(facts)
-    table = Table("backend", "healthy", "models", "what is wrong")
+    out.print(facts)
+    table = Table(Column("backend", overflow="fold"), "healthy", "models", "what is wrong")
     for backend in state.backends:
         healthy = "yes" if backend.healthy else "no"
-        table.add_row(backend.id, healthy, str(backend.models), backend.last_error or "")
-    console.print(table)
+        table.add_row(backend.id, healthy, str(backend.models), visible(backend.last_error or ""))
+    out.print(table)
     reasons = readiness(state)
     for reason in reasons:
-        console.print(f"not ready: {reason}")
+        out.print(f"not ready: {visible(reason)}", soft_wrap=True)
     if not reasons:
-        console.print("ready")
+        out.print("ready")
 
 
 def _age(seconds: float) -> str:

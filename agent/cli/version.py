@@ -9,7 +9,7 @@ from agent.version import agent_version
 from protocol.limits import SUBPROTOCOL
 
 
-@click.command()
+@click.command(short_help="Show the versions of the agent and its libraries.")
 def version() -> None:
     """Show the versions of the agent, its protocol, Python and the libraries that matter."""
     click.echo(f"provider-agent {agent_version()}")
