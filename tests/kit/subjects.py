@@ -118,10 +118,13 @@ ECHO: Final = Expected("echo", "echo", None, checks_key=False, usage=None)
 REAL_LLAMACPP: Final = Expected("tiny", "tiny", None, checks_key=False, usage=None)
 
 VLLM_URL: Final = os.environ.get("TEST_VLLM_URL", "")
-"""A real vLLM takes part when it is named here, with its model in `TEST_VLLM_MODEL`."""
+"""A real vLLM takes part when it is named here."""
 
+VLLM_KEY: Final = os.environ.get("TEST_VLLM_KEY") or None
 _VLLM_MODEL: Final = os.environ.get("TEST_VLLM_MODEL", "tiny")
-REAL_VLLM: Final = Expected(_VLLM_MODEL, _VLLM_MODEL, None, checks_key=False, usage=None)
+REAL_VLLM: Final = Expected(
+    _VLLM_MODEL, _VLLM_MODEL, None, checks_key=VLLM_KEY is not None, usage=None
+)
 
 REAL: Final = {
     "real-llamacpp": REAL_LLAMACPP,
@@ -174,7 +177,7 @@ async def subject(
         if request.param == "echo":
             found = Subject(create_backend(BackendSettings(kind="echo")), ECHO)
         elif request.param == "real-vllm":
-            settings = BackendSettings(kind="vllm", url=VLLM_URL)
+            settings = BackendSettings(kind="vllm", url=VLLM_URL, api_key=VLLM_KEY)
             found = Subject(create_backend(settings), REAL_VLLM)
         elif request.param == "real-llamacpp":
             settings = BackendSettings(kind="llamacpp", url=llamacpp_server.url)
