@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from adapters.base import Backend, BackendError, BadStatus
 from agent.outbox import Lane, Outbox
@@ -25,6 +25,10 @@ log = logging.getLogger("provider_agent.jobs")
 
 REMEMBERED_JOBS: Final = MAX_LIVE_JOBS
 """Ended jobs whose ids are kept, so that a job that is delivered twice runs once."""
+
+
+MAX_COUNT: Final = 2**53
+"""The protocol's biggest number: exact in every language."""
 
 
 class Served(Protocol):
@@ -132,7 +136,8 @@ class Jobs:
             ProtocolViolation: the coordinator has given more jobs than an agent has to hold.
         """
         self.last_offer_at = arrived = self._clock()
-        if job.job_id in self._seen:
+        # `_seen` forgets; the outbox never does while the job still has a lane there.
+        if job.job_id in self._seen or job.job_id in self._outbox:
             return
         lane = self._outbox.open(job.job_id)
         self._remember(job.job_id)
@@ -202,17 +207,16 @@ class Jobs:
         task: asyncio.Task[JobEnd],
     ) -> None:
         """The one owner of a job task's death."""
-        if task.cancelled():
+        end: JobEnd | None = None if task.cancelled() else task.result()
+        # What an adapter raises while it is being stopped says nothing about its server.
+        if end is None or (isinstance(end, JobError) and running.stop_reason is not None):
             code = ErrorCode((running.stop_reason or StopReason.DRAINING).value)
-            detail = running.stop_detail or "the agent is stopping"
-            end: JobEnd = _error(job, running.lane, code, detail)
-        else:
-            end = task.result()
+            end = _error(job, running.lane, code, running.stop_detail or "the agent is stopping")
         del self._running[job.job_id]
         self._on_backend[running.backend_id] -= 1
-        self._end(job, running.lane, backend.kind, end, arrived)
         if not self._running:
             self._idle.set()
+        self._end(job, running.lane, backend.kind, end, arrived)
 
     def _end(self, job: Job, lane: Lane, kind: str, end: JobEnd, arrived: float) -> None:
         lane.finish(end)
@@ -227,13 +231,13 @@ async def _execute(job: Job, lane: Lane, backend: Backend) -> JobEnd:
     deadline = asyncio.timeout(job.deadline_ms / 1000)
     try:
         async with deadline:
-            return await backend.execute(job, lane)
-    except BackendError as error:
-        return _backend_error(job, lane, error)
+            return _checked(job, lane, await backend.execute(job, lane))
     except Exception as error:
-        if isinstance(error, TimeoutError) and deadline.expired():
+        if deadline.expired():
             text = f"the deadline of {job.deadline_ms} ms passed"
             return _error(job, lane, ErrorCode.DEADLINE_EXCEEDED, text)
+        if isinstance(error, BackendError):
+            return _backend_error(job, lane, error)
         log.exception("a job failed by a defect of the agent", extra=_fields(job, backend))
         return _error(job, lane, ErrorCode.INTERNAL, "a defect of the agent")
 
@@ -248,16 +252,38 @@ def _error(job: Job, lane: Lane, code: ErrorCode, message: str) -> JobError:
     )
 
 
+def _checked(job: Job, lane: Lane, result: JobResult) -> JobResult:
+    """A result that its frame can carry: an impossible number would end the link for every job.
+
+    Raises:
+        ValueError: it is not about this job, or bytes were lost on the way to the sink.
+    """
+    if result.job_id != job.job_id or result.total_bytes != lane.stream.written:
+        raise ValueError("the adapter's result does not fit what it relayed")
+    return structs.replace(
+        result,
+        input_tokens=_count(result.input_tokens),
+        output_tokens=_count(result.output_tokens),
+    )
+
+
+def _count(reported: int | None) -> int | None:
+    """What a server reported, unless no server can have counted that."""
+    return reported if reported is not None and 0 <= reported <= MAX_COUNT else None
+
+
 def _backend_error(job: Job, lane: Lane, error: BackendError) -> JobError:
+    """The error as its frame can carry it: servers answer with any status, adapters any text."""
+    status = error.status if isinstance(error, BadStatus) else None
     retry_after = error.retry_after_s
     return JobError(
         job_id=job.job_id,
         total_bytes=lane.stream.written,
         code=error.code,
         message=str(error)[:MAX_TEXT_CHARS],
-        upstream_status=error.status if isinstance(error, BadStatus) else None,
+        upstream_status=status if status is not None and 100 <= status <= 599 else None,
         retryable=entry_for(error.code).retryable,
-        retry_after_ms=None if retry_after is None else round(retry_after * 1000),
+        retry_after_ms=None if retry_after is None else max(0, round(retry_after * 1000)),
         body=error.body[:MAX_ERROR_BODY_BYTES],
     )
 
