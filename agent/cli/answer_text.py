@@ -1,10 +1,13 @@
 """Reads the text out of a response as it streams by, to show it to people. Never on the relay."""
 
+from typing import Final
+
 import msgspec
 
 from protocol.formats import WireFormat
 
-_MAX_LINE_BYTES = 4 * 1024 * 1024
+MAX_LINE_BYTES: Final = 4 * 1024 * 1024
+"""A longer line, or response in one piece, is not shown: it would only fill the memory."""
 
 
 class _Delta(msgspec.Struct):
@@ -45,9 +48,11 @@ class AnswerText:
     def feed(self, data: bytes) -> str:
         """The text in these bytes; what is incomplete waits for the next ones."""
         self._rest += data
-        if not self._streamed or len(self._rest) > _MAX_LINE_BYTES:
-            return ""
-        *lines, self._rest = self._rest.split(b"\n")
+        lines: list[bytes] = []
+        if self._streamed:
+            *lines, self._rest = self._rest.split(b"\n")
+        if len(self._rest) > MAX_LINE_BYTES:
+            self._rest = b""
         return "".join(
             self._text_of(line[5:].strip()) for line in lines if line.startswith(b"data:")
         )

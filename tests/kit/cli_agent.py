@@ -1,0 +1,53 @@
+"""The status server of an agent that does not run, for the commands that ask one."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from agent.telemetry.metrics import Metrics
+from agent.telemetry.status import LINK_CONNECTED, BackendStatus, StatusSnapshot
+from agent.telemetry.status_server import StatusServer
+
+READY = StatusSnapshot(
+    version="1.2.3",
+    uptime_s=3723.0,
+    link=LINK_CONNECTED,
+    coordinator_url="wss://c.example/provider/connect",
+    last_welcome_age_s=61.0,
+    capacity=8,
+    backends=[BackendStatus(id="echo", kind="echo", healthy=True, models=1)],
+)
+
+
+@asynccontextmanager
+async def status_server(
+    state: StatusSnapshot = READY, host: str = "127.0.0.1"
+) -> AsyncIterator[str]:
+    """Answers with `state`; gives the address that an agent's settings would name."""
+    server = StatusServer(f"{host}:0", lambda: state, Metrics())
+    await server.start()
+    try:
+        yield server.address
+    finally:
+        await server.stop()
+
+
+@asynccontextmanager
+async def another_program(
+    status: int = 404, text: str = "<html>not here</html>"
+) -> AsyncIterator[str]:
+    """Answers every request in the same way; gives its address."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(status=status, text=text)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,29 @@
+"""Calls commands as their users do. What is tested this way never quotes its secrets."""
+
+import asyncio
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from agent.cli.main import main
+
+ECHO = '[[backends]]\nkind = "echo"\n'
+NO_KEY = '[[backends]]\nkind = "venice"\napi_key_env = "KEY_THAT_IS_NOT_SET"\n'
+SECRET = "SECRET-ENROLMENT-CODE"
+COORDINATOR = f'[coordinator]\nurl = "ws://127.0.0.1:1/"\nenrollment_code = "{SECRET}"\n'
+
+
+def invoke(runner: CliRunner, *arguments: str, config: str = "", **env: str) -> Result:
+    Path("agent.toml").write_text(config, "utf-8")
+    result = runner.invoke(main, arguments, env=env)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert SECRET not in result.output
+    return result
+
+
+async def invoke_beside(
+    runner: CliRunner, address: str, *arguments: str, config: str = ""
+) -> Result:
+    """The command runs a loop of its own, so it gets a thread of its own."""
+    env = {"PROVIDER_AGENT_OBSERVABILITY_PROMETHEUS_ADDR": address}
+    return await asyncio.to_thread(lambda: invoke(runner, *arguments, config=config, **env))

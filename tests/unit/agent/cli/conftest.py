@@ -1,0 +1,32 @@
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+
+@pytest.fixture(autouse=True)
+def _restored_logging() -> Iterator[None]:
+    """A command sends all logs to a standard error that ends with its runner."""
+    root, ours = logging.getLogger(), logging.getLogger("provider_agent")
+    before = (root.handlers[:], root.level, ours.level)
+    yield
+    root.handlers[:], root.level = before[0], before[1]
+    ours.setLevel(before[2])
+    logging.captureWarnings(False)
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    """Runs commands in an empty home, without anything from outside."""
+    monkeypatch.chdir(tmp_path)
+    return CliRunner(
+        env={
+            "HOME": str(tmp_path),
+            "XDG_CONFIG_HOME": "",
+            "PROVIDER_AGENT_CONFIG": "",
+            "PROVIDER_AGENT_BACKENDS": "",
+            "PROVIDER_AGENT_OBSERVABILITY_PROMETHEUS_ADDR": "off",
+        }
+    )

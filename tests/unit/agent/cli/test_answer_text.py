@@ -1,0 +1,101 @@
+from collections.abc import Sequence
+from itertools import pairwise
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.cli.answer_text import MAX_LINE_BYTES, AnswerText
+from protocol.formats import WireFormat
+
+OPENAI = [
+    {"choices": [{"delta": {"role": "assistant", "content": None}}]},
+    {"choices": [{"delta": {"reasoning_content": "Hmm. "}}]},
+    {"choices": [{"delta": {"content": "The séa "}}]},
+    {"choices": [{"delta": {"content": "is 深い\n"}, "finish_reason": None}]},
+    {"choices": [{"delta": {}, "finish_reason": "stop"}]},
+    {"choices": [], "usage": {"prompt_tokens": 1}},
+]
+ANTHROPIC = [
+    {"type": "message_start", "message": {"content": [], "usage": {"input_tokens": 1}}},
+    {"type": "content_block_start", "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "Hmm. "}},
+    {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "The séa is 深い\n"}},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+    {"type": "message_stop"},
+]
+TEXT = "Hmm. The séa is 深い\n"
+
+
+def stream_of(events: Sequence[object], line_end: bytes = b"\n") -> bytes:
+    lines = [b": a comment", b"event: something", b"data: not json"]
+    lines += [b"data: " + msgspec.json.encode(event) + line_end for event in events]
+    return line_end.join([*lines, b"data: [DONE]", b"", b""])
+
+
+STREAMS = {WireFormat.OPENAI: stream_of(OPENAI), WireFormat.ANTHROPIC: stream_of(ANTHROPIC)}
+
+
+@pytest.mark.parametrize("wire_format", WireFormat)
+def test_reads_the_text_of_a_stream_and_nothing_else(wire_format: WireFormat) -> None:
+    assert AnswerText(wire_format, streamed=True).feed(STREAMS[wire_format]) == TEXT
+
+
+@given(wire_format=st.sampled_from(WireFormat), data=st.data())
+def test_any_split_of_a_stream_gives_the_same_text(
+    wire_format: WireFormat, data: st.DataObject
+) -> None:
+    stream = STREAMS[wire_format]
+    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=40).map(sorted))
+    edges = [0, *cuts, len(stream)]
+    reader = AnswerText(wire_format, streamed=True)
+
+    pieces = [reader.feed(stream[a:b]) for a, b in pairwise(edges)]
+
+    assert "".join(pieces) + reader.finish() == TEXT
+
+
+def test_text_comes_with_the_line_that_carries_it() -> None:
+    reader = AnswerText(WireFormat.OPENAI, streamed=True)
+
+    assert reader.feed(b'data: {"choices":[{"delta":{"content":"a"}}]}') == ""
+    assert reader.feed(b"\n") == "a"
+
+
+def test_lines_may_end_with_carriage_return_and_line_feed() -> None:
+    stream = stream_of(OPENAI, b"\r\n")
+
+    assert AnswerText(WireFormat.OPENAI, streamed=True).feed(stream) == TEXT
+
+
+@pytest.mark.parametrize(
+    ("wire_format", "document"),
+    [
+        (WireFormat.OPENAI, {"choices": [{"message": {"content": "two parts"}}]}),
+        (WireFormat.ANTHROPIC, {"content": [{"type": "text", "text": "two"}, {"text": " parts"}]}),
+    ],
+)
+def test_reads_a_response_in_one_piece(
+    wire_format: WireFormat, document: dict[str, object]
+) -> None:
+    body = msgspec.json.encode(document)
+    reader = AnswerText(wire_format, streamed=False)
+
+    assert reader.feed(body[:9]) + reader.feed(body[9:]) == ""
+    assert reader.finish() == "two parts"
+
+
+@pytest.mark.parametrize(
+    "document", [b"[]", b'{"choices": 1}', b'{"choices":[{"delta":{"content":7}}]}', b"[" * 9000]
+)
+def test_what_is_no_answer_has_no_text(document: bytes) -> None:
+    assert AnswerText(WireFormat.OPENAI, streamed=True).feed(b"data: " + document + b"\n") == ""
+
+
+def test_a_line_without_end_is_given_up_and_the_next_ones_are_read() -> None:
+    reader = AnswerText(WireFormat.OPENAI, streamed=True)
+    endless = b"data: " + b"x" * (MAX_LINE_BYTES // 2)
+
+    assert [reader.feed(endless) for _ in range(4)] == [""] * 4
+    assert reader.feed(b"\n" + STREAMS[WireFormat.OPENAI]) == TEXT

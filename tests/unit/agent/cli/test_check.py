@@ -1,0 +1,40 @@
+import json
+
+from click.testing import CliRunner
+
+from tests.unit.agent.cli.calls import COORDINATOR, ECHO, NO_KEY, invoke
+
+
+def test_check_of_a_wrong_configuration_is_one_finding_and_exit_code_2(runner: CliRunner) -> None:
+    result = invoke(runner, "check", "--json", config="[limits]\nmax_conccurent = 1\n")
+
+    (finding,) = json.loads(result.output)["findings"]
+    assert result.exit_code == 2
+    assert finding["component"] == "configuration"
+    assert finding["details"] == "agent.toml: limits.max_conccurent: unknown key"
+    assert finding["what_to_do"] == 'did you mean "max_concurrent"?'
+
+
+def test_check_goes_on_after_a_failure_and_advises_on_each(runner: CliRunner) -> None:
+    result = invoke(runner, "check", "--json", config=COORDINATOR + ECHO + NO_KEY)
+
+    findings = json.loads(result.output)["findings"]
+    assert result.exit_code == 1
+    assert [(f["component"], f["outcome"]) for f in findings] == [
+        ("configuration", "ok"),
+        ("identity", "failed"),
+        ("coordinator", "failed"),
+        ("backend", "ok"),
+        ("completion", "ok"),
+        ("completion", "ok"),
+        ("backend", "failed"),
+    ]
+    assert all(f["what_to_do"] for f in findings if f["outcome"] == "failed")
+
+
+def test_check_without_any_backend_fails(runner: CliRunner) -> None:
+    result = invoke(runner, "check", config=COORDINATOR)
+
+    assert result.exit_code == 1
+    assert "no backend is configured" in result.output
+    assert "to do: add a [[backends]] table" in result.output

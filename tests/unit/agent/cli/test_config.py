@@ -1,0 +1,28 @@
+import json
+
+from click.testing import CliRunner
+
+from tests.unit.agent.cli.calls import COORDINATOR, invoke
+
+
+def test_config_show_names_every_origin_and_masks_secrets(runner: CliRunner) -> None:
+    env = {"PROVIDER_AGENT_LIMITS_MAX_CONCURRENT": "3", "PROVIDER_AGENT_LIMITS_MAX_CONCURENT": "4"}
+
+    result = invoke(runner, "config", "show", config=COORDINATOR, **env)
+
+    assert 'coordinator.enrollment_code = "[set]"   (agent.toml)\n' in result.output
+    assert (
+        "limits.max_concurrent = 3   (environment PROVIDER_AGENT_LIMITS_MAX_CONCURRENT)"
+        in result.output
+    )
+    assert 'observability.log_format = "text"   (default)\n' in result.output
+    assert "note: the environment variable PROVIDER_AGENT_LIMITS_MAX_CONCURENT" in result.stderr
+
+
+def test_config_show_for_programs(runner: CliRunner) -> None:
+    result = invoke(runner, "config", "show", "--json", config=COORDINATOR)
+
+    shown = json.loads(result.output)
+    assert shown["settings"]["coordinator"]["enrollment_code"] == "[set]"
+    assert shown["origins"]["coordinator.url"] == "agent.toml"
+    assert shown["warnings"] == []

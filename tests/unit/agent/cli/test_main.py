@@ -1,0 +1,76 @@
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from agent.cli.main import main
+
+COMMANDS = main.list_commands(click.Context(main))
+
+
+def test_without_a_command_the_help_is_shown(runner: CliRunner) -> None:
+    result = runner.invoke(main)
+
+    assert "First steps:" in result.output
+    assert all(f"\n  {name} " in result.output for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_loads_and_explains_itself_in_eighty_columns(
+    name: str, runner: CliRunner
+) -> None:
+    result = runner.invoke(main, [name, "--help"])
+
+    assert result.exit_code == 0
+    assert result.output.startswith(f"Usage: main {name}")
+    assert max(map(len, result.output.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", sorted({*COMMANDS} - {"config", "version"}))
+def test_every_option_of_every_command_has_a_help_text(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+
+    silent = [p.name for p in command.params if isinstance(p, click.Option) and not p.help]
+
+    assert silent in ([], ["log_level"])  # the coordinator's speaks for itself
+
+
+def test_an_unknown_command_is_named_and_exit_code_2(runner: CliRunner) -> None:
+    result = runner.invoke(main, ["nonsense"])
+
+    assert result.exit_code == 2
+    assert "No such command 'nonsense'" in result.output
+
+
+def test_ctrl_c_ends_a_command_with_130_and_no_word(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @click.command()
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(main), "get_command", lambda *_: interrupted)
+
+    result = runner.invoke(main, ["version"])
+
+    assert (result.exit_code, result.output) == (130, "\n")
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("agent.cli.main", "msgspec cryptography aiohttp websockets rich prometheus_client"),
+        ("agent.cli.run", "aiohttp websockets rich prometheus_client coordinator agent.demo"),
+    ],
+)
+def test_a_command_does_not_pay_for_the_others(module: str, heavy: str) -> None:
+    code = f"import sys, {module}; print(*[n for n in {heavy.split()!r} if n in sys.modules])"
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+
+    assert loaded.stdout.split() == []

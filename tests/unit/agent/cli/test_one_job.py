@@ -1,0 +1,118 @@
+import asyncio
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from adapters.base import BackendSettings, BackendTimeout, BadStatus, InvalidResponse, JobResult
+from adapters.echo import EchoBackend
+from agent.cli.one_job import chat_request, explain, figures, run_one_job
+from protocol.errors import ErrorCode
+from protocol.formats import MAIN_OPERATION, Operation, WireFormat
+from tests.kit.scripted_backend import ScriptedBackend
+
+RESULT = JobResult(
+    job_id=b"j" * 16,
+    total_bytes=9,
+    input_tokens=3,
+    output_tokens=4,
+    duration_ms=20,
+    first_byte_ms=10,
+)
+
+
+@pytest.mark.parametrize("wire_format", WireFormat)
+async def test_shows_the_text_as_it_streams(wire_format: WireFormat) -> None:
+    shown: list[str] = []
+
+    ended = await run_one_job(
+        EchoBackend(BackendSettings(kind="echo")),
+        MAIN_OPERATION[wire_format],
+        "echo",
+        "three small words",
+        max_tokens=8,
+        timeout_s=10,
+        show=shown.append,
+    )
+
+    assert "".join(shown) == "three small words"
+    assert len(shown) == 3
+    assert ended.output_tokens == 3
+
+
+async def test_the_job_is_what_a_coordinator_would_send() -> None:
+    backend = ScriptedBackend()
+    running = asyncio.create_task(
+        run_one_job(backend, Operation.MESSAGES, "m", "hi", max_tokens=5, timeout_s=2.5)
+    )
+    run = await backend.next_run()
+    run.answer()
+    await running
+
+    assert (run.job.model_id, run.job.format, run.job.operation) == ("m", "anthropic", "messages")
+    assert run.job.deadline_ms == 2500
+    assert msgspec.json.decode(run.job.request) == {
+        "model": "m",
+        "max_tokens": 5,
+        "stream": True,
+        "messages": [{"role": "user", "content": "hi"}],
+    }
+
+
+async def test_a_job_that_takes_too_long_is_ended() -> None:
+    backend = ScriptedBackend()
+
+    with pytest.raises(BackendTimeout, match=r"not done after 0 s"):
+        await run_one_job(backend, Operation.CHAT, "m", "hi", max_tokens=5, timeout_s=0.001)
+
+    assert backend.runs[0].cancelled.is_set()
+
+
+async def test_cancelling_ends_the_job() -> None:
+    backend = ScriptedBackend()
+    running = asyncio.create_task(
+        run_one_job(backend, Operation.CHAT, "m", "hi", max_tokens=5, timeout_s=60)
+    )
+    run = await backend.next_run()
+
+    running.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert run.cancelled.is_set()
+
+
+def test_an_operation_without_a_chat_message_is_refused() -> None:
+    with pytest.raises(ValueError, match="embeddings takes no chat message"):
+        chat_request(Operation.EMBEDDINGS, "m", "hi", max_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "first byte after 10 ms, tokens 3 in, 4 out, 9 bytes"),
+        (
+            {"input_tokens": None, "output_tokens": 0},
+            "first byte after 10 ms, tokens unknown in, 0 out, 9 bytes",
+        ),
+        ({"first_byte_ms": None, "total_bytes": 0}, "no byte came, tokens 3 in, 4 out, 0 bytes"),
+    ],
+)
+def test_figures_tell_unknown_from_nothing(changes: dict[str, int | None], text: str) -> None:
+    assert figures(replace(RESULT, **changes)) == text
+
+
+def test_an_error_is_explained_in_one_bounded_line_with_the_servers_words() -> None:
+    body = b'{"error":\n  "no \xff such model"}' + b"x" * 1000
+
+    text = explain(BadStatus(404, body, ErrorCode.MODEL_NOT_LOADED))
+
+    assert text.startswith(
+        'model_not_loaded: the server answered with status 404: {"error": "no \ufffd such model"}xx'
+    )
+    assert "\n" not in text
+    assert len(text) < 400
+
+
+def test_an_error_without_a_body_is_its_own_text() -> None:
+    assert explain(InvalidResponse("it ended early")) == "invalid_response: it ended early"

@@ -1,0 +1,97 @@
+import asyncio
+import logging
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from agent.cli.settings import (
+    EXIT_CONFIG,
+    load_settings,
+    run_async,
+    start_logging,
+    with_config,
+    with_local_config,
+)
+from agent.config import LoadedConfig
+from agent.identity import IdentityError
+
+URL = "wss://c.example/provider/connect"
+
+
+@click.command()
+@click.option("--word", default="w")
+@with_config
+def connected(loaded: LoadedConfig, word: str) -> None:
+    click.echo(f"{word} {loaded.config.coordinator.url} {loaded.path}")
+
+
+@click.command()
+@with_local_config
+def local(loaded: LoadedConfig) -> None:
+    click.echo(f"{loaded.config.coordinator.url} {loaded.config.limits.max_concurrent}")
+
+
+def test_a_command_gets_its_options_and_the_configuration(runner: CliRunner) -> None:
+    Path("mine.toml").write_text(f'[coordinator]\nurl = "{URL}"\n', "utf-8")
+
+    result = runner.invoke(connected, ["--word", "hello", "-c", "mine.toml"])
+
+    assert result.output == f"hello {URL} mine.toml\n"
+
+
+def test_a_missing_setting_is_one_line_and_exit_code_2(runner: CliRunner) -> None:
+    result = runner.invoke(connected)
+
+    assert result.exit_code == EXIT_CONFIG
+    assert result.output.startswith("Error: agent.toml: coordinator.url: missing; set it")
+    assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("line", ["", 'url = "ftp://nonsense"', f'url = "{URL}"'])
+def test_a_local_command_does_not_mind_the_coordinators_address(
+    line: str, runner: CliRunner
+) -> None:
+    Path("agent.toml").write_text(f"[coordinator]\n{line}\n[limits]\nmax_concurrent = 3", "utf-8")
+
+    result = runner.invoke(local)
+
+    assert (result.exit_code, result.output) == (0, "wss://not-set.invalid 3\n")
+
+
+def test_a_local_command_minds_every_other_setting(runner: CliRunner) -> None:
+    Path("agent.toml").write_text("[limits]\nmax_concurrent = 0\n", "utf-8")
+
+    result = runner.invoke(local)
+
+    assert result.exit_code == EXIT_CONFIG
+    assert "agent.toml: limits.max_concurrent: expected a whole number >= 1" in result.output
+
+
+def test_an_identity_error_is_a_setup_problem() -> None:
+    async def fail() -> None:
+        raise IdentityError("key: damaged")
+
+    with pytest.raises(click.ClickException, match="key: damaged") as caught:
+        run_async(fail())
+
+    assert caught.value.exit_code == EXIT_CONFIG
+
+
+def test_a_result_is_passed_on() -> None:
+    assert run_async(asyncio.sleep(0, "done")) == "done"
+
+
+def test_secrets_of_the_settings_stay_out_of_the_log(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(f'[coordinator]\nurl = "{URL}"\nenrollment_code = "SECRET-CODE-1"', "utf-8")
+
+    start_logging(load_settings(file, {}))
+    logging.getLogger("provider_agent.test").warning("said SECRET-CODE-1")
+
+    logged = capsys.readouterr().err
+    assert "said [redacted]" in logged
+    assert "SECRET" not in logged

@@ -1,0 +1,70 @@
+import json
+
+import pytest
+from click.testing import CliRunner
+from msgspec.structs import replace
+
+from agent.telemetry.status import BackendStatus, StatusSnapshot
+from tests.kit.cli_agent import READY, another_program, status_server
+from tests.unit.agent.cli.calls import invoke, invoke_beside
+
+
+async def test_status_shows_a_ready_agent(runner: CliRunner) -> None:
+    async with status_server() as address:
+        result = await invoke_beside(runner, address, "status")
+
+    words = [" ".join(line.split()) for line in result.output.splitlines()]
+    assert result.exit_code == 0
+    assert "link connected" in words
+    assert "up 1 h 2 min" in words
+    assert "last job offered never" in words
+    assert words[-1] == "ready"
+
+
+async def test_status_shows_what_others_wrote_with_its_brackets_and_without_escapes(
+    runner: CliRunner,
+) -> None:
+    state = replace(
+        READY,
+        link="connecting",
+        last_rejection="check [coordinator] token_file\x1b[2J",
+        backends=[BackendStatus(id="b", kind="echo", healthy=False, last_error="see [[backends]]")],
+    )
+    async with status_server(state) as address:
+        result = await invoke_beside(runner, address, "status")
+
+    assert result.exit_code == 1
+    assert "last rejection    check [coordinator] token_file\ufffd[2J" in result.output
+    assert "see [[backends]]" in result.output
+    assert "not ready: not connected: " in result.output
+
+
+@pytest.mark.parametrize(("state", "code"), [(READY, 0), (replace(READY, draining=True), 1)])
+async def test_status_for_programs_has_the_same_exit_code(
+    state: StatusSnapshot, code: int, runner: CliRunner
+) -> None:
+    async with status_server(state) as address:
+        result = await invoke_beside(runner, address, "status", "--json")
+
+    assert result.exit_code == code
+    assert json.loads(result.output)["version"] == "1.2.3"
+
+
+@pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["health"]])
+async def test_another_program_on_the_address_is_one_message(
+    command: list[str], runner: CliRunner
+) -> None:
+    async with another_program() as address:
+        result = await invoke_beside(runner, address, *command)
+
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: what answers on {address} is not an agent; ")
+    assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["status", "health"])
+def test_without_a_status_server_the_setting_is_named(command: str, runner: CliRunner) -> None:
+    result = invoke(runner, command)
+
+    assert result.exit_code == 1
+    assert "[observability] prometheus_addr" in result.output

@@ -1,0 +1,71 @@
+import socket
+
+import pytest
+from msgspec.structs import replace
+
+from agent.cli.status_client import NoAgent, fetch_snapshot, fetch_status_page
+from tests.kit.cli_agent import READY, another_program, status_server
+
+
+async def test_a_running_agent_answers() -> None:
+    async with status_server() as address:
+        page = await fetch_status_page(address, "/livez")
+
+    assert (page.address, page.status, page.body) == (address, 200, b"ok\n")
+
+
+async def test_an_agent_that_is_not_ready_is_an_agent() -> None:
+    async with status_server(replace(READY, draining=True)) as address:
+        page = await fetch_status_page(address, "/readyz")
+
+    assert page.status == 503
+    assert page.body.startswith(b"draining")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
+async def test_an_agent_on_all_addresses_is_asked_on_loopback(host: str) -> None:
+    if host == "[::]" and not _has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    async with status_server(host=host) as address:
+        page = await fetch_status_page(address, "/livez")
+
+    assert page.status == 200
+    assert page.address.startswith(("127.0.0.1:", "[::1]:"))
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+async def test_the_state_comes_as_it_is() -> None:
+    async with status_server() as address:
+        assert await fetch_snapshot(address) == READY
+
+
+async def test_without_a_status_server_there_is_nobody_to_ask() -> None:
+    with pytest.raises(NoAgent, match=r"is off; set \[observability\] prometheus_addr"):
+        await fetch_status_page("", "/livez")
+
+
+async def test_a_port_where_nobody_listens_is_no_agent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+
+    with pytest.raises(NoAgent, match=f"no agent answers on {address}; is `provider-agent run` up"):
+        await fetch_status_page(address, "/livez")
+
+
+async def test_another_program_on_the_address_is_no_agent() -> None:
+    async with another_program() as address:
+        with pytest.raises(NoAgent, match=f"what answers on {address} is not an agent"):
+            await fetch_status_page(address, "/livez")
+
+
+async def test_another_program_that_answers_everything_has_no_state() -> None:
+    async with another_program(200, '{"version": 1}') as address:
+        with pytest.raises(NoAgent, match="is not an agent"):
+            await fetch_snapshot(address)

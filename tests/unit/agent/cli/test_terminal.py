@@ -1,0 +1,48 @@
+import io
+
+import pytest
+from rich.table import Table
+
+from agent.cli.terminal import WIDTH_OF_A_PIPE, console, visible
+
+
+@pytest.mark.parametrize(
+    "text", ["[coordinator] url", "llama:8b:instruct", ":smile:", "[/]", "a" * 150]
+)
+def test_what_others_wrote_is_shown_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = console()
+    table = Table.grid()
+    table.add_row(text)
+
+    out.print(text)
+    out.print(table)
+
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [text, text]
+
+
+def test_a_pipe_is_wide() -> None:
+    assert console().width == WIDTH_OF_A_PIPE
+
+
+def test_a_terminal_has_its_own_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+
+    assert console().width == 80
+
+
+@pytest.mark.parametrize(
+    ("text", "keep", "shown"),
+    [
+        ("plain — ünï", "", "plain — ünï"),
+        ("\x1b]0;title\x07", "", "\ufffd]0;title\ufffd"),
+        ("a\r\nb\tc", "\n\t", "a\ufffd\nb\tc"),
+    ],
+)
+def test_control_characters_are_made_visible(text: str, keep: str, shown: str) -> None:
+    assert visible(text, keep=keep) == shown
