@@ -22,6 +22,11 @@ RECHECK_EVERY_S: Final = 10.0
 """While a backend is down or loading: it should earn again soon after it is back."""
 
 
+CHECK_TIMEOUT_S: Final = 60.0
+"""For one backend's answers together; adapters have shorter clocks, those of third parties perhaps
+none."""
+
+
 class BackendState(Struct, frozen=True):
     """What the last round found out about one backend.
 
@@ -29,11 +34,13 @@ class BackendState(Struct, frozen=True):
         backend: which.
         health: whether jobs can be sent.
         models: what it serves; empty while it is not healthy.
+        capacity: jobs it takes at once; some servers tell it with their models.
     """
 
     backend: Backend
     health: BackendHealth
     models: tuple[BackendModel, ...] = ()
+    capacity: int = 0
 
 
 class Discovery:
@@ -42,7 +49,7 @@ class Discovery:
     Args:
         backends: in the order of the configuration.
         markups: by backend id.
-        on_change: called after a round that found something different.
+        on_change: called when a backend serves something different than before.
     """
 
     def __init__(
@@ -92,15 +99,15 @@ class Discovery:
         return self._backends[backend_id]
 
     async def check_all(self) -> None:
-        """One round: ask every backend at once."""
-        found = await asyncio.gather(*(check_backend(s.backend) for s in self._states))
-        changed = False
-        for before, now in zip(self._states, found, strict=True):
-            changed = changed or before.models != now.models
-            _log_change(before, now)
-        self._states = found
+        """One round: ask every backend at once; what one says counts without waiting for others."""
+        await asyncio.gather(*(self._check(index) for index in range(len(self._states))))
         self._first_round.set()
-        if changed:
+
+    async def _check(self, index: int) -> None:
+        before = self._states[index]
+        self._states[index] = now = await check_backend(before.backend)
+        _log_change(before, now)
+        if (before.models, before.capacity) != (now.models, now.capacity):
             self._on_change()
 
     async def wait_for_first_round(self, at_most_s: float) -> None:
@@ -119,18 +126,22 @@ class Discovery:
 
 async def check_backend(backend: Backend) -> BackendState:
     """Ask one backend how it is and what it serves; never raises for a server's fault."""
-    health = await backend.health()
-    if not health.reachable:
-        return BackendState(backend, health)
     try:
-        models = tuple(await backend.list_models())
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            health = await backend.health()
+            if not health.reachable:
+                return BackendState(backend, health)
+            models = tuple(await backend.list_models())
     except BackendError as error:
-        return BackendState(backend, BackendHealth(False, health.latency_ms, describe(error)))
+        return BackendState(backend, BackendHealth(False, None, describe(error)))
+    except TimeoutError:
+        text = f"no answer to its health check within {CHECK_TIMEOUT_S:.0f} s"
+        return BackendState(backend, BackendHealth(False, None, text))
     except Exception:
         # An adapter of a third party must not take the agent down with it.
         log.exception("an adapter failed", extra={"fields": {"backend": backend.id}})
         return BackendState(backend, BackendHealth(False, None, "the adapter failed; see the log"))
-    return BackendState(backend, health, models)
+    return BackendState(backend, health, models, backend.max_concurrent)
 
 
 def _log_change(before: BackendState, now: BackendState) -> None:
