@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import (
-    InvalidHandshake,
+    InvalidProxy,
     InvalidStatus,
-    InvalidURI,
     NegotiationError,
     ProxyError,
+    WebSocketException,
 )
 from websockets.typing import Subprotocol
 
@@ -103,7 +103,7 @@ async def dial(settings: DialSettings, subprotocol: str) -> ClientConnection:
             max_queue=MAX_QUEUED_MESSAGES,
             write_limit=WRITE_LIMIT_BYTES,
         )
-    except (InvalidHandshake, InvalidURI, OSError, EOFError, ValueError) as error:
+    except (WebSocketException, OSError, EOFError, ValueError, ImportError) as error:
         raise DialFailed(explain(error)) from error
     if socket.subprotocol != subprotocol:
         await socket.close(1002, "no common subprotocol")
@@ -129,6 +129,9 @@ def explain(error: Exception) -> LinkEnd:
         return LinkEnd(End.INCOMPATIBLE, "the server offers another subprotocol")
     if isinstance(error, ProxyError):
         return LinkEnd(End.LOST, "the proxy did not let the connection through")
+    if isinstance(error, InvalidProxy | ImportError):
+        # The library imports what SOCKS needs only when it meets such a proxy.
+        return LinkEnd(End.LOST, "the proxy's address cannot be used; http:// and https:// can")
     if isinstance(error, ssl.SSLError):
         return LinkEnd(End.LOST, "the TLS handshake failed; should the url begin with ws://?")
     if isinstance(error, TimeoutError):
