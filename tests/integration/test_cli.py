@@ -1,0 +1,353 @@
+"""The command line as operators use it: real processes, real signals, real servers."""
+
+import json
+import re
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from agent.demo.llamacpp_process import LlamaCppProcess
+from agent.demo.local_servers import find_local_servers
+from coordinator.access import SecretSet
+from coordinator.server import Coordinator
+from coordinator.settings import CoordinatorSettings
+from protocol.frames import Draining, Job, JobResult, JobStarted, Rejected
+from protocol.limits import MIN_WINDOW_BYTES
+from tests.kit.cli_process import call, provider_agent
+from tests.kit.jobs import new_job
+from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome
+
+SECRETS = {
+    "code": "SECRET-ENROLMENT-CODE",
+    "token": "SECRET-BEARER-TOKEN",
+    "key": "sk-SECRET-SERVER-KEY",
+}
+ECHO = '[[backends]]\nkind = "echo"\n'
+
+
+@pytest.fixture
+async def coordinator() -> AsyncIterator[Coordinator]:
+    settings = CoordinatorSettings(port=0, drain_s=0, enrollment_codes=SecretSet([SECRETS["code"]]))
+    async with Coordinator(settings) as running:
+        yield running
+
+
+def write_config(home: Path, url: str, backends: str = ECHO, code: str = SECRETS["code"]) -> None:
+    (home / "token").write_text(SECRETS["token"], "utf-8")
+    (home / "agent.toml").write_text(
+        f'[coordinator]\nurl = "{url}"\nenrollment_code = "{code}"\ntoken_file = "token"\n'
+        f'[identity]\nkey_path = "identity.key"\n[observability]\nprometheus_addr = "off"\n'
+        f"{backends}",
+        "utf-8",
+    )
+
+
+def llamacpp(url: str) -> str:
+    return f'[[backends]]\nkind = "llamacpp"\nurl = "{url}"\napi_key_env = "SERVER_KEY"\n'
+
+
+def assert_keeps_secrets(home: Path, text: str) -> None:
+    private = (home / "identity.key").read_text("utf-8").splitlines()[1]
+    assert [secret for secret in (*SECRETS.values(), private) if secret in text] == []
+    assert "Traceback" not in text
+
+
+# --- run -----------------------------------------------------------------------------------------
+
+
+async def test_run_works_until_sigterm_and_exits_with_0(
+    coordinator: Coordinator, tmp_path: Path
+) -> None:
+    write_config(tmp_path, coordinator.connect_url)
+    async with provider_agent("run", "--log-level", "debug", home=tmp_path) as agent:
+        await agent.logged(" connected ")
+        agent.signal(signal.SIGTERM)
+        ended = await agent.ended()
+
+    assert ended.code == 0
+    assert " draining " in ended.err
+    assert "stopped exit_code=0" in ended.err
+    assert ended.out == ""
+    assert_keeps_secrets(tmp_path, ended.err)
+
+
+async def test_run_finishes_a_running_job_before_it_stops(tmp_path: Path) -> None:
+    async with ScriptedCoordinator(lambda _: welcome(window_bytes=MIN_WINDOW_BYTES)) as coordinator:
+        write_config(tmp_path, coordinator.url)
+        async with provider_agent("run", home=tmp_path) as agent:
+            link = await coordinator.next_agent()
+            link.acknowledges = False
+            job = endless_job()
+            await agent.logged(" connected ")
+            await link.give(job)
+            await link.next(JobStarted)
+
+            agent.signal(signal.SIGINT)
+            await link.next(Draining)
+            link.acknowledges = True
+            await link.flush()
+            end = await link.end(job.job_id)
+            ended = await agent.ended()
+
+    assert isinstance(end, JobResult)
+    assert end.total_bytes > MIN_WINDOW_BYTES
+    assert ended.code == 0
+
+
+async def test_a_second_signal_cuts_running_jobs_off(tmp_path: Path) -> None:
+    async with ScriptedCoordinator(lambda _: welcome(window_bytes=MIN_WINDOW_BYTES)) as coordinator:
+        write_config(tmp_path, coordinator.url)
+        async with provider_agent("run", home=tmp_path) as agent:
+            link = await coordinator.next_agent()
+            link.acknowledges = False
+            await agent.logged(" connected ")
+            await link.give(endless_job())
+            await link.next(JobStarted)
+
+            agent.signal(signal.SIGTERM)
+            await agent.logged(" draining in_flight=1 ")
+            agent.signal(signal.SIGTERM)
+            ended = await agent.ended()
+
+    assert ended.code == 130
+    assert "stopping at once in_flight=1" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def endless_job() -> Job:
+    """Its answer does not fit into the smallest window."""
+    words = "word " * (MIN_WINDOW_BYTES // 50)
+    body = {"model": "echo", "stream": True, "messages": [{"role": "user", "content": words}]}
+    return new_job("echo", request=json.dumps(body).encode())
+
+
+async def test_an_agent_that_is_rejected_says_why_and_exits_with_78(
+    coordinator: Coordinator, tmp_path: Path
+) -> None:
+    write_config(tmp_path, coordinator.connect_url, code="SECRET-WRONG-CODE")
+
+    ended = await call("run", home=tmp_path)
+
+    assert ended.code == 78
+    assert "the coordinator cannot be used reason=" in ended.err
+    assert "not_enrolled" in ended.err
+    assert "what_to_do=" in ended.err
+    assert "SECRET" not in ended.err
+    assert_keeps_secrets(tmp_path, ended.err)
+
+
+async def test_frames_that_do_not_parse_end_the_connection_and_are_not_logged(
+    tmp_path: Path,
+) -> None:
+    async with ScriptedCoordinator() as coordinator:
+        write_config(tmp_path, coordinator.url)
+        async with provider_agent("run", "--log-level", "debug", home=tmp_path) as agent:
+            link = await coordinator.next_agent()
+            await agent.logged(" connected ")
+            await link.send_raw(b"\x91SECRET-PROMPT")
+            await link.closed.wait()
+            await agent.logged("the coordinator broke the protocol")
+            agent.signal(signal.SIGTERM)
+            ended = await agent.ended()
+
+    assert link.socket.close_code == 1002
+    assert ended.code == 0
+    assert "SECRET" not in ended.err
+    assert_keeps_secrets(tmp_path, ended.err)
+
+
+async def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text(
+        "[coordinator]\nurl = 'wss://h'\nenrollment_code = ['SECRET']", "utf-8"
+    )
+
+    ended = await call("run", home=tmp_path)
+
+    assert ended.code == 2
+    assert ended.err == (
+        "Error: agent.toml: coordinator.enrollment_code: expected a text in quotes, got a list\n"
+    )
+
+
+async def test_a_taken_status_address_is_one_message_and_exit_code_2(
+    coordinator: Coordinator, tmp_path: Path
+) -> None:
+    write_config(tmp_path, coordinator.connect_url)
+    taken = coordinator.http_url.removeprefix("http://")
+
+    ended = await call("run", "--prometheus-addr", taken, home=tmp_path)
+
+    assert ended.code == 2
+    assert f"Error: the status server cannot listen on {taken}" in ended.err
+    assert "Traceback" not in ended.err
+
+
+# --- check ---------------------------------------------------------------------------------------
+
+
+async def test_check_exits_with_0_when_all_is_well(
+    coordinator: Coordinator, llamacpp_server: LlamaCppProcess, tmp_path: Path
+) -> None:
+    write_config(tmp_path, coordinator.connect_url, llamacpp(llamacpp_server.url))
+    env = {"SERVER_KEY": SECRETS["key"]}
+    await call("identity", home=tmp_path)
+
+    ended = await call("check", "--json", home=tmp_path, env=env)
+
+    report = json.loads(ended.out)
+    assert (ended.code, report["ok"], ended.err) == (0, True, "")
+    assert [(f["component"], f["target"], f["outcome"]) for f in report["findings"]] == [
+        ("configuration", "agent.toml", "ok"),
+        ("identity", "identity.key", "ok"),
+        ("coordinator", coordinator.connect_url, "ok"),
+        ("backend", f"llamacpp:{llamacpp_server.url}", "ok"),
+        ("completion", "tiny (openai)", "ok"),
+        ("completion", "tiny (anthropic)", "ok"),
+    ]
+    assert_keeps_secrets(tmp_path, ended.out)
+
+
+async def test_check_exits_with_1_and_advises_on_every_failure(tmp_path: Path) -> None:
+    async with ScriptedCoordinator(lambda _: Rejected("not_enrolled", "Who are you?")) as refusing:
+        write_config(tmp_path, refusing.url, llamacpp("http://127.0.0.1:1"))
+        await call("identity", home=tmp_path)
+
+        ended = await call("check", home=tmp_path, env={"SERVER_KEY": SECRETS["key"]})
+
+    assert ended.code == 1
+    assert "rejected: not_enrolled: Who are you?" in ended.out
+    assert "to do: check [coordinator] enrollment_code" in ended.out
+    assert "to do: start the server" in ended.out
+    assert ended.out.endswith("2 of 4 checks failed.\n")
+    assert_keeps_secrets(tmp_path, ended.out + ended.err)
+
+
+# --- ask -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wire_format", ["openai", "anthropic"])
+async def test_ask_streams_the_text_and_tells_its_figures(
+    wire_format: str, llamacpp_server: LlamaCppProcess, tmp_path: Path
+) -> None:
+    (tmp_path / "agent.toml").write_text(llamacpp(llamacpp_server.url), "utf-8")
+    env = {"SERVER_KEY": SECRETS["key"]}
+    arguments = ("ask", "tiny", "Hello", "--max-tokens", "7", "--format", wire_format)
+
+    ended = await call(*arguments, home=tmp_path, env=env)
+
+    assert ended.code == 0
+    assert len(ended.out.split()) >= 5
+    assert re.search(
+        rf"llamacpp:\S+, {wire_format}: first byte after \d+ ms, tokens \d+ in, 7 out, ", ended.err
+    )
+
+
+async def test_ctrl_c_ends_ask_with_130_and_the_servers_work(
+    llamacpp_server: LlamaCppProcess, tmp_path: Path
+) -> None:
+    (tmp_path / "agent.toml").write_text(llamacpp(llamacpp_server.url), "utf-8")
+    arguments = ("ask", "tiny", "Hello", "--max-tokens", "2000")
+    async with provider_agent(*arguments, home=tmp_path, env={"SERVER_KEY": "k"}) as asking:
+        await asking.first_bytes()
+        asking.signal(signal.SIGINT)
+        ended = await asking.ended()
+
+    assert (ended.code, ended.err) == (130, "\n")
+
+
+async def test_ask_ends_without_a_word_when_nobody_reads_it_any_more(
+    llamacpp_server: LlamaCppProcess, tmp_path: Path
+) -> None:
+    (tmp_path / "agent.toml").write_text(llamacpp(llamacpp_server.url), "utf-8")
+    arguments = ("ask", "tiny", "Hello", "--max-tokens", "2000")
+    async with provider_agent(*arguments, home=tmp_path, env={"SERVER_KEY": "k"}) as asking:
+        await asking.first_bytes()
+        asking.hang_up()
+        ended = await asking.ended()
+
+    assert (ended.code, ended.err) == (1, "")
+
+
+# --- demo ----------------------------------------------------------------------------------------
+
+
+async def test_demo_relays_both_formats_byte_for_byte(tmp_path: Path) -> None:
+    ended = await call("demo", home=tmp_path)
+
+    rows = re.findall(r"(openai|anthropic) +\d+ ms +\d+ +(yes|no)", ended.out)
+    assert ended.code == 0, ended
+    assert rows == [("openai", "yes"), ("anthropic", "yes")]
+    assert ended.err == ""
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("hidden", "reason"),
+    [
+        ("sys.modules['xllamacpp'] = None", "pip install 'provider-agent[demo]'"),
+        ("sys.path.insert(0, 'broken')", "llama.cpp did not start: ImportError: wrong machine"),
+    ],
+)
+async def test_demo_without_a_usable_extra_uses_echo(
+    hidden: str, reason: str, tmp_path: Path
+) -> None:
+    if await find_local_servers():
+        pytest.skip("the demo uses the inference server that runs on this machine")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "xllamacpp.py").write_text("raise ImportError('wrong machine')")
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\n{hidden}\n")
+
+    ended = await call("demo", home=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+
+    assert ended.code == 0, ended
+    assert "backend      the built-in echo; " in ended.out
+    assert reason in ended.out
+    assert len(re.findall(r"echo +(?:openai|anthropic) .* yes ", ended.out)) == 2
+
+
+async def test_demo_serves_until_it_is_stopped_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with provider_agent("demo", "--serve", home=tmp_path) as demo:
+        line = await demo.printed("/v1/chat/completions -H")
+        children = children_of(demo.pid)
+        url, body = re.findall(r"(http://\S+) .* -d '(.+)'$", line.strip())[0]
+        async with aiohttp.ClientSession() as client, client.post(url, data=body) as response:
+            stream = await response.read()
+        demo.signal(signal.SIGTERM)
+        ended = await demo.ended()
+
+    assert stream.endswith(b"data: [DONE]\n\n")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.endswith("Stopping ...\n")
+    assert files_in(tmp_path) == []
+    assert alive(children) == []
+
+
+def files_in(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+def alive(processes: list[str]) -> list[str]:
+    return [pid for pid in processes if Path(f"/proc/{pid}").exists()]
+
+
+def children_of(pid: int) -> list[str]:
+    """The processes that it started; where there is no /proc, none are known."""
+    file = Path(f"/proc/{pid}/task/{pid}/children")
+    return file.read_text("utf-8").split() if file.exists() else []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+async def test_demo_cleans_up_when_it_is_stopped_before_it_is_up(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    async with provider_agent("demo", home=tmp_path) as demo:
+        await demo.printed("Starting ...")
+        demo.signal(number)
+        ended = await demo.ended()
+
+    assert ended.code == code
+    assert "Traceback" not in ended.err
+    assert files_in(tmp_path) == []
