@@ -11,9 +11,10 @@ from typing import Final, Protocol
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import Close, CloseCode
 
 from agent.backoff import End, LinkEnd
-from agent.dial import DialFailed, DialSettings, dial
+from agent.dial import PING_EVERY_S, DialFailed, DialSettings, dial
 from agent.outbox import Outbox
 from protocol.codec import VERSION_1, Dialect
 from protocol.exceptions import ProtocolError
@@ -27,8 +28,7 @@ WRITE_STALL_S: Final = 30.0
 """No progress in sending for this long: the peer is gone, whatever its kernel says. The library's
 own keep-alive does not fire while its write buffer is full."""
 
-_WAIT_CODES: Final = frozenset({1012, 1013})
-"""Service restart, try again later (RFC 6455's registry of close codes)."""
+_WAIT_CODES: Final = frozenset({CloseCode.SERVICE_RESTART, CloseCode.TRY_AGAIN_LATER})
 
 
 class LinkUser(Protocol):
@@ -88,6 +88,7 @@ class Link:
         self._user = user
         self._dialect = dialect
         self._unknown_types: set[int] = set()
+        self._drain: Drain | None = None
 
     def __repr__(self) -> str:
         return f"<Link {self._settings.url} {self._session.state}>"
@@ -95,7 +96,7 @@ class Link:
     async def run(self) -> LinkEnd:
         """Be connected until it ends, and tell how it did.
 
-        Cancelling it closes the connection with 1001 (going away) before it returns.
+        Cancelling it closes the connection with 1000 (done) before it returns.
         """
         try:
             socket = await dial(self._settings, self._dialect.subprotocol)
@@ -104,7 +105,7 @@ class Link:
         try:
             return await self._converse(socket)
         except asyncio.CancelledError:
-            await socket.close(1001, "the agent is stopping")
+            await socket.close(1000, "the agent is stopping")
             raise
         finally:
             # A no-op after a close handshake; after a stall there is nobody to shake hands with.
@@ -125,7 +126,7 @@ class Link:
             await socket.close(error.close_code, str(error)[:120])
             return LinkEnd(End.BROKEN_PEER, f"the coordinator broke the protocol: {error}")
         except ConnectionClosed as closed:
-            return _closed(closed)
+            return self._closed(closed)
         return LinkEnd(End.LOST, "the connection ended")
 
     async def _handshake(self, socket: ClientConnection) -> None:
@@ -159,8 +160,9 @@ class Link:
             raise min(errors, key=lambda error: isinstance(error, ConnectionClosed))
 
     async def _read(self, socket: ClientConnection) -> None:
-        async for message in socket:
-            self._receive(message)
+        # Not `async for`: it would hide the close code and reason of a courteous end.
+        while True:
+            self._receive(await socket.recv())
 
     async def _write(self, socket: ClientConnection) -> None:
         outbox, encode = self._outbox, self._dialect.encode
@@ -195,9 +197,23 @@ class Link:
             case Welcome():
                 self._user.welcomed(event)
             case Drain():
+                self._drain = event
                 self._user.drain_requested(event)
             case Rejected():
                 raise _Ended(_rejected(event))
+
+    def _closed(self, closed: ConnectionClosed) -> LinkEnd:
+        if closed.sent is not None and not closed.rcvd_then_sent:
+            return _closed_here(closed.sent)
+        frame = closed.rcvd
+        if frame is None:
+            return LinkEnd(End.LOST, "the connection broke")
+        detail = f"the coordinator closed the connection: {frame.code} {frame.reason}".rstrip()
+        if frame.code == CloseCode.PROTOCOL_ERROR:
+            return LinkEnd(End.INCOMPATIBLE, detail)
+        if self._drain is not None and self._drain.reconnect_after_ms:
+            return LinkEnd(End.TOLD_TO_WAIT, detail, self._drain.reconnect_after_ms / 1000)
+        return LinkEnd(End.TOLD_TO_WAIT if frame.code in _WAIT_CODES else End.LOST, detail)
 
     def _skip(self, frame_type: int) -> None:
         """A newer coordinator may say more than this version understands; once is enough to log."""
@@ -213,13 +229,10 @@ def _rejected(rejected: Rejected) -> LinkEnd:
     return LinkEnd(End.TOLD_TO_WAIT, detail, rejected.retry_after_ms / 1000)
 
 
-def _closed(closed: ConnectionClosed) -> LinkEnd:
-    frame = closed.rcvd
-    if frame is None:
-        return LinkEnd(End.LOST, "the connection broke")
-    detail = f"the coordinator closed the connection: {frame.code} {frame.reason}".rstrip()
-    if frame.code in _WAIT_CODES:
-        return LinkEnd(End.TOLD_TO_WAIT, detail)
-    if frame.code == 1002:
-        return LinkEnd(End.INCOMPATIBLE, detail)
-    return LinkEnd(End.LOST, detail)
+def _closed_here(sent: Close) -> LinkEnd:
+    """The WebSocket library closed the connection; its reasons hold nothing of the content."""
+    if sent.code == CloseCode.INTERNAL_ERROR:
+        return LinkEnd(End.LOST, f"no answer to a ping within {PING_EVERY_S:.0f} s")
+    fields = {"reason": sent.reason, "close_code": int(sent.code)}
+    log.warning("the coordinator broke the protocol", extra={"fields": fields})
+    return LinkEnd(End.BROKEN_PEER, f"the coordinator broke the protocol: {sent.reason}")

@@ -5,6 +5,7 @@ test gives jobs, sends whatever it likes, or misbehaves below the protocol.
 """
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
@@ -32,6 +33,7 @@ from protocol.frames import (
 )
 from protocol.limits import (
     CONNECT_PATH,
+    KIB,
     MAX_MESSAGE_TO_COORDINATOR_BYTES,
     SUBPROTOCOL,
     WINDOW_BYTES,
@@ -39,6 +41,7 @@ from protocol.limits import (
 from protocol.session import CoordinatorSession, State
 
 NONCE = b"n" * 32
+RECEIVE_BUFFER_BYTES = 128 * KIB
 FrameT = TypeVar("FrameT", bound=AgentFrame)
 
 
@@ -241,10 +244,13 @@ class ScriptedCoordinator:
         return await self._new_agents.get()
 
     async def __aenter__(self) -> Self:
+        listener = socket.create_server(("127.0.0.1", self.port))
+        # So that an agent notices soon that nobody reads, whatever the machine's defaults are.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        self.port = listener.getsockname()[1]
         self._server = await serve(
             self._handle,
-            "127.0.0.1",
-            self.port,
+            sock=listener,
             process_request=self._process,
             select_subprotocol=self._select,
             compression=None,
@@ -252,7 +258,6 @@ class ScriptedCoordinator:
             close_timeout=1,
             max_size=MAX_MESSAGE_TO_COORDINATOR_BYTES,
         )
-        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(
@@ -274,8 +279,8 @@ class ScriptedCoordinator:
         self._server.close()
         await self._server.wait_closed()
 
-    async def _handle(self, socket: ServerConnection) -> None:
-        agent = AgentAtCoordinator(socket, f"127.0.0.1:{self.port}")
+    async def _handle(self, connection: ServerConnection) -> None:
+        agent = AgentAtCoordinator(connection, f"127.0.0.1:{self.port}")
         self.agents.append(agent)
         self._new_agents.put_nowait(agent)
         if not self.greets:
