@@ -54,7 +54,7 @@ async def check_coordinator(config: Config, identity: Identity | None) -> Findin
     try:
         socket = await dial(settings, VERSION_1.subprotocol)
     except DialFailed as failed:
-        return _failed(url, failed.what)
+        return _failed(settings, failed.what)
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
             if identity is None or connected:
@@ -118,12 +118,13 @@ async def _agent_is_connected(config: Config) -> bool:
     return state.link == LINK_CONNECTED and state.coordinator_url == config.coordinator.url
 
 
-def _failed(url: str, what: LinkEnd) -> Finding:
+def _failed(settings: DialSettings, what: LinkEnd) -> Finding:
     decision = after(what, 0, None, lambda: 0.0)
     if isinstance(decision, Fatal):
         advice = decision.hint
     elif what.detail.startswith("[coordinator]"):
         advice = "mend that file, or the setting that names it"
     else:
-        advice = _DIAL_ADVICE.get(what.end, _REACH)
-    return Finding(COMPONENT, url, Outcome.FAILED, what.detail, advice)
+        reach = f"{_REACH} by [coordinator] proxy" if settings.proxy else _REACH
+        advice = _DIAL_ADVICE.get(what.end, reach)
+    return Finding(COMPONENT, settings.url, Outcome.FAILED, what.detail, advice)

@@ -162,10 +162,10 @@ def _same_job(operation: Operation, model: ModelOffer, body: bytes) -> Job:
 
 
 def _summary(exchanges: list[Exchange], out: Console) -> None:
-    # Without frames, the figures and a short model name fit into eighty columns.
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model", overflow="fold")
-    for title in ("backend", "format", "first byte", "bytes", "identical", "tokens in/out"):
+    # Without frames and with narrow gaps, a model's name keeps a fifth of eighty columns.
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("model", overflow="fold", min_width=12)
+    for title in ("backend", "format", "first byte", "bytes", "identical", "tokens"):
         table.add_column(title, no_wrap=True)
     for exchange in exchanges:
         wait = exchange.first_byte_ms
@@ -179,7 +179,8 @@ def _summary(exchanges: list[Exchange], out: Console) -> None:
             f"{_count(exchange.usage.input_tokens)}/{_count(exchange.usage.output_tokens)}",
         )
     out.print(table)
-    out.print("identical: whether what arrived over HTTP is what the backend sent, byte for byte")
+    out.print("identical: whether what arrived is, byte for byte, what the backend sent")
+    out.print("tokens: of the prompt / of the answer")
     for exchange in exchanges:
         if exchange.problem:
             problem = f"{exchange.wire_format} failed: {visible(exchange.problem)}"
@@ -187,7 +188,7 @@ def _summary(exchanges: list[Exchange], out: Console) -> None:
 
 
 def _count(tokens: int | None) -> str:
-    return "unknown" if tokens is None else str(tokens)
+    return "?" if tokens is None else str(tokens)
 
 
 async def _serve(chain: Chain, out: Console) -> None:

@@ -204,6 +204,16 @@ async def test_tls_at_a_plain_port_says_so(identity: Identity) -> None:
     assert "should the url begin with ws://?" in finding.details
 
 
+async def test_a_proxy_that_is_down_is_among_the_suspects(identity: Identity) -> None:
+    section = CoordinatorConfig(url="wss://c.invalid/", proxy="http://u:SECRET@127.0.0.1:1")
+
+    finding = await check_coordinator(agent_config("", coordinator=section), identity)
+
+    assert finding.outcome is Outcome.FAILED
+    assert finding.what_to_do.endswith("lets you out by [coordinator] proxy")
+    assert "SECRET" not in str(finding)
+
+
 async def test_a_missing_token_file_is_what_has_to_be_mended(
     coordinator: ScriptedCoordinator, identity: Identity, tmp_path: Path
 ) -> None:

@@ -1,0 +1,49 @@
+import pytest
+from click.testing import CliRunner
+
+from tests.unit.agent.cli.calls import COORDINATOR, ECHO, NO_KEY, invoke
+
+DOWN = '[[backends]]\nkind = "vllm"\nurl = "http://127.0.0.1:1"\n'
+CHAT_ONLY = '[[backends]]\nkind = "openai_compatible"\nurl = "http://127.0.0.1:1"\n'
+
+
+@pytest.mark.parametrize("wire_format", ["openai", "anthropic"])
+@pytest.mark.parametrize("coordinator", ["", COORDINATOR])
+def test_the_text_goes_to_standard_output_and_the_figures_beside_it(
+    wire_format: str, coordinator: str, runner: CliRunner
+) -> None:
+    result = invoke(
+        runner, "ask", "echo", "two words", "--format", wire_format, config=coordinator + ECHO
+    )
+
+    assert (result.exit_code, result.stdout) == (0, "two words\n")
+    assert f"\necho, {wire_format}: first byte after " in result.stderr
+    assert " 2 out, " in result.stderr
+
+
+def test_an_unknown_model_is_an_error_that_lists_what_there_is(runner: CliRunner) -> None:
+    result = invoke(runner, "ask", "ecco", "hi", config=ECHO + NO_KEY + DOWN)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("ecco: model_not_loaded: ")
+    assert lines[1:3] == ["These are served:", "  echo  (anthropic, openai)"]
+    assert lines[3].startswith("vllm:http://127.0.0.1:1: connection refused")
+    assert lines[4].startswith("venice: skipped: the environment variable KEY_THAT_IS_NOT_SET")
+
+
+def test_without_any_backend_it_says_what_to_add(runner: CliRunner) -> None:
+    result = invoke(runner, "ask", "m", "hi")
+
+    assert result.exit_code == 1
+    assert "add a [[backends]] table for each of your servers" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "option", [("--timeout", "0"), ("--timeout", "-1"), ("--max-tokens", "0"), ("--format", "xml")]
+)
+def test_an_impossible_option_is_refused(option: tuple[str, str], runner: CliRunner) -> None:
+    result = invoke(runner, "ask", "echo", "hi", *option, config=ECHO)
+
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option[0]}'" in result.stderr

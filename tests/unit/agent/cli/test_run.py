@@ -1,0 +1,53 @@
+import click
+import pytest
+from click.testing import CliRunner
+
+from agent.cli.run import run
+from agent.config.flags import FLAGS
+from tests.unit.agent.cli.calls import COORDINATOR, invoke
+
+
+def test_every_setting_with_a_flag_has_it_here() -> None:
+    options = {name for option in run.params for name in option.opts if name.startswith("--")}
+
+    assert options == {"--config", *FLAGS.values()}
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "reason"),
+    [
+        ("--coordinator-url", "http://h", "coordinator.url: expected an address"),
+        ("--coordinator-url", "ws://far.example", "coordinator.url: ws:// would send prompts"),
+        ("--key-path", "", "identity.key_path: expected the path of a file"),
+        ("--max-concurrent", "0", "limits.max_concurrent: expected a whole number >= 1"),
+        ("--drain-timeout", "-1", "limits.drain_timeout_s: expected"),
+        ("--prometheus-addr", "9090", "observability.prometheus_addr: expected host:port"),
+        ("--log-level", "loud", "observability.log_level: expected one of: debug, "),
+        ("--log-format", "xml", "observability.log_format: expected one of: text, json"),
+    ],
+)
+def test_a_flag_overrides_the_file_and_is_named_when_it_is_wrong(
+    flag: str, value: str, reason: str, runner: CliRunner
+) -> None:
+    result = invoke(runner, "run", flag, value, config=COORDINATOR)
+
+    assert result.exit_code == 2
+    assert result.output.startswith(f"Error: flag: {reason}")
+    assert result.output.count("\n") == 1
+
+
+def test_a_key_that_cannot_be_made_is_one_message_and_exit_code_2(runner: CliRunner) -> None:
+    result = invoke(runner, "run", "--key-path", "agent.toml/key", config=COORDINATOR)
+
+    assert result.exit_code == 2
+    assert result.output.startswith("Error: agent.toml/key: ")
+    assert result.output.count("\n") == 1
+
+
+def test_no_secret_can_be_given_on_the_command_line() -> None:
+    """Command lines show in `ps`."""
+    names = [
+        name for option in run.params if isinstance(option, click.Option) for name in option.opts
+    ]
+
+    assert [name for name in names if any(word in name for word in ("code", "token", "api"))] == []
