@@ -53,6 +53,13 @@ log = logging.getLogger("provider_agent.service")
 FLUSH_S: Final = 5.0
 """How long the ends of the last jobs may take to be acknowledged after the last job ended."""
 
+FORCED_FLUSH_S: Final = 1.0
+"""The same when a second signal came: one round trip on a bad link."""
+
+STOP_S: Final = 5.0
+"""How long jobs may take to stop when told to: to close a connection. An adapter that will not stop
+must not keep the agent."""
+
 FIRST_LOOK_S: Final = 5.0
 """How long to wait for the backends' first answers before dialling without them."""
 
@@ -150,8 +157,7 @@ class Service:
                 group.create_task(self._stop_when_asked(tasks), name="stop")
         finally:
             self._state = LinkState.STOPPED
-            self.jobs.stop_all(StopReason.DRAINING, "the agent was stopped")
-            await self.jobs.wait_until_idle()
+            await self._stop_jobs(StopReason.DRAINING, "the agent was stopped")
             for backend in self._backends.usable:
                 await backend.close()
             if status_server is not None:
@@ -179,6 +185,9 @@ class Service:
         if not drain.done():
             log.warning("stopping at once", extra={"fields": {"in_flight": self.jobs.in_flight}})
             self._exit_code = EXIT_FORCED
+            drain.cancel()
+            await self._stop_jobs(StopReason.DRAINING, "the agent was stopped at once")
+            await self._flush(FORCED_FLUSH_S)
         for task in (drain, force, *tasks):
             task.cancel()
         await asyncio.gather(drain, force, return_exceptions=True)
@@ -194,12 +203,26 @@ class Service:
             async with asyncio.timeout(limit_s):
                 await self.jobs.wait_until_idle()
         except TimeoutError:
-            self.jobs.stop_all(StopReason.DRAINING, "the agent stopped before the job was done")
-            await self.jobs.wait_until_idle()
+            detail = "the agent stopped before the job was done"
+            await self._stop_jobs(StopReason.DRAINING, detail)
+        await self._flush(FLUSH_S)
+
+    async def _stop_jobs(self, reason: StopReason, detail: str) -> None:
+        """Stop every job and see it end."""
+        self.jobs.stop_all(reason, detail)
+        try:
+            async with asyncio.timeout(STOP_S):
+                await self.jobs.wait_until_idle()
+        except TimeoutError:
+            fields = {"in_flight": self.jobs.in_flight}
+            log.error("an adapter does not stop its jobs", extra={"fields": fields})
+
+    async def _flush(self, at_most_s: float) -> None:
+        """See the ends of all jobs acknowledged, while there is somebody to do it."""
         if not self.connected.is_set():
             return
         try:
-            async with asyncio.timeout(FLUSH_S):
+            async with asyncio.timeout(at_most_s):
                 await self._outbox.wait_until_acknowledged()
         except TimeoutError:
             log.warning("ends of jobs were not acknowledged in time")
@@ -250,8 +273,7 @@ class Service:
         if not self.connected.is_set() or self._welcomed_at is None:
             return None
         self.connected.clear()
-        self.jobs.stop_all(StopReason.CANCELLED, "the link to the coordinator was lost")
-        await self.jobs.wait_until_idle()
+        await self._stop_jobs(StopReason.CANCELLED, "the link to the coordinator was lost")
         self._outbox.clear()
         return self._clock() - self._welcomed_at
 
@@ -259,7 +281,7 @@ class Service:
         fields = {"reason": end.detail, "what_to_do": decision.hint}
         log.error("the coordinator cannot be used", extra={"fields": fields})
         self._exit_code = EXIT_REFUSED
-        self.stop()
+        self._stop_requested.set()  # not `stop`: while draining that would be the second signal
 
     # --- what the coordinator says (LinkUser) ----------------------------------------------------
 

@@ -97,6 +97,7 @@ class ScriptedBackend(Backend):
         gate: questions are answered only while it is set.
         asked: how often `health` was asked.
         swallow_cancel: raised instead of `CancelledError` by a cancelled `execute`.
+        survives_cancel: a cancelled `execute` goes on until this is set; None: it stops.
         runs: every job so far.
     """
 
@@ -116,6 +117,7 @@ class ScriptedBackend(Backend):
         self.gate.set()
         self.asked = 0
         self.swallow_cancel: Exception | None = None
+        self.survives_cancel: asyncio.Event | None = None
         self.closed = False
         self.runs: list[ScriptedRun] = []
         self._new_runs: asyncio.Queue[ScriptedRun] = asyncio.Queue()
@@ -140,6 +142,8 @@ class ScriptedBackend(Backend):
             return await run.outcome
         except asyncio.CancelledError:
             run.cancelled.set()
+            if self.survives_cancel is not None:
+                await self.survives_cancel.wait()
             if self.swallow_cancel is not None:
                 raise self.swallow_cancel from None
             raise

@@ -1,0 +1,67 @@
+"""A whole agent in this process, for tests with a scripted coordinator."""
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from adapters.base import Backend
+from agent.backends import Backends, SkippedBackend
+from agent.config import Config
+from agent.identity import Identity
+from agent.service import Service
+from tests.kit.agent_config import agent_config
+from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator
+from tests.kit.virtual_time import now
+
+
+class RunningAgent:
+    """Runs on entry; without jitter, by the running loop's clock.
+
+    Attributes:
+        service: the agent.
+        task: its `run`.
+    """
+
+    def __init__(
+        self,
+        coordinator: ScriptedCoordinator,
+        *backends: Backend,
+        skipped: Sequence[SkippedBackend] = (),
+        config: Config | None = None,
+    ) -> None:
+        self.service = Service(
+            config or agent_config(coordinator.url),
+            Identity(Ed25519PrivateKey.generate()),
+            Backends(list(backends), {}, list(skipped)),
+            clock=now,
+            uniform=lambda: 0.0,
+        )
+        self._coordinator = coordinator
+        self._task: asyncio.Task[int] | None = None
+
+    @property
+    def task(self) -> asyncio.Task[int]:
+        assert self._task is not None
+        return self._task
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self.service.run(), name="agent")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    async def connected(self) -> AgentAtCoordinator:
+        """The coordinator's end of the next connection, once the agent is welcomed."""
+        agent = await self._coordinator.next_agent()
+        await self.service.connected.wait()
+        return agent

@@ -1,0 +1,423 @@
+import asyncio
+import socket
+
+import pytest
+
+from adapters.base import BackendHealth, BackendSettings
+from adapters.echo import EchoBackend
+from agent.backends import SkippedBackend
+from agent.config import Config, LimitsConfig, OperatorConfig
+from agent.service import EXIT_FORCED, EXIT_OK, EXIT_REFUSED, FIRST_LOOK_S, FLUSH_S
+from agent.telemetry.status import readiness
+from agent.telemetry.status_server import StatusServerError
+from protocol.frames import (
+    BackendLoad,
+    Capabilities,
+    Draining,
+    Heartbeat,
+    Hello,
+    JobResult,
+    JobStarted,
+    Rejected,
+)
+from tests.kit.agent_config import agent_config
+from tests.kit.jobs import new_job
+from tests.kit.running_agent import RunningAgent
+from tests.kit.scripted_backend import ScriptedBackend, model
+from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome
+from tests.kit.virtual_time import in_virtual_time, now
+
+
+def limited(coordinator: ScriptedCoordinator, **limits: float) -> Config:
+    fields = {"max_concurrent": 2, "drain_timeout_s": 300.0, **limits}
+    return agent_config(
+        coordinator.url,
+        limits=LimitsConfig(
+            max_concurrent=int(fields["max_concurrent"]),
+            drain_timeout_s=fields["drain_timeout_s"],
+        ),
+    )
+
+
+# --- connected ------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_it_connects_and_says_what_it_offers() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        config = agent_config(coordinator.url, operator=OperatorConfig(display_name="Garage"))
+        backend = ScriptedBackend("a", model("m"), max_concurrent=3)
+        async with RunningAgent(coordinator, backend, config=config) as agent:
+            peer = await agent.connected()
+            offered = await peer.next(Capabilities)
+            assert [one.model_id for one in offered.models] == ["m"]
+            assert offered.models[0].max_concurrent == 3
+            assert (offered.revision, offered.limits.max_concurrent) == (1, 8)
+            assert offered.metadata == {"display_name": "Garage"}
+            assert agent.service.status().link == "connected"
+            assert readiness(agent.service.status()) == []
+
+
+@in_virtual_time
+async def test_a_change_at_a_backend_is_told() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            await peer.next(Capabilities)
+            backend.reported_models = [model("m"), model("n")]
+            offered = await peer.next(Capabilities)
+            assert [one.model_id for one in offered.models] == ["m", "n"]
+            assert offered.revision == 2
+            backend.reported_health = BackendHealth(False, None, "gone")
+            assert (await peer.next(Capabilities)).models == []
+            assert readiness(agent.service.status()) == ["no healthy backend: a: gone"]
+
+
+@in_virtual_time
+async def test_a_backend_that_does_not_answer_does_not_keep_the_agent_from_connecting() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        hanging, well = ScriptedBackend("hanging"), ScriptedBackend("well", model("m"))
+        hanging.gate.clear()
+        began = now()
+        async with RunningAgent(coordinator, hanging, well) as agent:
+            peer = await agent.connected()
+            assert now() - began == pytest.approx(FIRST_LOOK_S)
+            assert [one.model_id for one in (await peer.next(Capabilities)).models] == ["m"]
+
+
+@in_virtual_time
+async def test_heartbeats_tell_true_figures() -> None:
+    async with ScriptedCoordinator(lambda _: welcome(heartbeat_ms=10_000)) as coordinator:
+        backend = ScriptedBackend("a", model("m"), max_concurrent=3)
+        async with RunningAgent(coordinator, backend, config=limited(coordinator)) as agent:
+            peer = await agent.connected()
+            first = await peer.next(Heartbeat)
+            load = BackendLoad("a", True, 0, 3)
+            assert first == Heartbeat(0, 0, 2, None, None, None, None, [load])
+            began = now()
+            jobs = [new_job(), new_job()]
+            await peer.give(*jobs)
+            streaming, waiting = await backend.next_run(), await backend.next_run()
+            streaming.start()
+            streaming.send(b"x")
+            beat = await peer.next(Heartbeat)
+            assert now() - began == pytest.approx(10)
+            assert (beat.in_flight, beat.queued, beat.capacity) == (2, 1, 2)
+            assert beat.backends == [BackendLoad("a", True, 2, 3)]
+            streaming.finish(output_tokens=50)
+            waiting.fail(RuntimeError("a defect"))
+            beat = await peer.next(Heartbeat)
+            assert (beat.in_flight, beat.queued, beat.error_rate) == (0, 0, 0.5)
+            assert (beat.first_byte_p50_ms, beat.first_byte_p95_ms) == (10.0, 10.0)
+            assert beat.tokens_per_second is not None
+
+
+@in_virtual_time
+async def test_a_job_runs_from_end_to_end() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = EchoBackend(BackendSettings(kind="echo"))
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            job = new_job("echo")
+            await peer.give(job)
+            end = await peer.end(job.job_id)
+            assert isinstance(end, JobResult)
+            data = bytes(peer.data[job.job_id])
+            assert end.total_bytes == len(data)
+            assert data.endswith(b"data: [DONE]\n\n")
+            assert (await peer.next(JobStarted)).backend_id == "echo"
+            await peer.settle()
+            assert "lanes=0" in repr(agent.service), "the acknowledged job is forgotten"
+
+
+@in_virtual_time
+async def test_too_many_jobs_unknown_models_and_cancels() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        async with RunningAgent(coordinator, backend, config=limited(coordinator)) as agent:
+            peer = await agent.connected()
+            first, second, third, unknown = new_job(), new_job(), new_job(), new_job("other")
+            await peer.give(first, second, third, unknown)
+            assert (await peer.error(third.job_id)).code == "out_of_capacity"
+            assert (await peer.error(unknown.job_id)).code == "model_not_loaded"
+            await peer.cancel(first.job_id, "client went away")
+            error = await peer.error(first.job_id)
+            assert (error.code, error.message) == ("cancelled", "client went away")
+            await peer.cancel(second.job_id)
+            error = await peer.error(second.job_id)
+            assert (error.code, error.message) == ("cancelled", "cancelled by the coordinator")
+
+
+# --- stopping -------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_the_first_stop_drains() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        config = limited(coordinator, drain_timeout_s=120.0)
+        async with RunningAgent(coordinator, backend, config=config) as agent:
+            peer = await agent.connected()
+            job, late = new_job(), new_job()
+            await peer.give(job)
+            run = await backend.next_run()
+            agent.service.stop()
+            assert await peer.next(Draining) == Draining(120_000)
+            assert readiness(agent.service.status())[0].startswith("draining")
+            await peer.give(late)
+            assert (await peer.error(late.job_id)).code == "draining"
+            await asyncio.sleep(50)
+            run.answer(b"all of it")
+            assert await agent.task == EXIT_OK
+            assert isinstance(await peer.end(job.job_id), JobResult)
+            assert bytes(peer.data[job.job_id]) == b"all of it"
+            await peer.closed.wait()
+            assert peer.socket.close_code == 1000
+            assert backend.closed
+            assert agent.service.status().link == "stopped"
+
+
+@in_virtual_time
+async def test_jobs_that_outlast_the_drain_end_with_draining() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        config = limited(coordinator, drain_timeout_s=30.0)
+        async with RunningAgent(coordinator, backend, config=config) as agent:
+            peer = await agent.connected()
+            job = new_job(deadline_ms=3_600_000)
+            await peer.give(job)
+            run = await backend.next_run()
+            began = now()
+            agent.service.stop()
+            assert await agent.task == EXIT_OK
+            assert now() - began == pytest.approx(30)
+            assert (await peer.error(job.job_id)).code == "draining"
+            assert run.cancelled.is_set()
+
+
+@in_virtual_time
+async def test_a_second_stop_forces_and_still_ends_every_job() -> None:
+    # The ends were once put into an outbox whose connection was closed already.
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            jobs = [new_job(), new_job()]
+            await peer.give(*jobs)
+            await backend.next_run()
+            began = now()
+            agent.service.stop()
+            await peer.next(Draining)
+            agent.service.stop()
+            assert await agent.task == EXIT_FORCED
+            assert now() == began
+            for job in jobs:
+                assert (await peer.error(job.job_id)).code == "draining"
+            assert backend.closed
+
+
+@in_virtual_time
+async def test_a_coordinator_that_acknowledges_nothing_does_not_keep_the_agent() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            peer.acknowledges = False
+            job = new_job()
+            await peer.give(job)
+            (await backend.next_run()).answer(b"x")
+            await peer.end(job.job_id)
+            began = now()
+            agent.service.stop()
+            assert await agent.task == EXIT_OK
+            assert now() - began == pytest.approx(FLUSH_S)
+
+
+@in_virtual_time
+async def test_an_adapter_that_will_not_stop_does_not_keep_the_agent() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        backend.survives_cancel = asyncio.Event()
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            await peer.give(new_job(deadline_ms=3_600_000))
+            await backend.next_run()
+            agent.service.stop()
+            await peer.next(Draining)
+            agent.service.stop()
+            assert await agent.task == EXIT_FORCED
+        backend.survives_cancel.set()
+        await agent.service.jobs.wait_until_idle()
+
+
+@in_virtual_time
+async def test_stopping_while_not_connected_is_immediate() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        coordinator.refusals.append((503, {"Retry-After": "600"}))
+        async with RunningAgent(coordinator, ScriptedBackend()) as agent:
+            await asyncio.sleep(60)
+            assert len(coordinator.upgrades) == 1
+            began = now()
+            agent.service.stop()
+            assert await agent.task == EXIT_OK
+            assert now() == began
+
+
+@in_virtual_time
+async def test_cancelling_run_closes_everything() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            await peer.give(new_job())
+            run = await backend.next_run()
+            agent.task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await agent.task
+            assert run.cancelled.is_set()
+            assert backend.closed
+            await peer.closed.wait()
+
+
+# --- refused, lost, back again --------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_a_final_rejection_ends_the_agent_with_its_own_exit_code(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    answer = Rejected("not_enrolled", "this code was used")
+    async with (
+        ScriptedCoordinator(lambda _: answer) as coordinator,
+        RunningAgent(coordinator, ScriptedBackend()) as agent,
+    ):
+        assert await agent.task == EXIT_REFUSED
+    (logged,) = [one for one in caplog.records if one.levelname == "ERROR"]
+    fields = vars(logged)["fields"]
+    assert "this code was used" in fields["reason"]
+    assert "enrollment_code" in fields["what_to_do"]
+
+
+@pytest.mark.parametrize("how", ["status 426", "close code 1002", "no subprotocol"])
+def test_another_protocol_ends_the_agent(how: str) -> None:
+    @in_virtual_time
+    async def scenario() -> None:
+        async with ScriptedCoordinator() as coordinator:
+            if how == "status 426":
+                coordinator.refusals.append((426, {}))
+            if how == "no subprotocol":
+                coordinator.subprotocol = None
+            async with RunningAgent(coordinator, ScriptedBackend()) as agent:
+                if how == "close code 1002":
+                    peer = await agent.connected()
+                    await peer.close(1002)
+                assert await agent.task == EXIT_REFUSED
+
+    scenario()
+
+
+@in_virtual_time
+async def test_a_fatal_end_while_draining_is_no_second_signal() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            await peer.give(new_job())
+            await backend.next_run()
+            agent.service.stop()
+            await peer.next(Draining)
+            await peer.close(1002)
+            assert await agent.task == EXIT_REFUSED
+
+
+@in_virtual_time
+async def test_a_lost_link_ends_its_jobs_and_is_dialled_again() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            hello = await peer.next(Hello)
+            await peer.give(new_job())
+            run = await backend.next_run()
+            run.start()
+            run.send(b"part")
+            peer.cut()
+            await run.cancelled.wait()
+            again = await agent.connected()
+            hello_again = await again.next(Hello)
+            assert hello_again.public_key == hello.public_key
+            assert hello_again.instance_id == hello.instance_id
+            assert (await again.next(Capabilities)).revision == 2
+            job = new_job()
+            await again.give(job)
+            (await backend.next_run()).answer(b"whole")
+            assert isinstance(await again.end(job.job_id), JobResult)
+            assert {type(one) for one in again.frames} >= {JobStarted, JobResult}
+            assert len(again.ends(job.job_id)) == 1
+
+
+@pytest.mark.parametrize(
+    ("ending", "wait_s"),
+    [("restart", 5.0), ("retry after 40 s", 40.0), ("rejected for 90 s", 90.0), ("lost", 0.0)],
+)
+def test_the_agent_waits_as_it_is_told(ending: str, wait_s: float) -> None:
+    @in_virtual_time
+    async def scenario() -> None:
+        async with ScriptedCoordinator() as coordinator:
+            if ending == "retry after 40 s":
+                coordinator.refusals.append((429, {"Retry-After": "40"}))
+            answers = [Rejected("busy", "full", 90_000)] if ending == "rejected for 90 s" else []
+            coordinator.answer = lambda _: answers.pop() if answers else welcome()
+            began = now()
+            async with RunningAgent(coordinator, ScriptedBackend()) as agent:
+                if ending in ("restart", "lost"):
+                    peer = await agent.connected()
+                    await peer.close(1012 if ending == "restart" else 1001)
+                if ending == "rejected for 90 s":
+                    await coordinator.next_agent()
+                await agent.connected()
+                assert now() - began == pytest.approx(wait_s)
+
+    scenario()
+
+
+# --- what an operator sees ------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_status_shows_why_there_are_no_jobs() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        coordinator.refusals.append((401, {}))
+        skipped = SkippedBackend("venice", "venice", "skipped: KEY is not set")
+        async with RunningAgent(coordinator, ScriptedBackend("a"), skipped=[skipped]) as agent:
+            assert agent.service.status().link == "starting"
+            await asyncio.sleep(20)
+            state = agent.service.status()
+            assert (state.link, state.last_welcome_age_s) == ("connecting", None)
+            assert state.last_rejection is not None
+            assert "HTTP status 401" in state.last_rejection
+            assert [(one.id, one.healthy, one.last_error) for one in state.backends] == [
+                ("a", True, None),
+                ("venice", False, "skipped: KEY is not set"),
+            ]
+            assert "token_file" in readiness(state)[0]
+            await agent.connected()
+            await asyncio.sleep(3)
+            state = agent.service.status()
+            assert state.last_rejection is None
+            assert state.last_welcome_age_s == pytest.approx(3)
+            assert state.uptime_s == pytest.approx(now() - 1000)
+
+
+async def test_a_taken_status_address_ends_the_agent_before_it_dials() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend()
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            config = agent_config(coordinator.url, prometheus_addr=address)
+            async with RunningAgent(coordinator, backend, config=config) as agent:
+                with pytest.raises(StatusServerError):
+                    await agent.task
+        assert backend.closed
+        assert coordinator.upgrades == []
