@@ -1,13 +1,16 @@
 """What the agent changes in a request, and nothing else.
 
-`model` becomes the server's own id, and a streamed OpenAI request asks for usage where the server
-reports it only when asked. Every other field keeps its exact bytes: values are never decoded, so
-numbers, escapes and the order of fields stay what the buyer wrote.
+`model` becomes the server's own id, a streamed OpenAI request asks for usage where the server
+reports it only when asked, and what the request policy names is taken out. Every other field keeps
+its exact bytes: values are never decoded, so numbers, escapes and the order of fields stay what the
+buyer wrote. The outermost object is always written anew: a field that stands twice, or whose name
+is escaped, must not mean one thing here and another at the server.
 """
 
 import msgspec
 
 from adapters.base import BadRequest
+from adapters.request_policy import PolicyMode, RequestPolicy, apply_policy
 from protocol.formats import Operation
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -30,7 +33,14 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
 
 
 def prepare_request(
-    request: bytes, operation: Operation, upstream_model: str, *, ask_for_usage: bool
+    request: bytes,
+    operation: Operation,
+    upstream_model: str,
+    *,
+    ask_for_usage: bool,
+    policy: RequestPolicy | None = None,
+    mode: PolicyMode = PolicyMode.STRIP,
+    extra_fields: dict[str, msgspec.Raw] | None = None,
 ) -> UpstreamRequest:
     """Make a buyer's request ready for one server.
 
@@ -39,40 +49,33 @@ def prepare_request(
         operation: which operation it is for.
         upstream_model: the server's id of the model.
         ask_for_usage: whether this server reports a stream's usage only when asked.
+        policy: what does not go to this server; None: everything does.
+        mode: what happens to such fields.
+        extra_fields: the operator's own; set where the buyer's are not, after the policy.
 
     Raises:
-        BadRequest: it is not one JSON object.
+        BadRequest: it is not one JSON object, or the policy refuses it.
     """
     try:
         fields = _OBJECT.decode(request)
+        if policy is not None:
+            apply_policy(fields, policy, mode)
+        for name, value in (extra_fields or {}).items():
+            fields.setdefault(name, value)
+        fields["model"] = msgspec.Raw(_ENCODER.encode(upstream_model))
         streamed = bytes(fields.get("stream", b"")) == b"true"
-        changed = _set_model(fields, upstream_model)
         if streamed and ask_for_usage and operation in _STREAM_OPTIONS_OPERATIONS:
-            changed = _ask_for_usage(fields) or changed
+            _ask_for_usage(fields)
     except (ValueError, RecursionError) as error:
         raise BadRequest("the request is not one JSON object") from error
-    return UpstreamRequest(_ENCODER.encode(fields) if changed else request, streamed)
+    return UpstreamRequest(_ENCODER.encode(fields), streamed)
 
 
-def _set_model(fields: dict[str, msgspec.Raw], upstream_model: str) -> bool:
-    wanted = _ENCODER.encode(upstream_model)
-    if "model" in fields and bytes(fields["model"]) == wanted:
-        return False
-    fields["model"] = msgspec.Raw(wanted)
-    return True
-
-
-def _ask_for_usage(fields: dict[str, msgspec.Raw]) -> bool:
+def _ask_for_usage(fields: dict[str, msgspec.Raw]) -> None:
     """Set `stream_options.include_usage`; options of a wrong type are the server's to refuse."""
     options_raw = bytes(fields.get("stream_options", b"null"))
-    if options_raw == b"null":
-        fields["stream_options"] = msgspec.Raw(b'{"include_usage":true}')
-        return True
-    if not options_raw.startswith(b"{"):
-        return False
-    options = _OBJECT.decode(options_raw)
-    if bytes(options.get("include_usage", b"")) == b"true":
-        return False
+    if options_raw != b"null" and not options_raw.startswith(b"{"):
+        return
+    options = {} if options_raw == b"null" else _OBJECT.decode(options_raw)
     options["include_usage"] = _TRUE
     fields["stream_options"] = msgspec.Raw(_ENCODER.encode(options))
-    return True

@@ -302,7 +302,10 @@ def _end_fields(job: Job, kind: str, end: JobEnd, duration_s: float) -> dict[str
         "duration_ms": round(duration_s * 1000),
     }
     if isinstance(end, JobError):
-        fields |= {"code": str(end.code), "status": end.upstream_status, "message": end.message}
+        fields |= {"code": str(end.code), "status": end.upstream_status}
+        if end.upstream_status is None:
+            # With a status the message may be the server's, which may quote the prompt.
+            fields["message"] = end.message
     else:
         fields |= {"input_tokens": end.input_tokens, "output_tokens": end.output_tokens}
     return {"fields": fields}

@@ -1,0 +1,123 @@
+"""Plays the coordinator of a benchmark: gives jobs to whoever connects and counts what returns."""
+
+import asyncio
+import os
+import re
+import time
+import uuid
+
+from msgspec import Struct
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.typing import Subprotocol
+
+from bench.sse_server import EVENT_BYTES, MODEL
+from protocol.codec import VERSION_1
+from protocol.frames import Capabilities, Chunk, Hello, Job, JobError, JobResult, Welcome
+from protocol.limits import MAX_DEADLINE_MS, MAX_MESSAGE_TO_COORDINATOR_BYTES, MIB
+from protocol.session import CoordinatorSession
+
+_STAMP = re.compile(rb'"t":(\d+)')
+_REQUEST = b'{"model":"bench","stream":true,"stream_options":{"include_usage":true},"messages":[]}'
+
+
+class Received(Struct):
+    """What came back.
+
+    Attributes:
+        events: whole events' worth of bytes.
+        seconds: from the first job sent to the last end received.
+        messages: WebSocket messages.
+        latencies_ms: of the oldest event in each chunk, from the server's write to here.
+    """
+
+    events: int = 0
+    seconds: float = 0.0
+    messages: int = 0
+    latencies_ms: list[float] = []
+
+
+class CoordinatorRig:
+    """Runs one load with the first agent that offers the model.
+
+    Args:
+        streams: jobs at once.
+    """
+
+    def __init__(self, streams: int) -> None:
+        self._streams = streams
+        self.received = Received(latencies_ms=[])
+        self.offered = asyncio.Event()
+        self.go = asyncio.Event()
+        self.done = asyncio.Event()
+        self.failure = ""
+        self._server: Server | None = None
+
+    async def start(self) -> str:
+        """Listen; returns the address that agents dial."""
+        self._server = await serve(
+            self._serve,
+            "127.0.0.1",
+            0,
+            subprotocols=[Subprotocol(VERSION_1.subprotocol)],
+            compression=None,
+            max_size=MAX_MESSAGE_TO_COORDINATOR_BYTES,
+        )
+        port = next(iter(self._server.sockets)).getsockname()[1]
+        self._authority = f"127.0.0.1:{port}"
+        return f"ws://{self._authority}/"
+
+    async def stop(self) -> None:
+        """Close everything."""
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+    async def _serve(self, socket: ServerConnection) -> None:
+        session = CoordinatorSession(
+            nonce=os.urandom(32), name="bench", authorities=[self._authority]
+        )
+        await self._flush(socket, session)
+        open_jobs = self._streams
+        starter: asyncio.Task[None] | None = None
+        async for message in socket:
+            decoded = VERSION_1.decode_from_agent(message, MAX_MESSAGE_TO_COORDINATOR_BYTES)
+            self.received.messages += 1
+            for frame in decoded.frames:
+                match session.receive(frame):
+                    case Chunk() as chunk:
+                        self._count(chunk)
+                        session.consumed(chunk.job_id, len(chunk.data))
+                    case JobResult():
+                        open_jobs -= 1
+                    case JobError() as error:
+                        self.failure = f"{error.code}: {error.message}"
+                        self.done.set()
+                    case Hello():
+                        session.accept(Welcome("b", bytes(16), 10_000, 0, MIB, 4 * MIB))
+                    case Capabilities() as offered if offered.models and starter is None:
+                        self.offered.set()
+                        starter = asyncio.create_task(self._start_jobs(socket, session))
+            await self._flush(socket, session)
+            if not open_jobs and not self.done.is_set():
+                self.received.seconds = time.monotonic() - self._began
+                self.done.set()
+
+    async def _start_jobs(self, socket: ServerConnection, session: CoordinatorSession) -> None:
+        await self.go.wait()
+        self._began = time.monotonic()
+        for _ in range(self._streams):
+            job = Job(uuid.uuid4().bytes, MODEL, "openai", _REQUEST, MAX_DEADLINE_MS)
+            session.start_job(job)
+        await self._flush(socket, session)
+
+    async def _flush(self, socket: ServerConnection, session: CoordinatorSession) -> None:
+        if session.to_send:
+            frames, session.to_send = session.to_send, []
+            await socket.send(VERSION_1.encode(frames))
+
+    def _count(self, chunk: Chunk) -> None:
+        now = time.monotonic_ns()
+        self.received.events += len(chunk.data) // EVENT_BYTES
+        stamp = _STAMP.search(chunk.data)
+        if stamp is not None:
+            self.received.latencies_ms.append((now - int(stamp[1])) / 1e6)

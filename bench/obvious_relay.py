@@ -1,0 +1,86 @@
+"""The obvious way to relay, to compare with: aiohttp's `iter_any()`, one `send` per chunk.
+
+It speaks the same protocol to the same coordinator and the same server, and does nothing else: no
+window, no inspection, no batching, no cancel.
+
+`python -m bench.obvious_relay CONNECT_URL SERVER_URL`
+"""
+
+import asyncio
+import sys
+from urllib.parse import urlsplit
+
+import aiohttp
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
+
+from bench.sse_server import MODEL
+from protocol.auth import canonical_authority
+from protocol.codec import VERSION_1
+from protocol.frames import (
+    AgentLimits,
+    Capabilities,
+    Chunk,
+    Job,
+    JobResult,
+    JobStarted,
+    ModelOffer,
+    Welcome,
+)
+from protocol.limits import MAX_MESSAGE_TO_AGENT_BYTES
+from protocol.session import AgentSession
+
+
+async def _run_job(
+    session: aiohttp.ClientSession, socket: ClientConnection, server_url: str, job: Job
+) -> None:
+    async with session.post(f"{server_url}/v1/chat/completions", data=job.request) as response:
+        kind = response.headers["Content-Type"]
+        await socket.send(VERSION_1.encode([JobStarted(job.job_id, response.status, kind, "b")]))
+        total = 0
+        async for data in response.content.iter_any():
+            await socket.send(VERSION_1.encode([Chunk(job.job_id, total, data)]))
+            total += len(data)
+    await socket.send(VERSION_1.encode([JobResult(job.job_id, total, None, None, 0, None)]))
+
+
+async def main(connect_url: str, server_url: str) -> None:
+    """Relay until the coordinator closes the connection."""
+    parts = urlsplit(connect_url)
+    key = Ed25519PrivateKey.generate()
+    rules = AgentSession(
+        authority=canonical_authority(parts.scheme, parts.hostname or "", parts.port),
+        public_key=key.public_key().public_bytes_raw(),
+        sign=key.sign,
+        agent_version="obvious",
+    )
+    jobs: set[asyncio.Task[None]] = set()
+    connector = aiohttp.TCPConnector(limit=0)
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        connect(
+            connect_url, subprotocols=[Subprotocol(VERSION_1.subprotocol)], compression=None
+        ) as socket,
+    ):
+        async for message in socket:
+            decoded = VERSION_1.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
+            for frame in decoded.frames:
+                rules.receive(frame)
+                if isinstance(frame, Welcome):
+                    offer = ModelOffer(MODEL, ["openai"], ["chat"], None, True, "b", 4096)
+                    capabilities = Capabilities(1, [offer], AgentLimits(4096))
+                    await socket.send(VERSION_1.encode([capabilities]))
+                elif isinstance(frame, Job):
+                    job = asyncio.create_task(_run_job(session, socket, server_url, frame))
+                    jobs.add(job)
+                    job.add_done_callback(jobs.discard)
+            if rules.to_send:
+                await socket.send(VERSION_1.encode(rules.to_send))
+                rules.to_send.clear()
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    uvloop.run(main(sys.argv[1], sys.argv[2]))
