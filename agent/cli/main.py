@@ -1,5 +1,7 @@
 """The `provider-agent` command. Each subcommand lives in a file of its own, loaded when used."""
 
+import io
+import sys
 from importlib import import_module
 from typing import Final
 
@@ -61,6 +63,10 @@ def main() -> None:
       provider-agent check       test your configuration, coordinator and servers
       provider-agent run         go to work
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that lacks a character of a model's name shows "?" instead of failing.
+            stream.reconfigure(errors="replace")
 
 
 if __name__ == "__main__":

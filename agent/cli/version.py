@@ -1,6 +1,7 @@
 """`provider-agent version`."""
 
 import platform
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 
 import click
@@ -16,4 +17,11 @@ def version() -> None:
     click.echo(f"protocol       {SUBPROTOCOL}")
     click.echo(f"python         {platform.python_version()} on {platform.platform(terse=True)}")
     for name in ("websockets", "aiohttp", "msgspec", "uvloop"):
-        click.echo(f"{name:<14} {version_of(name)}")
+        click.echo(f"{name:<14} {_version_of(name)}")
+
+
+def _version_of(distribution: str) -> str:
+    try:
+        return version_of(distribution)
+    except PackageNotFoundError:
+        return "not installed"  # uvloop is not built for Windows

@@ -210,6 +210,16 @@ async def test_check_exits_with_0_when_all_is_well(
     assert_keeps_secrets(tmp_path, ended.out)
 
 
+async def test_a_terminal_that_lacks_characters_shows_question_marks(tmp_path: Path) -> None:
+    env = {"PYTHONIOENCODING": "ascii"}
+
+    ended = await call("check", "--config", "clé.toml", home=tmp_path, env=env)
+
+    assert ended.code == 2
+    assert " cl?.toml " in ended.out
+    assert "Traceback" not in ended.err
+
+
 async def test_check_exits_with_1_and_advises_on_every_failure(tmp_path: Path) -> None:
     async with ScriptedCoordinator(lambda _: Rejected("not_enrolled", "Who are you?")) as refusing:
         write_config(tmp_path, refusing.url, llamacpp("http://127.0.0.1:1"))
