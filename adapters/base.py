@@ -19,6 +19,9 @@ and wire formats are the protocol's own.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
 from typing import ClassVar, Protocol
 
 from msgspec import Struct
@@ -34,6 +37,7 @@ __all__ = [
     "BackendModel",
     "BackendSettings",
     "BackendTimeout",
+    "BackendTimeouts",
     "BadRequest",
     "BadStatus",
     "ErrorInStream",
@@ -45,10 +49,55 @@ __all__ = [
     "MissingApiKey",
     "ModelNotFound",
     "Operation",
+    "PolicyMode",
+    "ServerLoad",
+    "TimeoutSettings",
     "Transport",
     "Unreachable",
     "WireFormat",
 ]
+
+
+class BackendTimeouts(Struct, frozen=True, kw_only=True):
+    """The four clocks of a job, in seconds; each names itself in the error it raises.
+
+    Attributes:
+        connect_s: for a connection to open.
+        first_byte_s: from the request to the first byte of output; queueing and prefill count.
+        silence_s: between two reads once output has begun; comments count as a sign of life.
+        total_s: for the whole job, beside the job's own deadline.
+    """
+
+    connect_s: float = 10.0
+    first_byte_s: float = 300.0
+    silence_s: float = 120.0
+    total_s: float = 3600.0
+
+    def overridden(self, settings: "TimeoutSettings") -> "BackendTimeouts":
+        """These clocks, with those that the operator has set."""
+        return BackendTimeouts(
+            connect_s=settings.connect_s or self.connect_s,
+            first_byte_s=settings.first_byte_s or self.first_byte_s,
+            silence_s=settings.silence_s or self.silence_s,
+            total_s=settings.total_s or self.total_s,
+        )
+
+
+class TimeoutSettings(Struct, frozen=True, kw_only=True):
+    """The clocks that an operator has set; None: the kind's own. See `BackendTimeouts`."""
+
+    connect_s: float | None = None
+    first_byte_s: float | None = None
+    silence_s: float | None = None
+    total_s: float | None = None
+
+
+class PolicyMode(StrEnum):
+    """What happens to request fields that spend the operator's money; see `request_policy`."""
+
+    STRICT = "strict"
+    STRIP = "strip"
+    PASS = "pass"  # noqa: S105 - no password
 
 
 class BackendSettings(Struct, frozen=True, kw_only=True):
@@ -59,20 +108,24 @@ class BackendSettings(Struct, frozen=True, kw_only=True):
         url: base address without a trailing slash or `/v1`; "" for kinds without one.
         api_key: the operator's key, or None. Never logged: `repr` leaves it out.
         models: which of the server's models are offered (shell-style globs); None: all that fit.
+        aliases: advertised id → the server's id of the same model.
         formats: spoken by servers that cannot be asked (`openai_compatible`).
         max_concurrent: jobs at once; None: the kind's own default.
-        connect_s: how long a connection may take to open.
-        silence_s: how long the server may send nothing, before and during its response.
+        timeouts: the clocks that differ from the kind's own.
+        request_policy: what happens to fields that spend the operator's money.
+        venice_system_prompt: whether Venice may put its own system prompt before the buyer's.
     """
 
     kind: str
     url: str = ""
     api_key: str | None = None
     models: tuple[str, ...] | None = None
+    aliases: Mapping[str, str] = MappingProxyType({})
     formats: tuple[WireFormat, ...] = (WireFormat.OPENAI,)
     max_concurrent: int | None = None
-    connect_s: float = 10.0
-    silence_s: float = 300.0
+    timeouts: TimeoutSettings = TimeoutSettings()
+    request_policy: PolicyMode = PolicyMode.STRIP
+    venice_system_prompt: bool = False
 
     def __repr__(self) -> str:
         key = "set" if self.api_key else "none"
@@ -95,6 +148,7 @@ class BackendModel(Struct, frozen=True, kw_only=True):
         upstream_id: what the server calls it.
         input_price_per_1m: what the operator pays, in millionths of a US dollar per million tokens.
         output_price_per_1m: the same for output tokens.
+        withheld: why it is not offered, for the operator; "" when it is.
     """
 
     model_id: str
@@ -104,6 +158,7 @@ class BackendModel(Struct, frozen=True, kw_only=True):
     upstream_id: str
     input_price_per_1m: int | None = None
     output_price_per_1m: int | None = None
+    withheld: str = ""
 
     @property
     def formats(self) -> frozenset[WireFormat]:
@@ -118,11 +173,27 @@ class BackendHealth(Struct, frozen=True):
         reachable: whether jobs can be sent.
         latency_ms: how long the check took; None when it failed before an answer.
         last_error: what is wrong and what to do about it; None when nothing is.
+        loading: nothing is wrong yet: the server starts or loads its model.
     """
 
     reachable: bool
     latency_ms: float | None = None
     last_error: str | None = None
+    loading: bool = False
+
+
+class ServerLoad(Struct, frozen=True):
+    """What a server says of its own load, jobs of others included; None: it does not say.
+
+    Attributes:
+        running: requests that it works on.
+        waiting: requests that wait in its queue.
+        cache_used: share (0…1) of its key-value cache.
+    """
+
+    running: int | None = None
+    waiting: int | None = None
+    cache_used: float | None = None
 
 
 class FlowControl(Protocol):
@@ -162,16 +233,22 @@ class Backend(ABC):
         id: `<kind>:<url>` for local servers, `<kind>` for remote passthroughs.
         max_concurrent: jobs it takes at once.
         default_max_concurrent: the same, when the operator does not say.
+        timeouts: the clocks of its jobs.
+        default_timeouts: the same, where the operator does not say.
+        version: of the server, as it told last; "" when it does not.
     """
 
     kind: ClassVar[str]
     native: ClassVar[bool] = True
     default_max_concurrent: ClassVar[int] = 8
+    default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts()
 
     def __init__(self, settings: BackendSettings) -> None:
         self.settings = settings
         self.id = f"{self.kind}:{settings.url}" if self.native and settings.url else self.kind
         self.max_concurrent = settings.max_concurrent or self.default_max_concurrent
+        self.timeouts = self.default_timeouts.overridden(settings.timeouts)
+        self.version = ""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}>"
@@ -182,11 +259,19 @@ class Backend(ABC):
 
     @abstractmethod
     async def list_models(self) -> list[BackendModel]:
-        """What the server serves now, in a stable order.
+        """What the server has now, in a stable order; what is not offered says why (`withheld`).
 
         Raises:
             BackendError: the server did not answer, or not as such a server should.
         """
+
+    async def load(self) -> ServerLoad | None:
+        """What the server says of its load; None when this kind says nothing.
+
+        Raises:
+            BackendError: the server did not answer, or not as such a server should.
+        """
+        return None
 
     @abstractmethod
     async def execute(self, job: Job, sink: JobSink) -> JobResult:
@@ -216,6 +301,11 @@ class BackendError(Exception):
     status: int | None = None
     body: bytes = b""
     retry_after_s: float | None = None
+
+    @property
+    def retry_here(self) -> bool:
+        """Whether the same server may be asked once more with the same job, at once."""
+        return False
 
 
 class Unreachable(BackendError):

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from fnmatch import fnmatchcase
 from typing import ClassVar, Final, TypeVar
 
 import aiohttp
@@ -26,13 +25,14 @@ from adapters.base import (
 )
 from adapters.environment_proxy import environment_proxy
 from adapters.http_errors import describe, translated_errors
+from adapters.offering import choose_offered
 from adapters.redaction import redact_bytes
 from adapters.relay import Relay
 from adapters.request_body import UpstreamRequest, prepare_request
 from adapters.status_codes import code_for_status, parse_retry_after, server_message
 from protocol.errors import Fault, entry_for
 from protocol.formats import Operation, find_operation
-from protocol.limits import MAX_ERROR_BODY_BYTES, MAX_NAME_CHARS, MIB
+from protocol.limits import MAX_ERROR_BODY_BYTES, MIB
 
 QUESTION_TIMEOUT_S: Final = 10.0
 """For health checks, model lists and probes: a busy server answers late, a dead one never."""
@@ -148,31 +148,11 @@ class HttpBackend(Backend):
 
     # --- jobs ----------------------------------------------------------------------------------
 
-    def offers(self, model_id: str) -> bool:
-        """Whether the operator's `models` list lets this model be offered."""
-        wanted = self.settings.models
-        return wanted is None or any(fnmatchcase(model_id, pattern) for pattern in wanted)
-
     def offered(self, models: Iterable[BackendModel]) -> list[BackendModel]:
-        """What `list_models` returns: of a server's models those to offer, by name.
-
-        Leaves out what speaks nothing, what the operator did not list, ids that no frame can carry,
-        and a second model of the same id. A context window that cannot be one counts as not told.
-        """
-        chosen: dict[str, BackendModel] = {}
-        for model in models:
-            named = 0 < len(model.model_id) <= MAX_NAME_CHARS and self.offers(model.model_id)
-            if model.operations and named and model.model_id not in chosen:
-                window = model.context_window
-                if window is not None and not 0 < window <= MAX_CONTEXT_TOKENS:
-                    model = msgspec.structs.replace(model, context_window=None)
-                chosen[model.model_id] = model
-        self.remember_ids({name: model.upstream_id for name, model in chosen.items()})
-        return [chosen[name] for name in sorted(chosen)]
-
-    def remember_ids(self, upstream_ids: Mapping[str, str]) -> None:
-        """Keep what the server calls each offered model; `list_models` calls it."""
-        self._upstream_ids = dict(upstream_ids)
+        """What `list_models` returns; see `offering.choose_offered`."""
+        chosen = choose_offered(models, self.settings)
+        self._upstream_ids = {model.model_id: model.upstream_id for model in chosen}
+        return chosen
 
     def prepare(self, job: Job, operation: Operation) -> UpstreamRequest:
         """The request as it goes to this server.
@@ -259,8 +239,8 @@ class HttpBackend(Backend):
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
                 timeout=aiohttp.ClientTimeout(
                     total=None,
-                    sock_connect=self.settings.connect_s,
-                    sock_read=self.settings.silence_s,
+                    sock_connect=self.timeouts.connect_s,
+                    sock_read=self.timeouts.silence_s,
                 ),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),

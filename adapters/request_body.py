@@ -9,8 +9,8 @@ is escaped, must not mean one thing here and another at the server.
 
 import msgspec
 
-from adapters.base import BadRequest
-from adapters.request_policy import PolicyMode, RequestPolicy, apply_policy
+from adapters.base import BadRequest, PolicyMode
+from adapters.request_policy import RequestPolicy, apply_policy
 from protocol.formats import Operation
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])

@@ -6,20 +6,11 @@ happens to such a field: refuse the job (`strict`), remove it (`strip`), or let 
 """
 
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Final
 
 import msgspec
 
-from adapters.base import BadRequest
-
-
-class PolicyMode(StrEnum):
-    """What happens to a field that the policy names."""
-
-    STRICT = "strict"
-    STRIP = "strip"
-    PASS = "pass"  # noqa: S105 - no password
+from adapters.base import BadRequest, PolicyMode
 
 
 class RequestPolicy(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from adapters.base import Backend, BackendSettings
+from adapters.base import Backend, BackendSettings, TimeoutSettings
 from adapters.registry import create_backend, is_native
 from agent.config import BackendConfig, resolve_api_key
 
@@ -65,14 +65,22 @@ def _skipped(config: BackendConfig) -> SkippedBackend:
 
 
 def _settings(config: BackendConfig, api_key: str | None) -> BackendSettings:
+    timeouts = config.timeouts
     defaults = BackendSettings(kind=config.kind)
     return BackendSettings(
         kind=config.kind,
         url=config.url or "",
         api_key=api_key,
         models=config.models,
+        aliases=config.alias,
         formats=config.formats or defaults.formats,
         max_concurrent=config.max_concurrent,
-        connect_s=config.timeouts.connect_s or defaults.connect_s,
-        silence_s=config.timeouts.silence_s or defaults.silence_s,
+        timeouts=TimeoutSettings(
+            connect_s=timeouts.connect_s,
+            first_byte_s=timeouts.first_byte_s,
+            silence_s=timeouts.silence_s,
+            total_s=timeouts.total_s,
+        ),
+        request_policy=config.request_policy,
+        venice_system_prompt=config.venice_system_prompt,
     )

@@ -16,6 +16,7 @@ from agent.config import (
     BackendConfig,
     Config,
     CoordinatorConfig,
+    DiscoveryConfig,
     IdentityConfig,
     LimitsConfig,
     ObservabilityConfig,
@@ -134,6 +135,7 @@ def _service(coordinator: Coordinator, taps: dict[str, Tap], folder: Path) -> Se
         backends=configs or (BackendConfig(kind="echo"),),
         pricing=PricingConfig(),
         limits=LimitsConfig(drain_timeout_s=2.0),
+        discovery=DiscoveryConfig(),
         observability=ObservabilityConfig(prometheus_addr=""),
     )
     identity = load_or_create(config.identity.key_path)

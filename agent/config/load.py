@@ -20,6 +20,7 @@ from agent.config.schema import (
     BackendConfig,
     Config,
     CoordinatorConfig,
+    DiscoveryConfig,
     IdentityConfig,
     LimitsConfig,
     ObservabilityConfig,
@@ -36,6 +37,7 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "identity": IdentityConfig,
     "pricing": PricingConfig,
     "limits": LimitsConfig,
+    "discovery": DiscoveryConfig,
     "observability": ObservabilityConfig,
 }
 """The tables of the file; `backends`, a list of tables, stands beside them."""
@@ -94,6 +96,7 @@ def load_config(
         backends=sources.backends(),
         pricing=sources.section("pricing", PricingConfig),
         limits=sources.section("limits", LimitsConfig),
+        discovery=sources.section("discovery", DiscoveryConfig),
         observability=sources.section("observability", ObservabilityConfig),
     )
     config = checked(config, sources.origins, environ, known_kinds)

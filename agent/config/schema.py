@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
+from adapters.base import PolicyMode
 from protocol.formats import WireFormat
 from protocol.limits import MAX_LIVE_JOBS
 
@@ -89,11 +90,15 @@ class BackendTimeouts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Attributes:
         connect_s: for a connection to open.
-        silence_s: for the next byte, before and during a response.
+        first_byte_s: from the request to the first byte of output.
+        silence_s: between two reads once output has begun.
+        total_s: for the whole job, beside the job's own deadline.
     """
 
     connect_s: Seconds | None = None
+    first_byte_s: Seconds | None = None
     silence_s: Seconds | None = None
+    total_s: Seconds | None = None
 
 
 class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,10 +109,15 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         url: base address without a trailing `/` or `/v1`; None for kinds without one.
         api_key_env: name of the environment variable that holds the key.
         markup: added to the upstream price of a passthrough; 0.05 is five per cent.
-        models: which of its models are offered; None: all that fit.
+        models: which of its models are offered; None: all that fit, at passthroughs none.
+        alias: advertised id → the server's own id.
         formats: wire formats it speaks; only `openai_compatible` has to be told.
         max_concurrent: jobs at once; None: the adapter's default.
+        max_tokens_per_minute: input and output tokens that jobs on it may use; None: no limit.
         timeouts: the clocks of its requests.
+        request_policy: what happens to request fields that spend the operator's money: refuse the
+            job ("strict"), remove them ("strip"), or let them through ("pass").
+        venice_system_prompt: whether Venice may put its own system prompt before the buyer's.
     """
 
     kind: Name
@@ -115,9 +125,13 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     api_key_env: Name | None = None
     markup: Annotated[float, Meta(ge=0, le=10)] | None = None
     models: tuple[Name, ...] | None = None
+    alias: dict[Name, Name] = {}
     formats: Annotated[tuple[WireFormat, ...], Meta(min_length=1)] | None = None
     max_concurrent: Concurrency | None = None
+    max_tokens_per_minute: Annotated[int, Meta(ge=1, le=_MAX_INT)] | None = None
     timeouts: BackendTimeouts = BackendTimeouts()
+    request_policy: PolicyMode = PolicyMode.STRIP
+    venice_system_prompt: bool = False
 
 
 class PricingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,13 +153,23 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     Attributes:
         max_concurrent: jobs at once, all backends together.
-        max_tokens_per_minute: told to the coordinator; None: no limit.
+        max_tokens_per_minute: input and output tokens of all jobs together; None: no limit.
         drain_timeout_s: how long a stopping agent waits for its jobs.
     """
 
     max_concurrent: Concurrency = 8
     max_tokens_per_minute: Count | None = None
     drain_timeout_s: Annotated[float, Meta(ge=0, le=24 * 3600)] = 300.0
+
+
+class DiscoveryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How backends are watched.
+
+    Attributes:
+        interval_s: between two looks at a healthy backend.
+    """
+
+    interval_s: Annotated[float, Meta(ge=1, le=24 * 3600)] = 60.0
 
 
 class ObservabilityConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -171,4 +195,5 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     backends: tuple[BackendConfig, ...]
     pricing: PricingConfig
     limits: LimitsConfig
+    discovery: DiscoveryConfig = DiscoveryConfig()
     observability: ObservabilityConfig

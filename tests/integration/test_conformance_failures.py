@@ -11,6 +11,7 @@ from adapters.base import (
     BadStatus,
     InvalidResponse,
     Operation,
+    TimeoutSettings,
     Transport,
     WireFormat,
 )
@@ -127,7 +128,7 @@ async def test_a_connection_that_breaks_in_a_chunk_is_a_failure(subject: Subject
 )
 async def test_a_silent_server_runs_out_of_time(subject: Subject, fault: Fault) -> None:
     assert subject.server is not None
-    impatient = subject.with_settings(silence_s=0.05)
+    impatient = subject.with_settings(timeouts=TimeoutSettings(first_byte_s=0.05, silence_s=0.05))
     subject.server.next_job(fault)
 
     with pytest.raises(BackendTimeout):

@@ -12,6 +12,7 @@ from agent.config import (
     BackendConfig,
     Config,
     CoordinatorConfig,
+    DiscoveryConfig,
     IdentityConfig,
     LimitsConfig,
     ObservabilityConfig,
@@ -44,6 +45,7 @@ def config_for(connect_url: str, folder: Path, *backends: BackendConfig, **limit
         backends=backends,
         pricing=PricingConfig(),
         limits=LimitsConfig(drain_timeout_s=5.0, **limits),
+        discovery=DiscoveryConfig(),
         observability=ObservabilityConfig(prometheus_addr=""),
     )
 

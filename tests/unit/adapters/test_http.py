@@ -10,16 +10,19 @@ import pytest
 from adapters import http
 from adapters.base import (
     Backend,
+    BackendModel,
     BackendSettings,
     BackendTimeout,
     BadStatus,
     InvalidResponse,
     Job,
     ModelNotFound,
+    Operation,
     Transport,
     Unreachable,
 )
 from adapters.http import HttpBackend
+from adapters.offering import choose_offered
 from adapters.openai_compatible import OpenAICompatibleBackend
 from protocol.errors import ErrorCode
 from protocol.limits import MAX_ERROR_BODY_BYTES
@@ -346,8 +349,15 @@ def test_the_operators_list_decides(
     models: tuple[str, ...] | None, model_id: str, offered: bool
 ) -> None:
     settings = BackendSettings(kind="openai_compatible", url="http://h", models=models)
+    model = BackendModel(
+        model_id=model_id,
+        context_window=None,
+        native=True,
+        operations=frozenset({Operation.CHAT}),
+        upstream_id=model_id,
+    )
 
-    assert OpenAICompatibleBackend(settings).offers(model_id) is offered
+    assert (choose_offered([model], settings)[0].withheld == "") is offered
 
 
 async def test_a_netrc_entry_does_not_replace_the_operators_key(

@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from adapters.base import ErrorInStream, InvalidResponse
+from adapters.base import ErrorInStream, InvalidResponse, TimeoutSettings
 from adapters.relay import ReadGate
 from tests.kit.fakes import FakeOpenAICompatible, json_answer, stream_answer
 from tests.kit.fakes.frames import INPUT_TOKENS, OUTPUT_TOKENS, chat_chunk, chat_frames
@@ -70,7 +70,7 @@ async def test_a_full_window_is_not_the_servers_silence(
     word = chat_chunk(MODEL, {"content": "x" * 60_000})
     server.next_job(stream_answer([*[word] * 400, *chat_frames(MODEL, usage=True)]))
     sink = CollectingSink(pause_at=1)
-    backend = connect(server, silence_s=0.05)
+    backend = connect(server, timeouts=TimeoutSettings(silence_s=0.05))
     running = asyncio.create_task(backend.execute(a_job(MODEL), sink))
     await sink.paused.wait()
 

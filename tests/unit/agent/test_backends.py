@@ -37,14 +37,14 @@ def test_settings_reach_the_backend() -> None:
     settings = backend.settings
     assert settings.api_key == "sk-1"
     assert (settings.models, settings.formats) == (("m*",), (WireFormat.ANTHROPIC,))
-    assert (settings.connect_s, settings.silence_s) == (1.5, 7.0)
+    assert (backend.timeouts.connect_s, backend.timeouts.silence_s) == (1.5, 7.0)
     assert backend.max_concurrent == 3
 
 
 def test_what_the_operator_leaves_open_is_the_adapters_default() -> None:
     (backend,) = make_backends((BackendConfig(kind="echo"),), {}).usable
     assert backend.settings.api_key is None
-    assert backend.settings.silence_s == 300.0
+    assert backend.timeouts == backend.default_timeouts
     assert backend.max_concurrent == backend.default_max_concurrent
 
 

@@ -32,6 +32,7 @@ SAMPLES = {
     "limits.max_concurrent": "3",
     "limits.max_tokens_per_minute": "4",
     "limits.drain_timeout_s": "5.5",
+    "discovery.interval_s": "30",
     "observability.prometheus_addr": "127.0.0.1:1",
     "observability.log_level": "debug",
     "observability.log_format": "json",
