@@ -18,7 +18,14 @@ from tests.kit.virtual_time import now
 
 
 class RunningAgent:
-    """Runs on entry; without jitter, by the running loop's clock.
+    """Runs on entry, by the running loop's clock.
+
+    Args:
+        coordinator: whom it dials.
+        backends: what it has.
+        skipped: what it would have, with their keys.
+        config: other settings than the defaults.
+        jitter: what its random numbers always are; 0: it dials again at once.
 
     Attributes:
         service: the agent.
@@ -31,13 +38,14 @@ class RunningAgent:
         *backends: Backend,
         skipped: Sequence[SkippedBackend] = (),
         config: Config | None = None,
+        jitter: float = 0.0,
     ) -> None:
         self.service = Service(
             config or agent_config(coordinator.url),
             Identity(Ed25519PrivateKey.generate()),
             Backends(list(backends), {}, list(skipped)),
             clock=now,
-            uniform=lambda: 0.0,
+            uniform=lambda: jitter,
         )
         self._coordinator = coordinator
         self._task: asyncio.Task[int] | None = None

@@ -244,13 +244,9 @@ class ScriptedCoordinator:
         return await self._new_agents.get()
 
     async def __aenter__(self) -> Self:
-        listener = socket.create_server(("127.0.0.1", self.port))
-        # So that an agent notices soon that nobody reads, whatever the machine's defaults are.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-        self.port = listener.getsockname()[1]
         self._server = await serve(
             self._handle,
-            sock=listener,
+            sock=_listener(self.port),
             process_request=self._process,
             select_subprotocol=self._select,
             compression=None,
@@ -258,6 +254,7 @@ class ScriptedCoordinator:
             close_timeout=1,
             max_size=MAX_MESSAGE_TO_COORDINATOR_BYTES,
         )
+        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(
@@ -301,6 +298,17 @@ class ScriptedCoordinator:
         self, connection: ServerConnection, offered: Sequence[Subprotocol]
     ) -> Subprotocol | None:
         return None if self.subprotocol is None else Subprotocol(self.subprotocol)
+
+
+def _listener(port: int) -> socket.socket:
+    # The protocol is named because asyncio sets TCP_NODELAY only on sockets that say it; without,
+    # the second of two frames waits for the first one's delayed acknowledgement.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # So that an agent notices soon that nobody reads, whatever the machine's defaults are.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    listener.bind(("127.0.0.1", port))
+    return listener
 
 
 def _ends(frames: Iterable[AgentFrame], job_id: bytes) -> list[JobEnd]:

@@ -103,19 +103,16 @@ async def test_a_rejection_is_final_unless_it_names_a_time(
 
 
 @pytest.mark.parametrize("silent_from", ["the start", "hello"])
-def test_a_coordinator_that_never_welcomes_is_given_up_on(silent_from: str) -> None:
-    @in_virtual_time
-    async def scenario() -> None:
-        async with ScriptedCoordinator() as coordinator:
-            coordinator.greets = silent_from != "the start"
-            coordinator.answer = lambda _: None
-            began = now()
-            end = await DialledLink(coordinator.url).link.run()
-            assert end == LinkEnd(End.LOST, "no welcome within 10 s of the open connection")
-            assert now() - began == pytest.approx(HANDSHAKE_TIMEOUT_S)
-            await coordinator.agents[0].closed.wait()
-
-    scenario()
+@in_virtual_time
+async def test_a_coordinator_that_never_welcomes_is_given_up_on(silent_from: str) -> None:
+    async with ScriptedCoordinator() as coordinator:
+        coordinator.greets = silent_from != "the start"
+        coordinator.answer = lambda _: None
+        began = now()
+        end = await DialledLink(coordinator.url).link.run()
+        assert end == LinkEnd(End.LOST, "no welcome within 10 s of the open connection")
+        assert now() - began == pytest.approx(HANDSHAKE_TIMEOUT_S)
+        await coordinator.agents[0].closed.wait()
 
 
 async def test_a_refused_upgrade_is_the_links_end(coordinator: ScriptedCoordinator) -> None:

@@ -300,21 +300,18 @@ async def test_a_final_rejection_ends_the_agent_with_its_own_exit_code(
 
 
 @pytest.mark.parametrize("how", ["status 426", "close code 1002", "no subprotocol"])
-def test_another_protocol_ends_the_agent(how: str) -> None:
-    @in_virtual_time
-    async def scenario() -> None:
-        async with ScriptedCoordinator() as coordinator:
-            if how == "status 426":
-                coordinator.refusals.append((426, {}))
-            if how == "no subprotocol":
-                coordinator.subprotocol = None
-            async with RunningAgent(coordinator, ScriptedBackend()) as agent:
-                if how == "close code 1002":
-                    peer = await agent.connected()
-                    await peer.close(1002)
-                assert await agent.task == EXIT_REFUSED
-
-    scenario()
+@in_virtual_time
+async def test_another_protocol_ends_the_agent(how: str) -> None:
+    async with ScriptedCoordinator() as coordinator:
+        if how == "status 426":
+            coordinator.refusals.append((426, {}))
+        if how == "no subprotocol":
+            coordinator.subprotocol = None
+        async with RunningAgent(coordinator, ScriptedBackend()) as agent:
+            if how == "close code 1002":
+                peer = await agent.connected()
+                await peer.close(1002)
+            assert await agent.task == EXIT_REFUSED
 
 
 @in_virtual_time
@@ -361,25 +358,22 @@ async def test_a_lost_link_ends_its_jobs_and_is_dialled_again() -> None:
     ("ending", "wait_s"),
     [("restart", 5.0), ("retry after 40 s", 40.0), ("rejected for 90 s", 90.0), ("lost", 0.0)],
 )
-def test_the_agent_waits_as_it_is_told(ending: str, wait_s: float) -> None:
-    @in_virtual_time
-    async def scenario() -> None:
-        async with ScriptedCoordinator() as coordinator:
-            if ending == "retry after 40 s":
-                coordinator.refusals.append((429, {"Retry-After": "40"}))
-            answers = [Rejected("busy", "full", 90_000)] if ending == "rejected for 90 s" else []
-            coordinator.answer = lambda _: answers.pop() if answers else welcome()
-            began = now()
-            async with RunningAgent(coordinator, ScriptedBackend()) as agent:
-                if ending in ("restart", "lost"):
-                    peer = await agent.connected()
-                    await peer.close(1012 if ending == "restart" else 1001)
-                if ending == "rejected for 90 s":
-                    await coordinator.next_agent()
-                await agent.connected()
-                assert now() - began == pytest.approx(wait_s)
-
-    scenario()
+@in_virtual_time
+async def test_the_agent_waits_as_it_is_told(ending: str, wait_s: float) -> None:
+    async with ScriptedCoordinator() as coordinator:
+        if ending == "retry after 40 s":
+            coordinator.refusals.append((429, {"Retry-After": "40"}))
+        answers = [Rejected("busy", "full", 90_000)] if ending == "rejected for 90 s" else []
+        coordinator.answer = lambda _: answers.pop() if answers else welcome()
+        began = now()
+        async with RunningAgent(coordinator, ScriptedBackend()) as agent:
+            if ending in ("restart", "lost"):
+                peer = await agent.connected()
+                await peer.close(1012 if ending == "restart" else 1001)
+            if ending == "rejected for 90 s":
+                await coordinator.next_agent()
+            await agent.connected()
+            assert now() - began == pytest.approx(wait_s)
 
 
 # --- what an operator sees ------------------------------------------------------------------------

@@ -1,0 +1,208 @@
+"""What a coordinator sees of a job whose server, deadline or consumer fails."""
+
+import asyncio
+
+import pytest
+
+from adapters.base import BackendSettings, WireFormat
+from adapters.openai_compatible import OpenAICompatibleBackend
+from protocol.frames import JobResult
+from protocol.limits import MIN_WINDOW_BYTES
+from tests.kit.fakes.openai_compatible import MODEL, FakeOpenAICompatible
+from tests.kit.fakes.server import Answer, Fault
+from tests.kit.jobs import new_job
+from tests.kit.running_agent import RunningAgent
+from tests.kit.scripted_backend import ScriptedBackend
+from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator, welcome
+from tests.kit.virtual_time import in_virtual_time, now
+
+HANGS = [Fault.HANG_BEFORE_HEADERS, Fault.HANG_AFTER_HEADERS, Fault.HANG_AFTER_FIRST_CHUNK]
+
+
+def backend_for(server: FakeOpenAICompatible) -> OpenAICompatibleBackend:
+    formats = (WireFormat.OPENAI, WireFormat.ANTHROPIC)
+    return OpenAICompatibleBackend(
+        BackendSettings(kind=server.kind, url=server.url, formats=formats)
+    )
+
+
+async def serves_on(peer: AgentAtCoordinator) -> None:
+    """The agent and the link have survived."""
+    job = new_job(MODEL)
+    await peer.give(job)
+    assert isinstance(await peer.end(job.job_id), JobResult)
+
+
+@pytest.mark.parametrize("wire_format", ["openai", "anthropic"])
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (Fault.RESET_BEFORE_HEADERS, "backend_unreachable"),
+        (Fault.RESET_MID_CHUNK, "backend_unreachable"),
+        (Fault.STOP_AFTER_FIRST_CHUNK, "invalid_response"),
+        (Fault.HANG_BEFORE_HEADERS, "backend_timeout"),
+        (Fault.HANG_AFTER_HEADERS, "backend_timeout"),
+        (Fault.HANG_AFTER_FIRST_CHUNK, "backend_timeout"),
+    ],
+)
+@in_virtual_time
+async def test_a_failing_server_gives_its_job_one_clear_end(
+    fault: Fault, code: str, wire_format: str
+) -> None:
+    async with (
+        ScriptedCoordinator() as coordinator,
+        FakeOpenAICompatible() as server,
+        RunningAgent(coordinator, backend_for(server)) as agent,
+    ):
+        peer = await agent.connected()
+        # A request whose connection is reset before any answer is sent once more.
+        server.next_job(fault, *([fault] if fault is Fault.RESET_BEFORE_HEADERS else []))
+        job = new_job(MODEL, wire_format=wire_format, deadline_ms=3_600_000)
+        await peer.give(job)
+        error = await peer.error(job.job_id)
+        assert (error.code, error.retryable) == (code, True)
+        assert error.total_bytes == len(peer.data[job.job_id])
+        assert bytes(server.jobs[0].sent).startswith(bytes(peer.data[job.job_id])[:1])
+        await serves_on(peer)
+
+
+@pytest.mark.parametrize("fault", HANGS)
+@pytest.mark.parametrize("reason", ["cancel", "deadline", "forced stop"])
+@in_virtual_time
+async def test_a_stopped_job_closes_its_upstream_connection(fault: Fault, reason: str) -> None:
+    async with (
+        ScriptedCoordinator() as coordinator,
+        FakeOpenAICompatible() as server,
+        RunningAgent(coordinator, backend_for(server)) as agent,
+    ):
+        peer = await agent.connected()
+        server.next_job(fault)
+        job = new_job(MODEL, deadline_ms=20_000)
+        began = now()
+        await peer.give(job)
+        exchange = await server.job_arrived()
+        if fault is not Fault.HANG_BEFORE_HEADERS:
+            await exchange.started.wait()
+        await _stop(reason, peer, agent, job.job_id)
+        await exchange.disconnected.wait()
+        assert now() - began == pytest.approx(20.0 if reason == "deadline" else 0.0)
+        expected = {"cancel": "cancelled", "deadline": "deadline_exceeded"}
+        error = await peer.error(job.job_id)
+        assert error.code == expected.get(reason, "draining")
+        assert len(peer.ends(job.job_id)) == 1
+
+
+async def _stop(reason: str, peer: AgentAtCoordinator, agent: RunningAgent, job_id: bytes) -> None:
+    if reason == "cancel":
+        await peer.cancel(job_id, "client went away")
+    if reason == "forced stop":
+        agent.service.stop()
+        agent.service.stop()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "code", "retry_after_ms"),
+    [
+        (400, {}, "bad_request", None),
+        (401, {}, "auth_rejected_by_backend", None),
+        (404, {}, "model_not_loaded", None),
+        (429, {"Retry-After": "7"}, "backend_overloaded", 7000),
+        (500, {}, "backend_error", None),
+        (503, {"Retry-After": "2.5"}, "backend_overloaded", 2500),
+    ],
+)
+@in_virtual_time
+async def test_a_servers_refusal_arrives_with_status_body_and_time(
+    status: int, headers: dict[str, str], code: str, retry_after_ms: int | None
+) -> None:
+    async with (
+        ScriptedCoordinator() as coordinator,
+        FakeOpenAICompatible() as server,
+        RunningAgent(coordinator, backend_for(server)) as agent,
+    ):
+        peer = await agent.connected()
+        body = b'{"error":{"message":"no"}}'
+        server.next_job(Answer((body,), status, headers=headers))
+        job = new_job(MODEL)
+        await peer.give(job)
+        error = await peer.error(job.job_id)
+        assert (error.code, error.upstream_status, error.body) == (code, status, body)
+        assert (error.retry_after_ms, error.total_bytes) == (retry_after_ms, 0)
+        await serves_on(peer)
+
+
+@in_virtual_time
+async def test_a_request_that_is_no_object_never_reaches_the_server() -> None:
+    async with (
+        ScriptedCoordinator() as coordinator,
+        FakeOpenAICompatible() as server,
+        RunningAgent(coordinator, backend_for(server)) as agent,
+    ):
+        peer = await agent.connected()
+        for request in (b"", b"[1]", b'"x"', b"{", b"null", b"\xff"):
+            job = new_job(MODEL, request=request)
+            await peer.give(job)
+            assert (await peer.error(job.job_id)).code == "bad_request"
+        assert server.jobs == []
+        await serves_on(peer)
+
+
+@in_virtual_time
+async def test_a_server_that_is_gone_is_unreachable_and_then_offered_no_more() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        server = FakeOpenAICompatible()
+        async with server:
+            backend = backend_for(server)
+            agent = RunningAgent(coordinator, backend)
+            await agent.__aenter__()
+            peer = await agent.connected()
+        job = new_job(MODEL)
+        await peer.give(job)
+        assert (await peer.error(job.job_id)).code == "backend_unreachable"
+        await asyncio.sleep(70)
+        late = new_job(MODEL)
+        await peer.give(late)
+        assert (await peer.error(late.job_id)).code == "model_not_loaded"
+        await agent.__aexit__(None, None, None)
+
+
+@in_virtual_time
+async def test_a_consumer_that_takes_nothing_holds_up_its_own_job_only() -> None:
+    async with ScriptedCoordinator(lambda _: welcome(window_bytes=MIN_WINDOW_BYTES)) as coordinator:
+        backend = ScriptedBackend()
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            peer.acknowledges = False
+            stuck, lively = new_job(), new_job()
+            await peer.give(stuck, lively)
+            stuck_run, lively_run = await backend.next_run(), await backend.next_run()
+            stuck_run.start()
+            stuck_run.send(bytes(MIN_WINDOW_BYTES), b"more")
+            assert stuck_run.paused
+            lively_run.answer(b"quick")
+            assert isinstance(await peer.end(lively.job_id), JobResult)
+            assert lively_run.pauses == 0
+            assert len(await peer.wait_for_bytes(stuck.job_id, 1)) == MIN_WINDOW_BYTES
+            assert stuck_run.paused
+            await peer.flush()
+            await stuck_run.resumed.wait()
+            stuck_run.finish()
+            assert (await peer.end(stuck.job_id)).total_bytes == MIN_WINDOW_BYTES + 4
+
+
+@in_virtual_time
+async def test_a_job_delivered_twice_runs_once() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend()
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            job = new_job()
+            await peer.give(job)
+            await peer.send(job)
+            run = await backend.next_run()
+            run.answer(b"once")
+            await peer.end(job.job_id)
+            await peer.send(job)
+            await peer.settle()
+            assert len(backend.runs) == 1
+            assert len(peer.ends(job.job_id)) == 1

@@ -1,0 +1,162 @@
+"""What happens to jobs and to the agent when the link to the coordinator fails."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from adapters.base import BackendSettings, WireFormat
+from adapters.openai_compatible import OpenAICompatibleBackend
+from agent.service import EXIT_OK
+from protocol.frames import Capabilities, Hello, JobResult
+from tests.kit.fakes.openai_compatible import MODEL, FakeOpenAICompatible
+from tests.kit.fakes.server import Fault
+from tests.kit.jobs import new_job
+from tests.kit.running_agent import RunningAgent
+from tests.kit.scripted_backend import ScriptedBackend, ScriptedRun
+from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator
+from tests.kit.virtual_time import in_virtual_time
+
+
+def backend_for(server: FakeOpenAICompatible) -> OpenAICompatibleBackend:
+    formats = (WireFormat.OPENAI, WireFormat.ANTHROPIC)
+    return OpenAICompatibleBackend(
+        BackendSettings(kind=server.kind, url=server.url, formats=formats)
+    )
+
+
+async def vanish(peer: AgentAtCoordinator) -> None:
+    peer.cut()
+
+
+async def go_silent(peer: AgentAtCoordinator) -> None:
+    peer.stop_reading()
+
+
+async def talk_nonsense(peer: AgentAtCoordinator) -> None:
+    await peer.send_raw(b"\xc1")
+
+
+async def close_politely(peer: AgentAtCoordinator) -> None:
+    await peer.close(1001)
+
+
+Failure = Callable[[AgentAtCoordinator], Awaitable[None]]
+
+FAILURES: list[Failure] = [vanish, go_silent, talk_nonsense, close_politely]
+
+
+@pytest.mark.parametrize("fail", FAILURES)
+@pytest.mark.parametrize("fault", [Fault.HANG_BEFORE_HEADERS, Fault.HANG_AFTER_FIRST_CHUNK])
+@in_virtual_time
+async def test_a_job_without_its_coordinator_closes_its_upstream_connection(
+    fail: Failure, fault: Fault
+) -> None:
+    async with (
+        ScriptedCoordinator() as coordinator,
+        FakeOpenAICompatible() as server,
+        RunningAgent(coordinator, backend_for(server)) as agent,
+    ):
+        peer = await agent.connected()
+        server.next_job(fault)
+        job = new_job(MODEL, deadline_ms=3_600_000)
+        await peer.give(job)
+        exchange = await server.job_arrived()
+        if fault is Fault.HANG_AFTER_FIRST_CHUNK:
+            await peer.wait_for_bytes(job.job_id, 1)
+        await fail(peer)
+        await exchange.disconnected.wait()
+        again = await agent.connected()
+        assert agent.service.jobs.in_flight == 0
+        fresh = new_job(MODEL)
+        await again.give(fresh)
+        assert isinstance(await again.end(fresh.job_id), JobResult)
+        assert again.ends(job.job_id) == [], "the old job is nobody's any more"
+
+
+@in_virtual_time
+async def test_a_restarted_coordinator_gets_its_agent_back() -> None:
+    first = ScriptedCoordinator()
+    async with first, RunningAgent(first, ScriptedBackend(), jitter=0.5) as agent:
+        await (await agent.connected()).next(Capabilities)
+        await first.stop()
+        await asyncio.sleep(100)
+        second = ScriptedCoordinator()
+        second.port = first.port
+        async with second:
+            peer = await second.next_agent()
+            await peer.next(Hello)
+            assert (await peer.next(Capabilities)).revision == 2
+            agent.service.stop()
+            assert await agent.task == EXIT_OK
+
+
+@in_virtual_time
+async def test_refused_upgrades_do_not_wear_the_agent_out() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        coordinator.refusals.extend([(status, {}) for status in (500, 502, 404, 503, 429, 403)])
+        async with RunningAgent(coordinator, ScriptedBackend()) as agent:
+            peer = await agent.connected()
+            assert len(coordinator.upgrades) == 7
+            assert (await peer.next(Capabilities)).models
+
+
+@in_virtual_time
+async def test_a_cancel_and_an_acknowledgement_of_another_life_are_ignored() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend()
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            old = new_job()
+            await peer.give(old)
+            await backend.next_run()
+            peer.cut()
+            again = await agent.connected()
+            again.session.start_job(old)  # so that the cancel of an unknown job may be sent
+            again.session.to_send.clear()
+            await again.cancel(old.job_id)
+            job = new_job()
+            await again.give(job)
+            (await backend.next_run()).answer(b"x")
+            assert isinstance(await again.end(job.job_id), JobResult)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@in_virtual_time
+async def test_jobs_on_a_link_that_keeps_breaking(seed: int) -> None:
+    """No job has two ends, no response has a gap, and nothing is left running."""
+    dice = random.Random(seed)
+    backend = ScriptedBackend(max_concurrent=8)
+    async with (
+        ScriptedCoordinator() as coordinator,
+        RunningAgent(coordinator, backend) as agent,
+    ):
+        for _ in range(6):
+            peer = await agent.connected()
+            jobs = [new_job() for _ in range(dice.randrange(1, 6))]
+            for job in jobs:
+                await peer.give(job)
+                _act(dice, await backend.next_run())
+                if dice.random() < 0.3:
+                    await peer.cancel(job.job_id)
+            if dice.random() < 0.5:
+                await peer.settle()
+            await dice.choice([vanish, close_politely, talk_nonsense])(peer)
+            await peer.closed.wait()
+            assert all(len(peer.ends(job.job_id)) <= 1 for job in jobs)
+        await agent.connected()
+        assert agent.service.jobs.in_flight == 0
+        assert "lanes=0" in repr(agent.service)
+        assert all(run.outcome.done() for run in backend.runs)
+
+
+def _act(dice: random.Random, run: ScriptedRun) -> None:
+    match dice.choice(["answer", "part", "fail", "nothing"]):
+        case "answer":
+            run.answer(bytes(dice.randrange(1, 50_000)))
+        case "part":
+            run.start()
+            run.send(bytes(dice.randrange(1, 50_000)))
+        case "fail":
+            run.fail(RuntimeError("a defect"))
