@@ -295,12 +295,14 @@ class BackendError(Exception):
         status: the server's HTTP status, when it answered.
         body: the beginning of what it answered, free of secrets.
         retry_after_s: when it may be asked again, when it said so.
+        retryable: whether another backend or provider may be tried; None: as the registry says.
     """
 
     code: ErrorCode = ErrorCode.BACKEND_ERROR
     status: int | None = None
     body: bytes = b""
     retry_after_s: float | None = None
+    retryable: bool | None = None
 
     @property
     def retry_here(self) -> bool:
@@ -329,6 +331,9 @@ class BackendTimeout(BackendError):
 class BadStatus(BackendError):
     """The server answered with a status other than success."""
 
+    RETRIED_HERE: ClassVar[frozenset[int]] = frozenset({408, 500, 502, 504, 524, 529})
+    """Passing troubles of a server or of what stands before it: one more attempt often helps."""
+
     def __init__(
         self,
         status: int,
@@ -344,12 +349,20 @@ class BadStatus(BackendError):
         self.code = code
         self.retry_after_s = retry_after_s
 
+    @property
+    def retry_here(self) -> bool:
+        """Once, for what passes."""
+        return (
+            self.status in self.RETRIED_HERE and self.code is not ErrorCode.CONTEXT_LENGTH_EXCEEDED
+        )
+
 
 class ErrorInStream(BackendError):
     """The server began its answer as a success and then reported an error in it."""
 
-    def __init__(self, body: bytes, code: ErrorCode) -> None:
-        super().__init__("the server reported an error inside its answer")
+    def __init__(self, body: bytes, code: ErrorCode, server_message: str = "") -> None:
+        text = "the server reported an error inside its answer"
+        super().__init__(f"{text}: {server_message}" if server_message else text)
         self.body = body
         self.code = code
 

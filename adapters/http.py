@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import ClassVar, Final, TypeVar
 
 import aiohttp
@@ -21,15 +21,17 @@ from adapters.base import (
     JobResult,
     JobSink,
     ModelNotFound,
-    Transport,
 )
+from adapters.clocks import JobClocks
 from adapters.environment_proxy import environment_proxy
 from adapters.http_errors import describe, translated_errors
 from adapters.offering import choose_offered
 from adapters.redaction import redact_bytes
 from adapters.relay import Relay
 from adapters.request_body import UpstreamRequest, prepare_request
-from adapters.status_codes import code_for_status, parse_retry_after, server_message
+from adapters.request_policy import POLICIES
+from adapters.retry_after import retry_after_s
+from adapters.status_codes import code_for_status, server_advice, server_message
 from protocol.errors import Fault, entry_for
 from protocol.formats import Operation, find_operation
 from protocol.limits import MAX_ERROR_BODY_BYTES, MIB
@@ -42,9 +44,6 @@ MAX_ANSWER_BYTES: Final = 16 * MIB
 
 KEEP_ALIVE_S: Final = 4.0
 """llama.cpp and vLLM close idle connections after 5 s; closing first avoids the race."""
-
-MAX_CONTEXT_TOKENS: Final = 2**40
-"""Far above any context window; what is above it is a server's mistake."""
 
 AnswerT = TypeVar("AnswerT")
 
@@ -88,7 +87,8 @@ class HttpBackend(Backend):
         self._clock = clock
         self._lazy_session: aiohttp.ClientSession | None = None
         self._upstream_ids: dict[str, str] = {}
-        self._running: set[asyncio.Timeout] = set()
+        self._wall_clock: Callable[[], float] = time.time
+        self._running: set[JobClocks] = set()
 
     # --- questions -----------------------------------------------------------------------------
 
@@ -158,52 +158,53 @@ class HttpBackend(Backend):
         """The request as it goes to this server.
 
         Raises:
-            BadRequest: it is not one JSON object.
+            BadRequest: it is not one JSON object, or the request policy refuses it.
         """
-        upstream_id = self._upstream_ids.get(job.model_id, job.model_id)
         return prepare_request(
-            job.request, operation, upstream_id, ask_for_usage=self.asks_for_usage
+            job.request,
+            operation,
+            self._upstream_ids.get(job.model_id, job.model_id),
+            ask_for_usage=self.asks_for_usage,
+            policy=POLICIES.get(self.kind),
+            mode=self.settings.request_policy,
+            extra_fields=self.extra_fields(),
         )
+
+    def extra_fields(self) -> dict[str, msgspec.Raw]:
+        """Fields that the operator's settings put into every request."""
+        return {}
 
     async def execute(self, job: Job, sink: JobSink) -> JobResult:
         """Run one job: see `Backend.execute`."""
-        began = self._clock()
+        began = asyncio.get_running_loop().time()
         operation = find_operation(job.format, job.operation)
         if operation is None:
             raise ModelNotFound(f"no operation {job.operation!r} in format {job.format!r}")
         request = self.prepare(job, operation)
-        headers = self._headers(job)
-        relay = Relay(operation, sink, self._clock)
-        with translated_errors():
-            async with (
-                self._ended_by_close(),
-                await self._post(operation.path, request.body, headers) as response,
-            ):
-                if not 200 <= response.status < 300:
-                    retry_after = parse_retry_after(response.headers.get("Retry-After"))
-                    body = await _read_error_body(response)
-                    raise self._bad_status(response.status, body, retry_after)
-                await relay.run(response)
-        return relay.result(job, began, self._secrets())
-
-    @asynccontextmanager
-    async def _ended_by_close(self) -> AsyncIterator[None]:
-        """Lets `close` end what runs inside: a closed session leaves its readers waiting for ever.
-
-        Raises:
-            Transport: this backend was closed.
-        """
-        life = asyncio.timeout(None)
+        clocks = JobClocks(self.timeouts)
+        relay = Relay(operation, sink, clocks)
+        self._running.add(clocks)
         try:
-            async with life:
-                self._running.add(life)
-                yield
-        except TimeoutError as error:
-            if not life.expired():
-                raise
-            raise Transport("this backend was closed") from error
+            with translated_errors():
+                async with (
+                    clocks,
+                    await self._post(operation.path, request.body, self._headers(job)) as response,
+                ):
+                    if not 200 <= response.status < 300:
+                        raise await self._refusal(response)
+                    await relay.run(response, self._secrets())
         finally:
-            self._running.discard(life)
+            self._running.discard(clocks)
+        ended = asyncio.get_running_loop().time()
+        first = relay.first_byte_at
+        return JobResult(
+            job_id=job.job_id,
+            total_bytes=relay.total_bytes,
+            input_tokens=relay.usage.input_tokens,
+            output_tokens=relay.usage.output_tokens,
+            duration_ms=round((ended - began) * 1000),
+            first_byte_ms=None if first is None else round((first - began) * 1000),
+        )
 
     async def _post(
         self, path: str, body: bytes, headers: Mapping[str, str]
@@ -219,12 +220,18 @@ class HttpBackend(Backend):
                 raise
         return await self._session().post(url, data=body, headers=headers, allow_redirects=False)
 
+    async def _refusal(self, response: aiohttp.ClientResponse) -> BackendError:
+        """What a status other than success means, with what the server says about it."""
+        body = await _read_error_body(response)
+        wait_s = retry_after_s(response.headers, self._wall_clock())
+        return self._bad_status(response.status, body, wait_s)
+
     # --- the connection ------------------------------------------------------------------------
 
     async def close(self) -> None:
         """Close every connection; running jobs fail with `Transport`."""
-        for life in self._running:
-            life.reschedule(asyncio.get_running_loop().time())
+        for clocks in self._running:
+            clocks.close()
         self._running.clear()
         session, self._lazy_session = self._lazy_session, None
         if session is not None:
@@ -240,7 +247,6 @@ class HttpBackend(Backend):
                 timeout=aiohttp.ClientTimeout(
                     total=None,
                     sock_connect=self.timeouts.connect_s,
-                    sock_read=self.timeouts.silence_s,
                 ),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -268,13 +274,16 @@ class HttpBackend(Backend):
     def _secrets(self) -> frozenset[str]:
         return frozenset({self.settings.api_key} if self.settings.api_key else ())
 
-    def _bad_status(self, status: int, body: bytes, retry_after_s: float | None) -> BackendError:
+    def _bad_status(self, status: int, body: bytes, wait_s: float | None) -> BackendError:
         clean = redact_bytes(body, MAX_ERROR_BODY_BYTES, self._secrets())
         code = code_for_status(status, clean)
         # What a server says of a buyer's mistake helps the buyer; the rest may be about the
         # operator's account.
         said = server_message(clean) if entry_for(code).fault is Fault.BUYER else ""
-        return BadStatus(status, clean, code, retry_after_s, said)
+        retryable, after_s = server_advice(clean)
+        error = BadStatus(status, clean, code, after_s if after_s is not None else wait_s, said)
+        error.retryable = retryable
+        return error
 
 
 async def _read_error_body(response: aiohttp.ClientResponse) -> bytes:

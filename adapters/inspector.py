@@ -10,11 +10,20 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-import msgspec
+from msgspec import Struct
 
-from adapters.status_codes import code_for_status
+from adapters.events import (
+    Event,
+    Failure,
+    Usage,
+    UsageReport,
+    decode_event,
+    event_failure,
+    events_in,
+    merged_usage,
+)
 from protocol.errors import ErrorCode
-from protocol.formats import WireFormat
+from protocol.formats import Operation
 
 HEAD_BYTES: Final = 8 * 1024
 """Where `message_start` stands: the first event, with the usage of the prompt."""
@@ -23,37 +32,14 @@ TAIL_BYTES: Final = 32 * 1024
 """Where the last events stand: a last delta (with a whole tool call in it at some servers), the
 finish reason, usage, the terminal marker, or an error."""
 
+WHOLE_TAIL_BYTES: Final = 2 * 1024 * 1024
+"""The same for Responses, whose last event repeats the whole answer."""
+
 BODY_BYTES: Final = 8 * 1024 * 1024
 """The biggest response in one piece that is judged; of a bigger one the usage stays unknown."""
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """Tokens as the server reported them; None for what it did not report.
-
-    Attributes:
-        input_tokens: of the prompt, cached ones included, in both formats alike.
-        output_tokens: of the answer.
-    """
-
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """Why a response that began as a success is none.
-
-    Attributes:
-        code: of the error registry.
-        message: for people.
-        body: the server's own error, when it sent one.
-    """
-
-    code: ErrorCode
-    message: str
-    body: bytes = b""
-
-
-class Verdict(msgspec.Struct, frozen=True):
+class Verdict(Struct, frozen=True):
     """What a complete response was.
 
     Attributes:
@@ -77,94 +63,14 @@ class Inspector(Protocol):
         ...
 
 
-def inspector_for(wire_format: WireFormat, content_type: str) -> Inspector:
+def is_event_stream(content_type: str) -> bool:
+    """Whether a response of this content type is server-sent events."""
+    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
+
+
+def inspector_for(operation: Operation, content_type: str) -> Inspector:
     """The inspector for a response of this content type."""
-    if content_type.partition(";")[0].strip().lower() == "text/event-stream":
-        return StreamInspector(wire_format)
-    return BodyInspector()
-
-
-class _AnyUsage(msgspec.Struct):
-    """The fields of both formats: their names do not collide."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    output_tokens: int | None = None
-
-
-class _Choice(msgspec.Struct):
-    finish_reason: str | None = None
-
-
-class _Message(msgspec.Struct):
-    usage: _AnyUsage | None = None
-
-
-class _Event(msgspec.Struct):
-    """What may matter in a `data:` line or in a response of one piece, whatever the format."""
-
-    type: str | None = None
-    choices: list[_Choice] | None = None
-    usage: _AnyUsage | None = None
-    message: _Message | str | None = None
-    error: msgspec.Raw = msgspec.Raw(b"null")
-    error_type: msgspec.Raw = msgspec.Raw(b"null")
-    error_message: msgspec.Raw = msgspec.Raw(b"null")
-
-    @property
-    def is_error(self) -> bool:
-        return self.type == "error" or any(
-            bytes(field) != b"null" for field in (self.error, self.error_type, self.error_message)
-        )
-
-
-_EVENT = msgspec.json.Decoder(_Event)
-
-
-def _decode(data: bytes) -> _Event | None:
-    try:
-        return _EVENT.decode(data)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _usage(*reports: _AnyUsage | None) -> Usage:
-    """One usage from several reports; a later report counts more, field by field."""
-    merged: dict[str, int] = {}
-    for report in reports:
-        if report is not None:
-            fields = msgspec.structs.asdict(report)
-            merged.update({name: n for name, n in fields.items() if n is not None and n >= 0})
-    prompt = merged.get("prompt_tokens")
-    if prompt is None and "input_tokens" in merged:
-        prompt = (
-            merged["input_tokens"]
-            + merged.get("cache_read_input_tokens", 0)
-            + merged.get("cache_creation_input_tokens", 0)
-        )
-    return Usage(prompt, merged.get("completion_tokens", merged.get("output_tokens")))
-
-
-def _server_error(body: bytes) -> Failure:
-    """The failure that an error frame or error body reports."""
-    status = 500
-    try:
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        inner = fields.get("error", msgspec.Raw(body))
-        code = msgspec.json.decode(inner, type=_ErrorFields).code
-        if isinstance(code, int):
-            status = code
-    except (ValueError, RecursionError):
-        pass
-    code_found = code_for_status(status if 400 <= status <= 599 else 500, body)
-    return Failure(code_found, "the server reported an error inside its answer", body)
-
-
-class _ErrorFields(msgspec.Struct):
-    code: int | str | None = None
+    return StreamInspector(operation) if is_event_stream(content_type) else BodyInspector()
 
 
 class BodyInspector:
@@ -187,24 +93,21 @@ class BodyInspector:
         if self._size > BODY_BYTES:
             return Verdict(Usage())
         body = b"".join(self._pieces)
-        event = _decode(body)
+        event = decode_event(body)
         if event is None:
-            failure = Failure(
-                ErrorCode.INVALID_RESPONSE, "the server's answer is not a JSON object"
-            )
-            return Verdict(Usage(), failure)
-        if event.is_error:
-            return Verdict(_usage(event.usage), _server_error(body))
-        return Verdict(_usage(event.usage))
+            text = "the server's answer is not a JSON object"
+            return Verdict(Usage(), Failure(ErrorCode.INVALID_RESPONSE, text))
+        return Verdict(merged_usage(event.usage), event_failure(b"", body, event))
 
 
 class StreamInspector:
-    """For server-sent events, in either format."""
+    """For server-sent events of any operation."""
 
-    __slots__ = ("_format", "_head", "_size", "_tail", "_tail_size")
+    __slots__ = ("_head", "_operation", "_size", "_tail", "_tail_bytes", "_tail_size")
 
-    def __init__(self, wire_format: WireFormat) -> None:
-        self._format = wire_format
+    def __init__(self, operation: Operation) -> None:
+        self._operation = operation
+        self._tail_bytes = WHOLE_TAIL_BYTES if operation is Operation.RESPONSES else TAIL_BYTES
         self._head = b""
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
@@ -219,82 +122,77 @@ class StreamInspector:
         tail = self._tail
         tail.append(data)
         self._tail_size += size
-        while self._tail_size - len(tail[0]) >= TAIL_BYTES:
+        while self._tail_size - len(tail[0]) >= self._tail_bytes:
             self._tail_size -= len(tail.popleft())
 
     def verdict(self) -> Verdict:
-        """A success has a finish reason and the terminal marker of its format, and no error."""
-        if self._format is WireFormat.ANTHROPIC:
-            return self._anthropic()
-        return self._openai()
+        """A success has the terminal marker of its operation, and no error."""
+        if not self._size:
+            text = "the server sent an empty stream"
+            return Verdict(Usage(), Failure(ErrorCode.INVALID_RESPONSE, text))
+        if self._operation is Operation.MESSAGES:
+            return self._messages()
+        if self._operation is Operation.RESPONSES:
+            return self._responses()
+        return self._choices()
 
-    def _openai(self) -> Verdict:
+    def _choices(self) -> Verdict:
+        """Chat and completions: a finish reason, then `[DONE]`."""
         done = False
-        usage: _AnyUsage | None = None
-        for event_name, data in self._events_from_the_end():
+        usage: UsageReport | None = None
+        for name, data, event in self._from_the_end():
             if data == b"[DONE]":
                 done = True
                 continue
-            event = _decode(data)
-            if event_name == b"error" or (event is not None and event.is_error):
-                return Verdict(_usage(usage), _server_error(data))
-            if event is None:
-                continue
-            usage = usage or event.usage
-            reason = next((c.finish_reason for c in event.choices or () if c.finish_reason), None)
-            if reason == "error":
-                return Verdict(_usage(usage), _server_error(data))
-            if reason and done:
-                return Verdict(_usage(usage))
-            if reason:
-                break
-        else:
-            if (
-                done and self._size > TAIL_BYTES
-            ):  # a last delta bigger than the tail held the reason
-                return Verdict(_usage(usage))
-        return Verdict(_usage(usage), self._early_end("data: [DONE]"))
+            failure = event_failure(name, data, event)
+            usage = usage or (event.usage if event else None)
+            if failure is not None:
+                return Verdict(merged_usage(usage), failure)
+            if event is not None and event.finish_reason:
+                return Verdict(merged_usage(usage), None if done else _early_end("data: [DONE]"))
+        # A last delta bigger than the tail may hold the reason.
+        cut = done and self._size > self._tail_bytes
+        return Verdict(merged_usage(usage), None if cut else _early_end("a finish reason"))
 
-    def _anthropic(self) -> Verdict:
+    def _messages(self) -> Verdict:
+        """Messages: `message_delta` with the usage, then `message_stop`."""
         stopped = False
-        for event_name, data in self._events_from_the_end():
-            event = _decode(data)
-            if event_name == b"error" or (event is not None and event.is_error):
-                return Verdict(self._anthropic_usage(None), _server_error(data))
+        for name, data, event in self._from_the_end():
+            failure = event_failure(name, data, event)
+            if failure is not None:
+                return Verdict(self._messages_usage(None), failure)
             if event is None:
                 continue
             stopped = stopped or event.type == "message_stop"
             if event.type == "message_delta":
-                failure = None if stopped else self._early_end("message_stop")
-                return Verdict(self._anthropic_usage(event.usage), failure)
-        return Verdict(self._anthropic_usage(None), self._early_end("message_stop"))
+                failure = None if stopped else _early_end("message_stop")
+                return Verdict(self._messages_usage(event.usage), failure)
+        return Verdict(self._messages_usage(None), _early_end("message_stop"))
 
-    def _anthropic_usage(self, final: _AnyUsage | None) -> Usage:
+    def _messages_usage(self, final: UsageReport | None) -> Usage:
         """`message_start` has the prompt; `message_delta` the answer, and may correct both."""
-        for _, data in _events(self._head.split(b"\n")):
-            event = _decode(data)
-            if event is not None and isinstance(event.message, _Message):
-                return _usage(event.message.usage, final)
-        return _usage(final)
+        for _, data in events_in(self._head):
+            event = decode_event(data)
+            if event is not None and event.inner_usage is not None:
+                return merged_usage(event.inner_usage, final)
+        return merged_usage(final)
 
-    def _early_end(self, marker: str) -> Failure:
-        if not self._size:
-            return Failure(ErrorCode.INVALID_RESPONSE, "the server sent an empty stream")
-        return Failure(ErrorCode.INVALID_RESPONSE, f"the server's stream ended without {marker}")
+    def _responses(self) -> Verdict:
+        """Responses: `response.completed`, or `response.incomplete` at the token limit."""
+        for name, data, event in self._from_the_end():
+            failure = event_failure(name, data, event)
+            if failure is not None:
+                return Verdict(Usage(), failure)
+            if event is not None and event.type in ("response.completed", "response.incomplete"):
+                return Verdict(merged_usage(event.inner_usage))
+        return Verdict(Usage(), _early_end("response.completed"))
 
-    def _events_from_the_end(self) -> Iterator[tuple[bytes, bytes]]:
-        tail = b"".join(self._tail)[-TAIL_BYTES:]
-        return reversed(list(_events(tail.split(b"\n"))))
+    def _from_the_end(self) -> Iterator[tuple[bytes, bytes, Event | None]]:
+        """(event name, data, decoded) of each event in the tail, the last one first."""
+        tail = b"".join(self._tail)[-self._tail_bytes :]
+        for name, data in reversed(list(events_in(tail))):
+            yield name, data, decode_event(data)
 
 
-def _events(lines: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """(event name, data) of each `data:` line; the name is b"" where there is none."""
-    name = b""
-    for line in lines:
-        field, _, value = line.rstrip(b"\r").partition(b":")
-        if field == b"data":
-            yield name, value.strip()
-        elif field == b"event":
-            name = value.strip()
-        elif not field and not value:
-            name = b""
+def _early_end(marker: str) -> Failure:
+    return Failure(ErrorCode.INVALID_RESPONSE, f"the server's stream ended without {marker}")

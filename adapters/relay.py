@@ -6,13 +6,18 @@ without touching anything else.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Collection
 
 import aiohttp
 
-from adapters.base import ErrorInStream, InvalidResponse, Job, JobResult, JobSink
-from adapters.inspector import inspector_for
+from adapters.base import BackendError, ErrorInStream, InvalidResponse, JobSink
+from adapters.clocks import JobClocks
+from adapters.events import Failure, Usage
+from adapters.inspector import BodyInspector, Inspector, inspector_for, is_event_stream
+from adapters.opening import BodyOpening, Opening, OpeningState, StreamOpening
 from adapters.redaction import redact_bytes
+from adapters.status_codes import server_message
+from protocol.errors import Fault, entry_for
 from protocol.formats import Operation
 from protocol.limits import MAX_ERROR_BODY_BYTES, MAX_NAME_CHARS
 
@@ -43,52 +48,91 @@ class ReadGate:
 
 
 class Relay:
-    """One response on its way from a server to a sink."""
+    """One response on its way from a server to a sink.
 
-    def __init__(self, operation: Operation, sink: JobSink, clock: Callable[[], float]) -> None:
+    Args:
+        operation: which operation it answers.
+        sink: where it goes.
+        clocks: of the job.
+    """
+
+    def __init__(self, operation: Operation, sink: JobSink, clocks: JobClocks) -> None:
+        self._operation = operation
         self._sink = sink
-        self._clock = clock
-        self._inspector = inspector_for(operation.wire_format, "")
-        self._format = operation.wire_format
-        self._total = 0
-        self._first_byte_at: float | None = None
+        self._clocks = clocks
+        self._inspector: Inspector = BodyInspector()
+        self.total_bytes = 0
+        """Bytes that reached the sink."""
+        self.usage = Usage()
+        """What the response reports, once it is complete."""
+        self.first_byte_at: float | None = None
+        """When the first byte of output came, by the loop's clock."""
 
-    async def run(self, response: aiohttp.ClientResponse) -> None:
-        """Move every byte; returns at the end of the response."""
-        content_type = response.headers.get("Content-Type", "application/octet-stream")
-        gate = ReadGate()
-        self._inspector = inspector = inspector_for(self._format, content_type)
-        send_chunk, feed, read = self._sink.send_chunk, inspector.feed, response.content.readany
-        self._sink.started(response.status, content_type[:MAX_NAME_CHARS], gate)
-        while data := await read():
-            if self._first_byte_at is None:
-                self._first_byte_at = self._clock()
-            self._total += len(data)
-            send_chunk(data)
-            feed(data)
-            if not gate.is_open:
-                await gate.wait()
+    async def run(self, response: aiohttp.ClientResponse, secrets: Collection[str]) -> None:
+        """Move every byte and judge the whole; returns at the end of a success.
 
-    def result(self, job: Job, began: float, secrets: frozenset[str]) -> JobResult:
-        """How a complete response went.
+        Args:
+            response: with a success status.
+            secrets: what an error of the server must not repeat.
 
         Raises:
             ErrorInStream: it holds an error.
-            InvalidResponse: it ended early.
+            InvalidResponse: it ended early, or is not what it should be.
         """
+        content_type = response.headers.get("Content-Type", "application/octet-stream")
+        self._inspector = inspector_for(self._operation, content_type)
+        opening: Opening = StreamOpening() if is_event_stream(content_type) else BodyOpening()
+        state = OpeningState.UNDECIDED
+        while state is OpeningState.UNDECIDED and (data := await response.content.readany()):
+            state = opening.feed(data)
+        if opening.failure is not None:
+            raise _failed(opening.failure, secrets)
+        self._inspector.feed(opening.held)
+        if state is OpeningState.UNDECIDED:
+            # It is complete already, and nobody has seen a byte of it: judge first.
+            self._judge(secrets)
+            self._begin(response.status, content_type, opening.held)
+            return
+        gate = self._begin(response.status, content_type, opening.held)
+        await self._flow(response, gate)
+        self._judge(secrets)
+
+    def _begin(self, status: int, content_type: str, held: bytes) -> ReadGate:
+        gate = ReadGate()
+        self.first_byte_at = asyncio.get_running_loop().time()
+        self._clocks.output_began()
+        self._sink.started(status, content_type[:MAX_NAME_CHARS], gate)
+        self._sink.send_chunk(held)
+        self.total_bytes = len(held)
+        return gate
+
+    async def _flow(self, response: aiohttp.ClientResponse, gate: ReadGate) -> None:
+        """The hot path: whatever is read goes on at once."""
+        send_chunk, feed = self._sink.send_chunk, self._inspector.feed
+        read, seen = response.content.readany, self._clocks.read
+        while True:
+            if not gate.is_open:
+                self._clocks.pause()
+                await gate.wait()
+                self._clocks.resume()
+            data = await read()
+            if not data:
+                return
+            seen()
+            self.total_bytes += len(data)
+            send_chunk(data)
+            feed(data)
+
+    def _judge(self, secrets: Collection[str]) -> None:
         verdict = self._inspector.verdict()
-        failure = verdict.failure
-        if failure is not None and failure.body:
-            body = redact_bytes(failure.body, MAX_ERROR_BODY_BYTES, secrets)
-            raise ErrorInStream(body, failure.code)
-        if failure is not None:
-            raise InvalidResponse(failure.message)
-        first = self._first_byte_at
-        return JobResult(
-            job_id=job.job_id,
-            total_bytes=self._total,
-            input_tokens=verdict.usage.input_tokens,
-            output_tokens=verdict.usage.output_tokens,
-            duration_ms=round((self._clock() - began) * 1000),
-            first_byte_ms=None if first is None else round((first - began) * 1000),
-        )
+        self.usage = verdict.usage
+        if verdict.failure is not None:
+            raise _failed(verdict.failure, secrets)
+
+
+def _failed(failure: Failure, secrets: Collection[str]) -> BackendError:
+    if not failure.body:
+        return InvalidResponse(failure.message)
+    body = redact_bytes(failure.body, MAX_ERROR_BODY_BYTES, secrets)
+    said = server_message(body) if entry_for(failure.code).fault is Fault.BUYER else ""
+    return ErrorInStream(body, failure.code, said)

@@ -44,32 +44,70 @@ def code_for_status(status: int, body: bytes) -> ErrorCode:
 MAX_MESSAGE_CHARS: Final = 500
 """Of a server's own words: they say what is wrong in one sentence or not at all."""
 
+_BY_TYPE: Final = {
+    "authentication_error": 401,
+    "permission_error": 403,
+    "billing_error": 402,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "invalid_request_error": 400,
+    "rate_limit_error": 429,
+    "overloaded_error": 529,
+    "unavailable_error": 503,
+    "timeout_error": 504,
+}
+"""Types in error objects (Anthropic's API reference, llama.cpp's server) as statuses."""
+
+
+class _Availability(msgspec.Struct):
+    """OpenRouter's word on trying again (since August 2026)."""
+
+    retryable: bool | None = None
+    retry_after: float | None = None
+
 
 class _Inner(msgspec.Struct):
     message: str = ""
+    type: str = ""
+    code: int | str | None = None
+    availability: _Availability | None = None
 
 
 class _ErrorBody(msgspec.Struct):
     error: _Inner | str = ""
     message: str = ""
+    error_message: str = ""
+    type: str = ""
+    code: int | str | None = None
+
+    @property
+    def inner(self) -> _Inner:
+        if isinstance(self.error, _Inner):
+            return self.error
+        return _Inner(self.error or self.message or self.error_message, self.type, self.code)
+
+
+def _inner(body: bytes) -> _Inner:
+    try:
+        return msgspec.json.decode(body, type=_ErrorBody).inner
+    except (ValueError, RecursionError):
+        return _Inner()
+
+
+def code_for_error(body: bytes) -> ErrorCode:
+    """The registry's code for an error without a status: inside a stream, or in a 200."""
+    inner = _inner(body)
+    status = inner.code if isinstance(inner.code, int) else _BY_TYPE.get(inner.type, 500)
+    return code_for_status(status if 400 <= status <= 599 else 500, body)
 
 
 def server_message(body: bytes) -> str:
     """The server's own sentence in an error body of any of the known shapes; "" without one."""
-    try:
-        found = msgspec.json.decode(body, type=_ErrorBody)
-    except (ValueError, RecursionError):
-        return ""
-    text = found.error.message if isinstance(found.error, _Inner) else found.error
-    return " ".join((text or found.message).split())[:MAX_MESSAGE_CHARS]
+    return " ".join(_inner(body).message.split())[:MAX_MESSAGE_CHARS]
 
 
-def parse_retry_after(value: str | None) -> float | None:
-    """Seconds of a `Retry-After` header; None when there is none, or a date."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < 86_400 else None
+def server_advice(body: bytes) -> tuple[bool | None, float | None]:
+    """(may it be tried again, after how many seconds) in an error body; None where it is silent."""
+    advice = _inner(body).availability or _Availability()
+    after = advice.retry_after
+    return advice.retryable, after if after is not None and after >= 0 else None

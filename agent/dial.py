@@ -17,7 +17,7 @@ from websockets.exceptions import (
 )
 from websockets.typing import Subprotocol
 
-from adapters.status_codes import parse_retry_after
+from adapters.retry_after import parse_retry_after
 from agent.backoff import End, LinkEnd
 from agent.config.addresses import is_loopback
 from agent.version import agent_version

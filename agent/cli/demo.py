@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from adapters.inspector import StreamInspector, Usage
+from adapters.events import Usage
+from adapters.inspector import StreamInspector
 from agent.cli.answer_text import AnswerText
 from agent.cli.demo_chain import Chain, started_chain
 from agent.cli.one_job import chat_request
@@ -130,7 +131,7 @@ async def _exchange(
     out.print(wire_format, style="bold", end="")
     out.print(f"  POST {operation.path}  {visible(model.model_id)}", soft_wrap=True)
     text = AnswerText(wire_format, streamed=True)
-    inspector = StreamInspector(wire_format)
+    inspector = StreamInspector(operation)
     received = bytearray()
     first_byte_ms: float | None = None
     began = time.perf_counter()

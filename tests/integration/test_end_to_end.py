@@ -13,7 +13,7 @@ from adapters.inspector import StreamInspector
 from agent.config import BackendConfig
 from agent.demo.llamacpp_process import LlamaCppProcess
 from agent.demo.tap import Tap
-from protocol.formats import WireFormat
+from protocol.formats import MAIN_OPERATION, Operation, WireFormat
 from tests.kit.chain import Chain, running_chain
 
 PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
@@ -81,7 +81,7 @@ async def test_relays_what_a_direct_request_gets(
 async def test_a_stream_reports_usage_although_the_buyer_did_not_ask(
     chain: Chain, client: aiohttp.ClientSession
 ) -> None:
-    inspector = StreamInspector(WireFormat.OPENAI)
+    inspector = StreamInspector(Operation.CHAT)
 
     async with client.post(chain.url + PATHS["openai"], json=request(stream=True)) as response:
         inspector.feed(await response.read())
@@ -155,7 +155,7 @@ async def test_many_requests_at_once_each_get_their_own_answer(
         wire_format = ("openai", "anthropic")[number % 2]
         body = request(stream=True, max_tokens=8 + number)
         async with client.post(chain.url + PATHS[wire_format], json=body) as response:
-            inspector = StreamInspector(WireFormat(wire_format))
+            inspector = StreamInspector(MAIN_OPERATION[WireFormat(wire_format)])
             received = await response.read()
             inspector.feed(received)
             tokens = inspector.verdict().usage.output_tokens

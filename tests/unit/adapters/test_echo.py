@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from adapters.base import BackendSettings, BadRequest, Job, JobResult, Operation, WireFormat
 from adapters.echo import MODEL_ID, EchoBackend
 from adapters.inspector import inspector_for
+from protocol.formats import MAIN_OPERATION
 from tests.kit.sink import CollectingSink
 
 BOTH = pytest.mark.parametrize("wire_format", list(WireFormat))
@@ -53,7 +54,7 @@ async def test_its_answer_is_a_good_one_of_its_format(
     wire_format: WireFormat, stream: bool
 ) -> None:
     sink, result = await run(echo_job("one two", wire_format, stream=stream, max_tokens=1))
-    inspector = inspector_for(wire_format, sink.content_type)
+    inspector = inspector_for(MAIN_OPERATION[wire_format], sink.content_type)
     inspector.feed(bytes(sink.data))
 
     verdict = inspector.verdict()
@@ -117,7 +118,7 @@ async def test_any_text_comes_back_word_for_word(
 ) -> None:
     sink, result = await run(echo_job(text, wire_format, stream=stream))
 
-    inspector = inspector_for(wire_format, sink.content_type)
+    inspector = inspector_for(MAIN_OPERATION[wire_format], sink.content_type)
     inspector.feed(bytes(sink.data))
     assert inspector.verdict().failure is None
     assert result.output_tokens == (len(text.split()) or 3)

@@ -3,19 +3,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.events import Failure, Usage
 from adapters.inspector import (
     BODY_BYTES,
     HEAD_BYTES,
     TAIL_BYTES,
     BodyInspector,
-    Failure,
     StreamInspector,
-    Usage,
     Verdict,
     inspector_for,
 )
 from protocol.errors import ErrorCode
-from protocol.formats import WireFormat
+from protocol.formats import Operation
 from tests.kit.fakes import FakeLmStudio, FakeOpenRouter, FakeVenice, FakeVllm
 from tests.kit.fakes.frames import (
     DONE,
@@ -32,15 +31,15 @@ from tests.kit.fakes.frames import (
     usage_chunk,
 )
 
-OPENAI, ANTHROPIC = WireFormat.OPENAI, WireFormat.ANTHROPIC
+OPENAI, ANTHROPIC = Operation.CHAT, Operation.MESSAGES
 ALL = Usage(INPUT_TOKENS, OUTPUT_TOKENS)
 UNKNOWN = Usage(None, None)
 
 BARE_ERROR = b'event: error\ndata: {"code":500,"message":"slot died","type":"server_error"}\n\n'
 
 
-def streamed(frames: list[bytes], wire_format: WireFormat = OPENAI) -> Verdict:
-    inspector = StreamInspector(wire_format)
+def streamed(frames: list[bytes], operation: Operation = OPENAI) -> Verdict:
+    inspector = StreamInspector(operation)
     for frame in frames:
         inspector.feed(frame)
     return inspector.verdict()
@@ -228,22 +227,22 @@ STREAMS = [
 
 @given(st.sampled_from(STREAMS), st.lists(st.integers(0, 2000), max_size=40))
 def test_any_cut_gives_the_same_verdict(
-    stream: tuple[WireFormat, list[bytes]], sizes: list[int]
+    stream: tuple[Operation, list[bytes]], sizes: list[int]
 ) -> None:
-    wire_format, frames = stream
-    inspector, data = StreamInspector(wire_format), b"".join(frames)
+    operation, frames = stream
+    inspector, data = StreamInspector(operation), b"".join(frames)
 
     for size in sizes:
         inspector.feed(data[:size])
         data = data[size:]
     inspector.feed(data)
 
-    assert inspector.verdict() == streamed(frames, wire_format)
+    assert inspector.verdict() == streamed(frames, operation)
 
 
 @given(st.sampled_from([OPENAI, ANTHROPIC]), st.lists(st.binary()))
-def test_garbage_is_a_failure_and_no_accident(wire_format: WireFormat, pieces: list[bytes]) -> None:
-    assert streamed(pieces, wire_format).failure is not None
+def test_garbage_is_a_failure_and_no_accident(operation: Operation, pieces: list[bytes]) -> None:
+    assert streamed(pieces, operation).failure is not None
 
 
 @pytest.mark.parametrize("piece", [1, 1000, TAIL_BYTES, 10 * TAIL_BYTES])

@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.retry_after import parse_retry_after
 from adapters.status_codes import (
     MAX_MESSAGE_CHARS,
     code_for_status,
-    parse_retry_after,
     server_message,
 )
 from protocol.errors import ErrorCode

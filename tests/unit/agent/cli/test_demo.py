@@ -2,7 +2,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from adapters.inspector import Usage
+from adapters.events import Usage
 from agent.cli.demo import Exchange, _summary
 from protocol.formats import WireFormat
 from protocol.frames import ModelOffer
