@@ -15,7 +15,8 @@ and wire formats are the protocol's own.
     ├── InvalidResponse         not what such a server should answer, or an early end
     ├── ModelNotFound           the server does not know the model
     ├── MissingApiKey           the operator's key is not set
-    └── BadRequest              the job's request cannot be sent to any server
+    ├── BadRequest              the job's request cannot be sent to any server
+    └── PromptTooLong           it cannot fit into the model's window, and the server would cut it
 """
 
 from abc import ABC, abstractmethod
@@ -50,6 +51,7 @@ __all__ = [
     "ModelNotFound",
     "Operation",
     "PolicyMode",
+    "PromptTooLong",
     "ServerLoad",
     "TimeoutSettings",
     "Transport",
@@ -174,12 +176,14 @@ class BackendHealth(Struct, frozen=True):
         latency_ms: how long the check took; None when it failed before an answer.
         last_error: what is wrong and what to do about it; None when nothing is.
         loading: nothing is wrong yet: the server starts or loads its model.
+        timed_out: it failed because no answer came in time.
     """
 
     reachable: bool
     latency_ms: float | None = None
     last_error: str | None = None
     loading: bool = False
+    timed_out: bool = False
 
 
 class ServerLoad(Struct, frozen=True):
@@ -389,3 +393,21 @@ class BadRequest(BackendError):
     """The job's request cannot be sent: it is not one JSON object."""
 
     code = ErrorCode.BAD_REQUEST
+
+
+class PromptTooLong(BackendError):
+    """The request cannot fit into the model's window, and the server would cut it without a word.
+
+    Attributes:
+        at_least: tokens that it needs; an estimate that is rather too low.
+        window: tokens that the model has.
+    """
+
+    code = ErrorCode.CONTEXT_LENGTH_EXCEEDED
+
+    def __init__(self, at_least: int, window: int) -> None:
+        super().__init__(
+            f"the request needs at least {at_least} tokens, the model's context window has {window}"
+        )
+        self.at_least = at_least
+        self.window = window

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import ClassVar, Final, TypeVar
 
 import aiohttp
@@ -15,6 +16,7 @@ from adapters.base import (
     BackendHealth,
     BackendModel,
     BackendSettings,
+    BackendTimeout,
     BadStatus,
     InvalidResponse,
     Job,
@@ -24,7 +26,7 @@ from adapters.base import (
 )
 from adapters.clocks import JobClocks
 from adapters.environment_proxy import environment_proxy
-from adapters.http_errors import describe, translated_errors
+from adapters.http_errors import describe, is_not_yet, translated_errors
 from adapters.offering import choose_offered
 from adapters.redaction import redact_bytes
 from adapters.relay import Relay
@@ -54,10 +56,12 @@ class Answer(msgspec.Struct, frozen=True):
     Attributes:
         status: HTTP status.
         body: at most `MAX_ANSWER_BYTES`.
+        headers: by name, whatever its case.
     """
 
     status: int
     body: bytes
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def decode(self, answer_type: type[AnswerT]) -> AnswerT:
         """The JSON body as `answer_type`.
@@ -116,7 +120,7 @@ class HttpBackend(Backend):
                 answer = await _read_at_most(response, MAX_ANSWER_BYTES + 1)
         if len(answer) > MAX_ANSWER_BYTES:
             raise InvalidResponse(f"the answer to {method} {path} is too big")
-        return Answer(response.status, answer)
+        return Answer(response.status, answer, response.headers)
 
     async def fetch(self, path: str, answer_type: type[AnswerT]) -> AnswerT:
         """`GET` a JSON document.
@@ -135,7 +139,9 @@ class HttpBackend(Backend):
         try:
             await self.check_health()
         except BackendError as error:
-            return BackendHealth(False, None, describe(error))
+            loading = self.native and is_not_yet(error)
+            timed_out = isinstance(error, BackendTimeout)
+            return BackendHealth(False, None, describe(error), loading, timed_out)
         return BackendHealth(True, (self._clock() - began) * 1000.0)
 
     async def check_health(self) -> None:

@@ -30,16 +30,18 @@ class Backends(Struct, frozen=True):
         usable: in the order of the configuration.
         markups: by backend id.
         skipped: those whose key is not set.
+        tokens_per_minute: the operator's limits, by backend id.
     """
 
     usable: list[Backend]
     markups: dict[str, float | None]
     skipped: list[SkippedBackend]
+    tokens_per_minute: dict[str, int] = {}
 
 
 def make_backends(configs: tuple[BackendConfig, ...], environ: Mapping[str, str]) -> Backends:
     """Make every backend whose key is there; a missing key skips its backend, not the agent."""
-    made = Backends([], {}, [])
+    made = Backends([], {}, [], {})
     for config in configs:
         key = resolve_api_key(config, environ)
         if config.api_key_env is not None and key is None:
@@ -51,6 +53,8 @@ def make_backends(configs: tuple[BackendConfig, ...], environ: Mapping[str, str]
             # Two keys for one remote service: both are used, and told apart.
             backend.id = f"{backend.id}#{twins + 1}"
         made.usable.append(backend)
+        if config.max_tokens_per_minute is not None:
+            made.tokens_per_minute[backend.id] = config.max_tokens_per_minute
         made.markups[backend.id] = config.markup if not is_native(config.kind) else None
     return made
 

@@ -1,16 +1,23 @@
-"""Asks every backend how it is and what it serves, at the start and again on a timer."""
+"""Watches every backend: how it is, what it serves, how busy it is, and whether it keeps failing.
+
+Each backend has a task of its own: it is looked at on a timer, at once after a failure, and sooner
+than usual while it is down or loading. What changes is told to whoever advertises.
+"""
 
 import asyncio
 import logging
+import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from adapters.base import Backend, BackendError, BackendHealth, BackendModel
+from adapters.base import Backend, BackendError, BackendHealth, BackendModel, ServerLoad
 from adapters.http_errors import describe
 from agent.capabilities import Serving
+from agent.guard import Guard
 from agent.routing import Route
 
 log = logging.getLogger("provider_agent.discovery")
@@ -18,9 +25,14 @@ log = logging.getLogger("provider_agent.discovery")
 CHECK_EVERY_S: Final = 60.0
 """Often enough that a model swap is noticed before many jobs fail on it."""
 
-RECHECK_EVERY_S: Final = 10.0
-"""While a backend is down or loading: it should earn again soon after it is back."""
+LOADING_EVERY_S: Final = 2.0
+"""A server that loads its model will be there soon, and should earn from then on."""
 
+RETRY_CAP_S: Final = 60.0
+"""The longest wait for a server that is down; the first ones are a second or two."""
+
+LOAD_EVERY_S: Final = 10.0
+"""How old a reported load may be: about one heartbeat."""
 
 CHECK_TIMEOUT_S: Final = 60.0
 """For one backend's answers together; adapters have shorter clocks, those of third parties perhaps
@@ -28,19 +40,35 @@ none."""
 
 
 class BackendState(Struct, frozen=True):
-    """What the last round found out about one backend.
+    """What the last look found out about one backend.
 
     Attributes:
         backend: which.
         health: whether jobs can be sent.
-        models: what it serves; empty while it is not healthy.
+        models: what it offers; empty while it is not healthy.
+        withheld: what it has and does not offer, each with its reason.
         capacity: jobs it takes at once; some servers tell it with their models.
+        load: what the server says of its load; None when it does not.
     """
 
     backend: Backend
     health: BackendHealth
     models: tuple[BackendModel, ...] = ()
+    withheld: tuple[BackendModel, ...] = ()
     capacity: int = 0
+    load: ServerLoad | None = None
+
+
+class _Watch:
+    """One backend and what is known of it."""
+
+    def __init__(self, backend: Backend, guard: Guard) -> None:
+        self.state = BackendState(backend, BackendHealth(False, None, "not asked yet"))
+        self.guard = guard
+        self.failures = 0
+        self.poked = asyncio.Event()
+        self.offered: object = None
+        """What was last told to be on offer, to notice a change."""
 
 
 class Discovery:
@@ -49,7 +77,11 @@ class Discovery:
     Args:
         backends: in the order of the configuration.
         markups: by backend id.
-        on_change: called when a backend serves something different than before.
+        on_change: called when a backend offers something different than before.
+        guards: by backend id; a backend without one is never taken out.
+        in_flight: jobs running on a backend now.
+        interval_s: between two looks at a healthy backend.
+        uniform: random, in [0, 1).
     """
 
     def __init__(
@@ -57,58 +89,84 @@ class Discovery:
         backends: Sequence[Backend],
         markups: Mapping[str, float | None],
         on_change: Callable[[], None],
+        *,
+        guards: Mapping[str, Guard] | None = None,
+        in_flight: Callable[[str], int] = lambda _: 0,
+        interval_s: float = CHECK_EVERY_S,
+        uniform: Callable[[], float] = random.random,
     ) -> None:
-        unknown = BackendHealth(False, None, "not asked yet")
-        self._states = [BackendState(backend, unknown) for backend in backends]
-        self._backends = {backend.id: backend for backend in backends}
+        known = guards or {}
+        self._watches = {
+            backend.id: _Watch(
+                backend, known.get(backend.id) or Guard(backend.kind, None, time.monotonic)
+            )
+            for backend in backends
+        }
         self._markups = markups
         self._on_change = on_change
+        self._in_flight = in_flight
+        self._interval_s = interval_s
+        self._uniform = uniform
         self._first_round = asyncio.Event()
 
     @property
     def states(self) -> Sequence[BackendState]:
-        """What the last round found, in the order of the configuration."""
-        return self._states
+        """What the last looks found, in the order of the configuration."""
+        return [watch.state for watch in self._watches.values()]
+
+    def guard(self, backend_id: str) -> Guard:
+        """The guard of a backend."""
+        return self._watches[backend_id].guard
 
     def serving(self) -> list[Serving]:
-        """Every model of every healthy backend."""
+        """Every model of every backend that is healthy and not taken out."""
         return [
-            (state.backend, model, self._markups.get(state.backend.id))
-            for state in self._states
-            for model in state.models
+            (watch.state.backend, model, self._markups.get(backend_id))
+            for backend_id, watch in self._watches.items()
+            if not watch.guard.is_out
+            for model in watch.state.models
         ]
 
-    def routes(self, model_id: str, in_flight: Callable[[str], int]) -> list[Route]:
-        """The healthy backends that serve a model; see `jobs.Served`."""
+    def routes(self, model_id: str) -> list[Route]:
+        """The backends that offer a model now; see `jobs.Served`."""
         return [
             Route(
-                backend_id=state.backend.id,
+                backend_id=backend_id,
                 order=order,
                 native=model.native,
                 operations=frozenset(model.operations),
-                in_flight=in_flight(state.backend.id),
-                capacity=state.backend.max_concurrent,
+                in_flight=self._in_flight(backend_id),
+                # One that may get no job now is as good as full.
+                capacity=watch.state.backend.max_concurrent if watch.guard.has_room else 0,
             )
-            for order, state in enumerate(self._states)
-            for model in state.models
+            for order, (backend_id, watch) in enumerate(self._watches.items())
+            if not watch.guard.is_out
+            for model in watch.state.models
             if model.model_id == model_id
         ]
 
     def backend(self, backend_id: str) -> Backend:
         """The backend of a route."""
-        return self._backends[backend_id]
+        return self._watches[backend_id].state.backend
+
+    def job_started(self, backend_id: str) -> None:
+        """A job goes to a backend."""
+        self._watches[backend_id].guard.started()
+
+    def job_ended(self, backend_id: str, error: BackendError | None, tokens: int) -> None:
+        """A job on a backend is over; see `Guard.ended`."""
+        watch = self._watches[backend_id]
+        if watch.guard.ended(error, tokens):
+            watch.poked.set()
+
+    def job_stopped(self, backend_id: str) -> None:
+        """A job on a backend was stopped from outside, which says nothing about the backend."""
+        self._watches[backend_id].guard.dropped()
 
     async def check_all(self) -> None:
-        """One round: ask every backend at once; what one says counts without waiting for others."""
-        await asyncio.gather(*(self._check(index) for index in range(len(self._states))))
+        """Look at every backend at once; what one says counts without waiting for others."""
+        await asyncio.gather(*(self._check(watch) for watch in self._watches.values()))
         self._first_round.set()
-
-    async def _check(self, index: int) -> None:
-        before = self._states[index]
-        self._states[index] = now = await check_backend(before.backend)
-        _log_change(before, now)
-        if (before.models, before.capacity) != (now.models, now.capacity):
-            self._on_change()
 
     async def wait_for_first_round(self, at_most_s: float) -> None:
         """Return when every backend has answered or failed once, or when the time is up."""
@@ -117,11 +175,69 @@ class Discovery:
                 await self._first_round.wait()
 
     async def run(self) -> None:
-        """Round after round, until cancelled."""
+        """Look at all of them, then watch each by itself, until cancelled."""
+        await self.check_all()
+        async with asyncio.TaskGroup() as group:
+            for backend_id, watch in self._watches.items():
+                group.create_task(self._watch(watch), name=f"watch {backend_id}")
+
+    async def _watch(self, watch: _Watch) -> None:
+        loop = asyncio.get_running_loop()
+        next_check = loop.time() + self._patience_s(watch)
         while True:
-            await self.check_all()
-            well = all(state.health.reachable for state in self._states)
-            await asyncio.sleep(CHECK_EVERY_S if well else RECHECK_EVERY_S)
+            wait_s = min(next_check - loop.time(), LOAD_EVERY_S)
+            if watch.guard.is_out:
+                wait_s = min(wait_s, watch.guard.rest_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(wait_s, 0)):
+                    await watch.poked.wait()
+            poked = watch.poked.is_set()
+            watch.poked.clear()
+            if poked or loop.time() >= next_check:
+                await self._check(watch)
+                next_check = loop.time() + self._patience_s(watch)
+            else:
+                await _read_load(watch)
+            self._tell_change(watch)
+
+    def _patience_s(self, watch: _Watch) -> float:
+        """How long until the next look."""
+        if watch.state.health.reachable:
+            return self._interval_s
+        if watch.state.health.loading and watch.failures > 3:
+            return LOADING_EVERY_S
+        # Half of it jitter, so that several agents beside one server do not ask in step.
+        full = min(RETRY_CAP_S, 2.0 ** min(watch.failures, 10))
+        return full * (0.5 + 0.5 * self._uniform())
+
+    async def _check(self, watch: _Watch) -> None:
+        before = watch.state
+        now = await check_backend(before.backend)
+        if now.health.timed_out and before.models and self._in_flight(before.backend.id):
+            # A server that is busy with jobs may have no thread left for questions (llama.cpp):
+            # while its jobs go on it is not dead.
+            return
+        watch.failures = 0 if now.health.reachable else watch.failures + 1
+        watch.state = structs.replace(now, load=before.load if now.models else None)
+        _log_change(before, now)
+        self._tell_change(watch)
+
+    def _tell_change(self, watch: _Watch) -> None:
+        state = watch.state
+        offered = () if watch.guard.is_out else (state.models, state.capacity)
+        if offered != watch.offered:
+            watch.offered = offered
+            self._on_change()
+
+
+async def _read_load(watch: _Watch) -> None:
+    """Refresh what the server says of its load; a failure is the next look's to judge."""
+    load: ServerLoad | None = None
+    if watch.state.health.reachable:
+        with suppress(BackendError, TimeoutError):
+            async with asyncio.timeout(LOAD_EVERY_S):
+                load = await watch.state.backend.load()
+    watch.state = structs.replace(watch.state, load=load)
 
 
 async def check_backend(backend: Backend) -> BackendState:
@@ -131,17 +247,23 @@ async def check_backend(backend: Backend) -> BackendState:
             health = await backend.health()
             if not health.reachable:
                 return BackendState(backend, health)
-            models = tuple(await backend.list_models())
+            models = await backend.list_models()
     except BackendError as error:
         return BackendState(backend, BackendHealth(False, None, describe(error)))
     except TimeoutError:
         text = f"no answer to its health check within {CHECK_TIMEOUT_S:.0f} s"
-        return BackendState(backend, BackendHealth(False, None, text))
+        return BackendState(backend, BackendHealth(False, None, text, timed_out=True))
     except Exception:
         # An adapter of a third party must not take the agent down with it.
         log.exception("an adapter failed", extra={"fields": {"backend": backend.id}})
         return BackendState(backend, BackendHealth(False, None, "the adapter failed; see the log"))
-    return BackendState(backend, health, models, backend.max_concurrent)
+    return BackendState(
+        backend,
+        health,
+        tuple(model for model in models if not model.withheld),
+        tuple(model for model in models if model.withheld),
+        backend.max_concurrent,
+    )
 
 
 def _log_change(before: BackendState, now: BackendState) -> None:

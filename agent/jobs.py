@@ -15,8 +15,10 @@ from typing import Final, Protocol
 from msgspec import Struct, structs
 
 from adapters.base import Backend, BackendError, BadStatus
+from agent.failover import may_be_retried, next_route
 from agent.outbox import Lane, Outbox
 from agent.routing import Refusal, Route, choose_routes
+from agent.token_bucket import TokenBucket
 from protocol.errors import ErrorCode, entry_for
 from protocol.frames import Job, JobEnd, JobError, JobResult
 from protocol.limits import MAX_ERROR_BODY_BYTES, MAX_LIVE_JOBS, MAX_TEXT_CHARS
@@ -34,12 +36,24 @@ MAX_COUNT: Final = 2**53
 class Served(Protocol):
     """What discovery knows: which backends serve a model now."""
 
-    def routes(self, model_id: str, in_flight: Callable[[str], int]) -> list[Route]:
-        """The healthy backends that serve the model, with their load by `in_flight(backend_id)`."""
+    def routes(self, model_id: str) -> list[Route]:
+        """The healthy backends that serve the model, with their load."""
         ...
 
     def backend(self, backend_id: str) -> Backend:
         """The backend of a route."""
+        ...
+
+    def job_started(self, backend_id: str) -> None:
+        """A job goes to a backend."""
+        ...
+
+    def job_ended(self, backend_id: str, error: BackendError | None, tokens: int) -> None:
+        """A job on a backend is over; `error` says why it failed there, `tokens` what it used."""
+        ...
+
+    def job_stopped(self, backend_id: str) -> None:
+        """A job on a backend was stopped from outside, which says nothing about the backend."""
         ...
 
 
@@ -51,12 +65,14 @@ class JobRecord(Struct, frozen=True):
         backend_kind: which sort of server ran it; "" when none did.
         end: how it ended.
         first_byte_s: from its arrival to the first byte; None without one.
+        attempts: backends that were tried; 0 for a refused job.
     """
 
     wire_format: str
     backend_kind: str
     end: JobEnd
     first_byte_s: float | None
+    attempts: int = 1
 
 
 class StopReason(StrEnum):
@@ -69,11 +85,16 @@ class StopReason(StrEnum):
 class _Running:
     """A job that a backend works on."""
 
-    __slots__ = ("backend_id", "lane", "stop_detail", "stop_reason", "task")
+    __slots__ = ("arrived", "error", "job", "lane", "stop_detail", "stop_reason", "task", "tried")
 
-    def __init__(self, lane: Lane, backend_id: str) -> None:
+    def __init__(self, job: Job, lane: Lane, arrived: float) -> None:
+        self.job = job
         self.lane = lane
-        self.backend_id = backend_id
+        self.arrived = arrived
+        self.tried: list[str] = []
+        """Backend ids in the order of the attempts; the last one is at work."""
+        self.error: BackendError | None = None
+        """How it failed for good."""
         self.stop_reason: StopReason | None = None
         self.stop_detail = ""
         self.task: asyncio.Task[JobEnd] | None = None
@@ -88,6 +109,7 @@ class Jobs:
         max_concurrent: jobs at once, all backends together.
         on_end: told of every job's end.
         clock: monotonic, in seconds.
+        tokens_per_minute: what all jobs together may use; None: no limit.
     """
 
     def __init__(
@@ -97,6 +119,7 @@ class Jobs:
         max_concurrent: int,
         on_end: Callable[[JobRecord], None],
         clock: Callable[[], float] = time.monotonic,
+        tokens_per_minute: int | None = None,
     ) -> None:
         self.max_concurrent = max_concurrent
         self.accepting = True
@@ -109,6 +132,7 @@ class Jobs:
         self._running: dict[bytes, _Running] = {}
         self._on_backend: dict[str, int] = {}
         self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._bucket = TokenBucket(tokens_per_minute, clock) if tokens_per_minute else None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -143,21 +167,15 @@ class Jobs:
         self._remember(job.job_id)
         route = self._admit(job)
         if isinstance(route, Refusal):
-            self._end(job, lane, "", _error(job, lane, route.code, route.message), arrived)
+            self._end(job, lane, "", _refused(job, lane, route), arrived, 0)
             return
-        lane.assign(route.backend_id)
-        running = self._running[job.job_id] = _Running(lane, route.backend_id)
-        self._on_backend[route.backend_id] = self.on_backend(route.backend_id) + 1
+        running = self._running[job.job_id] = _Running(job, lane, arrived)
         self._idle.clear()
-        backend = self._served.backend(route.backend_id)
-        running.task = asyncio.create_task(
-            _execute(job, lane, backend), name=f"job {job.job_id.hex()}"
-        )
+        self._move_to(running, route.backend_id)
+        running.task = asyncio.create_task(self._run(running), name=f"job {job.job_id.hex()}")
         # A callback and not the task itself: a task that is cancelled before its first step never
         # runs a line of its own.
-        running.task.add_done_callback(
-            lambda task: self._finished(job, running, backend, arrived, task)
-        )
+        running.task.add_done_callback(lambda task: self._finished(running, task))
 
     def cancel(self, job_id: bytes, reason: str) -> None:
         """Stop a running job; one that is unknown or has ended is left alone."""
@@ -180,15 +198,80 @@ class Jobs:
     def _admit(self, job: Job) -> Route | Refusal:
         if not self.accepting:
             return Refusal(ErrorCode.DRAINING, "the agent is stopping and takes no new jobs")
-        routes = self._served.routes(job.model_id, self.on_backend)
-        chosen = choose_routes(job.format, job.operation, routes)
+        chosen = self._routes(job)
         if isinstance(chosen, Refusal):
             return chosen
         if self.in_flight >= self.max_concurrent:
             return Refusal(
                 ErrorCode.OUT_OF_CAPACITY, f"the agent already runs {self.in_flight} jobs"
             )
+        if self._bucket is not None and self._bucket.wait_s:
+            text = "the operator's limit of tokens per minute is used up"
+            return Refusal(ErrorCode.OUT_OF_CAPACITY, text, self._bucket.wait_s)
         return chosen[0]
+
+    def _routes(self, job: Job) -> list[Route] | Refusal:
+        return choose_routes(job.format, job.operation, self._served.routes(job.model_id))
+
+    def _move_to(self, running: _Running, backend_id: str) -> None:
+        """The job goes to a backend, the first time or after a failure elsewhere."""
+        running.tried.append(backend_id)
+        running.lane.assign(backend_id)
+        self._on_backend[backend_id] = self.on_backend(backend_id) + 1
+        self._served.job_started(backend_id)
+
+    def _leave(self, running: _Running, end: JobEnd | None) -> None:
+        """The job is over at its backend; `end` is None when it goes on elsewhere."""
+        backend_id = running.tried[-1]
+        self._on_backend[backend_id] -= 1
+        if isinstance(end, JobResult):
+            tokens = (end.input_tokens or 0) + (end.output_tokens or 0)
+            self._served.job_ended(backend_id, None, tokens)
+            if self._bucket is not None:
+                self._bucket.spend(tokens)
+        elif running.error is not None and running.stop_reason is None:
+            self._served.job_ended(backend_id, running.error, 0)
+        else:
+            self._served.job_stopped(backend_id)
+
+    async def _run(self, running: _Running) -> JobEnd:
+        """The job's task: its end, whatever the backends do. Raises only when cancelled."""
+        deadline = asyncio.timeout(running.job.deadline_ms / 1000)
+        try:
+            async with deadline:
+                return await self._try_backends(running)
+        except Exception as error:
+            if deadline.expired():
+                text = f"the deadline of {running.job.deadline_ms} ms passed"
+                return _error(running.job, running.lane, ErrorCode.DEADLINE_EXCEEDED, text)
+            if isinstance(error, BackendError):
+                running.error = error
+                return _backend_error(running.job, running.lane, error)
+            log.exception("a job failed by a defect of the agent", extra=_fields(running))
+            return _error(running.job, running.lane, ErrorCode.INTERNAL, "a defect of the agent")
+
+    async def _try_backends(self, running: _Running) -> JobResult:
+        """Run the job; after a failure without output, where `failover.next_route` says."""
+        job, lane = running.job, running.lane
+        while True:
+            backend = self._served.backend(running.tried[-1])
+            began = self._clock()
+            try:
+                result = _checked(job, lane, await backend.execute(job, lane))
+            except BackendError as error:
+                routes = self._routes(job)
+                has_output = bool(lane.stream.written)
+                others = [] if isinstance(routes, Refusal) else routes
+                route = next_route(error, others, running.tried, has_output=has_output)
+                if route is None:
+                    raise
+                log.info("job moves on", extra=_fields(running, error=str(error.code)))
+                running.error = error
+                self._leave(running, None)
+                running.error = None
+                self._move_to(running, route.backend_id)
+            else:
+                return _since_arrival(result, began - running.arrived)
 
     def _stop(self, job_id: bytes, reason: StopReason, detail: str) -> None:
         running = self._running.get(job_id)
@@ -198,48 +281,30 @@ class Jobs:
         running.stop_detail = detail
         running.task.cancel()
 
-    def _finished(
-        self,
-        job: Job,
-        running: _Running,
-        backend: Backend,
-        arrived: float,
-        task: asyncio.Task[JobEnd],
-    ) -> None:
+    def _finished(self, running: _Running, task: asyncio.Task[JobEnd]) -> None:
         """The one owner of a job task's death."""
+        job, lane = running.job, running.lane
         end: JobEnd | None = None if task.cancelled() else task.result()
         # What an adapter raises while it is being stopped says nothing about its server.
         if end is None or (isinstance(end, JobError) and running.stop_reason is not None):
             code = ErrorCode((running.stop_reason or StopReason.DRAINING).value)
-            end = _error(job, running.lane, code, running.stop_detail or "the agent is stopping")
+            end = _error(job, lane, code, running.stop_detail or "the agent is stopping")
+        backend = self._served.backend(running.tried[-1])
         del self._running[job.job_id]
-        self._on_backend[running.backend_id] -= 1
+        self._leave(running, end)
         if not self._running:
             self._idle.set()
-        self._end(job, running.lane, backend.kind, end, arrived)
+        self._end(job, lane, backend.kind, end, running.arrived, len(running.tried))
 
-    def _end(self, job: Job, lane: Lane, kind: str, end: JobEnd, arrived: float) -> None:
+    def _end(
+        self, job: Job, lane: Lane, kind: str, end: JobEnd, arrived: float, attempts: int
+    ) -> None:
         lane.finish(end)
         first = end.first_byte_ms if isinstance(end, JobResult) else None
-        self._on_end(JobRecord(job.format, kind, end, None if first is None else first / 1000))
+        first_byte_s = None if first is None else first / 1000
+        self._on_end(JobRecord(job.format, kind, end, first_byte_s, attempts))
         level = logging.INFO if isinstance(end, JobResult) else logging.WARNING
         log.log(level, "job ended", extra=_end_fields(job, kind, end, self._clock() - arrived))
-
-
-async def _execute(job: Job, lane: Lane, backend: Backend) -> JobEnd:
-    """The job's task: its end, whatever the backend does. Raises only when cancelled."""
-    deadline = asyncio.timeout(job.deadline_ms / 1000)
-    try:
-        async with deadline:
-            return _checked(job, lane, await backend.execute(job, lane))
-    except Exception as error:
-        if deadline.expired():
-            text = f"the deadline of {job.deadline_ms} ms passed"
-            return _error(job, lane, ErrorCode.DEADLINE_EXCEEDED, text)
-        if isinstance(error, BackendError):
-            return _backend_error(job, lane, error)
-        log.exception("a job failed by a defect of the agent", extra=_fields(job, backend))
-        return _error(job, lane, ErrorCode.INTERNAL, "a defect of the agent")
 
 
 def _error(job: Job, lane: Lane, code: ErrorCode, message: str) -> JobError:
@@ -249,6 +314,26 @@ def _error(job: Job, lane: Lane, code: ErrorCode, message: str) -> JobError:
         code=code,
         message=message[:MAX_TEXT_CHARS],
         retryable=entry_for(code).retryable,
+    )
+
+
+def _refused(job: Job, lane: Lane, refusal: Refusal) -> JobError:
+    error = _error(job, lane, refusal.code, refusal.message)
+    if refusal.retry_after_s is None:
+        return error
+    return structs.replace(error, retry_after_ms=round(refusal.retry_after_s * 1000))
+
+
+def _since_arrival(result: JobResult, earlier_s: float) -> JobResult:
+    """A result counts from the job's arrival: attempts elsewhere are part of its time."""
+    earlier_ms = round(earlier_s * 1000)
+    if not earlier_ms:
+        return result
+    first = result.first_byte_ms
+    return structs.replace(
+        result,
+        duration_ms=result.duration_ms + earlier_ms,
+        first_byte_ms=None if first is None else first + earlier_ms,
     )
 
 
@@ -282,14 +367,16 @@ def _backend_error(job: Job, lane: Lane, error: BackendError) -> JobError:
         code=error.code,
         message=str(error)[:MAX_TEXT_CHARS],
         upstream_status=status if status is not None and 100 <= status <= 599 else None,
-        retryable=entry_for(error.code).retryable,
+        retryable=may_be_retried(error),
         retry_after_ms=None if retry_after is None else max(0, round(retry_after * 1000)),
         body=error.body[:MAX_ERROR_BODY_BYTES],
     )
 
 
-def _fields(job: Job, backend: Backend) -> dict[str, object]:
-    return {"fields": {"job": job.job_id.hex(), "model": job.model_id, "backend": backend.id}}
+def _fields(running: _Running, **more: object) -> dict[str, object]:
+    job = running.job
+    fields = {"job": job.job_id.hex(), "model": job.model_id, "backend": running.tried[-1]}
+    return {"fields": {**fields, **more}}
 
 
 def _end_fields(job: Job, kind: str, end: JobEnd, duration_s: float) -> dict[str, object]:

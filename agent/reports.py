@@ -61,6 +61,8 @@ class Reports:
                     state.health.reachable,
                     self._jobs.on_backend(state.backend.id),
                     state.backend.max_concurrent,
+                    running=state.load.running if state.load else None,
+                    waiting=state.load.waiting if state.load else None,
                 )
                 for state in self._discovery.states
             ],

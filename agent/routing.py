@@ -34,10 +34,12 @@ class Refusal(Struct, frozen=True):
     Attributes:
         code: of the error registry.
         message: for people.
+        retry_after_s: when there may be room again; None: nobody knows.
     """
 
     code: ErrorCode
     message: str
+    retry_after_s: float | None = None
 
 
 def choose_routes(

@@ -26,6 +26,7 @@ from agent.capabilities import agent_limits, metadata, model_offers
 from agent.config import Config
 from agent.dial import DialSettings
 from agent.discovery import Discovery
+from agent.guard import Guard
 from agent.identity import Identity
 from agent.jobs import Jobs, StopReason
 from agent.link import Link
@@ -62,6 +63,9 @@ must not keep the agent."""
 
 FIRST_LOOK_S: Final = 5.0
 """How long to wait for the backends' first answers before dialling without them."""
+
+DEBOUNCE_S: Final = 0.25
+"""How long changes of the offer are collected before the coordinator is told."""
 
 EXIT_OK: Final = 0
 EXIT_FORCED: Final = 130
@@ -109,14 +113,24 @@ class Service:
         self._outbox = Outbox()
         self.metrics = Metrics()
         figures = Figures(clock)
-        self._discovery = Discovery(backends.usable, backends.markups, self._advertise)
+        self._discovery = Discovery(
+            backends.usable,
+            backends.markups,
+            self._offer_changed,
+            guards=_guards(backends, clock),
+            in_flight=lambda backend_id: self.jobs.on_backend(backend_id),
+            interval_s=config.discovery.interval_s,
+            uniform=uniform,
+        )
         self.jobs = Jobs(
             self._discovery,
             self._outbox,
             config.limits.max_concurrent,
             on_end=lambda record: count_job(record, figures, self.metrics),
             clock=clock,
+            tokens_per_minute=config.limits.max_tokens_per_minute,
         )
+        self._advertising: asyncio.TimerHandle | None = None
         self._reports = Reports(
             config, backends.skipped, self._discovery, self.jobs, figures, clock
         )
@@ -316,8 +330,17 @@ class Service:
 
     # --- what the agent says ---------------------------------------------------------------------
 
+    def _offer_changed(self) -> None:
+        """Tell the coordinator soon: changes often come in a row, as when a machine starts."""
+        if self._advertising is None:
+            loop = asyncio.get_running_loop()
+            self._advertising = loop.call_later(DEBOUNCE_S, self._advertise)
+
     def _advertise(self) -> None:
         """Tell the coordinator what is on offer now."""
+        if self._advertising is not None:
+            self._advertising.cancel()
+            self._advertising = None
         if not self.connected.is_set():
             return
         self._revision += 1
@@ -343,3 +366,11 @@ class Service:
             last_rejection=self._last_rejection,
             draining=self._stop_requested.is_set(),
         )
+
+
+def _guards(backends: Backends, clock: Callable[[], float]) -> dict[str, Guard]:
+    """A guard for each backend, with the operator's limit for it."""
+    return {
+        backend.id: Guard(backend.kind, backends.tokens_per_minute.get(backend.id), clock)
+        for backend in backends.usable
+    }

@@ -247,12 +247,16 @@ class BackendLoad(Struct, array_like=True, frozen=True):
         healthy: whether its last check succeeded.
         in_flight: jobs of this agent on it now.
         capacity: jobs of this agent it takes at once.
+        running: requests of anybody that the server works on; None: it does not tell.
+        waiting: requests of anybody in the server's queue; None: it does not tell.
     """
 
     backend_id: Name
     healthy: bool
     in_flight: Count
     capacity: Count
+    running: Count | None = None
+    waiting: Count | None = None
 
 
 class Heartbeat(Struct, tag=35, array_like=True, frozen=True):

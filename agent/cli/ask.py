@@ -89,7 +89,7 @@ async def _ask_backends(
 ) -> int:
     discovery = Discovery(backends.usable, backends.markups, lambda: None)
     await discovery.check_all()
-    routes = choose_routes(wire_format, "", discovery.routes(model, lambda _: 0))
+    routes = choose_routes(wire_format, "", discovery.routes(model))
     if isinstance(routes, Refusal):
         click.echo(f"{model}: {routes.code}: {routes.message}", err=True)
         _say_what_there_is(discovery, backends)

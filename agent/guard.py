@@ -1,0 +1,93 @@
+"""What keeps jobs from a backend beside its health: a breaker and a limit of tokens per minute."""
+
+from collections.abc import Callable
+from typing import Final
+
+from adapters.base import BackendError
+from agent.breaker import DEFAULT_RULE, VENICE_RULE, Breaker, BreakerState
+from agent.token_bucket import TokenBucket
+from protocol.errors import ErrorCode, Fault, entry_for
+
+MAX_TOLD_REST_S: Final = 60.0
+"""The longest rest that a server's own word brings: its limit may be about one model only."""
+
+_SAYS_NOTHING: Final = frozenset({ErrorCode.MODEL_NOT_LOADED, ErrorCode.FORMAT_NOT_SUPPORTED})
+"""The list of models is old; the server itself is well."""
+
+
+class Guard:
+    """The guard of one backend.
+
+    Args:
+        kind: of the backend; some services have rules of their own.
+        tokens_per_minute: the operator's limit for it; None: no limit.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(
+        self, kind: str, tokens_per_minute: int | None, clock: Callable[[], float]
+    ) -> None:
+        self._breaker = Breaker(VENICE_RULE if kind == "venice" else DEFAULT_RULE, clock)
+        self._bucket = TokenBucket(tokens_per_minute, clock) if tokens_per_minute else None
+
+    def __repr__(self) -> str:
+        return f"<Guard {self._breaker!r} {self._bucket!r}>"
+
+    @property
+    def is_out(self) -> bool:
+        """Whether the backend is taken out of what is offered."""
+        return self._breaker.state is BreakerState.OPEN
+
+    @property
+    def rest_s(self) -> float:
+        """How long it is still out; 0 when it is not."""
+        return self._breaker.retry_in_s
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more job may go to it now."""
+        return self._breaker.admits() and (self._bucket is None or self._bucket.wait_s == 0)
+
+    @property
+    def reason(self) -> str:
+        """Why it is out, for the operator; "" when it is not."""
+        if not self.is_out:
+            return ""
+        return f"it keeps failing and rests for {self.rest_s:.0f} s; see the log for its errors"
+
+    def started(self) -> None:
+        """A job goes to the backend."""
+        self._breaker.started()
+
+    def ended(self, error: BackendError | None, tokens: int) -> bool:
+        """A job on the backend is over.
+
+        Args:
+            error: why it failed; None: it did not, or not by the backend's doing.
+            tokens: what it used, input and output together.
+
+        Returns:
+            Whether the backend should be looked at again at once.
+        """
+        if self._bucket is not None and tokens:
+            self._bucket.spend(tokens)
+        if error is None:
+            self._breaker.succeeded()
+            return False
+        if error.code in _SAYS_NOTHING:
+            self._breaker.dropped()
+            return True
+        if entry_for(error.code).fault is not Fault.PROVIDER:
+            self._breaker.dropped()
+            return False
+        told_s = error.retry_after_s
+        if error.code is ErrorCode.BACKEND_OVERLOADED and told_s:
+            self._breaker.dropped()
+            self._breaker.rest(min(told_s, MAX_TOLD_REST_S))
+            return True
+        self._breaker.failed()
+        return error.code is not ErrorCode.BACKEND_OVERLOADED or self.is_out
+
+    def dropped(self) -> None:
+        """A job was stopped from outside: it says nothing about the backend."""
+        self._breaker.dropped()
