@@ -218,8 +218,9 @@ class Discovery:
             # while its jobs go on it is not dead.
             return
         watch.failures = 0 if now.health.reachable else watch.failures + 1
-        watch.state = structs.replace(now, load=before.load if now.models else None)
+        watch.state = now
         _log_change(before, now)
+        await _read_load(watch)
         self._tell_change(watch)
 
     def _tell_change(self, watch: _Watch) -> None:

@@ -2,6 +2,7 @@
 
 from adapters.base import Backend, BackendError, BackendModel
 from agent.backends import SkippedBackend
+from agent.cli.backend_report import report_of
 from agent.cli.findings import Finding, Outcome
 from agent.cli.one_job import explain, figures, run_one_job
 from agent.discovery import BackendState
@@ -9,6 +10,9 @@ from protocol.formats import MAIN_OPERATION, WireFormat
 
 TINY_TOKENS = 8
 """Enough for a first word, and next to nothing at a paid service."""
+
+MODELS_NAMED = 3
+"""Models in one finding; `provider-agent models` lists all."""
 
 TINY_TIMEOUT_S = 120.0
 """A server that loads its model on the first request needs this."""
@@ -30,13 +34,13 @@ async def check_backend_state(state: BackendState, *, complete: bool) -> list[Fi
         advice = f"start the server, or {mend}" if state.backend.native else f"{mend}; try again"
         return [Finding("backend", backend_id, Outcome.FAILED, details, advice)]
     if not state.models:
+        details = f"healthy, but offers no model{_withheld(state)}"
         advice = "load a model, or check the `models` list of the backend"
-        return [
-            Finding("backend", backend_id, Outcome.FAILED, "healthy, but offers no model", advice)
-        ]
+        return [Finding("backend", backend_id, Outcome.FAILED, details, advice)]
     findings = [Finding("backend", backend_id, Outcome.OK, _describe(state))]
     for wire_format in WireFormat:
-        model = next((model for model in state.models if wire_format in model.formats), None)
+        main = MAIN_OPERATION[wire_format]
+        model = next((model for model in state.models if main in model.operations), None)
         if model is None:
             continue
         target = f"{model.model_id} ({wire_format})"
@@ -48,15 +52,26 @@ async def check_backend_state(state: BackendState, *, complete: bool) -> list[Fi
 
 
 def _describe(state: BackendState) -> str:
-    names = [_describe_model(model) for model in state.models[:3]]
-    more = f" and {len(state.models) - 3} more" if len(state.models) > 3 else ""
-    latency = state.health.latency_ms
-    return f"healthy in {latency or 0:.0f} ms; {', '.join(names)}{more}"
+    names = [_describe_model(model) for model in state.models[:MODELS_NAMED]]
+    more = len(state.models) - MODELS_NAMED
+    models = ", ".join(names) + (f" and {more} more" if more > 0 else "")
+    latency = state.health.latency_ms or 0
+    report = report_of(state)
+    return f"healthy in {latency:.0f} ms, {report.summary}; {models}{_withheld(state)}"
 
 
 def _describe_model(model: BackendModel) -> str:
-    window = f", {model.context_window:,} tokens" if model.context_window else ""
-    return f"{model.model_id} ({'+'.join(sorted(model.formats))}{window})"
+    window = f"{model.context_window:,} tokens" if model.context_window else "window unknown"
+    return f"{model.model_id} ({', '.join(sorted(model.operations))}; {window})"
+
+
+def _withheld(state: BackendState) -> str:
+    """The first of the models that are not offered, with its reason."""
+    if not state.withheld:
+        return ""
+    first = state.withheld[0]
+    more = f", {len(state.withheld) - 1} others" if len(state.withheld) > 1 else ""
+    return f"; not offered: {first.model_id} ({first.withheld}){more}"
 
 
 async def _complete(

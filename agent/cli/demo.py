@@ -118,7 +118,8 @@ def _cancel_this_task() -> Callable[[], object]:
 
 
 def _model_for(chain: Chain, wire_format: WireFormat) -> ModelOffer | None:
-    return next((model for model in chain.models if wire_format in model.formats), None)
+    main = MAIN_OPERATION[wire_format]
+    return next((model for model in chain.models if main in model.operations), None)
 
 
 async def _exchange(

@@ -9,6 +9,12 @@ from rich.table import Column, Table
 
 from agent.backends import make_backends
 from agent.capabilities import model_offers
+from agent.cli.backend_report import (
+    MAX_WITHHELD_SHOWN,
+    BackendReport,
+    report_of,
+    report_of_skipped,
+)
 from agent.cli.settings import NO_BACKEND, run_async, with_local_config
 from agent.cli.terminal import console, visible
 from agent.config import LoadedConfig
@@ -16,39 +22,35 @@ from agent.discovery import Discovery
 from protocol.frames import ModelOffer
 
 
-class Problem(msgspec.Struct, frozen=True):
-    """A backend of which nothing is offered.
+class Findings(msgspec.Struct, frozen=True):
+    """What there is.
 
     Attributes:
-        backend: its id; "configuration" when there is none at all.
-        reason: why, and what to do.
+        models: what would be offered.
+        backends: every configured backend, and all of its models.
     """
 
-    backend: str
-    reason: str
+    models: list[ModelOffer]
+    backends: list[BackendReport]
 
 
 @click.command(short_help="List the models that would be offered now.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @with_local_config
 def models(loaded: LoadedConfig, as_json: bool) -> None:
-    """List the models that the agent would offer now, and the backends that offer none.
+    """List the models that the agent would offer now, and why others are not offered.
 
     Exits with 0 when there is at least one model.
     """
-    offers, problems = run_async(_find(loaded))
+    found = run_async(_find(loaded))
     if as_json:
-        shown = {
-            "models": [msgspec.structs.asdict(offer) for offer in offers],
-            "problems": [msgspec.structs.asdict(problem) for problem in problems],
-        }
-        click.echo(msgspec.json.format(msgspec.json.encode(shown)).decode())
+        click.echo(msgspec.json.format(msgspec.json.encode(_plain(found))).decode())
     else:
-        _show(offers, problems)
-    sys.exit(0 if offers else 1)
+        _show(found)
+    sys.exit(0 if found.models else 1)
 
 
-async def _find(loaded: LoadedConfig) -> tuple[list[ModelOffer], list[Problem]]:
+async def _find(loaded: LoadedConfig) -> Findings:
     backends = make_backends(loaded.config.backends, os.environ)
     discovery = Discovery(backends.usable, backends.markups, lambda: None)
     try:
@@ -56,38 +58,48 @@ async def _find(loaded: LoadedConfig) -> tuple[list[ModelOffer], list[Problem]]:
     finally:
         for backend in backends.usable:
             await backend.close()
-    problems = [Problem(skipped.backend_id, skipped.reason) for skipped in backends.skipped]
+    reports = [report_of(state) for state in discovery.states]
+    reports += [report_of_skipped(skipped) for skipped in backends.skipped]
     if not loaded.config.backends:
-        problems.append(Problem("configuration", NO_BACKEND))
-    for state in discovery.states:
-        if not state.health.reachable:
-            problems.append(Problem(state.backend.id, state.health.last_error or "not healthy"))
-        elif not state.models:
-            problems.append(Problem(state.backend.id, "healthy, but serves no model to offer"))
-    return model_offers(discovery.serving(), loaded.config), problems
+        reports.append(BackendReport("configuration", problem=NO_BACKEND))
+    return Findings(model_offers(discovery.serving(), loaded.config), reports)
 
 
-def _show(offers: list[ModelOffer], problems: list[Problem]) -> None:
+def _plain(found: Findings) -> dict[str, object]:
+    """With names: on the wire an offer is an array."""
+    return {
+        "models": [msgspec.structs.asdict(offer) for offer in found.models],
+        "backends": found.backends,
+    }
+
+
+def _show(found: Findings) -> None:
     out = console()
     table = Table(Column("model", overflow="fold"))
-    for title in ("backend", "formats", "context", "jobs", "$/M in", "$/M out"):
+    for title in ("backend", "operations", "context", "jobs", "$/M in", "$/M out"):
         table.add_column(title)
-    for offer in offers:
+    for offer in found.models:
         table.add_row(
             visible(offer.model_id),
             offer.backend_kind if offer.native else f"{offer.backend_kind} (remote)",
-            ", ".join(offer.formats),
+            ", ".join(offer.operations),
             "unknown" if offer.context_window is None else f"{offer.context_window:,}",
             str(offer.max_concurrent),
             _dollars(offer.input_price_per_1m),
             _dollars(offer.output_price_per_1m),
         )
-    if offers:
+    if found.models:
         out.print(table)
     else:
         out.print("No model to offer.")
-    for problem in problems:
-        out.print(f"{problem.backend}: {visible(problem.reason)}", soft_wrap=True)
+    for backend in found.backends:
+        out.print(f"{backend.id}: {visible(backend.problem or backend.summary)}", soft_wrap=True)
+        withheld = [model for model in backend.models if model.withheld]
+        for model in withheld[:MAX_WITHHELD_SHOWN]:
+            line = f"  not offered: {model.model_id}: {model.withheld}"
+            out.print(visible(line), soft_wrap=True)
+        if len(withheld) > MAX_WITHHELD_SHOWN:
+            out.print(f"  and {len(withheld) - MAX_WITHHELD_SHOWN} more; --json shows all")
 
 
 def _dollars(price: int | None) -> str:
