@@ -16,7 +16,7 @@ def state_of(
     *models: BackendModel, reachable: bool = True, error: str | None = None
 ) -> BackendState:
     backend = ScriptedBackend("scripted:http://b", *models)
-    return BackendState(backend, BackendHealth(reachable, 3.0, error), models)
+    return BackendState(backend, BackendHealth(reachable, 3.0, error), models, capacity=4)
 
 
 async def checked(state: BackendState) -> list[Finding]:
@@ -75,7 +75,7 @@ async def test_each_format_gets_a_completion() -> None:
         ("completion", "a (openai)", Outcome.OK),
         ("completion", "a (anthropic)", Outcome.OK),
     ]
-    assert found[0].details == "healthy in 3 ms; a (anthropic+openai, 4,096 tokens)"
+    assert found[0].details == ("healthy in 3 ms, 4 jobs at once; a (chat, messages; 4,096 tokens)")
     assert found[1].details == "first byte after 10 ms, tokens 3 in, 4 out, 9 bytes"
 
 
@@ -90,7 +90,10 @@ async def test_many_models_are_counted() -> None:
 
     found = await checked(state_of(*models))
 
-    assert found[0].details == "healthy in 3 ms; a (openai), b (openai), c (openai) and 2 more"
+    assert found[0].details == (
+        "healthy in 3 ms, 4 jobs at once; a (chat; window unknown), b (chat; window unknown), "
+        "c (chat; window unknown) and 2 more"
+    )
 
 
 async def test_completions_can_be_left_out() -> None:

@@ -1,15 +1,26 @@
+import asyncio
 import json
+from collections.abc import AsyncIterator
 
+import pytest
 from click.testing import CliRunner
 
+from tests.kit.fakes.openai_compatible import MODEL, FakeOpenAICompatible
 from tests.unit.agent.cli.calls import ECHO, NO_KEY, invoke
+
+
+@pytest.fixture
+async def server_url() -> AsyncIterator[str]:
+    async with FakeOpenAICompatible() as server:
+        yield server.url
 
 
 def test_models_lists_what_would_be_offered_and_what_not(runner: CliRunner) -> None:
     result = invoke(runner, "models", config=ECHO + NO_KEY)
 
     assert result.exit_code == 0
-    assert "│ echo  │ echo    │ anthropic, openai │ unknown │" in result.output
+    assert "│ echo  │ echo    │ chat, count_tokens, messages │ unknown │" in result.output
+    assert "echo: 64 jobs at once\n" in result.output
     assert "venice: skipped: the environment variable KEY_THAT_IS_NOT_SET" in result.output
 
 
@@ -17,7 +28,19 @@ def test_models_for_programs(runner: CliRunner) -> None:
     shown = json.loads(invoke(runner, "models", "--json", config=ECHO + NO_KEY).output)
 
     assert [model["model_id"] for model in shown["models"]] == ["echo"]
-    assert [problem["backend"] for problem in shown["problems"]] == ["venice"]
+    echo, venice = shown["backends"]
+    assert (echo["id"], echo["problem"]) == ("echo", "")
+    assert echo["models"][0]["operations"] == ["chat", "count_tokens", "messages"]
+    assert "KEY_THAT_IS_NOT_SET" in venice["problem"]
+
+
+async def test_a_withheld_model_says_why(runner: CliRunner, server_url: str) -> None:
+    config = f'[[backends]]\nkind = "openai_compatible"\nurl = "{server_url}"\nmodels = ["x"]\n'
+
+    result = await asyncio.to_thread(invoke, runner, "models", config=config)
+
+    assert result.exit_code == 1
+    assert f"not offered: {MODEL}: not in the backend's `models` list" in result.output
 
 
 def test_models_without_any_backend_says_what_to_add(runner: CliRunner) -> None:
