@@ -120,6 +120,8 @@ def explain(error: Exception) -> LinkEnd:
         detail = f"the upgrade was answered with HTTP status {status}"
         if status in (401, 403):
             return LinkEnd(End.UNAUTHORIZED, f"{detail}; check [coordinator] token_file", wait)
+        if status == 404:
+            detail += "; is the path of [coordinator] url right (often /provider/connect)?"
         if status == 426:
             return LinkEnd(End.INCOMPATIBLE, detail)
         return LinkEnd(End.TOLD_TO_WAIT if status in _TOLD_TO_WAIT else End.LOST, detail, wait)

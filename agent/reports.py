@@ -11,7 +11,7 @@ from agent.telemetry.figures import Figures
 from agent.telemetry.metrics import Metrics
 from agent.telemetry.status import BackendStatus, StatusSnapshot
 from agent.version import agent_version
-from protocol.errors import ErrorCode
+from protocol.errors import known_code
 from protocol.frames import BackendLoad, Heartbeat, JobError, JobResult
 
 
@@ -119,7 +119,7 @@ class Reports:
 def count_job(record: JobRecord, figures: Figures, metrics: Metrics) -> None:
     """Count an ended job, once, in the figures and in the metrics."""
     end = record.end
-    code = ErrorCode(end.code) if isinstance(end, JobError) else None
+    code = known_code(end.code) if isinstance(end, JobError) else None
     output_tokens = end.output_tokens if isinstance(end, JobResult) else None
     figures.job_ended(output_tokens=output_tokens, first_byte_s=record.first_byte_s, code=code)
     metrics.job_ended(

@@ -26,7 +26,7 @@ _INTERRUPTED: Final = 130
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command("coordinator")
+@click.command("coordinator", short_help="Run the reference coordinator.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",

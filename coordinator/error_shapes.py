@@ -12,7 +12,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
-from protocol.errors import REGISTRY, ErrorCode
+from protocol.errors import REGISTRY, ErrorCode, known_code
 from protocol.formats import WireFormat
 from protocol.frames import JobError
 
@@ -97,10 +97,7 @@ def failure_of_job(error: JobError) -> Failure:
 
     A 4xx of the inference server about the buyer's request passes through with its body.
     """
-    try:
-        code = ErrorCode(error.code)
-    except ValueError:
-        code = ErrorCode.INTERNAL
+    code = known_code(error.code)
     status = _STATUS[code]
     upstream_body = b""
     if code in _PASSED_THROUGH:

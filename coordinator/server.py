@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import secrets
 import signal
 import time
@@ -125,7 +126,10 @@ class Coordinator:
         except OSError as error:
             await runner.cleanup()
             wanted = f"{self.settings.host}:{self.settings.port}"
-            raise CannotListen(f"cannot listen on {wanted}: {error.strerror or error}") from error
+            raise CannotListen(
+                f"cannot listen on {wanted}: {os.strerror(error.errno or 0)}; stop what uses the "
+                "address, or choose another --port"
+            ) from error
         self._runner = runner
         self._port = int(runner.addresses[0][1])
         self._door.authorities = accepted_authorities(self.settings, self._port)

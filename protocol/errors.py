@@ -111,9 +111,14 @@ REGISTRY: Final[dict[ErrorCode, ErrorEntry]] = {
 }
 
 
-def entry_for(code: str) -> ErrorEntry:
-    """The registry's row for a code; an unknown one (from a newer peer) counts as `internal`."""
+def known_code(code: str) -> ErrorCode:
+    """The code itself; an unknown one (from a newer peer, or an adapter) counts as `internal`."""
     try:
-        return REGISTRY[ErrorCode(code)]
+        return ErrorCode(code)
     except ValueError:
-        return REGISTRY[ErrorCode.INTERNAL]
+        return ErrorCode.INTERNAL
+
+
+def entry_for(code: str) -> ErrorEntry:
+    """The registry's row for a code; see `known_code`."""
+    return REGISTRY[known_code(code)]

@@ -7,6 +7,8 @@ a password.
 import ipaddress
 from urllib.parse import SplitResult, urlsplit
 
+from protocol.auth import canonical_authority
+
 
 def backend_url(text: str) -> str:
     """The base address of an inference server, without a trailing `/` or `/v1`."""
@@ -21,6 +23,7 @@ def coordinator_url(text: str, *, allow_insecure: bool) -> str:
     parts = _split(text, ("wss", "ws"))
     if parts.fragment:
         raise ValueError('an address must not hold "#"')
+    canonical_authority(parts.scheme, parts.hostname or "", parts.port)  # what will be signed
     if parts.scheme == "ws" and not allow_insecure and not is_loopback(parts.hostname or ""):
         raise ValueError(
             "ws:// would send prompts in the clear; use wss://, or set coordinator.allow_insecure "

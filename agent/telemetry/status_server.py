@@ -1,6 +1,7 @@
 """A small HTTP server for operators and orchestrators: live, ready, metrics, status."""
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -71,7 +72,7 @@ class StatusServer:
             await runner.cleanup()
             raise StatusServerError(
                 f"the status server cannot listen on {self.address}: "
-                f"{error.strerror or error}; stop what uses the address, or set "
+                f"{os.strerror(error.errno or 0)}; stop what uses the address, or set "
                 'observability.prometheus_addr to another one, or to "" for none'
             ) from error
         except BaseException:

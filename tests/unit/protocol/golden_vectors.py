@@ -222,7 +222,14 @@ FROM_AGENT: Final = (
     Vector(
         "heartbeat",
         Heartbeat(
-            2, 1, 8, 41.5, 180.0, None, 0.0, [BackendLoad("vllm:http://127.0.0.1:8000", True, 2, 8, 3, None)]
+            2,
+            1,
+            8,
+            41.5,
+            180.0,
+            None,
+            0.0,
+            [BackendLoad("vllm:http://127.0.0.1:8000", True, 2, 8, 3, None)],
         ),
         """
         91992302 0108cb40 44c00000 000000cb 40668000 00000000 c0cb0000 00000000
