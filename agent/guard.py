@@ -49,6 +49,12 @@ class Guard:
         return self._breaker.admits() and (self._bucket is None or self._bucket.wait_s == 0)
 
     @property
+    def retry_after_s(self) -> float | None:
+        """When its limit of tokens lets jobs in again; None: nothing is known to keep them out."""
+        wait_s = self._bucket.wait_s if self._bucket is not None else 0.0
+        return wait_s or None
+
+    @property
     def reason(self) -> str:
         """Why it is out, for the operator; "" when it is not."""
         if not self.is_out:
@@ -80,8 +86,8 @@ class Guard:
         if entry_for(error.code).fault is not Fault.PROVIDER:
             self._breaker.dropped()
             return False
-        told_s = error.retry_after_s
-        if error.code is ErrorCode.BACKEND_OVERLOADED and told_s:
+        told_s = error.retry_after_s or 0.0
+        if error.code is ErrorCode.BACKEND_OVERLOADED and told_s > 0:
             self._breaker.dropped()
             self._breaker.rest(min(told_s, MAX_TOLD_REST_S))
             return True

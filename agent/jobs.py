@@ -12,25 +12,22 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, Protocol
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
-from adapters.base import Backend, BackendError, BadStatus
-from agent.failover import may_be_retried, next_route
+from adapters.base import Backend, BackendError
+from agent.ends import checked, failed, failed_at_backend, refused, since_arrival
+from agent.failover import next_route
 from agent.outbox import Lane, Outbox
 from agent.routing import Refusal, Route, choose_routes
 from agent.token_bucket import TokenBucket
-from protocol.errors import ErrorCode, entry_for
+from protocol.errors import ErrorCode
 from protocol.frames import Job, JobEnd, JobError, JobResult
-from protocol.limits import MAX_ERROR_BODY_BYTES, MAX_LIVE_JOBS, MAX_TEXT_CHARS
+from protocol.limits import MAX_LIVE_JOBS
 
 log = logging.getLogger("provider_agent.jobs")
 
 REMEMBERED_JOBS: Final = MAX_LIVE_JOBS
 """Ended jobs whose ids are kept, so that a job that is delivered twice runs once."""
-
-
-MAX_COUNT: Final = 2**53
-"""The protocol's biggest number: exact in every language."""
 
 
 class Served(Protocol):
@@ -85,19 +82,24 @@ class StopReason(StrEnum):
 class _Running:
     """A job that a backend works on."""
 
-    __slots__ = ("arrived", "error", "job", "lane", "stop_detail", "stop_reason", "task", "tried")
+    __slots__ = ("arrived", "at_work", "job", "lane", "stop_detail", "stop_reason", "task", "tried")
 
     def __init__(self, job: Job, lane: Lane, arrived: float) -> None:
         self.job = job
         self.lane = lane
         self.arrived = arrived
         self.tried: list[str] = []
-        """Backend ids in the order of the attempts; the last one is at work."""
-        self.error: BackendError | None = None
-        """How it failed for good."""
+        """Backend ids in the order of the attempts."""
+        self.at_work = False
+        """Whether it counts at the last of them."""
         self.stop_reason: StopReason | None = None
         self.stop_detail = ""
         self.task: asyncio.Task[JobEnd] | None = None
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it is being stopped, by somebody or by its deadline."""
+        return self.task is not None and self.task.cancelling() > 0
 
 
 class Jobs:
@@ -167,7 +169,7 @@ class Jobs:
         self._remember(job.job_id)
         route = self._admit(job)
         if isinstance(route, Refusal):
-            self._end(job, lane, "", _refused(job, lane, route), arrived, 0)
+            self._end(job, lane, "", refused(job, route), arrived, 0)
             return
         running = self._running[job.job_id] = _Running(job, lane, arrived)
         self._idle.clear()
@@ -216,23 +218,17 @@ class Jobs:
     def _move_to(self, running: _Running, backend_id: str) -> None:
         """The job goes to a backend, the first time or after a failure elsewhere."""
         running.tried.append(backend_id)
+        running.at_work = True
         running.lane.assign(backend_id)
         self._on_backend[backend_id] = self.on_backend(backend_id) + 1
         self._served.job_started(backend_id)
 
-    def _leave(self, running: _Running, end: JobEnd | None) -> None:
-        """The job is over at its backend; `end` is None when it goes on elsewhere."""
+    def _leave(self, running: _Running) -> str:
+        """The job no longer counts at its backend, whose id is returned."""
         backend_id = running.tried[-1]
+        running.at_work = False
         self._on_backend[backend_id] -= 1
-        if isinstance(end, JobResult):
-            tokens = (end.input_tokens or 0) + (end.output_tokens or 0)
-            self._served.job_ended(backend_id, None, tokens)
-            if self._bucket is not None:
-                self._bucket.spend(tokens)
-        elif running.error is not None and running.stop_reason is None:
-            self._served.job_ended(backend_id, running.error, 0)
-        else:
-            self._served.job_stopped(backend_id)
+        return backend_id
 
     async def _run(self, running: _Running) -> JobEnd:
         """The job's task: its end, whatever the backends do. Raises only when cancelled."""
@@ -243,35 +239,51 @@ class Jobs:
         except Exception as error:
             if deadline.expired():
                 text = f"the deadline of {running.job.deadline_ms} ms passed"
-                return _error(running.job, running.lane, ErrorCode.DEADLINE_EXCEEDED, text)
+                return failed(
+                    running.job, running.lane.stream.written, ErrorCode.DEADLINE_EXCEEDED, text
+                )
             if isinstance(error, BackendError):
-                running.error = error
-                return _backend_error(running.job, running.lane, error)
+                return failed_at_backend(running.job, running.lane.stream.written, error)
             log.exception("a job failed by a defect of the agent", extra=_fields(running))
-            return _error(running.job, running.lane, ErrorCode.INTERNAL, "a defect of the agent")
+            return failed(
+                running.job,
+                running.lane.stream.written,
+                ErrorCode.INTERNAL,
+                "a defect of the agent",
+            )
 
     async def _try_backends(self, running: _Running) -> JobResult:
         """Run the job; after a failure without output, where `failover.next_route` says."""
-        job, lane = running.job, running.lane
+        job, stream = running.job, running.lane.stream
         while True:
             backend = self._served.backend(running.tried[-1])
             began = self._clock()
             try:
-                result = _checked(job, lane, await backend.execute(job, lane))
+                reported = await backend.execute(job, running.lane)
+                result = checked(job, stream.written, reported)
             except BackendError as error:
-                routes = self._routes(job)
-                has_output = bool(lane.stream.written)
-                others = [] if isinstance(routes, Refusal) else routes
-                route = next_route(error, others, running.tried, has_output=has_output)
+                route = self._route_after(running, error)
                 if route is None:
                     raise
                 log.info("job moves on", extra=_fields(running, error=str(error.code)))
-                running.error = error
-                self._leave(running, None)
-                running.error = None
                 self._move_to(running, route.backend_id)
             else:
-                return _since_arrival(result, began - running.arrived)
+                return since_arrival(result, began - running.arrived)
+
+    def _route_after(self, running: _Running, error: BackendError) -> Route | None:
+        """Where a job goes on that has just failed; None: nowhere."""
+        if running.is_stopping:
+            # What an adapter raises while it is being stopped says nothing about its server, and a
+            # job that nobody waits for must not begin anew.
+            return None
+        # First it leaves, so that its own slot is free for a second attempt, and so that a backend
+        # that its failure has taken out gets none.
+        self._served.job_ended(self._leave(running), error, 0)
+        routes = self._routes(running.job)
+        others = [] if isinstance(routes, Refusal) else routes
+        # With the start of a response its status and content type are promised.
+        has_output = running.lane.stream.started is not None
+        return next_route(error, others, running.tried, has_output=has_output)
 
     def _stop(self, job_id: bytes, reason: StopReason, detail: str) -> None:
         running = self._running.get(job_id)
@@ -288,13 +300,26 @@ class Jobs:
         # What an adapter raises while it is being stopped says nothing about its server.
         if end is None or (isinstance(end, JobError) and running.stop_reason is not None):
             code = ErrorCode((running.stop_reason or StopReason.DRAINING).value)
-            end = _error(job, lane, code, running.stop_detail or "the agent is stopping")
+            end = failed(
+                job, lane.stream.written, code, running.stop_detail or "the agent is stopping"
+            )
         backend = self._served.backend(running.tried[-1])
         del self._running[job.job_id]
-        self._leave(running, end)
+        if running.at_work:
+            self._ended_at(self._leave(running), end)
         if not self._running:
             self._idle.set()
         self._end(job, lane, backend.kind, end, running.arrived, len(running.tried))
+
+    def _ended_at(self, backend_id: str, end: JobEnd) -> None:
+        """A job is over that no backend failed."""
+        if not isinstance(end, JobResult):
+            self._served.job_stopped(backend_id)
+            return
+        tokens = (end.input_tokens or 0) + (end.output_tokens or 0)
+        self._served.job_ended(backend_id, None, tokens)
+        if self._bucket is not None:
+            self._bucket.spend(tokens)
 
     def _end(
         self, job: Job, lane: Lane, kind: str, end: JobEnd, arrived: float, attempts: int
@@ -305,72 +330,6 @@ class Jobs:
         self._on_end(JobRecord(job.format, kind, end, first_byte_s, attempts))
         level = logging.INFO if isinstance(end, JobResult) else logging.WARNING
         log.log(level, "job ended", extra=_end_fields(job, kind, end, self._clock() - arrived))
-
-
-def _error(job: Job, lane: Lane, code: ErrorCode, message: str) -> JobError:
-    return JobError(
-        job_id=job.job_id,
-        total_bytes=lane.stream.written,
-        code=code,
-        message=message[:MAX_TEXT_CHARS],
-        retryable=entry_for(code).retryable,
-    )
-
-
-def _refused(job: Job, lane: Lane, refusal: Refusal) -> JobError:
-    error = _error(job, lane, refusal.code, refusal.message)
-    if refusal.retry_after_s is None:
-        return error
-    return structs.replace(error, retry_after_ms=round(refusal.retry_after_s * 1000))
-
-
-def _since_arrival(result: JobResult, earlier_s: float) -> JobResult:
-    """A result counts from the job's arrival: attempts elsewhere are part of its time."""
-    earlier_ms = round(earlier_s * 1000)
-    if not earlier_ms:
-        return result
-    first = result.first_byte_ms
-    return structs.replace(
-        result,
-        duration_ms=result.duration_ms + earlier_ms,
-        first_byte_ms=None if first is None else first + earlier_ms,
-    )
-
-
-def _checked(job: Job, lane: Lane, result: JobResult) -> JobResult:
-    """A result that its frame can carry: an impossible number would end the link for every job.
-
-    Raises:
-        ValueError: it is not about this job, or bytes were lost on the way to the sink.
-    """
-    if result.job_id != job.job_id or result.total_bytes != lane.stream.written:
-        raise ValueError("the adapter's result does not fit what it relayed")
-    return structs.replace(
-        result,
-        input_tokens=_count(result.input_tokens),
-        output_tokens=_count(result.output_tokens),
-    )
-
-
-def _count(reported: int | None) -> int | None:
-    """What a server reported, unless no server can have counted that."""
-    return reported if reported is not None and 0 <= reported <= MAX_COUNT else None
-
-
-def _backend_error(job: Job, lane: Lane, error: BackendError) -> JobError:
-    """The error as its frame can carry it: servers answer with any status, adapters any text."""
-    status = error.status if isinstance(error, BadStatus) else None
-    retry_after = error.retry_after_s
-    return JobError(
-        job_id=job.job_id,
-        total_bytes=lane.stream.written,
-        code=error.code,
-        message=str(error)[:MAX_TEXT_CHARS],
-        upstream_status=status if status is not None and 100 <= status <= 599 else None,
-        retryable=may_be_retried(error),
-        retry_after_ms=None if retry_after is None else max(0, round(retry_after * 1000)),
-        body=error.body[:MAX_ERROR_BODY_BYTES],
-    )
 
 
 def _fields(running: _Running, **more: object) -> dict[str, object]:

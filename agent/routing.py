@@ -17,7 +17,8 @@ class Route(Struct, frozen=True):
         native: on the operator's own hardware.
         operations: what it natively speaks for this model.
         in_flight: jobs of this agent on it now.
-        capacity: jobs of this agent it takes at once.
+        capacity: jobs of this agent it takes at once; 0: none now.
+        retry_after_s: when it will take jobs again that it does not take now; None: nobody knows.
     """
 
     backend_id: str
@@ -26,6 +27,7 @@ class Route(Struct, frozen=True):
     operations: frozenset[str]
     in_flight: int
     capacity: int
+    retry_after_s: float | None = None
 
 
 class Refusal(Struct, frozen=True):
@@ -64,7 +66,9 @@ def choose_routes(
         )
     free = [route for route in speaking if route.in_flight < route.capacity]
     if not free:
-        return Refusal(ErrorCode.OUT_OF_CAPACITY, "every backend of the model is fully used")
+        waits = [route.retry_after_s for route in speaking if route.retry_after_s is not None]
+        text = "every backend of the model is fully used"
+        return Refusal(ErrorCode.OUT_OF_CAPACITY, text, min(waits, default=None))
     return sorted(
         free, key=lambda route: (not route.native, route.in_flight / route.capacity, route.order)
     )
