@@ -14,8 +14,15 @@ from typing import Final
 
 from msgspec import Struct, structs
 
-from adapters.base import Backend, BackendError, BackendHealth, BackendModel, ServerLoad
-from adapters.http_errors import describe
+from adapters.base import (
+    Backend,
+    BackendError,
+    BackendHealth,
+    BackendModel,
+    BackendTimeout,
+    ServerLoad,
+)
+from adapters.http_errors import describe, is_not_yet
 from agent.capabilities import Serving
 from agent.guard import Guard
 from agent.routing import Route
@@ -27,6 +34,9 @@ CHECK_EVERY_S: Final = 60.0
 
 LOADING_EVERY_S: Final = 2.0
 """A server that loads its model will be there soon, and should earn from then on."""
+
+POKE_REST_S: Final = 2.0
+"""A failing job has its backend looked at at once, but many failing jobs not without a pause."""
 
 RETRY_CAP_S: Final = 60.0
 """The longest wait for a server that is down; the first ones are a second or two."""
@@ -66,8 +76,11 @@ class _Watch:
         self.state = BackendState(backend, BackendHealth(False, None, "not asked yet"))
         self.guard = guard
         self.failures = 0
+        self.looked_at: float | None = None
+        """When the last look ended, by the loop's clock."""
         self.poked = asyncio.Event()
-        self.offered: object = None
+        self.load_fails = False
+        self.offered: tuple[object, ...] = ()
         """What was last told to be on offer, to notice a change."""
 
 
@@ -108,6 +121,8 @@ class Discovery:
         self._interval_s = interval_s
         self._uniform = uniform
         self._first_round = asyncio.Event()
+        if not self._watches:
+            self._first_round.set()
 
     @property
     def states(self) -> Sequence[BackendState]:
@@ -138,6 +153,7 @@ class Discovery:
                 in_flight=self._in_flight(backend_id),
                 # One that may get no job now is as good as full.
                 capacity=watch.state.backend.max_concurrent if watch.guard.has_room else 0,
+                retry_after_s=watch.guard.retry_after_s,
             )
             for order, (backend_id, watch) in enumerate(self._watches.items())
             if not watch.guard.is_out
@@ -158,6 +174,8 @@ class Discovery:
         watch = self._watches[backend_id]
         if watch.guard.ended(error, tokens):
             watch.poked.set()
+        # At once, not after a look that a failing server may keep waiting.
+        self._tell_change(watch)
 
     def job_stopped(self, backend_id: str) -> None:
         """A job on a backend was stopped from outside, which says nothing about the backend."""
@@ -166,7 +184,6 @@ class Discovery:
     async def check_all(self) -> None:
         """Look at every backend at once; what one says counts without waiting for others."""
         await asyncio.gather(*(self._check(watch) for watch in self._watches.values()))
-        self._first_round.set()
 
     async def wait_for_first_round(self, at_most_s: float) -> None:
         """Return when every backend has answered or failed once, or when the time is up."""
@@ -175,36 +192,34 @@ class Discovery:
                 await self._first_round.wait()
 
     async def run(self) -> None:
-        """Look at all of them, then watch each by itself, until cancelled."""
-        await self.check_all()
+        """Watch each of them by itself, until cancelled."""
         async with asyncio.TaskGroup() as group:
             for backend_id, watch in self._watches.items():
                 group.create_task(self._watch(watch), name=f"watch {backend_id}")
 
     async def _watch(self, watch: _Watch) -> None:
         loop = asyncio.get_running_loop()
-        next_check = loop.time() + self._patience_s(watch)
+        next_check = loop.time()
         while True:
+            if watch.poked.is_set():
+                await asyncio.sleep(_rest_s(watch, loop.time()))
+            if watch.poked.is_set() or loop.time() >= next_check:
+                await self._check(watch)
+                next_check = loop.time() + self._patience_s(watch)
+            await _read_load(watch)
+            self._tell_change(watch)
             wait_s = min(next_check - loop.time(), LOAD_EVERY_S)
             if watch.guard.is_out:
                 wait_s = min(wait_s, watch.guard.rest_s)
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(wait_s, 0)):
                     await watch.poked.wait()
-            poked = watch.poked.is_set()
-            watch.poked.clear()
-            if poked or loop.time() >= next_check:
-                await self._check(watch)
-                next_check = loop.time() + self._patience_s(watch)
-            else:
-                await _read_load(watch)
-            self._tell_change(watch)
 
     def _patience_s(self, watch: _Watch) -> float:
         """How long until the next look."""
         if watch.state.health.reachable:
             return self._interval_s
-        if watch.state.health.loading and watch.failures > 3:
+        if watch.state.health.loading:
             return LOADING_EVERY_S
         # Half of it jitter, so that several agents beside one server do not ask in step.
         full = min(RETRY_CAP_S, 2.0 ** min(watch.failures, 10))
@@ -212,7 +227,11 @@ class Discovery:
 
     async def _check(self, watch: _Watch) -> None:
         before = watch.state
+        watch.poked.clear()  # before the questions: what fails while they are asked is news
         now = await check_backend(before.backend)
+        watch.looked_at = asyncio.get_running_loop().time()
+        if all(one.looked_at is not None for one in self._watches.values()):
+            self._first_round.set()
         if now.health.timed_out and before.models and self._in_flight(before.backend.id):
             # A server that is busy with jobs may have no thread left for questions (llama.cpp):
             # while its jobs go on it is not dead.
@@ -225,7 +244,8 @@ class Discovery:
 
     def _tell_change(self, watch: _Watch) -> None:
         state = watch.state
-        offered = () if watch.guard.is_out else (state.models, state.capacity)
+        offers = bool(state.models) and not watch.guard.is_out
+        offered = (state.models, state.capacity) if offers else ()
         if offered != watch.offered:
             watch.offered = offered
             self._on_change()
@@ -234,11 +254,26 @@ class Discovery:
 async def _read_load(watch: _Watch) -> None:
     """Refresh what the server says of its load; a failure is the next look's to judge."""
     load: ServerLoad | None = None
-    if watch.state.health.reachable:
-        with suppress(BackendError, TimeoutError):
+    backend = watch.state.backend
+    try:
+        if watch.state.health.reachable:
             async with asyncio.timeout(LOAD_EVERY_S):
-                load = await watch.state.backend.load()
+                load = await backend.load()
+            watch.load_fails = False
+    except (BackendError, TimeoutError):
+        pass
+    except Exception:
+        # Said once and not every few seconds.
+        if not watch.load_fails:
+            log.exception("an adapter failed", extra={"fields": {"backend": backend.id}})
+        watch.load_fails = True
     watch.state = structs.replace(watch.state, load=load)
+
+
+def _rest_s(watch: _Watch, now: float) -> float:
+    """How long until a failure may have the backend looked at again."""
+    since_look_s = POKE_REST_S if watch.looked_at is None else now - watch.looked_at
+    return max(0.0, POKE_REST_S - since_look_s)
 
 
 async def check_backend(backend: Backend) -> BackendState:
@@ -250,7 +285,11 @@ async def check_backend(backend: Backend) -> BackendState:
                 return BackendState(backend, health)
             models = await backend.list_models()
     except BackendError as error:
-        return BackendState(backend, BackendHealth(False, None, describe(error)))
+        timed_out = isinstance(error, BackendTimeout)
+        loading = backend.native and is_not_yet(error)
+        return BackendState(
+            backend, BackendHealth(False, None, describe(error), loading, timed_out)
+        )
     except TimeoutError:
         text = f"no answer to its health check within {CHECK_TIMEOUT_S:.0f} s"
         return BackendState(backend, BackendHealth(False, None, text, timed_out=True))

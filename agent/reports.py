@@ -99,12 +99,13 @@ class Reports:
             BackendStatus(
                 id=state.backend.id,
                 kind=state.backend.kind,
-                healthy=state.health.reachable,
+                healthy=state.health.reachable and not guard.is_out,
                 latency_ms=state.health.latency_ms,
-                last_error=state.health.last_error,
+                last_error=state.health.last_error or guard.reason or None,
                 models=len(state.models),
             )
             for state in self._discovery.states
+            for guard in [self._discovery.guard(state.backend.id)]
         ]
 
     def _backends_skipped(self) -> list[BackendStatus]:

@@ -172,8 +172,10 @@ class Service:
         finally:
             self._state = LinkState.STOPPED
             await self._stop_jobs(StopReason.DRAINING, "the agent was stopped")
-            for backend in self._backends.usable:
-                await backend.close()
+            if self._advertising is not None:
+                self._advertising.cancel()
+                self._advertising = None
+            await self._close_backends()
             if status_server is not None:
                 await status_server.stop()
         return self._exit_code
@@ -190,6 +192,14 @@ class Service:
             return None
         self.metrics.watch(self.status)
         return StatusServer(address, self.status, self.metrics)
+
+    async def _close_backends(self) -> None:
+        for backend in self._backends.usable:
+            try:
+                await backend.close()
+            except Exception:
+                # One adapter's defect must not keep the others' connections open.
+                log.exception("an adapter failed", extra={"fields": {"backend": backend.id}})
 
     async def _stop_when_asked(self, tasks: list[asyncio.Task[None]]) -> None:
         await self._stop_requested.wait()
