@@ -1,7 +1,8 @@
 """A built-in backend without a model: streams the last user message back, in both formats.
 
 It makes connection tests and the demo work on a machine without any inference server. Its answer is
-a pure function of the request, and its token counts are word counts.
+a pure function of the request, and its token counts are word counts, which it also tells on their
+own (`count_tokens`).
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from adapters.base import (
 from adapters.relay import ReadGate
 
 MODEL_ID: Final = "echo"
+_OPERATIONS: Final = frozenset({Operation.CHAT, Operation.MESSAGES, Operation.COUNT_TOKENS})
 _CREATED: Final = 1_700_000_000  # fixed, so that equal requests get equal bytes
 _ID: Final = "echo-0"
 
@@ -74,7 +76,7 @@ class EchoBackend(Backend):
                 model_id=MODEL_ID,
                 context_window=None,
                 native=True,
-                operations=frozenset({Operation.CHAT, Operation.MESSAGES}),
+                operations=_OPERATIONS,
                 upstream_id=MODEL_ID,
             )
         ]
@@ -86,10 +88,14 @@ class EchoBackend(Backend):
             request = msgspec.json.decode(job.request, type=_Request)
         except (ValueError, RecursionError) as error:
             raise BadRequest("the request needs `messages`, each with a `role`") from error
+        counts_only = job.operation == Operation.COUNT_TOKENS
+        streamed = request.stream and not counts_only
         answer = _answer(request)
-        chunks = _chunks(answer, job.format == WireFormat.ANTHROPIC, request.stream)
+        chunks = _chunks(answer, job.format == WireFormat.ANTHROPIC, streamed)
+        if counts_only:
+            chunks = [msgspec.json.encode({"input_tokens": answer.prompt_tokens})]
         gate = ReadGate()
-        sink.started(200, "text/event-stream" if request.stream else "application/json", gate)
+        sink.started(200, "text/event-stream" if streamed else "application/json", gate)
         first_byte_ms = round((self._clock() - began) * 1000)
         total = 0
         for chunk in chunks:
@@ -101,7 +107,7 @@ class EchoBackend(Backend):
             job_id=job.job_id,
             total_bytes=total,
             input_tokens=answer.prompt_tokens,
-            output_tokens=len(answer.words),
+            output_tokens=0 if counts_only else len(answer.words),
             duration_ms=round((self._clock() - began) * 1000),
             first_byte_ms=first_byte_ms,
         )

@@ -173,11 +173,14 @@ class HttpBackend(Backend):
             ask_for_usage=self.asks_for_usage,
             policy=POLICIES.get(self.kind),
             mode=self.settings.request_policy,
-            extra_fields=self.extra_fields(),
+            extra_fields=self.extra_fields(operation),
         )
 
-    def extra_fields(self) -> dict[str, msgspec.Raw]:
-        """Fields that the operator's settings put into every request."""
+    def extra_fields(
+        self,
+        operation: Operation,  # noqa: ARG002 - for those that override it
+    ) -> dict[str, msgspec.Raw]:
+        """Fields that the operator's settings put into every request of this operation."""
         return {}
 
     async def execute(self, job: Job, sink: JobSink) -> JobResult:

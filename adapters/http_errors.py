@@ -49,6 +49,16 @@ def _connect_reason(error: aiohttp.ClientConnectorError) -> str:
     return f"no connection ({error.os_error.strerror or 'network error'})"
 
 
+def is_not_yet(error: BackendError) -> bool:
+    """Whether a server that starts or loads its model looks like this: nothing is wrong so far.
+
+    llama.cpp answers 503 while it loads; vLLM does not even listen.
+    """
+    if isinstance(error, Unreachable) and isinstance(error.__cause__, aiohttp.ClientConnectorError):
+        return isinstance(error.__cause__.os_error, ConnectionRefusedError)
+    return isinstance(error, BadStatus) and error.status == 503
+
+
 def describe(error: BackendError) -> str:
     """What is wrong and what to do about it, in one line for an operator."""
     if isinstance(error, BadStatus) and error.status in (401, 403):

@@ -2,7 +2,8 @@
 
 `/v1/models` is open on many builds, so the key is checked with `/props`, which also tells the
 context window of one slot and the number of slots. While a model loads, every route answers 503.
-`{}` to Messages is a 500 here, so one counted word is what shows the route (observed, and its
+An empty request shows whether a route is there: 400 or, at Messages, 500 where it is, 404 where the
+build does not have it, 501 where it was not started for it (observed, and its
 `tools/server/README.md`).
 """
 
@@ -15,14 +16,17 @@ from urllib.parse import quote
 
 import msgspec
 
-from adapters.base import BackendModel, BackendSettings
-from adapters.http import HttpBackend
+from adapters.base import BackendModel, BackendSettings, BackendTimeouts, ServerLoad
+from adapters.http import Answer, HttpBackend
+from adapters.prometheus_text import read_gauges
 from adapters.remembered import RememberedOperations
 from protocol.formats import Operation
 
 _CHAT: Final = frozenset({Operation.CHAT})
-_ABSENT: Final = frozenset({404, 501})
+_EMBEDDINGS: Final = frozenset({Operation.EMBEDDINGS})
+_ABSENT: Final = frozenset({404, 405, 501})
 _UNDECIDED: Final = frozenset({401, 403, 429, 503})
+_DEFERRED: Final = "llamacpp:requests_deferred"
 _FILE: Final = re.compile(r"([^/\\]+?)(?:-\d{5}-of-\d{5})?\.gguf", re.IGNORECASE)
 """The stem of a model file, without the number of its first part."""
 
@@ -68,17 +72,27 @@ class _Models(msgspec.Struct):
     models: list[_Described] = []
 
 
+class _Slot(msgspec.Struct):
+    is_processing: bool = False
+
+
 class LlamaCppBackend(HttpBackend):
     """See the module's text."""
 
     kind: ClassVar[str] = "llamacpp"
     default_max_concurrent: ClassVar[int] = 4
+    # A request that waits for a slot gets no byte, and older builds give no sign of life either.
+    default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(first_byte_s=600.0)
 
     def __init__(
         self, settings: BackendSettings, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(settings, clock=clock)
         self._spoken = RememberedOperations()
+        self._awake: list[str] = [""]
+        """What `load` may ask about: queries that name the loaded models; one empty one without a
+        router."""
+        self._switched_off: set[str] = set()
 
     async def check_health(self) -> None:
         """The model is loaded (or may be, behind a router), and the key is accepted."""
@@ -88,23 +102,62 @@ class LlamaCppBackend(HttpBackend):
         await self.fetch("/props", _Props)
 
     async def list_models(self) -> list[BackendModel]:
-        """What is loaded; nothing is loaded or woken to find out; see `Backend.list_models`."""
+        """What there is; nothing is loaded or woken to find out; see `Backend.list_models`."""
         props = await self.fetch("/props", _Props)
         models = await self.fetch("/v1/models", _Models)
-        if props.role != "router":
-            self._take_slots(props.total_slots)
-            return self.offered([await self._model(model, models, props) for model in models.data])
+        self.version = props.build_info
+        self._switched_off.clear()
+        if props.role == "router":
+            return self.offered(await self._behind_router(models))
+        self._take_slots(props.total_slots)
+        self._awake = [] if props.is_sleeping else [""]
+        return self.offered([await self._model(model, models, props) for model in models.data])
+
+    async def load(self) -> ServerLoad | None:
+        """Busy slots, and the queue where `/metrics` is on; None where `/slots` is off."""
+        running: int | None = None
+        waiting: int | None = None
+        for query in self._awake:
+            slots = await self._ask_load("/slots", query)
+            if slots is not None:
+                busy = sum(slot.is_processing for slot in slots.decode(list[_Slot]))
+                running = (running or 0) + busy
+            metrics = await self._ask_load("/metrics", query)
+            if metrics is not None:
+                deferred = read_gauges(metrics.body, (_DEFERRED,)).get(_DEFERRED, [])
+                waiting = (waiting or 0) + round(sum(deferred))
+        return None if running is None and waiting is None else ServerLoad(running, waiting)
+
+    async def _ask_load(self, path: str, query: str) -> Answer | None:
+        """None where this route is switched off, which is asked once per `list_models`."""
+        if path in self._switched_off:
+            return None
+        answer = await self.ask("GET", path + query)
+        if answer.status in _ABSENT:
+            self._switched_off.add(path)
+            return None
+        if answer.status != 200:
+            raise self._bad_status(answer.status, answer.body, None)
+        return answer
+
+    async def _behind_router(self, models: _Models) -> list[BackendModel]:
         found = []
         slots = []
+        self._awake = []
         for model in models.data:
-            if model.status is None or model.status.value != "loaded":
+            state = model.status.value if model.status else ""
+            if state != "loaded":
+                found.append(self._not_loaded(model, state))
                 continue
-            name = quote(model.id, safe="")
-            props = await self.fetch(f"/props?model={name}&autoload=false", _Props)
+            query = f"?model={quote(model.id, safe='')}&autoload=false"
+            props = await self.fetch(f"/props{query}", _Props)
+            self.version = self.version or props.build_info
             slots.append(props.total_slots or 0)
             found.append(await self._model(model, models, props))
+            if not props.is_sleeping:
+                self._awake.append(query)
         self._take_slots(max(slots, default=None))
-        return self.offered(found)
+        return found
 
     def _take_slots(self, total_slots: int | None) -> None:
         """More jobs than slots would only wait in the server's endless queue."""
@@ -120,32 +173,38 @@ class LlamaCppBackend(HttpBackend):
             upstream_id=model.id,
         )
 
+    def _not_loaded(self, model: _Model, state: str) -> BackendModel:
+        return BackendModel(
+            model_id=name_of(model.id),
+            context_window=None,
+            native=self.native,
+            operations=frozenset(),
+            upstream_id=model.id,
+            withheld=f"not loaded by the router (it says: {state or 'nothing'}); load it first",
+        )
+
     async def _operations(
         self, model_id: str, listed: _Models, props: _Props
     ) -> frozenset[Operation]:
         described = next((m.capabilities for m in listed.models if m.model == model_id), [])
-        if described and "completion" not in described:
-            return frozenset()
+        completes = not described or "completion" in described
         build = f"{props.build_info}\n{props.model_path}\n{model_id}"
         if props.is_sleeping:  # a probe would wake it
-            return self._spoken.known(build) or _CHAT
-        return await self._spoken.get(build, partial(self._probe, model_id))
+            found = self._spoken.known(build) or _CHAT
+        else:
+            found = await self._spoken.get(build, partial(self._probe, model_id))
+        return found if completes else found & _EMBEDDINGS
 
     async def _probe(self, model_id: str) -> frozenset[Operation]:
-        # A server started for embeddings only answers 501 before it looks at the request.
-        if not await self._has_route(Operation.CHAT, {"model": model_id}):
-            return frozenset()
-        words = [{"role": "user", "content": "hello"}]
-        counted = {"model": model_id, "messages": words, "max_tokens": 1}
-        if not await self._has_route(Operation.COUNT_TOKENS, counted):
-            return _CHAT
-        return _CHAT | {Operation.MESSAGES}
+        return frozenset([one for one in Operation if await self._answers(one, model_id)])
 
-    async def _has_route(self, operation: Operation, request: object) -> bool:
-        answer = await self.ask("POST", operation.path, json=request)
+    async def _answers(self, operation: Operation, model_id: str) -> bool:
+        """Whether this build has the route, and was started for it."""
+        answer = await self.ask("POST", operation.path, json={"model": model_id})
         if answer.status in _UNDECIDED:
             raise self._bad_status(answer.status, answer.body, None)
-        return answer.status not in _ABSENT
+        # The second: embeddings are on, but for another API than this one.
+        return answer.status not in _ABSENT and b"not OAI compatible" not in answer.body
 
 
 def name_of(upstream_id: str) -> str:

@@ -1,12 +1,23 @@
-"""Any other server: a bare OpenAI model list, and the formats that the operator says it speaks."""
+"""Any other server: a bare OpenAI model list, and the formats that the operator says it speaks.
 
-from typing import ClassVar
+The main operation of each format is what the operator promises; the others are asked for with an
+empty request.
+"""
+
+import time
+from collections.abc import Callable
+from typing import ClassVar, Final
 
 import msgspec
 
-from adapters.base import BackendModel
+from adapters.base import BackendModel, BackendSettings
 from adapters.http import HttpBackend
-from protocol.formats import MAIN_OPERATION
+from adapters.remembered import UNKNOWN_BUILD_S, RememberedOperations
+from protocol.formats import MAIN_OPERATION, Operation
+
+_PRESENT: Final = frozenset({400, 422})
+_BUSY: Final = frozenset({429, 502, 503, 504})
+"""Says nothing about a route."""
 
 
 class _Meta(msgspec.Struct):
@@ -34,14 +45,21 @@ class OpenAICompatibleBackend(HttpBackend):
 
     kind: ClassVar[str] = "openai_compatible"
 
+    def __init__(
+        self, settings: BackendSettings, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(settings, clock=clock)
+        self._spoken = RememberedOperations(holds_s=UNKNOWN_BUILD_S, clock=clock)
+
     async def check_health(self) -> None:
         """Such a server has no health route in common with others: its model list must answer."""
         await self.fetch("/v1/models", _Models)
 
     async def list_models(self) -> list[BackendModel]:
         """All that it lists; see `Backend.list_models`."""
-        operations = frozenset(MAIN_OPERATION[spoken] for spoken in self.settings.formats)
-        models = await self.fetch("/v1/models", _Models)
+        models = (await self.fetch("/v1/models", _Models)).data
+        build = "\n".join(sorted(model.id for model in models))
+        operations = await self._spoken.get(build, self._probe)
         return self.offered(
             BackendModel(
                 model_id=model.id,
@@ -50,5 +68,21 @@ class OpenAICompatibleBackend(HttpBackend):
                 operations=operations,
                 upstream_id=model.id,
             )
-            for model in models.data
+            for model in models
         )
+
+    async def _probe(self) -> frozenset[Operation]:
+        found = set()
+        for operation in Operation:
+            if operation.wire_format in self.settings.formats and (
+                operation in MAIN_OPERATION.values() or await self._answers(operation)
+            ):
+                found.add(operation)
+        return frozenset(found)
+
+    async def _answers(self, operation: Operation) -> bool:
+        """Whether an empty request is refused as such: then the route is there."""
+        answer = await self.ask("POST", operation.path, json={})
+        if answer.status in _BUSY:
+            raise self._bad_status(answer.status, answer.body, None)
+        return answer.status in _PRESENT

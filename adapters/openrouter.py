@@ -1,4 +1,4 @@
-"""OpenRouter: a remote passthrough to many providers, in both formats.
+"""OpenRouter: a remote passthrough to many providers, in every format: it translates by itself.
 
 The public `/v1/models` answers a made-up key with 200, so the key is checked with `/v1/key`, and
 the models are those of `/v1/models/user`, which follows the account's privacy and provider
@@ -19,7 +19,10 @@ from adapters.passthrough import (
 from protocol.errors import ErrorCode
 from protocol.formats import Operation
 
-_OPERATIONS: Final = frozenset({Operation.CHAT, Operation.MESSAGES})
+_TEXT: Final = frozenset(
+    {Operation.CHAT, Operation.COMPLETIONS, Operation.RESPONSES, Operation.MESSAGES}
+)
+_EMBEDDINGS: Final = frozenset({Operation.EMBEDDINGS})
 _NO_SUCH_LIST: Final = frozenset({403, 404, 405})
 """How `/v1/models/user` answers where an account does not have it."""
 
@@ -60,9 +63,10 @@ class _Model(msgspec.Struct):
         return min((n for n in (provider, self.context_length) if n), default=None)
 
     @property
-    def writes_text(self) -> bool:
-        modalities = self.architecture.output_modalities if self.architecture else None
-        return modalities is None or modalities == ["text"]
+    def output(self) -> list[str]:
+        """What comes out of it; text when it does not say."""
+        told = self.architecture.output_modalities if self.architecture else None
+        return ["text"] if told is None else told
 
 
 class _Models(msgspec.Struct):
@@ -93,13 +97,15 @@ class OpenRouterBackend(PassthroughBackend):
             if error.status not in _NO_SUCH_LIST:
                 raise
             models = await self.fetch("/v1/models", _Models)
-        return [
-            self._model(model) for model in readable(models.data, _Model) if self._is_usable(model)
-        ]
+        return [self._model(model) for model in readable(models.data, _Model)]
 
-    def _is_usable(self, model: _Model) -> bool:
+    def _why_withheld(self, model: _Model) -> str:
+        if model.output not in (["text"], ["embeddings"]):
+            return f"it answers with {' and '.join(model.output) or 'nothing'}, not with text only"
         expires = model.expiration_date
-        return model.writes_text and not (expires and has_passed(expires, self.today()))
+        if expires and has_passed(expires, self.today()):
+            return f"OpenRouter has ended it ({expires[:10]})"
+        return ""
 
     def _model(self, model: _Model) -> BackendModel:
         pricing = model.pricing or _Pricing()
@@ -107,8 +113,9 @@ class OpenRouterBackend(PassthroughBackend):
             model_id=model.id,
             context_window=model.context_window,
             native=self.native,
-            operations=_OPERATIONS,
+            operations=_EMBEDDINGS if model.output == ["embeddings"] else _TEXT,
             upstream_id=model.id,
+            withheld=self._why_withheld(model),
             input_price_per_1m=micro_usd_per_million(pricing.prompt, tokens=1),
             output_price_per_1m=micro_usd_per_million(pricing.completion, tokens=1),
         )

@@ -9,7 +9,15 @@ from typing import ClassVar, Final, TypeVar
 
 import msgspec
 
-from adapters.base import BackendModel, BackendSettings, Job, JobResult, JobSink, MissingApiKey
+from adapters.base import (
+    BackendModel,
+    BackendSettings,
+    BackendTimeouts,
+    Job,
+    JobResult,
+    JobSink,
+    MissingApiKey,
+)
 from adapters.http import HttpBackend
 
 _TOKENS_PER_PRICE: Final = 1_000_000
@@ -30,6 +38,11 @@ class PassthroughBackend(HttpBackend):
     """
 
     native: ClassVar[bool] = False
+    # Nothing is loaded for us there: who is silent for minutes does not answer any more. And an
+    # answer that runs for an hour costs more than anybody meant to spend.
+    default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(
+        first_byte_s=120.0, silence_s=60.0, total_s=1800.0
+    )
     default_url: ClassVar[str]
     service: ClassVar[str]
 
@@ -51,7 +64,7 @@ class PassthroughBackend(HttpBackend):
         await self.check_key()
 
     async def list_models(self) -> list[BackendModel]:
-        """What the key can use now; see `Backend.list_models`."""
+        """What the key can use now, of which the operator's list is offered."""
         self._require_key()
         return self.offered(await self.catalogue())
 
@@ -70,7 +83,7 @@ class PassthroughBackend(HttpBackend):
 
     @abstractmethod
     async def catalogue(self) -> list[BackendModel]:
-        """Every model of the service that can be offered.
+        """The models of the service, with the reason why one cannot be offered.
 
         Raises:
             BackendError: the service did not answer, or not as it should.

@@ -1,7 +1,8 @@
 """Venice.ai: a remote passthrough that speaks the OpenAI format only.
 
 `/v1/models` is public, so the key is checked with `/v1/api_keys/rate_limits`, which an inference
-key may ask (`api.venice.ai`, OpenAPI of August 2026). There is no Messages route.
+key may ask (`api.venice.ai`, OpenAPI of August 2026). There is no Messages route and no legacy
+completions; Responses are for invited accounts only, so they are not offered.
 """
 
 from typing import ClassVar, Final
@@ -17,7 +18,10 @@ from adapters.passthrough import (
 )
 from protocol.formats import Operation
 
-_OPERATIONS: Final = frozenset({Operation.CHAT})
+_OPERATIONS: Final = {
+    "text": frozenset({Operation.CHAT}),
+    "embedding": frozenset({Operation.EMBEDDINGS}),
+}
 _PRICED_TOKENS: Final = 1_000_000
 
 
@@ -51,6 +55,11 @@ class _Model(msgspec.Struct):
     def spec(self) -> _Spec:
         return self.model_spec or _Spec()
 
+    @property
+    def context_window(self) -> int | None:
+        """The smaller one: the catalogue rather promises too much."""
+        return min((n for n in (self.spec.context_tokens, self.context_length) if n), default=None)
+
 
 class _Models(msgspec.Struct):
     data: list[msgspec.Raw]
@@ -72,28 +81,45 @@ class VeniceBackend(PassthroughBackend):
         await self.fetch("/v1/api_keys/rate_limits", _RateLimits)
 
     async def catalogue(self) -> list[BackendModel]:
-        """Text models that are online and not retired."""
-        models = await self.fetch("/v1/models?type=text", _Models)
-        return [
-            self._model(model) for model in readable(models.data, _Model) if self._is_usable(model)
-        ]
+        """Models of the types that an operation exists for."""
+        found: list[BackendModel] = []
+        for wanted in _OPERATIONS:
+            answer = await self.ask("GET", f"/v1/models?type={wanted}")
+            if answer.status != 200 and wanted == "text":
+                raise self._bad_status(answer.status, answer.body, None)
+            self.version = answer.headers.get("x-venice-version", self.version)
+            if answer.status == 200:
+                models = readable(answer.decode(_Models).data, _Model)
+                found += [self._model(model) for model in models]
+        return found
 
-    def _is_usable(self, model: _Model) -> bool:
-        """After its sunset date a name answers, but with another model behind it."""
+    def extra_fields(self, operation: Operation) -> dict[str, msgspec.Raw]:
+        """Without this, Venice puts its own system prompt before the buyer's."""
+        if self.settings.venice_system_prompt or operation is not Operation.CHAT:
+            return {}
+        return {"venice_parameters": msgspec.Raw(b'{"include_venice_system_prompt":false}')}
+
+    def _why_withheld(self, model: _Model) -> str:
+        """After its retirement date a name still answers, but with another model behind it."""
+        if model.spec.offline:
+            return "Venice has it offline at the moment"
         deprecation = model.spec.deprecation
-        retired = deprecation is not None and (
-            deprecation.date is None or has_passed(deprecation.date, self.today())
-        )
-        return model.type == "text" and not model.spec.offline and not retired
+        if deprecation is None:
+            return ""
+        day = (deprecation.date or "")[:10]
+        if day and not has_passed(day, self.today()):
+            return f"deprecated; Venice retires it on {day}"
+        return f"retired by Venice ({day or 'no date'})"
 
     def _model(self, model: _Model) -> BackendModel:
         pricing = model.spec.pricing or _Pricing()
         return BackendModel(
             model_id=model.id,
-            context_window=model.spec.context_tokens or model.context_length,
+            context_window=model.context_window,
             native=self.native,
-            operations=_OPERATIONS,
+            operations=_OPERATIONS.get(model.type, frozenset()),
             upstream_id=model.id,
+            withheld=self._why_withheld(model),
             input_price_per_1m=_price(pricing.input),
             output_price_per_1m=_price(pricing.output),
         )

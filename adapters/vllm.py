@@ -1,8 +1,10 @@
 """vLLM: one base model, its aliases and LoRA adapters, in both formats since about 0.11.1.
 
 Only `/v1` is guarded by the key, and `/health` says whether the engine lives, so health asks both.
-Which routes exist depends on version and model: an empty request shows it without generating
-(observed with 0.32: 400 where the route is there, 404 where it is not).
+Which routes exist depends on version and model. A good request for a model that does not exist
+shows it without generating: 404 about the model where the route is there and fits the model that
+is served, 404 about the path where it is not (observed with 0.32), "does not support" where an
+older version has the route for other models only.
 """
 
 import time
@@ -11,15 +13,30 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from adapters.base import BackendError, BackendModel, BackendSettings
+from adapters.base import BackendError, BackendModel, BackendSettings, ServerLoad
 from adapters.http import HttpBackend
+from adapters.prometheus_text import read_gauges
 from adapters.remembered import RememberedOperations
 from protocol.formats import Operation
 
-_PROBED: Final = (Operation.CHAT, Operation.MESSAGES)
+PROBE_MODEL: Final = "provider-agent-probe"
+"""No server has it; in a vLLM's log it says who asked."""
 
-_ABSENT: Final = frozenset({404, 405, 501})
+_PROBES: Final[dict[Operation, dict[str, object]]] = {
+    Operation.CHAT: {"messages": []},
+    Operation.COMPLETIONS: {"prompt": "x", "max_tokens": 1},
+    Operation.EMBEDDINGS: {"input": []},
+    Operation.RESPONSES: {"input": []},
+    Operation.MESSAGES: {"messages": [], "max_tokens": 1},
+    Operation.COUNT_TOKENS: {"messages": []},
+}
+_ABSENT: Final = frozenset({405, 501})
 _PRESENT: Final = frozenset({400, 422})
+
+_RUNNING: Final = "vllm:num_requests_running"
+_WAITING: Final = "vllm:num_requests_waiting"
+_CACHE: Final = "vllm:kv_cache_usage_perc"
+_OLD_CACHE: Final = "vllm:gpu_cache_usage_perc"
 
 
 class _Model(msgspec.Struct):
@@ -41,6 +58,8 @@ class VllmBackend(HttpBackend):
     """See the module's text."""
 
     kind: ClassVar[str] = "vllm"
+    # It batches whatever comes and slows down gently; its own limit (--max-num-seqs) is higher.
+    default_max_concurrent: ClassVar[int] = 32
 
     def __init__(
         self, settings: BackendSettings, *, clock: Callable[[], float] = time.monotonic
@@ -74,21 +93,43 @@ class VllmBackend(HttpBackend):
             for model in models
         )
 
+    async def load(self) -> ServerLoad | None:
+        """From `/metrics`, all engines together; None where it is switched off."""
+        answer = await self.ask("GET", "/metrics")
+        if answer.status == 404:
+            return None
+        if answer.status != 200:
+            raise self._bad_status(answer.status, answer.body, None)
+        found = read_gauges(answer.body, (_RUNNING, _WAITING, _CACHE, _OLD_CACHE))
+        cache = found.get(_CACHE) or found.get(_OLD_CACHE)
+        return ServerLoad(
+            running=_total(found.get(_RUNNING)),
+            waiting=_total(found.get(_WAITING)),
+            cache_used=sum(cache) / len(cache) if cache else None,
+        )
+
     async def _operations(self, models: list[_Model]) -> frozenset[Operation]:
         """The same for all models of a server: they share its base model and its routes."""
         answer = await self.ask("GET", "/version")
-        version = answer.decode(_Version).version if answer.status == 200 else ""
+        self.version = answer.decode(_Version).version if answer.status == 200 else ""
         roots = sorted({model.root or model.id for model in models if not model.parent})
-        return await self._spoken.get("\n".join([version, *roots]), self._probe)
+        return await self._spoken.get("\n".join([self.version, *roots]), self._probe)
 
     async def _probe(self) -> frozenset[Operation]:
-        return frozenset([operation for operation in _PROBED if await self._answers(operation)])
+        return frozenset([operation for operation in _PROBES if await self._answers(operation)])
 
     async def _answers(self, operation: Operation) -> bool:
         """Whether the route is there and this model can be asked over it."""
-        answer = await self.ask("POST", operation.path, json={})
+        request = {"model": PROBE_MODEL, **_PROBES[operation]}
+        answer = await self.ask("POST", operation.path, json=request)
         if answer.status in _ABSENT or b"does not support" in answer.body:
-            return False  # the second is a pooling model's answer
+            return False
+        if answer.status == 404:
+            return b"does not exist" in answer.body
         if answer.status in _PRESENT:
             return True
         raise self._bad_status(answer.status, answer.body, None)
+
+
+def _total(values: list[float] | None) -> int | None:
+    return None if values is None else round(sum(values))

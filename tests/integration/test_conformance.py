@@ -7,21 +7,31 @@ import aiohttp
 import msgspec
 import pytest
 
-from adapters.base import BadStatus, Unreachable, WireFormat
+from adapters.base import (
+    BackendModel,
+    BadStatus,
+    Operation,
+    TimeoutSettings,
+    Unreachable,
+    WireFormat,
+)
 from protocol.formats import MAIN_OPERATION
 from tests.kit.sink import CollectingSink
 from tests.kit.subjects import (
     ANTHROPIC,
+    EMBEDDINGS,
     FAKES,
     KEY,
     REAL,
     SUBJECTS,
+    UNCOUNTED,
     Subject,
     every_backend,
     every_fake,
     every_server,
     over,
     over_formats,
+    over_operations,
 )
 from tests.kit.tap import Tap
 
@@ -39,16 +49,61 @@ async def test_is_healthy(subject: Subject) -> None:
 
 
 @every_backend
-async def test_lists_its_model_with_window_and_formats(subject: Subject) -> None:
-    models = {model.model_id: model for model in await subject.backend.list_models()}
+async def test_offers_its_model_with_window_and_operations(subject: Subject) -> None:
+    listed = await subject.backend.list_models()
+    models = {model.model_id: model for model in listed if not model.withheld}
 
     model = models[subject.expected.model_id]
     assert model.upstream_id == subject.expected.upstream_id
-    assert model.formats == subject.expected.formats
+    assert model.operations == subject.expected.operations
     assert model.native is subject.backend.native
     if subject.expected.window is not None:
         assert model.context_window == subject.expected.window
-    assert list(models) == sorted(models)
+    assert [one.model_id for one in listed] == sorted(one.model_id for one in listed)
+
+
+@every_backend
+async def test_models_for_embeddings_are_offered_for_nothing_else(subject: Subject) -> None:
+    models = {model.model_id: model for model in await subject.backend.list_models()}
+
+    embedder = models.get(subject.expected.embedder)
+    if embedder is not None and subject.expected.embedder != subject.expected.model_id:
+        assert embedder.withheld == ""
+        assert embedder.operations == {EMBEDDINGS}
+    with_embeddings = {one.model_id for one in models.values() if EMBEDDINGS in one.operations}
+    assert with_embeddings - {"acme-bare"} == {subject.expected.embedder} - {""}
+
+
+@every_backend
+async def test_tells_the_servers_version(subject: Subject) -> None:
+    await subject.backend.list_models()
+
+    if subject.expected.version is None:
+        assert subject.backend.version
+    else:
+        assert subject.backend.version == subject.expected.version
+
+
+@every_backend
+async def test_tells_the_servers_load_where_the_server_does(subject: Subject) -> None:
+    await subject.backend.list_models()
+    load = await subject.backend.load()
+
+    assert (load is not None) is subject.expected.tells_load
+    if load is not None:
+        assert load.running is not None
+        assert load.running >= 0
+
+
+@every_backend
+async def test_clocks_and_limits_can_be_set(subject: Subject) -> None:
+    other = subject.with_settings(timeouts=TimeoutSettings(first_byte_s=7.0), max_concurrent=3)
+
+    await other.list_models()
+
+    defaults = subject.backend.timeouts
+    assert other.timeouts == msgspec.structs.replace(defaults, first_byte_s=7.0)
+    assert other.max_concurrent == 3
 
 
 @every_fake
@@ -60,13 +115,78 @@ async def test_listing_models_generates_nothing(subject: Subject) -> None:
     assert subject.server.jobs == []
 
 
+@over(REAL)
+async def test_listing_models_generates_nothing_on_a_real_server(subject: Subject) -> None:
+    async with Tap(subject.backend.settings.url) as tap:
+        backend = subject.with_settings(url=tap.url)
+        await backend.health()
+        await backend.list_models()
+        probes = [one for one in tap.exchanges if one.operation is not None]
+
+    assert {one.operation for one in probes} == set(Operation)
+    assert all(b'"error"' in one.sent or b'"detail"' in one.sent for one in probes)
+    assert not any(b'"usage"' in one.sent for one in probes)
+
+
+@every_fake
+async def test_a_version_is_probed_once(subject: Subject) -> None:
+    assert subject.server is not None
+    for _ in range(3):
+        await subject.backend.list_models()
+
+    counts = {len(subject.server.probes(operation)) for operation in Operation}
+    assert counts <= {0, 1}
+
+
+@every_fake
+async def test_a_route_that_is_not_there_is_not_offered(subject: Subject) -> None:
+    assert subject.server is not None
+    subject.server.routes = {Operation.CHAT}
+
+    models = await subject.backend.list_models()
+
+    (model,) = [one for one in models if one.model_id == subject.expected.model_id]
+    promised = {"openrouter": UNCOUNTED, "openai_compatible": {Operation.CHAT, Operation.MESSAGES}}
+    assert model.operations == promised.get(subject.backend.kind, {Operation.CHAT})
+
+
 @every_fake
 async def test_offers_only_what_the_operator_listed(subject: Subject) -> None:
     one = subject.with_settings(models=(subject.expected.model_id,))
     none = subject.with_settings(models=("no-such-*",))
 
-    assert [model.model_id for model in await one.list_models()] == [subject.expected.model_id]
-    assert await none.list_models() == []
+    assert _offered(await one.list_models()) == [subject.expected.model_id]
+    rest = await none.list_models()
+    assert _offered(rest) == []
+    (model,) = [model for model in rest if model.model_id == subject.expected.model_id]
+    assert "`models`" in model.withheld
+
+
+@every_fake
+async def test_without_a_list_only_the_operators_own_hardware_is_offered(subject: Subject) -> None:
+    unlisted = subject.with_settings(models=None)
+
+    offered = _offered(await unlisted.list_models())
+
+    assert bool(offered) is unlisted.native
+
+
+@every_fake
+async def test_an_alias_is_what_jobs_use_and_the_server_never_sees(subject: Subject) -> None:
+    assert subject.server is not None
+    named = subject.with_settings(
+        aliases={"my-name": subject.expected.upstream_id}, models=("my-*",)
+    )
+    assert _offered(await named.list_models()) == ["my-name"]
+
+    job = msgspec.structs.replace(subject.job(stream=False), model_id="my-name")
+    await named.execute(job, CollectingSink())
+
+    assert subject.server.jobs[0].json["model"] == subject.expected.upstream_id
+
+
+def _offered(models: list[BackendModel]) -> list[str]:
+    return [model.model_id for model in models if not model.withheld]
 
 
 @over(name for name in SUBJECTS if SUBJECTS[name].checks_key)
@@ -91,6 +211,7 @@ async def test_is_unhealthy_when_nobody_listens(subject: Subject, unused_tcp_por
     assert not health.reachable
     assert health.last_error is not None
     assert "refused" in health.last_error
+    assert health.loading is nobody.native, "it may be starting"
     with pytest.raises(Unreachable):
         await nobody.list_models()
 
@@ -123,6 +244,26 @@ async def test_runs_a_job(subject: Subject, wire_format: WireFormat, stream: boo
     if subject.expected.usage:
         assert usage == subject.expected.usage
     assert all(usage)
+
+
+@over_operations(SUBJECTS)
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_runs_every_operation_that_it_offers(
+    subject: Subject, operation: Operation, stream: bool
+) -> None:
+    sink = CollectingSink()
+    await subject.backend.list_models()
+
+    result = await subject.backend.execute(subject.job_for(operation, stream=stream), sink)
+
+    assert sink.status == 200
+    assert result.total_bytes == len(sink.data) > 0
+    if subject.server is not None:
+        assert sink.data == subject.server.jobs[0].sent
+    if operation is not Operation.COUNT_TOKENS:
+        assert result.input_tokens
+    if operation not in (Operation.COUNT_TOKENS, EMBEDDINGS):
+        assert result.output_tokens
 
 
 @over_formats(FAKES)
@@ -217,7 +358,9 @@ async def test_the_request_names_the_servers_own_model_and_is_else_unchanged(
 
     sent = subject.server.jobs[0].json
     asked = msgspec.json.decode(job.request, type=dict[str, object])
-    assert sent == {**asked, "model": subject.expected.upstream_id}
+    own = {"venice_parameters": {"include_venice_system_prompt": False}}
+    added = own if subject.backend.kind == "venice" else {}
+    assert sent == {**asked, "model": subject.expected.upstream_id, **added}
 
 
 @every_fake

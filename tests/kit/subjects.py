@@ -10,9 +10,10 @@ from typing import Final
 import msgspec
 import pytest
 
-from adapters.base import Backend, BackendSettings, Job, WireFormat
-from adapters.registry import create_backend
+from adapters.base import Backend, BackendSettings, Job, Operation, WireFormat
+from adapters.registry import create_backend, is_native
 from agent.demo.llamacpp_process import LlamaCppProcess
+from protocol.formats import MAIN_OPERATION
 from tests.kit.fakes import (
     FakeLlamaCpp,
     FakeLmStudio,
@@ -36,6 +37,16 @@ KEY: Final = "sk-operator-0123456789"
 OPENAI: Final = WireFormat.OPENAI
 ANTHROPIC: Final = WireFormat.ANTHROPIC
 
+EMBEDDINGS: Final = Operation.EMBEDDINGS
+TEXT: Final = frozenset(Operation) - {EMBEDDINGS}
+"""What a model that writes can be asked for."""
+
+UNCOUNTED: Final = TEXT - {Operation.COUNT_TOKENS}
+LISTED: Final = ("*",)
+"""For passthroughs, which offer nothing without a list."""
+
+PROMPT: Final = "Say something, please."
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -44,11 +55,21 @@ class Expected:
     model_id: str
     upstream_id: str
     window: int | None
-    formats: frozenset[WireFormat] = frozenset({OPENAI, ANTHROPIC})
+    operations: frozenset[Operation] = UNCOUNTED
+    embedder: str = ""
+    """A model for embeddings; "" when there is none."""
+    version: str | None = ""
+    """None: it has one, but which is not ours to say."""
+    tells_load: bool = False
     checks_key: bool = True
     asks_for_usage: bool = True
     usage: tuple[int, int] | None = (INPUT_TOKENS, OUTPUT_TOKENS)
     """None: the server's own count, which only must be there."""
+
+    @property
+    def formats(self) -> frozenset[WireFormat]:
+        """The wire formats of its operations."""
+        return frozenset(operation.wire_format for operation in self.operations)
 
 
 @dataclass
@@ -62,18 +83,30 @@ class Subject:
 
     def job(self, wire_format: WireFormat = OPENAI, *, stream: bool = True, **more: object) -> Job:
         """A job with the given request fields beside the usual ones."""
-        request = {
-            "model": self.expected.model_id,
-            "messages": [{"role": "user", "content": "Say something, please."}],
-            "max_tokens": 5,
-            "stream": stream,
-            **more,
-        }
+        return self.job_for(MAIN_OPERATION[wire_format], stream=stream, **more)
+
+    def job_for(self, operation: Operation, *, stream: bool = True, **more: object) -> Job:
+        """A job for this operation, as its format wants it."""
+        model_id = self.expected.model_id
+        fields: dict[str, object] = {"stream": stream}
+        match operation:
+            case Operation.EMBEDDINGS:
+                model_id = self.expected.embedder
+                fields = {"input": PROMPT}
+            case Operation.RESPONSES:
+                fields |= {"input": PROMPT, "max_output_tokens": 16}
+            case Operation.COMPLETIONS:
+                fields |= {"prompt": PROMPT, "max_tokens": 5}
+            case Operation.COUNT_TOKENS:
+                fields = {"messages": [{"role": "user", "content": PROMPT}]}
+            case _:
+                fields |= {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 5}
         return Job(
             job_id=uuid.uuid4().bytes,
-            model_id=self.expected.model_id,
-            format=wire_format,
-            request=msgspec.json.encode(request),
+            model_id=model_id,
+            format=operation.wire_format,
+            operation=operation,
+            request=msgspec.json.encode({"model": model_id, **fields, **more}),
             deadline_ms=60_000,
         )
 
@@ -87,35 +120,91 @@ class Subject:
 FAKES: Final[dict[str, tuple[Callable[[], FakeServer], Expected]]] = {
     "vllm": (
         lambda: FakeVllm(api_key=KEY),
-        Expected(vllm.MODEL, vllm.MODEL, vllm.WINDOW),
+        Expected(
+            vllm.MODEL,
+            vllm.MODEL,
+            vllm.WINDOW,
+            operations=TEXT,
+            version="0.32.0",
+            tells_load=True,
+        ),
     ),
     "llamacpp": (
         lambda: FakeLlamaCpp(api_key=KEY),
-        Expected(llamacpp.MODEL, llamacpp.FILE, llamacpp.WINDOW),
+        Expected(
+            llamacpp.MODEL,
+            llamacpp.FILE,
+            llamacpp.WINDOW,
+            operations=TEXT,
+            version="b9999",
+            tells_load=True,
+        ),
     ),
     "lmstudio": (
         lambda: FakeLmStudio(api_key=KEY),
-        Expected(lmstudio.MODEL, lmstudio.MODEL, lmstudio.WINDOW),
+        Expected(lmstudio.MODEL, lmstudio.MODEL, lmstudio.WINDOW, embedder=lmstudio.EMBEDDER),
     ),
     "ollama": (
         lambda: FakeOllama(api_key=KEY),
-        Expected(ollama.MODEL, ollama.MODEL, ollama.WINDOW, checks_key=False),
+        Expected(
+            ollama.MODEL,
+            ollama.MODEL,
+            ollama.WINDOW,
+            embedder=ollama.EMBEDDER,
+            version="0.30.1",
+            checks_key=False,
+        ),
     ),
     "openrouter": (
         lambda: FakeOpenRouter(api_key=KEY),
-        Expected(openrouter.MODEL, openrouter.MODEL, openrouter.WINDOW, asks_for_usage=False),
+        Expected(
+            openrouter.MODEL,
+            openrouter.MODEL,
+            openrouter.WINDOW,
+            embedder=openrouter.EMBEDDER,
+            asks_for_usage=False,
+        ),
     ),
     "venice": (
         lambda: FakeVenice(api_key=KEY),
-        Expected(venice.MODEL, venice.MODEL, venice.WINDOW, formats=frozenset({OPENAI})),
+        Expected(
+            venice.MODEL,
+            venice.MODEL,
+            venice.WINDOW,
+            operations=frozenset({Operation.CHAT}),
+            embedder=venice.EMBEDDER,
+            version=venice.VERSION,
+        ),
     ),
     "openai_compatible": (
         lambda: FakeOpenAICompatible(api_key=KEY),
-        Expected(openai_compatible.MODEL, openai_compatible.MODEL, openai_compatible.WINDOW),
+        Expected(
+            openai_compatible.MODEL,
+            openai_compatible.MODEL,
+            openai_compatible.WINDOW,
+            operations=frozenset(Operation),
+            embedder=openai_compatible.MODEL,
+        ),
     ),
 }
-ECHO: Final = Expected("echo", "echo", None, checks_key=False, usage=None)
-REAL_LLAMACPP: Final = Expected("tiny", "tiny", None, checks_key=False, usage=None)
+ECHO: Final = Expected(
+    "echo",
+    "echo",
+    None,
+    operations=frozenset({Operation.CHAT, Operation.MESSAGES, Operation.COUNT_TOKENS}),
+    checks_key=False,
+    usage=None,
+)
+REAL_LLAMACPP: Final = Expected(
+    "tiny",
+    "tiny",
+    None,
+    operations=TEXT,
+    version=None,
+    tells_load=True,
+    checks_key=False,
+    usage=None,
+)
 
 VLLM_URL: Final = os.environ.get("TEST_VLLM_URL", "")
 """A real vLLM takes part when it is named here."""
@@ -123,7 +212,14 @@ VLLM_URL: Final = os.environ.get("TEST_VLLM_URL", "")
 VLLM_KEY: Final = os.environ.get("TEST_VLLM_KEY") or None
 _VLLM_MODEL: Final = os.environ.get("TEST_VLLM_MODEL", "tiny")
 REAL_VLLM: Final = Expected(
-    _VLLM_MODEL, _VLLM_MODEL, None, checks_key=VLLM_KEY is not None, usage=None
+    _VLLM_MODEL,
+    _VLLM_MODEL,
+    None,
+    operations=TEXT,
+    version=None,
+    tells_load=True,
+    checks_key=VLLM_KEY is not None,
+    usage=None,
 )
 
 REAL: Final = {
@@ -160,6 +256,18 @@ def over_formats(
     return pytest.mark.parametrize(("subject", "wire_format"), pairs, indirect=["subject"])
 
 
+def over_operations(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Run a test over these subjects, once per operation that they speak."""
+    pairs = [
+        pytest.param(name, operation, marks=_marks(name))
+        for name in names
+        for operation in Operation
+        if operation in SUBJECTS[name].operations
+        or (operation is EMBEDDINGS and SUBJECTS[name].embedder)
+    ]
+    return pytest.mark.parametrize(("subject", "operation"), pairs, indirect=["subject"])
+
+
 every_backend = over(SUBJECTS)
 every_server = over([*FAKES, *REAL])
 every_fake = over(FAKES)
@@ -186,7 +294,11 @@ async def subject(
             make, expected = FAKES[request.param]
             server = await running.enter_async_context(make())
             settings = BackendSettings(
-                kind=server.kind, url=server.url, api_key=KEY, formats=(OPENAI, ANTHROPIC)
+                kind=server.kind,
+                url=server.url,
+                api_key=KEY,
+                formats=(OPENAI, ANTHROPIC),
+                models=None if is_native(server.kind) else LISTED,
             )
             found = Subject(create_backend(settings), expected, server)
         yield found

@@ -64,6 +64,74 @@ def chat_body(model: str) -> dict[str, object]:
     }
 
 
+def completion_frames(model: str, *, usage: bool) -> list[bytes]:
+    """A whole stream of legacy completions."""
+    shared = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": model}
+
+    def chunk(text: str, finish: str | None = None) -> bytes:
+        return sse({**shared, "choices": [{"index": 0, "text": text, "finish_reason": finish}]})
+
+    ended = [sse({**shared, "choices": [], "usage": openai_usage()})] if usage else []
+    return [*(chunk(word) for word in WORDS), chunk("", "stop"), *ended, DONE]
+
+
+def completion_body(model: str) -> dict[str, object]:
+    """A whole legacy completion in one piece."""
+    return {
+        "id": "cmpl-1",
+        "object": "text_completion",
+        "created": 1,
+        "model": model,
+        "choices": [{"index": 0, "text": "".join(WORDS), "finish_reason": "stop"}],
+        "usage": openai_usage(),
+    }
+
+
+def embeddings_body(model: str) -> dict[str, object]:
+    """One embedding."""
+    return {
+        "object": "list",
+        "model": model,
+        "data": [{"object": "embedding", "index": 0, "embedding": [0.25, -0.5]}],
+        "usage": {"prompt_tokens": INPUT_TOKENS, "total_tokens": INPUT_TOKENS},
+    }
+
+
+def response_body(model: str) -> dict[str, object]:
+    """A whole answer of Responses in one piece."""
+    text = {"type": "output_text", "text": "".join(WORDS), "annotations": []}
+    return {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": 1,
+        "status": "completed",
+        "error": None,
+        "model": model,
+        "output": [{"type": "message", "id": "msg_1", "role": "assistant", "content": [text]}],
+        "usage": {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS},
+    }
+
+
+def response_frames(model: str) -> list[bytes]:
+    """A whole stream of Responses; it has no `[DONE]`."""
+    whole = response_body(model)
+    begun = {**whole, "status": "in_progress", "output": [], "usage": None}
+
+    def event(name: str, **fields: object) -> bytes:
+        return sse({"type": name, **fields}, name)
+
+    return [
+        event("response.created", response=begun),
+        *(event("response.output_text.delta", item_id="msg_1", delta=word) for word in WORDS),
+        event("response.completed", response=whole),
+    ]
+
+
+def counted_body() -> dict[str, object]:
+    """The answer to `count_tokens`."""
+    return {"input_tokens": INPUT_TOKENS}
+
+
 def message_start(model: str, usage: dict[str, int]) -> bytes:
     """The first event of a Messages stream."""
     message: dict[str, object] = {

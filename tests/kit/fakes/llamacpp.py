@@ -1,16 +1,19 @@
 """A fake llama.cpp server, for what the real one of the tests is too quick or too small to show.
 
 Recorded: while a model loads, every route answers 503 `Loading model`; errors have OpenAI's shape
-on every route; `{}` to Messages is a 500; unknown routes answer 404 `File Not Found`. Documented
-(`tools/server/README.md`): a server without a model is a router, whose list has `status.value`
-and whose `/props` says `role: "router"`; `/props` and `/models` wake nothing; `--embeddings`
-alone makes chat a 501; ids are file paths unless there is an alias; `/v1/models` needs no key.
+on every route; an empty request is a 500 to Messages and `count_tokens`, a 501 to embeddings that
+are off, else a 400; embeddings of a model without pooling are a 400; `/metrics` is a 501 unless it
+is switched on; unknown routes answer 404 `File Not Found`. Documented (`tools/server/README.md`): a
+server without a model is a router, whose list has `status.value` and whose `/props` says
+`role: "router"`; `/props` and `/models` wake nothing; `--embeddings` alone makes chat a 501; ids
+are file paths unless there is an alias; `/v1/models` needs no key.
 """
 
 from typing import ClassVar
 
-from tests.kit.fakes.frames import chat_body, chat_frames, message_body, message_frames
-from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer, stream_answer
+from protocol.formats import Operation
+from tests.kit.fakes.good_answers import good_answer
+from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer
 
 FILE = "/models/acme-8b-Q4_K_M-00001-of-00002.gguf"
 MODEL = "acme-8b-Q4_K_M"
@@ -25,7 +28,11 @@ class FakeLlamaCpp(FakeServer):
         loading: the model is not there yet.
         sleeping: the model was unloaded; any inference route wakes it.
         embeddings_only: started for embeddings.
-        messages: whether this build has the Messages routes.
+        embeddings: started for them, too.
+        pooling: whether the model can be asked for embeddings in OpenAI's way.
+        busy: slots that work.
+        deferred: requests that wait; None: `/metrics` is off.
+        slots: whether `/slots` is on.
         router: the models behind a router and their states; None: a single model.
         woken: the models that a request has loaded or woken.
     """
@@ -37,7 +44,11 @@ class FakeLlamaCpp(FakeServer):
         self.loading = False
         self.sleeping = False
         self.embeddings_only = False
-        self.messages = True
+        self.embeddings = False
+        self.pooling = True
+        self.busy = 2
+        self.deferred: int | None = None
+        self.slots = True
         self.router: dict[str, str] | None = None
         self.woken: list[str] = []
 
@@ -54,10 +65,17 @@ class FakeLlamaCpp(FakeServer):
                 return json_answer(self._models())
             case "GET", "/props":
                 return json_answer(self._props())
-            case "POST", "/v1/chat/completions":
-                return self._infer(exchange)
-            case "POST", "/v1/messages" | "/v1/messages/count_tokens" if self.messages:
-                return self._infer(exchange)
+            case "GET", "/slots":
+                return self._slots(exchange)
+            case "GET", "/metrics" if self.deferred is not None:
+                text = (
+                    f"llamacpp:requests_processing 9\nllamacpp:requests_deferred {self.deferred}\n"
+                )
+                return Answer((text.encode(),), content_type="text/plain; version=0.0.4")
+            case "GET", "/metrics":
+                return self.error(501, "This server does not support metrics endpoint.", exchange)
+        if exchange.method == "POST" and exchange.operation in self.routes:
+            return self._infer(exchange)
         return self.error(404, "File Not Found", exchange)
 
     def error(self, status: int, message: str, exchange: Exchange) -> Answer:
@@ -97,23 +115,25 @@ class FakeLlamaCpp(FakeServer):
             "is_sleeping": self.sleeping,
         }
 
+    def _slots(self, exchange: Exchange) -> Answer:
+        if not self.slots:
+            return self.error(501, "This server does not support slots endpoint.", exchange)
+        slots = [{"id": one, "is_processing": one < self.busy} for one in range(SLOTS)]
+        return json_answer(slots)
+
     def _infer(self, exchange: Exchange) -> Answer:
         asked = str(exchange.json.get("model"))
         if self.sleeping or (self.router or {}).get(asked, "loaded") != "loaded":
             self.woken.append(asked)
-        if self.embeddings_only:
+        embeds = exchange.operation is Operation.EMBEDDINGS
+        if self.embeddings_only and not embeds:
             return self.error(501, "This server does not support completions.", exchange)
-        if exchange.path.endswith("/count_tokens"):
-            return json_answer({"input_tokens": 28})
-        if "messages" not in exchange.json:
-            missing = 400 if "chat" in exchange.path else 500
-            return self.error(missing, "'messages' is required", exchange)
-        if "chat" in exchange.path:
-            if exchange.is_streamed:
-                frames = chat_frames(MODEL, usage=exchange.asks_for_usage, first=None)
-                return stream_answer(frames)
-            return json_answer(chat_body(MODEL))
-        if exchange.is_streamed:
-            start = {"cache_read_input_tokens": 20, "input_tokens": 1, "output_tokens": 0}
-            return stream_answer(message_frames(MODEL, start_usage=start))
-        return json_answer(message_body(MODEL))
+        if embeds and not (self.embeddings or self.embeddings_only):
+            return self.error(501, "This server does not support embeddings.", exchange)
+        if embeds and not self.pooling:
+            return self.error(400, "Pooling type 'none' is not OAI compatible.", exchange)
+        if not exchange.is_job:
+            anthropic = exchange.path.startswith("/v1/messages")
+            return self.error(500 if anthropic else 400, "'messages' is required", exchange)
+        start = {"cache_read_input_tokens": 20, "input_tokens": 1, "output_tokens": 0}
+        return good_answer(exchange, MODEL, first=None, start_usage=start)

@@ -8,10 +8,14 @@ overflow is 200 with an error in the stream (2322) or an empty stream (2339).
 
 from typing import ClassVar, Literal
 
-from tests.kit.fakes.frames import chat_body, chat_frames, message_body, message_frames, sse
+from protocol.formats import Operation
+from tests.kit.fakes.frames import sse
+from tests.kit.fakes.good_answers import good_answer
 from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer, stream_answer
 
 MODEL = "acme/acme-8b"
+EMBEDDER = "acme-embed"
+UNLOADED = "acme/acme-70b"
 WINDOW = 8192
 PARALLEL = 4
 
@@ -21,29 +25,28 @@ class FakeLmStudio(FakeServer):
 
     Attributes:
         api: the newest model list that this version has.
-        messages: whether this version has the Messages route.
+        remote: a model is there over LM Link, and says so.
     """
 
     kind: ClassVar[str] = "lmstudio"
+    all_routes = frozenset(Operation) - {Operation.COUNT_TOKENS}
 
     def __init__(self, *, api_key: str | None = None) -> None:
         super().__init__(api_key=api_key)
         self.api: Literal["v1", "v0", "openai"] = "v1"
-        self.messages = True
+        self.remote = False
 
     def answer(self, exchange: Exchange) -> Answer:
         match exchange.method, exchange.path:
             case "GET", "/api/v1/models" if self.api == "v1":
-                return json_answer({"models": _MODELS})
+                return json_answer({"models": [*_MODELS, *([_REMOTE] if self.remote else [])]})
             case "GET", "/api/v0/models" if self.api in ("v1", "v0"):
                 return json_answer({"object": "list", "data": _OLD_MODELS})
             case "GET", "/v1/models":
-                ids = [MODEL, "acme/acme-70b", "acme-embed"]
+                ids = [MODEL, UNLOADED, EMBEDDER]
                 return json_answer({"object": "list", "data": [{"id": one} for one in ids]})
-            case "POST", "/v1/chat/completions":
-                return self._chat(exchange)
-            case "POST", "/v1/messages" if self.messages:
-                return self._messages(exchange)
+        if exchange.method == "POST" and exchange.operation in self.routes:
+            return self._infer(exchange)
         method, path = exchange.method, exchange.path
         unexpected = f"Unexpected endpoint or method. ({method} {path}). Returning 200 anyway"
         return json_answer({"error": unexpected})
@@ -71,23 +74,12 @@ class FakeLmStudio(FakeServer):
         """The same again, as 200 with an error body."""
         return json_answer({"error": "Model is unloaded."})
 
-    def _chat(self, exchange: Exchange) -> Answer:
+    def _infer(self, exchange: Exchange) -> Answer:
         if not exchange.is_job:
             return self.error(400, "'messages' field is required", exchange)
-        if exchange.json.get("model") != MODEL:
+        if exchange.json.get("model") not in (MODEL, EMBEDDER):
             return self.error(404, "No models loaded.", exchange)
-        if exchange.is_streamed:
-            return stream_answer(chat_frames(MODEL, usage=exchange.asks_for_usage))
-        return json_answer(chat_body(MODEL))
-
-    def _messages(self, exchange: Exchange) -> Answer:
-        if not exchange.is_job:
-            return self.error(400, "messages: Field required", exchange)
-        if exchange.json.get("model") != MODEL:
-            return self.error(404, "No models loaded.", exchange)
-        if exchange.is_streamed:
-            return stream_answer(message_frames(MODEL))
-        return json_answer(message_body(MODEL))
+        return good_answer(exchange, MODEL)
 
 
 _MODELS = [
@@ -102,17 +94,24 @@ _MODELS = [
     },
     {
         "type": "llm",
-        "key": "acme/acme-70b",
+        "key": UNLOADED,
         "max_context_length": 131072,
         "loaded_instances": [],
     },
     {
         "type": "embedding",
-        "key": "acme-embed",
+        "key": EMBEDDER,
         "max_context_length": 2048,
-        "loaded_instances": [{"id": "acme-embed", "config": {"context_length": 2048}}],
+        "loaded_instances": [{"id": EMBEDDER, "config": {"context_length": 2048}}],
     },
 ]
+_REMOTE = {
+    "type": "llm",
+    "key": "acme/far-away",
+    "loaded_instances": [
+        {"id": "acme/far-away", "config": {"context_length": WINDOW}, "deviceIdentifier": "d1"}
+    ],
+}
 _OLD_MODELS = [
     {
         "id": MODEL,
@@ -123,11 +122,11 @@ _OLD_MODELS = [
         "loaded_context_length": WINDOW,
     },
     {
-        "id": "acme/acme-70b",
+        "id": UNLOADED,
         "object": "model",
         "type": "vlm",
         "state": "not-loaded",
         "max_context_length": 131072,
     },
-    {"id": "acme-embed", "object": "model", "type": "embeddings", "state": "loaded"},
+    {"id": EMBEDDER, "object": "model", "type": "embeddings", "state": "loaded"},
 ]

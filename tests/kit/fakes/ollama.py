@@ -1,6 +1,7 @@
 """A fake Ollama, after its source and documentation (about 0.30).
 
-In source: a foreign `Host` is a 403; `GET /v1/messages` is a 405 where the route exists; an error
+In source: a foreign `Host` is a 403; `GET` to a route for `POST` is a 405 (a 404 in
+old versions); an error
 after the first token is dropped by the compatible routes, so that the stream just stops
 (`Fault.STOP_AFTER_FIRST_CHUNK`); `message_start` has an estimate of the input, `message_delta`
 the truth; errors are `{"error": text}` natively and have each format's own shape on its route.
@@ -10,19 +11,16 @@ window in `/api/ps`; any key is ignored.
 
 from typing import ClassVar
 
-from tests.kit.fakes.frames import (
-    INPUT_TOKENS,
-    OUTPUT_TOKENS,
-    chat_body,
-    chat_frames,
-    message_body,
-    message_frames,
-)
-from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer, stream_answer
+from protocol.formats import Operation
+from tests.kit.fakes.frames import INPUT_TOKENS, OUTPUT_TOKENS
+from tests.kit.fakes.good_answers import good_answer
+from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer
 
 MODEL = "acme:8b"
 PINNED = "acme-pinned:latest"
 UNKNOWN = "acme-mini:latest"
+EMBEDDER = "acme-embed:latest"
+CLOUD = ("acme-big:480b-cloud", "acme-huge:latest")
 WINDOW = 32768
 PINNED_WINDOW = 16384
 
@@ -31,17 +29,18 @@ class FakeOllama(FakeServer):
     """See the module's text.
 
     Attributes:
-        messages: whether this version has the Messages route.
-        old: a version whose tags have no capabilities.
+        version: as it tells.
+        old: a version whose tags have no capabilities, and whose routes do not know other methods.
         loaded: whether `MODEL` is in memory.
         names: the host names it answers to.
     """
 
     kind: ClassVar[str] = "ollama"
+    all_routes = frozenset(Operation) - {Operation.COUNT_TOKENS}
 
     def __init__(self, *, api_key: str | None = None) -> None:
         super().__init__(api_key=api_key)
-        self.messages = True
+        self.version = "0.30.1"
         self.old = False
         self.loaded = True
         self.names = ["127.0.0.1", "localhost"]
@@ -54,7 +53,7 @@ class FakeOllama(FakeServer):
             return Answer(status=403)
         match exchange.method, exchange.path:
             case "GET", "/api/version":
-                return json_answer({"version": "0.30.1"})
+                return json_answer({"version": self.version})
             case "GET", "/api/tags":
                 return json_answer({"models": self._tags()})
             case "POST", "/api/show":
@@ -62,12 +61,11 @@ class FakeOllama(FakeServer):
             case "GET", "/api/ps":
                 loaded = [{"name": MODEL, "context_length": WINDOW}] if self.loaded else []
                 return json_answer({"models": loaded})
-            case "POST", "/v1/chat/completions":
-                return self._chat(exchange)
-            case "GET", "/v1/messages" if self.messages:
+        if exchange.operation in self.routes:
+            if exchange.method == "POST":
+                return self._missing(exchange) or self._infer(exchange)
+            if not self.old:
                 return Answer((b"405 method not allowed",), 405, "text/plain")
-            case "POST", "/v1/messages" if self.messages:
-                return self._messages(exchange)
         return Answer((b"404 page not found",), 404, "text/plain")
 
     def error(self, status: int, message: str, exchange: Exchange) -> Answer:
@@ -88,7 +86,7 @@ class FakeOllama(FakeServer):
                 tag["capabilities"] = capabilities
             tags.append(tag)
         stub = {"remote_model": "acme-huge", "remote_host": "https://ollama.example"}
-        return [*tags, {"name": "acme-huge:latest", **stub}, {"name": "acme-big:480b-cloud"}]
+        return [*tags, {"name": CLOUD[1], **stub}, {"name": CLOUD[0]}]
 
     def _show(self, exchange: Exchange) -> Answer:
         name = str(exchange.json["model"])
@@ -109,28 +107,15 @@ class FakeOllama(FakeServer):
             return None
         return self.error(404, "model 'x' not found, try pulling it first", exchange)
 
-    def _chat(self, exchange: Exchange) -> Answer:
-        missing = self._missing(exchange)
-        if missing:
-            return missing
-        if exchange.is_streamed:
-            return stream_answer(chat_frames(MODEL, usage=exchange.asks_for_usage))
-        return json_answer(chat_body(MODEL))
-
-    def _messages(self, exchange: Exchange) -> Answer:
-        missing = self._missing(exchange)
-        if missing:
-            return missing
-        if exchange.is_streamed:
-            estimate = {"input_tokens": 5, "output_tokens": 0}
-            truth = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
-            return stream_answer(message_frames(MODEL, start_usage=estimate, end_usage=truth))
-        return json_answer(message_body(MODEL))
+    def _infer(self, exchange: Exchange) -> Answer:
+        estimate = {"input_tokens": 5, "output_tokens": 0}
+        truth = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
+        return good_answer(exchange, MODEL, start_usage=estimate, end_usage=truth)
 
 
 _CAPABILITIES = {
     MODEL: ["completion", "tools"],
     PINNED: ["completion"],
     UNKNOWN: ["completion"],
-    "acme-embed:latest": ["embedding"],
+    EMBEDDER: ["embedding"],
 }

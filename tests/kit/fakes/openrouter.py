@@ -7,12 +7,16 @@ per token, as text, and -1 where they depend. Observed: the public model list an
 key with 200.
 """
 
+from dataclasses import replace
 from typing import ClassVar
 
-from tests.kit.fakes.frames import chat_body, chat_chunk, chat_frames, message_body, message_frames
+from protocol.formats import Operation
+from tests.kit.fakes.frames import chat_chunk, chat_frames
+from tests.kit.fakes.good_answers import good_answer
 from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer, stream_answer
 
 MODEL = "acme/acme-70b"
+EMBEDDER = "acme/embed"
 WINDOW = 65536
 _COMMENT = b": OPENROUTER PROCESSING\n\n"
 
@@ -27,6 +31,7 @@ class FakeOpenRouter(FakeServer):
 
     kind: ClassVar[str] = "openrouter"
     prefix: ClassVar[str] = "/api"
+    all_routes = frozenset(Operation) - {Operation.COUNT_TOKENS}
 
     def __init__(self, *, api_key: str | None = None) -> None:
         super().__init__(api_key=api_key)
@@ -45,10 +50,8 @@ class FakeOpenRouter(FakeServer):
                 return json_answer({"data": _MODELS})
             case "GET", "/v1/models":
                 return json_answer({"data": [*_MODELS, _model("acme/everywhere")]})
-            case "POST", "/v1/chat/completions":
-                return self._chat(exchange)
-            case "POST", "/v1/messages":
-                return self._messages(exchange)
+        if exchange.method == "POST" and exchange.operation in self.routes:
+            return self._infer(exchange)
         return self.error(404, "Not Found", exchange)
 
     def error(self, status: int, message: str, exchange: Exchange) -> Answer:
@@ -69,19 +72,13 @@ class FakeOpenRouter(FakeServer):
         """The provider failed before it began; the status says success."""
         return json_answer({"error": {"code": 429, "message": "Provider returned error"}})
 
-    def _chat(self, exchange: Exchange) -> Answer:
-        if exchange.json.get("model") != MODEL:
+    def _infer(self, exchange: Exchange) -> Answer:
+        if exchange.json.get("model") not in (MODEL, EMBEDDER):
             return self.error(404, "No endpoints found for x.", exchange)
+        answer = good_answer(exchange, MODEL, always_usage=True)
         if exchange.is_streamed:
-            return stream_answer([_COMMENT, _COMMENT, *chat_frames(MODEL, usage=True)])
-        return json_answer(chat_body(MODEL))
-
-    def _messages(self, exchange: Exchange) -> Answer:
-        if exchange.json.get("model") != MODEL:
-            return self.error(404, "No endpoints found for x.", exchange)
-        if exchange.is_streamed:
-            return stream_answer([_COMMENT, *message_frames(MODEL)])
-        return json_answer(message_body(MODEL))
+            return replace(answer, chunks=(_COMMENT, _COMMENT, *answer.chunks))
+        return answer
 
 
 def _model(name: str, **different: object) -> dict[str, object]:
@@ -101,6 +98,7 @@ _MODELS = [
     _model(MODEL),
     _model("acme/auto", pricing={"prompt": "-1", "completion": "-1"}, top_provider={}),
     _model("acme/paints", architecture={"output_modalities": ["image", "text"]}),
+    _model(EMBEDDER, architecture={"output_modalities": ["embeddings"]}),
     _model("acme/gone", expiration_date="2020-01-01"),
     {"id": 7},
 ]

@@ -17,7 +17,11 @@ from typing import ClassVar, Final, Self
 import msgspec
 from aiohttp import web
 
-JOB_PATHS: Final = ("/v1/chat/completions", "/v1/messages")
+from adapters.vllm import PROBE_MODEL
+from protocol.formats import Operation
+
+_OPERATION_AT: Final = {operation.path: operation for operation in Operation}
+_PROMPTS: Final = ("messages", "prompt", "input")
 
 
 class Fault(Enum):
@@ -66,10 +70,16 @@ class Exchange:
             return {}
 
     @property
+    def operation(self) -> Operation | None:
+        """The operation whose route it goes to."""
+        return _OPERATION_AT.get(self.path.removeprefix("/api"))
+
+    @property
     def is_job(self) -> bool:
         """Whether it asks for an answer of a model; probes do not."""
-        path = self.path.removeprefix("/api")
-        return self.method == "POST" and path in JOB_PATHS and "messages" in self.json
+        asks = self.method == "POST" and self.operation is not None
+        prompted = any(name in self.json for name in _PROMPTS)
+        return asks and prompted and self.json.get("model") != PROBE_MODEL
 
     @property
     def is_streamed(self) -> bool:
@@ -103,15 +113,18 @@ class FakeServer(ABC):
         prefix: where its routes begin.
         api_key: what it wants as a bearer token; None: anything goes.
         exchanges: every request so far, in their order.
+        routes: the operations that this version has a route for.
         cut_bytes: write in pieces of so many bytes, wherever they fall; None: frame by frame.
     """
 
     kind: ClassVar[str]
     prefix: ClassVar[str] = ""
+    all_routes: ClassVar[frozenset[Operation]] = frozenset(Operation)
 
     def __init__(self, *, api_key: str | None = None) -> None:
         self.api_key = api_key
         self.exchanges: list[Exchange] = []
+        self.routes = set(self.all_routes)
         self.cut_bytes: int | None = None
         self._next: deque[Fault | Answer] = deque()
         self._arrived = asyncio.Event()
@@ -129,6 +142,10 @@ class FakeServer(ABC):
     def jobs(self) -> list[Exchange]:
         """The requests that were no questions."""
         return [exchange for exchange in self.exchanges if exchange.is_job]
+
+    def probes(self, operation: Operation) -> list[Exchange]:
+        """The requests to a route that were no jobs."""
+        return [one for one in self.exchanges if one.operation is operation and not one.is_job]
 
     def asked(self, path: str) -> list[Exchange]:
         """The requests to one path."""

@@ -1,17 +1,22 @@
 """A fake Venice, after its OpenAPI of August 2026 and what others observed.
 
 Documented: the model list is public, `/v1/api_keys/rate_limits` needs a key; most errors are
-`{"error": text}`; there is no Messages route; `offline` and `deprecation` in `model_spec`.
+`{"error": text}`; there is no Messages route and no legacy completions; `offline` and `deprecation`
+in `model_spec`.
 Observed: errors inside a stream carry `error_type` and `error_message`.
 """
 
 from typing import ClassVar
 
-from tests.kit.fakes.frames import chat_body, chat_frames, sse
+from protocol.formats import Operation
+from tests.kit.fakes.frames import chat_frames, sse
+from tests.kit.fakes.good_answers import good_answer
 from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer, stream_answer
 
 MODEL = "acme-70b"
+EMBEDDER = "acme-embed"
 WINDOW = 65536
+VERSION = "20260820.1"
 
 
 class FakeVenice(FakeServer):
@@ -19,6 +24,7 @@ class FakeVenice(FakeServer):
 
     kind: ClassVar[str] = "venice"
     prefix: ClassVar[str] = "/api"
+    all_routes = frozenset({Operation.CHAT, Operation.EMBEDDINGS})
 
     def is_open(self, path: str) -> bool:
         return path == "/v1/models"
@@ -28,11 +34,12 @@ class FakeVenice(FakeServer):
             case "GET", "/v1/models":
                 wanted = exchange.query.get("type", "text")
                 data = [model for model in _MODELS if model["type"] == wanted]
-                return json_answer({"object": "list", "type": wanted, "data": data})
+                listed = {"object": "list", "type": wanted, "data": data}
+                return json_answer(listed, headers={"x-venice-version": VERSION})
             case "GET", "/v1/api_keys/rate_limits":
                 return json_answer({"data": {"accessPermitted": True, "rateLimits": []}})
-            case "POST", "/v1/chat/completions":
-                return self._chat(exchange)
+        if exchange.method == "POST" and exchange.operation in self.routes:
+            return self._infer(exchange)
         return self.error(404, "Not found", exchange)
 
     def error(self, status: int, message: str, exchange: Exchange) -> Answer:
@@ -50,12 +57,10 @@ class FakeVenice(FakeServer):
         fields = {"message": "Too long.", "code": "context_length_exceeded"}
         return json_answer({"error": fields}, 400)
 
-    def _chat(self, exchange: Exchange) -> Answer:
-        if exchange.json.get("model") != MODEL:
+    def _infer(self, exchange: Exchange) -> Answer:
+        if exchange.json.get("model") not in (MODEL, EMBEDDER):
             return self.error(404, "Specified model not found", exchange)
-        if exchange.is_streamed:
-            return stream_answer(chat_frames(MODEL, usage=exchange.asks_for_usage))
-        return json_answer(chat_body(MODEL))
+        return good_answer(exchange, MODEL)
 
 
 def _model(name: str, kind: str = "text", **spec: object) -> dict[str, object]:
@@ -79,4 +84,5 @@ _MODELS = [
     _model("acme-retired", deprecation={"date": "2020-01-01T00:00:00.000Z"}),
     _model("acme-retiring", deprecation={"date": "2999-01-01T00:00:00.000Z"}),
     _model("acme-paints", "image"),
+    _model(EMBEDDER, "embedding"),
 ]

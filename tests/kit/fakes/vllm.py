@@ -1,25 +1,19 @@
 """A fake vLLM, after a recorded 0.32.0.
 
 Recorded: 401 is `{"error":"Unauthorized"}`, a string, and only below `/v1`; unknown routes answer
-`{"detail":"Not Found"}`; an empty request to Messages is a 400 in OpenAI's shape;
-`stream_options` without a stream is a 400; a refused admission may come as 200, an error frame of
-code 503 and `[DONE]`; headers of a queued stream come at once (`Fault.HANG_AFTER_HEADERS`); a
-dead engine ends Messages with `event: error` and no `message_stop`. Documented: LoRA entries have
-a parent and no window; pooling models refuse generation with "does not support".
+`{"detail":"Not Found"}`; a model that generates has no embeddings route; an unknown model is a 404
+in the shape of the route; `/metrics` is open; `stream_options` without a stream is a 400; a refused
+admission may come as 200, an error frame of code 503 and `[DONE]`; headers of a queued stream come
+at once (`Fault.HANG_AFTER_HEADERS`); a dead engine ends Messages with `event: error` and no
+`message_stop`. Documented: LoRA entries have a parent and no window; pooling models refuse
+generation with "does not support", before they look at the model's name.
 """
 
 from typing import ClassVar
 
-from tests.kit.fakes.frames import (
-    DONE,
-    INPUT_TOKENS,
-    OUTPUT_TOKENS,
-    chat_body,
-    chat_frames,
-    message_body,
-    message_frames,
-    sse,
-)
+from protocol.formats import Operation
+from tests.kit.fakes.frames import DONE, INPUT_TOKENS, OUTPUT_TOKENS, message_frames, sse
+from tests.kit.fakes.good_answers import good_answer
 from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer, stream_answer
 
 MODEL = "acme/acme-8b"
@@ -31,16 +25,19 @@ class FakeVllm(FakeServer):
     """See the module's text.
 
     Attributes:
-        messages: whether this version has the Messages route.
+        version: as it tells.
         pooling: it serves an embedding model.
         dead: the engine died.
+        metrics: the text at `/metrics`; None: there is none.
     """
 
     kind: ClassVar[str] = "vllm"
+    all_routes = frozenset(Operation) - {Operation.EMBEDDINGS}
 
     def __init__(self, *, api_key: str | None = None) -> None:
         super().__init__(api_key=api_key)
-        self.messages = True
+        self.version = "0.32.0"
+        self.metrics: str | None = METRICS
         self.pooling = False
         self.dead = False
 
@@ -52,20 +49,20 @@ class FakeVllm(FakeServer):
             case "GET", "/health":
                 return Answer(status=503 if self.dead else 200)
             case "GET", "/version":
-                return json_answer({"version": "0.32.0"})
+                return json_answer({"version": self.version})
+            case "GET", "/metrics" if self.metrics is not None:
+                return Answer((self.metrics.encode(),), content_type="text/plain; version=0.0.4")
             case "GET", "/v1/models":
                 return json_answer({"object": "list", "data": [_BASE, _LORA]})
-            case "POST", "/v1/chat/completions":
-                return self._chat(exchange)
-            case "POST", "/v1/messages" if self.messages:
-                return self._messages(exchange)
+        if exchange.method == "POST" and exchange.operation in self.routes:
+            return self._refusal(exchange) or self._infer(exchange)
         return json_answer({"detail": "Not Found"}, 404)
 
     def error(self, status: int, message: str, exchange: Exchange) -> Answer:
         if status == 401:
             return json_answer({"error": "Unauthorized"}, 401)
         fields: dict[str, object] = {"message": message, "type": "Error"}
-        if exchange.path == "/v1/messages" and exchange.is_job:
+        if exchange.path.startswith("/v1/messages"):
             return json_answer({"type": "error", "error": fields}, status)
         return json_answer({"error": {**fields, "param": None, "code": status}}, status)
 
@@ -83,34 +80,33 @@ class FakeVllm(FakeServer):
         return stream_answer([*message_frames(MODEL)[:4], failed])
 
     def _refusal(self, exchange: Exchange) -> Answer | None:
-        if self.pooling:
+        if self.pooling is not (exchange.operation is Operation.EMBEDDINGS):
             return self.error(400, "The model does not support this API", exchange)
-        if not exchange.is_job:
-            return self.error(400, "1 validation error: Field required", exchange)
         if exchange.json.get("model") not in (MODEL, ADAPTER):
             return self.error(404, "The model `x` does not exist.", exchange)
         return None
 
-    def _chat(self, exchange: Exchange) -> Answer:
-        refusal = self._refusal(exchange)
-        if refusal:
-            return refusal
-        if exchange.is_streamed:
-            return stream_answer(chat_frames(MODEL, usage=exchange.asks_for_usage))
-        if "stream_options" in exchange.json:
+    def _infer(self, exchange: Exchange) -> Answer:
+        if "stream_options" in exchange.json and not exchange.is_streamed:
             return self.error(400, "Stream options need `stream=True`.", exchange)
-        return json_answer(chat_body(MODEL))
-
-    def _messages(self, exchange: Exchange) -> Answer:
-        refusal = self._refusal(exchange)
-        if refusal:
-            return refusal
-        if exchange.is_streamed:
-            ended = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
-            return stream_answer(message_frames(MODEL, end_usage=ended))
-        return json_answer(message_body(MODEL))
+        ended = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
+        return good_answer(exchange, MODEL, end_usage=ended)
 
 
+METRICS = """\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="acme/acme-8b"} 3.0
+vllm:num_requests_running{engine="1",model_name="acme/acme-8b"} 2.0
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{engine="0",model_name="acme/acme-8b"} 1.0
+vllm:num_requests_waiting{engine="1",model_name="acme/acme-8b"} 0.0
+# TYPE vllm:num_requests_waiting_by_reason gauge
+vllm:num_requests_waiting_by_reason{engine="0",model_name="acme/acme-8b",reason="capacity"} 1.0
+# TYPE vllm:kv_cache_usage_perc gauge
+vllm:kv_cache_usage_perc{engine="0",model_name="acme/acme-8b"} 0.5
+vllm:kv_cache_usage_perc{engine="1",model_name="acme/acme-8b"} 0.25
+"""
 _BASE = {
     "id": MODEL,
     "object": "model",

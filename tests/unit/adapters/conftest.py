@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from adapters.base import Backend, BackendSettings, Job, WireFormat
-from adapters.registry import create_backend
+from adapters.registry import create_backend, is_native
 from tests.kit.fakes import FakeServer
 
 
@@ -25,7 +25,11 @@ async def connect(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connect]:
     made: list[Backend] = []
 
     def connect_to(server: FakeServer, **settings: object) -> Backend:
-        usual = BackendSettings(kind=server.kind, url=server.url, api_key=server.api_key)
+        # Passthroughs offer nothing without a list.
+        listed = None if is_native(server.kind) else ("*",)
+        usual = BackendSettings(
+            kind=server.kind, url=server.url, api_key=server.api_key, models=listed
+        )
         made.append(create_backend(msgspec.structs.replace(usual, **settings)))
         return made[-1]
 

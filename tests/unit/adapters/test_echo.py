@@ -32,7 +32,7 @@ async def test_offers_one_model_in_both_formats() -> None:
     (model,) = await backend.list_models()
 
     assert model.model_id == "echo"
-    assert model.operations == {Operation.CHAT, Operation.MESSAGES}
+    assert model.operations == {Operation.CHAT, Operation.MESSAGES, Operation.COUNT_TOKENS}
     assert (backend.id, backend.native) == ("echo", True)
     assert (await backend.health()).reachable
 
@@ -62,6 +62,16 @@ async def test_its_answer_is_a_good_one_of_its_format(
     assert verdict.failure is None
     assert (verdict.usage.input_tokens, verdict.usage.output_tokens) == (2, 1)
     assert (result.input_tokens, result.output_tokens) == (2, 1)
+
+
+async def test_counts_words() -> None:
+    job = echo_job("one two three", WireFormat.ANTHROPIC, stream=True)
+
+    sink, result = await run(msgspec.structs.replace(job, operation=Operation.COUNT_TOKENS))
+
+    assert sink.content_type == "application/json"
+    assert msgspec.json.decode(sink.data) == {"input_tokens": 3}
+    assert (result.input_tokens, result.output_tokens) == (3, 0)
 
 
 @BOTH

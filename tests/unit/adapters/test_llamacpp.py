@@ -2,7 +2,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from adapters.base import BadStatus, Operation, WireFormat
+from adapters.base import BadStatus, Operation, ServerLoad, WireFormat
 from adapters.llamacpp import name_of
 from protocol.errors import ErrorCode
 from tests.kit.fakes import FakeLlamaCpp
@@ -72,6 +72,7 @@ async def test_a_loading_model_is_unhealthy_and_says_so(
     assert not health.reachable
     assert health.last_error is not None
     assert "loading" in health.last_error
+    assert health.loading
     with pytest.raises(BadStatus):
         await backend.list_models()
     server.loading = False
@@ -80,19 +81,36 @@ async def test_a_loading_model_is_unhealthy_and_says_so(
 
 
 async def test_an_old_build_speaks_no_messages(server: FakeLlamaCpp, connect: Connect) -> None:
-    server.messages = False
+    old = {Operation.CHAT, Operation.COMPLETIONS}
+    server.routes = old | {Operation.EMBEDDINGS}
 
     (model,) = await connect(server).list_models()
 
-    assert model.operations == {Operation.CHAT}
+    assert model.operations == old
 
 
-async def test_a_server_for_embeddings_only_offers_nothing(
-    server: FakeLlamaCpp, connect: Connect
+@pytest.mark.parametrize(
+    ("only", "pooling", "operations"),
+    [
+        (True, True, {Operation.EMBEDDINGS}),
+        (False, True, set(Operation)),
+        (True, False, set()),
+        (False, False, set(Operation) - {Operation.EMBEDDINGS}),
+    ],
+)
+async def test_a_server_with_embeddings_offers_them(
+    server: FakeLlamaCpp,
+    connect: Connect,
+    only: bool,
+    pooling: bool,
+    operations: set[Operation],
 ) -> None:
-    server.embeddings_only = True
+    server.embeddings, server.embeddings_only, server.pooling = True, only, pooling
 
-    assert await connect(server).list_models() == []
+    (model,) = await connect(server).list_models()
+
+    assert model.operations == operations
+    assert (model.withheld == "") is bool(operations)
 
 
 async def test_a_build_is_probed_once(server: FakeLlamaCpp, connect: Connect) -> None:
@@ -101,7 +119,7 @@ async def test_a_build_is_probed_once(server: FakeLlamaCpp, connect: Connect) ->
     for _ in range(3):
         await backend.list_models()
 
-    assert len(server.asked("/v1/messages/count_tokens")) == 1
+    assert [len(server.probes(operation)) for operation in Operation] == [1] * len(Operation)
 
 
 async def test_a_sleeping_model_is_offered_and_not_woken(
@@ -135,13 +153,78 @@ async def test_a_router_offers_what_is_loaded_and_loads_nothing(
     backend = connect(server)
 
     assert (await backend.health()).reachable
-    (model,) = await backend.list_models()
+    asleep, unloaded, model = await backend.list_models()
 
+    assert "sleeping" in asleep.withheld
+    assert "unloaded" in unloaded.withheld
+    assert model.withheld == ""
     assert (model.model_id, model.context_window) == ("acme-8b", WINDOW)
     assert model.formats == set(WireFormat)
     assert backend.max_concurrent == SLOTS
     assert server.woken == []
     assert all(asked.query["autoload"] == "false" for asked in server.exchanges if asked.query)
+
+
+@pytest.mark.parametrize(
+    ("slots", "deferred", "load"),
+    [
+        (True, None, ServerLoad(running=2)),
+        (True, 7, ServerLoad(running=2, waiting=7)),
+        (False, 7, ServerLoad(waiting=7)),
+        (False, None, None),
+    ],
+)
+async def test_load_is_busy_slots_and_the_queue_where_they_are_told(
+    server: FakeLlamaCpp,
+    connect: Connect,
+    slots: bool,
+    deferred: int | None,
+    load: ServerLoad | None,
+) -> None:
+    server.slots, server.deferred = slots, deferred
+    backend = connect(server)
+    await backend.list_models()
+
+    assert [await backend.load() for _ in range(3)] == [load] * 3
+
+    assert len(server.asked("/slots")) == (3 if slots else 1)
+    assert len(server.asked("/metrics")) == (1 if deferred is None else 3)
+
+
+async def test_metrics_that_were_switched_on_meanwhile_are_noticed(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    backend = connect(server)
+    await backend.load()
+    server.deferred = 4
+    await backend.list_models()
+
+    assert await backend.load() == ServerLoad(running=2, waiting=4)
+
+
+async def test_the_load_behind_a_router_is_that_of_all_loaded_models(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    server.router = {"acme-1b": "loaded", "acme/8b": "loaded", "acme-70b": "unloaded"}
+    server.deferred = 1
+    backend = connect(server)
+    await backend.list_models()
+
+    assert await backend.load() == ServerLoad(running=4, waiting=2)
+    asked = [one.query for one in server.asked("/slots")]
+    assert [query["model"] for query in asked] == ["acme-1b", "acme/8b"]
+    assert {query["autoload"] for query in asked} == {"false"}
+
+
+async def test_a_sleeping_server_is_not_asked_for_its_load(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    server.sleeping = True
+    backend = connect(server)
+    await backend.list_models()
+
+    assert await backend.load() is None
+    assert server.asked("/slots") == []
 
 
 async def test_a_prompt_over_the_window_is_the_buyers_fault(

@@ -2,9 +2,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from adapters.base import ErrorInStream, InvalidResponse, Operation, WireFormat
-from tests.kit.fakes import Answer, FakeLmStudio
-from tests.kit.fakes.lmstudio import MODEL, PARALLEL, WINDOW
+from adapters.base import BackendSettings, ErrorInStream, InvalidResponse, Operation, WireFormat
+from adapters.lmstudio import LmStudioBackend
+from adapters.remembered import UNKNOWN_BUILD_S
+from tests.kit.fakes import Answer, FakeLmStudio, json_answer
+from tests.kit.fakes.lmstudio import EMBEDDER, MODEL, PARALLEL, UNLOADED, WINDOW
 from tests.kit.sink import CollectingSink
 from tests.unit.adapters.conftest import Connect, a_job
 
@@ -20,10 +22,14 @@ async def test_the_newest_list_tells_loaded_models_window_and_slots(
 ) -> None:
     backend = connect(server)
 
-    (model,) = await backend.list_models()
+    embedder, unloaded, model = await backend.list_models()
 
-    assert (model.model_id, model.context_window) == (MODEL, WINDOW)
+    assert (model.model_id, model.context_window, model.withheld) == (MODEL, WINDOW, "")
     assert model.formats == set(WireFormat)
+    assert (unloaded.model_id, unloaded.context_window) == (UNLOADED, None)
+    assert "not loaded" in unloaded.withheld
+    assert embedder.model_id == EMBEDDER
+    assert embedder.operations == {Operation.EMBEDDINGS}
     assert backend.max_concurrent == PARALLEL
 
 
@@ -40,11 +46,14 @@ async def test_an_older_version_tells_loaded_models_and_window(
 ) -> None:
     server.api = "v0"
 
-    (model,) = await connect(server).list_models()
+    server.routes = {Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS}
+
+    embedder, unloaded, model = await connect(server).list_models()
 
     assert (model.model_id, model.context_window) == (MODEL, WINDOW)
-    assert model.operations == {Operation.CHAT}
-    assert server.asked("/v1/messages") == [], "no version without the new list has it"
+    assert model.operations == {Operation.CHAT, Operation.COMPLETIONS}
+    assert "not loaded" in unloaded.withheld
+    assert embedder.operations == {Operation.EMBEDDINGS}
 
 
 async def test_where_nothing_tells_the_state_everything_is_offered(
@@ -63,25 +72,53 @@ async def test_where_nothing_tells_the_state_everything_is_offered(
 async def test_a_route_that_answers_200_anyway_is_not_there(
     server: FakeLmStudio, connect: Connect
 ) -> None:
-    server.messages = False
+    server.routes = {Operation.CHAT}
 
-    (model,) = await connect(server).list_models()
+    models = await connect(server).list_models()
 
-    assert model.operations == {Operation.CHAT}
+    assert models[-1].operations == {Operation.CHAT}
 
 
-async def test_messages_are_probed_until_they_are_there_and_then_no_more(
+async def test_routes_are_probed_again_after_a_while_because_no_version_is_told(
+    server: FakeLmStudio,
+) -> None:
+    now = 0.0
+    settings = BackendSettings(kind="lmstudio", url=server.url)
+    backend = LmStudioBackend(settings, clock=lambda: now)
+    server.routes = {Operation.CHAT}
+    await backend.list_models()
+    server.routes.add(Operation.MESSAGES)
+
+    before = (await backend.list_models())[-1]
+    now = UNKNOWN_BUILD_S
+    after = (await backend.list_models())[-1]
+    await backend.close()
+
+    assert before.operations == {Operation.CHAT}
+    assert after.operations == {Operation.CHAT, Operation.MESSAGES}
+    assert len(server.probes(Operation.MESSAGES)) == 2
+
+
+async def test_a_model_of_another_machine_is_not_offered_where_it_is_told(
     server: FakeLmStudio, connect: Connect
 ) -> None:
+    server.remote = True
+
+    models = {model.model_id: model for model in await connect(server).list_models()}
+
+    assert "LM Link" in models["acme/far-away"].withheld
+    assert models[MODEL].withheld == ""
+
+
+async def test_without_a_loaded_model_its_own_limit_holds_again(
+    server: FakeLmStudio, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend = connect(server)
-    server.messages = False
     await backend.list_models()
-    server.messages = True
+    monkeypatch.setattr(server, "answer", lambda _: json_answer({"models": []}))
 
-    lists = [await backend.list_models() for _ in range(3)]
-
-    assert {model.formats for (model,) in lists} == {frozenset(WireFormat)}
-    assert len(server.asked("/v1/messages")) == 2
+    assert await backend.list_models() == []
+    assert backend.max_concurrent == 1
 
 
 async def test_a_server_of_another_kind_is_unhealthy(
@@ -114,4 +151,4 @@ async def test_a_failure_that_answers_200_is_a_failure(
     with pytest.raises(error):
         await connect(server).execute(a_job(MODEL), sink)
 
-    assert sink.data == server.jobs[0].sent
+    assert sink.status is None, "nothing was promised yet: another server may take the job"

@@ -2,7 +2,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from adapters.base import WireFormat
+from adapters.base import BadStatus, Operation, WireFormat
 from tests.kit.fakes import FakeOpenAICompatible, json_answer
 from tests.kit.fakes.openai_compatible import MODEL, WINDOW
 from tests.unit.adapters.conftest import Connect
@@ -73,4 +73,47 @@ async def test_ids_that_no_frame_can_carry_and_repeated_ids_are_left_out(
     listed = {"data": [{"id": one} for one in ("", "x" * 513, "b", "a", "b")]}
     monkeypatch.setattr(server, "answer", lambda _: json_answer(listed))
 
-    assert [model.model_id for model in await connect(server).list_models()] == ["a", "b"]
+    models = await connect(server).list_models()
+
+    assert [model.model_id for model in models if not model.withheld] == ["a", "b"]
+
+
+async def test_what_is_optional_in_a_format_is_probed(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
+    server.routes = {Operation.CHAT, Operation.EMBEDDINGS, Operation.COUNT_TOKENS}
+
+    openai, both = [
+        (await connect(server, formats=formats).list_models())[0].operations
+        for formats in ((WireFormat.OPENAI,), tuple(WireFormat))
+    ]
+
+    assert openai == {Operation.CHAT, Operation.EMBEDDINGS}
+    assert both == openai | {Operation.MESSAGES, Operation.COUNT_TOKENS}
+    assert server.probes(Operation.CHAT) == server.probes(Operation.MESSAGES) == []
+
+
+@pytest.mark.parametrize("status", [200, 401, 404, 405, 500, 501])
+async def test_what_does_not_refuse_an_empty_request_as_such_is_not_offered(
+    server: FakeOpenAICompatible,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+) -> None:
+    monkeypatch.setattr(server, "_job", lambda _: json_answer({}, status))
+
+    models = await connect(server).list_models()
+
+    assert models[0].operations == {Operation.CHAT}
+
+
+async def test_a_busy_server_is_asked_again(
+    server: FakeOpenAICompatible, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = connect(server)
+    with monkeypatch.context() as busy:
+        busy.setattr(server, "_job", lambda _: json_answer({}, 503))
+        with pytest.raises(BadStatus):
+            await backend.list_models()
+
+    assert Operation.RESPONSES in (await backend.list_models())[0].operations

@@ -2,11 +2,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from adapters.base import ErrorInStream, MissingApiKey, WireFormat
+from adapters.base import ErrorInStream, MissingApiKey, Operation, WireFormat
 from adapters.openrouter import OpenRouterBackend
 from protocol.errors import ErrorCode
 from tests.kit.fakes import FakeOpenRouter
-from tests.kit.fakes.openrouter import MODEL, WINDOW
+from tests.kit.fakes.openrouter import EMBEDDER, MODEL, WINDOW
 from tests.kit.sink import CollectingSink
 from tests.unit.adapters.conftest import Connect, a_job
 
@@ -33,10 +33,22 @@ async def test_its_address_needs_not_be_written(server: FakeOpenRouter, connect:
 async def test_offers_the_accounts_text_models_that_are_not_expired(
     server: FakeOpenRouter, connect: Connect
 ) -> None:
-    models = await connect(server).list_models()
+    models = {model.model_id: model for model in await connect(server).list_models()}
 
-    assert [model.model_id for model in models] == [MODEL, "acme/auto"]
-    assert {model.formats for model in models} == {frozenset(WireFormat)}
+    offered = [name for name, model in models.items() if not model.withheld]
+    assert offered == [MODEL, "acme/auto", EMBEDDER]
+    assert models[MODEL].formats == set(WireFormat)
+    assert models[EMBEDDER].operations == {Operation.EMBEDDINGS}
+    assert "2020-01-01" in models["acme/gone"].withheld
+    assert "image" in models["acme/paints"].withheld
+
+
+async def test_nothing_is_offered_without_a_list(server: FakeOpenRouter, connect: Connect) -> None:
+    models = await connect(server, models=None).list_models()
+
+    (model,) = [model for model in models if model.model_id == MODEL]
+    assert all(model.withheld for model in models)
+    assert "list it in `models`" in model.withheld
 
 
 async def test_an_account_without_a_list_of_its_own_gets_the_public_one(
@@ -52,13 +64,15 @@ async def test_an_account_without_a_list_of_its_own_gets_the_public_one(
 async def test_the_window_is_the_smallest_known(server: FakeOpenRouter, connect: Connect) -> None:
     models = await connect(server).list_models()
 
-    assert [model.context_window for model in models] == [WINDOW, 131072]
+    windows = {model.model_id: model.context_window for model in models}
+    assert (windows[MODEL], windows["acme/auto"]) == (WINDOW, 131072)
 
 
 async def test_prices_are_exact_and_a_dependent_price_is_unknown(
     server: FakeOpenRouter, connect: Connect
 ) -> None:
-    priced, dependent = await connect(server).list_models()
+    models = {model.model_id: model for model in await connect(server).list_models()}
+    priced, dependent = models[MODEL], models["acme/auto"]
 
     assert (priced.input_price_per_1m, priced.output_price_per_1m) == (590_000, 790_000)
     assert (dependent.input_price_per_1m, dependent.output_price_per_1m) == (None, None)

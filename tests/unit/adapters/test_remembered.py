@@ -40,6 +40,20 @@ async def test_a_failed_probe_is_not_remembered() -> None:
     assert await spoken.get("1.0", probe) == CHAT
 
 
+async def test_an_answer_for_an_unknown_build_holds_for_a_while() -> None:
+    now = 0.0
+    spoken, probe = RememberedOperations(holds_s=10.0, clock=lambda: now), Probe()
+    await spoken.get("", probe)
+
+    now = 9.9
+    assert spoken.known("") == CHAT
+    now = 10.0
+    assert spoken.known("") is None
+    await spoken.get("", probe)
+
+    assert probe.asked == 2
+
+
 async def test_the_oldest_answer_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remembered, "MAX_REMEMBERED", 2)
     spoken, probe = RememberedOperations(), Probe()

@@ -1,12 +1,13 @@
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from adapters.base import BadStatus, ErrorInStream, MissingApiKey, Operation
 from adapters.venice import VeniceBackend
 from protocol.errors import ErrorCode
-from tests.kit.fakes import FakeVenice
-from tests.kit.fakes.venice import MODEL, WINDOW
+from tests.kit.fakes import Answer, Exchange, FakeVenice
+from tests.kit.fakes.venice import EMBEDDER, MODEL, WINDOW
 from tests.kit.sink import CollectingSink
 from tests.unit.adapters.conftest import Connect, a_job
 
@@ -17,18 +18,57 @@ async def server() -> AsyncIterator[FakeVenice]:
         yield running
 
 
-async def test_offers_text_models_that_are_online_and_not_retired(
+async def test_offers_models_that_are_online_and_not_deprecated(
     server: FakeVenice, connect: Connect
 ) -> None:
+    models = {model.model_id: model for model in await connect(server).list_models()}
+
+    offered = [name for name, model in models.items() if not model.withheld]
+    assert offered == [MODEL, EMBEDDER]
+    assert models[MODEL].context_window == WINDOW
+    assert models[MODEL].operations == {Operation.CHAT}
+    assert models[EMBEDDER].operations == {Operation.EMBEDDINGS}
+    assert "offline" in models["acme-offline"].withheld
+    assert "2020-01-01" in models["acme-retired"].withheld
+    assert "2999-01-01" in models["acme-retiring"].withheld
+
+
+async def test_its_own_system_prompt_is_off_unless_the_operator_wants_it(
+    server: FakeVenice, connect: Connect
+) -> None:
+    usual, wanted = connect(server), connect(server, venice_system_prompt=True)
+    job = a_job(MODEL)
+    asked = msgspec.json.decode(job.request)
+    asked["venice_parameters"] = {"include_venice_system_prompt": True, "enable_web_search": "on"}
+    sly = msgspec.structs.replace(job, request=msgspec.json.encode(asked))
+
+    await usual.execute(job, CollectingSink())
+    await usual.execute(sly, CollectingSink())
+    await wanted.execute(job, CollectingSink())
+
+    off = {"include_venice_system_prompt": False}
+    sent = [exchange.json.get("venice_parameters") for exchange in server.jobs]
+    assert sent == [off, off, None]
+
+
+async def test_a_catalogue_without_embeddings_is_no_failure(
+    server: FakeVenice, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = server.answer
+
+    def without(exchange: Exchange) -> Answer:
+        refused = exchange.query.get("type") == "embedding"
+        return server.error(400, "no such type", exchange) if refused else answer(exchange)
+
+    monkeypatch.setattr(server, "answer", without)
     models = await connect(server).list_models()
 
-    assert [model.model_id for model in models] == [MODEL, "acme-retiring"]
-    assert {model.context_window for model in models} == {WINDOW}
-    assert {model.operations for model in models} == {frozenset({Operation.CHAT})}
+    assert MODEL in [model.model_id for model in models]
+    assert EMBEDDER not in [model.model_id for model in models]
 
 
 async def test_prices_are_per_million_tokens(server: FakeVenice, connect: Connect) -> None:
-    model = (await connect(server).list_models())[0]
+    (model,) = [one for one in await connect(server).list_models() if one.model_id == MODEL]
 
     assert (model.input_price_per_1m, model.output_price_per_1m) == (500_000, 2_000_000)
 

@@ -2,7 +2,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from adapters.base import BackendError, BadStatus, ErrorInStream, Operation, WireFormat
+from adapters.base import (
+    BackendError,
+    BadStatus,
+    ErrorInStream,
+    InvalidResponse,
+    Operation,
+    ServerLoad,
+    WireFormat,
+)
 from protocol.errors import ErrorCode
 from tests.kit.fakes import FakeVllm, json_answer
 from tests.kit.fakes.vllm import ADAPTER, MODEL, WINDOW
@@ -26,17 +34,27 @@ async def test_an_adapter_has_the_window_of_its_parent(server: FakeVllm, connect
 
 
 async def test_an_old_version_speaks_no_messages(server: FakeVllm, connect: Connect) -> None:
-    server.messages = False
+    old = {Operation.CHAT, Operation.COMPLETIONS}
+    server.routes = set(old)
 
     models = await connect(server).list_models()
 
-    assert {model.operations for model in models} == {frozenset({Operation.CHAT})}
+    assert {model.operations for model in models} == {frozenset(old)}
 
 
-async def test_a_pooling_model_is_not_offered(server: FakeVllm, connect: Connect) -> None:
+@pytest.mark.parametrize("has_route", [True, False])
+async def test_a_pooling_model_is_offered_for_embeddings_or_not_at_all(
+    server: FakeVllm, connect: Connect, has_route: bool
+) -> None:
+    """Older versions have every route, and refuse only once a request is whole."""
     server.pooling = True
+    server.routes = set(Operation) if has_route else {Operation.CHAT}
 
-    assert await connect(server).list_models() == []
+    models = await connect(server).list_models()
+
+    expected = {Operation.EMBEDDINGS} if has_route else set()
+    assert {model.operations for model in models} == {frozenset(expected)}
+    assert {model.withheld == "" for model in models} == {has_route}
 
 
 async def test_routes_are_probed_once_per_version_and_model(
@@ -48,8 +66,40 @@ async def test_routes_are_probed_once_per_version_and_model(
     second = await backend.list_models()
 
     assert first == second
-    assert [exchange.body for exchange in server.asked("/v1/messages")] == [b"{}"]
-    assert [exchange.body for exchange in server.asked("/v1/chat/completions")] == [b"{}"]
+    assert [len(server.probes(operation)) for operation in Operation] == [1] * len(Operation)
+    server.version = "0.33.0"
+    server.routes.discard(Operation.MESSAGES)
+    updated = await backend.list_models()
+    assert all(Operation.MESSAGES not in model.operations for model in updated)
+    assert backend.version == "0.33.0"
+
+
+async def test_load_is_that_of_all_engines(server: FakeVllm, connect: Connect) -> None:
+    assert await connect(server).load() == ServerLoad(running=5, waiting=1, cache_used=0.375)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "load"),
+    [
+        ("vllm:gpu_cache_usage_perc 0.25\n", ServerLoad(cache_used=0.25)),
+        ("vllm:num_requests_running NaN\n", ServerLoad()),
+        ("", ServerLoad()),
+        (None, None),
+    ],
+)
+async def test_load_is_as_much_as_it_tells(
+    server: FakeVllm, connect: Connect, metrics: str | None, load: ServerLoad | None
+) -> None:
+    server.metrics = metrics
+
+    assert await connect(server).load() == load
+
+
+async def test_metrics_that_are_none_are_an_error(server: FakeVllm, connect: Connect) -> None:
+    server.metrics = "vllm:num_requests_running many\n"
+
+    with pytest.raises(InvalidResponse):
+        await connect(server).load()
 
 
 async def test_a_dead_engine_is_unhealthy_and_says_what_to_do(
@@ -62,6 +112,7 @@ async def test_a_dead_engine_is_unhealthy_and_says_what_to_do(
     assert not health.reachable
     assert health.last_error is not None
     assert "restart" in health.last_error
+    assert not health.loading
 
 
 async def test_a_wrong_key_fails_though_health_is_open(server: FakeVllm, connect: Connect) -> None:
@@ -103,7 +154,7 @@ async def test_a_probe_without_a_clear_answer_is_not_remembered(
 ) -> None:
     backend = connect(server)
     with monkeypatch.context() as broken:
-        broken.setattr(server, "_messages", lambda _: json_answer({}, 500))
+        broken.setattr(server, "_refusal", lambda _: json_answer({}, 500))
         with pytest.raises(BackendError):
             await backend.list_models()
 
