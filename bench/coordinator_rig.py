@@ -5,9 +5,11 @@ import os
 import re
 import time
 import uuid
+from contextlib import suppress
 
 from msgspec import Struct
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from bench.sse_server import EVENT_BYTES, MODEL
@@ -73,6 +75,10 @@ class CoordinatorRig:
             await self._server.wait_closed()
 
     async def _serve(self, socket: ServerConnection) -> None:
+        with suppress(ConnectionClosed):  # the relay is killed when its load is over
+            await self._converse(socket)
+
+    async def _converse(self, socket: ServerConnection) -> None:
         session = CoordinatorSession(
             nonce=os.urandom(32), name="bench", authorities=[self._authority]
         )

@@ -11,6 +11,7 @@ import statistics
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -76,7 +77,8 @@ async def measure(load: Load, relay: str) -> Measured:
                 raise SystemExit(f"{load.name}, {relay}: a job failed: {rig.failure}")
         finally:
             for process in (agent, server):
-                process.terminate()
+                with suppress(ProcessLookupError):
+                    process.terminate()
             await asyncio.gather(agent.wait(), server.wait())
             await rig.stop()
     return Measured(used / (load.streams * load.events) * 1e6, rig.received)
