@@ -12,6 +12,7 @@ from adapters.base import (
     JobResult,
     JobSink,
     Operation,
+    ServerLoad,
 )
 
 CHAT_AND_MESSAGES = frozenset({Operation.CHAT, Operation.MESSAGES})
@@ -24,6 +25,7 @@ def model(
     operations: frozenset[Operation] = CHAT_AND_MESSAGES,
     context_window: int | None = 4096,
     prices: tuple[int, int] | None = None,
+    withheld: str = "",
 ) -> BackendModel:
     return BackendModel(
         model_id=model_id,
@@ -33,6 +35,7 @@ def model(
         upstream_id=model_id,
         input_price_per_1m=prices[0] if prices else None,
         output_price_per_1m=prices[1] if prices else None,
+        withheld=withheld,
     )
 
 
@@ -94,8 +97,11 @@ class ScriptedBackend(Backend):
     Attributes:
         reported_health: the answer to `health`, or what it raises.
         reported_models: the answer to `list_models`, or what it raises.
+        reported_load: the answer to `load`, or what it raises.
         gate: questions are answered only while it is set.
         asked: how often `health` was asked.
+        asked_at: when, by the loop's clock.
+        load_asked: how often `load` was asked.
         swallow_cancel: raised instead of `CancelledError` by a cancelled `execute`.
         survives_cancel: a cancelled `execute` goes on until this is set; None: it stops.
         runs: every job so far.
@@ -113,17 +119,23 @@ class ScriptedBackend(Backend):
         self.id = backend_id
         self.reported_health: BackendHealth | BaseException = BackendHealth(True, 1.0)
         self.reported_models: list[BackendModel] | BaseException = list(models) or [model()]
+        self.reported_load: ServerLoad | BaseException | None = None
         self.gate = asyncio.Event()
         self.gate.set()
-        self.asked = 0
+        self.asked_at: list[float] = []
+        self.load_asked = 0
         self.swallow_cancel: Exception | None = None
         self.survives_cancel: asyncio.Event | None = None
         self.closed = False
         self.runs: list[ScriptedRun] = []
         self._new_runs: asyncio.Queue[ScriptedRun] = asyncio.Queue()
 
+    @property
+    def asked(self) -> int:
+        return len(self.asked_at)
+
     async def health(self) -> BackendHealth:
-        self.asked += 1
+        self.asked_at.append(asyncio.get_running_loop().time())
         await self.gate.wait()
         if isinstance(self.reported_health, BaseException):
             raise self.reported_health
@@ -133,6 +145,12 @@ class ScriptedBackend(Backend):
         if isinstance(self.reported_models, BaseException):
             raise self.reported_models
         return list(self.reported_models)
+
+    async def load(self) -> ServerLoad | None:
+        self.load_asked += 1
+        if isinstance(self.reported_load, BaseException):
+            raise self.reported_load
+        return self.reported_load
 
     async def execute(self, job: Job, sink: JobSink) -> JobResult:
         run = ScriptedRun(job, sink)
