@@ -128,6 +128,19 @@ async def test_listing_models_generates_nothing_on_a_real_server(subject: Subjec
     assert not any(b'"usage"' in one.sent for one in probes)
 
 
+@over(REAL)
+async def test_a_real_servers_window_is_what_it_says_it_is(subject: Subject) -> None:
+    url = f"{subject.backend.settings.url}/v1/models"
+    headers = {"Authorization": f"Bearer {subject.backend.settings.api_key}"}
+    async with aiohttp.ClientSession() as client, client.get(url, headers=headers) as response:
+        (entry,) = (await response.json())["data"]
+
+    (model,) = await subject.backend.list_models()
+
+    told = entry.get("max_model_len") or entry["meta"]["n_ctx"]
+    assert model.context_window == told > 0
+
+
 @every_fake
 async def test_a_version_is_probed_once(subject: Subject) -> None:
     assert subject.server is not None

@@ -241,6 +241,8 @@ class FakeServer(ABC):
             exchange.sent += chunk
             await response.write(chunk)
             exchange.started.set()
+            if chunk.startswith(b":"):
+                continue  # a comment is no output: faults come after the first real chunk
             if fault is Fault.HANG_AFTER_FIRST_CHUNK:
                 await asyncio.Event().wait()
             if fault is Fault.STOP_AFTER_FIRST_CHUNK:

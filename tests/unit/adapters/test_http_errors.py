@@ -16,7 +16,7 @@ from adapters.base import (
     Transport,
     Unreachable,
 )
-from adapters.http_errors import describe, translated_errors
+from adapters.http_errors import describe, is_not_yet, translated_errors
 from protocol.errors import ErrorCode
 
 KEY = ConnectionKey("host", 80, False, True, None, None, None)
@@ -94,3 +94,20 @@ def test_a_cancel_passes() -> None:
 def test_an_operator_is_told_what_to_do(error: BackendError, words: str) -> None:
     assert words in describe(error)
     assert "secret" not in describe(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "not_yet"),
+    [
+        (BadStatus(503, b"", ErrorCode.BACKEND_OVERLOADED), True),
+        (BadStatus(401, b"", ErrorCode.AUTH_REJECTED_BY_BACKEND), False),
+        (BadStatus(500, b"", ErrorCode.BACKEND_ERROR), False),
+        (BackendError("the engine has died"), False),
+        (Unreachable("no such host"), False),
+        (BackendTimeout("hangs"), False),
+    ],
+)
+def test_a_server_that_loads_is_told_from_one_that_is_ill(
+    error: BackendError, not_yet: bool
+) -> None:
+    assert is_not_yet(error) is not_yet

@@ -1,0 +1,71 @@
+"""What docs/adapters.md says in tables is what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from adapters.base import Backend, BackendSettings, Operation
+from adapters.offering import LIST_IT, NOT_LISTED
+from adapters.registry import create_backend
+from adapters.request_policy import POLICIES
+
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "adapters.md").read_text()
+KINDS = (
+    *("vllm", "llamacpp", "lmstudio", "ollama", "openrouter", "venice"),
+    *("openai_compatible", "echo"),
+)
+
+
+def rows(heading: str) -> dict[str, list[str]]:
+    """The cells of a section's table, by the kind in their first."""
+    section = DOCUMENT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    lines = re.findall(r"^\| `(\w+)` \| (.*) \|$", section, re.MULTILINE)
+    return {kind: [cell.strip() for cell in cells.split(" | ")] for kind, cells in lines}
+
+
+def backend(kind: str) -> Backend:
+    return create_backend(BackendSettings(kind=kind, url="http://127.0.0.1:1"))
+
+
+def test_the_request_policy_is_documented_field_by_field() -> None:
+    documented = {
+        kind: tuple(frozenset(re.findall("`([^`]+)`", cell)) for cell in cells)
+        for kind, cells in rows("Request policy").items()
+    }
+
+    assert documented == {
+        kind: (policy.fields, frozenset(policy.tool_types)) for kind, policy in POLICIES.items()
+    }
+
+
+def test_every_kind_has_its_operations_documented() -> None:
+    documented = rows("Operations")
+
+    assert set(documented) == set(KINDS)
+    assert {len(cells) for cells in documented.values()} == {len(Operation)}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "echo"])
+def test_the_default_clocks_are_documented(kind: str) -> None:
+    clocks = backend(kind).timeouts
+    told = rows("Clocks, limits and load")[kind][:4]
+
+    assert [float(cell) for cell in told] == [
+        clocks.connect_s,
+        clocks.first_byte_s,
+        clocks.silence_s,
+        clocks.total_s,
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_default_number_of_jobs_is_documented(kind: str) -> None:
+    (line,) = re.findall(rf"^\| \[`{kind}`\].*$", DOCUMENT, re.MULTILINE)
+
+    assert re.findall(r"\d+", line.split("|")[-2]) == [str(backend(kind).max_concurrent)]
+
+
+@pytest.mark.parametrize("reason", [LIST_IT, NOT_LISTED])
+def test_reasons_are_documented(reason: str) -> None:
+    assert f"| {reason} |" in DOCUMENT
