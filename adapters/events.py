@@ -13,6 +13,9 @@ from protocol.errors import ErrorCode
 
 _NULL: Final = msgspec.Raw(b"null")
 
+MAX_TOKENS: Final = 2**53
+"""No server has counted more; a bigger number is a mistake, and no frame could carry it."""
+
 
 class Usage(msgspec.Struct, frozen=True):
     """Tokens as the server reported them; None for what it did not report.
@@ -58,17 +61,21 @@ class _Choice(msgspec.Struct):
 class _Whole(msgspec.Struct):
     """A `message` (Messages) or `response` (Responses) inside an event."""
 
-    usage: UsageReport | None = None
+    usage: msgspec.Raw = _NULL
 
 
 class Event(msgspec.Struct):
-    """A `data:` line, or an answer in one piece."""
+    """A `data:` line, or an answer in one piece.
+
+    What servers fill in different ways stays raw: a count that is none must hide neither an end
+    nor an error.
+    """
 
     type: str | None = None
     choices: list[_Choice] | None = None
-    usage: UsageReport | None = None
-    message: _Whole | str | None = None
-    response: _Whole | str | None = None
+    usage_raw: msgspec.Raw = msgspec.field(name="usage", default=_NULL)
+    message: msgspec.Raw = _NULL
+    response: msgspec.Raw = _NULL
     error: msgspec.Raw = _NULL
     error_type: msgspec.Raw = _NULL
     error_message: msgspec.Raw = _NULL
@@ -86,20 +93,39 @@ class Event(msgspec.Struct):
         return next((c.finish_reason for c in self.choices or () if c.finish_reason), None)
 
     @property
+    def usage(self) -> UsageReport | None:
+        """The usage that it reports itself."""
+        return _usage_in(self.usage_raw)
+
+    @property
     def inner_usage(self) -> UsageReport | None:
         """The usage of the whole that the event carries."""
-        whole = self.response if isinstance(self.response, _Whole) else self.message
-        return whole.usage if isinstance(whole, _Whole) else None
+        for whole in (self.response, self.message):
+            try:
+                return _usage_in(msgspec.json.decode(whole, type=_Whole).usage)
+            except ValueError:
+                continue
+        return None
 
 
-_EVENT = msgspec.json.Decoder(Event)
+_EVENT: Final = msgspec.json.Decoder(Event)
 
 
 def decode_event(data: bytes) -> Event | None:
-    """The event in a `data:` line; None for anything else."""
+    """The event in a `data:` line; None for anything else. Bytes that are no UTF-8 hide nothing."""
     try:
         return _EVENT.decode(data)
+    except UnicodeDecodeError:
+        return decode_event(data.decode("utf-8", "replace").encode())
     except (ValueError, RecursionError):
+        return None
+
+
+def _usage_in(raw: msgspec.Raw) -> UsageReport | None:
+    """A usage report; None where there is none, or one that cannot be read."""
+    try:
+        return msgspec.json.decode(raw, type=UsageReport | None)
+    except ValueError:
         return None
 
 
@@ -136,8 +162,9 @@ def merged_usage(*reports: UsageReport | None) -> Usage:
     merged: dict[str, int] = {}
     for report in reports:
         if report is not None:
-            fields = msgspec.structs.asdict(report)
-            merged.update({name: n for name, n in fields.items() if n is not None and n >= 0})
+            fields: dict[str, int | None] = msgspec.structs.asdict(report)
+            counted = {name: n for name, n in fields.items() if n is not None}
+            merged.update({name: n for name, n in counted.items() if 0 <= n <= MAX_TOKENS})
     prompt = merged.get("prompt_tokens")
     if prompt is None and "input_tokens" in merged:
         # Messages counts cached tokens apart, the OpenAI format inside `prompt_tokens`.

@@ -232,7 +232,7 @@ class HttpBackend(Backend):
     async def _refusal(self, response: aiohttp.ClientResponse) -> BackendError:
         """What a status other than success means, with what the server says about it."""
         body = await _read_error_body(response)
-        wait_s = retry_after_s(response.headers, self._wall_clock())
+        wait_s = retry_after_s(response.status, response.headers, self._wall_clock())
         return self._bad_status(response.status, body, wait_s)
 
     # --- the connection ------------------------------------------------------------------------

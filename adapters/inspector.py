@@ -139,6 +139,8 @@ class StreamInspector:
     def _choices(self) -> Verdict:
         """Chat and completions: a finish reason, then `[DONE]`."""
         done = False
+        # A last delta bigger than the tail may hold the reason, unless another delta follows it.
+        cut = self._size > self._tail_bytes
         usage: UsageReport | None = None
         for name, data, event in self._from_the_end():
             if data == b"[DONE]":
@@ -150,9 +152,9 @@ class StreamInspector:
                 return Verdict(merged_usage(usage), failure)
             if event is not None and event.finish_reason:
                 return Verdict(merged_usage(usage), None if done else _early_end("data: [DONE]"))
-        # A last delta bigger than the tail may hold the reason.
-        cut = done and self._size > self._tail_bytes
-        return Verdict(merged_usage(usage), None if cut else _early_end("a finish reason"))
+            cut = cut and not (event and event.choices and event.usage is None)
+        failure = None if done and cut else _early_end("a finish reason")
+        return Verdict(merged_usage(usage), failure)
 
     def _messages(self) -> Verdict:
         """Messages: `message_delta` with the usage, then `message_stop`."""

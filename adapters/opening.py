@@ -1,7 +1,8 @@
 """The beginning of a response, which is held back until it shows whether output follows.
 
 Until a job's first byte of output nothing has been promised to anybody: a server that begins with
-an error, or ends without a word, can be replaced by another. Comments are no output.
+an error, or ends without a word, can be replaced by another. Comments, pings and a terminal marker
+with nothing before it are no output.
 """
 
 from enum import StrEnum
@@ -39,9 +40,11 @@ class StreamOpening:
             name, _, value = line.partition(b":")
             if name == b"event":
                 self._event = value.strip()
-            elif name == b"data":
+            elif name == b"data" and self._event != b"ping" and value.strip() != b"[DONE]":
                 self.failure = event_failure(self._event, value.strip())
                 return OpeningState.ERROR if self.failure else OpeningState.OUTPUT
+            elif not line:
+                self._event = b""
         return OpeningState.OUTPUT if len(self.held) > OPENING_BYTES else OpeningState.UNDECIDED
 
 

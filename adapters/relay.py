@@ -16,7 +16,7 @@ from adapters.events import Failure, Usage
 from adapters.inspector import BodyInspector, Inspector, inspector_for, is_event_stream
 from adapters.opening import BodyOpening, Opening, OpeningState, StreamOpening
 from adapters.redaction import redact_bytes
-from adapters.status_codes import server_message
+from adapters.status_codes import server_advice, server_message
 from protocol.errors import Fault, entry_for
 from protocol.formats import Operation
 from protocol.limits import MAX_ERROR_BODY_BYTES, MAX_NAME_CHARS
@@ -77,8 +77,12 @@ class Relay:
 
         Raises:
             ErrorInStream: it holds an error.
-            InvalidResponse: it ended early, or is not what it should be.
+            InvalidResponse: it ended early, is compressed, or is not what it should be.
         """
+        packed = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if packed not in ("identity", ""):
+            # Nobody asked for it: the buyer could not read it, and nobody could judge it.
+            raise InvalidResponse("the server compressed its answer, although asked not to")
         content_type = response.headers.get("Content-Type", "application/octet-stream")
         self._inspector = inspector_for(self._operation, content_type)
         opening: Opening = StreamOpening() if is_event_stream(content_type) else BodyOpening()
@@ -135,4 +139,6 @@ def _failed(failure: Failure, secrets: Collection[str]) -> BackendError:
         return InvalidResponse(failure.message)
     body = redact_bytes(failure.body, MAX_ERROR_BODY_BYTES, secrets)
     said = server_message(body) if entry_for(failure.code).fault is Fault.BUYER else ""
-    return ErrorInStream(body, failure.code, said)
+    error = ErrorInStream(body, failure.code, said)
+    error.retryable, error.retry_after_s = server_advice(body)
+    return error

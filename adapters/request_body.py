@@ -4,7 +4,8 @@
 reports it only when asked, and what the request policy names is taken out. Every other field keeps
 its exact bytes: values are never decoded, so numbers, escapes and the order of fields stay what the
 buyer wrote. The outermost object is always written anew: a field that stands twice, or whose name
-is escaped, must not mean one thing here and another at the server.
+is escaped, must not mean one thing here and another at the server. For the same reason a `Model`
+beside `model` is dropped: servers written in Go (Ollama) would take it for the same field.
 """
 
 import msgspec
@@ -16,6 +17,9 @@ from protocol.formats import Operation
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENCODER = msgspec.json.Encoder()
 _TRUE = msgspec.Raw(b"true")
+
+_OWN_FIELDS = ("model", "stream", "stream_options")
+"""What the agent sets or relies on."""
 
 _STREAM_OPTIONS_OPERATIONS = frozenset({Operation.CHAT, Operation.COMPLETIONS})
 
@@ -57,7 +61,7 @@ def prepare_request(
         BadRequest: it is not one JSON object, or the policy refuses it.
     """
     try:
-        fields = _OBJECT.decode(request)
+        fields = _without_lookalikes(_OBJECT.decode(request), _OWN_FIELDS)
         if policy is not None:
             apply_policy(fields, policy, mode)
         for name, value in (extra_fields or {}).items():
@@ -71,11 +75,21 @@ def prepare_request(
     return UpstreamRequest(_ENCODER.encode(fields), streamed)
 
 
+def _without_lookalikes(
+    fields: dict[str, msgspec.Raw], own: tuple[str, ...]
+) -> dict[str, msgspec.Raw]:
+    """Without names that differ from the agent's own by case alone."""
+    return {
+        name: value for name, value in fields.items() if name in own or name.casefold() not in own
+    }
+
+
 def _ask_for_usage(fields: dict[str, msgspec.Raw]) -> None:
     """Set `stream_options.include_usage`; options of a wrong type are the server's to refuse."""
     options_raw = bytes(fields.get("stream_options", b"null"))
     if options_raw != b"null" and not options_raw.startswith(b"{"):
         return
     options = {} if options_raw == b"null" else _OBJECT.decode(options_raw)
+    options = _without_lookalikes(options, ("include_usage",))
     options["include_usage"] = _TRUE
     fields["stream_options"] = msgspec.Raw(_ENCODER.encode(options))

@@ -3,6 +3,8 @@
 Some fields spend the operator's money beyond the job, change the server for others, or leave the
 advertised model. A pure table per kind (`docs/adapters.md` shows it). The operator chooses what
 happens to such a field: refuse the job (`strict`), remove it (`strip`), or let it through (`pass`).
+
+Names are compared without regard to case, because servers written in Go (Ollama) read them so.
 """
 
 from collections.abc import Mapping
@@ -41,15 +43,12 @@ POLICIES: Final[Mapping[str, RequestPolicy]] = {
     "vllm": RequestPolicy(frozenset({"priority", "kv_transfer_params", "request_id"})),
     # A slot of somebody else, or other weights than the advertised ones.
     "llamacpp": RequestPolicy(frozenset({"id_slot", "slot_id", "lora", "n_cache_reuse"})),
-    # How long the operator's memory is held, and a second model beside the advertised one.
-    "lmstudio": RequestPolicy(frozenset({"ttl", "draft_model", "integrations"})),
+    # How long the operator's memory is held, a second model beside the advertised one, and tool
+    # servers that the operator's machine would call.
+    "lmstudio": RequestPolicy(frozenset({"ttl", "draft_model", "integrations"}), ("mcp",)),
     # The local daemon searches the web with the operator's account.
     "ollama": RequestPolicy(frozenset({"keep_alive"}), _WEB_SEARCH),
 }
-
-
-class _Tool(msgspec.Struct):
-    type: str = ""
 
 
 def apply_policy(fields: dict[str, msgspec.Raw], policy: RequestPolicy, mode: PolicyMode) -> None:
@@ -65,36 +64,48 @@ def apply_policy(fields: dict[str, msgspec.Raw], policy: RequestPolicy, mode: Po
     """
     if mode is PolicyMode.PASS:
         return
-    named = sorted(policy.fields & fields.keys())
-    kept_tools = _allowed_tools(fields, policy.tool_types)
-    if mode is PolicyMode.STRICT and (named or kept_tools is not None):
+    named = sorted(name for name in fields if name.casefold() in policy.fields)
+    kept_tools = {
+        name: kept
+        for name, value in fields.items()
+        if name.casefold() == "tools" and (kept := _allowed(value, policy.tool_types)) is not None
+    }
+    if mode is PolicyMode.STRICT and (named or kept_tools):
         what = ", ".join(named) if named else "a tool that the server would run itself"
         raise BadRequest(f"this provider does not take: {what}")
     for name in named:
         del fields[name]
-    if kept_tools is not None:
-        _set_tools(fields, kept_tools)
+    for name, kept in kept_tools.items():
+        _set_tools(fields, name, kept)
 
 
-def _allowed_tools(
-    fields: Mapping[str, msgspec.Raw], forbidden: tuple[str, ...]
-) -> list[msgspec.Raw] | None:
+def _allowed(tools: msgspec.Raw, forbidden: tuple[str, ...]) -> list[msgspec.Raw] | None:
     """The tools that may stay; None when all of them may."""
-    if not forbidden or "tools" not in fields:
+    if not forbidden:
         return None
     try:
-        tools = msgspec.json.decode(fields["tools"], type=list[msgspec.Raw])
-        types = [msgspec.json.decode(tool, type=_Tool).type for tool in tools]
-    except (ValueError, RecursionError):
-        return None  # not a list of tools: the server's to refuse
-    kept = [tool for tool, kind in zip(tools, types, strict=True) if not kind.startswith(forbidden)]
-    return kept if len(kept) < len(tools) else None
+        listed = msgspec.json.decode(tools, type=list[msgspec.Raw])
+    except ValueError:
+        return None  # no list: the server's to refuse
+    kept = [tool for tool in listed if not _is_of(tool, forbidden)]
+    return kept if len(kept) < len(listed) else None
 
 
-def _set_tools(fields: dict[str, msgspec.Raw], tools: list[msgspec.Raw]) -> None:
+def _is_of(tool: msgspec.Raw, kinds: tuple[str, ...]) -> bool:
+    """Whether a tool's type begins with one of these; what is no tool is the server's to refuse."""
+    try:
+        fields = msgspec.json.decode(tool, type=dict[str, object])
+    except ValueError:
+        return False
+    types = [value for name, value in fields.items() if name.casefold() == "type"]
+    return any(isinstance(kind, str) and kind.startswith(kinds) for kind in types)
+
+
+def _set_tools(fields: dict[str, msgspec.Raw], name: str, tools: list[msgspec.Raw]) -> None:
     """An empty list of tools, or a choice among none, is an error at most servers."""
     if tools:
-        fields["tools"] = msgspec.Raw(msgspec.json.encode(tools))
+        fields[name] = msgspec.Raw(msgspec.json.encode(tools))
         return
-    del fields["tools"]
-    fields.pop("tool_choice", None)
+    del fields[name]
+    for choice in [other for other in fields if other.casefold() == "tool_choice"]:
+        del fields[choice]

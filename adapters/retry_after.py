@@ -8,23 +8,26 @@ MAX_RETRY_AFTER_S: Final = 86_400.0
 """Nobody waits for more than a day; a bigger number is a mistake."""
 
 _RESET_HEADERS: Final = ("x-ratelimit-reset", "x-ratelimit-reset-requests")
-"""OpenRouter's (Unix time in milliseconds) and Venice's (Unix time in seconds)."""
+"""OpenRouter's (Unix time in milliseconds) and Venice's (Unix time in seconds).
+
+Venice sends its own with every response: it says when to come back only after a 429."""
 
 _MILLISECONDS_FROM: Final = 1e11
 """Unix times above this are milliseconds: as seconds it would be the year 5138."""
 
 
-def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
+def retry_after_s(status: int, headers: Mapping[str, str], now: float) -> float | None:
     """Seconds until the server may be asked again; None when it does not say.
 
     Args:
+        status: of the response.
         headers: of the response, by case-insensitive names.
         now: Unix time.
     """
     told = headers.get("Retry-After")
     if told is not None:
         return _bounded(_seconds(told, now))
-    for name in _RESET_HEADERS:
+    for name in _RESET_HEADERS if status == 429 else ():
         if name in headers:
             moment = _number(headers[name])
             if moment is not None:

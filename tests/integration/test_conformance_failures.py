@@ -91,7 +91,7 @@ async def test_a_stream_that_just_stops_is_a_failure(
     with pytest.raises(InvalidResponse):
         await subject.backend.execute(subject.job(wire_format), sink)
 
-    assert sink.data == subject.server.jobs[0].sent
+    assert bytes(sink.data) == bytes(subject.server.jobs[0].sent)
 
 
 @every_fake

@@ -320,17 +320,29 @@ async def test_an_address_that_is_none_is_unreachable(url: str) -> None:
     await backend.close()
 
 
-async def test_a_compressed_answer_is_not_unpacked(
-    server: FakeOpenAICompatible, connect: Connect
+@pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])
+async def test_a_compressed_answer_is_refused_unread(
+    server: FakeOpenAICompatible, connect: Connect, content_type: str
 ) -> None:
-    packed = Answer((b"\x1f\x8b not really",), headers={"Content-Encoding": "gzip"})
+    packed = Answer((b"\x1f\x8b",), 200, content_type, {"Content-Encoding": "gzip"})
     server.next_job(packed)
     sink = CollectingSink()
 
-    with pytest.raises(InvalidResponse):
+    with pytest.raises(InvalidResponse, match="compressed"):
         await connect(server).execute(a_job(MODEL), sink)
 
-    assert bytes(sink.data) == packed.chunks[0]
+    assert sink.status is None
+    assert server.jobs[0].headers["accept-encoding"] == "identity"
+
+
+async def test_an_answer_that_says_it_is_not_compressed_is_none(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
+    server.next_job(json_answer({"choices": []}, headers={"Content-Encoding": "Identity"}))
+
+    result = await connect(server).execute(a_job(MODEL, stream=False), CollectingSink())
+
+    assert result.total_bytes > 0
 
 
 @pytest.mark.parametrize(

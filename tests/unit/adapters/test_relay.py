@@ -4,9 +4,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from adapters.base import ErrorInStream, InvalidResponse, TimeoutSettings
+from adapters.opening import OPENING_BYTES
 from adapters.relay import ReadGate
-from tests.kit.fakes import FakeOpenAICompatible, json_answer, stream_answer
-from tests.kit.fakes.frames import INPUT_TOKENS, OUTPUT_TOKENS, chat_chunk, chat_frames
+from protocol.errors import ErrorCode
+from tests.kit.fakes import Answer, FakeOpenAICompatible, json_answer, stream_answer
+from tests.kit.fakes.frames import DONE, INPUT_TOKENS, OUTPUT_TOKENS, chat_chunk, chat_frames, sse
 from tests.kit.fakes.openai_compatible import MODEL
 from tests.kit.sink import CollectingSink
 from tests.unit.adapters.conftest import Connect, a_job
@@ -119,17 +121,101 @@ async def test_times_are_whole_milliseconds_since_the_start(
     assert 0 <= result.first_byte_ms <= result.duration_ms
 
 
-async def test_an_empty_answer_started_and_has_failed(
-    server: FakeOpenAICompatible, connect: Connect
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [],
+        [b": OPENROUTER PROCESSING\n\n"] * 3,
+        [b'event: ping\ndata: {"type":"ping"}\n\n'],
+        [DONE],
+        [b": wait\n\n", DONE, b": bye\n\n"],
+    ],
+    ids=["nothing", "comments", "pings", "marker", "comments and marker"],
+)
+async def test_a_stream_without_output_fails_before_anything_is_promised(
+    server: FakeOpenAICompatible, connect: Connect, frames: list[bytes]
 ) -> None:
-    server.next_job(stream_answer([]))
+    server.next_job(stream_answer(frames))
     sink = CollectingSink()
 
-    with pytest.raises(InvalidResponse, match="empty stream"):
+    with pytest.raises(InvalidResponse):
         await connect(server).execute(a_job(MODEL), sink)
 
-    assert sink.status == 200
-    assert sink.data == b""
+    assert sink.status is None
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b'data: {"error":{"code":503}}\n\n', DONE],
+        [b": wait\n\n", b'data: {"error":{"code":503}}\n\n'],
+        [b'event: error\ndata: {"code":503}\n\n'],
+        [b'data: {"error":{"code":503}}'],
+    ],
+    ids=["with a marker", "after a comment", "named", "without a last line end"],
+)
+async def test_an_error_that_comes_first_fails_before_anything_is_promised(
+    server: FakeOpenAICompatible, connect: Connect, frames: list[bytes]
+) -> None:
+    server.next_job(stream_answer(frames))
+    sink = CollectingSink()
+
+    with pytest.raises(ErrorInStream) as caught:
+        await connect(server).execute(a_job(MODEL), sink)
+
+    assert caught.value.code is ErrorCode.BACKEND_OVERLOADED
+    assert sink.status is None
+
+
+async def test_a_whole_answer_that_is_an_error_fails_before_anything_is_promised(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
+    server.next_job(json_answer({"error": "Model is unloaded."}))
+    sink = CollectingSink()
+
+    with pytest.raises(ErrorInStream):
+        await connect(server).execute(a_job(MODEL, stream=False), sink)
+
+    assert sink.status is None
+
+
+async def test_comments_before_the_output_are_relayed_with_it(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
+    server.next_job(stream_answer([b": wait\n\n", *chat_frames(MODEL, usage=True)]))
+    sink = CollectingSink()
+
+    await connect(server).execute(a_job(MODEL), sink)
+
+    assert bytes(sink.data) == bytes(server.jobs[0].sent)
+
+
+async def test_a_long_whole_answer_is_relayed_before_it_is_complete(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
+    pieces = (b'{"choices":[],"x":"' + b"x" * OPENING_BYTES, b"y" * 1000, b'"}')
+    server.next_job(Answer(pieces))
+    sink = CollectingSink(pause_at=1)
+    running = asyncio.create_task(connect(server).execute(a_job(MODEL, stream=False), sink))
+
+    await sink.paused.wait()
+    sink.resume()
+
+    assert (await running).total_bytes == len(b"".join(pieces))
+    assert bytes(sink.data) == b"".join(pieces)
+
+
+async def test_the_servers_advice_in_a_stream_comes_along(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
+    advice = {"retryable": False, "retry_after": 7}
+    error = {"error": {"code": 429, "message": "busy", "availability": advice}}
+    server.next_job(stream_answer([sse(error)]))
+
+    with pytest.raises(ErrorInStream) as caught:
+        await connect(server).execute(a_job(MODEL), CollectingSink())
+
+    assert (caught.value.retryable, caught.value.retry_after_s) == (False, 7.0)
 
 
 async def test_bytes_before_an_error_in_the_stream_have_been_relayed(
