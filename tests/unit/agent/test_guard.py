@@ -104,8 +104,8 @@ def test_stopped_jobs_neither_hurt_nor_heal() -> None:
 def test_a_servers_own_word_is_a_rest_within_reason(told_s: float, rest_s: float) -> None:
     guarded = Guarded()
     assert guarded.job(BadStatus(429, b"", OVERLOADED, told_s)) is True
-    assert guarded.guard.is_out
     assert guarded.guard.rest_s == pytest.approx(rest_s)
+    assert guarded.guard.reason
     guarded.clock.now += rest_s
     assert (guarded.guard.is_out, guarded.guard.rest_s) == (False, 0.0)
 
@@ -132,11 +132,10 @@ def test_venice_is_not_taken_out_for_what_others_are() -> None:
 def test_tokens_per_minute_keep_jobs_out_until_they_have_flowed_in_again() -> None:
     guarded = Guarded(tokens_per_minute=600)
     guarded.job(None, 599)
-    assert guarded.guard.has_room
+    assert (guarded.guard.has_room, guarded.guard.retry_after_s) == (True, None)
     guarded.job(None, 51)  # what a job uses is known when it is over: it may overshoot
-    assert not guarded.guard.has_room
-    assert not guarded.guard.is_out, "it is full, not broken"
-    wait_s = guarded.guard.retry_after_s
+    assert (guarded.guard.has_room, guarded.guard.is_out) == (False, False), "full, not broken"
+    wait_s = guarded.guard.retry_after_s or 0.0
     assert wait_s == pytest.approx(5.1)
     guarded.clock.now += wait_s
     assert (guarded.guard.has_room, guarded.guard.retry_after_s) == (True, None)
@@ -153,6 +152,6 @@ def test_half_open_admits_one_trial_of_which_nobody_knows_the_length() -> None:
     for _ in range(DEFAULT_RULE.failures):
         guarded.job(Unreachable("refused"))
     guarded.clock.now += DEFAULT_RULE.rest_s
-    assert guarded.guard.has_room
+    assert (guarded.guard.has_room, guarded.guard.retry_after_s) == (True, None)
     guarded.guard.started()
     assert (guarded.guard.has_room, guarded.guard.retry_after_s) == (False, None)
