@@ -27,7 +27,10 @@ class Guard:
     def __init__(
         self, kind: str, tokens_per_minute: int | None, clock: Callable[[], float]
     ) -> None:
-        self._breaker = Breaker(VENICE_RULE if kind == "venice" else DEFAULT_RULE, clock)
+        self._counts_all = kind == "venice"
+        """Whether the service counts every request that it refused, whosever fault it was."""
+        self._rule = VENICE_RULE if self._counts_all else DEFAULT_RULE
+        self._breaker = Breaker(self._rule, clock)
         self._bucket = TokenBucket(tokens_per_minute, clock) if tokens_per_minute else None
 
     def __repr__(self) -> str:
@@ -78,19 +81,29 @@ class Guard:
         if self._bucket is not None and tokens:
             self._bucket.spend(tokens)
         if error is None:
-            self._breaker.succeeded()
+            if self._counts_all and self._breaker.state is BreakerState.CLOSED:
+                # A success between failures does not make the service forget them.
+                self._breaker.dropped()
+            else:
+                self._breaker.succeeded()
             return False
+        told_s = error.retry_after_s or 0.0
+        if error.code is ErrorCode.BACKEND_OVERLOADED and told_s > 0:
+            if self._counts_all:
+                # Not so short that the failures after each rest add up to a block.
+                told_s = max(told_s, self._rule.within_s / self._rule.failures)
+            self._breaker.dropped()
+            self._breaker.rest(min(told_s, MAX_TOLD_REST_S))
+            return True
+        if self._counts_all and error.status is not None:
+            self._breaker.failed()
+            return self.is_out or error.code in _SAYS_NOTHING
         if error.code in _SAYS_NOTHING:
             self._breaker.dropped()
             return True
         if entry_for(error.code).fault is not Fault.PROVIDER:
             self._breaker.dropped()
             return False
-        told_s = error.retry_after_s or 0.0
-        if error.code is ErrorCode.BACKEND_OVERLOADED and told_s > 0:
-            self._breaker.dropped()
-            self._breaker.rest(min(told_s, MAX_TOLD_REST_S))
-            return True
         self._breaker.failed()
         return error.code is not ErrorCode.BACKEND_OVERLOADED or self.is_out
 

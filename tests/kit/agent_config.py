@@ -6,6 +6,7 @@ from agent.config import (
     BackendConfig,
     Config,
     CoordinatorConfig,
+    DiscoveryConfig,
     IdentityConfig,
     LimitsConfig,
     ObservabilityConfig,
@@ -23,6 +24,7 @@ def agent_config(
     backends: tuple[BackendConfig, ...] = (),
     pricing: PricingConfig | None = None,
     limits: LimitsConfig | None = None,
+    discovery: DiscoveryConfig | None = None,
     prometheus_addr: str = "",
 ) -> Config:
     """Defaults everywhere but where told; no status server."""
@@ -33,5 +35,6 @@ def agent_config(
         backends=backends,
         pricing=pricing or PricingConfig(),
         limits=limits or LimitsConfig(),
+        discovery=discovery or DiscoveryConfig(),
         observability=ObservabilityConfig(prometheus_addr=prometheus_addr),
     )

@@ -25,6 +25,7 @@ class RunningAgent:
         backends: what it has.
         skipped: what it would have, with their keys.
         config: other settings than the defaults.
+        tokens_per_minute: the operator's limits, by backend id.
         jitter: what its random numbers always are; 0: it dials again at once.
 
     Attributes:
@@ -38,12 +39,13 @@ class RunningAgent:
         *backends: Backend,
         skipped: Sequence[SkippedBackend] = (),
         config: Config | None = None,
+        tokens_per_minute: dict[str, int] | None = None,
         jitter: float = 0.0,
     ) -> None:
         self.service = Service(
             config or agent_config(coordinator.url),
             Identity(Ed25519PrivateKey.generate()),
-            Backends(list(backends), {}, list(skipped)),
+            Backends(list(backends), {}, list(skipped), tokens_per_minute or {}),
             clock=now,
             uniform=lambda: jitter,
         )

@@ -122,6 +122,37 @@ def test_venice_is_left_alone_before_it_blocks_the_key() -> None:
     assert guarded.guard.rest_s >= 28
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        BadStatus(400, b"", ErrorCode.BAD_REQUEST),
+        BadStatus(404, b"", ErrorCode.MODEL_NOT_LOADED),
+        BadStatus(429, b"", OVERLOADED),
+        BadStatus(429, b"", OVERLOADED, 0.5),
+    ],
+)
+def test_venice_counts_every_failed_request_whosever_fault_and_between_successes(
+    error: BackendError,
+) -> None:
+    guarded = Guarded("venice")
+    failed_at: list[float] = []
+    for _ in range(300):
+        if guarded.guard.has_room:
+            guarded.job(error)
+            failed_at.append(guarded.clock.now)
+        if guarded.guard.has_room:
+            guarded.job(None, 5)
+        guarded.clock.now += 0.3
+    assert max(sum(at <= one < at + 30 for one in failed_at) for at in failed_at) < 20
+
+
+def test_what_never_reached_venice_does_not_count_there() -> None:
+    guarded = Guarded("venice")
+    for _ in range(100):
+        guarded.job(BadRequest("no object"))
+    assert not guarded.guard.is_out
+
+
 def test_venice_is_not_taken_out_for_what_others_are() -> None:
     guarded = Guarded("venice")
     for _ in range(DEFAULT_RULE.failures):

@@ -1,0 +1,261 @@
+"""What the coordinator learns of the backends of a running agent, and when."""
+
+import asyncio
+
+import pytest
+
+from adapters.base import BackendHealth, ServerLoad, Unreachable
+from agent.config import DiscoveryConfig, LimitsConfig
+from agent.service import DEBOUNCE_S, EXIT_OK
+from agent.telemetry.status import readiness
+from protocol.frames import BackendLoad, Capabilities, Heartbeat, JobError, JobResult, JobStarted
+from tests.kit.agent_config import agent_config
+from tests.kit.jobs import new_job
+from tests.kit.running_agent import RunningAgent
+from tests.kit.scripted_backend import ScriptedBackend, model
+from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator, welcome
+from tests.kit.virtual_time import in_virtual_time, now
+
+REST_S = 10.0
+"""What the default rule lets a failing backend rest the first time."""
+
+
+def offers(peer: AgentAtCoordinator) -> list[list[str]]:
+    """The models of every `Capabilities` so far."""
+    return [
+        [model.model_id for model in frame.models]
+        for frame in peer.frames
+        if isinstance(frame, Capabilities)
+    ]
+
+
+@in_virtual_time
+async def test_the_offer_is_told_at_once_when_welcomed_and_only_once() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        began = now()
+        async with RunningAgent(coordinator, ScriptedBackend("a", model("m"))) as agent:
+            peer = await agent.connected()
+            await peer.next(Capabilities)
+            assert now() == began
+            await asyncio.sleep(10 * DEBOUNCE_S)
+            assert offers(peer) == [["m"]]
+
+
+@in_virtual_time
+async def test_changes_in_a_row_are_told_together() -> None:
+    backends = [ScriptedBackend(name, model(name)) for name in "abc"]
+    async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, *backends) as agent:
+        peer = await agent.connected()
+        await peer.next(Capabilities)
+        backends[0].reported_models = [model("a2")]
+        backends[1].reported_health = BackendHealth(False, None, "gone")
+        backends[2].reported_models = [model("c"), model("c2")]
+        offered = await peer.next(Capabilities)
+        assert offered.revision == 2
+        await asyncio.sleep(30)
+        assert offers(peer)[1:] == [["a2", "c", "c2"]]
+
+
+@in_virtual_time
+async def test_nothing_changed_is_nothing_told() -> None:
+    backend = ScriptedBackend("a", model("m"))
+    backend.reported_load = ServerLoad(running=1)
+    async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
+        peer = await agent.connected()
+        for busy in range(10):
+            backend.reported_load = ServerLoad(running=busy)
+            backend.reported_health = BackendHealth(True, float(busy))
+            await asyncio.sleep(60)
+        assert offers(peer) == [["m"]]
+
+
+@in_virtual_time
+async def test_changes_without_a_link_are_told_with_the_next_welcome_and_not_again() -> None:
+    backend = ScriptedBackend("a", model("m"))
+    config_interval = DiscoveryConfig(interval_s=10.0)
+    async with ScriptedCoordinator() as coordinator:
+        coordinator.refusals.append((503, {"Retry-After": "100"}))
+        config = agent_config(coordinator.url, discovery=config_interval)
+        async with RunningAgent(coordinator, backend, config=config) as agent:
+            await asyncio.sleep(50)
+            backend.reported_models = [model("n")]
+            peer = await agent.connected()
+            await asyncio.sleep(10)
+            assert offers(peer) == [["n"]]
+
+
+@pytest.mark.parametrize("interval_s", [5.0, 300.0])
+@in_virtual_time
+async def test_the_operators_interval_is_in_force(interval_s: float) -> None:
+    backend = ScriptedBackend("a", model("m"))
+    async with ScriptedCoordinator() as coordinator:
+        config = agent_config(coordinator.url, discovery=DiscoveryConfig(interval_s=interval_s))
+        async with RunningAgent(coordinator, backend, config=config) as agent:
+            peer = await agent.connected()
+            await peer.next(Capabilities)
+            backend.reported_models = [model("n")]
+            began = now()
+            await peer.next(Capabilities)
+            assert now() - began == pytest.approx(interval_s + DEBOUNCE_S)
+
+
+@in_virtual_time
+async def test_heartbeats_carry_what_the_servers_say_of_their_load() -> None:
+    async with ScriptedCoordinator(lambda _: welcome(heartbeat_ms=15_000)) as coordinator:
+        telling, silent = ScriptedBackend("a"), ScriptedBackend("b")
+        telling.reported_load = ServerLoad(running=3, waiting=2, cache_used=0.5)
+        async with RunningAgent(coordinator, telling, silent) as agent:
+            peer = await agent.connected()
+            await peer.next(Heartbeat)
+            assert (await peer.next(Heartbeat)).backends == [
+                BackendLoad("a", True, 0, 8, running=3, waiting=2),
+                BackendLoad("b", True, 0, 8),
+            ]
+            telling.reported_health = BackendHealth(False, None, "gone")
+            await asyncio.sleep(60)
+            beat = [frame for frame in peer.frames if isinstance(frame, Heartbeat)][-1]
+            assert beat.backends[0] == BackendLoad("a", False, 0, 8)
+
+
+@in_virtual_time
+async def test_a_change_just_before_the_end_leaves_nothing_behind() -> None:
+    backend = ScriptedBackend("a", model("m"))
+    async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
+        peer = await agent.connected()
+        await peer.next(Capabilities)
+        for _ in range(5):
+            job = new_job()
+            await peer.give(job)
+            (await backend.next_run()).fail(Unreachable("refused"))
+            await peer.error(job.job_id)
+        assert agent.service._advertising is not None
+        agent.service.stop()
+        assert await agent.task == EXIT_OK
+        assert agent.service._advertising is None
+        await peer.closed.wait()
+        assert len(offers(peer)) == 1
+
+
+@in_virtual_time
+async def test_a_failing_backend_is_offered_no_more_and_again_after_its_rest() -> None:
+    failing, well = ScriptedBackend("a", model("m")), ScriptedBackend("b", model("n"))
+    async with (
+        ScriptedCoordinator() as coordinator,
+        RunningAgent(coordinator, failing, well) as agent,
+    ):
+        peer = await agent.connected()
+        await peer.next(Capabilities)
+        began = now()
+        for _ in range(5):
+            job = new_job("m")
+            await peer.give(job)
+            (await failing.next_run()).fail(Unreachable("refused"))
+            assert (await peer.error(job.job_id)).code == "backend_unreachable"
+        late = new_job("m")
+        await peer.give(late)
+        assert (await peer.error(late.job_id)).code == "model_not_loaded"
+        status = agent.service.status()
+        assert [one.healthy for one in status.backends] == [False, True]
+        assert "keeps failing" in (status.backends[0].last_error or "")
+        assert readiness(status) == []
+        assert [one.model_id for one in (await peer.next(Capabilities)).models] == ["n"]
+        assert now() - began == pytest.approx(DEBOUNCE_S)
+        assert [one.model_id for one in (await peer.next(Capabilities)).models] == ["m", "n"]
+        assert now() - began == pytest.approx(REST_S + DEBOUNCE_S)
+        trial, second = new_job("m"), new_job("m")
+        await peer.give(trial, second)
+        assert (await peer.error(second.job_id)).code == "out_of_capacity"
+        (await failing.next_run()).answer(b"well again")
+        assert isinstance(await peer.end(trial.job_id), JobResult)
+        await asyncio.sleep(30)
+        assert len(offers(peer)) == 3
+
+
+@pytest.mark.parametrize("limited", ["backend", "agent"])
+@in_virtual_time
+async def test_tokens_per_minute_are_in_force_and_refill(limited: str) -> None:
+    backend = ScriptedBackend("a", model("m"))
+    async with ScriptedCoordinator() as coordinator:
+        tokens = 600 if limited == "agent" else None
+        config = agent_config(coordinator.url, limits=LimitsConfig(max_tokens_per_minute=tokens))
+        limits = {"a": 600} if limited == "backend" else {}
+        async with RunningAgent(
+            coordinator, backend, config=config, tokens_per_minute=limits
+        ) as agent:
+            peer = await agent.connected()
+            used, refused, later = new_job(), new_job(), new_job()
+            await peer.give(used)
+            run = await backend.next_run()
+            run.start()
+            run.finish(input_tokens=600, output_tokens=99)
+            await peer.end(used.job_id)
+            await peer.give(refused)
+            error = await peer.error(refused.job_id)
+            assert (error.code, error.retry_after_ms) == ("out_of_capacity", 10_000)
+            assert offers(peer) == [["m"]], "it is full, not gone"
+            await asyncio.sleep(10)
+            await peer.give(later)
+            (await backend.next_run()).answer(b"x")
+            assert isinstance(await peer.end(later.job_id), JobResult)
+
+
+@in_virtual_time
+async def test_a_backend_over_its_tokens_leaves_its_jobs_to_another() -> None:
+    first, second = ScriptedBackend("a", model("m")), ScriptedBackend("b", model("m"))
+    async with (
+        ScriptedCoordinator() as coordinator,
+        RunningAgent(coordinator, first, second, tokens_per_minute={"a": 5}) as agent,
+    ):
+        peer = await agent.connected()
+        for backend in (first, second):
+            job = new_job()
+            await peer.give(job)
+            (await backend.next_run()).answer(b"x")
+            await peer.end(job.job_id)
+
+
+@in_virtual_time
+async def test_a_job_that_moves_on_is_one_job_for_everybody() -> None:
+    first, second = ScriptedBackend("a", model("m")), ScriptedBackend("b", model("m"))
+    async with (
+        ScriptedCoordinator() as coordinator,
+        RunningAgent(coordinator, first, second) as agent,
+    ):
+        peer = await agent.connected()
+        job = new_job()
+        await peer.give(job)
+        await asyncio.sleep(2)
+        (await first.next_run()).fail(Unreachable("refused"))
+        (await second.next_run()).answer(b"answer")
+        end = await peer.end(job.job_id)
+        assert isinstance(end, JobResult)
+        assert (end.duration_ms, end.first_byte_ms) == (2020, 2010)
+        assert bytes(peer.data[job.job_id]) == b"answer"
+        await peer.settle()
+        of_the_job = [
+            one for one in peer.frames if isinstance(one, JobStarted | JobResult | JobError)
+        ]
+        assert of_the_job == [JobStarted(job.job_id, 200, "text/event-stream", "b"), end]
+        figures = agent.service.status().figures
+        assert (figures.error_rate, figures.first_byte_p50_ms) == (0.0, 2010.0)
+        metrics = agent.service.metrics.render().decode()
+        assert 'provider_agent_jobs_total{code="ok",format="openai",kind="scripted"} 1.0' in metrics
+        assert metrics.count("provider_agent_jobs_total{") == 1
+
+
+class Unclosable(ScriptedBackend):
+    async def close(self) -> None:
+        raise RuntimeError("a defect")
+
+
+@in_virtual_time
+async def test_an_adapter_that_cannot_close_keeps_no_other_open() -> None:
+    well = ScriptedBackend("b")
+    async with (
+        ScriptedCoordinator() as coordinator,
+        RunningAgent(coordinator, Unclosable("a"), well) as agent,
+    ):
+        await agent.connected()
+        agent.service.stop()
+        assert await agent.task == EXIT_OK
+        assert well.closed
