@@ -2,10 +2,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from adapters.base import BackendHealth
+from adapters.base import BackendHealth, Unreachable
 from agent.backends import SkippedBackend
 from agent.config import LimitsConfig
 from agent.discovery import Discovery
+from agent.guard import Guard
 from agent.jobs import JobRecord, Jobs
 from agent.outbox import Outbox
 from agent.reports import Reports, count_job
@@ -37,7 +38,12 @@ class Parts:
         self.up = ScriptedBackend("up", model("m"), model("n"), max_concurrent=2)
         self.down = ScriptedBackend("down", max_concurrent=5)
         self.down.reported_health = BackendHealth(False, None, "connection refused")
-        self.discovery = Discovery([self.up, self.down], {}, lambda: None)
+        self.discovery = Discovery(
+            [self.up, self.down],
+            {},
+            lambda: None,
+            guards={"up": Guard("scripted", None, self.clock)},
+        )
         self.figures = Figures(self.clock)
         self.metrics = Metrics()
         self.jobs = Jobs(self.discovery, Outbox(), 4, lambda _record: None, self.clock)
@@ -96,6 +102,32 @@ async def test_status_shows_every_configured_backend_the_skipped_too() -> None:
             id="venice", kind="venice", healthy=False, last_error="skipped: KEY is not set"
         ),
     ]
+
+
+async def test_status_says_that_a_backend_rests_and_why() -> None:
+    # It was shown as healthy while it got no jobs.
+    parts = Parts()
+    await parts.discovery.check_all()
+    for _ in range(5):
+        parts.discovery.job_started("up")
+        parts.discovery.job_ended("up", Unreachable("refused"), 0)
+
+    def shown() -> BackendStatus:
+        state = parts.reports.status(
+            link="connected", welcomed_at=0.0, last_rejection=None, draining=False
+        )
+        return state.backends[0]
+
+    assert shown() == BackendStatus(
+        id="up",
+        kind="scripted",
+        healthy=False,
+        latency_ms=1.0,
+        last_error="it keeps failing and rests for 10 s; see the log for its errors",
+        models=2,
+    )
+    parts.clock.now += 10
+    assert (shown().healthy, shown().last_error) == (True, None)
 
 
 async def test_what_never_happened_has_no_age() -> None:

@@ -1,6 +1,9 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from agent.routing import Refusal, Route, choose_routes
 from protocol.errors import ErrorCode
@@ -49,6 +52,11 @@ def route(
             [route("full", 0, in_flight=4), route("free", 1, native=False, in_flight=3)],
             ["free"],
             id="a full backend is left out",
+        ),
+        pytest.param(
+            [route("guarded", 0, capacity=0), route("free", 1)],
+            ["free"],
+            id="one whose guard lets nothing in is left out",
         ),
         pytest.param(
             [route("a", 0, operations=frozenset({"messages"})), route("b", 1)],
@@ -106,7 +114,8 @@ some_routes = st.lists(
         native=st.booleans(),
         operations=st.frozensets(st.sampled_from([str(one) for one in Operation])),
         in_flight=st.integers(0, 5),
-        capacity=st.integers(1, 5),
+        capacity=st.integers(0, 5),  # 0: its guard lets nothing in
+        retry_after_s=st.one_of(st.none(), st.floats(0.1, 100)),
     ),
     max_size=8,
     unique_by=lambda one: one.order,
@@ -124,9 +133,24 @@ def test_only_and_all_backends_that_speak_it_and_are_free_whatever_their_order(
     wanted = find_operation(wire_format, operation)
     able = [one for one in routes if wanted in one.operations and one.in_flight < one.capacity]
     chosen = choose_routes(wire_format, operation, routes)
+    assert choose_routes(wire_format, operation, reversed(routes)) == chosen
     if isinstance(chosen, Refusal):
         assert not able
         return
     assert sorted(chosen, key=lambda one: one.order) == sorted(able, key=lambda one: one.order)
-    assert [one.native for one in chosen] == sorted((one.native for one in chosen), reverse=True)
-    assert choose_routes(wire_format, operation, reversed(routes)) == chosen
+    for better, worse in pairwise(chosen):
+        assert better.native >= worse.native
+        if better.native == worse.native:
+            load = better.in_flight * worse.capacity, worse.in_flight * better.capacity
+            assert load[0] <= load[1]
+            assert load[0] < load[1] or better.order < worse.order
+
+
+@given(some_routes.filter(bool))
+def test_a_refusal_tells_the_soonest_that_is_known(routes: list[Route]) -> None:
+    full = [structs.replace(one, capacity=0, operations=BOTH) for one in routes]
+    refusal = choose_routes("openai", "", full)
+    assert isinstance(refusal, Refusal)
+    known = [one.retry_after_s for one in full if one.retry_after_s is not None]
+    assert refusal.code is ErrorCode.OUT_OF_CAPACITY
+    assert refusal.retry_after_s == min(known, default=None)
