@@ -1,6 +1,6 @@
 import pytest
 
-from adapters.base import WireFormat
+from adapters.base import PolicyMode, WireFormat
 from agent.backends import SkippedBackend, make_backends
 from agent.config import BackendConfig, BackendTimeouts
 
@@ -29,7 +29,12 @@ def test_settings_reach_the_backend() -> None:
                 models=("m*",),
                 formats=(WireFormat.ANTHROPIC,),
                 max_concurrent=3,
-                timeouts=BackendTimeouts(connect_s=1.5, silence_s=7.0),
+                timeouts=BackendTimeouts(
+                    connect_s=1.5, first_byte_s=20.0, silence_s=7.0, total_s=90.0
+                ),
+                alias={"shown": "known"},
+                request_policy=PolicyMode.STRICT,
+                venice_system_prompt=True,
             ),
         ),
         {"KEY": " sk-1\n"},
@@ -37,7 +42,12 @@ def test_settings_reach_the_backend() -> None:
     settings = backend.settings
     assert settings.api_key == "sk-1"
     assert (settings.models, settings.formats) == (("m*",), (WireFormat.ANTHROPIC,))
-    assert (backend.timeouts.connect_s, backend.timeouts.silence_s) == (1.5, 7.0)
+    clocks = backend.timeouts
+    assert (clocks.connect_s, clocks.first_byte_s) == (1.5, 20.0)
+    assert (clocks.silence_s, clocks.total_s) == (7.0, 90.0)
+    assert dict(settings.aliases) == {"shown": "known"}
+    assert settings.request_policy is PolicyMode.STRICT
+    assert settings.venice_system_prompt
     assert backend.max_concurrent == 3
 
 
@@ -81,6 +91,19 @@ def test_several_keys_for_one_service_are_told_apart() -> None:
     )
     assert made.markups == {"openrouter": 0.1, "openrouter#2": 0.2, "openrouter#3": 0.3}
     assert [one.settings.api_key for one in made.usable] == ["sk-a", "sk-b", "sk-c"]
+
+
+def test_limits_of_tokens_belong_to_the_backends_that_have_them() -> None:
+    made = make_backends(
+        (
+            BackendConfig(kind="venice", api_key_env="UNSET", max_tokens_per_minute=1),
+            BackendConfig(kind="vllm", url="http://a"),
+            BackendConfig(kind="openrouter", api_key_env="KEY", max_tokens_per_minute=500),
+            BackendConfig(kind="openrouter", api_key_env="KEY", max_tokens_per_minute=700),
+        ),
+        {"KEY": "sk-1"},
+    )
+    assert made.tokens_per_minute == {"openrouter": 500, "openrouter#2": 700}
 
 
 def test_no_key_shows_in_what_is_printed() -> None:
