@@ -8,6 +8,7 @@ from adapters.inspector import (
     BODY_BYTES,
     HEAD_BYTES,
     TAIL_BYTES,
+    WHOLE_TAIL_BYTES,
     BodyInspector,
     StreamInspector,
     Verdict,
@@ -26,16 +27,29 @@ from tests.kit.fakes.frames import (
     message_body,
     message_frames,
     message_start,
+    openai_usage,
     sse,
     text_delta,
     usage_chunk,
 )
 
-OPENAI, ANTHROPIC = Operation.CHAT, Operation.MESSAGES
+OPENAI, ANTHROPIC, RESPONSES = Operation.CHAT, Operation.MESSAGES, Operation.RESPONSES
 ALL = Usage(INPUT_TOKENS, OUTPUT_TOKENS)
 UNKNOWN = Usage(None, None)
 
 BARE_ERROR = b'event: error\ndata: {"code":500,"message":"slot died","type":"server_error"}\n\n'
+
+
+def responses_frames(last: str, text: str = "words") -> list[bytes]:
+    """A Responses stream; its last event repeats the whole answer."""
+    output = [{"type": "message", "content": [{"type": "output_text", "text": text}]}]
+    usage = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
+    whole = {"status": last.partition(".")[2], "output": output, "usage": usage}
+    return [
+        sse({"type": "response.created", "response": {"usage": None}}, "response.created"),
+        sse({"type": "response.output_text.delta", "delta": text}, "response.output_text.delta"),
+        sse({"type": last, "response": whole}, last),
+    ]
 
 
 def streamed(frames: list[bytes], operation: Operation = OPENAI) -> Verdict:
@@ -98,6 +112,48 @@ GOOD_OPENAI = {
     "a last delta bigger than the tail": (
         [chat_chunk("m", {"content": "x" * 2 * TAIL_BYTES}, "stop"), DONE],
         UNKNOWN,
+    ),
+    "a last delta bigger than the tail, then usage": (
+        [chat_chunk("m", {"content": "x" * 2 * TAIL_BYTES}, "stop"), usage_chunk("m"), DONE],
+        ALL,
+    ),
+    "usage in a last delta without a reason": (
+        [
+            chat_chunk("m", {"content": "a"}, "stop"),
+            chat_chunk("m", {"content": ""}, usage=openai_usage()),
+            DONE,
+        ],
+        ALL,
+    ),
+    "long": (
+        [*[chat_chunk("m", {"content": "word "})] * 1000, *chat_frames("m", usage=True)],
+        ALL,
+    ),
+    "bytes that are no UTF-8": (
+        [b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n', *chat_frames("m", usage=True)],
+        ALL,
+    ),
+    "garbage between": (
+        [
+            *(b"\x00\xff\n", b"data: ?\n\n", *chat_frames("m", usage=True)[:5]),
+            *(b"id: 7\n\n", *chat_frames("m", usage=True)[5:], b"\x00garbage after the end"),
+        ],
+        ALL,
+    ),
+    "impossible usage": (
+        [
+            chat_chunk("m", {}, "stop", usage={"prompt_tokens": -3, "completion_tokens": 10**30}),
+            DONE,
+        ],
+        UNKNOWN,
+    ),
+    "completions": (
+        [
+            sse({"object": "text_completion", "choices": [{"text": "a", "finish_reason": None}]}),
+            sse({"choices": [{"text": "", "finish_reason": "length"}], "usage": openai_usage()}),
+            DONE,
+        ],
+        ALL,
     ),
 }
 GOOD_ANTHROPIC = {
@@ -179,6 +235,55 @@ BAD_OPENAI = {
     "named event, bare text": ([b"event: error\ndata: oh no\n\n"], ErrorCode.BACKEND_ERROR),
     "error_type": (list(FakeVenice.failed_in_stream().chunks), ErrorCode.BACKEND_ERROR),
     "error as text": ([sse({"error": "unloaded"})], ErrorCode.BACKEND_ERROR),
+    "error after the marker": (
+        [*chat_frames("m", usage=True), sse({"error": {"code": 500}})],
+        ErrorCode.BACKEND_ERROR,
+    ),
+    "no reason in a long stream": (
+        [*[chat_chunk("m", {"content": "word "})] * 1000, DONE],
+        ErrorCode.INVALID_RESPONSE,
+    ),
+    "no marker in a long stream": (
+        [*[chat_chunk("m", {"content": "word "})] * 1000, chat_chunk("m", {}, "stop")],
+        ErrorCode.INVALID_RESPONSE,
+    ),
+}
+GOOD_RESPONSES = {
+    "usual": (responses_frames("response.completed"), ALL),
+    "at the token limit": (responses_frames("response.incomplete"), ALL),
+    "names left out": (
+        [f.partition(b"\n")[2] for f in responses_frames("response.completed")],
+        ALL,
+    ),
+    "marker at the end": ([*responses_frames("response.completed"), DONE], ALL),
+    "long": (responses_frames("response.completed", "x" * 25 * TAIL_BYTES), ALL),
+}
+BAD_RESPONSES = {
+    "nothing": ([], ErrorCode.INVALID_RESPONSE),
+    "cut": (responses_frames("response.completed")[:-1], ErrorCode.INVALID_RESPONSE),
+    "cut in the last event": (
+        [b"".join(responses_frames("response.completed"))[:-40]],
+        ErrorCode.INVALID_RESPONSE,
+    ),
+    "failed": (
+        [
+            *responses_frames("response.completed")[:-1],
+            sse({"type": "response.failed", "response": {"error": {"code": "server_error"}}}),
+        ],
+        ErrorCode.BACKEND_ERROR,
+    ),
+    "limited": (
+        [sse({"type": "response.failed", "response": {"error": {"code": "rate_limit_exceeded"}}})],
+        ErrorCode.BACKEND_OVERLOADED,
+    ),
+    "error event": (
+        [
+            *responses_frames("response.completed")[:2],
+            sse({"type": "error", "code": "server_error", "message": "?"}, "error"),
+        ],
+        ErrorCode.BACKEND_ERROR,
+    ),
+    "only the marker of chat": ([DONE], ErrorCode.INVALID_RESPONSE),
 }
 BAD_ANTHROPIC = {
     "nothing": ([], ErrorCode.INVALID_RESPONSE),
@@ -199,6 +304,28 @@ def test_an_incomplete_or_failed_openai_stream_is_a_failure(name: str) -> None:
     frames, code = BAD_OPENAI[name]
 
     assert code_of(streamed(frames).failure) is code
+
+
+@pytest.mark.parametrize("name", GOOD_RESPONSES)
+def test_a_complete_responses_stream_is_a_success(name: str) -> None:
+    frames, usage = GOOD_RESPONSES[name]
+
+    assert streamed(frames, RESPONSES) == Verdict(usage)
+
+
+@pytest.mark.parametrize("name", BAD_RESPONSES)
+def test_an_incomplete_or_failed_responses_stream_is_a_failure(name: str) -> None:
+    frames, code = BAD_RESPONSES[name]
+
+    assert code_of(streamed(frames, RESPONSES).failure) is code
+
+
+@pytest.mark.parametrize("name", ["with usage", "no space after the colon", "completions"])
+def test_completions_end_as_chat_does(name: str) -> None:
+    frames, usage = GOOD_OPENAI[name]
+
+    assert streamed(frames, Operation.COMPLETIONS) == Verdict(usage)
+    assert streamed(frames[:-1], Operation.COMPLETIONS).failure is not None
 
 
 @pytest.mark.parametrize("name", BAD_ANTHROPIC)
@@ -222,6 +349,8 @@ STREAMS = [
     *((OPENAI, frames) for frames, _ in BAD_OPENAI.values()),
     *((ANTHROPIC, frames) for frames, _ in GOOD_ANTHROPIC.values()),
     *((ANTHROPIC, frames) for frames, _ in BAD_ANTHROPIC.values()),
+    *((RESPONSES, frames) for frames, _ in GOOD_RESPONSES.values()),
+    *((RESPONSES, frames) for frames, _ in BAD_RESPONSES.values()),
 ]
 
 
@@ -240,7 +369,27 @@ def test_any_cut_gives_the_same_verdict(
     assert inspector.verdict() == streamed(frames, operation)
 
 
-@given(st.sampled_from([OPENAI, ANTHROPIC]), st.lists(st.binary()))
+# So short that noise does not push their ends out of the tail.
+SHORT_STREAMS = [one for one in STREAMS if len(b"".join(one[1])) < HEAD_BYTES]
+NOISE = st.sampled_from([b": keep-alive\n\n", b"\n", b"id: 7\n\n", b"data: \xff?\n\n", b"\x00\n"])
+
+
+@given(st.data(), st.booleans())
+def test_noise_between_events_changes_no_verdict(data: st.DataObject, returns: bool) -> None:
+    operation, frames = data.draw(st.sampled_from(SHORT_STREAMS))
+    noisy = [
+        piece for frame in frames for piece in (*data.draw(st.lists(NOISE, max_size=2)), frame)
+    ]
+    if returns:
+        noisy = [piece.replace(b"\n", b"\r\n") for piece in noisy]
+
+    verdict, usual = streamed(noisy, operation), streamed(frames, operation)
+
+    assert verdict.usage == usual.usage
+    assert code_of(verdict.failure) is code_of(usual.failure)
+
+
+@given(st.sampled_from([OPENAI, ANTHROPIC, RESPONSES]), st.lists(st.binary()))
 def test_garbage_is_a_failure_and_no_accident(operation: Operation, pieces: list[bytes]) -> None:
     assert streamed(pieces, operation).failure is not None
 
@@ -254,6 +403,28 @@ def test_memory_is_bounded_however_long_the_stream(piece: int) -> None:
 
     assert len(inspector._head) <= HEAD_BYTES
     assert sum(map(len, inspector._tail)) < TAIL_BYTES + piece
+
+
+@given(
+    st.sampled_from([OPENAI, ANTHROPIC, RESPONSES]),
+    st.lists(st.integers(1, 2 * WHOLE_TAIL_BYTES // 3), max_size=12),
+)
+def test_memory_is_bounded_whatever_the_pieces(operation: Operation, sizes: list[int]) -> None:
+    inspector = StreamInspector(operation)
+    block = bytes(max(sizes, default=0))
+    tail_bytes = WHOLE_TAIL_BYTES if operation is RESPONSES else TAIL_BYTES
+
+    for size in sizes:
+        inspector.feed(block[:size])
+        assert sum(map(len, inspector._tail)) < tail_bytes + max(sizes)
+        assert len(inspector._head) <= HEAD_BYTES
+
+
+def test_a_huge_line_is_no_accident() -> None:
+    frames = [b"data: " + b"x" * 5_000_000]
+
+    assert code_of(streamed(frames).failure) is ErrorCode.INVALID_RESPONSE
+    assert code_of(streamed(frames, ANTHROPIC).failure) is ErrorCode.INVALID_RESPONSE
 
 
 # --- answers of one piece -------------------------------------------------------------------------
