@@ -7,6 +7,7 @@ import msgspec
 
 from adapters.base import Backend, BackendModel
 from agent.config.schema import Config, Price
+from agent.counts import possible_count
 from agent.pricing import price_for
 from protocol.frames import AgentLimits, ModelOffer
 from protocol.limits import KIB, MAX_MODELS, MAX_NAME_CHARS, MIN_MESSAGE_TO_COORDINATOR_BYTES
@@ -42,11 +43,14 @@ def model_offers(serving: Iterable[Serving], config: Config) -> list[ModelOffer]
 
 def _offer(model_id: str, entries: Sequence[Serving], config: Config) -> ModelOffer:
     models = [model for _, model, _ in entries]
-    windows = [model.context_window for model in models if model.context_window is not None]
+    told = [possible_count(model.context_window) for model in models]
+    windows = [window for window in told if window]
     backend, first, markup = entries[0]
     upstream = None
-    if first.input_price_per_1m is not None and first.output_price_per_1m is not None:
-        upstream = Price(first.input_price_per_1m, first.output_price_per_1m)
+    input_price = possible_count(first.input_price_per_1m)
+    output_price = possible_count(first.output_price_per_1m)
+    if input_price is not None and output_price is not None:
+        upstream = Price(input_price, output_price)
     price = price_for(model_id, config.pricing, upstream=upstream, markup=markup)
     return ModelOffer(
         model_id=model_id,
@@ -56,8 +60,8 @@ def _offer(model_id: str, entries: Sequence[Serving], config: Config) -> ModelOf
         native=all(model.native for model in models),
         backend_kind=backend.kind,
         max_concurrent=sum(backend.max_concurrent for backend, _, _ in entries),
-        input_price_per_1m=price.input_per_1m if price else None,
-        output_price_per_1m=price.output_per_1m if price else None,
+        input_price_per_1m=possible_count(price.input_per_1m) if price else None,
+        output_price_per_1m=possible_count(price.output_per_1m) if price else None,
     )
 
 

@@ -9,14 +9,12 @@ from typing import Final
 from msgspec import structs
 
 from adapters.base import BackendError, BadStatus
+from agent.counts import possible_count
 from agent.failover import may_be_retried
 from agent.routing import Refusal
 from protocol.errors import ErrorCode, entry_for
 from protocol.frames import Job, JobError, JobResult
 from protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS
-
-MAX_COUNT: Final = 2**53
-"""The protocol's biggest number: exact in every language."""
 
 MAX_RETRY_AFTER_S: Final = 86_400.0
 """Nobody waits for more than a day; a bigger number is a server's mistake."""
@@ -64,10 +62,10 @@ def checked(job: Job, total_bytes: int, result: JobResult) -> JobResult:
         raise ValueError("the adapter's result does not fit what it relayed")
     return structs.replace(
         result,
-        input_tokens=_count(result.input_tokens),
-        output_tokens=_count(result.output_tokens),
-        duration_ms=_count(result.duration_ms) or 0,
-        first_byte_ms=_count(result.first_byte_ms),
+        input_tokens=possible_count(result.input_tokens),
+        output_tokens=possible_count(result.output_tokens),
+        duration_ms=possible_count(result.duration_ms) or 0,
+        first_byte_ms=possible_count(result.first_byte_ms),
     )
 
 
@@ -87,8 +85,3 @@ def _milliseconds(seconds: float | None) -> int | None:
     if seconds is None or not math.isfinite(seconds):
         return None
     return round(min(max(seconds, 0.0), MAX_RETRY_AFTER_S) * 1000)
-
-
-def _count(reported: int | None) -> int | None:
-    """What a server reported, unless no server can have counted that."""
-    return reported if reported is not None and 0 <= reported <= MAX_COUNT else None

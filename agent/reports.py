@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from agent.backends import SkippedBackend
 from agent.config import Config
+from agent.counts import possible_count
 from agent.discovery import Discovery
 from agent.jobs import JobRecord, Jobs
 from agent.telemetry.figures import Figures
@@ -61,8 +62,8 @@ class Reports:
                     state.health.reachable,
                     self._jobs.on_backend(state.backend.id),
                     state.backend.max_concurrent,
-                    running=state.load.running if state.load else None,
-                    waiting=state.load.waiting if state.load else None,
+                    running=possible_count(state.load.running) if state.load else None,
+                    waiting=possible_count(state.load.waiting) if state.load else None,
                 )
                 for state in self._discovery.states
             ],

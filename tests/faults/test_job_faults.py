@@ -135,6 +135,28 @@ async def test_a_servers_refusal_arrives_with_status_body_and_time(
         await serves_on(peer)
 
 
+@pytest.mark.parametrize("fault", [Fault.HANG_BEFORE_HEADERS, Fault.HANG_AFTER_HEADERS])
+@in_virtual_time
+async def test_a_server_that_hangs_is_replaced_when_its_clock_runs_out(fault: Fault) -> None:
+    async with (
+        ScriptedCoordinator() as coordinator,
+        FakeOpenAICompatible() as hanging,
+        FakeOpenAICompatible() as well,
+        RunningAgent(coordinator, backend_for(hanging), backend_for(well)) as agent,
+    ):
+        peer = await agent.connected()
+        hanging.next_job(fault)
+        job = new_job(MODEL, deadline_ms=3_600_000)
+        await peer.give(job)
+        end = await peer.end(job.job_id)
+        assert isinstance(end, JobResult)
+        first_byte_s = backend_for(hanging).timeouts.first_byte_s
+        assert end.first_byte_ms == pytest.approx(first_byte_s * 1000)
+        assert hanging.jobs[0].disconnected.is_set(), "nothing goes on there"
+        assert bytes(peer.data[job.job_id]) == bytes(well.jobs[0].sent)
+        assert len(peer.ends(job.job_id)) == 1
+
+
 @in_virtual_time
 async def test_a_request_that_is_no_object_never_reaches_the_server() -> None:
     async with (

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from adapters.base import BackendSettings, WireFormat
+from adapters.base import BackendSettings, Unreachable, WireFormat
 from adapters.openai_compatible import OpenAICompatibleBackend
 from agent.service import EXIT_OK
 from protocol.frames import Capabilities, Hello, JobResult
@@ -73,6 +73,26 @@ async def test_a_job_without_its_coordinator_closes_its_upstream_connection(
         await again.give(fresh)
         assert isinstance(await again.end(fresh.job_id), JobResult)
         assert again.ends(job.job_id) == [], "the old job is nobody's any more"
+
+
+@pytest.mark.parametrize("fail", FAILURES)
+@in_virtual_time
+async def test_a_link_that_is_lost_during_a_second_attempt_ends_it(fail: Failure) -> None:
+    first, second = ScriptedBackend("a"), ScriptedBackend("b")
+    async with (
+        ScriptedCoordinator() as coordinator,
+        RunningAgent(coordinator, first, second) as agent,
+    ):
+        peer = await agent.connected()
+        await peer.give(new_job(deadline_ms=3_600_000))
+        (await first.next_run()).fail(Unreachable("refused"))
+        run = await second.next_run()
+        await fail(peer)
+        await run.cancelled.wait()
+        await agent.connected()
+        jobs = agent.service.jobs
+        assert [jobs.in_flight, jobs.on_backend("a"), jobs.on_backend("b")] == [0, 0, 0]
+        assert len(first.runs) + len(second.runs) == 2, "it does not begin anew"
 
 
 @in_virtual_time

@@ -3,8 +3,9 @@ import pytest
 from adapters.base import BackendModel, Operation
 from agent.capabilities import Serving, agent_limits, metadata, model_offers
 from agent.config import LimitsConfig, OperatorConfig, Price, PricingConfig
-from protocol.frames import AgentLimits, ModelOffer
-from protocol.limits import MAX_MODELS
+from protocol.codec import VERSION_1
+from protocol.frames import AgentLimits, Capabilities, ModelOffer
+from protocol.limits import MAX_MODELS, MIN_MESSAGE_TO_COORDINATOR_BYTES
 from tests.kit.agent_config import agent_config
 from tests.kit.scripted_backend import ScriptedBackend, model
 
@@ -59,6 +60,21 @@ async def test_an_unknown_window_says_nothing(
 ) -> None:
     (offer,) = offers(*(serving("x", model("m", context_window=one)) for one in windows))
     assert offer.context_window == expected
+
+
+@pytest.mark.parametrize("lie", [-1, 2**53 + 1, 10**30])
+async def test_numbers_that_no_frame_carries_are_not_told(lie: int) -> None:
+    # One such number of a third party's adapter would end every connection at once.
+    found = offers(
+        serving("a", model("m", context_window=lie, prices=(lie, 5))),
+        serving("b", model("m", context_window=4096)),
+        serving("c", model("n", context_window=lie, prices=(2**53, 2**53)), markup=0.5),
+    )
+    assert [one.context_window for one in found] == [4096, None]
+    assert {one.input_price_per_1m for one in found} == {None}
+    frame = Capabilities(1, found, agent_limits(CONFIG), {})
+    encoded = VERSION_1.encode([frame])
+    assert VERSION_1.decode_from_agent(encoded, MIN_MESSAGE_TO_COORDINATOR_BYTES).frames == [frame]
 
 
 async def test_a_model_that_also_runs_elsewhere_is_not_offered_as_native() -> None:

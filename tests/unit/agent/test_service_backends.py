@@ -29,6 +29,12 @@ def offers(peer: AgentAtCoordinator) -> list[list[str]]:
     ]
 
 
+def last_load(peer: AgentAtCoordinator) -> BackendLoad:
+    """What the last heartbeat said of the first backend."""
+    beats = [frame for frame in peer.frames if isinstance(frame, Heartbeat)]
+    return beats[-1].backends[0]
+
+
 def pending(agent: RunningAgent) -> bool:
     """Whether a change of the offer waits to be told."""
     return agent.service._advertising is not None
@@ -116,10 +122,12 @@ async def test_heartbeats_carry_what_the_servers_say_of_their_load() -> None:
                 BackendLoad("a", True, 0, 8, running=3, waiting=2),
                 BackendLoad("b", True, 0, 8),
             ]
+            telling.reported_load = ServerLoad(running=-1, waiting=2**60)
+            await asyncio.sleep(30)
+            assert last_load(peer) == BackendLoad("a", True, 0, 8), "and the link lives on"
             telling.reported_health = BackendHealth(False, None, "gone")
             await asyncio.sleep(60)
-            beat = [frame for frame in peer.frames if isinstance(frame, Heartbeat)][-1]
-            assert beat.backends[0] == BackendLoad("a", False, 0, 8)
+            assert last_load(peer) == BackendLoad("a", False, 0, 8)
 
 
 @in_virtual_time
