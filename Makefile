@@ -14,13 +14,14 @@ COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format lock clean
+.PHONY: help demo test check format bench lock clean
 
 help:
 	@echo "make demo     requests through coordinator, agent and a real server; shows what arrived"
 	@echo "make test     the whole test-suite           (one test: make test ARGS='-k name')"
 	@echo "make check    ruff and mypy"
 	@echo "make format   lets ruff rewrite the code"
+	@echo "make bench    what relaying costs, beside the obvious way (ARGS='--rounds 5')"
 	@echo "make lock     pins the requirements afresh   (newer ones: make lock ARGS=--upgrade)"
 	@echo "make clean    removes $(VENV) and all caches"
 
@@ -34,6 +35,9 @@ check: $(DEV)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+bench: $(DEV)
+	@$(BIN)/python -m bench.relay $(ARGS)
 
 format: $(DEV)
 	@$(BIN)/ruff check --fix .
