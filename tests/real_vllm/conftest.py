@@ -1,0 +1,16 @@
+"""These tests take part only when a real vLLM is named; see `__main__`."""
+
+import os
+from typing import Final
+
+from tests.kit.llamacpp import llamacpp_server, tiny_model
+from tests.kit.subjects import VLLM_URL, subject
+
+__all__ = ["llamacpp_server", "subject", "tiny_model"]
+
+VENV: Final = os.environ.get("TEST_VLLM_VENV", "")
+"""The environment that vLLM is installed in, for tests that need a server of their own."""
+
+collect_ignore_glob = [] if VLLM_URL else ["test_*.py"]
+if not VENV:
+    collect_ignore_glob.append("test_troubles.py")

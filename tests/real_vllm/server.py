@@ -1,0 +1,221 @@
+"""Starts and stops a real vLLM as a group of processes of its own."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import aiohttp
+
+MODEL: Final = "tiny"
+"""What the server calls its model."""
+START_S: Final = 240.0
+"""How long it may take to start: half a minute on two cores, more when they are busy."""
+GRACE_S: Final = 20.0
+"""How long its processes may take to end before they are killed."""
+PARALLEL: Final = 4
+"""Answers at once; more wait in the server's queue."""
+_POLL_S: Final = 0.2
+_TAIL_BYTES: Final = 3000
+_PR_SET_PDEATHSIG: Final = 1
+_ENGINE: Final = b"VLLM::EngineCore"
+
+_LIBC: Final = ctypes.CDLL(None)
+
+
+def end_with_parent() -> None:
+    """For a new process, before its program runs: SIGTERM when its parent dies, however it dies.
+
+    Linux only; see prctl(2).
+    """
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class VllmStartError(Exception):
+    """The server did not start; the text holds the end of its log."""
+
+
+class VllmServer:
+    """One vLLM on a free loopback port, on the processor, without any contact to the outside.
+
+    An async context manager: it runs inside the block. It also ends when this process dies.
+
+    Args:
+        venv: the environment that vLLM is installed in; its caches go there, too.
+        model: the folder with the model's files.
+        log: the file for what it writes; replaced.
+        api_key: the key it asks for; None: none.
+    """
+
+    def __init__(self, venv: Path, model: Path, log: Path, *, api_key: str | None = None) -> None:
+        self.api_key = api_key
+        self._venv = venv.absolute()
+        self._model = model.absolute()
+        self._log = log
+        self._url: str | None = None
+        self._process: asyncio.subprocess.Process | None = None
+
+    def __repr__(self) -> str:
+        return f"<VllmServer {self._url or 'stopped'}>"
+
+    @property
+    def url(self) -> str:
+        """The base address, without a trailing slash.
+
+        Raises:
+            RuntimeError: it does not run.
+        """
+        if self._url is None:
+            raise RuntimeError("the server does not run")
+        return self._url
+
+    @property
+    def engine_pid(self) -> int:
+        """The process that computes; the one that speaks HTTP is its parent.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                ours = self._process and os.getpgid(int(folder.name)) == self._process.pid
+                if ours and (folder / "cmdline").read_bytes().startswith(_ENGINE):
+                    return int(folder.name)
+        raise RuntimeError("the server has no engine")
+
+    async def start(self, start_s: float = START_S) -> str:
+        """Start it, wait until it answers, and return the base address.
+
+        Cancelling it kills the processes.
+
+        Raises:
+            VllmStartError: it ended, or did not answer within `start_s` seconds.
+            RuntimeError: it runs already.
+        """
+        if self._process is not None:
+            raise RuntimeError("the server runs already")
+        port = _free_port()
+        url = f"http://127.0.0.1:{port}"
+        self._process = await self._spawn(port)
+        why = "ended before it was ready"
+        try:
+            async with asyncio.timeout(start_s):
+                if await _answers(url, self._process):
+                    self._url = url
+        except TimeoutError:
+            why = f"was not ready within {start_s:g} s"
+        finally:
+            if self._url is None:
+                await self._kill()
+        if self._url is None:
+            raise VllmStartError(f"vLLM {why}. The end of its log ({self._log}):\n{self._tail()}")
+        return self._url
+
+    async def stop(self, grace_s: float = GRACE_S) -> None:
+        """End all its processes: SIGTERM, and SIGKILL for what is left after `grace_s` seconds.
+
+        May be repeated. Cancelling it kills them at once.
+        """
+        process, self._url = self._process, None
+        if process is None:
+            return
+        try:
+            with suppress(TimeoutError, ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+                async with asyncio.timeout(grace_s):
+                    await process.wait()
+        finally:
+            await self._kill()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def _spawn(self, port: int) -> asyncio.subprocess.Process:
+        arguments = {
+            "--model": str(self._model),
+            "--served-model-name": MODEL,
+            "--host": "127.0.0.1",
+            "--port": str(port),
+            "--dtype": "float32",
+            "--max-num-seqs": str(PARALLEL),
+            "--kv-cache-memory-bytes": "64M",
+            "--distributed-executor-backend": "uni",
+        }
+        with self._log.open("wb") as log:
+            return await asyncio.create_subprocess_exec(
+                self._venv / "bin" / "python",
+                "-m",
+                # The wheel's own `vllm` command looks for a distribution called vllm and fails.
+                "vllm.entrypoints.openai.api_server",
+                "--enforce-eager",
+                *(word for pair in arguments.items() for word in pair),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment(),
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+            )
+
+    def _environment(self) -> dict[str, str]:
+        """Ours without what would set vLLM up differently, and with all its files in one place."""
+        cache = self._venv / "cache"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
+        return kept | {
+            "PATH": f"{self._venv / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "XDG_CACHE_HOME": str(cache),
+            "XDG_CONFIG_HOME": str(cache / "config"),
+            "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+            "HF_HUB_OFFLINE": "1",
+            # With "uni" above: the model runs in the engine's own process. Between two of them vLLM
+            # spins on sched_yield, and on two cores the tests then wait up to 18 s for their turn.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_HOST_IP": "127.0.0.1",
+            **({"VLLM_API_KEY": self.api_key} if self.api_key else {}),
+        }
+
+    async def _kill(self) -> None:
+        """Make sure that all are gone: an engine outlives a server that was killed."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+
+    def _tail(self) -> str:
+        return self._log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace").strip()
+
+
+def _free_port() -> int:
+    """A port that nobody has now: vLLM does not tell which one it took when asked for any."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+async def _answers(url: str, process: asyncio.subprocess.Process) -> bool:
+    """Wait until the server is healthy; False when its process ended first."""
+    async with aiohttp.ClientSession() as client:
+        while process.returncode is None:
+            with suppress(aiohttp.ClientError):  # nobody listens while it loads
+                async with client.get(f"{url}/health") as response:
+                    if response.status == 200:
+                        return True
+            await asyncio.sleep(_POLL_S)
+    return False

@@ -1,0 +1,178 @@
+"""A language model of about half a megabyte with random weights, in the layout that vLLM loads.
+
+It knows some plain words, and the 256 bytes for all else, so that any prompt can be read; its
+answers are words without sense, and end at `max_tokens` and nowhere else.
+
+Dimension 0 of every embedding holds the same large number. No layer writes to it, so its column of
+the output matrix works as one bias per token: words become likely, bytes and ends do not happen.
+The files are written as their formats say (tokenizer.json of `tokenizers`, safetensors), without
+the packages that usually write them.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONTEXT_TOKENS: Final = 16384
+"""A whole answer takes half a minute or more: nothing that is cancelled in it was about to end."""
+
+_WORDS: Final = (
+    "the a of to and in is it on as for with was that this by at from or be one two three red "
+    "blue green small large quick slow river stone light night tree bird cloud house road sea "
+    "wind time day year word line code test job node queue agent model server token stream"
+)
+_SPECIAL: Final = ("<unk>", "<s>", "</s>")
+_BEGIN_ID: Final = 1
+_END_ID: Final = 2
+
+_DIMENSIONS: Final = 64
+_HEADS: Final = 2  # of 32 dimensions: the smallest that vLLM's attention on a CPU takes
+_LAYERS: Final = 2
+_FEED_FORWARD: Final = 128
+_CARRIER: Final = 4.0
+"""How many times bigger than the others the constant dimension is."""
+_CARRIED: Final = 0.95
+"""Its share of the vector's length after the last norm."""
+_WORD_BIAS: Final = 0.0
+_BYTE_BIAS: Final = -14.0
+_SPECIAL_BIAS: Final = -60.0
+
+_CHAT_TEMPLATE: Final = (
+    "{%- for m in messages -%}<|{{ m['role'] }}|>\n"
+    "{%- if m['content'] is string -%}{{ m['content'] }}"
+    "{%- else -%}{%- for part in m['content'] -%}{{ part['text'] }}{%- endfor -%}{%- endif -%}"
+    "</s>\n{%- endfor -%}"
+    "{%- if add_generation_prompt -%}<|assistant|>\n{%- endif -%}"
+)
+
+
+def write_tiny_model(folder: Path, *, seed: int = 1) -> None:
+    """Write the model's files into `folder`, which is made when it is not there.
+
+    Args:
+        folder: files of the same names are replaced.
+        seed: of the weights; the same seed gives the same bytes.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = [*_SPECIAL, *_byte_signs(), *(_byte_signs()[32] + word for word in _WORDS.split())]
+    files: dict[str, object] = {
+        "config.json": _config(len(vocabulary)),
+        "tokenizer.json": _tokenizer(vocabulary),
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+            "model_max_length": CONTEXT_TOKENS,
+            "clean_up_tokenization_spaces": False,
+            "chat_template": _CHAT_TEMPLATE,
+        },
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    weights = dict(_weights(seed, len(vocabulary)))
+    (folder / "model.safetensors").write_bytes(_safetensors(weights))
+
+
+def _byte_signs() -> list[str]:
+    """How byte-level vocabularies write each byte: as itself where that can be seen."""
+    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    unseen = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in seen else chr(next(unseen)) for byte in range(256)]
+
+
+def _tokenizer(vocabulary: list[str]) -> dict[str, object]:
+    """A known word is one token (`ignore_merges`), anything else goes byte by byte."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    return {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": number, "content": text, "special": True, **flags}
+            for number, text in enumerate(_SPECIAL)
+        ],
+        "pre_tokenizer": {**byte_level, "use_regex": True},
+        "decoder": {**byte_level, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "vocab": {text: number for number, text in enumerate(vocabulary)},
+            "merges": [],
+            "ignore_merges": True,
+        },
+    }
+
+
+def _config(vocabulary: int) -> dict[str, object]:
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "torch_dtype": "float32",
+        "vocab_size": vocabulary,
+        "bos_token_id": _BEGIN_ID,
+        "eos_token_id": _END_ID,
+        "max_position_embeddings": CONTEXT_TOKENS,
+        "hidden_size": _DIMENSIONS,
+        "hidden_act": "silu",
+        "intermediate_size": _FEED_FORWARD,
+        "num_hidden_layers": _LAYERS,
+        "num_attention_heads": _HEADS,
+        "num_key_value_heads": _HEADS,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+    }
+
+
+def _weights(seed: int, vocabulary: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Every weight matrix by its name."""
+    random = np.random.default_rng(seed)
+
+    def drawn(rows: int, columns: int) -> NDArray[np.float32]:
+        return random.standard_normal((rows, columns)).astype(np.float32)
+
+    size = float(np.sqrt(_DIMENSIONS))
+    norm = np.ones(_DIMENSIONS, dtype=np.float32)
+    biases = np.full(vocabulary, _WORD_BIAS, dtype=np.float32)
+    biases[: len(_SPECIAL) + 256] = _BYTE_BIAS
+    biases[: len(_SPECIAL)] = _SPECIAL_BIAS
+    embedding, output = drawn(vocabulary, _DIMENSIONS), drawn(vocabulary, _DIMENSIONS)
+    embedding[:, 0] = _CARRIER * size
+    output[:, 0] = biases / (size * _CARRIED)
+    yield "model.embed_tokens.weight", embedding
+    yield "model.norm.weight", norm
+    yield "lm_head.weight", output
+    square = (_DIMENSIONS, _DIMENSIONS)
+    shapes = {f"self_attn.{name}_proj": square for name in "qkvo"}
+    shapes |= dict.fromkeys(("mlp.gate_proj", "mlp.up_proj"), (_FEED_FORWARD, _DIMENSIONS))
+    shapes["mlp.down_proj"] = (_DIMENSIONS, _FEED_FORWARD)
+    for layer in range(_LAYERS):
+        yield f"model.layers.{layer}.input_layernorm.weight", norm
+        yield f"model.layers.{layer}.post_attention_layernorm.weight", norm
+        for name, (rows, columns) in shapes.items():
+            weights = drawn(rows, columns) / np.float32(np.sqrt(columns))
+            if name in ("self_attn.o_proj", "mlp.down_proj"):
+                weights[0, :] = 0  # leaves the constant dimension as it is
+            else:
+                weights[:, 0] = 0  # nor lets it drown the others
+            yield f"model.layers.{layer}.{name}.weight", weights
+
+
+def _safetensors(weights: dict[str, NDArray[np.float32]]) -> bytes:
+    """Length of the header, the header (JSON, where each matrix lies), then the matrices."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    data = bytearray()
+    for name, matrix in weights.items():
+        begin = len(data)
+        data += matrix.astype("<f4").tobytes()
+        where = [begin, len(data)]
+        header[name] = {"dtype": "F32", "shape": list(matrix.shape), "data_offsets": where}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the matrices have to begin at a multiple of eight
+    return len(text).to_bytes(8, "little") + text + data
