@@ -172,11 +172,13 @@ class StreamInspector:
         return Verdict(self._messages_usage(None), _early_end("message_stop"))
 
     def _messages_usage(self, final: UsageReport | None) -> Usage:
-        """`message_start` has the prompt; `message_delta` the answer, and may correct both."""
+        """`message_start` has the prompt; `message_delta` the answer, and may correct the prompt."""
         for _, data in events_in(self._head):
             event = decode_event(data)
-            if event is not None and event.inner_usage is not None:
-                return merged_usage(event.inner_usage, final)
+            start = event.inner_usage if event is not None else None
+            if start is not None:
+                start.output_tokens = None  # nothing is answered yet: a placeholder
+                return merged_usage(start, final)
         return merged_usage(final)
 
     def _responses(self) -> Verdict:
