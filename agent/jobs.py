@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from adapters.base import Backend, BackendError
+from adapters.base import Backend, BackendError, BackendTimeout
 from agent.ends import checked, failed, failed_at_backend, refused, since_arrival
 from agent.failover import next_route
 from agent.outbox import Lane, Outbox
@@ -28,6 +28,10 @@ log = logging.getLogger("provider_agent.jobs")
 
 REMEMBERED_JOBS: Final = MAX_LIVE_JOBS
 """Ended jobs whose ids are kept, so that a job that is delivered twice runs once."""
+
+
+HANG_S: Final = 30.0
+"""A job's deadline has to be this long before a backend is to blame for missing it."""
 
 
 class Served(Protocol):
@@ -238,6 +242,7 @@ class Jobs:
                 return await self._try_backends(running)
         except Exception as error:
             if deadline.expired():
+                self._count_hang(running)
                 text = f"the deadline of {running.job.deadline_ms} ms passed"
                 return failed(
                     running.job, running.lane.stream.written, ErrorCode.DEADLINE_EXCEEDED, text
@@ -251,6 +256,16 @@ class Jobs:
                 ErrorCode.INTERNAL,
                 "a defect of the agent",
             )
+
+    def _count_hang(self, running: _Running) -> None:
+        """A long deadline without a byte of output is the backend's failure too.
+
+        A server that hangs may still answer its health checks; only jobs notice.
+        """
+        patient = running.job.deadline_ms / 1000 >= HANG_S and running.stop_reason is None
+        if patient and running.at_work and running.lane.stream.started is None:
+            hang = BackendTimeout("no output before the job's deadline")
+            self._served.job_ended(self._leave(running), hang, 0)
 
     async def _try_backends(self, running: _Running) -> JobResult:
         """Run the job; after a failure without output, where `failover.next_route` says."""

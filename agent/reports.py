@@ -132,4 +132,5 @@ def count_job(record: JobRecord, figures: Figures, metrics: Metrics) -> None:
         input_tokens=end.input_tokens if isinstance(end, JobResult) else None,
         output_tokens=output_tokens,
         first_byte_s=record.first_byte_s,
+        attempts=record.attempts,
     )

@@ -158,7 +158,7 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     max_concurrent: Concurrency = 8
-    max_tokens_per_minute: Count | None = None
+    max_tokens_per_minute: Annotated[int, Meta(ge=1, le=_MAX_INT)] | None = None
     drain_timeout_s: Annotated[float, Meta(ge=0, le=24 * 3600)] = 300.0
 
 

@@ -44,6 +44,9 @@ class Metrics:
         self._tokens = self._counter(
             "tokens", "Tokens as the servers reported them.", ("direction", "kind")
         )
+        self._failovers = self._counter(
+            "failovers", "Further attempts of jobs that failed before their first byte.", ("kind",)
+        )
         self._reconnects = self._counter(
             "reconnects", "Attempts to reconnect to the coordinator, by cause.", ("cause",)
         )
@@ -72,6 +75,7 @@ class Metrics:
         input_tokens: int | None = None,
         output_tokens: int | None = None,
         first_byte_s: float | None = None,
+        attempts: int = 1,
     ) -> None:
         """Count one job, once.
 
@@ -83,11 +87,14 @@ class Metrics:
             input_tokens: as the server reported them; None: unknown, and not counted.
             output_tokens: the same for the output.
             first_byte_s: from its arrival to the first byte; None: there was none.
+            attempts: how many times a backend was asked for it.
         """
         spoken = wire_format if wire_format in _FORMATS else "other"
         backend = kind or NO_BACKEND
         self._jobs.labels(OK if code is None else code.value, spoken, backend).inc()
         self._bytes.labels(spoken, backend).inc(relayed_bytes)
+        if attempts > 1:
+            self._failovers.labels(backend).inc(attempts - 1)
         if input_tokens is not None:
             self._tokens.labels("input", backend).inc(input_tokens)
         if output_tokens is not None:

@@ -253,7 +253,18 @@ async def test_the_deadline_spans_all_attempts() -> None:
     await second.next_run()
     assert (await bench.error(job)).code == "deadline_exceeded"
     assert now() - began == pytest.approx(60)
-    assert bench.serving.told[-1] == ("b", "stopped", 0)
+    # A minute without a byte: a server that hangs may still answer its health checks.
+    assert bench.serving.told[-1] == ("b", "backend_timeout", 0)
+
+
+@in_virtual_time
+async def test_a_short_deadline_blames_no_backend() -> None:
+    first, second = two()
+    bench = Bench(first, second)
+    job = new_job(deadline_ms=29_000)
+    bench.jobs.offer(job)
+    assert (await bench.error(job)).code == "deadline_exceeded"
+    assert bench.serving.told == [("a", "started", 0), ("a", "stopped", 0)]
 
 
 @pytest.mark.parametrize("reason", list(StopReason))
@@ -293,7 +304,7 @@ async def test_a_job_past_its_deadline_does_not_begin_anew_elsewhere() -> None:
     job, _ = await running(bench, first)
     assert (await bench.error(job)).code == "deadline_exceeded"
     assert (len(first.runs), len(second.runs)) == (1, 0)
-    assert bench.serving.told == [("a", "started", 0), ("a", "stopped", 0)]
+    assert bench.serving.told == [("a", "started", 0), ("a", "backend_timeout", 0)]
 
 
 async def test_a_defect_of_an_adapter_says_nothing_about_its_server() -> None:

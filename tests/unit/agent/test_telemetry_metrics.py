@@ -29,6 +29,15 @@ def test_a_job_is_counted_once_with_its_totals() -> None:
     } <= found
 
 
+def test_further_attempts_are_counted_and_first_ones_are_not() -> None:
+    metrics = Metrics()
+    for attempts in (0, 1, 3):
+        metrics.job_ended(
+            code=None, wire_format="openai", kind="vllm", relayed_bytes=1, attempts=attempts
+        )
+    assert 'provider_agent_failovers_total{kind="vllm"} 2.0' in samples(metrics)
+
+
 def test_unknown_tokens_are_not_counted_as_zero() -> None:
     metrics = Metrics()
     metrics.job_ended(code=None, wire_format="openai", kind="vllm", relayed_bytes=1)
