@@ -17,7 +17,7 @@
 
 from typing import ClassVar
 
-from protocol.errors import ErrorCode
+from protocol.errors import ErrorCode, entry_for
 
 
 class BackendError(Exception):
@@ -84,10 +84,8 @@ class BadStatus(BackendError):
 
     @property
     def retry_here(self) -> bool:
-        """Once, for what passes."""
-        return (
-            self.status in self.RETRIED_HERE and self.code is not ErrorCode.CONTEXT_LENGTH_EXCEEDED
-        )
+        """Once, for what passes; not for a buyer's mistake that a server calls its own."""
+        return self.status in self.RETRIED_HERE and entry_for(self.code).retryable
 
 
 class ErrorInStream(BackendError):

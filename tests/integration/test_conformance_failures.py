@@ -1,11 +1,14 @@
 """One suite over every backend, real and fake: how failures come out, whatever the server."""
 
 import asyncio
+import os
+import signal
 
 import msgspec
 import pytest
 
 from adapters.base import (
+    BackendSettings,
     BackendTimeout,
     BadRequest,
     BadStatus,
@@ -13,12 +16,24 @@ from adapters.base import (
     Operation,
     TimeoutSettings,
     Transport,
+    Unreachable,
     WireFormat,
 )
+from adapters.registry import create_backend
 from protocol.errors import ErrorCode
 from tests.kit.fakes import Exchange, FakeServer, Fault
+from tests.kit.llamacpp import LlamaCppFactory
 from tests.kit.sink import CollectingSink
-from tests.kit.subjects import FAKES, KEY, Subject, every_backend, every_fake, over, over_formats
+from tests.kit.subjects import (
+    FAKES,
+    KEY,
+    REAL,
+    Subject,
+    every_backend,
+    every_fake,
+    over,
+    over_formats,
+)
 
 
 @every_backend
@@ -172,3 +187,58 @@ async def test_cancelling_a_running_stream_ends_it(subject: Subject) -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert (await subject.backend.health()).reachable
+
+
+# --- the real llama.cpp ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wire_format", WireFormat)
+async def test_a_real_server_that_dies_in_a_stream_is_told_apart_from_its_end(
+    llamacpp_factory: LlamaCppFactory, wire_format: WireFormat
+) -> None:
+    server = await llamacpp_factory()
+    backend = create_backend(BackendSettings(kind="llamacpp", url=server.url))
+    subject, sink = Subject(backend, REAL["real-llamacpp"]), CollectingSink()
+    await backend.list_models()
+    running = asyncio.create_task(backend.execute(subject.job(wire_format, max_tokens=1900), sink))
+    await sink.first_chunk.wait()
+
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+
+    with pytest.raises(Transport, match="in the middle") as caught:
+        await running
+    assert caught.value.code is ErrorCode.BACKEND_UNREACHABLE
+    assert sink.data.startswith((b"data: ", b"event: "))
+    with pytest.raises(Unreachable, match="connection refused"):
+        await backend.execute(subject.job(wire_format), CollectingSink())
+    assert not (await backend.health()).reachable
+    await backend.close()
+
+
+@over_formats(["real-llamacpp"])
+async def test_a_real_server_tells_that_a_prompt_does_not_fit(
+    subject: Subject, wire_format: WireFormat
+) -> None:
+    prompt = [{"role": "user", "content": "far too long " * 20_000}]
+    sink = CollectingSink()
+
+    with pytest.raises(BadStatus) as caught:
+        await subject.backend.execute(subject.job(wire_format, messages=prompt), sink)
+
+    assert caught.value.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED
+    assert sink.status is None
+
+
+@over_formats(["real-llamacpp"], WireFormat.OPENAI)
+async def test_a_real_server_that_calls_a_mistake_its_own_is_not_believed(
+    subject: Subject, wire_format: WireFormat
+) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    prompt = [{"role": "user", "content": [{"type": "text", "text": "look"}, image]}]
+
+    with pytest.raises(BadStatus) as caught:
+        await subject.backend.execute(subject.job(wire_format, messages=prompt), CollectingSink())
+
+    assert caught.value.code is ErrorCode.BAD_REQUEST
+    assert not caught.value.retry_here
