@@ -25,8 +25,7 @@ from protocol.session import AgentSession
 log = logging.getLogger("provider_agent.link")
 
 WRITE_STALL_S: Final = 30.0
-"""No progress in sending for this long: the peer is gone, whatever its kernel says. The library's
-own keep-alive does not fire while its write buffer is full."""
+"""No progress in sending for this long: the peer is gone, whatever its kernel says."""
 
 _WAIT_CODES: Final = frozenset({CloseCode.SERVICE_RESTART, CloseCode.TRY_AGAIN_LATER})
 
@@ -88,6 +87,7 @@ class Link:
         self._user = user
         self._dialect = dialect
         self._unknown_types: set[int] = set()
+        self._sending_since: float | None = None
         self._drain: Drain | None = None
 
     def __repr__(self) -> str:
@@ -147,6 +147,7 @@ class Link:
         tasks = (
             asyncio.create_task(self._write(socket), name="link writer"),
             asyncio.create_task(self._read(socket), name="link reader"),
+            asyncio.create_task(self._watch_writer(socket), name="link watchdog"),
         )
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -166,16 +167,24 @@ class Link:
 
     async def _write(self, socket: ClientConnection) -> None:
         outbox, encode = self._outbox, self._dialect.encode
+        now = asyncio.get_running_loop().time
         while True:
             await outbox.wait()
             message = encode(outbox.next_batch())
-            try:
-                async with asyncio.timeout(WRITE_STALL_S):
-                    await socket.send(message)
-            except TimeoutError:
-                text = f"sending made no progress for {WRITE_STALL_S:.0f} s"
+            self._sending_since = now()
+            await socket.send(message)
+            self._sending_since = None
+
+    async def _watch_writer(self, socket: ClientConnection) -> None:
+        """The library's own keep-alive does not fire while its write buffer is full."""
+        now = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(WRITE_STALL_S / 4)
+            since = self._sending_since
+            if since is not None and now() - since >= WRITE_STALL_S:
                 socket.transport.abort()
-                raise _Ended(LinkEnd(End.LOST, text)) from None
+                text = f"sending made no progress for {WRITE_STALL_S:.0f} s"
+                raise _Ended(LinkEnd(End.LOST, text))
 
     def _receive(self, message: bytes | str) -> None:
         decoded = self._dialect.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)

@@ -44,7 +44,7 @@ class Load(Struct):
 LOADS = [
     Load("1 stream, 50/s", 1, 250, 50),
     Load("64 streams, 50/s", 64, 250, 50),
-    Load("256 streams, 20/s", 256, 100, 20),
+    Load("256 streams, 40/s", 256, 200, 40),
     Load("32 streams, flat out", 32, 5_000, 0),
     Load("1000 short jobs of 1 event", 1000, 1, 0),
 ]

@@ -89,7 +89,7 @@ class Server(asyncio.Protocol):
 async def serve(events: int, rate: float) -> None:
     """Serve until killed."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Server(events, rate), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: Server(events, rate), "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
