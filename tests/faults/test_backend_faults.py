@@ -13,6 +13,7 @@ from adapters.base import (
     ErrorInStream,
     InvalidResponse,
     Operation,
+    TimeoutSettings,
     Transport,
     Unreachable,
 )
@@ -33,6 +34,8 @@ from tests.kit.raw_jobs import (
 from tests.kit.raw_server import ARRIVES_S, RawServer, Reply, Then, chunked, head, stream, whole
 from tests.kit.sink import CollectingSink
 from tests.kit.virtual_time import in_virtual_time
+
+CLOCKS: Final = TimeoutSettings(first_byte_s=300.0, silence_s=120.0, total_s=480.0)
 
 Bytes = Callable[[Operation], bytes]
 BuildReply = Callable[[Operation], Reply]
@@ -114,7 +117,7 @@ ROWS: Final = {
         abandoned=True,
     ),
     "comments without an end": Row(
-        always(Reply(STREAM_HEAD, drip=chunked(COMMENT), drip_s=20.0)),
+        always(Reply(STREAM_HEAD, drip=chunked(COMMENT), drip_s=90.0)),
         *LATE,
         "first byte clock",
         abandoned=True,
@@ -144,7 +147,7 @@ ROWS: Final = {
         lambda op: Reply(STREAM_HEAD + chunked(first(1)(op)), drip=chunked(COMMENT), drip_s=100.0),
         *LATE,
         "total clock",
-        lambda op: first(1)(op) + COMMENT * 35,
+        lambda op: first(1)(op) + COMMENT * 4,
         abandoned=True,
     ),
     "a slow drip": Row(
@@ -153,7 +156,7 @@ ROWS: Final = {
         ),
         *LATE,
         "total clock",
-        lambda op: first(1)(op) + FRAMES[op][1] * 32,
+        lambda op: first(1)(op) + FRAMES[op][1] * 4,
         abandoned=True,
     ),
     # --- the end
@@ -246,7 +249,7 @@ async def test_a_fault_is_told_by_its_own_error_and_the_backend_survives(
 ) -> None:
     row, sink = ROWS[name], CollectingSink()
     replies = [*[row.reply(operation)] * row.times, good(operation)]
-    async with RawServer(replies) as server, backend_at(server.url) as backend:
+    async with RawServer(replies) as server, backend_at(server.url, CLOCKS) as backend:
         with pytest.raises(row.error) as caught:
             await backend.execute(job_for(operation), sink)
         if row.abandoned:

@@ -127,14 +127,11 @@ WORDINGS: Final = {
 
 
 @pytest.mark.parametrize("name", WORDINGS)
-@over_operations
 @in_virtual_time
-async def test_a_prompt_that_does_not_fit_is_told_in_each_servers_words(
-    name: str, operation: Operation
-) -> None:
+async def test_a_prompt_that_does_not_fit_is_told_in_each_servers_words(name: str) -> None:
     status, fields = WORDINGS[name]
 
-    error = await refused(operation, whole({"error": fields}, status))
+    error = await refused(Operation.CHAT, whole({"error": fields}, status))
 
     assert meaning(error) == _TOO_LONG
 

@@ -3,7 +3,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from adapters.base import ErrorInStream, InvalidResponse, TimeoutSettings
+from adapters.base import BackendSettings, ErrorInStream, InvalidResponse
+from adapters.openai_compatible import OpenAICompatibleBackend
 from adapters.opening import OPENING_BYTES
 from adapters.relay import ReadGate
 from protocol.errors import ErrorCode
@@ -11,6 +12,7 @@ from tests.kit.fakes import Answer, FakeOpenAICompatible, json_answer, stream_an
 from tests.kit.fakes.frames import DONE, INPUT_TOKENS, OUTPUT_TOKENS, chat_chunk, chat_frames, sse
 from tests.kit.fakes.openai_compatible import MODEL
 from tests.kit.sink import CollectingSink
+from tests.kit.virtual_time import in_virtual_time
 from tests.unit.adapters.conftest import Connect, a_job
 
 
@@ -66,20 +68,21 @@ async def test_a_full_window_stops_the_server_and_loses_nothing(
     assert (result.input_tokens, result.output_tokens) == (INPUT_TOKENS, OUTPUT_TOKENS)
 
 
-async def test_a_full_window_is_not_the_servers_silence(
-    server: FakeOpenAICompatible, connect: Connect
-) -> None:
+@in_virtual_time
+async def test_a_full_window_is_not_the_servers_silence() -> None:
     word = chat_chunk(MODEL, {"content": "x" * 60_000})
-    server.next_job(stream_answer([*[word] * 400, *chat_frames(MODEL, usage=True)]))
-    sink = CollectingSink(pause_at=1)
-    backend = connect(server, timeouts=TimeoutSettings(silence_s=0.05))
-    running = asyncio.create_task(backend.execute(a_job(MODEL), sink))
-    await sink.paused.wait()
+    async with FakeOpenAICompatible() as server:
+        server.next_job(stream_answer([*[word] * 400, *chat_frames(MODEL, usage=True)]))
+        sink = CollectingSink(pause_at=1)
+        backend = OpenAICompatibleBackend(BackendSettings(kind=server.kind, url=server.url))
+        running = asyncio.create_task(backend.execute(a_job(MODEL), sink))
+        await sink.paused.wait()
 
-    await asyncio.sleep(0.1)  # longer than the clock allows: only time itself can be waited for
-    sink.resume()
+        await asyncio.sleep(3 * backend.timeouts.silence_s)
+        sink.resume()
 
-    assert (await running).total_bytes == len(sink.data)
+        assert (await running).total_bytes == len(sink.data)
+        await backend.close()
 
 
 async def test_a_job_can_be_cancelled_while_its_window_is_full(
