@@ -8,21 +8,12 @@ from pathlib import Path
 from msgspec import Struct
 
 from agent.backends import make_backends
-from agent.config import (
-    BackendConfig,
-    Config,
-    CoordinatorConfig,
-    DiscoveryConfig,
-    IdentityConfig,
-    LimitsConfig,
-    ObservabilityConfig,
-    OperatorConfig,
-    PricingConfig,
-)
+from agent.config import BackendConfig, LimitsConfig
 from agent.identity import load_or_create
 from agent.service import Service
 from coordinator.server import Coordinator
 from coordinator.settings import CoordinatorSettings
+from tests.kit.agent_config import agent_config
 
 READY_WITHIN_S = 20.0
 
@@ -37,19 +28,6 @@ class Chain(Struct):
         return self.coordinator.http_url
 
 
-def config_for(connect_url: str, folder: Path, *backends: BackendConfig, **limits: int) -> Config:
-    return Config(
-        operator=OperatorConfig(display_name="test"),
-        coordinator=CoordinatorConfig(url=connect_url),
-        identity=IdentityConfig(key_path=folder / "identity.key"),
-        backends=backends,
-        pricing=PricingConfig(),
-        limits=LimitsConfig(drain_timeout_s=5.0, **limits),
-        discovery=DiscoveryConfig(),
-        observability=ObservabilityConfig(prometheus_addr=""),
-    )
-
-
 @asynccontextmanager
 async def running_chain(
     folder: Path,
@@ -59,8 +37,11 @@ async def running_chain(
     environ: dict[str, str] | None = None,
 ) -> AsyncIterator[Chain]:
     async with Coordinator(settings or CoordinatorSettings(port=0)) as coordinator:
-        config = config_for(
-            coordinator.connect_url, folder, *backends, max_concurrent=max_concurrent
+        config = agent_config(
+            coordinator.connect_url,
+            key_path=folder / "identity.key",
+            backends=backends,
+            limits=LimitsConfig(drain_timeout_s=5.0, max_concurrent=max_concurrent),
         )
         identity = load_or_create(config.identity.key_path)
         service = Service(config, identity, make_backends(backends, environ or {}))
