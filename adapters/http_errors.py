@@ -1,5 +1,6 @@
 """What aiohttp raises, in the words of the contract, and those words for an operator."""
 
+import os
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,8 @@ def _connect_reason(error: aiohttp.ClientConnectorError) -> str:
         return "no such host; check the backend's url"
     if isinstance(error.os_error, ssl.SSLError):
         return "the TLS handshake failed"
-    return f"no connection ({error.os_error.strerror or 'network error'})"
+    number = error.os_error.errno  # whose own text, not asyncio's, which repeats the address
+    return f"no connection ({os.strerror(number) if number else 'network error'})"
 
 
 def is_not_yet(error: BackendError) -> bool:

@@ -21,7 +21,7 @@ from agent.ends import failed_at_backend
 from agent.failover import may_be_retried
 from protocol.errors import ErrorCode, Fault, entry_for
 from protocol.limits import MAX_ERROR_BODY_BYTES
-from tests.kit.raw_jobs import backend_at, good, job_for, over_operations
+from tests.kit.raw_jobs import backend_at, good, job_for, over_formats
 from tests.kit.raw_server import RawServer, Reply, stream, whole
 from tests.kit.sink import CollectingSink
 from tests.kit.virtual_time import in_virtual_time
@@ -96,7 +96,7 @@ def meaning(error: BackendError) -> Meaning:
 
 
 @pytest.mark.parametrize("status", STATUSES)
-@over_operations
+@over_formats
 @in_virtual_time
 async def test_every_status_has_its_meaning(status: int, operation: Operation) -> None:
     reply = whole({"error": {"message": "no"}}, status, Retry_After=17, Location="/elsewhere")
@@ -137,7 +137,7 @@ async def test_a_prompt_that_does_not_fit_is_told_in_each_servers_words(name: st
 
 
 @pytest.mark.parametrize("fields", [fields for _, fields in WORDINGS.values()])
-@over_operations
+@over_formats
 @in_virtual_time
 async def test_the_same_words_after_200_mean_the_same(
     fields: dict[str, object], operation: Operation

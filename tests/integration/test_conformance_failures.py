@@ -210,7 +210,7 @@ async def test_a_real_server_that_dies_in_a_stream_is_told_apart_from_its_end(
         await running
     assert caught.value.code is ErrorCode.BACKEND_UNREACHABLE
     assert sink.data.startswith((b"data: ", b"event: "))
-    with pytest.raises(Unreachable, match="connection refused"):
+    with pytest.raises(Unreachable):
         await backend.execute(subject.job(wire_format), CollectingSink())
     assert not (await backend.health()).reachable
     await backend.close()

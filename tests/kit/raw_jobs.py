@@ -41,6 +41,9 @@ BUSY: Final = {
 }
 """How each operation says inside a stream that the server is overloaded."""
 
+over_formats = pytest.mark.parametrize(
+    "operation", [Operation.CHAT, Operation.MESSAGES], ids=["openai", "anthropic"]
+)
 over_operations = pytest.mark.parametrize("operation", FRAMES, ids=[op.value for op in FRAMES])
 
 KINDS_OWN: Final = TimeoutSettings()

@@ -1,4 +1,7 @@
 import asyncio
+import errno
+import os
+import re
 import socket
 import ssl
 
@@ -45,10 +48,11 @@ REQUEST = aiohttp.RequestInfo(URL("http://host"), "GET", headers=None, real_url=
             "TLS",
         ),
         (
-            aiohttp.ClientConnectorError(KEY, OSError(101, "Network is unreachable")),
+            aiohttp.ClientConnectorError(KEY, OSError(errno.ENETUNREACH, "Connect call failed")),
             Unreachable,
-            "Network is unreachable",
+            re.escape(os.strerror(errno.ENETUNREACH)),
         ),
+        (aiohttp.ClientConnectorError(KEY, OSError("several")), Unreachable, "network error"),
         (aiohttp.InvalidURL("nonsense"), Unreachable, "url"),
         (aiohttp.ClientPayloadError(), Transport, "middle"),
         (aiohttp.ClientResponseError(REQUEST, ()), InvalidResponse, "HTTP"),
