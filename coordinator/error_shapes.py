@@ -12,7 +12,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
-from protocol.errors import REGISTRY, ErrorCode, known_code
+from protocol.errors import REGISTRY, ErrorCode, Fault, known_code
 from protocol.formats import WireFormat
 from protocol.frames import JobError
 
@@ -110,10 +110,13 @@ def failure_of_job(error: JobError) -> Failure:
         retry_after_s = RETRY_AFTER_S
         if error.retry_after_ms is not None:
             retry_after_s = math.ceil(error.retry_after_ms / 1000)
+    # What an agent says of its own trouble is for its operator; the buyer is told what it means.
+    entry = REGISTRY[code]
+    told = error.message if entry.fault is not Fault.PROVIDER else ""
     return Failure(
         status=status,
         code=error.code,
-        message=error.message or REGISTRY[code].meaning,
+        message=told or entry.meaning,
         retry_after_s=retry_after_s,
         upstream_body=upstream_body,
     )

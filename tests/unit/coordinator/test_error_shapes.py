@@ -10,7 +10,7 @@ from coordinator.error_shapes import (
     render_body,
     render_event,
 )
-from protocol.errors import REGISTRY, ErrorCode
+from protocol.errors import REGISTRY, ErrorCode, Fault, entry_for
 from protocol.formats import WireFormat
 from protocol.frames import JobError
 
@@ -56,7 +56,15 @@ def job_error(
 )
 def test_code_decides_the_http_status(code: str, upstream_status: int | None, status: int) -> None:
     failure = failure_of_job(job_error(code, upstream_status))
-    assert (failure.status, failure.code, failure.message) == (status, code, "why")
+    assert (failure.status, failure.code) == (status, code)
+
+
+@pytest.mark.parametrize("code", [*ErrorCode, "of_a_newer_agent"])
+def test_only_trouble_that_is_not_the_providers_is_told_in_the_agents_words(code: str) -> None:
+    """What an agent says of its own servers is for its operator."""
+    entry = entry_for(code)
+    expected = entry.meaning if entry.fault is Fault.PROVIDER else "why"
+    assert failure_of_job(job_error(code, None)).message == expected
 
 
 @pytest.mark.parametrize("code", list(ErrorCode))

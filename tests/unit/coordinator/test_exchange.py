@@ -7,6 +7,7 @@ import pytest
 
 from coordinator.server import Coordinator
 from coordinator.settings import CoordinatorSettings
+from protocol.errors import REGISTRY, ErrorCode
 from protocol.limits import MIB, MIN_WINDOW_BYTES
 from tests.kit.scripted_agent import EVENT_STREAM, ScriptedAgent, ScriptedJob
 
@@ -250,7 +251,7 @@ async def test_event_stream_that_breaks_off_ends_with_one_error_event(
         received = await response.read()
         assert received.startswith(sent + added)
         assert received.endswith(b"\n\n")
-        assert received.count(b"the server died") == 1
+        assert received.count(REGISTRY[ErrorCode.BACKEND_ERROR].meaning.encode()) == 1
 
 
 async def test_other_response_that_breaks_off_is_cut(
