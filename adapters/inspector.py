@@ -172,7 +172,7 @@ class StreamInspector:
         return Verdict(self._messages_usage(None), _early_end("message_stop"))
 
     def _messages_usage(self, final: UsageReport | None) -> Usage:
-        """`message_start` has the prompt; `message_delta` the answer, and may correct the prompt."""
+        """`message_start` has the prompt; `message_delta` the answer, and may correct it."""
         for _, data in events_in(self._head):
             event = decode_event(data)
             start = event.inner_usage if event is not None else None

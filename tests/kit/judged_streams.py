@@ -1,0 +1,260 @@
+"""Streams of every kind, good and bad, with what has to be thought of them."""
+
+from adapters.events import Usage
+from adapters.inspector import (
+    TAIL_BYTES,
+)
+from protocol.errors import ErrorCode
+from protocol.formats import Operation
+from tests.kit.fakes import FakeLmStudio, FakeOpenRouter, FakeVenice, FakeVllm
+from tests.kit.fakes.frames import (
+    DONE,
+    INPUT_TOKENS,
+    OUTPUT_TOKENS,
+    chat_chunk,
+    chat_frames,
+    message_frames,
+    openai_usage,
+    sse,
+    text_delta,
+    usage_chunk,
+)
+
+OPENAI, ANTHROPIC, RESPONSES = Operation.CHAT, Operation.MESSAGES, Operation.RESPONSES
+ALL = Usage(INPUT_TOKENS, OUTPUT_TOKENS)
+UNKNOWN = Usage(None, None)
+
+BARE_ERROR = b'event: error\ndata: {"code":500,"message":"slot died","type":"server_error"}\n\n'
+
+
+def responses_frames(last: str, text: str = "words") -> list[bytes]:
+    """A Responses stream; its last event repeats the whole answer."""
+    output = [{"type": "message", "content": [{"type": "output_text", "text": text}]}]
+    usage = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
+    whole = {"status": last.partition(".")[2], "output": output, "usage": usage}
+    return [
+        sse({"type": "response.created", "response": {"usage": None}}, "response.created"),
+        sse({"type": "response.output_text.delta", "delta": text}, "response.output_text.delta"),
+        sse({"type": last, "response": whole}, last),
+    ]
+
+
+GOOD_OPENAI = {
+    "with usage": (chat_frames("m", usage=True), ALL),
+    "without usage": (chat_frames("m", usage=False), UNKNOWN),
+    "comments": ([b": KEEP-ALIVE\n\n", *chat_frames("m", usage=True), b": bye\n\n"], ALL),
+    "usage with the reason": (
+        [chat_chunk("m", {"content": "a"}, "length", usage={"prompt_tokens": 3}), DONE],
+        Usage(3, None),
+    ),
+    "usage null on each chunk": (
+        [
+            chat_chunk("m", {"content": "a"}, usage=None),
+            chat_chunk("m", {}, "stop", usage=None),
+            usage_chunk("m"),
+            DONE,
+        ],
+        ALL,
+    ),
+    "continuous usage": (
+        [
+            chat_chunk("m", {"content": "a"}, usage={"prompt_tokens": 9, "completion_tokens": 1}),
+            chat_chunk("m", {}, "stop", usage={"prompt_tokens": 9, "completion_tokens": 2}),
+            DONE,
+        ],
+        Usage(9, 2),
+    ),
+    "carriage returns": (
+        [frame.replace(b"\n", b"\r\n") for frame in chat_frames("m", usage=True)],
+        ALL,
+    ),
+    "no space after the colon": (
+        [frame.replace(b"data: ", b"data:") for frame in chat_frames("m", usage=True)],
+        ALL,
+    ),
+    "the word error in the text": (
+        [chat_chunk("m", {"content": '{"error": "no"}'}), chat_chunk("m", {}, "stop"), DONE],
+        UNKNOWN,
+    ),
+    "error null": ([chat_chunk("m", {}, "stop", error=None), DONE], UNKNOWN),
+    "a last delta bigger than the tail": (
+        [chat_chunk("m", {"content": "x" * 2 * TAIL_BYTES}, "stop"), DONE],
+        UNKNOWN,
+    ),
+    "a last delta bigger than the tail, then usage": (
+        [chat_chunk("m", {"content": "x" * 2 * TAIL_BYTES}, "stop"), usage_chunk("m"), DONE],
+        ALL,
+    ),
+    "usage in a last delta without a reason": (
+        [
+            chat_chunk("m", {"content": "a"}, "stop"),
+            chat_chunk("m", {"content": ""}, usage=openai_usage()),
+            DONE,
+        ],
+        ALL,
+    ),
+    "long": (
+        [*[chat_chunk("m", {"content": "word "})] * 1000, *chat_frames("m", usage=True)],
+        ALL,
+    ),
+    "bytes that are no UTF-8": (
+        [b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n', *chat_frames("m", usage=True)],
+        ALL,
+    ),
+    "garbage between": (
+        [
+            *(b"\x00\xff\n", b"data: ?\n\n", *chat_frames("m", usage=True)[:5]),
+            *(b"id: 7\n\n", *chat_frames("m", usage=True)[5:], b"\x00garbage after the end"),
+        ],
+        ALL,
+    ),
+    "impossible usage": (
+        [
+            chat_chunk("m", {}, "stop", usage={"prompt_tokens": -3, "completion_tokens": 10**30}),
+            DONE,
+        ],
+        UNKNOWN,
+    ),
+    "completions": (
+        [
+            sse({"object": "text_completion", "choices": [{"text": "a", "finish_reason": None}]}),
+            sse({"choices": [{"text": "", "finish_reason": "length"}], "usage": openai_usage()}),
+            DONE,
+        ],
+        ALL,
+    ),
+}
+GOOD_ANTHROPIC = {
+    "usual": (message_frames("m"), ALL),
+    "estimate, then the truth": (
+        message_frames(
+            "m",
+            start_usage={"input_tokens": 5, "output_tokens": 0},
+            end_usage={"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS},
+        ),
+        ALL,
+    ),
+    "cached input counts": (
+        message_frames(
+            "m",
+            start_usage={
+                "input_tokens": 1,
+                "cache_read_input_tokens": INPUT_TOKENS - 3,
+                "cache_creation_input_tokens": 2,
+                "output_tokens": 0,
+            },
+        ),
+        ALL,
+    ),
+    "DONE after the end": ([*message_frames("m"), DONE], ALL),
+    "pings": ([b'event: ping\ndata: {"type": "ping"}\n\n', *message_frames("m")], ALL),
+    "long": (
+        [*message_frames("m")[:2], *[text_delta("word ")] * 2000, *message_frames("m")[2:]],
+        ALL,
+    ),
+}
+BAD_OPENAI = {
+    "nothing": ([], ErrorCode.INVALID_RESPONSE),
+    "only comments": ([b": OPENROUTER PROCESSING\n\n"] * 3, ErrorCode.INVALID_RESPONSE),
+    "only the marker": ([DONE], ErrorCode.INVALID_RESPONSE),
+    "no marker": (chat_frames("m", usage=True)[:-1], ErrorCode.INVALID_RESPONSE),
+    "no reason": ([*chat_frames("m", usage=False)[:3], DONE], ErrorCode.INVALID_RESPONSE),
+    "just stops": (chat_frames("m", usage=False)[:3], ErrorCode.INVALID_RESPONSE),
+    "cut in the marker": (
+        [*chat_frames("m", usage=False)[:-1], b"data: [DO"],
+        ErrorCode.INVALID_RESPONSE,
+    ),
+    "error and marker": (
+        list(FakeVllm.admission_refused().chunks),
+        ErrorCode.BACKEND_OVERLOADED,
+    ),
+    "error after tokens": (
+        [
+            *chat_frames("m", usage=False)[:4],
+            sse({"error": {"message": "EngineCore", "code": 500}}),
+        ],
+        ErrorCode.BACKEND_ERROR,
+    ),
+    "error with a reason": (
+        list(FakeOpenRouter.failed_in_stream(429).chunks),
+        ErrorCode.BACKEND_OVERLOADED,
+    ),
+    "the reason is error": ([chat_chunk("m", {}, "error"), DONE], ErrorCode.BACKEND_ERROR),
+    "named event": (
+        list(FakeLmStudio.overflow_in_stream().chunks),
+        ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+    ),
+    "named event, bare text": ([b"event: error\ndata: oh no\n\n"], ErrorCode.BACKEND_ERROR),
+    "error_type": (list(FakeVenice.failed_in_stream().chunks), ErrorCode.BACKEND_ERROR),
+    "error as text": ([sse({"error": "unloaded"})], ErrorCode.BACKEND_ERROR),
+    "error after the marker": (
+        [*chat_frames("m", usage=True), sse({"error": {"code": 500}})],
+        ErrorCode.BACKEND_ERROR,
+    ),
+    "no reason in a long stream": (
+        [*[chat_chunk("m", {"content": "word "})] * 1000, DONE],
+        ErrorCode.INVALID_RESPONSE,
+    ),
+    "no marker in a long stream": (
+        [*[chat_chunk("m", {"content": "word "})] * 1000, chat_chunk("m", {}, "stop")],
+        ErrorCode.INVALID_RESPONSE,
+    ),
+}
+GOOD_RESPONSES = {
+    "usual": (responses_frames("response.completed"), ALL),
+    "at the token limit": (responses_frames("response.incomplete"), ALL),
+    "names left out": (
+        [f.partition(b"\n")[2] for f in responses_frames("response.completed")],
+        ALL,
+    ),
+    "marker at the end": ([*responses_frames("response.completed"), DONE], ALL),
+    "long": (responses_frames("response.completed", "x" * 25 * TAIL_BYTES), ALL),
+}
+BAD_RESPONSES = {
+    "nothing": ([], ErrorCode.INVALID_RESPONSE),
+    "cut": (responses_frames("response.completed")[:-1], ErrorCode.INVALID_RESPONSE),
+    "cut in the last event": (
+        [b"".join(responses_frames("response.completed"))[:-40]],
+        ErrorCode.INVALID_RESPONSE,
+    ),
+    "failed": (
+        [
+            *responses_frames("response.completed")[:-1],
+            sse({"type": "response.failed", "response": {"error": {"code": "server_error"}}}),
+        ],
+        ErrorCode.BACKEND_ERROR,
+    ),
+    "limited": (
+        [sse({"type": "response.failed", "response": {"error": {"code": "rate_limit_exceeded"}}})],
+        ErrorCode.BACKEND_OVERLOADED,
+    ),
+    "error event": (
+        [
+            *responses_frames("response.completed")[:2],
+            sse({"type": "error", "code": "server_error", "message": "?"}, "error"),
+        ],
+        ErrorCode.BACKEND_ERROR,
+    ),
+    "only the marker of chat": ([DONE], ErrorCode.INVALID_RESPONSE),
+}
+BAD_ANTHROPIC = {
+    "nothing": ([], ErrorCode.INVALID_RESPONSE),
+    "no message_stop": (message_frames("m")[:-1], ErrorCode.INVALID_RESPONSE),
+    "just stops": (message_frames("m")[:4], ErrorCode.INVALID_RESPONSE),
+    "only message_stop": (message_frames("m")[-1:], ErrorCode.INVALID_RESPONSE),
+    "error event": (
+        list(FakeVllm.engine_died_in_messages().chunks),
+        ErrorCode.BACKEND_ERROR,
+    ),
+    "bare error": ([*message_frames("m")[:4], BARE_ERROR], ErrorCode.BACKEND_ERROR),
+    "error after the end": ([*message_frames("m")[:-1], BARE_ERROR], ErrorCode.BACKEND_ERROR),
+}
+
+STREAMS = [
+    *((OPENAI, frames) for frames, _ in GOOD_OPENAI.values()),
+    *((OPENAI, frames) for frames, _ in BAD_OPENAI.values()),
+    *((ANTHROPIC, frames) for frames, _ in GOOD_ANTHROPIC.values()),
+    *((ANTHROPIC, frames) for frames, _ in BAD_ANTHROPIC.values()),
+    *((RESPONSES, frames) for frames, _ in GOOD_RESPONSES.values()),
+    *((RESPONSES, frames) for frames, _ in BAD_RESPONSES.values()),
+]
