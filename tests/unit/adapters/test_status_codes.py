@@ -20,6 +20,11 @@ OPENAI = b'{"error":{"code":"context_length_exceeded"}}'
     ("status", "body", "code"),
     [
         (400, b"", ErrorCode.BAD_REQUEST),
+        (
+            400,  # vLLM 0.32
+            b'{"error":{"message":"max_tokens=99 cannot be greater than max_model_len=9."}}',
+            ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+        ),
         (422, b'{"detail":"no"}', ErrorCode.BAD_REQUEST),
         (405, b"", ErrorCode.BAD_REQUEST),
         (415, b"", ErrorCode.BAD_REQUEST),
