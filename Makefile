@@ -32,7 +32,7 @@ demo: $(DEMO)
 	@$(BIN)/provider-agent demo $(ARGS)
 
 test: $(DEV)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto $(ARGS)
 
 test-vllm: $(DEV) $(VLLM_VENV)/.installed
 	@$(BIN)/python -m tests.real_vllm $(VLLM_VENV) $(ARGS)

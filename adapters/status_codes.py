@@ -27,8 +27,10 @@ _BY_WORDING: Final = tuple(
         # llama.cpp's error type (with 500 for some overflows), OpenAI's error code, others' text.
         (
             (400, 413, 422, 500),
-            rb"exceed_context_size|context_length_exceeded|context (?:size|window|length)"
-            rb"|max_model_len",
+            (
+                rb"exceed_context_size|context_length_exceeded|max_model_len"
+                rb"|context (?:size|window|length)"
+            ),
             ErrorCode.CONTEXT_LENGTH_EXCEEDED,
         ),
         # The `model` in a request is the agent's own: a complaint about it is no buyer's mistake.

@@ -11,7 +11,9 @@ from adapters.request_policy import POLICIES, RequestPolicy, apply_policy
 from protocol.formats import Operation
 
 STRICT, STRIP, PASS = PolicyMode.STRICT, PolicyMode.STRIP, PolicyMode.PASS
-KINDS_AND_FIELDS = [(kind, name) for kind, policy in POLICIES.items() for name in policy.fields]
+KINDS_AND_FIELDS = [
+    (kind, name) for kind, policy in POLICIES.items() for name in sorted(policy.fields)
+]
 KINDS_AND_TOOLS = [(kind, name) for kind, policy in POLICIES.items() for name in policy.tool_types]
 MESSAGES = [{"role": "user", "content": "hi"}]
 FUNCTION = {"type": "function", "function": {"name": "f"}}

@@ -121,6 +121,7 @@ ENCRYPTED = Ed25519PrivateKey.from_private_bytes(SECRET).private_bytes(
         (rust_agent_file(SECRET, PUBLIC)[:-40].encode(), "lines are incomplete"),
         (rust_agent_file(SECRET, PUBLIC).replace("secret", "x").encode(), "lines are incomplete"),
     ],
+    ids=range(13),  # not the content: a key is new in each process
 )
 def test_a_damaged_file_is_an_error_and_stays_as_it_is(
     tmp_path: Path, content: bytes, reason: str
