@@ -61,6 +61,7 @@ class Breaker:
         self._open_until: float | None = None
         self._rest_s = rule.rest_s
         self._trial_running = False
+        self._openings = 0
 
     def __repr__(self) -> str:
         return f"<Breaker {self.state} failures={len(self._failures)}>"
@@ -84,41 +85,50 @@ class Breaker:
             state is BreakerState.HALF_OPEN and not self._trial_running
         )
 
-    def started(self) -> None:
-        """A job goes to the backend."""
+    def started(self) -> int:
+        """A job goes to the backend; its end is told with the number that is returned.
+
+        An end with an older number than the last opening's is of a job that ran already then, and
+        says nothing new.
+        """
         if self.state is BreakerState.HALF_OPEN:
             self._trial_running = True
+        return self._openings
 
-    def succeeded(self) -> None:
+    def succeeded(self, number: int) -> None:
         """A job or a trial went well: closed again."""
+        if number != self._openings:
+            return
         self._failures.clear()
         self._open_until = None
         self._rest_s = self._rule.rest_s
         self._trial_running = False
 
-    def dropped(self) -> None:
+    def dropped(self, number: int) -> None:
         """A job ended without a word about the backend: cancelled, or the buyer's fault."""
-        self._trial_running = False
+        if number == self._openings:
+            self._trial_running = False
 
-    def failed(self) -> None:
+    def failed(self, number: int) -> None:
         """A job failed by the backend's fault."""
+        if number != self._openings:
+            return
         now = self._clock()
-        self._failures.append(now)
-        trial_failed = self._trial_running
-        self._trial_running = False
-        oldest = self._failures[0]
-        full = len(self._failures) == self._rule.failures
-        if trial_failed:
+        if self._open_until is not None:  # it was the trial
             self._rest_s = min(self._rest_s * 2, self._rule.max_rest_s)
             self._open(now + self._rest_s)
-        elif self._open_until is None and full and now - oldest <= self._rule.within_s:
+            return
+        self._failures.append(now)
+        full = len(self._failures) == self._rule.failures
+        if full and now - self._failures[0] <= self._rule.within_s:
             self._open(now + self._rest_s)
 
     def rest(self, seconds: float) -> None:
         """The server itself said when to come back."""
-        until = self._clock() + min(seconds, self._rule.max_rest_s)
-        self._open(max(until, self._open_until or 0.0))
+        self._open(self._clock() + min(seconds, self._rule.max_rest_s))
 
     def _open(self, until: float) -> None:
-        self._open_until = until
+        self._open_until = max(until, self._open_until or 0.0)
+        self._openings += 1
+        self._trial_running = False
         self._failures.clear()

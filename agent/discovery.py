@@ -165,21 +165,23 @@ class Discovery:
         """The backend of a route."""
         return self._watches[backend_id].state.backend
 
-    def job_started(self, backend_id: str) -> None:
-        """A job goes to a backend."""
-        self._watches[backend_id].guard.started()
+    def job_started(self, backend_id: str) -> int:
+        """A job goes to a backend; see `Guard.started`."""
+        return self._watches[backend_id].guard.started()
 
-    def job_ended(self, backend_id: str, error: BackendError | None, tokens: int) -> None:
+    def job_ended(
+        self, backend_id: str, number: int, error: BackendError | None, tokens: int
+    ) -> None:
         """A job on a backend is over; see `Guard.ended`."""
         watch = self._watches[backend_id]
-        if watch.guard.ended(error, tokens):
+        if watch.guard.ended(number, error, tokens):
             watch.poked.set()
         # At once, not after a look that a failing server may keep waiting.
         self._tell_change(watch)
 
-    def job_stopped(self, backend_id: str) -> None:
+    def job_stopped(self, backend_id: str, number: int) -> None:
         """A job on a backend was stopped from outside, which says nothing about the backend."""
-        self._watches[backend_id].guard.dropped()
+        self._watches[backend_id].guard.dropped(number)
 
     async def check_all(self) -> None:
         """Look at every backend at once; what one says counts without waiting for others."""

@@ -64,14 +64,15 @@ class Guard:
             return ""
         return f"it keeps failing and rests for {self.rest_s:.0f} s; see the log for its errors"
 
-    def started(self) -> None:
-        """A job goes to the backend."""
-        self._breaker.started()
+    def started(self) -> int:
+        """A job goes to the backend; its end is told with the number that is returned."""
+        return self._breaker.started()
 
-    def ended(self, error: BackendError | None, tokens: int) -> bool:
+    def ended(self, number: int, error: BackendError | None, tokens: int) -> bool:
         """A job on the backend is over.
 
         Args:
+            number: from `started`.
             error: why it failed; None: it did not, or not by the backend's doing.
             tokens: what it used, input and output together.
 
@@ -83,30 +84,30 @@ class Guard:
         if error is None:
             if self._counts_all and self._breaker.state is BreakerState.CLOSED:
                 # A success between failures does not make the service forget them.
-                self._breaker.dropped()
+                self._breaker.dropped(number)
             else:
-                self._breaker.succeeded()
+                self._breaker.succeeded(number)
             return False
         told_s = error.retry_after_s or 0.0
         if error.code is ErrorCode.BACKEND_OVERLOADED and told_s > 0:
             if self._counts_all:
                 # Not so short that the failures after each rest add up to a block.
                 told_s = max(told_s, self._rule.within_s / self._rule.failures)
-            self._breaker.dropped()
+            self._breaker.dropped(number)
             self._breaker.rest(min(told_s, MAX_TOLD_REST_S))
             return True
         if self._counts_all and error.status is not None:
-            self._breaker.failed()
+            self._breaker.failed(number)
             return self.is_out or error.code in _SAYS_NOTHING
         if error.code in _SAYS_NOTHING:
-            self._breaker.dropped()
+            self._breaker.dropped(number)
             return True
         if entry_for(error.code).fault is not Fault.PROVIDER:
-            self._breaker.dropped()
+            self._breaker.dropped(number)
             return False
-        self._breaker.failed()
+        self._breaker.failed(number)
         return error.code is not ErrorCode.BACKEND_OVERLOADED or self.is_out
 
-    def dropped(self) -> None:
+    def dropped(self, number: int) -> None:
         """A job was stopped from outside: it says nothing about the backend."""
-        self._breaker.dropped()
+        self._breaker.dropped(number)

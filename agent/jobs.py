@@ -45,15 +45,17 @@ class Served(Protocol):
         """The backend of a route."""
         ...
 
-    def job_started(self, backend_id: str) -> None:
-        """A job goes to a backend."""
+    def job_started(self, backend_id: str) -> int:
+        """A job goes to a backend; its end there is told with the number that is returned."""
         ...
 
-    def job_ended(self, backend_id: str, error: BackendError | None, tokens: int) -> None:
+    def job_ended(
+        self, backend_id: str, number: int, error: BackendError | None, tokens: int
+    ) -> None:
         """A job on a backend is over; `error` says why it failed there, `tokens` what it used."""
         ...
 
-    def job_stopped(self, backend_id: str) -> None:
+    def job_stopped(self, backend_id: str, number: int) -> None:
         """A job on a backend was stopped from outside, which says nothing about the backend."""
         ...
 
@@ -86,7 +88,17 @@ class StopReason(StrEnum):
 class _Running:
     """A job that a backend works on."""
 
-    __slots__ = ("arrived", "at_work", "job", "lane", "stop_detail", "stop_reason", "task", "tried")
+    __slots__ = (
+        "arrived",
+        "at_work",
+        "job",
+        "lane",
+        "number",
+        "stop_detail",
+        "stop_reason",
+        "task",
+        "tried",
+    )
 
     def __init__(self, job: Job, lane: Lane, arrived: float) -> None:
         self.job = job
@@ -96,6 +108,8 @@ class _Running:
         """Backend ids in the order of the attempts."""
         self.at_work = False
         """Whether it counts at the last of them."""
+        self.number = 0
+        """Of the attempt, as the backend's guard counts."""
         self.stop_reason: StopReason | None = None
         self.stop_detail = ""
         self.task: asyncio.Task[JobEnd] | None = None
@@ -225,7 +239,7 @@ class Jobs:
         running.at_work = True
         running.lane.assign(backend_id)
         self._on_backend[backend_id] = self.on_backend(backend_id) + 1
-        self._served.job_started(backend_id)
+        running.number = self._served.job_started(backend_id)
 
     def _leave(self, running: _Running) -> str:
         """The job no longer counts at its backend, whose id is returned."""
@@ -265,7 +279,7 @@ class Jobs:
         patient = running.job.deadline_ms / 1000 >= HANG_S and running.stop_reason is None
         if patient and running.at_work and running.lane.stream.started is None:
             hang = BackendTimeout("no output before the job's deadline")
-            self._served.job_ended(self._leave(running), hang, 0)
+            self._served.job_ended(self._leave(running), running.number, hang, 0)
 
     async def _try_backends(self, running: _Running) -> JobResult:
         """Run the job; after a failure without output, where `failover.next_route` says."""
@@ -293,7 +307,7 @@ class Jobs:
             return None
         # First it leaves, so that its own slot is free for a second attempt, and so that a backend
         # that its failure has taken out gets none.
-        self._served.job_ended(self._leave(running), error, 0)
+        self._served.job_ended(self._leave(running), running.number, error, 0)
         routes = self._routes(running.job)
         others = [] if isinstance(routes, Refusal) else routes
         # With the start of a response its status and content type are promised.
@@ -321,18 +335,18 @@ class Jobs:
         backend = self._served.backend(running.tried[-1])
         del self._running[job.job_id]
         if running.at_work:
-            self._ended_at(self._leave(running), end)
+            self._ended_at(self._leave(running), running.number, end)
         if not self._running:
             self._idle.set()
         self._end(job, lane, backend.kind, end, running.arrived, len(running.tried))
 
-    def _ended_at(self, backend_id: str, end: JobEnd) -> None:
+    def _ended_at(self, backend_id: str, number: int, end: JobEnd) -> None:
         """A job is over that no backend failed."""
         if not isinstance(end, JobResult):
-            self._served.job_stopped(backend_id)
+            self._served.job_stopped(backend_id, number)
             return
         tokens = (end.input_tokens or 0) + (end.output_tokens or 0)
-        self._served.job_ended(backend_id, None, tokens)
+        self._served.job_ended(backend_id, number, None, tokens)
         if self._bucket is not None:
             self._bucket.spend(tokens)
 

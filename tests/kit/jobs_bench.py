@@ -35,13 +35,17 @@ class Serving:
     def backend(self, backend_id: str) -> Backend:
         return self.backends[backend_id]
 
-    def job_started(self, backend_id: str) -> None:
+    def job_started(self, backend_id: str) -> int:
         self.told.append((backend_id, "started", 0))
+        return self.told.count((backend_id, "started", 0))
 
-    def job_ended(self, backend_id: str, error: BackendError | None, tokens: int) -> None:
+    def job_ended(
+        self, backend_id: str, number: int, error: BackendError | None, tokens: int
+    ) -> None:
+        assert number > 0, "an end without a start"
         self.told.append((backend_id, str(error.code) if error else "ok", tokens))
 
-    def job_stopped(self, backend_id: str) -> None:
+    def job_stopped(self, backend_id: str, number: int) -> None:
         self.told.append((backend_id, "stopped", 0))
 
 

@@ -33,8 +33,7 @@ class Script:
 
     def _job(self, end: str) -> None:
         assert self.breaker.admits()
-        self.breaker.started()
-        getattr(self.breaker, end)()
+        getattr(self.breaker, end)(self.breaker.started())
 
 
 @pytest.mark.parametrize(
@@ -73,12 +72,11 @@ def test_half_open_admits_one_trial_at_a_time() -> None:
     breaker = script.breaker
 
     seen = [breaker.admits()]
-    breaker.started()
+    trial = breaker.started()
     seen.append(breaker.admits())
-    breaker.dropped()
+    breaker.dropped(trial)
     seen.append(breaker.admits())
-    breaker.started()
-    breaker.succeeded()
+    breaker.succeeded(breaker.started())
     seen.append(breaker.admits())
 
     assert seen == [True, False, True, True]
@@ -86,10 +84,11 @@ def test_half_open_admits_one_trial_at_a_time() -> None:
 
 def test_failures_of_jobs_that_ran_already_do_not_prolong_the_rest() -> None:
     script = Script()
+    running = script.breaker.started()
     script.play("failed failed failed 5")
 
     for _ in range(10):
-        script.breaker.failed()
+        script.breaker.failed(running)
 
     assert script.breaker.retry_in_s == pytest.approx(5.0)
     assert script.play("5") is HALF_OPEN
@@ -115,6 +114,41 @@ def test_a_server_does_not_shorten_its_rest() -> None:
     script.breaker.rest(1.0)
 
     assert script.breaker.retry_in_s == pytest.approx(30.0)
+
+
+@pytest.mark.parametrize("end", ["succeeded", "dropped", "failed"])
+def test_a_job_from_before_the_opening_ends_no_trial(end: str) -> None:
+    """Its end once made room for a second trial, or closed what the server had asked to rest."""
+    script = Script()
+    old = script.breaker.started()
+    script.play("failed failed failed 10")
+    script.breaker.started()
+
+    getattr(script.breaker, end)(old)
+
+    assert script.breaker.state is HALF_OPEN
+    assert not script.breaker.admits()
+
+
+def test_a_success_from_before_does_not_cut_a_told_rest_short() -> None:
+    script = Script()
+    old = script.breaker.started()
+    script.breaker.rest(30.0)
+
+    script.breaker.succeeded(old)
+
+    assert script.breaker.retry_in_s == pytest.approx(30.0)
+
+
+def test_a_failed_trial_does_not_cut_a_told_rest_short() -> None:
+    script = Script()
+    script.play("failed failed failed 10")
+    trial = script.breaker.started()
+    script.breaker.rest(35.0)
+
+    script.breaker.failed(trial)
+
+    assert script.breaker.retry_in_s == pytest.approx(35.0)
 
 
 def test_it_says_where_it_stands() -> None:

@@ -85,12 +85,12 @@ class Watching:
 
     def fail(self, backend: Backend, error: BackendError, times: int = 1) -> None:
         for _ in range(times):
-            self.discovery.job_started(backend.id)
-            self.discovery.job_ended(backend.id, error, 0)
+            number = self.discovery.job_started(backend.id)
+            self.discovery.job_ended(backend.id, number, error, 0)
 
     def succeed(self, backend: Backend) -> None:
-        self.discovery.job_started(backend.id)
-        self.discovery.job_ended(backend.id, None, 10)
+        number = self.discovery.job_started(backend.id)
+        self.discovery.job_ended(backend.id, number, None, 10)
 
     async def next_change(self) -> float:
         """When the next change comes."""
@@ -324,9 +324,9 @@ async def test_after_its_rest_one_success_closes() -> None:
     backend = ScriptedBackend("a", model("m"))
     async with Watching(backend) as watching:
         await half_open(watching, backend)
-        watching.discovery.job_started("a")
+        number = watching.discovery.job_started("a")
         assert [one.capacity for one in watching.discovery.routes("m")] == [0], "one trial"
-        watching.discovery.job_ended("a", None, 10)
+        watching.discovery.job_ended("a", number, None, 10)
         assert [one.capacity for one in watching.discovery.routes("m")] == [8]
         watching.fail(backend, Unreachable("refused"), times=4)
         assert watching.models() == ["m"]
@@ -350,8 +350,8 @@ async def test_a_stopped_trial_is_no_answer() -> None:
     backend = ScriptedBackend("a", model("m"))
     async with Watching(backend) as watching:
         await half_open(watching, backend)
-        watching.discovery.job_started("a")
-        watching.discovery.job_stopped("a")
+        number = watching.discovery.job_started("a")
+        watching.discovery.job_stopped("a", number)
         assert [one.capacity for one in watching.discovery.routes("m")] == [8]
         watching.fail(backend, Unreachable("refused"))
         assert watching.models() == [], "it was still half open"

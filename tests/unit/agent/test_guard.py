@@ -36,8 +36,7 @@ class Guarded:
         self.guard = Guard(kind, tokens_per_minute, self.clock)
 
     def job(self, error: BackendError | None = None, tokens: int = 0) -> bool:
-        self.guard.started()
-        return self.guard.ended(error, tokens)
+        return self.guard.ended(self.guard.started(), error, tokens)
 
 
 def test_a_new_guard_lets_jobs_in() -> None:
@@ -93,8 +92,7 @@ def test_stopped_jobs_neither_hurt_nor_heal() -> None:
     for _ in range(DEFAULT_RULE.failures - 1):
         guarded.job(Unreachable("refused"))
         for _ in range(10):
-            guarded.guard.started()
-            guarded.guard.dropped()
+            guarded.guard.dropped(guarded.guard.started())
     assert not guarded.guard.is_out
     guarded.job(Unreachable("refused"))
     assert guarded.guard.is_out

@@ -109,8 +109,8 @@ async def test_status_says_that_a_backend_rests_and_why() -> None:
     parts = Parts()
     await parts.discovery.check_all()
     for _ in range(5):
-        parts.discovery.job_started("up")
-        parts.discovery.job_ended("up", Unreachable("refused"), 0)
+        number = parts.discovery.job_started("up")
+        parts.discovery.job_ended("up", number, Unreachable("refused"), 0)
 
     def shown() -> BackendStatus:
         state = parts.reports.status(
