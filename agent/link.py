@@ -89,6 +89,7 @@ class Link:
         self._unknown_types: set[int] = set()
         self._sending_since: float | None = None
         self._drain: Drain | None = None
+        self._drain_asked = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Link {self._settings.url} {self._session.state}>"
@@ -148,6 +149,7 @@ class Link:
             asyncio.create_task(self._write(socket), name="link writer"),
             asyncio.create_task(self._read(socket), name="link reader"),
             asyncio.create_task(self._watch_writer(socket), name="link watchdog"),
+            asyncio.create_task(self._leave_when_drained(socket), name="link drain"),
         )
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -186,6 +188,12 @@ class Link:
                 text = f"sending made no progress for {WRITE_STALL_S:.0f} s"
                 raise _Ended(LinkEnd(End.LOST, text))
 
+    async def _leave_when_drained(self, socket: ClientConnection) -> None:
+        """After the coordinator's `Drain`: see every job through, then close."""
+        await self._drain_asked.wait()
+        await self._outbox.wait_until_acknowledged()
+        await socket.close(CloseCode.NORMAL_CLOSURE, "drained")
+
     def _receive(self, message: bytes | str) -> None:
         decoded = self._dialect.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
         for frame in decoded.frames:
@@ -207,12 +215,18 @@ class Link:
                 self._user.welcomed(event)
             case Drain():
                 self._drain = event
+                self._drain_asked.set()
                 self._user.drain_requested(event)
             case Rejected():
                 raise _Ended(_rejected(event))
 
     def _closed(self, closed: ConnectionClosed) -> LinkEnd:
+        drain = self._drain
+        told = None if drain is None else drain.reconnect_after_ms / 1000 or None
         if closed.sent is not None and not closed.rcvd_then_sent:
+            if drain is not None and closed.sent.code == CloseCode.NORMAL_CLOSURE:
+                end = End.LOST if told is None else End.TOLD_TO_WAIT
+                return LinkEnd(end, f"the coordinator is going away: {drain.reason}", told)
             return _closed_here(closed.sent)
         frame = closed.rcvd
         if frame is None:
@@ -220,8 +234,8 @@ class Link:
         detail = f"the coordinator closed the connection: {frame.code} {frame.reason}".rstrip()
         if frame.code == CloseCode.PROTOCOL_ERROR:
             return LinkEnd(End.INCOMPATIBLE, detail)
-        if self._drain is not None and self._drain.reconnect_after_ms:
-            return LinkEnd(End.TOLD_TO_WAIT, detail, self._drain.reconnect_after_ms / 1000)
+        if told is not None:
+            return LinkEnd(End.TOLD_TO_WAIT, detail, told)
         return LinkEnd(End.TOLD_TO_WAIT if frame.code in _WAIT_CODES else End.LOST, detail)
 
     def _skip(self, frame_type: int) -> None:

@@ -334,7 +334,7 @@ class Service:
         self._outbox.acknowledge(ack)
 
     def drain_requested(self, drain: Drain) -> None:
-        """The coordinator closes the connection itself; then its close code says when to return."""
+        """The link sees the running jobs through, closes, and says when to come back."""
         fields = {"reason": drain.reason, "reconnect_after_ms": drain.reconnect_after_ms}
         log.info("the coordinator is going away", extra={"fields": fields})
 

@@ -19,6 +19,7 @@ from protocol.frames import (
     Drain,
     Heartbeat,
     Hello,
+    JobError,
     Rejected,
 )
 from protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES, MIB
@@ -318,6 +319,31 @@ async def test_close_codes(
     await agent.close(code, "the reason")
     detail = f"the coordinator closed the connection: {code} the reason"
     assert await connected.end() == LinkEnd(end, detail)
+
+
+async def test_a_drain_is_left_when_every_end_is_acknowledged(
+    coordinator: ScriptedCoordinator,
+) -> None:
+    connected, agent = await connect(coordinator)
+
+    def acknowledged(frame: CoordinatorFrame) -> None:
+        if isinstance(frame, Ack):
+            connected.outbox.acknowledge(frame)
+
+    connected.user.on_frame = acknowledged
+    agent.acknowledges = False
+    connected.outbox.open(bytes(16)).finish(JobError(bytes(16), 0, "cancelled", ""))
+    await agent.next(JobError)
+    await agent.send(Drain("update", 7_000))
+    await agent.settle()
+    assert not connected.running.done(), "an end is not acknowledged yet"
+
+    await agent.flush()
+
+    end = await connected.end()
+    assert end == LinkEnd(End.TOLD_TO_WAIT, "the coordinator is going away: update", 7.0)
+    await agent.closed.wait()
+    assert agent.socket.close_code == 1000
 
 
 async def test_a_drain_says_when_to_come_back(coordinator: ScriptedCoordinator) -> None:
