@@ -9,8 +9,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from adapters.base import BackendSettings, FlowControl, Job
+from adapters.base import BackendModel, BackendSettings, FlowControl, Job
 from adapters.echo import EchoBackend
+from adapters.registry import create_backend
 from agent.backends import make_backends
 from agent.config import (
     BackendConfig,
@@ -25,13 +26,15 @@ from agent.config import (
 )
 from agent.demo.extra import DemoExtraMissing
 from agent.demo.llamacpp_process import LlamaCppProcess, LlamaCppStartError
-from agent.demo.local_servers import FoundServer, find_local_servers
+from agent.demo.local_servers import WELL_KNOWN_PORTS, FoundServer, find_local_servers
 from agent.demo.tap import Tap
 from agent.demo.tiny_model import write_tiny_model
+from agent.discovery import BackendState, check_backend
 from agent.identity import load_or_create
 from agent.service import Service
 from coordinator.server import Coordinator
 from coordinator.settings import CoordinatorSettings
+from protocol.formats import MAIN_OPERATION
 from protocol.frames import ModelOffer
 
 MODELS_WITHIN_S: Final = 30.0
@@ -107,11 +110,45 @@ async def started_chain(port: int) -> AsyncIterator[Chain]:
 
 
 async def _servers(stack: AsyncExitStack, folder: Path) -> tuple[list[FoundServer], str]:
-    """Servers that run here; else a real llama.cpp with a tiny model; else none (echo)."""
-    found = await find_local_servers()
-    if found:
-        text = ", ".join(f"{server.kind} at {server.url}" for server in found)
-        return found, f"{text} (found running on this machine)"
+    """Servers that run here and can chat; else one of our own; else none (echo)."""
+    usable, reasons = await usable_servers()
+    if usable:
+        text = ", ".join(f"{server.kind} at {server.url}" for server in usable)
+        return usable, f"{text} (found running on this machine)"
+    servers, text = await _own_server(stack, folder)
+    return servers, "\n             ".join([text, *reasons])
+
+
+async def usable_servers(
+    ports: Sequence[int] = WELL_KNOWN_PORTS,
+) -> tuple[list[FoundServer], list[str]]:
+    """The servers on these ports that can chat, and one line for each that cannot."""
+    usable, reasons = [], []
+    for server in await find_local_servers(ports):
+        state = await _look_at(server)
+        if any(map(_chats, state.models)):
+            usable.append(server)
+        else:
+            why = state.health.last_error or "it has no model to chat with"
+            reasons.append(f"({server.kind} at {server.url} is not used: {why})")
+    return usable, reasons
+
+
+async def _look_at(server: FoundServer) -> BackendState:
+    """A server that runs here may need a key, or have no model: then it is no use to the demo."""
+    backend = create_backend(BackendSettings(kind=server.kind, url=server.url))
+    try:
+        return await check_backend(backend)
+    finally:
+        await backend.close()
+
+
+def _chats(model: BackendModel) -> bool:
+    return not model.operations.isdisjoint(MAIN_OPERATION.values())
+
+
+async def _own_server(stack: AsyncExitStack, folder: Path) -> tuple[list[FoundServer], str]:
+    """A real llama.cpp with a tiny model; else none (echo)."""
     try:
         model = folder / "tiny.gguf"
         await asyncio.to_thread(write_tiny_model, model)
