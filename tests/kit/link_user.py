@@ -5,11 +5,13 @@ from collections.abc import Callable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from agent.backoff import LinkEnd
 from agent.dial import DialSettings
 from agent.link import Link
 from agent.outbox import Outbox
 from protocol.frames import Ack, Cancel, CoordinatorFrame, Drain, Job, Welcome
 from protocol.session import AgentSession
+from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator
 
 
 class RecordingUser:
@@ -62,3 +64,23 @@ class DialledLink:
             instance_id="instance",
             enrollment_code=self._enrollment_code,
         )
+
+
+class Connected:
+    """A link whose `run` is under way."""
+
+    def __init__(self, coordinator: ScriptedCoordinator) -> None:
+        self.dialled = DialledLink(coordinator.url)
+        self.user = self.dialled.user
+        self.outbox = self.dialled.outbox
+        self.running = asyncio.create_task(self.dialled.link.run())
+
+    async def end(self) -> LinkEnd:
+        return await self.running
+
+
+async def connect(coordinator: ScriptedCoordinator) -> tuple[Connected, AgentAtCoordinator]:
+    connected = Connected(coordinator)
+    agent = await coordinator.next_agent()
+    await connected.user.connected.wait()
+    return connected, agent

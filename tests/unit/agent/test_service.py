@@ -6,8 +6,8 @@ import pytest
 from adapters.base import BackendHealth, BackendSettings
 from adapters.echo import EchoBackend
 from agent.backends import SkippedBackend
-from agent.config import Config, LimitsConfig, OperatorConfig
-from agent.service import EXIT_FORCED, EXIT_OK, EXIT_REFUSED, FIRST_LOOK_S, FLUSH_S
+from agent.config import LimitsConfig, OperatorConfig
+from agent.service import EXIT_REFUSED, FIRST_LOOK_S
 from agent.telemetry.status import readiness
 from agent.telemetry.status_server import StatusServerError
 from protocol.frames import (
@@ -27,18 +27,6 @@ from tests.kit.scripted_backend import ScriptedBackend, model
 from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome
 from tests.kit.virtual_time import in_virtual_time, now
 
-
-def limited(coordinator: ScriptedCoordinator, **limits: float) -> Config:
-    fields = {"max_concurrent": 2, "drain_timeout_s": 300.0, **limits}
-    return agent_config(
-        coordinator.url,
-        limits=LimitsConfig(
-            max_concurrent=int(fields["max_concurrent"]),
-            drain_timeout_s=fields["drain_timeout_s"],
-        ),
-    )
-
-
 # --- connected ------------------------------------------------------------------------------------
 
 
@@ -47,6 +35,7 @@ async def test_it_connects_and_says_what_it_offers() -> None:
     async with ScriptedCoordinator() as coordinator:
         config = agent_config(coordinator.url, operator=OperatorConfig(display_name="Garage"))
         backend = ScriptedBackend("a", model("m"), max_concurrent=3)
+        config = agent_config(coordinator.url, limits=LimitsConfig(max_concurrent=2))
         async with RunningAgent(coordinator, backend, config=config) as agent:
             peer = await agent.connected()
             offered = await peer.next(Capabilities)
@@ -90,7 +79,11 @@ async def test_a_backend_that_does_not_answer_does_not_keep_the_agent_from_conne
 async def test_heartbeats_tell_true_figures() -> None:
     async with ScriptedCoordinator(lambda _: welcome(heartbeat_ms=10_000)) as coordinator:
         backend = ScriptedBackend("a", model("m"), max_concurrent=3)
-        async with RunningAgent(coordinator, backend, config=limited(coordinator)) as agent:
+        async with RunningAgent(
+            coordinator,
+            backend,
+            config=config,
+        ) as agent:
             peer = await agent.connected()
             first = await peer.next(Heartbeat)
             load = BackendLoad("a", True, 0, 3)
@@ -135,7 +128,11 @@ async def test_a_job_runs_from_end_to_end() -> None:
 async def test_too_many_jobs_unknown_models_and_cancels() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
-        async with RunningAgent(coordinator, backend, config=limited(coordinator)) as agent:
+        async with RunningAgent(
+            coordinator,
+            backend,
+            config=config,
+        ) as agent:
             peer = await agent.connected()
             first, second, third, unknown = new_job(), new_job(), new_job(), new_job("other")
             await peer.give(first, second, third, unknown)
@@ -147,137 +144,6 @@ async def test_too_many_jobs_unknown_models_and_cancels() -> None:
             await peer.cancel(second.job_id)
             error = await peer.error(second.job_id)
             assert (error.code, error.message) == ("cancelled", "cancelled by the coordinator")
-
-
-# --- stopping -------------------------------------------------------------------------------------
-
-
-@in_virtual_time
-async def test_the_first_stop_drains() -> None:
-    async with ScriptedCoordinator() as coordinator:
-        backend = ScriptedBackend("a", model("m"))
-        config = limited(coordinator, drain_timeout_s=120.0)
-        async with RunningAgent(coordinator, backend, config=config) as agent:
-            peer = await agent.connected()
-            job, late = new_job(), new_job()
-            await peer.give(job)
-            run = await backend.next_run()
-            agent.service.stop()
-            assert await peer.next(Draining) == Draining(120_000)
-            assert readiness(agent.service.status())[0].startswith("draining")
-            await peer.give(late)
-            assert (await peer.error(late.job_id)).code == "draining"
-            await asyncio.sleep(50)
-            run.answer(b"all of it")
-            assert await agent.task == EXIT_OK
-            assert isinstance(await peer.end(job.job_id), JobResult)
-            assert bytes(peer.data[job.job_id]) == b"all of it"
-            await peer.closed.wait()
-            assert peer.socket.close_code == 1000
-            assert backend.closed
-            assert agent.service.status().link == "stopped"
-
-
-@in_virtual_time
-async def test_jobs_that_outlast_the_drain_end_with_draining() -> None:
-    async with ScriptedCoordinator() as coordinator:
-        backend = ScriptedBackend("a", model("m"))
-        config = limited(coordinator, drain_timeout_s=30.0)
-        async with RunningAgent(coordinator, backend, config=config) as agent:
-            peer = await agent.connected()
-            job = new_job(deadline_ms=3_600_000)
-            await peer.give(job)
-            run = await backend.next_run()
-            began = now()
-            agent.service.stop()
-            assert await agent.task == EXIT_OK
-            assert now() - began == pytest.approx(30)
-            assert (await peer.error(job.job_id)).code == "draining"
-            assert run.cancelled.is_set()
-
-
-@in_virtual_time
-async def test_a_second_stop_forces_and_still_ends_every_job() -> None:
-    # The ends were once put into an outbox whose connection was closed already.
-    async with ScriptedCoordinator() as coordinator:
-        backend = ScriptedBackend("a", model("m"))
-        async with RunningAgent(coordinator, backend) as agent:
-            peer = await agent.connected()
-            jobs = [new_job(), new_job()]
-            await peer.give(*jobs)
-            await backend.next_run()
-            began = now()
-            agent.service.stop()
-            await peer.next(Draining)
-            agent.service.stop()
-            assert await agent.task == EXIT_FORCED
-            assert now() == began
-            for job in jobs:
-                assert (await peer.error(job.job_id)).code == "draining"
-            assert backend.closed
-
-
-@in_virtual_time
-async def test_a_coordinator_that_acknowledges_nothing_does_not_keep_the_agent() -> None:
-    async with ScriptedCoordinator() as coordinator:
-        backend = ScriptedBackend("a", model("m"))
-        async with RunningAgent(coordinator, backend) as agent:
-            peer = await agent.connected()
-            peer.acknowledges = False
-            job = new_job()
-            await peer.give(job)
-            (await backend.next_run()).answer(b"x")
-            await peer.end(job.job_id)
-            began = now()
-            agent.service.stop()
-            assert await agent.task == EXIT_OK
-            assert now() - began == pytest.approx(FLUSH_S)
-
-
-@in_virtual_time
-async def test_an_adapter_that_will_not_stop_does_not_keep_the_agent() -> None:
-    async with ScriptedCoordinator() as coordinator:
-        backend = ScriptedBackend("a", model("m"))
-        backend.survives_cancel = asyncio.Event()
-        async with RunningAgent(coordinator, backend) as agent:
-            peer = await agent.connected()
-            await peer.give(new_job(deadline_ms=3_600_000))
-            await backend.next_run()
-            agent.service.stop()
-            await peer.next(Draining)
-            agent.service.stop()
-            assert await agent.task == EXIT_FORCED
-        backend.survives_cancel.set()
-        await agent.service.jobs.wait_until_idle()
-
-
-@in_virtual_time
-async def test_stopping_while_not_connected_is_immediate() -> None:
-    async with ScriptedCoordinator() as coordinator:
-        coordinator.refusals.append((503, {"Retry-After": "600"}))
-        async with RunningAgent(coordinator, ScriptedBackend()) as agent:
-            await asyncio.sleep(60)
-            assert len(coordinator.upgrades) == 1
-            began = now()
-            agent.service.stop()
-            assert await agent.task == EXIT_OK
-            assert now() == began
-
-
-@in_virtual_time
-async def test_cancelling_run_closes_everything() -> None:
-    async with ScriptedCoordinator() as coordinator:
-        backend = ScriptedBackend("a", model("m"))
-        async with RunningAgent(coordinator, backend) as agent:
-            peer = await agent.connected()
-            await peer.give(new_job())
-            run = await backend.next_run()
-            agent.task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await agent.task
-            assert run.cancelled.is_set()
-            assert backend.closed
-            await peer.closed.wait()
 
 
 # --- refused, lost, back again --------------------------------------------------------------------
@@ -410,6 +276,7 @@ async def test_a_taken_status_address_ends_the_agent_before_it_dials() -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             address = f"127.0.0.1:{taken.getsockname()[1]}"
             config = agent_config(coordinator.url, prometheus_addr=address)
+            config = agent_config(coordinator.url, limits=LimitsConfig(max_concurrent=2))
             async with RunningAgent(coordinator, backend, config=config) as agent:
                 with pytest.raises(StatusServerError):
                     await agent.task

@@ -1,0 +1,147 @@
+import asyncio
+
+import pytest
+
+from agent.config import LimitsConfig
+from agent.service import EXIT_FORCED, EXIT_OK, FLUSH_S
+from agent.telemetry.status import readiness
+from protocol.frames import (
+    Draining,
+    JobResult,
+)
+from tests.kit.agent_config import agent_config
+from tests.kit.jobs import new_job
+from tests.kit.running_agent import RunningAgent
+from tests.kit.scripted_backend import ScriptedBackend, model
+from tests.kit.scripted_coordinator import ScriptedCoordinator
+from tests.kit.virtual_time import in_virtual_time, now
+
+
+@in_virtual_time
+async def test_the_first_stop_drains() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        limits = LimitsConfig(max_concurrent=2, drain_timeout_s=120.0)
+        config = agent_config(coordinator.url, limits=limits)
+        async with RunningAgent(coordinator, backend, config=config) as agent:
+            peer = await agent.connected()
+            job, late = new_job(), new_job()
+            await peer.give(job)
+            run = await backend.next_run()
+            agent.service.stop()
+            assert await peer.next(Draining) == Draining(120_000)
+            assert readiness(agent.service.status())[0].startswith("draining")
+            await peer.give(late)
+            assert (await peer.error(late.job_id)).code == "draining"
+            await asyncio.sleep(50)
+            run.answer(b"all of it")
+            assert await agent.task == EXIT_OK
+            assert isinstance(await peer.end(job.job_id), JobResult)
+            assert bytes(peer.data[job.job_id]) == b"all of it"
+            await peer.closed.wait()
+            assert peer.socket.close_code == 1000
+            assert backend.closed
+            assert agent.service.status().link == "stopped"
+
+
+@in_virtual_time
+async def test_jobs_that_outlast_the_drain_end_with_draining() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        limits = LimitsConfig(max_concurrent=2, drain_timeout_s=30.0)
+        config = agent_config(coordinator.url, limits=limits)
+        async with RunningAgent(coordinator, backend, config=config) as agent:
+            peer = await agent.connected()
+            job = new_job(deadline_ms=3_600_000)
+            await peer.give(job)
+            run = await backend.next_run()
+            began = now()
+            agent.service.stop()
+            assert await agent.task == EXIT_OK
+            assert now() - began == pytest.approx(30)
+            assert (await peer.error(job.job_id)).code == "draining"
+            assert run.cancelled.is_set()
+
+
+@in_virtual_time
+async def test_a_second_stop_forces_and_still_ends_every_job() -> None:
+    # The ends were once put into an outbox whose connection was closed already.
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            jobs = [new_job(), new_job()]
+            await peer.give(*jobs)
+            await backend.next_run()
+            began = now()
+            agent.service.stop()
+            await peer.next(Draining)
+            agent.service.stop()
+            assert await agent.task == EXIT_FORCED
+            assert now() == began
+            for job in jobs:
+                assert (await peer.error(job.job_id)).code == "draining"
+            assert backend.closed
+
+
+@in_virtual_time
+async def test_a_coordinator_that_acknowledges_nothing_does_not_keep_the_agent() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            peer.acknowledges = False
+            job = new_job()
+            await peer.give(job)
+            (await backend.next_run()).answer(b"x")
+            await peer.end(job.job_id)
+            began = now()
+            agent.service.stop()
+            assert await agent.task == EXIT_OK
+            assert now() - began == pytest.approx(FLUSH_S)
+
+
+@in_virtual_time
+async def test_an_adapter_that_will_not_stop_does_not_keep_the_agent() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        backend.survives_cancel = asyncio.Event()
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            await peer.give(new_job(deadline_ms=3_600_000))
+            await backend.next_run()
+            agent.service.stop()
+            await peer.next(Draining)
+            agent.service.stop()
+            assert await agent.task == EXIT_FORCED
+        backend.survives_cancel.set()
+        await agent.service.jobs.wait_until_idle()
+
+
+@in_virtual_time
+async def test_stopping_while_not_connected_is_immediate() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        coordinator.refusals.append((503, {"Retry-After": "600"}))
+        async with RunningAgent(coordinator, ScriptedBackend()) as agent:
+            await asyncio.sleep(60)
+            assert len(coordinator.upgrades) == 1
+            began = now()
+            agent.service.stop()
+            assert await agent.task == EXIT_OK
+            assert now() == began
+
+
+@in_virtual_time
+async def test_cancelling_run_closes_everything() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            await peer.give(new_job())
+            run = await backend.next_run()
+            agent.task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await agent.task
+            assert run.cancelled.is_set()
+            assert backend.closed
+            await peer.closed.wait()
