@@ -35,7 +35,6 @@ async def test_it_connects_and_says_what_it_offers() -> None:
     async with ScriptedCoordinator() as coordinator:
         config = agent_config(coordinator.url, operator=OperatorConfig(display_name="Garage"))
         backend = ScriptedBackend("a", model("m"), max_concurrent=3)
-        config = agent_config(coordinator.url, limits=LimitsConfig(max_concurrent=2))
         async with RunningAgent(coordinator, backend, config=config) as agent:
             peer = await agent.connected()
             offered = await peer.next(Capabilities)
@@ -79,11 +78,8 @@ async def test_a_backend_that_does_not_answer_does_not_keep_the_agent_from_conne
 async def test_heartbeats_tell_true_figures() -> None:
     async with ScriptedCoordinator(lambda _: welcome(heartbeat_ms=10_000)) as coordinator:
         backend = ScriptedBackend("a", model("m"), max_concurrent=3)
-        async with RunningAgent(
-            coordinator,
-            backend,
-            config=config,
-        ) as agent:
+        config = agent_config(coordinator.url, limits=LimitsConfig(max_concurrent=2))
+        async with RunningAgent(coordinator, backend, config=config) as agent:
             peer = await agent.connected()
             first = await peer.next(Heartbeat)
             load = BackendLoad("a", True, 0, 3)
@@ -128,11 +124,8 @@ async def test_a_job_runs_from_end_to_end() -> None:
 async def test_too_many_jobs_unknown_models_and_cancels() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
-        async with RunningAgent(
-            coordinator,
-            backend,
-            config=config,
-        ) as agent:
+        config = agent_config(coordinator.url, limits=LimitsConfig(max_concurrent=2))
+        async with RunningAgent(coordinator, backend, config=config) as agent:
             peer = await agent.connected()
             first, second, third, unknown = new_job(), new_job(), new_job(), new_job("other")
             await peer.give(first, second, third, unknown)
@@ -276,7 +269,6 @@ async def test_a_taken_status_address_ends_the_agent_before_it_dials() -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             address = f"127.0.0.1:{taken.getsockname()[1]}"
             config = agent_config(coordinator.url, prometheus_addr=address)
-            config = agent_config(coordinator.url, limits=LimitsConfig(max_concurrent=2))
             async with RunningAgent(coordinator, backend, config=config) as agent:
                 with pytest.raises(StatusServerError):
                     await agent.task
