@@ -42,9 +42,6 @@ log = logging.getLogger("provider_agent.coordinator")
 MAX_WAITING_BYTES: Final = 64 * MIB
 """Jobs that wait to be sent to one agent: four of the biggest. More go elsewhere."""
 
-RESUME_MS: Final = 0
-"""Lost streams are not kept yet."""
-
 
 class Goodbye(Struct, frozen=True):
     """Why a connection ends.
@@ -280,7 +277,7 @@ class ConnectedAgent:
                 provider_id=self.name,
                 session_id=self._session_id,
                 heartbeat_ms=self._settings.heartbeat_ms,
-                resume_ms=RESUME_MS,
+                resume_ms=0,  # lost streams are not kept yet
                 window_bytes=self._settings.window_bytes,
                 max_message_bytes=MAX_MESSAGE_TO_COORDINATOR_BYTES,
             )

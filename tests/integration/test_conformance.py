@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from adapters.base import BadStatus, Operation, WireFormat
+from agent.demo.tap import Tap
 from protocol.formats import MAIN_OPERATION
 from tests.kit.sink import CollectingSink
 from tests.kit.subjects import (
@@ -23,7 +24,6 @@ from tests.kit.subjects import (
     over_formats,
     over_operations,
 )
-from tests.kit.tap import Tap
 
 
 async def run(
@@ -100,7 +100,7 @@ async def test_relays_the_very_bytes_that_a_real_server_sent(
         await backend.execute(job, sink)
 
     assert len(sink.data) > 100
-    assert sink.data == tap.jobs[0].sent
+    assert sink.data == tap.last_body
 
 
 @over_formats(["real-llamacpp"])  # vLLM cuts equal text into different events

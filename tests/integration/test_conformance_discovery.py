@@ -5,6 +5,7 @@ import msgspec
 import pytest
 
 from adapters.base import BackendModel, Operation, TimeoutSettings, Unreachable
+from tests.kit.recorder import Recorder
 from tests.kit.sink import CollectingSink
 from tests.kit.subjects import (
     EMBEDDINGS,
@@ -17,7 +18,6 @@ from tests.kit.subjects import (
     every_server,
     over,
 )
-from tests.kit.tap import Tap
 
 
 @every_backend
@@ -99,11 +99,11 @@ async def test_listing_models_generates_nothing(subject: Subject) -> None:
 
 @over(REAL)
 async def test_listing_models_generates_nothing_on_a_real_server(subject: Subject) -> None:
-    async with Tap(subject.backend.settings.url) as tap:
-        backend = subject.with_settings(url=tap.url)
+    async with Recorder(subject.backend.settings.url) as recorder:
+        backend = subject.with_settings(url=recorder.url)
         await backend.health()
         await backend.list_models()
-        probes = [one for one in tap.exchanges if one.operation is not None]
+        probes = [one for one in recorder.exchanges if one.operation is not None]
 
     assert {one.operation for one in probes} == set(Operation)
     assert all(b'"error"' in one.sent or b'"detail"' in one.sent for one in probes)

@@ -1,4 +1,4 @@
-"""Stands between a backend and a real server, and keeps what the server sent."""
+"""Stands between a backend and a real server, and keeps every exchange as a fake does."""
 
 from typing import ClassVar
 
@@ -8,20 +8,20 @@ from aiohttp import web
 from tests.kit.fakes.server import Answer, Exchange, FakeServer
 
 
-class Tap(FakeServer):
+class Recorder(FakeServer):
     """Hands each request on to `target` and its answer back, piece by piece."""
 
-    kind: ClassVar[str] = "tap"
+    kind: ClassVar[str] = "recorder"
 
     def __init__(self, target: str) -> None:
         super().__init__()
         self._target = target
 
     def answer(self, exchange: Exchange) -> Answer:
-        raise AssertionError("a tap has no answers of its own")
+        raise AssertionError("a recorder has no answers of its own")
 
     def error(self, status: int, message: str, exchange: Exchange) -> Answer:
-        raise AssertionError("a tap has no errors of its own")
+        raise AssertionError("a recorder has no errors of its own")
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
