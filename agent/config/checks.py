@@ -1,6 +1,7 @@
 """What the types alone cannot say: addresses, kinds, duplicates, values that need each other."""
 
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -51,11 +52,21 @@ def checked(
 def _coordinator(
     section: CoordinatorConfig, origins: Mapping[str, str], environ: Mapping[str, str]
 ) -> CoordinatorConfig:
-    url = _at(
-        "coordinator.url",
-        origins["coordinator.url"],
-        lambda: coordinator_url(section.url, allow_insecure=section.allow_insecure),
+    url = _coordinator_url("coordinator.url", section.url, section, origins)
+    fallback_urls = tuple(
+        _coordinator_url(f"coordinator.fallback_urls[{index}]", text, section, origins)
+        for index, text in enumerate(section.fallback_urls)
     )
+    if len({url, *fallback_urls}) <= len(fallback_urls):
+        reason = "an address stands there twice, or is that of coordinator.url; remove one"
+        key = "coordinator.fallback_urls"
+        raise bad_value(origins[key], key, reason)
+    if section.client_key_file and not section.client_cert_file:
+        raise bad_value(
+            origins["coordinator.client_key_file"],
+            "coordinator.client_cert_file",
+            "missing; client_key_file needs it beside it",
+        )
     proxy = section.proxy or None
     if proxy is not None:
         _at(
@@ -63,9 +74,28 @@ def _coordinator(
             origins["coordinator.proxy"],
             lambda: proxy_url(section.proxy or ""),
         )
-    token_file = section.token_file and expand(str(section.token_file), environ)
-    ca_file = section.ca_file and expand(str(section.ca_file), environ)
-    return replace(section, url=url, proxy=proxy, token_file=token_file, ca_file=ca_file)
+    return replace(
+        section,
+        url=url,
+        fallback_urls=fallback_urls,
+        proxy=proxy,
+        token_file=_expanded(section.token_file, environ),
+        ca_file=_expanded(section.ca_file, environ),
+        client_cert_file=_expanded(section.client_cert_file, environ),
+        client_key_file=_expanded(section.client_key_file, environ),
+    )
+
+
+def _coordinator_url(
+    key: str, text: str, section: CoordinatorConfig, origins: Mapping[str, str]
+) -> str:
+    origin = origins[key.partition("[")[0]]
+    insecure = section.allow_insecure
+    return _at(key, origin, lambda: coordinator_url(text, allow_insecure=insecure))
+
+
+def _expanded(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    return None if path is None else expand(str(path), environ)
 
 
 def _observability(section: ObservabilityConfig, origins: Mapping[str, str]) -> ObservabilityConfig:

@@ -22,6 +22,11 @@ _NAMES: Final = {
     "array": "a list",
     "object": "a table",
 }
+_JSON_SAMPLES: Final = {
+    "backends": '[{"kind": "ollama"}]',
+    "pricing.models": '{"model": {"input_per_1m": 1, "output_per_1m": 2}}',
+    "coordinator.fallback_urls": '["wss://other.example/provider/connect"]',
+}
 
 
 def field_names(struct: type[msgspec.Struct]) -> tuple[str, ...]:
@@ -89,7 +94,7 @@ def parse_variable(text: str, origin: str, key: str) -> object:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise bad_value(origin, key, 'expected JSON, such as [{"kind": "ollama"}]') from error
+        raise bad_value(origin, key, f"expected JSON, such as {_JSON_SAMPLES[key]}") from error
 
 
 def _decode_path(target: type, raw: object) -> Path:

@@ -42,7 +42,7 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
 }
 """The tables of the file; `backends`, a list of tables, stands beside them."""
 
-_STRUCTURED: Final = frozenset({"backends", "pricing.models"})
+_STRUCTURED: Final = frozenset({"backends", "pricing.models", "coordinator.fallback_urls"})
 """Keys that hold a list or tables: JSON in the environment."""
 
 _LEVEL_ALIASES: Final = {"warn": "warning", "trace": "debug"}

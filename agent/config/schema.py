@@ -23,6 +23,7 @@ Concurrency = Annotated[int, Meta(ge=1, le=MAX_CONCURRENT)]
 Seconds = Annotated[float, Meta(gt=0, le=24 * 3600)]
 Text = Annotated[str, Meta(max_length=512)]
 Name = Annotated[str, Meta(min_length=1, max_length=512)]
+FallbackUrls = Annotated[tuple[Name, ...], Meta(max_length=16)]
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,18 +57,24 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     Attributes:
         url: the WebSocket address to dial.
+        fallback_urls: dialled in turn when `url` does not answer.
         enrollment_code: shown at the first connection; a secret.
         allow_insecure: whether `ws://` may leave this machine.
         token_file: file with a bearer token for the upgrade request, read at every connection.
         ca_file: PEM certificates to trust instead of the system's.
+        client_cert_file: PEM certificate to show to a coordinator that asks for one.
+        client_key_file: its private key, PEM; None: it stands in `client_cert_file`.
         proxy: HTTP proxy to dial through; None: as `HTTPS_PROXY` and `NO_PROXY` say.
     """
 
     url: str
+    fallback_urls: FallbackUrls = ()
     enrollment_code: Text | None = None
     allow_insecure: bool = False
     token_file: Path | None = None
     ca_file: Path | None = None
+    client_cert_file: Path | None = None
+    client_key_file: Path | None = None
     proxy: str | None = None
 
     def __repr__(self) -> str:
@@ -155,11 +162,14 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         max_concurrent: jobs at once, all backends together.
         max_tokens_per_minute: input and output tokens of all jobs together; None: no limit.
         drain_timeout_s: how long a stopping agent waits for its jobs.
+        slow_consumer_s: how long a job's window may stay full while the coordinator acknowledges
+            nothing of it, before that job alone ends with `slow_consumer`.
     """
 
     max_concurrent: Concurrency = 8
     max_tokens_per_minute: Annotated[int, Meta(ge=1, le=_MAX_INT)] | None = None
     drain_timeout_s: Annotated[float, Meta(ge=0, le=24 * 3600)] = 300.0
+    slow_consumer_s: Seconds = 60.0
 
 
 class DiscoveryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -101,6 +101,60 @@ def test_an_insecure_address_can_be_allowed(tmp_path: Path) -> None:
     assert load(tmp_path, text, coordinator__allow_insecure=True).config.coordinator.allow_insecure
 
 
+FALLBACK = "wss://b.example/x"
+
+
+def test_fallback_addresses_are_kept_in_their_order(tmp_path: Path) -> None:
+    urls = [FALLBACK, "ws://127.0.0.1:1/x"]
+    loaded = load(tmp_path, f"{MINIMAL}fallback_urls = {urls}\n")
+    assert loaded.config.coordinator.fallback_urls == tuple(urls)
+    assert load(tmp_path).config.coordinator.fallback_urls == ()
+    variable = {"PROVIDER_AGENT_COORDINATOR_FALLBACK_URLS": f'["{FALLBACK}"]'}
+    assert load(tmp_path, environ=variable).config.coordinator.fallback_urls == (FALLBACK,)
+
+
+@pytest.mark.parametrize(
+    ("urls", "message"),
+    [
+        (["ws://b.example/x"], "fallback_urls[0]: ws:// would send prompts in the clear"),
+        ([FALLBACK, "https://b"], "fallback_urls[1]: expected an address that begins with wss://"),
+        ([FALLBACK, "wss://u:secret@b"], "fallback_urls[1]: an address must not hold a user"),
+        ([FALLBACK, FALLBACK], "coordinator.fallback_urls: an address stands there twice"),
+        (["wss://c.example/provider/connect"], "or is that of coordinator.url; remove one"),
+        ([""], "fallback_urls[0]: expected"),
+        ([3], "fallback_urls[0]: expected a text in quotes"),
+        ([FALLBACK] * 17, "coordinator.fallback_urls: expected a list of length <= 16"),
+        (3, "coordinator.fallback_urls: expected a list"),
+    ],
+)
+def test_a_fallback_address_that_cannot_be_dialled_is_refused(
+    tmp_path: Path, urls: object, message: str
+) -> None:
+    error = error_of(tmp_path, f"{MINIMAL}fallback_urls = {urls}\n")
+    assert message in error
+    assert "secret" not in error
+
+
+def test_fallback_addresses_in_a_variable_are_json(tmp_path: Path) -> None:
+    error = error_of(tmp_path, MINIMAL, {"PROVIDER_AGENT_COORDINATOR_FALLBACK_URLS": FALLBACK})
+    assert 'expected JSON, such as ["wss://other.example/provider/connect"]' in error
+
+
+def test_a_client_key_needs_its_certificate(tmp_path: Path) -> None:
+    error = error_of(tmp_path, MINIMAL + 'client_key_file = "/client.key"\n')
+    assert error.startswith("agent.toml: coordinator.client_cert_file: missing; client_key_file")
+    text = MINIMAL + 'client_cert_file = "~/both.pem"\n'
+    coordinator = load(tmp_path, text).config.coordinator
+    assert coordinator.client_cert_file == Path("/home/op/both.pem")
+    assert coordinator.client_key_file is None
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "86401"])
+def test_a_slow_consumer_has_a_time_above_zero(tmp_path: Path, seconds: str) -> None:
+    error = error_of(tmp_path, f"{MINIMAL}[limits]\nslow_consumer_s = {seconds}\n")
+    assert "limits.slow_consumer_s: expected a number" in error
+
+
 def test_paths_of_the_coordinator_are_expanded(tmp_path: Path) -> None:
     text = MINIMAL + 'token_file = "~/token"\nca_file = "/ca.pem"\nproxy = "http://p:3128"\n'
     coordinator = load(tmp_path, text).config.coordinator

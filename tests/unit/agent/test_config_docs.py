@@ -20,10 +20,13 @@ SAMPLES = {
     "operator.wallet": "1111",
     "operator.contact_email": "ops@example.com",
     "coordinator.url": "wss://c.example/x",
+    "coordinator.fallback_urls": '["wss://d.example/x"]',
     "coordinator.enrollment_code": "code",
     "coordinator.allow_insecure": "true",
     "coordinator.token_file": "/token",
     "coordinator.ca_file": "/ca.pem",
+    "coordinator.client_cert_file": "/client.pem",
+    "coordinator.client_key_file": "/client.key",
     "coordinator.proxy": "http://p:1",
     "identity.key_path": "/key",
     "pricing.default_input_per_1m": "1",
@@ -32,6 +35,7 @@ SAMPLES = {
     "limits.max_concurrent": "3",
     "limits.max_tokens_per_minute": "4",
     "limits.drain_timeout_s": "5.5",
+    "limits.slow_consumer_s": "6",
     "discovery.interval_s": "30",
     "observability.prometheus_addr": "127.0.0.1:1",
     "observability.log_level": "debug",
@@ -104,4 +108,5 @@ def test_the_example_loads_with_every_line_in_force(tmp_path: Path) -> None:
     # The commented values of sections with defaults are those defaults.
     limits, observability = loaded.config.limits, loaded.config.observability
     assert (limits.max_concurrent, limits.drain_timeout_s) == (8, 300.0)
+    assert limits.slow_consumer_s == 60.0
     assert observability.prometheus_addr == "127.0.0.1:9090"

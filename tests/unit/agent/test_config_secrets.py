@@ -48,9 +48,12 @@ def test_settings_without_secrets_are_shown_as_they_are(tmp_path: Path) -> None:
     shown = masked(load(tmp_path).config)
     assert shown["coordinator"] == {
         "url": "wss://c.example/provider/connect",
+        "fallback_urls": (),
         "enrollment_code": None,
         "allow_insecure": False,
         "token_file": None,
         "ca_file": None,
+        "client_cert_file": None,
+        "client_key_file": None,
         "proxy": None,
     }
