@@ -155,7 +155,7 @@ class LiveJob(Struct, array_like=True, frozen=True):
     Attributes:
         job_id: which job.
         first_offset: the oldest byte it can still send.
-        next_offset: one past the newest byte it has.
+        next_offset: one past the newest byte it has sent; the coordinator cannot have more.
     """
 
     job_id: JobId

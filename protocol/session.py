@@ -10,8 +10,12 @@ there is nothing left to do; frames to send collect in `to_send`. What is not al
 `ProtocolViolation`, after which the connection is to be closed with 1002.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from msgspec.structs import replace
 
 from protocol.auth import signed_bytes, verify_signature
 from protocol.exceptions import ProtocolViolation
@@ -37,6 +41,8 @@ from protocol.frames import (
 )
 from protocol.limits import MIN_MESSAGE_TO_COORDINATOR_BYTES, MIN_WINDOW_BYTES
 from protocol.stream import ReceiveStream
+
+_NOTHING: Final[Mapping[bytes, ReceiveStream]] = MappingProxyType({})
 
 
 class State(StrEnum):
@@ -155,7 +161,6 @@ class CoordinatorSession:
         self._nonce = nonce
         self._authorities = tuple(authorities)
         self._window = 0
-        self._started: set[bytes] = set()
 
     def __repr__(self) -> str:
         return f"<CoordinatorSession {self.state} jobs={len(self.streams)}>"
@@ -196,13 +201,26 @@ class CoordinatorSession:
         )
         return None
 
-    def accept(self, welcome: Welcome) -> None:
-        """Admit the agent that said `Hello`."""
+    def accept(
+        self, welcome: Welcome, streams: Mapping[bytes, ReceiveStream] = _NOTHING
+    ) -> None:
+        """Admit the agent that said `Hello`.
+
+        Args:
+            welcome: without `resumed`, which follows from the streams.
+            streams: what goes on of the agent's lost session, as `resumable` chose it.
+        """
         if self.state is not State.DECIDING:
             raise RuntimeError(f"accept() while {self.state}")
         self.state = State.OPEN
         self._window = welcome.window_bytes
-        self.to_send.append(welcome)
+        self.streams = dict(streams)
+        resumed = {job_id: stream.received for job_id, stream in streams.items()}
+        self.to_send.append(replace(welcome, resumed=resumed))
+        for job_id, stream in streams.items():
+            offset = stream.resume(self._window)
+            if offset:
+                self.to_send.append(Ack(job_id, offset))
 
     def reject(self, rejected: Rejected) -> None:
         """Turn away an agent not yet admitted; close the connection after `to_send` is sent."""
@@ -231,18 +249,19 @@ class CoordinatorSession:
             self.to_send.append(Ack(job_id, offset))
 
     def _job_started(self, frame: JobStarted) -> JobStarted | None:
-        if frame.job_id not in self.streams:
+        stream = self.streams.get(frame.job_id)
+        if stream is None:
             return None
-        if frame.job_id in self._started:
+        if stream.started:
             raise ProtocolViolation("a job that started twice")
-        self._started.add(frame.job_id)
+        stream.started = True
         return frame
 
     def _chunk(self, frame: Chunk) -> Chunk | None:
         stream = self.streams.get(frame.job_id)
         if stream is None:
             return None
-        if frame.job_id not in self._started:
+        if not stream.started:
             raise ProtocolViolation("a chunk of a job that has not started")
         fresh = stream.receive(frame)
         if not fresh:
@@ -253,8 +272,19 @@ class CoordinatorSession:
 
     def _job_ended(self, frame: JobResult | JobError) -> JobResult | JobError | None:
         stream = self.streams.pop(frame.job_id, None)
-        self._started.discard(frame.job_id)
         if stream is not None:
             stream.check_end(frame)
         self.to_send.append(Ack(frame.job_id, frame.total_bytes, final=True))
         return frame if stream is not None else None
+
+
+def resumable(
+    live_jobs: Iterable[LiveJob], streams: Mapping[bytes, ReceiveStream]
+) -> dict[bytes, ReceiveStream]:
+    """Which of a coordinator's streams can go on: the agent still holds what comes next."""
+    return {
+        job.job_id: stream
+        for job in live_jobs
+        if (stream := streams.get(job.job_id)) is not None
+        and job.first_offset <= stream.received <= job.next_offset
+    }

@@ -8,7 +8,7 @@ gaps. After a lost link the sender rewinds to the offset that the receiver names
 from collections import deque
 
 from protocol.exceptions import ProtocolViolation
-from protocol.frames import AgentFrame, Chunk, JobEnd, JobStarted
+from protocol.frames import AgentFrame, Chunk, JobEnd, JobStarted, LiveJob
 from protocol.limits import CHUNK_BYTES
 
 
@@ -66,6 +66,16 @@ class SendStream:
     def has_room(self) -> bool:
         """Whether a paused source may go on: half the window is free again."""
         return self.written - self.acked <= self.window // 2
+
+    @property
+    def waits(self) -> bool:
+        """Whether only the coordinator can make it go on: by an acknowledgement."""
+        return self.full or (self.end is not None and not self.done)
+
+    @property
+    def end_sent(self) -> bool:
+        """Whether the end frame was sent; it may have to be sent again on another link."""
+        return self._end_sent
 
     @property
     def ready(self) -> bool:
@@ -152,21 +162,40 @@ class SendStream:
             offset, data = unacked.popleft()
             unacked.appendleft((self.acked, data[self.acked - offset :]))
 
+    def live_job(self) -> LiveJob:
+        """What can be continued on another link."""
+        return LiveJob(self.job_id, self.acked, self.sent)
+
     def rewind(self, offset: int) -> None:
         """Send again from `offset`: the link was lost and this is where the coordinator stands.
+
+        It acknowledges nothing. What may be unacknowledged stays bounded by the window however
+        often the link breaks.
 
         Raises:
             ProtocolViolation: those bytes are forgotten, or were never sent.
         """
         if not self.acked <= offset <= self.sent:
             raise ProtocolViolation("asked to continue from an offset that is not held")
-        self.acked = offset
-        self._drop_acknowledged()
-        self._unsent.extendleft(data for _, data in reversed(self._unacked))
-        self._unacked.clear()
+        while self._unacked and self._unacked[-1][0] >= offset:
+            self._unsent.appendleft(self._unacked.pop()[1])
+        if self._unacked and self._unacked[-1][0] + len(self._unacked[-1][1]) > offset:
+            start, data = self._unacked.pop()
+            self._unacked.append((start, data[: offset - start]))
+            self._unsent.appendleft(data[offset - start :])
         self.sent = offset
         self._started_sent = self._started_sent and offset > 0
         self._end_sent = False
+
+    def drop_unsent(self) -> None:
+        """Give up what was not sent yet, an unsent end included, so that another end can go at once.
+
+        Nothing happens once the end was sent.
+        """
+        if not self._end_sent:
+            self.end = None
+            self._unsent.clear()
+            self.written = self.sent
 
 
 class ReceiveStream:
@@ -176,15 +205,17 @@ class ReceiveStream:
         received: every byte before this offset has arrived.
         consumed: every byte before this offset has been passed on.
         acked: what the sender has been told last.
+        started: the response has begun.
     """
 
-    __slots__ = ("acked", "consumed", "received", "window")
+    __slots__ = ("acked", "consumed", "received", "started", "window")
 
     def __init__(self, window: int) -> None:
         self.window = window
         self.received = 0
         self.consumed = 0
         self.acked = 0
+        self.started = False
 
     def __repr__(self) -> str:
         return (
@@ -220,6 +251,17 @@ class ReceiveStream:
         self.consumed += count
         if self.consumed - self.acked < self.window // 4:
             return None
+        self.acked = self.consumed
+        return self.acked
+
+    def resume(self, window: int) -> int:
+        """Go on, on another link, from `received`; returns the offset to acknowledge first.
+
+        Acknowledgements on the lost link may be lost as well, and a start that no byte followed is
+        told again.
+        """
+        self.window = window
+        self.started = self.started and self.received > 0
         self.acked = self.consumed
         return self.acked
 
