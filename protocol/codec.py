@@ -90,7 +90,7 @@ class _FrameDecoder(Generic[FrameT_co]):
         unknown: list[int] = []
         try:
             for raw in self._raw.decode(message):
-                frame_type = _frame_type(bytes(raw))
+                frame_type = _HEAD.decode(raw).type
                 if frame_type in self._types:
                     frames.append(self._one.decode(raw))
                 else:
@@ -100,15 +100,16 @@ class _FrameDecoder(Generic[FrameT_co]):
         return Decoded(frames, unknown)
 
 
-_FIRST_ITEM = msgspec.msgpack.Decoder(list[msgspec.Raw])
+class _Head(msgspec.Struct, array_like=True):
+    """The type of a frame, whatever its fields are.
+
+    They are skipped, not decoded: a list of them may be sixty times as big as the message.
+    """
+
+    type: int
 
 
-def _frame_type(raw: bytes) -> int:
-    """The type of one encoded frame; ValueError when it has none."""
-    items = _FIRST_ITEM.decode(raw)
-    if not items:
-        raise ValueError("an empty frame")
-    return msgspec.msgpack.decode(items[0], type=int)
+_HEAD = msgspec.msgpack.Decoder(_Head)
 
 
 def _types_of(union: object) -> frozenset[int]:

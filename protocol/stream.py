@@ -188,7 +188,7 @@ class SendStream:
         self._end_sent = False
 
     def drop_unsent(self) -> None:
-        """Give up what was not sent yet, an unsent end included, so that another end can go at once.
+        """Give up what was not sent yet, an unsent end included: another end can then go at once.
 
         Nothing happens once the end was sent.
         """
