@@ -4,7 +4,7 @@ import msgspec
 
 from adapters.base import BackendModel, ServerLoad
 from agent.backends import SkippedBackend
-from agent.discovery import BackendState
+from agent.watch import BackendState
 
 MAX_WITHHELD_SHOWN = 50
 """A passthrough's catalogue has hundreds; programs get all of them with `--json`."""

@@ -5,7 +5,7 @@ from agent.backends import SkippedBackend
 from agent.cli.backend_report import report_of
 from agent.cli.findings import Finding, Outcome
 from agent.cli.one_job import explain, figures, run_one_job
-from agent.discovery import BackendState
+from agent.watch import BackendState
 from protocol.formats import MAIN_OPERATION, WireFormat
 
 TINY_TOKENS = 8

@@ -29,9 +29,9 @@ from agent.demo.llamacpp_process import LlamaCppProcess, LlamaCppStartError
 from agent.demo.local_servers import WELL_KNOWN_PORTS, FoundServer, find_local_servers
 from agent.demo.tap import Tap
 from agent.demo.tiny_model import write_tiny_model
-from agent.discovery import BackendState, check_backend
 from agent.identity import load_or_create
 from agent.service import Service
+from agent.watch import BackendState, check_backend
 from coordinator.server import Coordinator
 from coordinator.settings import CoordinatorSettings
 from protocol.formats import MAIN_OPERATION

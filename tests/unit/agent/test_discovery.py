@@ -14,9 +14,10 @@ from adapters.base import (
     Operation,
     Unreachable,
 )
-from agent.discovery import CHECK_TIMEOUT_S, Discovery, check_backend
+from agent.discovery import Discovery
 from agent.guard import Guard
 from agent.routing import Route
+from agent.watch import CHECK_TIMEOUT_S, check_backend
 from protocol.errors import ErrorCode
 from tests.kit.scripted_backend import CHAT_AND_MESSAGES, ScriptedBackend, model
 from tests.kit.virtual_time import in_virtual_time, now
@@ -33,13 +34,11 @@ class Watch:
     def __init__(self, *backends: Backend) -> None:
         self.changes = 0
         self.changed = asyncio.Event()
-        self.in_flight: dict[str, int] = {}
         self.discovery = Discovery(
             backends,
             {},
             self._count,
             guards={one.id: Guard(one.kind, None, now) for one in backends},
-            in_flight=lambda backend_id: self.in_flight.get(backend_id, 0),
         )
 
     def _count(self) -> None:
@@ -194,10 +193,10 @@ async def test_silence_is_no_death_while_jobs_go_on(where: str) -> None:
         backend.reported_health = SILENT
     else:
         backend.reported_models = BackendTimeout("the server sent nothing for too long")
-    watch.in_flight = {"a": 1}
+    number = watch.discovery.job_started("a")
     await watch.discovery.check_all()
     assert (watch.models(), watch.errors(), watch.changes) == (["m"], [None], 1)
-    watch.in_flight = {"a": 0, "b": 1}
+    watch.discovery.job_stopped("a", number)
     await watch.discovery.check_all()
     assert (watch.models(), watch.changes) == ([], 2)
 
@@ -206,7 +205,7 @@ async def test_silence_is_no_death_while_jobs_go_on(where: str) -> None:
 async def test_a_clear_answer_counts_even_while_jobs_go_on(health: BackendHealth) -> None:
     backend = ScriptedBackend("a", model("m"))
     watch = Watch(backend)
-    watch.in_flight = {"a": 1}
+    watch.discovery.job_started("a")
     await watch.discovery.check_all()
     backend.reported_health = health
     await watch.discovery.check_all()
@@ -217,7 +216,7 @@ async def test_a_backend_silent_from_the_start_is_not_up_because_of_anything() -
     backend = ScriptedBackend("a")
     backend.reported_health = SILENT
     watch = Watch(backend)
-    watch.in_flight = {"a": 1}
+    watch.discovery.job_started("a")
     await watch.discovery.check_all()
     assert watch.errors() == ["no answer in time"]
 
@@ -242,7 +241,6 @@ async def test_an_agent_without_backends_has_nothing_to_wait_for() -> None:
     watch = Watch()
     await watch.discovery.wait_for_first_round(5.0)
     await watch.discovery.check_all()
-    await watch.discovery.run()
     assert (watch.models(), watch.changes) == ([], 0)
 
 
@@ -250,8 +248,9 @@ async def test_routes_carry_what_routing_decides_by() -> None:
     first = ScriptedBackend("a", model("other"), max_concurrent=1)
     second = ScriptedBackend("b", model("m", native=False), model("other"), max_concurrent=3)
     watch = Watch(first, second)
-    watch.in_flight = {"b": 2}
     await watch.discovery.check_all()
+    for _ in range(2):
+        watch.discovery.job_started("b")
     assert watch.discovery.routes("m") == [Route("b", 1, False, frozenset(CHAT_AND_MESSAGES), 2, 3)]
     assert [one.backend_id for one in watch.discovery.routes("other")] == ["a", "b"]
     assert watch.discovery.routes("nobody's") == []

@@ -1,7 +1,7 @@
 """How backends are watched over time: when they are asked, and what takes them out."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from types import TracebackType
 from typing import Self
@@ -19,15 +19,9 @@ from adapters.base import (
     ServerLoad,
     Unreachable,
 )
-from agent.discovery import (
-    CHECK_EVERY_S,
-    LOAD_EVERY_S,
-    LOADING_EVERY_S,
-    POKE_REST_S,
-    RETRY_CAP_S,
-    Discovery,
-)
+from agent.discovery import CHECK_EVERY_S, Discovery
 from agent.guard import MAX_TOLD_REST_S, Guard
+from agent.watch import LOAD_EVERY_S, LOADING_EVERY_S, POKE_REST_S, RETRY_CAP_S
 from protocol.errors import ErrorCode
 from tests.kit.scripted_backend import ScriptedBackend, model
 from tests.kit.virtual_time import in_virtual_time, now
@@ -48,13 +42,11 @@ class Watching:
         self.began = now()
         self.changed_at: list[float] = []
         self.changed = asyncio.Event()
-        self.in_flight: Callable[[str], int] = lambda _: 0
         self.discovery = Discovery(
             backends,
             {},
             self._note,
             guards={one.id: Guard(one.kind, None, now) for one in backends},
-            in_flight=lambda backend_id: self.in_flight(backend_id),
             interval_s=interval_s,
             uniform=lambda: jitter,
         )
