@@ -64,11 +64,6 @@ class Discovery:
         return [watch.state for watch in self._watches.values()]
 
     @property
-    def in_use(self) -> list[Backend]:
-        """The backends that get jobs, in the order of the configuration."""
-        return [watch.backend for watch in self._watches.values()]
-
-    @property
     def busy_ids(self) -> frozenset[str]:
         """The ids under which jobs run now; no other backend may have one of them."""
         return frozenset(watch.backend.id for watch in self._all() if watch.running)
@@ -184,10 +179,12 @@ class Discovery:
 
         An id under which jobs run is given to no other backend, so it is theirs.
         """
-        watch = self._watches.get(backend_id)
-        if watch is not None:
-            return watch
-        return next(one for one in reversed(self._retired) if one.backend.id == backend_id)
+        if backend_id in self._watches:
+            return self._watches[backend_id]
+        for watch in reversed(self._retired):
+            if watch.backend.id == backend_id:
+                return watch
+        raise KeyError(backend_id)
 
     def _all(self) -> Iterator[Watch]:
         yield from self._retired

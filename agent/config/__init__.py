@@ -19,7 +19,7 @@ from agent.config.schema import (
     Price,
     PricingConfig,
 )
-from agent.config.secrets import masked, resolve_api_key, secret_values
+from agent.config.secrets import masked, missing_key, resolve_api_key, secret_values
 
 __all__ = [
     "BackendConfig",
@@ -37,6 +37,7 @@ __all__ = [
     "PricingConfig",
     "load_config",
     "masked",
+    "missing_key",
     "resolve_api_key",
     "secret_values",
 ]

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from adapters.redaction import redact
 from agent.config.addresses import backend_url, coordinator_url, listen_address, proxy_url
 from agent.config.backends import DEFAULT_URL, PASSTHROUGH_KINDS
 from agent.config.errors import bad_value, did_you_mean
@@ -44,7 +45,7 @@ def checked(
         config,
         identity=identity,
         coordinator=_coordinator(config.coordinator, origins, environ),
-        backends=_backends(config.backends, origins["backends"], known_kinds),
+        backends=_backends(config.backends, origins["backends"], environ, known_kinds),
         observability=_observability(config.observability, origins),
     )
 
@@ -119,15 +120,20 @@ def _check_pricing(section: PricingConfig, origins: Mapping[str, str]) -> None:
 
 
 def _backends(
-    backends: tuple[BackendConfig, ...], origin: str, known_kinds: Collection[str]
+    backends: tuple[BackendConfig, ...],
+    origin: str,
+    environ: Mapping[str, str],
+    known_kinds: Collection[str],
 ) -> tuple[BackendConfig, ...]:
     """Each backend checked, and no two of them the same server or key."""
-    seen: dict[tuple[str, str | None], int] = {}
+    seen: dict[tuple[str, object], int] = {}
     result = []
     for index, raw in enumerate(backends):
-        backend = _backend(raw, origin, f"backends[{index}]", known_kinds)
+        plain = _backend(raw, origin, f"backends[{index}]", known_kinds)
+        backend = replace(plain, api_key_file=_expanded(raw.api_key_file, environ))
         passthrough = backend.kind in PASSTHROUGH_KINDS
-        same = (backend.kind, backend.api_key_env if passthrough else backend.url)
+        key = backend.api_key_env or backend.api_key_file
+        same = (backend.kind, key if passthrough else backend.url)
         if same in seen:
             what = "key" if passthrough else "address"
             raise bad_value(
@@ -147,12 +153,7 @@ def _backend(
     if kind not in known_kinds:
         reason = f'unknown kind "{kind}"; {did_you_mean(kind, known_kinds)}'
         raise bad_value(origin, f"{key}.kind", reason)
-    if kind in PASSTHROUGH_KINDS and backend.api_key_env is None:
-        raise bad_value(
-            origin,
-            f"{key}.api_key_env",
-            f"missing; {kind} needs the name of the environment variable that holds the key",
-        )
+    _check_key(backend, origin, key)
     if kind == "openai_compatible" and backend.url is None:
         raise bad_value(
             origin, f"{key}.url", 'missing; name the server, such as "http://127.0.0.1:9000"'
@@ -161,16 +162,30 @@ def _backend(
         raise bad_value(
             origin, f"{key}.formats", f"only openai_compatible takes it; remove it from {kind}"
         )
-    if (name := backend.api_key_env) is not None and not name.isidentifier():
-        # The text is most likely the key itself, so it is not repeated.
-        raise bad_value(
-            origin,
-            f"{key}.api_key_env",
-            "expected the name of an environment variable, not the key itself",
-        )
     text = backend.url or DEFAULT_URL.get(kind)
     url = None if text is None else _at(f"{key}.url", origin, lambda: backend_url(text))
     return replace(backend, url=url)
+
+
+def _check_key(backend: BackendConfig, origin: str, key: str) -> None:
+    """Refuse a key in two places, in none where there has to be one, or in the file itself."""
+    name, path = backend.api_key_env, backend.api_key_file
+    if name is not None and path is not None:
+        reason = "api_key_env names the key as well; remove one of them"
+        raise bad_value(origin, f"{key}.api_key_file", reason)
+    if backend.kind in PASSTHROUGH_KINDS and name is None and path is None:
+        reason = (
+            f"missing; {backend.kind} needs the name of the environment variable that holds the "
+            "key, or its file in api_key_file"
+        )
+        raise bad_value(origin, f"{key}.api_key_env", reason)
+    # The text is most likely the key itself, so it is not repeated.
+    if name is not None and not name.isidentifier():
+        reason = "expected the name of an environment variable, not the key itself"
+        raise bad_value(origin, f"{key}.api_key_env", reason)
+    if path is not None and redact(str(path), ()) != str(path):
+        reason = "expected the path of a file, not the key itself"
+        raise bad_value(origin, f"{key}.api_key_file", reason)
 
 
 def _at(key: str, origin: str, read: Callable[[], T]) -> T:

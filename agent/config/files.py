@@ -12,6 +12,8 @@ from agent.config.flags import CONFIG_VARIABLE
 MAX_FILE_BYTES: Final = 1024 * 1024
 """A thousand priced models take about 100 KB; more is the wrong file."""
 
+_CREDENTIALS: Final = "$CREDENTIALS_DIRECTORY/"
+
 _POSITION = re.compile(r"\s*\(at (line \d+, column \d+|end of document)\)$")
 
 
@@ -30,9 +32,14 @@ def home(environ: Mapping[str, str]) -> Path:
 
 
 def expand(path: str, environ: Mapping[str, str]) -> Path:
-    """A path as the operator wrote it, with a leading `~/` replaced by the home directory."""
+    """A path as the operator wrote it, with what it begins with filled in.
+
+    `~/` is the home directory, `$CREDENTIALS_DIRECTORY/` where systemd puts a service's secrets.
+    """
     if path == "~" or path.startswith("~/"):
         return home(environ) / path[2:]
+    if path.startswith(_CREDENTIALS) and (folder := environ.get(_CREDENTIALS[1:-1])):
+        return Path(folder) / path[len(_CREDENTIALS) :]
     return Path(path)
 
 

@@ -115,6 +115,7 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         kind: which adapter.
         url: base address without a trailing `/` or `/v1`; None for kinds without one.
         api_key_env: name of the environment variable that holds the key.
+        api_key_file: file with nothing but the key, in place of `api_key_env`.
         markup: added to the upstream price of a passthrough; 0.05 is five per cent.
         models: which of its models are offered; None: all that fit, at passthroughs none.
         alias: advertised id → the server's own id.
@@ -130,6 +131,7 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     kind: Name
     url: str | None = None
     api_key_env: Name | None = None
+    api_key_file: Path | None = None
     markup: Annotated[float, Meta(ge=0, le=10)] | None = None
     models: tuple[Name, ...] | None = None
     alias: dict[Name, Name] = {}

@@ -13,6 +13,7 @@ from tests.unit.agent.test_config_load import MINIMAL, error_of, load
         ("lmstudio", "", "http://127.0.0.1:1234"),
         ("ollama", "", "http://127.0.0.1:11434"),
         ("openrouter", 'api_key_env = "K"', "https://openrouter.ai/api"),
+        ("openrouter", 'api_key_file = "k"', "https://openrouter.ai/api"),
         ("venice", 'api_key_env = "K"', "https://api.venice.ai/api"),
         ("echo", "", None),
         ("vllm", 'url = "http://gpu:8000/v1/"', "http://gpu:8000"),
@@ -38,6 +39,9 @@ def test_every_kind_has_its_address_in_one_form(
         ('kind="vllm"\nurl="http://gpu/?key=1"', 'must not hold "?"'),
         ('kind="vllm"\nformats=["openai"]', "only openai_compatible takes it"),
         ('kind="venice"\napi_key_env="sk-or-v1-abcdef"', "not the key itself"),
+        ('kind="venice"\napi_key_file="sk-or-v1-abcdef"', "not the key itself"),
+        ('kind="venice"\napi_key_file=""', "backends[0].api_key_file: expected the path of a"),
+        ('kind="vllm"\napi_key_env="K"\napi_key_file="k"', "api_key_env names the key as well"),
     ],
 )
 def test_a_backend_that_cannot_work_is_refused(tmp_path: Path, backend: str, message: str) -> None:
@@ -52,6 +56,9 @@ def test_a_backend_that_cannot_work_is_refused(tmp_path: Path, backend: str, mes
     [
         ('kind="vllm"', 'kind="vllm"\nurl="http://127.0.0.1:8000/v1"', "same kind and address"),
         ('kind="venice"\napi_key_env="K"', 'kind="venice"\napi_key_env="K"', "same kind and key"),
+        ('kind="venice"\napi_key_file="k"', 'kind="venice"\napi_key_file="k"', "same kind and key"),
+        ('kind="venice"\napi_key_file="k"', 'kind="venice"\napi_key_file="l"', None),
+        ('kind="venice"\napi_key_file="K"', 'kind="venice"\napi_key_env="K"', None),
         ('kind="vllm"', 'kind="vllm"\nurl="http://127.0.0.1:8001"', None),
         ('kind="venice"\napi_key_env="K"', 'kind="venice"\napi_key_env="L"', None),
         ('kind="venice"\napi_key_env="K"', 'kind="openrouter"\napi_key_env="K"', None),

@@ -37,6 +37,14 @@ def test_only_the_own_home_is_expanded() -> None:
     assert expand("a/~/b", environ) == Path("a/~/b")
 
 
+def test_credentials_of_systemd_are_found_where_it_puts_them() -> None:
+    environ = {"CREDENTIALS_DIRECTORY": "/run/credentials/agent"}
+    assert expand("$CREDENTIALS_DIRECTORY/key", environ) == Path("/run/credentials/agent/key")
+    # Without systemd the message about the missing file shows what is wrong.
+    assert expand("$CREDENTIALS_DIRECTORY/key", {}) == Path("$CREDENTIALS_DIRECTORY/key")
+    assert expand("$HOME/key", {"HOME": "/h"}) == Path("$HOME/key")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
