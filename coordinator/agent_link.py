@@ -2,8 +2,8 @@
 
 The reader hands messages to the `ConnectedAgent` and never awaits an HTTP client. The writer is the
 only task that sends, so that frames keep their order. Whatever ends the connection — the agent, a
-malformed message, silence, a newer connection of the same key — is one `Goodbye`, and the jobs that
-were still open end with one error each.
+malformed message, silence, a newer connection of the same key — is one `Goodbye`, which also says
+whether the agent may come back for the jobs that are still open.
 """
 
 import asyncio
@@ -32,6 +32,16 @@ MAX_WAITING_FRAMES: Final = 65_536
 
 SILENT_HEARTBEATS: Final = 3
 """One may be lost and one late; after three the agent is gone."""
+
+FINAL_CODES: Final = frozenset(
+    {
+        WSCloseCode.OK,
+        WSCloseCode.GOING_AWAY,
+        WSCloseCode.PROTOCOL_ERROR,
+        WSCloseCode.MESSAGE_TOO_BIG,
+    }
+)
+"""An agent that closes with one of these is done with its session, or would fail at it again."""
 
 _MAX_REASON_BYTES: Final = 120  # RFC 6455, 5.5: 125 for a control frame, two of them for the code
 
@@ -86,6 +96,7 @@ class AgentLink:
     async def run(self) -> None:
         """Serve the agent until the connection ends. Cancelling it ends the connection at once."""
         self._wake.set()  # the challenge waits already
+        goodbye = _lost("connection lost")  # a lost connection also cancels this task
         reader = asyncio.create_task(self._read(), name="agent reader")
         writer = asyncio.create_task(self._write(), name="agent writer")
         try:
@@ -93,11 +104,11 @@ class AgentLink:
                 {reader, writer, self._stop}, return_when=asyncio.FIRST_COMPLETED
             )
             goodbye = (self._stop if self._stop in done else done.pop()).result()
-            self._agent.lose()
+            self._agent.lose(may_return=goodbye.may_return)
             await _end(reader, writer)
             await self._close(goodbye)
         finally:
-            self._agent.lose()
+            self._agent.lose(may_return=goodbye.may_return)
             await _end(reader, writer)
 
     async def _read(self) -> Goodbye:
@@ -120,14 +131,16 @@ class AgentLink:
             self._log_malformed(error.close_code, str(error))
             return Goodbye(error.close_code, str(error))
         except TimeoutError:
-            return Goodbye(WSCloseCode.POLICY_VIOLATION, "silent for too long")
+            return Goodbye(WSCloseCode.POLICY_VIOLATION, "silent for too long", may_return=True)
 
     def _ended_by_peer(self, data: object) -> Goodbye:
         """The agent closed, or sent something that is no WebSocket frame or is too big."""
+        is_malformed = isinstance(data, WebSocketError)
         if isinstance(data, WebSocketError):
             self._log_malformed(data.code, "not a WebSocket message, or too big")
         code = self._socket.close_code or WSCloseCode.ABNORMAL_CLOSURE
-        return Goodbye(code, "closed by the agent")
+        may_return = not is_malformed and code not in FINAL_CODES
+        return Goodbye(code, "closed by the agent", may_return=may_return)
 
     def _log_malformed(self, code: int, error: str) -> None:
         fields = {"agent": self._agent.name, "code": int(code), "error": error}
@@ -142,9 +155,9 @@ class AgentLink:
                 await self._send_waiting()
             except TimeoutError:
                 self._abort()
-                return Goodbye(WSCloseCode.ABNORMAL_CLOSURE, "took nothing for too long")
+                return _lost("took nothing for too long")
             except ConnectionError:
-                return Goodbye(WSCloseCode.ABNORMAL_CLOSURE, "connection lost")
+                return _lost("connection lost")
 
     async def _send_waiting(self) -> None:
         while batch := self._agent.next_batch():
@@ -166,6 +179,10 @@ class AgentLink:
                 await self._socket.close(code=goodbye.close_code, message=message)
         except (TimeoutError, ConnectionError):
             self._abort()
+
+
+def _lost(reason: str) -> Goodbye:
+    return Goodbye(WSCloseCode.ABNORMAL_CLOSURE, reason, may_return=True)
 
 
 async def _end(*tasks: asyncio.Task[Goodbye]) -> None:

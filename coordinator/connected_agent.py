@@ -11,13 +11,14 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from coordinator.batching import frame_bytes, take_batch
+from coordinator.lost_session import LostSession, fail_forgotten
 from coordinator.offers import OfferTable
 from coordinator.running_job import RunningJob
 from coordinator.settings import CoordinatorSettings
 from protocol.codec import VERSION_1
-from protocol.errors import ErrorCode
 from protocol.frames import (
     AgentFrame,
     Capabilities,
@@ -34,13 +35,17 @@ from protocol.frames import (
     Rejected,
     Welcome,
 )
-from protocol.limits import BATCH_BYTES, MAX_MESSAGE_TO_COORDINATOR_BYTES, MIB
+from protocol.limits import BATCH_BYTES, MAX_MESSAGE_TO_COORDINATOR_BYTES, MIB, REPLACED
 from protocol.session import CoordinatorSession, State
 
 log = logging.getLogger("provider_agent.coordinator")
 
 MAX_WAITING_BYTES: Final = 64 * MIB
 """Jobs that wait to be sent to one agent: four of the biggest. More go elsewhere."""
+
+
+ABANDONED: Final = "the buyer is gone or the answer is of no use"
+"""Why jobs are cancelled, for the agent's log."""
 
 
 class Goodbye(Struct, frozen=True):
@@ -50,26 +55,35 @@ class Goodbye(Struct, frozen=True):
         close_code: RFC 6455, 7.4.
         reason: for the close frame and the log, without content.
         flush: whether what waits is still sent: a rejection is, jobs are not.
+        may_return: only the link is lost; the session waits for its agent.
     """
 
     close_code: int
     reason: str
     flush: bool = False
+    may_return: bool = False
+
+
+REPLACED_GOODBYE: Final = Goodbye(REPLACED, "replaced by a newer connection of the same key")
 
 
 class Roster(Protocol):
     """Where an agent asks to be admitted, and signs off."""
 
-    def admit(self, agent: "ConnectedAgent", hello: Hello) -> Rejected | None:
+    def admit(self, hello: Hello) -> Rejected | None:
         """Why this agent may not join; None: it may."""
+        ...
+
+    def claim(self, hello: Hello) -> LostSession | None:
+        """The session that this agent comes back for; from now on it is this agent's alone."""
         ...
 
     def join(self, agent: "ConnectedAgent") -> None:
         """The agent is welcome; it gets jobs as soon as it has told its models."""
         ...
 
-    def leave(self, agent: "ConnectedAgent") -> None:
-        """The agent is gone; may be called again, and for one that never joined."""
+    def leave(self, agent: "ConnectedAgent", session: LostSession, *, may_return: bool) -> None:
+        """The agent is gone, or never joined; `session` is what it leaves behind."""
         ...
 
 
@@ -78,7 +92,7 @@ class ConnectedAgent:
 
     Args:
         session: fresh, with a fresh nonce.
-        session_id: 16 bytes for `Welcome`.
+        session_id: 16 bytes for `Welcome`, unless the agent comes back for an older session.
         roster: who admits it.
         settings: the coordinator's.
         clock: seconds, monotonic.
@@ -87,6 +101,10 @@ class ConnectedAgent:
 
     Attributes:
         public_key: its identity; empty before its signature is verified.
+        session_id: of its session; keeps its value however often the link breaks.
+        instance_id: of its process, as it says.
+        resumed: it came back for its session.
+        retired: another connection of its key gets the new jobs.
         offers: what it serves; None before it has told.
         heartbeat: its last report.
         last_heartbeat: when that came, by the clock.
@@ -106,6 +124,10 @@ class ConnectedAgent:
         close: Callable[[Goodbye], None],
     ) -> None:
         self.public_key = b""
+        self.session_id = session_id
+        self.instance_id = ""
+        self.resumed = False
+        self.retired = False
         self.offers: OfferTable | None = None
         self.heartbeat: Heartbeat | None = None
         self.last_heartbeat: float | None = None
@@ -113,17 +135,18 @@ class ConnectedAgent:
         self.unknown_frames = 0
         self.close = close
         self._session = session
-        self._session_id = session_id
         self._roster = roster
         self._settings = settings
         self._clock = clock
         self._wake = wake
         self._jobs: dict[bytes, RunningJob] = {}
         self._waiting_bytes = 0
+        self._over = False
 
     def __repr__(self) -> str:
         who = self.name or "nobody yet"
-        return f"<ConnectedAgent {who} {self.state} jobs={self.in_flight} offers={self.offers}>"
+        state = "retired" if self.retired else self.state
+        return f"<ConnectedAgent {who} {state} jobs={self.in_flight} offers={self.offers}>"
 
     @property
     def name(self) -> str:
@@ -154,12 +177,15 @@ class ConnectedAgent:
 
     def submit(self, job: Job) -> RunningJob:
         """Give it a job, in the same turn of the loop in which it was chosen."""
-        running = RunningJob(job.job_id)
+        running = RunningJob(job, self, self._clock() + job.deadline_ms / 1000)
+        self._start(job, running)
+        return running
+
+    def _start(self, job: Job, running: RunningJob) -> None:
         self._session.start_job(job)
         self._jobs[job.job_id] = running
         self._waiting_bytes += frame_bytes(job)
         self._wake()
-        return running
 
     def passed_on(self, job: RunningJob, count: int) -> None:
         """`count` bytes of the job are with the buyer; as many more may come."""
@@ -167,10 +193,10 @@ class ConnectedAgent:
         self._session.consumed(job.job_id, count)
         self._wake_when_waiting()
 
-    def abandon(self, job: RunningJob, reason: str) -> None:
+    def abandon(self, job: RunningJob) -> None:
         """Nobody waits for the job any more; it is cancelled when it still runs."""
         if self._jobs.pop(job.job_id, None) is not None:
-            self._session.cancel_job(job.job_id, reason)
+            self._session.cancel_job(job.job_id, ABANDONED)
             self._session.consumed(job.job_id, job.unpassed)
             self._wake()
 
@@ -182,6 +208,30 @@ class ConnectedAgent:
             self._session.to_send.append(Drain(reason))
             self._wake()
 
+    def retire(self) -> None:
+        """Another connection has its place: once it has finished what it has, it is closed."""
+        self.retired = True
+        if not self.in_flight:
+            self.close(replace(REPLACED_GOODBYE, flush=True))
+
+    def hand_over(self) -> LostSession:
+        """Give everything up to the next connection of the session. This one is over.
+
+        What still comes in on it is not taken: it would be taken twice.
+        """
+        self._over = True
+        jobs, self._jobs = self._jobs, {}
+        streams, self._session.streams = self._session.streams, {}
+        return LostSession(
+            public_key=self.public_key,
+            session_id=self.session_id,
+            instance_id=self.instance_id,
+            retired=self.retired,
+            draining=self.draining,
+            jobs=jobs,
+            streams=streams,
+        )
+
     # --- for the connection -----------------------------------------------------------------------
 
     def take_message(self, message: bytes | str) -> None:
@@ -190,6 +240,8 @@ class ConnectedAgent:
         Raises:
             ProtocolError: it is malformed or not allowed now; the connection is to be closed.
         """
+        if self._over:
+            return
         decoded = VERSION_1.decode_from_agent(message, MAX_MESSAGE_TO_COORDINATOR_BYTES)
         if decoded.unknown_types:
             self._count_unknown(decoded.unknown_types)
@@ -208,20 +260,14 @@ class ConnectedAgent:
         self._waiting_bytes -= sum(frame_bytes(job) for job in batch if isinstance(job, Job))
         return batch
 
-    def lose(self) -> None:
-        """The connection is over: leave the fleet, end what still runs. May be called again."""
-        self._roster.leave(self)
-        jobs, self._jobs = self._jobs, {}
-        for job_id, job in jobs.items():
-            job.on_end(
-                JobError(
-                    job_id,
-                    total_bytes=0,
-                    code=ErrorCode.BACKEND_UNREACHABLE.value,
-                    message="The connection to the provider was lost.",
-                    retryable=True,
-                )
-            )
+    def lose(self, *, may_return: bool = False) -> None:
+        """The connection is over: leave the fleet with what still runs. May be called again.
+
+        Args:
+            may_return: only the link is lost; the jobs wait for their agent.
+        """
+        if not self._over:
+            self._roster.leave(self, self.hand_over(), may_return=may_return)
 
     def _wake_when_waiting(self) -> None:
         if self._session.to_send:
@@ -250,6 +296,8 @@ class ConnectedAgent:
                 job = self._jobs.pop(frame.job_id, None)
                 if job is not None:
                     job.on_end(frame)
+                if self.retired:
+                    self.retire()
             case Heartbeat():
                 self.heartbeat, self.last_heartbeat = frame, self._clock()
             case Capabilities():
@@ -267,21 +315,49 @@ class ConnectedAgent:
             self._session.consumed(chunk.job_id, len(chunk.data))
 
     def _on_hello(self, hello: Hello) -> None:
-        self.public_key = hello.public_key
-        rejected = self._roster.admit(self, hello)
+        self.public_key, self.instance_id = hello.public_key, hello.instance_id
+        rejected = self._roster.admit(hello)
         if rejected is not None:
             self._session.reject(rejected)
             return
-        self._session.accept(
-            Welcome(
-                provider_id=self.name,
-                session_id=self._session_id,
-                heartbeat_ms=self._settings.heartbeat_ms,
-                resume_ms=0,  # lost streams are not kept yet
-                window_bytes=self._settings.window_bytes,
-                max_message_bytes=MAX_MESSAGE_TO_COORDINATOR_BYTES,
-            )
-        )
+        lost = self._roster.claim(hello)
+        if lost is None:
+            self._session.accept(self._welcome())
+        else:
+            self._continue(lost, hello)
         self._roster.join(self)
-        fields = {"agent": self.name, "version": hello.agent_version}
+        fields = {
+            "agent": self.name,
+            "version": hello.agent_version,
+            "session": self.session_id.hex(),
+            "resumed": self.resumed,
+            "jobs": self.in_flight,
+        }
         log.info("agent connected", extra={"fields": fields})
+
+    def _continue(self, lost: LostSession, hello: Hello) -> None:
+        """Welcome the agent back, and take its jobs over."""
+        self.resumed = True
+        self.session_id, self.retired = lost.session_id, lost.retired
+        self.draining = lost.draining
+        continuation = lost.continue_with(hello.live_jobs)
+        self._session.accept(self._welcome(), continuation.streams)
+        for job_id in continuation.streams:
+            self._jobs[job_id] = lost.jobs[job_id]
+        for job in continuation.lost:
+            remaining_ms = max(0, int((job.ends_at - self._clock()) * 1000))
+            job.sendings += 1
+            self._start(replace(job.job, deadline_ms=remaining_ms), job)
+        for job in self._jobs.values():
+            job.owner = self
+        fail_forgotten(continuation.failed)
+
+    def _welcome(self) -> Welcome:
+        return Welcome(
+            provider_id=self.name,
+            session_id=self.session_id,
+            heartbeat_ms=self._settings.heartbeat_ms,
+            resume_ms=self._settings.resume_ms,
+            window_bytes=self._settings.window_bytes,
+            max_message_bytes=MAX_MESSAGE_TO_COORDINATOR_BYTES,
+        )

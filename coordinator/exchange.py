@@ -132,7 +132,7 @@ class Exchange:
     async def _answer(self) -> Failure | None:
         """Try agents until one answers; None when the whole response is with the buyer."""
         failure: Failure | None = None
-        tried: list[ConnectedAgent] = []
+        tried: list[bytes] = []
         while len(tried) < self._settings.max_attempts:
             agent = self._fleet.pick(self._asked.model_id, self._asked.operation, tried)
             if isinstance(agent, ErrorCode):
@@ -140,7 +140,7 @@ class Exchange:
             if tried:
                 self._counters.retried += 1
                 self._job_id = self._new_job_id()
-            tried.append(agent)
+            tried.append(agent.public_key)
             error = await self._attempt(agent)
             if error is None:
                 return None
@@ -159,13 +159,11 @@ class Exchange:
             started = job.started
             if started is None or not _can_carry(started.status):
                 return self._invalid()
-            return await self._relay(agent, job, started)
+            return await self._relay(job, started)
         finally:
-            agent.abandon(job, "the buyer is gone or the answer is of no use")
+            job.owner.abandon(job)
 
-    async def _relay(
-        self, agent: ConnectedAgent, job: RunningJob, started: JobStarted
-    ) -> JobError | None:
+    async def _relay(self, job: RunningJob, started: JobStarted) -> JobError | None:
         """Pass bytes on as they come; what the buyer's socket does not take is not acknowledged."""
         response = _response_for(started, self._headers())
         await response.prepare(self._request)
@@ -174,7 +172,7 @@ class Exchange:
             data = job.take()
             if data:
                 await response.write(data)
-                agent.passed_on(job, len(data))
+                job.owner.passed_on(job, len(data))
                 self._tail = (self._tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
             elif job.end is None:
                 await job.wait()

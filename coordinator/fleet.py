@@ -1,13 +1,19 @@
-"""The agents that are connected now."""
+"""The agents that are connected now, and the sessions that wait for theirs.
 
+Of one key, the newest connection gets the new jobs. Another process with the same key is retired
+(think of a rolling update): it finishes what it has. What the same process left behind is closed.
+"""
+
+import base64
 from collections.abc import Callable, Iterable
 
-from aiohttp import WSCloseCode
 from msgspec import Struct
 
 from coordinator.access import admits_agent
-from coordinator.connected_agent import ConnectedAgent, Goodbye
+from coordinator.connected_agent import REPLACED_GOODBYE, ConnectedAgent
+from coordinator.lost_session import LostSession
 from coordinator.offers import choose
+from coordinator.parked import ParkedSessions
 from coordinator.settings import CoordinatorSettings
 from protocol.errors import ErrorCode
 from protocol.formats import Operation, WireFormat
@@ -15,6 +21,9 @@ from protocol.frames import Heartbeat, Hello, Rejected
 
 FULL_RETRY_MS = 30_000
 """When an agent that found no seat may ask again."""
+
+STOPPING_RETRY_MS = 5_000
+"""When an agent may ask again that came while the coordinator was stopping."""
 
 
 class AgentSnapshot(Struct, frozen=True):
@@ -29,6 +38,7 @@ class AgentSnapshot(Struct, frozen=True):
         heartbeat: its last report; None before the first.
         heartbeat_age_s: how old that is.
         unknown_frames: frames this version did not know.
+        retired: a newer connection of its key gets the new jobs.
     """
 
     public_key: str
@@ -39,6 +49,23 @@ class AgentSnapshot(Struct, frozen=True):
     heartbeat: Heartbeat | None
     heartbeat_age_s: float | None
     unknown_frames: int
+    retired: bool = False
+
+
+class ParkedSnapshot(Struct, frozen=True):
+    """A lost session that waits for its agent.
+
+    Attributes:
+        public_key: whose it is, base64.
+        session_id: its name, hex.
+        jobs: how many wait with it.
+        retired: a newer connection of its key gets the new jobs.
+    """
+
+    public_key: str
+    session_id: str
+    jobs: int
+    retired: bool
 
 
 class Fleet:
@@ -53,52 +80,122 @@ class Fleet:
         self._settings = settings
         self._clock = clock
         self._agents: dict[bytes, ConnectedAgent] = {}
+        self._retired: dict[bytes, ConnectedAgent] = {}
+        self._parked = ParkedSessions(settings.max_agents, settings.resume_ms / 1000)
+        self._draining: str | None = None
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<Fleet {list(self._agents.values())}>"
+        retired = f" retired={list(self._retired.values())}" if self._retired else ""
+        parked = f" {self._parked}" if self._parked else ""
+        return f"<Fleet {list(self._agents.values())}{retired}{parked}>"
 
     def __len__(self) -> int:
-        return len(self._agents)
+        return len(self._agents) + len(self._retired)
 
-    def admit(self, agent: ConnectedAgent, hello: Hello) -> Rejected | None:
-        """Why this agent may not join; None: it may."""
+    def admit(self, hello: Hello) -> Rejected | None:
+        """Why this agent may not join; None: it may. What it comes back for is no new seat."""
         settings = self._settings
         if not admits_agent(hello, settings.enrollment_codes, settings.agent_keys):
             return Rejected(
                 "not_enrolled",
                 "This coordinator knows neither the agent's public key nor its enrolment code.",
             )
-        is_new = agent.public_key not in self._agents
-        if self._closed or (is_new and len(self._agents) >= settings.max_agents):
+        if self._draining is not None and (self._closed or not self._has_session(hello)):
+            return Rejected("draining", "This coordinator is stopping.", STOPPING_RETRY_MS)
+        key = hello.public_key
+        is_new = not (key in self._agents or key in self._retired or self._parked.holds(key))
+        if is_new and len(self) >= settings.max_agents:
             return Rejected(
                 "too_many_connections", "This coordinator takes no more agents.", FULL_RETRY_MS
             )
         return None
 
-    def join(self, agent: ConnectedAgent) -> None:
-        """Take the agent in; an older connection of the same key is closed.
+    def _has_session(self, hello: Hello) -> bool:
+        if hello.session_id is None:
+            return False
+        is_connected = self._connected(hello.public_key, hello.session_id) is not None
+        return is_connected or self._parked.holds(hello.public_key, hello.session_id)
 
-        The newer one wins: after a lost link the older is only what the kernel has not noticed yet.
+    def _connected(self, public_key: bytes, session_id: bytes) -> ConnectedAgent | None:
+        for agents in (self._agents, self._retired):
+            agent = agents.get(public_key)
+            if agent is not None and agent.session_id == session_id:
+                return agent
+        return None
+
+    def claim(self, hello: Hello) -> LostSession | None:
+        """The session that this agent comes back for; from now on it is this agent's alone.
+
+        It need not be parked yet: the agent often notices first that a link is lost.
         """
-        older = self._agents.get(agent.public_key)
-        self._agents[agent.public_key] = agent
-        if older is not None:
-            older.close(Goodbye(WSCloseCode.OK, "replaced by a newer connection of the same key"))
+        if hello.session_id is None:
+            return None
+        older = self._connected(hello.public_key, hello.session_id)
+        if older is None:
+            return self._parked.claim(hello.public_key, hello.session_id)
+        self._forget(older)
+        session = older.hand_over()
+        older.close(REPLACED_GOODBYE)
+        return session
 
-    def leave(self, agent: ConnectedAgent) -> None:
-        """Forget the agent, unless a newer connection has its place."""
-        if self._agents.get(agent.public_key) is agent:
-            del self._agents[agent.public_key]
+    def join(self, agent: ConnectedAgent) -> None:
+        """Take the agent in; another connection of the same key makes room for it."""
+        key = agent.public_key
+        if not agent.resumed:
+            self._parked.end_forgotten(key, agent.instance_id)
+            self._close_forgotten(agent)
+        if agent.retired and key in self._agents:
+            self._retire(agent)
+        else:
+            agent.retired = False
+            older = self._agents.get(key)
+            self._agents[key] = agent
+            if older is not None:
+                self._retire(older)
+        if self._draining is not None:
+            agent.ask_to_drain(self._draining)
+
+    def _close_forgotten(self, agent: ConnectedAgent) -> None:
+        """The same process dialled anew, without its session: its older link is only a remnant."""
+        for agents in (self._agents, self._retired):
+            older = agents.get(agent.public_key)
+            if older is not None and older.instance_id == agent.instance_id:
+                older.lose()
+                older.close(REPLACED_GOODBYE)
+
+    def _retire(self, agent: ConnectedAgent) -> None:
+        """Let it finish; the one that was retired before it has had its time."""
+        oldest = self._retired.pop(agent.public_key, None)
+        if oldest is not None:
+            oldest.lose()
+            oldest.close(REPLACED_GOODBYE)
+        self._retired[agent.public_key] = agent
+        agent.retire()
+
+    def leave(self, agent: ConnectedAgent, session: LostSession, *, may_return: bool) -> None:
+        """Forget the agent, and keep its session when it may come back for it."""
+        was_here = self._forget(agent)
+        if was_here and may_return and not self._closed:
+            self._parked.park(session)
+        else:
+            session.end()
+
+    def _forget(self, agent: ConnectedAgent) -> bool:
+        for agents in (self._agents, self._retired):
+            if agents.get(agent.public_key) is agent:
+                del agents[agent.public_key]
+                return True
+        return False
 
     def pick(
-        self, model_id: str, operation: Operation, tried: Iterable[ConnectedAgent] = ()
+        self, model_id: str, operation: Operation, tried: Iterable[bytes] = ()
     ) -> ConnectedAgent | ErrorCode:
-        """The agent for a request, or why there is none; those already tried are left out."""
-        if self._closed:
+        """The agent for a request, or why there is none; the keys already tried are left out."""
+        if self._draining is not None:
             return ErrorCode.DRAINING
         left_out = set(tried)
-        untried = (agent for agent in self._agents.values() if agent not in left_out)
+        untried = (agent for key, agent in self._agents.items() if key not in left_out)
         return choose(untried, model_id, operation)
 
     def models(self, wire_format: WireFormat) -> list[str]:
@@ -110,8 +207,22 @@ class Fleet:
         return sorted(found)
 
     def snapshot(self) -> list[AgentSnapshot]:
-        """Every agent as it stands now, by public key."""
-        return [self._snapshot_of(self._agents[key]) for key in sorted(self._agents)]
+        """Every connected agent as it stands now, by public key."""
+        agents = [*self._agents.values(), *self._retired.values()]
+        agents.sort(key=lambda agent: (agent.public_key, agent.retired))
+        return [self._snapshot_of(agent) for agent in agents]
+
+    def parked(self) -> list[ParkedSnapshot]:
+        """Every session that waits for its agent, the oldest first."""
+        return [
+            ParkedSnapshot(
+                public_key=base64.b64encode(session.public_key).decode(),
+                session_id=session.session_id.hex(),
+                jobs=len(session.jobs),
+                retired=session.retired,
+            )
+            for session in self._parked
+        ]
 
     def _snapshot_of(self, agent: ConnectedAgent) -> AgentSnapshot:
         offers, heard = agent.offers, agent.last_heartbeat
@@ -125,10 +236,19 @@ class Fleet:
             heartbeat=agent.heartbeat,
             heartbeat_age_s=None if heard is None else self._clock() - heard,
             unknown_frames=agent.unknown_frames,
+            retired=agent.retired,
         )
 
     def ask_to_drain(self, reason: str) -> None:
-        """Tell every agent that the coordinator is going away, and pick none any more."""
-        self._closed = True
-        for agent in self._agents.values():
+        """Tell every agent that the coordinator is going away, and pick none any more.
+
+        Until `close`, agents may still come back for the jobs of a lost session.
+        """
+        self._draining = reason
+        for agent in [*self._agents.values(), *self._retired.values()]:
             agent.ask_to_drain(reason)
+
+    def close(self) -> None:
+        """Nobody may come back any more: the jobs of lost sessions end."""
+        self._closed = True
+        self._parked.end_all()

@@ -1,8 +1,21 @@
 """What has arrived for one job and is not yet passed on."""
 
 import asyncio
+from typing import Protocol
 
-from protocol.frames import JobEnd, JobStarted
+from protocol.frames import Job, JobEnd, JobStarted
+
+
+class JobOwner(Protocol):
+    """Who has the job: a connection, or what is left of one that is lost."""
+
+    def passed_on(self, job: "RunningJob", count: int) -> None:
+        """`count` bytes of the job are with the buyer; as many more may come."""
+        ...
+
+    def abandon(self, job: "RunningJob") -> None:
+        """Nobody waits for the job any more."""
+        ...
 
 
 class RunningJob:
@@ -12,17 +25,41 @@ class RunningJob:
     is there. What is held is bounded by the window, which `ReceiveStream` enforces; many small
     chunks become one piece, so that a busy stream costs fewer wake-ups.
 
+    Args:
+        job: as it was sent.
+        owner: who has it.
+        ends_at: its deadline, by the coordinator's clock.
+
     Attributes:
+        job: as it was sent; sent again when it is lost with its link.
         job_id: which job.
+        owner: who has it now; moves when its agent goes on over another link.
+        ends_at: its deadline.
+        sendings: how often it was sent.
         started: status and content type, once the agent has told them.
         end: the job's one end, once it is there; bytes may still wait to be taken.
         unpassed: bytes received and not yet reported as passed on.
     """
 
-    __slots__ = ("_buffer", "_news", "end", "job_id", "started", "unpassed")
+    __slots__ = (
+        "_buffer",
+        "_news",
+        "end",
+        "ends_at",
+        "job",
+        "job_id",
+        "owner",
+        "sendings",
+        "started",
+        "unpassed",
+    )
 
-    def __init__(self, job_id: bytes) -> None:
-        self.job_id = job_id
+    def __init__(self, job: Job, owner: JobOwner, ends_at: float) -> None:
+        self.job = job
+        self.job_id = job.job_id
+        self.owner = owner
+        self.ends_at = ends_at
+        self.sendings = 1
         self.started: JobStarted | None = None
         self.end: JobEnd | None = None
         self.unpassed = 0

@@ -15,7 +15,7 @@ from aiohttp import web
 from coordinator.agent_door import AgentDoor
 from coordinator.exceptions import CannotListen
 from coordinator.exchange import Counters
-from coordinator.fleet import AgentSnapshot, Fleet
+from coordinator.fleet import AgentSnapshot, Fleet, ParkedSnapshot
 from coordinator.front import Front, shape_http_errors
 from coordinator.settings import (
     CoordinatorSettings,
@@ -103,6 +103,10 @@ class Coordinator:
         """Every connected agent as it stands now."""
         return self._fleet.snapshot()
 
+    def parked(self) -> list[ParkedSnapshot]:
+        """Every lost session that waits for its agent to come back."""
+        return self._fleet.parked()
+
     async def start(self) -> None:
         """Listen.
 
@@ -138,15 +142,17 @@ class Coordinator:
     async def stop(self) -> None:
         """Finish what runs, at most `settings.drain_s`, then close every connection.
 
+        It listens until then: agents whose link breaks meanwhile may come back for their jobs.
         Does nothing when it is not running. Cancelling it leaves connections open.
         """
         runner, self._runner = self._runner, None
         if runner is None:
             return
-        for site in list(runner.sites):
-            await site.stop()
         self._fleet.ask_to_drain(_REASON)
         await self._front.stop(self.settings.drain_s)
+        for site in list(runner.sites):
+            await site.stop()
+        self._fleet.close()
         await self._door.close(_REASON)
         await runner.cleanup()
         log.info("coordinator stopped")

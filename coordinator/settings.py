@@ -15,6 +15,7 @@ from protocol.limits import (
     MAX_DEADLINE_MS,
     MAX_REQUEST_BYTES,
     MIN_WINDOW_BYTES,
+    RESUME_MS,
     WINDOW_BYTES,
 )
 
@@ -40,6 +41,7 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
         body_timeout_s: how long a buyer may take to send a request.
         handshake_timeout_s: from an agent's open socket to its welcome.
         heartbeat_ms: how often agents report; three silent ones end the connection.
+        resume_ms: how long a session whose link is lost waits for its agent; 0: not at all.
         window_bytes: how much of each response may be on its way.
         max_request_bytes: the biggest request body.
         max_requests: requests at once; more are answered 503.
@@ -60,6 +62,7 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
     body_timeout_s: float = 60.0
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S
     heartbeat_ms: int = HEARTBEAT_MS
+    resume_ms: int = RESUME_MS
     window_bytes: int = WINDOW_BYTES
     max_request_bytes: int = MAX_REQUEST_BYTES
     max_requests: int = 1024
@@ -116,6 +119,7 @@ def check_settings(settings: CoordinatorSettings) -> None:
     _check_range("port", settings.port, 0, 65535)
     _check_range("window_bytes", settings.window_bytes, MIN_WINDOW_BYTES, 2**30)
     _check_range("heartbeat_ms", settings.heartbeat_ms, 100, 3_600_000)
+    _check_range("resume_ms", settings.resume_ms, 0, 3_600_000)
     _check_range("deadline_s", settings.deadline_s, 0, MAX_DEADLINE_MS / 1000)
     _check_range("max_request_bytes", settings.max_request_bytes, 2, MAX_REQUEST_BYTES)
     _check_range("max_attempts", settings.max_attempts, 1, 100)

@@ -1,11 +1,12 @@
 """An agent that does what a test tells it: the real protocol, no backends.
 
 The test takes each job with `next_job` and answers it step by step, or gives an `answer` function
-that is run for every job.
+that is run for every job. Between `lose_link` and `redial` it goes on answering: what the link does
+not take is sent over the next one.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -30,8 +31,10 @@ from protocol.frames import (
     JobError,
     JobResult,
     JobStarted,
+    LiveJob,
     ModelOffer,
     Rejected,
+    Welcome,
 )
 from protocol.limits import MAX_MESSAGE_TO_AGENT_BYTES, SUBPROTOCOL
 from protocol.session import AgentSession, State
@@ -57,7 +60,7 @@ def offer(
 
 
 class ScriptedJob:
-    """One job at the agent; every step waits until the link has taken its frames."""
+    """One job at the agent; every step waits until the link has taken its frames, or is lost."""
 
     def __init__(self, agent: "ScriptedAgent", job: Job, window: int) -> None:
         self.job = job
@@ -66,6 +69,8 @@ class ScriptedJob:
         self.cancel_reason: str | None = None
         self.room = asyncio.Event()
         self.done = asyncio.Event()
+        self.forgotten = False
+        """The coordinator did not name it: nothing is sent any more."""
         self._agent = agent
 
     async def start(self, status: int = 200, content_type: str = EVENT_STREAM) -> None:
@@ -113,12 +118,19 @@ class ScriptedJob:
 
     async def _pump(self) -> None:
         while True:
-            while frames := self.stream.next_frames():
-                await self._agent.send(*frames)
-            if self.stream.sent == self.stream.written:
+            await self.send_ready()
+            if self.stream.sent == self.stream.written or self.forgotten or self._agent.is_lost:
                 return
             self.room.clear()
             await self.room.wait()
+
+    async def send_ready(self) -> None:
+        """What the window allows now."""
+        while not self.forgotten and not self._agent.is_lost:
+            frames = self.stream.next_frames()
+            if not frames:
+                return
+            await self._agent.send(*frames)
 
 
 class ScriptedAgent:
@@ -130,6 +142,7 @@ class ScriptedAgent:
         models: what it offers.
         max_concurrent: jobs at once.
         enrollment_code: for `Hello`.
+        instance_id: for `Hello`.
         authority: what it signs; by default what it dials.
         answer: run for every job; without it the test takes jobs with `next_job`.
     """
@@ -142,6 +155,7 @@ class ScriptedAgent:
         models: Sequence[ModelOffer] | None = None,
         max_concurrent: int = 8,
         enrollment_code: str = "",
+        instance_id: str = "",
         authority: str | None = None,
         answer: Callable[[ScriptedJob], Awaitable[None]] | None = None,
     ) -> None:
@@ -149,18 +163,16 @@ class ScriptedAgent:
         dialled = canonical_authority(parts.scheme, parts.hostname or "", parts.port)
         self.key = key or Ed25519PrivateKey.generate()
         self.public_key = self.key.public_key().public_bytes_raw()
-        self.session = AgentSession(
-            authority=authority or dialled,
-            public_key=self.public_key,
-            sign=self.key.sign,
-            agent_version="scripted",
-            enrollment_code=enrollment_code,
-        )
+        self.authority = authority or dialled
+        self.enrollment_code = enrollment_code
+        self.instance_id = instance_id
+        self.session = self._new_session(None, ())
         self.models = [offer()] if models is None else list(models)
         self.max_concurrent = max_concurrent
         self.rejected: Rejected | None = None
         self.drain: Drain | None = None
         self.closed = asyncio.Event()
+        self.is_lost = False
         self.jobs: dict[bytes, ScriptedJob] = {}
         self._url = connect_url
         self._answer = answer
@@ -175,6 +187,23 @@ class ScriptedAgent:
         return self._socket
 
     async def __aenter__(self) -> Self:
+        await self._dial()
+        return self
+
+    def _new_session(self, session_id: bytes | None, live_jobs: Iterable[LiveJob]) -> AgentSession:
+        return AgentSession(
+            authority=self.authority,
+            public_key=self.public_key,
+            sign=self.key.sign,
+            agent_version="scripted",
+            instance_id=self.instance_id,
+            enrollment_code=self.enrollment_code,
+            session_id=session_id,
+            live_jobs=live_jobs,
+        )
+
+    async def _dial(self) -> None:
+        self.closed, self.is_lost = asyncio.Event(), False
         self._socket = await self._stack.enter_async_context(
             connect(
                 self._url,
@@ -187,9 +216,8 @@ class ScriptedAgent:
         await self._handshake()
         if self.session.state is State.OPEN:
             await self.advertise(*self.models)
-        reader = asyncio.create_task(self._read(), name="scripted agent")
+        reader = asyncio.create_task(self._read(self.socket, self.closed), name="scripted agent")
         self._stack.push_async_callback(_end, reader)
-        return self
 
     async def __aexit__(
         self,
@@ -203,25 +231,40 @@ class ScriptedAgent:
 
     async def _handshake(self) -> None:
         while self.session.state in (State.CONNECTING, State.GREETING):
-            for frame in await self._receive():
-                if isinstance(frame, Rejected):
-                    self.rejected = frame
+            for frame in await self._receive(self.socket):
+                match frame:
+                    case Rejected():
+                        self.rejected = frame
+                    case Welcome():
+                        self._continue(frame)
+                    case _:
+                        self._take(frame)
             if self.session.to_send:
                 await self.send(*self.session.to_send)
                 self.session.to_send.clear()
 
-    async def _receive(self) -> list[CoordinatorFrame]:
-        message = await self.socket.recv()
+    def _continue(self, welcome: Welcome) -> None:
+        for job_id, job in self.jobs.items():
+            offset = welcome.resumed.get(job_id)
+            if offset is None:
+                job.forgotten = True
+            elif not job.stream.done:
+                job.stream.rewind(offset)
+
+    async def _receive(self, socket: ClientConnection) -> list[CoordinatorFrame]:
+        message = await socket.recv()
+        if socket is not self._socket:
+            return []  # an older link that nobody has closed yet
         decoded = VERSION_1.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
         return [frame for frame in map(self.session.receive, decoded.frames) if frame is not None]
 
-    async def _read(self) -> None:
+    async def _read(self, socket: ClientConnection, closed: asyncio.Event) -> None:
         try:
             while True:
-                for frame in await self._receive():
+                for frame in await self._receive(socket):
                     self._take(frame)
         except ConnectionClosed:
-            self.closed.set()
+            closed.set()
 
     def _take(self, frame: CoordinatorFrame) -> None:
         match frame:
@@ -275,6 +318,34 @@ class ScriptedAgent:
     def cut(self) -> None:
         """Lose the link without a closing handshake."""
         self.socket.transport.abort()
+
+    async def lose_link(self) -> None:
+        """The same, and go on with the jobs; `redial` sends what they have."""
+        self.is_lost = True
+        self.cut()
+        await self.closed.wait()
+        for job in self.jobs.values():
+            job.room.set()
+
+    async def redial(
+        self, *, resume: bool = True, live_jobs: Iterable[LiveJob] | None = None
+    ) -> None:
+        """Connect anew; jobs that the coordinator names go on, the others are forgotten.
+
+        Args:
+            resume: come back for the session; otherwise begin a new one.
+            live_jobs: what to offer instead of what is held.
+        """
+        welcome = self.session.welcome
+        assert welcome is not None
+        if live_jobs is None:
+            live = [job for job in self.jobs.values() if not (job.stream.done or job.forgotten)]
+            live_jobs = [job.stream.live_job() for job in live] if resume else []
+        self.session = self._new_session(welcome.session_id if resume else None, live_jobs)
+        await self._dial()
+        for job in list(self.jobs.values()):
+            job.room.set()
+            await job.send_ready()
 
 
 async def _end(task: asyncio.Task[None]) -> None:

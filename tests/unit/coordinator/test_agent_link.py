@@ -9,7 +9,7 @@ from coordinator import agent_link
 from coordinator.server import Coordinator
 from coordinator.settings import CoordinatorSettings
 from protocol.frames import Chunk, JobResult
-from protocol.limits import MAX_MESSAGE_TO_COORDINATOR_BYTES
+from protocol.limits import MAX_MESSAGE_TO_COORDINATOR_BYTES, REPLACED
 from tests.kit.scripted_agent import ScriptedAgent
 
 
@@ -96,7 +96,7 @@ async def test_newer_connection_of_the_same_key_wins(coordinator: Coordinator) -
         ScriptedAgent(coordinator.connect_url) as older,
         ScriptedAgent(coordinator.connect_url, key=older.key) as newer,
     ):
-        assert await close_code(older) == 1000
+        assert await close_code(older) == REPLACED
         await newer.settle()
         assert len(coordinator.agents()) == 1
 

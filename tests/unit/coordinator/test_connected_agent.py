@@ -6,7 +6,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from coordinator import connected_agent
-from coordinator.connected_agent import ConnectedAgent, Goodbye
+from coordinator.connected_agent import ABANDONED, ConnectedAgent, Goodbye
+from coordinator.lost_session import LostSession
 from coordinator.settings import CoordinatorSettings
 from protocol.auth import signed_bytes
 from protocol.codec import VERSION_1
@@ -31,6 +32,7 @@ from protocol.frames import (
     Rejected,
     Welcome,
 )
+from protocol.limits import RESUME_MS
 from protocol.session import CoordinatorSession, State
 from tests.kit.scripted_agent import offer
 
@@ -46,16 +48,20 @@ class FakeRoster:
     def __init__(self, rejected: Rejected | None = None) -> None:
         self.rejected = rejected
         self.joined: list[ConnectedAgent] = []
-        self.left = 0
+        self.lost: LostSession | None = None
+        self.left: list[tuple[LostSession, bool]] = []
 
-    def admit(self, agent: ConnectedAgent, hello: Hello) -> Rejected | None:
+    def admit(self, hello: Hello) -> Rejected | None:
         return self.rejected
+
+    def claim(self, hello: Hello) -> LostSession | None:
+        return self.lost
 
     def join(self, agent: ConnectedAgent) -> None:
         self.joined.append(agent)
 
-    def leave(self, agent: ConnectedAgent) -> None:
-        self.left += 1
+    def leave(self, agent: ConnectedAgent, session: LostSession, *, may_return: bool) -> None:
+        self.left.append((session, may_return))
 
 
 class Rig:
@@ -107,7 +113,7 @@ def test_challenge_waits_from_the_start_and_welcome_follows_hello() -> None:
     rig.greet()
     (welcome,) = rig.sent()
     assert isinstance(welcome, Welcome)
-    assert welcome.resume_ms == 0
+    assert (welcome.session_id, welcome.resume_ms) == (b"s" * 16, RESUME_MS)
     assert welcome.provider_id == base64.b64encode(PUBLIC_KEY).decode()
     assert rig.roster.joined == [rig.agent]
 
@@ -193,9 +199,9 @@ def test_abandoned_job_is_cancelled_once_and_what_it_held_is_given_back(rig: Rig
     rig.sent()
     half = CoordinatorSettings().window_bytes // 2
     rig.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, bytes(half)))
-    rig.agent.abandon(job, "gone")
-    rig.agent.abandon(job, "gone")
-    assert rig.sent() == [Cancel(JOB_ID, "gone"), Ack(JOB_ID, half)]
+    rig.agent.abandon(job)
+    rig.agent.abandon(job)
+    assert rig.sent() == [Cancel(JOB_ID, ABANDONED), Ack(JOB_ID, half)]
     rig.receive(Chunk(JOB_ID, half, bytes(half)))
     assert rig.sent() == [Ack(JOB_ID, 2 * half)]
 
@@ -205,17 +211,17 @@ def test_ended_job_is_not_cancelled(rig: Rig) -> None:
     rig.sent()
     rig.receive(JobError(JOB_ID, 0, "internal", ""))
     rig.sent()
-    rig.agent.abandon(job, "late")
+    rig.agent.abandon(job)
     assert rig.sent() == []
 
 
-def test_lost_agent_leaves_and_its_jobs_fail_retryably(rig: Rig) -> None:
+def test_lost_agent_leaves_once_with_its_jobs(rig: Rig) -> None:
     job = rig.agent.submit(JOB)
+    rig.agent.lose(may_return=True)
     rig.agent.lose()
-    rig.agent.lose()
-    assert isinstance(job.end, JobError)
-    assert (job.end.code, job.end.retryable) == ("backend_unreachable", True)
-    assert rig.roster.left == 2
+    ((session, may_return),) = rig.roster.left
+    assert (session.jobs, may_return) == ({JOB_ID: job}, True)
+    assert job.owner is session
 
 
 def test_too_many_waiting_bytes_clog_the_agent_until_they_are_sent(

@@ -269,10 +269,12 @@ async def test_other_response_that_breaks_off_is_cut(
             await response.read()
 
 
-async def test_agent_lost_in_mid_stream_is_an_error_event(
-    coordinator: Coordinator, http: aiohttp.ClientSession
-) -> None:
-    async with ScriptedAgent(coordinator.connect_url) as agent:
+async def test_agent_lost_in_mid_stream_is_an_error_event(settings: CoordinatorSettings) -> None:
+    async with (
+        Coordinator(msgspec.structs.replace(settings, resume_ms=0)) as coordinator,
+        aiohttp.ClientSession(coordinator.http_url) as http,
+        ScriptedAgent(coordinator.connect_url) as agent,
+    ):
         asking = asyncio.create_task(_post(http))
         job = await agent.next_job()
         await job.start()
@@ -286,9 +288,11 @@ async def test_agent_lost_in_mid_stream_is_an_error_event(
 
 
 async def test_agent_lost_before_the_first_byte_is_replaced_by_another(
-    coordinator: Coordinator, http: aiohttp.ClientSession
+    settings: CoordinatorSettings,
 ) -> None:
     async with (
+        Coordinator(msgspec.structs.replace(settings, resume_ms=0)) as coordinator,
+        aiohttp.ClientSession(coordinator.http_url) as http,
         ScriptedAgent(coordinator.connect_url) as one,
         ScriptedAgent(coordinator.connect_url) as two,
     ):

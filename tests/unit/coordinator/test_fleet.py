@@ -1,5 +1,7 @@
+import msgspec
+
 from coordinator.access import SecretSet
-from coordinator.connected_agent import ConnectedAgent, Goodbye
+from coordinator.connected_agent import REPLACED_GOODBYE, ConnectedAgent, Goodbye
 from coordinator.fleet import Fleet
 from coordinator.offers import OfferTable
 from coordinator.settings import CoordinatorSettings
@@ -10,6 +12,10 @@ from protocol.session import CoordinatorSession
 from tests.kit.scripted_agent import offer
 
 HELLO = Hello("1", bytes(32), bytes(64))
+
+
+def hello(key: bytes) -> Hello:
+    return msgspec.structs.replace(HELLO, public_key=key)
 
 
 class Rig:
@@ -40,31 +46,30 @@ def test_newer_connection_of_a_key_closes_the_older() -> None:
     rig.fleet.join(older)
     rig.fleet.join(newer)
     ((_, goodbye),) = rig.goodbyes
-    assert goodbye.close_code == 1000
-    assert "newer connection" in goodbye.reason
-    rig.fleet.leave(older)
+    assert goodbye == REPLACED_GOODBYE
+    older.lose()
     assert rig.fleet.pick("tiny", Operation.CHAT) is newer
-    rig.fleet.leave(newer)
-    rig.fleet.leave(newer)
+    newer.lose()
+    newer.lose()
     assert len(rig.fleet) == 0
 
 
 def test_agent_without_key_or_code_is_not_enrolled() -> None:
     rig = Rig(CoordinatorSettings(enrollment_codes=SecretSet(["code"])))
-    rejected = rig.fleet.admit(rig.agent(b"a"), HELLO)
+    rejected = rig.fleet.admit(HELLO)
     assert rejected is not None
     assert (rejected.code, rejected.retry_after_ms) == ("not_enrolled", None)
 
 
 def test_full_fleet_takes_only_keys_it_has_already() -> None:
     rig = Rig(CoordinatorSettings(max_agents=1))
-    assert rig.fleet.admit(rig.agent(b"a"), HELLO) is None
+    assert rig.fleet.admit(HELLO) is None
     rig.fleet.join(rig.agent(b"a"))
-    rejected = rig.fleet.admit(rig.agent(b"b"), HELLO)
+    rejected = rig.fleet.admit(hello(b"b"))
     assert rejected is not None
     assert rejected.code == "too_many_connections"
     assert rejected.retry_after_ms
-    assert rig.fleet.admit(rig.agent(b"a"), HELLO) is None
+    assert rig.fleet.admit(hello(b"a")) is None
 
 
 def test_tried_agents_are_not_picked_again() -> None:
@@ -73,8 +78,8 @@ def test_tried_agents_are_not_picked_again() -> None:
     rig.fleet.join(two)
     rig.fleet.join(one)
     assert rig.fleet.pick("tiny", Operation.CHAT) is one
-    assert rig.fleet.pick("tiny", Operation.CHAT, [one]) is two
-    assert rig.fleet.pick("tiny", Operation.CHAT, [one, two]) is ErrorCode.MODEL_NOT_LOADED
+    assert rig.fleet.pick("tiny", Operation.CHAT, [b"a"]) is two
+    assert rig.fleet.pick("tiny", Operation.CHAT, [b"a", b"b"]) is ErrorCode.MODEL_NOT_LOADED
 
 
 def test_models_are_those_of_all_agents_sorted() -> None:
@@ -90,7 +95,7 @@ def test_draining_fleet_picks_and_admits_nobody() -> None:
     rig.fleet.join(agent)
     rig.fleet.ask_to_drain("stop")
     assert rig.fleet.pick("tiny", Operation.CHAT) is ErrorCode.DRAINING
-    assert rig.fleet.admit(agent, HELLO) is not None
+    assert rig.fleet.admit(HELLO) is not None
 
 
 def test_snapshot_tells_how_each_agent_stands() -> None:

@@ -1,14 +1,24 @@
 import asyncio
 
 from coordinator.running_job import RunningJob
-from protocol.frames import JobError, JobResult, JobStarted
+from protocol.frames import Job, JobError, JobResult, JobStarted
 
 JOB_ID = bytes(16)
+JOB = Job(JOB_ID, "tiny", "openai", b"{}", 1000)
 RESULT = JobResult(JOB_ID, 0, None, None, 1, None)
 
 
+class Nobody:
+    def passed_on(self, job: RunningJob, count: int) -> None: ...
+
+    def abandon(self, job: RunningJob) -> None: ...
+
+
+NOBODY = Nobody()
+
+
 async def test_wait_returns_when_bytes_arrive() -> None:
-    job = RunningJob(JOB_ID)
+    job = RunningJob(JOB, NOBODY, 0.0)
     waiting = asyncio.create_task(job.wait())
     job.on_started(JobStarted(JOB_ID, 200, "text/plain", "b"))
     await asyncio.sleep(0)
@@ -23,7 +33,7 @@ async def test_wait_returns_when_bytes_arrive() -> None:
 
 
 async def test_wait_returns_at_the_end_however_often() -> None:
-    job = RunningJob(JOB_ID)
+    job = RunningJob(JOB, NOBODY, 0.0)
     waiting = asyncio.create_task(job.wait())
     job.on_end(RESULT)
     await waiting
@@ -31,14 +41,14 @@ async def test_wait_returns_at_the_end_however_often() -> None:
 
 
 async def test_first_end_counts() -> None:
-    job = RunningJob(JOB_ID)
+    job = RunningJob(JOB, NOBODY, 0.0)
     job.on_end(RESULT)
     job.on_end(JobError(JOB_ID, 0, "internal", ""))
     assert job.end is RESULT
 
 
 async def test_cancelled_wait_loses_nothing() -> None:
-    job = RunningJob(JOB_ID)
+    job = RunningJob(JOB, NOBODY, 0.0)
     waiting = asyncio.create_task(job.wait())
     await asyncio.sleep(0)
     waiting.cancel()
@@ -48,6 +58,6 @@ async def test_cancelled_wait_loses_nothing() -> None:
 
 
 async def test_repr_tells_its_state() -> None:
-    job = RunningJob(JOB_ID)
+    job = RunningJob(JOB, NOBODY, 0.0)
     job.on_data(b"ab")
     assert repr(job) == f"<RunningJob {JOB_ID.hex()} open waiting=2>"
