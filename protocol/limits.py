@@ -11,6 +11,10 @@ SUBPROTOCOL: Final = "provider-agent.v1"
 CONNECT_PATH: Final = "/provider/connect"
 """Where the reference coordinator listens for agents."""
 
+REPLACED: Final = 4001
+"""Close code: another connection of the same key took this one's place. One of RFC 6455's private
+codes, because an agent that dialled again would only push the other one out."""
+
 # --- sizes ----------------------------------------------------------------------------------------
 
 MAX_REQUEST_BYTES: Final = 16 * MIB
