@@ -1,0 +1,192 @@
+"""A scripted network: a cable between who dials and who listens, which fails as a test tells it.
+
+A `Cable` is a TCP proxy on loopback. Every connection has two `Wire`s, `out` (what the dialler
+says) and `back` (what it hears), which can be stalled, delayed, throttled, corrupted, cut at a
+byte, or closed on their own; a whole `Connection` can be cut or can vanish. `Cable.prepare` says
+how connections to come shall be, before their first byte passes.
+
+All of it is plain calls, works on asyncio, on uvloop and in virtual time, and needs no task but for
+dialling the other side.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from enum import Enum, auto
+from types import TracebackType
+from typing import Final, Self
+
+from tests.kit.connection import Connection, Plug, reset_on_close
+
+HOST: Final = "127.0.0.1"
+
+SOCKET_BUFFER_BYTES: Final = 64 * 1024
+"""Kernel buffers of the cable's sockets: small, so that both ends soon feel that it is stalled."""
+
+
+class Arrival(Enum):
+    """What happens to somebody who dials."""
+
+    CARRY = auto()
+    """A connection to the target."""
+    DROP = auto()
+    """It is accepted, and reset when it has said its first word."""
+
+
+class Cable:
+    """Listens on entry, at a port that it keeps until the end.
+
+    Args:
+        target: the port on loopback to which connections go; can be changed at any time.
+
+    Attributes:
+        target: see above.
+        arrival: what happens to whoever dials.
+        prepare: told of every new connection before a byte passes.
+        dialled_at: when somebody dialled, by the loop's clock; refused ones are not noticed.
+    """
+
+    def __init__(self, target: int = 0) -> None:
+        self.target = target
+        self.arrival = Arrival.CARRY
+        self.prepare: Callable[[Connection], None] = lambda _connection: None
+        self.dialled_at: list[float] = []
+        self.port = 0
+        self._all: list[Connection] = []
+        self._reserved: socket.socket | None = None
+        self._listener: socket.socket | None = None
+        self._new: asyncio.Queue[Connection] = asyncio.Queue()
+        self._joining: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        listens = "refusing" if self._listener is None else self.arrival.name.lower()
+        return f"<Cable {self.port}->{self.target} {listens} {self.connections}>"
+
+    @property
+    def authority(self) -> str:
+        """Where to dial, as `host:port`; what an agent's signature names."""
+        return f"{HOST}:{self.port}"
+
+    @property
+    def connections(self) -> list[Connection]:
+        """Those that are not over, vanished ones included."""
+        self._all = [one for one in self._all if not one.closed.is_set()]
+        return self._all
+
+    async def next_connection(self) -> Connection:
+        """The next connection, in their order; waits for it."""
+        return await self._new.get()
+
+    def refuse(self) -> None:
+        """Refuse whoever dials from now on, as a port does where nobody listens."""
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+
+    def listen(self) -> None:
+        """Take connections again after `refuse`."""
+        if self._listener is None:
+            self._listener = _bound(self.port)
+            self._listener.listen(256)
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def cut(self) -> None:
+        """Cut every connection that there is."""
+        for connection in self.connections:
+            connection.cut()
+
+    def vanish(self) -> None:
+        """Let every connection that there is vanish."""
+        for connection in self.connections:
+            connection.vanish()
+
+    async def __aenter__(self) -> Self:
+        self._reserved = _bound(0)
+        self.port = self._reserved.getsockname()[1]
+        self.listen()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.refuse()
+        assert self._reserved is not None
+        self._reserved.close()
+        for joining in self._joining:
+            joining.cancel()
+        await asyncio.gather(*self._joining, return_exceptions=True)
+        ending = self.connections
+        self.cut()
+        for connection in ending:
+            await connection.closed.wait()
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            dialler, _address = self._listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return  # it went away before it was looked at
+        self.dialled_at.append(asyncio.get_running_loop().time())
+        dialler.setblocking(False)
+        answer = self._join if self.arrival is Arrival.CARRY else _drop
+        joining = asyncio.create_task(answer(dialler), name="cable answers")
+        self._joining.add(joining)
+        joining.add_done_callback(self._joining.discard)
+
+    async def _join(self, dialler: socket.socket) -> None:
+        """Connect a dialler with the target; reset it when there is none."""
+        loop = asyncio.get_running_loop()
+        listener = _plain_socket()
+        try:
+            await loop.sock_connect(listener, (HOST, self.target))
+            _, near = await loop.connect_accepted_socket(Plug, dialler)
+            _, far = await loop.connect_accepted_socket(Plug, listener)
+        except BaseException as error:
+            # Nothing was handed to a connection yet, so nobody else closes them.
+            _reset(dialler)
+            listener.close()
+            if isinstance(error, OSError):
+                return
+            raise
+        connection = Connection(near, far)
+        self._all.append(connection)
+        self.prepare(connection)
+        self._new.put_nowait(connection)
+        connection.start()
+
+
+def _plain_socket() -> socket.socket:
+    # The protocol is named because asyncio sets TCP_NODELAY only on sockets that say it.
+    plain = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    plain.setblocking(False)
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+    return plain
+
+
+def _bound(port: int) -> socket.socket:
+    """A socket that has the port, so that nobody else gets it while the cable refuses."""
+    bound = _plain_socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    bound.bind((HOST, port))
+    return bound
+
+
+async def _drop(dialler: socket.socket) -> None:
+    try:
+        await asyncio.get_running_loop().sock_recv(dialler, 1)
+    except ConnectionError:
+        pass
+    finally:
+        _reset(dialler)
+
+
+def _reset(end: socket.socket) -> None:
+    reset_on_close(end)
+    end.close()
