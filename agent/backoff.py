@@ -4,6 +4,7 @@ Full jitter on every attempt, also at the cap, so that a fleet never reconnects 
 coordinator says about the time wins.
 """
 
+import math
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
@@ -19,6 +20,9 @@ TOLD_MIN_S: Final = 5.0
 
 REFUSED_S: Final = 60.0
 """After 401 or 403: the operator has to do something first, so there is no hurry."""
+
+TOLD_MAX_S: Final = 3600.0
+"""More than an hour is not waited, whatever a coordinator asks: it may be a slip of units."""
 
 HEALTHY_S: Final = 60.0
 """A session that lasted this long shows that dialling works: the attempts count anew."""
@@ -39,6 +43,8 @@ class End(StrEnum):
     """The coordinator closed with 1002, answered 426, or lacks the subprotocol."""
     BAD_CERTIFICATE = "bad_certificate"
     """TLS failed: not the coordinator, or the operator's own authority is missing."""
+    REPLACED = "replaced"
+    """Another connection of the same key took this one's place."""
     BROKEN_PEER = "broken_peer"
     """The coordinator sent what the protocol does not allow."""
 
@@ -61,22 +67,27 @@ class Retry(Struct, frozen=True):
     """Dial again.
 
     Attributes:
-        after_s: how long to wait first.
+        after_s: how long to wait before the same address.
         attempt: what to pass the next time.
+        elsewhere_s: how long to wait before another address: without what this coordinator asked
+            for, but with jitter, because its whole fleet may be on the way there.
     """
 
     after_s: float
     attempt: int
+    elsewhere_s: float = 0.0
 
 
 class Fatal(Struct, frozen=True):
-    """Do not dial again: it would end the same way.
+    """Do not dial this address again: it would end the same way.
 
     Attributes:
         hint: what the operator can do.
+        elsewhere_s: as in `Retry`.
     """
 
     hint: str
+    elsewhere_s: float = 0.0
 
 
 _HINTS: Final = {
@@ -84,12 +95,19 @@ _HINTS: Final = {
     "(`provider-agent identity`)",
     End.INCOMPATIBLE: "coordinator and agent do not speak the same protocol version; check "
     "[coordinator] url and update the agent",
+    End.REPLACED: "another agent runs with the same key; every agent needs a key file of its own "
+    "([identity] key_path)",
     End.BAD_CERTIFICATE: "check [coordinator] url and, for an authority of your own, ca_file",
 }
 
 
 def after(
-    what: LinkEnd, attempt: int, welcomed_s: float | None, random: Callable[[], float]
+    what: LinkEnd,
+    attempt: int,
+    welcomed_s: float | None,
+    random: Callable[[], float],
+    *,
+    finished_job: bool = False,
 ) -> Retry | Fatal:
     """Decide what follows the end of a link.
 
@@ -98,15 +116,27 @@ def after(
         attempt: how many ends there were since the last healthy session.
         welcomed_s: how long the session lasted after `Welcome`; None without one.
         random: uniform in [0, 1).
+        finished_job: whether a job ended well in the session, which proves it as time does.
     """
-    if what.end in _HINTS:
-        return Fatal(_HINTS[what.end])
-    if welcomed_s is not None and welcomed_s >= HEALTHY_S:
+    if welcomed_s is not None and (welcomed_s >= HEALTHY_S or finished_job):
         attempt = 0
+    pause_s = random() * min(CAP_S, BASE_S * 2.0 ** min(attempt, 16))
+    if what.end in _HINTS:
+        return Fatal(_HINTS[what.end], pause_s)
+    told_s = _told_s(what)
     if what.end is End.UNAUTHORIZED:
-        return Retry(REFUSED_S * (0.5 + random()), attempt + 1)
-    if what.retry_after_s is not None or what.end is End.TOLD_TO_WAIT:
-        told = max(what.retry_after_s or 0.0, TOLD_MIN_S)
+        after_s = max(REFUSED_S * (0.5 + random()), (told_s or 0.0) * (1.0 + random()))
+    elif told_s is not None:
         # Jitter on top, so that all who were told the same do not come at the same moment.
-        return Retry(told * (1.0 + random()), attempt + 1)
-    return Retry(random() * min(CAP_S, BASE_S * 2.0 ** min(attempt, 16)), attempt + 1)
+        after_s = told_s * (1.0 + random())
+    else:
+        after_s = pause_s
+    return Retry(after_s, attempt + 1, pause_s)
+
+
+def _told_s(what: LinkEnd) -> float | None:
+    """What the coordinator asked for, within reason; None: nothing."""
+    told_s = what.retry_after_s
+    if told_s is None or math.isnan(told_s):
+        return TOLD_MIN_S if what.end is End.TOLD_TO_WAIT else None
+    return min(max(told_s, TOLD_MIN_S), TOLD_MAX_S)

@@ -1,5 +1,6 @@
 """Opens the WebSocket to the coordinator, and says in the link's words why it could not."""
 
+import asyncio
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,29 +9,21 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import (
-    InvalidProxy,
-    InvalidStatus,
-    NegotiationError,
-    ProxyError,
-    WebSocketException,
-)
+from websockets.exceptions import WebSocketException
 from websockets.typing import Subprotocol
 
-from adapters.retry_after import parse_retry_after
 from agent.backoff import End, LinkEnd
+from agent.config import CoordinatorConfig
 from agent.config.addresses import is_loopback
+from agent.dial_failure import OPEN_TIMEOUT_S, TLS_TIMEOUT_S, DialFailed, explain
+from agent.socket_options import tune
+from agent.tls import UnusableFile, client_context
 from agent.version import agent_version
 from protocol.auth import canonical_authority
 from protocol.limits import KIB, MAX_MESSAGE_TO_AGENT_BYTES
 
-OPEN_TIMEOUT_S: Final = 15.0
-"""Name, connection, TLS, proxy and upgrade together, on the worst link."""
-
-PING_EVERY_S: Final = 20.0
-"""Notices a dead peer within two of them, and keeps connection tables on the way alive."""
-
 CLOSE_TIMEOUT_S: Final = 5.0
+"""For the close handshake: a peer that is there answers in one round trip."""
 
 WRITE_LIMIT_BYTES: Final = 64 * KIB
 """What may wait in this process for the kernel: more would only make control frames late."""
@@ -40,8 +33,6 @@ MAX_QUEUED_MESSAGES: Final = 4
 
 MAX_TOKEN_BYTES: Final = 16 * KIB
 
-_TOLD_TO_WAIT: Final = frozenset({429, 503})
-
 
 class DialSettings(Struct, frozen=True, kw_only=True):
     """Where and how to dial.
@@ -49,13 +40,18 @@ class DialSettings(Struct, frozen=True, kw_only=True):
     Attributes:
         url: `wss://…` or `ws://…`.
         token_file: a bearer token for the upgrade request, read at every attempt; None: none.
-        ca_file: PEM certificates to trust instead of the system's.
+        ca_file: PEM certificates to trust instead of the system's. This and the next two are read
+            at every attempt, too.
+        client_cert_file: PEM certificate to show, with the chain above it.
+        client_key_file: its private key; None: it stands in `client_cert_file`.
         proxy: HTTP proxy; None: as `HTTPS_PROXY` and `NO_PROXY` say.
     """
 
     url: str
     token_file: Path | None = None
     ca_file: Path | None = None
+    client_cert_file: Path | None = None
+    client_key_file: Path | None = None
     proxy: str | None = None
 
     @property
@@ -64,13 +60,17 @@ class DialSettings(Struct, frozen=True, kw_only=True):
         parts = urlsplit(self.url)
         return canonical_authority(parts.scheme, parts.hostname or "", parts.port)
 
-
-class DialFailed(Exception):
-    """No WebSocket; `what` says why in the link's words."""
-
-    def __init__(self, what: LinkEnd) -> None:
-        super().__init__(what.detail)
-        self.what = what
+    @classmethod
+    def of(cls, config: CoordinatorConfig, url: str) -> "DialSettings":
+        """The operator's settings, for one of the coordinator's addresses."""
+        return cls(
+            url=url,
+            token_file=config.token_file,
+            ca_file=config.ca_file,
+            client_cert_file=config.client_cert_file,
+            client_key_file=config.client_key_file,
+            proxy=config.proxy,
+        )
 
 
 class _ConnectWithoutRedirects(connect):
@@ -80,13 +80,46 @@ class _ConnectWithoutRedirects(connect):
         return exc
 
 
+class _Attempt:
+    """How far one attempt got.
+
+    Attributes:
+        connected: the transport, TLS included, is up: what follows is the upgrade.
+        lost: what broke the transport. The library tells only that no answer came.
+    """
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.lost: Exception | None = None
+
+    def connection_type(self) -> type[ClientConnection]:
+        """Makes connections that keep this up to date."""
+        attempt = self
+
+        class Watched(ClientConnection):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                attempt.connected = True
+                tune(transport)
+                super().connection_made(transport)
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                attempt.lost = exc
+                super().connection_lost(exc)
+
+        return Watched
+
+
 async def dial(settings: DialSettings, subprotocol: str) -> ClientConnection:
     """Open the WebSocket. When cancelled, nothing stays open.
+
+    The library's own keep-alive is off: whoever uses the connection has to notice that it died.
 
     Raises:
         DialFailed: it did not open.
     """
+    attempt = _Attempt()
     try:
+        context = await _tls(settings)
         socket = await _ConnectWithoutRedirects(
             settings.url,
             subprotocols=[Subprotocol(subprotocol)],
@@ -94,17 +127,23 @@ async def dial(settings: DialSettings, subprotocol: str) -> ClientConnection:
             user_agent_header=f"provider-agent/{agent_version()}",
             additional_headers=_headers(settings.token_file),
             proxy=_proxy(settings),
-            ssl=_tls(settings),
             open_timeout=OPEN_TIMEOUT_S,
-            ping_interval=PING_EVERY_S,
-            ping_timeout=PING_EVERY_S,
+            ping_interval=None,
             close_timeout=CLOSE_TIMEOUT_S,
             max_size=MAX_MESSAGE_TO_AGENT_BYTES,
             max_queue=MAX_QUEUED_MESSAGES,
             write_limit=WRITE_LIMIT_BYTES,
+            create_connection=attempt.connection_type(),
+            ssl=context,
+            ssl_handshake_timeout=None if context is None else TLS_TIMEOUT_S,
         )
+    except UnusableFile as error:
+        raise DialFailed(LinkEnd(End.LOST, str(error))) from error
+    except TimeoutError as error:
+        raise DialFailed(LinkEnd(End.LOST, _overdue(settings, attempt))) from error
     except (WebSocketException, OSError, EOFError, ValueError, ImportError) as error:
-        raise DialFailed(explain(error)) from error
+        lost = attempt.lost
+        raise DialFailed(explain(lost if isinstance(lost, ssl.SSLError) else error)) from error
     if socket.subprotocol != subprotocol:
         await socket.close(1002, "no common subprotocol")
         detail = f"the server does not speak {subprotocol}; is this a coordinator?"
@@ -112,37 +151,14 @@ async def dial(settings: DialSettings, subprotocol: str) -> ClientConnection:
     return socket
 
 
-def explain(error: Exception) -> LinkEnd:
-    """What kind of failure this is. A pure table."""
-    if isinstance(error, InvalidStatus):
-        status = error.response.status_code
-        wait = parse_retry_after(error.response.headers.get("Retry-After"))
-        detail = f"the upgrade was answered with HTTP status {status}"
-        if status in (401, 403):
-            return LinkEnd(End.UNAUTHORIZED, f"{detail}; check [coordinator] token_file", wait)
-        if status == 404:
-            detail += "; is the path of [coordinator] url right (often /provider/connect)?"
-        if status == 426:
-            return LinkEnd(End.INCOMPATIBLE, detail)
-        return LinkEnd(End.TOLD_TO_WAIT if status in _TOLD_TO_WAIT else End.LOST, detail, wait)
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return LinkEnd(End.BAD_CERTIFICATE, f"the certificate is not good: {error.verify_message}")
-    if isinstance(error, NegotiationError):
-        return LinkEnd(End.INCOMPATIBLE, "the server offers another subprotocol")
-    if isinstance(error, ProxyError):
-        return LinkEnd(End.LOST, "the proxy did not let the connection through")
-    if isinstance(error, InvalidProxy | ImportError):
-        # The library imports what SOCKS needs only when it meets such a proxy.
-        return LinkEnd(End.LOST, "the proxy's address cannot be used; http:// and https:// can")
-    if isinstance(error, ssl.SSLError):
-        return LinkEnd(End.LOST, "the TLS handshake failed; should the url begin with ws://?")
-    if isinstance(error, TimeoutError):
-        return LinkEnd(End.LOST, f"no answer within {OPEN_TIMEOUT_S:.0f} s")
-    if isinstance(error, ConnectionRefusedError):
-        return LinkEnd(End.LOST, "connection refused; is the coordinator running there?")
-    if isinstance(error, OSError):
-        return LinkEnd(End.LOST, f"no connection: {error.strerror or type(error).__name__}")
-    return LinkEnd(End.LOST, "the server did not answer as a WebSocket server")
+def _overdue(settings: DialSettings, attempt: _Attempt) -> str:
+    """What did not come within `OPEN_TIMEOUT_S`."""
+    within = f"within {OPEN_TIMEOUT_S:.0f} s"
+    if attempt.connected:
+        return f"connected, but no answer to the upgrade {within}; is this a coordinator?"
+    if isinstance(_proxy(settings), str):
+        return f"no connection through the proxy {within}; check [coordinator] proxy"
+    return f"no connection {within}"
 
 
 def _headers(token_file: Path | None) -> Mapping[str, str]:
@@ -152,9 +168,9 @@ def _headers(token_file: Path | None) -> Mapping[str, str]:
         with token_file.open("rb") as file:
             token = file.read(MAX_TOKEN_BYTES).decode("ascii").strip()
     except (OSError, ValueError) as error:
-        raise _unusable("token_file", token_file, error) from error
+        raise UnusableFile("token_file", token_file, error) from error
     if not token or not token.isprintable():
-        raise _unusable("token_file", token_file, ValueError("it holds no token"))
+        raise UnusableFile("token_file", token_file, "it does not hold what it should")
     return {"Authorization": f"Bearer {token}"}
 
 
@@ -164,16 +180,11 @@ def _proxy(settings: DialSettings) -> str | Literal[True] | None:
     return settings.proxy or True
 
 
-def _tls(settings: DialSettings) -> ssl.SSLContext | None:
+async def _tls(settings: DialSettings) -> ssl.SSLContext | None:
     if urlsplit(settings.url).scheme != "wss":
         return None
-    try:
-        return ssl.create_default_context(cafile=settings.ca_file)
-    except OSError as error:
-        raise _unusable("ca_file", settings.ca_file, error) from error
-
-
-def _unusable(key: str, path: Path | None, error: Exception) -> DialFailed:
-    """A file of the operator's cannot be used now; it may be there at the next attempt."""
-    reason = getattr(error, "strerror", None) or "it does not hold what it should"
-    return DialFailed(LinkEnd(End.LOST, f"[coordinator] {key} {path}: {reason}"))
+    # In a thread: jobs go on while the agent reconnects, and reading a store of certificates would
+    # hold up their streams.
+    return await asyncio.to_thread(
+        client_context, settings.ca_file, settings.client_cert_file, settings.client_key_file
+    )

@@ -6,7 +6,7 @@ outbox has, as few and as large messages as that gives.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from websockets.asyncio.client import ClientConnection
@@ -14,19 +14,19 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Close, CloseCode
 
 from agent.backoff import End, LinkEnd
-from agent.dial import PING_EVERY_S, DialFailed, DialSettings, dial
+from agent.dial import CLOSE_TIMEOUT_S, DialSettings, dial
+from agent.dial_failure import DialFailed
 from agent.outbox import Outbox
+from agent.watchdogs import Watchdogs
 from protocol.codec import VERSION_1, Dialect
 from protocol.exceptions import ProtocolError
 from protocol.frames import Ack, Cancel, CoordinatorFrame, Drain, Job, Rejected, Welcome
-from protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES
+from protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES, REPLACED
 from protocol.session import AgentSession
 
 log = logging.getLogger("provider_agent.link")
 
-WRITE_STALL_S: Final = 30.0
-"""No progress in sending for this long: the peer is gone, whatever its kernel says."""
-
+_FINAL_CODES: Final = {CloseCode.PROTOCOL_ERROR: End.INCOMPATIBLE, REPLACED: End.REPLACED}
 _WAIT_CODES: Final = frozenset({CloseCode.SERVICE_RESTART, CloseCode.TRY_AGAIN_LATER})
 
 
@@ -87,7 +87,6 @@ class Link:
         self._user = user
         self._dialect = dialect
         self._unknown_types: set[int] = set()
-        self._sending_since: float | None = None
         self._drain: Drain | None = None
         self._drain_asked = asyncio.Event()
 
@@ -106,7 +105,7 @@ class Link:
         try:
             return await self._converse(socket)
         except asyncio.CancelledError:
-            await socket.close(1000, "the agent is stopping")
+            await _close(socket, CloseCode.NORMAL_CLOSURE, "the agent is stopping")
             raise
         finally:
             # A no-op after a close handshake; after a stall there is nobody to shake hands with.
@@ -124,7 +123,7 @@ class Link:
                 "the coordinator broke the protocol",
                 extra={"fields": {"reason": str(error), "close_code": error.close_code}},
             )
-            await socket.close(error.close_code, str(error)[:120])
+            await _close(socket, error.close_code, str(error)[:120])
             return LinkEnd(End.BROKEN_PEER, f"the coordinator broke the protocol: {error}")
         except ConnectionClosed as closed:
             return self._closed(closed)
@@ -145,10 +144,12 @@ class Link:
 
     async def _exchange(self, socket: ClientConnection) -> None:
         """Read and write until either ends; both are over when this returns or raises."""
+        dogs = Watchdogs(socket)
         tasks = (
-            asyncio.create_task(self._write(socket), name="link writer"),
+            asyncio.create_task(self._write(socket, dogs), name="link writer"),
             asyncio.create_task(self._read(socket), name="link reader"),
-            asyncio.create_task(self._watch_writer(socket), name="link watchdog"),
+            asyncio.create_task(_abort_when(socket, dogs.stalled()), name="link write watchdog"),
+            asyncio.create_task(_abort_when(socket, dogs.silent()), name="link silence watchdog"),
             asyncio.create_task(self._leave_when_drained(socket), name="link drain"),
         )
         try:
@@ -167,32 +168,19 @@ class Link:
         while True:
             self._receive(await socket.recv())
 
-    async def _write(self, socket: ClientConnection) -> None:
+    async def _write(self, socket: ClientConnection, dogs: Watchdogs) -> None:
         outbox, encode = self._outbox, self._dialect.encode
-        now = asyncio.get_running_loop().time
         while True:
             await outbox.wait()
             message = encode(outbox.next_batch())
-            self._sending_since = now()
-            await socket.send(message)
-            self._sending_since = None
-
-    async def _watch_writer(self, socket: ClientConnection) -> None:
-        """The library's own keep-alive does not fire while its write buffer is full."""
-        now = asyncio.get_running_loop().time
-        while True:
-            await asyncio.sleep(WRITE_STALL_S / 4)
-            since = self._sending_since
-            if since is not None and now() - since >= WRITE_STALL_S:
-                socket.transport.abort()
-                text = f"sending made no progress for {WRITE_STALL_S:.0f} s"
-                raise _Ended(LinkEnd(End.LOST, text))
+            with dogs.sending():
+                await socket.send(message)
 
     async def _leave_when_drained(self, socket: ClientConnection) -> None:
         """After the coordinator's `Drain`: see every job through, then close."""
         await self._drain_asked.wait()
         await self._outbox.wait_until_acknowledged()
-        await socket.close(CloseCode.NORMAL_CLOSURE, "drained")
+        await _close(socket, CloseCode.NORMAL_CLOSURE, "drained")
 
     def _receive(self, message: bytes | str) -> None:
         decoded = self._dialect.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
@@ -232,8 +220,8 @@ class Link:
         if frame is None:
             return LinkEnd(End.LOST, "the connection broke")
         detail = f"the coordinator closed the connection: {frame.code} {frame.reason}".rstrip()
-        if frame.code == CloseCode.PROTOCOL_ERROR:
-            return LinkEnd(End.INCOMPATIBLE, detail)
+        if frame.code in _FINAL_CODES:
+            return LinkEnd(_FINAL_CODES[frame.code], detail)
         if told is not None:
             return LinkEnd(End.TOLD_TO_WAIT, detail, told)
         return LinkEnd(End.TOLD_TO_WAIT if frame.code in _WAIT_CODES else End.LOST, detail)
@@ -245,6 +233,21 @@ class Link:
             log.warning("skipping unknown frames", extra={"fields": {"type": frame_type}})
 
 
+async def _abort_when(socket: ClientConnection, broken: Awaitable[str]) -> None:
+    reason = await broken
+    socket.transport.abort()
+    raise _Ended(LinkEnd(End.LOST, reason))
+
+
+async def _close(socket: ClientConnection, code: int, reason: str) -> None:
+    """Say goodbye. The library would wait for room in the write buffer without a clock."""
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await socket.close(code, reason)
+    except TimeoutError:
+        socket.transport.abort()
+
+
 def _rejected(rejected: Rejected) -> LinkEnd:
     detail = f"rejected by the coordinator: {rejected.code}: {rejected.message}"
     if rejected.retry_after_ms is None:
@@ -254,8 +257,6 @@ def _rejected(rejected: Rejected) -> LinkEnd:
 
 def _closed_here(sent: Close) -> LinkEnd:
     """The WebSocket library closed the connection; its reasons hold nothing of the content."""
-    if sent.code == CloseCode.INTERNAL_ERROR:
-        return LinkEnd(End.LOST, f"no answer to a ping within {PING_EVERY_S:.0f} s")
     fields = {"reason": sent.reason, "close_code": int(sent.code)}
     log.warning("the coordinator broke the protocol", extra={"fields": fields})
     return LinkEnd(End.BROKEN_PEER, f"the coordinator broke the protocol: {sent.reason}")

@@ -10,7 +10,8 @@ from agent.backoff import End, Fatal, LinkEnd, after
 from agent.cli.findings import Finding, Outcome
 from agent.cli.status_client import NoAgent, fetch_snapshot
 from agent.config import Config
-from agent.dial import DialFailed, DialSettings, dial
+from agent.dial import DialSettings, dial
+from agent.dial_failure import DialFailed
 from agent.identity import Identity
 from agent.telemetry.status import LINK_CONNECTED
 from agent.version import agent_version
@@ -44,12 +45,7 @@ async def check_coordinator(config: Config, identity: Identity | None) -> Findin
     wins), so with one running the handshake is left to it.
     """
     url = config.coordinator.url
-    settings = DialSettings(
-        url=url,
-        token_file=config.coordinator.token_file,
-        ca_file=config.coordinator.ca_file,
-        proxy=config.coordinator.proxy,
-    )
+    settings = DialSettings.of(config.coordinator, url)
     connected = await _agent_is_connected(config)
     try:
         socket = await dial(settings, VERSION_1.subprotocol)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,6 +8,7 @@ from agent.backoff import (
     CAP_S,
     HEALTHY_S,
     REFUSED_S,
+    TOLD_MAX_S,
     TOLD_MIN_S,
     End,
     Fatal,
@@ -14,7 +17,7 @@ from agent.backoff import (
     after,
 )
 
-FATAL = {End.REJECTED, End.INCOMPATIBLE, End.BAD_CERTIFICATE}
+FATAL = {End.REJECTED, End.INCOMPATIBLE, End.BAD_CERTIFICATE, End.REPLACED}
 WAITS = sorted(set(End) - FATAL)
 
 
@@ -25,8 +28,10 @@ def decide(
     attempt: int = 0,
     welcomed_s: float | None = None,
     random: float = 0.5,
+    finished_job: bool = False,
 ) -> Retry | Fatal:
-    return after(LinkEnd(end, "it ended", told_s), attempt, welcomed_s, lambda: random)
+    what = LinkEnd(end, "it ended", told_s)
+    return after(what, attempt, welcomed_s, lambda: random, finished_job=finished_job)
 
 
 def wait(
@@ -49,7 +54,8 @@ def test_what_would_end_the_same_way_is_fatal_and_says_what_to_do(
 ) -> None:
     decision = decide(end, welcomed_s=welcomed_s)
     assert isinstance(decision, Fatal)
-    assert decision.hint.startswith(("check [coordinator]", "coordinator and agent"))
+    assert "[coordinator]" in decision.hint or "[identity] key_path" in decision.hint
+    assert 0 <= decision.elsewhere_s <= 1.0
 
 
 @pytest.mark.parametrize("end", WAITS)
@@ -79,9 +85,13 @@ def test_full_jitter_up_to_a_doubling_ceiling_with_a_cap(
         (End.TOLD_TO_WAIT, 120.0, 120.0),
         (End.LOST, 30.0, 30.0),
         (End.LOST, 0.0, 5.0),
+        (End.LOST, -7.0, 5.0),
+        (End.TOLD_TO_WAIT, 1e300, TOLD_MAX_S),
+        (End.TOLD_TO_WAIT, math.inf, TOLD_MAX_S),
+        (End.TOLD_TO_WAIT, math.nan, TOLD_MIN_S),
     ],
 )
-def test_a_told_wait_is_kept_and_at_least_5_s_with_jitter_on_top(
+def test_a_told_wait_is_kept_from_5_s_to_an_hour_with_jitter_on_top(
     end: End, told_s: float | None, least_s: float
 ) -> None:
     assert wait(end, told_s=told_s, random=0.0) == least_s
@@ -95,13 +105,55 @@ def test_a_refused_token_is_tried_about_once_a_minute(attempt: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("welcomed_s", "next_attempt"),
-    [(None, 8), (0.0, 8), (HEALTHY_S - 0.1, 8), (HEALTHY_S, 1), (86_400.0, 1)],
+    ("told_s", "random", "waited_s"),
+    [
+        (0.0, 0.0, 30.0),
+        (10.0, 0.5, 60.0),
+        (300.0, 0.0, 300.0),
+        (300.0, 0.5, 450.0),
+        (1e9, 0.0, TOLD_MAX_S),
+        (math.nan, 0.5, 60.0),
+    ],
 )
-def test_only_a_healthy_session_begins_the_count_anew(
-    welcomed_s: float | None, next_attempt: int
+def test_a_refused_token_waits_longer_when_told(
+    told_s: float, random: float, waited_s: float
 ) -> None:
-    decision = decide(End.LOST, attempt=7, welcomed_s=welcomed_s)
+    assert wait(End.UNAUTHORIZED, told_s=told_s, random=random) == waited_s
+
+
+def test_a_told_time_that_is_no_number_counts_as_none() -> None:
+    assert wait(End.LOST, told_s=math.nan, random=0.5) == 0.5
+
+
+@pytest.mark.parametrize(("end", "told_s"), [(End.UNAUTHORIZED, None), (End.TOLD_TO_WAIT, 900.0)])
+def test_what_one_coordinator_asks_for_does_not_hold_for_another(
+    end: End, told_s: float | None
+) -> None:
+    decision = decide(end, told_s=told_s, attempt=2, random=0.5)
+    assert isinstance(decision, Retry)
+    assert decision.elsewhere_s == 2.0
+    untold = decide(End.LOST, attempt=2)
+    assert isinstance(untold, Retry)
+    assert untold.after_s == untold.elsewhere_s == 2.0
+
+
+@pytest.mark.parametrize(
+    ("welcomed_s", "finished_job", "next_attempt"),
+    [
+        (None, False, 8),
+        (0.0, False, 8),
+        (HEALTHY_S - 0.1, False, 8),
+        (HEALTHY_S, False, 1),
+        (86_400.0, False, 1),
+        (0.0, True, 1),
+        (HEALTHY_S, True, 1),
+        (None, True, 8),  # an old one's job does not make a connection good
+    ],
+)
+def test_only_a_session_that_was_healthy_or_finished_a_job_begins_the_count_anew(
+    welcomed_s: float | None, finished_job: bool, next_attempt: int
+) -> None:
+    decision = decide(End.LOST, attempt=7, welcomed_s=welcomed_s, finished_job=finished_job)
     assert isinstance(decision, Retry)
     assert decision.attempt == next_attempt
     assert decision.after_s <= (1.0 if next_attempt == 1 else CAP_S)
@@ -118,10 +170,10 @@ def test_nobody_waits_above_the_cap_untold(
     end: End, told_s: float | None, attempt: int, welcomed_s: float | None, random: float
 ) -> None:
     waited = wait(end, told_s=told_s, attempt=attempt, welcomed_s=welcomed_s, random=random)
+    told = min(max(told_s or 0.0, TOLD_MIN_S), TOLD_MAX_S)
     if end is End.UNAUTHORIZED:
-        assert REFUSED_S / 2 <= waited <= REFUSED_S * 1.5  # rounding may reach the end
+        assert max(REFUSED_S / 2, told if told_s else 0) <= waited <= max(REFUSED_S * 1.5, 2 * told)
     elif told_s is not None or end is End.TOLD_TO_WAIT:
-        least = max(told_s or 0.0, TOLD_MIN_S)
-        assert least <= waited <= 2 * least
+        assert told <= waited <= 2 * told
     else:
         assert 0 <= waited <= CAP_S

@@ -8,7 +8,8 @@ import pytest
 from websockets.exceptions import InvalidHandshake, ProxyError
 
 from agent.backoff import End, LinkEnd
-from agent.dial import DialFailed, DialSettings, dial, explain
+from agent.dial import DialSettings, dial
+from agent.dial_failure import DialFailed, explain
 from protocol.limits import SUBPROTOCOL
 from tests.kit.scripted_coordinator import ScriptedCoordinator
 from tests.kit.virtual_time import in_virtual_time, now
@@ -139,7 +140,8 @@ async def test_a_server_that_never_answers_is_given_up_on() -> None:
         port = server.sockets[0].getsockname()[1]
         began = now()
         what = await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))
-        assert what == LinkEnd(End.LOST, "no answer within 15 s")
+        text = "connected, but no answer to the upgrade within 15 s; is this a coordinator?"
+        assert what == LinkEnd(End.LOST, text)
         assert now() - began == pytest.approx(15)
         await hung_up.wait()
 
@@ -267,7 +269,8 @@ def _verification() -> ssl.SSLCertVerificationError:
     [
         (_verification(), End.BAD_CERTIFICATE, "self-signed certificate"),
         (ssl.SSLError(1, "wrong version number"), End.LOST, "ws://"),
-        (TimeoutError(), End.LOST, "no answer within 15 s"),
+        (ConnectionAbortedError("SSL handshake"), End.LOST, "TLS handshake took longer than 10 s"),
+        (ConnectionAbortedError(103, "aborted"), End.LOST, "no connection: aborted"),
         (ConnectionRefusedError(), End.LOST, "connection refused"),
         (socket.gaierror(-2, "Name or service not known"), End.LOST, "Name or service not known"),
         (OSError(), End.LOST, "OSError"),
