@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from agent.cli.early_signals import EarlySignals
 from agent.version import agent_version
 
 _COMMANDS: Final = {
@@ -40,6 +41,14 @@ class _LazyGroup(click.Group):
             # As a shell would say it; click's own answer is "Aborted!" and 1.
             click.echo(err=True)
             ctx.exit(EXIT_INTERRUPTED)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[:1] == ["run"]:
+            # Before its imports, which take longer than anything else of the start.
+            ctx.obj = ctx.with_resource(EarlySignals())
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from agent.cli.early_signals import EarlySignals
 from agent.cli.settings import SetupProblem, config_option, load_settings, start_logging
 from agent.config import LoadedConfig
 
@@ -25,10 +26,12 @@ log = logging.getLogger("provider_agent.run")
 @click.option("--prometheus-addr", help='Overrides [observability] prometheus_addr; "" is off.')
 @click.option("--log-level", help="Overrides [observability] log_level.")
 @click.option("--log-format", help="Overrides [observability] log_format: text or json.")
-def run(config_path: Path | None, **flags: object) -> None:
+@click.pass_obj
+def run(early: EarlySignals, /, config_path: Path | None, **flags: object) -> None:
     """Connect to the coordinator and serve jobs until told to stop.
 
     SIGTERM or Ctrl-C drains: no new jobs, running ones finish. A second one stops at once.
+    SIGHUP reads the configuration again; what is wrong there changes nothing.
 
     \b
     Exit codes:
@@ -42,7 +45,7 @@ def run(config_path: Path | None, **flags: object) -> None:
     start_logging(loaded)
     for warning in loaded.warnings:
         log.warning("configuration", extra={"fields": {"note": warning}})
-    sys.exit(_serve(loaded))
+    sys.exit(_serve(loaded, early))
 
 
 def _overrides(flags: dict[str, object]) -> dict[str, object]:
@@ -58,7 +61,7 @@ def _overrides(flags: dict[str, object]) -> dict[str, object]:
     }
 
 
-def _serve(loaded: LoadedConfig) -> int:
+def _serve(loaded: LoadedConfig, early: EarlySignals) -> int:  # noqa: ARG001
     from agent.identity import IdentityError, load_or_create
     from agent.telemetry.status_server import StatusServerError
 

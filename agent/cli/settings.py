@@ -88,13 +88,18 @@ def load_settings(path: Path | None, overrides: dict[str, object]) -> LoadedConf
         raise SetupProblem(str(error)) from error
 
 
-def start_logging(loaded: LoadedConfig, level: str | None = None) -> None:
-    """Log to standard error as the configuration says, or from another `level` on."""
+def start_logging(loaded: LoadedConfig, level: str | None = None) -> set[str]:
+    """Log to standard error as the configuration says, or from another `level` on.
+
+    Returns:
+        The secrets that no line may hold; what is added later counts too.
+    """
     observability = loaded.config.observability
-    secrets = secret_values(loaded.config, os.environ)
+    secrets = set(secret_values(loaded.config, os.environ))
     configure_logging(
         level or observability.log_level, observability.log_format, sys.stderr, secrets
     )
+    return secrets
 
 
 def run_async(main: Coroutine[Any, Any, R]) -> R:

@@ -55,8 +55,13 @@ def configure_logging(
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
-    logging.getLogger(ROOT).setLevel(level.upper())
+    set_level(level)
     logging.captureWarnings(True)
+
+
+def set_level(level: str) -> None:
+    """From now on log our own events from this level on: "debug", "info", "warning", "error"."""
+    logging.getLogger(ROOT).setLevel(level.upper())
 
 
 class _RedactingFormatter(logging.Formatter):

@@ -121,7 +121,7 @@ async def test_a_removed_backend_is_closed_when_its_last_job_has_ended() -> None
         numbers = [discovery.job_started("a") for _ in range(3)]
         watching.use()
         await asyncio.sleep(600)
-        assert (backend.closed, discovery.busy_ids) == (False, {"a"})
+        assert (backend.closed, discovery.busy_ids) == (False, frozenset({"a"}))
         assert discovery.backend("a") is backend
         discovery.job_ended("a", numbers[0], None, 10)
         discovery.job_ended("a", numbers[1], Unreachable("refused"), 0)

@@ -1,0 +1,59 @@
+"""In processes of their own: their signals, and their ends, are real."""
+
+import asyncio
+import signal
+import sys
+
+import pytest
+
+from agent.cli.early_signals import EarlySignals
+
+SCRIPT = """
+import os, signal, sys
+from agent.cli.early_signals import EarlySignals
+
+class Loud:
+    def __del__(self):  # an exception raised in here is swallowed
+        os.kill(os.getpid(), int(sys.argv[1]))
+
+with EarlySignals() as early:
+    {body}
+print("asked" if early.reload_asked else "not asked")
+sys.exit(3)
+"""
+
+
+async def ended(body: str, number: signal.Signals) -> tuple[int | None, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        SCRIPT.format(body=body),
+        str(int(number)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("body", ["os.kill(os.getpid(), int(sys.argv[1]))", "Loud()"])
+async def test_a_signal_to_stop_ends_the_process_with_0_wherever_it_is(
+    number: signal.Signals, body: str
+) -> None:
+    assert await ended(body, number) == (0, "", "")
+
+
+async def test_a_signal_to_reload_is_remembered() -> None:
+    body = "os.kill(os.getpid(), int(sys.argv[1]))"
+    assert await ended(body, signal.SIGHUP) == (3, "asked\n", "")
+    assert await ended("pass", signal.SIGHUP) == (3, "not asked\n", "")
+
+
+def test_afterwards_signals_mean_what_they_meant_before() -> None:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    with EarlySignals():
+        within = [signal.getsignal(number) for number in numbers]
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert not set(within) & set(before)
