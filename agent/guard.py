@@ -5,7 +5,7 @@ from typing import Final
 
 from adapters.base import BackendError
 from agent.breaker import DEFAULT_RULE, VENICE_RULE, Breaker, BreakerState
-from agent.token_bucket import TokenBucket
+from agent.token_bucket import TokenBucket, limited
 from protocol.errors import ErrorCode, Fault, entry_for
 
 MAX_TOLD_REST_S: Final = 60.0
@@ -31,7 +31,9 @@ class Guard:
         """Whether the service counts every request that it refused, whosever fault it was."""
         self._rule = VENICE_RULE if self._counts_all else DEFAULT_RULE
         self._breaker = Breaker(self._rule, clock)
-        self._bucket = TokenBucket(tokens_per_minute, clock) if tokens_per_minute else None
+        self._clock = clock
+        self._bucket: TokenBucket | None = None
+        self.allow(tokens_per_minute)
 
     def __repr__(self) -> str:
         return f"<Guard {self._breaker!r} {self._bucket!r}>"
@@ -63,6 +65,10 @@ class Guard:
         if not self.is_out:
             return ""
         return f"it keeps failing and rests for {self.rest_s:.0f} s; see the log for its errors"
+
+    def allow(self, tokens_per_minute: int | None) -> None:
+        """From now on the operator's limit is this; None: there is none."""
+        self._bucket = limited(self._bucket, tokens_per_minute, self._clock)
 
     def started(self) -> int:
         """A job goes to the backend; its end is told with the number that is returned."""

@@ -29,6 +29,12 @@ class TokenBucket:
         self._refill()
         self._level -= tokens
 
+    def allow(self, per_minute: int) -> None:
+        """From now on another limit; what has been spent is not forgotten."""
+        self._refill()
+        self._per_minute = per_minute
+        self._refill()
+
     @property
     def wait_s(self) -> float:
         """How long until a job may be admitted; 0: now."""
@@ -40,3 +46,15 @@ class TokenBucket:
         flowed = (now - self._at) * self._per_minute / 60.0
         self._level = min(self._level + flowed, float(self._per_minute))
         self._at = now
+
+
+def limited(
+    bucket: TokenBucket | None, per_minute: int | None, clock: Callable[[], float]
+) -> TokenBucket | None:
+    """The bucket of a limit that is changed, set for the first time, or lifted (None)."""
+    if per_minute is None:
+        return None
+    if bucket is None:
+        return TokenBucket(per_minute, clock)
+    bucket.allow(per_minute)
+    return bucket

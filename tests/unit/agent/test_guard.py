@@ -184,3 +184,14 @@ def test_half_open_admits_one_trial_of_which_nobody_knows_the_length() -> None:
     assert (guarded.guard.has_room, guarded.guard.retry_after_s) == (True, None)
     guarded.guard.started()
     assert (guarded.guard.has_room, guarded.guard.retry_after_s) == (False, None)
+
+
+def test_the_operators_limit_can_change_while_jobs_run() -> None:
+    guarded = Guarded()
+    guarded.guard.allow(600)
+    guarded.job(None, 650)
+    assert guarded.guard.retry_after_s == pytest.approx(5.1)
+    guarded.guard.allow(6000)
+    assert guarded.guard.retry_after_s == pytest.approx(0.51)
+    guarded.guard.allow(None)
+    assert (guarded.guard.has_room, guarded.guard.retry_after_s) == (True, None)

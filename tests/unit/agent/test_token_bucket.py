@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.token_bucket import TokenBucket
+from agent.token_bucket import TokenBucket, limited
 
 
 class Clock:
@@ -100,3 +100,52 @@ def test_looking_costs_nothing(per_minute: int, spent: list[int]) -> None:
         unseen.spend(tokens)
 
     assert looked.wait_s == pytest.approx(unseen.wait_s)
+
+
+@pytest.mark.parametrize(
+    ("before", "spent", "after", "wait_s"),
+    [
+        (60, 0, 600, 0.0),
+        (60, 90, 600, 3.1),
+        (600, 90, 60, 0.0),
+        (600, 659, 60, 60.0),
+        (600, 599, 60, 0.0),
+        (600, 600, 60, 1.0),
+    ],
+)
+def test_another_limit_forgets_nothing_that_was_spent(
+    before: int, spent: int, after: int, wait_s: float
+) -> None:
+    bucket = TokenBucket(before, Clock())
+    bucket.spend(spent)
+
+    bucket.allow(after)
+
+    assert bucket.wait_s == pytest.approx(wait_s)
+
+
+def test_a_lower_limit_holds_no_more_than_itself() -> None:
+    bucket = TokenBucket(6000, Clock())
+    bucket.allow(60)
+    bucket.spend(61)
+
+    assert bucket.wait_s == pytest.approx(2.0)
+
+
+def test_what_flowed_in_before_the_change_flowed_at_the_old_rate() -> None:
+    clock = Clock()
+    bucket = TokenBucket(60, clock)
+    bucket.spend(100)
+    clock.now += 10
+    bucket.allow(600)
+
+    assert bucket.wait_s == pytest.approx(3.1)
+
+
+def test_a_limit_can_be_set_changed_and_lifted() -> None:
+    clock = Clock()
+    bucket = limited(None, 60, clock)
+    assert bucket is not None
+    assert limited(bucket, 70, clock) is bucket
+    assert limited(bucket, None, clock) is None
+    assert limited(None, None, clock) is None
