@@ -20,10 +20,10 @@ MAX_RETRY_AFTER_S: Final = 86_400.0
 """Nobody waits for more than a day; a bigger number is a server's mistake."""
 
 
-def failed(job: Job, total_bytes: int, code: ErrorCode, message: str) -> JobError:
+def failed(job_id: bytes, total_bytes: int, code: ErrorCode, message: str) -> JobError:
     """The end of a job that failed after so many relayed bytes."""
     return JobError(
-        job_id=job.job_id,
+        job_id=job_id,
         total_bytes=total_bytes,
         code=code,
         message=message[:MAX_TEXT_CHARS],
@@ -33,7 +33,7 @@ def failed(job: Job, total_bytes: int, code: ErrorCode, message: str) -> JobErro
 
 def refused(job: Job, refusal: Refusal) -> JobError:
     """The end of a job that no backend got."""
-    end = failed(job, 0, refusal.code, refusal.message)
+    end = failed(job.job_id, 0, refusal.code, refusal.message)
     return structs.replace(end, retry_after_ms=_milliseconds(refusal.retry_after_s))
 
 

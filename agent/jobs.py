@@ -17,12 +17,14 @@ from msgspec import Struct
 from adapters.base import Backend, BackendError, BackendTimeout
 from agent.ends import checked, failed, failed_at_backend, refused, since_arrival
 from agent.failover import next_route
+from agent.job_log import end_fields, job_fields
 from agent.outbox import Lane, Outbox
 from agent.routing import Refusal, Route, choose_routes
 from agent.token_bucket import TokenBucket
 from protocol.errors import ErrorCode
 from protocol.frames import Job, JobEnd, JobError, JobResult
 from protocol.limits import MAX_LIVE_JOBS
+from protocol.stream import SendStream
 
 log = logging.getLogger("provider_agent.jobs")
 
@@ -83,6 +85,7 @@ class StopReason(StrEnum):
 
     CANCELLED = ErrorCode.CANCELLED.value
     DRAINING = ErrorCode.DRAINING.value
+    SLOW_CONSUMER = ErrorCode.SLOW_CONSUMER.value
 
 
 class _Running:
@@ -201,6 +204,20 @@ class Jobs:
         """Stop a running job; one that is unknown or has ended is left alone."""
         self._stop(job_id, StopReason.CANCELLED, reason)
 
+    def end_stalled(self, stream: SendStream) -> None:
+        """End a job whose consumer takes nothing, running or not; bytes not yet sent are lost."""
+        job_id, text = stream.job_id, "the consumer took nothing of the response for too long"
+        if job_id in self._running:
+            self._stop(job_id, StopReason.SLOW_CONSUMER, text)
+            return
+        if stream.end_sent:  # nothing is left to say: the end itself is what is not acknowledged
+            self._outbox.forget([job_id])
+        else:
+            stream.drop_unsent()
+            end = failed(job_id, stream.written, ErrorCode.SLOW_CONSUMER, text)
+            self._outbox.finish(end)
+        log.warning("response given up", extra={"fields": {"job": job_id.hex(), "reason": text}})
+
     def stop_all(self, reason: StopReason, detail: str) -> None:
         """Stop every running job."""
         for job_id in list(self._running):
@@ -258,18 +275,14 @@ class Jobs:
             if deadline.expired():
                 self._count_hang(running)
                 text = f"the deadline of {running.job.deadline_ms} ms passed"
-                return failed(
-                    running.job, running.lane.stream.written, ErrorCode.DEADLINE_EXCEEDED, text
-                )
+                return self._failed(running, ErrorCode.DEADLINE_EXCEEDED, text)
             if isinstance(error, BackendError):
                 return failed_at_backend(running.job, running.lane.stream.written, error)
             log.exception("a job failed by a defect of the agent", extra=_fields(running))
-            return failed(
-                running.job,
-                running.lane.stream.written,
-                ErrorCode.INTERNAL,
-                "a defect of the agent",
-            )
+            return self._failed(running, ErrorCode.INTERNAL, "a defect of the agent")
+
+    def _failed(self, running: _Running, code: ErrorCode, message: str) -> JobError:
+        return failed(running.job.job_id, running.lane.stream.written, code, message)
 
     def _count_hang(self, running: _Running) -> None:
         """A long deadline without a byte of output is the backend's failure too.
@@ -328,10 +341,12 @@ class Jobs:
         end: JobEnd | None = None if task.cancelled() else task.result()
         # What an adapter raises while it is being stopped says nothing about its server.
         if end is None or (isinstance(end, JobError) and running.stop_reason is not None):
-            code = ErrorCode((running.stop_reason or StopReason.DRAINING).value)
-            end = failed(
-                job, lane.stream.written, code, running.stop_detail or "the agent is stopping"
-            )
+            reason = running.stop_reason or StopReason.DRAINING
+            if reason is StopReason.SLOW_CONSUMER:
+                # The end must not wait behind bytes that nobody takes.
+                lane.stream.drop_unsent()
+            detail = running.stop_detail or "the agent is stopping"
+            end = self._failed(running, ErrorCode(reason.value), detail)
         backend = self._served.backend(running.tried[-1])
         del self._running[job.job_id]
         if running.at_work:
@@ -358,29 +373,8 @@ class Jobs:
         first_byte_s = None if first is None else first / 1000
         self._on_end(JobRecord(job.format, kind, end, first_byte_s, attempts))
         level = logging.INFO if isinstance(end, JobResult) else logging.WARNING
-        log.log(level, "job ended", extra=_end_fields(job, kind, end, self._clock() - arrived))
+        log.log(level, "job ended", extra=end_fields(job, kind, end, self._clock() - arrived))
 
 
 def _fields(running: _Running, **more: object) -> dict[str, object]:
-    job = running.job
-    fields = {"job": job.job_id.hex(), "model": job.model_id, "backend": running.tried[-1]}
-    return {"fields": {**fields, **more}}
-
-
-def _end_fields(job: Job, kind: str, end: JobEnd, duration_s: float) -> dict[str, object]:
-    fields: dict[str, object] = {
-        "job": job.job_id.hex(),
-        "model": job.model_id,
-        "format": job.format,
-        "kind": kind,
-        "bytes": end.total_bytes,
-        "duration_ms": round(duration_s * 1000),
-    }
-    if isinstance(end, JobError):
-        fields |= {"code": str(end.code), "status": end.upstream_status}
-        if end.upstream_status is None:
-            # With a status the message may be the server's, which may quote the prompt.
-            fields["message"] = end.message
-    else:
-        fields |= {"input_tokens": end.input_tokens, "output_tokens": end.output_tokens}
-    return {"fields": fields}
+    return job_fields(running.job, running.tried[-1], **more)

@@ -8,7 +8,7 @@ lane that holds a window's worth of unacknowledged bytes pauses its source.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from adapters.base import FlowControl
@@ -23,6 +23,7 @@ from protocol.frames import (
     JobEnd,
     JobError,
     JobStarted,
+    LiveJob,
 )
 from protocol.limits import (
     BATCH_BYTES,
@@ -106,7 +107,11 @@ class Lane:
 
 
 class Outbox:
-    """See the module's text. Outlives the connection it is written to."""
+    """See the module's text.
+
+    Outlives the connection it is written to: on the next one its lanes go on from where the
+    coordinator stands.
+    """
 
     def __init__(self, window_bytes: int = WINDOW_BYTES) -> None:
         self._window = window_bytes
@@ -130,6 +135,11 @@ class Outbox:
     def set_window(self, window_bytes: int) -> None:
         """The coordinator's window, for lanes opened from now on; less, when it is excessive."""
         self._window = min(window_bytes, MAX_OWN_WINDOW_BYTES)
+
+    @property
+    def streams(self) -> list[SendStream]:
+        """Every job's stream whose end is not acknowledged."""
+        return [lane.stream for lane in self._lanes.values()]
 
     def put(self, frame: ControlFrame) -> None:
         """Send a control frame next; it replaces an unsent one of its type."""
@@ -168,7 +178,7 @@ class Outbox:
         lane.stream.acknowledge(ack.offset, final=ack.final)
         lane.acknowledged()
         if lane.stream.done:
-            self._forget([ack.job_id])
+            self.forget([ack.job_id])
         else:
             self.mark_ready(lane)
 
@@ -199,12 +209,48 @@ class Outbox:
         """Return when every job has ended and its end is acknowledged."""
         await self._no_lanes.wait()
 
-    def clear(self) -> None:
-        """Forget everything: the session it was for cannot go on."""
-        self._control.clear()
-        self._forget(list(self._lanes))
+    def live_jobs(self) -> list[LiveJob]:
+        """What can go on, on the next connection.
 
-    def _forget(self, job_ids: Iterable[bytes]) -> None:
+        It stays true until that one is welcomed: without a connection no lane sends anything.
+        """
+        return [lane.stream.live_job() for lane in self._lanes.values()]
+
+    def resume(self, offsets: Mapping[bytes, int]) -> list[bytes]:
+        """Continue lanes on a new connection, each from its offset; forget all others.
+
+        Args:
+            offsets: by job id; jobs that were not offered are ignored.
+
+        Returns:
+            The jobs that are forgotten.
+
+        Raises:
+            ProtocolViolation: an offset is not one that was offered.
+        """
+        for job_id, offset in offsets.items():
+            lane = self._lanes.get(job_id)
+            if lane is not None:
+                lane.stream.window = self._window
+                lane.stream.rewind(offset)
+                lane.acknowledged()
+                self.mark_ready(lane)
+        orphans = [job_id for job_id in self._lanes if job_id not in offsets]
+        self.forget(orphans)
+        return orphans
+
+    def drop_control(self) -> None:
+        """Forget the control frames that wait: they were for a connection that is over."""
+        self._control.clear()
+
+    def finish(self, end: JobEnd) -> None:
+        """A job's one end, for whoever has only its id; an unknown job is ignored."""
+        lane = self._lanes.get(end.job_id)
+        if lane is not None:
+            lane.finish(end)
+
+    def forget(self, job_ids: Iterable[bytes]) -> None:
+        """Drop lanes with all they hold. Whoever still writes into one writes into nothing."""
         for job_id in job_ids:
             del self._lanes[job_id]
             self._ready.pop(job_id, None)

@@ -17,6 +17,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from typing import Final
 
@@ -26,12 +27,15 @@ from agent.capabilities import agent_limits, metadata, model_offers
 from agent.config import Config
 from agent.dial import DialSettings
 from agent.discovery import Discovery
+from agent.drain import drain, stop_at_once, stop_jobs
 from agent.guard import Guard
 from agent.identity import Identity
-from agent.jobs import Jobs, StopReason
+from agent.jobs import JobRecord, Jobs
 from agent.link import Link
 from agent.outbox import Outbox
 from agent.reports import Reports, count_job
+from agent.resumption import Resumption
+from agent.slow_consumers import SlowConsumers
 from agent.telemetry.figures import Figures
 from agent.telemetry.metrics import Metrics
 from agent.telemetry.status import LINK_CONNECTED, StatusSnapshot
@@ -44,6 +48,7 @@ from protocol.frames import (
     Drain,
     Draining,
     Job,
+    JobResult,
     ModelOffer,
     Welcome,
 )
@@ -51,21 +56,14 @@ from protocol.session import AgentSession
 
 log = logging.getLogger("provider_agent.service")
 
-FLUSH_S: Final = 5.0
-"""How long the ends of the last jobs may take to be acknowledged after the last job ended."""
-
-FORCED_FLUSH_S: Final = 1.0
-"""The same when a second signal came: one round trip on a bad link."""
-
-STOP_S: Final = 5.0
-"""How long jobs may take to stop when told to: to close a connection. An adapter that will not stop
-must not keep the agent."""
-
 FIRST_LOOK_S: Final = 5.0
 """How long to wait for the backends' first answers before dialling without them."""
 
 DEBOUNCE_S: Final = 0.25
 """How long changes of the offer are collected before the coordinator is told."""
+
+SLOW_LOOKS: Final = 4
+"""How often a waiting consumer is looked at within the time it has."""
 
 EXIT_OK: Final = 0
 EXIT_FORCED: Final = 130
@@ -110,9 +108,9 @@ class Service:
         self._clock = clock
         self._uniform = uniform
         self._instance_id = os.urandom(8).hex()
-        self._outbox = Outbox()
+        self.outbox = Outbox()
         self.metrics = Metrics()
-        figures = Figures(clock)
+        self._figures = Figures(clock)
         self._discovery = Discovery(
             backends.usable,
             backends.markups,
@@ -124,20 +122,28 @@ class Service:
         )
         self.jobs = Jobs(
             self._discovery,
-            self._outbox,
+            self.outbox,
             config.limits.max_concurrent,
-            on_end=lambda record: count_job(record, figures, self.metrics),
+            on_end=self._job_ended,
             clock=clock,
             tokens_per_minute=config.limits.max_tokens_per_minute,
         )
+        self._resumption = Resumption(
+            self.outbox,
+            lambda job_id: self.jobs.cancel(job_id, "the coordinator does not go on with it"),
+        )
+        self._slow_consumers = SlowConsumers()
         self._advertising: asyncio.TimerHandle | None = None
         self._reports = Reports(
-            config, backends.skipped, self._discovery, self.jobs, figures, clock
+            config, backends.skipped, self._discovery, self.jobs, self._figures, clock
         )
         self._state = LinkState.STARTING
         self._revision = 0
         self._heartbeat_s = 0.0
+        self._welcomed = asyncio.Event()
         self._welcomed_at: float | None = None
+        self._finished_jobs = 0
+        self._drain_ends_at = 0.0
         self._last_rejection: str | None = None
         self._stop_requested = asyncio.Event()
         self._force_requested = asyncio.Event()
@@ -146,7 +152,7 @@ class Service:
         """Set while the coordinator has welcomed the agent."""
 
     def __repr__(self) -> str:
-        return f"<Service {self._state} {self.jobs!r} {self._outbox!r}>"
+        return f"<Service {self._state} {self.jobs!r} {self.outbox!r}>"
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -166,12 +172,14 @@ class Service:
                 tasks = [
                     group.create_task(self._keep_connected(), name="link"),
                     group.create_task(self._beat(), name="heartbeat"),
+                    group.create_task(self._watch_consumers(), name="slow consumers"),
                     group.create_task(self._discovery.run(), name="discovery"),
                 ]
                 group.create_task(self._stop_when_asked(tasks), name="stop")
         finally:
             self._state = LinkState.STOPPED
-            await self._stop_jobs(StopReason.DRAINING, "the agent was stopped")
+            self._resumption.give_up()
+            await stop_jobs(self.jobs, "the agent was stopped")
             if self._advertising is not None:
                 self._advertising.cancel()
                 self._advertising = None
@@ -203,53 +211,26 @@ class Service:
 
     async def _stop_when_asked(self, tasks: list[asyncio.Task[None]]) -> None:
         await self._stop_requested.wait()
-        drain = asyncio.create_task(self._drain(), name="drain")
-        force = asyncio.create_task(self._force_requested.wait(), name="force")
-        await asyncio.wait({drain, force}, return_when=asyncio.FIRST_COMPLETED)
-        if not drain.done():
-            log.warning("stopping at once", extra={"fields": {"in_flight": self.jobs.in_flight}})
-            self._exit_code = EXIT_FORCED
-            drain.cancel()
-            await self._stop_jobs(StopReason.DRAINING, "the agent was stopped at once")
-            await self._flush(FORCED_FLUSH_S)
-        for task in (drain, force, *tasks):
-            task.cancel()
-        await asyncio.gather(drain, force, return_exceptions=True)
-
-    async def _drain(self) -> None:
-        """Take no more jobs, let the running ones end, and see their ends acknowledged."""
         limit_s = self._config.limits.drain_timeout_s
-        self.jobs.accepting = False
-        fields = {"in_flight": self.jobs.in_flight, "at_most_s": limit_s}
-        log.info("draining", extra={"fields": fields})
-        self._outbox.put(Draining(round(limit_s * 1000)))
-        try:
-            async with asyncio.timeout(limit_s):
-                await self.jobs.wait_until_idle()
-        except TimeoutError:
-            detail = "the agent stopped before the job was done"
-            await self._stop_jobs(StopReason.DRAINING, detail)
-        await self._flush(FLUSH_S)
+        self._drain_ends_at = self._clock() + limit_s
+        self._say_draining()
+        draining = asyncio.create_task(
+            drain(self.jobs, self.outbox, self.connected, limit_s), name="drain"
+        )
+        force = asyncio.create_task(self._force_requested.wait(), name="force")
+        await asyncio.wait({draining, force}, return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            self._exit_code = EXIT_FORCED
+            draining.cancel()
+            await stop_at_once(self.jobs, self.outbox)
+        for task in (draining, force, *tasks):
+            task.cancel()
+        await asyncio.gather(draining, force, return_exceptions=True)
 
-    async def _stop_jobs(self, reason: StopReason, detail: str) -> None:
-        """Stop every job and see it end."""
-        self.jobs.stop_all(reason, detail)
-        try:
-            async with asyncio.timeout(STOP_S):
-                await self.jobs.wait_until_idle()
-        except TimeoutError:
-            fields = {"in_flight": self.jobs.in_flight}
-            log.error("an adapter does not stop its jobs", extra={"fields": fields})
-
-    async def _flush(self, at_most_s: float) -> None:
-        """See the ends of all jobs acknowledged, while there is somebody to do it."""
-        if not self.connected.is_set():
-            return
-        try:
-            async with asyncio.timeout(at_most_s):
-                await self._outbox.wait_until_acknowledged()
-        except TimeoutError:
-            log.warning("ends of jobs were not acknowledged in time")
+    def _say_draining(self) -> None:
+        """Tell the coordinator how long the agent still is there."""
+        left_s = max(0.0, self._drain_ends_at - self._clock())
+        self.outbox.put(Draining(round(left_s * 1000)))
 
     # --- the link --------------------------------------------------------------------------------
 
@@ -265,9 +246,9 @@ class Service:
         attempt = 0
         while True:
             self._state = LinkState.CONNECTING
-            link = Link(settings, self._new_session, self._outbox, self)
+            link = Link(settings, self._new_session, self.outbox, self)
             end = await link.run()
-            welcomed_s = await self._link_ended(end)
+            welcomed_s = self._link_ended(end)
             decision = after(end, attempt, welcomed_s, self._uniform)
             if isinstance(decision, Fatal):
                 self._give_up(end, decision)
@@ -279,6 +260,7 @@ class Service:
             await asyncio.sleep(decision.after_s)
 
     def _new_session(self, authority: str) -> AgentSession:
+        session_id, live_jobs = self._resumption.offer()
         return AgentSession(
             authority=authority,
             public_key=self._identity.public_key,
@@ -286,39 +268,50 @@ class Service:
             agent_version=agent_version(),
             instance_id=self._instance_id,
             enrollment_code=self._config.coordinator.enrollment_code or "",
+            session_id=session_id,
+            live_jobs=live_jobs,
         )
 
-    async def _link_ended(self, end: LinkEnd) -> float | None:
-        """Clean up after a link; returns how long it was welcomed.
-
-        Sessions are not resumed yet: without its link a job has nobody to answer to.
-        """
+    def _link_ended(self, end: LinkEnd) -> float | None:
+        """The jobs go on and wait for the next link; returns how long this one was welcomed."""
         self._last_rejection = end.detail
+        self.outbox.drop_control()
+        self._slow_consumers.reset()
+        self._resumption.lost()
         if not self.connected.is_set() or self._welcomed_at is None:
             return None
         self.connected.clear()
-        await self._stop_jobs(StopReason.CANCELLED, "the link to the coordinator was lost")
-        self._outbox.clear()
         return self._clock() - self._welcomed_at
 
     def _give_up(self, end: LinkEnd, decision: Fatal) -> None:
         fields = {"reason": end.detail, "what_to_do": decision.hint}
         log.error("the coordinator cannot be used", extra={"fields": fields})
         self._exit_code = EXIT_REFUSED
+        self._resumption.give_up()
         self._stop_requested.set()  # not `stop`: while draining that would be the second signal
 
     # --- what the coordinator says (LinkUser) ----------------------------------------------------
 
     def welcomed(self, welcome: Welcome) -> None:
-        """Connected: say what is on offer."""
+        """Connected: go on with what was running, and say what is on offer."""
+        self.outbox.set_window(welcome.window_bytes)
+        orphans = self._resumption.welcomed(welcome)
         self._welcomed_at = self._clock()
+        self._finished_jobs = 0
         self._state = LinkState.CONNECTED
         self._last_rejection = None
         self._heartbeat_s = welcome.heartbeat_ms / 1000
-        self._outbox.set_window(welcome.window_bytes)
+        self._welcomed.set()
         self.connected.set()
         self._advertise()
-        fields = {"provider_id": welcome.provider_id, "session": welcome.session_id.hex()}
+        if self._stop_requested.is_set():
+            self._say_draining()
+        fields = {
+            "provider_id": welcome.provider_id,
+            "session": welcome.session_id.hex(),
+            "resumed": len(welcome.resumed),
+            "given_up": len(orphans),
+        }
         log.info("connected", extra={"fields": fields})
 
     def job_offered(self, job: Job) -> None:
@@ -331,7 +324,7 @@ class Service:
 
     def acknowledged(self, ack: Ack) -> None:
         """Forget what is safe."""
-        self._outbox.acknowledge(ack)
+        self.outbox.acknowledge(ack)
 
     def drain_requested(self, drain: Drain) -> None:
         """The link sees the running jobs through, closes, and says when to come back."""
@@ -356,13 +349,30 @@ class Service:
         self._revision += 1
         models = self.offers()
         limits = agent_limits(self._config)
-        self._outbox.put(Capabilities(self._revision, models, limits, dict(metadata(self._config))))
+        self.outbox.put(Capabilities(self._revision, models, limits, dict(metadata(self._config))))
 
     async def _beat(self) -> None:
         while True:
             await self.connected.wait()
-            self._outbox.put(self._reports.heartbeat())
-            await asyncio.sleep(self._heartbeat_s)
+            self._welcomed.clear()
+            self.outbox.put(self._reports.heartbeat())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._heartbeat_s):
+                    await self._welcomed.wait()  # perhaps with another interval
+
+    async def _watch_consumers(self) -> None:
+        """A consumer that takes nothing must not hold memory and a machine for ever."""
+        while True:
+            await self.connected.wait()
+            limit_s = self._config.limits.slow_consumer_s
+            streams = self.outbox.streams
+            for stream in self._slow_consumers.stalled(streams, self._clock(), limit_s):
+                self.jobs.end_stalled(stream)
+            await asyncio.sleep(limit_s / SLOW_LOOKS)
+
+    def _job_ended(self, record: JobRecord) -> None:
+        self._finished_jobs += isinstance(record.end, JobResult)
+        count_job(record, self._figures, self.metrics)
 
     def offers(self) -> list[ModelOffer]:
         """The models that are offered now."""

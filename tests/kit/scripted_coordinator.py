@@ -38,19 +38,21 @@ from protocol.limits import (
     SUBPROTOCOL,
     WINDOW_BYTES,
 )
-from protocol.session import CoordinatorSession, State
+from protocol.session import CoordinatorSession, State, resumable
 
 NONCE = b"n" * 32
 RECEIVE_BUFFER_BYTES = 128 * KIB
 FrameT = TypeVar("FrameT", bound=AgentFrame)
 
 
-def welcome(*, heartbeat_ms: int = 3_600_000, window_bytes: int = WINDOW_BYTES) -> Welcome:
+def welcome(
+    *, heartbeat_ms: int = 3_600_000, window_bytes: int = WINDOW_BYTES, resume_ms: int = 0
+) -> Welcome:
     return Welcome(
         provider_id="provider-1",
         session_id=b"s" * 16,
         heartbeat_ms=heartbeat_ms,
-        resume_ms=0,
+        resume_ms=resume_ms,
         window_bytes=window_bytes,
         max_message_bytes=MAX_MESSAGE_TO_COORDINATOR_BYTES,
     )
@@ -70,8 +72,14 @@ class AgentAtCoordinator:
         closed: the connection is over.
     """
 
-    def __init__(self, socket: ServerConnection, authority: str) -> None:
+    def __init__(
+        self,
+        socket: ServerConnection,
+        authority: str,
+        lost: "AgentAtCoordinator | None" = None,
+    ) -> None:
         self.socket = socket
+        self._lost = lost
         self.session = CoordinatorSession(nonce=NONCE, name="scripted", authorities=[authority])
         self.frames: list[AgentFrame] = []
         self.messages: list[list[AgentFrame]] = []
@@ -206,8 +214,17 @@ class AgentAtCoordinator:
             if isinstance(reply, Rejected):
                 self.session.reject(reply)
             elif reply is not None:
-                self.session.accept(reply)
+                self._accept(reply, event)
                 await self.flush()
+
+    def _accept(self, reply: Welcome, hello: Hello) -> None:
+        lost = self._lost
+        if lost is None or hello.session_id is None:
+            self.session.accept(reply)
+            return
+        streams = resumable(hello.live_jobs, lost.session.streams)
+        self.session.accept(reply, streams)
+        self.data = {job_id: lost.data[job_id] for job_id in streams}
 
 
 class ScriptedCoordinator:
@@ -217,6 +234,7 @@ class ScriptedCoordinator:
         answer: what follows a `Hello`; None: nothing at all.
         greets: whether it speaks at all when somebody connects.
         subprotocol: what it picks; None: none.
+        resumes: whether it goes on with the jobs of an agent's last connection.
         refusals: HTTP answers (status and headers) to the next upgrades, one each.
         upgrades: the headers of every upgrade request.
         agents: every connection so far.
@@ -227,6 +245,7 @@ class ScriptedCoordinator:
     ) -> None:
         self.answer = answer
         self.greets = True
+        self.resumes = False
         self.subprotocol: str | None = SUBPROTOCOL
         self.refusals: deque[tuple[int, dict[str, str]]] = deque()
         self.upgrades: list[dict[str, str]] = []
@@ -277,7 +296,8 @@ class ScriptedCoordinator:
         await self._server.wait_closed()
 
     async def _handle(self, connection: ServerConnection) -> None:
-        agent = AgentAtCoordinator(connection, f"127.0.0.1:{self.port}")
+        lost = self.agents[-1] if self.resumes and self.agents else None
+        agent = AgentAtCoordinator(connection, f"127.0.0.1:{self.port}", lost)
         self.agents.append(agent)
         self._new_agents.put_nowait(agent)
         if not self.greets:

@@ -73,7 +73,7 @@ def test_long_texts_and_bodies_are_cut() -> None:
     end = failed_at_backend(JOB, 0, endless)
     assert (len(end.body), len(end.message)) == (MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS)
     assert travels(end)
-    assert len(failed(JOB, 0, ErrorCode.CANCELLED, "x" * 99999).message) == MAX_TEXT_CHARS
+    assert len(failed(JOB.job_id, 0, ErrorCode.CANCELLED, "x" * 99999).message) == MAX_TEXT_CHARS
 
 
 huge = st.one_of(st.none(), st.integers(-(10**30), 10**30))

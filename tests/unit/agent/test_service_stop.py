@@ -3,7 +3,8 @@ import asyncio
 import pytest
 
 from agent.config import LimitsConfig
-from agent.service import EXIT_FORCED, EXIT_OK, FLUSH_S
+from agent.drain import FLUSH_S
+from agent.service import EXIT_FORCED, EXIT_OK
 from agent.telemetry.status import readiness
 from protocol.frames import (
     Draining,

@@ -1,0 +1,29 @@
+"""What the log says of a job: ids and numbers, never a prompt or an answer. Pure."""
+
+from protocol.frames import Job, JobEnd, JobError
+
+
+def job_fields(job: Job, backend_id: str, **more: object) -> dict[str, object]:
+    """The `extra` of a record about a running job."""
+    fields = {"job": job.job_id.hex(), "model": job.model_id, "backend": backend_id}
+    return {"fields": {**fields, **more}}
+
+
+def end_fields(job: Job, kind: str, end: JobEnd, duration_s: float) -> dict[str, object]:
+    """The `extra` of the record about a job's end."""
+    fields: dict[str, object] = {
+        "job": job.job_id.hex(),
+        "model": job.model_id,
+        "format": job.format,
+        "kind": kind,
+        "bytes": end.total_bytes,
+        "duration_ms": round(duration_s * 1000),
+    }
+    if isinstance(end, JobError):
+        fields |= {"code": str(end.code), "status": end.upstream_status}
+        if end.upstream_status is None:
+            # With a status the message may be the server's, which may quote the prompt.
+            fields["message"] = end.message
+    else:
+        fields |= {"input_tokens": end.input_tokens, "output_tokens": end.output_tokens}
+    return {"fields": fields}

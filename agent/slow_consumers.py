@@ -1,0 +1,51 @@
+"""Which jobs wait for a consumer that takes nothing. Pure.
+
+Looked at now and then, not at every chunk: the hot path pays nothing for it.
+"""
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from protocol.stream import SendStream
+
+
+class _Mark(Struct, frozen=True):
+    """Where a waiting stream stood, and since when."""
+
+    acked: int
+    sent: int
+    since: float
+
+
+class SlowConsumers:
+    """Remembers where each waiting stream stood at the last look.
+
+    A stream waits when its window is full or when its end is not acknowledged. One whose bytes
+    still move towards the coordinator is on a slow link, and not one with a slow consumer.
+    """
+
+    def __init__(self) -> None:
+        self._marks: dict[bytes, _Mark] = {}
+
+    def stalled(
+        self, streams: Iterable[SendStream], now: float, limit_s: float
+    ) -> list[SendStream]:
+        """Those that have not moved for `limit_s`, by a clock in seconds."""
+        marks: dict[bytes, _Mark] = {}
+        stalled = []
+        for stream in streams:
+            if not stream.waits:
+                continue
+            mark = self._marks.get(stream.job_id)
+            if mark is None or (mark.acked, mark.sent) != (stream.acked, stream.sent):
+                mark = _Mark(stream.acked, stream.sent, now)
+            marks[stream.job_id] = mark
+            if now - mark.since >= limit_s:
+                stalled.append(stream)
+        self._marks = marks
+        return stalled
+
+    def reset(self) -> None:
+        """The link is gone: nobody can acknowledge anything, which is no consumer's fault."""
+        self._marks.clear()
