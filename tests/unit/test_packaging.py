@@ -213,6 +213,10 @@ def test_systemd_does_not_restart_what_cannot_get_better() -> None:
     assert f"\nSuccessExitStatus={EXIT_FORCED}\n" in unit
 
 
+def test_systemd_reloads_by_the_signal_that_reloads() -> None:
+    assert "\nExecReload=/bin/kill -HUP $MAINPID\n" in text_of("deploy/provider-agent.service")
+
+
 def test_no_shipped_file_names_an_address_of_the_package_index() -> None:
     names = ["Makefile", "Dockerfile", "pyproject.toml", *(str(path) for path in REQUIREMENTS)]
 

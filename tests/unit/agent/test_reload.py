@@ -1,3 +1,5 @@
+import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,18 @@ def changed(**values: object) -> Config:
 
 def test_every_key_of_the_configuration_has_its_time() -> None:
     assert set(WHEN) == set(known_keys())
+
+
+def test_the_documented_times_are_the_real_ones() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "operations.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| (.+) \|$", text, re.MULTILINE)
+    documented = {when: re.findall(r"`([^`]+)`", keys) for when, keys in rows}
+
+    for key, when in WHEN.items():
+        places = [
+            name for name, globs in documented.items() if any(fnmatch(key, one) for one in globs)
+        ]
+        assert places == [when]
 
 
 @pytest.mark.parametrize(
