@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+FUZZ_EXAMPLES ?= 2000
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -16,11 +17,12 @@ COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format bench reconnect lock clean
+.PHONY: help demo test fuzz check format bench reconnect lock clean
 
 help:
 	@echo "make demo       requests through coordinator, agent and a real server; shows what arrived"
 	@echo "make test       the whole test-suite           (one test: make test ARGS='-k name')"
+	@echo "make fuzz       hostile input, at random, for minutes   (longer: FUZZ_EXAMPLES=100000)"
 	@echo "make test-vllm  the same promises over a real vLLM (first time: 4 minutes, 2.5 GB)"
 	@echo "make check      ruff and mypy"
 	@echo "make format     lets ruff rewrite the code"
@@ -34,6 +36,10 @@ demo: $(DEMO)
 
 test: $(DEV)
 	@$(BIN)/python -m pytest -n auto $(ARGS)
+
+# A search, never the same twice; what it finds is kept in .hypothesis and tried first the next time.
+fuzz: $(DEV)
+	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -n auto --timeout 0 tests/fuzz $(ARGS)
 
 test-vllm: $(DEV) $(VLLM_VENV)/.installed
 	@$(BIN)/python -m tests.real_vllm $(VLLM_VENV) $(ARGS)

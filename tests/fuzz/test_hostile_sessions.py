@@ -1,0 +1,274 @@
+"""Each session against a peer that says anything at any time: well-formed frames, any values."""
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.strategies import SearchStrategy
+from msgspec.structs import replace
+
+from protocol.exceptions import ProtocolViolation
+from protocol.frames import (
+    Ack,
+    AgentFrame,
+    Challenge,
+    Chunk,
+    CoordinatorFrame,
+    Hello,
+    Job,
+    JobError,
+    JobResult,
+    JobStarted,
+    LiveJob,
+    Rejected,
+    Welcome,
+)
+from protocol.limits import MIN_WINDOW_BYTES
+from protocol.session import AgentSession, CoordinatorSession, State
+from protocol.stream import ReceiveStream
+from tests.fuzz.depth import STEPS_DONE, depth
+from tests.unit.protocol.frame_strategies import COUNTS, FROM_AGENT, FROM_COORDINATOR
+from tests.unit.protocol.sessions import (
+    AUTHORITY,
+    KEY,
+    NONCE,
+    PUBLIC_KEY,
+    SESSION_ID,
+    STARTED,
+    WELCOME,
+    hello,
+)
+from tests.unit.protocol.sessions import agent as new_agent
+
+MAX_JOBS = 4
+RANK = list(State)
+JOB_IDS = st.integers(0, 6).map(lambda number: number.to_bytes(16, "big"))
+NEAR = st.integers(0, 40) | st.integers(MIN_WINDOW_BYTES - 2, MIN_WINDOW_BYTES + 2) | COUNTS
+PIECES = st.sampled_from([0, 1, 3, 100, 9_000]).map(bytes)
+
+ABOUT_JOBS: SearchStrategy[AgentFrame] = st.one_of(
+    st.builds(replace, st.just(STARTED), job_id=JOB_IDS),
+    st.builds(Chunk, JOB_IDS, NEAR, PIECES),
+    st.builds(JobResult, JOB_IDS, NEAR, st.none(), st.none(), NEAR, st.none()),
+    st.builds(JobError, JOB_IDS, NEAR, st.just("internal"), st.just("")),
+)
+
+
+class HostileAgent(RuleBasedStateMachine):
+    """A coordinator's session; its application gives jobs and reads on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dial(0)
+
+    def dial(self, honest_frames: int) -> None:
+        self.honest_frames = honest_frames
+        self.session = CoordinatorSession(nonce=NONCE, name="c", authorities=[AUTHORITY])
+        self.rank = 0
+        self.received = 1
+        self.sent = 0
+        self.unconsumed: dict[bytes, int] = {}
+        self.broken = False
+
+    def _take(self, frame: AgentFrame) -> None:
+        STEPS_DONE["frames of an agent"] += 1
+        self.honest_frames -= 1
+        self.received += 1
+        known = set(self.session.streams)
+        try:
+            event = self.session.receive(frame)
+        except ProtocolViolation:
+            self.broken = True
+            return
+        match event:
+            case Hello():
+                assert event.public_key == PUBLIC_KEY, "proven"
+            case Chunk():
+                assert event.job_id in known
+                assert event.data
+                self.unconsumed[event.job_id] += len(event.data)
+            case JobResult() | JobError() | JobStarted():
+                assert event.job_id in known, "nobody else's job"
+
+    @precondition(lambda self: self.honest_frames <= 0 and not self.broken)
+    @rule(frame=FROM_AGENT)
+    def anything(self, frame: AgentFrame) -> None:
+        self._take(frame)
+
+    @precondition(lambda self: self.honest_frames <= 0 and not self.broken)
+    @rule(frame=ABOUT_JOBS)
+    def about_a_job(self, frame: AgentFrame) -> None:
+        self._take(frame)
+
+    @precondition(lambda self: self.session.state is State.GREETING and not self.broken)
+    @rule()
+    def good_hello(self) -> None:
+        self._take(hello(new_agent()))
+
+    @precondition(lambda self: self.honest_frames <= 0 and not self.broken)
+    @rule()
+    def hello_for_another_host(self) -> None:
+        self._take(hello(new_agent(authority="elsewhere:443")))
+
+    @precondition(lambda self: self.session.streams and not self.broken)
+    @rule(data=st.data())
+    def go_on_as_one_should(self, data: st.DataObject) -> None:
+        job_id = data.draw(st.sampled_from(sorted(self.session.streams)))
+        stream = self.session.streams[job_id]
+        if not stream.started:
+            self._take(replace(STARTED, job_id=job_id))
+            return
+        room = MIN_WINDOW_BYTES - (stream.received - stream.acked)
+        back = data.draw(st.integers(0, min(stream.received - stream.acked, 9)))
+        size = data.draw(st.sampled_from([0, min(1, room), room]))
+        if back + size:
+            self._take(Chunk(job_id, stream.received - back, bytes(back + size)))
+        else:
+            self._take(JobResult(job_id, stream.received, None, None, 1, None))
+        assert not self.broken, "all of that is allowed"
+
+    @precondition(lambda self: self.session.state is State.DECIDING)
+    @rule(job_ids=st.sets(JOB_IDS, max_size=MAX_JOBS))
+    def accept(self, job_ids: set[bytes]) -> None:
+        streams = {job_id: ReceiveStream(MIN_WINDOW_BYTES) for job_id in job_ids}
+        self.session.accept(WELCOME, streams)
+        self.unconsumed = dict.fromkeys(job_ids, 0)
+        self.sent += len(job_ids)
+
+    @precondition(lambda self: self.session.state is State.OPEN)
+    @rule(job_id=JOB_IDS)
+    def give_a_job(self, job_id: bytes) -> None:
+        if job_id not in self.session.streams and len(self.session.streams) < MAX_JOBS:
+            self.session.start_job(Job(job_id, "m", "openai", b"{}", 1000))
+            self.unconsumed[job_id] = 0
+            self.sent += 1
+
+    @rule(job_id=JOB_IDS)
+    def consume(self, job_id: bytes) -> None:
+        count = self.unconsumed.get(job_id, 0)
+        self.unconsumed[job_id] = 0
+        self.session.consumed(job_id, count)
+        self.sent += 1
+
+    @precondition(lambda self: self.broken or self.session.state is State.CLOSED)
+    @rule(honest_frames=st.integers(0, 12))
+    def dial_again(self, honest_frames: int) -> None:
+        STEPS_DONE["connections of an agent"] += 1
+        self.dial(honest_frames)
+
+    @invariant()
+    def states_only_go_forward(self) -> None:
+        rank = RANK.index(self.session.state)
+        assert rank >= self.rank
+        self.rank = rank
+
+    @invariant()
+    def what_is_held_is_bounded(self) -> None:
+        session = self.session
+        assert len(session.streams) <= MAX_JOBS
+        assert len(session.to_send) <= self.received + self.sent
+        for job_id, stream in session.streams.items():
+            assert self.unconsumed[job_id] <= MIN_WINDOW_BYTES
+            assert stream.acked <= stream.consumed <= stream.received
+
+
+class HostileCoordinator(RuleBasedStateMachine):
+    """An agent's session that holds two jobs of a lost one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = {LiveJob(bytes(16), 3, 9), LiveJob(b"\x01" * 16, 0, 0)}
+        self.dial(0)
+
+    def dial(self, honest_frames: int) -> None:
+        self.honest_frames = honest_frames
+        self.session = AgentSession(
+            authority=AUTHORITY,
+            public_key=PUBLIC_KEY,
+            sign=KEY.sign,
+            agent_version="0",
+            session_id=SESSION_ID,
+            live_jobs=self.held,
+        )
+        self.rank = 0
+        self.broken = False
+        self.welcomes = 0
+
+    def _take(self, frame: CoordinatorFrame) -> None:
+        STEPS_DONE["frames of a coordinator"] += 1
+        self.honest_frames -= 1
+        before = self.session.state
+        try:
+            event = self.session.receive(frame)
+        except ProtocolViolation:
+            self.broken = True
+            assert self.session.state is before
+            return
+        match event:
+            case Welcome():
+                self.welcomes += 1
+                limits = {job.job_id: (job.first_offset, job.next_offset) for job in self.held}
+                for job_id, offset in event.resumed.items():
+                    first, last = limits[job_id]
+                    assert first <= offset <= last
+                assert event.window_bytes >= MIN_WINDOW_BYTES
+            case Rejected():
+                assert self.session.state is State.CLOSED
+            case None:
+                assert isinstance(frame, Challenge)
+            case _:
+                assert before is State.OPEN
+
+    @precondition(lambda self: self.honest_frames <= 0 and not self.broken)
+    @rule(frame=FROM_COORDINATOR)
+    def anything(self, frame: CoordinatorFrame) -> None:
+        self._take(frame)
+
+    @precondition(lambda self: self.honest_frames <= 0 and not self.broken)
+    @rule()
+    def challenge(self) -> None:
+        self._take(Challenge(NONCE, "c"))
+
+    @precondition(lambda self: self.honest_frames <= 0 and not self.broken)
+    @rule(
+        window=NEAR,
+        limit=st.sampled_from([0, 2**20 - 1, 2**20, 2**53]),
+        resumed=st.dictionaries(st.sampled_from([bytes(16), b"\x01" * 16, b"?" * 16]), NEAR),
+    )
+    def welcome(self, window: int, limit: int, resumed: dict[bytes, int]) -> None:
+        changed = replace(WELCOME, window_bytes=window, max_message_bytes=limit, resumed=resumed)
+        self._take(changed)
+
+    @precondition(lambda self: self.session.state in (State.CONNECTING, State.GREETING))
+    @rule()
+    def go_on_as_one_should(self) -> None:
+        if not self.broken:
+            greeting = self.session.state is State.GREETING
+            self._take(WELCOME if greeting else Challenge(NONCE, "c"))
+
+    @precondition(lambda self: self.session.state is State.OPEN and not self.broken)
+    @rule(job_id=JOB_IDS, offset=NEAR, final=st.booleans())
+    def acknowledge(self, job_id: bytes, offset: int, final: bool) -> None:
+        self._take(Ack(job_id, offset, final=final))
+
+    @precondition(lambda self: self.broken or self.session.state is State.CLOSED)
+    @rule(honest_frames=st.integers(0, 12))
+    def dial_again(self, honest_frames: int) -> None:
+        STEPS_DONE["connections to a coordinator"] += 1
+        self.dial(honest_frames)
+
+    @invariant()
+    def states_only_go_forward(self) -> None:
+        rank = RANK.index(self.session.state)
+        assert rank >= self.rank
+        self.rank = rank
+
+    @invariant()
+    def it_says_one_hello_and_is_welcomed_once(self) -> None:
+        assert len(self.session.to_send) <= 1
+        assert self.welcomes <= 1
+        assert all(isinstance(frame, Hello) for frame in self.session.to_send)
+
+
+TestHostileAgent = HostileAgent.TestCase
+TestHostileAgent.settings = depth()
+TestHostileCoordinator = HostileCoordinator.TestCase
+TestHostileCoordinator.settings = depth()

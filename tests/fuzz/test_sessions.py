@@ -1,0 +1,266 @@
+"""Both state machines talking to each other over links that break, with several jobs at once."""
+
+from collections.abc import Callable
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from protocol.frames import (
+    Ack,
+    AgentFrame,
+    AgentLimits,
+    Cancel,
+    Capabilities,
+    Chunk,
+    CoordinatorFrame,
+    Drain,
+    Draining,
+    Heartbeat,
+    Hello,
+    Job,
+    JobError,
+    JobResult,
+    JobStarted,
+    Welcome,
+)
+from protocol.limits import MIN_MESSAGE_TO_COORDINATOR_BYTES, MIN_WINDOW_BYTES
+from protocol.session import AgentSession, CoordinatorSession, State, resumable
+from protocol.stream import ReceiveStream, SendStream
+from tests.fuzz.depth import STEPS_DONE, depth
+from tests.fuzz.lossy_link import LossyLink
+from tests.unit.protocol.sessions import AUTHORITY, KEY, PUBLIC_KEY
+
+MAX_JOBS = 6
+WINDOW = MIN_WINDOW_BYTES
+RANK = list(State)
+
+
+class TwoSessions(RuleBasedStateMachine):
+    """An agent and a coordinator, each as its application would use its session."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        STEPS_DONE["conversations"] += 1
+        self.lanes: dict[bytes, SendStream] = {}
+        self.seen: set[bytes] = set()
+        self.sources: dict[bytes, bytes] = {}
+        self.kept: dict[bytes, ReceiveStream] = {}
+        self.sinks: dict[bytes, bytearray] = {}
+        self.ends: dict[bytes, int] = {}
+        self.lost: set[bytes] = set()
+        self.session_id: bytes | None = None
+        self.numbers = 0
+        self.moved = 0
+        self.patience = 4
+        self.dial()
+
+    def dial(self) -> None:
+        self.numbers += 1
+        self.link: LossyLink[AgentFrame, CoordinatorFrame] = LossyLink()
+        self.agent = AgentSession(
+            authority=AUTHORITY,
+            public_key=PUBLIC_KEY,
+            sign=KEY.sign,
+            agent_version="0",
+            session_id=self.session_id,
+            live_jobs=[lane.live_job() for lane in self.lanes.values()],
+        )
+        nonce = self.numbers.to_bytes(32, "big")
+        self.coordinator = CoordinatorSession(nonce=nonce, name="c", authorities=[AUTHORITY])
+        self.ranks = (0, 0)
+        self.flush()
+
+    def flush(self) -> None:
+        self.link.up.extend(self.agent.to_send)
+        self.agent.to_send.clear()
+        self.link.down.extend(self.coordinator.to_send)
+        self.coordinator.to_send.clear()
+
+    @property
+    def both_open(self) -> bool:
+        return self.link.is_open and self.agent.state is self.coordinator.state is State.OPEN
+
+    # --- frames on their way ----------------------------------------------------------------------
+
+    @precondition(lambda self: self.link.up)
+    @rule(count=st.integers(1, 5))
+    def coordinator_reads(self, count: int) -> None:
+        for _ in range(min(count, len(self.link.up))):
+            STEPS_DONE["frames"] += 1
+            self.moved += 1
+            frame = self.link.up.popleft()
+            event = self.coordinator.receive(frame)
+            if event is not None:
+                self._coordinator_acts(event)
+        self.flush()
+
+    def _coordinator_acts(self, event: AgentFrame) -> None:
+        match event:
+            case Hello():
+                going_on = resumable(event.live_jobs, self.kept)
+                welcome = Welcome(
+                    "p", bytes(16), 1000, 60_000, WINDOW, MIN_MESSAGE_TO_COORDINATOR_BYTES
+                )
+                self.lost |= self.kept.keys() - going_on.keys()
+                self.coordinator.accept(welcome, going_on)
+                self.kept = self.coordinator.streams
+            case Chunk():
+                assert event.offset == len(self.sinks[event.job_id])
+                self.sinks[event.job_id] += event.data
+            case JobResult() | JobError():
+                self.ends[event.job_id] = self.ends.get(event.job_id, 0) + 1
+                assert event.total_bytes == len(self.sinks[event.job_id])
+
+    @precondition(lambda self: self.link.down)
+    @rule(count=st.integers(1, 5))
+    def agent_reads(self, count: int) -> None:
+        for _ in range(min(count, len(self.link.down))):
+            STEPS_DONE["frames"] += 1
+            self.moved += 1
+            event = self.agent.receive(self.link.down.popleft())
+            if event is not None:
+                self._agent_acts(event)
+        self.flush()
+
+    def _agent_acts(self, event: CoordinatorFrame) -> None:
+        match event:
+            case Welcome():
+                self.session_id = event.session_id
+                for job_id in self.lanes.keys() - event.resumed.keys():
+                    del self.lanes[job_id]
+                for job_id, offset in event.resumed.items():
+                    self.lanes[job_id].rewind(offset)
+            case Job() if event.job_id not in self.seen:
+                self.seen.add(event.job_id)
+                self.lanes[event.job_id] = SendStream(event.job_id, WINDOW)
+                self.sources[event.job_id] = b""
+            case Cancel() if (lane := self.lanes.get(event.job_id)) and lane.end is None:
+                lane.finish(JobError(event.job_id, lane.written, "cancelled", ""))
+            case Ack() if lane := self.lanes.get(event.job_id):
+                lane.acknowledge(event.offset, final=event.final)
+                if lane.done:
+                    del self.lanes[event.job_id]
+
+    # --- what the applications do -----------------------------------------------------------------
+
+    @precondition(lambda self: self.both_open and len(self.coordinator.streams) < MAX_JOBS)
+    @rule()
+    def give_a_job(self) -> None:
+        job_id = len(self.sinks).to_bytes(16, "big")
+        self.sinks[job_id] = bytearray()
+        self.coordinator.start_job(Job(job_id, "m", "openai", b"{}", 1000))
+        self.flush()
+
+    @precondition(lambda self: self.link.is_open and self.coordinator.streams)
+    @rule(data=st.data())
+    def consume(self, data: st.DataObject) -> None:
+        job_id = data.draw(st.sampled_from(sorted(self.coordinator.streams)))
+        stream = self.coordinator.streams[job_id]
+        count = data.draw(st.integers(0, stream.received - stream.consumed))
+        self.coordinator.consumed(job_id, count)
+        self.flush()
+
+    @precondition(lambda self: self.both_open and self.coordinator.streams)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.coordinator.cancel_job(data.draw(st.sampled_from(sorted(self.sinks))), "why not")
+        self.flush()
+
+    @precondition(lambda self: self.lanes)
+    @rule(data=st.data(), pieces=st.lists(st.integers(1, WINDOW // 2), max_size=3))
+    def work(self, data: st.DataObject, pieces: list[int]) -> None:
+        lane = self.lanes[data.draw(st.sampled_from(sorted(self.lanes)))]
+        if lane.end is not None:
+            return
+        lane.start(JobStarted(lane.job_id, 200, "text/plain", "b"))
+        for size in pieces:
+            if not lane.full:
+                piece = bytes([size % 251]) * size
+                self.sources[lane.job_id] += piece
+                lane.write(piece)
+        if not pieces:
+            lane.finish(JobResult(lane.job_id, lane.written, None, None, 1, 1))
+
+    @precondition(lambda self: self.link.is_open and self.agent.state is State.OPEN)
+    @rule(control=st.sampled_from(["data", "capabilities", "heartbeat", "draining"]))
+    def agent_writes(self, control: str) -> None:
+        say: dict[str, Callable[[], AgentFrame]] = {
+            "capabilities": lambda: Capabilities(1, [], AgentLimits(1)),
+            "heartbeat": lambda: Heartbeat(0, 0, 1, None, None, None, None),
+            "draining": lambda: Draining(1),
+        }
+        if control in say:
+            self.link.up.append(say[control]())
+        for lane in self.lanes.values():
+            self.link.up.extend(lane.next_frames())
+
+    @precondition(lambda self: self.both_open)
+    @rule()
+    def drain(self) -> None:
+        self.link.down.append(Drain("later", 1))
+
+    @precondition(lambda self: self.moved >= self.patience)
+    @rule(patience=st.integers(0, 12))
+    def cut_and_dial(self, patience: int = 0) -> None:
+        STEPS_DONE["cuts"] += 1
+        self.link.cut()
+        self.moved, self.patience = 0, patience
+        self.dial()
+
+    # --- what always holds ------------------------------------------------------------------------
+
+    @invariant()
+    def states_only_go_forward(self) -> None:
+        ranks = (RANK.index(self.agent.state), RANK.index(self.coordinator.state))
+        assert ranks[0] >= self.ranks[0]
+        assert ranks[1] >= self.ranks[1]
+        assert State.CLOSED not in (self.agent.state, self.coordinator.state)
+        self.ranks = ranks
+
+    @invariant()
+    def every_sink_has_a_prefix_of_its_source(self) -> None:
+        for job_id, sink in self.sinks.items():
+            assert self.sources.get(job_id, b"").startswith(bytes(sink))
+        assert all(count == 1 for count in self.ends.values())
+
+    @invariant()
+    def nothing_piles_up(self) -> None:
+        assert self.agent.to_send == []
+        assert self.coordinator.to_send == []
+        assert len(self.coordinator.streams) <= MAX_JOBS
+        assert len(self.lanes) <= len(self.sinks)
+        for lane in self.lanes.values():
+            assert lane.sent - lane.acked <= WINDOW
+            assert lane.written - lane.acked < WINDOW + WINDOW // 2
+
+    def teardown(self) -> None:
+        """Over one last link every job that anybody still waits for ends."""
+        self.cut_and_dial()
+        for _ in range(10_000):
+            if not self.link.up and not self.link.down and not self.lanes and self.both_open:
+                break
+            self._one_round()
+        else:
+            raise AssertionError("it does not end")
+        assert not self.coordinator.streams
+        for job_id in self.ends:
+            assert self.sinks[job_id] == self.sources.get(job_id, b"")
+        assert self.ends.keys() | self.lost == self.sinks.keys()
+
+    def _one_round(self) -> None:
+        while self.link.up or self.link.down:
+            if self.link.up:
+                self.coordinator_reads(5)
+            if self.link.down:
+                self.agent_reads(5)
+        for lane in self.lanes.values():
+            lane.start(JobStarted(lane.job_id, 200, "text/plain", "b"))
+            lane.finish(JobResult(lane.job_id, lane.written, None, None, 1, 1))
+        for job_id, stream in self.coordinator.streams.items():
+            self.coordinator.consumed(job_id, stream.received - stream.consumed)
+        self.flush()
+        self.agent_writes("data")
+
+
+TestTwoSessions = TwoSessions.TestCase
+TestTwoSessions.settings = depth(2)

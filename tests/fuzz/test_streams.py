@@ -1,0 +1,212 @@
+"""One response over links that break: whatever the order of events, every byte arrives once."""
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from protocol.frames import Ack, AgentFrame, Chunk, JobEnd, JobError, JobResult, JobStarted
+from protocol.session import resumable
+from protocol.stream import ReceiveStream, SendStream
+from tests.fuzz.depth import STEPS_DONE, depth
+from tests.fuzz.lossy_link import LossyLink
+
+JOB_ID = b"\x0b" * 16
+STARTED = JobStarted(JOB_ID, 200, "text/event-stream", "echo")
+WINDOWS = st.integers(4, 64)
+MAX_WRITE_BYTES = 80
+
+
+class BrokenLinks(RuleBasedStateMachine):
+    """Both halves of a stream, with a source that pauses as it is told to.
+
+    The coordinator's application is `sink` and `end`; the agent's is `source`.
+    """
+
+    @initialize(window=WINDOWS, length=st.integers(0, 500))
+    def begin(self, window: int, length: int) -> None:
+        STEPS_DONE["streams"] += 1
+        self.window = self.widest = window
+        self.sender = SendStream(JOB_ID, window)
+        self.receiver = ReceiveStream(window)
+        self.known: dict[bytes, ReceiveStream] = {JOB_ID: self.receiver}
+        self.source = b""
+        self.length = length
+        self.sink = b""
+        self.passed_on = 0
+        self.end: JobEnd | None = None
+        self.paused = self.forgotten = False
+        self.link: LossyLink[AgentFrame, Ack] = LossyLink()
+        self.is_used = False
+
+    @property
+    def is_long(self) -> bool:
+        return len(self.source) >= self.length
+
+    # --- the agent's side -------------------------------------------------------------------------
+
+    @precondition(lambda self: self.sender.started is None)
+    @rule()
+    def start(self) -> None:
+        self.sender.start(STARTED)
+
+    @precondition(lambda self: self.sender.started and not self.sender.end and not self.paused)
+    @rule(data=st.binary(max_size=MAX_WRITE_BYTES))
+    def write(self, data: bytes) -> None:
+        self.source += data
+        self.sender.write(data)
+        self.paused = self.sender.full
+
+    @precondition(lambda self: self.sender.started and not self.sender.end and self.is_long)
+    @rule()
+    def finish(self) -> None:
+        self.sender.finish(JobResult(JOB_ID, self.sender.written, 1, 1, 10, 5))
+
+    @precondition(lambda self: not self.sender.done and self.is_long)
+    @rule()
+    def give_up(self) -> None:
+        """A cancel, or a consumer that is too slow: what is not sent yet is dropped."""
+        self.sender.drop_unsent()
+        if self.sender.end is None:
+            self.source = self.source[: self.sender.written]
+            self.sender.finish(JobError(JOB_ID, self.sender.written, "slow_consumer", ""))
+
+    @precondition(lambda self: self.link.is_open)
+    @rule(budget=st.integers(1, 100))
+    def send(self, budget: int) -> None:
+        ready = self.sender.ready
+        frames = self.sender.next_frames(budget)
+        assert bool(frames) == ready
+        assert all(len(frame.data) <= budget for frame in frames if isinstance(frame, Chunk))
+        self.link.up.extend(frames)
+
+    @precondition(lambda self: self.link.down)
+    @rule()
+    def take_acknowledgement(self) -> None:
+        ack = self.link.down.popleft()
+        self.sender.acknowledge(ack.offset, final=ack.final)
+        if self.sender.has_room:
+            self.paused = False
+
+    # --- the coordinator's side -------------------------------------------------------------------
+
+    @precondition(lambda self: self.link.up)
+    @rule(count=st.integers(1, 4))
+    def deliver_some(self, count: int) -> None:
+        for _ in range(min(count, len(self.link.up))):
+            self.deliver()
+
+    def deliver(self) -> None:
+        STEPS_DONE["frames"] += 1
+        self.is_used = True
+        match self.link.up.popleft():
+            case JobStarted():
+                assert not self.receiver.started, "told once on each link"
+                self.receiver.started = True
+            case Chunk() as chunk:
+                assert self.receiver.started
+                fresh = self.receiver.receive(chunk)
+                assert fresh == chunk.data, "nothing is sent twice that had arrived"
+                self.sink += fresh
+            case JobResult() | JobError() as end:
+                assert self.end is None, "one end"
+                self.receiver.check_end(end)
+                self.end = end
+                del self.known[JOB_ID]
+                self.link.down.append(Ack(JOB_ID, end.total_bytes, final=True))
+
+    @precondition(lambda self: self.known and self.passed_on < self.receiver.received)
+    @rule(count=st.integers(1, 100))
+    def consume(self, count: int) -> None:
+        """A buyer reads on, whether there is a link or not."""
+        count = min(count, self.receiver.received - self.passed_on)
+        self.passed_on += count
+        offset = self.receiver.consume(count)
+        if offset is not None and self.link.is_open:
+            self.link.down.append(Ack(JOB_ID, offset))
+
+    # --- the link ---------------------------------------------------------------------------------
+
+    # A link over which nothing came is as good as none; without this most of them would be.
+    @precondition(lambda self: self.link.is_open and self.is_used)
+    @rule()
+    def cut(self) -> None:
+        STEPS_DONE["cuts"] += 1
+        self.is_used = False
+        self.link.cut()
+
+    @precondition(lambda self: not self.link.is_open)
+    @rule(window=st.none() | WINDOWS)
+    def resume(self, window: int | None) -> None:
+        """Hello and Welcome; the coordinator may grant another window than before."""
+        self.link = LossyLink()
+        self.window = window or self.window
+        self.widest = max(self.widest, self.window)
+        offered = [] if self.sender.done or self.forgotten else [self.sender.live_job()]
+        going_on = resumable(offered, self.known)
+        if not going_on:
+            assert not self.known, "the agent holds whatever has not ended"
+            self.forgotten = True
+            return
+        assert going_on == {JOB_ID: self.receiver}, "a job that both hold goes on"
+        acked = self.receiver.resume(self.window)
+        self.sender.window = self.window
+        self.sender.rewind(self.receiver.received)
+        if acked:
+            self.link.down.append(Ack(JOB_ID, acked))
+        if self.sender.has_room:
+            self.paused = False
+
+    # --- what always holds ------------------------------------------------------------------------
+
+    @invariant()
+    def the_sink_has_a_prefix_of_the_source(self) -> None:
+        assert self.source.startswith(self.sink)
+        assert len(self.sink) == self.receiver.received
+
+    @invariant()
+    def offsets_are_in_order_and_within_the_window(self) -> None:
+        sender = self.sender
+        assert sender.acked <= sender.sent <= sender.written == len(self.source)
+        assert sender.sent - sender.acked <= self.widest
+        assert sender.acked <= self.passed_on or self.end
+
+    @invariant()
+    def the_sender_holds_a_window_and_one_write_at_most(self) -> None:
+        sender = self.sender
+        held = sum(map(len, sender._unsent)) + sum(len(data) for _, data in sender._unacked)
+        assert held == sender.written - sender.acked
+        assert held < self.widest + MAX_WRITE_BYTES
+
+    @invariant()
+    def the_receiver_holds_a_window_at_most(self) -> None:
+        assert len(self.sink) - self.passed_on <= self.widest
+
+    def teardown(self) -> None:
+        if hasattr(self, "sender"):
+            self._play_to_the_end()
+            assert self.sink == self.source
+            assert self.end is not None
+            assert self.end.total_bytes == len(self.source)
+            assert self.sender.done or self.forgotten
+
+    def _play_to_the_end(self) -> None:
+        if self.sender.started is None:
+            self.start()
+        if self.sender.end is None:
+            self.finish()
+        for _ in range(100_000):
+            if self.sender.done or self.forgotten:
+                return
+            if not self.link.is_open:
+                self.resume(None)
+            self.send(100)
+            while self.link.up:
+                self.deliver()
+            if self.known and self.passed_on < self.receiver.received:
+                self.consume(100)
+            while self.link.down:
+                self.take_acknowledgement()
+        raise AssertionError("it does not end")
+
+
+TestBrokenLinks = BrokenLinks.TestCase
+TestBrokenLinks.settings = depth(2)
