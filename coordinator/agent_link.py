@@ -96,9 +96,9 @@ class AgentLink:
     async def run(self) -> None:
         """Serve the agent until the connection ends. Cancelling it ends the connection at once."""
         self._wake.set()  # the challenge waits already
-        goodbye = _lost("connection lost")  # a lost connection also cancels this task
         reader = asyncio.create_task(self._read(), name="agent reader")
         writer = asyncio.create_task(self._write(), name="agent writer")
+        goodbye = _lost("connection lost")
         try:
             done, _ = await asyncio.wait(
                 {reader, writer, self._stop}, return_when=asyncio.FIRST_COMPLETED
@@ -107,9 +107,18 @@ class AgentLink:
             self._agent.lose(may_return=goodbye.may_return)
             await _end(reader, writer)
             await self._close(goodbye)
+        except asyncio.CancelledError:  # aiohttp's way to tell that the connection is lost
+            goodbye = self._verdict(reader)
+            raise
         finally:
             self._agent.lose(may_return=goodbye.may_return)
             await _end(reader, writer)
+
+    def _verdict(self, reader: asyncio.Task[Goodbye]) -> Goodbye:
+        """How the connection ended, when it was over before anybody could be told."""
+        if reader.done() and not reader.cancelled() and reader.exception() is None:
+            return reader.result()
+        return self._ended_by_peer(None)
 
     async def _read(self) -> Goodbye:
         silence_s = self._settings.heartbeat_ms / 1000 * SILENT_HEARTBEATS

@@ -7,6 +7,7 @@ a part for the whole.
 """
 
 import asyncio
+import logging
 import re
 import uuid
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from coordinator.buyer_request import BuyerRequest
+from coordinator.buyer_stream import PIECE_BYTES, BuyerStream, abort
 from coordinator.connected_agent import ConnectedAgent
 from coordinator.error_shapes import (
     Failure,
@@ -31,7 +33,9 @@ from coordinator.running_job import RunningJob
 from coordinator.settings import CoordinatorSettings
 from protocol.errors import ErrorCode
 from protocol.formats import WireFormat
-from protocol.frames import Job, JobError, JobStarted
+from protocol.frames import Job, JobEnd, JobError, JobStarted
+
+log = logging.getLogger("provider_agent.coordinator")
 
 LAST_WORDS_S: Final = 5.0
 """How long a buyer may take to accept the error event of a broken stream."""
@@ -51,7 +55,7 @@ class Counters(Struct):
         requests: that were well-formed and reached the choice of an agent.
         completed: answered to the end.
         failed: answered with an error, or broken off.
-        gone: left by their buyer.
+        gone: left by their buyer, or not taken by it.
         retried: jobs that went to another agent after a failure.
     """
 
@@ -168,20 +172,33 @@ class Exchange:
         response = _response_for(started, self._headers())
         await response.prepare(self._request)
         self._response = response
-        while True:
-            data = job.take()
-            if data:
-                await response.write(data)
-                job.owner.passed_on(job, len(data))
-                self._tail = (self._tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
-            elif job.end is None:
-                await job.wait()
-            else:
-                break
-        if isinstance(job.end, JobError):
-            return job.end
-        await response.write_eof()
-        return None
+        patience_s = self._settings.stalled_buyer_s
+        with BuyerStream(self._request, response, patience_s, self._log_stall) as stream:
+            job.call_at_end(lambda end: _cut_slow_buyer(stream, end))
+            while True:
+                data = job.take()
+                if data:
+                    await self._pass_on(job, data, stream)
+                elif job.end is None:
+                    await job.wait()
+                else:
+                    break
+            if isinstance(job.end, JobError):
+                return job.end
+            await stream.finish()
+            return None
+
+    async def _pass_on(self, job: RunningJob, data: bytearray, stream: BuyerStream) -> None:
+        whole = memoryview(data)
+        for start in range(0, len(data), PIECE_BYTES):
+            piece = whole[start : start + PIECE_BYTES]
+            await stream.write(piece)
+            job.owner.passed_on(job, len(piece))
+        self._tail = (self._tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
+
+    def _log_stall(self) -> None:
+        fields = {"job": self._job_id.hex(), "model": self._asked.model_id}
+        log.warning("buyer takes nothing and is cut off", extra={"fields": fields})
 
     async def _break_off(self, response: web.StreamResponse, failure: Failure) -> None:
         """End a response that cannot be completed, so that it is not taken for a whole one."""
@@ -225,10 +242,10 @@ class Exchange:
         )
 
 
-def abort(request: web.Request) -> None:
-    """Cut the connection without ending the response, so that the client sees it as broken."""
-    if request.transport is not None:
-        request.transport.abort()
+def _cut_slow_buyer(stream: BuyerStream, end: JobEnd) -> None:
+    """The agent gave the job up because its answer is not taken: so is the buyer."""
+    if isinstance(end, JobError) and end.code == ErrorCode.SLOW_CONSUMER:
+        stream.cut_if_blocked()
 
 
 def request_id_headers(wire_format: WireFormat, request_id: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What has arrived for one job and is not yet passed on."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from protocol.frames import Job, JobEnd, JobStarted
@@ -43,6 +44,7 @@ class RunningJob:
 
     __slots__ = (
         "_buffer",
+        "_ended",
         "_news",
         "end",
         "ends_at",
@@ -64,6 +66,7 @@ class RunningJob:
         self.end: JobEnd | None = None
         self.unpassed = 0
         self._buffer = bytearray()
+        self._ended: Callable[[JobEnd], None] | None = None
         self._news = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -90,6 +93,15 @@ class RunningJob:
         if self.end is None:
             self.end = end
             self._news.set()
+            if self._ended is not None:
+                self._ended(end)
+
+    def call_at_end(self, ended: Callable[[JobEnd], None]) -> None:
+        """Have `ended` called when the job's end comes, for a request that cannot `wait` just now.
+
+        It is not called when the end is there already.
+        """
+        self._ended = ended
 
     async def wait(self) -> None:
         """Until there are bytes to take or the job is over. Cancelling it loses nothing."""

@@ -39,6 +39,8 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
         deadline_s: how long a request may take as a whole.
         deadline_grace_s: how much longer the agent's own end of a late job is waited for.
         body_timeout_s: how long a buyer may take to send a request.
+        stalled_buyer_s: how long a buyer may take nothing of its response; then it is cut off. Well
+            above the minute after which agents give such a job up by themselves.
         handshake_timeout_s: from an agent's open socket to its welcome.
         heartbeat_ms: how often agents report; three silent ones end the connection.
         resume_ms: how long a session whose link is lost waits for its agent; 0: not at all.
@@ -60,6 +62,7 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
     deadline_s: float = 600.0
     deadline_grace_s: float = 5.0
     body_timeout_s: float = 60.0
+    stalled_buyer_s: float = 120.0
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S
     heartbeat_ms: int = HEARTBEAT_MS
     resume_ms: int = RESUME_MS
@@ -120,6 +123,7 @@ def check_settings(settings: CoordinatorSettings) -> None:
     _check_range("window_bytes", settings.window_bytes, MIN_WINDOW_BYTES, 2**30)
     _check_range("heartbeat_ms", settings.heartbeat_ms, 100, 3_600_000)
     _check_range("resume_ms", settings.resume_ms, 0, 3_600_000)
+    _check_range("stalled_buyer_s", settings.stalled_buyer_s, 1, MAX_DEADLINE_MS / 1000)
     _check_range("deadline_s", settings.deadline_s, 0, MAX_DEADLINE_MS / 1000)
     _check_range("max_request_bytes", settings.max_request_bytes, 2, MAX_REQUEST_BYTES)
     _check_range("max_attempts", settings.max_attempts, 1, 100)

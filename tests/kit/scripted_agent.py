@@ -27,6 +27,7 @@ from protocol.frames import (
     Capabilities,
     CoordinatorFrame,
     Drain,
+    Draining,
     Job,
     JobError,
     JobResult,
@@ -309,6 +310,11 @@ class ScriptedAgent:
     async def advertise(self, *models: ModelOffer) -> None:
         """Returns when the coordinator has taken it."""
         await self.send(Capabilities(1, list(models), AgentLimits(self.max_concurrent)))
+        await self.settle()
+
+    async def start_draining(self) -> None:
+        """Returns when the coordinator has taken it."""
+        await self.send(Draining(60_000))
         await self.settle()
 
     async def settle(self) -> None:

@@ -1,63 +1,343 @@
 """A lost link is a pause for the buyer: real sockets, virtual time."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+import random
 
-import aiohttp
+import pytest
+from msgspec.structs import replace
 
-from coordinator.server import Coordinator
-from coordinator.settings import CoordinatorSettings
+from coordinator.lost_session import MAX_SENDINGS
+from protocol.frames import LiveJob
+from protocol.limits import MIB, MIN_WINDOW_BYTES
+from tests.kit.coordinator_stage import QUIET, staged, until
 from tests.kit.scripted_agent import ScriptedAgent
-from tests.kit.virtual_time import in_virtual_time, now
-
-CHAT = "/v1/chat/completions"
-BODY = b'{"model":"tiny"}'
-SETTINGS = CoordinatorSettings(port=0, drain_s=0)
-
-
-class Stage:
-    """A coordinator, one agent and buyers."""
-
-    def __init__(
-        self, coordinator: Coordinator, agent: ScriptedAgent, http: aiohttp.ClientSession
-    ) -> None:
-        self.coordinator = coordinator
-        self.agent = agent
-        self.http = http
-
-    def ask(self) -> asyncio.Task[aiohttp.ClientResponse]:
-        return asyncio.create_task(self.http.post(CHAT, data=BODY))
-
-
-@contextlib.asynccontextmanager
-async def staged(settings: CoordinatorSettings = SETTINGS) -> AsyncIterator[Stage]:
-    async with (
-        Coordinator(settings, clock=now) as coordinator,
-        aiohttp.ClientSession(coordinator.http_url) as http,
-        ScriptedAgent(coordinator.connect_url, instance_id="one") as agent,
-    ):
-        yield Stage(coordinator, agent, http)
+from tests.kit.virtual_time import in_virtual_time
 
 
 @in_virtual_time
 async def test_lost_link_is_only_a_pause() -> None:
     async with staged() as stage:
-        asking = stage.ask()
-        job = await stage.agent.next_job()
-        await job.start()
-        await job.send(b"data: 1\n\n")
-        response = await asking
+        job, response = await stage.streaming(b"data: 1\n\n")
         await stage.agent.lose_link()
         await job.send(b"data: 2\n\n")
         await asyncio.sleep(50)
         assert stage.coordinator.agents() == []
         (parked,) = stage.coordinator.parked()
-        assert parked.jobs == 1
+        assert (parked.jobs, parked.retired) == (1, False)
         await stage.agent.redial()
         assert stage.coordinator.parked() == []
         await job.send(b"data: 3\n\n")
         await job.finish()
-        assert await response.read() == b"data: 1\n\ndata: 2\n\ndata: 3\n\n"
+        assert await response.read() == b"data: 2\n\ndata: 3\n\n"
         await job.done.wait()
+        (agent,) = stage.coordinator.agents()
+        assert (agent.in_flight, agent.retired) == (0, False)
+        assert stage.coordinator.counters.completed == 1
+
+
+@in_virtual_time
+async def test_end_that_was_lost_with_the_link_arrives_over_the_next() -> None:
+    async with staged() as stage:
+        job, response = await stage.streaming(b"data: 1\n\n")
+        await stage.agent.lose_link()
+        await job.finish()
+        await stage.agent.redial()
+        assert await response.read() == b""
+        await job.done.wait()
+
+
+@in_virtual_time
+async def test_start_that_no_byte_followed_is_told_again() -> None:
+    async with staged() as stage:
+        asking = stage.ask()
+        job = await stage.agent.next_job()
+        await job.start()
+        await stage.agent.settle()
+        await stage.agent.lose_link()
+        await stage.agent.redial()
+        await job.send(b"data: 1\n\n")
+        await job.finish()
+        assert await (await asking).read() == b"data: 1\n\n"
+
+
+@in_virtual_time
+async def test_response_over_many_links_is_byte_identical() -> None:
+    async with staged(replace(QUIET, window_bytes=MIN_WINDOW_BYTES)) as stage:
+        chance = random.Random(4)
+        sent = chance.randbytes(20 * MIN_WINDOW_BYTES)
+        job, response = await stage.streaming(sent[:1])
+        reading = asyncio.create_task(response.read())
+
+        async def send_all() -> None:
+            position = 1
+            while position < len(sent):
+                size = chance.randrange(1, MIN_WINDOW_BYTES // 4)
+                job.stream.write(sent[position : position + size])
+                position += size
+                await until(lambda: not job.stream.full)
+                await job.send_ready()
+
+        sending = asyncio.create_task(send_all())
+        for _ in range(60):
+            for _ in range(chance.randrange(20)):
+                await asyncio.sleep(0)
+            await stage.agent.lose_link()
+            await stage.agent.redial()
+        await sending
+        await job.finish()
+        assert sent[:1] + await reading == sent
+        await job.done.wait()
+
+
+@in_virtual_time
+async def test_job_frame_lost_on_the_way_is_sent_again_with_what_remains_of_its_deadline() -> None:
+    async with staged() as stage:
+        asking = stage.ask()
+        lost = await stage.agent.next_job()
+        await stage.agent.lose_link()
+        await asyncio.sleep(40)
+        await stage.agent.redial(live_jobs=[])
+        job = await stage.agent.next_job()
+        assert job.job == replace(lost.job, deadline_ms=job.job.deadline_ms)
+        assert 550_000 < job.job.deadline_ms <= lost.job.deadline_ms - 40_000
+        await job.answer(b"{}")
+        assert await (await asking).read() == b"{}"
+
+
+@in_virtual_time
+async def test_job_that_breaks_every_link_is_not_sent_for_ever() -> None:
+    async with staged() as stage:
+        asking = stage.ask()
+        for _ in range(MAX_SENDINGS):
+            await stage.agent.next_job()
+            await stage.agent.lose_link()
+            await stage.agent.redial(live_jobs=[])
+        assert (await asking).status == 502
         assert stage.coordinator.agents()[0].in_flight == 0
+
+
+@pytest.mark.parametrize(("first", "next_"), [(2, 9), (0, 0), (10, 9), (2**53, 2**53)], ids=str)
+def test_offset_that_is_not_held_ends_the_job(first: int, next_: int) -> None:
+    @in_virtual_time
+    async def run() -> None:
+        async with staged() as stage:
+            job, response = await stage.streaming(b"x")
+            offered = LiveJob(job.job.job_id, first, next_)
+            await stage.agent.lose_link()
+            await stage.agent.redial(live_jobs=[offered])
+            assert job.forgotten
+            assert b"backend_unreachable" in await response.read()
+            assert stage.coordinator.agents()[0].in_flight == 0
+
+    run()
+
+
+@in_virtual_time
+async def test_started_job_that_the_agent_forgot_is_tried_at_another() -> None:
+    async with staged() as stage, ScriptedAgent(stage.coordinator.connect_url) as other:
+        agents = sorted((stage.agent, other), key=lambda agent: agent.public_key)
+        asking = stage.ask()
+        job = await agents[0].next_job()
+        await job.start()
+        await agents[0].settle()
+        await agents[0].lose_link()
+        await agents[0].redial(live_jobs=[])
+        await (await agents[1].next_job()).answer(b"{}")
+        assert await (await asking).read() == b"{}"
+
+
+@in_virtual_time
+async def test_offers_of_jobs_it_never_had_are_ignored() -> None:
+    async with staged() as stage:
+        job, response = await stage.streaming(b"x")
+        await stage.agent.lose_link()
+        strange = [LiveJob(number.to_bytes(16, "big"), 0, 2**40) for number in range(4095)]
+        await stage.agent.redial(live_jobs=[*strange, job.stream.live_job()])
+        assert stage.agent.session.welcome is not None
+        assert stage.agent.session.welcome.resumed == {job.job.job_id: 1}
+        await job.finish()
+        assert await response.read() == b""
+
+
+@in_virtual_time
+async def test_session_of_another_key_cannot_be_claimed() -> None:
+    async with staged() as stage:
+        job, response = await stage.streaming(b"x")
+        await stage.agent.lose_link()
+        async with ScriptedAgent(stage.coordinator.connect_url) as thief:
+            thief.session.welcome = stage.agent.session.welcome
+            await thief.redial(live_jobs=[job.stream.live_job()])
+            assert thief.session.welcome is not None
+            assert thief.session.welcome.resumed == {}
+        await stage.agent.redial()
+        await job.finish()
+        assert await response.read() == b""
+
+
+@in_virtual_time
+async def test_agent_that_does_not_come_back_fails_its_jobs() -> None:
+    async with staged() as stage:
+        job, response = await stage.streaming(b"data: 1\n\n")
+        asking = stage.ask()
+        await stage.agent.next_job()
+        await stage.agent.lose_link()
+        assert b"backend_unreachable" in await response.read()
+        assert (await asking).status == 502
+        assert stage.coordinator.parked() == []
+        await stage.agent.redial()
+        assert job.forgotten
+
+
+@in_virtual_time
+async def test_job_without_output_goes_to_another_agent_when_its_own_stays_away() -> None:
+    async with staged() as stage, ScriptedAgent(stage.coordinator.connect_url) as other:
+        agents = sorted((stage.agent, other), key=lambda agent: agent.public_key)
+        asking = stage.ask()
+        await agents[0].next_job()
+        await agents[0].lose_link()
+        await (await agents[1].next_job()).answer(b"{}")
+        assert await (await asking).read() == b"{}"
+
+
+@in_virtual_time
+async def test_link_that_is_half_open_is_taken_over() -> None:
+    async with staged() as stage:
+        job, response = await stage.streaming(b"1")
+        older, closed = stage.agent.socket, stage.agent.closed
+        await stage.agent.redial()
+        await closed.wait()
+        assert older.close_code == 4001
+        await job.send(b"2")
+        await job.finish()
+        assert await response.read() == b"2"
+        assert len(stage.coordinator.agents()) == 1
+
+
+@in_virtual_time
+async def test_silent_agent_may_come_back() -> None:
+    async with staged(replace(QUIET, heartbeat_ms=10_000)) as stage:
+        job, response = await stage.streaming(b"1")
+        await stage.agent.closed.wait()
+        assert stage.agent.socket.close_code == 1008
+        stage.agent.is_lost = True
+        await stage.agent.redial()
+        await job.send(b"2")
+        await job.finish()
+        assert await response.read() == b"2"
+
+
+@in_virtual_time
+async def test_welcome_lost_with_its_link_costs_nothing() -> None:
+    async with staged() as stage:
+        job, response = await stage.streaming(b"1")
+        before = stage.agent.session.welcome
+        await stage.agent.lose_link()
+        await stage.agent.redial()
+        await stage.agent.lose_link()
+        stage.agent.session.welcome = before  # as if it had never come
+        await stage.agent.redial()
+        await job.send(b"2")
+        await job.finish()
+        assert await response.read() == b"2"
+
+
+@in_virtual_time
+async def test_what_the_buyer_takes_meanwhile_is_acknowledged_after_the_welcome() -> None:
+    half = MIN_WINDOW_BYTES // 2
+    async with staged(replace(QUIET, window_bytes=MIN_WINDOW_BYTES)) as stage:
+        job, response = await stage.streaming(b"x")
+        await job.send(bytes(half))
+        await stage.agent.settle()
+        await stage.agent.lose_link()
+        assert await response.content.readexactly(half) == bytes(half)
+        await stage.agent.redial()
+        assert job.stream.acked == half + 1
+        await job.finish()
+        assert await response.read() == b""
+
+
+@in_virtual_time
+async def test_job_whose_buyer_left_meanwhile_is_not_named() -> None:
+    async with staged() as stage:
+        job, response = await stage.streaming(b"1")
+        await stage.agent.lose_link()
+        response.close()
+        await until(lambda: [one.jobs for one in stage.coordinator.parked()] == [0])
+        await stage.agent.redial()
+        assert job.forgotten
+        assert stage.coordinator.agents()[0].in_flight == 0
+        assert stage.coordinator.counters.gone == 1
+
+
+@in_virtual_time
+async def test_job_cancelled_on_a_dying_link_is_not_named() -> None:
+    async with staged() as stage:
+        job, response = await stage.streaming(b"1")
+        response.close()
+        await job.cancelled.wait()
+        await stage.agent.lose_link()
+        await stage.agent.redial()
+        assert job.forgotten
+        assert stage.coordinator.agents()[0].in_flight == 0
+
+
+@in_virtual_time
+async def test_stopped_buyer_costs_no_more_than_a_window_however_often_the_link_breaks() -> None:
+    window = MIN_WINDOW_BYTES
+    async with staged(replace(QUIET, window_bytes=window)) as stage:
+        job, response = await stage.streaming(b"x")
+        sending = asyncio.create_task(job.send(bytes(16 * MIB)))
+        taken = -1
+        while taken != job.stream.acked:  # until the buffers of the sockets are full
+            taken = job.stream.acked
+            await asyncio.sleep(1)
+        for _ in range(100):
+            await stage.agent.lose_link()
+            await stage.agent.redial()
+            assert job.stream.sent - window <= job.stream.acked < taken + window
+        await sending
+        assert stage.coordinator.agents()[0].in_flight == 1
+        response.close()
+        await job.cancelled.wait()
+
+
+@in_virtual_time
+async def test_protocol_violation_ends_the_session() -> None:
+    async with staged() as stage:
+        _, response = await stage.streaming(b"1")
+        await stage.agent.send_raw(b"\xc1")
+        assert b"backend_unreachable" in await response.read()
+        assert stage.coordinator.parked() == []
+
+
+@pytest.mark.parametrize(("code", "kept"), [(1000, 0), (1001, 0), (1002, 0), (1011, 1)])
+def test_goodbye_of_the_agent_says_whether_it_may_return(code: int, kept: int) -> None:
+    @in_virtual_time
+    async def run() -> None:
+        async with staged() as stage:
+            await stage.streaming(b"1")
+            await stage.agent.socket.close(code)
+            await until(lambda: not stage.coordinator.agents())
+            assert len(stage.coordinator.parked()) == kept
+
+    run()
+
+
+@in_virtual_time
+async def test_without_resume_ms_nothing_is_kept() -> None:
+    async with staged(replace(QUIET, resume_ms=0)) as stage:
+        _, response = await stage.streaming(b"1")
+        await stage.agent.lose_link()
+        assert b"backend_unreachable" in await response.read()
+        assert stage.coordinator.parked() == []
+
+
+@in_virtual_time
+async def test_agent_that_was_draining_still_is() -> None:
+    async with staged() as stage:
+        job, _ = await stage.streaming(b"1")
+        await stage.agent.start_draining()
+        await stage.agent.lose_link()
+        await stage.agent.redial()
+        assert stage.coordinator.agents()[0].draining
+        await job.finish()
