@@ -54,6 +54,9 @@ class DialSettings(Struct, frozen=True, kw_only=True):
     client_key_file: Path | None = None
     proxy: str | None = None
 
+    def __repr__(self) -> str:
+        return f"<DialSettings {self.url}>"  # the proxy's address may hold a password
+
     @property
     def authority(self) -> str:
         """What the challenge's signature names."""
@@ -104,7 +107,10 @@ class _Attempt:
 
             def connection_lost(self, exc: Exception | None) -> None:
                 attempt.lost = exc
-                super().connection_lost(exc)
+                # Behind a proxy the loop reports a failed TLS handshake here, too, and the library
+                # is not prepared for the end of what never began.
+                if attempt.connected:
+                    super().connection_lost(exc)
 
         return Watched
 

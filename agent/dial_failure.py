@@ -55,4 +55,7 @@ def explain(error: Exception) -> LinkEnd:
         return LinkEnd(End.LOST, "connection refused; is the coordinator running there?")
     if isinstance(error, OSError):
         return LinkEnd(End.LOST, f"no connection: {error.strerror or type(error).__name__}")
+    if isinstance(error, EOFError) or isinstance(error.__cause__, EOFError):
+        detail = "the server hung up in place of an answer; is it a WebSocket server, and does it "
+        return LinkEnd(End.LOST, f"{detail}want a client certificate?")
     return LinkEnd(End.LOST, "the server did not answer as a WebSocket server")

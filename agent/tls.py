@@ -65,7 +65,7 @@ def _load_client_certificate(context: ssl.SSLContext, cert: Path, key: Path | No
         if error.reason == "KEY_VALUES_MISMATCH":
             reason = f"the private key is not that of the certificate in {cert}"
             raise UnusableFile(*named, reason) from error
-        which = "no certificate and key in PEM, as it should"
+        which = "it does not hold a certificate and its key as PEM"
         if key is not None:
             which = f"this file, or client_cert_file {cert}, is not PEM of its kind"
         raise UnusableFile(*named, which) from error

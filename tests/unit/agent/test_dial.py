@@ -276,7 +276,7 @@ def _verification() -> ssl.SSLCertVerificationError:
         (OSError(), End.LOST, "OSError"),
         (ProxyError("no"), End.LOST, "the proxy"),
         (InvalidHandshake("odd"), End.LOST, "WebSocket server"),
-        (EOFError(), End.LOST, "WebSocket server"),
+        (EOFError(), End.LOST, "hung up in place of an answer"),
     ],
 )
 def test_every_failure_has_a_kind_and_a_sentence(error: Exception, end: End, text: str) -> None:

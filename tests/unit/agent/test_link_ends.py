@@ -1,11 +1,9 @@
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from agent.backoff import End, LinkEnd
-from agent.watchdogs import PING_EVERY_S, WRITE_STALL_S
 from protocol.frames import (
     Ack,
     CoordinatorFrame,
@@ -13,13 +11,10 @@ from protocol.frames import (
     Hello,
     JobError,
 )
-from protocol.limits import MIB
 from tests.kit.link_user import Connected, connect
 from tests.kit.scripted_coordinator import (
     ScriptedCoordinator,
-    welcome,
 )
-from tests.kit.virtual_time import in_virtual_time, now
 
 SECRET = "a private prompt"
 
@@ -126,50 +121,3 @@ async def test_cancelling_in_the_handshake_leaves_nothing_open(
     await agent.closed.wait()
     with pytest.raises(asyncio.CancelledError):
         await connected.running
-
-
-# --- a peer that stalls ---------------------------------------------------------------------------
-
-
-@in_virtual_time
-async def test_a_peer_that_takes_nothing_is_given_up_on() -> None:
-    async with ScriptedCoordinator(lambda _: welcome(window_bytes=16 * MIB)) as coordinator:
-        connected, agent = await connect(coordinator)
-        agent.stop_reading()
-        connected.outbox.set_window(16 * MIB)
-        _fill(connected, 16 * MIB)
-        await _until_the_kernel_is_full()
-        began = now()
-        end = await connected.end()
-        assert end == LinkEnd(End.LOST, "sending made no progress for 30 s")
-        assert now() - began == pytest.approx(WRITE_STALL_S)
-
-
-@in_virtual_time
-async def test_a_peer_that_answers_no_ping_is_given_up_on() -> None:
-    async with ScriptedCoordinator() as coordinator:
-        connected, agent = await connect(coordinator)
-        agent.stop_reading()
-        began = now()
-        end = await connected.end()
-        assert end == LinkEnd(End.LOST, "no answer to a ping within 20 s")
-        assert now() - began == pytest.approx(2 * PING_EVERY_S)
-
-
-class _Source:
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-
-async def _until_the_kernel_is_full() -> None:
-    # Its acknowledgements may be delayed, in real time, which the loop's clock would jump over.
-    for _ in range(4):
-        time.sleep(0.06)  # noqa: ASYNC251
-        await asyncio.sleep(0)
-
-
-def _fill(connected: Connected, count: int) -> None:
-    lane = connected.outbox.open(b"j" * 16)
-    lane.started(200, "text/plain", _Source())
-    lane.send_chunk(bytes(count))

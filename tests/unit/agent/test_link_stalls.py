@@ -1,0 +1,155 @@
+"""A coordinator that is slow, takes nothing, or says nothing."""
+
+import asyncio
+import time
+
+import pytest
+
+from agent.backoff import End, LinkEnd, Retry, after
+from agent.dial import CLOSE_TIMEOUT_S
+from agent.watchdogs import PING_EVERY_S, WRITE_STALL_S
+from protocol.codec import VERSION_1
+from protocol.frames import AgentLimits, Capabilities, Challenge, ModelOffer
+from protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MODELS, MIB
+from tests.kit.link_user import Connected, DialledLink, connect
+from tests.kit.scripted_coordinator import NONCE, AgentAtCoordinator, ScriptedCoordinator, welcome
+from tests.kit.virtual_time import in_virtual_time, now
+
+WIDE = welcome(window_bytes=16 * MIB)
+
+
+class _Source:
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+async def stalled(coordinator: ScriptedCoordinator) -> tuple[Connected, AgentAtCoordinator]:
+    """A link on which no byte moves any more, though many wait."""
+    connected, agent = await connect(coordinator)
+    agent.stop_reading()
+    connected.outbox.set_window(16 * MIB)
+    lane = connected.outbox.open(b"j" * 16)
+    lane.started(200, "text/plain", _Source())
+    lane.send_chunk(bytes(16 * MIB))
+    for _ in range(4):
+        await _let_the_kernel_work()
+    return connected, agent
+
+
+async def _let_the_kernel_work() -> None:
+    # It delays acknowledgements, in real time, which the loop's clock would jump over.
+    time.sleep(0.06)  # noqa: ASYNC251
+    await asyncio.sleep(0)
+
+
+@in_virtual_time
+async def test_a_peer_that_takes_nothing_is_given_up_on() -> None:
+    async with ScriptedCoordinator(lambda _: WIDE) as coordinator:
+        connected, _ = await stalled(coordinator)
+        began = now()
+        end = await connected.end()
+        assert end == LinkEnd(End.LOST, "sending made no progress for 30 s")
+        assert now() - began == pytest.approx(WRITE_STALL_S)
+
+
+@in_virtual_time
+async def test_a_peer_that_takes_little_by_little_is_kept() -> None:
+    # One message that was long under way once ended the link, though it moved.
+    async with ScriptedCoordinator() as coordinator:
+        connected, agent = await connect(coordinator)
+        agent.stop_reading()
+        offer = ModelOffer("m" * 512, ["openai"], ["chat"], 1, False, "x", 1)
+        connected.outbox.put(Capabilities(1, [offer] * MAX_MODELS, AgentLimits(8)))
+        began = now()
+        while not agent.frames[1:]:
+            assert not connected.running.done()
+            await asyncio.sleep(7)
+            await _let_the_kernel_work()
+            agent.socket.transport.resume_reading()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            agent.stop_reading()
+        assert now() - began > WRITE_STALL_S
+        agent.socket.transport.resume_reading()
+        await agent.close(1000)
+        await connected.end()
+
+
+@in_virtual_time
+async def test_a_peer_that_vanished_is_noticed_within_two_pings_with_nothing_to_send() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        connected, agent = await connect(coordinator)
+        agent.stop_reading()
+        began = now()
+        end = await connected.end()
+        assert end == LinkEnd(End.LOST, "no answer to a ping within 20 s")
+        assert now() - began == pytest.approx(2 * PING_EVERY_S)
+
+
+@in_virtual_time
+async def test_a_peer_that_answers_pings_is_kept() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        connected, agent = await connect(coordinator)
+        await asyncio.sleep(10 * PING_EVERY_S)
+        assert not connected.running.done()
+        await agent.close(1000)
+        await connected.end()
+
+
+@in_virtual_time
+async def test_leaving_a_peer_that_takes_nothing_has_an_end() -> None:
+    # The goodbye once waited for room behind what the peer did not take.
+    async with ScriptedCoordinator(lambda _: WIDE) as coordinator:
+        connected, _ = await stalled(coordinator)
+        began = now()
+        connected.running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connected.running
+        assert now() - began == pytest.approx(CLOSE_TIMEOUT_S)
+
+
+@in_virtual_time
+async def test_a_violation_of_a_peer_that_takes_nothing_ends_the_link() -> None:
+    async with ScriptedCoordinator(lambda _: WIDE) as coordinator:
+        connected, agent = await stalled(coordinator)
+        began = now()
+        await agent.send(welcome())
+        end = await connected.end()
+        assert end.end is End.BROKEN_PEER
+        assert now() - began == pytest.approx(CLOSE_TIMEOUT_S)
+
+
+@in_virtual_time
+async def test_a_coordinator_that_greets_a_byte_at_a_time_is_given_up_on() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        coordinator.greets = False
+        connected = Connected(coordinator)
+        agent = await coordinator.next_agent()
+        message = VERSION_1.encode([Challenge(NONCE, "slow")])
+        began = now()
+        for byte in bytes([0x82, len(message)]) + message:
+            if connected.running.done():
+                break
+            agent.socket.transport.write(bytes([byte]))
+            await asyncio.sleep(1)
+        end = await connected.end()
+        assert end == LinkEnd(End.LOST, "no welcome within 10 s of the open connection")
+        assert now() - began == pytest.approx(HANDSHAKE_TIMEOUT_S, abs=1)
+
+
+@in_virtual_time
+async def test_a_coordinator_that_accepts_and_drops_is_asked_ever_more_rarely() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        attempt, waits = 0, []
+        for _ in range(8):
+            dialled = DialledLink(coordinator.url)
+            running = asyncio.create_task(dialled.link.run())
+            agent = await coordinator.next_agent()
+            await dialled.user.connected.wait()
+            agent.cut()
+            decision = after(await running, attempt, 0.0, lambda: 0.5)
+            assert isinstance(decision, Retry)
+            attempt = decision.attempt
+            waits.append(decision.after_s)
+        assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30]
