@@ -20,7 +20,7 @@ from agent.failover import next_route
 from agent.job_log import end_fields, job_fields
 from agent.outbox import Lane, Outbox
 from agent.routing import Refusal, Route, choose_routes
-from agent.token_bucket import TokenBucket
+from agent.token_bucket import limited
 from protocol.errors import ErrorCode
 from protocol.frames import Job, JobEnd, JobError, JobResult
 from protocol.limits import MAX_LIVE_JOBS
@@ -147,6 +147,8 @@ class Jobs:
         self.max_concurrent = max_concurrent
         self.accepting = True
         """False once the agent drains: further jobs are refused with `draining`."""
+        self.completed = 0
+        """Jobs so far whose end is a result."""
         self.last_offer_at: float | None = None
         self._served = served
         self._outbox = outbox
@@ -155,7 +157,7 @@ class Jobs:
         self._running: dict[bytes, _Running] = {}
         self._on_backend: dict[str, int] = {}
         self._seen: OrderedDict[bytes, None] = OrderedDict()
-        self._bucket = TokenBucket(tokens_per_minute, clock) if tokens_per_minute else None
+        self._bucket = limited(None, tokens_per_minute, clock)
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -175,6 +177,11 @@ class Jobs:
     def on_backend(self, backend_id: str) -> int:
         """Jobs running on one backend now."""
         return self._on_backend.get(backend_id, 0)
+
+    def limit(self, max_concurrent: int, tokens_per_minute: int | None) -> None:
+        """From now on take so much on; jobs that run already go on."""
+        self.max_concurrent = max_concurrent
+        self._bucket = limited(self._bucket, tokens_per_minute, self._clock)
 
     def offer(self, job: Job) -> None:
         """Take a job, or refuse it with its end; never waits. A job offered twice runs once.
@@ -369,6 +376,7 @@ class Jobs:
         self, job: Job, lane: Lane, kind: str, end: JobEnd, arrived: float, attempts: int
     ) -> None:
         lane.finish(end)
+        self.completed += isinstance(end, JobResult)
         first = end.first_byte_ms if isinstance(end, JobResult) else None
         first_byte_s = None if first is None else first / 1000
         self._on_end(JobRecord(job.format, kind, end, first_byte_s, attempts))

@@ -73,5 +73,5 @@ class RunningAgent:
     async def connected(self) -> AgentAtCoordinator:
         """The coordinator's end of the next connection, once the agent is welcomed."""
         agent = await self._coordinator.next_agent()
-        await self.service.connected.wait()
+        await self.service.uplink.connected.wait()
         return agent

@@ -42,7 +42,7 @@ async def streaming(
 
 async def cut(peer: AgentAtCoordinator, agent: RunningAgent) -> None:
     peer.cut()
-    while agent.service.connected.is_set():  # noqa: ASYNC110
+    while agent.service.uplink.connected.is_set():  # noqa: ASYNC110
         # There is an event for being connected, none for being so no more.
         await asyncio.sleep(0)
 
