@@ -20,7 +20,7 @@ from tests.kit.connection import Connection, Plug, reset_on_close
 
 HOST: Final = "127.0.0.1"
 
-SOCKET_BUFFER_BYTES: Final = 64 * 1024
+SOCKET_BUFFER_BYTES: Final = 16 * 1024
 """Kernel buffers of the cable's sockets: small, so that both ends soon feel that it is stalled."""
 
 

@@ -19,6 +19,9 @@ PIECE_BYTES: Final = 16 * 1024
 TICK_S: Final = 0.05
 """A throttled wire lets through so much time's worth of bytes at once."""
 
+THROTTLED_S: Final = 0.25
+"""How much time's worth of bytes waits inside a throttled wire."""
+
 _END: Final = b""
 
 
@@ -144,7 +147,9 @@ class Wire:
     def _set_reading(self) -> None:
         if self._source.is_closing() or self._over:
             return
-        if self._stalled or self._held >= HELD_BYTES:
+        rate = self.bytes_per_s
+        most = HELD_BYTES if rate is None else min(HELD_BYTES, rate * THROTTLED_S)
+        if self._stalled or self._held >= most:
             self._source.pause_reading()
         else:
             self._source.resume_reading()

@@ -1,0 +1,92 @@
+"""What a scenario is, and how one is run."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from tests.kit.virtual_time import VirtualTimeLoop
+
+VIRTUAL_LIMIT_S = 7 * 24 * 3600.0
+"""In a scenario's own time: what takes longer than a week hangs."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is done.
+
+    Attributes:
+        streams: at once, where many are asked for.
+        cuts: of the link, where it is cut again and again.
+        rounds: how often a short scenario is repeated with other moments.
+        seed: of every random choice.
+    """
+
+    streams: int
+    cuts: int
+    rounds: int
+    seed: int = 1
+
+    def dice(self, salt: object = "") -> random.Random:
+        """Random choices, the same ones for the same seed."""
+        return random.Random(f"{self.seed}/{salt}")
+
+
+SHORT = Effort(streams=12, cuts=12, rounds=2)
+"""For every run of the tests."""
+
+FULL = Effort(streams=64, cuts=200, rounds=8)
+"""What `make test-faults` does."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One line of the table.
+
+    Attributes:
+        name: in a few words; also the name of its test.
+        done: what is done to the system.
+        promise: what must hold.
+        run: does it; returns what was seen, for the table.
+    """
+
+    name: str
+    done: str
+    promise: str
+    run: Callable[[Effort], Awaitable[str]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a scenario went.
+
+    Attributes:
+        seen: what was seen, in a few words.
+        error: why it failed; None: it held.
+        seconds: real ones.
+    """
+
+    seen: str
+    error: Exception | None
+    seconds: float
+
+
+def perform(scenario: Scenario, effort: Effort, *, debug: bool = False) -> Outcome:
+    """Run a scenario in virtual time. Only interrupts are raised."""
+    began = time.monotonic()
+    try:
+        with asyncio.Runner(debug=debug, loop_factory=VirtualTimeLoop) as runner:
+            seen = runner.run(_bounded(scenario, effort))
+    except Exception as error:  # noqa: BLE001 - whatever went wrong, it goes into the table
+        return Outcome("", error, time.monotonic() - began)
+    return Outcome(seen, None, time.monotonic() - began)
+
+
+async def _bounded(scenario: Scenario, effort: Effort) -> str:
+    async with asyncio.timeout(VIRTUAL_LIMIT_S):
+        seen = await scenario.run(effort)
+    leaked = asyncio.all_tasks() - {asyncio.current_task()}
+    names = sorted(task.get_name() for task in leaked)
+    assert not leaked, f"tasks left running: {names}"
+    return seen

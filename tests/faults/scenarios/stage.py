@@ -1,0 +1,172 @@
+"""Where scenarios play: buyers, the reference coordinator, a real agent, a server, and two cables.
+
+::
+
+    buyers ──▶ coordinator ◀──link cable── agent ──backend cable──▶ server
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
+
+from adapters.base import BackendSettings, WireFormat
+from adapters.openai_compatible import OpenAICompatibleBackend
+from adapters.settings import TimeoutSettings
+from agent.backends import Backends
+from agent.config import DiscoveryConfig, LimitsConfig
+from agent.identity import Identity
+from agent.service import Service
+from coordinator.server import Coordinator
+from coordinator.settings import CoordinatorSettings
+from protocol.limits import CONNECT_PATH
+from tests.faults.scenarios.buyers import Buyers
+from tests.faults.scenarios.numbered_server import NumberedServer
+from tests.kit.agent_config import agent_config
+from tests.kit.network import Cable
+from tests.kit.virtual_time import now
+
+MAX_CONCURRENT = 256
+
+LIMITS = LimitsConfig(max_concurrent=MAX_CONCURRENT)
+
+SETTINGS = CoordinatorSettings(port=0, deadline_s=24 * 3600.0, drain_s=0.0)
+
+
+async def until(holds: Callable[[], bool], within_s: float = 600.0) -> None:
+    """Return when it holds; fail when it does not in time. For what has no event; virtual time."""
+    async with asyncio.timeout(within_s):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+@dataclass(eq=False)
+class RunningService:
+    """One agent and its way to its server."""
+
+    service: Service
+    task: asyncio.Task[int]
+    backend_cable: Cable
+
+
+@dataclass(eq=False)
+class Stage:
+    """See the module's text.
+
+    Attributes:
+        settings: of every coordinator.
+        server: what streams.
+        link: between agents and coordinators.
+        coordinator: the one that runs now.
+        buyers: its clients.
+        agents: those that run.
+    """
+
+    settings: CoordinatorSettings
+    server: NumberedServer
+    link: Cable
+    coordinator: Coordinator
+    buyers: Buyers
+    agents: list[RunningService]
+    stack: AsyncExitStack
+    dice: random.Random
+
+    @property
+    def service(self) -> Service:
+        """The first agent."""
+        return self.agents[0].service
+
+    @property
+    def backend_cable(self) -> Cable:
+        """The first agent's way to its server."""
+        return self.agents[0].backend_cable
+
+    async def add_agent(self, limits: LimitsConfig = LIMITS) -> RunningService:
+        """Start an agent; it need not be connected yet."""
+        cable = await self.stack.enter_async_context(Cable(self.server.port))
+        settings = BackendSettings(
+            kind=OpenAICompatibleBackend.kind,
+            url=f"http://{cable.authority}",
+            formats=(WireFormat.OPENAI,),
+            max_concurrent=MAX_CONCURRENT,
+            timeouts=TimeoutSettings(total_s=24 * 3600.0),
+        )
+        service = Service(
+            agent_config(
+                f"ws://{self.link.authority}{CONNECT_PATH}",
+                limits=limits,
+                discovery=DiscoveryConfig(interval_s=600.0),
+            ),
+            Identity(Ed25519PrivateKey.generate()),
+            Backends([OpenAICompatibleBackend(settings)], {}, [], {}),
+            clock=now,
+            uniform=self.dice.random,
+        )
+        task = asyncio.create_task(service.run(), name="agent")
+        agent = RunningService(service, task, cable)
+        self.agents.append(agent)
+        self.stack.push_async_callback(_end, task)
+        return agent
+
+    async def offers(self, count: int = 1) -> None:
+        """Return when so many agents offer the model and take jobs."""
+        await until(lambda: sum(bool(one.models) for one in self.coordinator.agents()) >= count)
+
+    async def idle(self) -> None:
+        """Return when nobody has anything to do any more, or fail."""
+        await until(lambda: not any(one.service.jobs.in_flight for one in self.agents))
+        await until(lambda: not any(one.service.outbox.streams for one in self.agents))
+        await until(lambda: not any(one.in_flight for one in self.coordinator.agents()))
+        await until(lambda: not self.server.active)
+
+    async def replace_coordinator(self) -> Coordinator:
+        """Start another one, which knows nothing; the link leads to it from now on.
+
+        Returns:
+            The old one, to be stopped.
+        """
+        old = self.coordinator
+        self.coordinator = await self.stack.enter_async_context(_coordinator(self.settings))
+        self.link.target = _port(self.coordinator)
+        self.buyers.port = _port(self.coordinator)
+        return old
+
+
+@asynccontextmanager
+async def stage(
+    dice: random.Random,
+    settings: CoordinatorSettings = SETTINGS,
+    limits: LimitsConfig = LIMITS,
+    agents: int = 1,
+) -> AsyncIterator[Stage]:
+    """A stage on which everybody is connected."""
+    async with AsyncExitStack() as stack:
+        link = await stack.enter_async_context(Cable())
+        settings = replace(settings, authorities=(link.authority,))
+        server = await stack.enter_async_context(NumberedServer())
+        coordinator = await stack.enter_async_context(_coordinator(settings))
+        link.target = _port(coordinator)
+        buyers = await stack.enter_async_context(Buyers(_port(coordinator)))
+        play = Stage(settings, server, link, coordinator, buyers, [], stack, dice)
+        for _ in range(agents):
+            await play.add_agent(limits)
+        await play.offers(agents)
+        yield play
+
+
+def _coordinator(settings: CoordinatorSettings) -> Coordinator:
+    return Coordinator(settings, clock=now)
+
+
+def _port(coordinator: Coordinator) -> int:
+    return int(coordinator.authority.rpartition(":")[2])
+
+
+async def _end(task: asyncio.Task[int]) -> None:
+    if not task.done():
+        task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
