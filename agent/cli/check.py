@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from adapters.registry import known_kinds
 from agent.backends import make_backends
 from agent.cli.check_backends import check_backend_state, skipped_backend
-from agent.cli.check_coordinator import check_coordinator
+from agent.cli.check_coordinator import check_coordinators
 from agent.cli.findings import Finding, Outcome, all_well, failure, show
 from agent.cli.settings import EXIT_CONFIG, NO_BACKEND, config_option, run_async, start_logging
 from agent.config import Config, ConfigError, LoadedConfig, load_config
@@ -68,9 +68,9 @@ def _identity(config: Config, findings: list[Finding]) -> Identity | None:
 
 
 async def _check(config: Config, identity: Identity | None, completions: bool) -> list[Finding]:
-    findings = [await check_coordinator(config, identity)]
+    findings = await check_coordinators(config, identity)
     backends = make_backends(config.backends, os.environ)
-    discovery = Discovery(backends.usable, backends.markups, lambda: None)
+    discovery = Discovery(backends, lambda: None)
     try:
         await discovery.check_all()
         for state in discovery.states:

@@ -38,25 +38,33 @@ _DIAL_ADVICE: Final = {
 }
 
 
-async def check_coordinator(config: Config, identity: Identity | None) -> Finding:
-    """Dial and, when that disturbs nobody, say hello.
+async def check_coordinators(config: Config, identity: Identity | None) -> list[Finding]:
+    """Dial each address and, when that disturbs nobody, say hello.
 
-    An agent that runs with the same key would lose its connection to our hello (the newer one
-    wins), so with one running the handshake is left to it.
+    An agent that runs with the same key would lose its place to our hello (the newer one wins, and
+    the older stops), so the handshake is left to it, at every address: all may lead to the same
+    coordinator.
     """
-    url = config.coordinator.url
+    why_silent = "there is no key" if identity is None else await _running_agent(config)
+    known = None if why_silent else identity
+    urls = (config.coordinator.url, *config.coordinator.fallback_urls)
+    return [await _check_address(config, url, known, why_silent) for url in urls]
+
+
+async def _check_address(
+    config: Config, url: str, identity: Identity | None, why_silent: str
+) -> Finding:
     settings = DialSettings.of(config.coordinator, url)
-    connected = await _agent_is_connected(config)
     try:
         socket = await dial(settings, VERSION_1.subprotocol)
     except DialFailed as failed:
         return _failed(settings, failed.what)
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-            if identity is None or connected:
+            if identity is None:
                 round_trip = await (await socket.ping())
-                why = "the running agent is connected" if connected else "there is no key"
-                details = f"reachable, round trip {round_trip * 1000:.0f} ms; no hello said: {why}"
+                details = f"reachable, round trip {round_trip * 1000:.0f} ms; no hello said: "
+                details += why_silent
                 return Finding(COMPONENT, url, Outcome.OK, details)
             return await _greet(socket, settings, config, identity)
     except TimeoutError:
@@ -105,13 +113,18 @@ async def _greet(
     return Finding(COMPONENT, settings.url, Outcome.OK, details)
 
 
-async def _agent_is_connected(config: Config) -> bool:
-    """Whether an agent of these settings runs and is welcome at this coordinator."""
+async def _running_agent(config: Config) -> str:
+    """Why no hello may be said on account of an agent of these settings; "" when it may."""
+    address = config.observability.prometheus_addr
+    if not address:
+        return "an agent may be running, and its status server is off"
     try:
-        state = await fetch_snapshot(config.observability.prometheus_addr)
+        state = await fetch_snapshot(address)
     except NoAgent:
-        return False
-    return state.link == LINK_CONNECTED and state.coordinator_url == config.coordinator.url
+        return ""
+    urls = (config.coordinator.url, *config.coordinator.fallback_urls)
+    connected = state.link == LINK_CONNECTED and state.coordinator_url in urls
+    return "the running agent is connected" if connected else ""
 
 
 def _failed(settings: DialSettings, what: LinkEnd) -> Finding:

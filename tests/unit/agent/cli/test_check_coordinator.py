@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from agent.cli.check_coordinator import check_coordinator
+from agent.cli.check_coordinator import check_coordinators
 from agent.cli.findings import Finding, Outcome
 from agent.config import Config, CoordinatorConfig
 from agent.identity import Identity, load_or_create
@@ -26,8 +26,20 @@ async def coordinator() -> AsyncIterator[ScriptedCoordinator]:
         yield running
 
 
-def config_for(coordinator: ScriptedCoordinator, *, prometheus_addr: str = "") -> Config:
-    section = CoordinatorConfig(url=coordinator.url, enrollment_code="code-of-the-test")
+NO_AGENT = "127.0.0.1:1"
+
+
+async def check_coordinator(config: Config, identity: Identity | None) -> Finding:
+    (finding,) = await check_coordinators(config, identity)
+    return finding
+
+
+def config_for(
+    coordinator: ScriptedCoordinator, *others: str, prometheus_addr: str = NO_AGENT
+) -> Config:
+    section = CoordinatorConfig(
+        url=coordinator.url, fallback_urls=others, enrollment_code="code-of-the-test"
+    )
     return agent_config("", coordinator=section, prometheus_addr=prometheus_addr)
 
 
@@ -77,6 +89,45 @@ async def test_a_running_agent_keeps_its_connection(
     assert finding.outcome is Outcome.OK
     assert finding.details.endswith("no hello said: the running agent is connected")
     assert coordinator.agents[0].frames == []
+
+
+async def test_an_agent_that_cannot_be_seen_keeps_its_connection(
+    coordinator: ScriptedCoordinator, identity: Identity
+) -> None:
+    finding = await check_coordinator(config_for(coordinator, prometheus_addr=""), identity)
+
+    assert finding.outcome is Outcome.OK
+    assert finding.details.endswith("an agent may be running, and its status server is off")
+    assert coordinator.agents[0].frames == []
+
+
+async def test_every_address_is_tried(coordinator: ScriptedCoordinator, identity: Identity) -> None:
+    async with ScriptedCoordinator() as other:
+        config = config_for(coordinator, "ws://127.0.0.1:1/", other.url)
+
+        findings = await check_coordinators(config, identity)
+
+    assert [finding.target for finding in findings] == [
+        coordinator.url,
+        "ws://127.0.0.1:1/",
+        other.url,
+    ]
+    outcomes = [finding.outcome for finding in findings]
+    assert outcomes == [Outcome.OK, Outcome.FAILED, Outcome.OK]
+
+
+async def test_an_agent_at_a_fallback_address_keeps_its_connection(
+    coordinator: ScriptedCoordinator, identity: Identity
+) -> None:
+    async with ScriptedCoordinator() as other:
+        state = replace(READY, coordinator_url=other.url)
+        async with status_server(state) as address:
+            config = config_for(coordinator, other.url, prometheus_addr=address)
+
+            findings = await check_coordinators(config, identity)
+
+        assert all("no hello said" in finding.details for finding in findings)
+        assert coordinator.agents[0].frames == other.agents[0].frames == []
 
 
 @pytest.mark.parametrize("changes", [{"link": "connecting"}, {"coordinator_url": "wss://other"}])
