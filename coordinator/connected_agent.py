@@ -228,6 +228,7 @@ class ConnectedAgent:
             instance_id=self.instance_id,
             retired=self.retired,
             draining=self.draining,
+            offers=self.offers,
             jobs=jobs,
             streams=streams,
         )

@@ -300,7 +300,7 @@ def _nobody(code: ErrorCode, asked: BuyerRequest) -> Failure:
                 f"{operation}."
             )
         case ErrorCode.OUT_OF_CAPACITY:
-            message = f"Every provider of the model `{model}` is busy; try again soon."
+            message = f"Every provider of the model `{model}` is busy or away; try again soon."
         case _:
             message = ""
     return failure_of_code(code, message)

@@ -5,6 +5,7 @@ Of one key, the newest connection gets the new jobs. Another process with the sa
 """
 
 import base64
+import logging
 from collections.abc import Callable, Iterable
 
 from msgspec import Struct
@@ -18,6 +19,8 @@ from coordinator.settings import CoordinatorSettings
 from protocol.errors import ErrorCode
 from protocol.formats import Operation, WireFormat
 from protocol.frames import Heartbeat, Hello, Rejected
+
+log = logging.getLogger("provider_agent.coordinator")
 
 FULL_RETRY_MS = 30_000
 """When an agent that found no seat may ask again."""
@@ -178,6 +181,8 @@ class Fleet:
         was_here = self._forget(agent)
         if was_here and may_return and not self._closed:
             self._parked.park(session)
+            fields = {"session": session.session_id.hex(), "jobs": len(session.jobs)}
+            log.info("session waits for its agent", extra={"fields": fields})
         else:
             session.end()
 
@@ -196,7 +201,17 @@ class Fleet:
             return ErrorCode.DRAINING
         left_out = set(tried)
         untried = (agent for key, agent in self._agents.items() if key not in left_out)
-        return choose(untried, model_id, operation)
+        chosen = choose(untried, model_id, operation)
+        if chosen is ErrorCode.MODEL_NOT_LOADED and self._expects(model_id):
+            return ErrorCode.OUT_OF_CAPACITY
+        return chosen
+
+    def _expects(self, model_id: str) -> bool:
+        """Whether an agent may come back that served the model: worth asking again soon."""
+        return any(
+            session.offers is not None and model_id in session.offers.models
+            for session in self._parked
+        )
 
     def models(self, wire_format: WireFormat) -> list[str]:
         """Every model that somebody offers in this format, sorted."""

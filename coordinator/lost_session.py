@@ -9,6 +9,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from coordinator.offers import OfferTable
 from coordinator.running_job import RunningJob
 from protocol.errors import ErrorCode
 from protocol.frames import JobError, LiveJob
@@ -46,6 +47,7 @@ class LostSession:
         instance_id: of the agent's process.
         retired: another connection of the same key gets the new jobs.
         draining: the agent takes no more jobs.
+        offers: what it served.
         jobs: those that somebody waits for.
         streams: how far the response of each came; may hold more than `jobs`.
     """
@@ -58,6 +60,7 @@ class LostSession:
         instance_id: str,
         retired: bool,
         draining: bool,
+        offers: OfferTable | None,
         jobs: dict[bytes, RunningJob],
         streams: dict[bytes, ReceiveStream],
     ) -> None:
@@ -66,6 +69,7 @@ class LostSession:
         self.instance_id = instance_id
         self.retired = retired
         self.draining = draining
+        self.offers = offers
         self.jobs = jobs
         self._streams = {job_id: streams[job_id] for job_id in jobs if job_id in streams}
         for job in jobs.values():

@@ -88,7 +88,8 @@ class ParkedSessions:
     def _expire(self, place: tuple[bytes, bool]) -> None:
         session = self._seats[place].session
         fields = {"session": session.session_id.hex(), "jobs": len(session.jobs)}
-        log.warning("agent did not come back for its session", extra={"fields": fields})
+        level = logging.WARNING if session.jobs else logging.INFO
+        log.log(level, "agent did not come back for its session", extra={"fields": fields})
         self._end(place)
 
     def _end(self, place: tuple[bytes, bool]) -> None:

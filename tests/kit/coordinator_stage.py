@@ -19,6 +19,9 @@ QUIET = CoordinatorSettings(port=0, drain_s=0, heartbeat_ms=3_600_000)
 """Scripted agents send no heartbeats, and virtual time passes quickly."""
 
 
+PATIENT = aiohttp.ClientTimeout(total=None)
+
+
 class Stage:
     def __init__(
         self, coordinator: Coordinator, agent: ScriptedAgent, http: aiohttp.ClientSession
@@ -57,7 +60,7 @@ class Stage:
 async def staged(settings: CoordinatorSettings = QUIET) -> AsyncIterator[Stage]:
     async with (
         Coordinator(settings, clock=now) as coordinator,
-        aiohttp.ClientSession(coordinator.http_url) as http,
+        aiohttp.ClientSession(coordinator.http_url, timeout=PATIENT) as http,
         ScriptedAgent(coordinator.connect_url, instance_id="one") as agent,
     ):
         stage = Stage(coordinator, agent, http)

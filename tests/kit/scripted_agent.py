@@ -114,6 +114,9 @@ class ScriptedJob:
         self, *pieces: bytes, status: int = 200, content_type: str = EVENT_STREAM
     ) -> None:
         await self.start(status, content_type)
+        await self.answer_rest(*pieces)
+
+    async def answer_rest(self, *pieces: bytes) -> None:
         await self.send(*pieces)
         await self.finish()
 

@@ -1,5 +1,6 @@
 import base64
 import logging
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -29,10 +30,11 @@ from protocol.frames import (
     JobError,
     JobResult,
     JobStarted,
+    LiveJob,
     Rejected,
     Welcome,
 )
-from protocol.limits import RESUME_MS
+from protocol.limits import REPLACED, RESUME_MS
 from protocol.session import CoordinatorSession, State
 from tests.kit.scripted_agent import offer
 
@@ -42,6 +44,7 @@ PUBLIC_KEY = KEY.public_key().public_bytes_raw()
 AUTHORITY = "localhost:1"
 JOB_ID = b"j" * 16
 JOB = Job(JOB_ID, "tiny", "openai", b"{}", 1000)
+OTHER_JOB = msgspec.structs.replace(JOB, job_id=b"o" * 16)
 
 
 class FakeRoster:
@@ -94,9 +97,15 @@ class Rig:
     def sent(self) -> list[CoordinatorFrame]:
         return self.agent.next_batch()
 
-    def greet(self, authority: str = AUTHORITY) -> None:
+    def greet(
+        self,
+        authority: str = AUTHORITY,
+        session_id: bytes | None = None,
+        live_jobs: Sequence[LiveJob] = (),
+    ) -> None:
         signature = KEY.sign(signed_bytes(authority, NONCE))
-        self.receive(Hello("1", PUBLIC_KEY, signature))
+        hello = Hello("1", PUBLIC_KEY, signature, session_id=session_id, live_jobs=list(live_jobs))
+        self.receive(hello)
 
 
 @pytest.fixture
@@ -222,6 +231,51 @@ def test_lost_agent_leaves_once_with_its_jobs(rig: Rig) -> None:
     ((session, may_return),) = rig.roster.left
     assert (session.jobs, may_return) == ({JOB_ID: job}, True)
     assert job.owner is session
+
+
+def test_what_comes_after_the_hand_over_is_not_taken(rig: Rig) -> None:
+    job = rig.agent.submit(JOB)
+    rig.sent()
+    session = rig.agent.hand_over()
+    rig.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, b"late"))
+    rig.receive(JobError(JOB_ID, 4, "internal", ""))
+    assert rig.sent() == [], "an end acknowledged here would be lost"
+    assert (job.started, job.waiting, job.end) == (None, 0, None)
+    assert session.jobs == {JOB_ID: job}
+    rig.agent.lose()
+    assert rig.roster.left == []
+
+
+def test_agent_that_comes_back_gets_welcome_then_acknowledgements_then_lost_jobs() -> None:
+    first = Rig()
+    first.greet()
+    job, unseen = first.agent.submit(JOB), first.agent.submit(OTHER_JOB)
+    first.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, b"abc"))
+    first.agent.passed_on(job, 2)
+    second = Rig()
+    second.roster.lost = first.agent.hand_over()
+    second.sent()
+    second.now += 0.5
+    second.greet(session_id=b"s" * 16, live_jobs=[LiveJob(JOB_ID, 0, 5)])
+    welcome, ack, again = second.sent()
+    assert isinstance(welcome, Welcome)
+    assert (welcome.session_id, welcome.resumed) == (b"s" * 16, {JOB_ID: 3})
+    assert ack == Ack(JOB_ID, 2)
+    assert again == msgspec.structs.replace(OTHER_JOB, deadline_ms=500)
+    assert (job.owner, unseen.owner) == (second.agent, second.agent)
+    assert second.agent.resumed
+    second.receive(Chunk(JOB_ID, 2, b"cde"))
+    assert job.take() == b"abcde"
+
+
+def test_retired_agent_is_closed_when_its_last_job_ends(rig: Rig) -> None:
+    rig.agent.submit(JOB)
+    rig.agent.retire()
+    assert rig.goodbyes == []
+    assert "retired" in repr(rig.agent)
+    rig.receive(JobError(JOB_ID, 0, "internal", ""))
+    (goodbye,) = rig.goodbyes
+    assert (goodbye.close_code, goodbye.flush) == (REPLACED, True)
 
 
 def test_too_many_waiting_bytes_clog_the_agent_until_they_are_sent(

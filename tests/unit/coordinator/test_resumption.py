@@ -214,6 +214,17 @@ async def test_link_that_is_half_open_is_taken_over() -> None:
 
 
 @in_virtual_time
+async def test_request_for_a_model_whose_agent_may_come_back_is_to_be_asked_again() -> None:
+    async with staged() as stage:
+        await stage.agent.lose_link()
+        await until(lambda: bool(stage.coordinator.parked()))
+        response = await stage.ask()
+        assert (response.status, response.headers["Retry-After"]) == (503, "2")
+        await asyncio.sleep(70)
+        assert (await stage.ask()).status == 404
+
+
+@in_virtual_time
 async def test_silent_agent_may_come_back() -> None:
     async with staged(replace(QUIET, heartbeat_ms=10_000)) as stage:
         job, response = await stage.streaming(b"1")
