@@ -20,13 +20,17 @@ from agent.socket_options import tune
 from agent.tls import UnusableFile, client_context
 from agent.version import agent_version
 from protocol.auth import canonical_authority
-from protocol.limits import KIB, MAX_MESSAGE_TO_AGENT_BYTES
+from protocol.limits import KIB, MAX_MESSAGE_TO_AGENT_BYTES, MIB
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """For the close handshake: a peer that is there answers in one round trip."""
 
 WRITE_LIMIT_BYTES: Final = 64 * KIB
 """What may wait in this process for the kernel: more would only make control frames late."""
+
+MAX_UNSENT_BYTES: Final = 16 * MIB
+"""More than any message of the agent and what waits before it. Beyond this it is pongs for a peer
+that sends pings without an end and reads nothing: the link ends before memory does."""
 
 MAX_QUEUED_MESSAGES: Final = 4
 """Messages read ahead of the reader, each up to the size of a job."""
@@ -104,6 +108,11 @@ class _Attempt:
                 attempt.connected = True
                 tune(transport)
                 super().connection_made(transport)
+
+            def data_received(self, data: bytes) -> None:
+                super().data_received(data)
+                if self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+                    self.transport.abort()
 
             def connection_lost(self, exc: Exception | None) -> None:
                 attempt.lost = exc

@@ -10,7 +10,7 @@ from agent.dial import CLOSE_TIMEOUT_S
 from agent.watchdogs import PING_EVERY_S, WRITE_STALL_S
 from protocol.codec import VERSION_1
 from protocol.frames import AgentLimits, Capabilities, Challenge, ModelOffer
-from protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MODELS, MIB
+from protocol.limits import HANDSHAKE_TIMEOUT_S, KIB, MAX_MODELS, MIB
 from tests.kit.link_user import Connected, DialledLink, connect
 from tests.kit.scripted_coordinator import NONCE, AgentAtCoordinator, ScriptedCoordinator, welcome
 from tests.kit.virtual_time import in_virtual_time, now
@@ -118,6 +118,20 @@ async def test_a_violation_of_a_peer_that_takes_nothing_ends_the_link() -> None:
         end = await connected.end()
         assert end.end is End.BROKEN_PEER
         assert now() - began == pytest.approx(CLOSE_TIMEOUT_S)
+
+
+async def test_pings_without_an_end_do_not_fill_memory_with_pongs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # On loopback the kernel ends the flood before it gets as far as the real limit.
+    monkeypatch.setattr("agent.dial.MAX_UNSENT_BYTES", 16 * KIB)
+    async with ScriptedCoordinator() as coordinator:
+        connected, agent = await connect(coordinator)
+        agent.stop_reading()
+        for _ in range(500):
+            agent.socket.transport.write((b"\x89\x7d" + bytes(125)) * 100)
+            await asyncio.sleep(0)
+        assert await connected.end() == LinkEnd(End.LOST, "the connection broke")
 
 
 @in_virtual_time
