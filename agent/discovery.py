@@ -8,11 +8,12 @@ job.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
 from adapters.base import Backend, BackendError
+from agent.backends import Backends
 from agent.capabilities import Serving
 from agent.guard import Guard
 from agent.routing import Route
@@ -30,33 +31,31 @@ class Discovery:
 
     Args:
         backends: those in use from the start; see `use`.
-        markups: by backend id.
         on_change: called when a backend offers something different than before.
-        guards: by backend id; a backend without one is never taken out.
         interval_s: between two looks at a healthy backend.
+        clock: monotonic, in seconds.
         uniform: random, in [0, 1).
     """
 
     def __init__(
         self,
-        backends: Sequence[Backend],
-        markups: Mapping[str, float | None],
+        backends: Backends,
         on_change: Callable[[], None],
         *,
-        guards: Mapping[str, Guard] | None = None,
-        in_flight: Callable[[str], int] = lambda _: 0,  # noqa: ARG002 - until the service is free
         interval_s: float = CHECK_EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[], float] = random.random,
     ) -> None:
         self._watches: dict[str, Watch] = {}
         self._retired: list[Watch] = []
         self._on_change = on_change
         self._interval_s = interval_s
+        self._clock = clock
         self._uniform = uniform
         self._first_round = asyncio.Event()
         self._news = asyncio.Event()
         """Set when `run` has a task to begin."""
-        self._adopt(backends, markups, guards or {})
+        self._adopt(backends)
 
     @property
     def states(self) -> Sequence[BackendState]:
@@ -120,23 +119,16 @@ class Discovery:
 
     # --- backends come and go --------------------------------------------------------------------
 
-    def use(
-        self,
-        backends: Sequence[Backend],
-        markups: Mapping[str, float | None],
-        guards: Mapping[str, Guard],
-    ) -> None:
+    def use(self, backends: Backends) -> None:
         """Use these backends from now on.
 
-        An object that is in use already keeps its health and its guard. One that is not named gets
+        An object that is in use already keeps its health and its guard. One that is not there gets
         no more jobs, and is closed when its last one has ended.
 
         Args:
             backends: in the order of the configuration; the id of a new one is not in `busy_ids`.
-            markups: by backend id.
-            guards: by backend id, for those that are new.
         """
-        self._adopt(backends, markups, guards)
+        self._adopt(backends)
         self._on_change()
 
     def look_every(self, interval_s: float) -> None:
@@ -145,17 +137,13 @@ class Discovery:
         for watch in self._watches.values():
             watch.look_every(interval_s)
 
-    def _adopt(
-        self,
-        backends: Sequence[Backend],
-        markups: Mapping[str, float | None],
-        guards: Mapping[str, Guard],
-    ) -> None:
+    def _adopt(self, backends: Backends) -> None:
         old = {id(watch.backend): watch for watch in self._watches.values()}
         self._watches = {}
-        for backend in backends:
-            watch = old.pop(id(backend), None) or self._new_watch(backend, guards)
-            watch.markup = markups.get(backend.id)
+        for backend in backends.usable:
+            watch = old.pop(id(backend), None) or self._new_watch(backend)
+            watch.markup = backends.markups.get(backend.id)
+            watch.guard.allow(backends.tokens_per_minute.get(backend.id))
             self._watches[backend.id] = watch
         for watch in old.values():
             watch.retire()
@@ -164,10 +152,10 @@ class Discovery:
         self._looked()
         self._news.set()
 
-    def _new_watch(self, backend: Backend, guards: Mapping[str, Guard]) -> Watch:
+    def _new_watch(self, backend: Backend) -> Watch:
         return Watch(
             backend,
-            guards.get(backend.id) or Guard(backend.kind, None, time.monotonic),
+            Guard(backend.kind, None, self._clock),
             self._looked,
             self._on_change,
             interval_s=self._interval_s,

@@ -45,6 +45,11 @@ class Reports:
         self._clock = clock
         self._started_at = clock()
 
+    def use(self, config: Config, skipped: Sequence[SkippedBackend]) -> None:
+        """From now on tell of other settings."""
+        self._config = config
+        self._skipped = skipped
+
     def heartbeat(self) -> Heartbeat:
         """What the coordinator is told now."""
         figures = self._figures.snapshot()

@@ -20,10 +20,10 @@ from agent.capabilities import agent_limits, metadata, model_offers
 from agent.config import Config
 from agent.discovery import Discovery
 from agent.drain import drain, stop_at_once, stop_jobs
-from agent.guard import Guard
 from agent.identity import Identity
 from agent.jobs import Jobs
 from agent.outbox import Outbox
+from agent.reload import Reload, decide_reload
 from agent.reports import Reports, count_job
 from agent.slow_consumers import SlowConsumers
 from agent.telemetry.figures import Figures
@@ -58,7 +58,7 @@ class Service:
     Args:
         config: all settings.
         identity: the agent's key.
-        backends: what the configuration's backends became; closed when `run` ends.
+        backends: what the configuration's backends became; closed when they are no longer used.
         clock: monotonic, in seconds.
         uniform: random, in [0, 1).
     """
@@ -73,18 +73,16 @@ class Service:
         uniform: Callable[[], float] = random.random,
     ) -> None:
         self._config = config
-        self._backends = backends
+        self.backends = backends
         self._clock = clock
         self.outbox = Outbox()
         self.metrics = Metrics()
         figures = Figures(clock)
         self._discovery = Discovery(
-            backends.usable,
-            backends.markups,
+            backends,
             self._offer_changed,
-            guards=_guards(backends, clock),
-            in_flight=lambda backend_id: self.jobs.on_backend(backend_id),
             interval_s=config.discovery.interval_s,
+            clock=clock,
             uniform=uniform,
         )
         self.jobs = Jobs(
@@ -150,7 +148,7 @@ class Service:
             if self._advertising is not None:
                 self._advertising.cancel()
                 self._advertising = None
-            await self._close_backends()
+            await self._discovery.close()
             if status_server is not None:
                 await status_server.stop()
         return self._exit_code
@@ -161,20 +159,42 @@ class Service:
             self._force_requested.set()
         self._stop_requested.set()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it has been told to stop."""
+        return self._stop_requested.is_set()
+
+    @property
+    def busy_ids(self) -> frozenset[str]:
+        """Ids of backends under which jobs run, in use or not."""
+        return self._discovery.busy_ids
+
+    def reload(self, config: Config, backends: Backends) -> Reload:
+        """Take over new settings.
+
+        Args:
+            config: checked, as for a new agent.
+            backends: made from it, with those of `backends` that did not change.
+
+        Returns:
+            What is in force now, and what will be when.
+        """
+        done = decide_reload(self._config, config, other_backends=backends != self.backends)
+        if not done.changes_nothing:
+            self._config, self.backends = done.config, backends
+            self.uplink.config = done.config.coordinator
+            self.jobs.limit(config.limits.max_concurrent, config.limits.max_tokens_per_minute)
+            self._discovery.look_every(config.discovery.interval_s)
+            self._discovery.use(backends)
+            self._reports.use(done.config, backends.skipped)
+        return done
+
     def _status_server(self) -> StatusServer | None:
         address = self._config.observability.prometheus_addr
         if not address:
             return None
         self.metrics.watch(self.status)
         return StatusServer(address, self.status, self.metrics)
-
-    async def _close_backends(self) -> None:
-        for backend in self._backends.usable:
-            try:
-                await backend.close()
-            except Exception:
-                # One adapter's defect must not keep the others' connections open.
-                log.exception("an adapter failed", extra={"fields": {"backend": backend.id}})
 
     async def _stop_when_asked(self, tasks: list[asyncio.Task[None]]) -> None:
         await self._stop_requested.wait()
@@ -265,11 +285,3 @@ class Service:
             last_rejection=self.uplink.last_rejection,
             draining=self._stop_requested.is_set(),
         )
-
-
-def _guards(backends: Backends, clock: Callable[[], float]) -> dict[str, Guard]:
-    """A guard for each backend, with the operator's limit for it."""
-    return {
-        backend.id: Guard(backend.kind, backends.tokens_per_minute.get(backend.id), clock)
-        for backend in backends.usable
-    }

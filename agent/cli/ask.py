@@ -87,7 +87,7 @@ async def _ask_backends(
     max_tokens: int,
     timeout_s: float,
 ) -> int:
-    discovery = Discovery(backends.usable, backends.markups, lambda: None)
+    discovery = Discovery(backends, lambda: None)
     await discovery.check_all()
     routes = choose_routes(wire_format, "", discovery.routes(model))
     if isinstance(routes, Refusal):

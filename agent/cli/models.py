@@ -52,7 +52,7 @@ def models(loaded: LoadedConfig, as_json: bool) -> None:
 
 async def _find(loaded: LoadedConfig) -> Findings:
     backends = make_backends(loaded.config.backends, os.environ)
-    discovery = Discovery(backends.usable, backends.markups, lambda: None)
+    discovery = Discovery(backends, lambda: None)
     try:
         await discovery.check_all()
     finally:

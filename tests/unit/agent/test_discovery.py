@@ -14,8 +14,8 @@ from adapters.base import (
     Operation,
     Unreachable,
 )
+from agent.backends import Backends
 from agent.discovery import Discovery
-from agent.guard import Guard
 from agent.routing import Route
 from agent.watch import CHECK_TIMEOUT_S, check_backend
 from protocol.errors import ErrorCode
@@ -34,12 +34,7 @@ class Watch:
     def __init__(self, *backends: Backend) -> None:
         self.changes = 0
         self.changed = asyncio.Event()
-        self.discovery = Discovery(
-            backends,
-            {},
-            self._count,
-            guards={one.id: Guard(one.kind, None, now) for one in backends},
-        )
+        self.discovery = Discovery(Backends(list(backends), {}, []), self._count, clock=now)
 
     def _count(self) -> None:
         self.changes += 1
@@ -259,7 +254,7 @@ async def test_routes_carry_what_routing_decides_by() -> None:
 
 async def test_what_is_served_comes_with_the_markup_of_its_backend() -> None:
     backends = [ScriptedBackend("a"), ScriptedBackend("b")]
-    discovery = Discovery(backends, {"a": None, "b": 0.25}, lambda: None)
+    discovery = Discovery(Backends([*backends], {"a": None, "b": 0.25}, []), lambda: None)
     await discovery.check_all()
     assert [(backend.id, markup) for backend, _, markup in discovery.serving()] == [
         ("a", None),

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from adapters.base import Backend, BackendHealth, Unreachable
+from agent.backends import Backends
 from agent.discovery import REMEMBERED_BACKENDS, Discovery
-from agent.guard import Guard
 from agent.watch import CHECK_TIMEOUT_S, LOAD_EVERY_S
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.virtual_time import in_virtual_time, now
@@ -17,16 +17,14 @@ class Watching:
 
     def __init__(self, *backends: Backend) -> None:
         self.changes = 0
-        guards = {one.id: Guard(one.kind, None, now) for one in backends}
-        self.discovery = Discovery(backends, {}, self._count, guards=guards)
+        self.discovery = Discovery(Backends([*backends], {}, []), self._count, clock=now)
         self._task: asyncio.Task[None] | None = None
 
     def _count(self) -> None:
         self.changes += 1
 
     def use(self, *backends: Backend, **markups: float) -> None:
-        guards = {one.id: Guard(one.kind, None, now) for one in backends}
-        self.discovery.use(backends, markups, guards)
+        self.discovery.use(Backends([*backends], {**markups}, []))
 
     async def __aenter__(self) -> Discovery:
         self._task = asyncio.create_task(self.discovery.run())

@@ -3,10 +3,9 @@ from collections.abc import Iterator
 import pytest
 
 from adapters.base import BackendHealth, Unreachable
-from agent.backends import SkippedBackend
+from agent.backends import Backends, SkippedBackend
 from agent.config import LimitsConfig
 from agent.discovery import Discovery
-from agent.guard import Guard
 from agent.jobs import JobRecord, Jobs
 from agent.outbox import Outbox
 from agent.reports import Reports, count_job
@@ -39,10 +38,7 @@ class Parts:
         self.down = ScriptedBackend("down", max_concurrent=5)
         self.down.reported_health = BackendHealth(False, None, "connection refused")
         self.discovery = Discovery(
-            [self.up, self.down],
-            {},
-            lambda: None,
-            guards={"up": Guard("scripted", None, self.clock)},
+            Backends([self.up, self.down], {}, []), lambda: None, clock=self.clock
         )
         self.figures = Figures(self.clock)
         self.metrics = Metrics()

@@ -19,8 +19,9 @@ from adapters.base import (
     ServerLoad,
     Unreachable,
 )
+from agent.backends import Backends
 from agent.discovery import CHECK_EVERY_S, Discovery
-from agent.guard import MAX_TOLD_REST_S, Guard
+from agent.guard import MAX_TOLD_REST_S
 from agent.watch import LOAD_EVERY_S, LOADING_EVERY_S, POKE_REST_S, RETRY_CAP_S
 from protocol.errors import ErrorCode
 from tests.kit.scripted_backend import ScriptedBackend, model
@@ -43,11 +44,10 @@ class Watching:
         self.changed_at: list[float] = []
         self.changed = asyncio.Event()
         self.discovery = Discovery(
-            backends,
-            {},
+            Backends(list(backends), {}, []),
             self._note,
-            guards={one.id: Guard(one.kind, None, now) for one in backends},
             interval_s=interval_s,
+            clock=now,
             uniform=lambda: jitter,
         )
         self._task: asyncio.Task[None] | None = None
