@@ -2,6 +2,10 @@
 
 Full jitter on every attempt, also at the cap, so that a fleet never reconnects in step. What the
 coordinator says about the time wins.
+
+The ceiling of a wait follows from the time already waited, and not from a count of attempts: who
+drew short waits must not be the last of a fleet to come back. It stays below the usual
+`min(60 s, 1 s * 2^n)` after n attempts, and doubles at most as that does.
 """
 
 import math
@@ -14,7 +18,15 @@ from msgspec import Struct
 CAP_S: Final = 60.0
 """The longest an agent waits without being told to."""
 
-BASE_S: Final = 1.0
+FIRST_S: Final = 1.0
+"""The most that the first attempt after a healthy session waits."""
+
+SECOND_S: Final = 2.0
+"""The least that the ceiling is after that, however little was waited."""
+
+GROWTH: Final = 0.75
+"""The ceiling, as a share of the time already waited; measured in docs/performance.md."""
+
 TOLD_MIN_S: Final = 5.0
 """A coordinator that restarts or is overloaded gets at least this much peace."""
 
@@ -25,7 +37,7 @@ TOLD_MAX_S: Final = 3600.0
 """More than an hour is not waited, whatever a coordinator asks: it may be a slip of units."""
 
 HEALTHY_S: Final = 60.0
-"""A session that lasted this long shows that dialling works: the attempts count anew."""
+"""A session that lasted this long shows that dialling works: the waiting begins anew."""
 
 
 class End(StrEnum):
@@ -68,13 +80,13 @@ class Retry(Struct, frozen=True):
 
     Attributes:
         after_s: how long to wait before the same address.
-        attempt: what to pass the next time.
+        waited_s: what to pass the next time.
         elsewhere_s: how long to wait before another address: without what this coordinator asked
             for, but with jitter, because its whole fleet may be on the way there.
     """
 
     after_s: float
-    attempt: int
+    waited_s: float
     elsewhere_s: float = 0.0
 
 
@@ -103,7 +115,7 @@ _HINTS: Final = {
 
 def after(
     what: LinkEnd,
-    attempt: int,
+    waited_s: float,
     welcomed_s: float | None,
     random: Callable[[], float],
     *,
@@ -113,14 +125,15 @@ def after(
 
     Args:
         what: how it ended.
-        attempt: how many ends there were since the last healthy session.
+        waited_s: how long the agent has waited, all in all, since the last healthy session.
         welcomed_s: how long the session lasted after `Welcome`; None without one.
         random: uniform in [0, 1).
         finished_job: whether a job ended well in the session, which proves it as time does.
     """
     if welcomed_s is not None and (welcomed_s >= HEALTHY_S or finished_job):
-        attempt = 0
-    pause_s = random() * min(CAP_S, BASE_S * 2.0 ** min(attempt, 16))
+        waited_s = 0.0
+    ceiling_s = max(SECOND_S, GROWTH * waited_s) if waited_s > 0 else FIRST_S
+    pause_s = random() * min(CAP_S, ceiling_s)
     if what.end in _HINTS:
         return Fatal(_HINTS[what.end], pause_s)
     told_s = _told_s(what)
@@ -131,7 +144,7 @@ def after(
         after_s = told_s * (1.0 + random())
     else:
         after_s = pause_s
-    return Retry(after_s, attempt + 1, pause_s)
+    return Retry(after_s, waited_s + after_s, pause_s)
 
 
 def _told_s(what: LinkEnd) -> float | None:

@@ -104,7 +104,7 @@ class Uplink:
         """
         dialled = self.config
         coordinators = _addresses(dialled)
-        attempt = 0
+        waited_s = 0.0
         while True:
             if self.config is not dialled:
                 if _urls(self.config) != _urls(dialled):
@@ -115,12 +115,12 @@ class Uplink:
             end = await Link(settings, self._new_session, self._outbox, self).run()
             welcomed_s = self._ended(end)
             finished_job = self._jobs.completed > self._completed_before
-            decision = after(end, attempt, welcomed_s, self._uniform, finished_job=finished_job)
+            decision = after(end, waited_s, welcomed_s, self._uniform, finished_job=finished_job)
             wait_s = coordinators.ended(decision, self._clock(), welcomed=welcomed_s is not None)
             if isinstance(decision, Fatal):
                 _log_useless(settings.url, end, decision)
             else:
-                attempt = decision.attempt
+                waited_s = decision.waited_s
             if wait_s is None:
                 self.give_up()
                 return

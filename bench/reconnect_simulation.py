@@ -100,19 +100,19 @@ def simulate(outage: Outage, agents: int, seed: int) -> Course:
     uniform = Random(seed).random
     course = Course([], [], [])
     answer = _answers(outage, course)
-    first = [_decide(outage.ended, 0, HEALTHY_S, uniform) for _ in range(agents)]
-    # When, who, and which attempt; the number keeps equal moments in one order.
-    due = [(retry.after_s, agent, retry.attempt) for agent, retry in enumerate(first)]
+    first = [_decide(outage.ended, 0.0, HEALTHY_S, uniform) for _ in range(agents)]
+    # When, who, and how long it has waited; the number keeps equal moments in one order.
+    due = [(retry.after_s, agent, retry.waited_s) for agent, retry in enumerate(first)]
     heapify(due)
     while due:
-        now, agent, attempt = due[0]
+        now, agent, waited_s = due[0]
         course.dials.append(now)
         end = answer(now)
         if end is None:
             heappop(due)
         else:
-            retry = _decide(end, attempt, None, uniform)
-            heapreplace(due, (now + retry.after_s, agent, retry.attempt))
+            retry = _decide(end, waited_s, None, uniform)
+            heapreplace(due, (now + retry.after_s, agent, retry.waited_s))
     return course
 
 
@@ -140,8 +140,8 @@ def _answers(outage: Outage, course: Course) -> Callable[[float], LinkEnd | None
 
 
 def _decide(
-    end: LinkEnd, attempt: int, welcomed_s: float | None, uniform: Callable[[], float]
+    end: LinkEnd, waited_s: float, welcomed_s: float | None, uniform: Callable[[], float]
 ) -> Retry:
-    decision = after(end, attempt, welcomed_s, uniform)
+    decision = after(end, waited_s, welcomed_s, uniform)
     assert isinstance(decision, Retry), "nothing here is final"
     return decision

@@ -17,28 +17,18 @@ from bench.reconnect_simulation import (
 )
 
 FLEET = 1_000
-SPREAD_TOO_LITTLE = {
-    "closed with 1012, away for 8 s",
-    "closed with 1012, away for 30 s",
-    "crash, away for 5 s",
-}
-"""Most are back in a few seconds, a few stragglers much later: see docs/performance.md."""
-
 
 @pytest.fixture(scope="module")
 def courses() -> list[tuple[Outage, Course]]:
     return [(outage, simulate(outage, AGENTS, SEED)) for outage in OUTAGES]
 
 
-def test_no_second_is_above_three_times_the_mean_but_where_the_documents_say_so(
-    courses: list[tuple[Outage, Course]],
-) -> None:
-    above = {
-        outage.name
+def test_no_second_is_above_three_times_the_mean(courses: list[tuple[Outage, Course]]) -> None:
+    ratios = {
+        outage.name: peak_per_s(course.connections) / course.mean_per_s
         for outage, course in courses
-        if peak_per_s(course.connections) > 3 * course.mean_per_s
     }
-    assert above == SPREAD_TOO_LITTLE
+    assert max(ratios.values()) <= 3, ratios
 
 
 def test_the_picture_is_what_the_code_draws(courses: list[tuple[Outage, Course]]) -> None:

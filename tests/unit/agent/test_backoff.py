@@ -25,24 +25,24 @@ def decide(
     end: End,
     *,
     told_s: float | None = None,
-    attempt: int = 0,
+    waited_s: float = 0.0,
     welcomed_s: float | None = None,
     random: float = 0.5,
     finished_job: bool = False,
 ) -> Retry | Fatal:
     what = LinkEnd(end, "it ended", told_s)
-    return after(what, attempt, welcomed_s, lambda: random, finished_job=finished_job)
+    return after(what, waited_s, welcomed_s, lambda: random, finished_job=finished_job)
 
 
 def wait(
     end: End,
     *,
     told_s: float | None = None,
-    attempt: int = 0,
+    waited_s: float = 0.0,
     welcomed_s: float | None = None,
     random: float = 0.5,
 ) -> float:
-    decision = decide(end, told_s=told_s, attempt=attempt, welcomed_s=welcomed_s, random=random)
+    decision = decide(end, told_s=told_s, waited_s=waited_s, welcomed_s=welcomed_s, random=random)
     assert isinstance(decision, Retry)
     return decision.after_s
 
@@ -60,20 +60,29 @@ def test_what_would_end_the_same_way_is_fatal_and_says_what_to_do(
 
 @pytest.mark.parametrize("end", WAITS)
 def test_everything_else_is_tried_again_and_counted(end: End) -> None:
-    decision = decide(end, attempt=3)
+    decision = decide(end, waited_s=3.0)
     assert isinstance(decision, Retry)
-    assert decision.attempt == 4
+    assert decision.waited_s == 3.0 + decision.after_s
 
 
 @pytest.mark.parametrize("end", [End.LOST, End.BROKEN_PEER])
 @pytest.mark.parametrize(
-    ("attempt", "ceiling_s"), [(0, 1), (1, 2), (2, 4), (5, 32), (6, 60), (7, 60), (10**6, 60)]
+    ("waited_s", "ceiling_s"),
+    [(0, 1), (1e-9, 2), (2, 2), (4, 3), (40, 30), (80, 60), (81, 60), (10**6, 60)],
 )
-def test_full_jitter_up_to_a_doubling_ceiling_with_a_cap(
-    end: End, attempt: int, ceiling_s: float
+def test_full_jitter_up_to_a_ceiling_that_grows_with_what_was_waited(
+    end: End, waited_s: float, ceiling_s: float
 ) -> None:
-    assert wait(end, attempt=attempt, random=0.0) == 0.0
-    assert wait(end, attempt=attempt, random=0.999) == pytest.approx(0.999 * ceiling_s)
+    assert wait(end, waited_s=waited_s, random=0.0) == 0.0
+    assert wait(end, waited_s=waited_s, random=0.999) == pytest.approx(0.999 * ceiling_s)
+
+
+@given(st.lists(st.floats(0, 1, exclude_max=True), max_size=12))
+def test_no_ceiling_is_above_a_doubling_one(randoms: list[float]) -> None:
+    waited_s = 0.0
+    for attempt, random in enumerate(randoms):
+        assert wait(End.LOST, waited_s=waited_s, random=0.999) < min(CAP_S, 2.0**attempt)
+        waited_s += wait(End.LOST, waited_s=waited_s, random=random)
 
 
 @pytest.mark.parametrize(
@@ -98,14 +107,14 @@ def test_a_told_wait_is_kept_from_5_s_to_an_hour_with_jitter_on_top(
     assert wait(end, told_s=told_s, random=0.999) == pytest.approx(1.999 * least_s)
 
 
-@pytest.mark.parametrize("attempt", [0, 9])
-def test_a_refused_token_is_tried_about_once_a_minute(attempt: int) -> None:
-    assert wait(End.UNAUTHORIZED, attempt=attempt, random=0.0) == REFUSED_S / 2
-    assert wait(End.UNAUTHORIZED, attempt=attempt, random=0.999) < REFUSED_S * 1.5
+@pytest.mark.parametrize("waited_s", [0.0, 900.0])
+def test_a_refused_token_is_tried_about_once_a_minute(waited_s: float) -> None:
+    assert wait(End.UNAUTHORIZED, waited_s=waited_s, random=0.0) == REFUSED_S / 2
+    assert wait(End.UNAUTHORIZED, waited_s=waited_s, random=0.999) < REFUSED_S * 1.5
 
 
 @pytest.mark.parametrize(
-    ("told_s", "random", "waited_s"),
+    ("told_s", "random", "after_s"),
     [
         (0.0, 0.0, 30.0),
         (10.0, 0.5, 60.0),
@@ -116,9 +125,9 @@ def test_a_refused_token_is_tried_about_once_a_minute(attempt: int) -> None:
     ],
 )
 def test_a_refused_token_waits_longer_when_told(
-    told_s: float, random: float, waited_s: float
+    told_s: float, random: float, after_s: float
 ) -> None:
-    assert wait(End.UNAUTHORIZED, told_s=told_s, random=random) == waited_s
+    assert wait(End.UNAUTHORIZED, told_s=told_s, random=random) == after_s
 
 
 def test_a_told_time_that_is_no_number_counts_as_none() -> None:
@@ -129,51 +138,53 @@ def test_a_told_time_that_is_no_number_counts_as_none() -> None:
 def test_what_one_coordinator_asks_for_does_not_hold_for_another(
     end: End, told_s: float | None
 ) -> None:
-    decision = decide(end, told_s=told_s, attempt=2, random=0.5)
+    decision = decide(end, told_s=told_s, waited_s=4.0, random=0.5)
     assert isinstance(decision, Retry)
-    assert decision.elsewhere_s == 2.0
-    untold = decide(End.LOST, attempt=2)
+    assert decision.elsewhere_s == 1.5
+    untold = decide(End.LOST, waited_s=4.0)
     assert isinstance(untold, Retry)
-    assert untold.after_s == untold.elsewhere_s == 2.0
+    assert untold.after_s == untold.elsewhere_s == 1.5
 
 
 @pytest.mark.parametrize(
-    ("welcomed_s", "finished_job", "next_attempt"),
+    ("welcomed_s", "finished_job", "anew"),
     [
-        (None, False, 8),
-        (0.0, False, 8),
-        (HEALTHY_S - 0.1, False, 8),
-        (HEALTHY_S, False, 1),
-        (86_400.0, False, 1),
-        (0.0, True, 1),
-        (HEALTHY_S, True, 1),
-        (None, True, 8),  # an old one's job does not make a connection good
+        (None, False, False),
+        (0.0, False, False),
+        (HEALTHY_S - 0.1, False, False),
+        (HEALTHY_S, False, True),
+        (86_400.0, False, True),
+        (0.0, True, True),
+        (HEALTHY_S, True, True),
+        (None, True, False),  # an old one's job does not make a connection good
     ],
 )
-def test_only_a_session_that_was_healthy_or_finished_a_job_begins_the_count_anew(
-    welcomed_s: float | None, finished_job: bool, next_attempt: int
+def test_only_a_session_that_was_healthy_or_finished_a_job_begins_the_waiting_anew(
+    welcomed_s: float | None, finished_job: bool, anew: bool
 ) -> None:
-    decision = decide(End.LOST, attempt=7, welcomed_s=welcomed_s, finished_job=finished_job)
-    assert isinstance(decision, Retry)
-    assert decision.attempt == next_attempt
-    assert decision.after_s <= (1.0 if next_attempt == 1 else CAP_S)
+    decision = decide(
+        End.LOST, waited_s=40.0, welcomed_s=welcomed_s, finished_job=finished_job, random=0.5
+    )
+    assert decision == (Retry(0.5, 0.5, 0.5) if anew else Retry(15.0, 55.0, 15.0))
 
 
 @given(
     st.sampled_from(WAITS),
     st.none() | st.floats(0, 86_400),
-    st.integers(0, 10**9),
+    st.floats(0, 1e9),
     st.none() | st.floats(0, 1e9),
     st.floats(0, 1, exclude_max=True),
 )
 def test_nobody_waits_above_the_cap_untold(
-    end: End, told_s: float | None, attempt: int, welcomed_s: float | None, random: float
+    end: End, told_s: float | None, waited_s: float, welcomed_s: float | None, random: float
 ) -> None:
-    waited = wait(end, told_s=told_s, attempt=attempt, welcomed_s=welcomed_s, random=random)
+    after_s = wait(end, told_s=told_s, waited_s=waited_s, welcomed_s=welcomed_s, random=random)
     told = min(max(told_s or 0.0, TOLD_MIN_S), TOLD_MAX_S)
     if end is End.UNAUTHORIZED:
-        assert max(REFUSED_S / 2, told if told_s else 0) <= waited <= max(REFUSED_S * 1.5, 2 * told)
+        assert (
+            max(REFUSED_S / 2, told if told_s else 0) <= after_s <= max(REFUSED_S * 1.5, 2 * told)
+        )
     elif told_s is not None or end is End.TOLD_TO_WAIT:
-        assert told <= waited <= 2 * told
+        assert told <= after_s <= 2 * told
     else:
-        assert 0 <= waited <= CAP_S
+        assert 0 <= after_s <= CAP_S
