@@ -16,6 +16,7 @@ from agent.backoff import End, LinkEnd
 from agent.config import CoordinatorConfig
 from agent.config.addresses import is_loopback
 from agent.dial_failure import OPEN_TIMEOUT_S, TLS_TIMEOUT_S, DialFailed, explain
+from agent.link_files import read_token
 from agent.socket_options import tune
 from agent.tls import UnusableFile, client_context
 from agent.version import agent_version
@@ -34,8 +35,6 @@ that sends pings without an end and reads nothing: the link ends before memory d
 
 MAX_QUEUED_MESSAGES: Final = 4
 """Messages read ahead of the reader, each up to the size of a job."""
-
-MAX_TOKEN_BYTES: Final = 16 * KIB
 
 
 class DialSettings(Struct, frozen=True, kw_only=True):
@@ -177,16 +176,7 @@ def _overdue(settings: DialSettings, attempt: _Attempt) -> str:
 
 
 def _headers(token_file: Path | None) -> Mapping[str, str]:
-    if token_file is None:
-        return {}
-    try:
-        with token_file.open("rb") as file:
-            token = file.read(MAX_TOKEN_BYTES).decode("ascii").strip()
-    except (OSError, ValueError) as error:
-        raise UnusableFile("token_file", token_file, error) from error
-    if not token or not token.isprintable():
-        raise UnusableFile("token_file", token_file, "it does not hold what it should")
-    return {"Authorization": f"Bearer {token}"}
+    return {} if token_file is None else {"Authorization": f"Bearer {read_token(token_file)}"}
 
 
 def _proxy(settings: DialSettings) -> str | Literal[True] | None:

@@ -5,13 +5,19 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from agent.cli.early_signals import EarlySignals
 from agent.cli.settings import SetupProblem, config_option, load_settings, start_logging
 from agent.config import LoadedConfig
+
+if TYPE_CHECKING:
+    from agent.identity import Identity
 
 log = logging.getLogger("provider_agent.run")
 
@@ -41,11 +47,14 @@ def run(early: EarlySignals, /, config_path: Path | None, **flags: object) -> No
       78   the coordinator will not have this agent
       130  stopped by a second signal
     """
-    loaded = load_settings(config_path, _overrides(flags))
-    start_logging(loaded)
+    overrides = _overrides(flags)
+    loaded = load_settings(config_path, overrides)
+    secrets = start_logging(loaded)
     for warning in loaded.warnings:
         log.warning("configuration", extra={"fields": {"note": warning}})
-    sys.exit(_serve(loaded, early))
+    # The file of the start, not one that comes before it by now.
+    again = partial(load_settings, loaded.path, overrides)
+    sys.exit(_serve(_Start(loaded, again, secrets, early)))
 
 
 def _overrides(flags: dict[str, object]) -> dict[str, object]:
@@ -61,45 +70,70 @@ def _overrides(flags: dict[str, object]) -> dict[str, object]:
     }
 
 
-def _serve(loaded: LoadedConfig, early: EarlySignals) -> int:  # noqa: ARG001
+class _Start(NamedTuple):
+    """What `run` has at its start.
+
+    Attributes:
+        loaded: the settings.
+        load_again: reads them again.
+        secrets: what no line of the log may hold.
+        early: what came before the service could answer.
+    """
+
+    loaded: LoadedConfig
+    load_again: Callable[[], LoadedConfig]
+    secrets: set[str]
+    early: EarlySignals
+
+
+def _serve(start: _Start) -> int:
     from agent.identity import IdentityError, load_or_create
     from agent.telemetry.status_server import StatusServerError
 
     try:
-        identity = load_or_create(loaded.config.identity.key_path)
-    except IdentityError as error:
-        raise SetupProblem(str(error)) from error
-
-    async def main() -> int:
-        from agent.backends import make_backends
-        from agent.service import Service
-        from agent.version import agent_version
-
-        backends = make_backends(loaded.config.backends, os.environ)
-        for skipped in backends.skipped:
-            fields = {"backend": skipped.backend_id, "reason": skipped.reason}
-            log.warning("backend skipped", extra={"fields": fields})
-        service = Service(loaded.config, identity, backends)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, service.stop)
-        facts: dict[str, object] = {
-            "version": agent_version(),
-            "config": str(loaded.path),
-            "identity": identity.fingerprint,
-            "backends": len(backends.usable),
-            "coordinator": loaded.config.coordinator.url,
-        }
-        log.info("starting", extra={"fields": facts})
-        code = await service.run()
-        log.info("stopped", extra={"fields": {"exit_code": code}})
-        return code
-
-    try:
+        identity = load_or_create(start.loaded.config.identity.key_path)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(main())
-    except StatusServerError as error:
+            return runner.run(_main(start, identity))
+    except (IdentityError, StatusServerError) as error:
         raise SetupProblem(str(error)) from error
+
+
+async def _main(start: _Start, identity: "Identity") -> int:
+    from agent.backends import make_backends
+    from agent.cli.reloading import Reloader, tell_skipped
+    from agent.link_files import unusable_files
+    from agent.service import Service
+    from agent.version import agent_version
+
+    config = start.loaded.config
+    backends = make_backends(config.backends, os.environ)
+    tell_skipped(backends)
+    service = Service(config, identity, backends)
+    reloader = Reloader(
+        service, start.load_again, lambda new: unusable_files(new.coordinator), start.secrets
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, service.stop)
+    loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+    if start.early.reload_asked:
+        reloader.ask()
+    facts: dict[str, object] = {
+        "version": agent_version(),
+        "config": str(start.loaded.path),
+        "identity": identity.fingerprint,
+        "backends": len(backends.usable),
+        "coordinator": config.coordinator.url,
+    }
+    log.info("starting", extra={"fields": facts})
+    reloading = asyncio.create_task(reloader.run(), name="reload")
+    try:
+        code = await service.run()
+    finally:
+        reloading.cancel()
+        await asyncio.gather(reloading, return_exceptions=True)
+    log.info("stopped", extra={"fields": {"exit_code": code}})
+    return code
 
 
 def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
