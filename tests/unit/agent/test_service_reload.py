@@ -1,0 +1,356 @@
+"""A running agent takes over new settings; what runs goes on."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from adapters.base import Backend, Unreachable
+from agent.backends import Backends, SkippedBackend
+from agent.config import (
+    Config,
+    CoordinatorConfig,
+    DiscoveryConfig,
+    LimitsConfig,
+    ObservabilityConfig,
+    OperatorConfig,
+    Price,
+    PricingConfig,
+)
+from agent.reload import Reload
+from agent.service import DEBOUNCE_S, EXIT_OK
+from protocol.frames import (
+    BackendLoad,
+    Capabilities,
+    Draining,
+    Heartbeat,
+    Hello,
+    JobError,
+    JobResult,
+    JobStarted,
+)
+from tests.kit.agent_config import agent_config
+from tests.kit.jobs import new_job
+from tests.kit.running_agent import RunningAgent
+from tests.kit.scripted_backend import ScriptedBackend, ScriptedRun, model
+from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator, welcome
+from tests.kit.virtual_time import in_virtual_time, now
+
+
+def reload(
+    agent: RunningAgent, *backends: Backend, config: Config | None = None, **limits: int
+) -> Reload:
+    old = agent.service.backends
+    return agent.service.reload(
+        config or agent_config(agent.service.uplink.config.url),
+        Backends(list(backends), old.markups, old.skipped, limits),
+    )
+
+
+def offered(frame: Capabilities) -> list[str]:
+    return [one.model_id for one in frame.models]
+
+
+async def start(
+    peer: AgentAtCoordinator, backend: ScriptedBackend, model_id: str = "m"
+) -> ScriptedRun:
+    await peer.give(new_job(model_id))
+    run = await backend.next_run()
+    run.start()
+    return run
+
+
+# --- backends -------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_a_new_backend_is_offered_and_gets_jobs() -> None:
+    first, second = ScriptedBackend("a", model("m")), ScriptedBackend("b", model("n"))
+    async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, first) as agent:
+        peer = await agent.connected()
+        assert offered(await peer.next(Capabilities)) == ["m"]
+        assert reload(agent, second, first).applied == ("backends",)
+        assert offered(await peer.next(Capabilities)) == ["n", "m"]
+        run = await start(peer, second, "n")
+        run.send(b"new")
+        run.finish()
+        assert isinstance(await peer.end(run.job.job_id), JobResult)
+        assert [one.id for one in agent.service.status().backends] == ["b", "a"]
+
+
+@in_virtual_time
+async def test_a_removed_backend_finishes_its_jobs_and_is_closed_then() -> None:
+    backend, other = ScriptedBackend("a", model("m")), ScriptedBackend("b", model("n"))
+    async with (
+        ScriptedCoordinator() as coordinator,
+        RunningAgent(coordinator, backend, other) as agent,
+    ):
+        peer = await agent.connected()
+        await peer.next(Capabilities)
+        run = await start(peer, backend)
+        reload(agent, other)
+        late = new_job("m")
+        await peer.give(late)
+        assert (await peer.error(late.job_id)).code == "model_not_loaded"
+        assert offered(await peer.next(Capabilities)) == ["n"]
+        await asyncio.sleep(50)
+        assert not backend.closed
+        run.send(b"whole")
+        run.finish()
+        assert isinstance(await peer.end(run.job.job_id), JobResult)
+        assert bytes(peer.data[run.job.job_id]) == b"whole"
+        await asyncio.sleep(1)
+        assert (backend.closed, other.closed) == (True, False)
+
+
+@in_virtual_time
+async def test_a_changed_backend_takes_the_new_jobs_and_the_old_one_ends_its_own() -> None:
+    old = ScriptedBackend("a", model("m"), max_concurrent=1)
+    new = ScriptedBackend("a#2", model("m"), max_concurrent=3)
+    answer = welcome(heartbeat_ms=5_000)
+    async with (
+        ScriptedCoordinator(lambda _: answer) as coordinator,
+        RunningAgent(coordinator, old) as agent,
+    ):
+        peer = await agent.connected()
+        running = await start(peer, old)
+        assert agent.service.busy_ids == {"a"}
+        reload(agent, new)
+        await asyncio.sleep(6)
+        runs = [await start(peer, new) for _ in range(3)]
+        await asyncio.sleep(5)
+        beats = [frame for frame in peer.frames if isinstance(frame, Heartbeat)]
+        assert beats[-1].in_flight == 4
+        assert beats[-1].backends == [BackendLoad("a#2", True, 3, 3)]
+        for run in (running, *runs):
+            run.finish()
+            assert isinstance(await peer.end(run.job.job_id), JobResult)
+        ids = [frame.backend_id for frame in peer.frames if isinstance(frame, JobStarted)]
+        assert ids == ["a", "a#2", "a#2", "a#2"]
+
+
+@in_virtual_time
+async def test_a_job_that_fails_on_a_removed_backend_moves_on_to_one_in_use() -> None:
+    old, new = ScriptedBackend("a", model("m")), ScriptedBackend("a#2", model("m"))
+    async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, old) as agent:
+        peer = await agent.connected()
+        await peer.next(Capabilities)
+        moving, failing = new_job("m"), new_job("m")
+        await peer.give(moving, failing)
+        first, second = await old.next_run(), await old.next_run()
+        reload(agent, new)
+        await peer.next(Capabilities)
+        first.fail(Unreachable("gone"))
+        (await new.next_run()).answer(b"elsewhere")
+        assert isinstance(await peer.end(moving.job_id), JobResult)
+        second.start()
+        second.fail(Unreachable("gone"))
+        assert (await peer.error(failing.job_id)).code == "backend_unreachable"
+        assert agent.service.status().backends[0].healthy
+        assert old.closed
+
+
+@in_virtual_time
+async def test_an_unchanged_backend_is_left_alone() -> None:
+    backend = ScriptedBackend("a", model("m"))
+    async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
+        peer = await agent.connected()
+        run = await start(peer, backend)
+        asked = backend.asked
+        reload(agent, ScriptedBackend("b", model("n")), backend)
+        reload(agent, backend)
+        await asyncio.sleep(20)
+        assert (backend.asked, backend.closed) == (asked, False)
+        run.finish()
+        assert isinstance(await peer.end(run.job.job_id), JobResult)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+@in_virtual_time
+async def test_an_agent_that_stops_waits_for_jobs_on_removed_backends_and_closes_all(
+    signals: int,
+) -> None:
+    removed, used = ScriptedBackend("a", model("m")), ScriptedBackend("b", model("n"))
+    async with (
+        ScriptedCoordinator() as coordinator,
+        RunningAgent(coordinator, removed, used) as agent,
+    ):
+        peer = await agent.connected()
+        run = await start(peer, removed)
+        reload(agent, used)
+        await asyncio.sleep(1)
+        for _ in range(signals):
+            agent.service.stop()
+        if signals == 1:
+            await asyncio.sleep(5)
+            assert not agent.task.done()
+            run.finish()
+        await agent.task
+        (end,) = peer.ends(run.job.job_id)
+        assert isinstance(end, JobResult if signals == 1 else JobError)
+        assert (removed.closed, used.closed) == (True, True)
+
+
+@in_virtual_time
+async def test_limits_of_one_backend_change_in_place() -> None:
+    backend = ScriptedBackend("a", model("m"))
+    async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
+        peer = await agent.connected()
+        run = await start(peer, backend)
+        reload(agent, backend, a=10)
+        run.finish(input_tokens=60, output_tokens=0)
+        await peer.end(run.job.job_id)
+        late = new_job("m")
+        await peer.give(late)
+        assert (await peer.error(late.job_id)).retry_after_ms == 306_000
+        reload(agent, backend)
+        assert isinstance(await start(peer, backend), ScriptedRun)
+
+
+# --- everything else ------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_what_the_coordinator_is_told_changes_at_once() -> None:
+    backend = ScriptedBackend("a", model("m"))
+    async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
+        peer = await agent.connected()
+        await peer.next(Capabilities)
+        config = agent_config(
+            coordinator.url,
+            operator=OperatorConfig(display_name="rig"),
+            pricing=PricingConfig(models={"m": Price(3, 4)}),
+            limits=LimitsConfig(max_concurrent=2, max_tokens_per_minute=100),
+        )
+        began = now()
+        reload(agent, backend, config=config)
+        told = await peer.next(Capabilities)
+        assert now() - began == pytest.approx(DEBOUNCE_S)
+        assert told.metadata == {"display_name": "rig"}
+        assert (told.limits.max_concurrent, told.limits.max_tokens_per_minute) == (2, 100)
+        assert (told.models[0].input_price_per_1m, told.models[0].output_price_per_1m) == (3, 4)
+
+
+@in_virtual_time
+async def test_fewer_jobs_at_once_cut_none_off() -> None:
+    backend = ScriptedBackend("a", model("m"))
+    async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
+        peer = await agent.connected()
+        runs = [await start(peer, backend) for _ in range(3)]
+        limits = LimitsConfig(max_concurrent=2)
+        reload(agent, backend, config=agent_config(coordinator.url, limits=limits))
+        late = new_job("m")
+        await peer.give(late)
+        assert (await peer.error(late.job_id)).code == "out_of_capacity"
+        for run in runs:
+            run.finish()
+            assert isinstance(await peer.end(run.job.job_id), JobResult)
+        await start(peer, backend)
+
+
+@in_virtual_time
+async def test_tokens_spent_under_the_old_limit_count_under_the_new_one() -> None:
+    backend = ScriptedBackend("a", model("m"))
+    async with ScriptedCoordinator() as coordinator:
+
+        def limited(tokens: int) -> Config:
+            limits = LimitsConfig(max_tokens_per_minute=tokens)
+            return agent_config(coordinator.url, limits=limits)
+
+        async with RunningAgent(coordinator, backend, config=limited(60)) as agent:
+            peer = await agent.connected()
+            run = await start(peer, backend)
+            run.finish(input_tokens=120, output_tokens=0)
+            await peer.end(run.job.job_id)
+            reload(agent, backend, config=limited(600))
+            late = new_job("m")
+            await peer.give(late)
+            assert (await peer.error(late.job_id)).retry_after_ms == 6_100
+
+
+@in_virtual_time
+async def test_the_drain_has_the_time_that_is_in_force_when_it_begins() -> None:
+    backend = ScriptedBackend("a", model("m"))
+    async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
+        peer = await agent.connected()
+        await start(peer, backend)
+        limits = LimitsConfig(drain_timeout_s=7)
+        reload(agent, backend, config=agent_config(coordinator.url, limits=limits))
+        began = now()
+        agent.service.stop()
+        assert (await peer.next(Draining)).deadline_ms == 7_000
+        assert await agent.task == EXIT_OK
+        assert now() - began == pytest.approx(7, abs=0.5)
+
+
+@in_virtual_time
+async def test_another_interval_of_looks_is_in_force_without_waiting_for_the_old_one() -> None:
+    backend = ScriptedBackend("a", model("m"))
+    async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
+        await agent.connected()
+        discovery = DiscoveryConfig(interval_s=5)
+        reload(agent, backend, config=agent_config(coordinator.url, discovery=discovery))
+        await asyncio.sleep(21)
+        assert [at - backend.asked_at[0] for at in backend.asked_at] == [0, 2, 7, 12, 17]
+
+
+@in_virtual_time
+async def test_a_live_link_stays_and_the_next_one_goes_to_the_new_address() -> None:
+    backend = ScriptedBackend("a", model("m"))
+    async with (
+        ScriptedCoordinator() as first,
+        ScriptedCoordinator() as second,
+        RunningAgent(first, backend) as agent,
+    ):
+        peer = await agent.connected()
+        coordinator = CoordinatorConfig(url=second.url, enrollment_code="new-code")
+        config = agent_config(second.url, coordinator=coordinator)
+        done = reload(agent, backend, config=config)
+        assert done.next_connection == ("coordinator.url", "coordinator.enrollment_code")
+        assert done.applied == ()
+        await asyncio.sleep(100)
+        assert not peer.closed.is_set()
+        peer.cut()
+        hello = await (await second.next_agent()).next(Hello)
+        assert hello.enrollment_code == "new-code"
+        assert len(first.agents) == 1
+
+
+@in_virtual_time
+async def test_the_same_settings_again_are_nothing_new_for_anybody() -> None:
+    backend = ScriptedBackend("a", model("m"))
+    async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
+        peer = await agent.connected()
+        await peer.next(Capabilities)
+        assert reload(agent, backend).changes_nothing
+        await asyncio.sleep(30)
+        assert [type(frame) for frame in peer.frames].count(Capabilities) == 1
+
+
+@in_virtual_time
+async def test_what_needs_a_restart_stays_as_it_was_and_is_said_every_time() -> None:
+    backend = ScriptedBackend("a", model("m"))
+    async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
+        await agent.connected()
+        config = structs.replace(
+            agent_config(coordinator.url, key_path=Path("other")),
+            observability=ObservabilityConfig(prometheus_addr="", log_format="json"),
+        )
+        for _ in range(2):
+            done = reload(agent, backend, config=config)
+            assert done.needs_restart == ("identity.key_path", "observability.log_format")
+
+
+@in_virtual_time
+async def test_a_backend_whose_key_went_missing_is_shown_with_the_reason() -> None:
+    backend = ScriptedBackend("venice", model("m"))
+    async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
+        await agent.connected()
+        skipped = SkippedBackend("venice", "venice", "skipped: the file k (api_key_file) is empty")
+        config = agent_config(coordinator.url)
+        assert agent.service.reload(config, Backends([], {}, [skipped])).applied == ("backends",)
+        (shown,) = agent.service.status().backends
+        assert (shown.healthy, shown.last_error) == (False, skipped.reason)
+        await asyncio.sleep(1)
+        assert backend.closed
