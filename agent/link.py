@@ -202,9 +202,11 @@ class Link:
             case Welcome():
                 self._user.welcomed(event)
             case Drain():
+                # The newest counts, but a flood of them must not become a flood in the log.
                 self._drain = event
-                self._drain_asked.set()
-                self._user.drain_requested(event)
+                if not self._drain_asked.is_set():
+                    self._drain_asked.set()
+                    self._user.drain_requested(event)
             case Rejected():
                 raise _Ended(_rejected(event))
 

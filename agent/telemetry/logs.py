@@ -116,7 +116,7 @@ class TextFormatter(_RedactingFormatter):
         parts += [f"{name}={_text_value(value)}" for name, value in self._fields(record).items()]
         line = " ".join(parts)
         trace = self._trace(record)
-        return line if trace is None else f"{line}\n{trace}"
+        return line if trace is None else "\n".join([line, *map(_one_line, trace.split("\n"))])
 
 
 class JsonFormatter(_RedactingFormatter):
@@ -155,8 +155,21 @@ def _text_value(value: object) -> str:
 
 
 def _encode(value: object) -> str:
-    """JSON; a text that is not valid Unicode loses what cannot be written."""
+    """JSON in which nothing can take over a terminal.
+
+    A text that is not valid Unicode loses what cannot be written.
+    """
     try:
-        return msgspec.json.encode(value).decode()
+        text = msgspec.json.encode(value).decode()
     except UnicodeEncodeError:
-        return msgspec.json.encode(ascii(value)).decode()
+        text = msgspec.json.encode(ascii(value)).decode()
+    # JSON itself leaves C1 controls and marks that turn the reading direction as they are.
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(char: str) -> str:
+    """One character, or its JSON escape when it cannot be seen."""
+    if char.isprintable():
+        return char
+    units = char.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))

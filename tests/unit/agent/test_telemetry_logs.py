@@ -112,6 +112,18 @@ def test_a_line_cannot_be_forged_by_what_is_logged() -> None:
     assert 'bytes="99 bytes"' in stream.getvalue()
 
 
+@pytest.mark.parametrize("fmt", ["text", "json"])
+def test_nothing_that_is_logged_takes_over_a_terminal(fmt: Literal["text", "json"]) -> None:
+    """C1 controls and marks of direction are no control characters to JSON."""
+    stream = configured(fmt)
+    nasty = "\x1b[2J \x9b2J \u202e \U000e0001 \u2028"
+    try:
+        raise ValueError(nasty)
+    except ValueError:
+        LOG.exception(nasty, extra={"fields": {"reason": nasty, "many": [nasty]}})
+    assert all(line.isprintable() for line in stream.getvalue().split("\n"))
+
+
 def test_long_values_are_cut() -> None:
     stream = configured("json")
     LOG.info("upstream said", extra={"fields": {"body": "é " * MAX_VALUE_CHARS}})
