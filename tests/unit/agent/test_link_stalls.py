@@ -10,28 +10,22 @@ from agent.dial import CLOSE_TIMEOUT_S
 from agent.watchdogs import PING_EVERY_S, WRITE_STALL_S
 from protocol.codec import VERSION_1
 from protocol.frames import AgentLimits, Capabilities, Challenge, ModelOffer
-from protocol.limits import HANDSHAKE_TIMEOUT_S, KIB, MAX_MODELS, MIB
+from protocol.limits import HANDSHAKE_TIMEOUT_S, KIB, MAX_MODELS
 from tests.kit.link_user import Connected, DialledLink, connect
 from tests.kit.scripted_coordinator import NONCE, AgentAtCoordinator, ScriptedCoordinator, welcome
 from tests.kit.virtual_time import in_virtual_time, now
 
-WIDE = welcome(window_bytes=16 * MIB)
-
-
-class _Source:
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
+MANY_MODELS = Capabilities(
+    1, [ModelOffer("m" * 512, ["openai"], ["chat"], 1, False, "x", 1)] * MAX_MODELS, AgentLimits(8)
+)
+"""One message of 2 MiB: far more than a connection of this machine takes unread."""
 
 
 async def stalled(coordinator: ScriptedCoordinator) -> tuple[Connected, AgentAtCoordinator]:
     """A link on which no byte moves any more, though many wait."""
     connected, agent = await connect(coordinator)
     agent.stop_reading()
-    connected.outbox.set_window(16 * MIB)
-    lane = connected.outbox.open(b"j" * 16)
-    lane.started(200, "text/plain", _Source())
-    lane.send_chunk(bytes(16 * MIB))
+    connected.outbox.put(MANY_MODELS)
     for _ in range(4):
         await _let_the_kernel_work()
     return connected, agent
@@ -45,12 +39,13 @@ async def _let_the_kernel_work() -> None:
 
 @in_virtual_time
 async def test_a_peer_that_takes_nothing_is_given_up_on() -> None:
-    async with ScriptedCoordinator(lambda _: WIDE) as coordinator:
+    async with ScriptedCoordinator() as coordinator:
         connected, _ = await stalled(coordinator)
         began = now()
         end = await connected.end()
         assert end == LinkEnd(End.LOST, "sending made no progress for 30 s")
-        assert now() - began == pytest.approx(WRITE_STALL_S)
+        # A kernel that still finds room for some bytes after that begins it anew.
+        assert WRITE_STALL_S <= now() - began < 3 * WRITE_STALL_S
 
 
 @in_virtual_time
@@ -59,8 +54,7 @@ async def test_a_peer_that_takes_little_by_little_is_kept() -> None:
     async with ScriptedCoordinator() as coordinator:
         connected, agent = await connect(coordinator)
         agent.stop_reading()
-        offer = ModelOffer("m" * 512, ["openai"], ["chat"], 1, False, "x", 1)
-        connected.outbox.put(Capabilities(1, [offer] * MAX_MODELS, AgentLimits(8)))
+        connected.outbox.put(MANY_MODELS)
         began = now()
         while not agent.frames[1:]:
             assert not connected.running.done()
@@ -100,7 +94,7 @@ async def test_a_peer_that_answers_pings_is_kept() -> None:
 @in_virtual_time
 async def test_leaving_a_peer_that_takes_nothing_has_an_end() -> None:
     # The goodbye once waited for room behind what the peer did not take.
-    async with ScriptedCoordinator(lambda _: WIDE) as coordinator:
+    async with ScriptedCoordinator() as coordinator:
         connected, _ = await stalled(coordinator)
         began = now()
         connected.running.cancel()
@@ -111,7 +105,7 @@ async def test_leaving_a_peer_that_takes_nothing_has_an_end() -> None:
 
 @in_virtual_time
 async def test_a_violation_of_a_peer_that_takes_nothing_ends_the_link() -> None:
-    async with ScriptedCoordinator(lambda _: WIDE) as coordinator:
+    async with ScriptedCoordinator() as coordinator:
         connected, agent = await stalled(coordinator)
         began = now()
         await agent.send(welcome())
