@@ -111,7 +111,7 @@ class Service:
         self._revision = 0
         self._heartbeat_s = 0.0
         self._fresh_link = asyncio.Event()
-        self._drain_ends_at = 0.0
+        self._drain_ends_at: float | None = None
         self._stop_requested = asyncio.Event()
         self._force_requested = asyncio.Event()
         self._exit_code = EXIT_OK
@@ -215,9 +215,10 @@ class Service:
         await asyncio.gather(draining, force, return_exceptions=True)
 
     def _say_draining(self) -> None:
-        """Tell the coordinator how long the agent still is there."""
-        left_s = max(0.0, self._drain_ends_at - self._clock())
-        self.outbox.put(Draining(round(left_s * 1000)))
+        """While it drains: tell the coordinator how long the agent still is there."""
+        if self._drain_ends_at is not None:
+            left_s = max(0.0, self._drain_ends_at - self._clock())
+            self.outbox.put(Draining(round(left_s * 1000)))
 
     async def _keep_connected(self) -> None:
         await self._discovery.wait_for_first_round(FIRST_LOOK_S)
@@ -227,12 +228,12 @@ class Service:
 
     def _welcomed(self, welcome: Welcome) -> None:
         """A new link: say what is on offer."""
+        self.metrics.resumed(len(welcome.resumed))
         self._heartbeat_s = welcome.heartbeat_ms / 1000
         self._slow_consumers.reset()  # without a link nobody could acknowledge anything
         self._fresh_link.set()
         self._advertise()
-        if self._stop_requested.is_set():
-            self._say_draining()
+        self._say_draining()
 
     # --- what the agent says ---------------------------------------------------------------------
 

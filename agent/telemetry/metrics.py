@@ -50,6 +50,9 @@ class Metrics:
         self._reconnects = self._counter(
             "reconnects", "Attempts to reconnect to the coordinator, by cause.", ("cause",)
         )
+        self._resumed = self._counter(
+            "resumed_jobs", "Jobs that went on, on a new link, after theirs was lost.", ()
+        )
         self._first_byte = Histogram(
             "provider_agent_first_byte_seconds",
             "From a job's arrival to the first byte of its response.",
@@ -105,6 +108,10 @@ class Metrics:
     def reconnecting(self, cause: str) -> None:
         """Count one attempt to reconnect; `cause` comes from a closed set of the link."""
         self._reconnects.labels(cause).inc()
+
+    def resumed(self, jobs: int) -> None:
+        """Count jobs that go on, on a new link."""
+        self._resumed.inc(jobs)
 
     def watch(self, status: Callable[[], StatusSnapshot]) -> None:
         """Report current values from `status`, which is called once per scrape."""

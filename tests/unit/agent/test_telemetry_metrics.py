@@ -54,6 +54,13 @@ def test_a_peer_cannot_invent_labels() -> None:
     assert line in samples(metrics)
 
 
+def test_jobs_that_outlive_their_link_are_counted() -> None:
+    metrics = Metrics()
+    metrics.resumed(0)
+    metrics.resumed(3)
+    assert "provider_agent_resumed_jobs_total 3.0" in samples(metrics)
+
+
 def test_reconnects_are_counted_by_cause() -> None:
     metrics = Metrics()
     metrics.reconnecting("lost")

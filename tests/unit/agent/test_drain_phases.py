@@ -1,0 +1,158 @@
+"""SIGTERM in every phase of an agent's life: it ends in time, with the code that is documented."""
+
+import asyncio
+
+import pytest
+
+from agent.config import LimitsConfig
+from agent.service import EXIT_FORCED, EXIT_OK
+from protocol.frames import Drain, Heartbeat, JobResult
+from tests.kit.agent_config import agent_config
+from tests.kit.jobs import new_job
+from tests.kit.running_agent import RunningAgent
+from tests.kit.scripted_backend import ScriptedBackend
+from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome
+from tests.kit.virtual_time import in_virtual_time, now
+
+
+@in_virtual_time
+async def test_before_the_backends_have_answered() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend()
+        backend.gate.clear()
+        async with RunningAgent(coordinator, backend) as agent:
+            await asyncio.sleep(1)
+            assert coordinator.upgrades == []
+            began = now()
+            agent.service.stop()
+            assert await agent.task == EXIT_OK
+            assert now() == began
+            assert backend.closed
+
+
+@in_virtual_time
+async def test_while_the_coordinator_says_nothing_on_an_open_connection() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        coordinator.greets = False
+        async with RunningAgent(coordinator, ScriptedBackend()) as agent:
+            peer = await coordinator.next_agent()
+            began = now()
+            agent.service.stop()
+            assert await agent.task == EXIT_OK
+            assert now() == began
+            await peer.closed.wait()
+            assert peer.socket.close_code == 1000
+
+
+@in_virtual_time
+async def test_between_hello_and_welcome() -> None:
+    async with (
+        ScriptedCoordinator(lambda _: None) as coordinator,
+        RunningAgent(coordinator, ScriptedBackend()) as agent,
+    ):
+        peer = await coordinator.next_agent()
+        await peer.settle()
+        agent.service.stop()
+        assert await agent.task == EXIT_OK
+        await peer.closed.wait()
+
+
+@in_virtual_time
+async def test_while_dialling_an_address_that_never_answers() -> None:
+    arrived, gone = asyncio.Event(), asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrived.set()
+        await reader.read()
+        writer.close()
+        gone.set()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    coordinator = ScriptedCoordinator()
+    coordinator.port = server.sockets[0].getsockname()[1]
+    async with RunningAgent(coordinator, ScriptedBackend()) as agent:
+        await arrived.wait()
+        began = now()
+        agent.service.stop()
+        assert await agent.task == EXIT_OK
+        assert now() == began
+    await gone.wait()
+    server.close()
+    await server.wait_closed()
+
+
+@in_virtual_time
+async def test_while_the_coordinator_itself_drains() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend()
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            job = new_job()
+            await peer.give(job)
+            run = await backend.next_run()
+            await peer.send(Drain("restart", 30_000))
+            await peer.settle()
+            agent.service.stop()
+            await asyncio.sleep(20)
+            run.answer(b"x")
+            assert isinstance(await peer.end(job.job_id), JobResult)
+            assert await agent.task == EXIT_OK
+
+
+@in_virtual_time
+async def test_a_second_signal_while_the_link_is_down_stops_at_once() -> None:
+    async with ScriptedCoordinator(lambda _: welcome(resume_ms=60_000)) as coordinator:
+        backend = ScriptedBackend()
+        async with RunningAgent(coordinator, backend, jitter=0.5) as agent:
+            peer = await agent.connected()
+            await peer.give(new_job(deadline_ms=3_600_000))
+            run = await backend.next_run()
+            coordinator.refusals.extend([(500, {})] * 1000)
+            peer.cut()
+            await peer.closed.wait()
+            agent.service.stop()
+            await asyncio.sleep(1)
+            began = now()
+            agent.service.stop()
+            assert await agent.task == EXIT_FORCED
+            assert run.cancelled.is_set()
+            assert now() - began == pytest.approx(1.0), "one try to have the end acknowledged"
+
+
+@in_virtual_time
+async def test_an_end_that_nobody_acknowledges_holds_no_agent_up_for_the_whole_drain() -> None:
+    limits = LimitsConfig(drain_timeout_s=300.0)
+    async with ScriptedCoordinator(lambda _: welcome(resume_ms=20_000)) as coordinator:
+        config = agent_config(coordinator.url, limits=limits)
+        backend = ScriptedBackend()
+        async with RunningAgent(coordinator, backend, config=config, jitter=0.5) as agent:
+            peer = await agent.connected()
+            peer.acknowledges = False
+            job = new_job()
+            await peer.give(job)
+            (await backend.next_run()).answer(b"x")
+            await peer.end(job.job_id)
+            coordinator.refusals.extend([(500, {})] * 1000)
+            peer.cut()
+            began = now()
+            agent.service.stop()
+            assert await agent.task == EXIT_OK
+            assert now() - began < 25, "the session is over after 20 s"
+
+
+@in_virtual_time
+async def test_a_new_link_brings_its_own_heartbeat() -> None:
+    # The interval of the old link was once slept out first: an hour of silence, and cut off for it.
+    welcomes = iter([welcome(heartbeat_ms=3_600_000), welcome(heartbeat_ms=5_000)])
+    async with (
+        ScriptedCoordinator(lambda _: next(welcomes)) as coordinator,
+        RunningAgent(coordinator, ScriptedBackend()) as agent,
+    ):
+        peer = await agent.connected()
+        await peer.next(Heartbeat)
+        await peer.close(1001)
+        again = await agent.connected()
+        began = now()
+        for _ in range(4):
+            await again.next(Heartbeat)
+        assert now() - began == pytest.approx(15, abs=1)
