@@ -16,10 +16,10 @@ HELD_BYTES: Final = 256 * 1024
 PIECE_BYTES: Final = 16 * 1024
 """Handed on at once. What the receiver's kernel had no room for still arrives after a stall."""
 
-TICK_S: Final = 0.05
+TICK_S: Final = 0.2
 """A throttled wire lets through so much time's worth of bytes at once."""
 
-THROTTLED_S: Final = 0.25
+THROTTLED_S: Final = 0.5
 """How much time's worth of bytes waits inside a throttled wire."""
 
 _END: Final = b""

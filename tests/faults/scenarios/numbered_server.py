@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -14,6 +15,11 @@ from aiohttp import web
 MODEL = "numbered"
 SEND_BUFFER_BYTES = 16 * 1024
 DONE = b"data: [DONE]\n\n"
+
+
+class _Asked(msgspec.Struct):
+    model: str
+    messages: list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -35,17 +41,21 @@ class Order:
     def request(self) -> dict[str, object]:
         """The body of the request."""
         text = f"{self.name} {self.events} {self.size} {self.pace_s}"
+        text += f" {zlib.crc32(text.encode())}"
         messages = [{"role": "user", "content": text}]
         return {"model": MODEL, "stream": True, "messages": messages}
 
     @classmethod
     def read(cls, body: bytes) -> Self | None:
-        """Of a request; None: it is a mere question about the route."""
-        asked = msgspec.json.decode(body, type=dict[str, object])
-        messages = asked.get("messages")
-        if asked.get("model") != MODEL or not isinstance(messages, list) or not messages:
+        """Of a request; None: it is none, as a mere question about the route, or it is damaged."""
+        try:
+            asked = msgspec.json.decode(body, type=_Asked)
+            text, _, checksum = asked.messages[0]["content"].rpartition(" ")
+            name, events, size, pace_s = text.split()
+        except (ValueError, LookupError):
             return None
-        name, events, size, pace_s = str(messages[0]["content"]).split()
+        if str(zlib.crc32(text.encode())) != checksum:
+            return None
         return cls(name, int(events), int(size), float(pace_s))
 
     def event(self, number: int) -> bytes:

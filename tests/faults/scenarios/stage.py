@@ -41,7 +41,7 @@ async def until(holds: Callable[[], bool], within_s: float = 600.0) -> None:
     """Return when it holds; fail when it does not in time. For what has no event; virtual time."""
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
 
 
 @dataclass(eq=False)
@@ -115,6 +115,13 @@ class Stage:
     async def offers(self, count: int = 1) -> None:
         """Return when so many agents offer the model and take jobs."""
         await until(lambda: sum(bool(one.models) for one in self.coordinator.agents()) >= count)
+
+    async def new_link(self) -> None:
+        """Cut every connection; return when every agent is on a new one and offers the model."""
+        self.link.cut()
+        await asyncio.sleep(0.1)  # both sides have noticed; virtual time
+        await until(lambda: all(one.service.uplink.connected.is_set() for one in self.agents))
+        await self.offers(len(self.agents))
 
     async def idle(self) -> None:
         """Return when nobody has anything to do any more, or fail."""
