@@ -169,11 +169,11 @@ class Link:
             self._receive(await socket.recv())
 
     async def _write(self, socket: ClientConnection, dogs: Watchdogs) -> None:
-        outbox, encode = self._outbox, self._dialect.encode
+        outbox, encode, sending = self._outbox, self._dialect.encode, dogs.sending
         while True:
             await outbox.wait()
             message = encode(outbox.next_batch())
-            with dogs.sending():
+            with sending:
                 await socket.send(message)
 
     async def _leave_when_drained(self, socket: ClientConnection) -> None:

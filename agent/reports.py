@@ -77,6 +77,7 @@ class Reports:
     def status(
         self,
         *,
+        url: str,
         link: str,
         welcomed_at: float | None,
         last_rejection: str | None,
@@ -89,7 +90,7 @@ class Reports:
             version=agent_version(),
             uptime_s=now - self._started_at,
             link=link,
-            coordinator_url=self._config.coordinator.url,
+            coordinator_url=url,
             last_welcome_age_s=None if welcomed_at is None else now - welcomed_at,
             last_rejection=last_rejection,
             last_job_age_s=None if offered_at is None else now - offered_at,

@@ -281,6 +281,7 @@ class Service:
     def status(self) -> StatusSnapshot:
         """The whole agent at this moment."""
         return self._reports.status(
+            url=self.uplink.url,
             link=self.uplink.state,
             welcomed_at=self.uplink.welcomed_at,
             last_rejection=self.uplink.last_rejection,

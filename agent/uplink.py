@@ -58,6 +58,7 @@ class Uplink:
 
     Attributes:
         config: used from the next connection on.
+        url: the address that is, or was last, dialled.
         state: where it stands.
         connected: set while a coordinator has welcomed the agent.
         welcomed_at: when one last did; None: never.
@@ -77,6 +78,7 @@ class Uplink:
         uniform: Callable[[], float],
     ) -> None:
         self.config = config
+        self.url = config.url
         self.state = LinkState.STARTING
         self.connected = asyncio.Event()
         self.welcomed_at: float | None = None
@@ -111,16 +113,18 @@ class Uplink:
                     coordinators = _addresses(self.config)
                 dialled = self.config
             self.state = LinkState.CONNECTING
-            settings = DialSettings.of(dialled, coordinators.current)
+            self.url = coordinators.current
+            settings = DialSettings.of(dialled, self.url)
             end = await Link(settings, self._new_session, self._outbox, self).run()
             welcomed_s = self._ended(end)
             finished_job = self._jobs.completed > self._completed_before
             decision = after(end, waited_s, welcomed_s, self._uniform, finished_job=finished_job)
             wait_s = coordinators.ended(decision, self._clock(), welcomed=welcomed_s is not None)
             if isinstance(decision, Fatal):
-                _log_useless(settings.url, end, decision)
+                _log_useless(self.url, end, decision)
             else:
-                waited_s = decision.waited_s
+                # What one coordinator asked for is not waited when there is another.
+                waited_s = decision.waited_s - decision.after_s + (wait_s or 0.0)
             if wait_s is None:
                 self.give_up()
                 return

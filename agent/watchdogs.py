@@ -5,8 +5,7 @@ buffer, and after a missed pong it waits for a close handshake with nobody.
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 from typing import Final
 
 from websockets.asyncio.client import ClientConnection
@@ -55,6 +54,28 @@ class WriteProgress:
         return self._waiting > 0 and now - self._moved_at >= WRITE_STALL_S
 
 
+class Sending:
+    """To be entered around everything that waits for room in the write buffer.
+
+    One for the whole connection, because the writer enters it for every message.
+    """
+
+    def __init__(self, progress: WriteProgress) -> None:
+        self._progress = progress
+        self._now = asyncio.get_running_loop().time
+
+    def __enter__(self) -> None:
+        self._progress.begin(self._now())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.end(self._now())
+
+
 class Watchdogs:
     """The two watches over one connection."""
 
@@ -62,15 +83,7 @@ class Watchdogs:
         self._socket = socket
         self._progress = WriteProgress()
         self._now = asyncio.get_running_loop().time
-
-    @contextmanager
-    def sending(self) -> Iterator[None]:
-        """Around everything that waits for room in the write buffer."""
-        self._progress.begin(self._now())
-        try:
-            yield
-        finally:
-            self._progress.end(self._now())
+        self.sending = Sending(self._progress)
 
     async def stalled(self) -> str:
         """Return, with the reason for the log, when sending makes no progress."""
@@ -88,7 +101,7 @@ class Watchdogs:
         """
         while True:
             await asyncio.sleep(PING_EVERY_S)
-            with self.sending():
+            with self.sending:
                 pong = await self._socket.ping()
             try:
                 async with asyncio.timeout(PING_EVERY_S):

@@ -85,7 +85,7 @@ async def test_status_shows_every_configured_backend_the_skipped_too() -> None:
     parts.jobs.offer(new_job("nobody's"))
     parts.clock.now += 5
     state = parts.reports.status(
-        link="connecting", welcomed_at=555.0, last_rejection="busy", draining=True
+        url=URL, link="connecting", welcomed_at=555.0, last_rejection="busy", draining=True
     )
     assert (state.link, state.coordinator_url, state.last_rejection) == ("connecting", URL, "busy")
     assert (state.uptime_s, state.last_welcome_age_s, state.last_job_age_s) == (65.0, 10.0, 5.0)
@@ -110,7 +110,7 @@ async def test_status_says_that_a_backend_rests_and_why() -> None:
 
     def shown() -> BackendStatus:
         state = parts.reports.status(
-            link="connected", welcomed_at=0.0, last_rejection=None, draining=False
+            url=URL, link="connected", welcomed_at=0.0, last_rejection=None, draining=False
         )
         return state.backends[0]
 
@@ -128,7 +128,7 @@ async def test_status_says_that_a_backend_rests_and_why() -> None:
 
 async def test_what_never_happened_has_no_age() -> None:
     state = Parts().reports.status(
-        link="starting", welcomed_at=None, last_rejection=None, draining=False
+        url=URL, link="starting", welcomed_at=None, last_rejection=None, draining=False
     )
     assert (state.last_welcome_age_s, state.last_job_age_s) == (None, None)
 
