@@ -36,7 +36,7 @@ from adapters.retry_after import retry_after_s
 from adapters.status_codes import code_for_status, server_advice, server_message
 from protocol.errors import Fault, entry_for
 from protocol.formats import Operation, find_operation
-from protocol.limits import MAX_ERROR_BODY_BYTES, MIB
+from protocol.limits import KIB, MAX_ERROR_BODY_BYTES, MIB
 
 QUESTION_TIMEOUT_S: Final = 10.0
 """For health checks, model lists and probes: a busy server answers late, a dead one never."""
@@ -46,6 +46,10 @@ MAX_ANSWER_BYTES: Final = 16 * MIB
 
 KEEP_ALIVE_S: Final = 4.0
 """llama.cpp and vLLM close idle connections after 5 s; closing first avoids the race."""
+
+READ_AHEAD_BYTES: Final = 32 * KIB
+"""aiohttp reads on until it holds twice as much of a paused response, and one read of the event
+loop's beyond that. Its own default would cost three quarters of a megabyte per stopped job."""
 
 AnswerT = TypeVar("AnswerT")
 
@@ -259,6 +263,7 @@ class HttpBackend(Backend):
                 ),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
+                read_bufsize=READ_AHEAD_BYTES,
                 # Servers beside the agent are reached directly, the internet perhaps by a proxy.
                 proxy=None if self.native else environment_proxy(self.settings.url),
             )

@@ -126,6 +126,7 @@ class Relay:
             self.total_bytes += len(data)
             send_chunk(data)
             feed(data)
+            data = b""  # or it would be kept a second time for as long as the gate is closed
 
     def _judge(self, secrets: Collection[str]) -> None:
         verdict = self._inspector.verdict()
