@@ -1,0 +1,198 @@
+"""What an agent holds while nobody takes anything: jobs × (window + what two reads may bring)."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from coordinator.server import Coordinator
+from coordinator.settings import CoordinatorSettings
+from protocol.frames import Capabilities
+from protocol.limits import CONNECT_PATH, KIB, MIB
+from tests.kit.chain import models_offered
+from tests.kit.connection import Connection
+from tests.kit.flood_server import MODEL, FloodServer, flood
+from tests.kit.jobs import new_job
+from tests.kit.measured_agent import Figures, MeasuredAgent, measured_agent
+from tests.kit.network import Cable
+from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome
+
+JOBS = 16
+WINDOW_BYTES = 256 * KIB
+ANSWER = flood(2 * MIB)
+
+READ_BYTES = 256 * KIB
+"""The most that an event loop reads from a socket at once."""
+
+OVERHEAD_BYTES = 4 * READ_BYTES
+"""Of a stopped job, beside its window: the read that filled the window, and in the HTTP client what
+came before it could stop its transport, twice while its parser has not looked at it."""
+
+BOUND_BYTES = JOBS * (WINDOW_BYTES + OVERHEAD_BYTES)
+
+LOOKS = 20
+FLAPS = 50
+
+
+@pytest.fixture
+def server() -> Iterator[FloodServer]:
+    with FloodServer(ANSWER) as server:
+        yield server
+
+
+async def test_consumers_that_take_nothing_cost_a_window_each(server: FloodServer) -> None:
+    async with (
+        ScriptedCoordinator(lambda _: welcome(window_bytes=WINDOW_BYTES)) as coordinator,
+        measured_agent(coordinator.url, server.url) as agent,
+    ):
+        peer = await coordinator.next_agent()
+        while not (await peer.next(Capabilities)).models:
+            pass
+        before = await agent.settled()
+        peer.acknowledges = False
+        jobs = [new_job(MODEL) for _ in range(JOBS)]
+        await peer.give(*jobs)
+        for job in jobs:
+            await peer.wait_for_bytes(job.job_id, WINDOW_BYTES)
+        await check_bound(agent, before, server)
+        peer.acknowledges = True
+        await peer.flush()
+        for job in jobs:
+            await peer.end(job.job_id)
+            assert peer.data[job.job_id] == ANSWER
+        await peer.settle()
+        check_nothing_is_held(await agent.settled(), before)
+
+
+async def test_buyers_that_read_nothing_cost_a_window_each_however_often_the_link_breaks(
+    server: FloodServer,
+) -> None:
+    async with chain(server) as (coordinator, link, agent), idle_buyers(coordinator) as buyers:
+        before = await agent.settled()
+        buyers.order(JOBS)
+        await buyers.all_answered()
+        await check_bound(agent, before, server)
+        for _ in range(FLAPS):
+            link.cut()
+            await next_session(link, coordinator)
+        await check_bound(agent, before, server)
+        assert await buyers.bodies() == {ANSWER}
+        check_nothing_is_held(await agent.settled(), before)
+        assert len(link.dialled_at) == 1 + FLAPS
+
+
+# --- what is measured -----------------------------------------------------------------------------
+
+
+async def check_bound(agent: MeasuredAgent, before: Figures, server: FloodServer) -> None:
+    """Every job is stopped, and it stays so however long the servers go on trying."""
+    full = await agent.settled()
+    for _ in range(LOOKS):
+        now = await agent.figures()
+        assert (now.lanes, now.stopped) == (JOBS, JOBS)
+        assert now.held == full.held
+        assert now.held <= JOBS * (WINDOW_BYTES + 2 * READ_BYTES)
+        assert now.traced - before.traced <= BOUND_BYTES
+        # The allocator's own share comes on top of what is allocated.
+        assert now.resident - before.resident <= 2 * BOUND_BYTES
+    assert server.answered == 0, "a server had sent everything already"
+
+
+def check_nothing_is_held(after: Figures, before: Figures) -> None:
+    assert (after.held, after.lanes) == (0, 0)
+    assert after.traced - before.traced <= WINDOW_BYTES, "not even one window is left"
+
+
+# --- the whole chain ------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def chain(server: FloodServer) -> AsyncIterator[tuple[Coordinator, Cable, MeasuredAgent]]:
+    async with Cable() as link:
+        settings = CoordinatorSettings(
+            port=0, authorities=(link.authority,), window_bytes=WINDOW_BYTES, drain_s=0.0
+        )
+        async with Coordinator(settings) as coordinator:
+            shrink_send_buffers(coordinator)
+            link.target = int(coordinator.authority.rpartition(":")[2])
+            url = f"ws://{link.authority}{CONNECT_PATH}"
+            async with measured_agent(url, server.url) as agent:
+                await models_offered(coordinator)
+                await link.next_connection()
+                yield coordinator, link, agent
+
+
+def shrink_send_buffers(coordinator: Coordinator) -> None:
+    """The kernel would take megabytes for each buyer that reads nothing."""
+    assert coordinator._runner is not None
+    for site in coordinator._runner.sites:
+        server = site._server
+        assert isinstance(server, asyncio.Server)
+        for listener in server.sockets:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * KIB)
+
+
+async def next_session(link: Cable, coordinator: Coordinator) -> Connection:
+    connection = await link.next_connection()
+    await models_offered(coordinator)
+    return connection
+
+
+class IdleBuyers:
+    """Real HTTP clients that take nothing of their answers until told."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self._url = f"{url}/v1/chat/completions"
+        self._session = session
+        self._may_read = asyncio.Event()
+        self._answered: list[asyncio.Event] = []
+        self._tasks: list[asyncio.Task[bytes]] = []
+
+    def order(self, count: int) -> None:
+        for _ in range(count):
+            answered = asyncio.Event()
+            self._answered.append(answered)
+            self._tasks.append(asyncio.create_task(self._buy(answered), name="idle buyer"))
+
+    async def all_answered(self) -> None:
+        """Return when every answer has begun."""
+        for answered in self._answered:
+            await answered.wait()
+
+    async def bodies(self) -> set[bytes]:
+        """Read on; what they got, without repetitions."""
+        self._may_read.set()
+        return set(await asyncio.gather(*self._tasks))
+
+    async def leave(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _buy(self, answered: asyncio.Event) -> bytes:
+        messages = [{"role": "user", "content": "much"}]
+        request = {"model": MODEL, "stream": True, "messages": messages}
+        async with self._session.post(self._url, json=request) as response:
+            assert response.status == 200
+            answered.set()
+            await self._may_read.wait()
+            return await response.read()
+
+
+@asynccontextmanager
+async def idle_buyers(coordinator: Coordinator) -> AsyncIterator[IdleBuyers]:
+    def small_socket(address: tuple[object, ...]) -> socket.socket:
+        small = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * KIB)
+        return small
+
+    connector = aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=small_socket)
+    async with aiohttp.ClientSession(connector=connector, read_bufsize=16 * KIB) as session:
+        buyers = IdleBuyers(coordinator.http_url, session)
+        try:
+            yield buyers
+        finally:
+            await buyers.leave()

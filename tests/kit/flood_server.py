@@ -1,0 +1,105 @@
+"""An inference server that sends every answer as fast as anybody takes it.
+
+It sends from threads that block in the kernel, out of one block of memory that all answers share:
+what is measured beside it is not its own.
+"""
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import SO_SNDBUF, SOL_SOCKET
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+MODEL = "flood"
+EVENT_BYTES = 4096
+SEND_BUFFER_BYTES = 16 * 1024
+"""The kernel would take megabytes ahead; so it shows when nobody reads."""
+
+
+def flood(size: int) -> bytes:
+    """A whole answer of about this size, in numbered events."""
+    events = [
+        _event(f"{number}/".ljust(EVENT_BYTES, "x"), None) for number in range(size // EVENT_BYTES)
+    ]
+    return b"".join([*events, _event("", "stop"), b"data: [DONE]\n\n"])
+
+
+def _event(content: str, finish: str | None) -> bytes:
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": finish}
+    return b"data: " + msgspec.json.encode({"id": "flood", "choices": [choice]}) + b"\n\n"
+
+
+class FloodServer:
+    """Listens on loopback between entry and exit; exit waits until whoever asked is gone.
+
+    Args:
+        answer: to every request.
+
+    Attributes:
+        answered: requests whose answer is with its client, or in the kernel's buffers.
+    """
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+        self.answered = 0
+        self._count = threading.Lock()
+        flood_server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._send("application/json", msgspec.json.encode({"data": [{"id": MODEL}]}))
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if not msgspec.json.decode(body, type=dict[str, object]).get("messages"):
+                    self.send_error(422)
+                    return
+                self._send("text/event-stream", flood_server.answer)
+                flood_server.count_answer()
+
+            def _send(self, content_type: str, answer: bytes) -> None:
+                self.connection.setsockopt(SOL_SOCKET, SO_SNDBUF, SEND_BUFFER_BYTES)
+                self.send_response(200)
+                self.send_header("Content-Type", content_type)
+                self.end_headers()
+                self.connection.sendall(answer)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.01,), name="flood"
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def count_answer(self) -> None:
+        with self._count:
+            self.answered += 1
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False  # joined at the end
+    request_queue_size = 128
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Whoever goes away in the middle of an answer is nobody's fault."""

@@ -1,0 +1,140 @@
+"""A whole agent in a process of its own, which says how much memory it has.
+
+Nothing else lives in that process: neither a server nor a coordinator blurs the figures.
+"""
+
+import asyncio
+import gc
+import logging
+import resource
+import sys
+import tracemalloc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import uvloop
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from adapters.base import BackendSettings, WireFormat
+from adapters.openai_compatible import OpenAICompatibleBackend
+from agent.backends import Backends
+from agent.config import LimitsConfig
+from agent.identity import Identity
+from agent.service import Service
+from tests.kit.agent_config import agent_config
+
+ROOT = Path(__file__).parents[2]
+
+
+class Figures(msgspec.Struct):
+    """What the agent has, in bytes.
+
+    Attributes:
+        traced: allocated by Python.
+        held: in its outbox, sent or not.
+        resident: of the process's memory; 0 where the system does not tell.
+        lanes: jobs in its outbox.
+        stopped: those of them whose source is told to pause.
+    """
+
+    traced: int
+    held: int
+    resident: int
+    lanes: int
+    stopped: int
+
+
+class MeasuredAgent:
+    """The running process; see `measured_agent`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._stdin, self._stdout = process.stdin, process.stdout
+
+    async def figures(self) -> Figures:
+        """How much it has now."""
+        self._stdin.write(b"\n")
+        return msgspec.json.decode(await self._stdout.readline(), type=Figures)
+
+    async def settled(self, rounds: int = 5) -> Figures:
+        """Its figures once they have been the same so many times in a row."""
+        before, same = await self.figures(), 0
+        while same < rounds:
+            await asyncio.sleep(0.01)  # it has no event for "nothing happens any more"
+            now = await self.figures()
+            same = same + 1 if (now.held, now.stopped) == (before.held, before.stopped) else 0
+            before = now
+        return before
+
+
+@asynccontextmanager
+async def measured_agent(coordinator_url: str, backend_url: str) -> AsyncIterator[MeasuredAgent]:
+    """Start the agent, and kill it at the end."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.kit.measured_agent", coordinator_url, backend_url),
+        cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield MeasuredAgent(process)
+    finally:
+        process.kill()
+        await process.communicate()
+
+
+# --- in that process ------------------------------------------------------------------------------
+
+
+async def _main(coordinator_url: str, backend_url: str) -> None:
+    settings = BackendSettings(
+        kind=OpenAICompatibleBackend.kind,
+        url=backend_url,
+        formats=(WireFormat.OPENAI,),
+        max_concurrent=256,
+    )
+    service = Service(
+        agent_config(coordinator_url, limits=LimitsConfig(max_concurrent=256)),
+        Identity(Ed25519PrivateKey.generate()),
+        Backends([OpenAICompatibleBackend(settings)], {}, [], {}),
+        uniform=lambda: 0.0,  # it dials again at once
+    )
+    running = asyncio.create_task(service.run(), name="agent")
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    while await reader.readline():
+        sys.stdout.buffer.write(msgspec.json.encode(_figures(service)) + b"\n")
+        sys.stdout.buffer.flush()
+    running.cancel()
+
+
+def _figures(service: Service) -> Figures:
+    streams = service.outbox.streams
+    if not streams:
+        gc.collect()  # only here, because it takes its time
+    return Figures(
+        traced=tracemalloc.get_traced_memory()[0],
+        held=sum(stream.written - stream.acked for stream in streams),
+        resident=_resident_bytes(),
+        lanes=len(streams),
+        stopped=sum(not stream.has_room for stream in streams),
+    )
+
+
+def _resident_bytes() -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    logging.getLogger("provider_agent").addHandler(logging.NullHandler())
+    tracemalloc.start()
+    uvloop.run(_main(*sys.argv[1:]))
