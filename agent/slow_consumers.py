@@ -6,6 +6,7 @@ Looked at now and then, not at every chunk: the hot path pays nothing for it.
 from collections.abc import Iterable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from protocol.stream import SendStream
 
@@ -15,6 +16,7 @@ class _Mark(Struct, frozen=True):
 
     acked: int
     sent: int
+    ended: bool
     since: float
 
 
@@ -37,9 +39,10 @@ class SlowConsumers:
         for stream in streams:
             if not stream.waits:
                 continue
-            mark = self._marks.get(stream.job_id)
-            if mark is None or (mark.acked, mark.sent) != (stream.acked, stream.sent):
-                mark = _Mark(stream.acked, stream.sent, now)
+            mark = _Mark(stream.acked, stream.sent, stream.end is not None, now)
+            before = self._marks.get(stream.job_id)
+            if before is not None and replace(before, since=now) == mark:
+                mark = before
             marks[stream.job_id] = mark
             if now - mark.since >= limit_s:
                 stalled.append(stream)
