@@ -175,6 +175,7 @@ class ScriptedAgent:
         self.max_concurrent = max_concurrent
         self.rejected: Rejected | None = None
         self.drain: Drain | None = None
+        self.acks: list[Ack] = []
         self.closed = asyncio.Event()
         self.is_lost = False
         self.jobs: dict[bytes, ScriptedJob] = {}
@@ -271,6 +272,8 @@ class ScriptedAgent:
             closed.set()
 
     def _take(self, frame: CoordinatorFrame) -> None:
+        if isinstance(frame, Ack):
+            self.acks.append(frame)
         match frame:
             case Job():
                 self._take_job(frame)

@@ -1,0 +1,96 @@
+"""What a coordinator does about an agent that breaks, bends or floods the protocol."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from coordinator.server import Coordinator
+from coordinator.settings import CoordinatorSettings
+from tests.kit.hostile_agents import AGENT_ATTACKS, AgentAttack
+from tests.kit.hostile_messages import HOSTILE_MESSAGES, Hostile
+from tests.kit.hostile_stage import names_of_tasks
+from tests.kit.scripted_agent import ScriptedAgent, ScriptedJob
+
+CHAT = "/v1/chat/completions"
+BODY = b'{"model":"tiny","messages":[]}'
+
+
+@pytest.fixture
+async def coordinator() -> AsyncIterator[Coordinator]:
+    async with Coordinator(CoordinatorSettings(port=0, drain_s=0)) as running:
+        yield running
+
+
+@pytest.fixture
+async def http(coordinator: Coordinator) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(coordinator.http_url) as session:
+        yield session
+
+
+async def ask(http: aiohttp.ClientSession) -> tuple[int, bytes]:
+    async with http.post(CHAT, data=BODY) as response:
+        return response.status, await response.read()
+
+
+async def serves_a_good_agent(coordinator: Coordinator, http: aiohttp.ClientSession) -> None:
+    async def answer(job: ScriptedJob) -> None:
+        await job.answer(b"well", content_type="application/json")
+
+    async with ScriptedAgent(coordinator.connect_url, answer=answer):
+        assert await ask(http) == (200, b"well")
+
+
+@asynccontextmanager
+async def agent_with_a_job(
+    coordinator: Coordinator, http: aiohttp.ClientSession
+) -> AsyncIterator[tuple[ScriptedAgent, ScriptedJob, "asyncio.Task[tuple[int, bytes]]"]]:
+    async with ScriptedAgent(coordinator.connect_url) as agent:
+        asking = asyncio.create_task(ask(http))
+        yield agent, await agent.next_job(), asking
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE_MESSAGES, ids=lambda hostile: hostile.name)
+async def test_a_hostile_message_is_answered_as_the_table_says(
+    coordinator: Coordinator, http: aiohttp.ClientSession, hostile: Hostile
+) -> None:
+    await serves_a_good_agent(coordinator, http)
+    tasks = names_of_tasks()
+    async with agent_with_a_job(coordinator, http) as (agent, job, asking):
+        with contextlib.suppress(ConnectionClosed):
+            await agent.send_raw(hostile.to_coordinator)
+        if hostile.close_code is None:
+            await job.answer(b"still", content_type="application/json")
+            assert await asking == (200, b"still")
+        else:
+            await agent.closed.wait()
+            assert agent.socket.close_code == hostile.close_code
+    await serves_a_good_agent(coordinator, http)
+    assert coordinator.agents() == []
+    assert names_of_tasks() == tasks
+
+
+@pytest.mark.parametrize("attack", AGENT_ATTACKS, ids=lambda attack: attack.name)
+async def test_an_attack_is_answered_as_the_table_says(
+    coordinator: Coordinator, http: aiohttp.ClientSession, attack: AgentAttack
+) -> None:
+    await serves_a_good_agent(coordinator, http)
+    tasks = names_of_tasks()
+    async with agent_with_a_job(coordinator, http) as (agent, job, asking):
+        with contextlib.suppress(ConnectionClosed):
+            await attack.act(agent, job)
+        if attack.close_code is None:
+            await job.answer(b"still", content_type="application/json")
+            assert await asking == (200, b"still")
+        else:
+            await agent.closed.wait()
+            assert agent.socket.close_code == attack.close_code
+    await serves_a_good_agent(coordinator, http)
+    assert coordinator.agents() == []
+    assert names_of_tasks() == tasks
