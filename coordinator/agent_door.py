@@ -9,8 +9,8 @@ from aiohttp import WSCloseCode, hdrs, web
 
 from coordinator.agent_link import CLOSE_S, AgentLink
 from coordinator.buyer_stream import abort
-from coordinator.connected_agent import Goodbye
 from coordinator.fleet import FULL_RETRY_MS, Fleet
+from coordinator.goodbye import Goodbye
 from coordinator.settings import CoordinatorSettings
 from protocol.limits import MAX_MESSAGE_TO_COORDINATOR_BYTES, SUBPROTOCOL
 from protocol.session import CoordinatorSession

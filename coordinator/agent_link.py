@@ -13,7 +13,8 @@ from typing import Final
 
 from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
 
-from coordinator.connected_agent import ConnectedAgent, Goodbye, Roster
+from coordinator.connected_agent import ConnectedAgent, Roster
+from coordinator.goodbye import Goodbye, closed_by_agent, link_lost
 from coordinator.settings import CoordinatorSettings
 from protocol.codec import VERSION_1
 from protocol.exceptions import ProtocolError
@@ -32,16 +33,6 @@ MAX_WAITING_FRAMES: Final = 65_536
 
 SILENT_HEARTBEATS: Final = 3
 """One may be lost and one late; after three the agent is gone."""
-
-FINAL_CODES: Final = frozenset(
-    {
-        WSCloseCode.OK,
-        WSCloseCode.GOING_AWAY,
-        WSCloseCode.PROTOCOL_ERROR,
-        WSCloseCode.MESSAGE_TOO_BIG,
-    }
-)
-"""An agent that closes with one of these is done with its session, or would fail at it again."""
 
 _MAX_REASON_BYTES: Final = 120  # RFC 6455, 5.5: 125 for a control frame, two of them for the code
 
@@ -98,7 +89,7 @@ class AgentLink:
         self._wake.set()  # the challenge waits already
         reader = asyncio.create_task(self._read(), name="agent reader")
         writer = asyncio.create_task(self._write(), name="agent writer")
-        goodbye = _lost("connection lost")
+        goodbye = link_lost("connection lost")
         try:
             done, _ = await asyncio.wait(
                 {reader, writer, self._stop}, return_when=asyncio.FIRST_COMPLETED
@@ -147,9 +138,7 @@ class AgentLink:
         is_malformed = isinstance(data, WebSocketError)
         if isinstance(data, WebSocketError):
             self._log_malformed(data.code, "not a WebSocket message, or too big")
-        code = self._socket.close_code or WSCloseCode.ABNORMAL_CLOSURE
-        may_return = not is_malformed and code not in FINAL_CODES
-        return Goodbye(code, "closed by the agent", may_return=may_return)
+        return closed_by_agent(self._socket.close_code, is_malformed=is_malformed)
 
     def _log_malformed(self, code: int, error: str) -> None:
         fields = {"agent": self._agent.name, "code": int(code), "error": error}
@@ -164,9 +153,9 @@ class AgentLink:
                 await self._send_waiting()
             except TimeoutError:
                 self._abort()
-                return _lost("took nothing for too long")
+                return link_lost("took nothing for too long")
             except ConnectionError:
-                return _lost("connection lost")
+                return link_lost("connection lost")
 
     async def _send_waiting(self) -> None:
         while batch := self._agent.next_batch():
@@ -188,10 +177,6 @@ class AgentLink:
                 await self._socket.close(code=goodbye.close_code, message=message)
         except (TimeoutError, ConnectionError):
             self._abort()
-
-
-def _lost(reason: str) -> Goodbye:
-    return Goodbye(WSCloseCode.ABNORMAL_CLOSURE, reason, may_return=True)
 
 
 async def _end(*tasks: asyncio.Task[Goodbye]) -> None:

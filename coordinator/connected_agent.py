@@ -10,10 +10,10 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from coordinator.batching import frame_bytes, take_batch
+from coordinator.goodbye import REPLACED_GOODBYE, Goodbye
 from coordinator.lost_session import LostSession, fail_forgotten
 from coordinator.offers import OfferTable
 from coordinator.running_job import RunningJob
@@ -35,7 +35,7 @@ from protocol.frames import (
     Rejected,
     Welcome,
 )
-from protocol.limits import BATCH_BYTES, MAX_MESSAGE_TO_COORDINATOR_BYTES, MIB, REPLACED
+from protocol.limits import BATCH_BYTES, MAX_MESSAGE_TO_COORDINATOR_BYTES, MIB
 from protocol.session import CoordinatorSession, State
 
 log = logging.getLogger("provider_agent.coordinator")
@@ -46,25 +46,6 @@ MAX_WAITING_BYTES: Final = 64 * MIB
 
 ABANDONED: Final = "the buyer is gone or the answer is of no use"
 """Why jobs are cancelled, for the agent's log."""
-
-
-class Goodbye(Struct, frozen=True):
-    """Why a connection ends.
-
-    Attributes:
-        close_code: RFC 6455, 7.4.
-        reason: for the close frame and the log, without content.
-        flush: whether what waits is still sent: a rejection is, jobs are not.
-        may_return: only the link is lost; the session waits for its agent.
-    """
-
-    close_code: int
-    reason: str
-    flush: bool = False
-    may_return: bool = False
-
-
-REPLACED_GOODBYE: Final = Goodbye(REPLACED, "replaced by a newer connection of the same key")
 
 
 class Roster(Protocol):

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 
 from coordinator.access import admits_agent
-from coordinator.connected_agent import REPLACED_GOODBYE, ConnectedAgent
+from coordinator.connected_agent import ConnectedAgent
+from coordinator.goodbye import REPLACED_GOODBYE
 from coordinator.lost_session import LostSession
 from coordinator.offers import choose
 from coordinator.parked import ParkedSessions

@@ -7,7 +7,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from coordinator import connected_agent
-from coordinator.connected_agent import ABANDONED, ConnectedAgent, Goodbye
+from coordinator.connected_agent import ABANDONED, ConnectedAgent
+from coordinator.goodbye import Goodbye
 from coordinator.lost_session import LostSession
 from coordinator.settings import CoordinatorSettings
 from protocol.auth import signed_bytes

@@ -1,8 +1,9 @@
 import msgspec
 
 from coordinator.access import SecretSet
-from coordinator.connected_agent import REPLACED_GOODBYE, ConnectedAgent, Goodbye
+from coordinator.connected_agent import ConnectedAgent
 from coordinator.fleet import Fleet
+from coordinator.goodbye import REPLACED_GOODBYE, Goodbye
 from coordinator.offers import OfferTable
 from coordinator.settings import CoordinatorSettings
 from protocol.errors import ErrorCode

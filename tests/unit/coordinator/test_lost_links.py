@@ -1,0 +1,172 @@
+"""The ways to lose a link, and which of them end the session: real sockets, virtual time."""
+
+import asyncio
+import gc
+import io
+from collections import Counter
+
+import pytest
+from msgspec.structs import replace
+
+from coordinator.connected_agent import ConnectedAgent
+from coordinator.lost_session import LostSession
+from coordinator.running_job import RunningJob
+from protocol.limits import MIB
+from tests.kit.coordinator_stage import CHAT, QUIET, staged, until
+from tests.kit.scripted_agent import ScriptedAgent
+from tests.kit.virtual_time import in_virtual_time
+
+STATE = (ConnectedAgent, LostSession, RunningJob)
+
+
+@in_virtual_time
+async def test_agent_that_does_not_come_back_fails_its_jobs() -> None:
+    async with staged() as stage:
+        job, response = await stage.streaming(b"data: 1\n\n")
+        asking = stage.ask()
+        await stage.agent.next_job()
+        await stage.agent.lose_link()
+        assert b"backend_unreachable" in await response.read()
+        assert (await asking).status == 502
+        assert stage.coordinator.parked() == []
+        await stage.agent.redial()
+        assert job.forgotten
+
+
+@in_virtual_time
+async def test_job_without_output_goes_to_another_agent_when_its_own_stays_away() -> None:
+    async with staged() as stage, ScriptedAgent(stage.coordinator.connect_url) as other:
+        agents = sorted((stage.agent, other), key=lambda agent: agent.public_key)
+        asking = stage.ask()
+        await agents[0].next_job()
+        await agents[0].lose_link()
+        await (await agents[1].next_job()).answer(b"{}")
+        assert await (await asking).read() == b"{}"
+
+
+@in_virtual_time
+async def test_link_that_is_half_open_is_taken_over() -> None:
+    async with staged() as stage:
+        job, response = await stage.streaming(b"1")
+        older, closed = stage.agent.socket, stage.agent.closed
+        await stage.agent.redial()
+        await closed.wait()
+        assert older.close_code == 4001
+        await job.send(b"2")
+        await job.finish()
+        assert await response.read() == b"2"
+        assert len(stage.coordinator.agents()) == 1
+
+
+@in_virtual_time
+async def test_request_for_a_model_whose_agent_may_come_back_is_to_be_asked_again() -> None:
+    async with staged() as stage:
+        await stage.agent.lose_link()
+        await until(lambda: bool(stage.coordinator.parked()))
+        response = await stage.ask()
+        assert (response.status, response.headers["Retry-After"]) == (503, "2")
+        await asyncio.sleep(70)
+        assert (await stage.ask()).status == 404
+
+
+@in_virtual_time
+async def test_silent_agent_may_come_back() -> None:
+    async with staged(replace(QUIET, heartbeat_ms=10_000)) as stage:
+        job, response = await stage.streaming(b"1")
+        await stage.agent.closed.wait()
+        assert stage.agent.socket.close_code == 1008
+        stage.agent.is_lost = True
+        await stage.agent.redial()
+        await job.send(b"2")
+        await job.finish()
+        assert await response.read() == b"2"
+
+
+@in_virtual_time
+async def test_welcome_lost_with_its_link_costs_nothing() -> None:
+    async with staged() as stage:
+        job, response = await stage.streaming(b"1")
+        before = stage.agent.session.welcome
+        await stage.agent.lose_link()
+        await stage.agent.redial()
+        await stage.agent.lose_link()
+        stage.agent.session.welcome = before  # as if it had never come
+        await stage.agent.redial()
+        await job.send(b"2")
+        await job.finish()
+        assert await response.read() == b"2"
+
+
+@in_virtual_time
+async def test_nothing_is_left_of_links_that_broke() -> None:
+    async with staged() as stage:
+        for _ in range(3):
+            job, response = await stage.streaming(b"1")
+            for _ in range(10):
+                await stage.agent.lose_link()
+                await stage.agent.redial()
+            await job.finish()
+            assert await response.read() == b""
+        await stage.agent.settle()
+        gc.collect()
+        left = Counter(type(one).__name__ for one in gc.get_objects() if isinstance(one, STATE))
+        assert left == {"ConnectedAgent": 1}
+        assert stage.coordinator.parked() == []
+
+
+@in_virtual_time
+async def test_agent_that_took_nothing_for_too_long_may_come_back() -> None:
+    async with staged() as stage:
+        body = b'{"model":"tiny","filler":"' + b"x" * (15 * MIB) + b'"}'
+        asking = asyncio.create_task(stage.http.post(CHAT, data=io.BytesIO(body)))
+        stage.agent.socket.transport.pause_reading()
+        await asyncio.sleep(40)
+        assert stage.coordinator.parked()
+        await stage.agent.lose_link()
+        await stage.agent.redial()
+        job = await stage.agent.next_job()
+        assert job.job.request == body
+        await job.answer(b"{}")
+        assert await (await asking).read() == b"{}"
+
+
+@in_virtual_time
+async def test_protocol_violation_ends_the_session() -> None:
+    async with staged() as stage:
+        _, response = await stage.streaming(b"1")
+        await stage.agent.send_raw(b"\xc1")
+        assert b"backend_unreachable" in await response.read()
+        assert stage.coordinator.parked() == []
+
+
+@pytest.mark.parametrize(("code", "kept"), [(1000, 0), (1001, 0), (1002, 0), (1011, 1)])
+def test_goodbye_of_the_agent_says_whether_it_may_return(code: int, kept: int) -> None:
+    @in_virtual_time
+    async def run() -> None:
+        async with staged() as stage:
+            await stage.streaming(b"1")
+            await stage.agent.socket.close(code)
+            await until(lambda: not stage.coordinator.agents())
+            assert len(stage.coordinator.parked()) == kept
+
+    run()
+
+
+@in_virtual_time
+async def test_without_resume_ms_nothing_is_kept() -> None:
+    async with staged(replace(QUIET, resume_ms=0)) as stage:
+        _, response = await stage.streaming(b"1")
+        await stage.agent.lose_link()
+        assert b"backend_unreachable" in await response.read()
+        assert stage.coordinator.parked() == []
+
+
+@in_virtual_time
+async def test_agent_that_was_draining_still_is() -> None:
+    async with staged() as stage:
+        job, _ = await stage.streaming(b"1")
+        await stage.agent.start_draining()
+        await stage.agent.lose_link()
+        await stage.agent.redial()
+        assert stage.coordinator.agents()[0].draining
+        await job.finish()
