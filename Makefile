@@ -17,13 +17,14 @@ COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test fuzz check format bench reconnect lock clean
+.PHONY: help demo test test-faults fuzz check format bench reconnect lock clean
 
 help:
 	@echo "make demo       requests through coordinator, agent and a real server; shows what arrived"
 	@echo "make test       the whole test-suite           (one test: make test ARGS='-k name')"
 	@echo "make fuzz       hostile input, at random, for minutes   (longer: FUZZ_EXAMPLES=100000)"
 	@echo "make test-vllm  the same promises over a real vLLM (first time: 4 minutes, 2.5 GB)"
+	@echo "make test-faults  what breaks on purpose, in full, as a table   (ARGS='--seed 7 -k link')"
 	@echo "make check      ruff and mypy"
 	@echo "make format     lets ruff rewrite the code"
 	@echo "make bench      what relaying costs, beside the obvious way (ARGS='--rounds 5')"
@@ -43,6 +44,9 @@ fuzz: $(DEV)
 
 test-vllm: $(DEV) $(VLLM_VENV)/.installed
 	@$(BIN)/python -m tests.real_vllm $(VLLM_VENV) $(ARGS)
+
+test-faults: $(DEV)
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 check: $(DEV)
 	@$(BIN)/ruff check .

@@ -37,11 +37,13 @@ LIMITS = LimitsConfig(max_concurrent=MAX_CONCURRENT)
 SETTINGS = CoordinatorSettings(port=0, deadline_s=24 * 3600.0, drain_s=0.0)
 
 
-async def until(holds: Callable[[], bool], within_s: float = 600.0) -> None:
+async def until(
+    holds: Callable[[], bool], *, within_s: float = 600.0, every_s: float = 0.5
+) -> None:
     """Return when it holds; fail when it does not in time. For what has no event; virtual time."""
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(every_s)
 
 
 @dataclass(eq=False)

@@ -1,0 +1,13 @@
+"""The scenarios of `make test-faults`, in short."""
+
+import pytest
+
+from tests.faults.scenarios.scenario import SHORT, Scenario, perform
+from tests.faults.scenarios.table import TABLE
+
+
+@pytest.mark.parametrize("scenario", TABLE, ids=lambda scenario: scenario.name.replace(" ", "-"))
+def test_scenario(scenario: Scenario) -> None:
+    outcome = perform(scenario, SHORT, debug=True)
+    if outcome.error is not None:
+        raise outcome.error
