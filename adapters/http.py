@@ -37,6 +37,7 @@ from adapters.status_codes import code_for_status, server_advice, server_message
 from protocol.errors import Fault, entry_for
 from protocol.formats import Operation, find_operation
 from protocol.limits import KIB, MAX_ERROR_BODY_BYTES, MIB
+from protocol.trace_context import is_traceparent
 
 QUESTION_TIMEOUT_S: Final = 10.0
 """For health checks, model lists and probes: a busy server answers late, a dead one never."""
@@ -281,7 +282,7 @@ class HttpBackend(Backend):
             headers["Authorization"] = f"Bearer {self.settings.api_key}"
         if job is not None:
             headers["X-Request-Id"] = job.job_id.hex()
-            if job.traceparent:
+            if is_traceparent(job.traceparent):
                 headers["traceparent"] = job.traceparent
         return headers
 

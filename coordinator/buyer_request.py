@@ -1,7 +1,6 @@
 """What a buyer's HTTP request asks for, read with limits."""
 
 import asyncio
-import re
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -12,11 +11,7 @@ from coordinator.error_shapes import Failure, failure_of_code
 from protocol.errors import ErrorCode
 from protocol.formats import Operation
 from protocol.limits import MAX_NAME_CHARS
-
-_TRACEPARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
-)
-"""W3C Trace Context, 3.2.2."""
+from protocol.trace_context import is_traceparent
 
 
 class BuyerRequest(msgspec.Struct, frozen=True):
@@ -78,4 +73,4 @@ def find_model(body: bytes) -> str | Failure:
 def valid_traceparent(headers: Mapping[str, str]) -> str:
     """The `traceparent` header when it is valid, otherwise ""."""
     value = headers.get("traceparent", "").strip()
-    return value if _TRACEPARENT.fullmatch(value) else ""
+    return value if is_traceparent(value) else ""
