@@ -313,3 +313,13 @@ async def test_no_text_of_a_coordinator_reaches_a_terminal_as_it_is(
     assert all(line.isprintable() for line in lines)
     assert not any(line.startswith("ERROR") for line in lines)
     assert max(map(len, lines)) < 3 * 4096
+
+
+OTHER_ROWS = {
+    "`Rejected`, `Drain` or `Retry-After` with a wait of years": (
+        test_a_wait_of_years_is_an_hour_or_two
+    ),
+    "a flood of `Drain`": test_a_flood_of_drains_is_one_drain,
+    **dict.fromkeys(TEXTS, test_no_text_of_a_coordinator_reaches_a_terminal_as_it_is),
+}
+"""Rows of the table that have a test of their own."""

@@ -75,7 +75,10 @@ async def again_after_its_end(stage: Stage) -> None:
 
 async def again_after_many_others(stage: Stage) -> None:
     job = await _ended(stage)
-    await _refused(stage, [new_job("unknown") for _ in range(REMEMBERED_JOBS)])
+    others = [new_job("unknown") for _ in range(REMEMBERED_JOBS)]
+    await stage.peer.send(*others)
+    await stage.peer.error(others[-1].job_id)
+    stage.forget()
     await stage.peer.give(job)
     (await stage.backend.next_run()).answer(b"anew")
     await stage.peer.end(job.job_id)
@@ -197,7 +200,7 @@ ATTACKS: Final = [
     Attack("jobs for models, formats or operations that nobody offered", jobs_that_nobody_serves),
     Attack("a job with no time at all", no_time_at_all),
     Attack(
-        "ends that are never acknowledged, and more than 4096 of them",
+        "more than 4096 ends that it never acknowledges",
         ends_never_acknowledged,
         1002,
     ),

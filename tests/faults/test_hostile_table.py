@@ -1,0 +1,51 @@
+"""The tables of hostile input in docs/protocol.md and the tests say the same."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+from tests.faults.test_hostile_dialler import VISITS
+from tests.faults.test_hostile_handshake import GREETINGS, OTHER_ROWS
+from tests.kit.hostile_agents import AGENT_ATTACKS
+from tests.kit.hostile_jobs import ATTACKS
+from tests.kit.hostile_messages import HOSTILE_MESSAGES
+
+TEXT: Final = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+LOST: Final = 1006
+"""No close frame: the connection was cut."""
+
+
+def table(first_cell: str) -> dict[str, str]:
+    """The rows below a heading cell: what is done, and the answer."""
+    section = TEXT.partition("\n## Hostile input\n")[2].partition("\n## ")[0]
+    rows = section.partition(f"| {first_cell} |")[2].partition("\n\n")[0].splitlines()[2:]
+    cells = [re.split(r" \| ", row.strip("| ")) for row in rows]
+    assert all(len(row) == 2 for row in cells)
+    return {row[0]: row[1] for row in cells}
+
+
+def close_codes(rows: dict[str, str]) -> dict[str, int | None]:
+    """The close code that an answer names."""
+    return {
+        name: int(found[1]) if (found := re.search(r"`(1\d{3})`", answer)) else None
+        for name, answer in rows.items()
+    }
+
+
+def test_what_either_side_may_send() -> None:
+    tested = {hostile.name: hostile.close_code for hostile in HOSTILE_MESSAGES}
+    assert close_codes(table("Either side sends")) == tested
+
+
+def test_what_a_coordinator_may_send() -> None:
+    tested: dict[str, int | None] = {attack.name: attack.close_code for attack in ATTACKS}
+    for greeting in GREETINGS:
+        tested[greeting.name] = None if greeting.close_code == LOST else greeting.close_code
+    tested |= dict.fromkeys(OTHER_ROWS)
+    assert close_codes(table("The coordinator sends")) == tested
+
+
+def test_what_an_agent_may_send() -> None:
+    tested: dict[str, int | None] = {attack.name: attack.close_code for attack in AGENT_ATTACKS}
+    tested |= {visit.name: visit.close_code for visit in VISITS}
+    assert close_codes(table("The agent sends")) == tested
