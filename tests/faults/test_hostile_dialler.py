@@ -38,7 +38,9 @@ from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.scripted_coordinator import ScriptedCoordinator
 
-QUICK = CoordinatorSettings(port=0, drain_s=0, heartbeat_ms=100, handshake_timeout_s=0.2)
+USUAL = CoordinatorSettings(port=0, drain_s=0)
+IMPATIENT = replace(USUAL, handshake_timeout_s=1.0)
+BUSY = replace(USUAL, heartbeat_ms=100)
 
 
 class Dialler:
@@ -93,11 +95,13 @@ class Visit(Struct, frozen=True):
         name: the row of the table in docs/protocol.md.
         act: does it.
         close_code: what the coordinator closes with; None: it is a new agent like any other.
+        settings: of the coordinator.
     """
 
     name: str
     act: Callable[[Dialler], Awaitable[None]]
     close_code: int | None
+    settings: CoordinatorSettings = USUAL
 
 
 async def says_nothing(dialler: Dialler) -> None:
@@ -154,8 +158,8 @@ async def names_anothers_session(dialler: Dialler) -> None:
 
 
 VISITS = [
-    Visit("it says nothing after the upgrade", says_nothing, 1008),
-    Visit("it is silent for three heartbeats", falls_silent, 1008),
+    Visit("it says nothing after the upgrade", says_nothing, 1008, IMPATIENT),
+    Visit("it is silent for three heartbeats", falls_silent, 1008, BUSY),
     Visit("another frame before `Hello`", begins_elsewhere, 1002),
     Visit("`Hello` signed for another address", signs_for_another, 1008),
     Visit("`Hello` with somebody else's public key", takes_anothers_key, 1008),
@@ -167,7 +171,7 @@ VISITS = [
 
 @pytest.mark.parametrize("visit", VISITS, ids=lambda visit: visit.name)
 async def test_a_visit_is_answered_as_the_table_says(visit: Visit) -> None:
-    async with Coordinator(QUICK) as coordinator:
+    async with Coordinator(visit.settings) as coordinator:
         async with dialled(coordinator) as first:
             await first.send(await first.hello())
             assert isinstance(await first.answer(), Welcome)
@@ -212,7 +216,7 @@ async def test_a_challenge_that_another_host_relays_does_not_authenticate() -> N
     """The agent signs what it dialled, which is the host in the middle."""
     nobody = ScriptedCoordinator()
     async with (
-        Coordinator(QUICK) as coordinator,
+        Coordinator(USUAL) as coordinator,
         relay_to(coordinator) as url,
         RunningAgent(nobody, ScriptedBackend(), config=agent_config(url)) as agent,
     ):
@@ -223,7 +227,7 @@ async def test_a_challenge_that_another_host_relays_does_not_authenticate() -> N
 
 async def test_the_same_agent_is_welcome_without_the_relay() -> None:
     nobody = ScriptedCoordinator()
-    async with Coordinator(QUICK) as coordinator:
+    async with Coordinator(USUAL) as coordinator:
         config = agent_config(coordinator.connect_url)
         async with RunningAgent(nobody, ScriptedBackend(), config=config) as agent:
             while not coordinator.agents():  # noqa: ASYNC110 - nobody tells a test

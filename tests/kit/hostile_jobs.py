@@ -151,7 +151,7 @@ async def flood_of_acks(stage: Stage) -> None:
 
 async def jobs_beyond_what_it_takes(stage: Stage) -> None:
     kept = [await _running(stage), await _running(stage)]
-    assert await _refused(stage, [new_job() for _ in range(1000)]) == {"out_of_capacity"}
+    assert await _refused(stage, [new_job() for _ in range(300)]) == {"out_of_capacity"}
     for job, run in kept:
         run.answer(b"x")
         await stage.peer.end(job.job_id)
