@@ -13,7 +13,6 @@ from tests.faults.scenarios.stage import MAX_CONCURRENT, SETTINGS, Stage, stage
 from tests.kit.network import Cable
 
 WINDOW_BYTES = 64 * KIB
-BUYERS = 50
 ONE_READ_BYTES = 256 * KIB
 """What the agent may get at once from a server that it has not stopped yet."""
 
@@ -21,7 +20,7 @@ KERNELS_BYTES = 12 * MIB
 """What this machine's kernel may hold on the five connections from the server to the buyer."""
 
 
-async def one_buyer_of_fifty_stops_reading(effort: Effort) -> str:
+async def one_buyer_of_many_stops_reading(effort: Effort) -> str:
     """Its job alone fails, after the time that the operator set; the others keep going."""
     limits = LimitsConfig(max_concurrent=MAX_CONCURRENT, slow_consumer_s=30.0)
     settings = replace(SETTINGS, window_bytes=WINDOW_BYTES)
@@ -31,7 +30,8 @@ async def one_buyer_of_fifty_stops_reading(effort: Effort) -> str:
             await play.server.streaming("stopped", at_least=50_000)
             cable.connections[0].back.stall()
             others = [
-                play.buyers.buy(Order(f"job-{n}", 20, 300, pace_s=5.0)) for n in range(BUYERS - 1)
+                play.buyers.buy(Order(f"job-{n}", 20, 300, pace_s=5.0))
+                for n in range(effort.buyers - 1)
             ]
             await asyncio.sleep(20)
             held = max(stream.written - stream.acked for stream in play.service.outbox.streams)

@@ -38,7 +38,7 @@ SETTINGS = CoordinatorSettings(port=0, deadline_s=24 * 3600.0, drain_s=0.0)
 
 
 async def until(
-    holds: Callable[[], bool], *, within_s: float = 600.0, every_s: float = 0.5
+    holds: Callable[[], bool], *, within_s: float = 600.0, every_s: float = 2.0
 ) -> None:
     """Return when it holds; fail when it does not in time. For what has no event; virtual time."""
     async with asyncio.timeout(within_s):
