@@ -32,6 +32,7 @@ from protocol.frames import (
 from protocol.limits import CONNECT_PATH, MAX_LIVE_JOBS, MIB, SUBPROTOCOL
 from protocol.session import AgentSession, State
 from tests.kit.agent_config import agent_config
+from tests.kit.chain import models_offered
 from tests.kit.hostile_stage import names_of_tasks
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_agent import ScriptedAgent
@@ -230,6 +231,5 @@ async def test_the_same_agent_is_welcome_without_the_relay() -> None:
     async with Coordinator(USUAL) as coordinator:
         config = agent_config(coordinator.connect_url)
         async with RunningAgent(nobody, ScriptedBackend(), config=config) as agent:
-            while not coordinator.agents():  # noqa: ASYNC110 - nobody tells a test
-                await asyncio.sleep(0.005)
+            await models_offered(coordinator)
             assert agent.service.status().link == "connected"
