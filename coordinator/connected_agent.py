@@ -321,7 +321,7 @@ class ConnectedAgent:
         """Welcome the agent back, and take its jobs over."""
         self.resumed = True
         self.session_id, self.retired = lost.session_id, lost.retired
-        self.draining = lost.draining
+        self.draining, self.offers = lost.draining, lost.offers  # until it tells anew
         continuation = lost.continue_with(hello.live_jobs)
         self._session.accept(self._welcome(), continuation.streams)
         for job_id in continuation.streams:

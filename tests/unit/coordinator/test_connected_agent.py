@@ -250,6 +250,7 @@ def test_what_comes_after_the_hand_over_is_not_taken(rig: Rig) -> None:
 def test_agent_that_comes_back_gets_welcome_then_acknowledgements_then_lost_jobs() -> None:
     first = Rig()
     first.greet()
+    first.receive(Capabilities(1, [offer()], AgentLimits(4)), Draining(1000))
     job, unseen = first.agent.submit(JOB), first.agent.submit(OTHER_JOB)
     first.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, b"abc"))
     first.agent.passed_on(job, 2)
@@ -265,6 +266,7 @@ def test_agent_that_comes_back_gets_welcome_then_acknowledgements_then_lost_jobs
     assert again == msgspec.structs.replace(OTHER_JOB, deadline_ms=500)
     assert (job.owner, unseen.owner) == (second.agent, second.agent)
     assert second.agent.resumed
+    assert (second.agent.offers, second.agent.draining) == (first.agent.offers, True)
     second.receive(Chunk(JOB_ID, 2, b"cde"))
     assert job.take() == b"abcde"
 
