@@ -13,6 +13,7 @@ from agent.config import Config
 from agent.dial import DialSettings, dial
 from agent.dial_failure import DialFailed
 from agent.identity import Identity
+from agent.key_in_use import is_key_in_use
 from agent.telemetry.status import LINK_CONNECTED
 from agent.version import agent_version
 from protocol.codec import VERSION_1
@@ -115,9 +116,11 @@ async def _greet(
 
 async def _running_agent(config: Config) -> str:
     """Why no hello may be said on account of an agent of these settings; "" when it may."""
+    if is_key_in_use(config.identity.key_path):
+        return "an agent runs with this key"
     address = config.observability.prometheus_addr
     if not address:
-        return "an agent may be running, and its status server is off"
+        return ""
     try:
         state = await fetch_snapshot(address)
     except NoAgent:

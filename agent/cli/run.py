@@ -88,11 +88,13 @@ class _Start(NamedTuple):
 
 def _serve(start: _Start) -> int:
     from agent.identity import IdentityError, load_or_create
+    from agent.key_in_use import key_in_use
     from agent.telemetry.status_server import StatusServerError
 
+    key_path = start.loaded.config.identity.key_path
     try:
-        identity = load_or_create(start.loaded.config.identity.key_path)
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        identity = load_or_create(key_path)
+        with key_in_use(key_path), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_main(start, identity))
     except (IdentityError, StatusServerError) as error:
         raise SetupProblem(str(error)) from error

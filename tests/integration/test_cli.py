@@ -132,7 +132,7 @@ async def test_an_agent_that_is_rejected_says_why_and_exits_with_78(
     ended = await call("run", home=tmp_path)
 
     assert ended.code == 78
-    assert "the coordinator cannot be used reason=" in ended.err
+    assert "the coordinator cannot be used url=ws:" in ended.err
     assert "not_enrolled" in ended.err
     assert "what_to_do=" in ended.err
     assert "SECRET" not in ended.err

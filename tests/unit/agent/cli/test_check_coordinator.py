@@ -7,8 +7,9 @@ from msgspec.structs import replace
 
 from agent.cli.check_coordinator import check_coordinators
 from agent.cli.findings import Finding, Outcome
-from agent.config import Config, CoordinatorConfig
+from agent.config import Config, CoordinatorConfig, IdentityConfig
 from agent.identity import Identity, load_or_create
+from agent.key_in_use import key_in_use
 from protocol.frames import Hello, Rejected
 from tests.kit.agent_config import agent_config
 from tests.kit.cli_agent import READY, another_program, status_server
@@ -91,13 +92,16 @@ async def test_a_running_agent_keeps_its_connection(
     assert coordinator.agents[0].frames == []
 
 
-async def test_an_agent_that_cannot_be_seen_keeps_its_connection(
-    coordinator: ScriptedCoordinator, identity: Identity
+async def test_an_agent_whose_status_nobody_can_see_keeps_its_connection(
+    coordinator: ScriptedCoordinator, identity: Identity, tmp_path: Path
 ) -> None:
-    finding = await check_coordinator(config_for(coordinator, prometheus_addr=""), identity)
+    config = config_for(coordinator, prometheus_addr="")
+    config = replace(config, identity=IdentityConfig(key_path=tmp_path / "identity.key"))
+    with key_in_use(config.identity.key_path):
+        finding = await check_coordinator(config, identity)
 
     assert finding.outcome is Outcome.OK
-    assert finding.details.endswith("an agent may be running, and its status server is off")
+    assert finding.details.endswith("no hello said: an agent runs with this key")
     assert coordinator.agents[0].frames == []
 
 
