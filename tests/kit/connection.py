@@ -63,6 +63,8 @@ class Connection:
         """Let the first byte pass; called by the cable."""
         for wire in self.wires:
             wire.start()
+        for plug in (self._near, self._far):
+            plug.release()
         if self._near.gone or self._far.gone:
             self.cut()
             self.plug_lost(None)
@@ -95,9 +97,18 @@ class Plug(asyncio.Protocol):
         self._connection: Connection | None = None
         self._reads: Wire | None = None
         self._writes: Wire | None = None
+        # uvloop reads before it can be told not to: this came before there was a wire.
+        self._early = bytearray()
+        self._early_end = False
 
     def join(self, connection: Connection, *, reads: Wire, writes: Wire) -> None:
         self._connection, self._reads, self._writes = connection, reads, writes
+
+    def release(self) -> None:
+        if self._reads is not None and self._early:
+            self._reads.feed(bytes(self._early))
+        if self._reads is not None and self._early_end:
+            self._reads.feed_end()
 
     def reset(self) -> None:
         if not self.gone and not self.transport.is_closing():
@@ -113,10 +124,14 @@ class Plug(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._reads is not None:
             self._reads.feed(data)
+        else:
+            self._early += data
 
     def eof_received(self) -> bool:
         if self._reads is not None:
             self._reads.feed_end()
+        else:
+            self._early_end = True
         return True  # the other direction may go on
 
     def pause_writing(self) -> None:
