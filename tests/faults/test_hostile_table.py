@@ -39,8 +39,8 @@ def test_what_either_side_may_send() -> None:
 
 def test_what_a_coordinator_may_send() -> None:
     tested: dict[str, int | None] = {attack.name: attack.close_code for attack in ATTACKS}
-    for greeting in GREETINGS:
-        tested[greeting.name] = None if greeting.close_code == LOST else greeting.close_code
+    tested |= {greeting.name: greeting.close_code for greeting in GREETINGS}
+    tested = {name: None if code == LOST else code for name, code in tested.items()}
     tested |= dict.fromkeys(OTHER_ROWS)
     assert close_codes(table("The coordinator sends")) == tested
 

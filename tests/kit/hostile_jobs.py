@@ -184,7 +184,13 @@ async def ends_never_acknowledged(stage: Stage) -> None:
     await stage.peer.send(new_job("unknown"))
 
 
+async def endless_message(stage: Stage) -> None:
+    begin, go_on = b"\x02\x00", b"\x00\x00"  # RFC 6455, 5.2: neither is the last, both are empty
+    stage.peer.socket.transport.write(begin + go_on * 100_000)
+
+
 ATTACKS: Final = [
+    Attack("one message in endless empty pieces", endless_message, 1009),
     Attack("a job id again, while the job runs", again_while_it_runs),
     Attack("a job id again, after the job's end", again_after_its_end),
     Attack("a job id again, after 4096 other jobs", again_after_many_others),
