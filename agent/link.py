@@ -17,6 +17,7 @@ from agent.backoff import End, LinkEnd
 from agent.dial import CLOSE_TIMEOUT_S, DialSettings, dial
 from agent.dial_failure import DialFailed
 from agent.outbox import Outbox
+from agent.peer_text import shown
 from agent.watchdogs import Watchdogs
 from protocol.codec import VERSION_1, Dialect
 from protocol.exceptions import ProtocolError
@@ -216,12 +217,13 @@ class Link:
         if closed.sent is not None and not closed.rcvd_then_sent:
             if drain is not None and closed.sent.code == CloseCode.NORMAL_CLOSURE:
                 end = End.LOST if told is None else End.TOLD_TO_WAIT
-                return LinkEnd(end, f"the coordinator is going away: {drain.reason}", told)
+                return LinkEnd(end, f"the coordinator is going away: {shown(drain.reason)}", told)
             return _closed_here(closed.sent)
         frame = closed.rcvd
         if frame is None:
             return LinkEnd(End.LOST, "the connection broke")
-        detail = f"the coordinator closed the connection: {frame.code} {frame.reason}".rstrip()
+        reason = shown(frame.reason)
+        detail = f"the coordinator closed the connection: {frame.code} {reason}".rstrip()
         if frame.code in _FINAL_CODES:
             return LinkEnd(_FINAL_CODES[frame.code], detail)
         if told is not None:
@@ -251,7 +253,7 @@ async def _close(socket: ClientConnection, code: int, reason: str) -> None:
 
 
 def _rejected(rejected: Rejected) -> LinkEnd:
-    detail = f"rejected by the coordinator: {rejected.code}: {rejected.message}"
+    detail = f"rejected by the coordinator: {shown(rejected.code)}: {shown(rejected.message)}"
     if rejected.retry_after_ms is None:
         return LinkEnd(End.REJECTED, detail)
     return LinkEnd(End.TOLD_TO_WAIT, detail, rejected.retry_after_ms / 1000)

@@ -307,6 +307,11 @@ async def test_no_text_of_a_coordinator_reaches_a_terminal_as_it_is(
             peer = await coordinator.next_agent()
             await TEXTS[name](peer)
             await peer.closed.wait()
+            await asyncio.sleep(0.5)
+            told = agent.service.status().last_rejection or ""
+            assert told
+            assert told.isprintable()
+            assert len(told) < 1200
             await _serves_a_good_one(Stage(coordinator, agent, backend, peer))
     lines = log_lines.getvalue().splitlines()
     assert any("forged" in line for line in lines), "it is told"

@@ -119,7 +119,11 @@ class HostileJobs(RuleBasedStateMachine):
 
     @rule(job_ids=st.lists(JOB_IDS, max_size=5))
     def cancel(self, job_ids: list[bytes]) -> None:
-        assert self._turn(lambda: [self.jobs.cancel(job_id, "stop") for job_id in job_ids])
+        assert self._turn(lambda: self._cancel(job_ids))
+
+    def _cancel(self, job_ids: list[bytes]) -> None:
+        for job_id in job_ids:
+            self.jobs.cancel(job_id, "stop")
 
     @rule(job_id=JOB_IDS, offset=st.integers(0, 2**53), final=st.booleans())
     def acknowledge_anything(self, job_id: bytes, offset: int, final: bool) -> None:
@@ -183,7 +187,7 @@ class HostileJobs(RuleBasedStateMachine):
         orphans: list[bytes] = []
         if not self._turn(lambda: orphans.extend(self.outbox.resume(offsets))):
             self._turn(lambda: orphans.extend(self.outbox.resume({})))
-        self._turn(lambda: [self.jobs.cancel(job_id, "not named") for job_id in orphans])
+        self._turn(lambda: self._cancel(orphans))
         for job_id in orphans:
             self.at_coordinator.pop(job_id, None)
         for job_id, one in self.at_coordinator.items():
