@@ -143,15 +143,17 @@ class Coordinator:
         """Finish what runs, at most `settings.drain_s`, then close every connection.
 
         It listens until then: agents whose link breaks meanwhile may come back for their jobs.
-        Does nothing when it is not running. Cancelling it leaves connections open.
+        Does nothing when it is not running. Cancelling it leaves connections open, but listens no more.
         """
         runner, self._runner = self._runner, None
         if runner is None:
             return
         self._fleet.ask_to_drain(_REASON)
-        await self._front.stop(self.settings.drain_s)
-        for site in list(runner.sites):
-            await site.stop()
+        try:
+            await self._front.stop(self.settings.drain_s)
+        finally:  # also when a second signal cuts the wait short
+            for site in list(runner.sites):
+                await site.stop()
         self._fleet.close()
         await self._door.close(_REASON)
         await runner.cleanup()
