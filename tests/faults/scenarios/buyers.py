@@ -51,7 +51,8 @@ class Purchase:
         assert not self.broken, f"{name}: the connection broke after {len(self.data)} bytes"
         assert self.data == run.sent, f"{name}: {_difference(bytes(self.data), bytes(run.sent))}"
         assert run.finished, f"{name}: the server had not finished"
-        assert self.data.endswith(DONE), f"{name}: no end"
+        whole = self.data.endswith(DONE) if self.order.streamed else self.data == self.order.whole()
+        assert whole, f"{name}: it is not all"
 
     def check_not_taken_for_whole(self, server: NumberedServer) -> None:
         """Told once, or a connection that broke off: whoever reads on knows that there is more."""

@@ -4,14 +4,16 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from msgspec.structs import replace
+
 from agent.backoff import CAP_S
 from agent.config import CoordinatorConfig
 from protocol.frames import Capabilities
 from tests.faults.scenarios.numbered_server import Order
 from tests.faults.scenarios.scenario import Effort
-from tests.faults.scenarios.stage import Stage, stage, until
+from tests.faults.scenarios.stage import SETTINGS, Stage, stage, until
 from tests.kit.agent_config import agent_config
-from tests.kit.network import Arrival
+from tests.kit.network import Arrival, Cable
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.scripted_coordinator import ScriptedCoordinator
@@ -67,6 +69,21 @@ def _summary(waits: list[float]) -> str:
     early, late = sum(waits[:4]) / 4, sum(waits[-12:]) / 12
     most = max(waits)
     return f"{len(waits)} dials: first {early:.1f} s apart, at last {late:.0f}, {most:.0f} at most"
+
+
+async def first_coordinator_gone(effort: Effort) -> str:
+    """The agent tries the second address of its settings."""
+    async with Cable() as second:
+        settings = replace(SETTINGS, authorities=(second.authority,))
+        async with stage(effort.dice("two"), settings, agents=0) as play:
+            second.target = play.link.target
+            play.link.refuse()
+            await play.add_agent(fallback=second.authority)
+            await play.offers()
+            for n in range(effort.rounds):
+                (await play.buyers.buy(Order(f"job-{n}")).done()).check_complete(play.server)
+            await play.idle()
+    return f"{effort.rounds} jobs ran at the second one"
 
 
 async def token_rotated(effort: Effort) -> str:

@@ -2,7 +2,10 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable
+from http import HTTPStatus
+from itertools import count
 
 from msgspec.structs import replace
 
@@ -41,8 +44,8 @@ class Scissors:
     def prepare(self, connection: Connection) -> None:
         """For `Cable.prepare`."""
         if self._plan:
-            says, count = self._plan.pop()
-            (connection.out if says else connection.back).cut_at(count)
+            says, bytes_before = self._plan.pop()
+            (connection.out if says else connection.back).cut_at(bytes_before)
 
 
 def _cut(dice: random.Random) -> tuple[bool, int]:
@@ -71,6 +74,37 @@ async def link_cut_again_and_again(effort: Effort) -> str:
         megabytes = sum(len(purchase.data) for purchase in purchases) / 1e6
         dials = len(play.link.dialled_at)
     return f"{len(purchases)} streams, {megabytes:.1f} MB, {dials} connections"
+
+
+async def buyers_come_while_the_link_is_cut(effort: Effort) -> str:
+    """Jobs, starts and ends are lost with the link too; no stream is whole or twice by luck."""
+    dice = effort.dice("coming")
+    scissors = Scissors(dice, effort.cuts)
+    settings = replace(SETTINGS, window_bytes=WINDOW_BYTES)
+    seen: Counter[str] = Counter()
+
+    async def come_again_and_again(play: Stage, buyer: int) -> None:
+        for number in count():
+            if not scissors.left:
+                return
+            streamed = dice.random() < 0.7
+            order = Order(f"job-{buyer}-{number}", dice.randrange(1, 60), 500, streamed=streamed)
+            purchase = await play.buyers.buy(order).done()
+            if purchase.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                seen["503"] += 1
+                assert len(play.server.runs.get(order.name, [])) <= 1, "it ran twice"
+                await asyncio.sleep(dice.uniform(1, 10))
+            else:
+                seen["complete"] += 1
+                purchase.check_complete(play.server)
+
+    async with stage(dice, settings) as play:
+        play.link.prepare = scissors.prepare
+        play.link.cut()
+        buyers = (come_again_and_again(play, buyer) for buyer in range(effort.streams // 4))
+        await asyncio.gather(*buyers)
+        await play.idle()
+    return f"{seen['complete']} complete, {seen['503']} told to come again, {effort.cuts} cuts"
 
 
 async def link_stands_still_for_a_while(effort: Effort) -> str:

@@ -14,11 +14,13 @@ from aiohttp import web
 
 MODEL = "numbered"
 SEND_BUFFER_BYTES = 16 * 1024
+PIECE_BYTES = 8 * 1024
 DONE = b"data: [DONE]\n\n"
 
 
 class _Asked(msgspec.Struct):
     model: str
+    stream: bool
     messages: list[dict[str, str]]
 
 
@@ -31,19 +33,21 @@ class Order:
         events: how many at least; see `NumberedServer.lasting`.
         size: of each, roughly, in bytes.
         pace_s: between two of them.
+        streamed: as events; otherwise as one JSON object, with as much text.
     """
 
     name: str
     events: int = 20
     size: int = 200
     pace_s: float = 0.0
+    streamed: bool = True
 
     def request(self) -> dict[str, object]:
         """The body of the request."""
         text = f"{self.name} {self.events} {self.size} {self.pace_s}"
         text += f" {zlib.crc32(text.encode())}"
         messages = [{"role": "user", "content": text}]
-        return {"model": MODEL, "stream": True, "messages": messages}
+        return {"model": MODEL, "stream": self.streamed, "messages": messages}
 
     @classmethod
     def read(cls, body: bytes) -> Self | None:
@@ -56,13 +60,20 @@ class Order:
             return None
         if str(zlib.crc32(text.encode())) != checksum:
             return None
-        return cls(name, int(events), int(size), float(pace_s))
+        return cls(name, int(events), int(size), float(pace_s), asked.stream)
 
     def event(self, number: int) -> bytes:
         """One event of the stream: it can be mistaken for no other, of this job or another."""
         label = f"{self.name}/{number}/"
         content = label + "x" * max(0, self.size - len(label))
         return _chunk(self.name, {"content": content}, None)
+
+    def whole(self) -> bytes:
+        """The answer that is not streamed."""
+        content = "".join(f"{self.name}/{n}/".ljust(self.size, "x") for n in range(self.events))
+        message = {"role": "assistant", "content": content}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return msgspec.json.encode({"id": self.name, "choices": [choice]})
 
 
 def _chunk(name: str, delta: object, finish: str | None) -> bytes:
@@ -154,8 +165,9 @@ class NumberedServer:
             return web.json_response({"error": {"message": "a field is missing"}}, status=422)
         run = Run(order)
         self.runs.setdefault(order.name, []).append(run)
+        answer = self._stream if order.streamed else self._answer
         try:
-            return await self._stream(request, run)
+            return await answer(request, run)
         except (asyncio.CancelledError, ConnectionError):
             run.abandoned.set()
             raise
@@ -172,6 +184,17 @@ class NumberedServer:
             await self.flowing.wait()
         await self._send(response, run, _chunk(run.order.name, {}, "stop"))
         await self._send(response, run, DONE)
+        await response.write_eof()
+        run.finished = True
+        return response
+
+    async def _answer(self, request: web.Request, run: Run) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        body = run.order.whole()
+        response.content_length = len(body)
+        await response.prepare(request)
+        for start in range(0, len(body), PIECE_BYTES):
+            await self._send(response, run, body[start : start + PIECE_BYTES])
         await response.write_eof()
         run.finished = True
         return response

@@ -1,9 +1,12 @@
 """What a scenario is, and how one is run."""
 
 import asyncio
+import gc
+import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tests.kit.virtual_time import VirtualTimeLoop
@@ -86,9 +89,37 @@ def perform(scenario: Scenario, effort: Effort, *, debug: bool = False) -> Outco
 
 
 async def _bounded(scenario: Scenario, effort: Effort) -> str:
-    async with asyncio.timeout(VIRTUAL_LIMIT_S):
-        seen = await scenario.run(effort)
-    leaked = asyncio.all_tasks() - {asyncio.current_task()}
-    names = sorted(task.get_name() for task in leaked)
-    assert not leaked, f"tasks left running: {names}"
+    with _stray_errors() as stray:
+        async with asyncio.timeout(VIRTUAL_LIMIT_S):
+            seen = await scenario.run(effort)
+        leaked = asyncio.all_tasks() - {asyncio.current_task()}
+        names = sorted(task.get_name() for task in leaked)
+        assert not leaked, f"tasks left running: {names}"
+        gc.collect()  # what was raised where nobody looked is told when it is thrown away
+    assert not stray, f"errors that nobody handled: {stray}"
     return seen
+
+
+class _Tracebacks(logging.Handler):
+    """Keeps what is logged with a traceback: an error that nobody expected."""
+
+    def __init__(self, kept: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self._kept = kept
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self._kept.append(f"{record.getMessage()}: {record.exc_info[1]!r}")
+
+
+@contextmanager
+def _stray_errors() -> Iterator[list[str]]:
+    """Errors that ended in the log, with a traceback, or at the event loop."""
+    stray: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: stray.append(repr(context)))
+    handler = _Tracebacks(stray)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield stray
+    finally:
+        logging.getLogger().removeHandler(handler)

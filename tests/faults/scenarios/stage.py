@@ -18,7 +18,7 @@ from adapters.base import BackendSettings, WireFormat
 from adapters.openai_compatible import OpenAICompatibleBackend
 from adapters.settings import TimeoutSettings
 from agent.backends import Backends
-from agent.config import DiscoveryConfig, LimitsConfig
+from agent.config import CoordinatorConfig, DiscoveryConfig, LimitsConfig
 from agent.identity import Identity
 from agent.service import Service
 from coordinator.server import Coordinator
@@ -53,6 +53,7 @@ class RunningService:
     service: Service
     task: asyncio.Task[int]
     backend_cable: Cable
+    identity: Identity
 
 
 @dataclass(eq=False)
@@ -87,8 +88,16 @@ class Stage:
         """The first agent's way to its server."""
         return self.agents[0].backend_cable
 
-    async def add_agent(self, limits: LimitsConfig = LIMITS) -> RunningService:
-        """Start an agent; it need not be connected yet."""
+    async def add_agent(
+        self, limits: LimitsConfig = LIMITS, *, identity: Identity | None = None, fallback: str = ""
+    ) -> RunningService:
+        """Start an agent; it need not be connected yet.
+
+        Args:
+            limits: of the operator.
+            identity: of another agent; None: its own.
+            fallback: host and port of a second coordinator, dialled when the first is away.
+        """
         cable = await self.stack.enter_async_context(Cable(self.server.port))
         settings = BackendSettings(
             kind=OpenAICompatibleBackend.kind,
@@ -97,19 +106,23 @@ class Stage:
             max_concurrent=MAX_CONCURRENT,
             timeouts=TimeoutSettings(total_s=24 * 3600.0),
         )
+        identity = identity or Identity(Ed25519PrivateKey.generate())
+        url = _connect_url(self.link.authority)
+        fallback_urls = (_connect_url(fallback),) if fallback else ()
         service = Service(
             agent_config(
-                f"ws://{self.link.authority}{CONNECT_PATH}",
+                url,
+                coordinator=CoordinatorConfig(url=url, fallback_urls=fallback_urls),
                 limits=limits,
                 discovery=DiscoveryConfig(interval_s=600.0),
             ),
-            Identity(Ed25519PrivateKey.generate()),
+            identity,
             Backends([OpenAICompatibleBackend(settings)], {}, [], {}),
             clock=now,
             uniform=self.dice.random,
         )
         task = asyncio.create_task(service.run(), name="agent")
-        agent = RunningService(service, task, cable)
+        agent = RunningService(service, task, cable, identity)
         self.agents.append(agent)
         self.stack.push_async_callback(_end, task)
         return agent
@@ -155,7 +168,7 @@ async def stage(
     """A stage on which everybody is connected."""
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(Cable())
-        settings = replace(settings, authorities=(link.authority,))
+        settings = replace(settings, authorities=(*settings.authorities, link.authority))
         server = await stack.enter_async_context(NumberedServer())
         coordinator = await stack.enter_async_context(_coordinator(settings))
         link.target = _port(coordinator)
@@ -169,6 +182,10 @@ async def stage(
 
 def _coordinator(settings: CoordinatorSettings) -> Coordinator:
     return Coordinator(settings, clock=now)
+
+
+def _connect_url(authority: str) -> str:
+    return f"ws://{authority}{CONNECT_PATH}"
 
 
 def _port(coordinator: Coordinator) -> int:

@@ -3,12 +3,12 @@
 import asyncio
 
 from agent.config import LimitsConfig
-from agent.service import EXIT_OK
+from agent.service import EXIT_OK, EXIT_REFUSED
 from protocol.frames import Draining, JobError, JobResult
 from tests.faults.scenarios.buyers import Purchase
 from tests.faults.scenarios.numbered_server import Order
 from tests.faults.scenarios.scenario import Effort
-from tests.faults.scenarios.stage import MAX_CONCURRENT, Stage, stage
+from tests.faults.scenarios.stage import MAX_CONCURRENT, Stage, stage, until
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend
@@ -95,6 +95,24 @@ async def agent_stops_with_an_unacknowledged_end(effort: Effort) -> str:
         assert await agent.task == EXIT_OK
         assert len(backend.runs) == 1
     return "offer refused with draining, left after the acknowledgement, exit code 0"
+
+
+async def agent_replaced_by_a_newer_process(effort: Effort) -> str:
+    """A rolling update: both have the same key for a while."""
+    async with stage(effort.dice("newer")) as play:
+        purchases = await _streaming(play, effort.streams // 2)
+        older = play.agents[0]
+        newer = await play.add_agent(identity=older.identity)
+        await until(newer.service.uplink.connected.is_set)
+        await play.offers()
+        new = [await play.buyers.buy(Order(f"new-{n}", 5, 300)).done() for n in range(4)]
+        for purchase in [*new, *purchases]:
+            (await purchase.done()).check_complete(play.server)
+        assert newer.service.jobs.completed == len(new)
+        assert await older.task == EXIT_REFUSED
+        await play.idle()
+        assert not newer.task.done()
+    return f"{len(purchases)} finished at the older, {len(new)} ran at the newer"
 
 
 def _limits(drain_timeout_s: float) -> LimitsConfig:

@@ -26,6 +26,12 @@ LINK: Final[Sequence[Scenario]] = (
         lost_links.link_cut_again_and_again,
     ),
     Scenario(
+        "buyers come while the link is cut",
+        "the same, while buyers come and go, with streams and with whole answers",
+        "whoever is answered gets it complete, byte for byte, from one run; the rest get a 503",
+        lost_links.buyers_come_while_the_link_is_cut,
+    ),
+    Scenario(
         "link stands still for a while",
         "one direction, or both, pass nothing for 1 to 15 s",
         "every stream complete; the link is not given up",
@@ -114,6 +120,12 @@ COORDINATOR: Final[Sequence[Scenario]] = (
         repeated_frames.job_delivered_twice,
     ),
     Scenario(
+        "first coordinator gone",
+        "the agent knows two addresses; the first is gone for good",
+        "jobs run at the second one",
+        dialling.first_coordinator_gone,
+    ),
+    Scenario(
         "accepted and dropped",
         "a load balancer without a coordinator behind it",
         "the waits between dials grow to a minute, with jitter; then the agent serves again",
@@ -157,6 +169,12 @@ AGENT: Final[Sequence[Scenario]] = (
         "SIGTERM; the last end is not acknowledged, a new job is offered",
         "the offer is refused with draining; it leaves after the acknowledgement; exit code 0",
         stops.agent_stops_with_an_unacknowledged_end,
+    ),
+    Scenario(
+        "agent replaced by a newer one",
+        "another process with the same key starts while jobs run",
+        "the older finishes what it has, is told, and stops; new jobs run at the newer",
+        stops.agent_replaced_by_a_newer_process,
     ),
     Scenario(
         "machine asleep for a moment",
