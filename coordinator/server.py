@@ -143,7 +143,8 @@ class Coordinator:
         """Finish what runs, at most `settings.drain_s`, then close every connection.
 
         It listens until then: agents whose link breaks meanwhile may come back for their jobs.
-        Does nothing when it is not running. Cancelling it leaves connections open, but listens no more.
+        Does nothing when it is not running. Cancelling it leaves connections open, yet stops
+        listening.
         """
         runner, self._runner = self._runner, None
         if runner is None:
