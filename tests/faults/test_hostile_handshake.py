@@ -307,7 +307,7 @@ async def test_no_text_of_a_coordinator_reaches_a_terminal_as_it_is(
             peer = await coordinator.next_agent()
             await TEXTS[name](peer)
             await peer.closed.wait()
-            while not (told := agent.service.status().last_rejection):
+            while not (told := agent.service.status().last_rejection):  # noqa: ASYNC110
                 await asyncio.sleep(0)
             assert told.isprintable()
             assert len(told) < 1200
