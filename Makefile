@@ -17,12 +17,13 @@ COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-faults fuzz check format bench reconnect lock clean
+.PHONY: help demo test soak test-faults fuzz check format bench reconnect lock clean
 
 help:
 	@echo "make demo       requests through coordinator, agent and a real server; shows what arrived"
 	@echo "make test       the whole test-suite           (one test: make test ARGS='-k name')"
 	@echo "make fuzz       hostile input, at random, for minutes   (longer: FUZZ_EXAMPLES=100000)"
+	@echo "make soak       everything at once with random faults, 5 minutes  (ARGS='--minutes 600')"
 	@echo "make test-vllm  the same promises over a real vLLM (first time: 4 minutes, 2.5 GB)"
 	@echo "make test-faults  what breaks on purpose, in full, as a table   (ARGS='--seed 7 -k link')"
 	@echo "make check      ruff and mypy"
@@ -41,6 +42,9 @@ test: $(DEV)
 # A search, never the same twice; what it finds is kept in .hypothesis and tried first the next time.
 fuzz: $(DEV)
 	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -n auto --timeout 0 tests/fuzz $(ARGS)
+
+soak: $(DEV)
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 test-vllm: $(DEV) $(VLLM_VENV)/.installed
 	@$(BIN)/python -m tests.real_vllm $(VLLM_VENV) $(ARGS)

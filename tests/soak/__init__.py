@@ -1,0 +1,1 @@
+"""`make soak`: everything at once, for minutes or hours, with random faults."""

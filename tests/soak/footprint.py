@@ -1,0 +1,109 @@
+"""Memory, file descriptors and tasks of this process, and what became of them."""
+
+import asyncio
+import gc
+import resource
+import tracemalloc
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+MIB = 1024 * 1024
+
+TRACED_SLACK_BYTES = 2 * MIB
+"""Bounded memories fill up: ids of jobs that ran, latencies of the last minutes."""
+
+RESIDENT_SLACK_BYTES = 32 * MIB
+"""What an allocator keeps in pieces."""
+
+_DESCRIPTORS = next(path for path in map(Path, ("/proc/self/fd", "/dev/fd")) if path.exists())
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """At one moment, in bytes.
+
+    Attributes:
+        traced: allocated by Python.
+        resident: of the process; the most so far where the system does not tell.
+        descriptors: what is open, by what it is.
+        tasks: by their names.
+        snapshot: where the memory was allocated; None: not asked for.
+    """
+
+    traced: int
+    resident: int
+    descriptors: Counter[str]
+    tasks: Counter[str]
+    snapshot: tracemalloc.Snapshot | None
+
+    @classmethod
+    def now(cls, *, detailed: bool = False) -> Self:
+        """Take it."""
+        if detailed:
+            gc.collect()
+        return cls(
+            tracemalloc.get_traced_memory()[0],
+            _resident_bytes(),
+            _descriptors(),
+            Counter(map(_name, asyncio.all_tasks())),
+            tracemalloc.take_snapshot() if detailed else None,
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"rss {self.resident / MIB:.0f} MiB, python {self.traced / MIB:.1f} MiB, "
+            f"{self.descriptors.total()} fds, {self.tasks.total()} tasks"
+        )
+
+    def leaks_since(self, start: Self) -> list[str]:
+        """What is more than at the start, in words; empty when nothing is."""
+        leaks = []
+        if self.traced > start.traced + TRACED_SLACK_BYTES:
+            leaks += [f"memory: {self.traced - start.traced} bytes", *self._grown(start)]
+        if self.resident > start.resident + RESIDENT_SLACK_BYTES:
+            leaks.append(f"resident memory: {self.resident - start.resident} bytes")
+        more = self.descriptors - start.descriptors
+        if self.descriptors.total() > start.descriptors.total():
+            leaks.append(f"file descriptors: {dict(more)}")
+        tasks = self.tasks - start.tasks
+        if tasks:
+            leaks.append(f"tasks: {dict(tasks)}")
+        return leaks
+
+    def _grown(self, start: Self) -> list[str]:
+        if self.snapshot is None or start.snapshot is None:
+            return []
+        hidden = [tracemalloc.Filter(False, tracemalloc.__file__)]
+        before = start.snapshot.filter_traces(hidden)
+        grown = self.snapshot.filter_traces(hidden).compare_to(before, "lineno")
+        return [f"  {line}" for line in grown[:10]]
+
+
+def _name(task: "asyncio.Task[object]") -> str:
+    """Given, or else what it runs: the numbers of unnamed tasks say nothing."""
+    name = task.get_name()
+    if not name.startswith("Task-"):
+        return name
+    return getattr(task.get_coro(), "__qualname__", "unnamed")
+
+
+def _descriptors() -> Counter[str]:
+    found: Counter[str] = Counter()
+    for link in _DESCRIPTORS.iterdir():
+        try:
+            target = str(link.readlink())
+        except OSError:  # the listing's own, or a system without such links
+            target = "open"
+        found[target.partition(":")[0]] += 1
+    return found
+
+
+def _resident_bytes() -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        # Its unit is another one on Linux, which never comes here.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return pages * resource.getpagesize()

@@ -1,0 +1,146 @@
+"""What a buyer asks for, and the one right answer to it: a pure function of the request."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import msgspec
+
+from adapters.echo import MODEL_ID as ECHO_MODEL
+from protocol.formats import Operation
+
+SOAK_MODEL = "soak"
+_WORDS = ("alpha", "βήτα", "gamma", "дельта", "epsilon", "ζ", "\\n\\t", "🌊", '"quoted"')
+
+
+@dataclass(frozen=True)
+class Order:
+    """One request.
+
+    Attributes:
+        name: no two orders share one.
+        model: of which backend.
+        operation: what is asked for, and so in which format.
+        streamed: as events, or as one document.
+        pieces: of text.
+        size: of each piece, roughly, in characters.
+        pace_ms: between two pieces.
+    """
+
+    name: str
+    model: str
+    operation: Operation
+    streamed: bool
+    pieces: int
+    size: int
+    pace_ms: int
+
+    @classmethod
+    def random(cls, name: str, dice: random.Random) -> Self:
+        """Mostly short ones, some long, some big, some of the echo."""
+        pieces, size, pace_ms = dice.choice(
+            [(20, 40, 5), (60, 80, 20), (200, 60, 10), (40, 4000, 10), (150, 8000, 1), (3, 20, 500)]
+        )
+        return cls(
+            name=name,
+            model=dice.choices([SOAK_MODEL, ECHO_MODEL], [5, 1])[0],
+            operation=dice.choice([Operation.CHAT, Operation.MESSAGES]),
+            streamed=dice.random() < 0.8,
+            pieces=pieces,
+            size=size,
+            pace_ms=pace_ms,
+        )
+
+    def body(self) -> bytes:
+        """Of the HTTP request."""
+        text = f"{self.name} {self.pieces} {self.size} {self.pace_ms}"
+        if self.model == ECHO_MODEL:
+            text = f"{text} {' '.join(self._texts())}"
+        request: dict[str, object] = {
+            "model": self.model,
+            "stream": self.streamed,
+            "messages": [{"role": "user", "content": text}],
+        }
+        if self.operation is Operation.MESSAGES:
+            request["max_tokens"] = 1_000_000
+        return msgspec.json.encode(request)
+
+    @classmethod
+    def read(cls, operation: Operation, body: bytes) -> Self | None:
+        """Of a request at the server; None: it is a mere question about the route."""
+        asked = msgspec.json.decode(body, type=dict[str, object])
+        messages = asked.get("messages")
+        if not isinstance(messages, list) or not messages:
+            return None
+        name, pieces, size, pace_ms = str(messages[0]["content"]).split()
+        streamed = asked.get("stream") is True
+        return cls(name, SOAK_MODEL, operation, streamed, int(pieces), int(size), int(pace_ms))
+
+    def answer(self) -> Iterator[bytes]:
+        """What the server sends, write by write."""
+        if self.operation is Operation.MESSAGES:
+            return self._messages() if self.streamed else iter((self._message(),))
+        return self._chunks() if self.streamed else iter((self._completion(),))
+
+    def _texts(self) -> list[str]:
+        return [f"{self.name}/{n}/{_WORDS[n % len(_WORDS)]}" for n in range(self.pieces)]
+
+    def _long_texts(self) -> Iterator[str]:
+        return (text + "x" * (self.size - len(text)) for text in self._texts())
+
+    # --- OpenAI ----------------------------------------------------------------------------------
+
+    def _chunks(self) -> Iterator[bytes]:
+        for text in self._long_texts():
+            yield _event(self._chunk({"content": text}, None))
+        yield _event(self._chunk({}, "stop"))
+        yield b"data: [DONE]\n\n"
+
+    def _chunk(self, delta: object, finish: str | None) -> object:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return {"id": self.name, "object": "chat.completion.chunk", "choices": [choice]}
+
+    def _completion(self) -> bytes:
+        message = {"role": "assistant", "content": " ".join(self._long_texts())}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return msgspec.json.encode(
+            {"id": self.name, "object": "chat.completion", "choices": [choice]}
+        )
+
+    # --- Anthropic -------------------------------------------------------------------------------
+
+    def _messages(self) -> Iterator[bytes]:
+        yield _named("message_start", message=self._shell([], None))
+        block = {"type": "text", "text": ""}
+        yield _named("content_block_start", index=0, content_block=block)
+        for text in self._long_texts():
+            delta = {"type": "text_delta", "text": text}
+            yield _named("content_block_delta", index=0, delta=delta)
+        yield _named("content_block_stop", index=0)
+        delta = {"stop_reason": "end_turn"}
+        yield _named("message_delta", delta=delta, usage={"output_tokens": self.pieces})
+        yield _named("message_stop")
+
+    def _message(self) -> bytes:
+        content = [{"type": "text", "text": " ".join(self._long_texts())}]
+        return msgspec.json.encode(self._shell(content, "end_turn"))
+
+    def _shell(self, content: list[dict[str, str]], stop_reason: str | None) -> object:
+        return {
+            "id": self.name,
+            "type": "message",
+            "role": "assistant",
+            "model": SOAK_MODEL,
+            "content": content,
+            "stop_reason": stop_reason,
+            "usage": {"input_tokens": 4, "output_tokens": self.pieces},
+        }
+
+
+def _event(value: object) -> bytes:
+    return b"data: " + msgspec.json.encode(value) + b"\n\n"
+
+
+def _named(name: str, **fields: object) -> bytes:
+    return f"event: {name}\n".encode() + _event({"type": name, **fields})
