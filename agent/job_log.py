@@ -21,8 +21,8 @@ def end_fields(job: Job, kind: str, end: JobEnd, duration_s: float) -> dict[str,
     }
     if isinstance(end, JobError):
         fields |= {"code": str(end.code), "status": end.upstream_status}
-        if end.upstream_status is None:
-            # With a status the message may be the server's, which may quote the prompt.
+        if end.upstream_status is None and not end.body:
+            # With a status or a body the message may be the server's, which may quote the prompt.
             fields["message"] = end.message
     else:
         fields |= {"input_tokens": end.input_tokens, "output_tokens": end.output_tokens}
