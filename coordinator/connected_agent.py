@@ -43,6 +43,9 @@ log = logging.getLogger("provider_agent.coordinator")
 MAX_WAITING_BYTES: Final = 64 * MIB
 """Jobs that wait to be sent to one agent: four of the biggest. More go elsewhere."""
 
+RECONNECT_AFTER_MS: Final = 5_000
+"""When an agent may come back to a coordinator that stops. It adds as long again at random, and so
+spreads a fleet that would otherwise be back within the first second."""
 
 ABANDONED: Final = "the buyer is gone or the answer is of no use"
 """Why jobs are cancelled, for the agent's log."""
@@ -186,7 +189,7 @@ class ConnectedAgent:
     def ask_to_drain(self, reason: str) -> None:
         """Tell it that the coordinator is going away."""
         if self.state is State.OPEN:
-            self._session.to_send.append(Drain(reason))
+            self._session.to_send.append(Drain(reason, RECONNECT_AFTER_MS))
             self._wake()
 
     def retire(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 
 from coordinator.access import admits_agent
-from coordinator.connected_agent import ConnectedAgent
+from coordinator.connected_agent import RECONNECT_AFTER_MS, ConnectedAgent
 from coordinator.goodbye import REPLACED_GOODBYE
 from coordinator.lost_session import LostSession
 from coordinator.offers import choose
@@ -25,9 +25,6 @@ log = logging.getLogger("provider_agent.coordinator")
 
 FULL_RETRY_MS = 30_000
 """When an agent that found no seat may ask again."""
-
-STOPPING_RETRY_MS = 5_000
-"""When an agent may ask again that came while the coordinator was stopping."""
 
 
 class AgentSnapshot(Struct, frozen=True):
@@ -106,7 +103,7 @@ class Fleet:
                 "This coordinator knows neither the agent's public key nor its enrolment code.",
             )
         if self._draining is not None and (self._closed or not self._has_session(hello)):
-            return Rejected("draining", "This coordinator is stopping.", STOPPING_RETRY_MS)
+            return Rejected("draining", "This coordinator is stopping.", RECONNECT_AFTER_MS)
         key = hello.public_key
         is_new = not (key in self._agents or key in self._retired or self._parked.holds(key))
         if is_new and len(self) >= settings.max_agents:

@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from coordinator import connected_agent
-from coordinator.connected_agent import ABANDONED, ConnectedAgent
+from coordinator.connected_agent import ABANDONED, RECONNECT_AFTER_MS, ConnectedAgent
 from coordinator.goodbye import Goodbye
 from coordinator.lost_session import LostSession
 from coordinator.settings import CoordinatorSettings
@@ -296,5 +296,5 @@ def test_drain_is_sent_to_an_open_agent_only(rig: Rig) -> None:
     fresh.agent.ask_to_drain("stop")
     assert fresh.sent() == [Challenge(NONCE, "test")]
     rig.agent.ask_to_drain("stop")
-    assert rig.sent() == [Drain("stop")]
+    assert rig.sent() == [Drain("stop", RECONNECT_AFTER_MS)]
     assert rig.wakes > 0
