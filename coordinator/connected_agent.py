@@ -35,7 +35,12 @@ from protocol.frames import (
     Rejected,
     Welcome,
 )
-from protocol.limits import BATCH_BYTES, MAX_MESSAGE_TO_COORDINATOR_BYTES, MIB
+from protocol.limits import (
+    BATCH_BYTES,
+    MAX_MESSAGE_TO_COORDINATOR_BYTES,
+    MIB,
+    MIN_MESSAGE_TO_COORDINATOR_BYTES,
+)
 from protocol.session import CoordinatorSession, State
 
 log = logging.getLogger("provider_agent.coordinator")
@@ -227,7 +232,10 @@ class ConnectedAgent:
         """
         if self._over:
             return
-        decoded = VERSION_1.decode_from_agent(message, MAX_MESSAGE_TO_COORDINATOR_BYTES)
+        # A stranger's bytes are not worth as much memory as those of an agent.
+        known = self.state is State.OPEN
+        limit = MAX_MESSAGE_TO_COORDINATOR_BYTES if known else MIN_MESSAGE_TO_COORDINATOR_BYTES
+        decoded = VERSION_1.decode_from_agent(message, limit)
         if decoded.unknown_types:
             self._count_unknown(decoded.unknown_types)
         for frame in decoded.frames:

@@ -29,7 +29,13 @@ from protocol.frames import (
     Rejected,
     Welcome,
 )
-from protocol.limits import CONNECT_PATH, MAX_LIVE_JOBS, MIB, SUBPROTOCOL
+from protocol.limits import (
+    CONNECT_PATH,
+    MAX_LIVE_JOBS,
+    MIB,
+    MIN_MESSAGE_TO_COORDINATOR_BYTES,
+    SUBPROTOCOL,
+)
 from protocol.session import AgentSession, State
 from tests.kit.agent_config import agent_config
 from tests.kit.chain import models_offered
@@ -158,10 +164,15 @@ async def names_anothers_session(dialler: Dialler) -> None:
         assert not agent.closed.is_set()
 
 
+async def begins_big(dialler: Dialler) -> None:
+    await dialler.socket.send(bytes(MIN_MESSAGE_TO_COORDINATOR_BYTES + 1))
+
+
 VISITS = [
     Visit("it says nothing after the upgrade", says_nothing, 1008, IMPATIENT),
     Visit("it is silent for three heartbeats", falls_silent, 1008, BUSY),
     Visit("another frame before `Hello`", begins_elsewhere, 1002),
+    Visit("a message over 1048576 bytes before `Welcome`", begins_big, 1009),
     Visit("`Hello` signed for another address", signs_for_another, 1008),
     Visit("`Hello` with somebody else's public key", takes_anothers_key, 1008),
     Visit("`Hello` with live jobs that it was never given", offers_strange_jobs, None),
