@@ -45,10 +45,10 @@ class Purchase:
 
     def check_complete(self, server: NumberedServer) -> None:
         """Every byte that the server sent, once, from one run."""
-        run = server.only_run(self.order.name)
         name = self.order.name
         assert self.status == 200, f"{name}: HTTP {self.status}: {bytes(self.data[:300])!r}"
         assert not self.broken, f"{name}: the connection broke after {len(self.data)} bytes"
+        run = server.only_run(name)
         assert self.data == run.sent, f"{name}: {_difference(bytes(self.data), bytes(run.sent))}"
         assert run.finished, f"{name}: the server had not finished"
         whole = self.data.endswith(DONE) if self.order.streamed else self.data == self.order.whole()
