@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Final
 
 from tests.faults.test_hostile_dialler import VISITS
-from tests.faults.test_hostile_handshake import GREETINGS, OTHER_ROWS
+from tests.faults.test_hostile_handshake import OTHER_ROWS
+from tests.faults.test_hostile_texts import TEXTS
 from tests.kit.hostile_agents import AGENT_ATTACKS
+from tests.kit.hostile_greetings import GREETINGS
 from tests.kit.hostile_jobs import ATTACKS
 from tests.kit.hostile_messages import HOSTILE_MESSAGES
 
@@ -41,7 +43,7 @@ def test_what_a_coordinator_may_send() -> None:
     tested: dict[str, int | None] = {attack.name: attack.close_code for attack in ATTACKS}
     tested |= {greeting.name: greeting.close_code for greeting in GREETINGS}
     tested = {name: None if code == LOST else code for name, code in tested.items()}
-    tested |= dict.fromkeys(OTHER_ROWS)
+    tested |= dict.fromkeys((*OTHER_ROWS, *TEXTS))
     assert close_codes(table("The coordinator sends")) == tested
 
 

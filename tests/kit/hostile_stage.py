@@ -11,7 +11,7 @@ from protocol.frames import JobResult
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend
-from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator, welcome
+from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator
 
 
 class Stage(Struct):
@@ -65,12 +65,11 @@ class Stage(Struct):
 
 
 @asynccontextmanager
-async def hostile_stage(*, window_bytes: int | None = None) -> AsyncIterator[Stage]:
+async def hostile_stage() -> AsyncIterator[Stage]:
     """An agent that is connected, with room for two jobs at once."""
-    answer = welcome() if window_bytes is None else welcome(window_bytes=window_bytes)
     backend = ScriptedBackend(max_concurrent=2)
     async with (
-        ScriptedCoordinator(lambda _hello: answer) as coordinator,
+        ScriptedCoordinator() as coordinator,
         RunningAgent(coordinator, backend) as agent,
     ):
         yield Stage(coordinator, agent, backend, await agent.connected())
