@@ -82,10 +82,10 @@ class Footprint:
 
 
 def _name(task: "asyncio.Task[object]") -> str:
-    """Given, or else what it runs: the numbers of unnamed tasks say nothing."""
+    """Given, or else what it runs: numbers say nothing, also those of backends made anew."""
     name = task.get_name()
     if not name.startswith("Task-"):
-        return name
+        return name.partition("#")[0]
     return getattr(task.get_coro(), "__qualname__", "unnamed")
 
 
