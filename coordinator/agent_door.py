@@ -66,7 +66,10 @@ class AgentDoor:
             timeout=CLOSE_S,
             max_msg_size=MAX_MESSAGE_TO_COORDINATOR_BYTES + 1,  # aiohttp refuses the bound itself
         )
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ConnectionError:
+            return web.Response()  # to nobody: the dialler has hung up already
         link = AgentLink(
             socket,
             abort=lambda: abort(request),

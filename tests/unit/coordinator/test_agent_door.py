@@ -1,3 +1,5 @@
+import asyncio
+
 import aiohttp
 import msgspec
 import pytest
@@ -7,6 +9,7 @@ from coordinator.access import SecretSet
 from coordinator.server import Coordinator
 from coordinator.settings import CoordinatorSettings
 from protocol.limits import CONNECT_PATH, SUBPROTOCOL
+from tests.kit.connection import reset_on_close
 from tests.kit.scripted_agent import ScriptedAgent
 
 UPGRADE = {
@@ -58,6 +61,24 @@ async def test_connections_beyond_the_bound_are_refused(
     ):
         assert response.status == 503
         assert response.headers["Retry-After"] == "30"
+
+
+async def test_dialler_that_hangs_up_during_its_upgrade_is_no_error(
+    coordinator: Coordinator, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Was logged as an unhandled error, with a traceback, whenever a link broke at that moment.
+    head = {**UPGRADE, "Host": coordinator.authority, "Sec-WebSocket-Protocol": SUBPROTOCOL}
+    lines = [f"GET {CONNECT_PATH} HTTP/1.1", *(f"{name}: {text}" for name, text in head.items())]
+    upgrade = "\r\n".join([*lines, "", ""]).encode()
+    host, _, port = coordinator.authority.rpartition(":")
+    for _ in range(5):
+        _, writer = await asyncio.open_connection(host, int(port))
+        reset_on_close(writer.get_extra_info("socket"))
+        writer.write(upgrade)
+        writer.transport.abort()
+    async with ScriptedAgent(coordinator.connect_url) as agent:  # by then the others were served
+        assert agent.rejected is None
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_agents_are_admitted_by_code_or_by_key(settings: CoordinatorSettings) -> None:
