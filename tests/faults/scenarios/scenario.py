@@ -5,6 +5,7 @@ import gc
 import logging
 import random
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -96,7 +97,7 @@ async def _bounded(scenario: Scenario, effort: Effort) -> str:
         names = sorted(task.get_name() for task in leaked)
         assert not leaked, f"tasks left running: {names}"
         gc.collect()  # what was raised where nobody looked is told when it is thrown away
-    assert not stray, f"errors that nobody handled: {stray}"
+    assert not stray, "errors that nobody handled:\n" + "\n".join(stray)
     return seen
 
 
@@ -109,7 +110,8 @@ class _Tracebacks(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info:
-            self._kept.append(f"{record.getMessage()}: {record.exc_info[1]!r}")
+            trace = "".join(traceback.format_exception(record.exc_info[1]))
+            self._kept.append(f"{record.getMessage()}\n{trace}")
 
 
 @contextmanager

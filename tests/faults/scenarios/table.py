@@ -28,7 +28,7 @@ LINK: Final[Sequence[Scenario]] = (
     Scenario(
         "buyers come while the link is cut",
         "the same, while buyers come and go, with streams and with whole answers",
-        "whoever is answered gets it complete, byte for byte, from one run; the others get one clear error",
+        "whoever is answered gets all of it, from one run; the others one clear error",
         lost_links.buyers_come_while_the_link_is_cut,
     ),
     Scenario(
