@@ -34,6 +34,10 @@ _WAIT_CODES: Final = frozenset({CloseCode.SERVICE_RESTART, CloseCode.TRY_AGAIN_L
 class LinkUser(Protocol):
     """Who reacts to the coordinator. Plain calls that return at once."""
 
+    def heard(self) -> None:
+        """The coordinator is there: a message or a pong came. Called often."""
+        ...
+
     def welcomed(self, welcome: Welcome) -> None:
         """The agent is connected."""
         ...
@@ -145,7 +149,7 @@ class Link:
 
     async def _exchange(self, socket: ClientConnection) -> None:
         """Read and write until either ends; both are over when this returns or raises."""
-        dogs = Watchdogs(socket)
+        dogs = Watchdogs(socket, self._user.heard)
         tasks = (
             asyncio.create_task(self._write(socket, dogs), name="link writer"),
             asyncio.create_task(self._read(socket), name="link reader"),
@@ -184,6 +188,7 @@ class Link:
         await _close(socket, CloseCode.NORMAL_CLOSURE, "drained")
 
     def _receive(self, message: bytes | str) -> None:
+        self._user.heard()
         decoded = self._dialect.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
         for frame in decoded.frames:
             event = self._session.receive(frame)

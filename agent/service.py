@@ -270,7 +270,7 @@ class Service:
             await self.uplink.connected.wait()
             limit_s = self._config.limits.slow_consumer_s
             streams = self.outbox.streams
-            for stream in self._slow_consumers.stalled(streams, self._clock(), limit_s):
+            for stream in self._slow_consumers.stalled(streams, self.uplink.heard_at, limit_s):
                 self.jobs.end_stalled(stream)
             await asyncio.sleep(limit_s / SLOW_LOOKS)
 

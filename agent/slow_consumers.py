@@ -31,20 +31,27 @@ class SlowConsumers:
         self._marks: dict[bytes, _Mark] = {}
 
     def stalled(
-        self, streams: Iterable[SendStream], now: float, limit_s: float
+        self, streams: Iterable[SendStream], heard_at: float, limit_s: float
     ) -> list[SendStream]:
-        """Those that have not moved for `limit_s`, by a clock in seconds."""
+        """Those that have not moved for `limit_s`.
+
+        Args:
+            streams: all there are.
+            heard_at: when the coordinator last showed that it is there, in seconds of any clock.
+                Not the time now: on a link that has died unnoticed no consumer is to blame.
+            limit_s: how long a stream may stand still.
+        """
         marks: dict[bytes, _Mark] = {}
         stalled = []
         for stream in streams:
             if not stream.waits:
                 continue
-            mark = _Mark(stream.acked, stream.sent, stream.end is not None, now)
+            mark = _Mark(stream.acked, stream.sent, stream.end is not None, heard_at)
             before = self._marks.get(stream.job_id)
-            if before is not None and replace(before, since=now) == mark:
+            if before is not None and replace(before, since=heard_at) == mark:
                 mark = before
             marks[stream.job_id] = mark
-            if now - mark.since >= limit_s:
+            if heard_at - mark.since >= limit_s:
                 stalled.append(stream)
         self._marks = marks
         return stalled

@@ -62,6 +62,7 @@ class Uplink:
         state: where it stands.
         connected: set while a coordinator has welcomed the agent.
         welcomed_at: when one last did; None: never.
+        heard_at: when a coordinator last showed that it is there.
         last_rejection: how the last link or attempt ended; None while connected.
     """
 
@@ -82,6 +83,7 @@ class Uplink:
         self.state = LinkState.STARTING
         self.connected = asyncio.Event()
         self.welcomed_at: float | None = None
+        self.heard_at = 0.0
         self.last_rejection: str | None = None
         self._identity = identity
         self._jobs = jobs
@@ -163,6 +165,10 @@ class Uplink:
         return self._clock() - self.welcomed_at
 
     # --- what the coordinator says (LinkUser) ----------------------------------------------------
+
+    def heard(self) -> None:
+        """It is there."""
+        self.heard_at = self._clock()
 
     def welcomed(self, welcome: Welcome) -> None:
         """Connected: go on with what was running."""

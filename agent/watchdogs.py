@@ -5,6 +5,7 @@ buffer, and after a missed pong it waits for a close handshake with nobody.
 """
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
@@ -77,10 +78,16 @@ class Sending:
 
 
 class Watchdogs:
-    """The two watches over one connection."""
+    """The two watches over one connection.
 
-    def __init__(self, socket: ClientConnection) -> None:
+    Args:
+        socket: the connection.
+        heard: called for each pong.
+    """
+
+    def __init__(self, socket: ClientConnection, heard: Callable[[], None]) -> None:
         self._socket = socket
+        self._heard = heard
         self._progress = WriteProgress()
         self._now = asyncio.get_running_loop().time
         self.sending = Sending(self._progress)
@@ -108,3 +115,4 @@ class Watchdogs:
                     await pong
             except TimeoutError:
                 return f"no answer to a ping within {PING_EVERY_S:.0f} s"
+            self._heard()

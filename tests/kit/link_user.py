@@ -19,12 +19,16 @@ class RecordingUser:
 
     def __init__(self) -> None:
         self.frames: list[CoordinatorFrame] = []
+        self.heard_count = 0
         self.connected = asyncio.Event()
         self.on_frame: Callable[[CoordinatorFrame], None] = lambda _frame: None
 
     def _take(self, frame: CoordinatorFrame) -> None:
         self.frames.append(frame)
         self.on_frame(frame)
+
+    def heard(self) -> None:
+        self.heard_count += 1
 
     def welcomed(self, welcome: Welcome) -> None:
         self.connected.set()

@@ -71,6 +71,29 @@ def test_time_without_a_link_does_not_count() -> None:
 
 
 @in_virtual_time
+async def test_on_a_link_that_died_unnoticed_no_consumer_is_to_blame() -> None:
+    # Jobs ended with slow_consumer when the limit was shorter than two pings.
+    backend = ScriptedBackend()
+    reply = welcome(window_bytes=MIN_WINDOW_BYTES, resume_ms=60_000)
+    async with ScriptedCoordinator(lambda _: reply) as coordinator:
+        coordinator.resumes = True
+        config = agent_config(coordinator.url, limits=LimitsConfig(slow_consumer_s=10.0))
+        async with RunningAgent(coordinator, backend, config=config) as agent:
+            peer = await agent.connected()
+            peer.acknowledges = False
+            job = new_job(deadline_ms=3_600_000)
+            await peer.give(job)
+            run = await backend.next_run()
+            run.start()
+            run.send(b"x" * MIN_WINDOW_BYTES)
+            await peer.wait_for_bytes(job.job_id, MIN_WINDOW_BYTES)
+            peer.stop_reading()
+            again = await agent.connected()
+            run.finish()
+            assert isinstance(await again.end(job.job_id), JobResult)
+
+
+@in_virtual_time
 async def test_a_consumer_that_takes_nothing_fails_its_own_job_only() -> None:
     backend = ScriptedBackend()
     reply = welcome(window_bytes=MIN_WINDOW_BYTES)
