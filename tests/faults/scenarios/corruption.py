@@ -76,6 +76,7 @@ async def any_byte_corrupted(effort: Effort) -> str:
             verdicts = Counter(_verdict(purchase, play.server) for purchase in purchases)
             assert verdicts["wrong"] <= 1, f"one byte made {verdicts}"
             seen += verdicts
+            await asyncio.sleep(5)  # an agent that was told 1002 has stopped by then
             if play.agents[0].task.done():
                 seen["agent stopped"] += 1
                 play.agents.clear()
