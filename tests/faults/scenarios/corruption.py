@@ -19,6 +19,9 @@ from tests.faults.scenarios.stage import SETTINGS, Stage, stage, until
 DEADLINE_S = 600.0
 """Of the jobs: an end frame whose job id is another one cannot be told from no end at all."""
 
+STOPPED_WITHIN_S = 5.0
+"""There is nobody left to wait for."""
+
 RESERVED_BITS = 0x70
 """Of a WebSocket frame's first byte (RFC 6455, 5.2): nobody may set them."""
 
@@ -40,7 +43,7 @@ async def frame_head_corrupted_on_its_way_to_the_coordinator(effort: Effort) -> 
     """
     async with stage(effort.dice("frame head")) as play:
         told = await _frame_head_corrupted(play, towards_agent=False)
-        assert await play.agents[0].task == EXIT_REFUSED
+        assert await asyncio.wait_for(play.agents[0].task, STOPPED_WITHIN_S) == EXIT_REFUSED
         await until(lambda: not play.server.active)
     return f"link ended, {told} streams told once, agent stopped with {EXIT_REFUSED}"
 
@@ -76,7 +79,7 @@ async def any_byte_corrupted(effort: Effort) -> str:
             verdicts = Counter(_verdict(purchase, play.server) for purchase in purchases)
             assert verdicts["wrong"] <= 1, f"one byte made {verdicts}"
             seen += verdicts
-            await asyncio.sleep(5)  # an agent that was told 1002 has stopped by then
+            await asyncio.sleep(STOPPED_WITHIN_S)  # an agent that was told 1002 has stopped by then
             if play.agents[0].task.done():
                 seen["agent stopped"] += 1
                 play.agents.clear()

@@ -106,7 +106,9 @@ class Stage:
             max_concurrent=MAX_CONCURRENT,
             timeouts=TimeoutSettings(total_s=24 * 3600.0),
         )
-        identity = identity or Identity(Ed25519PrivateKey.generate())
+        identity = identity or Identity(
+            Ed25519PrivateKey.from_private_bytes(self.dice.randbytes(32))
+        )
         url = _connect_url(self.link.authority)
         fallback_urls = (_connect_url(fallback),) if fallback else ()
         service = Service(
@@ -152,7 +154,9 @@ class Stage:
             The old one, to be stopped.
         """
         old = self.coordinator
-        self.coordinator = await self.stack.enter_async_context(_coordinator(self.settings))
+        self.coordinator = await self.stack.enter_async_context(
+            _coordinator(self.settings, self.dice)
+        )
         self.link.target = _port(self.coordinator)
         self.buyers.port = _port(self.coordinator)
         return old
@@ -170,7 +174,7 @@ async def stage(
         link = await stack.enter_async_context(Cable())
         settings = replace(settings, authorities=(*settings.authorities, link.authority))
         server = await stack.enter_async_context(NumberedServer())
-        coordinator = await stack.enter_async_context(_coordinator(settings))
+        coordinator = await stack.enter_async_context(_coordinator(settings, dice))
         link.target = _port(coordinator)
         buyers = await stack.enter_async_context(Buyers(_port(coordinator)))
         play = Stage(settings, server, link, coordinator, buyers, [], stack, dice)
@@ -180,8 +184,8 @@ async def stage(
         yield play
 
 
-def _coordinator(settings: CoordinatorSettings) -> Coordinator:
-    return Coordinator(settings, clock=now)
+def _coordinator(settings: CoordinatorSettings, dice: random.Random) -> Coordinator:
+    return Coordinator(settings, clock=now, random_bytes=dice.randbytes)
 
 
 def _connect_url(authority: str) -> str:
