@@ -12,7 +12,6 @@ from dataclasses import replace
 from types import FrameType
 
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
 from tests.faults.scenarios.scenario import FULL, SHORT, Effort, Outcome, Scenario, perform
@@ -55,16 +54,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console = Console(width=TABLE_COLUMNS)
     failures: list[str] = []
     table = _table(effort)
-    with Live(table, console=console, auto_refresh=False, vertical_overflow="visible") as live:
-        for scenario in chosen * asked.repeat:
+    with console.status("") as status:
+        for number, scenario in enumerate(chosen * asked.repeat, start=1):
+            status.update(f"{number} of {len(chosen) * asked.repeat}: {scenario.name}")
             tail.lines.clear()
             signal.alarm(LIMIT_S)
             outcome = perform(scenario, effort)
             signal.alarm(0)
             _add(table, scenario, outcome)
-            live.refresh()
             if outcome.error is not None:
                 failures.append(_report(scenario, outcome.error, tail))
+    console.print(table)
     for failure in failures:
         console.print(failure, markup=False, highlight=False)
     held = len(chosen) * asked.repeat - len(failures)
