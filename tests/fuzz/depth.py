@@ -7,7 +7,7 @@ from typing import Final
 from hypothesis import HealthCheck, settings
 
 EXAMPLES_VARIABLE: Final = "FUZZ_EXAMPLES"
-QUICK_EXAMPLES: Final = 20
+QUICK_EXAMPLES: Final = 40
 STEPS: Final = 50
 
 IS_LONG: Final = EXAMPLES_VARIABLE in os.environ

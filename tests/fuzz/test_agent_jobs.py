@@ -19,7 +19,7 @@ from tests.kit.scripted_backend import CHAT_AND_MESSAGES, ScriptedBackend, Scrip
 WINDOW = MIN_WINDOW_BYTES
 MAX_WRITE = WINDOW // 2
 CAPACITY = 2
-MAX_CONCURRENT = 3
+MAX_CONCURRENT = 2
 JOB_IDS = st.integers(0, 11).map(lambda number: number.to_bytes(16, "big"))
 NEAR = st.integers(-2, 2)
 

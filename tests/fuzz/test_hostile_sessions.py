@@ -44,6 +44,8 @@ JOB_IDS = st.integers(0, 6).map(lambda number: number.to_bytes(16, "big"))
 NEAR = st.integers(0, 40) | st.integers(MIN_WINDOW_BYTES - 2, MIN_WINDOW_BYTES + 2) | COUNTS
 PIECES = st.sampled_from([0, 1, 3, 100, 9_000]).map(bytes)
 
+END = JobResult(bytes(16), 0, None, None, 1, None)
+
 ABOUT_JOBS: SearchStrategy[AgentFrame] = st.one_of(
     st.builds(replace, st.just(STARTED), job_id=JOB_IDS),
     st.builds(Chunk, JOB_IDS, NEAR, PIECES),
@@ -124,6 +126,22 @@ class HostileAgent(RuleBasedStateMachine):
         else:
             self._take(JobResult(job_id, stream.received, None, None, 1, None))
         assert not self.broken, "all of that is allowed"
+
+    @precondition(lambda self: self.session.streams and self.honest_frames <= 0)
+    @rule(data=st.data(), how=st.sampled_from(["gap", "empty", "too much", "wrong total"]))
+    def break_a_rule(self, data: st.DataObject, how: str) -> None:
+        job_id = data.draw(st.sampled_from(sorted(self.session.streams)))
+        stream = self.session.streams[job_id]
+        room = MIN_WINDOW_BYTES - (stream.received - stream.acked)
+        broken: dict[str, AgentFrame] = {
+            "gap": Chunk(job_id, stream.received + 1, b"x"),
+            "empty": Chunk(job_id, stream.received, b""),
+            "too much": Chunk(job_id, stream.received, bytes(room + 1)),
+            "wrong total": replace(END, job_id=job_id, total_bytes=stream.received + 1),
+        }
+        if not self.broken:
+            self._take(broken[how])
+            assert self.broken, how
 
     @precondition(lambda self: self.session.state is State.DECIDING)
     @rule(job_ids=st.sets(JOB_IDS, max_size=MAX_JOBS))
