@@ -201,9 +201,7 @@ class CoordinatorSession:
         )
         return None
 
-    def accept(
-        self, welcome: Welcome, streams: Mapping[bytes, ReceiveStream] = _NOTHING
-    ) -> None:
+    def accept(self, welcome: Welcome, streams: Mapping[bytes, ReceiveStream] = _NOTHING) -> None:
         """Admit the agent that said `Hello`.
 
         Args:
