@@ -130,11 +130,15 @@ def after(
         random: uniform in [0, 1).
         finished_job: whether a job ended well in the session, which proves it as time does.
     """
-    if welcomed_s is not None and (welcomed_s >= HEALTHY_S or finished_job):
+    was_healthy = welcomed_s is not None and (welcomed_s >= HEALTHY_S or finished_job)
+    if was_healthy:
         waited_s = 0.0
     ceiling_s = max(SECOND_S, GROWTH * waited_s) if waited_s > 0 else FIRST_S
     pause_s = random() * min(CAP_S, ceiling_s)
-    if what.end in _HINTS:
+    # A peer that spoke this protocol well until now is not another version: a byte was damaged, or
+    # a rare frame shows a defect. Neither is worth stopping for good.
+    broke_later = what.end is End.INCOMPATIBLE and was_healthy
+    if what.end in _HINTS and not broke_later:
         return Fatal(_HINTS[what.end], pause_s)
     told_s = _told_s(what)
     if what.end is End.UNAUTHORIZED:

@@ -16,9 +16,10 @@ from protocol.frames import JobError, LiveJob
 from protocol.session import resumable
 from protocol.stream import ReceiveStream
 
-MAX_SENDINGS: Final = 3
-"""How often one job is sent to one agent. Its frame may be lost with a link; but a job that breaks
-every link it travels on must not do so until its deadline."""
+MAX_SENDINGS: Final = 10
+"""How often one job is sent to one agent. Its frame may be lost with a link, and in a bad minute
+many links are lost before the agent has even read its `Welcome`; but a job that breaks every link
+it travels on must not do so until its deadline."""
 
 _LOST: Final = "The connection to the provider was lost."
 _FORGOTTEN: Final = "The provider came back without this job."

@@ -6,10 +6,18 @@ gaps. After a lost link the sender rewinds to the offset that the receiver names
 """
 
 from collections import deque
+from typing import Final
 
 from protocol.exceptions import ProtocolViolation
 from protocol.frames import AgentFrame, Chunk, JobEnd, JobStarted, LiveJob
 from protocol.limits import CHUNK_BYTES
+
+_MANY_PIECES: Final = 64
+"""So many writes wait unsent only while the link is down or slow. From then on they are put
+together: a server that sends byte by byte must not cost many times the window."""
+
+_PIECE_BYTES: Final = 4096
+"""How long such a piece becomes: its own overhead is then a hundredth."""
 
 
 class SendStream:
@@ -47,7 +55,7 @@ class SendStream:
         """The end frame is acknowledged; nothing is held any more."""
         self._started_sent = False
         self._end_sent = False
-        self._unsent: deque[bytes] = deque()
+        self._unsent: deque[bytes | bytearray] = deque()
         self._unacked: deque[tuple[int, bytes]] = deque()
 
     def __repr__(self) -> str:
@@ -99,8 +107,18 @@ class SendStream:
         A cancelled job has its end at once, while its transport may still deliver a last read.
         """
         if data and self.end is None:
-            self._unsent.append(data)
             self.written += len(data)
+            if len(self._unsent) < _MANY_PIECES:
+                self._unsent.append(data)
+            else:
+                self._put_together(data)
+
+    def _put_together(self, data: bytes) -> None:
+        last = self._unsent[-1]
+        if isinstance(last, bytearray) and len(last) < _PIECE_BYTES:
+            last += data
+        else:
+            self._unsent.append(bytearray(data))
 
     def finish(self, end: JobEnd) -> None:
         """The job's one end; its frame goes after the last byte. Later ends are ignored."""
@@ -126,7 +144,7 @@ class SendStream:
 
     def _take(self, room: int) -> bytes:
         """Remove up to `room` bytes from the front of what is unsent."""
-        pieces: list[bytes] = []
+        pieces: list[bytes | bytearray] = []
         while self._unsent and room > 0:
             piece = self._unsent.popleft()
             if len(piece) > room:
@@ -134,7 +152,7 @@ class SendStream:
                 piece = piece[:room]
             pieces.append(piece)
             room -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return b"".join(pieces)
 
     def acknowledge(self, offset: int, *, final: bool) -> None:
         """Forget what the coordinator has.

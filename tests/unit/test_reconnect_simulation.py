@@ -18,6 +18,7 @@ from bench.reconnect_simulation import (
 
 FLEET = 1_000
 
+
 @pytest.fixture(scope="module")
 def courses() -> list[tuple[Outage, Course]]:
     return [(outage, simulate(outage, AGENTS, SEED)) for outage in OUTAGES]

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import pytest
 
 from protocol.exceptions import ProtocolViolation
@@ -43,6 +45,21 @@ def test_small_writes_share_a_chunk() -> None:
     stream.write(b"cd")
 
     assert stream.next_frames() == [chunk(0, b"abcd")]
+
+
+def test_a_server_that_sends_byte_by_byte_costs_little_more_than_its_bytes() -> None:
+    # Every byte was an object of its own while the link was down: fifty times the window.
+    stream = started_stream(window=100_000)
+    tracemalloc.start()
+    try:
+        for n in range(100_000):
+            stream.write(bytes((n % 251,)))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 150_000
+    (sent,) = stream.next_frames(budget=100_000)
+    assert sent == chunk(0, bytes(n % 251 for n in range(100_000)))
 
 
 def test_one_turn_takes_no_more_than_its_budget() -> None:
