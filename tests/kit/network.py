@@ -11,6 +11,7 @@ dialling the other side.
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
 from types import TracebackType
@@ -22,6 +23,9 @@ HOST: Final = "127.0.0.1"
 
 SOCKET_BUFFER_BYTES: Final = 16 * 1024
 """Kernel buffers of the cable's sockets: small, so that both ends soon feel that it is stalled."""
+
+MAX_UNTAKEN: Final = 64
+"""Connections kept for `next_connection`; in a long run nobody asks for them."""
 
 
 class Arrival(Enum):
@@ -55,7 +59,8 @@ class Cable:
         self._all: list[Connection] = []
         self._reserved: socket.socket | None = None
         self._listener: socket.socket | None = None
-        self._new: asyncio.Queue[Connection] = asyncio.Queue()
+        self._new: deque[Connection] = deque(maxlen=MAX_UNTAKEN)
+        self._something_new = asyncio.Event()
         self._joining: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -75,7 +80,10 @@ class Cable:
 
     async def next_connection(self) -> Connection:
         """The next connection, in their order; waits for it."""
-        return await self._new.get()
+        while not self._new:
+            self._something_new.clear()
+            await self._something_new.wait()
+        return self._new.popleft()
 
     def refuse(self) -> None:
         """Refuse whoever dials from now on, as a port does where nobody listens."""
@@ -155,9 +163,10 @@ class Cable:
                 return
             raise
         connection = Connection(near, far)
-        self._all.append(connection)
+        self._all = [*self.connections, connection]
         self.prepare(connection)
-        self._new.put_nowait(connection)
+        self._new.append(connection)
+        self._something_new.set()
         connection.start()
 
 
