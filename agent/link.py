@@ -16,6 +16,7 @@ from websockets.frames import Close, CloseCode
 from agent.backoff import End, LinkEnd
 from agent.dial import CLOSE_TIMEOUT_S, DialSettings, dial
 from agent.dial_failure import DialFailed
+from agent.message_size import MessageSize
 from agent.outbox import Outbox
 from agent.peer_text import shown
 from agent.watchdogs import Watchdogs
@@ -175,11 +176,13 @@ class Link:
 
     async def _write(self, socket: ClientConnection, dogs: Watchdogs) -> None:
         outbox, encode, sending = self._outbox, self._dialect.encode, dogs.sending
+        size = MessageSize()
         while True:
             await outbox.wait()
-            message = encode(outbox.next_batch())
+            message = encode(outbox.next_batch(size.limit_bytes))
             with sending:
                 await socket.send(message)
+            size.took(sending.took_s)
 
     async def _leave_when_drained(self, socket: ClientConnection) -> None:
         """After the coordinator's `Drain`: see every job through, then close."""

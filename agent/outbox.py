@@ -182,17 +182,17 @@ class Outbox:
         else:
             self.mark_ready(lane)
 
-    def next_batch(self) -> list[AgentFrame]:
-        """The frames of the next message; empty when there is nothing to send."""
+    def next_batch(self, limit_bytes: int = BATCH_BYTES) -> list[AgentFrame]:
+        """The frames of the next message, full at about so many bytes; empty: nothing to send."""
         if self._control:
             control: list[AgentFrame] = list(self._control.values())
             self._control.clear()
             return control
         frames: list[AgentFrame] = []
         size = 0
-        while self._ready and size < BATCH_BYTES:
+        while self._ready and size < limit_bytes:
             job_id, lane = self._ready.popitem(last=False)
-            turn = lane.stream.next_frames(min(CHUNK_BYTES, BATCH_BYTES - size))
+            turn = lane.stream.next_frames(min(CHUNK_BYTES, limit_bytes - size))
             frames += turn
             size += sum(map(_size, turn))
             if lane.stream.ready:

@@ -59,14 +59,20 @@ class Sending:
     """To be entered around everything that waits for room in the write buffer.
 
     One for the whole connection, because the writer enters it for every message.
+
+    Attributes:
+        took_s: how long it was entered the last time, by one user at a time.
     """
 
     def __init__(self, progress: WriteProgress) -> None:
+        self.took_s = 0.0
         self._progress = progress
         self._now = asyncio.get_running_loop().time
+        self._entered_at = 0.0
 
     def __enter__(self) -> None:
-        self._progress.begin(self._now())
+        self._entered_at = now = self._now()
+        self._progress.begin(now)
 
     def __exit__(
         self,
@@ -74,7 +80,9 @@ class Sending:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.end(self._now())
+        now = self._now()
+        self.took_s = now - self._entered_at
+        self._progress.end(now)
 
 
 class Watchdogs:
@@ -91,6 +99,7 @@ class Watchdogs:
         self._progress = WriteProgress()
         self._now = asyncio.get_running_loop().time
         self.sending = Sending(self._progress)
+        self._pinging = Sending(self._progress)
 
     async def stalled(self) -> str:
         """Return, with the reason for the log, when sending makes no progress."""
@@ -108,7 +117,7 @@ class Watchdogs:
         """
         while True:
             await asyncio.sleep(PING_EVERY_S)
-            with self.sending:
+            with self._pinging:
                 pong = await self._socket.ping()
             try:
                 async with asyncio.timeout(PING_EVERY_S):
