@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable, Sequence
 
-from agent.backends import SkippedBackend
+from agent.backends.configured import SkippedBackend
+from agent.backends.discovery import Discovery
 from agent.config import Config
 from agent.counts import possible_count
-from agent.discovery import Discovery
-from agent.jobs import JobRecord, Jobs
+from agent.jobs.running import JobRecord, Jobs
 from agent.telemetry.figures import Figures
 from agent.telemetry.metrics import Metrics
 from agent.telemetry.status import BackendStatus, StatusSnapshot

@@ -15,22 +15,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from agent.backends import Backends
-from agent.capabilities import agent_limits, metadata, model_offers
+from agent.backends.capabilities import agent_limits, metadata, model_offers
+from agent.backends.configured import Backends
+from agent.backends.discovery import Discovery
 from agent.config import Config
-from agent.discovery import Discovery
-from agent.drain import drain, stop_at_once, stop_jobs
+from agent.jobs.drain import drain, stop_at_once, stop_jobs
 from agent.identity import Identity
-from agent.jobs import Jobs
-from agent.outbox import Outbox
+from agent.jobs.outbox import Outbox
+from agent.jobs.running import Jobs
+from agent.jobs.slow_consumers import SlowConsumers
+from agent.link.uplink import LinkState, Uplink
 from agent.reload import Reload, decide_reload
 from agent.reports import Reports, count_job
-from agent.slow_consumers import SlowConsumers
 from agent.telemetry.figures import Figures
 from agent.telemetry.metrics import Metrics
 from agent.telemetry.status import StatusSnapshot
 from agent.telemetry.status_server import StatusServer
-from agent.uplink import LinkState, Uplink
 from protocol.frames import Capabilities, Draining, ModelOffer, Welcome
 
 log = logging.getLogger("provider_agent.service")

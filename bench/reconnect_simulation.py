@@ -1,4 +1,4 @@
-"""A fleet of agents comes back after its coordinator was away, as the real `agent.backoff` decides.
+"""A fleet of agents comes back after its coordinator was away, as the real backoff decides.
 
 Discrete events, no clock, seeded randomness: the same seed gives the same course.
 """
@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from agent.backoff import HEALTHY_S, End, LinkEnd, Retry, after
+from agent.link.backoff import HEALTHY_S, End, LinkEnd, Retry, after
 
 LOST: Final = LinkEnd(End.LOST, "the connection broke")
 RESTART: Final = LinkEnd(End.TOLD_TO_WAIT, "the coordinator closed the connection: 1012")

@@ -7,13 +7,13 @@ from typing import Final
 import click
 
 from adapters.base import BackendError
-from agent.backends import Backends, make_backends
+from agent.backends.configured import Backends, make_backends
+from agent.backends.discovery import Discovery
+from agent.backends.routing import Refusal, choose_routes
 from agent.cli.one_job import explain, figures, run_one_job
 from agent.cli.settings import NO_BACKEND, run_async, with_local_config
 from agent.cli.terminal import visible
 from agent.config import LoadedConfig
-from agent.discovery import Discovery
-from agent.routing import Refusal, choose_routes
 from protocol.formats import MAIN_OPERATION, WireFormat
 
 EXIT_FAILED: Final = 1

@@ -3,8 +3,8 @@
 import msgspec
 
 from adapters.base import BackendModel, ServerLoad
-from agent.backends import SkippedBackend
-from agent.watch import BackendState
+from agent.backends.configured import SkippedBackend
+from agent.backends.watch import BackendState
 
 MAX_WITHHELD_SHOWN = 50
 """A passthrough's catalogue has hundreds; programs get all of them with `--json`."""

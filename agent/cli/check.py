@@ -8,13 +8,13 @@ import click
 from msgspec.structs import replace
 
 from adapters.registry import known_kinds
-from agent.backends import make_backends
+from agent.backends.configured import make_backends
+from agent.backends.discovery import Discovery
 from agent.cli.check_backends import check_backend_state, skipped_backend
 from agent.cli.check_coordinator import check_coordinators
 from agent.cli.findings import Finding, Outcome, all_well, failure, show
 from agent.cli.settings import EXIT_CONFIG, NO_BACKEND, config_option, run_async, start_logging
 from agent.config import Config, ConfigError, LoadedConfig, load_config
-from agent.discovery import Discovery
 from agent.identity import Identity, IdentityError, load
 
 

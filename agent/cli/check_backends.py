@@ -1,11 +1,11 @@
 """Tries the backends for `check`: reachable, models, formats, a tiny completion in each format."""
 
 from adapters.base import Backend, BackendError, BackendModel
-from agent.backends import SkippedBackend
+from agent.backends.configured import SkippedBackend
+from agent.backends.watch import BackendState
 from agent.cli.backend_report import report_of
 from agent.cli.findings import Finding, Outcome
 from agent.cli.one_job import explain, figures, run_one_job
-from agent.watch import BackendState
 from protocol.formats import MAIN_OPERATION, WireFormat
 
 TINY_TOKENS = 8

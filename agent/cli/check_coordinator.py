@@ -6,14 +6,14 @@ from typing import Final
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from agent.backoff import End, Fatal, LinkEnd, after
 from agent.cli.findings import Finding, Outcome
 from agent.cli.status_client import NoAgent, fetch_snapshot
 from agent.config import Config
-from agent.dial import DialSettings, dial
-from agent.dial_failure import DialFailed
 from agent.identity import Identity
 from agent.key_in_use import is_key_in_use
+from agent.link.backoff import End, Fatal, LinkEnd, after
+from agent.link.dial import DialSettings, dial
+from agent.link.dial_failure import DialFailed
 from agent.telemetry.status import LINK_CONNECTED
 from agent.version import agent_version
 from protocol.codec import VERSION_1

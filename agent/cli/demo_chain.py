@@ -12,7 +12,8 @@ from msgspec import Struct
 from adapters.base import BackendModel, BackendSettings, FlowControl, Job
 from adapters.echo import EchoBackend
 from adapters.registry import create_backend
-from agent.backends import make_backends
+from agent.backends.configured import make_backends
+from agent.backends.watch import BackendState, check_backend
 from agent.config import (
     BackendConfig,
     Config,
@@ -31,7 +32,6 @@ from agent.demo.tap import Tap
 from agent.demo.tiny_model import write_tiny_model
 from agent.identity import load_or_create
 from agent.service import Service
-from agent.watch import BackendState, check_backend
 from coordinator.server import Coordinator
 from coordinator.settings import CoordinatorSettings
 from protocol.formats import MAIN_OPERATION

@@ -7,8 +7,9 @@ import click
 import msgspec
 from rich.table import Column, Table
 
-from agent.backends import make_backends
-from agent.capabilities import model_offers
+from agent.backends.capabilities import model_offers
+from agent.backends.configured import make_backends
+from agent.backends.discovery import Discovery
 from agent.cli.backend_report import (
     MAX_WITHHELD_SHOWN,
     BackendReport,
@@ -18,7 +19,6 @@ from agent.cli.backend_report import (
 from agent.cli.settings import NO_BACKEND, run_async, with_local_config
 from agent.cli.terminal import console, visible
 from agent.config import LoadedConfig
-from agent.discovery import Discovery
 from protocol.frames import ModelOffer
 
 

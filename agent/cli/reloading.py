@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from agent.backends import Backends, make_backends
+from agent.backends.configured import Backends, make_backends
 from agent.cli.settings import SetupProblem
 from agent.config import Config, LoadedConfig, secret_values
 from agent.reload import Reload

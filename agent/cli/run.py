@@ -101,9 +101,9 @@ def _serve(start: _Start) -> int:
 
 
 async def _main(start: _Start, identity: "Identity") -> int:
-    from agent.backends import make_backends
+    from agent.backends.configured import make_backends
     from agent.cli.reloading import Reloader, tell_skipped
-    from agent.link_files import unusable_files
+    from agent.link.link_files import unusable_files
     from agent.service import Service
     from agent.version import agent_version
 

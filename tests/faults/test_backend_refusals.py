@@ -17,8 +17,8 @@ from adapters.base import (
     Unreachable,
 )
 from adapters.http_errors import describe
-from agent.ends import failed_at_backend
-from agent.failover import may_be_retried
+from agent.backends.failover import may_be_retried
+from agent.jobs.ends import failed_at_backend
 from protocol.errors import ErrorCode, Fault, entry_for
 from protocol.limits import MAX_ERROR_BODY_BYTES
 from tests.kit.raw_jobs import backend_at, good, job_for, over_formats

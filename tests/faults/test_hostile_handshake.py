@@ -6,9 +6,9 @@ import logging
 import pytest
 from msgspec.structs import replace
 
-from agent.backoff import TOLD_MAX_S
-from agent.outbox import MAX_OWN_WINDOW_BYTES
-from agent.resumption import MAX_RESUME_S
+from agent.jobs.outbox import MAX_OWN_WINDOW_BYTES
+from agent.link.backoff import TOLD_MAX_S
+from agent.link.resumption import MAX_RESUME_S
 from protocol.frames import Drain, Heartbeat, Rejected
 from protocol.limits import HANDSHAKE_TIMEOUT_S
 from tests.kit.hostile_greetings import GREETINGS, YEARS_MS, Greeting, serves_a_good_one

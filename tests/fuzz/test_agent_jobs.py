@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from adapters.base import Backend, BackendError, Unreachable
-from agent.jobs import Jobs
-from agent.outbox import Outbox
-from agent.routing import Route
+from agent.backends.routing import Route
+from agent.jobs.outbox import Outbox
+from agent.jobs.running import Jobs
 from protocol.exceptions import ProtocolViolation
 from protocol.frames import Ack, AgentFrame, Chunk, Job, JobError, JobResult, JobStarted
 from protocol.limits import MIN_WINDOW_BYTES

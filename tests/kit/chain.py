@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from agent.backends import make_backends
+from agent.backends.configured import make_backends
 from agent.config import BackendConfig, LimitsConfig
 from agent.identity import load_or_create
 from agent.service import Service

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from agent.jobs import REMEMBERED_JOBS
+from agent.jobs.running import REMEMBERED_JOBS
 from protocol.frames import (
     Ack,
     Cancel,

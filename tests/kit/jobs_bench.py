@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from adapters.base import Backend, BackendError, Job, Operation
-from agent.jobs import JobRecord, Jobs
-from agent.outbox import Outbox
-from agent.routing import Route
+from agent.backends.routing import Route
+from agent.jobs.outbox import Outbox
+from agent.jobs.running import JobRecord, Jobs
 from protocol.codec import VERSION_1
 from protocol.frames import Ack, AgentFrame, Chunk, JobEnd, JobError, JobResult
 from protocol.limits import MIB

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agent.backoff import LinkEnd
-from agent.dial import DialSettings
-from agent.link import Link
-from agent.outbox import Outbox
+from agent.jobs.outbox import Outbox
+from agent.link.backoff import LinkEnd
+from agent.link.connection import Link
+from agent.link.dial import DialSettings
 from protocol.frames import Ack, Cancel, CoordinatorFrame, Drain, Job, Welcome
 from protocol.session import AgentSession
 from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from adapters.base import BackendSettings, WireFormat
 from adapters.openai_compatible import OpenAICompatibleBackend
-from agent.backends import Backends
+from agent.backends.configured import Backends
 from agent.config import LimitsConfig
 from agent.identity import Identity
 from agent.service import Service

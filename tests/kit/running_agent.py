@@ -8,7 +8,7 @@ from typing import Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from adapters.base import Backend
-from agent.backends import Backends, SkippedBackend
+from agent.backends.configured import Backends, SkippedBackend
 from agent.config import Config
 from agent.identity import Identity
 from agent.service import Service

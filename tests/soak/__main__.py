@@ -13,7 +13,7 @@ from unittest.mock import patch
 import click
 import uvloop
 
-from agent import watchdogs
+from agent.link import watchdogs
 from tests.soak import faults
 from tests.soak.buyers import Buyers
 from tests.soak.footprint import Footprint

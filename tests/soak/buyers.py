@@ -11,7 +11,7 @@ import aiohttp
 from adapters.base import BackendSettings, FlowControl
 from adapters.echo import MODEL_ID as ECHO_MODEL
 from adapters.echo import EchoBackend
-from agent.failover import MAX_ATTEMPTS
+from agent.backends.failover import MAX_ATTEMPTS
 from tests.kit.jobs import new_job
 from tests.soak.order import Order
 from tests.soak.server import SoakServer

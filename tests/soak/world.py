@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
-from agent.backends import make_backends
+from agent.backends.configured import make_backends
 from agent.config import (
     BackendConfig,
     BackendTimeouts,

@@ -71,7 +71,7 @@ def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
         ("protocol", "import os, agent.config"),
         ("protocol", "from coordinator.app import run"),
         ("adapters", "from agent import config as c"),
-        ("adapters", "def late():\n    import agent.jobs"),
+        ("adapters", "def late():\n    import agent.jobs.running"),
         ("adapters", "if TYPE_CHECKING:\n    from coordinator import app"),
         ("agent", "import coordinator"),
         ("agent", "importlib.import_module('coordinator.app')"),
@@ -99,3 +99,26 @@ def test_the_checker_notices(layer: str, source: str) -> None:
 )
 def test_the_checker_lets_pass(layer: str, source: str) -> None:
     assert forbidden_imports(layer, source) == []
+
+
+ROOMS: dict[str, frozenset[str]] = {
+    "config": frozenset({"config"}),
+    "telemetry": frozenset({"telemetry", "config"}),
+    "backends": frozenset({"backends", "config"}),
+    "jobs": frozenset({"jobs", "backends"}),
+    "link": frozenset({"link", "jobs", "config", "telemetry"}),
+}
+"""The rooms of the agent, and which of each other they may know."""
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_of_the_agent_knows_only_those_below_it(room: str) -> None:
+    known = {
+        module.split(".")[1]
+        for path in (ROOT / "agent" / room).rglob("*.py")
+        for module in _imported(ast.parse(path.read_text(encoding="utf-8")))
+        if module.startswith("agent.")
+    }
+    assert room in known
+    assert known & ROOMS.keys() <= ROOMS[room]
+    assert not known & {"service", "reports", "reload", "cli", "demo"}

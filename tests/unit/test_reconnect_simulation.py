@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from agent.backoff import TOLD_MIN_S, LinkEnd
+from agent.link.backoff import TOLD_MIN_S, LinkEnd
 from bench.reconnect import AGENTS, OUTAGES, PICTURE, SEED
 from bench.reconnect_picture import draw
 from bench.reconnect_simulation import (

@@ -6,8 +6,8 @@ from tempfile import TemporaryDirectory
 
 from msgspec.structs import replace
 
-from agent.backoff import CAP_S
 from agent.config import CoordinatorConfig
+from agent.link.backoff import CAP_S
 from protocol.frames import Capabilities
 from tests.faults.scenarios.numbered_server import Order
 from tests.faults.scenarios.scenario import Effort

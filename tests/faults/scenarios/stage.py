@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from adapters.base import BackendSettings, WireFormat
 from adapters.openai_compatible import OpenAICompatibleBackend
 from adapters.settings import TimeoutSettings
-from agent.backends import Backends
+from agent.backends.configured import Backends
 from agent.config import CoordinatorConfig, DiscoveryConfig, LimitsConfig
 from agent.identity import Identity
 from agent.service import Service

@@ -3,11 +3,11 @@ from collections.abc import Iterator
 import pytest
 
 from adapters.base import BackendHealth, Unreachable
-from agent.backends import Backends, SkippedBackend
+from agent.backends.configured import Backends, SkippedBackend
+from agent.backends.discovery import Discovery
 from agent.config import LimitsConfig
-from agent.discovery import Discovery
-from agent.jobs import JobRecord, Jobs
-from agent.outbox import Outbox
+from agent.jobs.outbox import Outbox
+from agent.jobs.running import JobRecord, Jobs
 from agent.reports import Reports, count_job
 from agent.telemetry.figures import Figures, FigureSnapshot
 from agent.telemetry.metrics import Metrics

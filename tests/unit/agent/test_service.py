@@ -5,7 +5,7 @@ import pytest
 
 from adapters.base import BackendHealth, BackendSettings
 from adapters.echo import EchoBackend
-from agent.backends import SkippedBackend
+from agent.backends.configured import SkippedBackend
 from agent.config import LimitsConfig, OperatorConfig
 from agent.service import EXIT_REFUSED, FIRST_LOOK_S
 from agent.telemetry.status import readiness

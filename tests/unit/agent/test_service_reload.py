@@ -7,7 +7,7 @@ import pytest
 from msgspec import structs
 
 from adapters.base import Backend, Unreachable
-from agent.backends import Backends, SkippedBackend
+from agent.backends.configured import Backends, SkippedBackend
 from agent.config import (
     Config,
     CoordinatorConfig,

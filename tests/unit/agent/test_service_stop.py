@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from agent.config import LimitsConfig
-from agent.drain import FLUSH_S
+from agent.jobs.drain import FLUSH_S
 from agent.service import EXIT_FORCED, EXIT_OK
 from agent.telemetry.status import readiness
 from protocol.frames import (

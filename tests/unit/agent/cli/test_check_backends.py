@@ -3,10 +3,10 @@ import asyncio
 import pytest
 
 from adapters.base import BackendHealth, BackendModel, Operation, Unreachable
-from agent.backends import SkippedBackend
+from agent.backends.configured import SkippedBackend
+from agent.backends.watch import BackendState
 from agent.cli.check_backends import check_backend_state, skipped_backend
 from agent.cli.findings import Finding, Outcome
-from agent.watch import BackendState
 from tests.kit.scripted_backend import ScriptedBackend, model
 
 CHAT_ONLY = frozenset({Operation.CHAT})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from agent.backends import Backends, SkippedBackend
+from agent.backends.configured import Backends, SkippedBackend
 from agent.cli.reloading import Reloader
 from agent.cli.settings import SetupProblem
 from agent.config import (

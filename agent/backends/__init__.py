@@ -1,0 +1,1 @@
+"""What serves: the inference servers in use, how they are, what they offer, who gets a job."""

@@ -1,0 +1,80 @@
+"""What the agent offers, from what its backends serve. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from adapters.base import Backend, BackendModel
+from agent.backends.pricing import price_for
+from agent.config.schema import Config, Price
+from agent.counts import possible_count
+from protocol.frames import AgentLimits, ModelOffer
+from protocol.limits import KIB, MAX_MODELS, MAX_NAME_CHARS, MIN_MESSAGE_TO_COORDINATOR_BYTES
+
+_OTHER_FIELDS_BYTES: Final = 64 * KIB
+"""What the rest of `Capabilities` takes at most: limits and the operator's few short texts."""
+
+Serving = tuple[Backend, BackendModel, float | None]
+"""A healthy backend, one of its models, and the markup of a passthrough."""
+
+
+def model_offers(serving: Iterable[Serving], config: Config) -> list[ModelOffer]:
+    """One offer per model id, in the order in which backends and models come.
+
+    A model that several backends serve is offered once: with everything that any of them speaks,
+    the smallest of their context windows, and their capacities added up. Models are left out from
+    the end when there are more than the protocol or one message holds.
+    """
+    by_id: dict[str, list[Serving]] = {}
+    for entry in serving:
+        if len(entry[1].model_id) <= MAX_NAME_CHARS:
+            by_id.setdefault(entry[1].model_id, []).append(entry)
+    offers = [_offer(model_id, entries, config) for model_id, entries in by_id.items()]
+    room = MIN_MESSAGE_TO_COORDINATOR_BYTES - _OTHER_FIELDS_BYTES
+    fitting = []
+    for offer in offers[:MAX_MODELS]:
+        room -= len(msgspec.msgpack.encode(offer))
+        if room < 0:
+            break
+        fitting.append(offer)
+    return fitting
+
+
+def _offer(model_id: str, entries: Sequence[Serving], config: Config) -> ModelOffer:
+    models = [model for _, model, _ in entries]
+    told = [possible_count(model.context_window) for model in models]
+    windows = [window for window in told if window]
+    backend, first, markup = entries[0]
+    upstream = None
+    input_price = possible_count(first.input_price_per_1m)
+    output_price = possible_count(first.output_price_per_1m)
+    if input_price is not None and output_price is not None:
+        upstream = Price(input_price, output_price)
+    price = price_for(model_id, config.pricing, upstream=upstream, markup=markup)
+    return ModelOffer(
+        model_id=model_id,
+        formats=sorted({wire_format for model in models for wire_format in model.formats}),
+        operations=sorted({operation for model in models for operation in model.operations}),
+        context_window=min(windows, default=None),
+        native=all(model.native for model in models),
+        backend_kind=backend.kind,
+        max_concurrent=sum(backend.max_concurrent for backend, _, _ in entries),
+        input_price_per_1m=possible_count(price.input_per_1m) if price else None,
+        output_price_per_1m=possible_count(price.output_per_1m) if price else None,
+    )
+
+
+def agent_limits(config: Config) -> AgentLimits:
+    """What the whole agent takes on."""
+    return AgentLimits(config.limits.max_concurrent, config.limits.max_tokens_per_minute)
+
+
+def metadata(config: Config) -> Mapping[str, str]:
+    """What the operator says of the machine."""
+    said = {
+        "display_name": config.operator.display_name,
+        "wallet": config.operator.wallet,
+        "contact_email": config.operator.contact_email,
+    }
+    return {name: value for name, value in said.items() if value}

@@ -1,0 +1,87 @@
+"""The end of a job as its frame can carry it, whatever server and adapter said. Pure.
+
+A number or text that no frame can carry would end the link, and with it every other job.
+"""
+
+import math
+from typing import Final
+
+from msgspec import structs
+
+from adapters.base import BackendError, BadStatus
+from agent.backends.failover import may_be_retried
+from agent.backends.routing import Refusal
+from agent.counts import possible_count
+from protocol.errors import ErrorCode, entry_for
+from protocol.frames import Job, JobError, JobResult
+from protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS
+
+MAX_RETRY_AFTER_S: Final = 86_400.0
+"""Nobody waits for more than a day; a bigger number is a server's mistake."""
+
+
+def failed(job_id: bytes, total_bytes: int, code: ErrorCode, message: str) -> JobError:
+    """The end of a job that failed after so many relayed bytes."""
+    return JobError(
+        job_id=job_id,
+        total_bytes=total_bytes,
+        code=code,
+        message=message[:MAX_TEXT_CHARS],
+        retryable=entry_for(code).retryable,
+    )
+
+
+def refused(job: Job, refusal: Refusal) -> JobError:
+    """The end of a job that no backend got."""
+    end = failed(job.job_id, 0, refusal.code, refusal.message)
+    return structs.replace(end, retry_after_ms=_milliseconds(refusal.retry_after_s))
+
+
+def failed_at_backend(job: Job, total_bytes: int, error: BackendError) -> JobError:
+    """The end of a job that failed by a backend's error."""
+    status = error.status if isinstance(error, BadStatus) else None
+    return JobError(
+        job_id=job.job_id,
+        total_bytes=total_bytes,
+        code=error.code,
+        message=str(error)[:MAX_TEXT_CHARS],
+        upstream_status=status if status is not None and 100 <= status <= 599 else None,
+        retryable=may_be_retried(error),
+        retry_after_ms=_milliseconds(error.retry_after_s),
+        body=error.body[:MAX_ERROR_BODY_BYTES],
+    )
+
+
+def checked(job: Job, total_bytes: int, result: JobResult) -> JobResult:
+    """An adapter's result.
+
+    Raises:
+        ValueError: it is not about this job, or bytes were lost on the way to the sink.
+    """
+    if result.job_id != job.job_id or result.total_bytes != total_bytes:
+        raise ValueError("the adapter's result does not fit what it relayed")
+    return structs.replace(
+        result,
+        input_tokens=possible_count(result.input_tokens),
+        output_tokens=possible_count(result.output_tokens),
+        duration_ms=possible_count(result.duration_ms) or 0,
+        first_byte_ms=possible_count(result.first_byte_ms),
+    )
+
+
+def since_arrival(result: JobResult, earlier_s: float) -> JobResult:
+    """A result that counts from the job's arrival: attempts elsewhere are part of its time."""
+    earlier_ms = round(earlier_s * 1000)
+    first = result.first_byte_ms
+    return structs.replace(
+        result,
+        duration_ms=result.duration_ms + earlier_ms,
+        first_byte_ms=None if first is None else first + earlier_ms,
+    )
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    """A wait that somebody told; None when it cannot be meant."""
+    if seconds is None or not math.isfinite(seconds):
+        return None
+    return round(min(max(seconds, 0.0), MAX_RETRY_AFTER_S) * 1000)

@@ -1,0 +1,1 @@
+"""The way to the coordinator: dial, resume, dial again."""

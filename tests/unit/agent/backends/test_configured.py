@@ -1,0 +1,195 @@
+from pathlib import Path
+
+import pytest
+
+from adapters.base import PolicyMode, WireFormat
+from agent.backends.configured import SkippedBackend, make_backends
+from agent.config import BackendConfig, BackendTimeouts
+
+
+def test_backends_come_in_the_order_of_the_configuration() -> None:
+    made = make_backends(
+        (
+            BackendConfig(kind="vllm", url="http://a:8000"),
+            BackendConfig(kind="echo"),
+            BackendConfig(kind="openrouter", api_key_env="KEY", markup=0.1),
+        ),
+        {"KEY": "sk-1"},
+    )
+    assert [one.id for one in made.usable] == ["vllm:http://a:8000", "echo", "openrouter"]
+    assert made.markups == {"vllm:http://a:8000": None, "echo": None, "openrouter": 0.1}
+    assert made.skipped == []
+
+
+def test_settings_reach_the_backend() -> None:
+    (backend,) = make_backends(
+        (
+            BackendConfig(
+                kind="openai_compatible",
+                url="http://a",
+                api_key_env="KEY",
+                models=("m*",),
+                formats=(WireFormat.ANTHROPIC,),
+                max_concurrent=3,
+                timeouts=BackendTimeouts(
+                    connect_s=1.5, first_byte_s=20.0, silence_s=7.0, total_s=90.0
+                ),
+                alias={"shown": "known"},
+                request_policy=PolicyMode.STRICT,
+                venice_system_prompt=True,
+            ),
+        ),
+        {"KEY": " sk-1\n"},
+    ).usable
+    settings = backend.settings
+    assert settings.api_key == "sk-1"
+    assert (settings.models, settings.formats) == (("m*",), (WireFormat.ANTHROPIC,))
+    clocks = backend.timeouts
+    assert (clocks.connect_s, clocks.first_byte_s) == (1.5, 20.0)
+    assert (clocks.silence_s, clocks.total_s) == (7.0, 90.0)
+    assert dict(settings.aliases) == {"shown": "known"}
+    assert settings.request_policy is PolicyMode.STRICT
+    assert settings.venice_system_prompt
+    assert backend.max_concurrent == 3
+
+
+def test_what_the_operator_leaves_open_is_the_adapters_default() -> None:
+    (backend,) = make_backends((BackendConfig(kind="echo"),), {}).usable
+    assert backend.settings.api_key is None
+    assert backend.timeouts == backend.default_timeouts
+    assert backend.max_concurrent == backend.default_max_concurrent
+
+
+@pytest.mark.parametrize("environ", [{}, {"KEY": ""}, {"KEY": "  \n"}])
+def test_a_missing_key_skips_its_backend_and_names_the_variable(environ: dict[str, str]) -> None:
+    made = make_backends(
+        (
+            BackendConfig(kind="venice", api_key_env="KEY"),
+            BackendConfig(kind="vllm", url="http://a", api_key_env="KEY"),
+            BackendConfig(kind="echo"),
+        ),
+        environ,
+    )
+    reason = "skipped: the environment variable KEY (api_key_env) is not set"
+    assert [one.id for one in made.usable] == ["echo"]
+    assert made.skipped == [
+        SkippedBackend("venice", "venice", reason),
+        SkippedBackend("vllm:http://a", "vllm", reason),
+    ]
+
+
+def test_a_markup_on_the_operators_own_hardware_means_nothing() -> None:
+    made = make_backends((BackendConfig(kind="vllm", url="http://a", markup=0.5),), {})
+    assert made.markups == {"vllm:http://a": None}
+
+
+def test_several_keys_for_one_service_are_told_apart() -> None:
+    made = make_backends(
+        tuple(
+            BackendConfig(kind="openrouter", api_key_env=name, markup=markup)
+            for name, markup in [("A", 0.1), ("B", 0.2), ("C", 0.3)]
+        ),
+        {"A": "sk-a", "B": "sk-b", "C": "sk-c"},
+    )
+    assert made.markups == {"openrouter": 0.1, "openrouter#2": 0.2, "openrouter#3": 0.3}
+    assert [one.settings.api_key for one in made.usable] == ["sk-a", "sk-b", "sk-c"]
+
+
+def test_limits_of_tokens_belong_to_the_backends_that_have_them() -> None:
+    made = make_backends(
+        (
+            BackendConfig(kind="venice", api_key_env="UNSET", max_tokens_per_minute=1),
+            BackendConfig(kind="vllm", url="http://a"),
+            BackendConfig(kind="openrouter", api_key_env="KEY", max_tokens_per_minute=500),
+            BackendConfig(kind="openrouter", api_key_env="KEY", max_tokens_per_minute=700),
+        ),
+        {"KEY": "sk-1"},
+    )
+    assert made.tokens_per_minute == {"openrouter": 500, "openrouter#2": 700}
+
+
+def test_no_key_shows_in_what_is_printed() -> None:
+    made = make_backends((BackendConfig(kind="venice", api_key_env="KEY"),), {"KEY": "sk-secret"})
+    assert "sk-secret" not in repr(made)
+    assert "sk-secret" not in repr(made.usable[0].settings)
+
+
+def test_a_file_without_a_key_skips_its_backend_and_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    config = BackendConfig(kind="venice", api_key_file=file)
+    reason = f"skipped: the file {file} (api_key_file) cannot be read: No such file or directory"
+    assert make_backends((config,), {}).skipped == [SkippedBackend("venice", "venice", reason)]
+    file.write_text("sk-1\n", "utf-8")
+    made = make_backends((config,), {})
+    assert [one.settings.api_key for one in made.usable] == ["sk-1"]
+    assert made.skipped == []
+
+
+# --- again, for a running agent -------------------------------------------------------------------
+
+LOCAL = BackendConfig(kind="vllm", url="http://a")
+FIRST, SECOND = (BackendConfig(kind="openrouter", api_key_env=name) for name in "AB")
+KEYS = {"A": "sk-a", "B": "sk-b"}
+
+
+def test_what_did_not_change_goes_on_whatever_its_place() -> None:
+    before = make_backends((LOCAL, FIRST, SECOND), KEYS)
+    after = make_backends(
+        (SECOND, BackendConfig(kind="echo"), LOCAL),
+        KEYS,
+        before=before,
+        busy_ids={one.id for one in before.usable},
+    ).usable
+    assert (after[0], after[2]) == (before.usable[2], before.usable[0])
+    assert [one.id for one in after] == ["openrouter#2", "echo", "vllm:http://a"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        BackendConfig(kind="vllm", url="http://a", models=("m",)),
+        BackendConfig(kind="vllm", url="http://a", alias={"a": "b"}),
+        BackendConfig(kind="vllm", url="http://a", max_concurrent=3),
+        BackendConfig(kind="vllm", url="http://a", timeouts=BackendTimeouts(connect_s=1)),
+        BackendConfig(kind="vllm", url="http://a", request_policy=PolicyMode.STRICT),
+        BackendConfig(kind="vllm", url="http://a", api_key_env="A"),
+    ],
+)
+@pytest.mark.parametrize(("busy", "new_id"), [(True, "vllm:http://a#2"), (False, "vllm:http://a")])
+def test_what_changed_is_made_anew_and_named_apart_while_the_old_one_works(
+    changed: BackendConfig, busy: bool, new_id: str
+) -> None:
+    before = make_backends((LOCAL,), KEYS)
+    busy_ids = {"vllm:http://a"} if busy else set()
+    (after,) = make_backends((changed,), KEYS, before=before, busy_ids=busy_ids).usable
+    assert after is not before.usable[0]
+    assert after.id == new_id
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        BackendConfig(kind="openrouter", api_key_env="A", markup=0.5),
+        BackendConfig(kind="openrouter", api_key_env="A", max_tokens_per_minute=10),
+        BackendConfig(kind="openrouter", api_key_env="SAME"),
+    ],
+)
+def test_what_the_agent_itself_decides_by_changes_no_backend(changed: BackendConfig) -> None:
+    before = make_backends((FIRST,), KEYS)
+    made = make_backends((changed,), {**KEYS, "SAME": "sk-a"}, before=before)
+    assert made.usable == before.usable
+    assert made.markups == {"openrouter": changed.markup}
+
+
+def test_another_key_in_the_same_place_is_another_backend() -> None:
+    before = make_backends((FIRST, SECOND), KEYS)
+    after = make_backends((FIRST, SECOND), {**KEYS, "A": "sk-new"}, before=before).usable
+    assert after[0] is not before.usable[0]
+    assert after[1] is before.usable[1]
+    assert [one.id for one in after] == ["openrouter", "openrouter#2"]
+
+
+def test_of_two_with_the_same_settings_each_goes_on_once() -> None:
+    before = make_backends((FIRST, SECOND), {"A": "sk", "B": "sk"})
+    after = make_backends((FIRST, SECOND), {"A": "sk", "B": "sk"}, before=before).usable
+    assert after == before.usable

@@ -1,0 +1,118 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.base import (
+    BackendError,
+    BackendTimeout,
+    BadRequest,
+    BadStatus,
+    ErrorInStream,
+    InvalidResponse,
+    ModelNotFound,
+    PromptTooLong,
+    Transport,
+    Unreachable,
+)
+from agent.backends.failover import MAX_ATTEMPTS, may_be_retried, next_route
+from agent.backends.routing import Route
+from protocol.errors import ErrorCode
+
+
+def routes(*names: str) -> list[Route]:
+    return [Route(name, order, True, frozenset(), 0, 4) for order, name in enumerate(names)]
+
+
+def status(number: int, code: ErrorCode = ErrorCode.BACKEND_ERROR) -> BadStatus:
+    return BadStatus(number, b"", code)
+
+
+def advised(retryable: bool, number: int = 500) -> BadStatus:
+    error = status(number)
+    error.retryable = retryable
+    return error
+
+
+OVERLOADED, TIMEOUT = ErrorCode.BACKEND_OVERLOADED, ErrorCode.BACKEND_TIMEOUT
+REFUSED = Unreachable("refused")
+
+
+@pytest.mark.parametrize(
+    ("error", "elsewhere", "here"),
+    [
+        pytest.param(REFUSED, True, False, id="refused"),
+        pytest.param(Transport("reset"), True, False, id="reset (the adapter has tried twice)"),
+        pytest.param(BackendTimeout("silent"), True, False, id="silent"),
+        pytest.param(InvalidResponse("empty"), True, False, id="empty stream"),
+        pytest.param(ErrorInStream(b"", ErrorCode.BACKEND_ERROR), True, False, id="error first"),
+        pytest.param(ErrorInStream(b"", OVERLOADED), True, False, id="overloaded in stream"),
+        pytest.param(ModelNotFound("gone"), True, False, id="no such model"),
+        pytest.param(status(500), True, True, id="500"),
+        pytest.param(status(502), True, True, id="502"),
+        pytest.param(status(504, TIMEOUT), True, True, id="504"),
+        pytest.param(status(524), True, True, id="524"),
+        pytest.param(status(529, OVERLOADED), True, True, id="529"),
+        pytest.param(status(408, TIMEOUT), True, True, id="408"),
+        pytest.param(status(503, OVERLOADED), True, False, id="503"),
+        pytest.param(status(429, OVERLOADED), True, False, id="429"),
+        pytest.param(status(401, ErrorCode.AUTH_REJECTED_BY_BACKEND), True, False, id="401"),
+        pytest.param(status(404, ErrorCode.MODEL_NOT_LOADED), True, False, id="404"),
+        pytest.param(status(400, ErrorCode.BAD_REQUEST), False, False, id="400"),
+        pytest.param(status(413, ErrorCode.BAD_REQUEST), False, False, id="413"),
+        pytest.param(status(422, ErrorCode.BAD_REQUEST), False, False, id="422"),
+        pytest.param(status(400, ErrorCode.CONTEXT_LENGTH_EXCEEDED), False, False, id="too long"),
+        pytest.param(status(500, ErrorCode.CONTEXT_LENGTH_EXCEEDED), False, False, id="500 long"),
+        pytest.param(BadRequest("no object"), False, False, id="no object"),
+        pytest.param(PromptTooLong(9000, 4096), False, False, id="prompt too long"),
+        pytest.param(advised(False), False, False, id="the server says that it is useless"),
+        pytest.param(advised(True, 418), True, False, id="the server says that it is not"),
+    ],
+)
+def test_what_is_tried_again_and_where(error: BackendError, elsewhere: bool, here: bool) -> None:
+    other = next_route(error, routes("a", "b"), ["a"], has_output=False)
+    assert (other and other.backend_id) == ("b" if elsewhere else None)
+    again = next_route(error, routes("a"), ["a"], has_output=False)
+    assert (again and again.backend_id) == ("a" if here else None)
+    assert may_be_retried(error) is elsewhere
+
+
+@pytest.mark.parametrize(
+    ("tried", "serving", "expected"),
+    [
+        (["a"], ["b", "c"], "b"),
+        (["b"], ["a", "b", "c"], "a"),
+        (["a", "b"], ["a", "b", "c"], "c"),
+        (["a", "b"], ["a", "b"], "b"),  # nobody is left: once more where it failed last
+        (["a", "a"], ["a"], None),
+        (["a", "a"], ["a", "b"], "b"),
+        (["a", "b", "c"], ["a", "b", "c", "d"], None),
+        (["a"], [], None),  # what failed it has taken it out
+    ],
+)
+def test_the_next_attempt(tried: list[str], serving: list[str], expected: str | None) -> None:
+    chosen = next_route(status(500), routes(*serving), tried, has_output=False)
+    assert (chosen and chosen.backend_id) == expected
+
+
+names = st.sampled_from("abcde")
+errors = st.sampled_from(
+    [REFUSED, status(500), status(429, OVERLOADED), BadRequest(""), advised(True)]
+)
+
+
+@given(errors, st.lists(names, unique=True), st.lists(names, min_size=1, max_size=5), st.booleans())
+def test_no_attempt_breaks_the_rules(
+    error: BackendError, serving: list[str], tried: list[str], has_output: bool
+) -> None:
+    chosen = next_route(error, routes(*serving), tried, has_output=has_output)
+    if chosen is None:
+        return
+    assert not has_output
+    assert may_be_retried(error)
+    assert len(tried) < MAX_ATTEMPTS
+    assert chosen.backend_id in serving
+    if chosen.backend_id in tried:
+        assert error.retry_here
+        assert chosen.backend_id == tried[-1]
+        assert tried.count(chosen.backend_id) == 1
+        assert not set(serving) - set(tried), "somebody new comes first"

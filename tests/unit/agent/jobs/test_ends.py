@@ -1,0 +1,110 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.base import BackendError, BadStatus
+from agent.backends.routing import Refusal
+from agent.jobs.ends import checked, failed, failed_at_backend, refused, since_arrival
+from protocol.codec import VERSION_1
+from protocol.errors import ErrorCode
+from protocol.frames import JobEnd, JobResult
+from protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS, MIB
+from tests.kit.jobs import new_job
+
+JOB = new_job()
+
+
+def travels(end: JobEnd) -> bool:
+    """Whether the other side of the link can read it: if not, the link ends for every job."""
+    return VERSION_1.decode_from_agent(VERSION_1.encode([end]), 4 * MIB).frames == [end]
+
+
+def result(**fields: int | None) -> JobResult:
+    known: dict[str, int | None] = {
+        "total_bytes": 7, "input_tokens": 3, "output_tokens": 4, "duration_ms": 20,
+        "first_byte_ms": 10, **fields,
+    }  # fmt: skip
+    return JobResult(JOB.job_id, **known)  # type: ignore[arg-type] # adapters may lie
+
+
+@given(
+    st.integers(-(10**6), 10**6),
+    st.text(max_size=20),
+    st.one_of(st.none(), st.floats()),
+    st.sampled_from(ErrorCode),
+)
+def test_whatever_a_server_says_the_end_can_travel(
+    status: int, text: str, retry_after_s: float | None, code: ErrorCode
+) -> None:
+    # A wait of 1e300 s, or none that is a number, once ended the link for every job.
+    assert travels(failed_at_backend(JOB, 5, BadStatus(status, b"no", code, retry_after_s, text)))
+
+
+@pytest.mark.parametrize(
+    ("told_s", "expected_ms"),
+    [
+        (None, None),
+        (0.0, 0),
+        (2.5, 2500),
+        (-1.0, 0),
+        (1e300, 86_400_000),
+        (math.inf, None),
+        (math.nan, None),
+    ],
+)
+def test_a_wait_is_told_within_reason(told_s: float | None, expected_ms: int | None) -> None:
+    error = BadStatus(429, b"", ErrorCode.BACKEND_OVERLOADED, told_s)
+    assert failed_at_backend(JOB, 0, error).retry_after_ms == expected_ms
+    refusal = Refusal(ErrorCode.OUT_OF_CAPACITY, "full", told_s)
+    assert refused(JOB, refusal).retry_after_ms == expected_ms
+
+
+def test_the_servers_word_on_trying_again_goes_before_the_registrys() -> None:
+    error = BackendError("odd")
+    assert failed_at_backend(JOB, 0, error).retryable is True
+    error.retryable = False
+    assert failed_at_backend(JOB, 0, error).retryable is False
+
+
+def test_long_texts_and_bodies_are_cut() -> None:
+    endless = BadStatus(500, bytes(2 * MAX_ERROR_BODY_BYTES), ErrorCode.INTERNAL, None, "x" * 99999)
+    end = failed_at_backend(JOB, 0, endless)
+    assert (len(end.body), len(end.message)) == (MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS)
+    assert travels(end)
+    assert len(failed(JOB.job_id, 0, ErrorCode.CANCELLED, "x" * 99999).message) == MAX_TEXT_CHARS
+
+
+huge = st.one_of(st.none(), st.integers(-(10**30), 10**30))
+
+
+@given(huge, huge, st.integers(-(10**30), 10**30), huge)
+def test_figures_that_cannot_be_are_unknown(
+    input_tokens: int | None, output_tokens: int | None, duration_ms: int, first_ms: int | None
+) -> None:
+    lies = result(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        duration_ms=duration_ms,
+        first_byte_ms=first_ms,
+    )
+    assert travels(checked(JOB, 7, lies))
+
+
+def test_true_figures_stay() -> None:
+    assert checked(JOB, 7, result()) == result()
+
+
+@pytest.mark.parametrize("total_bytes", [6, 8])
+def test_a_result_about_other_bytes_or_another_job_is_a_defect(total_bytes: int) -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        checked(JOB, total_bytes, result())
+    with pytest.raises(ValueError, match="does not fit"):
+        checked(new_job(), 7, result())
+
+
+def test_a_result_counts_from_the_arrival() -> None:
+    assert since_arrival(result(), 0.0) == result()
+    assert since_arrival(result(), 1.5) == result(duration_ms=1520, first_byte_ms=1510)
+    assert since_arrival(result(first_byte_ms=None), 1.5).first_byte_ms is None

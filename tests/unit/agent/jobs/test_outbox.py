@@ -1,0 +1,404 @@
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.jobs.outbox import FRAME_OVERHEAD_BYTES, Lane, Outbox
+from protocol.codec import VERSION_1
+from protocol.exceptions import ProtocolViolation
+from protocol.frames import (
+    Ack,
+    AgentFrame,
+    AgentLimits,
+    Capabilities,
+    Chunk,
+    Draining,
+    Heartbeat,
+    JobError,
+    JobResult,
+    JobStarted,
+)
+from protocol.limits import (
+    BATCH_BYTES,
+    CHUNK_BYTES,
+    KIB,
+    MAX_ERROR_BODY_BYTES,
+    MAX_FRAMES_PER_MESSAGE,
+    MAX_LIVE_JOBS,
+    MAX_NAME_CHARS,
+)
+
+A, B, C = (bytes([number]) * 16 for number in (1, 2, 3))
+WINDOW = 16 * KIB
+
+
+class Source:
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def pause_reading(self) -> None:
+        self.calls.append("pause")
+
+    def resume_reading(self) -> None:
+        self.calls.append("resume")
+
+
+def begin(outbox: Outbox, job_id: bytes) -> tuple[Lane, Source]:
+    lane, source = outbox.open(job_id), Source()
+    lane.assign("backend")
+    lane.started(200, "text/plain", source)
+    return lane, source
+
+
+def result(lane: Lane) -> JobResult:
+    return JobResult(lane.stream.job_id, lane.stream.written, None, None, 1, 1)
+
+
+def heartbeat(in_flight: int = 0) -> Heartbeat:
+    return Heartbeat(in_flight, 0, 8, None, None, None, None)
+
+
+def drained(outbox: Outbox) -> list[AgentFrame]:
+    """Everything there is to send now."""
+    frames: list[AgentFrame] = []
+    while batch := outbox.next_batch():
+        frames += batch
+    return frames
+
+
+def data_of(frames: list[AgentFrame], job_id: bytes) -> bytes:
+    chunks = [one for one in frames if isinstance(one, Chunk) and one.job_id == job_id]
+    return b"".join(one.data for one in chunks)
+
+
+def order(frames: list[AgentFrame]) -> list[bytes]:
+    return [one.job_id for one in frames if isinstance(one, Chunk)]
+
+
+async def test_a_response_goes_out_as_start_bytes_end() -> None:
+    outbox = Outbox()
+    lane, _ = begin(outbox, A)
+    lane.send_chunk(b"one ")
+    lane.send_chunk(b"two")
+    lane.finish(result(lane))
+    assert outbox.next_batch() == [
+        JobStarted(A, 200, "text/plain", "backend"),
+        Chunk(A, 0, b"one two"),
+        JobResult(A, 7, None, None, 1, 1),
+    ]
+    assert outbox.next_batch() == []
+
+
+async def test_control_frames_go_before_data() -> None:
+    outbox = Outbox()
+    lane, _ = begin(outbox, A)
+    lane.send_chunk(b"x")
+    outbox.put(heartbeat())
+    outbox.put(Draining(1))
+    assert outbox.next_batch() == [heartbeat(), Draining(1)]
+    assert order(outbox.next_batch()) == [A]
+
+
+async def test_a_control_frame_waits_behind_no_more_than_one_message() -> None:
+    outbox = Outbox(4 * BATCH_BYTES)
+    lane, _ = begin(outbox, A)
+    lane.send_chunk(bytes(4 * BATCH_BYTES))
+    outbox.next_batch()
+    outbox.put(heartbeat())
+    assert outbox.next_batch() == [heartbeat()]
+
+
+async def test_only_the_newest_unsent_control_frame_of_a_type_is_kept() -> None:
+    outbox = Outbox()
+    for number in range(100):
+        outbox.put(heartbeat(number))
+        outbox.put(Capabilities(number, [], AgentLimits(1)))
+    assert outbox.next_batch() == [heartbeat(99), Capabilities(99, [], AgentLimits(1))]
+    assert outbox.next_batch() == []
+
+
+async def test_jobs_take_turns() -> None:
+    outbox = Outbox(10 * CHUNK_BYTES)
+    for job_id in (A, B, C):
+        begin(outbox, job_id)[0].send_chunk(bytes(3 * CHUNK_BYTES))
+    sent = {A: 0, B: 0, C: 0}
+    for frame in drained(outbox):
+        if isinstance(frame, Chunk):
+            sent[frame.job_id] += len(frame.data)
+            assert max(sent.values()) - min(sent.values()) <= 2 * CHUNK_BYTES
+    assert set(sent.values()) == {3 * CHUNK_BYTES}
+
+
+async def test_a_long_answer_does_not_hold_up_a_short_one() -> None:
+    outbox = Outbox(100 * CHUNK_BYTES)
+    long, _ = begin(outbox, A)
+    long.send_chunk(bytes(50 * CHUNK_BYTES))
+    outbox.next_batch()
+    short, _ = begin(outbox, B)
+    short.send_chunk(b"hello")
+    short.finish(result(short))
+    sent = outbox.next_batch() + outbox.next_batch()
+    assert JobResult(B, 5, None, None, 1, 1) in sent
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 1000, CHUNK_BYTES, 3 * CHUNK_BYTES])
+async def test_no_message_is_much_bigger_than_the_batch_bound(piece_bytes: int) -> None:
+    outbox = Outbox(1024 * KIB)
+    for job_id in (A, B, C):
+        lane, _ = begin(outbox, job_id)
+        for _ in range(512 * KIB // piece_bytes if piece_bytes > 1 else 5):
+            lane.send_chunk(bytes(piece_bytes))
+    while batch := outbox.next_batch():
+        assert len(VERSION_1.encode(batch)) <= BATCH_BYTES + FRAME_OVERHEAD_BYTES * (len(batch) + 1)
+
+
+async def test_messages_of_many_tiny_answers_and_of_fat_errors_stay_in_the_limits() -> None:
+    outbox = Outbox()
+    for number in range(MAX_LIVE_JOBS):
+        lane, _ = begin(outbox, number.to_bytes(16, "big"))
+        lane.send_chunk(b"x")
+        body = bytes(MAX_ERROR_BODY_BYTES) if number % 100 == 0 else b""
+        lane.finish(JobError(lane.stream.job_id, 1, "backend_error", "m", body=body))
+    ends = 0
+    while batch := outbox.next_batch():
+        message = VERSION_1.encode(batch)
+        assert len(message) <= 2 * BATCH_BYTES
+        assert len(batch) <= MAX_FRAMES_PER_MESSAGE
+        ends += sum(isinstance(one, JobError) for one in batch)
+    assert ends == MAX_LIVE_JOBS
+
+
+async def test_a_full_window_pauses_its_source_and_no_other() -> None:
+    outbox = Outbox(WINDOW)
+    full, full_source = begin(outbox, A)
+    other, other_source = begin(outbox, B)
+    full.send_chunk(bytes(WINDOW - 1))
+    assert full_source.calls == []
+    full.send_chunk(b"x")
+    other.send_chunk(b"x")
+    assert full_source.calls == ["pause"]
+    assert other_source.calls == []
+
+
+async def test_what_still_arrives_after_the_pause_is_kept_and_pauses_once() -> None:
+    outbox = Outbox(WINDOW)
+    lane, source = begin(outbox, A)
+    lane.send_chunk(bytes(WINDOW))
+    lane.send_chunk(b"late")
+    assert source.calls == ["pause"]
+    frames = drained(outbox)
+    assert len(data_of(frames, A)) == WINDOW, "the rest waits for an acknowledgement"
+    outbox.acknowledge(Ack(A, WINDOW))
+    assert drained(outbox) == [Chunk(A, WINDOW, b"late")]
+
+
+async def test_half_a_free_window_resumes_the_source() -> None:
+    outbox = Outbox(WINDOW)
+    lane, source = begin(outbox, A)
+    lane.send_chunk(bytes(WINDOW))
+    drained(outbox)
+    outbox.acknowledge(Ack(A, WINDOW // 2 - 1))
+    assert source.calls == ["pause"]
+    outbox.acknowledge(Ack(A, WINDOW // 2))
+    assert source.calls == ["pause", "resume"]
+    outbox.acknowledge(Ack(A, WINDOW))
+    assert source.calls == ["pause", "resume"]
+    lane.send_chunk(bytes(WINDOW))
+    assert source.calls == ["pause", "resume", "pause"]
+
+
+async def test_an_ended_job_leaves_its_source_alone() -> None:
+    outbox = Outbox(WINDOW)
+    lane, source = begin(outbox, A)
+    lane.send_chunk(bytes(WINDOW))
+    lane.finish(result(lane))
+    drained(outbox)
+    outbox.acknowledge(Ack(A, WINDOW))
+    lane.send_chunk(b"a last read of a cancelled transport")
+    assert source.calls == ["pause"]
+    assert lane.stream.written == WINDOW
+
+
+async def test_acknowledgements_of_unknown_jobs_are_ignored() -> None:
+    outbox = Outbox()
+    outbox.acknowledge(Ack(A, 10**9, final=True))
+    assert A not in outbox
+
+
+async def test_an_acknowledgement_of_what_was_never_sent_is_a_violation() -> None:
+    outbox = Outbox()
+    lane, _ = begin(outbox, A)
+    lane.send_chunk(b"four")
+    with pytest.raises(ProtocolViolation):
+        outbox.acknowledge(Ack(A, 4))
+
+
+async def test_a_lane_is_kept_until_its_end_is_acknowledged() -> None:
+    outbox = Outbox()
+    lane, _ = begin(outbox, A)
+    lane.send_chunk(b"four")
+    lane.finish(result(lane))
+    drained(outbox)
+    outbox.acknowledge(Ack(A, 4))
+    assert A in outbox
+    outbox.acknowledge(Ack(A, 4, final=True))
+    assert A not in outbox
+    assert repr(outbox).startswith("<Outbox control=0 lanes=0 ready=0 held_bytes=0")
+
+
+async def test_no_more_lanes_than_an_agent_holds() -> None:
+    outbox = Outbox()
+    for number in range(MAX_LIVE_JOBS):
+        outbox.open(number.to_bytes(16, "big"))
+    with pytest.raises(ProtocolViolation, match="more jobs"):
+        outbox.open(b"x" * 16)
+
+
+async def test_the_window_of_a_welcome_counts_for_lanes_opened_after_it() -> None:
+    outbox = Outbox(WINDOW)
+    before, _ = begin(outbox, A)
+    outbox.set_window(2 * WINDOW)
+    after, _ = begin(outbox, B)
+    assert (before.stream.window, after.stream.window) == (WINDOW, 2 * WINDOW)
+
+
+async def test_bytes_before_the_start_are_a_defect_of_the_adapter() -> None:
+    lane = Outbox().open(A)
+    with pytest.raises(RuntimeError, match="before the response"):
+        lane.send_chunk(b"x")
+
+
+@pytest.mark.parametrize("status", [0, 99, 600, 999])
+async def test_a_status_that_no_frame_can_carry_is_a_defect_of_the_adapter(status: int) -> None:
+    with pytest.raises(ValueError, match="status"):
+        Outbox().open(A).started(status, "text/plain", Source())
+
+
+async def test_an_endless_content_type_is_cut() -> None:
+    outbox = Outbox()
+    outbox.open(A).started(200, "x" * 10_000, Source())
+    assert outbox.next_batch() == [JobStarted(A, 200, "x" * MAX_NAME_CHARS, "")]
+
+
+# --- waiting --------------------------------------------------------------------------------------
+
+
+async def waits(outbox: Outbox) -> bool:
+    """Whether `wait` has nothing to return for."""
+    waiting = asyncio.create_task(outbox.wait())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    done = waiting.done()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    return not done
+
+
+async def test_wait_returns_when_there_is_something_and_only_then() -> None:
+    outbox = Outbox()
+    assert await waits(outbox)
+    outbox.put(heartbeat())
+    assert not await waits(outbox)
+    assert not await waits(outbox), "cancelled or not, what is there stays there"
+    outbox.next_batch()
+    assert await waits(outbox)
+
+
+async def test_wait_is_woken_by_a_control_frame_a_byte_and_an_acknowledgement() -> None:
+    outbox = Outbox(WINDOW)
+
+    async def woken() -> asyncio.Task[None]:
+        task = asyncio.create_task(outbox.wait())
+        await asyncio.sleep(0)
+        assert not task.done()
+        return task
+
+    task = await woken()
+    outbox.put(heartbeat())
+    await task
+    drained(outbox)
+    task = await woken()
+    lane, _ = begin(outbox, A)
+    lane.send_chunk(bytes(WINDOW + 1))
+    await task
+    drained(outbox)
+    task = await woken()
+    outbox.acknowledge(Ack(A, WINDOW))
+    await task
+    assert drained(outbox) == [Chunk(A, WINDOW, b"\0")]
+
+
+async def test_a_full_window_is_nothing_to_send() -> None:
+    outbox = Outbox(WINDOW)
+    lane, _ = begin(outbox, A)
+    lane.send_chunk(bytes(2 * WINDOW))
+    drained(outbox)
+    assert await waits(outbox)
+
+
+async def test_waiting_for_acknowledgements_ends_with_the_last_of_them() -> None:
+    outbox = Outbox()
+    await outbox.wait_until_acknowledged()
+    lanes = [begin(outbox, job_id)[0] for job_id in (A, B)]
+    waiting = asyncio.create_task(outbox.wait_until_acknowledged())
+    for lane in lanes:
+        lane.finish(result(lane))
+    drained(outbox)
+    outbox.acknowledge(Ack(A, 0, final=True))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    outbox.acknowledge(Ack(B, 0, final=True))
+    await waiting
+
+
+async def test_what_nobody_goes_on_with_is_forgotten_and_not_waited_for() -> None:
+    outbox = Outbox()
+    lane, _ = begin(outbox, A)
+    lane.send_chunk(b"x")
+    waiting = asyncio.create_task(outbox.wait_until_acknowledged())
+    await asyncio.sleep(0)
+    assert outbox.resume({}) == [A]
+    await waiting
+    assert A not in outbox
+    assert outbox.next_batch() == []
+    lane.send_chunk(b"from a job that does not know it yet")
+    assert outbox.next_batch() == []
+    assert await waits(outbox)
+
+
+# --- any order ------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.sampled_from("wsae"), st.integers(0, 2), st.integers(1, 40_000))))
+def test_bytes_arrive_whole_and_in_order_whatever_happens_in_between(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    outbox = Outbox(WINDOW)
+    ids = [A, B, C]
+    lanes = [begin(outbox, job_id) for job_id in ids]
+    written = [b"", b"", b""]
+    sent: list[AgentFrame] = []
+    for action, which, size in steps:
+        lane, source = lanes[which]
+        paused = source.calls[-1:] == ["pause"]
+        if action == "w" and not paused and lane.stream.end is None:
+            data = bytes([len(written[which]) % 251]) * size
+            written[which] += data
+            lane.send_chunk(data)
+        elif action == "s":
+            sent += outbox.next_batch()
+        elif action == "a":
+            outbox.acknowledge(Ack(ids[which], lane.stream.sent))
+        elif action == "e":
+            lane.finish(result(lane))
+        assert lane.stream.sent - lane.stream.acked <= WINDOW
+    for _ in range(100):
+        sent += drained(outbox)
+        for job_id, (lane, _) in zip(ids, lanes, strict=True):
+            outbox.acknowledge(Ack(job_id, lane.stream.sent))
+    for which, job_id in enumerate(ids):
+        assert data_of(sent, job_id) == written[which]
+    assert sum(isinstance(one, JobResult) for one in sent) == sum(
+        lane.stream.end is not None for lane, _ in lanes
+    )

@@ -1,0 +1,174 @@
+import asyncio
+import logging
+
+import pytest
+
+from adapters.base import (
+    BackendError,
+    BackendTimeout,
+    BadRequest,
+    BadStatus,
+    ErrorInStream,
+    InvalidResponse,
+    MissingApiKey,
+    ModelNotFound,
+    Transport,
+    Unreachable,
+)
+from agent.jobs.running import JobRecord, Jobs
+from protocol.errors import ErrorCode
+from protocol.frames import JobResult
+from protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS
+from tests.kit.jobs import new_job
+from tests.kit.jobs_bench import Bench, running
+from tests.kit.scripted_backend import ScriptedBackend
+from tests.kit.virtual_time import now
+
+
+class SelfMadeError(BackendError):
+    """An adapter of a third party has a tree of its own."""
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (Unreachable("refused"), ("backend_unreachable", None, b"", None)),
+        (Transport("broke"), ("backend_unreachable", None, b"", None)),
+        (BackendTimeout("silence"), ("backend_timeout", None, b"", None)),
+        (InvalidResponse("early end"), ("invalid_response", None, b"", None)),
+        (ModelNotFound("gone"), ("model_not_loaded", None, b"", None)),
+        (MissingApiKey("no key"), ("auth_rejected_by_backend", None, b"", None)),
+        (BadRequest("no object"), ("bad_request", None, b"", None)),
+        (SelfMadeError("odd"), ("backend_error", None, b"", None)),
+        (
+            ErrorInStream(b'{"error":1}', ErrorCode.BACKEND_OVERLOADED),
+            ("backend_overloaded", None, b'{"error":1}', None),
+        ),
+        (
+            BadStatus(429, b"slow down", ErrorCode.BACKEND_OVERLOADED, 2.5),
+            ("backend_overloaded", 429, b"slow down", 2500),
+        ),
+        (
+            BadStatus(400, b"too long", ErrorCode.CONTEXT_LENGTH_EXCEEDED),
+            ("context_length_exceeded", 400, b"too long", None),
+        ),
+        # What no frame can carry must not cost the link, and with it every other job.
+        (BadStatus(999, b"", ErrorCode.BACKEND_ERROR, -1.0), ("backend_error", None, b"", 0)),
+    ],
+)
+async def test_a_backends_error_becomes_the_jobs(
+    failure: BackendError, expected: tuple[str, int | None, bytes, int | None]
+) -> None:
+    backend = ScriptedBackend()
+    bench = Bench(backend)
+    job, run = await running(bench, backend)
+    run.start()
+    run.send(b"part")
+    run.fail(failure)
+    error = await bench.error(job)
+    assert (error.code, error.upstream_status, error.body, error.retry_after_ms) == expected
+    assert error.message == str(failure)
+    assert error.total_bytes == 4
+
+
+async def test_an_endless_error_is_cut() -> None:
+    backend = ScriptedBackend()
+    bench = Bench(backend)
+    job, run = await running(bench, backend)
+    body = bytes(2 * MAX_ERROR_BODY_BYTES)
+    run.fail(BadStatus(401, body, ErrorCode.AUTH_REJECTED_BY_BACKEND, None, "x" * 100_000))
+    error = await bench.error(job)
+    assert len(error.message) == MAX_TEXT_CHARS
+    assert len(error.body) == MAX_ERROR_BODY_BYTES
+
+
+@pytest.mark.parametrize(
+    "failure", [RuntimeError("secret prompt"), KeyError("x"), TimeoutError(), RecursionError()]
+)
+async def test_a_defect_of_an_adapter_ends_its_job_and_nothing_else(
+    failure: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = ScriptedBackend()
+    bench = Bench(backend)
+    job, run = await running(bench, backend)
+    _, other = await running(bench, backend)
+    run.fail(failure)
+    other.answer(b"fine")
+    error = await bench.error(job)
+    assert (error.code, error.message, error.retryable) == (
+        "internal",
+        "a defect of the agent",
+        True,
+    )
+    (logged,) = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert logged.message == "a job failed by a defect of the agent"
+    assert sum(isinstance(one.end, JobResult) for one in bench.records) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"total_bytes": 3}, {"total_bytes": 5}], ids=["too few", "too many"]
+)
+async def test_a_result_that_does_not_count_its_bytes_right_is_a_defect(
+    wrong: dict[str, int],
+) -> None:
+    # Sent as it was, it closed the connection, with every other job on it.
+    backend = ScriptedBackend()
+    bench = Bench(backend)
+    job, run = await running(bench, backend)
+    run.start()
+    run.send(b"four")
+    run.finish(**wrong)
+    error = await bench.error(job)
+    assert (error.code, error.total_bytes) == ("internal", 4)
+
+
+@pytest.mark.parametrize("tokens", [-1, 2**53 + 1, 10**30])
+async def test_token_counts_that_cannot_be_are_unknown(tokens: int) -> None:
+    backend = ScriptedBackend()
+    bench = Bench(backend)
+    job, run = await running(bench, backend)
+    run.start()
+    run.finish(input_tokens=tokens, output_tokens=tokens)
+    end = await bench.end(job)
+    assert isinstance(end, JobResult)
+    assert (end.input_tokens, end.output_tokens) == (None, None)
+
+
+async def test_bytes_before_the_start_fail_the_job_and_not_the_link() -> None:
+    backend = ScriptedBackend()
+    bench = Bench(backend)
+    job, run = await running(bench, backend)
+    with pytest.raises(RuntimeError) as caught:
+        run.send(b"too early")
+    run.fail(caught.value)
+    error = await bench.error(job)
+    assert (error.code, error.total_bytes) == ("internal", 0)
+
+
+async def test_a_failing_observer_does_not_keep_the_agent_from_becoming_idle() -> None:
+    backend = ScriptedBackend()
+    bench = Bench(backend)
+    reported: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: reported.append(str(context["exception"])))
+
+    def observe(record: JobRecord) -> None:
+        raise RuntimeError("a defect in the figures")
+
+    bench.jobs = Jobs(bench.serving, bench.outbox, 8, observe, now)
+    job, run = await running(bench, backend)
+    run.answer(b"x")
+    assert isinstance(await bench.end(job), JobResult)
+    assert reported == ["a defect in the figures"]
+
+
+async def test_neither_request_nor_response_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "provider_agent")
+    backend = ScriptedBackend()
+    bench = Bench(backend)
+    job = new_job(request=b'{"messages":"a private question"}')
+    bench.jobs.offer(job)
+    (await backend.next_run()).answer(b"a private answer")
+    await bench.end(job)
+    assert "job ended" in caplog.messages
+    assert "private" not in repr([vars(one) for one in caplog.records])

@@ -1,0 +1,142 @@
+import asyncio
+
+import pytest
+
+from agent.config import LimitsConfig
+from agent.jobs.slow_consumers import SlowConsumers
+from protocol.frames import Ack, JobResult, JobStarted
+from protocol.limits import MIN_WINDOW_BYTES
+from protocol.stream import SendStream
+from tests.kit.agent_config import agent_config
+from tests.kit.jobs import new_job
+from tests.kit.running_agent import RunningAgent
+from tests.kit.scripted_backend import ScriptedBackend
+from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome
+from tests.kit.virtual_time import in_virtual_time, now
+
+LIMIT_S = 60.0
+JOB = b"j" * 16
+WINDOW = 100
+
+
+def stream(written: int, *, ended: bool = False) -> SendStream:
+    """A stream that has sent what its window lets it."""
+    sending = SendStream(JOB, WINDOW)
+    sending.start(JobStarted(JOB, 200, "text/plain", "b"))
+    sending.write(b"x" * written)
+    if ended:
+        sending.finish(JobResult(JOB, sending.written, None, None, 1, None))
+    while sending.ready:
+        sending.next_frames()
+    return sending
+
+
+@pytest.mark.parametrize(
+    ("sending", "is_stalled"),
+    [
+        (stream(0), False),
+        (stream(WINDOW - 1), False),
+        (stream(WINDOW), True),
+        (stream(WINDOW + 1), True),
+        (stream(1, ended=True), True),
+        (stream(WINDOW + 1, ended=True), True),
+    ],
+)
+def test_only_who_waits_for_an_acknowledgement_can_stall(
+    sending: SendStream, is_stalled: bool
+) -> None:
+    slow = SlowConsumers()
+    assert slow.stalled([sending], 0.0, LIMIT_S) == []
+    assert slow.stalled([sending], LIMIT_S - 0.1, LIMIT_S) == []
+    assert slow.stalled([sending], LIMIT_S, LIMIT_S) == ([sending] if is_stalled else [])
+
+
+def test_whatever_moves_begins_the_time_anew() -> None:
+    sending = stream(3 * WINDOW)
+    slow = SlowConsumers()
+    slow.stalled([sending], 0.0, LIMIT_S)
+    sending.acknowledge(1, final=False)
+    assert slow.stalled([sending], LIMIT_S, LIMIT_S) == []
+    sending.next_frames()  # the link moved, if not the consumer
+    assert slow.stalled([sending], 2 * LIMIT_S, LIMIT_S) == []
+    assert slow.stalled([sending], 3 * LIMIT_S, LIMIT_S) == [sending]
+
+
+def test_time_without_a_link_does_not_count() -> None:
+    sending = stream(WINDOW)
+    slow = SlowConsumers()
+    slow.stalled([sending], 0.0, LIMIT_S)
+    slow.reset()
+    assert slow.stalled([sending], LIMIT_S, LIMIT_S) == []
+
+
+@in_virtual_time
+async def test_on_a_link_that_died_unnoticed_no_consumer_is_to_blame() -> None:
+    # Jobs ended with slow_consumer when the limit was shorter than two pings.
+    backend = ScriptedBackend()
+    reply = welcome(window_bytes=MIN_WINDOW_BYTES, resume_ms=60_000)
+    async with ScriptedCoordinator(lambda _: reply) as coordinator:
+        coordinator.resumes = True
+        config = agent_config(coordinator.url, limits=LimitsConfig(slow_consumer_s=10.0))
+        async with RunningAgent(coordinator, backend, config=config) as agent:
+            peer = await agent.connected()
+            peer.acknowledges = False
+            job = new_job(deadline_ms=3_600_000)
+            await peer.give(job)
+            run = await backend.next_run()
+            run.start()
+            run.send(b"x" * MIN_WINDOW_BYTES)
+            await peer.wait_for_bytes(job.job_id, MIN_WINDOW_BYTES)
+            peer.stop_reading()
+            again = await agent.connected()
+            run.finish()
+            assert isinstance(await again.end(job.job_id), JobResult)
+
+
+@in_virtual_time
+async def test_a_consumer_that_takes_nothing_fails_its_own_job_only() -> None:
+    backend = ScriptedBackend()
+    reply = welcome(window_bytes=MIN_WINDOW_BYTES)
+    config_limits = LimitsConfig(slow_consumer_s=20.0)
+    async with ScriptedCoordinator(lambda _: reply) as coordinator:
+        config = agent_config(coordinator.url, limits=config_limits)
+        async with RunningAgent(coordinator, backend, config=config) as agent:
+            peer = await agent.connected()
+            peer.acknowledges = False
+            stuck, fine = new_job(deadline_ms=3_600_000), new_job(deadline_ms=3_600_000)
+            await peer.give(stuck, fine)
+            stuck_run, fine_run = await backend.next_run(), await backend.next_run()
+            for run in (stuck_run, fine_run):
+                run.start()
+                run.send(b"x" * (MIN_WINDOW_BYTES + 1))
+            began = now()
+            for count in range(1, 10):
+                await asyncio.sleep(5)
+                await peer.send(Ack(fine.job_id, count))
+            error = await peer.error(stuck.job_id)
+            assert error.code == "slow_consumer"
+            assert error.total_bytes == MIN_WINDOW_BYTES, "what was sent; the rest is given up"
+            assert stuck_run.cancelled.is_set()
+            assert 20 <= now() - began <= 50
+            await peer.send(Ack(fine.job_id, MIN_WINDOW_BYTES))
+            fine_run.finish()
+            assert isinstance(await peer.end(fine.job_id), JobResult)
+
+
+@in_virtual_time
+async def test_a_finished_job_that_nobody_takes_is_not_kept_for_ever() -> None:
+    backend = ScriptedBackend()
+    reply = welcome(window_bytes=MIN_WINDOW_BYTES)
+    async with (
+        ScriptedCoordinator(lambda _: reply) as coordinator,
+        RunningAgent(coordinator, backend) as agent,
+    ):
+        peer = await agent.connected()
+        peer.acknowledges = False
+        job = new_job()
+        await peer.give(job)
+        (await backend.next_run()).answer(b"x" * (MIN_WINDOW_BYTES + 1))
+        assert (await peer.error(job.job_id)).code == "slow_consumer"
+        # Its end is not acknowledged either: then there is nothing left to say.
+        await agent.service.outbox.wait_until_acknowledged()
+        assert len(peer.ends(job.job_id)) == 1

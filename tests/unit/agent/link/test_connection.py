@@ -1,0 +1,266 @@
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from agent.link.backoff import End, LinkEnd
+from protocol.auth import verify_signature
+from protocol.codec import VERSION_1
+from protocol.frames import (
+    Ack,
+    AgentLimits,
+    Cancel,
+    Capabilities,
+    Challenge,
+    CoordinatorFrame,
+    Drain,
+    Heartbeat,
+    Hello,
+    Rejected,
+)
+from protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES
+from tests.kit.jobs import new_job
+from tests.kit.link_user import Connected, DialledLink, connect
+from tests.kit.scripted_coordinator import (
+    NONCE,
+    ScriptedCoordinator,
+    welcome,
+)
+from tests.kit.virtual_time import in_virtual_time, now
+
+SECRET = "a private prompt"
+
+
+@pytest.fixture
+async def coordinator() -> AsyncIterator[ScriptedCoordinator]:
+    async with ScriptedCoordinator() as coordinator:
+        yield coordinator
+
+
+# --- handshake ------------------------------------------------------------------------------------
+
+
+async def test_the_handshake_proves_the_key_for_the_dialled_address(
+    coordinator: ScriptedCoordinator,
+) -> None:
+    dialled = DialledLink(coordinator.url, enrollment_code="code-1")
+    assert repr(dialled.link) == f"<Link {coordinator.url} connecting>"
+    running = asyncio.create_task(dialled.link.run())
+    agent = await coordinator.next_agent()
+    hello = await agent.next(Hello)
+    authority = f"127.0.0.1:{coordinator.port}"
+    assert verify_signature(dialled.public_key, hello.signature, authority, NONCE)
+    assert hello.public_key == dialled.public_key
+    assert (hello.agent_version, hello.enrollment_code) == ("1.2.3", "code-1")
+    assert (hello.instance_id, hello.session_id, hello.live_jobs) == ("instance", None, [])
+    await dialled.user.connected.wait()
+    assert dialled.user.frames == [welcome()]
+    await agent.close(1000)
+    await running
+
+
+async def test_a_signature_for_another_address_is_refused(coordinator: ScriptedCoordinator) -> None:
+    end = await DialledLink(coordinator.url, authority="c.example:443").link.run()
+    assert end.end is End.REJECTED
+    assert "bad_signature" in end.detail
+
+
+@pytest.mark.parametrize(
+    ("retry_after_ms", "end", "retry_after_s"),
+    [(None, End.REJECTED, None), (0, End.TOLD_TO_WAIT, 0.0), (90_000, End.TOLD_TO_WAIT, 90.0)],
+)
+async def test_a_rejection_is_final_unless_it_names_a_time(
+    coordinator: ScriptedCoordinator, retry_after_ms: int | None, end: End, retry_after_s: float
+) -> None:
+    coordinator.answer = lambda _: Rejected("not_enrolled", "no such code", retry_after_ms)
+    what = await DialledLink(coordinator.url).link.run()
+    text = "rejected by the coordinator: not_enrolled: no such code"
+    assert what == LinkEnd(end, text, retry_after_s)
+
+
+@pytest.mark.parametrize("silent_from", ["the start", "hello"])
+@in_virtual_time
+async def test_a_coordinator_that_never_welcomes_is_given_up_on(silent_from: str) -> None:
+    async with ScriptedCoordinator() as coordinator:
+        coordinator.greets = silent_from != "the start"
+        coordinator.answer = lambda _: None
+        began = now()
+        end = await DialledLink(coordinator.url).link.run()
+        assert end == LinkEnd(End.LOST, "no welcome within 10 s of the open connection")
+        assert now() - began == pytest.approx(HANDSHAKE_TIMEOUT_S)
+        await coordinator.agents[0].closed.wait()
+
+
+async def test_a_refused_upgrade_is_the_links_end(coordinator: ScriptedCoordinator) -> None:
+    coordinator.refusals.append((503, {"Retry-After": "7"}))
+    end = await DialledLink(coordinator.url).link.run()
+    assert (end.end, end.retry_after_s) == (End.TOLD_TO_WAIT, 7.0)
+
+
+@pytest.mark.parametrize(
+    "first", [welcome(), new_job(), Ack(b"x" * 16, 0), Drain("going"), Cancel(b"x" * 16)]
+)
+async def test_nothing_but_a_challenge_comes_first(
+    coordinator: ScriptedCoordinator, first: object
+) -> None:
+    coordinator.greets = False
+    connected = Connected(coordinator)
+    agent = await coordinator.next_agent()
+    await agent.send_raw(msgspec.msgpack.encode([first]))
+    end = await connected.end()
+    await agent.closed.wait()
+    assert end.end is End.BROKEN_PEER
+    assert agent.socket.close_code == 1002
+    assert connected.user.frames == []
+
+
+# --- frames ---------------------------------------------------------------------------------------
+
+
+async def test_frames_reach_their_user_in_order(coordinator: ScriptedCoordinator) -> None:
+    connected, agent = await connect(coordinator)
+    job = new_job()
+    frames: list[CoordinatorFrame] = [
+        job,
+        Ack(job.job_id, 0),
+        Cancel(job.job_id, "why"),
+        Drain("restart"),
+    ]
+    await agent.send(*frames)
+    await agent.settle()
+    assert connected.user.frames[1:] == frames
+    await agent.close(1000)
+    await connected.end()
+
+
+async def test_a_welcome_and_a_job_in_one_message(coordinator: ScriptedCoordinator) -> None:
+    coordinator.answer = lambda _: None
+    connected = Connected(coordinator)
+    agent = await coordinator.next_agent()
+    await agent.next(Hello)
+    job = new_job()
+    await agent.send(welcome(), job)
+    await agent.settle()
+    assert connected.user.frames == [welcome(), job]
+    await agent.close(1000)
+    await connected.end()
+
+
+async def test_the_writer_sends_what_the_outbox_has_at_once(
+    coordinator: ScriptedCoordinator,
+) -> None:
+    connected, agent = await connect(coordinator)
+    heartbeat = Heartbeat(1, 0, 8, None, None, None, None)
+    capabilities = Capabilities(1, [], AgentLimits(8))
+    connected.outbox.put(capabilities)
+    connected.outbox.put(heartbeat)
+    assert await agent.next(Capabilities) == capabilities
+    assert await agent.next(Heartbeat) == heartbeat
+    assert agent.messages[-1] == [capabilities, heartbeat]
+    await agent.close(1000)
+    await connected.end()
+
+
+async def test_unknown_frames_are_skipped_and_logged_once(
+    coordinator: ScriptedCoordinator, caplog: pytest.LogCaptureFixture
+) -> None:
+    connected, agent = await connect(coordinator)
+    for _ in range(3):
+        await agent.send_raw(msgspec.msgpack.encode([[29, SECRET], [30, SECRET]]))
+    job = new_job()
+    await agent.send_raw(msgspec.msgpack.encode([[29, SECRET], job, [30]]))
+    await agent.settle()
+    assert connected.user.frames[1:] == [job]
+    logged = [one for one in caplog.records if one.message == "skipping unknown frames"]
+    assert [vars(one)["fields"] for one in logged] == [{"type": 29}, {"type": 30}]
+    assert SECRET not in repr([vars(one) for one in caplog.records])
+    await agent.close(1000)
+    await connected.end()
+
+
+async def test_the_log_of_unknown_frames_is_bounded(
+    coordinator: ScriptedCoordinator, caplog: pytest.LogCaptureFixture
+) -> None:
+    connected, agent = await connect(coordinator)
+    await agent.send_raw(msgspec.msgpack.encode([[number] for number in range(1000, 2000)]))
+    await agent.settle()
+    assert caplog.messages.count("skipping unknown frames") == 64
+    await agent.close(1000)
+    await connected.end()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(SECRET.encode(), id="no MessagePack"),
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\x90", id="no frames"),
+        pytest.param(msgspec.msgpack.encode({"job": SECRET}), id="no array"),
+        pytest.param(msgspec.msgpack.encode([[4, b"short", SECRET]]), id="fields that do not fit"),
+        pytest.param(msgspec.msgpack.encode([[SECRET]]), id="a type that is no number"),
+        pytest.param(msgspec.msgpack.encode([new_job(SECRET)])[:-1], id="cut off"),
+        pytest.param(b"\x91" * 100_000, id="too deep"),
+        pytest.param(SECRET, id="text"),
+        pytest.param(VERSION_1.encode([Challenge(NONCE, SECRET)]), id="a second challenge"),
+        pytest.param(VERSION_1.encode([welcome()]), id="a second welcome"),
+        pytest.param(VERSION_1.encode([Rejected(SECRET, SECRET)]), id="a late rejection"),
+        pytest.param(b"\xc1" + SECRET.encode(), id="a byte that MessagePack never uses"),
+    ],
+)
+async def test_what_the_protocol_forbids_closes_with_1002_and_is_not_logged(
+    coordinator: ScriptedCoordinator, caplog: pytest.LogCaptureFixture, message: bytes | str
+) -> None:
+    caplog.set_level(logging.DEBUG, "provider_agent")
+    connected, agent = await connect(coordinator)
+    await agent.send_raw(message)
+    end = await connected.end()
+    await agent.closed.wait()
+    assert agent.socket.close_code == 1002
+    assert end.end is End.BROKEN_PEER
+    (logged,) = [one for one in caplog.records if one.name == "provider_agent.link"]
+    assert logged.message == "the coordinator broke the protocol"
+    assert vars(logged)["fields"]["close_code"] == 1002
+    assert SECRET not in end.detail + repr(vars(logged)) + (agent.socket.close_reason or "")
+
+
+async def test_a_violation_that_the_user_finds_closes_with_1002(
+    coordinator: ScriptedCoordinator,
+) -> None:
+    connected, agent = await connect(coordinator)
+    connected.user.on_frame = lambda frame: connected.outbox.acknowledge(frame)  # type: ignore[arg-type]
+    connected.outbox.open(b"j" * 16)
+    await agent.send(Ack(b"j" * 16, 99))
+    assert (await connected.end()).end is End.BROKEN_PEER
+    await agent.closed.wait()
+    assert agent.socket.close_code == 1002
+
+
+async def test_a_message_that_is_too_big_closes_with_1009(
+    coordinator: ScriptedCoordinator, caplog: pytest.LogCaptureFixture
+) -> None:
+    # It once looked as if the connection had just been lost.
+    connected, agent = await connect(coordinator)
+    sending = asyncio.create_task(agent.send_raw(bytes(MAX_MESSAGE_TO_AGENT_BYTES + 1)))
+    end = await connected.end()
+    await asyncio.gather(sending, return_exceptions=True)
+    await agent.closed.wait()
+    assert agent.socket.close_code == 1009
+    assert end.end is End.BROKEN_PEER
+    (logged,) = [one for one in caplog.records if one.name == "provider_agent.link"]
+    assert vars(logged)["fields"]["close_code"] == 1009
+
+
+@pytest.mark.parametrize(
+    ("garbage", "code"), [(b"\xff\xff garbage", 1002), (b"\x81\x02\xff\xfe", 1007)]
+)
+async def test_what_is_no_websocket_closes_the_connection(
+    coordinator: ScriptedCoordinator, garbage: bytes, code: int
+) -> None:
+    connected, agent = await connect(coordinator)
+    agent.socket.transport.write(garbage)
+    end = await connected.end()
+    await agent.closed.wait()
+    assert end.end is End.BROKEN_PEER
+    assert agent.socket.close_code == code

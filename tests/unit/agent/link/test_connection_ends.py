@@ -1,0 +1,123 @@
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from agent.link.backoff import End, LinkEnd
+from protocol.frames import (
+    Ack,
+    CoordinatorFrame,
+    Drain,
+    Hello,
+    JobError,
+)
+from tests.kit.link_user import Connected, connect
+from tests.kit.scripted_coordinator import (
+    ScriptedCoordinator,
+)
+
+SECRET = "a private prompt"
+
+
+@pytest.fixture
+async def coordinator() -> AsyncIterator[ScriptedCoordinator]:
+    async with ScriptedCoordinator() as coordinator:
+        yield coordinator
+
+
+@pytest.mark.parametrize(
+    ("code", "end"),
+    [
+        (1000, End.LOST),
+        (1001, End.LOST),
+        (1002, End.INCOMPATIBLE),
+        (1008, End.LOST),
+        (1009, End.LOST),
+        (1011, End.LOST),
+        (1012, End.TOLD_TO_WAIT),
+        (1013, End.TOLD_TO_WAIT),
+        (4000, End.LOST),
+        (4001, End.REPLACED),
+    ],
+)
+@pytest.mark.parametrize("when", ["before the welcome", "later"])
+async def test_close_codes(
+    coordinator: ScriptedCoordinator, code: int, end: End, when: str
+) -> None:
+    if when == "later":
+        connected, agent = await connect(coordinator)
+    else:
+        coordinator.answer = lambda _: None
+        connected = Connected(coordinator)
+        agent = await coordinator.next_agent()
+    await agent.close(code, "the reason")
+    detail = f"the coordinator closed the connection: {code} the reason"
+    assert await connected.end() == LinkEnd(end, detail)
+
+
+async def test_a_drain_is_left_when_every_end_is_acknowledged(
+    coordinator: ScriptedCoordinator,
+) -> None:
+    connected, agent = await connect(coordinator)
+
+    def acknowledged(frame: CoordinatorFrame) -> None:
+        if isinstance(frame, Ack):
+            connected.outbox.acknowledge(frame)
+
+    connected.user.on_frame = acknowledged
+    agent.acknowledges = False
+    connected.outbox.open(bytes(16)).finish(JobError(bytes(16), 0, "cancelled", ""))
+    await agent.next(JobError)
+    await agent.send(Drain("update", 7_000))
+    await agent.settle()
+    assert not connected.running.done(), "an end is not acknowledged yet"
+
+    await agent.flush()
+
+    end = await connected.end()
+    assert end == LinkEnd(End.TOLD_TO_WAIT, "the coordinator is going away: update", 7.0)
+    await agent.closed.wait()
+    assert agent.socket.close_code == 1000
+
+
+async def test_a_drain_says_when_to_come_back(coordinator: ScriptedCoordinator) -> None:
+    connected, agent = await connect(coordinator)
+    await agent.send(Drain("update", 30_000))
+    await agent.close(1001)
+    end = await connected.end()
+    assert (end.end, end.retry_after_s) == (End.TOLD_TO_WAIT, 30.0)
+
+
+async def test_a_drain_without_a_time_says_nothing_of_it(coordinator: ScriptedCoordinator) -> None:
+    connected, agent = await connect(coordinator)
+    await agent.send(Drain("update"))
+    await agent.close(1001)
+    assert (await connected.end()).end is End.LOST
+
+
+async def test_a_lost_connection(coordinator: ScriptedCoordinator) -> None:
+    connected, agent = await connect(coordinator)
+    agent.cut()
+    assert await connected.end() == LinkEnd(End.LOST, "the connection broke")
+
+
+async def test_cancelling_says_goodbye(coordinator: ScriptedCoordinator) -> None:
+    connected, agent = await connect(coordinator)
+    connected.running.cancel()
+    await agent.closed.wait()
+    with pytest.raises(asyncio.CancelledError):
+        await connected.running
+    assert agent.socket.close_code == 1000
+
+
+async def test_cancelling_in_the_handshake_leaves_nothing_open(
+    coordinator: ScriptedCoordinator,
+) -> None:
+    coordinator.answer = lambda _: None
+    connected = Connected(coordinator)
+    agent = await coordinator.next_agent()
+    await agent.next(Hello)
+    connected.running.cancel()
+    await agent.closed.wait()
+    with pytest.raises(asyncio.CancelledError):
+        await connected.running

@@ -1,0 +1,285 @@
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import InvalidHandshake, ProxyError
+
+from agent.link.backoff import End, LinkEnd
+from agent.link.dial import DialSettings, dial
+from agent.link.dial_failure import DialFailed, explain
+from protocol.limits import SUBPROTOCOL
+from tests.kit.scripted_coordinator import ScriptedCoordinator
+from tests.kit.virtual_time import in_virtual_time, now
+
+
+@pytest.fixture
+async def coordinator() -> AsyncIterator[ScriptedCoordinator]:
+    async with ScriptedCoordinator() as coordinator:
+        yield coordinator
+
+
+async def failure(settings: DialSettings) -> LinkEnd:
+    with pytest.raises(DialFailed) as caught:
+        await dial(settings, SUBPROTOCOL)
+    return caught.value.what
+
+
+async def opened(settings: DialSettings) -> None:
+    await (await dial(settings, SUBPROTOCOL)).close()
+
+
+@pytest.mark.parametrize(
+    ("url", "authority"),
+    [
+        ("wss://C.example/provider/connect", "c.example:443"),
+        ("ws://127.0.0.1:8080/x", "127.0.0.1:8080"),
+        ("wss://[::1]:9000/", "[::1]:9000"),
+    ],
+)
+def test_the_authority_that_is_signed_is_the_dialled_one(url: str, authority: str) -> None:
+    assert DialSettings(url=url).authority == authority
+
+
+async def test_it_speaks_the_subprotocol_uncompressed_and_says_who_it_is(
+    coordinator: ScriptedCoordinator,
+) -> None:
+    socket_ = await dial(DialSettings(url=coordinator.url), SUBPROTOCOL)
+    assert socket_.subprotocol == SUBPROTOCOL
+    await socket_.close()
+    (headers,) = coordinator.upgrades
+    assert headers["sec-websocket-protocol"] == SUBPROTOCOL
+    assert headers["user-agent"].startswith("provider-agent/")
+    assert "sec-websocket-extensions" not in headers
+    assert "authorization" not in headers
+
+
+# --- what the other side answers ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "end", "retry_after_s"),
+    [
+        (401, {}, End.UNAUTHORIZED, None),
+        (403, {}, End.UNAUTHORIZED, None),
+        (404, {}, End.LOST, None),
+        (426, {}, End.INCOMPATIBLE, None),
+        (429, {"Retry-After": "17"}, End.TOLD_TO_WAIT, 17.0),
+        (429, {"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}, End.TOLD_TO_WAIT, None),
+        (500, {}, End.LOST, None),
+        (502, {"Retry-After": "9"}, End.LOST, 9.0),
+        (503, {}, End.TOLD_TO_WAIT, None),
+        (503, {"Retry-After": "-1"}, End.TOLD_TO_WAIT, None),
+    ],
+)
+async def test_http_statuses_instead_of_an_upgrade(
+    coordinator: ScriptedCoordinator,
+    status: int,
+    headers: dict[str, str],
+    end: End,
+    retry_after_s: float | None,
+) -> None:
+    coordinator.refusals.append((status, headers))
+    what = await failure(DialSettings(url=coordinator.url))
+    assert (what.end, what.retry_after_s) == (end, retry_after_s)
+    assert f"HTTP status {status}" in what.detail
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_redirects_are_not_followed(coordinator: ScriptedCoordinator, status: int) -> None:
+    async with ScriptedCoordinator() as elsewhere:
+        coordinator.refusals.append((status, {"Location": elsewhere.url}))
+        what = await failure(DialSettings(url=coordinator.url))
+        assert what == LinkEnd(End.LOST, f"the upgrade was answered with HTTP status {status}")
+        assert elsewhere.upgrades == []
+
+
+@pytest.mark.parametrize("picked", [None, "somebody-elses.v7"])
+async def test_a_server_without_the_subprotocol_is_no_coordinator(
+    coordinator: ScriptedCoordinator, picked: str | None
+) -> None:
+    coordinator.subprotocol = picked
+    what = await failure(DialSettings(url=coordinator.url))
+    assert what.end is End.INCOMPATIBLE
+    assert "subprotocol" in what.detail or SUBPROTOCOL in what.detail
+    if coordinator.agents:
+        await coordinator.agents[0].closed.wait()
+
+
+async def test_nobody_listens_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as freed:
+        port = freed.getsockname()[1]
+    what = await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))
+    assert what == LinkEnd(End.LOST, "connection refused; is the coordinator running there?")
+
+
+@pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
+async def test_a_server_of_another_kind(answer: bytes) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert (await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))).end is End.LOST
+
+
+@in_virtual_time
+async def test_a_server_that_never_answers_is_given_up_on() -> None:
+    hung_up = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+        hung_up.set()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        began = now()
+        what = await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))
+        text = "connected, but no answer to the upgrade within 15 s; is this a coordinator?"
+        assert what == LinkEnd(End.LOST, text)
+        assert now() - began == pytest.approx(15)
+        await hung_up.wait()
+
+
+async def test_cancelling_leaves_nothing_open() -> None:
+    arrived, hung_up = asyncio.Event(), asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrived.set()
+        await reader.read()
+        writer.close()
+        hung_up.set()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        dialling = asyncio.create_task(
+            dial(DialSettings(url=f"ws://127.0.0.1:{port}/"), SUBPROTOCOL)
+        )
+        await arrived.wait()
+        dialling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await dialling
+        await hung_up.wait()
+
+
+# --- the operator's files -------------------------------------------------------------------------
+
+
+async def test_the_token_is_sent_as_bearer_and_read_anew_each_time(
+    coordinator: ScriptedCoordinator, tmp_path: Path
+) -> None:
+    token_file = tmp_path / "token"
+    settings = DialSettings(url=coordinator.url, token_file=token_file)
+    for token in ("first", "second"):
+        token_file.write_text(f"  {token}\n", encoding="ascii")
+        await opened(settings)
+    sent = [headers["authorization"] for headers in coordinator.upgrades]
+    assert sent == ["Bearer first", "Bearer second"]
+
+
+async def test_a_missing_token_file_is_named_and_looked_for_again(
+    coordinator: ScriptedCoordinator, tmp_path: Path
+) -> None:
+    token_file = tmp_path / "token"
+    settings = DialSettings(url=coordinator.url, token_file=token_file)
+    what = await failure(settings)
+    assert what == LinkEnd(
+        End.LOST, f"[coordinator] token_file {token_file}: No such file or directory"
+    )
+    assert coordinator.upgrades == []
+    token_file.write_text("now", encoding="ascii")
+    await opened(settings)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b" \n", b"secret\nX-Evil: 1", b"sec\x00ret", "secrét".encode(), b"\xff\xfe"]
+)
+async def test_a_token_file_without_a_usable_token_is_not_sent_nor_quoted(
+    coordinator: ScriptedCoordinator, tmp_path: Path, content: bytes
+) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_bytes(content)
+    what = await failure(DialSettings(url=coordinator.url, token_file=token_file))
+    assert what.end is End.LOST
+    assert "it does not hold what it should" in what.detail
+    assert "sec" not in what.detail
+    assert coordinator.upgrades == []
+
+
+@pytest.mark.parametrize("content", [None, b"no certificate"])
+async def test_an_unusable_ca_file_is_named(tmp_path: Path, content: bytes | None) -> None:
+    ca_file = tmp_path / "ca.pem"
+    if content is not None:
+        ca_file.write_bytes(content)
+    what = await failure(DialSettings(url="wss://127.0.0.1:1/", ca_file=ca_file))
+    assert what.end is End.LOST
+    assert what.detail.startswith(f"[coordinator] ca_file {ca_file}: ")
+
+
+# --- proxies --------------------------------------------------------------------------------------
+
+
+async def test_a_coordinator_on_this_machine_is_dialled_without_a_proxy(
+    coordinator: ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    await opened(DialSettings(url=coordinator.url, proxy="http://127.0.0.1:1"))
+
+
+async def test_a_remote_coordinator_is_dialled_through_the_proxy() -> None:
+    asked: list[bytes] = []
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        what = await failure(DialSettings(url="ws://c.example:81/", proxy=address))
+    assert what == LinkEnd(End.LOST, "the proxy did not let the connection through")
+    assert asked[0].startswith(b"CONNECT c.example:81 HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "gopher://127.0.0.1:1", "nonsense"])
+async def test_a_proxy_that_cannot_be_used_is_no_crash(proxy: str) -> None:
+    # An ALL_PROXY for SOCKS once ended the agent with an ImportError.
+    what = await failure(DialSettings(url="ws://c.example:81/", proxy=proxy))
+    assert what.end is End.LOST
+    assert "proxy" in what.detail
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def _verification() -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "verify failed")
+    error.verify_message = "self-signed certificate"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "end", "text"),
+    [
+        (_verification(), End.BAD_CERTIFICATE, "self-signed certificate"),
+        (ssl.SSLError(1, "wrong version number"), End.LOST, "ws://"),
+        (ConnectionAbortedError("SSL handshake"), End.LOST, "TLS handshake took longer than 10 s"),
+        (ConnectionAbortedError(103, "aborted"), End.LOST, "no connection: aborted"),
+        (ConnectionRefusedError(), End.LOST, "connection refused"),
+        (socket.gaierror(-2, "Name or service not known"), End.LOST, "Name or service not known"),
+        (OSError(), End.LOST, "OSError"),
+        (ProxyError("no"), End.LOST, "the proxy"),
+        (InvalidHandshake("odd"), End.LOST, "WebSocket server"),
+        (EOFError(), End.LOST, "hung up in place of an answer"),
+    ],
+)
+def test_every_failure_has_a_kind_and_a_sentence(error: Exception, end: End, text: str) -> None:
+    what = explain(error)
+    assert what.end is end
+    assert text in what.detail

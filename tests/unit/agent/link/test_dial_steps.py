@@ -1,0 +1,122 @@
+"""Every step of dialling has a clock, and the error says which step it was."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from ssl import SSLContext
+
+import pytest
+
+from agent.link.backoff import End, LinkEnd
+from agent.link.dial import DialSettings, dial
+from agent.link.dial_failure import OPEN_TIMEOUT_S, TLS_TIMEOUT_S, DialFailed
+from protocol.limits import SUBPROTOCOL
+from tests.kit.certificates import Authority, server_context
+from tests.kit.connect_proxy import ConnectProxy
+from tests.kit.virtual_time import in_virtual_time, now
+
+HOST = "coordinator.test"
+UPGRADE = "connected, but no answer to the upgrade within 15 s; is this a coordinator?"
+TLS = "the TLS handshake took longer than 10 s; should the url begin with ws://?"
+PROXY = "no connection through the proxy within 15 s; check [coordinator] proxy"
+
+
+@asynccontextmanager
+async def slow_server(answer: bytes = b"", context: SSLContext | None = None) -> AsyncIterator[int]:
+    """The port of one that says nothing, or an answer at a byte per second; notices the end."""
+    hung_up = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reading = asyncio.create_task(reader.read())
+        for byte in answer:
+            await asyncio.wait([reading], timeout=1.0)
+            writer.write(bytes([byte]))
+        await asyncio.wait([reading])
+        reading.exception()
+        writer.close()
+        hung_up.set()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0, ssl=context) as server:
+        yield server.sockets[0].getsockname()[1]
+        await hung_up.wait()
+
+
+async def given_up(settings: DialSettings) -> tuple[str, float]:
+    """The reason, and how long it took."""
+    began = now()
+    with pytest.raises(DialFailed) as caught:
+        await dial(settings, SUBPROTOCOL)
+    what = caught.value.what
+    assert what == LinkEnd(End.LOST, what.detail)
+    return what.detail, now() - began
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching Protocols\r\n"])
+@in_virtual_time
+async def test_an_upgrade_that_is_not_answered_in_time(answer: bytes) -> None:
+    async with slow_server(answer) as port:
+        reason, after_s = await given_up(DialSettings(url=f"ws://127.0.0.1:{port}/"))
+    assert reason == UPGRADE
+    assert after_s == pytest.approx(OPEN_TIMEOUT_S)
+
+
+@pytest.mark.parametrize("answer", [b"", b"\x16\x03\x03\x40\x00" + bytes(100)])
+@in_virtual_time
+async def test_tls_that_is_not_answered_in_time(answer: bytes) -> None:
+    async with slow_server(answer) as port:
+        reason, after_s = await given_up(DialSettings(url=f"wss://127.0.0.1:{port}/"))
+    assert reason == TLS
+    assert after_s == pytest.approx(TLS_TIMEOUT_S)
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching Protocols\r\n"])
+@in_virtual_time
+async def test_an_upgrade_behind_tls_that_is_not_answered_in_time(
+    tmp_path: Path, answer: bytes
+) -> None:
+    own = Authority(tmp_path)
+    async with slow_server(answer, server_context(own.issue("127.0.0.1"))) as port:
+        settings = DialSettings(url=f"wss://127.0.0.1:{port}/", ca_file=own.file)
+        reason, after_s = await given_up(settings)
+    assert reason == UPGRADE
+    assert after_s == pytest.approx(OPEN_TIMEOUT_S)
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 Connected\r\n\r\n"])
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+@in_virtual_time
+async def test_a_proxy_that_does_not_answer_in_time(answer: bytes, scheme: str) -> None:
+    async with ConnectProxy({}, answer=answer) as proxy:
+        address = f"http://127.0.0.1:{proxy.port}"
+        settings = DialSettings(url=f"{scheme}://{HOST}/", proxy=address)
+        reason, after_s = await given_up(settings)
+    assert reason == PROXY
+    assert after_s == pytest.approx(OPEN_TIMEOUT_S)
+
+
+@in_virtual_time
+async def test_silence_behind_a_proxy() -> None:
+    async with slow_server() as port, ConnectProxy({f"{HOST}:443": port}) as proxy:
+        address = f"http://127.0.0.1:{proxy.port}"
+        reason, after_s = await given_up(DialSettings(url=f"wss://{HOST}/", proxy=address))
+    assert reason == TLS
+    assert after_s == pytest.approx(TLS_TIMEOUT_S)
+
+
+def test_a_name_that_is_not_found_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "WS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+    async def never(*_args: object, **_kwargs: object) -> None:
+        await asyncio.Event().wait()
+
+    @in_virtual_time
+    async def test() -> None:
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
+        reason, after_s = await given_up(DialSettings(url=f"ws://{HOST}/"))
+        assert reason == "no connection within 15 s"
+        assert after_s == pytest.approx(OPEN_TIMEOUT_S)
+
+    test()

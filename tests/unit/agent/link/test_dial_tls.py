@@ -1,0 +1,219 @@
+"""Real TLS, with certificates made here, on both event loops."""
+
+import asyncio
+import datetime
+import logging
+import os
+import shutil
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.typing import Subprotocol
+
+from agent.link.backoff import End, LinkEnd
+from agent.link.dial import DialSettings, dial
+from agent.link.dial_failure import DialFailed
+from protocol.limits import SUBPROTOCOL
+from tests.kit.certificates import Authority, server_context
+from tests.kit.connect_proxy import ConnectProxy
+from tests.kit.loops import on_both_loops
+
+HOST = "coordinator.test"
+PASSWORD = "proxy-password"
+
+
+@asynccontextmanager
+async def server(context: ssl.SSLContext) -> AsyncIterator[int]:
+    """The port of a coordinator that only completes upgrades."""
+
+    async def handle(connection: ServerConnection) -> None:
+        await connection.wait_closed()
+
+    async with serve(
+        handle,
+        "127.0.0.1",
+        0,
+        ssl=context,
+        subprotocols=[Subprotocol(SUBPROTOCOL)],
+        compression=None,
+    ) as listening:
+        yield next(iter(listening.sockets)).getsockname()[1]
+
+
+async def outcome(settings: DialSettings) -> LinkEnd | None:
+    """What went wrong, if anything did."""
+    try:
+        connection = await dial(settings, SUBPROTOCOL)
+    except DialFailed as failed:
+        return failed.what
+    await connection.close()
+    return None
+
+
+def settings_for(
+    port: int, ca_file: Path | None = None, cert: Path | None = None, key: Path | None = None
+) -> DialSettings:
+    return DialSettings(
+        url=f"wss://127.0.0.1:{port}/x",
+        ca_file=ca_file,
+        client_cert_file=cert,
+        client_key_file=key,
+    )
+
+
+@on_both_loops
+async def test_an_authority_of_ones_own_is_trusted_in_place_of_the_systems(tmp_path: Path) -> None:
+    own = Authority(tmp_path)
+    async with server(server_context(own.issue("127.0.0.1"))) as port:
+        assert await outcome(settings_for(port, own.file)) is None
+        other = Authority(tmp_path, "other")
+        for ca_file in (None, other.file):
+            end = await outcome(settings_for(port, ca_file))
+            assert end is not None
+            assert end.end is End.BAD_CERTIFICATE
+            assert end.detail.startswith("the certificate is not good: ")
+
+
+@pytest.mark.parametrize(
+    ("host", "days", "reason"),
+    [("127.0.0.2", 1, "IP address mismatch"), ("127.0.0.1", -1, "certificate has expired")],
+)
+@on_both_loops
+async def test_a_certificate_for_another_host_or_time_is_not_good(
+    tmp_path: Path, host: str, days: int, reason: str
+) -> None:
+    own = Authority(tmp_path)
+    certificate = own.issue(host, ends_in=datetime.timedelta(days=days))
+    async with server(server_context(certificate)) as port:
+        end = await outcome(settings_for(port, own.file))
+    assert end is not None
+    assert end.end is End.BAD_CERTIFICATE
+    assert reason in end.detail
+
+
+@on_both_loops
+async def test_files_are_read_at_every_dial(tmp_path: Path) -> None:
+    own, old = Authority(tmp_path), Authority(tmp_path, "old")
+    ca_file = tmp_path / "ca.pem"
+    async with server(server_context(own.issue("127.0.0.1"))) as port:
+        settings = settings_for(port, ca_file)
+        ends = [await outcome(settings)]
+        for content in (old.file, own.file):
+            shutil.copyfile(content, ca_file)
+            ends.append(await outcome(settings))
+    missing = f"[coordinator] ca_file {ca_file}: No such file or directory"
+    assert ends[0] == LinkEnd(End.LOST, missing)
+    assert ends[1] is not None
+    assert ends[1].end is End.BAD_CERTIFICATE
+    assert ends[2] is None
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@on_both_loops
+async def test_a_client_certificate_is_shown_when_asked_for(
+    tmp_path: Path, newest: ssl.TLSVersion
+) -> None:
+    own = Authority(tmp_path)
+    client = own.issue("client")
+    context = server_context(own.issue("127.0.0.1"), client_ca=own.file, newest=newest)
+    async with server(context) as port:
+        assert await outcome(settings_for(port, own.file, client)) is None
+        apart = settings_for(port, own.file, client, client.with_suffix(".key"))
+        assert await outcome(apart) is None
+
+
+@on_both_loops
+async def test_a_refused_client_certificate_is_tried_again_slowly(tmp_path: Path) -> None:
+    # It once looked as if the server were no WebSocket server.
+    own, strange = Authority(tmp_path), Authority(tmp_path, "strange")
+    context = server_context(own.issue("127.0.0.1"), client_ca=own.file)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        async def refused(certificate: Path | None) -> LinkEnd | None:
+            refusing = asyncio.to_thread(_refuse, listener, context)
+            end, _ = await asyncio.gather(
+                outcome(settings_for(port, own.file, certificate)), refusing
+            )
+            return end
+
+        missing = await refused(None)
+        unknown = await refused(strange.issue("client"))
+        expired = await refused(own.issue("client", ends_in=-datetime.timedelta(days=1)))
+    ends = [missing, unknown, expired]
+    assert [end and end.end for end in ends] == [End.UNAUTHORIZED] * 3
+    assert [end and end.detail.partition(": ")[2].partition(";")[0] for end in ends] == [
+        "it wants one",
+        "it does not know who issued it",
+        "expired",
+    ]
+
+
+def _refuse(listener: socket.socket, context: ssl.SSLContext) -> None:
+    """A handshake that ends with an alert, which asyncio's servers do not send."""
+    raw, _ = listener.accept()
+    with context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False) as connection:
+        with pytest.raises(ssl.SSLError):
+            connection.do_handshake()
+        connection.shutdown(socket.SHUT_WR)
+        # Closed with something unread, it would take the alert back.
+        while os.read(connection.fileno(), 4096):
+            pass
+
+
+# --- through a proxy ------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_tls_goes_through_a_proxy_to_the_coordinator(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    own = Authority(tmp_path)
+    async with server(server_context(own.issue(HOST))) as port:
+        routes = {f"{HOST}:443": port, "other.test:443": port}
+        async with ConnectProxy(routes, user=f"agent:{PASSWORD}") as proxy:
+            address = f"http://agent:{PASSWORD}@127.0.0.1:{proxy.port}"
+            good = DialSettings(url=f"wss://{HOST}/x", ca_file=own.file, proxy=address)
+            assert await outcome(good) is None
+            other = DialSettings(url="wss://other.test/x", ca_file=own.file, proxy=address)
+            mismatch = await outcome(other)
+            assert mismatch is not None
+            assert mismatch.end is End.BAD_CERTIFICATE
+            assert proxy.asked[0] == f"CONNECT {HOST}:443 HTTP/1.1"
+            wrong = DialSettings(
+                url=good.url, ca_file=own.file, proxy=address.replace("agent", "stranger")
+            )
+            refused = await outcome(wrong)
+    assert refused is not None
+    assert (refused.end, "proxy" in refused.detail) == (End.LOST, True)
+    shown = f"{caplog.records} {caplog.text} {mismatch} {refused} {good!r}"
+    assert PASSWORD not in shown
+    assert "Basic" not in caplog.text
+
+
+async def test_cancelling_behind_a_proxy_leaves_nothing_open(tmp_path: Path) -> None:
+    arrived, gone = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        arrived.set()
+        await reader.read()
+        writer.close()
+        gone.set()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as listening:
+        routes = {f"{HOST}:443": listening.sockets[0].getsockname()[1]}
+        async with ConnectProxy(routes) as proxy:
+            settings = DialSettings(url=f"wss://{HOST}/x", proxy=f"http://127.0.0.1:{proxy.port}")
+            dialling = asyncio.create_task(dial(settings, SUBPROTOCOL))
+            await arrived.wait()
+            dialling.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await dialling
+            await gone.wait()

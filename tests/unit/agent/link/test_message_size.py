@@ -1,0 +1,24 @@
+import pytest
+
+from agent.link.message_size import FAST_S, MIN_MESSAGE_BYTES, SLOW_S, MessageSize
+from protocol.limits import BATCH_BYTES
+
+
+@pytest.mark.parametrize(
+    ("took_s", "limit_bytes"),
+    [
+        ([], BATCH_BYTES),
+        ([0.0], BATCH_BYTES),
+        ([SLOW_S], BATCH_BYTES),
+        ([2 * SLOW_S], BATCH_BYTES // 2),
+        ([2 * SLOW_S] * 100, MIN_MESSAGE_BYTES),
+        ([2 * SLOW_S] * 100 + [FAST_S], MIN_MESSAGE_BYTES),
+        ([2 * SLOW_S] * 100 + [0.0], 2 * MIN_MESSAGE_BYTES),
+        ([2 * SLOW_S] * 100 + [0.0] * 100, BATCH_BYTES),
+    ],
+)
+def test_messages_are_as_big_as_the_link_is_fast(took_s: list[float], limit_bytes: int) -> None:
+    size = MessageSize()
+    for seconds in took_s:
+        size.took(seconds)
+    assert size.limit_bytes == limit_bytes

@@ -1,0 +1,28 @@
+import asyncio
+import socket
+
+from agent.link.dial import DialSettings, dial
+from agent.link.socket_options import NOTSENT_LOWAT_BYTES, TCP_NOTSENT_LOWAT, tune
+from protocol.limits import SUBPROTOCOL
+from tests.kit.loops import on_both_loops
+from tests.kit.scripted_coordinator import ScriptedCoordinator
+
+
+@on_both_loops
+async def test_a_dialled_connection_queues_little_in_the_kernel() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        connection = await dial(DialSettings(url=coordinator.url), SUBPROTOCOL)
+        options: socket.socket = connection.transport.get_extra_info("socket")
+        assert options.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+        if TCP_NOTSENT_LOWAT is not None:
+            set_to = options.getsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT)
+            assert set_to == NOTSENT_LOWAT_BYTES
+        await connection.close()
+
+
+async def test_a_transport_that_is_no_tcp_connection_is_left_alone() -> None:
+    tune(asyncio.Transport())
+    here, there = socket.socketpair()
+    tune(asyncio.Transport({"socket": here}))
+    here.close()
+    there.close()
