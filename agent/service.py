@@ -19,8 +19,8 @@ from agent.backends.capabilities import agent_limits, metadata, model_offers
 from agent.backends.configured import Backends
 from agent.backends.discovery import Discovery
 from agent.config import Config
-from agent.jobs.drain import drain, stop_at_once, stop_jobs
 from agent.identity import Identity
+from agent.jobs.drain import drain, stop_at_once, stop_jobs
 from agent.jobs.outbox import Outbox
 from agent.jobs.running import Jobs
 from agent.jobs.slow_consumers import SlowConsumers

@@ -57,7 +57,7 @@ async def test_stop_lets_running_requests_finish(settings: CoordinatorSettings) 
         assert await response.read() == b"data: 1\n\n"
         await stopping
         await agent.closed.wait()
-        assert agent.jobs.drain is not None
+        assert agent.drain is not None
         assert agent.socket.close_code == 1001
 
 
@@ -78,16 +78,16 @@ async def test_agent_may_come_back_for_its_jobs_while_the_coordinator_stops() ->
     async with staged(msgspec.structs.replace(QUIET, drain_s=30.0)) as stage:
         job, response = await stage.streaming(b"1")
         stopping = asyncio.create_task(stage.coordinator.stop())
-        while stage.agent.jobs.drain is None:
+        while stage.agent.drain is None:
             await stage.agent.settle()
-        first = stage.agent.jobs.drain
+        first = stage.agent.drain
         await stage.agent.lose_link()
         async with stage.another("two") as stranger:
             assert stranger.rejected is not None
             assert stranger.rejected.code == "draining"
             assert stranger.rejected.retry_after_ms
         await stage.agent.redial()
-        assert stage.agent.jobs.drain is not first, "told again on the new link"
+        assert stage.agent.drain is not first, "told again on the new link"
         await job.send(b"2")
         await job.finish()
         assert await response.read() == b"2"
@@ -132,7 +132,7 @@ async def test_second_signal_ends_at_once(settings: CoordinatorSettings) -> None
         asking = asyncio.create_task(http.post(coordinator.http_url + CHAT, data=BODY))
         await agent.next_job()
         os.kill(os.getpid(), signal.SIGTERM)
-        while agent.jobs.drain is None:
+        while agent.drain is None:
             await agent.settle()
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(asyncio.CancelledError):
