@@ -99,6 +99,9 @@ def failure_of_job(error: JobError) -> Failure:
     """
     code = known_code(error.code)
     status = _STATUS[code]
+    if code is ErrorCode.MODEL_NOT_LOADED and error.upstream_status is None:
+        # It offered the model a moment ago: its server restarts, and will be back.
+        status = HTTPStatus.SERVICE_UNAVAILABLE
     upstream_body = b""
     if code in _PASSED_THROUGH:
         upstream_body = error.body

@@ -27,6 +27,14 @@ FULL_RETRY_MS = 30_000
 """When an agent that found no seat may ask again."""
 
 
+EXPECTED_BACK_S = 60.0
+"""How long a model that was served is expected back, and asked for again with 503 rather than given
+up with 404: its server restarts, or its agent dials."""
+
+MAX_REMEMBERED_MODELS = 4096
+"""Models that were served; the longest ago is forgotten first."""
+
+
 class AgentSnapshot(Struct, frozen=True):
     """How one agent stands now.
 
@@ -83,6 +91,7 @@ class Fleet:
         self._agents: dict[bytes, ConnectedAgent] = {}
         self._retired: dict[bytes, ConnectedAgent] = {}
         self._parked = ParkedSessions(settings.max_agents, settings.resume_ms / 1000)
+        self._served_at: dict[str, float] = {}
         self._draining: str | None = None
         self._closed = False
 
@@ -200,12 +209,23 @@ class Fleet:
         left_out = set(tried)
         untried = (agent for key, agent in self._agents.items() if key not in left_out)
         chosen = choose(untried, model_id, operation)
-        if chosen is ErrorCode.MODEL_NOT_LOADED and self._expects(model_id):
+        if chosen is ErrorCode.MODEL_NOT_LOADED and not left_out and self._expects(model_id):
             return ErrorCode.OUT_OF_CAPACITY
+        if isinstance(chosen, ConnectedAgent):
+            self._remember(model_id)
         return chosen
 
+    def _remember(self, model_id: str) -> None:
+        self._served_at.pop(model_id, None)
+        self._served_at[model_id] = self._clock()
+        if len(self._served_at) > MAX_REMEMBERED_MODELS:
+            del self._served_at[next(iter(self._served_at))]
+
     def _expects(self, model_id: str) -> bool:
-        """Whether an agent may come back that served the model: worth asking again soon."""
+        """Whether the model may soon be served again: worth asking then."""
+        served_at = self._served_at.get(model_id)
+        if served_at is not None and self._clock() - served_at < EXPECTED_BACK_S:
+            return True
         return any(
             session.offers is not None and model_id in session.offers.models
             for session in self._parked

@@ -1,6 +1,7 @@
 """What holds for every test: no task may outlive it, and Hypothesis is reproducible in CI."""
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 
@@ -13,6 +14,10 @@ settings.register_profile(
 )
 settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+# asyncio's debug mode notes what took long: that says something of the machine, nothing of the
+# code, and once stood among the records that a test counted.
+logging.getLogger("asyncio").addFilter(lambda record: not str(record.msg).startswith("Executing "))
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ def job_error(
         ("context_length_exceeded", 413, 413),
         ("cancelled", None, 503),
         ("model_not_loaded", 404, 404),
+        ("model_not_loaded", None, 503),  # its agent offered it a moment ago
         ("format_not_supported", None, 400),
         ("out_of_capacity", None, 503),
         ("draining", None, 503),

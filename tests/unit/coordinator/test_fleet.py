@@ -2,7 +2,7 @@ import msgspec
 
 from coordinator.access import SecretSet
 from coordinator.connected_agent import ConnectedAgent
-from coordinator.fleet import Fleet
+from coordinator.fleet import EXPECTED_BACK_S, Fleet
 from coordinator.goodbye import REPLACED_GOODBYE, Goodbye
 from coordinator.offers import OfferTable
 from coordinator.settings import CoordinatorSettings
@@ -81,6 +81,19 @@ def test_tried_agents_are_not_picked_again() -> None:
     assert rig.fleet.pick("tiny", Operation.CHAT) is one
     assert rig.fleet.pick("tiny", Operation.CHAT, [b"a"]) is two
     assert rig.fleet.pick("tiny", Operation.CHAT, [b"a", b"b"]) is ErrorCode.MODEL_NOT_LOADED
+
+
+def test_a_model_that_was_served_just_now_is_expected_back() -> None:
+    # Buyers were told 404 while the only server restarted, which no client tries again.
+    rig = Rig()
+    agent = rig.agent(b"a")
+    rig.fleet.join(agent)
+    assert rig.fleet.pick("tiny", Operation.CHAT) is agent
+    agent.lose()
+    assert rig.fleet.pick("tiny", Operation.CHAT) is ErrorCode.OUT_OF_CAPACITY
+    assert rig.fleet.pick("never seen", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
+    rig.now += EXPECTED_BACK_S
+    assert rig.fleet.pick("tiny", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
 
 
 def test_models_are_those_of_all_agents_sorted() -> None:

@@ -170,7 +170,7 @@ async def test_official_openai_client_raises_its_own_exceptions(coordinator: Coo
         "bad_request": openai.BadRequestError,
         "format_not_supported": openai.BadRequestError,
         "out_of_capacity": openai.InternalServerError,
-        "model_not_loaded": openai.NotFoundError,
+        "model_not_loaded": openai.InternalServerError,
     }
     models = [offer(code) for code in codes]
     async with (
@@ -195,7 +195,6 @@ async def test_official_anthropic_client_raises_its_own_exceptions(
     codes = {
         "bad_request": anthropic.BadRequestError,
         "internal": anthropic.InternalServerError,
-        "model_not_loaded": anthropic.NotFoundError,
     }
     models = [offer(code) for code in codes]
     async with (
