@@ -18,7 +18,7 @@ from typing import Final
 from agent.jobs.outbox import Outbox
 from agent.jobs.running import Jobs, StopReason
 
-log = logging.getLogger("provider_agent.jobs.drain")
+log = logging.getLogger("provider_agent.drain")
 
 FLUSH_S: Final = 5.0
 """How long the ends of the last jobs may take to be acknowledged on a link that is up."""
