@@ -1,10 +1,8 @@
 import asyncio
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from agent.jobs.outbox import FRAME_OVERHEAD_BYTES, Lane, Outbox
+from agent.jobs.outbox import FRAME_OVERHEAD_BYTES, Outbox
 from protocol.codec import VERSION_1
 from protocol.exceptions import ProtocolViolation
 from protocol.frames import (
@@ -28,48 +26,14 @@ from protocol.limits import (
     MAX_LIVE_JOBS,
     MAX_NAME_CHARS,
 )
+from tests.kit.lanes import begin, data_of, drained, result
 
 A, B, C = (bytes([number]) * 16 for number in (1, 2, 3))
 WINDOW = 16 * KIB
 
 
-class Source:
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def pause_reading(self) -> None:
-        self.calls.append("pause")
-
-    def resume_reading(self) -> None:
-        self.calls.append("resume")
-
-
-def begin(outbox: Outbox, job_id: bytes) -> tuple[Lane, Source]:
-    lane, source = outbox.open(job_id), Source()
-    lane.assign("backend")
-    lane.started(200, "text/plain", source)
-    return lane, source
-
-
-def result(lane: Lane) -> JobResult:
-    return JobResult(lane.stream.job_id, lane.stream.written, None, None, 1, 1)
-
-
 def heartbeat(in_flight: int = 0) -> Heartbeat:
     return Heartbeat(in_flight, 0, 8, None, None, None, None)
-
-
-def drained(outbox: Outbox) -> list[AgentFrame]:
-    """Everything there is to send now."""
-    frames: list[AgentFrame] = []
-    while batch := outbox.next_batch():
-        frames += batch
-    return frames
-
-
-def data_of(frames: list[AgentFrame], job_id: bytes) -> bytes:
-    chunks = [one for one in frames if isinstance(one, Chunk) and one.job_id == job_id]
-    return b"".join(one.data for one in chunks)
 
 
 def order(frames: list[AgentFrame]) -> list[bytes]:
@@ -365,40 +329,3 @@ async def test_what_nobody_goes_on_with_is_forgotten_and_not_waited_for() -> Non
     lane.send_chunk(b"from a job that does not know it yet")
     assert outbox.next_batch() == []
     assert await waits(outbox)
-
-
-# --- any order ------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.tuples(st.sampled_from("wsae"), st.integers(0, 2), st.integers(1, 40_000))))
-def test_bytes_arrive_whole_and_in_order_whatever_happens_in_between(
-    steps: list[tuple[str, int, int]],
-) -> None:
-    outbox = Outbox(WINDOW)
-    ids = [A, B, C]
-    lanes = [begin(outbox, job_id) for job_id in ids]
-    written = [b"", b"", b""]
-    sent: list[AgentFrame] = []
-    for action, which, size in steps:
-        lane, source = lanes[which]
-        paused = source.calls[-1:] == ["pause"]
-        if action == "w" and not paused and lane.stream.end is None:
-            data = bytes([len(written[which]) % 251]) * size
-            written[which] += data
-            lane.send_chunk(data)
-        elif action == "s":
-            sent += outbox.next_batch()
-        elif action == "a":
-            outbox.acknowledge(Ack(ids[which], lane.stream.sent))
-        elif action == "e":
-            lane.finish(result(lane))
-        assert lane.stream.sent - lane.stream.acked <= WINDOW
-    for _ in range(100):
-        sent += drained(outbox)
-        for job_id, (lane, _) in zip(ids, lanes, strict=True):
-            outbox.acknowledge(Ack(job_id, lane.stream.sent))
-    for which, job_id in enumerate(ids):
-        assert data_of(sent, job_id) == written[which]
-    assert sum(isinstance(one, JobResult) for one in sent) == sum(
-        lane.stream.end is not None for lane, _ in lanes
-    )

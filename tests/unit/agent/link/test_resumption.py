@@ -1,6 +1,9 @@
 """A lost link and what becomes of its jobs, with a coordinator that remembers them or does not."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import pytest
 from msgspec.structs import replace
@@ -40,22 +43,50 @@ async def streaming(
     return run
 
 
-async def cut(peer: AgentAtCoordinator, agent: RunningAgent) -> None:
-    peer.cut()
-    while agent.service.uplink.connected.is_set():  # noqa: ASYNC110
-        # There is an event for being connected, none for being so no more.
-        await asyncio.sleep(0)
+class Play(NamedTuple):
+    """A job that streams, and whoever has to do with it."""
+
+    coordinator: ScriptedCoordinator
+    agent: RunningAgent
+    backend: ScriptedBackend
+    peer: AgentAtCoordinator
+    run: ScriptedRun
+
+    async def cut(self) -> None:
+        """Lose the link; returns when the agent has noticed."""
+        self.peer.cut()
+        while self.agent.service.uplink.connected.is_set():  # noqa: ASYNC110
+            # There is an event for being connected, none for being so no more.
+            await asyncio.sleep(0)
+
+    async def shut(self) -> None:
+        """Lose the link, and find nobody in for a long time."""
+        self.coordinator.refusals.extend([(500, {})] * 10_000)
+        await self.cut()
+
+
+@asynccontextmanager
+async def play(
+    coordinator: ScriptedCoordinator | None = None,
+    *,
+    jitter: float = 0.0,
+    limits: LimitsConfig | None = None,
+) -> AsyncIterator[Play]:
+    backend = ScriptedBackend()
+    async with coordinator or keeping() as coordinator:
+        config = agent_config(coordinator.url, limits=limits or LimitsConfig())
+        async with RunningAgent(coordinator, backend, config=config, jitter=jitter) as agent:
+            peer = await agent.connected()
+            yield Play(coordinator, agent, backend, peer, await streaming(peer, backend))
 
 
 @in_virtual_time
 async def test_a_stream_goes_on_where_it_stood() -> None:
-    backend = ScriptedBackend()
-    async with keeping() as coordinator, RunningAgent(coordinator, backend) as agent:
-        peer = await agent.connected()
-        run = await streaming(peer, backend)
-        await cut(peer, agent)
+    async with play() as scene:
+        run = scene.run
+        await scene.cut()
         run.send(b"between ")
-        again = await agent.connected()
+        again = await scene.agent.connected()
         hello = await again.next(Hello)
         assert hello.session_id == b"s" * 16
         assert hello.live_jobs == [LiveJob(run.job.job_id, 0, 7)]
@@ -63,33 +94,29 @@ async def test_a_stream_goes_on_where_it_stood() -> None:
         run.finish()
         assert isinstance(await again.end(run.job.job_id), JobResult)
         assert bytes(again.data[run.job.job_id]) == b"before between after"
-        assert len(backend.runs) == 1
+        assert len(scene.backend.runs) == 1
 
 
 @in_virtual_time
 async def test_an_end_that_was_not_acknowledged_is_told_again() -> None:
-    backend = ScriptedBackend()
-    async with keeping() as coordinator, RunningAgent(coordinator, backend) as agent:
-        peer = await agent.connected()
-        run = await streaming(peer, backend)
-        await cut(peer, agent)
+    async with play() as scene:
+        run = scene.run
+        await scene.cut()
         run.finish()
-        again = await agent.connected()
+        again = await scene.agent.connected()
         assert isinstance(await again.end(run.job.job_id), JobResult)
-        await agent.service.outbox.wait_until_acknowledged()
+        await scene.agent.service.outbox.wait_until_acknowledged()
 
 
 @in_virtual_time
 async def test_bytes_that_were_lost_on_the_way_are_sent_again() -> None:
-    backend = ScriptedBackend()
-    async with keeping() as coordinator, RunningAgent(coordinator, backend) as agent:
-        peer = await agent.connected()
-        run = await streaming(peer, backend)
-        peer.stop_reading()
+    async with play() as scene:
+        run = scene.run
+        scene.peer.stop_reading()
         run.send(b"x" * 5000)
         await asyncio.sleep(1)
-        await cut(peer, agent)
-        again = await agent.connected()
+        await scene.cut()
+        again = await scene.agent.connected()
         assert (await again.next(Hello)).live_jobs == [LiveJob(run.job.job_id, 0, 5007)]
         run.finish()
         assert isinstance(await again.end(run.job.job_id), JobResult)
@@ -98,33 +125,25 @@ async def test_bytes_that_were_lost_on_the_way_are_sent_again() -> None:
 
 @in_virtual_time
 async def test_while_the_link_is_down_a_job_goes_on_until_its_window_is_full() -> None:
-    backend = ScriptedBackend()
-    async with (
-        keeping(MIN_WINDOW_BYTES) as coordinator,
-        RunningAgent(coordinator, backend) as agent,
-    ):
-        peer = await agent.connected()
-        run = await streaming(peer, backend)
-        await cut(peer, agent)
+    async with play(keeping(MIN_WINDOW_BYTES)) as scene:
+        run = scene.run
+        await scene.cut()
         run.send(b"x" * (MIN_WINDOW_BYTES - 8))
         assert run.pauses == 0
         run.send(b"y")
         assert run.pauses == 1
-        again = await agent.connected()
+        again = await scene.agent.connected()
         await again.wait_for_bytes(run.job.job_id, MIN_WINDOW_BYTES)
         await run.resumed.wait()
 
 
 @in_virtual_time
 async def test_jobs_that_the_coordinator_does_not_name_are_cancelled() -> None:
-    backend = ScriptedBackend()
-    async with keeping() as coordinator, RunningAgent(coordinator, backend) as agent:
-        peer = await agent.connected()
-        wanted = await streaming(peer, backend)
-        unwanted = await streaming(peer, backend)
-        del peer.session.streams[unwanted.job.job_id]
-        await cut(peer, agent)
-        again = await agent.connected()
+    async with play() as scene:
+        wanted, unwanted = scene.run, await streaming(scene.peer, scene.backend)
+        del scene.peer.session.streams[unwanted.job.job_id]
+        await scene.cut()
+        again = await scene.agent.connected()
         await unwanted.cancelled.wait()
         wanted.finish()
         assert isinstance(await again.end(wanted.job.job_id), JobResult)
@@ -133,20 +152,18 @@ async def test_jobs_that_the_coordinator_does_not_name_are_cancelled() -> None:
 
 @in_virtual_time
 async def test_a_coordinator_that_knows_nothing_has_every_orphan_cancelled() -> None:
-    backend = ScriptedBackend()
-    async with keeping() as coordinator, RunningAgent(coordinator, backend) as agent:
-        peer = await agent.connected()
-        runs = [await streaming(peer, backend) for _ in range(3)]
-        coordinator.resumes = False
-        await cut(peer, agent)
-        again = await agent.connected()
+    async with play() as scene:
+        runs = [scene.run, *[await streaming(scene.peer, scene.backend) for _ in range(2)]]
+        scene.coordinator.resumes = False
+        await scene.cut()
+        again = await scene.agent.connected()
         for run in runs:
             await run.cancelled.wait()
         fresh = new_job()
         await again.give(fresh)
-        (await backend.next_run()).answer(b"x")
+        (await scene.backend.next_run()).answer(b"x")
         assert isinstance(await again.end(fresh.job_id), JobResult)
-        await agent.service.outbox.wait_until_acknowledged()
+        await scene.agent.service.outbox.wait_until_acknowledged()
 
 
 @pytest.mark.parametrize(("resume_ms", "after_s"), [(0, 0), (20_000, 20), (2**53, MAX_RESUME_S)])
@@ -154,105 +171,84 @@ async def test_a_coordinator_that_knows_nothing_has_every_orphan_cancelled() -> 
 async def test_jobs_are_given_up_when_nobody_resumes_them_in_time(
     resume_ms: int, after_s: float
 ) -> None:
-    backend = ScriptedBackend()
-    async with (
-        keeping(resume_ms=resume_ms) as coordinator,
-        RunningAgent(coordinator, backend, jitter=0.5) as agent,
-    ):
-        peer = await agent.connected()
-        run = await streaming(peer, backend)
-        coordinator.refusals.extend([(500, {})] * 10_000)
+    async with play(keeping(resume_ms=resume_ms), jitter=0.5) as scene:
+        run = scene.run
         began = now()
-        await cut(peer, agent)
+        await scene.shut()
         await run.cancelled.wait()
         assert now() - began == pytest.approx(after_s, abs=1)
-        coordinator.refusals.clear()
-        again = await agent.connected()
+        scene.coordinator.refusals.clear()
+        again = await scene.agent.connected()
         hello = await again.next(Hello)
         assert (hello.session_id, hello.live_jobs) == (None, [])
 
 
 @in_virtual_time
 async def test_a_job_that_arrives_again_on_the_next_link_runs_once() -> None:
-    backend = ScriptedBackend()
-    async with keeping() as coordinator, RunningAgent(coordinator, backend) as agent:
-        peer = await agent.connected()
-        run = await streaming(peer, backend)
-        await cut(peer, agent)
-        again = await agent.connected()
+    async with play() as scene:
+        run = scene.run
+        await scene.cut()
+        again = await scene.agent.connected()
         await again.send(run.job)
         run.finish()
         assert isinstance(await again.end(run.job.job_id), JobResult)
         await again.send(run.job)
         await again.settle()
-        assert len(again.ends(run.job.job_id)) == len(backend.runs) == 1
+        assert len(again.ends(run.job.job_id)) == len(scene.backend.runs) == 1
 
 
 @in_virtual_time
 async def test_offsets_that_were_not_offered_do_not_end_the_jobs() -> None:
-    backend = ScriptedBackend()
-    async with keeping() as coordinator, RunningAgent(coordinator, backend, jitter=0.5) as agent:
-        peer = await agent.connected()
-        run = await streaming(peer, backend)
-        good, coordinator.answer = coordinator.answer, lambda _: None
-        await cut(peer, agent)
-        liar = await coordinator.next_agent()
+    async with play(jitter=0.5) as scene:
+        run = scene.run
+        good, scene.coordinator.answer = scene.coordinator.answer, lambda _: None
+        await scene.cut()
+        liar = await scene.coordinator.next_agent()
         await liar.next(Hello)
         await liar.send(replace(welcome(), resumed={run.job.job_id: 8}))  # only 7 were sent
         await liar.closed.wait()
         assert liar.socket.close_code == 1002
-        coordinator.answer = good
-        coordinator.agents.append(peer)  # the one to resume from
-        again = await agent.connected()
+        scene.coordinator.answer = good
+        scene.coordinator.agents.append(scene.peer)  # the one to resume from
+        again = await scene.agent.connected()
         run.finish()
         assert isinstance(await again.end(run.job.job_id), JobResult)
 
 
 @in_virtual_time
 async def test_a_drain_without_a_link_waits_for_it_and_sees_the_ends_acknowledged() -> None:
-    backend = ScriptedBackend()
-    async with keeping() as coordinator, RunningAgent(coordinator, backend, jitter=0.5) as agent:
-        peer = await agent.connected()
-        run = await streaming(peer, backend)
-        coordinator.refusals.extend([(500, {})] * 4)
-        await cut(peer, agent)
-        agent.service.stop()
+    async with play(jitter=0.5) as scene:
+        run = scene.run
+        scene.coordinator.refusals.extend([(500, {})] * 4)
+        await scene.cut()
+        scene.agent.service.stop()
         await asyncio.sleep(1)
         run.finish()
-        again = await agent.connected()
+        again = await scene.agent.connected()
         left = (await again.next(Draining)).deadline_ms
         assert 0 < left < 300_000, "what is left of the time, not all of it"
         assert isinstance(await again.end(run.job.job_id), JobResult)
-        assert await agent.task == EXIT_OK
+        assert await scene.agent.task == EXIT_OK
 
 
 @in_virtual_time
 async def test_a_drain_whose_link_never_comes_back_ends_in_time() -> None:
-    backend = ScriptedBackend()
-    limits = LimitsConfig(drain_timeout_s=30.0)
-    async with keeping() as coordinator:
-        config = agent_config(coordinator.url, limits=limits)
-        async with RunningAgent(coordinator, backend, config=config, jitter=0.5) as agent:
-            peer = await agent.connected()
-            run = await streaming(peer, backend)
-            coordinator.refusals.extend([(500, {})] * 10_000)
-            await cut(peer, agent)
-            began = now()
-            agent.service.stop()
-            assert await agent.task == EXIT_OK
-            assert run.cancelled.is_set()
-            assert now() - began <= 60
+    async with play(jitter=0.5, limits=LimitsConfig(drain_timeout_s=30.0)) as scene:
+        await scene.shut()
+        began = now()
+        scene.agent.service.stop()
+        assert await scene.agent.task == EXIT_OK
+        assert scene.run.cancelled.is_set()
+        assert now() - began <= 60
 
 
 @in_virtual_time
 async def test_an_agent_that_is_turned_away_for_good_cancels_what_it_kept() -> None:
-    backend = ScriptedBackend()
-    async with keeping() as coordinator, RunningAgent(coordinator, backend) as agent:
-        peer = await agent.connected()
-        run = await streaming(peer, backend)
-        coordinator.answer = lambda _: Rejected("not_enrolled", "go away")
+    async with play() as scene:
+        run = scene.run
+        scene.coordinator.answer = lambda _: Rejected("not_enrolled", "go away")
         began = now()
-        await cut(peer, agent)
+        await scene.cut()
         await run.cancelled.wait()
-        assert await agent.task != EXIT_OK
+        assert await scene.agent.task != EXIT_OK
         assert now() - began < 10

@@ -1,0 +1,44 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.jobs.outbox import Outbox
+from protocol.frames import Ack, AgentFrame, JobResult
+from protocol.limits import KIB
+from tests.kit.lanes import begin, data_of, drained, result
+
+A, B, C = (bytes([number]) * 16 for number in (1, 2, 3))
+WINDOW = 16 * KIB
+
+
+@given(st.lists(st.tuples(st.sampled_from("wsae"), st.integers(0, 2), st.integers(1, 40_000))))
+def test_bytes_arrive_whole_and_in_order_whatever_happens_in_between(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    outbox = Outbox(WINDOW)
+    ids = [A, B, C]
+    lanes = [begin(outbox, job_id) for job_id in ids]
+    written = [b"", b"", b""]
+    sent: list[AgentFrame] = []
+    for action, which, size in steps:
+        lane, source = lanes[which]
+        paused = source.calls[-1:] == ["pause"]
+        if action == "w" and not paused and lane.stream.end is None:
+            data = bytes([len(written[which]) % 251]) * size
+            written[which] += data
+            lane.send_chunk(data)
+        elif action == "s":
+            sent += outbox.next_batch()
+        elif action == "a":
+            outbox.acknowledge(Ack(ids[which], lane.stream.sent))
+        elif action == "e":
+            lane.finish(result(lane))
+        assert lane.stream.sent - lane.stream.acked <= WINDOW
+    for _ in range(100):
+        sent += drained(outbox)
+        for job_id, (lane, _) in zip(ids, lanes, strict=True):
+            outbox.acknowledge(Ack(job_id, lane.stream.sent))
+    for which, job_id in enumerate(ids):
+        assert data_of(sent, job_id) == written[which]
+    assert sum(isinstance(one, JobResult) for one in sent) == sum(
+        lane.stream.end is not None for lane, _ in lanes
+    )
