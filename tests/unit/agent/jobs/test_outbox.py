@@ -26,7 +26,7 @@ from protocol.limits import (
     MAX_LIVE_JOBS,
     MAX_NAME_CHARS,
 )
-from tests.kit.lanes import begin, data_of, drained, result
+from tests.kit.lanes import Source, begin, data_of, drained, result
 
 A, B, C = (bytes([number]) * 16 for number in (1, 2, 3))
 WINDOW = 16 * KIB
