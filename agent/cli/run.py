@@ -105,6 +105,7 @@ async def _main(start: _Start, identity: "Identity") -> int:
     from agent.cli.reloading import Reloader, tell_skipped
     from agent.link.link_files import unusable_files
     from agent.service import Service
+    from agent.telemetry.systemd import ServiceManager
     from agent.version import agent_version
 
     config = start.loaded.config
@@ -128,12 +129,16 @@ async def _main(start: _Start, identity: "Identity") -> int:
         "coordinator": config.coordinator.url,
     }
     log.info("starting", extra={"fields": facts})
-    reloading = asyncio.create_task(reloader.run(), name="reload")
+    beside = [
+        asyncio.create_task(reloader.run(), name="reload"),
+        asyncio.create_task(ServiceManager(os.environ).run(service.status), name="systemd"),
+    ]
     try:
         code = await service.run()
     finally:
-        reloading.cancel()
-        await asyncio.gather(reloading, return_exceptions=True)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
     log.info("stopped", extra={"fields": {"exit_code": code}})
     return code
 
