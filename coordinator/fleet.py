@@ -29,7 +29,8 @@ FULL_RETRY_MS = 30_000
 
 EXPECTED_BACK_S = 60.0
 """How long a model that was served is expected back, and asked for again with 503 rather than given
-up with 404: its server restarts, or its agent dials."""
+up with 404: its server restarts, or its agent dials. A coordinator that has just started expects
+every model, as long as no agent has come."""
 
 MAX_REMEMBERED_MODELS = 4096
 """Models that were served; the longest ago is forgotten first."""
@@ -91,6 +92,7 @@ class Fleet:
         self._agents: dict[bytes, ConnectedAgent] = {}
         self._retired: dict[bytes, ConnectedAgent] = {}
         self._parked = ParkedSessions(settings.max_agents, settings.resume_ms / 1000)
+        self._started_at = clock()
         self._served_at: dict[str, float] = {}
         self._draining: str | None = None
         self._closed = False
@@ -223,8 +225,8 @@ class Fleet:
 
     def _expects(self, model_id: str) -> bool:
         """Whether the model may soon be served again: worth asking then."""
-        served_at = self._served_at.get(model_id)
-        if served_at is not None and self._clock() - served_at < EXPECTED_BACK_S:
+        known_at = self._served_at.get(model_id, None if self._agents else self._started_at)
+        if known_at is not None and self._clock() - known_at < EXPECTED_BACK_S:
             return True
         return any(
             session.offers is not None and model_id in session.offers.models

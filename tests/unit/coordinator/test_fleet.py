@@ -88,12 +88,20 @@ def test_a_model_that_was_served_just_now_is_expected_back() -> None:
     rig = Rig()
     agent = rig.agent(b"a")
     rig.fleet.join(agent)
+    rig.now += EXPECTED_BACK_S
     assert rig.fleet.pick("tiny", Operation.CHAT) is agent
     agent.lose()
     assert rig.fleet.pick("tiny", Operation.CHAT) is ErrorCode.OUT_OF_CAPACITY
     assert rig.fleet.pick("never seen", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
     rig.now += EXPECTED_BACK_S
     assert rig.fleet.pick("tiny", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
+
+
+def test_a_coordinator_that_has_just_started_expects_every_model_until_an_agent_comes() -> None:
+    rig = Rig()
+    assert rig.fleet.pick("tiny", Operation.CHAT) is ErrorCode.OUT_OF_CAPACITY
+    rig.fleet.join(rig.agent(b"a"))
+    assert rig.fleet.pick("other", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
 
 
 def test_models_are_those_of_all_agents_sorted() -> None:
