@@ -65,7 +65,7 @@ class Reports:
                 BackendLoad(
                     state.backend.id,
                     state.health.reachable,
-                    self._jobs.on_backend(state.backend.id),
+                    self._discovery.running(state.backend.id),
                     state.backend.max_concurrent,
                     running=possible_count(state.load.running) if state.load else None,
                     waiting=possible_count(state.load.waiting) if state.load else None,

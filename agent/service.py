@@ -205,14 +205,18 @@ class Service:
             drain(self.jobs, self.outbox, self.uplink.connected, limit_s), name="drain"
         )
         force = asyncio.create_task(self._force_requested.wait(), name="force")
-        await asyncio.wait({draining, force}, return_when=asyncio.FIRST_COMPLETED)
-        if not draining.done():
-            self._exit_code = EXIT_FORCED
-            draining.cancel()
-            await stop_at_once(self.jobs, self.outbox)
-        for task in (draining, force, *tasks):
-            task.cancel()
-        await asyncio.gather(draining, force, return_exceptions=True)
+        try:
+            await asyncio.wait({draining, force}, return_when=asyncio.FIRST_COMPLETED)
+            if not draining.done():
+                self._exit_code = EXIT_FORCED
+                draining.cancel()
+                await stop_at_once(self.jobs, self.outbox)
+        finally:
+            for task in (draining, force, *tasks):
+                task.cancel()
+            await asyncio.gather(draining, force, return_exceptions=True)
+        if not draining.cancelled():
+            draining.result()  # a defect in it must not look like an orderly end
 
     def _say_draining(self) -> None:
         """While it drains: tell the coordinator how long the agent still is there."""

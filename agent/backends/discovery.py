@@ -67,6 +67,10 @@ class Discovery:
         """The ids under which jobs run now; no other backend may have one of them."""
         return frozenset(watch.backend.id for watch in self._all() if watch.running)
 
+    def running(self, backend_id: str) -> int:
+        """Jobs on a backend now."""
+        return self._find(backend_id).running
+
     def guard(self, backend_id: str) -> Guard:
         """The guard of a backend."""
         return self._find(backend_id).guard

@@ -133,6 +133,8 @@ async def _main(start: _Start, identity: "Identity") -> int:
         asyncio.create_task(reloader.run(), name="reload"),
         asyncio.create_task(ServiceManager(os.environ).run(service.status), name="systemd"),
     ]
+    for task in beside:
+        task.add_done_callback(tell_death)
     try:
         code = await service.run()
     finally:
@@ -141,6 +143,12 @@ async def _main(start: _Start, identity: "Identity") -> int:
         await asyncio.gather(*beside, return_exceptions=True)
     log.info("stopped", extra={"fields": {"exit_code": code}})
     return code
+
+
+def tell_death(task: asyncio.Task[None]) -> None:
+    """For what runs beside the service, which goes on without it: the operator has to know."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a task died", exc_info=error, extra={"fields": {"task": task.get_name()}})
 
 
 def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":

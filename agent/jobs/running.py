@@ -155,7 +155,6 @@ class Jobs:
         self._on_end = on_end
         self._clock = clock
         self._running: dict[bytes, _Running] = {}
-        self._on_backend: dict[str, int] = {}
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._bucket = limited(None, tokens_per_minute, clock)
         self._idle = asyncio.Event()
@@ -173,10 +172,6 @@ class Jobs:
     def queued(self) -> int:
         """Those of them that have not had a byte of response yet."""
         return sum(1 for running in self._running.values() if not running.lane.stream.written)
-
-    def on_backend(self, backend_id: str) -> int:
-        """Jobs running on one backend now."""
-        return self._on_backend.get(backend_id, 0)
 
     def limit(self, max_concurrent: int, tokens_per_minute: int | None) -> None:
         """From now on take so much on; jobs that run already go on."""
@@ -262,14 +257,12 @@ class Jobs:
         running.tried.append(backend_id)
         running.at_work = True
         running.lane.assign(backend_id)
-        self._on_backend[backend_id] = self.on_backend(backend_id) + 1
         running.number = self._served.job_started(backend_id)
 
     def _leave(self, running: _Running) -> str:
         """The job no longer counts at its backend, whose id is returned."""
         backend_id = running.tried[-1]
         running.at_work = False
-        self._on_backend[backend_id] -= 1
         return backend_id
 
     async def _run(self, running: _Running) -> JobEnd:

@@ -1,6 +1,7 @@
 """An agent's jobs and outbox under a coordinator that says anything about any job."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 from hypothesis import strategies as st
@@ -27,16 +28,16 @@ NEAR = st.integers(-2, 2)
 class TwoBackends:
     """What discovery would know: two healthy backends of one model."""
 
-    def __init__(self, on_backend: Callable[[str], int]) -> None:
+    def __init__(self) -> None:
         self.backends = {"a": ScriptedBackend("a"), "b": ScriptedBackend("b")}
-        self._on_backend = on_backend
+        self.running: Counter[str] = Counter()
 
     def routes(self, model_id: str) -> list[Route]:
         if model_id != "m":
             return []
         operations = frozenset(operation.value for operation in CHAT_AND_MESSAGES)
         return [
-            Route(name, order, True, operations, self._on_backend(name), CAPACITY)
+            Route(name, order, True, operations, self.running[name], CAPACITY)
             for order, name in enumerate(self.backends)
         ]
 
@@ -44,15 +45,16 @@ class TwoBackends:
         return self.backends[backend_id]
 
     def job_started(self, backend_id: str) -> int:
+        self.running[backend_id] += 1
         return 0
 
     def job_ended(
         self, backend_id: str, number: int, error: BackendError | None, tokens: int
     ) -> None:
-        """Nobody counts here."""
+        self.running[backend_id] -= 1
 
     def job_stopped(self, backend_id: str, number: int) -> None:
-        """Nor here."""
+        self.running[backend_id] -= 1
 
 
 class OneJob:
@@ -76,7 +78,7 @@ class HostileJobs(RuleBasedStateMachine):
 
     async def _begin(self) -> None:
         self.outbox = Outbox(WINDOW)
-        self.served = TwoBackends(lambda backend_id: self.jobs.on_backend(backend_id))
+        self.served = TwoBackends()
         self.records = 0
         self.jobs = Jobs(
             self.served, self.outbox, MAX_CONCURRENT, self._count, clock=self.loop.time
@@ -247,7 +249,7 @@ class HostileJobs(RuleBasedStateMachine):
     def jobs_are_counted_where_they_are(self) -> None:
         running = self.jobs.in_flight
         assert running <= MAX_CONCURRENT
-        places = [self.jobs.on_backend(name) for name in self.served.backends]
+        places = [self.served.running[name] for name in self.served.backends]
         assert sum(places) == running
         assert all(0 <= place <= CAPACITY for place in places)
         assert self.records + running == len(self.offered), "one end each, never two"

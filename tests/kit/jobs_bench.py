@@ -1,6 +1,6 @@
 """The jobs of an agent on a bench: scripted backends behind, a coordinator's part in front."""
 
-from collections.abc import Callable
+from collections import Counter
 
 from adapters.base import Backend, BackendError, Job, Operation
 from agent.backends.routing import Route
@@ -20,14 +20,15 @@ class Serving:
     def __init__(self, *backends: Backend) -> None:
         self.backends = {one.id: one for one in backends}
         self.operations = frozenset({Operation.CHAT, Operation.MESSAGES})
-        self.in_flight: Callable[[str], int] = lambda _: 0
+        self.running: Counter[str] = Counter()
+        """Jobs on each backend now."""
         self.out: set[str] = set()
         self.told: list[tuple[str, str, int]] = []
         """What the jobs said of the backends: backend, what happened, tokens."""
 
     def routes(self, model_id: str) -> list[Route]:
         return [
-            Route(one.id, order, True, self.operations, self.in_flight(one.id), one.max_concurrent)
+            Route(one.id, order, True, self.operations, self.running[one.id], one.max_concurrent)
             for order, one in enumerate(self.backends.values())
             if model_id != "unknown" and one.id not in self.out
         ]
@@ -36,6 +37,7 @@ class Serving:
         return self.backends[backend_id]
 
     def job_started(self, backend_id: str) -> int:
+        self.running[backend_id] += 1
         self.told.append((backend_id, "started", 0))
         return self.told.count((backend_id, "started", 0))
 
@@ -43,9 +45,11 @@ class Serving:
         self, backend_id: str, number: int, error: BackendError | None, tokens: int
     ) -> None:
         assert number > 0, "an end without a start"
+        self.running[backend_id] -= 1
         self.told.append((backend_id, str(error.code) if error else "ok", tokens))
 
     def job_stopped(self, backend_id: str, number: int) -> None:
+        self.running[backend_id] -= 1
         self.told.append((backend_id, "stopped", 0))
 
 
@@ -69,7 +73,6 @@ class Bench:
             now,
             tokens_per_minute=tokens_per_minute,
         )
-        self.serving.in_flight = self.jobs.on_backend
         self.sent: list[AgentFrame] = []
 
     def pump(self, *, acknowledge: bool = True) -> None:

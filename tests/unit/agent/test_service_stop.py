@@ -120,6 +120,23 @@ async def test_an_adapter_that_will_not_stop_does_not_keep_the_agent() -> None:
 
 
 @in_virtual_time
+async def test_cancelling_run_in_the_middle_of_a_drain_leaves_no_task() -> None:
+    # What waits for a second signal went on waiting, for an agent that was gone.
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            await peer.give(new_job(deadline_ms=3_600_000))
+            run = await backend.next_run()
+            agent.service.stop()
+            await peer.next(Draining)
+            agent.task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await agent.task
+            assert run.cancelled.is_set()
+
+
+@in_virtual_time
 async def test_stopping_while_not_connected_is_immediate() -> None:
     async with ScriptedCoordinator() as coordinator:
         coordinator.refusals.append((503, {"Retry-After": "600"}))

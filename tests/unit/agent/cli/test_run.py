@@ -1,8 +1,10 @@
+import asyncio
+
 import click
 import pytest
 from click.testing import CliRunner
 
-from agent.cli.run import run
+from agent.cli.run import run, tell_death
 from agent.config.flags import FLAGS
 from tests.unit.agent.cli.calls import COORDINATOR, invoke
 
@@ -11,6 +13,20 @@ def test_every_setting_with_a_flag_has_it_here() -> None:
     options = {name for option in run.params for name in option.opts if name.startswith("--")}
 
     assert options == {"--config", *FLAGS.values()}
+
+
+async def test_what_runs_beside_the_service_does_not_die_in_silence(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def work() -> None:
+        raise ValueError("a defect")
+
+    task = asyncio.create_task(work(), name="reload")
+    task.add_done_callback(tell_death)
+    await asyncio.wait({task})
+    await asyncio.sleep(0)
+    (record,) = caplog.records
+    assert (record.message, vars(record)["fields"]) == ("a task died", {"task": "reload"})
 
 
 @pytest.mark.parametrize(

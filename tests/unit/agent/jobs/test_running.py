@@ -42,7 +42,7 @@ async def test_figures_follow_the_jobs() -> None:
     _, first = await running(bench, backend)
     job, second = await running(bench, backend)
     assert (bench.jobs.in_flight, bench.jobs.queued) == (2, 2)
-    assert bench.jobs.on_backend(backend.id) == 2
+    assert bench.serving.running[backend.id] == 2
     first.start()
     assert bench.jobs.queued == 2, "a start without a byte is no response yet"
     first.send(b"x")
@@ -51,7 +51,7 @@ async def test_figures_follow_the_jobs() -> None:
     second.answer()
     await bench.end(job)
     assert (bench.jobs.in_flight, bench.jobs.queued) == (0, 0)
-    assert bench.jobs.on_backend(backend.id) == 0
+    assert bench.serving.running[backend.id] == 0
     assert bench.jobs.last_offer_at is not None
     assert repr(bench.jobs) == "<Jobs 0/100 accepting=True>"
 
@@ -61,7 +61,7 @@ async def test_jobs_spread_over_backends_by_load() -> None:
     bench = Bench(*backends)
     for _ in range(4):
         bench.jobs.offer(new_job())
-    assert [bench.jobs.on_backend(one.id) for one in backends] == [2, 2]
+    assert [bench.serving.running[one.id] for one in backends] == [2, 2]
     too_many = new_job()
     bench.jobs.offer(too_many)
     assert bench.refusal(too_many).code == "out_of_capacity"
@@ -192,7 +192,7 @@ async def test_cancel_before_the_first_step_of_the_task() -> None:
     bench.jobs.cancel(job.job_id, "at once")
     assert (await bench.error(job)).code == "cancelled"
     assert backend.runs == []
-    assert bench.jobs.on_backend(backend.id) == 0
+    assert bench.serving.running[backend.id] == 0
 
 
 async def test_cancel_twice_keeps_the_first_reason() -> None:
@@ -328,7 +328,7 @@ async def test_exactly_one_end_per_job_whatever_happens_when(seed: int) -> None:
                 await asyncio.sleep(0)
             case "pump":
                 bench.pump(acknowledge=dice.random() < 0.7)
-        on_backends = [bench.jobs.on_backend(one.id) for one in backends]
+        on_backends = [bench.serving.running[one.id] for one in backends]
         assert all(0 <= count <= 4 for count in on_backends)
         # A job that has just failed for good has left its backend, and ends a turn later.
         assert sum(on_backends) <= bench.jobs.in_flight <= 6
@@ -337,7 +337,7 @@ async def test_exactly_one_end_per_job_whatever_happens_when(seed: int) -> None:
     await bench.jobs.wait_until_idle()
     assert len(bench.records) == len(jobs)
     assert [len(bench.ends(job)) for job in jobs] == [1] * len(jobs)
-    assert [bench.jobs.on_backend(one.id) for one in backends] == [0, 0]
+    assert [bench.serving.running[one.id] for one in backends] == [0, 0]
     told = [what for _, what, _ in bench.serving.told]
     assert told.count("started") == len(told) / 2, "every attempt has one outcome"
     assert told.count("started") == sum(one.attempts for one in bench.records)

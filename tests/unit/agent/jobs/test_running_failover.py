@@ -66,7 +66,7 @@ async def test_a_job_that_fails_before_its_first_byte_is_answered_by_another(
     run.fail(failure)
     run = await second.next_run()
     assert run.job == job
-    assert [bench.jobs.on_backend(one) for one in "ab"] == [0, 1]
+    assert [bench.serving.running[one] for one in "ab"] == [0, 1]
     assert (bench.jobs.in_flight, bench.jobs.queued) == (1, 1)
     run.answer(b"one ", b"two")
     end = await bench.end(job)
@@ -78,7 +78,7 @@ async def test_a_job_that_fails_before_its_first_byte_is_answered_by_another(
     assert (record.backend_kind, record.attempts, record.first_byte_s) == ("scripted", 2, 5.01)
     told = [("a", "started", 0), ("a", failure.code, 0), ("b", "started", 0), ("b", "ok", 7)]
     assert bench.serving.told == told
-    assert [bench.jobs.on_backend(one) for one in "ab"] == [0, 0]
+    assert [bench.serving.running[one] for one in "ab"] == [0, 0]
 
 
 async def test_three_attempts_and_no_more_then_the_last_error() -> None:
@@ -280,7 +280,7 @@ async def test_a_job_that_is_stopped_during_its_second_attempt(reason: StopReaso
     assert run.cancelled.is_set()
     told = [("a", "backend_unreachable", 0), ("b", "started", 0), ("b", "stopped", 0)]
     assert bench.serving.told[1:] == told
-    assert [bench.jobs.on_backend(one) for one in "ab"] == [0, 0]
+    assert [bench.serving.running[one] for one in "ab"] == [0, 0]
 
 
 async def test_a_cancelled_job_does_not_begin_anew_elsewhere() -> None:
