@@ -15,6 +15,7 @@ RUN python -m venv /opt/provider-agent \
     && /opt/provider-agent/bin/pip install --require-hashes --only-binary :all: \
         -r requirements/run.txt
 COPY pyproject.toml README.md LICENSE ./
+COPY src src
 COPY protocol protocol
 COPY adapters adapters
 COPY agent agent

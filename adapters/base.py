@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol
 
 from msgspec import Struct
 
-from adapters.errors import (
+from provider_agent.adapters.errors import (
     BackendError,
     BackendTimeout,
     BadRequest,
@@ -24,9 +24,14 @@ from adapters.errors import (
     Transport,
     Unreachable,
 )
-from adapters.settings import BackendSettings, BackendTimeouts, PolicyMode, TimeoutSettings
-from protocol.formats import Operation, WireFormat
-from protocol.frames import Job, JobResult
+from provider_agent.adapters.settings import (
+    BackendSettings,
+    BackendTimeouts,
+    PolicyMode,
+    TimeoutSettings,
+)
+from provider_agent.protocol.formats import Operation, WireFormat
+from provider_agent.protocol.frames import Job, JobResult
 
 __all__ = [
     "Backend",

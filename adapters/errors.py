@@ -17,7 +17,7 @@
 
 from typing import ClassVar
 
-from protocol.errors import ErrorCode, entry_for
+from provider_agent.protocol.errors import ErrorCode, entry_for
 
 
 class BackendError(Exception):
@@ -84,7 +84,7 @@ class BadStatus(BackendError):
 
     @property
     def retry_here(self) -> bool:
-        """Once, for what passes; not for a buyer's mistake that a server calls its own."""
+        """Once, for what passes; not for a client's mistake that a server calls its own."""
         return self.status in self.RETRIED_HERE and entry_for(self.code).retryable
 
 

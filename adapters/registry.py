@@ -9,19 +9,22 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final, cast
 
-from adapters.base import Backend, BackendSettings
+from provider_agent.adapters.base import Backend, BackendSettings
 
 ENTRY_POINT_GROUP: Final = "provider_agent.adapters"
 
 _BUILT_IN: Final = {
-    "vllm": ("adapters.vllm", "VllmBackend"),
-    "llamacpp": ("adapters.llamacpp", "LlamaCppBackend"),
-    "lmstudio": ("adapters.lmstudio", "LmStudioBackend"),
-    "ollama": ("adapters.ollama", "OllamaBackend"),
-    "openrouter": ("adapters.openrouter", "OpenRouterBackend"),
-    "venice": ("adapters.venice", "VeniceBackend"),
-    "openai_compatible": ("adapters.openai_compatible", "OpenAICompatibleBackend"),
-    "echo": ("adapters.echo", "EchoBackend"),
+    "vllm": ("provider_agent.adapters.servers.vllm", "VllmBackend"),
+    "llamacpp": ("provider_agent.adapters.servers.llamacpp", "LlamaCppBackend"),
+    "lmstudio": ("provider_agent.adapters.servers.lmstudio", "LmStudioBackend"),
+    "ollama": ("provider_agent.adapters.servers.ollama", "OllamaBackend"),
+    "openrouter": ("provider_agent.adapters.servers.openrouter", "OpenRouterBackend"),
+    "venice": ("provider_agent.adapters.servers.venice", "VeniceBackend"),
+    "openai_compatible": (
+        "provider_agent.adapters.servers.openai_compatible",
+        "OpenAICompatibleBackend",
+    ),
+    "echo": ("provider_agent.adapters.servers.echo", "EchoBackend"),
 }
 
 

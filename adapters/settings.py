@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from msgspec import Struct
 
-from protocol.formats import WireFormat
+from provider_agent.protocol.formats import WireFormat
 
 
 class BackendTimeouts(Struct, frozen=True, kw_only=True):
@@ -64,7 +64,7 @@ class BackendSettings(Struct, frozen=True, kw_only=True):
         max_concurrent: jobs at once; None: the kind's own default.
         timeouts: the clocks that differ from the kind's own.
         request_policy: what happens to fields that spend the operator's money.
-        venice_system_prompt: whether Venice may put its own system prompt before the buyer's.
+        venice_system_prompt: whether Venice may put its own system prompt before the client's.
     """
 
     kind: str

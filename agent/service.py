@@ -8,32 +8,33 @@ Every task is long-lived, named and owned by the one `TaskGroup` of `Service.run
 """
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from agent.backends.capabilities import agent_limits, metadata, model_offers
-from agent.backends.configured import Backends
-from agent.backends.discovery import Discovery
-from agent.config import Config
-from agent.identity import Identity
-from agent.jobs.drain import drain, stop_at_once, stop_jobs
-from agent.jobs.outbox import Outbox
-from agent.jobs.running import Jobs
-from agent.jobs.slow_consumers import SlowConsumers
-from agent.link.uplink import LinkState, Uplink
-from agent.reload import Reload, decide_reload
-from agent.reports import Reports, count_job
-from agent.telemetry.figures import Figures
-from agent.telemetry.metrics import Metrics
-from agent.telemetry.status import StatusSnapshot
-from agent.telemetry.status_server import StatusServer
-from protocol.frames import Capabilities, Draining, ModelOffer, Welcome
+from provider_agent.agent.backends.capabilities import agent_limits, metadata, model_offers
+from provider_agent.agent.backends.configured import Backends
+from provider_agent.agent.backends.discovery import Discovery
+from provider_agent.agent.config import Config
+from provider_agent.agent.identity.key import Identity
+from provider_agent.agent.jobs.drain import drain, stop_at_once, stop_jobs
+from provider_agent.agent.jobs.outbox import Outbox
+from provider_agent.agent.jobs.running import Jobs
+from provider_agent.agent.jobs.slow_consumers import SlowConsumers
+from provider_agent.agent.link.state import LinkState
+from provider_agent.agent.link.uplink import Uplink
+from provider_agent.agent.reload.effects import Reload, decide_reload
+from provider_agent.agent.telemetry.metrics import Metrics
+from provider_agent.agent.telemetry.reports import Reports, count_job
+from provider_agent.agent.telemetry.rolling_stats import RollingStats
+from provider_agent.agent.telemetry.status import StatusSnapshot
+from provider_agent.agent.telemetry.status_server import StatusServer
+from provider_agent.event_log import EventLogger
+from provider_agent.protocol.frames import Capabilities, Draining, ModelOffer, Welcome
 
-log = logging.getLogger("provider_agent.service")
+log = EventLogger(__name__)
 
 FIRST_LOOK_S: Final = 5.0
 """How long to wait for the backends' first answers before dialling without them."""
@@ -77,7 +78,7 @@ class Service:
         self._clock = clock
         self.outbox = Outbox()
         self.metrics = Metrics()
-        figures = Figures(clock)
+        stats = RollingStats(clock)
         self._discovery = Discovery(
             backends,
             self._offer_changed,
@@ -89,7 +90,7 @@ class Service:
             self._discovery,
             self.outbox,
             config.limits.max_concurrent,
-            on_end=lambda record: count_job(record, figures, self.metrics),
+            on_end=lambda record: count_job(record, stats, self.metrics),
             clock=clock,
             tokens_per_minute=config.limits.max_tokens_per_minute,
         )
@@ -105,9 +106,7 @@ class Service:
         )
         self._slow_consumers = SlowConsumers()
         self._advertising: asyncio.TimerHandle | None = None
-        self._reports = Reports(
-            config, backends.skipped, self._discovery, self.jobs, figures, clock
-        )
+        self._reports = Reports(config, backends.skipped, self._discovery, self.jobs, stats, clock)
         self._revision = 0
         self._heartbeat_s = 0.0
         self._fresh_link = asyncio.Event()

@@ -13,10 +13,18 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from bench.sse_server import EVENT_BYTES, MODEL
-from protocol.codec import VERSION_1
-from protocol.frames import Capabilities, Chunk, Hello, Job, JobError, JobResult, Welcome
-from protocol.limits import MAX_DEADLINE_MS, MAX_MESSAGE_TO_COORDINATOR_BYTES, MIB
-from protocol.session import CoordinatorSession
+from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.frames import (
+    Capabilities,
+    Chunk,
+    Hello,
+    Job,
+    JobError,
+    JobResult,
+    Welcome,
+)
+from provider_agent.protocol.limits import MAX_DEADLINE_MS, MAX_MESSAGE_TO_COORDINATOR_BYTES, MIB
+from provider_agent.protocol.session import CoordinatorSession
 
 _STAMP = re.compile(rb'"t":(\d+)')
 _REQUEST = b'{"model":"bench","stream":true,"stream_options":{"include_usage":true},"messages":[]}'

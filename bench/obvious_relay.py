@@ -16,9 +16,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from bench.sse_server import MODEL
-from protocol.auth import canonical_authority
-from protocol.codec import VERSION_1
-from protocol.frames import (
+from provider_agent.protocol.auth import canonical_authority
+from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.frames import (
     AgentLimits,
     Capabilities,
     Chunk,
@@ -28,8 +28,8 @@ from protocol.frames import (
     ModelOffer,
     Welcome,
 )
-from protocol.limits import MAX_MESSAGE_TO_AGENT_BYTES
-from protocol.session import AgentSession
+from provider_agent.protocol.limits import MAX_MESSAGE_TO_AGENT_BYTES
+from provider_agent.protocol.session import AgentSession
 
 
 async def _run_job(

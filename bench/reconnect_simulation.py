@@ -12,11 +12,19 @@ from typing import Final
 
 from msgspec import Struct
 
-from agent.link.backoff import HEALTHY_S, End, LinkEnd, Retry, after
+from provider_agent.agent.link.backoff import (
+    HEALTHY_S,
+    Disconnect,
+    DisconnectCause,
+    Retry,
+    next_attempt,
+)
 
-LOST: Final = LinkEnd(End.LOST, "the connection broke")
-RESTART: Final = LinkEnd(End.TOLD_TO_WAIT, "the coordinator closed the connection: 1012")
-NOBODY: Final = LinkEnd(End.LOST, "connection refused")
+LOST: Final = Disconnect(DisconnectCause.LOST, "the connection broke")
+RESTART: Final = Disconnect(
+    DisconnectCause.TOLD_TO_WAIT, "the coordinator closed the connection: 1012"
+)
+NOBODY: Final = Disconnect(DisconnectCause.LOST, "connection refused")
 
 
 class Door(Struct, frozen=True):
@@ -43,9 +51,9 @@ class Outage(Struct, frozen=True):
     """
 
     name: str
-    ended: LinkEnd
+    ended: Disconnect
     back_s: float
-    away: LinkEnd = NOBODY
+    away: Disconnect = NOBODY
     door: Door | None = None
 
 
@@ -82,14 +90,16 @@ def peak_per_s(moments: Sequence[float]) -> int:
     return peak
 
 
-def told(seconds: float) -> LinkEnd:
+def told(seconds: float) -> Disconnect:
     """A 503 whose `Retry-After` says so; whole seconds, as HTTP has them."""
-    return LinkEnd(End.TOLD_TO_WAIT, "HTTP status 503", float(math.ceil(seconds)))
+    return Disconnect(DisconnectCause.TOLD_TO_WAIT, "HTTP status 503", float(math.ceil(seconds)))
 
 
-def drained(reconnect_after_s: float) -> LinkEnd:
+def drained(reconnect_after_s: float) -> Disconnect:
     """The link of an agent without jobs, after `Drain`."""
-    return LinkEnd(End.TOLD_TO_WAIT, "the coordinator is going away", reconnect_after_s)
+    return Disconnect(
+        DisconnectCause.TOLD_TO_WAIT, "the coordinator is going away", reconnect_after_s
+    )
 
 
 def simulate(outage: Outage, agents: int, seed: int) -> Course:
@@ -116,13 +126,13 @@ def simulate(outage: Outage, agents: int, seed: int) -> Course:
     return course
 
 
-def _answers(outage: Outage, course: Course) -> Callable[[float], LinkEnd | None]:
+def _answers(outage: Outage, course: Course) -> Callable[[float], Disconnect | None]:
     """What a dial meets: how it ended, or None when it was welcomed."""
     door = outage.door
     latest: deque[float] = deque(maxlen=door.per_s if door else 0)
     in_queue = 0
 
-    def answer(now: float) -> LinkEnd | None:
+    def answer(now: float) -> Disconnect | None:
         nonlocal in_queue
         if now < outage.back_s:
             return outage.away
@@ -140,8 +150,8 @@ def _answers(outage: Outage, course: Course) -> Callable[[float], LinkEnd | None
 
 
 def _decide(
-    end: LinkEnd, waited_s: float, welcomed_s: float | None, uniform: Callable[[], float]
+    end: Disconnect, waited_s: float, welcomed_s: float | None, uniform: Callable[[], float]
 ) -> Retry:
-    decision = after(end, waited_s, welcomed_s, uniform)
+    decision = next_attempt(end, waited_s, welcomed_s, uniform)
     assert isinstance(decision, Retry), "nothing here is final"
     return decision

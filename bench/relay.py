@@ -98,7 +98,7 @@ async def _start(
             f"max_concurrent = {streams}\n[limits]\nmax_concurrent = {streams}\n"
             '[observability]\nprometheus_addr = ""\nlog_level = "warning"\n'
         )
-        arguments = ["-m", "agent.cli.main", "run", "-c", str(config)]
+        arguments = ["-m", "provider_agent.agent.cli.main", "run", "-c", str(config)]
     return await asyncio.create_subprocess_exec(sys.executable, *arguments)
 
 

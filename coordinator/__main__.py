@@ -1,6 +1,6 @@
-"""`python -m coordinator`."""
+"""`python -m provider_agent.coordinator`."""
 
-from coordinator.command import command
+from provider_agent.coordinator.command import command
 
 if __name__ == "__main__":
-    command(prog_name="python -m coordinator")
+    command(prog_name="python -m provider_agent.coordinator")

@@ -1,4 +1,4 @@
-"""Who may come in: secrets of buyers and operators, and public keys of agents.
+"""Who may come in: secrets of clients and operators, and public keys of agents.
 
 Secrets are compared by their SHA-256 digests in constant time; the plain text is not kept, so that
 no `repr`, log line or memory dump of the settings shows it.
@@ -11,8 +11,8 @@ import hmac
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from coordinator.exceptions import SettingsError
-from protocol.frames import Hello
+from provider_agent.coordinator.exceptions import SettingsError
+from provider_agent.protocol.frames import Hello
 
 PUBLIC_KEY_BYTES = 32
 

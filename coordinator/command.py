@@ -1,4 +1,4 @@
-"""The command line: `provider-agent coordinator`, and `python -m coordinator` alone."""
+"""The command `provider-agent coordinator`; also `python -m provider_agent.coordinator`."""
 
 import asyncio
 import logging
@@ -10,10 +10,10 @@ from typing import Final
 
 import click
 
-from coordinator.access import SecretSet, parse_public_keys, read_entries
-from coordinator.exceptions import CannotListen, CoordinatorError
-from coordinator.server import Coordinator, run
-from coordinator.settings import DEFAULT_PORT, CoordinatorSettings
+from provider_agent.coordinator.access import SecretSet, parse_public_keys, read_entries
+from provider_agent.coordinator.exceptions import CannotListen, CoordinatorError
+from provider_agent.coordinator.server import Coordinator, run
+from provider_agent.coordinator.settings import DEFAULT_PORT, CoordinatorSettings
 
 API_KEYS_VARIABLE: Final = "COORDINATOR_API_KEYS"
 ENROLLMENT_CODES_VARIABLE: Final = "COORDINATOR_ENROLLMENT_CODES"
@@ -38,7 +38,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--api-keys",
     type=_FILE,
-    help=f"File with the buyers' API keys, one per line. Or ${API_KEYS_VARIABLE}, with commas.",
+    help=f"File with the clients' API keys, one per line. Or ${API_KEYS_VARIABLE}, with commas.",
 )
 @click.option(
     "--enrollment-codes",
@@ -72,7 +72,7 @@ def command(
     authorities: tuple[str, ...],
     log_level: str,
 ) -> None:
-    """Run the reference coordinator: HTTP for buyers in front, agents behind.
+    """Run the reference coordinator: HTTP for clients in front, agents behind.
 
     It is meant for development, tests and small self-hosted fleets. Without keys it is open, and
     listens on loopback only.
@@ -118,11 +118,11 @@ def _public_keys(path: Path | None) -> frozenset[bytes] | None:
 def describe(coordinator: Coordinator) -> list[str]:
     """What somebody who starts it should know, one line each, without secrets."""
     settings = coordinator.settings
-    buyers = "open, no API key needed" if settings.open_to_buyers else "an API key is needed"
+    clients = "open, no API key needed" if settings.open_to_clients else "an API key is needed"
     agents = "open, every agent is admitted" if settings.open_to_agents else "enrolled agents only"
     return [
         "Reference coordinator: for development, tests and small self-hosted fleets.",
-        f"  buyers  {coordinator.http_url}  ({buyers})",
+        f"  clients  {coordinator.http_url}  ({clients})",
         f"  agents  {coordinator.connect_url}  ({agents})",
         f"  agents may dial it as {', '.join(coordinator.authorities)}",
     ]

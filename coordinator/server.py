@@ -1,7 +1,6 @@
 """The coordinator as a whole: start, addresses, figures, stop."""
 
 import asyncio
-import logging
 import os
 import secrets
 import signal
@@ -12,21 +11,22 @@ from typing import Final, Self
 
 from aiohttp import web
 
-from coordinator.agent_door import AgentDoor
-from coordinator.exceptions import CannotListen
-from coordinator.exchange import Counters
-from coordinator.fleet import AgentSnapshot, Fleet, ParkedSnapshot
-from coordinator.front import Front, shape_http_errors
-from coordinator.settings import (
+from provider_agent.coordinator.agents.endpoint import AgentEndpoint
+from provider_agent.coordinator.agents.fleet import AgentSnapshot, DetachedSnapshot, Fleet
+from provider_agent.coordinator.exceptions import CannotListen
+from provider_agent.coordinator.http.api import HttpApi, shape_http_errors
+from provider_agent.coordinator.http.exchange import Counters
+from provider_agent.coordinator.settings import (
     CoordinatorSettings,
     accepted_authorities,
     check_settings,
     is_wildcard,
 )
-from protocol.auth import canonical_authority
-from protocol.limits import CONNECT_PATH
+from provider_agent.event_log import EventLogger
+from provider_agent.protocol.auth import canonical_authority
+from provider_agent.protocol.limits import CONNECT_PATH
 
-log = logging.getLogger("provider_agent.coordinator")
+log = EventLogger(__name__)
 
 SHUTDOWN_S: Final = 5.0
 """How long handlers may take to end once their agents are gone."""
@@ -53,8 +53,10 @@ class Coordinator:
         self.settings = settings or CoordinatorSettings()
         self._port = 0
         self._fleet = Fleet(self.settings, clock)
-        self._front = Front(self.settings, self._fleet, clock=clock, random_bytes=random_bytes)
-        self._door = AgentDoor(self.settings, self._fleet, clock=clock, random_bytes=random_bytes)
+        self._front = HttpApi(self.settings, self._fleet, clock=clock, random_bytes=random_bytes)
+        self._door = AgentEndpoint(
+            self.settings, self._fleet, clock=clock, random_bytes=random_bytes
+        )
         self._runner: web.AppRunner | None = None
 
     def __repr__(self) -> str:
@@ -81,7 +83,7 @@ class Coordinator:
 
     @property
     def http_url(self) -> str:
-        """The base address for buyers."""
+        """The base address for clients."""
         return f"http://{self.authority}"
 
     @property
@@ -103,7 +105,7 @@ class Coordinator:
         """Every connected agent as it stands now."""
         return self._fleet.snapshot()
 
-    def parked(self) -> list[ParkedSnapshot]:
+    def parked(self) -> list[DetachedSnapshot]:
         """Every lost session that waits for its agent to come back."""
         return self._fleet.parked()
 
@@ -120,7 +122,7 @@ class Coordinator:
         )
         self._front.add_routes(app.router)
         app.router.add_get(CONNECT_PATH, self._door.connect)
-        # Without cancellation a handler would not notice that its buyer is gone before it writes.
+        # Without cancellation a handler would not notice that its client is gone before it writes.
         runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S
         )
@@ -137,7 +139,7 @@ class Coordinator:
         self._runner = runner
         self._port = int(runner.addresses[0][1])
         self._door.authorities = accepted_authorities(self.settings, self._port)
-        log.info("coordinator listening", extra={"fields": {"address": self.authority}})
+        log.info("coordinator listening", address=self.authority)
 
     async def stop(self) -> None:
         """Finish what runs, at most `settings.drain_s`, then close every connection.

@@ -6,10 +6,10 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from coordinator.access import SecretSet
-from coordinator.exceptions import SettingsError
-from protocol.auth import canonical_authority
-from protocol.limits import (
+from provider_agent.coordinator.access import SecretSet
+from provider_agent.coordinator.exceptions import SettingsError
+from provider_agent.protocol.auth import canonical_authority
+from provider_agent.protocol.limits import (
     HANDSHAKE_TIMEOUT_S,
     HEARTBEAT_MS,
     MAX_DEADLINE_MS,
@@ -32,15 +32,15 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
         name: told to agents, for their logs.
         authorities: by which addresses agents may dial, as `host:port`, a URL, or a bare host
             (then with port 443); none: the loopback names with the bound port.
-        api_keys: of buyers; None: open to everybody, on loopback only.
+        api_keys: of clients; None: open to everybody, on loopback only.
         enrollment_codes: any of them admits an agent; None: no codes.
         agent_keys: public keys that are admitted without a code; None: no list. With neither codes
             nor list every agent is admitted, on loopback only.
         deadline_s: how long a request may take as a whole.
         deadline_grace_s: how much longer the agent's own end of a late job is waited for.
-        body_timeout_s: how long a buyer may take to send a request.
-        stalled_buyer_s: how long a buyer may take nothing of its response; then it is cut off. Well
-            above the minute after which agents give such a job up by themselves.
+        body_timeout_s: how long a client may take to send a request.
+        stalled_client_s: how long a client may take nothing of its response before it is cut off.
+            Well above the minute after which agents give such a job up by themselves.
         handshake_timeout_s: from an agent's open socket to its welcome.
         heartbeat_ms: how often agents report; three silent ones end the connection.
         resume_ms: how long a session whose link is lost waits for its agent; 0: not at all.
@@ -62,7 +62,7 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
     deadline_s: float = 600.0
     deadline_grace_s: float = 5.0
     body_timeout_s: float = 60.0
-    stalled_buyer_s: float = 120.0
+    stalled_client_s: float = 120.0
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S
     heartbeat_ms: int = HEARTBEAT_MS
     resume_ms: int = RESUME_MS
@@ -74,7 +74,7 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
     drain_s: float = 10.0
 
     @property
-    def open_to_buyers(self) -> bool:
+    def open_to_clients(self) -> bool:
         """Whether requests need no key."""
         return self.api_keys is None
 
@@ -101,7 +101,7 @@ def check_settings(settings: CoordinatorSettings) -> None:
         SettingsError: with the one thing to change.
     """
     if not is_loopback(settings.host):
-        if settings.open_to_buyers:
+        if settings.open_to_clients:
             raise SettingsError(
                 f"host {settings.host} can be reached from other machines, but no API keys are "
                 "configured; give --api-keys FILE or listen on 127.0.0.1"
@@ -123,7 +123,7 @@ def check_settings(settings: CoordinatorSettings) -> None:
     _check_range("window_bytes", settings.window_bytes, MIN_WINDOW_BYTES, 2**30)
     _check_range("heartbeat_ms", settings.heartbeat_ms, 100, 3_600_000)
     _check_range("resume_ms", settings.resume_ms, 0, 3_600_000)
-    _check_range("stalled_buyer_s", settings.stalled_buyer_s, 1, MAX_DEADLINE_MS / 1000)
+    _check_range("stalled_client_s", settings.stalled_client_s, 1, MAX_DEADLINE_MS / 1000)
     _check_range("deadline_s", settings.deadline_s, 0, MAX_DEADLINE_MS / 1000)
     _check_range("max_request_bytes", settings.max_request_bytes, 2, MAX_REQUEST_BYTES)
     _check_range("max_attempts", settings.max_attempts, 1, 100)

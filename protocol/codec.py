@@ -9,9 +9,9 @@ from typing import Annotated, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from protocol.exceptions import MalformedMessage, MessageTooBig
-from protocol.frames import AgentFrame, CoordinatorFrame
-from protocol.limits import MAX_FRAMES_PER_MESSAGE, SUBPROTOCOL
+from provider_agent.protocol.exceptions import MalformedMessage, MessageTooBig
+from provider_agent.protocol.frames import AgentFrame, CoordinatorFrame
+from provider_agent.protocol.limits import MAX_FRAMES_PER_MESSAGE, SUBPROTOCOL
 
 FrameT_co = TypeVar("FrameT_co", covariant=True)
 

@@ -1,6 +1,6 @@
 """The registry of error codes: one string for the wire, logs, metrics and documentation.
 
-A code says whose fault a failure is, so that a buyer's mistake never hurts a provider's
+A code says whose fault a failure is, so that a client's mistake never hurts a provider's
 reputation, and whether the same job may succeed at another provider.
 """
 
@@ -13,7 +13,7 @@ from msgspec import Struct
 class Fault(StrEnum):
     """Whose doing a failed job is."""
 
-    BUYER = "buyer"
+    CLIENT = "client"
     PROVIDER = "provider"
     COORDINATOR = "coordinator"
 
@@ -55,15 +55,15 @@ class ErrorEntry(Struct, frozen=True):
 
 REGISTRY: Final[dict[ErrorCode, ErrorEntry]] = {
     ErrorCode.BAD_REQUEST: ErrorEntry(
-        Fault.BUYER,
+        Fault.CLIENT,
         False,
         "The request is not valid: not one JSON object, or refused by the server.",
     ),
     ErrorCode.CONTEXT_LENGTH_EXCEEDED: ErrorEntry(
-        Fault.BUYER, False, "Prompt and answer do not fit the model's context window."
+        Fault.CLIENT, False, "Prompt and answer do not fit the model's context window."
     ),
     ErrorCode.CANCELLED: ErrorEntry(
-        Fault.BUYER, False, "The coordinator cancelled the job; the upstream request was closed."
+        Fault.CLIENT, False, "The coordinator cancelled the job; the upstream request was closed."
     ),
     ErrorCode.MODEL_NOT_LOADED: ErrorEntry(
         Fault.COORDINATOR, True, "No backend of this agent serves the model now."
@@ -83,7 +83,9 @@ REGISTRY: Final[dict[ErrorCode, ErrorEntry]] = {
         Fault.PROVIDER, False, "The job's deadline passed before the answer was complete."
     ),
     ErrorCode.SLOW_CONSUMER: ErrorEntry(
-        Fault.BUYER, False, "The consumer did not take the answer; its window stayed full too long."
+        Fault.CLIENT,
+        False,
+        "The consumer did not take the answer; its window stayed full too long.",
     ),
     ErrorCode.BACKEND_UNREACHABLE: ErrorEntry(
         Fault.PROVIDER, True, "The connection to the inference server failed."

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from protocol.limits import (
+from provider_agent.protocol.limits import (
     MAX_DEADLINE_MS,
     MAX_ERROR_BODY_BYTES,
     MAX_LIVE_JOBS,
@@ -93,7 +93,7 @@ class Job(Struct, tag=4, array_like=True, frozen=True):
         job_id: chosen by the coordinator; a job that arrives twice runs once.
         model_id: as the agent advertised it.
         format: a `WireFormat`.
-        request: one JSON object, as the buyer sent it.
+        request: one JSON object, as the client sent it.
         deadline_ms: how long the whole job may take from its arrival at the agent.
         operation: an `Operation`; "" is the format's main one.
         traceparent: W3C Trace Context to hand on to the server; "" for none.

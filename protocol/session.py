@@ -17,9 +17,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from protocol.auth import signed_bytes, verify_signature
-from protocol.exceptions import ProtocolViolation
-from protocol.frames import (
+from provider_agent.protocol.auth import signed_bytes, verify_signature
+from provider_agent.protocol.exceptions import ProtocolViolation
+from provider_agent.protocol.frames import (
     Ack,
     AgentFrame,
     Cancel,
@@ -39,8 +39,8 @@ from protocol.frames import (
     Rejected,
     Welcome,
 )
-from protocol.limits import MIN_MESSAGE_TO_COORDINATOR_BYTES, MIN_WINDOW_BYTES
-from protocol.stream import ReceiveStream
+from provider_agent.protocol.limits import MIN_MESSAGE_TO_COORDINATOR_BYTES, MIN_WINDOW_BYTES
+from provider_agent.protocol.stream import ReceiveStream
 
 _NOTHING: Final[Mapping[bytes, ReceiveStream]] = MappingProxyType({})
 

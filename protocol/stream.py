@@ -8,9 +8,9 @@ gaps. After a lost link the sender rewinds to the offset that the receiver names
 from collections import deque
 from typing import Final
 
-from protocol.exceptions import ProtocolViolation
-from protocol.frames import AgentFrame, Chunk, JobEnd, JobStarted, LiveJob
-from protocol.limits import CHUNK_BYTES
+from provider_agent.protocol.exceptions import ProtocolViolation
+from provider_agent.protocol.frames import AgentFrame, Chunk, JobEnd, JobStarted, LiveJob
+from provider_agent.protocol.limits import CHUNK_BYTES
 
 _MANY_PIECES: Final = 64
 """So many writes wait unsent only while the link is down or slow. From then on they are put

@@ -105,7 +105,7 @@ class Breaker:
         self._trial_running = False
 
     def dropped(self, number: int) -> None:
-        """A job ended without a word about the backend: cancelled, or the buyer's fault."""
+        """A job ended without a word about the backend: cancelled, or the client's fault."""
         if number == self._openings:
             self._trial_running = False
 

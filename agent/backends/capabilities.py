@@ -5,28 +5,33 @@ from typing import Final
 
 import msgspec
 
-from adapters.base import Backend, BackendModel
-from agent.backends.pricing import price_for
-from agent.config.schema import Config, Price
-from agent.counts import possible_count
-from protocol.frames import AgentLimits, ModelOffer
-from protocol.limits import KIB, MAX_MODELS, MAX_NAME_CHARS, MIN_MESSAGE_TO_COORDINATOR_BYTES
+from provider_agent.adapters.base import Backend, BackendModel
+from provider_agent.agent.backends.pricing import price_for
+from provider_agent.agent.config.schema import Config, Price
+from provider_agent.protocol.counts import valid_count
+from provider_agent.protocol.frames import AgentLimits, ModelOffer
+from provider_agent.protocol.limits import (
+    KIB,
+    MAX_MODELS,
+    MAX_NAME_CHARS,
+    MIN_MESSAGE_TO_COORDINATOR_BYTES,
+)
 
 _OTHER_FIELDS_BYTES: Final = 64 * KIB
 """What the rest of `Capabilities` takes at most: limits and the operator's few short texts."""
 
-Serving = tuple[Backend, BackendModel, float | None]
+FakeBackendPool = tuple[Backend, BackendModel, float | None]
 """A healthy backend, one of its models, and the markup of a passthrough."""
 
 
-def model_offers(serving: Iterable[Serving], config: Config) -> list[ModelOffer]:
+def model_offers(serving: Iterable[FakeBackendPool], config: Config) -> list[ModelOffer]:
     """One offer per model id, in the order in which backends and models come.
 
     A model that several backends serve is offered once: with everything that any of them speaks,
     the smallest of their context windows, and their capacities added up. Models are left out from
     the end when there are more than the protocol or one message holds.
     """
-    by_id: dict[str, list[Serving]] = {}
+    by_id: dict[str, list[FakeBackendPool]] = {}
     for entry in serving:
         if len(entry[1].model_id) <= MAX_NAME_CHARS:
             by_id.setdefault(entry[1].model_id, []).append(entry)
@@ -41,14 +46,14 @@ def model_offers(serving: Iterable[Serving], config: Config) -> list[ModelOffer]
     return fitting
 
 
-def _offer(model_id: str, entries: Sequence[Serving], config: Config) -> ModelOffer:
+def _offer(model_id: str, entries: Sequence[FakeBackendPool], config: Config) -> ModelOffer:
     models = [model for _, model, _ in entries]
-    told = [possible_count(model.context_window) for model in models]
+    told = [valid_count(model.context_window) for model in models]
     windows = [window for window in told if window]
     backend, first, markup = entries[0]
     upstream = None
-    input_price = possible_count(first.input_price_per_1m)
-    output_price = possible_count(first.output_price_per_1m)
+    input_price = valid_count(first.input_price_per_1m)
+    output_price = valid_count(first.output_price_per_1m)
     if input_price is not None and output_price is not None:
         upstream = Price(input_price, output_price)
     price = price_for(model_id, config.pricing, upstream=upstream, markup=markup)
@@ -60,8 +65,8 @@ def _offer(model_id: str, entries: Sequence[Serving], config: Config) -> ModelOf
         native=all(model.native for model in models),
         backend_kind=backend.kind,
         max_concurrent=sum(backend.max_concurrent for backend, _, _ in entries),
-        input_price_per_1m=possible_count(price.input_per_1m) if price else None,
-        output_price_per_1m=possible_count(price.output_per_1m) if price else None,
+        input_price_per_1m=valid_count(price.input_per_1m) if price else None,
+        output_price_per_1m=valid_count(price.output_per_1m) if price else None,
     )
 
 

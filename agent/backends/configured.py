@@ -4,9 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct
 
-from adapters.base import Backend, BackendSettings, TimeoutSettings
-from adapters.registry import create_backend, is_native
-from agent.config import BackendConfig, missing_key, resolve_api_key
+from provider_agent.adapters.base import Backend, BackendSettings, TimeoutSettings
+from provider_agent.adapters.registry import create_backend, is_native
+from provider_agent.agent.config import BackendConfig, missing_key, resolve_api_key
 
 
 class SkippedBackend(Struct, frozen=True):

@@ -1,8 +1,7 @@
 """Keeps what is known of all backends, while backends come and go.
 
-Each has a `Watch` of its own. What changes is told to whoever advertises. A backend that the
-operator has removed or changed is kept until its last job has ended, and known to nobody but that
-job.
+Each has a `HealthMonitor` of its own. A backend that the operator removed or changed is kept until
+its last job has ended.
 """
 
 import asyncio
@@ -12,12 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
-from adapters.base import Backend, BackendError
-from agent.backends.capabilities import Serving
-from agent.backends.configured import Backends
-from agent.backends.guard import Guard
-from agent.backends.routing import Route
-from agent.backends.watch import BackendState, Watch
+from provider_agent.adapters.base import Backend, BackendError
+from provider_agent.agent.backends.admission import AdmissionControl
+from provider_agent.agent.backends.capabilities import FakeBackendPool
+from provider_agent.agent.backends.configured import Backends
+from provider_agent.agent.backends.health_monitor import BackendState, HealthMonitor
+from provider_agent.agent.backends.routing import Route
 
 CHECK_EVERY_S: Final = 60.0
 """Often enough that a model swap is noticed before many jobs fail on it."""
@@ -46,8 +45,8 @@ class Discovery:
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[], float] = random.random,
     ) -> None:
-        self._watches: dict[str, Watch] = {}
-        self._retired: list[Watch] = []
+        self._watches: dict[str, HealthMonitor] = {}
+        self._retired: list[HealthMonitor] = []
         self._on_change = on_change
         self._interval_s = interval_s
         self._clock = clock
@@ -71,11 +70,11 @@ class Discovery:
         """Jobs on a backend now."""
         return self._find(backend_id).running
 
-    def guard(self, backend_id: str) -> Guard:
+    def guard(self, backend_id: str) -> AdmissionControl:
         """The guard of a backend."""
         return self._find(backend_id).guard
 
-    def serving(self) -> list[Serving]:
+    def serving(self) -> list[FakeBackendPool]:
         """Every model of every backend that is healthy and not taken out."""
         return [
             (watch.backend, model, watch.markup)
@@ -85,7 +84,7 @@ class Discovery:
         ]
 
     def routes(self, model_id: str) -> list[Route]:
-        """The backends that offer a model now; see `Served` of the jobs."""
+        """The backends that offer a model now; see `BackendPool` of the jobs."""
         return [
             Route(
                 backend_id=backend_id,
@@ -108,13 +107,13 @@ class Discovery:
         return self._find(backend_id).backend
 
     def job_started(self, backend_id: str) -> int:
-        """A job goes to a backend; see `Guard.started`."""
+        """A job goes to a backend; see `AdmissionControl.started`."""
         return self._find(backend_id).job_started()
 
     def job_ended(
         self, backend_id: str, number: int, error: BackendError | None, tokens: int
     ) -> None:
-        """A job on a backend is over; see `Guard.ended`."""
+        """A job on a backend is over; see `AdmissionControl.ended`."""
         self._find(backend_id).job_ended(number, error, tokens)
 
     def job_stopped(self, backend_id: str, number: int) -> None:
@@ -156,17 +155,17 @@ class Discovery:
         self._looked()
         self._news.set()
 
-    def _new_watch(self, backend: Backend) -> Watch:
-        return Watch(
+    def _new_watch(self, backend: Backend) -> HealthMonitor:
+        return HealthMonitor(
             backend,
-            Guard(backend.kind, None, self._clock),
+            AdmissionControl(backend.kind, None, self._clock),
             self._looked,
             self._on_change,
             interval_s=self._interval_s,
             uniform=self._uniform,
         )
 
-    def _find(self, backend_id: str) -> Watch:
+    def _find(self, backend_id: str) -> HealthMonitor:
         """The one in use, else the last one that was.
 
         An id under which jobs run is given to no other backend, so it is theirs.
@@ -178,7 +177,7 @@ class Discovery:
                 return watch
         raise KeyError(backend_id)
 
-    def _all(self) -> Iterator[Watch]:
+    def _all(self) -> Iterator[HealthMonitor]:
         yield from self._retired
         yield from self._watches.values()
 
@@ -202,7 +201,7 @@ class Discovery:
 
     async def run(self) -> None:
         """Watch each of them by itself, also those that come later, until cancelled."""
-        begun: set[Watch] = set()
+        begun: set[HealthMonitor] = set()
         async with asyncio.TaskGroup() as group:
             while True:
                 begun.intersection_update(self._all())

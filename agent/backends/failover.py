@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Final
 
-from adapters.base import BackendError
-from agent.backends.routing import Route
-from protocol.errors import entry_for
+from provider_agent.adapters.base import BackendError
+from provider_agent.agent.backends.routing import Route
+from provider_agent.protocol.errors import entry_for
 
 MAX_ATTEMPTS: Final = 3
-"""Each attempt may cost a whole prefill, and the buyer waits for the first byte meanwhile."""
+"""Each attempt may cost a whole prefill, and the client waits for the first byte meanwhile."""
 
 
 def next_route(

@@ -8,7 +8,7 @@ such models, or offer only those that have one.
 from fractions import Fraction
 from math import ceil
 
-from agent.config.schema import Price, PricingConfig
+from provider_agent.agent.config.schema import Price, PricingConfig
 
 __all__ = ["Price", "price_for"]
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from protocol.errors import ErrorCode
-from protocol.formats import find_operation
+from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.formats import find_operation
 
 
 class Route(Struct, frozen=True):

@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from protocol.formats import WireFormat
+from provider_agent.protocol.formats import WireFormat
 
 MAX_LINE_BYTES: Final = 4 * 1024 * 1024
 """A longer line, or response in one piece, is not shown: it would only fill the memory."""

@@ -6,15 +6,15 @@ from typing import Final
 
 import click
 
-from adapters.base import BackendError
-from agent.backends.configured import Backends, make_backends
-from agent.backends.discovery import Discovery
-from agent.backends.routing import Refusal, choose_routes
-from agent.cli.one_job import explain, figures, run_one_job
-from agent.cli.settings import NO_BACKEND, run_async, with_local_config
-from agent.cli.terminal import visible
-from agent.config import LoadedConfig
-from protocol.formats import MAIN_OPERATION, WireFormat
+from provider_agent.adapters.base import BackendError
+from provider_agent.agent.backends.configured import Backends, make_backends
+from provider_agent.agent.backends.discovery import Discovery
+from provider_agent.agent.backends.routing import Refusal, choose_routes
+from provider_agent.agent.cli.one_job import explain, figures, run_one_job
+from provider_agent.agent.cli.settings import NO_BACKEND, run_async, with_local_config
+from provider_agent.agent.cli.terminal import visible
+from provider_agent.agent.config import LoadedConfig
+from provider_agent.protocol.formats import MAIN_OPERATION, WireFormat
 
 EXIT_FAILED: Final = 1
 

@@ -2,9 +2,9 @@
 
 import msgspec
 
-from adapters.base import BackendModel, ServerLoad
-from agent.backends.configured import SkippedBackend
-from agent.backends.watch import BackendState
+from provider_agent.adapters.base import BackendModel, ServerLoad
+from provider_agent.agent.backends.configured import SkippedBackend
+from provider_agent.agent.backends.health_monitor import BackendState
 
 MAX_WITHHELD_SHOWN = 50
 """A passthrough's catalogue has hundreds; programs get all of them with `--json`."""

@@ -3,8 +3,8 @@
 import click
 import msgspec
 
-from agent.cli.settings import with_config
-from agent.config import LoadedConfig, masked
+from provider_agent.agent.cli.settings import with_config
+from provider_agent.agent.config import LoadedConfig, masked
 
 
 @click.group()

@@ -4,10 +4,10 @@ import sys
 
 import click
 
-from agent.cli.settings import run_async, with_local_config
-from agent.cli.status_client import NoAgent, fetch_status_page
-from agent.cli.terminal import visible
-from agent.config import LoadedConfig
+from provider_agent.agent.cli.settings import run_async, with_local_config
+from provider_agent.agent.cli.status_client import NoAgent, fetch_status_page
+from provider_agent.agent.cli.terminal import visible
+from provider_agent.agent.config import LoadedConfig
 
 
 @click.command(short_help="Ask the running agent whether it is alive.")

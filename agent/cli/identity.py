@@ -2,9 +2,9 @@
 
 import click
 
-from agent.cli.settings import SetupProblem, with_local_config
-from agent.config import LoadedConfig
-from agent.identity import IdentityError, load_or_create
+from provider_agent.agent.cli.settings import SetupProblem, with_local_config
+from provider_agent.agent.config import LoadedConfig
+from provider_agent.agent.identity.key import IdentityError, load_or_create
 
 
 @click.command(short_help="Show the public key; create the key when there is none.")

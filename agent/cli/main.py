@@ -7,21 +7,21 @@ from typing import Final
 
 import click
 
-from agent.cli.early_signals import EarlySignals
-from agent.version import agent_version
+from provider_agent.agent.cli.early_signals import EarlySignals
+from provider_agent.agent.version import agent_version
 
 _COMMANDS: Final = {
-    "run": ("agent.cli.run", "run"),
-    "check": ("agent.cli.check", "check"),
-    "models": ("agent.cli.models", "models"),
-    "ask": ("agent.cli.ask", "ask"),
-    "demo": ("agent.cli.demo", "demo"),
-    "identity": ("agent.cli.identity", "identity"),
-    "config": ("agent.cli.config", "config"),
-    "status": ("agent.cli.status", "status"),
-    "health": ("agent.cli.health", "health"),
-    "coordinator": ("coordinator.command", "command"),
-    "version": ("agent.cli.version", "version"),
+    "run": ("provider_agent.agent.cli.run", "run"),
+    "check": ("provider_agent.agent.cli.check.command", "check"),
+    "models": ("provider_agent.agent.cli.models", "models"),
+    "ask": ("provider_agent.agent.cli.ask", "ask"),
+    "demo": ("provider_agent.agent.cli.demo.command", "demo"),
+    "identity": ("provider_agent.agent.cli.identity", "identity"),
+    "config": ("provider_agent.agent.cli.config", "config"),
+    "status": ("provider_agent.agent.cli.status", "status"),
+    "health": ("provider_agent.agent.cli.health", "health"),
+    "coordinator": ("provider_agent.coordinator.command", "command"),
+    "version": ("provider_agent.agent.cli.version", "version"),
 }
 
 EXIT_INTERRUPTED: Final = 130

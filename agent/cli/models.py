@@ -7,19 +7,19 @@ import click
 import msgspec
 from rich.table import Column, Table
 
-from agent.backends.capabilities import model_offers
-from agent.backends.configured import make_backends
-from agent.backends.discovery import Discovery
-from agent.cli.backend_report import (
+from provider_agent.agent.backends.capabilities import model_offers
+from provider_agent.agent.backends.configured import make_backends
+from provider_agent.agent.backends.discovery import Discovery
+from provider_agent.agent.cli.backend_report import (
     MAX_WITHHELD_SHOWN,
     BackendReport,
     report_of,
     report_of_skipped,
 )
-from agent.cli.settings import NO_BACKEND, run_async, with_local_config
-from agent.cli.terminal import console, visible
-from agent.config import LoadedConfig
-from protocol.frames import ModelOffer
+from provider_agent.agent.cli.settings import NO_BACKEND, run_async, with_local_config
+from provider_agent.agent.cli.terminal import console, visible
+from provider_agent.agent.config import LoadedConfig
+from provider_agent.protocol.frames import ModelOffer
 
 
 class Findings(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from adapters.base import (
+from provider_agent.adapters.base import (
     Backend,
     BackendError,
     BackendTimeout,
@@ -16,7 +16,7 @@ from adapters.base import (
     Operation,
     WireFormat,
 )
-from agent.cli.answer_text import AnswerText
+from provider_agent.agent.cli.answer_text import AnswerText
 
 
 def chat_request(

@@ -1,7 +1,6 @@
 """`provider-agent run`: the service."""
 
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -12,14 +11,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from agent.cli.early_signals import EarlySignals
-from agent.cli.settings import SetupProblem, config_option, load_settings, start_logging
-from agent.config import LoadedConfig
+from provider_agent.adapters.registry import known_kinds
+from provider_agent.agent.cli.early_signals import EarlySignals
+from provider_agent.agent.cli.settings import (
+    SetupProblem,
+    config_option,
+    load_settings,
+    start_logging,
+)
+from provider_agent.agent.config import LoadedConfig, load_config
+from provider_agent.event_log import EventLogger
 
 if TYPE_CHECKING:
-    from agent.identity import Identity
+    from provider_agent.agent.identity.key import Identity
 
-log = logging.getLogger("provider_agent.run")
+log = EventLogger(__name__)
 
 
 @click.command(short_help="Connect to the coordinator and serve jobs.")
@@ -51,9 +57,9 @@ def run(early: EarlySignals, /, config_path: Path | None, **flags: object) -> No
     loaded = load_settings(config_path, overrides)
     secrets = start_logging(loaded)
     for warning in loaded.warnings:
-        log.warning("configuration", extra={"fields": {"note": warning}})
+        log.warning("configuration warning", note=warning)
     # The file of the start, not one that comes before it by now.
-    again = partial(load_settings, loaded.path, overrides)
+    again = partial(load_config, loaded.path, os.environ, overrides, known_kinds())
     sys.exit(_serve(_Start(loaded, again, secrets, early)))
 
 
@@ -87,9 +93,9 @@ class _Start(NamedTuple):
 
 
 def _serve(start: _Start) -> int:
-    from agent.identity import IdentityError, load_or_create
-    from agent.key_in_use import key_in_use
-    from agent.telemetry.status_server import StatusServerError
+    from provider_agent.agent.identity.key import IdentityError, load_or_create
+    from provider_agent.agent.identity.key_lock import key_in_use
+    from provider_agent.agent.telemetry.status_server import StatusServerError
 
     key_path = start.loaded.config.identity.key_path
     try:
@@ -101,12 +107,12 @@ def _serve(start: _Start) -> int:
 
 
 async def _main(start: _Start, identity: "Identity") -> int:
-    from agent.backends.configured import make_backends
-    from agent.cli.reloading import Reloader, tell_skipped
-    from agent.link.link_files import unusable_files
-    from agent.service import Service
-    from agent.telemetry.systemd import ServiceManager
-    from agent.version import agent_version
+    from provider_agent.agent.backends.configured import make_backends
+    from provider_agent.agent.link.link_files import unusable_files
+    from provider_agent.agent.reload.reloader import Reloader, tell_skipped
+    from provider_agent.agent.service import Service
+    from provider_agent.agent.telemetry.systemd import ServiceManager
+    from provider_agent.agent.version import agent_version
 
     config = start.loaded.config
     backends = make_backends(config.backends, os.environ)
@@ -128,7 +134,7 @@ async def _main(start: _Start, identity: "Identity") -> int:
         "backends": len(backends.usable),
         "coordinator": config.coordinator.url,
     }
-    log.info("starting", extra={"fields": facts})
+    log.info("starting", **facts)
     beside = [
         asyncio.create_task(reloader.run(), name="reload"),
         asyncio.create_task(ServiceManager(os.environ).run(service.status), name="systemd"),
@@ -141,14 +147,14 @@ async def _main(start: _Start, identity: "Identity") -> int:
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
-    log.info("stopped", extra={"fields": {"exit_code": code}})
+    log.info("stopped", exit_code=code)
     return code
 
 
 def tell_death(task: asyncio.Task[None]) -> None:
     """For what runs beside the service, which goes on without it: the operator has to know."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("a task died", exc_info=error, extra={"fields": {"task": task.get_name()}})
+        log.failure("background task failed", error, task=task.get_name())
 
 
 def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":

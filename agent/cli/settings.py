@@ -10,10 +10,10 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import click
 
-from adapters.registry import known_kinds
-from agent.config import ConfigError, LoadedConfig, load_config, secret_values
-from agent.identity import IdentityError
-from agent.telemetry.logs import configure_logging
+from provider_agent.adapters.registry import known_kinds
+from provider_agent.agent.config import ConfigError, LoadedConfig, load_config, secret_values
+from provider_agent.agent.identity.key import IdentityError
+from provider_agent.agent.telemetry.logs import configure_logging
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -7,11 +7,11 @@ import msgspec
 from rich.console import Console
 from rich.table import Column, Table
 
-from agent.cli.settings import run_async, with_local_config
-from agent.cli.status_client import NoAgent, fetch_snapshot
-from agent.cli.terminal import console, visible
-from agent.config import LoadedConfig
-from agent.telemetry.status import StatusSnapshot, readiness
+from provider_agent.agent.cli.settings import run_async, with_local_config
+from provider_agent.agent.cli.status_client import NoAgent, fetch_snapshot
+from provider_agent.agent.cli.terminal import console, visible
+from provider_agent.agent.config import LoadedConfig
+from provider_agent.agent.telemetry.status import StatusSnapshot, readiness
 
 
 @click.command(short_help="Show how the running agent does.")

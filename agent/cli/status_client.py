@@ -5,8 +5,8 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from agent.config.addresses import listen_address
-from agent.telemetry.status import StatusSnapshot
+from provider_agent.agent.config.addresses import listen_address
+from provider_agent.agent.telemetry.status import StatusSnapshot
 
 _TIMEOUT_S: Final = 3.0
 """A healthy agent answers in milliseconds; container health checks have a few seconds."""

@@ -6,8 +6,8 @@ from importlib.metadata import version as version_of
 
 import click
 
-from agent.version import agent_version
-from protocol.limits import SUBPROTOCOL
+from provider_agent.agent.version import agent_version
+from provider_agent.protocol.limits import SUBPROTOCOL
 
 
 @click.command(short_help="Show the versions of the agent and its libraries.")

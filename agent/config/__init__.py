@@ -4,9 +4,9 @@
 kept, and no API key is ever stored here, only the name of the variable that holds it.
 """
 
-from agent.config.errors import ConfigError
-from agent.config.load import LoadedConfig, load_config
-from agent.config.schema import (
+from provider_agent.agent.config.errors import ConfigError
+from provider_agent.agent.config.load import LoadedConfig, load_config
+from provider_agent.agent.config.schema import (
     BackendConfig,
     BackendTimeouts,
     Config,
@@ -19,7 +19,7 @@ from agent.config.schema import (
     Price,
     PricingConfig,
 )
-from agent.config.secrets import masked, missing_key, resolve_api_key, secret_values
+from provider_agent.agent.config.secrets import masked, missing_key, resolve_api_key, secret_values
 
 __all__ = [
     "BackendConfig",

@@ -7,7 +7,7 @@ a password.
 import ipaddress
 from urllib.parse import SplitResult, urlsplit
 
-from protocol.auth import canonical_authority
+from provider_agent.protocol.auth import canonical_authority
 
 
 def backend_url(text: str) -> str:

@@ -6,12 +6,17 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from adapters.redaction import redact
-from agent.config.addresses import backend_url, coordinator_url, listen_address, proxy_url
-from agent.config.backends import DEFAULT_URL, PASSTHROUGH_KINDS
-from agent.config.errors import bad_value, did_you_mean
-from agent.config.files import expand
-from agent.config.schema import (
+from provider_agent.adapters.responses.redaction import redact
+from provider_agent.agent.config.addresses import (
+    backend_url,
+    coordinator_url,
+    listen_address,
+    proxy_url,
+)
+from provider_agent.agent.config.backends import DEFAULT_URL, PASSTHROUGH_KINDS
+from provider_agent.agent.config.errors import bad_value, did_you_mean
+from provider_agent.agent.config.files import expand
+from provider_agent.agent.config.schema import (
     BackendConfig,
     Config,
     CoordinatorConfig,

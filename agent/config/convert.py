@@ -6,9 +6,9 @@ from typing import Final, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
-from agent.config.errors import bad_value, did_you_mean
-from agent.config.schema import BackendConfig, BackendTimeouts, Price
-from protocol.formats import WireFormat
+from provider_agent.agent.config.errors import bad_value, did_you_mean
+from provider_agent.agent.config.schema import BackendConfig, BackendTimeouts, Price
+from provider_agent.protocol.formats import WireFormat
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from agent.config.errors import ConfigError
-from agent.config.flags import CONFIG_VARIABLE
+from provider_agent.agent.config.errors import ConfigError
+from provider_agent.agent.config.flags import CONFIG_VARIABLE
 
 MAX_FILE_BYTES: Final = 1024 * 1024
 """A thousand priced models take about 100 KB; more is the wrong file."""

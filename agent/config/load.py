@@ -11,12 +11,22 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from agent.config.checks import checked
-from agent.config.convert import check_known, check_known_inside, convert, parse_variable
-from agent.config.errors import ConfigError, did_you_mean
-from agent.config.files import config_home, find_file, read_file, search_path
-from agent.config.flags import CONFIG_VARIABLE, ENVIRONMENT_PREFIX, FLAGS, variable_of
-from agent.config.schema import (
+from provider_agent.agent.config.checks import checked
+from provider_agent.agent.config.convert import (
+    check_known,
+    check_known_inside,
+    convert,
+    parse_variable,
+)
+from provider_agent.agent.config.errors import ConfigError, did_you_mean
+from provider_agent.agent.config.files import config_home, find_file, read_file, search_path
+from provider_agent.agent.config.flags import (
+    CONFIG_VARIABLE,
+    ENVIRONMENT_PREFIX,
+    FLAGS,
+    variable_of,
+)
+from provider_agent.agent.config.schema import (
     BackendConfig,
     Config,
     CoordinatorConfig,

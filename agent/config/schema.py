@@ -9,9 +9,9 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from adapters.base import PolicyMode
-from protocol.formats import WireFormat
-from protocol.limits import MAX_LIVE_JOBS
+from provider_agent.adapters.base import PolicyMode
+from provider_agent.protocol.formats import WireFormat
+from provider_agent.protocol.limits import MAX_LIVE_JOBS
 
 MAX_CONCURRENT: Final = MAX_LIVE_JOBS
 """Jobs at once: as many as the protocol lets one agent hold."""
@@ -125,7 +125,7 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         timeouts: the clocks of its requests.
         request_policy: what happens to request fields that spend the operator's money: refuse the
             job ("strict"), remove them ("strip"), or let them through ("pass").
-        venice_system_prompt: whether Venice may put its own system prompt before the buyer's.
+        venice_system_prompt: whether Venice may put its own system prompt before the client's.
     """
 
     kind: Name

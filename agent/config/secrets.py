@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from agent.config.schema import BackendConfig, Config
+from provider_agent.agent.config.schema import BackendConfig, Config
 
 MASK: Final = "[set]"
 """Stands for a secret that has a value."""

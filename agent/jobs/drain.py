@@ -12,13 +12,13 @@ their ends wait for the next link as long as there is a session to resume.
 """
 
 import asyncio
-import logging
 from typing import Final
 
-from agent.jobs.outbox import Outbox
-from agent.jobs.running import Jobs, StopReason
+from provider_agent.agent.jobs.outbox import Outbox
+from provider_agent.agent.jobs.running import Jobs, StopReason
+from provider_agent.event_log import EventLogger
 
-log = logging.getLogger("provider_agent.drain")
+log = EventLogger(__name__)
 
 FLUSH_S: Final = 5.0
 """How long the ends of the last jobs may take to be acknowledged on a link that is up."""
@@ -44,7 +44,7 @@ async def drain(jobs: Jobs, outbox: Outbox, connected: asyncio.Event, limit_s: f
     """
     jobs.accepting = False
     until = asyncio.get_running_loop().time() + limit_s
-    log.info("draining", extra={"fields": {"in_flight": jobs.in_flight, "at_most_s": limit_s}})
+    log.info("draining", in_flight=jobs.in_flight, at_most_s=limit_s)
     try:
         async with asyncio.timeout(limit_s):
             await jobs.wait_until_idle()
@@ -56,7 +56,7 @@ async def drain(jobs: Jobs, outbox: Outbox, connected: asyncio.Event, limit_s: f
 async def stop_at_once(jobs: Jobs, outbox: Outbox) -> None:
     """Cut every job off, with an end that says so; give those ends one round trip."""
     jobs.accepting = False
-    log.warning("stopping at once", extra={"fields": {"in_flight": jobs.in_flight}})
+    log.warning("stopping at once", in_flight=jobs.in_flight)
     await stop_jobs(jobs, "the agent was stopped at once")
     await _see_ends_acknowledged(outbox, None, 0.0, FORCED_FLUSH_S)
 
@@ -69,7 +69,7 @@ async def stop_jobs(jobs: Jobs, detail: str) -> None:
             await jobs.wait_until_idle()
     except TimeoutError:
         fields = {"in_flight": jobs.in_flight}
-        log.error("an adapter does not stop its jobs", extra={"fields": fields})
+        log.error("an adapter does not stop its jobs", **fields)
 
 
 async def _see_ends_acknowledged(
@@ -85,5 +85,5 @@ async def _see_ends_acknowledged(
         except TimeoutError:
             if connected is None or connected.is_set() or now() >= until:
                 fields = {"jobs": len(outbox.streams)}
-                log.warning("ends of jobs were not acknowledged in time", extra={"fields": fields})
+                log.warning("ends of jobs were not acknowledged in time", **fields)
                 return

@@ -8,13 +8,13 @@ from typing import Final
 
 from msgspec import structs
 
-from adapters.base import BackendError, BadStatus
-from agent.backends.failover import may_be_retried
-from agent.backends.routing import Refusal
-from agent.counts import possible_count
-from protocol.errors import ErrorCode, entry_for
-from protocol.frames import Job, JobError, JobResult
-from protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS
+from provider_agent.adapters.base import BackendError, BadStatus
+from provider_agent.agent.backends.failover import may_be_retried
+from provider_agent.agent.backends.routing import Refusal
+from provider_agent.protocol.counts import valid_count
+from provider_agent.protocol.errors import ErrorCode, entry_for
+from provider_agent.protocol.frames import Job, JobError, JobResult
+from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS
 
 MAX_RETRY_AFTER_S: Final = 86_400.0
 """Nobody waits for more than a day; a bigger number is a server's mistake."""
@@ -62,10 +62,10 @@ def checked(job: Job, total_bytes: int, result: JobResult) -> JobResult:
         raise ValueError("the adapter's result does not fit what it relayed")
     return structs.replace(
         result,
-        input_tokens=possible_count(result.input_tokens),
-        output_tokens=possible_count(result.output_tokens),
-        duration_ms=possible_count(result.duration_ms) or 0,
-        first_byte_ms=possible_count(result.first_byte_ms),
+        input_tokens=valid_count(result.input_tokens),
+        output_tokens=valid_count(result.output_tokens),
+        duration_ms=valid_count(result.duration_ms) or 0,
+        first_byte_ms=valid_count(result.first_byte_ms),
     )
 
 

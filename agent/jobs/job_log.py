@@ -1,16 +1,16 @@
 """What the log says of a job: ids and numbers, never a prompt or an answer. Pure."""
 
-from protocol.frames import Job, JobEnd, JobError
+from provider_agent.protocol.frames import Job, JobEnd, JobError
 
 
 def job_fields(job: Job, backend_id: str, **more: object) -> dict[str, object]:
-    """The `extra` of a record about a running job."""
+    """The fields of a log record about a running job."""
     fields = {"job": job.job_id.hex(), "model": job.model_id, "backend": backend_id}
-    return {"fields": {**fields, **more}}
+    return {**fields, **more}
 
 
 def end_fields(job: Job, kind: str, end: JobEnd, duration_s: float) -> dict[str, object]:
-    """The `extra` of the record about a job's end."""
+    """The fields of the log record about a job's end."""
     fields: dict[str, object] = {
         "job": job.job_id.hex(),
         "model": job.model_id,
@@ -26,4 +26,4 @@ def end_fields(job: Job, kind: str, end: JobEnd, duration_s: float) -> dict[str,
             fields["message"] = end.message
     else:
         fields |= {"input_tokens": end.input_tokens, "output_tokens": end.output_tokens}
-    return {"fields": fields}
+    return fields

@@ -1,9 +1,9 @@
-"""Everything on its way to the coordinator: a control lane, and one lane per job.
+"""Everything on its way to the coordinator: a control channel, and one channel per job.
 
 Control frames go first, then the jobs take turns. No timers: what is there when the writer is ready
 goes out as one message, so an idle agent adds no delay and a busy one sends fewer, larger messages.
-Nothing here grows without bound: the control lane keeps only the newest frame of each type, and a
-lane that holds a window's worth of unacknowledged bytes pauses its source.
+Nothing here grows without bound: the control channel keeps only the newest frame of each type, and
+a channel that holds a window's worth of unacknowledged bytes pauses its source.
 """
 
 import asyncio
@@ -11,9 +11,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from adapters.base import FlowControl
-from protocol.exceptions import ProtocolViolation
-from protocol.frames import (
+from provider_agent.adapters.base import FlowControl
+from provider_agent.protocol.exceptions import ProtocolViolation
+from provider_agent.protocol.frames import (
     Ack,
     AgentFrame,
     Capabilities,
@@ -25,7 +25,7 @@ from protocol.frames import (
     JobStarted,
     LiveJob,
 )
-from protocol.limits import (
+from provider_agent.protocol.limits import (
     BATCH_BYTES,
     CHUNK_BYTES,
     MAX_LIVE_JOBS,
@@ -33,7 +33,7 @@ from protocol.limits import (
     MIB,
     WINDOW_BYTES,
 )
-from protocol.stream import SendStream
+from provider_agent.protocol.stream import SendStream
 
 FRAME_OVERHEAD_BYTES: Final = 64
 """What a frame counts beside its data: its type, job id, offsets and texts, roundly."""
@@ -45,7 +45,7 @@ stopped consumers then cost 4 GiB, and no coordinator can ask for more."""
 ControlFrame = Capabilities | Heartbeat | Draining
 
 
-class Lane:
+class JobChannel:
     """One job's way out; the `JobSink` that adapters write into."""
 
     __slots__ = ("_backend_id", "_outbox", "_paused", "_source", "stream")
@@ -58,10 +58,10 @@ class Lane:
         self._paused = False
 
     def __repr__(self) -> str:
-        return f"<Lane {self.stream!r} backend={self._backend_id!r} paused={self._paused}>"
+        return f"<JobChannel {self.stream!r} backend={self._backend_id!r} paused={self._paused}>"
 
     def assign(self, backend_id: str) -> None:
-        """Which backend is about to write into this lane."""
+        """Which backend is about to write into this channel."""
         self._backend_id = backend_id[:MAX_NAME_CHARS]
 
     def started(self, status: int, content_type: str, source: FlowControl) -> None:
@@ -109,61 +109,63 @@ class Lane:
 class Outbox:
     """See the module's text.
 
-    Outlives the connection it is written to: on the next one its lanes go on from where the
+    Outlives the connection it is written to: on the next one its channels go on from where the
     coordinator stands.
     """
 
     def __init__(self, window_bytes: int = WINDOW_BYTES) -> None:
         self._window = window_bytes
         self._control: dict[type[ControlFrame], ControlFrame] = {}
-        self._lanes: dict[bytes, Lane] = {}
-        self._ready: OrderedDict[bytes, Lane] = OrderedDict()
+        self._channels: dict[bytes, JobChannel] = {}
+        self._ready: OrderedDict[bytes, JobChannel] = OrderedDict()
         self._something = asyncio.Event()
         self._no_lanes = asyncio.Event()
         self._no_lanes.set()
 
     def __repr__(self) -> str:
-        held = sum(lane.stream.written - lane.stream.acked for lane in self._lanes.values())
+        held = sum(
+            channel.stream.written - channel.stream.acked for channel in self._channels.values()
+        )
         return (
-            f"<Outbox control={len(self._control)} lanes={len(self._lanes)} "
+            f"<Outbox control={len(self._control)} channels={len(self._channels)} "
             f"ready={len(self._ready)} held_bytes={held} window={self._window}>"
         )
 
     def __contains__(self, job_id: bytes) -> bool:
-        return job_id in self._lanes
+        return job_id in self._channels
 
     def set_window(self, window_bytes: int) -> None:
-        """The coordinator's window, for lanes opened from now on; less, when it is excessive."""
+        """The coordinator's window, for channels opened from now on; less, when it is excessive."""
         self._window = min(window_bytes, MAX_OWN_WINDOW_BYTES)
 
     @property
     def streams(self) -> list[SendStream]:
         """Every job's stream whose end is not acknowledged."""
-        return [lane.stream for lane in self._lanes.values()]
+        return [channel.stream for channel in self._channels.values()]
 
     def put(self, frame: ControlFrame) -> None:
         """Send a control frame next; it replaces an unsent one of its type."""
         self._control[type(frame)] = frame
         self._something.set()
 
-    def open(self, job_id: bytes) -> Lane:
-        """A lane for a new job, which it keeps until its end is acknowledged.
+    def open(self, job_id: bytes) -> JobChannel:
+        """A channel for a new job, which it keeps until its end is acknowledged.
 
         Raises:
             ProtocolViolation: the coordinator has given more jobs than an agent has to hold.
         """
-        if len(self._lanes) >= MAX_LIVE_JOBS:
+        if len(self._channels) >= MAX_LIVE_JOBS:
             raise ProtocolViolation("more jobs than an agent holds; their ends are unacknowledged")
-        lane = self._lanes[job_id] = Lane(SendStream(job_id, self._window), self)
+        channel = self._channels[job_id] = JobChannel(SendStream(job_id, self._window), self)
         self._no_lanes.clear()
-        return lane
+        return channel
 
-    def mark_ready(self, lane: Lane) -> None:
-        """This lane may have something to send. Cheap: called for every read of every job."""
-        job_id = lane.stream.job_id
-        # A job that outlives its session for a moment may still write into a forgotten lane.
-        if job_id not in self._ready and lane.stream.ready and job_id in self._lanes:
-            self._ready[job_id] = lane
+    def mark_ready(self, channel: JobChannel) -> None:
+        """This channel may have something to send. Cheap: called for every read of every job."""
+        job_id = channel.stream.job_id
+        # A job that outlives its session for a moment may still write into a forgotten channel.
+        if job_id not in self._ready and channel.stream.ready and job_id in self._channels:
+            self._ready[job_id] = channel
             self._something.set()
 
     def acknowledge(self, ack: Ack) -> None:
@@ -172,15 +174,15 @@ class Outbox:
         Raises:
             ProtocolViolation: it acknowledges what was never sent.
         """
-        lane = self._lanes.get(ack.job_id)
-        if lane is None:
+        channel = self._channels.get(ack.job_id)
+        if channel is None:
             return
-        lane.stream.acknowledge(ack.offset, final=ack.final)
-        lane.acknowledged()
-        if lane.stream.done:
+        channel.stream.acknowledge(ack.offset, final=ack.final)
+        channel.acknowledged()
+        if channel.stream.done:
             self.forget([ack.job_id])
         else:
-            self.mark_ready(lane)
+            self.mark_ready(channel)
 
     def next_batch(self, limit_bytes: int = BATCH_BYTES) -> list[AgentFrame]:
         """The frames of the next message, full at about so many bytes; empty: nothing to send."""
@@ -191,12 +193,12 @@ class Outbox:
         frames: list[AgentFrame] = []
         size = 0
         while self._ready and size < limit_bytes:
-            job_id, lane = self._ready.popitem(last=False)
-            turn = lane.stream.next_frames(min(CHUNK_BYTES, limit_bytes - size))
+            job_id, channel = self._ready.popitem(last=False)
+            turn = channel.stream.next_frames(min(CHUNK_BYTES, limit_bytes - size))
             frames += turn
             size += sum(map(_size, turn))
-            if lane.stream.ready:
-                self._ready[job_id] = lane
+            if channel.stream.ready:
+                self._ready[job_id] = channel
         return frames
 
     async def wait(self) -> None:
@@ -212,12 +214,12 @@ class Outbox:
     def live_jobs(self) -> list[LiveJob]:
         """What can go on, on the next connection.
 
-        It stays true until that one is welcomed: without a connection no lane sends anything.
+        It stays true until that one is welcomed: without a connection no channel sends anything.
         """
-        return [lane.stream.live_job() for lane in self._lanes.values()]
+        return [channel.stream.live_job() for channel in self._channels.values()]
 
     def resume(self, offsets: Mapping[bytes, int]) -> list[bytes]:
-        """Continue lanes on a new connection, each from its offset; forget all others.
+        """Continue channels on a new connection, each from its offset; forget all others.
 
         Args:
             offsets: by job id; jobs that were not offered are ignored.
@@ -229,13 +231,13 @@ class Outbox:
             ProtocolViolation: an offset is not one that was offered.
         """
         for job_id, offset in offsets.items():
-            lane = self._lanes.get(job_id)
-            if lane is not None:
-                lane.stream.window = self._window
-                lane.stream.rewind(offset)
-                lane.acknowledged()
-                self.mark_ready(lane)
-        orphans = [job_id for job_id in self._lanes if job_id not in offsets]
+            channel = self._channels.get(job_id)
+            if channel is not None:
+                channel.stream.window = self._window
+                channel.stream.rewind(offset)
+                channel.acknowledged()
+                self.mark_ready(channel)
+        orphans = [job_id for job_id in self._channels if job_id not in offsets]
         self.forget(orphans)
         return orphans
 
@@ -245,16 +247,16 @@ class Outbox:
 
     def finish(self, end: JobEnd) -> None:
         """A job's one end, for whoever has only its id; an unknown job is ignored."""
-        lane = self._lanes.get(end.job_id)
-        if lane is not None:
-            lane.finish(end)
+        channel = self._channels.get(end.job_id)
+        if channel is not None:
+            channel.finish(end)
 
     def forget(self, job_ids: Iterable[bytes]) -> None:
-        """Drop lanes with all they hold. Whoever still writes into one writes into nothing."""
+        """Drop channels with all they hold. Whoever still writes into one writes into nothing."""
         for job_id in job_ids:
-            del self._lanes[job_id]
+            del self._channels[job_id]
             self._ready.pop(job_id, None)
-        if not self._lanes:
+        if not self._channels:
             self._no_lanes.set()
 
 

@@ -1,7 +1,7 @@
 """The life of a job: admit, run, one end.
 
-Every job that is offered gets a lane in the outbox and exactly one end in it, whatever happens to
-the backend, to the job's task or to the agent short of `kill -9`.
+Every job that is offered gets a channel in the outbox and exactly one end in it, whatever happens
+to the backend, to the job's task or to the agent short of `kill -9`.
 """
 
 import asyncio
@@ -14,19 +14,26 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from adapters.base import Backend, BackendError, BackendTimeout
-from agent.backends.failover import next_route
-from agent.backends.routing import Refusal, Route, choose_routes
-from agent.backends.token_bucket import limited
-from agent.jobs.ends import checked, failed, failed_at_backend, refused, since_arrival
-from agent.jobs.job_log import end_fields, job_fields
-from agent.jobs.outbox import Lane, Outbox
-from protocol.errors import ErrorCode
-from protocol.frames import Job, JobEnd, JobError, JobResult
-from protocol.limits import MAX_LIVE_JOBS
-from protocol.stream import SendStream
+from provider_agent.adapters.base import Backend, BackendError, BackendTimeout
+from provider_agent.agent.backends.failover import next_route
+from provider_agent.agent.backends.routing import Refusal, Route, choose_routes
+from provider_agent.agent.backends.token_bucket import limited
+from provider_agent.agent.jobs.ends import (
+    checked,
+    failed,
+    failed_at_backend,
+    refused,
+    since_arrival,
+)
+from provider_agent.agent.jobs.job_log import end_fields, job_fields
+from provider_agent.agent.jobs.outbox import JobChannel, Outbox
+from provider_agent.event_log import EventLogger
+from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.frames import Job, JobEnd, JobError, JobResult
+from provider_agent.protocol.limits import MAX_LIVE_JOBS
+from provider_agent.protocol.stream import SendStream
 
-log = logging.getLogger("provider_agent.jobs")
+log = EventLogger(__name__)
 
 REMEMBERED_JOBS: Final = MAX_LIVE_JOBS
 """Ended jobs whose ids are kept, so that a job that is delivered twice runs once."""
@@ -36,7 +43,7 @@ HANG_S: Final = 30.0
 """A job's deadline has to be this long before a backend is to blame for missing it."""
 
 
-class Served(Protocol):
+class BackendPool(Protocol):
     """What discovery knows: which backends serve a model now."""
 
     def routes(self, model_id: str) -> list[Route]:
@@ -94,8 +101,8 @@ class _Running:
     __slots__ = (
         "arrived",
         "at_work",
+        "channel",
         "job",
-        "lane",
         "number",
         "stop_detail",
         "stop_reason",
@@ -103,9 +110,9 @@ class _Running:
         "tried",
     )
 
-    def __init__(self, job: Job, lane: Lane, arrived: float) -> None:
+    def __init__(self, job: Job, channel: JobChannel, arrived: float) -> None:
         self.job = job
-        self.lane = lane
+        self.channel = channel
         self.arrived = arrived
         self.tried: list[str] = []
         """Backend ids in the order of the attempts."""
@@ -137,7 +144,7 @@ class Jobs:
 
     def __init__(
         self,
-        served: Served,
+        served: BackendPool,
         outbox: Outbox,
         max_concurrent: int,
         on_end: Callable[[JobRecord], None],
@@ -171,7 +178,7 @@ class Jobs:
     @property
     def queued(self) -> int:
         """Those of them that have not had a byte of response yet."""
-        return sum(1 for running in self._running.values() if not running.lane.stream.written)
+        return sum(1 for running in self._running.values() if not running.channel.stream.written)
 
     def limit(self, max_concurrent: int, tokens_per_minute: int | None) -> None:
         """From now on take so much on; jobs that run already go on."""
@@ -185,16 +192,16 @@ class Jobs:
             ProtocolViolation: the coordinator has given more jobs than an agent has to hold.
         """
         self.last_offer_at = arrived = self._clock()
-        # `_seen` forgets; the outbox never does while the job still has a lane there.
+        # `_seen` forgets; the outbox never does while the job still has a channel there.
         if job.job_id in self._seen or job.job_id in self._outbox:
             return
-        lane = self._outbox.open(job.job_id)
+        channel = self._outbox.open(job.job_id)
         self._remember(job.job_id)
         route = self._admit(job)
         if isinstance(route, Refusal):
-            self._end(job, lane, "", refused(job, route), arrived, 0)
+            self._end(job, channel, "", refused(job, route), arrived, 0)
             return
-        running = self._running[job.job_id] = _Running(job, lane, arrived)
+        running = self._running[job.job_id] = _Running(job, channel, arrived)
         self._idle.clear()
         self._move_to(running, route.backend_id)
         running.task = asyncio.create_task(self._run(running), name=f"job {job.job_id.hex()}")
@@ -218,7 +225,7 @@ class Jobs:
             stream.drop_unsent()
             end = failed(job_id, stream.written, ErrorCode.SLOW_CONSUMER, text)
             self._outbox.finish(end)
-        log.warning("response given up", extra={"fields": {"job": job_id.hex(), "reason": text}})
+        log.warning("response abandoned", job=job_id.hex(), reason=text)
 
     def stop_all(self, reason: StopReason, detail: str) -> None:
         """Stop every running job."""
@@ -256,7 +263,7 @@ class Jobs:
         """The job goes to a backend, the first time or after a failure elsewhere."""
         running.tried.append(backend_id)
         running.at_work = True
-        running.lane.assign(backend_id)
+        running.channel.assign(backend_id)
         running.number = self._served.job_started(backend_id)
 
     def _leave(self, running: _Running) -> str:
@@ -277,12 +284,12 @@ class Jobs:
                 text = f"the deadline of {running.job.deadline_ms} ms passed"
                 return self._failed(running, ErrorCode.DEADLINE_EXCEEDED, text)
             if isinstance(error, BackendError):
-                return failed_at_backend(running.job, running.lane.stream.written, error)
-            log.exception("a job failed by a defect of the agent", extra=_fields(running))
+                return failed_at_backend(running.job, running.channel.stream.written, error)
+            log.exception("a job failed by a defect of the agent", **_fields(running))
             return self._failed(running, ErrorCode.INTERNAL, "a defect of the agent")
 
     def _failed(self, running: _Running, code: ErrorCode, message: str) -> JobError:
-        return failed(running.job.job_id, running.lane.stream.written, code, message)
+        return failed(running.job.job_id, running.channel.stream.written, code, message)
 
     def _count_hang(self, running: _Running) -> None:
         """A long deadline without a byte of output is the backend's failure too.
@@ -290,24 +297,24 @@ class Jobs:
         A server that hangs may still answer its health checks; only jobs notice.
         """
         patient = running.job.deadline_ms / 1000 >= HANG_S and running.stop_reason is None
-        if patient and running.at_work and running.lane.stream.started is None:
+        if patient and running.at_work and running.channel.stream.started is None:
             hang = BackendTimeout("no output before the job's deadline")
             self._served.job_ended(self._leave(running), running.number, hang, 0)
 
     async def _try_backends(self, running: _Running) -> JobResult:
         """Run the job; after a failure without output, where `failover.next_route` says."""
-        job, stream = running.job, running.lane.stream
+        job, stream = running.job, running.channel.stream
         while True:
             backend = self._served.backend(running.tried[-1])
             began = self._clock()
             try:
-                reported = await backend.execute(job, running.lane)
+                reported = await backend.execute(job, running.channel)
                 result = checked(job, stream.written, reported)
             except BackendError as error:
                 route = self._route_after(running, error)
                 if route is None:
                     raise
-                log.info("job moves on", extra=_fields(running, error=str(error.code)))
+                log.info("job failed over", **_fields(running, error=str(error.code)))
                 self._move_to(running, route.backend_id)
             else:
                 return since_arrival(result, began - running.arrived)
@@ -324,7 +331,7 @@ class Jobs:
         routes = self._routes(running.job)
         others = [] if isinstance(routes, Refusal) else routes
         # With the start of a response its status and content type are promised.
-        has_output = running.lane.stream.started is not None
+        has_output = running.channel.stream.started is not None
         return next_route(error, others, running.tried, has_output=has_output)
 
     def _stop(self, job_id: bytes, reason: StopReason, detail: str) -> None:
@@ -337,14 +344,14 @@ class Jobs:
 
     def _finished(self, running: _Running, task: asyncio.Task[JobEnd]) -> None:
         """The one owner of a job task's death."""
-        job, lane = running.job, running.lane
+        job, channel = running.job, running.channel
         end: JobEnd | None = None if task.cancelled() else task.result()
         # What an adapter raises while it is being stopped says nothing about its server.
         if end is None or (isinstance(end, JobError) and running.stop_reason is not None):
             reason = running.stop_reason or StopReason.DRAINING
             if reason is StopReason.SLOW_CONSUMER:
                 # The end must not wait behind bytes that nobody takes.
-                lane.stream.drop_unsent()
+                channel.stream.drop_unsent()
             detail = running.stop_detail or "the agent is stopping"
             end = self._failed(running, ErrorCode(reason.value), detail)
         backend = self._served.backend(running.tried[-1])
@@ -353,7 +360,7 @@ class Jobs:
             self._ended_at(self._leave(running), running.number, end)
         if not self._running:
             self._idle.set()
-        self._end(job, lane, backend.kind, end, running.arrived, len(running.tried))
+        self._end(job, channel, backend.kind, end, running.arrived, len(running.tried))
 
     def _ended_at(self, backend_id: str, number: int, end: JobEnd) -> None:
         """A job is over that no backend failed."""
@@ -366,15 +373,15 @@ class Jobs:
             self._bucket.spend(tokens)
 
     def _end(
-        self, job: Job, lane: Lane, kind: str, end: JobEnd, arrived: float, attempts: int
+        self, job: Job, channel: JobChannel, kind: str, end: JobEnd, arrived: float, attempts: int
     ) -> None:
-        lane.finish(end)
+        channel.finish(end)
         self.completed += isinstance(end, JobResult)
         first = end.first_byte_ms if isinstance(end, JobResult) else None
         first_byte_s = None if first is None else first / 1000
         self._on_end(JobRecord(job.format, kind, end, first_byte_s, attempts))
         level = logging.INFO if isinstance(end, JobResult) else logging.WARNING
-        log.log(level, "job ended", extra=end_fields(job, kind, end, self._clock() - arrived))
+        log.log(level, "job ended", **end_fields(job, kind, end, self._clock() - arrived))
 
 
 def _fields(running: _Running, **more: object) -> dict[str, object]:

@@ -40,7 +40,7 @@ HEALTHY_S: Final = 60.0
 """A session that lasted this long shows that dialling works: the waiting begins anew."""
 
 
-class End(StrEnum):
+class DisconnectCause(StrEnum):
     """How a link, or the attempt at one, ended."""
 
     LOST = "lost"
@@ -61,7 +61,7 @@ class End(StrEnum):
     """The coordinator sent what the protocol does not allow."""
 
 
-class LinkEnd(Struct, frozen=True):
+class Disconnect(Struct, frozen=True):
     """What happened.
 
     Attributes:
@@ -70,7 +70,7 @@ class LinkEnd(Struct, frozen=True):
         retry_after_s: what the coordinator asked for.
     """
 
-    end: End
+    end: DisconnectCause
     detail: str
     retry_after_s: float | None = None
 
@@ -103,18 +103,19 @@ class Fatal(Struct, frozen=True):
 
 
 _HINTS: Final = {
-    End.REJECTED: "check [coordinator] enrollment_code and which key is enrolled "
+    DisconnectCause.REJECTED: "check [coordinator] enrollment_code and which key is enrolled "
     "(`provider-agent identity`)",
-    End.INCOMPATIBLE: "coordinator and agent do not speak the same protocol version; check "
-    "[coordinator] url and update the agent",
-    End.REPLACED: "another agent runs with the same key; every agent needs a key file of its own "
-    "([identity] key_path)",
-    End.BAD_CERTIFICATE: "check [coordinator] url and, for an authority of your own, ca_file",
+    DisconnectCause.INCOMPATIBLE: "coordinator and agent do not speak the same protocol "
+    "version; check [coordinator] url and update the agent",
+    DisconnectCause.REPLACED: "another agent runs with the same key; every agent needs a key "
+    "file of its own ([identity] key_path)",
+    DisconnectCause.BAD_CERTIFICATE: "check [coordinator] url and, for an authority of your "
+    "own, ca_file",
 }
 
 
-def after(
-    what: LinkEnd,
+def next_attempt(
+    cause: Disconnect,
     waited_s: float,
     welcomed_s: float | None,
     random: Callable[[], float],
@@ -124,7 +125,7 @@ def after(
     """Decide what follows the end of a link.
 
     Args:
-        what: how it ended.
+        cause: how it ended.
         waited_s: how long the agent has waited, all in all, since the last healthy session.
         welcomed_s: how long the session lasted after `Welcome`; None without one.
         random: uniform in [0, 1).
@@ -137,11 +138,11 @@ def after(
     pause_s = random() * min(CAP_S, ceiling_s)
     # A peer that spoke this protocol well until now is not another version: a byte was damaged, or
     # a rare frame shows a defect. Neither is worth stopping for good.
-    broke_later = what.end is End.INCOMPATIBLE and was_healthy
-    if what.end in _HINTS and not broke_later:
-        return Fatal(_HINTS[what.end], pause_s)
-    told_s = _told_s(what)
-    if what.end is End.UNAUTHORIZED:
+    broke_later = cause.end is DisconnectCause.INCOMPATIBLE and was_healthy
+    if cause.end in _HINTS and not broke_later:
+        return Fatal(_HINTS[cause.end], pause_s)
+    told_s = _told_s(cause)
+    if cause.end is DisconnectCause.UNAUTHORIZED:
         after_s = max(REFUSED_S * (0.5 + random()), (told_s or 0.0) * (1.0 + random()))
     elif told_s is not None:
         # Jitter on top, so that all who were told the same do not come at the same moment.
@@ -151,9 +152,9 @@ def after(
     return Retry(after_s, waited_s + after_s, pause_s)
 
 
-def _told_s(what: LinkEnd) -> float | None:
+def _told_s(cause: Disconnect) -> float | None:
     """What the coordinator asked for, within reason; None: nothing."""
-    told_s = what.retry_after_s
+    told_s = cause.retry_after_s
     if told_s is None or math.isnan(told_s):
-        return TOLD_MIN_S if what.end is End.TOLD_TO_WAIT else None
+        return TOLD_MIN_S if cause.end is DisconnectCause.TOLD_TO_WAIT else None
     return min(max(told_s, TOLD_MIN_S), TOLD_MAX_S)

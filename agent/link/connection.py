@@ -5,7 +5,6 @@ outbox has, as few and as large messages as that gives.
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -13,22 +12,34 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Close, CloseCode
 
-from agent.jobs.outbox import Outbox
-from agent.link.backoff import End, LinkEnd
-from agent.link.dial import CLOSE_TIMEOUT_S, DialSettings, dial
-from agent.link.dial_failure import DialFailed
-from agent.link.message_size import MessageSize
-from agent.link.peer_text import shown
-from agent.link.watchdogs import Watchdogs
-from protocol.codec import VERSION_1, Dialect
-from protocol.exceptions import ProtocolError
-from protocol.frames import Ack, Cancel, CoordinatorFrame, Drain, Job, Rejected, Welcome
-from protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES, REPLACED
-from protocol.session import AgentSession
+from provider_agent.agent.jobs.outbox import Outbox
+from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
+from provider_agent.agent.link.dial import CLOSE_TIMEOUT_S, DialSettings, dial
+from provider_agent.agent.link.dial_failure import DialFailed
+from provider_agent.agent.link.message_size import MessageSize
+from provider_agent.agent.link.sanitize import sanitize
+from provider_agent.agent.link.watchdogs import Watchdogs
+from provider_agent.event_log import EventLogger
+from provider_agent.protocol.codec import VERSION_1, Dialect
+from provider_agent.protocol.exceptions import ProtocolError
+from provider_agent.protocol.frames import (
+    Ack,
+    Cancel,
+    CoordinatorFrame,
+    Drain,
+    Job,
+    Rejected,
+    Welcome,
+)
+from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES, REPLACED
+from provider_agent.protocol.session import AgentSession
 
-log = logging.getLogger("provider_agent.link")
+log = EventLogger(__name__)
 
-_FINAL_CODES: Final = {CloseCode.PROTOCOL_ERROR: End.INCOMPATIBLE, REPLACED: End.REPLACED}
+_FINAL_CODES: Final = {
+    CloseCode.PROTOCOL_ERROR: DisconnectCause.INCOMPATIBLE,
+    REPLACED: DisconnectCause.REPLACED,
+}
 _WAIT_CODES: Final = frozenset({CloseCode.SERVICE_RESTART, CloseCode.TRY_AGAIN_LATER})
 
 
@@ -63,9 +74,9 @@ class LinkUser(Protocol):
 class _Ended(Exception):
     """The connection is over; carries how."""
 
-    def __init__(self, what: LinkEnd) -> None:
-        super().__init__(what.detail)
-        self.what = what
+    def __init__(self, cause: Disconnect) -> None:
+        super().__init__(cause.detail)
+        self.cause = cause
 
 
 class Link:
@@ -99,7 +110,7 @@ class Link:
     def __repr__(self) -> str:
         return f"<Link {self._settings.url} {self._session.state}>"
 
-    async def run(self) -> LinkEnd:
+    async def run(self) -> Disconnect:
         """Be connected until it ends, and tell how it did.
 
         Cancelling it closes the connection with 1000 (done) before it returns.
@@ -107,7 +118,7 @@ class Link:
         try:
             socket = await dial(self._settings, self._dialect.subprotocol)
         except DialFailed as failed:
-            return failed.what
+            return failed.cause
         try:
             return await self._converse(socket)
         except asyncio.CancelledError:
@@ -117,23 +128,26 @@ class Link:
             # A no-op after a close handshake; after a stall there is nobody to shake hands with.
             socket.transport.abort()
 
-    async def _converse(self, socket: ClientConnection) -> LinkEnd:
+    async def _converse(self, socket: ClientConnection) -> Disconnect:
         try:
             await self._handshake(socket)
             await self._exchange(socket)
         except _Ended as ended:
-            return ended.what
+            return ended.cause
         except ProtocolError as error:
             # The text of these errors never holds what the peer sent.
             log.warning(
                 "the coordinator broke the protocol",
-                extra={"fields": {"reason": str(error), "close_code": error.close_code}},
+                reason=str(error),
+                close_code=error.close_code,
             )
             await _close(socket, error.close_code, str(error)[:120])
-            return LinkEnd(End.BROKEN_PEER, f"the coordinator broke the protocol: {error}")
+            return Disconnect(
+                DisconnectCause.BROKEN_PEER, f"the coordinator broke the protocol: {error}"
+            )
         except ConnectionClosed as closed:
             return self._closed(closed)
-        return LinkEnd(End.LOST, "the connection ended")
+        return Disconnect(DisconnectCause.LOST, "the connection ended")
 
     async def _handshake(self, socket: ClientConnection) -> None:
         try:
@@ -146,7 +160,7 @@ class Link:
                         await socket.send(message)
         except TimeoutError:
             text = f"no welcome within {HANDSHAKE_TIMEOUT_S:.0f} s of the open connection"
-            raise _Ended(LinkEnd(End.LOST, text)) from None
+            raise _Ended(Disconnect(DisconnectCause.LOST, text)) from None
 
     async def _exchange(self, socket: ClientConnection) -> None:
         """Read and write until either ends; both are over when this returns or raises."""
@@ -219,36 +233,41 @@ class Link:
             case Rejected():
                 raise _Ended(_rejected(event))
 
-    def _closed(self, closed: ConnectionClosed) -> LinkEnd:
+    def _closed(self, closed: ConnectionClosed) -> Disconnect:
         drain = self._drain
         told = None if drain is None else drain.reconnect_after_ms / 1000 or None
         if closed.sent is not None and not closed.rcvd_then_sent:
             if drain is not None and closed.sent.code == CloseCode.NORMAL_CLOSURE:
-                end = End.LOST if told is None else End.TOLD_TO_WAIT
-                return LinkEnd(end, f"the coordinator is going away: {shown(drain.reason)}", told)
+                end = DisconnectCause.LOST if told is None else DisconnectCause.TOLD_TO_WAIT
+                return Disconnect(
+                    end, f"the coordinator is going away: {sanitize(drain.reason)}", told
+                )
             return _closed_here(closed.sent)
         frame = closed.rcvd
         if frame is None:
-            return LinkEnd(End.LOST, "the connection broke")
-        reason = shown(frame.reason)
+            return Disconnect(DisconnectCause.LOST, "the connection broke")
+        reason = sanitize(frame.reason)
         detail = f"the coordinator closed the connection: {frame.code} {reason}".rstrip()
         if frame.code in _FINAL_CODES:
-            return LinkEnd(_FINAL_CODES[frame.code], detail)
+            return Disconnect(_FINAL_CODES[frame.code], detail)
         if told is not None:
-            return LinkEnd(End.TOLD_TO_WAIT, detail, told)
-        return LinkEnd(End.TOLD_TO_WAIT if frame.code in _WAIT_CODES else End.LOST, detail)
+            return Disconnect(DisconnectCause.TOLD_TO_WAIT, detail, told)
+        return Disconnect(
+            DisconnectCause.TOLD_TO_WAIT if frame.code in _WAIT_CODES else DisconnectCause.LOST,
+            detail,
+        )
 
     def _skip(self, frame_type: int) -> None:
         """A newer coordinator may say more than this version understands; once is enough to log."""
         if frame_type not in self._unknown_types and len(self._unknown_types) < 64:
             self._unknown_types.add(frame_type)
-            log.warning("skipping unknown frames", extra={"fields": {"type": frame_type}})
+            log.warning("skipping unknown frames", type=frame_type)
 
 
 async def _abort_when(socket: ClientConnection, broken: Awaitable[str]) -> None:
     reason = await broken
     socket.transport.abort()
-    raise _Ended(LinkEnd(End.LOST, reason))
+    raise _Ended(Disconnect(DisconnectCause.LOST, reason))
 
 
 async def _close(socket: ClientConnection, code: int, reason: str) -> None:
@@ -260,15 +279,17 @@ async def _close(socket: ClientConnection, code: int, reason: str) -> None:
         socket.transport.abort()
 
 
-def _rejected(rejected: Rejected) -> LinkEnd:
-    detail = f"rejected by the coordinator: {shown(rejected.code)}: {shown(rejected.message)}"
+def _rejected(rejected: Rejected) -> Disconnect:
+    detail = f"rejected by the coordinator: {sanitize(rejected.code)}: {sanitize(rejected.message)}"
     if rejected.retry_after_ms is None:
-        return LinkEnd(End.REJECTED, detail)
-    return LinkEnd(End.TOLD_TO_WAIT, detail, rejected.retry_after_ms / 1000)
+        return Disconnect(DisconnectCause.REJECTED, detail)
+    return Disconnect(DisconnectCause.TOLD_TO_WAIT, detail, rejected.retry_after_ms / 1000)
 
 
-def _closed_here(sent: Close) -> LinkEnd:
+def _closed_here(sent: Close) -> Disconnect:
     """The WebSocket library closed the connection; its reasons hold nothing of the content."""
     fields = {"reason": sent.reason, "close_code": int(sent.code)}
-    log.warning("the coordinator broke the protocol", extra={"fields": fields})
-    return LinkEnd(End.BROKEN_PEER, f"the coordinator broke the protocol: {sent.reason}")
+    log.warning("the coordinator broke the protocol", **fields)
+    return Disconnect(
+        DisconnectCause.BROKEN_PEER, f"the coordinator broke the protocol: {sent.reason}"
+    )

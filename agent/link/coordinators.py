@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from agent.link.backoff import CAP_S, Fatal, Retry
+from provider_agent.agent.link.backoff import CAP_S, Fatal, Retry
 
 
 class Coordinators:

@@ -12,16 +12,21 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 from websockets.typing import Subprotocol
 
-from agent.config import CoordinatorConfig
-from agent.config.addresses import is_loopback
-from agent.link.backoff import End, LinkEnd
-from agent.link.dial_failure import OPEN_TIMEOUT_S, TLS_TIMEOUT_S, DialFailed, explain
-from agent.link.link_files import read_token
-from agent.link.socket_options import tune
-from agent.link.tls import UnusableFile, client_context
-from agent.version import agent_version
-from protocol.auth import canonical_authority
-from protocol.limits import KIB, MAX_MESSAGE_TO_AGENT_BYTES, MIB
+from provider_agent.agent.config import CoordinatorConfig
+from provider_agent.agent.config.addresses import is_loopback
+from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
+from provider_agent.agent.link.dial_failure import (
+    OPEN_TIMEOUT_S,
+    TLS_TIMEOUT_S,
+    DialFailed,
+    explain,
+)
+from provider_agent.agent.link.link_files import read_token
+from provider_agent.agent.link.socket_options import set_socket_options
+from provider_agent.agent.link.tls import UnusableFile, client_context
+from provider_agent.agent.version import agent_version
+from provider_agent.protocol.auth import canonical_authority
+from provider_agent.protocol.limits import KIB, MAX_MESSAGE_TO_AGENT_BYTES, MIB
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """For the close handshake: a peer that is there answers in one round trip."""
@@ -106,7 +111,7 @@ class _Attempt:
         class Watched(ClientConnection):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
                 attempt.connected = True
-                tune(transport)
+                set_socket_options(transport)
                 super().connection_made(transport)
 
             def data_received(self, data: bytes) -> None:
@@ -153,16 +158,16 @@ async def dial(settings: DialSettings, subprotocol: str) -> ClientConnection:
             ssl_handshake_timeout=None if context is None else TLS_TIMEOUT_S,
         )
     except UnusableFile as error:
-        raise DialFailed(LinkEnd(End.LOST, str(error))) from error
+        raise DialFailed(Disconnect(DisconnectCause.LOST, str(error))) from error
     except TimeoutError as error:
-        raise DialFailed(LinkEnd(End.LOST, _overdue(settings, attempt))) from error
+        raise DialFailed(Disconnect(DisconnectCause.LOST, _overdue(settings, attempt))) from error
     except (WebSocketException, OSError, EOFError, ValueError, ImportError) as error:
         lost = attempt.lost
         raise DialFailed(explain(lost if isinstance(lost, ssl.SSLError) else error)) from error
     if socket.subprotocol != subprotocol:
         await socket.close(1002, "no common subprotocol")
         detail = f"the server does not speak {subprotocol}; is this a coordinator?"
-        raise DialFailed(LinkEnd(End.INCOMPATIBLE, detail))
+        raise DialFailed(Disconnect(DisconnectCause.INCOMPATIBLE, detail))
     return socket
 
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Final
 
-from agent.config import CoordinatorConfig
-from agent.link.tls import UnusableFile, client_context
-from protocol.limits import KIB
+from provider_agent.agent.config import CoordinatorConfig
+from provider_agent.agent.link.tls import UnusableFile, client_context
+from provider_agent.protocol.limits import KIB
 
 MAX_TOKEN_BYTES: Final = 16 * KIB
 

@@ -7,7 +7,7 @@ others in between.
 
 from typing import Final
 
-from protocol.limits import BATCH_BYTES, KIB
+from provider_agent.protocol.limits import BATCH_BYTES, KIB
 
 MIN_MESSAGE_BYTES: Final = 8 * KIB
 """Smaller would pay for frames and system calls more than for data."""

@@ -12,8 +12,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from agent.jobs.outbox import Outbox
-from protocol.frames import LiveJob, Welcome
+from provider_agent.agent.jobs.outbox import Outbox
+from provider_agent.protocol.frames import LiveJob, Welcome
 
 MAX_RESUME_S: Final = 600.0
 """How long this agent keeps the jobs of a lost link at most, whatever a coordinator promises: they

@@ -6,7 +6,7 @@ import socket
 import sys
 from typing import Final
 
-from protocol.limits import KIB
+from provider_agent.protocol.limits import KIB
 
 NOTSENT_LOWAT_BYTES: Final = 16 * KIB
 """How much the kernel may hold that it has not sent yet. Its buffer is the one queue that control
@@ -19,7 +19,7 @@ TCP_NOTSENT_LOWAT: Final[int | None] = getattr(
 """The option's number (tcp.h of Linux and of macOS); other systems have nothing like it."""
 
 
-def tune(transport: asyncio.BaseTransport) -> None:
+def set_socket_options(transport: asyncio.BaseTransport) -> None:
     """Send at once, and queue little in the kernel. Best effort: a link works without it."""
     # Neither loop gives the real socket, but both forward its options.
     connection: socket.socket | None = transport.get_extra_info("socket")

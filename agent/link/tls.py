@@ -7,7 +7,7 @@ import ssl
 from pathlib import Path
 from typing import Final
 
-from agent.link.backoff import End, LinkEnd
+from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
 
 
 class UnusableFile(Exception):
@@ -89,14 +89,20 @@ _CLIENT_CERTIFICATE_ALERTS: Final = {
 """Alerts about our certificate (RFC 8446, section 6.2), as OpenSSL names them."""
 
 
-def explain_tls(error: ssl.SSLError) -> LinkEnd:
+def explain_tls(error: ssl.SSLError) -> Disconnect:
     """What a failure of TLS means. A pure table."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return LinkEnd(End.BAD_CERTIFICATE, f"the certificate is not good: {error.verify_message}")
+        return Disconnect(
+            DisconnectCause.BAD_CERTIFICATE, f"the certificate is not good: {error.verify_message}"
+        )
     # One that was not made by OpenSSL has no reason.
     alert = _CLIENT_CERTIFICATE_ALERTS.get(getattr(error, "reason", ""))
     if alert is not None:
         # Not fatal: a certificate that expired is often about to be renewed.
         detail = f"the coordinator refused the client certificate: {alert}"
-        return LinkEnd(End.UNAUTHORIZED, f"{detail}; check [coordinator] client_cert_file")
-    return LinkEnd(End.LOST, "the TLS handshake failed; should the url begin with ws://?")
+        return Disconnect(
+            DisconnectCause.UNAUTHORIZED, f"{detail}; check [coordinator] client_cert_file"
+        )
+    return Disconnect(
+        DisconnectCause.LOST, "the TLS handshake failed; should the url begin with ws://?"
+    )

@@ -12,35 +12,25 @@ Jobs and their streams outlive a link. What the coordinator says goes to them by
 """
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable
-from enum import StrEnum
 
-from agent.config import CoordinatorConfig
-from agent.identity import Identity
-from agent.jobs.outbox import Outbox
-from agent.jobs.running import Jobs
-from agent.link.backoff import End, Fatal, LinkEnd, after
-from agent.link.connection import Link
-from agent.link.coordinators import Coordinators
-from agent.link.dial import DialSettings
-from agent.link.resumption import Resumption
-from agent.telemetry.status import LINK_CONNECTED
-from agent.version import agent_version
-from protocol.frames import Ack, Cancel, Drain, Job, Welcome
-from protocol.session import AgentSession
+from provider_agent.agent.config import CoordinatorConfig
+from provider_agent.agent.identity.key import Identity
+from provider_agent.agent.jobs.outbox import Outbox
+from provider_agent.agent.jobs.running import Jobs
+from provider_agent.agent.link.backoff import Disconnect, DisconnectCause, Fatal, next_attempt
+from provider_agent.agent.link.connection import Link
+from provider_agent.agent.link.coordinators import Coordinators
+from provider_agent.agent.link.dial import DialSettings
+from provider_agent.agent.link.resumption import Resumption
+from provider_agent.agent.link.state import LinkState
+from provider_agent.agent.version import agent_version
+from provider_agent.event_log import EventLogger
+from provider_agent.protocol.frames import Ack, Cancel, Drain, Job, Welcome
+from provider_agent.protocol.session import AgentSession
 
-log = logging.getLogger("provider_agent.uplink")
-
-
-class LinkState(StrEnum):
-    """Where the link stands, for people."""
-
-    STARTING = "starting"
-    CONNECTING = "connecting"
-    CONNECTED = LINK_CONNECTED
-    STOPPED = "stopped"
+log = EventLogger(__name__)
 
 
 class Uplink:
@@ -74,7 +64,7 @@ class Uplink:
         outbox: Outbox,
         *,
         on_welcome: Callable[[Welcome], None],
-        on_retry: Callable[[End], None],
+        on_retry: Callable[[DisconnectCause], None],
         clock: Callable[[], float],
         uniform: Callable[[], float],
     ) -> None:
@@ -120,7 +110,9 @@ class Uplink:
             end = await Link(settings, self._new_session, self._outbox, self).run()
             welcomed_s = self._ended(end)
             finished_job = self._jobs.completed > self._completed_before
-            decision = after(end, waited_s, welcomed_s, self._uniform, finished_job=finished_job)
+            decision = next_attempt(
+                end, waited_s, welcomed_s, self._uniform, finished_job=finished_job
+            )
             wait_s = coordinators.ended(decision, self._clock(), welcomed=welcomed_s is not None)
             if isinstance(decision, Fatal):
                 _log_useless(self.url, end, decision)
@@ -133,7 +125,7 @@ class Uplink:
             fields: dict[str, object] = {"reason": end.detail, "retry_in_s": round(wait_s, 1)}
             if len(_urls(dialled)) > 1:
                 fields["next"] = coordinators.current
-            log.warning("not connected", extra={"fields": fields})
+            log.warning("not connected", **fields)
             self._on_retry(end.end)
             await asyncio.sleep(wait_s)
 
@@ -154,7 +146,7 @@ class Uplink:
             live_jobs=live_jobs,
         )
 
-    def _ended(self, end: LinkEnd) -> float | None:
+    def _ended(self, end: Disconnect) -> float | None:
         """The jobs go on and wait for the next link; returns how long this one was welcomed."""
         self.last_rejection = end.detail
         self._outbox.drop_control()
@@ -186,7 +178,7 @@ class Uplink:
             "resumed": len(welcome.resumed),
             "given_up": len(given_up),
         }
-        log.info("connected", extra={"fields": fields})
+        log.info("connected", **fields)
 
     def job_offered(self, job: Job) -> None:
         """Run it or refuse it."""
@@ -203,12 +195,12 @@ class Uplink:
     def drain_requested(self, drain: Drain) -> None:
         """The link sees the running jobs through, closes, and says when to come back."""
         fields = {"reason": drain.reason, "reconnect_after_ms": drain.reconnect_after_ms}
-        log.info("the coordinator is going away", extra={"fields": fields})
+        log.info("the coordinator is going away", **fields)
 
 
-def _log_useless(url: str, end: LinkEnd, decision: Fatal) -> None:
+def _log_useless(url: str, end: Disconnect, decision: Fatal) -> None:
     fields = {"url": url, "reason": end.detail, "what_to_do": decision.hint}
-    log.error("the coordinator cannot be used", extra={"fields": fields})
+    log.error("the coordinator cannot be used", **fields)
 
 
 def _urls(config: CoordinatorConfig) -> tuple[str, ...]:

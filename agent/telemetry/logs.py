@@ -12,7 +12,7 @@ from typing import Final, Literal, TextIO
 
 import msgspec
 
-from adapters.redaction import redact
+from provider_agent.adapters.responses.redaction import redact
 
 ROOT: Final = "provider_agent"
 """Parent of all our loggers."""
@@ -108,7 +108,7 @@ class _RedactingFormatter(logging.Formatter):
 
 
 class TextFormatter(_RedactingFormatter):
-    """`2026-01-31T12:00:00.000Z INFO provider_agent.link connected rtt_ms=12 …`."""
+    """`2026-01-31T12:00:00.000Z INFO provider_agent.agent.link.uplink connected rtt_ms=12 …`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, and the traceback on the lines after it."""

@@ -12,9 +12,10 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from agent.telemetry.status import LINK_CONNECTED, StatusSnapshot
-from protocol.errors import ErrorCode
-from protocol.formats import WireFormat
+from provider_agent.agent.link.state import LinkState
+from provider_agent.agent.telemetry.status import StatusSnapshot
+from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.formats import WireFormat
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 """Of what `Metrics.render` returns."""
@@ -143,7 +144,7 @@ class _StatusCollector(Collector):
         yield _gauge(
             "link_up",
             "1 when the coordinator has welcomed the agent.",
-            state.link == LINK_CONNECTED,
+            state.link == LinkState.CONNECTED,
         )
         up = GaugeMetricFamily(
             "provider_agent_backend_up", "1 when the backend gets jobs.", labels=("id", "kind")

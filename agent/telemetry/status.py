@@ -1,13 +1,9 @@
 """The agent's state as one value, and what it says about being ready. Pure."""
 
-from typing import Final
-
 from msgspec import Struct
 
-from agent.telemetry.figures import FigureSnapshot
-
-LINK_CONNECTED: Final = "connected"
-"""The link state after `Welcome`; an open socket is not enough."""
+from provider_agent.agent.link.state import LinkState
+from provider_agent.agent.telemetry.rolling_stats import StatsSnapshot
 
 
 class BackendStatus(Struct, frozen=True, kw_only=True):
@@ -36,7 +32,7 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     Attributes:
         version: of the agent.
         uptime_s: since the process started.
-        link: state of the link; `LINK_CONNECTED` when the coordinator has welcomed the agent.
+        link: state of the link; `LinkState.CONNECTED` when the coordinator has welcomed the agent.
         coordinator_url: whom it dials.
         last_welcome_age_s: since the last `Welcome`.
         last_rejection: why the coordinator or the network last turned it away.
@@ -59,7 +55,7 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     in_flight: int = 0
     capacity: int = 0
     backends: list[BackendStatus] = []
-    figures: FigureSnapshot = FigureSnapshot()
+    stats: StatsSnapshot = StatsSnapshot()
 
 
 def readiness(state: StatusSnapshot) -> list[str]:
@@ -67,7 +63,7 @@ def readiness(state: StatusSnapshot) -> list[str]:
     reasons = []
     if state.draining:
         reasons.append("draining: the agent is stopping and takes no new jobs")
-    if state.link != LINK_CONNECTED:
+    if state.link != LinkState.CONNECTED:
         reason = f"not connected: the link to {state.coordinator_url} is {state.link}"
         if state.last_rejection:
             reason += f" ({state.last_rejection})"

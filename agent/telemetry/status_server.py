@@ -1,6 +1,5 @@
 """A small HTTP server for operators and orchestrators: live, ready, metrics, status."""
 
-import logging
 import os
 from collections.abc import Callable
 from typing import Final
@@ -8,11 +7,12 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from agent.config.addresses import listen_address
-from agent.telemetry.metrics import CONTENT_TYPE, Metrics
-from agent.telemetry.status import StatusSnapshot, readiness
+from provider_agent.agent.config.addresses import listen_address
+from provider_agent.agent.telemetry.metrics import CONTENT_TYPE, Metrics
+from provider_agent.agent.telemetry.status import StatusSnapshot, readiness
+from provider_agent.event_log import EventLogger
 
-_log = logging.getLogger("provider_agent.status_server")
+log = EventLogger(__name__)
 
 _SHUTDOWN_S: Final = 1.0
 """Answers here take no time; nobody waits for a slow reader of them."""
@@ -79,7 +79,7 @@ class StatusServer:
             await runner.cleanup()
             raise
         self._runner = runner
-        _log.info("status server listening", extra={"fields": {"address": self.address}})
+        log.info("status server listening", address=self.address)
 
     async def stop(self) -> None:
         """Close the socket and all connections. May be called twice, and without `start`."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from agent.telemetry.status import StatusSnapshot
+from provider_agent.agent.telemetry.status import StatusSnapshot
 
 STATUS_EVERY_S: Final = 10.0
 """Without a watchdog: how often the status line is looked at. About one heartbeat."""

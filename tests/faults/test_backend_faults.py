@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from adapters.base import (
+from provider_agent.adapters.base import (
     BackendError,
     BackendTimeout,
     ErrorInStream,
@@ -17,7 +17,7 @@ from adapters.base import (
     Transport,
     Unreachable,
 )
-from protocol.errors import ErrorCode, Fault, entry_for
+from provider_agent.protocol.errors import ErrorCode, Fault, entry_for
 from tests.kit.fakes.frames import DONE
 from tests.kit.raw_jobs import (
     BUSY,

@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from adapters.base import BackendTimeout, JobResult, Operation, TimeoutSettings
+from provider_agent.adapters.base import BackendTimeout, JobResult, Operation, TimeoutSettings
 from tests.kit.fakes.frames import INPUT_TOKENS, OUTPUT_TOKENS
 from tests.kit.raw_jobs import (
     COMMENT,

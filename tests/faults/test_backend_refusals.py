@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from adapters.base import (
+from provider_agent.adapters.base import (
     BackendError,
     BackendTimeout,
     BadStatus,
@@ -16,17 +16,17 @@ from adapters.base import (
     Transport,
     Unreachable,
 )
-from adapters.http_errors import describe
-from agent.backends.failover import may_be_retried
-from agent.jobs.ends import failed_at_backend
-from protocol.errors import ErrorCode, Fault, entry_for
-from protocol.limits import MAX_ERROR_BODY_BYTES
+from provider_agent.adapters.responses.http_errors import describe
+from provider_agent.agent.backends.failover import may_be_retried
+from provider_agent.agent.jobs.ends import failed_at_backend
+from provider_agent.protocol.errors import ErrorCode, Fault, entry_for
+from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
 from tests.kit.raw_jobs import backend_at, good, job_for, over_formats
 from tests.kit.raw_server import RawServer, Reply, stream, whole
 from tests.kit.sink import CollectingSink
 from tests.kit.virtual_time import in_virtual_time
 
-BUYER, PROVIDER, COORDINATOR = Fault
+CLIENT, PROVIDER, COORDINATOR = Fault
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Meaning:
 
 
 _KEY = Meaning(ErrorCode.AUTH_REJECTED_BY_BACKEND, PROVIDER, elsewhere=True)
-_MISTAKE = Meaning(ErrorCode.BAD_REQUEST, BUYER, elsewhere=False)
+_MISTAKE = Meaning(ErrorCode.BAD_REQUEST, CLIENT, elsewhere=False)
 _GONE = Meaning(ErrorCode.MODEL_NOT_LOADED, COORDINATOR, elsewhere=True)
 _BUSY = Meaning(ErrorCode.BACKEND_OVERLOADED, PROVIDER, elsewhere=True)
 _BROKEN = Meaning(ErrorCode.BACKEND_ERROR, PROVIDER, elsewhere=True, here=True)
 _SLOW = Meaning(ErrorCode.BACKEND_TIMEOUT, PROVIDER, elsewhere=True, here=True)
-_TOO_LONG = Meaning(ErrorCode.CONTEXT_LENGTH_EXCEEDED, BUYER, elsewhere=False)
+_TOO_LONG = Meaning(ErrorCode.CONTEXT_LENGTH_EXCEEDED, CLIENT, elsewhere=False)
 
 STATUSES: Final = {
     307: Meaning(ErrorCode.INVALID_RESPONSE, PROVIDER, elsewhere=True),
@@ -107,8 +107,8 @@ async def test_every_status_has_its_meaning(status: int, operation: Operation) -
     assert meaning(error) == STATUSES[status]
     assert (error.status, error.retry_after_s) == (status, 17.0)
     assert error.body == b'{"error":{"message":"no"}}'
-    # Only what is about the buyer's request is said to the buyer.
-    assert str(error).endswith(": no") is (STATUSES[status].fault is BUYER)
+    # Only what is about the client's request is said to the client.
+    assert str(error).endswith(": no") is (STATUSES[status].fault is CLIENT)
 
 
 WORDINGS: Final = {
@@ -190,7 +190,7 @@ TELLERS: Final = {
     "at the cut": whole(b"x" * (MAX_ERROR_BODY_BYTES - 30) + TOLD.encode(), 500),
     "in a header": whole({}, 400, WWW_Authenticate=TOLD),
     "200 with an error body": whole({"error": TOLD}),
-    "200 with the buyer's mistake": whole({"error": {"message": TOLD, "code": 400}}),
+    "200 with the client's mistake": whole({"error": {"message": TOLD, "code": 400}}),
     "in a stream": stream([_FRAME]),
 }
 

@@ -9,11 +9,11 @@ import aiohttp
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from coordinator.server import Coordinator
-from coordinator.settings import CoordinatorSettings
+from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.settings import CoordinatorSettings
 from tests.kit.hostile_agents import AGENT_ATTACKS, AgentAttack
+from tests.kit.hostile_harness import names_of_tasks
 from tests.kit.hostile_messages import HOSTILE_MESSAGES, Hostile
-from tests.kit.hostile_stage import names_of_tasks
 from tests.kit.scripted_agent import ScriptedAgent, ScriptedJob
 
 CHAT = "/v1/chat/completions"

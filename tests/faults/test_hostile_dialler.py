@@ -15,12 +15,12 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from agent.service import EXIT_REFUSED
-from coordinator.server import Coordinator
-from coordinator.settings import CoordinatorSettings
-from protocol.auth import canonical_authority
-from protocol.codec import VERSION_1
-from protocol.frames import (
+from provider_agent.agent.service import EXIT_REFUSED
+from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.protocol.auth import canonical_authority
+from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.frames import (
     AgentFrame,
     CoordinatorFrame,
     Draining,
@@ -29,17 +29,17 @@ from protocol.frames import (
     Rejected,
     Welcome,
 )
-from protocol.limits import (
+from provider_agent.protocol.limits import (
     CONNECT_PATH,
     MAX_LIVE_JOBS,
     MIB,
     MIN_MESSAGE_TO_COORDINATOR_BYTES,
     SUBPROTOCOL,
 )
-from protocol.session import AgentSession, State
+from provider_agent.protocol.session import AgentSession, State
 from tests.kit.agent_config import agent_config
 from tests.kit.chain import models_offered
-from tests.kit.hostile_stage import names_of_tasks
+from tests.kit.hostile_harness import names_of_tasks
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.scripted_backend import ScriptedBackend

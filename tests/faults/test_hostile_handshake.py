@@ -6,13 +6,13 @@ import logging
 import pytest
 from msgspec.structs import replace
 
-from agent.jobs.outbox import MAX_OWN_WINDOW_BYTES
-from agent.link.backoff import TOLD_MAX_S
-from agent.link.resumption import MAX_RESUME_S
-from protocol.frames import Drain, Heartbeat, Rejected
-from protocol.limits import HANDSHAKE_TIMEOUT_S
+from provider_agent.agent.jobs.outbox import MAX_OWN_WINDOW_BYTES
+from provider_agent.agent.link.backoff import TOLD_MAX_S
+from provider_agent.agent.link.resumption import MAX_RESUME_S
+from provider_agent.protocol.frames import Drain, Heartbeat, Rejected
+from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S
 from tests.kit.hostile_greetings import GREETINGS, YEARS_MS, Greeting, serves_a_good_one
-from tests.kit.hostile_stage import Stage
+from tests.kit.hostile_harness import HostileHarness
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend
@@ -35,7 +35,7 @@ async def test_a_greeting_is_answered_as_the_table_says(greeting: Greeting) -> N
             else:
                 await peer.settle()
                 peer.cut()
-            await serves_a_good_one(Stage(coordinator, agent, backend, peer))
+            await serves_a_good_one(HostileHarness(coordinator, agent, backend, peer))
 
 
 # --- what absurd numbers come to ------------------------------------------------------------------
@@ -134,7 +134,7 @@ async def test_a_flood_of_drains_is_one_drain(caplog: pytest.LogCaptureFixture) 
         await peer.end(job.job_id)
         await peer.closed.wait()
         assert peer.socket.close_code == 1000
-        await Stage(coordinator, agent, backend, peer).serves_another()
+        await HostileHarness(coordinator, agent, backend, peer).serves_another()
     told = [record for record in caplog.records if "going away" in record.message]
     assert len(told) == 1
 

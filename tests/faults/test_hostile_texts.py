@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.telemetry.logs import configure_logging
-from protocol.frames import Drain, Job, Rejected
+from provider_agent.agent.telemetry.logs import configure_logging
+from provider_agent.protocol.frames import Drain, Job, Rejected
 from tests.kit.hostile_greetings import CHALLENGE, accepts, says, serves_a_good_one
-from tests.kit.hostile_stage import Stage
+from tests.kit.hostile_harness import HostileHarness
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator
@@ -78,7 +78,7 @@ async def test_no_text_of_a_coordinator_reaches_a_terminal_as_it_is(
                 await asyncio.sleep(0)
             assert told.isprintable()
             assert len(told) < 1200
-            await serves_a_good_one(Stage(coordinator, agent, backend, peer))
+            await serves_a_good_one(HostileHarness(coordinator, agent, backend, peer))
     lines = log_lines.getvalue().splitlines()
     assert any("forged" in line for line in lines), "it is told"
     assert all(line.isprintable() for line in lines)

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from adapters.base import BackendSettings, WireFormat
-from adapters.openai_compatible import OpenAICompatibleBackend
-from protocol.frames import JobResult
-from protocol.limits import MIN_WINDOW_BYTES
+from provider_agent.adapters.base import BackendSettings, WireFormat
+from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
+from provider_agent.protocol.frames import JobResult
+from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from tests.kit.fakes.openai_compatible import MODEL, FakeOpenAICompatible
 from tests.kit.fakes.server import Answer, Fault
 from tests.kit.jobs import new_job

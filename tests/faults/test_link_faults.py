@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from adapters.base import BackendSettings, Unreachable, WireFormat
-from adapters.openai_compatible import OpenAICompatibleBackend
-from agent.service import EXIT_OK
-from protocol.frames import Capabilities, Hello, JobResult
+from provider_agent.adapters.base import BackendSettings, Unreachable, WireFormat
+from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
+from provider_agent.agent.service import EXIT_OK
+from provider_agent.protocol.frames import Capabilities, Hello, JobResult
 from tests.kit.fakes.openai_compatible import MODEL, FakeOpenAICompatible
 from tests.kit.fakes.server import Fault
 from tests.kit.jobs import new_job
@@ -167,7 +167,7 @@ async def test_jobs_on_a_link_that_keeps_breaking(seed: int) -> None:
             assert all(len(peer.ends(job.job_id)) <= 1 for job in jobs)
         await agent.connected()
         assert agent.service.jobs.in_flight == 0
-        assert "lanes=0" in repr(agent.service)
+        assert "channels=0" in repr(agent.service)
         assert all(run.outcome.done() for run in backend.runs)
 
 

@@ -8,16 +8,16 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
-from coordinator.server import Coordinator
-from coordinator.settings import CoordinatorSettings
-from protocol.frames import Capabilities
-from protocol.limits import CONNECT_PATH, KIB, MIB
+from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.protocol.frames import Capabilities
+from provider_agent.protocol.limits import CONNECT_PATH, KIB, MIB
 from tests.kit.chain import models_offered
-from tests.kit.connection import Connection
+from tests.kit.fault_proxy import FaultProxy
 from tests.kit.flood_server import MODEL, FloodServer, flood
 from tests.kit.jobs import new_job
 from tests.kit.measured_agent import Figures, MeasuredAgent, measured_agent
-from tests.kit.network import Cable
+from tests.kit.proxied_connection import ProxiedConnection
 from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome
 
 JOBS = 16
@@ -67,19 +67,19 @@ async def test_consumers_that_take_nothing_cost_a_window_each(server: FloodServe
         check_nothing_is_held(await agent.settled(), before)
 
 
-async def test_buyers_that_read_nothing_cost_a_window_each_however_often_the_link_breaks(
+async def test_clients_that_read_nothing_cost_a_window_each_however_often_the_link_breaks(
     server: FloodServer,
 ) -> None:
-    async with chain(server) as (coordinator, link, agent), idle_buyers(coordinator) as buyers:
+    async with chain(server) as (coordinator, link, agent), idle_clients(coordinator) as clients:
         before = await agent.settled()
-        buyers.order(JOBS)
-        await buyers.all_answered()
+        clients.order(JOBS)
+        await clients.all_answered()
         await check_bound(agent, before, server)
         for _ in range(FLAPS):
             link.cut()
             await next_session(link, coordinator)
         await check_bound(agent, before, server)
-        assert await buyers.bodies() == {ANSWER}
+        assert await clients.bodies() == {ANSWER}
         check_nothing_is_held(await agent.settled(), before)
         assert len(link.dialled_at) == 1 + FLAPS
 
@@ -92,7 +92,7 @@ async def check_bound(agent: MeasuredAgent, before: Figures, server: FloodServer
     full = await agent.settled()
     for _ in range(LOOKS):
         now = await agent.figures()
-        assert (now.lanes, now.stopped) == (JOBS, JOBS)
+        assert (now.channels, now.stopped) == (JOBS, JOBS)
         assert now.held == full.held
         assert now.held <= JOBS * (WINDOW_BYTES + 2 * READ_BYTES)
         assert now.traced - before.traced <= BOUND_BYTES
@@ -102,7 +102,7 @@ async def check_bound(agent: MeasuredAgent, before: Figures, server: FloodServer
 
 
 def check_nothing_is_held(after: Figures, before: Figures) -> None:
-    assert (after.held, after.lanes) == (0, 0)
+    assert (after.held, after.channels) == (0, 0)
     assert after.traced - before.traced <= WINDOW_BYTES, "not even one window is left"
 
 
@@ -110,8 +110,10 @@ def check_nothing_is_held(after: Figures, before: Figures) -> None:
 
 
 @asynccontextmanager
-async def chain(server: FloodServer) -> AsyncIterator[tuple[Coordinator, Cable, MeasuredAgent]]:
-    async with Cable() as link:
+async def chain(
+    server: FloodServer,
+) -> AsyncIterator[tuple[Coordinator, FaultProxy, MeasuredAgent]]:
+    async with FaultProxy() as link:
         settings = CoordinatorSettings(
             port=0, authorities=(link.authority,), window_bytes=WINDOW_BYTES, drain_s=0.0
         )
@@ -126,7 +128,7 @@ async def chain(server: FloodServer) -> AsyncIterator[tuple[Coordinator, Cable, 
 
 
 def shrink_send_buffers(coordinator: Coordinator) -> None:
-    """The kernel would take megabytes for each buyer that reads nothing."""
+    """The kernel would take megabytes for each client that reads nothing."""
     assert coordinator._runner is not None
     for site in coordinator._runner.sites:
         server = site._server
@@ -135,13 +137,13 @@ def shrink_send_buffers(coordinator: Coordinator) -> None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * KIB)
 
 
-async def next_session(link: Cable, coordinator: Coordinator) -> Connection:
+async def next_session(link: FaultProxy, coordinator: Coordinator) -> ProxiedConnection:
     connection = await link.next_connection()
     await models_offered(coordinator)
     return connection
 
 
-class IdleBuyers:
+class IdleClients:
     """Real HTTP clients that take nothing of their answers until told."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
@@ -155,7 +157,7 @@ class IdleBuyers:
         for _ in range(count):
             answered = asyncio.Event()
             self._answered.append(answered)
-            self._tasks.append(asyncio.create_task(self._buy(answered), name="idle buyer"))
+            self._tasks.append(asyncio.create_task(self._buy(answered), name="idle client"))
 
     async def all_answered(self) -> None:
         """Return when every answer has begun."""
@@ -183,7 +185,7 @@ class IdleBuyers:
 
 
 @asynccontextmanager
-async def idle_buyers(coordinator: Coordinator) -> AsyncIterator[IdleBuyers]:
+async def idle_clients(coordinator: Coordinator) -> AsyncIterator[IdleClients]:
     def small_socket(address: tuple[object, ...]) -> socket.socket:
         small = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * KIB)
@@ -191,8 +193,8 @@ async def idle_buyers(coordinator: Coordinator) -> AsyncIterator[IdleBuyers]:
 
     connector = aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=small_socket)
     async with aiohttp.ClientSession(connector=connector, read_bufsize=16 * KIB) as session:
-        buyers = IdleBuyers(coordinator.http_url, session)
+        clients = IdleClients(coordinator.http_url, session)
         try:
-            yield buyers
+            yield clients
         finally:
-            await buyers.leave()
+            await clients.leave()

@@ -7,13 +7,21 @@ from collections.abc import Callable
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from adapters.base import Backend, BackendError, Unreachable
-from agent.backends.routing import Route
-from agent.jobs.outbox import Outbox
-from agent.jobs.running import Jobs
-from protocol.exceptions import ProtocolViolation
-from protocol.frames import Ack, AgentFrame, Chunk, Job, JobError, JobResult, JobStarted
-from protocol.limits import MIN_WINDOW_BYTES
+from provider_agent.adapters.base import Backend, BackendError, Unreachable
+from provider_agent.agent.backends.routing import Route
+from provider_agent.agent.jobs.outbox import Outbox
+from provider_agent.agent.jobs.running import Jobs
+from provider_agent.protocol.exceptions import ProtocolViolation
+from provider_agent.protocol.frames import (
+    Ack,
+    AgentFrame,
+    Chunk,
+    Job,
+    JobError,
+    JobResult,
+    JobStarted,
+)
+from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from tests.fuzz.depth import STEPS_DONE, depth
 from tests.kit.scripted_backend import CHAT_AND_MESSAGES, ScriptedBackend, ScriptedRun
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from protocol.codec import VERSION_1, Decoded
-from protocol.exceptions import MalformedMessage, MessageTooBig, ProtocolError
-from protocol.frames import AgentFrame, CoordinatorFrame
-from protocol.limits import MAX_FRAMES_PER_MESSAGE, MAX_MESSAGE_TO_AGENT_BYTES, MIB
+from provider_agent.protocol.codec import VERSION_1, Decoded
+from provider_agent.protocol.exceptions import MalformedMessage, MessageTooBig, ProtocolError
+from provider_agent.protocol.frames import AgentFrame, CoordinatorFrame
+from provider_agent.protocol.limits import MAX_FRAMES_PER_MESSAGE, MAX_MESSAGE_TO_AGENT_BYTES, MIB
 from tests.fuzz.depth import STEPS_DONE, depth
 from tests.unit.protocol.frame_strategies import FROM_AGENT, FROM_COORDINATOR
 

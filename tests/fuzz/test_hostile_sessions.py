@@ -5,8 +5,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.strategies import SearchStrategy
 from msgspec.structs import replace
 
-from protocol.exceptions import ProtocolViolation
-from protocol.frames import (
+from provider_agent.protocol.exceptions import ProtocolViolation
+from provider_agent.protocol.frames import (
     Ack,
     AgentFrame,
     Challenge,
@@ -21,9 +21,9 @@ from protocol.frames import (
     Rejected,
     Welcome,
 )
-from protocol.limits import MIN_WINDOW_BYTES
-from protocol.session import AgentSession, CoordinatorSession, State
-from protocol.stream import ReceiveStream
+from provider_agent.protocol.limits import MIN_WINDOW_BYTES
+from provider_agent.protocol.session import AgentSession, CoordinatorSession, State
+from provider_agent.protocol.stream import ReceiveStream
 from tests.fuzz.depth import STEPS_DONE, depth
 from tests.unit.protocol.frame_strategies import COUNTS, FROM_AGENT, FROM_COORDINATOR
 from tests.unit.protocol.sessions import (

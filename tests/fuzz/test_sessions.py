@@ -5,7 +5,7 @@ from collections.abc import Callable
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from protocol.frames import (
+from provider_agent.protocol.frames import (
     Ack,
     AgentFrame,
     AgentLimits,
@@ -23,9 +23,9 @@ from protocol.frames import (
     JobStarted,
     Welcome,
 )
-from protocol.limits import MIN_MESSAGE_TO_COORDINATOR_BYTES, MIN_WINDOW_BYTES
-from protocol.session import AgentSession, CoordinatorSession, State, resumable
-from protocol.stream import ReceiveStream, SendStream
+from provider_agent.protocol.limits import MIN_MESSAGE_TO_COORDINATOR_BYTES, MIN_WINDOW_BYTES
+from provider_agent.protocol.session import AgentSession, CoordinatorSession, State, resumable
+from provider_agent.protocol.stream import ReceiveStream, SendStream
 from tests.fuzz.depth import STEPS_DONE, depth
 from tests.fuzz.lossy_link import LossyLink
 from tests.unit.protocol.sessions import AUTHORITY, KEY, PUBLIC_KEY
@@ -41,7 +41,7 @@ class TwoSessions(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         STEPS_DONE["conversations"] += 1
-        self.lanes: dict[bytes, SendStream] = {}
+        self.channels: dict[bytes, SendStream] = {}
         self.seen: set[bytes] = set()
         self.sources: dict[bytes, bytes] = {}
         self.kept: dict[bytes, ReceiveStream] = {}
@@ -63,7 +63,7 @@ class TwoSessions(RuleBasedStateMachine):
             sign=KEY.sign,
             agent_version="0",
             session_id=self.session_id,
-            live_jobs=[lane.live_job() for lane in self.lanes.values()],
+            live_jobs=[channel.live_job() for channel in self.channels.values()],
         )
         nonce = self.numbers.to_bytes(32, "big")
         self.coordinator = CoordinatorSession(nonce=nonce, name="c", authorities=[AUTHORITY])
@@ -126,20 +126,20 @@ class TwoSessions(RuleBasedStateMachine):
         match event:
             case Welcome():
                 self.session_id = event.session_id
-                for job_id in self.lanes.keys() - event.resumed.keys():
-                    del self.lanes[job_id]
+                for job_id in self.channels.keys() - event.resumed.keys():
+                    del self.channels[job_id]
                 for job_id, offset in event.resumed.items():
-                    self.lanes[job_id].rewind(offset)
+                    self.channels[job_id].rewind(offset)
             case Job() if event.job_id not in self.seen:
                 self.seen.add(event.job_id)
-                self.lanes[event.job_id] = SendStream(event.job_id, WINDOW)
+                self.channels[event.job_id] = SendStream(event.job_id, WINDOW)
                 self.sources[event.job_id] = b""
-            case Cancel() if (lane := self.lanes.get(event.job_id)) and lane.end is None:
-                lane.finish(JobError(event.job_id, lane.written, "cancelled", ""))
-            case Ack() if lane := self.lanes.get(event.job_id):
-                lane.acknowledge(event.offset, final=event.final)
-                if lane.done:
-                    del self.lanes[event.job_id]
+            case Cancel() if (channel := self.channels.get(event.job_id)) and channel.end is None:
+                channel.finish(JobError(event.job_id, channel.written, "cancelled", ""))
+            case Ack() if channel := self.channels.get(event.job_id):
+                channel.acknowledge(event.offset, final=event.final)
+                if channel.done:
+                    del self.channels[event.job_id]
 
     # --- what the applications do -----------------------------------------------------------------
 
@@ -166,20 +166,20 @@ class TwoSessions(RuleBasedStateMachine):
         self.coordinator.cancel_job(data.draw(st.sampled_from(sorted(self.sinks))), "why not")
         self.flush()
 
-    @precondition(lambda self: self.lanes)
+    @precondition(lambda self: self.channels)
     @rule(data=st.data(), pieces=st.lists(st.integers(1, WINDOW // 2), max_size=3))
     def work(self, data: st.DataObject, pieces: list[int]) -> None:
-        lane = self.lanes[data.draw(st.sampled_from(sorted(self.lanes)))]
-        if lane.end is not None:
+        channel = self.channels[data.draw(st.sampled_from(sorted(self.channels)))]
+        if channel.end is not None:
             return
-        lane.start(JobStarted(lane.job_id, 200, "text/plain", "b"))
+        channel.start(JobStarted(channel.job_id, 200, "text/plain", "b"))
         for size in pieces:
-            if not lane.full:
+            if not channel.full:
                 piece = bytes([size % 251]) * size
-                self.sources[lane.job_id] += piece
-                lane.write(piece)
+                self.sources[channel.job_id] += piece
+                channel.write(piece)
         if not pieces:
-            lane.finish(JobResult(lane.job_id, lane.written, None, None, 1, 1))
+            channel.finish(JobResult(channel.job_id, channel.written, None, None, 1, 1))
 
     @precondition(lambda self: self.link.is_open and self.agent.state is State.OPEN)
     @rule(control=st.sampled_from(["data", "capabilities", "heartbeat", "draining"]))
@@ -191,8 +191,8 @@ class TwoSessions(RuleBasedStateMachine):
         }
         if control in say:
             self.link.up.append(say[control]())
-        for lane in self.lanes.values():
-            self.link.up.extend(lane.next_frames())
+        for channel in self.channels.values():
+            self.link.up.extend(channel.next_frames())
 
     @precondition(lambda self: self.both_open)
     @rule()
@@ -228,16 +228,16 @@ class TwoSessions(RuleBasedStateMachine):
         assert self.agent.to_send == []
         assert self.coordinator.to_send == []
         assert len(self.coordinator.streams) <= MAX_JOBS
-        assert len(self.lanes) <= len(self.sinks)
-        for lane in self.lanes.values():
-            assert lane.sent - lane.acked <= WINDOW
-            assert lane.written - lane.acked < WINDOW + WINDOW // 2
+        assert len(self.channels) <= len(self.sinks)
+        for channel in self.channels.values():
+            assert channel.sent - channel.acked <= WINDOW
+            assert channel.written - channel.acked < WINDOW + WINDOW // 2
 
     def teardown(self) -> None:
         """Over one last link every job that anybody still waits for ends."""
         self.cut_and_dial()
         for _ in range(10_000):
-            if not self.link.up and not self.link.down and not self.lanes and self.both_open:
+            if not self.link.up and not self.link.down and not self.channels and self.both_open:
                 break
             self._one_round()
         else:
@@ -253,9 +253,9 @@ class TwoSessions(RuleBasedStateMachine):
                 self.coordinator_reads(5)
             if self.link.down:
                 self.agent_reads(5)
-        for lane in self.lanes.values():
-            lane.start(JobStarted(lane.job_id, 200, "text/plain", "b"))
-            lane.finish(JobResult(lane.job_id, lane.written, None, None, 1, 1))
+        for channel in self.channels.values():
+            channel.start(JobStarted(channel.job_id, 200, "text/plain", "b"))
+            channel.finish(JobResult(channel.job_id, channel.written, None, None, 1, 1))
         for job_id, stream in self.coordinator.streams.items():
             self.coordinator.consumed(job_id, stream.received - stream.consumed)
         self.flush()

@@ -3,9 +3,17 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from protocol.frames import Ack, AgentFrame, Chunk, JobEnd, JobError, JobResult, JobStarted
-from protocol.session import resumable
-from protocol.stream import ReceiveStream, SendStream
+from provider_agent.protocol.frames import (
+    Ack,
+    AgentFrame,
+    Chunk,
+    JobEnd,
+    JobError,
+    JobResult,
+    JobStarted,
+)
+from provider_agent.protocol.session import resumable
+from provider_agent.protocol.stream import ReceiveStream, SendStream
 from tests.fuzz.depth import STEPS_DONE, depth
 from tests.fuzz.lossy_link import LossyLink
 
@@ -118,7 +126,7 @@ class BrokenLinks(RuleBasedStateMachine):
     @precondition(lambda self: self.known and self.passed_on < self.receiver.received)
     @rule(count=st.integers(1, 100))
     def consume(self, count: int) -> None:
-        """A buyer reads on, whether there is a link or not."""
+        """A client reads on, whether there is a link or not."""
         count = min(count, self.receiver.received - self.passed_on)
         self.passed_on += count
         offset = self.receiver.consume(count)

@@ -9,13 +9,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from agent.demo.llamacpp_process import LlamaCppProcess
-from agent.demo.local_servers import find_local_servers
-from coordinator.access import SecretSet
-from coordinator.server import Coordinator
-from coordinator.settings import CoordinatorSettings
-from protocol.frames import Draining, Job, JobResult, JobStarted, Rejected
-from protocol.limits import MIN_WINDOW_BYTES
+from provider_agent.agent.backends.local_servers import find_local_servers
+from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess
+from provider_agent.coordinator.access import SecretSet
+from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.protocol.frames import Draining, Job, JobResult, JobStarted, Rejected
+from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from tests.kit.cli_process import call, provider_agent
 from tests.kit.jobs import new_job
 from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome

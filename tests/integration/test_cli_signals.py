@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from protocol.frames import Capabilities, Draining, JobResult, JobStarted
-from protocol.limits import MIN_WINDOW_BYTES
+from provider_agent.protocol.frames import Capabilities, Draining, JobResult, JobStarted
+from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from tests.integration.test_cli import ECHO, endless_job
 from tests.kit.cli_process import provider_agent
 from tests.kit.jobs import new_job
@@ -140,7 +140,9 @@ async def test_flags_stay_above_the_file_and_what_needs_a_restart_is_named(tmp_p
             text = f"{text}[limits]\nmax_concurrent = 3\n"
             (tmp_path / "agent.toml").write_text(text, "utf-8")
             agent.signal(signal.SIGHUP)
-            assert "token_file missing: No such file" in await agent.logged(" configuration note=")
+            assert "token_file missing: No such file" in await agent.logged(
+                " configuration warning note="
+            )
             line = await agent.logged(RELOADED)
 
     assert "applied=[]" in line

@@ -7,40 +7,40 @@ import aiohttp
 import msgspec
 import pytest
 
-from adapters.base import BadStatus, Operation, WireFormat
-from agent.demo.tap import Tap
-from protocol.formats import MAIN_OPERATION
-from tests.kit.sink import CollectingSink
-from tests.kit.subjects import (
+from provider_agent.adapters.base import BadStatus, Operation, WireFormat
+from provider_agent.agent.cli.demo.tap import Tap
+from provider_agent.protocol.formats import MAIN_OPERATION
+from tests.kit.adapters_under_test import (
     ANTHROPIC,
     EMBEDDINGS,
     FAKES,
     KEY,
     REAL,
     SUBJECTS,
-    Subject,
+    AdapterUnderTest,
     every_backend,
     every_fake,
     over_formats,
     over_operations,
 )
+from tests.kit.sink import CollectingSink
 
 
 async def run(
-    subject: Subject, wire_format: WireFormat, *, stream: bool
+    adapter: AdapterUnderTest, wire_format: WireFormat, *, stream: bool
 ) -> tuple[CollectingSink, tuple[int | None, int | None]]:
     """Run a usual job to its good end."""
     sink = CollectingSink()
-    await subject.backend.list_models()
-    result = await subject.backend.execute(subject.job(wire_format, stream=stream), sink)
+    await adapter.backend.list_models()
+    result = await adapter.backend.execute(adapter.job(wire_format, stream=stream), sink)
     assert result.total_bytes == len(sink.data)
     return sink, (result.input_tokens, result.output_tokens)
 
 
 @over_formats(SUBJECTS)
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-async def test_runs_a_job(subject: Subject, wire_format: WireFormat, stream: bool) -> None:
-    sink, usage = await run(subject, wire_format, stream=stream)
+async def test_runs_a_job(adapter: AdapterUnderTest, wire_format: WireFormat, stream: bool) -> None:
+    sink, usage = await run(adapter, wire_format, stream=stream)
 
     assert sink.status == 200
     kind = "text/event-stream" if stream else "application/json"
@@ -48,25 +48,25 @@ async def test_runs_a_job(subject: Subject, wire_format: WireFormat, stream: boo
     end = b'"type":"message_stop"}\n\n' if wire_format is ANTHROPIC else b"data: [DONE]\n\n"
     assert not stream or sink.data.endswith(end)
     assert stream or isinstance(msgspec.json.decode(sink.data), dict)
-    if subject.expected.usage:
-        assert usage == subject.expected.usage
+    if adapter.expected.usage:
+        assert usage == adapter.expected.usage
     assert all(usage)
 
 
 @over_operations(SUBJECTS)
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_runs_every_operation_that_it_offers(
-    subject: Subject, operation: Operation, stream: bool
+    adapter: AdapterUnderTest, operation: Operation, stream: bool
 ) -> None:
     sink = CollectingSink()
-    await subject.backend.list_models()
+    await adapter.backend.list_models()
 
-    result = await subject.backend.execute(subject.job_for(operation, stream=stream), sink)
+    result = await adapter.backend.execute(adapter.job_for(operation, stream=stream), sink)
 
     assert sink.status == 200
     assert result.total_bytes == len(sink.data) > 0
-    if subject.server is not None:
-        assert sink.data == subject.server.jobs[0].sent
+    if adapter.server is not None:
+        assert sink.data == adapter.server.jobs[0].sent
     if operation is not Operation.COUNT_TOKENS:
         assert result.input_tokens
     if operation not in (Operation.COUNT_TOKENS, EMBEDDINGS):
@@ -76,26 +76,26 @@ async def test_runs_every_operation_that_it_offers(
 @over_formats(FAKES)
 @pytest.mark.parametrize("cut_bytes", [None, 1, 7])
 async def test_relays_the_very_bytes_that_the_server_sent(
-    subject: Subject, wire_format: WireFormat, cut_bytes: int | None
+    adapter: AdapterUnderTest, wire_format: WireFormat, cut_bytes: int | None
 ) -> None:
-    assert subject.server is not None
-    subject.server.cut_bytes = cut_bytes
+    assert adapter.server is not None
+    adapter.server.cut_bytes = cut_bytes
 
-    sink, usage = await run(subject, wire_format, stream=True)
+    sink, usage = await run(adapter, wire_format, stream=True)
 
-    assert sink.data == subject.server.jobs[0].sent
-    assert usage == subject.expected.usage
+    assert sink.data == adapter.server.jobs[0].sent
+    assert usage == adapter.expected.usage
 
 
 @over_formats(REAL)
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_relays_the_very_bytes_that_a_real_server_sent(
-    subject: Subject, wire_format: WireFormat, stream: bool
+    adapter: AdapterUnderTest, wire_format: WireFormat, stream: bool
 ) -> None:
-    async with Tap(subject.backend.settings.url) as tap:
-        backend = subject.with_settings(url=tap.url)
+    async with Tap(adapter.backend.settings.url) as tap:
+        backend = adapter.with_settings(url=tap.url)
         sink = CollectingSink()
-        job = subject.job(wire_format, stream=stream, max_tokens=100)
+        job = adapter.job(wire_format, stream=stream, max_tokens=100)
 
         await backend.execute(job, sink)
 
@@ -106,9 +106,9 @@ async def test_relays_the_very_bytes_that_a_real_server_sent(
 @over_formats(["real-llamacpp"])  # vLLM cuts equal text into different events
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_relays_what_the_real_server_sends_when_asked_directly(
-    subject: Subject, wire_format: WireFormat, stream: bool
+    adapter: AdapterUnderTest, wire_format: WireFormat, stream: bool
 ) -> None:
-    job = subject.job(
+    job = adapter.job(
         wire_format,
         stream=stream,
         max_tokens=20,
@@ -119,9 +119,9 @@ async def test_relays_what_the_real_server_sends_when_asked_directly(
     )
     sink = CollectingSink()
 
-    await subject.backend.execute(job, sink)
+    await adapter.backend.execute(job, sink)
 
-    settings = subject.backend.settings
+    settings = adapter.backend.settings
     url = settings.url + MAIN_OPERATION[wire_format].path
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {settings.api_key}"}
     async with (
@@ -142,12 +142,12 @@ def _without_ids_and_clocks(data: bytes) -> bytes:
 
 @over_formats(FAKES, spoken=False)
 async def test_a_format_that_the_server_does_not_speak_is_an_error(
-    subject: Subject, wire_format: WireFormat
+    adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
     sink = CollectingSink()
 
     with pytest.raises(BadStatus) as caught:
-        await subject.backend.execute(subject.job(wire_format), sink)
+        await adapter.backend.execute(adapter.job(wire_format), sink)
 
     assert caught.value.status == 404
     assert sink.data == b""
@@ -155,51 +155,55 @@ async def test_a_format_that_the_server_does_not_speak_is_an_error(
 
 @every_fake
 async def test_the_request_names_the_servers_own_model_and_is_else_unchanged(
-    subject: Subject,
+    adapter: AdapterUnderTest,
 ) -> None:
-    assert subject.server is not None
-    await subject.backend.list_models()
-    job = subject.job(stream=False, temperature=0.25, x_unknown={"b": [1, 2.50], "a": None})
+    assert adapter.server is not None
+    await adapter.backend.list_models()
+    job = adapter.job(stream=False, temperature=0.25, x_unknown={"b": [1, 2.50], "a": None})
 
-    await subject.backend.execute(job, CollectingSink())
+    await adapter.backend.execute(job, CollectingSink())
 
-    sent = subject.server.jobs[0].json
+    sent = adapter.server.jobs[0].json
     asked = msgspec.json.decode(job.request, type=dict[str, object])
     own = {"venice_parameters": {"include_venice_system_prompt": False}}
-    added = own if subject.backend.kind == "venice" else {}
-    assert sent == {**asked, "model": subject.expected.upstream_id, **added}
+    added = own if adapter.backend.kind == "venice" else {}
+    assert sent == {**asked, "model": adapter.expected.upstream_id, **added}
 
 
 @every_fake
-async def test_usage_is_asked_for_only_where_it_must_be(subject: Subject) -> None:
-    assert subject.server is not None
-    await subject.backend.list_models()
+async def test_usage_is_asked_for_only_where_it_must_be(adapter: AdapterUnderTest) -> None:
+    assert adapter.server is not None
+    await adapter.backend.list_models()
     for stream in (True, False):
-        await subject.backend.execute(subject.job(stream=stream), CollectingSink())
+        await adapter.backend.execute(adapter.job(stream=stream), CollectingSink())
 
-    streamed, whole = subject.server.jobs
-    assert streamed.asks_for_usage is subject.expected.asks_for_usage
+    streamed, whole = adapter.server.jobs
+    assert streamed.asks_for_usage is adapter.expected.asks_for_usage
     assert "stream_options" not in whole.json
 
 
 @over_formats(FAKES, ANTHROPIC)
-async def test_messages_get_no_openai_fields(subject: Subject, wire_format: WireFormat) -> None:
-    assert subject.server is not None
-    await subject.backend.list_models()
+async def test_messages_get_no_openai_fields(
+    adapter: AdapterUnderTest, wire_format: WireFormat
+) -> None:
+    assert adapter.server is not None
+    await adapter.backend.list_models()
 
-    await subject.backend.execute(subject.job(wire_format), CollectingSink())
+    await adapter.backend.execute(adapter.job(wire_format), CollectingSink())
 
-    assert "stream_options" not in subject.server.jobs[0].json
+    assert "stream_options" not in adapter.server.jobs[0].json
 
 
 @every_fake
-async def test_only_the_operators_key_and_known_headers_go_upstream(subject: Subject) -> None:
-    assert subject.server is not None
+async def test_only_the_operators_key_and_known_headers_go_upstream(
+    adapter: AdapterUnderTest,
+) -> None:
+    assert adapter.server is not None
 
-    await subject.backend.list_models()
-    await subject.backend.execute(subject.job(), CollectingSink())
+    await adapter.backend.list_models()
+    await adapter.backend.execute(adapter.job(), CollectingSink())
 
-    headers = subject.server.jobs[0].headers
+    headers = adapter.server.jobs[0].headers
     assert headers["authorization"] == f"Bearer {KEY}"
     assert headers["accept-encoding"] == "identity"
     assert set(headers) == {
@@ -215,11 +219,11 @@ async def test_only_the_operators_key_and_known_headers_go_upstream(subject: Sub
 
 
 @every_backend
-async def test_a_full_window_stops_the_source_and_loses_nothing(subject: Subject) -> None:
+async def test_a_full_window_stops_the_source_and_loses_nothing(adapter: AdapterUnderTest) -> None:
     sink = CollectingSink(pause_at=1)
-    job = subject.job(max_tokens=50)
-    await subject.backend.list_models()
-    running = asyncio.create_task(subject.backend.execute(job, sink))
+    job = adapter.job(max_tokens=50)
+    await adapter.backend.list_models()
+    running = asyncio.create_task(adapter.backend.execute(job, sink))
     await sink.paused.wait()
     before = len(sink.data)
     for _ in range(20):  # nothing may arrive, so there is no event to wait for

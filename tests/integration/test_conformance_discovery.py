@@ -4,25 +4,25 @@ import aiohttp
 import msgspec
 import pytest
 
-from adapters.base import BackendModel, Operation, TimeoutSettings, Unreachable
-from tests.kit.recorder import Recorder
-from tests.kit.sink import CollectingSink
-from tests.kit.subjects import (
+from provider_agent.adapters.base import BackendModel, Operation, TimeoutSettings, Unreachable
+from tests.kit.adapters_under_test import (
     EMBEDDINGS,
     REAL,
     SUBJECTS,
     UNCOUNTED,
-    Subject,
+    AdapterUnderTest,
     every_backend,
     every_fake,
     every_server,
     over,
 )
+from tests.kit.recorder import Recorder
+from tests.kit.sink import CollectingSink
 
 
 @every_backend
-async def test_is_healthy(subject: Subject) -> None:
-    health = await subject.backend.health()
+async def test_is_healthy(adapter: AdapterUnderTest) -> None:
+    health = await adapter.backend.health()
 
     assert health.last_error is None
     assert health.reachable
@@ -31,76 +31,78 @@ async def test_is_healthy(subject: Subject) -> None:
 
 
 @every_backend
-async def test_offers_its_model_with_window_and_operations(subject: Subject) -> None:
-    listed = await subject.backend.list_models()
+async def test_offers_its_model_with_window_and_operations(adapter: AdapterUnderTest) -> None:
+    listed = await adapter.backend.list_models()
     models = {model.model_id: model for model in listed if not model.withheld}
 
-    model = models[subject.expected.model_id]
-    assert model.upstream_id == subject.expected.upstream_id
-    assert model.operations == subject.expected.operations
-    assert model.native is subject.backend.native
-    if subject.expected.window is not None:
-        assert model.context_window == subject.expected.window
+    model = models[adapter.expected.model_id]
+    assert model.upstream_id == adapter.expected.upstream_id
+    assert model.operations == adapter.expected.operations
+    assert model.native is adapter.backend.native
+    if adapter.expected.window is not None:
+        assert model.context_window == adapter.expected.window
     assert [one.model_id for one in listed] == sorted(one.model_id for one in listed)
 
 
 @every_backend
-async def test_models_for_embeddings_are_offered_for_nothing_else(subject: Subject) -> None:
-    models = {model.model_id: model for model in await subject.backend.list_models()}
+async def test_models_for_embeddings_are_offered_for_nothing_else(
+    adapter: AdapterUnderTest,
+) -> None:
+    models = {model.model_id: model for model in await adapter.backend.list_models()}
 
-    embedder = models.get(subject.expected.embedder)
-    if embedder is not None and subject.expected.embedder != subject.expected.model_id:
+    embedder = models.get(adapter.expected.embedder)
+    if embedder is not None and adapter.expected.embedder != adapter.expected.model_id:
         assert embedder.withheld == ""
         assert embedder.operations == {EMBEDDINGS}
     with_embeddings = {one.model_id for one in models.values() if EMBEDDINGS in one.operations}
-    assert with_embeddings - {"acme-bare"} == {subject.expected.embedder} - {""}
+    assert with_embeddings - {"acme-bare"} == {adapter.expected.embedder} - {""}
 
 
 @every_backend
-async def test_tells_the_servers_version(subject: Subject) -> None:
-    await subject.backend.list_models()
+async def test_tells_the_servers_version(adapter: AdapterUnderTest) -> None:
+    await adapter.backend.list_models()
 
-    if subject.expected.version is None:
-        assert subject.backend.version
+    if adapter.expected.version is None:
+        assert adapter.backend.version
     else:
-        assert subject.backend.version == subject.expected.version
+        assert adapter.backend.version == adapter.expected.version
 
 
 @every_backend
-async def test_tells_the_servers_load_where_the_server_does(subject: Subject) -> None:
-    await subject.backend.list_models()
-    load = await subject.backend.load()
+async def test_tells_the_servers_load_where_the_server_does(adapter: AdapterUnderTest) -> None:
+    await adapter.backend.list_models()
+    load = await adapter.backend.load()
 
-    assert (load is not None) is subject.expected.tells_load
+    assert (load is not None) is adapter.expected.tells_load
     if load is not None:
         assert load.running is not None
         assert load.running >= 0
 
 
 @every_backend
-async def test_clocks_and_limits_can_be_set(subject: Subject) -> None:
-    other = subject.with_settings(timeouts=TimeoutSettings(first_byte_s=7.0), max_concurrent=3)
+async def test_clocks_and_limits_can_be_set(adapter: AdapterUnderTest) -> None:
+    other = adapter.with_settings(timeouts=TimeoutSettings(first_byte_s=7.0), max_concurrent=3)
 
     await other.list_models()
 
-    defaults = subject.backend.timeouts
+    defaults = adapter.backend.timeouts
     assert other.timeouts == msgspec.structs.replace(defaults, first_byte_s=7.0)
     assert other.max_concurrent == 3
 
 
 @every_fake
-async def test_listing_models_generates_nothing(subject: Subject) -> None:
-    assert subject.server is not None
-    await subject.backend.health()
-    await subject.backend.list_models()
+async def test_listing_models_generates_nothing(adapter: AdapterUnderTest) -> None:
+    assert adapter.server is not None
+    await adapter.backend.health()
+    await adapter.backend.list_models()
 
-    assert subject.server.jobs == []
+    assert adapter.server.jobs == []
 
 
 @over(REAL)
-async def test_listing_models_generates_nothing_on_a_real_server(subject: Subject) -> None:
-    async with Recorder(subject.backend.settings.url) as recorder:
-        backend = subject.with_settings(url=recorder.url)
+async def test_listing_models_generates_nothing_on_a_real_server(adapter: AdapterUnderTest) -> None:
+    async with Recorder(adapter.backend.settings.url) as recorder:
+        backend = adapter.with_settings(url=recorder.url)
         await backend.health()
         await backend.list_models()
         probes = [one for one in recorder.exchanges if one.operation is not None]
@@ -111,55 +113,57 @@ async def test_listing_models_generates_nothing_on_a_real_server(subject: Subjec
 
 
 @over(REAL)
-async def test_a_real_servers_window_is_what_it_says_it_is(subject: Subject) -> None:
-    url = f"{subject.backend.settings.url}/v1/models"
-    headers = {"Authorization": f"Bearer {subject.backend.settings.api_key}"}
+async def test_a_real_servers_window_is_what_it_says_it_is(adapter: AdapterUnderTest) -> None:
+    url = f"{adapter.backend.settings.url}/v1/models"
+    headers = {"Authorization": f"Bearer {adapter.backend.settings.api_key}"}
     async with aiohttp.ClientSession() as client, client.get(url, headers=headers) as response:
         (entry,) = (await response.json())["data"]
 
-    (model,) = await subject.backend.list_models()
+    (model,) = await adapter.backend.list_models()
 
     told = entry.get("max_model_len") or entry["meta"]["n_ctx"]
     assert model.context_window == told > 0
 
 
 @every_fake
-async def test_a_version_is_probed_once(subject: Subject) -> None:
-    assert subject.server is not None
+async def test_a_version_is_probed_once(adapter: AdapterUnderTest) -> None:
+    assert adapter.server is not None
     for _ in range(3):
-        await subject.backend.list_models()
+        await adapter.backend.list_models()
 
-    counts = {len(subject.server.probes(operation)) for operation in Operation}
+    counts = {len(adapter.server.probes(operation)) for operation in Operation}
     assert counts <= {0, 1}
 
 
 @every_fake
-async def test_a_route_that_is_not_there_is_not_offered(subject: Subject) -> None:
-    assert subject.server is not None
-    subject.server.routes = {Operation.CHAT}
+async def test_a_route_that_is_not_there_is_not_offered(adapter: AdapterUnderTest) -> None:
+    assert adapter.server is not None
+    adapter.server.routes = {Operation.CHAT}
 
-    models = await subject.backend.list_models()
+    models = await adapter.backend.list_models()
 
-    (model,) = [one for one in models if one.model_id == subject.expected.model_id]
+    (model,) = [one for one in models if one.model_id == adapter.expected.model_id]
     promised = {"openrouter": UNCOUNTED, "openai_compatible": {Operation.CHAT, Operation.MESSAGES}}
-    assert model.operations == promised.get(subject.backend.kind, {Operation.CHAT})
+    assert model.operations == promised.get(adapter.backend.kind, {Operation.CHAT})
 
 
 @every_fake
-async def test_offers_only_what_the_operator_listed(subject: Subject) -> None:
-    one = subject.with_settings(models=(subject.expected.model_id,))
-    none = subject.with_settings(models=("no-such-*",))
+async def test_offers_only_what_the_operator_listed(adapter: AdapterUnderTest) -> None:
+    one = adapter.with_settings(models=(adapter.expected.model_id,))
+    none = adapter.with_settings(models=("no-such-*",))
 
-    assert _offered(await one.list_models()) == [subject.expected.model_id]
+    assert _offered(await one.list_models()) == [adapter.expected.model_id]
     rest = await none.list_models()
     assert _offered(rest) == []
-    (model,) = [model for model in rest if model.model_id == subject.expected.model_id]
+    (model,) = [model for model in rest if model.model_id == adapter.expected.model_id]
     assert "`models`" in model.withheld
 
 
 @every_fake
-async def test_without_a_list_only_the_operators_own_hardware_is_offered(subject: Subject) -> None:
-    unlisted = subject.with_settings(models=None)
+async def test_without_a_list_only_the_operators_own_hardware_is_offered(
+    adapter: AdapterUnderTest,
+) -> None:
+    unlisted = adapter.with_settings(models=None)
 
     offered = _offered(await unlisted.list_models())
 
@@ -167,17 +171,19 @@ async def test_without_a_list_only_the_operators_own_hardware_is_offered(subject
 
 
 @every_fake
-async def test_an_alias_is_what_jobs_use_and_the_server_never_sees(subject: Subject) -> None:
-    assert subject.server is not None
-    named = subject.with_settings(
-        aliases={"my-name": subject.expected.upstream_id}, models=("my-*",)
+async def test_an_alias_is_what_jobs_use_and_the_server_never_sees(
+    adapter: AdapterUnderTest,
+) -> None:
+    assert adapter.server is not None
+    named = adapter.with_settings(
+        aliases={"my-name": adapter.expected.upstream_id}, models=("my-*",)
     )
     assert _offered(await named.list_models()) == ["my-name"]
 
-    job = msgspec.structs.replace(subject.job(stream=False), model_id="my-name")
+    job = msgspec.structs.replace(adapter.job(stream=False), model_id="my-name")
     await named.execute(job, CollectingSink())
 
-    assert subject.server.jobs[0].json["model"] == subject.expected.upstream_id
+    assert adapter.server.jobs[0].json["model"] == adapter.expected.upstream_id
 
 
 def _offered(models: list[BackendModel]) -> list[str]:
@@ -185,8 +191,8 @@ def _offered(models: list[BackendModel]) -> list[str]:
 
 
 @over(name for name in SUBJECTS if SUBJECTS[name].checks_key)
-async def test_is_unhealthy_with_a_wrong_key_and_says_what_to_do(subject: Subject) -> None:
-    wrong = subject.with_settings(api_key="sk-wrong-0123456789")
+async def test_is_unhealthy_with_a_wrong_key_and_says_what_to_do(adapter: AdapterUnderTest) -> None:
+    wrong = adapter.with_settings(api_key="sk-wrong-0123456789")
 
     health = await wrong.health()
 
@@ -198,8 +204,10 @@ async def test_is_unhealthy_with_a_wrong_key_and_says_what_to_do(subject: Subjec
 
 
 @every_server
-async def test_is_unhealthy_when_nobody_listens(subject: Subject, unused_tcp_port: int) -> None:
-    nobody = subject.with_settings(url=f"http://127.0.0.1:{unused_tcp_port}")
+async def test_is_unhealthy_when_nobody_listens(
+    adapter: AdapterUnderTest, unused_tcp_port: int
+) -> None:
+    nobody = adapter.with_settings(url=f"http://127.0.0.1:{unused_tcp_port}")
 
     health = await nobody.health()
 

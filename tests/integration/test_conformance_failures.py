@@ -7,7 +7,7 @@ import signal
 import msgspec
 import pytest
 
-from adapters.base import (
+from provider_agent.adapters.base import (
     BackendSettings,
     BackendTimeout,
     BadRequest,
@@ -19,29 +19,31 @@ from adapters.base import (
     Unreachable,
     WireFormat,
 )
-from adapters.registry import create_backend
-from protocol.errors import ErrorCode
-from tests.kit.fakes import Exchange, FakeServer, Fault
-from tests.kit.llamacpp import LlamaCppFactory
-from tests.kit.sink import CollectingSink
-from tests.kit.subjects import (
+from provider_agent.adapters.registry import create_backend
+from provider_agent.protocol.errors import ErrorCode
+from tests.kit.adapters_under_test import (
     FAKES,
     KEY,
     REAL,
-    Subject,
+    AdapterUnderTest,
     every_backend,
     every_fake,
     over,
     over_formats,
 )
+from tests.kit.fakes import Exchange, FakeServer, Fault
+from tests.kit.llamacpp import LlamaCppFactory
+from tests.kit.sink import CollectingSink
 
 
 @every_backend
-async def test_a_request_that_is_no_json_object_is_the_buyers_fault(subject: Subject) -> None:
-    job = msgspec.structs.replace(subject.job(), request=b"[1, 2")
+async def test_a_request_that_is_no_json_object_is_the_clients_fault(
+    adapter: AdapterUnderTest,
+) -> None:
+    job = msgspec.structs.replace(adapter.job(), request=b"[1, 2")
 
     with pytest.raises(BadRequest) as caught:
-        await subject.backend.execute(job, CollectingSink())
+        await adapter.backend.execute(job, CollectingSink())
 
     assert caught.value.code is ErrorCode.BAD_REQUEST
 
@@ -59,17 +61,17 @@ async def test_a_request_that_is_no_json_object_is_the_buyers_fault(subject: Sub
     ],
 )
 async def test_a_status_becomes_a_code_and_the_body_comes_along_without_the_key(
-    subject: Subject, status: int, code: ErrorCode
+    adapter: AdapterUnderTest, status: int, code: ErrorCode
 ) -> None:
-    assert subject.server is not None
-    await subject.backend.list_models()
-    refusal = subject.server.error(status, f"no, {KEY}", _exchange_of(subject.server))
+    assert adapter.server is not None
+    await adapter.backend.list_models()
+    refusal = adapter.server.error(status, f"no, {KEY}", _exchange_of(adapter.server))
     refusal.headers["Retry-After"] = "17"
-    subject.server.next_job(refusal)
+    adapter.server.next_job(refusal)
     sink = CollectingSink()
 
     with pytest.raises(BadStatus) as caught:
-        await subject.backend.execute(subject.job(), sink)
+        await adapter.backend.execute(adapter.job(), sink)
 
     error = caught.value
     assert (error.status, error.code, error.retry_after_s) == (status, code, 17.0)
@@ -85,55 +87,55 @@ def _exchange_of(server: FakeServer) -> Exchange:
 
 
 @over(name for name in FAKES if name != "llamacpp")  # which answers to any name
-async def test_an_unknown_model_is_not_loaded_here(subject: Subject) -> None:
-    job = msgspec.structs.replace(subject.job(), model_id="no-such-model")
+async def test_an_unknown_model_is_not_loaded_here(adapter: AdapterUnderTest) -> None:
+    job = msgspec.structs.replace(adapter.job(), model_id="no-such-model")
 
     with pytest.raises(BadStatus) as caught:
-        await subject.backend.execute(job, CollectingSink())
+        await adapter.backend.execute(job, CollectingSink())
 
     assert caught.value.code is ErrorCode.MODEL_NOT_LOADED
 
 
 @over_formats(FAKES)
 async def test_a_stream_that_just_stops_is_a_failure(
-    subject: Subject, wire_format: WireFormat
+    adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
-    assert subject.server is not None
-    await subject.backend.list_models()
-    subject.server.next_job(Fault.STOP_AFTER_FIRST_CHUNK)
+    assert adapter.server is not None
+    await adapter.backend.list_models()
+    adapter.server.next_job(Fault.STOP_AFTER_FIRST_CHUNK)
     sink = CollectingSink()
 
     with pytest.raises(InvalidResponse):
-        await subject.backend.execute(subject.job(wire_format), sink)
+        await adapter.backend.execute(adapter.job(wire_format), sink)
 
-    assert bytes(sink.data) == bytes(subject.server.jobs[0].sent)
+    assert bytes(sink.data) == bytes(adapter.server.jobs[0].sent)
 
 
 @every_fake
 async def test_a_connection_that_breaks_before_any_answer_is_tried_once_more(
-    subject: Subject,
+    adapter: AdapterUnderTest,
 ) -> None:
-    assert subject.server is not None
-    await subject.backend.list_models()
-    subject.server.next_job(Fault.RESET_BEFORE_HEADERS)
+    assert adapter.server is not None
+    await adapter.backend.list_models()
+    adapter.server.next_job(Fault.RESET_BEFORE_HEADERS)
     sink = CollectingSink()
 
-    await subject.backend.execute(subject.job(), sink)
+    await adapter.backend.execute(adapter.job(), sink)
 
-    assert len(subject.server.jobs) == 2
-    assert sink.data == subject.server.jobs[1].sent
+    assert len(adapter.server.jobs) == 2
+    assert sink.data == adapter.server.jobs[1].sent
 
 
 @every_fake
-async def test_a_connection_that_breaks_in_a_chunk_is_a_failure(subject: Subject) -> None:
-    assert subject.server is not None
-    await subject.backend.list_models()
-    subject.server.next_job(Fault.RESET_MID_CHUNK)
+async def test_a_connection_that_breaks_in_a_chunk_is_a_failure(adapter: AdapterUnderTest) -> None:
+    assert adapter.server is not None
+    await adapter.backend.list_models()
+    adapter.server.next_job(Fault.RESET_MID_CHUNK)
 
     with pytest.raises(Transport):
-        await subject.backend.execute(subject.job(), CollectingSink())
+        await adapter.backend.execute(adapter.job(), CollectingSink())
 
-    assert len(subject.server.jobs) == 1, "what has begun is never repeated"
+    assert len(adapter.server.jobs) == 1, "what has begun is never repeated"
 
 
 @every_fake
@@ -141,13 +143,13 @@ async def test_a_connection_that_breaks_in_a_chunk_is_a_failure(subject: Subject
     "fault",
     [Fault.HANG_BEFORE_HEADERS, Fault.HANG_AFTER_HEADERS, Fault.HANG_AFTER_FIRST_CHUNK],
 )
-async def test_a_silent_server_runs_out_of_time(subject: Subject, fault: Fault) -> None:
-    assert subject.server is not None
-    impatient = subject.with_settings(timeouts=TimeoutSettings(first_byte_s=0.05, silence_s=0.05))
-    subject.server.next_job(fault)
+async def test_a_silent_server_runs_out_of_time(adapter: AdapterUnderTest, fault: Fault) -> None:
+    assert adapter.server is not None
+    impatient = adapter.with_settings(timeouts=TimeoutSettings(first_byte_s=0.05, silence_s=0.05))
+    adapter.server.next_job(fault)
 
     with pytest.raises(BackendTimeout):
-        await impatient.execute(subject.job(model=subject.expected.upstream_id), CollectingSink())
+        await impatient.execute(adapter.job(model=adapter.expected.upstream_id), CollectingSink())
 
 
 @every_fake
@@ -156,13 +158,13 @@ async def test_a_silent_server_runs_out_of_time(subject: Subject, fault: Fault) 
     [Fault.HANG_BEFORE_HEADERS, Fault.HANG_AFTER_HEADERS, Fault.HANG_AFTER_FIRST_CHUNK],
 )
 async def test_cancelling_closes_the_connection_to_the_server(
-    subject: Subject, fault: Fault
+    adapter: AdapterUnderTest, fault: Fault
 ) -> None:
-    assert subject.server is not None
-    await subject.backend.list_models()
-    subject.server.next_job(fault)
-    running = asyncio.create_task(subject.backend.execute(subject.job(), CollectingSink()))
-    exchange = await subject.server.job_arrived()
+    assert adapter.server is not None
+    await adapter.backend.list_models()
+    adapter.server.next_job(fault)
+    running = asyncio.create_task(adapter.backend.execute(adapter.job(), CollectingSink()))
+    exchange = await adapter.server.job_arrived()
     if fault is not Fault.HANG_BEFORE_HEADERS:
         await exchange.started.wait()
 
@@ -175,18 +177,18 @@ async def test_cancelling_closes_the_connection_to_the_server(
 
 
 @every_backend
-async def test_cancelling_a_running_stream_ends_it(subject: Subject) -> None:
+async def test_cancelling_a_running_stream_ends_it(adapter: AdapterUnderTest) -> None:
     sink = CollectingSink(pause_at=1)
-    job = subject.job(max_tokens=400)
-    await subject.backend.list_models()
-    running = asyncio.create_task(subject.backend.execute(job, sink))
+    job = adapter.job(max_tokens=400)
+    await adapter.backend.list_models()
+    running = asyncio.create_task(adapter.backend.execute(job, sink))
     await sink.paused.wait()
 
     running.cancel()
 
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert (await subject.backend.health()).reachable
+    assert (await adapter.backend.health()).reachable
 
 
 # --- the real llama.cpp ---------------------------------------------------------------------------
@@ -198,9 +200,9 @@ async def test_a_real_server_that_dies_in_a_stream_is_told_apart_from_its_end(
 ) -> None:
     server = await llamacpp_factory()
     backend = create_backend(BackendSettings(kind="llamacpp", url=server.url))
-    subject, sink = Subject(backend, REAL["real-llamacpp"]), CollectingSink()
+    adapter, sink = AdapterUnderTest(backend, REAL["real-llamacpp"]), CollectingSink()
     await backend.list_models()
-    running = asyncio.create_task(backend.execute(subject.job(wire_format, max_tokens=1900), sink))
+    running = asyncio.create_task(backend.execute(adapter.job(wire_format, max_tokens=1900), sink))
     await sink.first_chunk.wait()
 
     assert server.pid is not None
@@ -211,20 +213,20 @@ async def test_a_real_server_that_dies_in_a_stream_is_told_apart_from_its_end(
     assert caught.value.code is ErrorCode.BACKEND_UNREACHABLE
     assert sink.data.startswith((b"data: ", b"event: "))
     with pytest.raises(Unreachable):
-        await backend.execute(subject.job(wire_format), CollectingSink())
+        await backend.execute(adapter.job(wire_format), CollectingSink())
     assert not (await backend.health()).reachable
     await backend.close()
 
 
 @over_formats(["real-llamacpp"])
 async def test_a_real_server_tells_that_a_prompt_does_not_fit(
-    subject: Subject, wire_format: WireFormat
+    adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
     prompt = [{"role": "user", "content": "far too long " * 20_000}]
     sink = CollectingSink()
 
     with pytest.raises(BadStatus) as caught:
-        await subject.backend.execute(subject.job(wire_format, messages=prompt), sink)
+        await adapter.backend.execute(adapter.job(wire_format, messages=prompt), sink)
 
     assert caught.value.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED
     assert sink.status is None
@@ -232,13 +234,13 @@ async def test_a_real_server_tells_that_a_prompt_does_not_fit(
 
 @over_formats(["real-llamacpp"], WireFormat.OPENAI)
 async def test_a_real_server_that_calls_a_mistake_its_own_is_not_believed(
-    subject: Subject, wire_format: WireFormat
+    adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
     prompt = [{"role": "user", "content": [{"type": "text", "text": "look"}, image]}]
 
     with pytest.raises(BadStatus) as caught:
-        await subject.backend.execute(subject.job(wire_format, messages=prompt), CollectingSink())
+        await adapter.backend.execute(adapter.job(wire_format, messages=prompt), CollectingSink())
 
     assert caught.value.code is ErrorCode.BAD_REQUEST
     assert not caught.value.retry_here

@@ -2,8 +2,8 @@
 
 from urllib.parse import urlsplit
 
-from agent.cli.demo_chain import usable_servers
-from agent.demo.local_servers import FoundServer
+from provider_agent.agent.backends.local_servers import FoundServer
+from provider_agent.agent.cli.demo.chain import usable_servers
 from tests.kit.llamacpp import LlamaCppFactory
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from adapters.inspector import StreamInspector
-from agent.config import BackendConfig
-from agent.demo.llamacpp_process import LlamaCppProcess
-from agent.demo.tap import Tap
-from protocol.formats import MAIN_OPERATION, Operation, WireFormat
+from provider_agent.adapters.responses.validator import StreamValidator
+from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess
+from provider_agent.agent.cli.demo.tap import Tap
+from provider_agent.agent.config import BackendConfig
+from provider_agent.protocol.formats import MAIN_OPERATION, Operation, WireFormat
 from tests.kit.chain import Chain, running_chain
 
 PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
@@ -78,10 +78,10 @@ async def test_relays_what_a_direct_request_gets(
     assert answers[0] == answers[1]
 
 
-async def test_a_stream_reports_usage_although_the_buyer_did_not_ask(
+async def test_a_stream_reports_usage_although_the_client_did_not_ask(
     chain: Chain, client: aiohttp.ClientSession
 ) -> None:
-    inspector = StreamInspector(Operation.CHAT)
+    inspector = StreamValidator(Operation.CHAT)
 
     async with client.post(chain.url + PATHS["openai"], json=request(stream=True)) as response:
         inspector.feed(await response.read())
@@ -124,7 +124,7 @@ async def _slots_busy(client: aiohttp.ClientSession, server_url: str) -> bool:
 
 
 @pytest.mark.parametrize("wire_format", ["openai", "anthropic"])
-async def test_a_prompt_that_does_not_fit_is_the_buyers_fault(
+async def test_a_prompt_that_does_not_fit_is_the_clients_fault(
     chain: Chain, client: aiohttp.ClientSession, wire_format: str
 ) -> None:
     body = request(messages=[{"role": "user", "content": "the sea and the wind " * 1000}])
@@ -134,7 +134,7 @@ async def test_a_prompt_that_does_not_fit_is_the_buyers_fault(
 
     assert response.status == 400
     assert "context" in json.dumps(answer)
-    assert chain.service.status().figures.error_rate == 0
+    assert chain.service.status().stats.error_rate == 0
 
 
 @pytest.mark.parametrize("body", [b"[1]", b"{", b'"x"', b""])
@@ -155,7 +155,7 @@ async def test_many_requests_at_once_each_get_their_own_answer(
         wire_format = ("openai", "anthropic")[number % 2]
         body = request(stream=True, max_tokens=8 + number)
         async with client.post(chain.url + PATHS[wire_format], json=body) as response:
-            inspector = StreamInspector(MAIN_OPERATION[WireFormat(wire_format)])
+            inspector = StreamValidator(MAIN_OPERATION[WireFormat(wire_format)])
             received = await response.read()
             inspector.feed(received)
             tokens = inspector.verdict().usage.output_tokens

@@ -10,10 +10,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from agent.config import BackendConfig
-from agent.demo.llamacpp_process import LlamaCppProcess
-from agent.demo.tap import Tap
-from protocol.formats import WireFormat
+from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess
+from provider_agent.agent.cli.demo.tap import Tap
+from provider_agent.agent.config import BackendConfig
+from provider_agent.protocol.formats import WireFormat
 from tests.kit.chain import Chain, running_chain
 from tests.kit.fakes.openai_compatible import MODEL, FakeOpenAICompatible
 from tests.kit.fakes.server import Answer, Fault, json_answer, stream_answer
@@ -100,7 +100,7 @@ async def test_what_fails_before_its_first_byte_is_answered_by_the_next_byte_for
     assert len(first.jobs) == len(failures(wire_format)[failure])
     assert len(relayed) > 100
     assert relayed == tap.last_body
-    figures = chain.service.status().figures
+    figures = chain.service.status().stats
     assert (figures.error_rate, chain.service.jobs.in_flight) == (0.0, 0)
 
 
@@ -177,7 +177,7 @@ async def test_what_has_begun_is_never_repeated(
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-async def test_a_buyers_mistake_is_not_carried_to_the_next(
+async def test_a_clients_mistake_is_not_carried_to_the_next(
     chain: Chain,
     client: aiohttp.ClientSession,
     first: FakeOpenAICompatible,

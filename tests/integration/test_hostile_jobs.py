@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from adapters.base import BackendError, Operation
-from protocol.frames import Job
+from provider_agent.adapters.base import BackendError, Operation
+from provider_agent.protocol.frames import Job
+from tests.kit.adapters_under_test import FAKES, KEY, AdapterUnderTest, every_fake, over_operations
 from tests.kit.fakes import FakeOpenAICompatible
 from tests.kit.fakes.server import Answer, Exchange
 from tests.kit.sink import CollectingSink
-from tests.kit.subjects import FAKES, KEY, Subject, every_fake, over_operations
 
 HEADERS = {
     "host",
@@ -43,19 +43,21 @@ MODELS = [
 TRACES = [CRLF, GOOD_TRACE + "\r\nAuthorization: Bearer evil", "x" * 512, "\x00", "é", " "]
 
 
-async def run(subject: Subject, job: Job) -> None:
+async def run(adapter: AdapterUnderTest, job: Job) -> None:
     """To whatever end; a refusal is one."""
     with contextlib.suppress(BackendError):
-        await subject.backend.execute(job, CollectingSink())
+        await adapter.backend.execute(job, CollectingSink())
 
 
-def is_only_what_was_configured(subject: Subject, exchange: Exchange, operation: Operation) -> None:
-    assert subject.server is not None
+def is_only_what_was_configured(
+    adapter: AdapterUnderTest, exchange: Exchange, operation: Operation
+) -> None:
+    assert adapter.server is not None
     assert exchange.method == "POST"
-    assert exchange.path == subject.server.prefix + operation.path
+    assert exchange.path == adapter.server.prefix + operation.path
     assert exchange.query == {}
     assert set(exchange.headers) == HEADERS
-    assert exchange.headers["host"] == urlsplit(subject.server.url).netloc
+    assert exchange.headers["host"] == urlsplit(adapter.server.url).netloc
     assert exchange.headers["authorization"] == f"Bearer {KEY}"
     assert [name for name in exchange.json if name.casefold() == "model"] == ["model"]
 
@@ -80,18 +82,18 @@ def smuggled(url: str) -> dict[str, Any]:
 
 @over_operations(FAKES)
 async def test_a_request_cannot_name_another_address_or_header(
-    subject: Subject, operation: Operation
+    adapter: AdapterUnderTest, operation: Operation
 ) -> None:
-    assert subject.server is not None
+    assert adapter.server is not None
     async with FakeOpenAICompatible() as trap:
-        await subject.backend.list_models()
-        before = len(subject.server.exchanges)
-        await run(subject, subject.job_for(operation, stream=True, **smuggled(trap.url)))
-        (exchange,) = subject.server.exchanges[before:]
-        is_only_what_was_configured(subject, exchange, operation)
+        await adapter.backend.list_models()
+        before = len(adapter.server.exchanges)
+        await run(adapter, adapter.job_for(operation, stream=True, **smuggled(trap.url)))
+        (exchange,) = adapter.server.exchanges[before:]
+        is_only_what_was_configured(adapter, exchange, operation)
         asked = exchange.json["model"]
-        wanted = subject.job_for(operation).model_id
-        assert asked in (wanted, subject.expected.upstream_id)
+        wanted = adapter.job_for(operation).model_id
+        assert asked in (wanted, adapter.expected.upstream_id)
         assert trap.exchanges == []
 
 
@@ -107,41 +109,41 @@ async def test_a_request_cannot_name_another_address_or_header(
         '"model":"http://evil.example/v1"',
     ],
 )
-async def test_a_request_cannot_name_another_model(subject: Subject, fields: str) -> None:
-    assert subject.server is not None
-    await subject.backend.list_models()
-    job = subject.job()
+async def test_a_request_cannot_name_another_model(adapter: AdapterUnderTest, fields: str) -> None:
+    assert adapter.server is not None
+    await adapter.backend.list_models()
+    job = adapter.job()
     body = b"{" + fields.encode() + b',"messages":[{"role":"user","content":"x"}],"max_tokens":5}'
-    await run(subject, msgspec.structs.replace(job, request=body))
-    (exchange,) = subject.server.jobs
-    is_only_what_was_configured(subject, exchange, Operation.CHAT)
-    assert exchange.json["model"] == subject.expected.upstream_id
+    await run(adapter, msgspec.structs.replace(job, request=body))
+    (exchange,) = adapter.server.jobs
+    is_only_what_was_configured(adapter, exchange, Operation.CHAT)
+    assert exchange.json["model"] == adapter.expected.upstream_id
     assert b"dear" not in exchange.body
 
 
 @every_fake
 @pytest.mark.parametrize("model_id", MODELS, ids=range(len(MODELS)))
 async def test_a_model_id_is_a_value_and_never_a_part_of_an_address(
-    subject: Subject, model_id: str
+    adapter: AdapterUnderTest, model_id: str
 ) -> None:
-    assert subject.server is not None
-    await subject.backend.list_models()
-    await run(subject, msgspec.structs.replace(subject.job(), model_id=model_id))
-    for exchange in subject.server.jobs:
-        is_only_what_was_configured(subject, exchange, Operation.CHAT)
+    assert adapter.server is not None
+    await adapter.backend.list_models()
+    await run(adapter, msgspec.structs.replace(adapter.job(), model_id=model_id))
+    for exchange in adapter.server.jobs:
+        is_only_what_was_configured(adapter, exchange, Operation.CHAT)
         assert exchange.json["model"] == model_id
 
 
 @every_fake
 @pytest.mark.parametrize("trace", TRACES, ids=range(len(TRACES)))
-async def test_a_trace_that_is_none_is_no_header(subject: Subject, trace: str) -> None:
-    assert subject.server is not None
-    await subject.backend.list_models()
-    await subject.backend.execute(
-        msgspec.structs.replace(subject.job(), traceparent=trace), CollectingSink()
+async def test_a_trace_that_is_none_is_no_header(adapter: AdapterUnderTest, trace: str) -> None:
+    assert adapter.server is not None
+    await adapter.backend.list_models()
+    await adapter.backend.execute(
+        msgspec.structs.replace(adapter.job(), traceparent=trace), CollectingSink()
     )
-    (exchange,) = subject.server.jobs
-    is_only_what_was_configured(subject, exchange, Operation.CHAT)
+    (exchange,) = adapter.server.jobs
+    is_only_what_was_configured(adapter, exchange, Operation.CHAT)
 
 
 @every_fake
@@ -158,23 +160,23 @@ async def test_a_trace_that_is_none_is_no_header(subject: Subject, trace: str) -
     ],
 )
 async def test_an_unknown_operation_is_no_request(
-    subject: Subject, wire_format: str, operation: str
+    adapter: AdapterUnderTest, wire_format: str, operation: str
 ) -> None:
-    assert subject.server is not None
-    await subject.backend.list_models()
-    before = len(subject.server.exchanges)
-    odd = msgspec.structs.replace(subject.job(), format=wire_format, operation=operation)
+    assert adapter.server is not None
+    await adapter.backend.list_models()
+    before = len(adapter.server.exchanges)
+    odd = msgspec.structs.replace(adapter.job(), format=wire_format, operation=operation)
     with pytest.raises(BackendError):
-        await subject.backend.execute(odd, CollectingSink())
-    assert len(subject.server.exchanges) == before
+        await adapter.backend.execute(odd, CollectingSink())
+    assert len(adapter.server.exchanges) == before
 
 
 @every_fake
-async def test_a_redirect_of_the_server_is_not_followed(subject: Subject) -> None:
+async def test_a_redirect_of_the_server_is_not_followed(adapter: AdapterUnderTest) -> None:
     """Else the server's word would take the operator's key elsewhere."""
-    assert subject.server is not None
+    assert adapter.server is not None
     async with FakeOpenAICompatible() as trap:
-        await subject.backend.list_models()
-        subject.server.next_job(Answer(status=307, headers={"Location": f"{trap.url}/v1/chat"}))
-        await run(subject, subject.job())
+        await adapter.backend.list_models()
+        adapter.server.next_job(Answer(status=307, headers={"Location": f"{trap.url}/v1/chat"}))
+        await run(adapter, adapter.job())
         assert trap.exchanges == []

@@ -11,8 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from agent.demo.llamacpp_process import LlamaCppProcess, LlamaCppStartError
-from agent.demo.local_servers import FoundServer, find_local_servers
+from provider_agent.agent.backends.local_servers import FoundServer, find_local_servers
+from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess, LlamaCppStartError
 from tests.kit.llamacpp import LlamaCppFactory
 
 PROMPT: dict[str, Any] = {
@@ -164,7 +164,7 @@ async def test_a_start_that_takes_too_long_is_given_up(tiny_model: Path) -> None
 async def test_a_server_ends_when_its_owner_lets_go_of_its_standard_input(tiny_model: Path) -> None:
     """A test run that is killed must not leave servers behind."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "agent.demo.llamacpp_server", "0", tiny_model),
+        *(sys.executable, "-m", "provider_agent.agent.cli.demo.llamacpp_server", "0", tiny_model),
         "--until-stdin-closes",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

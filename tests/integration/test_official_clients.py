@@ -7,13 +7,13 @@ import anthropic
 import openai
 import pytest
 
-from agent.config import BackendConfig
-from agent.demo.llamacpp_process import LlamaCppProcess
-from coordinator.access import SecretSet
-from coordinator.settings import CoordinatorSettings
+from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess
+from provider_agent.agent.config import BackendConfig
+from provider_agent.coordinator.access import SecretSet
+from provider_agent.coordinator.settings import CoordinatorSettings
 from tests.kit.chain import Chain, running_chain
 
-API_KEY = "key-of-the-buyer"
+API_KEY = "key-of-the-client"
 
 
 @pytest.fixture

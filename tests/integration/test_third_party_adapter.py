@@ -59,7 +59,7 @@ async def test_the_documented_example_answers_a_job(installed: Path, acme_url: s
     config.write_text(f'[[backends]]\nkind = "acme"\nurl = "{acme_url}"\n')
     process = await create_subprocess_exec(
         sys.executable,
-        *("-m", "agent.cli.main", "ask", "acme-1", "hello", "--config", str(config)),
+        *("-m", "provider_agent.agent.cli.main", "ask", "acme-1", "hello", "--config", str(config)),
         stdout=PIPE,
         stderr=PIPE,
         env={**os.environ, "PYTHONPATH": str(installed)},

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from agent.config import (
+from provider_agent.agent.config import (
     BackendConfig,
     Config,
     CoordinatorConfig,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from agent.backends.configured import make_backends
-from agent.config import BackendConfig, LimitsConfig
-from agent.identity import load_or_create
-from agent.service import Service
-from coordinator.server import Coordinator
-from coordinator.settings import CoordinatorSettings
+from provider_agent.agent.backends.configured import make_backends
+from provider_agent.agent.config import BackendConfig, LimitsConfig
+from provider_agent.agent.identity.key import load_or_create
+from provider_agent.agent.service import Service
+from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.settings import CoordinatorSettings
 from tests.kit.agent_config import agent_config
 
 READY_WITHIN_S = 20.0

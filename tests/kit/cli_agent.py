@@ -5,14 +5,15 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from agent.telemetry.metrics import Metrics
-from agent.telemetry.status import LINK_CONNECTED, BackendStatus, StatusSnapshot
-from agent.telemetry.status_server import StatusServer
+from provider_agent.agent.link.state import LinkState
+from provider_agent.agent.telemetry.metrics import Metrics
+from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
+from provider_agent.agent.telemetry.status_server import StatusServer
 
 READY = StatusSnapshot(
     version="1.2.3",
     uptime_s=3723.0,
-    link=LINK_CONNECTED,
+    link=LinkState.CONNECTED,
     coordinator_url="wss://c.example/provider/connect",
     last_welcome_age_s=61.0,
     capacity=8,

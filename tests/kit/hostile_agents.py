@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from protocol.frames import (
+from provider_agent.protocol.frames import (
     AgentFrame,
     AgentLimits,
     Capabilities,
@@ -16,7 +16,11 @@ from protocol.frames import (
     JobResult,
     JobStarted,
 )
-from protocol.limits import MAX_MODELS, MIN_MESSAGE_TO_COORDINATOR_BYTES, WINDOW_BYTES
+from provider_agent.protocol.limits import (
+    MAX_MODELS,
+    MIN_MESSAGE_TO_COORDINATOR_BYTES,
+    WINDOW_BYTES,
+)
 from tests.kit.scripted_agent import ScriptedAgent, ScriptedJob, offer
 
 STRANGER: Final = b"\xee" * 16
@@ -106,7 +110,7 @@ async def too_much(agent: ScriptedAgent, job: ScriptedJob) -> None:
     size = WINDOW_BYTES // 4
     for offset in range(0, WINDOW_BYTES, size):
         await agent.send(Chunk(job_id, offset, bytes(size)))
-    # The window may have grown by what the buyer took; the second one is too much in any case.
+    # The window may have grown by what the client took; the second one is too much in any case.
     big = MIN_MESSAGE_TO_COORDINATOR_BYTES + 1
     await agent.send(Chunk(job_id, WINDOW_BYTES, bytes(big)))
 

@@ -8,9 +8,9 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 
-from protocol.frames import Capabilities, Challenge, CoordinatorFrame, Hello
-from protocol.limits import HANDSHAKE_TIMEOUT_S, MIN_WINDOW_BYTES
-from tests.kit.hostile_stage import Stage, names_of_tasks
+from provider_agent.protocol.frames import Capabilities, Challenge, CoordinatorFrame, Hello
+from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, MIN_WINDOW_BYTES
+from tests.kit.hostile_harness import HostileHarness, names_of_tasks
 from tests.kit.jobs import new_job
 from tests.kit.scripted_coordinator import NONCE, AgentAtCoordinator, welcome
 from tests.kit.virtual_time import now
@@ -98,12 +98,12 @@ GREETINGS: Final = [
 ]
 
 
-async def serves_a_good_one(stage: Stage) -> None:
+async def serves_a_good_one(harness: HostileHarness) -> None:
     """From the next connection on the coordinator does as it should."""
-    stage.coordinator.answer = lambda _hello: welcome()
-    stage.coordinator.greets = True
-    await stage.serves_another()
+    harness.coordinator.answer = lambda _hello: welcome()
+    harness.coordinator.greets = True
+    await harness.serves_another()
     tasks = names_of_tasks()
-    await stage.serves_on()
-    await stage.is_as_new()
+    await harness.serves_on()
+    await harness.is_as_new()
     assert names_of_tasks() == tasks

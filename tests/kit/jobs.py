@@ -2,7 +2,7 @@
 
 from itertools import count
 
-from protocol.frames import Job
+from provider_agent.protocol.frames import Job
 
 _NUMBERS = count(1)
 

@@ -1,11 +1,11 @@
 """Streams of every kind, good and bad, with what has to be thought of them."""
 
-from adapters.events import Usage
-from adapters.inspector import (
+from provider_agent.adapters.responses.events import Usage
+from provider_agent.adapters.responses.validator import (
     TAIL_BYTES,
 )
-from protocol.errors import ErrorCode
-from protocol.formats import Operation
+from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.formats import Operation
 from tests.kit.fakes import FakeLmStudio, FakeOpenRouter, FakeVenice, FakeVllm
 from tests.kit.fakes.frames import (
     DONE,

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agent.jobs.outbox import Outbox
-from agent.link.backoff import LinkEnd
-from agent.link.connection import Link
-from agent.link.dial import DialSettings
-from protocol.frames import Ack, Cancel, CoordinatorFrame, Drain, Job, Welcome
-from protocol.session import AgentSession
+from provider_agent.agent.jobs.outbox import Outbox
+from provider_agent.agent.link.backoff import Disconnect
+from provider_agent.agent.link.connection import Link
+from provider_agent.agent.link.dial import DialSettings
+from provider_agent.protocol.frames import Ack, Cancel, CoordinatorFrame, Drain, Job, Welcome
+from provider_agent.protocol.session import AgentSession
 from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator
 
 
@@ -79,7 +79,7 @@ class Connected:
         self.outbox = self.dialled.outbox
         self.running = asyncio.create_task(self.dialled.link.run())
 
-    async def end(self) -> LinkEnd:
+    async def end(self) -> Disconnect:
         return await self.running
 
 

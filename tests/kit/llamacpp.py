@@ -8,8 +8,8 @@ from typing import Protocol
 import pytest
 import pytest_asyncio
 
-from agent.demo.llamacpp_process import LlamaCppProcess
-from agent.demo.tiny_model import write_tiny_model
+from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess
+from provider_agent.agent.cli.demo.tiny_model import write_tiny_model
 
 
 class LlamaCppFactory(Protocol):

@@ -17,12 +17,12 @@ import msgspec
 import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from adapters.base import BackendSettings, WireFormat
-from adapters.openai_compatible import OpenAICompatibleBackend
-from agent.backends.configured import Backends
-from agent.config import LimitsConfig
-from agent.identity import Identity
-from agent.service import Service
+from provider_agent.adapters.base import BackendSettings, WireFormat
+from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
+from provider_agent.agent.backends.configured import Backends
+from provider_agent.agent.config import LimitsConfig
+from provider_agent.agent.identity.key import Identity
+from provider_agent.agent.service import Service
 from tests.kit.agent_config import agent_config
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ class Figures(msgspec.Struct):
     traced: int
     held: int
     resident: int
-    lanes: int
+    channels: int
     stopped: int
 
 
@@ -121,7 +121,7 @@ def _figures(service: Service) -> Figures:
         traced=tracemalloc.get_traced_memory()[0],
         held=sum(stream.written - stream.acked for stream in streams),
         resident=_resident_bytes(),
-        lanes=len(streams),
+        channels=len(streams),
         stopped=sum(not stream.has_room for stream in streams),
     )
 

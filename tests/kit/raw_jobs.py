@@ -6,8 +6,8 @@ from typing import Final
 
 import pytest
 
-from adapters.base import BackendSettings, Job, Operation, TimeoutSettings
-from adapters.openai_compatible import OpenAICompatibleBackend
+from provider_agent.adapters.base import BackendSettings, Job, Operation, TimeoutSettings
+from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
 from tests.kit.fakes.frames import (
     chat_frames,
     completion_frames,

@@ -7,11 +7,11 @@ from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from adapters.base import Backend
-from agent.backends.configured import Backends, SkippedBackend
-from agent.config import Config
-from agent.identity import Identity
-from agent.service import Service
+from provider_agent.adapters.base import Backend
+from provider_agent.agent.backends.configured import Backends, SkippedBackend
+from provider_agent.agent.config import Config
+from provider_agent.agent.identity.key import Identity
+from provider_agent.agent.service import Service
 from tests.kit.agent_config import agent_config
 from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator
 from tests.kit.virtual_time import now

@@ -17,9 +17,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from protocol.auth import canonical_authority
-from protocol.codec import VERSION_1
-from protocol.frames import (
+from provider_agent.protocol.auth import canonical_authority
+from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.frames import (
     Ack,
     AgentFrame,
     AgentLimits,
@@ -37,9 +37,9 @@ from protocol.frames import (
     Rejected,
     Welcome,
 )
-from protocol.limits import MAX_MESSAGE_TO_AGENT_BYTES, SUBPROTOCOL
-from protocol.session import AgentSession, State
-from protocol.stream import SendStream
+from provider_agent.protocol.limits import MAX_MESSAGE_TO_AGENT_BYTES, SUBPROTOCOL
+from provider_agent.protocol.session import AgentSession, State
+from provider_agent.protocol.stream import SendStream
 
 EVENT_STREAM = "text/event-stream"
 

@@ -3,7 +3,7 @@
 import asyncio
 from typing import ClassVar
 
-from adapters.base import (
+from provider_agent.adapters.base import (
     Backend,
     BackendHealth,
     BackendModel,

@@ -17,9 +17,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from protocol.codec import VERSION_1
-from protocol.exceptions import ProtocolError
-from protocol.frames import (
+from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.exceptions import ProtocolError
+from provider_agent.protocol.frames import (
     AgentFrame,
     Chunk,
     CoordinatorFrame,
@@ -31,14 +31,14 @@ from protocol.frames import (
     Rejected,
     Welcome,
 )
-from protocol.limits import (
+from provider_agent.protocol.limits import (
     CONNECT_PATH,
     KIB,
     MAX_MESSAGE_TO_COORDINATOR_BYTES,
     SUBPROTOCOL,
     WINDOW_BYTES,
 )
-from protocol.session import CoordinatorSession, State, resumable
+from provider_agent.protocol.session import CoordinatorSession, State, resumable
 
 NONCE = b"n" * 32
 RECEIVE_BUFFER_BYTES = 128 * KIB

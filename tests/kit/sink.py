@@ -2,7 +2,7 @@
 
 import asyncio
 
-from adapters.base import FlowControl
+from provider_agent.adapters.base import FlowControl
 
 
 class CollectingSink:

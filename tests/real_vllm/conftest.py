@@ -3,10 +3,10 @@
 import os
 from typing import Final
 
+from tests.kit.adapters_under_test import VLLM_URL, adapter
 from tests.kit.llamacpp import llamacpp_server, tiny_model
-from tests.kit.subjects import VLLM_URL, subject
 
-__all__ = ["llamacpp_server", "subject", "tiny_model"]
+__all__ = ["adapter", "llamacpp_server", "tiny_model"]
 
 VENV: Final = os.environ.get("TEST_VLLM_VENV", "")
 """The environment that vLLM is installed in, for tests that need a server of their own."""

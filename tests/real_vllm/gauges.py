@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import aiohttp
 
-from adapters.base import Backend, ServerLoad
-from adapters.prometheus_text import read_gauges
+from provider_agent.adapters.base import Backend, ServerLoad
+from provider_agent.adapters.servers.prometheus_text import read_gauges
 
 _TOKENS = "vllm:generation_tokens_total"
 _POLL_S = 0.02

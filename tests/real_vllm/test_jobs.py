@@ -1,14 +1,14 @@
-"""Jobs on a real vLLM: what it refuses, and what it does when a buyer goes away."""
+"""Jobs on a real vLLM: what it refuses, and what it does when a client goes away."""
 
 import asyncio
 
 import msgspec
 import pytest
 
-from adapters.base import BadStatus, WireFormat
-from protocol.errors import ErrorCode
+from provider_agent.adapters.base import BadStatus, WireFormat
+from provider_agent.protocol.errors import ErrorCode
+from tests.kit.adapters_under_test import ANTHROPIC, OPENAI, AdapterUnderTest, over
 from tests.kit.sink import CollectingSink
-from tests.kit.subjects import ANTHROPIC, OPENAI, Subject, over
 from tests.real_vllm.gauges import load_when, tokens_generated
 
 pytestmark = over(["real-vllm"])
@@ -16,8 +16,8 @@ pytestmark = over(["real-vllm"])
 in_both_formats = pytest.mark.parametrize("wire_format", [OPENAI, ANTHROPIC])
 
 
-async def window_of(subject: Subject) -> int:
-    (model,) = await subject.backend.list_models()
+async def window_of(adapter: AdapterUnderTest) -> int:
+    (model,) = await adapter.backend.list_models()
     assert model.context_window is not None
     return model.context_window
 
@@ -28,14 +28,14 @@ async def window_of(subject: Subject) -> int:
 @in_both_formats
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_a_prompt_that_is_too_long_exceeds_the_context_length(
-    subject: Subject, wire_format: WireFormat, stream: bool
+    adapter: AdapterUnderTest, wire_format: WireFormat, stream: bool
 ) -> None:
-    messages = [{"role": "user", "content": "one two " * await window_of(subject)}]
-    job = subject.job(wire_format, stream=stream, messages=messages)
+    messages = [{"role": "user", "content": "one two " * await window_of(adapter)}]
+    job = adapter.job(wire_format, stream=stream, messages=messages)
     sink = CollectingSink()
 
     with pytest.raises(BadStatus) as caught:
-        await subject.backend.execute(job, sink)
+        await adapter.backend.execute(job, sink)
 
     assert caught.value.status == 400
     assert caught.value.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED
@@ -44,12 +44,12 @@ async def test_a_prompt_that_is_too_long_exceeds_the_context_length(
 
 @in_both_formats
 async def test_an_unknown_model_is_not_loaded_here(
-    subject: Subject, wire_format: WireFormat
+    adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
-    job = msgspec.structs.replace(subject.job(wire_format), model_id="no-such-model")
+    job = msgspec.structs.replace(adapter.job(wire_format), model_id="no-such-model")
 
     with pytest.raises(BadStatus) as caught:
-        await subject.backend.execute(job, CollectingSink())
+        await adapter.backend.execute(job, CollectingSink())
 
     assert caught.value.code is ErrorCode.MODEL_NOT_LOADED
 
@@ -59,23 +59,23 @@ async def test_an_unknown_model_is_not_loaded_here(
 
 @in_both_formats
 async def test_a_stream_counts_as_load_and_cancelling_it_frees_the_engine(
-    subject: Subject, wire_format: WireFormat
+    adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
-    asked = await window_of(subject) - 200
-    await load_when(subject.backend, lambda load: load.running == 0)
-    before = await tokens_generated(subject.backend.settings.url)
+    asked = await window_of(adapter) - 200
+    await load_when(adapter.backend, lambda load: load.running == 0)
+    before = await tokens_generated(adapter.backend.settings.url)
     sink = CollectingSink()
-    job = subject.job(wire_format, max_tokens=asked)
-    streaming = asyncio.create_task(subject.backend.execute(job, sink))
+    job = adapter.job(wire_format, max_tokens=asked)
+    streaming = asyncio.create_task(adapter.backend.execute(job, sink))
     await sink.first_chunk.wait()
 
-    load = await load_when(subject.backend, lambda load: load.running == 1)
+    load = await load_when(adapter.backend, lambda load: load.running == 1)
     streaming.cancel()
 
     with pytest.raises(asyncio.CancelledError):
         await streaming
-    await load_when(subject.backend, lambda load: load.running == 0)
-    generated = await tokens_generated(subject.backend.settings.url) - before
+    await load_when(adapter.backend, lambda load: load.running == 0)
+    generated = await tokens_generated(adapter.backend.settings.url) - before
     assert generated < asked, "it was not cancelled, it ended"
     assert load.waiting == 0
     assert load.cache_used is not None

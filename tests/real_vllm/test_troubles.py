@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from adapters.base import (
+from provider_agent.adapters.base import (
     Backend,
     BackendError,
     BackendSettings,
@@ -19,8 +19,8 @@ from adapters.base import (
     Operation,
     TimeoutSettings,
 )
-from adapters.registry import create_backend
-from protocol.errors import ErrorCode
+from provider_agent.adapters.registry import create_backend
+from provider_agent.protocol.errors import ErrorCode
 from tests.kit.sink import CollectingSink
 from tests.real_vllm.conftest import VENV
 from tests.real_vllm.gauges import load_when

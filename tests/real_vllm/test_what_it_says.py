@@ -4,10 +4,10 @@ import aiohttp
 import msgspec
 import pytest
 
-from adapters.base import BadStatus, Operation
-from protocol.errors import ErrorCode
+from provider_agent.adapters.base import BadStatus, Operation
+from provider_agent.protocol.errors import ErrorCode
+from tests.kit.adapters_under_test import VLLM_KEY, AdapterUnderTest, over
 from tests.kit.sink import CollectingSink
-from tests.kit.subjects import VLLM_KEY, Subject, over
 from tests.real_vllm.gauges import tokens_generated
 
 pytestmark = over(["real-vllm"])
@@ -15,39 +15,39 @@ pytestmark = over(["real-vllm"])
 needs_a_key = pytest.mark.skipif(VLLM_KEY is None, reason="the server was started without a key")
 
 
-async def test_its_version_is_the_one_that_the_server_tells(subject: Subject) -> None:
-    await subject.backend.list_models()
+async def test_its_version_is_the_one_that_the_server_tells(adapter: AdapterUnderTest) -> None:
+    await adapter.backend.list_models()
 
-    url = f"{subject.backend.settings.url}/version"
+    url = f"{adapter.backend.settings.url}/version"
     async with aiohttp.ClientSession() as client, client.get(url) as response:
         told = msgspec.json.decode(await response.read(), type=dict[str, str])
-    assert subject.backend.version == told["version"] != ""
+    assert adapter.backend.version == told["version"] != ""
 
 
 async def test_a_model_that_generates_is_offered_for_everything_but_embeddings(
-    subject: Subject,
+    adapter: AdapterUnderTest,
 ) -> None:
-    (model,) = await subject.backend.list_models()
+    (model,) = await adapter.backend.list_models()
 
     assert model.operations == frozenset(Operation) - {Operation.EMBEDDINGS}
     assert model.context_window is not None
 
 
-async def test_finding_that_out_generates_nothing(subject: Subject) -> None:
-    before = await tokens_generated(subject.backend.settings.url)
+async def test_finding_that_out_generates_nothing(adapter: AdapterUnderTest) -> None:
+    before = await tokens_generated(adapter.backend.settings.url)
 
-    await subject.backend.health()
-    await subject.backend.list_models()
+    await adapter.backend.health()
+    await adapter.backend.list_models()
 
-    assert await tokens_generated(subject.backend.settings.url) == before
+    assert await tokens_generated(adapter.backend.settings.url) == before
 
 
 @needs_a_key
 @pytest.mark.parametrize("key", [None, "sk-wrong-0123456789"])
 async def test_without_the_right_key_it_is_unhealthy_and_says_what_to_do(
-    subject: Subject, key: str | None
+    adapter: AdapterUnderTest, key: str | None
 ) -> None:
-    health = await subject.with_settings(api_key=key).health()
+    health = await adapter.with_settings(api_key=key).health()
 
     assert not health.reachable
     assert health.last_error is not None
@@ -55,10 +55,10 @@ async def test_without_the_right_key_it_is_unhealthy_and_says_what_to_do(
 
 
 @needs_a_key
-async def test_a_job_with_the_wrong_key_is_the_operators_fault(subject: Subject) -> None:
-    wrong = subject.with_settings(api_key="sk-wrong-0123456789")
+async def test_a_job_with_the_wrong_key_is_the_operators_fault(adapter: AdapterUnderTest) -> None:
+    wrong = adapter.with_settings(api_key="sk-wrong-0123456789")
 
     with pytest.raises(BadStatus) as caught:
-        await wrong.execute(subject.job(), CollectingSink())
+        await wrong.execute(adapter.job(), CollectingSink())
 
     assert caught.value.code is ErrorCode.AUTH_REJECTED_BY_BACKEND

@@ -13,14 +13,14 @@ from unittest.mock import patch
 import click
 import uvloop
 
-from agent.link import watchdogs
+from provider_agent.agent.link import watchdogs
 from tests.soak import faults
-from tests.soak.buyers import Buyers
+from tests.soak.clients import Clients
 from tests.soak.footprint import Footprint
 from tests.soak.tally import Tally
 from tests.soak.world import PING_EVERY_S, SETTINGS, World, world
 
-BUYERS = 16
+CLIENTS = 16
 TROUBLEMAKERS = 2
 
 WARM_UP = 0.25
@@ -73,10 +73,10 @@ async def _soak(dice: random.Random, tally: Tally, seconds: float, every_s: floa
 
 
 async def _trouble(here: World, seconds: float) -> None:
-    """Buyers and faults for so long; returns when the last request is over."""
+    """Clients and faults for so long; returns when the last request is over."""
     stopping = asyncio.Event()
-    buyers = Buyers(
-        BUYERS,
+    clients = Clients(
+        CLIENTS,
         random.Random(here.dice.random()),
         url=lambda: here.url,
         server=here.server,
@@ -84,7 +84,7 @@ async def _trouble(here: World, seconds: float) -> None:
         tally=here.tally,
     )
     async with asyncio.TaskGroup() as group:
-        group.create_task(buyers.run(stopping), name="buyers")
+        group.create_task(clients.run(stopping), name="clients")
         makers = [
             group.create_task(
                 faults.run(here, random.Random(here.dice.random()), stopping), name="faults"

@@ -4,9 +4,9 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from tests.kit.connection import Connection
-from tests.kit.network import Arrival, Cable
-from tests.kit.wire import Wire
+from tests.kit.fault_proxy import Arrival, FaultProxy
+from tests.kit.fault_proxy_pipe import FaultProxyPipe
+from tests.kit.proxied_connection import ProxiedConnection
 from tests.soak.world import Provider, World
 
 PEACE_S = 2.0
@@ -31,41 +31,41 @@ async def run(world: World, dice: random.Random, stopping: asyncio.Event) -> Non
 
 
 async def _cut(world: World, dice: random.Random) -> None:
-    _cable(world, dice).cut()
+    _proxy(world, dice).cut()
 
 
 async def _cut_soon(world: World, dice: random.Random) -> None:
     """In the middle of a frame: the next connection, or one that is there."""
-    cable = _cable(world, dice)
+    proxy = _proxy(world, dice)
 
-    def cut_after(connection: Connection) -> None:
-        wire = dice.choice(connection.wires)
-        wire.cut_at(wire.passed + int(10 ** dice.uniform(0, 5)))
+    def cut_after(connection: ProxiedConnection) -> None:
+        pipe = dice.choice(connection.pipes)
+        pipe.cut_at(pipe.passed + int(10 ** dice.uniform(0, 5)))
 
-    if cable.connections and dice.random() < 0.7:
-        cut_after(dice.choice(cable.connections))
+    if proxy.connections and dice.random() < 0.7:
+        cut_after(dice.choice(proxy.connections))
     else:
-        cable.prepare = cut_after
+        proxy.prepare = cut_after
         await asyncio.sleep(dice.uniform(0, 3))
-        cable.prepare = _leave_alone
+        proxy.prepare = _leave_alone
 
 
 async def _stall(world: World, dice: random.Random) -> None:
-    wires = _wires(_cable(world, dice), dice)
-    for wire in wires:
-        wire.stall()
+    pipes = _pipes(_proxy(world, dice), dice)
+    for pipe in pipes:
+        pipe.stall()
     await asyncio.sleep(dice.uniform(0.05, 4))
-    for wire in wires:
-        wire.resume()
+    for pipe in pipes:
+        pipe.resume()
 
 
 async def _vanish(world: World, dice: random.Random) -> None:
-    _cable(world, dice).vanish()
+    _proxy(world, dice).vanish()
 
 
 async def _half_close(world: World, dice: random.Random) -> None:
-    for connection in _cable(world, dice).connections:
-        dice.choice(connection.wires).half_close()
+    for connection in _proxy(world, dice).connections:
+        dice.choice(connection.pipes).half_close()
 
 
 async def _throttle(world: World, dice: random.Random) -> None:
@@ -77,38 +77,38 @@ async def _delay(world: World, dice: random.Random) -> None:
 
 
 async def _changed(world: World, dice: random.Random, name: str, value: float) -> None:
-    cable = _cable(world, dice)
-    wires = [wire for connection in cable.connections for wire in connection.wires]
+    proxy = _proxy(world, dice)
+    pipes = [pipe for connection in proxy.connections for pipe in connection.pipes]
 
-    def prepare(connection: Connection) -> None:
-        for wire in connection.wires:
-            wires.append(wire)
-            setattr(wire, name, value)
+    def prepare(connection: ProxiedConnection) -> None:
+        for pipe in connection.pipes:
+            pipes.append(pipe)
+            setattr(pipe, name, value)
 
     before = {"bytes_per_s": None, "delay_s": 0.0}[name]
-    for wire in wires:
-        setattr(wire, name, value)
-    cable.prepare = prepare
+    for pipe in pipes:
+        setattr(pipe, name, value)
+    proxy.prepare = prepare
     await asyncio.sleep(dice.uniform(0.2, 4))
-    cable.prepare = _leave_alone
-    for wire in wires:
-        setattr(wire, name, before)
+    proxy.prepare = _leave_alone
+    for pipe in pipes:
+        setattr(pipe, name, before)
 
 
 async def _refuse(world: World, dice: random.Random) -> None:
-    cable = _cable(world, dice)
-    cable.refuse()
-    cable.cut()
+    proxy = _proxy(world, dice)
+    proxy.refuse()
+    proxy.cut()
     await asyncio.sleep(dice.uniform(0.1, 4))
-    cable.listen()
+    proxy.listen()
 
 
 async def _accept_then_drop(world: World, dice: random.Random) -> None:
-    cable = _cable(world, dice)
-    cable.arrival = Arrival.DROP
-    cable.cut()
+    proxy = _proxy(world, dice)
+    proxy.arrival = Arrival.DROP
+    proxy.cut()
     await asyncio.sleep(dice.uniform(0.1, 4))
-    cable.arrival = Arrival.CARRY
+    proxy.arrival = Arrival.CARRY
 
 
 async def _restart_server(world: World, dice: random.Random) -> None:
@@ -131,19 +131,19 @@ def _provider(world: World, dice: random.Random) -> Provider:
     return dice.choice(world.providers)
 
 
-def _cable(world: World, dice: random.Random) -> Cable:
-    """A link twice as often as a backend's cable."""
+def _proxy(world: World, dice: random.Random) -> FaultProxy:
+    """A link twice as often as a backend's proxy."""
     provider = _provider(world, dice)
-    return dice.choice([provider.link, provider.link, provider.backend_cable])
+    return dice.choice([provider.link, provider.link, provider.backend_proxy])
 
 
-def _wires(cable: Cable, dice: random.Random) -> list[Wire]:
+def _pipes(proxy: FaultProxy, dice: random.Random) -> list[FaultProxyPipe]:
     """One direction of every connection, or both."""
     which = dice.choice([(0,), (1,), (0, 1)])
-    return [connection.wires[at] for connection in cable.connections for at in which]
+    return [connection.pipes[at] for connection in proxy.connections for at in which]
 
 
-def _leave_alone(_connection: Connection) -> None:
+def _leave_alone(_connection: ProxiedConnection) -> None:
     pass
 
 

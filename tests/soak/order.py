@@ -1,4 +1,4 @@
-"""What a buyer asks for, and the one right answer to it: a pure function of the request."""
+"""What a client asks for, and the one right answer to it: a pure function of the request."""
 
 import random
 from collections.abc import Iterator
@@ -7,8 +7,8 @@ from typing import Self
 
 import msgspec
 
-from adapters.echo import MODEL_ID as ECHO_MODEL
-from protocol.formats import Operation
+from provider_agent.adapters.servers.echo import MODEL_ID as ECHO_MODEL
+from provider_agent.protocol.formats import Operation
 
 SOAK_MODEL = "soak"
 _WORDS = ("alpha", "βήτα", "gamma", "дельта", "epsilon", "ζ", "\\n\\t", "🌊", '"quoted"')

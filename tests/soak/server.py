@@ -8,7 +8,7 @@ from typing import Self
 
 from aiohttp import web
 
-from protocol.formats import Operation
+from provider_agent.protocol.formats import Operation
 from tests.soak.order import SOAK_MODEL, Order
 
 _KILLED_S = 0.05

@@ -14,7 +14,7 @@ class Tally:
 
     Attributes:
         ends: how requests ended.
-        codes: of the errors that buyers saw.
+        codes: of the errors that clients saw.
         faults: what was done to the system.
         defects: what must never be, in words.
         resumed: sessions that went on over another link.

@@ -1,11 +1,11 @@
-"""What came of one request, as its buyer sees it. Pure."""
+"""What came of one request, as its client sees it. Pure."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
 
-from protocol.formats import Operation
+from provider_agent.protocol.formats import Operation
 from tests.soak.order import Order
 
 
@@ -14,11 +14,11 @@ class End(StrEnum):
 
     COMPLETE = "complete"
     FAILED = "failed"
-    """With one error that the buyer can see."""
+    """With one error that the client can see."""
     BROKEN = "broken"
-    """The connection broke: the buyer sees that too."""
+    """The connection broke: the client sees that too."""
     LEFT = "left"
-    """The buyer left first."""
+    """The client left first."""
     WRONG = "wrong"
     """What must never be."""
 
@@ -57,7 +57,7 @@ def judge(order: Order, expected: bytes, status: int, body: bytes) -> Outcome:
 
 
 def judge_part(expected: bytes, status: int, body: bytes) -> Outcome | None:
-    """What came before the buyer left or the connection broke; None: nothing is wrong with it."""
+    """What came before the client left or the connection broke; None: nothing is wrong with it."""
     longest = len(body)
     if status in (0, 200) and not expected.startswith(body[:longest]):
         # An error event may already stand at the end of it.

@@ -2,7 +2,7 @@
 
 ::
 
-    buyers ──▶ coordinator ◀──link── two agents ──┬─backend cable──▶ server
+    clients ──▶ coordinator ◀──link── two agents ──┬─backend proxy──▶ server
                                                   └─▶ echo
 """
 
@@ -14,8 +14,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
-from agent.backends.configured import make_backends
-from agent.config import (
+from provider_agent.agent.backends.configured import make_backends
+from provider_agent.agent.config import (
     BackendConfig,
     BackendTimeouts,
     Config,
@@ -23,15 +23,15 @@ from agent.config import (
     DiscoveryConfig,
     LimitsConfig,
 )
-from agent.identity import Identity
-from agent.service import EXIT_FORCED, EXIT_OK, Service
-from coordinator.server import Coordinator
-from coordinator.settings import CoordinatorSettings
-from protocol.formats import WireFormat
-from protocol.frames import Welcome
-from protocol.limits import CONNECT_PATH, KIB
+from provider_agent.agent.identity.key import Identity
+from provider_agent.agent.service import EXIT_FORCED, EXIT_OK, Service
+from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.protocol.formats import WireFormat
+from provider_agent.protocol.frames import Welcome
+from provider_agent.protocol.limits import CONNECT_PATH, KIB
 from tests.kit.agent_config import agent_config
-from tests.kit.network import Arrival, Cable
+from tests.kit.fault_proxy import Arrival, FaultProxy
 from tests.soak.server import SoakServer
 from tests.soak.tally import Tally
 
@@ -43,7 +43,7 @@ SETTINGS = CoordinatorSettings(
     handshake_timeout_s=3.0,
     deadline_s=25.0,
     deadline_grace_s=2.0,
-    stalled_buyer_s=9.0,
+    stalled_client_s=9.0,
     drain_s=0.5,
 )
 
@@ -58,19 +58,19 @@ _JITTER = 0.25
 
 
 class Provider:
-    """One agent with its cables; stopped and started again at will.
+    """One agent with its proxies; stopped and started again at will.
 
     Attributes:
         link: to the coordinator.
-        backend_cable: to the server.
+        backend_proxy: to the server.
         service: the agent that runs now, or ran last.
     """
 
     def __init__(
-        self, link: Cable, backend_cable: Cable, dice: random.Random, tally: Tally
+        self, link: FaultProxy, backend_proxy: FaultProxy, dice: random.Random, tally: Tally
     ) -> None:
         self.link = link
-        self.backend_cable = backend_cable
+        self.backend_proxy = backend_proxy
         self._dice = dice
         self._tally = tally
         self._identity = Identity(Ed25519PrivateKey.generate())
@@ -129,7 +129,7 @@ class Provider:
         timeouts = BackendTimeouts(connect_s=2.0, first_byte_s=4.0, silence_s=silence_s)
         server = BackendConfig(
             kind="openai_compatible",
-            url=f"http://{self.backend_cable.authority}",
+            url=f"http://{self.backend_proxy.authority}",
             formats=(WireFormat.OPENAI, WireFormat.ANTHROPIC),
             max_concurrent=64,
             timeouts=timeouts,
@@ -174,14 +174,14 @@ class World:
 
     @property
     def url(self) -> str:
-        """Of the coordinator, for buyers."""
+        """Of the coordinator, for clients."""
         return self.coordinator.http_url
 
     @property
-    def cables(self) -> list[Cable]:
-        """Every cable."""
-        pairs = ((one.link, one.backend_cable) for one in self.providers)
-        return [cable for pair in pairs for cable in pair]
+    def proxies(self) -> list[FaultProxy]:
+        """Every proxy."""
+        pairs = ((one.link, one.backend_proxy) for one in self.providers)
+        return [proxy for pair in pairs for proxy in pair]
 
     async def restart_coordinator(self, away_s: float) -> None:
         """Stop it, and after a while start another one, which knows nothing."""
@@ -198,12 +198,12 @@ class World:
             await self._start_server()
 
     def repair(self) -> None:
-        """Let every cable carry again; what vanished or stands still is cut."""
-        for cable in self.cables:
-            cable.arrival = Arrival.CARRY
-            cable.prepare = lambda _connection: None
-            cable.listen()
-            cable.cut()
+        """Let every proxy carry again; what vanished or stands still is cut."""
+        for proxy in self.proxies:
+            proxy.arrival = Arrival.CARRY
+            proxy.prepare = lambda _connection: None
+            proxy.listen()
+            proxy.cut()
 
     async def quiet(self) -> None:
         """Return when nobody has anything to do any more; a defect when that takes too long."""
@@ -239,17 +239,17 @@ class World:
     async def _start_server(self) -> None:
         await self.server.start()
         for one in self.providers:
-            one.backend_cable.target = self.server.port
+            one.backend_proxy.target = self.server.port
 
     async def build(self, stack: AsyncExitStack) -> None:
         """Start everything; the stack stops it."""
         await self._start_server()
         stack.push_async_callback(self.server.kill)
         for n in range(2):
-            link = await stack.enter_async_context(Cable())
-            cable = await stack.enter_async_context(Cable(self.server.port))
+            link = await stack.enter_async_context(FaultProxy())
+            proxy = await stack.enter_async_context(FaultProxy(self.server.port))
             dice = random.Random(f"{self.dice.random()}/{n}")
-            self.providers.append(Provider(link, cable, dice, self.tally))
+            self.providers.append(Provider(link, proxy, dice, self.tally))
         authorities = tuple(one.link.authority for one in self.providers)
         self._settings = replace(SETTINGS, authorities=authorities)
         await self._start_coordinator()

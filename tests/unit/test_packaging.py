@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -10,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from agent.cli.settings import EXIT_CONFIG
-from agent.config.schema import LimitsConfig
-from agent.service import EXIT_FORCED, EXIT_REFUSED
+from provider_agent.agent.cli.settings import EXIT_CONFIG
+from provider_agent.agent.config.schema import LimitsConfig
+from provider_agent.agent.service import EXIT_FORCED, EXIT_REFUSED
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"protocol", "adapters", "agent", "coordinator"}
+SHARED = [path for path in (ROOT / "src" / "provider_agent").iterdir() if path.is_file()]
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
 DRAIN_S = int(LimitsConfig().drain_timeout_s)
 
@@ -42,31 +45,98 @@ def pinned_in(name: str) -> set[str]:
 # --- the wheel ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (path,) = folder.glob("provider_agent-*-py3-none-any.whl")
-    with zipfile.ZipFile(path) as archive:
+def build(target: str, source: Path, folder: Path) -> Path:
+    """Build a `wheel` or an `sdist` of the tree at `source`; returns the file."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (built,) = folder.glob("*.whl" if target == "wheel" else "*.tar.gz")
+    return built
+
+
+def contents(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
         return archive.namelist()
 
 
-def test_the_wheel_holds_our_packages_and_nothing_else(wheel: list[str]) -> None:
+@pytest.fixture(scope="module")
+def wheel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("wheel", ROOT, tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture
+def wheel(wheel_file: Path) -> list[str]:
+    return contents(wheel_file)
+
+
+def test_the_wheel_has_one_top_level_package(wheel: list[str]) -> None:
     tops = {name.partition("/")[0] for name in wheel}
 
-    assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"provider_agent"}
 
 
-def test_the_wheel_holds_every_module_and_type_marker(wheel: list[str]) -> None:
-    expected = {
-        path.relative_to(ROOT).as_posix()
+def test_the_wheel_holds_every_module_and_the_type_marker(wheel: list[str]) -> None:
+    modules = {
+        f"provider_agent/{path.relative_to(ROOT).as_posix()}"
         for package in PACKAGES
-        for pattern in ("*.py", "py.typed")
-        for path in (ROOT / package).rglob(pattern)
+        for path in (ROOT / package).rglob("*.py")
     }
 
-    assert expected <= set(wheel)
+    assert modules | {f"provider_agent/{path.name}" for path in SHARED} <= set(wheel)
+
+
+def test_an_sdist_builds_the_same_wheel(wheel: list[str], tmp_path: Path) -> None:
+    sdist = build("sdist", ROOT, tmp_path / "sdist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path / "source", filter="data")
+    (source,) = (tmp_path / "source").iterdir()
+
+    assert sorted(contents(build("wheel", source, tmp_path / "wheel"))) == sorted(wheel)
+
+
+def test_installs_beside_a_package_that_is_called_adapters(
+    wheel_file: Path, tmp_path: Path
+) -> None:
+    """Both used to be one folder: the agent crashed, and uninstalling it broke the other."""
+    other = tmp_path / "other"
+    (other / "adapters").mkdir(parents=True)
+    (other / "adapters" / "__init__.py").write_text("OWNER = 'somebody else'\n", "utf-8")
+    (other / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+        '[project]\nname = "adapters"\nversion = "1"\n',
+        "utf-8",
+    )
+    other_file = build("wheel", other, tmp_path / "dist")
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    python = str(venv / "bin" / "python")
+    (own,) = venv.glob("lib/python*/site-packages")
+    # Behind its own packages: the dependencies, as they are installed for this test.
+    (own / "dependencies.pth").write_text(sysconfig.get_path("purelib"), "utf-8")
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+
+    def run(code: str) -> str:
+        command = [python, "-I", "-c", code]
+        ran = subprocess.run(command, check=True, capture_output=True, text=True)
+        return ran.stdout
+
+    subprocess.run(
+        [
+            *pip,
+            "install",
+            "--no-index",
+            "--no-deps",
+            "--ignore-installed",
+            str(wheel_file),
+            str(other_file),
+        ],
+        check=True,
+    )
+    code = "import adapters, provider_agent.adapters.base as b; print(adapters.OWNER, b.__file__)"
+    assert run(code).split(" /")[0] == "somebody else"
+    assert str(venv) in run(code)
+
+    subprocess.run([*pip, "uninstall", "--yes", "provider-agent"], check=True)
+    assert run("import adapters; print(adapters.OWNER)") == "somebody else\n"
 
 
 def test_the_wheel_holds_the_license_and_the_command(wheel: list[str]) -> None:
@@ -123,15 +193,6 @@ def test_the_makefile_has_and_explains_the_target(target: str) -> None:
     assert target == "help" or f"make {target} " in makefile
 
 
-def test_ci_runs_the_tests_and_nothing_else() -> None:
-    script = ROOT / ".ci" / "run"
-    commands = script.read_text(encoding="utf-8").splitlines()
-
-    assert script.stat().st_mode & 0o111
-    assert commands[-1] == "exec make test"
-    assert len(commands) == 4
-
-
 # --- the image ------------------------------------------------------------------------------------
 
 
@@ -174,7 +235,7 @@ def test_what_the_image_copies_exists_and_is_not_ignored() -> None:
     copies = [line.split()[1:-1] for line in instructions("COPY") if "--from=" not in line]
     sources = {source for copy in copies for source in copy}
 
-    assert sources >= PACKAGES
+    assert sources >= PACKAGES | {"src"}
     assert [source for source in sources if not (ROOT / source).exists()] == []
     assert {source.partition("/")[0] for source in sources} <= kept
 

@@ -2,7 +2,6 @@ import math
 
 import pytest
 
-from agent.link.backoff import TOLD_MIN_S, LinkEnd
 from bench.reconnect import AGENTS, OUTAGES, PICTURE, SEED
 from bench.reconnect_picture import draw
 from bench.reconnect_simulation import (
@@ -15,6 +14,7 @@ from bench.reconnect_simulation import (
     peak_per_s,
     simulate,
 )
+from provider_agent.agent.link.backoff import TOLD_MIN_S, Disconnect
 
 FLEET = 1_000
 
@@ -54,7 +54,9 @@ def test_one_seed_gives_one_course() -> None:
 
 
 @pytest.mark.parametrize(("ended", "least_s"), [(RESTART, TOLD_MIN_S), (drained(30), 30)])
-def test_a_told_wait_is_kept_and_spread_over_as_long_again(ended: LinkEnd, least_s: float) -> None:
+def test_a_told_wait_is_kept_and_spread_over_as_long_again(
+    ended: Disconnect, least_s: float
+) -> None:
     course = simulate(Outage("told", ended, 0), FLEET, seed=1)
     assert course.dials == course.connections
     assert least_s <= course.dials[0] < course.dials[-1] <= 2 * least_s

@@ -28,7 +28,7 @@ def test_every_threat_names_a_test() -> None:
     threats = [row for row in rows if not row.startswith(("| Threat |", "| --- |"))]
     assert threats
     # What has nothing to be tested in this repository's own code.
-    untested = {"seeing another buyer's answer", "inbound ports", "a break-in through the agent"}
+    untested = {"seeing another client's answer", "inbound ports", "a break-in through the agent"}
     without = {row.split(" | ")[0].strip("| ") for row in threats if "`tests/" not in row}
     named = {row for row in without if "the same tests" not in row}
     assert named <= untested

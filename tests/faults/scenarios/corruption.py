@@ -10,11 +10,11 @@ from collections import Counter
 
 from msgspec.structs import replace
 
-from agent.service import EXIT_REFUSED
-from tests.faults.scenarios.buyers import Purchase
+from provider_agent.agent.service import EXIT_REFUSED
+from tests.faults.scenarios.clients import Purchase
+from tests.faults.scenarios.harness import SETTINGS, ScenarioHarness, harness, until
 from tests.faults.scenarios.numbered_server import NumberedServer, Order
 from tests.faults.scenarios.scenario import Effort
-from tests.faults.scenarios.stage import SETTINGS, Stage, stage, until
 
 DEADLINE_S = 600.0
 """Of the jobs: an end frame whose job id is another one cannot be told from no end at all."""
@@ -28,10 +28,10 @@ RESERVED_BITS = 0x70
 
 async def frame_head_corrupted_on_its_way_to_the_agent(effort: Effort) -> str:
     """The first byte of the coordinator's next frame: the agent ends the link and comes back."""
-    async with stage(effort.dice("frame head")) as play:
+    async with harness(effort.dice("frame head")) as play:
         told = await _frame_head_corrupted(play, towards_agent=True)
         await play.offers()
-        (await play.buyers.buy(Order("later")).done()).check_complete(play.server)
+        (await play.clients.buy(Order("later")).done()).check_complete(play.server)
         await play.idle()
     return f"link ended, {told} streams told once, agent back"
 
@@ -41,21 +41,21 @@ async def frame_head_corrupted_on_its_way_to_the_coordinator(effort: Effort) -> 
 
     It says so with close code 1002, which tells an agent that it would go wrong again.
     """
-    async with stage(effort.dice("frame head")) as play:
+    async with harness(effort.dice("frame head")) as play:
         told = await _frame_head_corrupted(play, towards_agent=False)
         assert await asyncio.wait_for(play.agents[0].task, STOPPED_WITHIN_S) == EXIT_REFUSED
         await until(lambda: not play.server.active)
     return f"link ended, {told} streams told once, agent stopped with {EXIT_REFUSED}"
 
 
-async def _frame_head_corrupted(play: Stage, *, towards_agent: bool) -> int:
+async def _frame_head_corrupted(play: ScenarioHarness, *, towards_agent: bool) -> int:
     orders = [Order(f"job-{n}", 20, 300, pace_s=5.0) for n in range(3)]
-    purchases = [play.buyers.buy(order) for order in orders]
+    purchases = [play.clients.buy(order) for order in orders]
     await play.server.streaming(*(order.name for order in orders), at_least=700)
     await asyncio.sleep(2)  # between two events: what comes next is the head of a frame
     connection = play.link.connections[-1]
-    wire = connection.back if towards_agent else connection.out
-    wire.corrupt_at(wire.passed, RESERVED_BITS)
+    pipe = connection.back if towards_agent else connection.out
+    pipe.corrupt_at(pipe.passed, RESERVED_BITS)
     for purchase in purchases:
         (await purchase.done()).check_failed_once(play.server)
     assert connection.closed.is_set(), "the link is still open"
@@ -66,14 +66,14 @@ async def any_byte_corrupted(effort: Effort) -> str:
     """Any bit of any byte, in either direction: nothing hangs, at most one stream is wrong."""
     dice = effort.dice("any byte")
     seen: Counter[str] = Counter()
-    async with stage(dice, replace(SETTINGS, deadline_s=DEADLINE_S)) as play:
+    async with harness(dice, replace(SETTINGS, deadline_s=DEADLINE_S)) as play:
         for n in range(effort.rounds * 4):
-            purchases = [play.buyers.buy(Order(f"{n}-{k}", 200, 300)) for k in range(3)]
+            purchases = [play.clients.buy(Order(f"{n}-{k}", 200, 300)) for k in range(3)]
             connection = play.link.connections[-1]
-            wire = dice.choice(connection.wires)
+            pipe = dice.choice(connection.pipes)
             # The answers take some 200 kB one way, and their acknowledgements half a kB the other.
-            reach = 150_000 if wire is connection.out else 400
-            wire.corrupt_at(wire.passed + dice.randrange(reach), 1 << dice.randrange(8))
+            reach = 150_000 if pipe is connection.out else 400
+            pipe.corrupt_at(pipe.passed + dice.randrange(reach), 1 << dice.randrange(8))
             for purchase in purchases:
                 await asyncio.wait_for(purchase.done(), 2 * DEADLINE_S)
             verdicts = Counter(_verdict(purchase, play.server) for purchase in purchases)

@@ -6,14 +6,14 @@ from tempfile import TemporaryDirectory
 
 from msgspec.structs import replace
 
-from agent.config import CoordinatorConfig
-from agent.link.backoff import CAP_S
-from protocol.frames import Capabilities
+from provider_agent.agent.config import CoordinatorConfig
+from provider_agent.agent.link.backoff import CAP_S
+from provider_agent.protocol.frames import Capabilities
+from tests.faults.scenarios.harness import SETTINGS, ScenarioHarness, harness, until
 from tests.faults.scenarios.numbered_server import Order
 from tests.faults.scenarios.scenario import Effort
-from tests.faults.scenarios.stage import SETTINGS, Stage, stage, until
 from tests.kit.agent_config import agent_config
-from tests.kit.network import Arrival, Cable
+from tests.kit.fault_proxy import Arrival, FaultProxy
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.scripted_coordinator import ScriptedCoordinator
@@ -25,12 +25,12 @@ DIALS = 24
 async def accepted_and_dropped_again_and_again(effort: Effort) -> str:
     """A load balancer without a coordinator behind it."""
     dice = effort.dice("drop")
-    async with stage(dice) as play:
+    async with harness(dice) as play:
         play.link.arrival = Arrival.DROP
         waits = await _waits(play)
         play.link.arrival = Arrival.CARRY
         await play.offers()
-        (await play.buyers.buy(Order("afterwards")).done()).check_complete(play.server)
+        (await play.clients.buy(Order("afterwards")).done()).check_complete(play.server)
         await play.idle()
     return _summary(waits)
 
@@ -38,18 +38,18 @@ async def accepted_and_dropped_again_and_again(effort: Effort) -> str:
 async def welcomed_and_dropped_again_and_again(effort: Effort) -> str:
     """A coordinator that dies of every agent: being welcomed is not being healthy."""
     dice = effort.dice("welcome")
-    async with stage(dice) as play:
+    async with harness(dice) as play:
         welcome_bytes = play.link.connections[0].back.passed
         play.link.prepare = lambda connection: connection.back.cut_at(welcome_bytes)
         waits = await _waits(play)
         play.link.prepare = lambda _connection: None
         await play.new_link()
-        (await play.buyers.buy(Order("afterwards")).done()).check_complete(play.server)
+        (await play.clients.buy(Order("afterwards")).done()).check_complete(play.server)
         await play.idle()
     return _summary(waits)
 
 
-async def _waits(play: Stage) -> list[float]:
+async def _waits(play: ScenarioHarness) -> list[float]:
     """Lose the link, and see how long the agent waits before each of `DIALS`."""
     play.link.dialled_at.clear()
     lost_at = now()
@@ -73,15 +73,15 @@ def _summary(waits: list[float]) -> str:
 
 async def first_coordinator_gone(effort: Effort) -> str:
     """The agent tries the second address of its settings."""
-    async with Cable() as second:
+    async with FaultProxy() as second:
         settings = replace(SETTINGS, authorities=(second.authority,))
-        async with stage(effort.dice("two"), settings, agents=0) as play:
+        async with harness(effort.dice("two"), settings, agents=0) as play:
             second.target = play.link.target
             play.link.refuse()
             await play.add_agent(fallback=second.authority)
             await play.offers()
             for n in range(effort.rounds):
-                (await play.buyers.buy(Order(f"job-{n}")).done()).check_complete(play.server)
+                (await play.clients.buy(Order(f"job-{n}")).done()).check_complete(play.server)
             await play.idle()
     return f"{effort.rounds} jobs ran at the second one"
 

@@ -9,14 +9,14 @@ from itertools import count
 
 from msgspec.structs import replace
 
-from protocol.limits import KIB
-from tests.faults.scenarios.buyers import Purchase
+from provider_agent.protocol.limits import KIB
+from tests.faults.scenarios.clients import Purchase
+from tests.faults.scenarios.harness import SETTINGS, ScenarioHarness, harness
 from tests.faults.scenarios.numbered_server import Order
 from tests.faults.scenarios.scenario import Effort
-from tests.faults.scenarios.stage import SETTINGS, Stage, stage
-from tests.kit.connection import Connection
+from tests.kit.fault_proxy_pipe import FaultProxyPipe
+from tests.kit.proxied_connection import ProxiedConnection
 from tests.kit.virtual_time import now
-from tests.kit.wire import Wire
 
 EVENT_BYTES = 700
 WINDOW_BYTES = 32 * KIB
@@ -45,8 +45,8 @@ class Scissors:
         """Cuts to come."""
         return len(self._plan)
 
-    def prepare(self, connection: Connection) -> None:
-        """For `Cable.prepare`."""
+    def prepare(self, connection: ProxiedConnection) -> None:
+        """For `FaultProxy.prepare`."""
         if self._plan:
             says, bytes_before = self._plan.pop()
             (connection.out if says else connection.back).cut_at(bytes_before)
@@ -65,11 +65,11 @@ async def link_cut_again_and_again(effort: Effort) -> str:
     dice = effort.dice("cuts")
     scissors = Scissors(dice, effort.cuts)
     settings = replace(SETTINGS, window_bytes=WINDOW_BYTES, resume_ms=3_600_000)
-    async with stage(dice, settings) as play:
+    async with harness(dice, settings) as play:
         play.link.prepare = scissors.prepare
         play.server.lasting = lambda: scissors.left > 0
         orders = [Order(f"job-{n}", 40 + n, EVENT_BYTES) for n in range(effort.streams)]
-        purchases = [play.buyers.buy(order) for order in orders]
+        purchases = [play.clients.buy(order) for order in orders]
         await play.server.streaming(*(order.name for order in orders))
         play.link.cut()
         for purchase in purchases:
@@ -80,20 +80,20 @@ async def link_cut_again_and_again(effort: Effort) -> str:
     return f"{len(purchases)} streams, {megabytes:.1f} MB, {dials} connections"
 
 
-async def buyers_come_while_the_link_is_cut(effort: Effort) -> str:
+async def clients_come_while_the_link_is_cut(effort: Effort) -> str:
     """Jobs, starts and ends are lost with the link too; no stream is whole or twice by luck."""
     dice = effort.dice("coming")
     scissors = Scissors(dice, effort.cuts)
     settings = replace(SETTINGS, window_bytes=WINDOW_BYTES)
     seen: Counter[str] = Counter()
 
-    async def come_again_and_again(play: Stage, buyer: int) -> None:
+    async def come_again_and_again(play: ScenarioHarness, client: int) -> None:
         for number in count():
             if not scissors.left:
                 return
             streamed = dice.random() < 0.7
-            order = Order(f"job-{buyer}-{number}", dice.randrange(1, 60), 500, streamed=streamed)
-            purchase = await play.buyers.buy(order).done()
+            order = Order(f"job-{client}-{number}", dice.randrange(1, 60), 500, streamed=streamed)
+            purchase = await play.clients.buy(order).done()
             if purchase.status in TOLD_STATUSES:
                 seen["told"] += 1
                 purchase.check_failed_once(play.server)
@@ -103,11 +103,11 @@ async def buyers_come_while_the_link_is_cut(effort: Effort) -> str:
                 seen["complete"] += 1
                 purchase.check_complete(play.server)
 
-    async with stage(dice, settings) as play:
+    async with harness(dice, settings) as play:
         play.link.prepare = scissors.prepare
         play.link.cut()
-        buyers = (come_again_and_again(play, buyer) for buyer in range(effort.streams // 4))
-        await asyncio.gather(*buyers)
+        clients = (come_again_and_again(play, client) for client in range(effort.streams // 4))
+        await asyncio.gather(*clients)
         await play.idle()
     return f"{seen['complete']} complete, {seen['told']} told why not, {effort.cuts} cuts"
 
@@ -115,15 +115,15 @@ async def buyers_come_while_the_link_is_cut(effort: Effort) -> str:
 async def link_stands_still_for_a_while(effort: Effort) -> str:
     """A pause that is shorter than every patience: the connection survives."""
     dice = effort.dice("pause")
-    async with stage(dice) as play:
+    async with harness(dice) as play:
         for n in range(effort.rounds):
             purchases = await _paced(play, f"round-{n}")
-            wires = _one_or_both(dice, play.link.connections[0])
-            for wire in wires:
-                wire.stall()
+            pipes = _one_or_both(dice, play.link.connections[0])
+            for pipe in pipes:
+                pipe.stall()
             await asyncio.sleep(dice.uniform(1, 15))
-            for wire in wires:
-                wire.resume()
+            for pipe in pipes:
+                pipe.resume()
             await _all_complete(play, purchases)
         assert len(play.link.dialled_at) == 1, "the link was given up"
     return f"{effort.rounds} pauses of 1 to 15 s, one connection"
@@ -133,36 +133,36 @@ async def link_stands_still_for_good(effort: Effort) -> str:
     """One direction, or both, pass nothing any more: both sides have to notice by themselves."""
     dice = effort.dice("stall")
 
-    def stall(connection: Connection) -> None:
-        for wire in _one_or_both(dice, connection):
-            wire.stall()
+    def stall(connection: ProxiedConnection) -> None:
+        for pipe in _one_or_both(dice, connection):
+            pipe.stall()
 
     return await _link_lost_mid_stream(effort, stall)
 
 
 async def link_is_half_open(effort: Effort) -> str:
     """Both sockets stay open and nothing passes: no reset, no end, no answer."""
-    return await _link_lost_mid_stream(effort, Connection.vanish)
+    return await _link_lost_mid_stream(effort, ProxiedConnection.vanish)
 
 
 async def link_is_half_closed(effort: Effort) -> str:
     """One side is told that the other has nothing more to say."""
     dice = effort.dice("half-close")
 
-    def half_close(connection: Connection) -> None:
-        dice.choice(connection.wires).half_close()
+    def half_close(connection: ProxiedConnection) -> None:
+        dice.choice(connection.pipes).half_close()
 
     return await _link_lost_mid_stream(effort, half_close)
 
 
-def _one_or_both(dice: random.Random, connection: Connection) -> tuple[Wire, ...]:
-    return dice.choice([(connection.out,), (connection.back,), connection.wires])
+def _one_or_both(dice: random.Random, connection: ProxiedConnection) -> tuple[FaultProxyPipe, ...]:
+    return dice.choice([(connection.out,), (connection.back,), connection.pipes])
 
 
-async def _link_lost_mid_stream(effort: Effort, lose: Callable[[Connection], None]) -> str:
+async def _link_lost_mid_stream(effort: Effort, lose: Callable[[ProxiedConnection], None]) -> str:
     dice = effort.dice("moments")
     longest = 0.0
-    async with stage(dice) as play:
+    async with harness(dice) as play:
         for n in range(effort.rounds):
             purchases = await _paced(play, f"round-{n}")
             await asyncio.sleep(dice.uniform(0, 20))
@@ -177,7 +177,7 @@ async def _link_lost_mid_stream(effort: Effort, lose: Callable[[Connection], Non
 
 async def link_is_away_for_too_long(effort: Effort) -> str:
     """Longer than the coordinator keeps a session: every stream ends with one error."""
-    async with stage(effort.dice("away")) as play:
+    async with harness(effort.dice("away")) as play:
         purchases = await _paced(play, "job", events=120)
         play.link.refuse()
         play.link.cut()
@@ -191,15 +191,15 @@ async def link_is_away_for_too_long(effort: Effort) -> str:
     return f"{len(purchases)} streams told, their server freed"
 
 
-async def _paced(play: Stage, name: str, events: int = 24) -> list[Purchase]:
+async def _paced(play: ScenarioHarness, name: str, events: int = 24) -> list[Purchase]:
     """Some streams of two minutes, all under way."""
     orders = [Order(f"{name}-{n}", events, 300, pace_s=5.0) for n in range(3)]
-    purchases = [play.buyers.buy(order) for order in orders]
+    purchases = [play.clients.buy(order) for order in orders]
     await play.server.streaming(*(order.name for order in orders), at_least=700)
     return purchases
 
 
-async def _all_complete(play: Stage, purchases: list[Purchase]) -> None:
+async def _all_complete(play: ScenarioHarness, purchases: list[Purchase]) -> None:
     for purchase in purchases:
         (await purchase.done()).check_complete(play.server)
     await play.idle()

@@ -26,7 +26,7 @@ class _Asked(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Order:
-    """What a buyer wants, as the text of its prompt.
+    """What a client wants, as the text of its prompt.
 
     Attributes:
         name: of the job; no two orders share one.

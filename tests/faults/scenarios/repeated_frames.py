@@ -2,9 +2,9 @@
 
 from msgspec import json
 
-from adapters.base import BackendSettings, WireFormat
-from adapters.openai_compatible import OpenAICompatibleBackend
-from protocol.frames import Drain, JobResult
+from provider_agent.adapters.base import BackendSettings, WireFormat
+from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
+from provider_agent.protocol.frames import Drain, JobResult
 from tests.faults.scenarios.numbered_server import MODEL, NumberedServer, Order
 from tests.faults.scenarios.scenario import Effort
 from tests.kit.jobs import new_job

@@ -22,14 +22,14 @@ class Effort:
 
     Attributes:
         streams: at once, where many are asked for.
-        buyers: of which one misbehaves.
+        clients: of which one misbehaves.
         cuts: of the link, where it is cut again and again.
         rounds: how often a short scenario is repeated with other moments.
         seed: of every random choice.
     """
 
     streams: int
-    buyers: int
+    clients: int
     cuts: int
     rounds: int
     seed: int = 1
@@ -39,10 +39,10 @@ class Effort:
         return random.Random(f"{self.seed}/{salt}")
 
 
-SHORT = Effort(streams=8, buyers=10, cuts=10, rounds=1)
+SHORT = Effort(streams=8, clients=10, cuts=10, rounds=1)
 """For every run of the tests."""
 
-FULL = Effort(streams=64, buyers=50, cuts=200, rounds=8)
+FULL = Effort(streams=64, clients=50, cuts=200, rounds=8)
 """What `make test-faults` does."""
 
 

@@ -2,10 +2,10 @@
 
 import asyncio
 
-from tests.faults.scenarios.buyers import Purchase
+from tests.faults.scenarios.clients import Purchase
+from tests.faults.scenarios.harness import harness
 from tests.faults.scenarios.numbered_server import Order
 from tests.faults.scenarios.scenario import Effort
-from tests.faults.scenarios.stage import stage
 from tests.kit.virtual_time import now
 
 BYTES_PER_S = 100_000
@@ -20,14 +20,14 @@ LATE_S = 5.0
 async def link_is_slow_and_far_away(effort: Effort) -> str:
     """One job wants more than the link carries; small ones keep their pace beside it."""
 
-    async with stage(effort.dice("slow")) as play:
-        for wire in play.link.connections[0].wires:
-            wire.delay_s = DELAY_S
-            wire.bytes_per_s = BYTES_PER_S
-        greedy = play.buyers.buy(Order("greedy", 1000, 4000))
+    async with harness(effort.dice("slow")) as play:
+        for pipe in play.link.connections[0].pipes:
+            pipe.delay_s = DELAY_S
+            pipe.bytes_per_s = BYTES_PER_S
+        greedy = play.clients.buy(Order("greedy", 1000, 4000))
         await play.server.streaming("greedy", at_least=400_000)
         began = now()
-        small = [play.buyers.buy(Order(f"small-{n}", EVENTS, 200, PACE_S)) for n in range(3)]
+        small = [play.clients.buy(Order(f"small-{n}", EVENTS, 200, PACE_S)) for n in range(3)]
         late = await asyncio.gather(*(_lateness(one, began) for one in small))
         assert not greedy.task or not greedy.task.done(), "the link was not busy all the time"
         assert max(late) < LATE_S, f"small jobs were {max(late):.1f} s late"

@@ -2,13 +2,13 @@
 
 import asyncio
 
-from agent.config import LimitsConfig
-from agent.service import EXIT_OK, EXIT_REFUSED
-from protocol.frames import Draining, JobError, JobResult
-from tests.faults.scenarios.buyers import Purchase
+from provider_agent.agent.config import LimitsConfig
+from provider_agent.agent.service import EXIT_OK, EXIT_REFUSED
+from provider_agent.protocol.frames import Draining, JobError, JobResult
+from tests.faults.scenarios.clients import Purchase
+from tests.faults.scenarios.harness import MAX_CONCURRENT, ScenarioHarness, harness, until
 from tests.faults.scenarios.numbered_server import Order
 from tests.faults.scenarios.scenario import Effort
-from tests.faults.scenarios.stage import MAX_CONCURRENT, Stage, stage, until
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend
@@ -20,13 +20,13 @@ DRAIN_S = 300.0
 
 async def agent_stops_with_jobs_of_different_lengths(effort: Effort) -> str:
     """All finish; a job that comes meanwhile goes to another agent."""
-    async with stage(effort.dice("stop"), limits=_limits(DRAIN_S)) as play:
+    async with harness(effort.dice("stop"), limits=_limits(DRAIN_S)) as play:
         purchases = await _streaming(play, effort.streams // 2)
         stopping = play.agents[0]
         second = await play.add_agent()
         await play.offers(2)
         stopping.service.stop()
-        late = [play.buyers.buy(Order(f"late-{n}", 5, 300)) for n in range(4)]
+        late = [play.clients.buy(Order(f"late-{n}", 5, 300)) for n in range(4)]
         for purchase in [*late, *purchases]:
             (await purchase.done()).check_complete(play.server)
         assert await stopping.task == EXIT_OK
@@ -37,7 +37,7 @@ async def agent_stops_with_jobs_of_different_lengths(effort: Effort) -> str:
 
 async def agent_stops_while_the_link_is_down(effort: Effort) -> str:
     """It waits for the link, resumes, finishes everything, and leaves."""
-    async with stage(effort.dice("stop down"), limits=_limits(DRAIN_S)) as play:
+    async with harness(effort.dice("stop down"), limits=_limits(DRAIN_S)) as play:
         purchases = await _streaming(play, effort.streams // 2)
         play.link.refuse()
         play.link.cut()
@@ -53,7 +53,7 @@ async def agent_stops_while_the_link_is_down(effort: Effort) -> str:
 
 async def agent_stops_and_jobs_outlast_the_drain(effort: Effort) -> str:
     """What is not done in time ends with one error, and the server is freed."""
-    async with stage(effort.dice("stop short"), limits=_limits(20.0)) as play:
+    async with harness(effort.dice("stop short"), limits=_limits(20.0)) as play:
         purchases = await _streaming(play, effort.streams // 2)
         stopped_at = now()
         play.service.stop()
@@ -99,13 +99,13 @@ async def agent_stops_with_an_unacknowledged_end(effort: Effort) -> str:
 
 async def agent_replaced_by_a_newer_process(effort: Effort) -> str:
     """A rolling update: both have the same key for a while."""
-    async with stage(effort.dice("newer")) as play:
+    async with harness(effort.dice("newer")) as play:
         purchases = await _streaming(play, effort.streams // 2)
         older = play.agents[0]
         newer = await play.add_agent(identity=older.identity)
         await until(newer.service.uplink.connected.is_set)
         await play.offers()
-        new = [await play.buyers.buy(Order(f"new-{n}", 5, 300)).done() for n in range(4)]
+        new = [await play.clients.buy(Order(f"new-{n}", 5, 300)).done() for n in range(4)]
         for purchase in [*new, *purchases]:
             (await purchase.done()).check_complete(play.server)
         assert newer.service.jobs.completed == len(new)
@@ -119,9 +119,9 @@ def _limits(drain_timeout_s: float) -> LimitsConfig:
     return LimitsConfig(max_concurrent=MAX_CONCURRENT, drain_timeout_s=drain_timeout_s)
 
 
-async def _streaming(play: Stage, count: int) -> list[Purchase]:
+async def _streaming(play: ScenarioHarness, count: int) -> list[Purchase]:
     """Streams of ten seconds to two minutes, all under way."""
     orders = [Order(f"job-{n}", 3 + n * 20 // count, 300, pace_s=5.0) for n in range(count)]
-    purchases = [play.buyers.buy(order) for order in orders]
+    purchases = [play.clients.buy(order) for order in orders]
     await play.server.streaming(*(order.name for order in orders), at_least=300)
     return purchases

@@ -11,7 +11,7 @@ from tests.faults.scenarios import (
     lost_links,
     repeated_frames,
     restarts,
-    slow_buyers,
+    slow_clients,
     slow_links,
     stops,
 )
@@ -26,10 +26,10 @@ LINK: Final[Sequence[Scenario]] = (
         lost_links.link_cut_again_and_again,
     ),
     Scenario(
-        "buyers come while the link is cut",
-        "the same, while buyers come and go, with streams and with whole answers",
+        "clients come while the link is cut",
+        "the same, while clients come and go, with streams and with whole answers",
         "whoever is answered gets all of it, from one run; the others one clear error",
-        lost_links.buyers_come_while_the_link_is_cut,
+        lost_links.clients_come_while_the_link_is_cut,
     ),
     Scenario(
         "link stands still for a while",
@@ -92,13 +92,13 @@ COORDINATOR: Final[Sequence[Scenario]] = (
     Scenario(
         "coordinator killed, a new one knows nothing",
         "killed in the middle of many streams; another one takes its address",
-        "new session; every orphan cancelled at the server; one error per buyer; new jobs run",
+        "new session; every orphan cancelled at the server; one error per client; new jobs run",
         restarts.coordinator_dies_and_another_knows_nothing,
     ),
     Scenario(
         "coordinator stopped and started again",
         "an orderly stop that waits for nobody",
-        "one error per buyer; the server is freed; new jobs run at the new one",
+        "one error per client; the server is freed; new jobs run at the new one",
         restarts.coordinator_stops_and_starts_again,
     ),
     Scenario(
@@ -155,7 +155,7 @@ AGENT: Final[Sequence[Scenario]] = (
     Scenario(
         "agent stopped without a link",
         "SIGTERM while the link is down; it comes back 20 s later",
-        "all finish and reach their buyers; exit code 0",
+        "all finish and reach their clients; exit code 0",
         stops.agent_stops_while_the_link_is_down,
     ),
     Scenario(
@@ -204,10 +204,10 @@ ENDS: Final[Sequence[Scenario]] = (
         backend_restarts.backend_killed_and_restarted,
     ),
     Scenario(
-        "one buyer of many stops reading",
+        "one client of many stops reading",
         "one of 50 keeps its connection and takes nothing",
         "its job alone ends, with slow_consumer; all others complete; one window of memory",
-        slow_buyers.one_buyer_of_many_stops_reading,
+        slow_clients.one_client_of_many_stops_reading,
     ),
 )
 

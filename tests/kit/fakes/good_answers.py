@@ -1,6 +1,6 @@
 """The good answer to every operation, streamed or whole; what differs between servers is told."""
 
-from protocol.formats import Operation
+from provider_agent.protocol.formats import Operation
 from tests.kit.fakes.frames import (
     chat_body,
     chat_frames,

@@ -11,7 +11,7 @@ are file paths unless there is an alias; `/v1/models` needs no key.
 
 from typing import ClassVar
 
-from protocol.formats import Operation
+from provider_agent.protocol.formats import Operation
 from tests.kit.fakes.good_answers import good_answer
 from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer
 

@@ -8,7 +8,7 @@ overflow is 200 with an error in the stream (2322) or an empty stream (2339).
 
 from typing import ClassVar, Literal
 
-from protocol.formats import Operation
+from provider_agent.protocol.formats import Operation
 from tests.kit.fakes.frames import sse
 from tests.kit.fakes.good_answers import good_answer
 from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer, stream_answer

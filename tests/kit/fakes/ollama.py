@@ -11,7 +11,7 @@ window in `/api/ps`; any key is ignored.
 
 from typing import ClassVar
 
-from protocol.formats import Operation
+from provider_agent.protocol.formats import Operation
 from tests.kit.fakes.frames import INPUT_TOKENS, OUTPUT_TOKENS
 from tests.kit.fakes.good_answers import good_answer
 from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer

@@ -10,7 +10,7 @@ key with 200.
 from dataclasses import replace
 from typing import ClassVar
 
-from protocol.formats import Operation
+from provider_agent.protocol.formats import Operation
 from tests.kit.fakes.frames import chat_chunk, chat_frames
 from tests.kit.fakes.good_answers import good_answer
 from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer, stream_answer

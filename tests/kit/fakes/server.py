@@ -17,8 +17,8 @@ from typing import ClassVar, Final, Self
 import msgspec
 from aiohttp import web
 
-from adapters.vllm import PROBE_MODEL
-from protocol.formats import Operation
+from provider_agent.adapters.servers.vllm import PROBE_MODEL
+from provider_agent.protocol.formats import Operation
 
 _OPERATION_AT: Final = {operation.path: operation for operation in Operation}
 _PROMPTS: Final = ("messages", "prompt", "input")

@@ -8,7 +8,7 @@ Observed: errors inside a stream carry `error_type` and `error_message`.
 
 from typing import ClassVar
 
-from protocol.formats import Operation
+from provider_agent.protocol.formats import Operation
 from tests.kit.fakes.frames import chat_frames, sse
 from tests.kit.fakes.good_answers import good_answer
 from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer, stream_answer

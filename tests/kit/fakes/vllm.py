@@ -11,7 +11,7 @@ generation with "does not support", before they look at the model's name.
 
 from typing import ClassVar
 
-from protocol.formats import Operation
+from provider_agent.protocol.formats import Operation
 from tests.kit.fakes.frames import DONE, INPUT_TOKENS, OUTPUT_TOKENS, message_frames, sse
 from tests.kit.fakes.good_answers import good_answer
 from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer, stream_answer

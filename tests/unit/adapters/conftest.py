@@ -7,8 +7,8 @@ from typing import Protocol
 import msgspec
 import pytest
 
-from adapters.base import Backend, BackendSettings, Job, WireFormat
-from adapters.registry import create_backend, is_native
+from provider_agent.adapters.base import Backend, BackendSettings, Job, WireFormat
+from provider_agent.adapters.registry import create_backend, is_native
 from tests.kit.fakes import FakeServer
 
 

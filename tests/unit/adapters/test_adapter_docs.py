@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from adapters.base import Backend, BackendSettings, Operation
-from adapters.offering import LIST_IT, NOT_LISTED
-from adapters.registry import create_backend
-from adapters.request_policy import POLICIES
+from provider_agent.adapters.base import Backend, BackendSettings, Operation
+from provider_agent.adapters.registry import create_backend
+from provider_agent.adapters.requests.policy import POLICIES
+from provider_agent.adapters.servers.model_selection import LIST_IT, NOT_LISTED
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "adapters.md").read_text()
 KINDS = (

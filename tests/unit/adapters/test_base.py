@@ -2,7 +2,7 @@ import msgspec
 import pytest
 from rich.pretty import pretty_repr
 
-from adapters.base import (
+from provider_agent.adapters.base import (
     BackendModel,
     BackendSettings,
     BadStatus,
@@ -10,10 +10,10 @@ from adapters.base import (
     Operation,
     WireFormat,
 )
-from adapters.echo import EchoBackend
-from adapters.openrouter import OpenRouterBackend
-from adapters.vllm import VllmBackend
-from protocol.errors import ErrorCode
+from provider_agent.adapters.servers.echo import EchoBackend
+from provider_agent.adapters.servers.openrouter import OpenRouterBackend
+from provider_agent.adapters.servers.vllm import VllmBackend
+from provider_agent.protocol.errors import ErrorCode
 
 KEY = "sk-operator-0123456789"
 SETTINGS = BackendSettings(kind="vllm", url="http://a:8000", api_key=KEY)

@@ -4,10 +4,15 @@ from types import ModuleType
 
 import pytest
 
-from adapters import registry
-from adapters.base import Backend, BackendSettings
-from adapters.echo import EchoBackend
-from adapters.registry import ENTRY_POINT_GROUP, create_backend, is_native, known_kinds
+from provider_agent.adapters import registry
+from provider_agent.adapters.base import Backend, BackendSettings
+from provider_agent.adapters.registry import (
+    ENTRY_POINT_GROUP,
+    create_backend,
+    is_native,
+    known_kinds,
+)
+from provider_agent.adapters.servers.echo import EchoBackend
 
 BUILT_IN = {
     "vllm": True,

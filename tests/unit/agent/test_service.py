@@ -3,14 +3,14 @@ import socket
 
 import pytest
 
-from adapters.base import BackendHealth, BackendSettings
-from adapters.echo import EchoBackend
-from agent.backends.configured import SkippedBackend
-from agent.config import LimitsConfig, OperatorConfig
-from agent.service import EXIT_REFUSED, FIRST_LOOK_S
-from agent.telemetry.status import readiness
-from agent.telemetry.status_server import StatusServerError
-from protocol.frames import (
+from provider_agent.adapters.base import BackendHealth, BackendSettings
+from provider_agent.adapters.servers.echo import EchoBackend
+from provider_agent.agent.backends.configured import SkippedBackend
+from provider_agent.agent.config import LimitsConfig, OperatorConfig
+from provider_agent.agent.service import EXIT_REFUSED, FIRST_LOOK_S
+from provider_agent.agent.telemetry.status import readiness
+from provider_agent.agent.telemetry.status_server import StatusServerError
+from provider_agent.protocol.frames import (
     BackendLoad,
     Capabilities,
     Draining,
@@ -117,7 +117,7 @@ async def test_a_job_runs_from_end_to_end() -> None:
             assert data.endswith(b"data: [DONE]\n\n")
             assert (await peer.next(JobStarted)).backend_id == "echo"
             await peer.settle()
-            assert "lanes=0" in repr(agent.service), "the acknowledged job is forgotten"
+            assert "channels=0" in repr(agent.service), "the acknowledged job is forgotten"
 
 
 @in_virtual_time

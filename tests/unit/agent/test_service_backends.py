@@ -4,11 +4,18 @@ import asyncio
 
 import pytest
 
-from adapters.base import BackendHealth, ServerLoad, Unreachable
-from agent.config import DiscoveryConfig, LimitsConfig
-from agent.service import DEBOUNCE_S, EXIT_OK
-from agent.telemetry.status import readiness
-from protocol.frames import BackendLoad, Capabilities, Heartbeat, JobError, JobResult, JobStarted
+from provider_agent.adapters.base import BackendHealth, ServerLoad, Unreachable
+from provider_agent.agent.config import DiscoveryConfig, LimitsConfig
+from provider_agent.agent.service import DEBOUNCE_S, EXIT_OK
+from provider_agent.agent.telemetry.status import readiness
+from provider_agent.protocol.frames import (
+    BackendLoad,
+    Capabilities,
+    Heartbeat,
+    JobError,
+    JobResult,
+    JobStarted,
+)
 from tests.kit.agent_config import agent_config
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
@@ -249,7 +256,7 @@ async def test_a_job_that_moves_on_is_one_job_for_everybody() -> None:
             one for one in peer.frames if isinstance(one, JobStarted | JobResult | JobError)
         ]
         assert of_the_job == [JobStarted(job.job_id, 200, "text/event-stream", "b"), end]
-        figures = agent.service.status().figures
+        figures = agent.service.status().stats
         assert figures.error_rate == 0.0
         assert figures.first_byte_p50_ms == pytest.approx(2010)
         metrics = agent.service.metrics.render().decode()

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from adapters.base import Backend, Unreachable
-from agent.backends.configured import Backends, SkippedBackend
-from agent.config import (
+from provider_agent.adapters.base import Backend, Unreachable
+from provider_agent.agent.backends.configured import Backends, SkippedBackend
+from provider_agent.agent.config import (
     Config,
     CoordinatorConfig,
     DiscoveryConfig,
@@ -18,9 +18,9 @@ from agent.config import (
     Price,
     PricingConfig,
 )
-from agent.reload import Reload
-from agent.service import DEBOUNCE_S, EXIT_OK
-from protocol.frames import (
+from provider_agent.agent.reload.effects import Reload
+from provider_agent.agent.service import DEBOUNCE_S, EXIT_OK
+from provider_agent.protocol.frames import (
     BackendLoad,
     Capabilities,
     Draining,

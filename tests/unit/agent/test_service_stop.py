@@ -2,11 +2,11 @@ import asyncio
 
 import pytest
 
-from agent.config import LimitsConfig
-from agent.jobs.drain import FLUSH_S
-from agent.service import EXIT_FORCED, EXIT_OK
-from agent.telemetry.status import readiness
-from protocol.frames import (
+from provider_agent.agent.config import LimitsConfig
+from provider_agent.agent.jobs.drain import FLUSH_S
+from provider_agent.agent.service import EXIT_FORCED, EXIT_OK
+from provider_agent.agent.telemetry.status import readiness
+from provider_agent.protocol.frames import (
     Draining,
     JobResult,
 )

@@ -2,7 +2,7 @@ import importlib.metadata
 
 import pytest
 
-from agent import version
+from provider_agent.agent import version
 
 
 def test_the_version_is_that_of_the_distribution(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from coordinator.server import Coordinator
-from coordinator.settings import CoordinatorSettings
+from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.settings import CoordinatorSettings
 
 
 @pytest.fixture

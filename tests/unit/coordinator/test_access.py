@@ -3,9 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.access import SecretSet, admits_agent, parse_public_keys, read_entries
-from coordinator.exceptions import SettingsError
-from protocol.frames import Hello
+from provider_agent.coordinator.access import (
+    SecretSet,
+    admits_agent,
+    parse_public_keys,
+    read_entries,
+)
+from provider_agent.coordinator.exceptions import SettingsError
+from provider_agent.protocol.frames import Hello
 
 KEY = bytes(range(32))
 

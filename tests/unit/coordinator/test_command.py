@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from coordinator.command import command, describe
-from coordinator.server import Coordinator
+from provider_agent.coordinator.command import command, describe
+from provider_agent.coordinator.server import Coordinator
 
 
 def test_unsafe_address_is_one_message_and_exit_code_2() -> None:
@@ -46,8 +46,16 @@ def test_module_serves_until_sigterm_and_tells_what_is_protected(tmp_path: Path)
     keys.write_text("hunter2\n", "utf-8")
     agents.write_text(base64.b64encode(bytes(32)).decode(), "utf-8")
     arguments = ["--port", "0", "--api-keys", str(keys), "--agent-keys", str(agents)]
+    arguments += ["--authority", "c.example:443"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "coordinator", *arguments, "--authority", "c.example:443"],
+        [
+            sys.executable,
+            "-m",
+            "provider_agent.coordinator",
+            *arguments,
+            "--authority",
+            "c.example:443",
+        ],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},

@@ -6,10 +6,10 @@ import aiohttp
 import msgspec
 import pytest
 
-from coordinator.exceptions import CannotListen, SettingsError
-from coordinator.server import Coordinator, run
-from coordinator.settings import CoordinatorSettings
-from tests.kit.coordinator_stage import QUIET, staged, until
+from provider_agent.coordinator.exceptions import CannotListen, SettingsError
+from provider_agent.coordinator.server import Coordinator, run
+from provider_agent.coordinator.settings import CoordinatorSettings
+from tests.kit.coordinator_harness import QUIET, coordinator_harness, until
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.virtual_time import in_virtual_time
 
@@ -75,19 +75,19 @@ async def test_stop_ends_what_does_not_finish_with_an_error(settings: Coordinato
 
 @in_virtual_time
 async def test_agent_may_come_back_for_its_jobs_while_the_coordinator_stops() -> None:
-    async with staged(msgspec.structs.replace(QUIET, drain_s=30.0)) as stage:
-        job, response = await stage.streaming(b"1")
-        stopping = asyncio.create_task(stage.coordinator.stop())
-        while stage.agent.drain is None:
-            await stage.agent.settle()
-        first = stage.agent.drain
-        await stage.agent.lose_link()
-        async with stage.another("two") as stranger:
+    async with coordinator_harness(msgspec.structs.replace(QUIET, drain_s=30.0)) as harness:
+        job, response = await harness.streaming(b"1")
+        stopping = asyncio.create_task(harness.coordinator.stop())
+        while harness.agent.drain is None:
+            await harness.agent.settle()
+        first = harness.agent.drain
+        await harness.agent.lose_link()
+        async with harness.another("two") as stranger:
             assert stranger.rejected is not None
             assert stranger.rejected.code == "draining"
             assert stranger.rejected.retry_after_ms
-        await stage.agent.redial()
-        assert stage.agent.drain is not first, "told again on the new link"
+        await harness.agent.redial()
+        assert harness.agent.drain is not first, "told again on the new link"
         await job.send(b"2")
         await job.finish()
         assert await response.read() == b"2"
@@ -96,12 +96,12 @@ async def test_agent_may_come_back_for_its_jobs_while_the_coordinator_stops() ->
 
 @in_virtual_time
 async def test_stop_ends_the_sessions_that_wait(settings: CoordinatorSettings) -> None:
-    async with staged(settings) as stage:
-        _, response = await stage.streaming(b"1")
-        await stage.agent.lose_link()
-        await until(lambda: bool(stage.coordinator.parked()))
-        await stage.coordinator.stop()
-        assert stage.coordinator.parked() == []
+    async with coordinator_harness(settings) as harness:
+        _, response = await harness.streaming(b"1")
+        await harness.agent.lose_link()
+        await until(lambda: bool(harness.coordinator.parked()))
+        await harness.coordinator.stop()
+        assert harness.coordinator.parked() == []
         assert b"backend_unreachable" in await response.read()
 
 

@@ -1,9 +1,9 @@
 import msgspec
 import pytest
 
-from coordinator.access import SecretSet
-from coordinator.exceptions import SettingsError
-from coordinator.settings import (
+from provider_agent.coordinator.access import SecretSet
+from provider_agent.coordinator.exceptions import SettingsError
+from provider_agent.coordinator.settings import (
     CoordinatorSettings,
     accepted_authorities,
     check_settings,

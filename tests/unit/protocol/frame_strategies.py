@@ -5,7 +5,7 @@ from typing import Final
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from protocol.frames import (
+from provider_agent.protocol.frames import (
     Ack,
     AgentFrame,
     AgentLimits,
@@ -28,7 +28,7 @@ from protocol.frames import (
     Rejected,
     Welcome,
 )
-from protocol.limits import MAX_DEADLINE_MS
+from provider_agent.protocol.limits import MAX_DEADLINE_MS
 
 IDS: Final = st.binary(min_size=16, max_size=16)
 COUNTS: Final = st.integers(0, 2**53)

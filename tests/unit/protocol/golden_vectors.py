@@ -7,7 +7,7 @@ another implementation can copy them. `docs/protocol.md` shows the same ones.
 from dataclasses import dataclass
 from typing import Final
 
-from protocol.frames import (
+from provider_agent.protocol.frames import (
     Ack,
     AgentFrame,
     AgentLimits,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from protocol.frames import (
+from provider_agent.protocol.frames import (
     Challenge,
     Hello,
     Job,
@@ -13,8 +13,8 @@ from protocol.frames import (
     Rejected,
     Welcome,
 )
-from protocol.limits import MIN_WINDOW_BYTES
-from protocol.session import AgentSession, CoordinatorSession, State
+from provider_agent.protocol.limits import MIN_WINDOW_BYTES
+from provider_agent.protocol.session import AgentSession, CoordinatorSession, State
 
 AUTHORITY = "coordinator.example:443"
 NONCE = bytes(range(32))

@@ -3,7 +3,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.auth import CONTEXT, canonical_authority, signed_bytes, verify_signature
+from provider_agent.protocol.auth import (
+    CONTEXT,
+    canonical_authority,
+    signed_bytes,
+    verify_signature,
+)
 from tests.unit.protocol.golden_vectors import AUTHORITY, NONCE, PUBLIC_KEY, SEED, SIGNATURE
 
 KEY = Ed25519PrivateKey.from_private_bytes(SEED)

@@ -5,10 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.codec import VERSION_1, Decoded
-from protocol.exceptions import MalformedMessage, MessageTooBig, ProtocolError
-from protocol.frames import Ack, AgentFrame, Cancel, Chunk, CoordinatorFrame, Draining
-from protocol.limits import (
+from provider_agent.protocol.codec import VERSION_1, Decoded
+from provider_agent.protocol.exceptions import MalformedMessage, MessageTooBig, ProtocolError
+from provider_agent.protocol.frames import (
+    Ack,
+    AgentFrame,
+    Cancel,
+    Chunk,
+    CoordinatorFrame,
+    Draining,
+)
+from provider_agent.protocol.limits import (
     MAX_FRAMES_PER_MESSAGE,
     MAX_MODELS,
     MAX_NAME_CHARS,
@@ -19,7 +26,7 @@ from tests.unit.protocol import frame_strategies
 
 LIMIT = 32 * 1024 * 1024
 JOB_ID = b"\x0b" * 16
-SECRET = "sk-the-buyers-prompt"
+SECRET = "sk-the-clients-prompt"
 
 
 def wire(*frames: object) -> bytes:

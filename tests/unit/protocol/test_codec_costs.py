@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol.codec import VERSION_1, Decoded
-from protocol.exceptions import ProtocolError
-from protocol.frames import Ack
-from protocol.limits import (
+from provider_agent.protocol.codec import VERSION_1, Decoded
+from provider_agent.protocol.exceptions import ProtocolError
+from provider_agent.protocol.frames import Ack
+from provider_agent.protocol.limits import (
     MAX_FRAMES_PER_MESSAGE,
     MAX_MESSAGE_TO_AGENT_BYTES,
     MAX_MESSAGE_TO_COORDINATOR_BYTES,

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from protocol import limits
-from protocol.auth import signed_bytes
-from protocol.codec import VERSION_1
-from protocol.errors import REGISTRY
-from protocol.formats import MAIN_OPERATION, Operation
-from protocol.frames import (
+from provider_agent.protocol import limits
+from provider_agent.protocol.auth import signed_bytes
+from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.errors import REGISTRY
+from provider_agent.protocol.formats import MAIN_OPERATION, Operation
+from provider_agent.protocol.frames import (
     AgentFrame,
     AgentLimits,
     BackendLoad,
@@ -25,7 +25,7 @@ from protocol.frames import (
     ModelOffer,
     Welcome,
 )
-from protocol.session import AgentSession, CoordinatorSession
+from provider_agent.protocol.session import AgentSession, CoordinatorSession
 from tests.unit.protocol.golden_vectors import AUTHORITY, FROM_AGENT, FROM_COORDINATOR, NONCE, SEED
 
 TEXT: Final = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -119,7 +119,7 @@ def test_the_limits_are_the_constants() -> None:
 
 
 def test_the_errors_are_the_registry() -> None:
-    shown = [row for row in rows(r"[a-z_]+") if row[1] in {"buyer", "provider", "coordinator"}]
+    shown = [row for row in rows(r"[a-z_]+") if row[1] in {"client", "provider", "coordinator"}]
 
     assert shown == [
         [str(code), str(entry.fault), "yes" if entry.retryable else "no", entry.meaning]

@@ -1,7 +1,7 @@
 import pytest
 
-from protocol.errors import REGISTRY, ErrorCode, ErrorEntry, Fault, entry_for
-from protocol.limits import MAX_NAME_CHARS
+from provider_agent.protocol.errors import REGISTRY, ErrorCode, ErrorEntry, Fault, entry_for
+from provider_agent.protocol.limits import MAX_NAME_CHARS
 
 
 @pytest.mark.parametrize("code", ErrorCode)
@@ -18,8 +18,8 @@ def test_the_registry_holds_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("entry", REGISTRY.values(), ids=str)
-def test_a_buyers_fault_is_nobody_elses_to_retry(entry: ErrorEntry) -> None:
-    assert not (entry.fault is Fault.BUYER and entry.retryable)
+def test_a_clients_fault_is_nobody_elses_to_retry(entry: ErrorEntry) -> None:
+    assert not (entry.fault is Fault.CLIENT and entry.retryable)
 
 
 def test_a_coordinators_misrouting_may_be_tried_elsewhere() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from protocol.formats import MAIN_OPERATION, Operation, WireFormat, find_operation
+from provider_agent.protocol.formats import MAIN_OPERATION, Operation, WireFormat, find_operation
 
 
 @pytest.mark.parametrize(

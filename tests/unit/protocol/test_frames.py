@@ -3,10 +3,13 @@ from typing import get_args
 import msgspec
 import pytest
 
-from protocol import frames
-from protocol.codec import VERSION_1
-from protocol.frames import AgentFrame, CoordinatorFrame
-from protocol.limits import MAX_MESSAGE_TO_AGENT_BYTES, MAX_MESSAGE_TO_COORDINATOR_BYTES
+from provider_agent.protocol import frames
+from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.frames import AgentFrame, CoordinatorFrame
+from provider_agent.protocol.limits import (
+    MAX_MESSAGE_TO_AGENT_BYTES,
+    MAX_MESSAGE_TO_COORDINATOR_BYTES,
+)
 from tests.unit.protocol.golden_vectors import FROM_AGENT, FROM_COORDINATOR, Vector
 
 ALL_FRAMES: list[type[msgspec.Struct]] = [*get_args(CoordinatorFrame), *get_args(AgentFrame)]

@@ -1,8 +1,16 @@
 from uuid import uuid4
 
-from protocol import limits
-from protocol.codec import VERSION_1
-from protocol.frames import Ack, AgentFrame, AgentLimits, Capabilities, Chunk, Job, ModelOffer
+from provider_agent.protocol import limits
+from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.frames import (
+    Ack,
+    AgentFrame,
+    AgentLimits,
+    Capabilities,
+    Chunk,
+    Job,
+    ModelOffer,
+)
 
 JOB_ID = uuid4().bytes
 

@@ -1,8 +1,8 @@
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from protocol.exceptions import ProtocolViolation
-from protocol.frames import (
+from provider_agent.protocol.exceptions import ProtocolViolation
+from provider_agent.protocol.frames import (
     Ack,
     AgentFrame,
     AgentLimits,
@@ -22,8 +22,8 @@ from protocol.frames import (
     Rejected,
     Welcome,
 )
-from protocol.limits import MIN_MESSAGE_TO_COORDINATOR_BYTES, MIN_WINDOW_BYTES
-from protocol.session import CoordinatorSession, State
+from provider_agent.protocol.limits import MIN_MESSAGE_TO_COORDINATOR_BYTES, MIN_WINDOW_BYTES
+from provider_agent.protocol.session import CoordinatorSession, State
 from tests.unit.protocol.sessions import (
     AUTHORITY,
     JOB,

@@ -1,7 +1,7 @@
 import pytest
 
-from protocol.exceptions import ProtocolViolation
-from protocol.frames import (
+from provider_agent.protocol.exceptions import ProtocolViolation
+from provider_agent.protocol.frames import (
     Ack,
     AgentFrame,
     Cancel,
@@ -11,8 +11,8 @@ from protocol.frames import (
     JobResult,
     JobStarted,
 )
-from protocol.limits import MIN_WINDOW_BYTES
-from protocol.session import State
+from provider_agent.protocol.limits import MIN_WINDOW_BYTES
+from provider_agent.protocol.session import State
 from tests.unit.protocol.sessions import (
     JOB,
     JOB_ID,

@@ -2,9 +2,9 @@ import tracemalloc
 
 import pytest
 
-from protocol.exceptions import ProtocolViolation
-from protocol.frames import Chunk, JobError, JobResult, JobStarted
-from protocol.stream import ReceiveStream, SendStream
+from provider_agent.protocol.exceptions import ProtocolViolation
+from provider_agent.protocol.frames import Chunk, JobError, JobResult, JobStarted
+from provider_agent.protocol.stream import ReceiveStream, SendStream
 
 JOB_ID = b"\x0b" * 16
 STARTED = JobStarted(JOB_ID, 200, "text/event-stream", "echo")

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.frames import AgentFrame, Chunk, JobResult, JobStarted
-from protocol.stream import SendStream
+from provider_agent.protocol.frames import AgentFrame, Chunk, JobResult, JobStarted
+from provider_agent.protocol.stream import SendStream
 
 JOB_ID = b"\x0b" * 16
 STARTED = JobStarted(JOB_ID, 200, "text/event-stream", "echo")

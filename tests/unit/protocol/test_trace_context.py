@@ -1,6 +1,6 @@
 import pytest
 
-from protocol.trace_context import is_traceparent
+from provider_agent.protocol.trace_context import is_traceparent
 
 GOOD = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

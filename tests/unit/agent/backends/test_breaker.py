@@ -2,7 +2,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.backends.breaker import DEFAULT_RULE, VENICE_RULE, Breaker, BreakerRule, BreakerState
+from provider_agent.agent.backends.breaker import (
+    DEFAULT_RULE,
+    VENICE_RULE,
+    Breaker,
+    BreakerRule,
+    BreakerState,
+)
 
 RULE = BreakerRule(failures=3, within_s=60.0, rest_s=10.0, max_rest_s=35.0)
 CLOSED, OPEN, HALF_OPEN = BreakerState

@@ -1,11 +1,16 @@
 import pytest
 
-from adapters.base import BackendModel, Operation
-from agent.backends.capabilities import Serving, agent_limits, metadata, model_offers
-from agent.config import LimitsConfig, OperatorConfig, Price, PricingConfig
-from protocol.codec import VERSION_1
-from protocol.frames import AgentLimits, Capabilities, ModelOffer
-from protocol.limits import MAX_MODELS, MIN_MESSAGE_TO_COORDINATOR_BYTES
+from provider_agent.adapters.base import BackendModel, Operation
+from provider_agent.agent.backends.capabilities import (
+    FakeBackendPool,
+    agent_limits,
+    metadata,
+    model_offers,
+)
+from provider_agent.agent.config import LimitsConfig, OperatorConfig, Price, PricingConfig
+from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.frames import AgentLimits, Capabilities, ModelOffer
+from provider_agent.protocol.limits import MAX_MODELS, MIN_MESSAGE_TO_COORDINATOR_BYTES
 from tests.kit.agent_config import agent_config
 from tests.kit.scripted_backend import ScriptedBackend, model
 
@@ -16,12 +21,14 @@ CONFIG = agent_config("ws://127.0.0.1:1")
 
 def serving(
     backend_id: str, *models: BackendModel, max_concurrent: int = 2, markup: float | None = None
-) -> list[Serving]:
+) -> list[FakeBackendPool]:
     backend = ScriptedBackend(backend_id, *models, max_concurrent=max_concurrent)
     return [(backend, one, markup) for one in models]
 
 
-def offers(*entries: list[Serving], pricing: PricingConfig | None = None) -> list[ModelOffer]:
+def offers(
+    *entries: list[FakeBackendPool], pricing: PricingConfig | None = None
+) -> list[ModelOffer]:
     config = CONFIG
     if pricing is not None:
         config = agent_config("ws://127.0.0.1:1", pricing=pricing)

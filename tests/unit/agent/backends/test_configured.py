@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from adapters.base import PolicyMode, WireFormat
-from agent.backends.configured import SkippedBackend, make_backends
-from agent.config import BackendConfig, BackendTimeouts
+from provider_agent.adapters.base import PolicyMode, WireFormat
+from provider_agent.agent.backends.configured import SkippedBackend, make_backends
+from provider_agent.agent.config import BackendConfig, BackendTimeouts
 
 
 def test_backends_come_in_the_order_of_the_configuration() -> None:

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from adapters.base import (
+from provider_agent.adapters.base import (
     Backend,
     BackendError,
     BackendHealth,
@@ -14,11 +14,11 @@ from adapters.base import (
     Operation,
     Unreachable,
 )
-from agent.backends.configured import Backends
-from agent.backends.discovery import Discovery
-from agent.backends.routing import Route
-from agent.backends.watch import CHECK_TIMEOUT_S, check_backend
-from protocol.errors import ErrorCode
+from provider_agent.agent.backends.configured import Backends
+from provider_agent.agent.backends.discovery import Discovery
+from provider_agent.agent.backends.health_monitor import CHECK_TIMEOUT_S, check_backend
+from provider_agent.agent.backends.routing import Route
+from provider_agent.protocol.errors import ErrorCode
 from tests.kit.scripted_backend import CHAT_AND_MESSAGES, ScriptedBackend, model
 from tests.kit.virtual_time import in_virtual_time, now
 
@@ -28,7 +28,7 @@ DOWN = BackendHealth(False, None, "gone")
 SILENT = BackendHealth(False, None, "no answer in time", timed_out=True)
 
 
-class Watch:
+class HealthMonitor:
     """A discovery and how often it reported a change."""
 
     def __init__(self, *backends: Backend) -> None:
@@ -48,7 +48,7 @@ class Watch:
 
 
 async def test_nothing_is_served_before_the_first_round() -> None:
-    watch = Watch(ScriptedBackend())
+    watch = HealthMonitor(ScriptedBackend())
     assert watch.models() == []
     assert watch.errors() == ["not asked yet"]
     assert watch.discovery.routes("m") == []
@@ -56,7 +56,7 @@ async def test_nothing_is_served_before_the_first_round() -> None:
 
 async def test_a_change_is_reported_and_no_change_is_not() -> None:
     backend = ScriptedBackend("a", model("m"))
-    watch = Watch(backend)
+    watch = HealthMonitor(backend)
     await watch.discovery.check_all()
     assert (watch.models(), watch.changes) == (["m"], 1)
     await watch.discovery.check_all()
@@ -87,7 +87,7 @@ async def test_whatever_changes_of_the_models_is_told_once_each_way(
     models: list[BackendModel],
 ) -> None:
     backend = ScriptedBackend("a", model("m"))
-    watch = Watch(backend)
+    watch = HealthMonitor(backend)
     await watch.discovery.check_all()
     for expected, reported in [(2, models), (2, models), (3, [model("m")]), (3, [model("m")])]:
         backend.reported_models = list(reported)
@@ -98,7 +98,7 @@ async def test_whatever_changes_of_the_models_is_told_once_each_way(
 async def test_another_capacity_is_a_change() -> None:
     # A server restarted with fewer slots was offered with the old number until its models changed.
     backend = ScriptedBackend("a", model("m"), max_concurrent=8)
-    watch = Watch(backend)
+    watch = HealthMonitor(backend)
     await watch.discovery.check_all()
     backend.max_concurrent = 2
     await watch.discovery.check_all()
@@ -107,7 +107,7 @@ async def test_another_capacity_is_a_change() -> None:
 
 async def test_latency_alone_is_no_change() -> None:
     backend = ScriptedBackend()
-    watch = Watch(backend)
+    watch = HealthMonitor(backend)
     await watch.discovery.check_all()
     backend.reported_health = BackendHealth(True, 99.0)
     await watch.discovery.check_all()
@@ -121,14 +121,14 @@ async def test_a_backend_that_offers_nothing_from_the_start_is_no_change(
 ) -> None:
     backend = ScriptedBackend()
     backend.reported_health = health
-    watch = Watch(backend)
+    watch = HealthMonitor(backend)
     await watch.discovery.check_all()
     assert watch.changes == 0
 
 
 async def test_withheld_models_are_kept_with_their_reason_and_never_routed() -> None:
     hidden = model("secret", withheld="not in the operator's list")
-    watch = Watch(ScriptedBackend("a", model("m"), hidden))
+    watch = HealthMonitor(ScriptedBackend("a", model("m"), hidden))
     await watch.discovery.check_all()
     assert watch.models() == ["m"]
     assert watch.discovery.routes("secret") == []
@@ -155,7 +155,7 @@ async def test_a_failing_adapter_does_not_hurt_the_others(
         broken.reported_health = failure
     else:
         broken.reported_models = failure
-    watch = Watch(broken, well)
+    watch = HealthMonitor(broken, well)
     await watch.discovery.check_all()
     assert watch.models() == ["m"]
     assert watch.errors() == [shown, None]
@@ -182,7 +182,7 @@ async def test_a_failing_model_list_is_judged_like_a_failing_health_check(
 async def test_silence_is_no_death_while_jobs_go_on(where: str) -> None:
     # llama.cpp has no thread left for questions while it works on a long prompt.
     backend = ScriptedBackend("a", model("m"))
-    watch = Watch(backend)
+    watch = HealthMonitor(backend)
     await watch.discovery.check_all()
     if where == "health":
         backend.reported_health = SILENT
@@ -199,7 +199,7 @@ async def test_silence_is_no_death_while_jobs_go_on(where: str) -> None:
 @pytest.mark.parametrize("health", [DOWN, LOADING])
 async def test_a_clear_answer_counts_even_while_jobs_go_on(health: BackendHealth) -> None:
     backend = ScriptedBackend("a", model("m"))
-    watch = Watch(backend)
+    watch = HealthMonitor(backend)
     watch.discovery.job_started("a")
     await watch.discovery.check_all()
     backend.reported_health = health
@@ -210,7 +210,7 @@ async def test_a_clear_answer_counts_even_while_jobs_go_on(health: BackendHealth
 async def test_a_backend_silent_from_the_start_is_not_up_because_of_anything() -> None:
     backend = ScriptedBackend("a")
     backend.reported_health = SILENT
-    watch = Watch(backend)
+    watch = HealthMonitor(backend)
     watch.discovery.job_started("a")
     await watch.discovery.check_all()
     assert watch.errors() == ["no answer in time"]
@@ -220,7 +220,7 @@ async def test_a_backend_silent_from_the_start_is_not_up_because_of_anything() -
 async def test_a_hanging_adapter_holds_up_nobody_and_is_given_up_on() -> None:
     hanging, well = ScriptedBackend("hanging"), ScriptedBackend("well", model("m"))
     hanging.gate.clear()
-    watch = Watch(hanging, well)
+    watch = HealthMonitor(hanging, well)
     began = now()
     round_ = asyncio.create_task(watch.discovery.check_all())
     await watch.changed.wait()
@@ -233,7 +233,7 @@ async def test_a_hanging_adapter_holds_up_nobody_and_is_given_up_on() -> None:
 
 
 async def test_an_agent_without_backends_has_nothing_to_wait_for() -> None:
-    watch = Watch()
+    watch = HealthMonitor()
     await watch.discovery.wait_for_first_round(5.0)
     await watch.discovery.check_all()
     assert (watch.models(), watch.changes) == ([], 0)
@@ -242,7 +242,7 @@ async def test_an_agent_without_backends_has_nothing_to_wait_for() -> None:
 async def test_routes_carry_what_routing_decides_by() -> None:
     first = ScriptedBackend("a", model("other"), max_concurrent=1)
     second = ScriptedBackend("b", model("m", native=False), model("other"), max_concurrent=3)
-    watch = Watch(first, second)
+    watch = HealthMonitor(first, second)
     await watch.discovery.check_all()
     for _ in range(2):
         watch.discovery.job_started("b")
@@ -263,9 +263,9 @@ async def test_what_is_served_comes_with_the_markup_of_its_backend() -> None:
 
 
 async def test_ups_and_downs_are_logged_once_each(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "provider_agent.discovery")
+    caplog.set_level("INFO", "provider_agent.agent.backends")
     backend = ScriptedBackend("a", model("m"))
-    watch = Watch(backend)
+    watch = HealthMonitor(backend)
     for reported in [LOADING, LOADING, UP, BackendHealth(True, 2.0), LOADING]:
         backend.reported_health = reported
         await watch.discovery.check_all()

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from adapters.base import Backend, BackendHealth, Unreachable
-from agent.backends.configured import Backends
-from agent.backends.discovery import REMEMBERED_BACKENDS, Discovery
-from agent.backends.watch import CHECK_TIMEOUT_S, LOAD_EVERY_S
+from provider_agent.adapters.base import Backend, BackendHealth, Unreachable
+from provider_agent.agent.backends.configured import Backends
+from provider_agent.agent.backends.discovery import REMEMBERED_BACKENDS, Discovery
+from provider_agent.agent.backends.health_monitor import CHECK_TIMEOUT_S, LOAD_EVERY_S
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.virtual_time import in_virtual_time, now
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.base import (
+from provider_agent.adapters.base import (
     BackendError,
     BackendTimeout,
     BadRequest,
@@ -14,9 +14,9 @@ from adapters.base import (
     Transport,
     Unreachable,
 )
-from agent.backends.failover import MAX_ATTEMPTS, may_be_retried, next_route
-from agent.backends.routing import Route
-from protocol.errors import ErrorCode
+from provider_agent.agent.backends.failover import MAX_ATTEMPTS, may_be_retried, next_route
+from provider_agent.agent.backends.routing import Route
+from provider_agent.protocol.errors import ErrorCode
 
 
 def routes(*names: str) -> list[Route]:

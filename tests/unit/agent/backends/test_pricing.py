@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.backends.pricing import Price, price_for
-from agent.config import PricingConfig
+from provider_agent.agent.backends.pricing import Price, price_for
+from provider_agent.agent.config import PricingConfig
 
 DEFAULTS = PricingConfig(
     default_input_per_1m=500, default_output_per_1m=750, models={"named": Price(1, 2)}

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from agent.backends.routing import Refusal, Route, choose_routes
-from protocol.errors import ErrorCode
-from protocol.formats import Operation, find_operation
+from provider_agent.agent.backends.routing import Refusal, Route, choose_routes
+from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.formats import Operation, find_operation
 
 BOTH = frozenset({"chat", "messages"})
 

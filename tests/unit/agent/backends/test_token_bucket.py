@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.backends.token_bucket import TokenBucket, limited
+from provider_agent.agent.backends.token_bucket import TokenBucket, limited
 
 
 class Clock:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from agent.cli.main import main
+from provider_agent.agent.cli.main import main
 
 ECHO = '[[backends]]\nkind = "echo"\n'
 NO_KEY = '[[backends]]\nkind = "venice"\napi_key_env = "KEY_THAT_IS_NOT_SET"\n'

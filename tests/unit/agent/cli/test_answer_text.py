@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cli.answer_text import MAX_LINE_BYTES, AnswerText
-from protocol.formats import WireFormat
+from provider_agent.agent.cli.answer_text import MAX_LINE_BYTES, AnswerText
+from provider_agent.protocol.formats import WireFormat
 
 OPENAI = [
     {"choices": [{"delta": {"role": "assistant", "content": None}}]},

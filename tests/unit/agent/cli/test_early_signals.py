@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from agent.cli.early_signals import EarlySignals
+from provider_agent.agent.cli.early_signals import EarlySignals
 
 SCRIPT = """
 import os, signal, sys
-from agent.cli.early_signals import EarlySignals
+from provider_agent.agent.cli.early_signals import EarlySignals
 
 class Loud:
     def __del__(self):  # an exception raised in here is swallowed

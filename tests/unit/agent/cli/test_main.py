@@ -5,7 +5,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from agent.cli.main import main
+from provider_agent.agent.cli.main import main
 
 COMMANDS = main.list_commands(click.Context(main))
 
@@ -62,8 +62,14 @@ def test_ctrl_c_ends_a_command_with_130_and_no_word(
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("agent.cli.main", "msgspec cryptography aiohttp websockets rich prometheus_client"),
-        ("agent.cli.run", "aiohttp websockets rich prometheus_client coordinator agent.demo"),
+        (
+            "provider_agent.agent.cli.main",
+            "msgspec cryptography aiohttp websockets rich prometheus_client",
+        ),
+        (
+            "provider_agent.agent.cli.run",
+            "aiohttp websockets rich prometheus_client coordinator agent.demo",
+        ),
     ],
 )
 def test_a_command_does_not_pay_for_the_others(module: str, heavy: str) -> None:

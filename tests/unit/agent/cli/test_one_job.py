@@ -4,11 +4,17 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from adapters.base import BackendSettings, BackendTimeout, BadStatus, InvalidResponse, JobResult
-from adapters.echo import EchoBackend
-from agent.cli.one_job import chat_request, explain, figures, run_one_job
-from protocol.errors import ErrorCode
-from protocol.formats import MAIN_OPERATION, Operation, WireFormat
+from provider_agent.adapters.base import (
+    BackendSettings,
+    BackendTimeout,
+    BadStatus,
+    InvalidResponse,
+    JobResult,
+)
+from provider_agent.adapters.servers.echo import EchoBackend
+from provider_agent.agent.cli.one_job import chat_request, explain, figures, run_one_job
+from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.formats import MAIN_OPERATION, Operation, WireFormat
 from tests.kit.scripted_backend import ScriptedBackend
 
 RESULT = JobResult(

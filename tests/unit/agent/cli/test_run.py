@@ -4,8 +4,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from agent.cli.run import run, tell_death
-from agent.config.flags import FLAGS
+from provider_agent.agent.cli.run import run, tell_death
+from provider_agent.agent.config.flags import FLAGS
 from tests.unit.agent.cli.calls import COORDINATOR, invoke
 
 
@@ -26,7 +26,10 @@ async def test_what_runs_beside_the_service_does_not_die_in_silence(
     await asyncio.wait({task})
     await asyncio.sleep(0)
     (record,) = caplog.records
-    assert (record.message, vars(record)["fields"]) == ("a task died", {"task": "reload"})
+    assert (record.message, vars(record)["fields"]) == (
+        "background task failed",
+        {"task": "reload"},
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from agent.cli.settings import (
+from provider_agent.agent.cli.settings import (
     EXIT_CONFIG,
     load_settings,
     run_async,
@@ -14,8 +14,8 @@ from agent.cli.settings import (
     with_config,
     with_local_config,
 )
-from agent.config import LoadedConfig
-from agent.identity import IdentityError
+from provider_agent.agent.config import LoadedConfig
+from provider_agent.agent.identity.key import IdentityError
 
 URL = "wss://c.example/provider/connect"
 

@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
-from agent.telemetry.status import BackendStatus, StatusSnapshot
+from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
 from tests.kit.cli_agent import READY, another_program, status_server
 from tests.unit.agent.cli.calls import invoke, invoke_beside
 

@@ -3,7 +3,7 @@ import socket
 import pytest
 from msgspec.structs import replace
 
-from agent.cli.status_client import NoAgent, fetch_snapshot, fetch_status_page
+from provider_agent.agent.cli.status_client import NoAgent, fetch_snapshot, fetch_status_page
 from tests.kit.cli_agent import READY, another_program, status_server
 
 

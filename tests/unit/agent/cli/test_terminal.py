@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.table import Table
 
-from agent.cli.terminal import WIDTH_OF_A_PIPE, console, visible
+from provider_agent.agent.cli.terminal import WIDTH_OF_A_PIPE, console, visible
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from agent.config import LimitsConfig
-from agent.service import EXIT_FORCED, EXIT_OK
-from protocol.frames import Drain, Heartbeat, JobResult
+from provider_agent.agent.config import LimitsConfig
+from provider_agent.agent.service import EXIT_FORCED, EXIT_OK
+from provider_agent.protocol.frames import Drain, Heartbeat, JobResult
 from tests.kit.agent_config import agent_config
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent

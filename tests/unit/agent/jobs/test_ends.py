@@ -4,13 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.base import BackendError, BadStatus
-from agent.backends.routing import Refusal
-from agent.jobs.ends import checked, failed, failed_at_backend, refused, since_arrival
-from protocol.codec import VERSION_1
-from protocol.errors import ErrorCode
-from protocol.frames import JobEnd, JobResult
-from protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS, MIB
+from provider_agent.adapters.base import BackendError, BadStatus
+from provider_agent.agent.backends.routing import Refusal
+from provider_agent.agent.jobs.ends import (
+    checked,
+    failed,
+    failed_at_backend,
+    refused,
+    since_arrival,
+)
+from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.frames import JobEnd, JobResult
+from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS, MIB
 from tests.kit.jobs import new_job
 
 JOB = new_job()

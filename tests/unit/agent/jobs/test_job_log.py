@@ -1,8 +1,8 @@
-from adapters.errors import BadStatus, ErrorInStream
-from agent.jobs.ends import failed, failed_at_backend
-from agent.jobs.job_log import end_fields
-from protocol.errors import ErrorCode
-from protocol.frames import JobEnd, JobError, JobResult
+from provider_agent.adapters.errors import BadStatus, ErrorInStream
+from provider_agent.agent.jobs.ends import failed, failed_at_backend
+from provider_agent.agent.jobs.job_log import end_fields
+from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.frames import JobEnd, JobError, JobResult
 from tests.kit.jobs import new_job
 
 PROMPT = "my secret diary"
@@ -10,7 +10,7 @@ JOB = new_job(request=PROMPT.encode())
 
 
 def fields(end: JobEnd) -> dict[str, object]:
-    found = end_fields(JOB, "vllm", end, 1.5)["fields"]
+    found = end_fields(JOB, "vllm", end, 1.5)
     assert isinstance(found, dict)
     return found
 
@@ -37,6 +37,6 @@ def test_what_a_server_says_of_a_request_stays_out_of_the_log() -> None:
     for error in errors:
         end = failed_at_backend(JOB, 0, error)
         assert isinstance(end, JobError)
-        assert PROMPT in end.message, "the buyer is told"
+        assert PROMPT in end.message, "the client is told"
         assert PROMPT not in str(fields(end))
         assert fields(end)["code"] == "bad_request"

@@ -2,10 +2,10 @@ import asyncio
 
 import pytest
 
-from agent.jobs.outbox import FRAME_OVERHEAD_BYTES, Outbox
-from protocol.codec import VERSION_1
-from protocol.exceptions import ProtocolViolation
-from protocol.frames import (
+from provider_agent.agent.jobs.outbox import FRAME_OVERHEAD_BYTES, Outbox
+from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.exceptions import ProtocolViolation
+from provider_agent.protocol.frames import (
     Ack,
     AgentFrame,
     AgentLimits,
@@ -17,7 +17,7 @@ from protocol.frames import (
     JobResult,
     JobStarted,
 )
-from protocol.limits import (
+from provider_agent.protocol.limits import (
     BATCH_BYTES,
     CHUNK_BYTES,
     KIB,
@@ -26,7 +26,7 @@ from protocol.limits import (
     MAX_LIVE_JOBS,
     MAX_NAME_CHARS,
 )
-from tests.kit.lanes import Source, begin, data_of, drained, result
+from tests.kit.job_channels import Source, begin, data_of, drained, result
 
 A, B, C = (bytes([number]) * 16 for number in (1, 2, 3))
 WINDOW = 16 * KIB
@@ -42,10 +42,10 @@ def order(frames: list[AgentFrame]) -> list[bytes]:
 
 async def test_a_response_goes_out_as_start_bytes_end() -> None:
     outbox = Outbox()
-    lane, _ = begin(outbox, A)
-    lane.send_chunk(b"one ")
-    lane.send_chunk(b"two")
-    lane.finish(result(lane))
+    channel, _ = begin(outbox, A)
+    channel.send_chunk(b"one ")
+    channel.send_chunk(b"two")
+    channel.finish(result(channel))
     assert outbox.next_batch() == [
         JobStarted(A, 200, "text/plain", "backend"),
         Chunk(A, 0, b"one two"),
@@ -56,8 +56,8 @@ async def test_a_response_goes_out_as_start_bytes_end() -> None:
 
 async def test_control_frames_go_before_data() -> None:
     outbox = Outbox()
-    lane, _ = begin(outbox, A)
-    lane.send_chunk(b"x")
+    channel, _ = begin(outbox, A)
+    channel.send_chunk(b"x")
     outbox.put(heartbeat())
     outbox.put(Draining(1))
     assert outbox.next_batch() == [heartbeat(), Draining(1)]
@@ -66,8 +66,8 @@ async def test_control_frames_go_before_data() -> None:
 
 async def test_a_control_frame_waits_behind_no_more_than_one_message() -> None:
     outbox = Outbox(4 * BATCH_BYTES)
-    lane, _ = begin(outbox, A)
-    lane.send_chunk(bytes(4 * BATCH_BYTES))
+    channel, _ = begin(outbox, A)
+    channel.send_chunk(bytes(4 * BATCH_BYTES))
     outbox.next_batch()
     outbox.put(heartbeat())
     assert outbox.next_batch() == [heartbeat()]
@@ -110,9 +110,9 @@ async def test_a_long_answer_does_not_hold_up_a_short_one() -> None:
 async def test_no_message_is_much_bigger_than_the_batch_bound(piece_bytes: int) -> None:
     outbox = Outbox(1024 * KIB)
     for job_id in (A, B, C):
-        lane, _ = begin(outbox, job_id)
+        channel, _ = begin(outbox, job_id)
         for _ in range(512 * KIB // piece_bytes if piece_bytes > 1 else 5):
-            lane.send_chunk(bytes(piece_bytes))
+            channel.send_chunk(bytes(piece_bytes))
     while batch := outbox.next_batch():
         assert len(VERSION_1.encode(batch)) <= BATCH_BYTES + FRAME_OVERHEAD_BYTES * (len(batch) + 1)
 
@@ -120,10 +120,10 @@ async def test_no_message_is_much_bigger_than_the_batch_bound(piece_bytes: int) 
 async def test_messages_of_many_tiny_answers_and_of_fat_errors_stay_in_the_limits() -> None:
     outbox = Outbox()
     for number in range(MAX_LIVE_JOBS):
-        lane, _ = begin(outbox, number.to_bytes(16, "big"))
-        lane.send_chunk(b"x")
+        channel, _ = begin(outbox, number.to_bytes(16, "big"))
+        channel.send_chunk(b"x")
         body = bytes(MAX_ERROR_BODY_BYTES) if number % 100 == 0 else b""
-        lane.finish(JobError(lane.stream.job_id, 1, "backend_error", "m", body=body))
+        channel.finish(JobError(channel.stream.job_id, 1, "backend_error", "m", body=body))
     ends = 0
     while batch := outbox.next_batch():
         message = VERSION_1.encode(batch)
@@ -147,9 +147,9 @@ async def test_a_full_window_pauses_its_source_and_no_other() -> None:
 
 async def test_what_still_arrives_after_the_pause_is_kept_and_pauses_once() -> None:
     outbox = Outbox(WINDOW)
-    lane, source = begin(outbox, A)
-    lane.send_chunk(bytes(WINDOW))
-    lane.send_chunk(b"late")
+    channel, source = begin(outbox, A)
+    channel.send_chunk(bytes(WINDOW))
+    channel.send_chunk(b"late")
     assert source.calls == ["pause"]
     frames = drained(outbox)
     assert len(data_of(frames, A)) == WINDOW, "the rest waits for an acknowledgement"
@@ -159,8 +159,8 @@ async def test_what_still_arrives_after_the_pause_is_kept_and_pauses_once() -> N
 
 async def test_half_a_free_window_resumes_the_source() -> None:
     outbox = Outbox(WINDOW)
-    lane, source = begin(outbox, A)
-    lane.send_chunk(bytes(WINDOW))
+    channel, source = begin(outbox, A)
+    channel.send_chunk(bytes(WINDOW))
     drained(outbox)
     outbox.acknowledge(Ack(A, WINDOW // 2 - 1))
     assert source.calls == ["pause"]
@@ -168,20 +168,20 @@ async def test_half_a_free_window_resumes_the_source() -> None:
     assert source.calls == ["pause", "resume"]
     outbox.acknowledge(Ack(A, WINDOW))
     assert source.calls == ["pause", "resume"]
-    lane.send_chunk(bytes(WINDOW))
+    channel.send_chunk(bytes(WINDOW))
     assert source.calls == ["pause", "resume", "pause"]
 
 
 async def test_an_ended_job_leaves_its_source_alone() -> None:
     outbox = Outbox(WINDOW)
-    lane, source = begin(outbox, A)
-    lane.send_chunk(bytes(WINDOW))
-    lane.finish(result(lane))
+    channel, source = begin(outbox, A)
+    channel.send_chunk(bytes(WINDOW))
+    channel.finish(result(channel))
     drained(outbox)
     outbox.acknowledge(Ack(A, WINDOW))
-    lane.send_chunk(b"a last read of a cancelled transport")
+    channel.send_chunk(b"a last read of a cancelled transport")
     assert source.calls == ["pause"]
-    assert lane.stream.written == WINDOW
+    assert channel.stream.written == WINDOW
 
 
 async def test_acknowledgements_of_unknown_jobs_are_ignored() -> None:
@@ -192,26 +192,26 @@ async def test_acknowledgements_of_unknown_jobs_are_ignored() -> None:
 
 async def test_an_acknowledgement_of_what_was_never_sent_is_a_violation() -> None:
     outbox = Outbox()
-    lane, _ = begin(outbox, A)
-    lane.send_chunk(b"four")
+    channel, _ = begin(outbox, A)
+    channel.send_chunk(b"four")
     with pytest.raises(ProtocolViolation):
         outbox.acknowledge(Ack(A, 4))
 
 
-async def test_a_lane_is_kept_until_its_end_is_acknowledged() -> None:
+async def test_a_channel_is_kept_until_its_end_is_acknowledged() -> None:
     outbox = Outbox()
-    lane, _ = begin(outbox, A)
-    lane.send_chunk(b"four")
-    lane.finish(result(lane))
+    channel, _ = begin(outbox, A)
+    channel.send_chunk(b"four")
+    channel.finish(result(channel))
     drained(outbox)
     outbox.acknowledge(Ack(A, 4))
     assert A in outbox
     outbox.acknowledge(Ack(A, 4, final=True))
     assert A not in outbox
-    assert repr(outbox).startswith("<Outbox control=0 lanes=0 ready=0 held_bytes=0")
+    assert repr(outbox).startswith("<Outbox control=0 channels=0 ready=0 held_bytes=0")
 
 
-async def test_no_more_lanes_than_an_agent_holds() -> None:
+async def test_no_more_channels_than_an_agent_holds() -> None:
     outbox = Outbox()
     for number in range(MAX_LIVE_JOBS):
         outbox.open(number.to_bytes(16, "big"))
@@ -219,7 +219,7 @@ async def test_no_more_lanes_than_an_agent_holds() -> None:
         outbox.open(b"x" * 16)
 
 
-async def test_the_window_of_a_welcome_counts_for_lanes_opened_after_it() -> None:
+async def test_the_window_of_a_welcome_counts_for_channels_opened_after_it() -> None:
     outbox = Outbox(WINDOW)
     before, _ = begin(outbox, A)
     outbox.set_window(2 * WINDOW)
@@ -228,9 +228,9 @@ async def test_the_window_of_a_welcome_counts_for_lanes_opened_after_it() -> Non
 
 
 async def test_bytes_before_the_start_are_a_defect_of_the_adapter() -> None:
-    lane = Outbox().open(A)
+    channel = Outbox().open(A)
     with pytest.raises(RuntimeError, match="before the response"):
-        lane.send_chunk(b"x")
+        channel.send_chunk(b"x")
 
 
 @pytest.mark.parametrize("status", [0, 99, 600, 999])
@@ -283,8 +283,8 @@ async def test_wait_is_woken_by_a_control_frame_a_byte_and_an_acknowledgement() 
     await task
     drained(outbox)
     task = await woken()
-    lane, _ = begin(outbox, A)
-    lane.send_chunk(bytes(WINDOW + 1))
+    channel, _ = begin(outbox, A)
+    channel.send_chunk(bytes(WINDOW + 1))
     await task
     drained(outbox)
     task = await woken()
@@ -295,8 +295,8 @@ async def test_wait_is_woken_by_a_control_frame_a_byte_and_an_acknowledgement() 
 
 async def test_a_full_window_is_nothing_to_send() -> None:
     outbox = Outbox(WINDOW)
-    lane, _ = begin(outbox, A)
-    lane.send_chunk(bytes(2 * WINDOW))
+    channel, _ = begin(outbox, A)
+    channel.send_chunk(bytes(2 * WINDOW))
     drained(outbox)
     assert await waits(outbox)
 
@@ -304,10 +304,10 @@ async def test_a_full_window_is_nothing_to_send() -> None:
 async def test_waiting_for_acknowledgements_ends_with_the_last_of_them() -> None:
     outbox = Outbox()
     await outbox.wait_until_acknowledged()
-    lanes = [begin(outbox, job_id)[0] for job_id in (A, B)]
+    channels = [begin(outbox, job_id)[0] for job_id in (A, B)]
     waiting = asyncio.create_task(outbox.wait_until_acknowledged())
-    for lane in lanes:
-        lane.finish(result(lane))
+    for channel in channels:
+        channel.finish(result(channel))
     drained(outbox)
     outbox.acknowledge(Ack(A, 0, final=True))
     await asyncio.sleep(0)
@@ -318,14 +318,14 @@ async def test_waiting_for_acknowledgements_ends_with_the_last_of_them() -> None
 
 async def test_what_nobody_goes_on_with_is_forgotten_and_not_waited_for() -> None:
     outbox = Outbox()
-    lane, _ = begin(outbox, A)
-    lane.send_chunk(b"x")
+    channel, _ = begin(outbox, A)
+    channel.send_chunk(b"x")
     waiting = asyncio.create_task(outbox.wait_until_acknowledged())
     await asyncio.sleep(0)
     assert outbox.resume({}) == [A]
     await waiting
     assert A not in outbox
     assert outbox.next_batch() == []
-    lane.send_chunk(b"from a job that does not know it yet")
+    channel.send_chunk(b"from a job that does not know it yet")
     assert outbox.next_batch() == []
     assert await waits(outbox)

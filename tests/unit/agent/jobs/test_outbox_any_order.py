@@ -1,10 +1,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.jobs.outbox import Outbox
-from protocol.frames import Ack, AgentFrame, JobResult
-from protocol.limits import KIB
-from tests.kit.lanes import begin, data_of, drained, result
+from provider_agent.agent.jobs.outbox import Outbox
+from provider_agent.protocol.frames import Ack, AgentFrame, JobResult
+from provider_agent.protocol.limits import KIB
+from tests.kit.job_channels import begin, data_of, drained, result
 
 A, B, C = (bytes([number]) * 16 for number in (1, 2, 3))
 WINDOW = 16 * KIB
@@ -16,29 +16,29 @@ def test_bytes_arrive_whole_and_in_order_whatever_happens_in_between(
 ) -> None:
     outbox = Outbox(WINDOW)
     ids = [A, B, C]
-    lanes = [begin(outbox, job_id) for job_id in ids]
+    channels = [begin(outbox, job_id) for job_id in ids]
     written = [b"", b"", b""]
     sent: list[AgentFrame] = []
     for action, which, size in steps:
-        lane, source = lanes[which]
+        channel, source = channels[which]
         paused = source.calls[-1:] == ["pause"]
-        if action == "w" and not paused and lane.stream.end is None:
+        if action == "w" and not paused and channel.stream.end is None:
             data = bytes([len(written[which]) % 251]) * size
             written[which] += data
-            lane.send_chunk(data)
+            channel.send_chunk(data)
         elif action == "s":
             sent += outbox.next_batch()
         elif action == "a":
-            outbox.acknowledge(Ack(ids[which], lane.stream.sent))
+            outbox.acknowledge(Ack(ids[which], channel.stream.sent))
         elif action == "e":
-            lane.finish(result(lane))
-        assert lane.stream.sent - lane.stream.acked <= WINDOW
+            channel.finish(result(channel))
+        assert channel.stream.sent - channel.stream.acked <= WINDOW
     for _ in range(100):
         sent += drained(outbox)
-        for job_id, (lane, _) in zip(ids, lanes, strict=True):
-            outbox.acknowledge(Ack(job_id, lane.stream.sent))
+        for job_id, (channel, _) in zip(ids, channels, strict=True):
+            outbox.acknowledge(Ack(job_id, channel.stream.sent))
     for which, job_id in enumerate(ids):
         assert data_of(sent, job_id) == written[which]
     assert sum(isinstance(one, JobResult) for one in sent) == sum(
-        lane.stream.end is not None for lane, _ in lanes
+        channel.stream.end is not None for channel, _ in channels
     )

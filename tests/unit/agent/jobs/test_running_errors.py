@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from adapters.base import (
+from provider_agent.adapters.base import (
     BackendError,
     BackendTimeout,
     BadRequest,
@@ -15,12 +15,12 @@ from adapters.base import (
     Transport,
     Unreachable,
 )
-from agent.jobs.running import JobRecord, Jobs
-from protocol.errors import ErrorCode
-from protocol.frames import JobResult
-from protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS
+from provider_agent.agent.jobs.running import JobRecord, Jobs
+from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.frames import JobResult
+from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS
 from tests.kit.jobs import new_job
-from tests.kit.jobs_bench import Bench, running
+from tests.kit.jobs_harness import JobsHarness, running
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.virtual_time import now
 
@@ -60,12 +60,12 @@ async def test_a_backends_error_becomes_the_jobs(
     failure: BackendError, expected: tuple[str, int | None, bytes, int | None]
 ) -> None:
     backend = ScriptedBackend()
-    bench = Bench(backend)
-    job, run = await running(bench, backend)
+    harness = JobsHarness(backend)
+    job, run = await running(harness, backend)
     run.start()
     run.send(b"part")
     run.fail(failure)
-    error = await bench.error(job)
+    error = await harness.error(job)
     assert (error.code, error.upstream_status, error.body, error.retry_after_ms) == expected
     assert error.message == str(failure)
     assert error.total_bytes == 4
@@ -73,11 +73,11 @@ async def test_a_backends_error_becomes_the_jobs(
 
 async def test_an_endless_error_is_cut() -> None:
     backend = ScriptedBackend()
-    bench = Bench(backend)
-    job, run = await running(bench, backend)
+    harness = JobsHarness(backend)
+    job, run = await running(harness, backend)
     body = bytes(2 * MAX_ERROR_BODY_BYTES)
     run.fail(BadStatus(401, body, ErrorCode.AUTH_REJECTED_BY_BACKEND, None, "x" * 100_000))
-    error = await bench.error(job)
+    error = await harness.error(job)
     assert len(error.message) == MAX_TEXT_CHARS
     assert len(error.body) == MAX_ERROR_BODY_BYTES
 
@@ -89,12 +89,12 @@ async def test_a_defect_of_an_adapter_ends_its_job_and_nothing_else(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend = ScriptedBackend()
-    bench = Bench(backend)
-    job, run = await running(bench, backend)
-    _, other = await running(bench, backend)
+    harness = JobsHarness(backend)
+    job, run = await running(harness, backend)
+    _, other = await running(harness, backend)
     run.fail(failure)
     other.answer(b"fine")
-    error = await bench.error(job)
+    error = await harness.error(job)
     assert (error.code, error.message, error.retryable) == (
         "internal",
         "a defect of the agent",
@@ -102,7 +102,7 @@ async def test_a_defect_of_an_adapter_ends_its_job_and_nothing_else(
     )
     (logged,) = [one for one in caplog.records if one.levelno == logging.ERROR]
     assert logged.message == "a job failed by a defect of the agent"
-    assert sum(isinstance(one.end, JobResult) for one in bench.records) == 1
+    assert sum(isinstance(one.end, JobResult) for one in harness.records) == 1
 
 
 @pytest.mark.parametrize(
@@ -113,41 +113,41 @@ async def test_a_result_that_does_not_count_its_bytes_right_is_a_defect(
 ) -> None:
     # Sent as it was, it closed the connection, with every other job on it.
     backend = ScriptedBackend()
-    bench = Bench(backend)
-    job, run = await running(bench, backend)
+    harness = JobsHarness(backend)
+    job, run = await running(harness, backend)
     run.start()
     run.send(b"four")
     run.finish(**wrong)
-    error = await bench.error(job)
+    error = await harness.error(job)
     assert (error.code, error.total_bytes) == ("internal", 4)
 
 
 @pytest.mark.parametrize("tokens", [-1, 2**53 + 1, 10**30])
 async def test_token_counts_that_cannot_be_are_unknown(tokens: int) -> None:
     backend = ScriptedBackend()
-    bench = Bench(backend)
-    job, run = await running(bench, backend)
+    harness = JobsHarness(backend)
+    job, run = await running(harness, backend)
     run.start()
     run.finish(input_tokens=tokens, output_tokens=tokens)
-    end = await bench.end(job)
+    end = await harness.end(job)
     assert isinstance(end, JobResult)
     assert (end.input_tokens, end.output_tokens) == (None, None)
 
 
 async def test_bytes_before_the_start_fail_the_job_and_not_the_link() -> None:
     backend = ScriptedBackend()
-    bench = Bench(backend)
-    job, run = await running(bench, backend)
+    harness = JobsHarness(backend)
+    job, run = await running(harness, backend)
     with pytest.raises(RuntimeError) as caught:
         run.send(b"too early")
     run.fail(caught.value)
-    error = await bench.error(job)
+    error = await harness.error(job)
     assert (error.code, error.total_bytes) == ("internal", 0)
 
 
 async def test_a_failing_observer_does_not_keep_the_agent_from_becoming_idle() -> None:
     backend = ScriptedBackend()
-    bench = Bench(backend)
+    harness = JobsHarness(backend)
     reported: list[str] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: reported.append(str(context["exception"])))
@@ -155,20 +155,20 @@ async def test_a_failing_observer_does_not_keep_the_agent_from_becoming_idle() -
     def observe(record: JobRecord) -> None:
         raise RuntimeError("a defect in the figures")
 
-    bench.jobs = Jobs(bench.serving, bench.outbox, 8, observe, now)
-    job, run = await running(bench, backend)
+    harness.jobs = Jobs(harness.serving, harness.outbox, 8, observe, now)
+    job, run = await running(harness, backend)
     run.answer(b"x")
-    assert isinstance(await bench.end(job), JobResult)
+    assert isinstance(await harness.end(job), JobResult)
     assert reported == ["a defect in the figures"]
 
 
 async def test_neither_request_nor_response_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "provider_agent")
     backend = ScriptedBackend()
-    bench = Bench(backend)
+    harness = JobsHarness(backend)
     job = new_job(request=b'{"messages":"a private question"}')
-    bench.jobs.offer(job)
+    harness.jobs.offer(job)
     (await backend.next_run()).answer(b"a private answer")
-    await bench.end(job)
+    await harness.end(job)
     assert "job ended" in caplog.messages
     assert "private" not in repr([vars(one) for one in caplog.records])

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from adapters.base import (
+from provider_agent.adapters.base import (
     BackendError,
     BackendTimeout,
     BadRequest,
@@ -17,11 +17,11 @@ from adapters.base import (
     Transport,
     Unreachable,
 )
-from agent.jobs.running import StopReason
-from protocol.errors import ErrorCode
-from protocol.frames import JobResult, JobStarted
+from provider_agent.agent.jobs.running import StopReason
+from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.frames import JobResult, JobStarted
 from tests.kit.jobs import new_job
-from tests.kit.jobs_bench import Bench, running
+from tests.kit.jobs_harness import JobsHarness, running
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.virtual_time import in_virtual_time, now
 
@@ -60,47 +60,47 @@ async def test_a_job_that_fails_before_its_first_byte_is_answered_by_another(
     failure: BackendError,
 ) -> None:
     first, second = two()
-    bench = Bench(first, second)
-    job, run = await running(bench, first)
+    harness = JobsHarness(first, second)
+    job, run = await running(harness, first)
     await asyncio.sleep(5)
     run.fail(failure)
     run = await second.next_run()
     assert run.job == job
-    assert [bench.serving.running[one] for one in "ab"] == [0, 1]
-    assert (bench.jobs.in_flight, bench.jobs.queued) == (1, 1)
+    assert [harness.serving.running[one] for one in "ab"] == [0, 1]
+    assert (harness.jobs.in_flight, harness.jobs.queued) == (1, 1)
     run.answer(b"one ", b"two")
-    end = await bench.end(job)
+    end = await harness.end(job)
     assert end == JobResult(job.job_id, 7, 3, 4, 5020, 5010), "it counts from its arrival"
-    assert bench.data(job) == b"one two"
-    starts = [one for one in bench.sent if isinstance(one, JobStarted)]
+    assert harness.data(job) == b"one two"
+    starts = [one for one in harness.sent if isinstance(one, JobStarted)]
     assert starts == [JobStarted(job.job_id, 200, "text/event-stream", "b")]
-    (record,) = bench.records
+    (record,) = harness.records
     assert (record.backend_kind, record.attempts, record.first_byte_s) == ("scripted", 2, 5.01)
     told = [("a", "started", 0), ("a", failure.code, 0), ("b", "started", 0), ("b", "ok", 7)]
-    assert bench.serving.told == told
-    assert [bench.serving.running[one] for one in "ab"] == [0, 0]
+    assert harness.serving.told == told
+    assert [harness.serving.running[one] for one in "ab"] == [0, 0]
 
 
 async def test_three_attempts_and_no_more_then_the_last_error() -> None:
     backends = [ScriptedBackend(name) for name in "abcd"]
-    bench = Bench(*backends)
+    harness = JobsHarness(*backends)
     job = new_job()
-    bench.jobs.offer(job)
+    harness.jobs.offer(job)
     for number, backend in enumerate(backends[:3]):
         (await backend.next_run()).fail(Unreachable(f"failure {number}"))
-    error = await bench.error(job)
+    error = await harness.error(job)
     assert (error.code, error.message) == ("backend_unreachable", "failure 2")
     assert backends[3].runs == []
-    assert [one.attempts for one in bench.records] == [3]
+    assert [one.attempts for one in harness.records] == [3]
 
 
 async def test_when_both_fail_the_last_error_is_told() -> None:
     first, second = two()
-    bench = Bench(first, second)
-    job, run = await running(bench, first)
+    harness = JobsHarness(first, second)
+    job, run = await running(harness, first)
     run.fail(Unreachable("refused"))
     (await second.next_run()).fail(BadStatus(429, b"slow down", OVERLOADED, 2.5))
-    error = await bench.error(job)
+    error = await harness.error(job)
     assert (error.code, error.upstream_status, error.body) == (
         "backend_overloaded",
         429,
@@ -113,16 +113,16 @@ async def test_when_both_fail_the_last_error_is_told() -> None:
 async def test_what_passes_is_tried_once_more_where_there_is_nobody_else(number: int) -> None:
     # A server that takes one job at a time was once full with the very job that had just failed.
     backend = ScriptedBackend("a", max_concurrent=1)
-    bench = Bench(backend)
-    job, run = await running(bench, backend)
+    harness = JobsHarness(backend)
+    job, run = await running(harness, backend)
     run.fail(status(number))
     (await backend.next_run()).answer(b"better")
-    assert isinstance(await bench.end(job), JobResult)
-    job, run = await running(bench, backend)
+    assert isinstance(await harness.end(job), JobResult)
+    job, run = await running(harness, backend)
     run.fail(status(number))
     (await backend.next_run()).fail(status(number))
-    assert (await bench.error(job)).upstream_status == number
-    assert [one.attempts for one in bench.records] == [2, 2]
+    assert (await harness.error(job)).upstream_status == number
+    assert [one.attempts for one in harness.records] == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -141,46 +141,46 @@ async def test_what_does_not_pass_soon_is_not_tried_again_at_the_same_server(
     failure: BackendError,
 ) -> None:
     backend = ScriptedBackend("a")
-    bench = Bench(backend)
-    job, run = await running(bench, backend)
+    harness = JobsHarness(backend)
+    job, run = await running(harness, backend)
     run.fail(failure)
-    assert (await bench.error(job)).code == failure.code
+    assert (await harness.error(job)).code == failure.code
     assert len(backend.runs) == 1
 
 
 async def test_a_backend_that_its_failure_takes_out_is_not_tried_again() -> None:
     backend = ScriptedBackend("a")
-    bench = Bench(backend)
-    job, run = await running(bench, backend)
-    bench.serving.out = {"a"}
+    harness = JobsHarness(backend)
+    job, run = await running(harness, backend)
+    harness.serving.out = {"a"}
     run.fail(status(500))
-    error = await bench.error(job)
+    error = await harness.error(job)
     assert (error.code, error.upstream_status) == ("backend_error", 500)
     assert len(backend.runs) == 1
 
 
 async def test_a_full_backend_is_no_way_out() -> None:
     first, second = ScriptedBackend("a", max_concurrent=1), ScriptedBackend("b", max_concurrent=1)
-    bench = Bench(first, second)
-    job, run = await running(bench, first)
-    bench.jobs.offer(new_job())
+    harness = JobsHarness(first, second)
+    job, run = await running(harness, first)
+    harness.jobs.offer(new_job())
     await second.next_run()
     run.fail(Unreachable("refused"))
-    while not bench.ends(job):  # noqa: ASYNC110 - a turn of the loop is all that is waited
+    while not harness.ends(job):  # noqa: ASYNC110 - a turn of the loop is all that is waited
         await asyncio.sleep(0)
     assert len(second.runs) == 1
-    bench.jobs.stop_all(StopReason.CANCELLED, "")
-    assert (await bench.error(job)).code == "backend_unreachable"
+    harness.jobs.stop_all(StopReason.CANCELLED, "")
+    assert (await harness.error(job)).code == "backend_unreachable"
 
 
 async def test_a_draining_agent_still_lets_its_jobs_move_on() -> None:
     first, second = two()
-    bench = Bench(first, second)
-    job, run = await running(bench, first)
-    bench.jobs.accepting = False
+    harness = JobsHarness(first, second)
+    job, run = await running(harness, first)
+    harness.jobs.accepting = False
     run.fail(Unreachable("refused"))
     (await second.next_run()).answer(b"x")
-    assert isinstance(await bench.end(job), JobResult)
+    assert isinstance(await harness.end(job), JobResult)
 
 
 async def test_moving_on_is_logged_without_what_the_server_said(
@@ -188,12 +188,12 @@ async def test_moving_on_is_logged_without_what_the_server_said(
 ) -> None:
     caplog.set_level(logging.DEBUG, "provider_agent")
     first, second = two()
-    bench = Bench(first, second)
-    job, run = await running(bench, first)
+    harness = JobsHarness(first, second)
+    job, run = await running(harness, first)
     run.fail(BadStatus(500, b"private", ErrorCode.BACKEND_ERROR, None, "private"))
     (await second.next_run()).answer(b"x")
-    await bench.end(job)
-    (moved,) = [one for one in caplog.records if one.message == "job moves on"]
+    await harness.end(job)
+    (moved,) = [one for one in caplog.records if one.message == "job failed over"]
     fields = vars(moved)["fields"]
     assert (fields["backend"], fields["error"]) == ("a", "backend_error")
     assert "private" not in repr([vars(one) for one in caplog.records])
@@ -206,12 +206,12 @@ async def test_moving_on_is_logged_without_what_the_server_said(
 async def test_what_has_begun_is_never_repeated(sent: bytes) -> None:
     # With its start a response's status and content type are promised already.
     first, second = two()
-    bench = Bench(first, second)
-    job, run = await running(bench, first)
+    harness = JobsHarness(first, second)
+    job, run = await running(harness, first)
     run.start()
     run.send(sent)
     run.fail(status(500))
-    error = await bench.error(job)
+    error = await harness.error(job)
     assert (error.code, error.total_bytes) == ("backend_error", len(sent))
     assert second.runs == []
 
@@ -229,12 +229,12 @@ async def test_what_has_begun_is_never_repeated(sent: bytes) -> None:
     ],
     ids=lambda failure: str(failure),
 )
-async def test_a_buyers_mistake_is_one_everywhere(failure: BackendError) -> None:
+async def test_a_clients_mistake_is_one_everywhere(failure: BackendError) -> None:
     first, second = two()
-    bench = Bench(first, second)
-    job, run = await running(bench, first)
+    harness = JobsHarness(first, second)
+    job, run = await running(harness, first)
     run.fail(failure)
-    error = await bench.error(job)
+    error = await harness.error(job)
     assert (error.code, error.retryable) == (failure.code, False)
     assert (len(first.runs), len(second.runs)) == (1, 0)
 
@@ -245,42 +245,42 @@ async def test_a_buyers_mistake_is_one_everywhere(failure: BackendError) -> None
 @in_virtual_time
 async def test_the_deadline_spans_all_attempts() -> None:
     first, second = two()
-    bench = Bench(first, second)
+    harness = JobsHarness(first, second)
     began = now()
-    job, run = await running(bench, first)
+    job, run = await running(harness, first)
     await asyncio.sleep(40)
     run.fail(Unreachable("refused"))
     await second.next_run()
-    assert (await bench.error(job)).code == "deadline_exceeded"
+    assert (await harness.error(job)).code == "deadline_exceeded"
     assert now() - began == pytest.approx(60)
     # A minute without a byte: a server that hangs may still answer its health checks.
-    assert bench.serving.told[-1] == ("b", "backend_timeout", 0)
+    assert harness.serving.told[-1] == ("b", "backend_timeout", 0)
 
 
 @in_virtual_time
 async def test_a_short_deadline_blames_no_backend() -> None:
     first, second = two()
-    bench = Bench(first, second)
+    harness = JobsHarness(first, second)
     job = new_job(deadline_ms=29_000)
-    bench.jobs.offer(job)
-    assert (await bench.error(job)).code == "deadline_exceeded"
-    assert bench.serving.told == [("a", "started", 0), ("a", "stopped", 0)]
+    harness.jobs.offer(job)
+    assert (await harness.error(job)).code == "deadline_exceeded"
+    assert harness.serving.told == [("a", "started", 0), ("a", "stopped", 0)]
 
 
 @pytest.mark.parametrize("reason", list(StopReason))
 async def test_a_job_that_is_stopped_during_its_second_attempt(reason: StopReason) -> None:
     first, second = two()
-    bench = Bench(first, second)
-    job, run = await running(bench, first)
+    harness = JobsHarness(first, second)
+    job, run = await running(harness, first)
     run.fail(Unreachable("refused"))
     run = await second.next_run()
-    bench.jobs.stop_all(reason, "enough")
-    error = await bench.error(job)
+    harness.jobs.stop_all(reason, "enough")
+    error = await harness.error(job)
     assert (error.code, error.message) == (str(reason), "enough")
     assert run.cancelled.is_set()
     told = [("a", "backend_unreachable", 0), ("b", "started", 0), ("b", "stopped", 0)]
-    assert bench.serving.told[1:] == told
-    assert [bench.serving.running[one] for one in "ab"] == [0, 0]
+    assert harness.serving.told[1:] == told
+    assert [harness.serving.running[one] for one in "ab"] == [0, 0]
 
 
 async def test_a_cancelled_job_does_not_begin_anew_elsewhere() -> None:
@@ -288,32 +288,32 @@ async def test_a_cancelled_job_does_not_begin_anew_elsewhere() -> None:
     # backend, where nobody could stop it any more.
     first, second = two()
     first.swallow_cancel = Transport("the connection was closed")
-    bench = Bench(first, second)
-    job, _ = await running(bench, first)
-    bench.jobs.cancel(job.job_id, "the client went away")
-    assert (await bench.error(job)).code == "cancelled"
+    harness = JobsHarness(first, second)
+    job, _ = await running(harness, first)
+    harness.jobs.cancel(job.job_id, "the client went away")
+    assert (await harness.error(job)).code == "cancelled"
     assert second.runs == []
-    assert bench.serving.told == [("a", "started", 0), ("a", "stopped", 0)]
+    assert harness.serving.told == [("a", "started", 0), ("a", "stopped", 0)]
 
 
 @in_virtual_time
 async def test_a_job_past_its_deadline_does_not_begin_anew_elsewhere() -> None:
     first, second = two()
     first.swallow_cancel = status(500)
-    bench = Bench(first, second)
-    job, _ = await running(bench, first)
-    assert (await bench.error(job)).code == "deadline_exceeded"
+    harness = JobsHarness(first, second)
+    job, _ = await running(harness, first)
+    assert (await harness.error(job)).code == "deadline_exceeded"
     assert (len(first.runs), len(second.runs)) == (1, 0)
-    assert bench.serving.told == [("a", "started", 0), ("a", "backend_timeout", 0)]
+    assert harness.serving.told == [("a", "started", 0), ("a", "backend_timeout", 0)]
 
 
 async def test_a_defect_of_an_adapter_says_nothing_about_its_server() -> None:
     first, second = two()
-    bench = Bench(first, second)
-    job, run = await running(bench, first)
+    harness = JobsHarness(first, second)
+    job, run = await running(harness, first)
     run.fail(RuntimeError("a defect"))
-    assert (await bench.error(job)).code == "internal"
-    assert bench.serving.told == [("a", "started", 0), ("a", "stopped", 0)]
+    assert (await harness.error(job)).code == "internal"
+    assert harness.serving.told == [("a", "started", 0), ("a", "stopped", 0)]
 
 
 # --- tokens per minute ----------------------------------------------------------------------------
@@ -322,34 +322,34 @@ async def test_a_defect_of_an_adapter_says_nothing_about_its_server() -> None:
 @in_virtual_time
 async def test_the_agents_tokens_per_minute_are_a_limit_that_refills() -> None:
     backend = ScriptedBackend("a")
-    bench = Bench(backend, tokens_per_minute=600)
-    job, run = await running(bench, backend)
+    harness = JobsHarness(backend, tokens_per_minute=600)
+    job, run = await running(harness, backend)
     run.start()
     run.finish(input_tokens=400, output_tokens=250)
-    await bench.end(job)
+    await harness.end(job)
     refused = new_job()
-    bench.jobs.offer(refused)
-    error = bench.refusal(refused)
+    harness.jobs.offer(refused)
+    error = harness.refusal(refused)
     assert (error.code, error.retryable) == ("out_of_capacity", True)
     assert "tokens per minute" in error.message
     assert error.retry_after_ms == pytest.approx(5100)
     await asyncio.sleep(5.1)
-    job, run = await running(bench, backend)
+    job, run = await running(harness, backend)
     run.answer(b"x")
-    assert isinstance(await bench.end(job), JobResult)
+    assert isinstance(await harness.end(job), JobResult)
 
 
 async def test_jobs_without_a_result_use_no_tokens_and_unknown_ones_none() -> None:
     backend = ScriptedBackend("a")
-    bench = Bench(backend, tokens_per_minute=10)
+    harness = JobsHarness(backend, tokens_per_minute=10)
     for _ in range(5):
-        job, run = await running(bench, backend)
+        job, run = await running(harness, backend)
         run.fail(Unreachable("refused"))
-        await bench.end(job)
-    job, run = await running(bench, backend)
+        await harness.end(job)
+    job, run = await running(harness, backend)
     run.start()
     run.finish(input_tokens=None, output_tokens=None)
-    assert isinstance(await bench.end(job), JobResult)
-    job, _ = await running(bench, backend)
-    bench.jobs.cancel(job.job_id, "")
-    assert (await bench.error(job)).code == "cancelled"
+    assert isinstance(await harness.end(job), JobResult)
+    job, _ = await running(harness, backend)
+    harness.jobs.cancel(job.job_id, "")
+    assert (await harness.error(job)).code == "cancelled"

@@ -2,11 +2,11 @@ import asyncio
 
 import pytest
 
-from agent.config import LimitsConfig
-from agent.jobs.slow_consumers import SlowConsumers
-from protocol.frames import Ack, JobResult, JobStarted
-from protocol.limits import MIN_WINDOW_BYTES
-from protocol.stream import SendStream
+from provider_agent.agent.config import LimitsConfig
+from provider_agent.agent.jobs.slow_consumers import SlowConsumers
+from provider_agent.protocol.frames import Ack, JobResult, JobStarted
+from provider_agent.protocol.limits import MIN_WINDOW_BYTES
+from provider_agent.protocol.stream import SendStream
 from tests.kit.agent_config import agent_config
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from agent.link.backoff import End, LinkEnd
-from protocol.auth import verify_signature
-from protocol.codec import VERSION_1
-from protocol.frames import (
+from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
+from provider_agent.protocol.auth import verify_signature
+from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.frames import (
     Ack,
     AgentLimits,
     Cancel,
@@ -20,7 +20,7 @@ from protocol.frames import (
     Hello,
     Rejected,
 )
-from protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES
+from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES
 from tests.kit.jobs import new_job
 from tests.kit.link_user import Connected, DialledLink, connect
 from tests.kit.scripted_coordinator import (
@@ -63,21 +63,28 @@ async def test_the_handshake_proves_the_key_for_the_dialled_address(
 
 async def test_a_signature_for_another_address_is_refused(coordinator: ScriptedCoordinator) -> None:
     end = await DialledLink(coordinator.url, authority="c.example:443").link.run()
-    assert end.end is End.REJECTED
+    assert end.end is DisconnectCause.REJECTED
     assert "bad_signature" in end.detail
 
 
 @pytest.mark.parametrize(
     ("retry_after_ms", "end", "retry_after_s"),
-    [(None, End.REJECTED, None), (0, End.TOLD_TO_WAIT, 0.0), (90_000, End.TOLD_TO_WAIT, 90.0)],
+    [
+        (None, DisconnectCause.REJECTED, None),
+        (0, DisconnectCause.TOLD_TO_WAIT, 0.0),
+        (90_000, DisconnectCause.TOLD_TO_WAIT, 90.0),
+    ],
 )
 async def test_a_rejection_is_final_unless_it_names_a_time(
-    coordinator: ScriptedCoordinator, retry_after_ms: int | None, end: End, retry_after_s: float
+    coordinator: ScriptedCoordinator,
+    retry_after_ms: int | None,
+    end: DisconnectCause,
+    retry_after_s: float,
 ) -> None:
     coordinator.answer = lambda _: Rejected("not_enrolled", "no such code", retry_after_ms)
-    what = await DialledLink(coordinator.url).link.run()
+    cause = await DialledLink(coordinator.url).link.run()
     text = "rejected by the coordinator: not_enrolled: no such code"
-    assert what == LinkEnd(end, text, retry_after_s)
+    assert cause == Disconnect(end, text, retry_after_s)
 
 
 @pytest.mark.parametrize("silent_from", ["the start", "hello"])
@@ -88,7 +95,9 @@ async def test_a_coordinator_that_never_welcomes_is_given_up_on(silent_from: str
         coordinator.answer = lambda _: None
         began = now()
         end = await DialledLink(coordinator.url).link.run()
-        assert end == LinkEnd(End.LOST, "no welcome within 10 s of the open connection")
+        assert end == Disconnect(
+            DisconnectCause.LOST, "no welcome within 10 s of the open connection"
+        )
         assert now() - began == pytest.approx(HANDSHAKE_TIMEOUT_S)
         await coordinator.agents[0].closed.wait()
 
@@ -96,7 +105,7 @@ async def test_a_coordinator_that_never_welcomes_is_given_up_on(silent_from: str
 async def test_a_refused_upgrade_is_the_links_end(coordinator: ScriptedCoordinator) -> None:
     coordinator.refusals.append((503, {"Retry-After": "7"}))
     end = await DialledLink(coordinator.url).link.run()
-    assert (end.end, end.retry_after_s) == (End.TOLD_TO_WAIT, 7.0)
+    assert (end.end, end.retry_after_s) == (DisconnectCause.TOLD_TO_WAIT, 7.0)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +120,7 @@ async def test_nothing_but_a_challenge_comes_first(
     await agent.send_raw(msgspec.msgpack.encode([first]))
     end = await connected.end()
     await agent.closed.wait()
-    assert end.end is End.BROKEN_PEER
+    assert end.end is DisconnectCause.BROKEN_PEER
     assert agent.socket.close_code == 1002
     assert connected.user.frames == []
 
@@ -218,8 +227,10 @@ async def test_what_the_protocol_forbids_closes_with_1002_and_is_not_logged(
     end = await connected.end()
     await agent.closed.wait()
     assert agent.socket.close_code == 1002
-    assert end.end is End.BROKEN_PEER
-    (logged,) = [one for one in caplog.records if one.name == "provider_agent.link"]
+    assert end.end is DisconnectCause.BROKEN_PEER
+    (logged,) = [
+        one for one in caplog.records if one.name == "provider_agent.agent.link.connection"
+    ]
     assert logged.message == "the coordinator broke the protocol"
     assert vars(logged)["fields"]["close_code"] == 1002
     assert SECRET not in end.detail + repr(vars(logged)) + (agent.socket.close_reason or "")
@@ -232,7 +243,7 @@ async def test_a_violation_that_the_user_finds_closes_with_1002(
     connected.user.on_frame = lambda frame: connected.outbox.acknowledge(frame)  # type: ignore[arg-type]
     connected.outbox.open(b"j" * 16)
     await agent.send(Ack(b"j" * 16, 99))
-    assert (await connected.end()).end is End.BROKEN_PEER
+    assert (await connected.end()).end is DisconnectCause.BROKEN_PEER
     await agent.closed.wait()
     assert agent.socket.close_code == 1002
 
@@ -247,8 +258,10 @@ async def test_a_message_that_is_too_big_closes_with_1009(
     await asyncio.gather(sending, return_exceptions=True)
     await agent.closed.wait()
     assert agent.socket.close_code == 1009
-    assert end.end is End.BROKEN_PEER
-    (logged,) = [one for one in caplog.records if one.name == "provider_agent.link"]
+    assert end.end is DisconnectCause.BROKEN_PEER
+    (logged,) = [
+        one for one in caplog.records if one.name == "provider_agent.agent.link.connection"
+    ]
     assert vars(logged)["fields"]["close_code"] == 1009
 
 
@@ -262,5 +275,5 @@ async def test_what_is_no_websocket_closes_the_connection(
     agent.socket.transport.write(garbage)
     end = await connected.end()
     await agent.closed.wait()
-    assert end.end is End.BROKEN_PEER
+    assert end.end is DisconnectCause.BROKEN_PEER
     assert agent.socket.close_code == code

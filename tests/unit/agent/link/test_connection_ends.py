@@ -3,8 +3,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent.link.backoff import End, LinkEnd
-from protocol.frames import (
+from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
+from provider_agent.protocol.frames import (
     Ack,
     CoordinatorFrame,
     Drain,
@@ -28,21 +28,21 @@ async def coordinator() -> AsyncIterator[ScriptedCoordinator]:
 @pytest.mark.parametrize(
     ("code", "end"),
     [
-        (1000, End.LOST),
-        (1001, End.LOST),
-        (1002, End.INCOMPATIBLE),
-        (1008, End.LOST),
-        (1009, End.LOST),
-        (1011, End.LOST),
-        (1012, End.TOLD_TO_WAIT),
-        (1013, End.TOLD_TO_WAIT),
-        (4000, End.LOST),
-        (4001, End.REPLACED),
+        (1000, DisconnectCause.LOST),
+        (1001, DisconnectCause.LOST),
+        (1002, DisconnectCause.INCOMPATIBLE),
+        (1008, DisconnectCause.LOST),
+        (1009, DisconnectCause.LOST),
+        (1011, DisconnectCause.LOST),
+        (1012, DisconnectCause.TOLD_TO_WAIT),
+        (1013, DisconnectCause.TOLD_TO_WAIT),
+        (4000, DisconnectCause.LOST),
+        (4001, DisconnectCause.REPLACED),
     ],
 )
 @pytest.mark.parametrize("when", ["before the welcome", "later"])
 async def test_close_codes(
-    coordinator: ScriptedCoordinator, code: int, end: End, when: str
+    coordinator: ScriptedCoordinator, code: int, end: DisconnectCause, when: str
 ) -> None:
     if when == "later":
         connected, agent = await connect(coordinator)
@@ -52,7 +52,7 @@ async def test_close_codes(
         agent = await coordinator.next_agent()
     await agent.close(code, "the reason")
     detail = f"the coordinator closed the connection: {code} the reason"
-    assert await connected.end() == LinkEnd(end, detail)
+    assert await connected.end() == Disconnect(end, detail)
 
 
 async def test_a_drain_is_left_when_every_end_is_acknowledged(
@@ -75,7 +75,9 @@ async def test_a_drain_is_left_when_every_end_is_acknowledged(
     await agent.flush()
 
     end = await connected.end()
-    assert end == LinkEnd(End.TOLD_TO_WAIT, "the coordinator is going away: update", 7.0)
+    assert end == Disconnect(
+        DisconnectCause.TOLD_TO_WAIT, "the coordinator is going away: update", 7.0
+    )
     await agent.closed.wait()
     assert agent.socket.close_code == 1000
 
@@ -85,20 +87,20 @@ async def test_a_drain_says_when_to_come_back(coordinator: ScriptedCoordinator) 
     await agent.send(Drain("update", 30_000))
     await agent.close(1001)
     end = await connected.end()
-    assert (end.end, end.retry_after_s) == (End.TOLD_TO_WAIT, 30.0)
+    assert (end.end, end.retry_after_s) == (DisconnectCause.TOLD_TO_WAIT, 30.0)
 
 
 async def test_a_drain_without_a_time_says_nothing_of_it(coordinator: ScriptedCoordinator) -> None:
     connected, agent = await connect(coordinator)
     await agent.send(Drain("update"))
     await agent.close(1001)
-    assert (await connected.end()).end is End.LOST
+    assert (await connected.end()).end is DisconnectCause.LOST
 
 
 async def test_a_lost_connection(coordinator: ScriptedCoordinator) -> None:
     connected, agent = await connect(coordinator)
     agent.cut()
-    assert await connected.end() == LinkEnd(End.LOST, "the connection broke")
+    assert await connected.end() == Disconnect(DisconnectCause.LOST, "the connection broke")
 
 
 async def test_cancelling_says_goodbye(coordinator: ScriptedCoordinator) -> None:

@@ -5,12 +5,18 @@ import time
 
 import pytest
 
-from agent.link.backoff import CAP_S, End, LinkEnd, Retry, after
-from agent.link.dial import CLOSE_TIMEOUT_S
-from agent.link.watchdogs import PING_EVERY_S, WRITE_STALL_S
-from protocol.codec import VERSION_1
-from protocol.frames import AgentLimits, Capabilities, Challenge, ModelOffer
-from protocol.limits import HANDSHAKE_TIMEOUT_S, KIB, MAX_MODELS
+from provider_agent.agent.link.backoff import (
+    CAP_S,
+    Disconnect,
+    DisconnectCause,
+    Retry,
+    next_attempt,
+)
+from provider_agent.agent.link.dial import CLOSE_TIMEOUT_S
+from provider_agent.agent.link.watchdogs import PING_EVERY_S, WRITE_STALL_S
+from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.frames import AgentLimits, Capabilities, Challenge, ModelOffer
+from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, KIB, MAX_MODELS
 from tests.kit.link_user import Connected, DialledLink, connect
 from tests.kit.scripted_coordinator import NONCE, AgentAtCoordinator, ScriptedCoordinator, welcome
 from tests.kit.virtual_time import in_virtual_time, now
@@ -43,7 +49,7 @@ async def test_a_peer_that_takes_nothing_is_given_up_on() -> None:
         connected, _ = await stalled(coordinator)
         began = now()
         end = await connected.end()
-        assert end == LinkEnd(End.LOST, "sending made no progress for 30 s")
+        assert end == Disconnect(DisconnectCause.LOST, "sending made no progress for 30 s")
         # A kernel that still finds room for some bytes after that begins it anew.
         assert WRITE_STALL_S <= now() - began < 3 * WRITE_STALL_S
 
@@ -77,7 +83,7 @@ async def test_a_peer_that_vanished_is_noticed_within_two_pings_with_nothing_to_
         agent.stop_reading()
         began = now()
         end = await connected.end()
-        assert end == LinkEnd(End.LOST, "no answer to a ping within 20 s")
+        assert end == Disconnect(DisconnectCause.LOST, "no answer to a ping within 20 s")
         assert now() - began == pytest.approx(2 * PING_EVERY_S)
 
 
@@ -110,7 +116,7 @@ async def test_a_violation_of_a_peer_that_takes_nothing_ends_the_link() -> None:
         began = now()
         await agent.send(welcome())
         end = await connected.end()
-        assert end.end is End.BROKEN_PEER
+        assert end.end is DisconnectCause.BROKEN_PEER
         assert now() - began == pytest.approx(CLOSE_TIMEOUT_S)
 
 
@@ -118,14 +124,14 @@ async def test_pings_without_an_end_do_not_fill_memory_with_pongs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # On loopback the kernel ends the flood before it gets as far as the real limit.
-    monkeypatch.setattr("agent.link.dial.MAX_UNSENT_BYTES", 16 * KIB)
+    monkeypatch.setattr("provider_agent.agent.link.dial.MAX_UNSENT_BYTES", 16 * KIB)
     async with ScriptedCoordinator() as coordinator:
         connected, agent = await connect(coordinator)
         agent.stop_reading()
         for _ in range(500):
             agent.socket.transport.write((b"\x89\x7d" + bytes(125)) * 100)
             await asyncio.sleep(0)
-        assert await connected.end() == LinkEnd(End.LOST, "the connection broke")
+        assert await connected.end() == Disconnect(DisconnectCause.LOST, "the connection broke")
 
 
 @in_virtual_time
@@ -142,7 +148,9 @@ async def test_a_coordinator_that_greets_a_byte_at_a_time_is_given_up_on() -> No
             agent.socket.transport.write(bytes([byte]))
             await asyncio.sleep(1)
         end = await connected.end()
-        assert end == LinkEnd(End.LOST, "no welcome within 10 s of the open connection")
+        assert end == Disconnect(
+            DisconnectCause.LOST, "no welcome within 10 s of the open connection"
+        )
         assert now() - began == pytest.approx(HANDSHAKE_TIMEOUT_S, abs=1)
 
 
@@ -156,7 +164,7 @@ async def test_a_coordinator_that_accepts_and_drops_is_asked_ever_more_rarely() 
             agent = await coordinator.next_agent()
             await dialled.user.connected.wait()
             agent.cut()
-            decision = after(await running, waited_s, 0.0, lambda: 0.5)
+            decision = next_attempt(await running, waited_s, 0.0, lambda: 0.5)
             assert isinstance(decision, Retry)
             waited_s = decision.waited_s
             waits.append(decision.after_s)

@@ -1,7 +1,7 @@
 import pytest
 
-from agent.link.backoff import CAP_S, Fatal, Retry
-from agent.link.coordinators import Coordinators
+from provider_agent.agent.link.backoff import CAP_S, Fatal, Retry
+from provider_agent.agent.link.coordinators import Coordinators
 
 A, B, C = "wss://a", "wss://b", "wss://c"
 SOON = Retry(0.5, 1, 0.5)

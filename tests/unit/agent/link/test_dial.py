@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import InvalidHandshake, ProxyError
 
-from agent.link.backoff import End, LinkEnd
-from agent.link.dial import DialSettings, dial
-from agent.link.dial_failure import DialFailed, explain
-from protocol.limits import SUBPROTOCOL
+from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
+from provider_agent.agent.link.dial import DialSettings, dial
+from provider_agent.agent.link.dial_failure import DialFailed, explain
+from provider_agent.protocol.limits import SUBPROTOCOL
 from tests.kit.scripted_coordinator import ScriptedCoordinator
 from tests.kit.virtual_time import in_virtual_time, now
 
@@ -21,10 +21,10 @@ async def coordinator() -> AsyncIterator[ScriptedCoordinator]:
         yield coordinator
 
 
-async def failure(settings: DialSettings) -> LinkEnd:
+async def failure(settings: DialSettings) -> Disconnect:
     with pytest.raises(DialFailed) as caught:
         await dial(settings, SUBPROTOCOL)
-    return caught.value.what
+    return caught.value.cause
 
 
 async def opened(settings: DialSettings) -> None:
@@ -62,37 +62,39 @@ async def test_it_speaks_the_subprotocol_uncompressed_and_says_who_it_is(
 @pytest.mark.parametrize(
     ("status", "headers", "end", "retry_after_s"),
     [
-        (401, {}, End.UNAUTHORIZED, None),
-        (403, {}, End.UNAUTHORIZED, None),
-        (404, {}, End.LOST, None),
-        (426, {}, End.INCOMPATIBLE, None),
-        (429, {"Retry-After": "17"}, End.TOLD_TO_WAIT, 17.0),
-        (429, {"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}, End.TOLD_TO_WAIT, None),
-        (500, {}, End.LOST, None),
-        (502, {"Retry-After": "9"}, End.LOST, 9.0),
-        (503, {}, End.TOLD_TO_WAIT, None),
-        (503, {"Retry-After": "-1"}, End.TOLD_TO_WAIT, None),
+        (401, {}, DisconnectCause.UNAUTHORIZED, None),
+        (403, {}, DisconnectCause.UNAUTHORIZED, None),
+        (404, {}, DisconnectCause.LOST, None),
+        (426, {}, DisconnectCause.INCOMPATIBLE, None),
+        (429, {"Retry-After": "17"}, DisconnectCause.TOLD_TO_WAIT, 17.0),
+        (429, {"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}, DisconnectCause.TOLD_TO_WAIT, None),
+        (500, {}, DisconnectCause.LOST, None),
+        (502, {"Retry-After": "9"}, DisconnectCause.LOST, 9.0),
+        (503, {}, DisconnectCause.TOLD_TO_WAIT, None),
+        (503, {"Retry-After": "-1"}, DisconnectCause.TOLD_TO_WAIT, None),
     ],
 )
 async def test_http_statuses_instead_of_an_upgrade(
     coordinator: ScriptedCoordinator,
     status: int,
     headers: dict[str, str],
-    end: End,
+    end: DisconnectCause,
     retry_after_s: float | None,
 ) -> None:
     coordinator.refusals.append((status, headers))
-    what = await failure(DialSettings(url=coordinator.url))
-    assert (what.end, what.retry_after_s) == (end, retry_after_s)
-    assert f"HTTP status {status}" in what.detail
+    cause = await failure(DialSettings(url=coordinator.url))
+    assert (cause.end, cause.retry_after_s) == (end, retry_after_s)
+    assert f"HTTP status {status}" in cause.detail
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 async def test_redirects_are_not_followed(coordinator: ScriptedCoordinator, status: int) -> None:
     async with ScriptedCoordinator() as elsewhere:
         coordinator.refusals.append((status, {"Location": elsewhere.url}))
-        what = await failure(DialSettings(url=coordinator.url))
-        assert what == LinkEnd(End.LOST, f"the upgrade was answered with HTTP status {status}")
+        cause = await failure(DialSettings(url=coordinator.url))
+        assert cause == Disconnect(
+            DisconnectCause.LOST, f"the upgrade was answered with HTTP status {status}"
+        )
         assert elsewhere.upgrades == []
 
 
@@ -101,9 +103,9 @@ async def test_a_server_without_the_subprotocol_is_no_coordinator(
     coordinator: ScriptedCoordinator, picked: str | None
 ) -> None:
     coordinator.subprotocol = picked
-    what = await failure(DialSettings(url=coordinator.url))
-    assert what.end is End.INCOMPATIBLE
-    assert "subprotocol" in what.detail or SUBPROTOCOL in what.detail
+    cause = await failure(DialSettings(url=coordinator.url))
+    assert cause.end is DisconnectCause.INCOMPATIBLE
+    assert "subprotocol" in cause.detail or SUBPROTOCOL in cause.detail
     if coordinator.agents:
         await coordinator.agents[0].closed.wait()
 
@@ -111,8 +113,10 @@ async def test_a_server_without_the_subprotocol_is_no_coordinator(
 async def test_nobody_listens_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as freed:
         port = freed.getsockname()[1]
-    what = await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))
-    assert what == LinkEnd(End.LOST, "connection refused; is the coordinator running there?")
+    cause = await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))
+    assert cause == Disconnect(
+        DisconnectCause.LOST, "connection refused; is the coordinator running there?"
+    )
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
@@ -124,7 +128,9 @@ async def test_a_server_of_another_kind(answer: bytes) -> None:
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        assert (await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))).end is End.LOST
+        assert (
+            await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))
+        ).end is DisconnectCause.LOST
 
 
 @in_virtual_time
@@ -139,9 +145,9 @@ async def test_a_server_that_never_answers_is_given_up_on() -> None:
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         began = now()
-        what = await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))
+        cause = await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))
         text = "connected, but no answer to the upgrade within 15 s; is this a coordinator?"
-        assert what == LinkEnd(End.LOST, text)
+        assert cause == Disconnect(DisconnectCause.LOST, text)
         assert now() - began == pytest.approx(15)
         await hung_up.wait()
 
@@ -187,9 +193,9 @@ async def test_a_missing_token_file_is_named_and_looked_for_again(
 ) -> None:
     token_file = tmp_path / "token"
     settings = DialSettings(url=coordinator.url, token_file=token_file)
-    what = await failure(settings)
-    assert what == LinkEnd(
-        End.LOST, f"[coordinator] token_file {token_file}: No such file or directory"
+    cause = await failure(settings)
+    assert cause == Disconnect(
+        DisconnectCause.LOST, f"[coordinator] token_file {token_file}: No such file or directory"
     )
     assert coordinator.upgrades == []
     token_file.write_text("now", encoding="ascii")
@@ -204,10 +210,10 @@ async def test_a_token_file_without_a_usable_token_is_not_sent_nor_quoted(
 ) -> None:
     token_file = tmp_path / "token"
     token_file.write_bytes(content)
-    what = await failure(DialSettings(url=coordinator.url, token_file=token_file))
-    assert what.end is End.LOST
-    assert "it does not hold what it should" in what.detail
-    assert "sec" not in what.detail
+    cause = await failure(DialSettings(url=coordinator.url, token_file=token_file))
+    assert cause.end is DisconnectCause.LOST
+    assert "it does not hold what it should" in cause.detail
+    assert "sec" not in cause.detail
     assert coordinator.upgrades == []
 
 
@@ -216,9 +222,9 @@ async def test_an_unusable_ca_file_is_named(tmp_path: Path, content: bytes | Non
     ca_file = tmp_path / "ca.pem"
     if content is not None:
         ca_file.write_bytes(content)
-    what = await failure(DialSettings(url="wss://127.0.0.1:1/", ca_file=ca_file))
-    assert what.end is End.LOST
-    assert what.detail.startswith(f"[coordinator] ca_file {ca_file}: ")
+    cause = await failure(DialSettings(url="wss://127.0.0.1:1/", ca_file=ca_file))
+    assert cause.end is DisconnectCause.LOST
+    assert cause.detail.startswith(f"[coordinator] ca_file {ca_file}: ")
 
 
 # --- proxies --------------------------------------------------------------------------------------
@@ -242,17 +248,17 @@ async def test_a_remote_coordinator_is_dialled_through_the_proxy() -> None:
 
     async with await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
         address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        what = await failure(DialSettings(url="ws://c.example:81/", proxy=address))
-    assert what == LinkEnd(End.LOST, "the proxy did not let the connection through")
+        cause = await failure(DialSettings(url="ws://c.example:81/", proxy=address))
+    assert cause == Disconnect(DisconnectCause.LOST, "the proxy did not let the connection through")
     assert asked[0].startswith(b"CONNECT c.example:81 HTTP/1.1\r\n")
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "gopher://127.0.0.1:1", "nonsense"])
 async def test_a_proxy_that_cannot_be_used_is_no_crash(proxy: str) -> None:
     # An ALL_PROXY for SOCKS once ended the agent with an ImportError.
-    what = await failure(DialSettings(url="ws://c.example:81/", proxy=proxy))
-    assert what.end is End.LOST
-    assert "proxy" in what.detail
+    cause = await failure(DialSettings(url="ws://c.example:81/", proxy=proxy))
+    assert cause.end is DisconnectCause.LOST
+    assert "proxy" in cause.detail
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -267,19 +273,29 @@ def _verification() -> ssl.SSLCertVerificationError:
 @pytest.mark.parametrize(
     ("error", "end", "text"),
     [
-        (_verification(), End.BAD_CERTIFICATE, "self-signed certificate"),
-        (ssl.SSLError(1, "wrong version number"), End.LOST, "ws://"),
-        (ConnectionAbortedError("SSL handshake"), End.LOST, "TLS handshake took longer than 10 s"),
-        (ConnectionAbortedError(103, "aborted"), End.LOST, "no connection: aborted"),
-        (ConnectionRefusedError(), End.LOST, "connection refused"),
-        (socket.gaierror(-2, "Name or service not known"), End.LOST, "Name or service not known"),
-        (OSError(), End.LOST, "OSError"),
-        (ProxyError("no"), End.LOST, "the proxy"),
-        (InvalidHandshake("odd"), End.LOST, "WebSocket server"),
-        (EOFError(), End.LOST, "hung up in place of an answer"),
+        (_verification(), DisconnectCause.BAD_CERTIFICATE, "self-signed certificate"),
+        (ssl.SSLError(1, "wrong version number"), DisconnectCause.LOST, "ws://"),
+        (
+            ConnectionAbortedError("SSL handshake"),
+            DisconnectCause.LOST,
+            "TLS handshake took longer than 10 s",
+        ),
+        (ConnectionAbortedError(103, "aborted"), DisconnectCause.LOST, "no connection: aborted"),
+        (ConnectionRefusedError(), DisconnectCause.LOST, "connection refused"),
+        (
+            socket.gaierror(-2, "Name or service not known"),
+            DisconnectCause.LOST,
+            "Name or service not known",
+        ),
+        (OSError(), DisconnectCause.LOST, "OSError"),
+        (ProxyError("no"), DisconnectCause.LOST, "the proxy"),
+        (InvalidHandshake("odd"), DisconnectCause.LOST, "WebSocket server"),
+        (EOFError(), DisconnectCause.LOST, "hung up in place of an answer"),
     ],
 )
-def test_every_failure_has_a_kind_and_a_sentence(error: Exception, end: End, text: str) -> None:
-    what = explain(error)
-    assert what.end is end
-    assert text in what.detail
+def test_every_failure_has_a_kind_and_a_sentence(
+    error: Exception, end: DisconnectCause, text: str
+) -> None:
+    cause = explain(error)
+    assert cause.end is end
+    assert text in cause.detail

@@ -8,10 +8,10 @@ from ssl import SSLContext
 
 import pytest
 
-from agent.link.backoff import End, LinkEnd
-from agent.link.dial import DialSettings, dial
-from agent.link.dial_failure import OPEN_TIMEOUT_S, TLS_TIMEOUT_S, DialFailed
-from protocol.limits import SUBPROTOCOL
+from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
+from provider_agent.agent.link.dial import DialSettings, dial
+from provider_agent.agent.link.dial_failure import OPEN_TIMEOUT_S, TLS_TIMEOUT_S, DialFailed
+from provider_agent.protocol.limits import SUBPROTOCOL
 from tests.kit.certificates import Authority, server_context
 from tests.kit.connect_proxy import ConnectProxy
 from tests.kit.virtual_time import in_virtual_time, now
@@ -47,9 +47,9 @@ async def given_up(settings: DialSettings) -> tuple[str, float]:
     began = now()
     with pytest.raises(DialFailed) as caught:
         await dial(settings, SUBPROTOCOL)
-    what = caught.value.what
-    assert what == LinkEnd(End.LOST, what.detail)
-    return what.detail, now() - began
+    cause = caught.value.cause
+    assert cause == Disconnect(DisconnectCause.LOST, cause.detail)
+    return cause.detail, now() - began
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching Protocols\r\n"])

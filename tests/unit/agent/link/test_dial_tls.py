@@ -15,10 +15,10 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from agent.link.backoff import End, LinkEnd
-from agent.link.dial import DialSettings, dial
-from agent.link.dial_failure import DialFailed
-from protocol.limits import SUBPROTOCOL
+from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
+from provider_agent.agent.link.dial import DialSettings, dial
+from provider_agent.agent.link.dial_failure import DialFailed
+from provider_agent.protocol.limits import SUBPROTOCOL
 from tests.kit.certificates import Authority, server_context
 from tests.kit.connect_proxy import ConnectProxy
 from tests.kit.loops import on_both_loops
@@ -45,12 +45,12 @@ async def server(context: ssl.SSLContext) -> AsyncIterator[int]:
         yield next(iter(listening.sockets)).getsockname()[1]
 
 
-async def outcome(settings: DialSettings) -> LinkEnd | None:
+async def outcome(settings: DialSettings) -> Disconnect | None:
     """What went wrong, if anything did."""
     try:
         connection = await dial(settings, SUBPROTOCOL)
     except DialFailed as failed:
-        return failed.what
+        return failed.cause
     await connection.close()
     return None
 
@@ -75,7 +75,7 @@ async def test_an_authority_of_ones_own_is_trusted_in_place_of_the_systems(tmp_p
         for ca_file in (None, other.file):
             end = await outcome(settings_for(port, ca_file))
             assert end is not None
-            assert end.end is End.BAD_CERTIFICATE
+            assert end.end is DisconnectCause.BAD_CERTIFICATE
             assert end.detail.startswith("the certificate is not good: ")
 
 
@@ -92,7 +92,7 @@ async def test_a_certificate_for_another_host_or_time_is_not_good(
     async with server(server_context(certificate)) as port:
         end = await outcome(settings_for(port, own.file))
     assert end is not None
-    assert end.end is End.BAD_CERTIFICATE
+    assert end.end is DisconnectCause.BAD_CERTIFICATE
     assert reason in end.detail
 
 
@@ -107,9 +107,9 @@ async def test_files_are_read_at_every_dial(tmp_path: Path) -> None:
             shutil.copyfile(content, ca_file)
             ends.append(await outcome(settings))
     missing = f"[coordinator] ca_file {ca_file}: No such file or directory"
-    assert ends[0] == LinkEnd(End.LOST, missing)
+    assert ends[0] == Disconnect(DisconnectCause.LOST, missing)
     assert ends[1] is not None
-    assert ends[1].end is End.BAD_CERTIFICATE
+    assert ends[1].end is DisconnectCause.BAD_CERTIFICATE
     assert ends[2] is None
 
 
@@ -135,7 +135,7 @@ async def test_a_refused_client_certificate_is_tried_again_slowly(tmp_path: Path
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
 
-        async def refused(certificate: Path | None) -> LinkEnd | None:
+        async def refused(certificate: Path | None) -> Disconnect | None:
             refusing = asyncio.to_thread(_refuse, listener, context)
             end, _ = await asyncio.gather(
                 outcome(settings_for(port, own.file, certificate)), refusing
@@ -146,7 +146,7 @@ async def test_a_refused_client_certificate_is_tried_again_slowly(tmp_path: Path
         unknown = await refused(strange.issue("client"))
         expired = await refused(own.issue("client", ends_in=-datetime.timedelta(days=1)))
     ends = [missing, unknown, expired]
-    assert [end and end.end for end in ends] == [End.UNAUTHORIZED] * 3
+    assert [end and end.end for end in ends] == [DisconnectCause.UNAUTHORIZED] * 3
     assert [end and end.detail.partition(": ")[2].partition(";")[0] for end in ends] == [
         "it wants one",
         "it does not know who issued it",
@@ -184,14 +184,14 @@ async def test_tls_goes_through_a_proxy_to_the_coordinator(
             other = DialSettings(url="wss://other.test/x", ca_file=own.file, proxy=address)
             mismatch = await outcome(other)
             assert mismatch is not None
-            assert mismatch.end is End.BAD_CERTIFICATE
+            assert mismatch.end is DisconnectCause.BAD_CERTIFICATE
             assert proxy.asked[0] == f"CONNECT {HOST}:443 HTTP/1.1"
             wrong = DialSettings(
                 url=good.url, ca_file=own.file, proxy=address.replace("agent", "stranger")
             )
             refused = await outcome(wrong)
     assert refused is not None
-    assert (refused.end, "proxy" in refused.detail) == (End.LOST, True)
+    assert (refused.end, "proxy" in refused.detail) == (DisconnectCause.LOST, True)
     shown = f"{caplog.records} {caplog.text} {mismatch} {refused} {good!r}"
     assert PASSWORD not in shown
     assert "Basic" not in caplog.text

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import CoordinatorConfig
-from agent.link.link_files import MAX_TOKEN_BYTES, read_token, unusable_files
-from agent.link.tls import UnusableFile
+from provider_agent.agent.config import CoordinatorConfig
+from provider_agent.agent.link.link_files import MAX_TOKEN_BYTES, read_token, unusable_files
+from provider_agent.agent.link.tls import UnusableFile
 
 URL = "wss://c.example/x"
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import pytest
 from msgspec.structs import replace
 
-from agent.config import LimitsConfig
-from agent.link.resumption import MAX_RESUME_S
-from agent.service import EXIT_OK
-from protocol.frames import Draining, Hello, JobResult, LiveJob, Rejected
-from protocol.limits import MIN_WINDOW_BYTES
+from provider_agent.agent.config import LimitsConfig
+from provider_agent.agent.link.resumption import MAX_RESUME_S
+from provider_agent.agent.service import EXIT_OK
+from provider_agent.protocol.frames import Draining, Hello, JobResult, LiveJob, Rejected
+from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from tests.kit.agent_config import agent_config
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent

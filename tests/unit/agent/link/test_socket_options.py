@@ -1,9 +1,13 @@
 import asyncio
 import socket
 
-from agent.link.dial import DialSettings, dial
-from agent.link.socket_options import NOTSENT_LOWAT_BYTES, TCP_NOTSENT_LOWAT, tune
-from protocol.limits import SUBPROTOCOL
+from provider_agent.agent.link.dial import DialSettings, dial
+from provider_agent.agent.link.socket_options import (
+    NOTSENT_LOWAT_BYTES,
+    TCP_NOTSENT_LOWAT,
+    set_socket_options,
+)
+from provider_agent.protocol.limits import SUBPROTOCOL
 from tests.kit.loops import on_both_loops
 from tests.kit.scripted_coordinator import ScriptedCoordinator
 
@@ -21,8 +25,8 @@ async def test_a_dialled_connection_queues_little_in_the_kernel() -> None:
 
 
 async def test_a_transport_that_is_no_tcp_connection_is_left_alone() -> None:
-    tune(asyncio.Transport())
+    set_socket_options(asyncio.Transport())
     here, there = socket.socketpair()
-    tune(asyncio.Transport({"socket": here}))
+    set_socket_options(asyncio.Transport({"socket": here}))
     here.close()
     there.close()

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.link.backoff import End
-from agent.link.tls import UnusableFile, client_context, explain_tls
+from provider_agent.agent.link.backoff import DisconnectCause
+from provider_agent.agent.link.tls import UnusableFile, client_context, explain_tls
 from tests.kit.certificates import Authority
 
 
@@ -73,18 +73,18 @@ def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(tmp_path: P
 @pytest.mark.parametrize(
     ("reason", "end", "text"),
     [
-        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", End.UNAUTHORIZED, "it wants one"),
-        ("SSLV3_ALERT_CERTIFICATE_EXPIRED", End.UNAUTHORIZED, "expired"),
-        ("WRONG_VERSION_NUMBER", End.LOST, "ws://"),
-        (None, End.LOST, "ws://"),
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", DisconnectCause.UNAUTHORIZED, "it wants one"),
+        ("SSLV3_ALERT_CERTIFICATE_EXPIRED", DisconnectCause.UNAUTHORIZED, "expired"),
+        ("WRONG_VERSION_NUMBER", DisconnectCause.LOST, "ws://"),
+        (None, DisconnectCause.LOST, "ws://"),
     ],
 )
 def test_alerts_about_the_own_certificate_are_told_apart(
-    reason: str | None, end: End, text: str
+    reason: str | None, end: DisconnectCause, text: str
 ) -> None:
     error = ssl.SSLError(1, "it failed")
     if reason is not None:
         error.reason = reason
-    what = explain_tls(error)
-    assert what.end is end
-    assert text in what.detail
+    cause = explain_tls(error)
+    assert cause.end is end
+    assert text in cause.detail

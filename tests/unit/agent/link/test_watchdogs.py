@@ -1,6 +1,6 @@
 import pytest
 
-from agent.link.watchdogs import WRITE_STALL_S, WriteProgress
+from provider_agent.agent.link.watchdogs import WRITE_STALL_S, WriteProgress
 
 Looks = list[tuple[float, int, bool]]
 """When somebody looks, what is in the buffer, and whether it counts as stalled."""

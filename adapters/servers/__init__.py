@@ -1,0 +1,1 @@
+"""One module per kind of inference server, and what those modules share."""

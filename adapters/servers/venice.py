@@ -1,0 +1,129 @@
+"""Venice.ai: a remote passthrough that speaks the OpenAI format only.
+
+`/v1/models` is public, so the key is checked with `/v1/api_keys/rate_limits`, which an inference
+key may ask (`api.venice.ai`, OpenAPI of August 2026). There is no Messages route and no legacy
+completions; Responses are for invited accounts only, so they are not offered.
+"""
+
+from typing import ClassVar, Final
+
+import msgspec
+
+from provider_agent.adapters.base import BackendModel
+from provider_agent.adapters.servers.passthrough import (
+    PassthroughBackend,
+    has_passed,
+    micro_usd_per_million,
+    readable,
+)
+from provider_agent.protocol.formats import Operation
+
+_OPERATIONS: Final = {
+    "text": frozenset({Operation.CHAT}),
+    "embedding": frozenset({Operation.EMBEDDINGS}),
+}
+_PRICED_TOKENS: Final = 1_000_000
+
+
+class _Usd(msgspec.Struct):
+    usd: float | None = None
+
+
+class _Pricing(msgspec.Struct):
+    input: _Usd | None = None
+    output: _Usd | None = None
+
+
+class _Deprecation(msgspec.Struct):
+    date: str | None = None
+
+
+class _Spec(msgspec.Struct):
+    context_tokens: int | None = msgspec.field(name="availableContextTokens", default=None)
+    offline: bool | None = None
+    pricing: _Pricing | None = None
+    deprecation: _Deprecation | None = None
+
+
+class _Model(msgspec.Struct):
+    id: str
+    type: str = "text"
+    context_length: int | None = None
+    model_spec: _Spec | None = None
+
+    @property
+    def spec(self) -> _Spec:
+        return self.model_spec or _Spec()
+
+    @property
+    def context_window(self) -> int | None:
+        """The smaller one: the catalogue rather promises too much."""
+        return min((n for n in (self.spec.context_tokens, self.context_length) if n), default=None)
+
+
+class _Models(msgspec.Struct):
+    data: list[msgspec.Raw]
+
+
+class _RateLimits(msgspec.Struct):
+    data: msgspec.Raw
+
+
+class VeniceBackend(PassthroughBackend):
+    """See the module's text."""
+
+    kind: ClassVar[str] = "venice"
+    service: ClassVar[str] = "Venice"
+    default_url: ClassVar[str] = "https://api.venice.ai/api"
+
+    async def check_key(self) -> None:
+        """The cheapest question that needs a key."""
+        await self.fetch("/v1/api_keys/rate_limits", _RateLimits)
+
+    async def catalogue(self) -> list[BackendModel]:
+        """Models of the types that an operation exists for."""
+        found: list[BackendModel] = []
+        for wanted in _OPERATIONS:
+            answer = await self.ask("GET", f"/v1/models?type={wanted}")
+            if answer.status != 200 and wanted == "text":
+                raise self._bad_status(answer.status, answer.body, None)
+            self.version = answer.headers.get("x-venice-version", self.version)
+            if answer.status == 200:
+                models = readable(answer.decode(_Models).data, _Model)
+                found += [self._model(model) for model in models]
+        return found
+
+    def extra_fields(self, operation: Operation) -> dict[str, msgspec.Raw]:
+        """Without this, Venice puts its own system prompt before the client's."""
+        if self.settings.venice_system_prompt or operation is not Operation.CHAT:
+            return {}
+        return {"venice_parameters": msgspec.Raw(b'{"include_venice_system_prompt":false}')}
+
+    def _why_withheld(self, model: _Model) -> str:
+        """After its retirement date a name still answers, but with another model behind it."""
+        if model.spec.offline:
+            return "Venice has it offline at the moment"
+        deprecation = model.spec.deprecation
+        if deprecation is None:
+            return ""
+        day = (deprecation.date or "")[:10]
+        if day and not has_passed(day, self.today()):
+            return f"deprecated; Venice retires it on {day}"
+        return f"retired by Venice ({day or 'no date'})"
+
+    def _model(self, model: _Model) -> BackendModel:
+        pricing = model.spec.pricing or _Pricing()
+        return BackendModel(
+            model_id=model.id,
+            context_window=model.context_window,
+            native=self.native,
+            operations=_OPERATIONS.get(model.type, frozenset()),
+            upstream_id=model.id,
+            withheld=self._why_withheld(model),
+            input_price_per_1m=_price(pricing.input),
+            output_price_per_1m=_price(pricing.output),
+        )
+
+
+def _price(price: _Usd | None) -> int | None:
+    return micro_usd_per_million(price.usd if price else None, tokens=_PRICED_TOKENS)

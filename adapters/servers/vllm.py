@@ -1,0 +1,135 @@
+"""vLLM: one base model, its aliases and LoRA adapters, in both formats since about 0.11.1.
+
+Only `/v1` is guarded by the key, and `/health` says whether the engine lives, so health asks both.
+Which routes exist depends on version and model. A good request for a model that does not exist
+shows it without generating: 404 about the model where the route is there and fits the model that
+is served, 404 about the path where it is not (observed with 0.32), "does not support" where an
+older version has the route for other models only.
+"""
+
+import time
+from collections.abc import Callable
+from typing import ClassVar, Final
+
+import msgspec
+
+from provider_agent.adapters.base import BackendError, BackendModel, BackendSettings, ServerLoad
+from provider_agent.adapters.servers.http_backend import HttpBackend
+from provider_agent.adapters.servers.probe_cache import ProbeCache
+from provider_agent.adapters.servers.prometheus_text import read_gauges
+from provider_agent.protocol.formats import Operation
+
+PROBE_MODEL: Final = "provider-agent-probe"
+"""No server has it; in a vLLM's log it says who asked."""
+
+_PROBES: Final[dict[Operation, dict[str, object]]] = {
+    Operation.CHAT: {"messages": []},
+    Operation.COMPLETIONS: {"prompt": "x", "max_tokens": 1},
+    Operation.EMBEDDINGS: {"input": []},
+    Operation.RESPONSES: {"input": []},
+    Operation.MESSAGES: {"messages": [], "max_tokens": 1},
+    Operation.COUNT_TOKENS: {"messages": []},
+}
+_ABSENT: Final = frozenset({405, 501})
+_PRESENT: Final = frozenset({400, 422})
+
+_RUNNING: Final = "vllm:num_requests_running"
+_WAITING: Final = "vllm:num_requests_waiting"
+_CACHE: Final = "vllm:kv_cache_usage_perc"
+_OLD_CACHE: Final = "vllm:gpu_cache_usage_perc"
+
+
+class _Model(msgspec.Struct):
+    id: str
+    root: str | None = None
+    parent: str | None = None
+    max_model_len: int | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+class _Version(msgspec.Struct):
+    version: str = ""
+
+
+class VllmBackend(HttpBackend):
+    """See the module's text."""
+
+    kind: ClassVar[str] = "vllm"
+    # It batches whatever comes and slows down gently; its own limit (--max-num-seqs) is higher.
+    default_max_concurrent: ClassVar[int] = 32
+
+    def __init__(
+        self, settings: BackendSettings, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(settings, clock=clock)
+        self._spoken = ProbeCache()
+
+    async def check_health(self) -> None:
+        """The engine lives, and the key is accepted."""
+        answer = await self.ask("GET", "/health")
+        if answer.status == 503:
+            raise BackendError("the engine of this vLLM has died (status 503); restart the server")
+        if answer.status != 200:
+            raise self._bad_status(answer.status, answer.body, None)
+        await self.fetch("/v1/models", _Models)
+
+    async def list_models(self) -> list[BackendModel]:
+        """The base model under each of its names, and its adapters; see `Backend.list_models`."""
+        models = (await self.fetch("/v1/models", _Models)).data
+        operations = await self._operations(models)
+        windows = {model.id: model.max_model_len for model in models if not model.parent}
+        return self.offered(
+            BackendModel(
+                model_id=model.id,
+                # An adapter has no window of its own.
+                context_window=model.max_model_len or windows.get(model.parent or ""),
+                native=self.native,
+                operations=operations,
+                upstream_id=model.id,
+            )
+            for model in models
+        )
+
+    async def load(self) -> ServerLoad | None:
+        """From `/metrics`, all engines together; None where it is switched off."""
+        answer = await self.ask("GET", "/metrics")
+        if answer.status == 404:
+            return None
+        if answer.status != 200:
+            raise self._bad_status(answer.status, answer.body, None)
+        found = read_gauges(answer.body, (_RUNNING, _WAITING, _CACHE, _OLD_CACHE))
+        cache = found.get(_CACHE) or found.get(_OLD_CACHE)
+        return ServerLoad(
+            running=_total(found.get(_RUNNING)),
+            waiting=_total(found.get(_WAITING)),
+            cache_used=sum(cache) / len(cache) if cache else None,
+        )
+
+    async def _operations(self, models: list[_Model]) -> frozenset[Operation]:
+        """The same for all models of a server: they share its base model and its routes."""
+        answer = await self.ask("GET", "/version")
+        self.version = answer.decode(_Version).version if answer.status == 200 else ""
+        roots = sorted({model.root or model.id for model in models if not model.parent})
+        return await self._spoken.get("\n".join([self.version, *roots]), self._probe)
+
+    async def _probe(self) -> frozenset[Operation]:
+        return frozenset([operation for operation in _PROBES if await self._answers(operation)])
+
+    async def _answers(self, operation: Operation) -> bool:
+        """Whether the route is there and this model can be asked over it."""
+        request = {"model": PROBE_MODEL, **_PROBES[operation]}
+        answer = await self.ask("POST", operation.path, json=request)
+        if answer.status in _ABSENT or b"does not support" in answer.body:
+            return False
+        if answer.status == 404:
+            return b"does not exist" in answer.body
+        if answer.status in _PRESENT:
+            return True
+        raise self._bad_status(answer.status, answer.body, None)
+
+
+def _total(values: list[float] | None) -> int | None:
+    return None if values is None else round(sum(values))

@@ -1,0 +1,1 @@
+"""`provider-agent check`: one module per part that is checked."""

@@ -1,0 +1,87 @@
+"""`provider-agent check`: tries everything that `run` needs, and says what to do about failures."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+from msgspec.structs import replace
+
+from provider_agent.adapters.registry import known_kinds
+from provider_agent.agent.backends.configured import make_backends
+from provider_agent.agent.backends.discovery import Discovery
+from provider_agent.agent.cli.check.backends import check_backend_state, skipped_backend
+from provider_agent.agent.cli.check.coordinator import check_coordinators
+from provider_agent.agent.cli.check.findings import Finding, Outcome, all_well, failure, show
+from provider_agent.agent.cli.settings import (
+    EXIT_CONFIG,
+    NO_BACKEND,
+    config_option,
+    run_async,
+    start_logging,
+)
+from provider_agent.agent.config import Config, ConfigError, LoadedConfig, load_config
+from provider_agent.agent.identity.key import Identity, IdentityError, load
+
+
+@click.command(short_help="Test configuration, coordinator and backends.")
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--completions/--no-completions", default=True, help="Ask each server for 8 tokens.")
+def check(config_path: Path | None, as_json: bool, completions: bool) -> None:
+    """Test configuration, identity, coordinator and every backend.
+
+    Exits with 0 only when all is well, 2 when the configuration cannot be used, else 1. It disturbs
+    no running agent. The completions cost a few tokens at paid services.
+    """
+    try:
+        loaded = load_config(config_path, os.environ, {}, known_kinds())
+    except ConfigError as error:
+        advice = "mend it; docs/configuration.md explains every key"
+        target = "" if config_path is None else str(config_path)
+        show([failure("configuration", target, str(error), advice)], as_json=as_json)
+        sys.exit(EXIT_CONFIG)
+    start_logging(loaded, "error")
+    findings = [_configuration(loaded)]
+    identity = _identity(loaded.config, findings)
+    findings += run_async(_check(loaded.config, identity, completions))
+    show(findings, as_json=as_json)
+    sys.exit(0 if all_well(findings) else 1)
+
+
+def _configuration(loaded: LoadedConfig) -> Finding:
+    details = f"backends: {len(loaded.config.backends)}"
+    if loaded.warnings:
+        details += f"; {'; '.join(loaded.warnings)}"
+    target = str(loaded.path or "environment")
+    if not loaded.config.backends:
+        return failure("configuration", target, NO_BACKEND, "")
+    return Finding("configuration", target, Outcome.OK, details)
+
+
+def _identity(config: Config, findings: list[Finding]) -> Identity | None:
+    path = config.identity.key_path
+    try:
+        identity = load(path)
+    except IdentityError as error:
+        finding = failure("identity", str(path), str(error), "restore it from a backup")
+        if not os.path.lexists(path):
+            finding = replace(finding, what_to_do="`provider-agent identity` creates it now")
+        findings.append(finding)
+        return None
+    findings.append(Finding("identity", str(path), Outcome.OK, identity.fingerprint))
+    return identity
+
+
+async def _check(config: Config, identity: Identity | None, completions: bool) -> list[Finding]:
+    findings = await check_coordinators(config, identity)
+    backends = make_backends(config.backends, os.environ)
+    discovery = Discovery(backends, lambda: None)
+    try:
+        await discovery.check_all()
+        for state in discovery.states:
+            findings += await check_backend_state(state, complete=completions)
+    finally:
+        for backend in backends.usable:
+            await backend.close()
+    return findings + [skipped_backend(skipped) for skipped in backends.skipped]

@@ -1,0 +1,1 @@
+"""`provider-agent demo`: coordinator, agent and a real inference server on this machine."""

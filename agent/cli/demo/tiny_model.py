@@ -1,0 +1,168 @@
+"""A language model of a few hundred kilobytes with random weights, which llama.cpp really runs.
+
+It knows some plain words and nothing else: the text is nonsense, but readable, and it comes from
+the real server with the real wire formats. The vocabulary also holds the 256 byte tokens, so that
+any prompt can be read.
+
+Dimension 0 of every token's embedding holds the same large number. No layer writes to it, so it
+reaches the output matrix unchanged, where its column works as one bias per token: words become
+likely, raw bytes unlikely, and the end of the text as likely as asked for.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from provider_agent.agent.cli.demo.extra import require_extra
+
+if TYPE_CHECKING:
+    import gguf
+    import numpy as np
+    from numpy.typing import NDArray
+
+_WORDS: Final = (
+    "the a of to and in is it on as for with was that this by at from or be one two three red "
+    "blue green small large quick slow river stone light night tree bird cloud house road sea "
+    "wind time day year word line code test job node queue agent model server token stream"
+)
+_MARKS: Final = (".", ",", "!", "?", "\n", ":", "-")
+_WORD_START: Final = "\u2581"  # how this kind of tokenizer writes the space before a word
+
+_DIMENSIONS: Final = 64
+_LAYERS: Final = 2
+_HEADS: Final = 4
+_FEED_FORWARD: Final = 128
+_NORM_EPSILON: Final = 1e-5
+_CARRIER: Final = 4.0
+"""How many times bigger than the others the constant dimension is."""
+_CARRIED: Final = 0.95
+"""Its share of the vector's length after the last norm."""
+
+_BIAS: Final = {"word": 0.0, "mark": -2.0, "space": -4.0, "byte": -14.0, "never": -60.0}
+_END_BIAS: Final = -30.0
+"""The end of the text does not happen: answers are as long as `max_tokens` says."""
+_END_BIAS_STOPPING: Final = 0.0
+"""The end is as likely as one word: answers stop after some dozens of tokens."""
+
+_CHAT_TEMPLATE: Final = (
+    "{%- for m in messages -%}<|{{ m['role'] }}|>\n{{ m['content'] }}</s>\n{%- endfor -%}"
+    "{%- if add_generation_prompt -%}<|assistant|>\n{%- endif -%}"
+)
+
+
+def write_tiny_model(
+    path: Path, *, seed: int = 1, stops: bool = False, context_tokens: int = 2048
+) -> None:
+    """Write the model to `path` as a GGUF file, about 250 kB.
+
+    Args:
+        path: the file; replaced when it exists.
+        seed: of the weights; the same seed gives the same bytes.
+        stops: whether answers end by themselves; else only `max_tokens` ends them.
+        context_tokens: the context window that the model says it was trained with.
+
+    Raises:
+        DemoExtraMissing: `gguf` or `numpy` is not installed.
+        OSError: the file cannot be written.
+    """
+    require_extra("gguf", "numpy")
+    import gguf
+
+    tokens = list(_vocabulary())
+    writer = gguf.GGUFWriter(path, "llama")
+    _add_header(writer, context_tokens, len(tokens))
+    _add_tokenizer(writer, tokens)
+    end_bias = _END_BIAS_STOPPING if stops else _END_BIAS
+    for name, weights in _tensors(seed, [_BIAS.get(kind, end_bias) for _, kind in tokens]):
+        writer.add_tensor(name, weights)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    finally:
+        writer.close()
+
+
+def _vocabulary() -> Iterator[tuple[str, str]]:
+    """Every token in its order, with the sort that decides how likely it is."""
+    yield "<unk>", "never"
+    yield "<s>", "never"
+    yield "</s>", "end"
+    for byte in range(256):
+        yield f"<0x{byte:02X}>", "byte"
+    yield _WORD_START, "space"
+    for word in _WORDS.split():
+        yield _WORD_START + word, "word"
+    for mark in _MARKS:
+        yield mark, "mark"
+
+
+def _add_header(writer: "gguf.GGUFWriter", context_tokens: int, vocabulary: int) -> None:
+    import gguf
+
+    writer.add_name("tiny-random")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_context_length(context_tokens)
+    writer.add_vocab_size(vocabulary)
+    writer.add_embedding_length(_DIMENSIONS)
+    writer.add_block_count(_LAYERS)
+    writer.add_feed_forward_length(_FEED_FORWARD)
+    writer.add_head_count(_HEADS)
+    writer.add_head_count_kv(_HEADS)
+    writer.add_rope_dimension_count(_DIMENSIONS // _HEADS)
+    writer.add_layer_norm_rms_eps(_NORM_EPSILON)
+
+
+def _add_tokenizer(writer: "gguf.GGUFWriter", tokens: list[tuple[str, str]]) -> None:
+    import gguf
+
+    special = {"<unk>": gguf.TokenType.UNKNOWN, "<s>": gguf.TokenType.CONTROL}
+    special["</s>"] = gguf.TokenType.CONTROL
+    of_sort = {"byte": gguf.TokenType.BYTE}
+    normal = gguf.TokenType.NORMAL
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([text for text, _ in tokens])
+    writer.add_token_scores([-1.0 if sort == "word" else 0.0 for _, sort in tokens])
+    writer.add_token_types(
+        [int(special.get(text, of_sort.get(sort, normal))) for text, sort in tokens]
+    )
+    writer.add_unk_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+    writer.add_chat_template(_CHAT_TEMPLATE)
+
+
+def _tensors(seed: int, biases: list[float]) -> Iterator[tuple[str, "NDArray[np.generic]"]]:
+    """Every weight matrix by its name; `biases` has one number per token."""
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+
+    def drawn(rows: int, columns: int) -> "NDArray[np.float32]":
+        return random.standard_normal((rows, columns)).astype(np.float32)
+
+    size = float(np.sqrt(_DIMENSIONS))
+    norm = np.ones(_DIMENSIONS, dtype=np.float32)
+    embedding = drawn(len(biases), _DIMENSIONS)
+    embedding[:, 0] = _CARRIER * size
+    output = drawn(len(biases), _DIMENSIONS)
+    output[:, 0] = np.array(biases, dtype=np.float32) / (size * _CARRIED)
+    yield "token_embd.weight", embedding.astype(np.float16)
+    yield "output_norm.weight", norm
+    yield "output.weight", output.astype(np.float16)
+    shapes = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (_DIMENSIONS,) * 2)
+    shapes |= dict.fromkeys(("ffn_gate", "ffn_up"), (_FEED_FORWARD, _DIMENSIONS))
+    shapes["ffn_down"] = (_DIMENSIONS, _FEED_FORWARD)
+    for layer in range(_LAYERS):
+        yield f"blk.{layer}.attn_norm.weight", norm
+        yield f"blk.{layer}.ffn_norm.weight", norm
+        for name, (rows, columns) in shapes.items():
+            weights = drawn(rows, columns) / np.float32(np.sqrt(columns))
+            if name in ("attn_output", "ffn_down"):
+                weights[0, :] = 0  # leaves the constant dimension as it is
+            else:
+                weights[:, 0] = 0  # nor lets it drown the others
+            yield f"blk.{layer}.{name}.weight", weights.astype(np.float16)

@@ -1,1 +1,0 @@
-"""What `provider-agent demo` runs against: servers found here, or a real one of its own."""

@@ -1,0 +1,142 @@
+"""What the agent says of itself: the heartbeat, the status, and the count of a job."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from provider_agent.agent.backends.configured import SkippedBackend
+from provider_agent.agent.backends.discovery import Discovery
+from provider_agent.agent.config import Config
+from provider_agent.agent.jobs.running import JobRecord, Jobs
+from provider_agent.agent.telemetry.metrics import Metrics
+from provider_agent.agent.telemetry.rolling_stats import RollingStats
+from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
+from provider_agent.agent.version import agent_version
+from provider_agent.protocol.counts import valid_count
+from provider_agent.protocol.errors import known_code
+from provider_agent.protocol.frames import BackendLoad, Heartbeat, JobError, JobResult
+
+
+class Reports:
+    """Reads the parts of a running agent; keeps nothing of its own.
+
+    Args:
+        config: all settings.
+        skipped: configured backends that are not used.
+        discovery: what is known of the others.
+        jobs: what runs.
+        figures: the last 60 seconds.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        skipped: Sequence[SkippedBackend],
+        discovery: Discovery,
+        jobs: Jobs,
+        stats: RollingStats,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._skipped = skipped
+        self._discovery = discovery
+        self._jobs = jobs
+        self._stats = stats
+        self._clock = clock
+        self._started_at = clock()
+
+    def use(self, config: Config, skipped: Sequence[SkippedBackend]) -> None:
+        """From now on tell of other settings."""
+        self._config = config
+        self._skipped = skipped
+
+    def heartbeat(self) -> Heartbeat:
+        """What the coordinator is told now."""
+        stats = self._stats.snapshot()
+        return Heartbeat(
+            in_flight=self._jobs.in_flight,
+            queued=self._jobs.queued,
+            capacity=self._jobs.max_concurrent,
+            tokens_per_second=stats.tokens_per_second,
+            first_byte_p50_ms=stats.first_byte_p50_ms,
+            first_byte_p95_ms=stats.first_byte_p95_ms,
+            error_rate=stats.error_rate,
+            backends=[
+                BackendLoad(
+                    state.backend.id,
+                    state.health.reachable,
+                    self._discovery.running(state.backend.id),
+                    state.backend.max_concurrent,
+                    running=valid_count(state.load.running) if state.load else None,
+                    waiting=valid_count(state.load.waiting) if state.load else None,
+                )
+                for state in self._discovery.states
+            ],
+        )
+
+    def status(
+        self,
+        *,
+        url: str,
+        link: str,
+        welcomed_at: float | None,
+        last_rejection: str | None,
+        draining: bool,
+    ) -> StatusSnapshot:
+        """What an operator is told now; the arguments are the link's part of it."""
+        now = self._clock()
+        offered_at = self._jobs.last_offer_at
+        return StatusSnapshot(
+            version=agent_version(),
+            uptime_s=now - self._started_at,
+            link=link,
+            coordinator_url=url,
+            last_welcome_age_s=None if welcomed_at is None else now - welcomed_at,
+            last_rejection=last_rejection,
+            last_job_age_s=None if offered_at is None else now - offered_at,
+            draining=draining,
+            in_flight=self._jobs.in_flight,
+            capacity=self._jobs.max_concurrent,
+            backends=[*self._backends_in_use(), *self._backends_skipped()],
+            stats=self._stats.snapshot(),
+        )
+
+    def _backends_in_use(self) -> list[BackendStatus]:
+        return [
+            BackendStatus(
+                id=state.backend.id,
+                kind=state.backend.kind,
+                healthy=state.health.reachable and not guard.is_out,
+                latency_ms=state.health.latency_ms,
+                last_error=state.health.last_error or guard.reason or None,
+                models=len(state.models),
+            )
+            for state in self._discovery.states
+            for guard in [self._discovery.guard(state.backend.id)]
+        ]
+
+    def _backends_skipped(self) -> list[BackendStatus]:
+        return [
+            BackendStatus(
+                id=skipped.backend_id, kind=skipped.kind, healthy=False, last_error=skipped.reason
+            )
+            for skipped in self._skipped
+        ]
+
+
+def count_job(record: JobRecord, stats: RollingStats, metrics: Metrics) -> None:
+    """Count an ended job, once, in the figures and in the metrics."""
+    end = record.end
+    code = known_code(end.code) if isinstance(end, JobError) else None
+    output_tokens = end.output_tokens if isinstance(end, JobResult) else None
+    stats.job_ended(output_tokens=output_tokens, first_byte_s=record.first_byte_s, code=code)
+    metrics.job_ended(
+        code=code,
+        wire_format=record.wire_format,
+        kind=record.backend_kind or None,
+        relayed_bytes=end.total_bytes,
+        input_tokens=end.input_tokens if isinstance(end, JobResult) else None,
+        output_tokens=output_tokens,
+        first_byte_s=record.first_byte_s,
+        attempts=record.attempts,
+    )

@@ -1,0 +1,100 @@
+"""The figures of the last 60 seconds that heartbeats and `status` report."""
+
+from collections import deque
+from collections.abc import Callable
+from math import ceil
+from typing import Final
+
+from msgspec import Struct
+
+from provider_agent.protocol.errors import ErrorCode, Fault, entry_for
+
+WINDOW_S: Final = 60.0
+"""What the protocol's `Heartbeat` looks back on."""
+
+MAX_ENDED_JOBS: Final = 10_000
+"""Ended jobs kept: 160 per second, far beyond what models answer, in about 2 MB."""
+
+_MIN_SPAN_S: Final = 1.0
+"""A rate over less time than this is noise."""
+
+
+class StatsSnapshot(Struct, frozen=True):
+    """The figures at one moment; None: nothing to measure in the window.
+
+    Attributes:
+        tokens_per_second: reported output tokens of ended jobs.
+        first_byte_p50_ms: median time to the first byte of response.
+        first_byte_p95_ms: its 95th percentile.
+        error_rate: share (0…1) of ended jobs that failed by the provider's fault.
+    """
+
+    tokens_per_second: float | None = None
+    first_byte_p50_ms: float | None = None
+    first_byte_p95_ms: float | None = None
+    error_rate: float | None = None
+
+
+class _EndedJob(Struct, frozen=True, gc=False):
+    at: float
+    output_tokens: int | None
+    first_byte_s: float | None
+    failed: bool
+
+
+class RollingStats:
+    """A sliding window over ended jobs.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._started_at = clock()
+        self._ended: deque[_EndedJob] = deque(maxlen=MAX_ENDED_JOBS)
+
+    def __repr__(self) -> str:
+        return f"<RollingStats ended={len(self._ended)}>"
+
+    def job_ended(
+        self, *, output_tokens: int | None, first_byte_s: float | None, code: ErrorCode | None
+    ) -> None:
+        """Count one job.
+
+        Args:
+            output_tokens: as the server reported them; None: unknown.
+            first_byte_s: from the job's arrival to its first byte; None: there was none.
+            code: why it failed; None: it did not. Failures that are not the provider's count as
+                ended, not as failed.
+        """
+        failed = code is not None and entry_for(code).fault is Fault.PROVIDER
+        self._ended.append(_EndedJob(self._clock(), output_tokens, first_byte_s, failed))
+
+    def snapshot(self) -> StatsSnapshot:
+        """The figures now."""
+        now = self._clock()
+        ended = self._ended
+        full = len(ended) == MAX_ENDED_JOBS
+        while ended and ended[0].at <= now - WINDOW_S:
+            ended.popleft()
+            full = False
+        if not ended:
+            return StatsSnapshot()
+        # What fell out of a full deque is not counted, so neither is its time.
+        since = ended[0].at if full else max(self._started_at, now - WINDOW_S)
+        tokens = [job.output_tokens for job in ended if job.output_tokens is not None]
+        waits = sorted(job.first_byte_s for job in ended if job.first_byte_s is not None)
+        return StatsSnapshot(
+            tokens_per_second=sum(tokens) / max(now - since, _MIN_SPAN_S) if tokens else None,
+            first_byte_p50_ms=_percentile_ms(waits, 0.50),
+            first_byte_p95_ms=_percentile_ms(waits, 0.95),
+            error_rate=sum(job.failed for job in ended) / len(ended),
+        )
+
+
+def _percentile_ms(ordered_s: list[float], share: float) -> float | None:
+    """The nearest-rank percentile: always a value that was measured."""
+    if not ordered_s:
+        return None
+    return ordered_s[max(ceil(share * len(ordered_s)), 1) - 1] * 1000

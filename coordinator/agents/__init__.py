@@ -1,0 +1,1 @@
+"""The agents' side: WebSocket connections, the registry of agents, and routing."""

@@ -1,0 +1,1 @@
+"""The clients' side: OpenAI- and Anthropic-compatible HTTP routes."""

@@ -1,0 +1,36 @@
+"""`GET /v1/models` in the shape of each wire format."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from provider_agent.protocol.formats import WireFormat
+
+_EPOCH = "1970-01-01T00:00:00Z"
+"""Both APIs demand a date; agents do not tell one, and a made-up one would lie."""
+
+
+def render_models(wire_format: WireFormat, model_ids: Iterable[str]) -> bytes:
+    """The whole list, as one page."""
+    entries = [_entry(wire_format, model_id) for model_id in model_ids]
+    if wire_format is WireFormat.OPENAI:
+        return msgspec.json.encode({"object": "list", "data": entries})
+    return msgspec.json.encode(
+        {
+            "data": entries,
+            "has_more": False,
+            "first_id": entries[0]["id"] if entries else None,
+            "last_id": entries[-1]["id"] if entries else None,
+        }
+    )
+
+
+def render_model(wire_format: WireFormat, model_id: str) -> bytes:
+    """One model by itself."""
+    return msgspec.json.encode(_entry(wire_format, model_id))
+
+
+def _entry(wire_format: WireFormat, model_id: str) -> dict[str, str | int]:
+    if wire_format is WireFormat.OPENAI:
+        return {"id": model_id, "object": "model", "created": 0, "owned_by": "provider-agent"}
+    return {"type": "model", "id": model_id, "display_name": model_id, "created_at": _EPOCH}

@@ -1,0 +1,306 @@
+"""The backends that conformance tests run over: a fake of each kind, echo, and a real llama.cpp."""
+
+import os
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import pytest
+
+from provider_agent.adapters.base import Backend, BackendSettings, Job, Operation, WireFormat
+from provider_agent.adapters.registry import create_backend, is_native
+from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess
+from provider_agent.protocol.formats import MAIN_OPERATION
+from tests.kit.fakes import (
+    FakeLlamaCpp,
+    FakeLmStudio,
+    FakeOllama,
+    FakeOpenAICompatible,
+    FakeOpenRouter,
+    FakeServer,
+    FakeVenice,
+    FakeVllm,
+    llamacpp,
+    lmstudio,
+    ollama,
+    openai_compatible,
+    openrouter,
+    venice,
+    vllm,
+)
+from tests.kit.fakes.frames import INPUT_TOKENS, OUTPUT_TOKENS
+
+KEY: Final = "sk-operator-0123456789"
+OPENAI: Final = WireFormat.OPENAI
+ANTHROPIC: Final = WireFormat.ANTHROPIC
+
+EMBEDDINGS: Final = Operation.EMBEDDINGS
+TEXT: Final = frozenset(Operation) - {EMBEDDINGS}
+"""What a model that writes can be asked for."""
+
+UNCOUNTED: Final = TEXT - {Operation.COUNT_TOKENS}
+LISTED: Final = ("*",)
+"""For passthroughs, which offer nothing without a list."""
+
+PROMPT: Final = "Say something, please."
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a backend must say of one of its models, and how it must ask its server."""
+
+    model_id: str
+    upstream_id: str
+    window: int | None
+    operations: frozenset[Operation] = UNCOUNTED
+    embedder: str = ""
+    """A model for embeddings; "" when there is none."""
+    version: str | None = ""
+    """None: it has one, but which is not ours to say."""
+    tells_load: bool = False
+    checks_key: bool = True
+    asks_for_usage: bool = True
+    usage: tuple[int, int] | None = (INPUT_TOKENS, OUTPUT_TOKENS)
+    """None: the server's own count, which only must be there."""
+
+    @property
+    def formats(self) -> frozenset[WireFormat]:
+        """The wire formats of its operations."""
+        return frozenset(operation.wire_format for operation in self.operations)
+
+
+@dataclass
+class AdapterUnderTest:
+    """One backend under test; `server` is there when it is a fake."""
+
+    backend: Backend
+    expected: Expected
+    server: FakeServer | None = None
+    others: list[Backend] = field(default_factory=list)
+
+    def job(self, wire_format: WireFormat = OPENAI, *, stream: bool = True, **more: object) -> Job:
+        """A job with the given request fields beside the usual ones."""
+        return self.job_for(MAIN_OPERATION[wire_format], stream=stream, **more)
+
+    def job_for(self, operation: Operation, *, stream: bool = True, **more: object) -> Job:
+        """A job for this operation, as its format wants it."""
+        model_id = self.expected.model_id
+        fields: dict[str, object] = {"stream": stream}
+        match operation:
+            case Operation.EMBEDDINGS:
+                model_id = self.expected.embedder
+                fields = {"input": PROMPT}
+            case Operation.RESPONSES:
+                fields |= {"input": PROMPT, "max_output_tokens": 16}
+            case Operation.COMPLETIONS:
+                fields |= {"prompt": PROMPT, "max_tokens": 5}
+            case Operation.COUNT_TOKENS:
+                fields = {"messages": [{"role": "user", "content": PROMPT}]}
+            case _:
+                fields |= {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 5}
+        return Job(
+            job_id=uuid.uuid4().bytes,
+            model_id=model_id,
+            format=operation.wire_format,
+            operation=operation,
+            request=msgspec.json.encode({"model": model_id, **fields, **more}),
+            deadline_ms=60_000,
+        )
+
+    def with_settings(self, **different: object) -> Backend:
+        """Another backend for the same server."""
+        other = create_backend(msgspec.structs.replace(self.backend.settings, **different))
+        self.others.append(other)
+        return other
+
+
+FAKES: Final[dict[str, tuple[Callable[[], FakeServer], Expected]]] = {
+    "vllm": (
+        lambda: FakeVllm(api_key=KEY),
+        Expected(
+            vllm.MODEL,
+            vllm.MODEL,
+            vllm.WINDOW,
+            operations=TEXT,
+            version="0.32.0",
+            tells_load=True,
+        ),
+    ),
+    "llamacpp": (
+        lambda: FakeLlamaCpp(api_key=KEY),
+        Expected(
+            llamacpp.MODEL,
+            llamacpp.FILE,
+            llamacpp.WINDOW,
+            operations=TEXT,
+            version="b9999",
+            tells_load=True,
+        ),
+    ),
+    "lmstudio": (
+        lambda: FakeLmStudio(api_key=KEY),
+        Expected(lmstudio.MODEL, lmstudio.MODEL, lmstudio.WINDOW, embedder=lmstudio.EMBEDDER),
+    ),
+    "ollama": (
+        lambda: FakeOllama(api_key=KEY),
+        Expected(
+            ollama.MODEL,
+            ollama.MODEL,
+            ollama.WINDOW,
+            embedder=ollama.EMBEDDER,
+            version="0.30.1",
+            checks_key=False,
+        ),
+    ),
+    "openrouter": (
+        lambda: FakeOpenRouter(api_key=KEY),
+        Expected(
+            openrouter.MODEL,
+            openrouter.MODEL,
+            openrouter.WINDOW,
+            embedder=openrouter.EMBEDDER,
+            asks_for_usage=False,
+        ),
+    ),
+    "venice": (
+        lambda: FakeVenice(api_key=KEY),
+        Expected(
+            venice.MODEL,
+            venice.MODEL,
+            venice.WINDOW,
+            operations=frozenset({Operation.CHAT}),
+            embedder=venice.EMBEDDER,
+            version=venice.VERSION,
+        ),
+    ),
+    "openai_compatible": (
+        lambda: FakeOpenAICompatible(api_key=KEY),
+        Expected(
+            openai_compatible.MODEL,
+            openai_compatible.MODEL,
+            openai_compatible.WINDOW,
+            operations=frozenset(Operation),
+            embedder=openai_compatible.MODEL,
+        ),
+    ),
+}
+ECHO: Final = Expected(
+    "echo",
+    "echo",
+    None,
+    operations=frozenset({Operation.CHAT, Operation.MESSAGES, Operation.COUNT_TOKENS}),
+    checks_key=False,
+    usage=None,
+)
+REAL_LLAMACPP: Final = Expected(
+    "tiny",
+    "tiny",
+    None,
+    operations=TEXT,
+    version=None,
+    tells_load=True,
+    checks_key=False,
+    usage=None,
+)
+
+VLLM_URL: Final = os.environ.get("TEST_VLLM_URL", "")
+"""A real vLLM takes part when it is named here."""
+
+VLLM_KEY: Final = os.environ.get("TEST_VLLM_KEY") or None
+_VLLM_MODEL: Final = os.environ.get("TEST_VLLM_MODEL", "tiny")
+REAL_VLLM: Final = Expected(
+    _VLLM_MODEL,
+    _VLLM_MODEL,
+    None,
+    operations=TEXT,
+    version=None,
+    tells_load=True,
+    checks_key=VLLM_KEY is not None,
+    usage=None,
+)
+
+REAL: Final = {
+    "real-llamacpp": REAL_LLAMACPP,
+    **({"real-vllm": REAL_VLLM} if VLLM_URL else {}),
+}
+SUBJECTS: Final = {
+    **{name: expected for name, (_, expected) in FAKES.items()},
+    "echo": ECHO,
+    **REAL,
+}
+
+
+def over(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Run a test over these adapters."""
+    adapters = [pytest.param(name, marks=_marks(name)) for name in names]
+    return pytest.mark.parametrize("adapter", adapters, indirect=True)
+
+
+def _marks(name: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.vllm] if name == "real-vllm" else []
+
+
+def over_formats(
+    names: Iterable[str], *wanted: WireFormat, spoken: bool = True
+) -> pytest.MarkDecorator:
+    """Run a test over these adapters, once per wanted format that they speak (or do not)."""
+    pairs = [
+        pytest.param(name, wire_format, marks=_marks(name))
+        for name in names
+        for wire_format in wanted or (OPENAI, ANTHROPIC)
+        if (wire_format in SUBJECTS[name].formats) is spoken
+    ]
+    return pytest.mark.parametrize(("adapter", "wire_format"), pairs, indirect=["adapter"])
+
+
+def over_operations(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Run a test over these adapters, once per operation that they speak."""
+    pairs = [
+        pytest.param(name, operation, marks=_marks(name))
+        for name in names
+        for operation in Operation
+        if operation in SUBJECTS[name].operations
+        or (operation is EMBEDDINGS and SUBJECTS[name].embedder)
+    ]
+    return pytest.mark.parametrize(("adapter", "operation"), pairs, indirect=["adapter"])
+
+
+every_backend = over(SUBJECTS)
+every_server = over([*FAKES, *REAL])
+every_fake = over(FAKES)
+
+
+@pytest.fixture
+async def adapter(
+    request: pytest.FixtureRequest,
+    llamacpp_server: LlamaCppProcess,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[AdapterUnderTest]:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    async with AsyncExitStack() as running:
+        if request.param == "echo":
+            found = AdapterUnderTest(create_backend(BackendSettings(kind="echo")), ECHO)
+        elif request.param == "real-vllm":
+            settings = BackendSettings(kind="vllm", url=VLLM_URL, api_key=VLLM_KEY)
+            found = AdapterUnderTest(create_backend(settings), REAL_VLLM)
+        elif request.param == "real-llamacpp":
+            settings = BackendSettings(kind="llamacpp", url=llamacpp_server.url)
+            found = AdapterUnderTest(create_backend(settings), REAL_LLAMACPP)
+        else:
+            make, expected = FAKES[request.param]
+            server = await running.enter_async_context(make())
+            settings = BackendSettings(
+                kind=server.kind,
+                url=server.url,
+                api_key=KEY,
+                formats=(OPENAI, ANTHROPIC),
+                models=None if is_native(server.kind) else LISTED,
+            )
+            found = AdapterUnderTest(create_backend(settings), expected, server)
+        yield found
+        for backend in (found.backend, *found.others):
+            await backend.close()

@@ -1,0 +1,164 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provider_agent.adapters.base import BadRequest
+from provider_agent.adapters.requests.body import prepare_request
+from provider_agent.protocol.formats import Operation
+
+CHAT = Operation.CHAT
+MESSAGES = Operation.MESSAGES
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+def prepared(request: bytes, operation: Operation = CHAT, *, ask_for_usage: bool = True) -> bytes:
+    return prepare_request(request, operation, "m", ask_for_usage=ask_for_usage).body
+
+
+def test_the_model_becomes_the_servers_own() -> None:
+    assert prepared(b'{"a":1,"model":"theirs","b":2}') == b'{"a":1,"model":"m","b":2}'
+
+
+def test_a_missing_model_is_added() -> None:
+    assert json.loads(prepared(b"{}")) == {"model": "m"}
+
+
+def test_a_request_with_nothing_to_change_loses_white_space_only() -> None:
+    request = b' { "model" : "m" , "temperature": 1.0, "stop": [ "a" ] } '
+
+    assert prepared(request) == b'{"model":"m","temperature":1.0,"stop":[ "a" ]}'
+
+
+@pytest.mark.parametrize(
+    "request_body",
+    [
+        b'{"model":"dear","model":"m"}',
+        b'{"mod\\u0065l":"dear"}',
+        b'{"model":"m","mod\\u0065l":"m"}',
+    ],
+)
+def test_a_field_cannot_mean_two_things(request_body: bytes) -> None:
+    """A server that reads the first of two fields would have served another model."""
+    assert prepared(request_body) == b'{"model":"m"}'
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"1e2",
+        b"1.0",
+        b"-0",
+        b"12345678901234567890123",
+        b'"\\u00e9\\/"',
+        b"[ 1,2 ]",
+        b'{"b":1,"a":2}',
+    ],
+)
+def test_other_values_keep_their_bytes(value: bytes) -> None:
+    assert prepared(b'{"x":' + value + b',"model":"theirs"}') == (
+        b'{"x":' + value + b',"model":"m"}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (b"", b',"stream_options":{"include_usage":true}'),
+        (b',"stream_options":null', b',"stream_options":{"include_usage":true}'),
+        (b',"stream_options":{}', b',"stream_options":{"include_usage":true}'),
+        (
+            b',"stream_options":{"include_usage":false,"x":1e1}',
+            b',"stream_options":{"include_usage":true,"x":1e1}',
+        ),
+        (
+            b',"stream_options":{ "include_usage": true }',
+            b',"stream_options":{"include_usage":true}',
+        ),
+        (b',"stream_options":7', b',"stream_options":7'),
+    ],
+)
+def test_a_stream_asks_for_usage_and_keeps_its_other_options(
+    options: bytes, expected: bytes
+) -> None:
+    request = b'{"model":"m","stream":true' + options + b"}"
+
+    assert prepared(request) == b'{"model":"m","stream":true' + expected + b"}"
+
+
+@pytest.mark.parametrize(
+    ("request_body", "operation", "ask_for_usage"),
+    [
+        (b'{"model":"m","stream":true}', CHAT, False),
+        (b'{"model":"m","stream":false}', CHAT, True),
+        (b'{"model":"m"}', CHAT, True),
+        (b'{"model":"m","stream":"true"}', CHAT, True),
+        (b'{"model":"m","stream":true}', MESSAGES, True),
+    ],
+)
+def test_usage_is_not_asked_for_where_it_is_not_wanted(
+    request_body: bytes, operation: Operation, ask_for_usage: bool
+) -> None:
+    assert prepared(request_body, operation, ask_for_usage=ask_for_usage) == request_body
+
+
+@pytest.mark.parametrize(
+    "request_body",
+    [
+        b"",
+        b"[]",
+        b'"text"',
+        b"null",
+        b'{"model":',
+        b'{"model":"m"} trailing',
+        b'{"x":' + b"[" * 100_000 + b"}",
+        b'\xff{"model":"m"}',
+    ],
+)
+def test_what_is_not_one_json_object_is_the_clients_fault(request_body: bytes) -> None:
+    with pytest.raises(BadRequest):
+        prepared(request_body)
+
+
+def test_tells_whether_it_streams() -> None:
+    def streams(body: bytes) -> bool:
+        return prepare_request(body, CHAT, "m", ask_for_usage=True).streamed
+
+    assert streams(b'{"stream":true}')
+    assert not streams(b'{"stream":false}')
+    assert not streams(b"{}")
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=5), st.booleans(), st.sampled_from(Operation))
+def test_no_other_field_changes(
+    fields: dict[str, object], streamed: bool, operation: Operation
+) -> None:
+    fields |= {"stream": streamed}
+    request = json.dumps(fields).encode()
+
+    after = json.loads(prepared(request, operation))
+
+    usual = {key: value for key, value in fields.items() if key not in ("model", "stream_options")}
+    left = {key: value for key, value in after.items() if key not in ("model", "stream_options")}
+    assert left == usual
+    assert after["model"] == "m"
+    assert [key for key in after if key in usual] == list(usual)
+
+
+@given(st.binary())
+def test_arbitrary_bytes_are_an_object_or_refused(request_body: bytes) -> None:
+    try:
+        body = prepared(request_body)
+    except BadRequest:
+        return
+    assert isinstance(json.loads(body), dict)

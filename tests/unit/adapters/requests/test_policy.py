@@ -1,0 +1,202 @@
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provider_agent.adapters.base import BadRequest, PolicyMode
+from provider_agent.adapters.requests.body import prepare_request
+from provider_agent.adapters.requests.policy import POLICIES, RequestPolicy, apply_policy
+from provider_agent.protocol.formats import Operation
+
+STRICT, STRIP, PASS = PolicyMode.STRICT, PolicyMode.STRIP, PolicyMode.PASS
+KINDS_AND_FIELDS = [
+    (kind, name) for kind, policy in POLICIES.items() for name in sorted(policy.fields)
+]
+KINDS_AND_TOOLS = [(kind, name) for kind, policy in POLICIES.items() for name in policy.tool_types]
+MESSAGES = [{"role": "user", "content": "hi"}]
+FUNCTION = {"type": "function", "function": {"name": "f"}}
+
+
+def applied(
+    policy: RequestPolicy, request: dict[str, object], mode: PolicyMode
+) -> dict[str, object]:
+    fields = msgspec.json.decode(json.dumps(request), type=dict[str, msgspec.Raw])
+    apply_policy(fields, policy, mode)
+    return {name: json.loads(bytes(value)) for name, value in fields.items()}
+
+
+# --- fields --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "name"), KINDS_AND_FIELDS)
+@pytest.mark.parametrize("value", [None, True, 7, "x", [], {"a": 1}])
+def test_a_named_field_is_refused_removed_or_let_through(
+    kind: str, name: str, value: object
+) -> None:
+    policy, request = POLICIES[kind], {"messages": MESSAGES, name: value, "top_p": 0.5}
+
+    with pytest.raises(BadRequest, match=name):
+        applied(policy, request, STRICT)
+    assert applied(policy, request, STRIP) == {"messages": MESSAGES, "top_p": 0.5}
+    assert applied(policy, request, PASS) == request
+
+
+def test_a_refusal_names_every_field() -> None:
+    request: dict[str, object] = {"route": "fallback", "models": ["dear"], "top_p": 1}
+
+    with pytest.raises(BadRequest, match="does not take: models, route"):
+        applied(POLICIES["openrouter"], request, STRICT)
+
+
+@pytest.mark.parametrize("name", ["Models", "MODELS", "mode\\u006cs", "Model\\u017f"])
+def test_a_name_counts_however_it_is_written(name: str) -> None:
+    """Servers written in Go read names without regard to case, and to Unicode's kinds of case."""
+    request = f'{{"messages":[],"{name}":["dear"]}}'.encode()
+
+    body = prepared(request, POLICIES["openrouter"], STRIP)
+
+    assert json.loads(body) == {"messages": [], "model": "m"}
+
+
+@pytest.mark.parametrize("name", ["Model", "MODEL", "Stream", "STREAM_OPTIONS"])
+@pytest.mark.parametrize("mode", PolicyMode)
+def test_no_other_spelling_competes_with_the_agents_own_fields(name: str, mode: PolicyMode) -> None:
+    """Ollama would have taken `Model` for `model`, and so served any model, also in its cloud."""
+    request = json.dumps({"model": "m", "stream": True, name: "dear:cloud"}).encode()
+
+    body = json.loads(prepared(request, POLICIES["ollama"], mode))
+
+    assert body == {"model": "m", "stream": True, "stream_options": {"include_usage": True}}
+
+
+def test_no_other_spelling_switches_the_usage_off() -> None:
+    options = {"include_usage": True, "Include_Usage": False}
+    request = json.dumps({"stream": True, "stream_options": options}).encode()
+
+    body = json.loads(prepared(request, POLICIES["ollama"], STRIP))
+
+    assert body["stream_options"] == {"include_usage": True}
+
+
+def prepared(request: bytes, policy: RequestPolicy, mode: PolicyMode) -> bytes:
+    return prepare_request(
+        request, Operation.CHAT, "m", ask_for_usage=True, policy=policy, mode=mode
+    ).body
+
+
+# --- tools ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "beginning"), KINDS_AND_TOOLS)
+@pytest.mark.parametrize("suffix", ["", "_20250305"])
+def test_a_tool_that_the_server_runs_is_refused_removed_or_let_through(
+    kind: str, beginning: str, suffix: str
+) -> None:
+    policy = POLICIES[kind]
+    request: dict[str, object] = {"tools": [FUNCTION, {"type": beginning + suffix}, FUNCTION]}
+
+    with pytest.raises(BadRequest, match="run itself"):
+        applied(policy, request, STRICT)
+    assert applied(policy, request, STRIP) == {"tools": [FUNCTION, FUNCTION]}
+    assert applied(policy, request, PASS) == request
+
+
+@pytest.mark.parametrize(("kind", "beginning"), KINDS_AND_TOOLS)
+def test_without_tools_nothing_is_to_be_chosen(kind: str, beginning: str) -> None:
+    request: dict[str, object] = {
+        "messages": MESSAGES,
+        "tools": [{"type": beginning}],
+        "tool_choice": "required",
+    }
+
+    assert applied(POLICIES[kind], request, STRIP) == {"messages": MESSAGES}
+
+
+@pytest.mark.parametrize("odd", [7, None, "x", [], {}, {"type": 7}, {"type": None}])
+def test_an_odd_tool_does_not_hide_one_that_the_server_runs(odd: object) -> None:
+    request: dict[str, object] = {"tools": [odd, {"type": "web_search"}]}
+
+    with pytest.raises(BadRequest):
+        applied(POLICIES["ollama"], request, STRICT)
+    assert applied(POLICIES["ollama"], request, STRIP) == {"tools": [odd]}
+
+
+@pytest.mark.parametrize(
+    "request_body",
+    [
+        {"Tools": [{"type": "web_search"}], "TOOL_CHOICE": "auto"},
+        {"tools": [{"Type": "web_search"}], "tool_choice": "auto"},
+        {"tools": [{"type": "function", "TYPE": "web_search"}]},
+    ],
+)
+def test_a_tool_counts_however_its_names_are_written(request_body: dict[str, object]) -> None:
+    assert applied(POLICIES["ollama"], request_body, STRIP) == {}
+
+
+@pytest.mark.parametrize("tools", [None, 7, "x", {}, {"type": "web_search"}, [], [FUNCTION], [7]])
+def test_what_is_no_list_of_such_tools_is_the_servers_to_judge(tools: object) -> None:
+    request: dict[str, object] = {"tools": tools, "tool_choice": "auto"}
+
+    for policy in POLICIES.values():
+        assert applied(policy, request, STRICT) == request
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind, policy in POLICIES.items() if not policy.tool_types]
+)
+def test_some_servers_run_no_tools(kind: str) -> None:
+    request: dict[str, object] = {"tools": [{"type": "web_search"}]}
+
+    assert applied(POLICIES[kind], request, STRICT) == request
+
+
+# --- all of it -----------------------------------------------------------------------------------
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+NAMED = sorted({name for _, name in KINDS_AND_FIELDS})
+REQUESTS = st.dictionaries(st.sampled_from(NAMED) | st.text(max_size=8), VALUES, max_size=8)
+
+
+@given(st.sampled_from(sorted(POLICIES)), REQUESTS, st.sampled_from(PolicyMode))
+def test_nothing_else_changes(kind: str, request: dict[str, object], mode: PolicyMode) -> None:
+    policy = POLICIES[kind]
+    named = {name for name in request if name.casefold() in policy.fields}
+    if mode is STRICT and named:
+        with pytest.raises(BadRequest):
+            applied(policy, request, mode)
+        return
+
+    after = applied(policy, request, mode)
+
+    gone = named if mode is STRIP else set()
+    assert after == {name: value for name, value in request.items() if name not in gone}
+    assert list(after) == [name for name in request if name not in gone]
+
+
+@given(st.sampled_from(sorted(POLICIES)), st.lists(VALUES | st.builds(dict, type=st.text())))
+def test_the_tools_that_stay_keep_their_order_and_bytes(kind: str, tools: list[object]) -> None:
+    policy = POLICIES[kind]
+
+    after = applied(policy, {"tools": tools}, STRIP).get("tools", [])
+
+    assert isinstance(after, list)
+    assert all(tool in tools for tool in after)
+    types = [tool.get("type") for tool in after if isinstance(tool, dict)]
+    assert not any(isinstance(kind, str) and kind.startswith(policy.tool_types) for kind in types)
+
+
+def test_numbers_and_escapes_keep_their_bytes() -> None:
+    request = (
+        b'{"models":[1],"x":1e2,"y":"\\u00e9","tools":[{"type":"mcp"},{"z": 1.0}],"model":"m"}'
+    )
+    policy = RequestPolicy(frozenset({"models"}), ("mcp",))
+
+    assert prepared(request, policy, STRIP) == (
+        b'{"x":1e2,"y":"\\u00e9","tools":[{"z": 1.0}],"model":"m"}'
+    )

@@ -1,0 +1,105 @@
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provider_agent.adapters.requests.prompt_size import CHARS_PER_TOKEN, least_prompt_tokens
+from provider_agent.protocol.formats import Operation
+
+CHAT = Operation.CHAT
+WORDS = "one two three four five"
+
+
+def chat(content: object, **more: object) -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": content}], **more}
+
+
+def count(fields: object, operation: Operation = CHAT, enough: int | None = None) -> int:
+    request = msgspec.json.encode(fields)
+    return least_prompt_tokens(request, operation, len(request) - 1 if enough is None else enough)
+
+
+@pytest.mark.parametrize(
+    ("request_", "operation", "tokens"),
+    [
+        (chat(WORDS), CHAT, 5),
+        (chat(""), CHAT, 0),
+        (chat(None), CHAT, 0),
+        (chat([{"type": "text", "text": WORDS}, {"type": "text", "text": "six"}]), CHAT, 6),
+        (chat("x" * 80), CHAT, 80 // CHARS_PER_TOKEN),
+        (chat("海" * 80), CHAT, 80 // CHARS_PER_TOKEN),
+        (chat(" " * 10_000), CHAT, 0),
+        (chat(WORDS, max_tokens=1_000_000), CHAT, 5),
+        (chat(WORDS, model="a b c d e f g", metadata={"note": "a b c"}), CHAT, 5),
+        (chat([{"type": "image_url", "image_url": {"url": "data:" + "A" * 9000}}]), CHAT, 0),
+        (chat([{"type": "image", "source": {"data": "A" * 9000}}]), Operation.MESSAGES, 0),
+        (chat([{"type": "input_audio", "input_audio": {"data": "A" * 9000}}]), CHAT, 0),
+        (chat(WORDS, system="be brief now"), Operation.MESSAGES, 8),
+        (chat(WORDS, system=[{"type": "text", "text": "be brief"}]), Operation.MESSAGES, 7),
+        (
+            chat([{"type": "tool_result", "content": [{"type": "text", "text": WORDS}]}]),
+            Operation.MESSAGES,
+            5,
+        ),
+        (
+            {"messages": [{"tool_calls": [{"function": {"name": "f", "arguments": "a b c"}}]}]},
+            CHAT,
+            3,
+        ),
+        (
+            chat("hi", tools=[{"type": "function", "function": {"description": "a b c"}}]),
+            CHAT,
+            4,
+        ),
+        (
+            chat("hi", tools=[{"input_schema": {"properties": {"x": {"description": "a b"}}}}]),
+            Operation.MESSAGES,
+            1,
+        ),
+        ({"prompt": WORDS}, Operation.COMPLETIONS, 5),
+        ({"prompt": ["a b", WORDS]}, Operation.COMPLETIONS, 5),
+        ({"prompt": [1, 2, 3]}, Operation.COMPLETIONS, 0),
+        ({"input": ["a b", WORDS, "c"]}, Operation.EMBEDDINGS, 5),
+        ({"input": WORDS}, Operation.EMBEDDINGS, 5),
+        ({"input": WORDS, "instructions": "be brief"}, Operation.RESPONSES, 7),
+        ({"input": [{"role": "user", "content": WORDS}]}, Operation.RESPONSES, 5),
+        ({}, CHAT, 0),
+        ([], CHAT, 0),
+        (chat({"odd": "a b c"}), CHAT, 0),
+    ],
+)
+def test_prompts(request_: object, operation: Operation, tokens: int) -> None:
+    assert count(request_, operation) == tokens
+
+
+def test_a_request_with_fewer_bytes_than_the_window_has_tokens_is_not_looked_into() -> None:
+    request = msgspec.json.encode(chat(WORDS))
+
+    assert least_prompt_tokens(request, CHAT, len(request)) == 0
+    assert least_prompt_tokens(request, CHAT, len(request) - 1) == 5
+
+
+def test_counting_stops_when_it_knows_enough() -> None:
+    huge = chat("word " * 1_000_000)
+
+    assert 10_000 < count(huge, enough=10_000) < 100_000
+
+
+@pytest.mark.parametrize("request_", [b"", b"{", b"[1]", b'{"messages":' + b"[" * 100_000])
+def test_what_is_no_request_counts_nothing(request_: bytes) -> None:
+    assert least_prompt_tokens(request_, CHAT, -1) == 0
+
+
+def test_the_depth_of_a_request_is_no_accident() -> None:
+    content: object = "a b"
+    for _ in range(400):
+        content = [{"content": content}]
+
+    assert count(chat(content)) == 2
+
+
+@given(st.lists(st.text(max_size=200), max_size=20))
+def test_a_text_never_counts_more_than_its_characters(texts: list[str]) -> None:
+    content = [{"type": "text", "text": text} for text in texts]
+
+    assert 0 <= count(chat(content)) <= sum(map(len, texts))

@@ -1,0 +1,181 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provider_agent.adapters.responses.events import (
+    MAX_TOKENS,
+    Usage,
+    UsageReport,
+    decode_event,
+    event_failure,
+    events_in,
+    merged_usage,
+)
+from provider_agent.protocol.errors import ErrorCode
+
+
+def usage_of(data: bytes) -> Usage:
+    event = decode_event(data)
+    assert event is not None
+    return merged_usage(event.inner_usage, event.usage)
+
+
+# --- events in bytes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "events"),
+    [
+        (b"", []),
+        (b": comment\n\n", []),
+        (b"data: a\n\n", [(b"", b"a")]),
+        (b"data:a\r\n\r\ndata:  b  \r\n", [(b"", b"a"), (b"", b"b")]),
+        (b"event: x\ndata: a\n\ndata: b\n\n", [(b"x", b"a"), (b"", b"b")]),
+        (b"event: x\n: between\nid: 7\ndata: a\n", [(b"x", b"a")]),
+        (b"event: x\ndata: a\ndata: b\n", [(b"x", b"a"), (b"x", b"b")]),
+        (b"data: a\ndata: cut", [(b"", b"a"), (b"", b"cut")]),
+        (b"data\n\n", [(b"", b"")]),
+        (b"database: no\n", []),
+    ],
+)
+def test_events_are_lines_of_data_with_the_name_before_them(
+    data: bytes, events: list[tuple[bytes, bytes]]
+) -> None:
+    assert list(events_in(data)) == events
+
+
+@given(st.binary())
+def test_no_bytes_are_an_accident(data: bytes) -> None:
+    for name, value in events_in(data):
+        decode_event(value)
+        event_failure(name, value)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[DONE]", b"hello", b"[]", b"7", b"null", b"{", b"[" * 100_000]
+)
+def test_what_is_no_object_is_no_event(data: bytes) -> None:
+    assert decode_event(data) is None
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        (b"", b'{"error":{"message":"no"}}'),
+        (b"", b'{"error":"no"}'),
+        (b"", b'{"error":{}}'),
+        (b"", b'{"error_type":"inference_failed","error_message":"no"}'),
+        (b"", b'{"error_message":"no"}'),
+        (b"", b'{"type":"error"}'),
+        (b"", b'{"type":"response.failed","response":{}}'),
+        (b"", b'{"choices":[{"finish_reason":"error"}]}'),
+        (b"", b'{"error":{"message":"no"},"message":{"unusual":[1]},"response":7,"usage":"?"}'),
+        (b"", b'{"error":{"message":"\xff\xfe"}}'),
+        (b"error", b"it died"),
+        (b"error", b'{"code":500}'),
+        (b"error", b""),
+    ],
+)
+def test_an_error_is_seen_in_every_shape(name: bytes, data: bytes) -> None:
+    failure = event_failure(name, data)
+
+    assert failure is not None
+    assert failure.body == data
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        (b"", b"[DONE]"),
+        (b"", b"error"),
+        (b"", b'{"error":null}'),
+        (b"", b'{"error":null,"error_type":null,"error_message":null,"type":null}'),
+        (b"", b'{"choices":[{"finish_reason":"stop"}]}'),
+        (b"", b'{"choices":[{"delta":{"content":"{\\"error\\":1}"}}]}'),
+        (b"message_stop", b'{"type":"message_stop"}'),
+    ],
+)
+def test_anything_else_is_none(name: bytes, data: bytes) -> None:
+    assert event_failure(name, data) is None
+
+
+def test_the_first_reason_counts() -> None:
+    event = decode_event(b'{"choices":[{},{"finish_reason":null},{"finish_reason":"length"}]}')
+
+    assert event is not None
+    assert event.finish_reason == "length"
+
+
+# --- usage ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "usage"),
+    [
+        (b'{"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}', Usage(3, 4)),
+        (b'{"usage":{"input_tokens":3,"output_tokens":4}}', Usage(3, 4)),
+        (
+            b'{"usage":{"input_tokens":1,"cache_read_input_tokens":20,"output_tokens":4}}',
+            Usage(21, 4),
+        ),
+        (
+            b'{"usage":{"input_tokens":1,"cache_creation_input_tokens":2,"output_tokens":4}}',
+            Usage(3, 4),
+        ),
+        (b'{"message":{"usage":{"input_tokens":3}}}', Usage(3, None)),
+        (b'{"response":{"usage":{"input_tokens":3,"output_tokens":4}}}', Usage(3, 4)),
+        (b'{"usage":{"prompt_tokens":0,"completion_tokens":0}}', Usage(0, 0)),
+        (b'{"usage":null}', Usage()),
+        (b'{"usage":{}}', Usage()),
+        (b'{"usage":{"prompt_tokens":null}}', Usage()),
+        (b'{"usage":{"prompt_tokens":-1,"completion_tokens":4}}', Usage(None, 4)),
+        (
+            b'{"usage":{"prompt_tokens":%d,"completion_tokens":4}}' % (MAX_TOKENS + 1),
+            Usage(None, 4),
+        ),
+        (b'{"usage":{"prompt_tokens":%d}}' % 10**30, Usage()),
+        (b'{"usage":{"prompt_tokens":1.5,"completion_tokens":4}}', Usage()),
+        (b'{"usage":{"prompt_tokens":"3"}}', Usage()),
+        (b'{"usage":[1,2]}', Usage()),
+        (b'{"usage":"none"}', Usage()),
+        (b'{"message":"words","usage":{"prompt_tokens":3}}', Usage(3, None)),
+        (b'{"message":{"usage":7},"response":{"usage":[]}}', Usage()),
+    ],
+)
+def test_usage_is_read_in_every_format_and_unknown_when_it_is_nonsense(
+    data: bytes, usage: Usage
+) -> None:
+    assert usage_of(data) == usage
+
+
+def test_a_later_report_counts_more_field_by_field() -> None:
+    start = UsageReport(input_tokens=5, output_tokens=0, cache_read_input_tokens=2)
+    end = UsageReport(input_tokens=21, output_tokens=7)
+
+    assert merged_usage(start, None, end) == Usage(23, 7)
+    assert merged_usage(end, UsageReport(output_tokens=-7)) == Usage(21, 7)
+    assert merged_usage(None) == Usage()
+
+
+def test_nonsense_in_the_usage_hides_neither_an_end_nor_an_error() -> None:
+    ended = decode_event(b'{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":1e9999}}')
+
+    assert ended is not None
+    assert ended.finish_reason == "stop"
+    failure = event_failure(b"", b'{"error":{"code":503},"usage":"?"}')
+    assert failure is not None
+    assert failure.code is ErrorCode.BACKEND_OVERLOADED
+
+
+COUNTS = st.none() | st.integers(-(2**80), 2**80)
+
+
+@given(st.lists(st.builds(UsageReport, *[COUNTS] * 6), max_size=3))
+def test_what_is_reported_is_a_count_or_unknown(reports: list[UsageReport]) -> None:
+    usage = merged_usage(*reports)
+
+    assert usage.input_tokens is None or 0 <= usage.input_tokens <= 3 * MAX_TOKENS
+    assert usage.output_tokens is None or 0 <= usage.output_tokens <= MAX_TOKENS

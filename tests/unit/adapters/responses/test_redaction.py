@@ -1,0 +1,82 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provider_agent.adapters.responses.redaction import MIN_SECRET_CHARS, redact, redact_bytes
+
+SECRET = "hunter22"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("it was hunter22.", "it was [redacted]."),
+        ("Authorization: Bearer abcdef123456", "Authorization: Bearer [redacted]"),
+        ("authorization: basic dXNlcjpwYXNz", "authorization: basic [redacted]"),
+        ("x-api-key: short", "x-api-key: [redacted]"),
+        ('{"x-api-key": "short"}', '{"x-api-key": "[redacted]"}'),
+        ("provided: sk-or-v1-ab****xyz. You", "provided: [redacted] You"),
+        ("key sk-proj-abc_DEF-123 refused", "key [redacted] refused"),
+        ("?key=0123456789abcdef0123", "?key=[redacted]"),
+        ('"token": "0123456789abcdef0123"', '"token": "[redacted]"'),
+        ('{"user_id":"user_2abcdefghijklmnopqrst"}', '{"user_id":"[redacted]"}'),
+        ("http://user:pass@proxy:1/", "http://[redacted]@proxy:1/"),
+        ("jwt eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0", "jwt [redacted]"),
+        ("-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\n!", "[redacted]\n!"),
+    ],
+)
+def test_secrets_and_what_looks_like_one_are_replaced(text: str, expected: str) -> None:
+    assert redact(text, {SECRET}) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "the model `llama-3.1` does not exist",
+        "tokens=12345 key=short",
+        "risk-averse task-force disk-something",
+        "max_tokens: 4096 exceeds the context length of 2048 tokens",
+        "https://host.example/path:1@x",
+    ],
+)
+def test_ordinary_text_stays(text: str) -> None:
+    assert redact(text, {SECRET}) == text
+
+
+def test_a_secret_inside_a_longer_one_goes_with_it() -> None:
+    assert redact("hunter22-long", {SECRET, "hunter22-long"}) == "[redacted]"
+
+
+def test_a_short_secret_does_not_black_out_words() -> None:
+    assert redact("the cat", {"cat", ""}) == "the cat"
+
+
+@given(st.binary(max_size=200), st.integers(0, 300))
+def test_a_body_is_bounded(body: bytes, limit: int) -> None:
+    assert len(redact_bytes(body, limit, {SECRET})) <= limit
+
+
+@given(st.binary(max_size=64).filter(lambda body: not any(b in body for b in b"-=:@ hu")))
+def test_bytes_that_are_no_secret_are_kept(body: bytes) -> None:
+    assert redact_bytes(body, 64, {SECRET}) == body
+
+
+@given(st.text(max_size=30), st.text(MIN_SECRET_CHARS * "é" + "xyz", min_size=6, max_size=20))
+def test_no_known_secret_gets_through(text: str, secret: str) -> None:
+    body = f"{text} {secret} {text}".encode()
+    assert secret.encode() not in redact_bytes(body, 1000, {secret})
+
+
+def test_a_secret_across_the_limit_leaves_no_part() -> None:
+    body = b"a" * 96 + SECRET.encode() + b"b" * 100
+    assert redact_bytes(body, 100, {SECRET}) == b"a" * 96 + b"[red"
+
+
+def test_a_secret_cut_off_by_the_reader_leaves_no_part() -> None:
+    assert redact_bytes(b"error: hunter2", 100, {SECRET}) == b"error: "
+
+
+def test_hostile_input_takes_no_time() -> None:
+    for piece in ("-----BEGIN ", "://a:", "Bearer ", "key=", "sk-", "eyJ", "key : "):
+        redact(piece * 20_000, {SECRET})

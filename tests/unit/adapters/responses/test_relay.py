@@ -1,0 +1,235 @@
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from provider_agent.adapters.base import BackendSettings, ErrorInStream, InvalidResponse
+from provider_agent.adapters.responses.gate import OPENING_BYTES
+from provider_agent.adapters.responses.relay import ReadGate
+from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
+from provider_agent.protocol.errors import ErrorCode
+from tests.kit.fakes import Answer, FakeOpenAICompatible, json_answer, stream_answer
+from tests.kit.fakes.frames import DONE, INPUT_TOKENS, OUTPUT_TOKENS, chat_chunk, chat_frames, sse
+from tests.kit.fakes.openai_compatible import MODEL
+from tests.kit.sink import CollectingSink
+from tests.kit.virtual_time import in_virtual_time
+from tests.unit.adapters.conftest import Connect, a_job
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeOpenAICompatible]:
+    async with FakeOpenAICompatible() as running:
+        yield running
+
+
+async def test_a_gate_opens_and_closes_any_number_of_times() -> None:
+    gate = ReadGate()
+    states = [gate.is_open]
+
+    gate.pause_reading()
+    gate.pause_reading()
+    waiting = asyncio.create_task(gate.wait())
+    await asyncio.sleep(0)
+    states.append(gate.is_open or waiting.done())
+
+    gate.resume_reading()
+    gate.resume_reading()
+    await waiting
+    states.append(gate.is_open)
+
+    assert states == [True, False, True]
+
+
+async def test_a_full_window_stops_the_server_and_loses_nothing(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
+    # Far more than the sockets between them can hold.
+    word = chat_chunk(MODEL, {"content": "x" * 60_000})
+    frames = [*chat_frames(MODEL, usage=False)[:1], *[word] * 400]
+    server.next_job(stream_answer([*frames, *chat_frames(MODEL, usage=True)[-3:]]))
+    sink = CollectingSink(pause_at=100_000)
+    running = asyncio.create_task(connect(server).execute(a_job(MODEL), sink))
+    await sink.paused.wait()
+    exchange = server.jobs[0]
+    held, sent = len(sink.data), -1
+    while sent != len(exchange.sent):  # the server goes on until the sockets are full
+        sent = len(exchange.sent)
+        for _ in range(200):
+            await asyncio.sleep(0)
+
+    assert len(sink.data) == held
+    assert sent < 400 * len(word)
+
+    sink.resume()
+    result = await running
+
+    assert sink.data == exchange.sent
+    assert result.total_bytes == len(sink.data)
+    assert (result.input_tokens, result.output_tokens) == (INPUT_TOKENS, OUTPUT_TOKENS)
+
+
+@in_virtual_time
+async def test_a_full_window_is_not_the_servers_silence() -> None:
+    word = chat_chunk(MODEL, {"content": "x" * 60_000})
+    async with FakeOpenAICompatible() as server:
+        server.next_job(stream_answer([*[word] * 400, *chat_frames(MODEL, usage=True)]))
+        sink = CollectingSink(pause_at=1)
+        backend = OpenAICompatibleBackend(BackendSettings(kind=server.kind, url=server.url))
+        running = asyncio.create_task(backend.execute(a_job(MODEL), sink))
+        await sink.paused.wait()
+
+        await asyncio.sleep(3 * backend.timeouts.silence_s)
+        sink.resume()
+
+        assert (await running).total_bytes == len(sink.data)
+        await backend.close()
+
+
+async def test_a_job_can_be_cancelled_while_its_window_is_full(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
+    server.next_job(stream_answer([chat_chunk(MODEL, {"content": "x" * 60_000})] * 400))
+    sink = CollectingSink(pause_at=1)
+    running = asyncio.create_task(connect(server).execute(a_job(MODEL), sink))
+    await sink.paused.wait()
+
+    running.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    async with asyncio.timeout(5):
+        await server.jobs[0].disconnected.wait()
+
+
+async def test_the_status_and_type_of_the_response_come_first(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
+    answer = json_answer({"choices": []}, 201, {"Content-Type": "application/json; x=" + "y" * 999})
+    server.next_job(answer)
+    sink = CollectingSink()
+
+    await connect(server).execute(a_job(MODEL, stream=False), sink)
+
+    assert sink.status == 201
+    assert sink.content_type.startswith("application/json; x=y")
+    assert len(sink.content_type) <= 512
+
+
+async def test_times_are_whole_milliseconds_since_the_start(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
+    result = await connect(server).execute(a_job(MODEL), CollectingSink())
+
+    assert result.first_byte_ms is not None
+    assert 0 <= result.first_byte_ms <= result.duration_ms
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [],
+        [b": OPENROUTER PROCESSING\n\n"] * 3,
+        [b'event: ping\ndata: {"type":"ping"}\n\n'],
+        [DONE],
+        [b": wait\n\n", DONE, b": bye\n\n"],
+    ],
+    ids=["nothing", "comments", "pings", "marker", "comments and marker"],
+)
+async def test_a_stream_without_output_fails_before_anything_is_promised(
+    server: FakeOpenAICompatible, connect: Connect, frames: list[bytes]
+) -> None:
+    server.next_job(stream_answer(frames))
+    sink = CollectingSink()
+
+    with pytest.raises(InvalidResponse):
+        await connect(server).execute(a_job(MODEL), sink)
+
+    assert sink.status is None
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b'data: {"error":{"code":503}}\n\n', DONE],
+        [b": wait\n\n", b'data: {"error":{"code":503}}\n\n'],
+        [b'event: error\ndata: {"code":503}\n\n'],
+        [b'data: {"error":{"code":503}}'],
+    ],
+    ids=["with a marker", "after a comment", "named", "without a last line end"],
+)
+async def test_an_error_that_comes_first_fails_before_anything_is_promised(
+    server: FakeOpenAICompatible, connect: Connect, frames: list[bytes]
+) -> None:
+    server.next_job(stream_answer(frames))
+    sink = CollectingSink()
+
+    with pytest.raises(ErrorInStream) as caught:
+        await connect(server).execute(a_job(MODEL), sink)
+
+    assert caught.value.code is ErrorCode.BACKEND_OVERLOADED
+    assert sink.status is None
+
+
+async def test_a_whole_answer_that_is_an_error_fails_before_anything_is_promised(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
+    server.next_job(json_answer({"error": "Model is unloaded."}))
+    sink = CollectingSink()
+
+    with pytest.raises(ErrorInStream):
+        await connect(server).execute(a_job(MODEL, stream=False), sink)
+
+    assert sink.status is None
+
+
+async def test_comments_before_the_output_are_relayed_with_it(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
+    server.next_job(stream_answer([b": wait\n\n", *chat_frames(MODEL, usage=True)]))
+    sink = CollectingSink()
+
+    await connect(server).execute(a_job(MODEL), sink)
+
+    assert bytes(sink.data) == bytes(server.jobs[0].sent)
+
+
+async def test_a_long_whole_answer_is_relayed_before_it_is_complete(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
+    pieces = (b'{"choices":[],"x":"' + b"x" * OPENING_BYTES, b"y" * 1000, b'"}')
+    server.next_job(Answer(pieces))
+    sink = CollectingSink(pause_at=1)
+    running = asyncio.create_task(connect(server).execute(a_job(MODEL, stream=False), sink))
+
+    await sink.paused.wait()
+    sink.resume()
+
+    assert (await running).total_bytes == len(b"".join(pieces))
+    assert bytes(sink.data) == b"".join(pieces)
+
+
+async def test_the_servers_advice_in_a_stream_comes_along(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
+    advice = {"retryable": False, "retry_after": 7}
+    error = {"error": {"code": 429, "message": "busy", "availability": advice}}
+    server.next_job(stream_answer([sse(error)]))
+
+    with pytest.raises(ErrorInStream) as caught:
+        await connect(server).execute(a_job(MODEL), CollectingSink())
+
+    assert (caught.value.retryable, caught.value.retry_after_s) == (False, 7.0)
+
+
+async def test_bytes_before_an_error_in_the_stream_have_been_relayed(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
+    frames = [*chat_frames(MODEL, usage=False)[:3], b'data: {"error":{"code":503}}\n\n']
+    server.next_job(stream_answer(frames))
+    sink = CollectingSink()
+
+    with pytest.raises(ErrorInStream) as caught:
+        await connect(server).execute(a_job(MODEL), sink)
+
+    assert bytes(sink.data) == b"".join(frames)
+    assert caught.value.body == b'{"error":{"code":503}}'

@@ -1,0 +1,141 @@
+import asyncio
+import uuid
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provider_agent.adapters.base import (
+    BackendSettings,
+    BadRequest,
+    Job,
+    JobResult,
+    Operation,
+    WireFormat,
+)
+from provider_agent.adapters.responses.validator import validator_for
+from provider_agent.adapters.servers.echo import MODEL_ID, EchoBackend
+from provider_agent.protocol.formats import MAIN_OPERATION
+from tests.kit.sink import CollectingSink
+
+BOTH = pytest.mark.parametrize("wire_format", list(WireFormat))
+
+
+def echo_job(text: object, wire_format: WireFormat = WireFormat.OPENAI, **more: object) -> Job:
+    request = {"model": MODEL_ID, "messages": [{"role": "user", "content": text}], **more}
+    return Job(uuid.uuid4().bytes, MODEL_ID, wire_format, msgspec.json.encode(request), 60_000)
+
+
+async def run(job: Job) -> tuple[CollectingSink, JobResult]:
+    sink = CollectingSink()
+    result = await EchoBackend(BackendSettings(kind="echo")).execute(job, sink)
+    return sink, result
+
+
+async def test_offers_one_model_in_both_formats() -> None:
+    backend = EchoBackend(BackendSettings(kind="echo"))
+
+    (model,) = await backend.list_models()
+
+    assert model.model_id == "echo"
+    assert model.operations == {Operation.CHAT, Operation.MESSAGES, Operation.COUNT_TOKENS}
+    assert (backend.id, backend.native) == ("echo", True)
+    assert (await backend.health()).reachable
+
+
+@BOTH
+@pytest.mark.parametrize("stream", [True, False])
+async def test_says_the_last_user_message_again(wire_format: WireFormat, stream: bool) -> None:
+    sink, result = await run(echo_job("alpha beta gamma", wire_format, stream=stream))
+
+    assert b"alpha" in sink.data
+    assert b"gamma" in sink.data
+    assert (result.input_tokens, result.output_tokens) == (3, 3)
+    assert result.total_bytes == len(sink.data)
+
+
+@BOTH
+@pytest.mark.parametrize("stream", [True, False])
+async def test_its_answer_is_a_good_one_of_its_format(
+    wire_format: WireFormat, stream: bool
+) -> None:
+    sink, result = await run(echo_job("one two", wire_format, stream=stream, max_tokens=1))
+    inspector = validator_for(MAIN_OPERATION[wire_format], sink.content_type)
+    inspector.feed(bytes(sink.data))
+
+    verdict = inspector.verdict()
+
+    assert verdict.failure is None
+    assert (verdict.usage.input_tokens, verdict.usage.output_tokens) == (2, 1)
+    assert (result.input_tokens, result.output_tokens) == (2, 1)
+
+
+async def test_counts_words() -> None:
+    job = echo_job("one two three", WireFormat.ANTHROPIC, stream=True)
+
+    sink, result = await run(msgspec.structs.replace(job, operation=Operation.COUNT_TOKENS))
+
+    assert sink.content_type == "application/json"
+    assert msgspec.json.decode(sink.data) == {"input_tokens": 3}
+    assert (result.input_tokens, result.output_tokens) == (3, 0)
+
+
+@BOTH
+async def test_equal_requests_get_equal_bytes(wire_format: WireFormat) -> None:
+    first, _ = await run(echo_job("again", wire_format, stream=True))
+    second, _ = await run(echo_job("again", wire_format, stream=True))
+
+    assert first.data == second.data
+
+
+@pytest.mark.parametrize("content", ["", "   ", None, []])
+async def test_nothing_to_say_is_said(content: object) -> None:
+    sink, _ = await run(echo_job(content))
+
+    assert b"nothing" in sink.data
+
+
+async def test_parts_of_a_message_are_one_text() -> None:
+    parts = [{"type": "text", "text": "left"}, {"type": "image_url", "image_url": {"url": "x"}}]
+
+    sink, _ = await run(echo_job(parts))
+
+    assert b'"content":"left"' in sink.data
+
+
+@pytest.mark.parametrize(
+    "request_body",
+    [b"", b"[]", b"{}", b'{"messages":7}', b'{"messages":[{"content":"x"}]}', b"[" * 100_000],
+)
+async def test_a_request_without_messages_is_the_clients_fault(request_body: bytes) -> None:
+    job = msgspec.structs.replace(echo_job("x"), request=request_body)
+
+    with pytest.raises(BadRequest):
+        await run(job)
+
+
+async def test_it_stops_when_cancelled() -> None:
+    sink = CollectingSink(pause_at=1)
+    backend = EchoBackend(BackendSettings(kind="echo"))
+    running = asyncio.create_task(backend.execute(echo_job("a b c", stream=True), sink))
+    await sink.paused.wait()
+    before = len(sink.data)
+
+    running.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert len(sink.data) == before
+
+
+@given(st.text(), st.sampled_from(WireFormat), st.booleans())
+async def test_any_text_comes_back_word_for_word(
+    text: str, wire_format: WireFormat, stream: bool
+) -> None:
+    sink, result = await run(echo_job(text, wire_format, stream=stream))
+
+    inspector = validator_for(MAIN_OPERATION[wire_format], sink.content_type)
+    inspector.feed(bytes(sink.data))
+    assert inspector.verdict().failure is None
+    assert result.output_tokens == (len(text.split()) or 3)

@@ -1,0 +1,238 @@
+from collections.abc import AsyncIterator
+
+import pytest
+
+from provider_agent.adapters.base import BadStatus, Operation, ServerLoad, WireFormat
+from provider_agent.adapters.servers.llamacpp import name_of
+from provider_agent.protocol.errors import ErrorCode
+from tests.kit.fakes import FakeLlamaCpp
+from tests.kit.fakes.llamacpp import FILE, MODEL, SLOTS, WINDOW
+from tests.kit.sink import CollectingSink
+from tests.unit.adapters.conftest import Connect, a_job
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeLlamaCpp]:
+    async with FakeLlamaCpp(api_key="sk-llama-012345") as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("upstream_id", "name"),
+    [
+        ("tiny", "tiny"),
+        ("acme/acme-8b", "acme/acme-8b"),
+        ("acme/acme-8b-GGUF:Q4_K_M", "acme/acme-8b-GGUF:Q4_K_M"),
+        ("/models/acme-8b.Q4_K_M.gguf", "acme-8b.Q4_K_M"),
+        ("models/acme-00001-of-00003.gguf", "acme"),
+        (r"C:\models\acme.GGUF", "acme"),
+        ("acme.gguf", "acme"),
+    ],
+)
+def test_a_model_is_called_by_its_alias_or_the_stem_of_its_file(
+    upstream_id: str, name: str
+) -> None:
+    assert name_of(upstream_id) == name
+
+
+async def test_slots_are_the_jobs_at_once(server: FakeLlamaCpp, connect: Connect) -> None:
+    told, limited = connect(server), connect(server, max_concurrent=2)
+
+    await told.list_models()
+    await limited.list_models()
+
+    assert told.max_concurrent == SLOTS
+    assert limited.max_concurrent == 2
+
+
+async def test_the_window_is_that_of_a_slot(server: FakeLlamaCpp, connect: Connect) -> None:
+    (model,) = await connect(server).list_models()
+
+    assert (model.model_id, model.upstream_id, model.context_window) == (MODEL, FILE, WINDOW)
+
+
+async def test_the_key_is_checked_though_health_and_models_are_open(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    health = await connect(server, api_key="sk-wrong-012345").health()
+
+    assert not health.reachable
+    assert health.last_error is not None
+    assert "api_key_env" in health.last_error
+
+
+async def test_a_loading_model_is_unhealthy_and_says_so(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    server.loading = True
+    backend = connect(server)
+
+    health = await backend.health()
+
+    assert not health.reachable
+    assert health.last_error is not None
+    assert "loading" in health.last_error
+    assert health.loading
+    with pytest.raises(BadStatus):
+        await backend.list_models()
+    server.loading = False
+    assert (await backend.health()).reachable
+    assert len(await backend.list_models()) == 1
+
+
+async def test_an_old_build_speaks_no_messages(server: FakeLlamaCpp, connect: Connect) -> None:
+    old = {Operation.CHAT, Operation.COMPLETIONS}
+    server.routes = old | {Operation.EMBEDDINGS}
+
+    (model,) = await connect(server).list_models()
+
+    assert model.operations == old
+
+
+@pytest.mark.parametrize(
+    ("only", "pooling", "operations"),
+    [
+        (True, True, {Operation.EMBEDDINGS}),
+        (False, True, set(Operation)),
+        (True, False, set()),
+        (False, False, set(Operation) - {Operation.EMBEDDINGS}),
+    ],
+)
+async def test_a_server_with_embeddings_offers_them(
+    server: FakeLlamaCpp,
+    connect: Connect,
+    only: bool,
+    pooling: bool,
+    operations: set[Operation],
+) -> None:
+    server.embeddings, server.embeddings_only, server.pooling = True, only, pooling
+
+    (model,) = await connect(server).list_models()
+
+    assert model.operations == operations
+    assert (model.withheld == "") is bool(operations)
+
+
+async def test_a_build_is_probed_once(server: FakeLlamaCpp, connect: Connect) -> None:
+    backend = connect(server)
+
+    for _ in range(3):
+        await backend.list_models()
+
+    assert [len(server.probes(operation)) for operation in Operation] == [1] * len(Operation)
+
+
+async def test_a_sleeping_model_is_offered_and_not_woken(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    server.sleeping = True
+    backend = connect(server)
+
+    await backend.health()
+    (asleep,) = await backend.list_models()
+
+    assert asleep.operations == {Operation.CHAT}
+    assert server.woken == []
+
+
+async def test_what_was_found_out_before_it_slept_still_holds(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    backend = connect(server)
+    awake = await backend.list_models()
+    server.sleeping = True
+
+    assert await backend.list_models() == awake
+    assert server.woken == []
+
+
+async def test_a_router_offers_what_is_loaded_and_loads_nothing(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    server.router = {"acme-8b": "loaded", "acme-70b": "unloaded", "acme-1b": "sleeping"}
+    backend = connect(server)
+
+    assert (await backend.health()).reachable
+    asleep, unloaded, model = await backend.list_models()
+
+    assert "sleeping" in asleep.withheld
+    assert "unloaded" in unloaded.withheld
+    assert model.withheld == ""
+    assert (model.model_id, model.context_window) == ("acme-8b", WINDOW)
+    assert model.formats == set(WireFormat)
+    assert backend.max_concurrent == SLOTS
+    assert server.woken == []
+    assert all(asked.query["autoload"] == "false" for asked in server.exchanges if asked.query)
+
+
+@pytest.mark.parametrize(
+    ("slots", "deferred", "load"),
+    [
+        (True, None, ServerLoad(running=2)),
+        (True, 7, ServerLoad(running=2, waiting=7)),
+        (False, 7, ServerLoad(waiting=7)),
+        (False, None, None),
+    ],
+)
+async def test_load_is_busy_slots_and_the_queue_where_they_are_told(
+    server: FakeLlamaCpp,
+    connect: Connect,
+    slots: bool,
+    deferred: int | None,
+    load: ServerLoad | None,
+) -> None:
+    server.slots, server.deferred = slots, deferred
+    backend = connect(server)
+    await backend.list_models()
+
+    assert [await backend.load() for _ in range(3)] == [load] * 3
+
+    assert len(server.asked("/slots")) == (3 if slots else 1)
+    assert len(server.asked("/metrics")) == (1 if deferred is None else 3)
+
+
+async def test_metrics_that_were_switched_on_meanwhile_are_noticed(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    backend = connect(server)
+    await backend.load()
+    server.deferred = 4
+    await backend.list_models()
+
+    assert await backend.load() == ServerLoad(running=2, waiting=4)
+
+
+async def test_the_load_behind_a_router_is_that_of_all_loaded_models(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    server.router = {"acme-1b": "loaded", "acme/8b": "loaded", "acme-70b": "unloaded"}
+    server.deferred = 1
+    backend = connect(server)
+    await backend.list_models()
+
+    assert await backend.load() == ServerLoad(running=4, waiting=2)
+    asked = [one.query for one in server.asked("/slots")]
+    assert [query["model"] for query in asked] == ["acme-1b", "acme/8b"]
+    assert {query["autoload"] for query in asked} == {"false"}
+
+
+async def test_a_sleeping_server_is_not_asked_for_its_load(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    server.sleeping = True
+    backend = connect(server)
+    await backend.list_models()
+
+    assert await backend.load() is None
+    assert server.asked("/slots") == []
+
+
+async def test_a_prompt_over_the_window_is_the_clients_fault(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    server.next_job(FakeLlamaCpp.context_exceeded())
+
+    with pytest.raises(BadStatus) as caught:
+        await connect(server).execute(a_job(MODEL), CollectingSink())
+
+    assert caught.value.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED

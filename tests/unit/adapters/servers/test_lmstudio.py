@@ -1,0 +1,160 @@
+from collections.abc import AsyncIterator
+
+import pytest
+
+from provider_agent.adapters.base import (
+    BackendSettings,
+    ErrorInStream,
+    InvalidResponse,
+    Operation,
+    WireFormat,
+)
+from provider_agent.adapters.servers.lmstudio import LmStudioBackend
+from provider_agent.adapters.servers.probe_cache import UNKNOWN_BUILD_S
+from tests.kit.fakes import Answer, FakeLmStudio, json_answer
+from tests.kit.fakes.lmstudio import EMBEDDER, MODEL, PARALLEL, UNLOADED, WINDOW
+from tests.kit.sink import CollectingSink
+from tests.unit.adapters.conftest import Connect, a_job
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeLmStudio]:
+    async with FakeLmStudio() as running:
+        yield running
+
+
+async def test_the_newest_list_tells_loaded_models_window_and_slots(
+    server: FakeLmStudio, connect: Connect
+) -> None:
+    backend = connect(server)
+
+    embedder, unloaded, model = await backend.list_models()
+
+    assert (model.model_id, model.context_window, model.withheld) == (MODEL, WINDOW, "")
+    assert model.formats == set(WireFormat)
+    assert (unloaded.model_id, unloaded.context_window) == (UNLOADED, None)
+    assert "not loaded" in unloaded.withheld
+    assert embedder.model_id == EMBEDDER
+    assert embedder.operations == {Operation.EMBEDDINGS}
+    assert backend.max_concurrent == PARALLEL
+
+
+async def test_the_operators_own_limit_stays(server: FakeLmStudio, connect: Connect) -> None:
+    backend = connect(server, max_concurrent=2)
+
+    await backend.list_models()
+
+    assert backend.max_concurrent == 2
+
+
+async def test_an_older_version_tells_loaded_models_and_window(
+    server: FakeLmStudio, connect: Connect
+) -> None:
+    server.api = "v0"
+
+    server.routes = {Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS}
+
+    embedder, unloaded, model = await connect(server).list_models()
+
+    assert (model.model_id, model.context_window) == (MODEL, WINDOW)
+    assert model.operations == {Operation.CHAT, Operation.COMPLETIONS}
+    assert "not loaded" in unloaded.withheld
+    assert embedder.operations == {Operation.EMBEDDINGS}
+
+
+async def test_where_nothing_tells_the_state_everything_is_offered(
+    server: FakeLmStudio, connect: Connect
+) -> None:
+    server.api = "openai"
+    backend = connect(server)
+
+    models = await backend.list_models()
+
+    assert [model.model_id for model in models] == ["acme-embed", "acme/acme-70b", MODEL]
+    assert {model.context_window for model in models} == {None}
+    assert backend.max_concurrent == 1
+
+
+async def test_a_route_that_answers_200_anyway_is_not_there(
+    server: FakeLmStudio, connect: Connect
+) -> None:
+    server.routes = {Operation.CHAT}
+
+    models = await connect(server).list_models()
+
+    assert models[-1].operations == {Operation.CHAT}
+
+
+async def test_routes_are_probed_again_after_a_while_because_no_version_is_told(
+    server: FakeLmStudio,
+) -> None:
+    now = 0.0
+    settings = BackendSettings(kind="lmstudio", url=server.url)
+    backend = LmStudioBackend(settings, clock=lambda: now)
+    server.routes = {Operation.CHAT}
+    await backend.list_models()
+    server.routes.add(Operation.MESSAGES)
+
+    before = (await backend.list_models())[-1]
+    now = UNKNOWN_BUILD_S
+    after = (await backend.list_models())[-1]
+    await backend.close()
+
+    assert before.operations == {Operation.CHAT}
+    assert after.operations == {Operation.CHAT, Operation.MESSAGES}
+    assert len(server.probes(Operation.MESSAGES)) == 2
+
+
+async def test_a_model_of_another_machine_is_not_offered_where_it_is_told(
+    server: FakeLmStudio, connect: Connect
+) -> None:
+    server.remote = True
+
+    models = {model.model_id: model for model in await connect(server).list_models()}
+
+    assert "LM Link" in models["acme/far-away"].withheld
+    assert models[MODEL].withheld == ""
+
+
+async def test_without_a_loaded_model_its_own_limit_holds_again(
+    server: FakeLmStudio, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = connect(server)
+    await backend.list_models()
+    monkeypatch.setattr(server, "answer", lambda _: json_answer({"models": []}))
+
+    assert await backend.list_models() == []
+    assert backend.max_concurrent == 1
+
+
+async def test_a_server_of_another_kind_is_unhealthy(
+    server: FakeLmStudio, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "answer", lambda _: Answer((b'{"error":"Unexpected endpoint"}',)))
+
+    health = await connect(server).health()
+
+    assert not health.reachable
+    assert health.last_error is not None
+    assert "expected shape" in health.last_error
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (FakeLmStudio.overflow_in_stream(), ErrorInStream),
+        (FakeLmStudio.error_body(), ErrorInStream),
+        (FakeLmStudio.empty_stream(), InvalidResponse),
+    ],
+    ids=["in-stream", "200-with-error-body", "empty"],
+)
+async def test_a_failure_that_answers_200_is_a_failure(
+    server: FakeLmStudio, connect: Connect, answer: Answer, error: type[Exception]
+) -> None:
+    server.next_job(answer)
+    sink = CollectingSink()
+
+    with pytest.raises(error):
+        await connect(server).execute(a_job(MODEL), sink)
+
+    assert sink.status is None, "nothing was promised yet: another server may take the job"

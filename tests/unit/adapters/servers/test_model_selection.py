@@ -1,0 +1,114 @@
+import pytest
+
+from provider_agent.adapters.base import BackendModel, BackendSettings, Operation
+from provider_agent.adapters.servers.model_selection import (
+    LIST_IT,
+    MAX_WITHHELD,
+    NOT_LISTED,
+    choose_offered,
+)
+
+CHAT = frozenset({Operation.CHAT})
+
+
+def model(model_id: str, upstream_id: str = "", **different: object) -> BackendModel:
+    usual: dict[str, object] = {"context_window": None, "native": True, "operations": CHAT}
+    fields = {**usual, "upstream_id": upstream_id or model_id, **different}
+    return BackendModel(model_id=model_id, **fields)  # type: ignore[arg-type]
+
+
+def settings(**different: object) -> BackendSettings:
+    return BackendSettings(kind="x", **different)  # type: ignore[arg-type]
+
+
+def reasons(found: list[BackendModel], **different: object) -> dict[str, str]:
+    return {one.model_id: one.withheld for one in choose_offered(found, settings(**different))}
+
+
+@pytest.mark.parametrize(
+    ("models", "native", "reason"),
+    [
+        (None, True, ""),
+        (None, False, LIST_IT),
+        (("*",), False, ""),
+        (("acme/*",), False, ""),
+        (("acme/*",), True, ""),
+        (("other",), True, NOT_LISTED),
+        (("other",), False, NOT_LISTED),
+        ((), True, NOT_LISTED),
+        (("ACME/*",), True, NOT_LISTED),
+        (("/disk/acme.gguf",), True, ""),
+    ],
+)
+def test_the_operators_list_decides_and_passthroughs_need_one(
+    models: tuple[str, ...] | None, native: bool, reason: str
+) -> None:
+    one = model("acme/8b", "/disk/acme.gguf", native=native)
+
+    assert reasons([one], models=models) == {"acme/8b": reason}
+
+
+def test_what_the_adapter_withholds_stays_withheld() -> None:
+    offline = model("m", withheld="offline")
+
+    assert reasons([offline], models=("*",)) == {"m": "offline"}
+
+
+def test_what_speaks_nothing_or_has_no_usable_name_is_withheld() -> None:
+    found = reasons([model("", "u"), model("x" * 513), model("mute", operations=frozenset())])
+
+    assert all(found.values())
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("meant", ["/disk/acme.gguf", "acme"])
+@pytest.mark.parametrize("models", [("my-*",), ("acme",), ("/disk/*",), None])
+def test_an_alias_replaces_the_servers_id_and_patterns_fit_either(
+    meant: str, models: tuple[str, ...] | None
+) -> None:
+    chosen = choose_offered(
+        [model("acme", "/disk/acme.gguf"), model("other")],
+        settings(aliases={"my-acme": meant}, models=models),
+    )
+
+    by_name = {one.model_id: one for one in chosen}
+    assert by_name.keys() == {"my-acme", "other"}
+    assert by_name["my-acme"].upstream_id == "/disk/acme.gguf"
+    assert by_name["my-acme"].withheld == ""
+    assert (by_name["other"].withheld == "") is (models is None)
+
+
+def test_a_model_may_have_two_aliases() -> None:
+    assert reasons([model("m")], aliases={"a": "m", "b": "m"}) == {"a": "", "b": ""}
+
+
+def test_of_two_models_with_one_name_the_offered_one_counts() -> None:
+    unloaded, loaded = model("m", "1", withheld="not loaded"), model("m", "2")
+
+    for models in ([unloaded, loaded], [loaded, unloaded]):
+        (one,) = choose_offered(models, settings())
+        assert (one.upstream_id, one.withheld) == ("2", "")
+
+
+@pytest.mark.parametrize(
+    ("window", "told"), [(4096, 4096), (0, None), (-1, None), (2**60, None), (None, None)]
+)
+def test_a_window_that_cannot_be_one_counts_as_not_told(
+    window: int | None, told: int | None
+) -> None:
+    (one,) = choose_offered([model("m", context_window=window)], settings())
+
+    assert one.context_window == told
+
+
+def test_a_catalogue_leaves_a_bounded_number_of_reasons_those_of_listed_models_first() -> None:
+    catalogue = [model(f"m{number:04}", native=False) for number in range(2000)]
+    listed = [model("z-listed", native=False, withheld="offline"), model("z-good", native=False)]
+
+    found = reasons([*catalogue, *listed], models=("z-*",))
+
+    withheld = [name for name, reason in found.items() if reason]
+    assert len(withheld) == MAX_WITHHELD
+    assert "z-listed" in withheld
+    assert found["z-good"] == ""
+    assert list(found) == sorted(found)

@@ -1,0 +1,196 @@
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from provider_agent.adapters.base import InvalidResponse, Operation, PromptTooLong, WireFormat
+from provider_agent.adapters.servers import ollama
+from provider_agent.protocol.errors import ErrorCode
+from tests.kit.fakes import FakeOllama, Fault
+from tests.kit.fakes.frames import INPUT_TOKENS, OUTPUT_TOKENS
+from tests.kit.fakes.ollama import (
+    CLOUD,
+    EMBEDDER,
+    MODEL,
+    PINNED,
+    PINNED_WINDOW,
+    UNKNOWN,
+    WINDOW,
+)
+from tests.kit.sink import CollectingSink
+from tests.unit.adapters.conftest import Connect, a_job
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeOllama]:
+    async with FakeOllama() as running:
+        yield running
+
+
+async def test_the_window_is_the_allocated_one_or_the_models_own_or_unknown(
+    server: FakeOllama, connect: Connect
+) -> None:
+    models = await connect(server).list_models()
+
+    chatting = [model for model in models if Operation.CHAT in model.operations]
+    assert {model.model_id: model.context_window for model in chatting} == {
+        MODEL: WINDOW,
+        PINNED: PINNED_WINDOW,
+        UNKNOWN: None,
+    }
+
+
+async def test_a_model_that_is_not_loaded_has_no_known_window(
+    server: FakeOllama, connect: Connect
+) -> None:
+    server.loaded = False
+
+    windows = {m.model_id: m.context_window for m in await connect(server).list_models()}
+
+    assert windows[MODEL] is None
+
+
+@pytest.mark.parametrize("old", [False, True])
+async def test_embedding_models_do_not_chat_and_cloud_stubs_are_not_offered(
+    server: FakeOllama, connect: Connect, old: bool
+) -> None:
+    server.old = old
+
+    models = await connect(server).list_models()
+
+    offered = {model.model_id: model for model in models if not model.withheld}
+    assert list(offered) == [EMBEDDER, UNKNOWN, PINNED, MODEL]
+    assert offered[EMBEDDER].operations == {Operation.EMBEDDINGS}
+    assert Operation.EMBEDDINGS not in offered[MODEL].operations
+    withheld = {model.model_id: model.withheld for model in models if model.withheld}
+    assert sorted(withheld) == sorted(CLOUD)
+    assert all("ollama.com" in reason for reason in withheld.values())
+    shown = {asked.json["model"] for asked in server.asked("/api/show")}
+    assert not any("cloud" in str(name) or "huge" in str(name) for name in shown)
+
+
+async def test_a_model_is_asked_about_once_per_digest(server: FakeOllama, connect: Connect) -> None:
+    backend = connect(server)
+
+    for _ in range(3):
+        await backend.list_models()
+
+    names = [asked.json["model"] for asked in server.asked("/api/show")]
+    assert len(names) == len(set(names)) > 0
+
+
+async def test_questions_about_models_are_bounded_and_go_on_the_next_time(
+    server: FakeOllama, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ollama, "MAX_SHOWN", 2)
+    backend = connect(server)
+
+    first = await backend.list_models()
+    second = await backend.list_models()
+
+    assert [model.model_id for model in first if not model.withheld] == [PINNED, MODEL]
+    (waiting,) = [model for model in first if model.model_id == UNKNOWN]
+    assert "asked again" in waiting.withheld
+    offered = [model.model_id for model in second if not model.withheld]
+    assert offered == [EMBEDDER, UNKNOWN, PINNED, MODEL]
+
+
+async def test_an_old_version_speaks_no_messages(server: FakeOllama, connect: Connect) -> None:
+    server.routes = {Operation.CHAT, Operation.COMPLETIONS}
+
+    models = {model.model_id: model for model in await connect(server).list_models()}
+
+    assert models[MODEL].operations == {Operation.CHAT, Operation.COMPLETIONS}
+    assert models[EMBEDDER].withheld != ""
+
+
+@pytest.mark.parametrize(
+    ("version", "newest"),
+    [
+        ("0.30.1", {Operation.RESPONSES, Operation.MESSAGES}),
+        ("0.14.0-rc1", {Operation.RESPONSES, Operation.MESSAGES}),
+        ("0.13.3", {Operation.RESPONSES}),
+        ("0.13.2", set()),
+        ("0.5", set()),
+    ],
+)
+async def test_where_routes_do_not_show_themselves_the_version_tells(
+    server: FakeOllama, connect: Connect, version: str, newest: set[Operation]
+) -> None:
+    server.old, server.version = True, version
+    backend = connect(server)
+
+    models = {model.model_id: model for model in await backend.list_models()}
+
+    assert models[MODEL].operations == {Operation.CHAT, Operation.COMPLETIONS} | newest
+    assert models[EMBEDDER].operations == {Operation.EMBEDDINGS}
+    assert backend.version == version
+
+
+async def test_a_prompt_that_cannot_fit_is_refused_because_it_would_be_cut(
+    server: FakeOllama, connect: Connect
+) -> None:
+    backend = connect(server)
+    await backend.list_models()
+    words = "word " * (PINNED_WINDOW + 1)
+    request = {"messages": [{"role": "user", "content": words}]}
+    job = msgspec.structs.replace(a_job(PINNED), request=msgspec.json.encode(request))
+    sink = CollectingSink()
+
+    with pytest.raises(PromptTooLong) as caught:
+        await backend.execute(job, sink)
+
+    assert caught.value.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED
+    assert (caught.value.at_least, caught.value.window) == (PINNED_WINDOW + 1, PINNED_WINDOW)
+    assert "word word" not in str(caught.value)
+    assert sink.status is None
+    assert server.jobs == []
+
+
+async def test_where_the_window_is_unknown_or_wide_enough_the_server_decides(
+    server: FakeOllama, connect: Connect
+) -> None:
+    backend = connect(server)
+    await backend.list_models()
+    words = "word " * (PINNED_WINDOW + 1)
+    request = {"messages": [{"role": "user", "content": words}]}
+
+    for model in (MODEL, UNKNOWN):
+        job = msgspec.structs.replace(a_job(model), request=msgspec.json.encode(request))
+        await backend.execute(job, CollectingSink())
+
+    assert len(server.jobs) == 2
+
+
+async def test_one_job_at_once_unless_told(server: FakeOllama, connect: Connect) -> None:
+    assert connect(server).max_concurrent == 1
+    assert connect(server, max_concurrent=4).max_concurrent == 4
+
+
+async def test_a_refused_host_name_says_what_to_write(server: FakeOllama, connect: Connect) -> None:
+    server.names = ["elsewhere"]
+
+    health = await connect(server).health()
+
+    assert not health.reachable
+    assert health.last_error is not None
+    assert "host name" in health.last_error
+    assert "key" not in health.last_error
+
+
+async def test_usage_of_a_message_is_the_truth_at_its_end(
+    server: FakeOllama, connect: Connect
+) -> None:
+    result = await connect(server).execute(a_job(MODEL, WireFormat.ANTHROPIC), CollectingSink())
+
+    assert (result.input_tokens, result.output_tokens) == (INPUT_TOKENS, OUTPUT_TOKENS)
+
+
+@pytest.mark.parametrize("wire_format", list(WireFormat))
+async def test_an_error_that_it_swallows_is_noticed(
+    server: FakeOllama, connect: Connect, wire_format: WireFormat
+) -> None:
+    server.next_job(Fault.STOP_AFTER_FIRST_CHUNK)
+
+    with pytest.raises(InvalidResponse):
+        await connect(server).execute(a_job(MODEL, wire_format), CollectingSink())

@@ -1,0 +1,119 @@
+from collections.abc import AsyncIterator
+
+import pytest
+
+from provider_agent.adapters.base import BadStatus, Operation, WireFormat
+from tests.kit.fakes import FakeOpenAICompatible, json_answer
+from tests.kit.fakes.openai_compatible import MODEL, WINDOW
+from tests.unit.adapters.conftest import Connect
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeOpenAICompatible]:
+    async with FakeOpenAICompatible() as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "formats",
+    [
+        (WireFormat.OPENAI,),
+        (WireFormat.ANTHROPIC,),
+        (WireFormat.OPENAI, WireFormat.ANTHROPIC),
+    ],
+)
+async def test_the_operator_says_which_formats_it_speaks(
+    server: FakeOpenAICompatible, connect: Connect, formats: tuple[WireFormat, ...]
+) -> None:
+    models = await connect(server, formats=formats).list_models()
+
+    assert {model.formats for model in models} == {frozenset(formats)}
+
+
+async def test_a_bare_entry_has_no_known_window(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
+    models = await connect(server).list_models()
+
+    assert {model.model_id: model.context_window for model in models} == {
+        MODEL: WINDOW,
+        "acme-bare": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("entry", "window"),
+    [
+        ({"max_model_len": 10}, 10),
+        ({"context_length": 11}, 11),
+        ({"meta": {"n_ctx": 12}}, 12),
+        ({"meta": {"n_ctx_train": 99}}, None),
+        ({"context_length": -1}, None),
+        ({"context_length": 2**60}, None),
+    ],
+)
+async def test_the_window_comes_from_whichever_field_there_is(
+    server: FakeOpenAICompatible,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    entry: dict[str, object],
+    window: int | None,
+) -> None:
+    listed = {"data": [{"id": "m", **entry}]}
+    monkeypatch.setattr(server, "answer", lambda _: json_answer(listed))
+
+    (model,) = await connect(server).list_models()
+
+    assert model.context_window == window
+
+
+async def test_ids_that_no_frame_can_carry_and_repeated_ids_are_left_out(
+    server: FakeOpenAICompatible, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = {"data": [{"id": one} for one in ("", "x" * 513, "b", "a", "b")]}
+    monkeypatch.setattr(server, "answer", lambda _: json_answer(listed))
+
+    models = await connect(server).list_models()
+
+    assert [model.model_id for model in models if not model.withheld] == ["a", "b"]
+
+
+async def test_what_is_optional_in_a_format_is_probed(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
+    server.routes = {Operation.CHAT, Operation.EMBEDDINGS, Operation.COUNT_TOKENS}
+
+    openai, both = [
+        (await connect(server, formats=formats).list_models())[0].operations
+        for formats in ((WireFormat.OPENAI,), tuple(WireFormat))
+    ]
+
+    assert openai == {Operation.CHAT, Operation.EMBEDDINGS}
+    assert both == openai | {Operation.MESSAGES, Operation.COUNT_TOKENS}
+    assert server.probes(Operation.CHAT) == server.probes(Operation.MESSAGES) == []
+
+
+@pytest.mark.parametrize("status", [200, 401, 404, 405, 500, 501])
+async def test_what_does_not_refuse_an_empty_request_as_such_is_not_offered(
+    server: FakeOpenAICompatible,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+) -> None:
+    monkeypatch.setattr(server, "_job", lambda _: json_answer({}, status))
+
+    models = await connect(server).list_models()
+
+    assert models[0].operations == {Operation.CHAT}
+
+
+async def test_a_busy_server_is_asked_again(
+    server: FakeOpenAICompatible, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = connect(server)
+    with monkeypatch.context() as busy:
+        busy.setattr(server, "_job", lambda _: json_answer({}, 503))
+        with pytest.raises(BadStatus):
+            await backend.list_models()
+
+    assert Operation.RESPONSES in (await backend.list_models())[0].operations

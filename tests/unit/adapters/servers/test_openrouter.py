@@ -1,0 +1,134 @@
+from collections.abc import AsyncIterator
+
+import pytest
+
+from provider_agent.adapters.base import ErrorInStream, MissingApiKey, Operation, WireFormat
+from provider_agent.adapters.servers.openrouter import OpenRouterBackend
+from provider_agent.protocol.errors import ErrorCode
+from tests.kit.fakes import FakeOpenRouter
+from tests.kit.fakes.openrouter import EMBEDDER, MODEL, WINDOW
+from tests.kit.sink import CollectingSink
+from tests.unit.adapters.conftest import Connect, a_job
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeOpenRouter]:
+    async with FakeOpenRouter(api_key="sk-or-v1-0123456789") as running:
+        yield running
+
+
+async def test_it_is_known_by_its_kind_and_is_no_local_hardware(
+    server: FakeOpenRouter, connect: Connect
+) -> None:
+    backend = connect(server)
+
+    assert (backend.id, backend.native) == ("openrouter", False)
+    assert all(not model.native for model in await backend.list_models())
+
+
+async def test_its_address_needs_not_be_written(server: FakeOpenRouter, connect: Connect) -> None:
+    assert connect(server, url="").settings.url == OpenRouterBackend.default_url
+
+
+async def test_offers_the_accounts_text_models_that_are_not_expired(
+    server: FakeOpenRouter, connect: Connect
+) -> None:
+    models = {model.model_id: model for model in await connect(server).list_models()}
+
+    offered = [name for name, model in models.items() if not model.withheld]
+    assert offered == [MODEL, "acme/auto", EMBEDDER]
+    assert models[MODEL].formats == set(WireFormat)
+    assert models[EMBEDDER].operations == {Operation.EMBEDDINGS}
+    assert "2020-01-01" in models["acme/gone"].withheld
+    assert "image" in models["acme/paints"].withheld
+
+
+async def test_nothing_is_offered_without_a_list(server: FakeOpenRouter, connect: Connect) -> None:
+    models = await connect(server, models=None).list_models()
+
+    (model,) = [model for model in models if model.model_id == MODEL]
+    assert all(model.withheld for model in models)
+    assert "list it in `models`" in model.withheld
+
+
+async def test_an_account_without_a_list_of_its_own_gets_the_public_one(
+    server: FakeOpenRouter, connect: Connect
+) -> None:
+    server.user_models = False
+
+    models = await connect(server).list_models()
+
+    assert "acme/everywhere" in [model.model_id for model in models]
+
+
+async def test_the_window_is_the_smallest_known(server: FakeOpenRouter, connect: Connect) -> None:
+    models = await connect(server).list_models()
+
+    windows = {model.model_id: model.context_window for model in models}
+    assert (windows[MODEL], windows["acme/auto"]) == (WINDOW, 131072)
+
+
+async def test_prices_are_exact_and_a_dependent_price_is_unknown(
+    server: FakeOpenRouter, connect: Connect
+) -> None:
+    models = {model.model_id: model for model in await connect(server).list_models()}
+    priced, dependent = models[MODEL], models["acme/auto"]
+
+    assert (priced.input_price_per_1m, priced.output_price_per_1m) == (590_000, 790_000)
+    assert (dependent.input_price_per_1m, dependent.output_price_per_1m) == (None, None)
+
+
+async def test_without_a_key_nothing_is_sent(server: FakeOpenRouter, connect: Connect) -> None:
+    backend = connect(server, api_key=None)
+
+    health = await backend.health()
+
+    assert not health.reachable
+    assert health.last_error is not None
+    assert "api_key_env" in health.last_error
+    with pytest.raises(MissingApiKey):
+        await backend.list_models()
+    with pytest.raises(MissingApiKey):
+        await backend.execute(a_job(MODEL), CollectingSink())
+    assert server.exchanges == []
+
+
+async def test_a_made_up_key_is_unhealthy_though_the_catalogue_answers_it(
+    server: FakeOpenRouter, connect: Connect
+) -> None:
+    assert not (await connect(server, api_key="sk-or-made-up").health()).reachable
+
+
+@pytest.mark.parametrize(("remaining", "reachable"), [(None, True), (0.5, True), (0, False)])
+async def test_a_key_without_money_left_is_unhealthy(
+    server: FakeOpenRouter, connect: Connect, remaining: float | None, reachable: bool
+) -> None:
+    server.limit_remaining = remaining
+
+    assert (await connect(server).health()).reachable is reachable
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [(502, ErrorCode.BACKEND_ERROR), (429, ErrorCode.BACKEND_OVERLOADED)],
+)
+async def test_an_error_in_the_stream_is_a_failure(
+    server: FakeOpenRouter, connect: Connect, code: int, expected: ErrorCode
+) -> None:
+    server.next_job(FakeOpenRouter.failed_in_stream(code))
+
+    with pytest.raises(ErrorInStream) as caught:
+        await connect(server).execute(a_job(MODEL), CollectingSink())
+
+    assert caught.value.code is expected
+
+
+async def test_an_error_body_under_200_is_a_failure(
+    server: FakeOpenRouter, connect: Connect
+) -> None:
+    server.next_job(FakeOpenRouter.failed_with_200())
+
+    with pytest.raises(ErrorInStream) as caught:
+        await connect(server).execute(a_job(MODEL, stream=False), CollectingSink())
+
+    assert caught.value.code is ErrorCode.BACKEND_OVERLOADED

@@ -1,0 +1,39 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provider_agent.adapters.base import InvalidResponse
+from provider_agent.adapters.servers.prometheus_text import read_gauges
+
+TEXT = b"""\
+# HELP a:running What runs. a:running 7
+# TYPE a:running gauge
+a:running{engine="0",model_name="x y"} 3.0
+a:running{engine="1",model_name="{}"} 2 1700000000
+a:running_by_reason{reason="a"} 9
+a:waiting 1e1
+a:cache NaN
+a:cache{engine="1"} +Inf
+broken line of another metric {
+"""
+
+
+def test_only_the_wanted_finite_values_are_read() -> None:
+    found = read_gauges(TEXT, ("a:running", "a:waiting", "a:cache", "a:none"))
+
+    assert found == {"a:running": [3.0, 2.0], "a:waiting": [10.0]}
+
+
+@pytest.mark.parametrize("line", [b"a many", b'a{x="1} 2', b"a{x=1} 3", b'a{"} 1', b"a "])
+def test_a_wanted_line_that_is_none_is_an_error(line: bytes) -> None:
+    with pytest.raises(InvalidResponse):
+        read_gauges(line, ("a",))
+
+
+@given(st.binary(max_size=200))
+def test_no_text_is_an_accident(rest: bytes) -> None:
+    try:
+        found = read_gauges(b"a{" + rest + b"\na " + rest, ("a",))
+    except InvalidResponse:
+        return
+    assert set(found) <= {"a"}

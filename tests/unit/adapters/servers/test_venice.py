@@ -1,0 +1,117 @@
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from provider_agent.adapters.base import BadStatus, ErrorInStream, MissingApiKey, Operation
+from provider_agent.adapters.servers.venice import VeniceBackend
+from provider_agent.protocol.errors import ErrorCode
+from tests.kit.fakes import Answer, Exchange, FakeVenice
+from tests.kit.fakes.venice import EMBEDDER, MODEL, WINDOW
+from tests.kit.sink import CollectingSink
+from tests.unit.adapters.conftest import Connect, a_job
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeVenice]:
+    async with FakeVenice(api_key="venice-key-0123456789") as running:
+        yield running
+
+
+async def test_offers_models_that_are_online_and_not_deprecated(
+    server: FakeVenice, connect: Connect
+) -> None:
+    models = {model.model_id: model for model in await connect(server).list_models()}
+
+    offered = [name for name, model in models.items() if not model.withheld]
+    assert offered == [MODEL, EMBEDDER]
+    assert models[MODEL].context_window == WINDOW
+    assert models[MODEL].operations == {Operation.CHAT}
+    assert models[EMBEDDER].operations == {Operation.EMBEDDINGS}
+    assert "offline" in models["acme-offline"].withheld
+    assert "2020-01-01" in models["acme-retired"].withheld
+    assert "2999-01-01" in models["acme-retiring"].withheld
+
+
+async def test_its_own_system_prompt_is_off_unless_the_operator_wants_it(
+    server: FakeVenice, connect: Connect
+) -> None:
+    usual, wanted = connect(server), connect(server, venice_system_prompt=True)
+    job = a_job(MODEL)
+    asked = msgspec.json.decode(job.request)
+    asked["venice_parameters"] = {"include_venice_system_prompt": True, "enable_web_search": "on"}
+    sly = msgspec.structs.replace(job, request=msgspec.json.encode(asked))
+
+    await usual.execute(job, CollectingSink())
+    await usual.execute(sly, CollectingSink())
+    await wanted.execute(job, CollectingSink())
+
+    off = {"include_venice_system_prompt": False}
+    sent = [exchange.json.get("venice_parameters") for exchange in server.jobs]
+    assert sent == [off, off, None]
+
+
+async def test_a_catalogue_without_embeddings_is_no_failure(
+    server: FakeVenice, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = server.answer
+
+    def without(exchange: Exchange) -> Answer:
+        refused = exchange.query.get("type") == "embedding"
+        return server.error(400, "no such type", exchange) if refused else answer(exchange)
+
+    monkeypatch.setattr(server, "answer", without)
+    models = await connect(server).list_models()
+
+    assert MODEL in [model.model_id for model in models]
+    assert EMBEDDER not in [model.model_id for model in models]
+
+
+async def test_prices_are_per_million_tokens(server: FakeVenice, connect: Connect) -> None:
+    (model,) = [one for one in await connect(server).list_models() if one.model_id == MODEL]
+
+    assert (model.input_price_per_1m, model.output_price_per_1m) == (500_000, 2_000_000)
+
+
+async def test_its_address_needs_not_be_written(server: FakeVenice, connect: Connect) -> None:
+    assert connect(server, url="").settings.url == VeniceBackend.default_url
+
+
+async def test_without_a_key_nothing_is_sent(server: FakeVenice, connect: Connect) -> None:
+    backend = connect(server, api_key=None)
+
+    assert not (await backend.health()).reachable
+    with pytest.raises(MissingApiKey):
+        await backend.list_models()
+    assert server.exchanges == []
+
+
+async def test_a_made_up_key_is_unhealthy_though_the_catalogue_answers_it(
+    server: FakeVenice, connect: Connect
+) -> None:
+    backend = connect(server, api_key="made-up-0123456789")
+
+    assert not (await backend.health()).reachable
+    assert await backend.list_models() != []
+
+
+async def test_an_error_in_its_own_words_in_the_stream_is_a_failure(
+    server: FakeVenice, connect: Connect
+) -> None:
+    server.next_job(FakeVenice.failed_in_stream())
+
+    with pytest.raises(ErrorInStream) as caught:
+        await connect(server).execute(a_job(MODEL), CollectingSink())
+
+    assert b"inference_failed" in caught.value.body
+
+
+async def test_a_prompt_over_the_window_is_the_clients_fault(
+    server: FakeVenice, connect: Connect
+) -> None:
+    server.next_job(FakeVenice.context_exceeded())
+
+    with pytest.raises(BadStatus) as caught:
+        await connect(server).execute(a_job(MODEL), CollectingSink())
+
+    assert caught.value.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED

@@ -1,0 +1,161 @@
+from collections.abc import AsyncIterator
+
+import pytest
+
+from provider_agent.adapters.base import (
+    BackendError,
+    BadStatus,
+    ErrorInStream,
+    InvalidResponse,
+    Operation,
+    ServerLoad,
+    WireFormat,
+)
+from provider_agent.protocol.errors import ErrorCode
+from tests.kit.fakes import FakeVllm, json_answer
+from tests.kit.fakes.vllm import ADAPTER, MODEL, WINDOW
+from tests.kit.sink import CollectingSink
+from tests.unit.adapters.conftest import Connect, a_job
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeVllm]:
+    async with FakeVllm(api_key="sk-vllm-012345") as running:
+        yield running
+
+
+async def test_an_adapter_has_the_window_of_its_parent(server: FakeVllm, connect: Connect) -> None:
+    models = await connect(server).list_models()
+
+    assert {model.model_id: model.context_window for model in models} == {
+        MODEL: WINDOW,
+        ADAPTER: WINDOW,
+    }
+
+
+async def test_an_old_version_speaks_no_messages(server: FakeVllm, connect: Connect) -> None:
+    old = {Operation.CHAT, Operation.COMPLETIONS}
+    server.routes = set(old)
+
+    models = await connect(server).list_models()
+
+    assert {model.operations for model in models} == {frozenset(old)}
+
+
+@pytest.mark.parametrize("has_route", [True, False])
+async def test_a_pooling_model_is_offered_for_embeddings_or_not_at_all(
+    server: FakeVllm, connect: Connect, has_route: bool
+) -> None:
+    """Older versions have every route, and refuse only once a request is whole."""
+    server.pooling = True
+    server.routes = set(Operation) if has_route else {Operation.CHAT}
+
+    models = await connect(server).list_models()
+
+    expected = {Operation.EMBEDDINGS} if has_route else set()
+    assert {model.operations for model in models} == {frozenset(expected)}
+    assert {model.withheld == "" for model in models} == {has_route}
+
+
+async def test_routes_are_probed_once_per_version_and_model(
+    server: FakeVllm, connect: Connect
+) -> None:
+    backend = connect(server)
+
+    first = await backend.list_models()
+    second = await backend.list_models()
+
+    assert first == second
+    assert [len(server.probes(operation)) for operation in Operation] == [1] * len(Operation)
+    server.version = "0.33.0"
+    server.routes.discard(Operation.MESSAGES)
+    updated = await backend.list_models()
+    assert all(Operation.MESSAGES not in model.operations for model in updated)
+    assert backend.version == "0.33.0"
+
+
+async def test_load_is_that_of_all_engines(server: FakeVllm, connect: Connect) -> None:
+    assert await connect(server).load() == ServerLoad(running=5, waiting=1, cache_used=0.375)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "load"),
+    [
+        ("vllm:gpu_cache_usage_perc 0.25\n", ServerLoad(cache_used=0.25)),
+        ("vllm:num_requests_running NaN\n", ServerLoad()),
+        ("", ServerLoad()),
+        (None, None),
+    ],
+)
+async def test_load_is_as_much_as_it_tells(
+    server: FakeVllm, connect: Connect, metrics: str | None, load: ServerLoad | None
+) -> None:
+    server.metrics = metrics
+
+    assert await connect(server).load() == load
+
+
+async def test_metrics_that_are_none_are_an_error(server: FakeVllm, connect: Connect) -> None:
+    server.metrics = "vllm:num_requests_running many\n"
+
+    with pytest.raises(InvalidResponse):
+        await connect(server).load()
+
+
+async def test_a_dead_engine_is_unhealthy_and_says_what_to_do(
+    server: FakeVllm, connect: Connect
+) -> None:
+    server.dead = True
+
+    health = await connect(server).health()
+
+    assert not health.reachable
+    assert health.last_error is not None
+    assert "restart" in health.last_error
+    assert not health.loading
+
+
+async def test_a_wrong_key_fails_though_health_is_open(server: FakeVllm, connect: Connect) -> None:
+    backend = connect(server, api_key="sk-wrong-012345")
+
+    assert not (await backend.health()).reachable
+    with pytest.raises(BadStatus) as caught:
+        await backend.list_models()
+    assert caught.value.body == b'{"error":"Unauthorized"}'
+
+
+async def test_a_refused_admission_after_200_is_an_overload(
+    server: FakeVllm, connect: Connect
+) -> None:
+    server.next_job(FakeVllm.admission_refused())
+
+    with pytest.raises(ErrorInStream) as caught:
+        await connect(server).execute(a_job(MODEL), CollectingSink())
+
+    assert caught.value.code is ErrorCode.BACKEND_OVERLOADED
+
+
+async def test_an_engine_that_dies_while_it_streams_a_message_is_an_error(
+    server: FakeVllm, connect: Connect
+) -> None:
+    server.next_job(FakeVllm.engine_died_in_messages())
+    sink = CollectingSink()
+
+    with pytest.raises(ErrorInStream) as caught:
+        await connect(server).execute(a_job(MODEL, WireFormat.ANTHROPIC), sink)
+
+    assert caught.value.code is ErrorCode.BACKEND_ERROR
+    assert b"internal_error" in caught.value.body
+    assert sink.data == server.jobs[0].sent
+
+
+async def test_a_probe_without_a_clear_answer_is_not_remembered(
+    server: FakeVllm, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = connect(server)
+    with monkeypatch.context() as broken:
+        broken.setattr(server, "_refusal", lambda _: json_answer({}, 500))
+        with pytest.raises(BackendError):
+            await backend.list_models()
+
+    assert {model.formats for model in await backend.list_models()} == {frozenset(WireFormat)}

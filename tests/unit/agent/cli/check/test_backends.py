@@ -1,0 +1,122 @@
+import asyncio
+
+import pytest
+
+from provider_agent.adapters.base import BackendHealth, BackendModel, Operation, Unreachable
+from provider_agent.agent.backends.configured import SkippedBackend
+from provider_agent.agent.backends.health_monitor import BackendState
+from provider_agent.agent.cli.check.backends import check_backend_state, skipped_backend
+from provider_agent.agent.cli.check.findings import Finding, Outcome
+from tests.kit.scripted_backend import ScriptedBackend, model
+
+CHAT_ONLY = frozenset({Operation.CHAT})
+
+
+def state_of(
+    *models: BackendModel, reachable: bool = True, error: str | None = None
+) -> BackendState:
+    backend = ScriptedBackend("scripted:http://b", *models)
+    return BackendState(backend, BackendHealth(reachable, 3.0, error), models, capacity=4)
+
+
+async def checked(state: BackendState) -> list[Finding]:
+    """The findings, with every completion answered."""
+    backend = state.backend
+    assert isinstance(backend, ScriptedBackend)
+    checking = asyncio.create_task(check_backend_state(state, complete=True))
+    for _ in {wire for found in state.models for wire in found.formats}:
+        (await backend.next_run()).answer(b"data: x\n\n")
+    return await checking
+
+
+def test_a_skipped_backend_failed_and_names_its_variable() -> None:
+    skipped = SkippedBackend("venice", "venice", "skipped: the environment variable K is not set")
+
+    finding = skipped_backend(skipped)
+
+    assert (finding.target, finding.outcome) == ("venice", Outcome.FAILED)
+    assert finding.details == "the environment variable K is not set"
+    assert finding.what_to_do == "set it in the agent's environment, or remove the backend"
+
+
+async def test_a_backend_that_is_down_is_not_asked_for_anything() -> None:
+    (finding,) = await check_backend_state(
+        state_of(reachable=False, error="connection refused"), complete=True
+    )
+
+    assert (finding.outcome, finding.details) == (Outcome.FAILED, "connection refused")
+    assert finding.what_to_do.startswith("start the server")
+
+
+async def test_nobody_is_told_to_start_a_remote_service() -> None:
+    class Remote(ScriptedBackend):
+        native = False
+
+    state = BackendState(Remote(), BackendHealth(False, None))
+
+    (finding,) = await check_backend_state(state, complete=True)
+
+    assert finding.details == "not healthy"
+    assert finding.what_to_do == "mend [[backends]] url and api_key_env; try again"
+
+
+async def test_a_backend_without_models_failed() -> None:
+    (finding,) = await check_backend_state(state_of(), complete=True)
+
+    assert (finding.outcome, finding.details) == (Outcome.FAILED, "healthy, but offers no model")
+    assert "load a model" in finding.what_to_do
+
+
+async def test_each_format_gets_a_completion() -> None:
+    found = await checked(state_of(model("a")))
+
+    assert [(f.component, f.target, f.outcome) for f in found] == [
+        ("backend", "scripted:http://b", Outcome.OK),
+        ("completion", "a (openai)", Outcome.OK),
+        ("completion", "a (anthropic)", Outcome.OK),
+    ]
+    assert found[0].details == ("healthy in 3 ms, 4 jobs at once; a (chat, messages; 4,096 tokens)")
+    assert found[1].details == "first byte after 10 ms, tokens 3 in, 4 out, 9 bytes"
+
+
+async def test_a_format_that_no_model_speaks_is_left_out() -> None:
+    found = await checked(state_of(model("a", operations=CHAT_ONLY)))
+
+    assert [f.target for f in found[1:]] == ["a (openai)"]
+
+
+async def test_many_models_are_counted() -> None:
+    models = [model(name, operations=CHAT_ONLY, context_window=None) for name in "abcde"]
+
+    found = await checked(state_of(*models))
+
+    assert found[0].details == (
+        "healthy in 3 ms, 4 jobs at once; a (chat; window unknown), b (chat; window unknown), "
+        "c (chat; window unknown) and 2 more"
+    )
+
+
+async def test_completions_can_be_left_out() -> None:
+    found = await check_backend_state(state_of(model("a")), complete=False)
+
+    assert [f.outcome for f in found] == [Outcome.OK, Outcome.SKIPPED, Outcome.SKIPPED]
+
+
+async def test_a_failed_completion_says_why_and_what_to_do() -> None:
+    state = state_of(model("a", operations=CHAT_ONLY))
+    assert isinstance(state.backend, ScriptedBackend)
+    checking = asyncio.create_task(check_backend_state(state, complete=True))
+    (await state.backend.next_run()).fail(Unreachable("the server is gone"))
+
+    _, finding = await checking
+
+    assert finding.outcome is Outcome.FAILED
+    assert finding.details == "backend_unreachable: the server is gone"
+    assert "curl" in finding.what_to_do
+
+
+@pytest.mark.parametrize("complete", [True, False])
+async def test_every_failure_has_advice(complete: bool) -> None:
+    for state in (state_of(), state_of(reachable=False)):
+        for finding in await check_backend_state(state, complete=complete):
+            assert finding.what_to_do

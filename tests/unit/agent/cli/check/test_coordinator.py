@@ -1,0 +1,282 @@
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from provider_agent.agent.cli.check.coordinator import check_coordinators
+from provider_agent.agent.cli.check.findings import Finding, Outcome
+from provider_agent.agent.config import Config, CoordinatorConfig, IdentityConfig
+from provider_agent.agent.identity.key import Identity, load_or_create
+from provider_agent.agent.identity.key_lock import key_in_use
+from provider_agent.protocol.frames import Hello, Rejected
+from tests.kit.agent_config import agent_config
+from tests.kit.cli_agent import READY, another_program, status_server
+from tests.kit.scripted_coordinator import ScriptedCoordinator
+
+
+@pytest.fixture
+def identity(tmp_path: Path) -> Identity:
+    return load_or_create(tmp_path / "identity.key")
+
+
+@pytest.fixture
+async def coordinator() -> AsyncIterator[ScriptedCoordinator]:
+    async with ScriptedCoordinator() as running:
+        yield running
+
+
+NO_AGENT = "127.0.0.1:1"
+
+
+async def check_coordinator(config: Config, identity: Identity | None) -> Finding:
+    (finding,) = await check_coordinators(config, identity)
+    return finding
+
+
+def config_for(
+    coordinator: ScriptedCoordinator, *others: str, prometheus_addr: str = NO_AGENT
+) -> Config:
+    section = CoordinatorConfig(
+        url=coordinator.url, fallback_urls=others, enrollment_code="code-of-the-test"
+    )
+    return agent_config("", coordinator=section, prometheus_addr=prometheus_addr)
+
+
+def rejecting(rejected: Rejected) -> Callable[[Hello], Rejected]:
+    return lambda _hello: rejected
+
+
+async def test_a_welcome_is_ok_and_tells_the_round_trip(
+    coordinator: ScriptedCoordinator, identity: Identity
+) -> None:
+    finding = await check_coordinator(config_for(coordinator), identity)
+
+    assert finding.outcome is Outcome.OK
+    assert finding.target == coordinator.url
+    assert finding.details.startswith("welcomed as provider-1, round trip ")
+
+
+async def test_says_hello_as_the_agent_would(
+    coordinator: ScriptedCoordinator, identity: Identity
+) -> None:
+    await check_coordinator(config_for(coordinator), identity)
+
+    hello = await coordinator.agents[0].next(Hello)
+    assert hello.public_key == identity.public_key
+    assert hello.enrollment_code == "code-of-the-test"
+    await coordinator.agents[0].closed.wait()
+
+
+async def test_without_a_key_no_hello_is_said(coordinator: ScriptedCoordinator) -> None:
+    finding = await check_coordinator(config_for(coordinator), None)
+
+    assert finding.outcome is Outcome.OK
+    assert "reachable" in finding.details
+    assert finding.details.endswith("no hello said: there is no key")
+    assert coordinator.agents[0].frames == []
+
+
+async def test_a_running_agent_keeps_its_connection(
+    coordinator: ScriptedCoordinator, identity: Identity
+) -> None:
+    """A hello with the same key would take its place at the coordinator."""
+    async with status_server(replace(READY, coordinator_url=coordinator.url)) as address:
+        config = config_for(coordinator, prometheus_addr=address)
+
+        finding = await check_coordinator(config, identity)
+
+    assert finding.outcome is Outcome.OK
+    assert finding.details.endswith("no hello said: the running agent is connected")
+    assert coordinator.agents[0].frames == []
+
+
+async def test_an_agent_whose_status_nobody_can_see_keeps_its_connection(
+    coordinator: ScriptedCoordinator, identity: Identity, tmp_path: Path
+) -> None:
+    config = config_for(coordinator, prometheus_addr="")
+    config = replace(config, identity=IdentityConfig(key_path=tmp_path / "identity.key"))
+    with key_in_use(config.identity.key_path):
+        finding = await check_coordinator(config, identity)
+
+    assert finding.outcome is Outcome.OK
+    assert finding.details.endswith("no hello said: an agent runs with this key")
+    assert coordinator.agents[0].frames == []
+
+
+async def test_every_address_is_tried(coordinator: ScriptedCoordinator, identity: Identity) -> None:
+    async with ScriptedCoordinator() as other:
+        config = config_for(coordinator, "ws://127.0.0.1:1/", other.url)
+
+        findings = await check_coordinators(config, identity)
+
+    assert [finding.target for finding in findings] == [
+        coordinator.url,
+        "ws://127.0.0.1:1/",
+        other.url,
+    ]
+    outcomes = [finding.outcome for finding in findings]
+    assert outcomes == [Outcome.OK, Outcome.FAILED, Outcome.OK]
+
+
+async def test_an_agent_at_a_fallback_address_keeps_its_connection(
+    coordinator: ScriptedCoordinator, identity: Identity
+) -> None:
+    async with ScriptedCoordinator() as other:
+        state = replace(READY, coordinator_url=other.url)
+        async with status_server(state) as address:
+            config = config_for(coordinator, other.url, prometheus_addr=address)
+
+            findings = await check_coordinators(config, identity)
+
+        assert all("no hello said" in finding.details for finding in findings)
+        assert coordinator.agents[0].frames == other.agents[0].frames == []
+
+
+@pytest.mark.parametrize("changes", [{"link": "connecting"}, {"coordinator_url": "wss://other"}])
+async def test_an_agent_that_is_not_connected_there_has_nothing_to_lose(
+    changes: dict[str, str], coordinator: ScriptedCoordinator, identity: Identity
+) -> None:
+    state = replace(replace(READY, coordinator_url=coordinator.url), **changes)
+    async with status_server(state) as address:
+        config = config_for(coordinator, prometheus_addr=address)
+
+        finding = await check_coordinator(config, identity)
+
+    assert finding.details.startswith("welcomed as")
+
+
+async def test_another_program_on_the_status_address_is_not_taken_for_an_agent(
+    coordinator: ScriptedCoordinator, identity: Identity
+) -> None:
+    """Prometheus itself listens on port 9090, too."""
+    async with another_program() as address:
+        config = config_for(coordinator, prometheus_addr=address)
+
+        finding = await check_coordinator(config, identity)
+
+    assert finding.details.startswith("welcomed as")
+
+
+@pytest.mark.parametrize(
+    ("rejected", "advice"),
+    [
+        (Rejected("not_enrolled", "I do not know you."), "enrollment_code"),
+        (Rejected("bad_signature", "It does not fit."), "--authority"),
+        (Rejected("busy", "Later.", 5000), "enrollment_code"),
+    ],
+)
+async def test_a_rejection_is_told_with_its_reason_and_what_to_do(
+    rejected: Rejected, advice: str, coordinator: ScriptedCoordinator, identity: Identity
+) -> None:
+    coordinator.answer = rejecting(rejected)
+
+    finding = await check_coordinator(config_for(coordinator), identity)
+
+    assert finding.outcome is Outcome.FAILED
+    assert finding.details == f"rejected: {rejected.code}: {rejected.message}"
+    assert advice in finding.what_to_do
+
+
+@pytest.mark.parametrize(
+    ("status", "details", "advice"),
+    [
+        (401, "HTTP status 401", "token_file"),
+        (404, "HTTP status 404", "check [coordinator] url"),
+        (426, "HTTP status 426", "protocol version"),
+        (503, "HTTP status 503", "try again"),
+    ],
+)
+async def test_a_refused_upgrade_is_told_with_its_status_and_what_to_do(
+    status: int, details: str, advice: str, coordinator: ScriptedCoordinator, identity: Identity
+) -> None:
+    coordinator.refusals.append((status, {}))
+
+    finding = await check_coordinator(config_for(coordinator), identity)
+
+    assert finding.outcome is Outcome.FAILED
+    assert details in finding.details
+    assert advice in finding.what_to_do
+
+
+async def test_a_message_that_is_no_frame_breaks_the_handshake(
+    coordinator: ScriptedCoordinator, identity: Identity
+) -> None:
+    coordinator.greets = False
+    checking = asyncio.create_task(check_coordinator(config_for(coordinator), identity))
+    await (await coordinator.next_agent()).send_raw(b"SECRET-GARBAGE")
+
+    finding = await checking
+
+    assert_is_no_coordinator(finding, "the handshake broke: a frame whose fields")
+
+
+async def test_a_connection_that_closes_breaks_the_handshake(
+    coordinator: ScriptedCoordinator, identity: Identity
+) -> None:
+    coordinator.greets = False
+    checking = asyncio.create_task(check_coordinator(config_for(coordinator), identity))
+    await (await coordinator.next_agent()).close(1011, "sorry")
+
+    finding = await checking
+
+    assert_is_no_coordinator(finding, "the handshake broke: received 1011 (internal error) sorry")
+
+
+async def test_a_silent_server_is_given_up(
+    coordinator: ScriptedCoordinator, identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provider_agent.agent.cli.check.coordinator.HANDSHAKE_TIMEOUT_S", 0.01)
+    coordinator.greets = False
+
+    finding = await check_coordinator(config_for(coordinator), identity)
+
+    assert_is_no_coordinator(finding, "the connection opened, but no welcome came")
+
+
+def assert_is_no_coordinator(finding: Finding, details: str) -> None:
+    assert finding.outcome is Outcome.FAILED
+    assert finding.details.startswith(details)
+    assert finding.what_to_do == "is this really a coordinator?"
+
+
+async def test_a_web_server_is_no_coordinator(identity: Identity) -> None:
+    async with another_program(200, "<html>") as address:
+        config = agent_config(f"ws://{address}/")
+
+        finding = await check_coordinator(config, identity)
+
+    assert finding.outcome is Outcome.FAILED
+    assert finding.details == "the upgrade was answered with HTTP status 200"
+
+
+async def test_tls_at_a_plain_port_says_so(identity: Identity) -> None:
+    async with another_program() as address:
+        finding = await check_coordinator(agent_config(f"wss://{address}/"), identity)
+
+    assert finding.outcome is Outcome.FAILED
+    assert "should the url begin with ws://?" in finding.details
+
+
+async def test_a_proxy_that_is_down_is_among_the_suspects(identity: Identity) -> None:
+    section = CoordinatorConfig(url="wss://c.invalid/", proxy="http://u:SECRET@127.0.0.1:1")
+
+    finding = await check_coordinator(agent_config("", coordinator=section), identity)
+
+    assert finding.outcome is Outcome.FAILED
+    assert finding.what_to_do.endswith("lets you out by [coordinator] proxy")
+    assert "SECRET" not in str(finding)
+
+
+async def test_a_missing_token_file_is_what_has_to_be_mended(
+    coordinator: ScriptedCoordinator, identity: Identity, tmp_path: Path
+) -> None:
+    section = CoordinatorConfig(url=coordinator.url, token_file=tmp_path / "token")
+
+    finding = await check_coordinator(agent_config("", coordinator=section), identity)
+
+    assert (
+        finding.details == f"[coordinator] token_file {tmp_path}/token: No such file or directory"
+    )
+    assert finding.what_to_do == "mend that file, or the setting that names it"

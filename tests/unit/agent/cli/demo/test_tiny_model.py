@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import gguf
+import pytest
+
+from provider_agent.agent.cli.demo.extra import DemoExtraMissing, require_extra
+from provider_agent.agent.cli.demo.tiny_model import write_tiny_model
+
+
+def written(path: Path, *, seed: int = 1, stops: bool = False) -> bytes:
+    write_tiny_model(path, seed=seed, stops=stops)
+    return path.read_bytes()
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+    assert written(tmp_path / "a", seed=7) == written(tmp_path / "b", seed=7)
+
+
+def test_another_seed_gives_another_model(tmp_path: Path) -> None:
+    assert written(tmp_path / "a", seed=1) != written(tmp_path / "b", seed=2)
+
+
+def test_a_model_that_stops_differs_only_in_its_output_weights(tmp_path: Path) -> None:
+    goes_on, stops = written(tmp_path / "a"), written(tmp_path / "b", stops=True)
+
+    assert len(goes_on) == len(stops)
+    assert sum(one != other for one, other in zip(goes_on, stops, strict=True)) in {1, 2}
+
+
+def test_the_model_is_tiny_and_says_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write_tiny_model(path, context_tokens=512)
+
+    reader = gguf.GGUFReader(path)
+
+    assert path.stat().st_size < 300_000
+    assert reader.fields["llama.context_length"].contents() == 512
+    assert reader.fields["tokenizer.chat_template"].contents()
+
+
+def test_a_missing_package_is_named_with_what_to_do() -> None:
+    with pytest.raises(DemoExtraMissing, match=r"no_such_module not .*provider-agent\[demo\]"):
+        require_extra("json", "no_such_module")

@@ -1,0 +1,197 @@
+from pathlib import Path
+
+import pytest
+
+from tests.unit.agent.config.test_load import MINIMAL, error_of, load
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra", "url"),
+    [
+        ("vllm", "", "http://127.0.0.1:8000"),
+        ("llamacpp", "", "http://127.0.0.1:8080"),
+        ("lmstudio", "", "http://127.0.0.1:1234"),
+        ("ollama", "", "http://127.0.0.1:11434"),
+        ("openrouter", 'api_key_env = "K"', "https://openrouter.ai/api"),
+        ("openrouter", 'api_key_file = "k"', "https://openrouter.ai/api"),
+        ("venice", 'api_key_env = "K"', "https://api.venice.ai/api"),
+        ("echo", "", None),
+        ("vllm", 'url = "http://gpu:8000/v1/"', "http://gpu:8000"),
+        ("openai_compatible", 'url = "https://gpu/llm/v1"', "https://gpu/llm"),
+    ],
+)
+def test_every_kind_has_its_address_in_one_form(
+    tmp_path: Path, kind: str, extra: str, url: str | None
+) -> None:
+    text = f'{MINIMAL}[[backends]]\nkind = "{kind}"\n{extra}\n'
+    assert load(tmp_path, text).config.backends[0].url == url
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ('kind="vlm"', 'backends[0].kind: unknown kind "vlm"; did you mean "vllm"?'),
+        ('kind="openai_compatible"', "backends[0].url: missing"),
+        ('kind="openrouter"', "backends[0].api_key_env: missing; openrouter needs the name"),
+        ('kind="vllm"\nurl="gpu:8000"', "begins with http:// or https://"),
+        ('kind="vllm"\nurl="http://gpu:99999"', "backends[0].url: not an address"),
+        ('kind="vllm"\nurl="http://u:p@gpu"', "must not hold a user or password"),
+        ('kind="vllm"\nurl="http://gpu/?key=1"', 'must not hold "?"'),
+        ('kind="vllm"\nformats=["openai"]', "only openai_compatible takes it"),
+        ('kind="venice"\napi_key_env="sk-or-v1-abcdef"', "not the key itself"),
+        ('kind="venice"\napi_key_file="sk-or-v1-abcdef"', "not the key itself"),
+        ('kind="venice"\napi_key_file=""', "backends[0].api_key_file: expected the path of a"),
+        ('kind="vllm"\napi_key_env="K"\napi_key_file="k"', "api_key_env names the key as well"),
+    ],
+)
+def test_a_backend_that_cannot_work_is_refused(tmp_path: Path, backend: str, message: str) -> None:
+    error = error_of(tmp_path, f"{MINIMAL}[[backends]]\n{backend}\n")
+    assert message in error
+    assert "sk-or" not in error
+    assert "u:p" not in error
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "message"),
+    [
+        ('kind="vllm"', 'kind="vllm"\nurl="http://127.0.0.1:8000/v1"', "same kind and address"),
+        ('kind="venice"\napi_key_env="K"', 'kind="venice"\napi_key_env="K"', "same kind and key"),
+        ('kind="venice"\napi_key_file="k"', 'kind="venice"\napi_key_file="k"', "same kind and key"),
+        ('kind="venice"\napi_key_file="k"', 'kind="venice"\napi_key_file="l"', None),
+        ('kind="venice"\napi_key_file="K"', 'kind="venice"\napi_key_env="K"', None),
+        ('kind="vllm"', 'kind="vllm"\nurl="http://127.0.0.1:8001"', None),
+        ('kind="venice"\napi_key_env="K"', 'kind="venice"\napi_key_env="L"', None),
+        ('kind="venice"\napi_key_env="K"', 'kind="openrouter"\napi_key_env="K"', None),
+    ],
+)
+def test_the_same_backend_twice_is_refused(
+    tmp_path: Path, one: str, two: str, message: str | None
+) -> None:
+    text = f"{MINIMAL}[[backends]]\n{one}\n[[backends]]\n{two}\n"
+    if message is None:
+        assert len(load(tmp_path, text).config.backends) == 2
+    else:
+        assert f"backends[1]: the {message} as backends[0]" in error_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["wss://c.example/x", "ws://127.0.0.1:1/x", "ws://[::1]:1", "ws://localhost", "ws://127.9.9.9"],
+)
+def test_prompts_stay_encrypted_or_on_this_machine(tmp_path: Path, url: str) -> None:
+    assert load(tmp_path, f'[coordinator]\nurl = "{url}"\n').config.coordinator.url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("ws://c.example/x", "coordinator.url: ws:// would send prompts in the clear"),
+        ("ws://localhost.example/x", "in the clear"),
+        ("https://c.example/x", "begins with wss:// or ws://"),
+        ("wss://", "names a host"),
+        ("wss://u@c.example", "must not hold a user or password"),
+        ("wss://c.example/a b", "must not hold spaces"),
+        ("wss://c.example/#a", 'must not hold "#"'),
+        ("wss://[c.example", "not an address"),
+    ],
+)
+def test_an_address_of_a_coordinator_that_cannot_be_dialled_is_refused(
+    tmp_path: Path, url: str, message: str
+) -> None:
+    assert message in error_of(tmp_path, f'[coordinator]\nurl = "{url}"\n')
+
+
+def test_an_insecure_address_can_be_allowed(tmp_path: Path) -> None:
+    text = '[coordinator]\nurl = "ws://10.0.0.1/x"\nallow_insecure = true\n'
+    assert load(tmp_path, text).config.coordinator.url == "ws://10.0.0.1/x"
+    text = '[coordinator]\nurl = "ws://10.0.0.1/x"\n'
+    assert load(tmp_path, text, coordinator__allow_insecure=True).config.coordinator.allow_insecure
+
+
+FALLBACK = "wss://b.example/x"
+
+
+def test_fallback_addresses_are_kept_in_their_order(tmp_path: Path) -> None:
+    urls = [FALLBACK, "ws://127.0.0.1:1/x"]
+    loaded = load(tmp_path, f"{MINIMAL}fallback_urls = {urls}\n")
+    assert loaded.config.coordinator.fallback_urls == tuple(urls)
+    assert load(tmp_path).config.coordinator.fallback_urls == ()
+    variable = {"PROVIDER_AGENT_COORDINATOR_FALLBACK_URLS": f'["{FALLBACK}"]'}
+    assert load(tmp_path, environ=variable).config.coordinator.fallback_urls == (FALLBACK,)
+
+
+@pytest.mark.parametrize(
+    ("urls", "message"),
+    [
+        (["ws://b.example/x"], "fallback_urls[0]: ws:// would send prompts in the clear"),
+        ([FALLBACK, "https://b"], "fallback_urls[1]: expected an address that begins with wss://"),
+        ([FALLBACK, "wss://u:secret@b"], "fallback_urls[1]: an address must not hold a user"),
+        ([FALLBACK, FALLBACK], "coordinator.fallback_urls: an address stands there twice"),
+        (["wss://c.example/provider/connect"], "or is that of coordinator.url; remove one"),
+        ([""], "fallback_urls[0]: expected"),
+        ([3], "fallback_urls[0]: expected a text in quotes"),
+        ([FALLBACK] * 17, "coordinator.fallback_urls: expected a list of length <= 16"),
+        (3, "coordinator.fallback_urls: expected a list"),
+    ],
+)
+def test_a_fallback_address_that_cannot_be_dialled_is_refused(
+    tmp_path: Path, urls: object, message: str
+) -> None:
+    error = error_of(tmp_path, f"{MINIMAL}fallback_urls = {urls}\n")
+    assert message in error
+    assert "secret" not in error
+
+
+def test_fallback_addresses_in_a_variable_are_json(tmp_path: Path) -> None:
+    error = error_of(tmp_path, MINIMAL, {"PROVIDER_AGENT_COORDINATOR_FALLBACK_URLS": FALLBACK})
+    assert 'expected JSON, such as ["wss://other.example/provider/connect"]' in error
+
+
+def test_a_client_key_needs_its_certificate(tmp_path: Path) -> None:
+    error = error_of(tmp_path, MINIMAL + 'client_key_file = "/client.key"\n')
+    assert error.startswith("agent.toml: coordinator.client_cert_file: missing; client_key_file")
+    text = MINIMAL + 'client_cert_file = "~/both.pem"\n'
+    coordinator = load(tmp_path, text).config.coordinator
+    assert coordinator.client_cert_file == Path("/home/op/both.pem")
+    assert coordinator.client_key_file is None
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "86401"])
+def test_a_slow_consumer_has_a_time_above_zero(tmp_path: Path, seconds: str) -> None:
+    error = error_of(tmp_path, f"{MINIMAL}[limits]\nslow_consumer_s = {seconds}\n")
+    assert "limits.slow_consumer_s: expected a number" in error
+
+
+def test_paths_of_the_coordinator_are_expanded(tmp_path: Path) -> None:
+    text = MINIMAL + 'token_file = "~/token"\nca_file = "/ca.pem"\nproxy = "http://p:3128"\n'
+    coordinator = load(tmp_path, text).config.coordinator
+    assert coordinator.token_file == Path("/home/op/token")
+    assert coordinator.ca_file == Path("/ca.pem")
+    assert coordinator.proxy == "http://p:3128"
+
+
+def test_a_proxy_of_another_kind_is_refused(tmp_path: Path) -> None:
+    error = error_of(tmp_path, MINIMAL + 'proxy = "socks5://u:pass@p:1"\n')
+    assert "coordinator.proxy: expected an address that begins with http://" in error
+    assert "pass@" not in error
+
+
+@pytest.mark.parametrize("address", ["", "off", " "])
+def test_the_status_server_can_be_off(tmp_path: Path, address: str) -> None:
+    text = f'{MINIMAL}[observability]\nprometheus_addr = "{address}"\n'
+    assert load(tmp_path, text).config.observability.prometheus_addr == ""
+
+
+@pytest.mark.parametrize(
+    "address", ["9090", "127.0.0.1", ":9090", "h:99999", "::1:9090", "[::1:1", "h:٣"]
+)
+def test_a_listening_address_names_host_and_port(tmp_path: Path, address: str) -> None:
+    text = f'{MINIMAL}[observability]\nprometheus_addr = "{address}"\n'
+    assert "observability.prometheus_addr: " in error_of(tmp_path, text)
+
+
+def test_one_default_price_needs_the_other(tmp_path: Path) -> None:
+    error = error_of(tmp_path, MINIMAL + "[pricing]\ndefault_input_per_1m = 1\n")
+    assert "pricing.default_output_per_1m: missing; default_input_per_1m needs it" in error
+    error = error_of(tmp_path, MINIMAL + "[pricing]\ndefault_output_per_1m = 1\n")
+    assert "pricing.default_input_per_1m: missing" in error

@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+
+from provider_agent.agent.config.errors import ConfigError
+from provider_agent.agent.config.files import (
+    MAX_FILE_BYTES,
+    config_home,
+    expand,
+    find_file,
+    read_file,
+)
+
+
+def test_a_named_file_is_taken_even_when_it_is_missing(tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path), "PROVIDER_AGENT_CONFIG": "~/other.toml"}
+    assert find_file(Path("given.toml"), environ) == Path("given.toml")
+    assert find_file(None, environ) == tmp_path / "other.toml"
+
+
+def test_the_working_directory_comes_before_the_config_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environ = {"HOME": "/nowhere", "XDG_CONFIG_HOME": str(tmp_path / "xdg")}
+    there = tmp_path / "xdg" / "provider-agent" / "agent.toml"
+    there.parent.mkdir(parents=True)
+    there.touch()
+    assert find_file(None, environ) == there
+    Path("agent.toml").touch()
+    assert find_file(None, environ) == Path("agent.toml")
+
+
+def test_a_relative_config_home_is_ignored() -> None:
+    environ = {"HOME": "/home/op", "XDG_CONFIG_HOME": "relative"}
+    assert config_home(environ) == Path("/home/op/.config/provider-agent")
+
+
+def test_only_the_own_home_is_expanded() -> None:
+    environ = {"HOME": "/home/op"}
+    assert expand("~/key", environ) == Path("/home/op/key")
+    assert expand("~", environ) == Path("/home/op")
+    assert expand("a/~/b", environ) == Path("a/~/b")
+
+
+def test_credentials_of_systemd_are_found_where_it_puts_them() -> None:
+    environ = {"CREDENTIALS_DIRECTORY": "/run/credentials/agent"}
+    assert expand("$CREDENTIALS_DIRECTORY/key", environ) == Path("/run/credentials/agent/key")
+    # Without systemd the message about the missing file shows what is wrong.
+    assert expand("$CREDENTIALS_DIRECTORY/key", {}) == Path("$CREDENTIALS_DIRECTORY/key")
+    assert expand("$HOME/key", {"HOME": "/h"}) == Path("$HOME/key")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[limits]\nmax_concurrent = \n", "line 2, column 18: not valid TOML: Invalid value"),
+        (b"[limits\n", "line 1, column 8: not valid TOML"),
+        (b'a = "x', "end of document: not valid TOML"),
+        (b"a = 1\nb = '\xff'\n", "line 2: not UTF-8"),
+        (b"#" * (MAX_FILE_BYTES + 1), "bigger than 1048576 bytes"),
+        (b"a = " + b"[" * 5000, "nested too deeply"),
+    ],
+)
+def test_a_file_that_is_not_toml_names_the_line(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        read_file(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no such file; copy agent\.example\.toml"):
+        read_file(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        read_file(tmp_path)

@@ -1,0 +1,273 @@
+import math
+from pathlib import Path
+
+import pytest
+
+from provider_agent.agent.config import (
+    BackendTimeouts,
+    ConfigError,
+    LoadedConfig,
+    Price,
+    load_config,
+)
+from provider_agent.agent.config.backends import BUILT_IN_KINDS
+from provider_agent.protocol.formats import WireFormat
+
+MINIMAL = '[coordinator]\nurl = "wss://c.example/provider/connect"\n'
+
+RUST_AGENT_FILE = """
+[operator]
+display_name = "BlueBoxRig-01"
+wallet = "1111111111111111"
+contact_email = "ops@example.com"
+
+[coordinator]
+url = "wss://api.example/provider/connect"
+enrollment_code = "POD-ENROLL-1234"
+
+[identity]
+key_path = "~/.usepod-agent/identity.key"
+
+[[backends]]
+kind = "vllm"
+url = "http://localhost:8000"
+
+[[backends]]
+kind = "openrouter"
+api_key_env = "OPENROUTER_API_KEY"
+markup = 0.05
+models = ["a/b"]
+
+[pricing]
+default_input_per_1m = 500_000
+default_output_per_1m = 750_000
+
+[pricing.models]
+"meta-llama/Llama-3.1-8B" = { input_per_1m = 300_000, output_per_1m = 450_000 }
+
+[limits]
+max_concurrent = 8
+max_tokens_per_minute = 200_000
+
+[observability]
+prometheus_addr = "127.0.0.1:9090"
+log_level = "info"
+"""
+
+
+def load(
+    tmp_path: Path,
+    text: str = MINIMAL,
+    environ: dict[str, str] | None = None,
+    **overrides: object,
+) -> LoadedConfig:
+    path = tmp_path / "agent.toml"
+    path.write_text(text)
+    flags = {name.replace("__", "."): value for name, value in overrides.items()}
+    return load_config(path, {"HOME": "/home/op", **(environ or {})}, flags, BUILT_IN_KINDS)
+
+
+def error_of(
+    tmp_path: Path,
+    text: str,
+    environ: dict[str, str] | None = None,
+    **overrides: object,
+) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text, environ, **overrides)
+    return str(caught.value).replace(str(tmp_path) + "/", "")
+
+
+def test_a_file_of_the_rust_agent_works_unchanged(tmp_path: Path) -> None:
+    config = load(tmp_path, RUST_AGENT_FILE).config
+    assert config.operator.display_name == "BlueBoxRig-01"
+    assert config.coordinator.enrollment_code == "POD-ENROLL-1234"
+    assert config.identity.key_path == Path("/home/op/.usepod-agent/identity.key")
+    assert [backend.kind for backend in config.backends] == ["vllm", "openrouter"]
+    assert config.backends[0].url == "http://localhost:8000"
+    assert config.backends[1].markup == 0.05
+    assert config.backends[1].models == ("a/b",)
+    assert config.pricing.models == {"meta-llama/Llama-3.1-8B": Price(300_000, 450_000)}
+    assert config.limits.max_tokens_per_minute == 200_000
+
+
+def test_only_the_coordinators_address_is_required(tmp_path: Path) -> None:
+    loaded = load(tmp_path)
+    config = loaded.config
+    assert config.backends == ()
+    assert config.limits.max_concurrent == 8
+    assert config.limits.drain_timeout_s == 300
+    assert config.observability.prometheus_addr == "127.0.0.1:9090"
+    assert config.identity.key_path == Path("/home/op/.config/provider-agent/identity.key")
+    assert loaded.origins["identity.key_path"] == "default"
+
+
+def test_the_key_follows_xdg_config_home(tmp_path: Path) -> None:
+    config = load(tmp_path, environ={"XDG_CONFIG_HOME": "/xdg"}).config
+    assert config.identity.key_path == Path("/xdg/provider-agent/identity.key")
+
+
+def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path) -> None:
+    text = MINIMAL + "[limits]\nmax_concurrent = 2\n"
+    variable = {"PROVIDER_AGENT_LIMITS_MAX_CONCURRENT": "3"}
+    loaded = [
+        load(tmp_path),
+        load(tmp_path, text),
+        load(tmp_path, text, variable),
+        load(tmp_path, text, variable, limits__max_concurrent=4),
+        load(tmp_path, text, variable, limits__max_concurrent=None),
+    ]
+    assert [one.config.limits.max_concurrent for one in loaded] == [8, 2, 3, 4, 3]
+    origins = [one.origins["limits.max_concurrent"] for one in loaded]
+    assert origins == [
+        "default",
+        str(tmp_path / "agent.toml"),
+        "environment PROVIDER_AGENT_LIMITS_MAX_CONCURRENT",
+        "flag",
+        "environment PROVIDER_AGENT_LIMITS_MAX_CONCURRENT",
+    ]
+
+
+def test_a_flag_may_be_of_its_type_already(tmp_path: Path) -> None:
+    flags = {"identity__key_path": Path("~/key"), "limits__drain_timeout_s": 1.5}
+    config = load(tmp_path, MINIMAL, {}, **flags).config
+    assert config.identity.key_path == Path("/home/op/key")
+    assert config.limits.drain_timeout_s == 1.5
+
+
+def test_environment_alone_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    environ = {
+        "HOME": str(tmp_path),
+        "PROVIDER_AGENT_COORDINATOR_URL": "wss://c.example/x",
+        "PROVIDER_AGENT_COORDINATOR_ALLOW_INSECURE": "true",
+        "PROVIDER_AGENT_BACKENDS": '[{"kind": "ollama", "timeouts": {"connect_s": 2}}]',
+        "PROVIDER_AGENT_PRICING_MODELS": '{"m": {"input_per_1m": 1, "output_per_1m": 2}}',
+    }
+    loaded = load_config(None, environ, {}, BUILT_IN_KINDS)
+    assert loaded.path is None
+    assert loaded.config.coordinator.allow_insecure
+    assert loaded.config.backends[0].url == "http://127.0.0.1:11434"
+    assert loaded.config.backends[0].timeouts == BackendTimeouts(connect_s=2)
+    assert loaded.config.pricing.models == {"m": Price(1, 2)}
+    assert loaded.origins["backends"] == "environment PROVIDER_AGENT_BACKENDS"
+
+
+def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
+    environ = {"PROVIDER_AGENT_LIMITS_MAX_CONCURRENT": "", "PROVIDER_AGENT_COORDINATOR_URL": ""}
+    assert load(tmp_path, environ=environ).config.limits.max_concurrent == 8
+
+
+def test_a_misspelt_variable_is_a_warning_and_a_strange_one_is_not(tmp_path: Path) -> None:
+    environ = {
+        "PROVIDER_AGENT_LIMITS_MAX_CONCURENT": "3",
+        "PROVIDER_AGENT_SERVICE_HOST": "10.0.0.1",
+    }
+    (warning,) = load(tmp_path, environ=environ).warnings
+    assert "PROVIDER_AGENT_LIMITS_MAX_CONCURENT" in warning
+    assert "did you mean PROVIDER_AGENT_LIMITS_MAX_CONCURRENT?" in warning
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[coordinater]\nurl = "x"', 'coordinater: unknown section; did you mean "coordinator"?'),
+        ("zzz = 1", "zzz: unknown section; known: "),
+        (
+            "[limits]\nmax_conccurent = 1",
+            'limits.max_conccurent: unknown key; did you mean "max_concurrent"?',
+        ),
+        ("limits = 3", "limits: expected a table, got a whole number"),
+        ("backends = 3", "backends: expected a list, got a whole number"),
+        ("backends = [3]", "backends[0]: expected a table, got a whole number"),
+        (
+            '[[backends]]\nkind="vllm"\nurll="x"',
+            'backends[0].urll: unknown key; did you mean "url"?',
+        ),
+        (
+            '[[backends]]\nkind="vllm"\ntimeouts={silence=1}',
+            'backends[0].timeouts.silence: unknown key; did you mean "silence_s"?',
+        ),
+        (
+            '[pricing.models]\n"a" = {input=1, output_per_1m=2}',
+            'pricing.models."a".input: unknown key; known: input_per_1m, output_per_1m',
+        ),
+        ("[[backends]]\nurl='http://x'", "backends[0]: kind is missing"),
+        ("[pricing.models]\n'a' = {input_per_1m=1}", "output_per_1m is missing"),
+        (
+            '[limits]\nmax_concurrent = "8"',
+            "limits.max_concurrent: expected a whole number, got a text in quotes",
+        ),
+        (
+            "[limits]\nmax_concurrent = 0",
+            "limits.max_concurrent: expected a whole number >= 1",
+        ),
+        ("[limits]\nmax_concurrent = 4097", "expected a whole number <= 4096"),
+        ("[limits]\ndrain_timeout_s = nan", "limits.drain_timeout_s: expected a number >= 0"),
+        (
+            "[[backends]]\nkind='echo'\ntimeouts={connect_s=-1}",
+            "backends[0].timeouts.connect_s: expected a number > 0",
+        ),
+        (
+            "[observability]\nlog_level = 'loud'",
+            "observability.log_level: expected one of: debug, info, warning, error",
+        ),
+        ("[identity]\nkey_path = 3", "identity.key_path: expected the path of a file"),
+        ("[identity]\nkey_path = ''", "identity.key_path: expected the path of a file"),
+        (
+            "[[backends]]\nkind='openai_compatible'\nurl='http://x'\nformats=['gemini']",
+            "backends[0].formats[0]: expected one of: openai, anthropic",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_one_message_with_place_key_and_reason(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    environ = {"PROVIDER_AGENT_COORDINATOR_URL": "wss://c.example/x"}
+    error = error_of(tmp_path, f"{text}\n", environ)
+    assert error.startswith("agent.toml: ")
+    assert message in error
+    assert "\n" not in error
+
+
+def test_an_error_names_the_variable_or_flag_it_came_from(tmp_path: Path) -> None:
+    variable = {"PROVIDER_AGENT_LIMITS_MAX_CONCURRENT": "many"}
+    assert error_of(tmp_path, MINIMAL, variable).startswith(
+        "environment PROVIDER_AGENT_LIMITS_MAX_CONCURRENT: limits.max_concurrent: expected a whole"
+    )
+    assert error_of(tmp_path, MINIMAL, limits__max_concurrent=0).startswith("flag: limits.max")
+    backends = {"PROVIDER_AGENT_BACKENDS": "ollama"}
+    assert "expected JSON" in error_of(tmp_path, MINIMAL, backends)
+    prices = {"PROVIDER_AGENT_PRICING_MODELS": '{"m": [1]}'}
+    assert 'pricing.models."m": expected a table' in error_of(tmp_path, MINIMAL, prices)
+
+
+def test_a_missing_address_says_how_to_set_it(tmp_path: Path) -> None:
+    error = error_of(tmp_path, "[operator]\n")
+    assert "coordinator.url: missing" in error
+    assert "PROVIDER_AGENT_COORDINATOR_URL" in error
+    assert "--coordinator-url" in error
+
+
+def test_no_file_at_all_says_where_one_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"/etc/provider-agent/agent\.toml"):
+        load_config(None, {"HOME": str(tmp_path)}, {}, BUILT_IN_KINDS)
+
+
+def test_log_level_takes_the_names_of_other_loggers(tmp_path: Path) -> None:
+    for name, level in (("WARN", "warning"), ("trace", "debug"), ("Info", "info")):
+        text = f'{MINIMAL}[observability]\nlog_level = "{name}"\n'
+        assert load(tmp_path, text).config.observability.log_level == level
+
+
+def test_formats_of_a_generic_server(tmp_path: Path) -> None:
+    text = MINIMAL + '[[backends]]\nkind="openai_compatible"\nurl="http://x:1"\nformats=["openai"]'
+    assert load(tmp_path, text).config.backends[0].formats == (WireFormat.OPENAI,)
+
+
+def test_whole_numbers_stand_for_seconds_and_shares(tmp_path: Path) -> None:
+    text = MINIMAL + "[limits]\ndrain_timeout_s = 10\n"
+    assert math.isclose(load(tmp_path, text).config.limits.drain_timeout_s, 10.0)

@@ -1,0 +1,112 @@
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from provider_agent.agent.config import (
+    BackendConfig,
+    masked,
+    missing_key,
+    resolve_api_key,
+    secret_values,
+)
+from provider_agent.agent.config.secrets import MAX_KEY_BYTES
+from tests.unit.agent.config.test_load import MINIMAL, load
+
+SECRETS = """enrollment_code = "POD-ENROLL-1234"
+proxy = "http://user:proxy-password@proxy.example:3128"
+[[backends]]
+kind = "openrouter"
+api_key_env = "ROUTER_KEY"
+"""
+
+
+def test_an_api_key_comes_from_its_variable() -> None:
+    backend = BackendConfig(kind="venice", api_key_env="K")
+    assert resolve_api_key(backend, {"K": " secret\n"}) == "secret"
+    assert resolve_api_key(backend, {"K": " "}) is None
+    assert resolve_api_key(backend, {}) is None
+    assert resolve_api_key(BackendConfig(kind="ollama"), {"K": "secret"}) is None
+
+
+def test_an_api_key_comes_from_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_bytes(b" sk-1\r\n")
+    backend = BackendConfig(kind="venice", api_key_file=file)
+    assert resolve_api_key(backend, {}) == "sk-1"
+    file.write_bytes(b"sk-2")
+    assert resolve_api_key(backend, {}) == "sk-2"
+    file.write_bytes(b"k" * MAX_KEY_BYTES)
+    assert resolve_api_key(backend, {}) == "k" * MAX_KEY_BYTES
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"", "is empty"),
+        (b" \n\t", "is empty"),
+        (b"sk-secret\nsk-second", "does not hold a key: one line of plain text is expected"),
+        (b"sk-secret\x00", "does not hold a key: one line of plain text is expected"),
+        (b"sk-secret\xff", "does not hold a key: one line of plain text is expected"),
+        (b"k" * (MAX_KEY_BYTES + 1), "does not hold a key: one line of plain text is expected"),
+    ],
+)
+def test_a_file_without_a_key_says_why_and_never_what_it_holds(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_bytes(content)
+    backend = BackendConfig(kind="venice", api_key_file=file)
+    assert resolve_api_key(backend, {}) is None
+    assert missing_key(backend) == f"the file {file} (api_key_file) {reason}"
+
+
+def test_what_a_key_file_holds_is_a_secret(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("file-key-value", "utf-8")
+    table = '[[backends]]\nkind = "venice"\napi_key_file = "$CREDENTIALS_DIRECTORY/key"\n'
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    config = load(tmp_path, MINIMAL + table, environ).config
+    assert secret_values(config, environ) == {"file-key-value"}
+    shown = msgspec.json.encode(masked(config)).decode()
+    assert str(tmp_path / "key") in shown
+    assert "file-key-value" not in shown + repr(config)
+
+
+def test_shown_settings_hold_no_secret(tmp_path: Path) -> None:
+    environ = {"ROUTER_KEY": "router-key-value"}
+    config = load(tmp_path, MINIMAL + SECRETS, environ).config
+    shown = msgspec.json.encode(masked(config)).decode()
+    assert '"enrollment_code":"[set]"' in shown
+    assert '"api_key_env":"ROUTER_KEY"' in shown
+    assert "[set]@proxy.example:3128" in shown
+    for secret in secret_values(config, environ):
+        assert secret not in shown
+        assert secret not in repr(config)
+
+
+def test_all_secrets_are_known_for_redaction(tmp_path: Path) -> None:
+    environ = {"ROUTER_KEY": "router-key-value"}
+    config = load(tmp_path, MINIMAL + SECRETS, environ).config
+    assert secret_values(config, environ) == {
+        "POD-ENROLL-1234",
+        "proxy-password",
+        "router-key-value",
+    }
+    assert secret_values(load(tmp_path).config, {}) == frozenset()
+
+
+def test_settings_without_secrets_are_shown_as_they_are(tmp_path: Path) -> None:
+    shown = masked(load(tmp_path).config)
+    assert shown["coordinator"] == {
+        "url": "wss://c.example/provider/connect",
+        "fallback_urls": (),
+        "enrollment_code": None,
+        "allow_insecure": False,
+        "token_file": None,
+        "ca_file": None,
+        "client_cert_file": None,
+        "client_key_file": None,
+        "proxy": None,
+    }

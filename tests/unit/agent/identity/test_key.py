@@ -1,0 +1,181 @@
+import base64
+import errno
+import hashlib
+import logging
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from provider_agent.agent.identity.key import (
+    MAX_FILE_BYTES,
+    Identity,
+    IdentityError,
+    load,
+    load_or_create,
+)
+
+
+def rust_agent_file(secret: bytes, public: bytes, version: str = "1") -> str:
+    return (
+        "-----BEGIN USEPOD AGENT KEY-----\n"
+        f"version: {version}\n"
+        "created: 2026-01-31T12:00:00Z\n"
+        f"secret: {base64.b64encode(secret).decode()}\n"
+        f"public: {base64.b64encode(public).decode()}\n"
+        "comment: made elsewhere\n"
+        "-----END USEPOD AGENT KEY-----\n"
+    )
+
+
+def test_a_new_key_is_kept_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "identity.key"
+    created = load_or_create(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert path.parent.parent.stat().st_mode & 0o777 == 0o700
+    assert load_or_create(path).public_key == load(path).public_key == created.public_key
+    assert os.listdir(path.parent) == ["identity.key"]  # noqa: PTH208 - no draft is left
+
+
+def test_what_it_signs_verifies_with_its_public_key() -> None:
+    identity = Identity(Ed25519PrivateKey.generate())
+    signature = identity.sign(b"challenge")
+    Ed25519PublicKey.from_public_bytes(identity.public_key).verify(signature, b"challenge")
+    assert len(identity.public_key) == 32
+    assert base64.b64decode(identity.public_key_text) == identity.public_key
+
+
+def test_the_fingerprint_belongs_to_the_key_and_repr_shows_no_more() -> None:
+    identity = Identity(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+    digest = hashlib.sha256(identity.public_key).hexdigest()
+    assert identity.fingerprint == digest[:16]
+    assert repr(identity) == f"<Identity {digest[:16]}>"
+
+
+def test_agents_that_start_at_once_share_one_key(tmp_path: Path) -> None:
+    path = tmp_path / "identity.key"
+    barrier = threading.Barrier(8, timeout=10)
+    keys = []
+
+    def start() -> None:
+        barrier.wait()
+        keys.append(load_or_create(path).public_key)
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(keys) == 8
+    assert len(set(keys)) == 1
+
+
+def test_a_file_system_without_links_gets_a_key_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(self: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", no_links)
+    path = tmp_path / "identity.key"
+    assert load_or_create(path).public_key == load(path).public_key
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_key_file_of_the_rust_agent_is_read(tmp_path: Path) -> None:
+    private = Ed25519PrivateKey.generate()
+    path = tmp_path / "identity.key"
+    path.write_text(
+        rust_agent_file(private.private_bytes_raw(), private.public_key().public_bytes_raw())
+    )
+    assert load(path).public_key == private.public_key().public_bytes_raw()
+
+
+SECRET = bytes(range(32))
+PUBLIC = Ed25519PrivateKey.from_private_bytes(SECRET).public_key().public_bytes_raw()
+OTHER_ALGORITHM = generate_private_key(SECP256R1()).private_bytes(
+    serialization.Encoding.PEM,
+    serialization.PrivateFormat.PKCS8,
+    serialization.NoEncryption(),
+)
+ENCRYPTED = Ed25519PrivateKey.from_private_bytes(SECRET).private_bytes(
+    serialization.Encoding.PEM,
+    serialization.PrivateFormat.PKCS8,
+    serialization.BestAvailableEncryption(b"password"),
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b" \n", "the file is empty"),
+        (b"not a key", "not an Ed25519 key in PKCS #8 PEM form"),
+        (b"\xff\x00" * 10, "not an Ed25519 key"),
+        (b"x" * (MAX_FILE_BYTES + 1), "too big to be a key"),
+        (OTHER_ALGORITHM, "not an Ed25519 key"),
+        (OTHER_ALGORITHM[:80], "not an Ed25519 key"),
+        (ENCRYPTED, "encrypted with a password"),
+        (rust_agent_file(SECRET, bytes(32)).encode(), "do not belong together"),
+        (rust_agent_file(SECRET, PUBLIC, "2").encode(), "lines are incomplete"),
+        (rust_agent_file(SECRET[:31], PUBLIC).encode(), "lines are incomplete"),
+        (rust_agent_file(SECRET, PUBLIC)[:-40].encode(), "lines are incomplete"),
+        (rust_agent_file(SECRET, PUBLIC).replace("secret", "x").encode(), "lines are incomplete"),
+    ],
+    ids=range(13),  # not the content: a key is new in each process
+)
+def test_a_damaged_file_is_an_error_and_stays_as_it_is(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    path = tmp_path / "identity.key"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(IdentityError) as caught:
+        load_or_create(path)
+    assert str(caught.value).startswith(f"{path}: damaged: ")
+    assert reason in str(caught.value)
+    assert "restore it from a backup" in str(caught.value)
+    assert base64.b64encode(SECRET).decode() not in str(caught.value)
+    assert path.read_bytes() == content
+
+
+def test_a_missing_file_says_what_creates_it(tmp_path: Path) -> None:
+    with pytest.raises(IdentityError, match="`provider-agent run` creates one"):
+        load(tmp_path / "identity.key")
+
+
+def test_a_link_to_nowhere_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "identity.key"
+    path.symlink_to(tmp_path / "gone")
+    with pytest.raises(IdentityError):
+        load_or_create(path)
+    assert path.is_symlink()
+
+
+def test_what_cannot_be_read_or_written_says_why(tmp_path: Path) -> None:
+    with pytest.raises(IdentityError, match="cannot be read: Is a directory"):
+        load_or_create(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        IdentityError, match=r"cannot be created: Not a directory.*identity\.key_path"
+    ):
+        load_or_create(tmp_path / "file" / "identity.key")
+
+
+def test_a_key_that_others_can_read_is_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "identity.key"
+    with caplog.at_level(logging.WARNING, "provider_agent.agent.identity.key"):
+        load_or_create(path)
+        assert caplog.records == []
+        path.chmod(0o644)
+        load(path)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the key file can be used by other users"
+    ]

@@ -1,0 +1,108 @@
+from provider_agent.agent.telemetry.metrics import Metrics
+from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
+from provider_agent.protocol.errors import ErrorCode
+
+
+def samples(metrics: Metrics) -> set[str]:
+    return set(metrics.render().decode().splitlines())
+
+
+def test_a_job_is_counted_once_with_its_totals() -> None:
+    metrics = Metrics()
+    metrics.job_ended(
+        code=None,
+        wire_format="openai",
+        kind="vllm",
+        relayed_bytes=1000,
+        input_tokens=10,
+        output_tokens=20,
+        first_byte_s=0.3,
+    )
+    found = samples(metrics)
+    assert {
+        'provider_agent_jobs_total{code="ok",format="openai",kind="vllm"} 1.0',
+        'provider_agent_relayed_bytes_total{format="openai",kind="vllm"} 1000.0',
+        'provider_agent_tokens_total{direction="input",kind="vllm"} 10.0',
+        'provider_agent_tokens_total{direction="output",kind="vllm"} 20.0',
+        'provider_agent_first_byte_seconds_bucket{format="openai",kind="vllm",le="0.2"} 0.0',
+        'provider_agent_first_byte_seconds_bucket{format="openai",kind="vllm",le="0.4"} 1.0',
+    } <= found
+
+
+def test_further_attempts_are_counted_and_first_ones_are_not() -> None:
+    metrics = Metrics()
+    for attempts in (0, 1, 3):
+        metrics.job_ended(
+            code=None, wire_format="openai", kind="vllm", relayed_bytes=1, attempts=attempts
+        )
+    assert 'provider_agent_failovers_total{kind="vllm"} 2.0' in samples(metrics)
+
+
+def test_unknown_tokens_are_not_counted_as_zero() -> None:
+    metrics = Metrics()
+    metrics.job_ended(code=None, wire_format="openai", kind="vllm", relayed_bytes=1)
+    assert b"provider_agent_tokens_total{" not in metrics.render()
+
+
+def test_a_peer_cannot_invent_labels() -> None:
+    metrics = Metrics()
+    for name in ("gemini", "x" * 1000):
+        metrics.job_ended(
+            code=ErrorCode.FORMAT_NOT_SUPPORTED, wire_format=name, kind=None, relayed_bytes=0
+        )
+    line = 'provider_agent_jobs_total{code="format_not_supported",format="other",kind="none"} 2.0'
+    assert line in samples(metrics)
+
+
+def test_jobs_that_outlive_their_link_are_counted() -> None:
+    metrics = Metrics()
+    metrics.resumed(0)
+    metrics.resumed(3)
+    assert "provider_agent_resumed_jobs_total 3.0" in samples(metrics)
+
+
+def test_reconnects_are_counted_by_cause() -> None:
+    metrics = Metrics()
+    metrics.reconnecting("lost")
+    assert 'provider_agent_reconnects_total{cause="lost"} 1.0' in samples(metrics)
+
+
+def test_current_values_come_from_one_look_at_the_status_per_scrape() -> None:
+    looks = []
+
+    def status() -> StatusSnapshot:
+        looks.append(1)
+        return StatusSnapshot(
+            version="1.2",
+            uptime_s=1,
+            link="connected",
+            coordinator_url="wss://c.example",
+            in_flight=3,
+            capacity=8,
+            backends=[
+                BackendStatus(id="vllm:http://gpu", kind="vllm", healthy=True, models=2),
+                BackendStatus(id="venice", kind="venice", healthy=False),
+            ],
+        )
+
+    metrics = Metrics()
+    metrics.watch(status)
+    assert looks == []
+    found = samples(metrics)
+    assert looks == [1]
+    assert {
+        'provider_agent_info{version="1.2"} 1.0',
+        "provider_agent_in_flight 3.0",
+        "provider_agent_capacity 8.0",
+        "provider_agent_draining 0.0",
+        "provider_agent_link_up 1.0",
+        'provider_agent_backend_up{id="vllm:http://gpu",kind="vllm"} 1.0',
+        'provider_agent_backend_up{id="venice",kind="venice"} 0.0',
+        'provider_agent_backend_models{id="vllm:http://gpu",kind="vllm"} 2.0',
+    } <= found
+
+
+def test_two_agents_in_one_process_do_not_share_counters() -> None:
+    one, other = Metrics(), Metrics()
+    one.reconnecting("lost")
+    assert b'cause="lost"' not in other.render()

@@ -1,0 +1,176 @@
+from collections.abc import Iterator
+
+import pytest
+
+from provider_agent.adapters.base import BackendHealth, Unreachable
+from provider_agent.agent.backends.configured import Backends, SkippedBackend
+from provider_agent.agent.backends.discovery import Discovery
+from provider_agent.agent.config import LimitsConfig
+from provider_agent.agent.jobs.outbox import Outbox
+from provider_agent.agent.jobs.running import JobRecord, Jobs
+from provider_agent.agent.telemetry.metrics import Metrics
+from provider_agent.agent.telemetry.reports import Reports, count_job
+from provider_agent.agent.telemetry.rolling_stats import RollingStats, StatsSnapshot
+from provider_agent.agent.telemetry.status import BackendStatus
+from provider_agent.protocol.frames import BackendLoad, Heartbeat, JobEnd, JobError, JobResult
+from tests.kit.agent_config import agent_config
+from tests.kit.jobs import new_job
+from tests.kit.scripted_backend import ScriptedBackend, model
+
+JOB_ID = b"j" * 16
+URL = "wss://c.example/provider/connect"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 500.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Parts:
+    """Everything that reports read."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.up = ScriptedBackend("up", model("m"), model("n"), max_concurrent=2)
+        self.down = ScriptedBackend("down", max_concurrent=5)
+        self.down.reported_health = BackendHealth(False, None, "connection refused")
+        self.discovery = Discovery(
+            Backends([self.up, self.down], {}, []), lambda: None, clock=self.clock
+        )
+        self.stats = RollingStats(self.clock)
+        self.metrics = Metrics()
+        self.jobs = Jobs(self.discovery, Outbox(), 4, lambda _record: None, self.clock)
+        skipped = [SkippedBackend("venice", "venice", "skipped: KEY is not set")]
+        config = agent_config(URL, limits=LimitsConfig(max_concurrent=4))
+        self.reports = Reports(config, skipped, self.discovery, self.jobs, self.stats, self.clock)
+
+
+async def test_an_idle_agent_reports_nothing_rather_than_zero_rates() -> None:
+    assert Parts().reports.heartbeat() == Heartbeat(
+        0,
+        0,
+        4,
+        None,
+        None,
+        None,
+        None,
+        [BackendLoad("up", False, 0, 2), BackendLoad("down", False, 0, 5)],
+    )
+
+
+async def test_a_heartbeat_tells_load_and_health_of_every_backend() -> None:
+    parts = Parts()
+    await parts.discovery.check_all()
+    parts.jobs.offer(new_job("m"))
+    parts.jobs.offer(new_job("n"))
+    run = await parts.up.next_run()
+    run.start()
+    run.send(b"x")
+    beat = parts.reports.heartbeat()
+    assert (beat.in_flight, beat.queued, beat.capacity) == (2, 1, 4)
+    assert beat.backends == [BackendLoad("up", True, 2, 2), BackendLoad("down", False, 0, 5)]
+    run.finish()
+    (await parts.up.next_run()).answer()
+    await parts.jobs.wait_until_idle()
+    assert parts.reports.heartbeat().backends[0].in_flight == 0
+
+
+async def test_status_shows_every_configured_backend_the_skipped_too() -> None:
+    parts = Parts()
+    await parts.discovery.check_all()
+    parts.clock.now += 60
+    parts.jobs.offer(new_job("nobody's"))
+    parts.clock.now += 5
+    state = parts.reports.status(
+        url=URL, link="connecting", welcomed_at=555.0, last_rejection="busy", draining=True
+    )
+    assert (state.link, state.coordinator_url, state.last_rejection) == ("connecting", URL, "busy")
+    assert (state.uptime_s, state.last_welcome_age_s, state.last_job_age_s) == (65.0, 10.0, 5.0)
+    assert (state.draining, state.in_flight, state.capacity) == (True, 0, 4)
+    assert state.stats == StatsSnapshot()
+    assert state.backends == [
+        BackendStatus(id="up", kind="scripted", healthy=True, latency_ms=1.0, models=2),
+        BackendStatus(id="down", kind="scripted", healthy=False, last_error="connection refused"),
+        BackendStatus(
+            id="venice", kind="venice", healthy=False, last_error="skipped: KEY is not set"
+        ),
+    ]
+
+
+async def test_status_says_that_a_backend_rests_and_why() -> None:
+    # It was shown as healthy while it got no jobs.
+    parts = Parts()
+    await parts.discovery.check_all()
+    for _ in range(5):
+        number = parts.discovery.job_started("up")
+        parts.discovery.job_ended("up", number, Unreachable("refused"), 0)
+
+    def shown() -> BackendStatus:
+        state = parts.reports.status(
+            url=URL, link="connected", welcomed_at=0.0, last_rejection=None, draining=False
+        )
+        return state.backends[0]
+
+    assert shown() == BackendStatus(
+        id="up",
+        kind="scripted",
+        healthy=False,
+        latency_ms=1.0,
+        last_error="it keeps failing and rests for 10 s; see the log for its errors",
+        models=2,
+    )
+    parts.clock.now += 10
+    assert (shown().healthy, shown().last_error) == (True, None)
+
+
+async def test_what_never_happened_has_no_age() -> None:
+    state = Parts().reports.status(
+        url=URL, link="starting", welcomed_at=None, last_rejection=None, draining=False
+    )
+    assert (state.last_welcome_age_s, state.last_job_age_s) == (None, None)
+
+
+def failed(code: str) -> JobError:
+    return JobError(JOB_ID, 5, code, "no")
+
+
+def counted(metrics: Metrics) -> Iterator[str]:
+    for line in metrics.render().decode().splitlines():
+        if not line.startswith("#") and not line.endswith(" 0.0") and "_created" not in line:
+            yield line
+
+
+@pytest.mark.parametrize(
+    ("end", "kind", "first_byte_s", "error_rate", "expected"),
+    [
+        (
+            JobResult(JOB_ID, 5, 3, 4, 20, 10),
+            "vllm",
+            0.01,
+            0.0,
+            ["relayed_bytes_total", " 5.0"],
+        ),
+        (JobResult(JOB_ID, 5, None, None, 20, None), "vllm", None, 0.0, ["vllm"]),
+        (failed("backend_error"), "vllm", None, 1.0, ["backend_error"]),
+        (failed("cancelled"), "vllm", None, 0.0, ["cancelled"]),
+        (failed("model_not_loaded"), "", None, 0.0, ["model_not_loaded"]),
+    ],
+)
+async def test_an_ended_job_is_counted_in_figures_and_metrics(
+    end: JobEnd,
+    kind: str,
+    first_byte_s: float | None,
+    error_rate: float,
+    expected: list[str],
+) -> None:
+    parts = Parts()
+    count_job(JobRecord("openai", kind, end, first_byte_s), parts.stats, parts.metrics)
+    snapshot = parts.stats.snapshot()
+    assert snapshot.error_rate == error_rate
+    assert snapshot.first_byte_p50_ms == (None if first_byte_s is None else first_byte_s * 1000)
+    shown = "\n".join(counted(parts.metrics))
+    for text in expected:
+        assert text in shown

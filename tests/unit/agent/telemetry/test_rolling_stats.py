@@ -1,0 +1,112 @@
+import pytest
+
+from provider_agent.agent.telemetry.rolling_stats import (
+    MAX_ENDED_JOBS,
+    WINDOW_S,
+    RollingStats,
+    StatsSnapshot,
+)
+from provider_agent.protocol.errors import REGISTRY, ErrorCode, Fault
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def stats(clock: Clock) -> RollingStats:
+    return RollingStats(clock)
+
+
+def ended(
+    stats: RollingStats,
+    tokens: int | None = None,
+    first_byte_s: float | None = None,
+    code: ErrorCode | None = None,
+) -> None:
+    stats.job_ended(output_tokens=tokens, first_byte_s=first_byte_s, code=code)
+
+
+def test_nothing_measured_is_none_and_not_zero(stats: RollingStats) -> None:
+    assert stats.snapshot() == StatsSnapshot(None, None, None, None)
+
+
+def test_unknown_tokens_are_unknown_while_the_rest_is_reported(stats: RollingStats) -> None:
+    ended(stats, tokens=None, first_byte_s=0.1)
+    snapshot = stats.snapshot()
+    assert snapshot.tokens_per_second is None
+    assert snapshot.first_byte_p50_ms == 100
+    assert snapshot.error_rate == 0
+
+
+def test_tokens_are_spread_over_the_window(stats: RollingStats, clock: Clock) -> None:
+    clock.now += 600
+    ended(stats, tokens=600)
+    ended(stats, tokens=None)
+    assert stats.snapshot().tokens_per_second == 10
+
+
+def test_a_young_agent_divides_by_its_age(stats: RollingStats, clock: Clock) -> None:
+    clock.now += 10
+    ended(stats, tokens=600)
+    assert stats.snapshot().tokens_per_second == 60
+
+
+def test_the_first_moment_is_no_division_by_zero(stats: RollingStats) -> None:
+    ended(stats, tokens=5)
+    assert stats.snapshot().tokens_per_second == 5
+
+
+def test_jobs_leave_the_window(stats: RollingStats, clock: Clock) -> None:
+    ended(stats, tokens=5, first_byte_s=1, code=ErrorCode.INTERNAL)
+    clock.now += WINDOW_S - 0.001
+    assert stats.snapshot().error_rate == 1
+    clock.now += 0.001
+    assert stats.snapshot() == StatsSnapshot()
+    assert repr(stats) == "<RollingStats ended=0>"
+
+
+@pytest.mark.parametrize("code", ErrorCode)
+def test_only_the_providers_failures_count_as_failed(stats: RollingStats, code: ErrorCode) -> None:
+    ended(stats, tokens=1)
+    ended(stats, code=code)
+    expected = 0.5 if REGISTRY[code].fault is Fault.PROVIDER else 0.0
+    assert stats.snapshot().error_rate == expected
+
+
+@pytest.mark.parametrize(
+    ("waits_ms", "p50", "p95"),
+    [
+        ([7], 7, 7),
+        ([30, 10, 20], 20, 30),
+        ([10, 20, 30, 40], 20, 40),
+        (list(range(100, 0, -1)), 50, 95),
+    ],
+)
+def test_percentiles_are_measured_values(
+    stats: RollingStats, waits_ms: list[int], p50: int, p95: int
+) -> None:
+    for wait in waits_ms:
+        ended(stats, first_byte_s=wait / 1000)
+    ended(stats, first_byte_s=None)
+    snapshot = stats.snapshot()
+    assert snapshot.first_byte_p50_ms == pytest.approx(p50)
+    assert snapshot.first_byte_p95_ms == pytest.approx(p95)
+
+
+def test_memory_is_bounded_and_rates_stay_true(stats: RollingStats, clock: Clock) -> None:
+    clock.now += 100
+    for _ in range(3 * MAX_ENDED_JOBS):
+        clock.now += 0.001
+        ended(stats, tokens=1)
+    assert repr(stats) == f"<RollingStats ended={MAX_ENDED_JOBS}>"
+    assert stats.snapshot().tokens_per_second == pytest.approx(1000, rel=0.01)

@@ -1,0 +1,109 @@
+import json
+import socket
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from msgspec.structs import replace
+
+from provider_agent.agent.telemetry.metrics import Metrics
+from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
+from provider_agent.agent.telemetry.status_server import StatusServer, StatusServerError
+
+
+class Agent:
+    def __init__(self) -> None:
+        self.state = StatusSnapshot(
+            version="1",
+            uptime_s=2.5,
+            link="connected",
+            coordinator_url="wss://c.example",
+            backends=[BackendStatus(id="echo", kind="echo", healthy=True, models=1)],
+        )
+
+    def status(self) -> StatusSnapshot:
+        return self.state
+
+
+@pytest.fixture
+def agent() -> Agent:
+    return Agent()
+
+
+@pytest.fixture
+async def server(agent: Agent) -> AsyncIterator[StatusServer]:
+    metrics = Metrics()
+    metrics.watch(agent.status)
+    server = StatusServer("127.0.0.1:0", agent.status, metrics)
+    await server.start()
+    yield server
+    await server.stop()
+
+
+async def get(server: StatusServer, path: str) -> tuple[int, str, str]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://{server.address}{path}") as response,
+    ):
+        return response.status, response.content_type, await response.text()
+
+
+async def test_it_is_alive_whatever_the_state(server: StatusServer, agent: Agent) -> None:
+    agent.state = replace(agent.state, draining=True, link="connecting")
+    assert await get(server, "/livez") == (200, "text/plain", "ok\n")
+
+
+async def test_ready_and_not_ready_with_reasons(server: StatusServer, agent: Agent) -> None:
+    assert await get(server, "/readyz") == (200, "text/plain", "ready\n")
+    agent.state = replace(agent.state, draining=True, backends=[])
+    status, _, text = await get(server, "/readyz")
+    assert status == 503
+    assert [line.partition(":")[0] for line in text.splitlines()] == ["draining", "no backend"]
+
+
+async def test_metrics_and_status_tell_the_same(server: StatusServer, agent: Agent) -> None:
+    agent.state = replace(agent.state, in_flight=3)
+    status, content_type, text = await get(server, "/metrics")
+    assert (status, content_type) == (200, "text/plain")
+    assert "provider_agent_in_flight 3.0" in text.splitlines()
+    status, content_type, text = await get(server, "/status")
+    assert (status, content_type) == (200, "application/json")
+    shown = json.loads(text)
+    assert shown["in_flight"] == 3
+    assert shown["backends"][0]["id"] == "echo"
+    assert shown["stats"]["error_rate"] is None
+
+
+async def test_it_only_answers_questions(server: StatusServer) -> None:
+    assert (await get(server, "/"))[0] == 404
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"http://{server.address}/status") as response,
+    ):
+        assert response.status == 405
+
+
+async def test_a_taken_address_is_a_clear_error(agent: Agent) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        server = StatusServer(address, agent.status, Metrics())
+        with pytest.raises(StatusServerError) as caught:
+            await server.start()
+    assert f"cannot listen on {address}: " in str(caught.value)
+    assert "already in use" in str(caught.value)
+    assert "observability.prometheus_addr" in str(caught.value)
+
+
+async def test_stopping_frees_the_address_and_may_be_repeated(
+    agent: Agent,
+) -> None:
+    server = StatusServer("127.0.0.1:0", agent.status, Metrics())
+    await server.stop()
+    await server.start()
+    address = server.address
+    assert repr(server) == f"<StatusServer {address} listening>"
+    await server.stop()
+    await server.stop()
+    again = StatusServer(address, agent.status, Metrics())
+    await again.start()
+    await again.stop()

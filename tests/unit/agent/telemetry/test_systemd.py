@@ -1,0 +1,105 @@
+import asyncio
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from provider_agent.agent.telemetry.status import StatusSnapshot
+from provider_agent.agent.telemetry.systemd import STATUS_EVERY_S, ServiceManager
+from tests.kit.cli_agent import READY
+from tests.kit.virtual_time import in_virtual_time, now
+
+STATE = replace(READY, in_flight=2, capacity=8)
+STATUS = "STATUS=link connected, 2 of 8 jobs"
+
+
+class Systemd:
+    """The other end: a real datagram socket, as systemd has one."""
+
+    def __init__(self, address: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._socket.bind(address)
+        self.close = self._socket.close
+
+    def heard(self) -> list[str]:
+        messages = []
+        while True:
+            try:
+                messages.append(self._socket.recv(4096).decode())
+            except BlockingIOError:
+                return messages
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "notify")
+
+
+@pytest.fixture
+def systemd(path: str) -> Iterator[Systemd]:
+    listening = Systemd(path)
+    yield listening
+    listening.close()
+
+
+@in_virtual_time
+async def hear_for(environ: dict[str, str], seconds: float, states: list[StatusSnapshot]) -> None:
+    """Run for some time; each look at the status takes the next of `states`, at last the last."""
+
+    def status() -> StatusSnapshot:
+        return states.pop(0) if len(states) > 1 else states[0]
+
+    began = now()
+    running = asyncio.create_task(ServiceManager(environ).run(status))
+    await asyncio.sleep(seconds)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert now() - began >= seconds
+
+
+def test_the_watchdog_is_fed_three_times_within_its_time(path: str, systemd: Systemd) -> None:
+    environ = {
+        "NOTIFY_SOCKET": path,
+        "WATCHDOG_USEC": "60000000",
+        "WATCHDOG_PID": str(os.getpid()),
+    }
+    hear_for(environ, 59.0, [STATE])
+    assert systemd.heard() == ["READY=1", *[f"WATCHDOG=1\n{STATUS}"] * 3]
+
+
+@pytest.mark.parametrize(
+    "watchdog",
+    [
+        {},
+        {"WATCHDOG_USEC": "soon"},
+        {"WATCHDOG_USEC": "0"},
+        {"WATCHDOG_USEC": "9", "WATCHDOG_PID": "1"},
+    ],
+)
+def test_without_a_watchdog_the_status_is_told_all_the_same(
+    watchdog: dict[str, str], path: str, systemd: Systemd
+) -> None:
+    hear_for({"NOTIFY_SOCKET": path, **watchdog}, STATUS_EVERY_S - 1, [STATE])
+    assert systemd.heard() == ["READY=1", f"WATCHDOG=1\n{STATUS}"]
+
+
+def test_that_the_agent_stops_is_told_once(path: str, systemd: Systemd) -> None:
+    hear_for({"NOTIFY_SOCKET": path}, 25.0, [STATE, replace(STATE, draining=True)])
+    assert systemd.heard().count("STOPPING=1") == 1
+
+
+def test_an_abstract_socket_is_found(path: str) -> None:
+    name = f"provider-agent-test-{os.getpid()}"
+    listening = Systemd(f"\0{name}")
+    hear_for({"NOTIFY_SOCKET": f"@{name}"}, 1.0, [STATE])
+    assert listening.heard()[0] == "READY=1"
+    listening.close()
+
+
+@pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "/nobody/there"}])
+def test_where_nobody_listens_nothing_happens(environ: dict[str, str]) -> None:
+    hear_for(environ, 1.0, [STATE])

@@ -1,0 +1,31 @@
+import pytest
+
+from provider_agent.coordinator.agents.close_reason import closed_by_agent, link_lost
+
+
+@pytest.mark.parametrize(
+    ("code", "is_malformed", "may_return"),
+    [
+        (None, False, True),
+        (1006, False, True),
+        (1008, False, True),
+        (1011, False, True),
+        (4999, False, True),
+        (1000, False, False),
+        (1001, False, False),
+        (1002, False, False),
+        (1009, False, False),
+        (None, True, False),
+        (1006, True, False),
+    ],
+)
+def test_session_outlives_its_link_unless_the_agent_is_done_or_broke_the_protocol(
+    code: int | None, is_malformed: bool, may_return: bool
+) -> None:
+    close_reason = closed_by_agent(code, is_malformed=is_malformed)
+    assert close_reason.may_return is may_return
+    assert close_reason.close_code == (code or 1006)
+
+
+def test_lost_link_may_be_followed_by_another() -> None:
+    assert link_lost("silent").may_return

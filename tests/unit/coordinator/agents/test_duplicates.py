@@ -1,0 +1,138 @@
+"""Several connections of one key: real sockets, virtual time."""
+
+import asyncio
+
+from msgspec.structs import replace
+
+from tests.kit.coordinator_harness import QUIET, coordinator_harness, until
+from tests.kit.scripted_agent import ScriptedAgent
+from tests.kit.virtual_time import in_virtual_time
+
+
+@in_virtual_time
+async def test_idle_connection_is_replaced_at_once_and_told_why() -> None:
+    async with coordinator_harness() as harness, harness.another("two") as newer:
+        await harness.agent.closed.wait()
+        assert harness.agent.socket.close_code == 4001
+        assert "newer connection" in (harness.agent.socket.close_reason or "")
+        (snapshot,) = harness.coordinator.agents()
+        assert not snapshot.retired
+        asking = harness.ask()
+        await (await newer.next_job()).answer(b"{}")
+        assert (await asking).status == 200
+
+
+@in_virtual_time
+async def test_retired_process_finishes_its_jobs_and_gets_no_new_ones() -> None:
+    async with coordinator_harness() as harness:
+        job, response = await harness.streaming(b"1")
+        async with harness.another("two") as newer:
+            assert [agent.retired for agent in harness.coordinator.agents()] == [False, True]
+            asking = harness.ask()
+            await (await newer.next_job()).answer(b"{}")
+            assert (await asking).status == 200
+            assert not harness.agent.closed.is_set()
+            await job.send(b"2")
+            await job.finish()
+            assert await response.read() == b"2"
+            await harness.agent.closed.wait()
+            assert job.done.is_set(), "its end was acknowledged before the close"
+            assert harness.agent.socket.close_code == 4001
+            assert len(harness.coordinator.agents()) == 1
+
+
+@in_virtual_time
+async def test_retired_process_that_loses_its_link_may_come_back_and_stays_retired() -> None:
+    async with coordinator_harness() as harness:
+        job, response = await harness.streaming(b"1")
+        async with harness.another("two") as newer:
+            await harness.agent.lose_link()
+            await until(lambda: bool(harness.coordinator.parked()))
+            assert "retired" in repr(harness.coordinator)
+            await harness.agent.redial()
+            asking = harness.ask()
+            await (await newer.next_job()).answer(b"{}")
+            assert (await asking).status == 200
+            await job.finish()
+            assert await response.read() == b""
+            await harness.agent.closed.wait()
+            assert harness.agent.socket.close_code == 4001
+
+
+@in_virtual_time
+async def test_retired_session_that_comes_back_alone_gets_jobs_again() -> None:
+    async with coordinator_harness() as harness:
+        await harness.streaming(b"1")
+        async with harness.another("two"):
+            await harness.agent.lose_link()
+        await until(lambda: not harness.coordinator.agents())
+        await harness.agent.redial()
+        assert [agent.retired for agent in harness.coordinator.agents()] == [False]
+        harness.ask().add_done_callback(lambda _: None)
+        await (await harness.agent.next_job()).answer(b"{}")
+
+
+@in_virtual_time
+async def test_third_process_closes_the_oldest() -> None:
+    async with coordinator_harness() as harness:
+        _, response = await harness.streaming(b"1")
+        async with harness.another("two") as second:
+            asking = harness.ask()
+            job = await second.next_job()
+            async with harness.another("three"):
+                await harness.agent.closed.wait()
+                assert b"backend_unreachable" in await response.read()
+                assert [agent.retired for agent in harness.coordinator.agents()] == [False, True]
+                await job.answer(b"{}")
+                assert (await asking).status == 200
+
+
+@in_virtual_time
+async def test_same_process_that_dials_without_its_session_has_forgotten_its_jobs() -> None:
+    async with coordinator_harness() as harness:
+        job, response = await harness.streaming(b"1")
+        closed = harness.agent.closed
+        await harness.agent.redial(resume=False)
+        assert job.forgotten
+        assert b"backend_unreachable" in await response.read()
+        await closed.wait()
+        assert len(harness.coordinator.agents()) == 1
+
+
+@in_virtual_time
+async def test_process_that_was_restarted_has_forgotten_the_jobs_of_the_one_before() -> None:
+    async with coordinator_harness() as harness:
+        _, response = await harness.streaming(b"1")
+        await harness.agent.lose_link()
+        await until(lambda: bool(harness.coordinator.parked()))
+        async with harness.another("two"):
+            before = asyncio.get_running_loop().time()
+            assert b"backend_unreachable" in await response.read()
+            assert asyncio.get_running_loop().time() - before < 1, "at once"
+            assert harness.coordinator.parked() == []
+
+
+@in_virtual_time
+async def test_restart_does_not_end_the_lost_session_of_a_retired_process() -> None:
+    async with coordinator_harness() as harness:
+        job, response = await harness.streaming(b"1")
+        async with harness.another("two"):
+            await harness.agent.lose_link()
+            await until(lambda: bool(harness.coordinator.parked()))
+        async with harness.another("three"):
+            await harness.agent.redial()
+            await job.finish()
+            assert await response.read() == b""
+
+
+@in_virtual_time
+async def test_agent_that_may_come_back_needs_no_free_seat() -> None:
+    async with coordinator_harness(replace(QUIET, max_agents=1)) as harness:
+        job, response = await harness.streaming(b"1")
+        await harness.agent.lose_link()
+        await until(lambda: bool(harness.coordinator.parked()))
+        async with ScriptedAgent(harness.coordinator.connect_url) as other:
+            assert other.rejected is None
+            await harness.agent.redial()
+            await job.finish()
+            assert await response.read() == b""

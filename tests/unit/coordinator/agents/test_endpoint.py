@@ -1,0 +1,112 @@
+import asyncio
+
+import aiohttp
+import msgspec
+import pytest
+
+from provider_agent.coordinator.access import SecretSet
+from provider_agent.coordinator.agents import endpoint as endpoint
+from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.protocol.limits import CONNECT_PATH, SUBPROTOCOL
+from tests.kit.proxied_connection import reset_on_close
+from tests.kit.scripted_agent import ScriptedAgent
+
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 426),
+        (UPGRADE, 400),
+        ({**UPGRADE, "Sec-WebSocket-Protocol": "chat, provider-agent.v2"}, 400),
+        ({**UPGRADE, "Sec-WebSocket-Protocol": SUBPROTOCOL, "Origin": "http://a.example"}, 403),
+    ],
+)
+async def test_upgrade_that_no_agent_would_send_is_refused(
+    http: aiohttp.ClientSession, headers: dict[str, str], status: int
+) -> None:
+    async with http.get(CONNECT_PATH, headers=headers) as response:
+        assert response.status == status
+
+
+async def test_subprotocol_is_agreed_and_compression_is_not(coordinator: Coordinator) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(
+            coordinator.connect_url, protocols=("other", SUBPROTOCOL), compress=15
+        ) as socket,
+    ):
+        assert socket.protocol == SUBPROTOCOL
+        assert socket.compress == 0
+
+
+async def test_connections_beyond_the_bound_are_refused(
+    settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "MAX_HANDSHAKES", 0)
+    async with (
+        Coordinator(msgspec.structs.replace(settings, max_agents=1)) as coordinator,
+        ScriptedAgent(coordinator.connect_url),
+        aiohttp.ClientSession(coordinator.http_url) as http,
+        http.get(
+            CONNECT_PATH, headers={**UPGRADE, "Sec-WebSocket-Protocol": SUBPROTOCOL}
+        ) as response,
+    ):
+        assert response.status == 503
+        assert response.headers["Retry-After"] == "30"
+
+
+async def test_dialler_that_hangs_up_during_its_upgrade_is_no_error(
+    coordinator: Coordinator, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Was logged as an unhandled error, with a traceback, whenever a link broke at that moment.
+    head = {**UPGRADE, "Host": coordinator.authority, "Sec-WebSocket-Protocol": SUBPROTOCOL}
+    lines = [f"GET {CONNECT_PATH} HTTP/1.1", *(f"{name}: {text}" for name, text in head.items())]
+    upgrade = "\r\n".join([*lines, "", ""]).encode()
+    host, _, port = coordinator.authority.rpartition(":")
+    for _ in range(5):
+        _, writer = await asyncio.open_connection(host, int(port))
+        reset_on_close(writer.get_extra_info("socket"))
+        writer.write(upgrade)
+        writer.transport.abort()
+    async with ScriptedAgent(coordinator.connect_url) as agent:  # by then the others were served
+        assert agent.rejected is None
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_agents_are_admitted_by_code_or_by_key(settings: CoordinatorSettings) -> None:
+    guarded = msgspec.structs.replace(settings, enrollment_codes=SecretSet(["code"]))
+    async with (
+        Coordinator(guarded) as coordinator,
+        ScriptedAgent(coordinator.connect_url) as stranger,
+        ScriptedAgent(coordinator.connect_url, enrollment_code="code") as member,
+    ):
+        assert stranger.rejected is not None
+        assert stranger.rejected.code == "not_enrolled"
+        assert member.rejected is None
+    listed = msgspec.structs.replace(settings, agent_keys=frozenset([member.public_key]))
+    async with (
+        Coordinator(listed) as coordinator,
+        ScriptedAgent(coordinator.connect_url, key=member.key) as member,
+    ):
+        assert member.rejected is None
+
+
+async def test_configured_authority_is_accepted_and_the_host_header_is_not(
+    settings: CoordinatorSettings,
+) -> None:
+    named = msgspec.structs.replace(settings, authorities=("coordinator.example:443",))
+    async with (
+        Coordinator(named) as coordinator,
+        ScriptedAgent(coordinator.connect_url, authority="coordinator.example:443") as right,
+        ScriptedAgent(coordinator.connect_url) as wrong,
+    ):
+        assert right.rejected is None
+        assert wrong.rejected is not None

@@ -1,0 +1,116 @@
+import contextlib
+import logging
+
+import msgspec
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from provider_agent.coordinator.agents import link as agent_link
+from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.protocol.frames import Chunk, JobResult
+from provider_agent.protocol.limits import MAX_MESSAGE_TO_COORDINATOR_BYTES, REPLACED
+from tests.kit.scripted_agent import ScriptedAgent
+
+
+async def close_code(agent: ScriptedAgent) -> int | None:
+    await agent.closed.wait()
+    return agent.socket.close_code
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (b"secret prompt", 1002),
+        (b"", 1002),
+        (b"\x90", 1002),
+        ("text", 1002),
+        (msgspec.msgpack.encode([[35, "not a number"]]), 1002),
+        (msgspec.msgpack.encode([Chunk(bytes(16), 0, b"early")] * 2 + [["x"]]), 1002),
+        (bytes(MAX_MESSAGE_TO_COORDINATOR_BYTES + 1), 1009),
+        (bytes(MAX_MESSAGE_TO_COORDINATOR_BYTES + 2), 1009),
+    ],
+)
+async def test_malformed_message_closes_the_connection_and_logs_no_content(
+    coordinator: Coordinator,
+    caplog: pytest.LogCaptureFixture,
+    message: bytes | str,
+    code: int,
+) -> None:
+    with caplog.at_level(logging.INFO, "provider_agent.coordinator"):
+        async with ScriptedAgent(coordinator.connect_url) as agent:
+            with contextlib.suppress(ConnectionClosed):  # closed while it was still sending
+                await agent.send_raw(message)
+            assert await close_code(agent) == code
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert [record.message for record in warnings] == ["malformed message from agent"]
+    assert "secret" not in str([vars(record) for record in caplog.records])
+    assert coordinator.agents() == []
+
+
+async def test_message_of_the_biggest_size_is_taken(coordinator: Coordinator) -> None:
+    filler = MAX_MESSAGE_TO_COORDINATOR_BYTES - len(msgspec.msgpack.encode([[63, b""]])) - 3
+    message = msgspec.msgpack.encode([[63, bytes(filler)]])
+    assert len(message) == MAX_MESSAGE_TO_COORDINATOR_BYTES
+    async with ScriptedAgent(coordinator.connect_url) as agent:
+        await agent.send_raw(message)
+        await agent.settle()
+        assert coordinator.agents()[0].unknown_frames == 1
+
+
+async def test_silent_agent_is_closed(settings: CoordinatorSettings) -> None:
+    quick = msgspec.structs.replace(settings, heartbeat_ms=100)
+    async with (
+        Coordinator(quick) as coordinator,
+        ScriptedAgent(coordinator.connect_url) as agent,
+    ):
+        assert await close_code(agent) == 1008
+        assert "silent" in (agent.socket.close_reason or "")
+
+
+async def test_agent_that_never_says_hello_is_closed(
+    settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def say_nothing(agent: ScriptedAgent) -> None:
+        await agent.socket.wait_closed()
+        assert agent.socket.close_code == 1008
+
+    monkeypatch.setattr(ScriptedAgent, "_handshake", say_nothing)
+    quick = msgspec.structs.replace(settings, handshake_timeout_s=0.01)
+    async with Coordinator(quick) as coordinator, ScriptedAgent(coordinator.connect_url):
+        assert coordinator.agents() == []
+
+
+async def test_agent_that_does_not_take_its_acknowledgements_is_closed(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_link, "MAX_WAITING_FRAMES", 10)
+    stranger = JobResult(bytes(16), 0, None, None, 0, None)
+    async with ScriptedAgent(coordinator.connect_url) as agent:
+        await agent.send(*[stranger] * 11)
+        assert await close_code(agent) == 1008
+
+
+async def test_newer_connection_of_the_same_key_wins(coordinator: Coordinator) -> None:
+    async with (
+        ScriptedAgent(coordinator.connect_url) as older,
+        ScriptedAgent(coordinator.connect_url, key=older.key) as newer,
+    ):
+        assert await close_code(older) == REPLACED
+        await newer.settle()
+        assert len(coordinator.agents()) == 1
+
+
+async def test_agent_that_says_goodbye_leaves_the_fleet(coordinator: Coordinator) -> None:
+    async with ScriptedAgent(coordinator.connect_url) as agent:
+        assert len(coordinator.agents()) == 1
+        await agent.socket.close()
+        assert coordinator.agents() == []
+
+
+async def test_rejection_arrives_before_the_close(coordinator: Coordinator) -> None:
+    async with ScriptedAgent(coordinator.connect_url, authority="evil.example:443") as agent:
+        assert agent.rejected is not None
+        assert agent.rejected.code == "bad_signature"
+        assert await close_code(agent) == 1008
+        assert coordinator.agents() == []

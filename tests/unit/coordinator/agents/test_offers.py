@@ -1,0 +1,82 @@
+import pytest
+from msgspec import Struct
+
+from provider_agent.coordinator.agents.offers import OfferTable, choose
+from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.formats import Operation, WireFormat
+from provider_agent.protocol.frames import AgentLimits, Capabilities, ModelOffer
+from provider_agent.protocol.limits import MAX_LIVE_JOBS
+from tests.kit.scripted_agent import offer
+
+
+def table(*models: ModelOffer, capacity: int = 4) -> OfferTable:
+    return OfferTable(Capabilities(7, list(models), AgentLimits(capacity)))
+
+
+class FakeProvider(Struct):
+    public_key: bytes
+    offers: OfferTable | None
+    in_flight: int = 0
+    draining: bool = False
+    clogged: bool = False
+
+
+def test_offers_of_one_model_are_joined_and_unknown_names_left_out() -> None:
+    offers = table(
+        offer("a", operations=["chat", "telepathy"]),
+        offer("a", operations=["messages"]),
+        offer("b", formats=["anthropic", "smoke"], operations=[]),
+    )
+    assert offers.models == {
+        "a": {Operation.CHAT, Operation.MESSAGES},
+        "b": {Operation.MESSAGES},
+    }
+    assert offers.speaking(WireFormat.OPENAI) == {"a"}
+    assert offers.speaking(WireFormat.ANTHROPIC) == {"a", "b"}
+
+
+def test_capacity_is_bounded_whatever_the_agent_says() -> None:
+    assert table(capacity=2**50).capacity == MAX_LIVE_JOBS
+
+
+@pytest.mark.parametrize(
+    ("loads", "chosen"),
+    [
+        ([(0, 4), (0, 4)], 0),
+        ([(1, 4), (0, 4)], 1),
+        ([(1, 4), (1, 8)], 1),
+        ([(1, 1), (7, 8)], 1),
+    ],
+)
+def test_least_loaded_is_chosen_and_then_the_smallest_key(
+    loads: list[tuple[int, int]], chosen: int
+) -> None:
+    providers = [
+        FakeProvider(bytes([number]), table(offer(), capacity=capacity), in_flight)
+        for number, (in_flight, capacity) in enumerate(loads)
+    ]
+    for order in (providers, providers[::-1]):
+        assert choose(order, "tiny", Operation.CHAT) is providers[chosen]
+
+
+CHAT_ONLY = table(offer(operations=["chat"]))
+
+
+@pytest.mark.parametrize(
+    ("providers", "reason"),
+    [
+        ([], ErrorCode.MODEL_NOT_LOADED),
+        ([FakeProvider(b"1", None)], ErrorCode.MODEL_NOT_LOADED),
+        ([FakeProvider(b"1", table(offer("other")))], ErrorCode.MODEL_NOT_LOADED),
+        ([FakeProvider(b"1", CHAT_ONLY)], ErrorCode.FORMAT_NOT_SUPPORTED),
+        ([FakeProvider(b"1", table(offer()), draining=True)], ErrorCode.DRAINING),
+        ([FakeProvider(b"1", table(offer()), clogged=True)], ErrorCode.OUT_OF_CAPACITY),
+        ([FakeProvider(b"1", table(offer(), capacity=0))], ErrorCode.OUT_OF_CAPACITY),
+        (
+            [FakeProvider(b"1", table(offer()), 4), FakeProvider(b"2", CHAT_ONLY)],
+            ErrorCode.OUT_OF_CAPACITY,
+        ),
+    ],
+)
+def test_nobody_to_choose_is_explained(providers: list[FakeProvider], reason: ErrorCode) -> None:
+    assert choose(providers, "tiny", Operation.MESSAGES) is reason

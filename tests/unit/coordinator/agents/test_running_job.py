@@ -1,0 +1,63 @@
+import asyncio
+
+from provider_agent.coordinator.agents.running_job import RunningJob
+from provider_agent.protocol.frames import Job, JobError, JobResult, JobStarted
+
+JOB_ID = bytes(16)
+JOB = Job(JOB_ID, "tiny", "openai", b"{}", 1000)
+RESULT = JobResult(JOB_ID, 0, None, None, 1, None)
+
+
+class Nobody:
+    def passed_on(self, job: RunningJob, count: int) -> None: ...
+
+    def abandon(self, job: RunningJob) -> None: ...
+
+
+NOBODY = Nobody()
+
+
+async def test_wait_returns_when_bytes_arrive() -> None:
+    job = RunningJob(JOB, NOBODY, 0.0)
+    waiting = asyncio.create_task(job.wait())
+    job.on_started(JobStarted(JOB_ID, 200, "text/plain", "b"))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    job.on_data(b"ab")
+    job.on_data(b"c")
+    await waiting
+    assert job.waiting == 3
+    assert job.take() == b"abc"
+    assert job.take() == b""
+    assert job.unpassed == 3
+
+
+async def test_wait_returns_at_the_end_however_often() -> None:
+    job = RunningJob(JOB, NOBODY, 0.0)
+    waiting = asyncio.create_task(job.wait())
+    job.on_end(RESULT)
+    await waiting
+    await job.wait()
+
+
+async def test_first_end_counts() -> None:
+    job = RunningJob(JOB, NOBODY, 0.0)
+    job.on_end(RESULT)
+    job.on_end(JobError(JOB_ID, 0, "internal", ""))
+    assert job.end is RESULT
+
+
+async def test_cancelled_wait_loses_nothing() -> None:
+    job = RunningJob(JOB, NOBODY, 0.0)
+    waiting = asyncio.create_task(job.wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    job.on_data(b"a")
+    await job.wait()
+    assert job.take() == b"a"
+
+
+async def test_repr_tells_its_state() -> None:
+    job = RunningJob(JOB, NOBODY, 0.0)
+    job.on_data(b"ab")
+    assert repr(job) == f"<RunningJob {JOB_ID.hex()} open waiting=2>"

@@ -1,0 +1,237 @@
+import asyncio
+
+import aiohttp
+import anthropic
+import msgspec
+import openai
+import pytest
+
+from provider_agent.coordinator.access import SecretSet
+from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.settings import CoordinatorSettings
+from tests.kit.scripted_agent import ScriptedAgent, ScriptedJob, offer
+
+BODY = b'{"model":"tiny"}'
+CHAT = "/v1/chat/completions"
+MESSAGES = "/v1/messages"
+EVERYTHING = ("chat", "completions", "embeddings", "responses", "messages", "count_tokens")
+
+
+@pytest.mark.parametrize(
+    ("path", "operation"),
+    [
+        ("/v1/chat/completions", "chat"),
+        ("/v1/completions", "completions"),
+        ("/v1/embeddings", "embeddings"),
+        ("/v1/responses", "responses"),
+        ("/v1/messages", "messages"),
+        ("/v1/messages/count_tokens", "count_tokens"),
+    ],
+)
+async def test_every_operation_is_routed_when_an_agent_offers_it(
+    coordinator: Coordinator, http: aiohttp.ClientSession, path: str, operation: str
+) -> None:
+    async def answer(job: ScriptedJob) -> None:
+        await job.answer(job.job.operation.encode(), content_type="text/plain")
+
+    models = [offer(operations=EVERYTHING), offer("chatty", operations=["chat"])]
+    async with ScriptedAgent(coordinator.connect_url, models=models, answer=answer):
+        async with http.post(path, data=BODY) as response:
+            assert await response.text() == operation
+        async with http.post(path, data=b'{"model":"chatty"}') as response:
+            assert response.status == (200 if operation == "chat" else 400)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404),
+        ("GET", CHAT, 405),
+        ("GET", MESSAGES, 405),
+        ("POST", "/healthz", 405),
+    ],
+)
+async def test_other_addresses_answer_in_the_shape_of_the_format(
+    http: aiohttp.ClientSession, method: str, path: str, status: int
+) -> None:
+    async with http.request(method, path) as response:
+        assert response.status == status
+        body = await response.json()
+        assert ("type" in body) == (path == MESSAGES)
+        assert body["error"]["message"]
+        assert ("Allow" in response.headers) == (status == 405)
+
+
+async def test_body_over_the_limit_is_refused(settings: CoordinatorSettings) -> None:
+    small = msgspec.structs.replace(settings, max_request_bytes=len(BODY))
+    async with (
+        Coordinator(small) as coordinator,
+        aiohttp.ClientSession(coordinator.http_url) as http,
+    ):
+        for body, status in ((BODY, 503), (BODY + b" ", 413)):
+            async with http.post(MESSAGES, data=body) as response:
+                assert response.status == status
+                assert (await response.json())["type"] == "error"
+
+
+async def test_body_that_does_not_arrive_is_not_waited_for(settings: CoordinatorSettings) -> None:
+    never = asyncio.Event()
+
+    async def trickle() -> None:
+        await never.wait()
+
+    impatient = msgspec.structs.replace(settings, body_timeout_s=0.01)
+    async with Coordinator(impatient) as coordinator:
+        reader, writer = await asyncio.open_connection("127.0.0.1", _port(coordinator))
+        writer.write(b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b'{"model":7}'])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+async def test_request_that_is_no_json_object_with_a_model_is_a_bad_request(
+    http: aiohttp.ClientSession, path: str, body: bytes
+) -> None:
+    async with http.post(path, data=body) as response:
+        assert response.status == 400
+        assert (await response.json())["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"Authorization": "Bearer wrong"}, 401),
+        ({"Authorization": "Basic secret"}, 401),
+        ({"x-api-key": "wrong"}, 401),
+        ({"Authorization": "Bearer secret"}, 503),
+        ({"authorization": "bearer secret"}, 503),
+        ({"x-api-key": "secret"}, 503),
+    ],
+)
+async def test_key_is_needed_when_keys_are_configured(
+    settings: CoordinatorSettings, headers: dict[str, str], status: int
+) -> None:
+    guarded = msgspec.structs.replace(settings, api_keys=SecretSet(["secret"]))
+    async with (
+        Coordinator(guarded) as coordinator,
+        aiohttp.ClientSession(coordinator.http_url, headers=headers) as http,
+    ):
+        async with http.post(CHAT, data=BODY) as response:
+            assert response.status == status
+        async with http.get("/v1/models") as response:
+            assert response.status == (401 if status == 401 else 200)
+        async with http.get("/v1/models/tiny") as response:
+            assert response.status == (401 if status == 401 else 404)
+        async with http.get("/healthz") as response:
+            assert (response.status, await response.json()) == (200, {"status": "ok"})
+
+
+async def test_requests_beyond_the_bound_are_refused(settings: CoordinatorSettings) -> None:
+    narrow = msgspec.structs.replace(settings, max_requests=1)
+    async with (
+        Coordinator(narrow) as coordinator,
+        aiohttp.ClientSession(coordinator.http_url) as http,
+        ScriptedAgent(coordinator.connect_url) as agent,
+    ):
+        asking = asyncio.create_task(http.post(CHAT, data=BODY))
+        job = await agent.next_job()
+        async with http.post(CHAT, data=BODY) as response:
+            assert response.status == 503
+            assert response.headers["Retry-After"]
+        await job.answer(b"{}")
+        assert (await asking).status == 200
+
+
+async def test_models_are_listed_in_the_shape_asked_for(
+    coordinator: Coordinator, http: aiohttp.ClientSession
+) -> None:
+    models = [
+        offer("org/both"),
+        offer("a-openai", formats=["openai"], operations=["chat"]),
+    ]
+    async with ScriptedAgent(coordinator.connect_url, models=models):
+        async with http.get("/v1/models") as response:
+            body = await response.json()
+            assert [entry["id"] for entry in body["data"]] == ["a-openai", "org/both"]
+        async with http.get("/v1/models", headers={"anthropic-version": "2023-06-01"}) as response:
+            assert (await response.json())["first_id"] == "org/both"
+        async with http.get("/v1/models/org/both") as response:
+            assert (await response.json())["id"] == "org/both"
+
+
+async def test_official_openai_client_raises_its_own_exceptions(coordinator: Coordinator) -> None:
+    async def answer(job: ScriptedJob) -> None:
+        await job.fail(job.job.model_id)
+
+    codes = {
+        "bad_request": openai.BadRequestError,
+        "format_not_supported": openai.BadRequestError,
+        "out_of_capacity": openai.InternalServerError,
+        "model_not_loaded": openai.InternalServerError,
+    }
+    models = [offer(code) for code in codes]
+    async with (
+        ScriptedAgent(coordinator.connect_url, models=models, answer=answer),
+        openai.AsyncOpenAI(
+            base_url=coordinator.http_url + "/v1", api_key="none", max_retries=0
+        ) as client,
+    ):
+        for code, expected in {**codes, "unknown": openai.NotFoundError}.items():
+            with pytest.raises(expected) as caught:
+                await client.chat.completions.create(model=code, messages=[])
+            assert caught.value.request_id
+        assert [model.id async for model in client.models.list()] == sorted(codes)
+
+
+async def test_official_anthropic_client_raises_its_own_exceptions(
+    coordinator: Coordinator,
+) -> None:
+    async def answer(job: ScriptedJob) -> None:
+        await job.fail(job.job.model_id)
+
+    codes = {
+        "bad_request": anthropic.BadRequestError,
+        "internal": anthropic.InternalServerError,
+    }
+    models = [offer(code) for code in codes]
+    async with (
+        ScriptedAgent(coordinator.connect_url, models=models, answer=answer),
+        anthropic.AsyncAnthropic(
+            base_url=coordinator.http_url, api_key="none", max_retries=0
+        ) as client,
+    ):
+        for code, expected in {**codes, "unknown": anthropic.NotFoundError}.items():
+            with pytest.raises(expected) as caught:
+                await client.messages.create(model=code, messages=[], max_tokens=1)
+            assert caught.value.request_id
+        assert [model.id async for model in client.models.list()] == sorted(codes)
+
+
+async def test_official_clients_raise_when_a_stream_breaks_off(coordinator: Coordinator) -> None:
+    async def answer(job: ScriptedJob) -> None:
+        await job.start()
+        await job.send(b": so far so good\n\n")
+        await job.fail("backend_error", "the server died")
+
+    async with (
+        ScriptedAgent(coordinator.connect_url, answer=answer),
+        openai.AsyncOpenAI(
+            base_url=coordinator.http_url + "/v1", api_key="none", max_retries=0
+        ) as client,
+        anthropic.AsyncAnthropic(
+            base_url=coordinator.http_url, api_key="none", max_retries=0
+        ) as other,
+    ):
+        chunks = await client.chat.completions.create(model="tiny", messages=[], stream=True)
+        with pytest.raises(openai.APIError, match="inference server failed"):
+            [chunk async for chunk in chunks]
+        events = await other.messages.create(model="tiny", messages=[], max_tokens=1, stream=True)
+        with pytest.raises(anthropic.APIStatusError, match="inference server failed"):
+            [event async for event in events]
+
+
+def _port(coordinator: Coordinator) -> int:
+    return int(coordinator.http_url.rpartition(":")[2])

@@ -1,0 +1,51 @@
+import pytest
+from multidict import CIMultiDict
+
+from provider_agent.coordinator.http.client_request import find_model, valid_traceparent
+from provider_agent.coordinator.http.error_shapes import Failure
+
+VALID = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_model_is_found_among_other_fields() -> None:
+    assert find_model(b' {"messages":[{"model":1}],"model":"tiny"} ') == "tiny"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"nonsense",
+        b"[]",
+        b'"tiny"',
+        b"{}",
+        b'{"model":1}',
+        b'{"model":null}',
+        b'{"model":""}',
+        b'{"model":"' + b"x" * 513 + b'"}',
+        b'{"model":"tiny"} {}',
+        b'{"model":"tiny"',
+        b'{"model":"\xff"}',
+        b'{"model":"tiny","deep":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ],
+)
+def test_anything_else_is_a_bad_request(body: bytes) -> None:
+    failure = find_model(body)
+    assert isinstance(failure, Failure)
+    assert (failure.status, failure.code) == (400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    ("header", "forwarded"),
+    [
+        (VALID, VALID),
+        ("", ""),
+        (VALID.upper(), ""),
+        (VALID + "-more", ""),
+        ("ff" + VALID[2:], ""),
+        ("00-" + "0" * 32 + VALID[35:], ""),
+        (VALID[:36] + "0" * 16 + "-01", ""),
+    ],
+)
+def test_traceparent_is_taken_only_when_valid(header: str, forwarded: str) -> None:
+    assert valid_traceparent(CIMultiDict({"Traceparent": header})) == forwarded

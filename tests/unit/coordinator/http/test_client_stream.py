@@ -1,0 +1,85 @@
+"""Clients that take nothing: real sockets, virtual time."""
+
+import asyncio
+
+import aiohttp
+import pytest
+from msgspec.structs import replace
+
+from provider_agent.protocol.limits import MIB
+from tests.kit.coordinator_harness import QUIET, coordinator_harness, loud_events
+from tests.kit.virtual_time import in_virtual_time
+
+MUCH = 16 * MIB  # more than both kernels' buffers and the window hold
+
+
+def test_client_that_takes_nothing_is_cut_off_and_its_job_cancelled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @in_virtual_time
+    async def run() -> None:
+        async with coordinator_harness() as harness:
+            job, _ = await harness.streaming(b"x")
+            sending = asyncio.create_task(job.send(bytes(MUCH)))
+            began = asyncio.get_running_loop().time()
+            await job.cancelled.wait()
+            assert 120 <= asyncio.get_running_loop().time() - began < 180
+            await sending  # what still comes is taken and thrown away
+            await job.fail("cancelled")
+            assert harness.coordinator.counters.gone == 1
+
+    run()
+    assert loud_events(caplog.records) == ["client takes nothing and is cut off"]
+
+
+@in_virtual_time
+async def test_client_that_takes_a_little_now_and_then_is_not_cut_off() -> None:
+    async with coordinator_harness(
+        replace(QUIET, stalled_client_s=100.0, deadline_s=36_000)
+    ) as harness:
+        job, response = await harness.streaming(b"x")
+        sending = asyncio.create_task(job.answer_rest(bytes(MUCH)))
+        taken = 0
+        while taken < MUCH:
+            taken += len(await response.content.read(4 * MIB))
+            await asyncio.sleep(25)
+        await sending
+        assert taken == MUCH
+        assert harness.coordinator.counters.completed == 1
+
+
+@in_virtual_time
+async def test_idle_provider_is_no_fault_of_the_client() -> None:
+    async with coordinator_harness() as harness:
+        job, response = await harness.streaming(b"x")
+        await asyncio.sleep(500)
+        await job.finish()
+        assert await response.read() == b""
+
+
+@in_virtual_time
+async def test_client_is_cut_off_when_its_agent_gives_it_up() -> None:
+    async with coordinator_harness() as harness:
+        job, response = await harness.streaming(b"x")
+        sending = asyncio.create_task(job.send(bytes(MUCH)))
+        taken = -1
+        while taken != job.stream.acked:
+            taken = job.stream.acked
+            await asyncio.sleep(1)
+        sending.cancel()
+        job.stream.drop_unsent()
+        before = asyncio.get_running_loop().time()
+        await job.fail("slow_consumer")
+        await job.done.wait()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+        assert asyncio.get_running_loop().time() - before < 1
+        assert harness.coordinator.agents()[0].in_flight == 0
+
+
+@in_virtual_time
+async def test_client_that_caught_up_is_told_that_its_agent_gave_it_up() -> None:
+    async with coordinator_harness() as harness:
+        job, response = await harness.streaming(b"data: 1\n\n")
+        await job.fail("slow_consumer", "too slow")
+        assert b"too slow" in await response.read()

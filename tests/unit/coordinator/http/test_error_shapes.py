@@ -1,0 +1,171 @@
+import msgspec
+import pytest
+
+from provider_agent.coordinator.http.error_shapes import (
+    RETRY_AFTER_S,
+    Failure,
+    failure_of_code,
+    failure_of_job,
+    may_try_elsewhere,
+    render_body,
+    render_event,
+)
+from provider_agent.protocol.errors import REGISTRY, ErrorCode, Fault, entry_for
+from provider_agent.protocol.formats import WireFormat
+from provider_agent.protocol.frames import JobError
+
+OPENAI, ANTHROPIC = WireFormat.OPENAI, WireFormat.ANTHROPIC
+
+
+def job_error(
+    code: str,
+    upstream_status: int | None = None,
+    *,
+    retryable: bool = False,
+    retry_after_ms: int | None = None,
+    body: bytes = b"",
+) -> JobError:
+    return JobError(bytes(16), 0, code, "why", upstream_status, retryable, retry_after_ms, body)
+
+
+@pytest.mark.parametrize(
+    ("code", "upstream_status", "status"),
+    [
+        ("bad_request", None, 400),
+        ("bad_request", 422, 422),
+        ("bad_request", 401, 400),
+        ("bad_request", 429, 400),
+        ("bad_request", 500, 400),
+        ("context_length_exceeded", 413, 413),
+        ("cancelled", None, 503),
+        ("model_not_loaded", 404, 404),
+        ("model_not_loaded", None, 503),  # its agent offered it a moment ago
+        ("format_not_supported", None, 400),
+        ("out_of_capacity", None, 503),
+        ("draining", None, 503),
+        ("deadline_exceeded", None, 504),
+        ("slow_consumer", None, 408),
+        ("backend_unreachable", None, 502),
+        ("backend_timeout", None, 504),
+        ("backend_overloaded", 429, 503),
+        ("backend_error", 500, 502),
+        ("auth_rejected_by_backend", 401, 502),
+        ("invalid_response", 200, 502),
+        ("internal", None, 500),
+        ("of_a_newer_agent", 418, 500),
+    ],
+)
+def test_code_decides_the_http_status(code: str, upstream_status: int | None, status: int) -> None:
+    failure = failure_of_job(job_error(code, upstream_status))
+    assert (failure.status, failure.code) == (status, code)
+
+
+@pytest.mark.parametrize("code", [*ErrorCode, "of_a_newer_agent"])
+def test_only_trouble_that_is_not_the_providers_is_told_in_the_agents_words(code: str) -> None:
+    """What an agent says of its own servers is for its operator."""
+    entry = entry_for(code)
+    expected = entry.meaning if entry.fault is Fault.PROVIDER else "why"
+    assert failure_of_job(job_error(code, None)).message == expected
+
+
+@pytest.mark.parametrize("code", list(ErrorCode))
+def test_every_code_of_the_registry_has_a_status_and_a_sentence(code: ErrorCode) -> None:
+    failure = failure_of_code(code)
+    assert 400 <= failure.status < 600
+    assert failure.message == REGISTRY[code].meaning
+
+
+@pytest.mark.parametrize(
+    ("code", "retry_after_ms", "retry_after_s"),
+    [
+        ("out_of_capacity", None, RETRY_AFTER_S),
+        ("backend_overloaded", 1001, 2),
+        ("backend_error", 1001, None),
+    ],
+)
+def test_unavailable_says_when_to_come_back(
+    code: str, retry_after_ms: int | None, retry_after_s: int | None
+) -> None:
+    failure = failure_of_job(job_error(code, retry_after_ms=retry_after_ms))
+    assert failure.retry_after_s == retry_after_s
+
+
+def test_registry_decides_whether_another_agent_is_tried() -> None:
+    for code, entry in REGISTRY.items():
+        assert may_try_elsewhere(job_error(code.value)) is entry.retryable
+    assert may_try_elsewhere(job_error("of_a_newer_agent", retryable=True))
+    assert not may_try_elsewhere(job_error("of_a_newer_agent"))
+
+
+@pytest.mark.parametrize(
+    ("status", "openai_type", "anthropic_type"),
+    [
+        (400, "invalid_request_error", "invalid_request_error"),
+        (401, "authentication_error", "authentication_error"),
+        (404, "not_found_error", "not_found_error"),
+        (413, "invalid_request_error", "request_too_large"),
+        (429, "rate_limit_error", "rate_limit_error"),
+        (500, "server_error", "api_error"),
+        (503, "server_error", "overloaded_error"),
+        (504, "server_error", "timeout_error"),
+    ],
+)
+def test_body_has_the_shape_of_its_format(
+    status: int, openai_type: str, anthropic_type: str
+) -> None:
+    failure = Failure(status, "some_code", "why")
+    assert msgspec.json.decode(render_body(OPENAI, failure)) == {
+        "error": {"message": "why", "type": openai_type, "param": None, "code": "some_code"}
+    }
+    assert msgspec.json.decode(render_body(ANTHROPIC, failure)) == {
+        "type": "error",
+        "error": {"type": anthropic_type, "message": "why"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("wire_format", "body", "passed"),
+    [
+        (OPENAI, b'{"error":{"message":"too long","code":400}}', True),
+        (OPENAI, b'{"error":"too long"}', False),
+        (OPENAI, b'{"error":{"message":"cut o', False),
+        (OPENAI, b"\xff", False),
+        (ANTHROPIC, b'{"type":"error","error":{"type":"a","message":"b"}}', True),
+        (ANTHROPIC, b'{"error":{"type":"a","message":"b","code":400}}', False),
+        (ANTHROPIC, b'{"type":"message","error":{"type":"a","message":"b"}}', False),
+    ],
+)
+def test_servers_own_words_pass_when_they_have_the_shape(
+    wire_format: WireFormat, body: bytes, passed: bool
+) -> None:
+    failure = failure_of_job(job_error("bad_request", 400, body=body))
+    assert (render_body(wire_format, failure) == body) is passed
+
+
+def test_servers_words_about_its_own_fault_are_not_passed_on() -> None:
+    body = b'{"error":{"message":"CUDA out of memory on gpu-7"}}'
+    failure = failure_of_job(job_error("backend_error", 500, body=body))
+    assert b"CUDA" not in render_body(OPENAI, failure)
+
+
+@pytest.mark.parametrize(
+    ("tail", "prefix"),
+    [
+        (b"", b""),
+        (b"}\n\n", b""),
+        (b"\r\n\r\n", b""),
+        (b"\r\r", b""),
+        (b"}\n", b"\n"),
+        (b"}\r\n", b"\n"),
+        (b"data", b"\n\n"),
+    ],
+)
+def test_event_stands_alone_whatever_came_before(tail: bytes, prefix: bytes) -> None:
+    event = render_event(OPENAI, Failure(502, "backend_error", "why"), tail)
+    assert event.startswith(prefix + b'data: {"error":')
+    assert event.endswith(b"}\n\n")
+
+
+def test_anthropic_event_has_a_name() -> None:
+    event = render_event(ANTHROPIC, Failure(502, "backend_error", "why"), b"")
+    assert event.startswith(b'event: error\ndata: {"type":"error","error":')

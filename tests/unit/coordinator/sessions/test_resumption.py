@@ -1,0 +1,237 @@
+"""A lost link is a pause for the client: real sockets, virtual time."""
+
+import asyncio
+import random
+
+import pytest
+from msgspec.structs import replace
+
+from provider_agent.coordinator.sessions.detached import MAX_SENDINGS
+from provider_agent.protocol.frames import LiveJob
+from provider_agent.protocol.limits import MIB, MIN_WINDOW_BYTES
+from tests.kit.coordinator_harness import QUIET, coordinator_harness, until
+from tests.kit.scripted_agent import ScriptedAgent
+from tests.kit.virtual_time import in_virtual_time
+
+
+@in_virtual_time
+async def test_lost_link_is_only_a_pause() -> None:
+    async with coordinator_harness() as harness:
+        job, response = await harness.streaming(b"data: 1\n\n")
+        await harness.agent.lose_link()
+        await job.send(b"data: 2\n\n")
+        await asyncio.sleep(50)
+        assert harness.coordinator.agents() == []
+        (parked,) = harness.coordinator.parked()
+        assert (parked.jobs, parked.retired) == (1, False)
+        await harness.agent.redial()
+        assert harness.coordinator.parked() == []
+        await job.send(b"data: 3\n\n")
+        await job.finish()
+        assert await response.read() == b"data: 2\n\ndata: 3\n\n"
+        await job.done.wait()
+        (agent,) = harness.coordinator.agents()
+        assert (agent.in_flight, agent.retired) == (0, False)
+        assert harness.coordinator.counters.completed == 1
+
+
+@in_virtual_time
+async def test_end_that_was_lost_with_the_link_arrives_over_the_next() -> None:
+    async with coordinator_harness() as harness:
+        job, response = await harness.streaming(b"data: 1\n\n")
+        await harness.agent.lose_link()
+        await job.finish()
+        await harness.agent.redial()
+        assert await response.read() == b""
+        await job.done.wait()
+
+
+@in_virtual_time
+async def test_start_that_no_byte_followed_is_told_again() -> None:
+    async with coordinator_harness() as harness:
+        asking = harness.ask()
+        job = await harness.agent.next_job()
+        await job.start()
+        await harness.agent.settle()
+        await harness.agent.lose_link()
+        await harness.agent.redial()
+        await job.send(b"data: 1\n\n")
+        await job.finish()
+        assert await (await asking).read() == b"data: 1\n\n"
+
+
+@in_virtual_time
+async def test_response_over_many_links_is_byte_identical() -> None:
+    async with coordinator_harness(replace(QUIET, window_bytes=MIN_WINDOW_BYTES)) as harness:
+        chance = random.Random(4)
+        sent = chance.randbytes(20 * MIN_WINDOW_BYTES)
+        job, response = await harness.streaming(sent[:1])
+        reading = asyncio.create_task(response.read())
+
+        async def send_all() -> None:
+            position = 1
+            while position < len(sent):
+                size = chance.randrange(1, MIN_WINDOW_BYTES // 4)
+                job.stream.write(sent[position : position + size])
+                position += size
+                await until(lambda: not job.stream.full)
+                await job.send_ready()
+
+        sending = asyncio.create_task(send_all())
+        for _ in range(60):
+            for _ in range(chance.randrange(20)):
+                await asyncio.sleep(0)
+            await harness.agent.lose_link()
+            await harness.agent.redial()
+        await sending
+        await job.finish()
+        assert sent[:1] + await reading == sent
+        await job.done.wait()
+
+
+@in_virtual_time
+async def test_job_frame_lost_on_the_way_is_sent_again_with_what_remains_of_its_deadline() -> None:
+    async with coordinator_harness() as harness:
+        asking = harness.ask()
+        lost = await harness.agent.next_job()
+        await harness.agent.lose_link()
+        await asyncio.sleep(40)
+        await harness.agent.redial(live_jobs=[])
+        job = await harness.agent.next_job()
+        assert job.job == replace(lost.job, deadline_ms=job.job.deadline_ms)
+        assert 550_000 < job.job.deadline_ms <= lost.job.deadline_ms - 40_000
+        await job.answer(b"{}")
+        assert await (await asking).read() == b"{}"
+
+
+@in_virtual_time
+async def test_job_that_breaks_every_link_is_not_sent_for_ever() -> None:
+    async with coordinator_harness() as harness:
+        asking = harness.ask()
+        for _ in range(MAX_SENDINGS):
+            await harness.agent.next_job()
+            await harness.agent.lose_link()
+            await harness.agent.redial(live_jobs=[])
+        assert (await asking).status == 502
+        assert harness.coordinator.agents()[0].in_flight == 0
+
+
+@pytest.mark.parametrize(("first", "next_"), [(2, 9), (0, 0), (10, 9), (2**53, 2**53)], ids=str)
+def test_offset_that_is_not_held_ends_the_job(first: int, next_: int) -> None:
+    @in_virtual_time
+    async def run() -> None:
+        async with coordinator_harness() as harness:
+            job, response = await harness.streaming(b"x")
+            offered = LiveJob(job.job.job_id, first, next_)
+            await harness.agent.lose_link()
+            await harness.agent.redial(live_jobs=[offered])
+            assert job.forgotten
+            assert b"backend_unreachable" in await response.read()
+            assert harness.coordinator.agents()[0].in_flight == 0
+
+    run()
+
+
+@in_virtual_time
+async def test_started_job_that_the_agent_forgot_is_tried_at_another() -> None:
+    async with (
+        coordinator_harness() as harness,
+        ScriptedAgent(harness.coordinator.connect_url) as other,
+    ):
+        agents = sorted((harness.agent, other), key=lambda agent: agent.public_key)
+        asking = harness.ask()
+        job = await agents[0].next_job()
+        await job.start()
+        await agents[0].settle()
+        await agents[0].lose_link()
+        await agents[0].redial(live_jobs=[])
+        await (await agents[1].next_job()).answer(b"{}")
+        assert await (await asking).read() == b"{}"
+
+
+@in_virtual_time
+async def test_offers_of_jobs_it_never_had_are_ignored() -> None:
+    async with coordinator_harness() as harness:
+        job, response = await harness.streaming(b"x")
+        await harness.agent.lose_link()
+        strange = [LiveJob(number.to_bytes(16, "big"), 0, 2**40) for number in range(4095)]
+        await harness.agent.redial(live_jobs=[*strange, job.stream.live_job()])
+        assert harness.agent.session.welcome is not None
+        assert harness.agent.session.welcome.resumed == {job.job.job_id: 1}
+        await job.finish()
+        assert await response.read() == b""
+
+
+@in_virtual_time
+async def test_session_of_another_key_cannot_be_claimed() -> None:
+    async with coordinator_harness() as harness:
+        job, response = await harness.streaming(b"x")
+        await harness.agent.lose_link()
+        async with ScriptedAgent(harness.coordinator.connect_url) as thief:
+            thief.session.welcome = harness.agent.session.welcome
+            await thief.redial(live_jobs=[job.stream.live_job()])
+            assert thief.session.welcome is not None
+            assert thief.session.welcome.resumed == {}
+        await harness.agent.redial()
+        await job.finish()
+        assert await response.read() == b""
+
+
+@in_virtual_time
+async def test_what_the_client_takes_meanwhile_is_acknowledged_after_the_welcome() -> None:
+    half = MIN_WINDOW_BYTES // 2
+    async with coordinator_harness(replace(QUIET, window_bytes=MIN_WINDOW_BYTES)) as harness:
+        job, response = await harness.streaming(b"x")
+        await job.send(bytes(half))
+        await harness.agent.settle()
+        await harness.agent.lose_link()
+        assert await response.content.readexactly(half) == bytes(half)
+        await harness.agent.redial()
+        assert job.stream.acked == half + 1
+        await job.finish()
+        assert await response.read() == b""
+
+
+@in_virtual_time
+async def test_job_whose_client_left_meanwhile_is_not_named() -> None:
+    async with coordinator_harness() as harness:
+        job, response = await harness.streaming(b"1")
+        await harness.agent.lose_link()
+        response.close()
+        await until(lambda: [one.jobs for one in harness.coordinator.parked()] == [0])
+        await harness.agent.redial()
+        assert job.forgotten
+        assert harness.coordinator.agents()[0].in_flight == 0
+        assert harness.coordinator.counters.gone == 1
+
+
+@in_virtual_time
+async def test_job_cancelled_on_a_dying_link_is_not_named() -> None:
+    async with coordinator_harness() as harness:
+        job, response = await harness.streaming(b"1")
+        response.close()
+        await job.cancelled.wait()
+        await harness.agent.lose_link()
+        await harness.agent.redial()
+        assert job.forgotten
+        assert harness.coordinator.agents()[0].in_flight == 0
+
+
+@in_virtual_time
+async def test_stopped_client_costs_no_more_than_a_window_however_often_the_link_breaks() -> None:
+    window = MIN_WINDOW_BYTES
+    async with coordinator_harness(replace(QUIET, window_bytes=window)) as harness:
+        job, response = await harness.streaming(b"x")
+        sending = asyncio.create_task(job.send(bytes(16 * MIB)))
+        taken = -1
+        while taken != job.stream.acked:  # until the buffers of the sockets are full
+            taken = job.stream.acked
+            await asyncio.sleep(1)
+        for _ in range(100):
+            await harness.agent.lose_link()
+            await harness.agent.redial()
+            assert job.stream.sent - window <= job.stream.acked < taken + window
+        await sending
+        assert harness.coordinator.agents()[0].in_flight == 1
+        response.close()
+        await job.cancelled.wait()
