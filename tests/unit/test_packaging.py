@@ -3,13 +3,13 @@
 import re
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from provider_agent.agent.cli.settings import EXIT_CONFIG
@@ -111,7 +111,7 @@ def test_installs_beside_a_package_that_is_called_adapters(
     python = str(venv / "bin" / "python")
     (own,) = venv.glob("lib/python*/site-packages")
     # Behind its own packages: the dependencies, as they are installed for this test.
-    (own / "dependencies.pth").write_text(sysconfig.get_path("purelib"), "utf-8")
+    (own / "dependencies.pth").write_text(str(Path(msgspec.__file__).parents[1]), "utf-8")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 
     def run(code: str) -> str:
