@@ -5,6 +5,7 @@ tested here is that the agent asks nobody but that server, by its own route, wit
 """
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ import pytest
 
 from provider_agent.adapters.base import BackendError, Operation
 from provider_agent.protocol.frames import Job
-from tests.kit.adapters_under_test import FAKES, KEY, AdapterUnderTest, every_fake, over_operations
+from tests.kit.adapters_under_test import FAKES, KEY, AdapterUnderTest, over, over_operations
 from tests.kit.fakes import FakeOpenAICompatible
 from tests.kit.fakes.server import Answer, Exchange
 from tests.kit.sink import CollectingSink
@@ -41,6 +42,36 @@ MODELS = [
     "x" * 512,
 ]
 TRACES = [CRLF, GOOD_TRACE + "\r\nAuthorization: Bearer evil", "x" * 512, "\x00", "é", " "]
+
+
+UNKNOWN_OPERATIONS = [
+    ("openai", "../admin"),
+    ("openai", "http://evil.example/"),
+    ("openai", CRLF),
+    ("file:///etc/passwd", ""),
+    ("anthropic", "chat"),
+    ("", ""),
+    ("x" * 512, "x" * 512),
+]
+MODEL_FIELDS = [
+    '"model":"dear","model":"dearest"',
+    '"model":"m","mod\\u0065l":"dear"',
+    '"model":{"model":"dear"}',
+    '"model":["dear","dearest"]',
+    '"Model":"dear","MODEL":"dearest"',
+    '"model":"http://evil.example/v1"',
+]
+
+
+def over_values(name: str, values: Sequence[object]) -> pytest.MarkDecorator:
+    """Run a test with each value on one kind, and with one value on each other kind.
+
+    All kinds share the code under test; what could differ is whether a kind uses it.
+    """
+    first, *others = FAKES
+    pairs = [(first, value) for value in values] + [(kind, values[0]) for kind in others]
+    ids = [f"{kind}-{index}" for index, (kind, _) in enumerate(pairs)]
+    return pytest.mark.parametrize(("adapter", name), pairs, indirect=["adapter"], ids=ids)
 
 
 async def run(adapter: AdapterUnderTest, job: Job) -> None:
@@ -97,18 +128,7 @@ async def test_a_request_cannot_name_another_address_or_header(
         assert trap.exchanges == []
 
 
-@every_fake
-@pytest.mark.parametrize(
-    "fields",
-    [
-        '"model":"dear","model":"dearest"',
-        '"model":"m","mod\\u0065l":"dear"',
-        '"model":{"model":"dear"}',
-        '"model":["dear","dearest"]',
-        '"Model":"dear","MODEL":"dearest"',
-        '"model":"http://evil.example/v1"',
-    ],
-)
+@over_values("fields", MODEL_FIELDS)
 async def test_a_request_cannot_name_another_model(adapter: AdapterUnderTest, fields: str) -> None:
     assert adapter.server is not None
     await adapter.backend.list_models()
@@ -121,8 +141,7 @@ async def test_a_request_cannot_name_another_model(adapter: AdapterUnderTest, fi
     assert b"dear" not in exchange.body
 
 
-@every_fake
-@pytest.mark.parametrize("model_id", MODELS, ids=range(len(MODELS)))
+@over_values("model_id", MODELS)
 async def test_a_model_id_is_a_value_and_never_a_part_of_an_address(
     adapter: AdapterUnderTest, model_id: str
 ) -> None:
@@ -134,9 +153,8 @@ async def test_a_model_id_is_a_value_and_never_a_part_of_an_address(
         assert exchange.json["model"] == model_id
 
 
-@every_fake
-@pytest.mark.parametrize("trace", TRACES, ids=range(len(TRACES)))
-async def test_a_trace_that_is_none_is_no_header(adapter: AdapterUnderTest, trace: str) -> None:
+@over_values("trace", TRACES)
+async def test_a_malformed_traceparent_is_dropped(adapter: AdapterUnderTest, trace: str) -> None:
     assert adapter.server is not None
     await adapter.backend.list_models()
     await adapter.backend.execute(
@@ -146,32 +164,21 @@ async def test_a_trace_that_is_none_is_no_header(adapter: AdapterUnderTest, trac
     is_only_what_was_configured(adapter, exchange, Operation.CHAT)
 
 
-@every_fake
-@pytest.mark.parametrize(
-    ("wire_format", "operation"),
-    [
-        ("openai", "../admin"),
-        ("openai", "http://evil.example/"),
-        ("openai", CRLF),
-        ("file:///etc/passwd", ""),
-        ("anthropic", "chat"),
-        ("", ""),
-        ("x" * 512, "x" * 512),
-    ],
-)
-async def test_an_unknown_operation_is_no_request(
-    adapter: AdapterUnderTest, wire_format: str, operation: str
+@over_values("job", UNKNOWN_OPERATIONS)
+async def test_an_unknown_operation_sends_no_request(
+    adapter: AdapterUnderTest, job: tuple[str, str]
 ) -> None:
     assert adapter.server is not None
     await adapter.backend.list_models()
     before = len(adapter.server.exchanges)
+    wire_format, operation = job
     odd = msgspec.structs.replace(adapter.job(), format=wire_format, operation=operation)
     with pytest.raises(BackendError):
         await adapter.backend.execute(odd, CollectingSink())
     assert len(adapter.server.exchanges) == before
 
 
-@every_fake
+@over(FAKES)
 async def test_a_redirect_of_the_server_is_not_followed(adapter: AdapterUnderTest) -> None:
     """Else the server's word would take the operator's key elsewhere."""
     assert adapter.server is not None
