@@ -17,7 +17,7 @@ COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak test-faults fuzz check format bench reconnect lock clean
+.PHONY: help demo test soak test-faults fuzz check format bench lock clean
 
 help:
 	@echo "make demo       requests through coordinator, agent and a real server; shows what arrived"
@@ -29,7 +29,6 @@ help:
 	@echo "make check      ruff and mypy"
 	@echo "make format     lets ruff rewrite the code"
 	@echo "make bench      what relaying costs, beside the obvious way (ARGS='--rounds 5')"
-	@echo "make reconnect  simulates 10,000 agents after an outage, and draws docs/reconnect.svg"
 	@echo "make lock       pins the requirements afresh   (newer ones: make lock ARGS=--upgrade)"
 	@echo "make clean      removes $(VENV) and all caches"
 
@@ -59,9 +58,6 @@ check: $(DEV)
 
 bench: $(DEV)
 	@$(BIN)/python -m bench.relay $(ARGS)
-
-reconnect: $(DEV)
-	@$(BIN)/python -m bench.reconnect
 
 format: $(DEV)
 	@$(BIN)/ruff check --fix .
