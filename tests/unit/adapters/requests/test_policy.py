@@ -14,6 +14,7 @@ STRICT, STRIP, PASS = PolicyMode.STRICT, PolicyMode.STRIP, PolicyMode.PASS
 KINDS_AND_FIELDS = [
     (kind, name) for kind, policy in POLICIES.items() for name in sorted(policy.fields)
 ]
+ODD_VALUES: list[object] = [None, True, 7, [], {"a": 1}]
 KINDS_AND_TOOLS = [(kind, name) for kind, policy in POLICIES.items() for name in policy.tool_types]
 MESSAGES = [{"role": "user", "content": "hi"}]
 FUNCTION = {"type": "function", "function": {"name": "f"}}
@@ -34,7 +35,7 @@ def applied(
     ("kind", "name", "value"),
     [
         *((kind, name, "x") for kind, name in KINDS_AND_FIELDS),
-        *((*KINDS_AND_FIELDS[0], value) for value in (None, True, 7, [], {"a": 1})),
+        *((*KINDS_AND_FIELDS[0], value) for value in ODD_VALUES),
     ],
 )
 def test_a_named_field_is_refused_removed_or_let_through(
