@@ -1,14 +1,11 @@
-"""Numbers that servers and adapters report, as frames can carry them. Pure.
+"""Checks the numbers that servers report before a frame carries them.
 
-One impossible number in a frame ends the link, and with it every job.
+A number that a frame cannot hold is malformed: the peer would close the link, and every job with it.
 """
 
-from typing import Final
-
-MAX_COUNT: Final = 2**53
-"""The protocol's biggest number: exact in every language."""
+from provider_agent.protocol.limits import MAX_INTEGER
 
 
 def valid_count(reported: int | None) -> int | None:
-    """What was reported; None when nobody can have counted that."""
-    return reported if reported is not None and 0 <= reported <= MAX_COUNT else None
+    """`reported`, or None when it is negative or over `MAX_INTEGER`."""
+    return reported if reported is not None and 0 <= reported <= MAX_INTEGER else None

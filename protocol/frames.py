@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from provider_agent.protocol.limits import (
     MAX_DEADLINE_MS,
     MAX_ERROR_BODY_BYTES,
+    MAX_INTEGER,
     MAX_LIVE_JOBS,
     MAX_MODELS,
     MAX_NAME_CHARS,
@@ -22,16 +23,14 @@ from provider_agent.protocol.limits import (
     MAX_TEXT_CHARS,
 )
 
-_MAX_INT = 2**53  # exact in every language, JavaScript included
-
 JobId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 """A UUID in its 16 bytes; chosen by the coordinator, never used twice."""
 
 Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
-Count = Annotated[int, Meta(ge=0, le=_MAX_INT)]
-Milliseconds = Annotated[int, Meta(ge=0, le=_MAX_INT)]
-Offset = Annotated[int, Meta(ge=0, le=_MAX_INT)]
+Count = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+Milliseconds = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+Offset = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 
 
 # --- from the coordinator -------------------------------------------------------------------------

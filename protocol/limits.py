@@ -15,6 +15,9 @@ REPLACED: Final = 4001
 """Close code: another connection of the same key took this one's place. One of RFC 6455's private
 codes, because an agent that dialled again would only push the other one out."""
 
+MAX_INTEGER: Final = 2**53
+"""The largest integer in a frame: exact in every language, including JavaScript's doubles."""
+
 # --- sizes ----------------------------------------------------------------------------------------
 
 MAX_REQUEST_BYTES: Final = 16 * MIB

@@ -10,11 +10,9 @@ import msgspec
 
 from provider_agent.adapters.responses.status_codes import code_for_error
 from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.limits import MAX_INTEGER
 
 _NULL: Final = msgspec.Raw(b"null")
-
-MAX_TOKENS: Final = 2**53
-"""No server has counted more; a bigger number is a mistake, and no frame could carry it."""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -164,7 +162,7 @@ def merged_usage(*reports: UsageReport | None) -> Usage:
         if report is not None:
             fields: dict[str, int | None] = msgspec.structs.asdict(report)
             counted = {name: n for name, n in fields.items() if n is not None}
-            merged.update({name: n for name, n in counted.items() if 0 <= n <= MAX_TOKENS})
+            merged.update({name: n for name, n in counted.items() if 0 <= n <= MAX_INTEGER})
     prompt = merged.get("prompt_tokens")
     if prompt is None and "input_tokens" in merged:
         # Messages counts cached tokens apart, the OpenAI format inside `prompt_tokens`.

@@ -11,14 +11,12 @@ from msgspec import Meta, Struct
 
 from provider_agent.adapters.base import PolicyMode
 from provider_agent.protocol.formats import WireFormat
-from provider_agent.protocol.limits import MAX_LIVE_JOBS
+from provider_agent.protocol.limits import MAX_INTEGER, MAX_LIVE_JOBS
 
 MAX_CONCURRENT: Final = MAX_LIVE_JOBS
 """Jobs at once: as many as the protocol lets one agent hold."""
 
-_MAX_INT = 2**53  # exact in every language, as on the wire
-
-Count = Annotated[int, Meta(ge=0, le=_MAX_INT)]
+Count = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Concurrency = Annotated[int, Meta(ge=1, le=MAX_CONCURRENT)]
 Seconds = Annotated[float, Meta(gt=0, le=24 * 3600)]
 Text = Annotated[str, Meta(max_length=512)]
@@ -137,7 +135,7 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     alias: dict[Name, Name] = {}
     formats: Annotated[tuple[WireFormat, ...], Meta(min_length=1)] | None = None
     max_concurrent: Concurrency | None = None
-    max_tokens_per_minute: Annotated[int, Meta(ge=1, le=_MAX_INT)] | None = None
+    max_tokens_per_minute: Annotated[int, Meta(ge=1, le=MAX_INTEGER)] | None = None
     timeouts: BackendTimeouts = BackendTimeouts()
     request_policy: PolicyMode = PolicyMode.STRIP
     venice_system_prompt: bool = False
@@ -169,7 +167,7 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     max_concurrent: Concurrency = 8
-    max_tokens_per_minute: Annotated[int, Meta(ge=1, le=_MAX_INT)] | None = None
+    max_tokens_per_minute: Annotated[int, Meta(ge=1, le=MAX_INTEGER)] | None = None
     drain_timeout_s: Annotated[float, Meta(ge=0, le=24 * 3600)] = 300.0
     slow_consumer_s: Seconds = 60.0
 

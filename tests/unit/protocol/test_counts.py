@@ -1,6 +1,7 @@
 import pytest
 
-from provider_agent.protocol.counts import MAX_COUNT, valid_count
+from provider_agent.protocol.counts import valid_count
+from provider_agent.protocol.limits import MAX_INTEGER
 
 
 @pytest.mark.parametrize(
@@ -9,13 +10,11 @@ from provider_agent.protocol.counts import MAX_COUNT, valid_count
         (None, None),
         (0, 0),
         (7, 7),
-        (MAX_COUNT, MAX_COUNT),
-        (MAX_COUNT + 1, None),
+        (MAX_INTEGER, MAX_INTEGER),
+        (MAX_INTEGER + 1, None),
         (-1, None),
         (10**30, None),
     ],
 )
-def test_what_cannot_have_been_counted_is_unknown(
-    reported: int | None, expected: int | None
-) -> None:
+def test_an_impossible_count_becomes_none(reported: int | None, expected: int | None) -> None:
     assert valid_count(reported) == expected

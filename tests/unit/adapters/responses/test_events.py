@@ -3,7 +3,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provider_agent.adapters.responses.events import (
-    MAX_TOKENS,
     Usage,
     UsageReport,
     decode_event,
@@ -12,6 +11,7 @@ from provider_agent.adapters.responses.events import (
     merged_usage,
 )
 from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.limits import MAX_INTEGER
 
 
 def usage_of(data: bytes) -> Usage:
@@ -133,7 +133,7 @@ def test_the_first_reason_counts() -> None:
         (b'{"usage":{"prompt_tokens":null}}', Usage()),
         (b'{"usage":{"prompt_tokens":-1,"completion_tokens":4}}', Usage(None, 4)),
         (
-            b'{"usage":{"prompt_tokens":%d,"completion_tokens":4}}' % (MAX_TOKENS + 1),
+            b'{"usage":{"prompt_tokens":%d,"completion_tokens":4}}' % (MAX_INTEGER + 1),
             Usage(None, 4),
         ),
         (b'{"usage":{"prompt_tokens":%d}}' % 10**30, Usage()),
@@ -177,5 +177,5 @@ COUNTS = st.none() | st.integers(-(2**80), 2**80)
 def test_what_is_reported_is_a_count_or_unknown(reports: list[UsageReport]) -> None:
     usage = merged_usage(*reports)
 
-    assert usage.input_tokens is None or 0 <= usage.input_tokens <= 3 * MAX_TOKENS
-    assert usage.output_tokens is None or 0 <= usage.output_tokens <= MAX_TOKENS
+    assert usage.input_tokens is None or 0 <= usage.input_tokens <= 3 * MAX_INTEGER
+    assert usage.output_tokens is None or 0 <= usage.output_tokens <= MAX_INTEGER
