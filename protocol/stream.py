@@ -71,12 +71,12 @@ class SendStream:
         return self.written - self.acked >= self.window
 
     @property
-    def has_room(self) -> bool:
+    def below_low_water(self) -> bool:
         """Whether a paused source may go on: half the window is free again."""
         return self.written - self.acked <= self.window // 2
 
     @property
-    def waits(self) -> bool:
+    def blocked(self) -> bool:
         """Whether only the coordinator can make it go on: by an acknowledgement."""
         return self.full or (self.end is not None and not self.done)
 

@@ -100,7 +100,7 @@ class JobChannel:
 
     def acknowledged(self) -> None:
         """Some bytes are safe: let the source go on when half the window is free."""
-        if self._paused and self.stream.has_room:
+        if self._paused and self.stream.below_low_water:
             self._paused = False
             if self._source is not None:
                 self._source.resume_reading()

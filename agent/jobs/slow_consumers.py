@@ -44,7 +44,7 @@ class SlowConsumers:
         marks: dict[bytes, _Mark] = {}
         stalled = []
         for stream in streams:
-            if not stream.waits:
+            if not stream.blocked:
                 continue
             mark = _Mark(stream.acked, stream.sent, stream.end is not None, heard_at)
             before = self._marks.get(stream.job_id)

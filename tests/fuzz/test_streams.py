@@ -93,7 +93,7 @@ class BrokenLinks(RuleBasedStateMachine):
     def take_acknowledgement(self) -> None:
         ack = self.link.down.popleft()
         self.sender.acknowledge(ack.offset, final=ack.final)
-        if self.sender.has_room:
+        if self.sender.below_low_water:
             self.paused = False
 
     # --- the coordinator's side -------------------------------------------------------------------
@@ -162,7 +162,7 @@ class BrokenLinks(RuleBasedStateMachine):
         self.sender.rewind(self.receiver.received)
         if acked:
             self.link.down.append(Ack(JOB_ID, acked))
-        if self.sender.has_room:
+        if self.sender.below_low_water:
             self.paused = False
 
     # --- what always holds ------------------------------------------------------------------------

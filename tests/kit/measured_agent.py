@@ -122,7 +122,7 @@ def _figures(service: Service) -> Figures:
         held=sum(stream.written - stream.acked for stream in streams),
         resident=_resident_bytes(),
         channels=len(streams),
-        stopped=sum(not stream.has_room for stream in streams),
+        stopped=sum(not stream.below_low_water for stream in streams),
     )
 
 

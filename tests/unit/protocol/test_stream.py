@@ -93,7 +93,7 @@ def test_the_source_pauses_at_the_window_and_goes_on_at_half_of_it() -> None:
     stream.next_frames()
     for offset in (3, 4):
         stream.acknowledge(offset, final=False)
-        seen.append(stream.has_room)
+        seen.append(stream.below_low_water)
 
     assert seen == [False] * 7 + [True] + [False, True]
 
