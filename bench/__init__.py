@@ -1,1 +1,1 @@
-"""Benchmarks: run with `make bench`. They measure ratios within one run and assert no timings."""
+"""Benchmarks, run by `make bench`. They report ratios within one run and assert no timings."""

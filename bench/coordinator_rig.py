@@ -1,4 +1,4 @@
-"""Plays the coordinator of a benchmark: gives jobs to whoever connects and counts what returns."""
+"""A fake coordinator: sends jobs to the agent that connects and counts the events it returns."""
 
 import asyncio
 import os
@@ -31,13 +31,13 @@ _REQUEST = b'{"model":"bench","stream":true,"stream_options":{"include_usage":tr
 
 
 class Received(Struct):
-    """What came back.
+    """What the agent returned.
 
     Attributes:
-        events: whole events' worth of bytes.
+        events: response bytes, in units of one event.
         seconds: from the first job sent to the last end received.
         messages: WebSocket messages.
-        latencies_ms: of the oldest event in each chunk, from the server's write to here.
+        latencies_ms: from the server's write to this process, of the oldest event in each chunk.
     """
 
     events: int = 0
@@ -47,10 +47,10 @@ class Received(Struct):
 
 
 class CoordinatorRig:
-    """Runs one load with the first agent that offers the model.
+    """Runs one load on the first agent that offers the model.
 
     Args:
-        streams: jobs at once.
+        streams: concurrent jobs.
     """
 
     def __init__(self, streams: int) -> None:
@@ -63,7 +63,7 @@ class CoordinatorRig:
         self._server: Server | None = None
 
     async def start(self) -> str:
-        """Listen; returns the address that agents dial."""
+        """Listen, and return the address for agents to dial."""
         self._server = await serve(
             self._serve,
             "127.0.0.1",
@@ -77,13 +77,13 @@ class CoordinatorRig:
         return f"ws://{self._authority}/"
 
     async def stop(self) -> None:
-        """Close everything."""
+        """Close all connections and stop listening."""
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
 
     async def _serve(self, socket: ServerConnection) -> None:
-        with suppress(ConnectionClosed):  # the relay is killed when its load is over
+        with suppress(ConnectionClosed):  # the relay is terminated after its load
             await self._converse(socket)
 
     async def _converse(self, socket: ServerConnection) -> None:

@@ -1,7 +1,7 @@
-"""The obvious way to relay, to compare with: aiohttp's `iter_any()`, one `send` per chunk.
+"""The baseline, a minimal relay: aiohttp's `iter_any()` and one `send` per chunk.
 
-It speaks the same protocol to the same coordinator and the same server, and does nothing else: no
-window, no inspection, no batching, no cancel.
+It uses the same protocol, coordinator and server as the agent, but has no window, validation,
+batching or cancellation.
 
 `python -m bench.obvious_relay CONNECT_URL SERVER_URL`
 """

@@ -1,7 +1,7 @@
-"""What relaying costs: CPU of the agent's process per event, beside the obvious way's.
+"""Measures the CPU time per relayed event of the agent, relative to the obvious relay.
 
-`python -m bench.relay` prints a table; every row runs both relays one after the other, in turn, on
-the same load. Only ratios within one row mean anything on another machine.
+`python -m bench.relay` prints a table. Each row runs both relays alternately on the same load; only
+the ratio within a row is comparable between machines.
 """
 
 import argparse
@@ -26,13 +26,13 @@ RUN_S = 60.0
 
 
 class Load(Struct):
-    """One row.
+    """One row of the table.
 
     Attributes:
-        name: for people.
-        streams: at once.
-        events: of each stream.
-        rate: events per second and stream; 0: flat out.
+        name: its label.
+        streams: concurrent streams.
+        events: per stream.
+        rate: events per second and stream; 0: as fast as possible.
     """
 
     name: str
@@ -51,14 +51,14 @@ LOADS = [
 
 
 class Measured(Struct):
-    """One relay under one load."""
+    """The result of one run; `cpu_us` is CPU time per event."""
 
     cpu_us: float
     received: Received
 
 
 async def measure(load: Load, relay: str) -> Measured:
-    """Run one relay under one load."""
+    """Run `relay` ("agent" or "obvious") under one load."""
     rig = CoordinatorRig(load.streams)
     connect_url = await rig.start()
     module = [sys.executable, "-m", "bench.sse_server", str(load.events), str(load.rate)]
@@ -149,6 +149,6 @@ async def main(rounds: int, only: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="only loads whose name holds this")
+    parser.add_argument("--only", default="", help="run only loads whose name contains this")
     chosen = parser.parse_args()
     asyncio.run(main(chosen.rounds, chosen.only))

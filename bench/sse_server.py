@@ -1,7 +1,8 @@
-"""Plays an inference server: streams fixed events, one HTTP chunk each, as fast or slow as told.
+"""A fake inference server that streams fixed events, one HTTP chunk each.
 
-`python -m bench.sse_server EVENTS RATE` prints its port. RATE is events per second and stream; 0 is
-flat out. Every event carries the moment it was written, so that the far end can tell its latency.
+`python -m bench.sse_server EVENTS RATE` prints its port. RATE is events per second and stream; 0
+means as fast as possible. Each event carries its send time, from which the receiver computes the
+latency.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ _HEADERS = (
 
 
 def event() -> bytes:
-    """One event of `EVENT_BYTES`, stamped with this moment."""
+    """One event of `EVENT_BYTES`, stamped with the current time."""
     start = b'data: {"t":%d,"choices":[{"index":0,"delta":{"content":"' % time.monotonic_ns()
     rest = b'"},"finish_reason":null}]}\n\n'
     return start + b"x" * (EVENT_BYTES - len(start) - len(rest)) + rest
@@ -35,7 +36,7 @@ def _chunk(data: bytes) -> bytes:
 
 
 class Server(asyncio.Protocol):
-    """One connection; reads whole requests with a Content-Length."""
+    """One connection. Requests need a Content-Length."""
 
     def __init__(self, events: int, rate: float) -> None:
         self._events = events
