@@ -1,6 +1,6 @@
 """Checks the numbers that servers report before a frame carries them.
 
-A number that a frame cannot hold is malformed: the peer would close the link, and every job with it.
+A number that a frame cannot hold is malformed: the peer closes the link, and every job with it.
 """
 
 from provider_agent.protocol.limits import MAX_INTEGER
