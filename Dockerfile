@@ -1,5 +1,5 @@
-# Builds with: docker build -t provider-agent .
-# Two stages: what builds the wheel (build backend, sources) stays out of what runs.
+# Build with: docker build -t provider-agent .
+# Two stages, so that build backend and sources are not part of the final image.
 
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 
@@ -7,7 +7,7 @@ FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1
 WORKDIR /src
-# The pinned packages first: their layer stays valid while only our own sources change.
+# Pinned packages first: their layer stays cached while only our own sources change.
 COPY requirements/build.txt requirements/run.txt requirements/
 RUN python -m venv /build \
     && /build/bin/pip install --require-hashes -r requirements/build.txt
@@ -28,7 +28,7 @@ FROM ${PYTHON_IMAGE} AS runtime
 LABEL org.opencontainers.image.title="provider-agent" \
       org.opencontainers.image.description="Offers the models of your own inference servers to a coordinator, byte for byte." \
       org.opencontainers.image.licenses="Apache-2.0"
-# The identity key lives in the volume: an agent without its key is a stranger to its coordinator.
+# The volume holds the identity key: without it the coordinator does not recognize the agent.
 RUN install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/provider-agent \
     && install --directory /etc/provider-agent
 COPY --from=build /opt/provider-agent /opt/provider-agent
@@ -38,7 +38,7 @@ ENV PATH=/opt/provider-agent/bin:$PATH \
     PROVIDER_AGENT_IDENTITY_KEY_PATH=/var/lib/provider-agent/identity.key \
     PROVIDER_AGENT_OBSERVABILITY_LOG_FORMAT=json
 VOLUME /var/lib/provider-agent
-# A number, so that Kubernetes can see that it is not root.
+# Numeric, so that Kubernetes can verify runAsNonRoot.
 USER 10001:10001
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 \

@@ -1,4 +1,4 @@
-"""What is shipped: the wheel, the pinned requirements, Makefile, image and deploy files."""
+"""The wheel, the pinned requirements, Makefile, image and deployment files."""
 
 import re
 import subprocess
@@ -32,7 +32,7 @@ def pyproject() -> dict[str, Any]:
 
 
 def names_in(requirements: list[str]) -> set[str]:
-    """The distributions named in requirement lines, in their normal form."""
+    """The normalized names of the distributions in requirement lines."""
     found = (re.match(r"[A-Za-z0-9._-]+", line) for line in requirements)
     return {re.sub(r"[-_.]+", "-", match.group()).lower() for match in found if match}
 
@@ -149,13 +149,13 @@ def test_the_wheel_holds_the_license_and_the_command(wheel: list[str]) -> None:
 
 
 @pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.stem)
-def test_requirements_are_pins_with_hashes_and_nothing_else(path: Path) -> None:
+def test_requirements_are_only_pins_with_hashes(path: Path) -> None:
     pin = r"[a-z0-9-]+==[0-9][0-9a-z.]*( ; [^\\]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+\n"
 
     assert re.fullmatch(f"({pin})+", path.read_text(encoding="utf-8"))
 
 
-def test_requirements_cover_what_pyproject_asks_for() -> None:
+def test_requirements_cover_the_dependencies_of_pyproject() -> None:
     project = pyproject()
     run = names_in(project["project"]["dependencies"])
     demo = names_in(project["project"]["optional-dependencies"]["demo"])
@@ -175,7 +175,7 @@ def test_requirements_agree_on_versions() -> None:
     assert pins("run") | pins("build") | pins("demo") <= pins("dev")
 
 
-def test_the_group_of_the_build_backend_is_what_the_build_asks_for() -> None:
+def test_the_build_group_equals_the_build_requirements() -> None:
     project = pyproject()
 
     assert project["dependency-groups"]["build"] == project["build-system"]["requires"]
@@ -185,7 +185,7 @@ def test_the_group_of_the_build_backend_is_what_the_build_asks_for() -> None:
 
 
 @pytest.mark.parametrize("target", ["help", "demo", "test", "check", "format", "lock", "clean"])
-def test_the_makefile_has_and_explains_the_target(target: str) -> None:
+def test_the_makefile_has_and_documents_the_target(target: str) -> None:
     makefile = text_of("Makefile")
 
     assert re.search(rf"^{target}:", makefile, re.MULTILINE)
@@ -197,19 +197,19 @@ def test_the_makefile_has_and_explains_the_target(target: str) -> None:
 
 
 def instructions(name: str) -> list[str]:
-    """The image's instructions, continued lines joined, comments left out."""
+    """The image's instructions of one kind, with continued lines joined."""
     lines = [line for line in text_of("Dockerfile").splitlines() if not line.startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
     return [line for line in joined.splitlines() if line.startswith(f"{name} ")]
 
 
-def test_the_image_is_built_in_stages_and_runs_the_last_one() -> None:
+def test_the_image_has_a_build_stage_and_a_runtime_stage() -> None:
     stages = [line.rpartition(" AS ")[2] for line in instructions("FROM")]
 
     assert stages == ["build", "runtime"]
 
 
-def test_the_image_runs_without_a_shell_so_that_signals_arrive() -> None:
+def test_the_image_runs_without_a_shell_so_that_it_receives_signals() -> None:
     assert instructions("ENTRYPOINT") == ['ENTRYPOINT ["provider-agent"]']
     assert instructions("CMD") == ['CMD ["run"]']
     assert instructions("STOPSIGNAL") == ["STOPSIGNAL SIGTERM"]
@@ -217,7 +217,7 @@ def test_the_image_runs_without_a_shell_so_that_signals_arrive() -> None:
     assert check.endswith('CMD ["provider-agent", "health"]')
 
 
-def test_the_image_runs_as_a_numeric_user_that_is_not_root() -> None:
+def test_the_image_runs_as_a_numeric_user_other_than_root() -> None:
     (user,) = instructions("USER")
     numbers = re.fullmatch(r"USER (\d+):(\d+)", user)
 
@@ -226,7 +226,7 @@ def test_the_image_runs_as_a_numeric_user_that_is_not_root() -> None:
     assert f"runAsUser: {numbers[1]}" in text_of("deploy/kubernetes.yaml")
 
 
-def test_what_the_image_copies_exists_and_is_not_ignored() -> None:
+def test_every_path_that_the_image_copies_exists_and_is_not_ignored() -> None:
     kept = {
         line[1:].rstrip("/")
         for line in text_of(".dockerignore").splitlines()
@@ -240,7 +240,7 @@ def test_what_the_image_copies_exists_and_is_not_ignored() -> None:
     assert {source.partition("/")[0] for source in sources} <= kept
 
 
-def test_the_image_installs_only_what_is_pinned() -> None:
+def test_the_image_installs_only_pinned_packages() -> None:
     installs = [
         part for line in instructions("RUN") for part in line.split("&&") if " install " in part
     ]
@@ -261,24 +261,26 @@ def test_the_image_installs_only_what_is_pinned() -> None:
         ("deploy/kubernetes.yaml", r"terminationGracePeriodSeconds: (\d+)$"),
     ],
 )
-def test_deploy_files_wait_longer_than_the_agent_drains(name: str, pattern: str) -> None:
+def test_stop_timeouts_of_deployment_files_exceed_the_drain_timeout(
+    name: str, pattern: str
+) -> None:
     found = re.findall(pattern, text_of(name), re.MULTILINE)
 
     assert [int(seconds) > DRAIN_S for seconds in found] == [True]
 
 
-def test_systemd_does_not_restart_what_cannot_get_better() -> None:
+def test_systemd_does_not_restart_after_permanent_failures() -> None:
     unit = text_of("deploy/provider-agent.service")
 
     assert f"\nRestartPreventExitStatus={EXIT_CONFIG} {EXIT_REFUSED}\n" in unit
     assert f"\nSuccessExitStatus={EXIT_FORCED}\n" in unit
 
 
-def test_systemd_reloads_by_the_signal_that_reloads() -> None:
+def test_systemd_reloads_with_sighup() -> None:
     assert "\nExecReload=/bin/kill -HUP $MAINPID\n" in text_of("deploy/provider-agent.service")
 
 
-def test_no_shipped_file_names_an_address_of_the_package_index() -> None:
+def test_no_file_contains_the_address_of_a_package_index() -> None:
     names = ["Makefile", "Dockerfile", "pyproject.toml", *(str(path) for path in REQUIREMENTS)]
 
     assert [name for name in names if "://" in text_of(name)] == []
