@@ -1,1 +1,1 @@
-"""The contract between agent and coordinator. No I/O, no clock, no randomness of its own."""
+"""The protocol between agent and coordinator, sans-I/O: no sockets, clocks or randomness."""

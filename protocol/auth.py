@@ -1,8 +1,8 @@
-"""How an agent proves that it owns its key.
+"""The signature that proves an agent's identity.
 
-The signature covers a context string, the authority (host and port) that the agent dialled and the
-coordinator's nonce. A coordinator that relays somebody else's challenge gets a signature that names
-its own host, which is worthless elsewhere. Signing itself stays with the holder of the private key.
+It covers a context string, the authority (host and port) that the agent dialed and the
+coordinator's nonce. A host that relays another coordinator's challenge receives a signature that
+names the relaying host, which the other coordinator rejects. The private key is not used here.
 """
 
 from typing import Final
@@ -11,16 +11,16 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 CONTEXT: Final = b"provider-agent.v1 hello\x00"
-"""Keeps a signature made here from meaning anything elsewhere."""
+"""Domain separation: the signature is not valid in another protocol that uses the same key."""
 
 _DEFAULT_PORT: Final = {"ws": 80, "http": 80, "wss": 443, "https": 443}
 
 
 def canonical_authority(scheme: str, host: str, port: int | None) -> str:
-    """The authority as it is signed: `host:port`, lower case, the port always there.
+    """The authority in the form that is signed: lower case `host:port`, always with the port.
 
-    An IPv6 address stands in brackets, as in a URL. An international name stands in its ASCII form
-    (`xn--…`), so that both sides sign the same bytes without agreeing on a version of IDNA.
+    An IPv6 address is in brackets, as in a URL. An international name must be in its ASCII form
+    (`xn--…`), so that both sides sign the same bytes whatever their version of IDNA.
 
     Raises:
         ValueError: the scheme has no default port and none is given, or the host is empty or not
@@ -39,9 +39,9 @@ def canonical_authority(scheme: str, host: str, port: int | None) -> str:
 
 
 def signed_bytes(authority: str, nonce: bytes) -> bytes:
-    """What `Hello.signature` signs: context, authority, a zero byte, nonce.
+    """The bytes that `Hello.signature` signs: context, authority, a zero byte, nonce.
 
-    A zero byte cannot stand in an authority, so the parts cannot be shifted into each other.
+    An authority contains no zero byte, so no two pairs of authority and nonce share these bytes.
     """
     return CONTEXT + authority.encode() + b"\x00" + nonce
 

@@ -1,7 +1,7 @@
-"""Encode and decode one WebSocket message.
+"""Encodes and decodes one WebSocket message.
 
-`Dialect` is the seam: another dialect of the same frames (JSON text, say) is another object with
-these methods; nothing outside this module knows how frames look on the wire.
+Only this module knows the wire encoding. Another encoding of the same frames, such as JSON text,
+is another implementation of `Dialect`.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ class Decoded(Generic[FrameT_co]):
     """The frames of one message.
 
     Attributes:
-        frames: in their order on the wire.
-        unknown_types: frame types that this version does not know, which were skipped.
+        frames: the known frames, in wire order.
+        unknown_types: the types of the frames that were skipped as unknown.
     """
 
     __slots__ = ("frames", "unknown_types")
@@ -34,25 +34,25 @@ class Decoded(Generic[FrameT_co]):
 
 
 class Dialect(Protocol):
-    """How frames become messages. Decoding raises `ProtocolError`, never anything else."""
+    """A wire encoding of frames. Decoding raises no exception but `ProtocolError`."""
 
     @property
     def subprotocol(self) -> str:
-        """The WebSocket subprotocol that names this dialect."""
+        """The WebSocket subprotocol of this dialect."""
         ...
 
     def encode(self, frames: Sequence[AgentFrame | CoordinatorFrame]) -> bytes:
-        """One message with these frames, in this order."""
+        """Encode frames, in this order, as one message."""
         ...
 
     def decode_from_agent(self, message: bytes | str, max_bytes: int) -> Decoded[AgentFrame]:
-        """What an agent sent; at most `max_bytes` are accepted."""
+        """Decode an agent's message of at most `max_bytes`."""
         ...
 
     def decode_from_coordinator(
         self, message: bytes | str, max_bytes: int
     ) -> Decoded[CoordinatorFrame]:
-        """What a coordinator sent; at most `max_bytes` are accepted."""
+        """Decode a coordinator's message of at most `max_bytes`."""
         ...
 
 
@@ -61,21 +61,21 @@ class _FrameDecoder(Generic[FrameT_co]):
 
     def __init__(self, union: object, types: frozenset[int]) -> None:
         self._types = types
-        self._all: msgspec.msgpack.Decoder[list[FrameT_co]] = msgspec.msgpack.Decoder(
+        self._all_frames: msgspec.msgpack.Decoder[list[FrameT_co]] = msgspec.msgpack.Decoder(
             Annotated[list[union], _BOUNDED]  # type: ignore[valid-type]
         )
-        self._one: msgspec.msgpack.Decoder[FrameT_co] = msgspec.msgpack.Decoder(union)
-        self._raw: msgspec.msgpack.Decoder[list[msgspec.Raw]] = msgspec.msgpack.Decoder(
+        self._one_frame: msgspec.msgpack.Decoder[FrameT_co] = msgspec.msgpack.Decoder(union)
+        self._raw_frames: msgspec.msgpack.Decoder[list[msgspec.Raw]] = msgspec.msgpack.Decoder(
             Annotated[list[msgspec.Raw], _BOUNDED]
         )
 
     def decode(self, message: bytes | str, max_bytes: int) -> Decoded[FrameT_co]:
         if isinstance(message, str):
-            raise MalformedMessage("a text message; every message is binary")
+            raise MalformedMessage("a text message; messages must be binary")
         if len(message) > max_bytes:
-            raise MessageTooBig(f"a message of {len(message)} bytes; {max_bytes} are accepted")
+            raise MessageTooBig(f"a message of {len(message)} bytes; the limit is {max_bytes}")
         try:
-            frames = self._all.decode(message)
+            frames = self._all_frames.decode(message)
         except msgspec.ValidationError:
             return self._decode_one_by_one(message)
         except (ValueError, RecursionError) as error:
@@ -85,31 +85,32 @@ class _FrameDecoder(Generic[FrameT_co]):
         return Decoded(frames, [])
 
     def _decode_one_by_one(self, message: bytes) -> Decoded[FrameT_co]:
-        """The slow way, taken only when a frame is of an unknown type or malformed."""
+        """The slow path, for messages with an unknown or a malformed frame."""
         frames: list[FrameT_co] = []
         unknown: list[int] = []
         try:
-            for raw in self._raw.decode(message):
-                frame_type = _HEAD.decode(raw).type
+            for raw in self._raw_frames.decode(message):
+                frame_type = _FRAME_TYPE.decode(raw).type
                 if frame_type in self._types:
-                    frames.append(self._one.decode(raw))
+                    frames.append(self._one_frame.decode(raw))
                 else:
                     unknown.append(frame_type)
         except (ValueError, RecursionError) as error:
-            raise MalformedMessage("a frame whose fields are not what its type says") from error
+            raise MalformedMessage("a frame whose fields do not match its type") from error
         return Decoded(frames, unknown)
 
 
-class _Head(msgspec.Struct, array_like=True):
-    """The type of a frame, whatever its fields are.
+class _FrameType(msgspec.Struct, array_like=True):
+    """Decodes only the type of a frame.
 
-    They are skipped, not decoded: a list of them may be sixty times as big as the message.
+    The fields are skipped: decoded into Python objects, they could take sixty times the message's
+    size.
     """
 
     type: int
 
 
-_HEAD = msgspec.msgpack.Decoder(_Head)
+_FRAME_TYPE = msgspec.msgpack.Decoder(_FrameType)
 
 
 def _types_of(union: object) -> frozenset[int]:
@@ -120,7 +121,7 @@ def _types_of(union: object) -> frozenset[int]:
 
 
 class MessagePackDialect:
-    """The dialect of protocol version 1: one MessagePack array of frames per binary message."""
+    """Protocol version 1: one MessagePack array of frames per binary message."""
 
     subprotocol: Final = SUBPROTOCOL
 
@@ -134,22 +135,22 @@ class MessagePackDialect:
         )
 
     def encode(self, frames: Sequence[AgentFrame | CoordinatorFrame]) -> bytes:
-        """One message with these frames, in this order."""
+        """Encode frames, in this order, as one message."""
         return self._encoder.encode(frames)
 
     def decode_from_agent(self, message: bytes | str, max_bytes: int) -> Decoded[AgentFrame]:
-        """What an agent sent.
+        """Decode an agent's message.
 
         Raises:
-            MessageTooBig: over `max_bytes`.
-            MalformedMessage: anything else that is wrong with it.
+            MessageTooBig: it is larger than `max_bytes`.
+            MalformedMessage: it is invalid in any other way.
         """
         return self._from_agent.decode(message, max_bytes)
 
     def decode_from_coordinator(
         self, message: bytes | str, max_bytes: int
     ) -> Decoded[CoordinatorFrame]:
-        """What a coordinator sent; raises as `decode_from_agent` does."""
+        """Decode a coordinator's message; raises as `decode_from_agent` does."""
         return self._from_coordinator.decode(message, max_bytes)
 
 

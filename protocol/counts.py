@@ -1,6 +1,6 @@
-"""Checks the numbers that servers report before a frame carries them.
+"""Checks a number that a server reported before a frame carries it.
 
-A number that a frame cannot hold is malformed: the peer closes the link, and every job with it.
+A number outside a frame's range is malformed: the peer would close the link and fail every job.
 """
 
 from provider_agent.protocol.limits import MAX_INTEGER

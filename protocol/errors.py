@@ -1,7 +1,7 @@
-"""The registry of error codes: one string for the wire, logs, metrics and documentation.
+"""The registry of error codes: the same string on the wire, in logs, in metrics and in the docs.
 
-A code says whose fault a failure is, so that a client's mistake never hurts a provider's
-reputation, and whether the same job may succeed at another provider.
+The registry names the fault of each code, so that a client's mistake never counts against a
+provider, and whether another provider may be tried with the same job.
 """
 
 from enum import StrEnum
@@ -11,7 +11,7 @@ from msgspec import Struct
 
 
 class Fault(StrEnum):
-    """Whose doing a failed job is."""
+    """The party that caused a failure."""
 
     CLIENT = "client"
     PROVIDER = "provider"
@@ -19,7 +19,7 @@ class Fault(StrEnum):
 
 
 class ErrorCode(StrEnum):
-    """Why a job failed. `REGISTRY` tells what each code means."""
+    """Why a job failed. `REGISTRY` holds the meaning of each code."""
 
     BAD_REQUEST = "bad_request"
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
@@ -43,9 +43,9 @@ class ErrorEntry(Struct, frozen=True):
     """One row of the registry.
 
     Attributes:
-        fault: who caused it.
+        fault: the party that caused the failure.
         retryable: whether another provider may be tried with the same job.
-        meaning: one sentence for people.
+        meaning: one human-readable sentence.
     """
 
     fault: Fault
@@ -57,7 +57,7 @@ REGISTRY: Final[dict[ErrorCode, ErrorEntry]] = {
     ErrorCode.BAD_REQUEST: ErrorEntry(
         Fault.CLIENT,
         False,
-        "The request is not valid: not one JSON object, or refused by the server.",
+        "The request is invalid: not one JSON object, or rejected by the server.",
     ),
     ErrorCode.CONTEXT_LENGTH_EXCEEDED: ErrorEntry(
         Fault.CLIENT, False, "Prompt and answer do not fit the model's context window."
@@ -77,15 +77,15 @@ REGISTRY: Final[dict[ErrorCode, ErrorEntry]] = {
         Fault.COORDINATOR, True, "The agent already runs as many jobs as it advertised."
     ),
     ErrorCode.DRAINING: ErrorEntry(
-        Fault.PROVIDER, True, "The agent is stopping and takes no new jobs."
+        Fault.PROVIDER, True, "The agent is stopping and accepts no new jobs."
     ),
     ErrorCode.DEADLINE_EXCEEDED: ErrorEntry(
-        Fault.PROVIDER, False, "The job's deadline passed before the answer was complete."
+        Fault.PROVIDER, False, "The job's deadline passed before the response was complete."
     ),
     ErrorCode.SLOW_CONSUMER: ErrorEntry(
         Fault.CLIENT,
         False,
-        "The consumer did not take the answer; its window stayed full too long.",
+        "The response was not read; its window stayed full for too long.",
     ),
     ErrorCode.BACKEND_UNREACHABLE: ErrorEntry(
         Fault.PROVIDER, True, "The connection to the inference server failed."
@@ -94,18 +94,18 @@ REGISTRY: Final[dict[ErrorCode, ErrorEntry]] = {
         Fault.PROVIDER, True, "The inference server was silent for too long."
     ),
     ErrorCode.BACKEND_OVERLOADED: ErrorEntry(
-        Fault.PROVIDER, True, "The inference server is loading, busy or limits its rate."
+        Fault.PROVIDER, True, "The inference server is loading, busy or rate-limiting."
     ),
     ErrorCode.BACKEND_ERROR: ErrorEntry(
-        Fault.PROVIDER, True, "The inference server failed while it worked on the job."
+        Fault.PROVIDER, True, "The inference server failed while it processed the job."
     ),
     ErrorCode.AUTH_REJECTED_BY_BACKEND: ErrorEntry(
-        Fault.PROVIDER, True, "The inference server refused the operator's key or balance."
+        Fault.PROVIDER, True, "The inference server rejected the operator's key or balance."
     ),
     ErrorCode.INVALID_RESPONSE: ErrorEntry(
         Fault.PROVIDER,
         True,
-        "The inference server's answer ended early or is not what it should be.",
+        "The inference server's response ended early or is malformed.",
     ),
     ErrorCode.INTERNAL: ErrorEntry(
         Fault.PROVIDER, True, "A defect of the agent; please report it with the agent's log."
@@ -114,7 +114,7 @@ REGISTRY: Final[dict[ErrorCode, ErrorEntry]] = {
 
 
 def known_code(code: str) -> ErrorCode:
-    """The code itself; an unknown one (from a newer peer, or an adapter) counts as `internal`."""
+    """The member for `code`; `INTERNAL` for an unknown code of a newer peer or an adapter."""
     try:
         return ErrorCode(code)
     except ValueError:
@@ -122,5 +122,5 @@ def known_code(code: str) -> ErrorCode:
 
 
 def entry_for(code: str) -> ErrorEntry:
-    """The registry's row for a code; see `known_code`."""
+    """The registry entry of `code`; that of `internal` for an unknown code."""
     return REGISTRY[known_code(code)]

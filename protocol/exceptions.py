@@ -1,13 +1,13 @@
-"""What a peer's bytes can do wrong.
+"""Errors in what a peer sent.
 
 ::
 
-    ProtocolError                 the connection ends; `close_code` says how
+    ProtocolError                 close the connection with `close_code`
     ├── MalformedMessage   1002   not a MessagePack array of well-formed frames
-    ├── MessageTooBig      1009   over the limit of its receiver
+    ├── MessageTooBig      1009   larger than the receiver's limit
     └── ProtocolViolation  1002   well-formed, but not allowed now (order, offset, window)
 
-The text of these errors never holds what the peer sent: it may be a prompt or a secret.
+The error texts never contain what the peer sent: it may be a prompt or a secret.
 """
 
 from typing import ClassVar
@@ -24,7 +24,7 @@ class MalformedMessage(ProtocolError):
 
 
 class MessageTooBig(ProtocolError):
-    """A message over the receiver's limit."""
+    """A message larger than the receiver's limit."""
 
     close_code: ClassVar[int] = 1009
 

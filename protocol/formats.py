@@ -1,8 +1,8 @@
-"""Wire formats and the operations each of them has.
+"""Wire formats, their operations and the HTTP path of each operation.
 
-A job names a wire format and an operation; an empty operation is the format's main one. The HTTP
-path of an operation is the same at every server that speaks it natively (OpenAI and Anthropic API
-references), so one table serves the coordinator's front and the adapters' back.
+A job names a wire format and an operation; an empty operation means the format's main one. Every
+server that natively supports an operation serves it at the same path (OpenAI and Anthropic API
+references), so the coordinator's HTTP API and the adapters share one table.
 """
 
 from enum import StrEnum
@@ -10,14 +10,14 @@ from typing import Final
 
 
 class WireFormat(StrEnum):
-    """The shape of a request and of its response."""
+    """The API that a request and its response belong to."""
 
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
 
 
 class Operation(StrEnum):
-    """What a job asks of a server. Names are unique across wire formats."""
+    """One endpoint of a wire format. Names are unique across wire formats."""
 
     CHAT = "chat"
     COMPLETIONS = "completions"
@@ -33,7 +33,7 @@ class Operation(StrEnum):
 
     @property
     def path(self) -> str:
-        """Where every native server answers it, below the server's base address."""
+        """The HTTP path of this operation below a server's base URL."""
         return _PATH[self]
 
 
@@ -62,7 +62,7 @@ MAIN_OPERATION: Final = {
 
 
 def find_operation(wire_format: str, operation: str) -> Operation | None:
-    """The operation that a job's two fields name; None when this version does not know the pair."""
+    """The operation that a job names; None when this version does not know the pair."""
     try:
         known_format = WireFormat(wire_format)
         found = Operation(operation) if operation else MAIN_OPERATION[known_format]

@@ -1,11 +1,11 @@
 """Every frame of protocol version 1.
 
-A frame travels as the MessagePack array `[type, field, …]` in the order of its attributes here. New
-fields are only ever appended, with a default; a reader ignores trailing fields it does not know.
-Types 1–31 come from the coordinator, 33–63 from the agent.
+A frame is encoded as the MessagePack array `[type, field, …]`, in the order of its attributes here.
+New fields are appended, with a default; a reader ignores unknown trailing fields. Types 1–31 are
+sent by the coordinator, 33–63 by the agent.
 
-Names that a newer peer may extend (`format`, `operation`, error codes) are plain strings here: an
-unknown one is a job to refuse, not a reason to close the connection.
+Names that a newer peer may extend (`format`, `operation`, error codes) are plain strings: an
+unknown name fails one job, it does not close the connection.
 """
 
 from typing import Annotated
@@ -24,7 +24,7 @@ from provider_agent.protocol.limits import (
 )
 
 JobId = Annotated[bytes, Meta(min_length=16, max_length=16)]
-"""A UUID in its 16 bytes; chosen by the coordinator, never used twice."""
+"""The 16 bytes of a UUID, chosen by the coordinator and never reused."""
 
 Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
@@ -33,11 +33,11 @@ Milliseconds = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Offset = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 
 
-# --- from the coordinator -------------------------------------------------------------------------
+# --- sent by the coordinator ----------------------------------------------------------------------
 
 
 class Challenge(Struct, tag=1, array_like=True, frozen=True):
-    """The coordinator's first frame: prove that you own your key.
+    """The coordinator's first frame: a nonce for the agent to sign.
 
     Attributes:
         nonce: 32 random bytes, used once.
@@ -49,16 +49,16 @@ class Challenge(Struct, tag=1, array_like=True, frozen=True):
 
 
 class Welcome(Struct, tag=2, array_like=True, frozen=True):
-    """The agent is connected.
+    """The coordinator admits the agent.
 
     Attributes:
-        provider_id: who the coordinator takes this key to be.
-        session_id: 16 bytes; offered again in `Hello` to resume.
-        heartbeat_ms: how often the agent reports.
-        resume_ms: how long the coordinator keeps its side after a lost link; 0: not at all.
-        window_bytes: how much of each job's response may be unacknowledged.
-        max_message_bytes: the biggest message the coordinator accepts.
-        resumed: for each live job of `Hello` that goes on, the offset to continue from; the agent
+        provider_id: the coordinator's name for the owner of this key.
+        session_id: 16 bytes; the agent names it in a later `Hello` to resume.
+        heartbeat_ms: the longest interval between two heartbeats.
+        resume_ms: how long the coordinator keeps the session after a lost link; 0: not at all.
+        window_bytes: how many bytes of each response may be unacknowledged.
+        max_message_bytes: the largest message that the coordinator accepts.
+        resumed: the offset to continue from, for each live job of `Hello` that continues; the agent
             cancels the others.
     """
 
@@ -72,12 +72,12 @@ class Welcome(Struct, tag=2, array_like=True, frozen=True):
 
 
 class Rejected(Struct, tag=3, array_like=True, frozen=True):
-    """The agent is not wanted; the coordinator closes the connection after this frame.
+    """The coordinator does not admit the agent, and closes the connection after this frame.
 
     Attributes:
         code: `bad_signature`, `not_enrolled`, `too_many_connections` or another short name.
         message: for the operator.
-        retry_after_ms: when to try again; None: trying again with the same key and code is useless.
+        retry_after_ms: when to retry; None: never with the same key and enrollment code.
     """
 
     code: Name
@@ -86,16 +86,16 @@ class Rejected(Struct, tag=3, array_like=True, frozen=True):
 
 
 class Job(Struct, tag=4, array_like=True, frozen=True):
-    """One request to run.
+    """One request to execute.
 
     Attributes:
         job_id: chosen by the coordinator; a job that arrives twice runs once.
-        model_id: as the agent advertised it.
+        model_id: as offered in `ModelOffer.model_id`.
         format: a `WireFormat`.
         request: one JSON object, as the client sent it.
-        deadline_ms: how long the whole job may take from its arrival at the agent.
-        operation: an `Operation`; "" is the format's main one.
-        traceparent: W3C Trace Context to hand on to the server; "" for none.
+        deadline_ms: how long the job may take, from its arrival at the agent.
+        operation: an `Operation`; "" means the format's main one.
+        traceparent: W3C Trace Context to forward to the server; "" for none.
     """
 
     job_id: JobId
@@ -111,7 +111,7 @@ class Cancel(Struct, tag=5, array_like=True, frozen=True):
     """Stop a job: the agent closes its upstream request and ends the job with `cancelled`.
 
     Attributes:
-        job_id: which job; an unknown one is ignored, its end may have crossed this frame.
+        job_id: the job; an unknown one is ignored, since its end may have crossed this frame.
         reason: for logs.
     """
 
@@ -120,12 +120,12 @@ class Cancel(Struct, tag=5, array_like=True, frozen=True):
 
 
 class Ack(Struct, tag=6, array_like=True, frozen=True):
-    """The coordinator has passed on part of a response.
+    """The coordinator has passed on a part of a response.
 
     Attributes:
-        job_id: which job; an unknown one is ignored.
-        offset: every byte before it is safe; the agent forgets those and may send as many more.
-        final: the end frame is safe too; the agent forgets the job.
+        job_id: the job; an unknown one is ignored.
+        offset: every byte before it was passed on; the agent drops them and may send as many more.
+        final: the end frame was processed too; the agent forgets the job.
     """
 
     job_id: JobId
@@ -134,27 +134,27 @@ class Ack(Struct, tag=6, array_like=True, frozen=True):
 
 
 class Drain(Struct, tag=7, array_like=True, frozen=True):
-    """The coordinator is going away: finish the running jobs, then reconnect.
+    """The coordinator is stopping: the agent finishes its jobs, then reconnects.
 
     Attributes:
         reason: for logs.
-        reconnect_after_ms: when to dial again after the last job ended.
+        reconnect_after_ms: how long to wait before reconnecting, after the last job has ended.
     """
 
     reason: Text = ""
     reconnect_after_ms: Milliseconds = 0
 
 
-# --- from the agent -------------------------------------------------------------------------------
+# --- sent by the agent ----------------------------------------------------------------------------
 
 
 class LiveJob(Struct, array_like=True, frozen=True):
     """A job that the agent still holds when it reconnects.
 
     Attributes:
-        job_id: which job.
-        first_offset: the oldest byte it can still send.
-        next_offset: one past the newest byte it has sent; the coordinator cannot have more.
+        job_id: the job.
+        first_offset: the oldest byte that the agent can still send.
+        next_offset: one past the newest byte that it has sent.
     """
 
     job_id: JobId
@@ -166,13 +166,13 @@ class Hello(Struct, tag=33, array_like=True, frozen=True):
     """The agent's answer to `Challenge`.
 
     Attributes:
-        agent_version: of the software, for logs.
-        public_key: Ed25519, 32 raw bytes: the agent's identity.
+        agent_version: of the agent's software, for logs.
+        public_key: the agent's identity, as a raw Ed25519 key.
         signature: over `auth.signed_bytes(authority, nonce)`.
-        enrollment_code: what the operator was given; "" when the key is known already.
+        enrollment_code: the code that the operator received; "" when the key is already known.
         instance_id: changes with each start of the process.
-        session_id: the session to resume, or None.
-        live_jobs: what the agent still holds of that session.
+        session_id: the session to resume; None for a new one.
+        live_jobs: every job of that session whose end is not finally acknowledged.
     """
 
     agent_version: Name
@@ -188,14 +188,14 @@ class ModelOffer(Struct, array_like=True, frozen=True):
     """One model that the agent serves.
 
     Attributes:
-        model_id: what jobs call it.
-        formats: the wire formats natively spoken for it.
-        operations: the operations natively spoken for it.
-        context_window: effective, in tokens; None when the server does not tell.
-        native: True for the operator's own hardware, False for a remote passthrough.
+        model_id: the name that jobs use.
+        formats: the wire formats that its servers support natively.
+        operations: the operations that its servers support natively.
+        context_window: effective, in tokens; None when the server does not report it.
+        native: whether it runs on the operator's machines; False for a passthrough.
         backend_kind: "vllm", "llamacpp", …
-        max_concurrent: how many jobs for it may run at once.
-        input_price_per_1m: millionths of a US dollar per million input tokens; None: not priced.
+        max_concurrent: how many of its jobs may run at once.
+        input_price_per_1m: millionths of a US dollar per million input tokens; None: no price.
         output_price_per_1m: the same for output tokens.
     """
 
@@ -211,10 +211,10 @@ class ModelOffer(Struct, array_like=True, frozen=True):
 
 
 class AgentLimits(Struct, array_like=True, frozen=True):
-    """What the whole agent takes on.
+    """The limits of the agent as a whole.
 
     Attributes:
-        max_concurrent: jobs at once, all models together.
+        max_concurrent: how many jobs may run at once, all models together.
         max_tokens_per_minute: the operator's limit; None: no limit.
     """
 
@@ -223,13 +223,13 @@ class AgentLimits(Struct, array_like=True, frozen=True):
 
 
 class Capabilities(Struct, tag=34, array_like=True, frozen=True):
-    """What the agent can do now; replaces what it said before.
+    """What the agent serves now; replaces the previous `Capabilities`.
 
     Attributes:
-        revision: grows with every change within one process.
-        models: what it serves.
-        limits: what it takes on.
-        metadata: what the operator says of the machine (display name, wallet, …), for people.
+        revision: increases with every change within one process.
+        models: one offer per model.
+        limits: of the agent as a whole.
+        metadata: what the operator publishes (display name, wallet, …); informational.
     """
 
     revision: Count
@@ -239,15 +239,15 @@ class Capabilities(Struct, tag=34, array_like=True, frozen=True):
 
 
 class BackendLoad(Struct, array_like=True, frozen=True):
-    """One backend's share of a heartbeat.
+    """The load of one backend.
 
     Attributes:
         backend_id: `<kind>:<url>` or `<kind>`.
-        healthy: whether its last check succeeded.
-        in_flight: jobs of this agent on it now.
-        capacity: jobs of this agent it takes at once.
-        running: requests of anybody that the server works on; None: it does not tell.
-        waiting: requests of anybody in the server's queue; None: it does not tell.
+        healthy: whether its last health check succeeded.
+        in_flight: how many of this agent's jobs run on it.
+        capacity: how many of this agent's jobs it accepts at once.
+        running: requests that the server processes, of all its clients; None: not reported.
+        waiting: requests in the server's queue, of all its clients; None: not reported.
     """
 
     backend_id: Name
@@ -259,16 +259,16 @@ class BackendLoad(Struct, array_like=True, frozen=True):
 
 
 class Heartbeat(Struct, tag=35, array_like=True, frozen=True):
-    """How the agent does. Rates look at the last 60 seconds; None: nothing to measure in them.
+    """The agent's load. Rates cover the last 60 seconds; None: nothing was measured in them.
 
     Attributes:
-        in_flight: jobs running now.
-        queued: those of them that have not had a byte of response yet.
-        capacity: jobs it takes at once.
-        tokens_per_second: reported output tokens of finished jobs.
-        first_byte_p50_ms: median time to the first byte of response.
-        first_byte_p95_ms: its 95th percentile.
-        error_rate: share of ended jobs (0…1) that failed by the provider's fault.
+        in_flight: how many jobs run now.
+        queued: how many of them have no byte of response yet.
+        capacity: how many jobs the agent accepts at once.
+        tokens_per_second: output tokens of finished jobs, as reported by their servers.
+        first_byte_p50_ms: median time from a job's arrival to the first byte of its response.
+        first_byte_p95_ms: the 95th percentile of that time.
+        error_rate: share (0…1) of the ended jobs that failed through the provider's fault.
         backends: the load of each backend.
     """
 
@@ -283,13 +283,13 @@ class Heartbeat(Struct, tag=35, array_like=True, frozen=True):
 
 
 class JobStarted(Struct, tag=36, array_like=True, frozen=True):
-    """The response has begun; sent once, before the first `Chunk`.
+    """The response has started; sent once, before the first `Chunk`.
 
     Attributes:
-        job_id: which job.
+        job_id: the job.
         status: the server's HTTP status.
-        content_type: of the response, for the coordinator's own response.
-        backend_id: which backend runs it.
+        content_type: of the response; the coordinator sends it on to the client.
+        backend_id: the backend that runs the job.
     """
 
     job_id: JobId
@@ -302,8 +302,8 @@ class Chunk(Struct, tag=37, array_like=True, frozen=True, gc=False):
     """A piece of the response, exactly as the server sent it.
 
     Attributes:
-        job_id: which job.
-        offset: of its first byte in the response.
+        job_id: the job.
+        offset: of the first byte of `data` in the response.
         data: at least one byte.
     """
 
@@ -316,12 +316,12 @@ class JobResult(Struct, tag=38, array_like=True, frozen=True):
     """The job succeeded; its last frame.
 
     Attributes:
-        job_id: which job.
-        total_bytes: length of the response; all of it has been sent.
+        job_id: the job.
+        total_bytes: the length of the response, all of which was sent before.
         input_tokens: as the server reported; None when it did not, never 0 for unknown.
-        output_tokens: the same for the answer.
+        output_tokens: the same for the output.
         duration_ms: from the job's arrival at the agent to its end.
-        first_byte_ms: from its arrival to the first byte of response; None: an empty response.
+        first_byte_ms: from its arrival to the first byte of the response; None: an empty response.
     """
 
     job_id: JobId
@@ -336,14 +336,14 @@ class JobError(Struct, tag=39, array_like=True, frozen=True):
     """The job failed; its last frame.
 
     Attributes:
-        job_id: which job.
-        total_bytes: length of what was relayed before it failed.
+        job_id: the job.
+        total_bytes: the length of the part of the response that was sent before.
         code: an `ErrorCode`.
-        message: one sentence for people, free of secrets.
-        upstream_status: the server's HTTP status, when it answered.
+        message: one human-readable sentence without secrets.
+        upstream_status: the server's HTTP status; None when there was no response.
         retryable: whether another provider may be tried with the same job.
-        retry_after_ms: when this provider may be tried again, when the server said so.
-        body: the beginning of the server's error body, free of secrets.
+        retry_after_ms: when this provider may be tried again, if the server said so.
+        body: the beginning of the server's error body, without secrets.
     """
 
     job_id: JobId
@@ -357,10 +357,10 @@ class JobError(Struct, tag=39, array_like=True, frozen=True):
 
 
 class Draining(Struct, tag=40, array_like=True, frozen=True):
-    """The agent is stopping: send no more jobs.
+    """The agent is stopping and accepts no more jobs.
 
     Attributes:
-        deadline_ms: after this time the agent cancels what still runs.
+        deadline_ms: after this time the agent cancels the jobs that still run.
     """
 
     deadline_ms: Milliseconds
@@ -369,4 +369,4 @@ class Draining(Struct, tag=40, array_like=True, frozen=True):
 CoordinatorFrame = Challenge | Welcome | Rejected | Job | Cancel | Ack | Drain
 AgentFrame = Hello | Capabilities | Heartbeat | JobStarted | Chunk | JobResult | JobError | Draining
 JobEnd = JobResult | JobError
-"""Every accepted job ends in exactly one of these."""
+"""The end of a job: each job has exactly one."""

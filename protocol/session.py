@@ -1,13 +1,13 @@
-"""The rules of one connection, without I/O: frames in, frames to send and events out.
+"""The state machine of one connection, sans-I/O: frames in, frames to send and events out.
 
 ::
 
     agent        connecting ──Challenge──▶ greeting ──Welcome──▶ open ──▶ closed
     coordinator  greeting ────Hello──────▶ deciding ──welcome()─▶ open ──▶ closed
 
-`receive` takes one frame. It returns the frame when the application has to act on it and None when
-there is nothing left to do; frames to send collect in `to_send`. What is not allowed now raises
-`ProtocolViolation`, after which the connection is to be closed with 1002.
+`receive` processes one frame and returns it when the application has to act on it, otherwise None.
+Frames to send are appended to `to_send`. A frame that the state does not allow raises
+`ProtocolViolation`; the caller then closes the connection with 1002.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -42,11 +42,11 @@ from provider_agent.protocol.frames import (
 from provider_agent.protocol.limits import MIN_MESSAGE_TO_COORDINATOR_BYTES, MIN_WINDOW_BYTES
 from provider_agent.protocol.stream import ReceiveStream
 
-_NOTHING: Final[Mapping[bytes, ReceiveStream]] = MappingProxyType({})
+_NO_STREAMS: Final[Mapping[bytes, ReceiveStream]] = MappingProxyType({})
 
 
 class State(StrEnum):
-    """Where a connection stands."""
+    """The state of a connection."""
 
     CONNECTING = "connecting"
     GREETING = "greeting"
@@ -59,14 +59,14 @@ class AgentSession:
     """The agent's side of one connection.
 
     Args:
-        authority: what was dialled, as `auth.canonical_authority` writes it.
+        authority: the address that was dialed, in the form of `auth.canonical_authority`.
         public_key: the agent's identity.
-        sign: makes the Ed25519 signature over the given bytes.
+        sign: returns the Ed25519 signature of the given bytes.
         agent_version: for the coordinator's logs.
         instance_id: changes with each start of the process.
-        enrollment_code: what the operator was given, or "".
+        enrollment_code: the code that the operator received, or "".
         session_id: the session to resume, or None.
-        live_jobs: what is still held of that session.
+        live_jobs: the jobs of that session that the agent still holds.
     """
 
     def __init__(
@@ -97,13 +97,13 @@ class AgentSession:
         return f"<AgentSession {self.state} to {self._authority}>"
 
     def receive(self, frame: CoordinatorFrame) -> CoordinatorFrame | None:
-        """Take one frame of the coordinator.
+        """Process one frame of the coordinator.
 
         Returns:
             The frame, when the application has to act on it.
 
         Raises:
-            ProtocolViolation: it is not allowed now.
+            ProtocolViolation: the state does not allow the frame.
         """
         match self.state, frame:
             case State.CONNECTING, Challenge():
@@ -150,8 +150,8 @@ class CoordinatorSession:
     Args:
         nonce: 32 random bytes, fresh for this connection.
         name: the coordinator's name.
-        authorities: the addresses (`host:port`) by which agents may dial this coordinator. Never
-            taken from the agent's own upgrade request: an attacker in the middle writes that one.
+        authorities: the addresses (`host:port`) at which agents may dial this coordinator, from its
+            configuration: a man in the middle controls the `Host` header.
     """
 
     def __init__(self, *, nonce: bytes, name: str, authorities: Iterable[str]) -> None:
@@ -166,13 +166,13 @@ class CoordinatorSession:
         return f"<CoordinatorSession {self.state} jobs={len(self.streams)}>"
 
     def receive(self, frame: AgentFrame) -> AgentFrame | None:
-        """Take one frame of the agent; a returned `Chunk` holds only what is new.
+        """Process one frame of the agent; a returned `Chunk` holds only new bytes.
 
-        A `Hello` is returned with its signature verified; answer with `accept` or `reject`. After a
-        bad signature None is returned, `Rejected` waits in `to_send` and the session is closed.
+        The signature of a returned `Hello` is verified; answer it with `accept` or `reject`. After
+        a bad signature the result is None, `Rejected` is in `to_send` and the session is closed.
 
         Raises:
-            ProtocolViolation: the frame is not allowed now.
+            ProtocolViolation: the state does not allow the frame.
         """
         match self.state, frame:
             case State.GREETING, Hello():
@@ -195,18 +195,20 @@ class CoordinatorSession:
         self.reject(
             Rejected(
                 "bad_signature",
-                "The signature does not fit: the agent dialled an address that this coordinator "
-                "does not answer to, or its key file is damaged.",
+                "The signature is invalid: the agent dialed an address that is not in this "
+                "coordinator's list, or its key file is damaged.",
             )
         )
         return None
 
-    def accept(self, welcome: Welcome, streams: Mapping[bytes, ReceiveStream] = _NOTHING) -> None:
-        """Admit the agent that said `Hello`.
+    def accept(
+        self, welcome: Welcome, streams: Mapping[bytes, ReceiveStream] = _NO_STREAMS
+    ) -> None:
+        """Admit the agent whose `Hello` was returned.
 
         Args:
-            welcome: without `resumed`, which follows from the streams.
-            streams: what goes on of the agent's lost session, as `resumable` chose it.
+            welcome: its `resumed` is replaced by the offsets of `streams`.
+            streams: the streams that continue the agent's detached session, from `resumable`.
         """
         if self.state is not State.DECIDING:
             raise RuntimeError(f"accept() while {self.state}")
@@ -221,26 +223,26 @@ class CoordinatorSession:
                 self.to_send.append(Ack(job_id, offset))
 
     def reject(self, rejected: Rejected) -> None:
-        """Turn away an agent not yet admitted; close the connection after `to_send` is sent."""
+        """Reject an agent not yet admitted; close the connection after `to_send` is sent."""
         if self.state not in (State.GREETING, State.DECIDING):
             raise RuntimeError(f"reject() while {self.state}")
         self.state = State.CLOSED
         self.to_send.append(rejected)
 
     def start_job(self, job: Job) -> None:
-        """Give the agent a job."""
+        """Send a job to the agent."""
         if self.state is not State.OPEN or job.job_id in self.streams:
-            raise RuntimeError(f"start_job() while {self.state}, or with a used id")
+            raise RuntimeError(f"start_job() while {self.state}, or with a job id in use")
         self.streams[job.job_id] = ReceiveStream(self._window)
         self.to_send.append(job)
 
     def cancel_job(self, job_id: bytes, reason: str) -> None:
-        """Ask the agent to stop a job; its end frame still comes."""
+        """Ask the agent to stop a job, which still ends with an end frame."""
         if job_id in self.streams:
             self.to_send.append(Cancel(job_id, reason))
 
     def consumed(self, job_id: bytes, count: int) -> None:
-        """`count` more bytes of a response were passed on, or thrown away after a cancel."""
+        """`count` more bytes of a response were passed on, or discarded after a cancel."""
         stream = self.streams.get(job_id)
         offset = stream.consume(count) if stream is not None else None
         if offset is not None:
@@ -279,7 +281,7 @@ class CoordinatorSession:
 def resumable(
     live_jobs: Iterable[LiveJob], streams: Mapping[bytes, ReceiveStream]
 ) -> dict[bytes, ReceiveStream]:
-    """Which of a coordinator's streams can go on: the agent still holds what comes next."""
+    """The coordinator's streams that can continue: the agent holds the next byte of each."""
     return {
         job.job_id: stream
         for job in live_jobs

@@ -1,8 +1,8 @@
-"""One job's response as a byte stream with offsets: the sending and the receiving half.
+"""One job's response as a byte stream with offsets: its sending and its receiving half.
 
-Flow control and resumption are one mechanism. The sender keeps what is not acknowledged and never
-has more than the window of it on its way; the receiver drops what it has already seen and refuses
-gaps. After a lost link the sender rewinds to the offset that the receiver names.
+Flow control and resumption are one mechanism. The sender keeps unacknowledged bytes, and never has
+more than a window of them in flight; the receiver drops repeated bytes and rejects gaps. After a
+lost link the sender rewinds to the offset that the receiver names.
 """
 
 from collections import deque
@@ -12,20 +12,19 @@ from provider_agent.protocol.exceptions import ProtocolViolation
 from provider_agent.protocol.frames import AgentFrame, Chunk, JobEnd, JobStarted, LiveJob
 from provider_agent.protocol.limits import CHUNK_BYTES
 
-_MANY_PIECES: Final = 64
-"""So many writes wait unsent only while the link is down or slow. From then on they are put
-together: a server that sends byte by byte must not cost many times the window."""
+_MAX_SEPARATE_WRITES: Final = 64
+"""More unsent writes accumulate only while the link is down or slow. Further writes are merged: the
+objects of a response written byte by byte would take many times the window."""
 
-_PIECE_BYTES: Final = 4096
-"""How long such a piece becomes: its own overhead is then a hundredth."""
+_MERGED_BYTES: Final = 4096
+"""The size of a merged write: the overhead of its object is then one percent."""
 
 
 class SendStream:
-    """The agent's half: what the server sent, until the coordinator has it safely.
+    """The agent's half: keeps the server's bytes until the coordinator acknowledges them.
 
-    Offsets: ``acked <= sent <= written`` always; ``sent - acked <= window`` always. `write` never
-    refuses: a caller that keeps writing into a `full` stream breaks the memory bound, so it pauses
-    its source instead.
+    Invariants: ``acked <= sent <= written`` and ``sent - acked <= window``. `write` always accepts
+    its data: to bound memory, the caller pauses its source while the stream is `full`.
     """
 
     __slots__ = (
@@ -52,7 +51,7 @@ class SendStream:
         self.started: JobStarted | None = None
         self.end: JobEnd | None = None
         self.done = False
-        """The end frame is acknowledged; nothing is held any more."""
+        """Whether the end frame is acknowledged; the stream then holds no data."""
         self._started_sent = False
         self._end_sent = False
         self._unsent: deque[bytes | bytearray] = deque()
@@ -67,27 +66,27 @@ class SendStream:
 
     @property
     def full(self) -> bool:
-        """Whether the source should pause: a window's worth is held already."""
+        """Whether the source should pause: the stream holds a window of bytes."""
         return self.written - self.acked >= self.window
 
     @property
     def below_low_water(self) -> bool:
-        """Whether a paused source may go on: half the window is free again."""
+        """Whether a paused source may continue: half of the window is free."""
         return self.written - self.acked <= self.window // 2
 
     @property
     def blocked(self) -> bool:
-        """Whether only the coordinator can make it go on: by an acknowledgement."""
+        """Whether the stream can continue only after an acknowledgement."""
         return self.full or (self.end is not None and not self.done)
 
     @property
     def end_sent(self) -> bool:
-        """Whether the end frame was sent; it may have to be sent again on another link."""
+        """Whether the end frame was sent on the current link."""
         return self._end_sent
 
     @property
     def ready(self) -> bool:
-        """Whether `next_frames` would return something."""
+        """Whether `next_frames` would return a frame."""
         if self.done:
             return False
         if self.started is not None and not self._started_sent:
@@ -97,42 +96,42 @@ class SendStream:
         return self.end is not None and not self._end_sent
 
     def start(self, started: JobStarted) -> None:
-        """The response has begun; its frame goes before the first byte. After the end: nothing."""
+        """The response has started; `started` is sent before any byte. Ignored after the end."""
         if self.end is None:
             self.started = started
 
     def write(self, data: bytes) -> None:
-        """Append what the server sent. Empty data is nothing, and so is what comes after the end.
+        """Append bytes of the response. Ignored after the end.
 
-        A cancelled job has its end at once, while its transport may still deliver a last read.
+        A cancelled job ends at once, but its transport may still deliver one more read.
         """
         if data and self.end is None:
             self.written += len(data)
-            if len(self._unsent) < _MANY_PIECES:
+            if len(self._unsent) < _MAX_SEPARATE_WRITES:
                 self._unsent.append(data)
             else:
-                self._put_together(data)
+                self._merge(data)
 
-    def _put_together(self, data: bytes) -> None:
+    def _merge(self, data: bytes) -> None:
         last = self._unsent[-1]
-        if isinstance(last, bytearray) and len(last) < _PIECE_BYTES:
+        if isinstance(last, bytearray) and len(last) < _MERGED_BYTES:
             last += data
         else:
             self._unsent.append(bytearray(data))
 
     def finish(self, end: JobEnd) -> None:
-        """The job's one end; its frame goes after the last byte. Later ends are ignored."""
+        """The job has ended; `end` is sent after the last byte. A second end is ignored."""
         if self.end is None:
             self.end = end
 
     def next_frames(self, budget: int = CHUNK_BYTES) -> list[AgentFrame]:
-        """What may be sent now, at most about `budget` bytes of data; it counts as sent."""
+        """The frames that may be sent now, with at most `budget` bytes; they count as sent."""
         frames: list[AgentFrame] = []
         if self.started is not None and not self._started_sent:
             self._started_sent = True
             frames.append(self.started)
         if self._unsent:
-            data = self._take(min(budget, self.window - (self.sent - self.acked)))
+            data = self._pop_unsent(min(budget, self.window - (self.sent - self.acked)))
             if data:
                 frames.append(Chunk(self.job_id, self.sent, data))
                 self._unacked.append((self.sent, data))
@@ -142,25 +141,24 @@ class SendStream:
             frames.append(self.end)
         return frames
 
-    def _take(self, room: int) -> bytes:
-        """Remove up to `room` bytes from the front of what is unsent."""
+    def _pop_unsent(self, limit: int) -> bytes:
+        """Remove and return up to `limit` bytes from the front of the unsent ones."""
         pieces: list[bytes | bytearray] = []
-        while self._unsent and room > 0:
+        while self._unsent and limit > 0:
             piece = self._unsent.popleft()
-            if len(piece) > room:
-                self._unsent.appendleft(piece[room:])
-                piece = piece[:room]
+            if len(piece) > limit:
+                self._unsent.appendleft(piece[limit:])
+                piece = piece[:limit]
             pieces.append(piece)
-            room -= len(piece)
+            limit -= len(piece)
         return b"".join(pieces)
 
     def acknowledge(self, offset: int, *, final: bool) -> None:
-        """Forget what the coordinator has.
-
-        An offset behind an earlier one is an old acknowledgement that says nothing new.
+        """Forget the bytes before `offset`. An offset below an earlier one has no effect.
 
         Raises:
-            ProtocolViolation: the offset was never sent, or `final` came before the end.
+            ProtocolViolation: bytes before `offset` were never sent, or `final` came before the
+                end or with another offset than its `total_bytes`.
         """
         if offset > self.sent:
             raise ProtocolViolation("an acknowledgement of bytes that were never sent")
@@ -181,20 +179,20 @@ class SendStream:
             unacked.appendleft((self.acked, data[self.acked - offset :]))
 
     def live_job(self) -> LiveJob:
-        """What can be continued on another link."""
+        """The offsets from which another link can continue."""
         return LiveJob(self.job_id, self.acked, self.sent)
 
     def rewind(self, offset: int) -> None:
-        """Send again from `offset`: the link was lost and this is where the coordinator stands.
+        """Send again from `offset`, on a new link.
 
-        It acknowledges nothing. What may be unacknowledged stays bounded by the window however
-        often the link breaks.
+        This acknowledges nothing, so the unacknowledged bytes stay within the window however often
+        the link breaks.
 
         Raises:
-            ProtocolViolation: those bytes are forgotten, or were never sent.
+            ProtocolViolation: the bytes from `offset` are no longer held, or were never sent.
         """
         if not self.acked <= offset <= self.sent:
-            raise ProtocolViolation("asked to continue from an offset that is not held")
+            raise ProtocolViolation("a resumption from an offset that is not held")
         while self._unacked and self._unacked[-1][0] >= offset:
             self._unsent.appendleft(self._unacked.pop()[1])
         if self._unacked and self._unacked[-1][0] + len(self._unacked[-1][1]) > offset:
@@ -206,9 +204,9 @@ class SendStream:
         self._end_sent = False
 
     def drop_unsent(self) -> None:
-        """Give up what was not sent yet, an unsent end included: another end can then go at once.
+        """Discard unsent bytes and an unsent end, so that another end can be sent at once.
 
-        Nothing happens once the end was sent.
+        Without effect when the end was sent.
         """
         if not self._end_sent:
             self.end = None
@@ -217,13 +215,13 @@ class SendStream:
 
 
 class ReceiveStream:
-    """The coordinator's half: puts chunks in order, once each, and says when to acknowledge.
+    """The coordinator's half: accepts each byte once, in order, and decides when to acknowledge.
 
     Attributes:
         received: every byte before this offset has arrived.
         consumed: every byte before this offset has been passed on.
-        acked: what the sender has been told last.
-        started: the response has begun.
+        acked: the offset of the latest acknowledgement.
+        started: whether the response has started.
     """
 
     __slots__ = ("acked", "consumed", "received", "started", "window")
@@ -242,10 +240,10 @@ class ReceiveStream:
         )
 
     def receive(self, chunk: Chunk) -> bytes:
-        """The part of this chunk that is new; empty for a repetition.
+        """Return the new bytes of a chunk; empty when all of them are repeated.
 
         Raises:
-            ProtocolViolation: a gap before it, no data in it, or more than the window allows.
+            ProtocolViolation: the chunk follows a gap, is empty or exceeds the window.
         """
         offset, data = chunk.offset, chunk.data
         if not data:
@@ -262,9 +260,10 @@ class ReceiveStream:
         return fresh
 
     def consume(self, count: int) -> int | None:
-        """`count` more bytes were passed on; returns the offset to acknowledge, when it is time.
+        """`count` more bytes were passed on; returns the offset to acknowledge, if one is due.
 
-        A quarter of the window is worth a frame: the sender never stops on a steady consumer.
+        One acknowledgement per quarter of the window keeps the sender from pausing while the
+        consumer reads steadily.
         """
         self.consumed += count
         if self.consumed - self.acked < self.window // 4:
@@ -273,10 +272,10 @@ class ReceiveStream:
         return self.acked
 
     def resume(self, window: int) -> int:
-        """Go on, on another link, from `received`; returns the offset to acknowledge first.
+        """Continue from `received` on a new link; returns the offset to acknowledge first.
 
-        Acknowledgements on the lost link may be lost as well, and a start that no byte followed is
-        told again.
+        Acknowledgements may have been lost with the old link. At offset 0 `JobStarted` is sent
+        again.
         """
         self.window = window
         self.started = self.started and self.received > 0
@@ -284,10 +283,10 @@ class ReceiveStream:
         return self.acked
 
     def check_end(self, end: JobEnd) -> None:
-        """The sender says the response is complete.
+        """Check an end frame against the bytes that arrived.
 
         Raises:
-            ProtocolViolation: bytes are missing, or more came than it counts.
+            ProtocolViolation: its `total_bytes` differs from `received`.
         """
         if end.total_bytes != self.received:
-            raise ProtocolViolation("an end whose length is not what arrived")
+            raise ProtocolViolation("an end whose total_bytes differs from the bytes that arrived")

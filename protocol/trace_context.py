@@ -1,4 +1,4 @@
-"""W3C Trace Context: which `traceparent` may be handed on as an HTTP header."""
+"""W3C Trace Context: validates a `traceparent` before it is forwarded as an HTTP header."""
 
 import re
 from typing import Final
@@ -6,9 +6,9 @@ from typing import Final
 _TRACEPARENT: Final = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
-"""Section 3.2.2, version 00. Whatever else it may hold some day, no header can be made of this."""
+"""Section 3.2.2, version 00. It allows no line breaks, so it cannot inject another header."""
 
 
 def is_traceparent(text: str) -> bool:
-    """Whether `text` is one; anything else is not handed on."""
+    """Whether `text` is a valid `traceparent`; an invalid one is not forwarded."""
     return _TRACEPARENT.fullmatch(text) is not None
