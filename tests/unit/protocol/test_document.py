@@ -1,4 +1,4 @@
-"""docs/protocol.md says what the code does: its vectors, numbers, tables, headings and links."""
+"""docs/protocol.md matches the code: its vectors, limits, tables, headings and links."""
 
 import re
 from collections.abc import Iterator
@@ -26,6 +26,7 @@ from provider_agent.protocol.frames import (
     Welcome,
 )
 from provider_agent.protocol.session import AgentSession, CoordinatorSession
+from tests.unit.protocol.field_notation import describe_fields
 from tests.unit.protocol.golden_vectors import AUTHORITY, FROM_AGENT, FROM_COORDINATOR, NONCE, SEED
 
 TEXT: Final = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -37,29 +38,45 @@ STRUCTS: Final[list[type[msgspec.Struct]]] = [
     AgentLimits,
     BackendLoad,
 ]
+NOT_LIMITS: Final = {"KIB", "MIB", "REPLACED"}
 KEY: Final = Ed25519PrivateKey.from_private_bytes(SEED)
 
 
-def blocks(language: str) -> dict[str, str]:
-    """The fenced blocks of a language, by the name behind it; without comment lines."""
+def fenced_blocks(language: str) -> dict[str, str]:
+    """The fenced blocks of a language without comment lines, by the name that follows it."""
     found = re.findall(rf"^```{language} ?(.*)\n((?:.*\n)*?)```$", TEXT, re.MULTILINE)
     return {name: re.sub(r"^#.*\n", "", body, flags=re.MULTILINE) for name, body in found}
 
 
-def rows(first_cell: str) -> Iterator[list[str]]:
-    """The cells of table rows whose first cell is code that matches."""
-    for line in re.findall(rf"^\| `{first_cell}` \|.*\|$", TEXT, re.MULTILINE):
-        yield [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+def table_rows(first_cell: str, text: str = TEXT) -> Iterator[list[str]]:
+    """The cells of the table rows whose first cell is code that matches `first_cell`."""
+    for line in re.findall(rf"^\| `{first_cell}` \|.*\|$", text, re.MULTILINE):
+        yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def code_rows(first_cell: str) -> Iterator[list[str]]:
+    """The same, without the backticks around cells."""
+    for row in table_rows(first_cell):
+        yield [cell.strip("`") for cell in row]
+
+
+def section(struct: type[msgspec.Struct]) -> str:
+    """The text below the heading of a frame or nested array."""
+    found = re.findall(
+        rf"^### {struct.__name__}(?: \(frame\))?\n((?:(?!#).*\n|#(?!#).*\n)*)", TEXT, re.MULTILINE
+    )
+    assert len(found) == 1
+    return str(found[0])
 
 
 def test_the_document_shows_the_golden_vectors() -> None:
     golden = {vector.name: vector.message for vector in (*FROM_COORDINATOR, *FROM_AGENT)}
 
-    assert {name: bytes.fromhex(body) for name, body in blocks("hex").items()} == golden
+    assert {name: bytes.fromhex(body) for name, body in fenced_blocks("hex").items()} == golden
 
 
-def test_the_worked_signature_is_what_the_code_makes() -> None:
-    (body,) = blocks("signature").values()
+def test_the_signature_example_matches_the_code() -> None:
+    (body,) = fenced_blocks("signature").values()
     shown = {
         name: "".join(value.split())
         for name, value in re.findall(r"(\w+): +((?:\S+\n +)*\S+)\n", body)
@@ -78,48 +95,56 @@ def test_the_worked_signature_is_what_the_code_makes() -> None:
 
 
 @pytest.mark.parametrize("struct", STRUCTS, ids=lambda struct: struct.__name__)
-def test_every_field_has_a_heading_in_its_order(struct: type[msgspec.Struct]) -> None:
-    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", struct.__name__).lower()
-
-    headings = re.findall(rf"^#### {prefix}\.(\w+)$", TEXT, re.MULTILINE)
-
-    assert headings == list(struct.__struct_fields__)
-
-
-@pytest.mark.parametrize("struct", STRUCTS, ids=lambda struct: struct.__name__)
-def test_every_field_tells_its_type_and_whether_it_has_a_default(
+def test_each_table_shows_every_field_with_type_and_default_in_order(
     struct: type[msgspec.Struct],
 ) -> None:
-    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", struct.__name__).lower()
+    rows = list(table_rows(r"\w+", section(struct)))
 
-    for field in msgspec.structs.fields(struct):
-        match = re.search(rf"^#### {prefix}\.{field.name}\n\n(`.*)$", TEXT, re.MULTILINE)
-        assert match, field.name
-        assert ("default" in match[1]) == (not field.required), field.name
+    assert [[name.strip("`"), *cells] for name, *cells, _ in rows] == describe_fields(struct)
+    assert all(rule for *_, rule in rows)
 
 
 @pytest.mark.parametrize("frame", [*get_args(CoordinatorFrame), *get_args(AgentFrame)])
 def test_every_frame_has_a_heading_and_its_type(frame: type[msgspec.Struct]) -> None:
-    number = frame.__struct_config__.tag
+    assert section(frame).startswith(f"\nType {frame.__struct_config__.tag}. ")
 
-    assert re.search(
-        rf"^### {frame.__name__}(?: \(frame\))?\n\nType {number}\.", TEXT, re.MULTILINE
+
+def test_the_overview_lists_every_frame_with_its_fields() -> None:
+    rows = re.findall(
+        r"^\| (\d+) \| \[`(\w+)`\]\(#\S+\) \| (\w+) \| .+ \| (.+) \|$", TEXT, re.MULTILINE
     )
 
+    assert rows == [
+        (
+            str(frame.__struct_config__.tag),
+            frame.__name__,
+            sender,
+            ", ".join(f"`{field}`" for field in frame.__struct_fields__),
+        )
+        for sender, union in (("coordinator", CoordinatorFrame), ("agent", AgentFrame))
+        for frame in get_args(union)
+    ]
 
-def test_the_limits_are_the_constants() -> None:
-    shown = {name: float(value) for name, value, _ in rows(r"[A-Z_0-9]+")}
+
+def test_the_limits_match_the_constants() -> None:
+    shown = {name: float(value) for name, value, _ in code_rows(r"[A-Z_0-9]+")}
     constants = {
         name: value
         for name, value in vars(limits).items()
-        if name.isupper() and isinstance(value, int | float) and name not in {"KIB", "MIB"}
+        if name.isupper() and isinstance(value, int | float) and name not in NOT_LIMITS
     }
 
     assert shown == constants
 
 
-def test_the_errors_are_the_registry() -> None:
-    shown = [row for row in rows(r"[a-z_]+") if row[1] in {"client", "provider", "coordinator"}]
+def test_the_private_close_code_is_documented() -> None:
+    assert re.search(rf"^\| {limits.REPLACED} \| .*`REPLACED`", TEXT, re.MULTILINE)
+
+
+def test_the_error_table_matches_the_registry() -> None:
+    shown = [
+        row for row in code_rows(r"[a-z_]+") if row[1] in {"client", "provider", "coordinator"}
+    ]
 
     assert shown == [
         [str(code), str(entry.fault), "yes" if entry.retryable else "no", entry.meaning]
@@ -127,8 +152,8 @@ def test_the_errors_are_the_registry() -> None:
     ]
 
 
-def test_the_formats_are_the_table() -> None:
-    shown = [row for row in rows("(?:openai|anthropic)") if len(row) == 4]
+def test_the_operation_table_matches_the_code() -> None:
+    shown = [row for row in code_rows("(?:openai|anthropic)") if len(row) == 4]
 
     assert shown == [
         [
@@ -141,7 +166,7 @@ def test_the_formats_are_the_table() -> None:
     ]
 
 
-def test_every_link_leads_to_a_heading() -> None:
+def test_every_internal_link_has_a_heading() -> None:
     headings = re.findall(
         r"^#+ (.+)$", re.sub(r"^```(?:.*\n)*?```$", "", TEXT, flags=re.MULTILINE), re.MULTILINE
     )
@@ -151,12 +176,12 @@ def test_every_link_leads_to_a_heading() -> None:
 
 
 def session_messages() -> Iterator[tuple[str, bytes]]:
-    (body,) = blocks("session").values()
+    (body,) = fenced_blocks("session").values()
     for side, text in re.findall(r"^([AC]) ((?:.+\n)+)", body, re.MULTILINE):
         yield side, bytes.fromhex(text)
 
 
-def test_the_whole_session_can_be_played() -> None:
+def test_the_complete_session_can_be_replayed() -> None:
     agent = AgentSession(
         authority=AUTHORITY,
         public_key=KEY.public_key().public_bytes_raw(),
@@ -167,16 +192,18 @@ def test_the_whole_session_can_be_played() -> None:
 
     for side, message in session_messages():
         if side == "C":
-            _play_coordinator(message, agent, coordinator)
+            _replay_coordinator(message, agent, coordinator)
         else:
-            _play_agent(message, agent, coordinator)
+            _replay_agent(message, agent, coordinator)
 
     assert coordinator.streams == {}
     assert not coordinator.to_send
     assert not agent.to_send
 
 
-def _play_coordinator(message: bytes, agent: AgentSession, coordinator: CoordinatorSession) -> None:
+def _replay_coordinator(
+    message: bytes, agent: AgentSession, coordinator: CoordinatorSession
+) -> None:
     frames = VERSION_1.decode_from_coordinator(message, len(message)).frames
     for frame in frames:
         match frame:
@@ -191,7 +218,7 @@ def _play_coordinator(message: bytes, agent: AgentSession, coordinator: Coordina
     coordinator.to_send.clear()
 
 
-def _play_agent(message: bytes, agent: AgentSession, coordinator: CoordinatorSession) -> None:
+def _replay_agent(message: bytes, agent: AgentSession, coordinator: CoordinatorSession) -> None:
     for frame in VERSION_1.decode_from_agent(message, len(message)).frames:
         if isinstance(frame, Hello):
             assert VERSION_1.encode(agent.to_send) == message
