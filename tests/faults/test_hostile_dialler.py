@@ -169,13 +169,13 @@ async def begins_big(dialler: Dialler) -> None:
 
 
 VISITS = [
-    Visit("it says nothing after the upgrade", says_nothing, 1008, IMPATIENT),
-    Visit("it is silent for three heartbeats", falls_silent, 1008, BUSY),
+    Visit("nothing after the upgrade", says_nothing, 1008, IMPATIENT),
+    Visit("nothing for three heartbeats", falls_silent, 1008, BUSY),
     Visit("another frame before `Hello`", begins_elsewhere, 1002),
     Visit("a message over 1048576 bytes before `Welcome`", begins_big, 1009),
     Visit("`Hello` signed for another address", signs_for_another, 1008),
-    Visit("`Hello` with somebody else's public key", takes_anothers_key, 1008),
-    Visit("`Hello` with live jobs that it was never given", offers_strange_jobs, None),
+    Visit("`Hello` with another agent's public key", takes_anothers_key, 1008),
+    Visit("`Hello` with unknown live jobs", offers_strange_jobs, None),
     Visit("`Hello` with more than 4096 live jobs", offers_too_many_jobs, 1002),
     Visit("`Hello` with the session id of another agent", names_anothers_session, None),
 ]

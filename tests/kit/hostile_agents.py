@@ -133,10 +133,10 @@ AGENT_ATTACKS: Final = [
         "an end with a wrong `total_bytes`", about_its_job(lambda job_id: _result(job_id, 1)), 1002
     ),
     AgentAttack(
-        "`JobStarted` and `Chunk` of a job that it was never given",
+        "`JobStarted` and `Chunk` of an unknown job",
         about_a_stranger(_started(STRANGER), Chunk(STRANGER, 7, b"x"), Chunk(STRANGER, 0, b"")),
     ),
-    AgentAttack("a thousand ends of jobs that it was never given", ends_of_unknown_jobs),
+    AgentAttack("a thousand ends of unknown jobs", ends_of_unknown_jobs),
     AgentAttack(
         "an end twice",
         about_a_stranger(
@@ -146,6 +146,6 @@ AGENT_ATTACKS: Final = [
     AgentAttack("4096 models", thousands_of_models),
     AgentAttack("more than 4096 models", more_models_than_allowed, 1002),
     AgentAttack("a flood of `Capabilities`", flood_of_capabilities),
-    AgentAttack("a flood of `Heartbeat`, with numbers that cannot be", flood_of_heartbeats),
+    AgentAttack("a flood of `Heartbeat` with impossible numbers", flood_of_heartbeats),
     AgentAttack("`Hello` again, and a flood of it", hello_again, 1002),
 ]

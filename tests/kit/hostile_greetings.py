@@ -82,9 +82,9 @@ async def is_slow(peer: AgentAtCoordinator) -> None:
 
 
 GREETINGS: Final = [
-    Greeting("it accepts and never says anything", says_nothing, 1006),
-    Greeting("it never answers `Hello`", never_answers, 1006),
-    Greeting("it answers each step slowly, within 10 s in all", is_slow, None),
+    Greeting("nothing after the upgrade", says_nothing, 1006),
+    Greeting("nothing after `Hello`", never_answers, 1006),
+    Greeting("each step slowly, within 10 s in total", is_slow, None),
     Greeting("`Welcome` before `Challenge`", says(welcome())),
     Greeting("`Job` before `Welcome`", says(CHALLENGE, new_job())),
     Greeting("`Challenge` twice", says(CHALLENGE, CHALLENGE)),

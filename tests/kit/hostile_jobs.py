@@ -190,7 +190,7 @@ async def endless_message(harness: HostileHarness) -> None:
 
 
 ATTACKS: Final = [
-    Attack("one message in endless empty pieces", endless_message, 1009),
+    Attack("one message in endless empty fragments", endless_message, 1009),
     Attack("a job id again, while the job runs", again_while_it_runs),
     Attack("a job id again, after the job's end", again_after_its_end),
     Attack("a job id again, after 4096 other jobs", again_after_many_others),
@@ -198,15 +198,15 @@ ATTACKS: Final = [
     Attack("an `Ack` below an earlier one", ack_backwards),
     Attack("a final `Ack` before the end", final_ack_too_early, 1002),
     Attack("a final `Ack` with another offset than `total_bytes`", final_ack_elsewhere, 1002),
-    Attack("`Ack` and `Cancel` of a job that it never gave", about_unknown_jobs),
+    Attack("`Ack` and `Cancel` of an unknown job", about_unknown_jobs),
     Attack("`Cancel` of one job a thousand times, also after its end", cancels_of_one_job),
     Attack("a flood of `Cancel`", flood_of_cancels),
     Attack("a flood of `Ack`", flood_of_acks),
-    Attack("a flood of jobs, more than the agent takes at once", jobs_beyond_what_it_takes),
-    Attack("jobs for models, formats or operations that nobody offered", jobs_that_nobody_serves),
-    Attack("a job with no time at all", no_time_at_all),
+    Attack("a flood of jobs beyond the agent's capacity", jobs_beyond_what_it_takes),
+    Attack("jobs for models, formats or operations that were not offered", jobs_that_nobody_serves),
+    Attack("a job with a deadline of 0", no_time_at_all),
     Attack(
-        "more than 4096 ends that it never acknowledges",
+        "more than 4096 ends without an acknowledgement",
         ends_never_acknowledged,
         1002,
     ),

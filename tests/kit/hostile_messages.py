@@ -43,7 +43,7 @@ _STARTED = [JOB_STARTED, JOB_ID, 200, "text/plain", "b"]
 
 HOSTILE_MESSAGES: Final = [
     _both("a text message", "[[5]]"),
-    _both("bytes that are no MessagePack", b"GET / HTTP/1.1\r\n\r\n"),
+    _both("bytes that are not MessagePack", b"GET / HTTP/1.1\r\n\r\n"),
     _both("a message without frames", b"\x90"),
     _both("a frame without a type", b"\x91\x90"),
     _both("bytes after the array", _wire([99]) + b"\x00"),
@@ -59,8 +59,8 @@ HOSTILE_MESSAGES: Final = [
         b"\x91\x93\x05\xc4\x10" + JOB_ID + b"\xa2\xff\xfe",
         b"\x91\x95\x24\xc4\x10" + JOB_ID + b"\xcc\xc8\xa2\xff\xfe\xa0",
     ),
-    _both("arrays in each other, a million deep", b"\x91" * 2**20),
-    _both("a length of 4 GiB that nothing follows", b"\x91\x92\x63\xc6\xff\xff\xff\xff"),
+    _both("arrays nested a million deep", b"\x91" * 2**20),
+    _both("a length of 4 GiB without data", b"\x91\x92\x63\xc6\xff\xff\xff\xff"),
     _both("more than 16384 frames", _wire(*[[99]] * 16_385)),
     Hostile("a message over the limit", bytes(17 * 2**20), bytes(4 * 2**20 + 1), 1009),
     _both("a frame of an unknown type", _wire([99, {"new": [1, 2]}]), None),
