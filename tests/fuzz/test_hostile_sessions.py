@@ -34,9 +34,9 @@ from tests.unit.protocol.sessions import (
     SESSION_ID,
     STARTED,
     WELCOME,
-    hello,
+    make_agent,
+    make_hello,
 )
-from tests.unit.protocol.sessions import agent as new_agent
 
 MAX_JOBS = 4
 RANK = list(State)
@@ -103,12 +103,12 @@ class HostileAgent(RuleBasedStateMachine):
     @precondition(lambda self: self.session.state is State.GREETING and not self.broken)
     @rule()
     def good_hello(self) -> None:
-        self._take(hello(new_agent()))
+        self._take(make_hello(make_agent()))
 
     @precondition(lambda self: self.honest_frames <= 0 and not self.broken)
     @rule()
     def hello_for_another_host(self) -> None:
-        self._take(hello(new_agent(authority="elsewhere:443")))
+        self._take(make_hello(make_agent(authority="elsewhere:443")))
 
     @precondition(lambda self: self.session.streams and not self.broken)
     @rule(data=st.data())

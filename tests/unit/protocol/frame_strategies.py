@@ -1,4 +1,4 @@
-"""Hypothesis strategies for every frame of version 1."""
+"""Hypothesis strategies for every frame of protocol version 1."""
 
 from typing import Final
 

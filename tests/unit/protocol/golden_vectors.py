@@ -1,7 +1,7 @@
-"""Golden vectors of protocol version 1: frames and the bytes of a message that holds only them.
+"""Golden vectors of protocol version 1: one frame each, and the message that holds only it.
 
-Written out, not computed, so that a change of the wire shows as a change of this file, and so that
-another implementation can copy them. `docs/protocol.md` shows the same ones.
+They are written out, not computed: a change of the wire format is visible as a change of this file,
+and other implementations can copy them. `docs/protocol.md` shows the same vectors.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from provider_agent.protocol.frames import (
 )
 
 SEED: Final = bytes(range(32))
-"""An Ed25519 private key as its 32 byte seed."""
+"""The 32-byte seed of an Ed25519 private key."""
 
 AUTHORITY: Final = "coordinator.example:443"
 NONCE: Final = bytes(range(0x20, 0x40))
@@ -51,7 +51,7 @@ JOB_ID: Final = bytes.fromhex("0b0b0b0b000040008000000000000001")
 
 @dataclass(frozen=True)
 class Vector:
-    """Frames and their message in hex; white space in it is for people."""
+    """A frame and its message in hex, with white space for readability."""
 
     name: str
     frame: AgentFrame | CoordinatorFrame

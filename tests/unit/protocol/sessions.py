@@ -1,4 +1,4 @@
-"""Sessions of both sides, in any state."""
+"""Builds sessions of both sides in any state."""
 
 from collections.abc import Callable
 
@@ -29,7 +29,7 @@ JOB = Job(JOB_ID, "model", "openai", b"{}", 1000)
 STARTED = JobStarted(JOB_ID, 200, "application/json", "echo")
 
 
-def agent(
+def make_agent(
     *,
     authority: str = AUTHORITY,
     sign: Callable[[bytes], bytes] = KEY.sign,
@@ -47,12 +47,12 @@ def agent(
     )
 
 
-def coordinator(*authorities: str) -> CoordinatorSession:
+def make_coordinator(*authorities: str) -> CoordinatorSession:
     return CoordinatorSession(nonce=NONCE, name="example", authorities=authorities or (AUTHORITY,))
 
 
-def agent_in(state: State) -> AgentSession:
-    session = agent()
+def make_agent_in(state: State) -> AgentSession:
+    session = make_agent()
     if state is State.CLOSED:
         session.receive(Rejected("not_enrolled", ""))
         return session
@@ -64,19 +64,19 @@ def agent_in(state: State) -> AgentSession:
     return session
 
 
-def hello(session: AgentSession) -> Hello:
+def make_hello(session: AgentSession) -> Hello:
     session.receive(Challenge(NONCE, "example"))
     frame = session.to_send.pop()
     assert isinstance(frame, Hello)
     return frame
 
 
-def coordinator_in(state: State) -> CoordinatorSession:
-    session = coordinator()
+def make_coordinator_in(state: State) -> CoordinatorSession:
+    session = make_coordinator()
     if state is State.CLOSED:
         session.reject(Rejected("not_enrolled", ""))
     elif state is not State.GREETING:
-        session.receive(hello(agent()))
+        session.receive(make_hello(make_agent()))
     if state is State.OPEN:
         session.accept(WELCOME)
     assert session.state is state
@@ -84,8 +84,8 @@ def coordinator_in(state: State) -> CoordinatorSession:
     return session
 
 
-def with_job() -> CoordinatorSession:
-    session = coordinator_in(State.OPEN)
+def make_coordinator_with_job() -> CoordinatorSession:
+    session = make_coordinator_in(State.OPEN)
     session.start_job(JOB)
     assert session.to_send == [JOB]
     session.to_send.clear()

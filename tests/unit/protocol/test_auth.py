@@ -33,7 +33,7 @@ KEY = Ed25519PrivateKey.from_private_bytes(SEED)
         ("wss", "[2001:DB8::1]", None, "[2001:db8::1]:443"),
     ],
 )
-def test_an_authority_has_one_spelling(
+def test_equivalent_addresses_have_the_same_authority(
     scheme: str, host: str, port: int | None, authority: str
 ) -> None:
     assert canonical_authority(scheme, host, port) == authority
@@ -49,18 +49,18 @@ def test_an_authority_has_one_spelling(
         pytest.param("wss", "bücher.example", None, id="not ASCII"),
     ],
 )
-def test_what_is_no_authority_is_refused(scheme: str, host: str, port: int | None) -> None:
+def test_an_invalid_address_has_no_authority(scheme: str, host: str, port: int | None) -> None:
     with pytest.raises(ValueError, match=r"host|port"):
         canonical_authority(scheme, host, port)
 
 
-def test_the_signed_bytes_are_context_authority_zero_nonce() -> None:
+def test_signed_bytes_are_context_authority_zero_byte_and_nonce() -> None:
     assert signed_bytes(AUTHORITY, NONCE) == (
         b"provider-agent.v1 hello\x00" + b"coordinator.example:443" + b"\x00" + NONCE
     )
 
 
-def test_the_golden_signature_is_what_the_key_makes() -> None:
+def test_the_key_produces_the_golden_signature() -> None:
     assert KEY.public_key().public_bytes_raw() == PUBLIC_KEY
     assert KEY.sign(signed_bytes(AUTHORITY, NONCE)) == SIGNATURE
     assert verify_signature(PUBLIC_KEY, SIGNATURE, AUTHORITY, NONCE)
@@ -85,7 +85,7 @@ def test_the_golden_signature_is_what_the_key_makes() -> None:
         ),
     ],
 )
-def test_a_signature_over_anything_else_is_refused(
+def test_a_signature_over_other_bytes_is_rejected(
     public_key: bytes, signature: bytes, authority: str, nonce: bytes
 ) -> None:
     assert not verify_signature(public_key, signature, authority, nonce)
@@ -96,7 +96,7 @@ _NONCES = st.binary(min_size=32, max_size=32)
 
 
 @given(_AUTHORITIES, _NONCES, _AUTHORITIES, _NONCES)
-def test_no_two_pairs_share_their_signed_bytes(
+def test_different_authorities_or_nonces_have_different_signed_bytes(
     authority: str, nonce: bytes, other_authority: str, other_nonce: bytes
 ) -> None:
     same = (authority, nonce) == (other_authority, other_nonce)
@@ -104,5 +104,5 @@ def test_no_two_pairs_share_their_signed_bytes(
     assert (signed_bytes(authority, nonce) == signed_bytes(other_authority, other_nonce)) == same
 
 
-def test_a_part_cannot_be_shifted_into_its_neighbour() -> None:
+def test_moving_a_byte_between_authority_and_nonce_changes_the_signed_bytes() -> None:
     assert signed_bytes("a:1", b"2" + bytes(31)) != signed_bytes("a:12", bytes(31))

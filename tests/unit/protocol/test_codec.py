@@ -41,7 +41,7 @@ def from_coordinator(message: bytes | str) -> Decoded[CoordinatorFrame]:
     return VERSION_1.decode_from_coordinator(message, LIMIT)
 
 
-def test_the_dialect_names_its_subprotocol() -> None:
+def test_version_1_has_its_subprotocol() -> None:
     assert VERSION_1.subprotocol == SUBPROTOCOL == "provider-agent.v1"
 
 
@@ -55,25 +55,25 @@ def test_frames_keep_their_order() -> None:
 
 
 @given(st.lists(frame_strategies.FROM_AGENT, min_size=1, max_size=4))
-def test_any_frames_of_an_agent_survive_the_wire(frames: list[AgentFrame]) -> None:
+def test_agent_frames_round_trip(frames: list[AgentFrame]) -> None:
     assert from_agent(VERSION_1.encode(frames)).frames == frames
 
 
 @given(st.lists(frame_strategies.FROM_COORDINATOR, min_size=1, max_size=4))
-def test_any_frames_of_a_coordinator_survive_the_wire(frames: list[CoordinatorFrame]) -> None:
+def test_coordinator_frames_round_trip(frames: list[CoordinatorFrame]) -> None:
     assert from_coordinator(VERSION_1.encode(frames)).frames == frames
 
 
 # --- size and shape -------------------------------------------------------------------------------
 
 
-def test_a_message_of_exactly_the_limit_is_accepted() -> None:
+def test_a_message_at_the_size_limit_is_accepted() -> None:
     message = wire([40, 1])
 
     assert VERSION_1.decode_from_agent(message, len(message)).frames == [Draining(1)]
 
 
-def test_a_message_over_the_limit_ends_with_1009() -> None:
+def test_a_message_over_the_size_limit_has_close_code_1009() -> None:
     message = wire([40, 1])
 
     with pytest.raises(MessageTooBig) as caught:
@@ -87,7 +87,7 @@ def test_a_message_over_the_limit_ends_with_1009() -> None:
     [
         pytest.param("[[5]]", id="text message"),
         pytest.param(b"", id="empty"),
-        pytest.param(b"\xc1", id="the byte MessagePack never uses"),
+        pytest.param(b"\xc1", id="byte that MessagePack never uses"),
         pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="HTTP"),
         pytest.param(wire(), id="no frames"),
         pytest.param(wire([]), id="a frame without a type"),
@@ -105,9 +105,9 @@ def test_a_message_over_the_limit_ends_with_1009() -> None:
         pytest.param(wire([5, JOB_ID[:15]]), id="job id too short"),
         pytest.param(wire([5, JOB_ID + b"x"]), id="job id too long"),
         pytest.param(wire([5, JOB_ID, b"bin"]), id="text as bin"),
-        pytest.param(wire([5, JOB_ID, None]), id="null where a string must be"),
+        pytest.param(wire([5, JOB_ID, None]), id="null instead of a string"),
         pytest.param(wire([6, JOB_ID, -1]), id="a negative offset"),
-        pytest.param(wire([6, JOB_ID, 1.5]), id="a fraction of an offset"),
+        pytest.param(wire([6, JOB_ID, 1.5]), id="a fractional offset"),
         pytest.param(wire([6, JOB_ID, True]), id="an offset that is a boolean"),
         pytest.param(wire([6, JOB_ID, 2**53 + 1]), id="an offset over 2^53"),
         pytest.param(wire([6, JOB_ID, 0, 1]), id="a boolean that is a number"),
@@ -119,16 +119,18 @@ def test_a_message_over_the_limit_ends_with_1009() -> None:
         pytest.param(
             wire([4, JOB_ID, "m", "openai", bytes(MAX_REQUEST_BYTES + 1), 1]), id="request too big"
         ),
-        pytest.param(wire([2, "p", JOB_ID, 99, 0, 65536, 2**20]), id="heartbeat too often"),
+        pytest.param(
+            wire([2, "p", JOB_ID, 99, 0, 65536, 2**20]), id="heartbeat interval too short"
+        ),
         pytest.param(wire([2, "p", JOB_ID, 100, 0, 65536, 2**20, {"x": 1}]), id="bad map key"),
         pytest.param(b"\x91\x93\x05\xc4\x10" + JOB_ID + b"\xa2\xff\xfe", id="invalid UTF-8"),
-        pytest.param(b"\xdd\xff\xff\xff\xff", id="an array that promises 4 billion frames"),
-        pytest.param(b"\x91\x93\x06\xc6\xff\xff\xff\xff", id="bin that promises 4 GiB"),
+        pytest.param(b"\xdd\xff\xff\xff\xff", id="array header for 4 billion frames"),
+        pytest.param(b"\x91\x93\x06\xc6\xff\xff\xff\xff", id="bin header for 4 GiB"),
         pytest.param(wire(*[[99]] * (MAX_FRAMES_PER_MESSAGE + 1)), id="too many unknown frames"),
         pytest.param(wire(*[[5, JOB_ID]] * (MAX_FRAMES_PER_MESSAGE + 1)), id="too many frames"),
     ],
 )
-def test_a_malformed_message_ends_with_1002(message: bytes | str) -> None:
+def test_a_malformed_message_has_close_code_1002(message: bytes | str) -> None:
     with pytest.raises(MalformedMessage) as caught:
         from_coordinator(message)
 
@@ -143,17 +145,20 @@ def test_a_malformed_message_ends_with_1002(message: bytes | str) -> None:
         pytest.param([37, JOB_ID, 0, "text"], id="data as a string"),
         pytest.param([33, "v", bytes(31), bytes(64)], id="short key"),
         pytest.param([33, "v", bytes(32), bytes(63)], id="short signature"),
-        pytest.param([33, "v", bytes(32), bytes(64), "", "", JOB_ID, [[JOB_ID, 0]]], id="live job"),
+        pytest.param(
+            [33, "v", bytes(32), bytes(64), "", "", JOB_ID, [[JOB_ID, 0]]],
+            id="live job without its last offset",
+        ),
         pytest.param([34, 1, [[]] * (MAX_MODELS + 1), [1]], id="too many models"),
         pytest.param([39, JOB_ID, 0, "internal", "m", 0], id="upstream status 0"),
     ],
 )
-def test_an_agents_malformed_frame_ends_with_1002(frame: list[object]) -> None:
+def test_a_malformed_frame_of_an_agent_is_rejected(frame: list[object]) -> None:
     with pytest.raises(MalformedMessage):
         from_agent(wire(frame))
 
 
-def test_a_message_cut_anywhere_is_malformed() -> None:
+def test_a_truncated_message_is_malformed() -> None:
     message = wire([4, JOB_ID, "model", "openai", b'{"a":1}', 1000], [6, JOB_ID, 70_000])
 
     for length in range(len(message)):
@@ -167,16 +172,16 @@ def test_a_message_cut_anywhere_is_malformed() -> None:
         pytest.param(b"", id="the message itself"),
         pytest.param(b"\x91\x92\x63", id="in an unknown frame"),
         pytest.param(b"\x91\x95\x06\xc4\x10" + JOB_ID + b"\x00\xc2", id="in an unknown field"),
-        pytest.param(b"\x91\x93\x05\xc4\x10" + JOB_ID, id="where text must be"),
+        pytest.param(b"\x91\x93\x05\xc4\x10" + JOB_ID, id="instead of text"),
     ],
 )
 @pytest.mark.parametrize("opening", [b"\x91", b"\x81\xa0"], ids=["arrays", "maps"])
-def test_deep_nesting_is_malformed_and_no_recursion_error(prefix: bytes, opening: bytes) -> None:
+def test_deep_nesting_is_malformed(prefix: bytes, opening: bytes) -> None:
     with pytest.raises(MalformedMessage):
         from_coordinator(prefix + opening * 200_000 + b"\xc0")
 
 
-def test_an_error_never_holds_what_was_sent() -> None:
+def test_an_error_does_not_contain_the_message() -> None:
     with pytest.raises(MalformedMessage) as caught:
         from_coordinator(wire([4, JOB_ID, "m", SECRET, SECRET, SECRET]))
 
@@ -193,43 +198,43 @@ def test_a_frame_of_an_unknown_type_is_skipped_and_reported() -> None:
     assert decoded.unknown_types == [31, 30, 31]
 
 
-def test_a_message_of_only_unknown_frames_is_no_error() -> None:
+def test_a_message_with_only_unknown_frames_is_accepted() -> None:
     decoded = from_agent(wire([63, b"\xff"], [2**40]))
 
     assert decoded.frames == []
     assert decoded.unknown_types == [63, 2**40]
 
 
-def test_a_frame_of_the_other_direction_is_an_unknown_one() -> None:
+def test_a_frame_of_the_other_direction_counts_as_unknown() -> None:
     assert from_agent(wire([5, JOB_ID])).unknown_types == [5]
     assert from_coordinator(wire([40, 1])).unknown_types == [40]
 
 
-def test_a_malformed_frame_beside_an_unknown_one_is_still_malformed() -> None:
+def test_a_malformed_frame_next_to_an_unknown_one_is_malformed() -> None:
     with pytest.raises(MalformedMessage):
         from_coordinator(wire([31], [5, "not an id"]))
 
 
-def test_trailing_fields_of_a_newer_version_are_ignored() -> None:
+def test_unknown_trailing_fields_are_ignored() -> None:
     decoded = from_coordinator(wire([6, JOB_ID, 9, True, "newer", {"deep": [None]}]))
 
     assert decoded.frames == [Ack(JOB_ID, 9, final=True)]
 
 
-def test_trailing_fields_that_an_older_version_omits_have_their_defaults() -> None:
+def test_absent_trailing_fields_have_their_defaults() -> None:
     assert from_coordinator(wire([6, JOB_ID, 9])).frames == [Ack(JOB_ID, 9, final=False)]
 
 
-def test_unknown_formats_operations_and_codes_are_not_the_codecs_business() -> None:
+def test_unknown_formats_operations_and_codes_are_decoded() -> None:
     assert from_coordinator(wire([4, JOB_ID, "m", "gemini", b"{}", 1, "sing"])).frames
     assert from_agent(wire([39, JOB_ID, 0, "a_new_code", "m"])).frames
 
 
-def test_an_integer_stands_for_a_rate() -> None:
+def test_a_rate_may_be_encoded_as_an_integer() -> None:
     assert from_agent(wire([35, 0, 0, 1, 5, None, None, None])).frames
 
 
-# --- anything at all ------------------------------------------------------------------------------
+# --- arbitrary input ------------------------------------------------------------------------------
 
 
 def _decodes_or_raises_protocol_error(message: bytes | str) -> None:
@@ -255,7 +260,7 @@ _VALUES = st.recursive(
 
 
 @given(st.lists(st.tuples(st.integers(0, 64), st.lists(_VALUES, max_size=8)), max_size=3))
-def test_any_message_pack_decodes_or_raises_a_protocol_error(
+def test_any_messagepack_decodes_or_raises_a_protocol_error(
     frames: list[tuple[int, list[object]]],
 ) -> None:
     _decodes_or_raises_protocol_error(wire(*([number, *fields] for number, fields in frames)))
@@ -272,7 +277,7 @@ def test_a_flipped_byte_decodes_or_raises_a_protocol_error(
     _decodes_or_raises_protocol_error(bytes(message))
 
 
-def test_a_chunk_of_the_biggest_size_passes() -> None:
+def test_a_chunk_of_one_mebibyte_is_accepted() -> None:
     frames: list[AgentFrame] = [Chunk(JOB_ID, 0, bytes(1024 * 1024))]
 
     assert from_agent(VERSION_1.encode(frames)).frames == frames

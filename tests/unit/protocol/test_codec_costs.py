@@ -1,4 +1,4 @@
-"""What a hostile message costs its reader: never much more memory than the message itself."""
+"""Decoding a hostile message allocates little more memory than the message itself."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -26,7 +26,7 @@ OFFER = msgspec.msgpack.encode(["", [""] * 16, [""] * 64, None, True, "", 0])
 Decode = Callable[[bytes], Decoded[Any]]
 
 
-def array(count: int) -> bytes:
+def array_header(count: int) -> bytes:
     return b"\xdd" + count.to_bytes(4, "big")
 
 
@@ -38,7 +38,7 @@ def from_agent(message: bytes) -> Decoded[Any]:
     return VERSION_1.decode_from_agent(message, MAX_MESSAGE_TO_COORDINATOR_BYTES)
 
 
-def peak_bytes(decode: Decode, message: bytes) -> int:
+def measure_peak_bytes(decode: Decode, message: bytes) -> int:
     tracemalloc.start()
     try:
         decode(message)
@@ -56,59 +56,69 @@ WIDE = 4 * MIB
 @pytest.mark.parametrize(
     ("decode", "message"),
     [
-        # Each of these once had its fields made into objects of their own: sixty bytes for one.
+        # The decoder once built an object per field of these: sixty bytes for each byte.
         pytest.param(
-            from_coordinator, b"\x91" + array(WIDE) + b"\x63" + NIL * (WIDE - 1), id="unknown frame"
-        ),
-        pytest.param(
-            from_coordinator, b"\x91" + array(WIDE) + ACK + NIL * (WIDE - 4), id="newer fields"
+            from_coordinator,
+            b"\x91" + array_header(WIDE) + b"\x63" + NIL * (WIDE - 1),
+            id="unknown frame",
         ),
         pytest.param(
             from_coordinator,
-            b"\x92\x91\x63" + array(WIDE) + ACK + NIL * (WIDE - 4),
+            b"\x91" + array_header(WIDE) + ACK + NIL * (WIDE - 4),
+            id="newer fields",
+        ),
+        pytest.param(
+            from_coordinator,
+            b"\x92\x91\x63" + array_header(WIDE) + ACK + NIL * (WIDE - 4),
             id="newer fields beside an unknown frame",
         ),
         pytest.param(
-            from_coordinator, b"\x91\x92\x63" + array(WIDE) + NIL * WIDE, id="an unknown field"
+            from_coordinator,
+            b"\x91\x92\x63" + array_header(WIDE) + NIL * WIDE,
+            id="array in an unknown frame",
         ),
-        pytest.param(from_coordinator, array(WIDE) + NIL * WIDE, id="a message of nothing"),
+        pytest.param(from_coordinator, array_header(WIDE) + NIL * WIDE, id="frames that are null"),
         pytest.param(
             from_coordinator,
             b"\x91\x98" + WELCOME + b"\xdf" + (WIDE // 2).to_bytes(4, "big") + NIL * WIDE,
             id="resumed jobs",
         ),
         pytest.param(
-            from_coordinator, array(MAX_FRAMES_PER_MESSAGE) + b"\x91\x63" * 2**14, id="tiny frames"
+            from_coordinator,
+            array_header(MAX_FRAMES_PER_MESSAGE) + b"\x91\x63" * 2**14,
+            id="tiny frames",
         ),
-        pytest.param(from_coordinator, b"\x91" * WIDE, id="deep"),
-        pytest.param(from_agent, b"\x91\x94\x22\x01" + array(WIDE) + NIL * WIDE, id="models"),
+        pytest.param(from_coordinator, b"\x91" * WIDE, id="deep nesting"),
+        pytest.param(
+            from_agent, b"\x91\x94\x22\x01" + array_header(WIDE) + NIL * WIDE, id="models"
+        ),
     ],
 )
-def test_a_hostile_message_costs_no_more_than_its_size(decode: Decode, message: bytes) -> None:
-    assert peak_bytes(decode, message) <= 2 * MIB + len(message) // 4
+def test_decoding_a_hostile_message_allocates_little_memory(decode: Decode, message: bytes) -> None:
+    assert measure_peak_bytes(decode, message) <= 2 * MIB + len(message) // 4
 
 
-def test_the_newer_fields_of_that_table_are_no_error() -> None:
-    message = b"\x91" + array(100) + ACK + NIL * 96
+def test_many_unknown_trailing_fields_are_ignored() -> None:
+    message = b"\x91" + array_header(100) + ACK + NIL * 96
     assert from_coordinator(message).frames == [Ack(JOB_ID, 0, final=True)]
 
 
-def test_the_biggest_catalogue_costs_a_few_times_its_size() -> None:
+def test_decoding_the_largest_catalog_allocates_a_few_times_its_size() -> None:
     message = b"\x91\x95\x22\x01\xdc\x10\x00" + OFFER * 4096 + b"\x91\x01\x80"
     assert len(from_agent(message).frames[0].models) == 4096
-    assert peak_bytes(from_agent, message) <= 16 * len(message)
+    assert measure_peak_bytes(from_agent, message) <= 16 * len(message)
 
 
 @pytest.mark.parametrize(
-    "promise",
+    "header",
     [b"\xdd", b"\xdf", b"\xc6", b"\xdb", b"\xc9"],
     ids=["array", "map", "bin", "str", "ext"],
 )
 @pytest.mark.parametrize(
     "prefix", [b"", b"\x91", b"\x91\x94\x22\x01", b"\x91\x94\x25\xc4\x10" + JOB_ID + b"\x00"]
 )
-def test_a_length_that_nothing_follows_reserves_nothing(promise: bytes, prefix: bytes) -> None:
-    message = prefix + promise + b"\xff\xff\xff\xff"
+def test_a_length_without_data_reserves_no_memory(header: bytes, prefix: bytes) -> None:
+    message = prefix + header + b"\xff\xff\xff\xff"
     with pytest.raises(ProtocolError):
         from_agent(message)
-    assert peak_bytes(from_agent, message) <= MIB
+    assert measure_peak_bytes(from_agent, message) <= MIB

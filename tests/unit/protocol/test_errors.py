@@ -13,16 +13,16 @@ def test_every_code_has_an_entry(code: ErrorCode) -> None:
     assert entry_for(str(code)) is entry
 
 
-def test_the_registry_holds_nothing_else() -> None:
+def test_the_registry_has_no_other_entries() -> None:
     assert set(REGISTRY) == set(ErrorCode)
 
 
 @pytest.mark.parametrize("entry", REGISTRY.values(), ids=str)
-def test_a_clients_fault_is_nobody_elses_to_retry(entry: ErrorEntry) -> None:
+def test_errors_caused_by_the_client_are_not_retryable(entry: ErrorEntry) -> None:
     assert not (entry.fault is Fault.CLIENT and entry.retryable)
 
 
-def test_a_coordinators_misrouting_may_be_tried_elsewhere() -> None:
+def test_errors_caused_by_the_coordinator_are_retryable() -> None:
     assert all(entry.retryable for entry in REGISTRY.values() if entry.fault is Fault.COORDINATOR)
 
 

@@ -23,9 +23,7 @@ from provider_agent.protocol.formats import MAIN_OPERATION, Operation, WireForma
         ("OpenAI", "chat", None),
     ],
 )
-def test_format_and_operation_name_one_thing_to_do(
-    wire_format: str, operation: str, found: Operation | None
-) -> None:
+def test_find_operation(wire_format: str, operation: str, found: Operation | None) -> None:
     assert find_operation(wire_format, operation) is found
 
 
@@ -40,15 +38,15 @@ def test_format_and_operation_name_one_thing_to_do(
         (Operation.COUNT_TOKENS, "/v1/messages/count_tokens"),
     ],
 )
-def test_an_operation_knows_its_path(operation: Operation, path: str) -> None:
+def test_operation_path(operation: Operation, path: str) -> None:
     assert operation.path == path
 
 
-def test_every_operation_has_format_and_path() -> None:
+def test_every_operation_has_a_format_and_its_own_path() -> None:
     assert {operation.wire_format for operation in Operation} == set(WireFormat)
     assert len({operation.path for operation in Operation}) == len(Operation)
 
 
 @pytest.mark.parametrize("wire_format", WireFormat)
-def test_every_format_has_a_main_operation_of_its_own(wire_format: WireFormat) -> None:
+def test_the_main_operation_belongs_to_its_format(wire_format: WireFormat) -> None:
     assert MAIN_OPERATION[wire_format].wire_format is wire_format

@@ -15,24 +15,24 @@ from tests.unit.protocol.golden_vectors import FROM_AGENT, FROM_COORDINATOR, Vec
 ALL_FRAMES: list[type[msgspec.Struct]] = [*get_args(CoordinatorFrame), *get_args(AgentFrame)]
 
 
-def _name(vector: Vector) -> str:
+def _vector_name(vector: Vector) -> str:
     return vector.name
 
 
-@pytest.mark.parametrize("vector", [*FROM_COORDINATOR, *FROM_AGENT], ids=_name)
-def test_a_frame_becomes_its_golden_bytes(vector: Vector) -> None:
+@pytest.mark.parametrize("vector", [*FROM_COORDINATOR, *FROM_AGENT], ids=_vector_name)
+def test_encoding_a_frame_produces_its_golden_bytes(vector: Vector) -> None:
     assert VERSION_1.encode([vector.frame]) == vector.message
 
 
-@pytest.mark.parametrize("vector", FROM_COORDINATOR, ids=_name)
-def test_golden_bytes_become_the_coordinators_frame(vector: Vector) -> None:
+@pytest.mark.parametrize("vector", FROM_COORDINATOR, ids=_vector_name)
+def test_decoding_golden_bytes_of_a_coordinator(vector: Vector) -> None:
     decoded = VERSION_1.decode_from_coordinator(vector.message, MAX_MESSAGE_TO_AGENT_BYTES)
 
     assert decoded.frames == [vector.frame]
 
 
-@pytest.mark.parametrize("vector", FROM_AGENT, ids=_name)
-def test_golden_bytes_become_the_agents_frame(vector: Vector) -> None:
+@pytest.mark.parametrize("vector", FROM_AGENT, ids=_vector_name)
+def test_decoding_golden_bytes_of_an_agent(vector: Vector) -> None:
     decoded = VERSION_1.decode_from_agent(vector.message, MAX_MESSAGE_TO_COORDINATOR_BYTES)
 
     assert decoded.frames == [vector.frame]
@@ -42,7 +42,7 @@ def test_every_frame_has_a_golden_vector() -> None:
     assert {type(vector.frame) for vector in (*FROM_COORDINATOR, *FROM_AGENT)} == set(ALL_FRAMES)
 
 
-def test_frame_types_are_what_version_1_says() -> None:
+def test_frame_types_of_version_1_are_fixed() -> None:
     assert {frame.__name__: frame.__struct_config__.tag for frame in ALL_FRAMES} == {
         "Challenge": 1,
         "Welcome": 2,
@@ -62,7 +62,7 @@ def test_frame_types_are_what_version_1_says() -> None:
     }
 
 
-def test_a_job_id_is_sixteen_bytes_of_bin() -> None:
+def test_a_job_id_is_encoded_as_sixteen_bytes_of_bin() -> None:
     # After the frame's array header and type: bin 8 (c4) of length 16 (10).
     vector = next(vector for vector in FROM_COORDINATOR if vector.name == "ack")
 

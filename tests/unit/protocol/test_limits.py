@@ -15,7 +15,7 @@ from provider_agent.protocol.frames import (
 JOB_ID = uuid4().bytes
 
 
-def test_the_biggest_job_fits_into_a_message_to_an_agent() -> None:
+def test_the_largest_job_fits_into_a_message_to_an_agent() -> None:
     name = "\N{GRINNING FACE}" * limits.MAX_NAME_CHARS
     job = Job(JOB_ID, name, name, bytes(limits.MAX_REQUEST_BYTES), 2**26, name, name)
 
@@ -26,9 +26,9 @@ def test_the_biggest_job_fits_into_a_message_to_an_agent() -> None:
     assert decoded.frames == [job]
 
 
-def test_a_full_batch_and_one_more_turn_fit_into_the_smallest_message_limit() -> None:
-    turns = limits.BATCH_BYTES // limits.CHUNK_BYTES + 1
-    frames: list[AgentFrame] = [Chunk(JOB_ID, 2**53, bytes(limits.CHUNK_BYTES))] * turns
+def test_a_full_batch_plus_one_chunk_fits_into_the_smallest_message_limit() -> None:
+    chunks = limits.BATCH_BYTES // limits.CHUNK_BYTES + 1
+    frames: list[AgentFrame] = [Chunk(JOB_ID, 2**53, bytes(limits.CHUNK_BYTES))] * chunks
 
     assert len(VERSION_1.encode(frames)) < limits.MIN_MESSAGE_TO_COORDINATOR_BYTES
 
@@ -40,8 +40,8 @@ def test_a_batch_of_the_smallest_job_frames_is_within_the_frame_limit() -> None:
     assert limits.BATCH_BYTES // min(one_byte, ack) < limits.MAX_FRAMES_PER_MESSAGE
 
 
-def test_a_large_catalogue_fits_into_the_smallest_message_limit() -> None:
-    # The biggest passthrough offers some hundred models with names of some dozen characters.
+def test_a_large_catalog_fits_into_the_smallest_message_limit() -> None:
+    # The largest passthrough offers a few hundred models with names of a few dozen characters.
     offer = ModelOffer("m" * 60, ["openai"], ["chat", "completions"], 2**20, False, "x", 64, 9, 9)
 
     message = VERSION_1.encode([Capabilities(1, [offer] * 4096, AgentLimits(64))])
@@ -49,7 +49,7 @@ def test_a_large_catalogue_fits_into_the_smallest_message_limit() -> None:
     assert len(message) < limits.MIN_MESSAGE_TO_COORDINATOR_BYTES
 
 
-def test_the_smallest_window_still_acknowledges_in_useful_steps() -> None:
+def test_the_smallest_window_is_acknowledged_in_steps_of_at_least_4_kib() -> None:
     assert limits.MIN_WINDOW_BYTES // 4 >= 4 * limits.KIB
     assert limits.MIN_WINDOW_BYTES <= limits.WINDOW_BYTES
     assert limits.CHUNK_BYTES <= limits.BATCH_BYTES

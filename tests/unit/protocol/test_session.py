@@ -34,36 +34,36 @@ from tests.unit.protocol.sessions import (
     SESSION_ID,
     STARTED,
     WELCOME,
-    agent,
-    agent_in,
-    coordinator,
-    coordinator_in,
-    hello,
+    make_agent,
+    make_agent_in,
+    make_coordinator,
+    make_coordinator_in,
+    make_hello,
 )
 
 # --- the handshake --------------------------------------------------------------------------------
 
 
-def test_both_sides_shake_hands() -> None:
-    one, other = agent(), coordinator(AUTHORITY)
+def test_handshake_opens_both_sessions() -> None:
+    agent, coordinator = make_agent(), make_coordinator(AUTHORITY)
 
-    for challenge in other.to_send:
-        assert one.receive(challenge) is None
-    (greeting,) = one.to_send
-    assert other.receive(greeting) is greeting
-    other.to_send.clear()
-    other.accept(WELCOME)
-    assert one.receive(WELCOME) is WELCOME
+    for challenge in coordinator.to_send:
+        assert agent.receive(challenge) is None
+    (hello,) = agent.to_send
+    assert coordinator.receive(hello) is hello
+    coordinator.to_send.clear()
+    coordinator.accept(WELCOME)
+    assert agent.receive(WELCOME) is WELCOME
 
-    assert (one.state, other.state) == (State.OPEN, State.OPEN)
-    assert one.welcome is WELCOME
-    assert other.to_send == [WELCOME]
+    assert (agent.state, coordinator.state) == (State.OPEN, State.OPEN)
+    assert agent.welcome is WELCOME
+    assert coordinator.to_send == [WELCOME]
 
 
-def test_hello_says_who_the_agent_is_and_what_it_holds() -> None:
+def test_hello_carries_the_identity_and_the_live_jobs() -> None:
     live = LiveJob(JOB_ID, 1, 5)
 
-    frame = hello(agent(live_jobs=(live,)))
+    frame = make_hello(make_agent(live_jobs=(live,)))
 
     assert frame.public_key == PUBLIC_KEY
     assert frame.agent_version == "0.1.0"
@@ -73,27 +73,27 @@ def test_hello_says_who_the_agent_is_and_what_it_holds() -> None:
     assert frame.live_jobs == [live]
 
 
-def test_a_coordinator_may_be_dialled_by_any_of_its_addresses() -> None:
-    session = coordinator("10.0.0.1:443", AUTHORITY)
+def test_a_signature_for_any_configured_authority_is_accepted() -> None:
+    session = make_coordinator("10.0.0.1:443", AUTHORITY)
 
-    assert session.receive(hello(agent())) is not None
+    assert session.receive(make_hello(make_agent())) is not None
 
 
 @pytest.mark.parametrize(
     "frame",
     [
-        # A relaying host got a good signature, but one that names the host itself.
-        pytest.param(hello(agent(authority="relay.example:443")), id="relayed challenge"),
-        pytest.param(hello(agent(authority="coordinator.example:80")), id="another port"),
-        pytest.param(hello(agent(sign=lambda _: bytes(64))), id="no signature"),
+        # The relaying host has a valid signature, but it names the relaying host.
+        pytest.param(make_hello(make_agent(authority="relay.example:443")), id="relayed challenge"),
+        pytest.param(make_hello(make_agent(authority="coordinator.example:80")), id="another port"),
+        pytest.param(make_hello(make_agent(sign=lambda _: bytes(64))), id="no signature"),
         pytest.param(
-            hello(agent(sign=Ed25519PrivateKey.from_private_bytes(bytes(32)).sign)),
+            make_hello(make_agent(sign=Ed25519PrivateKey.from_private_bytes(bytes(32)).sign)),
             id="another key's signature",
         ),
     ],
 )
-def test_a_hello_that_proves_nothing_is_rejected_for_good(frame: Hello) -> None:
-    session = coordinator(AUTHORITY)
+def test_an_invalid_signature_is_rejected_without_retry(frame: Hello) -> None:
+    session = make_coordinator(AUTHORITY)
     session.to_send.clear()
 
     assert session.receive(frame) is None
@@ -108,30 +108,30 @@ def test_a_hello_that_proves_nothing_is_rejected_for_good(frame: Hello) -> None:
 def test_a_signature_for_an_earlier_challenge_is_rejected() -> None:
     session = CoordinatorSession(nonce=bytes(32), name="example", authorities=[AUTHORITY])
 
-    assert session.receive(hello(agent())) is None
+    assert session.receive(make_hello(make_agent())) is None
     assert session.state is State.CLOSED
 
 
-def test_a_coordinator_may_turn_a_proven_agent_away() -> None:
-    session = coordinator_in(State.DECIDING)
+def test_a_coordinator_may_reject_an_agent_with_a_valid_signature() -> None:
+    session = make_coordinator_in(State.DECIDING)
     rejected = Rejected("not_enrolled", "Unknown key.")
 
     session.reject(rejected)
 
     assert session.to_send == [rejected]
-    assert agent_in(State.GREETING).receive(rejected) is rejected
+    assert make_agent_in(State.GREETING).receive(rejected) is rejected
 
 
 @pytest.mark.parametrize("state", [State.GREETING, State.OPEN, State.CLOSED])
-def test_only_a_proven_agent_can_be_accepted(state: State) -> None:
+def test_accept_requires_a_verified_hello(state: State) -> None:
     with pytest.raises(RuntimeError):
-        coordinator_in(state).accept(WELCOME)
+        make_coordinator_in(state).accept(WELCOME)
 
 
 @pytest.mark.parametrize("state", [State.OPEN, State.CLOSED])
-def test_an_admitted_agent_can_no_longer_be_rejected(state: State) -> None:
+def test_reject_is_not_possible_after_admission(state: State) -> None:
     with pytest.raises(RuntimeError):
-        coordinator_in(state).reject(Rejected("not_enrolled", ""))
+        make_coordinator_in(state).reject(Rejected("not_enrolled", ""))
 
 
 @pytest.mark.parametrize(
@@ -141,15 +141,15 @@ def test_an_admitted_agent_can_no_longer_be_rejected(state: State) -> None:
         pytest.param(0, 2**20, {}, id="no window"),
         pytest.param(2**20, MIN_MESSAGE_TO_COORDINATOR_BYTES - 1, {}, id="messages too small"),
         pytest.param(2**20, 2**20, {OTHER_ID: 5}, id="resumes a job that was not offered"),
-        pytest.param(2**20, 2**20, {JOB_ID: 3}, id="resumes from a forgotten offset"),
-        pytest.param(2**20, 2**20, {JOB_ID: 10}, id="resumes from an offset never reached"),
+        pytest.param(2**20, 2**20, {JOB_ID: 3}, id="resumes from an acknowledged offset"),
+        pytest.param(2**20, 2**20, {JOB_ID: 10}, id="resumes from an offset that was not sent"),
     ],
 )
-def test_an_impossible_welcome_is_a_violation(
+def test_an_invalid_welcome_is_a_violation(
     window: int, message: int, resumed: dict[bytes, int]
 ) -> None:
-    session = agent(live_jobs=(LiveJob(JOB_ID, 4, 9),))
-    hello(session)
+    session = make_agent(live_jobs=(LiveJob(JOB_ID, 4, 9),))
+    make_hello(session)
 
     with pytest.raises(ProtocolViolation):
         session.receive(Welcome("p", SESSION_ID, 10_000, 0, window, message, resumed))
@@ -159,14 +159,14 @@ def test_an_impossible_welcome_is_a_violation(
 
 @pytest.mark.parametrize("resumed", [{}, {JOB_ID: 4}, {JOB_ID: 9}])
 def test_a_welcome_may_resume_from_any_offered_offset(resumed: dict[bytes, int]) -> None:
-    session = agent(live_jobs=(LiveJob(JOB_ID, 4, 9),))
-    hello(session)
+    session = make_agent(live_jobs=(LiveJob(JOB_ID, 4, 9),))
+    make_hello(session)
     welcome = Welcome("p", SESSION_ID, 10_000, 0, MIN_WINDOW_BYTES, 2**20, resumed)
 
     assert session.receive(welcome) is welcome
 
 
-# --- what is allowed when -------------------------------------------------------------------------
+# --- frames by state ------------------------------------------------------------------------------
 
 COORDINATOR_FRAMES: list[CoordinatorFrame] = [
     Challenge(NONCE, "example"),
@@ -187,8 +187,8 @@ ALLOWED_AT_AGENT: dict[State, set[type]] = {
 
 @pytest.mark.parametrize("frame", COORDINATOR_FRAMES, ids=lambda frame: type(frame).__name__)
 @pytest.mark.parametrize("state", ALLOWED_AT_AGENT)
-def test_an_agent_takes_each_frame_only_in_its_state(state: State, frame: CoordinatorFrame) -> None:
-    session = agent_in(state)
+def test_an_agent_accepts_a_frame_only_in_its_states(state: State, frame: CoordinatorFrame) -> None:
+    session = make_agent_in(state)
 
     if type(frame) in ALLOWED_AT_AGENT[state]:
         assert session.receive(frame) is (None if isinstance(frame, Challenge) else frame)
@@ -198,7 +198,7 @@ def test_an_agent_takes_each_frame_only_in_its_state(state: State, frame: Coordi
 
 
 AGENT_FRAMES: list[AgentFrame] = [
-    hello(agent()),
+    make_hello(make_agent()),
     Capabilities(1, [], AgentLimits(1)),
     Heartbeat(0, 0, 1, None, None, None, None),
     STARTED,
@@ -217,8 +217,8 @@ ALLOWED_AT_COORDINATOR: dict[State, set[type]] = {
 
 @pytest.mark.parametrize("frame", AGENT_FRAMES, ids=lambda frame: type(frame).__name__)
 @pytest.mark.parametrize("state", ALLOWED_AT_COORDINATOR)
-def test_a_coordinator_takes_each_frame_only_in_its_state(state: State, frame: AgentFrame) -> None:
-    session = coordinator_in(state)
+def test_a_coordinator_accepts_a_frame_only_in_its_states(state: State, frame: AgentFrame) -> None:
+    session = make_coordinator_in(state)
 
     if type(frame) in ALLOWED_AT_COORDINATOR[state]:
         session.receive(frame)

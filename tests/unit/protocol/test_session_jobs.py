@@ -18,14 +18,14 @@ from tests.unit.protocol.sessions import (
     JOB_ID,
     OTHER_ID,
     STARTED,
-    agent,
-    coordinator_in,
-    with_job,
+    make_agent,
+    make_coordinator_in,
+    make_coordinator_with_job,
 )
 
 
-def test_a_response_is_passed_on_and_its_end_acknowledged() -> None:
-    session = with_job()
+def test_a_response_is_passed_on_and_its_end_is_acknowledged() -> None:
+    session = make_coordinator_with_job()
     chunk = Chunk(JOB_ID, 0, b"abc")
     end = JobResult(JOB_ID, 3, 1, 2, 10, 5)
 
@@ -38,15 +38,15 @@ def test_a_response_is_passed_on_and_its_end_acknowledged() -> None:
 
 
 def test_a_job_may_fail_before_it_started() -> None:
-    session = with_job()
+    session = make_coordinator_with_job()
     end = JobError(JOB_ID, 0, "out_of_capacity", "Full.")
 
     assert session.receive(end) is end
     assert session.to_send == [Ack(JOB_ID, 0, final=True)]
 
 
-def test_consumed_bytes_are_acknowledged_by_the_quarter_window() -> None:
-    session = with_job()
+def test_an_ack_is_sent_per_quarter_of_the_window() -> None:
+    session = make_coordinator_with_job()
     session.receive(STARTED)
     quarter = MIN_WINDOW_BYTES // 4
     session.receive(Chunk(JOB_ID, 0, bytes(quarter)))
@@ -57,8 +57,8 @@ def test_consumed_bytes_are_acknowledged_by_the_quarter_window() -> None:
     assert session.to_send == [Ack(JOB_ID, quarter)]
 
 
-def test_a_repeated_chunk_is_passed_on_once() -> None:
-    session = with_job()
+def test_repeated_bytes_are_passed_on_once() -> None:
+    session = make_coordinator_with_job()
     session.receive(STARTED)
     session.receive(Chunk(JOB_ID, 0, b"abc"))
 
@@ -73,17 +73,19 @@ def test_a_repeated_chunk_is_passed_on_once() -> None:
         pytest.param([STARTED], STARTED, id="second start"),
         pytest.param([STARTED], Chunk(JOB_ID, 1, b"x"), id="gap"),
         pytest.param([STARTED], Chunk(JOB_ID, 0, b""), id="empty chunk"),
-        pytest.param([STARTED], Chunk(JOB_ID, 0, bytes(MIN_WINDOW_BYTES + 1)), id="over window"),
-        pytest.param([STARTED], JobResult(JOB_ID, 1, 0, 0, 1, 1), id="end counts too much"),
         pytest.param(
-            [STARTED, Chunk(JOB_ID, 0, b"ab")], JobError(JOB_ID, 1, "internal", ""), id="too little"
+            [STARTED], Chunk(JOB_ID, 0, bytes(MIN_WINDOW_BYTES + 1)), id="over the window"
+        ),
+        pytest.param([STARTED], JobResult(JOB_ID, 1, 0, 0, 1, 1), id="total_bytes too large"),
+        pytest.param(
+            [STARTED, Chunk(JOB_ID, 0, b"ab")],
+            JobError(JOB_ID, 1, "internal", ""),
+            id="total_bytes too small",
         ),
     ],
 )
-def test_a_response_against_the_rules_is_a_violation(
-    before: list[AgentFrame], bad: AgentFrame
-) -> None:
-    session = with_job()
+def test_an_invalid_response_is_a_violation(before: list[AgentFrame], bad: AgentFrame) -> None:
+    session = make_coordinator_with_job()
     for frame in before:
         session.receive(frame)
 
@@ -101,30 +103,30 @@ def test_a_response_against_the_rules_is_a_violation(
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_frames_of_an_unknown_job_are_ignored_and_its_end_is_acknowledged(
+def test_frames_of_an_unknown_job_are_ignored_but_its_end_is_acknowledged(
     frame: AgentFrame, answer: list[CoordinatorFrame]
 ) -> None:
-    session = with_job()
+    session = make_coordinator_with_job()
 
     assert session.receive(frame) is None
     assert session.to_send == answer
 
 
-def test_a_job_id_can_not_be_used_twice_at_once() -> None:
-    session = with_job()
+def test_a_job_id_in_use_is_rejected() -> None:
+    session = make_coordinator_with_job()
 
     with pytest.raises(RuntimeError):
         session.start_job(JOB)
 
 
 @pytest.mark.parametrize("state", [State.GREETING, State.DECIDING, State.CLOSED])
-def test_jobs_wait_for_an_open_session(state: State) -> None:
+def test_a_job_requires_an_open_session(state: State) -> None:
     with pytest.raises(RuntimeError):
-        coordinator_in(state).start_job(JOB)
+        make_coordinator_in(state).start_job(JOB)
 
 
 def test_a_cancelled_job_keeps_its_stream_until_its_end() -> None:
-    session = with_job()
+    session = make_coordinator_with_job()
 
     session.cancel_job(JOB_ID, "client gone")
 
@@ -132,8 +134,8 @@ def test_a_cancelled_job_keeps_its_stream_until_its_end() -> None:
     assert JOB_ID in session.streams
 
 
-def test_a_job_that_ended_can_be_neither_cancelled_nor_consumed() -> None:
-    session = with_job()
+def test_cancel_and_consume_after_the_end_have_no_effect() -> None:
+    session = make_coordinator_with_job()
     session.receive(JobError(JOB_ID, 0, "internal", ""))
     session.to_send.clear()
 
@@ -143,6 +145,6 @@ def test_a_job_that_ended_can_be_neither_cancelled_nor_consumed() -> None:
     assert session.to_send == []
 
 
-def test_a_session_tells_its_state() -> None:
-    assert repr(agent()) == "<AgentSession connecting to coordinator.example:443>"
-    assert repr(with_job()) == "<CoordinatorSession open jobs=1>"
+def test_repr_shows_the_state() -> None:
+    assert repr(make_agent()) == "<AgentSession connecting to coordinator.example:443>"
+    assert repr(make_coordinator_with_job()) == "<CoordinatorSession open jobs=1>"

@@ -10,15 +10,15 @@ JOB_ID = b"\x0b" * 16
 STARTED = JobStarted(JOB_ID, 200, "text/event-stream", "echo")
 
 
-def result(total_bytes: int) -> JobResult:
+def make_result(total_bytes: int) -> JobResult:
     return JobResult(JOB_ID, total_bytes, 1, 1, 10, 5)
 
 
-def chunk(offset: int, data: bytes) -> Chunk:
+def make_chunk(offset: int, data: bytes) -> Chunk:
     return Chunk(JOB_ID, offset, data)
 
 
-def started_stream(window: int = 8) -> SendStream:
+def make_started_stream(window: int = 8) -> SendStream:
     stream = SendStream(JOB_ID, window)
     stream.start(STARTED)
     assert stream.next_frames() == [STARTED]
@@ -28,28 +28,28 @@ def started_stream(window: int = 8) -> SendStream:
 # --- sending --------------------------------------------------------------------------------------
 
 
-def test_frames_come_as_start_data_end() -> None:
+def test_frames_are_sent_as_start_data_end() -> None:
     stream = SendStream(JOB_ID, 8)
     stream.start(STARTED)
     stream.write(b"abc")
-    stream.finish(result(3))
+    stream.finish(make_result(3))
 
-    assert stream.next_frames() == [STARTED, chunk(0, b"abc"), result(3)]
+    assert stream.next_frames() == [STARTED, make_chunk(0, b"abc"), make_result(3)]
     assert stream.next_frames() == []
 
 
 def test_small_writes_share_a_chunk() -> None:
-    stream = started_stream()
+    stream = make_started_stream()
     stream.write(b"ab")
     stream.write(b"")
     stream.write(b"cd")
 
-    assert stream.next_frames() == [chunk(0, b"abcd")]
+    assert stream.next_frames() == [make_chunk(0, b"abcd")]
 
 
-def test_a_server_that_sends_byte_by_byte_costs_little_more_than_its_bytes() -> None:
-    # Every byte was an object of its own while the link was down: fifty times the window.
-    stream = started_stream(window=100_000)
+def test_single_byte_writes_are_merged_in_memory() -> None:
+    # Each byte was an object of its own while the link was down, which took fifty times the window.
+    stream = make_started_stream(window=100_000)
     tracemalloc.start()
     try:
         for n in range(100_000):
@@ -59,33 +59,33 @@ def test_a_server_that_sends_byte_by_byte_costs_little_more_than_its_bytes() -> 
         tracemalloc.stop()
     assert held < 150_000
     (sent,) = stream.next_frames(budget=100_000)
-    assert sent == chunk(0, bytes(n % 251 for n in range(100_000)))
+    assert sent == make_chunk(0, bytes(n % 251 for n in range(100_000)))
 
 
-def test_one_turn_takes_no_more_than_its_budget() -> None:
-    stream = started_stream()
+def test_next_frames_respects_the_budget() -> None:
+    stream = make_started_stream()
     stream.write(b"abcdef")
 
-    assert stream.next_frames(budget=4) == [chunk(0, b"abcd")]
-    assert stream.next_frames(budget=4) == [chunk(4, b"ef")]
+    assert stream.next_frames(budget=4) == [make_chunk(0, b"abcd")]
+    assert stream.next_frames(budget=4) == [make_chunk(4, b"ef")]
 
 
-def test_a_full_window_holds_data_and_end_back_until_acknowledged() -> None:
-    stream = started_stream(window=4)
+def test_a_full_window_delays_data_and_end_until_an_ack() -> None:
+    stream = make_started_stream(window=4)
     stream.write(b"abcdef")
-    stream.finish(result(6))
-    assert stream.next_frames() == [chunk(0, b"abcd")]
+    stream.finish(make_result(6))
+    assert stream.next_frames() == [make_chunk(0, b"abcd")]
     assert not stream.ready
 
     stream.acknowledge(1, final=False)
 
-    assert stream.next_frames() == [chunk(4, b"e")]
+    assert stream.next_frames() == [make_chunk(4, b"e")]
     stream.acknowledge(5, final=False)
-    assert stream.next_frames() == [chunk(5, b"f"), result(6)]
+    assert stream.next_frames() == [make_chunk(5, b"f"), make_result(6)]
 
 
-def test_the_source_pauses_at_the_window_and_goes_on_at_half_of_it() -> None:
-    stream = started_stream(window=8)
+def test_the_source_pauses_at_a_full_window_and_continues_at_half() -> None:
+    stream = make_started_stream(window=8)
     seen = []
     for byte in range(8):
         stream.write(bytes([byte]))
@@ -98,17 +98,17 @@ def test_the_source_pauses_at_the_window_and_goes_on_at_half_of_it() -> None:
     assert seen == [False] * 7 + [True] + [False, True]
 
 
-def test_only_the_first_end_counts() -> None:
-    stream = started_stream()
+def test_a_second_end_is_ignored() -> None:
+    stream = make_started_stream()
     failed = JobError(JOB_ID, 0, "cancelled", "Cancelled.")
     stream.finish(failed)
-    stream.finish(result(0))
+    stream.finish(make_result(0))
 
     assert stream.next_frames() == [failed]
 
 
-def test_what_comes_after_the_end_is_nothing() -> None:
-    # A cancelled job's transport may still deliver its head or a last read.
+def test_start_and_data_after_the_end_are_ignored() -> None:
+    # The transport of a cancelled job may still deliver response headers or a last read.
     stream = SendStream(JOB_ID, 8)
     failed = JobError(JOB_ID, 0, "cancelled", "Cancelled.")
     stream.finish(failed)
@@ -128,10 +128,10 @@ def test_a_job_may_fail_before_it_started() -> None:
     assert stream.next_frames() == [failed]
 
 
-def test_the_final_acknowledgement_ends_everything() -> None:
-    stream = started_stream()
+def test_a_final_ack_completes_the_stream() -> None:
+    stream = make_started_stream()
     stream.write(b"abc")
-    stream.finish(result(3))
+    stream.finish(make_result(3))
     stream.next_frames()
 
     stream.acknowledge(3, final=True)
@@ -140,8 +140,8 @@ def test_the_final_acknowledgement_ends_everything() -> None:
     assert not stream.ready
 
 
-def test_an_old_acknowledgement_says_nothing_new() -> None:
-    stream = started_stream()
+def test_an_ack_below_an_earlier_one_has_no_effect() -> None:
+    stream = make_started_stream()
     stream.write(b"abcdef")
     stream.next_frames()
     stream.acknowledge(5, final=False)
@@ -151,8 +151,8 @@ def test_an_old_acknowledgement_says_nothing_new() -> None:
     assert stream.acked == 5
 
 
-def test_bytes_never_sent_cannot_be_acknowledged() -> None:
-    stream = started_stream(window=4)
+def test_an_ack_beyond_the_sent_bytes_is_a_violation() -> None:
+    stream = make_started_stream(window=4)
     stream.write(b"abcdef")
     stream.next_frames()
 
@@ -161,18 +161,18 @@ def test_bytes_never_sent_cannot_be_acknowledged() -> None:
 
 
 @pytest.mark.parametrize("offset", [0, 2])
-def test_a_final_acknowledgement_must_name_the_whole_length(offset: int) -> None:
-    stream = started_stream()
+def test_a_final_ack_below_the_total_is_a_violation(offset: int) -> None:
+    stream = make_started_stream()
     stream.write(b"abc")
-    stream.finish(result(3))
+    stream.finish(make_result(3))
     stream.next_frames()
 
     with pytest.raises(ProtocolViolation):
         stream.acknowledge(offset, final=True)
 
 
-def test_a_final_acknowledgement_cannot_come_before_the_end() -> None:
-    stream = started_stream()
+def test_a_final_ack_before_the_end_is_a_violation() -> None:
+    stream = make_started_stream()
     stream.write(b"abc")
     stream.next_frames()
 
@@ -184,40 +184,40 @@ def test_a_final_acknowledgement_cannot_come_before_the_end() -> None:
 
 
 def test_rewinding_to_zero_sends_the_start_again() -> None:
-    stream = started_stream()
+    stream = make_started_stream()
     stream.write(b"abc")
-    stream.finish(result(3))
+    stream.finish(make_result(3))
     stream.next_frames()
 
     stream.rewind(0)
 
-    assert stream.next_frames() == [STARTED, chunk(0, b"abc"), result(3)]
+    assert stream.next_frames() == [STARTED, make_chunk(0, b"abc"), make_result(3)]
 
 
-def test_rewinding_into_a_chunk_sends_its_rest() -> None:
-    stream = started_stream()
+def test_rewinding_into_a_chunk_sends_its_remainder() -> None:
+    stream = make_started_stream()
     stream.write(b"abcdef")
     stream.next_frames()
 
     stream.rewind(4)
 
-    assert stream.next_frames() == [chunk(4, b"ef")]
+    assert stream.next_frames() == [make_chunk(4, b"ef")]
 
 
 def test_rewinding_to_the_end_sends_the_end_again() -> None:
-    stream = started_stream()
+    stream = make_started_stream()
     stream.write(b"abc")
-    stream.finish(result(3))
+    stream.finish(make_result(3))
     stream.next_frames()
 
     stream.rewind(3)
 
-    assert stream.next_frames() == [result(3)]
+    assert stream.next_frames() == [make_result(3)]
 
 
 @pytest.mark.parametrize("offset", [1, 4])
-def test_only_what_is_held_can_be_sent_again(offset: int) -> None:
-    stream = started_stream()
+def test_rewinding_to_bytes_not_held_is_a_violation(offset: int) -> None:
+    stream = make_started_stream()
     stream.write(b"abc")
     stream.next_frames()
     stream.acknowledge(2, final=False)
@@ -229,39 +229,39 @@ def test_only_what_is_held_can_be_sent_again(offset: int) -> None:
 # --- receiving ------------------------------------------------------------------------------------
 
 
-def test_only_new_bytes_are_passed_on() -> None:
+def test_receive_returns_only_new_bytes() -> None:
     stream = ReceiveStream(16)
 
-    assert stream.receive(chunk(0, b"abc")) == b"abc"
-    assert stream.receive(chunk(0, b"abc")) == b""
-    assert stream.receive(chunk(1, b"bcde")) == b"de"
+    assert stream.receive(make_chunk(0, b"abc")) == b"abc"
+    assert stream.receive(make_chunk(0, b"abc")) == b""
+    assert stream.receive(make_chunk(1, b"bcde")) == b"de"
     assert stream.received == 5
 
 
 @pytest.mark.parametrize(
     "bad",
     [
-        pytest.param(chunk(4, b"x"), id="gap"),
-        pytest.param(chunk(3, b""), id="no data"),
-        pytest.param(chunk(3, bytes(14)), id="over the window"),
-        pytest.param(chunk(2**53, b"x"), id="far gap"),
+        pytest.param(make_chunk(4, b"x"), id="gap"),
+        pytest.param(make_chunk(3, b""), id="no data"),
+        pytest.param(make_chunk(3, bytes(14)), id="over the window"),
+        pytest.param(make_chunk(2**53, b"x"), id="far gap"),
     ],
 )
-def test_an_impossible_chunk_is_a_violation(bad: Chunk) -> None:
+def test_an_invalid_chunk_is_a_violation(bad: Chunk) -> None:
     stream = ReceiveStream(16)
-    stream.receive(chunk(0, b"abc"))
+    stream.receive(make_chunk(0, b"abc"))
 
     with pytest.raises(ProtocolViolation):
         stream.receive(bad)
 
 
-def test_a_window_exactly_full_is_allowed() -> None:
-    assert len(ReceiveStream(16).receive(chunk(0, bytes(16)))) == 16
+def test_a_chunk_may_fill_the_window_exactly() -> None:
+    assert len(ReceiveStream(16).receive(make_chunk(0, bytes(16)))) == 16
 
 
-def test_a_quarter_of_the_window_is_worth_an_acknowledgement() -> None:
+def test_an_ack_is_due_per_quarter_of_the_window() -> None:
     stream = ReceiveStream(16)
-    stream.receive(chunk(0, bytes(10)))
+    stream.receive(make_chunk(0, bytes(10)))
 
     assert stream.consume(3) is None
     assert stream.consume(1) == 4
@@ -269,9 +269,9 @@ def test_a_quarter_of_the_window_is_worth_an_acknowledgement() -> None:
 
 
 @pytest.mark.parametrize("total", [2, 4])
-def test_an_end_must_count_what_arrived(total: int) -> None:
+def test_an_end_with_a_wrong_total_is_a_violation(total: int) -> None:
     stream = ReceiveStream(16)
-    stream.receive(chunk(0, b"abc"))
+    stream.receive(make_chunk(0, b"abc"))
 
     with pytest.raises(ProtocolViolation):
-        stream.check_end(result(total))
+        stream.check_end(make_result(total))

@@ -1,4 +1,4 @@
-"""What a stream sends again after its link broke. `tests/fuzz` plays both halves in any order."""
+"""What a stream sends again after a lost link. `tests/fuzz` tests both halves together."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,11 +10,11 @@ JOB_ID = b"\x0b" * 16
 STARTED = JobStarted(JOB_ID, 200, "text/event-stream", "echo")
 
 
-def result(total_bytes: int) -> JobResult:
+def make_result(total_bytes: int) -> JobResult:
     return JobResult(JOB_ID, total_bytes, 1, 1, 10, 5)
 
 
-def take_all(stream: SendStream, budget: int) -> list[AgentFrame]:
+def drain(stream: SendStream, budget: int) -> list[AgentFrame]:
     frames: list[AgentFrame] = []
     while stream.ready:
         frames += stream.next_frames(budget)
@@ -26,7 +26,7 @@ def take_all(stream: SendStream, budget: int) -> list[AgentFrame]:
     st.integers(1, 40),
     st.data(),
 )
-def test_rewinding_anywhere_replays_exactly(
+def test_rewinding_to_any_offset_sends_the_same_bytes_again(
     writes: list[bytes], budget: int, data: st.DataObject
 ) -> None:
     source = b"".join(writes)
@@ -34,19 +34,19 @@ def test_rewinding_anywhere_replays_exactly(
     stream.start(STARTED)
     for piece in writes:
         stream.write(piece)
-    stream.finish(result(len(source)))
-    take_all(stream, budget)
+    stream.finish(make_result(len(source)))
+    drain(stream, budget)
     acked = data.draw(st.integers(0, len(source)))
     stream.acknowledge(acked, final=False)
     offset = data.draw(st.integers(acked, len(source)))
 
     stream.rewind(offset)
 
-    replayed = take_all(stream, budget)
-    chunks = [frame for frame in replayed if isinstance(frame, Chunk)]
+    repeated = drain(stream, budget)
+    chunks = [frame for frame in repeated if isinstance(frame, Chunk)]
     assert b"".join(frame.data for frame in chunks) == source[offset:]
     assert [frame.offset for frame in chunks] == [
         offset + sum(len(earlier.data) for earlier in chunks[:index])
         for index in range(len(chunks))
     ]
-    assert replayed[-1] == result(len(source))
+    assert repeated[-1] == make_result(len(source))
