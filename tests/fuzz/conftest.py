@@ -1,4 +1,4 @@
-"""Prints what a long run did: examples and steps, by test."""
+"""Reports what a long run executed: examples and steps, by test."""
 
 from collections.abc import Generator
 
@@ -10,13 +10,13 @@ from tests.fuzz.depth import EXAMPLES_VARIABLE, IS_LONG, STEPS_DONE
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """A worker's count travels to the terminal with its report."""
+    """Attach the counts to the test's report, which a worker sends to the terminal process."""
     STEPS_DONE.clear()
     try:
         yield
     finally:
         if IS_LONG:
-            item.user_properties.append(("done", dict(STEPS_DONE)))
+            item.user_properties.append(("counts", dict(STEPS_DONE)))
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
@@ -25,15 +25,15 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
     terminalreporter.section(f"fuzz ({EXAMPLES_VARIABLE})")
     for outcome in ("passed", "failed"):
         for report in terminalreporter.getreports(outcome):
-            _tell(terminalreporter, outcome, report)
+            _write_line(terminalreporter, outcome, report)
 
 
-def _tell(terminal: TerminalReporter, outcome: str, report: pytest.TestReport) -> None:
-    done = dict(report.user_properties).get("done")
+def _write_line(terminal: TerminalReporter, outcome: str, report: pytest.TestReport) -> None:
+    executed = dict(report.user_properties).get("counts")
     name = report.nodeid.removeprefix("tests/fuzz/").removesuffix("::runTest")
-    counts = "" if not isinstance(done, dict) else _listed(done)
+    counts = "" if not isinstance(executed, dict) else _format_counts(executed)
     terminal.line(f"{outcome}  {name}: {counts or 'nothing counted'} in {report.duration:.0f} s")
 
 
-def _listed(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+def _format_counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))

@@ -1,4 +1,4 @@
-"""How long the machines run: a moment in `make test`, minutes in `make fuzz`."""
+"""How many examples the tests run: few in `make test`, many in `make fuzz`."""
 
 import os
 from collections import Counter
@@ -13,13 +13,13 @@ STEPS: Final = 50
 IS_LONG: Final = EXAMPLES_VARIABLE in os.environ
 
 STEPS_DONE: Final[Counter[str]] = Counter()
-"""What was done in this process, by name: for the report of a long run."""
+"""Counts of what this process executed, by name, for the report of a long run."""
 
 
 def depth(weight: float = 1.0) -> settings:
-    """For one machine or property: `weight` times the examples that are asked for.
+    """Settings of one state machine or property, with `weight` times the usual examples.
 
-    A long run is a search, so it is never the same twice, and what it finds is kept for the next.
+    A long run is not derandomized: each searches other examples, and replays earlier failures.
     """
     if not IS_LONG:
         return settings(max_examples=round(QUICK_EXAMPLES * weight), stateful_step_count=STEPS)

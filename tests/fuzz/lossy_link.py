@@ -1,28 +1,28 @@
-"""A link that keeps order in each direction and, when it breaks, loses what is still on its way."""
+"""A link that keeps the order of frames, and loses the frames in flight when it is cut."""
 
 from collections import deque
 from typing import Generic, TypeVar
 
-ToT = TypeVar("ToT")
-BackT = TypeVar("BackT")
+UpT = TypeVar("UpT")
+DownT = TypeVar("DownT")
 
 
-class LossyLink(Generic[ToT, BackT]):
-    """Two queues of frames.
+class LossyLink(Generic[UpT, DownT]):
+    """The frames in flight in both directions.
 
     Attributes:
         up: from the agent, oldest first.
         down: from the coordinator, oldest first.
-        is_open: whether it carries anything.
+        is_open: False once the link was cut.
     """
 
     def __init__(self) -> None:
-        self.up: deque[ToT] = deque()
-        self.down: deque[BackT] = deque()
+        self.up: deque[UpT] = deque()
+        self.down: deque[DownT] = deque()
         self.is_open = True
 
     def cut(self) -> None:
-        """What was delivered is a prefix of what was sent, in each direction by itself."""
+        """Drop the frames in flight: each direction has delivered a prefix of its frames."""
         self.up.clear()
         self.down.clear()
         self.is_open = False

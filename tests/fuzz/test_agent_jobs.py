@@ -1,4 +1,4 @@
-"""An agent's jobs and outbox under a coordinator that says anything about any job."""
+"""An agent's jobs and outbox against a coordinator that sends any frame about any job."""
 
 import asyncio
 from collections import Counter
@@ -33,8 +33,8 @@ JOB_IDS = st.integers(0, 11).map(lambda number: number.to_bytes(16, "big"))
 NEAR = st.integers(-2, 2)
 
 
-class TwoBackends:
-    """What discovery would know: two healthy backends of one model."""
+class FakePool:
+    """A fake backend pool: two healthy backends of one model."""
 
     def __init__(self) -> None:
         self.backends = {"a": ScriptedBackend("a"), "b": ScriptedBackend("b")}
@@ -65,8 +65,8 @@ class TwoBackends:
         self.running[backend_id] -= 1
 
 
-class OneJob:
-    """What its coordinator has on the present link."""
+class ReceivedJob:
+    """What the coordinator received of a job on the current link."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -75,7 +75,7 @@ class OneJob:
 
 
 class HostileJobs(RuleBasedStateMachine):
-    """Each step is followed by a turn of the loop in which everybody does what there is to do."""
+    """After each step the event loop runs until every task has reacted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,106 +86,108 @@ class HostileJobs(RuleBasedStateMachine):
 
     async def _begin(self) -> None:
         self.outbox = Outbox(WINDOW)
-        self.served = TwoBackends()
+        self.served = FakePool()
         self.records = 0
         self.jobs = Jobs(
             self.served, self.outbox, MAX_CONCURRENT, self._count, clock=self.loop.time
         )
         self.offered: set[bytes] = set()
-        self.at_coordinator: dict[bytes, OneJob] = {}
+        self.received_jobs: dict[bytes, ReceivedJob] = {}
         self.sources: dict[bytes, bytearray] = {}
 
     def _count(self, record: object) -> None:
         self.records += 1
 
-    def _turn(self, act: Callable[[], object]) -> bool:
-        """Whether the coordinator may do this; if not, its link ends."""
+    def _step(self, act: Callable[[], object]) -> bool:
+        """Run `act` and let all tasks react; False if it was a violation, which ends the link."""
         STEPS_DONE["steps"] += 1
 
-        async def turn() -> None:
+        async def run() -> None:
             act()
             for _ in range(4):
                 await asyncio.sleep(0)
 
         try:
-            self.runner.run(turn())
+            self.runner.run(run())
         except ProtocolViolation:
             STEPS_DONE["violations"] += 1
-            self.link_is_lost()
+            self.lose_link()
             return False
         return True
 
     # --- the coordinator --------------------------------------------------------------------------
 
     @rule(job_id=JOB_IDS, model=st.sampled_from("mmmx"), deadline_ms=st.sampled_from([0, 10**7]))
-    def offer(self, job_id: bytes, model: str, deadline_ms: int) -> None:
+    def send_job(self, job_id: bytes, model: str, deadline_ms: int) -> None:
         if job_id not in self.offered:
-            self.at_coordinator[job_id] = OneJob()
+            self.received_jobs[job_id] = ReceivedJob()
             self.sources[job_id] = bytearray()
         self.offered.add(job_id)
-        assert self._turn(
+        assert self._step(
             lambda: self.jobs.offer(Job(job_id, model, "openai", b"{}", deadline_ms))
-        ), "never with so few jobs"
+        ), "so few jobs are no violation"
 
     @rule(job_ids=st.lists(JOB_IDS, max_size=5))
     def cancel(self, job_ids: list[bytes]) -> None:
-        assert self._turn(lambda: self._cancel(job_ids))
+        assert self._step(lambda: self._cancel(job_ids))
 
     def _cancel(self, job_ids: list[bytes]) -> None:
         for job_id in job_ids:
             self.jobs.cancel(job_id, "stop")
 
     @rule(job_id=JOB_IDS, offset=st.integers(0, 2**53), final=st.booleans())
-    def acknowledge_anything(self, job_id: bytes, offset: int, final: bool) -> None:
-        self._turn(lambda: self.outbox.acknowledge(Ack(job_id, offset, final=final)))
+    def acknowledge_any_offset(self, job_id: bytes, offset: int, final: bool) -> None:
+        self._step(lambda: self.outbox.acknowledge(Ack(job_id, offset, final=final)))
 
-    @precondition(lambda self: self.at_coordinator)
+    @precondition(lambda self: self.received_jobs)
     @rule(data=st.data(), near=NEAR, final=st.booleans())
-    def acknowledge_nearly(self, data: st.DataObject, near: int, final: bool) -> None:
-        job_id = data.draw(st.sampled_from(sorted(self.at_coordinator)))
-        offset = max(0, self.at_coordinator[job_id].received + near)
-        self._turn(lambda: self.outbox.acknowledge(Ack(job_id, offset, final=final)))
+    def acknowledge_near_the_received_end(
+        self, data: st.DataObject, near: int, final: bool
+    ) -> None:
+        job_id = data.draw(st.sampled_from(sorted(self.received_jobs)))
+        offset = max(0, self.received_jobs[job_id].received + near)
+        self._step(lambda: self.outbox.acknowledge(Ack(job_id, offset, final=final)))
 
     @rule()
-    def acknowledge_as_one_should(self) -> None:
-        for job_id, one in self.at_coordinator.items():
-            ack = Ack(job_id, one.received, final=one.end is not None)
-            assert self._turn(lambda ack=ack: self.outbox.acknowledge(ack))  # type: ignore[misc]
+    def acknowledge_received_bytes(self) -> None:
+        for job_id, job in self.received_jobs.items():
+            ack = Ack(job_id, job.received, final=job.end is not None)
+            assert self._step(lambda ack=ack: self.outbox.acknowledge(ack))  # type: ignore[misc]
 
     @rule()
-    def read(self) -> None:
+    def read_batch(self) -> None:
         frames: list[AgentFrame] = []
-        self._turn(lambda: frames.extend(self.outbox.next_batch()))
+        self._step(lambda: frames.extend(self.outbox.next_batch()))
         for frame in frames:
-            self._take(frame)
+            self._receive(frame)
 
-    def _take(self, frame: AgentFrame) -> None:
+    def _receive(self, frame: AgentFrame) -> None:
         match frame:
             case JobStarted():
-                one = self.at_coordinator[frame.job_id]
-                assert not one.is_started
-                assert one.end is None
-                one.is_started = True
+                job = self.received_jobs[frame.job_id]
+                assert not job.is_started
+                assert job.end is None
+                job.is_started = True
             case Chunk():
-                one = self.at_coordinator[frame.job_id]
-                assert one.is_started
-                assert one.end is None
-                assert frame.offset == one.received
-                one.received += len(frame.data)
+                job = self.received_jobs[frame.job_id]
+                assert job.is_started
+                assert job.end is None
+                assert frame.offset == job.received
+                job.received += len(frame.data)
                 source = self.sources[frame.job_id]
-                assert source[frame.offset : one.received] == frame.data
+                assert source[frame.offset : job.received] == frame.data
             case JobResult() | JobError():
-                one = self.at_coordinator[frame.job_id]
-                assert one.end is None, "one end"
-                assert frame.total_bytes == one.received
-                one.end = frame
+                job = self.received_jobs[frame.job_id]
+                assert job.end is None, "one end"
+                assert frame.total_bytes == job.received
+                job.end = frame
             case _:
-                raise AssertionError(f"nobody put a {type(frame).__name__}")
+                raise AssertionError(f"unexpected {type(frame).__name__}")
 
     @rule(data=st.data())
-    def break_the_link(self, data: st.DataObject) -> None:
-        """Resume some jobs somewhere within what was offered, or where nothing was."""
-        self.link_is_lost()
+    def reconnect(self, data: st.DataObject) -> None:
+        """Resume some jobs at an offered offset, or one past it."""
+        self.lose_link()
         offsets = {}
         for live in self.outbox.live_jobs():
             if data.draw(st.booleans()):
@@ -195,75 +197,75 @@ class HostileJobs(RuleBasedStateMachine):
 
     def resume(self, offsets: dict[bytes, int]) -> None:
         orphans: list[bytes] = []
-        if not self._turn(lambda: orphans.extend(self.outbox.resume(offsets))):
-            self._turn(lambda: orphans.extend(self.outbox.resume({})))
-        self._turn(lambda: self._cancel(orphans))
+        if not self._step(lambda: orphans.extend(self.outbox.resume(offsets))):
+            self._step(lambda: orphans.extend(self.outbox.resume({})))
+        self._step(lambda: self._cancel(orphans))
         for job_id in orphans:
-            self.at_coordinator.pop(job_id, None)
-        for job_id, one in self.at_coordinator.items():
-            one.received = offsets.get(job_id, one.received)
-            one.is_started = one.received > 0
-            one.end = None
+            self.received_jobs.pop(job_id, None)
+        for job_id, job in self.received_jobs.items():
+            job.received = offsets.get(job_id, job.received)
+            job.is_started = job.received > 0
+            job.end = None
 
-    def link_is_lost(self) -> None:
+    def lose_link(self) -> None:
         STEPS_DONE["links lost"] += 1
         live = {job.job_id: job.next_offset for job in self.outbox.live_jobs()}
-        self.at_coordinator = {
-            job_id: one for job_id, one in self.at_coordinator.items() if job_id in live
+        self.received_jobs = {
+            job_id: job for job_id, job in self.received_jobs.items() if job_id in live
         }
         for stream in self.outbox.streams:
             stream.rewind(stream.sent)
-        for job_id, one in self.at_coordinator.items():
-            one.received = live[job_id]
-            one.is_started = one.received > 0
-            one.end = None
+        for job_id, job in self.received_jobs.items():
+            job.received = live[job_id]
+            job.is_started = job.received > 0
+            job.end = None
 
     # --- the backends -----------------------------------------------------------------------------
 
-    def _runs(self) -> list[ScriptedRun]:
-        everybody = [run for backend in self.served.backends.values() for run in backend.runs]
-        return [run for run in everybody if not run.outcome.done() and not run.cancelled.is_set()]
+    def _active_runs(self) -> list[ScriptedRun]:
+        all_runs = [run for backend in self.served.backends.values() for run in backend.runs]
+        return [run for run in all_runs if not run.outcome.done() and not run.cancelled.is_set()]
 
-    @precondition(lambda self: self._runs())
+    @precondition(lambda self: self._active_runs())
     @rule(data=st.data(), size=st.integers(0, MAX_WRITE))
-    def a_backend_writes(self, data: st.DataObject, size: int) -> None:
-        run = data.draw(st.sampled_from(self._runs()))
+    def backend_writes(self, data: st.DataObject, size: int) -> None:
+        run = data.draw(st.sampled_from(self._active_runs()))
         if run.paused:
             return
         if not getattr(run, "began", False):
             run.began = True  # type: ignore[attr-defined]
-            self._turn(run.start)
+            self._step(run.start)
             return
         piece = bytes([size % 251]) * size
         self.sources[run.job.job_id] += piece
-        self._turn(lambda: run.send(piece))
+        self._step(lambda: run.send(piece))
 
-    @precondition(lambda self: self._runs())
+    @precondition(lambda self: self._active_runs())
     @rule(data=st.data(), how=st.sampled_from(["finish", "unreachable", "defect"]))
-    def a_backend_ends(self, data: st.DataObject, how: str) -> None:
-        run = data.draw(st.sampled_from(self._runs()))
+    def backend_ends(self, data: st.DataObject, how: str) -> None:
+        run = data.draw(st.sampled_from(self._active_runs()))
         if how == "finish" and not getattr(run, "began", False):
-            self._turn(run.start)
-        ways: dict[str, Callable[[], None]] = {
+            self._step(run.start)
+        endings: dict[str, Callable[[], None]] = {
             "finish": run.finish,
             "unreachable": lambda: run.fail(Unreachable("gone")),
             "defect": lambda: run.fail(RuntimeError("a defect")),
         }
-        self._turn(ways[how])
+        self._step(endings[how])
 
-    # --- what always holds ------------------------------------------------------------------------
+    # --- invariants -------------------------------------------------------------------------------
 
     @invariant()
-    def jobs_are_counted_where_they_are(self) -> None:
+    def jobs_are_counted_on_their_backends(self) -> None:
         running = self.jobs.in_flight
         assert running <= MAX_CONCURRENT
-        places = [self.served.running[name] for name in self.served.backends]
-        assert sum(places) == running
-        assert all(0 <= place <= CAPACITY for place in places)
-        assert self.records + running == len(self.offered), "one end each, never two"
+        in_flight = [self.served.running[name] for name in self.served.backends]
+        assert sum(in_flight) == running
+        assert all(0 <= count <= CAPACITY for count in in_flight)
+        assert self.records + running == len(self.offered), "exactly one end per job"
 
     @invariant()
-    def what_is_held_is_bounded(self) -> None:
+    def memory_is_bounded(self) -> None:
         streams = self.outbox.streams
         assert len(streams) <= len(self.offered)
         assert len(self.outbox._ready) <= len(streams)
@@ -273,17 +275,17 @@ class HostileJobs(RuleBasedStateMachine):
         assert len(asyncio.all_tasks(self.loop)) == self.jobs.in_flight
 
     def teardown(self) -> None:
-        """Whatever was done to it, every job ends, and nothing is left."""
-        for run in self._runs():
-            self._turn(lambda run=run: run.fail(Unreachable("gone")))  # type: ignore[misc]
-        for _ in range(4):  # as often as a job may go on elsewhere
-            for run in self._runs():
-                self._turn(lambda run=run: run.fail(Unreachable("gone")))  # type: ignore[misc]
+        """Every job ends, and no state remains."""
+        for run in self._active_runs():
+            self._step(lambda run=run: run.fail(Unreachable("gone")))  # type: ignore[misc]
+        for _ in range(4):  # a job fails over at most this often
+            for run in self._active_runs():
+                self._step(lambda run=run: run.fail(Unreachable("gone")))  # type: ignore[misc]
         for _ in range(1000):
             if not self.outbox.streams:
                 break
-            self.read()
-            self.acknowledge_as_one_should()
+            self.read_batch()
+            self.acknowledge_received_bytes()
         assert not self.outbox.streams
         assert self.jobs.in_flight == 0
         assert self.records == len(self.offered)

@@ -1,4 +1,4 @@
-"""Any bytes at all: what decodes is well-formed, and the rest is a `ProtocolError`."""
+"""Arbitrary bytes decode to well-formed frames or raise a `ProtocolError`."""
 
 import math
 import tracemalloc
@@ -32,8 +32,10 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
-def both_ways(message: bytes | str, max_bytes: int = MIB) -> list[Decoded[Any] | ProtocolError]:
-    """Decode it as either side would; whatever else is raised fails the test."""
+def decode_both_ways(
+    message: bytes | str, max_bytes: int = MIB
+) -> list[Decoded[Any] | ProtocolError]:
+    """Decode a message as either side would; any other exception fails the test."""
     STEPS_DONE["messages"] += 1
     outcomes: list[Decoded[Any] | ProtocolError] = []
     for decode in (VERSION_1.decode_from_agent, VERSION_1.decode_from_coordinator):
@@ -44,62 +46,61 @@ def both_ways(message: bytes | str, max_bytes: int = MIB) -> list[Decoded[Any] |
             continue
         count = len(decoded.frames) + len(decoded.unknown_types)
         assert 0 < count <= MAX_FRAMES_PER_MESSAGE
-        _is_well_formed(decoded.frames)
+        _assert_encodable(decoded.frames)
         outcomes.append(decoded)
     return outcomes
 
 
-def _is_well_formed(frames: Sequence[Frame]) -> None:
-    """What came out of the decoder can be written again, and means the same."""
+def _assert_encodable(frames: Sequence[Frame]) -> None:
+    """Decoded frames can be encoded again, and decode to the same frames."""
     if frames:
         message = VERSION_1.encode(frames)
-        again = [one for one in both_ways_quietly(message) if one.frames]
-        assert any(_same(one.frames, frames) for one in again)
+        again = [one for one in decode_valid(message) if one.frames]
+        assert any(_equal(one.frames, frames) for one in again)
 
 
-def both_ways_quietly(message: bytes) -> list[Decoded[Any]]:
+def decode_valid(message: bytes) -> list[Decoded[Any]]:
     return [
         VERSION_1.decode_from_agent(message, len(message)),
         VERSION_1.decode_from_coordinator(message, len(message)),
     ]
 
 
-def _same(ones: Sequence[Frame], others: Sequence[Frame]) -> bool:
-    """Equal; a rate that is no number equals itself."""
+def _equal(ones: Sequence[Frame], others: Sequence[Frame]) -> bool:
+    """Equality in which NaN equals itself."""
     return repr(ones) == repr(others)
 
 
 @given(MESSAGES)
 @depth(2)
-def test_every_valid_frame_comes_back_as_it_was(frames: Sequence[Frame]) -> None:
+def test_valid_frames_round_trip(frames: Sequence[Frame]) -> None:
     assert any(
         isinstance(one, Decoded) and one.frames == list(frames) and not one.unknown_types
-        for one in both_ways(VERSION_1.encode(frames))
+        for one in decode_both_ways(VERSION_1.encode(frames))
     )
 
 
 @given(st.binary(max_size=300) | st.text(max_size=20))
 @depth(2)
-def test_any_bytes(message: bytes | str) -> None:
-    both_ways(message)
+def test_arbitrary_bytes(message: bytes | str) -> None:
+    decode_both_ways(message)
 
 
 @given(st.lists(st.sampled_from(HEADERS) | st.binary(min_size=1, max_size=4), max_size=40))
 @depth(2)
-def test_promises_of_all_kinds(pieces: list[bytes]) -> None:
-    """Arrays, maps and strings whose lengths nothing follows, in each other."""
-    both_ways(b"".join(pieces))
+def test_headers_with_lengths_that_no_data_follows(pieces: list[bytes]) -> None:
+    decode_both_ways(b"".join(pieces))
 
 
 @given(st.lists(st.tuples(st.integers(-1, 64), st.lists(VALUES, max_size=8)), max_size=3))
 @depth()
-def test_fields_of_any_type_for_every_frame(frames: list[tuple[int, list[object]]]) -> None:
-    both_ways(msgspec.msgpack.encode([[number, *fields] for number, fields in frames]))
+def test_every_frame_with_fields_of_any_type(frames: list[tuple[int, list[object]]]) -> None:
+    decode_both_ways(msgspec.msgpack.encode([[number, *fields] for number, fields in frames]))
 
 
 @given(MESSAGES, st.data())
 @depth(2)
-def test_a_valid_message_that_was_changed(frames: Sequence[Frame], data: st.DataObject) -> None:
+def test_a_mutated_valid_message(frames: Sequence[Frame], data: st.DataObject) -> None:
     message = bytearray(VERSION_1.encode(frames))
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(message)))
@@ -114,18 +115,18 @@ def test_a_valid_message_that_was_changed(frames: Sequence[Frame], data: st.Data
                 del message[at:]
             case _:
                 message[at:at] = message[: data.draw(st.integers(0, 40))]
-    both_ways(bytes(message))
+    decode_both_ways(bytes(message))
 
 
 @given(MESSAGES, st.lists(VALUES, max_size=3), st.integers(41, 2**63))
 @depth()
-def test_newer_fields_and_frames_are_skipped(
+def test_unknown_fields_and_frames_are_skipped(
     frames: Sequence[Frame], newer: list[object], number: int
 ) -> None:
     own: list[list[object]] = msgspec.msgpack.decode(VERSION_1.encode(frames))
-    plain = both_ways(msgspec.msgpack.encode(own))
-    longer = both_ways(msgspec.msgpack.encode([[*frame, *newer] for frame in own]))
-    more = both_ways(msgspec.msgpack.encode([[number, *newer], *own]))
+    plain = decode_both_ways(msgspec.msgpack.encode(own))
+    longer = decode_both_ways(msgspec.msgpack.encode([[*frame, *newer] for frame in own]))
+    more = decode_both_ways(msgspec.msgpack.encode([[number, *newer], *own]))
     for one, with_fields, with_frame in zip(plain, longer, more, strict=True):
         assert isinstance(one, Decoded)
         assert isinstance(with_fields, Decoded)
@@ -142,32 +143,30 @@ def test_newer_fields_and_frames_are_skipped(
 @depth(0.5)
 def test_deep_nesting_is_malformed_at_any_depth(pattern: list[bytes], times: int) -> None:
     message = b"".join(pattern) * (times // len(pattern) + 1)
-    assert all(isinstance(one, MalformedMessage) for one in both_ways(message))
+    assert all(isinstance(one, MalformedMessage) for one in decode_both_ways(message))
 
 
 @given(st.integers(1, 200), st.integers(0, 199))
 @depth()
-def test_a_message_over_the_limit_is_not_even_looked_at(size: int, limit: int) -> None:
-    outcomes = both_ways(b"\xc1" * size, limit)
+def test_the_size_limit_is_checked_before_decoding(size: int, limit: int) -> None:
+    outcomes = decode_both_ways(b"\xc1" * size, limit)
     too_big = size > limit
     assert all(isinstance(one, MessageTooBig) is too_big for one in outcomes)
 
 
 @given(st.sampled_from(HEADERS[:10]), st.integers(0, 70), st.integers(0, 2**20))
 @depth(0.5)
-def test_a_wide_frame_costs_no_more_than_its_message(
-    header: bytes, number: int, width: int
-) -> None:
+def test_a_wide_frame_allocates_little_memory(header: bytes, number: int, width: int) -> None:
     length = width.to_bytes(4, "big")
     message = b"\x91\xdd" + length + bytes([number]) + header + length + b"\xc0" * width
     tracemalloc.start()
-    both_ways(message, MAX_MESSAGE_TO_AGENT_BYTES)
+    decode_both_ways(message, MAX_MESSAGE_TO_AGENT_BYTES)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak <= 4 * len(message) + MIB
 
 
-def test_a_number_that_is_none_survives_the_wire() -> None:
+def test_nan_and_infinity_round_trip() -> None:
     message = msgspec.msgpack.encode([[35, 0, 0, 1, math.nan, math.inf, -math.inf, None]])
     (frame,) = VERSION_1.decode_from_agent(message, MIB).frames
-    assert _same([frame], VERSION_1.decode_from_agent(VERSION_1.encode([frame]), MIB).frames)
+    assert _equal([frame], VERSION_1.decode_from_agent(VERSION_1.encode([frame]), MIB).frames)

@@ -1,4 +1,4 @@
-"""Each session against a peer that says anything at any time: well-formed frames, any values."""
+"""Each session against a hostile peer: well-formed frames with any values, in any order."""
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -41,27 +41,27 @@ from tests.unit.protocol.sessions import (
 MAX_JOBS = 4
 RANK = list(State)
 JOB_IDS = st.integers(0, 6).map(lambda number: number.to_bytes(16, "big"))
-NEAR = st.integers(0, 40) | st.integers(MIN_WINDOW_BYTES - 2, MIN_WINDOW_BYTES + 2) | COUNTS
-PIECES = st.sampled_from([0, 1, 3, 100, 9_000]).map(bytes)
+OFFSETS = st.integers(0, 40) | st.integers(MIN_WINDOW_BYTES - 2, MIN_WINDOW_BYTES + 2) | COUNTS
+CHUNK_DATA = st.sampled_from([0, 1, 3, 100, 9_000]).map(bytes)
 
 END = JobResult(bytes(16), 0, None, None, 1, None)
 
-ABOUT_JOBS: SearchStrategy[AgentFrame] = st.one_of(
+JOB_FRAMES: SearchStrategy[AgentFrame] = st.one_of(
     st.builds(replace, st.just(STARTED), job_id=JOB_IDS),
-    st.builds(Chunk, JOB_IDS, NEAR, PIECES),
-    st.builds(JobResult, JOB_IDS, NEAR, st.none(), st.none(), NEAR, st.none()),
-    st.builds(JobError, JOB_IDS, NEAR, st.just("internal"), st.just("")),
+    st.builds(Chunk, JOB_IDS, OFFSETS, CHUNK_DATA),
+    st.builds(JobResult, JOB_IDS, OFFSETS, st.none(), st.none(), OFFSETS, st.none()),
+    st.builds(JobError, JOB_IDS, OFFSETS, st.just("internal"), st.just("")),
 )
 
 
 class HostileAgent(RuleBasedStateMachine):
-    """A coordinator's session; its application gives jobs and reads on."""
+    """A coordinator's session that starts and reads jobs, against a hostile agent."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.dial(0)
+        self.connect(0)
 
-    def dial(self, honest_frames: int) -> None:
+    def connect(self, honest_frames: int) -> None:
         self.honest_frames = honest_frames
         self.session = CoordinatorSession(nonce=NONCE, name="c", authorities=[AUTHORITY])
         self.rank = 0
@@ -70,7 +70,7 @@ class HostileAgent(RuleBasedStateMachine):
         self.unconsumed: dict[bytes, int] = {}
         self.broken = False
 
-    def _take(self, frame: AgentFrame) -> None:
+    def _receive(self, frame: AgentFrame) -> None:
         STEPS_DONE["frames of an agent"] += 1
         self.honest_frames -= 1
         self.received += 1
@@ -82,65 +82,65 @@ class HostileAgent(RuleBasedStateMachine):
             return
         match event:
             case Hello():
-                assert event.public_key == PUBLIC_KEY, "proven"
+                assert event.public_key == PUBLIC_KEY, "the signature was verified"
             case Chunk():
                 assert event.job_id in known
                 assert event.data
                 self.unconsumed[event.job_id] += len(event.data)
             case JobResult() | JobError() | JobStarted():
-                assert event.job_id in known, "nobody else's job"
+                assert event.job_id in known, "only a known job"
 
     @precondition(lambda self: self.honest_frames <= 0 and not self.broken)
     @rule(frame=FROM_AGENT)
-    def anything(self, frame: AgentFrame) -> None:
-        self._take(frame)
+    def any_frame(self, frame: AgentFrame) -> None:
+        self._receive(frame)
 
     @precondition(lambda self: self.honest_frames <= 0 and not self.broken)
-    @rule(frame=ABOUT_JOBS)
-    def about_a_job(self, frame: AgentFrame) -> None:
-        self._take(frame)
+    @rule(frame=JOB_FRAMES)
+    def job_frame(self, frame: AgentFrame) -> None:
+        self._receive(frame)
 
     @precondition(lambda self: self.session.state is State.GREETING and not self.broken)
     @rule()
-    def good_hello(self) -> None:
-        self._take(make_hello(make_agent()))
+    def valid_hello(self) -> None:
+        self._receive(make_hello(make_agent()))
 
     @precondition(lambda self: self.honest_frames <= 0 and not self.broken)
     @rule()
     def hello_for_another_host(self) -> None:
-        self._take(make_hello(make_agent(authority="elsewhere:443")))
+        self._receive(make_hello(make_agent(authority="elsewhere:443")))
 
     @precondition(lambda self: self.session.streams and not self.broken)
     @rule(data=st.data())
-    def go_on_as_one_should(self, data: st.DataObject) -> None:
+    def valid_next_frame(self, data: st.DataObject) -> None:
         job_id = data.draw(st.sampled_from(sorted(self.session.streams)))
         stream = self.session.streams[job_id]
         if not stream.started:
-            self._take(replace(STARTED, job_id=job_id))
+            self._receive(replace(STARTED, job_id=job_id))
             return
-        room = MIN_WINDOW_BYTES - (stream.received - stream.acked)
+        free = MIN_WINDOW_BYTES - (stream.received - stream.acked)
         back = data.draw(st.integers(0, min(stream.received - stream.acked, 9)))
-        size = data.draw(st.sampled_from([0, min(1, room), room]))
+        size = data.draw(st.sampled_from([0, min(1, free), free]))
         if back + size:
-            self._take(Chunk(job_id, stream.received - back, bytes(back + size)))
+            self._receive(Chunk(job_id, stream.received - back, bytes(back + size)))
         else:
-            self._take(JobResult(job_id, stream.received, None, None, 1, None))
-        assert not self.broken, "all of that is allowed"
+            self._receive(JobResult(job_id, stream.received, None, None, 1, None))
+        assert not self.broken, "a valid frame"
 
     @precondition(lambda self: self.session.streams and self.honest_frames <= 0)
-    @rule(data=st.data(), how=st.sampled_from(["gap", "empty", "too much", "wrong total"]))
-    def break_a_rule(self, data: st.DataObject, how: str) -> None:
+    @rule(data=st.data(), how=st.sampled_from(["gap", "empty", "over the window", "wrong total"]))
+    def invalid_frame(self, data: st.DataObject, how: str) -> None:
         job_id = data.draw(st.sampled_from(sorted(self.session.streams)))
         stream = self.session.streams[job_id]
-        room = MIN_WINDOW_BYTES - (stream.received - stream.acked)
+        free = MIN_WINDOW_BYTES - (stream.received - stream.acked)
         broken: dict[str, AgentFrame] = {
             "gap": Chunk(job_id, stream.received + 1, b"x"),
             "empty": Chunk(job_id, stream.received, b""),
-            "too much": Chunk(job_id, stream.received, bytes(room + 1)),
+            "over the window": Chunk(job_id, stream.received, bytes(free + 1)),
             "wrong total": replace(END, job_id=job_id, total_bytes=stream.received + 1),
         }
         if not self.broken:
-            self._take(broken[how])
+            self._receive(broken[how])
             assert self.broken, how
 
     @precondition(lambda self: self.session.state is State.DECIDING)
@@ -153,7 +153,7 @@ class HostileAgent(RuleBasedStateMachine):
 
     @precondition(lambda self: self.session.state is State.OPEN)
     @rule(job_id=JOB_IDS)
-    def give_a_job(self, job_id: bytes) -> None:
+    def start_job(self, job_id: bytes) -> None:
         if job_id not in self.session.streams and len(self.session.streams) < MAX_JOBS:
             self.session.start_job(Job(job_id, "m", "openai", b"{}", 1000))
             self.unconsumed[job_id] = 0
@@ -168,18 +168,18 @@ class HostileAgent(RuleBasedStateMachine):
 
     @precondition(lambda self: self.broken or self.session.state is State.CLOSED)
     @rule(honest_frames=st.integers(0, 12))
-    def dial_again(self, honest_frames: int) -> None:
+    def reconnect(self, honest_frames: int) -> None:
         STEPS_DONE["connections of an agent"] += 1
-        self.dial(honest_frames)
+        self.connect(honest_frames)
 
     @invariant()
-    def states_only_go_forward(self) -> None:
+    def the_state_never_goes_back(self) -> None:
         rank = RANK.index(self.session.state)
         assert rank >= self.rank
         self.rank = rank
 
     @invariant()
-    def what_is_held_is_bounded(self) -> None:
+    def memory_is_bounded(self) -> None:
         session = self.session
         assert len(session.streams) <= MAX_JOBS
         assert len(session.to_send) <= self.received + self.sent
@@ -189,14 +189,14 @@ class HostileAgent(RuleBasedStateMachine):
 
 
 class HostileCoordinator(RuleBasedStateMachine):
-    """An agent's session that holds two jobs of a lost one."""
+    """An agent's session that resumes two jobs, against a hostile coordinator."""
 
     def __init__(self) -> None:
         super().__init__()
         self.held = {LiveJob(bytes(16), 3, 9), LiveJob(b"\x01" * 16, 0, 0)}
-        self.dial(0)
+        self.connect(0)
 
-    def dial(self, honest_frames: int) -> None:
+    def connect(self, honest_frames: int) -> None:
         self.honest_frames = honest_frames
         self.session = AgentSession(
             authority=AUTHORITY,
@@ -210,7 +210,7 @@ class HostileCoordinator(RuleBasedStateMachine):
         self.broken = False
         self.welcomes = 0
 
-    def _take(self, frame: CoordinatorFrame) -> None:
+    def _receive(self, frame: CoordinatorFrame) -> None:
         STEPS_DONE["frames of a coordinator"] += 1
         self.honest_frames -= 1
         before = self.session.state
@@ -237,50 +237,50 @@ class HostileCoordinator(RuleBasedStateMachine):
 
     @precondition(lambda self: self.honest_frames <= 0 and not self.broken)
     @rule(frame=FROM_COORDINATOR)
-    def anything(self, frame: CoordinatorFrame) -> None:
-        self._take(frame)
+    def any_frame(self, frame: CoordinatorFrame) -> None:
+        self._receive(frame)
 
     @precondition(lambda self: self.honest_frames <= 0 and not self.broken)
     @rule()
     def challenge(self) -> None:
-        self._take(Challenge(NONCE, "c"))
+        self._receive(Challenge(NONCE, "c"))
 
     @precondition(lambda self: self.honest_frames <= 0 and not self.broken)
     @rule(
-        window=NEAR,
+        window=OFFSETS,
         limit=st.sampled_from([0, 2**20 - 1, 2**20, 2**53]),
-        resumed=st.dictionaries(st.sampled_from([bytes(16), b"\x01" * 16, b"?" * 16]), NEAR),
+        resumed=st.dictionaries(st.sampled_from([bytes(16), b"\x01" * 16, b"?" * 16]), OFFSETS),
     )
     def welcome(self, window: int, limit: int, resumed: dict[bytes, int]) -> None:
         changed = replace(WELCOME, window_bytes=window, max_message_bytes=limit, resumed=resumed)
-        self._take(changed)
+        self._receive(changed)
 
     @precondition(lambda self: self.session.state in (State.CONNECTING, State.GREETING))
     @rule()
-    def go_on_as_one_should(self) -> None:
+    def valid_next_frame(self) -> None:
         if not self.broken:
-            greeting = self.session.state is State.GREETING
-            self._take(WELCOME if greeting else Challenge(NONCE, "c"))
+            waits_for_welcome = self.session.state is State.GREETING
+            self._receive(WELCOME if waits_for_welcome else Challenge(NONCE, "c"))
 
     @precondition(lambda self: self.session.state is State.OPEN and not self.broken)
-    @rule(job_id=JOB_IDS, offset=NEAR, final=st.booleans())
+    @rule(job_id=JOB_IDS, offset=OFFSETS, final=st.booleans())
     def acknowledge(self, job_id: bytes, offset: int, final: bool) -> None:
-        self._take(Ack(job_id, offset, final=final))
+        self._receive(Ack(job_id, offset, final=final))
 
     @precondition(lambda self: self.broken or self.session.state is State.CLOSED)
     @rule(honest_frames=st.integers(0, 12))
-    def dial_again(self, honest_frames: int) -> None:
+    def reconnect(self, honest_frames: int) -> None:
         STEPS_DONE["connections to a coordinator"] += 1
-        self.dial(honest_frames)
+        self.connect(honest_frames)
 
     @invariant()
-    def states_only_go_forward(self) -> None:
+    def the_state_never_goes_back(self) -> None:
         rank = RANK.index(self.session.state)
         assert rank >= self.rank
         self.rank = rank
 
     @invariant()
-    def it_says_one_hello_and_is_welcomed_once(self) -> None:
+    def one_hello_is_sent_and_one_welcome_accepted(self) -> None:
         assert len(self.session.to_send) <= 1
         assert self.welcomes <= 1
         assert all(isinstance(frame, Hello) for frame in self.session.to_send)

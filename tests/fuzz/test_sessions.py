@@ -1,4 +1,4 @@
-"""Both state machines talking to each other over links that break, with several jobs at once."""
+"""Both sessions against each other over links that break, with several jobs at once."""
 
 from collections.abc import Callable
 
@@ -36,11 +36,11 @@ RANK = list(State)
 
 
 class TwoSessions(RuleBasedStateMachine):
-    """An agent and a coordinator, each as its application would use its session."""
+    """An agent and a coordinator that use their sessions as the applications do."""
 
     def __init__(self) -> None:
         super().__init__()
-        STEPS_DONE["conversations"] += 1
+        STEPS_DONE["session pairs"] += 1
         self.channels: dict[bytes, SendStream] = {}
         self.seen: set[bytes] = set()
         self.sources: dict[bytes, bytes] = {}
@@ -49,13 +49,13 @@ class TwoSessions(RuleBasedStateMachine):
         self.ends: dict[bytes, int] = {}
         self.lost: set[bytes] = set()
         self.session_id: bytes | None = None
-        self.numbers = 0
-        self.moved = 0
-        self.patience = 4
-        self.dial()
+        self.connections = 0
+        self.delivered = 0
+        self.min_delivered = 4
+        self.connect()
 
-    def dial(self) -> None:
-        self.numbers += 1
+    def connect(self) -> None:
+        self.connections += 1
         self.link: LossyLink[AgentFrame, CoordinatorFrame] = LossyLink()
         self.agent = AgentSession(
             authority=AUTHORITY,
@@ -65,7 +65,7 @@ class TwoSessions(RuleBasedStateMachine):
             session_id=self.session_id,
             live_jobs=[channel.live_job() for channel in self.channels.values()],
         )
-        nonce = self.numbers.to_bytes(32, "big")
+        nonce = self.connections.to_bytes(32, "big")
         self.coordinator = CoordinatorSession(nonce=nonce, name="c", authorities=[AUTHORITY])
         self.ranks = (0, 0)
         self.flush()
@@ -80,29 +80,29 @@ class TwoSessions(RuleBasedStateMachine):
     def both_open(self) -> bool:
         return self.link.is_open and self.agent.state is self.coordinator.state is State.OPEN
 
-    # --- frames on their way ----------------------------------------------------------------------
+    # --- frames in flight -------------------------------------------------------------------------
 
     @precondition(lambda self: self.link.up)
     @rule(count=st.integers(1, 5))
     def coordinator_reads(self, count: int) -> None:
         for _ in range(min(count, len(self.link.up))):
             STEPS_DONE["frames"] += 1
-            self.moved += 1
+            self.delivered += 1
             frame = self.link.up.popleft()
             event = self.coordinator.receive(frame)
             if event is not None:
-                self._coordinator_acts(event)
+                self._coordinator_handles(event)
         self.flush()
 
-    def _coordinator_acts(self, event: AgentFrame) -> None:
+    def _coordinator_handles(self, event: AgentFrame) -> None:
         match event:
             case Hello():
-                going_on = resumable(event.live_jobs, self.kept)
+                continuing = resumable(event.live_jobs, self.kept)
                 welcome = Welcome(
                     "p", bytes(16), 1000, 60_000, WINDOW, MIN_MESSAGE_TO_COORDINATOR_BYTES
                 )
-                self.lost |= self.kept.keys() - going_on.keys()
-                self.coordinator.accept(welcome, going_on)
+                self.lost |= self.kept.keys() - continuing.keys()
+                self.coordinator.accept(welcome, continuing)
                 self.kept = self.coordinator.streams
             case Chunk():
                 assert event.offset == len(self.sinks[event.job_id])
@@ -116,13 +116,13 @@ class TwoSessions(RuleBasedStateMachine):
     def agent_reads(self, count: int) -> None:
         for _ in range(min(count, len(self.link.down))):
             STEPS_DONE["frames"] += 1
-            self.moved += 1
+            self.delivered += 1
             event = self.agent.receive(self.link.down.popleft())
             if event is not None:
-                self._agent_acts(event)
+                self._agent_handles(event)
         self.flush()
 
-    def _agent_acts(self, event: CoordinatorFrame) -> None:
+    def _agent_handles(self, event: CoordinatorFrame) -> None:
         match event:
             case Welcome():
                 self.session_id = event.session_id
@@ -141,11 +141,11 @@ class TwoSessions(RuleBasedStateMachine):
                 if channel.done:
                     del self.channels[event.job_id]
 
-    # --- what the applications do -----------------------------------------------------------------
+    # --- the applications -------------------------------------------------------------------------
 
     @precondition(lambda self: self.both_open and len(self.coordinator.streams) < MAX_JOBS)
     @rule()
-    def give_a_job(self) -> None:
+    def start_job(self) -> None:
         job_id = len(self.sinks).to_bytes(16, "big")
         self.sinks[job_id] = bytearray()
         self.coordinator.start_job(Job(job_id, "m", "openai", b"{}", 1000))
@@ -163,12 +163,12 @@ class TwoSessions(RuleBasedStateMachine):
     @precondition(lambda self: self.both_open and self.coordinator.streams)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        self.coordinator.cancel_job(data.draw(st.sampled_from(sorted(self.sinks))), "why not")
+        self.coordinator.cancel_job(data.draw(st.sampled_from(sorted(self.sinks))), "cancelled")
         self.flush()
 
     @precondition(lambda self: self.channels)
     @rule(data=st.data(), pieces=st.lists(st.integers(1, WINDOW // 2), max_size=3))
-    def work(self, data: st.DataObject, pieces: list[int]) -> None:
+    def backend_writes(self, data: st.DataObject, pieces: list[int]) -> None:
         channel = self.channels[data.draw(st.sampled_from(sorted(self.channels)))]
         if channel.end is not None:
             return
@@ -183,14 +183,14 @@ class TwoSessions(RuleBasedStateMachine):
 
     @precondition(lambda self: self.link.is_open and self.agent.state is State.OPEN)
     @rule(control=st.sampled_from(["data", "capabilities", "heartbeat", "draining"]))
-    def agent_writes(self, control: str) -> None:
-        say: dict[str, Callable[[], AgentFrame]] = {
+    def agent_sends(self, control: str) -> None:
+        control_frames: dict[str, Callable[[], AgentFrame]] = {
             "capabilities": lambda: Capabilities(1, [], AgentLimits(1)),
             "heartbeat": lambda: Heartbeat(0, 0, 1, None, None, None, None),
             "draining": lambda: Draining(1),
         }
-        if control in say:
-            self.link.up.append(say[control]())
+        if control in control_frames:
+            self.link.up.append(control_frames[control]())
         for channel in self.channels.values():
             self.link.up.extend(channel.next_frames())
 
@@ -199,18 +199,18 @@ class TwoSessions(RuleBasedStateMachine):
     def drain(self) -> None:
         self.link.down.append(Drain("later", 1))
 
-    @precondition(lambda self: self.moved >= self.patience)
-    @rule(patience=st.integers(0, 12))
-    def cut_and_dial(self, patience: int = 0) -> None:
+    @precondition(lambda self: self.delivered >= self.min_delivered)
+    @rule(min_delivered=st.integers(0, 12))
+    def cut_and_reconnect(self, min_delivered: int = 0) -> None:
         STEPS_DONE["cuts"] += 1
         self.link.cut()
-        self.moved, self.patience = 0, patience
-        self.dial()
+        self.delivered, self.min_delivered = 0, min_delivered
+        self.connect()
 
-    # --- what always holds ------------------------------------------------------------------------
+    # --- invariants -------------------------------------------------------------------------------
 
     @invariant()
-    def states_only_go_forward(self) -> None:
+    def the_states_never_go_back(self) -> None:
         ranks = (RANK.index(self.agent.state), RANK.index(self.coordinator.state))
         assert ranks[0] >= self.ranks[0]
         assert ranks[1] >= self.ranks[1]
@@ -218,13 +218,13 @@ class TwoSessions(RuleBasedStateMachine):
         self.ranks = ranks
 
     @invariant()
-    def every_sink_has_a_prefix_of_its_source(self) -> None:
+    def each_sink_is_a_prefix_of_its_source(self) -> None:
         for job_id, sink in self.sinks.items():
             assert self.sources.get(job_id, b"").startswith(bytes(sink))
         assert all(count == 1 for count in self.ends.values())
 
     @invariant()
-    def nothing_piles_up(self) -> None:
+    def memory_is_bounded(self) -> None:
         assert self.agent.to_send == []
         assert self.coordinator.to_send == []
         assert len(self.coordinator.streams) <= MAX_JOBS
@@ -234,20 +234,20 @@ class TwoSessions(RuleBasedStateMachine):
             assert channel.written - channel.acked < WINDOW + WINDOW // 2
 
     def teardown(self) -> None:
-        """Over one last link every job that anybody still waits for ends."""
-        self.cut_and_dial()
+        """Over one last link every job that the coordinator still waits for ends."""
+        self.cut_and_reconnect()
         for _ in range(10_000):
             if not self.link.up and not self.link.down and not self.channels and self.both_open:
                 break
-            self._one_round()
+            self._exchange_frames()
         else:
-            raise AssertionError("it does not end")
+            raise AssertionError("the jobs do not end")
         assert not self.coordinator.streams
         for job_id in self.ends:
             assert self.sinks[job_id] == self.sources.get(job_id, b"")
         assert self.ends.keys() | self.lost == self.sinks.keys()
 
-    def _one_round(self) -> None:
+    def _exchange_frames(self) -> None:
         while self.link.up or self.link.down:
             if self.link.up:
                 self.coordinator_reads(5)
@@ -259,7 +259,7 @@ class TwoSessions(RuleBasedStateMachine):
         for job_id, stream in self.coordinator.streams.items():
             self.coordinator.consumed(job_id, stream.received - stream.consumed)
         self.flush()
-        self.agent_writes("data")
+        self.agent_sends("data")
 
 
 TestTwoSessions = TwoSessions.TestCase

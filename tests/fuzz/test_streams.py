@@ -1,4 +1,4 @@
-"""One response over links that break: whatever the order of events, every byte arrives once."""
+"""One response over links that break: every byte arrives once, in any order of events."""
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -24,18 +24,19 @@ MAX_WRITE_BYTES = 80
 
 
 class BrokenLinks(RuleBasedStateMachine):
-    """Both halves of a stream, with a source that pauses as it is told to.
+    """Both halves of a stream, with a source that pauses while the window is full.
 
-    The coordinator's application is `sink` and `end`; the agent's is `source`.
+    `source` holds the bytes that the server has sent; `sink` and `end` are what the coordinator
+    received.
     """
 
     @initialize(window=WINDOWS, length=st.integers(0, 200))
-    def begin(self, window: int, length: int) -> None:
+    def create(self, window: int, length: int) -> None:
         STEPS_DONE["streams"] += 1
         self.window = self.widest = window
         self.sender = SendStream(JOB_ID, window)
         self.receiver = ReceiveStream(window)
-        self.known: dict[bytes, ReceiveStream] = {JOB_ID: self.receiver}
+        self.streams: dict[bytes, ReceiveStream] = {JOB_ID: self.receiver}
         self.source = b""
         self.length = length
         self.sink = b""
@@ -43,10 +44,10 @@ class BrokenLinks(RuleBasedStateMachine):
         self.end: JobEnd | None = None
         self.paused = self.forgotten = False
         self.link: LossyLink[AgentFrame, Ack] = LossyLink()
-        self.is_used = False
+        self.has_delivered = False
 
     @property
-    def is_long(self) -> bool:
+    def is_complete(self) -> bool:
         return len(self.source) >= self.length
 
     # --- the agent's side -------------------------------------------------------------------------
@@ -63,15 +64,15 @@ class BrokenLinks(RuleBasedStateMachine):
         self.sender.write(data)
         self.paused = self.sender.full
 
-    @precondition(lambda self: self.sender.started and not self.sender.end and self.is_long)
+    @precondition(lambda self: self.sender.started and not self.sender.end and self.is_complete)
     @rule()
     def finish(self) -> None:
         self.sender.finish(JobResult(JOB_ID, self.sender.written, 1, 1, 10, 5))
 
-    @precondition(lambda self: not self.sender.done and self.is_long)
+    @precondition(lambda self: not self.sender.done and self.is_complete)
     @rule()
-    def give_up(self) -> None:
-        """A cancel, or a consumer that is too slow: what is not sent yet is dropped."""
+    def abandon(self) -> None:
+        """A cancel or a slow consumer: unsent bytes are dropped."""
         sent, end_sent = self.sender.sent, self.sender.end_sent
         self.sender.drop_unsent()
         assert end_sent or self.sender.written == sent
@@ -90,7 +91,7 @@ class BrokenLinks(RuleBasedStateMachine):
 
     @precondition(lambda self: self.link.down)
     @rule()
-    def take_acknowledgement(self) -> None:
+    def receive_ack(self) -> None:
         ack = self.link.down.popleft()
         self.sender.acknowledge(ack.offset, final=ack.final)
         if self.sender.below_low_water:
@@ -106,27 +107,27 @@ class BrokenLinks(RuleBasedStateMachine):
 
     def deliver(self) -> None:
         STEPS_DONE["frames"] += 1
-        self.is_used = True
+        self.has_delivered = True
         match self.link.up.popleft():
             case JobStarted():
-                assert not self.receiver.started, "told once on each link"
+                assert not self.receiver.started, "sent once per link"
                 self.receiver.started = True
             case Chunk() as chunk:
                 assert self.receiver.started
                 fresh = self.receiver.receive(chunk)
-                assert fresh == chunk.data, "nothing is sent twice that had arrived"
+                assert fresh == chunk.data, "no byte that arrived is sent twice"
                 self.sink += fresh
             case JobResult() | JobError() as end:
                 assert self.end is None, "one end"
                 self.receiver.check_end(end)
                 self.end = end
-                del self.known[JOB_ID]
+                del self.streams[JOB_ID]
                 self.link.down.append(Ack(JOB_ID, end.total_bytes, final=True))
 
-    @precondition(lambda self: self.known and self.passed_on < self.receiver.received)
+    @precondition(lambda self: self.streams and self.passed_on < self.receiver.received)
     @rule(count=st.integers(1, 100))
     def consume(self, count: int) -> None:
-        """A client reads on, whether there is a link or not."""
+        """The client reads, with or without a link."""
         count = min(count, self.receiver.received - self.passed_on)
         self.passed_on += count
         offset = self.receiver.consume(count)
@@ -135,28 +136,28 @@ class BrokenLinks(RuleBasedStateMachine):
 
     # --- the link ---------------------------------------------------------------------------------
 
-    # A link over which nothing came is as good as none; without this most of them would be.
-    @precondition(lambda self: self.link.is_open and self.is_used)
+    # Only a link that delivered a frame is cut; otherwise most links would carry nothing.
+    @precondition(lambda self: self.link.is_open and self.has_delivered)
     @rule()
     def cut(self) -> None:
         STEPS_DONE["cuts"] += 1
-        self.is_used = False
+        self.has_delivered = False
         self.link.cut()
 
     @precondition(lambda self: not self.link.is_open)
     @rule(window=st.none() | WINDOWS)
     def resume(self, window: int | None) -> None:
-        """Hello and Welcome; the coordinator may grant another window than before."""
+        """`Hello` and `Welcome`; the coordinator may set another window than before."""
         self.link = LossyLink()
         self.window = window or self.window
         self.widest = max(self.widest, self.window)
         offered = [] if self.sender.done or self.forgotten else [self.sender.live_job()]
-        going_on = resumable(offered, self.known)
-        if not going_on:
-            assert not self.known, "the agent holds whatever has not ended"
+        continuing = resumable(offered, self.streams)
+        if not continuing:
+            assert not self.streams, "the agent holds every job that has not ended"
             self.forgotten = True
             return
-        assert going_on == {JOB_ID: self.receiver}, "a job that both hold goes on"
+        assert continuing == {JOB_ID: self.receiver}, "a job that both sides hold continues"
         acked = self.receiver.resume(self.window)
         self.sender.window = self.window
         self.sender.rewind(self.receiver.received)
@@ -165,10 +166,10 @@ class BrokenLinks(RuleBasedStateMachine):
         if self.sender.below_low_water:
             self.paused = False
 
-    # --- what always holds ------------------------------------------------------------------------
+    # --- invariants -------------------------------------------------------------------------------
 
     @invariant()
-    def the_sink_has_a_prefix_of_the_source(self) -> None:
+    def the_sink_is_a_prefix_of_the_source(self) -> None:
         assert self.source.startswith(self.sink)
         assert len(self.sink) == self.receiver.received
 
@@ -180,25 +181,25 @@ class BrokenLinks(RuleBasedStateMachine):
         assert sender.acked <= self.passed_on or self.end
 
     @invariant()
-    def the_sender_holds_a_window_and_one_write_at_most(self) -> None:
+    def the_sender_holds_at_most_a_window_and_one_write(self) -> None:
         sender = self.sender
         held = sum(map(len, sender._unsent)) + sum(len(data) for _, data in sender._unacked)
         assert held == sender.written - sender.acked
         assert held < self.widest + MAX_WRITE_BYTES
 
     @invariant()
-    def the_receiver_holds_a_window_at_most(self) -> None:
+    def the_receiver_holds_at_most_a_window(self) -> None:
         assert len(self.sink) - self.passed_on <= self.widest
 
     def teardown(self) -> None:
         if hasattr(self, "sender"):
-            self._play_to_the_end()
+            self._finish_transfer()
             assert self.sink == self.source
             assert self.end is not None
             assert self.end.total_bytes == len(self.source)
             assert self.sender.done or self.forgotten
 
-    def _play_to_the_end(self) -> None:
+    def _finish_transfer(self) -> None:
         if self.sender.started is None:
             self.start()
         if self.sender.end is None:
@@ -211,11 +212,11 @@ class BrokenLinks(RuleBasedStateMachine):
             self.send(100)
             while self.link.up:
                 self.deliver()
-            if self.known and self.passed_on < self.receiver.received:
+            if self.streams and self.passed_on < self.receiver.received:
                 self.consume(100)
             while self.link.down:
-                self.take_acknowledgement()
-        raise AssertionError("it does not end")
+                self.receive_ack()
+        raise AssertionError("the transfer does not end")
 
 
 TestBrokenLinks = BrokenLinks.TestCase
