@@ -1,51 +1,99 @@
 """Tests in which waiting costs nothing: an event loop whose clock jumps to the next timer.
 
-Real sockets work as ever. The clock stands still while anything happens, and jumps only when for
-`GRACE_S` of real time nothing did: then nothing but a timer can be what everybody waits for.
+Real sockets work as ever. The clock stands still while the process works, while a thread works for
+`run_in_executor` (`asyncio.to_thread` and `getaddrinfo` use it), and while the kernel moves bytes
+between two sockets of this process: `TrafficInspector` asks the kernel. So however slow the machine
+is, everything that needs no timer happens before the next timer.
+
+Neither other processes nor threads of the test's own hold the clock. The loop refuses to start a
+process.
 """
 
 import asyncio
 import functools
 import selectors
 from collections.abc import Callable, Coroutine
-from typing import ParamSpec
+from concurrent.futures import Executor
+from typing import Any, Never, ParamSpec, TypeVar, TypeVarTuple
 
-GRACE_S = 0.004
-"""Real time for bytes that are on their way between two sockets of this machine."""
+from tests.kit import kernel_sockets
+from tests.kit.kernel_sockets import TrafficInspector
+
+POLL_S = 0.001
+"""Real time between two questions to a kernel that is still at work."""
+
+SILENCE_S = 0.05
+"""Real time without an event before the clock jumps, on systems whose kernel cannot be asked."""
 
 P = ParamSpec("P")
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """See the module's text. Starts at a time that is not zero, so that nobody relies on it."""
+    """An event loop with a virtual clock, which starts at 1000 s so that no test relies on zero."""
 
     def __init__(self) -> None:
         self._virtual_now = 1000.0
+        self._executor_jobs: set[asyncio.Future[Any]] = set()
         super().__init__(_JumpingSelector(self))
 
     def time(self) -> float:
         return self._virtual_now
 
     def jump(self, seconds: float) -> None:
+        """Move the clock forward."""
         self._virtual_now += seconds
+
+    @property
+    def held(self) -> bool:
+        """Whether a thread still works for this loop."""
+        return bool(self._executor_jobs)
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
+    ) -> asyncio.Future[T]:
+        job = super().run_in_executor(executor, func, *args)
+        self._executor_jobs.add(job)
+        job.add_done_callback(self._executor_jobs.discard)
+        return job
+
+    async def _make_subprocess_transport(self, *_args: object, **_settings: object) -> Never:
+        raise NotImplementedError("A process has a clock of its own: use a loop in real time.")
 
 
 class _JumpingSelector(selectors.DefaultSelector):
+    """Advances the loop's clock instead of waiting for a timer."""
+
     def __init__(self, loop: VirtualTimeLoop) -> None:
         super().__init__()
         self._loop = loop
+        self._traffic = TrafficInspector()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout <= 0:
             return super().select(timeout)
-        events = super().select(min(timeout, GRACE_S))
-        if not events:
-            self._loop.jump(timeout)
-        return events
+        while True:
+            if events := super().select(0):
+                return events
+            if self._idle():
+                # The kernel may have finished between the first question and the second.
+                if events := super().select(0):
+                    return events
+                self._loop.jump(timeout)
+                return []
+            super().select(POLL_S)
+
+    def _idle(self) -> bool:
+        if self._loop.held:
+            return False
+        if not kernel_sockets.SUPPORTED:
+            return not super().select(SILENCE_S)
+        return self._traffic.idle(self.get_map().values())
 
 
 def in_virtual_time(test: Callable[P, Coroutine[None, None, None]]) -> Callable[P, None]:
-    """Run an asynchronous test on such a loop. Its fixtures have to be synchronous."""
+    """Run an asynchronous test on a `VirtualTimeLoop`. Its fixtures have to be synchronous."""
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
