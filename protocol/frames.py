@@ -166,7 +166,7 @@ class Hello(Struct, tag=33, array_like=True, frozen=True):
     """The agent's answer to `Challenge`.
 
     Attributes:
-        agent_version: of the agent's software, for logs.
+        agent_version: the version of the agent's software, for logs.
         public_key: the agent's identity, as a raw Ed25519 key.
         signature: over `auth.signed_bytes(authority, nonce)`.
         enrollment_code: the code that the operator received; "" when the key is already known.

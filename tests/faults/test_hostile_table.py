@@ -1,4 +1,4 @@
-"""The tables of hostile input in docs/protocol.md and the tests say the same."""
+"""The tables of hostile input in docs/protocol.md list the tests and their close codes."""
 
 import re
 from pathlib import Path
@@ -13,12 +13,12 @@ from tests.kit.hostile_jobs import ATTACKS
 from tests.kit.hostile_messages import HOSTILE_MESSAGES
 
 TEXT: Final = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
-LOST: Final = 1006
-"""No close frame: the connection was cut."""
+NO_CLOSE_FRAME: Final = 1006
+"""The connection was cut without a close frame."""
 
 
-def table(first_cell: str) -> dict[str, str]:
-    """The rows below a heading cell: what is done, and the answer."""
+def parse_table(first_cell: str) -> dict[str, str]:
+    """The table whose first heading is `first_cell`: input and reaction."""
     section = TEXT.partition("\n## Hostile input\n")[2].partition("\n## ")[0]
     rows = section.partition(f"| {first_cell} |")[2].partition("\n\n")[0].splitlines()[2:]
     cells = [re.split(r" \| ", row.strip("| ")) for row in rows]
@@ -27,27 +27,27 @@ def table(first_cell: str) -> dict[str, str]:
 
 
 def close_codes(rows: dict[str, str]) -> dict[str, int | None]:
-    """The close code that an answer names."""
+    """The close code that each reaction names, if any."""
     return {
-        name: int(found[1]) if (found := re.search(r"`(1\d{3})`", answer)) else None
-        for name, answer in rows.items()
+        name: int(found[1]) if (found := re.search(r"`(1\d{3})`", reaction)) else None
+        for name, reaction in rows.items()
     }
 
 
-def test_what_either_side_may_send() -> None:
+def test_the_table_for_both_sides_matches_the_tests() -> None:
     tested = {hostile.name: hostile.close_code for hostile in HOSTILE_MESSAGES}
-    assert close_codes(table("Either side sends")) == tested
+    assert close_codes(parse_table("Either side sends")) == tested
 
 
-def test_what_a_coordinator_may_send() -> None:
+def test_the_table_for_coordinators_matches_the_tests() -> None:
     tested: dict[str, int | None] = {attack.name: attack.close_code for attack in ATTACKS}
     tested |= {greeting.name: greeting.close_code for greeting in GREETINGS}
-    tested = {name: None if code == LOST else code for name, code in tested.items()}
+    tested = {name: None if code == NO_CLOSE_FRAME else code for name, code in tested.items()}
     tested |= dict.fromkeys((*OTHER_ROWS, *TEXTS))
-    assert close_codes(table("The coordinator sends")) == tested
+    assert close_codes(parse_table("The coordinator sends")) == tested
 
 
-def test_what_an_agent_may_send() -> None:
+def test_the_table_for_agents_matches_the_tests() -> None:
     tested: dict[str, int | None] = {attack.name: attack.close_code for attack in AGENT_ATTACKS}
     tested |= {visit.name: visit.close_code for visit in VISITS}
-    assert close_codes(table("The agent sends")) == tested
+    assert close_codes(parse_table("The agent sends")) == tested
