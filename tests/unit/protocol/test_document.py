@@ -127,7 +127,7 @@ def test_the_overview_lists_every_frame_with_its_fields() -> None:
 
 
 def test_the_limits_match_the_constants() -> None:
-    shown = {name: float(value) for name, value, _ in code_rows(r"[A-Z_0-9]+")}
+    shown = {name: int(value) for name, value, _ in code_rows(r"[A-Z_0-9]+")}
     constants = {
         name: value
         for name, value in vars(limits).items()
