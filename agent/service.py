@@ -182,9 +182,9 @@ class Service:
         if not done.changes_nothing:
             self._config, self.backends = done.config, backends
             self.uplink.config = done.config.coordinator
-            self.jobs.limit(config.limits.max_concurrent, config.limits.max_tokens_per_minute)
-            self._discovery.look_every(config.discovery.interval_s)
-            self._discovery.use(backends)
+            self.jobs.set_limits(config.limits.max_concurrent, config.limits.max_tokens_per_minute)
+            self._discovery.set_interval(config.discovery.interval_s)
+            self._discovery.replace_backends(backends)
             self._reports.use(done.config, backends.skipped)
         return done
 
@@ -224,7 +224,7 @@ class Service:
             self.outbox.put(Draining(round(left_s * 1000)))
 
     async def _keep_connected(self) -> None:
-        await self._discovery.wait_for_first_round(FIRST_LOOK_S)
+        await self._discovery.wait_for_first_checks(FIRST_LOOK_S)
         await self.uplink.run()
         self._exit_code = EXIT_REFUSED
         self._stop_requested.set()  # not `stop`: while draining that would be the second signal
@@ -279,7 +279,7 @@ class Service:
 
     def offers(self) -> list[ModelOffer]:
         """The models that are offered now."""
-        return model_offers(self._discovery.serving(), self._config)
+        return model_offers(self._discovery.served_models(), self._config)
 
     def status(self) -> StatusSnapshot:
         """The whole agent at this moment."""

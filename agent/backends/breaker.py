@@ -1,10 +1,10 @@
-"""Takes a backend that keeps failing out of service, and lets it back by one trial. Pure.
+"""A circuit breaker: after repeated failures a backend gets no jobs for a while. Pure.
 
 ::
 
-    closed ──failures──▶ open ──rest is over──▶ half open ──success──▶ closed
-                          ▲                         │
-                          └────────failure──────────┘   (the next rest is twice as long)
+    closed ──failures──▶ open ──wait has passed──▶ half open ──trial succeeds──▶ closed
+                          ▲                          │
+                          └───────trial fails────────┘   (the next wait is twice as long)
 """
 
 from collections import deque
@@ -47,10 +47,13 @@ room for the eight jobs that may be on their way by default."""
 
 
 class Breaker:
-    """The breaker of one backend.
+    """The circuit breaker of one backend.
+
+    Each opening starts a new generation. A job's outcome is reported with the generation in which
+    the job started; outcomes of earlier generations are ignored.
 
     Args:
-        rule: when it opens.
+        rule: when it opens, and for how long.
         clock: monotonic, in seconds.
     """
 
@@ -59,76 +62,72 @@ class Breaker:
         self._clock = clock
         self._failures: deque[float] = deque(maxlen=rule.failures)
         self._open_until: float | None = None
-        self._rest_s = rule.rest_s
+        self._wait_s = rule.rest_s
         self._trial_running = False
-        self._openings = 0
+        self._generation = 0
 
     def __repr__(self) -> str:
         return f"<Breaker {self.state} failures={len(self._failures)}>"
 
     @property
     def state(self) -> BreakerState:
-        """Where it stands now."""
+        """The state now; the breaker becomes half open by the passing of time alone."""
         if self._open_until is None:
             return BreakerState.CLOSED
         return BreakerState.OPEN if self._clock() < self._open_until else BreakerState.HALF_OPEN
 
     @property
-    def retry_in_s(self) -> float:
-        """How long it still rests; 0 when it does not."""
+    def open_s(self) -> float:
+        """Seconds until it is half open; 0 when it is not open."""
         return max(0.0, (self._open_until or 0.0) - self._clock())
 
     def admits(self) -> bool:
-        """Whether a job may go to the backend now; half open admits one at a time."""
+        """Whether a job may start on the backend now; half open admits one at a time."""
         state = self.state
         return state is BreakerState.CLOSED or (
             state is BreakerState.HALF_OPEN and not self._trial_running
         )
 
-    def started(self) -> int:
-        """A job goes to the backend; its end is told with the number that is returned.
-
-        An end with an older number than the last opening's is of a job that ran already then, and
-        says nothing new.
-        """
+    def start(self) -> int:
+        """Count a job that starts now, as the trial when half open; returns the generation."""
         if self.state is BreakerState.HALF_OPEN:
             self._trial_running = True
-        return self._openings
+        return self._generation
 
-    def succeeded(self, number: int) -> None:
-        """A job or a trial went well: closed again."""
-        if number != self._openings:
+    def succeeded(self, generation: int) -> None:
+        """A job succeeded: close, and forget earlier failures."""
+        if generation != self._generation:
             return
         self._failures.clear()
         self._open_until = None
-        self._rest_s = self._rule.rest_s
+        self._wait_s = self._rule.rest_s
         self._trial_running = False
 
-    def dropped(self, number: int) -> None:
-        """A job ended without a word about the backend: cancelled, or the client's fault."""
-        if number == self._openings:
+    def ignored(self, generation: int) -> None:
+        """A job ended without information about the backend: cancelled, or the client's fault."""
+        if generation == self._generation:
             self._trial_running = False
 
-    def failed(self, number: int) -> None:
+    def failed(self, generation: int) -> None:
         """A job failed by the backend's fault."""
-        if number != self._openings:
+        if generation != self._generation:
             return
         now = self._clock()
         if self._open_until is not None:  # it was the trial
-            self._rest_s = min(self._rest_s * 2, self._rule.max_rest_s)
-            self._open(now + self._rest_s)
+            self._wait_s = min(self._wait_s * 2, self._rule.max_rest_s)
+            self._open(now + self._wait_s)
             return
         self._failures.append(now)
         full = len(self._failures) == self._rule.failures
         if full and now - self._failures[0] <= self._rule.within_s:
-            self._open(now + self._rest_s)
+            self._open(now + self._wait_s)
 
-    def rest(self, seconds: float) -> None:
-        """The server itself said when to come back."""
+    def open_for(self, seconds: float) -> None:
+        """Open for the wait that the server itself asked for; never shortens a longer one."""
         self._open(self._clock() + min(seconds, self._rule.max_rest_s))
 
     def _open(self, until: float) -> None:
         self._open_until = max(until, self._open_until or 0.0)
-        self._openings += 1
+        self._generation += 1
         self._trial_running = False
         self._failures.clear()

@@ -20,18 +20,18 @@ from provider_agent.protocol.limits import (
 _OTHER_FIELDS_BYTES: Final = 64 * KIB
 """What the rest of `Capabilities` takes at most: limits and the operator's few short texts."""
 
-FakeBackendPool = tuple[Backend, BackendModel, float | None]
+ServedModel = tuple[Backend, BackendModel, float | None]
 """A healthy backend, one of its models, and the markup of a passthrough."""
 
 
-def model_offers(serving: Iterable[FakeBackendPool], config: Config) -> list[ModelOffer]:
+def model_offers(serving: Iterable[ServedModel], config: Config) -> list[ModelOffer]:
     """One offer per model id, in the order in which backends and models come.
 
     A model that several backends serve is offered once: with everything that any of them speaks,
     the smallest of their context windows, and their capacities added up. Models are left out from
     the end when there are more than the protocol or one message holds.
     """
-    by_id: dict[str, list[FakeBackendPool]] = {}
+    by_id: dict[str, list[ServedModel]] = {}
     for entry in serving:
         if len(entry[1].model_id) <= MAX_NAME_CHARS:
             by_id.setdefault(entry[1].model_id, []).append(entry)
@@ -46,7 +46,7 @@ def model_offers(serving: Iterable[FakeBackendPool], config: Config) -> list[Mod
     return fitting
 
 
-def _offer(model_id: str, entries: Sequence[FakeBackendPool], config: Config) -> ModelOffer:
+def _offer(model_id: str, entries: Sequence[ServedModel], config: Config) -> ModelOffer:
     models = [model for _, model, _ in entries]
     told = [valid_count(model.context_window) for model in models]
     windows = [window for window in told if window]

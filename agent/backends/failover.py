@@ -1,6 +1,7 @@
-"""Whether a failed job goes on elsewhere, and where. A pure decision."""
+"""Whether a failed job fails over, and to which backend. A pure decision."""
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Final
 
 from provider_agent.adapters.base import BackendError
@@ -8,29 +9,45 @@ from provider_agent.agent.backends.routing import Route
 from provider_agent.protocol.errors import entry_for
 
 MAX_ATTEMPTS: Final = 3
-"""Each attempt may cost a whole prefill, and the client waits for the first byte meanwhile."""
+"""Each attempt may cost a whole prefill, while the client waits for the first byte."""
+
+
+class NoFailover(StrEnum):
+    """Why a job is not attempted again, as the debug log shows it."""
+
+    RESPONSE_STARTED = "the response has started"
+    ATTEMPTS_EXHAUSTED = "no attempts are left"
+    NOT_RETRYABLE = "the error is not retryable"
+    NO_BACKEND = "no other backend is available"
 
 
 def next_route(
     error: BackendError, routes: Sequence[Route], tried: Sequence[str], *, has_output: bool
-) -> Route | None:
-    """The next backend for a job that has just failed on `tried[-1]`; None: it has failed for good.
+) -> Route | NoFailover:
+    """The next backend for a job that has just failed on `tried[-1]`.
 
     Args:
         error: how it failed.
-        routes: who may run it now, best first.
+        routes: the backends that may execute it now, best first.
         tried: backend ids, in the order of the attempts.
-        has_output: whether a byte of output has been relayed; then nothing is repeated.
+        has_output: whether the response has started; then nothing is repeated.
     """
-    if has_output or len(tried) >= MAX_ATTEMPTS or not may_be_retried(error):
-        return None
-    untried = next((route for route in routes if route.backend_id not in tried), None)
-    if untried is not None:
-        return untried
-    again = error.retry_here and tried.count(tried[-1]) == 1
-    return next((r for r in routes if again and r.backend_id == tried[-1]), None)
+    if has_output:
+        return NoFailover.RESPONSE_STARTED
+    if len(tried) >= MAX_ATTEMPTS:
+        return NoFailover.ATTEMPTS_EXHAUSTED
+    if not may_be_retried(error):
+        return NoFailover.NOT_RETRYABLE
+    for route in routes:
+        if route.backend_id not in tried:
+            return route
+    if error.retry_here and tried.count(tried[-1]) == 1:
+        for route in routes:
+            if route.backend_id == tried[-1]:
+                return route
+    return NoFailover.NO_BACKEND
 
 
 def may_be_retried(error: BackendError) -> bool:
-    """Whether another backend or provider may be tried: the server's word, else the registry's."""
+    """Whether another attempt may succeed: as the server declares, else the error registry."""
     return entry_for(error.code).retryable if error.retryable is None else error.retryable

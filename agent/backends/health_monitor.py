@@ -1,8 +1,8 @@
-"""Watches one backend: how it is, what it serves, how busy it is, and whether it keeps failing.
+"""Monitors one backend: its health, its models, its load and the jobs that it executes.
 
-It is looked at on a timer, at once after a failure, and sooner than usual while it is down or
-loading. A backend that the operator has removed or changed is retired: it is looked at no more, its
-jobs end in peace, and it is closed when the last of them has.
+The backend is checked periodically, at once after a failure, and more often while it is down or
+loading. A backend that the operator removed or changed is retired: it is no longer checked, its
+running jobs finish, and it is closed when the last of them has ended.
 """
 
 import asyncio
@@ -22,37 +22,38 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.adapters.responses.http_errors import describe, is_not_yet
 from provider_agent.agent.backends.admission import AdmissionControl
+from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.event_log import EventLogger
 
 log = EventLogger(__name__)
 
-LOADING_EVERY_S: Final = 2.0
-"""A server that loads its model will be there soon, and should earn from then on."""
+LOADING_INTERVAL_S: Final = 2.0
+"""Between checks of a server that loads its model: it is ready soon, and should then get jobs."""
 
-POKE_REST_S: Final = 2.0
-"""A failing job has its backend looked at at once, but many failing jobs not without a pause."""
+RECHECK_PAUSE_S: Final = 2.0
+"""The least time between a check and one that a failed job triggers."""
 
-RETRY_CAP_S: Final = 60.0
-"""The longest wait for a server that is down; the first ones are a second or two."""
+MAX_RETRY_S: Final = 60.0
+"""The longest wait between checks of a server that is down; the first are a second or two."""
 
-LOAD_EVERY_S: Final = 10.0
-"""How old a reported load may be: about one heartbeat."""
+LOAD_INTERVAL_S: Final = 10.0
+"""The greatest age of a reported load: about one heartbeat."""
 
 CHECK_TIMEOUT_S: Final = 60.0
-"""For one backend's answers together; adapters have shorter clocks, those of third parties perhaps
-none."""
+"""For all requests of one health check; adapters have shorter timeouts, those of third parties
+perhaps none."""
 
 
 class BackendState(Struct, frozen=True):
-    """What the last look found out about one backend.
+    """The result of the last health check of one backend.
 
     Attributes:
-        backend: which.
+        backend: which one.
         health: whether jobs can be sent.
         models: what it offers; empty while it is not healthy.
-        withheld: what it has and does not offer, each with its reason.
-        capacity: jobs it takes at once; some servers tell it with their models.
-        load: what the server says of its load; None when it does not.
+        withheld: models that it has but does not offer, each with its reason.
+        capacity: jobs that it runs at once; some servers report it with their models.
+        load: the load that the server reports; None when it reports none.
     """
 
     backend: Backend
@@ -64,192 +65,188 @@ class BackendState(Struct, frozen=True):
 
 
 class HealthMonitor:
-    """One backend and what is known of it.
+    """Checks one backend periodically, and counts the jobs on it.
 
     Args:
-        backend: whom to watch; closed by `close`.
-        guard: what keeps jobs from it beside its health.
-        on_look: called after every look.
-        on_change: called when it offers something different than before.
-        interval_s: between two looks while it is healthy.
+        backend: what to monitor; closed by `close`.
+        admission: its breaker and token limit.
+        on_check: called after every health check.
+        on_change: called when the backend offers something different than before.
+        interval_s: between two checks while it is healthy.
         uniform: random, in [0, 1).
 
     Attributes:
+        state: the result of the last health check.
         markup: on the upstream's prices, for a passthrough.
-        looked_at: when the last look ended, by the loop's clock.
-        running: jobs on it now.
-        retired: whether it gets no more jobs.
+        checked_at: when the last check ended, by the loop's clock; None before the first.
+        running: jobs on the backend now.
+        retired: whether the backend gets no more jobs.
+        closed: whether the backend is closed.
     """
 
     def __init__(
         self,
         backend: Backend,
-        guard: AdmissionControl,
-        on_look: Callable[[], None],
+        admission: AdmissionControl,
+        on_check: Callable[[], None],
         on_change: Callable[[], None],
         *,
         interval_s: float,
         uniform: Callable[[], float],
     ) -> None:
         self.backend = backend
-        self.guard = guard
-        self.state = BackendState(backend, BackendHealth(False, None, "not asked yet"))
+        self.admission = admission
+        self.state = BackendState(backend, BackendHealth(False, None, "not checked yet"))
         self.markup: float | None = None
-        self.looked_at: float | None = None
+        self.checked_at: float | None = None
         self.running = 0
         self.retired = False
         self.closed = False
-        self._on_look = on_look
+        self._on_check = on_check
         self._on_change = on_change
         self._interval_s = interval_s
         self._uniform = uniform
         self._failures = 0
-        self._poked = asyncio.Event()
+        self._recheck = asyncio.Event()
+        """Set when the next check should not wait for its time."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._load_fails = False
         self._offered: tuple[object, ...] = ()
-        """What was last told to be on offer, to notice a change."""
+        """The models and the capacity that were last reported, to detect a change."""
 
     def __repr__(self) -> str:
-        how = "retired" if self.retired else "up" if self.state.health.reachable else "down"
-        return f"<HealthMonitor {self.backend.id} {how} running={self.running} {self.guard!r}>"
+        state = "retired" if self.retired else "up" if self.state.health.reachable else "down"
+        return (
+            f"<HealthMonitor {self.backend.id} {state} running={self.running} {self.admission!r}>"
+        )
 
     # --- jobs ------------------------------------------------------------------------------------
 
-    def job_started(self) -> int:
-        """A job goes to it; see `AdmissionControl.started`."""
+    def start(self) -> Attempt:
+        """Start an attempt on the backend."""
         self.running += 1
         self._idle.clear()
-        return self.guard.started()
+        return Attempt(self.backend, self.admission, self._attempt_settled)
 
-    def job_ended(self, number: int, error: BackendError | None, tokens: int) -> None:
-        """A job on it is over; see `AdmissionControl.ended`."""
-        if self.guard.ended(number, error, tokens):
-            self._poked.set()
-        self._left()
-        # At once, not after a look that a failing server may keep waiting.
-        self._tell_change()
-
-    def job_stopped(self, number: int) -> None:
-        """A job on it was stopped from outside, which says nothing about it."""
-        self.guard.dropped(number)
-        self._left()
-
-    def _left(self) -> None:
+    def _attempt_settled(self, check: bool) -> None:
+        if check:
+            self._recheck.set()
         self.running -= 1
         if not self.running:
             self._idle.set()
+        # At once, not after a check that a failing server may delay.
+        self._report_change()
 
-    # --- life ------------------------------------------------------------------------------------
+    # --- health ----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Look at it until it is retired; then see its jobs through, and close it.
+        """Check the backend until it is retired, wait for its running jobs, and close it.
 
         When cancelled, it stays open for `close`.
         """
         loop = asyncio.get_running_loop()
-        next_look = loop.time()
+        next_check = loop.time()
         while not self.retired:
-            if self._poked.is_set():
-                await asyncio.sleep(self._rest_s(loop.time()))
-            if self._poked.is_set() or loop.time() >= next_look:
-                await self.look()
-                next_look = loop.time() + self._patience_s()
+            if self._recheck.is_set():
+                await asyncio.sleep(self._recheck_pause_s(loop.time()))
+            if self._recheck.is_set() or loop.time() >= next_check:
+                await self.check()
+                next_check = loop.time() + self._next_check_s()
             await self._read_load()
-            self._tell_change()
-            wait_s = min(next_look - loop.time(), LOAD_EVERY_S)
-            if self.guard.is_out:
-                wait_s = min(wait_s, self.guard.rest_s)
+            self._report_change()
+            wait_s = min(next_check - loop.time(), LOAD_INTERVAL_S)
+            if self.admission.is_open:
+                wait_s = min(wait_s, self.admission.open_s)
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(wait_s, 0)):
-                    await self._poked.wait()
+                    await self._recheck.wait()
         await self._idle.wait()
         await self.close()
 
     def retire(self) -> None:
-        """It gets no more jobs; `run` closes it when those that it has are over."""
+        """Send the backend no more jobs; `run` closes it when its running jobs have ended."""
         self.retired = True
-        self._poked.set()
+        self._recheck.set()
 
-    def look_every(self, interval_s: float) -> None:
-        """From now on look at it so often, beginning now."""
+    def set_interval(self, interval_s: float) -> None:
+        """Change the time between checks; when it differs, check at once."""
         if interval_s != self._interval_s:
             self._interval_s = interval_s
-            self._poked.set()
+            self._recheck.set()
 
     async def close(self) -> None:
-        """Close the backend, unless that is done; its jobs, if there are any, fail."""
+        """Close the backend once; jobs that still run on it fail."""
         if self.closed:
             return
         try:
             await self.backend.close()
         except Exception:
             # One adapter's defect must not keep the others' connections open.
-            log.exception("an adapter failed", backend=self.backend.id)
+            log.exception("adapter failed", backend=self.backend.id)
         self.closed = True
 
-    async def look(self) -> None:
-        """Ask it how it is and what it serves, and tell what changed."""
+    async def check(self) -> None:
+        """Check the backend's health and models, and report what changed."""
         before = self.state
-        self._poked.clear()  # before the questions: what fails while they are asked is news
+        self._recheck.clear()  # before the requests: a failure during them needs another check
         now = await check_backend(self.backend)
         if self.retired:
             return
-        self.looked_at = asyncio.get_running_loop().time()
-        self._on_look()
+        self.checked_at = asyncio.get_running_loop().time()
+        self._on_check()
         if now.health.timed_out and before.models and self.running:
-            # A server that is busy with jobs may have no thread left for questions (llama.cpp):
-            # while its jobs go on it is not dead.
+            # A server that is busy with jobs may have no thread left for requests (llama.cpp):
+            # while its jobs run, a timeout does not mean that it is down.
             return
         self._failures = 0 if now.health.reachable else self._failures + 1
         self.state = now
         _log_change(before, now)
         await self._read_load()
-        self._tell_change()
+        self._report_change()
 
-    def _patience_s(self) -> float:
-        """How long until the next look."""
+    def _next_check_s(self) -> float:
+        """Seconds until the next periodic check."""
         if self.state.health.reachable:
             return self._interval_s
         if self.state.health.loading:
-            return LOADING_EVERY_S
-        # Half of it jitter, so that several agents beside one server do not ask in step.
-        full = min(RETRY_CAP_S, 2.0 ** min(self._failures, 10))
+            return LOADING_INTERVAL_S
+        # Half of it is jitter, so that several agents beside one server do not check in step.
+        full = min(MAX_RETRY_S, 2.0 ** min(self._failures, 10))
         return full * (0.5 + 0.5 * self._uniform())
 
-    def _rest_s(self, now: float) -> float:
-        """How long until a failure may have the backend looked at again."""
-        since_look_s = POKE_REST_S if self.looked_at is None else now - self.looked_at
-        return max(0.0, POKE_REST_S - since_look_s)
+    def _recheck_pause_s(self, now: float) -> float:
+        """Seconds until a failed job may trigger a check again."""
+        since_check_s = RECHECK_PAUSE_S if self.checked_at is None else now - self.checked_at
+        return max(0.0, RECHECK_PAUSE_S - since_check_s)
 
-    def _tell_change(self) -> None:
-        offers = bool(self.state.models) and not self.guard.is_out
+    def _report_change(self) -> None:
+        offers = bool(self.state.models) and not self.admission.is_open
         offered = (self.state.models, self.state.capacity) if offers else ()
         if offered != self._offered and not self.retired:
             self._offered = offered
             self._on_change()
 
     async def _read_load(self) -> None:
-        """Refresh what the server says of its load; a failure is the next look's to judge."""
+        """Refresh the reported load; a failure is left for the next check to detect."""
         load: ServerLoad | None = None
         try:
             if self.state.health.reachable and not self.retired:
-                async with asyncio.timeout(LOAD_EVERY_S):
+                async with asyncio.timeout(LOAD_INTERVAL_S):
                     load = await self.backend.load()
                 self._load_fails = False
         except (BackendError, TimeoutError):
             pass
         except Exception:
-            # Said once and not every few seconds.
+            # Logged once, not every few seconds.
             if not self._load_fails:
-                log.exception("an adapter failed", backend=self.backend.id)
+                log.exception("adapter failed", backend=self.backend.id)
             self._load_fails = True
         self.state = structs.replace(self.state, load=load)
 
 
 async def check_backend(backend: Backend) -> BackendState:
-    """Ask one backend how it is and what it serves; never raises for a server's fault."""
+    """Check one backend's health and list its models; never raises for a server's fault."""
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_S):
             health = await backend.health()
@@ -266,8 +263,8 @@ async def check_backend(backend: Backend) -> BackendState:
         text = f"no answer to its health check within {CHECK_TIMEOUT_S:.0f} s"
         return BackendState(backend, BackendHealth(False, None, text, timed_out=True))
     except Exception:
-        # An adapter of a third party must not take the agent down with it.
-        log.exception("an adapter failed", backend=backend.id)
+        # A third party's adapter must not fail the agent.
+        log.exception("adapter failed", backend=backend.id)
         return BackendState(backend, BackendHealth(False, None, "the adapter failed; see the log"))
     return BackendState(
         backend,

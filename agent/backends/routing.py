@@ -1,27 +1,29 @@
-"""Which backends may run a job, best first. A pure decision."""
+"""Which backends may execute a job, best first. A pure decision."""
 
 from collections.abc import Iterable
 
 from msgspec import Struct
 
+from provider_agent.adapters.base import Backend
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import find_operation
 
 
 class Route(Struct, frozen=True):
-    """One backend that serves a model now.
+    """One backend that serves a model now. Valid until the event loop's next turn.
 
     Attributes:
-        backend_id: which backend.
-        order: its place in the configuration; the last tie-break, so that equals are predictable.
-        native: on the operator's own hardware.
-        operations: what it natively speaks for this model.
-        in_flight: jobs of this agent on it now.
-        capacity: jobs of this agent it takes at once; 0: none now.
-        retry_after_s: when it will take jobs again that it does not take now; None: nobody knows.
+        backend: executes the job.
+        order: its place in the configuration; the last tie-break, so that the choice is
+            predictable.
+        native: whether it runs on the operator's own hardware.
+        operations: what it supports natively for this model.
+        in_flight: this agent's jobs on it now.
+        capacity: this agent's jobs that it runs at once; 0: none now.
+        retry_after_s: when a full backend will accept jobs again; None: unknown.
     """
 
-    backend_id: str
+    backend: Backend
     order: int
     native: bool
     operations: frozenset[str]
@@ -29,14 +31,19 @@ class Route(Struct, frozen=True):
     capacity: int
     retry_after_s: float | None = None
 
+    @property
+    def backend_id(self) -> str:
+        """The id of the backend."""
+        return self.backend.id
+
 
 class Refusal(Struct, frozen=True):
-    """Why no backend may run a job.
+    """Why no backend may execute a job.
 
     Attributes:
         code: of the error registry.
-        message: for people.
-        retry_after_s: when there may be room again; None: nobody knows.
+        message: human-readable.
+        retry_after_s: when there may be capacity again; None: unknown.
     """
 
     code: ErrorCode
@@ -47,7 +54,7 @@ class Refusal(Struct, frozen=True):
 def choose_routes(
     wire_format: str, operation_name: str, routes: Iterable[Route]
 ) -> list[Route] | Refusal:
-    """Order the backends that may run a job: local before remote, then least loaded.
+    """Order the backends that may execute a job: local before remote, then least loaded.
 
     Args:
         wire_format: the job's format.
@@ -58,16 +65,17 @@ def choose_routes(
     if not serving:
         return Refusal(ErrorCode.MODEL_NOT_LOADED, "no backend of this agent serves the model now")
     operation = find_operation(wire_format, operation_name)
-    speaking = [route for route in serving if operation in route.operations]
-    if not speaking:
+    supporting = [route for route in serving if operation in route.operations]
+    if not supporting:
         wanted = f"{operation_name!r} in format {wire_format!r}" if operation_name else wire_format
         return Refusal(
-            ErrorCode.FORMAT_NOT_SUPPORTED, f"no backend natively speaks {wanted} for the model"
+            ErrorCode.FORMAT_NOT_SUPPORTED,
+            f"no backend that serves the model supports {wanted} natively",
         )
-    free = [route for route in speaking if route.in_flight < route.capacity]
+    free = [route for route in supporting if route.in_flight < route.capacity]
     if not free:
-        waits = [route.retry_after_s for route in speaking if route.retry_after_s is not None]
-        text = "every backend of the model is fully used"
+        waits = [route.retry_after_s for route in supporting if route.retry_after_s is not None]
+        text = "every backend that serves the model is at capacity"
         return Refusal(ErrorCode.OUT_OF_CAPACITY, text, min(waits, default=None))
     return sorted(
         free, key=lambda route: (not route.native, route.in_flight / route.capacity, route.order)

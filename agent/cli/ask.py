@@ -94,7 +94,7 @@ async def _ask_backends(
         click.echo(f"{model}: {routes.code}: {routes.message}", err=True)
         _say_what_there_is(discovery, backends)
         return EXIT_FAILED
-    backend = discovery.backend(routes[0].backend_id)
+    backend = routes[0].backend
     out = _StandardOutput()
     try:
         result = await run_one_job(
@@ -152,7 +152,7 @@ class _StandardOutput:
 
 def _say_what_there_is(discovery: Discovery, backends: Backends) -> None:
     models: dict[str, set[str]] = {}
-    for _, model, _ in discovery.serving():
+    for _, model, _ in discovery.served_models():
         models.setdefault(model.model_id, set()).update(model.formats)
     if models:
         click.echo("These are served:", err=True)

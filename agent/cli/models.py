@@ -62,7 +62,7 @@ async def _find(loaded: LoadedConfig) -> Findings:
     reports += [report_of_skipped(skipped) for skipped in backends.skipped]
     if not loaded.config.backends:
         reports.append(BackendReport("configuration", problem=NO_BACKEND))
-    return Findings(model_offers(discovery.serving(), loaded.config), reports)
+    return Findings(model_offers(discovery.served_models(), loaded.config), reports)
 
 
 def _plain(found: Findings) -> dict[str, object]:

@@ -14,8 +14,9 @@ their ends wait for the next link as long as there is a session to resume.
 import asyncio
 from typing import Final
 
+from provider_agent.agent.jobs.execution import StopReason
 from provider_agent.agent.jobs.outbox import Outbox
-from provider_agent.agent.jobs.running import Jobs, StopReason
+from provider_agent.agent.jobs.running import Jobs
 from provider_agent.event_log import EventLogger
 
 log = EventLogger(__name__)
@@ -42,7 +43,7 @@ async def drain(jobs: Jobs, outbox: Outbox, connected: asyncio.Event, limit_s: f
         connected: set while there is somebody to acknowledge them.
         limit_s: how long jobs and a lost link are waited for.
     """
-    jobs.accepting = False
+    jobs.stop_accepting()
     until = asyncio.get_running_loop().time() + limit_s
     log.info("draining", in_flight=jobs.in_flight, at_most_s=limit_s)
     try:
@@ -55,7 +56,7 @@ async def drain(jobs: Jobs, outbox: Outbox, connected: asyncio.Event, limit_s: f
 
 async def stop_at_once(jobs: Jobs, outbox: Outbox) -> None:
     """Cut every job off, with an end that says so; give those ends one round trip."""
-    jobs.accepting = False
+    jobs.stop_accepting()
     log.warning("stopping at once", in_flight=jobs.in_flight)
     await stop_jobs(jobs, "the agent was stopped at once")
     await _see_ends_acknowledged(outbox, None, 0.0, FORCED_FLUSH_S)

@@ -1,4 +1,4 @@
-"""The end of a job as its frame can carry it, whatever server and adapter said. Pure.
+"""Creates the end of a job, within the limits of its frame. Pure.
 
 A number or text that no frame can carry would end the link, and with it every other job.
 """
@@ -17,10 +17,10 @@ from provider_agent.protocol.frames import Job, JobError, JobResult
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS
 
 MAX_RETRY_AFTER_S: Final = 86_400.0
-"""Nobody waits for more than a day; a bigger number is a server's mistake."""
+"""One day; a longer wait is a server's mistake."""
 
 
-def failed(job_id: bytes, total_bytes: int, code: ErrorCode, message: str) -> JobError:
+def error_end(job_id: bytes, total_bytes: int, code: ErrorCode, message: str) -> JobError:
     """The end of a job that failed after so many relayed bytes."""
     return JobError(
         job_id=job_id,
@@ -31,14 +31,14 @@ def failed(job_id: bytes, total_bytes: int, code: ErrorCode, message: str) -> Jo
     )
 
 
-def refused(job: Job, refusal: Refusal) -> JobError:
-    """The end of a job that no backend got."""
-    end = failed(job.job_id, 0, refusal.code, refusal.message)
+def refusal_end(job: Job, refusal: Refusal) -> JobError:
+    """The end of a job that the agent refused."""
+    end = error_end(job.job_id, 0, refusal.code, refusal.message)
     return structs.replace(end, retry_after_ms=_milliseconds(refusal.retry_after_s))
 
 
-def failed_at_backend(job: Job, total_bytes: int, error: BackendError) -> JobError:
-    """The end of a job that failed by a backend's error."""
+def backend_error_end(job: Job, total_bytes: int, error: BackendError) -> JobError:
+    """The end of a job that failed with a backend's error."""
     status = error.status if isinstance(error, BadStatus) else None
     return JobError(
         job_id=job.job_id,
@@ -52,14 +52,14 @@ def failed_at_backend(job: Job, total_bytes: int, error: BackendError) -> JobErr
     )
 
 
-def checked(job: Job, total_bytes: int, result: JobResult) -> JobResult:
-    """An adapter's result.
+def validate_result(job: Job, total_bytes: int, result: JobResult) -> JobResult:
+    """An adapter's result, with counts that are not valid replaced by unknown ones.
 
     Raises:
-        ValueError: it is not about this job, or bytes were lost on the way to the sink.
+        ValueError: its job id or its number of bytes is wrong.
     """
     if result.job_id != job.job_id or result.total_bytes != total_bytes:
-        raise ValueError("the adapter's result does not fit what it relayed")
+        raise ValueError("the adapter's result does not match what it relayed")
     return structs.replace(
         result,
         input_tokens=valid_count(result.input_tokens),
@@ -69,8 +69,8 @@ def checked(job: Job, total_bytes: int, result: JobResult) -> JobResult:
     )
 
 
-def since_arrival(result: JobResult, earlier_s: float) -> JobResult:
-    """A result that counts from the job's arrival: attempts elsewhere are part of its time."""
+def count_from_arrival(result: JobResult, earlier_s: float) -> JobResult:
+    """A result whose times count from the job's arrival, earlier attempts included."""
     earlier_ms = round(earlier_s * 1000)
     first = result.first_byte_ms
     return structs.replace(
@@ -80,8 +80,13 @@ def since_arrival(result: JobResult, earlier_s: float) -> JobResult:
     )
 
 
+def usage_tokens(result: JobResult) -> int:
+    """Input and output tokens together; unknown counts as 0."""
+    return (result.input_tokens or 0) + (result.output_tokens or 0)
+
+
 def _milliseconds(seconds: float | None) -> int | None:
-    """A wait that somebody told; None when it cannot be meant."""
+    """A wait in whole milliseconds, within its bounds; None when it is unknown or not finite."""
     if seconds is None or not math.isfinite(seconds):
         return None
     return round(min(max(seconds, 0.0), MAX_RETRY_AFTER_S) * 1000)

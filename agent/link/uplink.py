@@ -182,7 +182,7 @@ class Uplink:
 
     def job_offered(self, job: Job) -> None:
         """Run it or refuse it."""
-        self._jobs.offer(job)
+        self._jobs.submit(job)
 
     def cancel_requested(self, cancel: Cancel) -> None:
         """Stop it."""

@@ -63,14 +63,15 @@ class Reports:
             error_rate=stats.error_rate,
             backends=[
                 BackendLoad(
-                    state.backend.id,
-                    state.health.reachable,
-                    self._discovery.running(state.backend.id),
-                    state.backend.max_concurrent,
-                    running=valid_count(state.load.running) if state.load else None,
-                    waiting=valid_count(state.load.waiting) if state.load else None,
+                    monitor.backend.id,
+                    monitor.state.health.reachable,
+                    monitor.running,
+                    monitor.backend.max_concurrent,
+                    running=valid_count(load.running) if load else None,
+                    waiting=valid_count(load.waiting) if load else None,
                 )
-                for state in self._discovery.states
+                for monitor in self._discovery.monitors
+                for load in [monitor.state.load]
             ],
         )
 
@@ -85,7 +86,7 @@ class Reports:
     ) -> StatusSnapshot:
         """What an operator is told now; the arguments are the link's part of it."""
         now = self._clock()
-        offered_at = self._jobs.last_offer_at
+        offered_at = self._jobs.last_job_at
         return StatusSnapshot(
             version=agent_version(),
             uptime_s=now - self._started_at,
@@ -104,15 +105,14 @@ class Reports:
     def _backends_in_use(self) -> list[BackendStatus]:
         return [
             BackendStatus(
-                id=state.backend.id,
-                kind=state.backend.kind,
-                healthy=state.health.reachable and not guard.is_out,
-                latency_ms=state.health.latency_ms,
-                last_error=state.health.last_error or guard.reason or None,
-                models=len(state.models),
+                id=monitor.backend.id,
+                kind=monitor.backend.kind,
+                healthy=monitor.state.health.reachable and not monitor.admission.is_open,
+                latency_ms=monitor.state.health.latency_ms,
+                last_error=monitor.state.health.last_error or monitor.admission.reason or None,
+                models=len(monitor.state.models),
             )
-            for state in self._discovery.states
-            for guard in [self._discovery.guard(state.backend.id)]
+            for monitor in self._discovery.monitors
         ]
 
     def _backends_skipped(self) -> list[BackendStatus]:

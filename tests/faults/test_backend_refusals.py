@@ -18,7 +18,7 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.adapters.responses.http_errors import describe
 from provider_agent.agent.backends.failover import may_be_retried
-from provider_agent.agent.jobs.ends import failed_at_backend
+from provider_agent.agent.jobs.ends import backend_error_end
 from provider_agent.protocol.errors import ErrorCode, Fault, entry_for
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
 from tests.kit.raw_jobs import backend_at, good, job_for, over_formats
@@ -77,7 +77,7 @@ STATUSES: Final = {
 }
 
 
-async def refused(operation: Operation, reply: Reply, key: str | None = None) -> BackendError:
+async def refusal_end(operation: Operation, reply: Reply, key: str | None = None) -> BackendError:
     """How a job ends; the backend must take the next one as if nothing had been."""
     sink = CollectingSink()
     replies = [reply, good(operation)]
@@ -101,7 +101,7 @@ def meaning(error: BackendError) -> Meaning:
 async def test_every_status_has_its_meaning(status: int, operation: Operation) -> None:
     reply = whole({"error": {"message": "no"}}, status, Retry_After=17, Location="/elsewhere")
 
-    error = await refused(operation, reply)
+    error = await refusal_end(operation, reply)
 
     assert type(error) is BadStatus
     assert meaning(error) == STATUSES[status]
@@ -131,7 +131,7 @@ WORDINGS: Final = {
 async def test_a_prompt_that_does_not_fit_is_told_in_each_servers_words(name: str) -> None:
     status, fields = WORDINGS[name]
 
-    error = await refused(Operation.CHAT, whole({"error": fields}, status))
+    error = await refusal_end(Operation.CHAT, whole({"error": fields}, status))
 
     assert meaning(error) == _TOO_LONG
 
@@ -143,7 +143,7 @@ async def test_the_same_words_after_200_mean_the_same(
     fields: dict[str, object], operation: Operation
 ) -> None:
     """As LM Studio says it; where no status is told, the words decide alone."""
-    error = await refused(operation, whole({"error": fields}))
+    error = await refusal_end(operation, whole({"error": fields}))
 
     assert type(error) is ErrorInStream
     assert meaning(error) == _TOO_LONG
@@ -163,7 +163,7 @@ async def test_a_servers_own_advice_counts_more_than_the_table(
 ) -> None:
     body = {"error": {"code": 503, "message": "no", "availability": availability}}
 
-    error = await refused(Operation.CHAT, whole(body, 503, Retry_After=17))
+    error = await refusal_end(Operation.CHAT, whole(body, 503, Retry_After=17))
 
     assert may_be_retried(error) is elsewhere
     assert error.retry_after_s == retry_after_s
@@ -199,9 +199,9 @@ TELLERS: Final = {
 @in_virtual_time
 async def test_no_key_leaves_with_an_error(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
-        error = await refused(Operation.CHAT, TELLERS[name], OWN_KEY)
+        error = await refusal_end(Operation.CHAT, TELLERS[name], OWN_KEY)
 
-    end = failed_at_backend(job_for(Operation.CHAT), 0, error)
+    end = backend_error_end(job_for(Operation.CHAT), 0, error)
     logged = "".join(record.getMessage() + str(vars(record)) for record in caplog.records)
     said = f"{error} {error!r} {error.body!r} {vars(error)} {describe(error)} {end!r} {logged}"
     for secret in (OWN_KEY, *OTHER_KEYS, "abcdefghijkl"):

@@ -1,14 +1,12 @@
 """An agent's jobs and outbox against a coordinator that sends any frame about any job."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from provider_agent.adapters.base import Backend, BackendError, Unreachable
-from provider_agent.agent.backends.routing import Route
+from provider_agent.adapters.base import Unreachable
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.running import Jobs
 from provider_agent.protocol.exceptions import ProtocolViolation
@@ -23,46 +21,16 @@ from provider_agent.protocol.frames import (
 )
 from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from tests.fuzz.depth import STEPS_DONE, depth
-from tests.kit.scripted_backend import CHAT_AND_MESSAGES, ScriptedBackend, ScriptedRun
+from tests.kit.jobs_harness import FakeBackendPool
+from tests.kit.scripted_backend import ScriptedBackend, ScriptedRun
 
 WINDOW = MIN_WINDOW_BYTES
 MAX_WRITE = WINDOW // 2
 CAPACITY = 2
 MAX_CONCURRENT = 2
 JOB_IDS = st.integers(0, 11).map(lambda number: number.to_bytes(16, "big"))
+MODELS = st.sampled_from(["m", "m", "m", "unknown"])
 NEAR = st.integers(-2, 2)
-
-
-class FakePool:
-    """A fake backend pool: two healthy backends of one model."""
-
-    def __init__(self) -> None:
-        self.backends = {"a": ScriptedBackend("a"), "b": ScriptedBackend("b")}
-        self.running: Counter[str] = Counter()
-
-    def routes(self, model_id: str) -> list[Route]:
-        if model_id != "m":
-            return []
-        operations = frozenset(operation.value for operation in CHAT_AND_MESSAGES)
-        return [
-            Route(name, order, True, operations, self.running[name], CAPACITY)
-            for order, name in enumerate(self.backends)
-        ]
-
-    def backend(self, backend_id: str) -> Backend:
-        return self.backends[backend_id]
-
-    def job_started(self, backend_id: str) -> int:
-        self.running[backend_id] += 1
-        return 0
-
-    def job_ended(
-        self, backend_id: str, number: int, error: BackendError | None, tokens: int
-    ) -> None:
-        self.running[backend_id] -= 1
-
-    def job_stopped(self, backend_id: str, number: int) -> None:
-        self.running[backend_id] -= 1
 
 
 class ReceivedJob:
@@ -86,11 +54,10 @@ class HostileJobs(RuleBasedStateMachine):
 
     async def _begin(self) -> None:
         self.outbox = Outbox(WINDOW)
-        self.served = FakePool()
+        self.backends = [ScriptedBackend(name, max_concurrent=CAPACITY) for name in ("a", "b")]
+        self.pool = FakeBackendPool(*self.backends)
         self.records = 0
-        self.jobs = Jobs(
-            self.served, self.outbox, MAX_CONCURRENT, self._count, clock=self.loop.time
-        )
+        self.jobs = Jobs(self.pool, self.outbox, MAX_CONCURRENT, self._count, clock=self.loop.time)
         self.offered: set[bytes] = set()
         self.received_jobs: dict[bytes, ReceivedJob] = {}
         self.sources: dict[bytes, bytearray] = {}
@@ -117,14 +84,14 @@ class HostileJobs(RuleBasedStateMachine):
 
     # --- the coordinator --------------------------------------------------------------------------
 
-    @rule(job_id=JOB_IDS, model=st.sampled_from("mmmx"), deadline_ms=st.sampled_from([0, 10**7]))
+    @rule(job_id=JOB_IDS, model=MODELS, deadline_ms=st.sampled_from([0, 10**7]))
     def send_job(self, job_id: bytes, model: str, deadline_ms: int) -> None:
         if job_id not in self.offered:
             self.received_jobs[job_id] = ReceivedJob()
             self.sources[job_id] = bytearray()
         self.offered.add(job_id)
         assert self._step(
-            lambda: self.jobs.offer(Job(job_id, model, "openai", b"{}", deadline_ms))
+            lambda: self.jobs.submit(Job(job_id, model, "openai", b"{}", deadline_ms))
         ), "so few jobs are no violation"
 
     @rule(job_ids=st.lists(JOB_IDS, max_size=5))
@@ -223,7 +190,7 @@ class HostileJobs(RuleBasedStateMachine):
     # --- the backends -----------------------------------------------------------------------------
 
     def _active_runs(self) -> list[ScriptedRun]:
-        all_runs = [run for backend in self.served.backends.values() for run in backend.runs]
+        all_runs = [run for backend in self.backends for run in backend.runs]
         return [run for run in all_runs if not run.outcome.done() and not run.cancelled.is_set()]
 
     @precondition(lambda self: self._active_runs())
@@ -259,7 +226,7 @@ class HostileJobs(RuleBasedStateMachine):
     def jobs_are_counted_on_their_backends(self) -> None:
         running = self.jobs.in_flight
         assert running <= MAX_CONCURRENT
-        in_flight = [self.served.running[name] for name in self.served.backends]
+        in_flight = [self.pool.running[one.id] for one in self.backends]
         assert sum(in_flight) == running
         assert all(0 <= count <= CAPACITY for count in in_flight)
         assert self.records + running == len(self.offered), "exactly one end per job"

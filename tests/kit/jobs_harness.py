@@ -1,8 +1,11 @@
-"""The jobs of an agent on a bench: scripted backends behind, a coordinator's part in front."""
+"""The jobs of an agent between scripted backends and the coordinator's half of the outbox."""
 
+import time
 from collections import Counter
 
 from provider_agent.adapters.base import Backend, BackendError, Job, Operation
+from provider_agent.agent.backends.admission import AdmissionControl
+from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.routing import Route
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.running import JobRecord, Jobs
@@ -14,47 +17,70 @@ from tests.kit.scripted_backend import ScriptedBackend, ScriptedRun
 from tests.kit.virtual_time import now
 
 
+class RecordingAdmission(AdmissionControl):
+    """Admits every job, and records the outcomes of attempts.
+
+    Args:
+        backend: whose attempts.
+        outcomes: receives backend id, "started" or the outcome, and tokens.
+    """
+
+    def __init__(self, backend: Backend, outcomes: list[tuple[str, str, int]]) -> None:
+        super().__init__(backend.kind, None, time.monotonic)
+        self._backend = backend
+        self._outcomes = outcomes
+
+    def start(self) -> int:
+        self._outcomes.append((self._backend.id, "started", 0))
+        return 0
+
+    def succeeded(self, generation: int, tokens: int) -> None:
+        self._outcomes.append((self._backend.id, "succeeded", tokens))
+
+    def failed(self, generation: int, error: BackendError) -> bool:
+        self._outcomes.append((self._backend.id, str(error.code), 0))
+        return False
+
+    def abandoned(self, generation: int) -> None:
+        self._outcomes.append((self._backend.id, "abandoned", 0))
+
+
 class FakeBackendPool:
-    """Every backend serves every model but "unknown"."""
+    """Every backend serves every model except "unknown".
+
+    Attributes:
+        running: jobs on each backend now, by id.
+        unavailable: ids of backends that serve nothing now.
+        outcomes: see `RecordingAdmission`.
+    """
 
     def __init__(self, *backends: Backend) -> None:
         self.backends = {one.id: one for one in backends}
         self.operations = frozenset({Operation.CHAT, Operation.MESSAGES})
         self.running: Counter[str] = Counter()
-        """Jobs on each backend now."""
-        self.out: set[str] = set()
-        self.told: list[tuple[str, str, int]] = []
-        """What the jobs said of the backends: backend, what happened, tokens."""
+        self.unavailable: set[str] = set()
+        self.outcomes: list[tuple[str, str, int]] = []
 
     def routes(self, model_id: str) -> list[Route]:
         return [
-            Route(one.id, order, True, self.operations, self.running[one.id], one.max_concurrent)
+            Route(one, order, True, self.operations, self.running[one.id], one.max_concurrent)
             for order, one in enumerate(self.backends.values())
-            if model_id != "unknown" and one.id not in self.out
+            if model_id != "unknown" and one.id not in self.unavailable
         ]
 
-    def backend(self, backend_id: str) -> Backend:
-        return self.backends[backend_id]
-
-    def job_started(self, backend_id: str) -> int:
+    def start(self, route: Route) -> Attempt:
+        backend_id = route.backend_id
         self.running[backend_id] += 1
-        self.told.append((backend_id, "started", 0))
-        return self.told.count((backend_id, "started", 0))
 
-    def job_ended(
-        self, backend_id: str, number: int, error: BackendError | None, tokens: int
-    ) -> None:
-        assert number > 0, "an end without a start"
-        self.running[backend_id] -= 1
-        self.told.append((backend_id, str(error.code) if error else "ok", tokens))
+        def settled(_: bool) -> None:
+            self.running[backend_id] -= 1
 
-    def job_stopped(self, backend_id: str, number: int) -> None:
-        self.running[backend_id] -= 1
-        self.told.append((backend_id, "stopped", 0))
+        admission = RecordingAdmission(route.backend, self.outcomes)
+        return Attempt(route.backend, admission, settled)
 
 
 class JobsHarness:
-    """Jobs with all that they need, and what came of them."""
+    """Jobs over a fake pool, their records, and the frames that they sent."""
 
     def __init__(
         self,
@@ -64,9 +90,9 @@ class JobsHarness:
     ) -> None:
         self.outbox = Outbox()
         self.records: list[JobRecord] = []
-        self.serving = FakeBackendPool(*backends)
+        self.pool = FakeBackendPool(*backends)
         self.jobs = Jobs(
-            self.serving,
+            self.pool,
             self.outbox,
             max_concurrent,
             self.records.append,
@@ -76,7 +102,7 @@ class JobsHarness:
         self.sent: list[AgentFrame] = []
 
     def pump(self, *, acknowledge: bool = True) -> None:
-        """Send what there is; what goes out must come back in, as from any peer."""
+        """Send everything; every batch must survive encoding and decoding."""
         while batch := self.outbox.next_batch():
             decoded = VERSION_1.decode_from_agent(VERSION_1.encode(batch), 4 * MIB)
             assert decoded.frames == batch
@@ -104,7 +130,7 @@ class JobsHarness:
         return b"".join(one.data for one in chunks)
 
     async def end(self, job: Job) -> JobEnd:
-        """The one end of a job, once nothing runs any more."""
+        """The one end of a job, once no job runs."""
         await self.jobs.wait_until_idle()
         (end,) = self.ends(job)
         return end
@@ -115,13 +141,14 @@ class JobsHarness:
         return end
 
     def refusal(self, job: Job) -> JobError:
-        """The end of a job that was refused on the spot."""
+        """The end of a job that was refused when it was submitted."""
         (end,) = self.ends(job)
         assert isinstance(end, JobError)
         return end
 
 
-async def running(harness: JobsHarness, backend: ScriptedBackend) -> tuple[Job, ScriptedRun]:
+async def start_job(harness: JobsHarness, backend: ScriptedBackend) -> tuple[Job, ScriptedRun]:
+    """Submit a job, and wait until the backend executes it."""
     job = new_job()
-    harness.jobs.offer(job)
+    harness.jobs.submit(job)
     return job, await backend.next_run()

@@ -13,7 +13,7 @@ from provider_agent.adapters.base import (
     Transport,
     Unreachable,
 )
-from provider_agent.agent.backends.admission import MAX_TOLD_REST_S, AdmissionControl
+from provider_agent.agent.backends.admission import MAX_RETRY_AFTER_S, AdmissionControl
 from provider_agent.agent.backends.breaker import DEFAULT_RULE, VENICE_RULE
 from provider_agent.protocol.errors import ErrorCode
 
@@ -28,25 +28,30 @@ class Clock:
         return self.now
 
 
-class Guarded:
-    """A guard and its clock."""
+class AdmissionHarness:
+    """An admission control and its clock."""
 
     def __init__(self, kind: str = "vllm", tokens_per_minute: int | None = None) -> None:
         self.clock = Clock()
-        self.guard = AdmissionControl(kind, tokens_per_minute, self.clock)
+        self.admission = AdmissionControl(kind, tokens_per_minute, self.clock)
 
     def job(self, error: BackendError | None = None, tokens: int = 0) -> bool:
-        return self.guard.ended(self.guard.started(), error, tokens)
+        """Start a job and settle it; returns whether a health check is wanted."""
+        generation = self.admission.start()
+        if error is not None:
+            return self.admission.failed(generation, error)
+        self.admission.succeeded(generation, tokens)
+        return False
 
 
-def test_a_new_guard_lets_jobs_in() -> None:
-    guard = Guarded().guard
-    assert (guard.is_out, guard.rest_s, guard.has_room) == (False, 0.0, True)
-    assert (guard.reason, guard.retry_after_s) == ("", None)
+def test_admission_is_open_for_jobs_at_first() -> None:
+    admission = AdmissionHarness().admission
+    assert (admission.is_open, admission.open_s, admission.has_capacity) == (False, 0.0, True)
+    assert (admission.reason, admission.retry_after_s) == ("", None)
 
 
 @pytest.mark.parametrize(
-    ("error", "counts", "look_again"),
+    ("error", "counts", "check_now"),
     [
         (Unreachable("refused"), True, True),
         (Transport("broke"), True, True),
@@ -65,59 +70,61 @@ def test_a_new_guard_lets_jobs_in() -> None:
         (BadStatus(422, b"", ErrorCode.BAD_REQUEST), False, False),
     ],
 )
-def test_which_errors_count_against_a_backend(
-    error: BackendError, counts: bool, look_again: bool
+def test_which_errors_count_as_failures_and_trigger_a_health_check(
+    error: BackendError, counts: bool, check_now: bool
 ) -> None:
-    guarded = Guarded()
+    harness = AdmissionHarness()
     for _ in range(DEFAULT_RULE.failures - 1):
-        assert guarded.job(error) is look_again
-    assert not guarded.guard.is_out
-    # The last one is looked into in any case where it takes the backend out.
-    assert guarded.job(error) is (look_again or counts)
-    assert guarded.guard.is_out is counts
-    assert bool(guarded.guard.reason) is counts
+        assert harness.job(error) is check_now
+    assert not harness.admission.is_open
+    # The failure that opens the breaker always triggers a health check.
+    assert harness.job(error) is (check_now or counts)
+    assert harness.admission.is_open is counts
+    assert bool(harness.admission.reason) is counts
 
 
-def test_a_success_between_failures_is_a_new_beginning() -> None:
-    guarded = Guarded()
+def test_a_success_resets_the_failures() -> None:
+    harness = AdmissionHarness()
     for _ in range(20):
         for _ in range(DEFAULT_RULE.failures - 1):
-            guarded.job(Unreachable("refused"))
-        assert guarded.job(None, 5) is False
-    assert not guarded.guard.is_out
+            harness.job(Unreachable("refused"))
+        assert harness.job(None, 5) is False
+    assert not harness.admission.is_open
 
 
-def test_stopped_jobs_neither_hurt_nor_heal() -> None:
-    guarded = Guarded()
+def test_abandoned_jobs_neither_count_nor_reset_failures() -> None:
+    harness = AdmissionHarness()
     for _ in range(DEFAULT_RULE.failures - 1):
-        guarded.job(Unreachable("refused"))
+        harness.job(Unreachable("refused"))
         for _ in range(10):
-            guarded.guard.dropped(guarded.guard.started())
-    assert not guarded.guard.is_out
-    guarded.job(Unreachable("refused"))
-    assert guarded.guard.is_out
+            harness.admission.abandoned(harness.admission.start())
+    assert not harness.admission.is_open
+    harness.job(Unreachable("refused"))
+    assert harness.admission.is_open
 
 
-@pytest.mark.parametrize(("told_s", "rest_s"), [(0.5, 0.5), (30.0, 30.0), (1e9, MAX_TOLD_REST_S)])
-def test_a_servers_own_word_is_a_rest_within_reason(told_s: float, rest_s: float) -> None:
-    guarded = Guarded()
-    assert guarded.job(BadStatus(429, b"", OVERLOADED, told_s)) is True
-    assert guarded.guard.rest_s == pytest.approx(rest_s)
-    assert guarded.guard.reason
-    guarded.clock.now += rest_s
-    assert (guarded.guard.is_out, guarded.guard.rest_s) == (False, 0.0)
+@pytest.mark.parametrize(
+    ("asked_s", "open_s"), [(0.5, 0.5), (30.0, 30.0), (1e9, MAX_RETRY_AFTER_S)]
+)
+def test_retry_after_opens_the_breaker_for_a_bounded_time(asked_s: float, open_s: float) -> None:
+    harness = AdmissionHarness()
+    assert harness.job(BadStatus(429, b"", OVERLOADED, asked_s)) is True
+    assert harness.admission.open_s == pytest.approx(open_s)
+    assert harness.admission.reason
+    harness.clock.now += open_s
+    assert (harness.admission.is_open, harness.admission.open_s) == (False, 0.0)
 
 
-def test_venice_is_left_alone_before_it_blocks_the_key() -> None:
+def test_venice_gets_no_jobs_before_it_blocks_the_key() -> None:
     # It blocks for 30 s after more than 20 failures in 30 s.
-    guarded = Guarded("venice")
+    harness = AdmissionHarness("venice")
     failures = 0
-    while not guarded.guard.is_out:
-        guarded.job(BadStatus(500, b"", ErrorCode.BACKEND_ERROR))
-        guarded.clock.now += 1.4
+    while not harness.admission.is_open:
+        harness.job(BadStatus(500, b"", ErrorCode.BACKEND_ERROR))
+        harness.clock.now += 1.4
         failures += 1
     assert failures == VENICE_RULE.failures < 20
-    assert guarded.guard.rest_s >= 28
+    assert harness.admission.open_s >= 28
 
 
 @pytest.mark.parametrize(
@@ -129,69 +136,71 @@ def test_venice_is_left_alone_before_it_blocks_the_key() -> None:
         BadStatus(429, b"", OVERLOADED, 0.5),
     ],
 )
-def test_venice_counts_every_failed_request_whosever_fault_and_between_successes(
+def test_venice_counts_every_failed_request_whatever_its_cause_despite_successes(
     error: BackendError,
 ) -> None:
-    guarded = Guarded("venice")
+    harness = AdmissionHarness("venice")
     failed_at: list[float] = []
     for _ in range(300):
-        if guarded.guard.has_room:
-            guarded.job(error)
-            failed_at.append(guarded.clock.now)
-        if guarded.guard.has_room:
-            guarded.job(None, 5)
-        guarded.clock.now += 0.3
+        if harness.admission.has_capacity:
+            harness.job(error)
+            failed_at.append(harness.clock.now)
+        if harness.admission.has_capacity:
+            harness.job(None, 5)
+        harness.clock.now += 0.3
     assert max(sum(at <= one < at + 30 for one in failed_at) for at in failed_at) < 20
 
 
-def test_what_never_reached_venice_does_not_count_there() -> None:
-    guarded = Guarded("venice")
+def test_errors_without_a_request_do_not_count_for_venice() -> None:
+    harness = AdmissionHarness("venice")
     for _ in range(100):
-        guarded.job(BadRequest("no object"))
-    assert not guarded.guard.is_out
+        harness.job(BadRequest("no object"))
+    assert not harness.admission.is_open
 
 
-def test_venice_is_not_taken_out_for_what_others_are() -> None:
-    guarded = Guarded("venice")
+def test_venice_tolerates_more_failures_than_the_default() -> None:
+    harness = AdmissionHarness("venice")
     for _ in range(DEFAULT_RULE.failures):
-        guarded.job(Unreachable("refused"))
-    assert not guarded.guard.is_out
+        harness.job(Unreachable("refused"))
+    assert not harness.admission.is_open
 
 
-def test_tokens_per_minute_keep_jobs_out_until_they_have_flowed_in_again() -> None:
-    guarded = Guarded(tokens_per_minute=600)
-    guarded.job(None, 599)
-    assert (guarded.guard.has_room, guarded.guard.retry_after_s) == (True, None)
-    guarded.job(None, 51)  # what a job uses is known when it is over: it may overshoot
-    assert (guarded.guard.has_room, guarded.guard.is_out) == (False, False), "full, not broken"
-    wait_s = guarded.guard.retry_after_s or 0.0
+def test_token_limit_refuses_jobs_until_it_has_refilled() -> None:
+    harness = AdmissionHarness(tokens_per_minute=600)
+    harness.job(None, 599)
+    assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (True, None)
+    harness.job(None, 51)  # usage is known only at the end: it may overshoot
+    assert (harness.admission.has_capacity, harness.admission.is_open) == (False, False), (
+        "full, not broken"
+    )
+    wait_s = harness.admission.retry_after_s or 0.0
     assert wait_s == pytest.approx(5.1)
-    guarded.clock.now += wait_s
-    assert (guarded.guard.has_room, guarded.guard.retry_after_s) == (True, None)
+    harness.clock.now += wait_s
+    assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (True, None)
 
 
-def test_no_limit_is_no_limit() -> None:
-    guarded = Guarded()
-    guarded.job(None, 10**12)
-    assert (guarded.guard.has_room, guarded.guard.retry_after_s) == (True, None)
+def test_without_a_token_limit_usage_has_no_effect() -> None:
+    harness = AdmissionHarness()
+    harness.job(None, 10**12)
+    assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (True, None)
 
 
-def test_half_open_admits_one_trial_of_which_nobody_knows_the_length() -> None:
-    guarded = Guarded()
+def test_half_open_admits_one_trial_and_reports_no_wait() -> None:
+    harness = AdmissionHarness()
     for _ in range(DEFAULT_RULE.failures):
-        guarded.job(Unreachable("refused"))
-    guarded.clock.now += DEFAULT_RULE.rest_s
-    assert (guarded.guard.has_room, guarded.guard.retry_after_s) == (True, None)
-    guarded.guard.started()
-    assert (guarded.guard.has_room, guarded.guard.retry_after_s) == (False, None)
+        harness.job(Unreachable("refused"))
+    harness.clock.now += DEFAULT_RULE.rest_s
+    assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (True, None)
+    harness.admission.start()
+    assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (False, None)
 
 
-def test_the_operators_limit_can_change_while_jobs_run() -> None:
-    guarded = Guarded()
-    guarded.guard.allow(600)
-    guarded.job(None, 650)
-    assert guarded.guard.retry_after_s == pytest.approx(5.1)
-    guarded.guard.allow(6000)
-    assert guarded.guard.retry_after_s == pytest.approx(0.51)
-    guarded.guard.allow(None)
-    assert (guarded.guard.has_room, guarded.guard.retry_after_s) == (True, None)
+def test_the_token_limit_can_change_while_jobs_run() -> None:
+    harness = AdmissionHarness()
+    harness.admission.set_token_limit(600)
+    harness.job(None, 650)
+    assert harness.admission.retry_after_s == pytest.approx(5.1)
+    harness.admission.set_token_limit(6000)
+    assert harness.admission.retry_after_s == pytest.approx(0.51)
+    harness.admission.set_token_limit(None)
+    assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (True, None)

@@ -22,8 +22,8 @@ class Clock:
         return self.now
 
 
-class Script:
-    """A breaker and what happens to it, as words: a number of seconds passes, or a job ends."""
+class BreakerScript:
+    """Plays a script on a breaker: a number lets seconds pass, a word settles a job."""
 
     def __init__(self, rule: BreakerRule = RULE) -> None:
         self.clock = Clock()
@@ -39,7 +39,7 @@ class Script:
 
     def _job(self, end: str) -> None:
         assert self.breaker.admits()
-        getattr(self.breaker, end)(self.breaker.started())
+        getattr(self.breaker, end)(self.breaker.start())
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ class Script:
         ("failed failed", CLOSED),
         ("failed failed failed", OPEN),
         ("failed failed succeeded failed failed", CLOSED),
-        ("failed failed dropped failed", OPEN),
+        ("failed failed ignored failed", OPEN),
         ("failed 30 failed 30 failed", OPEN),
         ("failed 30 failed 31 failed", CLOSED),
         ("failed 30 failed 31 failed 28 failed", OPEN),
@@ -57,7 +57,7 @@ class Script:
         ("failed failed failed 10", HALF_OPEN),
         ("failed failed failed 3600", HALF_OPEN),
         ("failed failed failed 10 succeeded", CLOSED),
-        ("failed failed failed 10 dropped", HALF_OPEN),
+        ("failed failed failed 10 ignored", HALF_OPEN),
         ("failed failed failed 10 failed", OPEN),
         ("failed failed failed 10 failed 19.9", OPEN),
         ("failed failed failed 10 failed 20", HALF_OPEN),
@@ -68,67 +68,69 @@ class Script:
         ("failed failed failed 10 succeeded failed failed", CLOSED),
     ],
 )
-def test_failures_open_it_and_one_trial_decides(script: str, state: BreakerState) -> None:
-    assert Script().play(script) is state
+def test_breaker_opens_after_repeated_failures_and_one_trial_decides(
+    script: str, state: BreakerState
+) -> None:
+    assert BreakerScript().play(script) is state
 
 
 def test_half_open_admits_one_trial_at_a_time() -> None:
-    script = Script()
+    script = BreakerScript()
     script.play("failed failed failed 10")
     breaker = script.breaker
 
     seen = [breaker.admits()]
-    trial = breaker.started()
+    trial = breaker.start()
     seen.append(breaker.admits())
-    breaker.dropped(trial)
+    breaker.ignored(trial)
     seen.append(breaker.admits())
-    breaker.succeeded(breaker.started())
+    breaker.succeeded(breaker.start())
     seen.append(breaker.admits())
 
     assert seen == [True, False, True, True]
 
 
-def test_failures_of_jobs_that_ran_already_do_not_prolong_the_rest() -> None:
-    script = Script()
-    running = script.breaker.started()
+def test_failures_of_jobs_started_before_the_opening_do_not_prolong_it() -> None:
+    script = BreakerScript()
+    running = script.breaker.start()
     script.play("failed failed failed 5")
 
     for _ in range(10):
         script.breaker.failed(running)
 
-    assert script.breaker.retry_in_s == pytest.approx(5.0)
+    assert script.breaker.open_s == pytest.approx(5.0)
     assert script.play("5") is HALF_OPEN
     assert script.play("failed") is OPEN
-    assert script.breaker.retry_in_s == pytest.approx(20.0)
+    assert script.breaker.open_s == pytest.approx(20.0)
 
 
-@pytest.mark.parametrize(("told_s", "rests_s"), [(5.0, 5.0), (35.0, 35.0), (3600.0, 35.0)])
-def test_a_server_may_say_when_to_come_back(told_s: float, rests_s: float) -> None:
-    script = Script()
+@pytest.mark.parametrize(("asked_s", "open_s"), [(5.0, 5.0), (35.0, 35.0), (3600.0, 35.0)])
+def test_breaker_opens_for_the_wait_that_a_server_asks_for(asked_s: float, open_s: float) -> None:
+    script = BreakerScript()
 
-    script.breaker.rest(told_s)
+    script.breaker.open_for(asked_s)
 
     assert script.breaker.state is OPEN
-    assert script.breaker.retry_in_s == pytest.approx(rests_s)
-    assert script.play(str(rests_s)) is HALF_OPEN
+    assert script.breaker.open_s == pytest.approx(open_s)
+    assert script.play(str(open_s)) is HALF_OPEN
 
 
-def test_a_server_does_not_shorten_its_rest() -> None:
-    script = Script()
-    script.breaker.rest(30.0)
+def test_a_shorter_wait_does_not_replace_a_longer_one() -> None:
+    script = BreakerScript()
+    script.breaker.open_for(30.0)
 
-    script.breaker.rest(1.0)
+    script.breaker.open_for(1.0)
 
-    assert script.breaker.retry_in_s == pytest.approx(30.0)
+    assert script.breaker.open_s == pytest.approx(30.0)
 
 
-@pytest.mark.parametrize("end", ["succeeded", "dropped", "failed"])
-def test_a_job_from_before_the_opening_ends_no_trial(end: str) -> None:
-    """Its end once made room for a second trial, or closed what the server had asked to rest."""
-    script = Script()
-    old = script.breaker.started()
+@pytest.mark.parametrize("end", ["succeeded", "ignored", "failed"])
+def test_results_of_jobs_started_before_the_opening_are_ignored(end: str) -> None:
+    """Such a result once allowed a second trial, or closed a breaker that the server had opened."""
+    script = BreakerScript()
+    old = script.breaker.start()
     script.play("failed failed failed 10")
-    script.breaker.started()
+    script.breaker.start()
 
     getattr(script.breaker, end)(old)
 
@@ -136,101 +138,101 @@ def test_a_job_from_before_the_opening_ends_no_trial(end: str) -> None:
     assert not script.breaker.admits()
 
 
-def test_a_success_from_before_does_not_cut_a_told_rest_short() -> None:
-    script = Script()
-    old = script.breaker.started()
-    script.breaker.rest(30.0)
+def test_a_success_started_before_does_not_shorten_a_wait() -> None:
+    script = BreakerScript()
+    old = script.breaker.start()
+    script.breaker.open_for(30.0)
 
     script.breaker.succeeded(old)
 
-    assert script.breaker.retry_in_s == pytest.approx(30.0)
+    assert script.breaker.open_s == pytest.approx(30.0)
 
 
-def test_a_failed_trial_does_not_cut_a_told_rest_short() -> None:
-    script = Script()
+def test_a_failed_trial_does_not_shorten_a_wait() -> None:
+    script = BreakerScript()
     script.play("failed failed failed 10")
-    trial = script.breaker.started()
-    script.breaker.rest(35.0)
+    trial = script.breaker.start()
+    script.breaker.open_for(35.0)
 
     script.breaker.failed(trial)
 
-    assert script.breaker.retry_in_s == pytest.approx(35.0)
+    assert script.breaker.open_s == pytest.approx(35.0)
 
 
-def test_it_says_where_it_stands() -> None:
-    script = Script()
+def test_repr_shows_state_and_failures() -> None:
+    script = BreakerScript()
     script.play("failed failed")
 
     assert repr(script.breaker) == "<Breaker closed failures=2>"
-    assert script.breaker.retry_in_s == 0.0
+    assert script.breaker.open_s == 0.0
 
 
-def test_venice_is_left_alone_before_it_blocks_the_key() -> None:
+def test_venice_rule_opens_before_venice_blocks_the_key() -> None:
     """More than 20 failed requests in 30 s are answered with a block of 30 s."""
-    script = Script(VENICE_RULE)
+    script = BreakerScript(VENICE_RULE)
 
     script.play("failed " * VENICE_RULE.failures)
 
     assert VENICE_RULE.failures <= 20
     assert script.breaker.state is OPEN
-    assert script.breaker.retry_in_s == 30.0
+    assert script.breaker.open_s == 30.0
 
 
-ENDS = st.sampled_from(["succeeded", "failed", "dropped"])
-LIVES = st.lists(st.tuples(st.integers(0, 40), ENDS), max_size=60)
+ENDS = st.sampled_from(["succeeded", "failed", "ignored"])
+HISTORIES = st.lists(st.tuples(st.integers(0, 40), ENDS), max_size=60)
 
 
-@given(st.sampled_from([RULE, DEFAULT_RULE, VENICE_RULE]), LIVES)
-def test_it_never_admits_while_open_and_never_rests_too_long(
-    rule: BreakerRule, life: list[tuple[int, str]]
+@given(st.sampled_from([RULE, DEFAULT_RULE, VENICE_RULE]), HISTORIES)
+def test_an_open_breaker_admits_nothing_and_its_wait_is_bounded(
+    rule: BreakerRule, history: list[tuple[int, str]]
 ) -> None:
-    script = Script(rule)
-    for seconds, end in life:
+    script = BreakerScript(rule)
+    for seconds, end in history:
         script.clock.now += seconds
         breaker = script.breaker
         assert breaker.admits() is (breaker.state is not OPEN)
-        assert 0.0 <= breaker.retry_in_s <= rule.max_rest_s
-        assert (breaker.retry_in_s > 0) is (breaker.state is OPEN)
+        assert 0.0 <= breaker.open_s <= rule.max_rest_s
+        assert (breaker.open_s > 0) is (breaker.state is OPEN)
         if breaker.admits():
             script.play(end)
 
 
-@given(LIVES)
-def test_it_opens_only_after_so_many_failures_in_a_row(life: list[tuple[int, str]]) -> None:
-    script, row = Script(), 0
-    for seconds, end in life:
+@given(HISTORIES)
+def test_breaker_opens_only_after_enough_failures_in_a_row(history: list[tuple[int, str]]) -> None:
+    script, row = BreakerScript(), 0
+    for seconds, end in history:
         script.clock.now += seconds
         if script.breaker.state is not CLOSED:
             return
         script.play(end)
-        row = row + 1 if end == "failed" else row * (end == "dropped")
+        row = row + 1 if end == "failed" else row * (end == "ignored")
         assert row >= RULE.failures or script.breaker.state is CLOSED
 
 
 @given(st.integers(1, 10))
-def test_rests_double_up_to_the_longest(trials: int) -> None:
-    script = Script()
+def test_waits_double_up_to_the_maximum(trials: int) -> None:
+    script = BreakerScript()
     script.play("failed failed failed")
-    rests = [script.breaker.retry_in_s]
+    waits = [script.breaker.open_s]
     for _ in range(trials):
-        script.clock.now += script.breaker.retry_in_s
+        script.clock.now += script.breaker.open_s
         script.play("failed")
-        rests.append(script.breaker.retry_in_s)
+        waits.append(script.breaker.open_s)
 
     expected = [min(RULE.rest_s * 2**n, RULE.max_rest_s) for n in range(trials + 1)]
-    assert rests == pytest.approx(expected)
+    assert waits == pytest.approx(expected)
 
 
-@given(LIVES)
-def test_a_success_makes_everything_good_again(life: list[tuple[int, str]]) -> None:
-    script = Script()
-    for seconds, end in life:
+@given(HISTORIES)
+def test_a_success_resets_failures_and_wait(history: list[tuple[int, str]]) -> None:
+    script = BreakerScript()
+    for seconds, end in history:
         script.clock.now += seconds
         if script.breaker.admits():
             script.play(end)
-    script.clock.now += script.breaker.retry_in_s
+    script.clock.now += script.breaker.open_s
     script.play("succeeded")
 
     assert script.play("failed failed") is CLOSED
     assert script.play("failed") is OPEN
-    assert script.breaker.retry_in_s == RULE.rest_s
+    assert script.breaker.open_s == RULE.rest_s

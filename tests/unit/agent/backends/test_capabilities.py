@@ -2,7 +2,7 @@ import pytest
 
 from provider_agent.adapters.base import BackendModel, Operation
 from provider_agent.agent.backends.capabilities import (
-    FakeBackendPool,
+    ServedModel,
     agent_limits,
     metadata,
     model_offers,
@@ -21,14 +21,12 @@ CONFIG = agent_config("ws://127.0.0.1:1")
 
 def serving(
     backend_id: str, *models: BackendModel, max_concurrent: int = 2, markup: float | None = None
-) -> list[FakeBackendPool]:
+) -> list[ServedModel]:
     backend = ScriptedBackend(backend_id, *models, max_concurrent=max_concurrent)
     return [(backend, one, markup) for one in models]
 
 
-def offers(
-    *entries: list[FakeBackendPool], pricing: PricingConfig | None = None
-) -> list[ModelOffer]:
+def offers(*entries: list[ServedModel], pricing: PricingConfig | None = None) -> list[ModelOffer]:
     config = CONFIG
     if pricing is not None:
         config = agent_config("ws://127.0.0.1:1", pricing=pricing)

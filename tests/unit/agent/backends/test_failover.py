@@ -14,13 +14,28 @@ from provider_agent.adapters.base import (
     Transport,
     Unreachable,
 )
-from provider_agent.agent.backends.failover import MAX_ATTEMPTS, may_be_retried, next_route
+from provider_agent.agent.backends.failover import (
+    MAX_ATTEMPTS,
+    NoFailover,
+    may_be_retried,
+    next_route,
+)
 from provider_agent.agent.backends.routing import Route
 from provider_agent.protocol.errors import ErrorCode
+from tests.kit.scripted_backend import ScriptedBackend
 
 
 def routes(*names: str) -> list[Route]:
-    return [Route(name, order, True, frozenset(), 0, 4) for order, name in enumerate(names)]
+    return [
+        Route(ScriptedBackend(name), order, True, frozenset(), 0, 4)
+        for order, name in enumerate(names)
+    ]
+
+
+def choose(error: BackendError, serving: list[str], tried: list[str]) -> str:
+    """The chosen backend's id, or why there is none."""
+    chosen = next_route(error, routes(*serving), tried, has_output=False)
+    return chosen if isinstance(chosen, NoFailover) else chosen.backend_id
 
 
 def status(number: int, code: ErrorCode = ErrorCode.BACKEND_ERROR) -> BadStatus:
@@ -64,15 +79,16 @@ REFUSED = Unreachable("refused")
         pytest.param(status(500, ErrorCode.CONTEXT_LENGTH_EXCEEDED), False, False, id="500 long"),
         pytest.param(BadRequest("no object"), False, False, id="no object"),
         pytest.param(PromptTooLong(9000, 4096), False, False, id="prompt too long"),
-        pytest.param(advised(False), False, False, id="the server says that it is useless"),
-        pytest.param(advised(True, 418), True, False, id="the server says that it is not"),
+        pytest.param(advised(False), False, False, id="declared not retryable"),
+        pytest.param(advised(True, 418), True, False, id="declared retryable"),
     ],
 )
-def test_what_is_tried_again_and_where(error: BackendError, elsewhere: bool, here: bool) -> None:
-    other = next_route(error, routes("a", "b"), ["a"], has_output=False)
-    assert (other and other.backend_id) == ("b" if elsewhere else None)
-    again = next_route(error, routes("a"), ["a"], has_output=False)
-    assert (again and again.backend_id) == ("a" if here else None)
+def test_which_errors_are_retried_and_on_which_backend(
+    error: BackendError, elsewhere: bool, here: bool
+) -> None:
+    refusal = NoFailover.NO_BACKEND if elsewhere else NoFailover.NOT_RETRYABLE
+    assert choose(error, ["a", "b"], ["a"]) == ("b" if elsewhere else refusal)
+    assert choose(error, ["a"], ["a"]) == ("a" if here else refusal)
     assert may_be_retried(error) is elsewhere
 
 
@@ -82,16 +98,22 @@ def test_what_is_tried_again_and_where(error: BackendError, elsewhere: bool, her
         (["a"], ["b", "c"], "b"),
         (["b"], ["a", "b", "c"], "a"),
         (["a", "b"], ["a", "b", "c"], "c"),
-        (["a", "b"], ["a", "b"], "b"),  # nobody is left: once more where it failed last
-        (["a", "a"], ["a"], None),
+        (["a", "b"], ["a", "b"], "b"),  # no other is left: once more on the last
+        (["a", "a"], ["a"], NoFailover.NO_BACKEND),
         (["a", "a"], ["a", "b"], "b"),
-        (["a", "b", "c"], ["a", "b", "c", "d"], None),
-        (["a"], [], None),  # what failed it has taken it out
+        (["a", "b", "c"], ["a", "b", "c", "d"], NoFailover.ATTEMPTS_EXHAUSTED),
+        (["a"], [], NoFailover.NO_BACKEND),  # its breaker has opened
     ],
 )
-def test_the_next_attempt(tried: list[str], serving: list[str], expected: str | None) -> None:
-    chosen = next_route(status(500), routes(*serving), tried, has_output=False)
-    assert (chosen and chosen.backend_id) == expected
+def test_an_untried_backend_comes_first(
+    tried: list[str], serving: list[str], expected: str
+) -> None:
+    assert choose(status(500), serving, tried) == expected
+
+
+def test_a_started_response_never_fails_over() -> None:
+    chosen = next_route(status(500), routes("b"), ["a"], has_output=True)
+    assert chosen is NoFailover.RESPONSE_STARTED
 
 
 names = st.sampled_from("abcde")
@@ -101,11 +123,11 @@ errors = st.sampled_from(
 
 
 @given(errors, st.lists(names, unique=True), st.lists(names, min_size=1, max_size=5), st.booleans())
-def test_no_attempt_breaks_the_rules(
+def test_a_chosen_route_satisfies_every_rule(
     error: BackendError, serving: list[str], tried: list[str], has_output: bool
 ) -> None:
     chosen = next_route(error, routes(*serving), tried, has_output=has_output)
-    if chosen is None:
+    if isinstance(chosen, NoFailover):
         return
     assert not has_output
     assert may_be_retried(error)
@@ -115,4 +137,4 @@ def test_no_attempt_breaks_the_rules(
         assert error.retry_here
         assert chosen.backend_id == tried[-1]
         assert tried.count(chosen.backend_id) == 1
-        assert not set(serving) - set(tried), "somebody new comes first"
+        assert not set(serving) - set(tried), "an untried backend comes first"

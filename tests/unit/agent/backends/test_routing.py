@@ -8,6 +8,7 @@ from msgspec import structs
 from provider_agent.agent.backends.routing import Refusal, Route, choose_routes
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation, find_operation
+from tests.kit.scripted_backend import ScriptedBackend
 
 BOTH = frozenset({"chat", "messages"})
 
@@ -21,13 +22,13 @@ def route(
     in_flight: int = 0,
     capacity: int = 4,
 ) -> Route:
-    return Route(backend_id, order, native, operations, in_flight, capacity)
+    return Route(ScriptedBackend(backend_id), order, native, operations, in_flight, capacity)
 
 
 @pytest.mark.parametrize(
     ("routes", "expected"),
     [
-        pytest.param([route("a")], ["a"], id="the only one"),
+        pytest.param([route("a")], ["a"], id="one route"),
         pytest.param(
             [route("far", 0, native=False), route("near", 1, in_flight=3)],
             ["near", "far"],
@@ -41,12 +42,12 @@ def route(
         pytest.param(
             [route("small", 0, in_flight=1, capacity=2), route("big", 1, in_flight=2, capacity=8)],
             ["big", "small"],
-            id="load is a share of what a backend takes",
+            id="load is relative to capacity",
         ),
         pytest.param(
             [route("second", 1), route("third", 2), route("first", 0)],
             ["first", "second", "third"],
-            id="equals in the order of the configuration",
+            id="equal routes in the order of the configuration",
         ),
         pytest.param(
             [route("full", 0, in_flight=4), route("free", 1, native=False, in_flight=3)],
@@ -54,18 +55,20 @@ def route(
             id="a full backend is left out",
         ),
         pytest.param(
-            [route("guarded", 0, capacity=0), route("free", 1)],
+            [route("limited", 0, capacity=0), route("free", 1)],
             ["free"],
-            id="one whose guard lets nothing in is left out",
+            id="a backend whose admission control refuses jobs is left out",
         ),
         pytest.param(
             [route("a", 0, operations=frozenset({"messages"})), route("b", 1)],
             ["b"],
-            id="one that does not speak the format is left out",
+            id="a backend without the format is left out",
         ),
     ],
 )
-def test_candidates_come_in_order(routes: list[Route], expected: list[str]) -> None:
+def test_routes_are_ordered_native_first_then_by_load(
+    routes: list[Route], expected: list[str]
+) -> None:
     chosen = choose_routes("openai", "", routes)
     assert not isinstance(chosen, Refusal)
     assert [one.backend_id for one in chosen] == expected
@@ -82,7 +85,7 @@ def test_candidates_come_in_order(routes: list[Route], expected: list[str]) -> N
         ("grpc", "", [route("a")], "format_not_supported"),
         ("openai", "", [route("a", in_flight=4)], "out_of_capacity"),
         ("openai", "", [route("a", in_flight=5)], "out_of_capacity"),
-        # A full backend that speaks the format tells more than a free one that does not.
+        # "At capacity" wins over "format not supported": the client may retry.
         (
             "anthropic",
             "",
@@ -91,7 +94,7 @@ def test_candidates_come_in_order(routes: list[Route], expected: list[str]) -> N
         ),
     ],
 )
-def test_what_cannot_run_is_refused_with_its_reason(
+def test_refusal_has_the_code_of_its_cause(
     wire_format: str, operation: str, routes: list[Route], code: str
 ) -> None:
     refusal = choose_routes(wire_format, operation, routes)
@@ -100,7 +103,7 @@ def test_what_cannot_run_is_refused_with_its_reason(
     assert refusal.message
 
 
-def test_the_message_names_the_operation_that_nobody_speaks() -> None:
+def test_refusal_names_the_unsupported_operation() -> None:
     refusal = choose_routes("openai", "embeddings", [route("a")])
     assert isinstance(refusal, Refusal)
     assert "'embeddings' in format 'openai'" in refusal.message
@@ -109,12 +112,12 @@ def test_the_message_names_the_operation_that_nobody_speaks() -> None:
 some_routes = st.lists(
     st.builds(
         Route,
-        backend_id=st.uuids().map(str),
+        backend=st.uuids().map(lambda number: ScriptedBackend(str(number))),
         order=st.integers(0, 9),
         native=st.booleans(),
         operations=st.frozensets(st.sampled_from([str(one) for one in Operation])),
         in_flight=st.integers(0, 5),
-        capacity=st.integers(0, 5),  # 0: its guard lets nothing in
+        capacity=st.integers(0, 5),  # 0: admission control refuses jobs
         retry_after_s=st.one_of(st.none(), st.floats(0.1, 100)),
     ),
     max_size=8,
@@ -127,7 +130,7 @@ some_routes = st.lists(
     st.sampled_from(["openai", "anthropic", "grpc"]),
     st.sampled_from(["", *map(str, Operation)]),
 )
-def test_only_and_all_backends_that_speak_it_and_are_free_whatever_their_order(
+def test_chosen_routes_are_exactly_the_free_supporting_ones_in_any_input_order(
     routes: list[Route], wire_format: str, operation: str
 ) -> None:
     wanted = find_operation(wire_format, operation)
@@ -147,7 +150,7 @@ def test_only_and_all_backends_that_speak_it_and_are_free_whatever_their_order(
 
 
 @given(some_routes.filter(bool))
-def test_a_refusal_tells_the_soonest_that_is_known(routes: list[Route]) -> None:
+def test_refusal_has_the_shortest_known_wait(routes: list[Route]) -> None:
     full = [structs.replace(one, capacity=0, operations=BOTH) for one in routes]
     refusal = choose_routes("openai", "", full)
     assert isinstance(refusal, Refusal)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider_agent.agent.backends.token_bucket import TokenBucket, limited
+from provider_agent.agent.backends.token_bucket import TokenBucket, resize_bucket
 
 
 class Clock:
@@ -14,7 +14,7 @@ class Clock:
 
 
 @pytest.mark.parametrize(
-    ("spent", "waited_s", "wait_s"),
+    ("consumed", "waited_s", "wait_s"),
     [
         (0, 0, 0.0),
         (59, 0, 0.0),
@@ -27,46 +27,46 @@ class Clock:
         (6000, 60, 5881.0),
     ],
 )
-def test_below_zero_jobs_wait_until_it_has_refilled(
-    spent: int, waited_s: float, wait_s: float
+def test_jobs_wait_until_an_overdrawn_bucket_has_refilled(
+    consumed: int, waited_s: float, wait_s: float
 ) -> None:
     clock = Clock()
     bucket = TokenBucket(60, clock)
 
-    bucket.spend(spent)
+    bucket.consume(consumed)
     clock.now += waited_s
 
     assert bucket.wait_s == pytest.approx(wait_s)
 
 
-def test_an_idle_hour_is_not_saved_up() -> None:
+def test_bucket_never_holds_more_than_one_minute() -> None:
     clock = Clock()
     bucket = TokenBucket(60, clock)
 
     clock.now += 3600
-    bucket.spend(61)
+    bucket.consume(61)
 
     assert bucket.wait_s > 0
 
 
-def test_it_says_what_it_holds() -> None:
+def test_repr_shows_the_available_tokens() -> None:
     bucket = TokenBucket(60, Clock())
-    bucket.spend(70)
+    bucket.consume(70)
 
     assert repr(bucket) == "<TokenBucket -10 of 60 per minute>"
 
 
-SPENT = st.lists(st.tuples(st.integers(0, 5000), st.floats(0, 300)), max_size=30)
+CONSUMPTION = st.lists(st.tuples(st.integers(0, 5000), st.floats(0, 300)), max_size=30)
 
 
-@given(st.integers(1, 10_000), SPENT)
-def test_after_the_wait_that_it_tells_a_job_is_admitted(
-    per_minute: int, spent: list[tuple[int, float]]
+@given(st.integers(1, 10_000), CONSUMPTION)
+def test_a_job_is_admitted_after_the_reported_wait(
+    per_minute: int, consumed: list[tuple[int, float]]
 ) -> None:
     clock = Clock()
     bucket = TokenBucket(per_minute, clock)
-    for tokens, seconds in spent:
-        bucket.spend(tokens)
+    for tokens, seconds in consumed:
+        bucket.consume(tokens)
         clock.now += seconds
 
     clock.now += bucket.wait_s
@@ -75,35 +75,35 @@ def test_after_the_wait_that_it_tells_a_job_is_admitted(
 
 
 @given(st.integers(60, 10_000), st.integers(1, 5000), st.lists(st.floats(0, 20), max_size=50))
-def test_on_average_the_limit_holds(per_minute: int, job: int, pauses: list[float]) -> None:
-    """Over any time: what flowed in, what it held at first, and at most one job above that."""
+def test_the_limit_holds_on_average(per_minute: int, job: int, pauses: list[float]) -> None:
+    """Over any time: the initial capacity, what was refilled, and at most one job more."""
     clock = Clock()
     bucket = TokenBucket(per_minute, clock)
     began, used = clock.now, 0
     for pause_s in pauses:
         clock.now += pause_s
         if bucket.wait_s == 0:
-            bucket.spend(job)
+            bucket.consume(job)
             used += job
 
     assert used <= per_minute + (clock.now - began) * per_minute / 60 + job + 1e-3
 
 
 @given(st.integers(1, 1000), st.lists(st.integers(0, 500), max_size=20))
-def test_looking_costs_nothing(per_minute: int, spent: list[int]) -> None:
+def test_reading_the_wait_consumes_nothing(per_minute: int, consumed: list[int]) -> None:
     clock = Clock()
-    looked, unseen = TokenBucket(per_minute, clock), TokenBucket(per_minute, clock)
-    for tokens in spent:
+    read, unread = TokenBucket(per_minute, clock), TokenBucket(per_minute, clock)
+    for tokens in consumed:
         clock.now += 1.0
-        assert looked.wait_s >= 0
-        looked.spend(tokens)
-        unseen.spend(tokens)
+        assert read.wait_s >= 0
+        read.consume(tokens)
+        unread.consume(tokens)
 
-    assert looked.wait_s == pytest.approx(unseen.wait_s)
+    assert read.wait_s == pytest.approx(unread.wait_s)
 
 
 @pytest.mark.parametrize(
-    ("before", "spent", "after", "wait_s"),
+    ("before", "consumed", "after", "wait_s"),
     [
         (60, 0, 600, 0.0),
         (60, 90, 600, 3.1),
@@ -113,39 +113,39 @@ def test_looking_costs_nothing(per_minute: int, spent: list[int]) -> None:
         (600, 600, 60, 1.0),
     ],
 )
-def test_another_limit_forgets_nothing_that_was_spent(
-    before: int, spent: int, after: int, wait_s: float
+def test_tokens_consumed_before_a_change_still_count(
+    before: int, consumed: int, after: int, wait_s: float
 ) -> None:
     bucket = TokenBucket(before, Clock())
-    bucket.spend(spent)
+    bucket.consume(consumed)
 
-    bucket.allow(after)
+    bucket.set_rate(after)
 
     assert bucket.wait_s == pytest.approx(wait_s)
 
 
-def test_a_lower_limit_holds_no_more_than_itself() -> None:
+def test_a_lower_limit_lowers_the_capacity() -> None:
     bucket = TokenBucket(6000, Clock())
-    bucket.allow(60)
-    bucket.spend(61)
+    bucket.set_rate(60)
+    bucket.consume(61)
 
     assert bucket.wait_s == pytest.approx(2.0)
 
 
-def test_what_flowed_in_before_the_change_flowed_at_the_old_rate() -> None:
+def test_refill_before_a_change_uses_the_old_rate() -> None:
     clock = Clock()
     bucket = TokenBucket(60, clock)
-    bucket.spend(100)
+    bucket.consume(100)
     clock.now += 10
-    bucket.allow(600)
+    bucket.set_rate(600)
 
     assert bucket.wait_s == pytest.approx(3.1)
 
 
-def test_a_limit_can_be_set_changed_and_lifted() -> None:
+def test_resize_bucket_sets_changes_and_lifts_a_limit() -> None:
     clock = Clock()
-    bucket = limited(None, 60, clock)
+    bucket = resize_bucket(None, 60, clock)
     assert bucket is not None
-    assert limited(bucket, 70, clock) is bucket
-    assert limited(bucket, None, clock) is None
-    assert limited(None, None, clock) is None
+    assert resize_bucket(bucket, 70, clock) is bucket
+    assert resize_bucket(bucket, None, clock) is None
+    assert resize_bucket(None, None, clock) is None

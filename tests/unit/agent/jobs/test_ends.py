@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from provider_agent.adapters.base import BackendError, BadStatus
 from provider_agent.agent.backends.routing import Refusal
 from provider_agent.agent.jobs.ends import (
-    checked,
-    failed,
-    failed_at_backend,
-    refused,
-    since_arrival,
+    backend_error_end,
+    count_from_arrival,
+    error_end,
+    refusal_end,
+    validate_result,
 )
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.errors import ErrorCode
@@ -45,7 +45,7 @@ def test_whatever_a_server_says_the_end_can_travel(
     status: int, text: str, retry_after_s: float | None, code: ErrorCode
 ) -> None:
     # A wait of 1e300 s, or none that is a number, once ended the link for every job.
-    assert travels(failed_at_backend(JOB, 5, BadStatus(status, b"no", code, retry_after_s, text)))
+    assert travels(backend_error_end(JOB, 5, BadStatus(status, b"no", code, retry_after_s, text)))
 
 
 @pytest.mark.parametrize(
@@ -62,24 +62,24 @@ def test_whatever_a_server_says_the_end_can_travel(
 )
 def test_a_wait_is_told_within_reason(told_s: float | None, expected_ms: int | None) -> None:
     error = BadStatus(429, b"", ErrorCode.BACKEND_OVERLOADED, told_s)
-    assert failed_at_backend(JOB, 0, error).retry_after_ms == expected_ms
+    assert backend_error_end(JOB, 0, error).retry_after_ms == expected_ms
     refusal = Refusal(ErrorCode.OUT_OF_CAPACITY, "full", told_s)
-    assert refused(JOB, refusal).retry_after_ms == expected_ms
+    assert refusal_end(JOB, refusal).retry_after_ms == expected_ms
 
 
 def test_the_servers_word_on_trying_again_goes_before_the_registrys() -> None:
     error = BackendError("odd")
-    assert failed_at_backend(JOB, 0, error).retryable is True
+    assert backend_error_end(JOB, 0, error).retryable is True
     error.retryable = False
-    assert failed_at_backend(JOB, 0, error).retryable is False
+    assert backend_error_end(JOB, 0, error).retryable is False
 
 
 def test_long_texts_and_bodies_are_cut() -> None:
     endless = BadStatus(500, bytes(2 * MAX_ERROR_BODY_BYTES), ErrorCode.INTERNAL, None, "x" * 99999)
-    end = failed_at_backend(JOB, 0, endless)
+    end = backend_error_end(JOB, 0, endless)
     assert (len(end.body), len(end.message)) == (MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS)
     assert travels(end)
-    assert len(failed(JOB.job_id, 0, ErrorCode.CANCELLED, "x" * 99999).message) == MAX_TEXT_CHARS
+    assert len(error_end(JOB.job_id, 0, ErrorCode.CANCELLED, "x" * 99999).message) == MAX_TEXT_CHARS
 
 
 huge = st.one_of(st.none(), st.integers(-(10**30), 10**30))
@@ -95,22 +95,22 @@ def test_figures_that_cannot_be_are_unknown(
         duration_ms=duration_ms,
         first_byte_ms=first_ms,
     )
-    assert travels(checked(JOB, 7, lies))
+    assert travels(validate_result(JOB, 7, lies))
 
 
 def test_true_figures_stay() -> None:
-    assert checked(JOB, 7, result()) == result()
+    assert validate_result(JOB, 7, result()) == result()
 
 
 @pytest.mark.parametrize("total_bytes", [6, 8])
 def test_a_result_about_other_bytes_or_another_job_is_a_defect(total_bytes: int) -> None:
-    with pytest.raises(ValueError, match="does not fit"):
-        checked(JOB, total_bytes, result())
-    with pytest.raises(ValueError, match="does not fit"):
-        checked(new_job(), 7, result())
+    with pytest.raises(ValueError, match="does not match"):
+        validate_result(JOB, total_bytes, result())
+    with pytest.raises(ValueError, match="does not match"):
+        validate_result(new_job(), 7, result())
 
 
 def test_a_result_counts_from_the_arrival() -> None:
-    assert since_arrival(result(), 0.0) == result()
-    assert since_arrival(result(), 1.5) == result(duration_ms=1520, first_byte_ms=1510)
-    assert since_arrival(result(first_byte_ms=None), 1.5).first_byte_ms is None
+    assert count_from_arrival(result(), 0.0) == result()
+    assert count_from_arrival(result(), 1.5) == result(duration_ms=1520, first_byte_ms=1510)
+    assert count_from_arrival(result(first_byte_ms=None), 1.5).first_byte_ms is None

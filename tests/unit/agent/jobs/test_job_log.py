@@ -1,5 +1,5 @@
 from provider_agent.adapters.errors import BadStatus, ErrorInStream
-from provider_agent.agent.jobs.ends import failed, failed_at_backend
+from provider_agent.agent.jobs.ends import backend_error_end, error_end
 from provider_agent.agent.jobs.job_log import end_fields
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobEnd, JobError, JobResult
@@ -22,7 +22,7 @@ def test_an_end_is_told_in_ids_and_numbers() -> None:
 
 
 def test_what_the_agent_itself_says_is_told() -> None:
-    end = failed(JOB.job_id, 0, ErrorCode.DEADLINE_EXCEEDED, "the deadline passed")
+    end = error_end(JOB.job_id, 0, ErrorCode.DEADLINE_EXCEEDED, "the deadline passed")
     assert fields(end)["message"] == "the deadline passed"
 
 
@@ -35,7 +35,7 @@ def test_what_a_server_says_of_a_request_stays_out_of_the_log() -> None:
         ErrorInStream(body, ErrorCode.BAD_REQUEST, said),
     ]
     for error in errors:
-        end = failed_at_backend(JOB, 0, error)
+        end = backend_error_end(JOB, 0, error)
         assert isinstance(end, JobError)
         assert PROMPT in end.message, "the client is told"
         assert PROMPT not in str(fields(end))

@@ -11,11 +11,12 @@ from provider_agent.adapters.base import (
     Unreachable,
 )
 from provider_agent.adapters.servers.echo import EchoBackend
-from provider_agent.agent.jobs.running import REMEMBERED_JOBS, JobRecord, StopReason
+from provider_agent.agent.jobs.execution import StopReason
+from provider_agent.agent.jobs.running import REMEMBERED_JOBS, JobRecord
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobResult, JobStarted
 from tests.kit.jobs import new_job
-from tests.kit.jobs_harness import JobsHarness, running
+from tests.kit.jobs_harness import JobsHarness, start_job
 from tests.kit.scripted_backend import ScriptedBackend, ScriptedRun
 from tests.kit.virtual_time import in_virtual_time, now
 
@@ -26,7 +27,7 @@ from tests.kit.virtual_time import in_virtual_time, now
 async def test_a_job_runs_and_ends_with_its_result() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
-    job, run = await running(harness, backend)
+    job, run = await start_job(harness, backend)
     assert run.job == job
     run.answer(b"one ", b"two")
     end = await harness.end(job)
@@ -39,10 +40,10 @@ async def test_a_job_runs_and_ends_with_its_result() -> None:
 async def test_figures_follow_the_jobs() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
-    _, first = await running(harness, backend)
-    job, second = await running(harness, backend)
+    _, first = await start_job(harness, backend)
+    job, second = await start_job(harness, backend)
     assert (harness.jobs.in_flight, harness.jobs.queued) == (2, 2)
-    assert harness.serving.running[backend.id] == 2
+    assert harness.pool.running[backend.id] == 2
     first.start()
     assert harness.jobs.queued == 2, "a start without a byte is no response yet"
     first.send(b"x")
@@ -51,8 +52,8 @@ async def test_figures_follow_the_jobs() -> None:
     second.answer()
     await harness.end(job)
     assert (harness.jobs.in_flight, harness.jobs.queued) == (0, 0)
-    assert harness.serving.running[backend.id] == 0
-    assert harness.jobs.last_offer_at is not None
+    assert harness.pool.running[backend.id] == 0
+    assert harness.jobs.last_job_at is not None
     assert repr(harness.jobs) == "<Jobs 0/100 accepting=True>"
 
 
@@ -60,10 +61,10 @@ async def test_jobs_spread_over_backends_by_load() -> None:
     backends = [ScriptedBackend(name, max_concurrent=2) for name in ("a", "b")]
     harness = JobsHarness(*backends)
     for _ in range(4):
-        harness.jobs.offer(new_job())
-    assert [harness.serving.running[one.id] for one in backends] == [2, 2]
+        harness.jobs.submit(new_job())
+    assert [harness.pool.running[one.id] for one in backends] == [2, 2]
     too_many = new_job()
-    harness.jobs.offer(too_many)
+    harness.jobs.submit(too_many)
     assert harness.refusal(too_many).code == "out_of_capacity"
     harness.jobs.stop_all(StopReason.CANCELLED, "")
     await harness.jobs.wait_until_idle()
@@ -75,17 +76,17 @@ async def test_jobs_spread_over_backends_by_load() -> None:
 async def test_as_many_as_the_agent_takes_and_no_more_at_once() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend, max_concurrent=2)
-    _, first = await running(harness, backend)
-    _, second = await running(harness, backend)
+    _, first = await start_job(harness, backend)
+    _, second = await start_job(harness, backend)
     too_many = new_job()
-    harness.jobs.offer(too_many)
+    harness.jobs.submit(too_many)
     refusal = harness.refusal(too_many)
     assert (refusal.code, refusal.retryable) == ("out_of_capacity", True)
     assert len(backend.runs) == 2
     first.answer()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    third, run = await running(harness, backend)
+    third, run = await start_job(harness, backend)
     second.answer()
     run.answer(b"x")
     assert isinstance(await harness.end(third), JobResult)
@@ -101,7 +102,7 @@ async def test_as_many_as_the_agent_takes_and_no_more_at_once() -> None:
 )
 async def test_what_cannot_run_is_refused_at_once(job: Job, code: str) -> None:
     harness = JobsHarness(ScriptedBackend())
-    harness.jobs.offer(job)
+    harness.jobs.submit(job)
     refusal = harness.refusal(job)
     assert (refusal.code, refusal.total_bytes, refusal.retryable) == (code, 0, True)
     assert harness.records == [JobRecord(job.format, "", refusal, None, attempts=0)]
@@ -110,10 +111,10 @@ async def test_what_cannot_run_is_refused_at_once(job: Job, code: str) -> None:
 async def test_a_draining_agent_refuses_and_finishes_what_runs() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
-    job, run = await running(harness, backend)
-    harness.jobs.accepting = False
+    job, run = await start_job(harness, backend)
+    harness.jobs.stop_accepting()
     late = new_job()
-    harness.jobs.offer(late)
+    harness.jobs.submit(late)
     assert harness.refusal(late).code == "draining"
     run.answer(b"x")
     assert isinstance(await harness.end(job), JobResult)
@@ -123,7 +124,7 @@ async def test_a_draining_agent_refuses_and_finishes_what_runs() -> None:
 async def test_a_request_that_is_not_a_json_object_is_a_bad_request(request_body: bytes) -> None:
     harness = JobsHarness(EchoBackend(BackendSettings(kind="echo")))
     job = new_job(request=request_body)
-    harness.jobs.offer(job)
+    harness.jobs.submit(job)
     error = await harness.error(job)
     assert (error.code, error.retryable, error.total_bytes) == ("bad_request", False, 0)
 
@@ -134,11 +135,11 @@ async def test_a_request_that_is_not_a_json_object_is_a_bad_request(request_body
 async def test_a_job_that_is_offered_twice_runs_once() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
-    job, run = await running(harness, backend)
-    harness.jobs.offer(job)
+    job, run = await start_job(harness, backend)
+    harness.jobs.submit(job)
     run.answer(b"x")
     await harness.end(job)
-    harness.jobs.offer(job)
+    harness.jobs.submit(job)
     await harness.end(job)
     assert len(backend.runs) == 1
     assert len(harness.records) == 1
@@ -147,8 +148,8 @@ async def test_a_job_that_is_offered_twice_runs_once() -> None:
 async def test_a_refused_job_that_is_offered_again_is_not_answered_twice() -> None:
     harness = JobsHarness(ScriptedBackend())
     job = new_job("unknown")
-    harness.jobs.offer(job)
-    harness.jobs.offer(job)
+    harness.jobs.submit(job)
+    harness.jobs.submit(job)
     assert len(harness.ends(job)) == 1
 
 
@@ -156,11 +157,11 @@ async def test_a_running_job_is_known_however_many_came_after_it() -> None:
     # The memory of ended jobs once forgot a long-running one, which then ran a second time.
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
-    job, run = await running(harness, backend)
+    job, run = await start_job(harness, backend)
     for _ in range(REMEMBERED_JOBS):
-        harness.jobs.offer(new_job("unknown"))
+        harness.jobs.submit(new_job("unknown"))
         harness.pump()
-    harness.jobs.offer(job)
+    harness.jobs.submit(job)
     await asyncio.sleep(0)
     assert len(backend.runs) == 1
     run.answer(b"x")
@@ -173,7 +174,7 @@ async def test_a_running_job_is_known_however_many_came_after_it() -> None:
 async def test_cancel_stops_a_running_job() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
-    job, run = await running(harness, backend)
+    job, run = await start_job(harness, backend)
     run.start()
     run.send(b"part")
     harness.jobs.cancel(job.job_id, "the client went away")
@@ -188,17 +189,17 @@ async def test_cancel_before_the_first_step_of_the_task() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job = new_job()
-    harness.jobs.offer(job)
+    harness.jobs.submit(job)
     harness.jobs.cancel(job.job_id, "at once")
     assert (await harness.error(job)).code == "cancelled"
     assert backend.runs == []
-    assert harness.serving.running[backend.id] == 0
+    assert harness.pool.running[backend.id] == 0
 
 
 async def test_cancel_twice_keeps_the_first_reason() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
-    job, _ = await running(harness, backend)
+    job, _ = await start_job(harness, backend)
     harness.jobs.cancel(job.job_id, "first")
     harness.jobs.cancel(job.job_id, "second")
     harness.jobs.stop_all(StopReason.DRAINING, "third")
@@ -208,7 +209,7 @@ async def test_cancel_twice_keeps_the_first_reason() -> None:
 async def test_cancel_after_the_end_and_of_an_unknown_job_does_nothing() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
-    job, run = await running(harness, backend)
+    job, run = await start_job(harness, backend)
     run.answer(b"x")
     await harness.end(job)
     harness.jobs.cancel(job.job_id, "too late")
@@ -219,7 +220,7 @@ async def test_cancel_after_the_end_and_of_an_unknown_job_does_nothing() -> None
 async def test_cancel_that_crosses_the_end_leaves_the_result() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
-    job, run = await running(harness, backend)
+    job, run = await start_job(harness, backend)
     run.answer(b"x")
     await asyncio.sleep(0)  # the task has ended, its callback has not run
     harness.jobs.cancel(job.job_id, "crossing")
@@ -231,7 +232,7 @@ async def test_what_an_adapter_raises_while_it_is_stopped_is_not_the_reason() ->
     backend = ScriptedBackend()
     backend.swallow_cancel = Transport("the connection was closed")
     harness = JobsHarness(backend)
-    job, _ = await running(harness, backend)
+    job, _ = await start_job(harness, backend)
     harness.jobs.cancel(job.job_id, "the client went away")
     error = await harness.error(job)
     assert (error.code, error.message) == ("cancelled", "the client went away")
@@ -240,7 +241,7 @@ async def test_what_an_adapter_raises_while_it_is_stopped_is_not_the_reason() ->
 async def test_stop_all_ends_every_job_with_the_reason() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
-    jobs = [(await running(harness, backend))[0] for _ in range(3)]
+    jobs = [(await start_job(harness, backend))[0] for _ in range(3)]
     harness.jobs.stop_all(StopReason.DRAINING, "no time left")
     ends = [await harness.error(job) for job in jobs]
     assert {(end.code, end.message) for end in ends} == {("draining", "no time left")}
@@ -249,7 +250,7 @@ async def test_stop_all_ends_every_job_with_the_reason() -> None:
 async def test_a_late_read_of_a_cancelled_transport_changes_nothing() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
-    job, run = await running(harness, backend)
+    job, run = await start_job(harness, backend)
     run.start()
     harness.jobs.cancel(job.job_id, "")
     await harness.jobs.wait_until_idle()
@@ -264,7 +265,7 @@ async def test_the_deadline_ends_a_job() -> None:
     harness = JobsHarness(backend)
     began = now()
     job = new_job(deadline_ms=90_000)
-    harness.jobs.offer(job)
+    harness.jobs.submit(job)
     run = await backend.next_run()
     run.start()
     run.send(b"part")
@@ -278,7 +279,7 @@ async def test_the_deadline_ends_a_job() -> None:
 async def test_a_deadline_that_has_passed_already() -> None:
     harness = JobsHarness(ScriptedBackend())
     job = new_job(deadline_ms=0)
-    harness.jobs.offer(job)
+    harness.jobs.submit(job)
     assert (await harness.error(job)).code == "deadline_exceeded"
 
 
@@ -288,7 +289,7 @@ async def test_the_deadline_is_the_reason_whatever_the_adapter_makes_of_it() -> 
     backend.swallow_cancel = Transport("the connection was closed")
     harness = JobsHarness(backend)
     job = new_job(deadline_ms=1000)
-    harness.jobs.offer(job)
+    harness.jobs.submit(job)
     assert (await harness.error(job)).code == "deadline_exceeded"
 
 
@@ -315,9 +316,9 @@ async def test_exactly_one_end_per_job_whatever_happens_when(seed: int) -> None:
         match dice.choice(["offer", "offer", "again", "answer", "fail", "cancel", "step", "pump"]):
             case "offer":
                 jobs.append(new_job(dice.choice(["m", "m", "m", "unknown"])))
-                harness.jobs.offer(jobs[-1])
+                harness.jobs.submit(jobs[-1])
             case "again" if jobs:
-                harness.jobs.offer(dice.choice(jobs))
+                harness.jobs.submit(dice.choice(jobs))
             case "answer" if run := some_run():
                 run.answer(b"x" * dice.randrange(1, 100))
             case "fail" if run := some_run():
@@ -328,7 +329,7 @@ async def test_exactly_one_end_per_job_whatever_happens_when(seed: int) -> None:
                 await asyncio.sleep(0)
             case "pump":
                 harness.pump(acknowledge=dice.random() < 0.7)
-        on_backends = [harness.serving.running[one.id] for one in backends]
+        on_backends = [harness.pool.running[one.id] for one in backends]
         assert all(0 <= count <= 4 for count in on_backends)
         # A job that has just failed for good has left its backend, and ends a turn later.
         assert sum(on_backends) <= harness.jobs.in_flight <= 6
@@ -337,7 +338,7 @@ async def test_exactly_one_end_per_job_whatever_happens_when(seed: int) -> None:
     await harness.jobs.wait_until_idle()
     assert len(harness.records) == len(jobs)
     assert [len(harness.ends(job)) for job in jobs] == [1] * len(jobs)
-    assert [harness.serving.running[one.id] for one in backends] == [0, 0]
-    told = [what for _, what, _ in harness.serving.told]
+    assert [harness.pool.running[one.id] for one in backends] == [0, 0]
+    told = [what for _, what, _ in harness.pool.outcomes]
     assert told.count("started") == len(told) / 2, "every attempt has one outcome"
     assert told.count("started") == sum(one.attempts for one in harness.records)

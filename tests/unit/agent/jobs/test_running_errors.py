@@ -20,7 +20,7 @@ from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobResult
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS
 from tests.kit.jobs import new_job
-from tests.kit.jobs_harness import JobsHarness, running
+from tests.kit.jobs_harness import JobsHarness, start_job
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.virtual_time import now
 
@@ -61,7 +61,7 @@ async def test_a_backends_error_becomes_the_jobs(
 ) -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
-    job, run = await running(harness, backend)
+    job, run = await start_job(harness, backend)
     run.start()
     run.send(b"part")
     run.fail(failure)
@@ -74,7 +74,7 @@ async def test_a_backends_error_becomes_the_jobs(
 async def test_an_endless_error_is_cut() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
-    job, run = await running(harness, backend)
+    job, run = await start_job(harness, backend)
     body = bytes(2 * MAX_ERROR_BODY_BYTES)
     run.fail(BadStatus(401, body, ErrorCode.AUTH_REJECTED_BY_BACKEND, None, "x" * 100_000))
     error = await harness.error(job)
@@ -90,8 +90,8 @@ async def test_a_defect_of_an_adapter_ends_its_job_and_nothing_else(
 ) -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
-    job, run = await running(harness, backend)
-    _, other = await running(harness, backend)
+    job, run = await start_job(harness, backend)
+    _, other = await start_job(harness, backend)
     run.fail(failure)
     other.answer(b"fine")
     error = await harness.error(job)
@@ -101,7 +101,7 @@ async def test_a_defect_of_an_adapter_ends_its_job_and_nothing_else(
         True,
     )
     (logged,) = [one for one in caplog.records if one.levelno == logging.ERROR]
-    assert logged.message == "a job failed by a defect of the agent"
+    assert logged.message == "job failed by a defect of the agent"
     assert sum(isinstance(one.end, JobResult) for one in harness.records) == 1
 
 
@@ -114,7 +114,7 @@ async def test_a_result_that_does_not_count_its_bytes_right_is_a_defect(
     # Sent as it was, it closed the connection, with every other job on it.
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
-    job, run = await running(harness, backend)
+    job, run = await start_job(harness, backend)
     run.start()
     run.send(b"four")
     run.finish(**wrong)
@@ -126,7 +126,7 @@ async def test_a_result_that_does_not_count_its_bytes_right_is_a_defect(
 async def test_token_counts_that_cannot_be_are_unknown(tokens: int) -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
-    job, run = await running(harness, backend)
+    job, run = await start_job(harness, backend)
     run.start()
     run.finish(input_tokens=tokens, output_tokens=tokens)
     end = await harness.end(job)
@@ -137,7 +137,7 @@ async def test_token_counts_that_cannot_be_are_unknown(tokens: int) -> None:
 async def test_bytes_before_the_start_fail_the_job_and_not_the_link() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
-    job, run = await running(harness, backend)
+    job, run = await start_job(harness, backend)
     with pytest.raises(RuntimeError) as caught:
         run.send(b"too early")
     run.fail(caught.value)
@@ -155,8 +155,8 @@ async def test_a_failing_observer_does_not_keep_the_agent_from_becoming_idle() -
     def observe(record: JobRecord) -> None:
         raise RuntimeError("a defect in the figures")
 
-    harness.jobs = Jobs(harness.serving, harness.outbox, 8, observe, now)
-    job, run = await running(harness, backend)
+    harness.jobs = Jobs(harness.pool, harness.outbox, 8, observe, now)
+    job, run = await start_job(harness, backend)
     run.answer(b"x")
     assert isinstance(await harness.end(job), JobResult)
     assert reported == ["a defect in the figures"]
@@ -167,7 +167,7 @@ async def test_neither_request_nor_response_is_logged(caplog: pytest.LogCaptureF
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job = new_job(request=b'{"messages":"a private question"}')
-    harness.jobs.offer(job)
+    harness.jobs.submit(job)
     (await backend.next_run()).answer(b"a private answer")
     await harness.end(job)
     assert "job ended" in caplog.messages

@@ -17,11 +17,11 @@ from provider_agent.adapters.base import (
     Transport,
     Unreachable,
 )
-from provider_agent.agent.jobs.running import StopReason
+from provider_agent.agent.jobs.execution import StopReason
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobResult, JobStarted
 from tests.kit.jobs import new_job
-from tests.kit.jobs_harness import JobsHarness, running
+from tests.kit.jobs_harness import JobsHarness, start_job
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.virtual_time import in_virtual_time, now
 
@@ -61,12 +61,12 @@ async def test_a_job_that_fails_before_its_first_byte_is_answered_by_another(
 ) -> None:
     first, second = two()
     harness = JobsHarness(first, second)
-    job, run = await running(harness, first)
+    job, run = await start_job(harness, first)
     await asyncio.sleep(5)
     run.fail(failure)
     run = await second.next_run()
     assert run.job == job
-    assert [harness.serving.running[one] for one in "ab"] == [0, 1]
+    assert [harness.pool.running[one] for one in "ab"] == [0, 1]
     assert (harness.jobs.in_flight, harness.jobs.queued) == (1, 1)
     run.answer(b"one ", b"two")
     end = await harness.end(job)
@@ -76,16 +76,16 @@ async def test_a_job_that_fails_before_its_first_byte_is_answered_by_another(
     assert starts == [JobStarted(job.job_id, 200, "text/event-stream", "b")]
     (record,) = harness.records
     assert (record.backend_kind, record.attempts, record.first_byte_s) == ("scripted", 2, 5.01)
-    told = [("a", "started", 0), ("a", failure.code, 0), ("b", "started", 0), ("b", "ok", 7)]
-    assert harness.serving.told == told
-    assert [harness.serving.running[one] for one in "ab"] == [0, 0]
+    told = [("a", "started", 0), ("a", failure.code, 0), ("b", "started", 0), ("b", "succeeded", 7)]
+    assert harness.pool.outcomes == told
+    assert [harness.pool.running[one] for one in "ab"] == [0, 0]
 
 
 async def test_three_attempts_and_no_more_then_the_last_error() -> None:
     backends = [ScriptedBackend(name) for name in "abcd"]
     harness = JobsHarness(*backends)
     job = new_job()
-    harness.jobs.offer(job)
+    harness.jobs.submit(job)
     for number, backend in enumerate(backends[:3]):
         (await backend.next_run()).fail(Unreachable(f"failure {number}"))
     error = await harness.error(job)
@@ -97,7 +97,7 @@ async def test_three_attempts_and_no_more_then_the_last_error() -> None:
 async def test_when_both_fail_the_last_error_is_told() -> None:
     first, second = two()
     harness = JobsHarness(first, second)
-    job, run = await running(harness, first)
+    job, run = await start_job(harness, first)
     run.fail(Unreachable("refused"))
     (await second.next_run()).fail(BadStatus(429, b"slow down", OVERLOADED, 2.5))
     error = await harness.error(job)
@@ -114,11 +114,11 @@ async def test_what_passes_is_tried_once_more_where_there_is_nobody_else(number:
     # A server that takes one job at a time was once full with the very job that had just failed.
     backend = ScriptedBackend("a", max_concurrent=1)
     harness = JobsHarness(backend)
-    job, run = await running(harness, backend)
+    job, run = await start_job(harness, backend)
     run.fail(status(number))
     (await backend.next_run()).answer(b"better")
     assert isinstance(await harness.end(job), JobResult)
-    job, run = await running(harness, backend)
+    job, run = await start_job(harness, backend)
     run.fail(status(number))
     (await backend.next_run()).fail(status(number))
     assert (await harness.error(job)).upstream_status == number
@@ -142,7 +142,7 @@ async def test_what_does_not_pass_soon_is_not_tried_again_at_the_same_server(
 ) -> None:
     backend = ScriptedBackend("a")
     harness = JobsHarness(backend)
-    job, run = await running(harness, backend)
+    job, run = await start_job(harness, backend)
     run.fail(failure)
     assert (await harness.error(job)).code == failure.code
     assert len(backend.runs) == 1
@@ -151,8 +151,8 @@ async def test_what_does_not_pass_soon_is_not_tried_again_at_the_same_server(
 async def test_a_backend_that_its_failure_takes_out_is_not_tried_again() -> None:
     backend = ScriptedBackend("a")
     harness = JobsHarness(backend)
-    job, run = await running(harness, backend)
-    harness.serving.out = {"a"}
+    job, run = await start_job(harness, backend)
+    harness.pool.unavailable = {"a"}
     run.fail(status(500))
     error = await harness.error(job)
     assert (error.code, error.upstream_status) == ("backend_error", 500)
@@ -162,8 +162,8 @@ async def test_a_backend_that_its_failure_takes_out_is_not_tried_again() -> None
 async def test_a_full_backend_is_no_way_out() -> None:
     first, second = ScriptedBackend("a", max_concurrent=1), ScriptedBackend("b", max_concurrent=1)
     harness = JobsHarness(first, second)
-    job, run = await running(harness, first)
-    harness.jobs.offer(new_job())
+    job, run = await start_job(harness, first)
+    harness.jobs.submit(new_job())
     await second.next_run()
     run.fail(Unreachable("refused"))
     while not harness.ends(job):  # noqa: ASYNC110 - a turn of the loop is all that is waited
@@ -176,8 +176,8 @@ async def test_a_full_backend_is_no_way_out() -> None:
 async def test_a_draining_agent_still_lets_its_jobs_move_on() -> None:
     first, second = two()
     harness = JobsHarness(first, second)
-    job, run = await running(harness, first)
-    harness.jobs.accepting = False
+    job, run = await start_job(harness, first)
+    harness.jobs.stop_accepting()
     run.fail(Unreachable("refused"))
     (await second.next_run()).answer(b"x")
     assert isinstance(await harness.end(job), JobResult)
@@ -189,7 +189,7 @@ async def test_moving_on_is_logged_without_what_the_server_said(
     caplog.set_level(logging.DEBUG, "provider_agent")
     first, second = two()
     harness = JobsHarness(first, second)
-    job, run = await running(harness, first)
+    job, run = await start_job(harness, first)
     run.fail(BadStatus(500, b"private", ErrorCode.BACKEND_ERROR, None, "private"))
     (await second.next_run()).answer(b"x")
     await harness.end(job)
@@ -207,7 +207,7 @@ async def test_what_has_begun_is_never_repeated(sent: bytes) -> None:
     # With its start a response's status and content type are promised already.
     first, second = two()
     harness = JobsHarness(first, second)
-    job, run = await running(harness, first)
+    job, run = await start_job(harness, first)
     run.start()
     run.send(sent)
     run.fail(status(500))
@@ -232,7 +232,7 @@ async def test_what_has_begun_is_never_repeated(sent: bytes) -> None:
 async def test_a_clients_mistake_is_one_everywhere(failure: BackendError) -> None:
     first, second = two()
     harness = JobsHarness(first, second)
-    job, run = await running(harness, first)
+    job, run = await start_job(harness, first)
     run.fail(failure)
     error = await harness.error(job)
     assert (error.code, error.retryable) == (failure.code, False)
@@ -247,14 +247,14 @@ async def test_the_deadline_spans_all_attempts() -> None:
     first, second = two()
     harness = JobsHarness(first, second)
     began = now()
-    job, run = await running(harness, first)
+    job, run = await start_job(harness, first)
     await asyncio.sleep(40)
     run.fail(Unreachable("refused"))
     await second.next_run()
     assert (await harness.error(job)).code == "deadline_exceeded"
     assert now() - began == pytest.approx(60)
     # A minute without a byte: a server that hangs may still answer its health checks.
-    assert harness.serving.told[-1] == ("b", "backend_timeout", 0)
+    assert harness.pool.outcomes[-1] == ("b", "backend_timeout", 0)
 
 
 @in_virtual_time
@@ -262,25 +262,25 @@ async def test_a_short_deadline_blames_no_backend() -> None:
     first, second = two()
     harness = JobsHarness(first, second)
     job = new_job(deadline_ms=29_000)
-    harness.jobs.offer(job)
+    harness.jobs.submit(job)
     assert (await harness.error(job)).code == "deadline_exceeded"
-    assert harness.serving.told == [("a", "started", 0), ("a", "stopped", 0)]
+    assert harness.pool.outcomes == [("a", "started", 0), ("a", "abandoned", 0)]
 
 
 @pytest.mark.parametrize("reason", list(StopReason))
 async def test_a_job_that_is_stopped_during_its_second_attempt(reason: StopReason) -> None:
     first, second = two()
     harness = JobsHarness(first, second)
-    job, run = await running(harness, first)
+    job, run = await start_job(harness, first)
     run.fail(Unreachable("refused"))
     run = await second.next_run()
     harness.jobs.stop_all(reason, "enough")
     error = await harness.error(job)
     assert (error.code, error.message) == (str(reason), "enough")
     assert run.cancelled.is_set()
-    told = [("a", "backend_unreachable", 0), ("b", "started", 0), ("b", "stopped", 0)]
-    assert harness.serving.told[1:] == told
-    assert [harness.serving.running[one] for one in "ab"] == [0, 0]
+    told = [("a", "backend_unreachable", 0), ("b", "started", 0), ("b", "abandoned", 0)]
+    assert harness.pool.outcomes[1:] == told
+    assert [harness.pool.running[one] for one in "ab"] == [0, 0]
 
 
 async def test_a_cancelled_job_does_not_begin_anew_elsewhere() -> None:
@@ -289,11 +289,11 @@ async def test_a_cancelled_job_does_not_begin_anew_elsewhere() -> None:
     first, second = two()
     first.swallow_cancel = Transport("the connection was closed")
     harness = JobsHarness(first, second)
-    job, _ = await running(harness, first)
+    job, _ = await start_job(harness, first)
     harness.jobs.cancel(job.job_id, "the client went away")
     assert (await harness.error(job)).code == "cancelled"
     assert second.runs == []
-    assert harness.serving.told == [("a", "started", 0), ("a", "stopped", 0)]
+    assert harness.pool.outcomes == [("a", "started", 0), ("a", "abandoned", 0)]
 
 
 @in_virtual_time
@@ -301,19 +301,19 @@ async def test_a_job_past_its_deadline_does_not_begin_anew_elsewhere() -> None:
     first, second = two()
     first.swallow_cancel = status(500)
     harness = JobsHarness(first, second)
-    job, _ = await running(harness, first)
+    job, _ = await start_job(harness, first)
     assert (await harness.error(job)).code == "deadline_exceeded"
     assert (len(first.runs), len(second.runs)) == (1, 0)
-    assert harness.serving.told == [("a", "started", 0), ("a", "backend_timeout", 0)]
+    assert harness.pool.outcomes == [("a", "started", 0), ("a", "backend_timeout", 0)]
 
 
 async def test_a_defect_of_an_adapter_says_nothing_about_its_server() -> None:
     first, second = two()
     harness = JobsHarness(first, second)
-    job, run = await running(harness, first)
+    job, run = await start_job(harness, first)
     run.fail(RuntimeError("a defect"))
     assert (await harness.error(job)).code == "internal"
-    assert harness.serving.told == [("a", "started", 0), ("a", "stopped", 0)]
+    assert harness.pool.outcomes == [("a", "started", 0), ("a", "abandoned", 0)]
 
 
 # --- tokens per minute ----------------------------------------------------------------------------
@@ -323,18 +323,18 @@ async def test_a_defect_of_an_adapter_says_nothing_about_its_server() -> None:
 async def test_the_agents_tokens_per_minute_are_a_limit_that_refills() -> None:
     backend = ScriptedBackend("a")
     harness = JobsHarness(backend, tokens_per_minute=600)
-    job, run = await running(harness, backend)
+    job, run = await start_job(harness, backend)
     run.start()
     run.finish(input_tokens=400, output_tokens=250)
     await harness.end(job)
     refused = new_job()
-    harness.jobs.offer(refused)
+    harness.jobs.submit(refused)
     error = harness.refusal(refused)
     assert (error.code, error.retryable) == ("out_of_capacity", True)
     assert "tokens per minute" in error.message
     assert error.retry_after_ms == pytest.approx(5100)
     await asyncio.sleep(5.1)
-    job, run = await running(harness, backend)
+    job, run = await start_job(harness, backend)
     run.answer(b"x")
     assert isinstance(await harness.end(job), JobResult)
 
@@ -343,13 +343,13 @@ async def test_jobs_without_a_result_use_no_tokens_and_unknown_ones_none() -> No
     backend = ScriptedBackend("a")
     harness = JobsHarness(backend, tokens_per_minute=10)
     for _ in range(5):
-        job, run = await running(harness, backend)
+        job, run = await start_job(harness, backend)
         run.fail(Unreachable("refused"))
         await harness.end(job)
-    job, run = await running(harness, backend)
+    job, run = await start_job(harness, backend)
     run.start()
     run.finish(input_tokens=None, output_tokens=None)
     assert isinstance(await harness.end(job), JobResult)
-    job, _ = await running(harness, backend)
+    job, _ = await start_job(harness, backend)
     harness.jobs.cancel(job.job_id, "")
     assert (await harness.error(job)).code == "cancelled"

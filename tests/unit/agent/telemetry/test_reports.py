@@ -14,6 +14,7 @@ from provider_agent.agent.telemetry.rolling_stats import RollingStats, StatsSnap
 from provider_agent.agent.telemetry.status import BackendStatus
 from provider_agent.protocol.frames import BackendLoad, Heartbeat, JobEnd, JobError, JobResult
 from tests.kit.agent_config import agent_config
+from tests.kit.discovery_harness import find_monitor
 from tests.kit.jobs import new_job
 from tests.kit.scripted_backend import ScriptedBackend, model
 
@@ -64,8 +65,8 @@ async def test_an_idle_agent_reports_nothing_rather_than_zero_rates() -> None:
 async def test_a_heartbeat_tells_load_and_health_of_every_backend() -> None:
     parts = Parts()
     await parts.discovery.check_all()
-    parts.jobs.offer(new_job("m"))
-    parts.jobs.offer(new_job("n"))
+    parts.jobs.submit(new_job("m"))
+    parts.jobs.submit(new_job("n"))
     run = await parts.up.next_run()
     run.start()
     run.send(b"x")
@@ -82,7 +83,7 @@ async def test_status_shows_every_configured_backend_the_skipped_too() -> None:
     parts = Parts()
     await parts.discovery.check_all()
     parts.clock.now += 60
-    parts.jobs.offer(new_job("nobody's"))
+    parts.jobs.submit(new_job("nobody's"))
     parts.clock.now += 5
     state = parts.reports.status(
         url=URL, link="connecting", welcomed_at=555.0, last_rejection="busy", draining=True
@@ -105,8 +106,7 @@ async def test_status_says_that_a_backend_rests_and_why() -> None:
     parts = Parts()
     await parts.discovery.check_all()
     for _ in range(5):
-        number = parts.discovery.job_started("up")
-        parts.discovery.job_ended("up", number, Unreachable("refused"), 0)
+        find_monitor(parts.discovery, "up").start().failed(Unreachable("refused"))
 
     def shown() -> BackendStatus:
         state = parts.reports.status(
@@ -119,7 +119,7 @@ async def test_status_says_that_a_backend_rests_and_why() -> None:
         kind="scripted",
         healthy=False,
         latency_ms=1.0,
-        last_error="it keeps failing and rests for 10 s; see the log for its errors",
+        last_error="it keeps failing: no jobs for 10 s; see the log for its errors",
         models=2,
     )
     parts.clock.now += 10

@@ -1,0 +1,57 @@
+"""One execution of a job on one backend, and how it reports its outcome."""
+
+from collections.abc import Callable
+
+from provider_agent.adapters.base import Backend, BackendError
+from provider_agent.agent.backends.admission import AdmissionControl
+
+
+class Attempt:
+    """One execution of a job on one backend.
+
+    It is settled once, by `succeeded`, `failed` or `abandoned`: the first call counts, further
+    calls do nothing. The code that ends a job can therefore abandon its attempt in every case.
+
+    Args:
+        backend: executes the job.
+        admission: the backend's admission control; it learns of the start and of the outcome.
+        on_settled: called once, with whether the backend's health should be checked at once.
+    """
+
+    __slots__ = ("_admission", "_generation", "_on_settled", "_settled", "backend")
+
+    def __init__(
+        self, backend: Backend, admission: AdmissionControl, on_settled: Callable[[bool], None]
+    ) -> None:
+        self.backend = backend
+        self._admission = admission
+        self._on_settled = on_settled
+        self._generation = admission.start()
+        self._settled = False
+
+    def __repr__(self) -> str:
+        state = "settled" if self._settled else "running"
+        return f"<Attempt on {self.backend.id} {state}>"
+
+    def succeeded(self, usage_tokens: int) -> None:
+        """The backend completed the job; `usage_tokens` is input and output together."""
+        if self._settle():
+            self._admission.succeeded(self._generation, usage_tokens)
+            self._on_settled(False)
+
+    def failed(self, error: BackendError) -> None:
+        """The job failed on the backend."""
+        if self._settle():
+            self._on_settled(self._admission.failed(self._generation, error))
+
+    def abandoned(self) -> None:
+        """The job was stopped, or failed inside the agent: no information about the backend."""
+        if self._settle():
+            self._admission.abandoned(self._generation)
+            self._on_settled(False)
+
+    def _settle(self) -> bool:
+        """Whether this call is the settlement that counts."""
+        first = not self._settled
+        self._settled = True
+        return first

@@ -1,0 +1,63 @@
+"""Whether the agent accepts a job, and which backend executes it first."""
+
+from collections.abc import Callable
+
+from provider_agent.agent.backends.routing import Refusal, Route
+from provider_agent.agent.backends.token_bucket import resize_bucket
+from provider_agent.agent.jobs.backend_pool import BackendPool, find_routes
+from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.frames import Job
+
+
+class JobAdmission:
+    """The agent's own limits, across all backends.
+
+    Args:
+        pool: the backends.
+        max_concurrent: jobs at once.
+        tokens_per_minute: what all jobs together may use; None: no limit.
+        clock: monotonic, in seconds.
+
+    Attributes:
+        accepting: False once the agent drains; jobs are then refused with `draining`.
+    """
+
+    def __init__(
+        self,
+        pool: BackendPool,
+        max_concurrent: int,
+        tokens_per_minute: int | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.accepting = True
+        self.max_concurrent = max_concurrent
+        self._pool = pool
+        self._clock = clock
+        self._bucket = resize_bucket(None, tokens_per_minute, clock)
+
+    def __repr__(self) -> str:
+        return f"<JobAdmission accepting={self.accepting} {self._bucket!r}>"
+
+    def set_limits(self, max_concurrent: int, tokens_per_minute: int | None) -> None:
+        """Change the limits; tokens already consumed still count."""
+        self.max_concurrent = max_concurrent
+        self._bucket = resize_bucket(self._bucket, tokens_per_minute, self._clock)
+
+    def consume(self, tokens: int) -> None:
+        """Count the tokens that a job used, input and output together."""
+        if self._bucket is not None:
+            self._bucket.consume(tokens)
+
+    def admit(self, job: Job, in_flight: int) -> Route | Refusal:
+        """The backend that executes the job first, or why the agent refuses it."""
+        if not self.accepting:
+            return Refusal(ErrorCode.DRAINING, "the agent is stopping and accepts no new jobs")
+        routes = find_routes(self._pool, job)
+        if isinstance(routes, Refusal):
+            return routes
+        if in_flight >= self.max_concurrent:
+            return Refusal(ErrorCode.OUT_OF_CAPACITY, f"the agent already runs {in_flight} jobs")
+        if self._bucket is not None and self._bucket.wait_s:
+            text = "the operator's limit of tokens per minute is used up"
+            return Refusal(ErrorCode.OUT_OF_CAPACITY, text, self._bucket.wait_s)
+        return routes[0]

@@ -1,0 +1,209 @@
+"""The execution of one job: its task, its attempts on backends, and its one end."""
+
+import asyncio
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final
+
+from provider_agent.adapters.base import BackendError, BackendTimeout
+from provider_agent.agent.backends.attempt import Attempt
+from provider_agent.agent.backends.failover import NoFailover, next_route
+from provider_agent.agent.backends.routing import Refusal, Route
+from provider_agent.agent.jobs.backend_pool import BackendPool, find_routes
+from provider_agent.agent.jobs.ends import (
+    backend_error_end,
+    count_from_arrival,
+    error_end,
+    usage_tokens,
+    validate_result,
+)
+from provider_agent.agent.jobs.job_log import job_fields
+from provider_agent.agent.jobs.outbox import JobChannel
+from provider_agent.event_log import EventLogger
+from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.frames import Job, JobEnd, JobError, JobResult
+
+log = EventLogger(__name__)
+
+HANG_S: Final = 30.0
+"""The shortest deadline whose expiry without any output counts as the backend's failure."""
+
+
+class StopReason(StrEnum):
+    """Why a running job is stopped, as the code of its end."""
+
+    CANCELLED = ErrorCode.CANCELLED.value
+    DRAINING = ErrorCode.DRAINING.value
+    SLOW_CONSUMER = ErrorCode.SLOW_CONSUMER.value
+
+
+class JobExecution:
+    """One running job. Creating it starts its first attempt and its task.
+
+    Args:
+        job: to execute.
+        channel: its channel in the outbox.
+        route: the backend of the first attempt.
+        pool: the backends.
+        clock: monotonic, in seconds.
+        on_end: called once, with the execution and the job's end.
+    """
+
+    __slots__ = (
+        "_arrived",
+        "_attempt",
+        "_clock",
+        "_on_end",
+        "_pool",
+        "_stop_detail",
+        "_stop_reason",
+        "_task",
+        "_tried",
+        "channel",
+        "job",
+    )
+
+    def __init__(
+        self,
+        job: Job,
+        channel: JobChannel,
+        route: Route,
+        pool: BackendPool,
+        clock: Callable[[], float],
+        on_end: Callable[["JobExecution", JobEnd], None],
+    ) -> None:
+        self.job = job
+        self.channel = channel
+        self._arrived = clock()
+        self._pool = pool
+        self._clock = clock
+        self._on_end = on_end
+        self._tried: list[str] = []
+        """Backend ids in the order of the attempts."""
+        self._attempt = self._start_attempt(route)
+        self._stop_reason: StopReason | None = None
+        self._stop_detail = ""
+        self._task = asyncio.create_task(self._run(), name=f"job {job.job_id.hex()}")
+        # A callback, because a task that is cancelled before its first step never runs its own
+        # `finally`.
+        self._task.add_done_callback(self._task_done)
+
+    def __repr__(self) -> str:
+        return f"<JobExecution {self.job.job_id.hex()} tried={self._tried}>"
+
+    @property
+    def backend_kind(self) -> str:
+        """The kind of the last attempt's backend."""
+        return self._attempt.backend.kind
+
+    @property
+    def attempts(self) -> int:
+        """Attempts so far."""
+        return len(self._tried)
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds since the job arrived."""
+        return self._clock() - self._arrived
+
+    def stop(self, reason: StopReason, detail: str) -> None:
+        """Cancel the job; its end has `reason` and `detail`. The first call counts."""
+        if self._stop_reason is None:
+            self._stop_reason = reason
+            self._stop_detail = detail
+            self._task.cancel()
+
+    # --- attempts --------------------------------------------------------------------------------
+
+    def _start_attempt(self, route: Route) -> Attempt:
+        self._tried.append(route.backend_id)
+        self.channel.assign(route.backend_id)
+        return self._pool.start(route)
+
+    async def _run(self) -> JobEnd:
+        """The job's task: returns its end whatever the backends do. Raises only when cancelled."""
+        deadline = asyncio.timeout(self.job.deadline_ms / 1000)
+        try:
+            async with deadline:
+                return await self._try_backends()
+        except Exception as error:
+            if deadline.expired():
+                self._report_hang()
+                text = f"the deadline of {self.job.deadline_ms} ms passed"
+                return self._error_end(ErrorCode.DEADLINE_EXCEEDED, text)
+            if isinstance(error, BackendError):
+                return backend_error_end(self.job, self.channel.stream.written, error)
+            log.exception("job failed by a defect of the agent", **self._log_fields())
+            return self._error_end(ErrorCode.INTERNAL, "a defect of the agent")
+
+    async def _try_backends(self) -> JobResult:
+        """Execute the job; fail over while `next_route` finds another backend."""
+        while True:
+            earlier_s = self.duration_s
+            try:
+                reported = await self._attempt.backend.execute(self.job, self.channel)
+                result = validate_result(self.job, self.channel.stream.written, reported)
+            except BackendError as error:
+                if not self._fail_over(error):
+                    raise
+            else:
+                return count_from_arrival(result, earlier_s)
+
+    def _fail_over(self, error: BackendError) -> bool:
+        """Start another attempt after a failed one; returns whether there is one."""
+        if self._task.cancelling():
+            # A cancelled adapter's error is no information about its server, and a stopped job
+            # must not start again.
+            return False
+        # Settled before routes are looked up, so that its slot is free for a second attempt, and
+        # so that a backend whose breaker this failure opened gets none.
+        self._attempt.failed(error)
+        routes = find_routes(self._pool, self.job)
+        route = next_route(
+            error,
+            [] if isinstance(routes, Refusal) else routes,
+            self._tried,
+            # The start of a response fixes its status and content type.
+            has_output=self.channel.stream.started is not None,
+        )
+        if isinstance(route, NoFailover):
+            return False
+        log.info("job failed over", **self._log_fields(error=str(error.code)))
+        self._attempt = self._start_attempt(route)
+        return True
+
+    def _report_hang(self) -> None:
+        """Count a long deadline without any output as the backend's failure.
+
+        A server that hangs may still answer its health checks; only jobs detect it.
+        """
+        long = self.job.deadline_ms / 1000 >= HANG_S
+        if long and self._stop_reason is None and self.channel.stream.started is None:
+            self._attempt.failed(BackendTimeout("no output before the job's deadline"))
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def _task_done(self, task: asyncio.Task[JobEnd]) -> None:
+        end: JobEnd | None = None if task.cancelled() else task.result()
+        # A cancelled adapter's error is no information about its server.
+        if end is None or (isinstance(end, JobError) and self._stop_reason is not None):
+            end = self._stopped_end()
+        if isinstance(end, JobResult):
+            self._attempt.succeeded(usage_tokens(end))
+        else:
+            self._attempt.abandoned()
+        self._on_end(self, end)
+
+    def _stopped_end(self) -> JobError:
+        reason = self._stop_reason or StopReason.DRAINING
+        if reason is StopReason.SLOW_CONSUMER:
+            # The end must not wait behind bytes that the consumer does not accept.
+            self.channel.stream.drop_unsent()
+        detail = self._stop_detail or "the agent is stopping"
+        return self._error_end(ErrorCode(reason.value), detail)
+
+    def _error_end(self, code: ErrorCode, message: str) -> JobError:
+        return error_end(self.job.job_id, self.channel.stream.written, code, message)
+
+    def _log_fields(self, **more: object) -> dict[str, object]:
+        return job_fields(self.job, self._tried[-1], **more)

@@ -1,0 +1,99 @@
+"""A discovery over scripted backends, running or checked by hand."""
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from provider_agent.adapters.base import Backend, BackendError
+from provider_agent.agent.backends.attempt import Attempt
+from provider_agent.agent.backends.configured import Backends
+from provider_agent.agent.backends.discovery import CHECK_INTERVAL_S, Discovery
+from provider_agent.agent.backends.health_monitor import HealthMonitor
+from tests.kit.virtual_time import now
+
+
+def find_monitor(discovery: Discovery, backend_id: str) -> HealthMonitor:
+    """The monitor of a backend in use."""
+    (found,) = [one for one in discovery.monitors if one.backend.id == backend_id]
+    return found
+
+
+class DiscoveryHarness:
+    """A discovery and the changes that it reported; as a context manager, it runs.
+
+    Attributes:
+        began: when the harness was made.
+        changed_at: when each change was reported.
+    """
+
+    def __init__(
+        self, *backends: Backend, interval_s: float = CHECK_INTERVAL_S, jitter: float = 1.0
+    ) -> None:
+        self.began = now()
+        self.changed_at: list[float] = []
+        self.changed = asyncio.Event()
+        self.discovery = Discovery(
+            Backends([*backends], {}, []),
+            self._count_change,
+            interval_s=interval_s,
+            clock=now,
+            uniform=lambda: jitter,
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    def _count_change(self) -> None:
+        self.changed_at.append(now())
+        self.changed.set()
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self.discovery.run())
+        await self.discovery.wait_for_first_checks(5.0)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._task is not None
+        assert not self._task.done(), "discovery ended by itself"
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def changes(self) -> int:
+        return len(self.changed_at)
+
+    def models(self) -> list[str]:
+        return [one.model_id for _, one, _ in self.discovery.served_models()]
+
+    def errors(self) -> Sequence[str | None]:
+        return [state.health.last_error for state in self.discovery.states]
+
+    def routes(self, model_id: str = "m") -> list[tuple[str, int]]:
+        """Backend id and place in the configuration of each route."""
+        return [(route.backend_id, route.order) for route in self.discovery.routes(model_id)]
+
+    def capacities(self, model_id: str = "m") -> list[int]:
+        return [route.capacity for route in self.discovery.routes(model_id)]
+
+    def monitor(self, backend_id: str) -> HealthMonitor:
+        return find_monitor(self.discovery, backend_id)
+
+    def start(self, backend_id: str) -> Attempt:
+        return self.monitor(backend_id).start()
+
+    def fail(self, backend: Backend, error: BackendError, times: int = 1) -> None:
+        for _ in range(times):
+            self.start(backend.id).failed(error)
+
+    def replace(self, *backends: Backend, **markups: float) -> None:
+        self.discovery.replace_backends(Backends([*backends], {**markups}, []))
+
+    async def next_change(self) -> float:
+        """Wait for the next change; returns the seconds since `began`."""
+        self.changed.clear()
+        await self.changed.wait()
+        return now() - self.began

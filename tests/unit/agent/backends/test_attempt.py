@@ -1,0 +1,52 @@
+"""An attempt settles once, and informs admission control and its owner."""
+
+from collections.abc import Callable
+
+import pytest
+
+from provider_agent.adapters.base import Unreachable
+from provider_agent.agent.backends.attempt import Attempt
+from tests.kit.jobs_harness import RecordingAdmission
+from tests.kit.scripted_backend import ScriptedBackend
+
+SETTLEMENTS: list[tuple[Callable[[Attempt], None], tuple[str, str, int]]] = [
+    (lambda attempt: attempt.succeeded(7), ("a", "succeeded", 7)),
+    (lambda attempt: attempt.failed(Unreachable("refused")), ("a", "backend_unreachable", 0)),
+    (lambda attempt: attempt.abandoned(), ("a", "abandoned", 0)),
+]
+
+
+class FailingAdmission(RecordingAdmission):
+    """Asks for a health check after every failure."""
+
+    def failed(self, generation: int, error: object) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("settle", "outcome"), SETTLEMENTS)
+async def test_only_the_first_settlement_counts(
+    settle: Callable[[Attempt], None], outcome: tuple[str, str, int]
+) -> None:
+    outcomes: list[tuple[str, str, int]] = []
+    settled: list[bool] = []
+    backend = ScriptedBackend("a")
+    attempt = Attempt(backend, RecordingAdmission(backend, outcomes), settled.append)
+    assert outcomes == [("a", "started", 0)]
+    assert repr(attempt) == "<Attempt on a running>"
+
+    settle(attempt)
+    for again, _ in SETTLEMENTS:
+        again(attempt)
+
+    assert outcomes == [("a", "started", 0), outcome]
+    assert settled == [False]
+    assert repr(attempt) == "<Attempt on a settled>"
+
+
+async def test_a_failure_reports_whether_to_check_the_backend() -> None:
+    settled: list[bool] = []
+    backend = ScriptedBackend("a")
+
+    Attempt(backend, FailingAdmission(backend, []), settled.append).failed(Unreachable("refused"))
+
+    assert settled == [True]
