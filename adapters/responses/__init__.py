@@ -1,1 +1,1 @@
-"""A response on its way to the job's sink: relayed, validated, and its failures classified."""
+"""Relays responses to the sink, validates them, and classifies their failures."""

@@ -1,4 +1,4 @@
-"""What the agent reads of a server's events and answers: usage, ends and errors. Nothing else.
+"""Parses the parts of a response that the agent reads: usage, finish reasons and errors.
 
 One Struct serves all formats and operations, because their field names do not collide.
 """
@@ -16,24 +16,24 @@ _NULL: Final = msgspec.Raw(b"null")
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens as the server reported them; None for what it did not report.
+    """Token counts that the server reported; None for a count that it did not report.
 
     Attributes:
-        input_tokens: of the prompt, cached ones included, in both formats alike.
-        output_tokens: of the answer.
+        input_tokens: of the prompt, including cached tokens in both formats.
+        output_tokens: of the completion.
     """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
 
 
-class Failure(msgspec.Struct, frozen=True):
-    """Why a response that began as a success is none.
+class ResponseFailure(msgspec.Struct, frozen=True):
+    """Why a response with a success status failed.
 
     Attributes:
-        code: of the error registry.
-        message: for people.
-        body: the server's own error, when it sent one.
+        code: from the error registry.
+        message: human-readable.
+        body: the error that the server sent; b"" without one.
     """
 
     code: ErrorCode
@@ -42,7 +42,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class UsageReport(msgspec.Struct):
-    """A `usage` object of any format."""
+    """A `usage` object in any format."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -56,17 +56,17 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class _Whole(msgspec.Struct):
-    """A `message` (Messages) or `response` (Responses) inside an event."""
+class _InnerObject(msgspec.Struct):
+    """The `message` (Messages) or `response` (Responses) object inside an event."""
 
     usage: msgspec.Raw = _NULL
 
 
 class Event(msgspec.Struct):
-    """A `data:` line, or an answer in one piece.
+    """The JSON of one `data:` line, or a whole JSON response.
 
-    What servers fill in different ways stays raw: a count that is none must hide neither an end
-    nor an error.
+    Fields whose type differs between servers stay raw, so that a malformed count hides neither a
+    finish reason nor an error.
     """
 
     type: str | None = None
@@ -80,27 +80,27 @@ class Event(msgspec.Struct):
 
     @property
     def is_error(self) -> bool:
-        """Whether the server reports an error with it."""
+        """Whether the event reports an error."""
         return self.type in ("error", "response.failed") or any(
             bytes(field) != b"null" for field in (self.error, self.error_type, self.error_message)
         )
 
     @property
     def finish_reason(self) -> str | None:
-        """The first choice's that has one, of chat and completions."""
+        """The first finish reason among the choices of chat and completions."""
         return next((c.finish_reason for c in self.choices or () if c.finish_reason), None)
 
     @property
     def usage(self) -> UsageReport | None:
-        """The usage that it reports itself."""
+        """The event's own usage."""
         return _usage_in(self.usage_raw)
 
     @property
     def inner_usage(self) -> UsageReport | None:
-        """The usage of the whole that the event carries."""
-        for whole in (self.response, self.message):
+        """The usage of the `response` or `message` object inside the event."""
+        for inner in (self.response, self.message):
             try:
-                return _usage_in(msgspec.json.decode(whole, type=_Whole).usage)
+                return _usage_in(msgspec.json.decode(inner, type=_InnerObject).usage)
             except ValueError:
                 continue
         return None
@@ -110,7 +110,7 @@ _EVENT: Final = msgspec.json.Decoder(Event)
 
 
 def decode_event(data: bytes) -> Event | None:
-    """The event in a `data:` line; None for anything else. Bytes that are no UTF-8 hide nothing."""
+    """Decode a `data:` line, replacing invalid UTF-8; None if it is not a JSON object."""
     try:
         return _EVENT.decode(data)
     except UnicodeDecodeError:
@@ -120,30 +120,34 @@ def decode_event(data: bytes) -> Event | None:
 
 
 def _usage_in(raw: msgspec.Raw) -> UsageReport | None:
-    """A usage report; None where there is none, or one that cannot be read."""
+    """Decode a usage object; None if it is null or malformed."""
     try:
         return msgspec.json.decode(raw, type=UsageReport | None)
     except ValueError:
         return None
 
 
-def event_failure(event_name: bytes, data: bytes, event: Event | None = None) -> Failure | None:
-    """The failure that an event reports; None when it reports none.
+def event_failure(
+    event_name: bytes, data: bytes, event: Event | None = None
+) -> ResponseFailure | None:
+    """Return the failure that an event reports, or None.
 
     Args:
-        event_name: of the `event:` line, or b"".
-        data: of the `data:` line.
-        event: the same, decoded, when the caller has it already.
+        event_name: from the `event:` line, or b"".
+        data: from the `data:` line.
+        event: `data` decoded, if the caller has it already.
     """
     event = event or decode_event(data)
     reported = event is not None and (event.is_error or event.finish_reason == "error")
     if not reported and event_name != b"error":
         return None
-    return Failure(code_for_error(data), "the server reported an error inside its answer", data)
+    return ResponseFailure(
+        code_for_error(data), "the server reported an error inside its response", data
+    )
 
 
-def events_in(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(event name, data) of each `data:` line; the name is b"" where there is none."""
+def parse_events(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (event name, data) for each `data:` line; the name is b"" without an `event:` line."""
     name = b""
     for line in data.split(b"\n"):
         field, _, value = line.rstrip(b"\r").partition(b":")
@@ -155,8 +159,8 @@ def events_in(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             name = b""
 
 
-def merged_usage(*reports: UsageReport | None) -> Usage:
-    """One usage from several reports; a later report counts more, field by field."""
+def merge_usage(*reports: UsageReport | None) -> Usage:
+    """Merge reports field by field; a later report overrides an earlier one."""
     merged: dict[str, int] = {}
     for report in reports:
         if report is not None:
@@ -165,7 +169,7 @@ def merged_usage(*reports: UsageReport | None) -> Usage:
             merged.update({name: n for name, n in counted.items() if 0 <= n <= MAX_INTEGER})
     prompt = merged.get("prompt_tokens")
     if prompt is None and "input_tokens" in merged:
-        # Messages counts cached tokens apart, the OpenAI format inside `prompt_tokens`.
+        # Messages counts cached tokens separately, the OpenAI format within `prompt_tokens`.
         prompt = (
             merged["input_tokens"]
             + merged.get("cache_read_input_tokens", 0)

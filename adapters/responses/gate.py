@@ -1,21 +1,21 @@
-"""The beginning of a response, which is held back until it shows whether output follows.
+"""Holds the start of a response back until it shows output or an error.
 
-Until a job's first byte of output nothing has been promised to anybody: a server that begins with
-an error, or ends without a word, can be replaced by another. Comments, pings and a terminal marker
-with nothing before it are no output.
+Until the first byte of output reaches the client, another backend can run the job. So a server
+that starts with an error, or ends without output, causes a failover that the client does not see.
+Comments, pings and a terminal marker with nothing before it do not count as output.
 """
 
 from enum import StrEnum
 from typing import Final
 
-from provider_agent.adapters.responses.events import Failure, event_failure
+from provider_agent.adapters.responses.events import ResponseFailure, event_failure
 
-OPENING_BYTES: Final = 64 * 1024
-"""The most that is held back: a longer first event, or a longer answer in one piece, is output."""
+MAX_HELD_BYTES: Final = 64 * 1024
+"""The most that a gate holds; a longer first event, or a longer JSON response, is output."""
 
 
 class GateState(StrEnum):
-    """What the beginning shows."""
+    """What the start of the response shows."""
 
     UNDECIDED = "undecided"
     OUTPUT = "output"
@@ -23,42 +23,52 @@ class GateState(StrEnum):
 
 
 class StreamGate:
-    """For server-sent events: decided by the first event that carries data."""
+    """The response gate for server-sent events. The first event with data decides.
+
+    Attributes:
+        held: the bytes so far.
+        failure: the error in the first event.
+    """
 
     def __init__(self) -> None:
         self.held = b""
-        self.failure: Failure | None = None
-        self._looked_at = 0
-        self._event = b""
+        self.failure: ResponseFailure | None = None
+        self._parsed_bytes = 0
+        self._event_name = b""
 
-    def feed(self, data: bytes) -> GateState:
-        """More of the response."""
+    def receive_data(self, data: bytes) -> GateState:
+        """Add the next bytes and return what the start of the response shows."""
         self.held += data
-        while (end := self.held.find(b"\n", self._looked_at)) >= 0:
-            line = self.held[self._looked_at : end].rstrip(b"\r")
-            self._looked_at = end + 1
+        while (end := self.held.find(b"\n", self._parsed_bytes)) >= 0:
+            line = self.held[self._parsed_bytes : end].rstrip(b"\r")
+            self._parsed_bytes = end + 1
             name, _, value = line.partition(b":")
             if name == b"event":
-                self._event = value.strip()
-            elif name == b"data" and self._event != b"ping" and value.strip() != b"[DONE]":
-                self.failure = event_failure(self._event, value.strip())
+                self._event_name = value.strip()
+            elif name == b"data" and self._event_name != b"ping" and value.strip() != b"[DONE]":
+                self.failure = event_failure(self._event_name, value.strip())
                 return GateState.ERROR if self.failure else GateState.OUTPUT
             elif not line:
-                self._event = b""
-        return GateState.OUTPUT if len(self.held) > OPENING_BYTES else GateState.UNDECIDED
+                self._event_name = b""
+        return GateState.OUTPUT if len(self.held) > MAX_HELD_BYTES else GateState.UNDECIDED
 
 
 class BodyGate:
-    """For an answer in one piece: whoever asked for one waits for its end anyway."""
+    """The response gate for a JSON response, which is held until it ends or exceeds the limit.
+
+    Attributes:
+        held: the bytes so far.
+        failure: always None; the validator finds an error in a complete body.
+    """
 
     def __init__(self) -> None:
         self.held = b""
-        self.failure: Failure | None = None
+        self.failure: ResponseFailure | None = None
 
-    def feed(self, data: bytes) -> GateState:
-        """More of the response."""
+    def receive_data(self, data: bytes) -> GateState:
+        """Add the next bytes and return what the start of the response shows."""
         self.held += data
-        return GateState.OUTPUT if len(self.held) > OPENING_BYTES else GateState.UNDECIDED
+        return GateState.OUTPUT if len(self.held) > MAX_HELD_BYTES else GateState.UNDECIDED
 
 
 ResponseGate = StreamGate | BodyGate

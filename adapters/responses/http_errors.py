@@ -1,4 +1,4 @@
-"""What aiohttp raises, in the words of the contract, and those words for an operator."""
+"""Maps aiohttp's exceptions to `BackendError`, and describes errors for the operator."""
 
 import os
 import ssl
@@ -18,27 +18,27 @@ from provider_agent.adapters.base import (
 
 
 @contextmanager
-def translated_errors() -> Iterator[None]:
-    """Turn what aiohttp raises into the contract's errors, with the cause chained."""
+def map_aiohttp_errors() -> Iterator[None]:
+    """Raise a `BackendError` for each exception of aiohttp, which becomes its cause."""
     try:
         yield
     except aiohttp.ConnectionTimeoutError as error:
-        raise BackendTimeout("the connection did not open in time (connect clock)") from error
+        raise BackendTimeout("the connection did not open in time (connect timeout)") from error
     except (aiohttp.SocketTimeoutError, TimeoutError) as error:
-        raise BackendTimeout("the server sent nothing for too long (silence clock)") from error
+        raise BackendTimeout("the server sent nothing for too long (silence timeout)") from error
     except aiohttp.ClientConnectorError as error:
-        raise Unreachable(_connect_reason(error)) from error
+        raise Unreachable(_connect_failure(error)) from error
     except aiohttp.InvalidURL as error:
         raise Unreachable("the backend's url is not valid") from error
     except aiohttp.ClientPayloadError as error:
         raise Transport("the connection broke in the middle of the response") from error
     except aiohttp.ClientResponseError as error:
-        raise InvalidResponse("the server does not speak HTTP as it should") from error
+        raise InvalidResponse("the server sent a malformed HTTP response") from error
     except (aiohttp.ClientError, OSError) as error:
         raise Transport("the server closed the connection without a response") from error
 
 
-def _connect_reason(error: aiohttp.ClientConnectorError) -> str:
+def _connect_failure(error: aiohttp.ClientConnectorError) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
         return "the TLS handshake failed; check the url's scheme and the server's certificate"
     if isinstance(error.os_error, ConnectionRefusedError):
@@ -47,14 +47,14 @@ def _connect_reason(error: aiohttp.ClientConnectorError) -> str:
         return "no such host; check the backend's url"
     if isinstance(error.os_error, ssl.SSLError):
         return "the TLS handshake failed"
-    number = error.os_error.errno  # whose own text, not asyncio's, which repeats the address
+    number = error.os_error.errno  # asyncio's own text repeats the address
     return f"no connection ({os.strerror(number) if number else 'network error'})"
 
 
-def is_not_yet(error: BackendError) -> bool:
-    """Whether a server that starts or loads its model looks like this: nothing is wrong so far.
+def is_loading(error: BackendError) -> bool:
+    """Whether a server that starts or loads its model causes this error.
 
-    llama.cpp answers 503 while it loads; vLLM does not even listen.
+    llama.cpp answers 503 while it loads; vLLM does not listen yet.
     """
     if isinstance(error, Unreachable) and isinstance(error.__cause__, aiohttp.ClientConnectorError):
         return isinstance(error.__cause__.os_error, ConnectionRefusedError)
@@ -62,11 +62,11 @@ def is_not_yet(error: BackendError) -> bool:
 
 
 def describe(error: BackendError) -> str:
-    """What is wrong and what to do about it, in one line for an operator."""
+    """One line for the operator: what is wrong, and what to do about it."""
     if isinstance(error, BadStatus) and error.status in (401, 403):
         return f"the server refused the key (status {error.status}); check api_key_env"
     if isinstance(error, BadStatus) and error.status == 503:
-        return "the server is loading its model or overloaded (status 503); it is asked again"
+        return "the server is loading its model or overloaded (status 503); it is checked again"
     if isinstance(error, BadStatus) and error.status == 404:
         return "the server does not know this address (status 404); are kind and url right?"
     return str(error)

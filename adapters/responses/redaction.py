@@ -1,7 +1,7 @@
-"""Takes secrets out of text that leaves the machine or the process: logs, upstream error bodies.
+"""Removes secrets from text that leaves the process: logs and upstream error bodies.
 
-Two nets: the secrets that are known by value, and what looks like a key to anybody. A false alarm
-costs a word of a log line; a miss costs the operator's account. Pure functions.
+It replaces secrets that are known by value, and any text in the form of a key. A false positive
+costs a word of a log line; a miss costs the operator's account.
 """
 
 import re
@@ -9,10 +9,10 @@ from collections.abc import Collection
 from typing import Final
 
 MIN_SECRET_CHARS: Final = 6
-"""A shorter "secret" would black out ordinary words."""
+"""Shorter secrets are not replaced: they would match parts of ordinary words."""
 
 _SLACK_BYTES: Final = 4096
-"""How far past the limit a body is still read, so that a key across the limit is seen whole."""
+"""Bytes beyond the limit that are searched too, so that a key across the limit is found."""
 
 _PLACEHOLDER: Final = "[redacted]"
 
@@ -46,13 +46,13 @@ _USERINFO: Final = re.compile(r"(?P<name>://)[^\s/@:\"']{0,256}:[^\s/@\"']{1,256
 
 
 def redact(text: str, secrets: Collection[str]) -> str:
-    """`text` with every known secret and whatever looks like a key replaced by `[redacted]`.
+    """Replace every known secret, and text in the form of a key, by `[redacted]`.
 
     Args:
-        text: for people; any content.
-        secrets: known values; those under `MIN_SECRET_CHARS` are left out.
+        text: any content.
+        secrets: known values; those shorter than `MIN_SECRET_CHARS` are ignored.
     """
-    # Longest first: a secret that contains another one goes whole.
+    # Longest first, so that a secret that contains another one is replaced completely.
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= MIN_SECRET_CHARS and secret in text:
             text = text.replace(secret, _PLACEHOLDER)
@@ -65,20 +65,20 @@ def redact(text: str, secrets: Collection[str]) -> str:
 
 
 def redact_bytes(body: bytes, limit: int, secrets: Collection[str]) -> bytes:
-    """The first `limit` bytes of an upstream error, without secrets.
+    """Return the first `limit` bytes of an upstream error, without secrets.
 
-    Bytes that are part of no secret are kept as they are, whatever their encoding. When the body
-    was cut by its reader, pass what there is: a known secret that is cut off at its end goes too.
+    All other bytes stay as they are, in any encoding. The beginning of a known secret at the end
+    of a truncated body is removed too.
     """
-    # Latin-1 maps every byte to one character and back, so nothing is lost on the way.
+    # Latin-1 maps every byte to one character and back.
     text = body[: limit + _SLACK_BYTES].decode("latin-1")
-    as_latin = [secret.encode().decode("latin-1") for secret in secrets]
-    clean = redact(text, as_latin)
-    return _drop_partial_secret(clean, as_latin).encode("latin-1")[:limit]
+    encoded = [secret.encode().decode("latin-1") for secret in secrets]
+    clean = redact(text, encoded)
+    return _drop_partial_secret(clean, encoded).encode("latin-1")[:limit]
 
 
 def _drop_partial_secret(text: str, secrets: Collection[str]) -> str:
-    """`text` without a beginning of a known secret at its very end."""
+    """Remove the beginning of a known secret from the end of `text`."""
     cut = len(text)
     for secret in secrets:
         for length in range(len(secret) - 1, MIN_SECRET_CHARS - 1, -1):

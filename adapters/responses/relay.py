@@ -1,8 +1,8 @@
-"""One response on its way from a server to a sink, byte for byte.
+"""Relays one response from a server to a sink, byte for byte.
 
-Reads with aiohttp's public API: one task wakes up per read. Bytes go to the sink by a plain call,
-and a full window stops the reading, so that a reader below the public API can take this one's place
-without touching anything else.
+It reads with aiohttp's public API, so the task wakes up once per read. A plain call passes the
+bytes to the sink, and a full window stops the reading. A reader below the public API could replace
+this one without changes elsewhere.
 """
 
 import asyncio
@@ -11,10 +11,10 @@ from collections.abc import Collection
 import aiohttp
 
 from provider_agent.adapters.base import BackendError, ErrorInStream, InvalidResponse, JobSink
-from provider_agent.adapters.responses.events import Failure, Usage
+from provider_agent.adapters.responses.events import ResponseFailure, Usage
 from provider_agent.adapters.responses.gate import BodyGate, GateState, ResponseGate, StreamGate
 from provider_agent.adapters.responses.redaction import redact_bytes
-from provider_agent.adapters.responses.status_codes import server_advice, server_message
+from provider_agent.adapters.responses.status_codes import retry_advice, server_message
 from provider_agent.adapters.responses.timeouts import JobTimeouts
 from provider_agent.adapters.responses.validator import (
     BodyValidator,
@@ -27,124 +27,126 @@ from provider_agent.protocol.formats import Operation
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MAX_NAME_CHARS
 
 
-class ReadGate:
-    """`FlowControl` for a reader that asks before each read."""
+class ReaderFlowControl:
+    """`FlowControl` for a coroutine that checks before each read whether it may read."""
 
     def __init__(self) -> None:
-        self._open = asyncio.Event()
-        self._open.set()
+        self._may_read = asyncio.Event()
+        self._may_read.set()
 
     @property
-    def is_open(self) -> bool:
-        """Whether the next read may happen now."""
-        return self._open.is_set()
+    def is_paused(self) -> bool:
+        """Whether the next read has to wait."""
+        return not self._may_read.is_set()
 
-    async def wait(self) -> None:
-        """Return when the next read may happen."""
-        await self._open.wait()
+    async def wait_until_resumed(self) -> None:
+        """Return when the next read may happen; at once if reading is not paused."""
+        await self._may_read.wait()
 
     def pause_reading(self) -> None:
         """Stop before the next read."""
-        self._open.clear()
+        self._may_read.clear()
 
     def resume_reading(self) -> None:
-        """Let the next read happen."""
-        self._open.set()
+        """Allow the next read."""
+        self._may_read.set()
 
 
 class Relay:
-    """One response on its way from a server to a sink.
+    """The relay of one response, from its headers to its end.
 
     Args:
-        operation: which operation it answers.
-        sink: where it goes.
-        clocks: of the job.
+        operation: the operation that the response belongs to.
+        sink: receives the bytes.
+        timeouts: of the job; notified of output and of each read.
+
+    Attributes:
+        total_bytes: bytes passed to the sink.
+        usage: the usage that a complete response reports.
+        first_byte_at: the event loop's time at the first byte of output.
     """
 
-    def __init__(self, operation: Operation, sink: JobSink, clocks: JobTimeouts) -> None:
+    def __init__(self, operation: Operation, sink: JobSink, timeouts: JobTimeouts) -> None:
         self._operation = operation
         self._sink = sink
-        self._clocks = clocks
-        self._inspector: ResponseValidator = BodyValidator()
+        self._timeouts = timeouts
+        self._validator: ResponseValidator = BodyValidator()
         self.total_bytes = 0
-        """Bytes that reached the sink."""
         self.usage = Usage()
-        """What the response reports, once it is complete."""
         self.first_byte_at: float | None = None
-        """When the first byte of output came, by the loop's clock."""
 
     async def run(self, response: aiohttp.ClientResponse, secrets: Collection[str]) -> None:
-        """Move every byte and judge the whole; returns at the end of a success.
+        """Relay and validate the whole response; return at the end of a successful one.
 
         Args:
             response: with a success status.
-            secrets: what an error of the server must not repeat.
+            secrets: values to remove from an error that the server reports.
 
         Raises:
-            ErrorInStream: it holds an error.
-            InvalidResponse: it ended early, is compressed, or is not what it should be.
+            ErrorInStream: the response contains an error.
+            InvalidResponse: the response ended early, is compressed, or has the wrong shape.
         """
-        packed = response.headers.get("Content-Encoding", "identity").strip().lower()
-        if packed not in ("identity", ""):
-            # Nobody asked for it: the client could not read it, and nobody could judge it.
-            raise InvalidResponse("the server compressed its answer, although asked not to")
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("identity", ""):
+            # The request asked for `identity`: the client may not be able to decode anything else.
+            raise InvalidResponse("the server compressed its response, although asked not to")
         content_type = response.headers.get("Content-Type", "application/octet-stream")
-        self._inspector = validator_for(self._operation, content_type)
-        opening: ResponseGate = StreamGate() if is_event_stream(content_type) else BodyGate()
+        self._validator = validator_for(self._operation, content_type)
+        gate: ResponseGate = StreamGate() if is_event_stream(content_type) else BodyGate()
         state = GateState.UNDECIDED
         while state is GateState.UNDECIDED and (data := await response.content.readany()):
-            state = opening.feed(data)
-        if opening.failure is not None:
-            raise _failed(opening.failure, secrets)
-        self._inspector.feed(opening.held)
+            state = gate.receive_data(data)
+        if gate.failure is not None:
+            raise _error_from(gate.failure, secrets)
+        self._validator.receive_data(gate.held)
         if state is GateState.UNDECIDED:
-            # It is complete already, and nobody has seen a byte of it: judge first.
-            self._judge(secrets)
-            self._begin(response.status, content_type, opening.held)
+            # The response is complete, and the sink has no byte of it: validate before relaying.
+            self._validate(secrets)
+            self._start_output(response.status, content_type, gate.held)
             return
-        gate = self._begin(response.status, content_type, opening.held)
-        await self._flow(response, gate)
-        self._judge(secrets)
+        flow = self._start_output(response.status, content_type, gate.held)
+        await self._relay_rest(response, flow)
+        self._validate(secrets)
 
-    def _begin(self, status: int, content_type: str, held: bytes) -> ReadGate:
-        gate = ReadGate()
+    def _start_output(self, status: int, content_type: str, held: bytes) -> ReaderFlowControl:
+        flow = ReaderFlowControl()
         self.first_byte_at = asyncio.get_running_loop().time()
-        self._clocks.output_began()
-        self._sink.started(status, content_type[:MAX_NAME_CHARS], gate)
+        self._timeouts.output_started()
+        self._sink.started(status, content_type[:MAX_NAME_CHARS], flow)
         self._sink.send_chunk(held)
         self.total_bytes = len(held)
-        return gate
+        return flow
 
-    async def _flow(self, response: aiohttp.ClientResponse, gate: ReadGate) -> None:
-        """The hot path: whatever is read goes on at once."""
-        send_chunk, feed = self._sink.send_chunk, self._inspector.feed
-        read, seen = response.content.readany, self._clocks.read
+    async def _relay_rest(self, response: aiohttp.ClientResponse, flow: ReaderFlowControl) -> None:
+        """Pass each read to the sink at once (the hot path)."""
+        send_chunk, validate = self._sink.send_chunk, self._validator.receive_data
+        read, data_received = response.content.readany, self._timeouts.data_received
         while True:
-            if not gate.is_open:
-                self._clocks.pause()
-                await gate.wait()
-                self._clocks.resume()
+            if flow.is_paused:
+                self._timeouts.pause()
+                await flow.wait_until_resumed()
+                self._timeouts.resume()
             data = await read()
             if not data:
                 return
-            seen()
+            data_received()
             self.total_bytes += len(data)
             send_chunk(data)
-            feed(data)
-            data = b""  # or it would be kept a second time for as long as the gate is closed
+            validate(data)
+            data = b""  # releases the chunk while reading is paused
 
-    def _judge(self, secrets: Collection[str]) -> None:
-        verdict = self._inspector.verdict()
-        self.usage = verdict.usage
-        if verdict.failure is not None:
-            raise _failed(verdict.failure, secrets)
+    def _validate(self, secrets: Collection[str]) -> None:
+        result = self._validator.result()
+        self.usage = result.usage
+        if result.failure is not None:
+            raise _error_from(result.failure, secrets)
 
 
-def _failed(failure: Failure, secrets: Collection[str]) -> BackendError:
+def _error_from(failure: ResponseFailure, secrets: Collection[str]) -> BackendError:
     if not failure.body:
         return InvalidResponse(failure.message)
     body = redact_bytes(failure.body, MAX_ERROR_BODY_BYTES, secrets)
-    said = server_message(body) if entry_for(failure.code).fault is Fault.CLIENT else ""
-    error = ErrorInStream(body, failure.code, said)
-    error.retryable, error.retry_after_s = server_advice(body)
+    message = server_message(body) if entry_for(failure.code).fault is Fault.CLIENT else ""
+    error = ErrorInStream(body, failure.code, message)
+    error.retryable, error.retry_after_s = retry_advice(body)
     return error

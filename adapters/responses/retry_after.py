@@ -1,48 +1,48 @@
-"""When a server wants to be asked again, from its response headers. Pure."""
+"""Reads from response headers when a server accepts requests again."""
 
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Final
 
 MAX_RETRY_AFTER_S: Final = 86_400.0
-"""Nobody waits for more than a day; a bigger number is a mistake."""
+"""A longer delay is treated as a mistake of the server and ignored."""
 
 _RESET_HEADERS: Final = ("x-ratelimit-reset", "x-ratelimit-reset-requests")
 """OpenRouter's (Unix time in milliseconds) and Venice's (Unix time in seconds).
 
-Venice sends its own with every response: it says when to come back only after a 429."""
+Venice sends its header with every response; it is a delay only after a 429."""
 
 _MILLISECONDS_FROM: Final = 1e11
 """Unix times above this are milliseconds: as seconds it would be the year 5138."""
 
 
 def retry_after_s(status: int, headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds until the server may be asked again; None when it does not say.
+    """Return the seconds until the server accepts requests again, if the headers name them.
 
     Args:
         status: of the response.
-        headers: of the response, by case-insensitive names.
+        headers: of the response, with case-insensitive names.
         now: Unix time.
     """
-    told = headers.get("Retry-After")
-    if told is not None:
-        return _bounded(_seconds(told, now))
+    value = headers.get("Retry-After")
+    if value is not None:
+        return _bounded(_delay_seconds(value, now))
     for name in _RESET_HEADERS if status == 429 else ():
         if name in headers:
-            moment = _number(headers[name])
-            if moment is not None:
-                unix = moment / 1000 if moment > _MILLISECONDS_FROM else moment
+            reset = _number(headers[name])
+            if reset is not None:
+                unix = reset / 1000 if reset > _MILLISECONDS_FROM else reset
                 return _bounded(unix - now)
     return None
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Seconds of a `Retry-After` header; None when there is none, or a date."""
+    """Parse a `Retry-After` header in seconds; None for a date or an invalid value."""
     return None if value is None else _bounded(_number(value))
 
 
-def _seconds(value: str, now: float) -> float | None:
-    """Delay seconds, or an HTTP date (RFC 9110, section 10.2.3)."""
+def _delay_seconds(value: str, now: float) -> float | None:
+    """Parse delay seconds or an HTTP date (RFC 9110, section 10.2.3)."""
     number = _number(value)
     if number is not None:
         return number

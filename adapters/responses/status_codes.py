@@ -1,4 +1,4 @@
-"""What a server's HTTP status, or the error it reports inside an answer, means in the registry."""
+"""Maps HTTP statuses and error bodies of servers to the error registry of the protocol."""
 
 import re
 from typing import Final
@@ -7,7 +7,7 @@ import msgspec
 
 from provider_agent.protocol.errors import ErrorCode
 
-_BY_STATUS: Final = {
+_CODE_BY_STATUS: Final = {
     401: ErrorCode.AUTH_REJECTED_BY_BACKEND,
     402: ErrorCode.AUTH_REJECTED_BY_BACKEND,
     403: ErrorCode.AUTH_REJECTED_BY_BACKEND,
@@ -21,10 +21,10 @@ _BY_STATUS: Final = {
     529: ErrorCode.BACKEND_OVERLOADED,
 }
 
-_BY_WORDING: Final = tuple(
+_BY_MESSAGE: Final = tuple(
     (frozenset(statuses), re.compile(pattern, re.IGNORECASE), code)
     for statuses, pattern, code in (
-        # llama.cpp's error type (with 500 for some overflows), OpenAI's error code, others' text.
+        # llama.cpp's error type (with 500 for some overflows), OpenAI's error code, message texts.
         (
             (400, 413, 422, 500),
             (
@@ -33,8 +33,8 @@ _BY_WORDING: Final = tuple(
             ),
             ErrorCode.CONTEXT_LENGTH_EXCEEDED,
         ),
-        # The `model` in a request is the agent's own: a complaint about it is no client's mistake.
-        # LM Studio, Venice and llama.cpp's router say 400 for a model that is not there.
+        # The agent sets `model` in a request, so an error about it is not the client's fault.
+        # LM Studio, Venice and llama.cpp's router answer 400 for an unknown model.
         (
             (400,),
             rb'"param": ?"model"|model_not_found|no models? loaded|model[^"]{0,200} not found',
@@ -46,31 +46,31 @@ _BY_WORDING: Final = tuple(
             rb"does not support [a-z ]{0,40}API|does not support (?:chat|generate)\b",
             ErrorCode.FORMAT_NOT_SUPPORTED,
         ),
-        # OpenRouter's moderation looks at the prompt, not at the key.
+        # OpenRouter's moderation rejected the prompt, not the key.
         ((403,), rb"flagged_input|content_policy_violation", ErrorCode.BAD_REQUEST),
-        # llama.cpp says 500 for these mistakes of a request (seen on Messages and with images);
-        # as failures of the server they would let a client take it out of service.
+        # llama.cpp answers 500 to these invalid requests (seen on Messages and with images). As
+        # failures of the server they would let a client open the backend's breaker.
         ((500,), rb"' is required\"|(?:image|audio) input is not supported", ErrorCode.BAD_REQUEST),
     )
 )
 
 
 def code_for_status(status: int, body: bytes) -> ErrorCode:
-    """The registry's code for a status that is not a success."""
-    for statuses, wording, code in _BY_WORDING:
+    """Return the registry's code for a status that is not a success."""
+    for statuses, wording, code in _BY_MESSAGE:
         if status in statuses and wording.search(body):
             return code
-    if status in _BY_STATUS:
-        return _BY_STATUS[status]
+    if status in _CODE_BY_STATUS:
+        return _CODE_BY_STATUS[status]
     if 400 <= status < 500:
         return ErrorCode.BAD_REQUEST
     return ErrorCode.BACKEND_ERROR if status >= 500 else ErrorCode.INVALID_RESPONSE
 
 
 MAX_MESSAGE_CHARS: Final = 500
-"""Of a server's own words: they say what is wrong in one sentence or not at all."""
+"""A server's message is cut to this length."""
 
-_BY_NAME: Final = {
+_STATUS_BY_NAME: Final = {
     # Anthropic's API reference; llama.cpp's server.
     "authentication_error": 401,
     "permission_error": 403,
@@ -88,7 +88,7 @@ _BY_NAME: Final = {
     "BadRequestError": 400,
     "NotFoundError": 404,
     "Service Unavailable": 503,
-    # Codes of OpenAI's API, in Responses above all.
+    # Codes of OpenAI's API, mostly in Responses.
     "context_length_exceeded": 400,
     "invalid_prompt": 400,
     "content_policy_violation": 400,
@@ -97,18 +97,18 @@ _BY_NAME: Final = {
     "insufficient_quota": 402,
     "rate_limit_exceeded": 429,
 }
-"""What error objects say instead of a status, as one."""
+"""The HTTP status for each name that error objects use instead of a status."""
 
 
 class _Availability(msgspec.Struct):
-    """OpenRouter's word on trying again (since August 2026)."""
+    """OpenRouter's retry advice (since August 2026)."""
 
     retryable: object = None
     retry_after: object = None
 
 
-class _Inner(msgspec.Struct):
-    """Fields that may hold anything: one of a wrong type must not hide the others."""
+class _ErrorObject(msgspec.Struct):
+    """An error object; untyped, so that a field of an unexpected type does not hide the others."""
 
     message: object = None
     type: object = None
@@ -130,49 +130,51 @@ class _ErrorBody(msgspec.Struct):
     code: object = None
 
 
-def _inner(body: bytes) -> _Inner:
-    """The error object in a body or event of any of the known shapes."""
+def _error_object(body: bytes) -> _ErrorObject:
+    """Find the error object in a body or event of any known shape."""
     try:
-        # A byte that is no UTF-8 must not hide what the rest says.
+        # Invalid UTF-8 must not hide the error.
         outer = msgspec.json.decode(body.decode("utf-8", "replace"), type=_ErrorBody)
         error = outer.error
         if not error and outer.response:  # `response.failed`
             error = msgspec.json.decode(outer.response, type=_Response).error
         if bytes(error).startswith(b"{"):
-            return msgspec.json.decode(error, type=_Inner)
-        told: object = msgspec.json.decode(error) if error else None
+            return msgspec.json.decode(error, type=_ErrorObject)
+        text: object = msgspec.json.decode(error) if error else None
     except (ValueError, RecursionError):
-        return _Inner()
-    words = next((w for w in (told, outer.message, outer.error_message) if w), None)
-    return _Inner(words, outer.error_type or outer.type, outer.code)
+        return _ErrorObject()
+    message = next((m for m in (text, outer.message, outer.error_message) if m), None)
+    return _ErrorObject(message, outer.error_type or outer.type, outer.code)
 
 
 def code_for_error(body: bytes) -> ErrorCode:
-    """The registry's code for an error without a status: inside a stream, or in a 200."""
-    inner = _inner(body)
-    status = next((s for s in (_as_status(inner.code), _as_status(inner.type)) if s), 500)
+    """Return the registry's code for an error in a response with a success status."""
+    error = _error_object(body)
+    status = _status_of(error.code) or _status_of(error.type) or 500
     return code_for_status(status, body)
 
 
-def _as_status(told: object) -> int | None:
-    """A code or type as the HTTP status that it stands for."""
-    if isinstance(told, str):
-        status = int(told) if re.fullmatch(r"[45]\d\d", told, re.ASCII) else _BY_NAME.get(told)
+def _status_of(value: object) -> int | None:
+    """Return the HTTP status that the code or type of an error stands for."""
+    if isinstance(value, str):
+        status = (
+            int(value) if re.fullmatch(r"[45]\d\d", value, re.ASCII) else _STATUS_BY_NAME.get(value)
+        )
     else:
-        status = told if isinstance(told, int) else None
+        status = value if isinstance(value, int) else None
     return status if status is not None and 400 <= status <= 599 else None
 
 
 def server_message(body: bytes) -> str:
-    """The server's own sentence in an error body of any of the known shapes; "" without one."""
-    message = _inner(body).message
+    """Return the server's message in an error body of any known shape; "" without one."""
+    message = _error_object(body).message
     return " ".join(message.split())[:MAX_MESSAGE_CHARS] if isinstance(message, str) else ""
 
 
-def server_advice(body: bytes) -> tuple[bool | None, float | None]:
-    """(may it be tried again, after how many seconds) in an error body; None where it is silent."""
+def retry_advice(body: bytes) -> tuple[bool | None, float | None]:
+    """Return (retryable, seconds to wait) from an error body; None for each that it leaves out."""
     try:
-        advice = msgspec.convert(_inner(body).availability, _Availability)
+        advice = msgspec.convert(_error_object(body).availability, _Availability)
     except ValueError:
         return None, None
     retryable, after = advice.retryable, advice.retry_after

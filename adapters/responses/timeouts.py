@@ -1,8 +1,7 @@
-"""The clocks of one job on one backend: first byte, silence, total.
+"""The timeouts of one job on one backend: first byte, silence and total.
 
-Connecting has aiohttp's own. A read costs one look at the time; a timer looks every now and then
-whether the last read is too long ago. While a full window pauses the reading, the silence is not
-the server's.
+aiohttp enforces the connect timeout. Per read, a job only stores the current time; a timer compares
+it with the deadline. While a full window pauses reading, silence is not the server's fault.
 """
 
 import asyncio
@@ -13,32 +12,32 @@ from provider_agent.adapters.base import BackendError, BackendTimeout, BackendTi
 
 
 class JobTimeouts:
-    """An async context manager: what runs inside is cancelled when a clock runs out.
+    """An async context manager that cancels its body when a timeout expires.
 
     Args:
-        timeouts: how long each clock runs.
+        timeouts: the duration of each timeout.
 
     Raises:
-        BackendTimeout: on leaving; the text names the clock.
-        Transport: on leaving, after `close`.
+        BackendTimeout: on exit, if a timeout expired; the message names it.
+        Transport: on exit, after `close`.
     """
 
     def __init__(self, timeouts: BackendTimeouts) -> None:
         self._timeouts = timeouts
-        self._life = asyncio.timeout(None)
-        self._ended: BackendError | None = None
-        self._output = False
+        self._canceller = asyncio.timeout(None)
+        self._error: BackendError | None = None
+        self._has_output = False
         self._paused = False
 
     def __repr__(self) -> str:
-        phase = "paused" if self._paused else "output" if self._output else "first byte"
+        phase = "paused" if self._paused else "output" if self._has_output else "first byte"
         return f"<JobTimeouts {phase}>"
 
     async def __aenter__(self) -> Self:
-        await self._life.__aenter__()
+        await self._canceller.__aenter__()
         self._loop = asyncio.get_running_loop()
-        self._began = self._last = self._loop.time()
-        self._timer = self._loop.call_at(self._next_look(), self._look)
+        self._started_at = self._last_read_at = self._loop.time()
+        self._timer = self._loop.call_at(self._deadline(), self._check)
         return self
 
     async def __aexit__(
@@ -49,65 +48,69 @@ class JobTimeouts:
     ) -> None:
         self._timer.cancel()
         try:
-            await self._life.__aexit__(exc_type, exc, traceback)
+            await self._canceller.__aexit__(exc_type, exc, traceback)
         except TimeoutError as error:
-            if self._ended is None:
+            if self._error is None:
                 raise
-            raise self._ended from error
+            raise self._error from error
 
-    def output_began(self) -> None:
-        """The first byte of output is there: from now on silence counts."""
-        self._output = True
-        self.read()
-        self._rearm()
+    def output_started(self) -> None:
+        """Replace the first-byte timeout by the silence timeout."""
+        self._has_output = True
+        self.data_received()
+        self._restart_timer()
 
-    def read(self) -> None:
-        """Something was read."""
-        self._last = self._loop.time()
+    def data_received(self) -> None:
+        """Restart the silence timeout."""
+        self._last_read_at = self._loop.time()
 
     def pause(self) -> None:
-        """Nothing is read until `resume`, and that is not the server's doing."""
+        """Suspend the silence timeout until `resume`, because the agent does not read."""
         self._paused = True
 
     def resume(self) -> None:
-        """Reading goes on."""
+        """Restart the silence timeout after `pause`."""
         self._paused = False
-        self.read()
+        self.data_received()
 
     def close(self) -> None:
-        """End the job now: the backend is being closed."""
-        self._end(Transport("this backend was closed"))
+        """Fail the job with `Transport`, because the backend is being closed."""
+        self._fail(Transport("this backend was closed"))
 
-    def _next_look(self) -> float:
-        patience = self._timeouts.silence_s if self._output else self._timeouts.first_byte_s
-        since = self._last if self._output else self._began
-        return min(since + patience, self._began + self._timeouts.total_s)
+    def _deadline(self) -> float:
+        if self._has_output:
+            deadline = self._last_read_at + self._timeouts.silence_s
+        else:
+            deadline = self._started_at + self._timeouts.first_byte_s
+        return min(deadline, self._started_at + self._timeouts.total_s)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = self._loop.time()
         if self._paused:
-            self._last = now
-        if now >= self._began + self._timeouts.total_s:
-            self._end(_ran_out("total", "the job ran", self._timeouts.total_s))
-        elif now >= self._next_look():
-            self._end(self._silent())
+            self._last_read_at = now
+        if now >= self._started_at + self._timeouts.total_s:
+            self._fail(_timeout_error("total", "the job ran", self._timeouts.total_s))
+        elif now >= self._deadline():
+            self._fail(self._silence_error())
         else:
-            self._rearm()
+            self._restart_timer()
 
-    def _rearm(self) -> None:
+    def _restart_timer(self) -> None:
         self._timer.cancel()
-        self._timer = self._loop.call_at(self._next_look(), self._look)
+        self._timer = self._loop.call_at(self._deadline(), self._check)
 
-    def _silent(self) -> BackendTimeout:
-        if self._output:
-            return _ran_out("silence", "the server went silent", self._timeouts.silence_s)
-        return _ran_out("first byte", "no output from the server", self._timeouts.first_byte_s)
+    def _silence_error(self) -> BackendTimeout:
+        if self._has_output:
+            return _timeout_error("silence", "the server sent nothing", self._timeouts.silence_s)
+        return _timeout_error(
+            "first byte", "the server sent no output", self._timeouts.first_byte_s
+        )
 
-    def _end(self, error: BackendError) -> None:
-        if self._ended is None:
-            self._ended = error
-            self._life.reschedule(self._loop.time())
+    def _fail(self, error: BackendError) -> None:
+        if self._error is None:
+            self._error = error
+            self._canceller.reschedule(self._loop.time())
 
 
-def _ran_out(clock: str, what: str, seconds: float) -> BackendTimeout:
-    return BackendTimeout(f"{what} for {seconds:g} s ({clock} clock)")
+def _timeout_error(name: str, condition: str, seconds: float) -> BackendTimeout:
+    return BackendTimeout(f"{condition} for {seconds:g} s ({name} timeout)")

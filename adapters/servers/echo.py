@@ -24,7 +24,7 @@ from provider_agent.adapters.base import (
     Operation,
     WireFormat,
 )
-from provider_agent.adapters.responses.relay import ReadGate
+from provider_agent.adapters.responses.relay import ReaderFlowControl
 
 MODEL_ID: Final = "echo"
 _OPERATIONS: Final = frozenset({Operation.CHAT, Operation.MESSAGES, Operation.COUNT_TOKENS})
@@ -94,15 +94,15 @@ class EchoBackend(Backend):
         chunks = _chunks(answer, job.format == WireFormat.ANTHROPIC, streamed)
         if counts_only:
             chunks = [msgspec.json.encode({"input_tokens": answer.prompt_tokens})]
-        gate = ReadGate()
-        sink.started(200, "text/event-stream" if streamed else "application/json", gate)
+        flow = ReaderFlowControl()
+        sink.started(200, "text/event-stream" if streamed else "application/json", flow)
         first_byte_ms = round((self._clock() - began) * 1000)
         total = 0
         for chunk in chunks:
             sink.send_chunk(chunk)
             total += len(chunk)
             await asyncio.sleep(0)  # lets other jobs run, and a cancel arrive
-            await gate.wait()
+            await flow.wait_until_resumed()
         return JobResult(
             job_id=job.job_id,
             total_bytes=total,

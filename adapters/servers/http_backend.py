@@ -26,13 +26,13 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.adapters.requests.body import UpstreamRequest, prepare_request
 from provider_agent.adapters.requests.policy import POLICIES
-from provider_agent.adapters.responses.http_errors import describe, is_not_yet, translated_errors
+from provider_agent.adapters.responses.http_errors import describe, is_loading, map_aiohttp_errors
 from provider_agent.adapters.responses.redaction import redact_bytes
 from provider_agent.adapters.responses.relay import Relay
 from provider_agent.adapters.responses.retry_after import retry_after_s
 from provider_agent.adapters.responses.status_codes import (
     code_for_status,
-    server_advice,
+    retry_advice,
     server_message,
 )
 from provider_agent.adapters.responses.timeouts import JobTimeouts
@@ -115,7 +115,7 @@ class HttpBackend(Backend):
         """
         body = msgspec.json.encode(json) if json is not None else None
         headers = self._headers()
-        with translated_errors():
+        with map_aiohttp_errors():
             async with (
                 asyncio.timeout(timeout_s),
                 self._session().request(
@@ -148,7 +148,7 @@ class HttpBackend(Backend):
         try:
             await self.check_health()
         except BackendError as error:
-            loading = self.native and is_not_yet(error)
+            loading = self.native and is_loading(error)
             timed_out = isinstance(error, BackendTimeout)
             return BackendHealth(False, None, describe(error), loading, timed_out)
         return BackendHealth(True, (self._clock() - began) * 1000.0)
@@ -203,7 +203,7 @@ class HttpBackend(Backend):
         relay = Relay(operation, sink, clocks)
         self._running.add(clocks)
         try:
-            with translated_errors():
+            with map_aiohttp_errors():
                 async with (
                     clocks,
                     await self._post(operation.path, request.body, self._headers(job)) as response,
@@ -299,7 +299,7 @@ class HttpBackend(Backend):
         # What a server says of a client's mistake helps the client; the rest may be about the
         # operator's account.
         said = server_message(clean) if entry_for(code).fault is Fault.CLIENT else ""
-        retryable, after_s = server_advice(clean)
+        retryable, after_s = retry_advice(clean)
         error = BadStatus(status, clean, code, after_s if after_s is not None else wait_s, said)
         error.retryable = retryable
         return error

@@ -20,7 +20,7 @@ from provider_agent.adapters.base import (
     BackendTimeout,
     ServerLoad,
 )
-from provider_agent.adapters.responses.http_errors import describe, is_not_yet
+from provider_agent.adapters.responses.http_errors import describe, is_loading
 from provider_agent.agent.backends.admission import AdmissionControl
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.event_log import EventLogger
@@ -255,7 +255,7 @@ async def check_backend(backend: Backend) -> BackendState:
             models = await backend.list_models()
     except BackendError as error:
         timed_out = isinstance(error, BackendTimeout)
-        loading = backend.native and is_not_yet(error)
+        loading = backend.native and is_loading(error)
         return BackendState(
             backend, BackendHealth(False, None, describe(error), loading, timed_out)
         )

@@ -105,33 +105,33 @@ ROWS: Final = {
     ),
     # --- time
     "hang before headers": Row(
-        always(Reply(then=Then.HANG)), *LATE, "first byte clock", abandoned=True
+        always(Reply(then=Then.HANG)), *LATE, "first byte timeout", abandoned=True
     ),
     "hang after headers": Row(
-        always(Reply(STREAM_HEAD, Then.HANG)), *LATE, "first byte clock", abandoned=True
+        always(Reply(STREAM_HEAD, Then.HANG)), *LATE, "first byte timeout", abandoned=True
     ),
     "hang after a comment": Row(
         always(stream([COMMENT], end=b"", then=Then.HANG)),
         *LATE,
-        "first byte clock",
+        "first byte timeout",
         abandoned=True,
     ),
     "comments without an end": Row(
         always(Reply(STREAM_HEAD, drip=chunked(COMMENT), drip_s=90.0)),
         *LATE,
-        "first byte clock",
+        "first byte timeout",
         abandoned=True,
     ),
     "hang in an answer of one piece": Row(
         always(Reply(head(200, "application/json", Content_Length=99) + b"{", Then.HANG)),
         *LATE,
-        "first byte clock",
+        "first byte timeout",
         abandoned=True,
     ),
     "hang after the first chunk": Row(
         lambda op: stream(FRAMES[op][:1], end=b"", then=Then.HANG),
         *LATE,
-        "silence clock",
+        "silence timeout",
         first(1),
         abandoned=True,
     ),
@@ -139,14 +139,14 @@ ROWS: Final = {
     "a chunk that is none": Row(
         lambda op: stream(FRAMES[op][:2], end=b"", late=b"hello\r\n", then=Then.HANG),
         *LATE,
-        "silence clock",
+        "silence timeout",
         first(2),
         abandoned=True,
     ),
     "comments without an end after the first chunk": Row(
         lambda op: Reply(STREAM_HEAD + chunked(first(1)(op)), drip=chunked(COMMENT), drip_s=100.0),
         *LATE,
-        "total clock",
+        "total timeout",
         lambda op: first(1)(op) + COMMENT * 4,
         abandoned=True,
     ),
@@ -155,7 +155,7 @@ ROWS: Final = {
             STREAM_HEAD + chunked(first(1)(op)), drip=chunked(FRAMES[op][1]), drip_s=110.0
         ),
         *LATE,
-        "total clock",
+        "total timeout",
         lambda op: first(1)(op) + FRAMES[op][1] * 4,
         abandoned=True,
     ),

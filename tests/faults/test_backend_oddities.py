@@ -86,7 +86,7 @@ async def test_a_slow_server_is_not_a_silent_one(operation: Operation, drip_s: f
     reply = Reply(STREAM_HEAD + chunked(first(1)(operation)), drip=chunked(COMMENT), drip_s=drip_s)
     sink, timeouts = CollectingSink(), TimeoutSettings(total_s=9.5 * drip_s)
     async with RawServer([reply]) as server, backend_at(server.url, timeouts) as backend:
-        with pytest.raises(BackendTimeout, match="total clock"):
+        with pytest.raises(BackendTimeout, match="total timeout"):
             await backend.execute(job_for(operation), sink)
 
     assert bytes(sink.data).count(COMMENT) == 9

@@ -81,12 +81,12 @@ async def test_relays_what_a_direct_request_gets(
 async def test_a_stream_reports_usage_although_the_client_did_not_ask(
     chain: Chain, client: aiohttp.ClientSession
 ) -> None:
-    inspector = StreamValidator(Operation.CHAT)
+    validator = StreamValidator(Operation.CHAT)
 
     async with client.post(chain.url + PATHS["openai"], json=request(stream=True)) as response:
-        inspector.feed(await response.read())
+        validator.receive_data(await response.read())
 
-    assert inspector.verdict().usage.output_tokens == 24
+    assert validator.result().usage.output_tokens == 24
 
 
 async def test_bytes_come_while_the_server_still_generates(
@@ -155,10 +155,10 @@ async def test_many_requests_at_once_each_get_their_own_answer(
         wire_format = ("openai", "anthropic")[number % 2]
         body = request(stream=True, max_tokens=8 + number)
         async with client.post(chain.url + PATHS[wire_format], json=body) as response:
-            inspector = StreamValidator(MAIN_OPERATION[WireFormat(wire_format)])
+            validator = StreamValidator(MAIN_OPERATION[WireFormat(wire_format)])
             received = await response.read()
-            inspector.feed(received)
-            tokens = inspector.verdict().usage.output_tokens
+            validator.receive_data(received)
+            tokens = validator.result().usage.output_tokens
             assert tokens is not None
             return tokens, received
 

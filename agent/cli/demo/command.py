@@ -132,7 +132,7 @@ async def _exchange(
     out.print(wire_format, style="bold", end="")
     out.print(f"  POST {operation.path}  {visible(model.model_id)}", soft_wrap=True)
     text = AnswerText(wire_format, streamed=True)
-    inspector = StreamValidator(operation)
+    validator = StreamValidator(operation)
     received = bytearray()
     first_byte_ms: float | None = None
     began = time.perf_counter()
@@ -145,10 +145,10 @@ async def _exchange(
             if first_byte_ms is None:
                 first_byte_ms = (time.perf_counter() - began) * 1000
             received += data
-            inspector.feed(data)
+            validator.receive_data(data)
             out.out(visible(text.feed(data), keep="\n\t"), end="", highlight=False)
     out.print("\n")
-    verdict = inspector.verdict()
+    verdict = validator.result()
     problem = verdict.failure.message if verdict.failure else ""
     if response.status != 200:
         problem = f"status {response.status}: {received[:300].decode(errors='replace')}"

@@ -7,17 +7,17 @@ from provider_agent.adapters.responses.events import (
     UsageReport,
     decode_event,
     event_failure,
-    events_in,
-    merged_usage,
+    merge_usage,
+    parse_events,
 )
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.limits import MAX_INTEGER
 
 
-def usage_of(data: bytes) -> Usage:
+def read_usage(data: bytes) -> Usage:
     event = decode_event(data)
     assert event is not None
-    return merged_usage(event.inner_usage, event.usage)
+    return merge_usage(event.inner_usage, event.usage)
 
 
 # --- events in bytes -----------------------------------------------------------------------------
@@ -38,15 +38,15 @@ def usage_of(data: bytes) -> Usage:
         (b"database: no\n", []),
     ],
 )
-def test_events_are_lines_of_data_with_the_name_before_them(
+def test_data_lines_are_parsed_with_their_event_names(
     data: bytes, events: list[tuple[bytes, bytes]]
 ) -> None:
-    assert list(events_in(data)) == events
+    assert list(parse_events(data)) == events
 
 
 @given(st.binary())
-def test_no_bytes_are_an_accident(data: bytes) -> None:
-    for name, value in events_in(data):
+def test_arbitrary_bytes_raise_nothing(data: bytes) -> None:
+    for name, value in parse_events(data):
         decode_event(value)
         event_failure(name, value)
 
@@ -54,7 +54,7 @@ def test_no_bytes_are_an_accident(data: bytes) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"[DONE]", b"hello", b"[]", b"7", b"null", b"{", b"[" * 100_000]
 )
-def test_what_is_no_object_is_no_event(data: bytes) -> None:
+def test_only_json_objects_are_events(data: bytes) -> None:
     assert decode_event(data) is None
 
 
@@ -74,12 +74,12 @@ def test_what_is_no_object_is_no_event(data: bytes) -> None:
         (b"", b'{"choices":[{"finish_reason":"error"}]}'),
         (b"", b'{"error":{"message":"no"},"message":{"unusual":[1]},"response":7,"usage":"?"}'),
         (b"", b'{"error":{"message":"\xff\xfe"}}'),
-        (b"error", b"it died"),
+        (b"error", b"it failed"),
         (b"error", b'{"code":500}'),
         (b"error", b""),
     ],
 )
-def test_an_error_is_seen_in_every_shape(name: bytes, data: bytes) -> None:
+def test_error_is_recognized_in_every_shape(name: bytes, data: bytes) -> None:
     failure = event_failure(name, data)
 
     assert failure is not None
@@ -98,11 +98,11 @@ def test_an_error_is_seen_in_every_shape(name: bytes, data: bytes) -> None:
         (b"message_stop", b'{"type":"message_stop"}'),
     ],
 )
-def test_anything_else_is_none(name: bytes, data: bytes) -> None:
+def test_other_events_are_not_failures(name: bytes, data: bytes) -> None:
     assert event_failure(name, data) is None
 
 
-def test_the_first_reason_counts() -> None:
+def test_first_finish_reason_of_the_choices_is_used() -> None:
     event = decode_event(b'{"choices":[{},{"finish_reason":null},{"finish_reason":"length"}]}')
 
     assert event is not None
@@ -145,22 +145,22 @@ def test_the_first_reason_counts() -> None:
         (b'{"message":{"usage":7},"response":{"usage":[]}}', Usage()),
     ],
 )
-def test_usage_is_read_in_every_format_and_unknown_when_it_is_nonsense(
+def test_usage_is_read_in_every_format_and_malformed_counts_are_unknown(
     data: bytes, usage: Usage
 ) -> None:
-    assert usage_of(data) == usage
+    assert read_usage(data) == usage
 
 
-def test_a_later_report_counts_more_field_by_field() -> None:
+def test_later_report_overrides_field_by_field() -> None:
     start = UsageReport(input_tokens=5, output_tokens=0, cache_read_input_tokens=2)
     end = UsageReport(input_tokens=21, output_tokens=7)
 
-    assert merged_usage(start, None, end) == Usage(23, 7)
-    assert merged_usage(end, UsageReport(output_tokens=-7)) == Usage(21, 7)
-    assert merged_usage(None) == Usage()
+    assert merge_usage(start, None, end) == Usage(23, 7)
+    assert merge_usage(end, UsageReport(output_tokens=-7)) == Usage(21, 7)
+    assert merge_usage(None) == Usage()
 
 
-def test_nonsense_in_the_usage_hides_neither_an_end_nor_an_error() -> None:
+def test_malformed_usage_hides_neither_finish_reason_nor_error() -> None:
     ended = decode_event(b'{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":1e9999}}')
 
     assert ended is not None
@@ -174,8 +174,8 @@ COUNTS = st.none() | st.integers(-(2**80), 2**80)
 
 
 @given(st.lists(st.builds(UsageReport, *[COUNTS] * 6), max_size=3))
-def test_what_is_reported_is_a_count_or_unknown(reports: list[UsageReport]) -> None:
-    usage = merged_usage(*reports)
+def test_merged_usage_is_in_range_or_unknown(reports: list[UsageReport]) -> None:
+    usage = merge_usage(*reports)
 
     assert usage.input_tokens is None or 0 <= usage.input_tokens <= 3 * MAX_INTEGER
     assert usage.output_tokens is None or 0 <= usage.output_tokens <= MAX_INTEGER

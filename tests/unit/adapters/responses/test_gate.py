@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider_agent.adapters.responses.gate import OPENING_BYTES, BodyGate, GateState, StreamGate
+from provider_agent.adapters.responses.gate import MAX_HELD_BYTES, BodyGate, GateState, StreamGate
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.fakes.frames import DONE, chat_frames, message_frames
 
@@ -13,104 +13,108 @@ COMMENT = b": OPENROUTER PROCESSING\n\n"
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 STREAMS = {
-    "nothing": (b"", UNDECIDED),
+    "empty": (b"", UNDECIDED),
     "a comment": (COMMENT, UNDECIDED),
-    "many comments": (COMMENT * 20, UNDECIDED),
+    "comments": (COMMENT * 20, UNDECIDED),
     "a ping": (PING, UNDECIDED),
-    "only the marker": (DONE, UNDECIDED),
+    "terminal marker only": (DONE, UNDECIDED),
     "fields without data": (b"id: 7\nretry: 10\nevent: message_start\n\n", UNDECIDED),
-    "half a line": (b'data: {"choices":[', UNDECIDED),
+    "incomplete line": (b'data: {"choices":[', UNDECIDED),
     "chat": (b"".join(chat_frames("m", usage=False)), OUTPUT),
     "messages": (b"".join(message_frames("m")), OUTPUT),
     "after comments and pings": (COMMENT + PING + chat_frames("m", usage=False)[0], OUTPUT),
-    "carriage returns": (chat_frames("m", usage=False)[0].replace(b"\n", b"\r\n"), OUTPUT),
-    "no space": (b"data:{}\n", OUTPUT),
-    "no json": (b"data: hello\n", OUTPUT),
-    "a word about errors": (b'data: {"choices":[{"delta":{"content":"error"}}]}\n', OUTPUT),
+    "CRLF line ends": (chat_frames("m", usage=False)[0].replace(b"\n", b"\r\n"), OUTPUT),
+    "no space after the colon": (b"data:{}\n", OUTPUT),
+    "not JSON": (b"data: hello\n", OUTPUT),
+    "the word error in the text": (b'data: {"choices":[{"delta":{"content":"error"}}]}\n', OUTPUT),
     "an error": (BUSY, ERROR),
     "an error after comments": (COMMENT + PING + BUSY, ERROR),
-    "an error with a marker": (BUSY + DONE, ERROR),
-    "a named error": (b"event: error\ndata: it died\n\n", ERROR),
-    "a named error, carriage returns": (b"event: error\r\ndata: it died\r\n\r\n", ERROR),
-    "an error without UTF-8": (b'data: {"error":{"message":"\xff"}}\n', ERROR),
-    "a name without data does not stick": (b"event: error\n\ndata: {}\n", OUTPUT),
+    "an error before the terminal marker": (BUSY + DONE, ERROR),
+    "a named error": (b"event: error\ndata: it failed\n\n", ERROR),
+    "a named error, CRLF line ends": (b"event: error\r\ndata: it failed\r\n\r\n", ERROR),
+    "an error with invalid UTF-8": (b'data: {"error":{"message":"\xff"}}\n', ERROR),
+    "an event name without data": (b"event: error\n\ndata: {}\n", OUTPUT),
     "a failed response": (b'event: x\ndata: {"type":"response.failed"}\n', ERROR),
-    "an error late": (chat_frames("m", usage=False)[0] + BUSY, OUTPUT),
+    "an error after output": (chat_frames("m", usage=False)[0] + BUSY, OUTPUT),
 }
 
 
-def fed(opening: StreamGate | BodyGate, data: bytes, sizes: list[int]) -> GateState:
-    """Feed `data` in pieces until decided, as the relay does."""
+def feed(gate: StreamGate | BodyGate, data: bytes, sizes: list[int]) -> GateState:
+    """Pass `data` in pieces until the gate decides, as the relay does."""
     state, at = UNDECIDED, 0
     for size in [*sizes, len(data)]:
         piece = data[at : at + size]
         if not piece or state is not UNDECIDED:
             break
-        state = opening.feed(piece)
+        state = gate.receive_data(piece)
         at += size
-    assert opening.held == data[: len(opening.held)]
+    assert gate.held == data[: len(gate.held)]
     return state
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_the_first_event_with_data_decides(name: str) -> None:
+def test_first_event_with_data_decides(name: str) -> None:
     data, expected = STREAMS[name]
-    opening = StreamGate()
+    gate = StreamGate()
 
-    assert fed(opening, data, []) is expected
-    assert opening.held == data
-    assert (opening.failure is not None) is (expected is ERROR)
-
-
-def test_the_failure_is_the_servers_own() -> None:
-    opening = StreamGate()
-    opening.feed(COMMENT + BUSY)
-
-    assert opening.failure is not None
-    assert opening.failure.code is ErrorCode.BACKEND_OVERLOADED
-    assert opening.failure.body == b'{"error":{"code":503,"message":"busy"}}'
+    assert feed(gate, data, []) is expected
+    assert gate.held == data
+    assert (gate.failure is not None) is (expected is ERROR)
 
 
-CUTS = st.lists(st.integers(1, 200), max_size=60)
+def test_failure_holds_the_error_of_the_server() -> None:
+    gate = StreamGate()
+    gate.receive_data(COMMENT + BUSY)
+
+    assert gate.failure is not None
+    assert gate.failure.code is ErrorCode.BACKEND_OVERLOADED
+    assert gate.failure.body == b'{"error":{"code":503,"message":"busy"}}'
 
 
-@given(st.sampled_from(sorted(STREAMS)), CUTS)
-def test_any_cut_gives_the_same_decision_and_holds_what_came(name: str, sizes: list[int]) -> None:
+CHUNK_SIZES = st.lists(st.integers(1, 200), max_size=60)
+
+
+@given(st.sampled_from(sorted(STREAMS)), CHUNK_SIZES)
+def test_decision_does_not_depend_on_chunk_boundaries(name: str, sizes: list[int]) -> None:
     data, expected = STREAMS[name]
-    opening = StreamGate()
+    gate = StreamGate()
 
-    assert fed(opening, data, sizes) is expected
+    assert feed(gate, data, sizes) is expected
     if expected is UNDECIDED:
-        assert opening.held == data
+        assert gate.held == data
     else:
-        # Decided with the piece that completes the first event, and not later.
-        assert b"\n" in opening.held
+        # The first complete line with data decides.
+        assert b"\n" in gate.held
 
 
-@given(st.lists(st.sampled_from([COMMENT, PING, DONE, b"\r\n", b": x\r\n", b"\n"])), CUTS)
-def test_what_carries_no_output_never_decides(pieces: list[bytes], sizes: list[int]) -> None:
+@given(st.lists(st.sampled_from([COMMENT, PING, DONE, b"\r\n", b": x\r\n", b"\n"])), CHUNK_SIZES)
+def test_events_without_output_leave_the_gate_undecided(
+    pieces: list[bytes], sizes: list[int]
+) -> None:
     data = b"".join(pieces)
-    opening = StreamGate()
+    gate = StreamGate()
 
-    assert fed(opening, data, sizes) is UNDECIDED
-    assert opening.held == data
-
-
-@given(st.binary(max_size=2000), CUTS)
-def test_garbage_gives_the_same_decision_however_it_is_cut(data: bytes, sizes: list[int]) -> None:
-    assert fed(StreamGate(), data, sizes) is fed(StreamGate(), data, [])
+    assert feed(gate, data, sizes) is UNDECIDED
+    assert gate.held == data
 
 
-@pytest.mark.parametrize("opening", [StreamGate(), BodyGate()])
-def test_no_more_than_the_limit_is_held_back(opening: StreamGate | BodyGate) -> None:
-    assert opening.feed(b"x" * OPENING_BYTES) is UNDECIDED
-    assert opening.feed(b"x") is OUTPUT
-    assert opening.failure is None
+@given(st.binary(max_size=2000), CHUNK_SIZES)
+def test_decision_on_garbage_does_not_depend_on_chunk_boundaries(
+    data: bytes, sizes: list[int]
+) -> None:
+    assert feed(StreamGate(), data, sizes) is feed(StreamGate(), data, [])
+
+
+@pytest.mark.parametrize("gate", [StreamGate(), BodyGate()])
+def test_gate_opens_above_the_limit(gate: StreamGate | BodyGate) -> None:
+    assert gate.receive_data(b"x" * MAX_HELD_BYTES) is UNDECIDED
+    assert gate.receive_data(b"x") is OUTPUT
+    assert gate.failure is None
 
 
 @pytest.mark.parametrize("data", [b"", b'{"error":"no"}', BUSY, b"{}"])
-def test_an_answer_in_one_piece_is_judged_at_its_end(data: bytes) -> None:
-    opening = BodyGate()
+def test_body_gate_stays_undecided_until_the_end(data: bytes) -> None:
+    gate = BodyGate()
 
-    assert fed(opening, data, [3]) is UNDECIDED
-    assert opening.held == data
+    assert feed(gate, data, [3]) is UNDECIDED
+    assert gate.held == data

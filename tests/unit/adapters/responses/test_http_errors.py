@@ -19,7 +19,7 @@ from provider_agent.adapters.base import (
     Transport,
     Unreachable,
 )
-from provider_agent.adapters.responses.http_errors import describe, is_not_yet, translated_errors
+from provider_agent.adapters.responses.http_errors import describe, is_loading, map_aiohttp_errors
 from provider_agent.protocol.errors import ErrorCode
 
 KEY = ConnectionKey("host", 80, False, True, None, None, None)
@@ -27,11 +27,11 @@ REQUEST = aiohttp.RequestInfo(URL("http://host"), "GET", headers=None, real_url=
 
 
 @pytest.mark.parametrize(
-    ("raised", "translated", "words"),
+    ("raised", "expected", "message"),
     [
-        (aiohttp.ConnectionTimeoutError(), BackendTimeout, "connect clock"),
-        (aiohttp.SocketTimeoutError(), BackendTimeout, "silence clock"),
-        (TimeoutError(), BackendTimeout, "silence clock"),
+        (aiohttp.ConnectionTimeoutError(), BackendTimeout, "connect timeout"),
+        (aiohttp.SocketTimeoutError(), BackendTimeout, "silence timeout"),
+        (TimeoutError(), BackendTimeout, "silence timeout"),
         (
             aiohttp.ClientConnectorError(KEY, ConnectionRefusedError(111, "refused")),
             Unreachable,
@@ -55,36 +55,36 @@ REQUEST = aiohttp.RequestInfo(URL("http://host"), "GET", headers=None, real_url=
         (aiohttp.ClientConnectorError(KEY, OSError("several")), Unreachable, "network error"),
         (aiohttp.InvalidURL("nonsense"), Unreachable, "url"),
         (aiohttp.ClientPayloadError(), Transport, "middle"),
-        (aiohttp.ClientResponseError(REQUEST, ()), InvalidResponse, "HTTP"),
+        (aiohttp.ClientResponseError(REQUEST, ()), InvalidResponse, "malformed HTTP"),
         (aiohttp.ServerDisconnectedError(), Transport, "closed"),
         (aiohttp.ClientOSError(104, "reset"), Transport, "closed"),
         (ConnectionResetError(104, "reset"), Transport, "closed"),
     ],
 )
-def test_every_failure_has_its_error(
-    raised: Exception, translated: type[BackendError], words: str
+def test_aiohttp_error_becomes_a_backend_error_with_its_cause(
+    raised: Exception, expected: type[BackendError], message: str
 ) -> None:
-    with pytest.raises(translated, match=words) as caught, translated_errors():
+    with pytest.raises(expected, match=message) as caught, map_aiohttp_errors():
         raise raised
 
     assert caught.value.__cause__ is raised
 
 
-@pytest.mark.parametrize("passing", [BadStatus(500, b"", ErrorCode.BACKEND_ERROR), KeyError("x")])
-def test_other_errors_pass_as_they_are(passing: Exception) -> None:
-    with pytest.raises(type(passing)) as caught, translated_errors():
-        raise passing
+@pytest.mark.parametrize("error", [BadStatus(500, b"", ErrorCode.BACKEND_ERROR), KeyError("x")])
+def test_other_errors_propagate_unchanged(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, map_aiohttp_errors():
+        raise error
 
-    assert caught.value is passing
+    assert caught.value is error
 
 
-def test_a_cancel_passes() -> None:
-    with pytest.raises(asyncio.CancelledError), translated_errors():
+def test_cancellation_propagates() -> None:
+    with pytest.raises(asyncio.CancelledError), map_aiohttp_errors():
         raise asyncio.CancelledError
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "advice"),
     [
         (BadStatus(401, b"", ErrorCode.AUTH_REJECTED_BY_BACKEND), "api_key_env"),
         (BadStatus(403, b"", ErrorCode.AUTH_REJECTED_BY_BACKEND), "api_key_env"),
@@ -95,23 +95,23 @@ def test_a_cancel_passes() -> None:
         (Unreachable("connection refused"), "refused"),
     ],
 )
-def test_an_operator_is_told_what_to_do(error: BackendError, words: str) -> None:
-    assert words in describe(error)
+def test_description_contains_advice_and_no_response_body(error: BackendError, advice: str) -> None:
+    assert advice in describe(error)
     assert "secret" not in describe(error)
 
 
 @pytest.mark.parametrize(
-    ("error", "not_yet"),
+    ("error", "loading"),
     [
         (BadStatus(503, b"", ErrorCode.BACKEND_OVERLOADED), True),
         (BadStatus(401, b"", ErrorCode.AUTH_REJECTED_BY_BACKEND), False),
         (BadStatus(500, b"", ErrorCode.BACKEND_ERROR), False),
-        (BackendError("the engine has died"), False),
+        (BackendError("engine failure"), False),
         (Unreachable("no such host"), False),
         (BackendTimeout("hangs"), False),
     ],
 )
-def test_a_server_that_loads_is_told_from_one_that_is_ill(
-    error: BackendError, not_yet: bool
+def test_loading_server_is_distinguished_from_a_failed_one(
+    error: BackendError, loading: bool
 ) -> None:
-    assert is_not_yet(error) is not_yet
+    assert is_loading(error) is loading

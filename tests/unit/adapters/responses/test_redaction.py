@@ -25,7 +25,7 @@ SECRET = "hunter22"
         ("-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\n!", "[redacted]\n!"),
     ],
 )
-def test_secrets_and_what_looks_like_one_are_replaced(text: str, expected: str) -> None:
+def test_known_secrets_and_key_like_text_are_replaced(text: str, expected: str) -> None:
     assert redact(text, {SECRET}) == expected
 
 
@@ -40,43 +40,43 @@ def test_secrets_and_what_looks_like_one_are_replaced(text: str, expected: str) 
         "https://host.example/path:1@x",
     ],
 )
-def test_ordinary_text_stays(text: str) -> None:
+def test_ordinary_text_is_unchanged(text: str) -> None:
     assert redact(text, {SECRET}) == text
 
 
-def test_a_secret_inside_a_longer_one_goes_with_it() -> None:
+def test_longest_matching_secret_is_replaced() -> None:
     assert redact("hunter22-long", {SECRET, "hunter22-long"}) == "[redacted]"
 
 
-def test_a_short_secret_does_not_black_out_words() -> None:
+def test_short_secrets_are_ignored() -> None:
     assert redact("the cat", {"cat", ""}) == "the cat"
 
 
 @given(st.binary(max_size=200), st.integers(0, 300))
-def test_a_body_is_bounded(body: bytes, limit: int) -> None:
+def test_body_is_cut_to_the_limit(body: bytes, limit: int) -> None:
     assert len(redact_bytes(body, limit, {SECRET})) <= limit
 
 
 @given(st.binary(max_size=64).filter(lambda body: not any(b in body for b in b"-=:@ hu")))
-def test_bytes_that_are_no_secret_are_kept(body: bytes) -> None:
+def test_other_bytes_are_unchanged(body: bytes) -> None:
     assert redact_bytes(body, 64, {SECRET}) == body
 
 
 @given(st.text(max_size=30), st.text(MIN_SECRET_CHARS * "é" + "xyz", min_size=6, max_size=20))
-def test_no_known_secret_gets_through(text: str, secret: str) -> None:
+def test_known_secret_is_removed_from_any_text(text: str, secret: str) -> None:
     body = f"{text} {secret} {text}".encode()
     assert secret.encode() not in redact_bytes(body, 1000, {secret})
 
 
-def test_a_secret_across_the_limit_leaves_no_part() -> None:
+def test_secret_across_the_limit_is_removed_completely() -> None:
     body = b"a" * 96 + SECRET.encode() + b"b" * 100
     assert redact_bytes(body, 100, {SECRET}) == b"a" * 96 + b"[red"
 
 
-def test_a_secret_cut_off_by_the_reader_leaves_no_part() -> None:
+def test_truncated_secret_at_the_end_is_removed() -> None:
     assert redact_bytes(b"error: hunter2", 100, {SECRET}) == b"error: "
 
 
-def test_hostile_input_takes_no_time() -> None:
+def test_repeated_key_prefixes_do_not_cause_backtracking() -> None:
     for piece in ("-----BEGIN ", "://a:", "Bearer ", "key=", "sk-", "eyJ", "key : "):
         redact(piece * 20_000, {SECRET})

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from provider_agent.adapters.base import BackendSettings, ErrorInStream, InvalidResponse
-from provider_agent.adapters.responses.gate import OPENING_BYTES
-from provider_agent.adapters.responses.relay import ReadGate
+from provider_agent.adapters.responses.gate import MAX_HELD_BYTES
+from provider_agent.adapters.responses.relay import ReaderFlowControl
 from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.fakes import Answer, FakeOpenAICompatible, json_answer, stream_answer
@@ -22,28 +22,28 @@ async def server() -> AsyncIterator[FakeOpenAICompatible]:
         yield running
 
 
-async def test_a_gate_opens_and_closes_any_number_of_times() -> None:
-    gate = ReadGate()
-    states = [gate.is_open]
+async def test_pause_and_resume_can_be_repeated() -> None:
+    flow = ReaderFlowControl()
+    states = [flow.is_paused]
 
-    gate.pause_reading()
-    gate.pause_reading()
-    waiting = asyncio.create_task(gate.wait())
+    flow.pause_reading()
+    flow.pause_reading()
+    waiting = asyncio.create_task(flow.wait_until_resumed())
     await asyncio.sleep(0)
-    states.append(gate.is_open or waiting.done())
+    states.append(flow.is_paused and not waiting.done())
 
-    gate.resume_reading()
-    gate.resume_reading()
+    flow.resume_reading()
+    flow.resume_reading()
     await waiting
-    states.append(gate.is_open)
+    states.append(flow.is_paused)
 
-    assert states == [True, False, True]
+    assert states == [False, True, False]
 
 
-async def test_a_full_window_stops_the_server_and_loses_nothing(
+async def test_full_window_stops_the_server_and_loses_no_bytes(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
-    # Far more than the sockets between them can hold.
+    # Far more than the socket buffers can hold.
     word = chat_chunk(MODEL, {"content": "x" * 60_000})
     frames = [*chat_frames(MODEL, usage=False)[:1], *[word] * 400]
     server.next_job(stream_answer([*frames, *chat_frames(MODEL, usage=True)[-3:]]))
@@ -52,7 +52,7 @@ async def test_a_full_window_stops_the_server_and_loses_nothing(
     await sink.paused.wait()
     exchange = server.jobs[0]
     held, sent = len(sink.data), -1
-    while sent != len(exchange.sent):  # the server goes on until the sockets are full
+    while sent != len(exchange.sent):  # the server sends until the socket buffers are full
         sent = len(exchange.sent)
         for _ in range(200):
             await asyncio.sleep(0)
@@ -69,7 +69,7 @@ async def test_a_full_window_stops_the_server_and_loses_nothing(
 
 
 @in_virtual_time
-async def test_a_full_window_is_not_the_servers_silence() -> None:
+async def test_full_window_does_not_count_as_silence() -> None:
     word = chat_chunk(MODEL, {"content": "x" * 60_000})
     async with FakeOpenAICompatible() as server:
         server.next_job(stream_answer([*[word] * 400, *chat_frames(MODEL, usage=True)]))
@@ -85,7 +85,7 @@ async def test_a_full_window_is_not_the_servers_silence() -> None:
         await backend.close()
 
 
-async def test_a_job_can_be_cancelled_while_its_window_is_full(
+async def test_job_with_a_full_window_can_be_cancelled(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     server.next_job(stream_answer([chat_chunk(MODEL, {"content": "x" * 60_000})] * 400))
@@ -101,7 +101,7 @@ async def test_a_job_can_be_cancelled_while_its_window_is_full(
         await server.jobs[0].disconnected.wait()
 
 
-async def test_the_status_and_type_of_the_response_come_first(
+async def test_sink_receives_status_and_content_type(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     answer = json_answer({"choices": []}, 201, {"Content-Type": "application/json; x=" + "y" * 999})
@@ -115,7 +115,7 @@ async def test_the_status_and_type_of_the_response_come_first(
     assert len(sink.content_type) <= 512
 
 
-async def test_times_are_whole_milliseconds_since_the_start(
+async def test_first_byte_time_is_within_the_duration(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     result = await connect(server).execute(a_job(MODEL), CollectingSink())
@@ -133,9 +133,9 @@ async def test_times_are_whole_milliseconds_since_the_start(
         [DONE],
         [b": wait\n\n", DONE, b": bye\n\n"],
     ],
-    ids=["nothing", "comments", "pings", "marker", "comments and marker"],
+    ids=["empty", "comments", "pings", "terminal marker", "comments and terminal marker"],
 )
-async def test_a_stream_without_output_fails_before_anything_is_promised(
+async def test_stream_without_output_fails_before_the_sink_is_started(
     server: FakeOpenAICompatible, connect: Connect, frames: list[bytes]
 ) -> None:
     server.next_job(stream_answer(frames))
@@ -155,9 +155,9 @@ async def test_a_stream_without_output_fails_before_anything_is_promised(
         [b'event: error\ndata: {"code":503}\n\n'],
         [b'data: {"error":{"code":503}}'],
     ],
-    ids=["with a marker", "after a comment", "named", "without a last line end"],
+    ids=["terminal marker", "after a comment", "named event", "no final line end"],
 )
-async def test_an_error_that_comes_first_fails_before_anything_is_promised(
+async def test_error_before_output_fails_before_the_sink_is_started(
     server: FakeOpenAICompatible, connect: Connect, frames: list[bytes]
 ) -> None:
     server.next_job(stream_answer(frames))
@@ -170,7 +170,7 @@ async def test_an_error_that_comes_first_fails_before_anything_is_promised(
     assert sink.status is None
 
 
-async def test_a_whole_answer_that_is_an_error_fails_before_anything_is_promised(
+async def test_json_error_with_status_200_fails_before_the_sink_is_started(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     server.next_job(json_answer({"error": "Model is unloaded."}))
@@ -182,7 +182,7 @@ async def test_a_whole_answer_that_is_an_error_fails_before_anything_is_promised
     assert sink.status is None
 
 
-async def test_comments_before_the_output_are_relayed_with_it(
+async def test_comments_before_the_output_are_relayed(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     server.next_job(stream_answer([b": wait\n\n", *chat_frames(MODEL, usage=True)]))
@@ -193,10 +193,10 @@ async def test_comments_before_the_output_are_relayed_with_it(
     assert bytes(sink.data) == bytes(server.jobs[0].sent)
 
 
-async def test_a_long_whole_answer_is_relayed_before_it_is_complete(
+async def test_long_json_response_is_relayed_before_it_is_complete(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
-    pieces = (b'{"choices":[],"x":"' + b"x" * OPENING_BYTES, b"y" * 1000, b'"}')
+    pieces = (b'{"choices":[],"x":"' + b"x" * MAX_HELD_BYTES, b"y" * 1000, b'"}')
     server.next_job(Answer(pieces))
     sink = CollectingSink(pause_at=1)
     running = asyncio.create_task(connect(server).execute(a_job(MODEL, stream=False), sink))
@@ -208,7 +208,7 @@ async def test_a_long_whole_answer_is_relayed_before_it_is_complete(
     assert bytes(sink.data) == b"".join(pieces)
 
 
-async def test_the_servers_advice_in_a_stream_comes_along(
+async def test_error_in_a_stream_carries_the_retry_advice(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     advice = {"retryable": False, "retry_after": 7}
@@ -221,7 +221,7 @@ async def test_the_servers_advice_in_a_stream_comes_along(
     assert (caught.value.retryable, caught.value.retry_after_s) == (False, 7.0)
 
 
-async def test_bytes_before_an_error_in_the_stream_have_been_relayed(
+async def test_bytes_before_an_error_in_the_stream_are_relayed(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     frames = [*chat_frames(MODEL, usage=False)[:3], b'data: {"error":{"code":503}}\n\n']

@@ -34,15 +34,13 @@ NOW = 1_795_334_400.0
         ({"Retry-After": "3", "x-ratelimit-reset": str(int((NOW + 30) * 1000))}, 3.0),
     ],
 )
-def test_when_a_limited_server_may_be_asked_again(
-    headers: dict[str, str], seconds: float | None
-) -> None:
+def test_delay_after_429(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after_s(429, headers, NOW) == seconds
 
 
 @pytest.mark.parametrize("status", [400, 500, 503])
-def test_a_reset_that_stands_in_every_response_says_nothing_without_a_limit(status: int) -> None:
-    """Venice's 500 would have rested the backend until its next minute of requests."""
+def test_reset_headers_are_ignored_without_429(status: int) -> None:
+    """Venice sends them with every response; a 500 must not pause the backend until the reset."""
     headers = {"x-ratelimit-reset-requests": str(int(NOW + 45))}
 
     assert retry_after_s(status, headers, NOW) is None
@@ -54,7 +52,7 @@ NAMES = st.sampled_from(["Retry-After", "x-ratelimit-reset", "x-ratelimit-reset-
 
 
 @given(st.dictionaries(NAMES, TEXTS), st.floats(0, 4e9))
-def test_no_header_is_an_accident(headers: dict[str, str], now: float) -> None:
+def test_arbitrary_headers_give_a_bounded_delay(headers: dict[str, str], now: float) -> None:
     seconds = retry_after_s(429, headers, now)
 
     assert seconds is None or 0 <= seconds < MAX_RETRY_AFTER_S
@@ -76,12 +74,12 @@ def test_no_header_is_an_accident(headers: dict[str, str], now: float) -> None:
         ("", None),
     ],
 )
-def test_a_header_of_seconds(value: str | None, seconds: float | None) -> None:
+def test_retry_after_in_seconds(value: str | None, seconds: float | None) -> None:
     assert parse_retry_after(value) == seconds
 
 
 @given(st.text())
-def test_no_text_is_an_accident(value: str) -> None:
+def test_arbitrary_retry_after_gives_a_bounded_delay(value: str) -> None:
     seconds = parse_retry_after(value)
 
     assert seconds is None or 0 <= seconds < MAX_RETRY_AFTER_S

@@ -6,7 +6,7 @@ from provider_agent.adapters.responses.status_codes import (
     MAX_MESSAGE_CHARS,
     code_for_error,
     code_for_status,
-    server_advice,
+    retry_advice,
     server_message,
 )
 from provider_agent.protocol.errors import ErrorCode
@@ -70,7 +70,7 @@ OPENAI = b'{"error":{"code":"context_length_exceeded"}}'
         ),
     ],
 )
-def test_what_a_status_means(status: int, body: bytes, code: ErrorCode) -> None:
+def test_status_maps_to_error_code(status: int, body: bytes, code: ErrorCode) -> None:
     assert code_for_status(status, body) is code
 
 
@@ -95,7 +95,7 @@ def test_what_a_status_means(status: int, body: bytes, code: ErrorCode) -> None:
         (b'{"error":"' + b"x" * 9999 + b'"}', "x" * MAX_MESSAGE_CHARS),
     ],
 )
-def test_the_servers_own_sentence(body: bytes, text: str) -> None:
+def test_server_message_is_read_from_any_shape(body: bytes, text: str) -> None:
     assert server_message(body) == text
 
 
@@ -219,15 +219,18 @@ ERRORS = {
         b'{"error":{"type":"insufficient_quota","code":"insufficient_quota"}}',
         ErrorCode.AUTH_REJECTED_BY_BACKEND,
     ),
-    "a success as a code": (b'{"error":{"code":200}}', ErrorCode.BACKEND_ERROR),
-    "no status": (b'{"error":{"code":7,"type":"overloaded_error"}}', ErrorCode.BACKEND_OVERLOADED),
-    "text": (b"it died", ErrorCode.BACKEND_ERROR),
-    "nothing": (b"", ErrorCode.BACKEND_ERROR),
+    "success status as a code": (b'{"error":{"code":200}}', ErrorCode.BACKEND_ERROR),
+    "code outside the status range": (
+        b'{"error":{"code":7,"type":"overloaded_error"}}',
+        ErrorCode.BACKEND_OVERLOADED,
+    ),
+    "text": (b"it failed", ErrorCode.BACKEND_ERROR),
+    "empty": (b"", ErrorCode.BACKEND_ERROR),
 }
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_an_error_without_a_status_says_what_it_is(name: str) -> None:
+def test_error_without_a_status_maps_to_error_code(name: str) -> None:
     body, code = ERRORS[name]
 
     assert code_for_error(body) is code
@@ -248,12 +251,14 @@ def test_an_error_without_a_status_says_what_it_is(name: str) -> None:
         (b',"availability":{"retryable":true,"retry_after":1e12}', (True, None)),
     ],
 )
-def test_openrouters_advice(availability: bytes, advice: tuple[bool | None, float | None]) -> None:
-    assert server_advice(b'{"error":{"code":503' + availability + b"}}") == advice
+def test_retry_advice_of_openrouter(
+    availability: bytes, advice: tuple[bool | None, float | None]
+) -> None:
+    assert retry_advice(b'{"error":{"code":503' + availability + b"}}") == advice
 
 
 @given(st.binary())
-def test_no_body_is_an_accident(body: bytes) -> None:
+def test_arbitrary_bodies_raise_nothing(body: bytes) -> None:
     assert isinstance(code_for_error(body), ErrorCode)
     assert isinstance(server_message(body), str)
-    assert server_advice(body) == (None, None)
+    assert retry_advice(body) == (None, None)

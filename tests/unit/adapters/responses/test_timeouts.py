@@ -7,61 +7,66 @@ from provider_agent.adapters.responses.timeouts import JobTimeouts
 from tests.kit.virtual_time import in_virtual_time, now
 
 TIMEOUTS = BackendTimeouts(first_byte_s=30.0, silence_s=10.0, total_s=100.0)
-AN_INSTANT_S = 0.001
+EPSILON_S = 0.001
 FOREVER_S = 1e6
 
 Step = float | str
-"""So many seconds pass, or a method of the clocks is called."""
+"""Seconds to sleep, or the name of a `JobTimeouts` method to call."""
 
 
 async def run(*steps: Step, timeouts: BackendTimeouts = TIMEOUTS) -> None:
-    """A job that does one thing after another."""
-    async with JobTimeouts(timeouts) as clocks:
+    """Run a job of these steps."""
+    async with JobTimeouts(timeouts) as job_timeouts:
         for step in steps:
             if isinstance(step, str):
-                getattr(clocks, step)()
+                getattr(job_timeouts, step)()
             else:
                 await asyncio.sleep(step)
 
 
-DRIP = (9.0, "read") * 20
+SLOW_READS = (9.0, "data_received") * 20
 
 ENDS: dict[str, tuple[tuple[Step, ...], type[BackendError], str, float]] = {
     "no output": (
         (FOREVER_S,),
         BackendTimeout,
-        "no output from the server for 30 s (first byte clock)",
+        "the server sent no output for 30 s (first byte timeout)",
         30.0,
     ),
-    "reads that are no output": (DRIP, BackendTimeout, "first byte clock", 30.0),
+    "reads without output": (SLOW_READS, BackendTimeout, "first byte timeout", 30.0),
     "silence after output": (
-        (29.0, "output_began", 5.0, "read", FOREVER_S),
+        (29.0, "output_started", 5.0, "data_received", FOREVER_S),
         BackendTimeout,
-        "the server went silent for 10 s (silence clock)",
+        "the server sent nothing for 10 s (silence timeout)",
         44.0,
     ),
-    "silence at once": (("output_began", FOREVER_S), BackendTimeout, "silence clock", 10.0),
-    "a drip without an end": (
-        ("output_began", *DRIP),
+    "silence right after the first output": (
+        ("output_started", FOREVER_S),
         BackendTimeout,
-        "the job ran for 100 s (total clock)",
+        "silence timeout",
+        10.0,
+    ),
+    "output for longer than the total timeout": (
+        ("output_started", *SLOW_READS),
+        BackendTimeout,
+        "the job ran for 100 s (total timeout)",
         100.0,
     ),
     "silence after a pause": (
-        ("output_began", "pause", 35.0, "resume", FOREVER_S),
+        ("output_started", "pause", 35.0, "resume", FOREVER_S),
         BackendTimeout,
-        "silence clock",
+        "silence timeout",
         45.0,
     ),
-    "a pause without an end": (
-        ("output_began", "pause", FOREVER_S),
+    "endless pause": (
+        ("output_started", "pause", FOREVER_S),
         BackendTimeout,
-        "total clock",
+        "total timeout",
         100.0,
     ),
     "closed": ((3.0, "close", "close", FOREVER_S), Transport, "closed", 3.0),
-    "closed in a pause": (
-        ("output_began", "pause", 3.0, "close", FOREVER_S),
+    "closed during a pause": (
+        ("output_started", "pause", 3.0, "close", FOREVER_S),
         Transport,
         "closed",
         3.0,
@@ -71,53 +76,55 @@ ENDS: dict[str, tuple[tuple[Step, ...], type[BackendError], str, float]] = {
 
 @pytest.mark.parametrize("name", ENDS)
 @in_virtual_time
-async def test_a_clock_names_itself_and_ends_the_job_in_time(name: str) -> None:
-    steps, error, words, after_s = ENDS[name]
-    began = now()
+async def test_expired_timeout_ends_the_job_at_its_deadline_and_is_named(name: str) -> None:
+    steps, error, message, after_s = ENDS[name]
+    started_at = now()
 
     with pytest.raises(error) as caught:
         await run(*steps)
 
-    assert words in str(caught.value)
-    assert now() - began == pytest.approx(after_s)
+    assert message in str(caught.value)
+    assert now() - started_at == pytest.approx(after_s)
 
 
 @pytest.mark.parametrize("first_byte_s", [1.0, 10.0, 1000.0])
 @in_virtual_time
-async def test_silence_counts_from_the_output_whatever_the_first_byte_clock(
+async def test_silence_timeout_starts_with_the_output(
     first_byte_s: float,
 ) -> None:
-    began = now()
+    started_at = now()
     timeouts = BackendTimeouts(first_byte_s=first_byte_s, silence_s=10.0, total_s=5000.0)
 
-    with pytest.raises(BackendTimeout, match="silence clock"):
-        await run("output_began", FOREVER_S, timeouts=timeouts)
+    with pytest.raises(BackendTimeout, match="silence timeout"):
+        await run("output_started", FOREVER_S, timeouts=timeouts)
 
-    assert now() - began == pytest.approx(10.0)
+    assert now() - started_at == pytest.approx(10.0)
 
 
 @in_virtual_time
-async def test_a_total_clock_may_be_the_shortest() -> None:
+async def test_total_timeout_can_be_the_shortest() -> None:
     timeouts = BackendTimeouts(first_byte_s=30.0, total_s=20.0)
 
-    with pytest.raises(BackendTimeout, match="total clock"):
+    with pytest.raises(BackendTimeout, match="total timeout"):
         await run(FOREVER_S, timeouts=timeouts)
 
 
 @in_virtual_time
-async def test_a_read_just_before_the_end_keeps_a_job_alive() -> None:
-    last_moment_s = TIMEOUTS.silence_s - AN_INSTANT_S
+async def test_read_just_before_the_deadline_restarts_the_silence_timeout() -> None:
+    last_moment_s = TIMEOUTS.silence_s - EPSILON_S
 
-    await run(TIMEOUTS.first_byte_s - AN_INSTANT_S, "output_began", *(last_moment_s, "read") * 6)
-
-
-@in_virtual_time
-async def test_a_pause_is_not_silence() -> None:
-    await run("output_began", "pause", 75.0, "resume", TIMEOUTS.silence_s - AN_INSTANT_S)
+    await run(
+        TIMEOUTS.first_byte_s - EPSILON_S, "output_started", *(last_moment_s, "data_received") * 6
+    )
 
 
 @in_virtual_time
-async def test_a_cancel_from_outside_stays_a_cancel() -> None:
+async def test_pause_does_not_count_as_silence() -> None:
+    await run("output_started", "pause", 75.0, "resume", TIMEOUTS.silence_s - EPSILON_S)
+
+
+@in_virtual_time
+async def test_cancellation_from_outside_is_not_converted() -> None:
     running = asyncio.create_task(run(FOREVER_S))
     await asyncio.sleep(1.0)
 
@@ -133,7 +140,7 @@ async def fail() -> None:
 
 
 @in_virtual_time
-async def test_an_error_inside_passes_and_nothing_is_left_to_fire() -> None:
+async def test_error_in_the_body_propagates_and_stops_the_timer() -> None:
     with pytest.raises(KeyError):
         await fail()
 
@@ -141,18 +148,18 @@ async def test_an_error_inside_passes_and_nothing_is_left_to_fire() -> None:
 
 
 @in_virtual_time
-async def test_a_time_out_of_somebody_else_is_not_one_of_ours() -> None:
+async def test_timeout_of_an_outer_scope_is_not_converted() -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(run(FOREVER_S), 1.0)
 
 
 @in_virtual_time
-async def test_it_says_where_it_stands() -> None:
-    async with JobTimeouts(TIMEOUTS) as clocks:
-        said = [repr(clocks)]
-        clocks.output_began()
-        said.append(repr(clocks))
-        clocks.pause()
-        said.append(repr(clocks))
+async def test_repr_shows_the_phase() -> None:
+    async with JobTimeouts(TIMEOUTS) as job_timeouts:
+        phases = [repr(job_timeouts)]
+        job_timeouts.output_started()
+        phases.append(repr(job_timeouts))
+        job_timeouts.pause()
+        phases.append(repr(job_timeouts))
 
-    assert said == ["<JobTimeouts first byte>", "<JobTimeouts output>", "<JobTimeouts paused>"]
+    assert phases == ["<JobTimeouts first byte>", "<JobTimeouts output>", "<JobTimeouts paused>"]

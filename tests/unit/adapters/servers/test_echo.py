@@ -61,10 +61,10 @@ async def test_its_answer_is_a_good_one_of_its_format(
     wire_format: WireFormat, stream: bool
 ) -> None:
     sink, result = await run(echo_job("one two", wire_format, stream=stream, max_tokens=1))
-    inspector = validator_for(MAIN_OPERATION[wire_format], sink.content_type)
-    inspector.feed(bytes(sink.data))
+    validator = validator_for(MAIN_OPERATION[wire_format], sink.content_type)
+    validator.receive_data(bytes(sink.data))
 
-    verdict = inspector.verdict()
+    verdict = validator.result()
 
     assert verdict.failure is None
     assert (verdict.usage.input_tokens, verdict.usage.output_tokens) == (2, 1)
@@ -135,7 +135,7 @@ async def test_any_text_comes_back_word_for_word(
 ) -> None:
     sink, result = await run(echo_job(text, wire_format, stream=stream))
 
-    inspector = validator_for(MAIN_OPERATION[wire_format], sink.content_type)
-    inspector.feed(bytes(sink.data))
-    assert inspector.verdict().failure is None
+    validator = validator_for(MAIN_OPERATION[wire_format], sink.content_type)
+    validator.receive_data(bytes(sink.data))
+    assert validator.result().failure is None
     assert result.output_tokens == (len(text.split()) or 3)

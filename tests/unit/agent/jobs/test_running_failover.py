@@ -45,7 +45,7 @@ def two() -> tuple[ScriptedBackend, ScriptedBackend]:
     [
         Unreachable("refused"),
         Transport("reset before headers"),
-        BackendTimeout("first byte clock"),
+        BackendTimeout("first byte timeout"),
         InvalidResponse("the stream is empty"),
         ErrorInStream(b"{}", ErrorCode.BACKEND_ERROR),
         ModelNotFound("unloaded meanwhile"),

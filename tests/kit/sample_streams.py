@@ -1,9 +1,7 @@
-"""Streams of every kind, good and bad, with what has to be thought of them."""
+"""Sample streams of each operation, with the usage or error code that validation must return."""
 
 from provider_agent.adapters.responses.events import Usage
-from provider_agent.adapters.responses.validator import (
-    TAIL_BYTES,
-)
+from provider_agent.adapters.responses.validator import TAIL_BYTES
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation
 from tests.kit.fakes import FakeLmStudio, FakeOpenRouter, FakeVenice, FakeVllm
@@ -24,18 +22,18 @@ OPENAI, ANTHROPIC, RESPONSES = Operation.CHAT, Operation.MESSAGES, Operation.RES
 ALL = Usage(INPUT_TOKENS, OUTPUT_TOKENS)
 UNKNOWN = Usage(None, None)
 
-BARE_ERROR = b'event: error\ndata: {"code":500,"message":"slot died","type":"server_error"}\n\n'
+BARE_ERROR = b'event: error\ndata: {"code":500,"message":"slot failed","type":"server_error"}\n\n'
 
 
-def responses_frames(last: str, text: str = "words") -> list[bytes]:
-    """A Responses stream; its last event repeats the whole answer."""
+def responses_frames(last_type: str, text: str = "words") -> list[bytes]:
+    """Build a Responses stream; its last event repeats the whole response."""
     output = [{"type": "message", "content": [{"type": "output_text", "text": text}]}]
     usage = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
-    whole = {"status": last.partition(".")[2], "output": output, "usage": usage}
+    response = {"status": last_type.partition(".")[2], "output": output, "usage": usage}
     return [
         sse({"type": "response.created", "response": {"usage": None}}, "response.created"),
         sse({"type": "response.output_text.delta", "delta": text}, "response.output_text.delta"),
-        sse({"type": last, "response": whole}, last),
+        sse({"type": last_type, "response": response}, last_type),
     ]
 
 
@@ -43,7 +41,7 @@ GOOD_OPENAI = {
     "with usage": (chat_frames("m", usage=True), ALL),
     "without usage": (chat_frames("m", usage=False), UNKNOWN),
     "comments": ([b": KEEP-ALIVE\n\n", *chat_frames("m", usage=True), b": bye\n\n"], ALL),
-    "usage with the reason": (
+    "usage with the finish reason": (
         [chat_chunk("m", {"content": "a"}, "length", usage={"prompt_tokens": 3}), DONE],
         Usage(3, None),
     ),
@@ -64,7 +62,7 @@ GOOD_OPENAI = {
         ],
         Usage(9, 2),
     ),
-    "carriage returns": (
+    "CRLF line ends": (
         [frame.replace(b"\n", b"\r\n") for frame in chat_frames("m", usage=True)],
         ALL,
     ),
@@ -85,7 +83,7 @@ GOOD_OPENAI = {
         [chat_chunk("m", {"content": "x" * 2 * TAIL_BYTES}, "stop"), usage_chunk("m"), DONE],
         ALL,
     ),
-    "usage in a last delta without a reason": (
+    "usage in a last delta without a finish reason": (
         [
             chat_chunk("m", {"content": "a"}, "stop"),
             chat_chunk("m", {"content": ""}, usage=openai_usage()),
@@ -97,11 +95,11 @@ GOOD_OPENAI = {
         [*[chat_chunk("m", {"content": "word "})] * 1000, *chat_frames("m", usage=True)],
         ALL,
     ),
-    "bytes that are no UTF-8": (
+    "invalid UTF-8": (
         [b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n', *chat_frames("m", usage=True)],
         ALL,
     ),
-    "garbage between": (
+    "garbage between events": (
         [
             *(b"\x00\xff\n", b"data: ?\n\n", *chat_frames("m", usage=True)[:5]),
             *(b"id: 7\n\n", *chat_frames("m", usage=True)[5:], b"\x00garbage after the end"),
@@ -125,8 +123,8 @@ GOOD_OPENAI = {
     ),
 }
 GOOD_ANTHROPIC = {
-    "usual": (message_frames("m"), ALL),
-    "estimate, then the truth": (
+    "typical": (message_frames("m"), ALL),
+    "estimate, then final usage": (
         message_frames(
             "m",
             start_usage={"input_tokens": 5, "output_tokens": 0},
@@ -154,17 +152,17 @@ GOOD_ANTHROPIC = {
     ),
 }
 BAD_OPENAI = {
-    "nothing": ([], ErrorCode.INVALID_RESPONSE),
+    "empty": ([], ErrorCode.INVALID_RESPONSE),
     "only comments": ([b": OPENROUTER PROCESSING\n\n"] * 3, ErrorCode.INVALID_RESPONSE),
-    "only the marker": ([DONE], ErrorCode.INVALID_RESPONSE),
-    "no marker": (chat_frames("m", usage=True)[:-1], ErrorCode.INVALID_RESPONSE),
-    "no reason": ([*chat_frames("m", usage=False)[:3], DONE], ErrorCode.INVALID_RESPONSE),
-    "just stops": (chat_frames("m", usage=False)[:3], ErrorCode.INVALID_RESPONSE),
-    "cut in the marker": (
+    "terminal marker only": ([DONE], ErrorCode.INVALID_RESPONSE),
+    "no terminal marker": (chat_frames("m", usage=True)[:-1], ErrorCode.INVALID_RESPONSE),
+    "no finish reason": ([*chat_frames("m", usage=False)[:3], DONE], ErrorCode.INVALID_RESPONSE),
+    "ends early": (chat_frames("m", usage=False)[:3], ErrorCode.INVALID_RESPONSE),
+    "ends within the terminal marker": (
         [*chat_frames("m", usage=False)[:-1], b"data: [DO"],
         ErrorCode.INVALID_RESPONSE,
     ),
-    "error and marker": (
+    "error and terminal marker": (
         list(FakeVllm.admission_refused().chunks),
         ErrorCode.BACKEND_OVERLOADED,
     ),
@@ -175,11 +173,11 @@ BAD_OPENAI = {
         ],
         ErrorCode.BACKEND_ERROR,
     ),
-    "error with a reason": (
+    "error with a finish reason": (
         list(FakeOpenRouter.failed_in_stream(429).chunks),
         ErrorCode.BACKEND_OVERLOADED,
     ),
-    "the reason is error": ([chat_chunk("m", {}, "error"), DONE], ErrorCode.BACKEND_ERROR),
+    "finish reason error": ([chat_chunk("m", {}, "error"), DONE], ErrorCode.BACKEND_ERROR),
     "named event": (
         list(FakeLmStudio.overflow_in_stream().chunks),
         ErrorCode.CONTEXT_LENGTH_EXCEEDED,
@@ -187,33 +185,33 @@ BAD_OPENAI = {
     "named event, bare text": ([b"event: error\ndata: oh no\n\n"], ErrorCode.BACKEND_ERROR),
     "error_type": (list(FakeVenice.failed_in_stream().chunks), ErrorCode.BACKEND_ERROR),
     "error as text": ([sse({"error": "unloaded"})], ErrorCode.BACKEND_ERROR),
-    "error after the marker": (
+    "error after the terminal marker": (
         [*chat_frames("m", usage=True), sse({"error": {"code": 500}})],
         ErrorCode.BACKEND_ERROR,
     ),
-    "no reason in a long stream": (
+    "no finish reason in a long stream": (
         [*[chat_chunk("m", {"content": "word "})] * 1000, DONE],
         ErrorCode.INVALID_RESPONSE,
     ),
-    "no marker in a long stream": (
+    "no terminal marker in a long stream": (
         [*[chat_chunk("m", {"content": "word "})] * 1000, chat_chunk("m", {}, "stop")],
         ErrorCode.INVALID_RESPONSE,
     ),
 }
 GOOD_RESPONSES = {
-    "usual": (responses_frames("response.completed"), ALL),
+    "typical": (responses_frames("response.completed"), ALL),
     "at the token limit": (responses_frames("response.incomplete"), ALL),
-    "names left out": (
+    "no event names": (
         [f.partition(b"\n")[2] for f in responses_frames("response.completed")],
         ALL,
     ),
-    "marker at the end": ([*responses_frames("response.completed"), DONE], ALL),
+    "DONE after the end": ([*responses_frames("response.completed"), DONE], ALL),
     "long": (responses_frames("response.completed", "x" * 25 * TAIL_BYTES), ALL),
 }
 BAD_RESPONSES = {
-    "nothing": ([], ErrorCode.INVALID_RESPONSE),
-    "cut": (responses_frames("response.completed")[:-1], ErrorCode.INVALID_RESPONSE),
-    "cut in the last event": (
+    "empty": ([], ErrorCode.INVALID_RESPONSE),
+    "ends early": (responses_frames("response.completed")[:-1], ErrorCode.INVALID_RESPONSE),
+    "ends within the last event": (
         [b"".join(responses_frames("response.completed"))[:-40]],
         ErrorCode.INVALID_RESPONSE,
     ),
@@ -224,7 +222,7 @@ BAD_RESPONSES = {
         ],
         ErrorCode.BACKEND_ERROR,
     ),
-    "limited": (
+    "rate limited": (
         [sse({"type": "response.failed", "response": {"error": {"code": "rate_limit_exceeded"}}})],
         ErrorCode.BACKEND_OVERLOADED,
     ),
@@ -235,12 +233,12 @@ BAD_RESPONSES = {
         ],
         ErrorCode.BACKEND_ERROR,
     ),
-    "only the marker of chat": ([DONE], ErrorCode.INVALID_RESPONSE),
+    "only the terminal marker of chat": ([DONE], ErrorCode.INVALID_RESPONSE),
 }
 BAD_ANTHROPIC = {
-    "nothing": ([], ErrorCode.INVALID_RESPONSE),
+    "empty": ([], ErrorCode.INVALID_RESPONSE),
     "no message_stop": (message_frames("m")[:-1], ErrorCode.INVALID_RESPONSE),
-    "just stops": (message_frames("m")[:4], ErrorCode.INVALID_RESPONSE),
+    "ends early": (message_frames("m")[:4], ErrorCode.INVALID_RESPONSE),
     "only message_stop": (message_frames("m")[-1:], ErrorCode.INVALID_RESPONSE),
     "error event": (
         list(FakeVllm.engine_died_in_messages().chunks),
