@@ -1,12 +1,16 @@
 """Decides whether a backend may receive a job now: its breaker and its token limit."""
 
+import logging
 from collections.abc import Callable
 from typing import Final
 
 from provider_agent.adapters.base import BackendError
 from provider_agent.agent.backends.breaker import DEFAULT_RULE, VENICE_RULE, Breaker, BreakerState
 from provider_agent.agent.backends.token_bucket import TokenBucket, resize_bucket
+from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode, Fault, entry_for
+
+log = EventLogger(__name__)
 
 MAX_RETRY_AFTER_S: Final = 60.0
 """The longest wait that a server can impose: its limit may concern one model only."""
@@ -22,16 +26,22 @@ class AdmissionControl:
         kind: of the backend; some services have rules of their own.
         tokens_per_minute: the operator's limit for it; None: no limit.
         clock: monotonic, in seconds.
+        backend_id: of the backend, for the log.
     """
 
     def __init__(
-        self, kind: str, tokens_per_minute: int | None, clock: Callable[[], float]
+        self,
+        kind: str,
+        tokens_per_minute: int | None,
+        clock: Callable[[], float],
+        backend_id: str = "",
     ) -> None:
         self._counts_all = kind == "venice"
         """Whether the service counts every request that it refused, whatever the cause."""
         self._rule = VENICE_RULE if self._counts_all else DEFAULT_RULE
-        self._breaker = Breaker(self._rule, clock)
+        self._breaker = Breaker(self._rule, clock, backend_id)
         self._clock = clock
+        self._backend_id = backend_id
         self._bucket: TokenBucket | None = None
         self.set_token_limit(tokens_per_minute)
 
@@ -78,6 +88,8 @@ class AdmissionControl:
         """A job completed, and used `tokens` of input and output together."""
         if self._bucket is not None:
             self._bucket.consume(tokens)
+            if log.enabled_for(logging.DEBUG) and (wait_s := self._bucket.wait_s) > 0:
+                log.debug("token limit reached", backend=self._backend_id, wait_s=wait_s)
         if self._counts_all and self._breaker.state is BreakerState.CLOSED:
             # A success between failures does not make the service forget them.
             self._breaker.ignored(generation)
@@ -95,17 +107,25 @@ class AdmissionControl:
             self._breaker.open_for(min(wait_s, MAX_RETRY_AFTER_S))
             return True
         if self._counts_all and error.status is not None:
-            self._breaker.failed(generation)
+            self._count(generation, error)
             return self.is_open or error.code in _STALE_MODEL_LIST
         if error.code in _STALE_MODEL_LIST:
-            self._breaker.ignored(generation)
+            self._ignore(generation, error)
             return True
         if entry_for(error.code).fault is not Fault.PROVIDER:
-            self._breaker.ignored(generation)
+            self._ignore(generation, error)
             return False
-        self._breaker.failed(generation)
+        self._count(generation, error)
         return error.code is not ErrorCode.BACKEND_OVERLOADED or self.is_open
 
     def abandoned(self, generation: int) -> None:
         """A job was stopped from outside: no information about the backend."""
+        self._breaker.ignored(generation)
+
+    def _count(self, generation: int, error: BackendError) -> None:
+        log.debug("failure counted", backend=self._backend_id, code=error.code)
+        self._breaker.failed(generation)
+
+    def _ignore(self, generation: int, error: BackendError) -> None:
+        log.debug("failure not counted", backend=self._backend_id, code=error.code)
         self._breaker.ignored(generation)

@@ -1,4 +1,4 @@
-"""A circuit breaker: after repeated failures a backend gets no jobs for a while. Pure.
+"""A circuit breaker: after repeated failures a backend gets no jobs for a while.
 
 ::
 
@@ -13,6 +13,10 @@ from enum import StrEnum
 from typing import Final
 
 from msgspec import Struct
+
+from provider_agent.event_log import EventLogger
+
+log = EventLogger(__name__)
 
 
 class BreakerState(StrEnum):
@@ -55,11 +59,13 @@ class Breaker:
     Args:
         rule: when it opens, and for how long.
         clock: monotonic, in seconds.
+        backend_id: of its backend, for the log.
     """
 
-    def __init__(self, rule: BreakerRule, clock: Callable[[], float]) -> None:
+    def __init__(self, rule: BreakerRule, clock: Callable[[], float], backend_id: str = "") -> None:
         self._rule = rule
         self._clock = clock
+        self._backend_id = backend_id
         self._failures: deque[float] = deque(maxlen=rule.failures)
         self._open_until: float | None = None
         self._wait_s = rule.rest_s
@@ -92,12 +98,15 @@ class Breaker:
         """Count a job that starts now, as the trial when half open; returns the generation."""
         if self.state is BreakerState.HALF_OPEN:
             self._trial_running = True
+            log.debug("breaker trial started", backend=self._backend_id)
         return self._generation
 
     def succeeded(self, generation: int) -> None:
         """A job succeeded: close, and forget earlier failures."""
-        if generation != self._generation:
+        if self._is_stale(generation):
             return
+        if self._open_until is not None:
+            log.debug("breaker closed", backend=self._backend_id)
         self._failures.clear()
         self._open_until = None
         self._wait_s = self._rule.rest_s
@@ -105,29 +114,38 @@ class Breaker:
 
     def ignored(self, generation: int) -> None:
         """A job ended without information about the backend: cancelled, or the client's fault."""
-        if generation == self._generation:
+        if not self._is_stale(generation):
             self._trial_running = False
 
     def failed(self, generation: int) -> None:
         """A job failed by the backend's fault."""
-        if generation != self._generation:
+        if self._is_stale(generation):
             return
         now = self._clock()
         if self._open_until is not None:  # it was the trial
             self._wait_s = min(self._wait_s * 2, self._rule.max_rest_s)
-            self._open(now + self._wait_s)
+            self._open(now + self._wait_s, "the trial failed")
             return
         self._failures.append(now)
         full = len(self._failures) == self._rule.failures
         if full and now - self._failures[0] <= self._rule.within_s:
-            self._open(now + self._wait_s)
+            self._open(now + self._wait_s, "repeated failures")
 
     def open_for(self, seconds: float) -> None:
         """Open for the wait that the server itself asked for; never shortens a longer one."""
-        self._open(self._clock() + min(seconds, self._rule.max_rest_s))
+        until = self._clock() + min(seconds, self._rule.max_rest_s)
+        self._open(until, "the server asked to wait")
 
-    def _open(self, until: float) -> None:
+    def _is_stale(self, generation: int) -> bool:
+        """Whether an outcome is of a job that started before the breaker last opened."""
+        stale = generation != self._generation
+        if stale:
+            log.debug("outcome from before the breaker opened ignored", backend=self._backend_id)
+        return stale
+
+    def _open(self, until: float, cause: str) -> None:
         self._open_until = max(until, self._open_until or 0.0)
         self._generation += 1
         self._trial_running = False
         self._failures.clear()
+        log.debug("breaker opened", backend=self._backend_id, cause=cause, wait_s=self.open_s)

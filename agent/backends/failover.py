@@ -15,6 +15,7 @@ MAX_ATTEMPTS: Final = 3
 class NoFailover(StrEnum):
     """Why a job is not attempted again, as the debug log shows it."""
 
+    STOPPED = "the job is being stopped"
     RESPONSE_STARTED = "the response has started"
     ATTEMPTS_EXHAUSTED = "no attempts are left"
     NOT_RETRYABLE = "the error is not retryable"

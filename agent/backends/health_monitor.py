@@ -152,7 +152,9 @@ class HealthMonitor:
                 await asyncio.sleep(self._recheck_pause_s(loop.time()))
             if self._recheck.is_set() or loop.time() >= next_check:
                 await self.check()
-                next_check = loop.time() + self._next_check_s()
+                next_check_s = self._next_check_s()
+                next_check = loop.time() + next_check_s
+                log.debug("next health check", backend=self.backend.id, wait_s=next_check_s)
             await self._read_load()
             self._report_change()
             wait_s = min(next_check - loop.time(), LOAD_INTERVAL_S)

@@ -1,12 +1,16 @@
 """Whether the agent accepts a job, and which backend executes it first."""
 
+import logging
 from collections.abc import Callable
 
 from provider_agent.agent.backends.routing import Refusal, Route
 from provider_agent.agent.backends.token_bucket import resize_bucket
 from provider_agent.agent.jobs.backend_pool import BackendPool, find_routes
+from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import Job
+
+log = EventLogger(__name__)
 
 
 class JobAdmission:
@@ -50,6 +54,12 @@ class JobAdmission:
 
     def admit(self, job: Job, in_flight: int) -> Route | Refusal:
         """The backend that executes the job first, or why the agent refuses it."""
+        decision = self._decide(job, in_flight)
+        if log.enabled_for(logging.DEBUG):
+            _log_decision(job, decision)
+        return decision
+
+    def _decide(self, job: Job, in_flight: int) -> Route | Refusal:
         if not self.accepting:
             return Refusal(ErrorCode.DRAINING, "the agent is stopping and accepts no new jobs")
         routes = find_routes(self._pool, job)
@@ -61,3 +71,17 @@ class JobAdmission:
             text = "the operator's limit of tokens per minute is used up"
             return Refusal(ErrorCode.OUT_OF_CAPACITY, text, self._bucket.wait_s)
         return routes[0]
+
+
+def _log_decision(job: Job, decision: Route | Refusal) -> None:
+    job_id = job.job_id.hex()
+    if isinstance(decision, Refusal):
+        log.debug(
+            "job refused",
+            job=job_id,
+            code=decision.code,
+            reason=decision.message,
+            retry_after_s=decision.retry_after_s,
+        )
+    else:
+        log.debug("job admitted", job=job_id, backend=decision.backend_id)

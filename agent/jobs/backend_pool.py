@@ -1,10 +1,14 @@
 """What jobs need of the backends: routes to them, and attempts on them."""
 
+import logging
 from typing import Protocol
 
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.routing import Refusal, Route, choose_routes
+from provider_agent.event_log import EventLogger
 from provider_agent.protocol.frames import Job
+
+log = EventLogger(__name__)
 
 
 class BackendPool(Protocol):
@@ -21,4 +25,31 @@ class BackendPool(Protocol):
 
 def find_routes(pool: BackendPool, job: Job) -> list[Route] | Refusal:
     """The backends that may execute the job now, best first."""
-    return choose_routes(job.format, job.operation, pool.routes(job.model_id))
+    routes = pool.routes(job.model_id)
+    chosen = choose_routes(job.format, job.operation, routes)
+    if log.enabled_for(logging.DEBUG):
+        _log_routes(job, routes, chosen)
+    return chosen
+
+
+def _log_routes(job: Job, routes: list[Route], chosen: list[Route] | Refusal) -> None:
+    log.debug(
+        "routes considered",
+        job=job.job_id.hex(),
+        model=job.model_id,
+        format=job.format,
+        operation=job.operation,
+        considered=[
+            {
+                "backend": route.backend_id,
+                "native": route.native,
+                "operations": sorted(route.operations),
+                "in_flight": route.in_flight,
+                "capacity": route.capacity,
+                "retry_after_s": route.retry_after_s,
+            }
+            for route in routes
+        ],
+        chosen=[route.backend_id for route in chosen] if isinstance(chosen, list) else [],
+        refusal=chosen.message if isinstance(chosen, Refusal) else None,
+    )

@@ -1,6 +1,7 @@
 """The execution of one job: its task, its attempts on backends, and its one end."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
@@ -118,6 +119,8 @@ class JobExecution:
     def _start_attempt(self, route: Route) -> Attempt:
         self._tried.append(route.backend_id)
         self.channel.assign(route.backend_id)
+        if log.enabled_for(logging.DEBUG):
+            log.debug("attempt started", **self._log_fields(attempt=self.attempts))
         return self._pool.start(route)
 
     async def _run(self) -> JobEnd:
@@ -154,6 +157,7 @@ class JobExecution:
         if self._task.cancelling():
             # A cancelled adapter's error is no information about its server, and a stopped job
             # must not start again.
+            self._log_no_failover(error, NoFailover.STOPPED)
             return False
         # Settled before routes are looked up, so that its slot is free for a second attempt, and
         # so that a backend whose breaker this failure opened gets none.
@@ -167,10 +171,15 @@ class JobExecution:
             has_output=self.channel.stream.started is not None,
         )
         if isinstance(route, NoFailover):
+            self._log_no_failover(error, route)
             return False
         log.info("job failed over", **self._log_fields(error=str(error.code)))
         self._attempt = self._start_attempt(route)
         return True
+
+    def _log_no_failover(self, error: BackendError, reason: NoFailover) -> None:
+        if log.enabled_for(logging.DEBUG):
+            log.debug("job not failed over", **self._log_fields(error=error.code, reason=reason))
 
     def _report_hang(self) -> None:
         """Count a long deadline without any output as the backend's failure.
