@@ -9,7 +9,7 @@ from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBa
 from provider_agent.protocol.frames import JobResult
 from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from tests.kit.fakes.openai_compatible import MODEL, FakeOpenAICompatible
-from tests.kit.fakes.server import Answer, Fault
+from tests.kit.fakes.server import FakeResponse, Fault
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend
@@ -56,7 +56,7 @@ async def test_a_failing_server_gives_its_job_one_clear_end(
     ):
         peer = await agent.connected()
         # A request whose connection is reset before any answer is sent once more.
-        server.next_job(fault, *([fault] if fault is Fault.RESET_BEFORE_HEADERS else []))
+        server.script_jobs(fault, *([fault] if fault is Fault.RESET_BEFORE_HEADERS else []))
         job = new_job(MODEL, wire_format=wire_format, deadline_ms=3_600_000)
         await peer.give(job)
         error = await peer.error(job.job_id)
@@ -76,15 +76,15 @@ async def test_a_stopped_job_closes_its_upstream_connection(fault: Fault, reason
         RunningAgent(coordinator, backend_for(server)) as agent,
     ):
         peer = await agent.connected()
-        server.next_job(fault)
+        server.script_jobs(fault)
         job = new_job(MODEL, deadline_ms=20_000)
         began = now()
         await peer.give(job)
-        exchange = await server.job_arrived()
+        recorded = await server.wait_for_job()
         if fault is not Fault.HANG_BEFORE_HEADERS:
-            await exchange.started.wait()
+            await recorded.started.wait()
         await _stop(reason, peer, agent, job.job_id)
-        await exchange.disconnected.wait()
+        await recorded.disconnected.wait()
         assert now() - began == pytest.approx(20.0 if reason == "deadline" else 0.0)
         expected = {"cancel": "cancelled", "deadline": "deadline_exceeded"}
         error = await peer.error(job.job_id)
@@ -122,9 +122,9 @@ async def test_a_servers_refusal_arrives_with_status_body_and_time(
     ):
         peer = await agent.connected()
         body = b'{"error":{"message":"no"}}'
-        refusal = Answer((body,), status, headers=headers)
+        refusal = FakeResponse((body,), status, headers=headers)
         # What passes is tried once more where there is no other server.
-        server.next_job(refusal, *([refusal] if status == 500 else []))
+        server.script_jobs(refusal, *([refusal] if status == 500 else []))
         job = new_job(MODEL)
         await peer.give(job)
         error = await peer.error(job.job_id)
@@ -145,7 +145,7 @@ async def test_a_server_that_hangs_is_replaced_when_its_clock_runs_out(fault: Fa
         RunningAgent(coordinator, backend_for(hanging), backend_for(well)) as agent,
     ):
         peer = await agent.connected()
-        hanging.next_job(fault)
+        hanging.script_jobs(fault)
         job = new_job(MODEL, deadline_ms=3_600_000)
         await peer.give(job)
         end = await peer.end(job.job_id)

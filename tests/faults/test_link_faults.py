@@ -59,14 +59,14 @@ async def test_a_job_without_its_coordinator_closes_its_upstream_connection(
         RunningAgent(coordinator, backend_for(server)) as agent,
     ):
         peer = await agent.connected()
-        server.next_job(fault)
+        server.script_jobs(fault)
         job = new_job(MODEL, deadline_ms=3_600_000)
         await peer.give(job)
-        exchange = await server.job_arrived()
+        recorded = await server.wait_for_job()
         if fault is Fault.HANG_AFTER_FIRST_CHUNK:
             await peer.wait_for_bytes(job.job_id, 1)
         await fail(peer)
-        await exchange.disconnected.wait()
+        await recorded.disconnected.wait()
         again = await agent.connected()
         assert agent.service.jobs.in_flight == 0
         fresh = new_job(MODEL)

@@ -74,12 +74,12 @@ async def test_runs_every_operation_that_it_offers(
 
 
 @over_formats(FAKES)
-@pytest.mark.parametrize("cut_bytes", [None, 1, 7])
+@pytest.mark.parametrize("chunk_bytes", [None, 1, 7])
 async def test_relays_the_very_bytes_that_the_server_sent(
-    adapter: AdapterUnderTest, wire_format: WireFormat, cut_bytes: int | None
+    adapter: AdapterUnderTest, wire_format: WireFormat, chunk_bytes: int | None
 ) -> None:
     assert adapter.server is not None
-    adapter.server.cut_bytes = cut_bytes
+    adapter.server.chunk_bytes = chunk_bytes
 
     sink, usage = await run(adapter, wire_format, stream=True)
 

@@ -16,7 +16,7 @@ from tests.kit.adapters_under_test import (
     every_server,
     over,
 )
-from tests.kit.recorder import Recorder
+from tests.kit.recorder import RecordingProxy
 from tests.kit.sink import CollectingSink
 
 
@@ -101,11 +101,11 @@ async def test_listing_models_generates_nothing(adapter: AdapterUnderTest) -> No
 
 @over(REAL)
 async def test_listing_models_generates_nothing_on_a_real_server(adapter: AdapterUnderTest) -> None:
-    async with Recorder(adapter.backend.settings.url) as recorder:
+    async with RecordingProxy(adapter.backend.settings.url) as recorder:
         backend = adapter.with_settings(url=recorder.url)
         await backend.health()
         await backend.list_models()
-        probes = [one for one in recorder.exchanges if one.operation is not None]
+        probes = [one for one in recorder.requests if one.operation is not None]
 
     assert {one.operation for one in probes} == set(Operation)
     assert all(b'"error"' in one.sent or b'"detail"' in one.sent for one in probes)

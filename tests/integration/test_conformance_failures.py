@@ -31,7 +31,7 @@ from tests.kit.adapters_under_test import (
     over,
     over_formats,
 )
-from tests.kit.fakes import Exchange, FakeServer, Fault
+from tests.kit.fakes import FakeServer, Fault, RecordedRequest
 from tests.kit.llamacpp import LlamaCppFactory
 from tests.kit.sink import CollectingSink
 
@@ -65,9 +65,9 @@ async def test_a_status_becomes_a_code_and_the_body_comes_along_without_the_key(
 ) -> None:
     assert adapter.server is not None
     await adapter.backend.list_models()
-    refusal = adapter.server.error(status, f"no, {KEY}", _exchange_of(adapter.server))
+    refusal = adapter.server.error_response(status, f"no, {KEY}", _exchange_of(adapter.server))
     refusal.headers["Retry-After"] = "17"
-    adapter.server.next_job(refusal)
+    adapter.server.script_jobs(refusal)
     sink = CollectingSink()
 
     with pytest.raises(BadStatus) as caught:
@@ -81,9 +81,9 @@ async def test_a_status_becomes_a_code_and_the_body_comes_along_without_the_key(
     assert sink.status is None
 
 
-def _exchange_of(server: FakeServer) -> Exchange:
+def _exchange_of(server: FakeServer) -> RecordedRequest:
     """A request whose errors have the OpenAI route's shape."""
-    return Exchange("POST", server.prefix + Operation.CHAT.path, {}, {}, b"")
+    return RecordedRequest("POST", server.prefix + Operation.CHAT.path, {}, {}, b"")
 
 
 @over(name for name in FAKES if name != "llamacpp")  # which answers to any name
@@ -102,7 +102,7 @@ async def test_a_stream_that_just_stops_is_a_failure(
 ) -> None:
     assert adapter.server is not None
     await adapter.backend.list_models()
-    adapter.server.next_job(Fault.STOP_AFTER_FIRST_CHUNK)
+    adapter.server.script_jobs(Fault.STOP_AFTER_FIRST_CHUNK)
     sink = CollectingSink()
 
     with pytest.raises(InvalidResponse):
@@ -117,7 +117,7 @@ async def test_a_connection_that_breaks_before_any_answer_is_tried_once_more(
 ) -> None:
     assert adapter.server is not None
     await adapter.backend.list_models()
-    adapter.server.next_job(Fault.RESET_BEFORE_HEADERS)
+    adapter.server.script_jobs(Fault.RESET_BEFORE_HEADERS)
     sink = CollectingSink()
 
     await adapter.backend.execute(adapter.job(), sink)
@@ -130,7 +130,7 @@ async def test_a_connection_that_breaks_before_any_answer_is_tried_once_more(
 async def test_a_connection_that_breaks_in_a_chunk_is_a_failure(adapter: AdapterUnderTest) -> None:
     assert adapter.server is not None
     await adapter.backend.list_models()
-    adapter.server.next_job(Fault.RESET_MID_CHUNK)
+    adapter.server.script_jobs(Fault.RESET_MID_CHUNK)
 
     with pytest.raises(Transport):
         await adapter.backend.execute(adapter.job(), CollectingSink())
@@ -146,7 +146,7 @@ async def test_a_connection_that_breaks_in_a_chunk_is_a_failure(adapter: Adapter
 async def test_a_silent_server_runs_out_of_time(adapter: AdapterUnderTest, fault: Fault) -> None:
     assert adapter.server is not None
     impatient = adapter.with_settings(timeouts=TimeoutSettings(first_byte_s=0.05, silence_s=0.05))
-    adapter.server.next_job(fault)
+    adapter.server.script_jobs(fault)
 
     with pytest.raises(BackendTimeout):
         await impatient.execute(adapter.job(model=adapter.expected.upstream_id), CollectingSink())
@@ -162,18 +162,18 @@ async def test_cancelling_closes_the_connection_to_the_server(
 ) -> None:
     assert adapter.server is not None
     await adapter.backend.list_models()
-    adapter.server.next_job(fault)
+    adapter.server.script_jobs(fault)
     running = asyncio.create_task(adapter.backend.execute(adapter.job(), CollectingSink()))
-    exchange = await adapter.server.job_arrived()
+    recorded = await adapter.server.wait_for_job()
     if fault is not Fault.HANG_BEFORE_HEADERS:
-        await exchange.started.wait()
+        await recorded.started.wait()
 
     running.cancel()
 
     with pytest.raises(asyncio.CancelledError):
         await running
     async with asyncio.timeout(5):
-        await exchange.disconnected.wait()
+        await recorded.disconnected.wait()
 
 
 @every_backend

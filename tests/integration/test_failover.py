@@ -16,7 +16,7 @@ from provider_agent.agent.config import BackendConfig
 from provider_agent.protocol.formats import WireFormat
 from tests.kit.chain import Chain, running_chain
 from tests.kit.fakes.openai_compatible import MODEL, FakeOpenAICompatible
-from tests.kit.fakes.server import Answer, Fault, json_answer, stream_answer
+from tests.kit.fakes.server import FakeResponse, Fault, json_response, stream_response
 from tests.kit.llamacpp import LlamaCppFactory
 
 PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
@@ -66,16 +66,16 @@ def request(**more: Any) -> dict[str, Any]:
     return {"model": "tiny", "max_tokens": 16, "messages": [message], **more}
 
 
-def failures(wire_format: str) -> dict[str, list[Fault | Answer]]:
-    unavailable = Answer((b'{"error":{"message":"loading"}}',), 503)
-    broken = Answer((b'{"error":{"message":"broken"}}',), 500)
+def failures(wire_format: str) -> dict[str, list[Fault | FakeResponse]]:
+    unavailable = FakeResponse((b'{"error":{"message":"loading"}}',), 503)
+    broken = FakeResponse((b'{"error":{"message":"broken"}}',), 500)
     return {
         "500": [broken],
         "503": [unavailable],
-        "error first": [stream_answer([ERROR_FIRST[wire_format]])],
-        "comment, then error": [stream_answer([b": wait\n\n", ERROR_FIRST[wire_format]])],
-        "empty stream": [stream_answer([])],
-        "nothing but a comment": [stream_answer([b": wait\n\n"])],
+        "error first": [stream_response([ERROR_FIRST[wire_format]])],
+        "comment, then error": [stream_response([b": wait\n\n", ERROR_FIRST[wire_format]])],
+        "empty stream": [stream_response([])],
+        "nothing but a comment": [stream_response([b": wait\n\n"])],
         # An adapter asks once more by itself when a connection is closed without an answer.
         "reset": [Fault.RESET_BEFORE_HEADERS, Fault.RESET_BEFORE_HEADERS],
     }
@@ -91,7 +91,7 @@ async def test_what_fails_before_its_first_byte_is_answered_by_the_next_byte_for
     wire_format: str,
     failure: str,
 ) -> None:
-    first.next_job(*failures(wire_format)[failure])
+    first.script_jobs(*failures(wire_format)[failure])
 
     async with client.post(chain.url + PATHS[wire_format], json=request(stream=True)) as response:
         relayed = await response.read()
@@ -112,7 +112,7 @@ async def test_an_answer_in_one_piece_moves_on_too(
     tap: Tap,
     wire_format: str,
 ) -> None:
-    first.next_job(json_answer({"error": {"message": "200 with an error", "code": 500}}))
+    first.script_jobs(json_response({"error": {"message": "200 with an error", "code": 500}}))
 
     async with client.post(chain.url + PATHS[wire_format], json=request()) as response:
         relayed = await response.read()
@@ -163,7 +163,7 @@ async def test_what_has_begun_is_never_repeated(
     tap: Tap,
     fault: Fault,
 ) -> None:
-    first.next_job(fault)
+    first.script_jobs(fault)
     tap.last_body = b""
 
     url = chain.url + PATHS["openai"]
@@ -184,7 +184,7 @@ async def test_a_clients_mistake_is_not_carried_to_the_next(
     tap: Tap,
     status: int,
 ) -> None:
-    first.next_job(Answer((b'{"error":{"message":"no such parameter"}}',), status))
+    first.script_jobs(FakeResponse((b'{"error":{"message":"no such parameter"}}',), status))
     tap.last_body = b""
 
     async with client.post(chain.url + PATHS["openai"], json=request(stream=True)) as response:
@@ -203,9 +203,9 @@ async def test_when_all_fail_the_last_one_is_told(
         FakeOpenAICompatible() as two,
         running_chain(tmp_path, faulty(one), faulty(two)) as chain,
     ):
-        one.next_job(Answer((b'{"error":{"message":"one"}}',), 500))
-        busy = Answer((b'{"error":{"message":"two"}}',), 429, headers={"Retry-After": "7"})
-        two.next_job(busy)
+        one.script_jobs(FakeResponse((b'{"error":{"message":"one"}}',), 500))
+        busy = FakeResponse((b'{"error":{"message":"two"}}',), 429, headers={"Retry-After": "7"})
+        two.script_jobs(busy)
         async with client.post(chain.url + PATHS["openai"], json=request(stream=True)) as response:
             answer = await response.json()
 

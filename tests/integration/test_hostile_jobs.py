@@ -16,7 +16,7 @@ from provider_agent.adapters.base import BackendError, Operation
 from provider_agent.protocol.frames import Job
 from tests.kit.adapters_under_test import FAKES, KEY, AdapterUnderTest, over, over_operations
 from tests.kit.fakes import FakeOpenAICompatible
-from tests.kit.fakes.server import Answer, Exchange
+from tests.kit.fakes.server import FakeResponse, RecordedRequest
 from tests.kit.sink import CollectingSink
 
 HEADERS = {
@@ -81,16 +81,16 @@ async def run(adapter: AdapterUnderTest, job: Job) -> None:
 
 
 def is_only_what_was_configured(
-    adapter: AdapterUnderTest, exchange: Exchange, operation: Operation
+    adapter: AdapterUnderTest, recorded: RecordedRequest, operation: Operation
 ) -> None:
     assert adapter.server is not None
-    assert exchange.method == "POST"
-    assert exchange.path == adapter.server.prefix + operation.path
-    assert exchange.query == {}
-    assert set(exchange.headers) == HEADERS
-    assert exchange.headers["host"] == urlsplit(adapter.server.url).netloc
-    assert exchange.headers["authorization"] == f"Bearer {KEY}"
-    assert [name for name in exchange.json if name.casefold() == "model"] == ["model"]
+    assert recorded.method == "POST"
+    assert recorded.path == adapter.server.prefix + operation.path
+    assert recorded.query == {}
+    assert set(recorded.headers) == HEADERS
+    assert recorded.headers["host"] == urlsplit(adapter.server.url).netloc
+    assert recorded.headers["authorization"] == f"Bearer {KEY}"
+    assert [name for name in recorded.json if name.casefold() == "model"] == ["model"]
 
 
 def smuggled(url: str) -> dict[str, Any]:
@@ -118,14 +118,14 @@ async def test_a_request_cannot_name_another_address_or_header(
     assert adapter.server is not None
     async with FakeOpenAICompatible() as trap:
         await adapter.backend.list_models()
-        before = len(adapter.server.exchanges)
+        before = len(adapter.server.requests)
         await run(adapter, adapter.job_for(operation, stream=True, **smuggled(trap.url)))
-        (exchange,) = adapter.server.exchanges[before:]
-        is_only_what_was_configured(adapter, exchange, operation)
-        asked = exchange.json["model"]
+        (recorded,) = adapter.server.requests[before:]
+        is_only_what_was_configured(adapter, recorded, operation)
+        asked = recorded.json["model"]
         wanted = adapter.job_for(operation).model_id
         assert asked in (wanted, adapter.expected.upstream_id)
-        assert trap.exchanges == []
+        assert trap.requests == []
 
 
 @over_values("fields", MODEL_FIELDS)
@@ -135,10 +135,10 @@ async def test_a_request_cannot_name_another_model(adapter: AdapterUnderTest, fi
     job = adapter.job()
     body = b"{" + fields.encode() + b',"messages":[{"role":"user","content":"x"}],"max_tokens":5}'
     await run(adapter, msgspec.structs.replace(job, request=body))
-    (exchange,) = adapter.server.jobs
-    is_only_what_was_configured(adapter, exchange, Operation.CHAT)
-    assert exchange.json["model"] == adapter.expected.upstream_id
-    assert b"dear" not in exchange.body
+    (recorded,) = adapter.server.jobs
+    is_only_what_was_configured(adapter, recorded, Operation.CHAT)
+    assert recorded.json["model"] == adapter.expected.upstream_id
+    assert b"dear" not in recorded.body
 
 
 @over_values("model_id", MODELS)
@@ -148,9 +148,9 @@ async def test_a_model_id_is_a_value_and_never_a_part_of_an_address(
     assert adapter.server is not None
     await adapter.backend.list_models()
     await run(adapter, msgspec.structs.replace(adapter.job(), model_id=model_id))
-    for exchange in adapter.server.jobs:
-        is_only_what_was_configured(adapter, exchange, Operation.CHAT)
-        assert exchange.json["model"] == model_id
+    for recorded in adapter.server.jobs:
+        is_only_what_was_configured(adapter, recorded, Operation.CHAT)
+        assert recorded.json["model"] == model_id
 
 
 @over_values("trace", TRACES)
@@ -160,8 +160,8 @@ async def test_a_malformed_traceparent_is_dropped(adapter: AdapterUnderTest, tra
     await adapter.backend.execute(
         msgspec.structs.replace(adapter.job(), traceparent=trace), CollectingSink()
     )
-    (exchange,) = adapter.server.jobs
-    is_only_what_was_configured(adapter, exchange, Operation.CHAT)
+    (recorded,) = adapter.server.jobs
+    is_only_what_was_configured(adapter, recorded, Operation.CHAT)
 
 
 @over_values("job", UNKNOWN_OPERATIONS)
@@ -170,12 +170,12 @@ async def test_an_unknown_operation_sends_no_request(
 ) -> None:
     assert adapter.server is not None
     await adapter.backend.list_models()
-    before = len(adapter.server.exchanges)
+    before = len(adapter.server.requests)
     wire_format, operation = job
     odd = msgspec.structs.replace(adapter.job(), format=wire_format, operation=operation)
     with pytest.raises(BackendError):
         await adapter.backend.execute(odd, CollectingSink())
-    assert len(adapter.server.exchanges) == before
+    assert len(adapter.server.requests) == before
 
 
 @over(FAKES)
@@ -184,6 +184,8 @@ async def test_a_redirect_of_the_server_is_not_followed(adapter: AdapterUnderTes
     assert adapter.server is not None
     async with FakeOpenAICompatible() as trap:
         await adapter.backend.list_models()
-        adapter.server.next_job(Answer(status=307, headers={"Location": f"{trap.url}/v1/chat"}))
+        adapter.server.script_jobs(
+            FakeResponse(status=307, headers={"Location": f"{trap.url}/v1/chat"})
+        )
         await run(adapter, adapter.job())
-        assert trap.exchanges == []
+        assert trap.requests == []

@@ -1,15 +1,15 @@
-"""Stands between a backend and a real server, and keeps every exchange as a fake does."""
+"""A reverse proxy that records the requests to a real server, as a fake does."""
 
 from typing import ClassVar
 
 import aiohttp
 from aiohttp import web
 
-from tests.kit.fakes.server import Answer, Exchange, FakeServer
+from tests.kit.fakes.server import FakeResponse, FakeServer, RecordedRequest
 
 
-class Recorder(FakeServer):
-    """Hands each request on to `target` and its answer back, piece by piece."""
+class RecordingProxy(FakeServer):
+    """Forwards each request to `target`, and each piece of the response to the client."""
 
     kind: ClassVar[str] = "recorder"
 
@@ -17,22 +17,22 @@ class Recorder(FakeServer):
         super().__init__()
         self._target = target
 
-    def answer(self, exchange: Exchange) -> Answer:
-        raise AssertionError("a recorder has no answers of its own")
+    def respond(self, request: RecordedRequest) -> FakeResponse:
+        raise AssertionError("the proxy only forwards responses")
 
-    def error(self, status: int, message: str, exchange: Exchange) -> Answer:
-        raise AssertionError("a recorder has no errors of its own")
+    def error_response(self, status: int, message: str, request: RecordedRequest) -> FakeResponse:
+        raise AssertionError("the proxy only forwards responses")
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         headers = {name.lower(): value for name, value in request.headers.items()}
-        exchange = Exchange(request.method, request.path, dict(request.query), headers, body)
-        self.exchanges.append(exchange)
-        passed = {name: value for name, value in headers.items() if name != "host"}
+        recorded = RecordedRequest(request.method, request.path, dict(request.query), headers, body)
+        self.requests.append(recorded)
+        forwarded = {name: value for name, value in headers.items() if name != "host"}
         async with (
             aiohttp.ClientSession(auto_decompress=False) as client,
             client.request(
-                request.method, self._target + request.path_qs, data=body, headers=passed
+                request.method, self._target + request.path_qs, data=body, headers=forwarded
             ) as upstream,
         ):
             content_type = upstream.headers.get("Content-Type", "")
@@ -41,7 +41,7 @@ class Recorder(FakeServer):
             )
             await response.prepare(request)
             async for piece in upstream.content.iter_any():
-                exchange.sent += piece
+                recorded.sent += piece
                 await response.write(piece)
             await response.write_eof()
             return response

@@ -241,7 +241,7 @@ BAD_ANTHROPIC = {
     "ends early": (message_frames("m")[:4], ErrorCode.INVALID_RESPONSE),
     "only message_stop": (message_frames("m")[-1:], ErrorCode.INVALID_RESPONSE),
     "error event": (
-        list(FakeVllm.engine_died_in_messages().chunks),
+        list(FakeVllm.engine_failed_in_messages().chunks),
         ErrorCode.BACKEND_ERROR,
     ),
     "bare error": ([*message_frames("m")[:4], BARE_ERROR], ErrorCode.BACKEND_ERROR),

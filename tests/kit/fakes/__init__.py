@@ -1,26 +1,33 @@
-"""Fake inference servers, one per kind: real HTTP on loopback, with each server's own faults."""
+"""Fake inference servers over HTTP on loopback, one per kind, with the faults of each kind."""
 
 from tests.kit.fakes.llamacpp import FakeLlamaCpp
 from tests.kit.fakes.lmstudio import FakeLmStudio
 from tests.kit.fakes.ollama import FakeOllama
 from tests.kit.fakes.openai_compatible import FakeOpenAICompatible
 from tests.kit.fakes.openrouter import FakeOpenRouter
-from tests.kit.fakes.server import Answer, Exchange, FakeServer, Fault, json_answer, stream_answer
+from tests.kit.fakes.server import (
+    FakeResponse,
+    FakeServer,
+    Fault,
+    RecordedRequest,
+    json_response,
+    stream_response,
+)
 from tests.kit.fakes.venice import FakeVenice
 from tests.kit.fakes.vllm import FakeVllm
 
 __all__ = [
-    "Answer",
-    "Exchange",
     "FakeLlamaCpp",
     "FakeLmStudio",
     "FakeOllama",
     "FakeOpenAICompatible",
     "FakeOpenRouter",
+    "FakeResponse",
     "FakeServer",
     "FakeVenice",
     "FakeVllm",
     "Fault",
-    "json_answer",
-    "stream_answer",
+    "RecordedRequest",
+    "json_response",
+    "stream_response",
 ]

@@ -1,11 +1,11 @@
-"""Good answers in both wire formats, as the servers send them; what differs comes as arguments."""
+"""Builds successful responses in each format, in the shape that the servers send."""
 
 from typing import Final
 
 import msgspec
 
 WORDS: Final = ("Sea", " road", " Größe", " 海", " 🌊", " light", ".")
-"""The answer of every fake: characters of one to four bytes, which cuts may fall into."""
+"""The output of every fake, with UTF-8 characters of one to four bytes."""
 
 INPUT_TOKENS: Final = 21
 OUTPUT_TOKENS: Final = len(WORDS)
@@ -19,7 +19,7 @@ def sse(data: object, event: str | None = None) -> bytes:
 
 
 def openai_usage() -> dict[str, object]:
-    """The usage of every answer in OpenAI's words."""
+    """The usage of every response in the OpenAI format."""
     return {
         "prompt_tokens": INPUT_TOKENS,
         "total_tokens": INPUT_TOKENS + OUTPUT_TOKENS,
@@ -35,13 +35,13 @@ def chat_chunk(model: str, delta: object, finish: str | None = None, **more: obj
 
 
 def usage_chunk(model: str, **more: object) -> bytes:
-    """The extra chunk that carries nothing but usage."""
+    """A chunk with usage and without choices."""
     shared = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model}
     return sse({**shared, "choices": [], "usage": openai_usage(), **more})
 
 
 def chat_frames(model: str, *, usage: bool, first: object = "") -> list[bytes]:
-    """A whole chat stream; `first` is the content of the delta that names the role."""
+    """A whole chat stream; `first` is the content of the delta with the role."""
     return [
         chat_chunk(model, {"role": "assistant", "content": first}),
         *(chat_chunk(model, {"content": word}) for word in WORDS),
@@ -52,7 +52,7 @@ def chat_frames(model: str, *, usage: bool, first: object = "") -> list[bytes]:
 
 
 def chat_body(model: str) -> dict[str, object]:
-    """A whole chat answer in one piece."""
+    """A whole chat completion as JSON."""
     message = {"role": "assistant", "content": "".join(WORDS), "refusal": None}
     return {
         "id": "chatcmpl-1",
@@ -71,12 +71,12 @@ def completion_frames(model: str, *, usage: bool) -> list[bytes]:
     def chunk(text: str, finish: str | None = None) -> bytes:
         return sse({**shared, "choices": [{"index": 0, "text": text, "finish_reason": finish}]})
 
-    ended = [sse({**shared, "choices": [], "usage": openai_usage()})] if usage else []
-    return [*(chunk(word) for word in WORDS), chunk("", "stop"), *ended, DONE]
+    last = [sse({**shared, "choices": [], "usage": openai_usage()})] if usage else []
+    return [*(chunk(word) for word in WORDS), chunk("", "stop"), *last, DONE]
 
 
 def completion_body(model: str) -> dict[str, object]:
-    """A whole legacy completion in one piece."""
+    """A whole legacy completion as JSON."""
     return {
         "id": "cmpl-1",
         "object": "text_completion",
@@ -98,7 +98,7 @@ def embeddings_body(model: str) -> dict[str, object]:
 
 
 def response_body(model: str) -> dict[str, object]:
-    """A whole answer of Responses in one piece."""
+    """A whole Responses object as JSON."""
     text = {"type": "output_text", "text": "".join(WORDS), "annotations": []}
     return {
         "id": "resp_1",
@@ -114,21 +114,21 @@ def response_body(model: str) -> dict[str, object]:
 
 def response_frames(model: str) -> list[bytes]:
     """A whole stream of Responses; it has no `[DONE]`."""
-    whole = response_body(model)
-    begun = {**whole, "status": "in_progress", "output": [], "usage": None}
+    completed = response_body(model)
+    created = {**completed, "status": "in_progress", "output": [], "usage": None}
 
     def event(name: str, **fields: object) -> bytes:
         return sse({"type": name, **fields}, name)
 
     return [
-        event("response.created", response=begun),
+        event("response.created", response=created),
         *(event("response.output_text.delta", item_id="msg_1", delta=word) for word in WORDS),
-        event("response.completed", response=whole),
+        event("response.completed", response=completed),
     ]
 
 
 def counted_body() -> dict[str, object]:
-    """The answer to `count_tokens`."""
+    """The response to `count_tokens`."""
     return {"input_tokens": INPUT_TOKENS}
 
 
@@ -148,7 +148,7 @@ def message_start(model: str, usage: dict[str, int]) -> bytes:
 
 
 def text_delta(word: str) -> bytes:
-    """One piece of text in a Messages stream."""
+    """A text delta of a Messages stream."""
     delta = {"type": "text_delta", "text": word}
     return sse({"type": "content_block_delta", "index": 0, "delta": delta}, "content_block_delta")
 
@@ -162,7 +162,7 @@ def message_frames(
     """A whole Messages stream."""
     block = {"type": "text", "text": ""}
     stop = {"stop_reason": "end_turn", "stop_sequence": None}
-    ended = end_usage or {"output_tokens": OUTPUT_TOKENS}
+    final_usage = end_usage or {"output_tokens": OUTPUT_TOKENS}
     return [
         message_start(model, start_usage or {"input_tokens": INPUT_TOKENS, "output_tokens": 0}),
         sse(
@@ -171,13 +171,13 @@ def message_frames(
         ),
         *(text_delta(word) for word in WORDS),
         sse({"type": "content_block_stop", "index": 0}, "content_block_stop"),
-        sse({"type": "message_delta", "delta": stop, "usage": ended}, "message_delta"),
+        sse({"type": "message_delta", "delta": stop, "usage": final_usage}, "message_delta"),
         sse({"type": "message_stop"}, "message_stop"),
     ]
 
 
 def message_body(model: str) -> dict[str, object]:
-    """A whole Messages answer in one piece."""
+    """A whole Messages response as JSON."""
     return {
         "id": "msg_1",
         "type": "message",

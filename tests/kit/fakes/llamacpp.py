@@ -12,8 +12,8 @@ are file paths unless there is an alias; `/v1/models` needs no key.
 from typing import ClassVar
 
 from provider_agent.protocol.formats import Operation
-from tests.kit.fakes.good_answers import good_answer
-from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer
+from tests.kit.fakes.good_responses import good_response
+from tests.kit.fakes.server import FakeResponse, FakeServer, RecordedRequest, json_response
 
 FILE = "/models/acme-8b-Q4_K_M-00001-of-00002.gguf"
 MODEL = "acme-8b-Q4_K_M"
@@ -52,38 +52,40 @@ class FakeLlamaCpp(FakeServer):
         self.router: dict[str, str] | None = None
         self.woken: list[str] = []
 
-    def is_open(self, path: str) -> bool:
+    def is_public(self, path: str) -> bool:
         return path in ("/health", "/v1/models")
 
-    def answer(self, exchange: Exchange) -> Answer:
+    def respond(self, request: RecordedRequest) -> FakeResponse:
         if self.loading:
-            return self.error(503, "Loading model", exchange)
-        match exchange.method, exchange.path:
+            return self.error_response(503, "Loading model", request)
+        match request.method, request.path:
             case "GET", "/health":
-                return json_answer({"status": "ok"})
+                return json_response({"status": "ok"})
             case "GET", "/v1/models":
-                return json_answer(self._models())
+                return json_response(self._models())
             case "GET", "/props":
-                return json_answer(self._props())
+                return json_response(self._props())
             case "GET", "/slots":
-                return self._slots(exchange)
+                return self._slots(request)
             case "GET", "/metrics" if self.deferred is not None:
                 text = (
                     f"llamacpp:requests_processing 9\nllamacpp:requests_deferred {self.deferred}\n"
                 )
-                return Answer((text.encode(),), content_type="text/plain; version=0.0.4")
+                return FakeResponse((text.encode(),), content_type="text/plain; version=0.0.4")
             case "GET", "/metrics":
-                return self.error(501, "This server does not support metrics endpoint.", exchange)
-        if exchange.method == "POST" and exchange.operation in self.routes:
-            return self._infer(exchange)
-        return self.error(404, "File Not Found", exchange)
+                return self.error_response(
+                    501, "This server does not support metrics endpoint.", request
+                )
+        if request.method == "POST" and request.operation in self.routes:
+            return self._infer(request)
+        return self.error_response(404, "File Not Found", request)
 
-    def error(self, status: int, message: str, exchange: Exchange) -> Answer:
+    def error_response(self, status: int, message: str, request: RecordedRequest) -> FakeResponse:
         kind = "unavailable_error" if status == 503 else "invalid_request_error"
-        return json_answer({"error": {"code": status, "message": message, "type": kind}}, status)
+        return json_response({"error": {"code": status, "message": message, "type": kind}}, status)
 
     @staticmethod
-    def context_exceeded() -> Answer:
+    def context_exceeded() -> FakeResponse:
         """The prompt does not fit; recorded."""
         fields = {
             "code": 400,
@@ -92,7 +94,7 @@ class FakeLlamaCpp(FakeServer):
             "n_prompt_tokens": 32026,
             "n_ctx": 2048,
         }
-        return json_answer({"error": fields}, 400)
+        return json_response({"error": fields}, 400)
 
     def _models(self) -> dict[str, object]:
         if self.router is not None:
@@ -104,7 +106,7 @@ class FakeLlamaCpp(FakeServer):
         return {"object": "list", "models": [described], "data": [{"id": FILE, "meta": meta}]}
 
     def _props(self) -> dict[str, object]:
-        asked = "model" in self.exchanges[-1].query
+        asked = "model" in self.requests[-1].query
         if self.router is not None and not asked:
             return {"role": "router", "build_info": "b9999"}
         return {
@@ -115,25 +117,25 @@ class FakeLlamaCpp(FakeServer):
             "is_sleeping": self.sleeping,
         }
 
-    def _slots(self, exchange: Exchange) -> Answer:
+    def _slots(self, request: RecordedRequest) -> FakeResponse:
         if not self.slots:
-            return self.error(501, "This server does not support slots endpoint.", exchange)
+            return self.error_response(501, "This server does not support slots endpoint.", request)
         slots = [{"id": one, "is_processing": one < self.busy} for one in range(SLOTS)]
-        return json_answer(slots)
+        return json_response(slots)
 
-    def _infer(self, exchange: Exchange) -> Answer:
-        asked = str(exchange.json.get("model"))
+    def _infer(self, request: RecordedRequest) -> FakeResponse:
+        asked = str(request.json.get("model"))
         if self.sleeping or (self.router or {}).get(asked, "loaded") != "loaded":
             self.woken.append(asked)
-        embeds = exchange.operation is Operation.EMBEDDINGS
+        embeds = request.operation is Operation.EMBEDDINGS
         if self.embeddings_only and not embeds:
-            return self.error(501, "This server does not support completions.", exchange)
+            return self.error_response(501, "This server does not support completions.", request)
         if embeds and not (self.embeddings or self.embeddings_only):
-            return self.error(501, "This server does not support embeddings.", exchange)
+            return self.error_response(501, "This server does not support embeddings.", request)
         if embeds and not self.pooling:
-            return self.error(400, "Pooling type 'none' is not OAI compatible.", exchange)
-        if not exchange.is_job:
-            anthropic = exchange.path.startswith("/v1/messages")
-            return self.error(500 if anthropic else 400, "'messages' is required", exchange)
+            return self.error_response(400, "Pooling type 'none' is not OAI compatible.", request)
+        if not request.is_job:
+            anthropic = request.path.startswith("/v1/messages")
+            return self.error_response(500 if anthropic else 400, "'messages' is required", request)
         start = {"cache_read_input_tokens": 20, "input_tokens": 1, "output_tokens": 0}
-        return good_answer(exchange, MODEL, first=None, start_usage=start)
+        return good_response(request, MODEL, first=None, start_usage=start)

@@ -10,8 +10,14 @@ from typing import ClassVar, Literal
 
 from provider_agent.protocol.formats import Operation
 from tests.kit.fakes.frames import sse
-from tests.kit.fakes.good_answers import good_answer
-from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer, stream_answer
+from tests.kit.fakes.good_responses import good_response
+from tests.kit.fakes.server import (
+    FakeResponse,
+    FakeServer,
+    RecordedRequest,
+    json_response,
+    stream_response,
+)
 
 MODEL = "acme/acme-8b"
 EMBEDDER = "acme-embed"
@@ -36,50 +42,50 @@ class FakeLmStudio(FakeServer):
         self.api: Literal["v1", "v0", "openai"] = "v1"
         self.remote = False
 
-    def answer(self, exchange: Exchange) -> Answer:
-        match exchange.method, exchange.path:
+    def respond(self, request: RecordedRequest) -> FakeResponse:
+        match request.method, request.path:
             case "GET", "/api/v1/models" if self.api == "v1":
-                return json_answer({"models": [*_MODELS, *([_REMOTE] if self.remote else [])]})
+                return json_response({"models": [*_MODELS, *([_REMOTE] if self.remote else [])]})
             case "GET", "/api/v0/models" if self.api in ("v1", "v0"):
-                return json_answer({"object": "list", "data": _OLD_MODELS})
+                return json_response({"object": "list", "data": _OLD_MODELS})
             case "GET", "/v1/models":
                 ids = [MODEL, UNLOADED, EMBEDDER]
-                return json_answer({"object": "list", "data": [{"id": one} for one in ids]})
-        if exchange.method == "POST" and exchange.operation in self.routes:
-            return self._infer(exchange)
-        method, path = exchange.method, exchange.path
+                return json_response({"object": "list", "data": [{"id": one} for one in ids]})
+        if request.method == "POST" and request.operation in self.routes:
+            return self._infer(request)
+        method, path = request.method, request.path
         unexpected = f"Unexpected endpoint or method. ({method} {path}). Returning 200 anyway"
-        return json_answer({"error": unexpected})
+        return json_response({"error": unexpected})
 
-    def error(self, status: int, message: str, exchange: Exchange) -> Answer:
+    def error_response(self, status: int, message: str, request: RecordedRequest) -> FakeResponse:
         kind = "invalid_api_key" if status == 401 else "invalid_request_error"
         fields = {"message": message, "type": kind, "param": None, "code": None}
-        if exchange.path == "/v1/messages":
-            return json_answer({"type": "error", "error": fields}, status)
-        return json_answer({"error": fields}, status)
+        if request.path == "/v1/messages":
+            return json_response({"type": "error", "error": fields}, status)
+        return json_response({"error": fields}, status)
 
     @staticmethod
-    def overflow_in_stream() -> Answer:
+    def overflow_in_stream() -> FakeResponse:
         """The prompt does not fit; said after 200."""
         text = "The number of tokens to keep is greater than the context length"
-        return stream_answer([sse({"error": {"message": text}, "message": text}, "error")])
+        return stream_response([sse({"error": {"message": text}, "message": text}, "error")])
 
     @staticmethod
-    def empty_stream() -> Answer:
+    def empty_stream() -> FakeResponse:
         """The same, without a word."""
-        return stream_answer([])
+        return stream_response([])
 
     @staticmethod
-    def error_body() -> Answer:
+    def error_body() -> FakeResponse:
         """The same again, as 200 with an error body."""
-        return json_answer({"error": "Model is unloaded."})
+        return json_response({"error": "Model is unloaded."})
 
-    def _infer(self, exchange: Exchange) -> Answer:
-        if not exchange.is_job:
-            return self.error(400, "'messages' field is required", exchange)
-        if exchange.json.get("model") not in (MODEL, EMBEDDER):
-            return self.error(404, "No models loaded.", exchange)
-        return good_answer(exchange, MODEL)
+    def _infer(self, request: RecordedRequest) -> FakeResponse:
+        if not request.is_job:
+            return self.error_response(400, "'messages' field is required", request)
+        if request.json.get("model") not in (MODEL, EMBEDDER):
+            return self.error_response(404, "No models loaded.", request)
+        return good_response(request, MODEL)
 
 
 _MODELS = [

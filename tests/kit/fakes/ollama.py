@@ -13,8 +13,8 @@ from typing import ClassVar
 
 from provider_agent.protocol.formats import Operation
 from tests.kit.fakes.frames import INPUT_TOKENS, OUTPUT_TOKENS
-from tests.kit.fakes.good_answers import good_answer
-from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer
+from tests.kit.fakes.good_responses import good_response
+from tests.kit.fakes.server import FakeResponse, FakeServer, RecordedRequest, json_response
 
 MODEL = "acme:8b"
 PINNED = "acme-pinned:latest"
@@ -45,38 +45,38 @@ class FakeOllama(FakeServer):
         self.loaded = True
         self.names = ["127.0.0.1", "localhost"]
 
-    def is_open(self, path: str) -> bool:
+    def is_public(self, path: str) -> bool:
         return True
 
-    def answer(self, exchange: Exchange) -> Answer:
-        if exchange.headers["host"].partition(":")[0] not in self.names:
-            return Answer(status=403)
-        match exchange.method, exchange.path:
+    def respond(self, request: RecordedRequest) -> FakeResponse:
+        if request.headers["host"].partition(":")[0] not in self.names:
+            return FakeResponse(status=403)
+        match request.method, request.path:
             case "GET", "/api/version":
-                return json_answer({"version": self.version})
+                return json_response({"version": self.version})
             case "GET", "/api/tags":
-                return json_answer({"models": self._tags()})
+                return json_response({"models": self._tags()})
             case "POST", "/api/show":
-                return self._show(exchange)
+                return self._show(request)
             case "GET", "/api/ps":
                 loaded = [{"name": MODEL, "context_length": WINDOW}] if self.loaded else []
-                return json_answer({"models": loaded})
-        if exchange.operation in self.routes:
-            if exchange.method == "POST":
-                return self._missing(exchange) or self._infer(exchange)
+                return json_response({"models": loaded})
+        if request.operation in self.routes:
+            if request.method == "POST":
+                return self._missing(request) or self._infer(request)
             if not self.old:
-                return Answer((b"405 method not allowed",), 405, "text/plain")
-        return Answer((b"404 page not found",), 404, "text/plain")
+                return FakeResponse((b"405 method not allowed",), 405, "text/plain")
+        return FakeResponse((b"404 page not found",), 404, "text/plain")
 
-    def error(self, status: int, message: str, exchange: Exchange) -> Answer:
-        if exchange.path == "/v1/messages":
+    def error_response(self, status: int, message: str, request: RecordedRequest) -> FakeResponse:
+        if request.path == "/v1/messages":
             fields: dict[str, object] = {"type": "api_error", "message": message}
             body = {"type": "error", "error": fields, "request_id": "req_1"}
-            return json_answer(body, status)
-        if exchange.path.startswith("/v1"):
+            return json_response(body, status)
+        if request.path.startswith("/v1"):
             fields = {"message": message, "type": "api_error", "param": None, "code": None}
-            return json_answer({"error": fields}, status)
-        return json_answer({"error": message}, status)
+            return json_response({"error": fields}, status)
+        return json_response({"error": message}, status)
 
     def _tags(self) -> list[dict[str, object]]:
         tags = []
@@ -88,10 +88,10 @@ class FakeOllama(FakeServer):
         stub = {"remote_model": "acme-huge", "remote_host": "https://ollama.example"}
         return [*tags, {"name": CLOUD[1], **stub}, {"name": CLOUD[0]}]
 
-    def _show(self, exchange: Exchange) -> Answer:
-        name = str(exchange.json["model"])
+    def _show(self, request: RecordedRequest) -> FakeResponse:
+        name = str(request.json["model"])
         if name not in _CAPABILITIES:
-            return self.error(404, "model not found", exchange)
+            return self.error_response(404, "model not found", request)
         shown: dict[str, object] = {
             "capabilities": _CAPABILITIES[name],
             "model_info": {"acme.context_length": 131072},
@@ -100,17 +100,17 @@ class FakeOllama(FakeServer):
             shown["parameters"] = (
                 f'stop     "<|end|>"\nnum_ctx                        {PINNED_WINDOW}'
             )
-        return json_answer(shown)
+        return json_response(shown)
 
-    def _missing(self, exchange: Exchange) -> Answer | None:
-        if exchange.json.get("model") in _CAPABILITIES:
+    def _missing(self, request: RecordedRequest) -> FakeResponse | None:
+        if request.json.get("model") in _CAPABILITIES:
             return None
-        return self.error(404, "model 'x' not found, try pulling it first", exchange)
+        return self.error_response(404, "model 'x' not found, try pulling it first", request)
 
-    def _infer(self, exchange: Exchange) -> Answer:
+    def _infer(self, request: RecordedRequest) -> FakeResponse:
         estimate = {"input_tokens": 5, "output_tokens": 0}
         truth = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
-        return good_answer(exchange, MODEL, start_usage=estimate, end_usage=truth)
+        return good_response(request, MODEL, start_usage=estimate, end_usage=truth)
 
 
 _CAPABILITIES = {

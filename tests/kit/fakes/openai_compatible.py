@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
-from tests.kit.fakes.good_answers import good_answer
-from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer
+from tests.kit.fakes.good_responses import good_response
+from tests.kit.fakes.server import FakeResponse, FakeServer, RecordedRequest, json_response
 
 MODEL = "acme-8b"
 WINDOW = 4096
@@ -14,20 +14,20 @@ class FakeOpenAICompatible(FakeServer):
 
     kind: ClassVar[str] = "openai_compatible"
 
-    def answer(self, exchange: Exchange) -> Answer:
-        if (exchange.method, exchange.path) == ("GET", "/v1/models"):
+    def respond(self, request: RecordedRequest) -> FakeResponse:
+        if (request.method, request.path) == ("GET", "/v1/models"):
             known = {"id": MODEL, "object": "model", "context_length": WINDOW}
-            return json_answer({"object": "list", "data": [known, {"id": "acme-bare"}]})
-        if exchange.method == "POST" and exchange.operation in self.routes:
-            return self._job(exchange)
-        return self.error(404, "no such route", exchange)
+            return json_response({"object": "list", "data": [known, {"id": "acme-bare"}]})
+        if request.method == "POST" and request.operation in self.routes:
+            return self._job(request)
+        return self.error_response(404, "no such route", request)
 
-    def error(self, status: int, message: str, exchange: Exchange) -> Answer:
-        return json_answer({"error": {"message": message, "code": status}}, status)
+    def error_response(self, status: int, message: str, request: RecordedRequest) -> FakeResponse:
+        return json_response({"error": {"message": message, "code": status}}, status)
 
-    def _job(self, exchange: Exchange) -> Answer:
-        if not exchange.is_job:
-            return self.error(422, "a field is missing", exchange)
-        if exchange.json.get("model") != MODEL:
-            return self.error(404, "model not found", exchange)
-        return good_answer(exchange, MODEL)
+    def _job(self, request: RecordedRequest) -> FakeResponse:
+        if not request.is_job:
+            return self.error_response(422, "a field is missing", request)
+        if request.json.get("model") != MODEL:
+            return self.error_response(404, "model not found", request)
+        return good_response(request, MODEL)

@@ -12,8 +12,14 @@ from typing import ClassVar
 
 from provider_agent.protocol.formats import Operation
 from tests.kit.fakes.frames import chat_chunk, chat_frames
-from tests.kit.fakes.good_answers import good_answer
-from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer, stream_answer
+from tests.kit.fakes.good_responses import good_response
+from tests.kit.fakes.server import (
+    FakeResponse,
+    FakeServer,
+    RecordedRequest,
+    json_response,
+    stream_response,
+)
 
 MODEL = "acme/acme-70b"
 EMBEDDER = "acme/embed"
@@ -38,45 +44,45 @@ class FakeOpenRouter(FakeServer):
         self.user_models = True
         self.limit_remaining: float | None = None
 
-    def is_open(self, path: str) -> bool:
+    def is_public(self, path: str) -> bool:
         return path == "/v1/models"
 
-    def answer(self, exchange: Exchange) -> Answer:
-        match exchange.method, exchange.path.removeprefix(self.prefix):
+    def respond(self, request: RecordedRequest) -> FakeResponse:
+        match request.method, request.path.removeprefix(self.prefix):
             case "GET", "/v1/key":
                 key = {"label": "sk-or-v1-abc...xyz", "limit_remaining": self.limit_remaining}
-                return json_answer({"data": key})
+                return json_response({"data": key})
             case "GET", "/v1/models/user" if self.user_models:
-                return json_answer({"data": _MODELS})
+                return json_response({"data": _MODELS})
             case "GET", "/v1/models":
-                return json_answer({"data": [*_MODELS, _model("acme/everywhere")]})
-        if exchange.method == "POST" and exchange.operation in self.routes:
-            return self._infer(exchange)
-        return self.error(404, "Not Found", exchange)
+                return json_response({"data": [*_MODELS, _model("acme/everywhere")]})
+        if request.method == "POST" and request.operation in self.routes:
+            return self._infer(request)
+        return self.error_response(404, "Not Found", request)
 
-    def error(self, status: int, message: str, exchange: Exchange) -> Answer:
-        if exchange.path.endswith("/messages"):
+    def error_response(self, status: int, message: str, request: RecordedRequest) -> FakeResponse:
+        if request.path.endswith("/messages"):
             fields: dict[str, object] = {"type": "api_error", "message": message}
-            return json_answer({"type": "error", "error": fields, "request_id": "r"}, status)
+            return json_response({"type": "error", "error": fields, "request_id": "r"}, status)
         fields = {"code": status, "message": message, "metadata": {}}
-        return json_answer({"error": fields}, status)
+        return json_response({"error": fields}, status)
 
     @staticmethod
-    def failed_in_stream(code: int = 502) -> Answer:
+    def failed_in_stream(code: int = 502) -> FakeResponse:
         """The provider failed in the middle of its answer."""
         failed = chat_chunk(MODEL, {"content": ""}, "error", error={"code": code, "message": "Oh"})
-        return stream_answer([_COMMENT, *chat_frames(MODEL, usage=False)[:3], failed])
+        return stream_response([_COMMENT, *chat_frames(MODEL, usage=False)[:3], failed])
 
     @staticmethod
-    def failed_with_200() -> Answer:
+    def failed_with_200() -> FakeResponse:
         """The provider failed before it began; the status says success."""
-        return json_answer({"error": {"code": 429, "message": "Provider returned error"}})
+        return json_response({"error": {"code": 429, "message": "Provider returned error"}})
 
-    def _infer(self, exchange: Exchange) -> Answer:
-        if exchange.json.get("model") not in (MODEL, EMBEDDER):
-            return self.error(404, "No endpoints found for x.", exchange)
-        answer = good_answer(exchange, MODEL, always_usage=True)
-        if exchange.is_streamed:
+    def _infer(self, request: RecordedRequest) -> FakeResponse:
+        if request.json.get("model") not in (MODEL, EMBEDDER):
+            return self.error_response(404, "No endpoints found for x.", request)
+        answer = good_response(request, MODEL, always_usage=True)
+        if request.is_streamed:
             return replace(answer, chunks=(_COMMENT, _COMMENT, *answer.chunks))
         return answer
 

@@ -1,7 +1,7 @@
-"""What the fake servers share: a real HTTP server on loopback that records, misbehaves and tells.
+"""The base of the fake servers: records requests over HTTP and injects faults.
 
-A fake answers each request with an `Answer`; how that reaches the client (whole, cut into odd
-pieces, hanging, broken off) is decided here, so that every server can fail in every way.
+A fake returns a `FakeResponse` for each request. This module sends it: whole, in small chunks, or
+with a fault, so that every fake can fail in every way.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _PROMPTS: Final = ("messages", "prompt", "input")
 
 
 class Fault(Enum):
-    """What goes wrong with the next job, after a good start or none."""
+    """A fault in the response to the next job."""
 
     HANG_BEFORE_HEADERS = auto()
     HANG_AFTER_HEADERS = auto()
@@ -33,12 +33,12 @@ class Fault(Enum):
     RESET_BEFORE_HEADERS = auto()
     RESET_MID_CHUNK = auto()
     STOP_AFTER_FIRST_CHUNK = auto()
-    """The body ends as if it were complete."""
+    """The body ends as if it were complete, after the first chunk."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a fake answers: its chunks are written one by one."""
+class FakeResponse:
+    """A response of a fake; its chunks are written one by one."""
 
     chunks: tuple[bytes, ...] = ()
     status: int = 200
@@ -47,8 +47,8 @@ class Answer:
 
 
 @dataclass(eq=False)
-class Exchange:
-    """One request, and what has been sent for it so far."""
+class RecordedRequest:
+    """One request, and the response bytes sent so far."""
 
     method: str
     path: str
@@ -57,13 +57,13 @@ class Exchange:
     body: bytes
     sent: bytearray = field(default_factory=bytearray)
     started: asyncio.Event = field(default_factory=asyncio.Event)
-    """The first byte of the answer's body (or its headers, if it hangs there) went out."""
+    """Set when the first byte of the response body was sent (or its headers, if it hangs there)."""
     disconnected: asyncio.Event = field(default_factory=asyncio.Event)
-    """The client went away before the answer was complete."""
+    """Set when the client disconnects before the response is complete."""
 
     @property
     def json(self) -> dict[str, object]:
-        """The request's JSON object; {} when it is none."""
+        """The request's JSON object; {} for any other body."""
         try:
             return msgspec.json.decode(self.body, type=dict[str, object])
         except ValueError:
@@ -71,50 +71,51 @@ class Exchange:
 
     @property
     def operation(self) -> Operation | None:
-        """The operation whose route it goes to."""
+        """The operation of its path."""
         return _OPERATION_AT.get(self.path.removeprefix("/api"))
 
     @property
     def is_job(self) -> bool:
-        """Whether it asks for an answer of a model; probes do not."""
+        """Whether it asks a model for output; probes do not."""
         asks = self.method == "POST" and self.operation is not None
         prompted = any(name in self.json for name in _PROMPTS)
         return asks and prompted and self.json.get("model") != PROBE_MODEL
 
     @property
     def is_streamed(self) -> bool:
-        """Whether it asks for a stream."""
+        """Whether it requests a stream."""
         return self.json.get("stream") is True
 
     @property
     def asks_for_usage(self) -> bool:
-        """Whether a stream shall report its usage."""
+        """Whether it requests the usage of a stream."""
         options = self.json.get("stream_options")
         return isinstance(options, dict) and options.get("include_usage") is True
 
 
-def json_answer(
+def json_response(
     content: object, status: int = 200, headers: dict[str, str] | None = None
-) -> Answer:
-    """An answer in one piece."""
-    return Answer((msgspec.json.encode(content),), status, headers=headers or {})
+) -> FakeResponse:
+    """A JSON response."""
+    return FakeResponse((msgspec.json.encode(content),), status, headers=headers or {})
 
 
-def stream_answer(frames: list[bytes]) -> Answer:
-    """An answer of server-sent events."""
-    return Answer(tuple(frames), content_type="text/event-stream")
+def stream_response(frames: list[bytes]) -> FakeResponse:
+    """A response of server-sent events."""
+    return FakeResponse(tuple(frames), content_type="text/event-stream")
 
 
 class FakeServer(ABC):
-    """A server on loopback; an asynchronous context manager.
+    """A fake inference server on loopback; an async context manager.
 
     Attributes:
-        kind: of the adapter that it is for.
-        prefix: where its routes begin.
-        api_key: what it wants as a bearer token; None: anything goes.
-        exchanges: every request so far, in their order.
-        routes: the operations that this version has a route for.
-        cut_bytes: write in pieces of so many bytes, wherever they fall; None: frame by frame.
+        kind: of the adapter under test.
+        prefix: of the path of every route.
+        all_routes: the operations that this kind of server supports.
+        api_key: the bearer token that it requires; None: none.
+        requests: every request so far.
+        routes: the operations that this instance supports.
+        chunk_bytes: size of each write; None: one write per frame.
     """
 
     kind: ClassVar[str]
@@ -123,10 +124,10 @@ class FakeServer(ABC):
 
     def __init__(self, *, api_key: str | None = None) -> None:
         self.api_key = api_key
-        self.exchanges: list[Exchange] = []
+        self.requests: list[RecordedRequest] = []
         self.routes = set(self.all_routes)
-        self.cut_bytes: int | None = None
-        self._next: deque[Fault | Answer] = deque()
+        self.chunk_bytes: int | None = None
+        self._outcomes: deque[Fault | FakeResponse] = deque()
         self._arrived = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self._port = 0
@@ -135,28 +136,32 @@ class FakeServer(ABC):
 
     @property
     def url(self) -> str:
-        """The base address, as an operator writes it."""
+        """The base URL, as in the configuration of an agent."""
         return f"http://127.0.0.1:{self._port}{self.prefix}"
 
     @property
-    def jobs(self) -> list[Exchange]:
-        """The requests that were no questions."""
-        return [exchange for exchange in self.exchanges if exchange.is_job]
+    def jobs(self) -> list[RecordedRequest]:
+        """The requests that are jobs, in order."""
+        return [request for request in self.requests if request.is_job]
 
-    def probes(self, operation: Operation) -> list[Exchange]:
-        """The requests to a route that were no jobs."""
-        return [one for one in self.exchanges if one.operation is operation and not one.is_job]
+    def probes(self, operation: Operation) -> list[RecordedRequest]:
+        """The requests for an operation that are not jobs."""
+        return [
+            request
+            for request in self.requests
+            if request.operation is operation and not request.is_job
+        ]
 
-    def asked(self, path: str) -> list[Exchange]:
+    def requests_to(self, path: str) -> list[RecordedRequest]:
         """The requests to one path."""
-        return [exchange for exchange in self.exchanges if exchange.path == self.prefix + path]
+        return [request for request in self.requests if request.path == self.prefix + path]
 
-    def next_job(self, *instead: Fault | Answer) -> None:
-        """What happens to the next jobs, one each, instead of a good answer."""
-        self._next.extend(instead)
+    def script_jobs(self, *outcomes: Fault | FakeResponse) -> None:
+        """Set the outcomes of the next jobs, one each; further jobs succeed."""
+        self._outcomes.extend(outcomes)
 
-    async def job_arrived(self) -> Exchange:
-        """The first job, once it is there."""
+    async def wait_for_job(self) -> RecordedRequest:
+        """Wait for the first job."""
         while not self.jobs:
             self._arrived.clear()
             await self._arrived.wait()
@@ -184,65 +189,73 @@ class FakeServer(ABC):
     # --- for each server -----------------------------------------------------------------------
 
     @abstractmethod
-    def answer(self, exchange: Exchange) -> Answer:
-        """What this server answers when nothing goes wrong."""
+    def respond(self, recorded: RecordedRequest) -> FakeResponse:
+        """Return the response of this server without faults."""
 
     @abstractmethod
-    def error(self, status: int, message: str, exchange: Exchange) -> Answer:
-        """An error in this server's shape."""
+    def error_response(self, status: int, message: str, recorded: RecordedRequest) -> FakeResponse:
+        """Return an error in this server's shape."""
 
-    def is_open(self, path: str) -> bool:
-        """Whether a path (without the prefix) needs no key."""
+    def is_public(self, path: str) -> bool:
+        """Whether a path (without the prefix) requires no key."""
         return False
 
     # --- the connection ------------------------------------------------------------------------
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        exchange = Exchange(
+        recorded = RecordedRequest(
             request.method,
             request.path,
             dict(request.query),
             {name.lower(): value for name, value in request.headers.items()},
             await request.read(),
         )
-        self.exchanges.append(exchange)
+        self.requests.append(recorded)
         self._arrived.set()
-        answer, fault = self._choose(exchange)
+        response, fault = self._choose_outcome(recorded)
         try:
-            return await self._send(request, exchange, answer, fault)
+            return await self._send(request, recorded, response, fault)
         except (asyncio.CancelledError, ConnectionError):
-            exchange.disconnected.set()
+            recorded.disconnected.set()
             raise
 
-    def _choose(self, exchange: Exchange) -> tuple[Answer, Fault | None]:
-        path = exchange.path.removeprefix(self.prefix)
-        wanted = None if self.api_key is None else f"Bearer {self.api_key}"
-        if wanted and exchange.headers.get("authorization") != wanted and not self.is_open(path):
-            return self.error(401, "invalid key", exchange), None
-        planned = self._next.popleft() if exchange.is_job and self._next else None
-        if isinstance(planned, Answer):
-            return planned, None
-        return self.answer(exchange), planned
+    def _choose_outcome(self, recorded: RecordedRequest) -> tuple[FakeResponse, Fault | None]:
+        path = recorded.path.removeprefix(self.prefix)
+        required = None if self.api_key is None else f"Bearer {self.api_key}"
+        if (
+            required
+            and recorded.headers.get("authorization") != required
+            and not self.is_public(path)
+        ):
+            return self.error_response(401, "invalid key", recorded), None
+        outcome = self._outcomes.popleft() if recorded.is_job and self._outcomes else None
+        if isinstance(outcome, FakeResponse):
+            return outcome, None
+        return self.respond(recorded), outcome
 
     async def _send(
-        self, request: web.Request, exchange: Exchange, answer: Answer, fault: Fault | None
+        self,
+        request: web.Request,
+        recorded: RecordedRequest,
+        prepared: FakeResponse,
+        fault: Fault | None,
     ) -> web.StreamResponse:
         if fault is Fault.HANG_BEFORE_HEADERS:
             await asyncio.Event().wait()
         if fault is Fault.RESET_BEFORE_HEADERS:
             await _reset(request)
-        headers = {"Content-Type": answer.content_type, **answer.headers}
-        response = web.StreamResponse(status=answer.status, headers=headers)
+        headers = {"Content-Type": prepared.content_type, **prepared.headers}
+        response = web.StreamResponse(status=prepared.status, headers=headers)
         await response.prepare(request)
         if fault is Fault.HANG_AFTER_HEADERS:
-            exchange.started.set()
+            recorded.started.set()
             await asyncio.Event().wait()
-        for chunk in self._pieces(answer):
-            exchange.sent += chunk
+        for chunk in self._split(prepared):
+            recorded.sent += chunk
             await response.write(chunk)
-            exchange.started.set()
+            recorded.started.set()
             if chunk.startswith(b":"):
-                continue  # a comment is no output: faults come after the first real chunk
+                continue  # a comment: faults follow the first chunk with output
             if fault is Fault.HANG_AFTER_FIRST_CHUNK:
                 await asyncio.Event().wait()
             if fault is Fault.STOP_AFTER_FIRST_CHUNK:
@@ -253,15 +266,15 @@ class FakeServer(ABC):
         await response.write_eof()
         return response
 
-    def _pieces(self, answer: Answer) -> list[bytes]:
-        if self.cut_bytes is None:
-            return list(answer.chunks)
-        whole = b"".join(answer.chunks)
-        return [whole[at : at + self.cut_bytes] for at in range(0, len(whole), self.cut_bytes)]
+    def _split(self, response: FakeResponse) -> list[bytes]:
+        if self.chunk_bytes is None:
+            return list(response.chunks)
+        body = b"".join(response.chunks)
+        return [body[at : at + self.chunk_bytes] for at in range(0, len(body), self.chunk_bytes)]
 
 
 async def _reset(request: web.Request) -> None:
-    """Cut the connection so hard that the client sees a reset; it cancels this task."""
+    """Reset the connection with a TCP RST; aiohttp then cancels this task."""
     assert request.transport is not None
     connection: socket.socket = request.transport.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

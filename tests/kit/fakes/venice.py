@@ -10,8 +10,14 @@ from typing import ClassVar
 
 from provider_agent.protocol.formats import Operation
 from tests.kit.fakes.frames import chat_frames, sse
-from tests.kit.fakes.good_answers import good_answer
-from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer, stream_answer
+from tests.kit.fakes.good_responses import good_response
+from tests.kit.fakes.server import (
+    FakeResponse,
+    FakeServer,
+    RecordedRequest,
+    json_response,
+    stream_response,
+)
 
 MODEL = "acme-70b"
 EMBEDDER = "acme-embed"
@@ -26,41 +32,41 @@ class FakeVenice(FakeServer):
     prefix: ClassVar[str] = "/api"
     all_routes = frozenset({Operation.CHAT, Operation.EMBEDDINGS})
 
-    def is_open(self, path: str) -> bool:
+    def is_public(self, path: str) -> bool:
         return path == "/v1/models"
 
-    def answer(self, exchange: Exchange) -> Answer:
-        match exchange.method, exchange.path.removeprefix(self.prefix):
+    def respond(self, request: RecordedRequest) -> FakeResponse:
+        match request.method, request.path.removeprefix(self.prefix):
             case "GET", "/v1/models":
-                wanted = exchange.query.get("type", "text")
+                wanted = request.query.get("type", "text")
                 data = [model for model in _MODELS if model["type"] == wanted]
                 listed = {"object": "list", "type": wanted, "data": data}
-                return json_answer(listed, headers={"x-venice-version": VERSION})
+                return json_response(listed, headers={"x-venice-version": VERSION})
             case "GET", "/v1/api_keys/rate_limits":
-                return json_answer({"data": {"accessPermitted": True, "rateLimits": []}})
-        if exchange.method == "POST" and exchange.operation in self.routes:
-            return self._infer(exchange)
-        return self.error(404, "Not found", exchange)
+                return json_response({"data": {"accessPermitted": True, "rateLimits": []}})
+        if request.method == "POST" and request.operation in self.routes:
+            return self._infer(request)
+        return self.error_response(404, "Not found", request)
 
-    def error(self, status: int, message: str, exchange: Exchange) -> Answer:
-        return json_answer({"error": message}, status)
+    def error_response(self, status: int, message: str, request: RecordedRequest) -> FakeResponse:
+        return json_response({"error": message}, status)
 
     @staticmethod
-    def failed_in_stream() -> Answer:
+    def failed_in_stream() -> FakeResponse:
         """An error after the first token."""
         failed = sse({"error_type": "inference_failed", "error_message": "Upstream failed"})
-        return stream_answer([*chat_frames(MODEL, usage=False)[:3], failed])
+        return stream_response([*chat_frames(MODEL, usage=False)[:3], failed])
 
     @staticmethod
-    def context_exceeded() -> Answer:
+    def context_exceeded() -> FakeResponse:
         """The one error in OpenAI's shape."""
         fields = {"message": "Too long.", "code": "context_length_exceeded"}
-        return json_answer({"error": fields}, 400)
+        return json_response({"error": fields}, 400)
 
-    def _infer(self, exchange: Exchange) -> Answer:
-        if exchange.json.get("model") not in (MODEL, EMBEDDER):
-            return self.error(404, "Specified model not found", exchange)
-        return good_answer(exchange, MODEL)
+    def _infer(self, request: RecordedRequest) -> FakeResponse:
+        if request.json.get("model") not in (MODEL, EMBEDDER):
+            return self.error_response(404, "Specified model not found", request)
+        return good_response(request, MODEL)
 
 
 def _model(name: str, kind: str = "text", **spec: object) -> dict[str, object]:

@@ -13,8 +13,14 @@ from typing import ClassVar
 
 from provider_agent.protocol.formats import Operation
 from tests.kit.fakes.frames import DONE, INPUT_TOKENS, OUTPUT_TOKENS, message_frames, sse
-from tests.kit.fakes.good_answers import good_answer
-from tests.kit.fakes.server import Answer, Exchange, FakeServer, json_answer, stream_answer
+from tests.kit.fakes.good_responses import good_response
+from tests.kit.fakes.server import (
+    FakeResponse,
+    FakeServer,
+    RecordedRequest,
+    json_response,
+    stream_response,
+)
 
 MODEL = "acme/acme-8b"
 ADAPTER = "acme-8b-law"
@@ -41,56 +47,58 @@ class FakeVllm(FakeServer):
         self.pooling = False
         self.dead = False
 
-    def is_open(self, path: str) -> bool:
+    def is_public(self, path: str) -> bool:
         return not path.startswith("/v1")
 
-    def answer(self, exchange: Exchange) -> Answer:
-        match exchange.method, exchange.path:
+    def respond(self, request: RecordedRequest) -> FakeResponse:
+        match request.method, request.path:
             case "GET", "/health":
-                return Answer(status=503 if self.dead else 200)
+                return FakeResponse(status=503 if self.dead else 200)
             case "GET", "/version":
-                return json_answer({"version": self.version})
+                return json_response({"version": self.version})
             case "GET", "/metrics" if self.metrics is not None:
-                return Answer((self.metrics.encode(),), content_type="text/plain; version=0.0.4")
+                return FakeResponse(
+                    (self.metrics.encode(),), content_type="text/plain; version=0.0.4"
+                )
             case "GET", "/v1/models":
-                return json_answer({"object": "list", "data": [_BASE, _LORA]})
-        if exchange.method == "POST" and exchange.operation in self.routes:
-            return self._refusal(exchange) or self._infer(exchange)
-        return json_answer({"detail": "Not Found"}, 404)
+                return json_response({"object": "list", "data": [_BASE, _LORA]})
+        if request.method == "POST" and request.operation in self.routes:
+            return self._refusal(request) or self._infer(request)
+        return json_response({"detail": "Not Found"}, 404)
 
-    def error(self, status: int, message: str, exchange: Exchange) -> Answer:
+    def error_response(self, status: int, message: str, request: RecordedRequest) -> FakeResponse:
         if status == 401:
-            return json_answer({"error": "Unauthorized"}, 401)
+            return json_response({"error": "Unauthorized"}, 401)
         fields: dict[str, object] = {"message": message, "type": "Error"}
-        if exchange.path.startswith("/v1/messages"):
-            return json_answer({"type": "error", "error": fields}, status)
-        return json_answer({"error": {**fields, "param": None, "code": status}}, status)
+        if request.path.startswith("/v1/messages"):
+            return json_response({"type": "error", "error": fields}, status)
+        return json_response({"error": {**fields, "param": None, "code": status}}, status)
 
     @staticmethod
-    def admission_refused() -> Answer:
+    def admission_refused() -> FakeResponse:
         """Too many waiting, noticed only after the headers went out."""
         fields = {"message": "The engine is currently busy.", "type": "Error", "code": 503}
-        return stream_answer([sse({"error": fields}), DONE])
+        return stream_response([sse({"error": fields}), DONE])
 
     @staticmethod
-    def engine_died_in_messages() -> Answer:
+    def engine_failed_in_messages() -> FakeResponse:
         """The engine was killed while it streamed a message."""
         fields = {"type": "internal_error", "message": "2 validation errors for a response"}
         failed = sse({"type": "error", "error": fields}, "error")
-        return stream_answer([*message_frames(MODEL)[:4], failed])
+        return stream_response([*message_frames(MODEL)[:4], failed])
 
-    def _refusal(self, exchange: Exchange) -> Answer | None:
-        if self.pooling is not (exchange.operation is Operation.EMBEDDINGS):
-            return self.error(400, "The model does not support this API", exchange)
-        if exchange.json.get("model") not in (MODEL, ADAPTER):
-            return self.error(404, "The model `x` does not exist.", exchange)
+    def _refusal(self, request: RecordedRequest) -> FakeResponse | None:
+        if self.pooling is not (request.operation is Operation.EMBEDDINGS):
+            return self.error_response(400, "The model does not support this API", request)
+        if request.json.get("model") not in (MODEL, ADAPTER):
+            return self.error_response(404, "The model `x` does not exist.", request)
         return None
 
-    def _infer(self, exchange: Exchange) -> Answer:
-        if "stream_options" in exchange.json and not exchange.is_streamed:
-            return self.error(400, "Stream options need `stream=True`.", exchange)
+    def _infer(self, request: RecordedRequest) -> FakeResponse:
+        if "stream_options" in request.json and not request.is_streamed:
+            return self.error_response(400, "Stream options need `stream=True`.", request)
         ended = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
-        return good_answer(exchange, MODEL, end_usage=ended)
+        return good_response(request, MODEL, end_usage=ended)
 
 
 METRICS = """\

@@ -8,7 +8,7 @@ from provider_agent.adapters.responses.gate import MAX_HELD_BYTES
 from provider_agent.adapters.responses.relay import ReaderFlowControl
 from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
 from provider_agent.protocol.errors import ErrorCode
-from tests.kit.fakes import Answer, FakeOpenAICompatible, json_answer, stream_answer
+from tests.kit.fakes import FakeOpenAICompatible, FakeResponse, json_response, stream_response
 from tests.kit.fakes.frames import DONE, INPUT_TOKENS, OUTPUT_TOKENS, chat_chunk, chat_frames, sse
 from tests.kit.fakes.openai_compatible import MODEL
 from tests.kit.sink import CollectingSink
@@ -46,14 +46,14 @@ async def test_full_window_stops_the_server_and_loses_no_bytes(
     # Far more than the socket buffers can hold.
     word = chat_chunk(MODEL, {"content": "x" * 60_000})
     frames = [*chat_frames(MODEL, usage=False)[:1], *[word] * 400]
-    server.next_job(stream_answer([*frames, *chat_frames(MODEL, usage=True)[-3:]]))
+    server.script_jobs(stream_response([*frames, *chat_frames(MODEL, usage=True)[-3:]]))
     sink = CollectingSink(pause_at=100_000)
     running = asyncio.create_task(connect(server).execute(a_job(MODEL), sink))
     await sink.paused.wait()
-    exchange = server.jobs[0]
+    recorded = server.jobs[0]
     held, sent = len(sink.data), -1
-    while sent != len(exchange.sent):  # the server sends until the socket buffers are full
-        sent = len(exchange.sent)
+    while sent != len(recorded.sent):  # the server sends until the socket buffers are full
+        sent = len(recorded.sent)
         for _ in range(200):
             await asyncio.sleep(0)
 
@@ -63,7 +63,7 @@ async def test_full_window_stops_the_server_and_loses_no_bytes(
     sink.resume()
     result = await running
 
-    assert sink.data == exchange.sent
+    assert sink.data == recorded.sent
     assert result.total_bytes == len(sink.data)
     assert (result.input_tokens, result.output_tokens) == (INPUT_TOKENS, OUTPUT_TOKENS)
 
@@ -72,7 +72,7 @@ async def test_full_window_stops_the_server_and_loses_no_bytes(
 async def test_full_window_does_not_count_as_silence() -> None:
     word = chat_chunk(MODEL, {"content": "x" * 60_000})
     async with FakeOpenAICompatible() as server:
-        server.next_job(stream_answer([*[word] * 400, *chat_frames(MODEL, usage=True)]))
+        server.script_jobs(stream_response([*[word] * 400, *chat_frames(MODEL, usage=True)]))
         sink = CollectingSink(pause_at=1)
         backend = OpenAICompatibleBackend(BackendSettings(kind=server.kind, url=server.url))
         running = asyncio.create_task(backend.execute(a_job(MODEL), sink))
@@ -88,7 +88,7 @@ async def test_full_window_does_not_count_as_silence() -> None:
 async def test_job_with_a_full_window_can_be_cancelled(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
-    server.next_job(stream_answer([chat_chunk(MODEL, {"content": "x" * 60_000})] * 400))
+    server.script_jobs(stream_response([chat_chunk(MODEL, {"content": "x" * 60_000})] * 400))
     sink = CollectingSink(pause_at=1)
     running = asyncio.create_task(connect(server).execute(a_job(MODEL), sink))
     await sink.paused.wait()
@@ -104,8 +104,10 @@ async def test_job_with_a_full_window_can_be_cancelled(
 async def test_sink_receives_status_and_content_type(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
-    answer = json_answer({"choices": []}, 201, {"Content-Type": "application/json; x=" + "y" * 999})
-    server.next_job(answer)
+    answer = json_response(
+        {"choices": []}, 201, {"Content-Type": "application/json; x=" + "y" * 999}
+    )
+    server.script_jobs(answer)
     sink = CollectingSink()
 
     await connect(server).execute(a_job(MODEL, stream=False), sink)
@@ -138,7 +140,7 @@ async def test_first_byte_time_is_within_the_duration(
 async def test_stream_without_output_fails_before_the_sink_is_started(
     server: FakeOpenAICompatible, connect: Connect, frames: list[bytes]
 ) -> None:
-    server.next_job(stream_answer(frames))
+    server.script_jobs(stream_response(frames))
     sink = CollectingSink()
 
     with pytest.raises(InvalidResponse):
@@ -160,7 +162,7 @@ async def test_stream_without_output_fails_before_the_sink_is_started(
 async def test_error_before_output_fails_before_the_sink_is_started(
     server: FakeOpenAICompatible, connect: Connect, frames: list[bytes]
 ) -> None:
-    server.next_job(stream_answer(frames))
+    server.script_jobs(stream_response(frames))
     sink = CollectingSink()
 
     with pytest.raises(ErrorInStream) as caught:
@@ -173,7 +175,7 @@ async def test_error_before_output_fails_before_the_sink_is_started(
 async def test_json_error_with_status_200_fails_before_the_sink_is_started(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
-    server.next_job(json_answer({"error": "Model is unloaded."}))
+    server.script_jobs(json_response({"error": "Model is unloaded."}))
     sink = CollectingSink()
 
     with pytest.raises(ErrorInStream):
@@ -185,7 +187,7 @@ async def test_json_error_with_status_200_fails_before_the_sink_is_started(
 async def test_comments_before_the_output_are_relayed(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
-    server.next_job(stream_answer([b": wait\n\n", *chat_frames(MODEL, usage=True)]))
+    server.script_jobs(stream_response([b": wait\n\n", *chat_frames(MODEL, usage=True)]))
     sink = CollectingSink()
 
     await connect(server).execute(a_job(MODEL), sink)
@@ -197,7 +199,7 @@ async def test_long_json_response_is_relayed_before_it_is_complete(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     pieces = (b'{"choices":[],"x":"' + b"x" * MAX_HELD_BYTES, b"y" * 1000, b'"}')
-    server.next_job(Answer(pieces))
+    server.script_jobs(FakeResponse(pieces))
     sink = CollectingSink(pause_at=1)
     running = asyncio.create_task(connect(server).execute(a_job(MODEL, stream=False), sink))
 
@@ -213,7 +215,7 @@ async def test_error_in_a_stream_carries_the_retry_advice(
 ) -> None:
     advice = {"retryable": False, "retry_after": 7}
     error = {"error": {"code": 429, "message": "busy", "availability": advice}}
-    server.next_job(stream_answer([sse(error)]))
+    server.script_jobs(stream_response([sse(error)]))
 
     with pytest.raises(ErrorInStream) as caught:
         await connect(server).execute(a_job(MODEL), CollectingSink())
@@ -225,7 +227,7 @@ async def test_bytes_before_an_error_in_the_stream_are_relayed(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     frames = [*chat_frames(MODEL, usage=False)[:3], b'data: {"error":{"code":503}}\n\n']
-    server.next_job(stream_answer(frames))
+    server.script_jobs(stream_response(frames))
     sink = CollectingSink()
 
     with pytest.raises(ErrorInStream) as caught:

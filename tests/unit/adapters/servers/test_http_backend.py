@@ -26,7 +26,7 @@ from provider_agent.adapters.servers.model_selection import choose_offered
 from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
-from tests.kit.fakes import Answer, FakeOpenAICompatible, FakeOpenRouter, Fault, json_answer
+from tests.kit.fakes import FakeOpenAICompatible, FakeOpenRouter, FakeResponse, Fault, json_response
 from tests.kit.fakes.openai_compatible import MODEL
 from tests.kit.sink import CollectingSink
 from tests.unit.adapters.conftest import Connect, a_job
@@ -136,28 +136,28 @@ async def test_what_is_not_http_is_an_invalid_response() -> None:
 
 
 async def test_a_redirect_is_not_followed(server: FakeOpenAICompatible, connect: Connect) -> None:
-    server.next_job(Answer(status=307, headers={"Location": server.url + "/elsewhere"}))
+    server.script_jobs(FakeResponse(status=307, headers={"Location": server.url + "/elsewhere"}))
 
     with pytest.raises(BadStatus) as caught:
         await connect(server).execute(a_job(MODEL), CollectingSink())
 
     assert caught.value.code is ErrorCode.INVALID_RESPONSE
-    assert server.asked("/elsewhere") == []
+    assert server.requests_to("/elsewhere") == []
 
 
 async def test_a_question_is_not_redirected_either(
     server: FakeOpenAICompatible, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elsewhere = Answer(status=302, headers={"Location": server.url + "/elsewhere"})
-    monkeypatch.setattr(server, "answer", lambda _: elsewhere)
+    elsewhere = FakeResponse(status=302, headers={"Location": server.url + "/elsewhere"})
+    monkeypatch.setattr(server, "respond", lambda _: elsewhere)
 
     assert not (await connect(server).health()).reachable
-    assert server.asked("/elsewhere") == []
+    assert server.requests_to("/elsewhere") == []
 
 
 async def test_cookies_are_not_kept(server: FakeOpenAICompatible, connect: Connect) -> None:
     backend = connect(server)
-    server.next_job(json_answer({"choices": []}, headers={"Set-Cookie": "session=1; Path=/"}))
+    server.script_jobs(json_response({"choices": []}, headers={"Set-Cookie": "session=1; Path=/"}))
 
     for _ in range(2):
         await backend.execute(a_job(MODEL, stream=False), CollectingSink())
@@ -193,14 +193,14 @@ async def test_an_unknown_operation_is_refused_before_anything_is_sent(
     with pytest.raises(ModelNotFound):
         await connect(server).execute(job, CollectingSink())
 
-    assert server.exchanges == []
+    assert server.requests == []
 
 
 async def test_an_error_body_is_cut_and_free_of_the_key(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     filler = "word " * 100_000
-    server.next_job(json_answer({"error": f"your key {KEY} is fine. {filler}"}, 500))
+    server.script_jobs(json_response({"error": f"your key {KEY} is fine. {filler}"}, 500))
 
     with pytest.raises(BadStatus) as caught:
         await connect(server).execute(a_job(MODEL), CollectingSink())
@@ -213,7 +213,7 @@ async def test_an_error_body_is_cut_and_free_of_the_key(
 async def test_an_error_inside_an_answer_is_free_of_the_key(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
-    server.next_job(json_answer({"error": f"your key {KEY} is fine"}))
+    server.script_jobs(json_response({"error": f"your key {KEY} is fine"}))
 
     with pytest.raises(Exception, match="inside its answer") as caught:
         await connect(server).execute(a_job(MODEL, stream=False), CollectingSink())
@@ -241,18 +241,18 @@ async def test_closing_the_backend_ends_its_running_jobs(
 ) -> None:
     # A closed aiohttp session leaves a reader of its responses waiting for ever.
     backend = connect(server)
-    server.next_job(fault)
+    server.script_jobs(fault)
     running = asyncio.create_task(backend.execute(a_job(MODEL), CollectingSink()))
-    exchange = await server.job_arrived()
+    recorded = await server.wait_for_job()
     if fault is Fault.HANG_AFTER_FIRST_CHUNK:
-        await exchange.started.wait()
+        await recorded.started.wait()
 
     await backend.close()
 
     with pytest.raises(Transport, match="closed"):
         await running
     async with asyncio.timeout(5):
-        await exchange.disconnected.wait()
+        await recorded.disconnected.wait()
 
 
 async def test_a_closed_backend_opens_again(server: FakeOpenAICompatible, connect: Connect) -> None:
@@ -267,7 +267,7 @@ async def test_many_jobs_run_at_once_and_a_question_passes_them(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     backend = connect(server, max_concurrent=1)
-    server.next_job(*[Fault.HANG_AFTER_FIRST_CHUNK] * 120)
+    server.script_jobs(*[Fault.HANG_AFTER_FIRST_CHUNK] * 120)
     sinks = [CollectingSink() for _ in range(120)]
     running = [asyncio.create_task(backend.execute(a_job(MODEL), sink)) for sink in sinks]
     for sink in sinks:
@@ -285,7 +285,7 @@ async def test_many_jobs_run_at_once_and_a_question_passes_them(
 
 async def test_a_question_has_a_clock(server: FakeOpenAICompatible, connect: Connect) -> None:
     backend = http_backend(connect(server))
-    server.next_job(Fault.HANG_BEFORE_HEADERS)
+    server.script_jobs(Fault.HANG_BEFORE_HEADERS)
 
     with pytest.raises(BackendTimeout):
         await backend.ask("POST", "/v1/chat/completions", json={"messages": []}, timeout_s=0.05)
@@ -295,7 +295,7 @@ async def test_a_huge_answer_to_a_question_is_refused(
     server: FakeOpenAICompatible, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "MAX_ANSWER_BYTES", 1000)
-    monkeypatch.setattr(server, "answer", lambda _: Answer((b"x" * 600, b"x" * 401)))
+    monkeypatch.setattr(server, "respond", lambda _: FakeResponse((b"x" * 600, b"x" * 401)))
 
     with pytest.raises(InvalidResponse, match="too big"):
         await connect(server).list_models()
@@ -305,7 +305,7 @@ async def test_a_huge_answer_to_a_question_is_refused(
 async def test_an_answer_of_another_shape_is_invalid(
     server: FakeOpenAICompatible, connect: Connect, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
-    monkeypatch.setattr(server, "answer", lambda _: Answer((body,)))
+    monkeypatch.setattr(server, "respond", lambda _: FakeResponse((body,)))
 
     with pytest.raises(InvalidResponse, match="expected shape"):
         await connect(server).list_models()
@@ -324,8 +324,8 @@ async def test_an_address_that_is_none_is_unreachable(url: str) -> None:
 async def test_a_compressed_answer_is_refused_unread(
     server: FakeOpenAICompatible, connect: Connect, content_type: str
 ) -> None:
-    packed = Answer((b"\x1f\x8b",), 200, content_type, {"Content-Encoding": "gzip"})
-    server.next_job(packed)
+    packed = FakeResponse((b"\x1f\x8b",), 200, content_type, {"Content-Encoding": "gzip"})
+    server.script_jobs(packed)
     sink = CollectingSink()
 
     with pytest.raises(InvalidResponse, match="compressed"):
@@ -338,7 +338,7 @@ async def test_a_compressed_answer_is_refused_unread(
 async def test_an_answer_that_says_it_is_not_compressed_is_none(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
-    server.next_job(json_answer({"choices": []}, headers={"Content-Encoding": "Identity"}))
+    server.script_jobs(json_response({"choices": []}, headers={"Content-Encoding": "Identity"}))
 
     result = await connect(server).execute(a_job(MODEL, stream=False), CollectingSink())
 
@@ -384,7 +384,7 @@ async def test_a_netrc_entry_does_not_replace_the_operators_key(
     async with FakeOpenRouter(api_key=KEY) as server:
         assert (await connect(server).health()).reachable
 
-    assert server.exchanges[0].headers["authorization"] == f"Bearer {KEY}"
+    assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
 
 
 def test_a_job_is_not_kept_by_the_backend() -> None:

@@ -162,7 +162,7 @@ async def test_a_router_offers_what_is_loaded_and_loads_nothing(
     assert model.formats == set(WireFormat)
     assert backend.max_concurrent == SLOTS
     assert server.woken == []
-    assert all(asked.query["autoload"] == "false" for asked in server.exchanges if asked.query)
+    assert all(asked.query["autoload"] == "false" for asked in server.requests if asked.query)
 
 
 @pytest.mark.parametrize(
@@ -187,8 +187,8 @@ async def test_load_is_busy_slots_and_the_queue_where_they_are_told(
 
     assert [await backend.load() for _ in range(3)] == [load] * 3
 
-    assert len(server.asked("/slots")) == (3 if slots else 1)
-    assert len(server.asked("/metrics")) == (1 if deferred is None else 3)
+    assert len(server.requests_to("/slots")) == (3 if slots else 1)
+    assert len(server.requests_to("/metrics")) == (1 if deferred is None else 3)
 
 
 async def test_metrics_that_were_switched_on_meanwhile_are_noticed(
@@ -211,7 +211,7 @@ async def test_the_load_behind_a_router_is_that_of_all_loaded_models(
     await backend.list_models()
 
     assert await backend.load() == ServerLoad(running=4, waiting=2)
-    asked = [one.query for one in server.asked("/slots")]
+    asked = [one.query for one in server.requests_to("/slots")]
     assert [query["model"] for query in asked] == ["acme-1b", "acme/8b"]
     assert {query["autoload"] for query in asked} == {"false"}
 
@@ -224,13 +224,13 @@ async def test_a_sleeping_server_is_not_asked_for_its_load(
     await backend.list_models()
 
     assert await backend.load() is None
-    assert server.asked("/slots") == []
+    assert server.requests_to("/slots") == []
 
 
 async def test_a_prompt_over_the_window_is_the_clients_fault(
     server: FakeLlamaCpp, connect: Connect
 ) -> None:
-    server.next_job(FakeLlamaCpp.context_exceeded())
+    server.script_jobs(FakeLlamaCpp.context_exceeded())
 
     with pytest.raises(BadStatus) as caught:
         await connect(server).execute(a_job(MODEL), CollectingSink())

@@ -11,7 +11,7 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.adapters.servers.lmstudio import LmStudioBackend
 from provider_agent.adapters.servers.probe_cache import UNKNOWN_BUILD_S
-from tests.kit.fakes import Answer, FakeLmStudio, json_answer
+from tests.kit.fakes import FakeLmStudio, FakeResponse, json_response
 from tests.kit.fakes.lmstudio import EMBEDDER, MODEL, PARALLEL, UNLOADED, WINDOW
 from tests.kit.sink import CollectingSink
 from tests.unit.adapters.conftest import Connect, a_job
@@ -121,7 +121,7 @@ async def test_without_a_loaded_model_its_own_limit_holds_again(
 ) -> None:
     backend = connect(server)
     await backend.list_models()
-    monkeypatch.setattr(server, "answer", lambda _: json_answer({"models": []}))
+    monkeypatch.setattr(server, "respond", lambda _: json_response({"models": []}))
 
     assert await backend.list_models() == []
     assert backend.max_concurrent == 1
@@ -130,7 +130,9 @@ async def test_without_a_loaded_model_its_own_limit_holds_again(
 async def test_a_server_of_another_kind_is_unhealthy(
     server: FakeLmStudio, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "answer", lambda _: Answer((b'{"error":"Unexpected endpoint"}',)))
+    monkeypatch.setattr(
+        server, "respond", lambda _: FakeResponse((b'{"error":"Unexpected endpoint"}',))
+    )
 
     health = await connect(server).health()
 
@@ -149,9 +151,9 @@ async def test_a_server_of_another_kind_is_unhealthy(
     ids=["in-stream", "200-with-error-body", "empty"],
 )
 async def test_a_failure_that_answers_200_is_a_failure(
-    server: FakeLmStudio, connect: Connect, answer: Answer, error: type[Exception]
+    server: FakeLmStudio, connect: Connect, answer: FakeResponse, error: type[Exception]
 ) -> None:
-    server.next_job(answer)
+    server.script_jobs(answer)
     sink = CollectingSink()
 
     with pytest.raises(error):

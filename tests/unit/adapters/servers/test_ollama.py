@@ -65,7 +65,7 @@ async def test_embedding_models_do_not_chat_and_cloud_stubs_are_not_offered(
     withheld = {model.model_id: model.withheld for model in models if model.withheld}
     assert sorted(withheld) == sorted(CLOUD)
     assert all("ollama.com" in reason for reason in withheld.values())
-    shown = {asked.json["model"] for asked in server.asked("/api/show")}
+    shown = {asked.json["model"] for asked in server.requests_to("/api/show")}
     assert not any("cloud" in str(name) or "huge" in str(name) for name in shown)
 
 
@@ -75,7 +75,7 @@ async def test_a_model_is_asked_about_once_per_digest(server: FakeOllama, connec
     for _ in range(3):
         await backend.list_models()
 
-    names = [asked.json["model"] for asked in server.asked("/api/show")]
+    names = [asked.json["model"] for asked in server.requests_to("/api/show")]
     assert len(names) == len(set(names)) > 0
 
 
@@ -190,7 +190,7 @@ async def test_usage_of_a_message_is_the_truth_at_its_end(
 async def test_an_error_that_it_swallows_is_noticed(
     server: FakeOllama, connect: Connect, wire_format: WireFormat
 ) -> None:
-    server.next_job(Fault.STOP_AFTER_FIRST_CHUNK)
+    server.script_jobs(Fault.STOP_AFTER_FIRST_CHUNK)
 
     with pytest.raises(InvalidResponse):
         await connect(server).execute(a_job(MODEL, wire_format), CollectingSink())

@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from provider_agent.adapters.base import BadStatus, Operation, WireFormat
-from tests.kit.fakes import FakeOpenAICompatible, json_answer
+from tests.kit.fakes import FakeOpenAICompatible, json_response
 from tests.kit.fakes.openai_compatible import MODEL, WINDOW
 from tests.unit.adapters.conftest import Connect
 
@@ -60,7 +60,7 @@ async def test_the_window_comes_from_whichever_field_there_is(
     window: int | None,
 ) -> None:
     listed = {"data": [{"id": "m", **entry}]}
-    monkeypatch.setattr(server, "answer", lambda _: json_answer(listed))
+    monkeypatch.setattr(server, "respond", lambda _: json_response(listed))
 
     (model,) = await connect(server).list_models()
 
@@ -71,7 +71,7 @@ async def test_ids_that_no_frame_can_carry_and_repeated_ids_are_left_out(
     server: FakeOpenAICompatible, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = {"data": [{"id": one} for one in ("", "x" * 513, "b", "a", "b")]}
-    monkeypatch.setattr(server, "answer", lambda _: json_answer(listed))
+    monkeypatch.setattr(server, "respond", lambda _: json_response(listed))
 
     models = await connect(server).list_models()
 
@@ -100,7 +100,7 @@ async def test_what_does_not_refuse_an_empty_request_as_such_is_not_offered(
     monkeypatch: pytest.MonkeyPatch,
     status: int,
 ) -> None:
-    monkeypatch.setattr(server, "_job", lambda _: json_answer({}, status))
+    monkeypatch.setattr(server, "_job", lambda _: json_response({}, status))
 
     models = await connect(server).list_models()
 
@@ -112,7 +112,7 @@ async def test_a_busy_server_is_asked_again(
 ) -> None:
     backend = connect(server)
     with monkeypatch.context() as busy:
-        busy.setattr(server, "_job", lambda _: json_answer({}, 503))
+        busy.setattr(server, "_job", lambda _: json_response({}, 503))
         with pytest.raises(BadStatus):
             await backend.list_models()
 

@@ -90,7 +90,7 @@ async def test_without_a_key_nothing_is_sent(server: FakeOpenRouter, connect: Co
         await backend.list_models()
     with pytest.raises(MissingApiKey):
         await backend.execute(a_job(MODEL), CollectingSink())
-    assert server.exchanges == []
+    assert server.requests == []
 
 
 async def test_a_made_up_key_is_unhealthy_though_the_catalogue_answers_it(
@@ -115,7 +115,7 @@ async def test_a_key_without_money_left_is_unhealthy(
 async def test_an_error_in_the_stream_is_a_failure(
     server: FakeOpenRouter, connect: Connect, code: int, expected: ErrorCode
 ) -> None:
-    server.next_job(FakeOpenRouter.failed_in_stream(code))
+    server.script_jobs(FakeOpenRouter.failed_in_stream(code))
 
     with pytest.raises(ErrorInStream) as caught:
         await connect(server).execute(a_job(MODEL), CollectingSink())
@@ -126,7 +126,7 @@ async def test_an_error_in_the_stream_is_a_failure(
 async def test_an_error_body_under_200_is_a_failure(
     server: FakeOpenRouter, connect: Connect
 ) -> None:
-    server.next_job(FakeOpenRouter.failed_with_200())
+    server.script_jobs(FakeOpenRouter.failed_with_200())
 
     with pytest.raises(ErrorInStream) as caught:
         await connect(server).execute(a_job(MODEL, stream=False), CollectingSink())

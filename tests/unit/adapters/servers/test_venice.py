@@ -6,7 +6,7 @@ import pytest
 from provider_agent.adapters.base import BadStatus, ErrorInStream, MissingApiKey, Operation
 from provider_agent.adapters.servers.venice import VeniceBackend
 from provider_agent.protocol.errors import ErrorCode
-from tests.kit.fakes import Answer, Exchange, FakeVenice
+from tests.kit.fakes import FakeResponse, FakeVenice, RecordedRequest
 from tests.kit.fakes.venice import EMBEDDER, MODEL, WINDOW
 from tests.kit.sink import CollectingSink
 from tests.unit.adapters.conftest import Connect, a_job
@@ -47,20 +47,20 @@ async def test_its_own_system_prompt_is_off_unless_the_operator_wants_it(
     await wanted.execute(job, CollectingSink())
 
     off = {"include_venice_system_prompt": False}
-    sent = [exchange.json.get("venice_parameters") for exchange in server.jobs]
+    sent = [recorded.json.get("venice_parameters") for recorded in server.jobs]
     assert sent == [off, off, None]
 
 
 async def test_a_catalogue_without_embeddings_is_no_failure(
     server: FakeVenice, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = server.answer
+    answer = server.respond
 
-    def without(exchange: Exchange) -> Answer:
-        refused = exchange.query.get("type") == "embedding"
-        return server.error(400, "no such type", exchange) if refused else answer(exchange)
+    def without(recorded: RecordedRequest) -> FakeResponse:
+        refused = recorded.query.get("type") == "embedding"
+        return server.error_response(400, "no such type", recorded) if refused else answer(recorded)
 
-    monkeypatch.setattr(server, "answer", without)
+    monkeypatch.setattr(server, "respond", without)
     models = await connect(server).list_models()
 
     assert MODEL in [model.model_id for model in models]
@@ -83,7 +83,7 @@ async def test_without_a_key_nothing_is_sent(server: FakeVenice, connect: Connec
     assert not (await backend.health()).reachable
     with pytest.raises(MissingApiKey):
         await backend.list_models()
-    assert server.exchanges == []
+    assert server.requests == []
 
 
 async def test_a_made_up_key_is_unhealthy_though_the_catalogue_answers_it(
@@ -98,7 +98,7 @@ async def test_a_made_up_key_is_unhealthy_though_the_catalogue_answers_it(
 async def test_an_error_in_its_own_words_in_the_stream_is_a_failure(
     server: FakeVenice, connect: Connect
 ) -> None:
-    server.next_job(FakeVenice.failed_in_stream())
+    server.script_jobs(FakeVenice.failed_in_stream())
 
     with pytest.raises(ErrorInStream) as caught:
         await connect(server).execute(a_job(MODEL), CollectingSink())
@@ -109,7 +109,7 @@ async def test_an_error_in_its_own_words_in_the_stream_is_a_failure(
 async def test_a_prompt_over_the_window_is_the_clients_fault(
     server: FakeVenice, connect: Connect
 ) -> None:
-    server.next_job(FakeVenice.context_exceeded())
+    server.script_jobs(FakeVenice.context_exceeded())
 
     with pytest.raises(BadStatus) as caught:
         await connect(server).execute(a_job(MODEL), CollectingSink())

@@ -12,7 +12,7 @@ from provider_agent.adapters.base import (
     WireFormat,
 )
 from provider_agent.protocol.errors import ErrorCode
-from tests.kit.fakes import FakeVllm, json_answer
+from tests.kit.fakes import FakeVllm, json_response
 from tests.kit.fakes.vllm import ADAPTER, MODEL, WINDOW
 from tests.kit.sink import CollectingSink
 from tests.unit.adapters.conftest import Connect, a_job
@@ -127,7 +127,7 @@ async def test_a_wrong_key_fails_though_health_is_open(server: FakeVllm, connect
 async def test_a_refused_admission_after_200_is_an_overload(
     server: FakeVllm, connect: Connect
 ) -> None:
-    server.next_job(FakeVllm.admission_refused())
+    server.script_jobs(FakeVllm.admission_refused())
 
     with pytest.raises(ErrorInStream) as caught:
         await connect(server).execute(a_job(MODEL), CollectingSink())
@@ -138,7 +138,7 @@ async def test_a_refused_admission_after_200_is_an_overload(
 async def test_an_engine_that_dies_while_it_streams_a_message_is_an_error(
     server: FakeVllm, connect: Connect
 ) -> None:
-    server.next_job(FakeVllm.engine_died_in_messages())
+    server.script_jobs(FakeVllm.engine_failed_in_messages())
     sink = CollectingSink()
 
     with pytest.raises(ErrorInStream) as caught:
@@ -154,7 +154,7 @@ async def test_a_probe_without_a_clear_answer_is_not_remembered(
 ) -> None:
     backend = connect(server)
     with monkeypatch.context() as broken:
-        broken.setattr(server, "_refusal", lambda _: json_answer({}, 500))
+        broken.setattr(server, "_refusal", lambda _: json_response({}, 500))
         with pytest.raises(BackendError):
             await backend.list_models()
 
