@@ -1,1 +1,1 @@
-"""What serves: the inference servers in use, how they are, what they offer, who gets a job."""
+"""The backends in use: their health, what they offer, and which one executes a job."""

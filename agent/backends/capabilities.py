@@ -1,4 +1,4 @@
-"""What the agent offers, from what its backends serve. Pure."""
+"""Builds the `Capabilities` frame: one offer per model that the backends serve. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -18,29 +18,29 @@ from provider_agent.protocol.limits import (
 )
 
 _OTHER_FIELDS_BYTES: Final = 64 * KIB
-"""What the rest of `Capabilities` takes at most: limits and the operator's few short texts."""
+"""The largest size of the rest of `Capabilities`: limits and the operator's few short texts."""
 
 ServedModel = tuple[Backend, BackendModel, float | None]
 """A healthy backend, one of its models, and the markup of a passthrough."""
 
 
 def model_offers(serving: Iterable[ServedModel], config: Config) -> list[ModelOffer]:
-    """One offer per model id, in the order in which backends and models come.
+    """One offer per model id, in the order of the backends and their models.
 
-    A model that several backends serve is offered once: with everything that any of them speaks,
-    the smallest of their context windows, and their capacities added up. Models are left out from
-    the end when there are more than the protocol or one message holds.
+    A model that several backends serve is offered once: with the formats and operations that any of
+    them supports, the smallest of their context windows, and the sum of their capacities. The last
+    models are left out when there are more than the protocol or one message allows.
     """
-    by_id: dict[str, list[ServedModel]] = {}
+    entries_by_id: dict[str, list[ServedModel]] = {}
     for entry in serving:
         if len(entry[1].model_id) <= MAX_NAME_CHARS:
-            by_id.setdefault(entry[1].model_id, []).append(entry)
-    offers = [_offer(model_id, entries, config) for model_id, entries in by_id.items()]
-    room = MIN_MESSAGE_TO_COORDINATOR_BYTES - _OTHER_FIELDS_BYTES
+            entries_by_id.setdefault(entry[1].model_id, []).append(entry)
+    offers = [_offer(model_id, entries, config) for model_id, entries in entries_by_id.items()]
+    free_bytes = MIN_MESSAGE_TO_COORDINATOR_BYTES - _OTHER_FIELDS_BYTES
     fitting = []
     for offer in offers[:MAX_MODELS]:
-        room -= len(msgspec.msgpack.encode(offer))
-        if room < 0:
+        free_bytes -= len(msgspec.msgpack.encode(offer))
+        if free_bytes < 0:
             break
         fitting.append(offer)
     return fitting
@@ -48,8 +48,7 @@ def model_offers(serving: Iterable[ServedModel], config: Config) -> list[ModelOf
 
 def _offer(model_id: str, entries: Sequence[ServedModel], config: Config) -> ModelOffer:
     models = [model for _, model, _ in entries]
-    told = [valid_count(model.context_window) for model in models]
-    windows = [window for window in told if window]
+    windows = [window for model in models if (window := valid_count(model.context_window))]
     backend, first, markup = entries[0]
     upstream = None
     input_price = valid_count(first.input_price_per_1m)
@@ -71,15 +70,15 @@ def _offer(model_id: str, entries: Sequence[ServedModel], config: Config) -> Mod
 
 
 def agent_limits(config: Config) -> AgentLimits:
-    """What the whole agent takes on."""
+    """The limits of the whole agent."""
     return AgentLimits(config.limits.max_concurrent, config.limits.max_tokens_per_minute)
 
 
 def metadata(config: Config) -> Mapping[str, str]:
-    """What the operator says of the machine."""
-    said = {
+    """The operator's configured contact data, without empty values."""
+    values = {
         "display_name": config.operator.display_name,
         "wallet": config.operator.wallet,
         "contact_email": config.operator.contact_email,
     }
-    return {name: value for name, value in said.items() if value}
+    return {name: value for name, value in values.items() if value}

@@ -1,4 +1,4 @@
-"""Makes the backends that the configuration names, with their keys."""
+"""Creates the configured backends, with their API keys."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -14,8 +14,8 @@ class SkippedBackend(Struct, frozen=True):
 
     Attributes:
         backend_id: as `Backend.id` would be.
-        kind: which adapter.
-        reason: why, and what to do.
+        kind: of its adapter.
+        reason: why it is skipped, and what to do.
     """
 
     backend_id: str
@@ -24,21 +24,21 @@ class SkippedBackend(Struct, frozen=True):
 
 
 class Backends(Struct, frozen=True):
-    """What came of the configuration's `[[backends]]`.
+    """The backends created from the configuration's `[[backends]]`.
 
     Attributes:
         usable: in the order of the configuration.
         markups: by backend id.
-        skipped: those that have no key where they need one.
+        skipped: backends whose configured key is missing.
         tokens_per_minute: the operator's limits, by backend id.
-        made_from: what each was made from, by backend id; a backend may fill its own settings in.
+        created_from: the settings of each, by backend id; a backend may complete its own copy.
     """
 
     usable: list[Backend]
     markups: dict[str, float | None]
     skipped: list[SkippedBackend]
     tokens_per_minute: dict[str, int] = {}
-    made_from: dict[str, BackendSettings] = {}
+    created_from: dict[str, BackendSettings] = {}
 
 
 def make_backends(
@@ -48,58 +48,58 @@ def make_backends(
     before: Backends | None = None,
     busy_ids: Collection[str] = (),
 ) -> Backends:
-    """Make every backend whose key is there; a missing key skips its backend, not the agent.
+    """Create every backend whose key is available; a missing key skips only its backend.
 
     Args:
-        configs: the operator's list.
-        environ: where keys are, beside files.
-        before: those of a running agent; one whose settings and key are still the same goes on.
-        busy_ids: ids that no new backend may have, for jobs still run under them.
+        configs: the operator's `[[backends]]`.
+        environ: the environment, for keys that are not in files.
+        before: the backends of a running agent; those with the same settings and key are kept.
+        busy_ids: ids that no new backend may have, because jobs run under them.
     """
-    made = Backends([], {}, [], {}, {})
+    created = Backends([], {}, [], {}, {})
     wanted: list[tuple[BackendConfig, BackendSettings]] = []
     for config in configs:
         key = resolve_api_key(config, environ)
         if key is None and (config.api_key_env or config.api_key_file):
-            made.skipped.append(_skipped(config))
+            created.skipped.append(_skipped(config))
         else:
             wanted.append((config, _settings(config, key)))
     kept = _kept([settings for _, settings in wanted], before)
     taken = {backend.id for backend in kept if backend is not None} | set(busy_ids)
     for (config, settings), old in zip(wanted, kept, strict=True):
-        backend = old or _named_apart(create_backend(settings), taken)
+        backend = old or _with_unique_id(create_backend(settings), taken)
         taken.add(backend.id)
-        made.usable.append(backend)
-        made.made_from[backend.id] = settings
+        created.usable.append(backend)
+        created.created_from[backend.id] = settings
         if config.max_tokens_per_minute is not None:
-            made.tokens_per_minute[backend.id] = config.max_tokens_per_minute
-        made.markups[backend.id] = config.markup if not is_native(config.kind) else None
-    return made
+            created.tokens_per_minute[backend.id] = config.max_tokens_per_minute
+        created.markups[backend.id] = config.markup if not is_native(config.kind) else None
+    return created
 
 
 def _kept(wanted: Sequence[BackendSettings], before: Backends | None) -> list[Backend | None]:
-    """For each of the wanted settings the backend that has them already, each of those once."""
-    left = list(before.usable) if before else []
-    made_from = before.made_from if before else {}
+    """For each of the wanted settings the existing backend with the same ones, each used once."""
+    unused = list(before.usable) if before else []
+    created_from = before.created_from if before else {}
     kept: list[Backend | None] = []
     for settings in wanted:
-        same = next((one for one in left if made_from.get(one.id) == settings), None)
+        same = next((one for one in unused if created_from.get(one.id) == settings), None)
         if same is not None:
-            left.remove(same)
+            unused.remove(same)
         kept.append(same)
     return kept
 
 
-def _named_apart(backend: Backend, taken: Collection[str]) -> Backend:
-    """The backend with an id of its own.
+def _with_unique_id(backend: Backend, taken: Collection[str]) -> Backend:
+    """Give the backend an id that is not taken.
 
-    Two keys for one remote service are both used, and so are a backend that the operator has
-    changed and its old self while jobs still run there.
+    Two keys of one remote service are two backends, and so are a changed backend and its
+    predecessor on which jobs still run.
     """
-    plain, number = backend.id, 1
+    base_id, number = backend.id, 1
     while backend.id in taken:
         number += 1
-        backend.id = f"{plain}#{number}"
+        backend.id = f"{base_id}#{number}"
     return backend
 
 

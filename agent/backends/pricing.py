@@ -1,8 +1,8 @@
-"""What one offered model costs. A pure decision.
+"""The price of one offered model. A pure decision.
 
-A passthrough pays its upstream for every token. Where that price is known it is the base; where it
-is not, the operator's default applies like anywhere else, and may be below cost: set a price for
-such models, or offer only those that have one.
+A passthrough pays its upstream for every token. The upstream's price is the base where it is known.
+Where it is not, the operator's default applies and may be below cost: set a price for such models,
+or offer only models with a known price.
 """
 
 from fractions import Fraction
@@ -20,16 +20,16 @@ def price_for(
     upstream: Price | None = None,
     markup: float | None = None,
 ) -> Price | None:
-    """The price at which a model is offered; None when nothing says one.
+    """The price at which a model is offered; None when none is known.
 
-    The first of: the price configured for this model; the upstream's own price with the markup;
-    the default.
+    The first of: the price configured for this model; the upstream's price plus the markup; the
+    configured default.
 
     Args:
         model_id: as it is offered.
-        pricing: the operator's section.
+        pricing: the `[pricing]` section.
         upstream: what the operator pays, when the backend reported it.
-        markup: added to `upstream`; 0.05 is five per cent, None is nothing.
+        markup: added to `upstream`; 0.05 is five percent, None is no markup.
     """
     if (configured := pricing.models.get(model_id)) is not None:
         return configured

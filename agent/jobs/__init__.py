@@ -1,1 +1,1 @@
-"""What runs: the life of each job, its one end, and its way out to the coordinator."""
+"""Executes jobs: their admission, their attempts, their one end, and the outbox."""

@@ -1,14 +1,14 @@
-"""How an agent stops: no new jobs, running ones end, and every end is seen acknowledged.
+"""The drain: no new jobs, running jobs finish, and every end is acknowledged.
 
 ::
 
-    running ──signal──▶ jobs end by themselves ──▶ ends acknowledged ──▶ stopped
-                          │ drain_timeout_s             ▲
-                          ▼                             │
-                        the rest is cancelled, each with an end that says so
+    running ──signal──▶ running jobs finish ──▶ ends acknowledged ──▶ stopped
+                          │ drain_timeout_s        ▲
+                          ▼                        │
+                        remaining jobs are cancelled, each with the end `draining`
 
-A second signal goes to the last row at once. All of it works without a link too: jobs go on, and
-their ends wait for the next link as long as there is a session to resume.
+A second signal cancels the running jobs at once. A drain also works without a link: jobs continue,
+and their ends wait for the next link as long as there is a session to resume.
 """
 
 import asyncio
@@ -22,26 +22,26 @@ from provider_agent.event_log import EventLogger
 log = EventLogger(__name__)
 
 FLUSH_S: Final = 5.0
-"""How long the ends of the last jobs may take to be acknowledged on a link that is up."""
+"""How long to wait for the acknowledgement of the last ends on a link that is up."""
 
 FORCED_FLUSH_S: Final = 1.0
-"""The same when a second signal came: one round trip on a bad link."""
+"""The same after a second signal: one round trip on a bad link."""
 
 STOP_S: Final = 5.0
-"""How long jobs may take to stop when told to: to close a connection. An adapter that will not stop
-must not keep the agent."""
+"""How long cancelled jobs may take to stop, as they close connections. An adapter that ignores its
+cancellation must not keep the agent running."""
 
 
 async def drain(jobs: Jobs, outbox: Outbox, connected: asyncio.Event, limit_s: float) -> None:
-    """Take no more jobs, let the running ones end, and see their ends acknowledged.
+    """Accept no more jobs, let the running ones finish, and wait until their ends are acknowledged.
 
-    Cancelling it leaves what still runs as it is.
+    Cancelling it leaves the jobs that still run as they are.
 
     Args:
-        jobs: what runs.
-        outbox: where their ends go.
-        connected: set while there is somebody to acknowledge them.
-        limit_s: how long jobs and a lost link are waited for.
+        jobs: the running jobs.
+        outbox: holds their ends.
+        connected: set while there is a link.
+        limit_s: how long to wait for jobs and for a lost link.
     """
     jobs.stop_accepting()
     until = asyncio.get_running_loop().time() + limit_s
@@ -51,40 +51,38 @@ async def drain(jobs: Jobs, outbox: Outbox, connected: asyncio.Event, limit_s: f
             await jobs.wait_until_idle()
     except TimeoutError:
         await stop_jobs(jobs, "the agent stopped before the job was done")
-    await _see_ends_acknowledged(outbox, connected, until, FLUSH_S)
+    await _wait_for_acknowledgements(outbox, connected, until, FLUSH_S)
 
 
 async def stop_at_once(jobs: Jobs, outbox: Outbox) -> None:
-    """Cut every job off, with an end that says so; give those ends one round trip."""
+    """Cancel every job, and give the acknowledgement of their ends one round trip."""
     jobs.stop_accepting()
     log.warning("stopping at once", in_flight=jobs.in_flight)
     await stop_jobs(jobs, "the agent was stopped at once")
-    await _see_ends_acknowledged(outbox, None, 0.0, FORCED_FLUSH_S)
+    await _wait_for_acknowledgements(outbox, None, 0.0, FORCED_FLUSH_S)
 
 
 async def stop_jobs(jobs: Jobs, detail: str) -> None:
-    """Stop every job and see it end."""
+    """Cancel every job, and wait until all have ended."""
     jobs.stop_all(StopReason.DRAINING, detail)
     try:
         async with asyncio.timeout(STOP_S):
             await jobs.wait_until_idle()
     except TimeoutError:
-        fields = {"in_flight": jobs.in_flight}
-        log.error("an adapter does not stop its jobs", **fields)
+        log.error("adapter ignored cancellation", in_flight=jobs.in_flight)
 
 
-async def _see_ends_acknowledged(
-    outbox: Outbox, connected: asyncio.Event | None, until: float, patience_s: float
+async def _wait_for_acknowledgements(
+    outbox: Outbox, connected: asyncio.Event | None, until: float, wait_s: float
 ) -> None:
-    """Wait `patience_s` for acknowledgements; without a link, until it is back, or `until`."""
+    """Wait `wait_s` for acknowledgements; without a link, until it is back, or `until`."""
     now = asyncio.get_running_loop().time
     while True:
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(wait_s):
                 await outbox.wait_until_acknowledged()
                 return
         except TimeoutError:
             if connected is None or connected.is_set() or now() >= until:
-                fields = {"jobs": len(outbox.streams)}
-                log.warning("ends of jobs were not acknowledged in time", **fields)
+                log.warning("job ends not acknowledged in time", jobs=len(outbox.streams))
                 return

@@ -11,6 +11,7 @@ from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.failover import NoFailover, next_route
 from provider_agent.agent.backends.routing import Refusal, Route
 from provider_agent.agent.jobs.backend_pool import BackendPool, find_routes
+from provider_agent.agent.jobs.channel import JobChannel
 from provider_agent.agent.jobs.ends import (
     backend_error_end,
     count_from_arrival,
@@ -19,7 +20,6 @@ from provider_agent.agent.jobs.ends import (
     validate_result,
 )
 from provider_agent.agent.jobs.job_log import job_fields
-from provider_agent.agent.jobs.outbox import JobChannel
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import Job, JobEnd, JobError, JobResult

@@ -1,4 +1,4 @@
-"""What the log says of a job: ids and numbers, never a prompt or an answer. Pure."""
+"""The log fields of a job: ids and numbers, never a prompt or a response. Pure."""
 
 from provider_agent.protocol.frames import Job, JobEnd, JobError
 
@@ -22,7 +22,7 @@ def end_fields(job: Job, kind: str, end: JobEnd, duration_s: float) -> dict[str,
     if isinstance(end, JobError):
         fields |= {"code": str(end.code), "status": end.upstream_status}
         if end.upstream_status is None and not end.body:
-            # With a status or a body the message may be the server's, which may quote the prompt.
+            # With a status or a body the message may be the server's, and may quote the prompt.
             fields["message"] = end.message
     else:
         fields |= {"input_tokens": end.input_tokens, "output_tokens": end.output_tokens}

@@ -16,10 +16,11 @@ from msgspec import Struct
 from provider_agent.agent.backends.routing import Refusal
 from provider_agent.agent.jobs.admission import JobAdmission
 from provider_agent.agent.jobs.backend_pool import BackendPool
+from provider_agent.agent.jobs.channel import JobChannel
 from provider_agent.agent.jobs.ends import error_end, refusal_end, usage_tokens
 from provider_agent.agent.jobs.execution import JobExecution, StopReason
 from provider_agent.agent.jobs.job_log import end_fields
-from provider_agent.agent.jobs.outbox import JobChannel, Outbox
+from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import Job, JobEnd, JobResult
@@ -148,7 +149,7 @@ class Jobs:
 
         The job may have ended already, while its response is not yet acknowledged.
         """
-        job_id, text = stream.job_id, "the consumer took nothing of the response for too long"
+        job_id, text = stream.job_id, "the consumer read nothing of the response for too long"
         if (execution := self._running.get(job_id)) is not None:
             execution.stop(StopReason.SLOW_CONSUMER, text)
             return

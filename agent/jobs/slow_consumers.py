@@ -1,6 +1,6 @@
-"""Which jobs wait for a consumer that takes nothing. Pure.
+"""Detects jobs whose consumer has stalled: a client that does not read its response. Pure.
 
-Looked at now and then, not at every chunk: the hot path pays nothing for it.
+The streams are compared every few seconds, not at every chunk, so that the hot path pays nothing.
 """
 
 from collections.abc import Iterable
@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from provider_agent.protocol.stream import SendStream
 
 
-class _Mark(Struct, frozen=True):
-    """Where a waiting stream stood, and since when."""
+class _Position(Struct, frozen=True):
+    """The position of a blocked stream, and since when it has not changed."""
 
     acked: int
     sent: int
@@ -21,41 +21,41 @@ class _Mark(Struct, frozen=True):
 
 
 class SlowConsumers:
-    """Remembers where each waiting stream stood at the last look.
+    """Remembers the position of each blocked stream at the last check.
 
-    A stream waits when its window is full or when its end is not acknowledged. One whose bytes
-    still move towards the coordinator is on a slow link, and not one with a slow consumer.
+    A stream is blocked when its window is full or its end is not acknowledged. While its bytes
+    still move towards the coordinator, the link is slow, not the consumer.
     """
 
     def __init__(self) -> None:
-        self._marks: dict[bytes, _Mark] = {}
+        self._positions: dict[bytes, _Position] = {}
 
     def stalled(
         self, streams: Iterable[SendStream], heard_at: float, limit_s: float
     ) -> list[SendStream]:
-        """Those that have not moved for `limit_s`.
+        """The blocked streams that have not moved for `limit_s`.
 
         Args:
-            streams: all there are.
-            heard_at: when the coordinator last showed that it is there, in seconds of any clock.
-                Not the time now: on a link that has died unnoticed no consumer is to blame.
-            limit_s: how long a stream may stand still.
+            streams: of all jobs.
+            heard_at: when a message last arrived from the coordinator, in seconds of any clock.
+                Not the time now: a failed link that is not detected yet is no consumer's fault.
+            limit_s: how long a blocked stream may stay at its position.
         """
-        marks: dict[bytes, _Mark] = {}
+        positions: dict[bytes, _Position] = {}
         stalled = []
         for stream in streams:
             if not stream.blocked:
                 continue
-            mark = _Mark(stream.acked, stream.sent, stream.end is not None, heard_at)
-            before = self._marks.get(stream.job_id)
-            if before is not None and replace(before, since=heard_at) == mark:
-                mark = before
-            marks[stream.job_id] = mark
-            if heard_at - mark.since >= limit_s:
+            position = _Position(stream.acked, stream.sent, stream.end is not None, heard_at)
+            before = self._positions.get(stream.job_id)
+            if before is not None and replace(before, since=heard_at) == position:
+                position = before
+            positions[stream.job_id] = position
+            if heard_at - position.since >= limit_s:
                 stalled.append(stream)
-        self._marks = marks
+        self._positions = positions
         return stalled
 
     def reset(self) -> None:
-        """The link is gone: nobody can acknowledge anything, which is no consumer's fault."""
-        self._marks.clear()
+        """Forget all positions: without a link no acknowledgement can arrive."""
+        self._positions.clear()

@@ -1,6 +1,7 @@
 """Lanes of an outbox, as a job's adapter and the coordinator's acknowledgements use them."""
 
-from provider_agent.agent.jobs.outbox import JobChannel, Outbox
+from provider_agent.agent.jobs.channel import JobChannel
+from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.protocol.frames import AgentFrame, Chunk, JobResult
 
 

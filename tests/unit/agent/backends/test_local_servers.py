@@ -8,14 +8,14 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from provider_agent.agent.backends.local_servers import (
-    Answer,
     FoundServer,
+    ProbeResponse,
     find_local_servers,
-    judge_lmstudio_models,
-    judge_models,
-    judge_props,
-    judge_tags,
-    judge_version,
+    identify_lmstudio_models,
+    identify_models,
+    identify_props,
+    identify_tags,
+    identify_version,
 )
 
 JsonObject = dict[str, Any]
@@ -31,8 +31,8 @@ LMSTUDIO_MODEL = {"type": "llm", "key": "acme/acme-8b", "loaded_instances": []}
 LMSTUDIO_OLD_MODEL = {"id": "acme", "object": "model", "type": "llm", "state": "loaded"}
 
 
-def answer(body: JsonObject, status: int = 200, server: str = "") -> Answer:
-    return Answer(status, server, body)
+def answer(body: JsonObject, status: int = 200, server: str = "") -> ProbeResponse:
+    return ProbeResponse(status, server, body)
 
 
 @asynccontextmanager
@@ -66,8 +66,8 @@ async def serving(
         (answer({}), None),
     ],
 )
-def test_a_list_of_models_tells_its_server(given: Answer, kind: str | None) -> None:
-    assert judge_models(given) == kind
+def test_a_list_of_models_tells_its_server(given: ProbeResponse, kind: str | None) -> None:
+    assert identify_models(given) == kind
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_a_list_of_models_tells_its_server(given: Answer, kind: str | None) -> N
         (answer(UNKNOWN_ROUTE), None),
     ],
 )
-def test_props_tell_llamacpp(given: Answer, kind: str | None) -> None:
-    assert judge_props(given) == kind
+def test_props_tell_llamacpp(given: ProbeResponse, kind: str | None) -> None:
+    assert identify_props(given) == kind
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_props_tell_llamacpp(given: Answer, kind: str | None) -> None:
         (answer(UNKNOWN_ROUTE), None),
     ],
 )
-def test_a_version_tells_vllm(given: Answer, kind: str | None) -> None:
-    assert judge_version(given) == kind
+def test_a_version_tells_vllm(given: ProbeResponse, kind: str | None) -> None:
+    assert identify_version(given) == kind
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_a_version_tells_vllm(given: Answer, kind: str | None) -> None:
         (answer(UNKNOWN_ROUTE), None),
     ],
 )
-def test_tags_tell_ollama(given: Answer, kind: str | None) -> None:
-    assert judge_tags(given) == kind
+def test_tags_tell_ollama(given: ProbeResponse, kind: str | None) -> None:
+    assert identify_tags(given) == kind
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,10 @@ def test_tags_tell_ollama(given: Answer, kind: str | None) -> None:
         (answer(UNKNOWN_ROUTE), None),
     ],
 )
-def test_lmstudio_is_told_by_the_shape_of_its_models(given: Answer, kind: str | None) -> None:
-    assert judge_lmstudio_models(given) == kind
+def test_lmstudio_is_told_by_the_shape_of_its_models(
+    given: ProbeResponse, kind: str | None
+) -> None:
+    assert identify_lmstudio_models(given) == kind
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,76 @@
+"""The path of one job's response from its adapter into the outbox."""
+
+from collections.abc import Callable
+
+from provider_agent.adapters.base import FlowControl
+from provider_agent.protocol.frames import JobEnd, JobStarted
+from provider_agent.protocol.limits import MAX_NAME_CHARS
+from provider_agent.protocol.stream import SendStream
+
+
+class JobChannel:
+    """One job's channel in the outbox; the `JobSink` that its adapter writes to.
+
+    A full window pauses the source of the response; it resumes when half of the window is free.
+
+    Args:
+        stream: holds the response until it is acknowledged.
+        mark_ready: called when the stream may have frames to send.
+    """
+
+    __slots__ = ("_backend_id", "_mark_ready", "_paused", "_source", "stream")
+
+    def __init__(self, stream: SendStream, mark_ready: Callable[["JobChannel"], None]) -> None:
+        self.stream = stream
+        self._mark_ready = mark_ready
+        self._backend_id = ""
+        self._source: FlowControl | None = None
+        self._paused = False
+
+    def __repr__(self) -> str:
+        return f"<JobChannel {self.stream!r} backend={self._backend_id!r} paused={self._paused}>"
+
+    def assign(self, backend_id: str) -> None:
+        """Set the backend that `JobStarted` names, before an attempt."""
+        self._backend_id = backend_id[:MAX_NAME_CHARS]
+
+    def started(self, status: int, content_type: str, source: FlowControl) -> None:
+        """The response has started; see `JobSink.started`.
+
+        Raises:
+            ValueError: `status` is not an HTTP status. Sent, it would end the link for every job.
+        """
+        if not 100 <= status <= 599:
+            raise ValueError(f"{status} is not an HTTP status")
+        self._source = source
+        content_type = content_type[:MAX_NAME_CHARS]
+        self.stream.start(JobStarted(self.stream.job_id, status, content_type, self._backend_id))
+        self._mark_ready(self)
+
+    def send_chunk(self, data: bytes) -> None:
+        """The next bytes of the response; see `JobSink.send_chunk`.
+
+        Raises:
+            RuntimeError: the adapter has not called `started`.
+        """
+        stream = self.stream
+        if stream.started is None and stream.end is None:
+            raise RuntimeError("the adapter sent bytes before it called `started`")
+        stream.write(data)
+        self._mark_ready(self)
+        if stream.full and not self._paused and self._source is not None:
+            self._paused = True
+            self._source.pause_reading()
+
+    def finish(self, end: JobEnd) -> None:
+        """Add the job's one end after its last byte."""
+        self.stream.finish(end)
+        self._source = None
+        self._mark_ready(self)
+
+    def resume_if_drained(self) -> None:
+        """After an acknowledgement: resume a paused source when half of the window is free."""
+        if self._paused and self.stream.below_low_water:
+            self._paused = False
+            if self._source is not None:
+                self._source.resume_reading()
