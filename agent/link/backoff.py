@@ -1,11 +1,11 @@
-"""When to dial again after a link ended, or why not to. A pure decision.
+"""Decides when to dial again after a link ended, or that dialing again is pointless. Pure.
 
-Full jitter on every attempt, also at the cap, so that a fleet never reconnects in step. What the
-coordinator says about the time wins.
+Every wait has full jitter, also at the cap, so that a fleet never reconnects in step. A wait that
+the coordinator asks for takes precedence.
 
-The ceiling of a wait follows from the time already waited, and not from a count of attempts: who
-drew short waits must not be the last of a fleet to come back. It stays below the usual
-`min(60 s, 1 s * 2^n)` after n attempts, and doubles at most as that does.
+The ceiling of a wait follows from the time already waited, not from the number of attempts, so that
+an agent that drew short waits is not the last of a fleet to reconnect. It stays below the usual
+`min(60 s, 1 s * 2^n)` after n attempts, and at most doubles, as that does.
 """
 
 import math
@@ -16,61 +16,61 @@ from typing import Final
 from msgspec import Struct
 
 CAP_S: Final = 60.0
-"""The longest an agent waits without being told to."""
+"""The longest wait that the coordinator did not ask for."""
 
-FIRST_S: Final = 1.0
-"""The most that the first attempt after a healthy session waits."""
+FIRST_CEILING_S: Final = 1.0
+"""The ceiling of the first wait after a healthy session."""
 
-SECOND_S: Final = 2.0
-"""The least that the ceiling is after that, however little was waited."""
+MIN_CEILING_S: Final = 2.0
+"""The lowest ceiling of every later wait, however short the waits before were."""
 
 GROWTH: Final = 0.75
-"""The ceiling, as a share of the time already waited; measured in docs/performance.md."""
+"""The ceiling as a share of the time already waited; measured in docs/performance.md."""
 
-TOLD_MIN_S: Final = 5.0
-"""A coordinator that restarts or is overloaded gets at least this much peace."""
+MIN_RETRY_AFTER_S: Final = 5.0
+"""The shortest wait before the address of a coordinator that is restarting or overloaded."""
 
-REFUSED_S: Final = 60.0
-"""After 401 or 403: the operator has to do something first, so there is no hurry."""
+MAX_RETRY_AFTER_S: Final = 3600.0
+"""The longest wait that a coordinator can ask for; more may be a mistake of units."""
 
-TOLD_MAX_S: Final = 3600.0
-"""More than an hour is not waited, whatever a coordinator asks: it may be a slip of units."""
+UNAUTHORIZED_S: Final = 60.0
+"""The wait after 401 or 403, before jitter: only the operator can fix the cause."""
 
 HEALTHY_S: Final = 60.0
-"""A session that lasted this long shows that dialling works: the waiting begins anew."""
+"""A session of this length was healthy: the time already waited is reset."""
 
 
 class DisconnectCause(StrEnum):
-    """How a link, or the attempt at one, ended."""
+    """Why a link, or the attempt to open one, ended."""
 
     LOST = "lost"
-    """The network or the coordinator went away, or never answered."""
+    """The network or the coordinator failed, or did not answer."""
     TOLD_TO_WAIT = "told_to_wait"
     """Close code 1012 or 1013, HTTP 429 or 503, `Rejected` or `Drain` with a time."""
     UNAUTHORIZED = "unauthorized"
-    """HTTP 401 or 403: the token is not (or no longer) good."""
+    """HTTP 401 or 403, or the client certificate was refused."""
     REJECTED = "rejected"
     """`Rejected` without a time."""
     INCOMPATIBLE = "incompatible"
-    """The coordinator closed with 1002, answered 426, or lacks the subprotocol."""
+    """Close code 1002, HTTP 426, or another subprotocol."""
     BAD_CERTIFICATE = "bad_certificate"
-    """TLS failed: not the coordinator, or the operator's own authority is missing."""
+    """The server's certificate is invalid, or its authority is not trusted."""
     REPLACED = "replaced"
-    """Another connection of the same key took this one's place."""
+    """A newer connection with the same key replaced this one."""
     BROKEN_PEER = "broken_peer"
-    """The coordinator sent what the protocol does not allow."""
+    """The coordinator violated the protocol."""
 
 
 class Disconnect(Struct, frozen=True):
-    """What happened.
+    """How a link, or the attempt to open one, ended.
 
     Attributes:
-        end: how it ended.
-        detail: for the log and the operator; free of what the peer sent beyond its own reason.
-        retry_after_s: what the coordinator asked for.
+        cause: decides what follows.
+        detail: human-readable; of the peer's content it holds only sanitized reasons.
+        retry_after_s: the wait that the coordinator asked for; None: it did not.
     """
 
-    end: DisconnectCause
+    cause: DisconnectCause
     detail: str
     retry_after_s: float | None = None
 
@@ -79,10 +79,10 @@ class Retry(Struct, frozen=True):
     """Dial again.
 
     Attributes:
-        after_s: how long to wait before the same address.
-        waited_s: what to pass the next time.
-        elsewhere_s: how long to wait before another address: without what this coordinator asked
-            for, but with jitter, because its whole fleet may be on the way there.
+        after_s: how long to wait before dialing the same address.
+        waited_s: the argument of the next call.
+        elsewhere_s: how long to wait before dialing another address: without the wait that this
+            coordinator asked for, but with jitter, since its whole fleet may be moving there.
     """
 
     after_s: float
@@ -91,7 +91,7 @@ class Retry(Struct, frozen=True):
 
 
 class Fatal(Struct, frozen=True):
-    """Do not dial this address again: it would end the same way.
+    """Do not dial this address again: it would fail in the same way.
 
     Attributes:
         hint: what the operator can do.
@@ -105,56 +105,59 @@ class Fatal(Struct, frozen=True):
 _HINTS: Final = {
     DisconnectCause.REJECTED: "check [coordinator] enrollment_code and which key is enrolled "
     "(`provider-agent identity`)",
-    DisconnectCause.INCOMPATIBLE: "coordinator and agent do not speak the same protocol "
-    "version; check [coordinator] url and update the agent",
-    DisconnectCause.REPLACED: "another agent runs with the same key; every agent needs a key "
+    DisconnectCause.INCOMPATIBLE: "coordinator and agent have no protocol version in common; "
+    "check [coordinator] url and update the agent",
+    DisconnectCause.REPLACED: "another agent runs with the same key; give every agent a key "
     "file of its own ([identity] key_path)",
-    DisconnectCause.BAD_CERTIFICATE: "check [coordinator] url and, for an authority of your "
-    "own, ca_file",
+    DisconnectCause.BAD_CERTIFICATE: "check [coordinator] url and, for a private certificate "
+    "authority, ca_file",
 }
+"""What the operator can do about each fatal cause."""
 
 
 def next_attempt(
-    cause: Disconnect,
+    disconnect: Disconnect,
     waited_s: float,
     welcomed_s: float | None,
     random: Callable[[], float],
     *,
     finished_job: bool = False,
 ) -> Retry | Fatal:
-    """Decide what follows the end of a link.
+    """Decide whether and when to dial again.
 
     Args:
-        cause: how it ended.
-        waited_s: how long the agent has waited, all in all, since the last healthy session.
-        welcomed_s: how long the session lasted after `Welcome`; None without one.
+        disconnect: how the link ended.
+        waited_s: the sum of all waits since the last healthy session.
+        welcomed_s: how long the session lasted after `Welcome`; None: there was no `Welcome`.
         random: uniform in [0, 1).
-        finished_job: whether a job ended well in the session, which proves it as time does.
+        finished_job: a job succeeded during the session, which also makes it healthy.
     """
     was_healthy = welcomed_s is not None and (welcomed_s >= HEALTHY_S or finished_job)
     if was_healthy:
         waited_s = 0.0
-    ceiling_s = max(SECOND_S, GROWTH * waited_s) if waited_s > 0 else FIRST_S
-    pause_s = random() * min(CAP_S, ceiling_s)
-    # A peer that spoke this protocol well until now is not another version: a byte was damaged, or
-    # a rare frame shows a defect. Neither is worth stopping for good.
-    broke_later = cause.end is DisconnectCause.INCOMPATIBLE and was_healthy
-    if cause.end in _HINTS and not broke_later:
-        return Fatal(_HINTS[cause.end], pause_s)
-    told_s = _told_s(cause)
-    if cause.end is DisconnectCause.UNAUTHORIZED:
-        after_s = max(REFUSED_S * (0.5 + random()), (told_s or 0.0) * (1.0 + random()))
-    elif told_s is not None:
-        # Jitter on top, so that all who were told the same do not come at the same moment.
-        after_s = told_s * (1.0 + random())
+    ceiling_s = max(MIN_CEILING_S, GROWTH * waited_s) if waited_s > 0 else FIRST_CEILING_S
+    jitter_s = random() * min(CAP_S, ceiling_s)
+    # After a healthy session, 1002 does not mean another version: a byte was damaged, or a rare
+    # frame exposed a defect. Both are worth another attempt.
+    worked_before = disconnect.cause is DisconnectCause.INCOMPATIBLE and was_healthy
+    if disconnect.cause in _HINTS and not worked_before:
+        return Fatal(_HINTS[disconnect.cause], jitter_s)
+    retry_after_s = _retry_after_s(disconnect)
+    if disconnect.cause is DisconnectCause.UNAUTHORIZED:
+        wait_s = UNAUTHORIZED_S * (0.5 + random())
+        after_s = max(wait_s, (retry_after_s or 0.0) * (1.0 + random()))
+    elif retry_after_s is not None:
+        # Jitter on top: a fleet that received the same time must not reconnect in step.
+        after_s = retry_after_s * (1.0 + random())
     else:
-        after_s = pause_s
-    return Retry(after_s, waited_s + after_s, pause_s)
+        after_s = jitter_s
+    return Retry(after_s, waited_s + after_s, jitter_s)
 
 
-def _told_s(cause: Disconnect) -> float | None:
-    """What the coordinator asked for, within reason; None: nothing."""
-    told_s = cause.retry_after_s
-    if told_s is None or math.isnan(told_s):
-        return TOLD_MIN_S if cause.end is DisconnectCause.TOLD_TO_WAIT else None
-    return min(max(told_s, TOLD_MIN_S), TOLD_MAX_S)
+def _retry_after_s(disconnect: Disconnect) -> float | None:
+    """The wait that the coordinator asked for, within bounds; None: it asked for none."""
+    seconds = disconnect.retry_after_s
+    if seconds is None or math.isnan(seconds):
+        told_to_wait = disconnect.cause is DisconnectCause.TOLD_TO_WAIT
+        return MIN_RETRY_AFTER_S if told_to_wait else None
+    return min(max(seconds, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)

@@ -74,9 +74,9 @@ class LinkUser(Protocol):
 class _Ended(Exception):
     """The connection is over; carries how."""
 
-    def __init__(self, cause: Disconnect) -> None:
-        super().__init__(cause.detail)
-        self.cause = cause
+    def __init__(self, disconnect: Disconnect) -> None:
+        super().__init__(disconnect.detail)
+        self.disconnect = disconnect
 
 
 class Link:
@@ -118,7 +118,7 @@ class Link:
         try:
             socket = await dial(self._settings, self._dialect.subprotocol)
         except DialFailed as failed:
-            return failed.cause
+            return failed.disconnect
         try:
             return await self._converse(socket)
         except asyncio.CancelledError:
@@ -133,7 +133,7 @@ class Link:
             await self._handshake(socket)
             await self._exchange(socket)
         except _Ended as ended:
-            return ended.cause
+            return ended.disconnect
         except ProtocolError as error:
             # The text of these errors never holds what the peer sent.
             log.warning(

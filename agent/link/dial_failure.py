@@ -21,9 +21,9 @@ _TOLD_TO_WAIT: Final = frozenset({429, 503})
 class DialFailed(Exception):
     """No WebSocket; `what` says why in the link's words."""
 
-    def __init__(self, cause: Disconnect) -> None:
-        super().__init__(cause.detail)
-        self.cause = cause
+    def __init__(self, disconnect: Disconnect) -> None:
+        super().__init__(disconnect.detail)
+        self.disconnect = disconnect
 
 
 def explain(error: Exception) -> Disconnect:

@@ -126,7 +126,7 @@ class Uplink:
             if len(_urls(dialled)) > 1:
                 fields["next"] = coordinators.current
             log.warning("not connected", **fields)
-            self._on_retry(end.end)
+            self._on_retry(end.cause)
             await asyncio.sleep(wait_s)
 
     def give_up(self) -> None:

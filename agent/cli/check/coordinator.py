@@ -59,7 +59,7 @@ async def _check_address(
     try:
         socket = await dial(settings, VERSION_1.subprotocol)
     except DialFailed as failed:
-        return _failed(settings, failed.cause)
+        return _failed(settings, failed.disconnect)
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
             if identity is None:
@@ -130,13 +130,13 @@ async def _running_agent(config: Config) -> str:
     return "the running agent is connected" if connected else ""
 
 
-def _failed(settings: DialSettings, cause: Disconnect) -> Finding:
-    decision = next_attempt(cause, 0, None, lambda: 0.0)
+def _failed(settings: DialSettings, disconnect: Disconnect) -> Finding:
+    decision = next_attempt(disconnect, 0, None, lambda: 0.0)
     if isinstance(decision, Fatal):
         advice = decision.hint
-    elif cause.detail.startswith("[coordinator]"):
+    elif disconnect.detail.startswith("[coordinator]"):
         advice = "mend that file, or the setting that names it"
     else:
         reach = f"{_REACH} by [coordinator] proxy" if settings.proxy else _REACH
-        advice = _DIAL_ADVICE.get(cause.end, reach)
-    return Finding(COMPONENT, settings.url, Outcome.FAILED, cause.detail, advice)
+        advice = _DIAL_ADVICE.get(disconnect.cause, reach)
+    return Finding(COMPONENT, settings.url, Outcome.FAILED, disconnect.detail, advice)

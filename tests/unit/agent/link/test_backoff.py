@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from provider_agent.agent.link.backoff import (
     CAP_S,
     HEALTHY_S,
-    REFUSED_S,
-    TOLD_MAX_S,
-    TOLD_MIN_S,
+    MAX_RETRY_AFTER_S,
+    MIN_RETRY_AFTER_S,
+    UNAUTHORIZED_S,
     Disconnect,
     DisconnectCause,
     Fatal,
@@ -27,73 +27,75 @@ WAITS = sorted(set(DisconnectCause) - FATAL)
 
 
 def decide(
-    end: DisconnectCause,
+    cause: DisconnectCause,
     *,
-    told_s: float | None = None,
+    retry_after_s: float | None = None,
     waited_s: float = 0.0,
     welcomed_s: float | None = None,
     random: float = 0.5,
     finished_job: bool = False,
 ) -> Retry | Fatal:
-    cause = Disconnect(end, "it ended", told_s)
-    return next_attempt(cause, waited_s, welcomed_s, lambda: random, finished_job=finished_job)
+    disconnect = Disconnect(cause, "it ended", retry_after_s)
+    return next_attempt(disconnect, waited_s, welcomed_s, lambda: random, finished_job=finished_job)
 
 
 def wait(
-    end: DisconnectCause,
+    cause: DisconnectCause,
     *,
-    told_s: float | None = None,
+    retry_after_s: float | None = None,
     waited_s: float = 0.0,
     welcomed_s: float | None = None,
     random: float = 0.5,
 ) -> float:
-    decision = decide(end, told_s=told_s, waited_s=waited_s, welcomed_s=welcomed_s, random=random)
+    decision = decide(
+        cause, retry_after_s=retry_after_s, waited_s=waited_s, welcomed_s=welcomed_s, random=random
+    )
     assert isinstance(decision, Retry)
     return decision.after_s
 
 
-@pytest.mark.parametrize("end", sorted(FATAL))
+@pytest.mark.parametrize("cause", sorted(FATAL))
 @pytest.mark.parametrize("welcomed_s", [None, 1.0])
-def test_what_would_end_the_same_way_is_fatal_and_says_what_to_do(
-    end: DisconnectCause, welcomed_s: float | None
+def test_fatal_causes_are_not_retried_and_come_with_a_hint(
+    cause: DisconnectCause, welcomed_s: float | None
 ) -> None:
-    decision = decide(end, welcomed_s=welcomed_s)
+    decision = decide(cause, welcomed_s=welcomed_s)
     assert isinstance(decision, Fatal)
     assert "[coordinator]" in decision.hint or "[identity] key_path" in decision.hint
     assert 0 <= decision.elsewhere_s <= 1.0
 
 
 @pytest.mark.parametrize(("welcomed_s", "finished_job"), [(HEALTHY_S, False), (1.0, True)])
-@pytest.mark.parametrize("end", sorted(FATAL))
-def test_only_1002_after_a_session_that_went_well_is_tried_again(
-    end: DisconnectCause, welcomed_s: float, finished_job: bool
+@pytest.mark.parametrize("cause", sorted(FATAL))
+def test_of_the_fatal_causes_only_1002_is_retried_after_a_healthy_session(
+    cause: DisconnectCause, welcomed_s: float, finished_job: bool
 ) -> None:
-    # One damaged byte on a link without TLS once stopped an agent for good.
-    decision = decide(end, welcomed_s=welcomed_s, finished_job=finished_job)
-    assert isinstance(decision, Retry if end is DisconnectCause.INCOMPATIBLE else Fatal)
+    # One damaged byte on a link without TLS once stopped an agent permanently.
+    decision = decide(cause, welcomed_s=welcomed_s, finished_job=finished_job)
+    assert isinstance(decision, Retry if cause is DisconnectCause.INCOMPATIBLE else Fatal)
 
 
-@pytest.mark.parametrize("end", WAITS)
-def test_everything_else_is_tried_again_and_counted(end: DisconnectCause) -> None:
-    decision = decide(end, waited_s=3.0)
+@pytest.mark.parametrize("cause", WAITS)
+def test_every_other_cause_is_retried_and_its_wait_is_added_up(cause: DisconnectCause) -> None:
+    decision = decide(cause, waited_s=3.0)
     assert isinstance(decision, Retry)
     assert decision.waited_s == 3.0 + decision.after_s
 
 
-@pytest.mark.parametrize("end", [DisconnectCause.LOST, DisconnectCause.BROKEN_PEER])
+@pytest.mark.parametrize("cause", [DisconnectCause.LOST, DisconnectCause.BROKEN_PEER])
 @pytest.mark.parametrize(
     ("waited_s", "ceiling_s"),
     [(0, 1), (1e-9, 2), (2, 2), (4, 3), (40, 30), (80, 60), (81, 60), (10**6, 60)],
 )
-def test_full_jitter_up_to_a_ceiling_that_grows_with_what_was_waited(
-    end: DisconnectCause, waited_s: float, ceiling_s: float
+def test_full_jitter_up_to_a_ceiling_that_grows_with_the_time_already_waited(
+    cause: DisconnectCause, waited_s: float, ceiling_s: float
 ) -> None:
-    assert wait(end, waited_s=waited_s, random=0.0) == 0.0
-    assert wait(end, waited_s=waited_s, random=0.999) == pytest.approx(0.999 * ceiling_s)
+    assert wait(cause, waited_s=waited_s, random=0.0) == 0.0
+    assert wait(cause, waited_s=waited_s, random=0.999) == pytest.approx(0.999 * ceiling_s)
 
 
 @given(st.lists(st.floats(0, 1, exclude_max=True), max_size=12))
-def test_no_ceiling_is_above_a_doubling_one(randoms: list[float]) -> None:
+def test_ceiling_stays_below_that_of_exponential_backoff(randoms: list[float]) -> None:
     waited_s = 0.0
     for attempt, random in enumerate(randoms):
         assert wait(DisconnectCause.LOST, waited_s=waited_s, random=0.999) < min(
@@ -103,7 +105,7 @@ def test_no_ceiling_is_above_a_doubling_one(randoms: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "told_s", "least_s"),
+    ("cause", "retry_after_s", "least_s"),
     [
         (DisconnectCause.TOLD_TO_WAIT, None, 5.0),
         (DisconnectCause.TOLD_TO_WAIT, 0.0, 5.0),
@@ -112,61 +114,64 @@ def test_no_ceiling_is_above_a_doubling_one(randoms: list[float]) -> None:
         (DisconnectCause.LOST, 30.0, 30.0),
         (DisconnectCause.LOST, 0.0, 5.0),
         (DisconnectCause.LOST, -7.0, 5.0),
-        (DisconnectCause.TOLD_TO_WAIT, 1e300, TOLD_MAX_S),
-        (DisconnectCause.TOLD_TO_WAIT, math.inf, TOLD_MAX_S),
-        (DisconnectCause.TOLD_TO_WAIT, math.nan, TOLD_MIN_S),
+        (DisconnectCause.TOLD_TO_WAIT, 1e300, MAX_RETRY_AFTER_S),
+        (DisconnectCause.TOLD_TO_WAIT, math.inf, MAX_RETRY_AFTER_S),
+        (DisconnectCause.TOLD_TO_WAIT, math.nan, MIN_RETRY_AFTER_S),
     ],
 )
-def test_a_told_wait_is_kept_from_5_s_to_an_hour_with_jitter_on_top(
-    end: DisconnectCause, told_s: float | None, least_s: float
+def test_retry_after_is_honored_from_5_s_to_an_hour_with_jitter_on_top(
+    cause: DisconnectCause, retry_after_s: float | None, least_s: float
 ) -> None:
-    assert wait(end, told_s=told_s, random=0.0) == least_s
-    assert wait(end, told_s=told_s, random=0.999) == pytest.approx(1.999 * least_s)
+    assert wait(cause, retry_after_s=retry_after_s, random=0.0) == least_s
+    assert wait(cause, retry_after_s=retry_after_s, random=0.999) == pytest.approx(1.999 * least_s)
 
 
 @pytest.mark.parametrize("waited_s", [0.0, 900.0])
-def test_a_refused_token_is_tried_about_once_a_minute(waited_s: float) -> None:
-    assert wait(DisconnectCause.UNAUTHORIZED, waited_s=waited_s, random=0.0) == REFUSED_S / 2
-    assert wait(DisconnectCause.UNAUTHORIZED, waited_s=waited_s, random=0.999) < REFUSED_S * 1.5
+def test_a_refused_token_is_retried_about_once_a_minute(waited_s: float) -> None:
+    assert wait(DisconnectCause.UNAUTHORIZED, waited_s=waited_s, random=0.0) == UNAUTHORIZED_S / 2
+    assert (
+        wait(DisconnectCause.UNAUTHORIZED, waited_s=waited_s, random=0.999) < UNAUTHORIZED_S * 1.5
+    )
 
 
 @pytest.mark.parametrize(
-    ("told_s", "random", "after_s"),
+    ("retry_after_s", "random", "after_s"),
     [
         (0.0, 0.0, 30.0),
         (10.0, 0.5, 60.0),
         (300.0, 0.0, 300.0),
         (300.0, 0.5, 450.0),
-        (1e9, 0.0, TOLD_MAX_S),
+        (1e9, 0.0, MAX_RETRY_AFTER_S),
         (math.nan, 0.5, 60.0),
     ],
 )
-def test_a_refused_token_waits_longer_when_told(
-    told_s: float, random: float, after_s: float
+def test_a_refused_token_honors_a_longer_retry_after(
+    retry_after_s: float, random: float, after_s: float
 ) -> None:
-    assert wait(DisconnectCause.UNAUTHORIZED, told_s=told_s, random=random) == after_s
+    assert wait(DisconnectCause.UNAUTHORIZED, retry_after_s=retry_after_s, random=random) == after_s
 
 
-def test_a_told_time_that_is_no_number_counts_as_none() -> None:
-    assert wait(DisconnectCause.LOST, told_s=math.nan, random=0.5) == 0.5
+def test_retry_after_that_is_not_a_number_is_ignored() -> None:
+    assert wait(DisconnectCause.LOST, retry_after_s=math.nan, random=0.5) == 0.5
 
 
 @pytest.mark.parametrize(
-    ("end", "told_s"), [(DisconnectCause.UNAUTHORIZED, None), (DisconnectCause.TOLD_TO_WAIT, 900.0)]
+    ("cause", "retry_after_s"),
+    [(DisconnectCause.UNAUTHORIZED, None), (DisconnectCause.TOLD_TO_WAIT, 900.0)],
 )
-def test_what_one_coordinator_asks_for_does_not_hold_for_another(
-    end: DisconnectCause, told_s: float | None
+def test_retry_after_of_one_coordinator_does_not_apply_to_another(
+    cause: DisconnectCause, retry_after_s: float | None
 ) -> None:
-    decision = decide(end, told_s=told_s, waited_s=4.0, random=0.5)
+    decision = decide(cause, retry_after_s=retry_after_s, waited_s=4.0, random=0.5)
     assert isinstance(decision, Retry)
     assert decision.elsewhere_s == 1.5
-    untold = decide(DisconnectCause.LOST, waited_s=4.0)
-    assert isinstance(untold, Retry)
-    assert untold.after_s == untold.elsewhere_s == 1.5
+    without = decide(DisconnectCause.LOST, waited_s=4.0)
+    assert isinstance(without, Retry)
+    assert without.after_s == without.elsewhere_s == 1.5
 
 
 @pytest.mark.parametrize(
-    ("welcomed_s", "finished_job", "anew"),
+    ("welcomed_s", "finished_job", "resets"),
     [
         (None, False, False),
         (0.0, False, False),
@@ -175,11 +180,11 @@ def test_what_one_coordinator_asks_for_does_not_hold_for_another(
         (86_400.0, False, True),
         (0.0, True, True),
         (HEALTHY_S, True, True),
-        (None, True, False),  # an old one's job does not make a connection good
+        (None, True, False),  # a job of an earlier session proves nothing about this connection
     ],
 )
-def test_only_a_session_that_was_healthy_or_finished_a_job_begins_the_waiting_anew(
-    welcomed_s: float | None, finished_job: bool, anew: bool
+def test_a_healthy_session_or_a_finished_job_resets_the_time_already_waited(
+    welcomed_s: float | None, finished_job: bool, resets: bool
 ) -> None:
     decision = decide(
         DisconnectCause.LOST,
@@ -188,7 +193,7 @@ def test_only_a_session_that_was_healthy_or_finished_a_job_begins_the_waiting_an
         finished_job=finished_job,
         random=0.5,
     )
-    assert decision == (Retry(0.5, 0.5, 0.5) if anew else Retry(15.0, 55.0, 15.0))
+    assert decision == (Retry(0.5, 0.5, 0.5) if resets else Retry(15.0, 55.0, 15.0))
 
 
 @given(
@@ -198,20 +203,24 @@ def test_only_a_session_that_was_healthy_or_finished_a_job_begins_the_waiting_an
     st.none() | st.floats(0, 1e9),
     st.floats(0, 1, exclude_max=True),
 )
-def test_nobody_waits_above_the_cap_untold(
-    end: DisconnectCause,
-    told_s: float | None,
+def test_only_retry_after_can_exceed_the_cap(
+    cause: DisconnectCause,
+    retry_after_s: float | None,
     waited_s: float,
     welcomed_s: float | None,
     random: float,
 ) -> None:
-    after_s = wait(end, told_s=told_s, waited_s=waited_s, welcomed_s=welcomed_s, random=random)
-    told = min(max(told_s or 0.0, TOLD_MIN_S), TOLD_MAX_S)
-    if end is DisconnectCause.UNAUTHORIZED:
+    after_s = wait(
+        cause, retry_after_s=retry_after_s, waited_s=waited_s, welcomed_s=welcomed_s, random=random
+    )
+    asked = min(max(retry_after_s or 0.0, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
+    if cause is DisconnectCause.UNAUTHORIZED:
         assert (
-            max(REFUSED_S / 2, told if told_s else 0) <= after_s <= max(REFUSED_S * 1.5, 2 * told)
+            max(UNAUTHORIZED_S / 2, asked if retry_after_s else 0)
+            <= after_s
+            <= max(UNAUTHORIZED_S * 1.5, 2 * asked)
         )
-    elif told_s is not None or end is DisconnectCause.TOLD_TO_WAIT:
-        assert told <= after_s <= 2 * told
+    elif retry_after_s is not None or cause is DisconnectCause.TOLD_TO_WAIT:
+        assert asked <= after_s <= 2 * asked
     else:
         assert 0 <= after_s <= CAP_S

@@ -63,12 +63,12 @@ async def test_the_handshake_proves_the_key_for_the_dialled_address(
 
 async def test_a_signature_for_another_address_is_refused(coordinator: ScriptedCoordinator) -> None:
     end = await DialledLink(coordinator.url, authority="c.example:443").link.run()
-    assert end.end is DisconnectCause.REJECTED
+    assert end.cause is DisconnectCause.REJECTED
     assert "bad_signature" in end.detail
 
 
 @pytest.mark.parametrize(
-    ("retry_after_ms", "end", "retry_after_s"),
+    ("retry_after_ms", "cause", "retry_after_s"),
     [
         (None, DisconnectCause.REJECTED, None),
         (0, DisconnectCause.TOLD_TO_WAIT, 0.0),
@@ -78,13 +78,13 @@ async def test_a_signature_for_another_address_is_refused(coordinator: ScriptedC
 async def test_a_rejection_is_final_unless_it_names_a_time(
     coordinator: ScriptedCoordinator,
     retry_after_ms: int | None,
-    end: DisconnectCause,
+    cause: DisconnectCause,
     retry_after_s: float,
 ) -> None:
     coordinator.answer = lambda _: Rejected("not_enrolled", "no such code", retry_after_ms)
-    cause = await DialledLink(coordinator.url).link.run()
+    disconnect = await DialledLink(coordinator.url).link.run()
     text = "rejected by the coordinator: not_enrolled: no such code"
-    assert cause == Disconnect(end, text, retry_after_s)
+    assert disconnect == Disconnect(cause, text, retry_after_s)
 
 
 @pytest.mark.parametrize("silent_from", ["the start", "hello"])
@@ -105,7 +105,7 @@ async def test_a_coordinator_that_never_welcomes_is_given_up_on(silent_from: str
 async def test_a_refused_upgrade_is_the_links_end(coordinator: ScriptedCoordinator) -> None:
     coordinator.refusals.append((503, {"Retry-After": "7"}))
     end = await DialledLink(coordinator.url).link.run()
-    assert (end.end, end.retry_after_s) == (DisconnectCause.TOLD_TO_WAIT, 7.0)
+    assert (end.cause, end.retry_after_s) == (DisconnectCause.TOLD_TO_WAIT, 7.0)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ async def test_nothing_but_a_challenge_comes_first(
     await agent.send_raw(msgspec.msgpack.encode([first]))
     end = await connected.end()
     await agent.closed.wait()
-    assert end.end is DisconnectCause.BROKEN_PEER
+    assert end.cause is DisconnectCause.BROKEN_PEER
     assert agent.socket.close_code == 1002
     assert connected.user.frames == []
 
@@ -227,7 +227,7 @@ async def test_what_the_protocol_forbids_closes_with_1002_and_is_not_logged(
     end = await connected.end()
     await agent.closed.wait()
     assert agent.socket.close_code == 1002
-    assert end.end is DisconnectCause.BROKEN_PEER
+    assert end.cause is DisconnectCause.BROKEN_PEER
     (logged,) = [
         one for one in caplog.records if one.name == "provider_agent.agent.link.connection"
     ]
@@ -243,7 +243,7 @@ async def test_a_violation_that_the_user_finds_closes_with_1002(
     connected.user.on_frame = lambda frame: connected.outbox.acknowledge(frame)  # type: ignore[arg-type]
     connected.outbox.open(b"j" * 16)
     await agent.send(Ack(b"j" * 16, 99))
-    assert (await connected.end()).end is DisconnectCause.BROKEN_PEER
+    assert (await connected.end()).cause is DisconnectCause.BROKEN_PEER
     await agent.closed.wait()
     assert agent.socket.close_code == 1002
 
@@ -258,7 +258,7 @@ async def test_a_message_that_is_too_big_closes_with_1009(
     await asyncio.gather(sending, return_exceptions=True)
     await agent.closed.wait()
     assert agent.socket.close_code == 1009
-    assert end.end is DisconnectCause.BROKEN_PEER
+    assert end.cause is DisconnectCause.BROKEN_PEER
     (logged,) = [
         one for one in caplog.records if one.name == "provider_agent.agent.link.connection"
     ]
@@ -275,5 +275,5 @@ async def test_what_is_no_websocket_closes_the_connection(
     agent.socket.transport.write(garbage)
     end = await connected.end()
     await agent.closed.wait()
-    assert end.end is DisconnectCause.BROKEN_PEER
+    assert end.cause is DisconnectCause.BROKEN_PEER
     assert agent.socket.close_code == code

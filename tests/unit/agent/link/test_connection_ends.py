@@ -87,14 +87,14 @@ async def test_a_drain_says_when_to_come_back(coordinator: ScriptedCoordinator) 
     await agent.send(Drain("update", 30_000))
     await agent.close(1001)
     end = await connected.end()
-    assert (end.end, end.retry_after_s) == (DisconnectCause.TOLD_TO_WAIT, 30.0)
+    assert (end.cause, end.retry_after_s) == (DisconnectCause.TOLD_TO_WAIT, 30.0)
 
 
 async def test_a_drain_without_a_time_says_nothing_of_it(coordinator: ScriptedCoordinator) -> None:
     connected, agent = await connect(coordinator)
     await agent.send(Drain("update"))
     await agent.close(1001)
-    assert (await connected.end()).end is DisconnectCause.LOST
+    assert (await connected.end()).cause is DisconnectCause.LOST
 
 
 async def test_a_lost_connection(coordinator: ScriptedCoordinator) -> None:

@@ -116,7 +116,7 @@ async def test_a_violation_of_a_peer_that_takes_nothing_ends_the_link() -> None:
         began = now()
         await agent.send(welcome())
         end = await connected.end()
-        assert end.end is DisconnectCause.BROKEN_PEER
+        assert end.cause is DisconnectCause.BROKEN_PEER
         assert now() - began == pytest.approx(CLOSE_TIMEOUT_S)
 
 

@@ -24,7 +24,7 @@ async def coordinator() -> AsyncIterator[ScriptedCoordinator]:
 async def failure(settings: DialSettings) -> Disconnect:
     with pytest.raises(DialFailed) as caught:
         await dial(settings, SUBPROTOCOL)
-    return caught.value.cause
+    return caught.value.disconnect
 
 
 async def opened(settings: DialSettings) -> None:
@@ -60,7 +60,7 @@ async def test_it_speaks_the_subprotocol_uncompressed_and_says_who_it_is(
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "end", "retry_after_s"),
+    ("status", "headers", "cause", "retry_after_s"),
     [
         (401, {}, DisconnectCause.UNAUTHORIZED, None),
         (403, {}, DisconnectCause.UNAUTHORIZED, None),
@@ -78,21 +78,21 @@ async def test_http_statuses_instead_of_an_upgrade(
     coordinator: ScriptedCoordinator,
     status: int,
     headers: dict[str, str],
-    end: DisconnectCause,
+    cause: DisconnectCause,
     retry_after_s: float | None,
 ) -> None:
     coordinator.refusals.append((status, headers))
-    cause = await failure(DialSettings(url=coordinator.url))
-    assert (cause.end, cause.retry_after_s) == (end, retry_after_s)
-    assert f"HTTP status {status}" in cause.detail
+    disconnect = await failure(DialSettings(url=coordinator.url))
+    assert (disconnect.cause, disconnect.retry_after_s) == (cause, retry_after_s)
+    assert f"HTTP status {status}" in disconnect.detail
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 async def test_redirects_are_not_followed(coordinator: ScriptedCoordinator, status: int) -> None:
     async with ScriptedCoordinator() as elsewhere:
         coordinator.refusals.append((status, {"Location": elsewhere.url}))
-        cause = await failure(DialSettings(url=coordinator.url))
-        assert cause == Disconnect(
+        disconnect = await failure(DialSettings(url=coordinator.url))
+        assert disconnect == Disconnect(
             DisconnectCause.LOST, f"the upgrade was answered with HTTP status {status}"
         )
         assert elsewhere.upgrades == []
@@ -103,9 +103,9 @@ async def test_a_server_without_the_subprotocol_is_no_coordinator(
     coordinator: ScriptedCoordinator, picked: str | None
 ) -> None:
     coordinator.subprotocol = picked
-    cause = await failure(DialSettings(url=coordinator.url))
-    assert cause.end is DisconnectCause.INCOMPATIBLE
-    assert "subprotocol" in cause.detail or SUBPROTOCOL in cause.detail
+    disconnect = await failure(DialSettings(url=coordinator.url))
+    assert disconnect.cause is DisconnectCause.INCOMPATIBLE
+    assert "subprotocol" in disconnect.detail or SUBPROTOCOL in disconnect.detail
     if coordinator.agents:
         await coordinator.agents[0].closed.wait()
 
@@ -113,8 +113,8 @@ async def test_a_server_without_the_subprotocol_is_no_coordinator(
 async def test_nobody_listens_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as freed:
         port = freed.getsockname()[1]
-    cause = await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))
-    assert cause == Disconnect(
+    disconnect = await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))
+    assert disconnect == Disconnect(
         DisconnectCause.LOST, "connection refused; is the coordinator running there?"
     )
 
@@ -130,7 +130,7 @@ async def test_a_server_of_another_kind(answer: bytes) -> None:
         port = server.sockets[0].getsockname()[1]
         assert (
             await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))
-        ).end is DisconnectCause.LOST
+        ).cause is DisconnectCause.LOST
 
 
 @in_virtual_time
@@ -145,9 +145,9 @@ async def test_a_server_that_never_answers_is_given_up_on() -> None:
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         began = now()
-        cause = await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))
+        disconnect = await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))
         text = "connected, but no answer to the upgrade within 15 s; is this a coordinator?"
-        assert cause == Disconnect(DisconnectCause.LOST, text)
+        assert disconnect == Disconnect(DisconnectCause.LOST, text)
         assert now() - began == pytest.approx(15)
         await hung_up.wait()
 
@@ -193,8 +193,8 @@ async def test_a_missing_token_file_is_named_and_looked_for_again(
 ) -> None:
     token_file = tmp_path / "token"
     settings = DialSettings(url=coordinator.url, token_file=token_file)
-    cause = await failure(settings)
-    assert cause == Disconnect(
+    disconnect = await failure(settings)
+    assert disconnect == Disconnect(
         DisconnectCause.LOST, f"[coordinator] token_file {token_file}: No such file or directory"
     )
     assert coordinator.upgrades == []
@@ -210,10 +210,10 @@ async def test_a_token_file_without_a_usable_token_is_not_sent_nor_quoted(
 ) -> None:
     token_file = tmp_path / "token"
     token_file.write_bytes(content)
-    cause = await failure(DialSettings(url=coordinator.url, token_file=token_file))
-    assert cause.end is DisconnectCause.LOST
-    assert "it does not hold what it should" in cause.detail
-    assert "sec" not in cause.detail
+    disconnect = await failure(DialSettings(url=coordinator.url, token_file=token_file))
+    assert disconnect.cause is DisconnectCause.LOST
+    assert "it does not hold what it should" in disconnect.detail
+    assert "sec" not in disconnect.detail
     assert coordinator.upgrades == []
 
 
@@ -222,9 +222,9 @@ async def test_an_unusable_ca_file_is_named(tmp_path: Path, content: bytes | Non
     ca_file = tmp_path / "ca.pem"
     if content is not None:
         ca_file.write_bytes(content)
-    cause = await failure(DialSettings(url="wss://127.0.0.1:1/", ca_file=ca_file))
-    assert cause.end is DisconnectCause.LOST
-    assert cause.detail.startswith(f"[coordinator] ca_file {ca_file}: ")
+    disconnect = await failure(DialSettings(url="wss://127.0.0.1:1/", ca_file=ca_file))
+    assert disconnect.cause is DisconnectCause.LOST
+    assert disconnect.detail.startswith(f"[coordinator] ca_file {ca_file}: ")
 
 
 # --- proxies --------------------------------------------------------------------------------------
@@ -248,17 +248,19 @@ async def test_a_remote_coordinator_is_dialled_through_the_proxy() -> None:
 
     async with await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
         address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        cause = await failure(DialSettings(url="ws://c.example:81/", proxy=address))
-    assert cause == Disconnect(DisconnectCause.LOST, "the proxy did not let the connection through")
+        disconnect = await failure(DialSettings(url="ws://c.example:81/", proxy=address))
+    assert disconnect == Disconnect(
+        DisconnectCause.LOST, "the proxy did not let the connection through"
+    )
     assert asked[0].startswith(b"CONNECT c.example:81 HTTP/1.1\r\n")
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "gopher://127.0.0.1:1", "nonsense"])
 async def test_a_proxy_that_cannot_be_used_is_no_crash(proxy: str) -> None:
     # An ALL_PROXY for SOCKS once ended the agent with an ImportError.
-    cause = await failure(DialSettings(url="ws://c.example:81/", proxy=proxy))
-    assert cause.end is DisconnectCause.LOST
-    assert "proxy" in cause.detail
+    disconnect = await failure(DialSettings(url="ws://c.example:81/", proxy=proxy))
+    assert disconnect.cause is DisconnectCause.LOST
+    assert "proxy" in disconnect.detail
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -271,7 +273,7 @@ def _verification() -> ssl.SSLCertVerificationError:
 
 
 @pytest.mark.parametrize(
-    ("error", "end", "text"),
+    ("error", "cause", "text"),
     [
         (_verification(), DisconnectCause.BAD_CERTIFICATE, "self-signed certificate"),
         (ssl.SSLError(1, "wrong version number"), DisconnectCause.LOST, "ws://"),
@@ -294,8 +296,8 @@ def _verification() -> ssl.SSLCertVerificationError:
     ],
 )
 def test_every_failure_has_a_kind_and_a_sentence(
-    error: Exception, end: DisconnectCause, text: str
+    error: Exception, cause: DisconnectCause, text: str
 ) -> None:
-    cause = explain(error)
-    assert cause.end is end
-    assert text in cause.detail
+    disconnect = explain(error)
+    assert disconnect.cause is cause
+    assert text in disconnect.detail

@@ -47,9 +47,9 @@ async def given_up(settings: DialSettings) -> tuple[str, float]:
     began = now()
     with pytest.raises(DialFailed) as caught:
         await dial(settings, SUBPROTOCOL)
-    cause = caught.value.cause
-    assert cause == Disconnect(DisconnectCause.LOST, cause.detail)
-    return cause.detail, now() - began
+    disconnect = caught.value.disconnect
+    assert disconnect == Disconnect(DisconnectCause.LOST, disconnect.detail)
+    return disconnect.detail, now() - began
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching Protocols\r\n"])

@@ -50,7 +50,7 @@ async def outcome(settings: DialSettings) -> Disconnect | None:
     try:
         connection = await dial(settings, SUBPROTOCOL)
     except DialFailed as failed:
-        return failed.cause
+        return failed.disconnect
     await connection.close()
     return None
 
@@ -75,7 +75,7 @@ async def test_an_authority_of_ones_own_is_trusted_in_place_of_the_systems(tmp_p
         for ca_file in (None, other.file):
             end = await outcome(settings_for(port, ca_file))
             assert end is not None
-            assert end.end is DisconnectCause.BAD_CERTIFICATE
+            assert end.cause is DisconnectCause.BAD_CERTIFICATE
             assert end.detail.startswith("the certificate is not good: ")
 
 
@@ -92,7 +92,7 @@ async def test_a_certificate_for_another_host_or_time_is_not_good(
     async with server(server_context(certificate)) as port:
         end = await outcome(settings_for(port, own.file))
     assert end is not None
-    assert end.end is DisconnectCause.BAD_CERTIFICATE
+    assert end.cause is DisconnectCause.BAD_CERTIFICATE
     assert reason in end.detail
 
 
@@ -109,7 +109,7 @@ async def test_files_are_read_at_every_dial(tmp_path: Path) -> None:
     missing = f"[coordinator] ca_file {ca_file}: No such file or directory"
     assert ends[0] == Disconnect(DisconnectCause.LOST, missing)
     assert ends[1] is not None
-    assert ends[1].end is DisconnectCause.BAD_CERTIFICATE
+    assert ends[1].cause is DisconnectCause.BAD_CERTIFICATE
     assert ends[2] is None
 
 
@@ -146,7 +146,7 @@ async def test_a_refused_client_certificate_is_tried_again_slowly(tmp_path: Path
         unknown = await refused(strange.issue("client"))
         expired = await refused(own.issue("client", ends_in=-datetime.timedelta(days=1)))
     ends = [missing, unknown, expired]
-    assert [end and end.end for end in ends] == [DisconnectCause.UNAUTHORIZED] * 3
+    assert [end and end.cause for end in ends] == [DisconnectCause.UNAUTHORIZED] * 3
     assert [end and end.detail.partition(": ")[2].partition(";")[0] for end in ends] == [
         "it wants one",
         "it does not know who issued it",
@@ -184,14 +184,14 @@ async def test_tls_goes_through_a_proxy_to_the_coordinator(
             other = DialSettings(url="wss://other.test/x", ca_file=own.file, proxy=address)
             mismatch = await outcome(other)
             assert mismatch is not None
-            assert mismatch.end is DisconnectCause.BAD_CERTIFICATE
+            assert mismatch.cause is DisconnectCause.BAD_CERTIFICATE
             assert proxy.asked[0] == f"CONNECT {HOST}:443 HTTP/1.1"
             wrong = DialSettings(
                 url=good.url, ca_file=own.file, proxy=address.replace("agent", "stranger")
             )
             refused = await outcome(wrong)
     assert refused is not None
-    assert (refused.end, "proxy" in refused.detail) == (DisconnectCause.LOST, True)
+    assert (refused.cause, "proxy" in refused.detail) == (DisconnectCause.LOST, True)
     shown = f"{caplog.records} {caplog.text} {mismatch} {refused} {good!r}"
     assert PASSWORD not in shown
     assert "Basic" not in caplog.text

@@ -71,7 +71,7 @@ def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("reason", "end", "text"),
+    ("reason", "cause", "text"),
     [
         ("TLSV13_ALERT_CERTIFICATE_REQUIRED", DisconnectCause.UNAUTHORIZED, "it wants one"),
         ("SSLV3_ALERT_CERTIFICATE_EXPIRED", DisconnectCause.UNAUTHORIZED, "expired"),
@@ -80,11 +80,11 @@ def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(tmp_path: P
     ],
 )
 def test_alerts_about_the_own_certificate_are_told_apart(
-    reason: str | None, end: DisconnectCause, text: str
+    reason: str | None, cause: DisconnectCause, text: str
 ) -> None:
     error = ssl.SSLError(1, "it failed")
     if reason is not None:
         error.reason = reason
-    cause = explain_tls(error)
-    assert cause.end is end
-    assert text in cause.detail
+    disconnect = explain_tls(error)
+    assert disconnect.cause is cause
+    assert text in disconnect.detail
