@@ -1,12 +1,12 @@
-"""Lanes of an outbox, as a job's adapter and the coordinator's acknowledgements use them."""
+"""Job channels of an outbox: opens them, and reads what they send."""
 
 from provider_agent.agent.jobs.channel import JobChannel
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.protocol.frames import AgentFrame, Chunk, JobResult
 
 
-class Source:
-    """A `FlowControl` that remembers what it was told."""
+class RecordingSource:
+    """A `FlowControl` that records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -18,19 +18,20 @@ class Source:
         self.calls.append("resume")
 
 
-def begin(outbox: Outbox, job_id: bytes) -> tuple[JobChannel, Source]:
-    channel, source = outbox.open(job_id), Source()
+def open_started(outbox: Outbox, job_id: bytes) -> tuple[JobChannel, RecordingSource]:
+    """A channel whose response has started, and the response's source."""
+    channel, source = outbox.open(job_id), RecordingSource()
     channel.assign("backend")
     channel.started(200, "text/plain", source)
     return channel, source
 
 
-def result(channel: JobChannel) -> JobResult:
+def result_of(channel: JobChannel) -> JobResult:
     return JobResult(channel.stream.job_id, channel.stream.written, None, None, 1, 1)
 
 
-def drained(outbox: Outbox) -> list[AgentFrame]:
-    """Everything there is to send now."""
+def drain_batches(outbox: Outbox) -> list[AgentFrame]:
+    """All frames that can be sent now."""
     frames: list[AgentFrame] = []
     while batch := outbox.next_batch():
         frames += batch

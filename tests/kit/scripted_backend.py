@@ -1,4 +1,4 @@
-"""A backend that does what a test tells it, step by step."""
+"""A backend that a test controls step by step."""
 
 import asyncio
 from typing import ClassVar
@@ -40,7 +40,7 @@ def model(
 
 
 class ScriptedRun:
-    """One call of `execute`; a `FlowControl` that remembers."""
+    """One call of `execute`, and the `FlowControl` of its response."""
 
     def __init__(self, job: Job, sink: JobSink) -> None:
         self.job = job
@@ -92,18 +92,17 @@ class ScriptedRun:
 
 
 class ScriptedBackend(Backend):
-    """Runs jobs as the test says; `next_run` gives them in their order.
+    """Executes each job as the test drives its `ScriptedRun`; `next_run` returns them in order.
 
     Attributes:
-        reported_health: the answer to `health`, or what it raises.
-        reported_models: the answer to `list_models`, or what it raises.
-        reported_load: the answer to `load`, or what it raises.
-        gate: questions are answered only while it is set.
-        asked: how often `health` was asked.
-        asked_at: when, by the loop's clock.
-        load_asked: how often `load` was asked.
-        swallow_cancel: raised instead of `CancelledError` by a cancelled `execute`.
-        survives_cancel: a cancelled `execute` goes on until this is set; None: it stops.
+        reported_health: the result of `health`, or the exception that it raises.
+        reported_models: the result of `list_models`, or the exception that it raises.
+        reported_load: the result of `load`, or the exception that it raises.
+        gate: `health` waits while it is not set.
+        checked_at: when `health` was called, by the loop's clock.
+        load_calls: calls of `load` so far.
+        error_on_cancel: raised by a cancelled `execute` instead of `CancelledError`.
+        hold_cancel: a cancelled `execute` waits until it is set; None: it stops at once.
         runs: every job so far.
     """
 
@@ -122,20 +121,20 @@ class ScriptedBackend(Backend):
         self.reported_load: ServerLoad | BaseException | None = None
         self.gate = asyncio.Event()
         self.gate.set()
-        self.asked_at: list[float] = []
-        self.load_asked = 0
-        self.swallow_cancel: Exception | None = None
-        self.survives_cancel: asyncio.Event | None = None
+        self.checked_at: list[float] = []
+        self.load_calls = 0
+        self.error_on_cancel: Exception | None = None
+        self.hold_cancel: asyncio.Event | None = None
         self.closed = False
         self.runs: list[ScriptedRun] = []
         self._new_runs: asyncio.Queue[ScriptedRun] = asyncio.Queue()
 
     @property
-    def asked(self) -> int:
-        return len(self.asked_at)
+    def checks(self) -> int:
+        return len(self.checked_at)
 
     async def health(self) -> BackendHealth:
-        self.asked_at.append(asyncio.get_running_loop().time())
+        self.checked_at.append(asyncio.get_running_loop().time())
         await self.gate.wait()
         if isinstance(self.reported_health, BaseException):
             raise self.reported_health
@@ -147,7 +146,7 @@ class ScriptedBackend(Backend):
         return list(self.reported_models)
 
     async def load(self) -> ServerLoad | None:
-        self.load_asked += 1
+        self.load_calls += 1
         if isinstance(self.reported_load, BaseException):
             raise self.reported_load
         return self.reported_load
@@ -160,10 +159,10 @@ class ScriptedBackend(Backend):
             return await run.outcome
         except asyncio.CancelledError:
             run.cancelled.set()
-            if self.survives_cancel is not None:
-                await self.survives_cancel.wait()
-            if self.swallow_cancel is not None:
-                raise self.swallow_cancel from None
+            if self.hold_cancel is not None:
+                await self.hold_cancel.wait()
+            if self.error_on_cancel is not None:
+                raise self.error_on_cancel from None
             raise
 
     async def next_run(self) -> ScriptedRun:

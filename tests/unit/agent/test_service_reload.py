@@ -157,11 +157,11 @@ async def test_an_unchanged_backend_is_left_alone() -> None:
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
         peer = await agent.connected()
         run = await start(peer, backend)
-        asked = backend.asked
+        checks_before = backend.checks
         reload(agent, ScriptedBackend("b", model("n")), backend)
         reload(agent, backend)
         await asyncio.sleep(20)
-        assert (backend.asked, backend.closed) == (asked, False)
+        assert (backend.checks, backend.closed) == (checks_before, False)
         run.finish()
         assert isinstance(await peer.end(run.job.job_id), JobResult)
 
@@ -292,7 +292,7 @@ async def test_another_interval_of_looks_is_in_force_without_waiting_for_the_old
         discovery = DiscoveryConfig(interval_s=5)
         reload(agent, backend, config=agent_config(coordinator.url, discovery=discovery))
         await asyncio.sleep(21)
-        assert [at - backend.asked_at[0] for at in backend.asked_at] == [0, 2, 7, 12, 17]
+        assert [at - backend.checked_at[0] for at in backend.checked_at] == [0, 2, 7, 12, 17]
 
 
 @in_virtual_time

@@ -106,7 +106,7 @@ async def test_a_coordinator_that_acknowledges_nothing_does_not_keep_the_agent()
 async def test_an_adapter_that_will_not_stop_does_not_keep_the_agent() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
-        backend.survives_cancel = asyncio.Event()
+        backend.hold_cancel = asyncio.Event()
         async with RunningAgent(coordinator, backend) as agent:
             peer = await agent.connected()
             await peer.give(new_job(deadline_ms=3_600_000))
@@ -115,7 +115,7 @@ async def test_an_adapter_that_will_not_stop_does_not_keep_the_agent() -> None:
             await peer.next(Draining)
             agent.service.stop()
             assert await agent.task == EXIT_FORCED
-        backend.survives_cancel.set()
+        backend.hold_cancel.set()
         await agent.service.jobs.wait_until_idle()
 
 

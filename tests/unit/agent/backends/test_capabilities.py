@@ -19,7 +19,7 @@ MESSAGES = frozenset({Operation.MESSAGES})
 CONFIG = agent_config("ws://127.0.0.1:1")
 
 
-def serving(
+def serve(
     backend_id: str, *models: BackendModel, max_concurrent: int = 2, markup: float | None = None
 ) -> list[ServedModel]:
     backend = ScriptedBackend(backend_id, *models, max_concurrent=max_concurrent)
@@ -33,8 +33,8 @@ def offers(*entries: list[ServedModel], pricing: PricingConfig | None = None) ->
     return model_offers([one for entry in entries for one in entry], config)
 
 
-async def test_a_model_is_offered_as_its_backend_serves_it() -> None:
-    (offer,) = offers(serving("a", model("m", context_window=8192), max_concurrent=3))
+async def test_an_offer_has_the_properties_of_its_model_and_backend() -> None:
+    (offer,) = offers(serve("a", model("m", context_window=8192), max_concurrent=3))
     assert offer == ModelOffer(
         model_id="m",
         formats=["anthropic", "openai"],
@@ -46,10 +46,10 @@ async def test_a_model_is_offered_as_its_backend_serves_it() -> None:
     )
 
 
-async def test_one_model_at_several_backends_is_one_offer_of_what_they_can_together() -> None:
+async def test_a_model_on_several_backends_is_one_combined_offer() -> None:
     (offer,) = offers(
-        serving("a", model("m", operations=CHAT, context_window=8192), max_concurrent=2),
-        serving("b", model("m", operations=MESSAGES, context_window=4096), max_concurrent=5),
+        serve("a", model("m", operations=CHAT, context_window=8192), max_concurrent=2),
+        serve("b", model("m", operations=MESSAGES, context_window=4096), max_concurrent=5),
     )
     assert offer.operations == ["chat", "messages"]
     assert offer.formats == ["anthropic", "openai"]
@@ -60,20 +60,20 @@ async def test_one_model_at_several_backends_is_one_offer_of_what_they_can_toget
 @pytest.mark.parametrize(
     ("windows", "expected"), [((None, 4096), 4096), ((8192, None), 8192), ((None, None), None)]
 )
-async def test_an_unknown_window_says_nothing(
+async def test_an_unknown_context_window_is_ignored(
     windows: tuple[int | None, int | None], expected: int | None
 ) -> None:
-    (offer,) = offers(*(serving("x", model("m", context_window=one)) for one in windows))
+    (offer,) = offers(*(serve("x", model("m", context_window=one)) for one in windows))
     assert offer.context_window == expected
 
 
-@pytest.mark.parametrize("lie", [-1, 2**53 + 1, 10**30])
-async def test_numbers_that_no_frame_carries_are_not_told(lie: int) -> None:
-    # One such number of a third party's adapter would end every connection at once.
+@pytest.mark.parametrize("invalid", [-1, 2**53 + 1, 10**30])
+async def test_invalid_numbers_are_not_offered(invalid: int) -> None:
+    # One such number of a third party's adapter would end every link.
     found = offers(
-        serving("a", model("m", context_window=lie, prices=(lie, 5))),
-        serving("b", model("m", context_window=4096)),
-        serving("c", model("n", context_window=lie, prices=(2**53, 2**53)), markup=0.5),
+        serve("a", model("m", context_window=invalid, prices=(invalid, 5))),
+        serve("b", model("m", context_window=4096)),
+        serve("c", model("n", context_window=invalid, prices=(2**53, 2**53)), markup=0.5),
     )
     assert [one.context_window for one in found] == [4096, None]
     assert {one.input_price_per_1m for one in found} == {None}
@@ -82,24 +82,24 @@ async def test_numbers_that_no_frame_carries_are_not_told(lie: int) -> None:
     assert VERSION_1.decode_from_agent(encoded, MIN_MESSAGE_TO_COORDINATOR_BYTES).frames == [frame]
 
 
-async def test_a_model_that_also_runs_elsewhere_is_not_offered_as_native() -> None:
-    (offer,) = offers(serving("a", model("m")), serving("b", model("m", native=False)))
+async def test_a_model_that_a_passthrough_also_serves_is_not_native() -> None:
+    (offer,) = offers(serve("a", model("m")), serve("b", model("m", native=False)))
     assert offer.native is False
 
 
 async def test_models_come_in_the_order_of_the_backends() -> None:
-    found = offers(serving("a", model("z"), model("m")), serving("b", model("a"), model("z")))
+    found = offers(serve("a", model("z"), model("m")), serve("b", model("a"), model("z")))
     assert [one.model_id for one in found] == ["z", "m", "a"]
 
 
-async def test_no_more_models_than_a_frame_holds() -> None:
-    many = serving("a", *(model(f"m{number}") for number in range(MAX_MODELS + 1)))
+async def test_models_above_the_protocols_limit_are_left_out() -> None:
+    many = serve("a", *(model(f"m{number}") for number in range(MAX_MODELS + 1)))
     found = offers(many)
     assert len(found) == MAX_MODELS
     assert found[-1].model_id == f"m{MAX_MODELS - 1}"
 
 
-def test_nothing_served_is_nothing_offered() -> None:
+def test_without_served_models_there_are_no_offers() -> None:
     assert offers() == []
 
 
@@ -114,17 +114,17 @@ def test_nothing_served_is_nothing_offered() -> None:
         ((0, 0), 0.5, PricingConfig(), (0, 0)),
     ],
 )
-async def test_prices_are_the_operators_then_the_upstreams_with_markup(
+async def test_the_operators_price_precedes_the_upstreams_with_markup(
     upstream: tuple[int, int] | None,
     markup: float | None,
     pricing: PricingConfig,
     expected: tuple[int | None, int | None],
 ) -> None:
-    (offer,) = offers(serving("a", model("m", prices=upstream), markup=markup), pricing=pricing)
+    (offer,) = offers(serve("a", model("m", prices=upstream), markup=markup), pricing=pricing)
     assert (offer.input_price_per_1m, offer.output_price_per_1m) == expected
 
 
-def test_limits_are_those_of_the_configuration() -> None:
+def test_agent_limits_come_from_the_configuration() -> None:
     config = agent_config(
         "ws://127.0.0.1:1",
         limits=LimitsConfig(max_concurrent=3, max_tokens_per_minute=999),
@@ -132,7 +132,7 @@ def test_limits_are_those_of_the_configuration() -> None:
     assert agent_limits(config) == AgentLimits(3, 999)
 
 
-def test_the_operator_says_what_is_set_and_nothing_else() -> None:
+def test_metadata_has_only_values_that_are_set() -> None:
     operator = OperatorConfig(display_name="Garage", wallet=None, contact_email="")
     config = agent_config("ws://127.0.0.1:1", operator=operator)
     assert metadata(config) == {"display_name": "Garage"}

@@ -7,8 +7,8 @@ from provider_agent.agent.backends.configured import SkippedBackend, make_backen
 from provider_agent.agent.config import BackendConfig, BackendTimeouts
 
 
-def test_backends_come_in_the_order_of_the_configuration() -> None:
-    made = make_backends(
+def test_backends_are_in_the_order_of_the_configuration() -> None:
+    created = make_backends(
         (
             BackendConfig(kind="vllm", url="http://a:8000"),
             BackendConfig(kind="echo"),
@@ -16,9 +16,9 @@ def test_backends_come_in_the_order_of_the_configuration() -> None:
         ),
         {"KEY": "sk-1"},
     )
-    assert [one.id for one in made.usable] == ["vllm:http://a:8000", "echo", "openrouter"]
-    assert made.markups == {"vllm:http://a:8000": None, "echo": None, "openrouter": 0.1}
-    assert made.skipped == []
+    assert [one.id for one in created.usable] == ["vllm:http://a:8000", "echo", "openrouter"]
+    assert created.markups == {"vllm:http://a:8000": None, "echo": None, "openrouter": 0.1}
+    assert created.skipped == []
 
 
 def test_settings_reach_the_backend() -> None:
@@ -53,7 +53,7 @@ def test_settings_reach_the_backend() -> None:
     assert backend.max_concurrent == 3
 
 
-def test_what_the_operator_leaves_open_is_the_adapters_default() -> None:
+def test_unset_settings_are_the_adapters_defaults() -> None:
     (backend,) = make_backends((BackendConfig(kind="echo"),), {}).usable
     assert backend.settings.api_key is None
     assert backend.timeouts == backend.default_timeouts
@@ -62,7 +62,7 @@ def test_what_the_operator_leaves_open_is_the_adapters_default() -> None:
 
 @pytest.mark.parametrize("environ", [{}, {"KEY": ""}, {"KEY": "  \n"}])
 def test_a_missing_key_skips_its_backend_and_names_the_variable(environ: dict[str, str]) -> None:
-    made = make_backends(
+    created = make_backends(
         (
             BackendConfig(kind="venice", api_key_env="KEY"),
             BackendConfig(kind="vllm", url="http://a", api_key_env="KEY"),
@@ -71,32 +71,32 @@ def test_a_missing_key_skips_its_backend_and_names_the_variable(environ: dict[st
         environ,
     )
     reason = "skipped: the environment variable KEY (api_key_env) is not set"
-    assert [one.id for one in made.usable] == ["echo"]
-    assert made.skipped == [
+    assert [one.id for one in created.usable] == ["echo"]
+    assert created.skipped == [
         SkippedBackend("venice", "venice", reason),
         SkippedBackend("vllm:http://a", "vllm", reason),
     ]
 
 
-def test_a_markup_on_the_operators_own_hardware_means_nothing() -> None:
-    made = make_backends((BackendConfig(kind="vllm", url="http://a", markup=0.5),), {})
-    assert made.markups == {"vllm:http://a": None}
+def test_a_native_backend_has_no_markup() -> None:
+    created = make_backends((BackendConfig(kind="vllm", url="http://a", markup=0.5),), {})
+    assert created.markups == {"vllm:http://a": None}
 
 
-def test_several_keys_for_one_service_are_told_apart() -> None:
-    made = make_backends(
+def test_several_keys_of_one_service_have_different_ids() -> None:
+    created = make_backends(
         tuple(
             BackendConfig(kind="openrouter", api_key_env=name, markup=markup)
             for name, markup in [("A", 0.1), ("B", 0.2), ("C", 0.3)]
         ),
         {"A": "sk-a", "B": "sk-b", "C": "sk-c"},
     )
-    assert made.markups == {"openrouter": 0.1, "openrouter#2": 0.2, "openrouter#3": 0.3}
-    assert [one.settings.api_key for one in made.usable] == ["sk-a", "sk-b", "sk-c"]
+    assert created.markups == {"openrouter": 0.1, "openrouter#2": 0.2, "openrouter#3": 0.3}
+    assert [one.settings.api_key for one in created.usable] == ["sk-a", "sk-b", "sk-c"]
 
 
-def test_limits_of_tokens_belong_to_the_backends_that_have_them() -> None:
-    made = make_backends(
+def test_token_limits_are_kept_by_backend_id() -> None:
+    created = make_backends(
         (
             BackendConfig(kind="venice", api_key_env="UNSET", max_tokens_per_minute=1),
             BackendConfig(kind="vllm", url="http://a"),
@@ -105,13 +105,15 @@ def test_limits_of_tokens_belong_to_the_backends_that_have_them() -> None:
         ),
         {"KEY": "sk-1"},
     )
-    assert made.tokens_per_minute == {"openrouter": 500, "openrouter#2": 700}
+    assert created.tokens_per_minute == {"openrouter": 500, "openrouter#2": 700}
 
 
-def test_no_key_shows_in_what_is_printed() -> None:
-    made = make_backends((BackendConfig(kind="venice", api_key_env="KEY"),), {"KEY": "sk-secret"})
-    assert "sk-secret" not in repr(made)
-    assert "sk-secret" not in repr(made.usable[0].settings)
+def test_repr_does_not_show_keys() -> None:
+    created = make_backends(
+        (BackendConfig(kind="venice", api_key_env="KEY"),), {"KEY": "sk-secret"}
+    )
+    assert "sk-secret" not in repr(created)
+    assert "sk-secret" not in repr(created.usable[0].settings)
 
 
 def test_a_file_without_a_key_skips_its_backend_and_names_the_file(tmp_path: Path) -> None:
@@ -120,9 +122,9 @@ def test_a_file_without_a_key_skips_its_backend_and_names_the_file(tmp_path: Pat
     reason = f"skipped: the file {file} (api_key_file) cannot be read: No such file or directory"
     assert make_backends((config,), {}).skipped == [SkippedBackend("venice", "venice", reason)]
     file.write_text("sk-1\n", "utf-8")
-    made = make_backends((config,), {})
-    assert [one.settings.api_key for one in made.usable] == ["sk-1"]
-    assert made.skipped == []
+    created = make_backends((config,), {})
+    assert [one.settings.api_key for one in created.usable] == ["sk-1"]
+    assert created.skipped == []
 
 
 # --- again, for a running agent -------------------------------------------------------------------
@@ -132,7 +134,7 @@ FIRST, SECOND = (BackendConfig(kind="openrouter", api_key_env=name) for name in 
 KEYS = {"A": "sk-a", "B": "sk-b"}
 
 
-def test_what_did_not_change_goes_on_whatever_its_place() -> None:
+def test_an_unchanged_backend_is_kept_in_any_order() -> None:
     before = make_backends((LOCAL, FIRST, SECOND), KEYS)
     after = make_backends(
         (SECOND, BackendConfig(kind="echo"), LOCAL),
@@ -156,7 +158,7 @@ def test_what_did_not_change_goes_on_whatever_its_place() -> None:
     ],
 )
 @pytest.mark.parametrize(("busy", "new_id"), [(True, "vllm:http://a#2"), (False, "vllm:http://a")])
-def test_what_changed_is_made_anew_and_named_apart_while_the_old_one_works(
+def test_a_changed_backend_is_created_again_with_a_unique_id(
     changed: BackendConfig, busy: bool, new_id: str
 ) -> None:
     before = make_backends((LOCAL,), KEYS)
@@ -174,14 +176,14 @@ def test_what_changed_is_made_anew_and_named_apart_while_the_old_one_works(
         BackendConfig(kind="openrouter", api_key_env="SAME"),
     ],
 )
-def test_what_the_agent_itself_decides_by_changes_no_backend(changed: BackendConfig) -> None:
+def test_settings_of_the_agent_alone_do_not_replace_a_backend(changed: BackendConfig) -> None:
     before = make_backends((FIRST,), KEYS)
-    made = make_backends((changed,), {**KEYS, "SAME": "sk-a"}, before=before)
-    assert made.usable == before.usable
-    assert made.markups == {"openrouter": changed.markup}
+    created = make_backends((changed,), {**KEYS, "SAME": "sk-a"}, before=before)
+    assert created.usable == before.usable
+    assert created.markups == {"openrouter": changed.markup}
 
 
-def test_another_key_in_the_same_place_is_another_backend() -> None:
+def test_a_changed_key_replaces_the_backend() -> None:
     before = make_backends((FIRST, SECOND), KEYS)
     after = make_backends((FIRST, SECOND), {**KEYS, "A": "sk-new"}, before=before).usable
     assert after[0] is not before.usable[0]
@@ -189,7 +191,7 @@ def test_another_key_in_the_same_place_is_another_backend() -> None:
     assert [one.id for one in after] == ["openrouter", "openrouter#2"]
 
 
-def test_of_two_with_the_same_settings_each_goes_on_once() -> None:
+def test_two_backends_with_the_same_settings_are_both_kept() -> None:
     before = make_backends((FIRST, SECOND), {"A": "sk", "B": "sk"})
     after = make_backends((FIRST, SECOND), {"A": "sk", "B": "sk"}, before=before).usable
     assert after == before.usable

@@ -19,10 +19,10 @@ async def test_a_new_backend_is_checked_at_once_and_served() -> None:
         harness.replace(first, second)
         began = now()
         await asyncio.sleep(1)
-        assert second.asked_at == [began]
+        assert second.checked_at == [began]
         assert harness.routes() == [("a", 0), ("b", 1)]
         await asyncio.sleep(200)
-        assert second.asked == 4
+        assert second.checks == 4
 
 
 @in_virtual_time
@@ -54,12 +54,12 @@ async def test_an_unchanged_backend_keeps_its_health_and_its_breaker() -> None:
     harness = DiscoveryHarness(kept, failing)
     async with harness:
         harness.fail(failing, Unreachable("refused"), times=5)
-        asked = kept.asked
+        checks_before = kept.checks
         harness.replace(kept, failing, ScriptedBackend("new"))
         assert harness.routes() == [("kept", 0)]
         assert harness.monitor("failing").admission.is_open
         await asyncio.sleep(1)
-        assert kept.asked == asked
+        assert kept.checks == checks_before
         assert harness.routes() == [("kept", 0), ("new", 2)]
 
 
@@ -71,10 +71,10 @@ async def test_a_removed_backend_is_neither_routed_to_nor_checked_and_is_closed(
         harness.replace(second)
         assert harness.routes() == [("b", 0)]
         assert harness.changes == 3
-        asked = first.asked, first.load_asked
+        calls_before = first.checks, first.load_calls
         await asyncio.sleep(300)
         assert first.closed
-        assert (first.asked, first.load_asked) == asked
+        assert (first.checks, first.load_calls) == calls_before
         assert not second.closed
         assert harness.changes == 3
 
@@ -165,7 +165,7 @@ async def test_a_changed_interval_takes_effect_at_once() -> None:
         harness.discovery.set_interval(10.0)
         harness.discovery.set_interval(10.0)
         await asyncio.sleep(25)
-        assert [at - backend.asked_at[0] for at in backend.asked_at] == [0, 5, 15, 25]
+        assert [at - backend.checked_at[0] for at in backend.checked_at] == [0, 5, 15, 25]
 
 
 @in_virtual_time

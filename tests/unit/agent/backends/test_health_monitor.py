@@ -49,8 +49,8 @@ async def test_a_healthy_backend_is_checked_at_once_and_every_interval(interval_
     backend = ScriptedBackend()
     async with DiscoveryHarness(backend, interval_s=interval_s) as harness:
         await asyncio.sleep(3.5 * interval_s)
-        assert backend.asked_at[0] == harness.began
-        assert gaps(backend.asked_at) == pytest.approx([interval_s] * 3)
+        assert backend.checked_at[0] == harness.began
+        assert gaps(backend.checked_at) == pytest.approx([interval_s] * 3)
         assert harness.changed_at == [harness.began]
 
 
@@ -63,7 +63,7 @@ async def test_checks_of_a_backend_that_is_down_back_off(jitter: float) -> None:
         await asyncio.sleep(300)
         share = 0.5 + 0.5 * jitter
         expected = [share * min(2.0**number, MAX_RETRY_S) for number in range(1, 9)]
-        assert gaps(backend.asked_at)[:8] == pytest.approx(expected)
+        assert gaps(backend.checked_at)[:8] == pytest.approx(expected)
         assert harness.changed_at == []
 
 
@@ -77,9 +77,9 @@ async def test_the_backoff_starts_again_after_the_backend_was_up() -> None:
         await harness.changed.wait()
         backend.reported_health = DOWN
         await harness.next_change()
-        before = len(backend.asked_at)
+        before = len(backend.checked_at)
         await asyncio.sleep(7)
-        assert gaps(backend.asked_at[before - 1 :]) == pytest.approx([2.0, 4.0])
+        assert gaps(backend.checked_at[before - 1 :]) == pytest.approx([2.0, 4.0])
 
 
 @in_virtual_time
@@ -88,14 +88,14 @@ async def test_a_loading_backend_is_checked_often_until_it_is_up() -> None:
     backend.reported_health = LOADING
     async with DiscoveryHarness(backend) as harness:
         await asyncio.sleep(100 * LOADING_INTERVAL_S - 1)
-        assert gaps(backend.asked_at) == pytest.approx([LOADING_INTERVAL_S] * 99)
+        assert gaps(backend.checked_at) == pytest.approx([LOADING_INTERVAL_S] * 99)
         assert harness.changed_at == []
         backend.reported_health = UP
         assert await harness.next_change() == pytest.approx(100 * LOADING_INTERVAL_S)
         assert harness.models() == ["m"]
-        asked = backend.asked
+        checks_before = backend.checks
         await asyncio.sleep(CHECK_INTERVAL_S - 1)
-        assert backend.asked == asked, "a healthy backend is not checked that often"
+        assert backend.checks == checks_before, "a healthy backend is not checked that often"
 
 
 @in_virtual_time
@@ -143,8 +143,8 @@ async def test_which_failures_trigger_a_check_at_once(failure: BackendError, che
         backend.reported_health = DOWN
         harness.fail(backend, failure)
         await asyncio.sleep(1)
-        assert [one - harness.began for one in backend.asked_at[1:]] == ([20] if checked else [])
-        assert other.asked == 1
+        assert [one - harness.began for one in backend.checked_at[1:]] == ([20] if checked else [])
+        assert other.checks == 1
         assert harness.models() == (["m"] if checked else ["m", "m"])
 
 
@@ -157,7 +157,7 @@ async def test_checks_triggered_by_failures_have_a_pause_between_them() -> None:
         for _ in range(100):
             harness.fail(backend, ModelNotFound("gone"))
             await asyncio.sleep(0.1)
-        assert gaps(backend.asked_at) == pytest.approx([20, *[RECHECK_PAUSE_S] * 4])
+        assert gaps(backend.checked_at) == pytest.approx([20, *[RECHECK_PAUSE_S] * 4])
 
 
 @in_virtual_time
@@ -171,7 +171,7 @@ async def test_a_failure_during_a_check_triggers_another_check() -> None:
         harness.fail(backend, Unreachable("refused"))
         backend.gate.set()
         await asyncio.sleep(5)
-        assert [one - harness.began for one in backend.asked_at] == pytest.approx([0, 20, 23])
+        assert [one - harness.began for one in backend.checked_at] == pytest.approx([0, 20, 23])
 
 
 # --- load -----------------------------------------------------------------------------------------
@@ -202,9 +202,9 @@ async def test_the_load_of_a_backend_that_is_down_is_unknown() -> None:
         harness.fail(backend, Unreachable("refused"))
         await harness.next_change()
         assert harness.discovery.states[0].load is None
-        asked = backend.load_asked
+        calls_before = backend.load_calls
         await asyncio.sleep(100)
-        assert backend.load_asked == asked, "a backend that is down is not asked for its load"
+        assert backend.load_calls == calls_before, "no load calls while it is down"
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ async def test_errors_of_reading_the_load_do_not_affect_the_backend(
     backend.reported_load = failure
     async with DiscoveryHarness(backend) as harness:
         await asyncio.sleep(100)
-        assert backend.load_asked >= 10
+        assert backend.load_calls >= 10
         assert harness.models() == ["m"]
         assert len(harness.changed_at) == 1
         logged = 0 if isinstance(failure, BackendError | TimeoutError) else 1
@@ -297,7 +297,7 @@ async def test_a_healthy_check_does_not_close_the_breaker() -> None:
     async with DiscoveryHarness(backend, interval_s=1.0) as harness:
         harness.fail(backend, Unreachable("refused"), times=5)
         await asyncio.sleep(OPEN_S - 1)
-        assert backend.asked > 5
+        assert backend.checks > 5
         assert harness.models() == []
 
 

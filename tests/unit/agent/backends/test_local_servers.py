@@ -31,15 +31,15 @@ LMSTUDIO_MODEL = {"type": "llm", "key": "acme/acme-8b", "loaded_instances": []}
 LMSTUDIO_OLD_MODEL = {"id": "acme", "object": "model", "type": "llm", "state": "loaded"}
 
 
-def answer(body: JsonObject, status: int = 200, server: str = "") -> ProbeResponse:
+def respond(body: JsonObject, status: int = 200, server: str = "") -> ProbeResponse:
     return ProbeResponse(status, server, body)
 
 
 @asynccontextmanager
-async def serving(
+async def serve(
     routes: Mapping[str, JsonObject | int], *, otherwise: JsonObject | int = 404
 ) -> AsyncIterator[int]:
-    """The port of a server that answers these paths with a JSON object or a status alone."""
+    """Serve these paths with a JSON object or a status alone; yields the port."""
 
     async def handle(request: web.Request) -> web.Response:
         reply = routes.get(request.path, otherwise)
@@ -55,77 +55,77 @@ async def serving(
 
 
 @pytest.mark.parametrize(
-    ("given", "kind"),
+    ("response", "kind"),
     [
-        (answer(models_owned_by("vllm")), "vllm"),
-        (answer(models_owned_by("llamacpp")), "llamacpp"),
-        (answer({"error": {"message": "Loading model"}}, 503, "llama.cpp"), "llamacpp"),
-        (answer(models_owned_by("library")), None),
-        (answer({"data": [1, "two", None, {"owned_by": ["vllm"]}]}), None),
-        (answer({"data": "models"}), None),
-        (answer({}), None),
+        (respond(models_owned_by("vllm")), "vllm"),
+        (respond(models_owned_by("llamacpp")), "llamacpp"),
+        (respond({"error": {"message": "Loading model"}}, 503, "llama.cpp"), "llamacpp"),
+        (respond(models_owned_by("library")), None),
+        (respond({"data": [1, "two", None, {"owned_by": ["vllm"]}]}), None),
+        (respond({"data": "models"}), None),
+        (respond({}), None),
     ],
 )
-def test_a_list_of_models_tells_its_server(given: ProbeResponse, kind: str | None) -> None:
-    assert identify_models(given) == kind
+def test_identify_models_reads_owner_and_server(response: ProbeResponse, kind: str | None) -> None:
+    assert identify_models(response) == kind
 
 
 @pytest.mark.parametrize(
-    ("given", "kind"),
+    ("response", "kind"),
     [
-        (answer({"default_generation_settings": {}}), "llamacpp"),
-        (answer({"role": "router"}), "llamacpp"),
-        (answer({"default_generation_settings": {}}, 404), None),
-        (answer(UNKNOWN_ROUTE), None),
+        (respond({"default_generation_settings": {}}), "llamacpp"),
+        (respond({"role": "router"}), "llamacpp"),
+        (respond({"default_generation_settings": {}}, 404), None),
+        (respond(UNKNOWN_ROUTE), None),
     ],
 )
-def test_props_tell_llamacpp(given: ProbeResponse, kind: str | None) -> None:
-    assert identify_props(given) == kind
+def test_identify_props_finds_llamacpp(response: ProbeResponse, kind: str | None) -> None:
+    assert identify_props(response) == kind
 
 
 @pytest.mark.parametrize(
-    ("given", "kind"),
+    ("response", "kind"),
     [
-        (answer({"version": "0.20.0"}), "vllm"),
-        (answer({"version": "0.20.0"}, 404), None),
-        (answer({"version": 3}), None),
-        (answer(UNKNOWN_ROUTE), None),
+        (respond({"version": "0.20.0"}), "vllm"),
+        (respond({"version": "0.20.0"}, 404), None),
+        (respond({"version": 3}), None),
+        (respond(UNKNOWN_ROUTE), None),
     ],
 )
-def test_a_version_tells_vllm(given: ProbeResponse, kind: str | None) -> None:
-    assert identify_version(given) == kind
+def test_identify_version_finds_vllm(response: ProbeResponse, kind: str | None) -> None:
+    assert identify_version(response) == kind
 
 
 @pytest.mark.parametrize(
-    ("given", "kind"),
+    ("response", "kind"),
     [
-        (answer(OLLAMA_TAGS), "ollama"),
-        (answer({"models": []}), None),
-        (answer({"models": [{"name": "acme"}]}), None),
-        (answer(OLLAMA_TAGS, 404), None),
-        (answer(UNKNOWN_ROUTE), None),
+        (respond(OLLAMA_TAGS), "ollama"),
+        (respond({"models": []}), None),
+        (respond({"models": [{"name": "acme"}]}), None),
+        (respond(OLLAMA_TAGS, 404), None),
+        (respond(UNKNOWN_ROUTE), None),
     ],
 )
-def test_tags_tell_ollama(given: ProbeResponse, kind: str | None) -> None:
-    assert identify_tags(given) == kind
+def test_identify_tags_finds_ollama(response: ProbeResponse, kind: str | None) -> None:
+    assert identify_tags(response) == kind
 
 
 @pytest.mark.parametrize(
-    ("given", "kind"),
+    ("response", "kind"),
     [
-        (answer({"models": [LMSTUDIO_MODEL]}), "lmstudio"),
-        (answer({"models": [], "data": []}), None),
-        (answer({"data": [LMSTUDIO_OLD_MODEL]}), "lmstudio"),
-        (answer({"models": [{"name": "acme"}]}), None),
-        (answer({"data": ["acme"]}), None),
-        (answer({"models": [LMSTUDIO_MODEL]}, 500), None),
-        (answer(UNKNOWN_ROUTE), None),
+        (respond({"models": [LMSTUDIO_MODEL]}), "lmstudio"),
+        (respond({"models": [], "data": []}), None),
+        (respond({"data": [LMSTUDIO_OLD_MODEL]}), "lmstudio"),
+        (respond({"models": [{"name": "acme"}]}), None),
+        (respond({"data": ["acme"]}), None),
+        (respond({"models": [LMSTUDIO_MODEL]}, 500), None),
+        (respond(UNKNOWN_ROUTE), None),
     ],
 )
-def test_lmstudio_is_told_by_the_shape_of_its_models(
-    given: ProbeResponse, kind: str | None
+def test_identify_lmstudio_models_reads_the_keys_of_models(
+    response: ProbeResponse, kind: str | None
 ) -> None:
-    assert identify_lmstudio_models(given) == kind
+    assert identify_lmstudio_models(response) == kind
 
 
 @pytest.mark.parametrize(
@@ -161,10 +161,10 @@ def test_lmstudio_is_told_by_the_shape_of_its_models(
         ),
     ],
 )
-async def test_a_server_is_found_by_its_answers(
+async def test_a_server_is_identified_by_its_responses(
     routes: dict[str, JsonObject | int], otherwise: JsonObject | int, kind: str
 ) -> None:
-    async with serving(routes, otherwise=otherwise) as port:
+    async with serve(routes, otherwise=otherwise) as port:
         found = await find_local_servers([port])
 
     assert found == [FoundServer(kind, f"http://127.0.0.1:{port}")]
@@ -174,29 +174,29 @@ async def test_a_server_is_found_by_its_answers(
     "otherwise",
     [404, 500, 302, 401, UNKNOWN_ROUTE, {"data": [], "models": {}}, {"version": "1.0"}],
 )
-async def test_another_program_on_the_port_is_left_alone(otherwise: JsonObject | int) -> None:
-    async with serving({}, otherwise=otherwise) as port:
+async def test_another_program_on_the_port_is_ignored(otherwise: JsonObject | int) -> None:
+    async with serve({}, otherwise=otherwise) as port:
         assert await find_local_servers([port]) == []
 
 
-async def test_what_was_found_keeps_the_order_of_the_ports(unused_tcp_port: int) -> None:
+async def test_found_servers_are_in_the_order_of_the_ports(unused_tcp_port: int) -> None:
     ollama = {"/api/tags": OLLAMA_TAGS}
     vllm = {"/v1/models": models_owned_by("vllm")}
-    async with serving(ollama) as first, serving(vllm) as second:
+    async with serve(ollama) as first, serve(vllm) as second:
         found = await find_local_servers([first, unused_tcp_port, second])
 
     assert [server.kind for server in found] == ["ollama", "vllm"]
 
 
-async def test_a_port_that_never_answers_holds_up_nothing() -> None:
+async def test_a_port_that_never_answers_times_out() -> None:
     closed = asyncio.Event()
 
-    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(-1)
         writer.close()
         closed.set()
 
-    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as silent:
+    async with await asyncio.start_server(ignore, "127.0.0.1", 0) as silent:
         port = silent.sockets[0].getsockname()[1]
 
         assert await find_local_servers([port], timeout_s=0.05) == []
@@ -214,11 +214,11 @@ async def test_a_port_that_never_answers_holds_up_nothing() -> None:
     ],
     ids=["not http", "a list", "not json", "endless", "nothing"],
 )
-async def test_garbage_is_no_server(reply: bytes) -> None:
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def test_an_invalid_response_is_ignored(reply: bytes) -> None:
+    async def reply_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(reply)
         writer.close()
 
-    async with await asyncio.start_server(speak, "127.0.0.1", 0) as odd:
-        assert await find_local_servers([odd.sockets[0].getsockname()[1]]) == []
+    async with await asyncio.start_server(reply_and_close, "127.0.0.1", 0) as server:
+        assert await find_local_servers([server.sockets[0].getsockname()[1]]) == []

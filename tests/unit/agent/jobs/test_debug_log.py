@@ -141,7 +141,7 @@ async def test_a_stopped_job_is_logged_as_not_failed_over(
     debug_log: pytest.LogCaptureFixture,
 ) -> None:
     backend = ScriptedBackend("a")
-    backend.swallow_cancel = Unreachable("closed")
+    backend.error_on_cancel = Unreachable("closed")
     harness = JobsHarness(backend)
     job, _ = await start_job(harness, backend)
     harness.jobs.cancel(job.job_id, "")

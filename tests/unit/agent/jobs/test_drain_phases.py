@@ -1,4 +1,4 @@
-"""SIGTERM in every phase of an agent's life: it ends in time, with the code that is documented."""
+"""Stopping in every phase of an agent: it ends in time, with the documented exit code."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ from tests.kit.virtual_time import in_virtual_time, now
 
 
 @in_virtual_time
-async def test_before_the_backends_have_answered() -> None:
+async def test_stop_before_the_first_health_checks() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend()
         backend.gate.clear()
@@ -31,7 +31,7 @@ async def test_before_the_backends_have_answered() -> None:
 
 
 @in_virtual_time
-async def test_while_the_coordinator_says_nothing_on_an_open_connection() -> None:
+async def test_stop_while_the_coordinator_is_silent() -> None:
     async with ScriptedCoordinator() as coordinator:
         coordinator.greets = False
         async with RunningAgent(coordinator, ScriptedBackend()) as agent:
@@ -45,7 +45,7 @@ async def test_while_the_coordinator_says_nothing_on_an_open_connection() -> Non
 
 
 @in_virtual_time
-async def test_between_hello_and_welcome() -> None:
+async def test_stop_between_hello_and_welcome() -> None:
     async with (
         ScriptedCoordinator(lambda _: None) as coordinator,
         RunningAgent(coordinator, ScriptedBackend()) as agent,
@@ -58,31 +58,31 @@ async def test_between_hello_and_welcome() -> None:
 
 
 @in_virtual_time
-async def test_while_dialling_an_address_that_never_answers() -> None:
-    arrived, gone = asyncio.Event(), asyncio.Event()
+async def test_stop_while_connecting_to_an_address_that_never_answers() -> None:
+    accepted, closed = asyncio.Event(), asyncio.Event()
 
-    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        arrived.set()
+    async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.set()
         await reader.read()
         writer.close()
-        gone.set()
+        closed.set()
 
-    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    server = await asyncio.start_server(ignore, "127.0.0.1", 0)
     coordinator = ScriptedCoordinator()
     coordinator.port = server.sockets[0].getsockname()[1]
     async with RunningAgent(coordinator, ScriptedBackend()) as agent:
-        await arrived.wait()
+        await accepted.wait()
         began = now()
         agent.service.stop()
         assert await agent.task == EXIT_OK
         assert now() == began
-    await gone.wait()
+    await closed.wait()
     server.close()
     await server.wait_closed()
 
 
 @in_virtual_time
-async def test_while_the_coordinator_itself_drains() -> None:
+async def test_stop_while_the_coordinator_drains() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend()
         async with RunningAgent(coordinator, backend) as agent:
@@ -116,11 +116,11 @@ async def test_a_second_signal_while_the_link_is_down_stops_at_once() -> None:
             agent.service.stop()
             assert await agent.task == EXIT_FORCED
             assert run.cancelled.is_set()
-            assert now() - began == pytest.approx(1.0), "one try to have the end acknowledged"
+            assert now() - began == pytest.approx(1.0), "one round trip for the acknowledgement"
 
 
 @in_virtual_time
-async def test_an_end_that_nobody_acknowledges_holds_no_agent_up_for_the_whole_drain() -> None:
+async def test_an_unacknowledged_end_does_not_extend_the_drain_to_its_limit() -> None:
     limits = LimitsConfig(drain_timeout_s=300.0)
     async with ScriptedCoordinator(lambda _: welcome(resume_ms=20_000)) as coordinator:
         config = agent_config(coordinator.url, limits=limits)
@@ -137,12 +137,12 @@ async def test_an_end_that_nobody_acknowledges_holds_no_agent_up_for_the_whole_d
             began = now()
             agent.service.stop()
             assert await agent.task == EXIT_OK
-            assert now() - began < 25, "the session is over after 20 s"
+            assert now() - began < 25, "the session expires after 20 s"
 
 
 @in_virtual_time
-async def test_a_new_link_brings_its_own_heartbeat() -> None:
-    # The interval of the old link was once slept out first: an hour of silence, and cut off for it.
+async def test_a_new_link_uses_its_own_heartbeat_interval() -> None:
+    # The agent once waited out the old interval: an hour of silence, which ended the new link.
     welcomes = iter([welcome(heartbeat_ms=3_600_000), welcome(heartbeat_ms=5_000)])
     async with (
         ScriptedCoordinator(lambda _: next(welcomes)) as coordinator,

@@ -22,8 +22,8 @@ from tests.kit.jobs import new_job
 JOB = new_job()
 
 
-def travels(end: JobEnd) -> bool:
-    """Whether the other side of the link can read it: if not, the link ends for every job."""
+def survives_codec(end: JobEnd) -> bool:
+    """Whether the coordinator can decode it: if not, the link ends for every job."""
     return VERSION_1.decode_from_agent(VERSION_1.encode([end]), 4 * MIB).frames == [end]
 
 
@@ -32,7 +32,7 @@ def result(**fields: int | None) -> JobResult:
         "total_bytes": 7, "input_tokens": 3, "output_tokens": 4, "duration_ms": 20,
         "first_byte_ms": 10, **fields,
     }  # fmt: skip
-    return JobResult(JOB.job_id, **known)  # type: ignore[arg-type] # adapters may lie
+    return JobResult(JOB.job_id, **known)  # type: ignore[arg-type] # adapters may be wrong
 
 
 @given(
@@ -41,15 +41,17 @@ def result(**fields: int | None) -> JobResult:
     st.one_of(st.none(), st.floats()),
     st.sampled_from(ErrorCode),
 )
-def test_whatever_a_server_says_the_end_can_travel(
+def test_any_backend_error_becomes_a_valid_end(
     status: int, text: str, retry_after_s: float | None, code: ErrorCode
 ) -> None:
-    # A wait of 1e300 s, or none that is a number, once ended the link for every job.
-    assert travels(backend_error_end(JOB, 5, BadStatus(status, b"no", code, retry_after_s, text)))
+    # A wait of 1e300 s or NaN once ended the link for every job.
+    assert survives_codec(
+        backend_error_end(JOB, 5, BadStatus(status, b"no", code, retry_after_s, text))
+    )
 
 
 @pytest.mark.parametrize(
-    ("told_s", "expected_ms"),
+    ("wait_s", "expected_ms"),
     [
         (None, None),
         (0.0, 0),
@@ -60,25 +62,25 @@ def test_whatever_a_server_says_the_end_can_travel(
         (math.nan, None),
     ],
 )
-def test_a_wait_is_told_within_reason(told_s: float | None, expected_ms: int | None) -> None:
-    error = BadStatus(429, b"", ErrorCode.BACKEND_OVERLOADED, told_s)
+def test_retry_after_is_bounded(wait_s: float | None, expected_ms: int | None) -> None:
+    error = BadStatus(429, b"", ErrorCode.BACKEND_OVERLOADED, wait_s)
     assert backend_error_end(JOB, 0, error).retry_after_ms == expected_ms
-    refusal = Refusal(ErrorCode.OUT_OF_CAPACITY, "full", told_s)
+    refusal = Refusal(ErrorCode.OUT_OF_CAPACITY, "full", wait_s)
     assert refusal_end(JOB, refusal).retry_after_ms == expected_ms
 
 
-def test_the_servers_word_on_trying_again_goes_before_the_registrys() -> None:
+def test_the_servers_retryable_flag_overrides_the_registry() -> None:
     error = BackendError("odd")
     assert backend_error_end(JOB, 0, error).retryable is True
     error.retryable = False
     assert backend_error_end(JOB, 0, error).retryable is False
 
 
-def test_long_texts_and_bodies_are_cut() -> None:
+def test_long_texts_and_bodies_are_truncated() -> None:
     endless = BadStatus(500, bytes(2 * MAX_ERROR_BODY_BYTES), ErrorCode.INTERNAL, None, "x" * 99999)
     end = backend_error_end(JOB, 0, endless)
     assert (len(end.body), len(end.message)) == (MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS)
-    assert travels(end)
+    assert survives_codec(end)
     assert len(error_end(JOB.job_id, 0, ErrorCode.CANCELLED, "x" * 99999).message) == MAX_TEXT_CHARS
 
 
@@ -86,31 +88,31 @@ huge = st.one_of(st.none(), st.integers(-(10**30), 10**30))
 
 
 @given(huge, huge, st.integers(-(10**30), 10**30), huge)
-def test_figures_that_cannot_be_are_unknown(
+def test_invalid_counts_become_unknown(
     input_tokens: int | None, output_tokens: int | None, duration_ms: int, first_ms: int | None
 ) -> None:
-    lies = result(
+    invalid = result(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         duration_ms=duration_ms,
         first_byte_ms=first_ms,
     )
-    assert travels(validate_result(JOB, 7, lies))
+    assert survives_codec(validate_result(JOB, 7, invalid))
 
 
-def test_true_figures_stay() -> None:
+def test_valid_counts_are_kept() -> None:
     assert validate_result(JOB, 7, result()) == result()
 
 
 @pytest.mark.parametrize("total_bytes", [6, 8])
-def test_a_result_about_other_bytes_or_another_job_is_a_defect(total_bytes: int) -> None:
+def test_a_result_with_wrong_bytes_or_job_id_is_rejected(total_bytes: int) -> None:
     with pytest.raises(ValueError, match="does not match"):
         validate_result(JOB, total_bytes, result())
     with pytest.raises(ValueError, match="does not match"):
         validate_result(new_job(), 7, result())
 
 
-def test_a_result_counts_from_the_arrival() -> None:
+def test_times_count_from_the_arrival() -> None:
     assert count_from_arrival(result(), 0.0) == result()
     assert count_from_arrival(result(), 1.5) == result(duration_ms=1520, first_byte_ms=1510)
     assert count_from_arrival(result(first_byte_ms=None), 1.5).first_byte_ms is None

@@ -15,28 +15,28 @@ def fields(end: JobEnd) -> dict[str, object]:
     return found
 
 
-def test_an_end_is_told_in_ids_and_numbers() -> None:
-    told = fields(JobResult(JOB.job_id, 9, 3, 4, 10, 5))
-    assert told["job"] == JOB.job_id.hex()
-    assert (told["bytes"], told["duration_ms"], told["output_tokens"]) == (9, 1500, 4)
+def test_a_result_is_logged_as_ids_and_numbers() -> None:
+    logged = fields(JobResult(JOB.job_id, 9, 3, 4, 10, 5))
+    assert logged["job"] == JOB.job_id.hex()
+    assert (logged["bytes"], logged["duration_ms"], logged["output_tokens"]) == (9, 1500, 4)
 
 
-def test_what_the_agent_itself_says_is_told() -> None:
+def test_the_agents_own_error_message_is_logged() -> None:
     end = error_end(JOB.job_id, 0, ErrorCode.DEADLINE_EXCEEDED, "the deadline passed")
     assert fields(end)["message"] == "the deadline passed"
 
 
-def test_what_a_server_says_of_a_request_stays_out_of_the_log() -> None:
-    """It may quote the prompt, with a status or inside an answer that began as a success."""
+def test_a_servers_error_message_is_not_logged() -> None:
+    """It may quote the prompt, with an error status or inside a started response."""
     body = b'{"error":{"message":"cannot read: my secret diary"}}'
-    said = f"cannot read: {PROMPT}"
+    message = f"cannot read: {PROMPT}"
     errors = [
-        BadStatus(400, body, ErrorCode.BAD_REQUEST, None, said),
-        ErrorInStream(body, ErrorCode.BAD_REQUEST, said),
+        BadStatus(400, body, ErrorCode.BAD_REQUEST, None, message),
+        ErrorInStream(body, ErrorCode.BAD_REQUEST, message),
     ]
     for error in errors:
         end = backend_error_end(JOB, 0, error)
         assert isinstance(end, JobError)
-        assert PROMPT in end.message, "the client is told"
+        assert PROMPT in end.message, "the client receives it"
         assert PROMPT not in str(fields(end))
         assert fields(end)["code"] == "bad_request"

@@ -26,7 +26,7 @@ from provider_agent.protocol.limits import (
     MAX_LIVE_JOBS,
     MAX_NAME_CHARS,
 )
-from tests.kit.job_channels import Source, begin, data_of, drained, result
+from tests.kit.job_channels import RecordingSource, data_of, drain_batches, open_started, result_of
 
 A, B, C = (bytes([number]) * 16 for number in (1, 2, 3))
 WINDOW = 16 * KIB
@@ -36,16 +36,16 @@ def heartbeat(in_flight: int = 0) -> Heartbeat:
     return Heartbeat(in_flight, 0, 8, None, None, None, None)
 
 
-def order(frames: list[AgentFrame]) -> list[bytes]:
+def chunk_order(frames: list[AgentFrame]) -> list[bytes]:
     return [one.job_id for one in frames if isinstance(one, Chunk)]
 
 
-async def test_a_response_goes_out_as_start_bytes_end() -> None:
+async def test_a_response_is_sent_as_start_chunk_and_end() -> None:
     outbox = Outbox()
-    channel, _ = begin(outbox, A)
+    channel, _ = open_started(outbox, A)
     channel.send_chunk(b"one ")
     channel.send_chunk(b"two")
-    channel.finish(result(channel))
+    channel.finish(result_of(channel))
     assert outbox.next_batch() == [
         JobStarted(A, 200, "text/plain", "backend"),
         Chunk(A, 0, b"one two"),
@@ -54,19 +54,19 @@ async def test_a_response_goes_out_as_start_bytes_end() -> None:
     assert outbox.next_batch() == []
 
 
-async def test_control_frames_go_before_data() -> None:
+async def test_control_frames_are_sent_before_chunks() -> None:
     outbox = Outbox()
-    channel, _ = begin(outbox, A)
+    channel, _ = open_started(outbox, A)
     channel.send_chunk(b"x")
     outbox.put(heartbeat())
     outbox.put(Draining(1))
     assert outbox.next_batch() == [heartbeat(), Draining(1)]
-    assert order(outbox.next_batch()) == [A]
+    assert chunk_order(outbox.next_batch()) == [A]
 
 
-async def test_a_control_frame_waits_behind_no_more_than_one_message() -> None:
+async def test_a_control_frame_is_in_the_next_message() -> None:
     outbox = Outbox(4 * BATCH_BYTES)
-    channel, _ = begin(outbox, A)
+    channel, _ = open_started(outbox, A)
     channel.send_chunk(bytes(4 * BATCH_BYTES))
     outbox.next_batch()
     outbox.put(heartbeat())
@@ -85,42 +85,42 @@ async def test_only_the_newest_unsent_control_frame_of_a_type_is_kept() -> None:
 async def test_jobs_take_turns() -> None:
     outbox = Outbox(10 * CHUNK_BYTES)
     for job_id in (A, B, C):
-        begin(outbox, job_id)[0].send_chunk(bytes(3 * CHUNK_BYTES))
+        open_started(outbox, job_id)[0].send_chunk(bytes(3 * CHUNK_BYTES))
     sent = {A: 0, B: 0, C: 0}
-    for frame in drained(outbox):
+    for frame in drain_batches(outbox):
         if isinstance(frame, Chunk):
             sent[frame.job_id] += len(frame.data)
             assert max(sent.values()) - min(sent.values()) <= 2 * CHUNK_BYTES
     assert set(sent.values()) == {3 * CHUNK_BYTES}
 
 
-async def test_a_long_answer_does_not_hold_up_a_short_one() -> None:
+async def test_a_long_response_does_not_delay_a_short_one() -> None:
     outbox = Outbox(100 * CHUNK_BYTES)
-    long, _ = begin(outbox, A)
+    long, _ = open_started(outbox, A)
     long.send_chunk(bytes(50 * CHUNK_BYTES))
     outbox.next_batch()
-    short, _ = begin(outbox, B)
+    short, _ = open_started(outbox, B)
     short.send_chunk(b"hello")
-    short.finish(result(short))
+    short.finish(result_of(short))
     sent = outbox.next_batch() + outbox.next_batch()
     assert JobResult(B, 5, None, None, 1, 1) in sent
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 1000, CHUNK_BYTES, 3 * CHUNK_BYTES])
-async def test_no_message_is_much_bigger_than_the_batch_bound(piece_bytes: int) -> None:
+async def test_messages_stay_close_to_the_batch_limit(piece_bytes: int) -> None:
     outbox = Outbox(1024 * KIB)
     for job_id in (A, B, C):
-        channel, _ = begin(outbox, job_id)
+        channel, _ = open_started(outbox, job_id)
         for _ in range(512 * KIB // piece_bytes if piece_bytes > 1 else 5):
             channel.send_chunk(bytes(piece_bytes))
     while batch := outbox.next_batch():
         assert len(VERSION_1.encode(batch)) <= BATCH_BYTES + FRAME_OVERHEAD_BYTES * (len(batch) + 1)
 
 
-async def test_messages_of_many_tiny_answers_and_of_fat_errors_stay_in_the_limits() -> None:
+async def test_messages_of_many_small_responses_and_large_errors_stay_within_the_limits() -> None:
     outbox = Outbox()
     for number in range(MAX_LIVE_JOBS):
-        channel, _ = begin(outbox, number.to_bytes(16, "big"))
+        channel, _ = open_started(outbox, number.to_bytes(16, "big"))
         channel.send_chunk(b"x")
         body = bytes(MAX_ERROR_BODY_BYTES) if number % 100 == 0 else b""
         channel.finish(JobError(channel.stream.job_id, 1, "backend_error", "m", body=body))
@@ -133,10 +133,10 @@ async def test_messages_of_many_tiny_answers_and_of_fat_errors_stay_in_the_limit
     assert ends == MAX_LIVE_JOBS
 
 
-async def test_a_full_window_pauses_its_source_and_no_other() -> None:
+async def test_a_full_window_pauses_only_its_own_source() -> None:
     outbox = Outbox(WINDOW)
-    full, full_source = begin(outbox, A)
-    other, other_source = begin(outbox, B)
+    full, full_source = open_started(outbox, A)
+    other, other_source = open_started(outbox, B)
     full.send_chunk(bytes(WINDOW - 1))
     assert full_source.calls == []
     full.send_chunk(b"x")
@@ -145,23 +145,23 @@ async def test_a_full_window_pauses_its_source_and_no_other() -> None:
     assert other_source.calls == []
 
 
-async def test_what_still_arrives_after_the_pause_is_kept_and_pauses_once() -> None:
+async def test_bytes_after_the_pause_are_kept_and_pause_only_once() -> None:
     outbox = Outbox(WINDOW)
-    channel, source = begin(outbox, A)
+    channel, source = open_started(outbox, A)
     channel.send_chunk(bytes(WINDOW))
     channel.send_chunk(b"late")
     assert source.calls == ["pause"]
-    frames = drained(outbox)
+    frames = drain_batches(outbox)
     assert len(data_of(frames, A)) == WINDOW, "the rest waits for an acknowledgement"
     outbox.acknowledge(Ack(A, WINDOW))
-    assert drained(outbox) == [Chunk(A, WINDOW, b"late")]
+    assert drain_batches(outbox) == [Chunk(A, WINDOW, b"late")]
 
 
-async def test_half_a_free_window_resumes_the_source() -> None:
+async def test_the_source_resumes_when_half_of_the_window_is_free() -> None:
     outbox = Outbox(WINDOW)
-    channel, source = begin(outbox, A)
+    channel, source = open_started(outbox, A)
     channel.send_chunk(bytes(WINDOW))
-    drained(outbox)
+    drain_batches(outbox)
     outbox.acknowledge(Ack(A, WINDOW // 2 - 1))
     assert source.calls == ["pause"]
     outbox.acknowledge(Ack(A, WINDOW // 2))
@@ -172,12 +172,12 @@ async def test_half_a_free_window_resumes_the_source() -> None:
     assert source.calls == ["pause", "resume", "pause"]
 
 
-async def test_an_ended_job_leaves_its_source_alone() -> None:
+async def test_an_ended_job_neither_pauses_nor_resumes_its_source() -> None:
     outbox = Outbox(WINDOW)
-    channel, source = begin(outbox, A)
+    channel, source = open_started(outbox, A)
     channel.send_chunk(bytes(WINDOW))
-    channel.finish(result(channel))
-    drained(outbox)
+    channel.finish(result_of(channel))
+    drain_batches(outbox)
     outbox.acknowledge(Ack(A, WINDOW))
     channel.send_chunk(b"a last read of a cancelled transport")
     assert source.calls == ["pause"]
@@ -190,9 +190,9 @@ async def test_acknowledgements_of_unknown_jobs_are_ignored() -> None:
     assert A not in outbox
 
 
-async def test_an_acknowledgement_of_what_was_never_sent_is_a_violation() -> None:
+async def test_acknowledging_unsent_bytes_is_a_violation() -> None:
     outbox = Outbox()
-    channel, _ = begin(outbox, A)
+    channel, _ = open_started(outbox, A)
     channel.send_chunk(b"four")
     with pytest.raises(ProtocolViolation):
         outbox.acknowledge(Ack(A, 4))
@@ -200,10 +200,10 @@ async def test_an_acknowledgement_of_what_was_never_sent_is_a_violation() -> Non
 
 async def test_a_channel_is_kept_until_its_end_is_acknowledged() -> None:
     outbox = Outbox()
-    channel, _ = begin(outbox, A)
+    channel, _ = open_started(outbox, A)
     channel.send_chunk(b"four")
-    channel.finish(result(channel))
-    drained(outbox)
+    channel.finish(result_of(channel))
+    drain_batches(outbox)
     outbox.acknowledge(Ack(A, 4))
     assert A in outbox
     outbox.acknowledge(Ack(A, 4, final=True))
@@ -211,7 +211,7 @@ async def test_a_channel_is_kept_until_its_end_is_acknowledged() -> None:
     assert repr(outbox).startswith("<Outbox control=0 channels=0 ready=0 held_bytes=0")
 
 
-async def test_no_more_channels_than_an_agent_holds() -> None:
+async def test_too_many_channels_are_a_violation() -> None:
     outbox = Outbox()
     for number in range(MAX_LIVE_JOBS):
         outbox.open(number.to_bytes(16, "big"))
@@ -219,37 +219,37 @@ async def test_no_more_channels_than_an_agent_holds() -> None:
         outbox.open(b"x" * 16)
 
 
-async def test_the_window_of_a_welcome_counts_for_channels_opened_after_it() -> None:
+async def test_set_window_applies_to_channels_opened_later() -> None:
     outbox = Outbox(WINDOW)
-    before, _ = begin(outbox, A)
+    before, _ = open_started(outbox, A)
     outbox.set_window(2 * WINDOW)
-    after, _ = begin(outbox, B)
+    after, _ = open_started(outbox, B)
     assert (before.stream.window, after.stream.window) == (WINDOW, 2 * WINDOW)
 
 
-async def test_bytes_before_the_start_are_a_defect_of_the_adapter() -> None:
+async def test_bytes_before_the_start_are_rejected() -> None:
     channel = Outbox().open(A)
-    with pytest.raises(RuntimeError, match="before the response"):
+    with pytest.raises(RuntimeError, match="before it called"):
         channel.send_chunk(b"x")
 
 
 @pytest.mark.parametrize("status", [0, 99, 600, 999])
-async def test_a_status_that_no_frame_can_carry_is_a_defect_of_the_adapter(status: int) -> None:
+async def test_a_status_outside_http_is_rejected(status: int) -> None:
     with pytest.raises(ValueError, match="status"):
-        Outbox().open(A).started(status, "text/plain", Source())
+        Outbox().open(A).started(status, "text/plain", RecordingSource())
 
 
-async def test_an_endless_content_type_is_cut() -> None:
+async def test_a_long_content_type_is_truncated() -> None:
     outbox = Outbox()
-    outbox.open(A).started(200, "x" * 10_000, Source())
+    outbox.open(A).started(200, "x" * 10_000, RecordingSource())
     assert outbox.next_batch() == [JobStarted(A, 200, "x" * MAX_NAME_CHARS, "")]
 
 
 # --- waiting --------------------------------------------------------------------------------------
 
 
-async def waits(outbox: Outbox) -> bool:
-    """Whether `wait` has nothing to return for."""
+async def blocks(outbox: Outbox) -> bool:
+    """Whether `wait` blocks because there is nothing to send."""
     waiting = asyncio.create_task(outbox.wait())
     for _ in range(3):
         await asyncio.sleep(0)
@@ -259,56 +259,56 @@ async def waits(outbox: Outbox) -> bool:
     return not done
 
 
-async def test_wait_returns_when_there_is_something_and_only_then() -> None:
+async def test_wait_returns_only_when_there_are_frames() -> None:
     outbox = Outbox()
-    assert await waits(outbox)
+    assert await blocks(outbox)
     outbox.put(heartbeat())
-    assert not await waits(outbox)
-    assert not await waits(outbox), "cancelled or not, what is there stays there"
+    assert not await blocks(outbox)
+    assert not await blocks(outbox), "a cancelled wait loses no frame"
     outbox.next_batch()
-    assert await waits(outbox)
+    assert await blocks(outbox)
 
 
-async def test_wait_is_woken_by_a_control_frame_a_byte_and_an_acknowledgement() -> None:
+async def test_wait_is_woken_by_control_frames_bytes_and_acknowledgements() -> None:
     outbox = Outbox(WINDOW)
 
-    async def woken() -> asyncio.Task[None]:
+    async def start_waiting() -> asyncio.Task[None]:
         task = asyncio.create_task(outbox.wait())
         await asyncio.sleep(0)
         assert not task.done()
         return task
 
-    task = await woken()
+    task = await start_waiting()
     outbox.put(heartbeat())
     await task
-    drained(outbox)
-    task = await woken()
-    channel, _ = begin(outbox, A)
+    drain_batches(outbox)
+    task = await start_waiting()
+    channel, _ = open_started(outbox, A)
     channel.send_chunk(bytes(WINDOW + 1))
     await task
-    drained(outbox)
-    task = await woken()
+    drain_batches(outbox)
+    task = await start_waiting()
     outbox.acknowledge(Ack(A, WINDOW))
     await task
-    assert drained(outbox) == [Chunk(A, WINDOW, b"\0")]
+    assert drain_batches(outbox) == [Chunk(A, WINDOW, b"\0")]
 
 
-async def test_a_full_window_is_nothing_to_send() -> None:
+async def test_wait_blocks_while_the_window_is_full() -> None:
     outbox = Outbox(WINDOW)
-    channel, _ = begin(outbox, A)
+    channel, _ = open_started(outbox, A)
     channel.send_chunk(bytes(2 * WINDOW))
-    drained(outbox)
-    assert await waits(outbox)
+    drain_batches(outbox)
+    assert await blocks(outbox)
 
 
-async def test_waiting_for_acknowledgements_ends_with_the_last_of_them() -> None:
+async def test_waiting_for_acknowledgements_ends_with_the_last_one() -> None:
     outbox = Outbox()
     await outbox.wait_until_acknowledged()
-    channels = [begin(outbox, job_id)[0] for job_id in (A, B)]
+    channels = [open_started(outbox, job_id)[0] for job_id in (A, B)]
     waiting = asyncio.create_task(outbox.wait_until_acknowledged())
     for channel in channels:
-        channel.finish(result(channel))
-    drained(outbox)
+        channel.finish(result_of(channel))
+    drain_batches(outbox)
     outbox.acknowledge(Ack(A, 0, final=True))
     await asyncio.sleep(0)
     assert not waiting.done()
@@ -316,9 +316,9 @@ async def test_waiting_for_acknowledgements_ends_with_the_last_of_them() -> None
     await waiting
 
 
-async def test_what_nobody_goes_on_with_is_forgotten_and_not_waited_for() -> None:
+async def test_a_job_that_is_not_resumed_is_forgotten() -> None:
     outbox = Outbox()
-    channel, _ = begin(outbox, A)
+    channel, _ = open_started(outbox, A)
     channel.send_chunk(b"x")
     waiting = asyncio.create_task(outbox.wait_until_acknowledged())
     await asyncio.sleep(0)
@@ -326,6 +326,6 @@ async def test_what_nobody_goes_on_with_is_forgotten_and_not_waited_for() -> Non
     await waiting
     assert A not in outbox
     assert outbox.next_batch() == []
-    channel.send_chunk(b"from a job that does not know it yet")
+    channel.send_chunk(b"from a job that is not stopped yet")
     assert outbox.next_batch() == []
-    assert await waits(outbox)
+    assert await blocks(outbox)

@@ -20,7 +20,7 @@ from tests.kit.jobs_harness import JobsHarness, start_job
 from tests.kit.scripted_backend import ScriptedBackend, ScriptedRun
 from tests.kit.virtual_time import in_virtual_time, now
 
-# --- the good way ---------------------------------------------------------------------------------
+# --- success --------------------------------------------------------------------------------------
 
 
 @in_virtual_time
@@ -37,7 +37,7 @@ async def test_a_job_runs_and_ends_with_its_result() -> None:
     assert harness.records == [JobRecord("openai", "scripted", end, 0.01)]
 
 
-async def test_figures_follow_the_jobs() -> None:
+async def test_counters_follow_the_jobs() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     _, first = await start_job(harness, backend)
@@ -45,7 +45,7 @@ async def test_figures_follow_the_jobs() -> None:
     assert (harness.jobs.in_flight, harness.jobs.queued) == (2, 2)
     assert harness.pool.running[backend.id] == 2
     first.start()
-    assert harness.jobs.queued == 2, "a start without a byte is no response yet"
+    assert harness.jobs.queued == 2, "a start without a byte still counts as queued"
     first.send(b"x")
     assert (harness.jobs.in_flight, harness.jobs.queued) == (2, 1)
     first.finish()
@@ -73,7 +73,7 @@ async def test_jobs_spread_over_backends_by_load() -> None:
 # --- refusals -------------------------------------------------------------------------------------
 
 
-async def test_as_many_as_the_agent_takes_and_no_more_at_once() -> None:
+async def test_jobs_above_max_concurrent_are_refused() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend, max_concurrent=2)
     _, first = await start_job(harness, backend)
@@ -100,7 +100,7 @@ async def test_as_many_as_the_agent_takes_and_no_more_at_once() -> None:
         (new_job(operation="embeddings"), "format_not_supported"),
     ],
 )
-async def test_what_cannot_run_is_refused_at_once(job: Job, code: str) -> None:
+async def test_a_job_without_a_route_is_refused_at_once(job: Job, code: str) -> None:
     harness = JobsHarness(ScriptedBackend())
     harness.jobs.submit(job)
     refusal = harness.refusal(job)
@@ -129,10 +129,10 @@ async def test_a_request_that_is_not_a_json_object_is_a_bad_request(request_body
     assert (error.code, error.retryable, error.total_bytes) == ("bad_request", False, 0)
 
 
-# --- once -----------------------------------------------------------------------------------------
+# --- duplicates -----------------------------------------------------------------------------------
 
 
-async def test_a_job_that_is_offered_twice_runs_once() -> None:
+async def test_a_job_submitted_twice_runs_once() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
@@ -145,7 +145,7 @@ async def test_a_job_that_is_offered_twice_runs_once() -> None:
     assert len(harness.records) == 1
 
 
-async def test_a_refused_job_that_is_offered_again_is_not_answered_twice() -> None:
+async def test_a_refused_job_submitted_again_has_one_end() -> None:
     harness = JobsHarness(ScriptedBackend())
     job = new_job("unknown")
     harness.jobs.submit(job)
@@ -153,8 +153,8 @@ async def test_a_refused_job_that_is_offered_again_is_not_answered_twice() -> No
     assert len(harness.ends(job)) == 1
 
 
-async def test_a_running_job_is_known_however_many_came_after_it() -> None:
-    # The memory of ended jobs once forgot a long-running one, which then ran a second time.
+async def test_a_running_job_is_recognized_after_any_number_of_later_jobs() -> None:
+    # The bounded memory of job ids once forgot a running job, which then ran a second time.
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
@@ -177,10 +177,10 @@ async def test_cancel_stops_a_running_job() -> None:
     job, run = await start_job(harness, backend)
     run.start()
     run.send(b"part")
-    harness.jobs.cancel(job.job_id, "the client went away")
+    harness.jobs.cancel(job.job_id, "the client disconnected")
     error = await harness.error(job)
     assert run.cancelled.is_set()
-    assert (error.code, error.message) == ("cancelled", "the client went away")
+    assert (error.code, error.message) == ("cancelled", "the client disconnected")
     assert (error.total_bytes, error.retryable) == (4, False)
     assert harness.data(job) == b"part"
 
@@ -206,36 +206,36 @@ async def test_cancel_twice_keeps_the_first_reason() -> None:
     assert (await harness.error(job)).message == "first"
 
 
-async def test_cancel_after_the_end_and_of_an_unknown_job_does_nothing() -> None:
+async def test_cancel_after_the_end_or_of_an_unknown_job_is_ignored() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
     run.answer(b"x")
     await harness.end(job)
     harness.jobs.cancel(job.job_id, "too late")
-    harness.jobs.cancel(b"?" * 16, "never heard of")
+    harness.jobs.cancel(b"?" * 16, "unknown")
     assert isinstance(await harness.end(job), JobResult)
 
 
-async def test_cancel_that_crosses_the_end_leaves_the_result() -> None:
+async def test_cancel_that_crosses_the_result_keeps_the_result() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
     run.answer(b"x")
-    await asyncio.sleep(0)  # the task has ended, its callback has not run
+    await asyncio.sleep(0)  # the task is done, its callback has not run yet
     harness.jobs.cancel(job.job_id, "crossing")
     assert isinstance(await harness.end(job), JobResult)
 
 
-async def test_what_an_adapter_raises_while_it_is_stopped_is_not_the_reason() -> None:
-    # A cancelled job once ended with `backend_unreachable`, a fault of the provider.
+async def test_an_adapters_error_during_cancellation_is_ignored() -> None:
+    # A cancelled job once ended with `backend_unreachable`, the provider's fault.
     backend = ScriptedBackend()
-    backend.swallow_cancel = Transport("the connection was closed")
+    backend.error_on_cancel = Transport("the connection was closed")
     harness = JobsHarness(backend)
     job, _ = await start_job(harness, backend)
-    harness.jobs.cancel(job.job_id, "the client went away")
+    harness.jobs.cancel(job.job_id, "the client disconnected")
     error = await harness.error(job)
-    assert (error.code, error.message) == ("cancelled", "the client went away")
+    assert (error.code, error.message) == ("cancelled", "the client disconnected")
 
 
 async def test_stop_all_ends_every_job_with_the_reason() -> None:
@@ -247,7 +247,7 @@ async def test_stop_all_ends_every_job_with_the_reason() -> None:
     assert {(end.code, end.message) for end in ends} == {("draining", "no time left")}
 
 
-async def test_a_late_read_of_a_cancelled_transport_changes_nothing() -> None:
+async def test_bytes_after_a_cancellation_are_ignored() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
@@ -276,7 +276,7 @@ async def test_the_deadline_ends_a_job() -> None:
     assert now() - began == pytest.approx(90)
 
 
-async def test_a_deadline_that_has_passed_already() -> None:
+async def test_a_deadline_of_zero_ends_the_job() -> None:
     harness = JobsHarness(ScriptedBackend())
     job = new_job(deadline_ms=0)
     harness.jobs.submit(job)
@@ -284,9 +284,9 @@ async def test_a_deadline_that_has_passed_already() -> None:
 
 
 @in_virtual_time
-async def test_the_deadline_is_the_reason_whatever_the_adapter_makes_of_it() -> None:
+async def test_an_adapters_error_at_the_deadline_is_ignored() -> None:
     backend = ScriptedBackend()
-    backend.swallow_cancel = Transport("the connection was closed")
+    backend.error_on_cancel = Transport("the connection was closed")
     harness = JobsHarness(backend)
     job = new_job(deadline_ms=1000)
     harness.jobs.submit(job)
@@ -296,8 +296,11 @@ async def test_the_deadline_is_the_reason_whatever_the_adapter_makes_of_it() -> 
 # --- any order ------------------------------------------------------------------------------------
 
 
+EVENTS = ["submit", "submit", "again", "answer", "fail", "cancel", "step", "pump"]
+
+
 @pytest.mark.parametrize("seed", range(25))
-async def test_exactly_one_end_per_job_whatever_happens_when(seed: int) -> None:
+async def test_every_job_has_one_end_after_any_sequence_of_events(seed: int) -> None:
     dice = random.Random(seed)
     backends = [ScriptedBackend(name, max_concurrent=4) for name in ("a", "b")]
     harness = JobsHarness(*backends, max_concurrent=6)
@@ -308,20 +311,20 @@ async def test_exactly_one_end_per_job_whatever_happens_when(seed: int) -> None:
         BadStatus(422, b"", ErrorCode.BAD_REQUEST),
     ]
 
-    def some_run() -> ScriptedRun | None:
+    def random_run() -> ScriptedRun | None:
         runs = [one for backend in backends for one in backend.runs if not one.outcome.done()]
         return dice.choice(runs) if runs else None
 
     for _ in range(150):
-        match dice.choice(["offer", "offer", "again", "answer", "fail", "cancel", "step", "pump"]):
-            case "offer":
+        match dice.choice(EVENTS):
+            case "submit":
                 jobs.append(new_job(dice.choice(["m", "m", "m", "unknown"])))
                 harness.jobs.submit(jobs[-1])
             case "again" if jobs:
                 harness.jobs.submit(dice.choice(jobs))
-            case "answer" if run := some_run():
+            case "answer" if run := random_run():
                 run.answer(b"x" * dice.randrange(1, 100))
-            case "fail" if run := some_run():
+            case "fail" if run := random_run():
                 run.fail(dice.choice([*failures, RuntimeError("bug")]))
             case "cancel" if jobs:
                 harness.jobs.cancel(dice.choice(jobs).job_id, "dice")
@@ -331,7 +334,7 @@ async def test_exactly_one_end_per_job_whatever_happens_when(seed: int) -> None:
                 harness.pump(acknowledge=dice.random() < 0.7)
         on_backends = [harness.pool.running[one.id] for one in backends]
         assert all(0 <= count <= 4 for count in on_backends)
-        # A job that has just failed for good has left its backend, and ends a turn later.
+        # A failed attempt is settled at once; its job ends a turn of the loop later.
         assert sum(on_backends) <= harness.jobs.in_flight <= 6
         assert 0 <= harness.jobs.queued <= harness.jobs.in_flight
     harness.jobs.stop_all(StopReason.DRAINING, "the end of the test")
@@ -339,6 +342,6 @@ async def test_exactly_one_end_per_job_whatever_happens_when(seed: int) -> None:
     assert len(harness.records) == len(jobs)
     assert [len(harness.ends(job)) for job in jobs] == [1] * len(jobs)
     assert [harness.pool.running[one.id] for one in backends] == [0, 0]
-    told = [what for _, what, _ in harness.pool.outcomes]
-    assert told.count("started") == len(told) / 2, "every attempt has one outcome"
-    assert told.count("started") == sum(one.attempts for one in harness.records)
+    outcomes = [what for _, what, _ in harness.pool.outcomes]
+    assert outcomes.count("started") == len(outcomes) / 2, "every attempt has one outcome"
+    assert outcomes.count("started") == sum(one.attempts for one in harness.records)

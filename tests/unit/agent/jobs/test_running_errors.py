@@ -25,8 +25,8 @@ from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.virtual_time import now
 
 
-class SelfMadeError(BackendError):
-    """An adapter of a third party has a tree of its own."""
+class CustomError(BackendError):
+    """An error class of a third party's adapter."""
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ class SelfMadeError(BackendError):
         (ModelNotFound("gone"), ("model_not_loaded", None, b"", None)),
         (MissingApiKey("no key"), ("auth_rejected_by_backend", None, b"", None)),
         (BadRequest("no object"), ("bad_request", None, b"", None)),
-        (SelfMadeError("odd"), ("backend_error", None, b"", None)),
+        (CustomError("odd"), ("backend_error", None, b"", None)),
         (
             ErrorInStream(b'{"error":1}', ErrorCode.BACKEND_OVERLOADED),
             ("backend_overloaded", None, b'{"error":1}', None),
@@ -52,11 +52,11 @@ class SelfMadeError(BackendError):
             BadStatus(400, b"too long", ErrorCode.CONTEXT_LENGTH_EXCEEDED),
             ("context_length_exceeded", 400, b"too long", None),
         ),
-        # What no frame can carry must not cost the link, and with it every other job.
+        # A value that no frame can carry must not end the link, and with it every other job.
         (BadStatus(999, b"", ErrorCode.BACKEND_ERROR, -1.0), ("backend_error", None, b"", 0)),
     ],
 )
-async def test_a_backends_error_becomes_the_jobs(
+async def test_a_backends_error_becomes_the_jobs_end(
     failure: BackendError, expected: tuple[str, int | None, bytes, int | None]
 ) -> None:
     backend = ScriptedBackend()
@@ -71,7 +71,7 @@ async def test_a_backends_error_becomes_the_jobs(
     assert error.total_bytes == 4
 
 
-async def test_an_endless_error_is_cut() -> None:
+async def test_a_long_error_is_truncated() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
@@ -85,7 +85,7 @@ async def test_an_endless_error_is_cut() -> None:
 @pytest.mark.parametrize(
     "failure", [RuntimeError("secret prompt"), KeyError("x"), TimeoutError(), RecursionError()]
 )
-async def test_a_defect_of_an_adapter_ends_its_job_and_nothing_else(
+async def test_a_defect_of_an_adapter_ends_only_its_job(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend = ScriptedBackend()
@@ -108,10 +108,10 @@ async def test_a_defect_of_an_adapter_ends_its_job_and_nothing_else(
 @pytest.mark.parametrize(
     "wrong", [{"total_bytes": 3}, {"total_bytes": 5}], ids=["too few", "too many"]
 )
-async def test_a_result_that_does_not_count_its_bytes_right_is_a_defect(
+async def test_a_result_with_a_wrong_byte_count_is_a_defect(
     wrong: dict[str, int],
 ) -> None:
-    # Sent as it was, it closed the connection, with every other job on it.
+    # Sent unchanged, it ended the link, and with it every other job.
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
@@ -123,7 +123,7 @@ async def test_a_result_that_does_not_count_its_bytes_right_is_a_defect(
 
 
 @pytest.mark.parametrize("tokens", [-1, 2**53 + 1, 10**30])
-async def test_token_counts_that_cannot_be_are_unknown(tokens: int) -> None:
+async def test_invalid_token_counts_are_unknown(tokens: int) -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
@@ -134,7 +134,7 @@ async def test_token_counts_that_cannot_be_are_unknown(tokens: int) -> None:
     assert (end.input_tokens, end.output_tokens) == (None, None)
 
 
-async def test_bytes_before_the_start_fail_the_job_and_not_the_link() -> None:
+async def test_bytes_before_the_start_fail_only_the_job() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
@@ -145,7 +145,7 @@ async def test_bytes_before_the_start_fail_the_job_and_not_the_link() -> None:
     assert (error.code, error.total_bytes) == ("internal", 0)
 
 
-async def test_a_failing_observer_does_not_keep_the_agent_from_becoming_idle() -> None:
+async def test_a_failing_on_end_callback_does_not_prevent_idle() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     reported: list[str] = []
@@ -153,13 +153,13 @@ async def test_a_failing_observer_does_not_keep_the_agent_from_becoming_idle() -
     loop.set_exception_handler(lambda _, context: reported.append(str(context["exception"])))
 
     def observe(record: JobRecord) -> None:
-        raise RuntimeError("a defect in the figures")
+        raise RuntimeError("a defect in the statistics")
 
     harness.jobs = Jobs(harness.pool, harness.outbox, 8, observe, now)
     job, run = await start_job(harness, backend)
     run.answer(b"x")
     assert isinstance(await harness.end(job), JobResult)
-    assert reported == ["a defect in the figures"]
+    assert reported == ["a defect in the statistics"]
 
 
 async def test_neither_request_nor_response_is_logged(caplog: pytest.LogCaptureFixture) -> None:

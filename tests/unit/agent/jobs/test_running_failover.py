@@ -1,4 +1,4 @@
-"""Jobs that move on to another backend, and those that must not."""
+"""Jobs that fail over to another backend, and those that must not."""
 
 import asyncio
 import logging
@@ -33,11 +33,11 @@ def status(number: int, code: ErrorCode = ErrorCode.BACKEND_ERROR) -> BadStatus:
     return BadStatus(number, b"", code)
 
 
-def two() -> tuple[ScriptedBackend, ScriptedBackend]:
+def two_backends() -> tuple[ScriptedBackend, ScriptedBackend]:
     return ScriptedBackend("a"), ScriptedBackend("b")
 
 
-# --- it moves on ----------------------------------------------------------------------------------
+# --- failover -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def two() -> tuple[ScriptedBackend, ScriptedBackend]:
         BackendTimeout("first byte timeout"),
         InvalidResponse("the stream is empty"),
         ErrorInStream(b"{}", ErrorCode.BACKEND_ERROR),
-        ModelNotFound("unloaded meanwhile"),
+        ModelNotFound("unloaded"),
         status(500),
         status(503, OVERLOADED),
         status(401, AUTH),
@@ -56,10 +56,10 @@ def two() -> tuple[ScriptedBackend, ScriptedBackend]:
     ids=lambda failure: str(failure),
 )
 @in_virtual_time
-async def test_a_job_that_fails_before_its_first_byte_is_answered_by_another(
+async def test_a_job_that_fails_before_its_response_fails_over(
     failure: BackendError,
 ) -> None:
-    first, second = two()
+    first, second = two_backends()
     harness = JobsHarness(first, second)
     job, run = await start_job(harness, first)
     await asyncio.sleep(5)
@@ -70,18 +70,23 @@ async def test_a_job_that_fails_before_its_first_byte_is_answered_by_another(
     assert (harness.jobs.in_flight, harness.jobs.queued) == (1, 1)
     run.answer(b"one ", b"two")
     end = await harness.end(job)
-    assert end == JobResult(job.job_id, 7, 3, 4, 5020, 5010), "it counts from its arrival"
+    assert end == JobResult(job.job_id, 7, 3, 4, 5020, 5010), "times count from the arrival"
     assert harness.data(job) == b"one two"
     starts = [one for one in harness.sent if isinstance(one, JobStarted)]
     assert starts == [JobStarted(job.job_id, 200, "text/event-stream", "b")]
     (record,) = harness.records
     assert (record.backend_kind, record.attempts, record.first_byte_s) == ("scripted", 2, 5.01)
-    told = [("a", "started", 0), ("a", failure.code, 0), ("b", "started", 0), ("b", "succeeded", 7)]
-    assert harness.pool.outcomes == told
+    outcomes = [
+        ("a", "started", 0),
+        ("a", failure.code, 0),
+        ("b", "started", 0),
+        ("b", "succeeded", 7),
+    ]
+    assert harness.pool.outcomes == outcomes
     assert [harness.pool.running[one] for one in "ab"] == [0, 0]
 
 
-async def test_three_attempts_and_no_more_then_the_last_error() -> None:
+async def test_a_job_ends_with_the_last_error_after_three_attempts() -> None:
     backends = [ScriptedBackend(name) for name in "abcd"]
     harness = JobsHarness(*backends)
     job = new_job()
@@ -94,8 +99,8 @@ async def test_three_attempts_and_no_more_then_the_last_error() -> None:
     assert [one.attempts for one in harness.records] == [3]
 
 
-async def test_when_both_fail_the_last_error_is_told() -> None:
-    first, second = two()
+async def test_when_both_backends_fail_the_last_error_is_reported() -> None:
+    first, second = two_backends()
     harness = JobsHarness(first, second)
     job, run = await start_job(harness, first)
     run.fail(Unreachable("refused"))
@@ -110,8 +115,8 @@ async def test_when_both_fail_the_last_error_is_told() -> None:
 
 
 @pytest.mark.parametrize("number", [408, 500, 502, 504, 524, 529])
-async def test_what_passes_is_tried_once_more_where_there_is_nobody_else(number: int) -> None:
-    # A server that takes one job at a time was once full with the very job that had just failed.
+async def test_a_transient_status_is_retried_once_on_the_only_backend(number: int) -> None:
+    # A backend with one slot was once at capacity because of the failed attempt itself.
     backend = ScriptedBackend("a", max_concurrent=1)
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
@@ -137,7 +142,7 @@ async def test_what_passes_is_tried_once_more_where_there_is_nobody_else(number:
     ],
     ids=lambda failure: str(failure),
 )
-async def test_what_does_not_pass_soon_is_not_tried_again_at_the_same_server(
+async def test_a_lasting_failure_is_not_retried_on_the_same_backend(
     failure: BackendError,
 ) -> None:
     backend = ScriptedBackend("a")
@@ -148,7 +153,7 @@ async def test_what_does_not_pass_soon_is_not_tried_again_at_the_same_server(
     assert len(backend.runs) == 1
 
 
-async def test_a_backend_that_its_failure_takes_out_is_not_tried_again() -> None:
+async def test_a_backend_whose_breaker_opened_is_not_retried() -> None:
     backend = ScriptedBackend("a")
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
@@ -159,22 +164,22 @@ async def test_a_backend_that_its_failure_takes_out_is_not_tried_again() -> None
     assert len(backend.runs) == 1
 
 
-async def test_a_full_backend_is_no_way_out() -> None:
+async def test_a_job_does_not_fail_over_to_a_full_backend() -> None:
     first, second = ScriptedBackend("a", max_concurrent=1), ScriptedBackend("b", max_concurrent=1)
     harness = JobsHarness(first, second)
     job, run = await start_job(harness, first)
     harness.jobs.submit(new_job())
     await second.next_run()
     run.fail(Unreachable("refused"))
-    while not harness.ends(job):  # noqa: ASYNC110 - a turn of the loop is all that is waited
+    while not harness.ends(job):  # noqa: ASYNC110 - one turn of the loop suffices
         await asyncio.sleep(0)
     assert len(second.runs) == 1
     harness.jobs.stop_all(StopReason.CANCELLED, "")
     assert (await harness.error(job)).code == "backend_unreachable"
 
 
-async def test_a_draining_agent_still_lets_its_jobs_move_on() -> None:
-    first, second = two()
+async def test_jobs_still_fail_over_while_the_agent_drains() -> None:
+    first, second = two_backends()
     harness = JobsHarness(first, second)
     job, run = await start_job(harness, first)
     harness.jobs.stop_accepting()
@@ -183,29 +188,29 @@ async def test_a_draining_agent_still_lets_its_jobs_move_on() -> None:
     assert isinstance(await harness.end(job), JobResult)
 
 
-async def test_moving_on_is_logged_without_what_the_server_said(
+async def test_failover_is_logged_without_the_servers_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG, "provider_agent")
-    first, second = two()
+    first, second = two_backends()
     harness = JobsHarness(first, second)
     job, run = await start_job(harness, first)
     run.fail(BadStatus(500, b"private", ErrorCode.BACKEND_ERROR, None, "private"))
     (await second.next_run()).answer(b"x")
     await harness.end(job)
-    (moved,) = [one for one in caplog.records if one.message == "job failed over"]
-    fields = vars(moved)["fields"]
+    (record,) = [one for one in caplog.records if one.message == "job failed over"]
+    fields = vars(record)["fields"]
     assert (fields["backend"], fields["error"]) == ("a", "backend_error")
     assert "private" not in repr([vars(one) for one in caplog.records])
 
 
-# --- it stays -------------------------------------------------------------------------------------
+# --- no failover ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sent", [b"", b"x"], ids=["started", "one byte"])
-async def test_what_has_begun_is_never_repeated(sent: bytes) -> None:
-    # With its start a response's status and content type are promised already.
-    first, second = two()
+async def test_a_started_response_is_never_repeated(sent: bytes) -> None:
+    # The start of a response fixes its status and content type.
+    first, second = two_backends()
     harness = JobsHarness(first, second)
     job, run = await start_job(harness, first)
     run.start()
@@ -229,8 +234,8 @@ async def test_what_has_begun_is_never_repeated(sent: bytes) -> None:
     ],
     ids=lambda failure: str(failure),
 )
-async def test_a_clients_mistake_is_one_everywhere(failure: BackendError) -> None:
-    first, second = two()
+async def test_a_clients_error_does_not_fail_over(failure: BackendError) -> None:
+    first, second = two_backends()
     harness = JobsHarness(first, second)
     job, run = await start_job(harness, first)
     run.fail(failure)
@@ -239,12 +244,12 @@ async def test_a_clients_mistake_is_one_everywhere(failure: BackendError) -> Non
     assert (len(first.runs), len(second.runs)) == (1, 0)
 
 
-# --- stopped on the way ---------------------------------------------------------------------------
+# --- stops and deadlines --------------------------------------------------------------------------
 
 
 @in_virtual_time
 async def test_the_deadline_spans_all_attempts() -> None:
-    first, second = two()
+    first, second = two_backends()
     harness = JobsHarness(first, second)
     began = now()
     job, run = await start_job(harness, first)
@@ -253,13 +258,13 @@ async def test_the_deadline_spans_all_attempts() -> None:
     await second.next_run()
     assert (await harness.error(job)).code == "deadline_exceeded"
     assert now() - began == pytest.approx(60)
-    # A minute without a byte: a server that hangs may still answer its health checks.
+    # A minute without output counts: a server that hangs may still answer its health checks.
     assert harness.pool.outcomes[-1] == ("b", "backend_timeout", 0)
 
 
 @in_virtual_time
-async def test_a_short_deadline_blames_no_backend() -> None:
-    first, second = two()
+async def test_a_short_deadline_does_not_count_as_a_failure() -> None:
+    first, second = two_backends()
     harness = JobsHarness(first, second)
     job = new_job(deadline_ms=29_000)
     harness.jobs.submit(job)
@@ -268,8 +273,10 @@ async def test_a_short_deadline_blames_no_backend() -> None:
 
 
 @pytest.mark.parametrize("reason", list(StopReason))
-async def test_a_job_that_is_stopped_during_its_second_attempt(reason: StopReason) -> None:
-    first, second = two()
+async def test_a_job_stopped_in_its_second_attempt_ends_with_the_reason(
+    reason: StopReason,
+) -> None:
+    first, second = two_backends()
     harness = JobsHarness(first, second)
     job, run = await start_job(harness, first)
     run.fail(Unreachable("refused"))
@@ -278,28 +285,28 @@ async def test_a_job_that_is_stopped_during_its_second_attempt(reason: StopReaso
     error = await harness.error(job)
     assert (error.code, error.message) == (str(reason), "enough")
     assert run.cancelled.is_set()
-    told = [("a", "backend_unreachable", 0), ("b", "started", 0), ("b", "abandoned", 0)]
-    assert harness.pool.outcomes[1:] == told
+    outcomes = [("a", "backend_unreachable", 0), ("b", "started", 0), ("b", "abandoned", 0)]
+    assert harness.pool.outcomes[1:] == outcomes
     assert [harness.pool.running[one] for one in "ab"] == [0, 0]
 
 
-async def test_a_cancelled_job_does_not_begin_anew_elsewhere() -> None:
-    # An adapter that turns its cancellation into an error once had the job run on at another
-    # backend, where nobody could stop it any more.
-    first, second = two()
-    first.swallow_cancel = Transport("the connection was closed")
+async def test_a_cancelled_job_does_not_fail_over() -> None:
+    # An adapter that raised an error when cancelled once caused a failover, and the new attempt
+    # could no longer be stopped.
+    first, second = two_backends()
+    first.error_on_cancel = Transport("the connection was closed")
     harness = JobsHarness(first, second)
     job, _ = await start_job(harness, first)
-    harness.jobs.cancel(job.job_id, "the client went away")
+    harness.jobs.cancel(job.job_id, "the client disconnected")
     assert (await harness.error(job)).code == "cancelled"
     assert second.runs == []
     assert harness.pool.outcomes == [("a", "started", 0), ("a", "abandoned", 0)]
 
 
 @in_virtual_time
-async def test_a_job_past_its_deadline_does_not_begin_anew_elsewhere() -> None:
-    first, second = two()
-    first.swallow_cancel = status(500)
+async def test_a_job_past_its_deadline_does_not_fail_over() -> None:
+    first, second = two_backends()
+    first.error_on_cancel = status(500)
     harness = JobsHarness(first, second)
     job, _ = await start_job(harness, first)
     assert (await harness.error(job)).code == "deadline_exceeded"
@@ -307,8 +314,8 @@ async def test_a_job_past_its_deadline_does_not_begin_anew_elsewhere() -> None:
     assert harness.pool.outcomes == [("a", "started", 0), ("a", "backend_timeout", 0)]
 
 
-async def test_a_defect_of_an_adapter_says_nothing_about_its_server() -> None:
-    first, second = two()
+async def test_a_defect_of_an_adapter_is_not_the_backends_failure() -> None:
+    first, second = two_backends()
     harness = JobsHarness(first, second)
     job, run = await start_job(harness, first)
     run.fail(RuntimeError("a defect"))
@@ -320,7 +327,7 @@ async def test_a_defect_of_an_adapter_says_nothing_about_its_server() -> None:
 
 
 @in_virtual_time
-async def test_the_agents_tokens_per_minute_are_a_limit_that_refills() -> None:
+async def test_the_agents_token_limit_refuses_jobs_until_it_refills() -> None:
     backend = ScriptedBackend("a")
     harness = JobsHarness(backend, tokens_per_minute=600)
     job, run = await start_job(harness, backend)
@@ -339,7 +346,7 @@ async def test_the_agents_tokens_per_minute_are_a_limit_that_refills() -> None:
     assert isinstance(await harness.end(job), JobResult)
 
 
-async def test_jobs_without_a_result_use_no_tokens_and_unknown_ones_none() -> None:
+async def test_failed_jobs_and_unknown_usage_consume_no_tokens() -> None:
     backend = ScriptedBackend("a")
     harness = JobsHarness(backend, tokens_per_minute=10)
     for _ in range(5):

@@ -20,7 +20,7 @@ WINDOW = 100
 
 
 def stream(written: int, *, ended: bool = False) -> SendStream:
-    """A stream that has sent what its window lets it."""
+    """A stream that has sent everything that its window allows."""
     sending = SendStream(JOB, WINDOW)
     sending.start(JobStarted(JOB, 200, "text/plain", "b"))
     sending.write(b"x" * written)
@@ -42,22 +42,20 @@ def stream(written: int, *, ended: bool = False) -> SendStream:
         (stream(WINDOW + 1, ended=True), True),
     ],
 )
-def test_only_who_waits_for_an_acknowledgement_can_stall(
-    sending: SendStream, is_stalled: bool
-) -> None:
+def test_only_blocked_streams_can_stall(sending: SendStream, is_stalled: bool) -> None:
     slow = SlowConsumers()
     assert slow.stalled([sending], 0.0, LIMIT_S) == []
     assert slow.stalled([sending], LIMIT_S - 0.1, LIMIT_S) == []
     assert slow.stalled([sending], LIMIT_S, LIMIT_S) == ([sending] if is_stalled else [])
 
 
-def test_whatever_moves_begins_the_time_anew() -> None:
+def test_any_progress_restarts_the_limit() -> None:
     sending = stream(3 * WINDOW)
     slow = SlowConsumers()
     slow.stalled([sending], 0.0, LIMIT_S)
     sending.acknowledge(1, final=False)
     assert slow.stalled([sending], LIMIT_S, LIMIT_S) == []
-    sending.next_frames()  # the link moved, if not the consumer
+    sending.next_frames()  # the link made progress, the consumer did not
     assert slow.stalled([sending], 2 * LIMIT_S, LIMIT_S) == []
     assert slow.stalled([sending], 3 * LIMIT_S, LIMIT_S) == [sending]
 
@@ -71,8 +69,8 @@ def test_time_without_a_link_does_not_count() -> None:
 
 
 @in_virtual_time
-async def test_on_a_link_that_died_unnoticed_no_consumer_is_to_blame() -> None:
-    # Jobs ended with slow_consumer when the limit was shorter than two pings.
+async def test_an_undetected_link_failure_is_not_a_slow_consumer() -> None:
+    # Jobs once ended with slow_consumer when the limit was shorter than two pings.
     backend = ScriptedBackend()
     reply = welcome(window_bytes=MIN_WINDOW_BYTES, resume_ms=60_000)
     async with ScriptedCoordinator(lambda _: reply) as coordinator:
@@ -94,7 +92,7 @@ async def test_on_a_link_that_died_unnoticed_no_consumer_is_to_blame() -> None:
 
 
 @in_virtual_time
-async def test_a_consumer_that_takes_nothing_fails_its_own_job_only() -> None:
+async def test_a_stalled_consumer_fails_only_its_own_job() -> None:
     backend = ScriptedBackend()
     reply = welcome(window_bytes=MIN_WINDOW_BYTES)
     config_limits = LimitsConfig(slow_consumer_s=20.0)
@@ -115,7 +113,7 @@ async def test_a_consumer_that_takes_nothing_fails_its_own_job_only() -> None:
                 await peer.send(Ack(fine.job_id, count))
             error = await peer.error(stuck.job_id)
             assert error.code == "slow_consumer"
-            assert error.total_bytes == MIN_WINDOW_BYTES, "what was sent; the rest is given up"
+            assert error.total_bytes == MIN_WINDOW_BYTES, "unsent bytes are dropped"
             assert stuck_run.cancelled.is_set()
             assert 20 <= now() - began <= 50
             await peer.send(Ack(fine.job_id, MIN_WINDOW_BYTES))
@@ -124,7 +122,7 @@ async def test_a_consumer_that_takes_nothing_fails_its_own_job_only() -> None:
 
 
 @in_virtual_time
-async def test_a_finished_job_that_nobody_takes_is_not_kept_for_ever() -> None:
+async def test_a_finished_job_with_a_stalled_consumer_is_forgotten() -> None:
     backend = ScriptedBackend()
     reply = welcome(window_bytes=MIN_WINDOW_BYTES)
     async with (
@@ -137,6 +135,6 @@ async def test_a_finished_job_that_nobody_takes_is_not_kept_for_ever() -> None:
         await peer.give(job)
         (await backend.next_run()).answer(b"x" * (MIN_WINDOW_BYTES + 1))
         assert (await peer.error(job.job_id)).code == "slow_consumer"
-        # Its end is not acknowledged either: then there is nothing left to say.
+        # Its end is not acknowledged either: then the job is forgotten.
         await agent.service.outbox.wait_until_acknowledged()
         assert len(peer.ends(job.job_id)) == 1
