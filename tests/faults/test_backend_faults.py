@@ -26,12 +26,21 @@ from tests.kit.raw_jobs import (
     LONG_LINE,
     STREAM_HEAD,
     backend_at,
-    first,
-    good,
+    first_frames,
     job_for,
-    over_operations,
+    parametrize_operations,
+    success_reply,
 )
-from tests.kit.raw_server import ARRIVES_S, RawServer, Reply, Then, chunked, head, stream, whole
+from tests.kit.raw_server import (
+    ARRIVES_S,
+    AfterReply,
+    RawServer,
+    Reply,
+    chunked,
+    head,
+    stream,
+    whole,
+)
 from tests.kit.sink import CollectingSink
 from tests.kit.virtual_time import in_virtual_time
 
@@ -81,37 +90,37 @@ FAILED: Final = (ErrorInStream, ErrorCode.BACKEND_ERROR)
 
 ROWS: Final = {
     # --- the connection
-    "reset before headers": Row(always(Reply(then=Then.RESET)), *CUT, "without", times=2),
-    "closed before headers": Row(always(Reply(then=Then.CLOSE)), *CUT, "without", times=2),
+    "reset before headers": Row(always(Reply(then=AfterReply.RESET)), *CUT, "without", times=2),
+    "closed before headers": Row(always(Reply(then=AfterReply.CLOSE)), *CUT, "without", times=2),
     "closed in the headers": Row(
-        always(Reply(STREAM_HEAD[:30], Then.CLOSE)), *CUT, "without", times=2
+        always(Reply(STREAM_HEAD[:30], AfterReply.CLOSE)), *CUT, "without", times=2
     ),
-    "closed after headers": Row(always(Reply(STREAM_HEAD, Then.CLOSE)), *CUT, "middle"),
+    "closed after headers": Row(always(Reply(STREAM_HEAD, AfterReply.CLOSE)), *CUT, "middle"),
     "reset mid-chunk": Row(
-        lambda op: stream(FRAMES[op][:2], end=b"400\r\n", then=Then.RESET),
+        lambda op: stream(FRAMES[op][:2], end=b"400\r\n", then=AfterReply.RESET),
         *CUT,
-        relayed=first(2),
+        relayed=first_frames(2),
     ),
     "closed mid-chunk": Row(
-        lambda op: stream(FRAMES[op][:2], end=b"400\r\n", then=Then.CLOSE),
+        lambda op: stream(FRAMES[op][:2], end=b"400\r\n", then=AfterReply.CLOSE),
         *CUT,
         "middle",
-        first(2),
+        first_frames(2),
     ),
     "fewer bytes than said": Row(
-        always(Reply(head(200, "application/json", Content_Length=99) + b"{", Then.CLOSE)),
+        always(Reply(head(200, "application/json", Content_Length=99) + b"{", AfterReply.CLOSE)),
         *CUT,
         "middle",
     ),
     # --- time
     "hang before headers": Row(
-        always(Reply(then=Then.HANG)), *LATE, "first byte timeout", abandoned=True
+        always(Reply(then=AfterReply.HANG)), *LATE, "first byte timeout", abandoned=True
     ),
     "hang after headers": Row(
-        always(Reply(STREAM_HEAD, Then.HANG)), *LATE, "first byte timeout", abandoned=True
+        always(Reply(STREAM_HEAD, AfterReply.HANG)), *LATE, "first byte timeout", abandoned=True
     ),
     "hang after a comment": Row(
-        always(stream([COMMENT], end=b"", then=Then.HANG)),
+        always(stream([COMMENT], end=b"", then=AfterReply.HANG)),
         *LATE,
         "first byte timeout",
         abandoned=True,
@@ -123,58 +132,62 @@ ROWS: Final = {
         abandoned=True,
     ),
     "hang in an answer of one piece": Row(
-        always(Reply(head(200, "application/json", Content_Length=99) + b"{", Then.HANG)),
+        always(Reply(head(200, "application/json", Content_Length=99) + b"{", AfterReply.HANG)),
         *LATE,
         "first byte timeout",
         abandoned=True,
     ),
     "hang after the first chunk": Row(
-        lambda op: stream(FRAMES[op][:1], end=b"", then=Then.HANG),
+        lambda op: stream(FRAMES[op][:1], end=b"", then=AfterReply.HANG),
         *LATE,
         "silence timeout",
-        first(1),
+        first_frames(1),
         abandoned=True,
     ),
     # aiohttp closes the connection then, and tells nobody who waits for the next bytes.
     "a chunk that is none": Row(
-        lambda op: stream(FRAMES[op][:2], end=b"", late=b"hello\r\n", then=Then.HANG),
+        lambda op: stream(FRAMES[op][:2], end=b"", late=b"hello\r\n", then=AfterReply.HANG),
         *LATE,
         "silence timeout",
-        first(2),
+        first_frames(2),
         abandoned=True,
     ),
     "comments without an end after the first chunk": Row(
-        lambda op: Reply(STREAM_HEAD + chunked(first(1)(op)), drip=chunked(COMMENT), drip_s=100.0),
+        lambda op: Reply(
+            STREAM_HEAD + chunked(first_frames(1)(op)), drip=chunked(COMMENT), drip_s=100.0
+        ),
         *LATE,
         "total timeout",
-        lambda op: first(1)(op) + COMMENT * 4,
+        lambda op: first_frames(1)(op) + COMMENT * 4,
         abandoned=True,
     ),
     "a slow drip": Row(
         lambda op: Reply(
-            STREAM_HEAD + chunked(first(1)(op)), drip=chunked(FRAMES[op][1]), drip_s=110.0
+            STREAM_HEAD + chunked(first_frames(1)(op)), drip=chunked(FRAMES[op][1]), drip_s=110.0
         ),
         *LATE,
         "total timeout",
-        lambda op: first(1)(op) + FRAMES[op][1] * 4,
+        lambda op: first_frames(1)(op) + FRAMES[op][1] * 4,
         abandoned=True,
     ),
     # --- the end
     "an early clean end": Row(
-        lambda op: stream(FRAMES[op][:3]), *INVALID, "ended without", first(3)
+        lambda op: stream(FRAMES[op][:3]), *INVALID, "ended without", first_frames(3)
     ),
     "no terminal marker": Row(
-        lambda op: stream(FRAMES[op][:-1]), *INVALID, "ended without", first(-1)
+        lambda op: stream(FRAMES[op][:-1]), *INVALID, "ended without", first_frames(-1)
     ),
     "an empty stream": Row(always(stream([])), *INVALID, "empty stream"),
     "only comments": Row(always(stream([COMMENT] * 3)), *INVALID),
     "only the marker": Row(always(stream([DONE])), *INVALID),
     "no content": Row(always(Reply(head(204, "application/json"))), *INVALID),
     "a stream shorter than it is": Row(
-        lambda op: Reply(head(Content_Length=len(first(2)(op))) + first(2)(op), late=b"data: x\n"),
+        lambda op: Reply(
+            head(Content_Length=len(first_frames(2)(op))) + first_frames(2)(op), late=b"data: x\n"
+        ),
         *INVALID,
         "ended without",
-        first(2),
+        first_frames(2),
     ),
     "an answer shorter than it is": Row(
         always(
@@ -194,19 +207,19 @@ ROWS: Final = {
     ),
     "an error first": Row(lambda op: stream([BUSY[op]]), *OVERLOADED),
     "an error after comments": Row(lambda op: stream([COMMENT, BUSY[op]]), *OVERLOADED),
-    "an error first, then the marker": Row(lambda op: stream([BUSY[op], DONE]), *OVERLOADED),
+    "an error first_frames, then the marker": Row(lambda op: stream([BUSY[op], DONE]), *OVERLOADED),
     "an error mid-stream": Row(
         lambda op: stream([*FRAMES[op][:3], BUSY[op]]),
         *OVERLOADED,
-        relayed=lambda op: first(3)(op) + BUSY[op],
+        relayed=lambda op: first_frames(3)(op) + BUSY[op],
     ),
     "an error mid-stream, then the marker": Row(
         lambda op: stream([*FRAMES[op][:3], BUSY[op], DONE]),
         *OVERLOADED,
-        relayed=lambda op: first(3)(op) + BUSY[op] + DONE,
+        relayed=lambda op: first_frames(3)(op) + BUSY[op] + DONE,
     ),
     "an error, then the connection goes": Row(
-        lambda op: stream([BUSY[op]], end=b"", then=Then.CLOSE), *OVERLOADED
+        lambda op: stream([BUSY[op]], end=b"", then=AfterReply.CLOSE), *OVERLOADED
     ),
     # --- nonsense
     "a line of 5 MB": Row(
@@ -219,8 +232,12 @@ ROWS: Final = {
         always(stream([b"data: \xff\xfe\n\n"])), *INVALID, relayed=lambda _: b"data: \xff\xfe\n\n"
     ),
     "an answer of invalid UTF-8": Row(always(whole(b"\xff\xfe")), *INVALID, "not a JSON object"),
-    "no HTTP": Row(always(Reply(b"SSH-2.0-OpenSSH_9.9\r\n\r\n", Then.CLOSE)), *INVALID, "HTTP"),
-    "a header of 1 MB": Row(always(Reply(head(X="x" * 1_000_000), Then.CLOSE)), *INVALID, "HTTP"),
+    "no HTTP": Row(
+        always(Reply(b"SSH-2.0-OpenSSH_9.9\r\n\r\n", AfterReply.CLOSE)), *INVALID, "HTTP"
+    ),
+    "a header of 1 MB": Row(
+        always(Reply(head(X="x" * 1_000_000), AfterReply.CLOSE)), *INVALID, "HTTP"
+    ),
     "a page": Row(
         always(Reply(head(200, "text/html", Content_Length=4) + b"<hi>")),
         *INVALID,
@@ -228,7 +245,7 @@ ROWS: Final = {
     ),
     "a stream of the wrong type": Row(
         lambda op: Reply(
-            head(200, "text/plain", Content_Length=len(first(99)(op))) + first(99)(op)
+            head(200, "text/plain", Content_Length=len(first_frames(99)(op))) + first_frames(99)(op)
         ),
         *INVALID,
         "not a JSON object",
@@ -242,13 +259,13 @@ ROWS: Final = {
 
 
 @pytest.mark.parametrize("name", ROWS)
-@over_operations
+@parametrize_operations
 @in_virtual_time
 async def test_a_fault_is_told_by_its_own_error_and_the_backend_survives(
     name: str, operation: Operation
 ) -> None:
     row, sink = ROWS[name], CollectingSink()
-    replies = [*[row.reply(operation)] * row.times, good(operation)]
+    replies = [*[row.reply(operation)] * row.times, success_reply(operation)]
     async with RawServer(replies) as server, backend_at(server.url, CLOCKS) as backend:
         with pytest.raises(row.error) as caught:
             await backend.execute(job_for(operation), sink)
@@ -274,7 +291,7 @@ def test_all_of_these_are_the_providers_fault_and_may_be_tried_elsewhere() -> No
     assert {entry.retryable for entry in entries.values()} == {True}
 
 
-@over_operations
+@parametrize_operations
 @in_virtual_time
 async def test_nobody_listens(operation: Operation) -> None:
     async with RawServer([]) as server:

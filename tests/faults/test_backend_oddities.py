@@ -14,17 +14,17 @@ from tests.kit.raw_jobs import (
     LONG_LINE,
     STREAM_HEAD,
     backend_at,
-    first,
-    good,
+    first_frames,
     job_for,
-    over_operations,
+    parametrize_operations,
+    success_reply,
 )
 from tests.kit.raw_server import (
     ARRIVES_S,
     LAST_CHUNK,
+    AfterReply,
     RawServer,
     Reply,
-    Then,
     chunked,
     head,
     stream,
@@ -43,7 +43,7 @@ def odd_usage(operation: Operation) -> list[bytes]:
 
 
 GOOD: Final[dict[str, Callable[[Operation], Reply]]] = {
-    "plain": good,
+    "plain": success_reply,
     "byte by byte": lambda op: stream(bytes([one]) for one in b"".join(FRAMES[op])),
     "comments between": lambda op: stream(p for frame in FRAMES[op] for p in (COMMENT, frame)),
     "carriage returns": lambda op: stream(f.replace(b"\n", b"\r\n") for f in FRAMES[op]),
@@ -57,16 +57,16 @@ GOOD: Final[dict[str, Callable[[Operation], Reply]]] = {
     "a response that nobody asked for": lambda op: stream(
         FRAMES[op], end=LAST_CHUNK + whole({"error": "of another"}).data
     ),
-    "no length, then the end": lambda op: Reply(head() + first(99)(op), Then.CLOSE),
+    "no length, then the end": lambda op: Reply(head() + first_frames(99)(op), AfterReply.CLOSE),
     "odd figures": lambda op: stream(odd_usage(op)),
 }
 
 
 @pytest.mark.parametrize("name", GOOD)
-@over_operations
+@parametrize_operations
 @in_virtual_time
 async def test_what_looks_odd_is_a_success(name: str, operation: Operation) -> None:
-    replies = [GOOD[name](operation), good(operation)]
+    replies = [GOOD[name](operation), success_reply(operation)]
     results: list[JobResult] = []
     async with RawServer(replies) as server, backend_at(server.url) as backend:
         for _ in replies:
@@ -79,11 +79,13 @@ async def test_what_looks_odd_is_a_success(name: str, operation: Operation) -> N
 
 
 @pytest.mark.parametrize("drip_s", [1.0, 119.0])
-@over_operations
+@parametrize_operations
 @in_virtual_time
 async def test_a_slow_server_is_not_a_silent_one(operation: Operation, drip_s: float) -> None:
     """Comments count as a sign of life once output has begun."""
-    reply = Reply(STREAM_HEAD + chunked(first(1)(operation)), drip=chunked(COMMENT), drip_s=drip_s)
+    reply = Reply(
+        STREAM_HEAD + chunked(first_frames(1)(operation)), drip=chunked(COMMENT), drip_s=drip_s
+    )
     sink, timeouts = CollectingSink(), TimeoutSettings(total_s=9.5 * drip_s)
     async with RawServer([reply]) as server, backend_at(server.url, timeouts) as backend:
         with pytest.raises(BackendTimeout, match="total timeout"):

@@ -21,7 +21,7 @@ from provider_agent.agent.backends.failover import may_be_retried
 from provider_agent.agent.jobs.ends import backend_error_end
 from provider_agent.protocol.errors import ErrorCode, Fault, entry_for
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
-from tests.kit.raw_jobs import backend_at, good, job_for, over_formats
+from tests.kit.raw_jobs import backend_at, job_for, parametrize_formats, success_reply
 from tests.kit.raw_server import RawServer, Reply, stream, whole
 from tests.kit.sink import CollectingSink
 from tests.kit.virtual_time import in_virtual_time
@@ -80,7 +80,7 @@ STATUSES: Final = {
 async def refusal_end(operation: Operation, reply: Reply, key: str | None = None) -> BackendError:
     """How a job ends; the backend must take the next one as if nothing had been."""
     sink = CollectingSink()
-    replies = [reply, good(operation)]
+    replies = [reply, success_reply(operation)]
     async with RawServer(replies) as server, backend_at(server.url, key=key) as backend:
         with pytest.raises(BackendError) as caught:
             await backend.execute(job_for(operation), sink)
@@ -96,7 +96,7 @@ def meaning(error: BackendError) -> Meaning:
 
 
 @pytest.mark.parametrize("status", STATUSES)
-@over_formats
+@parametrize_formats
 @in_virtual_time
 async def test_every_status_has_its_meaning(status: int, operation: Operation) -> None:
     reply = whole({"error": {"message": "no"}}, status, Retry_After=17, Location="/elsewhere")
@@ -137,7 +137,7 @@ async def test_a_prompt_that_does_not_fit_is_told_in_each_servers_words(name: st
 
 
 @pytest.mark.parametrize("fields", [fields for _, fields in WORDINGS.values()])
-@over_formats
+@parametrize_formats
 @in_virtual_time
 async def test_the_same_words_after_200_mean_the_same(
     fields: dict[str, object], operation: Operation

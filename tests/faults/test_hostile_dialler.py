@@ -38,7 +38,7 @@ from provider_agent.protocol.limits import (
 )
 from provider_agent.protocol.session import AgentSession, State
 from tests.kit.agent_config import agent_config
-from tests.kit.chain import models_offered
+from tests.kit.end_to_end_harness import wait_for_models
 from tests.kit.hostile_harness import names_of_tasks
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_agent import ScriptedAgent
@@ -242,5 +242,5 @@ async def test_the_same_agent_is_welcome_without_the_relay() -> None:
     async with Coordinator(USUAL) as coordinator:
         config = agent_config(coordinator.connect_url)
         async with RunningAgent(nobody, ScriptedBackend(), config=config) as agent:
-            await models_offered(coordinator)
+            await wait_for_models(coordinator)
             assert agent.service.status().link == "connected"

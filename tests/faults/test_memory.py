@@ -12,7 +12,7 @@ from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.frames import Capabilities
 from provider_agent.protocol.limits import CONNECT_PATH, KIB, MIB
-from tests.kit.chain import models_offered
+from tests.kit.end_to_end_harness import wait_for_models
 from tests.kit.fault_proxy import FaultProxy
 from tests.kit.flood_server import MODEL, FloodServer, flood
 from tests.kit.jobs import new_job
@@ -122,7 +122,7 @@ async def chain(
             link.target = int(coordinator.authority.rpartition(":")[2])
             url = f"ws://{link.authority}{CONNECT_PATH}"
             async with measured_agent(url, server.url) as agent:
-                await models_offered(coordinator)
+                await wait_for_models(coordinator)
                 await link.next_connection()
                 yield coordinator, link, agent
 
@@ -139,7 +139,7 @@ def shrink_send_buffers(coordinator: Coordinator) -> None:
 
 async def next_session(link: FaultProxy, coordinator: Coordinator) -> ProxiedConnection:
     connection = await link.next_connection()
-    await models_offered(coordinator)
+    await wait_for_models(coordinator)
     return connection
 
 

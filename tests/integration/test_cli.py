@@ -16,7 +16,7 @@ from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.frames import Draining, Job, JobResult, JobStarted, Rejected
 from provider_agent.protocol.limits import MIN_WINDOW_BYTES
-from tests.kit.cli_process import call, provider_agent
+from tests.kit.cli_process import run_command, start_command
 from tests.kit.jobs import new_job
 from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome
 
@@ -62,10 +62,10 @@ async def test_run_works_until_sigterm_and_exits_with_0(
     coordinator: Coordinator, tmp_path: Path
 ) -> None:
     write_config(tmp_path, coordinator.connect_url)
-    async with provider_agent("run", "--log-level", "debug", home=tmp_path) as agent:
-        await agent.logged(" connected ")
+    async with start_command("run", "--log-level", "debug", home=tmp_path) as agent:
+        await agent.wait_for_log(" connected ")
         agent.signal(signal.SIGTERM)
-        ended = await agent.ended()
+        ended = await agent.wait()
 
     assert ended.code == 0
     assert " draining " in ended.err
@@ -77,11 +77,11 @@ async def test_run_works_until_sigterm_and_exits_with_0(
 async def test_run_finishes_a_running_job_before_it_stops(tmp_path: Path) -> None:
     async with ScriptedCoordinator(lambda _: welcome(window_bytes=MIN_WINDOW_BYTES)) as coordinator:
         write_config(tmp_path, coordinator.url)
-        async with provider_agent("run", home=tmp_path) as agent:
+        async with start_command("run", home=tmp_path) as agent:
             link = await coordinator.next_agent()
             link.acknowledges = False
             job = endless_job()
-            await agent.logged(" connected ")
+            await agent.wait_for_log(" connected ")
             await link.give(job)
             await link.next(JobStarted)
 
@@ -90,7 +90,7 @@ async def test_run_finishes_a_running_job_before_it_stops(tmp_path: Path) -> Non
             link.acknowledges = True
             await link.flush()
             end = await link.end(job.job_id)
-            ended = await agent.ended()
+            ended = await agent.wait()
 
     assert isinstance(end, JobResult)
     assert end.total_bytes > MIN_WINDOW_BYTES
@@ -100,17 +100,17 @@ async def test_run_finishes_a_running_job_before_it_stops(tmp_path: Path) -> Non
 async def test_a_second_signal_cuts_running_jobs_off(tmp_path: Path) -> None:
     async with ScriptedCoordinator(lambda _: welcome(window_bytes=MIN_WINDOW_BYTES)) as coordinator:
         write_config(tmp_path, coordinator.url)
-        async with provider_agent("run", home=tmp_path) as agent:
+        async with start_command("run", home=tmp_path) as agent:
             link = await coordinator.next_agent()
             link.acknowledges = False
-            await agent.logged(" connected ")
+            await agent.wait_for_log(" connected ")
             await link.give(endless_job())
             await link.next(JobStarted)
 
             agent.signal(signal.SIGTERM)
-            await agent.logged(" draining in_flight=1 ")
+            await agent.wait_for_log(" draining in_flight=1 ")
             agent.signal(signal.SIGTERM)
-            ended = await agent.ended()
+            ended = await agent.wait()
 
     assert ended.code == 130
     assert "stopping at once in_flight=1" in ended.err
@@ -129,7 +129,7 @@ async def test_an_agent_that_is_rejected_says_why_and_exits_with_78(
 ) -> None:
     write_config(tmp_path, coordinator.connect_url, code="SECRET-WRONG-CODE")
 
-    ended = await call("run", home=tmp_path)
+    ended = await run_command("run", home=tmp_path)
 
     assert ended.code == 78
     assert "the coordinator cannot be used url=ws:" in ended.err
@@ -144,14 +144,14 @@ async def test_frames_that_do_not_parse_end_the_connection_and_are_not_logged(
 ) -> None:
     async with ScriptedCoordinator() as coordinator:
         write_config(tmp_path, coordinator.url)
-        async with provider_agent("run", "--log-level", "debug", home=tmp_path) as agent:
+        async with start_command("run", "--log-level", "debug", home=tmp_path) as agent:
             link = await coordinator.next_agent()
-            await agent.logged(" connected ")
+            await agent.wait_for_log(" connected ")
             await link.send_raw(b"\x91SECRET-PROMPT")
             await link.closed.wait()
-            await agent.logged("the coordinator broke the protocol")
+            await agent.wait_for_log("the coordinator broke the protocol")
             agent.signal(signal.SIGTERM)
-            ended = await agent.ended()
+            ended = await agent.wait()
 
     assert link.socket.close_code == 1002
     assert ended.code == 0
@@ -164,7 +164,7 @@ async def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path) -> No
         "[coordinator]\nurl = 'wss://h'\nenrollment_code = ['SECRET']", "utf-8"
     )
 
-    ended = await call("run", home=tmp_path)
+    ended = await run_command("run", home=tmp_path)
 
     assert ended.code == 2
     assert ended.err == (
@@ -178,7 +178,7 @@ async def test_a_taken_status_address_is_one_message_and_exit_code_2(
     write_config(tmp_path, coordinator.connect_url)
     taken = coordinator.http_url.removeprefix("http://")
 
-    ended = await call("run", "--prometheus-addr", taken, home=tmp_path)
+    ended = await run_command("run", "--prometheus-addr", taken, home=tmp_path)
 
     assert ended.code == 2
     assert f"Error: the status server cannot listen on {taken}" in ended.err
@@ -193,9 +193,9 @@ async def test_check_exits_with_0_when_all_is_well(
 ) -> None:
     write_config(tmp_path, coordinator.connect_url, llamacpp(llamacpp_server.url))
     env = {"SERVER_KEY": SECRETS["key"]}
-    await call("identity", home=tmp_path)
+    await run_command("identity", home=tmp_path)
 
-    ended = await call("check", "--json", home=tmp_path, env=env)
+    ended = await run_command("check", "--json", home=tmp_path, env=env)
 
     report = json.loads(ended.out)
     assert (ended.code, report["ok"], ended.err) == (0, True, "")
@@ -213,7 +213,7 @@ async def test_check_exits_with_0_when_all_is_well(
 async def test_a_terminal_that_lacks_characters_shows_question_marks(tmp_path: Path) -> None:
     env = {"PYTHONIOENCODING": "ascii"}
 
-    ended = await call("check", "--config", "clé.toml", home=tmp_path, env=env)
+    ended = await run_command("check", "--config", "clé.toml", home=tmp_path, env=env)
 
     assert ended.code == 2
     assert " cl?.toml " in ended.out
@@ -223,9 +223,9 @@ async def test_a_terminal_that_lacks_characters_shows_question_marks(tmp_path: P
 async def test_check_exits_with_1_and_advises_on_every_failure(tmp_path: Path) -> None:
     async with ScriptedCoordinator(lambda _: Rejected("not_enrolled", "Who are you?")) as refusing:
         write_config(tmp_path, refusing.url, llamacpp("http://127.0.0.1:1"))
-        await call("identity", home=tmp_path)
+        await run_command("identity", home=tmp_path)
 
-        ended = await call("check", home=tmp_path, env={"SERVER_KEY": SECRETS["key"]})
+        ended = await run_command("check", home=tmp_path, env={"SERVER_KEY": SECRETS["key"]})
 
     assert ended.code == 1
     assert "rejected: not_enrolled: Who are you?" in ended.out
@@ -246,7 +246,7 @@ async def test_ask_streams_the_text_and_tells_its_figures(
     env = {"SERVER_KEY": SECRETS["key"]}
     arguments = ("ask", "tiny", "Hello", "--max-tokens", "7", "--format", wire_format)
 
-    ended = await call(*arguments, home=tmp_path, env=env)
+    ended = await run_command(*arguments, home=tmp_path, env=env)
 
     assert ended.code == 0
     assert len(ended.out.split()) >= 5
@@ -260,10 +260,10 @@ async def test_ctrl_c_ends_ask_with_130_and_the_servers_work(
 ) -> None:
     (tmp_path / "agent.toml").write_text(llamacpp(llamacpp_server.url), "utf-8")
     arguments = ("ask", "tiny", "Hello", "--max-tokens", "2000")
-    async with provider_agent(*arguments, home=tmp_path, env={"SERVER_KEY": "k"}) as asking:
-        await asking.first_bytes()
+    async with start_command(*arguments, home=tmp_path, env={"SERVER_KEY": "k"}) as asking:
+        await asking.wait_for_first_byte()
         asking.signal(signal.SIGINT)
-        ended = await asking.ended()
+        ended = await asking.wait()
 
     assert (ended.code, ended.err) == (130, "\n")
 
@@ -273,10 +273,10 @@ async def test_ask_ends_without_a_word_when_nobody_reads_it_any_more(
 ) -> None:
     (tmp_path / "agent.toml").write_text(llamacpp(llamacpp_server.url), "utf-8")
     arguments = ("ask", "tiny", "Hello", "--max-tokens", "2000")
-    async with provider_agent(*arguments, home=tmp_path, env={"SERVER_KEY": "k"}) as asking:
-        await asking.first_bytes()
-        asking.hang_up()
-        ended = await asking.ended()
+    async with start_command(*arguments, home=tmp_path, env={"SERVER_KEY": "k"}) as asking:
+        await asking.wait_for_first_byte()
+        asking.close_stdout()
+        ended = await asking.wait()
 
     assert (ended.code, ended.err) == (1, "")
 
@@ -285,7 +285,7 @@ async def test_ask_ends_without_a_word_when_nobody_reads_it_any_more(
 
 
 async def test_demo_relays_both_formats_byte_for_byte(tmp_path: Path) -> None:
-    ended = await call("demo", home=tmp_path)
+    ended = await run_command("demo", home=tmp_path)
 
     rows = re.findall(r"(openai|anthropic) +\d+ ms +\d+ +(yes|no)", ended.out)
     assert ended.code == 0, ended
@@ -310,7 +310,7 @@ async def test_demo_without_a_usable_extra_uses_echo(
     (tmp_path / "broken" / "xllamacpp.py").write_text("raise ImportError('wrong machine')")
     (tmp_path / "sitecustomize.py").write_text(f"import sys\n{hidden}\n")
 
-    ended = await call("demo", home=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    ended = await run_command("demo", home=tmp_path, env={"PYTHONPATH": str(tmp_path)})
 
     assert ended.code == 0, ended
     assert "backend      the built-in echo; " in ended.out
@@ -319,14 +319,14 @@ async def test_demo_without_a_usable_extra_uses_echo(
 
 
 async def test_demo_serves_until_it_is_stopped_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    async with provider_agent("demo", "--serve", home=tmp_path) as demo:
-        line = await demo.printed("/v1/chat/completions -H")
+    async with start_command("demo", "--serve", home=tmp_path) as demo:
+        line = await demo.wait_for_output("/v1/chat/completions -H")
         children = children_of(demo.pid)
         url, body = re.findall(r"(http://\S+) .* -d '(.+)'$", line.strip())[0]
         async with aiohttp.ClientSession() as client, client.post(url, data=body) as response:
             stream = await response.read()
         demo.signal(signal.SIGTERM)
-        ended = await demo.ended()
+        ended = await demo.wait()
 
     assert stream.endswith(b"data: [DONE]\n\n")
     assert (ended.code, ended.err) == (0, "")
@@ -353,10 +353,10 @@ def children_of(pid: int) -> list[str]:
 async def test_demo_cleans_up_when_it_is_stopped_before_it_is_up(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
-    async with provider_agent("demo", home=tmp_path) as demo:
-        await demo.printed("Starting ...")
+    async with start_command("demo", home=tmp_path) as demo:
+        await demo.wait_for_output("Starting ...")
         demo.signal(number)
-        ended = await demo.ended()
+        ended = await demo.wait()
 
     assert ended.code == code
     assert "Traceback" not in ended.err

@@ -13,7 +13,7 @@ from aiohttp import web
 from provider_agent.protocol.frames import Capabilities, Draining, JobResult, JobStarted
 from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from tests.integration.test_cli import ECHO, endless_job
-from tests.kit.cli_process import provider_agent
+from tests.kit.cli_process import start_command
 from tests.kit.jobs import new_job
 from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome
 
@@ -64,10 +64,10 @@ class GuardedServer:
 async def test_settings_change_while_a_job_runs(tmp_path: Path) -> None:
     async with ScriptedCoordinator(lambda _: welcome(window_bytes=MIN_WINDOW_BYTES)) as coordinator:
         write_config(tmp_path, coordinator.url)
-        async with provider_agent("run", home=tmp_path) as agent:
+        async with start_command("run", home=tmp_path) as agent:
             link = await coordinator.next_agent()
             link.acknowledges = False
-            await agent.logged(" connected ")
+            await agent.wait_for_log(" connected ")
             job = endless_job()
             await link.give(job)
             await link.next(JobStarted)
@@ -75,7 +75,7 @@ async def test_settings_change_while_a_job_runs(tmp_path: Path) -> None:
             more = f"{ECHO}max_concurrent = 2\n[limits]\nmax_concurrent = 3\n"
             write_config(tmp_path, coordinator.url, more)
             agent.signal(signal.SIGHUP)
-            line = await agent.logged(RELOADED)
+            line = await agent.wait_for_log(RELOADED)
             assert 'applied=["backends","limits.max_concurrent"]' in line
             while (told := await link.next(Capabilities)).limits.max_concurrent != 3:
                 pass
@@ -88,7 +88,7 @@ async def test_settings_change_while_a_job_runs(tmp_path: Path) -> None:
             assert isinstance(await link.end(later.job_id), JobResult)
             assert isinstance(await link.end(job.job_id), JobResult)
             agent.signal(signal.SIGTERM)
-            ended = await agent.ended()
+            ended = await agent.wait()
 
     assert ended.code == 0
 
@@ -107,24 +107,24 @@ async def test_what_is_wrong_is_one_line_and_the_agent_goes_on(
 ) -> None:
     async with ScriptedCoordinator() as coordinator:
         write_config(tmp_path, coordinator.url)
-        async with provider_agent("run", home=tmp_path) as agent:
+        async with start_command("run", home=tmp_path) as agent:
             link = await coordinator.next_agent()
-            await agent.logged(" connected ")
+            await agent.wait_for_log(" connected ")
             if text is None:
                 (tmp_path / "agent.toml").unlink()
             else:
                 write_config(tmp_path, coordinator.url, text)
             agent.signal(signal.SIGHUP)
-            assert reason in await agent.logged(KEPT)
+            assert reason in await agent.wait_for_log(KEPT)
 
             write_config(tmp_path, coordinator.url, f"{ECHO}[limits]\nmax_concurrent = 2\n")
             agent.signal(signal.SIGHUP)
-            await agent.logged(RELOADED)
+            await agent.wait_for_log(RELOADED)
             job = new_job("echo")
             await link.give(job)
             assert isinstance(await link.end(job.job_id), JobResult)
             agent.signal(signal.SIGTERM)
-            ended = await agent.ended()
+            ended = await agent.wait()
 
     assert ended.code == 0
     assert "Traceback" not in ended.err
@@ -133,17 +133,17 @@ async def test_what_is_wrong_is_one_line_and_the_agent_goes_on(
 async def test_flags_stay_above_the_file_and_what_needs_a_restart_is_named(tmp_path: Path) -> None:
     async with ScriptedCoordinator() as coordinator:
         write_config(tmp_path, coordinator.url)
-        async with provider_agent("run", "--max-concurrent", "5", home=tmp_path) as agent:
-            await agent.logged(" connected ")
+        async with start_command("run", "--max-concurrent", "5", home=tmp_path) as agent:
+            await agent.wait_for_log(" connected ")
             text = settings(coordinator.url).replace("identity.key", "other.key")
             text = text.replace("[coordinator]\n", '[coordinator]\ntoken_file = "missing"\n')
             text = f"{text}[limits]\nmax_concurrent = 3\n"
             (tmp_path / "agent.toml").write_text(text, "utf-8")
             agent.signal(signal.SIGHUP)
-            assert "token_file missing: No such file" in await agent.logged(
+            assert "token_file missing: No such file" in await agent.wait_for_log(
                 " configuration warning note="
             )
-            line = await agent.logged(RELOADED)
+            line = await agent.wait_for_log(RELOADED)
 
     assert "applied=[]" in line
     assert 'next_connection=["coordinator.token_file"]' in line
@@ -156,16 +156,16 @@ async def test_a_rotated_key_is_used_and_neither_is_ever_shown(tmp_path: Path) -
     async with ScriptedCoordinator() as coordinator, GuardedServer().running() as server:
         backend = f'[[backends]]\nkind = "openai_compatible"\nurl = "{server.url}"\n'
         write_config(tmp_path, coordinator.url, f'{backend}api_key_file = "key"\n')
-        async with provider_agent("run", "--log-level", "debug", home=tmp_path) as agent:
-            await agent.logged(" connected ")
+        async with start_command("run", "--log-level", "debug", home=tmp_path) as agent:
+            await agent.wait_for_log(" connected ")
             agent.signal(signal.SIGHUP)
-            await agent.logged("configuration unchanged")
+            await agent.wait_for_log("configuration unchanged")
             key.write_text(f"{KEYS[1]}\n", "utf-8")
             agent.signal(signal.SIGHUP)
-            assert 'applied=["backends"]' in await agent.logged(RELOADED)
-            await agent.logged("backend is up")
+            assert 'applied=["backends"]' in await agent.wait_for_log(RELOADED)
+            await agent.wait_for_log("backend is up")
             agent.signal(signal.SIGTERM)
-            ended = await agent.ended()
+            ended = await agent.wait()
 
     assert set(server.shown) == {f"Bearer {one}" for one in KEYS}
     assert server.shown[-1] == f"Bearer {KEYS[1]}"
@@ -175,13 +175,13 @@ async def test_a_rotated_key_is_used_and_neither_is_ever_shown(tmp_path: Path) -
 async def test_many_in_a_row_do_no_harm(tmp_path: Path) -> None:
     async with ScriptedCoordinator() as coordinator:
         write_config(tmp_path, coordinator.url)
-        async with provider_agent("run", home=tmp_path) as agent:
-            await agent.logged(" connected ")
+        async with start_command("run", home=tmp_path) as agent:
+            await agent.wait_for_log(" connected ")
             for _ in range(20):
                 agent.signal(signal.SIGHUP)
-            await agent.logged("configuration unchanged")
+            await agent.wait_for_log("configuration unchanged")
             agent.signal(signal.SIGTERM)
-            ended = await agent.ended()
+            ended = await agent.wait()
 
     assert ended.code == 0
 
@@ -189,10 +189,10 @@ async def test_many_in_a_row_do_no_harm(tmp_path: Path) -> None:
 async def test_while_it_drains_nothing_changes(tmp_path: Path) -> None:
     async with ScriptedCoordinator(lambda _: welcome(window_bytes=MIN_WINDOW_BYTES)) as coordinator:
         write_config(tmp_path, coordinator.url)
-        async with provider_agent("run", home=tmp_path) as agent:
+        async with start_command("run", home=tmp_path) as agent:
             link = await coordinator.next_agent()
             link.acknowledges = False
-            await agent.logged(" connected ")
+            await agent.wait_for_log(" connected ")
             job = endless_job()
             await link.give(job)
             await link.next(JobStarted)
@@ -201,11 +201,11 @@ async def test_while_it_drains_nothing_changes(tmp_path: Path) -> None:
 
             write_config(tmp_path, coordinator.url, "")
             agent.signal(signal.SIGHUP)
-            assert "the agent is stopping" in await agent.logged(KEPT)
+            assert "the agent is stopping" in await agent.wait_for_log(KEPT)
             link.acknowledges = True
             await link.flush()
             assert isinstance(await link.end(job.job_id), JobResult)
-            ended = await agent.ended()
+            ended = await agent.wait()
 
     assert ended.code == 0
 
@@ -224,11 +224,11 @@ async def test_a_signal_to_stop_before_it_serves_is_the_end(
 ) -> None:
     fifo = tmp_path / "agent.toml"
     os.mkfifo(fifo)
-    async with provider_agent("run", "--config", fifo, home=tmp_path) as agent:
+    async with start_command("run", "--config", fifo, home=tmp_path) as agent:
         held = await asyncio.to_thread(hold, fifo)
         try:
             agent.signal(number)
-            ended = await agent.ended()
+            ended = await agent.wait()
         finally:
             os.close(held)
 
@@ -240,17 +240,17 @@ async def test_a_signal_to_reload_before_it_serves_is_obeyed_when_it_does(tmp_pa
     os.mkfifo(fifo)
     async with ScriptedCoordinator() as coordinator:
         text = settings(coordinator.url).encode()
-        async with provider_agent("run", "--config", fifo, home=tmp_path) as agent:
+        async with start_command("run", "--config", fifo, home=tmp_path) as agent:
             held = await asyncio.to_thread(hold, fifo)
             agent.signal(signal.SIGHUP)
             os.write(held, text)
             os.close(held)
-            await agent.logged(" starting ")
+            await agent.wait_for_log(" starting ")
             held = await asyncio.to_thread(hold, fifo)
             os.write(held, text)
             os.close(held)
-            await agent.logged("configuration unchanged")
+            await agent.wait_for_log("configuration unchanged")
             agent.signal(signal.SIGTERM)
-            ended = await agent.ended()
+            ended = await agent.wait()
 
     assert ended.code == 0

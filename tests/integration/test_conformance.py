@@ -11,17 +11,17 @@ from provider_agent.adapters.base import BadStatus, Operation, WireFormat
 from provider_agent.agent.cli.demo.tap import Tap
 from provider_agent.protocol.formats import MAIN_OPERATION
 from tests.kit.adapters_under_test import (
+    ADAPTERS,
     ANTHROPIC,
     EMBEDDINGS,
     FAKES,
     KEY,
     REAL,
-    SUBJECTS,
     AdapterUnderTest,
     every_backend,
     every_fake,
-    over_formats,
-    over_operations,
+    parametrize_formats,
+    parametrize_operations,
 )
 from tests.kit.sink import CollectingSink
 
@@ -37,7 +37,7 @@ async def run(
     return sink, (result.input_tokens, result.output_tokens)
 
 
-@over_formats(SUBJECTS)
+@parametrize_formats(ADAPTERS)
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_runs_a_job(adapter: AdapterUnderTest, wire_format: WireFormat, stream: bool) -> None:
     sink, usage = await run(adapter, wire_format, stream=stream)
@@ -53,7 +53,7 @@ async def test_runs_a_job(adapter: AdapterUnderTest, wire_format: WireFormat, st
     assert all(usage)
 
 
-@over_operations(SUBJECTS)
+@parametrize_operations(ADAPTERS)
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_runs_every_operation_that_it_offers(
     adapter: AdapterUnderTest, operation: Operation, stream: bool
@@ -73,7 +73,7 @@ async def test_runs_every_operation_that_it_offers(
         assert result.output_tokens
 
 
-@over_formats(FAKES)
+@parametrize_formats(FAKES)
 @pytest.mark.parametrize("chunk_bytes", [None, 1, 7])
 async def test_relays_the_very_bytes_that_the_server_sent(
     adapter: AdapterUnderTest, wire_format: WireFormat, chunk_bytes: int | None
@@ -87,7 +87,7 @@ async def test_relays_the_very_bytes_that_the_server_sent(
     assert usage == adapter.expected.usage
 
 
-@over_formats(REAL)
+@parametrize_formats(REAL)
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_relays_the_very_bytes_that_a_real_server_sent(
     adapter: AdapterUnderTest, wire_format: WireFormat, stream: bool
@@ -103,7 +103,7 @@ async def test_relays_the_very_bytes_that_a_real_server_sent(
     assert sink.data == tap.last_body
 
 
-@over_formats(["real-llamacpp"])  # vLLM cuts equal text into different events
+@parametrize_formats(["real-llamacpp"])  # vLLM cuts equal text into different events
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_relays_what_the_real_server_sends_when_asked_directly(
     adapter: AdapterUnderTest, wire_format: WireFormat, stream: bool
@@ -140,7 +140,7 @@ def _without_ids_and_clocks(data: bytes) -> bytes:
     return re.sub(rb'"timings":\{[^}]*\}', b'"timings":{}', data)
 
 
-@over_formats(FAKES, spoken=False)
+@parametrize_formats(FAKES, supported=False)
 async def test_a_format_that_the_server_does_not_speak_is_an_error(
     adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
@@ -182,7 +182,7 @@ async def test_usage_is_asked_for_only_where_it_must_be(adapter: AdapterUnderTes
     assert "stream_options" not in whole.json
 
 
-@over_formats(FAKES, ANTHROPIC)
+@parametrize_formats(FAKES, ANTHROPIC)
 async def test_messages_get_no_openai_fields(
     adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:

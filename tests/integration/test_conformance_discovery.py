@@ -6,15 +6,15 @@ import pytest
 
 from provider_agent.adapters.base import BackendModel, Operation, TimeoutSettings, Unreachable
 from tests.kit.adapters_under_test import (
+    ADAPTERS,
     EMBEDDINGS,
     REAL,
-    SUBJECTS,
     UNCOUNTED,
     AdapterUnderTest,
     every_backend,
     every_fake,
     every_server,
-    over,
+    parametrize_adapters,
 )
 from tests.kit.recorder import RecordingProxy
 from tests.kit.sink import CollectingSink
@@ -73,7 +73,7 @@ async def test_tells_the_servers_load_where_the_server_does(adapter: AdapterUnde
     await adapter.backend.list_models()
     load = await adapter.backend.load()
 
-    assert (load is not None) is adapter.expected.tells_load
+    assert (load is not None) is adapter.expected.reports_load
     if load is not None:
         assert load.running is not None
         assert load.running >= 0
@@ -99,7 +99,7 @@ async def test_listing_models_generates_nothing(adapter: AdapterUnderTest) -> No
     assert adapter.server.jobs == []
 
 
-@over(REAL)
+@parametrize_adapters(REAL)
 async def test_listing_models_generates_nothing_on_a_real_server(adapter: AdapterUnderTest) -> None:
     async with RecordingProxy(adapter.backend.settings.url) as recorder:
         backend = adapter.with_settings(url=recorder.url)
@@ -112,7 +112,7 @@ async def test_listing_models_generates_nothing_on_a_real_server(adapter: Adapte
     assert not any(b'"usage"' in one.sent for one in probes)
 
 
-@over(REAL)
+@parametrize_adapters(REAL)
 async def test_a_real_servers_window_is_what_it_says_it_is(adapter: AdapterUnderTest) -> None:
     url = f"{adapter.backend.settings.url}/v1/models"
     headers = {"Authorization": f"Bearer {adapter.backend.settings.api_key}"}
@@ -190,7 +190,7 @@ def _offered(models: list[BackendModel]) -> list[str]:
     return [model.model_id for model in models if not model.withheld]
 
 
-@over(name for name in SUBJECTS if SUBJECTS[name].checks_key)
+@parametrize_adapters(name for name in ADAPTERS if ADAPTERS[name].checks_key)
 async def test_is_unhealthy_with_a_wrong_key_and_says_what_to_do(adapter: AdapterUnderTest) -> None:
     wrong = adapter.with_settings(api_key="sk-wrong-0123456789")
 

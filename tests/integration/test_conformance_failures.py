@@ -28,8 +28,8 @@ from tests.kit.adapters_under_test import (
     AdapterUnderTest,
     every_backend,
     every_fake,
-    over,
-    over_formats,
+    parametrize_adapters,
+    parametrize_formats,
 )
 from tests.kit.fakes import FakeServer, Fault, RecordedRequest
 from tests.kit.llamacpp import LlamaCppFactory
@@ -86,7 +86,7 @@ def _exchange_of(server: FakeServer) -> RecordedRequest:
     return RecordedRequest("POST", server.prefix + Operation.CHAT.path, {}, {}, b"")
 
 
-@over(name for name in FAKES if name != "llamacpp")  # which answers to any name
+@parametrize_adapters(name for name in FAKES if name != "llamacpp")  # which answers to any name
 async def test_an_unknown_model_is_not_loaded_here(adapter: AdapterUnderTest) -> None:
     job = msgspec.structs.replace(adapter.job(), model_id="no-such-model")
 
@@ -96,7 +96,7 @@ async def test_an_unknown_model_is_not_loaded_here(adapter: AdapterUnderTest) ->
     assert caught.value.code is ErrorCode.MODEL_NOT_LOADED
 
 
-@over_formats(FAKES)
+@parametrize_formats(FAKES)
 async def test_a_stream_that_just_stops_is_a_failure(
     adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
@@ -218,7 +218,7 @@ async def test_a_real_server_that_dies_in_a_stream_is_told_apart_from_its_end(
     await backend.close()
 
 
-@over_formats(["real-llamacpp"])
+@parametrize_formats(["real-llamacpp"])
 async def test_a_real_server_tells_that_a_prompt_does_not_fit(
     adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
@@ -232,7 +232,7 @@ async def test_a_real_server_tells_that_a_prompt_does_not_fit(
     assert sink.status is None
 
 
-@over_formats(["real-llamacpp"], WireFormat.OPENAI)
+@parametrize_formats(["real-llamacpp"], WireFormat.OPENAI)
 async def test_a_real_server_that_calls_a_mistake_its_own_is_not_believed(
     adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:

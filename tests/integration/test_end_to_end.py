@@ -14,7 +14,7 @@ from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess
 from provider_agent.agent.cli.demo.tap import Tap
 from provider_agent.agent.config import BackendConfig
 from provider_agent.protocol.formats import MAIN_OPERATION, Operation, WireFormat
-from tests.kit.chain import Chain, running_chain
+from tests.kit.end_to_end_harness import EndToEndHarness, end_to_end_harness
 
 PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
 
@@ -26,9 +26,9 @@ async def tap(llamacpp_server: LlamaCppProcess) -> AsyncIterator[Tap]:
 
 
 @pytest.fixture
-async def chain(tap: Tap, tmp_path: Path) -> AsyncIterator[Chain]:
-    async with running_chain(tmp_path, BackendConfig(kind="llamacpp", url=tap.url)) as chain:
-        yield chain
+async def harness(tap: Tap, tmp_path: Path) -> AsyncIterator[EndToEndHarness]:
+    async with end_to_end_harness(tmp_path, BackendConfig(kind="llamacpp", url=tap.url)) as harness:
+        yield harness
 
 
 @pytest.fixture
@@ -45,9 +45,13 @@ def request(**more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("wire_format", ["openai", "anthropic"])
 async def test_relays_every_byte_of_the_servers_response(
-    chain: Chain, client: aiohttp.ClientSession, tap: Tap, wire_format: str, stream: bool
+    harness: EndToEndHarness,
+    client: aiohttp.ClientSession,
+    tap: Tap,
+    wire_format: str,
+    stream: bool,
 ) -> None:
-    url = chain.url + PATHS[wire_format]
+    url = harness.url + PATHS[wire_format]
 
     async with client.post(url, json=request(stream=stream)) as response:
         relayed = await response.read()
@@ -60,7 +64,7 @@ async def test_relays_every_byte_of_the_servers_response(
 
 @pytest.mark.parametrize("wire_format", ["openai", "anthropic"])
 async def test_relays_what_a_direct_request_gets(
-    chain: Chain,
+    harness: EndToEndHarness,
     client: aiohttp.ClientSession,
     llamacpp_server: LlamaCppProcess,
     wire_format: str,
@@ -68,7 +72,7 @@ async def test_relays_what_a_direct_request_gets(
     """Ids and timings differ from request to request; at temperature 0 nothing else does."""
     body = request(temperature=0, seed=7, cache_prompt=False)
     answers = []
-    for base in (chain.url, llamacpp_server.url):
+    for base in (harness.url, llamacpp_server.url):
         async with client.post(base + PATHS[wire_format], json=body) as response:
             answer = await response.json()
         for field in ("id", "created", "timings"):
@@ -79,41 +83,41 @@ async def test_relays_what_a_direct_request_gets(
 
 
 async def test_a_stream_reports_usage_although_the_client_did_not_ask(
-    chain: Chain, client: aiohttp.ClientSession
+    harness: EndToEndHarness, client: aiohttp.ClientSession
 ) -> None:
     validator = StreamValidator(Operation.CHAT)
 
-    async with client.post(chain.url + PATHS["openai"], json=request(stream=True)) as response:
+    async with client.post(harness.url + PATHS["openai"], json=request(stream=True)) as response:
         validator.receive_data(await response.read())
 
     assert validator.result().usage.output_tokens == 24
 
 
 async def test_bytes_come_while_the_server_still_generates(
-    chain: Chain, client: aiohttp.ClientSession
+    harness: EndToEndHarness, client: aiohttp.ClientSession
 ) -> None:
     body = request(stream=True, max_tokens=1500)
 
-    async with client.post(chain.url + PATHS["openai"], json=body) as response:
+    async with client.post(harness.url + PATHS["openai"], json=body) as response:
         first = await response.content.readany()
         assert first
         assert b"[DONE]" not in first
-        assert chain.service.jobs.in_flight == 1
+        assert harness.service.jobs.in_flight == 1
         rest = await response.content.read()
 
     assert rest.endswith(b"data: [DONE]\n\n")
 
 
 async def test_a_client_that_leaves_stops_the_generation(
-    chain: Chain, client: aiohttp.ClientSession, llamacpp_server: LlamaCppProcess
+    harness: EndToEndHarness, client: aiohttp.ClientSession, llamacpp_server: LlamaCppProcess
 ) -> None:
     body = request(stream=True, max_tokens=2000)
-    async with client.post(chain.url + PATHS["openai"], json=body) as response:
+    async with client.post(harness.url + PATHS["openai"], json=body) as response:
         await response.content.readany()
         response.close()
 
     async with asyncio.timeout(10):
-        await chain.service.jobs.wait_until_idle()
+        await harness.service.jobs.wait_until_idle()
         while await _slots_busy(client, llamacpp_server.url):  # noqa: ASYNC110 - the server's own
             await asyncio.sleep(0.01)
 
@@ -125,23 +129,23 @@ async def _slots_busy(client: aiohttp.ClientSession, server_url: str) -> bool:
 
 @pytest.mark.parametrize("wire_format", ["openai", "anthropic"])
 async def test_a_prompt_that_does_not_fit_is_the_clients_fault(
-    chain: Chain, client: aiohttp.ClientSession, wire_format: str
+    harness: EndToEndHarness, client: aiohttp.ClientSession, wire_format: str
 ) -> None:
     body = request(messages=[{"role": "user", "content": "the sea and the wind " * 1000}])
 
-    async with client.post(chain.url + PATHS[wire_format], json=body) as response:
+    async with client.post(harness.url + PATHS[wire_format], json=body) as response:
         answer = await response.json()
 
     assert response.status == 400
     assert "context" in json.dumps(answer)
-    assert chain.service.status().stats.error_rate == 0
+    assert harness.service.status().stats.error_rate == 0
 
 
 @pytest.mark.parametrize("body", [b"[1]", b"{", b'"x"', b""])
 async def test_a_request_that_is_not_a_json_object_is_refused(
-    chain: Chain, client: aiohttp.ClientSession, body: bytes
+    harness: EndToEndHarness, client: aiohttp.ClientSession, body: bytes
 ) -> None:
-    async with client.post(chain.url + PATHS["openai"], data=body) as response:
+    async with client.post(harness.url + PATHS["openai"], data=body) as response:
         answer = await response.json()
 
     assert response.status == 400
@@ -149,12 +153,12 @@ async def test_a_request_that_is_not_a_json_object_is_refused(
 
 
 async def test_many_requests_at_once_each_get_their_own_answer(
-    chain: Chain, client: aiohttp.ClientSession
+    harness: EndToEndHarness, client: aiohttp.ClientSession
 ) -> None:
     async def ask(number: int) -> tuple[int, bytes]:
         wire_format = ("openai", "anthropic")[number % 2]
         body = request(stream=True, max_tokens=8 + number)
-        async with client.post(chain.url + PATHS[wire_format], json=body) as response:
+        async with client.post(harness.url + PATHS[wire_format], json=body) as response:
             validator = StreamValidator(MAIN_OPERATION[WireFormat(wire_format)])
             received = await response.read()
             validator.receive_data(received)
@@ -171,8 +175,8 @@ async def test_more_jobs_than_capacity_are_refused_at_once(
     tap: Tap, tmp_path: Path, client: aiohttp.ClientSession
 ) -> None:
     backend = BackendConfig(kind="llamacpp", url=tap.url)
-    async with running_chain(tmp_path, backend, max_concurrent=1) as chain:
-        url = chain.url + PATHS["openai"]
+    async with end_to_end_harness(tmp_path, backend, max_concurrent=1) as harness:
+        url = harness.url + PATHS["openai"]
         async with client.post(url, json=request(stream=True, max_tokens=1500)) as running:
             await running.content.readany()
             async with client.post(url, json=request()) as refused:
@@ -188,8 +192,8 @@ async def test_a_killed_server_is_an_error_and_the_agent_lives_on(
 ) -> None:
     async with LlamaCppProcess(tiny_model, alias="tiny") as server:
         backend = BackendConfig(kind="llamacpp", url=server.url)
-        async with running_chain(tmp_path, backend, BackendConfig(kind="echo")) as chain:
-            url = chain.url + PATHS["openai"]
+        async with end_to_end_harness(tmp_path, backend, BackendConfig(kind="echo")) as harness:
+            url = harness.url + PATHS["openai"]
             async with client.post(url, json=request(stream=True, max_tokens=2000)) as response:
                 await response.content.readany()
                 await server.stop(grace_s=0)

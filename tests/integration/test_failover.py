@@ -14,7 +14,7 @@ from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess
 from provider_agent.agent.cli.demo.tap import Tap
 from provider_agent.agent.config import BackendConfig
 from provider_agent.protocol.formats import WireFormat
-from tests.kit.chain import Chain, running_chain
+from tests.kit.end_to_end_harness import EndToEndHarness, end_to_end_harness
 from tests.kit.fakes.openai_compatible import MODEL, FakeOpenAICompatible
 from tests.kit.fakes.server import FakeResponse, Fault, json_response, stream_response
 from tests.kit.llamacpp import LlamaCppFactory
@@ -41,9 +41,11 @@ async def first() -> AsyncIterator[FakeOpenAICompatible]:
 
 
 @pytest.fixture
-async def chain(first: FakeOpenAICompatible, tap: Tap, tmp_path: Path) -> AsyncIterator[Chain]:
-    async with running_chain(tmp_path, faulty(first), real(tap)) as chain:
-        yield chain
+async def harness(
+    first: FakeOpenAICompatible, tap: Tap, tmp_path: Path
+) -> AsyncIterator[EndToEndHarness]:
+    async with end_to_end_harness(tmp_path, faulty(first), real(tap)) as harness:
+        yield harness
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def failures(wire_format: str) -> dict[str, list[Fault | FakeResponse]]:
 @pytest.mark.parametrize("wire_format", ["openai", "anthropic"])
 @pytest.mark.parametrize("failure", sorted(failures("openai")))
 async def test_what_fails_before_its_first_byte_is_answered_by_the_next_byte_for_byte(
-    chain: Chain,
+    harness: EndToEndHarness,
     client: aiohttp.ClientSession,
     first: FakeOpenAICompatible,
     tap: Tap,
@@ -93,20 +95,20 @@ async def test_what_fails_before_its_first_byte_is_answered_by_the_next_byte_for
 ) -> None:
     first.script_jobs(*failures(wire_format)[failure])
 
-    async with client.post(chain.url + PATHS[wire_format], json=request(stream=True)) as response:
+    async with client.post(harness.url + PATHS[wire_format], json=request(stream=True)) as response:
         relayed = await response.read()
 
     assert response.status == 200
     assert len(first.jobs) == len(failures(wire_format)[failure])
     assert len(relayed) > 100
     assert relayed == tap.last_body
-    figures = chain.service.status().stats
-    assert (figures.error_rate, chain.service.jobs.in_flight) == (0.0, 0)
+    figures = harness.service.status().stats
+    assert (figures.error_rate, harness.service.jobs.in_flight) == (0.0, 0)
 
 
 @pytest.mark.parametrize("wire_format", ["openai", "anthropic"])
 async def test_an_answer_in_one_piece_moves_on_too(
-    chain: Chain,
+    harness: EndToEndHarness,
     client: aiohttp.ClientSession,
     first: FakeOpenAICompatible,
     tap: Tap,
@@ -114,7 +116,7 @@ async def test_an_answer_in_one_piece_moves_on_too(
 ) -> None:
     first.script_jobs(json_response({"error": {"message": "200 with an error", "code": 500}}))
 
-    async with client.post(chain.url + PATHS[wire_format], json=request()) as response:
+    async with client.post(harness.url + PATHS[wire_format], json=request()) as response:
         relayed = await response.read()
 
     assert (response.status, response.content_type) == (200, "application/json")
@@ -126,11 +128,11 @@ async def test_a_server_that_was_stopped_is_replaced(
 ) -> None:
     async with AsyncExitStack() as life:
         server = await life.enter_async_context(FakeOpenAICompatible())
-        async with running_chain(tmp_path, faulty(server), real(tap)) as chain:
+        async with end_to_end_harness(tmp_path, faulty(server), real(tap)) as harness:
             await life.aclose()
 
             for _ in range(2):
-                url = chain.url + PATHS["openai"]
+                url = harness.url + PATHS["openai"]
                 async with client.post(url, json=request(stream=True)) as response:
                     assert await response.read() == tap.last_body
                 assert response.status == 200
@@ -142,11 +144,11 @@ async def test_a_killed_llamacpp_is_replaced_by_another(
     doomed, other = await llamacpp_factory(), await llamacpp_factory()
     async with Tap(other.url) as tap:
         configs = [BackendConfig(kind="llamacpp", url=url) for url in (doomed.url, tap.url)]
-        async with running_chain(tmp_path, *configs) as chain:
-            (offer, *_) = chain.service.offers()
+        async with end_to_end_harness(tmp_path, *configs) as harness:
+            (offer, *_) = harness.service.offers()
             await doomed.stop(grace_s=0)
 
-            url = chain.url + PATHS["openai"]
+            url = harness.url + PATHS["openai"]
             body = request(stream=True, model=offer.model_id)
             async with client.post(url, json=body) as response:
                 relayed = await response.read()
@@ -157,7 +159,7 @@ async def test_a_killed_llamacpp_is_replaced_by_another(
 
 @pytest.mark.parametrize("fault", [Fault.RESET_MID_CHUNK, Fault.STOP_AFTER_FIRST_CHUNK])
 async def test_what_has_begun_is_never_repeated(
-    chain: Chain,
+    harness: EndToEndHarness,
     client: aiohttp.ClientSession,
     first: FakeOpenAICompatible,
     tap: Tap,
@@ -166,7 +168,7 @@ async def test_what_has_begun_is_never_repeated(
     first.script_jobs(fault)
     tap.last_body = b""
 
-    url = chain.url + PATHS["openai"]
+    url = harness.url + PATHS["openai"]
     async with client.post(url, json=request(stream=True)) as response:
         relayed = await response.read()
 
@@ -178,7 +180,7 @@ async def test_what_has_begun_is_never_repeated(
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 async def test_a_clients_mistake_is_not_carried_to_the_next(
-    chain: Chain,
+    harness: EndToEndHarness,
     client: aiohttp.ClientSession,
     first: FakeOpenAICompatible,
     tap: Tap,
@@ -187,7 +189,7 @@ async def test_a_clients_mistake_is_not_carried_to_the_next(
     first.script_jobs(FakeResponse((b'{"error":{"message":"no such parameter"}}',), status))
     tap.last_body = b""
 
-    async with client.post(chain.url + PATHS["openai"], json=request(stream=True)) as response:
+    async with client.post(harness.url + PATHS["openai"], json=request(stream=True)) as response:
         answer = await response.json()
 
     assert 400 <= response.status < 500
@@ -201,12 +203,14 @@ async def test_when_all_fail_the_last_one_is_told(
     async with (
         FakeOpenAICompatible() as one,
         FakeOpenAICompatible() as two,
-        running_chain(tmp_path, faulty(one), faulty(two)) as chain,
+        end_to_end_harness(tmp_path, faulty(one), faulty(two)) as harness,
     ):
         one.script_jobs(FakeResponse((b'{"error":{"message":"one"}}',), 500))
         busy = FakeResponse((b'{"error":{"message":"two"}}',), 429, headers={"Retry-After": "7"})
         two.script_jobs(busy)
-        async with client.post(chain.url + PATHS["openai"], json=request(stream=True)) as response:
+        async with client.post(
+            harness.url + PATHS["openai"], json=request(stream=True)
+        ) as response:
             answer = await response.json()
 
     assert response.status in (429, 503)

@@ -14,7 +14,13 @@ import pytest
 
 from provider_agent.adapters.base import BackendError, Operation
 from provider_agent.protocol.frames import Job
-from tests.kit.adapters_under_test import FAKES, KEY, AdapterUnderTest, over, over_operations
+from tests.kit.adapters_under_test import (
+    FAKES,
+    KEY,
+    AdapterUnderTest,
+    parametrize_adapters,
+    parametrize_operations,
+)
 from tests.kit.fakes import FakeOpenAICompatible
 from tests.kit.fakes.server import FakeResponse, RecordedRequest
 from tests.kit.sink import CollectingSink
@@ -111,7 +117,7 @@ def smuggled(url: str) -> dict[str, Any]:
     }
 
 
-@over_operations(FAKES)
+@parametrize_operations(FAKES)
 async def test_a_request_cannot_name_another_address_or_header(
     adapter: AdapterUnderTest, operation: Operation
 ) -> None:
@@ -178,7 +184,7 @@ async def test_an_unknown_operation_sends_no_request(
     assert len(adapter.server.requests) == before
 
 
-@over(FAKES)
+@parametrize_adapters(FAKES)
 async def test_a_redirect_of_the_server_is_not_followed(adapter: AdapterUnderTest) -> None:
     """Else the server's word would take the operator's key elsewhere."""
     assert adapter.server is not None

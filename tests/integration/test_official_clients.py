@@ -11,31 +11,33 @@ from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess
 from provider_agent.agent.config import BackendConfig
 from provider_agent.coordinator.access import SecretSet
 from provider_agent.coordinator.settings import CoordinatorSettings
-from tests.kit.chain import Chain, running_chain
+from tests.kit.end_to_end_harness import EndToEndHarness, end_to_end_harness
 
 API_KEY = "key-of-the-client"
 
 
 @pytest.fixture
-async def chain(llamacpp_server: LlamaCppProcess, tmp_path: Path) -> AsyncIterator[Chain]:
+async def harness(
+    llamacpp_server: LlamaCppProcess, tmp_path: Path
+) -> AsyncIterator[EndToEndHarness]:
     settings = CoordinatorSettings(port=0, api_keys=SecretSet([API_KEY]))
     backend = BackendConfig(kind="llamacpp", url=llamacpp_server.url)
-    async with running_chain(tmp_path, backend, settings=settings) as chain:
-        yield chain
+    async with end_to_end_harness(tmp_path, backend, settings=settings) as harness:
+        yield harness
 
 
 @pytest.fixture
-async def openai_client(chain: Chain) -> AsyncIterator[openai.AsyncOpenAI]:
+async def openai_client(harness: EndToEndHarness) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(
-        base_url=f"{chain.url}/v1", api_key=API_KEY, max_retries=0
+        base_url=f"{harness.url}/v1", api_key=API_KEY, max_retries=0
     ) as client:
         yield client
 
 
 @pytest.fixture
-async def anthropic_client(chain: Chain) -> AsyncIterator[anthropic.AsyncAnthropic]:
+async def anthropic_client(harness: EndToEndHarness) -> AsyncIterator[anthropic.AsyncAnthropic]:
     async with anthropic.AsyncAnthropic(
-        base_url=chain.url, api_key=API_KEY, max_retries=0
+        base_url=harness.url, api_key=API_KEY, max_retries=0
     ) as client:
         yield client
 
@@ -145,13 +147,13 @@ async def test_a_servers_refusal_is_a_bad_request_in_both(
         )
 
 
-async def test_a_wrong_key_is_an_authentication_error_in_both(chain: Chain) -> None:
+async def test_a_wrong_key_is_an_authentication_error_in_both(harness: EndToEndHarness) -> None:
     async with (
         openai.AsyncOpenAI(
-            base_url=f"{chain.url}/v1", api_key="wrong", max_retries=0
+            base_url=f"{harness.url}/v1", api_key="wrong", max_retries=0
         ) as with_openai,
         anthropic.AsyncAnthropic(
-            base_url=chain.url, api_key="wrong", max_retries=0
+            base_url=harness.url, api_key="wrong", max_retries=0
         ) as with_anthropic,
     ):
         with pytest.raises(openai.AuthenticationError):

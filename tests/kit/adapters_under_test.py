@@ -1,4 +1,4 @@
-"""The backends that conformance tests run over: a fake of each kind, echo, and a real llama.cpp."""
+"""The backends of the conformance tests: a fake of each kind, echo, and real servers."""
 
 import os
 import uuid
@@ -39,32 +39,32 @@ ANTHROPIC: Final = WireFormat.ANTHROPIC
 
 EMBEDDINGS: Final = Operation.EMBEDDINGS
 TEXT: Final = frozenset(Operation) - {EMBEDDINGS}
-"""What a model that writes can be asked for."""
+"""The operations of a generating model."""
 
 UNCOUNTED: Final = TEXT - {Operation.COUNT_TOKENS}
 LISTED: Final = ("*",)
-"""For passthroughs, which offer nothing without a list."""
+"""`models` for passthroughs, which offer no model without a list."""
 
 PROMPT: Final = "Say something, please."
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a backend must say of one of its models, and how it must ask its server."""
+    """The expected model list entry and behavior of a backend."""
 
     model_id: str
     upstream_id: str
     window: int | None
     operations: frozenset[Operation] = UNCOUNTED
     embedder: str = ""
-    """A model for embeddings; "" when there is none."""
+    """A model for embeddings; "" if the server has none."""
     version: str | None = ""
-    """None: it has one, but which is not ours to say."""
-    tells_load: bool = False
+    """None: any version."""
+    reports_load: bool = False
     checks_key: bool = True
     asks_for_usage: bool = True
     usage: tuple[int, int] | None = (INPUT_TOKENS, OUTPUT_TOKENS)
-    """None: the server's own count, which only must be there."""
+    """None: any count that the server reports."""
 
     @property
     def formats(self) -> frozenset[WireFormat]:
@@ -74,19 +74,19 @@ class Expected:
 
 @dataclass
 class AdapterUnderTest:
-    """One backend under test; `server` is there when it is a fake."""
+    """One backend under test; `server` is set if the server is a fake."""
 
     backend: Backend
     expected: Expected
     server: FakeServer | None = None
-    others: list[Backend] = field(default_factory=list)
+    extra_backends: list[Backend] = field(default_factory=list)
 
     def job(self, wire_format: WireFormat = OPENAI, *, stream: bool = True, **more: object) -> Job:
-        """A job with the given request fields beside the usual ones."""
+        """Create a job of the format's main operation, with additional request fields."""
         return self.job_for(MAIN_OPERATION[wire_format], stream=stream, **more)
 
     def job_for(self, operation: Operation, *, stream: bool = True, **more: object) -> Job:
-        """A job for this operation, as its format wants it."""
+        """Create a job for this operation, with additional request fields."""
         model_id = self.expected.model_id
         fields: dict[str, object] = {"stream": stream}
         match operation:
@@ -110,11 +110,11 @@ class AdapterUnderTest:
             deadline_ms=60_000,
         )
 
-    def with_settings(self, **different: object) -> Backend:
-        """Another backend for the same server."""
-        other = create_backend(msgspec.structs.replace(self.backend.settings, **different))
-        self.others.append(other)
-        return other
+    def with_settings(self, **changes: object) -> Backend:
+        """Create another backend for the same server, with changed settings."""
+        backend = create_backend(msgspec.structs.replace(self.backend.settings, **changes))
+        self.extra_backends.append(backend)
+        return backend
 
 
 FAKES: Final[dict[str, tuple[Callable[[], FakeServer], Expected]]] = {
@@ -126,7 +126,7 @@ FAKES: Final[dict[str, tuple[Callable[[], FakeServer], Expected]]] = {
             vllm.WINDOW,
             operations=TEXT,
             version="0.32.0",
-            tells_load=True,
+            reports_load=True,
         ),
     ),
     "llamacpp": (
@@ -137,7 +137,7 @@ FAKES: Final[dict[str, tuple[Callable[[], FakeServer], Expected]]] = {
             llamacpp.WINDOW,
             operations=TEXT,
             version="b9999",
-            tells_load=True,
+            reports_load=True,
         ),
     ),
     "lmstudio": (
@@ -201,13 +201,13 @@ REAL_LLAMACPP: Final = Expected(
     None,
     operations=TEXT,
     version=None,
-    tells_load=True,
+    reports_load=True,
     checks_key=False,
     usage=None,
 )
 
 VLLM_URL: Final = os.environ.get("TEST_VLLM_URL", "")
-"""A real vLLM takes part when it is named here."""
+"""The address of a real vLLM; without it, the tests leave vLLM out."""
 
 VLLM_KEY: Final = os.environ.get("TEST_VLLM_KEY") or None
 _VLLM_MODEL: Final = os.environ.get("TEST_VLLM_MODEL", "tiny")
@@ -217,7 +217,7 @@ REAL_VLLM: Final = Expected(
     None,
     operations=TEXT,
     version=None,
-    tells_load=True,
+    reports_load=True,
     checks_key=VLLM_KEY is not None,
     usage=None,
 )
@@ -226,15 +226,15 @@ REAL: Final = {
     "real-llamacpp": REAL_LLAMACPP,
     **({"real-vllm": REAL_VLLM} if VLLM_URL else {}),
 }
-SUBJECTS: Final = {
+ADAPTERS: Final = {
     **{name: expected for name, (_, expected) in FAKES.items()},
     "echo": ECHO,
     **REAL,
 }
 
 
-def over(names: Iterable[str]) -> pytest.MarkDecorator:
-    """Run a test over these adapters."""
+def parametrize_adapters(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Run a test with each of these adapters."""
     adapters = [pytest.param(name, marks=_marks(name)) for name in names]
     return pytest.mark.parametrize("adapter", adapters, indirect=True)
 
@@ -243,34 +243,34 @@ def _marks(name: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.vllm] if name == "real-vllm" else []
 
 
-def over_formats(
-    names: Iterable[str], *wanted: WireFormat, spoken: bool = True
+def parametrize_formats(
+    names: Iterable[str], *formats: WireFormat, supported: bool = True
 ) -> pytest.MarkDecorator:
-    """Run a test over these adapters, once per wanted format that they speak (or do not)."""
+    """Run a test with each adapter and format, if the adapter supports it (or does not)."""
     pairs = [
         pytest.param(name, wire_format, marks=_marks(name))
         for name in names
-        for wire_format in wanted or (OPENAI, ANTHROPIC)
-        if (wire_format in SUBJECTS[name].formats) is spoken
+        for wire_format in formats or (OPENAI, ANTHROPIC)
+        if (wire_format in ADAPTERS[name].formats) is supported
     ]
     return pytest.mark.parametrize(("adapter", "wire_format"), pairs, indirect=["adapter"])
 
 
-def over_operations(names: Iterable[str]) -> pytest.MarkDecorator:
-    """Run a test over these adapters, once per operation that they speak."""
+def parametrize_operations(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Run a test with each adapter and each of its operations."""
     pairs = [
         pytest.param(name, operation, marks=_marks(name))
         for name in names
         for operation in Operation
-        if operation in SUBJECTS[name].operations
-        or (operation is EMBEDDINGS and SUBJECTS[name].embedder)
+        if operation in ADAPTERS[name].operations
+        or (operation is EMBEDDINGS and ADAPTERS[name].embedder)
     ]
     return pytest.mark.parametrize(("adapter", "operation"), pairs, indirect=["adapter"])
 
 
-every_backend = over(SUBJECTS)
-every_server = over([*FAKES, *REAL])
-every_fake = over(FAKES)
+every_backend = parametrize_adapters(ADAPTERS)
+every_server = parametrize_adapters([*FAKES, *REAL])
+every_fake = parametrize_adapters(FAKES)
 
 
 @pytest.fixture
@@ -283,16 +283,16 @@ async def adapter(
         monkeypatch.delenv(name, raising=False)
     async with AsyncExitStack() as running:
         if request.param == "echo":
-            found = AdapterUnderTest(create_backend(BackendSettings(kind="echo")), ECHO)
+            under_test = AdapterUnderTest(create_backend(BackendSettings(kind="echo")), ECHO)
         elif request.param == "real-vllm":
             settings = BackendSettings(kind="vllm", url=VLLM_URL, api_key=VLLM_KEY)
-            found = AdapterUnderTest(create_backend(settings), REAL_VLLM)
+            under_test = AdapterUnderTest(create_backend(settings), REAL_VLLM)
         elif request.param == "real-llamacpp":
             settings = BackendSettings(kind="llamacpp", url=llamacpp_server.url)
-            found = AdapterUnderTest(create_backend(settings), REAL_LLAMACPP)
+            under_test = AdapterUnderTest(create_backend(settings), REAL_LLAMACPP)
         else:
-            make, expected = FAKES[request.param]
-            server = await running.enter_async_context(make())
+            create_server, expected = FAKES[request.param]
+            server = await running.enter_async_context(create_server())
             settings = BackendSettings(
                 kind=server.kind,
                 url=server.url,
@@ -300,7 +300,7 @@ async def adapter(
                 formats=(OPENAI, ANTHROPIC),
                 models=None if is_native(server.kind) else LISTED,
             )
-            found = AdapterUnderTest(create_backend(settings), expected, server)
-        yield found
-        for backend in (found.backend, *found.others):
+            under_test = AdapterUnderTest(create_backend(settings), expected, server)
+        yield under_test
+        for backend in (under_test.backend, *under_test.extra_backends):
             await backend.close()

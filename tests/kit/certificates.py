@@ -1,4 +1,4 @@
-"""Certificates made on the spot, by an authority that only a test trusts."""
+"""Creates certificates of an authority that only the test trusts."""
 
 import datetime
 import ipaddress
@@ -22,11 +22,11 @@ from cryptography.hazmat.primitives.serialization import (
 DAY = datetime.timedelta(days=1)
 
 
-class Authority:
-    """Signs certificates; writes everything into a folder of the test.
+class CertificateAuthority:
+    """A certificate authority that writes its files into a folder.
 
     Attributes:
-        file: its own certificate.
+        file: the certificate of the authority.
     """
 
     def __init__(self, folder: Path, name: str = "authority") -> None:
@@ -42,11 +42,10 @@ class Authority:
         self.file = folder / f"{name}.pem"
         self.file.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
-    def issue(self, host: str, *, ends_in: datetime.timedelta = DAY, password: str = "") -> Path:
-        """Certificate and key for a host (or a client) in one file, `<host>.pem`; the key alone
-        is in `<host>.key`."""
+    def issue(self, host: str, *, valid_for: datetime.timedelta = DAY, password: str = "") -> Path:
+        """Write a certificate with key to `<host>.pem`, the key to `<host>.key`."""
         key = generate_private_key(SECP256R1())
-        builder = _builder(_name(host), self._name, key, ends_in)
+        builder = _builder(_name(host), self._name, key, valid_for)
         builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(host)]), False)
         identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         builder = builder.add_extension(identifier, critical=False)
@@ -62,12 +61,12 @@ class Authority:
 def server_context(
     certificate: Path, *, client_ca: Path | None = None, newest: ssl.TLSVersion | None = None
 ) -> ssl.SSLContext:
-    """A server's side of TLS.
+    """Create the TLS context of a server.
 
     Args:
-        certificate: certificate and key.
-        client_ca: asks clients for a certificate of this authority.
-        newest: the newest version it speaks.
+        certificate: file with certificate and key.
+        client_ca: require client certificates of this authority.
+        newest: the newest TLS version that the server supports.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
     context.load_cert_chain(certificate)
@@ -82,7 +81,7 @@ def _builder(
     subject: x509.Name,
     issuer: x509.Name,
     key: EllipticCurvePrivateKey,
-    ends_in: datetime.timedelta,
+    valid_for: datetime.timedelta,
 ) -> x509.CertificateBuilder:
     today = datetime.datetime.now(datetime.UTC)
     return (
@@ -92,7 +91,7 @@ def _builder(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(today - 3 * DAY)
-        .not_valid_after(today + ends_in)
+        .not_valid_after(today + valid_for)
     )
 
 

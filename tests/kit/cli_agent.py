@@ -1,4 +1,4 @@
-"""The status server of an agent that does not run, for the commands that ask one."""
+"""A status server without an agent, for the commands that query one."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +25,7 @@ READY = StatusSnapshot(
 async def status_server(
     state: StatusSnapshot = READY, host: str = "127.0.0.1"
 ) -> AsyncIterator[str]:
-    """Answers with `state`; gives the address that an agent's settings would name."""
+    """Serve `state`, and yield the address as in the configuration of an agent."""
     server = StatusServer(f"{host}:0", lambda: state, Metrics())
     await server.start()
     try:
@@ -35,10 +35,10 @@ async def status_server(
 
 
 @asynccontextmanager
-async def another_program(
+async def other_http_server(
     status: int = 404, text: str = "<html>not here</html>"
 ) -> AsyncIterator[str]:
-    """Answers every request in the same way; gives its address."""
+    """Run a server with one response for every request, and yield its address."""
 
     async def answer(_request: web.Request) -> web.Response:
         return web.Response(status=status, text=text)

@@ -1,4 +1,4 @@
-"""The `provider-agent` command as a process of its own."""
+"""Runs the `provider-agent` command as a subprocess."""
 
 import asyncio
 import os
@@ -10,21 +10,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 COMMAND = Path(sys.executable).with_name("provider-agent")
-_KEPT = ("PATH", "LANG", "SYSTEMROOT", "LD_LIBRARY_PATH")
+_KEPT_VARIABLES = ("PATH", "LANG", "SYSTEMROOT", "LD_LIBRARY_PATH")
 
 
-class Ended(NamedTuple):
+class CompletedCommand(NamedTuple):
+    """Exit code and output of a command."""
+
     code: int
     out: str
     err: str
 
 
 class CliProcess:
-    """A started command.
+    """A running command.
 
     Attributes:
-        out: standard output so far, as far as it was asked for.
-        err: standard error so far, likewise.
+        out: the standard output that was read so far.
+        err: the standard error that was read so far.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -39,41 +41,41 @@ class CliProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    async def logged(self, event: str) -> str:
-        """The next line of standard error that holds `event`; waits for it."""
+    async def wait_for_log(self, event: str) -> str:
+        """Wait for a line of standard error that contains `event`, and return it."""
         while line := (await self._stderr.readline()).decode():
             self.err += line
             if event in line:
                 return line
-        raise AssertionError(f"ended before {event!r}: {self.out}{self.err}")
+        raise AssertionError(f"exited before {event!r}: {self.out}{self.err}")
 
-    async def printed(self, text: str) -> str:
-        """The next line of standard output that holds `text`; waits for it."""
+    async def wait_for_output(self, text: str) -> str:
+        """Wait for a line of standard output that contains `text`, and return it."""
         while line := (await self._stdout.readline()).decode():
             self.out += line
             if text in line:
                 return line
         self.err += (await self._stderr.read()).decode()
-        raise AssertionError(f"ended before {text!r}: {self.out}{self.err}")
+        raise AssertionError(f"exited before {text!r}: {self.out}{self.err}")
 
-    async def first_bytes(self) -> None:
-        """Wait until something is on standard output."""
+    async def wait_for_first_byte(self) -> None:
+        """Wait for the first byte of standard output."""
         self.out += (await self._stdout.readexactly(1)).decode()
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def hang_up(self) -> None:
-        """Read no more of standard output, as `head` does."""
+    def close_stdout(self) -> None:
+        """Close the reading end of standard output, as `head` does."""
         transport = self._stdout._transport  # type: ignore[attr-defined]
         transport.close()
 
-    async def ended(self) -> Ended:
-        """Wait for its end."""
+    async def wait(self) -> CompletedCommand:
+        """Wait until the command exits."""
         out, err = await asyncio.gather(self._stdout.read(), self._stderr.read())
         self.out += out.decode()
         self.err += err.decode()
-        return Ended(await self._process.wait(), self.out, self.err)
+        return CompletedCommand(await self._process.wait(), self.out, self.err)
 
     async def kill(self) -> None:
         if self._process.returncode is None:
@@ -82,11 +84,11 @@ class CliProcess:
 
 
 @asynccontextmanager
-async def provider_agent(
+async def start_command(
     *arguments: str | Path, home: Path, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[CliProcess]:
-    """Start the command in an empty home; it does not outlive the block."""
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    """Run the command with `home` as home and current directory; kill it on exit."""
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     process = CliProcess(
         await asyncio.create_subprocess_exec(
             COMMAND,
@@ -103,7 +105,9 @@ async def provider_agent(
         await process.kill()
 
 
-async def call(*arguments: str | Path, home: Path, env: Mapping[str, str] | None = None) -> Ended:
-    """Run the command to its end."""
-    async with provider_agent(*arguments, home=home, env=env) as process:
-        return await process.ended()
+async def run_command(
+    *arguments: str | Path, home: Path, env: Mapping[str, str] | None = None
+) -> CompletedCommand:
+    """Run the command until it exits."""
+    async with start_command(*arguments, home=home, env=env) as process:
+        return await process.wait()

@@ -1,4 +1,4 @@
-"""An HTTP proxy that knows one method, CONNECT: what companies have between desk and net."""
+"""An HTTP proxy that supports only the method CONNECT."""
 
 import asyncio
 import base64
@@ -7,25 +7,25 @@ from typing import Self
 
 
 class ConnectProxy:
-    """Listens on loopback; an asynchronous context manager.
+    """A proxy on loopback; an async context manager.
 
     Args:
-        routes: "host:port" as asked for → the port of this machine that stands for it.
-        user: "name:password" that clients have to show; "": none.
-        answer: is sent in place of a tunnel, a byte at a time, with a second between two.
+        routes: maps a requested "host:port" to a port on loopback.
+        user: "name:password" that clients have to send; "": none.
+        response: sent instead of a tunnel, one byte per second.
 
     Attributes:
-        asked: the first line of every request.
+        request_lines: the first line of every request.
     """
 
     def __init__(
-        self, routes: dict[str, int], *, user: str = "", answer: bytes | None = None
+        self, routes: dict[str, int], *, user: str = "", response: bytes | None = None
     ) -> None:
         self._routes = routes
         self._user = user
-        self._answer = answer
+        self._response = response
         self._tunnels: set[asyncio.Task[None]] = set()
-        self.asked: list[str] = []
+        self.request_lines: list[str] = []
         self.port = 0
 
     async def __aenter__(self) -> Self:
@@ -51,34 +51,36 @@ class ConnectProxy:
         try:
             request = (await reader.readuntil(b"\r\n\r\n")).decode()
             first, _, headers = request.partition("\r\n")
-            self.asked.append(first)
-            if self._answer is not None:
-                await _drip(self._answer, reader, writer)
-            elif not self._admits(headers):
-                writer.write(b"HTTP/1.1 407 Who are you?\r\nContent-Length: 0\r\n\r\n")
+            self.request_lines.append(first)
+            if self._response is not None:
+                await _drip(self._response, reader, writer)
+            elif not self._is_authorized(headers):
+                writer.write(
+                    b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+                )
             else:
                 port = self._routes[first.split()[1]]
                 await _tunnel(reader, writer, *await asyncio.open_connection("127.0.0.1", port))
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # whoever asked has gone
+            pass  # the client disconnected
         finally:
             writer.close()
 
-    def _admits(self, headers: str) -> bool:
+    def _is_authorized(self, headers: str) -> bool:
         if not self._user:
             return True
-        shown = base64.b64encode(self._user.encode()).decode()
-        return f"proxy-authorization: basic {shown}".lower() in headers.lower()
+        credentials = base64.b64encode(self._user.encode()).decode()
+        return f"proxy-authorization: basic {credentials}".lower() in headers.lower()
 
 
 async def _tunnel(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
-    far_reader: asyncio.StreamReader,
-    far_writer: asyncio.StreamWriter,
+    target_reader: asyncio.StreamReader,
+    target_writer: asyncio.StreamWriter,
 ) -> None:
     writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
-    await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+    await asyncio.gather(_pump(reader, target_writer), _pump(target_reader, writer))
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -92,9 +94,11 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
-async def _drip(answer: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Until the client gives up; after the answer, silence."""
-    left = list(answer)
+async def _drip(
+    response: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Send one byte per second, then nothing, until the client disconnects."""
+    left = list(response)
     while True:
         try:
             async with asyncio.timeout(1.0):

@@ -1,7 +1,7 @@
-"""An inference server that sends every answer as fast as anybody takes it.
+"""An inference server that sends every response as fast as the client reads.
 
-It sends from threads that block in the kernel, out of one block of memory that all answers share:
-what is measured beside it is not its own.
+It sends from threads that block in the kernel, and all responses share one block of memory, so it
+adds little to the memory that a test measures.
 """
 
 import threading
@@ -15,11 +15,11 @@ import msgspec
 MODEL = "flood"
 EVENT_BYTES = 4096
 SEND_BUFFER_BYTES = 16 * 1024
-"""The kernel would take megabytes ahead; so it shows when nobody reads."""
+"""Small, so that a client that stops reading blocks the sender; the default is megabytes."""
 
 
 def flood(size: int) -> bytes:
-    """A whole answer of about this size, in numbered events."""
+    """Build a stream of about this size, in numbered events."""
     events = [
         _event(f"{number}/".ljust(EVENT_BYTES, "x"), None) for number in range(size // EVENT_BYTES)
     ]
@@ -32,17 +32,17 @@ def _event(content: str, finish: str | None) -> bytes:
 
 
 class FloodServer:
-    """Listens on loopback between entry and exit; exit waits until whoever asked is gone.
+    """A server on loopback; a context manager that waits for its clients on exit.
 
     Args:
-        answer: to every request.
+        stream: the body of every response.
 
     Attributes:
-        answered: requests whose answer is with its client, or in the kernel's buffers.
+        answered: requests whose response was passed to the kernel completely.
     """
 
-    def __init__(self, answer: bytes) -> None:
-        self.answer = answer
+    def __init__(self, stream: bytes) -> None:
+        self.stream = stream
         self.answered = 0
         self._count = threading.Lock()
         flood_server = self
@@ -56,15 +56,15 @@ class FloodServer:
                 if not msgspec.json.decode(body, type=dict[str, object]).get("messages"):
                     self.send_error(422)
                     return
-                self._send("text/event-stream", flood_server.answer)
-                flood_server.count_answer()
+                self._send("text/event-stream", flood_server.stream)
+                flood_server.count_response()
 
-            def _send(self, content_type: str, answer: bytes) -> None:
+            def _send(self, content_type: str, body: bytes) -> None:
                 self.connection.setsockopt(SOL_SOCKET, SO_SNDBUF, SEND_BUFFER_BYTES)
                 self.send_response(200)
                 self.send_header("Content-Type", content_type)
                 self.end_headers()
-                self.connection.sendall(answer)
+                self.connection.sendall(body)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -78,7 +78,7 @@ class FloodServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def count_answer(self) -> None:
+    def count_response(self) -> None:
         with self._count:
             self.answered += 1
 
@@ -98,8 +98,8 @@ class FloodServer:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # joined at the end
+    daemon_threads = False  # so that `server_close` joins them
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Whoever goes away in the middle of an answer is nobody's fault."""
+        """Ignore clients that disconnect during a response."""

@@ -1,4 +1,4 @@
-"""Jobs as a coordinator gives them."""
+"""Creates jobs as a coordinator sends them."""
 
 from itertools import count
 
@@ -18,7 +18,7 @@ def new_job(
     deadline_ms: int = 60_000,
     job_id: bytes | None = None,
 ) -> Job:
-    """A job with an id of its own."""
+    """Create a job with a unique id."""
     return Job(
         job_id=job_id or next(_NUMBERS).to_bytes(16, "big"),
         model_id=model_id,

@@ -20,7 +20,7 @@ class LlamaCppFactory(Protocol):
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose answers end at `max_tokens` and nowhere else."""
+    """A model whose responses end only at `max_tokens`."""
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
     write_tiny_model(path)
     return path
@@ -28,7 +28,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def stopping_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose answers end by themselves."""
+    """A model whose responses end on their own."""
     path = tmp_path_factory.mktemp("model") / "stopping.gguf"
     write_tiny_model(path, stops=True)
     return path
@@ -36,7 +36,7 @@ def stopping_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def llamacpp_server(tiny_model: Path) -> AsyncIterator[LlamaCppProcess]:
-    """One server for all tests: alias "tiny", four answers at once, no key."""
+    """One server for all tests: alias "tiny", four slots, no key."""
     async with LlamaCppProcess(tiny_model, alias="tiny", parallel=4) as server:
         yield server
 
@@ -45,7 +45,7 @@ async def llamacpp_server(tiny_model: Path) -> AsyncIterator[LlamaCppProcess]:
 async def llamacpp_factory(
     tiny_model: Path, stopping_model: Path
 ) -> AsyncIterator[LlamaCppFactory]:
-    """Starts further servers, which end with the test."""
+    """Start further servers, which stop at the end of the test."""
     async with AsyncExitStack() as running:
 
         async def start(

@@ -1,4 +1,4 @@
-"""The event loops that the agent runs on: asyncio's own, and uvloop's."""
+"""Runs tests on both event loops that the agent supports: asyncio's and uvloop's."""
 
 import asyncio
 import functools
@@ -13,7 +13,7 @@ P = ParamSpec("P")
 
 
 def on_both_loops(test: Callable[P, Coroutine[None, None, None]]) -> Callable[..., None]:
-    """Run an asynchronous test once on each loop. Its fixtures have to be synchronous."""
+    """Run an async test once on each loop. Its fixtures have to be synchronous."""
 
     @functools.wraps(test)
     def run(
@@ -22,7 +22,7 @@ def on_both_loops(test: Callable[P, Coroutine[None, None, None]]) -> Callable[..
         with asyncio.Runner(debug=True, loop_factory=loop_factory) as runner:
             runner.run(test(*args, **kwargs))
 
-    # What pytest reads the names of fixtures and parameters from.
+    # pytest reads the names of fixtures and parameters from the signature.
     first = inspect.Parameter("loop_factory", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     others = inspect.signature(test).parameters.values()
     run.__signature__ = inspect.Signature([first, *others])  # type: ignore[attr-defined]

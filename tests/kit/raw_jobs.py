@@ -1,4 +1,4 @@
-"""Jobs for a `RawServer`: what each operation answers, and a backend that asks."""
+"""Jobs for a `RawServer`: replies for each operation, and a backend to run the jobs on."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -39,19 +39,21 @@ BUSY: Final = {
         "response.failed",
     ),
 }
-"""How each operation says inside a stream that the server is overloaded."""
+"""The error event of each operation for an overloaded server."""
 
-over_formats = pytest.mark.parametrize(
+parametrize_formats = pytest.mark.parametrize(
     "operation", [Operation.CHAT, Operation.MESSAGES], ids=["openai", "anthropic"]
 )
-over_operations = pytest.mark.parametrize("operation", FRAMES, ids=[op.value for op in FRAMES])
+parametrize_operations = pytest.mark.parametrize(
+    "operation", FRAMES, ids=[op.value for op in FRAMES]
+)
 
-KINDS_OWN: Final = TimeoutSettings()
+DEFAULT_TIMEOUTS: Final = TimeoutSettings()
 
 
 @asynccontextmanager
 async def backend_at(
-    url: str, timeouts: TimeoutSettings = KINDS_OWN, *, key: str | None = None
+    url: str, timeouts: TimeoutSettings = DEFAULT_TIMEOUTS, *, key: str | None = None
 ) -> AsyncIterator[OpenAICompatibleBackend]:
     settings = BackendSettings(kind="openai_compatible", url=url, timeouts=timeouts, api_key=key)
     backend = OpenAICompatibleBackend(settings)
@@ -65,10 +67,10 @@ def job_for(operation: Operation) -> Job:
     return new_job("m", wire_format=operation.wire_format, operation=operation.value)
 
 
-def good(operation: Operation) -> Reply:
+def success_reply(operation: Operation) -> Reply:
     return stream(FRAMES[operation])
 
 
-def first(count: int) -> Callable[[Operation], bytes]:
-    """The first frames of a good stream."""
+def first_frames(count: int) -> Callable[[Operation], bytes]:
+    """Return a function that joins the first frames of a successful stream."""
     return lambda operation: b"".join(FRAMES[operation][:count])

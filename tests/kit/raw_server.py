@@ -1,4 +1,4 @@
-"""A server that answers with prepared bytes, right or wrong: for faults below what HTTP allows."""
+"""A server that answers with prepared bytes, for responses that violate HTTP."""
 
 import asyncio
 import socket
@@ -12,35 +12,35 @@ from typing import Final, Self
 import msgspec
 
 ARRIVES_S: Final = 1.0
-"""In virtual time: what was written before has arrived."""
+"""In virtual time, enough for bytes written earlier to arrive."""
 
 
-class Then(Enum):
-    """What follows the bytes of a reply. Before cutting a connection it lets them arrive."""
+class AfterReply(Enum):
+    """What the server does after the bytes of a reply have arrived."""
 
     KEEP = auto()
-    """The next request, if there is one."""
+    """Read the next request."""
     CLOSE = auto()
     RESET = auto()
     HANG = auto()
-    """Nothing, until the client gives up."""
+    """Send nothing until the client disconnects."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What one request is answered with."""
+    """The reply to one request."""
 
     data: bytes = b""
-    then: Then = Then.KEEP
+    then: AfterReply = AfterReply.KEEP
     late: bytes = b""
-    """Comes when `data` has arrived."""
+    """Sent after `data` has arrived."""
     drip: bytes = b""
-    """Comes again and again, until the client gives up."""
+    """Sent every `drip_s` seconds until the client disconnects."""
     drip_s: float = 0.0
 
 
 def chunked(data: bytes) -> bytes:
-    """One chunk of a chunked body."""
+    """Encode one chunk of a chunked body."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
@@ -48,7 +48,7 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 def head(status: int = 200, content_type: str = "text/event-stream", **headers: object) -> bytes:
-    """A response's head; `Transfer_Encoding="chunked"` names a header."""
+    """Encode a status line and headers, such as `Transfer_Encoding="chunked"`."""
     lines = [f"HTTP/1.1 {status} Whatever", f"Content-Type: {content_type}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
@@ -59,38 +59,38 @@ def stream(
     *,
     end: bytes = LAST_CHUNK,
     late: bytes = b"",
-    then: Then = Then.KEEP,
+    then: AfterReply = AfterReply.KEEP,
 ) -> Reply:
-    """A stream of events, in one chunk each; `end` and, later, `late` stand after them."""
+    """Build a stream with one chunk per event, followed by `end` and, later, `late`."""
     body = b"".join(chunked(piece) for piece in pieces)
     return Reply(head(Transfer_Encoding="chunked") + body + end, then, late)
 
 
 def whole(body: object, status: int = 200, **headers: object) -> Reply:
-    """An answer in one piece: bytes, or what is sent as JSON."""
+    """Build a response with a content length; a body other than bytes is sent as JSON."""
     data = body if isinstance(body, bytes) else msgspec.json.encode(body)
     return Reply(head(status, "application/json", Content_Length=len(data), **headers) + data)
 
 
 @dataclass(eq=False)
 class RawServer:
-    """Listens on loopback; an asynchronous context manager. Close its clients first.
+    """A server on loopback; an async context manager. Close its clients before it exits.
 
     Attributes:
-        replies: for the requests in their order; the last one is repeated.
-        requests: their bodies.
-        abandoned: a client has closed its connection before the answer was complete.
+        replies: one per request, in order; the last one is repeated.
+        requests: the bodies of the requests so far.
+        abandoned: set when a client disconnects before the reply is complete.
     """
 
     replies: list[Reply]
     requests: list[bytes] = field(default_factory=list)
     abandoned: asyncio.Event = field(default_factory=asyncio.Event)
     port: int = 0
-    _talks: set[asyncio.Task[None]] = field(default_factory=set)
+    _connections: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
-        """The base address."""
+        """The base URL."""
         return f"http://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
@@ -105,37 +105,37 @@ class RawServer:
         trace: TracebackType | None,
     ) -> None:
         self._listening.close()
-        if self._talks:
-            await asyncio.wait(self._talks)
+        if self._connections:
+            await asyncio.wait(self._connections)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        talk = asyncio.create_task(self._talk(reader, writer))
-        self._talks.add(talk)
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._connections.add(task)
 
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
-                self.requests.append(await _request(reader))
+                self.requests.append(await _read_body(reader))
                 reply = self.replies[min(len(self.requests), len(self.replies)) - 1]
                 writer.write(reply.data)
                 await writer.drain()
                 if reply.late:
                     await asyncio.sleep(ARRIVES_S)
                     writer.write(reply.late)
-                if reply.then is not Then.KEEP or reply.drip:
-                    await self._break_off(reply, reader, writer)
+                if reply.then is not AfterReply.KEEP or reply.drip:
+                    await self._finish(reply, reader, writer)
                     return
         except asyncio.IncompleteReadError:
-            return  # no further request
+            return  # the client closed the connection
         except ConnectionError:
             self.abandoned.set()
         finally:
             writer.close()
 
-    async def _break_off(
+    async def _finish(
         self, reply: Reply, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        while reply.drip or reply.then is Then.HANG:
+        while reply.drip or reply.then is AfterReply.HANG:
             try:
                 async with asyncio.timeout(reply.drip_s or None):
                     await reader.read(1)
@@ -145,14 +145,14 @@ class RawServer:
             self.abandoned.set()
             return
         await asyncio.sleep(ARRIVES_S)
-        if reply.then is Then.RESET:
+        if reply.then is AfterReply.RESET:
             connection: socket.socket = writer.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
 
-async def _request(reader: asyncio.StreamReader) -> bytes:
-    """The body of the next request."""
-    top = (await reader.readuntil(b"\r\n\r\n")).lower()
-    length = top.partition(b"content-length:")[2].partition(b"\r\n")[0]
+async def _read_body(reader: asyncio.StreamReader) -> bytes:
+    """Read the next request and return its body."""
+    headers = (await reader.readuntil(b"\r\n\r\n")).lower()
+    length = headers.partition(b"content-length:")[2].partition(b"\r\n")[0]
     return await reader.readexactly(int(length or b"0"))

@@ -1,4 +1,4 @@
-"""A sink that keeps what it gets, and pauses its source on demand."""
+"""A sink that collects a response, and can pause its source."""
 
 import asyncio
 
@@ -9,13 +9,13 @@ class CollectingSink:
     """A `JobSink` for tests.
 
     Attributes:
-        status: of the response; None until it started.
+        status: of the response; None before it starts.
         content_type: of the response.
-        data: every byte so far.
-        chunks: how the bytes arrived.
-        first_chunk: set with the first bytes.
-        pause_at: pauses the source once so many bytes are there; None: never.
-        paused: set when it has done so.
+        data: all bytes so far.
+        chunks: the chunks so far.
+        first_chunk: set with the first chunk.
+        pause_at: number of bytes at which the sink pauses its source; None: never.
+        paused: set when the sink has paused its source.
     """
 
     def __init__(self, *, pause_at: int | None = None) -> None:
@@ -43,7 +43,7 @@ class CollectingSink:
             self.paused.set()
 
     def resume(self) -> None:
-        """Take everything from now on."""
+        """Resume the source and accept all further bytes."""
         assert self._source is not None
         self.pause_at = None
         self._source.resume_reading()

@@ -7,11 +7,11 @@ import pytest
 
 from provider_agent.adapters.base import BadStatus, WireFormat
 from provider_agent.protocol.errors import ErrorCode
-from tests.kit.adapters_under_test import ANTHROPIC, OPENAI, AdapterUnderTest, over
+from tests.kit.adapters_under_test import ANTHROPIC, OPENAI, AdapterUnderTest, parametrize_adapters
 from tests.kit.sink import CollectingSink
 from tests.real_vllm.gauges import load_when, tokens_generated
 
-pytestmark = over(["real-vllm"])
+pytestmark = parametrize_adapters(["real-vllm"])
 
 in_both_formats = pytest.mark.parametrize("wire_format", [OPENAI, ANTHROPIC])
 

@@ -6,11 +6,11 @@ import pytest
 
 from provider_agent.adapters.base import BadStatus, Operation
 from provider_agent.protocol.errors import ErrorCode
-from tests.kit.adapters_under_test import VLLM_KEY, AdapterUnderTest, over
+from tests.kit.adapters_under_test import VLLM_KEY, AdapterUnderTest, parametrize_adapters
 from tests.kit.sink import CollectingSink
 from tests.real_vllm.gauges import tokens_generated
 
-pytestmark = over(["real-vllm"])
+pytestmark = parametrize_adapters(["real-vllm"])
 
 needs_a_key = pytest.mark.skipif(VLLM_KEY is None, reason="the server was started without a key")
 

@@ -1,12 +1,19 @@
-"""A fake llama.cpp server, for what the real one of the tests is too quick or too small to show.
+"""A fake llama.cpp server, for states that the real server in the tests cannot be brought into.
 
-Recorded: while a model loads, every route answers 503 `Loading model`; errors have OpenAI's shape
-on every route; an empty request is a 500 to Messages and `count_tokens`, a 501 to embeddings that
-are off, else a 400; embeddings of a model without pooling are a 400; `/metrics` is a 501 unless it
-is switched on; unknown routes answer 404 `File Not Found`. Documented (`tools/server/README.md`): a
-server without a model is a router, whose list has `status.value` and whose `/props` says
-`role: "router"`; `/props` and `/models` wake nothing; `--embeddings` alone makes chat a 501; ids
-are file paths unless there is an alias; `/v1/models` needs no key.
+Recorded from a real server:
+
+- While a model loads, every route answers 503 `Loading model`.
+- Errors have OpenAI's shape on every route; unknown routes answer 404 `File Not Found`.
+- An empty request is a 500 for Messages and `count_tokens`, a 501 for embeddings that are disabled,
+  and a 400 otherwise. Embeddings of a model without pooling are a 400.
+- `/metrics` is a 501 unless it is enabled.
+
+Documented in `tools/server/README.md`:
+
+- A server without a model is a router: its model list has `status.value`, and its `/props` has
+  `role: "router"`. `/props` and `/models` do not wake a model.
+- With `--embeddings` alone, chat is a 501.
+- A model id is the file path unless there is an alias. `/v1/models` requires no key.
 """
 
 from typing import ClassVar
@@ -22,19 +29,19 @@ SLOTS = 3
 
 
 class FakeLlamaCpp(FakeServer):
-    """See the module's text.
+    """A fake llama.cpp server.
 
     Attributes:
-        loading: the model is not there yet.
+        loading: the model is still loading.
         sleeping: the model was unloaded; any inference route wakes it.
-        embeddings_only: started for embeddings.
-        embeddings: started for them, too.
-        pooling: whether the model can be asked for embeddings in OpenAI's way.
-        busy: slots that work.
-        deferred: requests that wait; None: `/metrics` is off.
-        slots: whether `/slots` is on.
-        router: the models behind a router and their states; None: a single model.
-        woken: the models that a request has loaded or woken.
+        embeddings_only: started with embeddings and without generation.
+        embeddings: started with embeddings and generation.
+        pooling: whether the model supports embeddings in the OpenAI format.
+        busy: slots in use.
+        deferred: queued requests; None: `/metrics` is disabled.
+        slots: whether `/slots` is enabled.
+        router: the models of a router and their states; None: a single model.
+        woken: the models that a request loaded or woke.
     """
 
     kind: ClassVar[str] = "llamacpp"
@@ -86,7 +93,7 @@ class FakeLlamaCpp(FakeServer):
 
     @staticmethod
     def context_exceeded() -> FakeResponse:
-        """The prompt does not fit; recorded."""
+        """The prompt exceeds the context window (recorded)."""
         fields = {
             "code": 400,
             "message": "request (32026 tokens) exceeds the available context size (2048 tokens)",
@@ -102,12 +109,12 @@ class FakeLlamaCpp(FakeServer):
             data = [{"id": name, "status": {"value": state}} for name, state in states]
             return {"object": "list", "data": data}
         meta = {"n_ctx_train": 131072, "n_ctx": WINDOW}
-        described = {"name": FILE, "model": FILE, "capabilities": ["completion"]}
-        return {"object": "list", "models": [described], "data": [{"id": FILE, "meta": meta}]}
+        model = {"name": FILE, "model": FILE, "capabilities": ["completion"]}
+        return {"object": "list", "models": [model], "data": [{"id": FILE, "meta": meta}]}
 
     def _props(self) -> dict[str, object]:
-        asked = "model" in self.requests[-1].query
-        if self.router is not None and not asked:
+        names_model = "model" in self.requests[-1].query
+        if self.router is not None and not names_model:
             return {"role": "router", "build_info": "b9999"}
         return {
             "default_generation_settings": {"n_ctx": WINDOW, "params": {"n_predict": -1}},
@@ -120,19 +127,19 @@ class FakeLlamaCpp(FakeServer):
     def _slots(self, request: RecordedRequest) -> FakeResponse:
         if not self.slots:
             return self.error_response(501, "This server does not support slots endpoint.", request)
-        slots = [{"id": one, "is_processing": one < self.busy} for one in range(SLOTS)]
+        slots = [{"id": slot, "is_processing": slot < self.busy} for slot in range(SLOTS)]
         return json_response(slots)
 
     def _infer(self, request: RecordedRequest) -> FakeResponse:
-        asked = str(request.json.get("model"))
-        if self.sleeping or (self.router or {}).get(asked, "loaded") != "loaded":
-            self.woken.append(asked)
-        embeds = request.operation is Operation.EMBEDDINGS
-        if self.embeddings_only and not embeds:
+        model = str(request.json.get("model"))
+        if self.sleeping or (self.router or {}).get(model, "loaded") != "loaded":
+            self.woken.append(model)
+        is_embedding = request.operation is Operation.EMBEDDINGS
+        if self.embeddings_only and not is_embedding:
             return self.error_response(501, "This server does not support completions.", request)
-        if embeds and not (self.embeddings or self.embeddings_only):
+        if is_embedding and not (self.embeddings or self.embeddings_only):
             return self.error_response(501, "This server does not support embeddings.", request)
-        if embeds and not self.pooling:
+        if is_embedding and not self.pooling:
             return self.error_response(400, "Pooling type 'none' is not OAI compatible.", request)
         if not request.is_job:
             anthropic = request.path.startswith("/v1/messages")

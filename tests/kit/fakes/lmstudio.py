@@ -1,9 +1,15 @@
-"""A fake LM Studio, after its documentation and its tracker.
+"""A fake LM Studio server, based on its documentation and issue tracker.
 
-Documented: `/api/v1/models` (0.4.0) and `/api/v0/models` (0.3.6) tell types, what is loaded and
-with which window; Messages came with 0.4.1; usage needs `include_usage`. From its tracker:
-unknown routes answer 200 with `Unexpected endpoint or method` (1323, 2055, 2085); a context
-overflow is 200 with an error in the stream (2322) or an empty stream (2339).
+Documented:
+
+- `/api/v1/models` (since 0.4.0) and `/api/v0/models` (since 0.3.6) list the type of each model,
+  whether it is loaded, and its context window.
+- Messages exists since 0.4.1. The usage of a stream requires `include_usage`.
+
+From the issue tracker:
+
+- Unknown routes answer 200 with `Unexpected endpoint or method` (1323, 2055, 2085).
+- A context overflow is a 200 with an error in the stream (2322) or an empty stream (2339).
 """
 
 from typing import ClassVar, Literal
@@ -27,11 +33,11 @@ PARALLEL = 4
 
 
 class FakeLmStudio(FakeServer):
-    """See the module's text.
+    """A fake LM Studio server.
 
     Attributes:
-        api: the newest model list that this version has.
-        remote: a model is there over LM Link, and says so.
+        api: the newest model list that this version supports.
+        remote: whether it lists a model of another machine (LM Link).
     """
 
     kind: ClassVar[str] = "lmstudio"
@@ -49,8 +55,8 @@ class FakeLmStudio(FakeServer):
             case "GET", "/api/v0/models" if self.api in ("v1", "v0"):
                 return json_response({"object": "list", "data": _OLD_MODELS})
             case "GET", "/v1/models":
-                ids = [MODEL, UNLOADED, EMBEDDER]
-                return json_response({"object": "list", "data": [{"id": one} for one in ids]})
+                data = [{"id": model} for model in (MODEL, UNLOADED, EMBEDDER)]
+                return json_response({"object": "list", "data": data})
         if request.method == "POST" and request.operation in self.routes:
             return self._infer(request)
         method, path = request.method, request.path
@@ -66,18 +72,18 @@ class FakeLmStudio(FakeServer):
 
     @staticmethod
     def overflow_in_stream() -> FakeResponse:
-        """The prompt does not fit; said after 200."""
+        """A context overflow as an error in a stream with status 200."""
         text = "The number of tokens to keep is greater than the context length"
         return stream_response([sse({"error": {"message": text}, "message": text}, "error")])
 
     @staticmethod
     def empty_stream() -> FakeResponse:
-        """The same, without a word."""
+        """A context overflow as an empty stream."""
         return stream_response([])
 
     @staticmethod
     def error_body() -> FakeResponse:
-        """The same again, as 200 with an error body."""
+        """An error as a JSON body with status 200."""
         return json_response({"error": "Model is unloaded."})
 
     def _infer(self, request: RecordedRequest) -> FakeResponse:
@@ -113,9 +119,9 @@ _MODELS = [
 ]
 _REMOTE = {
     "type": "llm",
-    "key": "acme/far-away",
+    "key": "acme/remote",
     "loaded_instances": [
-        {"id": "acme/far-away", "config": {"context_length": WINDOW}, "deviceIdentifier": "d1"}
+        {"id": "acme/remote", "config": {"context_length": WINDOW}, "deviceIdentifier": "d1"}
     ],
 }
 _OLD_MODELS = [

@@ -1,12 +1,18 @@
-"""A fake Ollama, after its source and documentation (about 0.30).
+"""A fake Ollama server, based on its source and documentation (about 0.30).
 
-In source: a foreign `Host` is a 403; `GET` to a route for `POST` is a 405 (a 404 in
-old versions); an error
-after the first token is dropped by the compatible routes, so that the stream just stops
-(`Fault.STOP_AFTER_FIRST_CHUNK`); `message_start` has an estimate of the input, `message_delta`
-the truth; errors are `{"error": text}` natively and have each format's own shape on its route.
-Documented: `capabilities` and cloud stubs in `/api/tags`, `num_ctx` in `/api/show`, the allocated
-window in `/api/ps`; any key is ignored.
+From the source:
+
+- A foreign `Host` is a 403. `GET` to a route for `POST` is a 405 (a 404 in old versions).
+- The compatible routes drop an error after the first token, so the stream ends early
+  (`Fault.STOP_AFTER_FIRST_CHUNK`).
+- `message_start` contains an estimate of the input tokens, `message_delta` the final number.
+- Errors are `{"error": text}` on native routes, and have the shape of the format on other routes.
+
+Documented:
+
+- `capabilities` and cloud models in `/api/tags`, `num_ctx` in `/api/show`, and the allocated
+  context window in `/api/ps`.
+- Any key is ignored.
 """
 
 from typing import ClassVar
@@ -26,13 +32,14 @@ PINNED_WINDOW = 16384
 
 
 class FakeOllama(FakeServer):
-    """See the module's text.
+    """A fake Ollama server.
 
     Attributes:
-        version: as it tells.
-        old: a version whose tags have no capabilities, and whose routes do not know other methods.
+        version: reported at `/api/version`.
+        old: whether it is a version without capabilities in its tags, whose routes answer 404
+            instead of 405 to another method.
         loaded: whether `MODEL` is in memory.
-        names: the host names it answers to.
+        names: the `Host` names that it accepts.
     """
 
     kind: ClassVar[str] = "ollama"
@@ -63,7 +70,7 @@ class FakeOllama(FakeServer):
                 return json_response({"models": loaded})
         if request.operation in self.routes:
             if request.method == "POST":
-                return self._missing(request) or self._infer(request)
+                return self._model_not_found(request) or self._infer(request)
             if not self.old:
                 return FakeResponse((b"405 method not allowed",), 405, "text/plain")
         return FakeResponse((b"404 page not found",), 404, "text/plain")
@@ -92,25 +99,25 @@ class FakeOllama(FakeServer):
         name = str(request.json["model"])
         if name not in _CAPABILITIES:
             return self.error_response(404, "model not found", request)
-        shown: dict[str, object] = {
+        details: dict[str, object] = {
             "capabilities": _CAPABILITIES[name],
             "model_info": {"acme.context_length": 131072},
         }
         if name == PINNED:
-            shown["parameters"] = (
+            details["parameters"] = (
                 f'stop     "<|end|>"\nnum_ctx                        {PINNED_WINDOW}'
             )
-        return json_response(shown)
+        return json_response(details)
 
-    def _missing(self, request: RecordedRequest) -> FakeResponse | None:
+    def _model_not_found(self, request: RecordedRequest) -> FakeResponse | None:
         if request.json.get("model") in _CAPABILITIES:
             return None
         return self.error_response(404, "model 'x' not found, try pulling it first", request)
 
     def _infer(self, request: RecordedRequest) -> FakeResponse:
         estimate = {"input_tokens": 5, "output_tokens": 0}
-        truth = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
-        return good_response(request, MODEL, start_usage=estimate, end_usage=truth)
+        final_usage = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
+        return good_response(request, MODEL, start_usage=estimate, end_usage=final_usage)
 
 
 _CAPABILITIES = {

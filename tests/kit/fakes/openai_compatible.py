@@ -1,4 +1,4 @@
-"""A fake server of no known make: a bare OpenAI model list, every operation."""
+"""A fake server of an unknown kind, with a minimal OpenAI model list and every operation."""
 
 from typing import ClassVar
 
@@ -10,22 +10,22 @@ WINDOW = 4096
 
 
 class FakeOpenAICompatible(FakeServer):
-    """See the module's text."""
+    """A fake OpenAI-compatible server."""
 
     kind: ClassVar[str] = "openai_compatible"
 
     def respond(self, request: RecordedRequest) -> FakeResponse:
         if (request.method, request.path) == ("GET", "/v1/models"):
-            known = {"id": MODEL, "object": "model", "context_length": WINDOW}
-            return json_response({"object": "list", "data": [known, {"id": "acme-bare"}]})
+            model = {"id": MODEL, "object": "model", "context_length": WINDOW}
+            return json_response({"object": "list", "data": [model, {"id": "acme-bare"}]})
         if request.method == "POST" and request.operation in self.routes:
-            return self._job(request)
+            return self._infer(request)
         return self.error_response(404, "no such route", request)
 
     def error_response(self, status: int, message: str, request: RecordedRequest) -> FakeResponse:
         return json_response({"error": {"message": message, "code": status}}, status)
 
-    def _job(self, request: RecordedRequest) -> FakeResponse:
+    def _infer(self, request: RecordedRequest) -> FakeResponse:
         if not request.is_job:
             return self.error_response(422, "a field is missing", request)
         if request.json.get("model") != MODEL:

@@ -1,10 +1,14 @@
-"""A fake OpenRouter, after its documentation and what others observed.
+"""A fake OpenRouter, based on its documentation and observed behavior.
 
-Documented: comments `: OPENROUTER PROCESSING` before the first token; usage in the last chunk,
-asked for or not; errors inside a stream as a chunk with a top-level `error` and `finish_reason:
-"error"`; a failed provider may come back as 200 with `error` in the body; prices are US dollars
-per token, as text, and -1 where they depend. Observed: the public model list answers a made-up
-key with 200.
+Documented:
+
+- Comments `: OPENROUTER PROCESSING` precede the first token.
+- The last chunk contains the usage, whether requested or not.
+- An error inside a stream is a chunk with a top-level `error` and `finish_reason: "error"`.
+- An error of the upstream provider can be a 200 with `error` in the body.
+- Prices are US dollars per token, as text; -1 stands for a variable price.
+
+Observed: the public model list answers 200 to an invalid key.
 """
 
 from dataclasses import replace
@@ -28,11 +32,11 @@ _COMMENT = b": OPENROUTER PROCESSING\n\n"
 
 
 class FakeOpenRouter(FakeServer):
-    """See the module's text.
+    """A fake OpenRouter.
 
     Attributes:
         user_models: whether the account has its own model list.
-        limit_remaining: what may still be spent; None: no limit.
+        limit_remaining: remaining credit of the key; None: no limit.
     """
 
     kind: ClassVar[str] = "openrouter"
@@ -69,25 +73,25 @@ class FakeOpenRouter(FakeServer):
 
     @staticmethod
     def failed_in_stream(code: int = 502) -> FakeResponse:
-        """The provider failed in the middle of its answer."""
-        failed = chat_chunk(MODEL, {"content": ""}, "error", error={"code": code, "message": "Oh"})
-        return stream_response([_COMMENT, *chat_frames(MODEL, usage=False)[:3], failed])
+        """An error of the upstream provider within a stream."""
+        error = chat_chunk(MODEL, {"content": ""}, "error", error={"code": code, "message": "Oh"})
+        return stream_response([_COMMENT, *chat_frames(MODEL, usage=False)[:3], error])
 
     @staticmethod
     def failed_with_200() -> FakeResponse:
-        """The provider failed before it began; the status says success."""
+        """An error of the upstream provider with status 200."""
         return json_response({"error": {"code": 429, "message": "Provider returned error"}})
 
     def _infer(self, request: RecordedRequest) -> FakeResponse:
         if request.json.get("model") not in (MODEL, EMBEDDER):
             return self.error_response(404, "No endpoints found for x.", request)
-        answer = good_response(request, MODEL, always_usage=True)
+        response = good_response(request, MODEL, always_usage=True)
         if request.is_streamed:
-            return replace(answer, chunks=(_COMMENT, _COMMENT, *answer.chunks))
-        return answer
+            return replace(response, chunks=(_COMMENT, _COMMENT, *response.chunks))
+        return response
 
 
-def _model(name: str, **different: object) -> dict[str, object]:
+def _model(name: str, **fields: object) -> dict[str, object]:
     return {
         "id": name,
         "canonical_slug": name,
@@ -96,14 +100,14 @@ def _model(name: str, **different: object) -> dict[str, object]:
         "pricing": {"prompt": "0.00000059", "completion": "0.00000079", "request": "0"},
         "top_provider": {"context_length": WINDOW, "max_completion_tokens": 8192},
         "expiration_date": None,
-        **different,
+        **fields,
     }
 
 
 _MODELS = [
     _model(MODEL),
     _model("acme/auto", pricing={"prompt": "-1", "completion": "-1"}, top_provider={}),
-    _model("acme/paints", architecture={"output_modalities": ["image", "text"]}),
+    _model("acme/image", architecture={"output_modalities": ["image", "text"]}),
     _model(EMBEDDER, architecture={"output_modalities": ["embeddings"]}),
     _model("acme/gone", expiration_date="2020-01-01"),
     {"id": 7},

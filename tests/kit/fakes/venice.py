@@ -1,9 +1,13 @@
-"""A fake Venice, after its OpenAPI of August 2026 and what others observed.
+"""A fake Venice server, based on its OpenAPI document of August 2026 and observed behavior.
 
-Documented: the model list is public, `/v1/api_keys/rate_limits` needs a key; most errors are
-`{"error": text}`; there is no Messages route and no legacy completions; `offline` and `deprecation`
-in `model_spec`.
-Observed: errors inside a stream carry `error_type` and `error_message`.
+Documented:
+
+- The model list is public; `/v1/api_keys/rate_limits` requires a key.
+- Most errors are `{"error": text}`.
+- There is no Messages route, and there are no legacy completions.
+- `model_spec` contains `offline` and `deprecation`.
+
+Observed: errors inside a stream contain `error_type` and `error_message`.
 """
 
 from typing import ClassVar
@@ -26,7 +30,7 @@ VERSION = "20260820.1"
 
 
 class FakeVenice(FakeServer):
-    """See the module's text."""
+    """A fake Venice server."""
 
     kind: ClassVar[str] = "venice"
     prefix: ClassVar[str] = "/api"
@@ -38,10 +42,10 @@ class FakeVenice(FakeServer):
     def respond(self, request: RecordedRequest) -> FakeResponse:
         match request.method, request.path.removeprefix(self.prefix):
             case "GET", "/v1/models":
-                wanted = request.query.get("type", "text")
-                data = [model for model in _MODELS if model["type"] == wanted]
-                listed = {"object": "list", "type": wanted, "data": data}
-                return json_response(listed, headers={"x-venice-version": VERSION})
+                model_type = request.query.get("type", "text")
+                data = [model for model in _MODELS if model["type"] == model_type]
+                body = {"object": "list", "type": model_type, "data": data}
+                return json_response(body, headers={"x-venice-version": VERSION})
             case "GET", "/v1/api_keys/rate_limits":
                 return json_response({"data": {"accessPermitted": True, "rateLimits": []}})
         if request.method == "POST" and request.operation in self.routes:
@@ -53,13 +57,13 @@ class FakeVenice(FakeServer):
 
     @staticmethod
     def failed_in_stream() -> FakeResponse:
-        """An error after the first token."""
-        failed = sse({"error_type": "inference_failed", "error_message": "Upstream failed"})
-        return stream_response([*chat_frames(MODEL, usage=False)[:3], failed])
+        """An error after the first tokens of a stream."""
+        error = sse({"error_type": "inference_failed", "error_message": "Upstream failed"})
+        return stream_response([*chat_frames(MODEL, usage=False)[:3], error])
 
     @staticmethod
     def context_exceeded() -> FakeResponse:
-        """The one error in OpenAI's shape."""
+        """The only error in the OpenAI shape."""
         fields = {"message": "Too long.", "code": "context_length_exceeded"}
         return json_response({"error": fields}, 400)
 
@@ -89,6 +93,6 @@ _MODELS = [
     _model("acme-offline", offline=True),
     _model("acme-retired", deprecation={"date": "2020-01-01T00:00:00.000Z"}),
     _model("acme-retiring", deprecation={"date": "2999-01-01T00:00:00.000Z"}),
-    _model("acme-paints", "image"),
+    _model("acme-image", "image"),
     _model(EMBEDDER, "embedding"),
 ]

@@ -1,12 +1,19 @@
-"""A fake vLLM, after a recorded 0.32.0.
+"""A fake vLLM server, based on recorded responses of 0.32.0.
 
-Recorded: 401 is `{"error":"Unauthorized"}`, a string, and only below `/v1`; unknown routes answer
-`{"detail":"Not Found"}`; a model that generates has no embeddings route; an unknown model is a 404
-in the shape of the route; `/metrics` is open; `stream_options` without a stream is a 400; a refused
-admission may come as 200, an error frame of code 503 and `[DONE]`; headers of a queued stream come
-at once (`Fault.HANG_AFTER_HEADERS`); a dead engine ends Messages with `event: error` and no
-`message_stop`. Documented: LoRA entries have a parent and no window; pooling models refuse
-generation with "does not support", before they look at the model's name.
+Recorded:
+
+- A 401 is `{"error":"Unauthorized"}`, with a string, and only below `/v1`.
+- Unknown routes answer `{"detail":"Not Found"}`; an unknown model is a 404 in the route's shape.
+- A generating model has no embeddings route. `/metrics` requires no key.
+- `stream_options` without a stream is a 400.
+- A rejected admission can be a 200 with an error frame of code 503 and `[DONE]`.
+- A queued stream sends its headers at once (`Fault.HANG_AFTER_HEADERS`).
+- A failed engine ends Messages with `event: error` and no `message_stop`.
+
+Documented:
+
+- LoRA entries have a parent and no context window.
+- Pooling models reject generation with "does not support", before they check the model name.
 """
 
 from typing import ClassVar
@@ -28,13 +35,13 @@ WINDOW = 32768
 
 
 class FakeVllm(FakeServer):
-    """See the module's text.
+    """A fake vLLM server.
 
     Attributes:
-        version: as it tells.
-        pooling: it serves an embedding model.
-        dead: the engine died.
-        metrics: the text at `/metrics`; None: there is none.
+        version: reported at `/version`.
+        pooling: whether it serves an embedding model.
+        engine_failed: whether `/health` reports a failed engine.
+        metrics: the text at `/metrics`; None: the route does not exist.
     """
 
     kind: ClassVar[str] = "vllm"
@@ -45,7 +52,7 @@ class FakeVllm(FakeServer):
         self.version = "0.32.0"
         self.metrics: str | None = METRICS
         self.pooling = False
-        self.dead = False
+        self.engine_failed = False
 
     def is_public(self, path: str) -> bool:
         return not path.startswith("/v1")
@@ -53,7 +60,7 @@ class FakeVllm(FakeServer):
     def respond(self, request: RecordedRequest) -> FakeResponse:
         match request.method, request.path:
             case "GET", "/health":
-                return FakeResponse(status=503 if self.dead else 200)
+                return FakeResponse(status=503 if self.engine_failed else 200)
             case "GET", "/version":
                 return json_response({"version": self.version})
             case "GET", "/metrics" if self.metrics is not None:
@@ -63,7 +70,7 @@ class FakeVllm(FakeServer):
             case "GET", "/v1/models":
                 return json_response({"object": "list", "data": [_BASE, _LORA]})
         if request.method == "POST" and request.operation in self.routes:
-            return self._refusal(request) or self._infer(request)
+            return self._rejection(request) or self._infer(request)
         return json_response({"detail": "Not Found"}, 404)
 
     def error_response(self, status: int, message: str, request: RecordedRequest) -> FakeResponse:
@@ -76,18 +83,18 @@ class FakeVllm(FakeServer):
 
     @staticmethod
     def admission_refused() -> FakeResponse:
-        """Too many waiting, noticed only after the headers went out."""
+        """A full queue, reported after the headers of the stream."""
         fields = {"message": "The engine is currently busy.", "type": "Error", "code": 503}
         return stream_response([sse({"error": fields}), DONE])
 
     @staticmethod
     def engine_failed_in_messages() -> FakeResponse:
-        """The engine was killed while it streamed a message."""
+        """The engine failed while it streamed a message."""
         fields = {"type": "internal_error", "message": "2 validation errors for a response"}
-        failed = sse({"type": "error", "error": fields}, "error")
-        return stream_response([*message_frames(MODEL)[:4], failed])
+        error = sse({"type": "error", "error": fields}, "error")
+        return stream_response([*message_frames(MODEL)[:4], error])
 
-    def _refusal(self, request: RecordedRequest) -> FakeResponse | None:
+    def _rejection(self, request: RecordedRequest) -> FakeResponse | None:
         if self.pooling is not (request.operation is Operation.EMBEDDINGS):
             return self.error_response(400, "The model does not support this API", request)
         if request.json.get("model") not in (MODEL, ADAPTER):
@@ -97,8 +104,8 @@ class FakeVllm(FakeServer):
     def _infer(self, request: RecordedRequest) -> FakeResponse:
         if "stream_options" in request.json and not request.is_streamed:
             return self.error_response(400, "Stream options need `stream=True`.", request)
-        ended = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
-        return good_response(request, MODEL, end_usage=ended)
+        usage = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
+        return good_response(request, MODEL, end_usage=usage)
 
 
 METRICS = """\

@@ -112,7 +112,7 @@ async def test_a_model_of_another_machine_is_not_offered_where_it_is_told(
 
     models = {model.model_id: model for model in await connect(server).list_models()}
 
-    assert "LM Link" in models["acme/far-away"].withheld
+    assert "LM Link" in models["acme/remote"].withheld
     assert models[MODEL].withheld == ""
 
 

@@ -100,7 +100,7 @@ async def test_what_does_not_refuse_an_empty_request_as_such_is_not_offered(
     monkeypatch: pytest.MonkeyPatch,
     status: int,
 ) -> None:
-    monkeypatch.setattr(server, "_job", lambda _: json_response({}, status))
+    monkeypatch.setattr(server, "_infer", lambda _: json_response({}, status))
 
     models = await connect(server).list_models()
 
@@ -112,7 +112,7 @@ async def test_a_busy_server_is_asked_again(
 ) -> None:
     backend = connect(server)
     with monkeypatch.context() as busy:
-        busy.setattr(server, "_job", lambda _: json_response({}, 503))
+        busy.setattr(server, "_infer", lambda _: json_response({}, 503))
         with pytest.raises(BadStatus):
             await backend.list_models()
 

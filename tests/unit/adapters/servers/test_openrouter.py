@@ -40,7 +40,7 @@ async def test_offers_the_accounts_text_models_that_are_not_expired(
     assert models[MODEL].formats == set(WireFormat)
     assert models[EMBEDDER].operations == {Operation.EMBEDDINGS}
     assert "2020-01-01" in models["acme/gone"].withheld
-    assert "image" in models["acme/paints"].withheld
+    assert "image" in models["acme/image"].withheld
 
 
 async def test_nothing_is_offered_without_a_list(server: FakeOpenRouter, connect: Connect) -> None:

@@ -105,7 +105,7 @@ async def test_metrics_that_are_none_are_an_error(server: FakeVllm, connect: Con
 async def test_a_dead_engine_is_unhealthy_and_says_what_to_do(
     server: FakeVllm, connect: Connect
 ) -> None:
-    server.dead = True
+    server.engine_failed = True
 
     health = await connect(server).health()
 
@@ -154,7 +154,7 @@ async def test_a_probe_without_a_clear_answer_is_not_remembered(
 ) -> None:
     backend = connect(server)
     with monkeypatch.context() as broken:
-        broken.setattr(server, "_refusal", lambda _: json_response({}, 500))
+        broken.setattr(server, "_rejection", lambda _: json_response({}, 500))
         with pytest.raises(BackendError):
             await backend.list_models()
 

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 
 from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
-from tests.kit.cli_agent import READY, another_program, status_server
+from tests.kit.cli_agent import READY, other_http_server, status_server
 from tests.unit.agent.cli.calls import invoke, invoke_beside
 
 
@@ -54,7 +54,7 @@ async def test_status_for_programs_has_the_same_exit_code(
 async def test_another_program_on_the_address_is_one_message(
     command: list[str], runner: CliRunner
 ) -> None:
-    async with another_program() as address:
+    async with other_http_server() as address:
         result = await invoke_beside(runner, address, *command)
 
     assert result.exit_code == 1

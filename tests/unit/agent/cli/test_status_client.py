@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from provider_agent.agent.cli.status_client import NoAgent, fetch_snapshot, fetch_status_page
-from tests.kit.cli_agent import READY, another_program, status_server
+from tests.kit.cli_agent import READY, other_http_server, status_server
 
 
 async def test_a_running_agent_answers() -> None:
@@ -60,12 +60,12 @@ async def test_a_port_where_nobody_listens_is_no_agent() -> None:
 
 
 async def test_another_program_on_the_address_is_no_agent() -> None:
-    async with another_program() as address:
+    async with other_http_server() as address:
         with pytest.raises(NoAgent, match=f"what answers on {address} is not an agent"):
             await fetch_status_page(address, "/livez")
 
 
 async def test_another_program_that_answers_everything_has_no_state() -> None:
-    async with another_program(200, '{"version": 1}') as address:
+    async with other_http_server(200, '{"version": 1}') as address:
         with pytest.raises(NoAgent, match="is not an agent"):
             await fetch_snapshot(address)

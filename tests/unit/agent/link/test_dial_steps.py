@@ -12,7 +12,7 @@ from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
 from provider_agent.agent.link.dial import DialSettings, dial
 from provider_agent.agent.link.dial_failure import OPEN_TIMEOUT_S, TLS_TIMEOUT_S, DialFailed
 from provider_agent.protocol.limits import SUBPROTOCOL
-from tests.kit.certificates import Authority, server_context
+from tests.kit.certificates import CertificateAuthority, server_context
 from tests.kit.connect_proxy import ConnectProxy
 from tests.kit.virtual_time import in_virtual_time, now
 
@@ -75,7 +75,7 @@ async def test_tls_that_is_not_answered_in_time(answer: bytes) -> None:
 async def test_an_upgrade_behind_tls_that_is_not_answered_in_time(
     tmp_path: Path, answer: bytes
 ) -> None:
-    own = Authority(tmp_path)
+    own = CertificateAuthority(tmp_path)
     async with slow_server(answer, server_context(own.issue("127.0.0.1"))) as port:
         settings = DialSettings(url=f"wss://127.0.0.1:{port}/", ca_file=own.file)
         reason, after_s = await given_up(settings)
@@ -87,7 +87,7 @@ async def test_an_upgrade_behind_tls_that_is_not_answered_in_time(
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 @in_virtual_time
 async def test_a_proxy_that_does_not_answer_in_time(answer: bytes, scheme: str) -> None:
-    async with ConnectProxy({}, answer=answer) as proxy:
+    async with ConnectProxy({}, response=answer) as proxy:
         address = f"http://127.0.0.1:{proxy.port}"
         settings = DialSettings(url=f"{scheme}://{HOST}/", proxy=address)
         reason, after_s = await given_up(settings)

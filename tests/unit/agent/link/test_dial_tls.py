@@ -19,7 +19,7 @@ from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
 from provider_agent.agent.link.dial import DialSettings, dial
 from provider_agent.agent.link.dial_failure import DialFailed
 from provider_agent.protocol.limits import SUBPROTOCOL
-from tests.kit.certificates import Authority, server_context
+from tests.kit.certificates import CertificateAuthority, server_context
 from tests.kit.connect_proxy import ConnectProxy
 from tests.kit.loops import on_both_loops
 
@@ -68,10 +68,10 @@ def settings_for(
 
 @on_both_loops
 async def test_an_authority_of_ones_own_is_trusted_in_place_of_the_systems(tmp_path: Path) -> None:
-    own = Authority(tmp_path)
+    own = CertificateAuthority(tmp_path)
     async with server(server_context(own.issue("127.0.0.1"))) as port:
         assert await outcome(settings_for(port, own.file)) is None
-        other = Authority(tmp_path, "other")
+        other = CertificateAuthority(tmp_path, "other")
         for ca_file in (None, other.file):
             end = await outcome(settings_for(port, ca_file))
             assert end is not None
@@ -87,8 +87,8 @@ async def test_an_authority_of_ones_own_is_trusted_in_place_of_the_systems(tmp_p
 async def test_a_certificate_for_another_host_or_time_is_not_good(
     tmp_path: Path, host: str, days: int, reason: str
 ) -> None:
-    own = Authority(tmp_path)
-    certificate = own.issue(host, ends_in=datetime.timedelta(days=days))
+    own = CertificateAuthority(tmp_path)
+    certificate = own.issue(host, valid_for=datetime.timedelta(days=days))
     async with server(server_context(certificate)) as port:
         end = await outcome(settings_for(port, own.file))
     assert end is not None
@@ -98,7 +98,7 @@ async def test_a_certificate_for_another_host_or_time_is_not_good(
 
 @on_both_loops
 async def test_files_are_read_at_every_dial(tmp_path: Path) -> None:
-    own, old = Authority(tmp_path), Authority(tmp_path, "old")
+    own, old = CertificateAuthority(tmp_path), CertificateAuthority(tmp_path, "old")
     ca_file = tmp_path / "ca.pem"
     async with server(server_context(own.issue("127.0.0.1"))) as port:
         settings = settings_for(port, ca_file)
@@ -118,7 +118,7 @@ async def test_files_are_read_at_every_dial(tmp_path: Path) -> None:
 async def test_a_client_certificate_is_shown_when_asked_for(
     tmp_path: Path, newest: ssl.TLSVersion
 ) -> None:
-    own = Authority(tmp_path)
+    own = CertificateAuthority(tmp_path)
     client = own.issue("client")
     context = server_context(own.issue("127.0.0.1"), client_ca=own.file, newest=newest)
     async with server(context) as port:
@@ -130,7 +130,7 @@ async def test_a_client_certificate_is_shown_when_asked_for(
 @on_both_loops
 async def test_a_refused_client_certificate_is_tried_again_slowly(tmp_path: Path) -> None:
     # It once looked as if the server were no WebSocket server.
-    own, strange = Authority(tmp_path), Authority(tmp_path, "strange")
+    own, strange = CertificateAuthority(tmp_path), CertificateAuthority(tmp_path, "strange")
     context = server_context(own.issue("127.0.0.1"), client_ca=own.file)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -144,7 +144,7 @@ async def test_a_refused_client_certificate_is_tried_again_slowly(tmp_path: Path
 
         missing = await refused(None)
         unknown = await refused(strange.issue("client"))
-        expired = await refused(own.issue("client", ends_in=-datetime.timedelta(days=1)))
+        expired = await refused(own.issue("client", valid_for=-datetime.timedelta(days=1)))
     ends = [missing, unknown, expired]
     assert [end and end.cause for end in ends] == [DisconnectCause.UNAUTHORIZED] * 3
     assert [end and end.detail.partition(": ")[2].partition(";")[0] for end in ends] == [
@@ -174,7 +174,7 @@ async def test_tls_goes_through_a_proxy_to_the_coordinator(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    own = Authority(tmp_path)
+    own = CertificateAuthority(tmp_path)
     async with server(server_context(own.issue(HOST))) as port:
         routes = {f"{HOST}:443": port, "other.test:443": port}
         async with ConnectProxy(routes, user=f"agent:{PASSWORD}") as proxy:
@@ -185,7 +185,7 @@ async def test_tls_goes_through_a_proxy_to_the_coordinator(
             mismatch = await outcome(other)
             assert mismatch is not None
             assert mismatch.cause is DisconnectCause.BAD_CERTIFICATE
-            assert proxy.asked[0] == f"CONNECT {HOST}:443 HTTP/1.1"
+            assert proxy.request_lines[0] == f"CONNECT {HOST}:443 HTTP/1.1"
             wrong = DialSettings(
                 url=good.url, ca_file=own.file, proxy=address.replace("agent", "stranger")
             )

@@ -5,7 +5,7 @@ import pytest
 
 from provider_agent.agent.link.backoff import DisconnectCause
 from provider_agent.agent.link.tls import UnusableFile, client_context, explain_tls
-from tests.kit.certificates import Authority
+from tests.kit.certificates import CertificateAuthority
 
 
 def unusable(*files: Path | None) -> str:
@@ -22,11 +22,11 @@ def test_certificates_are_checked_by_default() -> None:
 
 
 def test_the_own_authority_stands_in_place_of_the_systems(tmp_path: Path) -> None:
-    assert len(client_context(Authority(tmp_path).file, None, None).get_ca_certs()) == 1
+    assert len(client_context(CertificateAuthority(tmp_path).file, None, None).get_ca_certs()) == 1
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    both = Authority(tmp_path).issue("client")
+    both = CertificateAuthority(tmp_path).issue("client")
     missing = tmp_path / "missing"
     text = f"{missing}: No such file or directory"
     assert unusable(missing) == f"[coordinator] ca_file {text}"
@@ -36,7 +36,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_that_holds_something_else_is_named_and_not_quoted(tmp_path: Path) -> None:
-    own = Authority(tmp_path)
+    own = CertificateAuthority(tmp_path)
     both, odd = own.issue("client"), tmp_path / "odd"
     odd.write_text("a secret that is no PEM")
     texts = [unusable(odd), unusable(None, odd), unusable(None, both, odd)]
@@ -54,7 +54,7 @@ def test_a_file_that_holds_something_else_is_named_and_not_quoted(tmp_path: Path
 
 
 def test_a_key_of_another_certificate_is_named(tmp_path: Path) -> None:
-    own = Authority(tmp_path)
+    own = CertificateAuthority(tmp_path)
     one, other = own.issue("one"), own.issue("other").with_suffix(".key")
     text = unusable(None, one, other)
     assert text == (
@@ -65,7 +65,7 @@ def test_a_key_of_another_certificate_is_named(tmp_path: Path) -> None:
 
 def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
     # OpenSSL would have asked on the terminal, with every job waiting for the answer.
-    both = Authority(tmp_path).issue("client", password="pass")
+    both = CertificateAuthority(tmp_path).issue("client", password="pass")
     text = "the key has a password; store it without one"
     assert unusable(None, both) == f"[coordinator] client_cert_file {both}: {text}"
 

@@ -12,7 +12,7 @@ from provider_agent.agent.identity.key import Identity, load_or_create
 from provider_agent.agent.identity.key_lock import key_in_use
 from provider_agent.protocol.frames import Hello, Rejected
 from tests.kit.agent_config import agent_config
-from tests.kit.cli_agent import READY, another_program, status_server
+from tests.kit.cli_agent import READY, other_http_server, status_server
 from tests.kit.scripted_coordinator import ScriptedCoordinator
 
 
@@ -151,7 +151,7 @@ async def test_another_program_on_the_status_address_is_not_taken_for_an_agent(
     coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
     """Prometheus itself listens on port 9090, too."""
-    async with another_program() as address:
+    async with other_http_server() as address:
         config = config_for(coordinator, prometheus_addr=address)
 
         finding = await check_coordinator(config, identity)
@@ -242,7 +242,7 @@ def assert_is_no_coordinator(finding: Finding, details: str) -> None:
 
 
 async def test_a_web_server_is_no_coordinator(identity: Identity) -> None:
-    async with another_program(200, "<html>") as address:
+    async with other_http_server(200, "<html>") as address:
         config = agent_config(f"ws://{address}/")
 
         finding = await check_coordinator(config, identity)
@@ -252,7 +252,7 @@ async def test_a_web_server_is_no_coordinator(identity: Identity) -> None:
 
 
 async def test_tls_at_a_plain_port_says_so(identity: Identity) -> None:
-    async with another_program() as address:
+    async with other_http_server() as address:
         finding = await check_coordinator(agent_config(f"wss://{address}/"), identity)
 
     assert finding.outcome is Outcome.FAILED

@@ -1,4 +1,4 @@
-"""The whole chain in one process: the reference coordinator in front, a real agent behind."""
+"""The reference coordinator and an agent in one process, connected over loopback."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,24 +18,27 @@ from tests.kit.agent_config import agent_config
 READY_WITHIN_S = 20.0
 
 
-class Chain(Struct):
+class EndToEndHarness(Struct):
+    """A running coordinator with one connected agent."""
+
     coordinator: Coordinator
     service: Service
     running: asyncio.Task[int]
 
     @property
     def url(self) -> str:
+        """Where clients send requests."""
         return self.coordinator.http_url
 
 
 @asynccontextmanager
-async def running_chain(
+async def end_to_end_harness(
     folder: Path,
     *backends: BackendConfig,
     settings: CoordinatorSettings | None = None,
     max_concurrent: int = 8,
     environ: dict[str, str] | None = None,
-) -> AsyncIterator[Chain]:
+) -> AsyncIterator[EndToEndHarness]:
     async with Coordinator(settings or CoordinatorSettings(port=0)) as coordinator:
         config = agent_config(
             coordinator.connect_url,
@@ -47,15 +50,16 @@ async def running_chain(
         service = Service(config, identity, make_backends(backends, environ or {}))
         running = asyncio.create_task(service.run(), name="agent under test")
         try:
-            await models_offered(coordinator)
-            yield Chain(coordinator, service, running)
+            await wait_for_models(coordinator)
+            yield EndToEndHarness(coordinator, service, running)
         finally:
             service.stop()
             await running
 
 
-async def models_offered(coordinator: Coordinator) -> None:
+async def wait_for_models(coordinator: Coordinator) -> None:
+    """Wait until an agent offers a model."""
     async with asyncio.timeout(READY_WITHIN_S):
         while not any(agent.models for agent in coordinator.agents()):  # noqa: ASYNC110
-            # The coordinator has no event for its tests; a turn of the loop is all that is waited.
+            # The coordinator has no event for this, so poll.
             await asyncio.sleep(0.005)
