@@ -1,24 +1,24 @@
 """What the kernel still has to do for this process's TCP connections, asked from Linux.
 
-`TrafficInspector.idle` returns whether the kernel can still make a socket that the event loop
-watches readable or writable while the process does nothing. It compares the two ends of each
-connection, both of which belong to this process in a test on loopback:
+`TrafficInspector.idle` returns whether the kernel has moved everything that it can move while the
+process does nothing. It compares the two ends of each connection, which in a test on loopback both
+belong to this process:
 
-- Bytes, FINs: the sender's count of bytes sent differs from the receiver's count of bytes received.
-- Bytes that the sender's kernel has not sent: idle only if the receiver's window is closed. It is
-  closed if both ends agree on it and the receiver has unread bytes that its process does not read.
-- Acknowledgements, which free the buffer of a sender that waits for it: the sender has
-  unacknowledged bytes. (If nobody waits for the buffer they do not matter, and may take 40 ms.)
-- Connects: a socket is in state SYN-SENT, or the other end does not exist.
+- In flight: the sender has sent more bytes (and a FIN) than the receiver has received.
+- Not sent: bytes wait in the send buffer. They can move unless the window is closed: everything is
+  acknowledged, both ends agree on a window of zero, and the receiver has unread bytes that its
+  process does not read. A smaller window than a segment is filled by a timer, after 200 ms.
+- Not acknowledged: matters only to a sender that waits for its buffer; it takes up to 200 ms.
+- A registered socket without another end in this process: it connects, or the other end is closed
+  and its FIN or reset is in flight.
 
-The numbers come from `getsockopt(TCP_INFO)` (`struct tcp_info` in linux/tcp.h), which waits for the
-kernel to finish the packet that it is just processing for that socket. The process must not change
-a socket meanwhile, so the kernel's work only shrinks, and no order of reading can miss any.
+The numbers come from `getsockopt(TCP_INFO)` (`struct tcp_info` in linux/tcp.h). It takes the
+socket's lock, so a packet that the kernel is processing is counted, and has made its socket ready.
+The process does nothing meanwhile, so the kernel's work can only shrink.
 
-A kernel can also be busy without an end: a SYN that a full accept queue drops, bytes dropped
-because the receiver's memory is full, a connection that no process accepts. These are idle if
-nothing at all has changed for `PATIENCE_S`, the only limit in real time. The same state found later
-is idle at once.
+Some work never ends: a SYN that a full accept queue drops, bytes dropped for lack of memory, a
+connection that no process accepts. Such a state is idle once it has not changed for `PATIENCE_S`,
+the only limit in real time, and at once if it is found again.
 """
 
 import array
@@ -123,11 +123,11 @@ def _busy_connections(events: Mapping[int, int]) -> Iterable[object]:
         if other is None:
             if watched and _peer_may_act(one.info):
                 yield one
-        elif watched & selectors.EVENT_READ and _may_receive(one.info, other.info):
+        elif _in_flight(one.info, other.info):
             yield one, other
-        elif watched & selectors.EVENT_WRITE:
+        elif one.info.not_sent or watched & selectors.EVENT_WRITE:
             paused = not events.get(other.fd, 0) & selectors.EVENT_READ
-            if _buffer_may_shrink(one.info, other.info, stalled=paused and _unread(other.fd) > 0):
+            if _may_send(one.info, other.info, stalled=paused and _unread(other.fd) > 0):
                 yield one, other
 
 
@@ -136,19 +136,19 @@ def _peer_may_act(info: _Info) -> bool:
     return info.state in _MAY_STILL_RECEIVE or info.unacked_segments > 0
 
 
-def _may_receive(receiver: _Info, sender: _Info) -> bool:
-    """Whether bytes or a FIN may still reach a receiver that has nothing to read."""
+def _in_flight(sender: _Info, receiver: _Info) -> bool:
+    """Whether bytes or a FIN have left the sender and not reached the receiver."""
     fin = sender.state in _FIN_QUEUED and not sender.not_sent
-    return sender.not_sent > 0 or sender.sent + fin > receiver.received
+    return sender.sent + fin > receiver.received
 
 
-def _buffer_may_shrink(sender: _Info, receiver: _Info, *, stalled: bool) -> bool:
-    """Whether the full send buffer of a sender may still shrink.
+def _may_send(sender: _Info, receiver: _Info, *, stalled: bool) -> bool:
+    """Whether a sender whose bytes were all received may still empty its buffer.
 
-    With everything delivered and acknowledged, and both ends agreeing on the window, the sender's
-    kernel has found the window too small to send. The receiving process has to read first.
+    It cannot when all is acknowledged and both ends agree on a closed window. The receiving process
+    has to read first.
     """
-    if sender.unacked_segments or sender.sent > receiver.received or not stalled:
+    if sender.unacked_segments or sender.send_window or not stalled:
         return True
     return receiver.receive_window not in (None, sender.send_window)
 

@@ -19,8 +19,8 @@ from typing import Any, Never, ParamSpec, TypeVar, TypeVarTuple
 from tests.kit import kernel_sockets
 from tests.kit.kernel_sockets import TrafficInspector
 
-POLL_S = 0.001
-"""Real time between two questions to a kernel that is still at work."""
+POLL_S = (0.001, 0.01)
+"""Real time between two questions to a kernel that is still at work, at first and at most."""
 
 SILENCE_S = 0.05
 """Real time without an event before the clock jumps, on systems whose kernel cannot be asked."""
@@ -73,6 +73,7 @@ class _JumpingSelector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout <= 0:
             return super().select(timeout)
+        pause_s, longest_s = POLL_S
         while True:
             if events := super().select(0):
                 return events
@@ -82,7 +83,8 @@ class _JumpingSelector(selectors.DefaultSelector):
                     return events
                 self._loop.jump(timeout)
                 return []
-            super().select(POLL_S)
+            super().select(pause_s)
+            pause_s = min(2 * pause_s, longest_s)
 
     def _idle(self) -> bool:
         if self._loop.held:

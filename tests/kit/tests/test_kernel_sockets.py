@@ -1,8 +1,8 @@
-"""The rules by which the kernel's numbers for two ends of a connection mean work or rest."""
+"""What the kernel's numbers for the two ends of a connection mean."""
 
 import pytest
 
-from tests.kit.kernel_sockets import _buffer_may_shrink, _Info, _may_receive, _peer_may_act
+from tests.kit.kernel_sockets import _in_flight, _Info, _may_send, _peer_may_act
 
 ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT = 1, 2, 4, 5, 8
 
@@ -19,33 +19,41 @@ SENDER = RECEIVER._replace(received=0, sent=100, send_window=0, receive_window=6
 
 
 @pytest.mark.parametrize(
-    ("sender", "busy"),
+    ("sender", "in_flight"),
     [
-        pytest.param(SENDER, False, id="all of it delivered"),
+        pytest.param(SENDER, False, id="all of it received"),
         pytest.param(SENDER._replace(unacked_segments=1), False, id="only not acknowledged"),
-        pytest.param(SENDER._replace(sent=101), True, id="a byte in flight"),
-        pytest.param(SENDER._replace(not_sent=1), True, id="a byte not sent"),
-        pytest.param(SENDER._replace(state=FIN_WAIT1), True, id="a FIN in flight"),
-        pytest.param(SENDER._replace(state=FIN_WAIT2, sent=99), False, id="a FIN delivered"),
-        pytest.param(SENDER._replace(state=FIN_WAIT1, not_sent=1), True, id="a FIN not sent"),
+        pytest.param(SENDER._replace(sent=101), True, id="a byte"),
+        pytest.param(SENDER._replace(state=FIN_WAIT1), True, id="a FIN"),
+        pytest.param(SENDER._replace(state=FIN_WAIT2, sent=99), False, id="a FIN received"),
+        pytest.param(SENDER._replace(state=FIN_WAIT1, not_sent=1), False, id="a FIN not sent"),
     ],
 )
-def test_receiver_without_unread_bytes(sender: _Info, busy: bool) -> None:
-    assert _may_receive(RECEIVER, sender) is busy
+def test_in_flight_is_what_was_sent_and_not_received(sender: _Info, in_flight: bool) -> None:
+    assert _in_flight(sender, RECEIVER) is in_flight
 
 
 @pytest.mark.parametrize(
-    ("sender", "stalled", "busy"),
+    ("sender", "stalled", "may_send"),
     [
         pytest.param(SENDER, True, False, id="window closed"),
         pytest.param(SENDER, False, True, id="receiver reads"),
-        pytest.param(SENDER._replace(sent=101), True, True, id="a byte in flight"),
         pytest.param(SENDER._replace(unacked_segments=1), True, True, id="not acknowledged"),
-        pytest.param(SENDER._replace(send_window=1), True, True, id="a window update in flight"),
+        pytest.param(SENDER._replace(send_window=1), True, True, id="window open"),
     ],
 )
-def test_sender_with_a_full_buffer(sender: _Info, stalled: bool, busy: bool) -> None:
-    assert _buffer_may_shrink(sender, RECEIVER, stalled=stalled) is busy
+def test_sender_may_send_until_the_window_of_a_paused_receiver_is_closed(
+    sender: _Info, stalled: bool, may_send: bool
+) -> None:
+    assert _may_send(sender, RECEIVER, stalled=stalled) is may_send
+
+
+def test_sender_may_send_while_a_window_update_is_in_flight() -> None:
+    assert _may_send(SENDER, RECEIVER._replace(receive_window=1), stalled=True)
+
+
+def test_window_is_believed_on_a_kernel_that_reports_only_one_side_of_it() -> None:
+    assert not _may_send(SENDER, RECEIVER._replace(receive_window=None), stalled=True)
 
 
 @pytest.mark.parametrize(
@@ -61,8 +69,3 @@ def test_sender_with_a_full_buffer(sender: _Info, stalled: bool, busy: bool) -> 
 )
 def test_peer_without_an_open_socket(info: _Info, busy: bool) -> None:
     assert _peer_may_act(info) is busy
-
-
-def test_window_of_a_kernel_that_does_not_tell_is_believed() -> None:
-    old = RECEIVER._replace(receive_window=None)
-    assert not _buffer_may_shrink(SENDER._replace(send_window=1), old, stalled=True)
