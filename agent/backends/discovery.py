@@ -16,7 +16,8 @@ from provider_agent.agent.backends.admission import AdmissionControl
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.capabilities import ServedModel
 from provider_agent.agent.backends.configured import Backends
-from provider_agent.agent.backends.health_monitor import BackendState, HealthMonitor
+from provider_agent.agent.backends.health_check import BackendState
+from provider_agent.agent.backends.health_monitor import HealthMonitor
 from provider_agent.agent.backends.routing import Route
 
 CHECK_INTERVAL_S: Final = 60.0

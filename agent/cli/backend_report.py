@@ -4,7 +4,7 @@ import msgspec
 
 from provider_agent.adapters.base import BackendModel, ServerLoad
 from provider_agent.agent.backends.configured import SkippedBackend
-from provider_agent.agent.backends.health_monitor import BackendState
+from provider_agent.agent.backends.health_check import BackendState
 
 MAX_WITHHELD_SHOWN = 50
 """A passthrough's catalogue has hundreds; programs get all of them with `--json`."""

@@ -2,7 +2,7 @@
 
 from provider_agent.adapters.base import Backend, BackendError, BackendModel
 from provider_agent.agent.backends.configured import SkippedBackend
-from provider_agent.agent.backends.health_monitor import BackendState
+from provider_agent.agent.backends.health_check import BackendState
 from provider_agent.agent.cli.backend_report import report_of
 from provider_agent.agent.cli.check.findings import Finding, Outcome
 from provider_agent.agent.cli.one_job import explain, figures, run_one_job

@@ -13,7 +13,7 @@ from provider_agent.adapters.base import BackendModel, BackendSettings, FlowCont
 from provider_agent.adapters.registry import create_backend
 from provider_agent.adapters.servers.echo import EchoBackend
 from provider_agent.agent.backends.configured import make_backends
-from provider_agent.agent.backends.health_monitor import BackendState, check_backend
+from provider_agent.agent.backends.health_check import BackendState, check_backend
 from provider_agent.agent.backends.local_servers import (
     WELL_KNOWN_PORTS,
     FoundServer,

@@ -14,7 +14,7 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.agent.backends.configured import Backends
 from provider_agent.agent.backends.discovery import Discovery
-from provider_agent.agent.backends.health_monitor import CHECK_TIMEOUT_S, check_backend
+from provider_agent.agent.backends.health_check import CHECK_TIMEOUT_S, check_backend
 from provider_agent.agent.backends.routing import Route
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.discovery_harness import DiscoveryHarness

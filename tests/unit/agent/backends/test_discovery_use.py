@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from provider_agent.adapters.base import BackendHealth, Unreachable
-from provider_agent.agent.backends.health_monitor import CHECK_TIMEOUT_S, LOAD_INTERVAL_S
+from provider_agent.agent.backends.health_check import CHECK_TIMEOUT_S
+from provider_agent.agent.backends.health_monitor import LOAD_INTERVAL_S
 from tests.kit.discovery_harness import DiscoveryHarness
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.virtual_time import in_virtual_time, now

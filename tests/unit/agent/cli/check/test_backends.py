@@ -4,7 +4,7 @@ import pytest
 
 from provider_agent.adapters.base import BackendHealth, BackendModel, Operation, Unreachable
 from provider_agent.agent.backends.configured import SkippedBackend
-from provider_agent.agent.backends.health_monitor import BackendState
+from provider_agent.agent.backends.health_check import BackendState
 from provider_agent.agent.cli.check.backends import check_backend_state, skipped_backend
 from provider_agent.agent.cli.check.findings import Finding, Outcome
 from tests.kit.scripted_backend import ScriptedBackend, model

@@ -1,0 +1,73 @@
+"""One health check of one backend: is it reachable, and which models does it serve?"""
+
+import asyncio
+from typing import Final
+
+from msgspec import Struct
+
+from provider_agent.adapters.base import (
+    Backend,
+    BackendError,
+    BackendHealth,
+    BackendModel,
+    BackendTimeout,
+    ServerLoad,
+)
+from provider_agent.adapters.responses.http_errors import describe, is_loading
+from provider_agent.event_log import EventLogger
+
+log = EventLogger(__name__)
+
+CHECK_TIMEOUT_S: Final = 60.0
+"""For all requests of one health check; adapters have shorter timeouts, those of third parties
+perhaps none."""
+
+
+class BackendState(Struct, frozen=True):
+    """The result of the last health check of one backend.
+
+    Attributes:
+        backend: which one.
+        health: whether jobs can be sent.
+        models: what it offers; empty while it is not healthy.
+        withheld: models that it has but does not offer, each with its reason.
+        capacity: jobs that it runs at once; some servers report it with their models.
+        load: the load that the server reports; None when it reports none.
+    """
+
+    backend: Backend
+    health: BackendHealth
+    models: tuple[BackendModel, ...] = ()
+    withheld: tuple[BackendModel, ...] = ()
+    capacity: int = 0
+    load: ServerLoad | None = None
+
+
+async def check_backend(backend: Backend) -> BackendState:
+    """Check one backend's health and list its models; never raises for a server's fault."""
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            health = await backend.health()
+            if not health.reachable:
+                return BackendState(backend, health)
+            models = await backend.list_models()
+    except BackendError as error:
+        timed_out = isinstance(error, BackendTimeout)
+        loading = backend.native and is_loading(error)
+        return BackendState(
+            backend, BackendHealth(False, None, describe(error), loading, timed_out)
+        )
+    except TimeoutError:
+        text = f"no answer to its health check within {CHECK_TIMEOUT_S:.0f} s"
+        return BackendState(backend, BackendHealth(False, None, text, timed_out=True))
+    except Exception:
+        # A third party's adapter must not fail the agent.
+        log.exception("adapter failed", backend=backend.id)
+        return BackendState(backend, BackendHealth(False, None, "the adapter failed; see the log"))
+    return BackendState(
+        backend,
+        health,
+        tuple(model for model in models if not model.withheld),
+        tuple(model for model in models if model.withheld),
+        backend.max_concurrent,
+    )
