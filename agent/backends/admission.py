@@ -12,7 +12,7 @@ from provider_agent.protocol.errors import ErrorCode, Fault, entry_for
 
 log = EventLogger(__name__)
 
-MAX_RETRY_AFTER_S: Final = 60.0
+MAX_SERVER_WAIT_S: Final = 60.0
 """The longest wait that a server can impose: its limit may concern one model only."""
 
 _STALE_MODEL_LIST: Final = frozenset({ErrorCode.MODEL_NOT_LOADED, ErrorCode.FORMAT_NOT_SUPPORTED})
@@ -104,7 +104,7 @@ class AdmissionControl:
                 # Not so short that the failures after each wait add up to a block.
                 wait_s = max(wait_s, self._rule.within_s / self._rule.failures)
             self._breaker.ignored(generation)
-            self._breaker.open_for(min(wait_s, MAX_RETRY_AFTER_S))
+            self._breaker.open_for(min(wait_s, MAX_SERVER_WAIT_S))
             return True
         if self._counts_all and error.status is not None:
             self._count(generation, error)

@@ -13,7 +13,7 @@ from provider_agent.adapters.base import (
     Transport,
     Unreachable,
 )
-from provider_agent.agent.backends.admission import MAX_RETRY_AFTER_S, AdmissionControl
+from provider_agent.agent.backends.admission import MAX_SERVER_WAIT_S, AdmissionControl
 from provider_agent.agent.backends.breaker import DEFAULT_RULE, VENICE_RULE
 from provider_agent.protocol.errors import ErrorCode
 
@@ -104,7 +104,7 @@ def test_abandoned_jobs_neither_count_nor_reset_failures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked_s", "open_s"), [(0.5, 0.5), (30.0, 30.0), (1e9, MAX_RETRY_AFTER_S)]
+    ("asked_s", "open_s"), [(0.5, 0.5), (30.0, 30.0), (1e9, MAX_SERVER_WAIT_S)]
 )
 def test_retry_after_opens_the_breaker_for_a_bounded_time(asked_s: float, open_s: float) -> None:
     harness = AdmissionHarness()

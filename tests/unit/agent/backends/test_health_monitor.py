@@ -16,7 +16,7 @@ from provider_agent.adapters.base import (
     ServerLoad,
     Unreachable,
 )
-from provider_agent.agent.backends.admission import MAX_RETRY_AFTER_S
+from provider_agent.agent.backends.admission import MAX_SERVER_WAIT_S
 from provider_agent.agent.backends.discovery import CHECK_INTERVAL_S
 from provider_agent.agent.backends.health_monitor import (
     LOAD_INTERVAL_S,
@@ -301,7 +301,7 @@ async def test_a_healthy_check_does_not_close_the_breaker() -> None:
         assert harness.models() == []
 
 
-@pytest.mark.parametrize(("asked_s", "open_s"), [(7.0, 7.0), (86_000.0, MAX_RETRY_AFTER_S)])
+@pytest.mark.parametrize(("asked_s", "open_s"), [(7.0, 7.0), (86_000.0, MAX_SERVER_WAIT_S)])
 @in_virtual_time
 async def test_retry_after_opens_the_breaker_for_a_bounded_time(
     asked_s: float, open_s: float
