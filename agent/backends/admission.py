@@ -54,9 +54,9 @@ class AdmissionControl:
         return self._breaker.state is BreakerState.OPEN
 
     @property
-    def open_s(self) -> float:
+    def remaining_open_s(self) -> float:
         """Seconds until the breaker is half open; 0 when it is not open."""
-        return self._breaker.open_s
+        return self._breaker.remaining_open_s
 
     @property
     def has_capacity(self) -> bool:
@@ -74,7 +74,8 @@ class AdmissionControl:
         """Why the breaker is open, for the operator; "" when it is not."""
         if not self.is_open:
             return ""
-        return f"it keeps failing: no jobs for {self.open_s:.0f} s; see the log for its errors"
+        wait_s = self.remaining_open_s
+        return f"it keeps failing: no jobs for {wait_s:.0f} s; see the log for its errors"
 
     def set_token_limit(self, tokens_per_minute: int | None) -> None:
         """Set or lift (None) the operator's limit; tokens already consumed still count."""
@@ -102,7 +103,7 @@ class AdmissionControl:
         if error.code is ErrorCode.BACKEND_OVERLOADED and wait_s > 0:
             if self._counts_all:
                 # Not so short that the failures after each wait add up to a block.
-                wait_s = max(wait_s, self._rule.within_s / self._rule.failures)
+                wait_s = max(wait_s, self._rule.window_s / self._rule.failures)
             self._breaker.ignored(generation)
             self._breaker.open_for(min(wait_s, MAX_SERVER_WAIT_S))
             return True

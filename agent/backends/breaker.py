@@ -7,6 +7,7 @@
                           └───────trial fails────────┘   (the next wait is twice as long)
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
@@ -20,7 +21,7 @@ log = EventLogger(__name__)
 
 
 class BreakerState(StrEnum):
-    """Whether a backend gets jobs."""
+    """The state of a circuit breaker."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -28,26 +29,26 @@ class BreakerState(StrEnum):
 
 
 class BreakerRule(Struct, frozen=True):
-    """When a backend is taken out.
+    """When a breaker opens, and for how long.
 
     Attributes:
-        failures: so many provider-side failures ...
-        within_s: ... in so many seconds, none of them followed by a success.
-        rest_s: how long it rests the first time.
-        max_rest_s: and at most, as the rests double.
+        failures: the number of failures without a success between them that opens it.
+        window_s: the time in which those failures must happen.
+        open_s: how long it stays open the first time.
+        max_open_s: the longest time that it stays open; each failed trial doubles the time.
     """
 
     failures: int = 5
-    within_s: float = 60.0
-    rest_s: float = 10.0
-    max_rest_s: float = 300.0
+    window_s: float = 60.0
+    open_s: float = 10.0
+    max_open_s: float = 300.0
 
 
 DEFAULT_RULE: Final = BreakerRule()
 
-VENICE_RULE: Final = BreakerRule(failures=12, within_s=30.0, rest_s=30.0)
+VENICE_RULE: Final = BreakerRule(failures=12, window_s=30.0, open_s=30.0)
 """Venice blocks a key for 30 s after more than 20 failed requests in 30 s: stop before that, with
-room for the eight jobs that may be on their way by default."""
+a margin for the eight jobs that may be in flight by default."""
 
 
 class Breaker:
@@ -68,7 +69,7 @@ class Breaker:
         self._backend_id = backend_id
         self._failures: deque[float] = deque(maxlen=rule.failures)
         self._open_until: float | None = None
-        self._wait_s = rule.rest_s
+        self._wait_s = rule.open_s
         self._trial_running = False
         self._generation = 0
 
@@ -83,7 +84,7 @@ class Breaker:
         return BreakerState.OPEN if self._clock() < self._open_until else BreakerState.HALF_OPEN
 
     @property
-    def open_s(self) -> float:
+    def remaining_open_s(self) -> float:
         """Seconds until it is half open; 0 when it is not open."""
         return max(0.0, (self._open_until or 0.0) - self._clock())
 
@@ -109,7 +110,7 @@ class Breaker:
             log.debug("breaker closed", backend=self._backend_id)
         self._failures.clear()
         self._open_until = None
-        self._wait_s = self._rule.rest_s
+        self._wait_s = self._rule.open_s
         self._trial_running = False
 
     def ignored(self, generation: int) -> None:
@@ -123,17 +124,17 @@ class Breaker:
             return
         now = self._clock()
         if self._open_until is not None:  # it was the trial
-            self._wait_s = min(self._wait_s * 2, self._rule.max_rest_s)
+            self._wait_s = min(self._wait_s * 2, self._rule.max_open_s)
             self._open(now + self._wait_s, "the trial failed")
             return
         self._failures.append(now)
         full = len(self._failures) == self._rule.failures
-        if full and now - self._failures[0] <= self._rule.within_s:
+        if full and now - self._failures[0] <= self._rule.window_s:
             self._open(now + self._wait_s, "repeated failures")
 
     def open_for(self, seconds: float) -> None:
         """Open for the wait that the server itself asked for; never shortens a longer one."""
-        until = self._clock() + min(seconds, self._rule.max_rest_s)
+        until = self._clock() + min(seconds, self._rule.max_open_s)
         self._open(until, "the server asked to wait")
 
     def _is_stale(self, generation: int) -> bool:
@@ -148,4 +149,6 @@ class Breaker:
         self._generation += 1
         self._trial_running = False
         self._failures.clear()
-        log.debug("breaker opened", backend=self._backend_id, cause=cause, wait_s=self.open_s)
+        if log.enabled_for(logging.DEBUG):
+            wait_s = self.remaining_open_s
+            log.debug("breaker opened", backend=self._backend_id, cause=cause, wait_s=wait_s)

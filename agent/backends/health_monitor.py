@@ -128,7 +128,7 @@ class HealthMonitor:
             self._report_change()
             wait_s = min(next_check - loop.time(), LOAD_INTERVAL_S)
             if self.admission.is_open:
-                wait_s = min(wait_s, self.admission.open_s)
+                wait_s = min(wait_s, self.admission.remaining_open_s)
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(wait_s, 0)):
                     await self._recheck.wait()

@@ -46,7 +46,11 @@ class AdmissionHarness:
 
 def test_admission_is_open_for_jobs_at_first() -> None:
     admission = AdmissionHarness().admission
-    assert (admission.is_open, admission.open_s, admission.has_capacity) == (False, 0.0, True)
+    assert (admission.is_open, admission.remaining_open_s, admission.has_capacity) == (
+        False,
+        0.0,
+        True,
+    )
     assert (admission.reason, admission.retry_after_s) == ("", None)
 
 
@@ -109,10 +113,10 @@ def test_abandoned_jobs_neither_count_nor_reset_failures() -> None:
 def test_retry_after_opens_the_breaker_for_a_bounded_time(asked_s: float, open_s: float) -> None:
     harness = AdmissionHarness()
     assert harness.job(BadStatus(429, b"", OVERLOADED, asked_s)) is True
-    assert harness.admission.open_s == pytest.approx(open_s)
+    assert harness.admission.remaining_open_s == pytest.approx(open_s)
     assert harness.admission.reason
     harness.clock.now += open_s
-    assert (harness.admission.is_open, harness.admission.open_s) == (False, 0.0)
+    assert (harness.admission.is_open, harness.admission.remaining_open_s) == (False, 0.0)
 
 
 def test_venice_gets_no_jobs_before_it_blocks_the_key() -> None:
@@ -124,7 +128,7 @@ def test_venice_gets_no_jobs_before_it_blocks_the_key() -> None:
         harness.clock.now += 1.4
         failures += 1
     assert failures == VENICE_RULE.failures < 20
-    assert harness.admission.open_s >= 28
+    assert harness.admission.remaining_open_s >= 28
 
 
 @pytest.mark.parametrize(
@@ -189,7 +193,7 @@ def test_half_open_admits_one_trial_and_reports_no_wait() -> None:
     harness = AdmissionHarness()
     for _ in range(DEFAULT_RULE.failures):
         harness.job(Unreachable("refused"))
-    harness.clock.now += DEFAULT_RULE.rest_s
+    harness.clock.now += DEFAULT_RULE.open_s
     assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (True, None)
     harness.admission.start()
     assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (False, None)

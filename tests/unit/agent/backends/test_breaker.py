@@ -10,7 +10,7 @@ from provider_agent.agent.backends.breaker import (
     BreakerState,
 )
 
-RULE = BreakerRule(failures=3, within_s=60.0, rest_s=10.0, max_rest_s=35.0)
+RULE = BreakerRule(failures=3, window_s=60.0, open_s=10.0, max_open_s=35.0)
 CLOSED, OPEN, HALF_OPEN = BreakerState
 
 
@@ -98,10 +98,10 @@ def test_failures_of_jobs_started_before_the_opening_do_not_prolong_it() -> None
     for _ in range(10):
         script.breaker.failed(running)
 
-    assert script.breaker.open_s == pytest.approx(5.0)
+    assert script.breaker.remaining_open_s == pytest.approx(5.0)
     assert script.play("5") is HALF_OPEN
     assert script.play("failed") is OPEN
-    assert script.breaker.open_s == pytest.approx(20.0)
+    assert script.breaker.remaining_open_s == pytest.approx(20.0)
 
 
 @pytest.mark.parametrize(("asked_s", "open_s"), [(5.0, 5.0), (35.0, 35.0), (3600.0, 35.0)])
@@ -111,7 +111,7 @@ def test_breaker_opens_for_the_wait_that_a_server_asks_for(asked_s: float, open_
     script.breaker.open_for(asked_s)
 
     assert script.breaker.state is OPEN
-    assert script.breaker.open_s == pytest.approx(open_s)
+    assert script.breaker.remaining_open_s == pytest.approx(open_s)
     assert script.play(str(open_s)) is HALF_OPEN
 
 
@@ -121,7 +121,7 @@ def test_a_shorter_wait_does_not_replace_a_longer_one() -> None:
 
     script.breaker.open_for(1.0)
 
-    assert script.breaker.open_s == pytest.approx(30.0)
+    assert script.breaker.remaining_open_s == pytest.approx(30.0)
 
 
 @pytest.mark.parametrize("end", ["succeeded", "ignored", "failed"])
@@ -145,7 +145,7 @@ def test_a_success_started_before_does_not_shorten_a_wait() -> None:
 
     script.breaker.succeeded(old)
 
-    assert script.breaker.open_s == pytest.approx(30.0)
+    assert script.breaker.remaining_open_s == pytest.approx(30.0)
 
 
 def test_a_failed_trial_does_not_shorten_a_wait() -> None:
@@ -156,7 +156,7 @@ def test_a_failed_trial_does_not_shorten_a_wait() -> None:
 
     script.breaker.failed(trial)
 
-    assert script.breaker.open_s == pytest.approx(35.0)
+    assert script.breaker.remaining_open_s == pytest.approx(35.0)
 
 
 def test_repr_shows_state_and_failures() -> None:
@@ -164,7 +164,7 @@ def test_repr_shows_state_and_failures() -> None:
     script.play("failed failed")
 
     assert repr(script.breaker) == "<Breaker closed failures=2>"
-    assert script.breaker.open_s == 0.0
+    assert script.breaker.remaining_open_s == 0.0
 
 
 def test_venice_rule_opens_before_venice_blocks_the_key() -> None:
@@ -175,7 +175,7 @@ def test_venice_rule_opens_before_venice_blocks_the_key() -> None:
 
     assert VENICE_RULE.failures <= 20
     assert script.breaker.state is OPEN
-    assert script.breaker.open_s == 30.0
+    assert script.breaker.remaining_open_s == 30.0
 
 
 ENDS = st.sampled_from(["succeeded", "failed", "ignored"])
@@ -191,8 +191,8 @@ def test_an_open_breaker_admits_nothing_and_its_wait_is_bounded(
         script.clock.now += seconds
         breaker = script.breaker
         assert breaker.admits() is (breaker.state is not OPEN)
-        assert 0.0 <= breaker.open_s <= rule.max_rest_s
-        assert (breaker.open_s > 0) is (breaker.state is OPEN)
+        assert 0.0 <= breaker.remaining_open_s <= rule.max_open_s
+        assert (breaker.remaining_open_s > 0) is (breaker.state is OPEN)
         if breaker.admits():
             script.play(end)
 
@@ -213,13 +213,13 @@ def test_breaker_opens_only_after_enough_failures_in_a_row(history: list[tuple[i
 def test_waits_double_up_to_the_maximum(trials: int) -> None:
     script = BreakerScript()
     script.play("failed failed failed")
-    waits = [script.breaker.open_s]
+    waits = [script.breaker.remaining_open_s]
     for _ in range(trials):
-        script.clock.now += script.breaker.open_s
+        script.clock.now += script.breaker.remaining_open_s
         script.play("failed")
-        waits.append(script.breaker.open_s)
+        waits.append(script.breaker.remaining_open_s)
 
-    expected = [min(RULE.rest_s * 2**n, RULE.max_rest_s) for n in range(trials + 1)]
+    expected = [min(RULE.open_s * 2**n, RULE.max_open_s) for n in range(trials + 1)]
     assert waits == pytest.approx(expected)
 
 
@@ -230,9 +230,9 @@ def test_a_success_resets_failures_and_wait(history: list[tuple[int, str]]) -> N
         script.clock.now += seconds
         if script.breaker.admits():
             script.play(end)
-    script.clock.now += script.breaker.open_s
+    script.clock.now += script.breaker.remaining_open_s
     script.play("succeeded")
 
     assert script.play("failed failed") is CLOSED
     assert script.play("failed") is OPEN
-    assert script.breaker.open_s == RULE.rest_s
+    assert script.breaker.remaining_open_s == RULE.open_s
