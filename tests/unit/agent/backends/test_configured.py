@@ -44,9 +44,9 @@ def test_settings_reach_the_backend() -> None:
     settings = backend.settings
     assert settings.api_key == "sk-1"
     assert (settings.models, settings.formats) == (("m*",), (WireFormat.ANTHROPIC,))
-    clocks = backend.timeouts
-    assert (clocks.connect_s, clocks.first_byte_s) == (1.5, 20.0)
-    assert (clocks.silence_s, clocks.total_s) == (7.0, 90.0)
+    timeouts = backend.timeouts
+    assert (timeouts.connect_s, timeouts.first_byte_s) == (1.5, 20.0)
+    assert (timeouts.silence_s, timeouts.total_s) == (7.0, 90.0)
     assert dict(settings.aliases) == {"shown": "known"}
     assert settings.request_policy is PolicyMode.STRICT
     assert settings.venice_system_prompt

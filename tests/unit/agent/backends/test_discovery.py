@@ -232,6 +232,20 @@ async def test_routes_have_order_load_and_capacity() -> None:
     assert harness.discovery.routes("unknown") == []
 
 
+async def test_starting_a_route_counts_the_job_on_its_backend_until_it_is_settled() -> None:
+    harness = DiscoveryHarness(ScriptedBackend("a"), ScriptedBackend("b"))
+    await harness.discovery.check_all()
+    _, route = harness.discovery.routes("m")
+    attempt = harness.discovery.start(route)
+    assert attempt.backend is route.backend
+    assert [one.in_flight for one in harness.discovery.routes("m")] == [0, 1]
+    assert harness.discovery.busy_ids == {"b"}
+    attempt.succeeded(3)
+    attempt.abandoned()
+    assert [one.in_flight for one in harness.discovery.routes("m")] == [0, 0]
+    assert harness.discovery.busy_ids == frozenset()
+
+
 async def test_served_models_have_the_markup_of_their_backend() -> None:
     backends = [ScriptedBackend("a"), ScriptedBackend("b")]
     discovery = Discovery(Backends([*backends], {"a": None, "b": 0.25}, []), lambda: None)
