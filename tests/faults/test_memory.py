@@ -16,7 +16,7 @@ from tests.kit.end_to_end_harness import wait_for_models
 from tests.kit.fault_proxy import FaultProxy
 from tests.kit.flood_server import MODEL, FloodServer, flood
 from tests.kit.jobs import new_job
-from tests.kit.measured_agent import Figures, MeasuredAgent, measured_agent
+from tests.kit.measured_agent import MeasuredAgent, MemoryUsage, measured_agent
 from tests.kit.proxied_connection import ProxiedConnection
 from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome
 
@@ -51,7 +51,7 @@ async def test_consumers_that_take_nothing_cost_a_window_each(server: FloodServe
         peer = await coordinator.next_agent()
         while not (await peer.next(Capabilities)).models:
             pass
-        before = await agent.settled()
+        before = await agent.settled(channels=0)
         peer.acknowledges = False
         jobs = [new_job(MODEL) for _ in range(JOBS)]
         await peer.give(*jobs)
@@ -64,14 +64,14 @@ async def test_consumers_that_take_nothing_cost_a_window_each(server: FloodServe
             await peer.end(job.job_id)
             assert peer.data[job.job_id] == ANSWER
         await peer.settle()
-        check_nothing_is_held(await agent.settled(), before)
+        check_nothing_is_held(await agent.settled(channels=0), before)
 
 
 async def test_clients_that_read_nothing_cost_a_window_each_however_often_the_link_breaks(
     server: FloodServer,
 ) -> None:
     async with chain(server) as (coordinator, link, agent), idle_clients(coordinator) as clients:
-        before = await agent.settled()
+        before = await agent.settled(channels=0)
         clients.order(JOBS)
         await clients.all_answered()
         await check_bound(agent, before, server)
@@ -80,18 +80,18 @@ async def test_clients_that_read_nothing_cost_a_window_each_however_often_the_li
             await next_session(link, coordinator)
         await check_bound(agent, before, server)
         assert await clients.bodies() == {ANSWER}
-        check_nothing_is_held(await agent.settled(), before)
+        check_nothing_is_held(await agent.settled(channels=0), before)
         assert len(link.dialled_at) == 1 + FLAPS
 
 
 # --- what is measured -----------------------------------------------------------------------------
 
 
-async def check_bound(agent: MeasuredAgent, before: Figures, server: FloodServer) -> None:
+async def check_bound(agent: MeasuredAgent, before: MemoryUsage, server: FloodServer) -> None:
     """Every job is stopped, and it stays so however long the servers go on trying."""
-    full = await agent.settled()
+    full = await agent.settled(channels=JOBS)
     for _ in range(LOOKS):
-        now = await agent.figures()
+        now = await agent.usage()
         assert (now.channels, now.stopped) == (JOBS, JOBS)
         assert now.held == full.held
         assert now.held <= JOBS * (WINDOW_BYTES + 2 * READ_BYTES)
@@ -101,7 +101,7 @@ async def check_bound(agent: MeasuredAgent, before: Figures, server: FloodServer
     assert server.answered == 0, "a server had sent everything already"
 
 
-def check_nothing_is_held(after: Figures, before: Figures) -> None:
+def check_nothing_is_held(after: MemoryUsage, before: MemoryUsage) -> None:
     assert (after.held, after.channels) == (0, 0)
     assert after.traced - before.traced <= WINDOW_BYTES, "not even one window is left"
 

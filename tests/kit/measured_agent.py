@@ -27,16 +27,22 @@ from tests.kit.agent_config import agent_config
 
 ROOT = Path(__file__).parents[2]
 
+POLL_S = 0.01
 
-class Figures(msgspec.Struct):
-    """What the agent has, in bytes.
+SETTLED_S = 0.5
+"""Longer than the kernel's timers, which move bytes on a connection that seemed stalled: a delayed
+acknowledgement and the probe of a small window come after 200 ms."""
+
+
+class MemoryUsage(msgspec.Struct):
+    """What the agent holds, in bytes.
 
     Attributes:
         traced: allocated by Python.
         held: in its outbox, sent or not.
-        resident: of the process's memory; 0 where the system does not tell.
-        lanes: jobs in its outbox.
-        stopped: those of them whose source is told to pause.
+        resident: of the process's memory; 0 where the system does not report it.
+        channels: jobs in its outbox.
+        stopped: those of them whose backend is paused.
     """
 
     traced: int
@@ -54,18 +60,20 @@ class MeasuredAgent:
         assert process.stdout is not None
         self._stdin, self._stdout = process.stdin, process.stdout
 
-    async def figures(self) -> Figures:
-        """How much it has now."""
+    async def usage(self) -> MemoryUsage:
+        """What it holds now."""
         self._stdin.write(b"\n")
-        return msgspec.json.decode(await self._stdout.readline(), type=Figures)
+        return msgspec.json.decode(await self._stdout.readline(), type=MemoryUsage)
 
-    async def settled(self, rounds: int = 5) -> Figures:
-        """Its figures once they have been the same so many times in a row."""
-        before, same = await self.figures(), 0
-        while same < rounds:
-            await asyncio.sleep(0.01)  # it has no event for "nothing happens any more"
-            now = await self.figures()
-            same = same + 1 if (now.held, now.stopped) == (before.held, before.stopped) else 0
+    async def settled(self, *, channels: int) -> MemoryUsage:
+        """What it holds once so many jobs are in its outbox, all stopped, and nothing changes."""
+        loop = asyncio.get_running_loop()
+        before, since = await self.usage(), loop.time()
+        while before.stopped != channels or loop.time() - since < SETTLED_S:
+            await asyncio.sleep(POLL_S)  # it has no event for "nothing happens"
+            now = await self.usage()
+            if (now.held, now.channels, now.stopped) != (before.held, channels, channels):
+                since = loop.time()
             before = now
         return before
 
@@ -108,16 +116,16 @@ async def _main(coordinator_url: str, backend_url: str) -> None:
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
     while await reader.readline():
-        sys.stdout.buffer.write(msgspec.json.encode(_figures(service)) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.encode(_usage(service)) + b"\n")
         sys.stdout.buffer.flush()
     running.cancel()
 
 
-def _figures(service: Service) -> Figures:
+def _usage(service: Service) -> MemoryUsage:
     streams = service.outbox.streams
     if not streams:
         gc.collect()  # only here, because it takes its time
-    return Figures(
+    return MemoryUsage(
         traced=tracemalloc.get_traced_memory()[0],
         held=sum(stream.written - stream.acked for stream in streams),
         resident=_resident_bytes(),
