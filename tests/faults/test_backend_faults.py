@@ -1,4 +1,4 @@
-"""The fault matrix: whatever a server does on the wire, what becomes of the job."""
+"""The fault matrix: each fault of a server on the wire, and the error of the job."""
 
 import asyncio
 from collections.abc import Callable
@@ -44,14 +44,14 @@ from tests.kit.raw_server import (
 from tests.kit.sink import CollectingSink
 from tests.kit.virtual_time import in_virtual_time
 
-CLOCKS: Final = TimeoutSettings(first_byte_s=300.0, silence_s=120.0, total_s=480.0)
+TIMEOUTS: Final = TimeoutSettings(first_byte_s=300.0, silence_s=120.0, total_s=480.0)
 
 Bytes = Callable[[Operation], bytes]
 BuildReply = Callable[[Operation], Reply]
 
 
-def nothing(_: Operation) -> bytes:
-    """No byte: another backend may be tried."""
+def no_bytes(_: Operation) -> bytes:
+    """No byte reached the sink, so another backend can run the job."""
     return b""
 
 
@@ -60,128 +60,138 @@ def always(value: Reply) -> BuildReply:
 
 
 @dataclass(frozen=True)
-class Row:
-    """What a server does, and what becomes of it.
+class FaultCase:
+    """A fault of a server and the expected outcome of the job.
 
     Attributes:
-        reply: to the request.
-        error: that the job fails with.
-        code: of that error.
-        words: in its text.
-        relayed: what has reached the sink.
-        abandoned: whether the server must see the agent close the connection.
-        times: how often it happens: a connection that breaks without an answer is replaced once.
+        reply: of the server.
+        error: type of the error.
+        code: of the error.
+        message: contained in the error text.
+        relayed: the bytes that reach the sink.
+        abandoned: whether the agent must close the connection.
+        times: number of requests with this fault; a connection that breaks without a response is
+            replaced once.
     """
 
     reply: BuildReply
     error: type[BackendError]
     code: ErrorCode
-    words: str = ""
-    relayed: Bytes = nothing
+    message: str = ""
+    relayed: Bytes = no_bytes
     abandoned: bool = False
     times: int = 1
 
 
-CUT: Final = (Transport, ErrorCode.BACKEND_UNREACHABLE)
-LATE: Final = (BackendTimeout, ErrorCode.BACKEND_TIMEOUT)
+BROKEN: Final = (Transport, ErrorCode.BACKEND_UNREACHABLE)
+TIMED_OUT: Final = (BackendTimeout, ErrorCode.BACKEND_TIMEOUT)
 INVALID: Final = (InvalidResponse, ErrorCode.INVALID_RESPONSE)
 OVERLOADED: Final = (ErrorInStream, ErrorCode.BACKEND_OVERLOADED)
 FAILED: Final = (ErrorInStream, ErrorCode.BACKEND_ERROR)
 
-ROWS: Final = {
+FAULTS: Final = {
     # --- the connection
-    "reset before headers": Row(always(Reply(then=AfterReply.RESET)), *CUT, "without", times=2),
-    "closed before headers": Row(always(Reply(then=AfterReply.CLOSE)), *CUT, "without", times=2),
-    "closed in the headers": Row(
-        always(Reply(STREAM_HEAD[:30], AfterReply.CLOSE)), *CUT, "without", times=2
+    "reset before headers": FaultCase(
+        always(Reply(then=AfterReply.RESET)), *BROKEN, "without", times=2
     ),
-    "closed after headers": Row(always(Reply(STREAM_HEAD, AfterReply.CLOSE)), *CUT, "middle"),
-    "reset mid-chunk": Row(
+    "closed before headers": FaultCase(
+        always(Reply(then=AfterReply.CLOSE)), *BROKEN, "without", times=2
+    ),
+    "closed in the headers": FaultCase(
+        always(Reply(STREAM_HEAD[:30], AfterReply.CLOSE)), *BROKEN, "without", times=2
+    ),
+    "closed after headers": FaultCase(
+        always(Reply(STREAM_HEAD, AfterReply.CLOSE)), *BROKEN, "middle"
+    ),
+    "reset mid-chunk": FaultCase(
         lambda op: stream(FRAMES[op][:2], end=b"400\r\n", then=AfterReply.RESET),
-        *CUT,
+        *BROKEN,
         relayed=first_frames(2),
     ),
-    "closed mid-chunk": Row(
+    "closed mid-chunk": FaultCase(
         lambda op: stream(FRAMES[op][:2], end=b"400\r\n", then=AfterReply.CLOSE),
-        *CUT,
+        *BROKEN,
         "middle",
         first_frames(2),
     ),
-    "fewer bytes than said": Row(
+    "body shorter than its content length": FaultCase(
         always(Reply(head(200, "application/json", Content_Length=99) + b"{", AfterReply.CLOSE)),
-        *CUT,
+        *BROKEN,
         "middle",
     ),
-    # --- time
-    "hang before headers": Row(
-        always(Reply(then=AfterReply.HANG)), *LATE, "first byte timeout", abandoned=True
+    # --- timeouts
+    "hang before headers": FaultCase(
+        always(Reply(then=AfterReply.HANG)), *TIMED_OUT, "first byte timeout", abandoned=True
     ),
-    "hang after headers": Row(
-        always(Reply(STREAM_HEAD, AfterReply.HANG)), *LATE, "first byte timeout", abandoned=True
+    "hang after headers": FaultCase(
+        always(Reply(STREAM_HEAD, AfterReply.HANG)),
+        *TIMED_OUT,
+        "first byte timeout",
+        abandoned=True,
     ),
-    "hang after a comment": Row(
+    "hang after a comment": FaultCase(
         always(stream([COMMENT], end=b"", then=AfterReply.HANG)),
-        *LATE,
+        *TIMED_OUT,
         "first byte timeout",
         abandoned=True,
     ),
-    "comments without an end": Row(
+    "endless comments": FaultCase(
         always(Reply(STREAM_HEAD, drip=chunked(COMMENT), drip_s=90.0)),
-        *LATE,
+        *TIMED_OUT,
         "first byte timeout",
         abandoned=True,
     ),
-    "hang in an answer of one piece": Row(
+    "hang in a JSON body": FaultCase(
         always(Reply(head(200, "application/json", Content_Length=99) + b"{", AfterReply.HANG)),
-        *LATE,
+        *TIMED_OUT,
         "first byte timeout",
         abandoned=True,
     ),
-    "hang after the first chunk": Row(
+    "hang after the first chunk": FaultCase(
         lambda op: stream(FRAMES[op][:1], end=b"", then=AfterReply.HANG),
-        *LATE,
+        *TIMED_OUT,
         "silence timeout",
         first_frames(1),
         abandoned=True,
     ),
-    # aiohttp closes the connection then, and tells nobody who waits for the next bytes.
-    "a chunk that is none": Row(
+    # aiohttp closes the connection, but does not wake up the task that reads.
+    "malformed chunk": FaultCase(
         lambda op: stream(FRAMES[op][:2], end=b"", late=b"hello\r\n", then=AfterReply.HANG),
-        *LATE,
+        *TIMED_OUT,
         "silence timeout",
         first_frames(2),
         abandoned=True,
     ),
-    "comments without an end after the first chunk": Row(
+    "endless comments after the first chunk": FaultCase(
         lambda op: Reply(
             STREAM_HEAD + chunked(first_frames(1)(op)), drip=chunked(COMMENT), drip_s=100.0
         ),
-        *LATE,
+        *TIMED_OUT,
         "total timeout",
         lambda op: first_frames(1)(op) + COMMENT * 4,
         abandoned=True,
     ),
-    "a slow drip": Row(
+    "slow endless output": FaultCase(
         lambda op: Reply(
             STREAM_HEAD + chunked(first_frames(1)(op)), drip=chunked(FRAMES[op][1]), drip_s=110.0
         ),
-        *LATE,
+        *TIMED_OUT,
         "total timeout",
         lambda op: first_frames(1)(op) + FRAMES[op][1] * 4,
         abandoned=True,
     ),
-    # --- the end
-    "an early clean end": Row(
+    # --- incomplete responses
+    "early end of a complete body": FaultCase(
         lambda op: stream(FRAMES[op][:3]), *INVALID, "ended without", first_frames(3)
     ),
-    "no terminal marker": Row(
+    "no terminal marker": FaultCase(
         lambda op: stream(FRAMES[op][:-1]), *INVALID, "ended without", first_frames(-1)
     ),
-    "an empty stream": Row(always(stream([])), *INVALID, "empty stream"),
-    "only comments": Row(always(stream([COMMENT] * 3)), *INVALID),
-    "only the marker": Row(always(stream([DONE])), *INVALID),
-    "no content": Row(always(Reply(head(204, "application/json"))), *INVALID),
-    "a stream shorter than it is": Row(
+    "an empty stream": FaultCase(always(stream([])), *INVALID, "empty stream"),
+    "only comments": FaultCase(always(stream([COMMENT] * 3)), *INVALID),
+    "terminal marker only": FaultCase(always(stream([DONE])), *INVALID),
+    "status 204": FaultCase(always(Reply(head(204, "application/json"))), *INVALID),
+    "stream longer than its content length": FaultCase(
         lambda op: Reply(
             head(Content_Length=len(first_frames(2)(op))) + first_frames(2)(op), late=b"data: x\n"
         ),
@@ -189,68 +199,72 @@ ROWS: Final = {
         "ended without",
         first_frames(2),
     ),
-    "an answer shorter than it is": Row(
+    "JSON body longer than its content length, in two writes": FaultCase(
         always(
             Reply(head(200, "application/json", Content_Length=9) + b'{"choices', late=b'":[]}')
         ),
         *INVALID,
         "not a JSON object",
     ),
-    "an answer that is longer than said": Row(
+    "JSON body longer than its content length": FaultCase(
         always(Reply(head(200, "application/json", Content_Length=9) + b'{"choices":[]}')),
         *INVALID,
         "HTTP",
     ),
-    # --- errors inside
-    "an error body with 200": Row(
+    # --- errors inside a response
+    "an error body with 200": FaultCase(
         always(whole({"error": "Model is unloaded."})), *FAILED, "inside its answer"
     ),
-    "an error first": Row(lambda op: stream([BUSY[op]]), *OVERLOADED),
-    "an error after comments": Row(lambda op: stream([COMMENT, BUSY[op]]), *OVERLOADED),
-    "an error first_frames, then the marker": Row(lambda op: stream([BUSY[op], DONE]), *OVERLOADED),
-    "an error mid-stream": Row(
+    "an error first": FaultCase(lambda op: stream([BUSY[op]]), *OVERLOADED),
+    "an error after comments": FaultCase(lambda op: stream([COMMENT, BUSY[op]]), *OVERLOADED),
+    "an error first, then the terminal marker": FaultCase(
+        lambda op: stream([BUSY[op], DONE]), *OVERLOADED
+    ),
+    "an error mid-stream": FaultCase(
         lambda op: stream([*FRAMES[op][:3], BUSY[op]]),
         *OVERLOADED,
         relayed=lambda op: first_frames(3)(op) + BUSY[op],
     ),
-    "an error mid-stream, then the marker": Row(
+    "an error mid-stream, then the terminal marker": FaultCase(
         lambda op: stream([*FRAMES[op][:3], BUSY[op], DONE]),
         *OVERLOADED,
         relayed=lambda op: first_frames(3)(op) + BUSY[op] + DONE,
     ),
-    "an error, then the connection goes": Row(
+    "an error, then a closed connection": FaultCase(
         lambda op: stream([BUSY[op]], end=b"", then=AfterReply.CLOSE), *OVERLOADED
     ),
-    # --- nonsense
-    "a line of 5 MB": Row(
+    # --- malformed responses
+    "a line of 5 MB": FaultCase(
         always(stream([LONG_LINE, b"\n\n"])), *INVALID, relayed=lambda _: LONG_LINE + b"\n\n"
     ),
-    "5 MB without a line": Row(
+    "5 MB without a line": FaultCase(
         always(stream([LONG_LINE[6:]])), *INVALID, relayed=lambda _: LONG_LINE[6:]
     ),
-    "invalid UTF-8": Row(
+    "invalid UTF-8": FaultCase(
         always(stream([b"data: \xff\xfe\n\n"])), *INVALID, relayed=lambda _: b"data: \xff\xfe\n\n"
     ),
-    "an answer of invalid UTF-8": Row(always(whole(b"\xff\xfe")), *INVALID, "not a JSON object"),
-    "no HTTP": Row(
+    "a JSON body of invalid UTF-8": FaultCase(
+        always(whole(b"\xff\xfe")), *INVALID, "not a JSON object"
+    ),
+    "not HTTP": FaultCase(
         always(Reply(b"SSH-2.0-OpenSSH_9.9\r\n\r\n", AfterReply.CLOSE)), *INVALID, "HTTP"
     ),
-    "a header of 1 MB": Row(
+    "a header of 1 MB": FaultCase(
         always(Reply(head(X="x" * 1_000_000), AfterReply.CLOSE)), *INVALID, "HTTP"
     ),
-    "a page": Row(
+    "an HTML page": FaultCase(
         always(Reply(head(200, "text/html", Content_Length=4) + b"<hi>")),
         *INVALID,
         "not a JSON object",
     ),
-    "a stream of the wrong type": Row(
+    "a stream of the wrong type": FaultCase(
         lambda op: Reply(
             head(200, "text/plain", Content_Length=len(first_frames(99)(op))) + first_frames(99)(op)
         ),
         *INVALID,
         "not a JSON object",
     ),
-    "a compressed stream": Row(
+    "a compressed stream": FaultCase(
         always(Reply(head(Content_Encoding="gzip", Content_Length=2) + b"\x1f\x8b")),
         *INVALID,
         "compressed",
@@ -258,48 +272,47 @@ ROWS: Final = {
 }
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", FAULTS)
 @parametrize_operations
 @in_virtual_time
-async def test_a_fault_is_told_by_its_own_error_and_the_backend_survives(
+async def test_fault_fails_the_job_with_its_error_and_the_next_job_succeeds(
     name: str, operation: Operation
 ) -> None:
-    row, sink = ROWS[name], CollectingSink()
-    replies = [*[row.reply(operation)] * row.times, success_reply(operation)]
-    async with RawServer(replies) as server, backend_at(server.url, CLOCKS) as backend:
-        with pytest.raises(row.error) as caught:
+    case, sink = FAULTS[name], CollectingSink()
+    replies = [*[case.reply(operation)] * case.times, success_reply(operation)]
+    async with RawServer(replies) as server, backend_at(server.url, TIMEOUTS) as backend:
+        with pytest.raises(case.error) as caught:
             await backend.execute(job_for(operation), sink)
-        if row.abandoned:
+        if case.abandoned:
             await server.abandoned.wait()
         await asyncio.sleep(2 * ARRIVES_S)
         after = await backend.execute(job_for(operation), CollectingSink())
 
-    assert type(caught.value) is row.error
-    assert caught.value.code is row.code
-    assert row.words in str(caught.value)
+    assert type(caught.value) is case.error
+    assert caught.value.code is case.code
+    assert case.message in str(caught.value)
     assert not caught.value.retry_here
-    assert bytes(sink.data) == row.relayed(operation)
-    assert (sink.status is None) is (row.relayed is nothing)
+    assert bytes(sink.data) == case.relayed(operation)
+    assert (sink.status is None) is (case.relayed is no_bytes)
     assert after.total_bytes == len(b"".join(FRAMES[operation]))
-    assert len(server.requests) == row.times + 1
+    assert len(server.requests) == case.times + 1
 
 
-def test_all_of_these_are_the_providers_fault_and_may_be_tried_elsewhere() -> None:
-    entries = {row.code: entry_for(row.code) for row in ROWS.values()}
+def test_faults_are_the_providers_and_retryable() -> None:
+    entries = {case.code: entry_for(case.code) for case in FAULTS.values()}
 
     assert {entry.fault for entry in entries.values()} == {Fault.PROVIDER}
     assert {entry.retryable for entry in entries.values()} == {True}
 
 
-@parametrize_operations
 @in_virtual_time
-async def test_nobody_listens(operation: Operation) -> None:
+async def test_refused_connection_is_unreachable() -> None:
     async with RawServer([]) as server:
         url = server.url
     sink = CollectingSink()
     async with backend_at(url) as backend:
         with pytest.raises(Unreachable, match="connection refused") as caught:
-            await backend.execute(job_for(operation), sink)
+            await backend.execute(job_for(Operation.CHAT), sink)
 
     assert caught.value.code is ErrorCode.BACKEND_UNREACHABLE
     assert sink.status is None

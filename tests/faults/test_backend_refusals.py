@@ -1,4 +1,4 @@
-"""What becomes of a job that a server refuses: table 0.5 of what each status means, row by row."""
+"""Error statuses and error bodies: their code, fault, retry rules, and redaction."""
 
 import logging
 from dataclasses import dataclass
@@ -8,20 +8,16 @@ import pytest
 
 from provider_agent.adapters.base import (
     BackendError,
-    BackendTimeout,
     BadStatus,
     ErrorInStream,
-    InvalidResponse,
     Operation,
-    Transport,
-    Unreachable,
 )
 from provider_agent.adapters.responses.http_errors import describe
 from provider_agent.agent.backends.failover import may_be_retried
 from provider_agent.agent.jobs.ends import backend_error_end
 from provider_agent.protocol.errors import ErrorCode, Fault, entry_for
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
-from tests.kit.raw_jobs import backend_at, job_for, parametrize_formats, success_reply
+from tests.kit.raw_jobs import backend_at, job_for, success_reply
 from tests.kit.raw_server import RawServer, Reply, stream, whole
 from tests.kit.sink import CollectingSink
 from tests.kit.virtual_time import in_virtual_time
@@ -30,14 +26,14 @@ CLIENT, PROVIDER, COORDINATOR = Fault
 
 
 @dataclass(frozen=True)
-class Meaning:
-    """What a status means.
+class Classification:
+    """The classification of an error.
 
     Attributes:
-        code: of the registry.
-        fault: whose doing it is.
-        elsewhere: whether another backend or provider may be tried.
-        here: whether the same server may be asked once more.
+        code: from the error registry.
+        fault: of the code.
+        elsewhere: whether another backend may run the job.
+        here: whether the same server may run the job once more.
     """
 
     code: ErrorCode
@@ -46,39 +42,41 @@ class Meaning:
     here: bool = False
 
 
-_KEY = Meaning(ErrorCode.AUTH_REJECTED_BY_BACKEND, PROVIDER, elsewhere=True)
-_MISTAKE = Meaning(ErrorCode.BAD_REQUEST, CLIENT, elsewhere=False)
-_GONE = Meaning(ErrorCode.MODEL_NOT_LOADED, COORDINATOR, elsewhere=True)
-_BUSY = Meaning(ErrorCode.BACKEND_OVERLOADED, PROVIDER, elsewhere=True)
-_BROKEN = Meaning(ErrorCode.BACKEND_ERROR, PROVIDER, elsewhere=True, here=True)
-_SLOW = Meaning(ErrorCode.BACKEND_TIMEOUT, PROVIDER, elsewhere=True, here=True)
-_TOO_LONG = Meaning(ErrorCode.CONTEXT_LENGTH_EXCEEDED, CLIENT, elsewhere=False)
+_REJECTED_KEY = Classification(ErrorCode.AUTH_REJECTED_BY_BACKEND, PROVIDER, elsewhere=True)
+_BAD_REQUEST = Classification(ErrorCode.BAD_REQUEST, CLIENT, elsewhere=False)
+_NOT_LOADED = Classification(ErrorCode.MODEL_NOT_LOADED, COORDINATOR, elsewhere=True)
+_OVERLOADED = Classification(ErrorCode.BACKEND_OVERLOADED, PROVIDER, elsewhere=True)
+_FAILED = Classification(ErrorCode.BACKEND_ERROR, PROVIDER, elsewhere=True, here=True)
+_TIMED_OUT = Classification(ErrorCode.BACKEND_TIMEOUT, PROVIDER, elsewhere=True, here=True)
+_TOO_LONG = Classification(ErrorCode.CONTEXT_LENGTH_EXCEEDED, CLIENT, elsewhere=False)
 
 STATUSES: Final = {
-    307: Meaning(ErrorCode.INVALID_RESPONSE, PROVIDER, elsewhere=True),
-    400: _MISTAKE,
-    401: _KEY,
-    402: _KEY,
-    403: _KEY,
-    404: _GONE,
-    408: _SLOW,
-    410: _GONE,
-    413: _MISTAKE,
-    415: _MISTAKE,
-    422: _MISTAKE,
-    429: _BUSY,
-    500: _BROKEN,
-    501: Meaning(ErrorCode.FORMAT_NOT_SUPPORTED, COORDINATOR, elsewhere=True),
-    502: _BROKEN,
-    503: _BUSY,
-    504: _SLOW,
-    524: _BROKEN,
-    529: Meaning(ErrorCode.BACKEND_OVERLOADED, PROVIDER, elsewhere=True, here=True),
+    307: Classification(ErrorCode.INVALID_RESPONSE, PROVIDER, elsewhere=True),
+    400: _BAD_REQUEST,
+    401: _REJECTED_KEY,
+    402: _REJECTED_KEY,
+    403: _REJECTED_KEY,
+    404: _NOT_LOADED,
+    408: _TIMED_OUT,
+    410: _NOT_LOADED,
+    413: _BAD_REQUEST,
+    415: _BAD_REQUEST,
+    422: _BAD_REQUEST,
+    429: _OVERLOADED,
+    500: _FAILED,
+    501: Classification(ErrorCode.FORMAT_NOT_SUPPORTED, COORDINATOR, elsewhere=True),
+    502: _FAILED,
+    503: _OVERLOADED,
+    504: _TIMED_OUT,
+    524: _FAILED,
+    529: Classification(ErrorCode.BACKEND_OVERLOADED, PROVIDER, elsewhere=True, here=True),
 }
 
 
-async def refusal_end(operation: Operation, reply: Reply, key: str | None = None) -> BackendError:
-    """How a job ends; the backend must take the next one as if nothing had been."""
+async def run_refused_job(
+    operation: Operation, reply: Reply, key: str | None = None
+) -> BackendError:
+    """Run a job with this reply and return its error; the next job must succeed."""
     sink = CollectingSink()
     replies = [reply, success_reply(operation)]
     async with RawServer(replies) as server, backend_at(server.url, key=key) as backend:
@@ -90,28 +88,27 @@ async def refusal_end(operation: Operation, reply: Reply, key: str | None = None
     return caught.value
 
 
-def meaning(error: BackendError) -> Meaning:
+def classify(error: BackendError) -> Classification:
     fault = entry_for(error.code).fault
-    return Meaning(error.code, fault, may_be_retried(error), error.retry_here)
+    return Classification(error.code, fault, may_be_retried(error), error.retry_here)
 
 
 @pytest.mark.parametrize("status", STATUSES)
-@parametrize_formats
 @in_virtual_time
-async def test_every_status_has_its_meaning(status: int, operation: Operation) -> None:
+async def test_error_status_is_classified(status: int) -> None:
     reply = whole({"error": {"message": "no"}}, status, Retry_After=17, Location="/elsewhere")
 
-    error = await refusal_end(operation, reply)
+    error = await run_refused_job(Operation.CHAT, reply)
 
     assert type(error) is BadStatus
-    assert meaning(error) == STATUSES[status]
+    assert classify(error) == STATUSES[status]
     assert (error.status, error.retry_after_s) == (status, 17.0)
     assert error.body == b'{"error":{"message":"no"}}'
-    # Only what is about the client's request is said to the client.
+    # The server's message reaches the client only if the client caused the error.
     assert str(error).endswith(": no") is (STATUSES[status].fault is CLIENT)
 
 
-WORDINGS: Final = {
+TOO_LONG_ERRORS: Final = {
     "llamacpp": (
         400,
         {"code": 400, "message": "try increasing it", "type": "exceed_context_size_error"},
@@ -126,27 +123,24 @@ WORDINGS: Final = {
 }
 
 
-@pytest.mark.parametrize("name", WORDINGS)
+@pytest.mark.parametrize("name", TOO_LONG_ERRORS)
 @in_virtual_time
-async def test_a_prompt_that_does_not_fit_is_told_in_each_servers_words(name: str) -> None:
-    status, fields = WORDINGS[name]
+async def test_too_long_prompt_is_recognized_for_each_server(name: str) -> None:
+    status, fields = TOO_LONG_ERRORS[name]
 
-    error = await refusal_end(Operation.CHAT, whole({"error": fields}, status))
+    error = await run_refused_job(Operation.CHAT, whole({"error": fields}, status))
 
-    assert meaning(error) == _TOO_LONG
+    assert classify(error) == _TOO_LONG
 
 
-@pytest.mark.parametrize("fields", [fields for _, fields in WORDINGS.values()])
-@parametrize_formats
+@pytest.mark.parametrize("fields", [fields for _, fields in TOO_LONG_ERRORS.values()])
 @in_virtual_time
-async def test_the_same_words_after_200_mean_the_same(
-    fields: dict[str, object], operation: Operation
-) -> None:
-    """As LM Studio says it; where no status is told, the words decide alone."""
-    error = await refusal_end(operation, whole({"error": fields}))
+async def test_too_long_prompt_with_status_200_is_recognized(fields: dict[str, object]) -> None:
+    """LM Studio answers 200; without an error status, the error body alone decides."""
+    error = await run_refused_job(Operation.CHAT, whole({"error": fields}))
 
     assert type(error) is ErrorInStream
-    assert meaning(error) == _TOO_LONG
+    assert classify(error) == _TOO_LONG
 
 
 @pytest.mark.parametrize(
@@ -158,52 +152,44 @@ async def test_the_same_words_after_200_mean_the_same(
     ],
 )
 @in_virtual_time
-async def test_a_servers_own_advice_counts_more_than_the_table(
+async def test_retry_advice_of_the_server_overrides_the_status(
     availability: dict[str, object], elsewhere: bool, retry_after_s: float
 ) -> None:
     body = {"error": {"code": 503, "message": "no", "availability": availability}}
 
-    error = await refusal_end(Operation.CHAT, whole(body, 503, Retry_After=17))
+    error = await run_refused_job(Operation.CHAT, whole(body, 503, Retry_After=17))
 
     assert may_be_retried(error) is elsewhere
     assert error.retry_after_s == retry_after_s
-
-
-@pytest.mark.parametrize("error_type", [Unreachable, Transport, BackendTimeout, InvalidResponse])
-def test_what_never_was_an_answer_goes_elsewhere(error_type: type[BackendError]) -> None:
-    error = error_type("no")
-
-    assert (may_be_retried(error), error.retry_here) == (True, False)
-    assert entry_for(error.code).fault is PROVIDER
 
 
 # --- secrets --------------------------------------------------------------------------------------
 
 OWN_KEY: Final = "operator-key-0123456789"
 OTHER_KEYS: Final = ("sk-or-v1-0123456789abcdef", "hf_abcdefghijklmnop", "user_0123456789abcdefXYZ")
-TOLD: Final = f"the key {OWN_KEY} ({', '.join(OTHER_KEYS)}) Bearer abcdefghijkl is wrong"
-_FRAME: Final = b'data: {"error":{"message":"' + TOLD.encode() + b'","code":400}}\n\n'
+MESSAGE: Final = f"the key {OWN_KEY} ({', '.join(OTHER_KEYS)}) Bearer abcdefghijkl is wrong"
+_FRAME: Final = b'data: {"error":{"message":"' + MESSAGE.encode() + b'","code":400}}\n\n'
 
-TELLERS: Final = {
-    **{f"status {status}": whole({"error": {"message": TOLD}}, status) for status in STATUSES},
-    "no json": whole(TOLD.encode(), 500),
-    "at the cut": whole(b"x" * (MAX_ERROR_BODY_BYTES - 30) + TOLD.encode(), 500),
-    "in a header": whole({}, 400, WWW_Authenticate=TOLD),
-    "200 with an error body": whole({"error": TOLD}),
-    "200 with the client's mistake": whole({"error": {"message": TOLD, "code": 400}}),
+RESPONSES_WITH_KEYS: Final = {
+    **{f"status {status}": whole({"error": {"message": MESSAGE}}, status) for status in STATUSES},
+    "not JSON": whole(MESSAGE.encode(), 500),
+    "across the size limit": whole(b"x" * (MAX_ERROR_BODY_BYTES - 30) + MESSAGE.encode(), 500),
+    "in a header": whole({}, 400, WWW_Authenticate=MESSAGE),
+    "200 with an error body": whole({"error": MESSAGE}),
+    "200 with a client error": whole({"error": {"message": MESSAGE, "code": 400}}),
     "in a stream": stream([_FRAME]),
 }
 
 
-@pytest.mark.parametrize("name", TELLERS)
+@pytest.mark.parametrize("name", RESPONSES_WITH_KEYS)
 @in_virtual_time
-async def test_no_key_leaves_with_an_error(name: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_error_contains_and_logs_no_key(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
-        error = await refusal_end(Operation.CHAT, TELLERS[name], OWN_KEY)
+        error = await run_refused_job(Operation.CHAT, RESPONSES_WITH_KEYS[name], OWN_KEY)
 
     end = backend_error_end(job_for(Operation.CHAT), 0, error)
     logged = "".join(record.getMessage() + str(vars(record)) for record in caplog.records)
-    said = f"{error} {error!r} {error.body!r} {vars(error)} {describe(error)} {end!r} {logged}"
+    text = f"{error} {error!r} {error.body!r} {vars(error)} {describe(error)} {end!r} {logged}"
     for secret in (OWN_KEY, *OTHER_KEYS, "abcdefghijkl"):
-        assert secret not in said
+        assert secret not in text
     assert len(error.body) <= MAX_ERROR_BODY_BYTES

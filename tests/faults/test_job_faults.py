@@ -1,4 +1,4 @@
-"""What a coordinator sees of a job whose server, deadline or consumer fails."""
+"""The frames of a job at the coordinator when its server, deadline or consumer fails."""
 
 import asyncio
 
@@ -26,8 +26,8 @@ def backend_for(server: FakeOpenAICompatible) -> OpenAICompatibleBackend:
     )
 
 
-async def serves_on(peer: AgentAtCoordinator) -> None:
-    """The agent and the link have survived."""
+async def assert_next_job_succeeds(peer: AgentAtCoordinator) -> None:
+    """Check that agent and link still work."""
     job = new_job(MODEL)
     await peer.give(job)
     assert isinstance(await peer.end(job.job_id), JobResult)
@@ -46,7 +46,7 @@ async def serves_on(peer: AgentAtCoordinator) -> None:
     ],
 )
 @in_virtual_time
-async def test_a_failing_server_gives_its_job_one_clear_end(
+async def test_server_fault_ends_its_job_with_one_error(
     fault: Fault, code: str, wire_format: str
 ) -> None:
     async with (
@@ -55,7 +55,7 @@ async def test_a_failing_server_gives_its_job_one_clear_end(
         RunningAgent(coordinator, backend_for(server)) as agent,
     ):
         peer = await agent.connected()
-        # A request whose connection is reset before any answer is sent once more.
+        # A request whose connection is reset before the response is repeated once.
         server.script_jobs(fault, *([fault] if fault is Fault.RESET_BEFORE_HEADERS else []))
         job = new_job(MODEL, wire_format=wire_format, deadline_ms=3_600_000)
         await peer.give(job)
@@ -63,13 +63,13 @@ async def test_a_failing_server_gives_its_job_one_clear_end(
         assert (error.code, error.retryable) == (code, True)
         assert error.total_bytes == len(peer.data[job.job_id])
         assert bytes(server.jobs[0].sent).startswith(bytes(peer.data[job.job_id])[:1])
-        await serves_on(peer)
+        await assert_next_job_succeeds(peer)
 
 
 @pytest.mark.parametrize("fault", HANGS)
 @pytest.mark.parametrize("reason", ["cancel", "deadline", "forced stop"])
 @in_virtual_time
-async def test_a_stopped_job_closes_its_upstream_connection(fault: Fault, reason: str) -> None:
+async def test_stopped_job_closes_its_upstream_connection(fault: Fault, reason: str) -> None:
     async with (
         ScriptedCoordinator() as coordinator,
         FakeOpenAICompatible() as server,
@@ -78,14 +78,14 @@ async def test_a_stopped_job_closes_its_upstream_connection(fault: Fault, reason
         peer = await agent.connected()
         server.script_jobs(fault)
         job = new_job(MODEL, deadline_ms=20_000)
-        began = now()
+        started_at = now()
         await peer.give(job)
         recorded = await server.wait_for_job()
         if fault is not Fault.HANG_BEFORE_HEADERS:
             await recorded.started.wait()
         await _stop(reason, peer, agent, job.job_id)
         await recorded.disconnected.wait()
-        assert now() - began == pytest.approx(20.0 if reason == "deadline" else 0.0)
+        assert now() - started_at == pytest.approx(20.0 if reason == "deadline" else 0.0)
         expected = {"cancel": "cancelled", "deadline": "deadline_exceeded"}
         error = await peer.error(job.job_id)
         assert error.code == expected.get(reason, "draining")
@@ -94,7 +94,7 @@ async def test_a_stopped_job_closes_its_upstream_connection(fault: Fault, reason
 
 async def _stop(reason: str, peer: AgentAtCoordinator, agent: RunningAgent, job_id: bytes) -> None:
     if reason == "cancel":
-        await peer.cancel(job_id, "client went away")
+        await peer.cancel(job_id, "client disconnected")
     if reason == "forced stop":
         agent.service.stop()
         agent.service.stop()
@@ -112,7 +112,7 @@ async def _stop(reason: str, peer: AgentAtCoordinator, agent: RunningAgent, job_
     ],
 )
 @in_virtual_time
-async def test_a_servers_refusal_arrives_with_status_body_and_time(
+async def test_error_status_reaches_the_coordinator_with_body_and_retry_time(
     status: int, headers: dict[str, str], code: str, retry_after_ms: int | None
 ) -> None:
     async with (
@@ -122,27 +122,27 @@ async def test_a_servers_refusal_arrives_with_status_body_and_time(
     ):
         peer = await agent.connected()
         body = b'{"error":{"message":"no"}}'
-        refusal = FakeResponse((body,), status, headers=headers)
-        # What passes is tried once more where there is no other server.
-        server.script_jobs(refusal, *([refusal] if status == 500 else []))
+        response = FakeResponse((body,), status, headers=headers)
+        # Without another backend, a transient error is retried once on the same server.
+        server.script_jobs(response, *([response] if status == 500 else []))
         job = new_job(MODEL)
         await peer.give(job)
         error = await peer.error(job.job_id)
         assert (error.code, error.upstream_status, error.body) == (code, status, body)
         assert (error.retry_after_ms, error.total_bytes) == (retry_after_ms, 0)
-        # A server that says when to come back is left alone until then.
+        # The backend receives no job until `Retry-After` has passed.
         await asyncio.sleep((retry_after_ms or 0) / 1000)
-        await serves_on(peer)
+        await assert_next_job_succeeds(peer)
 
 
 @pytest.mark.parametrize("fault", [Fault.HANG_BEFORE_HEADERS, Fault.HANG_AFTER_HEADERS])
 @in_virtual_time
-async def test_a_server_that_hangs_is_replaced_when_its_clock_runs_out(fault: Fault) -> None:
+async def test_hanging_server_fails_over_after_its_timeout(fault: Fault) -> None:
     async with (
         ScriptedCoordinator() as coordinator,
         FakeOpenAICompatible() as hanging,
-        FakeOpenAICompatible() as well,
-        RunningAgent(coordinator, backend_for(hanging), backend_for(well)) as agent,
+        FakeOpenAICompatible() as healthy,
+        RunningAgent(coordinator, backend_for(hanging), backend_for(healthy)) as agent,
     ):
         peer = await agent.connected()
         hanging.script_jobs(fault)
@@ -152,13 +152,15 @@ async def test_a_server_that_hangs_is_replaced_when_its_clock_runs_out(fault: Fa
         assert isinstance(end, JobResult)
         first_byte_s = backend_for(hanging).timeouts.first_byte_s
         assert end.first_byte_ms == pytest.approx(first_byte_s * 1000)
-        assert hanging.jobs[0].disconnected.is_set(), "nothing goes on there"
-        assert bytes(peer.data[job.job_id]) == bytes(well.jobs[0].sent)
+        assert hanging.jobs[0].disconnected.is_set(), (
+            "the connection to the hanging server must be closed"
+        )
+        assert bytes(peer.data[job.job_id]) == bytes(healthy.jobs[0].sent)
         assert len(peer.ends(job.job_id)) == 1
 
 
 @in_virtual_time
-async def test_a_request_that_is_no_object_never_reaches_the_server() -> None:
+async def test_request_that_is_not_an_object_never_reaches_the_server() -> None:
     async with (
         ScriptedCoordinator() as coordinator,
         FakeOpenAICompatible() as server,
@@ -170,11 +172,11 @@ async def test_a_request_that_is_no_object_never_reaches_the_server() -> None:
             await peer.give(job)
             assert (await peer.error(job.job_id)).code == "bad_request"
         assert server.jobs == []
-        await serves_on(peer)
+        await assert_next_job_succeeds(peer)
 
 
 @in_virtual_time
-async def test_a_server_that_is_gone_is_unreachable_and_then_offered_no_more() -> None:
+async def test_stopped_server_is_unreachable_and_then_not_offered() -> None:
     async with ScriptedCoordinator() as coordinator:
         server = FakeOpenAICompatible()
         async with server:
@@ -193,31 +195,31 @@ async def test_a_server_that_is_gone_is_unreachable_and_then_offered_no_more() -
 
 
 @in_virtual_time
-async def test_a_consumer_that_takes_nothing_holds_up_its_own_job_only() -> None:
+async def test_slow_consumer_pauses_only_its_own_job() -> None:
     async with ScriptedCoordinator(lambda _: welcome(window_bytes=MIN_WINDOW_BYTES)) as coordinator:
         backend = ScriptedBackend()
         async with RunningAgent(coordinator, backend) as agent:
             peer = await agent.connected()
             peer.acknowledges = False
-            stuck, lively = new_job(), new_job()
-            await peer.give(stuck, lively)
-            stuck_run, lively_run = await backend.next_run(), await backend.next_run()
-            stuck_run.start()
-            stuck_run.send(bytes(MIN_WINDOW_BYTES), b"more")
-            assert stuck_run.paused
-            lively_run.answer(b"quick")
-            assert isinstance(await peer.end(lively.job_id), JobResult)
-            assert lively_run.pauses == 0
-            assert len(await peer.wait_for_bytes(stuck.job_id, 1)) == MIN_WINDOW_BYTES
-            assert stuck_run.paused
+            stalled, active = new_job(), new_job()
+            await peer.give(stalled, active)
+            stalled_run, active_run = await backend.next_run(), await backend.next_run()
+            stalled_run.start()
+            stalled_run.send(bytes(MIN_WINDOW_BYTES), b"more")
+            assert stalled_run.paused
+            active_run.answer(b"fast")
+            assert isinstance(await peer.end(active.job_id), JobResult)
+            assert active_run.pauses == 0
+            assert len(await peer.wait_for_bytes(stalled.job_id, 1)) == MIN_WINDOW_BYTES
+            assert stalled_run.paused
             await peer.flush()
-            await stuck_run.resumed.wait()
-            stuck_run.finish()
-            assert (await peer.end(stuck.job_id)).total_bytes == MIN_WINDOW_BYTES + 4
+            await stalled_run.resumed.wait()
+            stalled_run.finish()
+            assert (await peer.end(stalled.job_id)).total_bytes == MIN_WINDOW_BYTES + 4
 
 
 @in_virtual_time
-async def test_a_job_delivered_twice_runs_once() -> None:
+async def test_job_delivered_twice_runs_once() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend()
         async with RunningAgent(coordinator, backend) as agent:

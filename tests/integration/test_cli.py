@@ -1,4 +1,4 @@
-"""The command line as operators use it: real processes, real signals, real servers."""
+"""The command line in real processes, with real signals and servers."""
 
 import json
 import re
@@ -45,11 +45,11 @@ def write_config(home: Path, url: str, backends: str = ECHO, code: str = SECRETS
     )
 
 
-def llamacpp(url: str) -> str:
+def llamacpp_config(url: str) -> str:
     return f'[[backends]]\nkind = "llamacpp"\nurl = "{url}"\napi_key_env = "SERVER_KEY"\n'
 
 
-def assert_keeps_secrets(home: Path, text: str) -> None:
+def assert_contains_no_secrets(home: Path, text: str) -> None:
     private = (home / "identity.key").read_text("utf-8").splitlines()[1]
     assert [secret for secret in (*SECRETS.values(), private) if secret in text] == []
     assert "Traceback" not in text
@@ -58,29 +58,27 @@ def assert_keeps_secrets(home: Path, text: str) -> None:
 # --- run -----------------------------------------------------------------------------------------
 
 
-async def test_run_works_until_sigterm_and_exits_with_0(
-    coordinator: Coordinator, tmp_path: Path
-) -> None:
+async def test_sigterm_drains_and_exits_with_0(coordinator: Coordinator, tmp_path: Path) -> None:
     write_config(tmp_path, coordinator.connect_url)
     async with start_command("run", "--log-level", "debug", home=tmp_path) as agent:
         await agent.wait_for_log(" connected ")
         agent.signal(signal.SIGTERM)
-        ended = await agent.wait()
+        result = await agent.wait()
 
-    assert ended.code == 0
-    assert " draining " in ended.err
-    assert "stopped exit_code=0" in ended.err
-    assert ended.out == ""
-    assert_keeps_secrets(tmp_path, ended.err)
+    assert result.code == 0
+    assert " draining " in result.err
+    assert "stopped exit_code=0" in result.err
+    assert result.out == ""
+    assert_contains_no_secrets(tmp_path, result.err)
 
 
-async def test_run_finishes_a_running_job_before_it_stops(tmp_path: Path) -> None:
+async def test_sigint_finishes_a_running_job_before_exit(tmp_path: Path) -> None:
     async with ScriptedCoordinator(lambda _: welcome(window_bytes=MIN_WINDOW_BYTES)) as coordinator:
         write_config(tmp_path, coordinator.url)
         async with start_command("run", home=tmp_path) as agent:
             link = await coordinator.next_agent()
             link.acknowledges = False
-            job = endless_job()
+            job = long_job()
             await agent.wait_for_log(" connected ")
             await link.give(job)
             await link.next(JobStarted)
@@ -90,56 +88,56 @@ async def test_run_finishes_a_running_job_before_it_stops(tmp_path: Path) -> Non
             link.acknowledges = True
             await link.flush()
             end = await link.end(job.job_id)
-            ended = await agent.wait()
+            result = await agent.wait()
 
     assert isinstance(end, JobResult)
     assert end.total_bytes > MIN_WINDOW_BYTES
-    assert ended.code == 0
+    assert result.code == 0
 
 
-async def test_a_second_signal_cuts_running_jobs_off(tmp_path: Path) -> None:
+async def test_second_signal_aborts_running_jobs(tmp_path: Path) -> None:
     async with ScriptedCoordinator(lambda _: welcome(window_bytes=MIN_WINDOW_BYTES)) as coordinator:
         write_config(tmp_path, coordinator.url)
         async with start_command("run", home=tmp_path) as agent:
             link = await coordinator.next_agent()
             link.acknowledges = False
             await agent.wait_for_log(" connected ")
-            await link.give(endless_job())
+            await link.give(long_job())
             await link.next(JobStarted)
 
             agent.signal(signal.SIGTERM)
             await agent.wait_for_log(" draining in_flight=1 ")
             agent.signal(signal.SIGTERM)
-            ended = await agent.wait()
+            result = await agent.wait()
 
-    assert ended.code == 130
-    assert "stopping at once in_flight=1" in ended.err
-    assert "Traceback" not in ended.err
+    assert result.code == 130
+    assert "stopping at once in_flight=1" in result.err
+    assert "Traceback" not in result.err
 
 
-def endless_job() -> Job:
-    """Its answer does not fit into the smallest window."""
+def long_job() -> Job:
+    """A job whose response exceeds the smallest window."""
     words = "word " * (MIN_WINDOW_BYTES // 50)
     body = {"model": "echo", "stream": True, "messages": [{"role": "user", "content": words}]}
     return new_job("echo", request=json.dumps(body).encode())
 
 
-async def test_an_agent_that_is_rejected_says_why_and_exits_with_78(
+async def test_rejection_is_reported_and_exits_with_78(
     coordinator: Coordinator, tmp_path: Path
 ) -> None:
     write_config(tmp_path, coordinator.connect_url, code="SECRET-WRONG-CODE")
 
-    ended = await run_command("run", home=tmp_path)
+    result = await run_command("run", home=tmp_path)
 
-    assert ended.code == 78
-    assert "the coordinator cannot be used url=ws:" in ended.err
-    assert "not_enrolled" in ended.err
-    assert "what_to_do=" in ended.err
-    assert "SECRET" not in ended.err
-    assert_keeps_secrets(tmp_path, ended.err)
+    assert result.code == 78
+    assert "the coordinator cannot be used url=ws:" in result.err
+    assert "not_enrolled" in result.err
+    assert "what_to_do=" in result.err
+    assert "SECRET" not in result.err
+    assert_contains_no_secrets(tmp_path, result.err)
 
 
-async def test_frames_that_do_not_parse_end_the_connection_and_are_not_logged(
+async def test_malformed_frames_close_the_connection_and_are_not_logged(
     tmp_path: Path,
 ) -> None:
     async with ScriptedCoordinator() as coordinator:
@@ -151,54 +149,54 @@ async def test_frames_that_do_not_parse_end_the_connection_and_are_not_logged(
             await link.closed.wait()
             await agent.wait_for_log("the coordinator broke the protocol")
             agent.signal(signal.SIGTERM)
-            ended = await agent.wait()
+            result = await agent.wait()
 
     assert link.socket.close_code == 1002
-    assert ended.code == 0
-    assert "SECRET" not in ended.err
-    assert_keeps_secrets(tmp_path, ended.err)
+    assert result.code == 0
+    assert "SECRET" not in result.err
+    assert_contains_no_secrets(tmp_path, result.err)
 
 
-async def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+async def test_invalid_setting_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     (tmp_path / "agent.toml").write_text(
         "[coordinator]\nurl = 'wss://h'\nenrollment_code = ['SECRET']", "utf-8"
     )
 
-    ended = await run_command("run", home=tmp_path)
+    result = await run_command("run", home=tmp_path)
 
-    assert ended.code == 2
-    assert ended.err == (
+    assert result.code == 2
+    assert result.err == (
         "Error: agent.toml: coordinator.enrollment_code: expected a text in quotes, got a list\n"
     )
 
 
-async def test_a_taken_status_address_is_one_message_and_exit_code_2(
+async def test_status_address_in_use_is_one_message_and_exit_code_2(
     coordinator: Coordinator, tmp_path: Path
 ) -> None:
     write_config(tmp_path, coordinator.connect_url)
-    taken = coordinator.http_url.removeprefix("http://")
+    address = coordinator.http_url.removeprefix("http://")
 
-    ended = await run_command("run", "--prometheus-addr", taken, home=tmp_path)
+    result = await run_command("run", "--prometheus-addr", address, home=tmp_path)
 
-    assert ended.code == 2
-    assert f"Error: the status server cannot listen on {taken}" in ended.err
-    assert "Traceback" not in ended.err
+    assert result.code == 2
+    assert f"Error: the status server cannot listen on {address}" in result.err
+    assert "Traceback" not in result.err
 
 
 # --- check ---------------------------------------------------------------------------------------
 
 
-async def test_check_exits_with_0_when_all_is_well(
+async def test_check_exits_with_0_without_failures(
     coordinator: Coordinator, llamacpp_server: LlamaCppProcess, tmp_path: Path
 ) -> None:
-    write_config(tmp_path, coordinator.connect_url, llamacpp(llamacpp_server.url))
+    write_config(tmp_path, coordinator.connect_url, llamacpp_config(llamacpp_server.url))
     env = {"SERVER_KEY": SECRETS["key"]}
     await run_command("identity", home=tmp_path)
 
-    ended = await run_command("check", "--json", home=tmp_path, env=env)
+    result = await run_command("check", "--json", home=tmp_path, env=env)
 
-    report = json.loads(ended.out)
-    assert (ended.code, report["ok"], ended.err) == (0, True, "")
+    report = json.loads(result.out)
+    assert (result.code, report["ok"], result.err) == (0, True, "")
     assert [(f["component"], f["target"], f["outcome"]) for f in report["findings"]] == [
         ("configuration", "agent.toml", "ok"),
         ("identity", "identity.key", "ok"),
@@ -207,118 +205,118 @@ async def test_check_exits_with_0_when_all_is_well(
         ("completion", "tiny (openai)", "ok"),
         ("completion", "tiny (anthropic)", "ok"),
     ]
-    assert_keeps_secrets(tmp_path, ended.out)
+    assert_contains_no_secrets(tmp_path, result.out)
 
 
-async def test_a_terminal_that_lacks_characters_shows_question_marks(tmp_path: Path) -> None:
+async def test_unsupported_characters_are_printed_as_question_marks(tmp_path: Path) -> None:
     env = {"PYTHONIOENCODING": "ascii"}
 
-    ended = await run_command("check", "--config", "clé.toml", home=tmp_path, env=env)
+    result = await run_command("check", "--config", "clé.toml", home=tmp_path, env=env)
 
-    assert ended.code == 2
-    assert " cl?.toml " in ended.out
-    assert "Traceback" not in ended.err
+    assert result.code == 2
+    assert " cl?.toml " in result.out
+    assert "Traceback" not in result.err
 
 
-async def test_check_exits_with_1_and_advises_on_every_failure(tmp_path: Path) -> None:
-    async with ScriptedCoordinator(lambda _: Rejected("not_enrolled", "Who are you?")) as refusing:
-        write_config(tmp_path, refusing.url, llamacpp("http://127.0.0.1:1"))
+async def test_check_exits_with_1_and_advice_for_each_failure(tmp_path: Path) -> None:
+    async with ScriptedCoordinator(lambda _: Rejected("not_enrolled", "unknown key")) as rejecting:
+        write_config(tmp_path, rejecting.url, llamacpp_config("http://127.0.0.1:1"))
         await run_command("identity", home=tmp_path)
 
-        ended = await run_command("check", home=tmp_path, env={"SERVER_KEY": SECRETS["key"]})
+        result = await run_command("check", home=tmp_path, env={"SERVER_KEY": SECRETS["key"]})
 
-    assert ended.code == 1
-    assert "rejected: not_enrolled: Who are you?" in ended.out
-    assert "to do: check [coordinator] enrollment_code" in ended.out
-    assert "to do: start the server" in ended.out
-    assert ended.out.endswith("2 of 4 checks failed.\n")
-    assert_keeps_secrets(tmp_path, ended.out + ended.err)
+    assert result.code == 1
+    assert "rejected: not_enrolled: unknown key" in result.out
+    assert "to do: check [coordinator] enrollment_code" in result.out
+    assert "to do: start the server" in result.out
+    assert result.out.endswith("2 of 4 checks failed.\n")
+    assert_contains_no_secrets(tmp_path, result.out + result.err)
 
 
 # --- ask -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wire_format", ["openai", "anthropic"])
-async def test_ask_streams_the_text_and_tells_its_figures(
+async def test_ask_prints_the_text_and_statistics(
     wire_format: str, llamacpp_server: LlamaCppProcess, tmp_path: Path
 ) -> None:
-    (tmp_path / "agent.toml").write_text(llamacpp(llamacpp_server.url), "utf-8")
+    (tmp_path / "agent.toml").write_text(llamacpp_config(llamacpp_server.url), "utf-8")
     env = {"SERVER_KEY": SECRETS["key"]}
     arguments = ("ask", "tiny", "Hello", "--max-tokens", "7", "--format", wire_format)
 
-    ended = await run_command(*arguments, home=tmp_path, env=env)
+    result = await run_command(*arguments, home=tmp_path, env=env)
 
-    assert ended.code == 0
-    assert len(ended.out.split()) >= 5
+    assert result.code == 0
+    assert len(result.out.split()) >= 5
     assert re.search(
-        rf"llamacpp:\S+, {wire_format}: first byte after \d+ ms, tokens \d+ in, 7 out, ", ended.err
+        rf"llamacpp:\S+, {wire_format}: first byte after \d+ ms, tokens \d+ in, 7 out, ", result.err
     )
 
 
-async def test_ctrl_c_ends_ask_with_130_and_the_servers_work(
+async def test_sigint_ends_ask_with_exit_code_130(
     llamacpp_server: LlamaCppProcess, tmp_path: Path
 ) -> None:
-    (tmp_path / "agent.toml").write_text(llamacpp(llamacpp_server.url), "utf-8")
+    (tmp_path / "agent.toml").write_text(llamacpp_config(llamacpp_server.url), "utf-8")
     arguments = ("ask", "tiny", "Hello", "--max-tokens", "2000")
-    async with start_command(*arguments, home=tmp_path, env={"SERVER_KEY": "k"}) as asking:
-        await asking.wait_for_first_byte()
-        asking.signal(signal.SIGINT)
-        ended = await asking.wait()
+    async with start_command(*arguments, home=tmp_path, env={"SERVER_KEY": "k"}) as command:
+        await command.wait_for_first_byte()
+        command.signal(signal.SIGINT)
+        result = await command.wait()
 
-    assert (ended.code, ended.err) == (130, "\n")
+    assert (result.code, result.err) == (130, "\n")
 
 
-async def test_ask_ends_without_a_word_when_nobody_reads_it_any_more(
+async def test_ask_exits_silently_when_its_output_is_closed(
     llamacpp_server: LlamaCppProcess, tmp_path: Path
 ) -> None:
-    (tmp_path / "agent.toml").write_text(llamacpp(llamacpp_server.url), "utf-8")
+    (tmp_path / "agent.toml").write_text(llamacpp_config(llamacpp_server.url), "utf-8")
     arguments = ("ask", "tiny", "Hello", "--max-tokens", "2000")
-    async with start_command(*arguments, home=tmp_path, env={"SERVER_KEY": "k"}) as asking:
-        await asking.wait_for_first_byte()
-        asking.close_stdout()
-        ended = await asking.wait()
+    async with start_command(*arguments, home=tmp_path, env={"SERVER_KEY": "k"}) as command:
+        await command.wait_for_first_byte()
+        command.close_stdout()
+        result = await command.wait()
 
-    assert (ended.code, ended.err) == (1, "")
+    assert (result.code, result.err) == (1, "")
 
 
 # --- demo ----------------------------------------------------------------------------------------
 
 
 async def test_demo_relays_both_formats_byte_for_byte(tmp_path: Path) -> None:
-    ended = await run_command("demo", home=tmp_path)
+    result = await run_command("demo", home=tmp_path)
 
-    rows = re.findall(r"(openai|anthropic) +\d+ ms +\d+ +(yes|no)", ended.out)
-    assert ended.code == 0, ended
+    rows = re.findall(r"(openai|anthropic) +\d+ ms +\d+ +(yes|no)", result.out)
+    assert result.code == 0, result
     assert rows == [("openai", "yes"), ("anthropic", "yes")]
-    assert ended.err == ""
+    assert result.err == ""
     assert files_in(tmp_path) == []
 
 
 @pytest.mark.parametrize(
-    ("hidden", "reason"),
+    ("startup_code", "reason"),
     [
         ("sys.modules['xllamacpp'] = None", "pip install 'provider-agent[demo]'"),
-        ("sys.path.insert(0, 'broken')", "llama.cpp did not start: ImportError: wrong machine"),
+        ("sys.path.insert(0, 'broken')", "llama.cpp did not start: ImportError: wrong platform"),
     ],
 )
 async def test_demo_without_a_usable_extra_uses_echo(
-    hidden: str, reason: str, tmp_path: Path
+    startup_code: str, reason: str, tmp_path: Path
 ) -> None:
     if await find_local_servers():
         pytest.skip("the demo uses the inference server that runs on this machine")
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "xllamacpp.py").write_text("raise ImportError('wrong machine')")
-    (tmp_path / "sitecustomize.py").write_text(f"import sys\n{hidden}\n")
+    (tmp_path / "broken" / "xllamacpp.py").write_text("raise ImportError('wrong platform')")
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\n{startup_code}\n")
 
-    ended = await run_command("demo", home=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    result = await run_command("demo", home=tmp_path, env={"PYTHONPATH": str(tmp_path)})
 
-    assert ended.code == 0, ended
-    assert "backend      the built-in echo; " in ended.out
-    assert reason in ended.out
-    assert len(re.findall(r"echo +(?:openai|anthropic) .* yes ", ended.out)) == 2
+    assert result.code == 0, result
+    assert "backend      the built-in echo; " in result.out
+    assert reason in result.out
+    assert len(re.findall(r"echo +(?:openai|anthropic) .* yes ", result.out)) == 2
 
 
-async def test_demo_serves_until_it_is_stopped_and_leaves_nothing_behind(tmp_path: Path) -> None:
+async def test_demo_serves_until_sigterm_and_leaves_no_files_or_processes(tmp_path: Path) -> None:
     async with start_command("demo", "--serve", home=tmp_path) as demo:
         line = await demo.wait_for_output("/v1/chat/completions -H")
         children = children_of(demo.pid)
@@ -326,38 +324,38 @@ async def test_demo_serves_until_it_is_stopped_and_leaves_nothing_behind(tmp_pat
         async with aiohttp.ClientSession() as client, client.post(url, data=body) as response:
             stream = await response.read()
         demo.signal(signal.SIGTERM)
-        ended = await demo.wait()
+        result = await demo.wait()
 
     assert stream.endswith(b"data: [DONE]\n\n")
-    assert (ended.code, ended.err) == (0, "")
-    assert ended.out.endswith("Stopping ...\n")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.endswith("Stopping ...\n")
     assert files_in(tmp_path) == []
-    assert alive(children) == []
+    assert still_running(children) == []
 
 
 def files_in(folder: Path) -> list[Path]:
     return list(folder.iterdir())
 
 
-def alive(processes: list[str]) -> list[str]:
+def still_running(processes: list[str]) -> list[str]:
     return [pid for pid in processes if Path(f"/proc/{pid}").exists()]
 
 
 def children_of(pid: int) -> list[str]:
-    """The processes that it started; where there is no /proc, none are known."""
+    """Return the ids of its child processes; none on a system without /proc."""
     file = Path(f"/proc/{pid}/task/{pid}/children")
     return file.read_text("utf-8").split() if file.exists() else []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-async def test_demo_cleans_up_when_it_is_stopped_before_it_is_up(
+async def test_signal_during_startup_of_the_demo_cleans_up(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
     async with start_command("demo", home=tmp_path) as demo:
         await demo.wait_for_output("Starting ...")
         demo.signal(number)
-        ended = await demo.wait()
+        result = await demo.wait()
 
-    assert ended.code == code
-    assert "Traceback" not in ended.err
+    assert result.code == code
+    assert "Traceback" not in result.err
     assert files_in(tmp_path) == []

@@ -1,4 +1,4 @@
-"""Real signals to a real agent: to read its settings again, and before it serves."""
+"""Signals to a real agent process: reload with SIGHUP, and signals during startup."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ from aiohttp import web
 
 from provider_agent.protocol.frames import Capabilities, Draining, JobResult, JobStarted
 from provider_agent.protocol.limits import MIN_WINDOW_BYTES
-from tests.integration.test_cli import ECHO, endless_job
+from tests.integration.test_cli import ECHO, long_job
 from tests.kit.cli_process import start_command
 from tests.kit.jobs import new_job
 from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome
@@ -22,26 +22,26 @@ KEPT = "configuration not reloaded: the old settings stay in force"
 KEYS = ("sk-FIRST-SERVER-KEY", "sk-SECOND-SERVER-KEY")
 
 
-def settings(url: str, more: str = ECHO) -> str:
+def config_text(url: str, sections: str = ECHO) -> str:
     return (
         f'[coordinator]\nurl = "{url}"\n[identity]\nkey_path = "identity.key"\n'
-        f'[observability]\nprometheus_addr = "off"\n{more}'
+        f'[observability]\nprometheus_addr = "off"\n{sections}'
     )
 
 
-def write_config(home: Path, url: str, more: str = ECHO) -> None:
-    (home / "agent.toml").write_text(settings(url, more), "utf-8")
+def write_config(home: Path, url: str, sections: str = ECHO) -> None:
+    (home / "agent.toml").write_text(config_text(url, sections), "utf-8")
 
 
-class GuardedServer:
-    """Any OpenAI-compatible server that wants a key; notes which it was shown."""
+class RecordingServer:
+    """An OpenAI-compatible server that records the `Authorization` header of each request."""
 
     def __init__(self) -> None:
         self.url = ""
-        self.shown: list[str] = []
+        self.authorizations: list[str] = []
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator["GuardedServer"]:
+    async def running(self) -> AsyncIterator["RecordingServer"]:
         app = web.Application()
         app.router.add_get("/v1/models", self._models)
         runner = web.AppRunner(app)
@@ -54,32 +54,32 @@ class GuardedServer:
             await runner.cleanup()
 
     async def _models(self, request: web.Request) -> web.Response:
-        self.shown.append(request.headers.get("Authorization", ""))
-        return web.json_response({"data": [{"id": "guarded"}]})
+        self.authorizations.append(request.headers.get("Authorization", ""))
+        return web.json_response({"data": [{"id": "m"}]})
 
 
 # --- SIGHUP ---------------------------------------------------------------------------------------
 
 
-async def test_settings_change_while_a_job_runs(tmp_path: Path) -> None:
+async def test_reload_while_a_job_runs(tmp_path: Path) -> None:
     async with ScriptedCoordinator(lambda _: welcome(window_bytes=MIN_WINDOW_BYTES)) as coordinator:
         write_config(tmp_path, coordinator.url)
         async with start_command("run", home=tmp_path) as agent:
             link = await coordinator.next_agent()
             link.acknowledges = False
             await agent.wait_for_log(" connected ")
-            job = endless_job()
+            job = long_job()
             await link.give(job)
             await link.next(JobStarted)
 
-            more = f"{ECHO}max_concurrent = 2\n[limits]\nmax_concurrent = 3\n"
-            write_config(tmp_path, coordinator.url, more)
+            sections = f"{ECHO}max_concurrent = 2\n[limits]\nmax_concurrent = 3\n"
+            write_config(tmp_path, coordinator.url, sections)
             agent.signal(signal.SIGHUP)
             line = await agent.wait_for_log(RELOADED)
             assert 'applied=["backends","limits.max_concurrent"]' in line
-            while (told := await link.next(Capabilities)).limits.max_concurrent != 3:
+            while (capabilities := await link.next(Capabilities)).limits.max_concurrent != 3:
                 pass
-            assert [one.max_concurrent for one in told.models] == [2]
+            assert [model.max_concurrent for model in capabilities.models] == [2]
 
             later = new_job("echo")
             link.acknowledges = True
@@ -88,9 +88,9 @@ async def test_settings_change_while_a_job_runs(tmp_path: Path) -> None:
             assert isinstance(await link.end(later.job_id), JobResult)
             assert isinstance(await link.end(job.job_id), JobResult)
             agent.signal(signal.SIGTERM)
-            ended = await agent.wait()
+            result = await agent.wait()
 
-    assert ended.code == 0
+    assert result.code == 0
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ async def test_settings_change_while_a_job_runs(tmp_path: Path) -> None:
         (None, "no such file"),
     ],
 )
-async def test_what_is_wrong_is_one_line_and_the_agent_goes_on(
+async def test_reload_of_an_invalid_file_is_one_log_line_and_the_agent_continues(
     text: str | None, reason: str, tmp_path: Path
 ) -> None:
     async with ScriptedCoordinator() as coordinator:
@@ -124,18 +124,18 @@ async def test_what_is_wrong_is_one_line_and_the_agent_goes_on(
             await link.give(job)
             assert isinstance(await link.end(job.job_id), JobResult)
             agent.signal(signal.SIGTERM)
-            ended = await agent.wait()
+            result = await agent.wait()
 
-    assert ended.code == 0
-    assert "Traceback" not in ended.err
+    assert result.code == 0
+    assert "Traceback" not in result.err
 
 
-async def test_flags_stay_above_the_file_and_what_needs_a_restart_is_named(tmp_path: Path) -> None:
+async def test_reload_keeps_options_and_names_settings_that_need_a_restart(tmp_path: Path) -> None:
     async with ScriptedCoordinator() as coordinator:
         write_config(tmp_path, coordinator.url)
         async with start_command("run", "--max-concurrent", "5", home=tmp_path) as agent:
             await agent.wait_for_log(" connected ")
-            text = settings(coordinator.url).replace("identity.key", "other.key")
+            text = config_text(coordinator.url).replace("identity.key", "other.key")
             text = text.replace("[coordinator]\n", '[coordinator]\ntoken_file = "missing"\n')
             text = f"{text}[limits]\nmax_concurrent = 3\n"
             (tmp_path / "agent.toml").write_text(text, "utf-8")
@@ -150,10 +150,10 @@ async def test_flags_stay_above_the_file_and_what_needs_a_restart_is_named(tmp_p
     assert 'needs_restart=["identity.key_path"]' in line
 
 
-async def test_a_rotated_key_is_used_and_neither_is_ever_shown(tmp_path: Path) -> None:
+async def test_rotated_key_is_used_and_no_key_is_logged(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text(KEYS[0], "utf-8")
-    async with ScriptedCoordinator() as coordinator, GuardedServer().running() as server:
+    async with ScriptedCoordinator() as coordinator, RecordingServer().running() as server:
         backend = f'[[backends]]\nkind = "openai_compatible"\nurl = "{server.url}"\n'
         write_config(tmp_path, coordinator.url, f'{backend}api_key_file = "key"\n')
         async with start_command("run", "--log-level", "debug", home=tmp_path) as agent:
@@ -165,14 +165,14 @@ async def test_a_rotated_key_is_used_and_neither_is_ever_shown(tmp_path: Path) -
             assert 'applied=["backends"]' in await agent.wait_for_log(RELOADED)
             await agent.wait_for_log("backend is up")
             agent.signal(signal.SIGTERM)
-            ended = await agent.wait()
+            result = await agent.wait()
 
-    assert set(server.shown) == {f"Bearer {one}" for one in KEYS}
-    assert server.shown[-1] == f"Bearer {KEYS[1]}"
-    assert [one for one in KEYS if one in ended.err + ended.out] == []
+    assert set(server.authorizations) == {f"Bearer {key}" for key in KEYS}
+    assert server.authorizations[-1] == f"Bearer {KEYS[1]}"
+    assert [key for key in KEYS if key in result.err + result.out] == []
 
 
-async def test_many_in_a_row_do_no_harm(tmp_path: Path) -> None:
+async def test_repeated_reload_signals(tmp_path: Path) -> None:
     async with ScriptedCoordinator() as coordinator:
         write_config(tmp_path, coordinator.url)
         async with start_command("run", home=tmp_path) as agent:
@@ -181,19 +181,19 @@ async def test_many_in_a_row_do_no_harm(tmp_path: Path) -> None:
                 agent.signal(signal.SIGHUP)
             await agent.wait_for_log("configuration unchanged")
             agent.signal(signal.SIGTERM)
-            ended = await agent.wait()
+            result = await agent.wait()
 
-    assert ended.code == 0
+    assert result.code == 0
 
 
-async def test_while_it_drains_nothing_changes(tmp_path: Path) -> None:
+async def test_reload_is_refused_while_draining(tmp_path: Path) -> None:
     async with ScriptedCoordinator(lambda _: welcome(window_bytes=MIN_WINDOW_BYTES)) as coordinator:
         write_config(tmp_path, coordinator.url)
         async with start_command("run", home=tmp_path) as agent:
             link = await coordinator.next_agent()
             link.acknowledges = False
             await agent.wait_for_log(" connected ")
-            job = endless_job()
+            job = long_job()
             await link.give(job)
             await link.next(JobStarted)
             agent.signal(signal.SIGTERM)
@@ -205,52 +205,52 @@ async def test_while_it_drains_nothing_changes(tmp_path: Path) -> None:
             link.acknowledges = True
             await link.flush()
             assert isinstance(await link.end(job.job_id), JobResult)
-            ended = await agent.wait()
+            result = await agent.wait()
 
-    assert ended.code == 0
-
-
-# --- before it serves -----------------------------------------------------------------------------
+    assert result.code == 0
 
 
-def hold(fifo: Path) -> int:
-    """Wait until somebody reads the file; what reads it goes on when it is closed."""
+# --- during startup -----------------------------------------------------------------------------
+
+
+def open_for_writing(fifo: Path) -> int:
+    """Wait for a reader of the FIFO, which continues when the FIFO is closed."""
     return os.open(fifo, os.O_WRONLY)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_to_stop_before_it_serves_is_the_end(
+async def test_stop_signal_during_startup_exits_with_0(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     fifo = tmp_path / "agent.toml"
     os.mkfifo(fifo)
     async with start_command("run", "--config", fifo, home=tmp_path) as agent:
-        held = await asyncio.to_thread(hold, fifo)
+        descriptor = await asyncio.to_thread(open_for_writing, fifo)
         try:
             agent.signal(number)
-            ended = await agent.wait()
+            result = await agent.wait()
         finally:
-            os.close(held)
+            os.close(descriptor)
 
-    assert ended == (0, "", "")
+    assert result == (0, "", "")
 
 
-async def test_a_signal_to_reload_before_it_serves_is_obeyed_when_it_does(tmp_path: Path) -> None:
+async def test_reload_signal_during_startup_takes_effect_after_startup(tmp_path: Path) -> None:
     fifo = tmp_path / "settings"
     os.mkfifo(fifo)
     async with ScriptedCoordinator() as coordinator:
-        text = settings(coordinator.url).encode()
+        text = config_text(coordinator.url).encode()
         async with start_command("run", "--config", fifo, home=tmp_path) as agent:
-            held = await asyncio.to_thread(hold, fifo)
+            descriptor = await asyncio.to_thread(open_for_writing, fifo)
             agent.signal(signal.SIGHUP)
-            os.write(held, text)
-            os.close(held)
+            os.write(descriptor, text)
+            os.close(descriptor)
             await agent.wait_for_log(" starting ")
-            held = await asyncio.to_thread(hold, fifo)
-            os.write(held, text)
-            os.close(held)
+            descriptor = await asyncio.to_thread(open_for_writing, fifo)
+            os.write(descriptor, text)
+            os.close(descriptor)
             await agent.wait_for_log("configuration unchanged")
             agent.signal(signal.SIGTERM)
-            ended = await agent.wait()
+            result = await agent.wait()
 
-    assert ended.code == 0
+    assert result.code == 0

@@ -1,4 +1,4 @@
-"""One suite over every backend, real and fake: how jobs run, whatever the server."""
+"""Conformance of every backend, with fake and real servers: running jobs."""
 
 import asyncio
 import re
@@ -26,10 +26,10 @@ from tests.kit.adapters_under_test import (
 from tests.kit.sink import CollectingSink
 
 
-async def run(
+async def run_job(
     adapter: AdapterUnderTest, wire_format: WireFormat, *, stream: bool
 ) -> tuple[CollectingSink, tuple[int | None, int | None]]:
-    """Run a usual job to its good end."""
+    """Run a job and return its response and usage."""
     sink = CollectingSink()
     await adapter.backend.list_models()
     result = await adapter.backend.execute(adapter.job(wire_format, stream=stream), sink)
@@ -39,12 +39,14 @@ async def run(
 
 @parametrize_formats(ADAPTERS)
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-async def test_runs_a_job(adapter: AdapterUnderTest, wire_format: WireFormat, stream: bool) -> None:
-    sink, usage = await run(adapter, wire_format, stream=stream)
+async def test_job_relays_a_complete_response_with_usage(
+    adapter: AdapterUnderTest, wire_format: WireFormat, stream: bool
+) -> None:
+    sink, usage = await run_job(adapter, wire_format, stream=stream)
 
     assert sink.status == 200
-    kind = "text/event-stream" if stream else "application/json"
-    assert sink.content_type.startswith(kind)
+    content_type = "text/event-stream" if stream else "application/json"
+    assert sink.content_type.startswith(content_type)
     end = b'"type":"message_stop"}\n\n' if wire_format is ANTHROPIC else b"data: [DONE]\n\n"
     assert not stream or sink.data.endswith(end)
     assert stream or isinstance(msgspec.json.decode(sink.data), dict)
@@ -55,7 +57,7 @@ async def test_runs_a_job(adapter: AdapterUnderTest, wire_format: WireFormat, st
 
 @parametrize_operations(ADAPTERS)
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-async def test_runs_every_operation_that_it_offers(
+async def test_every_supported_operation_succeeds(
     adapter: AdapterUnderTest, operation: Operation, stream: bool
 ) -> None:
     sink = CollectingSink()
@@ -74,14 +76,14 @@ async def test_runs_every_operation_that_it_offers(
 
 
 @parametrize_formats(FAKES)
-@pytest.mark.parametrize("chunk_bytes", [None, 1, 7])
-async def test_relays_the_very_bytes_that_the_server_sent(
-    adapter: AdapterUnderTest, wire_format: WireFormat, chunk_bytes: int | None
+@pytest.mark.parametrize("chunk_bytes", [1, 7])
+async def test_bytes_and_usage_do_not_depend_on_chunk_boundaries(
+    adapter: AdapterUnderTest, wire_format: WireFormat, chunk_bytes: int
 ) -> None:
     assert adapter.server is not None
     adapter.server.chunk_bytes = chunk_bytes
 
-    sink, usage = await run(adapter, wire_format, stream=True)
+    sink, usage = await run_job(adapter, wire_format, stream=True)
 
     assert sink.data == adapter.server.jobs[0].sent
     assert usage == adapter.expected.usage
@@ -89,7 +91,7 @@ async def test_relays_the_very_bytes_that_the_server_sent(
 
 @parametrize_formats(REAL)
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-async def test_relays_the_very_bytes_that_a_real_server_sent(
+async def test_response_of_a_real_server_is_relayed_byte_for_byte(
     adapter: AdapterUnderTest, wire_format: WireFormat, stream: bool
 ) -> None:
     async with Tap(adapter.backend.settings.url) as tap:
@@ -103,9 +105,9 @@ async def test_relays_the_very_bytes_that_a_real_server_sent(
     assert sink.data == tap.last_body
 
 
-@parametrize_formats(["real-llamacpp"])  # vLLM cuts equal text into different events
+@parametrize_formats(["real-llamacpp"])  # vLLM splits equal text into different events
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-async def test_relays_what_the_real_server_sends_when_asked_directly(
+async def test_response_equals_that_to_a_direct_request(
     adapter: AdapterUnderTest, wire_format: WireFormat, stream: bool
 ) -> None:
     job = adapter.job(
@@ -130,18 +132,18 @@ async def test_relays_what_the_real_server_sends_when_asked_directly(
     ):
         direct = await response.read()
     assert len(direct) > 100
-    assert _without_ids_and_clocks(bytes(sink.data)) == _without_ids_and_clocks(direct)
+    assert _without_ids_and_times(bytes(sink.data)) == _without_ids_and_times(direct)
 
 
-def _without_ids_and_clocks(data: bytes) -> bytes:
-    """What differs between two equal answers of a server."""
+def _without_ids_and_times(data: bytes) -> bytes:
+    """Remove what differs between two equal responses of a server."""
     data = re.sub(rb'"id":"[^"]+"', b'"id":""', data)
     data = re.sub(rb'"created":\d+', b'"created":0', data)
     return re.sub(rb'"timings":\{[^}]*\}', b'"timings":{}', data)
 
 
 @parametrize_formats(FAKES, supported=False)
-async def test_a_format_that_the_server_does_not_speak_is_an_error(
+async def test_unsupported_format_is_an_error(
     adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
     sink = CollectingSink()
@@ -154,7 +156,7 @@ async def test_a_format_that_the_server_does_not_speak_is_an_error(
 
 
 @every_fake
-async def test_the_request_names_the_servers_own_model_and_is_else_unchanged(
+async def test_request_is_unchanged_except_for_the_model_id(
     adapter: AdapterUnderTest,
 ) -> None:
     assert adapter.server is not None
@@ -164,14 +166,16 @@ async def test_the_request_names_the_servers_own_model_and_is_else_unchanged(
     await adapter.backend.execute(job, CollectingSink())
 
     sent = adapter.server.jobs[0].json
-    asked = msgspec.json.decode(job.request, type=dict[str, object])
-    own = {"venice_parameters": {"include_venice_system_prompt": False}}
-    added = own if adapter.backend.kind == "venice" else {}
-    assert sent == {**asked, "model": adapter.expected.upstream_id, **added}
+    requested = msgspec.json.decode(job.request, type=dict[str, object])
+    venice_fields = {"venice_parameters": {"include_venice_system_prompt": False}}
+    added = venice_fields if adapter.backend.kind == "venice" else {}
+    assert sent == {**requested, "model": adapter.expected.upstream_id, **added}
 
 
 @every_fake
-async def test_usage_is_asked_for_only_where_it_must_be(adapter: AdapterUnderTest) -> None:
+async def test_usage_is_requested_only_from_servers_that_require_it(
+    adapter: AdapterUnderTest,
+) -> None:
     assert adapter.server is not None
     await adapter.backend.list_models()
     for stream in (True, False):
@@ -183,7 +187,7 @@ async def test_usage_is_asked_for_only_where_it_must_be(adapter: AdapterUnderTes
 
 
 @parametrize_formats(FAKES, ANTHROPIC)
-async def test_messages_get_no_openai_fields(
+async def test_messages_requests_contain_no_openai_fields(
     adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
     assert adapter.server is not None
@@ -195,7 +199,7 @@ async def test_messages_get_no_openai_fields(
 
 
 @every_fake
-async def test_only_the_operators_key_and_known_headers_go_upstream(
+async def test_request_contains_only_the_operators_key_and_known_headers(
     adapter: AdapterUnderTest,
 ) -> None:
     assert adapter.server is not None
@@ -219,14 +223,14 @@ async def test_only_the_operators_key_and_known_headers_go_upstream(
 
 
 @every_backend
-async def test_a_full_window_stops_the_source_and_loses_nothing(adapter: AdapterUnderTest) -> None:
+async def test_full_window_pauses_the_source_and_loses_no_bytes(adapter: AdapterUnderTest) -> None:
     sink = CollectingSink(pause_at=1)
     job = adapter.job(max_tokens=50)
     await adapter.backend.list_models()
     running = asyncio.create_task(adapter.backend.execute(job, sink))
     await sink.paused.wait()
     before = len(sink.data)
-    for _ in range(20):  # nothing may arrive, so there is no event to wait for
+    for _ in range(20):  # no bytes may arrive, so there is no event to wait for
         await asyncio.sleep(0)
     assert len(sink.data) == before
     assert not running.done()

@@ -1,4 +1,4 @@
-"""One suite over every backend, real and fake: what each says of its server."""
+"""Conformance of every backend, with fake and real servers: health, models, version and load."""
 
 import aiohttp
 import msgspec
@@ -21,7 +21,7 @@ from tests.kit.sink import CollectingSink
 
 
 @every_backend
-async def test_is_healthy(adapter: AdapterUnderTest) -> None:
+async def test_running_server_is_healthy(adapter: AdapterUnderTest) -> None:
     health = await adapter.backend.health()
 
     assert health.last_error is None
@@ -31,7 +31,7 @@ async def test_is_healthy(adapter: AdapterUnderTest) -> None:
 
 
 @every_backend
-async def test_offers_its_model_with_window_and_operations(adapter: AdapterUnderTest) -> None:
+async def test_model_is_listed_with_window_and_operations(adapter: AdapterUnderTest) -> None:
     listed = await adapter.backend.list_models()
     models = {model.model_id: model for model in listed if not model.withheld}
 
@@ -41,11 +41,11 @@ async def test_offers_its_model_with_window_and_operations(adapter: AdapterUnder
     assert model.native is adapter.backend.native
     if adapter.expected.window is not None:
         assert model.context_window == adapter.expected.window
-    assert [one.model_id for one in listed] == sorted(one.model_id for one in listed)
+    assert [model.model_id for model in listed] == sorted(model.model_id for model in listed)
 
 
 @every_backend
-async def test_models_for_embeddings_are_offered_for_nothing_else(
+async def test_embedding_models_support_only_embeddings(
     adapter: AdapterUnderTest,
 ) -> None:
     models = {model.model_id: model for model in await adapter.backend.list_models()}
@@ -54,12 +54,14 @@ async def test_models_for_embeddings_are_offered_for_nothing_else(
     if embedder is not None and adapter.expected.embedder != adapter.expected.model_id:
         assert embedder.withheld == ""
         assert embedder.operations == {EMBEDDINGS}
-    with_embeddings = {one.model_id for one in models.values() if EMBEDDINGS in one.operations}
+    with_embeddings = {
+        model.model_id for model in models.values() if EMBEDDINGS in model.operations
+    }
     assert with_embeddings - {"acme-bare"} == {adapter.expected.embedder} - {""}
 
 
 @every_backend
-async def test_tells_the_servers_version(adapter: AdapterUnderTest) -> None:
+async def test_backend_reports_the_server_version(adapter: AdapterUnderTest) -> None:
     await adapter.backend.list_models()
 
     if adapter.expected.version is None:
@@ -69,7 +71,7 @@ async def test_tells_the_servers_version(adapter: AdapterUnderTest) -> None:
 
 
 @every_backend
-async def test_tells_the_servers_load_where_the_server_does(adapter: AdapterUnderTest) -> None:
+async def test_backend_reports_the_load_if_the_server_does(adapter: AdapterUnderTest) -> None:
     await adapter.backend.list_models()
     load = await adapter.backend.load()
 
@@ -80,18 +82,18 @@ async def test_tells_the_servers_load_where_the_server_does(adapter: AdapterUnde
 
 
 @every_backend
-async def test_clocks_and_limits_can_be_set(adapter: AdapterUnderTest) -> None:
-    other = adapter.with_settings(timeouts=TimeoutSettings(first_byte_s=7.0), max_concurrent=3)
+async def test_timeouts_and_limit_can_be_configured(adapter: AdapterUnderTest) -> None:
+    backend = adapter.with_settings(timeouts=TimeoutSettings(first_byte_s=7.0), max_concurrent=3)
 
-    await other.list_models()
+    await backend.list_models()
 
     defaults = adapter.backend.timeouts
-    assert other.timeouts == msgspec.structs.replace(defaults, first_byte_s=7.0)
-    assert other.max_concurrent == 3
+    assert backend.timeouts == msgspec.structs.replace(defaults, first_byte_s=7.0)
+    assert backend.max_concurrent == 3
 
 
 @every_fake
-async def test_listing_models_generates_nothing(adapter: AdapterUnderTest) -> None:
+async def test_listing_models_runs_no_job(adapter: AdapterUnderTest) -> None:
     assert adapter.server is not None
     await adapter.backend.health()
     await adapter.backend.list_models()
@@ -100,20 +102,22 @@ async def test_listing_models_generates_nothing(adapter: AdapterUnderTest) -> No
 
 
 @parametrize_adapters(REAL)
-async def test_listing_models_generates_nothing_on_a_real_server(adapter: AdapterUnderTest) -> None:
-    async with RecordingProxy(adapter.backend.settings.url) as recorder:
-        backend = adapter.with_settings(url=recorder.url)
+async def test_listing_models_of_a_real_server_generates_no_tokens(
+    adapter: AdapterUnderTest,
+) -> None:
+    async with RecordingProxy(adapter.backend.settings.url) as proxy:
+        backend = adapter.with_settings(url=proxy.url)
         await backend.health()
         await backend.list_models()
-        probes = [one for one in recorder.requests if one.operation is not None]
+        probes = [request for request in proxy.requests if request.operation is not None]
 
-    assert {one.operation for one in probes} == set(Operation)
-    assert all(b'"error"' in one.sent or b'"detail"' in one.sent for one in probes)
-    assert not any(b'"usage"' in one.sent for one in probes)
+    assert {probe.operation for probe in probes} == set(Operation)
+    assert all(b'"error"' in probe.sent or b'"detail"' in probe.sent for probe in probes)
+    assert not any(b'"usage"' in probe.sent for probe in probes)
 
 
 @parametrize_adapters(REAL)
-async def test_a_real_servers_window_is_what_it_says_it_is(adapter: AdapterUnderTest) -> None:
+async def test_window_of_a_real_server_is_the_reported_one(adapter: AdapterUnderTest) -> None:
     url = f"{adapter.backend.settings.url}/v1/models"
     headers = {"Authorization": f"Bearer {adapter.backend.settings.api_key}"}
     async with aiohttp.ClientSession() as client, client.get(url, headers=headers) as response:
@@ -121,12 +125,12 @@ async def test_a_real_servers_window_is_what_it_says_it_is(adapter: AdapterUnder
 
     (model,) = await adapter.backend.list_models()
 
-    told = entry.get("max_model_len") or entry["meta"]["n_ctx"]
-    assert model.context_window == told > 0
+    reported = entry.get("max_model_len") or entry["meta"]["n_ctx"]
+    assert model.context_window == reported > 0
 
 
 @every_fake
-async def test_a_version_is_probed_once(adapter: AdapterUnderTest) -> None:
+async def test_server_version_is_probed_once(adapter: AdapterUnderTest) -> None:
     assert adapter.server is not None
     for _ in range(3):
         await adapter.backend.list_models()
@@ -136,31 +140,31 @@ async def test_a_version_is_probed_once(adapter: AdapterUnderTest) -> None:
 
 
 @every_fake
-async def test_a_route_that_is_not_there_is_not_offered(adapter: AdapterUnderTest) -> None:
+async def test_missing_route_is_not_offered(adapter: AdapterUnderTest) -> None:
     assert adapter.server is not None
     adapter.server.routes = {Operation.CHAT}
 
     models = await adapter.backend.list_models()
 
-    (model,) = [one for one in models if one.model_id == adapter.expected.model_id]
-    promised = {"openrouter": UNCOUNTED, "openai_compatible": {Operation.CHAT, Operation.MESSAGES}}
-    assert model.operations == promised.get(adapter.backend.kind, {Operation.CHAT})
+    (model,) = [model for model in models if model.model_id == adapter.expected.model_id]
+    unprobed = {"openrouter": UNCOUNTED, "openai_compatible": {Operation.CHAT, Operation.MESSAGES}}
+    assert model.operations == unprobed.get(adapter.backend.kind, {Operation.CHAT})
 
 
 @every_fake
-async def test_offers_only_what_the_operator_listed(adapter: AdapterUnderTest) -> None:
-    one = adapter.with_settings(models=(adapter.expected.model_id,))
-    none = adapter.with_settings(models=("no-such-*",))
+async def test_only_listed_models_are_offered(adapter: AdapterUnderTest) -> None:
+    listed = adapter.with_settings(models=(adapter.expected.model_id,))
+    unlisted = adapter.with_settings(models=("no-such-*",))
 
-    assert _offered(await one.list_models()) == [adapter.expected.model_id]
-    rest = await none.list_models()
-    assert _offered(rest) == []
-    (model,) = [model for model in rest if model.model_id == adapter.expected.model_id]
+    assert _offered(await listed.list_models()) == [adapter.expected.model_id]
+    models = await unlisted.list_models()
+    assert _offered(models) == []
+    (model,) = [model for model in models if model.model_id == adapter.expected.model_id]
     assert "`models`" in model.withheld
 
 
 @every_fake
-async def test_without_a_list_only_the_operators_own_hardware_is_offered(
+async def test_without_a_list_only_native_backends_offer_models(
     adapter: AdapterUnderTest,
 ) -> None:
     unlisted = adapter.with_settings(models=None)
@@ -171,17 +175,17 @@ async def test_without_a_list_only_the_operators_own_hardware_is_offered(
 
 
 @every_fake
-async def test_an_alias_is_what_jobs_use_and_the_server_never_sees(
+async def test_jobs_use_the_alias_and_the_server_receives_its_own_model_id(
     adapter: AdapterUnderTest,
 ) -> None:
     assert adapter.server is not None
-    named = adapter.with_settings(
+    aliased = adapter.with_settings(
         aliases={"my-name": adapter.expected.upstream_id}, models=("my-*",)
     )
-    assert _offered(await named.list_models()) == ["my-name"]
+    assert _offered(await aliased.list_models()) == ["my-name"]
 
     job = msgspec.structs.replace(adapter.job(stream=False), model_id="my-name")
-    await named.execute(job, CollectingSink())
+    await aliased.execute(job, CollectingSink())
 
     assert adapter.server.jobs[0].json["model"] == adapter.expected.upstream_id
 
@@ -191,7 +195,7 @@ def _offered(models: list[BackendModel]) -> list[str]:
 
 
 @parametrize_adapters(name for name in ADAPTERS if ADAPTERS[name].checks_key)
-async def test_is_unhealthy_with_a_wrong_key_and_says_what_to_do(adapter: AdapterUnderTest) -> None:
+async def test_wrong_key_is_unhealthy_with_advice(adapter: AdapterUnderTest) -> None:
     wrong = adapter.with_settings(api_key="sk-wrong-0123456789")
 
     health = await wrong.health()
@@ -204,16 +208,16 @@ async def test_is_unhealthy_with_a_wrong_key_and_says_what_to_do(adapter: Adapte
 
 
 @every_server
-async def test_is_unhealthy_when_nobody_listens(
+async def test_refused_connection_is_unhealthy(
     adapter: AdapterUnderTest, unused_tcp_port: int
 ) -> None:
-    nobody = adapter.with_settings(url=f"http://127.0.0.1:{unused_tcp_port}")
+    unreachable = adapter.with_settings(url=f"http://127.0.0.1:{unused_tcp_port}")
 
-    health = await nobody.health()
+    health = await unreachable.health()
 
     assert not health.reachable
     assert health.last_error is not None
     assert "refused" in health.last_error
-    assert health.loading is nobody.native, "it may be starting"
+    assert health.loading is unreachable.native, "a native server may be starting"
     with pytest.raises(Unreachable):
-        await nobody.list_models()
+        await unreachable.list_models()

@@ -1,4 +1,4 @@
-"""One suite over every backend, real and fake: how failures come out, whatever the server."""
+"""Conformance of every backend, with fake and real servers: failures and cancellation."""
 
 import asyncio
 import os
@@ -30,6 +30,7 @@ from tests.kit.adapters_under_test import (
     every_fake,
     parametrize_adapters,
     parametrize_formats,
+    parametrize_values,
 )
 from tests.kit.fakes import FakeServer, Fault, RecordedRequest
 from tests.kit.llamacpp import LlamaCppFactory
@@ -37,7 +38,7 @@ from tests.kit.sink import CollectingSink
 
 
 @every_backend
-async def test_a_request_that_is_no_json_object_is_the_clients_fault(
+async def test_request_that_is_not_a_json_object_is_a_bad_request(
     adapter: AdapterUnderTest,
 ) -> None:
     job = msgspec.structs.replace(adapter.job(), request=b"[1, 2")
@@ -48,26 +49,26 @@ async def test_a_request_that_is_no_json_object_is_the_clients_fault(
     assert caught.value.code is ErrorCode.BAD_REQUEST
 
 
-@every_fake
-@pytest.mark.parametrize(
-    ("status", "code"),
-    [
-        (400, ErrorCode.BAD_REQUEST),
-        (401, ErrorCode.AUTH_REJECTED_BY_BACKEND),
-        (404, ErrorCode.MODEL_NOT_LOADED),
-        (429, ErrorCode.BACKEND_OVERLOADED),
-        (500, ErrorCode.BACKEND_ERROR),
-        (503, ErrorCode.BACKEND_OVERLOADED),
-    ],
-)
-async def test_a_status_becomes_a_code_and_the_body_comes_along_without_the_key(
-    adapter: AdapterUnderTest, status: int, code: ErrorCode
+STATUSES = [
+    (500, ErrorCode.BACKEND_ERROR),
+    (400, ErrorCode.BAD_REQUEST),
+    (401, ErrorCode.AUTH_REJECTED_BY_BACKEND),
+    (404, ErrorCode.MODEL_NOT_LOADED),
+    (429, ErrorCode.BACKEND_OVERLOADED),
+    (503, ErrorCode.BACKEND_OVERLOADED),
+]
+
+
+@parametrize_values("outcome", STATUSES)
+async def test_error_status_becomes_a_code_with_the_body_without_the_key(
+    adapter: AdapterUnderTest, outcome: tuple[int, ErrorCode]
 ) -> None:
+    status, code = outcome
     assert adapter.server is not None
     await adapter.backend.list_models()
-    refusal = adapter.server.error_response(status, f"no, {KEY}", _exchange_of(adapter.server))
-    refusal.headers["Retry-After"] = "17"
-    adapter.server.script_jobs(refusal)
+    response = adapter.server.error_response(status, f"no, {KEY}", _chat_request_to(adapter.server))
+    response.headers["Retry-After"] = "17"
+    adapter.server.script_jobs(response)
     sink = CollectingSink()
 
     with pytest.raises(BadStatus) as caught:
@@ -81,13 +82,13 @@ async def test_a_status_becomes_a_code_and_the_body_comes_along_without_the_key(
     assert sink.status is None
 
 
-def _exchange_of(server: FakeServer) -> RecordedRequest:
-    """A request whose errors have the OpenAI route's shape."""
+def _chat_request_to(server: FakeServer) -> RecordedRequest:
+    """Build a request whose errors have the shape of the OpenAI routes."""
     return RecordedRequest("POST", server.prefix + Operation.CHAT.path, {}, {}, b"")
 
 
-@parametrize_adapters(name for name in FAKES if name != "llamacpp")  # which answers to any name
-async def test_an_unknown_model_is_not_loaded_here(adapter: AdapterUnderTest) -> None:
+@parametrize_adapters(name for name in FAKES if name != "llamacpp")  # which accepts any model id
+async def test_unknown_model_is_model_not_loaded(adapter: AdapterUnderTest) -> None:
     job = msgspec.structs.replace(adapter.job(), model_id="no-such-model")
 
     with pytest.raises(BadStatus) as caught:
@@ -97,7 +98,7 @@ async def test_an_unknown_model_is_not_loaded_here(adapter: AdapterUnderTest) ->
 
 
 @parametrize_formats(FAKES)
-async def test_a_stream_that_just_stops_is_a_failure(
+async def test_stream_that_ends_early_is_a_failure(
     adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
     assert adapter.server is not None
@@ -112,7 +113,7 @@ async def test_a_stream_that_just_stops_is_a_failure(
 
 
 @every_fake
-async def test_a_connection_that_breaks_before_any_answer_is_tried_once_more(
+async def test_request_is_repeated_once_if_the_connection_breaks_before_the_response(
     adapter: AdapterUnderTest,
 ) -> None:
     assert adapter.server is not None
@@ -127,7 +128,9 @@ async def test_a_connection_that_breaks_before_any_answer_is_tried_once_more(
 
 
 @every_fake
-async def test_a_connection_that_breaks_in_a_chunk_is_a_failure(adapter: AdapterUnderTest) -> None:
+async def test_connection_that_breaks_within_a_chunk_is_a_failure(
+    adapter: AdapterUnderTest,
+) -> None:
     assert adapter.server is not None
     await adapter.backend.list_models()
     adapter.server.script_jobs(Fault.RESET_MID_CHUNK)
@@ -135,7 +138,7 @@ async def test_a_connection_that_breaks_in_a_chunk_is_a_failure(adapter: Adapter
     with pytest.raises(Transport):
         await adapter.backend.execute(adapter.job(), CollectingSink())
 
-    assert len(adapter.server.jobs) == 1, "what has begun is never repeated"
+    assert len(adapter.server.jobs) == 1, "a started response must not be repeated"
 
 
 @every_fake
@@ -143,13 +146,13 @@ async def test_a_connection_that_breaks_in_a_chunk_is_a_failure(adapter: Adapter
     "fault",
     [Fault.HANG_BEFORE_HEADERS, Fault.HANG_AFTER_HEADERS, Fault.HANG_AFTER_FIRST_CHUNK],
 )
-async def test_a_silent_server_runs_out_of_time(adapter: AdapterUnderTest, fault: Fault) -> None:
+async def test_silent_server_times_out(adapter: AdapterUnderTest, fault: Fault) -> None:
     assert adapter.server is not None
-    impatient = adapter.with_settings(timeouts=TimeoutSettings(first_byte_s=0.05, silence_s=0.05))
+    backend = adapter.with_settings(timeouts=TimeoutSettings(first_byte_s=0.05, silence_s=0.05))
     adapter.server.script_jobs(fault)
 
     with pytest.raises(BackendTimeout):
-        await impatient.execute(adapter.job(model=adapter.expected.upstream_id), CollectingSink())
+        await backend.execute(adapter.job(model=adapter.expected.upstream_id), CollectingSink())
 
 
 @every_fake
@@ -157,7 +160,7 @@ async def test_a_silent_server_runs_out_of_time(adapter: AdapterUnderTest, fault
     "fault",
     [Fault.HANG_BEFORE_HEADERS, Fault.HANG_AFTER_HEADERS, Fault.HANG_AFTER_FIRST_CHUNK],
 )
-async def test_cancelling_closes_the_connection_to_the_server(
+async def test_cancel_closes_the_upstream_connection(
     adapter: AdapterUnderTest, fault: Fault
 ) -> None:
     assert adapter.server is not None
@@ -177,7 +180,7 @@ async def test_cancelling_closes_the_connection_to_the_server(
 
 
 @every_backend
-async def test_cancelling_a_running_stream_ends_it(adapter: AdapterUnderTest) -> None:
+async def test_backend_is_healthy_after_a_cancelled_stream(adapter: AdapterUnderTest) -> None:
     sink = CollectingSink(pause_at=1)
     job = adapter.job(max_tokens=400)
     await adapter.backend.list_models()
@@ -195,7 +198,7 @@ async def test_cancelling_a_running_stream_ends_it(adapter: AdapterUnderTest) ->
 
 
 @pytest.mark.parametrize("wire_format", WireFormat)
-async def test_a_real_server_that_dies_in_a_stream_is_told_apart_from_its_end(
+async def test_real_server_killed_during_a_stream_is_a_failure(
     llamacpp_factory: LlamaCppFactory, wire_format: WireFormat
 ) -> None:
     server = await llamacpp_factory()
@@ -219,7 +222,7 @@ async def test_a_real_server_that_dies_in_a_stream_is_told_apart_from_its_end(
 
 
 @parametrize_formats(["real-llamacpp"])
-async def test_a_real_server_tells_that_a_prompt_does_not_fit(
+async def test_too_long_prompt_on_a_real_server_is_context_length_exceeded(
     adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
     prompt = [{"role": "user", "content": "far too long " * 20_000}]
@@ -233,7 +236,7 @@ async def test_a_real_server_tells_that_a_prompt_does_not_fit(
 
 
 @parametrize_formats(["real-llamacpp"], WireFormat.OPENAI)
-async def test_a_real_server_that_calls_a_mistake_its_own_is_not_believed(
+async def test_invalid_request_with_status_500_is_a_bad_request(
     adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}

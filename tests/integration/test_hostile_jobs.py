@@ -1,11 +1,10 @@
-"""No job reaches an address, a model or a header that the operator did not configure.
+"""A job cannot select an address, model or header that the operator did not configure.
 
-What a request holds for the server itself (an image's URL, say) is the server's to judge; what is
-tested here is that the agent asks nobody but that server, by its own route, with its own headers.
+Contents for the server itself, such as the URL of an image, are passed on. The agent must send the
+request only to that server, to the route of the operation, and with its own headers.
 """
 
 import contextlib
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +19,7 @@ from tests.kit.adapters_under_test import (
     AdapterUnderTest,
     parametrize_adapters,
     parametrize_operations,
+    parametrize_values,
 )
 from tests.kit.fakes import FakeOpenAICompatible
 from tests.kit.fakes.server import FakeResponse, RecordedRequest
@@ -60,33 +60,22 @@ UNKNOWN_OPERATIONS = [
     ("x" * 512, "x" * 512),
 ]
 MODEL_FIELDS = [
-    '"model":"dear","model":"dearest"',
-    '"model":"m","mod\\u0065l":"dear"',
-    '"model":{"model":"dear"}',
-    '"model":["dear","dearest"]',
-    '"Model":"dear","MODEL":"dearest"',
+    '"model":"expensive","model":"other-expensive"',
+    '"model":"m","mod\\u0065l":"expensive"',
+    '"model":{"model":"expensive"}',
+    '"model":["expensive","other-expensive"]',
+    '"Model":"expensive","MODEL":"other-expensive"',
     '"model":"http://evil.example/v1"',
 ]
 
 
-def over_values(name: str, values: Sequence[object]) -> pytest.MarkDecorator:
-    """Run a test with each value on one kind, and with one value on each other kind.
-
-    All kinds share the code under test; what could differ is whether a kind uses it.
-    """
-    first, *others = FAKES
-    pairs = [(first, value) for value in values] + [(kind, values[0]) for kind in others]
-    ids = [f"{kind}-{index}" for index, (kind, _) in enumerate(pairs)]
-    return pytest.mark.parametrize(("adapter", name), pairs, indirect=["adapter"], ids=ids)
-
-
-async def run(adapter: AdapterUnderTest, job: Job) -> None:
-    """To whatever end; a refusal is one."""
+async def run_job(adapter: AdapterUnderTest, job: Job) -> None:
+    """Run the job and ignore its error."""
     with contextlib.suppress(BackendError):
         await adapter.backend.execute(job, CollectingSink())
 
 
-def is_only_what_was_configured(
+def assert_configured_only(
     adapter: AdapterUnderTest, recorded: RecordedRequest, operation: Operation
 ) -> None:
     assert adapter.server is not None
@@ -99,8 +88,8 @@ def is_only_what_was_configured(
     assert [name for name in recorded.json if name.casefold() == "model"] == ["model"]
 
 
-def smuggled(url: str) -> dict[str, Any]:
-    """Fields that some client or gateway takes for an order to go elsewhere."""
+def hostile_fields(url: str) -> dict[str, Any]:
+    """Fields that some client libraries or gateways use to select another address."""
     names = ["base_url", "baseUrl", "api_base", "url", "endpoint", "host", "proxy", "webhook"]
     headers = {"Authorization": "Bearer evil", "X-Evil": "1", "Host": "evil.example"}
     image = {"type": "image_url", "image_url": {"url": f"{url}/image.png"}}
@@ -108,70 +97,72 @@ def smuggled(url: str) -> dict[str, Any]:
     return {
         **dict.fromkeys(names, url),
         **dict.fromkeys(["headers", "extra_headers", "extra_query", "default_headers"], headers),
-        "extra_body": {"model": "dear", "base_url": url},
+        "extra_body": {"model": "expensive", "base_url": url},
         "api_key": "evil",
         "user": CRLF,
-        "MODEL": "dear",
+        "MODEL": "expensive",
         "tools": [{"type": "function", "function": {"name": url, "url": "file:///etc/passwd"}}],
         "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, image, local]}],
     }
 
 
 @parametrize_operations(FAKES)
-async def test_a_request_cannot_name_another_address_or_header(
+async def test_request_cannot_select_another_address_or_header(
     adapter: AdapterUnderTest, operation: Operation
 ) -> None:
     assert adapter.server is not None
-    async with FakeOpenAICompatible() as trap:
+    async with FakeOpenAICompatible() as other_server:
         await adapter.backend.list_models()
         before = len(adapter.server.requests)
-        await run(adapter, adapter.job_for(operation, stream=True, **smuggled(trap.url)))
+        await run_job(
+            adapter, adapter.job_for(operation, stream=True, **hostile_fields(other_server.url))
+        )
         (recorded,) = adapter.server.requests[before:]
-        is_only_what_was_configured(adapter, recorded, operation)
-        asked = recorded.json["model"]
-        wanted = adapter.job_for(operation).model_id
-        assert asked in (wanted, adapter.expected.upstream_id)
-        assert trap.requests == []
+        assert_configured_only(adapter, recorded, operation)
+        model = recorded.json["model"]
+        model_id = adapter.job_for(operation).model_id
+        assert model in (model_id, adapter.expected.upstream_id)
+        assert other_server.requests == []
 
 
-@over_values("fields", MODEL_FIELDS)
-async def test_a_request_cannot_name_another_model(adapter: AdapterUnderTest, fields: str) -> None:
+@parametrize_values("fields", MODEL_FIELDS)
+async def test_request_cannot_select_another_model(adapter: AdapterUnderTest, fields: str) -> None:
     assert adapter.server is not None
     await adapter.backend.list_models()
     job = adapter.job()
     body = b"{" + fields.encode() + b',"messages":[{"role":"user","content":"x"}],"max_tokens":5}'
-    await run(adapter, msgspec.structs.replace(job, request=body))
+    await run_job(adapter, msgspec.structs.replace(job, request=body))
     (recorded,) = adapter.server.jobs
-    is_only_what_was_configured(adapter, recorded, Operation.CHAT)
+    assert_configured_only(adapter, recorded, Operation.CHAT)
     assert recorded.json["model"] == adapter.expected.upstream_id
-    assert b"dear" not in recorded.body
+    assert b"expensive" not in recorded.body
 
 
-@over_values("model_id", MODELS)
-async def test_a_model_id_is_a_value_and_never_a_part_of_an_address(
+@parametrize_values("model_id", MODELS)
+async def test_model_id_never_becomes_part_of_the_address(
     adapter: AdapterUnderTest, model_id: str
 ) -> None:
     assert adapter.server is not None
     await adapter.backend.list_models()
-    await run(adapter, msgspec.structs.replace(adapter.job(), model_id=model_id))
+    await run_job(adapter, msgspec.structs.replace(adapter.job(), model_id=model_id))
     for recorded in adapter.server.jobs:
-        is_only_what_was_configured(adapter, recorded, Operation.CHAT)
+        assert_configured_only(adapter, recorded, Operation.CHAT)
         assert recorded.json["model"] == model_id
 
 
-@over_values("trace", TRACES)
-async def test_a_malformed_traceparent_is_dropped(adapter: AdapterUnderTest, trace: str) -> None:
+@parametrize_values("trace", TRACES)
+async def test_malformed_traceparent_is_dropped(adapter: AdapterUnderTest, trace: str) -> None:
     assert adapter.server is not None
     await adapter.backend.list_models()
     await adapter.backend.execute(
         msgspec.structs.replace(adapter.job(), traceparent=trace), CollectingSink()
     )
     (recorded,) = adapter.server.jobs
-    is_only_what_was_configured(adapter, recorded, Operation.CHAT)
+    assert_configured_only(adapter, recorded, Operation.CHAT)
 
 
-@over_values("job", UNKNOWN_OPERATIONS)
-async def test_an_unknown_operation_sends_no_request(
+@parametrize_values("job", UNKNOWN_OPERATIONS)
+async def test_unknown_operation_sends_no_request(
     adapter: AdapterUnderTest, job: tuple[str, str]
 ) -> None:
     assert adapter.server is not None
@@ -185,13 +176,13 @@ async def test_an_unknown_operation_sends_no_request(
 
 
 @parametrize_adapters(FAKES)
-async def test_a_redirect_of_the_server_is_not_followed(adapter: AdapterUnderTest) -> None:
-    """Else the server's word would take the operator's key elsewhere."""
+async def test_redirect_is_not_followed(adapter: AdapterUnderTest) -> None:
+    """Following it would send the operator's key to another address."""
     assert adapter.server is not None
-    async with FakeOpenAICompatible() as trap:
+    async with FakeOpenAICompatible() as other_server:
         await adapter.backend.list_models()
         adapter.server.script_jobs(
-            FakeResponse(status=307, headers={"Location": f"{trap.url}/v1/chat"})
+            FakeResponse(status=307, headers={"Location": f"{other_server.url}/v1/chat"})
         )
-        await run(adapter, adapter.job())
-        assert trap.requests == []
+        await run_job(adapter, adapter.job())
+        assert other_server.requests == []

@@ -1,4 +1,4 @@
-"""The official OpenAI and Anthropic clients work against the coordinator's address."""
+"""The official OpenAI and Anthropic client libraries work with the coordinator."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -91,19 +91,19 @@ async def test_anthropic_message_streamed(anthropic_client: anthropic.AsyncAnthr
     assert message.usage.output_tokens == 8
 
 
-async def test_openai_lists_the_models(openai_client: openai.AsyncOpenAI) -> None:
+async def test_openai_lists_models(openai_client: openai.AsyncOpenAI) -> None:
     models = await openai_client.models.list()
 
     assert [model.id for model in models.data] == ["tiny"]
 
 
-async def test_anthropic_lists_the_models(anthropic_client: anthropic.AsyncAnthropic) -> None:
+async def test_anthropic_lists_models(anthropic_client: anthropic.AsyncAnthropic) -> None:
     models = await anthropic_client.models.list()
 
     assert [model.id for model in models.data] == ["tiny"]
 
 
-async def test_an_unknown_model_is_not_found_in_both(
+async def test_unknown_model_is_not_found(
     openai_client: openai.AsyncOpenAI, anthropic_client: anthropic.AsyncAnthropic
 ) -> None:
     with pytest.raises(openai.NotFoundError) as in_openai:
@@ -119,7 +119,7 @@ async def test_an_unknown_model_is_not_found_in_both(
     assert "no-such-model" in in_anthropic.value.message
 
 
-async def test_an_unknown_model_is_not_found_when_streamed_too(
+async def test_unknown_model_is_not_found_for_a_stream(
     openai_client: openai.AsyncOpenAI, anthropic_client: anthropic.AsyncAnthropic
 ) -> None:
     with pytest.raises(openai.NotFoundError):
@@ -130,10 +130,10 @@ async def test_an_unknown_model_is_not_found_when_streamed_too(
         async with anthropic_client.messages.stream(
             model="no-such-model", max_tokens=8, messages=[{"role": "user", "content": "Hello"}]
         ):
-            pytest.fail("the stream must not open")
+            pytest.fail("the stream was opened")
 
 
-async def test_a_servers_refusal_is_a_bad_request_in_both(
+async def test_too_long_prompt_is_a_bad_request(
     openai_client: openai.AsyncOpenAI, anthropic_client: anthropic.AsyncAnthropic
 ) -> None:
     long = "the sea and the wind " * 1000
@@ -147,16 +147,16 @@ async def test_a_servers_refusal_is_a_bad_request_in_both(
         )
 
 
-async def test_a_wrong_key_is_an_authentication_error_in_both(harness: EndToEndHarness) -> None:
+async def test_wrong_key_is_an_authentication_error(harness: EndToEndHarness) -> None:
     async with (
         openai.AsyncOpenAI(
             base_url=f"{harness.url}/v1", api_key="wrong", max_retries=0
-        ) as with_openai,
+        ) as openai_client,
         anthropic.AsyncAnthropic(
             base_url=harness.url, api_key="wrong", max_retries=0
-        ) as with_anthropic,
+        ) as anthropic_client,
     ):
         with pytest.raises(openai.AuthenticationError):
-            await with_openai.models.list()
+            await openai_client.models.list()
         with pytest.raises(anthropic.AuthenticationError):
-            await with_anthropic.models.list()
+            await anthropic_client.models.list()

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final
@@ -266,6 +266,17 @@ def parametrize_operations(names: Iterable[str]) -> pytest.MarkDecorator:
         or (operation is EMBEDDINGS and ADAPTERS[name].embedder)
     ]
     return pytest.mark.parametrize(("adapter", "operation"), pairs, indirect=["adapter"])
+
+
+def parametrize_values(name: str, values: Sequence[object]) -> pytest.MarkDecorator:
+    """Run a test with each value on one kind, and with one value on every other kind.
+
+    All kinds share the code under test; a kind can only fail to call it.
+    """
+    first, *others = FAKES
+    pairs = [(first, value) for value in values] + [(kind, values[0]) for kind in others]
+    ids = [f"{kind}-{index}" for index, (kind, _) in enumerate(pairs)]
+    return pytest.mark.parametrize(("adapter", name), pairs, indirect=["adapter"], ids=ids)
 
 
 every_backend = parametrize_adapters(ADAPTERS)
