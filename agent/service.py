@@ -142,7 +142,7 @@ class Service:
                 group.create_task(self._stop_when_asked(tasks), name="stop")
         finally:
             self.uplink.state = LinkState.STOPPED
-            self.uplink.give_up()
+            self.uplink.abandon_session()
             await stop_jobs(self.jobs, "the agent was stopped")
             if self._advertising is not None:
                 self._advertising.cancel()
@@ -273,7 +273,9 @@ class Service:
             await self.uplink.connected.wait()
             limit_s = self._config.limits.slow_consumer_s
             streams = self.outbox.streams
-            for stream in self._slow_consumers.stalled(streams, self.uplink.heard_at, limit_s):
+            for stream in self._slow_consumers.stalled(
+                streams, self.uplink.last_activity_at, limit_s
+            ):
                 self.jobs.end_stalled(stream)
             await asyncio.sleep(limit_s / SLOW_LOOKS)
 

@@ -1,1 +1,1 @@
-"""The way to the coordinator: dial, resume, dial again."""
+"""The link to the coordinator: dial, handshake, watchdogs, resumption and backoff."""

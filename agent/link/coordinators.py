@@ -1,4 +1,4 @@
-"""Which of the coordinator's addresses is dialled next. Pure."""
+"""Chooses which of the coordinator's addresses is dialed next. Pure."""
 
 from collections.abc import Sequence
 
@@ -6,56 +6,56 @@ from provider_agent.agent.link.backoff import CAP_S, Fatal, Retry
 
 
 class Coordinators:
-    """The addresses that are left, in the operator's order.
+    """The coordinator's addresses, in the operator's order, without the unusable ones.
 
-    A lost session is taken up where it was, so its address comes first again. After a failed
-    attempt it is the next one's turn. What one coordinator asked for, or its refusal of a token,
-    makes nobody wait for another; an address that is of no use at all is left out.
+    After a session, its address is tried first again, because only that coordinator can resume it.
+    After a failed attempt, the next address is tried. A wait that one coordinator asked for does
+    not apply to another. An address with a fatal failure is removed.
 
     Args:
-        urls: at least one; the first is dialled first.
+        urls: at least one; the first is dialed first.
     """
 
     def __init__(self, urls: Sequence[str]) -> None:
         self._not_before = dict.fromkeys(urls, float("-inf"))
         self.current = urls[0]
-        """The address to dial, or the last one there was."""
+        """The address to dial; after `choose_next` returned None, the last one that was left."""
 
     def __repr__(self) -> str:
         return f"<Coordinators {self.current} of {len(self._not_before)}>"
 
-    def ended(self, decision: Retry | Fatal, now: float, *, welcomed: bool) -> float | None:
-        """Choose the next address.
+    def choose_next(self, decision: Retry | Fatal, now: float, *, welcomed: bool) -> float | None:
+        """Choose the next address after a link, or an attempt, has ended.
 
         Args:
-            decision: what `backoff.after` said about the link that ended.
-            now: of any monotonic clock.
-            welcomed: whether that link had a session.
+            decision: of `next_attempt` for the ended link.
+            now: of a monotonic clock.
+            welcomed: whether the link had received `Welcome`.
 
         Returns:
-            Seconds to wait before dialling `current`; None: no address is left.
+            Seconds to wait before dialing `current`; None: no address is left.
         """
         ended = self.current
-        turns = self._after(ended)
+        candidates = self._others(ended)
         if isinstance(decision, Fatal):
             del self._not_before[ended]
-            if not turns:
+            if not candidates:
                 return None
         else:
             self._not_before[ended] = now + decision.after_s
-            # Later than this no coordinator keeps the session.
+            # After a longer wait, no coordinator would still hold the session.
             if welcomed and decision.after_s <= CAP_S:
                 return decision.after_s
-            turns.append(ended)
-        start = {url: self._not_before[url] for url in turns}
-        for url in turns:
+            candidates.append(ended)
+        dial_at = {url: self._not_before[url] for url in candidates}
+        for url in candidates:
             if url != ended:
-                start[url] = max(start[url], now + decision.elsewhere_s)
-        self.current = min(turns, key=start.__getitem__)  # of several, the first in turn
-        return start[self.current] - now
+                dial_at[url] = max(dial_at[url], now + decision.elsewhere_s)
+        self.current = min(candidates, key=dial_at.__getitem__)  # the first in order, if equal
+        return dial_at[self.current] - now
 
-    def _after(self, url: str) -> list[str]:
-        """The other addresses, beginning with the one behind `url`."""
+    def _others(self, url: str) -> list[str]:
+        """The other addresses in cyclic order, beginning after `url`."""
         urls = list(self._not_before)
-        place = urls.index(url)
-        return urls[place + 1 :] + urls[:place]
+        index = urls.index(url)
+        return urls[index + 1 :] + urls[:index]

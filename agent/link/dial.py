@@ -1,4 +1,4 @@
-"""Opens the WebSocket to the coordinator, and says in the link's words why it could not."""
+"""Opens the WebSocket to the coordinator; every failure becomes a `DialFailed`."""
 
 import asyncio
 import ssl
@@ -29,18 +29,18 @@ from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.limits import KIB, MAX_MESSAGE_TO_AGENT_BYTES, MIB
 
 CLOSE_TIMEOUT_S: Final = 5.0
-"""For the close handshake: a peer that is there answers in one round trip."""
+"""The timeout of the close handshake, which takes a live peer one round trip."""
 
 WRITE_LIMIT_BYTES: Final = 16 * KIB
-"""What may wait in this process for the kernel: more would only make control frames late. With 64 a
-small job beside a greedy one came 1.3 s later on a link of 100 kB/s."""
+"""How much this process buffers while the kernel accepts no more. A larger buffer delays control
+frames: with 64 KiB, a small job beside a large one was 1.3 s later on a link of 100 kB/s."""
 
 MAX_UNSENT_BYTES: Final = 16 * MIB
-"""More than any message of the agent and what waits before it. Beyond this it is pongs for a peer
-that sends pings without an end and reads nothing: the link ends before memory does."""
+"""More than any message of the agent and the buffer before it. Only a peer that floods the agent
+with pings and reads no pongs exceeds it; the link is then aborted to bound memory."""
 
 MAX_QUEUED_MESSAGES: Final = 4
-"""Messages read ahead of the reader, each up to the size of a job."""
+"""Received messages that wait for the reader, each up to the size of a job."""
 
 
 class DialSettings(Struct, frozen=True, kw_only=True):
@@ -48,12 +48,11 @@ class DialSettings(Struct, frozen=True, kw_only=True):
 
     Attributes:
         url: `wss://…` or `ws://…`.
-        token_file: a bearer token for the upgrade request, read at every attempt; None: none.
-        ca_file: PEM certificates to trust instead of the system's. This and the next two are read
-            at every attempt, too.
-        client_cert_file: PEM certificate to show, with the chain above it.
-        client_key_file: its private key; None: it stands in `client_cert_file`.
-        proxy: HTTP proxy; None: as `HTTPS_PROXY` and `NO_PROXY` say.
+        token_file: holds a bearer token for the upgrade request. All files are read at every dial.
+        ca_file: PEM certificates to trust instead of the system's.
+        client_cert_file: the client certificate, as PEM, with its chain.
+        client_key_file: its private key; None: it is in `client_cert_file`.
+        proxy: URL of an HTTP proxy; None: `HTTPS_PROXY` and `NO_PROXY` apply.
     """
 
     url: str
@@ -64,17 +63,17 @@ class DialSettings(Struct, frozen=True, kw_only=True):
     proxy: str | None = None
 
     def __repr__(self) -> str:
-        return f"<DialSettings {self.url}>"  # the proxy's address may hold a password
+        return f"<DialSettings {self.url}>"  # the URL of the proxy may hold a password
 
     @property
     def authority(self) -> str:
-        """What the challenge's signature names."""
+        """The authority that the signature of the challenge covers."""
         parts = urlsplit(self.url)
         return canonical_authority(parts.scheme, parts.hostname or "", parts.port)
 
     @classmethod
     def of(cls, config: CoordinatorConfig, url: str) -> "DialSettings":
-        """The operator's settings, for one of the coordinator's addresses."""
+        """The settings for one of the coordinator's addresses."""
         return cls(
             url=url,
             token_file=config.token_file,
@@ -86,18 +85,18 @@ class DialSettings(Struct, frozen=True, kw_only=True):
 
 
 class _ConnectWithoutRedirects(connect):
-    """An answer from elsewhere would not be the coordinator that the operator configured."""
+    """Follows no redirect: it would lead to a server that the operator did not configure."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
 
 
 class _Attempt:
-    """How far one attempt got.
+    """The progress of one attempt to connect.
 
     Attributes:
-        connected: the transport, TLS included, is up: what follows is the upgrade.
-        lost: what broke the transport. The library tells only that no answer came.
+        connected: the transport, including TLS, is open; the upgrade follows.
+        lost: the error that closed the transport; the library reports only a missing response.
     """
 
     def __init__(self) -> None:
@@ -105,10 +104,10 @@ class _Attempt:
         self.lost: Exception | None = None
 
     def connection_type(self) -> type[ClientConnection]:
-        """Makes connections that keep this up to date."""
+        """A connection class that records its progress in this attempt."""
         attempt = self
 
-        class Watched(ClientConnection):
+        class ObservedConnection(ClientConnection):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
                 attempt.connected = True
                 set_socket_options(transport)
@@ -121,21 +120,21 @@ class _Attempt:
 
             def connection_lost(self, exc: Exception | None) -> None:
                 attempt.lost = exc
-                # Behind a proxy the loop reports a failed TLS handshake here, too, and the library
-                # is not prepared for the end of what never began.
+                # Behind a proxy, the event loop also reports a failed TLS handshake here, and the
+                # library does not expect `connection_lost` without `connection_made`.
                 if attempt.connected:
                     super().connection_lost(exc)
 
-        return Watched
+        return ObservedConnection
 
 
 async def dial(settings: DialSettings, subprotocol: str) -> ClientConnection:
-    """Open the WebSocket. When cancelled, nothing stays open.
+    """Open the WebSocket. Cancelling it closes everything that was opened.
 
-    The library's own keep-alive is off: whoever uses the connection has to notice that it died.
+    The library's keepalive is off: the caller has to detect a broken connection.
 
     Raises:
-        DialFailed: it did not open.
+        DialFailed: the WebSocket could not be opened.
     """
     attempt = _Attempt()
     try:
@@ -160,22 +159,24 @@ async def dial(settings: DialSettings, subprotocol: str) -> ClientConnection:
     except UnusableFile as error:
         raise DialFailed(Disconnect(DisconnectCause.LOST, str(error))) from error
     except TimeoutError as error:
-        raise DialFailed(Disconnect(DisconnectCause.LOST, _overdue(settings, attempt))) from error
+        raise DialFailed(
+            Disconnect(DisconnectCause.LOST, _explain_timeout(settings, attempt))
+        ) from error
     except (WebSocketException, OSError, EOFError, ValueError, ImportError) as error:
         lost = attempt.lost
         raise DialFailed(explain(lost if isinstance(lost, ssl.SSLError) else error)) from error
     if socket.subprotocol != subprotocol:
         await socket.close(1002, "no common subprotocol")
-        detail = f"the server does not speak {subprotocol}; is this a coordinator?"
+        detail = f"the server does not support {subprotocol}; is this a coordinator?"
         raise DialFailed(Disconnect(DisconnectCause.INCOMPATIBLE, detail))
     return socket
 
 
-def _overdue(settings: DialSettings, attempt: _Attempt) -> str:
-    """What did not come within `OPEN_TIMEOUT_S`."""
+def _explain_timeout(settings: DialSettings, attempt: _Attempt) -> str:
+    """Which step did not complete within `OPEN_TIMEOUT_S`."""
     within = f"within {OPEN_TIMEOUT_S:.0f} s"
     if attempt.connected:
-        return f"connected, but no answer to the upgrade {within}; is this a coordinator?"
+        return f"connected, but no response to the upgrade {within}; is this a coordinator?"
     if isinstance(_proxy(settings), str):
         return f"no connection through the proxy {within}; check [coordinator] proxy"
     return f"no connection {within}"
@@ -194,8 +195,8 @@ def _proxy(settings: DialSettings) -> str | Literal[True] | None:
 async def _tls(settings: DialSettings) -> ssl.SSLContext | None:
     if urlsplit(settings.url).scheme != "wss":
         return None
-    # In a thread: jobs go on while the agent reconnects, and reading a store of certificates would
-    # hold up their streams.
+    # In a thread: jobs continue while the agent reconnects, and reading the certificate store would
+    # block their streams.
     return await asyncio.to_thread(
         client_context, settings.ca_file, settings.client_cert_file, settings.client_key_file
     )

@@ -1,4 +1,4 @@
-"""What a failed attempt to dial means, in the link's words. Pure."""
+"""Explains why a WebSocket could not be opened: an exception as a `Disconnect`. Pure."""
 
 import ssl
 from typing import Final
@@ -10,16 +10,16 @@ from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
 from provider_agent.agent.link.tls import explain_tls
 
 OPEN_TIMEOUT_S: Final = 15.0
-"""Name, connection, TLS, proxy and upgrade together, on the worst link."""
+"""The timeout of DNS, TCP, proxy, TLS and upgrade together, even on a slow link."""
 
 TLS_TIMEOUT_S: Final = 10.0
-"""Of these the TLS handshake alone; less than the whole, so that it can be told apart."""
+"""The timeout of the TLS handshake alone; shorter, so that the error can name it."""
 
 _TOLD_TO_WAIT: Final = frozenset({429, 503})
 
 
 class DialFailed(Exception):
-    """No WebSocket; `what` says why in the link's words."""
+    """The WebSocket could not be opened; `disconnect` explains why."""
 
     def __init__(self, disconnect: Disconnect) -> None:
         super().__init__(disconnect.detail)
@@ -27,11 +27,11 @@ class DialFailed(Exception):
 
 
 def explain(error: Exception) -> Disconnect:
-    """What kind of failure this is. A pure table."""
+    """The meaning of an exception that `websockets.connect` raised."""
     if isinstance(error, InvalidStatus):
         status = error.response.status_code
         wait = parse_retry_after(error.response.headers.get("Retry-After"))
-        detail = f"the upgrade was answered with HTTP status {status}"
+        detail = f"the server answered the upgrade with HTTP status {status}"
         if status in (401, 403):
             return Disconnect(
                 DisconnectCause.UNAUTHORIZED, f"{detail}; check [coordinator] token_file", wait
@@ -48,15 +48,16 @@ def explain(error: Exception) -> Disconnect:
     if isinstance(error, NegotiationError):
         return Disconnect(DisconnectCause.INCOMPATIBLE, "the server offers another subprotocol")
     if isinstance(error, ProxyError):
-        return Disconnect(DisconnectCause.LOST, "the proxy did not let the connection through")
+        return Disconnect(DisconnectCause.LOST, "the proxy refused the connection")
     if isinstance(error, InvalidProxy | ImportError):
-        # The library imports what SOCKS needs only when it meets such a proxy.
+        # The library imports its SOCKS dependency only for a SOCKS proxy.
         return Disconnect(
-            DisconnectCause.LOST, "the proxy's address cannot be used; http:// and https:// can"
+            DisconnectCause.LOST,
+            "the URL of the proxy is not usable; give one with http:// or https://",
         )
     if isinstance(error, ssl.SSLError):
         return explain_tls(error)
-    if isinstance(error, ConnectionAbortedError) and error.errno is None:  # the event loop's clock
+    if isinstance(error, ConnectionAbortedError) and error.errno is None:  # asyncio's timeout
         detail = f"the TLS handshake took longer than {TLS_TIMEOUT_S:.0f} s"
         return Disconnect(DisconnectCause.LOST, f"{detail}; should the url begin with ws://?")
     if isinstance(error, ConnectionRefusedError):
@@ -68,6 +69,6 @@ def explain(error: Exception) -> Disconnect:
             DisconnectCause.LOST, f"no connection: {error.strerror or type(error).__name__}"
         )
     if isinstance(error, EOFError) or isinstance(error.__cause__, EOFError):
-        detail = "the server hung up in place of an answer; is it a WebSocket server, and does it "
-        return Disconnect(DisconnectCause.LOST, f"{detail}want a client certificate?")
-    return Disconnect(DisconnectCause.LOST, "the server did not answer as a WebSocket server")
+        detail = "the server closed the connection without a response; is it a WebSocket server, "
+        return Disconnect(DisconnectCause.LOST, f"{detail}and does it need a client certificate?")
+    return Disconnect(DisconnectCause.LOST, "the response is not that of a WebSocket server")

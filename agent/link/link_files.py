@@ -1,4 +1,4 @@
-"""The operator's files that a connection to the coordinator is made with. Read at every attempt."""
+"""Reads the operator's files that a connection needs: bearer token and certificates."""
 
 from pathlib import Path
 from typing import Final
@@ -11,23 +11,23 @@ MAX_TOKEN_BYTES: Final = 16 * KIB
 
 
 def read_token(path: Path) -> str:
-    """The bearer token in a file, which holds nothing else.
+    """The bearer token that is the whole content of a file.
 
     Raises:
-        UnusableFile: it cannot be read, or holds no token.
+        UnusableFile: the file cannot be read, or does not hold one token.
     """
     try:
         with path.open("rb") as file:
-            token = file.read(MAX_TOKEN_BYTES).decode("ascii").strip()
-    except (OSError, ValueError) as error:
+            token = file.read(MAX_TOKEN_BYTES).decode("ascii", "replace").strip()
+    except OSError as error:
         raise UnusableFile("token_file", path, error) from error
-    if not token or not token.isprintable():
-        raise UnusableFile("token_file", path, "it does not hold what it should")
+    if not token or not token.isascii() or not token.isprintable():
+        raise UnusableFile("token_file", path, "it does not hold a token")
     return token
 
 
 def unusable_files(config: CoordinatorConfig) -> list[str]:
-    """What would keep the next connection from being made now; one text per cause."""
+    """Which files would make the next connection fail now; one error text per file."""
     problems = []
     if config.token_file is not None:
         try:

@@ -1,8 +1,8 @@
-"""How much data one message to the coordinator holds. Pure.
+"""Adapts the size of messages to the speed of the link. Pure.
 
-Nothing can overtake what is in a message: neither a heartbeat nor another job. On a fast link a big
-message is gone at once and shares its cost among many chunks; on a slow one, small messages let
-others in between.
+Nothing can overtake a message, neither a heartbeat nor another job's data. On a fast link, a large
+message is sent at once and shares its overhead among many chunks; on a slow link, small messages
+let other frames in between.
 """
 
 from typing import Final
@@ -10,20 +10,20 @@ from typing import Final
 from provider_agent.protocol.limits import BATCH_BYTES, KIB
 
 MIN_MESSAGE_BYTES: Final = 8 * KIB
-"""Smaller would pay for frames and system calls more than for data."""
+"""In smaller messages, frame headers and system calls would cost more than the data."""
 
 SLOW_S: Final = 0.1
-"""A message that takes so long to leave makes the next one wait noticeably: send half as much."""
+"""A message that takes longer delays the next one noticeably: halve the limit."""
 
 FAST_S: Final = 0.02
-"""One that takes no longer than this may be followed by one of twice the size."""
+"""A message that takes less leaves time for a larger one: double the limit."""
 
 
 class MessageSize:
-    """Adapts to how long messages take to leave this process.
+    """The limit of the next message's size.
 
     Attributes:
-        limit_bytes: where the next message is full.
+        limit_bytes: the current limit.
     """
 
     __slots__ = ("limit_bytes",)
@@ -34,9 +34,9 @@ class MessageSize:
     def __repr__(self) -> str:
         return f"<MessageSize {self.limit_bytes}>"
 
-    def took(self, seconds: float) -> None:
-        """The last message needed so long."""
-        if seconds > SLOW_S:
+    def adapt(self, duration_s: float) -> None:
+        """Adapt the limit to how long the last message took to leave this process."""
+        if duration_s > SLOW_S:
             self.limit_bytes = max(MIN_MESSAGE_BYTES, self.limit_bytes // 2)
-        elif seconds < FAST_S and self.limit_bytes < BATCH_BYTES:
+        elif duration_s < FAST_S and self.limit_bytes < BATCH_BYTES:
             self.limit_bytes = min(BATCH_BYTES, self.limit_bytes * 2)

@@ -1,11 +1,11 @@
-"""What of a lost session can go on: what is offered again, for how long, and what is given up.
+"""Keeps a session and its jobs after a lost link, until the session is resumed or expires.
 
 ::
 
-    none ──welcomed──▶ live ──lost──▶ waiting ──welcomed──▶ live
-                                         │ resume_ms are over, or `give_up`
-                                         ▼
-                                       none: its jobs are cancelled and forgotten
+    no session ──welcomed──▶ live ──lost──▶ detached ──welcomed──▶ live
+                                               │ resume_ms have passed, or `abandon`
+                                               ▼
+                                            no session: its jobs are cancelled and forgotten
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.protocol.frames import LiveJob, Welcome
 
 MAX_RESUME_S: Final = 600.0
-"""How long this agent keeps the jobs of a lost link at most, whatever a coordinator promises: they
-hold memory and, until their windows are full, a machine."""
+"""The longest time that a session is kept, whatever `resume_ms` a coordinator grants: its jobs hold
+memory and, until their windows are full, a backend."""
 
 
 class Resumption:
-    """The session as the agent remembers it between two links.
+    """The agent's side of a session, across links.
 
     Args:
         outbox: holds the jobs' streams.
-        cancel: stops a job that nobody waits for any more; a plain call.
+        cancel: cancels a job that is not resumed; returns at once.
     """
 
     def __init__(self, outbox: Outbox, cancel: Callable[[bytes], None]) -> None:
@@ -33,24 +33,24 @@ class Resumption:
         self._cancel = cancel
         self._session_id: bytes | None = None
         self._resume_s = 0.0
-        self._ends_at: float | None = None
+        self._expires_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         session = self._session_id.hex() if self._session_id else "none"
-        return f"<Resumption {session} waiting={self._ends_at is not None}>"
+        return f"<Resumption {session} detached={self._expires_at is not None}>"
 
     def offer(self) -> tuple[bytes | None, list[LiveJob]]:
-        """The session and the jobs to offer in the next `Hello`.
+        """The session and the live jobs for the next `Hello`.
 
-        They stay as they are until `welcomed` or `lost` is called: what a coordinator may take up
-        must not expire meanwhile.
+        The session does not expire before the next call of `welcomed` or `lost`: the coordinator
+        may be resuming it.
         """
         self._stop_timer()
         return self._session_id, self._outbox.live_jobs() if self._session_id else []
 
     def welcomed(self, welcome: Welcome) -> list[bytes]:
-        """Go on with what the coordinator named, cancel the rest, which is returned.
+        """Continue the jobs that the coordinator resumes; cancel the others and return their ids.
 
         Raises:
             ProtocolViolation: it named an offset that was not offered.
@@ -59,29 +59,29 @@ class Resumption:
         self._stop_timer()
         self._session_id = welcome.session_id
         self._resume_s = min(welcome.resume_ms / 1000, MAX_RESUME_S)
-        self._ends_at = None
+        self._expires_at = None
         for job_id in orphans:
             self._cancel(job_id)
         return orphans
 
     def lost(self) -> None:
-        """The link, or an attempt at one, is over: the jobs go on and wait for the next one."""
+        """The link, or an attempt to open one, has ended: the session waits for the next link."""
         if self._session_id is None:
             return
         loop = asyncio.get_running_loop()
-        if self._ends_at is None:
-            self._ends_at = loop.time() + self._resume_s
+        if self._expires_at is None:
+            self._expires_at = loop.time() + self._resume_s
         self._stop_timer()
-        if self._ends_at <= loop.time():
-            self.give_up()
+        if self._expires_at <= loop.time():
+            self.abandon()
         else:
-            self._timer = loop.call_at(self._ends_at, self.give_up)
+            self._timer = loop.call_at(self._expires_at, self.abandon)
 
-    def give_up(self) -> None:
-        """Nobody will ask for the session's jobs: cancel and forget them."""
+    def abandon(self) -> None:
+        """Forget the session, and cancel its jobs."""
         self._stop_timer()
         self._session_id = None
-        self._ends_at = None
+        self._expires_at = None
         for job_id in self._outbox.resume({}):
             self._cancel(job_id)
 

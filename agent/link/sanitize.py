@@ -1,15 +1,15 @@
-"""Texts of a coordinator, before they are shown to anybody."""
+"""Makes text that a coordinator sent safe to log and to print."""
 
 from typing import Final
 
-MAX_SHOWN_CHARS: Final = 500
-"""Enough for any honest reason. It is kept, and told again by every `status`."""
+MAX_CHARS: Final = 500
+"""Enough for any honest reason; `status` returns the last one until the next connection."""
 
 
 def sanitize(text: str) -> str:
-    """`text` on one line, without what could take over a terminal, and not longer than needed.
+    """`text` on one line, cut to `MAX_CHARS`, without characters that could control a terminal.
 
-    It ends in logs, in `status` and in the answer of `/readyz`, which is plain text.
+    The result goes to logs, to `status` and to the plain-text response of `/readyz`.
     """
-    cut = text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}…"
+    cut = text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]}…"
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in cut)

@@ -1,4 +1,4 @@
-"""What the link asks of the kernel for its TCP connection."""
+"""Sets the TCP options of the link's socket."""
 
 import asyncio
 import contextlib
@@ -9,19 +9,19 @@ from typing import Final
 from provider_agent.protocol.limits import KIB
 
 NOTSENT_LOWAT_BYTES: Final = 16 * KIB
-"""How much the kernel may hold that it has not sent yet. Its buffer is the one queue that control
-frames cannot overtake: on a saturated link of 20 Mbit/s a ping took 2.1 s behind the buffers of
-Linux, and 0.17 s with this limit. Smaller would cost a fast link throughput."""
+"""How many unsent bytes the kernel buffers. Control frames cannot overtake that buffer: on a
+saturated link of 20 Mbit/s, a ping took 2.1 s with the default of Linux, and 0.17 s with this
+limit. A smaller one would reduce the throughput of a fast link."""
 
 TCP_NOTSENT_LOWAT: Final[int | None] = getattr(
     socket, "TCP_NOTSENT_LOWAT", {"linux": 25, "darwin": 0x201}.get(sys.platform)
 )
-"""The option's number (tcp.h of Linux and of macOS); other systems have nothing like it."""
+"""The number of the option (tcp.h of Linux and macOS); None: the system does not have it."""
 
 
 def set_socket_options(transport: asyncio.BaseTransport) -> None:
-    """Send at once, and queue little in the kernel. Best effort: a link works without it."""
-    # Neither loop gives the real socket, but both forward its options.
+    """Disable Nagle's algorithm and limit the kernel's send queue; failures are ignored."""
+    # asyncio and uvloop return a proxy of the socket, which forwards `setsockopt`.
     connection: socket.socket | None = transport.get_extra_info("socket")
     if connection is None:
         return

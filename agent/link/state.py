@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class LinkState(StrEnum):
-    """Where the link stands. An open socket is not enough for `CONNECTED`; it takes a `Welcome`."""
+    """The state of the link; it is `CONNECTED` only after `Welcome`."""
 
     STARTING = "starting"
     CONNECTING = "connecting"

@@ -1,4 +1,4 @@
-"""TLS towards the coordinator: whom to trust, what to show, and what a failed handshake means.
+"""TLS of the link: trusted authorities, the client certificate, and failed handshakes.
 
 The files are read at every dial, so that renewed certificates need no restart.
 """
@@ -11,16 +11,16 @@ from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
 
 
 class UnusableFile(Exception):
-    """A file of the operator's cannot be used now; it may be good at the next attempt.
+    """A file of the operator is not usable now; the next attempt reads it again.
 
-    The text names the key, the path and the reason, and nothing of the content.
+    The text names the configuration key, the path and the reason, but nothing of the content.
     """
 
     def __init__(self, key: str, path: Path, reason: str | Exception) -> None:
         if isinstance(reason, Exception):
             unreadable = isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError)
             text = reason.strerror if unreadable and isinstance(reason, OSError) else None
-            reason = text or "it does not hold what it should"
+            reason = text or "its content is invalid"
         super().__init__(f"[coordinator] {key} {path}: {reason}")
 
 
@@ -31,15 +31,15 @@ class _NeedsPassword(Exception):
 def client_context(
     ca_file: Path | None, client_cert_file: Path | None, client_key_file: Path | None
 ) -> ssl.SSLContext:
-    """The TLS settings for one dial. Reads files: some dozen milliseconds for a system's store.
+    """The TLS context for one dial. Reading the system's store takes tens of milliseconds.
 
     Args:
         ca_file: certificates to trust instead of the system's.
-        client_cert_file: certificate to show, with the chain above it.
-        client_key_file: its private key; None: it stands in `client_cert_file`.
+        client_cert_file: the client certificate, as PEM, with its chain.
+        client_key_file: its private key; None: it is in `client_cert_file`.
 
     Raises:
-        UnusableFile: one of the files is missing or does not hold what it should.
+        UnusableFile: one of the files is missing or invalid.
     """
     try:
         context = ssl.create_default_context(cafile=ca_file)
@@ -54,16 +54,16 @@ def _load_client_certificate(context: ssl.SSLContext, cert: Path, key: Path | No
     named = ("client_cert_file", cert) if key is None else ("client_key_file", key)
     for name, path in (("client_cert_file", cert), named):
         try:
-            path.open("rb").close()  # OpenSSL does not say which of the two it could not read
+            path.open("rb").close()  # OpenSSL does not report which file it could not read
         except OSError as error:
             raise UnusableFile(name, path, error) from error
     try:
         context.load_cert_chain(cert, key, password=_refuse_password)
     except _NeedsPassword:
-        raise UnusableFile(*named, "the key has a password; store it without one") from None
+        raise UnusableFile(*named, "the key has a password; store the key without one") from None
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            reason = f"the private key is not that of the certificate in {cert}"
+            reason = f"the private key does not match the certificate in {cert}"
             raise UnusableFile(*named, reason) from error
         which = "it does not hold a certificate and its key as PEM"
         if key is not None:
@@ -72,13 +72,13 @@ def _load_client_certificate(context: ssl.SSLContext, cert: Path, key: Path | No
 
 
 def _refuse_password() -> str:
-    """Without it OpenSSL would ask on the terminal, and wait."""
+    """Without this callback, OpenSSL would wait for a password from the terminal."""
     raise _NeedsPassword
 
 
 _CLIENT_CERTIFICATE_ALERTS: Final = {
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants one",
-    "TLSV1_ALERT_UNKNOWN_CA": "it does not know who issued it",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "a certificate is required",
+    "TLSV1_ALERT_UNKNOWN_CA": "unknown certificate authority",
     "TLSV1_ALERT_ACCESS_DENIED": "access denied",
     "SSLV3_ALERT_BAD_CERTIFICATE": "bad certificate",
     "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "unsupported certificate",
@@ -86,19 +86,20 @@ _CLIENT_CERTIFICATE_ALERTS: Final = {
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "expired",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "not accepted",
 }
-"""Alerts about our certificate (RFC 8446, section 6.2), as OpenSSL names them."""
+"""Alerts about the client certificate (RFC 8446, section 6.2), by their names in OpenSSL."""
 
 
 def explain_tls(error: ssl.SSLError) -> Disconnect:
-    """What a failure of TLS means. A pure table."""
+    """The meaning of a TLS error."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return Disconnect(
-            DisconnectCause.BAD_CERTIFICATE, f"the certificate is not good: {error.verify_message}"
+            DisconnectCause.BAD_CERTIFICATE,
+            f"the server certificate is invalid: {error.verify_message}",
         )
-    # One that was not made by OpenSSL has no reason.
+    # An SSLError that OpenSSL did not raise has no `reason`.
     alert = _CLIENT_CERTIFICATE_ALERTS.get(getattr(error, "reason", ""))
     if alert is not None:
-        # Not fatal: a certificate that expired is often about to be renewed.
+        # Not fatal: the operator may be about to renew an expired certificate.
         detail = f"the coordinator refused the client certificate: {alert}"
         return Disconnect(
             DisconnectCause.UNAUTHORIZED, f"{detail}; check [coordinator] client_cert_file"

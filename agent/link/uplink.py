@@ -1,4 +1,4 @@
-"""Keeps the agent connected: one link after the other, and what they have in common.
+"""Keeps the agent connected: one link after the other, with the state that outlives each of them.
 
 ::
 
@@ -8,7 +8,7 @@
                              ▼
                           stopped
 
-Jobs and their streams outlive a link. What the coordinator says goes to them by plain calls.
+Jobs and their streams outlive a link.
 """
 
 import asyncio
@@ -19,7 +19,13 @@ from provider_agent.agent.config import CoordinatorConfig
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.running import Jobs
-from provider_agent.agent.link.backoff import Disconnect, DisconnectCause, Fatal, next_attempt
+from provider_agent.agent.link.backoff import (
+    Disconnect,
+    DisconnectCause,
+    Fatal,
+    Retry,
+    next_attempt,
+)
 from provider_agent.agent.link.connection import Link
 from provider_agent.agent.link.coordinators import Coordinators
 from provider_agent.agent.link.dial import DialSettings
@@ -27,33 +33,33 @@ from provider_agent.agent.link.resumption import Resumption
 from provider_agent.agent.link.state import LinkState
 from provider_agent.agent.version import agent_version
 from provider_agent.event_log import EventLogger
-from provider_agent.protocol.frames import Ack, Cancel, Drain, Job, Welcome
+from provider_agent.protocol.frames import Ack, Cancel, CoordinatorFrame, Drain, Job, Welcome
 from provider_agent.protocol.session import AgentSession
 
 log = EventLogger(__name__)
 
 
 class Uplink:
-    """The way to the coordinator; the `LinkUser` of its links.
+    """Opens links, dispatches the frames that they receive, and decides when to open the next one.
 
     Args:
-        config: where to dial, and with what.
+        config: the coordinator's addresses and credentials.
         identity: the agent's key.
-        jobs: what runs.
-        outbox: what is to be sent.
-        on_welcome: called when a coordinator has welcomed the agent.
-        on_retry: called with how a link ended before there is another.
+        jobs: executes the received jobs.
+        outbox: the frames to send.
+        on_welcome: called with each `Welcome`.
+        on_retry: called with the cause of each disconnect that is followed by another attempt.
         clock: monotonic, in seconds.
         uniform: random, in [0, 1).
 
     Attributes:
-        config: used from the next connection on.
-        url: the address that is, or was last, dialled.
-        state: where it stands.
-        connected: set while a coordinator has welcomed the agent.
-        welcomed_at: when one last did; None: never.
-        heard_at: when a coordinator last showed that it is there.
-        last_rejection: how the last link or attempt ended; None while connected.
+        config: applies from the next connection on.
+        url: the address that was dialed last.
+        state: of the current link.
+        connected: set from `Welcome` until the link ends.
+        welcomed_at: time of the last `Welcome`; None: there was none.
+        last_activity_at: time of the last message or pong.
+        last_rejection: why the last link or attempt ended; None while connected.
     """
 
     def __init__(
@@ -73,7 +79,7 @@ class Uplink:
         self.state = LinkState.STARTING
         self.connected = asyncio.Event()
         self.welcomed_at: float | None = None
-        self.heard_at = 0.0
+        self.last_activity_at = 0.0
         self.last_rejection: str | None = None
         self._identity = identity
         self._jobs = jobs
@@ -85,53 +91,59 @@ class Uplink:
         self._instance_id = os.urandom(8).hex()
         self._completed_before = 0
         self._resumption = Resumption(
-            outbox, lambda job_id: jobs.cancel(job_id, "the coordinator does not go on with it")
+            outbox, lambda job_id: jobs.cancel(job_id, "the coordinator did not resume it")
         )
 
     def __repr__(self) -> str:
         return f"<Uplink {self.state} {self._resumption!r}>"
 
     async def run(self) -> None:
-        """Dial, and dial again as `backoff.after` decides; returns when that is pointless.
+        """Stay connected; returns when every address has failed permanently.
 
-        Cancelling it closes the link courteously. The jobs of its session stay until `give_up`.
+        Cancelling it closes the link with a close handshake. The session's jobs remain until
+        `abandon_session`.
         """
-        dialled = self.config
-        coordinators = _addresses(dialled)
+        config = self.config
+        coordinators = Coordinators(_urls(config))
         waited_s = 0.0
         while True:
-            if self.config is not dialled:
-                if _urls(self.config) != _urls(dialled):
-                    coordinators = _addresses(self.config)
-                dialled = self.config
+            if self.config is not config:
+                if _urls(self.config) != _urls(config):
+                    coordinators = Coordinators(_urls(self.config))
+                config = self.config
             self.state = LinkState.CONNECTING
             self.url = coordinators.current
-            settings = DialSettings.of(dialled, self.url)
-            end = await Link(settings, self._new_session, self._outbox, self).run()
-            welcomed_s = self._ended(end)
+            disconnect = await self._run_link(DialSettings.of(config, self.url))
+            welcomed_s = self._link_ended(disconnect)
             finished_job = self._jobs.completed > self._completed_before
             decision = next_attempt(
-                end, waited_s, welcomed_s, self._uniform, finished_job=finished_job
+                disconnect, waited_s, welcomed_s, self._uniform, finished_job=finished_job
             )
-            wait_s = coordinators.ended(decision, self._clock(), welcomed=welcomed_s is not None)
-            if isinstance(decision, Fatal):
-                _log_useless(self.url, end, decision)
-            else:
-                # What one coordinator asked for is not waited when there is another.
-                waited_s = decision.waited_s - decision.after_s + (wait_s or 0.0)
+            welcomed = welcomed_s is not None
+            wait_s = coordinators.choose_next(decision, self._clock(), welcomed=welcomed)
+            self._log_decision(disconnect, decision, coordinators.current, wait_s)
             if wait_s is None:
-                self.give_up()
+                self.abandon_session()
                 return
-            fields: dict[str, object] = {"reason": end.detail, "retry_in_s": round(wait_s, 1)}
-            if len(_urls(dialled)) > 1:
-                fields["next"] = coordinators.current
-            log.warning("not connected", **fields)
-            self._on_retry(end.cause)
+            if isinstance(decision, Retry):
+                # The wait before one coordinator's address may differ from that before another's.
+                waited_s = decision.waited_s - decision.after_s + wait_s
+            self._on_retry(disconnect.cause)
             await asyncio.sleep(wait_s)
 
-    def give_up(self) -> None:
-        """Nobody will ask for the jobs of the session: cancel and forget them."""
-        self._resumption.give_up()
+    def abandon_session(self) -> None:
+        """Forget the session, and cancel its jobs: no coordinator will resume them."""
+        self._resumption.abandon()
+
+    async def _run_link(self, settings: DialSettings) -> Disconnect:
+        link = Link(
+            settings,
+            self._new_session,
+            self._outbox,
+            on_frame=self._receive,
+            on_activity=self._note_activity,
+        )
+        return await link.run()
 
     def _new_session(self, authority: str) -> AgentSession:
         session_id, live_jobs = self._resumption.offer()
@@ -146,9 +158,9 @@ class Uplink:
             live_jobs=live_jobs,
         )
 
-    def _ended(self, end: Disconnect) -> float | None:
-        """The jobs go on and wait for the next link; returns how long this one was welcomed."""
-        self.last_rejection = end.detail
+    def _link_ended(self, disconnect: Disconnect) -> float | None:
+        """Detach the session; returns how long it was connected, None: there was no `Welcome`."""
+        self.last_rejection = disconnect.detail
         self._outbox.drop_control()
         self._resumption.lost()
         if not self.connected.is_set() or self.welcomed_at is None:
@@ -156,56 +168,60 @@ class Uplink:
         self.connected.clear()
         return self._clock() - self.welcomed_at
 
-    # --- what the coordinator says (LinkUser) ----------------------------------------------------
+    def _log_decision(
+        self, disconnect: Disconnect, decision: Retry | Fatal, next_url: str, wait_s: float | None
+    ) -> None:
+        reason, cause = disconnect.detail, disconnect.cause
+        log.debug("backoff decided", cause=cause, url=self.url, next=next_url, wait_s=wait_s)
+        if isinstance(decision, Fatal):
+            log.error("coordinator unusable", url=self.url, reason=reason, what_to_do=decision.hint)
+        if wait_s is not None:
+            fields: dict[str, object] = {"reason": reason, "retry_in_s": round(wait_s, 1)}
+            if self.config.fallback_urls:
+                fields["next"] = next_url
+            log.warning("not connected", **fields)
 
-    def heard(self) -> None:
-        """It is there."""
-        self.heard_at = self._clock()
+    # --- callbacks of the link --------------------------------------------------------------------
 
-    def welcomed(self, welcome: Welcome) -> None:
-        """Connected: go on with what was running."""
+    def _note_activity(self) -> None:
+        self.last_activity_at = self._clock()
+
+    def _receive(self, frame: CoordinatorFrame) -> None:
+        match frame:
+            case Ack():
+                self._outbox.acknowledge(frame)
+            case Job():
+                self._jobs.submit(frame)
+            case Cancel():
+                reason = frame.reason or "cancelled by the coordinator"
+                self._jobs.cancel(frame.job_id, reason)
+            case Welcome():
+                self._welcomed(frame)
+            case Drain():
+                # The link finishes the running jobs and closes itself.
+                log.info(
+                    "coordinator draining",
+                    reason=frame.reason,
+                    reconnect_after_ms=frame.reconnect_after_ms,
+                )
+
+    def _welcomed(self, welcome: Welcome) -> None:
         self._outbox.set_window(welcome.window_bytes)
-        given_up = self._resumption.welcomed(welcome)
+        abandoned = self._resumption.welcomed(welcome)
         self.welcomed_at = self._clock()
         self._completed_before = self._jobs.completed
         self.state = LinkState.CONNECTED
         self.last_rejection = None
         self.connected.set()
         self._on_welcome(welcome)
-        fields = {
-            "provider_id": welcome.provider_id,
-            "session": welcome.session_id.hex(),
-            "resumed": len(welcome.resumed),
-            "given_up": len(given_up),
-        }
-        log.info("connected", **fields)
-
-    def job_offered(self, job: Job) -> None:
-        """Run it or refuse it."""
-        self._jobs.submit(job)
-
-    def cancel_requested(self, cancel: Cancel) -> None:
-        """Stop it."""
-        self._jobs.cancel(cancel.job_id, cancel.reason or "cancelled by the coordinator")
-
-    def acknowledged(self, ack: Ack) -> None:
-        """Forget what is safe."""
-        self._outbox.acknowledge(ack)
-
-    def drain_requested(self, drain: Drain) -> None:
-        """The link sees the running jobs through, closes, and says when to come back."""
-        fields = {"reason": drain.reason, "reconnect_after_ms": drain.reconnect_after_ms}
-        log.info("the coordinator is going away", **fields)
-
-
-def _log_useless(url: str, end: Disconnect, decision: Fatal) -> None:
-    fields = {"url": url, "reason": end.detail, "what_to_do": decision.hint}
-    log.error("the coordinator cannot be used", **fields)
+        log.info(
+            "connected",
+            provider_id=welcome.provider_id,
+            session=welcome.session_id.hex(),
+            resumed=len(welcome.resumed),
+            abandoned=len(abandoned),
+        )
 
 
 def _urls(config: CoordinatorConfig) -> tuple[str, ...]:
     return (config.url, *config.fallback_urls)
-
-
-def _addresses(config: CoordinatorConfig) -> Coordinators:
-    return Coordinators(_urls(config))

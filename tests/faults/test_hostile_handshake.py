@@ -135,7 +135,7 @@ async def test_a_flood_of_drains_is_one_drain(caplog: pytest.LogCaptureFixture) 
         await peer.closed.wait()
         assert peer.socket.close_code == 1000
         await HostileHarness(coordinator, agent, backend, peer).serves_another()
-    told = [record for record in caplog.records if "going away" in record.message]
+    told = [record for record in caplog.records if record.message == "coordinator draining"]
     assert len(told) == 1
 
 

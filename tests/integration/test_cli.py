@@ -130,7 +130,7 @@ async def test_rejection_is_reported_and_exits_with_78(
     result = await run_command("run", home=tmp_path)
 
     assert result.code == 78
-    assert "the coordinator cannot be used url=ws:" in result.err
+    assert "coordinator unusable url=ws:" in result.err
     assert "not_enrolled" in result.err
     assert "what_to_do=" in result.err
     assert "SECRET" not in result.err
@@ -147,7 +147,7 @@ async def test_malformed_frames_close_the_connection_and_are_not_logged(
             await agent.wait_for_log(" connected ")
             await link.send_raw(b"\x91SECRET-PROMPT")
             await link.closed.wait()
-            await agent.wait_for_log("the coordinator broke the protocol")
+            await agent.wait_for_log("coordinator violated the protocol")
             agent.signal(signal.SIGTERM)
             result = await agent.wait()
 

@@ -28,7 +28,6 @@ from provider_agent.agent.service import EXIT_FORCED, EXIT_OK, Service
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.formats import WireFormat
-from provider_agent.protocol.frames import Welcome
 from provider_agent.protocol.limits import CONNECT_PATH, KIB
 from tests.kit.agent_config import agent_config
 from tests.kit.fault_proxy import Arrival, FaultProxy
@@ -150,13 +149,13 @@ class Provider:
 
 
 def _count_resumed(service: Service, tally: Tally) -> None:
-    welcomed = service.uplink.welcomed
+    count = service.metrics.resumed
 
-    def counting(welcome: Welcome) -> None:
-        tally.resumed += bool(welcome.resumed)
-        welcomed(welcome)
+    def count_both(jobs: int) -> None:
+        tally.resumed += bool(jobs)
+        count(jobs)
 
-    service.uplink.welcomed = counting  # type: ignore[method-assign]
+    service.metrics.resumed = count_both  # type: ignore[method-assign]
 
 
 class World:

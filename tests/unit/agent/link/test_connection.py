@@ -22,7 +22,7 @@ from provider_agent.protocol.frames import (
 )
 from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES
 from tests.kit.jobs import new_job
-from tests.kit.link_user import Connected, DialledLink, connect
+from tests.kit.link_harness import LinkHarness, RunningLink, connect
 from tests.kit.scripted_coordinator import (
     NONCE,
     ScriptedCoordinator,
@@ -42,29 +42,31 @@ async def coordinator() -> AsyncIterator[ScriptedCoordinator]:
 # --- handshake ------------------------------------------------------------------------------------
 
 
-async def test_the_handshake_proves_the_key_for_the_dialled_address(
+async def test_handshake_signs_the_dialed_authority(
     coordinator: ScriptedCoordinator,
 ) -> None:
-    dialled = DialledLink(coordinator.url, enrollment_code="code-1")
-    assert repr(dialled.link) == f"<Link {coordinator.url} connecting>"
-    running = asyncio.create_task(dialled.link.run())
+    link = LinkHarness(coordinator.url, enrollment_code="code-1")
+    assert repr(link.link) == f"<Link {coordinator.url} connecting>"
+    running = asyncio.create_task(link.link.run())
     agent = await coordinator.next_agent()
     hello = await agent.next(Hello)
     authority = f"127.0.0.1:{coordinator.port}"
-    assert verify_signature(dialled.public_key, hello.signature, authority, NONCE)
-    assert hello.public_key == dialled.public_key
+    assert verify_signature(link.public_key, hello.signature, authority, NONCE)
+    assert hello.public_key == link.public_key
     assert (hello.agent_version, hello.enrollment_code) == ("1.2.3", "code-1")
     assert (hello.instance_id, hello.session_id, hello.live_jobs) == ("instance", None, [])
-    await dialled.user.connected.wait()
-    assert dialled.user.frames == [welcome()]
+    await link.welcomed.wait()
+    assert link.frames == [welcome()]
     await agent.close(1000)
     await running
 
 
-async def test_a_signature_for_another_address_is_refused(coordinator: ScriptedCoordinator) -> None:
-    end = await DialledLink(coordinator.url, authority="c.example:443").link.run()
-    assert end.cause is DisconnectCause.REJECTED
-    assert "bad_signature" in end.detail
+async def test_signature_for_another_authority_is_rejected(
+    coordinator: ScriptedCoordinator,
+) -> None:
+    disconnect = await LinkHarness(coordinator.url, authority="c.example:443").link.run()
+    assert disconnect.cause is DisconnectCause.REJECTED
+    assert "bad_signature" in disconnect.detail
 
 
 @pytest.mark.parametrize(
@@ -82,54 +84,54 @@ async def test_a_rejection_is_final_unless_it_names_a_time(
     retry_after_s: float,
 ) -> None:
     coordinator.answer = lambda _: Rejected("not_enrolled", "no such code", retry_after_ms)
-    disconnect = await DialledLink(coordinator.url).link.run()
+    disconnect = await LinkHarness(coordinator.url).link.run()
     text = "rejected by the coordinator: not_enrolled: no such code"
     assert disconnect == Disconnect(cause, text, retry_after_s)
 
 
 @pytest.mark.parametrize("silent_from", ["the start", "hello"])
 @in_virtual_time
-async def test_a_coordinator_that_never_welcomes_is_given_up_on(silent_from: str) -> None:
+async def test_handshake_times_out_without_welcome(silent_from: str) -> None:
     async with ScriptedCoordinator() as coordinator:
         coordinator.greets = silent_from != "the start"
         coordinator.answer = lambda _: None
         began = now()
-        end = await DialledLink(coordinator.url).link.run()
-        assert end == Disconnect(
+        disconnect = await LinkHarness(coordinator.url).link.run()
+        assert disconnect == Disconnect(
             DisconnectCause.LOST, "no welcome within 10 s of the open connection"
         )
         assert now() - began == pytest.approx(HANDSHAKE_TIMEOUT_S)
         await coordinator.agents[0].closed.wait()
 
 
-async def test_a_refused_upgrade_is_the_links_end(coordinator: ScriptedCoordinator) -> None:
+async def test_refused_upgrade_ends_the_link(coordinator: ScriptedCoordinator) -> None:
     coordinator.refusals.append((503, {"Retry-After": "7"}))
-    end = await DialledLink(coordinator.url).link.run()
-    assert (end.cause, end.retry_after_s) == (DisconnectCause.TOLD_TO_WAIT, 7.0)
+    disconnect = await LinkHarness(coordinator.url).link.run()
+    assert (disconnect.cause, disconnect.retry_after_s) == (DisconnectCause.TOLD_TO_WAIT, 7.0)
 
 
 @pytest.mark.parametrize(
     "first", [welcome(), new_job(), Ack(b"x" * 16, 0), Drain("going"), Cancel(b"x" * 16)]
 )
-async def test_nothing_but_a_challenge_comes_first(
+async def test_a_first_frame_other_than_challenge_closes_with_1002(
     coordinator: ScriptedCoordinator, first: object
 ) -> None:
     coordinator.greets = False
-    connected = Connected(coordinator)
+    link = RunningLink(coordinator)
     agent = await coordinator.next_agent()
     await agent.send_raw(msgspec.msgpack.encode([first]))
-    end = await connected.end()
+    disconnect = await link.disconnect()
     await agent.closed.wait()
-    assert end.cause is DisconnectCause.BROKEN_PEER
+    assert disconnect.cause is DisconnectCause.BROKEN_PEER
     assert agent.socket.close_code == 1002
-    assert connected.user.frames == []
+    assert link.frames == []
 
 
 # --- frames ---------------------------------------------------------------------------------------
 
 
-async def test_frames_reach_their_user_in_order(coordinator: ScriptedCoordinator) -> None:
-    connected, agent = await connect(coordinator)
+async def test_frames_reach_the_callback_in_order(coordinator: ScriptedCoordinator) -> None:
+    link, agent = await connect(coordinator)
     job = new_job()
     frames: list[CoordinatorFrame] = [
         job,
@@ -139,76 +141,78 @@ async def test_frames_reach_their_user_in_order(coordinator: ScriptedCoordinator
     ]
     await agent.send(*frames)
     await agent.settle()
-    assert connected.user.frames[1:] == frames
+    assert link.frames[1:] == frames
     await agent.close(1000)
-    await connected.end()
+    await link.disconnect()
 
 
-async def test_a_welcome_and_a_job_in_one_message(coordinator: ScriptedCoordinator) -> None:
+async def test_welcome_and_job_in_one_message_both_reach_the_callback(
+    coordinator: ScriptedCoordinator,
+) -> None:
     coordinator.answer = lambda _: None
-    connected = Connected(coordinator)
+    link = RunningLink(coordinator)
     agent = await coordinator.next_agent()
     await agent.next(Hello)
     job = new_job()
     await agent.send(welcome(), job)
     await agent.settle()
-    assert connected.user.frames == [welcome(), job]
+    assert link.frames == [welcome(), job]
     await agent.close(1000)
-    await connected.end()
+    await link.disconnect()
 
 
-async def test_the_writer_sends_what_the_outbox_has_at_once(
+async def test_writer_sends_all_frames_of_the_outbox_in_one_message(
     coordinator: ScriptedCoordinator,
 ) -> None:
-    connected, agent = await connect(coordinator)
+    link, agent = await connect(coordinator)
     heartbeat = Heartbeat(1, 0, 8, None, None, None, None)
     capabilities = Capabilities(1, [], AgentLimits(8))
-    connected.outbox.put(capabilities)
-    connected.outbox.put(heartbeat)
+    link.outbox.put(capabilities)
+    link.outbox.put(heartbeat)
     assert await agent.next(Capabilities) == capabilities
     assert await agent.next(Heartbeat) == heartbeat
     assert agent.messages[-1] == [capabilities, heartbeat]
     await agent.close(1000)
-    await connected.end()
+    await link.disconnect()
 
 
 async def test_unknown_frames_are_skipped_and_logged_once(
     coordinator: ScriptedCoordinator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    connected, agent = await connect(coordinator)
+    link, agent = await connect(coordinator)
     for _ in range(3):
         await agent.send_raw(msgspec.msgpack.encode([[29, SECRET], [30, SECRET]]))
     job = new_job()
     await agent.send_raw(msgspec.msgpack.encode([[29, SECRET], job, [30]]))
     await agent.settle()
-    assert connected.user.frames[1:] == [job]
+    assert link.frames[1:] == [job]
     logged = [one for one in caplog.records if one.message == "skipping unknown frames"]
     assert [vars(one)["fields"] for one in logged] == [{"type": 29}, {"type": 30}]
     assert SECRET not in repr([vars(one) for one in caplog.records])
     await agent.close(1000)
-    await connected.end()
+    await link.disconnect()
 
 
 async def test_the_log_of_unknown_frames_is_bounded(
     coordinator: ScriptedCoordinator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    connected, agent = await connect(coordinator)
+    link, agent = await connect(coordinator)
     await agent.send_raw(msgspec.msgpack.encode([[number] for number in range(1000, 2000)]))
     await agent.settle()
     assert caplog.messages.count("skipping unknown frames") == 64
     await agent.close(1000)
-    await connected.end()
+    await link.disconnect()
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        pytest.param(SECRET.encode(), id="no MessagePack"),
+        pytest.param(SECRET.encode(), id="not MessagePack"),
         pytest.param(b"", id="empty"),
         pytest.param(b"\x90", id="no frames"),
-        pytest.param(msgspec.msgpack.encode({"job": SECRET}), id="no array"),
+        pytest.param(msgspec.msgpack.encode({"job": SECRET}), id="not an array"),
         pytest.param(msgspec.msgpack.encode([[4, b"short", SECRET]]), id="fields that do not fit"),
-        pytest.param(msgspec.msgpack.encode([[SECRET]]), id="a type that is no number"),
+        pytest.param(msgspec.msgpack.encode([[SECRET]]), id="a type that is not a number"),
         pytest.param(msgspec.msgpack.encode([new_job(SECRET)])[:-1], id="cut off"),
         pytest.param(b"\x91" * 100_000, id="too deep"),
         pytest.param(SECRET, id="text"),
@@ -218,47 +222,47 @@ async def test_the_log_of_unknown_frames_is_bounded(
         pytest.param(b"\xc1" + SECRET.encode(), id="a byte that MessagePack never uses"),
     ],
 )
-async def test_what_the_protocol_forbids_closes_with_1002_and_is_not_logged(
+async def test_violation_closes_with_1002_and_its_content_is_not_logged(
     coordinator: ScriptedCoordinator, caplog: pytest.LogCaptureFixture, message: bytes | str
 ) -> None:
     caplog.set_level(logging.DEBUG, "provider_agent")
-    connected, agent = await connect(coordinator)
+    link, agent = await connect(coordinator)
     await agent.send_raw(message)
-    end = await connected.end()
+    disconnect = await link.disconnect()
     await agent.closed.wait()
     assert agent.socket.close_code == 1002
-    assert end.cause is DisconnectCause.BROKEN_PEER
+    assert disconnect.cause is DisconnectCause.BROKEN_PEER
     (logged,) = [
         one for one in caplog.records if one.name == "provider_agent.agent.link.connection"
     ]
-    assert logged.message == "the coordinator broke the protocol"
+    assert logged.message == "coordinator violated the protocol"
     assert vars(logged)["fields"]["close_code"] == 1002
-    assert SECRET not in end.detail + repr(vars(logged)) + (agent.socket.close_reason or "")
+    assert SECRET not in disconnect.detail + repr(vars(logged)) + (agent.socket.close_reason or "")
 
 
-async def test_a_violation_that_the_user_finds_closes_with_1002(
+async def test_violation_raised_by_the_callback_closes_with_1002(
     coordinator: ScriptedCoordinator,
 ) -> None:
-    connected, agent = await connect(coordinator)
-    connected.user.on_frame = lambda frame: connected.outbox.acknowledge(frame)  # type: ignore[arg-type]
-    connected.outbox.open(b"j" * 16)
+    link, agent = await connect(coordinator)
+    link.react = lambda frame: link.outbox.acknowledge(frame)  # type: ignore[arg-type]
+    link.outbox.open(b"j" * 16)
     await agent.send(Ack(b"j" * 16, 99))
-    assert (await connected.end()).cause is DisconnectCause.BROKEN_PEER
+    assert (await link.disconnect()).cause is DisconnectCause.BROKEN_PEER
     await agent.closed.wait()
     assert agent.socket.close_code == 1002
 
 
-async def test_a_message_that_is_too_big_closes_with_1009(
+async def test_message_over_the_limit_closes_with_1009(
     coordinator: ScriptedCoordinator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # It once looked as if the connection had just been lost.
-    connected, agent = await connect(coordinator)
+    # This once ended as `LOST`.
+    link, agent = await connect(coordinator)
     sending = asyncio.create_task(agent.send_raw(bytes(MAX_MESSAGE_TO_AGENT_BYTES + 1)))
-    end = await connected.end()
+    disconnect = await link.disconnect()
     await asyncio.gather(sending, return_exceptions=True)
     await agent.closed.wait()
     assert agent.socket.close_code == 1009
-    assert end.cause is DisconnectCause.BROKEN_PEER
+    assert disconnect.cause is DisconnectCause.BROKEN_PEER
     (logged,) = [
         one for one in caplog.records if one.name == "provider_agent.agent.link.connection"
     ]
@@ -268,12 +272,12 @@ async def test_a_message_that_is_too_big_closes_with_1009(
 @pytest.mark.parametrize(
     ("garbage", "code"), [(b"\xff\xff garbage", 1002), (b"\x81\x02\xff\xfe", 1007)]
 )
-async def test_what_is_no_websocket_closes_the_connection(
+async def test_invalid_websocket_data_closes_the_connection(
     coordinator: ScriptedCoordinator, garbage: bytes, code: int
 ) -> None:
-    connected, agent = await connect(coordinator)
+    link, agent = await connect(coordinator)
     agent.socket.transport.write(garbage)
-    end = await connected.end()
+    disconnect = await link.disconnect()
     await agent.closed.wait()
-    assert end.cause is DisconnectCause.BROKEN_PEER
+    assert disconnect.cause is DisconnectCause.BROKEN_PEER
     assert agent.socket.close_code == code

@@ -11,7 +11,7 @@ from provider_agent.protocol.frames import (
     Hello,
     JobError,
 )
-from tests.kit.link_user import Connected, connect
+from tests.kit.link_harness import RunningLink, connect
 from tests.kit.scripted_coordinator import (
     ScriptedCoordinator,
 )
@@ -26,7 +26,7 @@ async def coordinator() -> AsyncIterator[ScriptedCoordinator]:
 
 
 @pytest.mark.parametrize(
-    ("code", "end"),
+    ("code", "cause"),
     [
         (1000, DisconnectCause.LOST),
         (1001, DisconnectCause.LOST),
@@ -41,85 +41,85 @@ async def coordinator() -> AsyncIterator[ScriptedCoordinator]:
     ],
 )
 @pytest.mark.parametrize("when", ["before the welcome", "later"])
-async def test_close_codes(
-    coordinator: ScriptedCoordinator, code: int, end: DisconnectCause, when: str
+async def test_close_codes_map_to_causes(
+    coordinator: ScriptedCoordinator, code: int, cause: DisconnectCause, when: str
 ) -> None:
     if when == "later":
-        connected, agent = await connect(coordinator)
+        link, agent = await connect(coordinator)
     else:
         coordinator.answer = lambda _: None
-        connected = Connected(coordinator)
+        link = RunningLink(coordinator)
         agent = await coordinator.next_agent()
     await agent.close(code, "the reason")
     detail = f"the coordinator closed the connection: {code} the reason"
-    assert await connected.end() == Disconnect(end, detail)
+    assert await link.disconnect() == Disconnect(cause, detail)
 
 
-async def test_a_drain_is_left_when_every_end_is_acknowledged(
+async def test_after_a_drain_the_link_closes_when_every_end_is_acknowledged(
     coordinator: ScriptedCoordinator,
 ) -> None:
-    connected, agent = await connect(coordinator)
+    link, agent = await connect(coordinator)
 
     def acknowledged(frame: CoordinatorFrame) -> None:
         if isinstance(frame, Ack):
-            connected.outbox.acknowledge(frame)
+            link.outbox.acknowledge(frame)
 
-    connected.user.on_frame = acknowledged
+    link.react = acknowledged
     agent.acknowledges = False
-    connected.outbox.open(bytes(16)).finish(JobError(bytes(16), 0, "cancelled", ""))
+    link.outbox.open(bytes(16)).finish(JobError(bytes(16), 0, "cancelled", ""))
     await agent.next(JobError)
     await agent.send(Drain("update", 7_000))
     await agent.settle()
-    assert not connected.running.done(), "an end is not acknowledged yet"
+    assert not link.task.done(), "an end is not acknowledged yet"
 
     await agent.flush()
 
-    end = await connected.end()
-    assert end == Disconnect(
-        DisconnectCause.TOLD_TO_WAIT, "the coordinator is going away: update", 7.0
+    disconnect = await link.disconnect()
+    assert disconnect == Disconnect(
+        DisconnectCause.TOLD_TO_WAIT, "the coordinator is draining: update", 7.0
     )
     await agent.closed.wait()
     assert agent.socket.close_code == 1000
 
 
-async def test_a_drain_says_when_to_come_back(coordinator: ScriptedCoordinator) -> None:
-    connected, agent = await connect(coordinator)
+async def test_drain_with_a_time_sets_retry_after(coordinator: ScriptedCoordinator) -> None:
+    link, agent = await connect(coordinator)
     await agent.send(Drain("update", 30_000))
     await agent.close(1001)
-    end = await connected.end()
-    assert (end.cause, end.retry_after_s) == (DisconnectCause.TOLD_TO_WAIT, 30.0)
+    disconnect = await link.disconnect()
+    assert (disconnect.cause, disconnect.retry_after_s) == (DisconnectCause.TOLD_TO_WAIT, 30.0)
 
 
-async def test_a_drain_without_a_time_says_nothing_of_it(coordinator: ScriptedCoordinator) -> None:
-    connected, agent = await connect(coordinator)
+async def test_drain_without_a_time_sets_no_retry_after(coordinator: ScriptedCoordinator) -> None:
+    link, agent = await connect(coordinator)
     await agent.send(Drain("update"))
     await agent.close(1001)
-    assert (await connected.end()).cause is DisconnectCause.LOST
+    assert (await link.disconnect()).cause is DisconnectCause.LOST
 
 
-async def test_a_lost_connection(coordinator: ScriptedCoordinator) -> None:
-    connected, agent = await connect(coordinator)
+async def test_connection_without_close_frame_is_lost(coordinator: ScriptedCoordinator) -> None:
+    link, agent = await connect(coordinator)
     agent.cut()
-    assert await connected.end() == Disconnect(DisconnectCause.LOST, "the connection broke")
+    assert await link.disconnect() == Disconnect(DisconnectCause.LOST, "the connection broke")
 
 
-async def test_cancelling_says_goodbye(coordinator: ScriptedCoordinator) -> None:
-    connected, agent = await connect(coordinator)
-    connected.running.cancel()
+async def test_cancelling_closes_with_1000(coordinator: ScriptedCoordinator) -> None:
+    link, agent = await connect(coordinator)
+    link.task.cancel()
     await agent.closed.wait()
     with pytest.raises(asyncio.CancelledError):
-        await connected.running
+        await link.task
     assert agent.socket.close_code == 1000
 
 
-async def test_cancelling_in_the_handshake_leaves_nothing_open(
+async def test_cancelling_during_the_handshake_closes_the_connection(
     coordinator: ScriptedCoordinator,
 ) -> None:
     coordinator.answer = lambda _: None
-    connected = Connected(coordinator)
+    link = RunningLink(coordinator)
     agent = await coordinator.next_agent()
     await agent.next(Hello)
-    connected.running.cancel()
+    link.task.cancel()
     await agent.closed.wait()
     with pytest.raises(asyncio.CancelledError):
-        await connected.running
+        await link.task

@@ -93,7 +93,7 @@ async def test_redirects_are_not_followed(coordinator: ScriptedCoordinator, stat
         coordinator.refusals.append((status, {"Location": elsewhere.url}))
         disconnect = await failure(DialSettings(url=coordinator.url))
         assert disconnect == Disconnect(
-            DisconnectCause.LOST, f"the upgrade was answered with HTTP status {status}"
+            DisconnectCause.LOST, f"the server answered the upgrade with HTTP status {status}"
         )
         assert elsewhere.upgrades == []
 
@@ -146,7 +146,7 @@ async def test_a_server_that_never_answers_is_given_up_on() -> None:
         port = server.sockets[0].getsockname()[1]
         began = now()
         disconnect = await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))
-        text = "connected, but no answer to the upgrade within 15 s; is this a coordinator?"
+        text = "connected, but no response to the upgrade within 15 s; is this a coordinator?"
         assert disconnect == Disconnect(DisconnectCause.LOST, text)
         assert now() - began == pytest.approx(15)
         await hung_up.wait()
@@ -212,7 +212,7 @@ async def test_a_token_file_without_a_usable_token_is_not_sent_nor_quoted(
     token_file.write_bytes(content)
     disconnect = await failure(DialSettings(url=coordinator.url, token_file=token_file))
     assert disconnect.cause is DisconnectCause.LOST
-    assert "it does not hold what it should" in disconnect.detail
+    assert "it does not hold a token" in disconnect.detail
     assert "sec" not in disconnect.detail
     assert coordinator.upgrades == []
 
@@ -249,9 +249,7 @@ async def test_a_remote_coordinator_is_dialled_through_the_proxy() -> None:
     async with await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
         address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         disconnect = await failure(DialSettings(url="ws://c.example:81/", proxy=address))
-    assert disconnect == Disconnect(
-        DisconnectCause.LOST, "the proxy did not let the connection through"
-    )
+    assert disconnect == Disconnect(DisconnectCause.LOST, "the proxy refused the connection")
     assert asked[0].startswith(b"CONNECT c.example:81 HTTP/1.1\r\n")
 
 
@@ -292,7 +290,7 @@ def _verification() -> ssl.SSLCertVerificationError:
         (OSError(), DisconnectCause.LOST, "OSError"),
         (ProxyError("no"), DisconnectCause.LOST, "the proxy"),
         (InvalidHandshake("odd"), DisconnectCause.LOST, "WebSocket server"),
-        (EOFError(), DisconnectCause.LOST, "hung up in place of an answer"),
+        (EOFError(), DisconnectCause.LOST, "closed the connection without a response"),
     ],
 )
 def test_every_failure_has_a_kind_and_a_sentence(

@@ -9,7 +9,7 @@ from provider_agent.agent.link.tls import UnusableFile
 URL = "wss://c.example/x"
 
 
-def test_a_token_is_what_its_file_holds(tmp_path: Path) -> None:
+def test_token_is_the_stripped_content_of_its_file(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_bytes(b" one\r\n")
     assert read_token(file) == "one"
@@ -18,16 +18,18 @@ def test_a_token_is_what_its_file_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"sec\nret", b"sec\x00ret", "secrét".encode()])
-def test_a_file_without_a_token_is_named_and_not_quoted(tmp_path: Path, content: bytes) -> None:
+def test_error_names_a_file_without_a_token_but_not_its_content(
+    tmp_path: Path, content: bytes
+) -> None:
     file = tmp_path / "token"
     file.write_bytes(content)
     with pytest.raises(UnusableFile) as caught:
         read_token(file)
-    reason = "it does not hold what it should"
+    reason = "it does not hold a token"
     assert str(caught.value) == f"[coordinator] token_file {file}: {reason}"
 
 
-def test_every_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_every_unusable_file_is_named(tmp_path: Path) -> None:
     token, ca = tmp_path / "token", tmp_path / "ca.pem"
     config = CoordinatorConfig(url=URL, token_file=token, ca_file=ca)
     missing = "No such file or directory"
@@ -39,12 +41,12 @@ def test_every_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     assert unusable_files(config) == [f"[coordinator] ca_file {ca}: {missing}"]
 
 
-def test_a_client_certificate_is_looked_at_beside_the_systems_authorities(tmp_path: Path) -> None:
+def test_client_certificate_is_checked_without_a_ca_file(tmp_path: Path) -> None:
     cert = tmp_path / "cert.pem"
     config = CoordinatorConfig(url=URL, client_cert_file=cert)
     (problem,) = unusable_files(config)
     assert problem.startswith(f"[coordinator] client_cert_file {cert}: ")
 
 
-def test_without_files_nothing_can_be_wrong_with_them() -> None:
+def test_no_configured_files_means_no_problems() -> None:
     assert unusable_files(CoordinatorConfig(url=URL)) == []

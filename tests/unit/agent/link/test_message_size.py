@@ -5,7 +5,7 @@ from provider_agent.protocol.limits import BATCH_BYTES
 
 
 @pytest.mark.parametrize(
-    ("took_s", "limit_bytes"),
+    ("durations_s", "limit_bytes"),
     [
         ([], BATCH_BYTES),
         ([0.0], BATCH_BYTES),
@@ -17,8 +17,8 @@ from provider_agent.protocol.limits import BATCH_BYTES
         ([2 * SLOW_S] * 100 + [0.0] * 100, BATCH_BYTES),
     ],
 )
-def test_messages_are_as_big_as_the_link_is_fast(took_s: list[float], limit_bytes: int) -> None:
+def test_limit_adapts_to_the_speed_of_the_link(durations_s: list[float], limit_bytes: int) -> None:
     size = MessageSize()
-    for seconds in took_s:
-        size.took(seconds)
+    for duration_s in durations_s:
+        size.adapt(duration_s)
     assert size.limit_bytes == limit_bytes

@@ -13,7 +13,7 @@ from tests.kit.scripted_coordinator import ScriptedCoordinator
 
 
 @on_both_loops
-async def test_a_dialled_connection_queues_little_in_the_kernel() -> None:
+async def test_dialed_connection_has_a_small_send_queue() -> None:
     async with ScriptedCoordinator() as coordinator:
         connection = await dial(DialSettings(url=coordinator.url), SUBPROTOCOL)
         options: socket.socket = connection.transport.get_extra_info("socket")
@@ -24,7 +24,7 @@ async def test_a_dialled_connection_queues_little_in_the_kernel() -> None:
         await connection.close()
 
 
-async def test_a_transport_that_is_no_tcp_connection_is_left_alone() -> None:
+async def test_transport_without_a_tcp_socket_is_ignored() -> None:
     set_socket_options(asyncio.Transport())
     here, there = socket.socketpair()
     set_socket_options(asyncio.Transport({"socket": here}))

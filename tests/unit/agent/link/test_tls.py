@@ -59,21 +59,25 @@ def test_a_key_of_another_certificate_is_named(tmp_path: Path) -> None:
     text = unusable(None, one, other)
     assert text == (
         f"[coordinator] client_key_file {other}: "
-        f"the private key is not that of the certificate in {one}"
+        f"the private key does not match the certificate in {one}"
     )
 
 
 def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
     # OpenSSL would have asked on the terminal, with every job waiting for the answer.
     both = CertificateAuthority(tmp_path).issue("client", password="pass")
-    text = "the key has a password; store it without one"
+    text = "the key has a password; store the key without one"
     assert unusable(None, both) == f"[coordinator] client_cert_file {both}: {text}"
 
 
 @pytest.mark.parametrize(
     ("reason", "cause", "text"),
     [
-        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", DisconnectCause.UNAUTHORIZED, "it wants one"),
+        (
+            "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+            DisconnectCause.UNAUTHORIZED,
+            "is required",
+        ),
         ("SSLV3_ALERT_CERTIFICATE_EXPIRED", DisconnectCause.UNAUTHORIZED, "expired"),
         ("WRONG_VERSION_NUMBER", DisconnectCause.LOST, "ws://"),
         (None, DisconnectCause.LOST, "ws://"),

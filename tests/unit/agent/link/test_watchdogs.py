@@ -2,32 +2,32 @@ import pytest
 
 from provider_agent.agent.link.watchdogs import WRITE_STALL_S, WriteProgress
 
-Looks = list[tuple[float, int, bool]]
-"""When somebody looks, what is in the buffer, and whether it counts as stalled."""
+Checks = list[tuple[float, int, bool]]
+"""The time of a check, the bytes in the buffer, and whether the link counts as stalled."""
 
 
 @pytest.mark.parametrize(
-    "looks",
+    "checks",
     [
-        pytest.param([(29.9, 100, False), (30, 100, True)], id="nothing moves"),
+        pytest.param([(29.9, 100, False), (30, 100, True)], id="no progress"),
         pytest.param(
-            [(29, 100, False), (40, 99, False), (69, 99, False), (70, 99, True)], id="a byte"
+            [(29, 100, False), (40, 99, False), (69, 99, False), (70, 99, True)], id="one byte"
         ),
-        pytest.param([(20, 100, False), (30, 200, True)], id="growing is no progress"),
+        pytest.param([(20, 100, False), (30, 200, True)], id="a growing buffer is not progress"),
         pytest.param(
             [(float(second), 10_000 - second, False) for second in range(10, 600, 10)],
-            id="slow, but it moves",
+            id="slow progress",
         ),
     ],
 )
-def test_what_waits_has_to_move(looks: Looks) -> None:
+def test_stalled_after_30_s_without_progress(checks: Checks) -> None:
     progress = WriteProgress()
     progress.begin(0.0)
-    for now, buffered, stalled in looks:
+    for now, buffered, stalled in checks:
         assert progress.stalled(buffered, now) is stalled, now
 
 
-def test_nobody_who_sends_nothing_is_stalled() -> None:
+def test_an_idle_link_is_never_stalled() -> None:
     progress = WriteProgress()
     assert not progress.stalled(100, 1e6)
     progress.begin(1e6)
@@ -35,7 +35,7 @@ def test_nobody_who_sends_nothing_is_stalled() -> None:
     assert not progress.stalled(100, 2e6)
 
 
-def test_the_clock_begins_with_the_first_who_waits_and_anew_when_one_is_done() -> None:
+def test_timeout_starts_with_the_first_write_and_restarts_when_one_ends() -> None:
     progress = WriteProgress()
     progress.begin(100.0)
     progress.begin(120.0)

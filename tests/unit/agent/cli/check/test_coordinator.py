@@ -248,7 +248,7 @@ async def test_a_web_server_is_no_coordinator(identity: Identity) -> None:
         finding = await check_coordinator(config, identity)
 
     assert finding.outcome is Outcome.FAILED
-    assert finding.details == "the upgrade was answered with HTTP status 200"
+    assert finding.details == "the server answered the upgrade with HTTP status 200"
 
 
 async def test_tls_at_a_plain_port_says_so(identity: Identity) -> None:

@@ -1,0 +1,68 @@
+"""Explains why the coordinator or the WebSocket library ended a connection. Pure."""
+
+from typing import Final
+
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
+
+from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
+from provider_agent.agent.link.sanitize import sanitize
+from provider_agent.protocol.frames import Drain, Rejected
+from provider_agent.protocol.limits import REPLACED
+
+_CAUSES: Final = {
+    CloseCode.PROTOCOL_ERROR: DisconnectCause.INCOMPATIBLE,
+    REPLACED: DisconnectCause.REPLACED,
+    CloseCode.SERVICE_RESTART: DisconnectCause.TOLD_TO_WAIT,
+    CloseCode.TRY_AGAIN_LATER: DisconnectCause.TOLD_TO_WAIT,
+}
+"""By close code; any other code is `LOST`."""
+
+_FATAL: Final = frozenset({DisconnectCause.INCOMPATIBLE, DisconnectCause.REPLACED})
+
+
+def explain_close(closed: ConnectionClosed, drain: Drain | None) -> Disconnect:
+    """The meaning of a close handshake, or of its absence.
+
+    Args:
+        closed: the library's exception.
+        drain: the last `Drain` of the coordinator, if any.
+    """
+    retry_after_s = None if drain is None else drain.reconnect_after_ms / 1000 or None
+    if closed.sent is not None and not closed.rcvd_then_sent:
+        if drain is not None and closed.sent.code == CloseCode.NORMAL_CLOSURE:
+            detail = f"the coordinator is draining: {sanitize(drain.reason)}"
+            return _retry(detail, retry_after_s)
+        # The library closed the connection; its reasons hold nothing of the content.
+        return violation(closed.sent.reason)
+    frame = closed.rcvd
+    if frame is None:
+        return Disconnect(DisconnectCause.LOST, "the connection broke")
+    reason = sanitize(frame.reason)
+    detail = f"the coordinator closed the connection: {frame.code} {reason}".rstrip()
+    cause = _CAUSES.get(frame.code, DisconnectCause.LOST)
+    if cause in _FATAL:
+        return Disconnect(cause, detail)
+    if retry_after_s is not None:
+        return _retry(detail, retry_after_s)
+    return Disconnect(cause, detail)
+
+
+def explain_rejection(rejected: Rejected) -> Disconnect:
+    """The meaning of a `Rejected`: final, unless it names a time."""
+    detail = f"rejected by the coordinator: {sanitize(rejected.code)}: {sanitize(rejected.message)}"
+    if rejected.retry_after_ms is None:
+        return Disconnect(DisconnectCause.REJECTED, detail)
+    return _retry(detail, rejected.retry_after_ms / 1000)
+
+
+def violation(reason: str) -> Disconnect:
+    """The coordinator violated the protocol; `reason` holds nothing that it sent."""
+    detail = f"the coordinator violated the protocol: {reason}"
+    return Disconnect(DisconnectCause.BROKEN_PEER, detail)
+
+
+def _retry(detail: str, retry_after_s: float | None) -> Disconnect:
+    if retry_after_s is None:
+        return Disconnect(DisconnectCause.LOST, detail)
+    return Disconnect(DisconnectCause.TOLD_TO_WAIT, detail, retry_after_s)

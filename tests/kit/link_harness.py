@@ -1,0 +1,83 @@
+"""Runs one `Link` against a scripted coordinator, and records what it receives."""
+
+import asyncio
+from collections.abc import Callable
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from provider_agent.agent.jobs.outbox import Outbox
+from provider_agent.agent.link.backoff import Disconnect
+from provider_agent.agent.link.connection import Link
+from provider_agent.agent.link.dial import DialSettings
+from provider_agent.protocol.frames import CoordinatorFrame, Welcome
+from provider_agent.protocol.session import AgentSession
+from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator
+
+
+class LinkHarness:
+    """A link with a new key.
+
+    Attributes:
+        frames: every frame that the link passed to its callback.
+        welcomed: set by `Welcome`.
+        react: called with every frame after it was recorded.
+    """
+
+    def __init__(self, url: str, *, enrollment_code: str = "", authority: str = "") -> None:
+        self.key = Ed25519PrivateKey.generate()
+        self.public_key = self.key.public_key().public_bytes_raw()
+        self.outbox = Outbox()
+        self.frames: list[CoordinatorFrame] = []
+        self.welcomed = asyncio.Event()
+        self.react: Callable[[CoordinatorFrame], None] = lambda _frame: None
+        self._enrollment_code = enrollment_code
+        self._authority = authority
+        self.link = Link(
+            DialSettings(url=url),
+            self._new_session,
+            self.outbox,
+            on_frame=self._receive,
+            on_activity=lambda: None,
+        )
+
+    def _receive(self, frame: CoordinatorFrame) -> None:
+        self.frames.append(frame)
+        if isinstance(frame, Welcome):
+            self.welcomed.set()
+        self.react(frame)
+
+    def _new_session(self, authority: str) -> AgentSession:
+        return AgentSession(
+            authority=self._authority or authority,
+            public_key=self.public_key,
+            sign=self.key.sign,
+            agent_version="1.2.3",
+            instance_id="instance",
+            enrollment_code=self._enrollment_code,
+        )
+
+
+class RunningLink(LinkHarness):
+    """A link whose `run` has started.
+
+    Attributes:
+        task: its `run`.
+    """
+
+    def __init__(self, coordinator: ScriptedCoordinator, *, enrollment_code: str = "") -> None:
+        super().__init__(coordinator.url, enrollment_code=enrollment_code)
+        self.task = asyncio.create_task(self.link.run())
+
+    async def disconnect(self) -> Disconnect:
+        """Wait until the link has ended; returns how."""
+        return await self.task
+
+
+async def connect(
+    coordinator: ScriptedCoordinator, *, enrollment_code: str = ""
+) -> tuple[RunningLink, AgentAtCoordinator]:
+    """A link after `Welcome`, and the coordinator's end of it."""
+    link = RunningLink(coordinator, enrollment_code=enrollment_code)
+    agent = await coordinator.next_agent()
+    await link.welcomed.wait()
+    return link, agent
