@@ -1,7 +1,6 @@
 """Maps aiohttp's exceptions to `BackendError`, and describes errors for the operator."""
 
 import os
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -45,8 +44,6 @@ def _connect_failure(error: aiohttp.ClientConnectorError) -> str:
         return "connection refused; is the server running, and is the address right?"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "no such host; check the backend's url"
-    if isinstance(error.os_error, ssl.SSLError):
-        return "the TLS handshake failed"
     number = error.os_error.errno  # asyncio's own text repeats the address
     return f"no connection ({os.strerror(number) if number else 'network error'})"
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
@@ -153,13 +154,13 @@ class HttpBackend(Backend):
             return BackendHealth(False, None, describe(error), loading, timed_out)
         return BackendHealth(True, (self._clock() - began) * 1000.0)
 
+    @abstractmethod
     async def check_health(self) -> None:
-        """Return when the server can take jobs.
+        """Return if the server accepts jobs.
 
         Raises:
-            BackendError: why it cannot.
+            BackendError: why it does not.
         """
-        raise NotImplementedError
 
     # --- jobs ----------------------------------------------------------------------------------
 

@@ -74,6 +74,7 @@ def test_only_json_objects_are_events(data: bytes) -> None:
         (b"", b'{"choices":[{"finish_reason":"error"}]}'),
         (b"", b'{"error":{"message":"no"},"message":{"unusual":[1]},"response":7,"usage":"?"}'),
         (b"", b'{"error":{"message":"\xff\xfe"}}'),
+        (b"", b'{"type":"\xff\xfe","error":"no"}'),
         (b"error", b"it failed"),
         (b"error", b'{"code":500}'),
         (b"error", b""),
