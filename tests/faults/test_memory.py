@@ -81,7 +81,7 @@ async def test_clients_that_read_nothing_cost_a_window_each_however_often_the_li
         await check_bound(agent, before, server)
         assert await clients.bodies() == {ANSWER}
         check_nothing_is_held(await agent.settled(channels=0), before)
-        assert len(link.dialled_at) == 1 + FLAPS
+        assert len(link.accepted_at) == 1 + FLAPS
 
 
 # --- what is measured -----------------------------------------------------------------------------

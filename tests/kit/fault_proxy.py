@@ -1,12 +1,12 @@
-"""A scripted network: a proxy between who dials and who listens, which fails as a test tells it.
+"""A TCP proxy on loopback that fails on demand, like toxiproxy but inside the test's process.
 
-A `FaultProxy` is a TCP proxy on loopback. Every connection has two `FaultProxyPipe`s, `out` (from
-the dialing side) and `back` (towards it), which can be stalled, delayed, throttled, corrupted, cut
-at a byte, or closed separately; a whole `ProxiedConnection` can be cut or can vanish.
-`FaultProxy.prepare` configures future connections before their first byte passes.
+Every connection has two `FaultProxyPipe`s, `upstream` (to the target) and `downstream` (from it),
+which can be stalled, delayed, throttled, corrupted, cut at a byte, or closed separately. A whole
+`ProxiedConnection` can be cut or blackholed. `FaultProxy.on_connection` configures connections
+before their first byte.
 
-All of it is plain calls, works on asyncio, on uvloop and in virtual time, and needs no task but for
-dialling the other side.
+Faults are plain method calls. They work on asyncio, on uvloop and in virtual time. The only tasks
+connect to the target.
 """
 
 import asyncio
@@ -22,92 +22,93 @@ from tests.kit.proxied_connection import ProxiedConnection, ProxyEndpoint, reset
 HOST: Final = "127.0.0.1"
 
 SOCKET_BUFFER_BYTES: Final = 16 * 1024
-"""Kernel buffers of the proxy's sockets: small, so that both ends soon feel that it is stalled."""
+"""Kernel buffers of the proxy's sockets: small, so that both sides notice a stall soon."""
 
-MAX_UNTAKEN: Final = 64
-"""Connections kept for `next_connection`; in a long run nobody asks for them."""
+MAX_NEW_CONNECTIONS: Final = 64
+"""Connections kept for `next_connection`; a soak run never calls it."""
 
 
-class Arrival(Enum):
-    """What happens to somebody who dials."""
+class ConnectPolicy(Enum):
+    """What the proxy does with a new connection."""
 
-    CARRY = auto()
-    """A connection to the target."""
-    DROP = auto()
-    """It is accepted, and reset when it has said its first word."""
+    FORWARD = auto()
+    """Connect it to the target."""
+    RESET = auto()
+    """Accept it, and reset it after its first byte."""
 
 
 class FaultProxy:
-    """Listens on entry, at a port that it keeps until the end.
+    """The proxy. It listens between entry and exit, always at the same port.
 
     Args:
-        target: the port on loopback to which connections go; can be changed at any time.
+        target: the port on loopback that connections are forwarded to.
 
     Attributes:
-        target: see above.
-        arrival: what happens to whoever dials.
-        prepare: told of every new connection before a byte passes.
-        dialled_at: when somebody dialled, by the loop's clock; refused ones are not noticed.
+        target: see above; applies to new connections.
+        connect_policy: what happens to a new connection.
+        on_connection: called with each new connection before its first byte is forwarded.
+        accepted_at: when each connection was accepted, by the loop's clock.
+        port: where the proxy listens.
     """
 
     def __init__(self, target: int = 0) -> None:
         self.target = target
-        self.arrival = Arrival.CARRY
-        self.prepare: Callable[[ProxiedConnection], None] = lambda _connection: None
-        self.dialled_at: list[float] = []
+        self.connect_policy = ConnectPolicy.FORWARD
+        self.on_connection: Callable[[ProxiedConnection], None] = lambda _connection: None
+        self.accepted_at: list[float] = []
         self.port = 0
-        self._all: list[ProxiedConnection] = []
+        self._connections: list[ProxiedConnection] = []
         self._reserved: socket.socket | None = None
         self._listener: socket.socket | None = None
-        self._new: deque[ProxiedConnection] = deque(maxlen=MAX_UNTAKEN)
-        self._something_new = asyncio.Event()
-        self._joining: set[asyncio.Task[None]] = set()
+        self._new: deque[ProxiedConnection] = deque(maxlen=MAX_NEW_CONNECTIONS)
+        self._new_connection = asyncio.Event()
+        self._connecting: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
-        listens = "refusing" if self._listener is None else self.arrival.name.lower()
-        return f"<FaultProxy {self.port}->{self.target} {listens} {self.connections}>"
+        policy = "refuse" if self._listener is None else self.connect_policy.name.lower()
+        return f"<FaultProxy {self.port}->{self.target} {policy} {self.connections}>"
 
     @property
     def authority(self) -> str:
-        """Where to dial, as `host:port`; what an agent's signature names."""
+        """`host:port` of the proxy, which an agent that connects through it signs."""
         return f"{HOST}:{self.port}"
 
     @property
     def connections(self) -> list[ProxiedConnection]:
-        """Those that are not over, vanished ones included."""
-        self._all = [one for one in self._all if not one.closed.is_set()]
-        return self._all
+        """Every connection with an open socket, blackholed ones included."""
+        self._connections = [one for one in self._connections if not one.closed.is_set()]
+        return self._connections
 
     async def next_connection(self) -> ProxiedConnection:
-        """The next connection, in their order; waits for it."""
+        """Wait for the next connection; each is returned once, in order."""
         while not self._new:
-            self._something_new.clear()
-            await self._something_new.wait()
+            self._new_connection.clear()
+            await self._new_connection.wait()
         return self._new.popleft()
 
     def refuse(self) -> None:
-        """Refuse whoever dials from now on, as a port does where nobody listens."""
+        """Refuse new connections, like a port without a listener."""
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
 
     def listen(self) -> None:
-        """Take connections again after `refuse`."""
+        """Accept connections again after `refuse`."""
         if self._listener is None:
             self._listener = _bound(self.port)
             self._listener.listen(256)
             asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     def cut(self) -> None:
-        """Cut every connection that there is."""
+        """Cut every connection."""
         for connection in self.connections:
             connection.cut()
 
-    def vanish(self) -> None:
-        """Let every connection that there is vanish."""
+    def blackhole(self) -> None:
+        """Blackhole every connection."""
         for connection in self.connections:
-            connection.vanish()
+            connection.blackhole()
 
     async def __aenter__(self) -> Self:
         self._reserved = _bound(0)
@@ -124,12 +125,12 @@ class FaultProxy:
         self.refuse()
         assert self._reserved is not None
         self._reserved.close()
-        for joining in self._joining:
-            joining.cancel()
-        await asyncio.gather(*self._joining, return_exceptions=True)
-        ending = self.connections
+        for connecting in self._connecting:
+            connecting.cancel()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+        closing = self.connections
         self.cut()
-        for connection in ending:
+        for connection in closing:
             await connection.closed.wait()
 
     # --- inside ----------------------------------------------------------------------------------
@@ -137,41 +138,43 @@ class FaultProxy:
     def _accept(self) -> None:
         assert self._listener is not None
         try:
-            dialler, _address = self._listener.accept()
+            client, _address = self._listener.accept()
         except (BlockingIOError, ConnectionError):
-            return  # it went away before it was looked at
-        self.dialled_at.append(asyncio.get_running_loop().time())
-        dialler.setblocking(False)
-        answer = self._join if self.arrival is Arrival.CARRY else _drop
-        joining = asyncio.create_task(answer(dialler), name="proxy answers")
-        self._joining.add(joining)
-        joining.add_done_callback(self._joining.discard)
+            return  # the client closed it before it was accepted
+        self.accepted_at.append(asyncio.get_running_loop().time())
+        client.setblocking(False)
+        handle = (
+            self._connect if self.connect_policy is ConnectPolicy.FORWARD else _reset_after_byte
+        )
+        connecting = asyncio.create_task(handle(client), name="fault proxy connects")
+        self._connecting.add(connecting)
+        connecting.add_done_callback(self._connecting.discard)
 
-    async def _join(self, dialler: socket.socket) -> None:
-        """Connect a dialler with the target; reset it when there is none."""
+    async def _connect(self, client: socket.socket) -> None:
+        """Connect a client to the target; reset it if the target refuses."""
         loop = asyncio.get_running_loop()
-        listener = _plain_socket()
+        target = _plain_socket()
         try:
-            await loop.sock_connect(listener, (HOST, self.target))
-            _, near = await loop.connect_accepted_socket(ProxyEndpoint, dialler)
-            _, far = await loop.connect_accepted_socket(ProxyEndpoint, listener)
+            await loop.sock_connect(target, (HOST, self.target))
+            _, client_end = await loop.connect_accepted_socket(ProxyEndpoint, client)
+            _, target_end = await loop.connect_accepted_socket(ProxyEndpoint, target)
         except BaseException as error:
-            # Nothing was handed to a connection yet, so nobody else closes them.
-            _reset(dialler)
-            listener.close()
+            # No connection owns the sockets yet.
+            _reset(client)
+            target.close()
             if isinstance(error, OSError):
                 return
             raise
-        connection = ProxiedConnection(near, far)
-        self._all = [*self.connections, connection]
-        self.prepare(connection)
+        connection = ProxiedConnection(client_end, target_end)
+        self._connections = [*self.connections, connection]
+        self.on_connection(connection)
         self._new.append(connection)
-        self._something_new.set()
+        self._new_connection.set()
         connection.start()
 
 
 def _plain_socket() -> socket.socket:
-    # The protocol is named because asyncio sets TCP_NODELAY only on sockets that say it.
+    # The protocol is named because asyncio sets TCP_NODELAY only on sockets that name it.
     plain = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     plain.setblocking(False)
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
@@ -180,20 +183,20 @@ def _plain_socket() -> socket.socket:
 
 
 def _bound(port: int) -> socket.socket:
-    """A socket that has the port, so that nobody else gets it while the proxy refuses."""
+    """A socket bound to the port, so that no other process gets it while the proxy refuses."""
     bound = _plain_socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     bound.bind((HOST, port))
     return bound
 
 
-async def _drop(dialler: socket.socket) -> None:
+async def _reset_after_byte(client: socket.socket) -> None:
     try:
-        await asyncio.get_running_loop().sock_recv(dialler, 1)
+        await asyncio.get_running_loop().sock_recv(client, 1)
     except ConnectionError:
         pass
     finally:
-        _reset(dialler)
+        _reset(client)
 
 
 def _reset(end: socket.socket) -> None:

@@ -14,39 +14,42 @@ class ProxiedConnection:
     """One connection through the proxy.
 
     Attributes:
-        out: what the dialler says.
-        back: what the dialler hears.
-        closed: both ends are over.
+        upstream: carries bytes from the connecting side to the target.
+        downstream: carries bytes from the target to the connecting side.
+        closed: set when both sockets are closed.
     """
 
-    def __init__(self, near: "ProxyEndpoint", far: "ProxyEndpoint") -> None:
-        self._near, self._far = near, far
-        ends = {"on_cut": self.cut, "on_over": self._pipe_over}
-        self.out = FaultProxyPipe(near.transport, far.transport, **ends)
-        self.back = FaultProxyPipe(far.transport, near.transport, **ends)
+    def __init__(self, client: "ProxyEndpoint", target: "ProxyEndpoint") -> None:
+        self._endpoints = client, target
+        callbacks = {"on_cut": self.cut, "on_end": self._pipe_ended}
+        self.upstream = FaultProxyPipe(client.transport, target.transport, **callbacks)
+        self.downstream = FaultProxyPipe(target.transport, client.transport, **callbacks)
         self.closed = asyncio.Event()
-        self._vanished = False
-        near.join(self, reads=self.out, writes=self.back)
-        far.join(self, reads=self.back, writes=self.out)
+        self._blackholed = False
+        client.join(self, reads=self.upstream, writes=self.downstream)
+        target.join(self, reads=self.downstream, writes=self.upstream)
 
     def __repr__(self) -> str:
-        return f"<ProxiedConnection out={self.out!r} back={self.back!r} vanished={self._vanished}>"
+        return (
+            f"<ProxiedConnection upstream={self.upstream!r} downstream={self.downstream!r} "
+            f"blackholed={self._blackholed}>"
+        )
 
     @property
     def pipes(self) -> tuple[FaultProxyPipe, FaultProxyPipe]:
         """Both directions."""
-        return self.out, self.back
+        return self.upstream, self.downstream
 
     def cut(self) -> None:
-        """Reset both ends. They notice soon after."""
-        self._abandon()
-        for plug in (self._near, self._far):
-            plug.reset()
+        """Reset both sockets."""
+        self._discard()
+        for endpoint in self._endpoints:
+            endpoint.reset()
 
-    def vanish(self) -> None:
-        """Half-open: both ends stay open and nothing passes, not even that the other went away."""
-        self._vanished = True
-        self._abandon()
+    def blackhole(self) -> None:
+        """Drop everything from both sides, also that one of them closes: half-open for both."""
+        self._blackholed = True
+        self._discard()
 
     def stall(self) -> None:
         """Stall both directions."""
@@ -54,52 +57,52 @@ class ProxiedConnection:
             pipe.stall()
 
     def resume(self) -> None:
-        """Let both directions go on after `stall`."""
-        if not self._vanished:
+        """Continue both directions after `stall`."""
+        if not self._blackholed:
             for pipe in self.pipes:
                 pipe.resume()
 
     def start(self) -> None:
-        """Let the first byte pass; called by the proxy."""
+        """Start to forward; called by the proxy."""
         for pipe in self.pipes:
             pipe.start()
-        for plug in (self._near, self._far):
-            plug.release()
-        if self._near.gone or self._far.gone:
+        for endpoint in self._endpoints:
+            endpoint.release()
+        if any(endpoint.closed for endpoint in self._endpoints):
             self.cut()
-            self.plug_lost(None)
+            self.endpoint_lost(None)
 
-    def plug_lost(self, error: Exception | None) -> None:
-        """One end is gone: so is the other, in the same way."""
-        if self._near.gone and self._far.gone:
-            self._abandon()
+    def endpoint_lost(self, error: Exception | None) -> None:
+        """Called when a socket is closed; an error closes the other one with a reset."""
+        if all(endpoint.closed for endpoint in self._endpoints):
+            self._discard()
             self.closed.set()
-        elif error is not None and not self._vanished:
+        elif error is not None and not self._blackholed:
             self.cut()
 
-    def _pipe_over(self) -> None:
-        """After both directions ended in peace, nothing keeps the connection open."""
-        if self.out.over and self.back.over:
-            for plug in (self._near, self._far):
-                plug.transport.close()
+    def _pipe_ended(self) -> None:
+        """Close both sockets once both directions have ended without an error."""
+        if all(pipe.ended for pipe in self.pipes):
+            for endpoint in self._endpoints:
+                endpoint.transport.close()
 
-    def _abandon(self) -> None:
+    def _discard(self) -> None:
         for pipe in self.pipes:
-            pipe.abandon()
+            pipe.discard()
 
 
 class ProxyEndpoint(asyncio.Protocol):
-    """One end of a connection: the proxy's socket towards one of the two sides."""
+    """The proxy's socket towards one of the two sides of a connection."""
 
     def __init__(self) -> None:
-        self.gone = False
+        self.closed = False
         self.transport: asyncio.Transport
         self._connection: ProxiedConnection | None = None
         self._reads: FaultProxyPipe | None = None
         self._writes: FaultProxyPipe | None = None
-        # uvloop reads before it can be told not to: this came before there was a wire.
-        self._early = bytearray()
-        self._early_end = False
+        # uvloop may read before `pause_reading` takes effect; `release` forwards those bytes.
+        self._early_data = bytearray()
+        self._early_eof = False
 
     def join(
         self, connection: ProxiedConnection, *, reads: FaultProxyPipe, writes: FaultProxyPipe
@@ -107,13 +110,14 @@ class ProxyEndpoint(asyncio.Protocol):
         self._connection, self._reads, self._writes = connection, reads, writes
 
     def release(self) -> None:
-        if self._reads is not None and self._early:
-            self._reads.feed(bytes(self._early))
-        if self._reads is not None and self._early_end:
-            self._reads.feed_end()
+        """Forward what arrived before `join`."""
+        if self._reads is not None and self._early_data:
+            self._reads.feed(bytes(self._early_data))
+        if self._reads is not None and self._early_eof:
+            self._reads.feed_eof()
 
     def reset(self) -> None:
-        if not self.gone and not self.transport.is_closing():
+        if not self.closed and not self.transport.is_closing():
             end: socket.socket = self.transport.get_extra_info("socket")
             reset_on_close(end)
         self.transport.abort()
@@ -127,29 +131,29 @@ class ProxyEndpoint(asyncio.Protocol):
         if self._reads is not None:
             self._reads.feed(data)
         else:
-            self._early += data
+            self._early_data += data
 
     def eof_received(self) -> bool:
         if self._reads is not None:
-            self._reads.feed_end()
+            self._reads.feed_eof()
         else:
-            self._early_end = True
-        return True  # the other direction may go on
+            self._early_eof = True
+        return True  # the other direction stays open
 
     def pause_writing(self) -> None:
         if self._writes is not None:
-            self._writes.sink_is_full(True)
+            self._writes.set_sink_full(True)
 
     def resume_writing(self) -> None:
         if self._writes is not None:
-            self._writes.sink_is_full(False)
+            self._writes.set_sink_full(False)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.gone = True
+        self.closed = True
         if self._connection is not None:
-            self._connection.plug_lost(exc)
+            self._connection.endpoint_lost(exc)
 
 
 def reset_on_close(end: socket.socket) -> None:
-    """Closing this socket is to send a reset instead of a courteous end."""
+    """Let `close` send a reset instead of a FIN."""
     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from tests.kit.fault_proxy import Arrival, FaultProxy
+from tests.kit.fault_proxy import ConnectPolicy, FaultProxy
 from tests.kit.fault_proxy_pipe import FaultProxyPipe
 from tests.kit.proxied_connection import ProxiedConnection
 from tests.soak.world import Provider, World
@@ -40,14 +40,14 @@ async def _cut_soon(world: World, dice: random.Random) -> None:
 
     def cut_after(connection: ProxiedConnection) -> None:
         pipe = dice.choice(connection.pipes)
-        pipe.cut_at(pipe.passed + int(10 ** dice.uniform(0, 5)))
+        pipe.cut_at(pipe.forwarded + int(10 ** dice.uniform(0, 5)))
 
     if proxy.connections and dice.random() < 0.7:
         cut_after(dice.choice(proxy.connections))
     else:
-        proxy.prepare = cut_after
+        proxy.on_connection = cut_after
         await asyncio.sleep(dice.uniform(0, 3))
-        proxy.prepare = _leave_alone
+        proxy.on_connection = _leave_alone
 
 
 async def _stall(world: World, dice: random.Random) -> None:
@@ -60,7 +60,7 @@ async def _stall(world: World, dice: random.Random) -> None:
 
 
 async def _vanish(world: World, dice: random.Random) -> None:
-    _proxy(world, dice).vanish()
+    _proxy(world, dice).blackhole()
 
 
 async def _half_close(world: World, dice: random.Random) -> None:
@@ -88,9 +88,9 @@ async def _changed(world: World, dice: random.Random, name: str, value: float) -
     before = {"bytes_per_s": None, "delay_s": 0.0}[name]
     for pipe in pipes:
         setattr(pipe, name, value)
-    proxy.prepare = prepare
+    proxy.on_connection = prepare
     await asyncio.sleep(dice.uniform(0.2, 4))
-    proxy.prepare = _leave_alone
+    proxy.on_connection = _leave_alone
     for pipe in pipes:
         setattr(pipe, name, before)
 
@@ -105,10 +105,10 @@ async def _refuse(world: World, dice: random.Random) -> None:
 
 async def _accept_then_drop(world: World, dice: random.Random) -> None:
     proxy = _proxy(world, dice)
-    proxy.arrival = Arrival.DROP
+    proxy.connect_policy = ConnectPolicy.RESET
     proxy.cut()
     await asyncio.sleep(dice.uniform(0.1, 4))
-    proxy.arrival = Arrival.CARRY
+    proxy.connect_policy = ConnectPolicy.FORWARD
 
 
 async def _restart_server(world: World, dice: random.Random) -> None:

@@ -30,7 +30,7 @@ from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.formats import WireFormat
 from provider_agent.protocol.limits import CONNECT_PATH, KIB
 from tests.kit.agent_config import agent_config
-from tests.kit.fault_proxy import Arrival, FaultProxy
+from tests.kit.fault_proxy import ConnectPolicy, FaultProxy
 from tests.soak.server import SoakServer
 from tests.soak.tally import Tally
 
@@ -199,8 +199,8 @@ class World:
     def repair(self) -> None:
         """Let every proxy carry again; what vanished or stands still is cut."""
         for proxy in self.proxies:
-            proxy.arrival = Arrival.CARRY
-            proxy.prepare = lambda _connection: None
+            proxy.connect_policy = ConnectPolicy.FORWARD
+            proxy.on_connection = lambda _connection: None
             proxy.listen()
             proxy.cut()
 

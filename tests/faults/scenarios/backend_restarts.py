@@ -24,5 +24,5 @@ async def backend_killed_and_restarted(effort: Effort) -> str:
         await until(lambda: any(one.models for one in play.coordinator.agents()))
         (await play.clients.buy(Order("afterwards")).done()).check_complete(play.server)
         await play.idle()
-        assert len(play.link.dialled_at) == 1, "the link suffered"
+        assert len(play.link.accepted_at) == 1, "the link suffered"
     return f"{len(purchases)} clients told once, {refused.status} meanwhile, then served"

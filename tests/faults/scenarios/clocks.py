@@ -50,7 +50,7 @@ async def machine_asleep_for_an_hour(effort: Effort) -> str:
 async def _sleep_through(play: ScenarioHarness, seconds: float) -> None:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
-    play.link.vanish()
+    play.link.blackhole()
     loop.jump(seconds)
     await asyncio.sleep(0)
 

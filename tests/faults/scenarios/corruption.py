@@ -54,8 +54,8 @@ async def _frame_head_corrupted(play: ScenarioHarness, *, towards_agent: bool) -
     await play.server.streaming(*(order.name for order in orders), at_least=700)
     await asyncio.sleep(2)  # between two events: what comes next is the head of a frame
     connection = play.link.connections[-1]
-    pipe = connection.back if towards_agent else connection.out
-    pipe.corrupt_at(pipe.passed, RESERVED_BITS)
+    pipe = connection.downstream if towards_agent else connection.upstream
+    pipe.corrupt_at(pipe.forwarded, RESERVED_BITS)
     for purchase in purchases:
         (await purchase.done()).check_failed_once(play.server)
     assert connection.closed.is_set(), "the link is still open"
@@ -72,8 +72,8 @@ async def any_byte_corrupted(effort: Effort) -> str:
             connection = play.link.connections[-1]
             pipe = dice.choice(connection.pipes)
             # The answers take some 200 kB one way, and their acknowledgements half a kB the other.
-            reach = 150_000 if pipe is connection.out else 400
-            pipe.corrupt_at(pipe.passed + dice.randrange(reach), 1 << dice.randrange(8))
+            reach = 150_000 if pipe is connection.upstream else 400
+            pipe.corrupt_at(pipe.forwarded + dice.randrange(reach), 1 << dice.randrange(8))
             for purchase in purchases:
                 await asyncio.wait_for(purchase.done(), 2 * DEADLINE_S)
             verdicts = Counter(_verdict(purchase, play.server) for purchase in purchases)

@@ -13,7 +13,7 @@ from tests.faults.scenarios.harness import SETTINGS, ScenarioHarness, harness, u
 from tests.faults.scenarios.numbered_server import Order
 from tests.faults.scenarios.scenario import Effort
 from tests.kit.agent_config import agent_config
-from tests.kit.fault_proxy import Arrival, FaultProxy
+from tests.kit.fault_proxy import ConnectPolicy, FaultProxy
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.scripted_coordinator import ScriptedCoordinator
@@ -26,9 +26,9 @@ async def accepted_and_dropped_again_and_again(effort: Effort) -> str:
     """A load balancer without a coordinator behind it."""
     dice = effort.dice("drop")
     async with harness(dice) as play:
-        play.link.arrival = Arrival.DROP
+        play.link.connect_policy = ConnectPolicy.RESET
         waits = await _waits(play)
-        play.link.arrival = Arrival.CARRY
+        play.link.connect_policy = ConnectPolicy.FORWARD
         await play.offers()
         (await play.clients.buy(Order("afterwards")).done()).check_complete(play.server)
         await play.idle()
@@ -39,10 +39,10 @@ async def welcomed_and_dropped_again_and_again(effort: Effort) -> str:
     """A coordinator that dies of every agent: being welcomed is not being healthy."""
     dice = effort.dice("welcome")
     async with harness(dice) as play:
-        welcome_bytes = play.link.connections[0].back.passed
-        play.link.prepare = lambda connection: connection.back.cut_at(welcome_bytes)
+        welcome_bytes = play.link.connections[0].downstream.forwarded
+        play.link.on_connection = lambda connection: connection.downstream.cut_at(welcome_bytes)
         waits = await _waits(play)
-        play.link.prepare = lambda _connection: None
+        play.link.on_connection = lambda _connection: None
         await play.new_link()
         (await play.clients.buy(Order("afterwards")).done()).check_complete(play.server)
         await play.idle()
@@ -51,11 +51,11 @@ async def welcomed_and_dropped_again_and_again(effort: Effort) -> str:
 
 async def _waits(play: ScenarioHarness) -> list[float]:
     """Lose the link, and see how long the agent waits before each of `DIALS`."""
-    play.link.dialled_at.clear()
+    play.link.accepted_at.clear()
     lost_at = now()
     play.link.cut()
-    await until(lambda: len(play.link.dialled_at) >= DIALS, within_s=DIALS * CAP_S, every_s=CAP_S)
-    dials = [lost_at, *play.link.dialled_at[:DIALS]]
+    await until(lambda: len(play.link.accepted_at) >= DIALS, within_s=DIALS * CAP_S, every_s=CAP_S)
+    dials = [lost_at, *play.link.accepted_at[:DIALS]]
     waits = [later - earlier for earlier, later in pairwise(dials)]
     assert max(waits[:2]) <= 3.0, f"slow at first: {waits}"
     assert max(waits) <= CAP_S + 1.0, f"over the cap: {waits}"

@@ -46,10 +46,10 @@ class Scissors:
         return len(self._plan)
 
     def prepare(self, connection: ProxiedConnection) -> None:
-        """For `FaultProxy.prepare`."""
+        """For `FaultProxy.on_connection`."""
         if self._plan:
             says, bytes_before = self._plan.pop()
-            (connection.out if says else connection.back).cut_at(bytes_before)
+            (connection.upstream if says else connection.downstream).cut_at(bytes_before)
 
 
 def _cut(dice: random.Random) -> tuple[bool, int]:
@@ -66,7 +66,7 @@ async def link_cut_again_and_again(effort: Effort) -> str:
     scissors = Scissors(dice, effort.cuts)
     settings = replace(SETTINGS, window_bytes=WINDOW_BYTES, resume_ms=3_600_000)
     async with harness(dice, settings) as play:
-        play.link.prepare = scissors.prepare
+        play.link.on_connection = scissors.prepare
         play.server.lasting = lambda: scissors.left > 0
         orders = [Order(f"job-{n}", 40 + n, EVENT_BYTES) for n in range(effort.streams)]
         purchases = [play.clients.buy(order) for order in orders]
@@ -76,7 +76,7 @@ async def link_cut_again_and_again(effort: Effort) -> str:
             (await purchase.done()).check_complete(play.server)
         await play.idle()
         megabytes = sum(len(purchase.data) for purchase in purchases) / 1e6
-        dials = len(play.link.dialled_at)
+        dials = len(play.link.accepted_at)
     return f"{len(purchases)} streams, {megabytes:.1f} MB, {dials} connections"
 
 
@@ -104,7 +104,7 @@ async def clients_come_while_the_link_is_cut(effort: Effort) -> str:
                 purchase.check_complete(play.server)
 
     async with harness(dice, settings) as play:
-        play.link.prepare = scissors.prepare
+        play.link.on_connection = scissors.prepare
         play.link.cut()
         clients = (come_again_and_again(play, client) for client in range(effort.streams // 4))
         await asyncio.gather(*clients)
@@ -125,7 +125,7 @@ async def link_stands_still_for_a_while(effort: Effort) -> str:
             for pipe in pipes:
                 pipe.resume()
             await _all_complete(play, purchases)
-        assert len(play.link.dialled_at) == 1, "the link was given up"
+        assert len(play.link.accepted_at) == 1, "the link was given up"
     return f"{effort.rounds} pauses of 1 to 15 s, one connection"
 
 
@@ -142,7 +142,7 @@ async def link_stands_still_for_good(effort: Effort) -> str:
 
 async def link_is_half_open(effort: Effort) -> str:
     """Both sockets stay open and nothing passes: no reset, no end, no answer."""
-    return await _link_lost_mid_stream(effort, ProxiedConnection.vanish)
+    return await _link_lost_mid_stream(effort, ProxiedConnection.blackhole)
 
 
 async def link_is_half_closed(effort: Effort) -> str:
@@ -156,7 +156,7 @@ async def link_is_half_closed(effort: Effort) -> str:
 
 
 def _one_or_both(dice: random.Random, connection: ProxiedConnection) -> tuple[FaultProxyPipe, ...]:
-    return dice.choice([(connection.out,), (connection.back,), connection.pipes])
+    return dice.choice([(connection.upstream,), (connection.downstream,), connection.pipes])
 
 
 async def _link_lost_mid_stream(effort: Effort, lose: Callable[[ProxiedConnection], None]) -> str:
@@ -169,8 +169,8 @@ async def _link_lost_mid_stream(effort: Effort, lose: Callable[[ProxiedConnectio
             lost_at = now()
             lose(play.link.connections[-1])
             await _all_complete(play, purchases)
-            longest = max(longest, play.link.dialled_at[-1] - lost_at)
-        assert len(play.link.dialled_at) == effort.rounds + 1, "one new connection for each"
+            longest = max(longest, play.link.accepted_at[-1] - lost_at)
+        assert len(play.link.accepted_at) == effort.rounds + 1, "one new connection for each"
         assert longest < NOTICED_WITHIN_S, f"noticed after {longest:.0f} s"
     return f"{effort.rounds} times, dialled again within {longest:.0f} s"
 

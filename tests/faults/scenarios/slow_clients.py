@@ -28,7 +28,7 @@ async def one_client_of_many_stops_reading(effort: Effort) -> str:
         async with FaultProxy(play.clients.port) as proxy, Clients(proxy.port) as apart:
             stopped = apart.buy(Order("stopped", 1_000_000, 4000))
             await play.server.streaming("stopped", at_least=50_000)
-            proxy.connections[0].back.stall()
+            proxy.connections[0].downstream.stall()
             others = [
                 play.clients.buy(Order(f"job-{n}", 20, 300, pace_s=5.0))
                 for n in range(effort.clients - 1)
@@ -46,7 +46,7 @@ async def one_client_of_many_stops_reading(effort: Effort) -> str:
             (await stopped.done()).check_not_taken_for_whole(play.server)
         await play.idle()
         assert taken < 2 * WINDOW_BYTES + KERNELS_BYTES, f"{taken} bytes for one that takes none"
-        assert len(play.link.dialled_at) == 1, "the link suffered"
+        assert len(play.link.accepted_at) == 1, "the link suffered"
     return f"{len(others)} complete, one slow_consumer, for whom the agent held {held // KIB} KiB"
 
 

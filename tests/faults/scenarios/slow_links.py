@@ -35,7 +35,7 @@ async def link_is_slow_and_far_away(effort: Effort) -> str:
             (await purchase.done()).check_complete(play.server)
         took = now() - began
         await play.idle()
-        assert len(play.link.dialled_at) == 1, "the slow link was given up"
+        assert len(play.link.accepted_at) == 1, "the slow link was given up"
     return f"4 MB in {took:.0f} s, small jobs {max(late):.1f} s late at most"
 
 

@@ -8,8 +8,8 @@ from typing import Self
 import pytest
 import uvloop
 
-from tests.kit.fault_proxy import HOST, Arrival, FaultProxy
-from tests.kit.fault_proxy_pipe import HELD_BYTES, TICK_S
+from tests.kit.fault_proxy import HOST, ConnectPolicy, FaultProxy
+from tests.kit.fault_proxy_pipe import MAX_QUEUED_BYTES, TICK_S
 from tests.kit.proxied_connection import ProxiedConnection, reset_on_close
 from tests.kit.virtual_time import VirtualTimeLoop, in_virtual_time, now
 
@@ -25,7 +25,7 @@ def on_every_loop(test: Callable[[], Coroutine[None, None, None]]) -> Callable[[
     def run(loop: str) -> None:
         with asyncio.Runner(debug=True, loop_factory=LOOPS[loop]) as runner:
             runner.run(_without_leaks(test()))
-        gc.collect()  # a socket left open warns, and warnings are errors
+        gc.collect()  # an open socket warns, and warnings are errors
 
     return run
 
@@ -35,31 +35,33 @@ async def _without_leaks(test: Coroutine[None, None, None]) -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-class Call(AbstractAsyncContextManager["Call"]):
-    """A dialler and a listener with a proxy between them."""
+class ProxyHarness(AbstractAsyncContextManager["ProxyHarness"]):
+    """A client and a server with a proxy between them."""
 
     def __init__(
-        self, prepare: Callable[[ProxiedConnection], None] = lambda _connection: None
+        self, on_connection: Callable[[ProxiedConnection], None] = lambda _connection: None
     ) -> None:
         self.proxy = FaultProxy()
-        self.proxy.prepare = prepare
+        self.proxy.on_connection = on_connection
         self._writers: list[asyncio.StreamWriter] = []
-        self._answered: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
+        self._accepted: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
             asyncio.Queue()
         )
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._answer, HOST, 0)
+        self._server = await asyncio.start_server(self._accept, HOST, 0)
         self.proxy.target = self._server.sockets[0].getsockname()[1]
         await self.proxy.__aenter__()
-        await self.dial()
+        await self.connect()
         return self
 
-    async def dial(self) -> None:
-        self.near_reader, self.near = await asyncio.open_connection(HOST, self.proxy.port)
+    async def connect(self) -> None:
+        self.client_reader, self.client_writer = await asyncio.open_connection(
+            HOST, self.proxy.port
+        )
         self.connection = await self.proxy.next_connection()
-        self.far_reader, self.far = await self._answered.get()
-        self._writers += [self.near, self.far]
+        self.server_reader, self.server_writer = await self._accepted.get()
+        self._writers += [self.client_writer, self.server_writer]
 
     async def __aexit__(
         self,
@@ -74,222 +76,222 @@ class Call(AbstractAsyncContextManager["Call"]):
         self._server.close()
         await self._server.wait_closed()
 
-    def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._answered.put_nowait((reader, writer))
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._accepted.put_nowait((reader, writer))
 
     async def exchange(self, data: bytes = b"there") -> None:
-        """Both directions work."""
-        self.near.write(data)
-        assert await self.far_reader.readexactly(len(data)) == data
-        self.far.write(b"and back")
-        assert await self.near_reader.readexactly(8) == b"and back"
+        """Send bytes in both directions."""
+        self.client_writer.write(data)
+        assert await self.server_reader.readexactly(len(data)) == data
+        self.server_writer.write(b"and back")
+        assert await self.client_reader.readexactly(8) == b"and back"
 
 
-async def turns(count: int = 50) -> None:
-    """Time for everything that needs none."""
-    for _ in range(count):
+async def run_loop(turns: int = 50) -> None:
+    """Run callbacks and ready sockets."""
+    for _ in range(turns):
         await asyncio.sleep(0)
 
 
-def nothing_came(reader: asyncio.StreamReader) -> bool:
+def received_nothing(reader: asyncio.StreamReader) -> bool:
     return "bytes" not in repr(reader) and not reader.at_eof()
 
 
 @on_every_loop
-async def test_what_is_said_before_the_other_side_is_reached_arrives() -> None:
-    # uvloop reads from a socket before the proxy can tell it not to; those bytes were lost.
-    async with Call() as call:
+async def test_bytes_sent_before_the_target_is_connected_arrive() -> None:
+    # uvloop reads from a socket before `pause_reading` takes effect; those bytes were lost.
+    async with ProxyHarness() as harness:
         for _ in range(10):
-            _, writer = await asyncio.open_connection(HOST, call.proxy.port)
+            _, writer = await asyncio.open_connection(HOST, harness.proxy.port)
             writer.write(b"at once")
-            far_reader, far = await call._answered.get()
-            call._writers += [writer, far]
-            assert await far_reader.readexactly(7) == b"at once"
+            server_reader, server_writer = await harness._accepted.get()
+            harness._writers += [writer, server_writer]
+            assert await server_reader.readexactly(7) == b"at once"
 
 
 @on_every_loop
-async def test_an_unharmed_proxy_carries_everything_in_both_directions() -> None:
+async def test_proxy_without_faults_forwards_everything_in_both_directions() -> None:
     data = bytes(range(256)) * 8192
-    async with Call() as call:
-        await call.exchange()
-        call.near.write(data)
-        assert await call.far_reader.readexactly(len(data)) == data
-        call.far.write(data)
-        assert await call.near_reader.readexactly(len(data)) == data
-        assert call.connection.out.passed == len(data) + 5
+    async with ProxyHarness() as harness:
+        await harness.exchange()
+        harness.client_writer.write(data)
+        assert await harness.server_reader.readexactly(len(data)) == data
+        harness.server_writer.write(data)
+        assert await harness.client_reader.readexactly(len(data)) == data
+        assert harness.connection.upstream.forwarded == len(data) + 5
 
 
 @on_every_loop
-async def test_an_end_is_passed_on_and_the_other_direction_goes_on() -> None:
-    async with Call() as call:
-        call.near.write(b"last words")
-        call.near.write_eof()
-        assert await call.far_reader.read() == b"last words"
-        call.far.write(b"answer")
-        call.far.close()
-        assert await call.near_reader.read() == b"answer"
-        await call.connection.closed.wait()
-        assert call.proxy.connections == []
+async def test_fin_is_forwarded_and_the_other_direction_stays_open() -> None:
+    async with ProxyHarness() as harness:
+        harness.client_writer.write(b"last words")
+        harness.client_writer.write_eof()
+        assert await harness.server_reader.read() == b"last words"
+        harness.server_writer.write(b"answer")
+        harness.server_writer.close()
+        assert await harness.client_reader.read() == b"answer"
+        await harness.connection.closed.wait()
+        assert harness.proxy.connections == []
 
 
 @on_every_loop
-async def test_a_reset_is_passed_on() -> None:
-    async with Call() as call:
-        await call.exchange()
-        reset_on_close(call.near.get_extra_info("socket"))
-        call.near.transport.abort()
+async def test_reset_is_forwarded() -> None:
+    async with ProxyHarness() as harness:
+        await harness.exchange()
+        reset_on_close(harness.client_writer.get_extra_info("socket"))
+        harness.client_writer.transport.abort()
         with pytest.raises(ConnectionResetError):
-            await call.far_reader.read()
-        await call.connection.closed.wait()
+            await harness.server_reader.read()
+        await harness.connection.closed.wait()
 
 
 @on_every_loop
-async def test_a_cut_resets_both_ends() -> None:
-    async with Call() as call:
-        await call.exchange()
-        call.proxy.cut()
-        for reader in (call.near_reader, call.far_reader):
+async def test_cut_resets_both_sides() -> None:
+    async with ProxyHarness() as harness:
+        await harness.exchange()
+        harness.proxy.cut()
+        for reader in (harness.client_reader, harness.server_reader):
             with pytest.raises(ConnectionResetError):
                 await reader.read()
-        await call.connection.closed.wait()
+        await harness.connection.closed.wait()
 
 
 @on_every_loop
-async def test_a_cut_at_a_byte_lets_exactly_the_bytes_before_it_pass() -> None:
-    async with Call(lambda connection: connection.out.cut_at(7)) as call:
-        call.near.write(b"0123")
-        assert await call.far_reader.readexactly(4) == b"0123"
-        call.near.write(b"456789")
-        assert await call.far_reader.readexactly(3) == b"456"
-        for reader in (call.near_reader, call.far_reader):
+async def test_cut_at_a_byte_forwards_exactly_the_bytes_before_it() -> None:
+    async with ProxyHarness(lambda connection: connection.upstream.cut_at(7)) as harness:
+        harness.client_writer.write(b"0123")
+        assert await harness.server_reader.readexactly(4) == b"0123"
+        harness.client_writer.write(b"456789")
+        assert await harness.server_reader.readexactly(3) == b"456"
+        for reader in (harness.client_reader, harness.server_reader):
             with pytest.raises(ConnectionResetError):
                 await reader.read()
 
 
 @on_every_loop
-async def test_a_cut_at_a_byte_of_the_other_direction() -> None:
-    async with Call(lambda connection: connection.back.cut_at(3)) as call:
-        call.near.write(b"all of it")
-        assert await call.far_reader.readexactly(9) == b"all of it"
-        call.far.write(b"0123456789")
-        assert await call.near_reader.readexactly(3) == b"012"
+async def test_cut_at_a_byte_works_downstream() -> None:
+    async with ProxyHarness(lambda connection: connection.downstream.cut_at(3)) as harness:
+        harness.client_writer.write(b"all of it")
+        assert await harness.server_reader.readexactly(9) == b"all of it"
+        harness.server_writer.write(b"0123456789")
+        assert await harness.client_reader.readexactly(3) == b"012"
         with pytest.raises(ConnectionResetError):
-            await call.near_reader.read()
+            await harness.client_reader.read()
 
 
 @on_every_loop
-async def test_a_stalled_wire_holds_its_bytes_back_until_it_goes_on() -> None:
-    async with Call() as call:
-        await call.exchange()
-        call.connection.out.stall()
-        call.near.write(b"held")
-        call.far.write(b"free")
-        assert await call.near_reader.readexactly(4) == b"free"
-        await turns()
-        assert nothing_came(call.far_reader)
-        call.connection.resume()
-        assert await call.far_reader.readexactly(4) == b"held"
+async def test_stalled_pipe_forwards_nothing_until_it_resumes() -> None:
+    async with ProxyHarness() as harness:
+        await harness.exchange()
+        harness.connection.upstream.stall()
+        harness.client_writer.write(b"held")
+        harness.server_writer.write(b"free")
+        assert await harness.client_reader.readexactly(4) == b"free"
+        await run_loop()
+        assert received_nothing(harness.server_reader)
+        harness.connection.resume()
+        assert await harness.server_reader.readexactly(4) == b"held"
 
 
 @on_every_loop
-async def test_a_stalled_wire_takes_in_little_and_loses_nothing() -> None:
+async def test_stalled_pipe_reads_little_and_loses_nothing() -> None:
     size = 12 * 1024 * 1024
-    async with Call() as call:
-        call.connection.stall()
-        call.near.write(bytes(size))
-        await turns(500)
-        unsent = call.near.transport.get_write_buffer_size()
-        assert unsent > size - 7 * 1024 * 1024, "the kernel has some, the proxy next to nothing"
-        call.connection.resume()
-        assert len(await call.far_reader.readexactly(size)) == size
+    async with ProxyHarness() as harness:
+        harness.connection.stall()
+        harness.client_writer.write(bytes(size))
+        await run_loop(500)
+        unsent = harness.client_writer.transport.get_write_buffer_size()
+        assert unsent > size - 7 * 1024 * 1024, "the proxy has read more than a few kernel buffers"
+        harness.connection.resume()
+        assert len(await harness.server_reader.readexactly(size)) == size
 
 
 @on_every_loop
-async def test_a_receiver_that_does_not_read_stops_the_sender() -> None:
+async def test_receiver_that_does_not_read_stops_the_sender() -> None:
     size = 12 * 1024 * 1024
-    async with Call() as call:
-        call.far.transport.pause_reading()  # type: ignore[attr-defined]
-        call.near.write(bytes(size))
-        await turns(2000)
-        assert call.connection.out._held <= 2 * HELD_BYTES
-        assert call.near.transport.get_write_buffer_size() > size - 7 * 1024 * 1024
+    async with ProxyHarness() as harness:
+        harness.server_writer.transport.pause_reading()  # type: ignore[attr-defined]
+        harness.client_writer.write(bytes(size))
+        await run_loop(2000)
+        assert harness.connection.upstream._queued_bytes <= 2 * MAX_QUEUED_BYTES
+        assert harness.client_writer.transport.get_write_buffer_size() > size - 7 * 1024 * 1024
 
 
 @on_every_loop
-async def test_a_vanished_connection_is_silent_and_open_at_both_ends() -> None:
-    async with Call() as call:
-        await call.exchange()
-        call.proxy.vanish()
-        call.near.write(b"into the void")
-        call.far.transport.abort()
-        await turns()
-        assert nothing_came(call.near_reader), "not even that the other end is gone"
-        assert not call.near.transport.is_closing()
-        call.connection.resume()
-        await turns()
-        assert nothing_came(call.near_reader), "it never comes back"
-        await call.dial()
-        await call.exchange()
+async def test_blackholed_connection_is_silent_and_open_on_both_sides() -> None:
+    async with ProxyHarness() as harness:
+        await harness.exchange()
+        harness.proxy.blackhole()
+        harness.client_writer.write(b"into the void")
+        harness.server_writer.transport.abort()
+        await run_loop()
+        assert received_nothing(harness.client_reader), "the reset was forwarded"
+        assert not harness.client_writer.transport.is_closing()
+        harness.connection.resume()
+        await run_loop()
+        assert received_nothing(harness.client_reader), "a blackholed connection resumed"
+        await harness.connect()
+        await harness.exchange()
 
 
 @on_every_loop
-async def test_a_corrupted_byte_differs_and_all_others_do_not() -> None:
-    async with Call(lambda connection: connection.out.corrupt_at(6, 0x20)) as call:
-        call.near.write(b"0123")
-        assert await call.far_reader.readexactly(4) == b"0123"
-        call.near.write(b"45abcd")
-        assert await call.far_reader.readexactly(6) == b"45Abcd"
-        call.far.write(b"0123456789")
-        assert await call.near_reader.readexactly(10) == b"0123456789"
+async def test_only_the_corrupted_byte_differs() -> None:
+    async with ProxyHarness(lambda connection: connection.upstream.corrupt_at(6, 0x20)) as harness:
+        harness.client_writer.write(b"0123")
+        assert await harness.server_reader.readexactly(4) == b"0123"
+        harness.client_writer.write(b"45abcd")
+        assert await harness.server_reader.readexactly(6) == b"45Abcd"
+        harness.server_writer.write(b"0123456789")
+        assert await harness.client_reader.readexactly(10) == b"0123456789"
 
 
 @on_every_loop
-async def test_a_half_closed_direction_ends_and_the_other_goes_on() -> None:
-    async with Call() as call:
-        await call.exchange()
-        call.connection.back.half_close()
-        assert await call.near_reader.read() == b""
-        call.near.write(b"still here")
-        assert await call.far_reader.readexactly(10) == b"still here"
-        call.far.write(b"lost")
-        call.near.close()
-        assert await call.far_reader.read() == b""
-        await call.connection.closed.wait()
+async def test_half_closed_direction_ends_and_the_other_stays_open() -> None:
+    async with ProxyHarness() as harness:
+        await harness.exchange()
+        harness.connection.downstream.half_close()
+        assert await harness.client_reader.read() == b""
+        harness.client_writer.write(b"still here")
+        assert await harness.server_reader.readexactly(10) == b"still here"
+        harness.server_writer.write(b"lost")
+        harness.client_writer.close()
+        assert await harness.server_reader.read() == b""
+        await harness.connection.closed.wait()
 
 
 @on_every_loop
-async def test_refused_diallers_find_nobody_at_the_port_until_it_listens_again() -> None:
-    async with Call() as call:
-        call.proxy.refuse()
+async def test_connections_are_refused_until_the_proxy_listens_again() -> None:
+    async with ProxyHarness() as harness:
+        harness.proxy.refuse()
         with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection(HOST, call.proxy.port)
-        await call.exchange()
-        call.near.close()
-        call.far.close()
-        call.proxy.listen()
-        await call.dial()
-        await call.exchange()
+            await asyncio.open_connection(HOST, harness.proxy.port)
+        await harness.exchange()
+        harness.client_writer.close()
+        harness.server_writer.close()
+        harness.proxy.listen()
+        await harness.connect()
+        await harness.exchange()
 
 
 @on_every_loop
-async def test_dropped_diallers_are_accepted_and_reset() -> None:
-    async with Call() as call:
-        call.proxy.arrival = Arrival.DROP
-        reader, writer = await asyncio.open_connection(HOST, call.proxy.port)
-        await turns()
-        assert nothing_came(reader)
+async def test_reset_policy_accepts_a_connection_and_resets_it() -> None:
+    async with ProxyHarness() as harness:
+        harness.proxy.connect_policy = ConnectPolicy.RESET
+        reader, writer = await asyncio.open_connection(HOST, harness.proxy.port)
+        await run_loop()
+        assert received_nothing(reader)
         writer.write(b"hello")
         with pytest.raises(ConnectionResetError):
             await reader.read()
         writer.close()
-        assert len(call.proxy.dialled_at) == 2
-        await call.exchange()
+        assert len(harness.proxy.accepted_at) == 2
+        await harness.exchange()
 
 
 @on_every_loop
-async def test_a_dialler_is_reset_when_the_target_is_not_there() -> None:
-    async with FaultProxy() as nobody, FaultProxy(nobody.port) as proxy:
-        nobody.refuse()
+async def test_connection_is_reset_when_the_target_refuses() -> None:
+    async with FaultProxy() as target, FaultProxy(target.port) as proxy:
+        target.refuse()
         reader, writer = await asyncio.open_connection(HOST, proxy.port)
         with pytest.raises(ConnectionResetError):
             await reader.read()
@@ -297,45 +299,45 @@ async def test_a_dialler_is_reset_when_the_target_is_not_there() -> None:
 
 
 @on_every_loop
-async def test_nothing_is_left_of_a_proxy_that_ends_in_use() -> None:
-    async with Call() as call:
-        await call.exchange()
-        call.connection.out.stall()
-        call.connection.back.delay_s = 1000
-        call.near.write(bytes(100_000))
-        call.far.write(b"late")
-        await turns()
-        connection = call.connection
+async def test_proxy_that_closes_in_use_leaves_nothing_open() -> None:
+    async with ProxyHarness() as harness:
+        await harness.exchange()
+        harness.connection.upstream.stall()
+        harness.connection.downstream.delay_s = 1000
+        harness.client_writer.write(bytes(100_000))
+        harness.server_writer.write(b"late")
+        await run_loop()
+        connection = harness.connection
     assert connection.closed.is_set()
 
 
 @in_virtual_time
-async def test_a_delayed_wire_delays_every_byte_and_limits_nothing() -> None:
-    async with Call() as call:
-        call.connection.out.delay_s = 3.0
-        began = now()
-        call.near.write(b"first")
-        assert await call.far_reader.readexactly(5) == b"first"
-        assert now() == began + 3.0
+async def test_delay_applies_to_every_byte_and_does_not_limit_bandwidth() -> None:
+    async with ProxyHarness() as harness:
+        harness.connection.upstream.delay_s = 3.0
+        start = now()
+        harness.client_writer.write(b"first")
+        assert await harness.server_reader.readexactly(5) == b"first"
+        assert now() == start + 3.0
         for _ in range(4):
-            call.near.write(bytes(1000))
+            harness.client_writer.write(bytes(1000))
             await asyncio.sleep(0.5)
-        await call.far_reader.readexactly(4000)
-        assert now() == began + 3.0 + 1.5 + 3.0, "they were under way at the same time"
-        call.far.write(b"x")
-        await call.near_reader.readexactly(1)
-        assert now() == began + 7.5, "the other direction is as fast as ever"
+        await harness.server_reader.readexactly(4000)
+        assert now() == start + 3.0 + 1.5 + 3.0, "the bytes were delayed one after the other"
+        harness.server_writer.write(b"x")
+        await harness.client_reader.readexactly(1)
+        assert now() == start + 7.5, "the other direction was delayed"
 
 
 @in_virtual_time
-async def test_a_throttled_wire_passes_so_many_bytes_a_second() -> None:
-    async with Call() as call:
-        call.connection.back.bytes_per_s = 1000
-        began = now()
-        call.far.write(bytes(5000))
-        await call.near_reader.readexactly(5000)
-        assert 5.0 - 2 * TICK_S <= now() - began <= 5.0, "the last piece is not waited for"
-        call.connection.back.bytes_per_s = None
-        call.far.write(bytes(100_000))
-        await call.near_reader.readexactly(100_000)
-        assert now() - began <= 5.0 + TICK_S
+async def test_throttled_pipe_forwards_that_many_bytes_per_second() -> None:
+    async with ProxyHarness() as harness:
+        harness.connection.downstream.bytes_per_s = 1000
+        start = now()
+        harness.server_writer.write(bytes(5000))
+        await harness.client_reader.readexactly(5000)
+        assert 5.0 - 2 * TICK_S <= now() - start <= 5.0, "the rate is not the configured one"
+        harness.connection.downstream.bytes_per_s = None
+        harness.server_writer.write(bytes(100_000))
+        await harness.client_reader.readexactly(100_000)
+        assert now() - start <= 5.0 + TICK_S
