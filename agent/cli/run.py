@@ -94,13 +94,13 @@ class _Start(NamedTuple):
 
 def _serve(start: _Start) -> int:
     from provider_agent.agent.identity.key import IdentityError, load_or_create
-    from provider_agent.agent.identity.key_lock import key_in_use
+    from provider_agent.agent.identity.key_lock import hold_key_lock
     from provider_agent.agent.telemetry.status_server import StatusServerError
 
     key_path = start.loaded.config.identity.key_path
     try:
         identity = load_or_create(key_path)
-        with key_in_use(key_path), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with hold_key_lock(key_path), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_main(start, identity))
     except (IdentityError, StatusServerError) as error:
         raise SetupProblem(str(error)) from error
@@ -109,14 +109,14 @@ def _serve(start: _Start) -> int:
 async def _main(start: _Start, identity: "Identity") -> int:
     from provider_agent.agent.backends.configured import make_backends
     from provider_agent.agent.link.link_files import unusable_files
-    from provider_agent.agent.reload.reloader import Reloader, tell_skipped
+    from provider_agent.agent.reload.reloader import Reloader, log_skipped
     from provider_agent.agent.service import Service
     from provider_agent.agent.telemetry.systemd import ServiceManager
     from provider_agent.agent.version import agent_version
 
     config = start.loaded.config
     backends = make_backends(config.backends, os.environ)
-    tell_skipped(backends)
+    log_skipped(backends)
     service = Service(config, identity, backends)
     reloader = Reloader(
         service, start.load_again, lambda new: unusable_files(new.coordinator), start.secrets
@@ -124,9 +124,9 @@ async def _main(start: _Start, identity: "Identity") -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)
-    loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+    loop.add_signal_handler(signal.SIGHUP, reloader.request)
     if start.early.reload_asked:
-        reloader.ask()
+        reloader.request()
     facts: dict[str, object] = {
         "version": agent_version(),
         "config": str(start.loaded.path),
@@ -140,7 +140,7 @@ async def _main(start: _Start, identity: "Identity") -> int:
         asyncio.create_task(ServiceManager(os.environ).run(service.status), name="systemd"),
     ]
     for task in beside:
-        task.add_done_callback(tell_death)
+        task.add_done_callback(log_failed_task)
     try:
         code = await service.run()
     finally:
@@ -151,7 +151,7 @@ async def _main(start: _Start, identity: "Identity") -> int:
     return code
 
 
-def tell_death(task: asyncio.Task[None]) -> None:
+def log_failed_task(task: asyncio.Task[None]) -> None:
     """For what runs beside the service, which goes on without it: the operator has to know."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.failure("background task failed", error, task=task.get_name())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 @contextmanager
-def key_in_use(path: Path) -> Iterator[None]:
+def hold_key_lock(path: Path) -> Iterator[None]:
     """Hold the lock while an agent runs with the key at `path`."""
     with path.open("rb") as file:
         with suppress(OSError):
@@ -20,7 +20,7 @@ def key_in_use(path: Path) -> Iterator[None]:
         yield
 
 
-def is_key_in_use(path: Path) -> bool:
+def is_key_locked(path: Path) -> bool:
     """Whether an agent holds the lock."""
     try:
         with path.open("rb") as file:

@@ -60,7 +60,7 @@ class Reloader:
         self._secrets = secrets
         self._asked = asyncio.Event()
 
-    def ask(self) -> None:
+    def request(self) -> None:
         """Have the settings read again soon; called while that is being done, it is done again."""
         self._asked.set()
 
@@ -113,7 +113,7 @@ def _tell(
 ) -> None:
     for note in (*loaded.warnings, *unusable):
         log.warning("configuration warning", note=note)
-    tell_skipped(backends)
+    log_skipped(backends)
     if done.changes_nothing:
         log.info("configuration unchanged")
         return
@@ -125,7 +125,7 @@ def _tell(
     log.info("configuration reloaded", **fields)
 
 
-def tell_skipped(backends: Backends) -> None:
+def log_skipped(backends: Backends) -> None:
     """Log what is configured and not used."""
     for skipped in backends.skipped:
         fields = {"backend": skipped.backend_id, "reason": skipped.reason}

@@ -10,7 +10,7 @@ from provider_agent.agent.cli.check.findings import Finding, Outcome
 from provider_agent.agent.cli.status_client import NoAgent, fetch_snapshot
 from provider_agent.agent.config import Config
 from provider_agent.agent.identity.key import Identity
-from provider_agent.agent.identity.key_lock import is_key_in_use
+from provider_agent.agent.identity.key_lock import is_key_locked
 from provider_agent.agent.link.backoff import Disconnect, DisconnectCause, Fatal, next_attempt
 from provider_agent.agent.link.dial import DialSettings, dial
 from provider_agent.agent.link.dial_failure import DialFailed
@@ -116,7 +116,7 @@ async def _greet(
 
 async def _running_agent(config: Config) -> str:
     """Why no hello may be said on account of an agent of these settings; "" when it may."""
-    if is_key_in_use(config.identity.key_path):
+    if is_key_locked(config.identity.key_path):
         return "an agent runs with this key"
     address = config.observability.prometheus_addr
     if not address:

@@ -4,7 +4,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from provider_agent.agent.cli.run import run, tell_death
+from provider_agent.agent.cli.run import log_failed_task, run
 from provider_agent.agent.config.flags import FLAGS
 from tests.unit.agent.cli.calls import COORDINATOR, invoke
 
@@ -22,7 +22,7 @@ async def test_what_runs_beside_the_service_does_not_die_in_silence(
         raise ValueError("a defect")
 
     task = asyncio.create_task(work(), name="reload")
-    task.add_done_callback(tell_death)
+    task.add_done_callback(log_failed_task)
     await asyncio.wait({task})
     await asyncio.sleep(0)
     (record,) = caplog.records

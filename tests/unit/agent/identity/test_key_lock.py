@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from provider_agent.agent.identity.key_lock import is_key_in_use, key_in_use
+from provider_agent.agent.identity.key_lock import hold_key_lock, is_key_locked
 
 
 @pytest.fixture
@@ -14,19 +14,19 @@ def key(tmp_path: Path) -> Path:
 
 
 def test_a_key_is_in_use_as_long_as_somebody_runs_with_it(key: Path) -> None:
-    assert not is_key_in_use(key)
-    with key_in_use(key):
-        assert is_key_in_use(key)
-        with key_in_use(key):  # the next one starts while this one drains
-            assert is_key_in_use(key)
-        assert is_key_in_use(key)
-    assert not is_key_in_use(key)
+    assert not is_key_locked(key)
+    with hold_key_lock(key):
+        assert is_key_locked(key)
+        with hold_key_lock(key):  # the next one starts while this one drains
+            assert is_key_locked(key)
+        assert is_key_locked(key)
+    assert not is_key_locked(key)
 
 
 def test_asking_takes_the_key_from_nobody(key: Path) -> None:
-    assert not is_key_in_use(key)
-    assert not is_key_in_use(key)
+    assert not is_key_locked(key)
+    assert not is_key_locked(key)
 
 
 def test_a_key_that_is_not_there_is_not_in_use(tmp_path: Path) -> None:
-    assert not is_key_in_use(tmp_path / "none")
+    assert not is_key_locked(tmp_path / "none")

@@ -116,7 +116,7 @@ async def test_new_settings_go_to_the_agent_and_the_log_says_what_they_mean(line
         new.config, ("backends",), ("coordinator.url",), ("identity.key_path",)
     )
     async with desk.at_work():
-        desk.reloader.ask()
+        desk.reloader.request()
         await lines.until("configuration reloaded")
 
     ((config, backends),) = desk.agent.given
@@ -139,7 +139,7 @@ async def test_nothing_new_is_said_to_be_nothing_new(lines: Lines) -> None:
     desk.loads = [loaded()]
     desk.agent.says = Reload(loaded().config)
     async with desk.at_work():
-        desk.reloader.ask()
+        desk.reloader.request()
         await lines.until("configuration unchanged")
 
     assert lines.lines == [("configuration unchanged", {})]
@@ -150,11 +150,11 @@ async def test_what_is_wrong_is_said_in_one_line_and_nothing_changes(lines: Line
     wrong = ConfigError("agent.toml: limits.max_concurrent: expected a whole number >= 1")
     desk.loads = [wrong, loaded()]
     async with desk.at_work():
-        desk.reloader.ask()
+        desk.reloader.request()
         await lines.until(KEPT)
         assert desk.agent.given == []
         assert lines.lines == [(KEPT, {"reason": str(wrong)})]
-        desk.reloader.ask()
+        desk.reloader.request()
         await lines.until("configuration reloaded")
 
 
@@ -169,11 +169,11 @@ async def test_a_defect_changes_nothing_and_the_next_time_works(where: str, line
     else:
         desk.loads[0] = loaded(BackendConfig(kind="gone"))
     async with desk.at_work():
-        desk.reloader.ask()
+        desk.reloader.request()
         await lines.until(KEPT)
         assert desk.agent.given == []
         desk.agent.says = None
-        desk.reloader.ask()
+        desk.reloader.request()
         await lines.until("configuration reloaded")
 
 
@@ -182,10 +182,10 @@ async def test_while_one_is_done_any_number_more_is_one_more_after_it(lines: Lin
     desk.loads = [loaded(), loaded(), loaded()]
     desk.gate.clear()
     async with desk.at_work():
-        desk.reloader.ask()
+        desk.reloader.request()
         await asyncio.sleep(0)
         for _ in range(5):
-            desk.reloader.ask()
+            desk.reloader.request()
         desk.gate.set()
         await lines.until("configuration reloaded", times=2)
         assert desk.loaded == 2
@@ -196,7 +196,7 @@ async def test_an_agent_that_stops_takes_nothing_over(lines: Lines) -> None:
     desk.loads = [loaded(BackendConfig(kind="echo"))]
     desk.gate.clear()
     async with desk.at_work():
-        desk.reloader.ask()
+        desk.reloader.request()
         await asyncio.sleep(0)
         desk.agent.stopping = True
         desk.gate.set()
@@ -214,7 +214,7 @@ async def test_what_the_operator_should_know_is_said_before_the_summary(
     desk.loads = [loaded(no_key, warning="did you mean …?")]
     desk.unusable = ["[coordinator] token_file t: it does not hold what it should"]
     async with desk.at_work():
-        desk.reloader.ask()
+        desk.reloader.request()
         await lines.until("configuration reloaded")
 
     (_, backends) = desk.agent.given[0]
@@ -235,7 +235,7 @@ async def test_new_secrets_are_known_before_anything_is_said(tmp_path: Path, lin
     desk.loads = [loaded(BackendConfig(kind="venice", api_key_file=key), code="new-code")]
     desk.agent.says = RuntimeError("a defect")
     async with desk.at_work():
-        desk.reloader.ask()
+        desk.reloader.request()
         await lines.until(KEPT)
 
     assert desk.secrets == {"old", "sk-new-key", "new-code"}
@@ -247,9 +247,9 @@ async def test_the_log_level_is_in_force_at_once(lines: Lines) -> None:
     quiet = structs.replace(old, observability=ObservabilityConfig(log_level="warning"))
     desk.loads = [LoadedConfig(quiet, {}, None, ("a word",)), loaded(warning="a word")]
     async with desk.at_work():
-        desk.reloader.ask()
+        desk.reloader.request()
         await lines.until("configuration warning")
-        desk.reloader.ask()
+        desk.reloader.request()
         await lines.until("configuration reloaded")
     assert [name for name, _ in lines.lines] == ["configuration warning"] * 2 + [
         "configuration reloaded"

@@ -9,7 +9,7 @@ from provider_agent.agent.cli.check.coordinator import check_coordinators
 from provider_agent.agent.cli.check.findings import Finding, Outcome
 from provider_agent.agent.config import Config, CoordinatorConfig, IdentityConfig
 from provider_agent.agent.identity.key import Identity, load_or_create
-from provider_agent.agent.identity.key_lock import key_in_use
+from provider_agent.agent.identity.key_lock import hold_key_lock
 from provider_agent.protocol.frames import Hello, Rejected
 from tests.kit.agent_config import agent_config
 from tests.kit.cli_agent import READY, other_http_server, status_server
@@ -97,7 +97,7 @@ async def test_an_agent_whose_status_nobody_can_see_keeps_its_connection(
 ) -> None:
     config = config_for(coordinator, prometheus_addr="")
     config = replace(config, identity=IdentityConfig(key_path=tmp_path / "identity.key"))
-    with key_in_use(config.identity.key_path):
+    with hold_key_lock(config.identity.key_path):
         finding = await check_coordinator(config, identity)
 
     assert finding.outcome is Outcome.OK
