@@ -16,7 +16,7 @@ from tests.kit.adapters_under_test import (
     every_server,
     parametrize_adapters,
 )
-from tests.kit.recorder import RecordingProxy
+from tests.kit.recording_proxy import RecordingProxy
 from tests.kit.sink import CollectingSink
 
 

@@ -134,7 +134,7 @@ ERRORS = {
         ErrorCode.CONTEXT_LENGTH_EXCEEDED,
     ),
     "llamacpp bare": (
-        b'{"code":500,"message":"slot died","type":"server_error"}',
+        b'{"code":500,"message":"slot failed","type":"server_error"}',
         ErrorCode.BACKEND_ERROR,
     ),
     "llamacpp loading": (

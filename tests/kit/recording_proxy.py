@@ -11,7 +11,7 @@ from tests.kit.fakes.server import FakeResponse, FakeServer, RecordedRequest
 class RecordingProxy(FakeServer):
     """Forwards each request to `target`, and each piece of the response to the client."""
 
-    kind: ClassVar[str] = "recorder"
+    kind: ClassVar[str] = "recording proxy"
 
     def __init__(self, target: str) -> None:
         super().__init__()
