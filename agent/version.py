@@ -7,7 +7,7 @@ DISTRIBUTION: Final = "provider-agent"
 
 
 def agent_version() -> str:
-    """The installed version; "0+unknown" when the source runs without being installed."""
+    """The installed version; "0+unknown" when the package runs without being installed."""
     try:
         return version(DISTRIBUTION)
     except PackageNotFoundError:

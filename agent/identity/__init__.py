@@ -1,1 +1,1 @@
-"""The agent's key: where it is stored, and the lock that shows that an agent uses it."""
+"""The agent's key: its file, and the lock that shows that a running agent uses it."""

@@ -1,7 +1,7 @@
-"""The agent's Ed25519 key: created once, readable by its owner only, never overwritten.
+"""The agent's Ed25519 key: created once, readable only by its owner, never overwritten.
 
-A key that cannot be used is an error, never a reason to make a new one: the coordinator knows the
-operator by this key, and a silent new one would be a stranger.
+An unusable key is an error; it is never replaced, because the coordinator identifies the operator
+by this key and would not know a new one.
 """
 
 import base64
@@ -23,21 +23,21 @@ from provider_agent.event_log import EventLogger
 log = EventLogger(__name__)
 
 MAX_FILE_BYTES: Final = 16 * 1024
-"""A key file has about 120 bytes; anything this big is something else."""
+"""A key file has about 120 bytes; a larger file is not a key."""
 
-_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
-"""How a file system without hard links says so (FAT, some network and container volumes)."""
+_NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+"""Errors of file systems without hard links (FAT, some network and container volumes)."""
 
-_OTHER_BEGIN: Final = "-----BEGIN USEPOD AGENT KEY-----"
-_OTHER_END: Final = "-----END USEPOD AGENT KEY-----"
+_RUST_BEGIN: Final = "-----BEGIN USEPOD AGENT KEY-----"
+_RUST_END: Final = "-----END USEPOD AGENT KEY-----"
 
 
 class IdentityError(Exception):
-    """The key cannot be used; the text names the file, the reason and what to do."""
+    """The key is not usable; the text names the file, the reason and what to do."""
 
 
 class Identity:
-    """The agent's key pair. The private half stays inside.
+    """The agent's key pair; the private key is not accessible from outside.
 
     Attributes:
         public_key: 32 raw bytes.
@@ -54,12 +54,12 @@ class Identity:
 
     @property
     def public_key_text(self) -> str:
-        """The public key in standard base64, as coordinators take it in an allow-list."""
+        """The public key in standard base64, the form of a coordinator's allow-list."""
         return base64.b64encode(self.public_key).decode()
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of the public key's SHA-256: enough to compare by eye."""
+        """The first 16 hex digits of the public key's SHA-256, for humans to compare."""
         return hashlib.sha256(self.public_key).hexdigest()[:16]
 
     def sign(self, data: bytes) -> bytes:
@@ -68,10 +68,10 @@ class Identity:
 
 
 def load_or_create(path: Path) -> Identity:
-    """The key at `path`; a new one when there is no such file.
+    """The key at `path`; creates it when the file does not exist.
 
-    Two agents that start at once end up with the same key: the file appears complete or not at all,
-    and whoever comes second loads it.
+    Two agents that start at the same time use the same key: the file is created atomically, and the
+    second agent loads it.
 
     Raises:
         IdentityError: the file is damaged or unreadable, or cannot be written.
@@ -82,7 +82,7 @@ def load_or_create(path: Path) -> Identity:
 
 
 def load(path: Path) -> Identity:
-    """The key at `path`: a PKCS #8 PEM file, or the file of the existing Rust agent.
+    """The key at `path`: a PKCS #8 PEM file, or a key file of the Rust agent.
 
     Raises:
         IdentityError: the file is missing, damaged or unreadable.
@@ -93,7 +93,7 @@ def load(path: Path) -> Identity:
             mode = os.fstat(file.fileno()).st_mode
     except FileNotFoundError as error:
         raise IdentityError(
-            f"{path}: no key here yet; `provider-agent run` creates one at its first start"
+            f"{path}: the file does not exist; the first `provider-agent run` creates it"
         ) from error
     except OSError as error:
         raise IdentityError(
@@ -101,36 +101,36 @@ def load(path: Path) -> Identity:
         ) from error
     if stat.S_IMODE(mode) & 0o077:
         log.warning(
-            "the key file can be used by other users",
+            "key file accessible to other users",
             path=str(path),
             fix=f"chmod 600 {path}",
         )
     try:
         return Identity(_parse(content))
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        # The cause may quote the file, which is a secret; it is not chained into the text.
+        # The text leaves out the cause, which may quote the file's secret content.
         raise IdentityError(
-            f"{path}: damaged: {_reason(content)}; restore it from a backup. To start over as a "
-            "new agent, move the file away and enrol again"
+            f"{path}: damaged: {_reason(content)}; restore the file from a backup, or move "
+            "it away and enroll again as a new agent"
         ) from error
 
 
 def _parse(content: bytes) -> Ed25519PrivateKey:
-    """The private key in a file; ValueError or TypeError when it holds none."""
+    """The private key in `content`; raises ValueError or TypeError for any other content."""
     if len(content) > MAX_FILE_BYTES:
         raise ValueError("too big")
-    if content.lstrip().startswith(_OTHER_BEGIN.encode()):
-        return _parse_other(content.decode())
+    if content.lstrip().startswith(_RUST_BEGIN.encode()):
+        return _parse_rust_file(content.decode())
     key = serialization.load_pem_private_key(content, password=None)
     if not isinstance(key, Ed25519PrivateKey):
         raise TypeError("a key of another algorithm")
     return key
 
 
-def _parse_other(text: str) -> Ed25519PrivateKey:
-    """The key file of the existing Rust agent: `name: value` lines between two markers."""
+def _parse_rust_file(text: str) -> Ed25519PrivateKey:
+    """A key file of the Rust agent: `name: value` lines between two markers."""
     lines = [line.strip() for line in text.strip().splitlines()]
-    if lines[-1] != _OTHER_END:
+    if lines[-1] != _RUST_END:
         raise ValueError("no end marker")
     fields = {}
     for line in lines[1:-1]:
@@ -140,7 +140,7 @@ def _parse_other(text: str) -> Ed25519PrivateKey:
         raise ValueError("an unknown version")
     private = Ed25519PrivateKey.from_private_bytes(_decode(fields, "secret"))
     if private.public_key().public_bytes_raw() != _decode(fields, "public"):
-        raise ValueError("public and secret do not belong together")
+        raise ValueError("public and secret key do not match")
     return private
 
 
@@ -152,20 +152,20 @@ def _decode(fields: dict[str, str], name: str) -> bytes:
 
 
 def _reason(content: bytes) -> str:
-    """Why a file holds no key, in words that quote nothing of it."""
+    """Why `content` is not a usable key, without quoting it."""
     if not content.strip():
         return "the file is empty"
     if len(content) > MAX_FILE_BYTES:
         return "too big to be a key"
     if b"ENCRYPTED" in content:
-        return "encrypted with a password, which a service cannot type"
-    if _OTHER_BEGIN.encode() in content:
-        return "its lines are incomplete, or public and secret do not belong together"
+        return "encrypted with a password, which a service cannot enter"
+    if _RUST_BEGIN.encode() in content:
+        return "its lines are incomplete, or public and secret key do not match"
     return "not an Ed25519 key in PKCS #8 PEM form"
 
 
 def _create(path: Path) -> None:
-    """Write a new key to `path`, complete and durable, unless the file exists by then."""
+    """Write a new key to `path`, atomically and durably; an existing file is kept."""
     content = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
@@ -180,7 +180,7 @@ def _create(path: Path) -> None:
         finally:
             draft.unlink(missing_ok=True)
     except FileExistsError:
-        return  # another process was faster; its key is as good
+        return  # another process created the key first
     except OSError as error:
         raise IdentityError(
             f"{path}: the key cannot be created: {error.strerror}; make the directory writable for "
@@ -190,11 +190,11 @@ def _create(path: Path) -> None:
 
 
 def _publish(draft: Path, path: Path, content: bytes) -> None:
-    """Give the finished file its name; a link, unlike a rename, never replaces anything."""
+    """Give the complete file its name; a hard link, unlike a rename, never replaces a file."""
     try:
         path.hardlink_to(draft)
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in _NO_HARD_LINKS:
             raise
         _write_private(path, content)
     _sync_directory(path.parent)
@@ -209,7 +209,7 @@ def _write_private(path: Path, content: bytes) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Makes the new name itself survive a power cut."""
+    """Make the new directory entry durable."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -218,7 +218,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _make_private_directory(directory: Path) -> None:
-    """`mkdir -p` that leaves every directory it makes to its owner alone."""
+    """`mkdir -p`; the created directories are accessible only to their owner."""
     missing = [directory, *directory.parents]
-    for place in reversed([place for place in missing if not place.exists()]):
-        place.mkdir(mode=0o700, exist_ok=True)
+    for parent in reversed([path for path in missing if not path.exists()]):
+        parent.mkdir(mode=0o700, exist_ok=True)

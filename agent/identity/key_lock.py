@@ -1,8 +1,8 @@
-"""Whether an agent runs with a key: a lock on the key's file that ends with the process.
+"""A lock on the key file that shows that an agent runs with this key.
 
-A second connection of the same key takes the first one's place, so whoever only wants to try the
-coordinator has to know. Several agents may hold the lock: a new one may start while an old one
-drains. Where the file system has no such locks, nobody is seen.
+`check` reads it: a second connection with the same key would replace that of the running agent. The
+lock is shared, because a new agent may start while an old one drains, and the kernel releases it
+when the process ends. On a file system without such locks, the key never appears locked.
 """
 
 import fcntl
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @contextmanager
 def hold_key_lock(path: Path) -> Iterator[None]:
-    """Hold the lock while an agent runs with the key at `path`."""
+    """Hold the lock of the key at `path`, together with other agents."""
     with path.open("rb") as file:
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

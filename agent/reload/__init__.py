@@ -1,1 +1,1 @@
-"""Reloading the configuration of a running agent."""
+"""Reloads the configuration of a running agent."""

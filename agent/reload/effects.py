@@ -1,6 +1,6 @@
-"""What new settings mean for a running agent. A pure decision.
+"""Decides when each changed setting takes effect in a running agent. Pure.
 
-Each key has its time: at once, at the next connection to the coordinator, or at the next start.
+A setting takes effect at once, at the next connection to the coordinator, or at the next start.
 """
 
 from enum import StrEnum
@@ -12,18 +12,18 @@ from provider_agent.agent.config import Config
 
 
 class ReloadEffect(StrEnum):
-    """When a changed key comes into force; its name in the log."""
+    """When a changed setting takes effect; the value is its field in the log."""
 
     NOW = "applied"
     NEXT_CONNECTION = "next_connection"
     RESTART = "needs_restart"
 
 
-WHEN: Final[dict[str, ReloadEffect]] = {
+EFFECTS: Final[dict[str, ReloadEffect]] = {
     "operator.display_name": ReloadEffect.NOW,
     "operator.wallet": ReloadEffect.NOW,
     "operator.contact_email": ReloadEffect.NOW,
-    # A live link is not dropped for these: it has jobs, and who wants it dropped can restart.
+    # These do not close a live link, because it has jobs; an operator can restart the agent.
     "coordinator.url": ReloadEffect.NEXT_CONNECTION,
     "coordinator.fallback_urls": ReloadEffect.NEXT_CONNECTION,
     "coordinator.enrollment_code": ReloadEffect.NEXT_CONNECTION,
@@ -33,7 +33,7 @@ WHEN: Final[dict[str, ReloadEffect]] = {
     "coordinator.client_cert_file": ReloadEffect.NEXT_CONNECTION,
     "coordinator.client_key_file": ReloadEffect.NEXT_CONNECTION,
     "coordinator.proxy": ReloadEffect.NEXT_CONNECTION,
-    # Another key is another agent.
+    # For the coordinator, another key is another agent.
     "identity.key_path": ReloadEffect.RESTART,
     "backends": ReloadEffect.NOW,
     "pricing.default_input_per_1m": ReloadEffect.NOW,
@@ -44,23 +44,23 @@ WHEN: Final[dict[str, ReloadEffect]] = {
     "limits.drain_timeout_s": ReloadEffect.NOW,
     "limits.slow_consumer_s": ReloadEffect.NOW,
     "discovery.interval_s": ReloadEffect.NOW,
-    # Whoever scrapes and probes the agent would lose it.
+    # Prometheus and health probes use the old address.
     "observability.prometheus_addr": ReloadEffect.RESTART,
     "observability.log_level": ReloadEffect.NOW,
-    # Whatever reads the log expects one form in one run.
+    # Log collectors expect one format per run.
     "observability.log_format": ReloadEffect.RESTART,
 }
-"""Every key of the configuration."""
+"""The effect of every configuration key."""
 
 
 class Reload(Struct, frozen=True):
-    """What came of reading the settings again.
+    """The result of a reload.
 
     Attributes:
-        config: what is in force now: the new settings, with the old values of `needs_restart`.
-        applied: changed keys that are in force at once.
-        next_connection: changed keys that the next connection is made with.
-        needs_restart: changed keys that the running agent cannot take over.
+        config: the effective settings: the new ones, with the old values of `needs_restart`.
+        applied: changed keys that have taken effect.
+        next_connection: changed keys that apply to the next connection.
+        needs_restart: changed keys that a running agent cannot apply.
     """
 
     config: Config
@@ -70,41 +70,41 @@ class Reload(Struct, frozen=True):
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether the new settings are those in force."""
+        """Whether the new settings equal the effective ones."""
         return not (self.applied or self.next_connection or self.needs_restart)
 
 
 def decide_reload(old: Config, new: Config, *, other_backends: bool = False) -> Reload:
-    """What each changed key means.
+    """Decide when each changed key takes effect.
 
     Args:
-        old: the settings in force.
-        new: what was read now, checked.
-        other_backends: whether the backends are others than before; a key may have changed in its
-            file without any change of the settings.
+        old: the effective settings.
+        new: the new settings, already checked.
+        other_backends: whether the backends differ; an API key may have changed in its file while
+            the settings did not.
     """
-    changed = [key for key in WHEN if _value(old, key) != _value(new, key)]
+    changed = [key for key in EFFECTS if _value(old, key) != _value(new, key)]
     if other_backends and "backends" not in changed:
         changed.append("backends")
 
-    def due(when: ReloadEffect) -> tuple[str, ...]:
-        return tuple(key for key in changed if WHEN[key] is when)
+    def changed_keys(effect: ReloadEffect) -> tuple[str, ...]:
+        return tuple(key for key in changed if EFFECTS[key] is effect)
 
-    in_force = new
-    for key in due(ReloadEffect.RESTART):
-        in_force = _with_value(in_force, key, _value(old, key))
+    effective = new
+    for key in changed_keys(ReloadEffect.RESTART):
+        effective = _with_value(effective, key, _value(old, key))
     return Reload(
-        in_force,
-        due(ReloadEffect.NOW),
-        due(ReloadEffect.NEXT_CONNECTION),
-        due(ReloadEffect.RESTART),
+        effective,
+        changed_keys(ReloadEffect.NOW),
+        changed_keys(ReloadEffect.NEXT_CONNECTION),
+        changed_keys(ReloadEffect.RESTART),
     )
 
 
 def _value(config: Config, key: str) -> object:
     section, _, name = key.partition(".")
-    found: object = getattr(config, section)
-    return getattr(found, name) if name else found
+    value: object = getattr(config, section)
+    return getattr(value, name) if name else value
 
 
 def _with_value(config: Config, key: str, value: object) -> Config:

@@ -1,4 +1,4 @@
-"""Reads the settings again while the agent runs, because of SIGHUP."""
+"""Reloads the configuration of a running agent on request, as after SIGHUP."""
 
 import asyncio
 import os
@@ -15,36 +15,36 @@ log = EventLogger(__name__)
 
 
 class Reloadable(Protocol):
-    """The running agent."""
+    """A running agent."""
 
     @property
     def stopping(self) -> bool:
-        """Whether it has been told to stop."""
+        """Whether the agent is draining or stopping."""
         ...
 
     @property
     def backends(self) -> Backends:
-        """Those in use."""
+        """The configured backends."""
         ...
 
     @property
     def busy_ids(self) -> Collection[str]:
-        """Ids of backends under which jobs run, in use or not."""
+        """Ids of the backends with running jobs, removed ones included."""
         ...
 
     def reload(self, config: Config, backends: Backends) -> Reload:
-        """Take over new settings."""
+        """Apply new settings."""
         ...
 
 
 class Reloader:
-    """Takes over what the operator has changed, or keeps everything and says what is wrong.
+    """Loads the configuration and applies it; an invalid one is logged and changes nothing.
 
     Args:
         service: the running agent.
-        load: reads and checks all settings, as at the start.
-        unusable_files: what is wrong with the files that are read at the next connection.
-        secrets: what no line of the log may hold; new secrets are added.
+        load: loads and checks all settings, as at the start.
+        unusable_files: error texts for the files that the next connection will need.
+        secrets: the values that logs redact; new secrets are added.
     """
 
     def __init__(
@@ -58,27 +58,27 @@ class Reloader:
         self._load = load
         self._unusable_files = unusable_files
         self._secrets = secrets
-        self._asked = asyncio.Event()
+        self._requested = asyncio.Event()
 
     def request(self) -> None:
-        """Have the settings read again soon; called while that is being done, it is done again."""
-        self._asked.set()
+        """Reload soon. Any number of requests during a reload cause one more after it."""
+        self._requested.set()
 
     async def run(self) -> None:
-        """Do what is asked, one after the other, until cancelled."""
+        """Reload on each request, until cancelled."""
         while True:
-            await self._asked.wait()
-            self._asked.clear()
+            await self._requested.wait()
+            self._requested.clear()
             await self._reload()
 
     async def _reload(self) -> None:
         try:
-            # In a thread: the files may be many and slow, and streams go on meanwhile.
+            # In a thread: slow files must not delay running streams.
             loaded, unusable = await asyncio.to_thread(self._read)
             if self._service.stopping:
-                _refused("the agent is stopping")
+                _log_refused("the agent is stopping")
                 return
-            # Before anything is logged that might hold one.
+            # First of all, so that everything logged from here on is redacted.
             self._secrets |= secret_values(loaded.config, os.environ)
             backends = make_backends(
                 loaded.config.backends,
@@ -86,47 +86,43 @@ class Reloader:
                 before=self._service.backends,
                 busy_ids=self._service.busy_ids,
             )
-            done = self._service.reload(loaded.config, backends)
+            result = self._service.reload(loaded.config, backends)
         except ConfigError as error:
-            _refused(str(error))
+            _log_refused(str(error))
         except Exception:
-            # An adapter of a third party may refuse its settings in its own way.
+            # A third party's adapter may raise any exception for invalid settings.
             log.exception("configuration not reloaded: the old settings stay in force")
         else:
-            set_level(done.config.observability.log_level)
-            _tell(loaded, backends, unusable, done)
+            set_level(result.config.observability.log_level)
+            _log_result(loaded, backends, unusable, result)
 
     def _read(self) -> tuple[LoadedConfig, Collection[str]]:
         loaded = self._load()
         return loaded, self._unusable_files(loaded.config)
 
 
-def _refused(reason: str) -> None:
-    log.error(
-        "configuration not reloaded: the old settings stay in force",
-        reason=reason,
-    )
+def log_skipped(backends: Backends) -> None:
+    """Log the configured backends that are not used."""
+    for skipped in backends.skipped:
+        log.warning("backend skipped", backend=skipped.backend_id, reason=skipped.reason)
 
 
-def _tell(
-    loaded: LoadedConfig, backends: Backends, unusable: Collection[str], done: Reload
+def _log_refused(reason: str) -> None:
+    log.error("configuration not reloaded: the old settings stay in force", reason=reason)
+
+
+def _log_result(
+    loaded: LoadedConfig, backends: Backends, unusable: Collection[str], result: Reload
 ) -> None:
     for note in (*loaded.warnings, *unusable):
         log.warning("configuration warning", note=note)
     log_skipped(backends)
-    if done.changes_nothing:
+    if result.changes_nothing:
         log.info("configuration unchanged")
         return
-    fields: dict[str, object] = {
-        "applied": done.applied,
-        "next_connection": done.next_connection,
-        "needs_restart": done.needs_restart,
-    }
-    log.info("configuration reloaded", **fields)
-
-
-def log_skipped(backends: Backends) -> None:
-    """Log what is configured and not used."""
-    for skipped in backends.skipped:
-        fields = {"backend": skipped.backend_id, "reason": skipped.reason}
-        log.warning("backend skipped", **fields)
+    log.info(
+        "configuration reloaded",
+        applied=result.applied,
+        next_connection=result.next_connection,
+        needs_restart=result.needs_restart,
+    )

@@ -7,7 +7,7 @@ from provider_agent.adapters.base import BackendHealth, BackendSettings
 from provider_agent.adapters.servers.echo import EchoBackend
 from provider_agent.agent.backends.configured import SkippedBackend
 from provider_agent.agent.config import LimitsConfig, OperatorConfig
-from provider_agent.agent.service import EXIT_REFUSED, FIRST_LOOK_S
+from provider_agent.agent.service import EXIT_REFUSED, FIRST_CHECKS_S
 from provider_agent.agent.telemetry.status import readiness
 from provider_agent.agent.telemetry.status_server import StatusServerError
 from provider_agent.protocol.frames import (
@@ -31,7 +31,7 @@ from tests.kit.virtual_time import in_virtual_time, now
 
 
 @in_virtual_time
-async def test_it_connects_and_says_what_it_offers() -> None:
+async def test_agent_connects_and_advertises_its_models() -> None:
     async with ScriptedCoordinator() as coordinator:
         config = agent_config(coordinator.url, operator=OperatorConfig(display_name="Garage"))
         backend = ScriptedBackend("a", model("m"), max_concurrent=3)
@@ -47,7 +47,7 @@ async def test_it_connects_and_says_what_it_offers() -> None:
 
 
 @in_virtual_time
-async def test_a_change_at_a_backend_is_told() -> None:
+async def test_changed_models_are_advertised() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         async with RunningAgent(coordinator, backend) as agent:
@@ -63,19 +63,19 @@ async def test_a_change_at_a_backend_is_told() -> None:
 
 
 @in_virtual_time
-async def test_a_backend_that_does_not_answer_does_not_keep_the_agent_from_connecting() -> None:
+async def test_hanging_backend_delays_the_first_dial_by_five_seconds_at_most() -> None:
     async with ScriptedCoordinator() as coordinator:
-        hanging, well = ScriptedBackend("hanging"), ScriptedBackend("well", model("m"))
+        hanging, healthy = ScriptedBackend("hanging"), ScriptedBackend("well", model("m"))
         hanging.gate.clear()
         began = now()
-        async with RunningAgent(coordinator, hanging, well) as agent:
+        async with RunningAgent(coordinator, hanging, healthy) as agent:
             peer = await agent.connected()
-            assert now() - began == pytest.approx(FIRST_LOOK_S)
+            assert now() - began == pytest.approx(FIRST_CHECKS_S)
             assert [one.model_id for one in (await peer.next(Capabilities)).models] == ["m"]
 
 
 @in_virtual_time
-async def test_heartbeats_tell_true_figures() -> None:
+async def test_heartbeats_report_load_and_statistics() -> None:
     async with ScriptedCoordinator(lambda _: welcome(heartbeat_ms=10_000)) as coordinator:
         backend = ScriptedBackend("a", model("m"), max_concurrent=3)
         config = agent_config(coordinator.url, limits=LimitsConfig(max_concurrent=2))
@@ -103,7 +103,7 @@ async def test_heartbeats_tell_true_figures() -> None:
 
 
 @in_virtual_time
-async def test_a_job_runs_from_end_to_end() -> None:
+async def test_job_runs_from_end_to_end() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = EchoBackend(BackendSettings(kind="echo"))
         async with RunningAgent(coordinator, backend) as agent:
@@ -139,11 +139,11 @@ async def test_too_many_jobs_unknown_models_and_cancels() -> None:
             assert (error.code, error.message) == ("cancelled", "cancelled by the coordinator")
 
 
-# --- refused, lost, back again --------------------------------------------------------------------
+# --- rejected, lost, reconnected ------------------------------------------------------------------
 
 
 @in_virtual_time
-async def test_a_final_rejection_ends_the_agent_with_its_own_exit_code(
+async def test_final_rejection_stops_the_agent_with_its_own_exit_code(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     answer = Rejected("not_enrolled", "this code was used")
@@ -160,7 +160,7 @@ async def test_a_final_rejection_ends_the_agent_with_its_own_exit_code(
 
 @pytest.mark.parametrize("how", ["status 426", "close code 1002", "no subprotocol"])
 @in_virtual_time
-async def test_another_protocol_ends_the_agent(how: str) -> None:
+async def test_another_protocol_stops_the_agent(how: str) -> None:
     async with ScriptedCoordinator() as coordinator:
         if how == "status 426":
             coordinator.refusals.append((426, {}))
@@ -174,7 +174,7 @@ async def test_another_protocol_ends_the_agent(how: str) -> None:
 
 
 @in_virtual_time
-async def test_a_fatal_end_while_draining_is_no_second_signal() -> None:
+async def test_fatal_disconnect_while_draining_does_not_count_as_a_second_signal() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         async with RunningAgent(coordinator, backend) as agent:
@@ -188,7 +188,7 @@ async def test_a_fatal_end_while_draining_is_no_second_signal() -> None:
 
 
 @in_virtual_time
-async def test_a_lost_link_ends_its_jobs_and_is_dialled_again() -> None:
+async def test_lost_link_without_resumption_cancels_its_jobs_and_is_dialed_again() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         async with RunningAgent(coordinator, backend) as agent:
@@ -218,7 +218,7 @@ async def test_a_lost_link_ends_its_jobs_and_is_dialled_again() -> None:
     [("restart", 5.0), ("retry after 40 s", 40.0), ("rejected for 90 s", 90.0), ("lost", 0.0)],
 )
 @in_virtual_time
-async def test_the_agent_waits_as_it_is_told(ending: str, wait_s: float) -> None:
+async def test_agent_waits_for_as_long_as_the_coordinator_asks(ending: str, wait_s: float) -> None:
     async with ScriptedCoordinator() as coordinator:
         if ending == "retry after 40 s":
             coordinator.refusals.append((429, {"Retry-After": "40"}))
@@ -235,11 +235,11 @@ async def test_the_agent_waits_as_it_is_told(ending: str, wait_s: float) -> None
             assert now() - began == pytest.approx(wait_s)
 
 
-# --- what an operator sees ------------------------------------------------------------------------
+# --- status ------------------------------------------------------------------------
 
 
 @in_virtual_time
-async def test_status_shows_why_there_are_no_jobs() -> None:
+async def test_status_shows_the_last_rejection_and_skipped_backends() -> None:
     async with ScriptedCoordinator() as coordinator:
         coordinator.refusals.append((401, {}))
         skipped = SkippedBackend("venice", "venice", "skipped: KEY is not set")
@@ -263,7 +263,7 @@ async def test_status_shows_why_there_are_no_jobs() -> None:
             assert state.uptime_s == pytest.approx(now() - 1000)
 
 
-async def test_a_taken_status_address_ends_the_agent_before_it_dials() -> None:
+async def test_status_address_in_use_stops_the_agent_before_it_dials() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend()
         with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -1,4 +1,4 @@
-"""What the coordinator learns of the backends of a running agent, and when."""
+"""What a running agent reports about its backends, and when."""
 
 import asyncio
 
@@ -6,7 +6,8 @@ import pytest
 
 from provider_agent.adapters.base import BackendHealth, ServerLoad, Unreachable
 from provider_agent.agent.config import DiscoveryConfig, LimitsConfig
-from provider_agent.agent.service import DEBOUNCE_S, EXIT_OK
+from provider_agent.agent.link.advertiser import DEBOUNCE_S
+from provider_agent.agent.service import EXIT_OK
 from provider_agent.agent.telemetry.status import readiness
 from provider_agent.protocol.frames import (
     BackendLoad,
@@ -23,8 +24,8 @@ from tests.kit.scripted_backend import ScriptedBackend, model
 from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator, welcome
 from tests.kit.virtual_time import in_virtual_time, now
 
-REST_S = 10.0
-"""What the default rule lets a failing backend rest the first time."""
+OPEN_S = 10.0
+"""How long the default rule keeps the breaker open the first time."""
 
 
 def offers(peer: AgentAtCoordinator) -> list[list[str]]:
@@ -37,18 +38,18 @@ def offers(peer: AgentAtCoordinator) -> list[list[str]]:
 
 
 def last_load(peer: AgentAtCoordinator) -> BackendLoad:
-    """What the last heartbeat said of the first backend."""
+    """The load of the first backend in the last heartbeat."""
     beats = [frame for frame in peer.frames if isinstance(frame, Heartbeat)]
     return beats[-1].backends[0]
 
 
 def pending(agent: RunningAgent) -> bool:
-    """Whether a change of the offer waits to be told."""
-    return agent.service._advertising is not None
+    """Whether changed capabilities wait to be sent."""
+    return agent.service.advertiser.pending
 
 
 @in_virtual_time
-async def test_the_offer_is_told_at_once_when_welcomed_and_only_once() -> None:
+async def test_capabilities_are_sent_once_after_welcome() -> None:
     async with ScriptedCoordinator() as coordinator:
         began = now()
         async with RunningAgent(coordinator, ScriptedBackend("a", model("m"))) as agent:
@@ -60,7 +61,7 @@ async def test_the_offer_is_told_at_once_when_welcomed_and_only_once() -> None:
 
 
 @in_virtual_time
-async def test_changes_in_a_row_are_told_together() -> None:
+async def test_changes_within_the_debounce_time_are_sent_together() -> None:
     backends = [ScriptedBackend(name, model(name)) for name in "abc"]
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, *backends) as agent:
         peer = await agent.connected()
@@ -75,7 +76,7 @@ async def test_changes_in_a_row_are_told_together() -> None:
 
 
 @in_virtual_time
-async def test_nothing_changed_is_nothing_told() -> None:
+async def test_unchanged_models_are_not_sent_again() -> None:
     backend = ScriptedBackend("a", model("m"))
     backend.reported_load = ServerLoad(running=1)
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
@@ -88,7 +89,7 @@ async def test_nothing_changed_is_nothing_told() -> None:
 
 
 @in_virtual_time
-async def test_changes_without_a_link_are_told_with_the_next_welcome_and_not_again() -> None:
+async def test_changes_without_a_link_are_sent_once_after_the_next_welcome() -> None:
     backend = ScriptedBackend("a", model("m"))
     config_interval = DiscoveryConfig(interval_s=10.0)
     async with ScriptedCoordinator() as coordinator:
@@ -104,7 +105,7 @@ async def test_changes_without_a_link_are_told_with_the_next_welcome_and_not_aga
 
 @pytest.mark.parametrize("interval_s", [5.0, 90.0])
 @in_virtual_time
-async def test_the_operators_interval_is_in_force(interval_s: float) -> None:
+async def test_backends_are_checked_at_the_configured_interval(interval_s: float) -> None:
     backend = ScriptedBackend("a", model("m"))
     async with ScriptedCoordinator() as coordinator:
         config = agent_config(coordinator.url, discovery=DiscoveryConfig(interval_s=interval_s))
@@ -118,27 +119,29 @@ async def test_the_operators_interval_is_in_force(interval_s: float) -> None:
 
 
 @in_virtual_time
-async def test_heartbeats_carry_what_the_servers_say_of_their_load() -> None:
+async def test_heartbeats_carry_the_load_that_servers_report() -> None:
     async with ScriptedCoordinator(lambda _: welcome(heartbeat_ms=15_000)) as coordinator:
-        telling, silent = ScriptedBackend("a"), ScriptedBackend("b")
-        telling.reported_load = ServerLoad(running=3, waiting=2, cache_used=0.5)
-        async with RunningAgent(coordinator, telling, silent) as agent:
+        reporting, silent = ScriptedBackend("a"), ScriptedBackend("b")
+        reporting.reported_load = ServerLoad(running=3, waiting=2, cache_used=0.5)
+        async with RunningAgent(coordinator, reporting, silent) as agent:
             peer = await agent.connected()
             await peer.next(Heartbeat)
             assert (await peer.next(Heartbeat)).backends == [
                 BackendLoad("a", True, 0, 8, running=3, waiting=2),
                 BackendLoad("b", True, 0, 8),
             ]
-            telling.reported_load = ServerLoad(running=-1, waiting=2**60)
+            reporting.reported_load = ServerLoad(running=-1, waiting=2**60)
             await asyncio.sleep(30)
-            assert last_load(peer) == BackendLoad("a", True, 0, 8), "and the link lives on"
-            telling.reported_health = BackendHealth(False, None, "gone")
+            assert last_load(peer) == BackendLoad("a", True, 0, 8), (
+                "invalid numbers do not end the link"
+            )
+            reporting.reported_health = BackendHealth(False, None, "gone")
             await asyncio.sleep(60)
             assert last_load(peer) == BackendLoad("a", False, 0, 8)
 
 
 @in_virtual_time
-async def test_a_change_just_before_the_end_leaves_nothing_behind() -> None:
+async def test_stopping_cancels_a_scheduled_change() -> None:
     backend = ScriptedBackend("a", model("m"))
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
         peer = await agent.connected()
@@ -157,11 +160,11 @@ async def test_a_change_just_before_the_end_leaves_nothing_behind() -> None:
 
 
 @in_virtual_time
-async def test_a_failing_backend_is_offered_no_more_and_again_after_its_rest() -> None:
-    failing, well = ScriptedBackend("a", model("m")), ScriptedBackend("b", model("n"))
+async def test_failing_backend_is_not_offered_while_its_breaker_is_open() -> None:
+    failing, healthy = ScriptedBackend("a", model("m")), ScriptedBackend("b", model("n"))
     async with (
         ScriptedCoordinator() as coordinator,
-        RunningAgent(coordinator, failing, well) as agent,
+        RunningAgent(coordinator, failing, healthy) as agent,
     ):
         peer = await agent.connected()
         await peer.next(Capabilities)
@@ -181,11 +184,11 @@ async def test_a_failing_backend_is_offered_no_more_and_again_after_its_rest() -
         assert [one.model_id for one in (await peer.next(Capabilities)).models] == ["n"]
         assert now() - began == pytest.approx(DEBOUNCE_S)
         assert [one.model_id for one in (await peer.next(Capabilities)).models] == ["m", "n"]
-        assert now() - began == pytest.approx(REST_S + DEBOUNCE_S)
+        assert now() - began == pytest.approx(OPEN_S + DEBOUNCE_S)
         trial, second = new_job("m"), new_job("m")
         await peer.give(trial, second)
         assert (await peer.error(second.job_id)).code == "out_of_capacity"
-        (await failing.next_run()).answer(b"well again")
+        (await failing.next_run()).answer(b"recovered")
         assert isinstance(await peer.end(trial.job_id), JobResult)
         await asyncio.sleep(30)
         assert len(offers(peer)) == 3
@@ -193,7 +196,7 @@ async def test_a_failing_backend_is_offered_no_more_and_again_after_its_rest() -
 
 @pytest.mark.parametrize("limited", ["backend", "agent"])
 @in_virtual_time
-async def test_tokens_per_minute_are_in_force_and_refill(limited: str) -> None:
+async def test_tokens_per_minute_limit_jobs_and_refill(limited: str) -> None:
     backend = ScriptedBackend("a", model("m"))
     async with ScriptedCoordinator() as coordinator:
         tokens = 600 if limited == "agent" else None
@@ -212,7 +215,7 @@ async def test_tokens_per_minute_are_in_force_and_refill(limited: str) -> None:
             await peer.give(refused)
             error = await peer.error(refused.job_id)
             assert (error.code, error.retry_after_ms) == ("out_of_capacity", 10_000)
-            assert offers(peer) == [["m"]], "it is full, not gone"
+            assert offers(peer) == [["m"]], "the model stays offered"
             await asyncio.sleep(10)
             await peer.give(later)
             (await backend.next_run()).answer(b"x")
@@ -220,7 +223,7 @@ async def test_tokens_per_minute_are_in_force_and_refill(limited: str) -> None:
 
 
 @in_virtual_time
-async def test_a_backend_over_its_tokens_leaves_its_jobs_to_another() -> None:
+async def test_backend_over_its_token_limit_is_skipped() -> None:
     first, second = ScriptedBackend("a", model("m")), ScriptedBackend("b", model("m"))
     async with (
         ScriptedCoordinator() as coordinator,
@@ -235,7 +238,7 @@ async def test_a_backend_over_its_tokens_leaves_its_jobs_to_another() -> None:
 
 
 @in_virtual_time
-async def test_a_job_that_moves_on_is_one_job_for_everybody() -> None:
+async def test_job_that_fails_over_counts_as_one_job() -> None:
     first, second = ScriptedBackend("a", model("m")), ScriptedBackend("b", model("m"))
     async with (
         ScriptedCoordinator() as coordinator,
@@ -252,31 +255,31 @@ async def test_a_job_that_moves_on_is_one_job_for_everybody() -> None:
         assert (end.duration_ms, end.first_byte_ms) == (2020, 2010)
         assert bytes(peer.data[job.job_id]) == b"answer"
         await peer.settle()
-        of_the_job = [
+        job_frames = [
             one for one in peer.frames if isinstance(one, JobStarted | JobResult | JobError)
         ]
-        assert of_the_job == [JobStarted(job.job_id, 200, "text/event-stream", "b"), end]
-        figures = agent.service.status().stats
-        assert figures.error_rate == 0.0
-        assert figures.first_byte_p50_ms == pytest.approx(2010)
+        assert job_frames == [JobStarted(job.job_id, 200, "text/event-stream", "b"), end]
+        stats = agent.service.status().stats
+        assert stats.error_rate == 0.0
+        assert stats.first_byte_p50_ms == pytest.approx(2010)
         metrics = agent.service.metrics.render().decode()
         assert 'provider_agent_jobs_total{code="ok",format="openai",kind="scripted"} 1.0' in metrics
         assert metrics.count("provider_agent_jobs_total{") == 1
 
 
-class Unclosable(ScriptedBackend):
+class UnclosableBackend(ScriptedBackend):
     async def close(self) -> None:
         raise RuntimeError("a defect")
 
 
 @in_virtual_time
-async def test_an_adapter_that_cannot_close_keeps_no_other_open() -> None:
-    well = ScriptedBackend("b")
+async def test_failing_close_of_one_adapter_does_not_keep_others_open() -> None:
+    other = ScriptedBackend("b")
     async with (
         ScriptedCoordinator() as coordinator,
-        RunningAgent(coordinator, Unclosable("a"), well) as agent,
+        RunningAgent(coordinator, UnclosableBackend("a"), other) as agent,
     ):
         await agent.connected()
         agent.service.stop()
         assert await agent.task == EXIT_OK
-        assert well.closed
+        assert other.closed

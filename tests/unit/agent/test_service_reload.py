@@ -1,4 +1,4 @@
-"""A running agent takes over new settings; what runs goes on."""
+"""A running agent applies new settings; running jobs continue."""
 
 import asyncio
 from pathlib import Path
@@ -18,8 +18,9 @@ from provider_agent.agent.config import (
     Price,
     PricingConfig,
 )
+from provider_agent.agent.link.advertiser import DEBOUNCE_S
 from provider_agent.agent.reload.effects import Reload
-from provider_agent.agent.service import DEBOUNCE_S, EXIT_OK
+from provider_agent.agent.service import EXIT_OK
 from provider_agent.protocol.frames import (
     BackendLoad,
     Capabilities,
@@ -65,7 +66,7 @@ async def start(
 
 
 @in_virtual_time
-async def test_a_new_backend_is_offered_and_gets_jobs() -> None:
+async def test_new_backend_is_offered_and_receives_jobs() -> None:
     first, second = ScriptedBackend("a", model("m")), ScriptedBackend("b", model("n"))
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, first) as agent:
         peer = await agent.connected()
@@ -80,7 +81,7 @@ async def test_a_new_backend_is_offered_and_gets_jobs() -> None:
 
 
 @in_virtual_time
-async def test_a_removed_backend_finishes_its_jobs_and_is_closed_then() -> None:
+async def test_removed_backend_is_closed_after_its_jobs_have_finished() -> None:
     backend, other = ScriptedBackend("a", model("m")), ScriptedBackend("b", model("n"))
     async with (
         ScriptedCoordinator() as coordinator,
@@ -105,7 +106,7 @@ async def test_a_removed_backend_finishes_its_jobs_and_is_closed_then() -> None:
 
 
 @in_virtual_time
-async def test_a_changed_backend_takes_the_new_jobs_and_the_old_one_ends_its_own() -> None:
+async def test_changed_backend_receives_new_jobs_while_the_old_one_finishes_its_own() -> None:
     old = ScriptedBackend("a", model("m"), max_concurrent=1)
     new = ScriptedBackend("a#2", model("m"), max_concurrent=3)
     answer = welcome(heartbeat_ms=5_000)
@@ -131,7 +132,7 @@ async def test_a_changed_backend_takes_the_new_jobs_and_the_old_one_ends_its_own
 
 
 @in_virtual_time
-async def test_a_job_that_fails_on_a_removed_backend_moves_on_to_one_in_use() -> None:
+async def test_job_on_a_removed_backend_fails_over_to_a_configured_one() -> None:
     old, new = ScriptedBackend("a", model("m")), ScriptedBackend("a#2", model("m"))
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, old) as agent:
         peer = await agent.connected()
@@ -152,7 +153,7 @@ async def test_a_job_that_fails_on_a_removed_backend_moves_on_to_one_in_use() ->
 
 
 @in_virtual_time
-async def test_an_unchanged_backend_is_left_alone() -> None:
+async def test_unchanged_backend_is_neither_checked_nor_closed() -> None:
     backend = ScriptedBackend("a", model("m"))
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
         peer = await agent.connected()
@@ -168,7 +169,7 @@ async def test_an_unchanged_backend_is_left_alone() -> None:
 
 @pytest.mark.parametrize("signals", [1, 2])
 @in_virtual_time
-async def test_an_agent_that_stops_waits_for_jobs_on_removed_backends_and_closes_all(
+async def test_stopping_agent_waits_for_jobs_on_removed_backends_and_closes_all(
     signals: int,
 ) -> None:
     removed, used = ScriptedBackend("a", model("m")), ScriptedBackend("b", model("n"))
@@ -193,7 +194,7 @@ async def test_an_agent_that_stops_waits_for_jobs_on_removed_backends_and_closes
 
 
 @in_virtual_time
-async def test_limits_of_one_backend_change_in_place() -> None:
+async def test_token_limit_of_an_unchanged_backend_can_change() -> None:
     backend = ScriptedBackend("a", model("m"))
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
         peer = await agent.connected()
@@ -208,11 +209,11 @@ async def test_limits_of_one_backend_change_in_place() -> None:
         assert isinstance(await start(peer, backend), ScriptedRun)
 
 
-# --- everything else ------------------------------------------------------------------------------
+# --- other settings ------------------------------------------------------------------------------
 
 
 @in_virtual_time
-async def test_what_the_coordinator_is_told_changes_at_once() -> None:
+async def test_changed_metadata_limits_and_prices_are_advertised() -> None:
     backend = ScriptedBackend("a", model("m"))
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
         peer = await agent.connected()
@@ -225,15 +226,15 @@ async def test_what_the_coordinator_is_told_changes_at_once() -> None:
         )
         began = now()
         reload(agent, backend, config=config)
-        told = await peer.next(Capabilities)
+        frame = await peer.next(Capabilities)
         assert now() - began == pytest.approx(DEBOUNCE_S)
-        assert told.metadata == {"display_name": "rig"}
-        assert (told.limits.max_concurrent, told.limits.max_tokens_per_minute) == (2, 100)
-        assert (told.models[0].input_price_per_1m, told.models[0].output_price_per_1m) == (3, 4)
+        assert frame.metadata == {"display_name": "rig"}
+        assert (frame.limits.max_concurrent, frame.limits.max_tokens_per_minute) == (2, 100)
+        assert (frame.models[0].input_price_per_1m, frame.models[0].output_price_per_1m) == (3, 4)
 
 
 @in_virtual_time
-async def test_fewer_jobs_at_once_cut_none_off() -> None:
+async def test_lower_job_limit_cancels_no_running_job() -> None:
     backend = ScriptedBackend("a", model("m"))
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
         peer = await agent.connected()
@@ -250,7 +251,7 @@ async def test_fewer_jobs_at_once_cut_none_off() -> None:
 
 
 @in_virtual_time
-async def test_tokens_spent_under_the_old_limit_count_under_the_new_one() -> None:
+async def test_tokens_consumed_under_the_old_limit_count_under_the_new_one() -> None:
     backend = ScriptedBackend("a", model("m"))
     async with ScriptedCoordinator() as coordinator:
 
@@ -270,7 +271,7 @@ async def test_tokens_spent_under_the_old_limit_count_under_the_new_one() -> Non
 
 
 @in_virtual_time
-async def test_the_drain_has_the_time_that_is_in_force_when_it_begins() -> None:
+async def test_drain_uses_the_timeout_that_is_effective_when_it_starts() -> None:
     backend = ScriptedBackend("a", model("m"))
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
         peer = await agent.connected()
@@ -285,7 +286,7 @@ async def test_the_drain_has_the_time_that_is_in_force_when_it_begins() -> None:
 
 
 @in_virtual_time
-async def test_another_interval_of_looks_is_in_force_without_waiting_for_the_old_one() -> None:
+async def test_new_check_interval_takes_effect_without_waiting_for_the_old_one() -> None:
     backend = ScriptedBackend("a", model("m"))
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
         await agent.connected()
@@ -296,7 +297,7 @@ async def test_another_interval_of_looks_is_in_force_without_waiting_for_the_old
 
 
 @in_virtual_time
-async def test_a_live_link_stays_and_the_next_one_goes_to_the_new_address() -> None:
+async def test_live_link_is_kept_and_the_next_one_uses_the_new_address() -> None:
     backend = ScriptedBackend("a", model("m"))
     async with (
         ScriptedCoordinator() as first,
@@ -318,7 +319,7 @@ async def test_a_live_link_stays_and_the_next_one_goes_to_the_new_address() -> N
 
 
 @in_virtual_time
-async def test_the_same_settings_again_are_nothing_new_for_anybody() -> None:
+async def test_unchanged_settings_are_not_advertised_again() -> None:
     backend = ScriptedBackend("a", model("m"))
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
         peer = await agent.connected()
@@ -329,7 +330,7 @@ async def test_the_same_settings_again_are_nothing_new_for_anybody() -> None:
 
 
 @in_virtual_time
-async def test_what_needs_a_restart_stays_as_it_was_and_is_said_every_time() -> None:
+async def test_settings_that_need_a_restart_are_not_applied_and_reported_every_time() -> None:
     backend = ScriptedBackend("a", model("m"))
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
         await agent.connected()
@@ -343,7 +344,7 @@ async def test_what_needs_a_restart_stays_as_it_was_and_is_said_every_time() -> 
 
 
 @in_virtual_time
-async def test_a_backend_whose_key_went_missing_is_shown_with_the_reason() -> None:
+async def test_backend_whose_api_key_disappeared_is_shown_with_the_reason() -> None:
     backend = ScriptedBackend("venice", model("m"))
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
         await agent.connected()

@@ -19,7 +19,7 @@ from tests.kit.virtual_time import in_virtual_time, now
 
 
 @in_virtual_time
-async def test_the_first_stop_drains() -> None:
+async def test_first_stop_drains() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         limits = LimitsConfig(max_concurrent=2, drain_timeout_s=120.0)
@@ -46,7 +46,7 @@ async def test_the_first_stop_drains() -> None:
 
 
 @in_virtual_time
-async def test_jobs_that_outlast_the_drain_end_with_draining() -> None:
+async def test_jobs_that_exceed_the_drain_timeout_end_with_draining() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         limits = LimitsConfig(max_concurrent=2, drain_timeout_s=30.0)
@@ -65,8 +65,8 @@ async def test_jobs_that_outlast_the_drain_end_with_draining() -> None:
 
 
 @in_virtual_time
-async def test_a_second_stop_forces_and_still_ends_every_job() -> None:
-    # The ends were once put into an outbox whose connection was closed already.
+async def test_second_stop_cancels_jobs_and_still_sends_their_ends() -> None:
+    # The ends were once put into the outbox after the connection had been closed.
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         async with RunningAgent(coordinator, backend) as agent:
@@ -86,7 +86,7 @@ async def test_a_second_stop_forces_and_still_ends_every_job() -> None:
 
 
 @in_virtual_time
-async def test_a_coordinator_that_acknowledges_nothing_does_not_keep_the_agent() -> None:
+async def test_missing_acknowledgements_do_not_keep_the_agent_running() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         async with RunningAgent(coordinator, backend) as agent:
@@ -103,7 +103,7 @@ async def test_a_coordinator_that_acknowledges_nothing_does_not_keep_the_agent()
 
 
 @in_virtual_time
-async def test_an_adapter_that_will_not_stop_does_not_keep_the_agent() -> None:
+async def test_adapter_that_ignores_cancellation_does_not_keep_the_agent_running() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         backend.hold_cancel = asyncio.Event()
@@ -120,8 +120,8 @@ async def test_an_adapter_that_will_not_stop_does_not_keep_the_agent() -> None:
 
 
 @in_virtual_time
-async def test_cancelling_run_in_the_middle_of_a_drain_leaves_no_task() -> None:
-    # What waits for a second signal went on waiting, for an agent that was gone.
+async def test_cancelling_run_during_a_drain_leaves_no_task() -> None:
+    # The task that waits for a second signal once outlived the agent.
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         async with RunningAgent(coordinator, backend) as agent:

@@ -32,17 +32,17 @@ def rust_agent_file(secret: bytes, public: bytes, version: str = "1") -> str:
     )
 
 
-def test_a_new_key_is_kept_and_private(tmp_path: Path) -> None:
+def test_new_key_is_kept_and_private(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "identity.key"
     created = load_or_create(path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert path.parent.parent.stat().st_mode & 0o777 == 0o700
     assert load_or_create(path).public_key == load(path).public_key == created.public_key
-    assert os.listdir(path.parent) == ["identity.key"]  # noqa: PTH208 - no draft is left
+    assert os.listdir(path.parent) == ["identity.key"]  # noqa: PTH208 - no temporary file is left
 
 
-def test_what_it_signs_verifies_with_its_public_key() -> None:
+def test_signature_verifies_with_the_public_key() -> None:
     identity = Identity(Ed25519PrivateKey.generate())
     signature = identity.sign(b"challenge")
     Ed25519PublicKey.from_public_bytes(identity.public_key).verify(signature, b"challenge")
@@ -50,14 +50,14 @@ def test_what_it_signs_verifies_with_its_public_key() -> None:
     assert base64.b64decode(identity.public_key_text) == identity.public_key
 
 
-def test_the_fingerprint_belongs_to_the_key_and_repr_shows_no_more() -> None:
+def test_repr_shows_only_the_fingerprint() -> None:
     identity = Identity(Ed25519PrivateKey.from_private_bytes(bytes(32)))
     digest = hashlib.sha256(identity.public_key).hexdigest()
     assert identity.fingerprint == digest[:16]
     assert repr(identity) == f"<Identity {digest[:16]}>"
 
 
-def test_agents_that_start_at_once_share_one_key(tmp_path: Path) -> None:
+def test_agents_that_start_at_the_same_time_share_one_key(tmp_path: Path) -> None:
     path = tmp_path / "identity.key"
     barrier = threading.Barrier(8, timeout=10)
     keys = []
@@ -75,7 +75,7 @@ def test_agents_that_start_at_once_share_one_key(tmp_path: Path) -> None:
     assert len(set(keys)) == 1
 
 
-def test_a_file_system_without_links_gets_a_key_too(
+def test_key_is_created_on_a_file_system_without_hard_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_links(self: Path, target: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_file_system_without_links_gets_a_key_too(
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_the_key_file_of_the_rust_agent_is_read(tmp_path: Path) -> None:
+def test_key_file_of_the_rust_agent_is_loaded(tmp_path: Path) -> None:
     private = Ed25519PrivateKey.generate()
     path = tmp_path / "identity.key"
     path.write_text(
@@ -121,15 +121,15 @@ ENCRYPTED = Ed25519PrivateKey.from_private_bytes(SECRET).private_bytes(
         (OTHER_ALGORITHM, "not an Ed25519 key"),
         (OTHER_ALGORITHM[:80], "not an Ed25519 key"),
         (ENCRYPTED, "encrypted with a password"),
-        (rust_agent_file(SECRET, bytes(32)).encode(), "do not belong together"),
+        (rust_agent_file(SECRET, bytes(32)).encode(), "do not match"),
         (rust_agent_file(SECRET, PUBLIC, "2").encode(), "lines are incomplete"),
         (rust_agent_file(SECRET[:31], PUBLIC).encode(), "lines are incomplete"),
         (rust_agent_file(SECRET, PUBLIC)[:-40].encode(), "lines are incomplete"),
         (rust_agent_file(SECRET, PUBLIC).replace("secret", "x").encode(), "lines are incomplete"),
     ],
-    ids=range(13),  # not the content: a key is new in each process
+    ids=range(13),  # not the content, which differs in each process
 )
-def test_a_damaged_file_is_an_error_and_stays_as_it_is(
+def test_damaged_file_is_an_error_and_is_not_changed(
     tmp_path: Path, content: bytes, reason: str
 ) -> None:
     path = tmp_path / "identity.key"
@@ -139,17 +139,17 @@ def test_a_damaged_file_is_an_error_and_stays_as_it_is(
         load_or_create(path)
     assert str(caught.value).startswith(f"{path}: damaged: ")
     assert reason in str(caught.value)
-    assert "restore it from a backup" in str(caught.value)
+    assert "restore the file from a backup" in str(caught.value)
     assert base64.b64encode(SECRET).decode() not in str(caught.value)
     assert path.read_bytes() == content
 
 
-def test_a_missing_file_says_what_creates_it(tmp_path: Path) -> None:
-    with pytest.raises(IdentityError, match="`provider-agent run` creates one"):
+def test_error_for_a_missing_file_names_the_command_that_creates_it(tmp_path: Path) -> None:
+    with pytest.raises(IdentityError, match="`provider-agent run` creates it"):
         load(tmp_path / "identity.key")
 
 
-def test_a_link_to_nowhere_is_not_replaced(tmp_path: Path) -> None:
+def test_dangling_symlink_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "identity.key"
     path.symlink_to(tmp_path / "gone")
     with pytest.raises(IdentityError):
@@ -157,7 +157,7 @@ def test_a_link_to_nowhere_is_not_replaced(tmp_path: Path) -> None:
     assert path.is_symlink()
 
 
-def test_what_cannot_be_read_or_written_says_why(tmp_path: Path) -> None:
+def test_error_names_why_a_file_cannot_be_read_or_written(tmp_path: Path) -> None:
     with pytest.raises(IdentityError, match="cannot be read: Is a directory"):
         load_or_create(tmp_path)
     (tmp_path / "file").touch()
@@ -167,7 +167,7 @@ def test_what_cannot_be_read_or_written_says_why(tmp_path: Path) -> None:
         load_or_create(tmp_path / "file" / "identity.key")
 
 
-def test_a_key_that_others_can_read_is_warned_about(
+def test_key_file_that_others_can_read_causes_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "identity.key"
@@ -177,5 +177,5 @@ def test_a_key_that_others_can_read_is_warned_about(
         path.chmod(0o644)
         load(path)
     assert [record.getMessage() for record in caplog.records] == [
-        "the key file can be used by other users"
+        "key file accessible to other users"
     ]

@@ -13,20 +13,20 @@ def key(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_key_is_in_use_as_long_as_somebody_runs_with_it(key: Path) -> None:
+def test_key_is_locked_until_the_last_agent_releases_it(key: Path) -> None:
     assert not is_key_locked(key)
     with hold_key_lock(key):
         assert is_key_locked(key)
-        with hold_key_lock(key):  # the next one starts while this one drains
+        with hold_key_lock(key):  # a new agent starts while the old one drains
             assert is_key_locked(key)
         assert is_key_locked(key)
     assert not is_key_locked(key)
 
 
-def test_asking_takes_the_key_from_nobody(key: Path) -> None:
+def test_check_does_not_keep_the_lock(key: Path) -> None:
     assert not is_key_locked(key)
     assert not is_key_locked(key)
 
 
-def test_a_key_that_is_not_there_is_not_in_use(tmp_path: Path) -> None:
+def test_missing_key_is_not_locked(tmp_path: Path) -> None:
     assert not is_key_locked(tmp_path / "none")

@@ -7,7 +7,7 @@ from msgspec import structs
 
 from provider_agent.agent.config import BackendConfig, Config, Price
 from provider_agent.agent.config.load import known_keys
-from provider_agent.agent.reload.effects import WHEN, Reload, ReloadEffect, decide_reload
+from provider_agent.agent.reload.effects import EFFECTS, Reload, ReloadEffect, decide_reload
 from tests.kit.agent_config import agent_config
 
 OLD = agent_config("wss://a.example/x")
@@ -54,16 +54,16 @@ def changed(**values: object) -> Config:
     return config
 
 
-def test_every_key_of_the_configuration_has_its_time() -> None:
-    assert set(WHEN) == set(known_keys())
+def test_every_configuration_key_has_an_effect() -> None:
+    assert set(EFFECTS) == set(known_keys())
 
 
-def test_the_documented_times_are_the_real_ones() -> None:
+def test_documented_effects_match() -> None:
     text = (Path(__file__).parents[4] / "docs" / "operations.md").read_text("utf-8")
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| (.+) \|$", text, re.MULTILINE)
     documented = {when: re.findall(r"`([^`]+)`", keys) for when, keys in rows}
 
-    for key, when in WHEN.items():
+    for key, when in EFFECTS.items():
         places = [
             name for name, globs in documented.items() if any(fnmatch(key, one) for one in globs)
         ]
@@ -71,26 +71,26 @@ def test_the_documented_times_are_the_real_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "when"),
+    ("key", "value", "effect"),
     [
         *((key, value, ReloadEffect.NOW) for key, value in NOW.items()),
         *((key, value, ReloadEffect.NEXT_CONNECTION) for key, value in NEXT_CONNECTION.items()),
         *((key, value, ReloadEffect.RESTART) for key, value in RESTART.items()),
     ],
 )
-def test_a_changed_key_is_due_at_its_time(key: str, value: object, when: ReloadEffect) -> None:
+def test_changed_key_has_its_effect(key: str, value: object, effect: ReloadEffect) -> None:
     new = changed(**{key: value})
 
     decided = decide_reload(OLD, new)
 
     assert {name: getattr(decided, name) for name in ReloadEffect} == {
-        name: (key,) if name is when else () for name in ReloadEffect
+        name: (key,) if name is effect else () for name in ReloadEffect
     }
-    assert decided.config == (OLD if when is ReloadEffect.RESTART else new)
+    assert decided.config == (OLD if effect is ReloadEffect.RESTART else new)
     assert not decided.changes_nothing
 
 
-def test_what_is_in_force_mixes_old_and_new() -> None:
+def test_effective_settings_keep_old_values_that_need_a_restart() -> None:
     decided = decide_reload(OLD, changed(**NOW, **NEXT_CONNECTION, **RESTART))
 
     assert decided.config == changed(**NOW, **NEXT_CONNECTION)
@@ -99,18 +99,18 @@ def test_what_is_in_force_mixes_old_and_new() -> None:
     assert set(decided.needs_restart) == set(RESTART)
 
 
-def test_what_needs_a_restart_still_needs_it_the_next_time() -> None:
+def test_key_that_needs_a_restart_is_reported_again() -> None:
     new = changed(**RESTART)
     again = decide_reload(decide_reload(OLD, new).config, new)
 
     assert set(again.needs_restart) == set(RESTART)
 
 
-def test_the_same_settings_change_nothing() -> None:
+def test_unchanged_settings_change_nothing() -> None:
     assert decide_reload(OLD, changed()) == Reload(OLD)
     assert decide_reload(OLD, changed()).changes_nothing
 
 
 @pytest.mark.parametrize("values", [{}, {"backends": NOW["backends"]}])
-def test_another_key_in_its_file_is_another_backend(values: dict[str, object]) -> None:
+def test_changed_api_key_file_counts_as_changed_backends(values: dict[str, object]) -> None:
     assert decide_reload(OLD, changed(**values), other_backends=True).applied == ("backends",)

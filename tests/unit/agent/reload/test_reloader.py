@@ -25,47 +25,54 @@ KEPT = "configuration not reloaded: the old settings stay in force"
 URL = "wss://a.example/x"
 
 
-class Agent:
-    """Takes over whatever it is given."""
+class FakeService:
+    """Accepts all settings, or fails as `result` defines."""
 
     def __init__(self) -> None:
         self.stopping = False
         self.backends = Backends([], {}, [])
         self.busy_ids: frozenset[str] = frozenset()
-        self.given: list[tuple[Config, Backends]] = []
-        self.says: Reload | Exception | None = None
+        self.applied: list[tuple[Config, Backends]] = []
+        self.result: Reload | Exception | None = None
 
     def reload(self, config: Config, backends: Backends) -> Reload:
-        if isinstance(self.says, Exception):
-            raise self.says
-        self.given.append((config, backends))
+        if isinstance(self.result, Exception):
+            raise self.result
+        self.applied.append((config, backends))
         self.backends = backends
-        return self.says or Reload(config, ("backends",))
+        return self.result or Reload(config, ("backends",))
 
 
-class Desk:
-    """A reloader at work, what it reads, and what it says."""
+class ReloaderHarness:
+    """A reloader with a fake service and prepared configurations.
+
+    Attributes:
+        loads: what each load returns or raises.
+        unusable: the error texts for unusable files.
+        loaded: the number of loads.
+        gate: a load waits until it is set.
+    """
 
     def __init__(self) -> None:
-        self.agent = Agent()
+        self.service = FakeService()
         self.secrets: set[str] = set()
         self.loads: list[LoadedConfig | Exception] = []
         self.unusable: list[str] = []
         self.loaded = 0
         self.gate = threading.Event()
         self.gate.set()
-        self.reloader = Reloader(self.agent, self._load, lambda _: self.unusable, self.secrets)
+        self.reloader = Reloader(self.service, self._load, lambda _: self.unusable, self.secrets)
 
     def _load(self) -> LoadedConfig:
         self.gate.wait(10)
         self.loaded += 1
-        found = self.loads.pop(0)
-        if isinstance(found, Exception):
-            raise found
-        return found
+        result = self.loads.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     @asynccontextmanager
-    async def at_work(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         task = asyncio.create_task(self.reloader.run())
         try:
             yield
@@ -74,27 +81,27 @@ class Desk:
             await asyncio.gather(task, return_exceptions=True)
 
 
-class Lines(logging.Handler):
-    """What was logged, as an event and its fields."""
+class RecordingHandler(logging.Handler):
+    """Records each event with its fields."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.lines: list[tuple[str, object]] = []
+        self.records: list[tuple[str, object]] = []
         self._more = asyncio.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append((record.getMessage(), getattr(record, "fields", None)))
+        self.records.append((record.getMessage(), getattr(record, "fields", None)))
         self._more.set()
 
-    async def until(self, event: str, times: int = 1) -> None:
-        while [name for name, _ in self.lines].count(event) < times:
+    async def wait_for(self, event: str, times: int = 1) -> None:
+        while [name for name, _ in self.records].count(event) < times:
             self._more.clear()
             await self._more.wait()
 
 
 @pytest.fixture
-def lines() -> Iterator[Lines]:
-    handler = Lines()
+def log() -> Iterator[RecordingHandler]:
+    handler = RecordingHandler()
     logger = logging.getLogger("provider_agent")
     logger.addHandler(handler)
     logger.setLevel("INFO")
@@ -108,21 +115,21 @@ def loaded(*backends: BackendConfig, code: str | None = None, warning: str = "")
     return LoadedConfig(config, {}, None, (warning,) if warning else ())
 
 
-async def test_new_settings_go_to_the_agent_and_the_log_says_what_they_mean(lines: Lines) -> None:
-    desk = Desk()
+async def test_new_settings_are_applied_and_their_effects_logged(log: RecordingHandler) -> None:
+    harness = ReloaderHarness()
     new = loaded(BackendConfig(kind="echo"))
-    desk.loads = [new]
-    desk.agent.says = Reload(
+    harness.loads = [new]
+    harness.service.result = Reload(
         new.config, ("backends",), ("coordinator.url",), ("identity.key_path",)
     )
-    async with desk.at_work():
-        desk.reloader.request()
-        await lines.until("configuration reloaded")
+    async with harness.running():
+        harness.reloader.request()
+        await log.wait_for("configuration reloaded")
 
-    ((config, backends),) = desk.agent.given
+    ((config, backends),) = harness.service.applied
     assert config is new.config
     assert [one.id for one in backends.usable] == ["echo"]
-    assert lines.lines == [
+    assert log.records == [
         (
             "configuration reloaded",
             {
@@ -134,92 +141,94 @@ async def test_new_settings_go_to_the_agent_and_the_log_says_what_they_mean(line
     ]
 
 
-async def test_nothing_new_is_said_to_be_nothing_new(lines: Lines) -> None:
-    desk = Desk()
-    desk.loads = [loaded()]
-    desk.agent.says = Reload(loaded().config)
-    async with desk.at_work():
-        desk.reloader.request()
-        await lines.until("configuration unchanged")
+async def test_unchanged_settings_are_logged_as_unchanged(log: RecordingHandler) -> None:
+    harness = ReloaderHarness()
+    harness.loads = [loaded()]
+    harness.service.result = Reload(loaded().config)
+    async with harness.running():
+        harness.reloader.request()
+        await log.wait_for("configuration unchanged")
 
-    assert lines.lines == [("configuration unchanged", {})]
+    assert log.records == [("configuration unchanged", {})]
 
 
-async def test_what_is_wrong_is_said_in_one_line_and_nothing_changes(lines: Lines) -> None:
-    desk = Desk()
+async def test_invalid_settings_are_logged_and_change_nothing(log: RecordingHandler) -> None:
+    harness = ReloaderHarness()
     wrong = ConfigError("agent.toml: limits.max_concurrent: expected a whole number >= 1")
-    desk.loads = [wrong, loaded()]
-    async with desk.at_work():
-        desk.reloader.request()
-        await lines.until(KEPT)
-        assert desk.agent.given == []
-        assert lines.lines == [(KEPT, {"reason": str(wrong)})]
-        desk.reloader.request()
-        await lines.until("configuration reloaded")
+    harness.loads = [wrong, loaded()]
+    async with harness.running():
+        harness.reloader.request()
+        await log.wait_for(KEPT)
+        assert harness.service.applied == []
+        assert log.records == [(KEPT, {"reason": str(wrong)})]
+        harness.reloader.request()
+        await log.wait_for("configuration reloaded")
 
 
-@pytest.mark.parametrize("where", ["load", "agent", "adapter"])
-async def test_a_defect_changes_nothing_and_the_next_time_works(where: str, lines: Lines) -> None:
-    desk = Desk()
-    desk.loads = [loaded(), loaded()]
+@pytest.mark.parametrize("where", ["load", "service", "adapter"])
+async def test_unexpected_exception_changes_nothing_and_the_next_reload_works(
+    where: str, log: RecordingHandler
+) -> None:
+    harness = ReloaderHarness()
+    harness.loads = [loaded(), loaded()]
     if where == "load":
-        desk.loads[0] = RuntimeError("a defect")
-    elif where == "agent":
-        desk.agent.says = RuntimeError("a defect")
+        harness.loads[0] = RuntimeError("a defect")
+    elif where == "service":
+        harness.service.result = RuntimeError("a defect")
     else:
-        desk.loads[0] = loaded(BackendConfig(kind="gone"))
-    async with desk.at_work():
-        desk.reloader.request()
-        await lines.until(KEPT)
-        assert desk.agent.given == []
-        desk.agent.says = None
-        desk.reloader.request()
-        await lines.until("configuration reloaded")
+        harness.loads[0] = loaded(BackendConfig(kind="gone"))
+    async with harness.running():
+        harness.reloader.request()
+        await log.wait_for(KEPT)
+        assert harness.service.applied == []
+        harness.service.result = None
+        harness.reloader.request()
+        await log.wait_for("configuration reloaded")
 
 
-async def test_while_one_is_done_any_number_more_is_one_more_after_it(lines: Lines) -> None:
-    desk = Desk()
-    desk.loads = [loaded(), loaded(), loaded()]
-    desk.gate.clear()
-    async with desk.at_work():
-        desk.reloader.request()
+async def test_requests_during_a_reload_cause_one_more_reload(log: RecordingHandler) -> None:
+    harness = ReloaderHarness()
+    harness.loads = [loaded(), loaded(), loaded()]
+    harness.gate.clear()
+    async with harness.running():
+        harness.reloader.request()
         await asyncio.sleep(0)
         for _ in range(5):
-            desk.reloader.request()
-        desk.gate.set()
-        await lines.until("configuration reloaded", times=2)
-        assert desk.loaded == 2
+            harness.reloader.request()
+        harness.gate.set()
+        await log.wait_for("configuration reloaded", times=2)
+        assert harness.loaded == 2
 
 
-async def test_an_agent_that_stops_takes_nothing_over(lines: Lines) -> None:
-    desk = Desk()
-    desk.loads = [loaded(BackendConfig(kind="echo"))]
-    desk.gate.clear()
-    async with desk.at_work():
-        desk.reloader.request()
+async def test_stopping_agent_applies_no_settings(log: RecordingHandler) -> None:
+    harness = ReloaderHarness()
+    harness.loads = [loaded(BackendConfig(kind="echo"))]
+    harness.gate.clear()
+    async with harness.running():
+        harness.reloader.request()
         await asyncio.sleep(0)
-        desk.agent.stopping = True
-        desk.gate.set()
-        await lines.until(KEPT)
+        harness.service.stopping = True
+        harness.gate.set()
+        await log.wait_for(KEPT)
 
-    assert desk.agent.given == []
-    assert lines.lines == [(KEPT, {"reason": "the agent is stopping"})]
+    assert harness.service.applied == []
+    assert log.records == [(KEPT, {"reason": "the agent is stopping"})]
 
 
-async def test_what_the_operator_should_know_is_said_before_the_summary(
-    tmp_path: Path, lines: Lines
+async def test_warnings_are_logged_before_the_summary(
+    tmp_path: Path, log: RecordingHandler
 ) -> None:
-    desk = Desk()
+    harness = ReloaderHarness()
     no_key = BackendConfig(kind="venice", api_key_file=tmp_path / "none")
-    desk.loads = [loaded(no_key, warning="did you mean …?")]
-    desk.unusable = ["[coordinator] token_file t: it does not hold what it should"]
-    async with desk.at_work():
-        desk.reloader.request()
-        await lines.until("configuration reloaded")
+    harness.loads = [loaded(no_key, warning="did you mean …?")]
+    harness.unusable = ["[coordinator] token_file t: it does not hold a token"]
+    async with harness.running():
+        harness.reloader.request()
+        await log.wait_for("configuration reloaded")
 
-    (_, backends) = desk.agent.given[0]
+    (_, backends) = harness.service.applied[0]
     assert [type(one) for one in backends.skipped] == [SkippedBackend]
-    assert [name for name, _ in lines.lines] == [
+    assert [name for name, _ in log.records] == [
         "configuration warning",
         "configuration warning",
         "backend skipped",
@@ -227,30 +236,32 @@ async def test_what_the_operator_should_know_is_said_before_the_summary(
     ]
 
 
-async def test_new_secrets_are_known_before_anything_is_said(tmp_path: Path, lines: Lines) -> None:
+async def test_new_secrets_are_redacted_before_anything_is_logged(
+    tmp_path: Path, log: RecordingHandler
+) -> None:
     key = tmp_path / "key"
     key.write_text("sk-new-key\n", "utf-8")
-    desk = Desk()
-    desk.secrets.add("old")
-    desk.loads = [loaded(BackendConfig(kind="venice", api_key_file=key), code="new-code")]
-    desk.agent.says = RuntimeError("a defect")
-    async with desk.at_work():
-        desk.reloader.request()
-        await lines.until(KEPT)
+    harness = ReloaderHarness()
+    harness.secrets.add("old")
+    harness.loads = [loaded(BackendConfig(kind="venice", api_key_file=key), code="new-code")]
+    harness.service.result = RuntimeError("a defect")
+    async with harness.running():
+        harness.reloader.request()
+        await log.wait_for(KEPT)
 
-    assert desk.secrets == {"old", "sk-new-key", "new-code"}
+    assert harness.secrets == {"old", "sk-new-key", "new-code"}
 
 
-async def test_the_log_level_is_in_force_at_once(lines: Lines) -> None:
-    desk = Desk()
+async def test_log_level_takes_effect_at_once(log: RecordingHandler) -> None:
+    harness = ReloaderHarness()
     old = loaded(warning="a word").config
     quiet = structs.replace(old, observability=ObservabilityConfig(log_level="warning"))
-    desk.loads = [LoadedConfig(quiet, {}, None, ("a word",)), loaded(warning="a word")]
-    async with desk.at_work():
-        desk.reloader.request()
-        await lines.until("configuration warning")
-        desk.reloader.request()
-        await lines.until("configuration reloaded")
-    assert [name for name, _ in lines.lines] == ["configuration warning"] * 2 + [
+    harness.loads = [LoadedConfig(quiet, {}, None, ("a word",)), loaded(warning="a word")]
+    async with harness.running():
+        harness.reloader.request()
+        await log.wait_for("configuration warning")
+        harness.reloader.request()
+        await log.wait_for("configuration reloaded")
+    assert [name for name, _ in log.records] == ["configuration warning"] * 2 + [
         "configuration reloaded"
     ]

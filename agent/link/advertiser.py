@@ -1,0 +1,59 @@
+"""Sends `Capabilities` after each `Welcome`, and when the offered models change."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from provider_agent.agent.jobs.outbox import Outbox
+from provider_agent.protocol.frames import Capabilities
+
+DEBOUNCE_S: Final = 0.25
+"""Collects changes into one frame: often several follow each other, as when a machine starts."""
+
+
+class Advertiser:
+    """Advertises the agent's models to the coordinator.
+
+    Args:
+        outbox: the frame is sent from here.
+        connected: set while there is a link.
+        capabilities: builds the frame with a revision.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        connected: asyncio.Event,
+        capabilities: Callable[[int], Capabilities],
+    ) -> None:
+        self._outbox = outbox
+        self._connected = connected
+        self._capabilities = capabilities
+        self._revision = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Advertiser revision={self._revision} pending={self.pending}>"
+
+    @property
+    def pending(self) -> bool:
+        """Whether a change waits to be sent."""
+        return self._timer is not None
+
+    def schedule(self) -> None:
+        """The offered models have changed: send them within `DEBOUNCE_S`."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(DEBOUNCE_S, self.send)
+
+    def send(self) -> None:
+        """Send the current capabilities now; without a link, the next `Welcome` does it."""
+        self.cancel()
+        if self._connected.is_set():
+            self._revision += 1
+            self._outbox.put(self._capabilities(self._revision))
+
+    def cancel(self) -> None:
+        """Send no scheduled change."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
