@@ -1,4 +1,4 @@
-"""`make test-faults`: runs every scenario in full, and prints the table with what came of it."""
+"""`make test-faults`: runs every scenario at full scale, and prints a table of the results."""
 
 import argparse
 import faulthandler
@@ -14,21 +14,21 @@ from types import FrameType
 from rich.console import Console
 from rich.table import Table
 
-from tests.faults.scenarios.scenario import FULL, SHORT, Effort, Outcome, Scenario, perform
+from tests.faults.scenarios.scenario import FULL, SHORT, Outcome, Scale, Scenario, run_scenario
 from tests.faults.scenarios.table import TABLE
 
 LIMIT_S = 180
-"""Real time that one scenario may take."""
+"""Real time for one scenario."""
 
 LOG_LINES = 40
-"""How much of the log is shown after a failure."""
+"""The end of the log that a failure shows."""
 
 TABLE_COLUMNS = 150
-"""Where the output is no terminal."""
+"""If the output is not a terminal."""
 
 
 class LogTail(logging.Handler):
-    """Keeps the end of the log."""
+    """Keeps the last records."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,26 +40,26 @@ class LogTail(logging.Handler):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked for; returns the process's exit code."""
-    asked = _parse(arguments)
-    effort = replace(SHORT if asked.short else FULL, seed=asked.seed)
-    chosen = [scenario for scenario in TABLE if asked.k in scenario.name]
-    if not chosen:
-        sys.exit(f"No scenario's name holds {asked.k!r}.")
+    """Run the selected scenarios; return the exit code."""
+    options = _parse(arguments)
+    scale = replace(SHORT if options.short else FULL, seed=options.seed)
+    scenarios = [scenario for scenario in TABLE if options.k in scenario.name]
+    if not scenarios:
+        sys.exit(f"No scenario's name contains {options.k!r}.")
     tail = LogTail()
     logging.basicConfig(level=logging.INFO, handlers=[tail])
-    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGALRM, _on_alarm)
     console = Console()
     if not console.is_terminal:
         console = Console(width=TABLE_COLUMNS)
     failures: list[str] = []
-    table = _table(effort)
+    table = _table(scale)
     with console.status("") as status:
-        for number, scenario in enumerate(chosen * asked.repeat, start=1):
-            status.update(f"{number} of {len(chosen) * asked.repeat}: {scenario.name}")
+        for number, scenario in enumerate(scenarios * options.repeat, start=1):
+            status.update(f"{number} of {len(scenarios) * options.repeat}: {scenario.name}")
             tail.lines.clear()
             signal.alarm(LIMIT_S)
-            outcome = perform(scenario, effort)
+            outcome = run_scenario(scenario, scale)
             signal.alarm(0)
             _add(table, scenario, outcome)
             if outcome.error is not None:
@@ -67,25 +67,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(table)
     for failure in failures:
         console.print(failure, markup=False, highlight=False)
-    held = len(chosen) * asked.repeat - len(failures)
-    console.print(f"{held} held, {len(failures)} failed; seed {effort.seed}.", highlight=False)
+    passed = len(scenarios) * options.repeat - len(failures)
+    console.print(f"{passed} passed, {len(failures)} failed; seed {scale.seed}.", highlight=False)
     return 1 if failures else 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make test-faults", description=__doc__)
-    parser.add_argument("-k", default="", metavar="TEXT", help="only those with it in their name")
-    parser.add_argument("--seed", type=int, default=1, help="of every random choice")
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="all of it N times")
-    parser.add_argument("--short", action="store_true", help="as short as in `make test`")
+    parser.add_argument("-k", default="", metavar="TEXT", help="select scenarios by name")
+    parser.add_argument("--seed", type=int, default=1, help="seed of every random choice")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run everything N times")
+    parser.add_argument("--short", action="store_true", help="use the small scale of `make test`")
     return parser.parse_args(arguments)
 
 
-def _table(effort: Effort) -> Table:
-    title = f"Faults: {effort.streams} streams, {effort.cuts} cuts, seed {effort.seed}"
+def _table(scale: Scale) -> Table:
+    title = f"Faults: {scale.streams} streams, {scale.cuts} cuts, seed {scale.seed}"
     table = Table(title=title, show_lines=True, title_justify="left")
     table.add_column("scenario", ratio=3)
-    table.add_column("what is done", ratio=5)
+    table.add_column("fault", ratio=5)
     table.add_column("what must hold", ratio=5)
     table.add_column("result", ratio=5)
     table.add_column("seconds", justify="right")
@@ -93,19 +93,19 @@ def _table(effort: Effort) -> Table:
 
 
 def _add(table: Table, scenario: Scenario, outcome: Outcome) -> None:
-    held = f"[green]held[/]: {outcome.seen}"
-    result = held if outcome.error is None else "[bold red]FAILED[/], see below"
+    passed = f"[green]passed[/]: {outcome.summary}"
+    result = passed if outcome.error is None else "[bold red]FAILED[/], see below"
     seconds = f"{outcome.seconds:.1f}"
-    table.add_row(scenario.name, scenario.done, scenario.promise, result, seconds)
+    table.add_row(scenario.name, scenario.fault, scenario.expectation, result, seconds)
 
 
 def _report(scenario: Scenario, error: Exception, tail: LogTail) -> str:
     trace = "".join(traceback.format_exception(error))
     log = "\n".join(tail.lines)
-    return f"\n=== {scenario.name}\n\nThe end of the log:\n{log}\n\n{trace}"
+    return f"\n=== {scenario.name}\n\nLast log records:\n{log}\n\n{trace}"
 
 
-def _too_long(_signal: int, _frame: FrameType | None) -> None:
+def _on_alarm(_signal: int, _frame: FrameType | None) -> None:
     faulthandler.dump_traceback()
     raise TimeoutError(f"over {LIMIT_S} s of real time")
 

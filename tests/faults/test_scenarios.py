@@ -1,13 +1,13 @@
-"""The scenarios of `make test-faults`, in short."""
+"""The scenarios of `make test-faults`, at a small scale."""
 
 import pytest
 
-from tests.faults.scenarios.scenario import SHORT, Scenario, perform
+from tests.faults.scenarios.scenario import SHORT, Scenario, run_scenario
 from tests.faults.scenarios.table import TABLE
 
 
 @pytest.mark.parametrize("scenario", TABLE, ids=lambda scenario: scenario.name.replace(" ", "-"))
 def test_scenario(scenario: Scenario) -> None:
-    outcome = perform(scenario, SHORT, debug=True)
+    outcome = run_scenario(scenario, SHORT, debug=True)
     if outcome.error is not None:
         raise outcome.error

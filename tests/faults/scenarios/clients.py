@@ -1,4 +1,4 @@
-"""Clients: real HTTP clients that keep every byte they get."""
+"""HTTP clients that keep every byte of their responses and compare them with what was sent."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -7,87 +7,81 @@ from typing import Self
 
 import aiohttp
 
-from tests.faults.scenarios.numbered_server import DONE, NumberedServer, Order
+from tests.faults.scenarios.numbered_server import DONE, NumberedServer, RequestSpec
 
-PATIENCE_S = 24 * 3600.0
+TIMEOUT_S = 24 * 3600.0
 
 
 @dataclass(eq=False)
-class Purchase:
-    """One request of one client.
+class ClientRequest:
+    """One request of one client, and its response so far.
 
     Attributes:
-        order: what it asked for.
-        status: the HTTP status; 0: none came.
+        spec: what it requests.
+        status: the HTTP status; 0 before the response starts.
         data: the body so far.
         broken: the connection broke before the body was complete.
-        reading: cleared, the client takes nothing more.
-        task: the request.
+        task: sends the request and reads the response.
     """
 
-    order: Order
+    spec: RequestSpec
     status: int = 0
     data: bytearray = field(default_factory=bytearray)
     broken: bool = False
-    reading: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
-    async def done(self) -> Self:
-        """Return when it is over."""
+    async def completed(self) -> Self:
+        """Wait for the end of the response."""
         assert self.task is not None
         await self.task
         return self
 
     @property
     def errors(self) -> int:
-        """How many error events, or error bodies, the client got."""
+        """The number of error events, or error bodies, in the response."""
         return bytes(self.data).count(b'"error"')
 
     def check_complete(self, server: NumberedServer) -> None:
-        """Every byte that the server sent, once, from one run."""
-        name = self.order.name
+        """Check that the response is what the server sent, all of it, from one run."""
+        name = self.spec.name
         assert self.status == 200, f"{name}: HTTP {self.status}: {bytes(self.data[:300])!r}"
         assert not self.broken, f"{name}: the connection broke after {len(self.data)} bytes"
         run = server.only_run(name)
         assert self.data == run.sent, f"{name}: {_difference(bytes(self.data), bytes(run.sent))}"
         assert run.finished, f"{name}: the server had not finished"
-        whole = self.data.endswith(DONE) if self.order.streamed else self.data == self.order.whole()
-        assert whole, f"{name}: it is not all"
+        whole = self.data.endswith(DONE) if self.spec.streamed else self.data == self.spec.body()
+        assert whole, f"{name}: the response is incomplete"
 
-    def check_not_taken_for_whole(self, server: NumberedServer) -> None:
-        """Told once, or a connection that broke off: whoever reads on knows that there is more."""
+    def check_visibly_incomplete(self, server: NumberedServer) -> None:
+        """Check that one error, or a broken connection, shows the client that it failed."""
         if not self.broken:
             self.check_failed_once(server)
 
     def check_failed_once(self, server: NumberedServer) -> None:
-        """A true beginning of what the server sent, then one error."""
-        assert self.errors == 1, f"{self.order.name}: {self.errors} errors in {self.tail!r}"
+        """Check that the response is a prefix of what the server sent, then one error."""
+        tail = bytes(self.data[-400:])
+        assert self.errors == 1, f"{self.spec.name}: {self.errors} errors in {tail!r}"
         if self.status == 200:
             before, _, _ = bytes(self.data).partition(b'data: {"error"')
-            sent = bytes(server.runs[self.order.name][0].sent)
-            assert sent.startswith(before.rstrip(b"\n")), f"{self.order.name}: not what was sent"
-
-    @property
-    def tail(self) -> bytes:
-        """Its last bytes."""
-        return bytes(self.data[-400:])
+            sent = bytes(server.runs[self.spec.name][0].sent)
+            assert sent.startswith(before.rstrip(b"\n")), f"{self.spec.name}: not what was sent"
 
 
 class Clients:
-    """Some clients with connections of their own; an asynchronous context manager.
+    """HTTP clients, each with its own connection; an asynchronous context manager.
 
     Args:
-        port: of the coordinator, or of the proxy before it.
+        port: of the coordinator, or of a proxy in front of it.
     """
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self._purchases: list[Purchase] = []
+        self._requests: list[ClientRequest] = []
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
-            timeout=aiohttp.ClientTimeout(total=PATIENCE_S, sock_connect=60),
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S, sock_connect=60),
             read_bufsize=16 * 1024,
         )
         return self
@@ -98,39 +92,37 @@ class Clients:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        tasks = [purchase.task for purchase in self._purchases if purchase.task is not None]
+        tasks = [request.task for request in self._requests if request.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._session.close()
 
-    def buy(self, order: Order) -> Purchase:
-        """Ask for it, and take what comes."""
-        purchase = Purchase(order)
-        purchase.reading.set()
-        purchase.task = asyncio.create_task(self._take(purchase), name=f"client of {order.name}")
-        self._purchases.append(purchase)
-        return purchase
+    def send(self, spec: RequestSpec) -> ClientRequest:
+        """Send a request, and read its response in a task."""
+        request = ClientRequest(spec)
+        request.task = asyncio.create_task(self._run(request), name=f"client of {spec.name}")
+        self._requests.append(request)
+        return request
 
-    async def _take(self, purchase: Purchase) -> None:
+    async def _run(self, request: ClientRequest) -> None:
         url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
         try:
-            async with self._session.post(url, json=purchase.order.request()) as response:
-                purchase.status = response.status
+            async with self._session.post(url, json=request.spec.request()) as response:
+                request.status = response.status
                 async for piece in response.content.iter_any():
-                    purchase.data += piece
-                    await purchase.reading.wait()
+                    request.data += piece
         except aiohttp.ClientError:
-            purchase.broken = True
+            request.broken = True
 
 
-def _difference(got: bytes, sent: bytes) -> str:
-    same = next(
-        (at for at, (one, other) in enumerate(zip(got, sent, strict=False)) if one != other),
-        min(len(got), len(sent)),
+def _difference(received: bytes, sent: bytes) -> str:
+    offset = next(
+        (at for at, (one, other) in enumerate(zip(received, sent, strict=False)) if one != other),
+        min(len(received), len(sent)),
     )
-    around = slice(max(0, same - 60), same + 60)
+    around = slice(max(0, offset - 60), offset + 60)
     return (
-        f"{len(got)} bytes arrived, {len(sent)} were sent; they differ at {same}: "
-        f"{got[around]!r} instead of {sent[around]!r}"
+        f"{len(received)} bytes received, {len(sent)} sent; they differ at {offset}: "
+        f"{received[around]!r} instead of {sent[around]!r}"
     )

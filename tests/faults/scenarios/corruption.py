@@ -1,8 +1,8 @@
-"""A byte arrives that was not sent.
+"""Bits flip between agent and coordinator.
 
-`ws://` has no checksum beyond TCP's, so that nobody can tell a wrong letter of an answer from a
-right one: that is what TLS is for. What can be told is told: a frame that is none, a field out of
-its range, an offset that does not fit. And whatever it was, nothing hangs.
+`ws://` has no checksum beyond TCP's, so a corrupted letter of a response cannot be detected; TLS
+detects it. What must be detected is a malformed frame, a field out of range, or a wrong offset. And
+no corruption may cause a hang.
 """
 
 import asyncio
@@ -11,93 +11,90 @@ from collections import Counter
 from msgspec.structs import replace
 
 from provider_agent.agent.service import EXIT_REFUSED
-from tests.faults.scenarios.clients import Purchase
-from tests.faults.scenarios.harness import SETTINGS, ScenarioHarness, harness, until
-from tests.faults.scenarios.numbered_server import NumberedServer, Order
-from tests.faults.scenarios.scenario import Effort
+from tests.faults.scenarios.clients import ClientRequest
+from tests.faults.scenarios.harness import SETTINGS, ScenarioHarness, scenario_harness, wait_until
+from tests.faults.scenarios.numbered_server import NumberedServer, RequestSpec
+from tests.faults.scenarios.scenario import Scale
 
 DEADLINE_S = 600.0
-"""Of the jobs: an end frame whose job id is another one cannot be told from no end at all."""
+"""Of the jobs. An end with a corrupted job id is detected only by the deadline."""
 
 STOPPED_WITHIN_S = 5.0
-"""There is nobody left to wait for."""
+"""The agent stops at once, because no job is left."""
 
 RESERVED_BITS = 0x70
-"""Of a WebSocket frame's first byte (RFC 6455, 5.2): nobody may set them."""
+"""Of a WebSocket frame's first byte; they must be zero (RFC 6455, 5.2)."""
 
 
-async def frame_head_corrupted_on_its_way_to_the_agent(effort: Effort) -> str:
-    """The first byte of the coordinator's next frame: the agent ends the link and comes back."""
-    async with harness(effort.dice("frame head")) as play:
-        told = await _frame_head_corrupted(play, towards_agent=True)
-        await play.offers()
-        (await play.clients.buy(Order("later")).done()).check_complete(play.server)
-        await play.idle()
-    return f"link ended, {told} streams told once, agent back"
+async def frame_head_corrupted_on_its_way_to_the_agent(scale: Scale) -> str:
+    """The agent closes the link, and reconnects."""
+    async with scenario_harness(scale.rng("frame head")) as harness:
+        failed = await _corrupt_frame_head(harness, towards_agent=True)
+        await harness.wait_for_agents()
+        await harness.check_served("later")
+        await harness.wait_until_idle()
+    return f"link closed, {failed} streams failed once, agent reconnected"
 
 
-async def frame_head_corrupted_on_its_way_to_the_coordinator(effort: Effort) -> str:
-    """The first byte of the agent's next frame: the coordinator takes it for another protocol.
-
-    It says so with close code 1002, which tells an agent that it would go wrong again.
-    """
-    async with harness(effort.dice("frame head")) as play:
-        told = await _frame_head_corrupted(play, towards_agent=False)
-        assert await asyncio.wait_for(play.agents[0].task, STOPPED_WITHIN_S) == EXIT_REFUSED
-        await until(lambda: not play.server.active)
-    return f"link ended, {told} streams told once, agent stopped with {EXIT_REFUSED}"
+async def frame_head_corrupted_on_its_way_to_the_coordinator(scale: Scale) -> str:
+    """The coordinator closes with 1002, after which an agent stops: it would only fail again."""
+    async with scenario_harness(scale.rng("frame head")) as harness:
+        failed = await _corrupt_frame_head(harness, towards_agent=False)
+        assert await asyncio.wait_for(harness.agents[0].task, STOPPED_WITHIN_S) == EXIT_REFUSED
+        await wait_until(lambda: not harness.server.active)
+    return f"link closed, {failed} streams failed once, agent stopped with {EXIT_REFUSED}"
 
 
-async def _frame_head_corrupted(play: ScenarioHarness, *, towards_agent: bool) -> int:
-    orders = [Order(f"job-{n}", 20, 300, pace_s=5.0) for n in range(3)]
-    purchases = [play.clients.buy(order) for order in orders]
-    await play.server.streaming(*(order.name for order in orders), at_least=700)
-    await asyncio.sleep(2)  # between two events: what comes next is the head of a frame
-    connection = play.link.connections[-1]
+async def _corrupt_frame_head(harness: ScenarioHarness, *, towards_agent: bool) -> int:
+    """Corrupt the first byte of the next WebSocket frame; return how many streams failed."""
+    specs = [RequestSpec(f"job-{n}", 20, 300, pace_s=5.0) for n in range(3)]
+    requests = await harness.start_streams(*specs, at_least=700)
+    await asyncio.sleep(2)  # between two events: the next byte is the head of a frame
+    connection = harness.link.connections[-1]
     pipe = connection.downstream if towards_agent else connection.upstream
     pipe.corrupt_at(pipe.forwarded, RESERVED_BITS)
-    for purchase in purchases:
-        (await purchase.done()).check_failed_once(play.server)
+    for request in requests:
+        (await request.completed()).check_failed_once(harness.server)
     assert connection.closed.is_set(), "the link is still open"
-    return len(purchases)
+    return len(requests)
 
 
-async def any_byte_corrupted(effort: Effort) -> str:
-    """Any bit of any byte, in either direction: nothing hangs, at most one stream is wrong."""
-    dice = effort.dice("any byte")
+async def any_byte_corrupted(scale: Scale) -> str:
+    """A random bit flips in a random direction: nothing hangs, at most one stream is wrong."""
+    rng = scale.rng("any byte")
     seen: Counter[str] = Counter()
-    async with harness(dice, replace(SETTINGS, deadline_s=DEADLINE_S)) as play:
-        for n in range(effort.rounds * 4):
-            purchases = [play.clients.buy(Order(f"{n}-{k}", 200, 300)) for k in range(3)]
-            connection = play.link.connections[-1]
-            pipe = dice.choice(connection.pipes)
-            # The answers take some 200 kB one way, and their acknowledgements half a kB the other.
+    async with scenario_harness(rng, replace(SETTINGS, deadline_s=DEADLINE_S)) as harness:
+        for n in range(scale.rounds * 4):
+            requests = [harness.clients.send(RequestSpec(f"{n}-{k}", 200, 300)) for k in range(3)]
+            connection = harness.link.connections[-1]
+            pipe = rng.choice(connection.pipes)
+            # The responses are about 200 kB; their acknowledgements half a kB.
             reach = 150_000 if pipe is connection.upstream else 400
-            pipe.corrupt_at(pipe.forwarded + dice.randrange(reach), 1 << dice.randrange(8))
-            for purchase in purchases:
-                await asyncio.wait_for(purchase.done(), 2 * DEADLINE_S)
-            verdicts = Counter(_verdict(purchase, play.server) for purchase in purchases)
-            assert verdicts["wrong"] <= 1, f"one byte made {verdicts}"
-            seen += verdicts
-            await asyncio.sleep(STOPPED_WITHIN_S)  # an agent that was told 1002 has stopped by then
-            if play.agents[0].task.done():
+            pipe.corrupt_at(pipe.forwarded + rng.randrange(reach), 1 << rng.randrange(8))
+            for request in requests:
+                await asyncio.wait_for(request.completed(), 2 * DEADLINE_S)
+            results = Counter(_result(request, harness.server) for request in requests)
+            assert results["wrong"] <= 1, f"one byte caused {results}"
+            seen += results
+            await asyncio.sleep(STOPPED_WITHIN_S)
+            if harness.agents[0].task.done():
                 seen["agent stopped"] += 1
-                play.agents.clear()
-                await play.add_agent()
-            await play.new_link()  # a flip that is still to come shall not hit the next round
-    return ", ".join(f"{count} {verdict}" for verdict, count in sorted(seen.items()))
+                harness.agents.clear()
+                await harness.add_agent()
+            await harness.reconnect()  # discards a bit flip that did not happen yet
+    return ", ".join(f"{count} {result}" for result, count in sorted(seen.items()))
 
 
-def _verdict(purchase: Purchase, server: NumberedServer) -> str:
-    """How a stream went that may have been hit."""
-    runs = server.runs.get(purchase.order.name)
+def _result(request: ClientRequest, server: NumberedServer) -> str:
+    """Classify a response that may be corrupted."""
+    runs = server.runs.get(request.spec.name)
     sent = bytes(runs[0].sent) if runs else b""
-    got = bytes(purchase.data)
-    if got == sent and not purchase.broken:
+    received = bytes(request.data)
+    if received == sent and not request.broken:
         return "complete"
-    if purchase.broken or purchase.errors:
-        return "told"
-    differing = sum(one != other for one, other in zip(got, sent, strict=False))
-    assert len(got) == len(sent), f"{len(got)} bytes of {len(sent)} and no word about it"
+    if request.broken or request.errors:
+        return "failed"
+    differing = sum(one != other for one, other in zip(received, sent, strict=False))
+    assert len(received) == len(sent), f"{len(received)} bytes of {len(sent)} without an error"
     assert differing == 1, f"{differing} bytes differ after one was corrupted"
     return "wrong"

@@ -1,4 +1,4 @@
-"""A scenario's participants: clients, the coordinator, an agent, a server, and two proxies.
+"""The system that a scenario runs: clients, coordinator, agents, a server, and two fault proxies.
 
 ::
 
@@ -7,7 +7,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -24,8 +24,8 @@ from provider_agent.agent.service import Service
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.limits import CONNECT_PATH
-from tests.faults.scenarios.clients import Clients
-from tests.faults.scenarios.numbered_server import NumberedServer
+from tests.faults.scenarios.clients import ClientRequest, Clients
+from tests.faults.scenarios.numbered_server import NumberedServer, RequestSpec
 from tests.kit.agent_config import agent_config
 from tests.kit.fault_proxy import FaultProxy
 from tests.kit.virtual_time import now
@@ -37,10 +37,10 @@ LIMITS = LimitsConfig(max_concurrent=MAX_CONCURRENT)
 SETTINGS = CoordinatorSettings(port=0, deadline_s=24 * 3600.0, drain_s=0.0)
 
 
-async def until(
+async def wait_until(
     holds: Callable[[], bool], *, within_s: float = 600.0, every_s: float = 2.0
 ) -> None:
-    """Return when it holds; fail when it does not in time. For what has no event; virtual time."""
+    """Poll a condition that has no event, in virtual time; raise TimeoutError if it stays false."""
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(every_s)
@@ -48,7 +48,7 @@ async def until(
 
 @dataclass(eq=False)
 class RunningService:
-    """One agent and its way to its server."""
+    """An agent, its task, and the proxy between it and its server."""
 
     service: Service
     task: asyncio.Task[int]
@@ -58,15 +58,16 @@ class RunningService:
 
 @dataclass(eq=False)
 class ScenarioHarness:
-    """See the module's text.
+    """Everything that a scenario uses, connected.
 
     Attributes:
         settings: of every coordinator.
-        server: what streams.
-        link: between agents and coordinators.
-        coordinator: the one that runs now.
-        clients: its clients.
-        agents: those that run.
+        server: the inference server of every agent.
+        link: the proxy between agents and coordinator.
+        coordinator: the current one.
+        clients: of that coordinator.
+        agents: in the order in which they started.
+        rng: every random choice.
     """
 
     settings: CoordinatorSettings
@@ -76,7 +77,7 @@ class ScenarioHarness:
     clients: Clients
     agents: list[RunningService]
     stack: AsyncExitStack
-    dice: random.Random
+    rng: random.Random
 
     @property
     def service(self) -> Service:
@@ -85,18 +86,18 @@ class ScenarioHarness:
 
     @property
     def backend_proxy(self) -> FaultProxy:
-        """The first agent's way to its server."""
+        """The proxy between the first agent and its server."""
         return self.agents[0].backend_proxy
 
     async def add_agent(
         self, limits: LimitsConfig = LIMITS, *, identity: Identity | None = None, fallback: str = ""
     ) -> RunningService:
-        """Start an agent; it need not be connected yet.
+        """Start an agent; it connects in the background.
 
         Args:
-            limits: of the operator.
-            identity: of another agent; None: its own.
-            fallback: host and port of a second coordinator, dialled when the first is away.
+            limits: its limits.
+            identity: shared with another agent; None: a new one.
+            fallback: host and port of a second coordinator; "": none.
         """
         proxy = await self.stack.enter_async_context(FaultProxy(self.server.port))
         settings = BackendSettings(
@@ -107,7 +108,7 @@ class ScenarioHarness:
             timeouts=TimeoutSettings(total_s=24 * 3600.0),
         )
         identity = identity or Identity(
-            Ed25519PrivateKey.from_private_bytes(self.dice.randbytes(32))
+            Ed25519PrivateKey.from_private_bytes(self.rng.randbytes(32))
         )
         url = _connect_url(self.link.authority)
         fallback_urls = (_connect_url(fallback),) if fallback else ()
@@ -121,41 +122,57 @@ class ScenarioHarness:
             identity,
             Backends([OpenAICompatibleBackend(settings)], {}, [], {}),
             clock=now,
-            uniform=self.dice.random,
+            uniform=self.rng.random,
         )
         task = asyncio.create_task(service.run(), name="agent")
         agent = RunningService(service, task, proxy, identity)
         self.agents.append(agent)
-        self.stack.push_async_callback(_end, task)
+        self.stack.push_async_callback(_stop, task)
         return agent
 
-    async def offers(self, count: int = 1) -> None:
-        """Return when so many agents offer the model and take jobs."""
-        await until(lambda: sum(bool(one.models) for one in self.coordinator.agents()) >= count)
+    async def start_streams(self, *specs: RequestSpec, at_least: int) -> list[ClientRequest]:
+        """Send requests; return when the server has sent so many bytes of each."""
+        requests = [self.clients.send(spec) for spec in specs]
+        await self.server.wait_for_bytes(*(spec.name for spec in specs), at_least=at_least)
+        return requests
 
-    async def new_link(self) -> None:
-        """Cut every connection; return when every agent is on a new one and offers the model."""
+    async def check_all_complete(self, requests: Iterable[ClientRequest]) -> None:
+        """Wait for these responses, and check that each is complete."""
+        for request in requests:
+            (await request.completed()).check_complete(self.server)
+
+    async def check_served(self, *names: str) -> None:
+        """Send a request for each job name, one after the other, and check the responses."""
+        for name in names:
+            await self.check_all_complete([self.clients.send(RequestSpec(name))])
+
+    async def wait_for_agents(self, count: int = 1) -> None:
+        """Return when so many agents offer the model."""
+        await wait_until(lambda: len([a for a in self.coordinator.agents() if a.models]) >= count)
+
+    async def reconnect(self) -> None:
+        """Cut every link; return when every agent has a new one and offers the model."""
         self.link.cut()
-        await asyncio.sleep(0.1)  # both sides have noticed; virtual time
-        await until(lambda: all(one.service.uplink.connected.is_set() for one in self.agents))
-        await self.offers(len(self.agents))
+        await asyncio.sleep(0.1)  # until both sides have noticed
+        await wait_until(lambda: all(one.service.uplink.connected.is_set() for one in self.agents))
+        await self.wait_for_agents(len(self.agents))
 
-    async def idle(self) -> None:
-        """Return when nobody has anything to do any more, or fail."""
-        await until(lambda: not any(one.service.jobs.in_flight for one in self.agents))
-        await until(lambda: not any(one.service.outbox.streams for one in self.agents))
-        await until(lambda: not any(one.in_flight for one in self.coordinator.agents()))
-        await until(lambda: not self.server.active)
+    async def wait_until_idle(self) -> None:
+        """Return when no agent, coordinator or server has a job; raise TimeoutError otherwise."""
+        await wait_until(lambda: not any(one.service.jobs.in_flight for one in self.agents))
+        await wait_until(lambda: not any(one.service.outbox.streams for one in self.agents))
+        await wait_until(lambda: not any(one.in_flight for one in self.coordinator.agents()))
+        await wait_until(lambda: not self.server.active)
 
     async def replace_coordinator(self) -> Coordinator:
-        """Start another one, which knows nothing; the link leads to it from now on.
+        """Start a coordinator without sessions, to which new connections go.
 
         Returns:
-            The old one, to be stopped.
+            The old one, which still runs.
         """
         old = self.coordinator
         self.coordinator = await self.stack.enter_async_context(
-            _coordinator(self.settings, self.dice)
+            _coordinator(self.settings, self.rng)
         )
         self.link.target = _port(self.coordinator)
         self.clients.port = _port(self.coordinator)
@@ -163,29 +180,29 @@ class ScenarioHarness:
 
 
 @asynccontextmanager
-async def harness(
-    dice: random.Random,
+async def scenario_harness(
+    rng: random.Random,
     settings: CoordinatorSettings = SETTINGS,
     limits: LimitsConfig = LIMITS,
     agents: int = 1,
 ) -> AsyncIterator[ScenarioHarness]:
-    """A stage on which everybody is connected."""
+    """Start everything; yield once every agent offers the model."""
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(FaultProxy())
         settings = replace(settings, authorities=(*settings.authorities, link.authority))
         server = await stack.enter_async_context(NumberedServer())
-        coordinator = await stack.enter_async_context(_coordinator(settings, dice))
+        coordinator = await stack.enter_async_context(_coordinator(settings, rng))
         link.target = _port(coordinator)
         clients = await stack.enter_async_context(Clients(_port(coordinator)))
-        play = ScenarioHarness(settings, server, link, coordinator, clients, [], stack, dice)
+        harness = ScenarioHarness(settings, server, link, coordinator, clients, [], stack, rng)
         for _ in range(agents):
-            await play.add_agent(limits)
-        await play.offers(agents)
-        yield play
+            await harness.add_agent(limits)
+        await harness.wait_for_agents(agents)
+        yield harness
 
 
-def _coordinator(settings: CoordinatorSettings, dice: random.Random) -> Coordinator:
-    return Coordinator(settings, clock=now, random_bytes=dice.randbytes)
+def _coordinator(settings: CoordinatorSettings, rng: random.Random) -> Coordinator:
+    return Coordinator(settings, clock=now, random_bytes=rng.randbytes)
 
 
 def _connect_url(authority: str) -> str:
@@ -196,7 +213,7 @@ def _port(coordinator: Coordinator) -> int:
     return int(coordinator.authority.rpartition(":")[2])
 
 
-async def _end(task: asyncio.Task[int]) -> None:
+async def _stop(task: asyncio.Task[int]) -> None:
     if not task.done():
         task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The link between agent and coordinator is cut, again and again or in other ways."""
+"""The link between agent and coordinator is cut, stalls, or closes in one direction."""
 
 import asyncio
 import random
@@ -10,10 +10,10 @@ from itertools import count
 from msgspec.structs import replace
 
 from provider_agent.protocol.limits import KIB
-from tests.faults.scenarios.clients import Purchase
-from tests.faults.scenarios.harness import SETTINGS, ScenarioHarness, harness
-from tests.faults.scenarios.numbered_server import Order
-from tests.faults.scenarios.scenario import Effort
+from tests.faults.scenarios.clients import ClientRequest
+from tests.faults.scenarios.harness import SETTINGS, ScenarioHarness, scenario_harness
+from tests.faults.scenarios.numbered_server import RequestSpec
+from tests.faults.scenarios.scenario import Scale
 from tests.kit.fault_proxy_pipe import FaultProxyPipe
 from tests.kit.proxied_connection import ProxiedConnection
 from tests.kit.virtual_time import now
@@ -24,182 +24,180 @@ WINDOW_BYTES = 32 * KIB
 NOTICED_WITHIN_S = 60.0
 """Two pings, or three heartbeats, and the first backoff."""
 
+REFUSED = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.BAD_GATEWAY)
+"""No agent is connected; or the job was lost with so many links that it is not sent again."""
 
-TOLD_STATUSES = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.BAD_GATEWAY)
-"""Nobody is there just now; or the job was lost with so many links that it is not sent again."""
 
-
-class Scissors:
-    """Cut each new connection after some bytes, so many times, then leave the link alone.
+class LinkCutter:
+    """Cuts a number of new connections, each after some bytes, and leaves later ones alone.
 
     Args:
-        dice: choose the bytes and the direction.
-        cuts: how many connections are cut.
+        rng: chooses the bytes and the direction.
+        cuts: how many connections it cuts.
     """
 
-    def __init__(self, dice: random.Random, cuts: int) -> None:
-        self._plan = [_cut(dice) for _ in range(cuts)]
+    def __init__(self, rng: random.Random, cuts: int) -> None:
+        self._planned = [_random_cut(rng) for _ in range(cuts)]
 
     @property
     def left(self) -> int:
-        """Cuts to come."""
-        return len(self._plan)
+        """The number of cuts to come."""
+        return len(self._planned)
 
-    def prepare(self, connection: ProxiedConnection) -> None:
+    def on_connection(self, connection: ProxiedConnection) -> None:
         """For `FaultProxy.on_connection`."""
-        if self._plan:
-            says, bytes_before = self._plan.pop()
-            (connection.upstream if says else connection.downstream).cut_at(bytes_before)
+        if self._planned:
+            upstream, after_bytes = self._planned.pop()
+            pipe = connection.upstream if upstream else connection.downstream
+            pipe.cut_at(after_bytes)
 
 
-def _cut(dice: random.Random) -> tuple[bool, int]:
-    """In which direction, and after how many bytes: a quarter falls into the handshake."""
-    says = dice.random() < 0.7
-    if dice.random() < 0.25:
-        return says, dice.randrange(1, 600)
-    return says, dice.randrange(600, 60_000 if says else 900)
+def _random_cut(rng: random.Random) -> tuple[bool, int]:
+    """Whether upstream, and after how many bytes; a quarter of the cuts hit the handshake."""
+    upstream = rng.random() < 0.7
+    if rng.random() < 0.25:
+        return upstream, rng.randrange(1, 600)
+    return upstream, rng.randrange(600, 60_000 if upstream else 900)
 
 
-async def link_cut_again_and_again(effort: Effort) -> str:
-    """Every stream complete, byte-identical, once."""
-    dice = effort.dice("cuts")
-    scissors = Scissors(dice, effort.cuts)
+async def link_cut_repeatedly(scale: Scale) -> str:
+    """Many streams survive many cuts: each is complete and ran once."""
+    rng = scale.rng("cuts")
+    cutter = LinkCutter(rng, scale.cuts)
     settings = replace(SETTINGS, window_bytes=WINDOW_BYTES, resume_ms=3_600_000)
-    async with harness(dice, settings) as play:
-        play.link.on_connection = scissors.prepare
-        play.server.lasting = lambda: scissors.left > 0
-        orders = [Order(f"job-{n}", 40 + n, EVENT_BYTES) for n in range(effort.streams)]
-        purchases = [play.clients.buy(order) for order in orders]
-        await play.server.streaming(*(order.name for order in orders))
-        play.link.cut()
-        for purchase in purchases:
-            (await purchase.done()).check_complete(play.server)
-        await play.idle()
-        megabytes = sum(len(purchase.data) for purchase in purchases) / 1e6
-        dials = len(play.link.accepted_at)
-    return f"{len(purchases)} streams, {megabytes:.1f} MB, {dials} connections"
+    async with scenario_harness(rng, settings) as harness:
+        harness.link.on_connection = cutter.on_connection
+        harness.server.endless = lambda: cutter.left > 0
+        specs = [RequestSpec(f"job-{n}", 40 + n, EVENT_BYTES) for n in range(scale.streams)]
+        requests = await harness.start_streams(*specs, at_least=1)
+        harness.link.cut()
+        await harness.check_all_complete(requests)
+        await harness.wait_until_idle()
+        megabytes = sum(len(request.data) for request in requests) / 1e6
+        connections = len(harness.link.accepted_at)
+    return f"{len(requests)} streams, {megabytes:.1f} MB, {connections} connections"
 
 
-async def clients_come_while_the_link_is_cut(effort: Effort) -> str:
-    """Jobs, starts and ends are lost with the link too; no stream is whole or twice by luck."""
-    dice = effort.dice("coming")
-    scissors = Scissors(dice, effort.cuts)
+async def clients_arrive_while_the_link_is_cut(scale: Scale) -> str:
+    """The link is lost with jobs, starts and ends too: each response is complete or one error."""
+    rng = scale.rng("coming")
+    cutter = LinkCutter(rng, scale.cuts)
     settings = replace(SETTINGS, window_bytes=WINDOW_BYTES)
     seen: Counter[str] = Counter()
 
-    async def come_again_and_again(play: ScenarioHarness, client: int) -> None:
+    async def run_client(harness: ScenarioHarness, client: int) -> None:
         for number in count():
-            if not scissors.left:
+            if not cutter.left:
                 return
-            streamed = dice.random() < 0.7
-            order = Order(f"job-{client}-{number}", dice.randrange(1, 60), 500, streamed=streamed)
-            purchase = await play.clients.buy(order).done()
-            if purchase.status in TOLD_STATUSES:
-                seen["told"] += 1
-                purchase.check_failed_once(play.server)
-                assert len(play.server.runs.get(order.name, [])) <= 1, "it ran twice"
-                await asyncio.sleep(dice.uniform(1, 10))
+            streamed = rng.random() < 0.7
+            name = f"job-{client}-{number}"
+            spec = RequestSpec(name, rng.randrange(1, 60), 500, streamed=streamed)
+            request = await harness.clients.send(spec).completed()
+            if request.status in REFUSED:
+                seen["refused"] += 1
+                request.check_failed_once(harness.server)
+                assert len(harness.server.runs.get(name, [])) <= 1, "it ran twice"
+                await asyncio.sleep(rng.uniform(1, 10))
             else:
                 seen["complete"] += 1
-                purchase.check_complete(play.server)
+                request.check_complete(harness.server)
 
-    async with harness(dice, settings) as play:
-        play.link.on_connection = scissors.prepare
-        play.link.cut()
-        clients = (come_again_and_again(play, client) for client in range(effort.streams // 4))
+    async with scenario_harness(rng, settings) as harness:
+        harness.link.on_connection = cutter.on_connection
+        harness.link.cut()
+        clients = (run_client(harness, client) for client in range(scale.streams // 4))
         await asyncio.gather(*clients)
-        await play.idle()
-    return f"{seen['complete']} complete, {seen['told']} told why not, {effort.cuts} cuts"
+        await harness.wait_until_idle()
+    return f"{seen['complete']} complete, {seen['refused']} refused, {scale.cuts} cuts"
 
 
-async def link_stands_still_for_a_while(effort: Effort) -> str:
-    """A pause that is shorter than every patience: the connection survives."""
-    dice = effort.dice("pause")
-    async with harness(dice) as play:
-        for n in range(effort.rounds):
-            purchases = await _paced(play, f"round-{n}")
-            pipes = _one_or_both(dice, play.link.connections[0])
+async def link_stalls_briefly(scale: Scale) -> str:
+    """A pause shorter than every timeout: the connection survives."""
+    rng = scale.rng("pause")
+    async with scenario_harness(rng) as harness:
+        for n in range(scale.rounds):
+            requests = await _start_streams(harness, f"round-{n}")
+            pipes = _one_or_both(rng, harness.link.connections[0])
             for pipe in pipes:
                 pipe.stall()
-            await asyncio.sleep(dice.uniform(1, 15))
+            await asyncio.sleep(rng.uniform(1, 15))
             for pipe in pipes:
                 pipe.resume()
-            await _all_complete(play, purchases)
-        assert len(play.link.accepted_at) == 1, "the link was given up"
-    return f"{effort.rounds} pauses of 1 to 15 s, one connection"
+            await _check_all_complete(harness, requests)
+        assert len(harness.link.accepted_at) == 1, "the link was lost"
+    return f"{scale.rounds} pauses of 1 to 15 s, one connection"
 
 
-async def link_stands_still_for_good(effort: Effort) -> str:
-    """One direction, or both, pass nothing any more: both sides have to notice by themselves."""
-    dice = effort.dice("stall")
+async def link_stalls_permanently(scale: Scale) -> str:
+    """One direction, or both, forward nothing more; only timeouts show it."""
+    rng = scale.rng("stall")
 
     def stall(connection: ProxiedConnection) -> None:
-        for pipe in _one_or_both(dice, connection):
+        for pipe in _one_or_both(rng, connection):
             pipe.stall()
 
-    return await _link_lost_mid_stream(effort, stall)
+    return await _lose_link_during_streams(scale, stall)
 
 
-async def link_is_half_open(effort: Effort) -> str:
-    """Both sockets stay open and nothing passes: no reset, no end, no answer."""
-    return await _link_lost_mid_stream(effort, ProxiedConnection.blackhole)
+async def link_half_open(scale: Scale) -> str:
+    """Both sockets stay open, and every packet is dropped."""
+    return await _lose_link_during_streams(scale, ProxiedConnection.blackhole)
 
 
-async def link_is_half_closed(effort: Effort) -> str:
-    """One side is told that the other has nothing more to say."""
-    dice = effort.dice("half-close")
+async def link_half_closed(scale: Scale) -> str:
+    """One side receives a FIN."""
+    rng = scale.rng("half-close")
 
     def half_close(connection: ProxiedConnection) -> None:
-        dice.choice(connection.pipes).half_close()
+        rng.choice(connection.pipes).half_close()
 
-    return await _link_lost_mid_stream(effort, half_close)
-
-
-def _one_or_both(dice: random.Random, connection: ProxiedConnection) -> tuple[FaultProxyPipe, ...]:
-    return dice.choice([(connection.upstream,), (connection.downstream,), connection.pipes])
+    return await _lose_link_during_streams(scale, half_close)
 
 
-async def _link_lost_mid_stream(effort: Effort, lose: Callable[[ProxiedConnection], None]) -> str:
-    dice = effort.dice("moments")
+def _one_or_both(rng: random.Random, connection: ProxiedConnection) -> tuple[FaultProxyPipe, ...]:
+    return rng.choice([(connection.upstream,), (connection.downstream,), connection.pipes])
+
+
+async def _lose_link_during_streams(scale: Scale, lose: Callable[[ProxiedConnection], None]) -> str:
+    rng = scale.rng("moments")
     longest = 0.0
-    async with harness(dice) as play:
-        for n in range(effort.rounds):
-            purchases = await _paced(play, f"round-{n}")
-            await asyncio.sleep(dice.uniform(0, 20))
+    async with scenario_harness(rng) as harness:
+        for n in range(scale.rounds):
+            requests = await _start_streams(harness, f"round-{n}")
+            await asyncio.sleep(rng.uniform(0, 20))
             lost_at = now()
-            lose(play.link.connections[-1])
-            await _all_complete(play, purchases)
-            longest = max(longest, play.link.accepted_at[-1] - lost_at)
-        assert len(play.link.accepted_at) == effort.rounds + 1, "one new connection for each"
+            lose(harness.link.connections[-1])
+            await _check_all_complete(harness, requests)
+            longest = max(longest, harness.link.accepted_at[-1] - lost_at)
+        assert len(harness.link.accepted_at) == scale.rounds + 1, "one new connection for each"
         assert longest < NOTICED_WITHIN_S, f"noticed after {longest:.0f} s"
-    return f"{effort.rounds} times, dialled again within {longest:.0f} s"
+    return f"{scale.rounds} times, reconnected within {longest:.0f} s"
 
 
-async def link_is_away_for_too_long(effort: Effort) -> str:
-    """Longer than the coordinator keeps a session: every stream ends with one error."""
-    async with harness(effort.dice("away")) as play:
-        purchases = await _paced(play, "job", events=120)
-        play.link.refuse()
-        play.link.cut()
-        for purchase in purchases:
-            (await purchase.done()).check_failed_once(play.server)
-        for purchase in purchases:
-            await play.server.only_run(purchase.order.name).abandoned.wait()
-        play.link.listen()
-        await play.offers()
-        await _all_complete(play, await _paced(play, "later"))
-    return f"{len(purchases)} streams told, their server freed"
+async def link_down_for_too_long(scale: Scale) -> str:
+    """The session expires before the agent reconnects: every stream ends with one error."""
+    async with scenario_harness(scale.rng("away")) as harness:
+        requests = await _start_streams(harness, "job", events=120)
+        harness.link.refuse()
+        harness.link.cut()
+        for request in requests:
+            (await request.completed()).check_failed_once(harness.server)
+        for request in requests:
+            await harness.server.only_run(request.spec.name).abandoned.wait()
+        harness.link.listen()
+        await harness.wait_for_agents()
+        await _check_all_complete(harness, await _start_streams(harness, "later"))
+    return f"{len(requests)} streams failed once, their runs cancelled"
 
 
-async def _paced(play: ScenarioHarness, name: str, events: int = 24) -> list[Purchase]:
-    """Some streams of two minutes, all under way."""
-    orders = [Order(f"{name}-{n}", events, 300, pace_s=5.0) for n in range(3)]
-    purchases = [play.clients.buy(order) for order in orders]
-    await play.server.streaming(*(order.name for order in orders), at_least=700)
-    return purchases
+async def _start_streams(
+    harness: ScenarioHarness, name: str, events: int = 24
+) -> list[ClientRequest]:
+    """Start some streams of two minutes."""
+    specs = [RequestSpec(f"{name}-{n}", events, 300, pace_s=5.0) for n in range(3)]
+    return await harness.start_streams(*specs, at_least=700)
 
 
-async def _all_complete(play: ScenarioHarness, purchases: list[Purchase]) -> None:
-    for purchase in purchases:
-        (await purchase.done()).check_complete(play.server)
-    await play.idle()
+async def _check_all_complete(harness: ScenarioHarness, requests: list[ClientRequest]) -> None:
+    await harness.check_all_complete(requests)
+    await harness.wait_until_idle()

@@ -1,4 +1,4 @@
-"""An inference server that streams numbered events, counts requests, and remembers what it sent."""
+"""An inference server that streams numbered events, and records every run and every byte sent."""
 
 import asyncio
 import socket
@@ -18,22 +18,22 @@ PIECE_BYTES = 8 * 1024
 DONE = b"data: [DONE]\n\n"
 
 
-class _Asked(msgspec.Struct):
+class _ChatRequest(msgspec.Struct):
     model: str
     stream: bool
     messages: list[dict[str, str]]
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a client wants, as the text of its prompt.
+class RequestSpec:
+    """What a client requests. The prompt carries it to the server.
 
     Attributes:
-        name: of the job; no two orders share one.
-        events: how many at least; see `NumberedServer.lasting`.
-        size: of each, roughly, in bytes.
-        pace_s: between two of them.
-        streamed: as events; otherwise as one JSON object, with as much text.
+        name: of the job; unique.
+        events: the number of events; `NumberedServer.endless` adds more.
+        size: of each event's text, in bytes.
+        pace_s: between two events.
+        streamed: as events; otherwise one JSON object with as much text.
     """
 
     name: str
@@ -50,26 +50,26 @@ class Order:
         return {"model": MODEL, "stream": self.streamed, "messages": messages}
 
     @classmethod
-    def read(cls, body: bytes) -> Self | None:
-        """Of a request; None: it is none, as a mere question about the route, or it is damaged."""
+    def parse(cls, body: bytes) -> Self | None:
+        """Read it from a request; None: a probe without a prompt, or a corrupted request."""
         try:
-            asked = msgspec.json.decode(body, type=_Asked)
-            text, _, checksum = asked.messages[0]["content"].rpartition(" ")
+            request = msgspec.json.decode(body, type=_ChatRequest)
+            text, _, checksum = request.messages[0]["content"].rpartition(" ")
             name, events, size, pace_s = text.split()
         except (ValueError, LookupError):
             return None
         if str(zlib.crc32(text.encode())) != checksum:
             return None
-        return cls(name, int(events), int(size), float(pace_s), asked.stream)
+        return cls(name, int(events), int(size), float(pace_s), request.stream)
 
     def event(self, number: int) -> bytes:
-        """One event of the stream: it can be mistaken for no other, of this job or another."""
+        """One event of the stream, different from every other event of any job."""
         label = f"{self.name}/{number}/"
         content = label + "x" * max(0, self.size - len(label))
         return _chunk(self.name, {"content": content}, None)
 
-    def whole(self) -> bytes:
-        """The answer that is not streamed."""
+    def body(self) -> bytes:
+        """The response that is not streamed."""
         content = "".join(f"{self.name}/{n}/".ljust(self.size, "x") for n in range(self.events))
         message = {"role": "assistant", "content": content}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
@@ -83,56 +83,53 @@ def _chunk(name: str, delta: object, finish: str | None) -> bytes:
 
 @dataclass(eq=False)
 class Run:
-    """One request for a job.
+    """One execution of a job at the server.
 
     Attributes:
-        order: what it asked for.
-        sent: every byte that went out.
-        finished: the answer is complete.
-        abandoned: the client went away before it was.
+        spec: what was requested.
+        sent: every byte of the response so far.
+        finished: the response is complete.
+        abandoned: the agent disconnected before it was complete.
     """
 
-    order: Order
+    spec: RequestSpec
     sent: bytearray = field(default_factory=bytearray)
     finished: bool = False
     abandoned: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class NumberedServer:
-    """Listens on loopback; an asynchronous context manager.
+    """The server, on loopback; an asynchronous context manager.
 
     Attributes:
-        runs: the requests of every job, by its name.
+        runs: every run, by the job's name.
         port: where it listens.
-        flowing: cleared, every stream stands still after its next event.
-        lasting: while it is true no stream ends.
+        endless: no stream ends while it returns True.
     """
 
     def __init__(self) -> None:
         self.runs: dict[str, list[Run]] = {}
         self.port = 0
-        self.flowing = asyncio.Event()
-        self.flowing.set()
-        self.lasting: Callable[[], bool] = lambda: False
-        self._moved = asyncio.Event()
+        self.endless: Callable[[], bool] = lambda: False
+        self._sent = asyncio.Event()
 
     @property
     def active(self) -> list[Run]:
-        """Requests that are neither answered nor abandoned."""
+        """Runs that are neither finished nor abandoned."""
         every = (run for runs in self.runs.values() for run in runs)
         return [run for run in every if not run.finished and not run.abandoned.is_set()]
 
     def only_run(self, name: str) -> Run:
-        """The one request of a job."""
+        """The run of a job, which must have exactly one."""
         (run,) = self.runs[name]
         return run
 
-    async def streaming(self, *names: str, at_least: int = 1) -> None:
+    async def wait_for_bytes(self, *names: str, at_least: int = 1) -> None:
         """Return when each of these jobs has sent so many bytes."""
         for name in names:
             while name not in self.runs or len(self.runs[name][0].sent) < at_least:
-                self._moved.clear()
-                await self._moved.wait()
+                self._sent.clear()
+                await self._sent.wait()
 
     async def __aenter__(self) -> Self:
         app = web.Application()
@@ -141,7 +138,7 @@ class NumberedServer:
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         listener = socket.create_server(("127.0.0.1", 0))
-        # The kernel would take megabytes ahead; so it shows when nobody reads.
+        # By default the kernel accepts megabytes that no client reads.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         await web.SockSite(self._runner, listener).start()
         self.port = listener.getsockname()[1]
@@ -160,14 +157,14 @@ class NumberedServer:
         return web.json_response({"object": "list", "data": [model]})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        order = Order.read(await request.read())
-        if order is None:
+        spec = RequestSpec.parse(await request.read())
+        if spec is None:
             return web.json_response({"error": {"message": "a field is missing"}}, status=422)
-        run = Run(order)
-        self.runs.setdefault(order.name, []).append(run)
-        answer = self._stream if order.streamed else self._answer
+        run = Run(spec)
+        self.runs.setdefault(spec.name, []).append(run)
+        respond = self._stream if spec.streamed else self._respond
         try:
-            return await answer(request, run)
+            return await respond(request, run)
         except (asyncio.CancelledError, ConnectionError):
             run.abandoned.set()
             raise
@@ -176,21 +173,20 @@ class NumberedServer:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for number in count():
-            if number >= run.order.events and not self.lasting():
+            if number >= run.spec.events and not self.endless():
                 break
-            await self._send(response, run, run.order.event(number))
-            if run.order.pace_s:
-                await asyncio.sleep(run.order.pace_s)
-            await self.flowing.wait()
-        await self._send(response, run, _chunk(run.order.name, {}, "stop"))
+            await self._send(response, run, run.spec.event(number))
+            if run.spec.pace_s:
+                await asyncio.sleep(run.spec.pace_s)
+        await self._send(response, run, _chunk(run.spec.name, {}, "stop"))
         await self._send(response, run, DONE)
         await response.write_eof()
         run.finished = True
         return response
 
-    async def _answer(self, request: web.Request, run: Run) -> web.StreamResponse:
+    async def _respond(self, request: web.Request, run: Run) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        body = run.order.whole()
+        body = run.spec.body()
         response.content_length = len(body)
         await response.prepare(request)
         for start in range(0, len(body), PIECE_BYTES):
@@ -199,7 +195,7 @@ class NumberedServer:
         run.finished = True
         return response
 
-    async def _send(self, response: web.StreamResponse, run: Run, event: bytes) -> None:
-        run.sent += event
-        await response.write(event)
-        self._moved.set()
+    async def _send(self, response: web.StreamResponse, run: Run, data: bytes) -> None:
+        run.sent += data
+        await response.write(data)
+        self._sent.set()

@@ -1,4 +1,4 @@
-"""What a scenario is, and how one is run."""
+"""Scenarios of faults, and the function that runs one."""
 
 import asyncio
 import gc
@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 from tests.kit.virtual_time import VirtualTimeLoop
 
 VIRTUAL_LIMIT_S = 7 * 24 * 3600.0
-"""In a scenario's own time: what takes longer than a week hangs."""
+"""A scenario that takes longer than a week of virtual time hangs."""
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How much is done.
+class Scale:
+    """The size of a run of the scenarios.
 
     Attributes:
-        streams: at once, where many are asked for.
-        clients: of which one misbehaves.
-        cuts: of the link, where it is cut again and again.
-        rounds: how often a short scenario is repeated with other moments.
+        streams: in scenarios with many streams.
+        clients: in the scenario in which one of them misbehaves.
+        cuts: in scenarios that cut the link repeatedly.
+        rounds: repetitions of a short scenario, at other moments.
         seed: of every random choice.
     """
 
@@ -34,94 +34,94 @@ class Effort:
     rounds: int
     seed: int = 1
 
-    def dice(self, salt: object = "") -> random.Random:
-        """Random choices, the same ones for the same seed."""
+    def rng(self, salt: object = "") -> random.Random:
+        """A random generator that depends only on the seed and the salt."""
         return random.Random(f"{self.seed}/{salt}")
 
 
-SHORT = Effort(streams=8, clients=10, cuts=10, rounds=1)
-"""For every run of the tests."""
+SHORT = Scale(streams=8, clients=10, cuts=10, rounds=1)
+"""For `make test`."""
 
-FULL = Effort(streams=64, clients=50, cuts=200, rounds=8)
-"""What `make test-faults` does."""
+FULL = Scale(streams=64, clients=50, cuts=200, rounds=8)
+"""For `make test-faults`."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
         name: in a few words; also the name of its test.
-        done: what is done to the system.
-        promise: what must hold.
-        run: does it; returns what was seen, for the table.
+        fault: what happens to the system.
+        expectation: what must hold.
+        run: runs it; returns a summary for the table.
     """
 
     name: str
-    done: str
-    promise: str
-    run: Callable[[Effort], Awaitable[str]] = field(repr=False)
+    fault: str
+    expectation: str
+    run: Callable[[Scale], Awaitable[str]] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a scenario went.
+    """The result of a scenario.
 
     Attributes:
-        seen: what was seen, in a few words.
-        error: why it failed; None: it held.
-        seconds: real ones.
+        summary: what it observed, in a few words.
+        error: why it failed; None: it passed.
+        seconds: real time.
     """
 
-    seen: str
+    summary: str
     error: Exception | None
     seconds: float
 
 
-def perform(scenario: Scenario, effort: Effort, *, debug: bool = False) -> Outcome:
-    """Run a scenario in virtual time. Only interrupts are raised."""
-    began = time.monotonic()
+def run_scenario(scenario: Scenario, scale: Scale, *, debug: bool = False) -> Outcome:
+    """Run a scenario in virtual time. Its errors are part of the outcome."""
+    started_at = time.monotonic()
     try:
         with asyncio.Runner(debug=debug, loop_factory=VirtualTimeLoop) as runner:
-            seen = runner.run(_bounded(scenario, effort))
-    except Exception as error:  # noqa: BLE001 - whatever went wrong, it goes into the table
-        return Outcome("", error, time.monotonic() - began)
-    return Outcome(seen, None, time.monotonic() - began)
+            summary = runner.run(_checked(scenario, scale))
+    except Exception as error:  # noqa: BLE001 - the table shows it
+        return Outcome("", error, time.monotonic() - started_at)
+    return Outcome(summary, None, time.monotonic() - started_at)
 
 
-async def _bounded(scenario: Scenario, effort: Effort) -> str:
-    with _stray_errors() as stray:
+async def _checked(scenario: Scenario, scale: Scale) -> str:
+    with _unhandled_errors() as unhandled:
         async with asyncio.timeout(VIRTUAL_LIMIT_S):
-            seen = await scenario.run(effort)
+            summary = await scenario.run(scale)
         leaked = asyncio.all_tasks() - {asyncio.current_task()}
         names = sorted(task.get_name() for task in leaked)
         assert not leaked, f"tasks left running: {names}"
-        gc.collect()  # what was raised where nobody looked is told when it is thrown away
-    assert not stray, "errors that nobody handled:\n" + "\n".join(stray)
-    return seen
+        gc.collect()  # asyncio reports an exception that was never retrieved when it is freed
+    assert not unhandled, "unhandled errors:\n" + "\n".join(unhandled)
+    return summary
 
 
-class _Tracebacks(logging.Handler):
-    """Keeps what is logged with a traceback: an error that nobody expected."""
+class _TracebackHandler(logging.Handler):
+    """Keeps records with a traceback, which only unexpected errors have."""
 
-    def __init__(self, kept: list[str]) -> None:
+    def __init__(self, errors: list[str]) -> None:
         super().__init__(logging.ERROR)
-        self._kept = kept
+        self._errors = errors
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info:
             trace = "".join(traceback.format_exception(record.exc_info[1]))
-            self._kept.append(f"{record.getMessage()}\n{trace}")
+            self._errors.append(f"{record.getMessage()}\n{trace}")
 
 
 @contextmanager
-def _stray_errors() -> Iterator[list[str]]:
-    """Errors that ended in the log, with a traceback, or at the event loop."""
-    stray: list[str] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: stray.append(repr(context)))
-    handler = _Tracebacks(stray)
+def _unhandled_errors() -> Iterator[list[str]]:
+    """Collect errors that reach the event loop's exception handler, or the log with a traceback."""
+    errors: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: errors.append(repr(what)))
+    handler = _TracebackHandler(errors)
     logging.getLogger().addHandler(handler)
     try:
-        yield stray
+        yield errors
     finally:
         logging.getLogger().removeHandler(handler)

@@ -7,50 +7,56 @@ from msgspec.structs import replace
 from provider_agent.agent.config import LimitsConfig
 from provider_agent.protocol.limits import KIB, MIB
 from tests.faults.scenarios.clients import Clients
-from tests.faults.scenarios.harness import MAX_CONCURRENT, SETTINGS, ScenarioHarness, harness
-from tests.faults.scenarios.numbered_server import Order
-from tests.faults.scenarios.scenario import Effort
+from tests.faults.scenarios.harness import (
+    MAX_CONCURRENT,
+    SETTINGS,
+    ScenarioHarness,
+    scenario_harness,
+)
+from tests.faults.scenarios.numbered_server import RequestSpec
+from tests.faults.scenarios.scenario import Scale
 from tests.kit.fault_proxy import FaultProxy
 
 WINDOW_BYTES = 64 * KIB
+
 ONE_READ_BYTES = 256 * KIB
-"""What the agent may get at once from a server that it has not stopped yet."""
+"""The most that the agent reads at once from a backend that it has not paused yet."""
 
-KERNELS_BYTES = 12 * MIB
-"""What this machine's kernel may hold on the five connections from the server to the client."""
+KERNEL_BUFFERS_BYTES = 12 * MIB
+"""The most that the kernel holds on the five connections from the server to the client."""
 
 
-async def one_client_of_many_stops_reading(effort: Effort) -> str:
-    """Its job alone fails, after the time that the operator set; the others keep going."""
+async def one_client_of_many_stops_reading(scale: Scale) -> str:
+    """Its job alone fails, after `slow_consumer_s`; all others complete."""
     limits = LimitsConfig(max_concurrent=MAX_CONCURRENT, slow_consumer_s=30.0)
     settings = replace(SETTINGS, window_bytes=WINDOW_BYTES)
-    async with harness(effort.dice("stopped client"), settings, limits) as play:
-        async with FaultProxy(play.clients.port) as proxy, Clients(proxy.port) as apart:
-            stopped = apart.buy(Order("stopped", 1_000_000, 4000))
-            await play.server.streaming("stopped", at_least=50_000)
+    async with scenario_harness(scale.rng("stopped client"), settings, limits) as harness:
+        async with FaultProxy(harness.clients.port) as proxy, Clients(proxy.port) as slow_clients:
+            stopped = slow_clients.send(RequestSpec("stopped", 1_000_000, 4000))
+            await harness.server.wait_for_bytes("stopped", at_least=50_000)
             proxy.connections[0].downstream.stall()
             others = [
-                play.clients.buy(Order(f"job-{n}", 20, 300, pace_s=5.0))
-                for n in range(effort.clients - 1)
+                harness.clients.send(RequestSpec(f"job-{n}", 20, 300, pace_s=5.0))
+                for n in range(scale.clients - 1)
             ]
             await asyncio.sleep(20)
-            held = max(stream.written - stream.acked for stream in play.service.outbox.streams)
+            held = max(stream.written - stream.acked for stream in harness.service.outbox.streams)
             assert held < WINDOW_BYTES + ONE_READ_BYTES, f"{held} bytes held for one job"
-            run = play.server.only_run("stopped")
+            run = harness.server.only_run("stopped")
             await run.abandoned.wait()
-            taken = len(run.sent) - len(stopped.data)
-            for purchase in others:
-                (await purchase.done()).check_complete(play.server)
-            assert ended_with(play, "slow_consumer") == 1, "its job ended with another code"
+            unread = len(run.sent) - len(stopped.data)
+            await harness.check_all_complete(others)
+            assert _ended_with(harness, "slow_consumer") == 1, "its job ended with another code"
             proxy.connections[0].resume()
-            (await stopped.done()).check_not_taken_for_whole(play.server)
-        await play.idle()
-        assert taken < 2 * WINDOW_BYTES + KERNELS_BYTES, f"{taken} bytes for one that takes none"
-        assert len(play.link.accepted_at) == 1, "the link suffered"
-    return f"{len(others)} complete, one slow_consumer, for whom the agent held {held // KIB} KiB"
+            (await stopped.completed()).check_visibly_incomplete(harness.server)
+        await harness.wait_until_idle()
+        assert unread < 2 * WINDOW_BYTES + KERNEL_BUFFERS_BYTES, f"{unread} bytes for one client"
+        assert len(harness.link.accepted_at) == 1, "the link was lost"
+    return f"{len(others)} complete, one slow_consumer, for which the agent held {held // KIB} KiB"
 
 
-def ended_with(play: ScenarioHarness, code: str) -> float:
-    """How many jobs of the agent ended with a code."""
+def _ended_with(harness: ScenarioHarness, code: str) -> float:
+    """The number of the agent's jobs that ended with a code."""
     labels = {"code": code, "format": "openai", "kind": "openai_compatible"}
-    return play.service.metrics.registry.get_sample_value("provider_agent_jobs_total", labels) or 0
+    registry = harness.service.metrics.registry
+    return registry.get_sample_value("provider_agent_jobs_total", labels) or 0

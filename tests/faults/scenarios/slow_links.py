@@ -1,11 +1,11 @@
-"""The link is slow or far away."""
+"""The link has little bandwidth and a high latency."""
 
 import asyncio
 
-from tests.faults.scenarios.clients import Purchase
-from tests.faults.scenarios.harness import harness
-from tests.faults.scenarios.numbered_server import Order
-from tests.faults.scenarios.scenario import Effort
+from tests.faults.scenarios.clients import ClientRequest
+from tests.faults.scenarios.harness import scenario_harness
+from tests.faults.scenarios.numbered_server import RequestSpec
+from tests.faults.scenarios.scenario import Scale
 from tests.kit.virtual_time import now
 
 BYTES_PER_S = 100_000
@@ -13,32 +13,31 @@ DELAY_S = 0.3
 EVENTS = 10
 PACE_S = 3.0
 
-LATE_S = 5.0
-"""How much later than on an idle link a small job may be: what the network itself has buffered."""
+MAX_LATENESS_S = 5.0
+"""How much later than on an idle link a small job may end: the network's own buffers."""
 
 
-async def link_is_slow_and_far_away(effort: Effort) -> str:
-    """One job wants more than the link carries; small ones keep their pace beside it."""
-
-    async with harness(effort.dice("slow")) as play:
-        for pipe in play.link.connections[0].pipes:
+async def slow_distant_link(scale: Scale) -> str:
+    """One job produces more than the link carries; small jobs keep their pace beside it."""
+    async with scenario_harness(scale.rng("slow")) as harness:
+        for pipe in harness.link.connections[0].pipes:
             pipe.delay_s = DELAY_S
             pipe.bytes_per_s = BYTES_PER_S
-        greedy = play.clients.buy(Order("greedy", 1000, 4000))
-        await play.server.streaming("greedy", at_least=400_000)
-        began = now()
-        small = [play.clients.buy(Order(f"small-{n}", EVENTS, 200, PACE_S)) for n in range(3)]
-        late = await asyncio.gather(*(_lateness(one, began) for one in small))
+        (greedy,) = await harness.start_streams(RequestSpec("greedy", 1000, 4000), at_least=400_000)
+        started_at = now()
+        small = [
+            harness.clients.send(RequestSpec(f"small-{n}", EVENTS, 200, PACE_S)) for n in range(3)
+        ]
+        late = max(await asyncio.gather(*(_lateness(one, started_at) for one in small)))
         assert not greedy.task or not greedy.task.done(), "the link was not busy all the time"
-        assert max(late) < LATE_S, f"small jobs were {max(late):.1f} s late"
-        for purchase in [greedy, *small]:
-            (await purchase.done()).check_complete(play.server)
-        took = now() - began
-        await play.idle()
-        assert len(play.link.accepted_at) == 1, "the slow link was given up"
-    return f"4 MB in {took:.0f} s, small jobs {max(late):.1f} s late at most"
+        assert late < MAX_LATENESS_S, f"small jobs were {late:.1f} s late"
+        await harness.check_all_complete([greedy, *small])
+        took = now() - started_at
+        await harness.wait_until_idle()
+        assert len(harness.link.accepted_at) == 1, "the link was lost"
+    return f"4 MB in {took:.0f} s, small jobs {late:.1f} s late at most"
 
 
-async def _lateness(purchase: Purchase, began: float) -> float:
-    await purchase.done()
-    return now() - began - EVENTS * PACE_S
+async def _lateness(request: ClientRequest, started_at: float) -> float:
+    await request.completed()
+    return now() - started_at - EVENTS * PACE_S

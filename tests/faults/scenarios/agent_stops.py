@@ -1,0 +1,131 @@
+"""The agent stops, as on SIGTERM, which calls `Service.stop`."""
+
+import asyncio
+
+from provider_agent.agent.config import LimitsConfig
+from provider_agent.agent.service import EXIT_OK, EXIT_REFUSED
+from provider_agent.protocol.frames import Draining, JobError, JobResult
+from tests.faults.scenarios.clients import ClientRequest
+from tests.faults.scenarios.harness import (
+    MAX_CONCURRENT,
+    ScenarioHarness,
+    scenario_harness,
+    wait_until,
+)
+from tests.faults.scenarios.numbered_server import RequestSpec
+from tests.faults.scenarios.scenario import Scale
+from tests.kit.jobs import new_job
+from tests.kit.running_agent import RunningAgent
+from tests.kit.scripted_backend import ScriptedBackend
+from tests.kit.scripted_coordinator import ScriptedCoordinator
+from tests.kit.virtual_time import now
+
+DRAIN_S = 300.0
+
+
+async def agent_stops_with_running_jobs(scale: Scale) -> str:
+    """Running jobs finish; new jobs run on another agent."""
+    async with scenario_harness(scale.rng("stop"), limits=_limits(DRAIN_S)) as harness:
+        requests = await _start_streams(harness, scale.streams // 2)
+        stopping = harness.agents[0]
+        second = await harness.add_agent()
+        await harness.wait_for_agents(2)
+        stopping.service.stop()
+        late = [harness.clients.send(RequestSpec(f"late-{n}", 5, 300)) for n in range(4)]
+        await harness.check_all_complete([*late, *requests])
+        assert await stopping.task == EXIT_OK
+        assert not second.task.done()
+        await harness.wait_until_idle()
+    return f"{len(requests)} finished, {len(late)} new ones elsewhere, exit code 0"
+
+
+async def agent_stops_while_the_link_is_down(scale: Scale) -> str:
+    """The agent reconnects, resumes its session, finishes everything, and exits."""
+    async with scenario_harness(scale.rng("stop down"), limits=_limits(DRAIN_S)) as harness:
+        requests = await _start_streams(harness, scale.streams // 2)
+        harness.link.refuse()
+        harness.link.cut()
+        await asyncio.sleep(5)
+        harness.service.stop()
+        await asyncio.sleep(20)
+        harness.link.listen()
+        await harness.check_all_complete(requests)
+        assert await harness.agents[0].task == EXIT_OK
+    return f"{len(requests)} finished after 25 s without a link, exit code 0"
+
+
+async def jobs_outlast_the_drain_timeout(scale: Scale) -> str:
+    """Jobs that are not finished in time end with one error, and their runs are cancelled."""
+    async with scenario_harness(scale.rng("stop short"), limits=_limits(20.0)) as harness:
+        requests = await _start_streams(harness, scale.streams // 2)
+        stopped_at = now()
+        harness.service.stop()
+        assert await harness.agents[0].task == EXIT_OK
+        took = now() - stopped_at
+        for request in requests:
+            await request.completed()
+            if request.errors:
+                request.check_failed_once(harness.server)
+            else:
+                request.check_complete(harness.server)
+        failed = sum(bool(request.errors) for request in requests)
+        finished = len(requests) - failed
+        assert finished > 0
+        assert failed > 0
+        assert not harness.server.active
+    return f"{finished} finished, {failed} failed once, stopped after {took:.0f} s"
+
+
+async def agent_stops_with_an_unacknowledged_end(scale: Scale) -> str:
+    """A stopping agent refuses a new job, and waits for the acknowledgement of its last end."""
+    backend = ScriptedBackend()
+    async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
+        peer = await agent.connected()
+        peer.acknowledges = False
+        job = new_job()
+        await peer.give(job)
+        (await backend.next_run()).answer(b"all of it")
+        assert isinstance(await peer.end(job.job_id), JobResult)
+        agent.service.stop()
+        await peer.next(Draining)
+        late = new_job()
+        await peer.give(late)
+        refusal = await peer.error(late.job_id)
+        assert refusal.code == "draining"
+        assert refusal.retryable
+        assert isinstance(refusal, JobError)
+        assert not agent.task.done(), "it exited before its end was acknowledged"
+        await peer.flush()
+        assert await agent.task == EXIT_OK
+        assert len(backend.runs) == 1
+    return "job refused with draining, exit code 0 after the acknowledgement"
+
+
+async def agent_replaced_by_a_newer_process(scale: Scale) -> str:
+    """A rolling update: for a while, two processes have the same key."""
+    async with scenario_harness(scale.rng("newer")) as harness:
+        requests = await _start_streams(harness, scale.streams // 2)
+        older = harness.agents[0]
+        newer = await harness.add_agent(identity=older.identity)
+        await wait_until(newer.service.uplink.connected.is_set)
+        await harness.wait_for_agents()
+        late = [
+            await harness.clients.send(RequestSpec(f"new-{n}", 5, 300)).completed()
+            for n in range(4)
+        ]
+        await harness.check_all_complete([*late, *requests])
+        assert newer.service.jobs.completed == len(late)
+        assert await older.task == EXIT_REFUSED
+        await harness.wait_until_idle()
+        assert not newer.task.done()
+    return f"{len(requests)} finished at the older, {len(late)} ran at the newer"
+
+
+def _limits(drain_timeout_s: float) -> LimitsConfig:
+    return LimitsConfig(max_concurrent=MAX_CONCURRENT, drain_timeout_s=drain_timeout_s)
+
+
+async def _start_streams(harness: ScenarioHarness, count: int) -> list[ClientRequest]:
+    """Start streams of 15 s to two minutes."""
+    specs = [RequestSpec(f"job-{n}", 3 + n * 20 // count, 300, pace_s=5.0) for n in range(count)]
+    return await harness.start_streams(*specs, at_least=300)
