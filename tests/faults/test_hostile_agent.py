@@ -12,8 +12,8 @@ from websockets.exceptions import ConnectionClosed
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from tests.kit.hostile_agents import AGENT_ATTACKS, AgentAttack
-from tests.kit.hostile_harness import names_of_tasks
-from tests.kit.hostile_messages import HOSTILE_MESSAGES, Hostile
+from tests.kit.hostile_harness import task_names
+from tests.kit.hostile_messages import HOSTILE_MESSAGES, HostileMessage
 from tests.kit.scripted_agent import ScriptedAgent, ScriptedJob
 
 CHAT = "/v1/chat/completions"
@@ -58,10 +58,10 @@ async def agent_with_a_job(
 
 @pytest.mark.parametrize("hostile", HOSTILE_MESSAGES, ids=lambda hostile: hostile.name)
 async def test_a_hostile_message_is_answered_as_the_table_says(
-    coordinator: Coordinator, http: aiohttp.ClientSession, hostile: Hostile
+    coordinator: Coordinator, http: aiohttp.ClientSession, hostile: HostileMessage
 ) -> None:
     await serves_a_good_agent(coordinator, http)
-    tasks = names_of_tasks()
+    tasks = task_names()
     async with agent_with_a_job(coordinator, http) as (agent, job, asking):
         with contextlib.suppress(ConnectionClosed):
             await agent.send_raw(hostile.to_coordinator)
@@ -73,7 +73,7 @@ async def test_a_hostile_message_is_answered_as_the_table_says(
             assert agent.socket.close_code == hostile.close_code
     await serves_a_good_agent(coordinator, http)
     assert coordinator.agents() == []
-    assert names_of_tasks() == tasks
+    assert task_names() == tasks
 
 
 @pytest.mark.parametrize("attack", AGENT_ATTACKS, ids=lambda attack: attack.name)
@@ -81,7 +81,7 @@ async def test_an_attack_is_answered_as_the_table_says(
     coordinator: Coordinator, http: aiohttp.ClientSession, attack: AgentAttack
 ) -> None:
     await serves_a_good_agent(coordinator, http)
-    tasks = names_of_tasks()
+    tasks = task_names()
     async with agent_with_a_job(coordinator, http) as (agent, job, asking):
         with contextlib.suppress(ConnectionClosed):
             await attack.act(agent, job)
@@ -93,4 +93,4 @@ async def test_an_attack_is_answered_as_the_table_says(
             assert agent.socket.close_code == attack.close_code
     await serves_a_good_agent(coordinator, http)
     assert coordinator.agents() == []
-    assert names_of_tasks() == tasks
+    assert task_names() == tasks

@@ -39,7 +39,7 @@ from provider_agent.protocol.limits import (
 from provider_agent.protocol.session import AgentSession, State
 from tests.kit.agent_config import agent_config
 from tests.kit.end_to_end_harness import wait_for_models
-from tests.kit.hostile_harness import names_of_tasks
+from tests.kit.hostile_harness import task_names
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.scripted_backend import ScriptedBackend
@@ -187,7 +187,7 @@ async def test_a_visit_is_answered_as_the_table_says(visit: Visit) -> None:
         async with dialled(coordinator) as first:
             await first.send(await first.hello())
             assert isinstance(await first.answer(), Welcome)
-        tasks = names_of_tasks()
+        tasks = task_names()
         async with dialled(coordinator) as dialler:
             await visit.act(dialler)
             if visit.close_code is not None:
@@ -197,7 +197,7 @@ async def test_a_visit_is_answered_as_the_table_says(visit: Visit) -> None:
                 assert dialler.socket.close_code == visit.close_code
         async with ScriptedAgent(coordinator.connect_url) as agent:
             assert agent.session.state is State.OPEN
-        assert names_of_tasks() == tasks
+        assert task_names() == tasks
 
 
 @asynccontextmanager

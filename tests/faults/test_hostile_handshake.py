@@ -1,4 +1,4 @@
-"""What an agent does about a coordinator that is hostile before, at and after its `Welcome`."""
+"""The agent with a coordinator that is hostile during the handshake, or sends absurd numbers."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from provider_agent.agent.link.backoff import MAX_RETRY_AFTER_S
 from provider_agent.agent.link.resumption import MAX_RESUME_S
 from provider_agent.protocol.frames import Drain, Heartbeat, Rejected
 from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S
-from tests.kit.hostile_greetings import GREETINGS, YEARS_MS, Greeting, serves_a_good_one
+from tests.kit.hostile_handshakes import HANDSHAKES, YEARS_MS, Handshake, assert_recovers
 from tests.kit.hostile_harness import HostileHarness
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
@@ -20,29 +20,29 @@ from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome
 from tests.kit.virtual_time import in_virtual_time, now
 
 
-@pytest.mark.parametrize("greeting", GREETINGS, ids=lambda greeting: greeting.name)
+@pytest.mark.parametrize("handshake", HANDSHAKES, ids=lambda handshake: handshake.name)
 @in_virtual_time
-async def test_a_greeting_is_answered_as_the_table_says(greeting: Greeting) -> None:
+async def test_agent_reacts_to_handshake_as_documented(handshake: Handshake) -> None:
     backend = ScriptedBackend()
     async with ScriptedCoordinator(lambda _hello: None) as coordinator:
-        coordinator.greets = False
+        coordinator.sends_challenge = False
         async with RunningAgent(coordinator, backend) as agent:
             peer = await coordinator.next_agent()
-            await greeting.say(peer)
-            if greeting.close_code is not None:
+            await handshake.perform(peer)
+            if handshake.close_code is not None:
                 await peer.closed.wait()
-                assert peer.socket.close_code == greeting.close_code
+                assert peer.socket.close_code == handshake.close_code
             else:
                 await peer.settle()
                 peer.cut()
-            await serves_a_good_one(HostileHarness(coordinator, agent, backend, peer))
+            await assert_recovers(HostileHarness(coordinator, agent, backend, peer))
 
 
-# --- what absurd numbers come to ------------------------------------------------------------------
+# --- absurd numbers ------------------------------------------------------------------
 
 
 @in_virtual_time
-async def test_a_huge_window_buys_16_mib_and_no_more() -> None:
+async def test_window_is_limited_to_16_mib() -> None:
     backend = ScriptedBackend()
     answer = replace(welcome(), window_bytes=2**53)
     async with (
@@ -62,7 +62,7 @@ async def test_a_huge_window_buys_16_mib_and_no_more() -> None:
 
 
 @in_virtual_time
-async def test_a_heartbeat_of_100_ms_costs_ten_frames_a_second() -> None:
+async def test_heartbeat_interval_of_100_ms_is_honored() -> None:
     answer = replace(welcome(), heartbeat_ms=100)
     async with (
         ScriptedCoordinator(lambda _hello: answer) as coordinator,
@@ -75,7 +75,7 @@ async def test_a_heartbeat_of_100_ms_costs_ten_frames_a_second() -> None:
 
 
 @in_virtual_time
-async def test_a_session_is_kept_for_ten_minutes_whatever_is_promised() -> None:
+async def test_detached_session_is_kept_for_ten_minutes_at_most() -> None:
     backend = ScriptedBackend()
     answer = replace(welcome(), resume_ms=YEARS_MS)
     async with (
@@ -85,7 +85,7 @@ async def test_a_session_is_kept_for_ten_minutes_whatever_is_promised() -> None:
         peer = await agent.connected()
         await peer.give(new_job(deadline_ms=86_400_000))
         run = await backend.next_run()
-        coordinator.greets = False
+        coordinator.sends_challenge = False
         coordinator.answer = lambda _hello: None
         lost_at = now()
         peer.cut()
@@ -97,13 +97,13 @@ async def test_a_session_is_kept_for_ten_minutes_whatever_is_promised() -> None:
 
 @pytest.mark.parametrize("way", ["Rejected", "Drain", "Retry-After"])
 @in_virtual_time
-async def test_a_wait_of_years_is_an_hour_or_two(way: str) -> None:
+async def test_wait_of_years_is_limited_to_two_hours(way: str) -> None:
     async with ScriptedCoordinator() as coordinator:
         if way == "Rejected":
             coordinator.answer = lambda _hello: Rejected("full", "later", YEARS_MS)
         if way == "Retry-After":
             coordinator.refusals.append((503, {"Retry-After": "86000"}))
-        # Without a backend, which would be looked at all the time.
+        # Without a backend, whose health checks would take most of the time.
         async with RunningAgent(coordinator, jitter=0.99) as agent:
             began = now()
             if way == "Drain":
@@ -116,7 +116,7 @@ async def test_a_wait_of_years_is_an_hour_or_two(way: str) -> None:
 
 
 @in_virtual_time
-async def test_a_flood_of_drains_is_one_drain(caplog: pytest.LogCaptureFixture) -> None:
+async def test_flood_of_drain_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "provider_agent")
     backend = ScriptedBackend()
     async with (
@@ -134,15 +134,15 @@ async def test_a_flood_of_drains_is_one_drain(caplog: pytest.LogCaptureFixture) 
         await peer.end(job.job_id)
         await peer.closed.wait()
         assert peer.socket.close_code == 1000
-        await HostileHarness(coordinator, agent, backend, peer).serves_another()
-    told = [record for record in caplog.records if record.message == "coordinator draining"]
-    assert len(told) == 1
+        await HostileHarness(coordinator, agent, backend, peer).assert_serves_after_reconnect()
+    logged = [record for record in caplog.records if record.message == "coordinator draining"]
+    assert len(logged) == 1
 
 
-OTHER_ROWS = {
+ROWS_WITH_OWN_TEST = {
     "`Rejected`, `Drain` or `Retry-After` with a wait of years": (
-        test_a_wait_of_years_is_an_hour_or_two
+        test_wait_of_years_is_limited_to_two_hours
     ),
-    "a flood of `Drain`": test_a_flood_of_drains_is_one_drain,
+    "a flood of `Drain`": test_flood_of_drain_is_logged_once,
 }
-"""Rows of the table that have a test of their own."""
+"""Rows of the table that a separate test covers."""

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Final
 
 from tests.faults.test_hostile_dialler import VISITS
-from tests.faults.test_hostile_handshake import OTHER_ROWS
-from tests.faults.test_hostile_texts import TEXTS
+from tests.faults.test_hostile_handshake import ROWS_WITH_OWN_TEST
+from tests.faults.test_hostile_texts import HOSTILE_TEXTS
 from tests.kit.hostile_agents import AGENT_ATTACKS
-from tests.kit.hostile_greetings import GREETINGS
+from tests.kit.hostile_handshakes import HANDSHAKES
 from tests.kit.hostile_jobs import ATTACKS
 from tests.kit.hostile_messages import HOSTILE_MESSAGES
 
@@ -41,9 +41,9 @@ def test_the_table_for_both_sides_matches_the_tests() -> None:
 
 def test_the_table_for_coordinators_matches_the_tests() -> None:
     tested: dict[str, int | None] = {attack.name: attack.close_code for attack in ATTACKS}
-    tested |= {greeting.name: greeting.close_code for greeting in GREETINGS}
+    tested |= {handshake.name: handshake.close_code for handshake in HANDSHAKES}
     tested = {name: None if code == NO_CLOSE_FRAME else code for name, code in tested.items()}
-    tested |= dict.fromkeys((*OTHER_ROWS, *TEXTS))
+    tested |= dict.fromkeys((*ROWS_WITH_OWN_TEST, *HOSTILE_TEXTS))
     assert close_codes(parse_table("The coordinator sends")) == tested
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a coordinator's texts: they end in logs and on terminals."""
+"""A coordinator's texts in logs and on terminals."""
 
 import asyncio
 import io
@@ -9,7 +9,7 @@ import pytest
 
 from provider_agent.agent.telemetry.logs import configure_logging
 from provider_agent.protocol.frames import Drain, Job, Rejected
-from tests.kit.hostile_greetings import CHALLENGE, accepts, says, serves_a_good_one
+from tests.kit.hostile_handshakes import CHALLENGE, accept, assert_recovers, send
 from tests.kit.hostile_harness import HostileHarness
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend
@@ -21,7 +21,7 @@ NASTY = "\x1b[2J\x1b]0;owned\x07\r\nERROR forged line\x00\u202e" + "x" * 4000
 
 @pytest.fixture(params=["text", "json"])
 def log_lines(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
-    """Everything that is logged, as it is written."""
+    """The formatted log."""
     written = io.StringIO()
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
@@ -33,54 +33,52 @@ def log_lines(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
     logging.captureWarnings(False)
 
 
-async def rejects(peer: AgentAtCoordinator) -> None:
-    await says(CHALLENGE, Rejected(NASTY[:500], NASTY, 5000))(peer)
+async def reject(peer: AgentAtCoordinator) -> None:
+    await send(CHALLENGE, Rejected(NASTY[:500], NASTY, 5000))(peer)
 
 
-async def closes(peer: AgentAtCoordinator) -> None:
+async def close(peer: AgentAtCoordinator) -> None:
     await peer.close(1001, NASTY[:90])
 
 
-async def drains(peer: AgentAtCoordinator) -> None:
-    await accepts(provider_id=NASTY[:500])(peer)
+async def drain(peer: AgentAtCoordinator) -> None:
+    await accept(provider_id=NASTY[:500])(peer)
     await peer.send(Drain(NASTY, 5000))
 
 
-async def gives_odd_jobs(peer: AgentAtCoordinator) -> None:
+async def send_job_with_odd_names(peer: AgentAtCoordinator) -> None:
     odd = NASTY[:500]
-    await accepts()(peer)
+    await accept()(peer)
     await peer.give(Job(bytes(16), odd, odd, b"{}", 1, odd, odd))
     await peer.error(bytes(16))
     peer.cut()
 
 
-TEXTS = {
-    "`Rejected` with control characters and a huge text": rejects,
-    "a close reason with control characters": closes,
-    "`Drain` and `Welcome` with control characters": drains,
-    "a job with control characters in its names": gives_odd_jobs,
+HOSTILE_TEXTS = {
+    "`Rejected` with control characters and a huge text": reject,
+    "a close reason with control characters": close,
+    "`Drain` and `Welcome` with control characters": drain,
+    "a job with control characters in its names": send_job_with_odd_names,
 }
 
 
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("name", HOSTILE_TEXTS)
 @in_virtual_time
-async def test_no_text_of_a_coordinator_reaches_a_terminal_as_it_is(
-    name: str, log_lines: io.StringIO
-) -> None:
+async def test_texts_of_a_coordinator_are_sanitized(name: str, log_lines: io.StringIO) -> None:
     backend = ScriptedBackend()
     async with ScriptedCoordinator(lambda _hello: None) as coordinator:
-        coordinator.greets = False
+        coordinator.sends_challenge = False
         async with RunningAgent(coordinator, backend, jitter=0.9) as agent:
             peer = await coordinator.next_agent()
-            await TEXTS[name](peer)
+            await HOSTILE_TEXTS[name](peer)
             await peer.closed.wait()
-            while not (told := agent.service.status().last_rejection):  # noqa: ASYNC110
+            while not (reason := agent.service.status().last_rejection):  # noqa: ASYNC110
                 await asyncio.sleep(0)
-            assert told.isprintable()
-            assert len(told) < 1200
-            await serves_a_good_one(HostileHarness(coordinator, agent, backend, peer))
+            assert reason.isprintable()
+            assert len(reason) < 1200
+            await assert_recovers(HostileHarness(coordinator, agent, backend, peer))
     lines = log_lines.getvalue().splitlines()
-    assert any("forged" in line for line in lines), "it is told"
+    assert any("forged" in line for line in lines)
     assert all(line.isprintable() for line in lines)
     assert not any(line.startswith("ERROR") for line in lines)
     assert max(map(len, lines)) < 3 * 4096

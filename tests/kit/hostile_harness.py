@@ -1,4 +1,4 @@
-"""An agent with a coordinator that attacks it, and whether it is well afterwards."""
+"""An agent with a hostile coordinator, and assertions that it still works afterwards."""
 
 import asyncio
 import gc
@@ -15,13 +15,13 @@ from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinat
 
 
 class HostileHarness(Struct):
-    """Everybody, once the agent is connected.
+    """A connected agent and its coordinator.
 
     Attributes:
-        coordinator: the attacker; good again when the test says so.
-        agent: the attacked.
-        backend: its one backend.
-        peer: the attacker's end of the connection.
+        coordinator: the hostile coordinator.
+        agent: the agent under test.
+        backend: its only backend.
+        peer: the coordinator's end of the current connection.
     """
 
     coordinator: ScriptedCoordinator
@@ -30,34 +30,34 @@ class HostileHarness(Struct):
     peer: AgentAtCoordinator
 
     async def close_code(self) -> int | None:
-        """What the agent closed the connection with; waits for it."""
+        """Wait until the connection has ended; returns the agent's close code."""
         await self.peer.closed.wait()
         return self.peer.socket.close_code
 
-    async def serves_on(self) -> None:
-        """The connection stands, and a job runs on it."""
+    async def assert_serves(self) -> None:
+        """The connection is open, and a job runs on it."""
         assert not self.peer.closed.is_set()
         job = new_job()
         await self.peer.give(job)
-        (await self.backend.next_run()).answer(b"well")
+        (await self.backend.next_run()).answer(b"answer")
         assert isinstance(await self.peer.end(job.job_id), JobResult)
         await self.peer.settle()
 
-    async def serves_another(self) -> None:
-        """A good coordinator gets the agent's next connection, and a job runs on it."""
+    async def assert_serves_after_reconnect(self) -> None:
+        """The agent reconnects, and a job runs on the new connection."""
         self.peer = await self.agent.connected()
-        await self.serves_on()
+        await self.assert_serves()
 
-    async def is_as_new(self) -> None:
-        """Nothing is left of what was done to it."""
+    async def assert_no_jobs_left(self) -> None:
+        """The agent holds no job."""
         await self.peer.settle()
         assert self.agent.service.jobs.in_flight == 0
         assert "channels=0" in repr(self.agent.service)
 
-    def forget(self) -> None:
-        """Let go of what only the test's side keeps."""
-        for kept in (self.peer.frames, self.peer.messages, self.peer._untaken):
-            kept.clear()
+    def clear_history(self) -> None:
+        """Forget what only the test kit keeps, so that it does not count as the agent's memory."""
+        for history in (self.peer.frames, self.peer.messages, self.peer._untaken):
+            history.clear()
         for job_id in self.peer.data.keys() - self.peer.session.streams.keys():
             del self.peer.data[job_id]
         self.backend.runs.clear()
@@ -66,7 +66,7 @@ class HostileHarness(Struct):
 
 @asynccontextmanager
 async def hostile_harness() -> AsyncIterator[HostileHarness]:
-    """An agent that is connected, with room for two jobs at once."""
+    """A connected agent whose backend runs two jobs at once."""
     backend = ScriptedBackend(max_concurrent=2)
     async with (
         ScriptedCoordinator() as coordinator,
@@ -75,24 +75,24 @@ async def hostile_harness() -> AsyncIterator[HostileHarness]:
         yield HostileHarness(coordinator, agent, backend, await agent.connected())
 
 
-def names_of_tasks() -> list[str]:
-    """Every task but the caller's; of one that was not named, that it is there."""
+def task_names() -> list[str]:
+    """The sorted names of all other tasks, without the numbers of unnamed ones."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     return sorted(task.get_name().rstrip("0123456789") for task in others)
 
 
-Act = Callable[[HostileHarness], Awaitable[None]]
+AttackAction = Callable[[HostileHarness], Awaitable[None]]
 
 
 class Attack(Struct, frozen=True):
-    """One thing a coordinator may do to an open connection.
+    """One attack on an open connection.
 
     Attributes:
         name: the row of the table in docs/protocol.md.
-        act: does it; waits for what the agent has to answer, if anything.
-        close_code: what the agent closes with; None: the connection stands.
+        perform: performs it, and waits for the agent's answer, if there is one.
+        close_code: the agent's close code; None: the connection stays open.
     """
 
     name: str
-    act: Act
+    perform: AttackAction
     close_code: int | None = None

@@ -1,6 +1,6 @@
-"""Messages that either side may get from a hostile peer, and what it has to do about each.
+"""Messages that either side may receive from a hostile peer, and the required reaction.
 
-The names are the rows of a table in docs/protocol.md, and a test keeps the two together.
+The names are the rows of a table in docs/protocol.md; a test compares the two.
 """
 
 from typing import Final
@@ -14,14 +14,14 @@ CANCEL: Final = 5
 JOB_STARTED: Final = 36
 
 
-class Hostile(Struct, frozen=True):
-    """One message for each side.
+class HostileMessage(Struct, frozen=True):
+    """One hostile message, in both directions.
 
     Attributes:
-        name: what is wrong with it.
-        to_agent: as a coordinator sends it.
-        to_coordinator: as an agent sends it.
-        close_code: what the receiver closes the connection with; None: it goes on.
+        name: the row of the table.
+        to_agent: the coordinator's variant.
+        to_coordinator: the agent's variant.
+        close_code: the receiver's close code; None: the connection stays open.
     """
 
     name: str
@@ -30,12 +30,12 @@ class Hostile(Struct, frozen=True):
     close_code: int | None = 1002
 
 
-def _wire(*frames: object) -> bytes:
+def _encode(*frames: object) -> bytes:
     return msgspec.msgpack.encode(frames)
 
 
-def _both(name: str, message: bytes | str, close_code: int | None = 1002) -> Hostile:
-    return Hostile(name, message, message, close_code)
+def _both(name: str, message: bytes | str, close_code: int | None = 1002) -> HostileMessage:
+    return HostileMessage(name, message, message, close_code)
 
 
 _CANCEL = [CANCEL, JOB_ID]
@@ -46,31 +46,33 @@ HOSTILE_MESSAGES: Final = [
     _both("bytes that are not MessagePack", b"GET / HTTP/1.1\r\n\r\n"),
     _both("a message without frames", b"\x90"),
     _both("a frame without a type", b"\x91\x90"),
-    _both("bytes after the array", _wire([99]) + b"\x00"),
-    Hostile("a field of another type", _wire([CANCEL, "id"]), _wire([JOB_STARTED, "id"])),
-    Hostile(
-        "a field out of its range",
-        _wire([CANCEL, JOB_ID[:15]]),
-        _wire([JOB_STARTED, JOB_ID, 99, "text/plain", "b"]),
+    _both("bytes after the array", _encode([99]) + b"\x00"),
+    HostileMessage(
+        "a field of another type", _encode([CANCEL, "id"]), _encode([JOB_STARTED, "id"])
     ),
-    Hostile("a field missing", _wire([CANCEL]), _wire([JOB_STARTED, JOB_ID])),
-    Hostile(
+    HostileMessage(
+        "a field out of its range",
+        _encode([CANCEL, JOB_ID[:15]]),
+        _encode([JOB_STARTED, JOB_ID, 99, "text/plain", "b"]),
+    ),
+    HostileMessage("a field missing", _encode([CANCEL]), _encode([JOB_STARTED, JOB_ID])),
+    HostileMessage(
         "text that is not UTF-8",
         b"\x91\x93\x05\xc4\x10" + JOB_ID + b"\xa2\xff\xfe",
         b"\x91\x95\x24\xc4\x10" + JOB_ID + b"\xcc\xc8\xa2\xff\xfe\xa0",
     ),
     _both("arrays nested a million deep", b"\x91" * 2**20),
     _both("a length of 4 GiB without data", b"\x91\x92\x63\xc6\xff\xff\xff\xff"),
-    _both("more than 16384 frames", _wire(*[[99]] * 16_385)),
-    Hostile("a message over the limit", bytes(17 * 2**20), bytes(4 * 2**20 + 1), 1009),
-    _both("a frame of an unknown type", _wire([99, {"new": [1, 2]}]), None),
-    _both("a thousand frames of unknown types", _wire(*([n] for n in range(100, 1100))), None),
-    _both("an unknown frame of a million fields", _wire([99, *[None] * 2**20]), None),
-    Hostile(
+    _both("more than 16384 frames", _encode(*[[99]] * 16_385)),
+    HostileMessage("a message over the limit", bytes(17 * 2**20), bytes(4 * 2**20 + 1), 1009),
+    _both("a frame of an unknown type", _encode([99, {"new": [1, 2]}]), None),
+    _both("a thousand frames of unknown types", _encode(*([n] for n in range(100, 1100))), None),
+    _both("an unknown frame of a million fields", _encode([99, *[None] * 2**20]), None),
+    HostileMessage(
         "fields of a newer version",
-        _wire([*_CANCEL, "why", *[None] * 1000]),
-        _wire([*_STARTED, "new", *[None] * 1000]),
+        _encode([*_CANCEL, "why", *[None] * 1000]),
+        _encode([*_STARTED, "new", *[None] * 1000]),
         None,
     ),
-    Hostile("a frame of the other direction", _wire(_STARTED), _wire(_CANCEL), None),
+    HostileMessage("a frame of the other direction", _encode(_STARTED), _encode(_CANCEL), None),
 ]

@@ -244,7 +244,7 @@ class ScriptedCoordinator:
         self, answer: Callable[[Hello], Welcome | Rejected | None] = lambda _hello: welcome()
     ) -> None:
         self.answer = answer
-        self.greets = True
+        self.sends_challenge = True
         self.resumes = False
         self.subprotocol: str | None = SUBPROTOCOL
         self.refusals: deque[tuple[int, dict[str, str]]] = deque()
@@ -300,7 +300,7 @@ class ScriptedCoordinator:
         agent = AgentAtCoordinator(connection, f"127.0.0.1:{self.port}", lost)
         self.agents.append(agent)
         self._new_agents.put_nowait(agent)
-        if not self.greets:
+        if not self.sends_challenge:
             agent.session.to_send.clear()
         await agent.serve(self.answer)
 

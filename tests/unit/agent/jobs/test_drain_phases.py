@@ -33,7 +33,7 @@ async def test_stop_before_the_first_health_checks() -> None:
 @in_virtual_time
 async def test_stop_while_the_coordinator_is_silent() -> None:
     async with ScriptedCoordinator() as coordinator:
-        coordinator.greets = False
+        coordinator.sends_challenge = False
         async with RunningAgent(coordinator, ScriptedBackend()) as agent:
             peer = await coordinator.next_agent()
             began = now()

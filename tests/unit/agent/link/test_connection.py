@@ -93,7 +93,7 @@ async def test_a_rejection_is_final_unless_it_names_a_time(
 @in_virtual_time
 async def test_handshake_times_out_without_welcome(silent_from: str) -> None:
     async with ScriptedCoordinator() as coordinator:
-        coordinator.greets = silent_from != "the start"
+        coordinator.sends_challenge = silent_from != "the start"
         coordinator.answer = lambda _: None
         began = now()
         disconnect = await LinkHarness(coordinator.url).link.run()
@@ -116,7 +116,7 @@ async def test_refused_upgrade_ends_the_link(coordinator: ScriptedCoordinator) -
 async def test_a_first_frame_other_than_challenge_closes_with_1002(
     coordinator: ScriptedCoordinator, first: object
 ) -> None:
-    coordinator.greets = False
+    coordinator.sends_challenge = False
     link = RunningLink(coordinator)
     agent = await coordinator.next_agent()
     await agent.send_raw(msgspec.msgpack.encode([first]))

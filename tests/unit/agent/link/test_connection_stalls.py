@@ -138,7 +138,7 @@ async def test_flood_of_pings_aborts_the_link_before_pongs_fill_memory(
 @in_virtual_time
 async def test_handshake_times_out_when_the_challenge_arrives_byte_by_byte() -> None:
     async with ScriptedCoordinator() as coordinator:
-        coordinator.greets = False
+        coordinator.sends_challenge = False
         link = RunningLink(coordinator)
         agent = await coordinator.next_agent()
         message = VERSION_1.encode([Challenge(NONCE, "slow")])

@@ -203,7 +203,7 @@ async def test_a_refused_upgrade_is_told_with_its_status_and_what_to_do(
 async def test_a_message_that_is_no_frame_breaks_the_handshake(
     coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
-    coordinator.greets = False
+    coordinator.sends_challenge = False
     checking = asyncio.create_task(check_coordinator(config_for(coordinator), identity))
     await (await coordinator.next_agent()).send_raw(b"SECRET-GARBAGE")
 
@@ -215,7 +215,7 @@ async def test_a_message_that_is_no_frame_breaks_the_handshake(
 async def test_a_connection_that_closes_breaks_the_handshake(
     coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
-    coordinator.greets = False
+    coordinator.sends_challenge = False
     checking = asyncio.create_task(check_coordinator(config_for(coordinator), identity))
     await (await coordinator.next_agent()).close(1011, "sorry")
 
@@ -228,7 +228,7 @@ async def test_a_silent_server_is_given_up(
     coordinator: ScriptedCoordinator, identity: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("provider_agent.agent.cli.check.coordinator.HANDSHAKE_TIMEOUT_S", 0.01)
-    coordinator.greets = False
+    coordinator.sends_challenge = False
 
     finding = await check_coordinator(config_for(coordinator), identity)
 

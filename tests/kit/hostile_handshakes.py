@@ -1,0 +1,113 @@
+"""Handshakes of a hostile coordinator, and what the agent must do about each."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import pytest
+from msgspec import Struct
+from msgspec.structs import replace
+
+from provider_agent.protocol.frames import Capabilities, Challenge, CoordinatorFrame, Hello
+from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, MIN_WINDOW_BYTES
+from tests.kit.hostile_harness import HostileHarness, task_names
+from tests.kit.jobs import new_job
+from tests.kit.scripted_coordinator import NONCE, AgentAtCoordinator, welcome
+from tests.kit.virtual_time import now
+
+YEARS_MS: Final = 2**53
+CHALLENGE: Final = Challenge(NONCE, "c")
+
+
+class Handshake(Struct, frozen=True):
+    """One handshake of the coordinator.
+
+    Attributes:
+        name: the row of the table in docs/protocol.md.
+        perform: performs it on the open socket.
+        close_code: the agent's close code; None: the agent accepts the handshake.
+    """
+
+    name: str
+    perform: Callable[[AgentAtCoordinator], Awaitable[None]]
+    close_code: int | None = 1002
+
+
+def send(*frames: CoordinatorFrame) -> Callable[[AgentAtCoordinator], Awaitable[None]]:
+    """Send each frame as one message; after a `Challenge`, wait for `Hello`."""
+
+    async def perform(peer: AgentAtCoordinator) -> None:
+        for number, frame in enumerate(frames):
+            if number and isinstance(frames[number - 1], Challenge):
+                await peer.next(Hello)
+            await peer.send(frame)
+
+    return perform
+
+
+def send_welcome(**fields: object) -> Callable[[AgentAtCoordinator], Awaitable[None]]:
+    return send(CHALLENGE, replace(welcome(), **fields))
+
+
+def accept(**fields: object) -> Callable[[AgentAtCoordinator], Awaitable[None]]:
+    async def perform(peer: AgentAtCoordinator) -> None:
+        await send(CHALLENGE)(peer)
+        await peer.next(Hello)
+        peer.session.accept(replace(welcome(), **fields))
+        await peer.flush()
+        await peer.next(Capabilities)
+
+    return perform
+
+
+async def stay_silent(peer: AgentAtCoordinator) -> None:
+    began = now()
+    await peer.closed.wait()
+    assert now() - began == pytest.approx(HANDSHAKE_TIMEOUT_S, abs=1.0)
+
+
+async def ignore_hello(peer: AgentAtCoordinator) -> None:
+    await send(CHALLENGE)(peer)
+    await stay_silent(peer)
+
+
+async def answer_slowly(peer: AgentAtCoordinator) -> None:
+    await asyncio.sleep(HANDSHAKE_TIMEOUT_S * 0.45)
+    await send(CHALLENGE)(peer)
+    await peer.next(Hello)
+    await asyncio.sleep(HANDSHAKE_TIMEOUT_S * 0.45)
+    peer.session.accept(welcome())
+    await peer.flush()
+    await peer.next(Capabilities)
+
+
+HANDSHAKES: Final = [
+    Handshake("nothing after the upgrade", stay_silent, 1006),
+    Handshake("nothing after `Hello`", ignore_hello, 1006),
+    Handshake("each step slowly, within 10 s in total", answer_slowly, None),
+    Handshake("`Welcome` before `Challenge`", send(welcome())),
+    Handshake("`Job` before `Welcome`", send(CHALLENGE, new_job())),
+    Handshake("`Challenge` twice", send(CHALLENGE, CHALLENGE)),
+    Handshake(
+        "`Welcome` with a window below 16384", send_welcome(window_bytes=MIN_WINDOW_BYTES - 1)
+    ),
+    Handshake(
+        "`Welcome` with a `max_message_bytes` below 1048576", send_welcome(max_message_bytes=0)
+    ),
+    Handshake("`Welcome` with a heartbeat below 100 ms", send_welcome(heartbeat_ms=99)),
+    Handshake("`Welcome` that resumes a job never offered", send_welcome(resumed={bytes(16): 0})),
+    Handshake("`Welcome` with a window of 2^53", accept(window_bytes=2**53), None),
+    Handshake("`Welcome` with a heartbeat of 100 ms", accept(heartbeat_ms=100), None),
+    Handshake("`Welcome` with `resume_ms` of years", accept(resume_ms=YEARS_MS), None),
+]
+
+
+async def assert_recovers(harness: HostileHarness) -> None:
+    """The agent serves the next connection, on which the coordinator follows the protocol."""
+    harness.coordinator.answer = lambda _hello: welcome()
+    harness.coordinator.sends_challenge = True
+    await harness.assert_serves_after_reconnect()
+    tasks = task_names()
+    await harness.assert_serves()
+    await harness.assert_no_jobs_left()
+    assert task_names() == tasks
