@@ -10,7 +10,9 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from provider_agent.adapters.breaker_rule import BreakerRule
 from provider_agent.adapters.errors import (
     BackendError,
     BackendTimeout,
@@ -24,6 +26,7 @@ from provider_agent.adapters.errors import (
     Transport,
     Unreachable,
 )
+from provider_agent.adapters.requests.policy import RequestPolicy
 from provider_agent.adapters.settings import (
     BackendSettings,
     BackendTimeouts,
@@ -43,6 +46,7 @@ __all__ = [
     "BackendTimeouts",
     "BadRequest",
     "BadStatus",
+    "BreakerRule",
     "ErrorInStream",
     "FlowControl",
     "InvalidResponse",
@@ -54,6 +58,7 @@ __all__ = [
     "Operation",
     "PolicyMode",
     "PromptTooLong",
+    "RequestPolicy",
     "ServerLoad",
     "TimeoutSettings",
     "Transport",
@@ -152,25 +157,41 @@ class JobSink(Protocol):
 
 
 class Backend(ABC):
-    """One inference server.
+    """One inference server. A subclass is the adapter of one kind of server.
+
+    Class attributes describe the kind:
+        kind: the name in `agent.toml`.
+        native: True for the operator's own hardware. False for a passthrough, a remote service that
+            is identified by the operator's key, which is then required.
+        default_url: the address when the operator sets none; "": the kind has no default.
+        requires_url: whether the operator must set the address.
+        accepts_formats: whether the operator may set the wire formats, because this kind cannot be
+            asked for them.
+        breaker_rule: when failures take a backend of this kind out of service.
+        request_policy: request fields that are not forwarded, unless the operator allows it.
+        default_max_concurrent: concurrent jobs when the operator sets no limit.
+        default_timeouts: timeouts of a job, where the operator sets none.
 
     Attributes:
-        kind: which sort of server; the name in `agent.toml`.
-        native: True for the operator's own hardware, False for a remote passthrough.
-        id: `<kind>:<url>` for local servers, `<kind>` for remote passthroughs.
-        max_concurrent: jobs it takes at once.
-        default_max_concurrent: the same, when the operator does not say.
-        timeouts: the clocks of its jobs.
-        default_timeouts: the same, where the operator does not say.
-        version: of the server, as it told last; "" when it does not.
+        id: `<kind>:<url>` for a native server, `<kind>` for a passthrough.
+        max_concurrent: concurrent jobs that it accepts.
+        timeouts: of its jobs.
+        version: of the server, from its last health check; "" if unknown.
     """
 
     kind: ClassVar[str]
     native: ClassVar[bool] = True
+    default_url: ClassVar[str] = ""
+    requires_url: ClassVar[bool] = False
+    accepts_formats: ClassVar[bool] = False
+    breaker_rule: ClassVar[BreakerRule] = BreakerRule()
+    request_policy: ClassVar[RequestPolicy] = RequestPolicy()
     default_max_concurrent: ClassVar[int] = 8
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts()
 
     def __init__(self, settings: BackendSettings) -> None:
+        if not settings.url and self.default_url:
+            settings = replace(settings, url=self.default_url)
         self.settings = settings
         self.id = f"{self.kind}:{settings.url}" if self.native and settings.url else self.kind
         self.max_concurrent = settings.max_concurrent or self.default_max_concurrent

@@ -1,8 +1,8 @@
-"""Which kinds of backend there are, and how to make one.
+"""The kinds of backend, and their adapters.
 
-Built-in kinds are imported only when used. Third parties add kinds through the entry-point group
-`provider_agent.adapters`: the entry's name is the kind, its object a class that is made with a
-`BackendSettings`.
+An adapter is imported only when its kind is used. Third parties add kinds through the entry-point
+group `provider_agent.adapters`: the name of an entry is the kind, its object a subclass of
+`Backend`.
 """
 
 from importlib import import_module
@@ -28,38 +28,46 @@ _BUILT_IN: Final = {
 }
 
 
+BUILT_IN_KINDS: Final = frozenset(_BUILT_IN)
+
+
 def known_kinds() -> frozenset[str]:
-    """Every kind that `create_backend` can make on this machine."""
-    return frozenset(_BUILT_IN) | frozenset(_third_party())
+    """Every kind that is installed on this machine."""
+    return BUILT_IN_KINDS | frozenset(_third_party())
 
 
 def create_backend(settings: BackendSettings) -> Backend:
-    """Make the backend that these settings describe; it connects on first use.
+    """Create the backend that these settings describe; it connects on first use.
 
     Raises:
-        ValueError: no such kind is installed.
+        ValueError: no such kind is installed, or its package cannot be imported.
     """
-    return _backend_class(settings.kind)(settings)
+    return backend_class(settings.kind)(settings)
 
 
-def is_native(kind: str) -> bool:
-    """Whether this kind runs on the operator's own hardware.
+def backend_class(kind: str) -> type[Backend]:
+    """The adapter of a kind, imported on first use.
 
     Raises:
-        ValueError: no such kind is installed.
+        ValueError: no such kind is installed, or its package cannot be imported.
     """
-    return _backend_class(kind).native
-
-
-def _third_party() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
-
-
-def _backend_class(kind: str) -> type[Backend]:
     if kind in _BUILT_IN:
         module, name = _BUILT_IN[kind]
         return cast("type[Backend]", getattr(import_module(module), name))
     entry = _third_party().get(kind)
     if entry is None:
         raise ValueError(f"no adapter of kind {kind!r} is installed")
-    return cast("type[Backend]", entry.load())
+    try:
+        adapter = entry.load()
+    except Exception as error:
+        raise ValueError(
+            f"the adapter of kind {kind!r} ({entry.value}) cannot be imported: {error}; "
+            "reinstall its package"
+        ) from error
+    if not (isinstance(adapter, type) and issubclass(adapter, Backend)):
+        raise ValueError(f"{entry.value} is not a subclass of Backend; update its package")
+    return adapter
+
+
+def _third_party() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}

@@ -1,22 +1,25 @@
-"""What an operator says about one backend. No value here comes from a job."""
+"""The operator's settings of one backend. No value here comes from a job."""
 
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from provider_agent.protocol.formats import WireFormat
 
+Seconds = Annotated[float, Meta(gt=0, le=24 * 3600)]
+
 
 class BackendTimeouts(Struct, frozen=True, kw_only=True):
-    """The four clocks of a job, in seconds; each names itself in the error it raises.
+    """The four timeouts of a job, in seconds; an error names the one that expired.
 
     Attributes:
         connect_s: for a connection to open.
-        first_byte_s: from the request to the first byte of output; queueing and prefill count.
-        silence_s: between two reads once output has begun; comments count as a sign of life.
-        total_s: for the whole job, beside the job's own deadline.
+        first_byte_s: from the request to the first byte of output, with queueing and prefill.
+        silence_s: between two reads after output has started; comments count.
+        total_s: for the whole job, in addition to the job's own deadline.
     """
 
     connect_s: float = 10.0
@@ -25,7 +28,7 @@ class BackendTimeouts(Struct, frozen=True, kw_only=True):
     total_s: float = 3600.0
 
     def overridden(self, settings: "TimeoutSettings") -> "BackendTimeouts":
-        """These clocks, with those that the operator has set."""
+        """These timeouts, replaced by those that the operator set."""
         return BackendTimeouts(
             connect_s=settings.connect_s or self.connect_s,
             first_byte_s=settings.first_byte_s or self.first_byte_s,
@@ -34,17 +37,17 @@ class BackendTimeouts(Struct, frozen=True, kw_only=True):
         )
 
 
-class TimeoutSettings(Struct, frozen=True, kw_only=True):
-    """The clocks that an operator has set; None: the kind's own. See `BackendTimeouts`."""
+class TimeoutSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The timeouts that the operator sets; None: the default of the kind. See `BackendTimeouts`."""
 
-    connect_s: float | None = None
-    first_byte_s: float | None = None
-    silence_s: float | None = None
-    total_s: float | None = None
+    connect_s: Seconds | None = None
+    first_byte_s: Seconds | None = None
+    silence_s: Seconds | None = None
+    total_s: Seconds | None = None
 
 
 class PolicyMode(StrEnum):
-    """What happens to request fields that spend the operator's money; see `request_policy`."""
+    """What happens to request fields that the request policy names."""
 
     STRICT = "strict"
     STRIP = "strip"
@@ -52,19 +55,19 @@ class PolicyMode(StrEnum):
 
 
 class BackendSettings(Struct, frozen=True, kw_only=True):
-    """What an operator says about one backend; no value here comes from a job.
+    """The operator's settings of one backend.
 
     Attributes:
-        kind: which adapter.
-        url: base address without a trailing slash or `/v1`; "" for kinds without one.
-        api_key: the operator's key, or None. Never logged: `repr` leaves it out.
-        models: which of the server's models are offered (shell-style globs); None: all that fit.
-        aliases: advertised id → the server's id of the same model.
-        formats: spoken by servers that cannot be asked (`openai_compatible`).
-        max_concurrent: jobs at once; None: the kind's own default.
-        timeouts: the clocks that differ from the kind's own.
-        request_policy: what happens to fields that spend the operator's money.
-        venice_system_prompt: whether Venice may put its own system prompt before the client's.
+        kind: of the adapter.
+        url: base address without a trailing slash or `/v1`; "": the kind's default, if any.
+        api_key: the operator's key, or None. `repr` omits it, so that it is never logged.
+        models: globs of the server's models to offer; None: all suitable ones.
+        aliases: offered id → the server's id of the same model.
+        formats: wire formats of a server that cannot be asked for them (`openai_compatible`).
+        max_concurrent: concurrent jobs; None: the kind's default.
+        timeouts: those that differ from the kind's defaults.
+        request_policy: what happens to fields that the kind's request policy names.
+        venice_system_prompt: whether Venice may prepend its own system prompt.
     """
 
     kind: str
@@ -83,6 +86,6 @@ class BackendSettings(Struct, frozen=True, kw_only=True):
         return f"<BackendSettings {self.kind} {self.url} api_key={key}>"
 
     def __rich_repr__(self) -> list[tuple[str, object]]:
-        """For rich, which would take a Struct's own, with the key."""
+        """For rich, whose default for a Struct would print the key."""
         key = "set" if self.api_key else "none"
         return [("kind", self.kind), ("url", self.url), ("api_key", key)]

@@ -10,8 +10,9 @@ beside `model` is dropped: servers written in Go (Ollama) would take it for the 
 
 import msgspec
 
-from provider_agent.adapters.base import BadRequest, PolicyMode
+from provider_agent.adapters.errors import BadRequest
 from provider_agent.adapters.requests.policy import RequestPolicy, apply_policy
+from provider_agent.adapters.settings import PolicyMode
 from provider_agent.protocol.formats import Operation
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -42,7 +43,7 @@ def prepare_request(
     upstream_model: str,
     *,
     ask_for_usage: bool,
-    policy: RequestPolicy | None = None,
+    policy: RequestPolicy = RequestPolicy(),
     mode: PolicyMode = PolicyMode.STRIP,
     extra_fields: dict[str, msgspec.Raw] | None = None,
 ) -> UpstreamRequest:
@@ -53,7 +54,7 @@ def prepare_request(
         operation: which operation it is for.
         upstream_model: the server's id of the model.
         ask_for_usage: whether this server reports a stream's usage only when asked.
-        policy: what does not go to this server; None: everything does.
+        policy: fields that are not forwarded to this server.
         mode: what happens to such fields.
         extra_fields: the operator's own; set where the client's are not, after the policy.
 
@@ -62,8 +63,7 @@ def prepare_request(
     """
     try:
         fields = _without_lookalikes(_OBJECT.decode(request), _OWN_FIELDS)
-        if policy is not None:
-            apply_policy(fields, policy, mode)
+        apply_policy(fields, policy, mode)
         for name, value in (extra_fields or {}).items():
             fields.setdefault(name, value)
         fields["model"] = msgspec.Raw(_ENCODER.encode(upstream_model))

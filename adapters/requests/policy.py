@@ -1,66 +1,47 @@
-"""What of a client's request does not go to a server.
+"""Request policies: fields of a client's request that are not forwarded to a server.
 
-Some fields spend the operator's money beyond the job, change the server for others, or leave the
-advertised model. A pure table per kind (`docs/adapters.md` shows it). The operator chooses what
-happens to such a field: refuse the job (`strict`), remove it (`strip`), or let it through (`pass`).
+Such a field spends the operator's money beyond the job, affects other requests on the server, or
+selects another model than the advertised one. Each adapter defines its own policy
+(`Backend.request_policy`; docs/adapters.md lists them). The operator chooses whether such a field
+fails the job (`strict`), is removed (`strip`) or is forwarded (`pass`).
 
-Names are compared without regard to case, because servers written in Go (Ollama) read them so.
+Names are compared case-insensitively, because servers written in Go (Ollama) read them so.
 """
 
-from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from provider_agent.adapters.base import BadRequest, PolicyMode
+from provider_agent.adapters.errors import BadRequest
+from provider_agent.adapters.settings import PolicyMode
 
 
 class RequestPolicy(msgspec.Struct, frozen=True):
-    """The fields of one kind of server.
+    """The fields and tools that are not forwarded to one kind of server.
 
     Attributes:
-        fields: names in the outermost object.
-        tool_types: beginnings of the `type` of tools that the server runs itself.
+        fields: names in the outermost object, in lower case.
+        tool_types: prefixes of the `type` of tools that the server executes itself.
     """
 
     fields: frozenset[str] = frozenset()
     tool_types: tuple[str, ...] = ()
 
 
-_WEB_SEARCH: Final = ("web_search", "web_fetch")
-
-POLICIES: Final[Mapping[str, RequestPolicy]] = {
-    # Other models, other providers, paid plugins and searches (openrouter.ai/docs, API reference).
-    "openrouter": RequestPolicy(
-        frozenset(
-            {"models", "provider", "plugins", "route", "preset", "transforms", "web_search_options"}
-        ),
-        ("openrouter:", *_WEB_SEARCH),
-    ),
-    # Web search, characters, prompts of Venice's own (api.venice.ai, OpenAPI of August 2026).
-    "venice": RequestPolicy(frozenset({"venice_parameters", "web_search_options"}), _WEB_SEARCH),
-    # Overtaking others, and the cache of another request.
-    "vllm": RequestPolicy(frozenset({"priority", "kv_transfer_params", "request_id"})),
-    # A slot of somebody else, or other weights than the advertised ones.
-    "llamacpp": RequestPolicy(frozenset({"id_slot", "slot_id", "lora", "n_cache_reuse"})),
-    # How long the operator's memory is held, a second model beside the advertised one, and tool
-    # servers that the operator's machine would call.
-    "lmstudio": RequestPolicy(frozenset({"ttl", "draft_model", "integrations"}), ("mcp",)),
-    # The local daemon searches the web with the operator's account.
-    "ollama": RequestPolicy(frozenset({"keep_alive"}), _WEB_SEARCH),
-}
+WEB_SEARCH_TOOLS: Final = ("web_search", "web_fetch")
+"""Beginnings of the tool types that make a server search the web."""
 
 
 def apply_policy(fields: dict[str, msgspec.Raw], policy: RequestPolicy, mode: PolicyMode) -> None:
-    """Take what the policy names out of a request's fields.
+    """Apply a policy to a request's fields.
 
     Args:
         fields: of the outermost object; changed in place.
         policy: of the server's kind.
-        mode: what the operator wants.
+        mode: the operator's choice.
 
     Raises:
-        BadRequest: `strict`, and the request has such a field or tool.
+        BadRequest: `mode` is `strict` and the request has such a field or tool.
     """
     if mode is PolicyMode.PASS:
         return
@@ -68,41 +49,42 @@ def apply_policy(fields: dict[str, msgspec.Raw], policy: RequestPolicy, mode: Po
     kept_tools = {
         name: kept
         for name, value in fields.items()
-        if name.casefold() == "tools" and (kept := _allowed(value, policy.tool_types)) is not None
+        if name.casefold() == "tools"
+        and (kept := _forwarded_tools(value, policy.tool_types)) is not None
     }
     if mode is PolicyMode.STRICT and (named or kept_tools):
-        what = ", ".join(named) if named else "a tool that the server would run itself"
-        raise BadRequest(f"this provider does not take: {what}")
+        what = ", ".join(named) if named else "tools that the server executes itself"
+        raise BadRequest(f"this provider does not accept: {what}")
     for name in named:
         del fields[name]
     for name, kept in kept_tools.items():
         _set_tools(fields, name, kept)
 
 
-def _allowed(tools: msgspec.Raw, forbidden: tuple[str, ...]) -> list[msgspec.Raw] | None:
-    """The tools that may stay; None when all of them may."""
+def _forwarded_tools(tools: msgspec.Raw, forbidden: tuple[str, ...]) -> list[msgspec.Raw] | None:
+    """The tools that are forwarded; None for all of them."""
     if not forbidden:
         return None
     try:
         listed = msgspec.json.decode(tools, type=list[msgspec.Raw])
     except ValueError:
-        return None  # no list: the server's to refuse
-    kept = [tool for tool in listed if not _is_of(tool, forbidden)]
+        return None  # not a list: the server rejects it
+    kept = [tool for tool in listed if not _has_type(tool, forbidden)]
     return kept if len(kept) < len(listed) else None
 
 
-def _is_of(tool: msgspec.Raw, kinds: tuple[str, ...]) -> bool:
-    """Whether a tool's type begins with one of these; what is no tool is the server's to refuse."""
+def _has_type(tool: msgspec.Raw, prefixes: tuple[str, ...]) -> bool:
+    """Whether a tool's type starts with one of `prefixes`; the server rejects malformed tools."""
     try:
         fields = msgspec.json.decode(tool, type=dict[str, object])
     except ValueError:
         return False
     types = [value for name, value in fields.items() if name.casefold() == "type"]
-    return any(isinstance(kind, str) and kind.startswith(kinds) for kind in types)
+    return any(isinstance(value, str) and value.startswith(prefixes) for value in types)
 
 
 def _set_tools(fields: dict[str, msgspec.Raw], name: str, tools: list[msgspec.Raw]) -> None:
-    """An empty list of tools, or a choice among none, is an error at most servers."""
+    """Replace the tools; most servers reject an empty list, and a `tool_choice` without tools."""
     if tools:
         fields[name] = msgspec.Raw(msgspec.json.encode(tools))
         return

@@ -26,7 +26,6 @@ from provider_agent.adapters.base import (
     ModelNotFound,
 )
 from provider_agent.adapters.requests.body import UpstreamRequest, prepare_request
-from provider_agent.adapters.requests.policy import POLICIES
 from provider_agent.adapters.responses.http_errors import describe, is_loading, map_aiohttp_errors
 from provider_agent.adapters.responses.redaction import redact_bytes
 from provider_agent.adapters.responses.relay import Relay
@@ -181,7 +180,7 @@ class HttpBackend(Backend):
             operation,
             self._upstream_ids.get(job.model_id, job.model_id),
             ask_for_usage=self.asks_for_usage,
-            policy=POLICIES.get(self.kind),
+            policy=self.request_policy,
             mode=self.settings.request_policy,
             extra_fields=self.extra_fields(operation),
         )

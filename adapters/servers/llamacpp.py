@@ -16,7 +16,13 @@ from urllib.parse import quote
 
 import msgspec
 
-from provider_agent.adapters.base import BackendModel, BackendSettings, BackendTimeouts, ServerLoad
+from provider_agent.adapters.base import (
+    BackendModel,
+    BackendSettings,
+    BackendTimeouts,
+    RequestPolicy,
+    ServerLoad,
+)
 from provider_agent.adapters.servers.http_backend import Answer, HttpBackend
 from provider_agent.adapters.servers.probe_cache import ProbeCache
 from provider_agent.adapters.servers.prometheus_text import read_gauges
@@ -77,11 +83,16 @@ class _Slot(msgspec.Struct):
 
 
 class LlamaCppBackend(HttpBackend):
-    """See the module's text."""
+    """The adapter of llama.cpp's server."""
 
     kind: ClassVar[str] = "llamacpp"
+    default_url: ClassVar[str] = "http://127.0.0.1:8080"
+    # The slot of another request, and other weights than the advertised ones.
+    request_policy: ClassVar[RequestPolicy] = RequestPolicy(
+        frozenset({"id_slot", "slot_id", "lora", "n_cache_reuse"})
+    )
     default_max_concurrent: ClassVar[int] = 4
-    # A request that waits for a slot gets no byte, and older builds give no sign of life either.
+    # A request that waits for a slot receives no byte, and in older builds not even headers.
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(first_byte_s=600.0)
 
     def __init__(

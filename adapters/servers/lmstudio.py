@@ -19,6 +19,7 @@ from provider_agent.adapters.base import (
     BackendTimeouts,
     BadStatus,
     InvalidResponse,
+    RequestPolicy,
 )
 from provider_agent.adapters.servers.http_backend import HttpBackend
 from provider_agent.adapters.servers.probe_cache import UNKNOWN_BUILD_S, ProbeCache
@@ -85,11 +86,17 @@ _ListT = TypeVar("_ListT", _Models, _OldModels)
 
 
 class LmStudioBackend(HttpBackend):
-    """See the module's text."""
+    """The adapter of LM Studio."""
 
     kind: ClassVar[str] = "lmstudio"
+    default_url: ClassVar[str] = "http://127.0.0.1:1234"
+    # How long a model stays in memory, a second model beside the advertised one, and tool servers
+    # that the operator's machine would call.
+    request_policy: ClassVar[RequestPolicy] = RequestPolicy(
+        frozenset({"ttl", "draft_model", "integrations"}), ("mcp",)
+    )
     default_max_concurrent: ClassVar[int] = 1
-    # A model that its idle clock has unloaded is loaded again by the next request, in silence.
+    # A model that was unloaded when idle is loaded again by the next request, without any output.
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(first_byte_s=600.0)
 
     def __init__(

@@ -21,8 +21,10 @@ from provider_agent.adapters.base import (
     BadStatus,
     Job,
     PromptTooLong,
+    RequestPolicy,
 )
 from provider_agent.adapters.requests.body import UpstreamRequest
+from provider_agent.adapters.requests.policy import WEB_SEARCH_TOOLS
 from provider_agent.adapters.requests.prompt_size import least_prompt_tokens
 from provider_agent.adapters.servers.http_backend import HttpBackend
 from provider_agent.adapters.servers.probe_cache import ProbeCache
@@ -94,10 +96,16 @@ class _Version(msgspec.Struct):
 
 
 class OllamaBackend(HttpBackend):
-    """See the module's text."""
+    """The adapter of Ollama."""
 
     kind: ClassVar[str] = "ollama"
-    # OLLAMA_NUM_PARALLEL, which cannot be asked, is 1 unless the operator sets it.
+    default_url: ClassVar[str] = "http://127.0.0.1:11434"
+    # How long a model stays in memory; the local daemon searches the web with the operator's
+    # account.
+    request_policy: ClassVar[RequestPolicy] = RequestPolicy(
+        frozenset({"keep_alive"}), WEB_SEARCH_TOOLS
+    )
+    # OLLAMA_NUM_PARALLEL, which the API does not report, is 1 unless the operator sets it.
     default_max_concurrent: ClassVar[int] = 1
     # Loading a model (up to OLLAMA_LOAD_TIMEOUT, five minutes) and the prompt come before headers.
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(first_byte_s=600.0)

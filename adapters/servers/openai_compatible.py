@@ -41,9 +41,11 @@ class _Models(msgspec.Struct):
 
 
 class OpenAICompatibleBackend(HttpBackend):
-    """See the module's text."""
+    """The adapter of any other server with an OpenAI- or Anthropic-compatible API."""
 
     kind: ClassVar[str] = "openai_compatible"
+    requires_url: ClassVar[bool] = True
+    accepts_formats: ClassVar[bool] = True
 
     def __init__(
         self, settings: BackendSettings, *, clock: Callable[[], float] = time.monotonic

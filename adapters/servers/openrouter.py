@@ -9,7 +9,8 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from provider_agent.adapters.base import BackendError, BackendModel, BadStatus
+from provider_agent.adapters.base import BackendError, BackendModel, BadStatus, RequestPolicy
+from provider_agent.adapters.requests.policy import WEB_SEARCH_TOOLS
 from provider_agent.adapters.servers.passthrough import (
     PassthroughBackend,
     has_passed,
@@ -74,11 +75,18 @@ class _Models(msgspec.Struct):
 
 
 class OpenRouterBackend(PassthroughBackend):
-    """See the module's text."""
+    """The adapter of OpenRouter."""
 
     kind: ClassVar[str] = "openrouter"
     service: ClassVar[str] = "OpenRouter"
     default_url: ClassVar[str] = "https://openrouter.ai/api"
+    # Other models, other providers, paid plugins and searches (openrouter.ai/docs, API reference).
+    request_policy: ClassVar[RequestPolicy] = RequestPolicy(
+        frozenset(
+            {"models", "provider", "plugins", "route", "preset", "transforms", "web_search_options"}
+        ),
+        ("openrouter:", *WEB_SEARCH_TOOLS),
+    )
     asks_for_usage: ClassVar[bool] = False
 
     async def check_key(self) -> None:

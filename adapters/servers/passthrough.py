@@ -33,17 +33,15 @@ class PassthroughBackend(HttpBackend):
     """A remote service that is paid with the operator's key.
 
     Class attributes:
-        default_url: where the service is, when the operator does not say.
         service: its name, for messages.
     """
 
     native: ClassVar[bool] = False
-    # Nothing is loaded for us there: who is silent for minutes does not answer any more. And an
-    # answer that runs for an hour costs more than anybody meant to spend.
+    # A remote service does not load models on demand: minutes of silence mean that it is not going
+    # to answer. A response that runs for an hour costs more than the client meant to spend.
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(
         first_byte_s=120.0, silence_s=60.0, total_s=1800.0
     )
-    default_url: ClassVar[str]
     service: ClassVar[str]
 
     def __init__(
@@ -53,8 +51,6 @@ class PassthroughBackend(HttpBackend):
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        if not settings.url:
-            settings = msgspec.structs.replace(settings, url=self.default_url)
         super().__init__(settings, clock=clock)
         self._wall_clock = wall_clock
 

@@ -9,7 +9,8 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from provider_agent.adapters.base import BackendModel
+from provider_agent.adapters.base import BackendModel, BreakerRule, RequestPolicy
+from provider_agent.adapters.requests.policy import WEB_SEARCH_TOOLS
 from provider_agent.adapters.servers.passthrough import (
     PassthroughBackend,
     has_passed,
@@ -70,11 +71,20 @@ class _RateLimits(msgspec.Struct):
 
 
 class VeniceBackend(PassthroughBackend):
-    """See the module's text."""
+    """The adapter of Venice."""
 
     kind: ClassVar[str] = "venice"
     service: ClassVar[str] = "Venice"
     default_url: ClassVar[str] = "https://api.venice.ai/api"
+    # Web search, characters, Venice's own prompts (api.venice.ai, OpenAPI of August 2026).
+    request_policy: ClassVar[RequestPolicy] = RequestPolicy(
+        frozenset({"venice_parameters", "web_search_options"}), WEB_SEARCH_TOOLS
+    )
+    # Venice blocks a key for 30 s after more than 20 failed requests in 30 s, whatever their cause.
+    # Stop before that, with a margin for the eight jobs that may be in flight by default.
+    breaker_rule: ClassVar[BreakerRule] = BreakerRule(
+        failures=12, window_s=30.0, open_s=30.0, counts_client_errors=True
+    )
 
     async def check_key(self) -> None:
         """The cheapest question that needs a key."""

@@ -13,7 +13,13 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from provider_agent.adapters.base import BackendError, BackendModel, BackendSettings, ServerLoad
+from provider_agent.adapters.base import (
+    BackendError,
+    BackendModel,
+    BackendSettings,
+    RequestPolicy,
+    ServerLoad,
+)
 from provider_agent.adapters.servers.http_backend import HttpBackend
 from provider_agent.adapters.servers.probe_cache import ProbeCache
 from provider_agent.adapters.servers.prometheus_text import read_gauges
@@ -55,10 +61,15 @@ class _Version(msgspec.Struct):
 
 
 class VllmBackend(HttpBackend):
-    """See the module's text."""
+    """The adapter of vLLM."""
 
     kind: ClassVar[str] = "vllm"
-    # It batches whatever comes and slows down gently; its own limit (--max-num-seqs) is higher.
+    default_url: ClassVar[str] = "http://127.0.0.1:8000"
+    # Priority over other requests, and the cache of another request.
+    request_policy: ClassVar[RequestPolicy] = RequestPolicy(
+        frozenset({"priority", "kv_transfer_params", "request_id"})
+    )
+    # It batches requests and slows down gradually; its own limit (--max-num-seqs) is higher.
     default_max_concurrent: ClassVar[int] = 32
 
     def __init__(

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Final
 
 from provider_agent.adapters.base import BackendError
-from provider_agent.agent.backends.breaker import DEFAULT_RULE, VENICE_RULE, Breaker, BreakerState
+from provider_agent.adapters.breaker_rule import BreakerRule
+from provider_agent.agent.backends.breaker import Breaker, BreakerState
 from provider_agent.agent.backends.token_bucket import TokenBucket, resize_bucket
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode, Fault, entry_for
@@ -23,7 +24,7 @@ class AdmissionControl:
     """Decides whether one backend may receive a job now: its breaker and its token limit.
 
     Args:
-        kind: of the backend; some services have rules of their own.
+        rule: of the backend's breaker.
         tokens_per_minute: the operator's limit for it; None: no limit.
         clock: monotonic, in seconds.
         backend_id: of the backend, for the log.
@@ -31,15 +32,13 @@ class AdmissionControl:
 
     def __init__(
         self,
-        kind: str,
+        rule: BreakerRule,
         tokens_per_minute: int | None,
         clock: Callable[[], float],
         backend_id: str = "",
     ) -> None:
-        self._counts_all = kind == "venice"
-        """Whether the service counts every request that it refused, whatever the cause."""
-        self._rule = VENICE_RULE if self._counts_all else DEFAULT_RULE
-        self._breaker = Breaker(self._rule, clock, backend_id)
+        self._rule = rule
+        self._breaker = Breaker(rule, clock, backend_id)
         self._clock = clock
         self._backend_id = backend_id
         self._bucket: TokenBucket | None = None
@@ -91,7 +90,7 @@ class AdmissionControl:
             self._bucket.consume(tokens)
             if log.enabled_for(logging.DEBUG) and (wait_s := self._bucket.wait_s) > 0:
                 log.debug("token limit reached", backend=self._backend_id, wait_s=wait_s)
-        if self._counts_all and self._breaker.state is BreakerState.CLOSED:
+        if self._rule.counts_client_errors and self._breaker.state is BreakerState.CLOSED:
             # A success between failures does not make the service forget them.
             self._breaker.ignored(generation)
         else:
@@ -101,13 +100,13 @@ class AdmissionControl:
         """A job failed; returns whether the backend's health should be checked at once."""
         wait_s = error.retry_after_s or 0.0
         if error.code is ErrorCode.BACKEND_OVERLOADED and wait_s > 0:
-            if self._counts_all:
+            if self._rule.counts_client_errors:
                 # Not so short that the failures after each wait add up to a block.
                 wait_s = max(wait_s, self._rule.window_s / self._rule.failures)
             self._breaker.ignored(generation)
             self._breaker.open_for(min(wait_s, MAX_SERVER_WAIT_S))
             return True
-        if self._counts_all and error.status is not None:
+        if self._rule.counts_client_errors and error.status is not None:
             self._count(generation, error)
             return self.is_open or error.code in _STALE_MODEL_LIST
         if error.code in _STALE_MODEL_LIST:

@@ -11,10 +11,8 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Final
 
-from msgspec import Struct
-
+from provider_agent.adapters.breaker_rule import BreakerRule
 from provider_agent.event_log import EventLogger
 
 log = EventLogger(__name__)
@@ -26,29 +24,6 @@ class BreakerState(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
-
-
-class BreakerRule(Struct, frozen=True):
-    """When a breaker opens, and for how long.
-
-    Attributes:
-        failures: the number of failures without a success between them that opens it.
-        window_s: the time in which those failures must happen.
-        open_s: how long it stays open the first time.
-        max_open_s: the longest time that it stays open; each failed trial doubles the time.
-    """
-
-    failures: int = 5
-    window_s: float = 60.0
-    open_s: float = 10.0
-    max_open_s: float = 300.0
-
-
-DEFAULT_RULE: Final = BreakerRule()
-
-VENICE_RULE: Final = BreakerRule(failures=12, window_s=30.0, open_s=30.0)
-"""Venice blocks a key for 30 s after more than 20 failed requests in 30 s: stop before that, with
-a margin for the eight jobs that may be in flight by default."""
 
 
 class Breaker:

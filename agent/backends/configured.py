@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct
 
-from provider_agent.adapters.base import Backend, BackendSettings, TimeoutSettings
-from provider_agent.adapters.registry import create_backend, is_native
+from provider_agent.adapters.base import Backend, BackendSettings
+from provider_agent.adapters.registry import backend_class, create_backend
 from provider_agent.agent.config import BackendConfig, missing_key, resolve_api_key
 
 
@@ -73,7 +73,7 @@ def make_backends(
         created.created_from[backend.id] = settings
         if config.max_tokens_per_minute is not None:
             created.tokens_per_minute[backend.id] = config.max_tokens_per_minute
-        created.markups[backend.id] = config.markup if not is_native(config.kind) else None
+        created.markups[backend.id] = None if backend.native else config.markup
     return created
 
 
@@ -104,7 +104,7 @@ def _with_unique_id(backend: Backend, taken: Collection[str]) -> Backend:
 
 
 def _skipped(config: BackendConfig) -> SkippedBackend:
-    local = is_native(config.kind) and config.url
+    local = backend_class(config.kind).native and config.url
     return SkippedBackend(
         f"{config.kind}:{config.url}" if local else config.kind,
         config.kind,
@@ -113,7 +113,6 @@ def _skipped(config: BackendConfig) -> SkippedBackend:
 
 
 def _settings(config: BackendConfig, api_key: str | None) -> BackendSettings:
-    timeouts = config.timeouts
     defaults = BackendSettings(kind=config.kind)
     return BackendSettings(
         kind=config.kind,
@@ -123,12 +122,7 @@ def _settings(config: BackendConfig, api_key: str | None) -> BackendSettings:
         aliases=config.alias,
         formats=config.formats or defaults.formats,
         max_concurrent=config.max_concurrent,
-        timeouts=TimeoutSettings(
-            connect_s=timeouts.connect_s,
-            first_byte_s=timeouts.first_byte_s,
-            silence_s=timeouts.silence_s,
-            total_s=timeouts.total_s,
-        ),
+        timeouts=config.timeouts,
         request_policy=config.request_policy,
         venice_system_prompt=config.venice_system_prompt,
     )

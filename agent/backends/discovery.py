@@ -138,7 +138,7 @@ class Discovery:
     def _new_monitor(self, backend: Backend) -> HealthMonitor:
         monitor = HealthMonitor(
             backend,
-            AdmissionControl(backend.kind, None, self._clock, backend.id),
+            AdmissionControl(backend.breaker_rule, None, self._clock, backend.id),
             self._note_check,
             self._on_change,
             interval_s=self._interval_s,

@@ -4,11 +4,11 @@
 kept, and no API key is ever stored here, only the name of the variable that holds it.
 """
 
+from provider_agent.adapters.settings import TimeoutSettings
 from provider_agent.agent.config.errors import ConfigError
 from provider_agent.agent.config.load import LoadedConfig, load_config
 from provider_agent.agent.config.schema import (
     BackendConfig,
-    BackendTimeouts,
     Config,
     CoordinatorConfig,
     DiscoveryConfig,
@@ -23,7 +23,6 @@ from provider_agent.agent.config.secrets import masked, missing_key, resolve_api
 
 __all__ = [
     "BackendConfig",
-    "BackendTimeouts",
     "Config",
     "ConfigError",
     "CoordinatorConfig",
@@ -35,6 +34,7 @@ __all__ = [
     "OperatorConfig",
     "Price",
     "PricingConfig",
+    "TimeoutSettings",
     "load_config",
     "masked",
     "missing_key",

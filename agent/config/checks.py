@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from provider_agent.adapters.base import Backend
+from provider_agent.adapters.registry import backend_class
 from provider_agent.adapters.responses.redaction import redact
 from provider_agent.agent.config.addresses import (
     backend_url,
@@ -13,7 +15,6 @@ from provider_agent.agent.config.addresses import (
     listen_address,
     proxy_url,
 )
-from provider_agent.agent.config.backends import DEFAULT_URL, PASSTHROUGH_KINDS
 from provider_agent.agent.config.errors import bad_value, did_you_mean
 from provider_agent.agent.config.files import expand
 from provider_agent.agent.config.schema import (
@@ -136,7 +137,7 @@ def _backends(
     for index, raw in enumerate(backends):
         plain = _backend(raw, origin, f"backends[{index}]", known_kinds)
         backend = replace(plain, api_key_file=_expanded(raw.api_key_file, environ))
-        passthrough = backend.kind in PASSTHROUGH_KINDS
+        passthrough = not backend_class(backend.kind).native
         key = backend.api_key_env or backend.api_key_file
         same = (backend.kind, key if passthrough else backend.url)
         if same in seen:
@@ -158,27 +159,27 @@ def _backend(
     if kind not in known_kinds:
         reason = f'unknown kind "{kind}"; {did_you_mean(kind, known_kinds)}'
         raise bad_value(origin, f"{key}.kind", reason)
-    _check_key(backend, origin, key)
-    if kind == "openai_compatible" and backend.url is None:
+    adapter = _at(f"{key}.kind", origin, lambda: backend_class(kind))
+    _check_key(backend, adapter, origin, key)
+    if adapter.requires_url and backend.url is None:
         raise bad_value(
             origin, f"{key}.url", 'missing; name the server, such as "http://127.0.0.1:9000"'
         )
-    if kind != "openai_compatible" and backend.formats is not None:
-        raise bad_value(
-            origin, f"{key}.formats", f"only openai_compatible takes it; remove it from {kind}"
-        )
-    text = backend.url or DEFAULT_URL.get(kind)
-    url = None if text is None else _at(f"{key}.url", origin, lambda: backend_url(text))
+    if backend.formats is not None and not adapter.accepts_formats:
+        reason = f"{kind} does not accept it; remove it, or use openai_compatible"
+        raise bad_value(origin, f"{key}.formats", reason)
+    text = backend.url or adapter.default_url
+    url = _at(f"{key}.url", origin, lambda: backend_url(text)) if text else None
     return replace(backend, url=url)
 
 
-def _check_key(backend: BackendConfig, origin: str, key: str) -> None:
+def _check_key(backend: BackendConfig, adapter: type[Backend], origin: str, key: str) -> None:
     """Refuse a key in two places, in none where there has to be one, or in the file itself."""
     name, path = backend.api_key_env, backend.api_key_file
     if name is not None and path is not None:
         reason = "api_key_env names the key as well; remove one of them"
         raise bad_value(origin, f"{key}.api_key_file", reason)
-    if backend.kind in PASSTHROUGH_KINDS and name is None and path is None:
+    if not adapter.native and name is None and path is None:
         reason = (
             f"missing; {backend.kind} needs the name of the environment variable that holds the "
             "key, or its file in api_key_file"

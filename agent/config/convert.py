@@ -6,8 +6,9 @@ from typing import Final, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
+from provider_agent.adapters.settings import TimeoutSettings
 from provider_agent.agent.config.errors import bad_value, did_you_mean
-from provider_agent.agent.config.schema import BackendConfig, BackendTimeouts, Price
+from provider_agent.agent.config.schema import BackendConfig, Price
 from provider_agent.protocol.formats import WireFormat
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ def check_known_inside(raw: object, origin: str, key: str) -> None:
             place = f"backends[{index}]"
             check_known(backend, BackendConfig, origin, place)
             if "timeouts" in backend:
-                check_known(backend["timeouts"], BackendTimeouts, origin, f"{place}.timeouts")
+                check_known(backend["timeouts"], TimeoutSettings, origin, f"{place}.timeouts")
     if key == "pricing.models" and isinstance(raw, dict):
         for model_id, price in raw.items():
             check_known(price, Price, origin, f'pricing.models."{model_id}"')

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from provider_agent.adapters.base import PolicyMode
+from provider_agent.adapters.settings import PolicyMode, Seconds, TimeoutSettings
 from provider_agent.protocol.formats import WireFormat
 from provider_agent.protocol.limits import MAX_INTEGER, MAX_LIVE_JOBS
 
@@ -18,7 +18,6 @@ MAX_CONCURRENT: Final = MAX_LIVE_JOBS
 
 Count = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Concurrency = Annotated[int, Meta(ge=1, le=MAX_CONCURRENT)]
-Seconds = Annotated[float, Meta(gt=0, le=24 * 3600)]
 Text = Annotated[str, Meta(max_length=512)]
 Name = Annotated[str, Meta(min_length=1, max_length=512)]
 FallbackUrls = Annotated[tuple[Name, ...], Meta(max_length=16)]
@@ -90,22 +89,6 @@ class IdentityConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     key_path: Path
 
 
-class BackendTimeouts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long to wait for one inference server; None: the adapter's default.
-
-    Attributes:
-        connect_s: for a connection to open.
-        first_byte_s: from the request to the first byte of output.
-        silence_s: between two reads once output has begun.
-        total_s: for the whole job, beside the job's own deadline.
-    """
-
-    connect_s: Seconds | None = None
-    first_byte_s: Seconds | None = None
-    silence_s: Seconds | None = None
-    total_s: Seconds | None = None
-
-
 class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One inference server, or one key for a remote service.
 
@@ -136,7 +119,7 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     formats: Annotated[tuple[WireFormat, ...], Meta(min_length=1)] | None = None
     max_concurrent: Concurrency | None = None
     max_tokens_per_minute: Annotated[int, Meta(ge=1, le=MAX_INTEGER)] | None = None
-    timeouts: BackendTimeouts = BackendTimeouts()
+    timeouts: TimeoutSettings = TimeoutSettings()
     request_policy: PolicyMode = PolicyMode.STRIP
     venice_system_prompt: bool = False
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from provider_agent.adapters.base import Backend, BackendSettings, Job, Operation, WireFormat
-from provider_agent.adapters.registry import create_backend, is_native
+from provider_agent.adapters.registry import backend_class, create_backend
 from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess
 from provider_agent.protocol.formats import MAIN_OPERATION
 from tests.kit.fakes import (
@@ -309,7 +309,7 @@ async def adapter(
                 url=server.url,
                 api_key=KEY,
                 formats=(OPENAI, ANTHROPIC),
-                models=None if is_native(server.kind) else LISTED,
+                models=None if backend_class(server.kind).native else LISTED,
             )
             under_test = AdapterUnderTest(create_backend(settings), expected, server)
         yield under_test

@@ -17,11 +17,11 @@ from msgspec.structs import replace
 from provider_agent.agent.backends.configured import make_backends
 from provider_agent.agent.config import (
     BackendConfig,
-    BackendTimeouts,
     Config,
     CoordinatorConfig,
     DiscoveryConfig,
     LimitsConfig,
+    TimeoutSettings,
 )
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.service import EXIT_FORCED, EXIT_OK, Service
@@ -125,7 +125,7 @@ class Provider:
 
     def _config(self) -> Config:
         silence_s = self._dice.choice([3.0, 4.0])
-        timeouts = BackendTimeouts(connect_s=2.0, first_byte_s=4.0, silence_s=silence_s)
+        timeouts = TimeoutSettings(connect_s=2.0, first_byte_s=4.0, silence_s=silence_s)
         server = BackendConfig(
             kind="openai_compatible",
             url=f"http://{self.backend_proxy.authority}",

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from provider_agent.adapters.base import Backend, BackendSettings, Job, WireFormat
-from provider_agent.adapters.registry import create_backend, is_native
+from provider_agent.adapters.registry import backend_class, create_backend
 from tests.kit.fakes import FakeServer
 
 
@@ -26,7 +26,7 @@ async def connect(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connect]:
 
     def connect_to(server: FakeServer, **settings: object) -> Backend:
         # Passthroughs offer nothing without a list.
-        listed = None if is_native(server.kind) else ("*",)
+        listed = None if backend_class(server.kind).native else ("*",)
         usual = BackendSettings(
             kind=server.kind, url=server.url, api_key=server.api_key, models=listed
         )

@@ -1,18 +1,29 @@
 import sys
 from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from provider_agent.adapters import registry
-from provider_agent.adapters.base import Backend, BackendSettings
+from provider_agent.adapters.base import (
+    Backend,
+    BackendSettings,
+    BadStatus,
+    BreakerRule,
+    RequestPolicy,
+)
 from provider_agent.adapters.registry import (
+    BUILT_IN_KINDS,
     ENTRY_POINT_GROUP,
+    backend_class,
     create_backend,
-    is_native,
     known_kinds,
 )
 from provider_agent.adapters.servers.echo import EchoBackend
+from provider_agent.agent.backends.admission import AdmissionControl
+from provider_agent.agent.config import BackendConfig, ConfigError, load_config
+from provider_agent.protocol.errors import ErrorCode
 
 BUILT_IN = {
     "vllm": True,
@@ -26,16 +37,22 @@ BUILT_IN = {
 }
 
 
-class ThirdParty(EchoBackend):
+class AcmeBackend(EchoBackend):
+    """A third party's adapter, which defines everything that is particular to its kind."""
+
     kind = "acme"
+    native = False
+    default_url = "https://acme.example/api"
+    breaker_rule = BreakerRule(failures=2, counts_client_errors=True)
+    request_policy = RequestPolicy(frozenset({"x_acme_boost"}))
 
 
-@pytest.fixture
-def third_party(monkeypatch: pytest.MonkeyPatch) -> None:
+def install(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Make `value` ("module:name") the entry point of the kind `acme`."""
     module = ModuleType("acme_adapter")
-    module.__dict__["AcmeBackend"] = ThirdParty
+    module.__dict__.update(AcmeBackend=AcmeBackend, factory=lambda settings: settings)
     monkeypatch.setitem(sys.modules, "acme_adapter", module)
-    entry = EntryPoint("acme", "acme_adapter:AcmeBackend", ENTRY_POINT_GROUP)
+    entry = EntryPoint("acme", value, ENTRY_POINT_GROUP)
 
     def entry_points(*, group: str) -> EntryPoints:
         return EntryPoints([entry]).select(group=group)
@@ -49,27 +66,76 @@ def test_every_built_in_kind_can_be_made(kind: str, native: bool) -> None:
 
     assert isinstance(backend, Backend)
     assert backend.kind == kind
-    assert is_native(kind) is native
+    assert backend_class(kind).native is native
     assert backend.native is native
     local = kind if kind == "echo" or not native else f"{kind}:http://127.0.0.1:1"
     assert backend.id in (local, f"{kind}:http://127.0.0.1:1")
 
 
-def test_the_built_in_kinds_are_known() -> None:
-    assert known_kinds() >= set(BUILT_IN)
+def test_built_in_kinds_are_known() -> None:
+    assert known_kinds() >= BUILT_IN_KINDS == set(BUILT_IN)
 
 
-@pytest.mark.usefixtures("third_party")
-def test_a_third_party_adds_a_kind_by_an_entry_point() -> None:
-    backend = create_backend(BackendSettings(kind="acme", url="http://acme"))
+def test_third_party_adds_a_kind_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "acme_adapter:AcmeBackend")
 
-    assert isinstance(backend, ThirdParty)
+    backend = create_backend(BackendSettings(kind="acme"))
+
+    assert isinstance(backend, AcmeBackend)
     assert "acme" in known_kinds()
-    assert backend.id == "acme:http://acme"
+    assert backend.id == "acme"
+    assert backend.settings.url == "https://acme.example/api"
 
 
-def test_an_unknown_kind_is_named() -> None:
+def test_third_party_kind_defines_its_default_url_and_needs_a_key_as_a_passthrough(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The configuration knew the built-in kinds only, so no other kind could have a default."""
+    install(monkeypatch, "acme_adapter:AcmeBackend")
+
+    def load(backend: str) -> BackendConfig:
+        path = tmp_path / "agent.toml"
+        coordinator = '[coordinator]\nurl = "wss://c.example"\n'
+        path.write_text(f'{coordinator}[[backends]]\nkind = "acme"\n{backend}', "utf-8")
+        return load_config(path, {}, {}, known_kinds()).config.backends[0]
+
+    assert load('api_key_env = "ACME_KEY"').url == "https://acme.example/api"
+    with pytest.raises(ConfigError, match="acme needs the name of the environment variable"):
+        load("")
+
+
+def test_third_party_kind_defines_its_breaker_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "acme_adapter:AcmeBackend")
+    backend = create_backend(BackendSettings(kind="acme"))
+    admission = AdmissionControl(backend.breaker_rule, None, lambda: 0.0)
+
+    for _ in range(2):
+        admission.failed(admission.start(), BadStatus(400, b"", ErrorCode.BAD_REQUEST))
+
+    assert admission.is_open
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("acme_adapter:Missing", "cannot be imported: .*; reinstall its package"),
+        ("no_such_module_of_acme:AcmeBackend", "cannot be imported: .*; reinstall its package"),
+        ("acme_adapter:factory", "is not a subclass of Backend; update its package"),
+    ],
+)
+def test_broken_package_of_a_third_party_is_a_configuration_error(
+    value: str, problem: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install(monkeypatch, value)
+    path = tmp_path / "agent.toml"
+    path.write_text('[coordinator]\nurl = "wss://c"\n[[backends]]\nkind = "acme"\n', "utf-8")
+
+    with pytest.raises(ValueError, match=problem):
+        create_backend(BackendSettings(kind="acme"))
+    with pytest.raises(ConfigError, match=rf"backends\[0\]\.kind: .*{problem}"):
+        load_config(path, {}, {}, known_kinds())
+
+
+def test_unknown_kind_is_named_in_the_error() -> None:
     with pytest.raises(ValueError, match="'no-such-kind'"):
         create_backend(BackendSettings(kind="no-such-kind"))
-    with pytest.raises(ValueError, match="'no-such-kind'"):
-        is_native("no-such-kind")

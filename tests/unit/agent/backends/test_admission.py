@@ -5,6 +5,7 @@ from provider_agent.adapters.base import (
     BackendTimeout,
     BadRequest,
     BadStatus,
+    BreakerRule,
     ErrorInStream,
     InvalidResponse,
     MissingApiKey,
@@ -13,11 +14,13 @@ from provider_agent.adapters.base import (
     Transport,
     Unreachable,
 )
+from provider_agent.adapters.servers.venice import VeniceBackend
 from provider_agent.agent.backends.admission import MAX_SERVER_WAIT_S, AdmissionControl
-from provider_agent.agent.backends.breaker import DEFAULT_RULE, VENICE_RULE
 from provider_agent.protocol.errors import ErrorCode
 
 OVERLOADED = ErrorCode.BACKEND_OVERLOADED
+DEFAULT_RULE = BreakerRule()
+VENICE_RULE = VeniceBackend.breaker_rule
 
 
 class Clock:
@@ -31,9 +34,11 @@ class Clock:
 class AdmissionHarness:
     """An admission control and its clock."""
 
-    def __init__(self, kind: str = "vllm", tokens_per_minute: int | None = None) -> None:
+    def __init__(
+        self, rule: BreakerRule = DEFAULT_RULE, tokens_per_minute: int | None = None
+    ) -> None:
         self.clock = Clock()
-        self.admission = AdmissionControl(kind, tokens_per_minute, self.clock)
+        self.admission = AdmissionControl(rule, tokens_per_minute, self.clock)
 
     def job(self, error: BackendError | None = None, tokens: int = 0) -> bool:
         """Start a job and settle it; returns whether a health check is wanted."""
@@ -121,7 +126,7 @@ def test_retry_after_opens_the_breaker_for_a_bounded_time(asked_s: float, open_s
 
 def test_venice_gets_no_jobs_before_it_blocks_the_key() -> None:
     # It blocks for 30 s after more than 20 failures in 30 s.
-    harness = AdmissionHarness("venice")
+    harness = AdmissionHarness(VENICE_RULE)
     failures = 0
     while not harness.admission.is_open:
         harness.job(BadStatus(500, b"", ErrorCode.BACKEND_ERROR))
@@ -143,7 +148,7 @@ def test_venice_gets_no_jobs_before_it_blocks_the_key() -> None:
 def test_venice_counts_every_failed_request_whatever_its_cause_despite_successes(
     error: BackendError,
 ) -> None:
-    harness = AdmissionHarness("venice")
+    harness = AdmissionHarness(VENICE_RULE)
     failed_at: list[float] = []
     for _ in range(300):
         if harness.admission.has_capacity:
@@ -156,14 +161,14 @@ def test_venice_counts_every_failed_request_whatever_its_cause_despite_successes
 
 
 def test_errors_without_a_request_do_not_count_for_venice() -> None:
-    harness = AdmissionHarness("venice")
+    harness = AdmissionHarness(VENICE_RULE)
     for _ in range(100):
         harness.job(BadRequest("no object"))
     assert not harness.admission.is_open
 
 
 def test_venice_tolerates_more_failures_than_the_default() -> None:
-    harness = AdmissionHarness("venice")
+    harness = AdmissionHarness(VENICE_RULE)
     for _ in range(DEFAULT_RULE.failures):
         harness.job(Unreachable("refused"))
     assert not harness.admission.is_open

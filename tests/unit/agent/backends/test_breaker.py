@@ -3,13 +3,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provider_agent.agent.backends.breaker import (
-    DEFAULT_RULE,
-    VENICE_RULE,
     Breaker,
-    BreakerRule,
     BreakerState,
 )
 
+DEFAULT_RULE = BreakerRule()
+VENICE_RULE = VeniceBackend.breaker_rule
 RULE = BreakerRule(failures=3, window_s=60.0, open_s=10.0, max_open_s=35.0)
 CLOSED, OPEN, HALF_OPEN = BreakerState
 

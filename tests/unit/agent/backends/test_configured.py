@@ -4,7 +4,7 @@ import pytest
 
 from provider_agent.adapters.base import PolicyMode, WireFormat
 from provider_agent.agent.backends.configured import SkippedBackend, make_backends
-from provider_agent.agent.config import BackendConfig, BackendTimeouts
+from provider_agent.agent.config import BackendConfig, TimeoutSettings
 
 
 def test_backends_are_in_the_order_of_the_configuration() -> None:
@@ -31,7 +31,7 @@ def test_settings_reach_the_backend() -> None:
                 models=("m*",),
                 formats=(WireFormat.ANTHROPIC,),
                 max_concurrent=3,
-                timeouts=BackendTimeouts(
+                timeouts=TimeoutSettings(
                     connect_s=1.5, first_byte_s=20.0, silence_s=7.0, total_s=90.0
                 ),
                 alias={"shown": "known"},
@@ -152,7 +152,7 @@ def test_an_unchanged_backend_is_kept_in_any_order() -> None:
         BackendConfig(kind="vllm", url="http://a", models=("m",)),
         BackendConfig(kind="vllm", url="http://a", alias={"a": "b"}),
         BackendConfig(kind="vllm", url="http://a", max_concurrent=3),
-        BackendConfig(kind="vllm", url="http://a", timeouts=BackendTimeouts(connect_s=1)),
+        BackendConfig(kind="vllm", url="http://a", timeouts=TimeoutSettings(connect_s=1)),
         BackendConfig(kind="vllm", url="http://a", request_policy=PolicyMode.STRICT),
         BackendConfig(kind="vllm", url="http://a", api_key_env="A"),
     ],

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from provider_agent.agent.config import BackendConfig, BackendTimeouts, Price, load_config
-from provider_agent.agent.config.backends import BUILT_IN_KINDS, DEFAULT_URL
+from provider_agent.adapters.registry import BUILT_IN_KINDS, backend_class
+from provider_agent.agent.config import BackendConfig, Price, TimeoutSettings, load_config
 from provider_agent.agent.config.flags import FLAGS, variable_of
 from provider_agent.agent.config.load import known_keys
 
@@ -61,7 +61,7 @@ def test_a_key_is_documented_with_its_flag_and_variable(key: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [f"backends.{name}" for name in BackendConfig.__struct_fields__ if name != "timeouts"]
-    + [f"backends.timeouts.{name}" for name in BackendTimeouts.__struct_fields__],
+    + [f"backends.timeouts.{name}" for name in TimeoutSettings.__struct_fields__],
 )
 def test_a_key_of_a_backend_is_documented(name: str) -> None:
     assert f"| `{name}` |" in DOCUMENT
@@ -70,7 +70,7 @@ def test_a_key_of_a_backend_is_documented(name: str) -> None:
 def test_every_kind_and_its_address_is_documented() -> None:
     for kind in BUILT_IN_KINDS:
         assert f"`{kind}`" in DOCUMENT
-    for url in DEFAULT_URL.values():
+    for url in {backend_class(kind).default_url for kind in BUILT_IN_KINDS} - {""}:
         assert f"`{url}`" in DOCUMENT
 
 

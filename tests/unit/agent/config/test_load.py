@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 
+from provider_agent.adapters.registry import BUILT_IN_KINDS
 from provider_agent.agent.config import (
-    BackendTimeouts,
     ConfigError,
     LoadedConfig,
     Price,
+    TimeoutSettings,
     load_config,
 )
-from provider_agent.agent.config.backends import BUILT_IN_KINDS
 from provider_agent.protocol.formats import WireFormat
 
 MINIMAL = '[coordinator]\nurl = "wss://c.example/provider/connect"\n'
@@ -148,7 +148,7 @@ def test_environment_alone_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert loaded.path is None
     assert loaded.config.coordinator.allow_insecure
     assert loaded.config.backends[0].url == "http://127.0.0.1:11434"
-    assert loaded.config.backends[0].timeouts == BackendTimeouts(connect_s=2)
+    assert loaded.config.backends[0].timeouts == TimeoutSettings(connect_s=2)
     assert loaded.config.pricing.models == {"m": Price(1, 2)}
     assert loaded.origins["backends"] == "environment PROVIDER_AGENT_BACKENDS"
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import pytest
 
 from provider_agent.adapters.base import BackendError, BadStatus, InvalidResponse, Unreachable
+from provider_agent.adapters.breaker_rule import BreakerRule
 from provider_agent.agent.backends.admission import AdmissionControl
-from provider_agent.agent.backends.breaker import DEFAULT_RULE
 from provider_agent.agent.jobs import admission, backend_pool
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.discovery_harness import DiscoveryHarness
@@ -153,14 +153,14 @@ async def test_a_stopped_job_is_logged_as_not_failed_over(
 
 
 def new_admission(clock: Clock, tokens_per_minute: int | None = None) -> AdmissionControl:
-    return AdmissionControl("vllm", tokens_per_minute, clock, "b")
+    return AdmissionControl(BreakerRule(), tokens_per_minute, clock, "b")
 
 
 def test_every_transition_of_the_breaker_is_logged(debug_log: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     control = new_admission(clock)
     early = control.start()
-    for _ in range(DEFAULT_RULE.failures):
+    for _ in range(BreakerRule().failures):
         control.failed(control.start(), Unreachable("refused"))
     control.succeeded(early, 0)
     clock.now += 10
