@@ -22,6 +22,8 @@ _TRUE = msgspec.Raw(b"true")
 _OWN_FIELDS = ("model", "stream", "stream_options")
 """What the agent sets or relies on."""
 
+NO_POLICY = RequestPolicy()
+
 _STREAM_OPTIONS_OPERATIONS = frozenset({Operation.CHAT, Operation.COMPLETIONS})
 
 
@@ -43,7 +45,7 @@ def prepare_request(
     upstream_model: str,
     *,
     ask_for_usage: bool,
-    policy: RequestPolicy = RequestPolicy(),
+    policy: RequestPolicy = NO_POLICY,
     mode: PolicyMode = PolicyMode.STRIP,
     extra_fields: dict[str, msgspec.Raw] | None = None,
 ) -> UpstreamRequest:

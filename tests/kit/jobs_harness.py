@@ -26,7 +26,7 @@ class RecordingAdmission(AdmissionControl):
     """
 
     def __init__(self, backend: Backend, outcomes: list[tuple[str, str, int]]) -> None:
-        super().__init__(backend.kind, None, time.monotonic)
+        super().__init__(backend.breaker_rule, None, time.monotonic)
         self._backend = backend
         self._outcomes = outcomes
 

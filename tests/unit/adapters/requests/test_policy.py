@@ -109,7 +109,7 @@ def test_a_tool_that_the_server_runs_is_refused_removed_or_let_through(
     policy = POLICIES[kind]
     request: dict[str, object] = {"tools": [FUNCTION, {"type": beginning + suffix}, FUNCTION]}
 
-    with pytest.raises(BadRequest, match="run itself"):
+    with pytest.raises(BadRequest, match="executes itself"):
         applied(policy, request, STRICT)
     assert applied(policy, request, STRIP) == {"tools": [FUNCTION, FUNCTION]}
     assert applied(policy, request, PASS) == request

@@ -2,10 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider_agent.agent.backends.breaker import (
-    Breaker,
-    BreakerState,
-)
+from provider_agent.adapters.breaker_rule import BreakerRule
+from provider_agent.adapters.servers.venice import VeniceBackend
+from provider_agent.agent.backends.breaker import Breaker, BreakerState
 
 DEFAULT_RULE = BreakerRule()
 VENICE_RULE = VeniceBackend.breaker_rule

@@ -37,7 +37,7 @@ def test_every_kind_has_its_address_in_one_form(
         ('kind="vllm"\nurl="http://gpu:99999"', "backends[0].url: not an address"),
         ('kind="vllm"\nurl="http://u:p@gpu"', "must not hold a user or password"),
         ('kind="vllm"\nurl="http://gpu/?key=1"', 'must not hold "?"'),
-        ('kind="vllm"\nformats=["openai"]', "only openai_compatible takes it"),
+        ('kind="vllm"\nformats=["openai"]', "vllm does not accept it"),
         ('kind="venice"\napi_key_env="sk-or-v1-abcdef"', "not the key itself"),
         ('kind="venice"\napi_key_file="sk-or-v1-abcdef"', "not the key itself"),
         ('kind="venice"\napi_key_file=""', "backends[0].api_key_file: expected the path of a"),
