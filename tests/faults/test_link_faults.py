@@ -1,4 +1,4 @@
-"""What happens to jobs and to the agent when the link to the coordinator fails."""
+"""Jobs and the agent when the link to the coordinator fails."""
 
 import asyncio
 import random
@@ -26,31 +26,31 @@ def backend_for(server: FakeOpenAICompatible) -> OpenAICompatibleBackend:
     )
 
 
-async def vanish(peer: AgentAtCoordinator) -> None:
+async def cut(peer: AgentAtCoordinator) -> None:
     peer.cut()
 
 
-async def go_silent(peer: AgentAtCoordinator) -> None:
+async def stop_reading(peer: AgentAtCoordinator) -> None:
     peer.stop_reading()
 
 
-async def talk_nonsense(peer: AgentAtCoordinator) -> None:
+async def send_garbage(peer: AgentAtCoordinator) -> None:
     await peer.send_raw(b"\xc1")
 
 
-async def close_politely(peer: AgentAtCoordinator) -> None:
+async def close(peer: AgentAtCoordinator) -> None:
     await peer.close(1001)
 
 
 Failure = Callable[[AgentAtCoordinator], Awaitable[None]]
 
-FAILURES: list[Failure] = [vanish, go_silent, talk_nonsense, close_politely]
+FAILURES: list[Failure] = [cut, stop_reading, send_garbage, close]
 
 
 @pytest.mark.parametrize("fail", FAILURES)
 @pytest.mark.parametrize("fault", [Fault.HANG_BEFORE_HEADERS, Fault.HANG_AFTER_FIRST_CHUNK])
 @in_virtual_time
-async def test_a_job_without_its_coordinator_closes_its_upstream_connection(
+async def test_lost_link_closes_the_upstream_connection_of_its_job(
     fail: Failure, fault: Fault
 ) -> None:
     async with (
@@ -72,12 +72,12 @@ async def test_a_job_without_its_coordinator_closes_its_upstream_connection(
         fresh = new_job(MODEL)
         await again.give(fresh)
         assert isinstance(await again.end(fresh.job_id), JobResult)
-        assert again.ends(job.job_id) == [], "the old job is nobody's any more"
+        assert again.ends(job.job_id) == [], "the old job was abandoned"
 
 
 @pytest.mark.parametrize("fail", FAILURES)
 @in_virtual_time
-async def test_a_link_that_is_lost_during_a_second_attempt_ends_it(fail: Failure) -> None:
+async def test_lost_link_cancels_a_second_attempt(fail: Failure) -> None:
     first, second = ScriptedBackend("a"), ScriptedBackend("b")
     async with (
         ScriptedCoordinator() as coordinator,
@@ -92,11 +92,11 @@ async def test_a_link_that_is_lost_during_a_second_attempt_ends_it(fail: Failure
         await agent.connected()
         jobs = agent.service.jobs
         assert (jobs.in_flight, agent.service.busy_ids) == (0, frozenset())
-        assert len(first.runs) + len(second.runs) == 2, "it does not begin anew"
+        assert len(first.runs) + len(second.runs) == 2, "no third attempt"
 
 
 @in_virtual_time
-async def test_a_restarted_coordinator_gets_its_agent_back() -> None:
+async def test_agent_reconnects_to_a_restarted_coordinator() -> None:
     first = ScriptedCoordinator()
     async with first, RunningAgent(first, ScriptedBackend(), jitter=0.5) as agent:
         await (await agent.connected()).next(Capabilities)
@@ -113,7 +113,7 @@ async def test_a_restarted_coordinator_gets_its_agent_back() -> None:
 
 
 @in_virtual_time
-async def test_refused_upgrades_do_not_wear_the_agent_out() -> None:
+async def test_agent_connects_after_many_refused_upgrades() -> None:
     async with ScriptedCoordinator() as coordinator:
         coordinator.refusals.extend([(status, {}) for status in (500, 502, 404, 503, 429, 403)])
         async with RunningAgent(coordinator, ScriptedBackend()) as agent:
@@ -123,7 +123,7 @@ async def test_refused_upgrades_do_not_wear_the_agent_out() -> None:
 
 
 @in_virtual_time
-async def test_a_cancel_and_an_acknowledgement_of_another_life_are_ignored() -> None:
+async def test_cancel_of_a_job_of_an_earlier_session_is_ignored() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend()
         async with RunningAgent(coordinator, backend) as agent:
@@ -133,7 +133,8 @@ async def test_a_cancel_and_an_acknowledgement_of_another_life_are_ignored() -> 
             await backend.next_run()
             peer.cut()
             again = await agent.connected()
-            again.session.start_job(old)  # so that the cancel of an unknown job may be sent
+            # Allows the session to cancel a job that the agent does not know.
+            again.session.start_job(old)
             again.session.to_send.clear()
             await again.cancel(old.job_id)
             job = new_job()
@@ -144,9 +145,9 @@ async def test_a_cancel_and_an_acknowledgement_of_another_life_are_ignored() -> 
 
 @pytest.mark.parametrize("seed", range(8))
 @in_virtual_time
-async def test_jobs_on_a_link_that_keeps_breaking(seed: int) -> None:
-    """No job has two ends, no response has a gap, and nothing is left running."""
-    dice = random.Random(seed)
+async def test_jobs_end_at_most_once_on_a_link_that_breaks_repeatedly(seed: int) -> None:
+    """No job has two ends, no response has a gap, and no job remains."""
+    rng = random.Random(seed)
     backend = ScriptedBackend(max_concurrent=8)
     async with (
         ScriptedCoordinator() as coordinator,
@@ -154,15 +155,15 @@ async def test_jobs_on_a_link_that_keeps_breaking(seed: int) -> None:
     ):
         for _ in range(6):
             peer = await agent.connected()
-            jobs = [new_job() for _ in range(dice.randrange(1, 6))]
+            jobs = [new_job() for _ in range(rng.randrange(1, 6))]
             for job in jobs:
                 await peer.give(job)
-                _act(dice, await backend.next_run())
-                if dice.random() < 0.3:
+                _run_randomly(rng, await backend.next_run())
+                if rng.random() < 0.3:
                     await peer.cancel(job.job_id)
-            if dice.random() < 0.5:
+            if rng.random() < 0.5:
                 await peer.settle()
-            await dice.choice([vanish, close_politely, talk_nonsense])(peer)
+            await rng.choice([cut, close, send_garbage])(peer)
             await peer.closed.wait()
             assert all(len(peer.ends(job.job_id)) <= 1 for job in jobs)
         await agent.connected()
@@ -171,12 +172,12 @@ async def test_jobs_on_a_link_that_keeps_breaking(seed: int) -> None:
         assert all(run.outcome.done() for run in backend.runs)
 
 
-def _act(dice: random.Random, run: ScriptedRun) -> None:
-    match dice.choice(["answer", "part", "fail", "nothing"]):
+def _run_randomly(rng: random.Random, run: ScriptedRun) -> None:
+    match rng.choice(["answer", "part", "fail", "nothing"]):
         case "answer":
-            run.answer(bytes(dice.randrange(1, 50_000)))
+            run.answer(bytes(rng.randrange(1, 50_000)))
         case "part":
             run.start()
-            run.send(bytes(dice.randrange(1, 50_000)))
+            run.send(bytes(rng.randrange(1, 50_000)))
         case "fail":
             run.fail(RuntimeError("a defect"))

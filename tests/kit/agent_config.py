@@ -27,7 +27,7 @@ def agent_config(
     discovery: DiscoveryConfig | None = None,
     prometheus_addr: str = "",
 ) -> Config:
-    """Defaults everywhere but where told; no status server."""
+    """A configuration with defaults for everything else, and no status server."""
     return Config(
         operator=operator or OperatorConfig(),
         coordinator=coordinator or CoordinatorConfig(url=url),

@@ -18,18 +18,18 @@ from tests.kit.virtual_time import now
 
 
 class RunningAgent:
-    """Runs on entry, by the running loop's clock.
+    """An agent that starts on entry, and uses the running loop's clock.
 
     Args:
-        coordinator: whom it dials.
-        backends: what it has.
-        skipped: what it would have, with their keys.
-        config: other settings than the defaults.
+        coordinator: the coordinator that it dials.
+        backends: its backends.
+        skipped: configured backends that are not used.
+        config: the settings; None: the defaults.
         tokens_per_minute: the operator's limits, by backend id.
-        jitter: what its random numbers always are; 0: it dials again at once.
+        jitter: replaces all random numbers; with 0, the agent reconnects at once.
 
     Attributes:
-        service: the agent.
+        service: the agent under test.
         task: its `run`.
     """
 

@@ -1,7 +1,7 @@
-"""A coordinator that does what a test tells it: the real protocol, one agent at a time or several.
+"""A coordinator that a test controls, with the real protocol and any number of agents.
 
-It admits agents by itself, keeps every frame and checks each against the rules of the protocol; the
-test gives jobs, sends whatever it likes, or misbehaves below the protocol.
+It admits agents, records every frame and checks it against the protocol. A test sends jobs or any
+other frames, valid or not, and can break the connection.
 """
 
 import asyncio
@@ -59,17 +59,17 @@ def welcome(
 
 
 class AgentAtCoordinator:
-    """One connection of an agent.
+    """The coordinator's end of one connection.
 
     Attributes:
         socket: the WebSocket.
-        session: the protocol's rules for it.
-        frames: every frame the agent sent.
-        messages: the same, by message.
-        data: the response of each job so far.
-        acknowledges: pass every response on at once; False: only `flush` sends acknowledgements.
-        violation: what the agent did wrong, if anything.
-        closed: the connection is over.
+        session: the protocol's state machine.
+        frames: all received frames.
+        messages: all received frames, by message.
+        data: the received bytes of each job's response.
+        acknowledges: acknowledge every byte at once; False: only `flush` sends acknowledgements.
+        violation: the agent's violation of the protocol, if any.
+        closed: set when the connection has ended.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class AgentAtCoordinator:
         self._untaken: list[AgentFrame] = []
         self._changed = asyncio.Event()
 
-    # --- what the agent says ---------------------------------------------------------------------
+    # --- receiving ---------------------------------------------------------------------
 
     async def next(self, kind: type[FrameT], job_id: bytes | None = None) -> FrameT:
-        """The oldest frame of a kind (and job) that was not asked for yet; waits for it."""
+        """Wait for the oldest frame of a type (and job) that was not returned yet."""
         while True:
             for frame in self._untaken:
                 if isinstance(frame, kind) and job_id in (None, getattr(frame, "job_id", None)):
@@ -104,7 +104,7 @@ class AgentAtCoordinator:
             await self._changed.wait()
 
     async def end(self, job_id: bytes) -> JobEnd:
-        """How a job ended; waits for it."""
+        """Wait for the end of a job."""
         while not (ends := _ends(self._untaken, job_id)):
             assert not self.closed.is_set(), "no end of the job before the connection's"
             self._changed.clear()
@@ -114,42 +114,42 @@ class AgentAtCoordinator:
         return end
 
     async def error(self, job_id: bytes) -> JobError:
-        """The error that a job ended with; waits for it."""
+        """Wait for the end of a job, which must be an error."""
         end = await self.end(job_id)
         assert isinstance(end, JobError), f"the job succeeded: {end}"
         return end
 
     def ends(self, job_id: bytes) -> list[JobEnd]:
-        """Every end of a job so far; more than one is a defect."""
+        """All received ends of a job; more than one is a defect."""
         return _ends(self.frames, job_id)
 
     async def wait_for_bytes(self, job_id: bytes, count: int) -> bytes:
-        """The response of a job, once it is at least so long."""
+        """Wait for `count` bytes of a job's response; returns all received bytes."""
         while len(self.data.get(job_id, b"")) < count:
             assert not self.closed.is_set(), "the connection ended before the response"
             self._changed.clear()
             await self._changed.wait()
         return bytes(self.data[job_id])
 
-    # --- what the coordinator says ---------------------------------------------------------------
+    # --- sending ---------------------------------------------------------------
 
     async def send(self, *frames: CoordinatorFrame) -> None:
-        """Send frames, allowed or not."""
+        """Send frames, whether the protocol allows them or not."""
         await self.socket.send(VERSION_1.encode(frames))
 
     async def send_raw(self, message: bytes | str) -> None:
-        """Send one WebSocket message of any content."""
+        """Send one WebSocket message with any content."""
         await self.socket.send(message)
 
     async def flush(self) -> None:
-        """Send what the session wants sent."""
+        """Send the pending frames of the session."""
         if self.session.to_send:
             frames = list(self.session.to_send)
             self.session.to_send.clear()
             await self.send(*frames)
 
     async def give(self, *jobs: Job) -> None:
-        """Give the agent jobs, in one message."""
+        """Send jobs to the agent, in one message."""
         for job in jobs:
             self.session.start_job(job)
             self.session.to_send.remove(job)
@@ -157,24 +157,24 @@ class AgentAtCoordinator:
         await self.send(*jobs)
 
     async def cancel(self, job_id: bytes, reason: str = "") -> None:
-        """Ask for the end of a job."""
+        """Cancel a job."""
         self.session.cancel_job(job_id, reason)
         await self.flush()
 
     async def settle(self) -> None:
-        """The agent answers a ping only after it has read all that was sent before it."""
+        """Wait until the agent has read everything sent so far: it answers pings in order."""
         await (await self.socket.ping())
 
     async def close(self, code: int, reason: str = "") -> None:
-        """Close the connection, courteously."""
+        """Close the connection with a close handshake."""
         await self.socket.close(code, reason)
 
     def cut(self) -> None:
-        """Lose the link without a closing handshake."""
+        """Abort the connection without a close handshake."""
         self.socket.transport.abort()
 
     def stop_reading(self) -> None:
-        """Leave what the agent sends in the kernel's buffers, until they are full."""
+        """Read no more, so that the agent's data fills the kernel buffers."""
         self.socket.transport.pause_reading()
 
     # --- the connection --------------------------------------------------------------------------
@@ -228,16 +228,16 @@ class AgentAtCoordinator:
 
 
 class ScriptedCoordinator:
-    """Listens on entry; `next_agent` gives connections in their order.
+    """A coordinator that listens on entry; `next_agent` returns its connections in order.
 
     Attributes:
-        answer: what follows a `Hello`; None: nothing at all.
-        greets: whether it speaks at all when somebody connects.
-        subprotocol: what it picks; None: none.
-        resumes: whether it goes on with the jobs of an agent's last connection.
-        refusals: HTTP answers (status and headers) to the next upgrades, one each.
+        answer: returns the response to `Hello`; None: no response.
+        sends_challenge: whether it sends `Challenge` to a new connection.
+        subprotocol: the selected subprotocol; None: none.
+        resumes: whether it resumes the session of the previous connection.
+        refusals: HTTP responses (status and headers) to the next upgrades, one each.
         upgrades: the headers of every upgrade request.
-        agents: every connection so far.
+        agents: all connections.
     """
 
     def __init__(
@@ -259,7 +259,7 @@ class ScriptedCoordinator:
         return f"ws://127.0.0.1:{self.port}{CONNECT_PATH}"
 
     async def next_agent(self) -> AgentAtCoordinator:
-        """The next connection that got past its upgrade."""
+        """Wait for the next upgraded connection."""
         return await self._new_agents.get()
 
     async def __aenter__(self) -> Self:
@@ -288,7 +288,7 @@ class ScriptedCoordinator:
             assert not violations, f"the agent broke the protocol: {violations}"
 
     async def stop(self) -> None:
-        """Vanish without a word."""
+        """Abort all connections and stop listening."""
         assert self._server is not None
         for agent in self.agents:
             agent.cut()
@@ -321,11 +321,11 @@ class ScriptedCoordinator:
 
 
 def _listener(port: int) -> socket.socket:
-    # The protocol is named because asyncio sets TCP_NODELAY only on sockets that say it; without,
-    # the second of two frames waits for the first one's delayed acknowledgement.
+    # asyncio sets TCP_NODELAY only when the protocol is named; without it, the second of two frames
+    # waits for the delayed TCP acknowledgement of the first.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # So that an agent notices soon that nobody reads, whatever the machine's defaults are.
+    # A small buffer, so that `stop_reading` soon blocks the agent, whatever the system's default.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     listener.bind(("127.0.0.1", port))
     return listener

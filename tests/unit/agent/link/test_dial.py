@@ -39,11 +39,11 @@ async def opened(settings: DialSettings) -> None:
         ("wss://[::1]:9000/", "[::1]:9000"),
     ],
 )
-def test_the_authority_that_is_signed_is_the_dialled_one(url: str, authority: str) -> None:
+def test_signed_authority_is_the_dialed_one(url: str, authority: str) -> None:
     assert DialSettings(url=url).authority == authority
 
 
-async def test_it_speaks_the_subprotocol_uncompressed_and_says_who_it_is(
+async def test_upgrade_request_has_subprotocol_and_user_agent_and_no_extensions(
     coordinator: ScriptedCoordinator,
 ) -> None:
     socket_ = await dial(DialSettings(url=coordinator.url), SUBPROTOCOL)
@@ -56,7 +56,7 @@ async def test_it_speaks_the_subprotocol_uncompressed_and_says_who_it_is(
     assert "authorization" not in headers
 
 
-# --- what the other side answers ------------------------------------------------------------------
+# --- responses of the server ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ async def test_it_speaks_the_subprotocol_uncompressed_and_says_who_it_is(
         (503, {"Retry-After": "-1"}, DisconnectCause.TOLD_TO_WAIT, None),
     ],
 )
-async def test_http_statuses_instead_of_an_upgrade(
+async def test_http_status_instead_of_an_upgrade_maps_to_a_cause(
     coordinator: ScriptedCoordinator,
     status: int,
     headers: dict[str, str],
@@ -88,7 +88,7 @@ async def test_http_statuses_instead_of_an_upgrade(
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-async def test_redirects_are_not_followed(coordinator: ScriptedCoordinator, status: int) -> None:
+async def test_redirect_is_not_followed(coordinator: ScriptedCoordinator, status: int) -> None:
     async with ScriptedCoordinator() as elsewhere:
         coordinator.refusals.append((status, {"Location": elsewhere.url}))
         disconnect = await failure(DialSettings(url=coordinator.url))
@@ -98,8 +98,8 @@ async def test_redirects_are_not_followed(coordinator: ScriptedCoordinator, stat
         assert elsewhere.upgrades == []
 
 
-@pytest.mark.parametrize("picked", [None, "somebody-elses.v7"])
-async def test_a_server_without_the_subprotocol_is_no_coordinator(
+@pytest.mark.parametrize("picked", [None, "other.v7"])
+async def test_server_without_the_subprotocol_is_incompatible(
     coordinator: ScriptedCoordinator, picked: str | None
 ) -> None:
     coordinator.subprotocol = picked
@@ -110,7 +110,7 @@ async def test_a_server_without_the_subprotocol_is_no_coordinator(
         await coordinator.agents[0].closed.wait()
 
 
-async def test_nobody_listens_there() -> None:
+async def test_refused_connection_is_lost() -> None:
     with socket.create_server(("127.0.0.1", 0)) as freed:
         port = freed.getsockname()[1]
     disconnect = await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))
@@ -120,7 +120,7 @@ async def test_nobody_listens_there() -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
-async def test_a_server_of_another_kind(answer: bytes) -> None:
+async def test_server_that_is_not_a_websocket_server_is_lost(answer: bytes) -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
@@ -134,13 +134,13 @@ async def test_a_server_of_another_kind(answer: bytes) -> None:
 
 
 @in_virtual_time
-async def test_a_server_that_never_answers_is_given_up_on() -> None:
-    hung_up = asyncio.Event()
+async def test_upgrade_without_a_response_times_out() -> None:
+    disconnected = asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
-        hung_up.set()
+        disconnected.set()
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
@@ -149,34 +149,34 @@ async def test_a_server_that_never_answers_is_given_up_on() -> None:
         text = "connected, but no response to the upgrade within 15 s; is this a coordinator?"
         assert disconnect == Disconnect(DisconnectCause.LOST, text)
         assert now() - began == pytest.approx(15)
-        await hung_up.wait()
+        await disconnected.wait()
 
 
-async def test_cancelling_leaves_nothing_open() -> None:
-    arrived, hung_up = asyncio.Event(), asyncio.Event()
+async def test_cancelling_closes_the_connection() -> None:
+    arrived, disconnected = asyncio.Event(), asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         arrived.set()
         await reader.read()
         writer.close()
-        hung_up.set()
+        disconnected.set()
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        dialling = asyncio.create_task(
+        dialing = asyncio.create_task(
             dial(DialSettings(url=f"ws://127.0.0.1:{port}/"), SUBPROTOCOL)
         )
         await arrived.wait()
-        dialling.cancel()
+        dialing.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await dialling
-        await hung_up.wait()
+            await dialing
+        await disconnected.wait()
 
 
 # --- the operator's files -------------------------------------------------------------------------
 
 
-async def test_the_token_is_sent_as_bearer_and_read_anew_each_time(
+async def test_token_file_is_read_at_every_dial_and_sent_as_bearer(
     coordinator: ScriptedCoordinator, tmp_path: Path
 ) -> None:
     token_file = tmp_path / "token"
@@ -188,7 +188,7 @@ async def test_the_token_is_sent_as_bearer_and_read_anew_each_time(
     assert sent == ["Bearer first", "Bearer second"]
 
 
-async def test_a_missing_token_file_is_named_and_looked_for_again(
+async def test_missing_token_file_is_named_and_read_again(
     coordinator: ScriptedCoordinator, tmp_path: Path
 ) -> None:
     token_file = tmp_path / "token"
@@ -205,7 +205,7 @@ async def test_a_missing_token_file_is_named_and_looked_for_again(
 @pytest.mark.parametrize(
     "content", [b"", b" \n", b"secret\nX-Evil: 1", b"sec\x00ret", "secrét".encode(), b"\xff\xfe"]
 )
-async def test_a_token_file_without_a_usable_token_is_not_sent_nor_quoted(
+async def test_unusable_token_is_neither_sent_nor_quoted(
     coordinator: ScriptedCoordinator, tmp_path: Path, content: bytes
 ) -> None:
     token_file = tmp_path / "token"
@@ -218,7 +218,7 @@ async def test_a_token_file_without_a_usable_token_is_not_sent_nor_quoted(
 
 
 @pytest.mark.parametrize("content", [None, b"no certificate"])
-async def test_an_unusable_ca_file_is_named(tmp_path: Path, content: bytes | None) -> None:
+async def test_unusable_ca_file_is_named(tmp_path: Path, content: bytes | None) -> None:
     ca_file = tmp_path / "ca.pem"
     if content is not None:
         ca_file.write_bytes(content)
@@ -230,7 +230,7 @@ async def test_an_unusable_ca_file_is_named(tmp_path: Path, content: bytes | Non
 # --- proxies --------------------------------------------------------------------------------------
 
 
-async def test_a_coordinator_on_this_machine_is_dialled_without_a_proxy(
+async def test_loopback_coordinator_is_dialed_without_the_proxy(
     coordinator: ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
@@ -238,11 +238,11 @@ async def test_a_coordinator_on_this_machine_is_dialled_without_a_proxy(
     await opened(DialSettings(url=coordinator.url, proxy="http://127.0.0.1:1"))
 
 
-async def test_a_remote_coordinator_is_dialled_through_the_proxy() -> None:
-    asked: list[bytes] = []
+async def test_remote_coordinator_is_dialed_through_the_proxy() -> None:
+    requests: list[bytes] = []
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
         writer.close()
 
@@ -250,18 +250,18 @@ async def test_a_remote_coordinator_is_dialled_through_the_proxy() -> None:
         address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         disconnect = await failure(DialSettings(url="ws://c.example:81/", proxy=address))
     assert disconnect == Disconnect(DisconnectCause.LOST, "the proxy refused the connection")
-    assert asked[0].startswith(b"CONNECT c.example:81 HTTP/1.1\r\n")
+    assert requests[0].startswith(b"CONNECT c.example:81 HTTP/1.1\r\n")
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "gopher://127.0.0.1:1", "nonsense"])
-async def test_a_proxy_that_cannot_be_used_is_no_crash(proxy: str) -> None:
+async def test_unusable_proxy_is_lost(proxy: str) -> None:
     # An ALL_PROXY for SOCKS once ended the agent with an ImportError.
     disconnect = await failure(DialSettings(url="ws://c.example:81/", proxy=proxy))
     assert disconnect.cause is DisconnectCause.LOST
     assert "proxy" in disconnect.detail
 
 
-# --- the table ------------------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------
 
 
 def _verification() -> ssl.SSLCertVerificationError:
@@ -293,7 +293,7 @@ def _verification() -> ssl.SSLCertVerificationError:
         (EOFError(), DisconnectCause.LOST, "closed the connection without a response"),
     ],
 )
-def test_every_failure_has_a_kind_and_a_sentence(
+def test_every_error_has_a_cause_and_a_detail(
     error: Exception, cause: DisconnectCause, text: str
 ) -> None:
     disconnect = explain(error)

@@ -1,4 +1,4 @@
-"""Every step of dialling has a clock, and the error says which step it was."""
+"""Every step of dialing has a timeout, and the error names the step."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,8 +24,8 @@ PROXY = "no connection through the proxy within 15 s; check [coordinator] proxy"
 
 @asynccontextmanager
 async def slow_server(answer: bytes = b"", context: SSLContext | None = None) -> AsyncIterator[int]:
-    """The port of one that says nothing, or an answer at a byte per second; notices the end."""
-    hung_up = asyncio.Event()
+    """The port of a server that sends `answer` at one byte per second; waits for the disconnect."""
+    disconnected = asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         reading = asyncio.create_task(reader.read())
@@ -35,15 +35,15 @@ async def slow_server(answer: bytes = b"", context: SSLContext | None = None) ->
         await asyncio.wait([reading])
         reading.exception()
         writer.close()
-        hung_up.set()
+        disconnected.set()
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0, ssl=context) as server:
         yield server.sockets[0].getsockname()[1]
-        await hung_up.wait()
+        await disconnected.wait()
 
 
-async def given_up(settings: DialSettings) -> tuple[str, float]:
-    """The reason, and how long it took."""
+async def time_to_failure(settings: DialSettings) -> tuple[str, float]:
+    """The detail of the failure, and how long dialing took."""
     began = now()
     with pytest.raises(DialFailed) as caught:
         await dial(settings, SUBPROTOCOL)
@@ -54,31 +54,29 @@ async def given_up(settings: DialSettings) -> tuple[str, float]:
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching Protocols\r\n"])
 @in_virtual_time
-async def test_an_upgrade_that_is_not_answered_in_time(answer: bytes) -> None:
+async def test_upgrade_times_out(answer: bytes) -> None:
     async with slow_server(answer) as port:
-        reason, after_s = await given_up(DialSettings(url=f"ws://127.0.0.1:{port}/"))
+        reason, after_s = await time_to_failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))
     assert reason == UPGRADE
     assert after_s == pytest.approx(OPEN_TIMEOUT_S)
 
 
 @pytest.mark.parametrize("answer", [b"", b"\x16\x03\x03\x40\x00" + bytes(100)])
 @in_virtual_time
-async def test_tls_that_is_not_answered_in_time(answer: bytes) -> None:
+async def test_tls_handshake_times_out(answer: bytes) -> None:
     async with slow_server(answer) as port:
-        reason, after_s = await given_up(DialSettings(url=f"wss://127.0.0.1:{port}/"))
+        reason, after_s = await time_to_failure(DialSettings(url=f"wss://127.0.0.1:{port}/"))
     assert reason == TLS
     assert after_s == pytest.approx(TLS_TIMEOUT_S)
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching Protocols\r\n"])
 @in_virtual_time
-async def test_an_upgrade_behind_tls_that_is_not_answered_in_time(
-    tmp_path: Path, answer: bytes
-) -> None:
+async def test_upgrade_after_tls_times_out(tmp_path: Path, answer: bytes) -> None:
     own = CertificateAuthority(tmp_path)
     async with slow_server(answer, server_context(own.issue("127.0.0.1"))) as port:
         settings = DialSettings(url=f"wss://127.0.0.1:{port}/", ca_file=own.file)
-        reason, after_s = await given_up(settings)
+        reason, after_s = await time_to_failure(settings)
     assert reason == UPGRADE
     assert after_s == pytest.approx(OPEN_TIMEOUT_S)
 
@@ -86,25 +84,25 @@ async def test_an_upgrade_behind_tls_that_is_not_answered_in_time(
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 Connected\r\n\r\n"])
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 @in_virtual_time
-async def test_a_proxy_that_does_not_answer_in_time(answer: bytes, scheme: str) -> None:
+async def test_proxy_times_out(answer: bytes, scheme: str) -> None:
     async with ConnectProxy({}, response=answer) as proxy:
         address = f"http://127.0.0.1:{proxy.port}"
         settings = DialSettings(url=f"{scheme}://{HOST}/", proxy=address)
-        reason, after_s = await given_up(settings)
+        reason, after_s = await time_to_failure(settings)
     assert reason == PROXY
     assert after_s == pytest.approx(OPEN_TIMEOUT_S)
 
 
 @in_virtual_time
-async def test_silence_behind_a_proxy() -> None:
+async def test_tls_handshake_through_a_proxy_times_out() -> None:
     async with slow_server() as port, ConnectProxy({f"{HOST}:443": port}) as proxy:
         address = f"http://127.0.0.1:{proxy.port}"
-        reason, after_s = await given_up(DialSettings(url=f"wss://{HOST}/", proxy=address))
+        reason, after_s = await time_to_failure(DialSettings(url=f"wss://{HOST}/", proxy=address))
     assert reason == TLS
     assert after_s == pytest.approx(TLS_TIMEOUT_S)
 
 
-def test_a_name_that_is_not_found_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_resolution_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "WS_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
@@ -115,7 +113,7 @@ def test_a_name_that_is_not_found_in_time(monkeypatch: pytest.MonkeyPatch) -> No
     @in_virtual_time
     async def test() -> None:
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
-        reason, after_s = await given_up(DialSettings(url=f"ws://{HOST}/"))
+        reason, after_s = await time_to_failure(DialSettings(url=f"ws://{HOST}/"))
         assert reason == "no connection within 15 s"
         assert after_s == pytest.approx(OPEN_TIMEOUT_S)
 

@@ -1,4 +1,4 @@
-"""Real TLS, with certificates made here, on both event loops."""
+"""Dialing with real TLS and generated certificates, on both event loops."""
 
 import asyncio
 import datetime
@@ -29,7 +29,7 @@ PASSWORD = "proxy-password"
 
 @asynccontextmanager
 async def server(context: ssl.SSLContext) -> AsyncIterator[int]:
-    """The port of a coordinator that only completes upgrades."""
+    """The port of a server that only completes the upgrade."""
 
     async def handle(connection: ServerConnection) -> None:
         await connection.wait_closed()
@@ -46,7 +46,7 @@ async def server(context: ssl.SSLContext) -> AsyncIterator[int]:
 
 
 async def outcome(settings: DialSettings) -> Disconnect | None:
-    """What went wrong, if anything did."""
+    """How dialing failed; None: it succeeded."""
     try:
         connection = await dial(settings, SUBPROTOCOL)
     except DialFailed as failed:
@@ -67,16 +67,16 @@ def settings_for(
 
 
 @on_both_loops
-async def test_an_authority_of_ones_own_is_trusted_in_place_of_the_systems(tmp_path: Path) -> None:
+async def test_ca_file_replaces_the_authorities_of_the_system(tmp_path: Path) -> None:
     own = CertificateAuthority(tmp_path)
     async with server(server_context(own.issue("127.0.0.1"))) as port:
         assert await outcome(settings_for(port, own.file)) is None
         other = CertificateAuthority(tmp_path, "other")
         for ca_file in (None, other.file):
-            end = await outcome(settings_for(port, ca_file))
-            assert end is not None
-            assert end.cause is DisconnectCause.BAD_CERTIFICATE
-            assert end.detail.startswith("the server certificate is invalid: ")
+            disconnect = await outcome(settings_for(port, ca_file))
+            assert disconnect is not None
+            assert disconnect.cause is DisconnectCause.BAD_CERTIFICATE
+            assert disconnect.detail.startswith("the server certificate is invalid: ")
 
 
 @pytest.mark.parametrize(
@@ -84,16 +84,16 @@ async def test_an_authority_of_ones_own_is_trusted_in_place_of_the_systems(tmp_p
     [("127.0.0.2", 1, "IP address mismatch"), ("127.0.0.1", -1, "certificate has expired")],
 )
 @on_both_loops
-async def test_a_certificate_for_another_host_or_time_is_not_good(
+async def test_certificate_of_another_host_or_time_is_invalid(
     tmp_path: Path, host: str, days: int, reason: str
 ) -> None:
     own = CertificateAuthority(tmp_path)
     certificate = own.issue(host, valid_for=datetime.timedelta(days=days))
     async with server(server_context(certificate)) as port:
-        end = await outcome(settings_for(port, own.file))
-    assert end is not None
-    assert end.cause is DisconnectCause.BAD_CERTIFICATE
-    assert reason in end.detail
+        disconnect = await outcome(settings_for(port, own.file))
+    assert disconnect is not None
+    assert disconnect.cause is DisconnectCause.BAD_CERTIFICATE
+    assert reason in disconnect.detail
 
 
 @on_both_loops
@@ -115,7 +115,7 @@ async def test_files_are_read_at_every_dial(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @on_both_loops
-async def test_a_client_certificate_is_shown_when_asked_for(
+async def test_client_certificate_is_sent_on_request(
     tmp_path: Path, newest: ssl.TLSVersion
 ) -> None:
     own = CertificateAuthority(tmp_path)
@@ -128,8 +128,8 @@ async def test_a_client_certificate_is_shown_when_asked_for(
 
 
 @on_both_loops
-async def test_a_refused_client_certificate_is_tried_again_slowly(tmp_path: Path) -> None:
-    # It once looked as if the server were no WebSocket server.
+async def test_refused_client_certificate_is_unauthorized(tmp_path: Path) -> None:
+    # This was once reported as a server that is not a WebSocket server.
     own, strange = CertificateAuthority(tmp_path), CertificateAuthority(tmp_path, "strange")
     context = server_context(own.issue("127.0.0.1"), client_ca=own.file)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -137,10 +137,10 @@ async def test_a_refused_client_certificate_is_tried_again_slowly(tmp_path: Path
 
         async def refused(certificate: Path | None) -> Disconnect | None:
             refusing = asyncio.to_thread(_refuse, listener, context)
-            end, _ = await asyncio.gather(
+            disconnect, _ = await asyncio.gather(
                 outcome(settings_for(port, own.file, certificate)), refusing
             )
-            return end
+            return disconnect
 
         missing = await refused(None)
         unknown = await refused(strange.issue("client"))
@@ -155,13 +155,13 @@ async def test_a_refused_client_certificate_is_tried_again_slowly(tmp_path: Path
 
 
 def _refuse(listener: socket.socket, context: ssl.SSLContext) -> None:
-    """A handshake that ends with an alert, which asyncio's servers do not send."""
+    """End a handshake with an alert, which servers of asyncio do not send."""
     raw, _ = listener.accept()
     with context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False) as connection:
         with pytest.raises(ssl.SSLError):
             connection.do_handshake()
         connection.shutdown(socket.SHUT_WR)
-        # Closed with something unread, it would take the alert back.
+        # Closing with unread data would reset the connection and discard the alert.
         while os.read(connection.fileno(), 4096):
             pass
 
@@ -170,7 +170,7 @@ def _refuse(listener: socket.socket, context: ssl.SSLContext) -> None:
 
 
 @on_both_loops
-async def test_tls_goes_through_a_proxy_to_the_coordinator(
+async def test_tls_works_through_a_proxy_without_logging_its_password(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -197,7 +197,7 @@ async def test_tls_goes_through_a_proxy_to_the_coordinator(
     assert "Basic" not in caplog.text
 
 
-async def test_cancelling_behind_a_proxy_leaves_nothing_open(tmp_path: Path) -> None:
+async def test_cancelling_behind_a_proxy_closes_the_connection(tmp_path: Path) -> None:
     arrived, gone = asyncio.Event(), asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -211,9 +211,9 @@ async def test_cancelling_behind_a_proxy_leaves_nothing_open(tmp_path: Path) -> 
         routes = {f"{HOST}:443": listening.sockets[0].getsockname()[1]}
         async with ConnectProxy(routes) as proxy:
             settings = DialSettings(url=f"wss://{HOST}/x", proxy=f"http://127.0.0.1:{proxy.port}")
-            dialling = asyncio.create_task(dial(settings, SUBPROTOCOL))
+            dialing = asyncio.create_task(dial(settings, SUBPROTOCOL))
             await arrived.wait()
-            dialling.cancel()
+            dialing.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await dialling
+                await dialing
             await gone.wait()

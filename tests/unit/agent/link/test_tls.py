@@ -14,18 +14,18 @@ def unusable(*files: Path | None) -> str:
     return str(caught.value)
 
 
-def test_certificates_are_checked_by_default() -> None:
+def test_certificates_are_verified_by_default() -> None:
     context = client_context(None, None, None)
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
 
 
-def test_the_own_authority_stands_in_place_of_the_systems(tmp_path: Path) -> None:
+def test_ca_file_replaces_the_authorities_of_the_system(tmp_path: Path) -> None:
     assert len(client_context(CertificateAuthority(tmp_path).file, None, None).get_ca_certs()) == 1
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     both = CertificateAuthority(tmp_path).issue("client")
     missing = tmp_path / "missing"
     text = f"{missing}: No such file or directory"
@@ -35,10 +35,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert unusable(None, both, missing) == f"[coordinator] client_key_file {text}"
 
 
-def test_a_file_that_holds_something_else_is_named_and_not_quoted(tmp_path: Path) -> None:
+def test_invalid_file_is_named_and_not_quoted(tmp_path: Path) -> None:
     own = CertificateAuthority(tmp_path)
     both, odd = own.issue("client"), tmp_path / "odd"
-    odd.write_text("a secret that is no PEM")
+    odd.write_text("a secret, not PEM")
     texts = [unusable(odd), unusable(None, odd), unusable(None, both, odd)]
     texts.append(unusable(None, odd, both))
     assert [text.split()[1] for text in texts] == [
@@ -53,7 +53,7 @@ def test_a_file_that_holds_something_else_is_named_and_not_quoted(tmp_path: Path
     assert unusable(None, own.file).endswith("it does not hold a certificate and its key as PEM")
 
 
-def test_a_key_of_another_certificate_is_named(tmp_path: Path) -> None:
+def test_key_of_another_certificate_is_named(tmp_path: Path) -> None:
     own = CertificateAuthority(tmp_path)
     one, other = own.issue("one"), own.issue("other").with_suffix(".key")
     text = unusable(None, one, other)
@@ -63,8 +63,8 @@ def test_a_key_of_another_certificate_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
-    # OpenSSL would have asked on the terminal, with every job waiting for the answer.
+def test_key_with_a_password_is_refused_without_a_prompt(tmp_path: Path) -> None:
+    # OpenSSL would prompt on the terminal, and block every job.
     both = CertificateAuthority(tmp_path).issue("client", password="pass")
     text = "the key has a password; store the key without one"
     assert unusable(None, both) == f"[coordinator] client_cert_file {both}: {text}"
@@ -83,7 +83,7 @@ def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(tmp_path: P
         (None, DisconnectCause.LOST, "ws://"),
     ],
 )
-def test_alerts_about_the_own_certificate_are_told_apart(
+def test_alert_about_the_client_certificate_maps_to_a_cause(
     reason: str | None, cause: DisconnectCause, text: str
 ) -> None:
     error = ssl.SSLError(1, "it failed")
