@@ -65,10 +65,10 @@ def _load_client_certificate(context: ssl.SSLContext, cert: Path, key: Path | No
         if error.reason == "KEY_VALUES_MISMATCH":
             reason = f"the private key does not match the certificate in {cert}"
             raise UnusableFile(*named, reason) from error
-        which = "it does not hold a certificate and its key as PEM"
+        reason = "it does not hold a certificate and its key as PEM"
         if key is not None:
-            which = f"this file, or client_cert_file {cert}, is not PEM of its kind"
-        raise UnusableFile(*named, which) from error
+            reason = f"this file or client_cert_file {cert} is not valid PEM"
+        raise UnusableFile(*named, reason) from error
 
 
 def _refuse_password() -> str:

@@ -53,6 +53,12 @@ def frames_in(log: pytest.LogCaptureFixture) -> list[Record]:
     return [(one.message, vars(one)["fields"]) for one in records]
 
 
+def rendered(log: pytest.LogCaptureFixture) -> str:
+    """Every event with its fields, without the escapes that `repr` adds to a text."""
+    fields = [vars(one).get("fields", {}) for one in log.records]
+    return "\n".join([*log.messages, *(str(value) for one in fields for value in one.values())])
+
+
 def types_of(log: pytest.LogCaptureFixture, event: str) -> set[object]:
     return {fields["type"] for logged, fields in frames_in(log) if logged == event}
 
@@ -93,7 +99,7 @@ async def test_every_frame_type_is_logged_in_both_directions_without_content(
     assert types_of(debug_log, "frame sent") == type_names(AgentFrame)
     assert types_of(debug_log, "frame received") == type_names(CoordinatorFrame)
     (hello,) = [frame for frame in agent.frames if isinstance(frame, Hello)]
-    logged = repr([vars(one) for one in debug_log.records])
+    logged = rendered(debug_log)
     for secret in [PROMPT.decode(), ANSWER.decode(), CODE, TEXT, "rejection text", NONCE.decode()]:
         assert secret not in logged
     for key in [hello.signature, hello.public_key]:

@@ -48,7 +48,7 @@ def test_invalid_file_is_named_and_not_quoted(tmp_path: Path) -> None:
         "client_key_file",
     ]
     assert "secret" not in " ".join(texts)
-    assert f"{both}: this file, or client_cert_file {odd}, is not PEM" in texts[-1]
+    assert f"{both}: this file or client_cert_file {odd} is not valid PEM" in texts[-1]
     # A certificate without its key.
     assert unusable(None, own.file).endswith("it does not hold a certificate and its key as PEM")
 
