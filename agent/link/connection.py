@@ -164,6 +164,7 @@ class Link:
             with write_timer:
                 await socket.send(encode(frames))
             log_sent(frames)
+            del frames  # an idle link must not hold the bytes of its last message
             size.adapt(write_timer.duration_s)
 
     async def _close_when_drained(self, socket: ClientConnection) -> None:
