@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final, cast
 
 from provider_agent.adapters.base import Backend, BackendSettings
+from provider_agent.advised_error import AdvisedError
 
 ENTRY_POINT_GROUP: Final = "provider_agent.adapters"
 
@@ -31,6 +32,10 @@ _BUILT_IN: Final = {
 BUILT_IN_KINDS: Final = frozenset(_BUILT_IN)
 
 
+class AdapterError(AdvisedError, ValueError):
+    """A kind of backend has no usable adapter."""
+
+
 def known_kinds() -> frozenset[str]:
     """Every kind that is installed on this machine."""
     return BUILT_IN_KINDS | frozenset(_third_party())
@@ -40,7 +45,7 @@ def create_backend(settings: BackendSettings) -> Backend:
     """Create the backend that these settings describe; it connects on first use.
 
     Raises:
-        ValueError: no such kind is installed, or its package cannot be imported.
+        AdapterError: no such kind is installed, or its package cannot be imported.
     """
     return backend_class(settings.kind)(settings)
 
@@ -49,23 +54,23 @@ def backend_class(kind: str) -> type[Backend]:
     """The adapter of a kind, imported on first use.
 
     Raises:
-        ValueError: no such kind is installed, or its package cannot be imported.
+        AdapterError: no such kind is installed, or its package cannot be imported.
     """
     if kind in _BUILT_IN:
         module, name = _BUILT_IN[kind]
         return cast("type[Backend]", getattr(import_module(module), name))
     entry = _third_party().get(kind)
     if entry is None:
-        raise ValueError(f"no adapter of kind {kind!r} is installed")
+        raise AdapterError(f"no adapter of kind {kind!r} is installed")
     try:
         adapter = entry.load()
     except Exception as error:
-        raise ValueError(
-            f"the adapter of kind {kind!r} ({entry.value}) cannot be imported: {error}; "
-            "reinstall its package"
+        raise AdapterError(
+            f"the adapter of kind {kind!r} ({entry.value}) cannot be imported: {error}",
+            "reinstall its package",
         ) from error
     if not (isinstance(adapter, type) and issubclass(adapter, Backend)):
-        raise ValueError(f"{entry.value} is not a subclass of Backend; update its package")
+        raise AdapterError(f"{entry.value} is not a subclass of Backend", "update its package")
     return adapter
 
 

@@ -15,7 +15,7 @@ class SkippedBackend(Struct, frozen=True):
     Attributes:
         backend_id: as `Backend.id` would be.
         kind: of its adapter.
-        reason: why it is skipped, and what to do.
+        reason: why it is skipped.
     """
 
     backend_id: str
@@ -108,7 +108,7 @@ def _skipped(config: BackendConfig) -> SkippedBackend:
     return SkippedBackend(
         f"{config.kind}:{config.url}" if local else config.kind,
         config.kind,
-        f"skipped: {missing_key(config)}",
+        missing_key(config),
     )
 
 

@@ -164,6 +164,6 @@ def _say_what_there_is(discovery: Discovery, backends: Backends) -> None:
         if not state.health.reachable:
             click.echo(f"{state.backend.id}: {visible(state.health.last_error or '')}", err=True)
     for skipped in backends.skipped:
-        click.echo(f"{skipped.backend_id}: {skipped.reason}", err=True)
+        click.echo(f"{skipped.backend_id}: skipped: {skipped.reason}", err=True)
     if not (discovery.states or backends.skipped):
-        click.echo(NO_BACKEND, err=True)
+        click.echo(str(NO_BACKEND), err=True)

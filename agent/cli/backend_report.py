@@ -77,7 +77,7 @@ def report_of(state: BackendState) -> BackendReport:
 
 def report_of_skipped(skipped: SkippedBackend) -> BackendReport:
     """The report of a backend that is not used at all."""
-    return BackendReport(skipped.backend_id, problem=skipped.reason)
+    return BackendReport(skipped.backend_id, problem=f"skipped: {skipped.reason}")
 
 
 def _model(model: BackendModel) -> ModelReport:

@@ -61,7 +61,7 @@ async def _find(loaded: LoadedConfig) -> Findings:
     reports = [report_of(state) for state in discovery.states]
     reports += [report_of_skipped(skipped) for skipped in backends.skipped]
     if not loaded.config.backends:
-        reports.append(BackendReport("configuration", problem=NO_BACKEND))
+        reports.append(BackendReport("configuration", problem=str(NO_BACKEND)))
     return Findings(model_offers(discovery.served_models(), loaded.config), reports)
 
 

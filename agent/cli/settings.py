@@ -11,6 +11,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import click
 
 from provider_agent.adapters.registry import known_kinds
+from provider_agent.advised_error import AdvisedError
 from provider_agent.agent.config import ConfigError, LoadedConfig, load_config, secret_values
 from provider_agent.agent.identity.key import IdentityError
 from provider_agent.agent.telemetry.logs import configure_logging
@@ -21,7 +22,9 @@ R = TypeVar("R")
 EXIT_CONFIG: Final = 2
 """The configuration, the identity or the command line is wrong: starting again will not help."""
 
-NO_BACKEND: Final = "no backend is configured; add a [[backends]] table for each of your servers"
+NO_BACKEND: Final = AdvisedError(
+    "no backend is configured", "add a [[backends]] table for each of your servers"
+)
 
 _NO_COORDINATOR: Final = "wss://not-set.invalid"
 """Satisfies the checks of the configuration; nobody dials it."""

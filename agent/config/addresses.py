@@ -7,6 +7,7 @@ a password.
 import ipaddress
 from urllib.parse import SplitResult, urlsplit
 
+from provider_agent.agent.config.errors import InvalidValue
 from provider_agent.protocol.auth import canonical_authority
 
 
@@ -25,9 +26,9 @@ def coordinator_url(text: str, *, allow_insecure: bool) -> str:
         raise ValueError('an address must not hold "#"')
     canonical_authority(parts.scheme, parts.hostname or "", parts.port)  # what will be signed
     if parts.scheme == "ws" and not allow_insecure and not is_loopback(parts.hostname or ""):
-        raise ValueError(
-            "ws:// would send prompts in the clear; use wss://, or set coordinator.allow_insecure "
-            "(--allow-insecure) when the network itself is private"
+        raise InvalidValue(
+            "ws:// would send prompts in the clear",
+            "use wss://, or set coordinator.allow_insecure (--allow-insecure) in a private network",
         )
     return text.strip()
 
@@ -65,11 +66,11 @@ def _split(text: str, schemes: tuple[str, ...], *, credentials: bool = False) ->
         parts = urlsplit(text.strip())
         _ = parts.port  # read for its check of the range
     except ValueError as error:
-        raise ValueError(f"not an address; expected {expected}host[:port]") from error
+        raise InvalidValue("not an address", f"expected {expected}host[:port]") from error
     if parts.scheme not in schemes or not parts.hostname:
         raise ValueError(f"expected an address that begins with {expected} and names a host")
     if not credentials and "@" in parts.netloc:
-        raise ValueError("an address must not hold a user or password; put keys in a variable")
+        raise InvalidValue("an address must not hold a user or password", "put keys in a variable")
     if any(character.isspace() for character in text.strip()):
         raise ValueError("an address must not hold spaces")
     return parts

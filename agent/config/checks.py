@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from provider_agent.adapters.base import Backend
 from provider_agent.adapters.registry import backend_class
 from provider_agent.adapters.responses.redaction import redact
+from provider_agent.advised_error import AdvisedError
 from provider_agent.agent.config.addresses import (
     backend_url,
     coordinator_url,
@@ -65,14 +66,15 @@ def _coordinator(
         for index, text in enumerate(section.fallback_urls)
     )
     if len({url, *fallback_urls}) <= len(fallback_urls):
-        reason = "an address stands there twice, or is that of coordinator.url; remove one"
+        reason = "an address is listed twice, or is that of coordinator.url"
         key = "coordinator.fallback_urls"
-        raise bad_value(origins[key], key, reason)
+        raise bad_value(origins[key], key, reason, "remove one")
     if section.client_key_file and not section.client_cert_file:
         raise bad_value(
             origins["coordinator.client_key_file"],
             "coordinator.client_cert_file",
-            "missing; client_key_file needs it beside it",
+            "missing",
+            "client_key_file needs it",
         )
     proxy = section.proxy or None
     if proxy is not None:
@@ -121,7 +123,7 @@ def _check_pricing(section: PricingConfig, origins: Mapping[str, str]) -> None:
     if section.default_input_per_1m is not None:
         missing, given = given, missing
     raise bad_value(
-        origins[f"pricing.{given}"], f"pricing.{missing}", f"missing; {given} needs it beside it"
+        origins[f"pricing.{given}"], f"pricing.{missing}", "missing", f"{given} needs it"
     )
 
 
@@ -145,7 +147,8 @@ def _backends(
             raise bad_value(
                 origin,
                 f"backends[{index}]",
-                f"the same kind and {what} as backends[{seen[same]}]; remove one of them",
+                f"the same kind and {what} as backends[{seen[same]}]",
+                "remove one of them",
             )
         seen[same] = index
         result.append(backend)
@@ -157,17 +160,17 @@ def _backend(
 ) -> BackendConfig:
     kind = backend.kind
     if kind not in known_kinds:
-        reason = f'unknown kind "{kind}"; {did_you_mean(kind, known_kinds)}'
-        raise bad_value(origin, f"{key}.kind", reason)
+        advice = did_you_mean(kind, known_kinds)
+        raise bad_value(origin, f"{key}.kind", f'unknown kind "{kind}"', advice)
     adapter = _at(f"{key}.kind", origin, lambda: backend_class(kind))
     _check_key(backend, adapter, origin, key)
     if adapter.requires_url and backend.url is None:
         raise bad_value(
-            origin, f"{key}.url", 'missing; name the server, such as "http://127.0.0.1:9000"'
+            origin, f"{key}.url", "missing", 'name the server, such as "http://127.0.0.1:9000"'
         )
     if backend.formats is not None and not adapter.accepts_formats:
-        reason = f"{kind} does not accept it; remove it, or use openai_compatible"
-        raise bad_value(origin, f"{key}.formats", reason)
+        reason = f"{kind} does not accept it"
+        raise bad_value(origin, f"{key}.formats", reason, "remove it, or use openai_compatible")
     text = backend.url or adapter.default_url
     url = _at(f"{key}.url", origin, lambda: backend_url(text)) if text else None
     return replace(backend, url=url)
@@ -177,14 +180,14 @@ def _check_key(backend: BackendConfig, adapter: type[Backend], origin: str, key:
     """Refuse a key in two places, in none where there has to be one, or in the file itself."""
     name, path = backend.api_key_env, backend.api_key_file
     if name is not None and path is not None:
-        reason = "api_key_env names the key as well; remove one of them"
-        raise bad_value(origin, f"{key}.api_key_file", reason)
+        reason = "api_key_env names the key as well"
+        raise bad_value(origin, f"{key}.api_key_file", reason, "remove one of them")
     if not adapter.native and name is None and path is None:
-        reason = (
-            f"missing; {backend.kind} needs the name of the environment variable that holds the "
-            "key, or its file in api_key_file"
+        advice = (
+            f"{backend.kind} needs the name of the environment variable that holds the key, or its "
+            "file in api_key_file"
         )
-        raise bad_value(origin, f"{key}.api_key_env", reason)
+        raise bad_value(origin, f"{key}.api_key_env", "missing", advice)
     # The text is most likely the key itself, so it is not repeated.
     if name is not None and not name.isidentifier():
         reason = "expected the name of an environment variable, not the key itself"
@@ -195,8 +198,10 @@ def _check_key(backend: BackendConfig, adapter: type[Backend], origin: str, key:
 
 
 def _at(key: str, origin: str, read: Callable[[], T]) -> T:
-    """What `read` returns; its ValueError becomes the error of this key."""
+    """The result of `read`; its ValueError becomes the error of this key."""
     try:
         return read()
     except ValueError as error:
+        if isinstance(error, AdvisedError):
+            raise bad_value(origin, key, error.problem, error.advice) from error
         raise bad_value(origin, key, str(error)) from error

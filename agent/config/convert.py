@@ -46,7 +46,7 @@ def check_known(raw: object, struct: type[msgspec.Struct], origin: str, key: str
     known = field_names(struct)
     for name in raw:
         if name not in known:
-            raise bad_value(origin, f"{key}.{name}", f"unknown key; {did_you_mean(name, known)}")
+            raise bad_value(origin, f"{key}.{name}", "unknown key", did_you_mean(name, known))
 
 
 def check_known_inside(raw: object, origin: str, key: str) -> None:

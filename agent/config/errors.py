@@ -1,24 +1,30 @@
-"""The one error of the configuration, and the words that its messages share."""
+"""The errors of the configuration."""
 
 import difflib
 from collections.abc import Iterable
 
+from provider_agent.advised_error import AdvisedError
 
-class ConfigError(Exception):
-    """The settings cannot be used.
 
-    Its text is one message for the operator: the place (file, variable or flag), the key, the
-    reason and what to do. It never holds the value of a secret.
+class ConfigError(AdvisedError):
+    """The settings are not usable.
+
+    `problem` starts with the origin (file, variable or option) and the key. The text never contains
+    the value of a secret.
     """
 
 
-def bad_value(origin: str, key: str, reason: str) -> ConfigError:
+class InvalidValue(AdvisedError, ValueError):
+    """A value that its key does not accept; it becomes a `ConfigError` that names the key."""
+
+
+def bad_value(origin: str, key: str, reason: str, advice: str = "") -> ConfigError:
     """The error for the value of `key` (dotted) that came from `origin`."""
-    return ConfigError(f"{origin}: {key}: {reason}")
+    return ConfigError(f"{origin}: {key}: {reason}", advice)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A half sentence that names the closest known word, or else all of them."""
+    """Advice that names the closest known word, or all of them."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1)
     if close:

@@ -72,17 +72,17 @@ def read_file(path: Path) -> dict[str, object]:
             content = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:
         raise ConfigError(
-            f"{path}: no such file; copy agent.example.toml there, or name another with --config"
+            f"{path}: no such file", "copy agent.example.toml there, or name another with --config"
         ) from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path}: bigger than {MAX_FILE_BYTES} bytes; is it the right file?")
+        raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} bytes", "is it the right file?")
     try:
         return tomllib.loads(content.decode())
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}: line {line}: not UTF-8; save the file as UTF-8") from error
+        raise ConfigError(f"{path}: line {line}: not UTF-8", "save the file as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {_describe_syntax(str(error))}") from error
     except RecursionError as error:

@@ -164,7 +164,7 @@ class _Sources:
         for name, table in self._file.items():
             if name not in known:
                 hint = did_you_mean(name, known)
-                raise ConfigError(f"{self._file_name}: {name}: unknown section; {hint}")
+                raise ConfigError(f"{self._file_name}: {name}: unknown section", hint)
             if name in SECTIONS:
                 check_known(table, SECTIONS[name], self._file_name, name)
 
@@ -225,4 +225,4 @@ class _Sources:
         if not self._file:
             places = ", ".join(str(place) for place in search_path(self._environ))
             where += f" (looked for a file at {places})"
-        raise ConfigError(f"{self._file_name}: {key}: missing; {where}")
+        raise ConfigError(f"{self._file_name}: {key}: missing", where)

@@ -18,6 +18,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from provider_agent.advised_error import AdvisedError
 from provider_agent.event_log import EventLogger
 
 log = EventLogger(__name__)
@@ -32,8 +33,8 @@ _RUST_BEGIN: Final = "-----BEGIN USEPOD AGENT KEY-----"
 _RUST_END: Final = "-----END USEPOD AGENT KEY-----"
 
 
-class IdentityError(Exception):
-    """The key is not usable; the text names the file, the reason and what to do."""
+class IdentityError(AdvisedError):
+    """The key is not usable; `problem` names the file and the reason."""
 
 
 class Identity:
@@ -93,11 +94,11 @@ def load(path: Path) -> Identity:
             mode = os.fstat(file.fileno()).st_mode
     except FileNotFoundError as error:
         raise IdentityError(
-            f"{path}: the file does not exist; the first `provider-agent run` creates it"
+            f"{path}: the file does not exist", "`provider-agent identity` creates it"
         ) from error
     except OSError as error:
         raise IdentityError(
-            f"{path}: cannot be read: {error.strerror}; give this user read access to the file"
+            f"{path}: cannot be read: {error.strerror}", "give this user read access to the file"
         ) from error
     if stat.S_IMODE(mode) & 0o077:
         log.warning(
@@ -110,8 +111,8 @@ def load(path: Path) -> Identity:
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         # The text leaves out the cause, which may quote the file's secret content.
         raise IdentityError(
-            f"{path}: damaged: {_reason(content)}; restore the file from a backup, or move "
-            "it away and enroll again as a new agent"
+            f"{path}: damaged: {_reason(content)}",
+            "restore the file from a backup, or move it away and enroll again as a new agent",
         ) from error
 
 
@@ -183,8 +184,8 @@ def _create(path: Path) -> None:
         return  # another process created the key first
     except OSError as error:
         raise IdentityError(
-            f"{path}: the key cannot be created: {error.strerror}; make the directory writable for "
-            "this user, or set identity.key_path"
+            f"{path}: the key cannot be created: {error.strerror}",
+            "make the directory writable for this user, or set identity.key_path",
         ) from error
     log.info("identity created", path=str(path))
 

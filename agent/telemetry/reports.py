@@ -118,7 +118,10 @@ class Reports:
     def _backends_skipped(self) -> list[BackendStatus]:
         return [
             BackendStatus(
-                id=skipped.backend_id, kind=skipped.kind, healthy=False, last_error=skipped.reason
+                id=skipped.backend_id,
+                kind=skipped.kind,
+                healthy=False,
+                last_error=f"skipped: {skipped.reason}",
             )
             for skipped in self._skipped
         ]

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from provider_agent.advised_error import AdvisedError
 from provider_agent.agent.config.addresses import listen_address
 from provider_agent.agent.telemetry.metrics import CONTENT_TYPE, Metrics
 from provider_agent.agent.telemetry.status import StatusSnapshot, readiness
@@ -18,8 +19,8 @@ _SHUTDOWN_S: Final = 1.0
 """Answers here take no time; nobody waits for a slow reader of them."""
 
 
-class StatusServerError(Exception):
-    """The server cannot listen; the text names the address, the reason and what to do."""
+class StatusServerError(AdvisedError):
+    """The server cannot listen; `problem` names the address and the reason."""
 
 
 class StatusServer:
@@ -72,8 +73,9 @@ class StatusServer:
             await runner.cleanup()
             raise StatusServerError(
                 f"the status server cannot listen on {self.address}: "
-                f"{os.strerror(error.errno or 0)}; stop what uses the address, or set "
-                'observability.prometheus_addr to another one, or to "" for none'
+                f"{os.strerror(error.errno or 0)}",
+                "stop the process that uses the address, or set observability.prometheus_addr to "
+                'another one, or to "" for none',
             ) from error
         except BaseException:
             await runner.cleanup()

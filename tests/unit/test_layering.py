@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-SHARED = frozenset({"event_log"})
+SHARED = frozenset({"advised_error", "event_log"})
 """Modules of `provider_agent` itself, which every subpackage may import, but for `protocol`."""
 
 ALLOWED: dict[str, frozenset[str]] = {

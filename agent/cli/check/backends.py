@@ -20,9 +20,8 @@ TINY_TIMEOUT_S = 120.0
 
 def skipped_backend(skipped: SkippedBackend) -> Finding:
     """A backend whose key is not set."""
-    reason = skipped.reason.removeprefix("skipped: ")
     advice = "set it in the agent's environment, or remove the backend"
-    return Finding("backend", skipped.backend_id, Outcome.FAILED, reason, advice)
+    return Finding("backend", skipped.backend_id, Outcome.FAILED, skipped.reason, advice)
 
 
 async def check_backend_state(state: BackendState, *, complete: bool) -> list[Finding]:

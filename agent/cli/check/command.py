@@ -1,18 +1,17 @@
-"""`provider-agent check`: tries everything that `run` needs, and says what to do about failures."""
+"""`provider-agent check`: checks everything that `run` needs, with advice for each failure."""
 
 import os
 import sys
 from pathlib import Path
 
 import click
-from msgspec.structs import replace
 
 from provider_agent.adapters.registry import known_kinds
 from provider_agent.agent.backends.configured import make_backends
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.cli.check.backends import check_backend_state, skipped_backend
 from provider_agent.agent.cli.check.coordinator import check_coordinators
-from provider_agent.agent.cli.check.findings import Finding, Outcome, all_well, failure, show
+from provider_agent.agent.cli.check.findings import Finding, Outcome, all_passed, failure, show
 from provider_agent.agent.cli.settings import (
     EXIT_CONFIG,
     NO_BACKEND,
@@ -26,27 +25,29 @@ from provider_agent.agent.identity.key import Identity, IdentityError, load
 
 @click.command(short_help="Test configuration, coordinator and backends.")
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.option("--completions/--no-completions", default=True, help="Ask each server for 8 tokens.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--completions/--no-completions", default=True, help="Request 8 tokens from each server."
+)
 def check(config_path: Path | None, as_json: bool, completions: bool) -> None:
     """Test configuration, identity, coordinator and every backend.
 
-    Exits with 0 only when all is well, 2 when the configuration cannot be used, else 1. It disturbs
-    no running agent. The completions cost a few tokens at paid services.
+    Exits with 0 if all checks pass, 2 if the configuration is not usable, and 1 otherwise. It does
+    not disturb a running agent. Completions cost a few tokens at paid services.
     """
     try:
         loaded = load_config(config_path, os.environ, {}, known_kinds())
     except ConfigError as error:
-        advice = "mend it; docs/configuration.md explains every key"
+        advice = "correct it; docs/configuration.md explains every key"
         target = "" if config_path is None else str(config_path)
-        show([failure("configuration", target, str(error), advice)], as_json=as_json)
+        show([failure("configuration", target, error, advice)], as_json=as_json)
         sys.exit(EXIT_CONFIG)
     start_logging(loaded, "error")
     findings = [_configuration(loaded)]
     identity = _identity(loaded.config, findings)
     findings += run_async(_check(loaded.config, identity, completions))
     show(findings, as_json=as_json)
-    sys.exit(0 if all_well(findings) else 1)
+    sys.exit(0 if all_passed(findings) else 1)
 
 
 def _configuration(loaded: LoadedConfig) -> Finding:
@@ -64,10 +65,7 @@ def _identity(config: Config, findings: list[Finding]) -> Identity | None:
     try:
         identity = load(path)
     except IdentityError as error:
-        finding = failure("identity", str(path), str(error), "restore it from a backup")
-        if not os.path.lexists(path):
-            finding = replace(finding, what_to_do="`provider-agent identity` creates it now")
-        findings.append(finding)
+        findings.append(failure("identity", str(path), error, "restore it from a backup"))
         return None
     findings.append(Finding("identity", str(path), Outcome.OK, identity.fingerprint))
     return identity

@@ -1,4 +1,4 @@
-"""What `check` finds out, and how it is shown: one row per thing that was tried."""
+"""The findings of `check`, and how they are printed: one row per check."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -9,27 +9,28 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from provider_agent.advised_error import AdvisedError
 from provider_agent.agent.cli.terminal import console, visible
 
 
 class Outcome(StrEnum):
-    """How a trial went."""
+    """The result of a check."""
 
     OK = "ok"
     FAILED = "failed"
     SKIPPED = "skipped"
-    """Not tried, because something before it failed, or because nobody asked for it."""
+    """Not performed: an earlier check failed, or the operator did not request it."""
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One trial.
+    """One check and its result.
 
     Attributes:
-        component: what was tried: configuration, identity, coordinator, backend, completion.
-        target: which one.
-        outcome: how it went.
-        details: what was seen.
-        what_to_do: for a failure; "" otherwise.
+        component: configuration, identity, coordinator, backend or completion.
+        target: the file, address, backend or model that was checked.
+        outcome: the result.
+        details: what was found.
+        what_to_do: advice for a failure; "" otherwise.
     """
 
     component: str
@@ -39,38 +40,38 @@ class Finding(msgspec.Struct, frozen=True):
     what_to_do: str = ""
 
 
-def failure(component: str, target: str, message: str, otherwise: str) -> Finding:
-    """A failure whose message may end in advice, as ours do: `reason; what to do`.
+def failure(component: str, target: str, error: AdvisedError, default_advice: str) -> Finding:
+    """A failed check.
 
     Args:
         component: see `Finding`.
-        target: see `Finding`; not repeated where the message begins with it.
-        message: of an error of ours.
-        otherwise: the advice for a message without one.
+        target: see `Finding`; removed from the start of the error's problem.
+        error: why it failed.
+        default_advice: for an error without advice.
     """
-    details, _, advice = message.removeprefix(f"{target}: ").partition("; ")
-    return Finding(component, target, Outcome.FAILED, details, advice or otherwise)
+    details = error.problem.removeprefix(f"{target}: ")
+    return Finding(component, target, Outcome.FAILED, details, error.advice or default_advice)
 
 
-def all_well(findings: Sequence[Finding]) -> bool:
-    """Whether nothing failed."""
+def all_passed(findings: Sequence[Finding]) -> bool:
+    """Whether no check failed."""
     return all(finding.outcome is not Outcome.FAILED for finding in findings)
 
 
 def show(findings: Sequence[Finding], *, as_json: bool) -> None:
-    """Print the findings for people or for programs."""
+    """Print the findings as a table or as JSON."""
     if as_json:
-        shown = {"ok": all_well(findings), "findings": findings}
+        shown = {"ok": all_passed(findings), "findings": findings}
         click.echo(msgspec.json.format(msgspec.json.encode(shown)).decode())
         return
     out = console()
     out.print(_table(findings))
     failed = sum(finding.outcome is Outcome.FAILED for finding in findings)
-    out.print("All is well." if not failed else f"{failed} of {len(findings)} checks failed.")
+    out.print("All checks passed." if not failed else f"{failed} of {len(findings)} checks failed.")
 
 
 def _table(findings: Sequence[Finding]) -> Table:
-    # Without frames, and with the advice below the details, it is readable in eighty columns.
+    # Without borders, and with the advice below the details, it fits into eighty columns.
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("check", no_wrap=True)
     table.add_column("target", overflow="fold")

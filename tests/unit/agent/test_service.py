@@ -242,7 +242,7 @@ async def test_agent_waits_for_as_long_as_the_coordinator_asks(ending: str, wait
 async def test_status_shows_the_last_rejection_and_skipped_backends() -> None:
     async with ScriptedCoordinator() as coordinator:
         coordinator.refusals.append((401, {}))
-        skipped = SkippedBackend("venice", "venice", "skipped: KEY is not set")
+        skipped = SkippedBackend("venice", "venice", "KEY is not set")
         async with RunningAgent(coordinator, ScriptedBackend("a"), skipped=[skipped]) as agent:
             assert agent.service.status().link == "starting"
             await asyncio.sleep(20)

@@ -348,10 +348,10 @@ async def test_backend_whose_api_key_disappeared_is_shown_with_the_reason() -> N
     backend = ScriptedBackend("venice", model("m"))
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
         await agent.connected()
-        skipped = SkippedBackend("venice", "venice", "skipped: the file k (api_key_file) is empty")
+        skipped = SkippedBackend("venice", "venice", "the file k (api_key_file) is empty")
         config = agent_config(coordinator.url)
         assert agent.service.reload(config, Backends([], {}, [skipped])).applied == ("backends",)
         (shown,) = agent.service.status().backends
-        assert (shown.healthy, shown.last_error) == (False, skipped.reason)
+        assert (shown.healthy, shown.last_error) == (False, f"skipped: {skipped.reason}")
         await asyncio.sleep(1)
         assert backend.closed

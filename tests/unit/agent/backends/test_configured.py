@@ -70,7 +70,7 @@ def test_a_missing_key_skips_its_backend_and_names_the_variable(environ: dict[st
         ),
         environ,
     )
-    reason = "skipped: the environment variable KEY (api_key_env) is not set"
+    reason = "the environment variable KEY (api_key_env) is not set"
     assert [one.id for one in created.usable] == ["echo"]
     assert created.skipped == [
         SkippedBackend("venice", "venice", reason),
@@ -119,7 +119,7 @@ def test_repr_does_not_show_keys() -> None:
 def test_a_file_without_a_key_skips_its_backend_and_names_the_file(tmp_path: Path) -> None:
     file = tmp_path / "key"
     config = BackendConfig(kind="venice", api_key_file=file)
-    reason = f"skipped: the file {file} (api_key_file) cannot be read: No such file or directory"
+    reason = f"the file {file} (api_key_file) cannot be read: No such file or directory"
     assert make_backends((config,), {}).skipped == [SkippedBackend("venice", "venice", reason)]
     file.write_text("sk-1\n", "utf-8")
     created = make_backends((config,), {})

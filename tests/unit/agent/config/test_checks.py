@@ -126,7 +126,7 @@ def test_fallback_addresses_are_kept_in_their_order(tmp_path: Path) -> None:
         (["ws://b.example/x"], "fallback_urls[0]: ws:// would send prompts in the clear"),
         ([FALLBACK, "https://b"], "fallback_urls[1]: expected an address that begins with wss://"),
         ([FALLBACK, "wss://u:secret@b"], "fallback_urls[1]: an address must not hold a user"),
-        ([FALLBACK, FALLBACK], "coordinator.fallback_urls: an address stands there twice"),
+        ([FALLBACK, FALLBACK], "coordinator.fallback_urls: an address is listed twice"),
         (["wss://c.example/provider/connect"], "or is that of coordinator.url; remove one"),
         ([""], "fallback_urls[0]: expected"),
         ([3], "fallback_urls[0]: expected a text in quotes"),

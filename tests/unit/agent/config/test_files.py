@@ -58,7 +58,7 @@ def test_credentials_of_systemd_are_found_where_it_puts_them() -> None:
         (b"[limits\n", "line 1, column 8: not valid TOML"),
         (b'a = "x', "end of document: not valid TOML"),
         (b"a = 1\nb = '\xff'\n", "line 2: not UTF-8"),
-        (b"#" * (MAX_FILE_BYTES + 1), "bigger than 1048576 bytes"),
+        (b"#" * (MAX_FILE_BYTES + 1), "larger than 1048576 bytes"),
         (b"a = " + b"[" * 5000, "nested too deeply"),
     ],
 )

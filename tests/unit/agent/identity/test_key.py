@@ -145,7 +145,7 @@ def test_damaged_file_is_an_error_and_is_not_changed(
 
 
 def test_error_for_a_missing_file_names_the_command_that_creates_it(tmp_path: Path) -> None:
-    with pytest.raises(IdentityError, match="`provider-agent run` creates it"):
+    with pytest.raises(IdentityError, match="`provider-agent identity` creates it"):
         load(tmp_path / "identity.key")
 
 

@@ -44,7 +44,7 @@ class Parts:
         self.stats = RollingStats(self.clock)
         self.metrics = Metrics()
         self.jobs = Jobs(self.discovery, Outbox(), 4, lambda _record: None, self.clock)
-        skipped = [SkippedBackend("venice", "venice", "skipped: KEY is not set")]
+        skipped = [SkippedBackend("venice", "venice", "KEY is not set")]
         config = agent_config(URL, limits=LimitsConfig(max_concurrent=4))
         self.reports = Reports(config, skipped, self.discovery, self.jobs, self.stats, self.clock)
 

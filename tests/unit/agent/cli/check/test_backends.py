@@ -30,7 +30,7 @@ async def checked(state: BackendState) -> list[Finding]:
 
 
 def test_a_skipped_backend_failed_and_names_its_variable() -> None:
-    skipped = SkippedBackend("venice", "venice", "skipped: the environment variable K is not set")
+    skipped = SkippedBackend("venice", "venice", "the environment variable K is not set")
 
     finding = skipped_backend(skipped)
 

@@ -4,7 +4,8 @@ import pytest
 from rich.console import Console
 
 from provider_agent.agent.cli.check import findings as module
-from provider_agent.agent.cli.check.findings import Finding, Outcome, all_well, failure, show
+from provider_agent.agent.cli.check.findings import Finding, Outcome, all_passed, failure, show
+from provider_agent.agent.config import ConfigError
 
 OK = Finding("configuration", "agent.toml", Outcome.OK, "backends: 1")
 SKIPPED = Finding("completion", "m (openai)", Outcome.SKIPPED, "not asked for")
@@ -15,31 +16,30 @@ FAILED = Finding("backend", "vllm:http://h", Outcome.FAILED, "connection refused
     ("findings", "well"),
     [([OK, SKIPPED], True), ([OK, FAILED], False), ([], True)],
 )
-def test_all_is_well_when_nothing_failed(findings: list[Finding], well: bool) -> None:
-    assert all_well(findings) is well
+def test_all_passed_means_that_no_check_failed(findings: list[Finding], well: bool) -> None:
+    assert all_passed(findings) is well
 
 
 @pytest.mark.parametrize(
-    ("message", "details", "advice"),
+    ("error", "details", "advice"),
     [
         (
-            "a.toml: limits.x: unknown key; did you mean y?",
+            ConfigError("a.toml: limits.x: unknown key", "use y; or z"),
             "limits.x: unknown key",
-            "did you mean y?",
+            "use y; or z",
         ),
-        ("a.toml: not valid TOML", "not valid TOML", "otherwise"),
-        ("no backend; add one; or two", "no backend", "add one; or two"),
+        (ConfigError("a.toml: not valid TOML; line 3"), "not valid TOML; line 3", "default"),
     ],
 )
-def test_a_failure_takes_its_advice_from_the_message(
-    message: str, details: str, advice: str
+def test_failure_takes_the_advice_of_the_error(
+    error: ConfigError, details: str, advice: str
 ) -> None:
-    finding = failure("configuration", "a.toml", message, "otherwise")
+    finding = failure("configuration", "a.toml", error, "default")
 
     assert finding == Finding("configuration", "a.toml", Outcome.FAILED, details, advice)
 
 
-def test_people_see_what_to_do_below_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+def test_advice_is_printed_below_the_problem(capsys: pytest.CaptureFixture[str]) -> None:
     show([OK, FAILED], as_json=False)
 
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
@@ -50,10 +50,10 @@ def test_people_see_what_to_do_below_what_is_wrong(capsys: pytest.CaptureFixture
     assert lines[-1] == "1 of 2 checks failed."
 
 
-def test_people_are_told_when_all_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_when_all_checks_passed(capsys: pytest.CaptureFixture[str]) -> None:
     show([OK, SKIPPED], as_json=False)
 
-    assert capsys.readouterr().out.endswith("All is well.\n")
+    assert capsys.readouterr().out.endswith("All checks passed.\n")
 
 
 def test_nothing_is_cut_off_in_eighty_columns(
