@@ -1,1 +1,1 @@
-"""`make soak`: everything at once, for minutes or hours, with random faults."""
+"""`make soak`: random faults under load, for minutes or hours."""

@@ -1,4 +1,4 @@
-"""`python -m tests.soak`: see CONTRIBUTING.md, "Soak"."""
+"""`python -m tests.soak`: see CONTRIBUTING.md, "Soak test"."""
 
 import asyncio
 import gc
@@ -14,92 +14,95 @@ import click
 import uvloop
 
 from provider_agent.agent.link import watchdogs
-from tests.soak import faults
 from tests.soak.clients import Clients
+from tests.soak.cluster import SETTINGS, Cluster, running_cluster
+from tests.soak.counts import Counts
+from tests.soak.faults import inject_faults
 from tests.soak.footprint import Footprint
-from tests.soak.tally import Tally
-from tests.soak.world import PING_EVERY_S, SETTINGS, World, world
+from tests.soak.managed_agent import PING_EVERY_S
 
 CLIENTS = 16
-TROUBLEMAKERS = 2
+FAULT_TASKS = 2
 
 WARM_UP = 0.25
-"""This part of the time comes before the start value is taken; not over `WARM_UP_S`."""
+"""The part of the time before the first footprint, which later ones are compared with; at most
+`WARM_UP_S`."""
 WARM_UP_S = 60.0
 
 SETTLE_S = 20.0
-"""Kept connections are closed, and timers run out."""
+"""Kept-alive connections close, and timers end."""
 
 
 @click.command()
 @click.option("--minutes", default=5.0, show_default=True, help="How long.")
-@click.option("--seed", type=int, help="Of every random choice; chosen and told without.")
+@click.option("--seed", type=int, help="Of every random choice; printed if not given.")
 @click.option("--asyncio-loop", is_flag=True, help="asyncio's own event loop instead of uvloop's.")
 @click.option("--every", default=10.0, show_default=True, help="Seconds between two status lines.")
-@click.option("--log", type=click.Path(path_type=Path), help="File for the log of everything.")
+@click.option("--log", type=click.Path(path_type=Path), help="File for the log of every part.")
 def main(
     minutes: float, seed: int | None, asyncio_loop: bool, every: float, log: Path | None
 ) -> None:
-    """Run everything at once with random faults, and see that nothing is wrong or left behind."""
+    """Run clients against a cluster with random faults; check every response, and find leaks."""
     seed = random.randrange(2**31) if seed is None else seed
     _start_logging(log)
-    click.echo(f"seed {seed}: the same choices again with --seed {seed} (the timing differs)")
+    click.echo(f"seed {seed}: --seed {seed} repeats the random choices, but not the timing")
     tracemalloc.start(1)
     factory = None if asyncio_loop else uvloop.new_event_loop
-    tally = Tally()
+    counts = Counts()
     with (
         patch.object(watchdogs, "PING_EVERY_S", PING_EVERY_S),
         asyncio.Runner(loop_factory=factory) as runner,
     ):
-        runner.get_loop().set_exception_handler(lambda _loop, what: _unhandled(tally, what))
-        runner.run(_soak(random.Random(seed), tally, minutes * 60, every))
-        gc.collect()  # what was never retrieved or closed is told now
-    sys.exit(_verdict(tally, seed))
+        runner.get_loop().set_exception_handler(lambda _loop, what: _unhandled(counts, what))
+        runner.run(_soak(random.Random(seed), counts, minutes * 60, every))
+        gc.collect()  # reports exceptions that were never retrieved, and open sockets
+    sys.exit(_report(counts, seed))
 
 
-async def _soak(dice: random.Random, tally: Tally, seconds: float, every_s: float) -> None:
-    async with world(dice, tally) as here:
-        telling = asyncio.create_task(_tell(tally, every_s), name="status line")
+async def _soak(rng: random.Random, counts: Counts, seconds: float, every_s: float) -> None:
+    async with running_cluster(rng, counts) as cluster:
+        status = asyncio.create_task(_print_status(counts, every_s), name="status line")
         warm_up_s = min(WARM_UP_S, WARM_UP * seconds)
-        await _trouble(here, warm_up_s)
-        start = await _at_rest(here)
-        click.echo(f"start value: {start}")
-        await _trouble(here, seconds - warm_up_s)
-        end = await _at_rest(here, start)
-        click.echo(f"end value:   {end}")
+        await _run_load(cluster, warm_up_s)
+        start = await _settled_footprint(cluster)
+        click.echo(f"at the start: {start}")
+        await _run_load(cluster, seconds - warm_up_s)
+        end = await _settled_footprint(cluster, start)
+        click.echo(f"at the end:   {end}")
         for leak in end.leaks_since(start):
-            tally.defect(f"left behind: {leak}")
-        telling.cancel()
+            counts.add_defect(f"leak: {leak}")
+        status.cancel()
 
 
-async def _trouble(here: World, seconds: float) -> None:
-    """Clients and faults for so long; returns when the last request is over."""
+async def _run_load(cluster: Cluster, seconds: float) -> None:
+    """Run clients and faults for so long; return when the last request has ended."""
     stopping = asyncio.Event()
     clients = Clients(
         CLIENTS,
-        random.Random(here.dice.random()),
-        url=lambda: here.url,
-        server=here.server,
+        random.Random(cluster.rng.random()),
+        url=lambda: cluster.url,
+        server=cluster.server,
         attempts=SETTINGS.max_attempts,
-        tally=here.tally,
+        counts=cluster.counts,
     )
     async with asyncio.TaskGroup() as group:
         group.create_task(clients.run(stopping), name="clients")
-        makers = [
+        faults = [
             group.create_task(
-                faults.run(here, random.Random(here.dice.random()), stopping), name="faults"
+                inject_faults(cluster, random.Random(cluster.rng.random()), stopping),
+                name="faults",
             )
-            for _ in range(TROUBLEMAKERS)
+            for _ in range(FAULT_TASKS)
         ]
         await asyncio.sleep(seconds)
         stopping.set()
-        await asyncio.gather(*makers)
-        here.repair()
-    await here.quiet()
+        await asyncio.gather(*faults)
+        cluster.repair()
+    await cluster.wait_until_idle()
 
 
-async def _at_rest(here: World, start: Footprint | None = None) -> Footprint:
-    """The footprint when everything has settled; at the end as soon as nothing is left behind."""
+async def _settled_footprint(cluster: Cluster, start: Footprint | None = None) -> Footprint:
+    """The footprint after `SETTLE_S`; compared with a start, as soon as nothing has leaked."""
     loop = asyncio.get_running_loop()
     until = loop.time() + SETTLE_S
     while loop.time() < until:
@@ -108,31 +111,31 @@ async def _at_rest(here: World, start: Footprint | None = None) -> Footprint:
             now = Footprint.now(detailed=True)
             if not now.leaks_since(start):
                 return now
-    await here.quiet()
+    await cluster.wait_until_idle()
     return Footprint.now(detailed=True)
 
 
-async def _tell(tally: Tally, every_s: float) -> None:
-    began = time.monotonic()
+async def _print_status(counts: Counts, every_s: float) -> None:
+    started_at = time.monotonic()
     while True:
         await asyncio.sleep(every_s)
-        click.echo(f"{time.monotonic() - began:5.0f} s  {tally.line()} | {Footprint.now()}")
+        seconds = time.monotonic() - started_at
+        click.echo(f"{seconds:5.0f} s  {counts.line()} | {Footprint.now()}")
 
 
-def _unhandled(tally: Tally, what: dict[str, object]) -> None:
-    tally.defect(f"unhandled: {what.get('message')}: {what.get('exception')!r}")
+def _unhandled(counts: Counts, what: dict[str, object]) -> None:
+    counts.add_defect(f"unhandled: {what.get('message')}: {what.get('exception')!r}")
 
 
-def _verdict(tally: Tally, seed: int) -> int:
-    click.echo(f"{tally.line()}\nfaults: {dict(tally.faults.most_common())}")
-    for defect in tally.defects:
+def _report(counts: Counts, seed: int) -> int:
+    """Print the result; return the exit code."""
+    click.echo(f"{counts.line()}\nfaults: {dict(counts.faults.most_common())}")
+    for defect in counts.defects:
         click.echo(f"DEFECT  {defect}", err=True)
     click.echo(
-        f"FAILED with seed {seed}"
-        if tally.defects
-        else "passed: no wrong byte, one end each, nothing left behind"
+        f"FAILED with seed {seed}" if counts.defects else "passed: every response correct, no leaks"
     )
-    return 1 if tally.defects else 0
+    return 1 if counts.defects else 0
 
 
 def _start_logging(log: Path | None) -> None:
@@ -145,6 +148,8 @@ def _start_logging(log: Path | None) -> None:
 
 
 class _WithFields(logging.Formatter):
+    """Appends a record's structured fields."""
+
     def format(self, record: logging.LogRecord) -> str:
         return f"{super().format(record)} {getattr(record, 'fields', '')}"
 

@@ -1,4 +1,7 @@
-"""Clients that never rest: real HTTP clients, some of which leave, pause, or stop reading."""
+"""HTTP clients that send one request after the other, and check every response.
+
+Some of them disconnect, pause, or stop reading.
+"""
 
 import asyncio
 import random
@@ -13,59 +16,70 @@ from provider_agent.adapters.servers.echo import MODEL_ID as ECHO_MODEL
 from provider_agent.adapters.servers.echo import EchoBackend
 from provider_agent.agent.backends.failover import MAX_ATTEMPTS
 from tests.kit.jobs import new_job
-from tests.soak.order import Order
+from tests.soak.counts import Counts
+from tests.soak.outcome import End, Outcome, check_partial_response, check_response
+from tests.soak.random_request import RandomRequest
 from tests.soak.server import SoakServer
-from tests.soak.tally import Tally
-from tests.soak.verdict import End, Outcome, judge, judge_part
 
-PATIENCE_S = 60.0
-"""Longer than every clock of the coordinator's: a request that takes so long hangs."""
+TIMEOUT_S = 60.0
+"""Longer than every timeout of the coordinator: a request that takes longer hangs."""
+
+STOPS_READING_S = 15.0
+"""Longer than the coordinator keeps a stalled client."""
 
 RUNS_PER_JOB = 2 * MAX_ATTEMPTS
-"""An agent tries so often, and its HTTP client once more when a kept connection was dead."""
+"""The agent's attempts; its HTTP client may repeat each one on a dead kept-alive connection."""
 
 
-class Manner(Enum):
-    """How a client takes its answer."""
+class ClientBehavior(Enum):
+    """How a client reads its response."""
 
-    STEADY = auto()
-    LEAVES = auto()
+    READS = auto()
+    DISCONNECTS = auto()
     PAUSES = auto()
-    STOPS = auto()
+    STOPS_READING = auto()
+
+
+BEHAVIOR_WEIGHTS = {
+    ClientBehavior.READS: 80,
+    ClientBehavior.DISCONNECTS: 8,
+    ClientBehavior.PAUSES: 7,
+    ClientBehavior.STOPS_READING: 5,
+}
 
 
 class Clients:
-    """Some clients, each with one request after the other until told to stop.
+    """Clients that run at the same time, each with one request after the other.
 
     Args:
         number: of clients.
-        dice: what they ask for, and how they take it.
-        url: of the coordinator, now.
-        server: counts how often their jobs ran.
-        attempts: agents that the coordinator tries for one request.
-        tally: told of every end.
+        rng: chooses requests and behaviors.
+        url: returns the coordinator's current URL.
+        server: counts the runs of the jobs.
+        attempts: the number of agents that the coordinator tries for one request.
+        counts: records every outcome.
     """
 
     def __init__(
         self,
         number: int,
-        dice: random.Random,
+        rng: random.Random,
         *,
         url: Callable[[], str],
         server: SoakServer,
         attempts: int,
-        tally: Tally,
+        counts: Counts,
     ) -> None:
         self._number = number
-        self._dice = dice
+        self._rng = rng
         self._url = url
         self._server = server
         self._attempts = attempts
-        self._tally = tally
+        self._counts = counts
         self._names = count()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Buy until told to stop; returns when every request is over."""
+        """Send requests until `stopping` is set; return when the last one has ended."""
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
         timeout = aiohttp.ClientTimeout(total=None)
         async with (
@@ -75,96 +89,94 @@ class Clients:
             asyncio.TaskGroup() as group,
         ):
             for n in range(self._number):
-                dice = random.Random(self._dice.random())
-                buying = self._keep_buying(session, dice, stopping)
-                group.create_task(buying, name=f"client {n}")
+                rng = random.Random(self._rng.random())
+                group.create_task(self._run_client(session, rng, stopping), name=f"client {n}")
 
-    async def _keep_buying(
-        self, session: aiohttp.ClientSession, dice: random.Random, stopping: asyncio.Event
+    async def _run_client(
+        self, session: aiohttp.ClientSession, rng: random.Random, stopping: asyncio.Event
     ) -> None:
         while not stopping.is_set():
-            order = Order.random(f"o{next(self._names)}", dice)
-            expected = await _expected(order)
-            manner = dice.choices(list(Manner), [80, 8, 7, 5])[0]
-            outcome = await self._buy(session, order, expected, manner, dice)
-            outcome = self._runs_judged(order, outcome)
-            self._tally.ended(order, outcome)
+            request = RandomRequest.random(f"o{next(self._names)}", rng)
+            expected = await _expected_response(request)
+            behavior = rng.choices(list(BEHAVIOR_WEIGHTS), list(BEHAVIOR_WEIGHTS.values()))[0]
+            outcome = await self._send(session, request, expected, _ResponseReader(behavior, rng))
+            outcome = self._check_runs(request, outcome)
+            self._counts.request_ended(request, outcome)
             pause_s = 2.0 if outcome.end in (End.FAILED, End.BROKEN) else 0.02
-            await asyncio.sleep(pause_s * dice.random())
+            await asyncio.sleep(pause_s * rng.random())
 
-    async def _buy(
+    async def _send(
         self,
         session: aiohttp.ClientSession,
-        order: Order,
+        request: RandomRequest,
         expected: bytes,
-        manner: Manner,
-        dice: random.Random,
+        reader: "_ResponseReader",
     ) -> Outcome:
-        taken = _Taken(manner, dice)
-        url = self._url() + order.operation.path
+        url = self._url() + request.operation.path
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(TIMEOUT_S):
                 async with session.post(
-                    url, data=order.body(), headers={"Content-Type": "application/json"}
+                    url, data=request.body(), headers={"Content-Type": "application/json"}
                 ) as response:
-                    await taken.take(response)
+                    await reader.read(response)
         except TimeoutError:
-            if manner is not Manner.STOPS:
-                return Outcome(End.WRONG, f"no end within {PATIENCE_S:.0f} s: {taken}")
-            outcome = Outcome(End.WRONG, "a client that takes nothing is never cut off")
+            return Outcome(End.WRONG, f"no end within {TIMEOUT_S:.0f} s: {reader}")
         except aiohttp.ClientError as error:
             outcome = Outcome(End.BROKEN, type(error).__name__)
         else:
-            if not taken.left:
-                return judge(order, expected, taken.status, bytes(taken.body))
+            if not reader.disconnected:
+                return check_response(request, expected, reader.status, bytes(reader.body))
             outcome = Outcome(End.LEFT)
-        return judge_part(expected, taken.status, bytes(taken.body)) or outcome
+        wrong = check_partial_response(expected, reader.status, bytes(reader.body))
+        return wrong or outcome
 
-    def _runs_judged(self, order: Order, outcome: Outcome) -> Outcome:
-        runs = self._server.runs_of(order)
+    def _check_runs(self, request: RandomRequest, outcome: Outcome) -> Outcome:
+        """Check how often the server ran the request's jobs."""
+        runs = self._server.runs_of(request)
         if len(runs) > self._attempts:
-            return Outcome(End.WRONG, f"{order.name} became {len(runs)} jobs")
+            return Outcome(End.WRONG, f"{request.name} became {len(runs)} jobs")
         if runs and max(runs.values()) > RUNS_PER_JOB:
-            return Outcome(End.WRONG, f"a job of {order.name} ran {max(runs.values())} times")
-        if order.model != ECHO_MODEL and outcome.end is End.COMPLETE and not runs:
-            return Outcome(End.WRONG, f"{order.name} was answered by nobody")
+            return Outcome(End.WRONG, f"a job of {request.name} ran {max(runs.values())} times")
+        if request.model != ECHO_MODEL and outcome.end is End.COMPLETE and not runs:
+            return Outcome(End.WRONG, f"{request.name} was answered without a run")
         return outcome
 
 
-class _Taken:
-    """What a client has got so far."""
+class _ResponseReader:
+    """Reads one response as a client of some behavior."""
 
-    def __init__(self, manner: Manner, dice: random.Random) -> None:
+    def __init__(self, behavior: ClientBehavior, rng: random.Random) -> None:
         self.status = 0
         self.body = bytearray()
-        self.left = False
-        self._manner = manner
-        self._after = int(dice.choice([0, 500, 5000, 50_000]) * dice.random())
-        self._pause_s = dice.uniform(0.1, 2.0)
+        self.disconnected = False
+        self._behavior = behavior
+        self._after_bytes = int(rng.choice([0, 500, 5000, 50_000]) * rng.random())
+        self._pause_s = rng.uniform(0.1, 2.0)
 
     def __repr__(self) -> str:
-        return f"<HTTP {self.status}, {len(self.body)} bytes, {self._manner.name}>"
+        return f"<HTTP {self.status}, {len(self.body)} bytes, {self._behavior.name}>"
 
-    async def take(self, response: aiohttp.ClientResponse) -> None:
-        """Read to the end, or leave, or stop for good: then only the coordinator can end it."""
+    async def read(self, response: aiohttp.ClientResponse) -> None:
+        """Read to the end, except that the client misbehaves once after some bytes."""
         self.status = response.status
         async for piece in response.content.iter_any():
             self.body += piece
-            if len(self.body) < self._after or self._manner is Manner.STEADY:
+            if len(self.body) < self._after_bytes:
                 continue
-            if self._manner is Manner.LEAVES:
-                self.left = True
+            behavior, self._behavior = self._behavior, ClientBehavior.READS
+            if behavior is ClientBehavior.DISCONNECTS:
+                self.disconnected = True
                 response.close()
                 return
-            if self._manner is Manner.PAUSES:
-                self._manner = Manner.STEADY
+            if behavior is ClientBehavior.PAUSES:
                 await asyncio.sleep(self._pause_s)
-            elif self._manner is Manner.STOPS:
-                await asyncio.sleep(15.0)  # cut off meanwhile, or everything fitted into buffers
-                self._manner = Manner.STEADY
+            elif behavior is ClientBehavior.STOPS_READING:
+                await asyncio.sleep(STOPS_READING_S)  # disconnected, unless buffers hold the rest
 
 
-class _Bytes:
+class _BytesSink:
+    """Collects the bytes of a response."""
+
     def __init__(self) -> None:
         self.received = bytearray()
 
@@ -175,16 +187,16 @@ class _Bytes:
         self.received += data
 
 
-async def _expected(order: Order) -> bytes:
-    """Every byte of the right answer."""
-    if order.model != ECHO_MODEL:
-        return b"".join(order.answer())
-    sink = _Bytes()
+async def _expected_response(request: RandomRequest) -> bytes:
+    """Every byte of the correct response."""
+    if request.model != ECHO_MODEL:
+        return b"".join(request.response())
+    sink = _BytesSink()
     job = new_job(
         ECHO_MODEL,
-        wire_format=order.operation.wire_format.value,
-        operation=order.operation.value,
-        request=order.body(),
+        wire_format=request.operation.wire_format.value,
+        operation=request.operation.value,
+        request=request.body(),
     )
     await EchoBackend(BackendSettings(kind="echo")).execute(job, sink)
     return bytes(sink.received)

@@ -1,4 +1,4 @@
-"""Memory, file descriptors and tasks of this process, and what became of them."""
+"""Memory, file descriptors and tasks of this process, and their growth."""
 
 import asyncio
 import gc
@@ -12,24 +12,24 @@ from typing import Self
 MIB = 1024 * 1024
 
 TRACED_SLACK_BYTES = 2 * MIB
-"""Bounded memories fill up: ids of jobs that ran, latencies of the last minutes."""
+"""Bounded collections fill up: ids of past jobs, latencies of the last minutes."""
 
 RESIDENT_SLACK_BYTES = 32 * MIB
-"""What an allocator keeps in pieces."""
+"""The allocator's fragmentation."""
 
 _DESCRIPTORS = next(path for path in map(Path, ("/proc/self/fd", "/dev/fd")) if path.exists())
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """At one moment, in bytes.
+    """The process at one moment; sizes in bytes.
 
     Attributes:
         traced: allocated by Python.
-        resident: of the process; the most so far where the system does not tell.
-        descriptors: what is open, by what it is.
-        tasks: by their names.
-        snapshot: where the memory was allocated; None: not asked for.
+        resident: resident memory; the peak where the system reports only that.
+        descriptors: open files, by type.
+        tasks: by name.
+        snapshot: where the memory was allocated; None: not detailed.
     """
 
     traced: int
@@ -40,7 +40,7 @@ class Footprint:
 
     @classmethod
     def now(cls, *, detailed: bool = False) -> Self:
-        """Take it."""
+        """Measure; `detailed` collects garbage first and takes a snapshot."""
         if detailed:
             gc.collect()
         return cls(
@@ -58,7 +58,7 @@ class Footprint:
         )
 
     def leaks_since(self, start: Self) -> list[str]:
-        """What is more than at the start, in words; empty when nothing is."""
+        """What has grown since the start, human-readable; empty: nothing."""
         leaks = []
         if self.traced > start.traced + TRACED_SLACK_BYTES:
             leaks += [f"memory: {self.traced - start.traced} bytes", *self._grown(start)]
@@ -82,7 +82,7 @@ class Footprint:
 
 
 def _name(task: "asyncio.Task[object]") -> str:
-    """Given, or else what it runs: numbers say nothing, also those of backends made anew."""
+    """Its name without a number, which changes with each start; else what it runs."""
     name = task.get_name()
     if not name.startswith("Task-"):
         return name.partition("#")[0]
@@ -94,7 +94,7 @@ def _descriptors() -> Counter[str]:
     for link in _DESCRIPTORS.iterdir():
         try:
             target = str(link.readlink())
-        except OSError:  # the listing's own, or a system without such links
+        except OSError:  # the directory's own descriptor, or a system without such links
             target = "open"
         found[target.partition(":")[0]] += 1
     return found
@@ -104,6 +104,6 @@ def _resident_bytes() -> int:
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
-        # Its unit is another one on Linux, which never comes here.
+        # In bytes, except on Linux, which has /proc.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return pages * resource.getpagesize()

@@ -1,4 +1,4 @@
-"""The inference server of the soak: answers as `Order.answer` says, counts, dies and comes back."""
+"""The inference server of the soak test. It can be killed and started again."""
 
 import asyncio
 import random
@@ -9,29 +9,28 @@ from typing import Self
 from aiohttp import web
 
 from provider_agent.protocol.formats import Operation
-from tests.soak.order import SOAK_MODEL, Order
+from tests.soak.random_request import SOAK_MODEL, RandomRequest
 
-_KILLED_S = 0.05
+_SHUTDOWN_S = 0.05
 
 
 class SoakServer:
-    """Runs between entry and exit; `kill` and `start` in between.
+    """Sends `RandomRequest.response` and counts runs; an asynchronous context manager.
 
     Args:
-        dice: how an answer is cut into writes.
+        rng: splits responses into writes.
 
     Attributes:
         port: where it listens; another one after every start.
-        active: answers under way.
-        runs: how often each job was begun, by order and by the agent's name for the job. Whoever
-            made the order takes it out with `runs_of`.
+        active: the number of running responses.
+        runs: the number of runs of each job, by request name and X-Request-Id.
     """
 
-    def __init__(self, dice: random.Random) -> None:
+    def __init__(self, rng: random.Random) -> None:
         self.port = 0
         self.active = 0
         self.runs: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self._dice = dice
+        self._rng = rng
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
@@ -46,18 +45,18 @@ class SoakServer:
     ) -> None:
         await self.kill()
 
-    def runs_of(self, order: Order) -> Counter[str]:
-        """How often each job of this order was begun; asked once."""
-        return self.runs.pop(order.name, Counter())
+    def runs_of(self, spec: RandomRequest) -> Counter[str]:
+        """Remove and return the number of runs of each job of a request."""
+        return self.runs.pop(spec.name, Counter())
 
     async def start(self) -> None:
-        """Listen."""
+        """Listen on a new port."""
         app = web.Application()
         app.router.add_get("/v1/models", _models)
         for operation in (Operation.CHAT, Operation.MESSAGES):
-            app.router.add_post(operation.path, self._answer)
+            app.router.add_post(operation.path, self._respond)
         self._runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=_KILLED_S
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=_SHUTDOWN_S
         )
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -65,33 +64,33 @@ class SoakServer:
         self.port = int(self._runner.addresses[0][1])
 
     async def kill(self) -> None:
-        """Break every answer off."""
+        """Stop listening, and abort every response."""
         if self._runner is not None:
             runner, self._runner = self._runner, None
             await runner.cleanup()
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
+    async def _respond(self, request: web.Request) -> web.StreamResponse:
         operation = Operation.CHAT if request.path == Operation.CHAT.path else Operation.MESSAGES
-        order = Order.read(operation, await request.read())
-        if order is None:
+        spec = RandomRequest.parse(operation, await request.read())
+        if spec is None:
             return web.json_response({"error": {"message": "a field is missing"}}, status=422)
-        self.runs[order.name][request.headers.get("X-Request-Id", "")] += 1
+        self.runs[spec.name][request.headers.get("X-Request-Id", "")] += 1
         self.active += 1
         try:
-            return await self._stream(request, order)
+            return await self._stream(request, spec)
         finally:
             self.active -= 1
 
-    async def _stream(self, request: web.Request, order: Order) -> web.StreamResponse:
-        kind = "text/event-stream" if order.streamed else "application/json"
+    async def _stream(self, request: web.Request, spec: RandomRequest) -> web.StreamResponse:
+        kind = "text/event-stream" if spec.streamed else "application/json"
         response = web.StreamResponse(headers={"Content-Type": kind})
         await response.prepare(request)
-        for event in order.answer():
-            cut = self._dice.randrange(len(event) + 1)
+        for event in spec.response():
+            cut = self._rng.randrange(len(event) + 1)
             for part in (event[:cut], event[cut:]):
                 if part:
                     await response.write(part)
-            await asyncio.sleep(order.pace_ms / 1000)
+            await asyncio.sleep(spec.pace_ms / 1000)
         await response.write_eof()
         return response
 

@@ -1,4 +1,4 @@
-"""What a client asks for, and the one right answer to it: a pure function of the request."""
+"""A random request, and its expected response: a pure function of the request."""
 
 import random
 from collections.abc import Iterator
@@ -15,16 +15,16 @@ _WORDS = ("alpha", "βήτα", "gamma", "дельта", "epsilon", "ζ", "\\n\\t
 
 
 @dataclass(frozen=True)
-class Order:
-    """One request.
+class RandomRequest:
+    """One request of a client.
 
     Attributes:
-        name: no two orders share one.
-        model: of which backend.
-        operation: what is asked for, and so in which format.
-        streamed: as events, or as one document.
-        pieces: of text.
-        size: of each piece, roughly, in characters.
+        name: unique.
+        model: selects the backend.
+        operation: selects the wire format.
+        streamed: as events; otherwise one JSON document.
+        pieces: the number of pieces of text.
+        size: of each piece, in characters.
         pace_ms: between two pieces.
     """
 
@@ -37,23 +37,23 @@ class Order:
     pace_ms: int
 
     @classmethod
-    def random(cls, name: str, dice: random.Random) -> Self:
-        """Mostly short ones, some long, some big, some of the echo."""
-        pieces, size, pace_ms = dice.choice(
+    def random(cls, name: str, rng: random.Random) -> Self:
+        """Mostly short responses, some long, some big, some of the echo backend."""
+        pieces, size, pace_ms = rng.choice(
             [(20, 40, 5), (60, 80, 20), (200, 60, 10), (40, 4000, 10), (150, 8000, 1), (3, 20, 500)]
         )
         return cls(
             name=name,
-            model=dice.choices([SOAK_MODEL, ECHO_MODEL], [5, 1])[0],
-            operation=dice.choice([Operation.CHAT, Operation.MESSAGES]),
-            streamed=dice.random() < 0.8,
+            model=rng.choices([SOAK_MODEL, ECHO_MODEL], [5, 1])[0],
+            operation=rng.choice([Operation.CHAT, Operation.MESSAGES]),
+            streamed=rng.random() < 0.8,
             pieces=pieces,
             size=size,
             pace_ms=pace_ms,
         )
 
     def body(self) -> bytes:
-        """Of the HTTP request."""
+        """The body of the HTTP request."""
         text = f"{self.name} {self.pieces} {self.size} {self.pace_ms}"
         if self.model == ECHO_MODEL:
             text = f"{text} {' '.join(self._texts())}"
@@ -67,18 +67,18 @@ class Order:
         return msgspec.json.encode(request)
 
     @classmethod
-    def read(cls, operation: Operation, body: bytes) -> Self | None:
-        """Of a request at the server; None: it is a mere question about the route."""
-        asked = msgspec.json.decode(body, type=dict[str, object])
-        messages = asked.get("messages")
+    def parse(cls, operation: Operation, body: bytes) -> Self | None:
+        """Read it from a request at the server; None: a probe without a prompt."""
+        request = msgspec.json.decode(body, type=dict[str, object])
+        messages = request.get("messages")
         if not isinstance(messages, list) or not messages:
             return None
         name, pieces, size, pace_ms = str(messages[0]["content"]).split()
-        streamed = asked.get("stream") is True
+        streamed = request.get("stream") is True
         return cls(name, SOAK_MODEL, operation, streamed, int(pieces), int(size), int(pace_ms))
 
-    def answer(self) -> Iterator[bytes]:
-        """What the server sends, write by write."""
+    def response(self) -> Iterator[bytes]:
+        """The response, as the server's writes."""
         if self.operation is Operation.MESSAGES:
             return self._messages() if self.streamed else iter((self._message(),))
         return self._chunks() if self.streamed else iter((self._completion(),))
@@ -86,13 +86,13 @@ class Order:
     def _texts(self) -> list[str]:
         return [f"{self.name}/{n}/{_WORDS[n % len(_WORDS)]}" for n in range(self.pieces)]
 
-    def _long_texts(self) -> Iterator[str]:
+    def _padded_texts(self) -> Iterator[str]:
         return (text + "x" * (self.size - len(text)) for text in self._texts())
 
     # --- OpenAI ----------------------------------------------------------------------------------
 
     def _chunks(self) -> Iterator[bytes]:
-        for text in self._long_texts():
+        for text in self._padded_texts():
             yield _event(self._chunk({"content": text}, None))
         yield _event(self._chunk({}, "stop"))
         yield b"data: [DONE]\n\n"
@@ -102,7 +102,7 @@ class Order:
         return {"id": self.name, "object": "chat.completion.chunk", "choices": [choice]}
 
     def _completion(self) -> bytes:
-        message = {"role": "assistant", "content": " ".join(self._long_texts())}
+        message = {"role": "assistant", "content": " ".join(self._padded_texts())}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return msgspec.json.encode(
             {"id": self.name, "object": "chat.completion", "choices": [choice]}
@@ -111,22 +111,22 @@ class Order:
     # --- Anthropic -------------------------------------------------------------------------------
 
     def _messages(self) -> Iterator[bytes]:
-        yield _named("message_start", message=self._shell([], None))
+        yield _named_event("message_start", message=self._message_object([], None))
         block = {"type": "text", "text": ""}
-        yield _named("content_block_start", index=0, content_block=block)
-        for text in self._long_texts():
+        yield _named_event("content_block_start", index=0, content_block=block)
+        for text in self._padded_texts():
             delta = {"type": "text_delta", "text": text}
-            yield _named("content_block_delta", index=0, delta=delta)
-        yield _named("content_block_stop", index=0)
+            yield _named_event("content_block_delta", index=0, delta=delta)
+        yield _named_event("content_block_stop", index=0)
         delta = {"stop_reason": "end_turn"}
-        yield _named("message_delta", delta=delta, usage={"output_tokens": self.pieces})
-        yield _named("message_stop")
+        yield _named_event("message_delta", delta=delta, usage={"output_tokens": self.pieces})
+        yield _named_event("message_stop")
 
     def _message(self) -> bytes:
-        content = [{"type": "text", "text": " ".join(self._long_texts())}]
-        return msgspec.json.encode(self._shell(content, "end_turn"))
+        content = [{"type": "text", "text": " ".join(self._padded_texts())}]
+        return msgspec.json.encode(self._message_object(content, "end_turn"))
 
-    def _shell(self, content: list[dict[str, str]], stop_reason: str | None) -> object:
+    def _message_object(self, content: list[dict[str, str]], stop_reason: str | None) -> object:
         return {
             "id": self.name,
             "type": "message",
@@ -142,5 +142,5 @@ def _event(value: object) -> bytes:
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
-def _named(name: str, **fields: object) -> bytes:
+def _named_event(name: str, **fields: object) -> bytes:
     return f"event: {name}\n".encode() + _event({"type": name, **fields})

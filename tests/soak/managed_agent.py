@@ -1,0 +1,131 @@
+"""An agent with its two proxies, which the soak test stops and starts at will."""
+
+import asyncio
+import random
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from provider_agent.agent.backends.configured import make_backends
+from provider_agent.agent.config import (
+    BackendConfig,
+    TimeoutSettings,
+    Config,
+    CoordinatorConfig,
+    DiscoveryConfig,
+    LimitsConfig,
+)
+from provider_agent.agent.identity.key import Identity
+from provider_agent.agent.service import EXIT_FORCED, EXIT_OK, Service
+from provider_agent.protocol.formats import WireFormat
+from provider_agent.protocol.limits import CONNECT_PATH
+from tests.kit.agent_config import agent_config
+from tests.kit.fault_proxy import FaultProxy
+from tests.soak.counts import Counts
+
+PING_EVERY_S = 2.0
+"""Instead of the real 20 s, so that a dead link is noticed while its session is kept."""
+
+_JITTER = 0.25
+"""Of the real one: after many faults in a row, an agent would wait for minutes."""
+
+
+class ManagedAgent:
+    """One agent and its proxies. Its key survives restarts.
+
+    Attributes:
+        link: the proxy to the coordinator.
+        backend_proxy: the proxy to the server.
+        service: the current agent, or the last one.
+    """
+
+    def __init__(
+        self, link: FaultProxy, backend_proxy: FaultProxy, rng: random.Random, counts: Counts
+    ) -> None:
+        self.link = link
+        self.backend_proxy = backend_proxy
+        self._rng = rng
+        self._counts = counts
+        self._identity = Identity(Ed25519PrivateKey.generate())
+        self.service: Service
+        self._task: asyncio.Task[int] | None = None
+        self._stopping = False
+        self._restarting = asyncio.Lock()
+
+    def start(self) -> None:
+        """Start the agent."""
+        self._stopping = False
+        config = self._config()
+        self.service = Service(
+            config,
+            self._identity,
+            make_backends(config.backends, {}),
+            uniform=lambda: _JITTER * self._rng.random(),
+        )
+        _count_resumed(self.service, self._counts)
+        self._task = asyncio.create_task(self.service.run(), name="agent")
+
+    async def stop(self, *, force: bool = False) -> None:
+        """Stop it like SIGTERM; `force`: like a second SIGTERM."""
+        self._stopping = True
+        self.service.stop()
+        if force:
+            await asyncio.sleep(0.2)
+            self.service.stop()
+        assert self._task is not None
+        code = await self._task
+        if code not in (EXIT_OK, EXIT_FORCED):
+            self._counts.add_defect(f"an agent exited with {code}: {self.service!r}")
+
+    async def restart(self, down_s: float, *, force: bool) -> None:
+        """Stop it, and start it again after `down_s`."""
+        async with self._restarting:
+            await self.stop(force=force)
+            await asyncio.sleep(down_s)
+            self.start()
+
+    def reload(self) -> None:
+        """Reload like SIGHUP, with other limits and timeouts."""
+        config = self._config()
+        backends = make_backends(
+            config.backends, {}, before=self.service.backends, busy_ids=self.service.busy_ids
+        )
+        self.service.reload(config, backends)
+
+    @property
+    def exited(self) -> bool:
+        """Whether the agent exited without a stop."""
+        return self._task is not None and self._task.done() and not self._stopping
+
+    def _config(self) -> Config:
+        silence_s = self._rng.choice([3.0, 4.0])
+        timeouts = TimeoutSettings(connect_s=2.0, first_byte_s=4.0, silence_s=silence_s)
+        server = BackendConfig(
+            kind="openai_compatible",
+            url=f"http://{self.backend_proxy.authority}",
+            formats=(WireFormat.OPENAI, WireFormat.ANTHROPIC),
+            max_concurrent=64,
+            timeouts=timeouts,
+        )
+        url = f"ws://{self.link.authority}{CONNECT_PATH}"
+        return agent_config(
+            url,
+            coordinator=CoordinatorConfig(url=url),
+            backends=(server, BackendConfig(kind="echo")),
+            limits=LimitsConfig(
+                max_concurrent=self._rng.choice([24, 32]),
+                drain_timeout_s=2.0,
+                # Three pings, as by default: a stalled link is noticed first.
+                slow_consumer_s=3 * PING_EVERY_S,
+            ),
+            discovery=DiscoveryConfig(interval_s=2.0),
+        )
+
+
+def _count_resumed(service: Service, counts: Counts) -> None:
+    record = service.metrics.resumed
+
+    def record_both(jobs: int) -> None:
+        counts.resumed += bool(jobs)
+        record(jobs)
+
+    service.metrics.resumed = record_both  # type: ignore[method-assign]

@@ -1,0 +1,102 @@
+"""The outcome of one request as its client sees it: pure functions of the response's bytes."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+
+from provider_agent.protocol.formats import Operation
+from tests.soak.random_request import RandomRequest
+
+
+class End(StrEnum):
+    """How a request ended."""
+
+    COMPLETE = "complete"
+    FAILED = "failed"
+    """With one error that the client can read."""
+    BROKEN = "broken"
+    """The connection broke, so the client knows that the response is incomplete."""
+    LEFT = "left"
+    """The client disconnected first."""
+    WRONG = "wrong"
+    """A defect."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one request.
+
+    Attributes:
+        end: how it ended.
+        detail: an error's code; what is wrong.
+    """
+
+    end: End
+    detail: str = ""
+
+
+def check_response(request: RandomRequest, expected: bytes, status: int, body: bytes) -> Outcome:
+    """Check a response that ended as HTTP requires: it is complete, or a prefix and one error."""
+    if status != 200:
+        code = error_code(request.operation, body)
+        return Outcome(End.FAILED, code) if code else _wrong(f"HTTP {status} with {body[:200]!r}")
+    if body == expected:
+        return Outcome(End.COMPLETE)
+    before, mark, error = body.rpartition(_error_mark(request.operation))
+    if not request.streamed or not mark:
+        return _wrong(_difference(body, expected))
+    event = error.removeprefix(b"data: ") if request.operation is Operation.MESSAGES else error
+    code = error_code(request.operation, _json_of(request.operation, event))
+    if not code:
+        return _wrong(f"a malformed error: {error[:200]!r}")
+    # The error starts on a new line, after an event that may be incomplete.
+    if not any(expected.startswith(before[: len(before) - n]) for n in range(3)):
+        return _wrong(_difference(before, expected))
+    return Outcome(End.FAILED, code)
+
+
+def check_partial_response(expected: bytes, status: int, body: bytes) -> Outcome | None:
+    """Check what a client received before one side disconnected; None: nothing is wrong."""
+    if status in (0, 200) and not expected.startswith(body):
+        # It may end with an error event.
+        at = max(body.rfind(b'data: {"error"'), body.rfind(b"event: error"))
+        if at < 0 or not expected.startswith(body[:at].rstrip(b"\n")):
+            return _wrong(_difference(body, expected))
+    return None
+
+
+def error_code(operation: Operation, body: bytes) -> str:
+    """The code, or else the type, of an error in the operation's format; "": not an error."""
+    try:
+        error = msgspec.json.decode(body, type=dict[str, object]).get("error")
+    except msgspec.DecodeError:
+        return ""
+    if not isinstance(error, dict):
+        return ""
+    return str(error.get("code") or error.get("type") or "")
+
+
+def _error_mark(operation: Operation) -> bytes:
+    return b"event: error\n" if operation is Operation.MESSAGES else b'data: {"error"'
+
+
+def _json_of(operation: Operation, rest: bytes) -> bytes:
+    whole = rest if operation is Operation.MESSAGES else b'{"error"' + rest
+    return whole.rstrip(b"\n")
+
+
+def _wrong(detail: str) -> Outcome:
+    return Outcome(End.WRONG, detail)
+
+
+def _difference(received: bytes, sent: bytes) -> str:
+    offset = next(
+        (at for at, (one, other) in enumerate(zip(received, sent, strict=False)) if one != other),
+        min(len(received), len(sent)),
+    )
+    around = slice(max(0, offset - 60), offset + 60)
+    return (
+        f"{len(received)} bytes received of {len(sent)}; they differ at {offset}: "
+        f"{received[around]!r} instead of {sent[around]!r}"
+    )
