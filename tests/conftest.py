@@ -1,4 +1,4 @@
-"""What holds for every test: no task may outlive it, and Hypothesis is reproducible in CI."""
+"""Configuration of every test: leaked tasks fail it, and Hypothesis is reproducible in CI."""
 
 import asyncio
 import logging
@@ -15,13 +15,13 @@ settings.register_profile(
 settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
-# asyncio's debug mode notes what took long: that says something of the machine, nothing of the
-# code, and once stood among the records that a test counted.
+# asyncio's debug mode logs slow callbacks. On a slow machine, these records would be among those
+# that a test counts.
 logging.getLogger("asyncio").addFilter(lambda record: not str(record.msg).startswith("Executing "))
 
 
 @pytest.fixture
-async def _task_watch() -> AsyncIterator[None]:
+async def _leaked_tasks() -> AsyncIterator[None]:
     before = asyncio.all_tasks()
     yield
     leaked = asyncio.all_tasks() - before - {asyncio.current_task()}
@@ -35,6 +35,6 @@ async def _task_watch() -> AsyncIterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_leaked_tasks(request: pytest.FixtureRequest) -> None:
-    """Fail a test that leaves tasks behind; set up first, so that it looks last."""
+    """Fail a test that leaves tasks running. Set up first, so that it checks last."""
     if is_async_test(request.node):
-        request.getfixturevalue("_task_watch")
+        request.getfixturevalue("_leaked_tasks")

@@ -8,11 +8,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from provider_agent.agent.backends.configured import make_backends
 from provider_agent.agent.config import (
     BackendConfig,
-    TimeoutSettings,
     Config,
     CoordinatorConfig,
     DiscoveryConfig,
     LimitsConfig,
+    TimeoutSettings,
 )
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.service import EXIT_FORCED, EXIT_OK, Service
