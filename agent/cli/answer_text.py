@@ -1,4 +1,4 @@
-"""Reads the text out of a response as it streams by, to show it to people. Never on the relay."""
+"""Extracts the text of a streamed response for display. The relay of jobs does not use it."""
 
 from typing import Final
 
@@ -7,7 +7,7 @@ import msgspec
 from provider_agent.protocol.formats import WireFormat
 
 MAX_LINE_BYTES: Final = 4 * 1024 * 1024
-"""A longer line, or response in one piece, is not shown: it would only fill the memory."""
+"""A longer line is dropped, so that a response cannot fill the memory."""
 
 
 class _Delta(msgspec.Struct):
@@ -19,47 +19,33 @@ class _Delta(msgspec.Struct):
 
 class _Choice(msgspec.Struct):
     delta: _Delta | None = None
-    message: _Delta | None = None
-
-
-class _Block(msgspec.Struct):
-    text: str | None = None
 
 
 class _Event(msgspec.Struct):
     choices: list[_Choice] = []
     delta: _Delta | None = None
-    content: list[_Block] | None = None
 
 
 class AnswerText:
-    """Turns response bytes into the text they carry.
+    """Incremental reader of the text in a stream of server-sent events.
 
     Args:
         wire_format: of the response.
-        streamed: whether it comes as server-sent events.
     """
 
-    def __init__(self, wire_format: WireFormat, *, streamed: bool) -> None:
+    def __init__(self, wire_format: WireFormat) -> None:
         self._anthropic = wire_format is WireFormat.ANTHROPIC
-        self._streamed = streamed
         self._rest = b""
 
     def feed(self, data: bytes) -> str:
-        """The text in these bytes; what is incomplete waits for the next ones."""
+        """Return the text of the lines that these bytes complete; an incomplete line is kept."""
         self._rest += data
-        lines: list[bytes] = []
-        if self._streamed:
-            *lines, self._rest = self._rest.split(b"\n")
+        *lines, self._rest = self._rest.split(b"\n")
         if len(self._rest) > MAX_LINE_BYTES:
             self._rest = b""
         return "".join(
             self._text_of(line[5:].strip()) for line in lines if line.startswith(b"data:")
         )
-
-    def finish(self) -> str:
-        """The text of a response in one piece; "" for a stream."""
-        return "" if self._streamed else self._text_of(self._rest)
 
     def _text_of(self, document: bytes) -> str:
         try:
@@ -67,8 +53,7 @@ class AnswerText:
         except (ValueError, RecursionError):
             return ""
         if self._anthropic:
-            blocks = [block.text or "" for block in event.content or ()]
             delta = event.delta or _Delta()
-            return "".join(blocks) + (delta.text or delta.thinking or "")
-        parts = [choice.delta or choice.message or _Delta() for choice in event.choices]
+            return delta.text or delta.thinking or ""
+        parts = [choice.delta or _Delta() for choice in event.choices]
         return "".join(part.content or part.reasoning_content or "" for part in parts)

@@ -38,7 +38,7 @@ class _TextSink:
     """Shows a response instead of relaying it. The terminal is fast enough: it never pauses."""
 
     def __init__(self, wire_format: WireFormat, show: Callable[[str], None]) -> None:
-        self._text = AnswerText(wire_format, streamed=True)
+        self._text = AnswerText(wire_format)
         self._show = show
 
     def started(self, status: int, content_type: str, source: FlowControl) -> None:

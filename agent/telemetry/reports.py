@@ -1,4 +1,4 @@
-"""What the agent says of itself: the heartbeat, the status, and the count of a job."""
+"""Collects the heartbeat and the status report of a running agent; counts its ended jobs."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,14 +17,14 @@ from provider_agent.protocol.frames import BackendLoad, Heartbeat, JobError, Job
 
 
 class Reports:
-    """Reads the parts of a running agent; keeps nothing of its own.
+    """Builds heartbeats and status snapshots from the current state of the agent's parts.
 
     Args:
         config: all settings.
         skipped: configured backends that are not used.
-        discovery: what is known of the others.
-        jobs: what runs.
-        figures: the last 60 seconds.
+        discovery: the health monitors of the other backends.
+        jobs: the running jobs.
+        stats: statistics of the last 60 seconds.
         clock: monotonic, in seconds.
     """
 
@@ -46,12 +46,12 @@ class Reports:
         self._started_at = clock()
 
     def use(self, config: Config, skipped: Sequence[SkippedBackend]) -> None:
-        """From now on tell of other settings."""
+        """Replace the settings after a reload."""
         self._config = config
         self._skipped = skipped
 
     def heartbeat(self) -> Heartbeat:
-        """What the coordinator is told now."""
+        """Return the current load, for the coordinator."""
         stats = self._stats.snapshot()
         return Heartbeat(
             in_flight=self._jobs.in_flight,
@@ -84,7 +84,7 @@ class Reports:
         last_rejection: str | None,
         draining: bool,
     ) -> StatusSnapshot:
-        """What an operator is told now; the arguments are the link's part of it."""
+        """Return the current status, for the operator; the arguments describe the link."""
         now = self._clock()
         offered_at = self._jobs.last_job_at
         return StatusSnapshot(
@@ -128,7 +128,7 @@ class Reports:
 
 
 def count_job(record: JobRecord, stats: RollingStats, metrics: Metrics) -> None:
-    """Count an ended job, once, in the figures and in the metrics."""
+    """Count an ended job, once, in the statistics and in the metrics."""
     end = record.end
     code = known_code(end.code) if isinstance(end, JobError) else None
     output_tokens = end.output_tokens if isinstance(end, JobResult) else None

@@ -1,4 +1,4 @@
-"""The agent's state as one value, and what it says about being ready. Pure."""
+"""The status snapshot of an agent, and the readiness rule as a pure function."""
 
 from msgspec import Struct
 
@@ -11,11 +11,11 @@ class BackendStatus(Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: of the backend.
-        kind: which adapter.
-        healthy: whether it gets jobs.
-        latency_ms: how long its last health check took; None: no answer.
-        last_error: why it is not healthy; None when it is.
-        models: how many of its models are offered.
+        kind: the kind of the backend.
+        healthy: whether it may receive jobs.
+        latency_ms: duration of its last health check; None when it failed.
+        last_error: why it is not healthy; None when it is healthy.
+        models: number of its models that are offered.
     """
 
     id: str
@@ -27,21 +27,21 @@ class BackendStatus(Struct, frozen=True, kw_only=True):
 
 
 class StatusSnapshot(Struct, frozen=True, kw_only=True):
-    """The whole agent at one moment; ages are in seconds, None: it never happened.
+    """The state of the agent at one moment. Ages are in seconds; None means never.
 
     Attributes:
         version: of the agent.
         uptime_s: since the process started.
         link: state of the link; `LinkState.CONNECTED` when the coordinator has welcomed the agent.
-        coordinator_url: whom it dials.
+        coordinator_url: the URL that it dials.
         last_welcome_age_s: since the last `Welcome`.
-        last_rejection: why the coordinator or the network last turned it away.
-        last_job_age_s: since the last job was offered.
-        draining: it is stopping and takes no jobs.
-        in_flight: jobs running.
-        capacity: jobs it takes at once.
+        last_rejection: the last reason why a connection was rejected or failed.
+        last_job_age_s: since the coordinator last sent a job.
+        draining: the agent is stopping and accepts no jobs.
+        in_flight: number of running jobs.
+        capacity: most jobs that run at once.
         backends: every configured backend.
-        figures: of the last 60 seconds.
+        stats: statistics of the last 60 seconds.
     """
 
     version: str
@@ -59,7 +59,7 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
 
 
 def readiness(state: StatusSnapshot) -> list[str]:
-    """Why the agent cannot take jobs now, one sentence per reason; empty: it can."""
+    """Return one sentence per reason why the agent cannot run jobs now; empty when it is ready."""
     reasons = []
     if state.draining:
         reasons.append("draining: the agent is stopping and takes no new jobs")

@@ -1,1 +1,1 @@
-"""`provider-agent demo`: coordinator, agent and a real inference server on this machine."""
+"""The `demo` command: coordinator, agent and an inference server on this machine."""

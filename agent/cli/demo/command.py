@@ -1,4 +1,4 @@
-"""`provider-agent demo`: the whole chain on this machine, with real requests."""
+"""`provider-agent demo`: send requests through a local chain and compare the bytes."""
 
 import asyncio
 import contextlib
@@ -31,23 +31,24 @@ from provider_agent.protocol.frames import Job, ModelOffer
 PROMPT: Final = "Tell me about the sea in a few words."
 MAX_TOKENS: Final = 48
 ANSWER_WITHIN_S: Final = 180.0
-"""A big model that is loaded on the first request takes a while."""
+"""Includes the time in which a server loads a large model on the first request."""
 
 EXIT_TERMINATED: Final = 143
-"""SIGTERM before everything was up; as a shell would say it."""
+"""SIGTERM during the start: 128 + 15, as a shell reports it."""
 
 
-class Exchange(Struct):
-    """One request through the chain.
+class DemoRequest(Struct):
+    """The result of one request through the chain.
 
     Attributes:
-        model: which model answered.
-        wire_format: in which format.
-        first_byte_ms: from sending the request to the first byte of its response; None: none came.
-        relayed: bytes that arrived.
-        identical: whether they are the bytes that the backend sent.
+        model: the model that answered.
+        wire_format: the format of the request.
+        first_byte_ms: from sending the request to the first byte of its response; None without a
+            response body.
+        relayed: bytes received.
+        identical: whether they equal the bytes that the backend sent.
         usage: tokens, as the response reports them.
-        problem: why it is not a success; "" when it is.
+        problem: why the request failed; "" for a success.
     """
 
     model: ModelOffer
@@ -59,8 +60,8 @@ class Exchange(Struct):
     problem: str = ""
 
 
-@click.command(short_help="See the whole chain work on this machine.")
-@click.option("--serve", is_flag=True, help="Stay up and show the curl lines to try.")
+@click.command(short_help="Run coordinator, agent and a server on this machine.")
+@click.option("--serve", is_flag=True, help="Keep running, and print curl commands to try.")
 @click.option(
     "--port",
     default=0,
@@ -68,10 +69,10 @@ class Exchange(Struct):
     help="The coordinator's HTTP port. [default: a free one]",
 )
 def demo(serve: bool, port: int) -> None:
-    """See the whole chain work: coordinator, agent and a model, with real requests over HTTP.
+    """Run coordinator, agent and an inference server on this machine, and send requests over HTTP.
 
-    Uses the inference servers that run on this machine; when there are none, a real llama.cpp
-    server with a tiny model (needs `provider-agent[demo]`); otherwise the built-in echo.
+    Uses the inference servers that already run here. Without one, it starts llama.cpp with a tiny
+    model (requires `provider-agent[demo]`), or else uses the built-in echo backend.
     """
     configure_logging("warning", "text", sys.stderr, ())
     try:
@@ -94,16 +95,16 @@ async def _demo(serve: bool, port: int, out: Console) -> int:
         out.print(f"backend      {chain.backend_text}", soft_wrap=True)
         out.print(f"coordinator  {chain.coordinator.http_url}")
         out.print("agent        connected\n")
-        exchanges = [
-            await _exchange(chain, model, wire_format, out)
+        requests = [
+            await _send_request(chain, model, wire_format, out)
             for wire_format in WireFormat
             if (model := _model_for(chain, wire_format)) is not None
         ]
-        _summary(exchanges, out)
+        _summary(requests, out)
         if serve:
             await _serve(chain, out)
             return 0
-    return 0 if exchanges and all(not e.problem and e.identical for e in exchanges) else 1
+    return 0 if requests and all(not r.problem and r.identical for r in requests) else 1
 
 
 def _on_signal(number: int, react: Callable[[], object]) -> None:
@@ -112,7 +113,7 @@ def _on_signal(number: int, react: Callable[[], object]) -> None:
 
 
 def _cancel_this_task() -> Callable[[], object]:
-    """What ends this task tidily, with everything that it started."""
+    """Return a signal handler that cancels the current task."""
     task = asyncio.current_task()
     return lambda: task is not None and task.cancel()
 
@@ -122,16 +123,16 @@ def _model_for(chain: Chain, wire_format: WireFormat) -> ModelOffer | None:
     return next((model for model in chain.models if main in model.operations), None)
 
 
-async def _exchange(
+async def _send_request(
     chain: Chain, model: ModelOffer, wire_format: WireFormat, out: Console
-) -> Exchange:
-    """Send one streamed request to the coordinator and show its text as it comes."""
+) -> DemoRequest:
+    """Send one streamed request to the coordinator and print its text as it arrives."""
     operation = MAIN_OPERATION[wire_format]
     body = chat_request(operation, model.model_id, PROMPT, max_tokens=MAX_TOKENS)
     url = chain.coordinator.http_url + operation.path
     out.print(wire_format, style="bold", end="")
     out.print(f"  POST {operation.path}  {visible(model.model_id)}", soft_wrap=True)
-    text = AnswerText(wire_format, streamed=True)
+    text = AnswerText(wire_format)
     validator = StreamValidator(operation)
     received = bytearray()
     first_byte_ms: float | None = None
@@ -154,7 +155,7 @@ async def _exchange(
         problem = f"status {response.status}: {received[:300].decode(errors='replace')}"
     sent = await chain.sent_by_backend(_same_job(operation, model, body), model.backend_kind)
     identical = bytes(received) == sent
-    return Exchange(
+    return DemoRequest(
         model, wire_format, first_byte_ms, len(received), identical, verdict.usage, problem
     )
 
@@ -163,29 +164,29 @@ def _same_job(operation: Operation, model: ModelOffer, body: bytes) -> Job:
     return Job(uuid.uuid4().bytes, model.model_id, operation.wire_format, body, 60_000, operation)
 
 
-def _summary(exchanges: list[Exchange], out: Console) -> None:
-    # Without frames and with narrow gaps, a model's name keeps a fifth of eighty columns.
+def _summary(requests: list[DemoRequest], out: Console) -> None:
+    # Without borders and with narrow padding, the model column keeps 16 of 80 columns.
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("model", overflow="fold", min_width=12)
     for title in ("backend", "format", "first byte", "bytes", "identical", "tokens"):
         table.add_column(title, no_wrap=True)
-    for exchange in exchanges:
-        wait = exchange.first_byte_ms
+    for request in requests:
+        wait = request.first_byte_ms
         table.add_row(
-            visible(exchange.model.model_id),
-            exchange.model.backend_kind,
-            exchange.wire_format,
+            visible(request.model.model_id),
+            request.model.backend_kind,
+            request.wire_format,
             "-" if wait is None else f"{wait:.0f} ms",
-            str(exchange.relayed),
-            Text("yes", style="green") if exchange.identical else Text("no", style="bold red"),
-            f"{_count(exchange.usage.input_tokens)}/{_count(exchange.usage.output_tokens)}",
+            str(request.relayed),
+            Text("yes", style="green") if request.identical else Text("no", style="bold red"),
+            f"{_count(request.usage.input_tokens)}/{_count(request.usage.output_tokens)}",
         )
     out.print(table)
-    out.print("identical: whether what arrived is, byte for byte, what the backend sent")
-    out.print("tokens: of the prompt / of the answer")
-    for exchange in exchanges:
-        if exchange.problem:
-            problem = f"{exchange.wire_format} failed: {visible(exchange.problem)}"
+    out.print("identical: whether the bytes received equal the bytes that the backend sent")
+    out.print("tokens: input / output")
+    for request in requests:
+        if request.problem:
+            problem = f"{request.wire_format} failed: {visible(request.problem)}"
             out.print(problem, style="bold red", soft_wrap=True)
 
 
@@ -194,10 +195,10 @@ def _count(tokens: int | None) -> str:
 
 
 async def _serve(chain: Chain, out: Console) -> None:
-    """Stay up until SIGTERM or Ctrl-C."""
-    asked_to_stop = asyncio.Event()
+    """Print commands to try and wait for SIGTERM or Ctrl-C."""
+    stop_requested = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        _on_signal(number, asked_to_stop.set)
+        _on_signal(number, stop_requested.set)
     out.print("\nTry it (Ctrl-C stops everything):\n")
     for wire_format in WireFormat:
         model = _model_for(chain, wire_format)
@@ -206,8 +207,8 @@ async def _serve(chain: Chain, out: Console) -> None:
         operation = MAIN_OPERATION[wire_format]
         body = chat_request(operation, model.model_id, PROMPT, max_tokens=MAX_TOKENS).decode()
         url = chain.coordinator.http_url + operation.path
-        # Printed raw, so that the line can be copied whatever the width of the terminal.
+        # Printed without wrapping, so that the line can be copied from a narrow terminal.
         click.echo(f"curl -N {url} -H 'Content-Type: application/json' -d '{body}'\n")
     click.echo(f"curl {chain.coordinator.http_url}/v1/models\n")
-    await asked_to_stop.wait()
+    await stop_requested.wait()
     out.print("\nStopping ...", style="dim")

@@ -38,8 +38,8 @@ STREAMS = {WireFormat.OPENAI: stream_of(OPENAI), WireFormat.ANTHROPIC: stream_of
 
 
 @pytest.mark.parametrize("wire_format", WireFormat)
-def test_reads_the_text_of_a_stream_and_nothing_else(wire_format: WireFormat) -> None:
-    assert AnswerText(wire_format, streamed=True).feed(STREAMS[wire_format]) == TEXT
+def test_returns_only_the_text_of_a_stream(wire_format: WireFormat) -> None:
+    assert AnswerText(wire_format).feed(STREAMS[wire_format]) == TEXT
 
 
 @given(wire_format=st.sampled_from(WireFormat), data=st.data())
@@ -49,52 +49,35 @@ def test_any_split_of_a_stream_gives_the_same_text(
     stream = STREAMS[wire_format]
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=40).map(sorted))
     edges = [0, *cuts, len(stream)]
-    reader = AnswerText(wire_format, streamed=True)
+    reader = AnswerText(wire_format)
 
     pieces = [reader.feed(stream[a:b]) for a, b in pairwise(edges)]
 
-    assert "".join(pieces) + reader.finish() == TEXT
+    assert "".join(pieces) == TEXT
 
 
-def test_text_comes_with_the_line_that_carries_it() -> None:
-    reader = AnswerText(WireFormat.OPENAI, streamed=True)
+def test_text_is_returned_when_its_line_is_complete() -> None:
+    reader = AnswerText(WireFormat.OPENAI)
 
     assert reader.feed(b'data: {"choices":[{"delta":{"content":"a"}}]}') == ""
     assert reader.feed(b"\n") == "a"
 
 
-def test_lines_may_end_with_carriage_return_and_line_feed() -> None:
+def test_lines_may_end_with_crlf() -> None:
     stream = stream_of(OPENAI, b"\r\n")
 
-    assert AnswerText(WireFormat.OPENAI, streamed=True).feed(stream) == TEXT
-
-
-@pytest.mark.parametrize(
-    ("wire_format", "document"),
-    [
-        (WireFormat.OPENAI, {"choices": [{"message": {"content": "two parts"}}]}),
-        (WireFormat.ANTHROPIC, {"content": [{"type": "text", "text": "two"}, {"text": " parts"}]}),
-    ],
-)
-def test_reads_a_response_in_one_piece(
-    wire_format: WireFormat, document: dict[str, object]
-) -> None:
-    body = msgspec.json.encode(document)
-    reader = AnswerText(wire_format, streamed=False)
-
-    assert reader.feed(body[:9]) + reader.feed(body[9:]) == ""
-    assert reader.finish() == "two parts"
+    assert AnswerText(WireFormat.OPENAI).feed(stream) == TEXT
 
 
 @pytest.mark.parametrize(
     "document", [b"[]", b'{"choices": 1}', b'{"choices":[{"delta":{"content":7}}]}', b"[" * 9000]
 )
-def test_what_is_no_answer_has_no_text(document: bytes) -> None:
-    assert AnswerText(WireFormat.OPENAI, streamed=True).feed(b"data: " + document + b"\n") == ""
+def test_malformed_event_has_no_text(document: bytes) -> None:
+    assert AnswerText(WireFormat.OPENAI).feed(b"data: " + document + b"\n") == ""
 
 
-def test_a_line_without_end_is_given_up_and_the_next_ones_are_read() -> None:
-    reader = AnswerText(WireFormat.OPENAI, streamed=True)
+def test_oversized_line_is_dropped_and_the_next_lines_are_read() -> None:
+    reader = AnswerText(WireFormat.OPENAI)
     endless = b"data: " + b"x" * (MAX_LINE_BYTES // 2)
 
     assert [reader.feed(endless) for _ in range(4)] == [""] * 4
