@@ -1,4 +1,4 @@
-"""`provider-agent ask`: one job through the adapters, without a coordinator."""
+"""`provider-agent ask`: one job on the configured backends, without a coordinator."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from provider_agent.adapters.base import BackendError
 from provider_agent.agent.backends.configured import Backends, make_backends
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.backends.routing import Refusal, choose_routes
-from provider_agent.agent.cli.one_job import explain, figures, run_one_job
+from provider_agent.agent.cli.one_job import explain, run_one_job, statistics
 from provider_agent.agent.cli.settings import NO_BACKEND, run_async, with_local_config
 from provider_agent.agent.cli.terminal import visible
 from provider_agent.agent.config import LoadedConfig
@@ -19,10 +19,10 @@ from provider_agent.protocol.formats import MAIN_OPERATION, WireFormat
 EXIT_FAILED: Final = 1
 
 MAX_LISTED_MODELS: Final = 50
-"""OpenRouter has hundreds."""
+"""OpenRouter has hundreds of models."""
 
 
-@click.command(short_help="Run one job on your own backends, and show its text.")
+@click.command(short_help="Run one job on your backends and print its text.")
 @click.argument("model")
 @click.argument("prompt")
 @click.option(
@@ -31,21 +31,21 @@ MAX_LISTED_MODELS: Final = 50
     type=click.Choice([str(known) for known in WireFormat]),
     default=str(WireFormat.OPENAI),
     show_default=True,
-    help="The wire format to ask in.",
+    help="The wire format of the request.",
 )
 @click.option(
     "--max-tokens",
     default=512,
     show_default=True,
     type=click.IntRange(1),
-    help="Where the answer ends at the latest.",
+    help="The most tokens to generate.",
 )
 @click.option(
     "--timeout",
     default=300.0,
     show_default=True,
     type=click.FloatRange(0, 86_400, min_open=True),
-    help="Seconds for the whole answer.",
+    help="Timeout of the job in seconds.",
 )
 @with_local_config
 def ask(
@@ -56,9 +56,9 @@ def ask(
     max_tokens: int,
     timeout: float,
 ) -> None:
-    """Ask MODEL the PROMPT on your own backends, exactly as a job would, and show its figures.
+    """Send PROMPT to MODEL on your backends, as a job would, and print the text and statistics.
 
-    The text goes to standard output as it streams, everything else to standard error.
+    The text is written to standard output as it streams, everything else to standard error.
     """
     sys.exit(run_async(_ask(loaded, model, prompt, WireFormat(wire_format), max_tokens, timeout)))
 
@@ -92,7 +92,7 @@ async def _ask_backends(
     routes = choose_routes(wire_format, "", discovery.routes(model))
     if isinstance(routes, Refusal):
         click.echo(f"{model}: {routes.code}: {routes.message}", err=True)
-        _say_what_there_is(discovery, backends)
+        _print_served_models(discovery, backends)
         return EXIT_FAILED
     backend = routes[0].backend
     out = _StandardOutput()
@@ -104,62 +104,62 @@ async def _ask_backends(
             prompt,
             max_tokens=max_tokens,
             timeout_s=timeout_s,
-            show=out.show,
+            on_text=out.write,
         )
     except BackendError as error:
-        if out.lost is not None:
-            raise out.lost from None
+        if out.error is not None:
+            raise out.error from None
         out.end_line()
         click.echo(f"{backend.id}: {visible(explain(error))}", err=True)
         return EXIT_FAILED
     out.end_line()
     seconds = result.duration_ms / 1000
-    click.echo(f"\n{backend.id}, {wire_format}: {figures(result)}, {seconds:.2f} s", err=True)
+    click.echo(f"\n{backend.id}, {wire_format}: {statistics(result)}, {seconds:.2f} s", err=True)
     return 0
 
 
 class _StandardOutput:
-    """Where the text goes.
+    """Writes the text.
 
     Attributes:
-        lost: why nothing can be written any more, as behind `| head`; None while it can.
+        error: why writing failed, for example in `ask … | head`; None otherwise.
     """
 
     def __init__(self) -> None:
-        self.lost: OSError | None = None
+        self.error: OSError | None = None
         self._is_terminal = sys.stdout.isatty()
         self._open_line = False
 
-    def show(self, text: str) -> None:
-        """Write a piece of the answer.
+    def write(self, text: str) -> None:
+        """Write a piece of the response.
 
         Raises:
-            OSError: nobody reads it; the job ends with it.
+            OSError: the reader has closed standard output; this ends the job.
         """
         try:
             click.echo(visible(text, keep="\n\t") if self._is_terminal else text, nl=False)
         except OSError as error:
-            # The adapter takes it for an error of its connection.
-            self.lost = error
+            # The adapter reports it as an error of its own connection.
+            self.error = error
             raise
         self._open_line = True
 
     def end_line(self) -> None:
-        """What follows begins on a line of its own."""
+        """End the current line, if there is one."""
         if self._open_line:
             click.echo()
 
 
-def _say_what_there_is(discovery: Discovery, backends: Backends) -> None:
+def _print_served_models(discovery: Discovery, backends: Backends) -> None:
     models: dict[str, set[str]] = {}
     for _, model, _ in discovery.served_models():
         models.setdefault(model.model_id, set()).update(model.formats)
     if models:
-        click.echo("These are served:", err=True)
+        click.echo("These models are served:", err=True)
     for model_id, formats in list(models.items())[:MAX_LISTED_MODELS]:
         click.echo(f"  {visible(model_id)}  ({', '.join(sorted(formats))})", err=True)
     if len(models) > MAX_LISTED_MODELS:
-        click.echo("  and more: `provider-agent models` lists them all", err=True)
+        click.echo("  and more; `provider-agent models` lists all", err=True)
     for state in discovery.states:
         if not state.health.reachable:
             click.echo(f"{state.backend.id}: {visible(state.health.last_error or '')}", err=True)

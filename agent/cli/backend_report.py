@@ -1,4 +1,4 @@
-"""What is known of one backend, as `models` and `check` show it."""
+"""The report about one backend that `models` and `check` print."""
 
 import msgspec
 
@@ -6,19 +6,19 @@ from provider_agent.adapters.base import BackendModel, ServerLoad
 from provider_agent.agent.backends.configured import SkippedBackend
 from provider_agent.agent.backends.health_check import BackendState
 
-MAX_WITHHELD_SHOWN = 50
-"""A passthrough's catalogue has hundreds; programs get all of them with `--json`."""
+MAX_WITHHELD_PRINTED = 50
+"""A passthrough's catalog has hundreds of models; `--json` prints all of them."""
 
 
 class ModelReport(msgspec.Struct, frozen=True):
     """One model of a backend.
 
     Attributes:
-        model_id: what jobs call it.
-        upstream_id: what the server calls it.
-        operations: found on this server for it, sorted.
+        model_id: its id in jobs.
+        upstream_id: its id on the server.
+        operations: supported for it, sorted.
         context_window: effective, in tokens; None: unknown.
-        withheld: why it is not offered; "" when it is.
+        withheld: why it is not offered; "" if it is.
     """
 
     model_id: str
@@ -33,11 +33,11 @@ class BackendReport(msgspec.Struct, frozen=True):
 
     Attributes:
         id: of the backend.
-        version: of the server; "" when it does not tell.
-        problem: why nothing of it is offered, and what to do; "" when something is.
-        capacity: jobs of this agent it takes at once.
-        load: what the server says of its load; None when it does not.
-        models: everything it has, what is not offered with the reason.
+        version: of the server; "" if unknown.
+        problem: why none of its models is offered, and what to do; "" if one is.
+        capacity: concurrent jobs that it accepts.
+        load: as the server reports it; None if it does not.
+        models: all of its models, also those that are not offered.
     """
 
     id: str
@@ -49,9 +49,9 @@ class BackendReport(msgspec.Struct, frozen=True):
 
     @property
     def summary(self) -> str:
-        """Version, capacity and load in a few words."""
+        """Version, capacity and load in one phrase."""
         parts = [f"version {self.version}"] if self.version else []
-        parts.append(f"{self.capacity} jobs at once")
+        parts.append(f"{self.capacity} concurrent jobs")
         if self.load is not None:
             waiting = "" if self.load.waiting is None else f", {self.load.waiting} waiting"
             parts.append(f"{self.load.running or 0} running now{waiting}")
@@ -59,12 +59,12 @@ class BackendReport(msgspec.Struct, frozen=True):
 
 
 def report_of(state: BackendState) -> BackendReport:
-    """The report of a backend that was looked at."""
+    """The report of a backend after a health check."""
     problem = ""
     if not state.health.reachable:
         problem = state.health.last_error or "not healthy"
     elif not state.models:
-        problem = "healthy, but offers no model; see why its models are withheld"
+        problem = "healthy, but offers no model; see the reasons below"
     return BackendReport(
         id=state.backend.id,
         version=state.backend.version,
@@ -76,7 +76,7 @@ def report_of(state: BackendState) -> BackendReport:
 
 
 def report_of_skipped(skipped: SkippedBackend) -> BackendReport:
-    """The report of a backend that is not used at all."""
+    """The report of a backend that is not used."""
     return BackendReport(skipped.backend_id, problem=f"skipped: {skipped.reason}")
 
 

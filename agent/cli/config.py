@@ -9,30 +9,30 @@ from provider_agent.agent.config import LoadedConfig, masked
 
 @click.group()
 def config() -> None:
-    """Look at the configuration."""
+    """Inspect the configuration."""
 
 
-@config.command(short_help="Show every setting and where it comes from.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@config.command(short_help="Print every setting and its origin.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_config
 def show(loaded: LoadedConfig, as_json: bool) -> None:
-    """Show every setting and where its value comes from; secrets are masked."""
+    """Print every setting and the origin of its value; secrets are masked."""
     settings = masked(loaded.config)
     if as_json:
-        shown = {"settings": settings, "origins": loaded.origins, "warnings": loaded.warnings}
-        click.echo(msgspec.json.format(msgspec.json.encode(shown, enc_hook=str)).decode())
+        document = {"settings": settings, "origins": loaded.origins, "warnings": loaded.warnings}
+        click.echo(msgspec.json.format(msgspec.json.encode(document, enc_hook=str)).decode())
         return
     for warning in loaded.warnings:
-        click.echo(f"note: {warning}", err=True)
+        click.echo(f"warning: {warning}", err=True)
     for section, values in settings.items():
         if isinstance(values, dict):
             for name, value in values.items():
                 key = f"{section}.{name}"
-                _line(key, value, loaded.origins.get(key, ""))
+                _print_setting(key, value, loaded.origins.get(key, ""))
         else:
-            _line(section, values, loaded.origins.get(section, ""))
+            _print_setting(section, values, loaded.origins.get(section, ""))
 
 
-def _line(key: str, value: object, origin: str) -> None:
+def _print_setting(key: str, value: object, origin: str) -> None:
     text = msgspec.json.encode(value, enc_hook=str).decode()
     click.echo(f"{key} = {text}" + (f"   ({origin})" if origin else ""))

@@ -1,7 +1,7 @@
-"""Signals that come before the service can answer them.
+"""Handles signals that arrive before the service has installed its own handlers.
 
-Without a handler SIGHUP ends the process, and process 1 of a container ignores SIGTERM and SIGINT
-altogether: whoever stops it in its first moments would wait for its grace period to end.
+Without a handler SIGHUP terminates the process, and process 1 of a container ignores SIGTERM and
+SIGINT: stopping it during its start would take the whole grace period.
 """
 
 import os
@@ -16,23 +16,23 @@ _STOP: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class EarlySignals:
-    """Answers signals from entry to exit, or until somebody else takes them over.
+    """Handles signals from entry to exit, or until other handlers replace these.
 
-    SIGTERM and SIGINT end the process with 0: nothing was served, so nothing is to be drained.
-    SIGHUP is remembered.
+    SIGTERM and SIGINT end the process with exit code 0: no job runs yet, so there is nothing to
+    drain. SIGHUP is remembered.
 
     Attributes:
-        reload_asked: whether SIGHUP came.
+        reload_requested: whether SIGHUP was received.
     """
 
     def __init__(self) -> None:
-        self.reload_asked = False
+        self.reload_requested = False
         self._before: dict[signal.Signals, Handler] = {}
 
     def __enter__(self) -> Self:
         for number in _STOP:
-            self._before[number] = signal.signal(number, _leave)
-        self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._remember)
+            self._before[number] = signal.signal(number, _exit)
+        self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._request_reload)
         return self
 
     def __exit__(
@@ -44,10 +44,10 @@ class EarlySignals:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        self.reload_asked = True
+    def _request_reload(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.reload_requested = True
 
 
-def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    # No exception: it would surface wherever the main thread is, and an import can swallow it.
+def _exit(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    # Not an exception, which would be raised anywhere in the main thread: an import may swallow it.
     os._exit(0)

@@ -10,11 +10,11 @@ from provider_agent.agent.cli.terminal import visible
 from provider_agent.agent.config import LoadedConfig
 
 
-@click.command(short_help="Ask the running agent whether it is alive.")
-@click.option("--ready", is_flag=True, help="Ask whether it can take jobs.")
+@click.command(short_help="Check whether the running agent is alive.")
+@click.option("--ready", is_flag=True, help="Check whether it can accept jobs.")
 @with_local_config
 def health(loaded: LoadedConfig, ready: bool) -> None:
-    """Exit 0 when the running agent is alive (or, with --ready, ready), else 1 and say why."""
+    """Exit with 0 if the running agent is alive (with --ready: can accept jobs), else with 1."""
     address = loaded.config.observability.prometheus_addr
     try:
         page = run_async(fetch_status_page(address, "/readyz" if ready else "/livez"))

@@ -2,23 +2,23 @@
 
 import click
 
-from provider_agent.agent.cli.settings import SetupProblem, with_local_config
+from provider_agent.agent.cli.settings import SetupError, with_local_config
 from provider_agent.agent.config import LoadedConfig
 from provider_agent.agent.identity.key import IdentityError, load_or_create
 
 
-@click.command(short_help="Show the public key; create the key when there is none.")
+@click.command(short_help="Print the public key; create the key if it does not exist.")
 @with_local_config
 def identity(loaded: LoadedConfig) -> None:
-    """Show the agent's public key, and create the key file when there is none.
+    """Print the agent's public key; create the key file if it does not exist.
 
-    The public key is what a coordinator's allow-list takes. The private key never leaves the file.
+    A coordinator's allow-list contains public keys. The private key never leaves the file.
     """
     path = loaded.config.identity.key_path
     try:
         key = load_or_create(path)
     except IdentityError as error:
-        raise SetupProblem(str(error)) from error
+        raise SetupError(str(error)) from error
     click.echo(f"public key   {key.public_key_text}")
     click.echo(f"fingerprint  {key.fingerprint}")
     click.echo(f"key file     {path}")

@@ -1,4 +1,4 @@
-"""The `provider-agent` command. Each subcommand lives in a file of its own, loaded when used."""
+"""The `provider-agent` command. Each subcommand has its own module, imported when it is used."""
 
 import io
 import sys
@@ -25,11 +25,11 @@ _COMMANDS: Final = {
 }
 
 EXIT_INTERRUPTED: Final = 130
-"""Ctrl-C, for every command but `run`, which drains."""
+"""The exit code of Ctrl-C, for every command except `run`, which drains."""
 
 
 class _LazyGroup(click.Group):
-    """Imports a subcommand only when it is asked for: `run` should not pay for the others."""
+    """Imports a subcommand only when it is used, so that `run` does not import the others."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(_COMMANDS)
@@ -38,7 +38,7 @@ class _LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            # As a shell would say it; click's own answer is "Aborted!" and 1.
+            # As in a shell; click itself prints "Aborted!" and exits with 1.
             click.echo(err=True)
             ctx.exit(EXIT_INTERRUPTED)
 
@@ -46,7 +46,7 @@ class _LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[:1] == ["run"]:
-            # Before its imports, which take longer than anything else of the start.
+            # Before its imports, which take most of the start-up time.
             ctx.obj = ctx.with_resource(EarlySignals())
         return super().resolve_command(ctx, args)
 
@@ -61,20 +61,20 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(agent_version(), prog_name="provider-agent")
 def main() -> None:
-    """Offer the language models of your inference servers to a coordinator.
+    """Serve a coordinator's jobs with your own inference servers.
 
-    The agent dials out, says which models it can serve and in which wire formats, runs the jobs it
-    gets on a server that natively speaks the job's format, and relays the response byte for byte.
+    The agent dials the coordinator, offers the models of your servers, runs each job on a server
+    that natively supports the job's wire format, and relays the response byte for byte.
 
     \b
     First steps:
-      provider-agent demo        see the whole chain work on this machine
+      provider-agent demo        try coordinator, agent and server on this machine
       provider-agent check       test your configuration, coordinator and servers
-      provider-agent run         go to work
+      provider-agent run         start serving jobs
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal that lacks a character of a model's name shows "?" instead of failing.
+            # Print "?" for a character that the terminal's encoding lacks, instead of failing.
             stream.reconfigure(errors="replace")
 
 

@@ -1,4 +1,4 @@
-"""`provider-agent models`: what would be offered now."""
+"""`provider-agent models`: the models that would be offered now."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from provider_agent.agent.backends.capabilities import model_offers
 from provider_agent.agent.backends.configured import make_backends
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.cli.backend_report import (
-    MAX_WITHHELD_SHOWN,
+    MAX_WITHHELD_PRINTED,
     BackendReport,
     report_of,
     report_of_skipped,
@@ -22,12 +22,12 @@ from provider_agent.agent.config import LoadedConfig
 from provider_agent.protocol.frames import ModelOffer
 
 
-class Findings(msgspec.Struct, frozen=True):
-    """What there is.
+class ModelsReport(msgspec.Struct, frozen=True):
+    """The output of the command.
 
     Attributes:
-        models: what would be offered.
-        backends: every configured backend, and all of its models.
+        models: the offers.
+        backends: every configured backend with all of its models.
     """
 
     models: list[ModelOffer]
@@ -35,22 +35,22 @@ class Findings(msgspec.Struct, frozen=True):
 
 
 @click.command(short_help="List the models that would be offered now.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_local_config
 def models(loaded: LoadedConfig, as_json: bool) -> None:
     """List the models that the agent would offer now, and why others are not offered.
 
-    Exits with 0 when there is at least one model.
+    Exits with 0 if there is at least one.
     """
-    found = run_async(_find(loaded))
+    report = run_async(_collect(loaded))
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(_plain(found))).decode())
+        click.echo(msgspec.json.format(msgspec.json.encode(_with_field_names(report))).decode())
     else:
-        _show(found)
-    sys.exit(0 if found.models else 1)
+        _print_report(report)
+    sys.exit(0 if report.models else 1)
 
 
-async def _find(loaded: LoadedConfig) -> Findings:
+async def _collect(loaded: LoadedConfig) -> ModelsReport:
     backends = make_backends(loaded.config.backends, os.environ)
     discovery = Discovery(backends, lambda: None)
     try:
@@ -62,23 +62,23 @@ async def _find(loaded: LoadedConfig) -> Findings:
     reports += [report_of_skipped(skipped) for skipped in backends.skipped]
     if not loaded.config.backends:
         reports.append(BackendReport("configuration", problem=str(NO_BACKEND)))
-    return Findings(model_offers(discovery.served_models(), loaded.config), reports)
+    return ModelsReport(model_offers(discovery.served_models(), loaded.config), reports)
 
 
-def _plain(found: Findings) -> dict[str, object]:
-    """With names: on the wire an offer is an array."""
+def _with_field_names(report: ModelsReport) -> dict[str, object]:
+    """The report with field names; an offer by itself is encoded as an array."""
     return {
-        "models": [msgspec.structs.asdict(offer) for offer in found.models],
-        "backends": found.backends,
+        "models": [msgspec.structs.asdict(offer) for offer in report.models],
+        "backends": report.backends,
     }
 
 
-def _show(found: Findings) -> None:
+def _print_report(report: ModelsReport) -> None:
     out = console()
     table = Table(Column("model", overflow="fold"))
     for title in ("backend", "operations", "context", "jobs", "$/M in", "$/M out"):
         table.add_column(title)
-    for offer in found.models:
+    for offer in report.models:
         table.add_row(
             visible(offer.model_id),
             offer.backend_kind if offer.native else f"{offer.backend_kind} (remote)",
@@ -88,18 +88,18 @@ def _show(found: Findings) -> None:
             _dollars(offer.input_price_per_1m),
             _dollars(offer.output_price_per_1m),
         )
-    if found.models:
+    if report.models:
         out.print(table)
     else:
         out.print("No model to offer.")
-    for backend in found.backends:
+    for backend in report.backends:
         out.print(f"{backend.id}: {visible(backend.problem or backend.summary)}", soft_wrap=True)
         withheld = [model for model in backend.models if model.withheld]
-        for model in withheld[:MAX_WITHHELD_SHOWN]:
+        for model in withheld[:MAX_WITHHELD_PRINTED]:
             line = f"  not offered: {model.model_id}: {model.withheld}"
             out.print(visible(line), soft_wrap=True)
-        if len(withheld) > MAX_WITHHELD_SHOWN:
-            out.print(f"  and {len(withheld) - MAX_WITHHELD_SHOWN} more; --json shows all")
+        if len(withheld) > MAX_WITHHELD_PRINTED:
+            out.print(f"  and {len(withheld) - MAX_WITHHELD_PRINTED} more; --json shows all")
 
 
 def _dollars(price: int | None) -> str:

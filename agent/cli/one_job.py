@@ -1,4 +1,4 @@
-"""Runs one job on one backend without a coordinator: what `ask` and `check` share."""
+"""Runs one job on one backend without a coordinator, for `ask` and `check`."""
 
 import asyncio
 import uuid
@@ -16,13 +16,13 @@ from provider_agent.adapters.base import (
     Operation,
     WireFormat,
 )
-from provider_agent.agent.cli.answer_text import AnswerText
+from provider_agent.agent.cli.response_text import ResponseText
 
 
 def chat_request(
     operation: Operation, model_id: str, prompt: str, *, max_tokens: int, stream: bool = True
 ) -> bytes:
-    """One user message as a request of this operation; both formats look alike here."""
+    """A request with one user message; it is the same in both wire formats."""
     request = {
         "model": model_id,
         "max_tokens": max_tokens,
@@ -30,24 +30,24 @@ def chat_request(
         "messages": [{"role": "user", "content": prompt}],
     }
     if operation not in (Operation.CHAT, Operation.MESSAGES):
-        raise ValueError(f"{operation} takes no chat message")
+        raise ValueError(f"{operation} does not accept chat messages")
     return msgspec.json.encode(request)
 
 
 class _TextSink:
-    """Shows a response instead of relaying it. The terminal is fast enough: it never pauses."""
+    """A `JobSink` that passes the text on. It never pauses the source."""
 
-    def __init__(self, wire_format: WireFormat, show: Callable[[str], None]) -> None:
-        self._text = AnswerText(wire_format)
-        self._show = show
+    def __init__(self, wire_format: WireFormat, on_text: Callable[[str], None]) -> None:
+        self._text = ResponseText(wire_format)
+        self._on_text = on_text
 
     def started(self, status: int, content_type: str, source: FlowControl) -> None:
         """See `JobSink.started`."""
 
     def send_chunk(self, data: bytes) -> None:
         """See `JobSink.send_chunk`."""
-        if text := self._text.feed(data):
-            self._show(text)
+        if text := self._text.receive_data(data):
+            self._on_text(text)
 
 
 async def run_one_job(
@@ -58,14 +58,14 @@ async def run_one_job(
     *,
     max_tokens: int,
     timeout_s: float,
-    show: Callable[[str], None] = lambda _: None,
+    on_text: Callable[[str], None] = lambda _: None,
 ) -> JobResult:
-    """Run one streamed job and show its text as it comes.
+    """Run one streamed job; `on_text` is called with each piece of its text.
 
-    Cancelling it closes the upstream connection, as for any job.
+    Cancelling it closes the upstream connection.
 
     Raises:
-        BackendError: the job failed, or was not done after `timeout_s`.
+        BackendError: the job failed, or did not end within `timeout_s`.
     """
     job = Job(
         job_id=uuid.uuid4().bytes,
@@ -77,15 +77,15 @@ async def run_one_job(
     )
     try:
         async with asyncio.timeout(timeout_s):
-            return await backend.execute(job, _TextSink(operation.wire_format, show))
+            return await backend.execute(job, _TextSink(operation.wire_format, on_text))
     except TimeoutError as error:
-        raise BackendTimeout(f"not done after {timeout_s:.0f} s") from error
+        raise BackendTimeout(f"did not end within {timeout_s:.0f} s") from error
 
 
-def figures(result: JobResult) -> str:
-    """How a job went, in one line."""
+def statistics(result: JobResult) -> str:
+    """First-byte time, tokens and bytes of a job, in one line."""
     first = result.first_byte_ms
-    begin = "no byte came" if first is None else f"first byte after {first} ms"
+    begin = "no bytes" if first is None else f"first byte after {first} ms"
     tokens = f"tokens {_count(result.input_tokens)} in, {_count(result.output_tokens)} out"
     return f"{begin}, {tokens}, {result.total_bytes} bytes"
 
@@ -95,6 +95,6 @@ def _count(tokens: int | None) -> str:
 
 
 def explain(error: BackendError) -> str:
-    """An error with the server's own words, in one line."""
+    """An error with the server's message, in one line."""
     body = " ".join(error.body.decode(errors="replace").split())
     return f"{error.code}: {error}" + (f": {body[:300]}" if body else "")

@@ -14,7 +14,7 @@ import click
 from provider_agent.adapters.registry import known_kinds
 from provider_agent.agent.cli.early_signals import EarlySignals
 from provider_agent.agent.cli.settings import (
-    SetupProblem,
+    SetupError,
     config_option,
     load_settings,
     start_logging,
@@ -31,26 +31,28 @@ log = EventLogger(__name__)
 @click.command(short_help="Connect to the coordinator and serve jobs.")
 @config_option
 @click.option("--coordinator-url", help="Overrides [coordinator] url.")
-@click.option("--allow-insecure", is_flag=True, default=None, help="Let ws:// leave this machine.")
+@click.option("--allow-insecure", is_flag=True, default=None, help="Allow ws:// to other machines.")
 @click.option("--key-path", help="Overrides [identity] key_path.")
 @click.option("--max-concurrent", type=int, help="Overrides [limits] max_concurrent.")
 @click.option("--drain-timeout", type=float, help="Overrides [limits] drain_timeout_s.")
-@click.option("--prometheus-addr", help='Overrides [observability] prometheus_addr; "" is off.')
+@click.option(
+    "--prometheus-addr", help='Overrides [observability] prometheus_addr; "" disables it.'
+)
 @click.option("--log-level", help="Overrides [observability] log_level.")
 @click.option("--log-format", help="Overrides [observability] log_format: text or json.")
 @click.pass_obj
 def run(early: EarlySignals, /, config_path: Path | None, **flags: object) -> None:
-    """Connect to the coordinator and serve jobs until told to stop.
+    """Connect to the coordinator and serve jobs until stopped.
 
-    SIGTERM or Ctrl-C drains: no new jobs, running ones finish. A second one stops at once.
-    SIGHUP reads the configuration again; what is wrong there changes nothing.
+    SIGTERM or Ctrl-C drains: no new jobs, running jobs finish. A second signal stops at once.
+    SIGHUP reloads the configuration; an invalid one is logged and ignored.
 
     \b
     Exit codes:
-      0    stopped as asked
-      1    something unexpected
-      2    configuration, identity or command line wrong
-      78   the coordinator will not have this agent
+      0    stopped after a drain
+      1    unexpected error
+      2    configuration, identity or command line is wrong
+      78   the coordinator rejected this agent for good
       130  stopped by a second signal
     """
     overrides = _overrides(flags)
@@ -58,9 +60,9 @@ def run(early: EarlySignals, /, config_path: Path | None, **flags: object) -> No
     secrets = start_logging(loaded)
     for warning in loaded.warnings:
         log.warning("configuration warning", note=warning)
-    # The file of the start, not one that comes before it by now.
-    again = partial(load_config, loaded.path, os.environ, overrides, known_kinds())
-    sys.exit(_serve(_Start(loaded, again, secrets, early)))
+    # The same file as at the start, even if a file with a higher priority has appeared since.
+    reload = partial(load_config, loaded.path, os.environ, overrides, known_kinds())
+    sys.exit(_serve(_Start(loaded, reload, secrets, early)))
 
 
 def _overrides(flags: dict[str, object]) -> dict[str, object]:
@@ -77,17 +79,17 @@ def _overrides(flags: dict[str, object]) -> dict[str, object]:
 
 
 class _Start(NamedTuple):
-    """What `run` has at its start.
+    """The inputs of the service.
 
     Attributes:
         loaded: the settings.
-        load_again: reads them again.
-        secrets: what no line of the log may hold.
-        early: what came before the service could answer.
+        reload: loads them again.
+        secrets: values that the log redacts.
+        early: signals that arrived before the service was ready.
     """
 
     loaded: LoadedConfig
-    load_again: Callable[[], LoadedConfig]
+    reload: Callable[[], LoadedConfig]
     secrets: set[str]
     early: EarlySignals
 
@@ -103,7 +105,7 @@ def _serve(start: _Start) -> int:
         with hold_key_lock(key_path), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_main(start, identity))
     except (IdentityError, StatusServerError) as error:
-        raise SetupProblem(str(error)) from error
+        raise SetupError(str(error)) from error
 
 
 async def _main(start: _Start, identity: "Identity") -> int:
@@ -119,13 +121,13 @@ async def _main(start: _Start, identity: "Identity") -> int:
     log_skipped(backends)
     service = Service(config, identity, backends)
     reloader = Reloader(
-        service, start.load_again, lambda new: unusable_files(new.coordinator), start.secrets
+        service, start.reload, lambda new: unusable_files(new.coordinator), start.secrets
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)
     loop.add_signal_handler(signal.SIGHUP, reloader.request)
-    if start.early.reload_asked:
+    if start.early.reload_requested:
         reloader.request()
     facts: dict[str, object] = {
         "version": agent_version(),
@@ -158,7 +160,7 @@ def log_failed_task(task: asyncio.Task[None]) -> None:
 
 
 def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
-    """The event loop of uvloop where there is one: less than half the CPU per event."""
+    """Uvloop's event loop, if installed: less than half the CPU time per event."""
     try:
         import uvloop
     except ImportError:

@@ -1,4 +1,4 @@
-"""The options that find and override the configuration, and what every command does with them."""
+"""The `--config` option, and what every command does with the configuration."""
 
 import asyncio
 import os
@@ -20,18 +20,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 EXIT_CONFIG: Final = 2
-"""The configuration, the identity or the command line is wrong: starting again will not help."""
+"""Configuration, identity or command line is wrong: a restart does not help."""
 
 NO_BACKEND: Final = AdvisedError(
     "no backend is configured", "add a [[backends]] table for each of your servers"
 )
 
 _NO_COORDINATOR: Final = "wss://not-set.invalid"
-"""Satisfies the checks of the configuration; nobody dials it."""
+"""A valid address for commands that do not dial."""
 
 
-class SetupProblem(click.ClickException):
-    """Something that the operator has to mend first: one message, no traceback."""
+class SetupError(click.ClickException):
+    """The operator must correct something first: one message, no traceback."""
 
     exit_code = EXIT_CONFIG
 
@@ -44,22 +44,22 @@ config_option = click.option(
     help="The agent.toml to read. [default: $PROVIDER_AGENT_CONFIG, ./agent.toml, "
     "~/.config/provider-agent/agent.toml, /etc/provider-agent/agent.toml]",
 )
-"""The option that names the configuration; its value arrives as `config_path`."""
+"""The option that names the configuration file; its parameter is `config_path`."""
 
 
 def with_config(
     command: Callable[Concatenate[LoadedConfig, P], R],
 ) -> Callable[P, R]:
-    """Give a command `--config` and the loaded configuration as its first argument."""
+    """Add `--config` to a command, and pass it the loaded configuration as first argument."""
     return _with_settings(command, {})
 
 
 def with_local_config(
     command: Callable[Concatenate[LoadedConfig, P], R],
 ) -> Callable[P, R]:
-    """As `with_config`, for a command that has no business with the coordinator.
+    """As `with_config`, for a command that does not use the coordinator.
 
-    Its address may be missing, or wrong; whatever stands there, the command sees a placeholder.
+    Its address may be missing or wrong; the command receives a placeholder.
     """
     return _with_settings(command, {"coordinator.url": _NO_COORDINATOR})
 
@@ -72,7 +72,7 @@ def _with_settings(
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         path = kwargs.pop("config_path", None)
         loaded = load_settings(path if isinstance(path, Path) else None, overrides)
-        # A command says itself what it found; only defects are worth a log line beside that.
+        # A command prints its own results; only defects are logged as well.
         start_logging(loaded, "error")
         return command(loaded, *args, **kwargs)
 
@@ -80,22 +80,22 @@ def _with_settings(
 
 
 def load_settings(path: Path | None, overrides: dict[str, object]) -> LoadedConfig:
-    """The configuration.
+    """Load the configuration.
 
     Raises:
-        SetupProblem: it cannot be used; the message names file, key and reason.
+        SetupError: it is not usable; the message names file, key and reason.
     """
     try:
         return load_config(path, os.environ, overrides, known_kinds())
     except ConfigError as error:
-        raise SetupProblem(str(error)) from error
+        raise SetupError(str(error)) from error
 
 
 def start_logging(loaded: LoadedConfig, level: str | None = None) -> set[str]:
-    """Log to standard error as the configuration says, or from another `level` on.
+    """Log to standard error, at the level of the configuration or at `level`.
 
     Returns:
-        The secrets that no line may hold; what is added later counts too.
+        The secrets that are redacted in every line; more may be added.
     """
     observability = loaded.config.observability
     secrets = set(secret_values(loaded.config, os.environ))
@@ -110,4 +110,4 @@ def run_async(main: Coroutine[Any, Any, R]) -> R:
     try:
         return asyncio.run(main)
     except IdentityError as error:
-        raise SetupProblem(str(error)) from error
+        raise SetupError(str(error)) from error

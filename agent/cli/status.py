@@ -14,13 +14,13 @@ from provider_agent.agent.config import LoadedConfig
 from provider_agent.agent.telemetry.status import StatusSnapshot, readiness
 
 
-@click.command(short_help="Show how the running agent does.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.command(short_help="Print the state of the running agent.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_local_config
 def status(loaded: LoadedConfig, as_json: bool) -> None:
-    """Show how the running agent does: link, jobs, backends, last job, last rejection.
+    """Print the state of the running agent: link, jobs, backends, last job, last rejection.
 
-    Exits with 0 when it can take jobs; else it says why not.
+    Exits with 0 if it can accept jobs; otherwise it prints the reasons and exits with 1.
     """
     address = loaded.config.observability.prometheus_addr
     try:
@@ -30,22 +30,22 @@ def status(loaded: LoadedConfig, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(state)).decode())
     else:
-        _show(state, console())
+        _print_status(state, console())
     sys.exit(1 if readiness(state) else 0)
 
 
-def _show(state: StatusSnapshot, out: Console) -> None:
+def _print_status(state: StatusSnapshot, out: Console) -> None:
     facts = Table.grid("", Column(overflow="fold"), padding=(0, 2))
     facts.add_row("version", state.version)
-    facts.add_row("up", _age(state.uptime_s))
+    facts.add_row("up", _duration(state.uptime_s))
     facts.add_row("coordinator", state.coordinator_url)
     facts.add_row("link", state.link)
     facts.add_row("last welcome", _ago(state.last_welcome_age_s))
     facts.add_row("last rejection", visible(state.last_rejection or "none"))
-    facts.add_row("last job offered", _ago(state.last_job_age_s))
+    facts.add_row("last job", _ago(state.last_job_age_s))
     facts.add_row("jobs", f"{state.in_flight} of {state.capacity}")
     out.print(facts)
-    table = Table(Column("backend", overflow="fold"), "healthy", "models", "what is wrong")
+    table = Table(Column("backend", overflow="fold"), "healthy", "models", "problem")
     for backend in state.backends:
         healthy = "yes" if backend.healthy else "no"
         table.add_row(backend.id, healthy, str(backend.models), visible(backend.last_error or ""))
@@ -57,11 +57,11 @@ def _show(state: StatusSnapshot, out: Console) -> None:
         out.print("ready")
 
 
-def _age(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def _ago(seconds: float | None) -> str:
-    return "never" if seconds is None else f"{_age(seconds)} ago"
+    return "never" if seconds is None else f"{_duration(seconds)} ago"

@@ -1,4 +1,4 @@
-"""Asks the running agent's status server; what `status`, `health` and `check` share."""
+"""A client of the running agent's status server, for `status`, `health` and `check`."""
 
 from typing import Final
 
@@ -9,26 +9,26 @@ from provider_agent.agent.config.addresses import listen_address
 from provider_agent.agent.telemetry.status import StatusSnapshot
 
 _TIMEOUT_S: Final = 3.0
-"""A healthy agent answers in milliseconds; container health checks have a few seconds."""
+"""A healthy agent responds in milliseconds; container health checks allow a few seconds."""
 
 _MAX_BYTES: Final = 4 * 1024 * 1024
 
 
 _AGENT_STATUSES: Final = frozenset({200, 503})
-"""What an agent's pages answer; anything else comes from another program on this address, of which
-Prometheus itself (port 9090, too) is the likeliest."""
+"""The statuses of an agent's pages. Any other comes from another program on this address, probably
+Prometheus, whose default port is 9090 as well."""
 
 
 class NoAgent(Exception):
-    """No agent answers there; the text says why."""
+    """No agent responds at the address; the text explains why."""
 
 
 class AgentPage(msgspec.Struct, frozen=True):
     """One page of the status server.
 
     Attributes:
-        address: who answered, as `host:port`.
-        status: of HTTP: 200, or 503 from an agent that is not ready.
+        address: `host:port` of the status server.
+        status: HTTP status: 200, or 503 from an agent that is not ready.
         body: the page.
     """
 
@@ -38,18 +38,19 @@ class AgentPage(msgspec.Struct, frozen=True):
 
 
 async def fetch_status_page(prometheus_addr: str, path: str) -> AgentPage:
-    """One page of the running agent's status server.
+    """Fetch a page of the running agent's status server.
 
     Args:
-        prometheus_addr: what the agent listens on; for "every address", loopback is asked.
+        prometheus_addr: the address that the agent listens on; a wildcard means loopback.
         path: "/livez", "/readyz" or "/status".
 
     Raises:
-        NoAgent: the status server is off or does not answer, or something else does.
+        NoAgent: the status server is off or does not respond, or another program responds.
     """
     if not prometheus_addr:
         raise NoAgent(
-            'the status server is off; set [observability] prometheus_addr to "127.0.0.1:9090", say'
+            "the status server is off; set [observability] prometheus_addr, for example to "
+            '"127.0.0.1:9090"'
         )
     host, port = listen_address(prometheus_addr)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
@@ -62,14 +63,16 @@ async def fetch_status_page(prometheus_addr: str, path: str) -> AgentPage:
         ):
             body = await response.content.read(_MAX_BYTES)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise NoAgent(f"no agent answers on {address}; is `provider-agent run` up?") from error
+        raise NoAgent(
+            f"no agent responds on {address}; is `provider-agent run` running?"
+        ) from error
     if response.status not in _AGENT_STATUSES:
         raise not_an_agent(address)
     return AgentPage(address, response.status, body)
 
 
 async def fetch_snapshot(prometheus_addr: str) -> StatusSnapshot:
-    """The state of the running agent.
+    """Fetch the state of the running agent.
 
     Raises:
         NoAgent: as `fetch_status_page`.
@@ -82,8 +85,8 @@ async def fetch_snapshot(prometheus_addr: str) -> StatusSnapshot:
 
 
 def not_an_agent(address: str) -> NoAgent:
-    """The error for an answer that no agent gives."""
+    """The error for a response that is not an agent's."""
     return NoAgent(
-        f"what answers on {address} is not an agent; give the agent an address of its own "
-        "([observability] prometheus_addr)"
+        f"another program responds on {address}; set [observability] prometheus_addr to an unused "
+        "address"
     )

@@ -1,29 +1,29 @@
-"""How the commands write for people."""
+"""Terminal output of the commands."""
 
 from rich.console import Console
 
-WIDTH_OF_A_PIPE = 200
-"""A log or a pipe has no width; eighty columns would only break the sentences."""
+PIPE_WIDTH = 200
+"""A pipe has no width; rich's default of eighty columns would break lines."""
 
 
 def console() -> Console:
-    """Standard output, as wide as the terminal.
+    """A console on standard output, without rich's markup.
 
-    What is shown comes from servers and coordinators, so nothing in it is taken for markup: a
-    rejection that names `[coordinator] url` keeps its brackets.
+    The output contains texts of servers and coordinators; `[coordinator] url` in a rejection must
+    not be read as markup.
     """
-    made = Console(markup=False, emoji=False, highlight=False)
-    if not made.is_terminal:
-        made.width = WIDTH_OF_A_PIPE
-    return made
+    output = Console(markup=False, emoji=False, highlight=False)
+    if not output.is_terminal:
+        output.width = PIPE_WIDTH
+    return output
 
 
 def visible(text: str, *, keep: str = "") -> str:
-    """`text` without control characters, which could take over the terminal.
+    """Replace control characters in `text`, which could control the terminal.
 
     Args:
-        text: what somebody else wrote.
-        keep: control characters that are welcome.
+        text: from a server or coordinator.
+        keep: control characters to keep.
     """
     return "".join(
         char if char.isprintable() or char in keep else "\N{REPLACEMENT CHARACTER}" for char in text

@@ -10,9 +10,9 @@ from provider_agent.agent.version import agent_version
 from provider_agent.protocol.limits import SUBPROTOCOL
 
 
-@click.command(short_help="Show the versions of the agent and its libraries.")
+@click.command(short_help="Print the versions of the agent and its libraries.")
 def version() -> None:
-    """Show the versions of the agent, its protocol, Python and the libraries that matter."""
+    """Print the versions of the agent, its protocol, Python and the main libraries."""
     click.echo(f"provider-agent {agent_version()}")
     click.echo(f"protocol       {SUBPROTOCOL}")
     click.echo(f"python         {platform.python_version()} on {platform.platform(terse=True)}")

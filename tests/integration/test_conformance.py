@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from provider_agent.adapters.base import BadStatus, Operation, WireFormat
-from provider_agent.agent.cli.demo.tap import Tap
+from provider_agent.agent.cli.demo.response_recorder import ResponseRecorder
 from provider_agent.protocol.formats import MAIN_OPERATION
 from tests.kit.adapters_under_test import (
     ADAPTERS,
@@ -94,15 +94,15 @@ async def test_bytes_and_usage_do_not_depend_on_chunk_boundaries(
 async def test_response_of_a_real_server_is_relayed_byte_for_byte(
     adapter: AdapterUnderTest, wire_format: WireFormat, stream: bool
 ) -> None:
-    async with Tap(adapter.backend.settings.url) as tap:
-        backend = adapter.with_settings(url=tap.url)
+    async with ResponseRecorder(adapter.backend.settings.url) as recorder:
+        backend = adapter.with_settings(url=recorder.url)
         sink = CollectingSink()
         job = adapter.job(wire_format, stream=stream, max_tokens=100)
 
         await backend.execute(job, sink)
 
     assert len(sink.data) > 100
-    assert sink.data == tap.last_body
+    assert sink.data == recorder.last_body
 
 
 @parametrize_formats(["real-llamacpp"])  # vLLM splits equal text into different events

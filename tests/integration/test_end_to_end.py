@@ -11,7 +11,7 @@ import pytest
 
 from provider_agent.adapters.responses.validator import StreamValidator
 from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess
-from provider_agent.agent.cli.demo.tap import Tap
+from provider_agent.agent.cli.demo.response_recorder import ResponseRecorder
 from provider_agent.agent.config import BackendConfig
 from provider_agent.protocol.formats import MAIN_OPERATION, WireFormat
 from tests.kit.end_to_end_harness import EndToEndHarness, end_to_end_harness
@@ -20,14 +20,16 @@ PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
 
 
 @pytest.fixture
-async def tap(llamacpp_server: LlamaCppProcess) -> AsyncIterator[Tap]:
-    async with Tap(llamacpp_server.url) as tap:
-        yield tap
+async def recorder(llamacpp_server: LlamaCppProcess) -> AsyncIterator[ResponseRecorder]:
+    async with ResponseRecorder(llamacpp_server.url) as recorder:
+        yield recorder
 
 
 @pytest.fixture
-async def harness(tap: Tap, tmp_path: Path) -> AsyncIterator[EndToEndHarness]:
-    async with end_to_end_harness(tmp_path, BackendConfig(kind="llamacpp", url=tap.url)) as harness:
+async def harness(recorder: ResponseRecorder, tmp_path: Path) -> AsyncIterator[EndToEndHarness]:
+    async with end_to_end_harness(
+        tmp_path, BackendConfig(kind="llamacpp", url=recorder.url)
+    ) as harness:
         yield harness
 
 
@@ -47,7 +49,7 @@ def make_request(**fields: Any) -> dict[str, Any]:
 async def test_client_receives_every_byte_of_the_server_response(
     harness: EndToEndHarness,
     client: aiohttp.ClientSession,
-    tap: Tap,
+    recorder: ResponseRecorder,
     wire_format: str,
     stream: bool,
 ) -> None:
@@ -59,7 +61,7 @@ async def test_client_receives_every_byte_of_the_server_response(
     assert response.status == 200
     assert response.content_type == ("text/event-stream" if stream else "application/json")
     assert len(relayed) > 100
-    assert relayed == tap.last_body
+    assert relayed == recorder.last_body
 
 
 async def test_first_bytes_arrive_before_the_server_has_finished(
@@ -130,9 +132,9 @@ async def test_concurrent_requests_receive_their_own_responses(
 
 
 async def test_request_above_capacity_is_refused_at_once(
-    tap: Tap, tmp_path: Path, client: aiohttp.ClientSession
+    recorder: ResponseRecorder, tmp_path: Path, client: aiohttp.ClientSession
 ) -> None:
-    backend = BackendConfig(kind="llamacpp", url=tap.url)
+    backend = BackendConfig(kind="llamacpp", url=recorder.url)
     async with end_to_end_harness(tmp_path, backend, max_concurrent=1) as harness:
         url = harness.url + PATHS["openai"]
         async with client.post(url, json=make_request(stream=True, max_tokens=1500)) as running:

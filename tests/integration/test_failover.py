@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess
-from provider_agent.agent.cli.demo.tap import Tap
+from provider_agent.agent.cli.demo.response_recorder import ResponseRecorder
 from provider_agent.agent.config import BackendConfig
 from provider_agent.protocol.formats import WireFormat
 from tests.kit.end_to_end_harness import EndToEndHarness, end_to_end_harness
@@ -26,9 +26,9 @@ ERROR_FIRST = {
 
 
 @pytest.fixture
-async def tap(llamacpp_server: LlamaCppProcess) -> AsyncIterator[Tap]:
-    async with Tap(llamacpp_server.url) as tap:
-        yield tap
+async def recorder(llamacpp_server: LlamaCppProcess) -> AsyncIterator[ResponseRecorder]:
+    async with ResponseRecorder(llamacpp_server.url) as recorder:
+        yield recorder
 
 
 @pytest.fixture
@@ -40,9 +40,11 @@ async def first() -> AsyncIterator[FakeOpenAICompatible]:
 
 @pytest.fixture
 async def harness(
-    first: FakeOpenAICompatible, tap: Tap, tmp_path: Path
+    first: FakeOpenAICompatible, recorder: ResponseRecorder, tmp_path: Path
 ) -> AsyncIterator[EndToEndHarness]:
-    async with end_to_end_harness(tmp_path, faulty_backend(first), real_backend(tap)) as harness:
+    async with end_to_end_harness(
+        tmp_path, faulty_backend(first), real_backend(recorder)
+    ) as harness:
         yield harness
 
 
@@ -57,8 +59,8 @@ def faulty_backend(server: FakeOpenAICompatible) -> BackendConfig:
     return BackendConfig(kind=server.kind, url=server.url, alias={"tiny": MODEL}, formats=formats)
 
 
-def real_backend(tap: Tap) -> BackendConfig:
-    return BackendConfig(kind="llamacpp", url=tap.url)
+def real_backend(recorder: ResponseRecorder) -> BackendConfig:
+    return BackendConfig(kind="llamacpp", url=recorder.url)
 
 
 def make_request(**fields: Any) -> dict[str, Any]:
@@ -87,7 +89,7 @@ async def test_failure_before_the_first_byte_fails_over(
     harness: EndToEndHarness,
     client: aiohttp.ClientSession,
     first: FakeOpenAICompatible,
-    tap: Tap,
+    recorder: ResponseRecorder,
     wire_format: str,
     failure: str,
 ) -> None:
@@ -101,7 +103,7 @@ async def test_failure_before_the_first_byte_fails_over(
     assert response.status == 200
     assert len(first.jobs) == len(failures(wire_format)[failure])
     assert len(relayed) > 100
-    assert relayed == tap.last_body
+    assert relayed == recorder.last_body
     stats = harness.service.status().stats
     assert (stats.error_rate, harness.service.jobs.in_flight) == (0.0, 0)
 
@@ -111,7 +113,7 @@ async def test_json_error_with_status_200_fails_over(
     harness: EndToEndHarness,
     client: aiohttp.ClientSession,
     first: FakeOpenAICompatible,
-    tap: Tap,
+    recorder: ResponseRecorder,
     wire_format: str,
 ) -> None:
     first.script_jobs(json_response({"error": {"message": "200 with an error", "code": 500}}))
@@ -120,23 +122,23 @@ async def test_json_error_with_status_200_fails_over(
         relayed = await response.read()
 
     assert (response.status, response.content_type) == (200, "application/json")
-    assert relayed == tap.last_body
+    assert relayed == recorder.last_body
 
 
 async def test_stopped_server_fails_over(
-    tap: Tap, tmp_path: Path, client: aiohttp.ClientSession
+    recorder: ResponseRecorder, tmp_path: Path, client: aiohttp.ClientSession
 ) -> None:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(FakeOpenAICompatible())
         async with end_to_end_harness(
-            tmp_path, faulty_backend(server), real_backend(tap)
+            tmp_path, faulty_backend(server), real_backend(recorder)
         ) as harness:
             await stack.aclose()
 
             for _ in range(2):
                 url = harness.url + PATHS["openai"]
                 async with client.post(url, json=make_request(stream=True)) as response:
-                    assert await response.read() == tap.last_body
+                    assert await response.read() == recorder.last_body
                 assert response.status == 200
 
 
@@ -145,11 +147,11 @@ async def test_failure_after_the_first_byte_does_not_fail_over(
     harness: EndToEndHarness,
     client: aiohttp.ClientSession,
     first: FakeOpenAICompatible,
-    tap: Tap,
+    recorder: ResponseRecorder,
     fault: Fault,
 ) -> None:
     first.script_jobs(fault)
-    tap.last_body = b""
+    recorder.last_body = b""
 
     url = harness.url + PATHS["openai"]
     async with client.post(url, json=make_request(stream=True)) as response:
@@ -158,7 +160,7 @@ async def test_failure_after_the_first_byte_does_not_fail_over(
     assert relayed.startswith(bytes(first.jobs[0].sent[:20]))
     assert b'"error"' in relayed
     assert b"[DONE]" not in relayed
-    assert tap.last_body == b"", "the other server must receive no job"
+    assert recorder.last_body == b"", "the other server must receive no job"
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -166,11 +168,11 @@ async def test_client_error_does_not_fail_over(
     harness: EndToEndHarness,
     client: aiohttp.ClientSession,
     first: FakeOpenAICompatible,
-    tap: Tap,
+    recorder: ResponseRecorder,
     status: int,
 ) -> None:
     first.script_jobs(FakeResponse((b'{"error":{"message":"no such parameter"}}',), status))
-    tap.last_body = b""
+    recorder.last_body = b""
 
     async with client.post(
         harness.url + PATHS["openai"], json=make_request(stream=True)
@@ -179,7 +181,7 @@ async def test_client_error_does_not_fail_over(
 
     assert 400 <= response.status < 500
     assert "no such parameter" in json.dumps(answer)
-    assert tap.last_body == b""
+    assert recorder.last_body == b""
 
 
 async def test_last_error_is_returned_if_all_backends_fail(

@@ -72,7 +72,7 @@ async def test_stop_ends_the_process_and_can_be_repeated(tiny_model: Path) -> No
 
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-    with pytest.raises(RuntimeError, match="does not run"):
+    with pytest.raises(RuntimeError, match="is not running"):
         _ = server.url
 
 
@@ -96,7 +96,7 @@ async def test_stopped_server_can_be_started_again(tiny_model: Path) -> None:
 
     async with server:
         assert server.url.startswith("http://127.0.0.1:")
-        with pytest.raises(RuntimeError, match="runs already"):
+        with pytest.raises(RuntimeError, match="is already running"):
             await server.start()
 
 

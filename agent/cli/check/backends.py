@@ -1,36 +1,36 @@
-"""Tries the backends for `check`: reachable, models, formats, a tiny completion in each format."""
+"""Checks a backend: reachable, models, and a short completion in each wire format."""
 
 from provider_agent.adapters.base import Backend, BackendError, BackendModel
 from provider_agent.agent.backends.configured import SkippedBackend
 from provider_agent.agent.backends.health_check import BackendState
 from provider_agent.agent.cli.backend_report import report_of
 from provider_agent.agent.cli.check.findings import Finding, Outcome
-from provider_agent.agent.cli.one_job import explain, figures, run_one_job
+from provider_agent.agent.cli.one_job import explain, run_one_job, statistics
 from provider_agent.protocol.formats import MAIN_OPERATION, WireFormat
 
-TINY_TOKENS = 8
-"""Enough for a first word, and next to nothing at a paid service."""
+COMPLETION_TOKENS = 8
+"""Enough for a first word, at negligible cost on a paid service."""
 
-MODELS_NAMED = 3
+MAX_LISTED_MODELS = 3
 """Models in one finding; `provider-agent models` lists all."""
 
-TINY_TIMEOUT_S = 120.0
-"""A server that loads its model on the first request needs this."""
+COMPLETION_TIMEOUT_S = 120.0
+"""A server may load its model on the first request."""
 
 
 def skipped_backend(skipped: SkippedBackend) -> Finding:
-    """A backend whose key is not set."""
-    advice = "set it in the agent's environment, or remove the backend"
+    """The finding for a backend whose key is missing."""
+    advice = "set the key, or remove the backend"
     return Finding("backend", skipped.backend_id, Outcome.FAILED, skipped.reason, advice)
 
 
 async def check_backend_state(state: BackendState, *, complete: bool) -> list[Finding]:
-    """Everything about one backend; `complete` also asks it for a few tokens."""
+    """The findings for one backend; `complete` also requests a few tokens."""
     backend_id = state.backend.id
     if not state.health.reachable:
         details = state.health.last_error or "not healthy"
-        mend = "mend [[backends]] url and api_key_env"
-        advice = f"start the server, or {mend}" if state.backend.native else f"{mend}; try again"
+        settings = "correct [[backends]] url and api_key_env"
+        advice = f"start the server, or {settings}" if state.backend.native else settings
         return [Finding("backend", backend_id, Outcome.FAILED, details, advice)]
     if not state.models:
         details = f"healthy, but offers no model{_withheld(state)}"
@@ -46,13 +46,13 @@ async def check_backend_state(state: BackendState, *, complete: bool) -> list[Fi
         if complete:
             findings.append(await _complete(state.backend, model, wire_format, target))
         else:
-            findings.append(Finding("completion", target, Outcome.SKIPPED, "not asked for"))
+            findings.append(Finding("completion", target, Outcome.SKIPPED, "not requested"))
     return findings
 
 
 def _describe(state: BackendState) -> str:
-    names = [_describe_model(model) for model in state.models[:MODELS_NAMED]]
-    more = len(state.models) - MODELS_NAMED
+    names = [_describe_model(model) for model in state.models[:MAX_LISTED_MODELS]]
+    more = len(state.models) - MAX_LISTED_MODELS
     models = ", ".join(names) + (f" and {more} more" if more > 0 else "")
     latency = state.health.latency_ms or 0
     report = report_of(state)
@@ -65,7 +65,7 @@ def _describe_model(model: BackendModel) -> str:
 
 
 def _withheld(state: BackendState) -> str:
-    """The first of the models that are not offered, with its reason."""
+    """The first model that is not offered, with the reason."""
     if not state.withheld:
         return ""
     first = state.withheld[0]
@@ -82,10 +82,10 @@ async def _complete(
             MAIN_OPERATION[wire_format],
             model.model_id,
             "Say hello.",
-            max_tokens=TINY_TOKENS,
-            timeout_s=TINY_TIMEOUT_S,
+            max_tokens=COMPLETION_TOKENS,
+            timeout_s=COMPLETION_TIMEOUT_S,
         )
     except BackendError as error:
-        advice = "try the same request with curl; the server's own log says more"
+        advice = "try the same request with curl, and read the server's log"
         return Finding("completion", target, Outcome.FAILED, explain(error), advice)
-    return Finding("completion", target, Outcome.OK, figures(result))
+    return Finding("completion", target, Outcome.OK, statistics(result))

@@ -1,4 +1,4 @@
-"""Tries the coordinator for `check`: dial, handshake, round-trip time."""
+"""Checks a coordinator: dial, handshake, round-trip time."""
 
 import asyncio
 from typing import Final
@@ -24,36 +24,36 @@ from provider_agent.protocol.session import AgentSession, State
 
 COMPONENT: Final = "coordinator"
 
-_ENROL: Final = "check [coordinator] enrollment_code, and which key is enrolled"
+_ENROLLMENT_ADVICE: Final = "check [coordinator] enrollment_code, and which key is enrolled"
 _REJECTION_ADVICE: Final = {
-    "bad_signature": "dial the coordinator by an address that it knows as its own "
-    "([coordinator] url; the reference coordinator's --authority)",
+    "bad_signature": "set [coordinator] url to an address that the coordinator accepts as its own "
+    "(the reference coordinator's --authority)",
 }
 
-_REACH: Final = (
-    "check [coordinator] url, and that the coordinator runs and the network lets you out"
+_NETWORK_ADVICE: Final = (
+    "check [coordinator] url, that the coordinator is running, and that no firewall blocks it"
 )
+_NO_COORDINATOR_ADVICE: Final = "check that [coordinator] url is the address of a coordinator"
 _DIAL_ADVICE: Final = {
-    DisconnectCause.UNAUTHORIZED: "put a good token into [coordinator] token_file",
-    DisconnectCause.TOLD_TO_WAIT: "the coordinator is there, but busy or restarting; try again",
+    DisconnectCause.UNAUTHORIZED: "put a valid token into [coordinator] token_file",
+    DisconnectCause.TOLD_TO_WAIT: "the coordinator is busy or restarting; try again later",
 }
 
 
 async def check_coordinators(config: Config, identity: Identity | None) -> list[Finding]:
-    """Dial each address and, when that disturbs nobody, say hello.
+    """Dial each address and perform the handshake, unless an agent runs with the same key.
 
-    An agent that runs with the same key would lose its place to our hello (the newer one wins, and
-    the older stops), so the handshake is left to it, at every address: all may lead to the same
-    coordinator.
+    A second connection with the same key would replace that agent's. All addresses may lead to the
+    same coordinator, so the handshake is then skipped for each of them.
     """
-    why_silent = "there is no key" if identity is None else await _running_agent(config)
-    known = None if why_silent else identity
+    no_handshake = "there is no key" if identity is None else await _running_agent(config)
+    key = None if no_handshake else identity
     urls = (config.coordinator.url, *config.coordinator.fallback_urls)
-    return [await _check_address(config, url, known, why_silent) for url in urls]
+    return [await _check_address(config, url, key, no_handshake) for url in urls]
 
 
 async def _check_address(
-    config: Config, url: str, identity: Identity | None, why_silent: str
+    config: Config, url: str, identity: Identity | None, no_handshake: str
 ) -> Finding:
     settings = DialSettings.of(config.coordinator, url)
     try:
@@ -64,21 +64,21 @@ async def _check_address(
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
             if identity is None:
                 round_trip = await (await socket.ping())
-                details = f"reachable, round trip {round_trip * 1000:.0f} ms; no hello said: "
-                details += why_silent
+                details = f"reachable, round trip {round_trip * 1000:.0f} ms; handshake skipped: "
+                details += no_handshake
                 return Finding(COMPONENT, url, Outcome.OK, details)
-            return await _greet(socket, settings, config, identity)
+            return await _handshake(socket, settings, config, identity)
     except TimeoutError:
-        details = f"the connection opened, but no welcome came within {HANDSHAKE_TIMEOUT_S:.0f} s"
-        return Finding(COMPONENT, url, Outcome.FAILED, details, "is this really a coordinator?")
+        details = f"connected, but received no Welcome within {HANDSHAKE_TIMEOUT_S:.0f} s"
+        return Finding(COMPONENT, url, Outcome.FAILED, details, _NO_COORDINATOR_ADVICE)
     except (ConnectionClosed, ProtocolError) as error:
-        details = f"the handshake broke: {error}"
-        return Finding(COMPONENT, url, Outcome.FAILED, details, "is this really a coordinator?")
+        details = f"the handshake failed: {error}"
+        return Finding(COMPONENT, url, Outcome.FAILED, details, _NO_COORDINATOR_ADVICE)
     finally:
         await socket.close()
 
 
-async def _greet(
+async def _handshake(
     socket: ClientConnection, settings: DialSettings, config: Config, identity: Identity
 ) -> Finding:
     session = AgentSession(
@@ -89,33 +89,33 @@ async def _greet(
         instance_id="check",
         enrollment_code=config.coordinator.enrollment_code or "",
     )
-    answer: Welcome | Rejected | None = None
+    reply: Welcome | Rejected | None = None
     while session.state not in (State.OPEN, State.CLOSED):
         message = await socket.recv()
         decoded = VERSION_1.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
         for frame in decoded.frames:
             event = session.receive(frame)
             if isinstance(event, Welcome | Rejected):
-                answer = event
+                reply = event
         if session.to_send:
             await socket.send(VERSION_1.encode(session.to_send))
             session.to_send.clear()
-    if not isinstance(answer, Welcome):
-        reason = f"{answer.code}: {answer.message}" if answer else "no reason given"
+    if not isinstance(reply, Welcome):
+        reason = f"{reply.code}: {reply.message}" if reply else "no reason given"
         return Finding(
             COMPONENT,
             settings.url,
             Outcome.FAILED,
             f"rejected: {reason}",
-            _REJECTION_ADVICE.get(answer.code, _ENROL) if answer else _ENROL,
+            _REJECTION_ADVICE.get(reply.code, _ENROLLMENT_ADVICE) if reply else _ENROLLMENT_ADVICE,
         )
     round_trip = await (await socket.ping())
-    details = f"welcomed as {answer.provider_id}, round trip {round_trip * 1000:.0f} ms"
+    details = f"welcomed as {reply.provider_id}, round trip {round_trip * 1000:.0f} ms"
     return Finding(COMPONENT, settings.url, Outcome.OK, details)
 
 
 async def _running_agent(config: Config) -> str:
-    """Why no hello may be said on account of an agent of these settings; "" when it may."""
+    """Why a running agent forbids a handshake; "" if there is none."""
     if is_key_locked(config.identity.key_path):
         return "an agent runs with this key"
     address = config.observability.prometheus_addr
@@ -135,8 +135,9 @@ def _failed(settings: DialSettings, disconnect: Disconnect) -> Finding:
     if isinstance(decision, Fatal):
         advice = decision.hint
     elif disconnect.detail.startswith("[coordinator]"):
-        advice = "mend that file, or the setting that names it"
+        advice = "correct that file, or the setting that names it"
     else:
-        reach = f"{_REACH} by [coordinator] proxy" if settings.proxy else _REACH
-        advice = _DIAL_ADVICE.get(disconnect.cause, reach)
+        proxy = "; check [coordinator] proxy" if settings.proxy else ""
+        network = f"{_NETWORK_ADVICE}{proxy}"
+        advice = _DIAL_ADVICE.get(disconnect.cause, network)
     return Finding(COMPONENT, settings.url, Outcome.FAILED, disconnect.detail, advice)

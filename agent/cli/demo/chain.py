@@ -1,4 +1,4 @@
-"""Everything that the demo starts: a server (or what is there already), coordinator and agent."""
+"""Starts what the demo needs: an inference server, unless one runs, coordinator and agent."""
 
 import asyncio
 import tempfile
@@ -21,7 +21,7 @@ from provider_agent.agent.backends.local_servers import (
 )
 from provider_agent.agent.cli.demo.extra import DemoExtraMissing
 from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess, LlamaCppStartError
-from provider_agent.agent.cli.demo.tap import Tap
+from provider_agent.agent.cli.demo.response_recorder import ResponseRecorder
 from provider_agent.agent.cli.demo.tiny_model import write_tiny_model
 from provider_agent.agent.config import (
     BackendConfig,
@@ -41,39 +41,41 @@ from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.formats import MAIN_OPERATION
 from provider_agent.protocol.frames import ModelOffer
 
-MODELS_WITHIN_S: Final = 30.0
+FIRST_MODEL_TIMEOUT_S: Final = 30.0
 """From the start of the agent to the first model at the coordinator."""
 
 TINY_MODEL: Final = "tiny"
-_OFFLINE: Final = "127.0.0.1"
+_HOST: Final = "127.0.0.1"
 
 
 class Chain(Struct):
-    """What runs.
+    """The running parts.
 
     Attributes:
-        coordinator: where requests go in.
-        backend_text: what answers them, for people.
-        taps: by backend kind; empty for `echo`.
-        models: what is offered.
+        coordinator: that receives the requests.
+        backend_text: a human-readable description of the backends.
+        recorders: the proxies before the servers, by backend kind; empty for `echo`.
+        models: the offers.
     """
 
     coordinator: Coordinator
     backend_text: str
-    taps: dict[str, Tap]
+    recorders: dict[str, ResponseRecorder]
     models: Sequence[ModelOffer] = ()
 
     async def sent_by_backend(self, job: Job, backend_kind: str) -> bytes:
         """The bytes that the backend sent for the last request, which was `job`."""
-        if backend_kind in self.taps:
-            return self.taps[backend_kind].last_body
-        # Echo answers equal requests with equal bytes, so it can simply be asked directly.
+        if backend_kind in self.recorders:
+            return self.recorders[backend_kind].last_body
+        # Echo returns equal bytes for equal requests, so the job is simply executed again.
         sink = _Bytes()
         await EchoBackend(BackendSettings(kind="echo")).execute(job, sink)
         return bytes(sink.received)
 
 
 class _Bytes:
+    """A `JobSink` that collects the bytes."""
+
     def __init__(self) -> None:
         self.received = bytearray()
 
@@ -85,11 +87,11 @@ class _Bytes:
 
 
 @asynccontextmanager
-async def started_chain(port: int) -> AsyncIterator[Chain]:
-    """Start everything, and stop it again.
+async def running_chain(port: int) -> AsyncIterator[Chain]:
+    """Start everything on entry, and stop it on exit.
 
     Args:
-        port: of the coordinator; 0 takes a free one.
+        port: of the coordinator; 0: a free one.
 
     Raises:
         TimeoutError: no model was offered in time.
@@ -97,16 +99,19 @@ async def started_chain(port: int) -> AsyncIterator[Chain]:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="provider-agent-")))
         servers, text = await _servers(stack, folder)
-        taps = {s.kind: await stack.enter_async_context(Tap(s.url)) for s in servers}
+        recorders = {
+            server.kind: await stack.enter_async_context(ResponseRecorder(server.url))
+            for server in servers
+        }
         coordinator = await stack.enter_async_context(
-            Coordinator(CoordinatorSettings(host=_OFFLINE, port=port))
+            Coordinator(CoordinatorSettings(host=_HOST, port=port))
         )
-        service = _service(coordinator, taps, folder)
+        service = _service(coordinator, recorders, folder)
         running = asyncio.create_task(service.run(), name="demo agent")
         stack.push_async_callback(_stop, service, running)
-        chain = Chain(coordinator, text, taps)
-        async with asyncio.timeout(MODELS_WITHIN_S):
-            # The coordinator tells nobody when an agent's first offer arrives; it is soon there.
+        chain = Chain(coordinator, text, recorders)
+        async with asyncio.timeout(FIRST_MODEL_TIMEOUT_S):
+            # The coordinator has no event for an agent's first offer, which arrives soon.
             while not any(agent.models for agent in coordinator.agents()):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         chain.models = service.offers()
@@ -114,32 +119,32 @@ async def started_chain(port: int) -> AsyncIterator[Chain]:
 
 
 async def _servers(stack: AsyncExitStack, folder: Path) -> tuple[list[FoundServer], str]:
-    """Servers that run here and can chat; else one of our own; else none (echo)."""
+    """The running servers that support chat, else a new llama.cpp server, else none (echo)."""
     usable, reasons = await usable_servers()
     if usable:
         text = ", ".join(f"{server.kind} at {server.url}" for server in usable)
         return usable, f"{text} (found running on this machine)"
-    servers, text = await _own_server(stack, folder)
+    servers, text = await _start_llamacpp(stack, folder)
     return servers, "\n             ".join([text, *reasons])
 
 
 async def usable_servers(
     ports: Sequence[int] = WELL_KNOWN_PORTS,
 ) -> tuple[list[FoundServer], list[str]]:
-    """The servers on these ports that can chat, and one line for each that cannot."""
+    """The servers on these ports that support chat, and for each other server the reason."""
     usable, reasons = [], []
     for server in await find_local_servers(ports):
-        state = await _look_at(server)
-        if any(map(_chats, state.models)):
+        state = await _check(server)
+        if any(map(_supports_chat, state.models)):
             usable.append(server)
         else:
-            why = state.health.last_error or "it has no model to chat with"
+            why = state.health.last_error or "it has no chat model"
             reasons.append(f"({server.kind} at {server.url} is not used: {why})")
     return usable, reasons
 
 
-async def _look_at(server: FoundServer) -> BackendState:
-    """A server that runs here may need a key, or have no model: then it is no use to the demo."""
+async def _check(server: FoundServer) -> BackendState:
+    """Check a running server, which may need a key or have no model."""
     backend = create_backend(BackendSettings(kind=server.kind, url=server.url))
     try:
         return await check_backend(backend)
@@ -147,12 +152,12 @@ async def _look_at(server: FoundServer) -> BackendState:
         await backend.close()
 
 
-def _chats(model: BackendModel) -> bool:
+def _supports_chat(model: BackendModel) -> bool:
     return not model.operations.isdisjoint(MAIN_OPERATION.values())
 
 
-async def _own_server(stack: AsyncExitStack, folder: Path) -> tuple[list[FoundServer], str]:
-    """A real llama.cpp with a tiny model; else none (echo)."""
+async def _start_llamacpp(stack: AsyncExitStack, folder: Path) -> tuple[list[FoundServer], str]:
+    """Start a real llama.cpp server with a tiny model; returns no server if that fails (echo)."""
     try:
         model = folder / "tiny.gguf"
         await asyncio.to_thread(write_tiny_model, model)
@@ -161,14 +166,16 @@ async def _own_server(stack: AsyncExitStack, folder: Path) -> tuple[list[FoundSe
         text = "the built-in echo; for a real llama.cpp server: pip install 'provider-agent[demo]'"
         return [], text
     except (ImportError, LlamaCppStartError) as error:
-        # A wheel for another machine, say. Its last line is the one that names the cause.
+        # For example a wheel for another CPU. The last line of its message names the cause.
         return [], f"the built-in echo; llama.cpp did not start: {str(error).splitlines()[-1]}"
-    text = "a real llama.cpp server with a tiny model of random weights (its words mean nothing)"
+    text = "a real llama.cpp server with a tiny model of random weights (its text is meaningless)"
     return [FoundServer("llamacpp", process.url)], text
 
 
-def _service(coordinator: Coordinator, taps: dict[str, Tap], folder: Path) -> Service:
-    configs = tuple(BackendConfig(kind=kind, url=tap.url) for kind, tap in taps.items())
+def _service(
+    coordinator: Coordinator, recorders: dict[str, ResponseRecorder], folder: Path
+) -> Service:
+    configs = tuple(BackendConfig(kind=kind, url=proxy.url) for kind, proxy in recorders.items())
     config = Config(
         operator=OperatorConfig(display_name="demo"),
         coordinator=CoordinatorConfig(url=coordinator.connect_url),

@@ -1,10 +1,10 @@
-"""The parts that come with the optional extra `demo`."""
+"""The optional extra `demo`, whose packages may be missing."""
 
 from importlib.util import find_spec
 
 
 class DemoExtraMissing(Exception):
-    """A package of the extra is not installed; the text says which and what to do."""
+    """A package of the extra is not installed; the text names it and the command to install it."""
 
 
 def require_extra(*modules: str) -> None:

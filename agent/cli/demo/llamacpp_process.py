@@ -1,4 +1,4 @@
-"""Starts and stops a llama.cpp server (`agent.demo.llamacpp_server`) as a process of its own."""
+"""Runs a llama.cpp server (`llamacpp_server`) in its own process."""
 
 import asyncio
 import os
@@ -13,29 +13,29 @@ from provider_agent.agent.cli.demo.extra import require_extra
 from provider_agent.agent.cli.demo.llamacpp_server import READY
 
 START_S: Final = 30.0
-"""How long the model may take to load: the tiny one takes 0.2 s, on a busy machine some more."""
+"""The timeout of loading the model. The tiny one takes 0.2 s on an idle machine."""
 GRACE_S: Final = 5.0
-"""How long the process may take to end before it is killed."""
+"""The time from SIGTERM to SIGKILL."""
 _TAIL_BYTES: Final = 2000
 _KEY_VARIABLE: Final = "LLAMACPP_SERVER_KEY"
 
 
 class LlamaCppStartError(Exception):
-    """The server did not start; the text holds the end of what it wrote to standard error."""
+    """The server did not start; the text contains the end of its standard error."""
 
 
 class LlamaCppProcess:
     """One llama.cpp server on a free loopback port.
 
-    An async context manager: it runs inside the block. It also ends when this process dies.
+    An async context manager: the server runs inside the block. It also ends if this process ends.
 
     Args:
         model: the GGUF file.
-        alias: what the server calls it.
-        parallel: answers at once.
-        context_tokens: the context window of each of them together.
-        api_key: the key the server asks for; None: none.
-        metrics: whether it answers `/metrics`.
+        alias: the model's id on the server.
+        parallel: the number of slots.
+        context_tokens: the context window of all slots together.
+        api_key: the key that the server requires; None: no key.
+        metrics: whether it serves `/metrics`.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class LlamaCppProcess:
         self.api_key = api_key
         self._url: str | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._arguments = ["0", str(model), "--alias", alias, "--until-stdin-closes"]
+        self._arguments = ["0", str(model), "--alias", alias]
         self._arguments += ["--parallel", str(parallel), "--ctx", str(context_tokens)]
         self._arguments += ["--metrics"] if metrics else []
         self._arguments += ["--api-key-env", _KEY_VARIABLE] if api_key else []
@@ -65,15 +65,15 @@ class LlamaCppProcess:
         """The base address, without a trailing slash.
 
         Raises:
-            RuntimeError: it does not run.
+            RuntimeError: the server is not running.
         """
         if self._url is None:
-            raise RuntimeError("the server does not run")
+            raise RuntimeError("the server is not running")
         return self._url
 
     @property
     def pid(self) -> int | None:
-        """The process, or None when there is none."""
+        """The process id; None if the server is not running."""
         return self._process.pid if self._process else None
 
     async def start(self, start_s: float = START_S) -> str:
@@ -84,29 +84,29 @@ class LlamaCppProcess:
         Raises:
             DemoExtraMissing: `xllamacpp` is not installed.
             LlamaCppStartError: the process ended, or was not ready within `start_s` seconds.
-            RuntimeError: it runs already.
+            RuntimeError: the server is already running.
         """
         if self._process is not None:
-            raise RuntimeError("the server runs already")
+            raise RuntimeError("the server is already running")
         require_extra("xllamacpp")
-        # A file, not a pipe: nobody has to read it for the server to go on.
+        # A file instead of a pipe, which would block the server when it is full.
         with tempfile.TemporaryFile() as errors:
             self._process = await self._spawn(errors)
-            why = "ended before it was ready"
+            reason = "ended before it was ready"
             try:
                 async with asyncio.timeout(start_s):
                     self._url = await _ready_address(self._process)
             except TimeoutError:
-                why = f"was not ready within {start_s:g} s"
+                reason = f"was not ready within {start_s:g} s"
             finally:
                 if self._url is None:
                     await self._kill()
             if self._url is None:
-                raise LlamaCppStartError(f"llama.cpp {why}: {_tail(errors)}")
+                raise LlamaCppStartError(f"llama.cpp {reason}: {_tail(errors)}")
         return self._url
 
     async def stop(self, grace_s: float = GRACE_S) -> None:
-        """End the process: SIGTERM, and SIGKILL when it still runs after `grace_s` seconds.
+        """Stop the process: SIGTERM, then SIGKILL after `grace_s` seconds.
 
         May be repeated. Cancelling it kills the process at once.
         """
@@ -147,7 +147,7 @@ class LlamaCppProcess:
         )
 
     async def _kill(self) -> None:
-        """Make sure that the process is gone and reaped."""
+        """Kill the process, if it still runs, and reap it."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -158,7 +158,7 @@ class LlamaCppProcess:
 
 
 async def _ready_address(process: asyncio.subprocess.Process) -> str | None:
-    """The address after `READY`; None when the process ended without it."""
+    """The address after `READY`; None if the process ended without printing it."""
     if process.stdout is None:
         return None
     async for line in process.stdout:

@@ -1,6 +1,7 @@
 """A real llama.cpp HTTP server on loopback, as a program; `--help` lists its options.
 
-Prints `READY <url>` when the model is loaded, then serves until SIGTERM or SIGINT.
+Prints `READY <url>` when the model is loaded, then serves until SIGTERM, SIGINT or the end of
+standard input, which its parent process holds open.
 """
 
 import argparse
@@ -17,44 +18,40 @@ if TYPE_CHECKING:
     import xllamacpp
 
 READY: Final = "READY "
-"""What stands before the address on standard output."""
+"""Precedes the address on standard output."""
 
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-_ERRORS_ONLY: Final = 1  # llama.cpp's own scale of verbosity
+_ERRORS_ONLY: Final = 1  # on llama.cpp's scale of verbosity
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until told to stop; returns the exit code of a failed start, else does not return."""
+    """Serve until stopped. Returns only the exit code of a failed start."""
     options = _parser().parse_args(arguments)
     try:
         require_extra("xllamacpp")
     except DemoExtraMissing as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    # Before the server starts its threads: they inherit the mask, so that only `sigwait` sees them.
+    # Before the server starts its threads, which inherit the mask: only `sigwait` receives them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     server = _start(options)
     sys.stdout.write(f"{READY}{server.listening_address}\n")
     sys.stdout.flush()
-    if options.until_stdin_closes:
-        threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()
+    threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()
     signal.sigwait(_STOP_SIGNALS)
-    # Without the server's own tidy end, which waits for the answers that are being generated.
+    # Not the server's own shutdown, which waits for running responses.
     os._exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m provider_agent.agent.cli.demo.llamacpp_server")
-    parser.add_argument("port", type=int, help="0 for a free one")
+    parser.add_argument("port", type=int, help="0: a free one")
     parser.add_argument("model", type=Path, help="GGUF file")
-    parser.add_argument("--alias", help="what the model is called; default: its path")
-    parser.add_argument("--parallel", type=int, default=1, help="answers at once")
+    parser.add_argument("--alias", help="id of the model; default: its path")
+    parser.add_argument("--parallel", type=int, default=1, help="number of slots")
     parser.add_argument("--ctx", type=int, default=2048, help="context window in tokens")
-    parser.add_argument("--api-key-env", help="name of the variable that holds the key to ask for")
-    parser.add_argument("--metrics", action="store_true", help="answer /metrics")
-    parser.add_argument(
-        "--until-stdin-closes", action="store_true", help="also stop when standard input ends"
-    )
+    parser.add_argument("--api-key-env", help="environment variable with the required key")
+    parser.add_argument("--metrics", action="store_true", help="serve /metrics")
     return parser
 
 
@@ -72,7 +69,7 @@ def _start(options: argparse.Namespace) -> "xllamacpp.Server":
     params.cpuparams_batch.n_threads = 1
     params.endpoint_metrics = options.metrics
     params.verbosity = _ERRORS_ONLY
-    params.fit_params = False  # would look for the machine's free memory first
+    params.fit_params = False  # do not measure the machine's free memory
     params.cache_ram_mib = 0
     if options.alias:
         params.model_alias = {options.alias}
@@ -82,7 +79,7 @@ def _start(options: argparse.Namespace) -> "xllamacpp.Server":
 
 
 def _stop_when_stdin_closes() -> None:
-    """Whoever started this process holds the other end of its standard input, dead or alive."""
+    """The kernel closes the other end of the pipe when the parent process ends."""
     while os.read(sys.stdin.fileno(), 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

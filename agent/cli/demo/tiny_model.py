@@ -1,12 +1,11 @@
-"""A language model of a few hundred kilobytes with random weights, which llama.cpp really runs.
+"""Writes a language model of a few hundred kilobytes with random weights, which llama.cpp can run.
 
-It knows some plain words and nothing else: the text is nonsense, but readable, and it comes from
-the real server with the real wire formats. The vocabulary also holds the 256 byte tokens, so that
-any prompt can be read.
+Its text is meaningless but readable, and comes from the real server in the real wire formats. The
+vocabulary has some plain words, and the 256 byte tokens so that any prompt can be tokenized.
 
-Dimension 0 of every token's embedding holds the same large number. No layer writes to it, so it
-reaches the output matrix unchanged, where its column works as one bias per token: words become
-likely, raw bytes unlikely, and the end of the text as likely as asked for.
+Dimension 0 of every token's embedding has the same large value. No layer writes to it, so it
+reaches the output matrix unchanged, where its column acts as a bias for each token: words are
+likely, raw bytes unlikely, and the end of the text as likely as requested.
 """
 
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ _WORDS: Final = (
     "wind time day year word line code test job node queue agent model server token stream"
 )
 _MARKS: Final = (".", ",", "!", "?", "\n", ":", "-")
-_WORD_START: Final = "\u2581"  # how this kind of tokenizer writes the space before a word
+_WORD_START: Final = "\u2581"  # SentencePiece's mark for a space before a word
 
 _DIMENSIONS: Final = 64
 _LAYERS: Final = 2
@@ -34,15 +33,15 @@ _HEADS: Final = 4
 _FEED_FORWARD: Final = 128
 _NORM_EPSILON: Final = 1e-5
 _CARRIER: Final = 4.0
-"""How many times bigger than the others the constant dimension is."""
+"""The ratio of the constant dimension to the others."""
 _CARRIED: Final = 0.95
-"""Its share of the vector's length after the last norm."""
+"""Its share of the vector's norm after the last layer."""
 
 _BIAS: Final = {"word": 0.0, "mark": -2.0, "space": -4.0, "byte": -14.0, "never": -60.0}
 _END_BIAS: Final = -30.0
-"""The end of the text does not happen: answers are as long as `max_tokens` says."""
+"""Practically never: responses are as long as `max_tokens`."""
 _END_BIAS_STOPPING: Final = 0.0
-"""The end is as likely as one word: answers stop after some dozens of tokens."""
+"""As likely as one word: responses end after some dozens of tokens."""
 
 _CHAT_TEMPLATE: Final = (
     "{%- for m in messages -%}<|{{ m['role'] }}|>\n{{ m['content'] }}</s>\n{%- endfor -%}"
@@ -56,10 +55,10 @@ def write_tiny_model(
     """Write the model to `path` as a GGUF file, about 250 kB.
 
     Args:
-        path: the file; replaced when it exists.
+        path: the file; replaced if it exists.
         seed: of the weights; the same seed gives the same bytes.
-        stops: whether answers end by themselves; else only `max_tokens` ends them.
-        context_tokens: the context window that the model says it was trained with.
+        stops: whether responses end by themselves; otherwise only `max_tokens` ends them.
+        context_tokens: the context window in the model's metadata.
 
     Raises:
         DemoExtraMissing: `gguf` or `numpy` is not installed.
@@ -84,7 +83,7 @@ def write_tiny_model(
 
 
 def _vocabulary() -> Iterator[tuple[str, str]]:
-    """Every token in its order, with the sort that decides how likely it is."""
+    """All tokens in order, each with the category that determines its bias."""
     yield "<unk>", "never"
     yield "<s>", "never"
     yield "</s>", "end"
@@ -136,7 +135,7 @@ def _add_tokenizer(writer: "gguf.GGUFWriter", tokens: list[tuple[str, str]]) -> 
 
 
 def _tensors(seed: int, biases: list[float]) -> Iterator[tuple[str, "NDArray[np.generic]"]]:
-    """Every weight matrix by its name; `biases` has one number per token."""
+    """All weight matrices by name; `biases` has one value per token."""
     import numpy as np
 
     random = np.random.default_rng(seed)
@@ -162,7 +161,7 @@ def _tensors(seed: int, biases: list[float]) -> Iterator[tuple[str, "NDArray[np.
         for name, (rows, columns) in shapes.items():
             weights = drawn(rows, columns) / np.float32(np.sqrt(columns))
             if name in ("attn_output", "ffn_down"):
-                weights[0, :] = 0  # leaves the constant dimension as it is
+                weights[0, :] = 0  # keep the constant dimension unchanged
             else:
-                weights[:, 0] = 0  # nor lets it drown the others
+                weights[:, 0] = 0  # and do not let it dominate the others
             yield f"blk.{layer}.{name}.weight", weights.astype(np.float16)

@@ -9,7 +9,7 @@ CHAT_ONLY = '[[backends]]\nkind = "openai_compatible"\nurl = "http://127.0.0.1:1
 
 @pytest.mark.parametrize("wire_format", ["openai", "anthropic"])
 @pytest.mark.parametrize("coordinator", ["", COORDINATOR])
-def test_the_text_goes_to_standard_output_and_the_figures_beside_it(
+def test_ask_writes_text_to_stdout_and_statistics_to_stderr(
     wire_format: str, coordinator: str, runner: CliRunner
 ) -> None:
     result = invoke(
@@ -21,18 +21,18 @@ def test_the_text_goes_to_standard_output_and_the_figures_beside_it(
     assert " 2 out, " in result.stderr
 
 
-def test_an_unknown_model_is_an_error_that_lists_what_there_is(runner: CliRunner) -> None:
+def test_ask_for_an_unknown_model_lists_the_served_ones(runner: CliRunner) -> None:
     result = invoke(runner, "ask", "ecco", "hi", config=ECHO + NO_KEY + DOWN)
 
     assert (result.exit_code, result.stdout) == (1, "")
     lines = result.stderr.splitlines()
     assert lines[0].startswith("ecco: model_not_loaded: ")
-    assert lines[1:3] == ["These are served:", "  echo  (anthropic, openai)"]
+    assert lines[1:3] == ["These models are served:", "  echo  (anthropic, openai)"]
     assert lines[3].startswith("vllm:http://127.0.0.1:1: connection refused")
     assert lines[4].startswith("venice: skipped: the environment variable KEY_THAT_IS_NOT_SET")
 
 
-def test_without_any_backend_it_says_what_to_add(runner: CliRunner) -> None:
+def test_ask_without_a_backend_prints_advice(runner: CliRunner) -> None:
     result = invoke(runner, "ask", "m", "hi")
 
     assert result.exit_code == 1
@@ -42,7 +42,7 @@ def test_without_any_backend_it_says_what_to_add(runner: CliRunner) -> None:
 @pytest.mark.parametrize(
     "option", [("--timeout", "0"), ("--timeout", "-1"), ("--max-tokens", "0"), ("--format", "xml")]
 )
-def test_an_impossible_option_is_refused(option: tuple[str, str], runner: CliRunner) -> None:
+def test_invalid_option_is_refused(option: tuple[str, str], runner: CliRunner) -> None:
     result = invoke(runner, "ask", "echo", "hi", *option, config=ECHO)
 
     assert result.exit_code == 2

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 from tests.unit.agent.cli.calls import COORDINATOR, invoke
 
 
-def test_config_show_names_every_origin_and_masks_secrets(runner: CliRunner) -> None:
+def test_config_show_prints_origins_and_masks_secrets(runner: CliRunner) -> None:
     env = {"PROVIDER_AGENT_LIMITS_MAX_CONCURRENT": "3", "PROVIDER_AGENT_LIMITS_MAX_CONCURENT": "4"}
 
     result = invoke(runner, "config", "show", config=COORDINATOR, **env)
@@ -16,10 +16,10 @@ def test_config_show_names_every_origin_and_masks_secrets(runner: CliRunner) -> 
         in result.output
     )
     assert 'observability.log_format = "text"   (default)\n' in result.output
-    assert "note: the environment variable PROVIDER_AGENT_LIMITS_MAX_CONCURENT" in result.stderr
+    assert "warning: the environment variable PROVIDER_AGENT_LIMITS_MAX_CONCURENT" in result.stderr
 
 
-def test_config_show_for_programs(runner: CliRunner) -> None:
+def test_config_show_as_json(runner: CliRunner) -> None:
     result = invoke(runner, "config", "show", "--json", config=COORDINATOR)
 
     shown = json.loads(result.output)

@@ -18,7 +18,7 @@ class Loud:
 
 with EarlySignals() as early:
     {body}
-print("asked" if early.reload_asked else "not asked")
+print("asked" if early.reload_requested else "not asked")
 sys.exit(3)
 """
 
@@ -38,19 +38,17 @@ async def ended(body: str, number: signal.Signals) -> tuple[int | None, str, str
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("body", ["os.kill(os.getpid(), int(sys.argv[1]))", "Loud()"])
-async def test_a_signal_to_stop_ends_the_process_with_0_wherever_it_is(
-    number: signal.Signals, body: str
-) -> None:
+async def test_stop_signal_exits_with_0(number: signal.Signals, body: str) -> None:
     assert await ended(body, number) == (0, "", "")
 
 
-async def test_a_signal_to_reload_is_remembered() -> None:
+async def test_reload_signal_is_remembered() -> None:
     body = "os.kill(os.getpid(), int(sys.argv[1]))"
     assert await ended(body, signal.SIGHUP) == (3, "asked\n", "")
     assert await ended("pass", signal.SIGHUP) == (3, "not asked\n", "")
 
 
-def test_afterwards_signals_mean_what_they_meant_before() -> None:
+def test_previous_handlers_are_restored_on_exit() -> None:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     with EarlySignals():

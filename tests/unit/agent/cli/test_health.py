@@ -7,7 +7,7 @@ from tests.unit.agent.cli.calls import COORDINATOR, invoke_beside
 
 
 @pytest.mark.parametrize("config", ["", COORDINATOR])
-async def test_health_asks_whether_the_loop_turns(config: str, runner: CliRunner) -> None:
+async def test_health_reads_livez(config: str, runner: CliRunner) -> None:
     async with status_server(replace(READY, draining=True), host="0.0.0.0") as address:
         alive = await invoke_beside(runner, address, "health", config=config)
         ready = await invoke_beside(runner, address, "health", "--ready", config=config)

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 from tests.unit.agent.cli.calls import SECRET, invoke
 
 
-def test_identity_creates_the_key_once_and_shows_its_public_half(runner: CliRunner) -> None:
+def test_identity_creates_the_key_once_and_prints_the_public_key(runner: CliRunner) -> None:
     first = invoke(runner, "identity", PROVIDER_AGENT_IDENTITY_KEY_PATH="keys/agent.key")
     second = invoke(runner, "identity", PROVIDER_AGENT_IDENTITY_KEY_PATH="keys/agent.key")
 
@@ -15,7 +15,7 @@ def test_identity_creates_the_key_once_and_shows_its_public_half(runner: CliRunn
     assert Path("keys/agent.key").read_text("utf-8").splitlines()[1] not in first.output
 
 
-def test_a_damaged_key_is_one_message_that_does_not_quote_it(runner: CliRunner) -> None:
+def test_damaged_key_is_one_message_without_its_content(runner: CliRunner) -> None:
     Path("bad.key").write_text(f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n", "utf-8")
     Path("bad.key").chmod(0o600)
 

@@ -10,7 +10,7 @@ from provider_agent.agent.cli.main import main
 COMMANDS = main.list_commands(click.Context(main))
 
 
-def test_without_a_command_the_help_is_shown(runner: CliRunner) -> None:
+def test_help_is_printed_without_a_command(runner: CliRunner) -> None:
     result = runner.invoke(main)
 
     assert "First steps:" in result.output
@@ -18,9 +18,7 @@ def test_without_a_command_the_help_is_shown(runner: CliRunner) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_loads_and_explains_itself_in_eighty_columns(
-    name: str, runner: CliRunner
-) -> None:
+def test_help_of_every_command_fits_into_eighty_columns(name: str, runner: CliRunner) -> None:
     result = runner.invoke(main, [name, "--help"])
 
     assert result.exit_code == 0
@@ -38,14 +36,14 @@ def test_every_option_of_every_command_has_a_help_text(name: str) -> None:
     assert silent in ([], ["log_level"])  # the coordinator's speaks for itself
 
 
-def test_an_unknown_command_is_named_and_exit_code_2(runner: CliRunner) -> None:
+def test_unknown_command_exits_with_2(runner: CliRunner) -> None:
     result = runner.invoke(main, ["nonsense"])
 
     assert result.exit_code == 2
     assert "No such command 'nonsense'" in result.output
 
 
-def test_ctrl_c_ends_a_command_with_130_and_no_word(
+def test_ctrl_c_exits_with_130_without_a_message(
     runner: CliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @click.command()
@@ -72,7 +70,7 @@ def test_ctrl_c_ends_a_command_with_130_and_no_word(
         ),
     ],
 )
-def test_a_command_does_not_pay_for_the_others(module: str, heavy: str) -> None:
+def test_command_does_not_import_the_others(module: str, heavy: str) -> None:
     code = f"import sys, {module}; print(*[n for n in {heavy.split()!r} if n in sys.modules])"
 
     loaded = subprocess.run(

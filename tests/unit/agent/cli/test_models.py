@@ -15,16 +15,16 @@ async def server_url() -> AsyncIterator[str]:
         yield server.url
 
 
-def test_models_lists_what_would_be_offered_and_what_not(runner: CliRunner) -> None:
+def test_models_lists_offers_and_skipped_backends(runner: CliRunner) -> None:
     result = invoke(runner, "models", config=ECHO + NO_KEY)
 
     assert result.exit_code == 0
     assert "│ echo  │ echo    │ chat, count_tokens, messages │ unknown │" in result.output
-    assert "echo: 64 jobs at once\n" in result.output
+    assert "echo: 64 concurrent jobs\n" in result.output
     assert "venice: skipped: the environment variable KEY_THAT_IS_NOT_SET" in result.output
 
 
-def test_models_for_programs(runner: CliRunner) -> None:
+def test_models_as_json(runner: CliRunner) -> None:
     shown = json.loads(invoke(runner, "models", "--json", config=ECHO + NO_KEY).output)
 
     assert [model["model_id"] for model in shown["models"]] == ["echo"]
@@ -34,7 +34,9 @@ def test_models_for_programs(runner: CliRunner) -> None:
     assert "KEY_THAT_IS_NOT_SET" in venice["problem"]
 
 
-async def test_a_withheld_model_says_why(runner: CliRunner, server_url: str) -> None:
+async def test_withheld_model_is_printed_with_its_reason(
+    runner: CliRunner, server_url: str
+) -> None:
     config = f'[[backends]]\nkind = "openai_compatible"\nurl = "{server_url}"\nmodels = ["x"]\n'
 
     result = await asyncio.to_thread(invoke, runner, "models", config=config)
@@ -43,7 +45,7 @@ async def test_a_withheld_model_says_why(runner: CliRunner, server_url: str) -> 
     assert f"not offered: {MODEL}: not in the backend's `models` list" in result.output
 
 
-def test_models_without_any_backend_says_what_to_add(runner: CliRunner) -> None:
+def test_models_without_a_backend_prints_advice(runner: CliRunner) -> None:
     result = invoke(runner, "models")
 
     assert result.exit_code == 1

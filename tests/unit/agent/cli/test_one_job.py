@@ -12,7 +12,7 @@ from provider_agent.adapters.base import (
     JobResult,
 )
 from provider_agent.adapters.servers.echo import EchoBackend
-from provider_agent.agent.cli.one_job import chat_request, explain, figures, run_one_job
+from provider_agent.agent.cli.one_job import chat_request, explain, run_one_job, statistics
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import MAIN_OPERATION, Operation, WireFormat
 from tests.kit.scripted_backend import ScriptedBackend
@@ -28,7 +28,7 @@ RESULT = JobResult(
 
 
 @pytest.mark.parametrize("wire_format", WireFormat)
-async def test_shows_the_text_as_it_streams(wire_format: WireFormat) -> None:
+async def test_text_is_passed_on_while_it_streams(wire_format: WireFormat) -> None:
     shown: list[str] = []
 
     ended = await run_one_job(
@@ -38,7 +38,7 @@ async def test_shows_the_text_as_it_streams(wire_format: WireFormat) -> None:
         "three small words",
         max_tokens=8,
         timeout_s=10,
-        show=shown.append,
+        on_text=shown.append,
     )
 
     assert "".join(shown) == "three small words"
@@ -46,7 +46,7 @@ async def test_shows_the_text_as_it_streams(wire_format: WireFormat) -> None:
     assert ended.output_tokens == 3
 
 
-async def test_the_job_is_what_a_coordinator_would_send() -> None:
+async def test_job_equals_that_of_a_coordinator() -> None:
     backend = ScriptedBackend()
     running = asyncio.create_task(
         run_one_job(backend, Operation.MESSAGES, "m", "hi", max_tokens=5, timeout_s=2.5)
@@ -65,16 +65,16 @@ async def test_the_job_is_what_a_coordinator_would_send() -> None:
     }
 
 
-async def test_a_job_that_takes_too_long_is_ended() -> None:
+async def test_job_is_stopped_after_the_timeout() -> None:
     backend = ScriptedBackend()
 
-    with pytest.raises(BackendTimeout, match=r"not done after 0 s"):
+    with pytest.raises(BackendTimeout, match=r"did not end within 0 s"):
         await run_one_job(backend, Operation.CHAT, "m", "hi", max_tokens=5, timeout_s=0.001)
 
     assert backend.runs[0].cancelled.is_set()
 
 
-async def test_cancelling_ends_the_job() -> None:
+async def test_cancellation_stops_the_job() -> None:
     backend = ScriptedBackend()
     running = asyncio.create_task(
         run_one_job(backend, Operation.CHAT, "m", "hi", max_tokens=5, timeout_s=60)
@@ -88,8 +88,8 @@ async def test_cancelling_ends_the_job() -> None:
     assert run.cancelled.is_set()
 
 
-def test_an_operation_without_a_chat_message_is_refused() -> None:
-    with pytest.raises(ValueError, match="embeddings takes no chat message"):
+def test_operation_without_chat_messages_is_refused() -> None:
+    with pytest.raises(ValueError, match="embeddings does not accept chat messages"):
         chat_request(Operation.EMBEDDINGS, "m", "hi", max_tokens=1)
 
 
@@ -101,14 +101,16 @@ def test_an_operation_without_a_chat_message_is_refused() -> None:
             {"input_tokens": None, "output_tokens": 0},
             "first byte after 10 ms, tokens unknown in, 0 out, 9 bytes",
         ),
-        ({"first_byte_ms": None, "total_bytes": 0}, "no byte came, tokens 3 in, 4 out, 0 bytes"),
+        ({"first_byte_ms": None, "total_bytes": 0}, "no bytes, tokens 3 in, 4 out, 0 bytes"),
     ],
 )
-def test_figures_tell_unknown_from_nothing(changes: dict[str, int | None], text: str) -> None:
-    assert figures(replace(RESULT, **changes)) == text
+def test_statistics_distinguish_unknown_from_zero(
+    changes: dict[str, int | None], text: str
+) -> None:
+    assert statistics(replace(RESULT, **changes)) == text
 
 
-def test_an_error_is_explained_in_one_bounded_line_with_the_servers_words() -> None:
+def test_explanation_is_one_bounded_line_with_the_servers_message() -> None:
     body = b'{"error":\n  "no \xff such model"}' + b"x" * 1000
 
     text = explain(BadStatus(404, body, ErrorCode.MODEL_NOT_LOADED))
@@ -120,5 +122,5 @@ def test_an_error_is_explained_in_one_bounded_line_with_the_servers_words() -> N
     assert len(text) < 400
 
 
-def test_an_error_without_a_body_is_its_own_text() -> None:
+def test_explanation_of_an_error_without_body() -> None:
     assert explain(InvalidResponse("it ended early")) == "invalid_response: it ended early"

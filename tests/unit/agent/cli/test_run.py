@@ -9,13 +9,13 @@ from provider_agent.agent.config.flags import FLAGS
 from tests.unit.agent.cli.calls import COORDINATOR, invoke
 
 
-def test_every_setting_with_a_flag_has_it_here() -> None:
+def test_every_documented_option_exists() -> None:
     options = {name for option in run.params for name in option.opts if name.startswith("--")}
 
     assert options == {"--config", *FLAGS.values()}
 
 
-async def test_what_runs_beside_the_service_does_not_die_in_silence(
+async def test_failure_of_a_background_task_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def work() -> None:
@@ -45,7 +45,7 @@ async def test_what_runs_beside_the_service_does_not_die_in_silence(
         ("--log-format", "xml", "observability.log_format: expected one of: text, json"),
     ],
 )
-def test_a_flag_overrides_the_file_and_is_named_when_it_is_wrong(
+def test_option_overrides_the_file_and_is_named_in_errors(
     flag: str, value: str, reason: str, runner: CliRunner
 ) -> None:
     result = invoke(runner, "run", flag, value, config=COORDINATOR)
@@ -55,7 +55,7 @@ def test_a_flag_overrides_the_file_and_is_named_when_it_is_wrong(
     assert result.output.count("\n") == 1
 
 
-def test_a_key_that_cannot_be_made_is_one_message_and_exit_code_2(runner: CliRunner) -> None:
+def test_key_creation_failure_is_one_message_and_exit_code_2(runner: CliRunner) -> None:
     result = invoke(runner, "run", "--key-path", "agent.toml/key", config=COORDINATOR)
 
     assert result.exit_code == 2
@@ -63,7 +63,7 @@ def test_a_key_that_cannot_be_made_is_one_message_and_exit_code_2(runner: CliRun
     assert result.output.count("\n") == 1
 
 
-def test_no_secret_can_be_given_on_the_command_line() -> None:
+def test_no_option_accepts_a_secret() -> None:
     """Command lines show in `ps`."""
     names = [
         name for option in run.params if isinstance(option, click.Option) for name in option.opts

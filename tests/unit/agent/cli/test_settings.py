@@ -33,7 +33,7 @@ def local(loaded: LoadedConfig) -> None:
     click.echo(f"{loaded.config.coordinator.url} {loaded.config.limits.max_concurrent}")
 
 
-def test_a_command_gets_its_options_and_the_configuration(runner: CliRunner) -> None:
+def test_command_receives_options_and_configuration(runner: CliRunner) -> None:
     Path("mine.toml").write_text(f'[coordinator]\nurl = "{URL}"\n', "utf-8")
 
     result = runner.invoke(connected, ["--word", "hello", "-c", "mine.toml"])
@@ -41,7 +41,7 @@ def test_a_command_gets_its_options_and_the_configuration(runner: CliRunner) -> 
     assert result.output == f"hello {URL} mine.toml\n"
 
 
-def test_a_missing_setting_is_one_line_and_exit_code_2(runner: CliRunner) -> None:
+def test_missing_setting_is_one_line_and_exit_code_2(runner: CliRunner) -> None:
     result = runner.invoke(connected)
 
     assert result.exit_code == EXIT_CONFIG
@@ -50,9 +50,7 @@ def test_a_missing_setting_is_one_line_and_exit_code_2(runner: CliRunner) -> Non
 
 
 @pytest.mark.parametrize("line", ["", 'url = "ftp://nonsense"', f'url = "{URL}"'])
-def test_a_local_command_does_not_mind_the_coordinators_address(
-    line: str, runner: CliRunner
-) -> None:
+def test_local_command_ignores_the_coordinators_address(line: str, runner: CliRunner) -> None:
     Path("agent.toml").write_text(f"[coordinator]\n{line}\n[limits]\nmax_concurrent = 3", "utf-8")
 
     result = runner.invoke(local)
@@ -60,7 +58,7 @@ def test_a_local_command_does_not_mind_the_coordinators_address(
     assert (result.exit_code, result.output) == (0, "wss://not-set.invalid 3\n")
 
 
-def test_a_local_command_minds_every_other_setting(runner: CliRunner) -> None:
+def test_local_command_checks_every_other_setting(runner: CliRunner) -> None:
     Path("agent.toml").write_text("[limits]\nmax_concurrent = 0\n", "utf-8")
 
     result = runner.invoke(local)
@@ -69,7 +67,7 @@ def test_a_local_command_minds_every_other_setting(runner: CliRunner) -> None:
     assert "agent.toml: limits.max_concurrent: expected a whole number >= 1" in result.output
 
 
-def test_an_identity_error_is_a_setup_problem() -> None:
+def test_identity_error_becomes_a_setup_error() -> None:
     async def fail() -> None:
         raise IdentityError("key: damaged")
 
@@ -79,11 +77,11 @@ def test_an_identity_error_is_a_setup_problem() -> None:
     assert caught.value.exit_code == EXIT_CONFIG
 
 
-def test_a_result_is_passed_on() -> None:
+def test_result_of_the_coroutine_is_returned() -> None:
     assert run_async(asyncio.sleep(0, "done")) == "done"
 
 
-def test_secrets_of_the_settings_stay_out_of_the_log(
+def test_secrets_are_redacted_in_the_log(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "agent.toml"

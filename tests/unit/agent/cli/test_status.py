@@ -9,7 +9,7 @@ from tests.kit.cli_agent import READY, other_http_server, status_server
 from tests.unit.agent.cli.calls import invoke, invoke_beside
 
 
-async def test_status_shows_a_ready_agent(runner: CliRunner) -> None:
+async def test_status_of_a_ready_agent(runner: CliRunner) -> None:
     async with status_server() as address:
         result = await invoke_beside(runner, address, "status")
 
@@ -17,11 +17,11 @@ async def test_status_shows_a_ready_agent(runner: CliRunner) -> None:
     assert result.exit_code == 0
     assert "link connected" in words
     assert "up 1 h 2 min" in words
-    assert "last job offered never" in words
+    assert "last job never" in words
     assert words[-1] == "ready"
 
 
-async def test_status_shows_what_others_wrote_with_its_brackets_and_without_escapes(
+async def test_status_prints_foreign_texts_without_markup_and_control_characters(
     runner: CliRunner,
 ) -> None:
     state = replace(
@@ -34,13 +34,13 @@ async def test_status_shows_what_others_wrote_with_its_brackets_and_without_esca
         result = await invoke_beside(runner, address, "status")
 
     assert result.exit_code == 1
-    assert "last rejection    check [coordinator] token_file\ufffd[2J" in result.output
+    assert "last rejection  check [coordinator] token_file\ufffd[2J" in result.output
     assert "see [[backends]]" in result.output
     assert "not ready: not connected: " in result.output
 
 
 @pytest.mark.parametrize(("state", "code"), [(READY, 0), (replace(READY, draining=True), 1)])
-async def test_status_for_programs_has_the_same_exit_code(
+async def test_status_as_json_has_the_same_exit_code(
     state: StatusSnapshot, code: int, runner: CliRunner
 ) -> None:
     async with status_server(state) as address:
@@ -51,19 +51,19 @@ async def test_status_for_programs_has_the_same_exit_code(
 
 
 @pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["health"]])
-async def test_another_program_on_the_address_is_one_message(
+async def test_other_program_on_the_status_address_is_one_message(
     command: list[str], runner: CliRunner
 ) -> None:
     async with other_http_server() as address:
         result = await invoke_beside(runner, address, *command)
 
     assert result.exit_code == 1
-    assert result.output.startswith(f"Error: what answers on {address} is not an agent; ")
+    assert result.output.startswith(f"Error: another program responds on {address}; ")
     assert result.output.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["status", "health"])
-def test_without_a_status_server_the_setting_is_named(command: str, runner: CliRunner) -> None:
+def test_disabled_status_server_names_the_setting(command: str, runner: CliRunner) -> None:
     result = invoke(runner, command)
 
     assert result.exit_code == 1

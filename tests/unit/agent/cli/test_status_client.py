@@ -7,14 +7,14 @@ from provider_agent.agent.cli.status_client import NoAgent, fetch_snapshot, fetc
 from tests.kit.cli_agent import READY, other_http_server, status_server
 
 
-async def test_a_running_agent_answers() -> None:
+async def test_page_of_a_running_agent() -> None:
     async with status_server() as address:
         page = await fetch_status_page(address, "/livez")
 
     assert (page.address, page.status, page.body) == (address, 200, b"ok\n")
 
 
-async def test_an_agent_that_is_not_ready_is_an_agent() -> None:
+async def test_status_503_is_an_agent_that_is_not_ready() -> None:
     async with status_server(replace(READY, draining=True)) as address:
         page = await fetch_status_page(address, "/readyz")
 
@@ -23,7 +23,7 @@ async def test_an_agent_that_is_not_ready_is_an_agent() -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
-async def test_an_agent_on_all_addresses_is_asked_on_loopback(host: str) -> None:
+async def test_wildcard_address_is_reached_over_loopback(host: str) -> None:
     if host == "[::]" and not _has_ipv6():
         pytest.skip("this machine has no IPv6")
     async with status_server(host=host) as address:
@@ -41,31 +41,33 @@ def _has_ipv6() -> bool:
     return True
 
 
-async def test_the_state_comes_as_it_is() -> None:
+async def test_snapshot_is_decoded() -> None:
     async with status_server() as address:
         assert await fetch_snapshot(address) == READY
 
 
-async def test_without_a_status_server_there_is_nobody_to_ask() -> None:
+async def test_disabled_status_server_is_an_error() -> None:
     with pytest.raises(NoAgent, match=r"is off; set \[observability\] prometheus_addr"):
         await fetch_status_page("", "/livez")
 
 
-async def test_a_port_where_nobody_listens_is_no_agent() -> None:
+async def test_closed_port_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
 
-    with pytest.raises(NoAgent, match=f"no agent answers on {address}; is `provider-agent run` up"):
+    with pytest.raises(
+        NoAgent, match=f"no agent responds on {address}; is `provider-agent run` running"
+    ):
         await fetch_status_page(address, "/livez")
 
 
-async def test_another_program_on_the_address_is_no_agent() -> None:
+async def test_other_program_on_the_address_is_an_error() -> None:
     async with other_http_server() as address:
-        with pytest.raises(NoAgent, match=f"what answers on {address} is not an agent"):
+        with pytest.raises(NoAgent, match=f"another program responds on {address}"):
             await fetch_status_page(address, "/livez")
 
 
-async def test_another_program_that_answers_everything_has_no_state() -> None:
+async def test_other_program_that_responds_with_200_is_an_error() -> None:
     async with other_http_server(200, '{"version": 1}') as address:
-        with pytest.raises(NoAgent, match="is not an agent"):
+        with pytest.raises(NoAgent, match="another program responds"):
             await fetch_snapshot(address)

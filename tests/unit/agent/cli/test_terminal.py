@@ -3,13 +3,15 @@ import io
 import pytest
 from rich.table import Table
 
-from provider_agent.agent.cli.terminal import WIDTH_OF_A_PIPE, console, visible
+from provider_agent.agent.cli.terminal import PIPE_WIDTH, console, visible
 
 
 @pytest.mark.parametrize(
     "text", ["[coordinator] url", "llama:8b:instruct", ":smile:", "[/]", "a" * 150]
 )
-def test_what_others_wrote_is_shown_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_markup_in_texts_is_printed_literally(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = console()
     table = Table.grid()
     table.add_row(text)
@@ -20,11 +22,11 @@ def test_what_others_wrote_is_shown_as_it_is(text: str, capsys: pytest.CaptureFi
     assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [text, text]
 
 
-def test_a_pipe_is_wide() -> None:
-    assert console().width == WIDTH_OF_A_PIPE
+def test_pipe_has_a_fixed_width() -> None:
+    assert console().width == PIPE_WIDTH
 
 
-def test_a_terminal_has_its_own_width(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_keeps_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -44,5 +46,5 @@ def test_a_terminal_has_its_own_width(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a\r\nb\tc", "\n\t", "a\ufffd\nb\tc"),
     ],
 )
-def test_control_characters_are_made_visible(text: str, keep: str, shown: str) -> None:
+def test_control_characters_are_replaced(text: str, keep: str, shown: str) -> None:
     assert visible(text, keep=keep) == shown

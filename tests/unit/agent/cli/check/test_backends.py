@@ -29,17 +29,17 @@ async def checked(state: BackendState) -> list[Finding]:
     return await checking
 
 
-def test_a_skipped_backend_failed_and_names_its_variable() -> None:
+def test_skipped_backend_names_its_variable() -> None:
     skipped = SkippedBackend("venice", "venice", "the environment variable K is not set")
 
     finding = skipped_backend(skipped)
 
     assert (finding.target, finding.outcome) == ("venice", Outcome.FAILED)
     assert finding.details == "the environment variable K is not set"
-    assert finding.what_to_do == "set it in the agent's environment, or remove the backend"
+    assert finding.what_to_do == "set the key, or remove the backend"
 
 
-async def test_a_backend_that_is_down_is_not_asked_for_anything() -> None:
+async def test_no_request_is_sent_to_an_unreachable_backend() -> None:
     (finding,) = await check_backend_state(
         state_of(reachable=False, error="connection refused"), complete=True
     )
@@ -48,7 +48,7 @@ async def test_a_backend_that_is_down_is_not_asked_for_anything() -> None:
     assert finding.what_to_do.startswith("start the server")
 
 
-async def test_nobody_is_told_to_start_a_remote_service() -> None:
+async def test_advice_for_a_passthrough_does_not_say_to_start_it() -> None:
     class Remote(ScriptedBackend):
         native = False
 
@@ -57,17 +57,17 @@ async def test_nobody_is_told_to_start_a_remote_service() -> None:
     (finding,) = await check_backend_state(state, complete=True)
 
     assert finding.details == "not healthy"
-    assert finding.what_to_do == "mend [[backends]] url and api_key_env; try again"
+    assert finding.what_to_do == "correct [[backends]] url and api_key_env"
 
 
-async def test_a_backend_without_models_failed() -> None:
+async def test_backend_without_models_fails() -> None:
     (finding,) = await check_backend_state(state_of(), complete=True)
 
     assert (finding.outcome, finding.details) == (Outcome.FAILED, "healthy, but offers no model")
     assert "load a model" in finding.what_to_do
 
 
-async def test_each_format_gets_a_completion() -> None:
+async def test_completion_in_each_format() -> None:
     found = await checked(state_of(model("a")))
 
     assert [(f.component, f.target, f.outcome) for f in found] == [
@@ -75,34 +75,36 @@ async def test_each_format_gets_a_completion() -> None:
         ("completion", "a (openai)", Outcome.OK),
         ("completion", "a (anthropic)", Outcome.OK),
     ]
-    assert found[0].details == ("healthy in 3 ms, 4 jobs at once; a (chat, messages; 4,096 tokens)")
+    assert found[0].details == (
+        "healthy in 3 ms, 4 concurrent jobs; a (chat, messages; 4,096 tokens)"
+    )
     assert found[1].details == "first byte after 10 ms, tokens 3 in, 4 out, 9 bytes"
 
 
-async def test_a_format_that_no_model_speaks_is_left_out() -> None:
+async def test_format_without_a_model_is_omitted() -> None:
     found = await checked(state_of(model("a", operations=CHAT_ONLY)))
 
     assert [f.target for f in found[1:]] == ["a (openai)"]
 
 
-async def test_many_models_are_counted() -> None:
+async def test_list_of_models_is_shortened() -> None:
     models = [model(name, operations=CHAT_ONLY, context_window=None) for name in "abcde"]
 
     found = await checked(state_of(*models))
 
     assert found[0].details == (
-        "healthy in 3 ms, 4 jobs at once; a (chat; window unknown), b (chat; window unknown), "
+        "healthy in 3 ms, 4 concurrent jobs; a (chat; window unknown), b (chat; window unknown), "
         "c (chat; window unknown) and 2 more"
     )
 
 
-async def test_completions_can_be_left_out() -> None:
+async def test_completions_can_be_skipped() -> None:
     found = await check_backend_state(state_of(model("a")), complete=False)
 
     assert [f.outcome for f in found] == [Outcome.OK, Outcome.SKIPPED, Outcome.SKIPPED]
 
 
-async def test_a_failed_completion_says_why_and_what_to_do() -> None:
+async def test_failed_completion_has_reason_and_advice() -> None:
     state = state_of(model("a", operations=CHAT_ONLY))
     assert isinstance(state.backend, ScriptedBackend)
     checking = asyncio.create_task(check_backend_state(state, complete=True))

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 from tests.unit.agent.cli.calls import COORDINATOR, ECHO, NO_KEY, invoke
 
 
-def test_check_of_a_wrong_configuration_is_one_finding_and_exit_code_2(runner: CliRunner) -> None:
+def test_invalid_configuration_is_one_finding_and_exit_code_2(runner: CliRunner) -> None:
     result = invoke(runner, "check", "--json", config="[limits]\nmax_conccurent = 1\n")
 
     (finding,) = json.loads(result.output)["findings"]
@@ -15,7 +15,7 @@ def test_check_of_a_wrong_configuration_is_one_finding_and_exit_code_2(runner: C
     assert finding["what_to_do"] == 'did you mean "max_concurrent"?'
 
 
-def test_check_goes_on_after_a_failure_and_advises_on_each(runner: CliRunner) -> None:
+def test_check_continues_after_a_failure(runner: CliRunner) -> None:
     result = invoke(runner, "check", "--json", config=COORDINATOR + ECHO + NO_KEY)
 
     findings = json.loads(result.output)["findings"]
@@ -32,7 +32,7 @@ def test_check_goes_on_after_a_failure_and_advises_on_each(runner: CliRunner) ->
     assert all(f["what_to_do"] for f in findings if f["outcome"] == "failed")
 
 
-def test_check_without_any_backend_fails(runner: CliRunner) -> None:
+def test_check_without_a_backend_fails(runner: CliRunner) -> None:
     result = invoke(runner, "check", config=COORDINATOR)
 
     assert result.exit_code == 1

@@ -48,7 +48,7 @@ def rejecting(rejected: Rejected) -> Callable[[Hello], Rejected]:
     return lambda _hello: rejected
 
 
-async def test_a_welcome_is_ok_and_tells_the_round_trip(
+async def test_welcome_is_ok_with_round_trip_time(
     coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
     finding = await check_coordinator(config_for(coordinator), identity)
@@ -58,7 +58,7 @@ async def test_a_welcome_is_ok_and_tells_the_round_trip(
     assert finding.details.startswith("welcomed as provider-1, round trip ")
 
 
-async def test_says_hello_as_the_agent_would(
+async def test_hello_equals_that_of_the_agent(
     coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
     await check_coordinator(config_for(coordinator), identity)
@@ -69,16 +69,16 @@ async def test_says_hello_as_the_agent_would(
     await coordinator.agents[0].closed.wait()
 
 
-async def test_without_a_key_no_hello_is_said(coordinator: ScriptedCoordinator) -> None:
+async def test_handshake_is_skipped_without_a_key(coordinator: ScriptedCoordinator) -> None:
     finding = await check_coordinator(config_for(coordinator), None)
 
     assert finding.outcome is Outcome.OK
     assert "reachable" in finding.details
-    assert finding.details.endswith("no hello said: there is no key")
+    assert finding.details.endswith("handshake skipped: there is no key")
     assert coordinator.agents[0].frames == []
 
 
-async def test_a_running_agent_keeps_its_connection(
+async def test_running_agent_keeps_its_connection(
     coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
     """A hello with the same key would take its place at the coordinator."""
@@ -88,11 +88,11 @@ async def test_a_running_agent_keeps_its_connection(
         finding = await check_coordinator(config, identity)
 
     assert finding.outcome is Outcome.OK
-    assert finding.details.endswith("no hello said: the running agent is connected")
+    assert finding.details.endswith("handshake skipped: the running agent is connected")
     assert coordinator.agents[0].frames == []
 
 
-async def test_an_agent_whose_status_nobody_can_see_keeps_its_connection(
+async def test_agent_without_a_status_server_keeps_its_connection(
     coordinator: ScriptedCoordinator, identity: Identity, tmp_path: Path
 ) -> None:
     config = config_for(coordinator, prometheus_addr="")
@@ -101,11 +101,13 @@ async def test_an_agent_whose_status_nobody_can_see_keeps_its_connection(
         finding = await check_coordinator(config, identity)
 
     assert finding.outcome is Outcome.OK
-    assert finding.details.endswith("no hello said: an agent runs with this key")
+    assert finding.details.endswith("handshake skipped: an agent runs with this key")
     assert coordinator.agents[0].frames == []
 
 
-async def test_every_address_is_tried(coordinator: ScriptedCoordinator, identity: Identity) -> None:
+async def test_every_address_is_checked(
+    coordinator: ScriptedCoordinator, identity: Identity
+) -> None:
     async with ScriptedCoordinator() as other:
         config = config_for(coordinator, "ws://127.0.0.1:1/", other.url)
 
@@ -120,7 +122,7 @@ async def test_every_address_is_tried(coordinator: ScriptedCoordinator, identity
     assert outcomes == [Outcome.OK, Outcome.FAILED, Outcome.OK]
 
 
-async def test_an_agent_at_a_fallback_address_keeps_its_connection(
+async def test_agent_at_a_fallback_address_keeps_its_connection(
     coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
     async with ScriptedCoordinator() as other:
@@ -130,12 +132,12 @@ async def test_an_agent_at_a_fallback_address_keeps_its_connection(
 
             findings = await check_coordinators(config, identity)
 
-        assert all("no hello said" in finding.details for finding in findings)
+        assert all("handshake skipped" in finding.details for finding in findings)
         assert coordinator.agents[0].frames == other.agents[0].frames == []
 
 
 @pytest.mark.parametrize("changes", [{"link": "connecting"}, {"coordinator_url": "wss://other"}])
-async def test_an_agent_that_is_not_connected_there_has_nothing_to_lose(
+async def test_handshake_while_the_running_agent_is_not_connected(
     changes: dict[str, str], coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
     state = replace(replace(READY, coordinator_url=coordinator.url), **changes)
@@ -147,7 +149,7 @@ async def test_an_agent_that_is_not_connected_there_has_nothing_to_lose(
     assert finding.details.startswith("welcomed as")
 
 
-async def test_another_program_on_the_status_address_is_not_taken_for_an_agent(
+async def test_other_program_on_the_status_address_does_not_prevent_the_handshake(
     coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
     """Prometheus itself listens on port 9090, too."""
@@ -167,7 +169,7 @@ async def test_another_program_on_the_status_address_is_not_taken_for_an_agent(
         (Rejected("busy", "Later.", 5000), "enrollment_code"),
     ],
 )
-async def test_a_rejection_is_told_with_its_reason_and_what_to_do(
+async def test_rejection_has_reason_and_advice(
     rejected: Rejected, advice: str, coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
     coordinator.answer = rejecting(rejected)
@@ -188,7 +190,7 @@ async def test_a_rejection_is_told_with_its_reason_and_what_to_do(
         (503, "HTTP status 503", "try again"),
     ],
 )
-async def test_a_refused_upgrade_is_told_with_its_status_and_what_to_do(
+async def test_refused_upgrade_has_status_and_advice(
     status: int, details: str, advice: str, coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
     coordinator.refusals.append((status, {}))
@@ -200,7 +202,7 @@ async def test_a_refused_upgrade_is_told_with_its_status_and_what_to_do(
     assert advice in finding.what_to_do
 
 
-async def test_a_message_that_is_no_frame_breaks_the_handshake(
+async def test_malformed_message_fails_the_handshake(
     coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
     coordinator.sends_challenge = False
@@ -209,10 +211,10 @@ async def test_a_message_that_is_no_frame_breaks_the_handshake(
 
     finding = await checking
 
-    assert_is_no_coordinator(finding, "the handshake broke: a frame whose fields")
+    assert_is_no_coordinator(finding, "the handshake failed: a frame whose fields")
 
 
-async def test_a_connection_that_closes_breaks_the_handshake(
+async def test_closed_connection_fails_the_handshake(
     coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
     coordinator.sends_challenge = False
@@ -221,10 +223,10 @@ async def test_a_connection_that_closes_breaks_the_handshake(
 
     finding = await checking
 
-    assert_is_no_coordinator(finding, "the handshake broke: received 1011 (internal error) sorry")
+    assert_is_no_coordinator(finding, "the handshake failed: received 1011 (internal error) sorry")
 
 
-async def test_a_silent_server_is_given_up(
+async def test_silent_server_times_out(
     coordinator: ScriptedCoordinator, identity: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("provider_agent.agent.cli.check.coordinator.HANDSHAKE_TIMEOUT_S", 0.01)
@@ -232,16 +234,16 @@ async def test_a_silent_server_is_given_up(
 
     finding = await check_coordinator(config_for(coordinator), identity)
 
-    assert_is_no_coordinator(finding, "the connection opened, but no welcome came")
+    assert_is_no_coordinator(finding, "connected, but received no Welcome")
 
 
 def assert_is_no_coordinator(finding: Finding, details: str) -> None:
     assert finding.outcome is Outcome.FAILED
     assert finding.details.startswith(details)
-    assert finding.what_to_do == "is this really a coordinator?"
+    assert finding.what_to_do == "check that [coordinator] url is the address of a coordinator"
 
 
-async def test_a_web_server_is_no_coordinator(identity: Identity) -> None:
+async def test_web_server_is_not_a_coordinator(identity: Identity) -> None:
     async with other_http_server(200, "<html>") as address:
         config = agent_config(f"ws://{address}/")
 
@@ -251,7 +253,7 @@ async def test_a_web_server_is_no_coordinator(identity: Identity) -> None:
     assert finding.details == "the server answered the upgrade with HTTP status 200"
 
 
-async def test_tls_at_a_plain_port_says_so(identity: Identity) -> None:
+async def test_tls_on_a_plain_port_is_explained(identity: Identity) -> None:
     async with other_http_server() as address:
         finding = await check_coordinator(agent_config(f"wss://{address}/"), identity)
 
@@ -259,17 +261,17 @@ async def test_tls_at_a_plain_port_says_so(identity: Identity) -> None:
     assert "should the url begin with ws://?" in finding.details
 
 
-async def test_a_proxy_that_is_down_is_among_the_suspects(identity: Identity) -> None:
+async def test_advice_names_the_configured_proxy(identity: Identity) -> None:
     section = CoordinatorConfig(url="wss://c.invalid/", proxy="http://u:SECRET@127.0.0.1:1")
 
     finding = await check_coordinator(agent_config("", coordinator=section), identity)
 
     assert finding.outcome is Outcome.FAILED
-    assert finding.what_to_do.endswith("lets you out by [coordinator] proxy")
+    assert finding.what_to_do.endswith("check [coordinator] proxy")
     assert "SECRET" not in str(finding)
 
 
-async def test_a_missing_token_file_is_what_has_to_be_mended(
+async def test_advice_for_a_missing_token_file(
     coordinator: ScriptedCoordinator, identity: Identity, tmp_path: Path
 ) -> None:
     section = CoordinatorConfig(url=coordinator.url, token_file=tmp_path / "token")
@@ -279,4 +281,4 @@ async def test_a_missing_token_file_is_what_has_to_be_mended(
     assert (
         finding.details == f"[coordinator] token_file {tmp_path}/token: No such file or directory"
     )
-    assert finding.what_to_do == "mend that file, or the setting that names it"
+    assert finding.what_to_do == "correct that file, or the setting that names it"

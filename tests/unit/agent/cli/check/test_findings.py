@@ -56,7 +56,7 @@ def test_summary_when_all_checks_passed(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.endswith("All checks passed.\n")
 
 
-def test_nothing_is_cut_off_in_eighty_columns(
+def test_table_is_not_truncated_in_eighty_columns(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "console", lambda: Console(width=80))
@@ -70,7 +70,7 @@ def test_nothing_is_cut_off_in_eighty_columns(
     assert [shown.count(letter) for letter in "KDW"] == [60, 90, 90]
 
 
-def test_programs_get_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     show([OK, FAILED], as_json=True)
 
     assert json.loads(capsys.readouterr().out) == {

@@ -12,22 +12,22 @@ def written(path: Path, *, seed: int = 1, stops: bool = False) -> bytes:
     return path.read_bytes()
 
 
-def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     assert written(tmp_path / "a", seed=7) == written(tmp_path / "b", seed=7)
 
 
-def test_another_seed_gives_another_model(tmp_path: Path) -> None:
+def test_different_seeds_give_different_models(tmp_path: Path) -> None:
     assert written(tmp_path / "a", seed=1) != written(tmp_path / "b", seed=2)
 
 
-def test_a_model_that_stops_differs_only_in_its_output_weights(tmp_path: Path) -> None:
+def test_stopping_model_differs_only_in_its_output_weights(tmp_path: Path) -> None:
     goes_on, stops = written(tmp_path / "a"), written(tmp_path / "b", stops=True)
 
     assert len(goes_on) == len(stops)
     assert sum(one != other for one, other in zip(goes_on, stops, strict=True)) in {1, 2}
 
 
-def test_the_model_is_tiny_and_says_what_it_is(tmp_path: Path) -> None:
+def test_size_and_metadata_of_the_model(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     write_tiny_model(path, context_tokens=512)
 
@@ -38,6 +38,6 @@ def test_the_model_is_tiny_and_says_what_it_is(tmp_path: Path) -> None:
     assert reader.fields["tokenizer.chat_template"].contents()
 
 
-def test_a_missing_package_is_named_with_what_to_do() -> None:
+def test_missing_package_is_named_with_advice() -> None:
     with pytest.raises(DemoExtraMissing, match=r"no_such_module not .*provider-agent\[demo\]"):
         require_extra("json", "no_such_module")

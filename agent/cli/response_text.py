@@ -1,4 +1,4 @@
-"""Extracts the text of a streamed response for display. The relay of jobs does not use it."""
+"""Extracts the text of a streamed response for the terminal. Not used by the relay."""
 
 from typing import Final
 
@@ -7,7 +7,7 @@ import msgspec
 from provider_agent.protocol.formats import WireFormat
 
 MAX_LINE_BYTES: Final = 4 * 1024 * 1024
-"""A longer line is dropped, so that a response cannot fill the memory."""
+"""A longer line is discarded, to bound memory."""
 
 
 class _Delta(msgspec.Struct):
@@ -26,8 +26,8 @@ class _Event(msgspec.Struct):
     delta: _Delta | None = None
 
 
-class AnswerText:
-    """Incremental reader of the text in a stream of server-sent events.
+class ResponseText:
+    """Extracts the text of a streamed response, for `ask` and `check`.
 
     Args:
         wire_format: of the response.
@@ -37,10 +37,9 @@ class AnswerText:
         self._anthropic = wire_format is WireFormat.ANTHROPIC
         self._rest = b""
 
-    def feed(self, data: bytes) -> str:
-        """Return the text of the lines that these bytes complete; an incomplete line is kept."""
-        self._rest += data
-        *lines, self._rest = self._rest.split(b"\n")
+    def receive_data(self, data: bytes) -> str:
+        """The text in these bytes; an incomplete line waits for the next bytes."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > MAX_LINE_BYTES:
             self._rest = b""
         return "".join(
@@ -55,5 +54,5 @@ class AnswerText:
         if self._anthropic:
             delta = event.delta or _Delta()
             return delta.text or delta.thinking or ""
-        parts = [choice.delta or _Delta() for choice in event.choices]
-        return "".join(part.content or part.reasoning_content or "" for part in parts)
+        deltas = [choice.delta or _Delta() for choice in event.choices]
+        return "".join(delta.content or delta.reasoning_content or "" for delta in deltas)

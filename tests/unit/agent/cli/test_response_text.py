@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider_agent.agent.cli.answer_text import MAX_LINE_BYTES, AnswerText
+from provider_agent.agent.cli.response_text import MAX_LINE_BYTES, ResponseText
 from provider_agent.protocol.formats import WireFormat
 
 OPENAI = [
@@ -38,8 +38,8 @@ STREAMS = {WireFormat.OPENAI: stream_of(OPENAI), WireFormat.ANTHROPIC: stream_of
 
 
 @pytest.mark.parametrize("wire_format", WireFormat)
-def test_returns_only_the_text_of_a_stream(wire_format: WireFormat) -> None:
-    assert AnswerText(wire_format).feed(STREAMS[wire_format]) == TEXT
+def test_text_of_a_stream(wire_format: WireFormat) -> None:
+    assert ResponseText(wire_format).receive_data(STREAMS[wire_format]) == TEXT
 
 
 @given(wire_format=st.sampled_from(WireFormat), data=st.data())
@@ -49,36 +49,36 @@ def test_any_split_of_a_stream_gives_the_same_text(
     stream = STREAMS[wire_format]
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=40).map(sorted))
     edges = [0, *cuts, len(stream)]
-    reader = AnswerText(wire_format)
+    reader = ResponseText(wire_format)
 
-    pieces = [reader.feed(stream[a:b]) for a, b in pairwise(edges)]
+    pieces = [reader.receive_data(stream[a:b]) for a, b in pairwise(edges)]
 
     assert "".join(pieces) == TEXT
 
 
 def test_text_is_returned_when_its_line_is_complete() -> None:
-    reader = AnswerText(WireFormat.OPENAI)
+    reader = ResponseText(WireFormat.OPENAI)
 
-    assert reader.feed(b'data: {"choices":[{"delta":{"content":"a"}}]}') == ""
-    assert reader.feed(b"\n") == "a"
+    assert reader.receive_data(b'data: {"choices":[{"delta":{"content":"a"}}]}') == ""
+    assert reader.receive_data(b"\n") == "a"
 
 
-def test_lines_may_end_with_crlf() -> None:
+def test_lines_may_end_with_carriage_return_and_line_feed() -> None:
     stream = stream_of(OPENAI, b"\r\n")
 
-    assert AnswerText(WireFormat.OPENAI).feed(stream) == TEXT
+    assert ResponseText(WireFormat.OPENAI).receive_data(stream) == TEXT
 
 
 @pytest.mark.parametrize(
     "document", [b"[]", b'{"choices": 1}', b'{"choices":[{"delta":{"content":7}}]}', b"[" * 9000]
 )
 def test_malformed_event_has_no_text(document: bytes) -> None:
-    assert AnswerText(WireFormat.OPENAI).feed(b"data: " + document + b"\n") == ""
+    assert ResponseText(WireFormat.OPENAI).receive_data(b"data: " + document + b"\n") == ""
 
 
-def test_oversized_line_is_dropped_and_the_next_lines_are_read() -> None:
-    reader = AnswerText(WireFormat.OPENAI)
+def test_line_over_the_limit_is_discarded_and_the_next_ones_are_read() -> None:
+    reader = ResponseText(WireFormat.OPENAI)
     endless = b"data: " + b"x" * (MAX_LINE_BYTES // 2)
 
-    assert [reader.feed(endless) for _ in range(4)] == [""] * 4
-    assert reader.feed(b"\n" + STREAMS[WireFormat.OPENAI]) == TEXT
+    assert [reader.receive_data(endless) for _ in range(4)] == [""] * 4
+    assert reader.receive_data(b"\n" + STREAMS[WireFormat.OPENAI]) == TEXT

@@ -1,7 +1,6 @@
-"""A recording proxy between agent and server: what did the server really send?
+"""An HTTP proxy between agent and server that records what the server sends.
 
-The demo compares what arrives at the far end with what passed here, before any of our own relay
-code has touched it.
+The demo compares the recording with what the client receives.
 """
 
 from types import TracebackType
@@ -12,16 +11,16 @@ from aiohttp import web
 
 _MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
 _MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
-"""A longer response is passed on, but no longer recorded."""
+"""The rest of a longer response is forwarded without being recorded."""
 
-_NOT_PASSED_ON: Final = frozenset(
+_NOT_FORWARDED: Final = frozenset(
     {"connection", "content-length", "host", "keep-alive", "transfer-encoding"}
 )
-"""They belong to one connection (RFC 9110, section 7.6.1), or are made anew for the next."""
+"""Headers of one connection (RFC 9110, section 7.6.1), or written again for the next one."""
 
 
-class Tap:
-    """Passes every request on to one server and keeps the body of the last response to a POST.
+class ResponseRecorder:
+    """Forwards requests to one server and keeps the body of the last response to a POST.
 
     Args:
         target: base address of the server.
@@ -38,7 +37,7 @@ class Tap:
             auto_decompress=False, timeout=aiohttp.ClientTimeout(total=None, sock_connect=10)
         )
         app = web.Application(client_max_size=_MAX_REQUEST_BYTES)
-        app.router.add_route("*", "/{path:.*}", self._pass_on)
+        app.router.add_route("*", "/{path:.*}", self._forward)
         self._runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0
         )
@@ -59,15 +58,15 @@ class Tap:
 
     @property
     def url(self) -> str:
-        """Where the agent finds it."""
+        """The base address of the proxy."""
         if self._runner is None:
-            raise RuntimeError("the tap is not open")
+            raise RuntimeError("the proxy is not running")
         return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
-    async def _pass_on(self, request: web.Request) -> web.StreamResponse:
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
         if self._session is None:
             raise web.HTTPServiceUnavailable
-        headers = {k: v for k, v in request.headers.items() if k.lower() not in _NOT_PASSED_ON}
+        headers = {k: v for k, v in request.headers.items() if k.lower() not in _NOT_FORWARDED}
         body = await request.read()
         recorded = bytearray()
         try:
@@ -77,16 +76,16 @@ class Tap:
                 data=body or None,
                 headers=headers,
                 allow_redirects=False,
-            ) as answer:
-                response = web.StreamResponse(status=answer.status)
-                response.content_type = answer.content_type
+            ) as upstream:
+                response = web.StreamResponse(status=upstream.status)
+                response.content_type = upstream.content_type
                 await response.prepare(request)
-                async for data in answer.content.iter_any():
+                async for data in upstream.content.iter_any():
                     if len(recorded) + len(data) <= _MAX_RECORD_BYTES:
                         recorded += data
                     await response.write(data)
         except aiohttp.ClientConnectionError as error:
-            raise web.HTTPBadGateway(text="the server behind the tap is gone") from error
+            raise web.HTTPBadGateway(text="the server closed the connection") from error
         if request.method == "POST":
             self.last_body = bytes(recorded)
         await response.write_eof()
