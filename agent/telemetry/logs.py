@@ -1,8 +1,8 @@
-"""Logs: a fixed event and structured fields, as lines for people or as JSON, without secrets.
+"""Formats log records as text or JSON lines and redacts secrets.
 
-A record's message is the event; its fields come through `extra={"fields": {…}}`. Redaction happens
-in the formatter, after the traceback has become text and before JSON escapes anything, so that
-nothing is written around it.
+Records come from `EventLogger`: the message is the event, `record.fields` holds the fields. The
+formatter redacts after the traceback is rendered and before JSON escaping, so that it sees all text
+as it was.
 """
 
 import logging
@@ -15,10 +15,10 @@ import msgspec
 from provider_agent.adapters.responses.redaction import redact
 
 ROOT: Final = "provider_agent"
-"""Parent of all our loggers."""
+"""Parent of all loggers of this project."""
 
 MAX_VALUE_CHARS: Final = 4096
-"""The longest text of one field: an upstream's message may have any length."""
+"""The longest text of one field: an upstream's message is unbounded."""
 
 MAX_TRACE_CHARS: Final = 32 * 1024
 """The longest traceback."""
@@ -36,17 +36,17 @@ def configure_logging(
     stream: TextIO,
     secrets: Collection[str],
 ) -> None:
-    """Send all logs to `stream`. Calling it again replaces what it did before.
+    """Send all logs to `stream`. A second call replaces the first.
 
-    Our own loggers follow `level`. Those of libraries start at "warning" whatever `level` is: at
-    "debug", websockets logs the content of messages, which are prompts.
+    `level` applies to the loggers of this project. Libraries always log at "warning": at "debug",
+    websockets logs the content of messages, which are prompts.
 
     Args:
         level: "debug", "info", "warning" or "error".
-        fmt: lines for people, or one JSON object per line.
+        fmt: human-readable lines, or one JSON object per line.
         stream: usually standard error.
-        secrets: values to replace; the collection is read for every line, so a set that the caller
-            adds to later (a re-read token) is honoured.
+        secrets: values to redact; read for every line, so values that the caller adds later (a
+            rotated token) are redacted too.
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter(secrets) if fmt == "json" else TextFormatter(secrets))
@@ -60,12 +60,12 @@ def configure_logging(
 
 
 def set_level(level: str) -> None:
-    """From now on log our own events from this level on: "debug", "info", "warning", "error"."""
+    """Set the level of this project's loggers: "debug", "info", "warning" or "error"."""
     logging.getLogger(ROOT).setLevel(level.upper())
 
 
 class _RedactingFormatter(logging.Formatter):
-    """What both forms share: the parts of a record, free of secrets."""
+    """Base of both formatters: returns the redacted parts of a record."""
 
     def __init__(self, secrets: Collection[str]) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class _RedactingFormatter(logging.Formatter):
         if value is None or isinstance(value, bool | int | float):
             return value
         if isinstance(value, bytes):
-            # Bytes are ids or bodies; only a short id says anything to a reader.
+            # Bytes are ids or bodies; only a short id is useful in a log.
             return value.hex() if len(value) <= 32 else f"{len(value)} bytes"
         if depth < _MAX_DEPTH and isinstance(value, Mapping):
             return {
@@ -111,7 +111,7 @@ class TextFormatter(_RedactingFormatter):
     """`2026-01-31T12:00:00.000Z INFO provider_agent.agent.link.uplink connected rtt_ms=12 …`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, and the traceback on the lines after it."""
+        """Return one line, followed by the lines of the traceback."""
         parts = [_time(record), record.levelname, record.name, _one_line(self._event(record))]
         parts += [f"{name}={_text_value(value)}" for name, value in self._fields(record).items()]
         line = " ".join(parts)
@@ -123,7 +123,7 @@ class JsonFormatter(_RedactingFormatter):
     """One JSON object: time, level, logger, event, the fields, and trace when there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Return one line."""
         entry: dict[str, object] = {
             "time": _time(record),
             "level": record.levelname.lower(),
@@ -143,32 +143,32 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _one_line(text: str) -> str:
-    """A record is one line, whatever its message holds."""
+    """Escape line ends and control characters, so that a record stays one line."""
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _text_value(value: object) -> str:
-    """A value as it is when it is one plain word, else as JSON, which also escapes line ends."""
+    """Return a plain word unchanged and any other value as JSON, which escapes line ends."""
     if isinstance(value, str) and value.isprintable() and not set(value) & set(" =\"'"):
         return value or '""'
     return _encode(value)
 
 
 def _encode(value: object) -> str:
-    """JSON in which nothing can take over a terminal.
+    """Return JSON without characters that could control a terminal.
 
-    A text that is not valid Unicode loses what cannot be written.
+    Text that is not valid Unicode is escaped as by `ascii`.
     """
     try:
         text = msgspec.json.encode(value).decode()
     except UnicodeEncodeError:
         text = msgspec.json.encode(ascii(value)).decode()
-    # JSON itself leaves C1 controls and marks that turn the reading direction as they are.
-    return text if text.isprintable() else "".join(map(_shown, text))
+    # JSON does not escape C1 controls and bidirectional marks.
+    return text if text.isprintable() else "".join(map(_escape_unprintable, text))
 
 
-def _shown(char: str) -> str:
-    """One character, or its JSON escape when it cannot be seen."""
+def _escape_unprintable(char: str) -> str:
+    """Return a printable character unchanged, another one as its JSON escape."""
     if char.isprintable():
         return char
     units = char.encode("utf-16-be").hex()

@@ -1,4 +1,4 @@
-"""The figures of the last 60 seconds that heartbeats and `status` report."""
+"""Job statistics of the last 60 seconds, for heartbeats and `status`."""
 
 from collections import deque
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from msgspec import Struct
 from provider_agent.protocol.errors import ErrorCode, Fault, entry_for
 
 WINDOW_S: Final = 60.0
-"""What the protocol's `Heartbeat` looks back on."""
+"""The period that the protocol's `Heartbeat` covers."""
 
 MAX_ENDED_JOBS: Final = 10_000
 """Ended jobs kept: 160 per second, far beyond what models answer, in about 2 MB."""
@@ -20,7 +20,7 @@ _MIN_SPAN_S: Final = 1.0
 
 
 class StatsSnapshot(Struct, frozen=True):
-    """The figures at one moment; None: nothing to measure in the window.
+    """The statistics at one moment; None without a job to measure in the window.
 
     Attributes:
         tokens_per_second: reported output tokens of ended jobs.
@@ -72,7 +72,7 @@ class RollingStats:
         self._ended.append(_EndedJob(self._clock(), output_tokens, first_byte_s, failed))
 
     def snapshot(self) -> StatsSnapshot:
-        """The figures now."""
+        """Return the current statistics."""
         now = self._clock()
         ended = self._ended
         full = len(ended) == MAX_ENDED_JOBS

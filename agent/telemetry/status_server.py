@@ -1,4 +1,4 @@
-"""A small HTTP server for operators and orchestrators: live, ready, metrics, status."""
+"""HTTP server for operators and orchestrators: liveness, readiness, metrics, status."""
 
 import os
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from provider_agent.event_log import EventLogger
 log = EventLogger(__name__)
 
 _SHUTDOWN_S: Final = 1.0
-"""Answers here take no time; nobody waits for a slow reader of them."""
+"""Responses are immediate, so a stop does not wait longer for a slow reader."""
 
 
 class StatusServerError(AdvisedError):
@@ -24,12 +24,12 @@ class StatusServerError(AdvisedError):
 
 
 class StatusServer:
-    """Serves `/livez`, `/readyz`, `/metrics` and `/status`. Read only and without a password.
+    """Serves `/livez`, `/readyz`, `/metrics` and `/status`. Read-only, no authentication.
 
     Args:
-        address: `host:port`; port 0 takes a free one.
-        status: the agent's state now; called once per request.
-        metrics: what `/metrics` shows.
+        address: `host:port`; port 0 selects a free one.
+        status: returns the current state; called once per request.
+        metrics: rendered by `/metrics`.
     """
 
     def __init__(
@@ -46,17 +46,17 @@ class StatusServer:
 
     @property
     def address(self) -> str:
-        """`host:port`; the real port once it listens."""
+        """`host:port`; the actual port once the server listens."""
         port = self._port
         if self._runner is not None and self._runner.addresses:
             port = self._runner.addresses[0][1]
         return f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
 
     async def start(self) -> None:
-        """Listen. When cancelled, nothing stays open.
+        """Listen. Cancellation leaves no socket open.
 
         Raises:
-            StatusServerError: the address is taken or cannot be used.
+            StatusServerError: the address is in use or invalid.
         """
         app = web.Application()
         app.router.add_get("/livez", _livez)
@@ -104,5 +104,5 @@ class StatusServer:
 
 
 async def _livez(_request: web.Request) -> web.Response:
-    """That it answers is the answer: the event loop turns."""
+    """Any response proves that the event loop runs."""
     return web.Response(text="ok\n")

@@ -1,7 +1,7 @@
-"""Tells systemd how the agent stands (sd_notify(3)); elsewhere, nothing.
+"""Notifies systemd of readiness, status and liveness (sd_notify(3)); no-op without systemd.
 
-The watchdog is fed from the event loop: an agent whose loop stands still is started again, one that
-waits for its coordinator is not, because that would not bring it back.
+The watchdog is fed from the event loop: systemd restarts an agent whose loop is blocked, but not
+one that waits for its coordinator, because a restart would not help.
 """
 
 import asyncio
@@ -14,17 +14,17 @@ from typing import Final
 from provider_agent.agent.telemetry.status import StatusSnapshot
 
 STATUS_EVERY_S: Final = 10.0
-"""Without a watchdog: how often the status line is looked at. About one heartbeat."""
+"""Interval of the status line without a watchdog: about one heartbeat."""
 
 FEEDS: Final = 3
-"""How often the watchdog is fed within its time: one may be late, and one more."""
+"""Notifications per watchdog timeout: two may be late."""
 
 
 class ServiceManager:
-    """The socket of systemd, when it started this process and wants to hear of it.
+    """Client of systemd's notification socket, if systemd set one for this process.
 
     Args:
-        environ: the environment, in which systemd says so.
+        environ: the environment variables; systemd sets `NOTIFY_SOCKET`.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -37,30 +37,30 @@ class ServiceManager:
         return f"<ServiceManager {self._address!r} watchdog={self._watchdog_s}>"
 
     async def run(self, status: Callable[[], StatusSnapshot]) -> None:
-        """Say that the agent runs, how it is, and that its loop turns, until cancelled."""
+        """Send readiness, status and watchdog notifications until cancelled."""
         if not self._address:
             return
         every_s = STATUS_EVERY_S if self._watchdog_s is None else self._watchdog_s / FEEDS
-        self._tell("READY=1")
+        self._notify("READY=1")
         stopping = False
         while True:
             state = status()
             if state.draining and not stopping:
                 stopping = True
-                self._tell("STOPPING=1")
+                self._notify("STOPPING=1")
             jobs = f"{state.in_flight} of {state.capacity} jobs"
-            self._tell("WATCHDOG=1", f"STATUS=link {state.link}, {jobs}")
+            self._notify("WATCHDOG=1", f"STATUS=link {state.link}, {jobs}")
             await asyncio.sleep(every_s)
 
-    def _tell(self, *states: str) -> None:
-        # Whatever is wrong with that socket must not stop the agent; systemd notices by itself.
-        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as speaker:
-            speaker.setblocking(False)
-            speaker.sendto("\n".join(states).encode(), self._address)
+    def _notify(self, *states: str) -> None:
+        # A failure of the socket must not stop the agent; systemd's watchdog detects it.
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            sender.sendto("\n".join(states).encode(), self._address)
 
 
 def _watchdog_s(environ: Mapping[str, str]) -> float | None:
-    """The watchdog's time; None: there is none, or it is for another process."""
+    """Return the watchdog timeout; None if it is not set or set for another process."""
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     try:
