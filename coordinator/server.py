@@ -12,7 +12,8 @@ from typing import Final, Self
 from aiohttp import web
 
 from provider_agent.coordinator.agents.endpoint import AgentEndpoint
-from provider_agent.coordinator.agents.fleet import AgentSnapshot, DetachedSnapshot, Fleet
+from provider_agent.coordinator.agents.fleet import Fleet
+from provider_agent.coordinator.agents.snapshots import AgentSnapshot, DetachedSnapshot
 from provider_agent.coordinator.exceptions import CannotListen
 from provider_agent.coordinator.http.api import HttpApi, shape_http_errors
 from provider_agent.coordinator.http.exchange import Counters
@@ -105,9 +106,9 @@ class Coordinator:
         """Every connected agent as it stands now."""
         return self._fleet.snapshot()
 
-    def parked(self) -> list[DetachedSnapshot]:
+    def detached_sessions(self) -> list[DetachedSnapshot]:
         """Every lost session that waits for its agent to come back."""
-        return self._fleet.parked()
+        return self._fleet.detached_sessions()
 
     async def start(self) -> None:
         """Listen.

@@ -11,7 +11,7 @@ def frame_bytes(frame: CoordinatorFrame) -> int:
     return _FRAME_BYTES + (len(frame.request) if isinstance(frame, Job) else 0)
 
 
-def take_batch(frames: list[CoordinatorFrame], budget: int) -> list[CoordinatorFrame]:
+def pop_batch(frames: list[CoordinatorFrame], budget: int) -> list[CoordinatorFrame]:
     """Remove frames from the front until about `budget` bytes; always at least one, in order.
 
     A job bigger than the budget travels alone, so that it never exceeds what an agent accepts.

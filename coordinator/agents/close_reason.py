@@ -15,16 +15,16 @@ class CloseReason(Struct, frozen=True):
         close_code: RFC 6455, 7.4.
         reason: for the close frame and the log, without content.
         flush: whether what waits is still sent: a rejection is, jobs are not.
-        may_return: only the link is lost; the session waits for its agent.
+        keep_session: only the link is lost; the session waits for its agent.
     """
 
     close_code: int
     reason: str
     flush: bool = False
-    may_return: bool = False
+    keep_session: bool = False
 
 
-REPLACED_GOODBYE: Final = CloseReason(REPLACED, "replaced by a newer connection of the same key")
+REPLACED_BY_NEWER: Final = CloseReason(REPLACED, "replaced by a newer connection of the same key")
 
 _FINAL_CODES: Final = frozenset(
     {
@@ -45,10 +45,10 @@ def closed_by_agent(code: int | None, *, is_malformed: bool = False) -> CloseRea
         is_malformed: the connection ended over bytes that are no WebSocket message.
     """
     code = code or WSCloseCode.ABNORMAL_CLOSURE
-    may_return = not is_malformed and code not in _FINAL_CODES
-    return CloseReason(code, "closed by the agent", may_return=may_return)
+    keep_session = not is_malformed and code not in _FINAL_CODES
+    return CloseReason(code, "closed by the agent", keep_session=keep_session)
 
 
 def link_lost(reason: str) -> CloseReason:
     """The link is gone without a word."""
-    return CloseReason(WSCloseCode.ABNORMAL_CLOSURE, reason, may_return=True)
+    return CloseReason(WSCloseCode.ABNORMAL_CLOSURE, reason, keep_session=True)

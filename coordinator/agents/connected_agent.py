@@ -1,6 +1,6 @@
 """What the coordinator knows of one connected agent, and the jobs it runs. No I/O.
 
-Frames come in by `take_message`, a plain call that never waits; what is to be sent collects in
+Frames come in by `receive_message`, a plain call that never waits; what is to be sent collects in
 `waiting` and `wake` tells the writer. The HTTP side submits jobs, says what it has passed on, and
 abandons jobs whose client is gone.
 """
@@ -11,11 +11,11 @@ from typing import Final, Protocol
 
 from msgspec.structs import replace
 
-from provider_agent.coordinator.agents.batching import frame_bytes, take_batch
-from provider_agent.coordinator.agents.close_reason import REPLACED_GOODBYE, CloseReason
-from provider_agent.coordinator.agents.offers import OfferTable
-from provider_agent.coordinator.agents.running_job import RunningJob
-from provider_agent.coordinator.sessions.detached import DetachedSession, fail_forgotten
+from provider_agent.coordinator.agents.batching import frame_bytes, pop_batch
+from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER, CloseReason
+from provider_agent.coordinator.sessions.detached_session import DetachedSession, fail_missing
+from provider_agent.coordinator.sessions.offers import OfferTable
+from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.codec import VERSION_1
@@ -45,14 +45,14 @@ from provider_agent.protocol.session import CoordinatorSession, State
 
 log = EventLogger(__name__)
 
-MAX_WAITING_BYTES: Final = 64 * MIB
+MAX_QUEUED_JOB_BYTES: Final = 64 * MIB
 """Jobs that wait to be sent to one agent: four of the biggest. More go elsewhere."""
 
 RECONNECT_AFTER_MS: Final = 5_000
 """When an agent may come back to a coordinator that stops. It adds as long again at random, and so
 spreads a fleet that would otherwise be back within the first second."""
 
-ABANDONED: Final = "the client is gone or the answer is of no use"
+CANCEL_REASON: Final = "the client is gone or the answer is of no use"
 """Why jobs are cancelled, for the agent's log."""
 
 
@@ -71,7 +71,9 @@ class AgentRegistry(Protocol):
         """The agent is welcome; it gets jobs as soon as it has told its models."""
         ...
 
-    def leave(self, agent: "ConnectedAgent", session: DetachedSession, *, may_return: bool) -> None:
+    def leave(
+        self, agent: "ConnectedAgent", session: DetachedSession, *, keep_session: bool
+    ) -> None:
         """The agent is gone, or never joined; `session` is what it leaves behind."""
         ...
 
@@ -82,7 +84,7 @@ class ConnectedAgent:
     Args:
         session: fresh, with a fresh nonce.
         session_id: 16 bytes for `Welcome`, unless the agent comes back for an older session.
-        roster: who admits it.
+        registry: who admits it.
         settings: the coordinator's.
         clock: seconds, monotonic.
         wake: called when something waits to be sent.
@@ -106,7 +108,7 @@ class ConnectedAgent:
         *,
         session: CoordinatorSession,
         session_id: bytes,
-        roster: AgentRegistry,
+        registry: AgentRegistry,
         settings: CoordinatorSettings,
         clock: Callable[[], float],
         wake: Callable[[], None],
@@ -124,12 +126,12 @@ class ConnectedAgent:
         self.unknown_frames = 0
         self.close = close
         self._session = session
-        self._roster = roster
+        self._registry = registry
         self._settings = settings
         self._clock = clock
         self._wake = wake
         self._jobs: dict[bytes, RunningJob] = {}
-        self._waiting_bytes = 0
+        self._queued_job_bytes = 0
         self._over = False
 
     def __repr__(self) -> str:
@@ -148,7 +150,7 @@ class ConnectedAgent:
         return self._session.state
 
     @property
-    def waiting(self) -> int:
+    def queued_frames(self) -> int:
         """Frames that wait to be sent."""
         return len(self._session.to_send)
 
@@ -158,9 +160,9 @@ class ConnectedAgent:
         return len(self._session.streams)
 
     @property
-    def clogged(self) -> bool:
+    def send_queue_full(self) -> bool:
         """Whether too much waits to be sent already."""
-        return self._waiting_bytes > MAX_WAITING_BYTES
+        return self._queued_job_bytes > MAX_QUEUED_JOB_BYTES
 
     # --- for the HTTP side ------------------------------------------------------------------------
 
@@ -173,20 +175,20 @@ class ConnectedAgent:
     def _start(self, job: Job, running: RunningJob) -> None:
         self._session.start_job(job)
         self._jobs[job.job_id] = running
-        self._waiting_bytes += frame_bytes(job)
+        self._queued_job_bytes += frame_bytes(job)
         self._wake()
 
-    def passed_on(self, job: RunningJob, count: int) -> None:
+    def acknowledge(self, job: RunningJob, count: int) -> None:
         """`count` bytes of the job are with the client; as many more may come."""
-        job.unpassed -= count
+        job.unacknowledged -= count
         self._session.consumed(job.job_id, count)
         self._wake_when_waiting()
 
     def abandon(self, job: RunningJob) -> None:
         """Nobody waits for the job any more; it is cancelled when it still runs."""
         if self._jobs.pop(job.job_id, None) is not None:
-            self._session.cancel_job(job.job_id, ABANDONED)
-            self._session.consumed(job.job_id, job.unpassed)
+            self._session.cancel_job(job.job_id, CANCEL_REASON)
+            self._session.consumed(job.job_id, job.unacknowledged)
             self._wake()
 
     # --- for the fleet ----------------------------------------------------------------------------
@@ -201,9 +203,9 @@ class ConnectedAgent:
         """Another connection has its place: once it has finished what it has, it is closed."""
         self.retired = True
         if not self.in_flight:
-            self.close(replace(REPLACED_GOODBYE, flush=True))
+            self.close(replace(REPLACED_BY_NEWER, flush=True))
 
-    def hand_over(self) -> DetachedSession:
+    def detach(self) -> DetachedSession:
         """Give everything up to the next connection of the session. This one is over.
 
         What still comes in on it is not taken: it would be taken twice.
@@ -224,7 +226,7 @@ class ConnectedAgent:
 
     # --- for the connection -----------------------------------------------------------------------
 
-    def take_message(self, message: bytes | str) -> None:
+    def receive_message(self, message: bytes | str) -> None:
         """What came over the wire.
 
         Raises:
@@ -249,18 +251,18 @@ class ConnectedAgent:
 
     def next_batch(self) -> list[CoordinatorFrame]:
         """What the next message to the agent holds; empty when nothing waits."""
-        batch = take_batch(self._session.to_send, BATCH_BYTES)
-        self._waiting_bytes -= sum(frame_bytes(job) for job in batch if isinstance(job, Job))
+        batch = pop_batch(self._session.to_send, BATCH_BYTES)
+        self._queued_job_bytes -= sum(frame_bytes(job) for job in batch if isinstance(job, Job))
         return batch
 
-    def lose(self, *, may_return: bool = False) -> None:
+    def leave(self, *, keep_session: bool = False) -> None:
         """The connection is over: leave the fleet with what still runs. May be called again.
 
         Args:
-            may_return: only the link is lost; the jobs wait for their agent.
+            keep_session: only the link is lost; the jobs wait for their agent.
         """
         if not self._over:
-            self._roster.leave(self, self.hand_over(), may_return=may_return)
+            self._registry.leave(self, self.detach(), keep_session=keep_session)
 
     def _wake_when_waiting(self) -> None:
         if self._session.to_send:
@@ -309,16 +311,16 @@ class ConnectedAgent:
 
     def _on_hello(self, hello: Hello) -> None:
         self.public_key, self.instance_id = hello.public_key, hello.instance_id
-        rejected = self._roster.admit(hello)
+        rejected = self._registry.admit(hello)
         if rejected is not None:
             self._session.reject(rejected)
             return
-        lost = self._roster.claim(hello)
+        lost = self._registry.claim(hello)
         if lost is None:
             self._session.accept(self._welcome())
         else:
             self._continue(lost, hello)
-        self._roster.join(self)
+        self._registry.join(self)
         fields = {
             "agent": self.name,
             "version": hello.agent_version,
@@ -333,17 +335,17 @@ class ConnectedAgent:
         self.resumed = True
         self.session_id, self.retired = lost.session_id, lost.retired
         self.draining, self.offers = lost.draining, lost.offers  # until it tells anew
-        continuation = lost.continue_with(hello.live_jobs)
+        continuation = lost.plan_resumption(hello.live_jobs)
         self._session.accept(self._welcome(), continuation.streams)
         for job_id in continuation.streams:
             self._jobs[job_id] = lost.jobs[job_id]
         for job in continuation.lost:
             remaining_ms = max(0, int((job.ends_at - self._clock()) * 1000))
-            job.sendings += 1
+            job.send_count += 1
             self._start(replace(job.job, deadline_ms=remaining_ms), job)
         for job in self._jobs.values():
             job.owner = self
-        fail_forgotten(continuation.failed)
+        fail_missing(continuation.failed)
 
     def _welcome(self) -> Welcome:
         return Welcome(

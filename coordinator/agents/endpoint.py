@@ -10,7 +10,6 @@ from aiohttp import WSCloseCode, hdrs, web
 from provider_agent.coordinator.agents.close_reason import CloseReason
 from provider_agent.coordinator.agents.fleet import FULL_RETRY_MS, Fleet
 from provider_agent.coordinator.agents.link import CLOSE_S, AgentLink
-from provider_agent.coordinator.http.client_stream import abort
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.limits import MAX_MESSAGE_TO_COORDINATOR_BYTES, SUBPROTOCOL
 from provider_agent.protocol.session import CoordinatorSession
@@ -72,14 +71,14 @@ class AgentEndpoint:
             return web.Response()  # to nobody: the dialler has hung up already
         link = AgentLink(
             socket,
-            abort=lambda: abort(request),
+            abort=lambda: _abort(request),
             session=CoordinatorSession(
                 nonce=self._random_bytes(_NONCE_BYTES),
                 name=self._settings.name,
                 authorities=self.authorities,
             ),
             session_id=self._random_bytes(_SESSION_ID_BYTES),
-            roster=self._fleet,
+            registry=self._fleet,
             settings=self._settings,
             clock=self._clock,
         )
@@ -127,3 +126,9 @@ class AgentEndpoint:
         for link in list(self._links):
             link.close(CloseReason(WSCloseCode.GOING_AWAY, reason))
         await self._empty.wait()
+
+
+def _abort(request: web.Request) -> None:
+    """Drop the connection without a closing handshake."""
+    if request.transport is not None:
+        request.transport.abort()

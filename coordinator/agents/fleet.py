@@ -7,19 +7,18 @@ Of one key, the newest connection gets the new jobs. Another process with the sa
 import base64
 from collections.abc import Callable, Iterable
 
-from msgspec import Struct
-
 from provider_agent.coordinator.access import admits_agent
-from provider_agent.coordinator.agents.close_reason import REPLACED_GOODBYE
+from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER
 from provider_agent.coordinator.agents.connected_agent import RECONNECT_AFTER_MS, ConnectedAgent
-from provider_agent.coordinator.agents.offers import choose
-from provider_agent.coordinator.sessions.detached import DetachedSession
-from provider_agent.coordinator.sessions.registry import DetachedSessions
+from provider_agent.coordinator.agents.routing import choose_agent
+from provider_agent.coordinator.agents.snapshots import AgentSnapshot, DetachedSnapshot
+from provider_agent.coordinator.sessions.detached_session import DetachedSession
+from provider_agent.coordinator.sessions.store import DetachedSessions
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation, WireFormat
-from provider_agent.protocol.frames import Heartbeat, Hello, Rejected
+from provider_agent.protocol.frames import Hello, Rejected
 
 log = EventLogger(__name__)
 
@@ -27,55 +26,13 @@ FULL_RETRY_MS = 30_000
 """When an agent that found no seat may ask again."""
 
 
-EXPECTED_BACK_S = 60.0
+MODEL_GRACE_S = 60.0
 """How long a model that was served is expected back, and asked for again with 503 rather than given
 up with 404: its server restarts, or its agent dials. A coordinator that has just started expects
 every model, as long as no agent has come."""
 
 MAX_REMEMBERED_MODELS = 4096
 """Models that were served; the longest ago is forgotten first."""
-
-
-class AgentSnapshot(Struct, frozen=True):
-    """How one agent stands now.
-
-    Attributes:
-        public_key: its identity, base64.
-        models: each model and its operations.
-        capacity: jobs it takes at once.
-        in_flight: jobs given to it whose end has not come.
-        draining: whether it takes no more jobs.
-        heartbeat: its last report; None before the first.
-        heartbeat_age_s: how old that is.
-        unknown_frames: frames this version did not know.
-        retired: a newer connection of its key gets the new jobs.
-    """
-
-    public_key: str
-    models: dict[str, tuple[str, ...]]
-    capacity: int
-    in_flight: int
-    draining: bool
-    heartbeat: Heartbeat | None
-    heartbeat_age_s: float | None
-    unknown_frames: int
-    retired: bool = False
-
-
-class DetachedSnapshot(Struct, frozen=True):
-    """A lost session that waits for its agent.
-
-    Attributes:
-        public_key: whose it is, base64.
-        session_id: its name, hex.
-        jobs: how many wait with it.
-        retired: a newer connection of its key gets the new jobs.
-    """
-
-    public_key: str
-    session_id: str
-    jobs: int
-    retired: bool
 
 
 class Fleet:
@@ -147,15 +104,15 @@ class Fleet:
         if older is None:
             return self._parked.claim(hello.public_key, hello.session_id)
         self._forget(older)
-        session = older.hand_over()
-        older.close(REPLACED_GOODBYE)
+        session = older.detach()
+        older.close(REPLACED_BY_NEWER)
         return session
 
     def join(self, agent: ConnectedAgent) -> None:
         """Take the agent in; another connection of the same key makes room for it."""
         key = agent.public_key
         if not agent.resumed:
-            self._parked.end_forgotten(key, agent.instance_id)
+            self._parked.end_unresumable(key, agent.instance_id)
             self._close_forgotten(agent)
         if agent.retired and key in self._agents:
             self._retire(agent)
@@ -173,23 +130,23 @@ class Fleet:
         for agents in (self._agents, self._retired):
             older = agents.get(agent.public_key)
             if older is not None and older.instance_id == agent.instance_id:
-                older.lose()
-                older.close(REPLACED_GOODBYE)
+                older.leave()
+                older.close(REPLACED_BY_NEWER)
 
     def _retire(self, agent: ConnectedAgent) -> None:
         """Let it finish; the one that was retired before it has had its time."""
         oldest = self._retired.pop(agent.public_key, None)
         if oldest is not None:
-            oldest.lose()
-            oldest.close(REPLACED_GOODBYE)
+            oldest.leave()
+            oldest.close(REPLACED_BY_NEWER)
         self._retired[agent.public_key] = agent
         agent.retire()
 
-    def leave(self, agent: ConnectedAgent, session: DetachedSession, *, may_return: bool) -> None:
+    def leave(self, agent: ConnectedAgent, session: DetachedSession, *, keep_session: bool) -> None:
         """Forget the agent, and keep its session when it may come back for it."""
         was_here = self._forget(agent)
-        if was_here and may_return and not self._closed:
-            self._parked.park(session)
+        if was_here and keep_session and not self._closed:
+            self._parked.add(session)
             fields = {"session": session.session_id.hex(), "jobs": len(session.jobs)}
             log.info("session waits for its agent", **fields)
         else:
@@ -210,7 +167,7 @@ class Fleet:
             return ErrorCode.DRAINING
         left_out = set(tried)
         untried = (agent for key, agent in self._agents.items() if key not in left_out)
-        chosen = choose(untried, model_id, operation)
+        chosen = choose_agent(untried, model_id, operation)
         if chosen is ErrorCode.MODEL_NOT_LOADED and not left_out and self._expects(model_id):
             return ErrorCode.OUT_OF_CAPACITY
         if isinstance(chosen, ConnectedAgent):
@@ -226,7 +183,7 @@ class Fleet:
     def _expects(self, model_id: str) -> bool:
         """Whether the model may soon be served again: worth asking then."""
         known_at = self._served_at.get(model_id, None if self._agents else self._started_at)
-        if known_at is not None and self._clock() - known_at < EXPECTED_BACK_S:
+        if known_at is not None and self._clock() - known_at < MODEL_GRACE_S:
             return True
         return any(
             session.offers is not None and model_id in session.offers.models
@@ -238,7 +195,7 @@ class Fleet:
         found: set[str] = set()
         for agent in self._agents.values():
             if agent.offers is not None:
-                found |= agent.offers.speaking(wire_format)
+                found |= agent.offers.models_for(wire_format)
         return sorted(found)
 
     def snapshot(self) -> list[AgentSnapshot]:
@@ -247,7 +204,7 @@ class Fleet:
         agents.sort(key=lambda agent: (agent.public_key, agent.retired))
         return [self._snapshot_of(agent) for agent in agents]
 
-    def parked(self) -> list[DetachedSnapshot]:
+    def detached_sessions(self) -> list[DetachedSnapshot]:
         """Every session that waits for its agent, the oldest first."""
         return [
             DetachedSnapshot(

@@ -28,7 +28,7 @@ WRITE_STALL_S: Final = 30.0
 CLOSE_S: Final = 5.0
 """How long the closing handshake may take before the transport is cut."""
 
-MAX_WAITING_FRAMES: Final = 65_536
+MAX_QUEUED_FRAMES: Final = 65_536
 """Acknowledgements that wait to be sent; only an agent that never reads lets them pile up."""
 
 SILENT_HEARTBEATS: Final = 3
@@ -45,7 +45,7 @@ class AgentLink:
         abort: cuts its transport at once.
         session: fresh, with a fresh nonce.
         session_id: 16 bytes for `Welcome`.
-        roster: who admits agents.
+        registry: who admits agents.
         settings: the coordinator's.
         clock: seconds, monotonic.
     """
@@ -57,7 +57,7 @@ class AgentLink:
         abort: Callable[[], None],
         session: CoordinatorSession,
         session_id: bytes,
-        roster: AgentRegistry,
+        registry: AgentRegistry,
         settings: CoordinatorSettings,
         clock: Callable[[], float],
     ) -> None:
@@ -69,7 +69,7 @@ class AgentLink:
         self._agent = ConnectedAgent(
             session=session,
             session_id=session_id,
-            roster=roster,
+            registry=registry,
             settings=settings,
             clock=clock,
             wake=self._wake.set,
@@ -77,7 +77,7 @@ class AgentLink:
         )
 
     def __repr__(self) -> str:
-        return f"<AgentLink {self._agent!r} waiting={self._agent.waiting}>"
+        return f"<AgentLink {self._agent!r} waiting={self._agent.queued_frames}>"
 
     def close(self, close_reason: CloseReason) -> None:
         """End the connection; the first call decides. `run` returns soon after."""
@@ -95,14 +95,14 @@ class AgentLink:
                 {reader, writer, self._stop}, return_when=asyncio.FIRST_COMPLETED
             )
             close_reason = (self._stop if self._stop in done else done.pop()).result()
-            self._agent.lose(may_return=close_reason.may_return)
+            self._agent.leave(keep_session=close_reason.keep_session)
             await _end(reader, writer)
             await self._close(close_reason)
         except asyncio.CancelledError:  # aiohttp's way to tell that the connection is lost
             close_reason = self._verdict(reader)
             raise
         finally:
-            self._agent.lose(may_return=close_reason.may_return)
+            self._agent.leave(keep_session=close_reason.keep_session)
             await _end(reader, writer)
 
     def _verdict(self, reader: asyncio.Task[CloseReason]) -> CloseReason:
@@ -120,10 +120,10 @@ class AgentLink:
                     message = await self._socket.receive()
                     if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
                         return self._ended_by_peer(message.data)
-                    self._agent.take_message(message.data)
+                    self._agent.receive_message(message.data)
                     if self._agent.state is State.CLOSED:
                         return CloseReason(WSCloseCode.POLICY_VIOLATION, "rejected", flush=True)
-                    if self._agent.waiting > MAX_WAITING_FRAMES:
+                    if self._agent.queued_frames > MAX_QUEUED_FRAMES:
                         return CloseReason(WSCloseCode.POLICY_VIOLATION, "reads too slowly")
                     if self._agent.state is State.OPEN:
                         patience.reschedule(loop.time() + silence_s)
@@ -131,7 +131,9 @@ class AgentLink:
             self._log_malformed(error.close_code, str(error))
             return CloseReason(error.close_code, str(error))
         except TimeoutError:
-            return CloseReason(WSCloseCode.POLICY_VIOLATION, "silent for too long", may_return=True)
+            return CloseReason(
+                WSCloseCode.POLICY_VIOLATION, "silent for too long", keep_session=True
+            )
 
     def _ended_by_peer(self, data: object) -> CloseReason:
         """The agent closed, or sent something that is no WebSocket frame or is too big."""
@@ -153,7 +155,7 @@ class AgentLink:
                 await self._send_waiting()
             except TimeoutError:
                 self._abort()
-                return link_lost("took nothing for too long")
+                return link_lost("reads nothing for too long")
             except ConnectionError:
                 return link_lost("connection lost")
 

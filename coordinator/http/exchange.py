@@ -18,7 +18,6 @@ from msgspec import Struct
 
 from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
 from provider_agent.coordinator.agents.fleet import Fleet
-from provider_agent.coordinator.agents.running_job import RunningJob
 from provider_agent.coordinator.http.client_request import ClientRequest
 from provider_agent.coordinator.http.client_stream import PIECE_BYTES, ClientStream, abort
 from provider_agent.coordinator.http.error_shapes import (
@@ -29,6 +28,7 @@ from provider_agent.coordinator.http.error_shapes import (
     render_body,
     render_event,
 )
+from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
@@ -158,7 +158,7 @@ class Exchange:
         job = agent.submit(self._new_job())
         try:
             await job.wait()
-            if not job.waiting and isinstance(job.end, JobError):
+            if not job.buffered_bytes and isinstance(job.end, JobError):
                 return job.end
             started = job.started
             if started is None or not _can_carry(started.status):
@@ -174,7 +174,7 @@ class Exchange:
         self._response = response
         patience_s = self._settings.stalled_client_s
         with ClientStream(self._request, response, patience_s, self._log_stall) as stream:
-            job.call_at_end(lambda end: _cut_slow_client(stream, end))
+            job.set_end_callback(lambda end: _cut_slow_client(stream, end))
             while True:
                 data = job.take()
                 if data:
@@ -193,7 +193,7 @@ class Exchange:
         for start in range(0, len(data), PIECE_BYTES):
             piece = whole[start : start + PIECE_BYTES]
             await stream.write(piece)
-            job.owner.passed_on(job, len(piece))
+            job.owner.acknowledge(job, len(piece))
         self._tail = (self._tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
 
     def _log_stall(self) -> None:

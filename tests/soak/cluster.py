@@ -95,7 +95,7 @@ class Cluster:
             *(one.service for one in self.agents if one.service.jobs.in_flight),
             *(one.service for one in self.agents if not one.service.uplink.connected.is_set()),
             *(agent for agent in agents if agent.in_flight or agent.retired),
-            *self.coordinator.parked(),
+            *self.coordinator.detached_sessions(),
             *(["the server"] if self.server.active else []),
             *(["too few agents"] if sum(bool(agent.models) for agent in agents) < 2 else []),
         ]

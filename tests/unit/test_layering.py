@@ -118,23 +118,32 @@ def test_the_checker_accepts_an_allowed_import(layer: str, source: str) -> None:
 
 
 SUBPACKAGES: dict[str, frozenset[str]] = {
-    "config": frozenset({"config"}),
-    "identity": frozenset({"identity"}),
-    "backends": frozenset({"backends", "config"}),
-    "jobs": frozenset({"jobs", "backends"}),
-    "link": frozenset({"link", "jobs", "identity", "config"}),
-    "telemetry": frozenset({"telemetry", "link", "jobs", "backends", "config"}),
-    "reload": frozenset({"reload", "telemetry", "backends", "config"}),
+    "agent/config": frozenset({"config"}),
+    "agent/identity": frozenset({"identity"}),
+    "agent/backends": frozenset({"backends", "config"}),
+    "agent/jobs": frozenset({"jobs", "backends"}),
+    "agent/link": frozenset({"link", "jobs", "identity", "config"}),
+    "agent/telemetry": frozenset({"telemetry", "link", "jobs", "backends", "config"}),
+    "agent/reload": frozenset({"reload", "telemetry", "backends", "config"}),
+    "coordinator/sessions": frozenset({"sessions"}),
+    "coordinator/agents": frozenset({"agents", "sessions"}),
+    "coordinator/http": frozenset({"http", "agents", "sessions"}),
 }
-"""The subpackages of the agent, and which of each other they may import."""
+"""The subpackages of the agent and the coordinator, and which of each other they may import."""
+
+TOP_MODULES = frozenset({"service", "cli", "server", "command"})
+"""Modules that assemble a package; its subpackages do not import them."""
 
 
 @pytest.mark.parametrize("subpackage", SUBPACKAGES)
-def test_a_subpackage_of_the_agent_imports_only_those_below_it(subpackage: str) -> None:
+def test_a_subpackage_imports_only_those_below_it(subpackage: str) -> None:
+    package, _, _ = subpackage.partition("/")
+    restricted = {Path(name).name for name in SUBPACKAGES if name.startswith(f"{package}/")}
     imported = {
         module.split(".")[2]
-        for path in (ROOT / "agent" / subpackage).rglob("*.py")
+        for path in (ROOT / subpackage).rglob("*.py")
         for module in _imported(ast.parse(path.read_text(encoding="utf-8")))
-        if module.startswith("provider_agent.agent.")
+        if module.startswith(f"provider_agent.{package}.")
     }
-    assert imported & {*SUBPACKAGES, "service", "cli"} <= SUBPACKAGES[subpackage]
+    assert (ROOT / subpackage).is_dir()
+    assert imported & (restricted | TOP_MODULES) <= SUBPACKAGES[subpackage]

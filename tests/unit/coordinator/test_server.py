@@ -99,9 +99,9 @@ async def test_stop_ends_the_sessions_that_wait(settings: CoordinatorSettings) -
     async with coordinator_harness(settings) as harness:
         _, response = await harness.streaming(b"1")
         await harness.agent.lose_link()
-        await until(lambda: bool(harness.coordinator.parked()))
+        await until(lambda: bool(harness.coordinator.detached_sessions()))
         await harness.coordinator.stop()
-        assert harness.coordinator.parked() == []
+        assert harness.coordinator.detached_sessions() == []
         assert b"backend_unreachable" in await response.read()
 
 

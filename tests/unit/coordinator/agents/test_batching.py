@@ -1,4 +1,4 @@
-from provider_agent.coordinator.agents.batching import frame_bytes, take_batch
+from provider_agent.coordinator.agents.batching import frame_bytes, pop_batch
 from provider_agent.protocol.frames import Ack, CoordinatorFrame, Job
 
 ACK = Ack(bytes(16), 1)
@@ -11,20 +11,20 @@ def job(size: int) -> Job:
 def test_frames_keep_their_order_and_share_a_batch() -> None:
     frames: list[CoordinatorFrame] = [ACK, job(100), ACK]
     expected = list(frames)
-    assert take_batch(frames, 10_000) == expected
+    assert pop_batch(frames, 10_000) == expected
     assert frames == []
 
 
 def test_batch_ends_before_the_budget_is_passed() -> None:
     frames: list[CoordinatorFrame] = [ACK] * 5
-    assert len(take_batch(frames, 2 * frame_bytes(ACK))) == 2
+    assert len(pop_batch(frames, 2 * frame_bytes(ACK))) == 2
     assert len(frames) == 3
 
 
 def test_job_over_the_budget_travels_alone() -> None:
     big = job(5000)
     frames: list[CoordinatorFrame] = [ACK, big, ACK]
-    assert take_batch(frames, 1000) == [ACK]
-    assert take_batch(frames, 1000) == [big]
-    assert take_batch(frames, 1000) == [ACK]
-    assert take_batch(frames, 1000) == []
+    assert pop_batch(frames, 1000) == [ACK]
+    assert pop_batch(frames, 1000) == [big]
+    assert pop_batch(frames, 1000) == [ACK]
+    assert pop_batch(frames, 1000) == []

@@ -4,7 +4,7 @@ from provider_agent.coordinator.agents.close_reason import closed_by_agent, link
 
 
 @pytest.mark.parametrize(
-    ("code", "is_malformed", "may_return"),
+    ("code", "is_malformed", "keep_session"),
     [
         (None, False, True),
         (1006, False, True),
@@ -20,12 +20,12 @@ from provider_agent.coordinator.agents.close_reason import closed_by_agent, link
     ],
 )
 def test_session_outlives_its_link_unless_the_agent_is_done_or_broke_the_protocol(
-    code: int | None, is_malformed: bool, may_return: bool
+    code: int | None, is_malformed: bool, keep_session: bool
 ) -> None:
     close_reason = closed_by_agent(code, is_malformed=is_malformed)
-    assert close_reason.may_return is may_return
+    assert close_reason.keep_session is keep_session
     assert close_reason.close_code == (code or 1006)
 
 
 def test_lost_link_may_be_followed_by_another() -> None:
-    assert link_lost("silent").may_return
+    assert link_lost("silent").keep_session

@@ -9,11 +9,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from provider_agent.coordinator.agents import connected_agent
 from provider_agent.coordinator.agents.close_reason import CloseReason
 from provider_agent.coordinator.agents.connected_agent import (
-    ABANDONED,
+    CANCEL_REASON,
     RECONNECT_AFTER_MS,
     ConnectedAgent,
 )
-from provider_agent.coordinator.sessions.detached import DetachedSession
+from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.auth import signed_bytes
 from provider_agent.protocol.codec import VERSION_1
@@ -52,7 +52,7 @@ JOB = Job(JOB_ID, "tiny", "openai", b"{}", 1000)
 OTHER_JOB = msgspec.structs.replace(JOB, job_id=b"o" * 16)
 
 
-class FakeRoster:
+class FakeRegistry:
     def __init__(self, rejected: Rejected | None = None) -> None:
         self.rejected = rejected
         self.joined: list[ConnectedAgent] = []
@@ -68,36 +68,36 @@ class FakeRoster:
     def join(self, agent: ConnectedAgent) -> None:
         self.joined.append(agent)
 
-    def leave(self, agent: ConnectedAgent, session: DetachedSession, *, may_return: bool) -> None:
-        self.left.append((session, may_return))
+    def leave(self, agent: ConnectedAgent, session: DetachedSession, *, keep_session: bool) -> None:
+        self.left.append((session, keep_session))
 
 
 class Rig:
     """One agent without a connection."""
 
     def __init__(self, rejected: Rejected | None = None) -> None:
-        self.roster = FakeRoster(rejected)
+        self.registry = FakeRegistry(rejected)
         self.wakes = 0
         self.now = 100.0
         self.agent = ConnectedAgent(
             session=CoordinatorSession(nonce=NONCE, name="test", authorities=[AUTHORITY]),
             session_id=b"s" * 16,
-            roster=self.roster,
+            registry=self.registry,
             settings=CoordinatorSettings(),
             clock=lambda: self.now,
             wake=self._on_wake,
             close=self._on_close,
         )
-        self.goodbyes: list[CloseReason] = []
+        self.close_reasons: list[CloseReason] = []
 
     def _on_wake(self) -> None:
         self.wakes += 1
 
     def _on_close(self, close_reason: CloseReason) -> None:
-        self.goodbyes.append(close_reason)
+        self.close_reasons.append(close_reason)
 
     def receive(self, *frames: AgentFrame) -> None:
-        self.agent.take_message(VERSION_1.encode(list(frames)))
+        self.agent.receive_message(VERSION_1.encode(list(frames)))
 
     def sent(self) -> list[CoordinatorFrame]:
         return self.agent.next_batch()
@@ -129,7 +129,7 @@ def test_challenge_waits_from_the_start_and_welcome_follows_hello() -> None:
     assert isinstance(welcome, Welcome)
     assert (welcome.session_id, welcome.resume_ms) == (b"s" * 16, RESUME_MS)
     assert welcome.provider_id == base64.b64encode(PUBLIC_KEY).decode()
-    assert rig.roster.joined == [rig.agent]
+    assert rig.registry.joined == [rig.agent]
 
 
 def test_signature_for_another_address_is_rejected() -> None:
@@ -139,7 +139,7 @@ def test_signature_for_another_address_is_rejected() -> None:
     rejected = rig.sent()[-1]
     assert isinstance(rejected, Rejected)
     assert rejected.code == "bad_signature"
-    assert rig.roster.joined == []
+    assert rig.registry.joined == []
 
 
 def test_roster_may_reject(caplog: pytest.LogCaptureFixture) -> None:
@@ -148,7 +148,7 @@ def test_roster_may_reject(caplog: pytest.LogCaptureFixture) -> None:
         rig.greet()
     assert [record.message for record in caplog.records] == ["agent rejected"]
     assert rig.agent.state is State.CLOSED
-    assert rig.sent()[-1] == rig.roster.rejected
+    assert rig.sent()[-1] == rig.registry.rejected
 
 
 def test_frames_before_hello_break_the_protocol() -> None:
@@ -158,7 +158,7 @@ def test_frames_before_hello_break_the_protocol() -> None:
 
 def test_malformed_message_raises_without_its_content(rig: Rig) -> None:
     with pytest.raises(MalformedMessage) as caught:
-        rig.agent.take_message(b"secret prompt")
+        rig.agent.receive_message(b"secret prompt")
     assert "secret" not in str(caught.value)
 
 
@@ -176,7 +176,7 @@ def test_unknown_frames_are_counted_and_logged_once(
 ) -> None:
     with caplog.at_level(logging.WARNING, "provider_agent.coordinator"):
         for _ in range(2):
-            rig.agent.take_message(msgspec.msgpack.encode([[63, "secret"], [62]]))
+            rig.agent.receive_message(msgspec.msgpack.encode([[63, "secret"], [62]]))
     assert rig.agent.unknown_frames == 4
     assert [record.message for record in caplog.records] == ["unknown frame type skipped"]
     assert "secret" not in caplog.text
@@ -189,8 +189,8 @@ def test_job_runs_from_submit_to_its_final_acknowledgement(rig: Rig) -> None:
     rig.receive(JobStarted(JOB_ID, 200, "text/plain", "b"), Chunk(JOB_ID, 0, b"abc"))
     assert rig.sent() == []
     assert job.take() == b"abc"
-    rig.agent.passed_on(job, 3)
-    assert job.unpassed == 0
+    rig.agent.acknowledge(job, 3)
+    assert job.unacknowledged == 0
     result = JobResult(JOB_ID, 3, None, None, 1, 1)
     rig.receive(result)
     assert job.end is result or job.end == result
@@ -204,7 +204,7 @@ def test_acknowledgement_goes_out_only_for_what_was_passed_on(rig: Rig) -> None:
     half = CoordinatorSettings().window_bytes // 2
     rig.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, bytes(half)))
     assert rig.sent() == []
-    rig.agent.passed_on(job, half)
+    rig.agent.acknowledge(job, half)
     assert rig.sent() == [Ack(JOB_ID, half)]
 
 
@@ -215,7 +215,7 @@ def test_abandoned_job_is_cancelled_once_and_what_it_held_is_given_back(rig: Rig
     rig.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, bytes(half)))
     rig.agent.abandon(job)
     rig.agent.abandon(job)
-    assert rig.sent() == [Cancel(JOB_ID, ABANDONED), Ack(JOB_ID, half)]
+    assert rig.sent() == [Cancel(JOB_ID, CANCEL_REASON), Ack(JOB_ID, half)]
     rig.receive(Chunk(JOB_ID, half, bytes(half)))
     assert rig.sent() == [Ack(JOB_ID, 2 * half)]
 
@@ -231,24 +231,24 @@ def test_ended_job_is_not_cancelled(rig: Rig) -> None:
 
 def test_lost_agent_leaves_once_with_its_jobs(rig: Rig) -> None:
     job = rig.agent.submit(JOB)
-    rig.agent.lose(may_return=True)
-    rig.agent.lose()
-    ((session, may_return),) = rig.roster.left
-    assert (session.jobs, may_return) == ({JOB_ID: job}, True)
+    rig.agent.leave(keep_session=True)
+    rig.agent.leave()
+    ((session, keep_session),) = rig.registry.left
+    assert (session.jobs, keep_session) == ({JOB_ID: job}, True)
     assert job.owner is session
 
 
 def test_what_comes_after_the_hand_over_is_not_taken(rig: Rig) -> None:
     job = rig.agent.submit(JOB)
     rig.sent()
-    session = rig.agent.hand_over()
+    session = rig.agent.detach()
     rig.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, b"late"))
     rig.receive(JobError(JOB_ID, 4, "internal", ""))
     assert rig.sent() == [], "an end acknowledged here would be lost"
-    assert (job.started, job.waiting, job.end) == (None, 0, None)
+    assert (job.started, job.buffered_bytes, job.end) == (None, 0, None)
     assert session.jobs == {JOB_ID: job}
-    rig.agent.lose()
-    assert rig.roster.left == []
+    rig.agent.leave()
+    assert rig.registry.left == []
 
 
 def test_agent_that_comes_back_gets_welcome_then_acknowledgements_then_lost_jobs() -> None:
@@ -257,9 +257,9 @@ def test_agent_that_comes_back_gets_welcome_then_acknowledgements_then_lost_jobs
     first.receive(Capabilities(1, [offer()], AgentLimits(4)), Draining(1000))
     job, unseen = first.agent.submit(JOB), first.agent.submit(OTHER_JOB)
     first.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, b"abc"))
-    first.agent.passed_on(job, 2)
+    first.agent.acknowledge(job, 2)
     second = Rig()
-    second.roster.lost = first.agent.hand_over()
+    second.registry.lost = first.agent.detach()
     second.sent()
     second.now += 0.5
     second.greet(session_id=b"s" * 16, live_jobs=[LiveJob(JOB_ID, 0, 5)])
@@ -278,21 +278,21 @@ def test_agent_that_comes_back_gets_welcome_then_acknowledgements_then_lost_jobs
 def test_retired_agent_is_closed_when_its_last_job_ends(rig: Rig) -> None:
     rig.agent.submit(JOB)
     rig.agent.retire()
-    assert rig.goodbyes == []
+    assert rig.close_reasons == []
     assert "retired" in repr(rig.agent)
     rig.receive(JobError(JOB_ID, 0, "internal", ""))
-    (close_reason,) = rig.goodbyes
+    (close_reason,) = rig.close_reasons
     assert (close_reason.close_code, close_reason.flush) == (REPLACED, True)
 
 
 def test_too_many_waiting_bytes_clog_the_agent_until_they_are_sent(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connected_agent, "MAX_WAITING_BYTES", 1000)
+    monkeypatch.setattr(connected_agent, "MAX_QUEUED_JOB_BYTES", 1000)
     rig.agent.submit(msgspec.structs.replace(JOB, request=bytes(2000)))
-    assert rig.agent.clogged
+    assert rig.agent.send_queue_full
     rig.sent()
-    assert not rig.agent.clogged
+    assert not rig.agent.send_queue_full
 
 
 def test_drain_is_sent_to_an_open_agent_only(rig: Rig) -> None:

@@ -47,7 +47,7 @@ async def test_retired_process_that_loses_its_link_may_come_back_and_stays_retir
         job, response = await harness.streaming(b"1")
         async with harness.another("two") as newer:
             await harness.agent.lose_link()
-            await until(lambda: bool(harness.coordinator.parked()))
+            await until(lambda: bool(harness.coordinator.detached_sessions()))
             assert "retired" in repr(harness.coordinator)
             await harness.agent.redial()
             asking = harness.ask()
@@ -104,12 +104,12 @@ async def test_process_that_was_restarted_has_forgotten_the_jobs_of_the_one_befo
     async with coordinator_harness() as harness:
         _, response = await harness.streaming(b"1")
         await harness.agent.lose_link()
-        await until(lambda: bool(harness.coordinator.parked()))
+        await until(lambda: bool(harness.coordinator.detached_sessions()))
         async with harness.another("two"):
             before = asyncio.get_running_loop().time()
             assert b"backend_unreachable" in await response.read()
             assert asyncio.get_running_loop().time() - before < 1, "at once"
-            assert harness.coordinator.parked() == []
+            assert harness.coordinator.detached_sessions() == []
 
 
 @in_virtual_time
@@ -118,7 +118,7 @@ async def test_restart_does_not_end_the_lost_session_of_a_retired_process() -> N
         job, response = await harness.streaming(b"1")
         async with harness.another("two"):
             await harness.agent.lose_link()
-            await until(lambda: bool(harness.coordinator.parked()))
+            await until(lambda: bool(harness.coordinator.detached_sessions()))
         async with harness.another("three"):
             await harness.agent.redial()
             await job.finish()
@@ -130,7 +130,7 @@ async def test_agent_that_may_come_back_needs_no_free_seat() -> None:
     async with coordinator_harness(replace(QUIET, max_agents=1)) as harness:
         job, response = await harness.streaming(b"1")
         await harness.agent.lose_link()
-        await until(lambda: bool(harness.coordinator.parked()))
+        await until(lambda: bool(harness.coordinator.detached_sessions()))
         async with ScriptedAgent(harness.coordinator.connect_url) as other:
             assert other.rejected is None
             await harness.agent.redial()

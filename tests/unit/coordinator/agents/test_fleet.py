@@ -1,10 +1,10 @@
 import msgspec
 
 from provider_agent.coordinator.access import SecretSet
-from provider_agent.coordinator.agents.close_reason import REPLACED_GOODBYE, CloseReason
+from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER, CloseReason
 from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
-from provider_agent.coordinator.agents.fleet import EXPECTED_BACK_S, Fleet
-from provider_agent.coordinator.agents.offers import OfferTable
+from provider_agent.coordinator.agents.fleet import MODEL_GRACE_S, Fleet
+from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation, WireFormat
@@ -24,17 +24,17 @@ class Rig:
         self.settings = settings or CoordinatorSettings()
         self.now = 10.0
         self.fleet = Fleet(self.settings, lambda: self.now)
-        self.goodbyes: list[tuple[bytes, CloseReason]] = []
+        self.close_reasons: list[tuple[bytes, CloseReason]] = []
 
     def agent(self, key: bytes, model_id: str = "tiny") -> ConnectedAgent:
         agent = ConnectedAgent(
             session=CoordinatorSession(nonce=bytes(32), name="", authorities=[]),
             session_id=bytes(16),
-            roster=self.fleet,
+            registry=self.fleet,
             settings=self.settings,
             clock=lambda: self.now,
             wake=lambda: None,
-            close=lambda close_reason: self.goodbyes.append((key, close_reason)),
+            close=lambda close_reason: self.close_reasons.append((key, close_reason)),
         )
         agent.public_key = key
         agent.offers = OfferTable(Capabilities(1, [offer(model_id)], AgentLimits(4)))
@@ -46,12 +46,12 @@ def test_newer_connection_of_a_key_closes_the_older() -> None:
     older, newer = rig.agent(b"a"), rig.agent(b"a")
     rig.fleet.join(older)
     rig.fleet.join(newer)
-    ((_, close_reason),) = rig.goodbyes
-    assert close_reason == REPLACED_GOODBYE
-    older.lose()
+    ((_, close_reason),) = rig.close_reasons
+    assert close_reason == REPLACED_BY_NEWER
+    older.leave()
     assert rig.fleet.pick("tiny", Operation.CHAT) is newer
-    newer.lose()
-    newer.lose()
+    newer.leave()
+    newer.leave()
     assert len(rig.fleet) == 0
 
 
@@ -88,12 +88,12 @@ def test_a_model_that_was_served_just_now_is_expected_back() -> None:
     rig = Rig()
     agent = rig.agent(b"a")
     rig.fleet.join(agent)
-    rig.now += EXPECTED_BACK_S
+    rig.now += MODEL_GRACE_S
     assert rig.fleet.pick("tiny", Operation.CHAT) is agent
-    agent.lose()
+    agent.leave()
     assert rig.fleet.pick("tiny", Operation.CHAT) is ErrorCode.OUT_OF_CAPACITY
     assert rig.fleet.pick("never seen", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
-    rig.now += EXPECTED_BACK_S
+    rig.now += MODEL_GRACE_S
     assert rig.fleet.pick("tiny", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
 
 

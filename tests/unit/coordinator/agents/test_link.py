@@ -84,7 +84,7 @@ async def test_agent_that_never_says_hello_is_closed(
 async def test_agent_that_does_not_take_its_acknowledgements_is_closed(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_link, "MAX_WAITING_FRAMES", 10)
+    monkeypatch.setattr(agent_link, "MAX_QUEUED_FRAMES", 10)
     stranger = JobResult(bytes(16), 0, None, None, 0, None)
     async with ScriptedAgent(coordinator.connect_url) as agent:
         await agent.send(*[stranger] * 11)

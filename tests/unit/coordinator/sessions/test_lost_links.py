@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
-from provider_agent.coordinator.agents.running_job import RunningJob
-from provider_agent.coordinator.sessions.detached import DetachedSession
+from provider_agent.coordinator.sessions.detached_session import DetachedSession
+from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.protocol.limits import MIB
 from tests.kit.coordinator_harness import CHAT, QUIET, coordinator_harness, until
 from tests.kit.scripted_agent import ScriptedAgent
@@ -34,7 +34,7 @@ async def test_agent_that_does_not_come_back_fails_its_jobs() -> None:
         await harness.agent.lose_link()
         assert b"backend_unreachable" in await response.read()
         assert (await asking).status == 502
-        assert harness.coordinator.parked() == []
+        assert harness.coordinator.detached_sessions() == []
         await harness.agent.redial()
         assert job.forgotten
 
@@ -71,7 +71,7 @@ async def test_link_that_is_half_open_is_taken_over() -> None:
 async def test_request_for_a_model_whose_agent_may_come_back_is_to_be_asked_again() -> None:
     async with coordinator_harness() as harness:
         await harness.agent.lose_link()
-        await until(lambda: bool(harness.coordinator.parked()))
+        await until(lambda: bool(harness.coordinator.detached_sessions()))
         response = await harness.ask()
         assert (response.status, response.headers["Retry-After"]) == (503, "2")
         await asyncio.sleep(70)
@@ -119,7 +119,7 @@ async def test_nothing_is_left_of_links_that_broke() -> None:
             assert await response.read() == b""
         await harness.agent.settle()
         assert alive() - before == {"ConnectedAgent": 1}
-        assert harness.coordinator.parked() == []
+        assert harness.coordinator.detached_sessions() == []
 
 
 @in_virtual_time
@@ -129,7 +129,7 @@ async def test_agent_that_took_nothing_for_too_long_may_come_back() -> None:
         asking = asyncio.create_task(harness.http.post(CHAT, data=io.BytesIO(body)))
         harness.agent.socket.transport.pause_reading()
         await asyncio.sleep(40)
-        assert harness.coordinator.parked()
+        assert harness.coordinator.detached_sessions()
         await harness.agent.lose_link()
         await harness.agent.redial()
         job = await harness.agent.next_job()
@@ -144,7 +144,7 @@ async def test_protocol_violation_ends_the_session() -> None:
         _, response = await harness.streaming(b"1")
         await harness.agent.send_raw(b"\xc1")
         assert b"backend_unreachable" in await response.read()
-        assert harness.coordinator.parked() == []
+        assert harness.coordinator.detached_sessions() == []
 
 
 @pytest.mark.parametrize(("code", "kept"), [(1000, 0), (1001, 0), (1002, 0), (1011, 1)])
@@ -155,7 +155,7 @@ def test_goodbye_of_the_agent_says_whether_it_may_return(code: int, kept: int) -
             await harness.streaming(b"1")
             await harness.agent.socket.close(code)
             await until(lambda: not harness.coordinator.agents())
-            assert len(harness.coordinator.parked()) == kept
+            assert len(harness.coordinator.detached_sessions()) == kept
 
     run()
 
@@ -166,7 +166,7 @@ async def test_without_resume_ms_nothing_is_kept() -> None:
         _, response = await harness.streaming(b"1")
         await harness.agent.lose_link()
         assert b"backend_unreachable" in await response.read()
-        assert harness.coordinator.parked() == []
+        assert harness.coordinator.detached_sessions() == []
 
 
 @in_virtual_time

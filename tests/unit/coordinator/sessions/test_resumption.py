@@ -6,7 +6,7 @@ import random
 import pytest
 from msgspec.structs import replace
 
-from provider_agent.coordinator.sessions.detached import MAX_SENDINGS
+from provider_agent.coordinator.sessions.detached_session import MAX_SENDS
 from provider_agent.protocol.frames import LiveJob
 from provider_agent.protocol.limits import MIB, MIN_WINDOW_BYTES
 from tests.kit.coordinator_harness import QUIET, coordinator_harness, until
@@ -22,10 +22,10 @@ async def test_lost_link_is_only_a_pause() -> None:
         await job.send(b"data: 2\n\n")
         await asyncio.sleep(50)
         assert harness.coordinator.agents() == []
-        (parked,) = harness.coordinator.parked()
+        (parked,) = harness.coordinator.detached_sessions()
         assert (parked.jobs, parked.retired) == (1, False)
         await harness.agent.redial()
-        assert harness.coordinator.parked() == []
+        assert harness.coordinator.detached_sessions() == []
         await job.send(b"data: 3\n\n")
         await job.finish()
         assert await response.read() == b"data: 2\n\ndata: 3\n\n"
@@ -108,7 +108,7 @@ async def test_job_frame_lost_on_the_way_is_sent_again_with_what_remains_of_its_
 async def test_job_that_breaks_every_link_is_not_sent_for_ever() -> None:
     async with coordinator_harness() as harness:
         asking = harness.ask()
-        for _ in range(MAX_SENDINGS):
+        for _ in range(MAX_SENDS):
             await harness.agent.next_job()
             await harness.agent.lose_link()
             await harness.agent.redial(live_jobs=[])
@@ -198,7 +198,7 @@ async def test_job_whose_client_left_meanwhile_is_not_named() -> None:
         job, response = await harness.streaming(b"1")
         await harness.agent.lose_link()
         response.close()
-        await until(lambda: [one.jobs for one in harness.coordinator.parked()] == [0])
+        await until(lambda: [one.jobs for one in harness.coordinator.detached_sessions()] == [0])
         await harness.agent.redial()
         assert job.forgotten
         assert harness.coordinator.agents()[0].in_flight == 0

@@ -1,11 +1,11 @@
 import pytest
 
-from provider_agent.coordinator.agents.running_job import JobOwner, RunningJob
-from provider_agent.coordinator.sessions.detached import (
-    MAX_SENDINGS,
+from provider_agent.coordinator.sessions.detached_session import (
+    MAX_SENDS,
     DetachedSession,
-    fail_forgotten,
+    fail_missing,
 )
+from provider_agent.coordinator.sessions.running_job import JobOwner, RunningJob
 from provider_agent.protocol.frames import Chunk, Job, JobError, JobStarted, LiveJob
 from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from provider_agent.protocol.stream import ReceiveStream
@@ -15,7 +15,7 @@ STRANGE = LiveJob(b"?" * 16, 0, 0)
 
 
 class Nobody:
-    def passed_on(self, job: RunningJob, count: int) -> None: ...
+    def acknowledge(self, job: RunningJob, count: int) -> None: ...
 
     def abandon(self, job: RunningJob) -> None: ...
 
@@ -47,7 +47,7 @@ def lost(job: RunningJob, received: bytes = b"") -> tuple[DetachedSession, Recei
 
 
 @pytest.mark.parametrize(
-    ("started", "sendings", "offered", "outcome"),
+    ("started", "send_count", "offered", "outcome"),
     [
         (True, 1, [LiveJob(JOB_ID, 0, 9)], "streams"),
         (True, 1, [LiveJob(JOB_ID, 3, 3)], "streams"),
@@ -59,36 +59,36 @@ def lost(job: RunningJob, received: bytes = b"") -> tuple[DetachedSession, Recei
     ],
 )
 def test_job_with_output_goes_on_or_fails(
-    started: bool, sendings: int, offered: list[LiveJob], outcome: str
+    started: bool, send_count: int, offered: list[LiveJob], outcome: str
 ) -> None:
     job = running(Nobody(), b"abc", started=started)
-    job.sendings = sendings
+    job.send_count = send_count
     assert outcome_of(*lost(job, b"abc"), offered) == outcome
 
 
 @pytest.mark.parametrize(
-    ("started", "sendings", "offered", "outcome"),
+    ("started", "send_count", "offered", "outcome"),
     [
         (False, 1, [], "lost"),
         (False, 1, [STRANGE], "lost"),
-        (False, MAX_SENDINGS - 1, [], "lost"),
-        (False, MAX_SENDINGS, [], "failed"),
-        (False, MAX_SENDINGS, [LiveJob(JOB_ID, 0, 0)], "streams"),
+        (False, MAX_SENDS - 1, [], "lost"),
+        (False, MAX_SENDS, [], "failed"),
+        (False, MAX_SENDS, [LiveJob(JOB_ID, 0, 0)], "streams"),
         (False, 1, [LiveJob(JOB_ID, 0, 0)], "streams"),
         (False, 1, [LiveJob(JOB_ID, 1, 1)], "failed"),
         (True, 1, [], "failed"),
     ],
 )
 def test_job_without_output_goes_on_is_sent_again_or_fails(
-    started: bool, sendings: int, offered: list[LiveJob], outcome: str
+    started: bool, send_count: int, offered: list[LiveJob], outcome: str
 ) -> None:
     job = running(Nobody(), started=started)
-    job.sendings = sendings
+    job.send_count = send_count
     assert outcome_of(*lost(job), offered) == outcome
 
 
 def outcome_of(session: DetachedSession, stream: ReceiveStream, offered: list[LiveJob]) -> str:
-    continuation = session.continue_with(offered)
+    continuation = session.plan_resumption(offered)
     assert continuation.streams in ({}, {JOB_ID: stream})
     found = {
         "streams": len(continuation.streams),
@@ -102,8 +102,8 @@ def outcome_of(session: DetachedSession, stream: ReceiveStream, offered: list[Li
 def test_what_a_client_takes_meanwhile_counts_for_the_next_link() -> None:
     session, stream = lost(job := running(Nobody(), b"abc"), b"abc")
     assert job.owner is session
-    job.owner.passed_on(job, 2)
-    assert (stream.consumed, job.unpassed) == (2, 1)
+    job.owner.acknowledge(job, 2)
+    assert (stream.consumed, job.unacknowledged) == (2, 1)
     assert stream.resume(MIN_WINDOW_BYTES) == 2
 
 
@@ -111,9 +111,9 @@ def test_job_whose_client_left_is_forgotten() -> None:
     session, _ = lost(job := running(Nobody()))
     job.owner.abandon(job)
     job.owner.abandon(job)
-    job.owner.passed_on(job, 0)
+    job.owner.acknowledge(job, 0)
     assert session.jobs == {}
-    assert session.continue_with([LiveJob(JOB_ID, 0, 0)]).streams == {}
+    assert session.plan_resumption([LiveJob(JOB_ID, 0, 0)]).streams == {}
     session.end()
     assert job.end is None
 
@@ -122,7 +122,7 @@ def test_job_whose_client_left_is_forgotten() -> None:
 def test_end_is_one_retryable_error_for_each_job(forgotten: bool) -> None:
     session, _ = lost(job := running(Nobody()))
     if forgotten:
-        fail_forgotten([job])
+        fail_missing([job])
     session.end()
     session.end()
     assert isinstance(job.end, JobError)

@@ -9,14 +9,14 @@ from typing import Final
 
 from msgspec import Struct
 
-from provider_agent.coordinator.agents.offers import OfferTable
-from provider_agent.coordinator.agents.running_job import RunningJob
+from provider_agent.coordinator.sessions.offers import OfferTable
+from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobError, LiveJob
 from provider_agent.protocol.session import resumable
 from provider_agent.protocol.stream import ReceiveStream
 
-MAX_SENDINGS: Final = 10
+MAX_SENDS: Final = 10
 """How often one job is sent to one agent. Its frame may be lost with a link, and in a bad minute
 many links are lost before the agent has even read its `Welcome`; but a job that breaks every link
 it travels on must not do so until its deadline."""
@@ -25,7 +25,7 @@ _LOST: Final = "The connection to the provider was lost."
 _FORGOTTEN: Final = "The provider came back without this job."
 
 
-class Continuation(Struct, frozen=True):
+class ResumptionPlan(Struct, frozen=True):
     """What becomes of the jobs of a lost session on its next connection.
 
     Attributes:
@@ -80,9 +80,9 @@ class DetachedSession:
         retired = " retired" if self.retired else ""
         return f"<DetachedSession {self.session_id.hex()}{retired} jobs={len(self.jobs)}>"
 
-    def passed_on(self, job: RunningJob, count: int) -> None:
+    def acknowledge(self, job: RunningJob, count: int) -> None:
         """`count` bytes of the job are with the client; the next connection acknowledges them."""
-        job.unpassed -= count
+        job.unacknowledged -= count
         stream = self._streams.get(job.job_id)
         if stream is not None:
             stream.consume(count)
@@ -92,19 +92,19 @@ class DetachedSession:
         self.jobs.pop(job.job_id, None)
         self._streams.pop(job.job_id, None)
 
-    def continue_with(self, live_jobs: Iterable[LiveJob]) -> Continuation:
+    def plan_resumption(self, live_jobs: Iterable[LiveJob]) -> ResumptionPlan:
         """Sort the jobs by what the agent still holds of them.
 
         A job that neither has started nor is offered did not reach the agent: it would have kept
         the end otherwise. If it did nevertheless, the agent runs it once all the same.
         """
         offered = {live.job_id for live in live_jobs}
-        continuation = Continuation(resumable(live_jobs, self._streams), [], [])
+        continuation = ResumptionPlan(resumable(live_jobs, self._streams), [], [])
         for job_id, job in self.jobs.items():
             if job_id in continuation.streams:
                 continue
             never_came = job_id not in offered and job.started is None
-            again = never_came and job.sendings < MAX_SENDINGS
+            again = never_came and job.send_count < MAX_SENDS
             (continuation.lost if again else continuation.failed).append(job)
         return continuation
 
@@ -114,7 +114,7 @@ class DetachedSession:
         _fail(jobs.values(), _LOST)
 
 
-def fail_forgotten(jobs: Iterable[RunningJob]) -> None:
+def fail_missing(jobs: Iterable[RunningJob]) -> None:
     """End jobs that their agent came back without, each with one error."""
     _fail(jobs, _FORGOTTEN)
 

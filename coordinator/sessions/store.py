@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from provider_agent.coordinator.sessions.detached import DetachedSession
+from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.event_log import EventLogger
 
 log = EventLogger(__name__)
@@ -44,7 +44,7 @@ class DetachedSessions:
     def __iter__(self) -> Iterator[DetachedSession]:
         return iter([seat.session for seat in self._seats.values()])
 
-    def park(self, session: DetachedSession) -> None:
+    def add(self, session: DetachedSession) -> None:
         """Keep it, or end it at once when nothing is kept."""
         if self._keep_s <= 0:
             session.end()
@@ -71,7 +71,7 @@ class DetachedSessions:
         found = [seat.session.session_id for seat in seats if seat is not None]
         return bool(found) if session_id is None else session_id in found
 
-    def end_forgotten(self, public_key: bytes, instance_id: str) -> None:
+    def end_unresumable(self, public_key: bytes, instance_id: str) -> None:
         """A process of this key began anew: nobody comes back for what it had before.
 
         Another process that was retired may still come back for its own.

@@ -1,7 +1,8 @@
 import pytest
 from msgspec import Struct
 
-from provider_agent.coordinator.agents.offers import OfferTable, choose
+from provider_agent.coordinator.agents.routing import choose_agent
+from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation, WireFormat
 from provider_agent.protocol.frames import AgentLimits, Capabilities, ModelOffer
@@ -13,12 +14,12 @@ def table(*models: ModelOffer, capacity: int = 4) -> OfferTable:
     return OfferTable(Capabilities(7, list(models), AgentLimits(capacity)))
 
 
-class FakeProvider(Struct):
+class FakeCandidate(Struct):
     public_key: bytes
     offers: OfferTable | None
     in_flight: int = 0
     draining: bool = False
-    clogged: bool = False
+    send_queue_full: bool = False
 
 
 def test_offers_of_one_model_are_joined_and_unknown_names_left_out() -> None:
@@ -31,8 +32,8 @@ def test_offers_of_one_model_are_joined_and_unknown_names_left_out() -> None:
         "a": {Operation.CHAT, Operation.MESSAGES},
         "b": {Operation.MESSAGES},
     }
-    assert offers.speaking(WireFormat.OPENAI) == {"a"}
-    assert offers.speaking(WireFormat.ANTHROPIC) == {"a", "b"}
+    assert offers.models_for(WireFormat.OPENAI) == {"a"}
+    assert offers.models_for(WireFormat.ANTHROPIC) == {"a", "b"}
 
 
 def test_capacity_is_bounded_whatever_the_agent_says() -> None:
@@ -52,11 +53,11 @@ def test_least_loaded_is_chosen_and_then_the_smallest_key(
     loads: list[tuple[int, int]], chosen: int
 ) -> None:
     providers = [
-        FakeProvider(bytes([number]), table(offer(), capacity=capacity), in_flight)
+        FakeCandidate(bytes([number]), table(offer(), capacity=capacity), in_flight)
         for number, (in_flight, capacity) in enumerate(loads)
     ]
     for order in (providers, providers[::-1]):
-        assert choose(order, "tiny", Operation.CHAT) is providers[chosen]
+        assert choose_agent(order, "tiny", Operation.CHAT) is providers[chosen]
 
 
 CHAT_ONLY = table(offer(operations=["chat"]))
@@ -66,17 +67,17 @@ CHAT_ONLY = table(offer(operations=["chat"]))
     ("providers", "reason"),
     [
         ([], ErrorCode.MODEL_NOT_LOADED),
-        ([FakeProvider(b"1", None)], ErrorCode.MODEL_NOT_LOADED),
-        ([FakeProvider(b"1", table(offer("other")))], ErrorCode.MODEL_NOT_LOADED),
-        ([FakeProvider(b"1", CHAT_ONLY)], ErrorCode.FORMAT_NOT_SUPPORTED),
-        ([FakeProvider(b"1", table(offer()), draining=True)], ErrorCode.DRAINING),
-        ([FakeProvider(b"1", table(offer()), clogged=True)], ErrorCode.OUT_OF_CAPACITY),
-        ([FakeProvider(b"1", table(offer(), capacity=0))], ErrorCode.OUT_OF_CAPACITY),
+        ([FakeCandidate(b"1", None)], ErrorCode.MODEL_NOT_LOADED),
+        ([FakeCandidate(b"1", table(offer("other")))], ErrorCode.MODEL_NOT_LOADED),
+        ([FakeCandidate(b"1", CHAT_ONLY)], ErrorCode.FORMAT_NOT_SUPPORTED),
+        ([FakeCandidate(b"1", table(offer()), draining=True)], ErrorCode.DRAINING),
+        ([FakeCandidate(b"1", table(offer()), send_queue_full=True)], ErrorCode.OUT_OF_CAPACITY),
+        ([FakeCandidate(b"1", table(offer(), capacity=0))], ErrorCode.OUT_OF_CAPACITY),
         (
-            [FakeProvider(b"1", table(offer()), 4), FakeProvider(b"2", CHAT_ONLY)],
+            [FakeCandidate(b"1", table(offer()), 4), FakeCandidate(b"2", CHAT_ONLY)],
             ErrorCode.OUT_OF_CAPACITY,
         ),
     ],
 )
-def test_nobody_to_choose_is_explained(providers: list[FakeProvider], reason: ErrorCode) -> None:
-    assert choose(providers, "tiny", Operation.MESSAGES) is reason
+def test_nobody_to_choose_is_explained(providers: list[FakeCandidate], reason: ErrorCode) -> None:
+    assert choose_agent(providers, "tiny", Operation.MESSAGES) is reason

@@ -10,7 +10,7 @@ from provider_agent.protocol.frames import Job, JobEnd, JobStarted
 class JobOwner(Protocol):
     """Who has the job: a connection, or what is left of one that is lost."""
 
-    def passed_on(self, job: "RunningJob", count: int) -> None:
+    def acknowledge(self, job: "RunningJob", count: int) -> None:
         """`count` bytes of the job are with the client; as many more may come."""
         ...
 
@@ -36,10 +36,10 @@ class RunningJob:
         job_id: which job.
         owner: who has it now; moves when its agent goes on over another link.
         ends_at: its deadline.
-        sendings: how often it was sent.
+        send_count: how often it was sent.
         started: status and content type, once the agent has told them.
         end: the job's one end, once it is there; bytes may still wait to be taken.
-        unpassed: bytes received and not yet reported as passed on.
+        unacknowledged: bytes received and not yet reported as passed on.
     """
 
     __slots__ = (
@@ -51,9 +51,9 @@ class RunningJob:
         "job",
         "job_id",
         "owner",
-        "sendings",
+        "send_count",
         "started",
-        "unpassed",
+        "unacknowledged",
     )
 
     def __init__(self, job: Job, owner: JobOwner, ends_at: float) -> None:
@@ -61,10 +61,10 @@ class RunningJob:
         self.job_id = job.job_id
         self.owner = owner
         self.ends_at = ends_at
-        self.sendings = 1
+        self.send_count = 1
         self.started: JobStarted | None = None
         self.end: JobEnd | None = None
-        self.unpassed = 0
+        self.unacknowledged = 0
         self._buffer = bytearray()
         self._ended: Callable[[JobEnd], None] | None = None
         self._news = asyncio.Event()
@@ -74,7 +74,7 @@ class RunningJob:
         return f"<RunningJob {self.job_id.hex()} {end} waiting={len(self._buffer)}>"
 
     @property
-    def waiting(self) -> int:
+    def buffered_bytes(self) -> int:
         """Bytes that `take` would return."""
         return len(self._buffer)
 
@@ -85,7 +85,7 @@ class RunningJob:
     def on_data(self, data: bytes) -> None:
         """More of the response."""
         self._buffer += data
-        self.unpassed += len(data)
+        self.unacknowledged += len(data)
         self._news.set()
 
     def on_end(self, end: JobEnd) -> None:
@@ -96,7 +96,7 @@ class RunningJob:
             if self._ended is not None:
                 self._ended(end)
 
-    def call_at_end(self, ended: Callable[[JobEnd], None]) -> None:
+    def set_end_callback(self, ended: Callable[[JobEnd], None]) -> None:
         """Have `ended` called when the job's end comes, for a request that cannot `wait` just now.
 
         It is not called when the end is there already.

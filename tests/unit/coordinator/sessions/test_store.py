@@ -1,7 +1,7 @@
 import asyncio
 
-from provider_agent.coordinator.sessions.detached import DetachedSession
-from provider_agent.coordinator.sessions.registry import DetachedSessions
+from provider_agent.coordinator.sessions.detached_session import DetachedSession
+from provider_agent.coordinator.sessions.store import DetachedSessions
 from tests.kit.virtual_time import in_virtual_time
 
 
@@ -32,7 +32,7 @@ def lost(
 @in_virtual_time
 async def test_session_is_kept_for_its_time_and_ends_once() -> None:
     parked, session = DetachedSessions(8, 60.0), lost()
-    parked.park(session)
+    parked.add(session)
     await asyncio.sleep(59)
     assert (len(parked), session.ends) == (1, 0)
     await asyncio.sleep(2)
@@ -44,7 +44,7 @@ async def test_session_is_kept_for_its_time_and_ends_once() -> None:
 @in_virtual_time
 async def test_claimed_session_never_ends_here() -> None:
     parked, session = DetachedSessions(8, 60.0), lost()
-    parked.park(session)
+    parked.add(session)
     assert parked.claim(b"k", b"other") is None
     assert parked.claim(b"other", b"s") is None
     assert parked.claim(b"k", b"s") is session
@@ -55,7 +55,7 @@ async def test_claimed_session_never_ends_here() -> None:
 
 async def test_nothing_is_kept_for_no_time() -> None:
     parked, session = DetachedSessions(8, 0.0), lost()
-    parked.park(session)
+    parked.add(session)
     assert (len(parked), session.ends) == (0, 1)
 
 
@@ -64,7 +64,7 @@ async def test_one_more_than_the_bound_pushes_out_the_oldest() -> None:
     parked = DetachedSessions(2, 60.0)
     sessions = [lost(key) for key in (b"a", b"b", b"c")]
     for session in sessions:
-        parked.park(session)
+        parked.add(session)
     assert [session.ends for session in sessions] == [1, 0, 0]
     assert list(parked) == sessions[1:]
     parked.end_all()
@@ -75,9 +75,9 @@ async def test_one_more_than_the_bound_pushes_out_the_oldest() -> None:
 async def test_key_that_comes_and_goes_takes_two_places_at_most() -> None:
     parked = DetachedSessions(3, 60.0)
     other = lost(b"other")
-    parked.park(other)
+    parked.add(other)
     for number in range(100):
-        parked.park(lost(session_id=bytes([number]), retired=number % 2 == 0))
+        parked.add(lost(session_id=bytes([number]), retired=number % 2 == 0))
     assert (len(parked), other.ends) == (3, 0)
     parked.end_all()
 
@@ -85,9 +85,9 @@ async def test_key_that_comes_and_goes_takes_two_places_at_most() -> None:
 @in_virtual_time
 async def test_place_that_was_taken_again_has_its_full_time() -> None:
     parked, older, newer = DetachedSessions(8, 60.0), lost(), lost(session_id=b"t")
-    parked.park(older)
+    parked.add(older)
     await asyncio.sleep(50)
-    parked.park(newer)
+    parked.add(newer)
     assert older.ends == 1
     await asyncio.sleep(50)
     assert newer.ends == 0
@@ -103,10 +103,10 @@ async def test_new_beginning_ends_what_nobody_comes_back_for() -> None:
         (True, "two", 0),
     ):
         parked, session = DetachedSessions(8, 60.0), lost(retired=retired)
-        parked.park(session)
-        parked.end_forgotten(b"other", instance_id)
+        parked.add(session)
+        parked.end_unresumable(b"other", instance_id)
         assert session.ends == 0
-        parked.end_forgotten(b"k", instance_id)
+        parked.end_unresumable(b"k", instance_id)
         assert session.ends == ends, (retired, instance_id)
         parked.end_all()
 
@@ -114,7 +114,7 @@ async def test_new_beginning_ends_what_nobody_comes_back_for() -> None:
 @in_virtual_time
 async def test_it_knows_whom_it_holds_and_its_repr_tells() -> None:
     parked = DetachedSessions(8, 60.0)
-    parked.park(lost(retired=True))
+    parked.add(lost(retired=True))
     assert parked.holds(b"k")
     assert parked.holds(b"k", b"s")
     assert not parked.holds(b"k", b"t")

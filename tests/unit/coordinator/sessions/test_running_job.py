@@ -1,6 +1,6 @@
 import asyncio
 
-from provider_agent.coordinator.agents.running_job import RunningJob
+from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.protocol.frames import Job, JobError, JobResult, JobStarted
 
 JOB_ID = bytes(16)
@@ -9,7 +9,7 @@ RESULT = JobResult(JOB_ID, 0, None, None, 1, None)
 
 
 class Nobody:
-    def passed_on(self, job: RunningJob, count: int) -> None: ...
+    def acknowledge(self, job: RunningJob, count: int) -> None: ...
 
     def abandon(self, job: RunningJob) -> None: ...
 
@@ -26,10 +26,10 @@ async def test_wait_returns_when_bytes_arrive() -> None:
     job.on_data(b"ab")
     job.on_data(b"c")
     await waiting
-    assert job.waiting == 3
+    assert job.buffered_bytes == 3
     assert job.take() == b"abc"
     assert job.take() == b""
-    assert job.unpassed == 3
+    assert job.unacknowledged == 3
 
 
 async def test_wait_returns_at_the_end_however_often() -> None:

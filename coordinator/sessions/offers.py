@@ -1,0 +1,45 @@
+"""The models, operations and capacity that an agent offers."""
+
+from provider_agent.protocol.formats import Operation, WireFormat, find_operation
+from provider_agent.protocol.frames import Capabilities, ModelOffer
+from provider_agent.protocol.limits import MAX_LIVE_JOBS
+
+
+class OfferTable:
+    """One `Capabilities`, ready for routing.
+
+    Attributes:
+        models: each model and its operations; names that this version does not know are left out.
+        capacity: jobs at once.
+        revision: the agent's count of changes.
+    """
+
+    __slots__ = ("capacity", "models", "revision")
+
+    def __init__(self, capabilities: Capabilities) -> None:
+        models: dict[str, set[Operation]] = {}
+        for offer in capabilities.models:
+            models.setdefault(offer.model_id, set()).update(_operations(offer))
+        self.models = {model_id: frozenset(found) for model_id, found in models.items()}
+        self.capacity = min(capabilities.limits.max_concurrent, MAX_LIVE_JOBS)
+        self.revision = capabilities.revision
+
+    def __repr__(self) -> str:
+        return f"<OfferTable revision={self.revision} models={len(self.models)}>"
+
+    def models_for(self, wire_format: WireFormat) -> set[str]:
+        """The models that have an operation of this format."""
+        return {
+            model_id
+            for model_id, operations in self.models.items()
+            if any(operation.wire_format is wire_format for operation in operations)
+        }
+
+
+def _operations(offer: ModelOffer) -> set[Operation]:
+    """An offer without operations means the main one of each of its formats."""
+    known = {operation.value for operation in Operation}
+    if offer.operations:
+        return {Operation(name) for name in offer.operations if name in known}
+    found = (find_operation(name, "") for name in offer.formats)
+    return {operation for operation in found if operation is not None}
