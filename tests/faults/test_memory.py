@@ -1,4 +1,4 @@
-"""What an agent holds while nobody takes anything: jobs × (window + what two reads may bring)."""
+"""Memory of an agent whose responses are not read: at most jobs × (window + `OVERHEAD_BYTES`)."""
 
 import asyncio
 import socket
@@ -22,28 +22,28 @@ from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome
 
 JOBS = 16
 WINDOW_BYTES = 256 * KIB
-ANSWER = flood(2 * MIB)
+RESPONSE = flood(2 * MIB)
 
 READ_BYTES = 256 * KIB
 """The most that an event loop reads from a socket at once."""
 
 OVERHEAD_BYTES = 4 * READ_BYTES
-"""Of a stopped job, beside its window: the read that filled the window, and in the HTTP client what
-came before it could stop its transport, twice while its parser has not looked at it."""
+"""Of a stopped job, beside its window: the read that filled the window, and in the HTTP client the
+bytes that arrived before it paused its transport, twice until they are parsed."""
 
 BOUND_BYTES = JOBS * (WINDOW_BYTES + OVERHEAD_BYTES)
 
-LOOKS = 20
-FLAPS = 50
+MEASUREMENTS = 20
+RECONNECTS = 50
 
 
 @pytest.fixture
 def server() -> Iterator[FloodServer]:
-    with FloodServer(ANSWER) as server:
+    with FloodServer(RESPONSE) as server:
         yield server
 
 
-async def test_consumers_that_take_nothing_cost_a_window_each(server: FloodServer) -> None:
+async def test_unacknowledged_jobs_cost_one_window_each(server: FloodServer) -> None:
     async with (
         ScriptedCoordinator(lambda _: welcome(window_bytes=WINDOW_BYTES)) as coordinator,
         measured_agent(coordinator.url, server.url) as agent,
@@ -62,55 +62,58 @@ async def test_consumers_that_take_nothing_cost_a_window_each(server: FloodServe
         await peer.flush()
         for job in jobs:
             await peer.end(job.job_id)
-            assert peer.data[job.job_id] == ANSWER
+            assert peer.data[job.job_id] == RESPONSE
         await peer.settle()
         check_nothing_is_held(await agent.settled(channels=0), before)
 
 
-async def test_clients_that_read_nothing_cost_a_window_each_however_often_the_link_breaks(
+async def test_clients_that_do_not_read_cost_one_window_each_over_many_reconnects(
     server: FloodServer,
 ) -> None:
-    async with chain(server) as (coordinator, link, agent), idle_clients(coordinator) as clients:
+    async with (
+        end_to_end(server) as (coordinator, link, agent),
+        idle_clients(coordinator) as clients,
+    ):
         before = await agent.settled(channels=0)
-        clients.order(JOBS)
-        await clients.all_answered()
+        clients.send_requests(JOBS)
+        await clients.all_started()
         await check_bound(agent, before, server)
-        for _ in range(FLAPS):
+        for _ in range(RECONNECTS):
             link.cut()
             await next_session(link, coordinator)
         await check_bound(agent, before, server)
-        assert await clients.bodies() == {ANSWER}
+        assert await clients.bodies() == {RESPONSE}
         check_nothing_is_held(await agent.settled(channels=0), before)
-        assert len(link.accepted_at) == 1 + FLAPS
+        assert len(link.accepted_at) == 1 + RECONNECTS
 
 
-# --- what is measured -----------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------
 
 
 async def check_bound(agent: MeasuredAgent, before: MemoryUsage, server: FloodServer) -> None:
-    """Every job is stopped, and it stays so however long the servers go on trying."""
+    """Check that every job is stopped, and stays so while the servers keep sending."""
     full = await agent.settled(channels=JOBS)
-    for _ in range(LOOKS):
+    for _ in range(MEASUREMENTS):
         now = await agent.usage()
         assert (now.channels, now.stopped) == (JOBS, JOBS)
         assert now.held == full.held
         assert now.held <= JOBS * (WINDOW_BYTES + 2 * READ_BYTES)
         assert now.traced - before.traced <= BOUND_BYTES
-        # The allocator's own share comes on top of what is allocated.
+        # The allocator's overhead comes on top.
         assert now.resident - before.resident <= 2 * BOUND_BYTES
-    assert server.answered == 0, "a server had sent everything already"
+    assert server.answered == 0, "a server has sent a whole response: the kernel buffers hold it"
 
 
 def check_nothing_is_held(after: MemoryUsage, before: MemoryUsage) -> None:
     assert (after.held, after.channels) == (0, 0)
-    assert after.traced - before.traced <= WINDOW_BYTES, "not even one window is left"
+    assert after.traced - before.traced <= WINDOW_BYTES, "more than a window is left"
 
 
-# --- the whole chain ------------------------------------------------------------------------------
+# --- from client to server ------------------------------------------------------------------------
 
 
 @asynccontextmanager
-async def chain(
+async def end_to_end(
     server: FloodServer,
 ) -> AsyncIterator[tuple[Coordinator, FaultProxy, MeasuredAgent]]:
     async with FaultProxy() as link:
@@ -128,7 +131,7 @@ async def chain(
 
 
 def shrink_send_buffers(coordinator: Coordinator) -> None:
-    """The kernel would take megabytes for each client that reads nothing."""
+    """Without this, the kernel accepts megabytes for each client that does not read."""
     assert coordinator._runner is not None
     for site in coordinator._runner.sites:
         server = site._server
@@ -144,42 +147,42 @@ async def next_session(link: FaultProxy, coordinator: Coordinator) -> ProxiedCon
 
 
 class IdleClients:
-    """Real HTTP clients that take nothing of their answers until told."""
+    """HTTP clients that do not read their responses until `bodies` is called."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         self._url = f"{url}/v1/chat/completions"
         self._session = session
         self._may_read = asyncio.Event()
-        self._answered: list[asyncio.Event] = []
+        self._started: list[asyncio.Event] = []
         self._tasks: list[asyncio.Task[bytes]] = []
 
-    def order(self, count: int) -> None:
+    def send_requests(self, count: int) -> None:
         for _ in range(count):
-            answered = asyncio.Event()
-            self._answered.append(answered)
-            self._tasks.append(asyncio.create_task(self._buy(answered), name="idle client"))
+            started = asyncio.Event()
+            self._started.append(started)
+            self._tasks.append(asyncio.create_task(self._run(started), name="idle client"))
 
-    async def all_answered(self) -> None:
-        """Return when every answer has begun."""
-        for answered in self._answered:
-            await answered.wait()
+    async def all_started(self) -> None:
+        """Return when every response has started."""
+        for started in self._started:
+            await started.wait()
 
     async def bodies(self) -> set[bytes]:
-        """Read on; what they got, without repetitions."""
+        """Read every response; return the distinct bodies."""
         self._may_read.set()
         return set(await asyncio.gather(*self._tasks))
 
-    async def leave(self) -> None:
+    async def cancel(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _buy(self, answered: asyncio.Event) -> bytes:
+    async def _run(self, started: asyncio.Event) -> bytes:
         messages = [{"role": "user", "content": "much"}]
         request = {"model": MODEL, "stream": True, "messages": messages}
         async with self._session.post(self._url, json=request) as response:
             assert response.status == 200
-            answered.set()
+            started.set()
             await self._may_read.wait()
             return await response.read()
 
@@ -197,4 +200,4 @@ async def idle_clients(coordinator: Coordinator) -> AsyncIterator[IdleClients]:
         try:
             yield clients
         finally:
-            await clients.leave()
+            await clients.cancel()
