@@ -1,24 +1,23 @@
-"""What the kernel still has to do for this process's TCP connections, asked from Linux.
+"""Whether the kernel is still busy with this process's TCP connections, as Linux reports it.
 
-`TrafficInspector.idle` returns whether the kernel has moved everything that it can move while the
-process does nothing. It compares the two ends of each connection, which in a test on loopback both
-belong to this process:
+`TrafficInspector.idle` compares the two ends of each connection, which in a test on loopback both
+belong to this process. The kernel is busy with
 
-- In flight: the sender has sent more bytes (and a FIN) than the receiver has received.
-- Not sent: bytes wait in the send buffer. They can move unless the window is closed: everything is
-  acknowledged, both ends agree on a window of zero, and the receiver has unread bytes that its
-  process does not read. A smaller window than a segment is filled by a timer, after 200 ms.
-- Not acknowledged: matters only to a sender that waits for its buffer; it takes up to 200 ms.
-- A registered socket without another end in this process: it connects, or the other end is closed
-  and its FIN or reset is in flight.
+- bytes or a FIN in flight: the sender has sent more than the receiver has received;
+- bytes in a send buffer, unless the window is closed: all bytes are acknowledged, both ends agree
+  on a window of zero, and the receiver has unread bytes that its process does not read. (A window
+  smaller than a segment is filled after a timer of 200 ms.)
+- an acknowledgement, if the sender waits for space in its buffer; it takes up to 200 ms;
+- a registered socket whose other end is not an open socket of this process: it is connecting, or
+  a FIN or reset of the closed end is in flight.
 
-The numbers come from `getsockopt(TCP_INFO)` (`struct tcp_info` in linux/tcp.h). It takes the
+The numbers come from `getsockopt(TCP_INFO)` (`struct tcp_info` in linux/tcp.h). The call takes the
 socket's lock, so a packet that the kernel is processing is counted, and has made its socket ready.
-The process does nothing meanwhile, so the kernel's work can only shrink.
+The process does nothing meanwhile, so a kernel that was idle at any moment of a check stays so.
 
-Some work never ends: a SYN that a full accept queue drops, bytes dropped for lack of memory, a
-connection that no process accepts. Such a state is idle once it has not changed for `PATIENCE_S`,
-the only limit in real time, and at once if it is found again.
+Some states never end: a SYN that a full accept queue drops, bytes dropped for lack of memory, a
+connection that no process accepts. They count as idle after `PATIENCE_S` without a change, which is
+the only limit in real time, and at once when they are found again.
 """
 
 import array
@@ -33,13 +32,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple, TypeAlias
 
-SUPPORTED: Final = sys.platform == "linux"
-
 PATIENCE_S: Final = 0.5
 """Longer than the kernel's delayed acknowledgement (40 to 200 ms, TCP_DELACK_MAX), its first
 retransmission and its first window probe (200 ms, TCP_RTO_MIN)."""
 
 Address: TypeAlias = tuple[str, int]
+
 _TCP_INFO_BYTES: Final = 512
 _FIELDS: Final = struct.Struct("=24xI100xQ8xI52xQQ12xI")
 _RECEIVE_WINDOW: Final = struct.Struct("=I")
@@ -65,7 +63,7 @@ class _Info(NamedTuple):
         not_sent: bytes that wait in the send buffer, and one more for a FIN behind them.
         sent: bytes, each counted once, without a FIN.
         send_window: bytes that the other end accepts, as far as this end knows.
-        receive_window: bytes that this end accepts; None: Linux before 6.2 does not tell.
+        receive_window: bytes that this end accepts; None: Linux before 6.2 does not report it.
     """
 
     state: int
@@ -86,6 +84,15 @@ class _Socket(NamedTuple):
     info: _Info
 
 
+def is_supported() -> bool:
+    """Whether the kernel reports every field that is needed: Linux 5.4 or newer."""
+    if sys.platform != "linux":
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        raw = probe.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    return len(raw) >= _FIELDS.size
+
+
 class TrafficInspector:
     """Asks the kernel about every TCP socket of this process; remembers connections that stall."""
 
@@ -95,7 +102,7 @@ class TrafficInspector:
         self._busy_since = 0.0
 
     def idle(self, registered: Iterable[selectors.SelectorKey]) -> bool:
-        """Return whether no registered file becomes ready unless this process acts.
+        """Return whether the kernel has nothing to do until this process acts.
 
         Args:
             registered: what the event loop waits for. None of it may be ready.
@@ -114,7 +121,7 @@ class TrafficInspector:
 
 
 def _busy_connections(events: Mapping[int, int]) -> Iterable[object]:
-    """The connections on which the kernel still works, each with its state, to see changes."""
+    """Yield the state of each connection that the kernel is busy with; equal if unchanged."""
     sockets = list(_tcp_sockets())
     by_address = {(one.local, one.peer): one for one in sockets}
     for one in sockets:
@@ -132,7 +139,7 @@ def _busy_connections(events: Mapping[int, int]) -> Iterable[object]:
 
 
 def _peer_may_act(info: _Info) -> bool:
-    """Whether something may come from a peer that is no open socket of this process."""
+    """Whether a peer that is not an open socket of this process may still send something."""
     return info.state in _MAY_STILL_RECEIVE or info.unacked_segments > 0
 
 
@@ -143,10 +150,12 @@ def _in_flight(sender: _Info, receiver: _Info) -> bool:
 
 
 def _may_send(sender: _Info, receiver: _Info, *, stalled: bool) -> bool:
-    """Whether a sender whose bytes were all received may still empty its buffer.
+    """Whether the send buffer of a sender with no bytes in flight may still shrink.
 
-    It cannot when all is acknowledged and both ends agree on a closed window. The receiving process
-    has to read first.
+    Args:
+        sender: has bytes in its buffer, or waits for space.
+        receiver: the other end.
+        stalled: the receiver has unread bytes, and its process does not read.
     """
     if sender.unacked_segments or sender.send_window or not stalled:
         return True
@@ -154,7 +163,7 @@ def _may_send(sender: _Info, receiver: _Info, *, stalled: bool) -> bool:
 
 
 def _tcp_sockets() -> Iterator[_Socket]:
-    """Every TCP socket of this process that connects or is connected."""
+    """Yield every TCP socket of this process that is connecting or connected."""
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - ten times as fast
         fd = int(name)
         try:
@@ -185,7 +194,7 @@ def _info(end: socket.socket) -> _Info:
 
 
 def _plain(address: tuple[str, int]) -> Address:
-    """Without what an IPv6 socket adds to an IPv4 address."""
+    """Strip the prefix that an IPv6 socket adds to an IPv4 address, and IPv6's extra fields."""
     return address[0].removeprefix("::ffff:"), address[1]
 
 

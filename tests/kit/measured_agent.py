@@ -1,6 +1,6 @@
-"""A whole agent in a process of its own, which says how much memory it has.
+"""An agent in a process of its own, which reports its memory usage.
 
-Nothing else lives in that process: neither a server nor a coordinator blurs the figures.
+No server and no coordinator runs in that process, so the usage is the agent's alone.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ class MeasuredAgent:
         loop = asyncio.get_running_loop()
         before, since = await self.usage(), loop.time()
         while before.stopped != channels or loop.time() - since < SETTLED_S:
-            await asyncio.sleep(POLL_S)  # it has no event for "nothing happens"
+            await asyncio.sleep(POLL_S)  # there is no event for "nothing changes"
             now = await self.usage()
             if (now.held, now.channels, now.stopped) != (before.held, channels, channels):
                 since = loop.time()
@@ -108,7 +108,7 @@ async def _main(coordinator_url: str, backend_url: str) -> None:
         agent_config(coordinator_url, limits=LimitsConfig(max_concurrent=256)),
         Identity(Ed25519PrivateKey.generate()),
         Backends([OpenAICompatibleBackend(settings)], {}, [], {}),
-        uniform=lambda: 0.0,  # it dials again at once
+        uniform=lambda: 0.0,  # no backoff
     )
     running = asyncio.create_task(service.run(), name="agent")
     reader = asyncio.StreamReader()
@@ -124,7 +124,7 @@ async def _main(coordinator_url: str, backend_url: str) -> None:
 def _usage(service: Service) -> MemoryUsage:
     streams = service.outbox.streams
     if not streams:
-        gc.collect()  # only here, because it takes its time
+        gc.collect()  # slow, so only when idle
     return MemoryUsage(
         traced=tracemalloc.get_traced_memory()[0],
         held=sum(stream.written - stream.acked for stream in streams),

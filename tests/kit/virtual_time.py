@@ -1,12 +1,12 @@
-"""Tests in which waiting costs nothing: an event loop whose clock jumps to the next timer.
+"""An event loop with a virtual clock: instead of waiting for a timer, it jumps to it.
 
-Real sockets work as ever. The clock stands still while the process works, while a thread works for
+Sockets are real. The clock stands still while the process works, while a thread works for
 `run_in_executor` (`asyncio.to_thread` and `getaddrinfo` use it), and while the kernel moves bytes
-between two sockets of this process: `TrafficInspector` asks the kernel. So however slow the machine
-is, everything that needs no timer happens before the next timer.
+between two sockets of this process, about which `TrafficInspector` asks the kernel. So everything
+that needs no timer happens before the next timer, however slow the machine is.
 
-Neither other processes nor threads of the test's own hold the clock. The loop refuses to start a
-process.
+Other processes, and threads that a test starts itself, do not hold the clock. The loop refuses to
+start a process.
 """
 
 import asyncio
@@ -16,14 +16,13 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, Never, ParamSpec, TypeVar, TypeVarTuple
 
-from tests.kit import kernel_sockets
-from tests.kit.kernel_sockets import TrafficInspector
+from tests.kit.kernel_sockets import TrafficInspector, is_supported
 
 POLL_S = (0.001, 0.01)
-"""Real time between two questions to a kernel that is still at work, at first and at most."""
+"""Real time between two checks while the kernel is busy: at first, and at most."""
 
 SILENCE_S = 0.05
-"""Real time without an event before the clock jumps, on systems whose kernel cannot be asked."""
+"""Real time without an event before the clock jumps, where `TrafficInspector` is not supported."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,7 +46,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     @property
     def held(self) -> bool:
-        """Whether a thread still works for this loop."""
+        """Whether a thread still works for `run_in_executor`."""
         return bool(self._executor_jobs)
 
     def run_in_executor(
@@ -59,7 +58,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return job
 
     async def _make_subprocess_transport(self, *_args: object, **_settings: object) -> Never:
-        raise NotImplementedError("A process has a clock of its own: use a loop in real time.")
+        raise NotImplementedError("a subprocess runs in real time; use a loop in real time")
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -68,7 +67,7 @@ class _JumpingSelector(selectors.DefaultSelector):
     def __init__(self, loop: VirtualTimeLoop) -> None:
         super().__init__()
         self._loop = loop
-        self._traffic = TrafficInspector()
+        self._traffic = TrafficInspector() if is_supported() else None
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout <= 0:
@@ -78,7 +77,7 @@ class _JumpingSelector(selectors.DefaultSelector):
             if events := super().select(0):
                 return events
             if self._idle():
-                # The kernel may have finished between the first question and the second.
+                # The kernel may have finished after the first `select`.
                 if events := super().select(0):
                     return events
                 self._loop.jump(timeout)
@@ -89,7 +88,7 @@ class _JumpingSelector(selectors.DefaultSelector):
     def _idle(self) -> bool:
         if self._loop.held:
             return False
-        if not kernel_sockets.SUPPORTED:
+        if self._traffic is None:
             return not super().select(SILENCE_S)
         return self._traffic.idle(self.get_map().values())
 

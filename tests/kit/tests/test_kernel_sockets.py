@@ -52,7 +52,7 @@ def test_sender_may_send_while_a_window_update_is_in_flight() -> None:
     assert _may_send(SENDER, RECEIVER._replace(receive_window=1), stalled=True)
 
 
-def test_window_is_believed_on_a_kernel_that_reports_only_one_side_of_it() -> None:
+def test_send_window_suffices_on_a_kernel_without_the_receive_window() -> None:
     assert not _may_send(SENDER, RECEIVER._replace(receive_window=None), stalled=True)
 
 
