@@ -1,4 +1,4 @@
-"""Who may come in: secrets of clients and operators, and public keys of agents.
+"""Access control: secrets of clients and operators, and public keys of agents.
 
 Secrets are compared by their SHA-256 digests in constant time; the plain text is not kept, so that
 no `repr`, log line or memory dump of the settings shows it.
@@ -18,10 +18,10 @@ PUBLIC_KEY_BYTES = 32
 
 
 class SecretSet:
-    """Secrets that are known here, any one of which opens the door.
+    """A set of secrets, each of which grants access.
 
     Args:
-        secrets: their plain text, not kept.
+        secrets: in plain text; only their digests are kept.
     """
 
     __slots__ = ("_digests",)
@@ -36,7 +36,7 @@ class SecretSet:
         return len(self._digests)
 
     def holds(self, presented: str) -> bool:
-        """Whether `presented` is one of them; takes as long for a wrong one as for a right one."""
+        """Whether `presented` is one of them, in constant time."""
         digest = _digest(presented)
         found = False
         for known in self._digests:
@@ -51,15 +51,15 @@ def _digest(secret: str) -> bytes:
 def admits_agent(
     hello: Hello, codes: SecretSet | None, public_keys: frozenset[bytes] | None
 ) -> bool:
-    """Whether an agent whose signature is verified may join.
+    """Whether an agent whose signature is verified is admitted.
 
     Args:
-        hello: what it said.
-        codes: enrolment codes that admit any key; None: not configured.
+        hello: its `Hello`.
+        codes: enrollment codes that admit any key; None: not configured.
         public_keys: keys that are admitted without a code; None: not configured.
 
     Returns:
-        True when its key or its code is known, or when neither list is configured.
+        True if its key or its code is known, or if neither list is configured.
     """
     if codes is None and public_keys is None:
         return True
@@ -73,14 +73,14 @@ def read_entries(
 ) -> list[str] | None:
     """The entries of a file (one per line) or of an environment variable (separated by commas).
 
-    Empty lines and lines that begin with `#` are nothing. The file wins over the variable.
+    Empty lines and lines that start with `#` are ignored. The file takes precedence.
 
     Returns:
-        The entries, at least one; None when neither is configured.
+        At least one entry; None if neither is configured.
 
     Raises:
-        SettingsError: the file cannot be read, or what is configured holds no entry. An empty list
-            must never be mistaken for an open door.
+        SettingsError: the file cannot be read, or contains no entry. An empty list must not be
+            mistaken for unrestricted access.
     """
     if path is not None:
         source, text = str(path), _read(path)
@@ -91,7 +91,7 @@ def read_entries(
     lines = (line.strip() for line in text.splitlines())
     entries = [line for line in lines if line and not line.startswith("#")]
     if not entries:
-        raise SettingsError(f"{source}: holds no entry; add one per line or do not name it")
+        raise SettingsError(f"{source}: contains no entry; add one per line, or remove the setting")
     return entries
 
 
@@ -105,10 +105,10 @@ def _read(path: Path) -> str:
 
 
 def parse_public_keys(entries: Iterable[str]) -> frozenset[bytes]:
-    """Base64 text of Ed25519 public keys as their 32 bytes.
+    """Decode Ed25519 public keys from base64 to their 32 bytes.
 
     Raises:
-        SettingsError: an entry is something else.
+        SettingsError: an entry is not such a key.
     """
     return frozenset(_parse_public_key(number, entry) for number, entry in enumerate(entries, 1))
 

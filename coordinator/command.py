@@ -33,7 +33,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     default=DEFAULT_PORT,
     show_default=True,
     type=click.IntRange(0, 65535),
-    help="Port to listen on; 0 takes a free one.",
+    help="Port to listen on; 0: a free one.",
 )
 @click.option(
     "--api-keys",
@@ -55,7 +55,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     "authorities",
     multiple=True,
     metavar="HOST:PORT",
-    help="An address by which agents dial; may be repeated. Default: loopback and the port.",
+    help="An address that agents dial; may be repeated. Default: loopback and the port.",
 )
 @click.option(
     "--log-level",
@@ -72,10 +72,10 @@ def command(
     authorities: tuple[str, ...],
     log_level: str,
 ) -> None:
-    """Run the reference coordinator: HTTP for clients in front, agents behind.
+    """Run the reference coordinator: an HTTP API for clients, WebSockets for agents.
 
-    It is meant for development, tests and small self-hosted fleets. Without keys it is open, and
-    listens on loopback only.
+    It is meant for development, tests and self-hosted fleets: one process without persistent state,
+    accounts or TLS. Without keys it is open to everyone, and listens on loopback only.
     """
     _start_logging(log_level)
     try:
@@ -88,7 +88,7 @@ def command(
             agent_keys=_public_keys(agent_keys),
         )
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(run(settings, _tell))
+            runner.run(run(settings, _print_description))
     except CoordinatorError as error:
         click.echo(f"coordinator: {error}", err=True)
         sys.exit(_FAILED if isinstance(error, CannotListen) else _WRONG_SETTINGS)
@@ -97,7 +97,7 @@ def command(
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """That of uvloop where there is one; it is not built for Windows."""
+    """Uvloop's event loop, if installed; it does not support Windows."""
     try:
         import uvloop
     except ImportError:
@@ -116,25 +116,25 @@ def _public_keys(path: Path | None) -> frozenset[bytes] | None:
 
 
 def describe(coordinator: Coordinator) -> list[str]:
-    """What somebody who starts it should know, one line each, without secrets."""
+    """Addresses and access, one line each, without secrets."""
     settings = coordinator.settings
-    clients = "open, no API key needed" if settings.open_to_clients else "an API key is needed"
+    clients = "open, no API key required" if settings.open_to_clients else "API key required"
     agents = "open, every agent is admitted" if settings.open_to_agents else "enrolled agents only"
     return [
-        "Reference coordinator: for development, tests and small self-hosted fleets.",
+        "Reference coordinator: for development, tests and self-hosted fleets.",
         f"  clients  {coordinator.http_url}  ({clients})",
-        f"  agents  {coordinator.connect_url}  ({agents})",
-        f"  agents may dial it as {', '.join(coordinator.authorities)}",
+        f"  agents   {coordinator.connect_url}  ({agents})",
+        f"  agents may dial {', '.join(coordinator.authorities)}",
     ]
 
 
-def _tell(coordinator: Coordinator) -> None:
+def _print_description(coordinator: Coordinator) -> None:
     for line in describe(coordinator):
         click.echo(line, err=True)
 
 
 class _FieldsFormatter(logging.Formatter):
-    """Appends the structured fields of a record to its line."""
+    """Appends the fields of a record to its line."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, object] = getattr(record, "fields", {})

@@ -1,15 +1,15 @@
-"""What can be wrong before the coordinator serves anybody.
+"""The errors that prevent the coordinator from starting.
 
 ::
 
     CoordinatorError
     ├── SettingsError     a setting is wrong or unsafe; the message names it and what to do
-    └── CannotListen      the address is taken, not ours or not allowed
+    └── CannotListen      the address is in use, not local or not allowed
 """
 
 
 class CoordinatorError(Exception):
-    """The coordinator cannot start. The text is one message for its operator."""
+    """The coordinator cannot start; the text is one message for the operator."""
 
 
 class SettingsError(CoordinatorError):
@@ -17,4 +17,4 @@ class SettingsError(CoordinatorError):
 
 
 class CannotListen(CoordinatorError):
-    """The address to listen on cannot be had."""
+    """The coordinator cannot listen on the address."""

@@ -1,4 +1,4 @@
-"""The coordinator as a whole: start, addresses, figures, stop."""
+"""The coordinator as a whole: start, stop, addresses, counters."""
 
 import asyncio
 import os
@@ -15,8 +15,8 @@ from provider_agent.coordinator.agents.endpoint import AgentEndpoint
 from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.agents.snapshots import AgentSnapshot, DetachedSnapshot
 from provider_agent.coordinator.exceptions import CannotListen
-from provider_agent.coordinator.http.api import HttpApi, shape_http_errors
-from provider_agent.coordinator.http.exchange import Counters
+from provider_agent.coordinator.http.api import HttpApi, render_http_errors
+from provider_agent.coordinator.http.request_handler import Counters
 from provider_agent.coordinator.settings import (
     CoordinatorSettings,
     accepted_authorities,
@@ -30,18 +30,18 @@ from provider_agent.protocol.limits import CONNECT_PATH
 log = EventLogger(__name__)
 
 SHUTDOWN_S: Final = 5.0
-"""How long handlers may take to end once their agents are gone."""
+"""How long handlers may take to end after the agents have disconnected."""
 
 _REASON: Final = "the coordinator is stopping"
 
 
 class Coordinator:
-    """A running coordinator; also an async context manager.
+    """The coordinator; also an async context manager that runs it.
 
     Args:
-        settings: what to listen on and whom to admit.
-        clock: seconds, monotonic.
-        random_bytes: cryptographically strong; makes nonces and ids.
+        settings: addresses, access and limits.
+        clock: monotonic, in seconds.
+        random_bytes: generates nonces and ids; must be cryptographically secure.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class Coordinator:
         self.settings = settings or CoordinatorSettings()
         self._port = 0
         self._fleet = Fleet(self.settings, clock)
-        self._front = HttpApi(self.settings, self._fleet, clock=clock, random_bytes=random_bytes)
-        self._door = AgentEndpoint(
+        self._http_api = HttpApi(self.settings, self._fleet, clock=clock, random_bytes=random_bytes)
+        self._agent_endpoint = AgentEndpoint(
             self.settings, self._fleet, clock=clock, random_bytes=random_bytes
         )
         self._runner: web.AppRunner | None = None
@@ -78,7 +78,7 @@ class Coordinator:
 
     @property
     def authority(self) -> str:
-        """Where it can be reached from this machine, as `host:port`."""
+        """Its address on this machine, as `host:port`."""
         host = self.settings.host
         return canonical_authority("http", "127.0.0.1" if is_wildcard(host) else host, self._port)
 
@@ -94,16 +94,16 @@ class Coordinator:
 
     @property
     def authorities(self) -> tuple[str, ...]:
-        """The addresses by which agents may dial."""
-        return self._door.authorities
+        """The addresses that agents may dial."""
+        return self._agent_endpoint.authorities
 
     @property
     def counters(self) -> Counters:
-        """What became of the requests so far."""
-        return self._front.counters
+        """The outcomes of all requests so far."""
+        return self._http_api.counters
 
     def agents(self) -> list[AgentSnapshot]:
-        """Every connected agent as it stands now."""
+        """The state of every connected agent."""
         return self._fleet.snapshot()
 
     def detached_sessions(self) -> list[DetachedSnapshot]:
@@ -111,19 +111,19 @@ class Coordinator:
         return self._fleet.detached_sessions()
 
     async def start(self) -> None:
-        """Listen.
+        """Start listening.
 
         Raises:
             SettingsError: a setting is wrong or unsafe.
-            CannotListen: the address cannot be had.
+            CannotListen: the address is not available.
         """
         check_settings(self.settings)
         app = web.Application(
-            client_max_size=self.settings.max_request_bytes, middlewares=[shape_http_errors]
+            client_max_size=self.settings.max_request_bytes, middlewares=[render_http_errors]
         )
-        self._front.add_routes(app.router)
-        app.router.add_get(CONNECT_PATH, self._door.connect)
-        # Without cancellation a handler would not notice that its client is gone before it writes.
+        self._http_api.add_routes(app.router)
+        app.router.add_get(CONNECT_PATH, self._agent_endpoint.connect)
+        # Without cancellation a handler notices a disconnected client only when it writes.
         runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S
         )
@@ -134,32 +134,32 @@ class Coordinator:
             await runner.cleanup()
             wanted = f"{self.settings.host}:{self.settings.port}"
             raise CannotListen(
-                f"cannot listen on {wanted}: {os.strerror(error.errno or 0)}; stop what uses the "
-                "address, or choose another --port"
+                f"cannot listen on {wanted}: {os.strerror(error.errno or 0)}; stop the program "
+                "that uses the address, or choose another --port"
             ) from error
         self._runner = runner
         self._port = int(runner.addresses[0][1])
-        self._door.authorities = accepted_authorities(self.settings, self._port)
+        self._agent_endpoint.authorities = accepted_authorities(self.settings, self._port)
         log.info("coordinator listening", address=self.authority)
 
     async def stop(self) -> None:
-        """Finish what runs, at most `settings.drain_s`, then close every connection.
+        """Wait at most `settings.drain_s` for running requests, then close all connections.
 
-        It listens until then: agents whose link breaks meanwhile may come back for their jobs.
-        Does nothing when it is not running. Cancelling it leaves connections open, yet stops
-        listening.
+        It listens until then, so that agents whose link breaks can resume their sessions. Does
+        nothing if it is not running. After a cancellation it no longer listens, but connections
+        may still be open.
         """
         runner, self._runner = self._runner, None
         if runner is None:
             return
         self._fleet.ask_to_drain(_REASON)
         try:
-            await self._front.stop(self.settings.drain_s)
-        finally:  # also when a second signal cuts the wait short
+            await self._http_api.stop(self.settings.drain_s)
+        finally:  # also after a second signal
             for site in list(runner.sites):
                 await site.stop()
         self._fleet.close()
-        await self._door.close(_REASON)
+        await self._agent_endpoint.close(_REASON)
         await runner.cleanup()
         log.info("coordinator stopped")
 
@@ -167,24 +167,24 @@ class Coordinator:
 async def run(
     settings: CoordinatorSettings, started: Callable[[Coordinator], None] | None = None
 ) -> None:
-    """Serve until SIGTERM or SIGINT; a second signal ends at once.
+    """Serve until SIGTERM or SIGINT; a second signal stops at once.
 
     Args:
-        settings: what to listen on and whom to admit.
-        started: called when it listens.
+        settings: addresses, access and limits.
+        started: called when the coordinator listens.
 
     Raises:
         SettingsError: a setting is wrong or unsafe.
-        CannotListen: the address cannot be had.
+        CannotListen: the address is not available.
     """
     loop = asyncio.get_running_loop()
-    told_to_stop = asyncio.Event()
+    stop_requested = asyncio.Event()
     serving = asyncio.current_task()
 
     def on_signal() -> None:
-        if told_to_stop.is_set() and serving is not None:
+        if stop_requested.is_set() and serving is not None:
             serving.cancel()
-        told_to_stop.set()
+        stop_requested.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
@@ -192,7 +192,7 @@ async def run(
         async with Coordinator(settings) as coordinator:
             if started is not None:
                 started(coordinator)
-            await told_to_stop.wait()
+            await stop_requested.wait()
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)

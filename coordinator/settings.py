@@ -1,4 +1,4 @@
-"""What can be set, and what is refused."""
+"""The coordinator's settings, and the checks that they must pass."""
 
 import ipaddress
 from typing import Final
@@ -20,35 +20,35 @@ from provider_agent.protocol.limits import (
 )
 
 DEFAULT_PORT: Final = 8700
-"""None of the inference servers' well-known ports."""
+"""Not a well-known port of an inference server."""
 
 
 class CoordinatorSettings(Struct, frozen=True, kw_only=True):
-    """Everything that can be set. The defaults suit one machine.
+    """All settings. The defaults suit a single machine.
 
     Attributes:
         host: address or name to listen on.
-        port: 0 takes a free one.
-        name: told to agents, for their logs.
-        authorities: by which addresses agents may dial, as `host:port`, a URL, or a bare host
-            (then with port 443); none: the loopback names with the bound port.
-        api_keys: of clients; None: open to everybody, on loopback only.
-        enrollment_codes: any of them admits an agent; None: no codes.
-        agent_keys: public keys that are admitted without a code; None: no list. With neither codes
-            nor list every agent is admitted, on loopback only.
-        deadline_s: how long a request may take as a whole.
-        deadline_grace_s: how much longer the agent's own end of a late job is waited for.
-        body_timeout_s: how long a client may take to send a request.
-        stalled_client_s: how long a client may take nothing of its response before it is cut off.
-            Well above the minute after which agents give such a job up by themselves.
-        handshake_timeout_s: from an agent's open socket to its welcome.
-        heartbeat_ms: how often agents report; three silent ones end the connection.
-        resume_ms: how long a session whose link is lost waits for its agent; 0: not at all.
-        window_bytes: how much of each response may be on its way.
-        max_request_bytes: the biggest request body.
-        max_requests: requests at once; more are answered 503.
-        max_agents: agents at once, those in their handshake included.
-        max_attempts: how many agents are tried for one request.
+        port: to listen on; 0: a free one.
+        name: sent to agents, for their logs.
+        authorities: that agents may dial, as `host:port`, a URL, or a bare host (port 443); empty:
+            the loopback names with the bound port.
+        api_keys: of clients; None: open to everyone, on loopback only.
+        enrollment_codes: each admits an agent; None: no codes.
+        agent_keys: public keys that are admitted without a code; None: no list. Without codes and
+            list every agent is admitted, on loopback only.
+        deadline_s: timeout of a request.
+        deadline_grace_s: additional time for the agent's own end of a late job.
+        body_timeout_s: timeout of receiving a request.
+        stalled_client_s: how long a client may read nothing before it is disconnected. Well above
+            the minute after which agents end such a job themselves.
+        handshake_timeout_s: from an agent's open socket to `Welcome`.
+        heartbeat_ms: interval of heartbeats; three missing ones end the connection.
+        resume_ms: how long a detached session can be resumed; 0: not at all.
+        window_bytes: unacknowledged bytes of each response.
+        max_request_bytes: the largest request body.
+        max_requests: concurrent requests; further ones receive 503.
+        max_agents: connected agents, including those in their handshake.
+        max_attempts: agents that are tried for one request.
         drain_s: how long a stop waits for running requests.
     """
 
@@ -85,7 +85,7 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address; a name other than localhost is not."""
+    """Whether the address is a loopback address; of names, only localhost is."""
     if host.lower() == "localhost":
         return True
     try:
@@ -95,10 +95,10 @@ def is_loopback(host: str) -> bool:
 
 
 def check_settings(settings: CoordinatorSettings) -> None:
-    """Refuse what would be unsafe or could not work.
+    """Check the settings.
 
     Raises:
-        SettingsError: with the one thing to change.
+        SettingsError: a setting is wrong or unsafe.
     """
     if not is_loopback(settings.host):
         if settings.open_to_clients:
@@ -118,7 +118,7 @@ def check_settings(settings: CoordinatorSettings) -> None:
         ("agent_keys", settings.agent_keys),
     ):
         if secrets is not None and not len(secrets):
-            raise SettingsError(f"{name}: is configured, but holds no entry")
+            raise SettingsError(f"{name}: is configured, but contains no entry")
     _check_range("port", settings.port, 0, 65535)
     _check_range("window_bytes", settings.window_bytes, MIN_WINDOW_BYTES, 2**30)
     _check_range("heartbeat_ms", settings.heartbeat_ms, 100, 3_600_000)
@@ -137,13 +137,13 @@ def _check_range(name: str, value: float, lowest: float, highest: float) -> None
 
 
 def parse_authority(text: str) -> str:
-    """One configured address as agents sign it: `host:port`.
+    """Convert a configured address to the form that agents sign: `host:port`.
 
     Args:
         text: `host:port`, a `ws(s)://` or `http(s)://` URL, or a bare host, which means port 443.
 
     Raises:
-        SettingsError: it is none of these.
+        SettingsError: it has none of these forms.
     """
     try:
         parts = urlsplit(text if "://" in text else f"wss://{text}")
@@ -155,7 +155,7 @@ def parse_authority(text: str) -> str:
 
 
 def accepted_authorities(settings: CoordinatorSettings, port: int) -> tuple[str, ...]:
-    """By which addresses agents may dial, given the port that is really bound."""
+    """The addresses that agents may dial, given the bound port."""
     if settings.authorities:
         return tuple(parse_authority(authority) for authority in settings.authorities)
     hosts = ["127.0.0.1", "localhost", "::1"]

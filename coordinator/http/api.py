@@ -8,10 +8,10 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from provider_agent.coordinator.agents.fleet import Fleet
+from provider_agent.coordinator.http.client_errors import RETRY_AFTER_S, ClientError, error_of_code
 from provider_agent.coordinator.http.client_request import read_client_request
-from provider_agent.coordinator.http.error_shapes import RETRY_AFTER_S, Failure, failure_of_code
-from provider_agent.coordinator.http.exchange import Counters, Exchange, error_response
 from provider_agent.coordinator.http.model_list import render_model, render_models
+from provider_agent.coordinator.http.request_handler import Counters, RequestHandler, error_response
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation, WireFormat
@@ -21,39 +21,39 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MODELS_PATH: Final = "/v1/models"
 HEALTH_PATH: Final = "/healthz"
 
-_UNAUTHORIZED: Final = Failure(
+_UNAUTHORIZED: Final = ClientError(
     HTTPStatus.UNAUTHORIZED,
     "invalid_api_key",
     "The API key is missing or unknown; send it as `Authorization: Bearer …` or `x-api-key`.",
 )
 
-_BUSY: Final = Failure(
+_BUSY: Final = ClientError(
     HTTPStatus.SERVICE_UNAVAILABLE,
     ErrorCode.OUT_OF_CAPACITY.value,
-    "The coordinator has too many requests at once; try again soon.",
+    "The coordinator has too many concurrent requests; try again soon.",
     RETRY_AFTER_S,
 )
 
-_STOPPING: Final = failure_of_code(ErrorCode.DRAINING, "The coordinator is stopping.")
+_STOPPING: Final = error_of_code(ErrorCode.DRAINING, "The coordinator is stopping.")
 
 _HTTP_MESSAGES: Final = {
-    HTTPStatus.NOT_FOUND: "There is nothing at this address.",
-    HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take this method.",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The request body is too big.",
+    HTTPStatus.NOT_FOUND: "There is no such path.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This path does not support the method.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The request body is too large.",
 }
 
 
 class HttpApi:
-    """What clients talk to.
+    """The HTTP API for clients.
 
     Args:
-        settings: the coordinator's.
-        fleet: who may answer.
-        clock: seconds, monotonic.
-        random_bytes: makes job ids.
+        settings: of the coordinator.
+        fleet: the agents.
+        clock: monotonic, in seconds.
+        random_bytes: generates job ids.
 
     Attributes:
-        counters: what became of the requests so far.
+        counters: of all requests so far.
     """
 
     def __init__(
@@ -78,18 +78,18 @@ class HttpApi:
         return f"<HttpApi running={self._running} {self.counters}>"
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        """Mount every operation of the protocol, the model list and the health check."""
+        """Add the routes: all operations of the protocol, the model list and the health check."""
         for operation in Operation:
             router.add_post(operation.path, self._operation_handler(operation))
         router.add_get(MODELS_PATH, self._models)
         router.add_get(MODELS_PATH + "/{model_id:.+}", self._model)
         router.add_get(HEALTH_PATH, _health)
 
-    async def stop(self, patience_s: float) -> None:
-        """Answer new requests 503, and wait for the running ones, at most `patience_s`."""
+    async def stop(self, timeout_s: float) -> None:
+        """Respond to new requests with 503, and wait at most `timeout_s` for the running ones."""
         self._stopping = True
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
         except TimeoutError:
             return
@@ -110,7 +110,7 @@ class HttpApi:
 
         return handle
 
-    def _refusal(self, request: web.Request) -> Failure | None:
+    def _refusal(self, request: web.Request) -> ClientError | None:
         if not self._has_key(request):
             return _UNAUTHORIZED
         if self._stopping:
@@ -119,50 +119,52 @@ class HttpApi:
 
     def _has_key(self, request: web.Request) -> bool:
         keys = self._settings.api_keys
-        return keys is None or keys.holds(presented_key(request))
+        return keys is None or keys.holds(api_key_of(request))
 
     async def _run(self, request: web.Request, operation: Operation) -> web.StreamResponse:
-        asked = await read_client_request(request, operation, self._settings.body_timeout_s)
-        if isinstance(asked, Failure):
-            return error_response(operation.wire_format, asked)
-        exchange = Exchange(
+        client_request = await read_client_request(
+            request, operation, self._settings.body_timeout_s
+        )
+        if isinstance(client_request, ClientError):
+            return error_response(operation.wire_format, client_request)
+        handler = RequestHandler(
             request,
-            asked,
+            client_request,
             fleet=self._fleet,
             settings=self._settings,
             counters=self.counters,
             clock=self._clock,
             random_bytes=self._random_bytes,
         )
-        return await exchange.run()
+        return await handler.run()
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
-        wire_format = format_of(request)
+        wire_format = wire_format_of(request)
         if not self._has_key(request):
             return error_response(wire_format, _UNAUTHORIZED)
         return _json(render_models(wire_format, self._fleet.models(wire_format)))
 
     async def _model(self, request: web.Request) -> web.StreamResponse:
-        wire_format = format_of(request)
+        wire_format = wire_format_of(request)
         if not self._has_key(request):
             return error_response(wire_format, _UNAUTHORIZED)
         model_id = request.match_info["model_id"]
         if model_id not in self._fleet.models(wire_format):
             message = f"The model `{model_id}` is not offered by any connected provider."
-            return error_response(wire_format, failure_of_code(ErrorCode.MODEL_NOT_LOADED, message))
+            return error_response(wire_format, error_of_code(ErrorCode.MODEL_NOT_LOADED, message))
         return _json(render_model(wire_format, model_id))
 
 
-def presented_key(request: web.Request) -> str:
-    """The API key of a request: a bearer token, or else `x-api-key`; "" when there is none."""
+def api_key_of(request: web.Request) -> str:
+    """The API key of a request: a bearer token, else `x-api-key`, else ""."""
     scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme.lower() == "bearer":
         return token.strip()
     return request.headers.get("x-api-key", "").strip()
 
 
-def format_of(request: web.Request) -> WireFormat:
-    """In which format to answer where the path alone does not tell."""
+def wire_format_of(request: web.Request) -> WireFormat:
+    """The format of the response, where the path does not determine it."""
     is_anthropic = "anthropic-version" in request.headers or request.path.startswith(
         Operation.MESSAGES.path
     )
@@ -170,15 +172,15 @@ def format_of(request: web.Request) -> WireFormat:
 
 
 @web.middleware
-async def shape_http_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give aiohttp's own refusals (404, 405, 413) the shape of the format asked for."""
+async def render_http_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Render aiohttp's own errors (404, 405, 413) in the format of the request."""
     try:
         return await handler(request)
     except web.HTTPException as error:
         message = _HTTP_MESSAGES.get(HTTPStatus(error.status), error.reason)
         code = "not_found" if error.status == HTTPStatus.NOT_FOUND else "bad_request"
-        failure = Failure(error.status, code, message)
-        response = error_response(format_of(request), failure)
+        client_error = ClientError(error.status, code, message)
+        response = error_response(wire_format_of(request), client_error)
         if hdrs.ALLOW in error.headers:
             response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
         return response

@@ -1,4 +1,4 @@
-"""What a client's HTTP request asks for, read with limits."""
+"""Reads a client's HTTP request, within limits."""
 
 import asyncio
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from http import HTTPStatus
 import msgspec
 from aiohttp import web
 
-from provider_agent.coordinator.http.error_shapes import Failure, failure_of_code
+from provider_agent.coordinator.http.client_errors import ClientError, error_of_code
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation
 from provider_agent.protocol.limits import MAX_NAME_CHARS
@@ -15,13 +15,13 @@ from provider_agent.protocol.trace_context import is_traceparent
 
 
 class ClientRequest(msgspec.Struct, frozen=True):
-    """One request, ready to become a job.
+    """A valid request, from which a job is created.
 
     Attributes:
-        operation: what is asked for.
-        model_id: the model it names.
-        body: exactly as it came.
-        traceparent: W3C Trace Context; "" for none or an invalid one.
+        operation: of its path.
+        model_id: that it names.
+        body: its unchanged bytes.
+        traceparent: W3C Trace Context; "" if missing or invalid.
     """
 
     operation: Operation
@@ -36,41 +36,41 @@ class _Named(msgspec.Struct):
 
 async def read_client_request(
     request: web.Request, operation: Operation, timeout_s: float
-) -> ClientRequest | Failure:
-    """Read the body, at most as much as the application accepts, and what it says of the model.
+) -> ClientRequest | ClientError:
+    """Read the body, up to the application's limit, and the model that it names.
 
     Raises:
-        web.HTTPRequestEntityTooLarge: the body is too big.
+        web.HTTPRequestEntityTooLarge: the body is too large.
     """
     try:
         async with asyncio.timeout(timeout_s):
             body = await request.read()
     except TimeoutError:
-        return Failure(
+        return ClientError(
             HTTPStatus.REQUEST_TIMEOUT, "bad_request", "The request body did not arrive in time."
         )
     model_id = find_model(body)
-    if isinstance(model_id, Failure):
+    if isinstance(model_id, ClientError):
         return model_id
     return ClientRequest(operation, model_id, body, valid_traceparent(request.headers))
 
 
-def find_model(body: bytes) -> str | Failure:
-    """The model that a request names; a failure when it is not one JSON object with one."""
+def find_model(body: bytes) -> str | ClientError:
+    """The model that a request names; an error if it is not a JSON object with a `model`."""
     try:
         model_id = msgspec.json.decode(body, type=_Named).model
     except msgspec.ValidationError:
         problem = "The request must be one JSON object with a string `model`."
-        return failure_of_code(ErrorCode.BAD_REQUEST, problem)
+        return error_of_code(ErrorCode.BAD_REQUEST, problem)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return failure_of_code(ErrorCode.BAD_REQUEST, "The request is not one JSON object.")
+        return error_of_code(ErrorCode.BAD_REQUEST, "The request is not one JSON object.")
     if not 0 < len(model_id) <= MAX_NAME_CHARS:
         problem = f"`model` must have between 1 and {MAX_NAME_CHARS} characters."
-        return failure_of_code(ErrorCode.BAD_REQUEST, problem)
+        return error_of_code(ErrorCode.BAD_REQUEST, problem)
     return model_id
 
 
 def valid_traceparent(headers: Mapping[str, str]) -> str:
-    """The `traceparent` header when it is valid, otherwise ""."""
+    """The `traceparent` header if it is valid, else ""."""
     value = headers.get("traceparent", "").strip()
     return value if is_traceparent(value) else ""

@@ -1,4 +1,4 @@
-"""One response on its way to its client, with a clock on the client's patience to take it."""
+"""Writes one response to its client, and disconnects a client that does not read."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,24 +8,24 @@ from typing import Final, Self
 from aiohttp import web
 
 PIECE_BYTES: Final = 64 * 1024
-"""What is written at once: a slow client's bytes count as passed on step by step, not window by
-window, so that its provider hears of the progress."""
+"""The most bytes of one write. Bytes are acknowledged after each write, so that the agent notices
+the progress of a slow client."""
 
 _CHECKS: Final = 4
-"""How often progress is looked at within the limit; one timer per response, none per write."""
+"""How often progress is checked within the limit; one timer per response, none per write."""
 
 
 class ClientStream:
-    """Writes a prepared response; a context manager around the whole of it.
+    """Writes a prepared response; a context manager around all of its writes.
 
-    A client that takes nothing for the whole limit is cut off. aiohttp then cancels the handler, as
-    for any client that left.
+    A client that reads nothing for `stalled_s` is disconnected. aiohttp then cancels the handler,
+    as for every client that disconnects.
 
     Args:
-        request: whose connection may be cut.
+        request: of the client.
         response: prepared.
-        stalled_s: how long the client may take nothing while bytes wait for it.
-        stalled: called once when the client is cut off.
+        stalled_s: how long the client may read nothing while bytes wait for it.
+        stalled: called once when the client is disconnected.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class ClientStream:
     ) -> None:
         self._request = request
         self._response = response
-        self._every_s = stalled_s / _CHECKS
+        self._interval_s = stalled_s / _CHECKS
         self._stalled = stalled
         self._waiting = False
         self._mark = (0, 0)
@@ -46,11 +46,11 @@ class ClientStream:
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        state = "waiting for its client" if self._waiting else "idle"
+        state = "blocked" if self._waiting else "idle"
         return f"<ClientStream {state} writes={self._writes} unchanged={self._unchanged}>"
 
     def __enter__(self) -> Self:
-        self._watch()
+        self._start_timer()
         return self
 
     def __exit__(
@@ -63,10 +63,10 @@ class ClientStream:
             self._timer.cancel()
 
     async def write(self, data: bytes | memoryview) -> None:
-        """Returns when more may be written.
+        """Write bytes; returns when more may be written.
 
         Raises:
-            ConnectionError: the client is gone.
+            ConnectionError: the client has disconnected.
         """
         self._writes += 1
         self._waiting = True
@@ -76,20 +76,20 @@ class ClientStream:
             self._waiting = False
 
     async def finish(self) -> None:
-        """The response is complete. Raises as `write` does."""
+        """End the complete response. Raises as `write` does."""
         self._waiting = True
         try:
             await self._response.write_eof()
         finally:
             self._waiting = False
 
-    def cut_if_blocked(self) -> None:
-        """Nothing more will come: do not wait for a client that takes nothing."""
+    def disconnect_if_blocked(self) -> None:
+        """Disconnect the client if it blocks a write: the response will not be completed."""
         if self._waiting:
-            self._cut()
+            self._disconnect()
 
-    def _watch(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._every_s, self._check)
+    def _start_timer(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._check)
 
     def _check(self) -> None:
         transport = self._request.transport
@@ -98,16 +98,16 @@ class ClientStream:
         self._unchanged = self._unchanged + 1 if self._waiting and mark == self._mark else 0
         self._mark = mark
         if self._unchanged >= _CHECKS:
-            self._cut()
+            self._disconnect()
         else:
-            self._watch()
+            self._start_timer()
 
-    def _cut(self) -> None:
+    def _disconnect(self) -> None:
         self._stalled()
         abort(self._request)
 
 
 def abort(request: web.Request) -> None:
-    """Cut the connection without ending the response, so that the client sees it as broken."""
+    """Abort the connection without ending the response, so that the client sees a failure."""
     if request.transport is not None:
         request.transport.abort()

@@ -1,4 +1,4 @@
-"""`GET /v1/models` in the shape of each wire format."""
+"""Renders `GET /v1/models` in each wire format."""
 
 from collections.abc import Iterable
 
@@ -7,11 +7,11 @@ import msgspec
 from provider_agent.protocol.formats import WireFormat
 
 _EPOCH = "1970-01-01T00:00:00Z"
-"""Both APIs demand a date; agents do not tell one, and a made-up one would lie."""
+"""Both APIs require a creation date, which agents do not report."""
 
 
 def render_models(wire_format: WireFormat, model_ids: Iterable[str]) -> bytes:
-    """The whole list, as one page."""
+    """The whole list as one page."""
     entries = [_entry(wire_format, model_id) for model_id in model_ids]
     if wire_format is WireFormat.OPENAI:
         return msgspec.json.encode({"object": "list", "data": entries})
@@ -26,7 +26,7 @@ def render_models(wire_format: WireFormat, model_ids: Iterable[str]) -> bytes:
 
 
 def render_model(wire_format: WireFormat, model_id: str) -> bytes:
-    """One model by itself."""
+    """A single model."""
     return msgspec.json.encode(_entry(wire_format, model_id))
 
 

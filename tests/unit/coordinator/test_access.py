@@ -64,9 +64,9 @@ def test_entries_come_from_the_environment_separated_by_commas() -> None:
 def test_empty_list_is_an_error_and_not_an_open_door(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# nothing\n", "utf-8")
-    with pytest.raises(SettingsError, match="holds no entry"):
+    with pytest.raises(SettingsError, match="contains no entry"):
         read_entries(path, "KEYS", {})
-    with pytest.raises(SettingsError, match="KEYS: holds no entry"):
+    with pytest.raises(SettingsError, match="KEYS: contains no entry"):
         read_entries(None, "KEYS", {"KEYS": ""})
 
 

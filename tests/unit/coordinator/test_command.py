@@ -29,14 +29,14 @@ def test_unreadable_file_is_one_message_and_exit_code_2(option: str, tmp_path: P
 def test_empty_environment_variable_does_not_open_the_door() -> None:
     result = CliRunner().invoke(command, env={"COORDINATOR_API_KEYS": ""})
     assert result.exit_code == 2
-    assert "COORDINATOR_API_KEYS: holds no entry" in result.output
+    assert "COORDINATOR_API_KEYS: contains no entry" in result.output
 
 
 async def test_description_says_what_is_open_and_what_it_is_for(coordinator: Coordinator) -> None:
     text = "\n".join(describe(coordinator))
     assert coordinator.http_url in text
     assert coordinator.connect_url in text
-    assert "no API key needed" in text
+    assert "no API key required" in text
     assert "every agent is admitted" in text
     assert "for development, tests and small self-hosted fleets" in text
 
@@ -69,7 +69,7 @@ def test_module_serves_until_sigterm_and_tells_what_is_protected(tmp_path: Path)
     _, rest = process.communicate(timeout=30)
     assert process.returncode == 0
     output = "".join(lines) + rest
-    assert "an API key is needed" in output
+    assert "API key required" in output
     assert "enrolled agents only" in output
     assert "c.example:443" in output
     assert "hunter2" not in output

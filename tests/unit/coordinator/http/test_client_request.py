@@ -1,8 +1,8 @@
 import pytest
 from multidict import CIMultiDict
 
+from provider_agent.coordinator.http.client_errors import ClientError
 from provider_agent.coordinator.http.client_request import find_model, valid_traceparent
-from provider_agent.coordinator.http.error_shapes import Failure
 
 VALID = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -31,7 +31,7 @@ def test_model_is_found_among_other_fields() -> None:
 )
 def test_anything_else_is_a_bad_request(body: bytes) -> None:
     failure = find_model(body)
-    assert isinstance(failure, Failure)
+    assert isinstance(failure, ClientError)
     assert (failure.status, failure.code) == (400, "bad_request")
 
 

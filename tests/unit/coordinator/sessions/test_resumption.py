@@ -202,7 +202,7 @@ async def test_job_whose_client_left_meanwhile_is_not_named() -> None:
         await harness.agent.redial()
         assert job.forgotten
         assert harness.coordinator.agents()[0].in_flight == 0
-        assert harness.coordinator.counters.gone == 1
+        assert harness.coordinator.counters.disconnected == 1
 
 
 @in_virtual_time

@@ -117,7 +117,7 @@ async def test_job_is_cancelled_when_its_client_goes_away(
         await job.fail("cancelled")
         await agent.settle()
         assert coordinator.agents()[0].in_flight == 0
-        assert coordinator.counters.gone == 1
+        assert coordinator.counters.disconnected == 1
 
 
 async def test_bytes_that_come_after_a_cancel_are_acknowledged_and_dropped(

@@ -1,9 +1,9 @@
-"""One HTTP request and the jobs that answer it.
+"""Handles one client request: the jobs that it causes, and its response.
 
-Nothing goes to the client before a first byte or the end is there, so that until then another agent
-may be tried. From then on the response is what the agent sends, byte for byte; when it breaks off,
-an event stream gets one error event, and anything else an aborted connection, so that nobody takes
-a part for the whole.
+Nothing is sent to the client before the first byte or the end of a job, so that until then another
+agent can be tried. After that the response is what the agent sends, byte for byte. If it is
+interrupted, an event stream ends with one error event and any other response with an aborted
+connection, so that a client cannot mistake a part for the whole.
 """
 
 import asyncio
@@ -18,16 +18,16 @@ from msgspec import Struct
 
 from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
 from provider_agent.coordinator.agents.fleet import Fleet
-from provider_agent.coordinator.http.client_request import ClientRequest
-from provider_agent.coordinator.http.client_stream import PIECE_BYTES, ClientStream, abort
-from provider_agent.coordinator.http.error_shapes import (
-    Failure,
-    failure_of_code,
-    failure_of_job,
-    may_try_elsewhere,
+from provider_agent.coordinator.http.client_errors import (
+    ClientError,
+    error_of_code,
+    error_of_job,
+    is_retryable,
     render_body,
     render_event,
 )
+from provider_agent.coordinator.http.client_request import ClientRequest
+from provider_agent.coordinator.http.client_stream import PIECE_BYTES, ClientStream, abort
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
@@ -37,10 +37,10 @@ from provider_agent.protocol.frames import Job, JobEnd, JobError, JobStarted
 
 log = EventLogger(__name__)
 
-LAST_WORDS_S: Final = 5.0
-"""How long a client may take to accept the error event of a broken stream."""
+ERROR_EVENT_TIMEOUT_S: Final = 5.0
+"""How long a client may take to read the error event of an interrupted stream."""
 
-_TAIL_BYTES: Final = 4  # CR LF CR LF, the longest end of an event
+_TAIL_BYTES: Final = 4  # CR LF CR LF, the longest terminator of an event
 
 _PRINTABLE: Final = re.compile(r"[\x20-\x7e]+")
 _BODILESS: Final = frozenset(
@@ -49,40 +49,40 @@ _BODILESS: Final = frozenset(
 
 
 class Counters(Struct):
-    """What is left of a request when it is over.
+    """Counts requests by outcome.
 
     Attributes:
-        requests: that were well-formed and reached the choice of an agent.
-        completed: answered to the end.
-        failed: answered with an error, or broken off.
-        gone: left by their client, or not taken by it.
-        retried: jobs that went to another agent after a failure.
+        requests: valid requests.
+        completed: responses that were sent completely.
+        failed: responses that were an error, or were interrupted.
+        disconnected: requests whose client disconnected, or did not read its response.
+        retried: jobs that were tried on another agent after an error.
     """
 
     requests: int = 0
     completed: int = 0
     failed: int = 0
-    gone: int = 0
+    disconnected: int = 0
     retried: int = 0
 
 
-class Exchange:
-    """One request.
+class RequestHandler:
+    """Handles one request.
 
     Args:
-        request: the HTTP side.
-        asked: what it asks for.
-        fleet: who may answer.
-        settings: limits and clocks.
-        counters: where the outcome is counted.
-        clock: seconds, monotonic.
-        random_bytes: makes job ids.
+        request: the HTTP request.
+        client_request: its content.
+        fleet: the agents.
+        settings: limits and timeouts.
+        counters: count the outcome.
+        clock: monotonic, in seconds.
+        random_bytes: generates job ids.
     """
 
     def __init__(
         self,
         request: web.Request,
-        asked: ClientRequest,
+        client_request: ClientRequest,
         *,
         fleet: Fleet,
         settings: CoordinatorSettings,
@@ -91,7 +91,7 @@ class Exchange:
         random_bytes: Callable[[int], bytes],
     ) -> None:
         self._request = request
-        self._asked = asked
+        self._client_request = client_request
         self._fleet = fleet
         self._settings = settings
         self._counters = counters
@@ -103,66 +103,71 @@ class Exchange:
         self._tail = b""
 
     def __repr__(self) -> str:
-        return f"<Exchange {self._job_id.hex()} {self._asked.operation} {self._asked.model_id!r}>"
+        request = self._client_request
+        return f"<RequestHandler {self._job_id.hex()} {request.operation} {request.model_id!r}>"
 
     async def run(self) -> web.StreamResponse:
-        """Answer the request.
+        """Send the response.
 
-        Cancelling it means that the client is gone: the job is cancelled at its agent at once.
+        Cancellation means that the client has disconnected; it cancels the job at once.
         """
         self._counters.requests += 1
-        patience_s = self._settings.deadline_s + self._settings.deadline_grace_s
+        timeout_s = self._settings.deadline_s + self._settings.deadline_grace_s
         try:
-            async with asyncio.timeout(patience_s):
-                failure = await self._answer()
+            async with asyncio.timeout(timeout_s):
+                error = await self._respond()
         except TimeoutError:
-            failure = failure_of_code(ErrorCode.DEADLINE_EXCEEDED)
+            error = error_of_code(ErrorCode.DEADLINE_EXCEEDED)
         except asyncio.CancelledError:
-            self._counters.gone += 1
+            self._counters.disconnected += 1
             raise
         except ConnectionError:
-            self._counters.gone += 1
+            self._counters.disconnected += 1
             return self._response or web.Response()
-        if self._response is not None and failure is None:
+        if self._response is not None and error is None:
             self._counters.completed += 1
             return self._response
         self._counters.failed += 1
-        failure = failure or failure_of_code(ErrorCode.INTERNAL)
+        error = error or error_of_code(ErrorCode.INTERNAL)
         if self._response is None:
-            return error_response(self._asked.operation.wire_format, failure, self._job_id.hex())
-        await self._break_off(self._response, failure)
+            return error_response(
+                self._client_request.operation.wire_format, error, self._job_id.hex()
+            )
+        await self._abort_response(self._response, error)
         return self._response
 
-    async def _answer(self) -> Failure | None:
-        """Try agents until one answers; None when the whole response is with the client."""
-        failure: Failure | None = None
+    async def _respond(self) -> ClientError | None:
+        """Try agents in turn; returns None when the complete response was sent."""
+        error: ClientError | None = None
         tried: list[bytes] = []
         while len(tried) < self._settings.max_attempts:
-            agent = self._fleet.pick(self._asked.model_id, self._asked.operation, tried)
+            agent = self._fleet.pick(
+                self._client_request.model_id, self._client_request.operation, tried
+            )
             if isinstance(agent, ErrorCode):
-                return failure or _nobody(agent, self._asked)
+                return error or _no_agent_error(agent, self._client_request)
             if tried:
                 self._counters.retried += 1
                 self._job_id = self._new_job_id()
             tried.append(agent.public_key)
-            error = await self._attempt(agent)
-            if error is None:
+            job_error = await self._run_job(agent)
+            if job_error is None:
                 return None
-            failure = failure_of_job(error)
-            if self._response is not None or not may_try_elsewhere(error):
+            error = error_of_job(job_error)
+            if self._response is not None or not is_retryable(job_error):
                 break
-        return failure
+        return error
 
-    async def _attempt(self, agent: ConnectedAgent) -> JobError | None:
-        """One job at one agent; None when it answered to the end."""
+    async def _run_job(self, agent: ConnectedAgent) -> JobError | None:
+        """Run one job on one agent; returns None when its complete response was sent."""
         job = agent.submit(self._new_job())
         try:
             await job.wait()
             if not job.buffered_bytes and isinstance(job.end, JobError):
                 return job.end
             started = job.started
-            if started is None or not _can_carry(started.status):
-                return self._invalid()
+            if started is None or not _can_have_body(started.status):
+                return self._invalid_response()
             return await self._relay(job, started)
         finally:
             job.owner.abandon(job)
@@ -172,13 +177,13 @@ class Exchange:
         response = _response_for(started, self._headers())
         await response.prepare(self._request)
         self._response = response
-        patience_s = self._settings.stalled_client_s
-        with ClientStream(self._request, response, patience_s, self._log_stall) as stream:
+        timeout_s = self._settings.stalled_client_s
+        with ClientStream(self._request, response, timeout_s, self._log_stalled_client) as stream:
             job.set_end_callback(lambda end: _cut_slow_client(stream, end))
             while True:
                 data = job.take()
                 if data:
-                    await self._pass_on(job, data, stream)
+                    await self._forward(job, data, stream)
                 elif job.end is None:
                     await job.wait()
                 else:
@@ -188,7 +193,7 @@ class Exchange:
             await stream.finish()
             return None
 
-    async def _pass_on(self, job: RunningJob, data: bytearray, stream: ClientStream) -> None:
+    async def _forward(self, job: RunningJob, data: bytearray, stream: ClientStream) -> None:
         whole = memoryview(data)
         for start in range(0, len(data), PIECE_BYTES):
             piece = whole[start : start + PIECE_BYTES]
@@ -196,17 +201,17 @@ class Exchange:
             job.owner.acknowledge(job, len(piece))
         self._tail = (self._tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
 
-    def _log_stall(self) -> None:
-        fields = {"job": self._job_id.hex(), "model": self._asked.model_id}
-        log.warning("client takes nothing and is cut off", **fields)
+    def _log_stalled_client(self) -> None:
+        fields = {"job": self._job_id.hex(), "model": self._client_request.model_id}
+        log.warning("stalled client disconnected", **fields)
 
-    async def _break_off(self, response: web.StreamResponse, failure: Failure) -> None:
-        """End a response that cannot be completed, so that it is not taken for a whole one."""
-        wire_format = self._asked.operation.wire_format
+    async def _abort_response(self, response: web.StreamResponse, error: ClientError) -> None:
+        """End an incomplete response in a way that the client recognizes."""
+        wire_format = self._client_request.operation.wire_format
         if response.content_type == "text/event-stream":
             try:
-                async with asyncio.timeout(LAST_WORDS_S):
-                    await response.write(render_event(wire_format, failure, self._tail))
+                async with asyncio.timeout(ERROR_EVENT_TIMEOUT_S):
+                    await response.write(render_event(wire_format, error, self._tail))
                     await response.write_eof()
             except (TimeoutError, ConnectionError):
                 pass
@@ -215,41 +220,41 @@ class Exchange:
         abort(self._request)
 
     def _headers(self) -> dict[str, str]:
-        return request_id_headers(self._asked.operation.wire_format, self._job_id.hex())
+        return request_id_headers(self._client_request.operation.wire_format, self._job_id.hex())
 
     def _new_job_id(self) -> bytes:
         return uuid.UUID(bytes=self._random_bytes(16), version=4).bytes
 
     def _new_job(self) -> Job:
-        asked = self._asked
+        client_request = self._client_request
         return Job(
             job_id=self._job_id,
-            model_id=asked.model_id,
-            format=asked.operation.wire_format.value,
-            request=asked.body,
+            model_id=client_request.model_id,
+            format=client_request.operation.wire_format.value,
+            request=client_request.body,
             deadline_ms=max(0, int((self._ends_at - self._clock()) * 1000)),
-            operation=asked.operation.value,
-            traceparent=asked.traceparent,
+            operation=client_request.operation.value,
+            traceparent=client_request.traceparent,
         )
 
-    def _invalid(self) -> JobError:
+    def _invalid_response(self) -> JobError:
         return JobError(
             self._job_id,
             total_bytes=0,
             code=ErrorCode.INVALID_RESPONSE.value,
-            message="The provider's answer had no usable HTTP status.",
+            message="The provider's response had no valid HTTP status.",
             retryable=True,
         )
 
 
 def _cut_slow_client(stream: ClientStream, end: JobEnd) -> None:
-    """The agent gave the job up because its answer is not taken: so is the client."""
+    """Disconnect a client whose job the agent ended because the client does not read."""
     if isinstance(end, JobError) and end.code == ErrorCode.SLOW_CONSUMER:
-        stream.cut_if_blocked()
+        stream.disconnect_if_blocked()
 
 
 def request_id_headers(wire_format: WireFormat, request_id: str) -> dict[str, str]:
-    """The id under the name that each official client looks for."""
+    """The request id, in the headers that the official clients read."""
     headers = {"x-request-id": request_id}
     if wire_format is WireFormat.ANTHROPIC:
         headers["request-id"] = request_id
@@ -257,15 +262,15 @@ def request_id_headers(wire_format: WireFormat, request_id: str) -> dict[str, st
 
 
 def error_response(
-    wire_format: WireFormat, failure: Failure, request_id: str | None = None
+    wire_format: WireFormat, error: ClientError, request_id: str | None = None
 ) -> web.Response:
-    """A failure as a whole HTTP response."""
+    """An error as a complete HTTP response."""
     headers = {} if request_id is None else request_id_headers(wire_format, request_id)
-    if failure.retry_after_s is not None:
-        headers["Retry-After"] = str(failure.retry_after_s)
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
     return web.Response(
-        status=failure.status,
-        body=render_body(wire_format, failure),
+        status=error.status,
+        body=render_body(wire_format, error),
         content_type="application/json",
         headers=headers,
     )
@@ -273,7 +278,7 @@ def error_response(
 
 def _response_for(started: JobStarted, headers: dict[str, str]) -> web.StreamResponse:
     content_type = started.content_type
-    if not _PRINTABLE.fullmatch(content_type):  # a line break would forge headers
+    if not _PRINTABLE.fullmatch(content_type):  # a line break would inject headers
         content_type = "application/octet-stream"
     headers["Content-Type"] = content_type
     headers["Cache-Control"] = "no-cache"
@@ -282,25 +287,25 @@ def _response_for(started: JobStarted, headers: dict[str, str]) -> web.StreamRes
     return web.StreamResponse(status=started.status, headers=headers)
 
 
-def _can_carry(status: int) -> bool:
-    """Whether a response with this status can hold a body."""
+def _can_have_body(status: int) -> bool:
+    """Whether a response with this status can have a body."""
     return status >= HTTPStatus.OK and status not in _BODILESS
 
 
-def _nobody(code: ErrorCode, asked: ClientRequest) -> Failure:
-    """No agent was asked at all."""
-    model = asked.model_id
+def _no_agent_error(code: ErrorCode, client_request: ClientRequest) -> ClientError:
+    """The error of a request for which no agent was chosen."""
+    model = client_request.model_id
     match code:
         case ErrorCode.MODEL_NOT_LOADED:
             message = f"The model `{model}` is not offered by any connected provider."
         case ErrorCode.FORMAT_NOT_SUPPORTED:
-            operation = asked.operation
+            operation = client_request.operation
             message = (
                 f"The model `{model}` is offered, but not natively for {operation.wire_format} "
                 f"{operation}."
             )
         case ErrorCode.OUT_OF_CAPACITY:
-            message = f"Every provider of the model `{model}` is busy or away; try again soon."
+            message = f"Every provider of the model `{model}` is busy or offline; try again soon."
         case _:
             message = ""
-    return failure_of_code(code, message)
+    return error_of_code(code, message)

@@ -1,6 +1,6 @@
-"""How a failure looks to a client: HTTP status, body and stream event in the format asked for.
+"""Errors for clients: HTTP status, body and stream event in the wire format of the request.
 
-The shapes are those of the OpenAI API (`{"error": {message, type, param, code}}`) and the Anthropic
+The bodies are those of the OpenAI API (`{"error": {message, type, param, code}}`) and the Anthropic
 API (`{"type": "error", "error": {type, message}}`), so that the official clients raise their own
 typed exceptions.
 """
@@ -17,12 +17,12 @@ from provider_agent.protocol.formats import WireFormat
 from provider_agent.protocol.frames import JobError
 
 RETRY_AFTER_S: Final = 2
-"""What a 503 says when nobody knows better: about the length of a short job."""
+"""The default `Retry-After` of a 503: about the duration of a short job."""
 
 _STATUS: Final = {
     ErrorCode.BAD_REQUEST: 400,
     ErrorCode.CONTEXT_LENGTH_EXCEEDED: 400,
-    ErrorCode.CANCELLED: 503,  # a client who reads this did not cancel: the agent is stopping
+    ErrorCode.CANCELLED: 503,  # a client that receives this did not cancel: the agent is stopping
     ErrorCode.MODEL_NOT_LOADED: 404,
     ErrorCode.FORMAT_NOT_SUPPORTED: 400,
     ErrorCode.OUT_OF_CAPACITY: 503,
@@ -39,10 +39,10 @@ _STATUS: Final = {
 }
 
 _PASSED_THROUGH: Final = frozenset({ErrorCode.BAD_REQUEST, ErrorCode.CONTEXT_LENGTH_EXCEEDED})
-"""Codes whose upstream status and body tell the client more than ours."""
+"""Codes for which the client receives the server's own status and body."""
 
 _NOT_THE_CLIENTS: Final = frozenset({401, 402, 403, 407, 408, 429})
-"""Upstream statuses about the operator's key, balance or rate, not about the client's."""
+"""Upstream statuses that concern the operator's key, balance or rate, not the client's."""
 
 _OPENAI_TYPE: Final = {
     401: "authentication_error",
@@ -63,15 +63,15 @@ _ANTHROPIC_TYPE: Final = {
 }
 
 
-class Failure(Struct, frozen=True):
-    """Why a request got no answer, before it takes a format's shape.
+class ClientError(Struct, frozen=True):
+    """An error for a client, independent of the wire format.
 
     Attributes:
         status: the HTTP status.
-        code: a registry code, or a short name of a failure at the front.
-        message: one sentence for people.
+        code: a registry code, or a short name of an error of the HTTP API.
+        message: one human-readable sentence.
         retry_after_s: for the `Retry-After` header; None: no header.
-        upstream_body: what the inference server said, when the client should read that instead.
+        upstream_body: the inference server's error body, which replaces ours if not empty.
     """
 
     status: int
@@ -81,10 +81,10 @@ class Failure(Struct, frozen=True):
     upstream_body: bytes = b""
 
 
-def failure_of_code(code: ErrorCode, message: str = "") -> Failure:
-    """A failure that the coordinator itself names; without a message, the registry's."""
+def error_of_code(code: ErrorCode, message: str = "") -> ClientError:
+    """The error for a code of the coordinator; the default message is the registry's."""
     status = _STATUS[code]
-    return Failure(
+    return ClientError(
         status=status,
         code=code.value,
         message=message or REGISTRY[code].meaning,
@@ -92,15 +92,15 @@ def failure_of_code(code: ErrorCode, message: str = "") -> Failure:
     )
 
 
-def failure_of_job(error: JobError) -> Failure:
-    """What an agent's `JobError` means to the client.
+def error_of_job(error: JobError) -> ClientError:
+    """The error for an agent's `JobError`.
 
-    A 4xx of the inference server about the client's request passes through with its body.
+    A 4xx of the inference server about the client's request is forwarded with its body.
     """
     code = known_code(error.code)
     status = _STATUS[code]
     if code is ErrorCode.MODEL_NOT_LOADED and error.upstream_status is None:
-        # It offered the model a moment ago: its server restarts, and will be back.
+        # The agent offered the model a moment ago: its server is probably restarting.
         status = HTTPStatus.SERVICE_UNAVAILABLE
     upstream_body = b""
     if code in _PASSED_THROUGH:
@@ -113,64 +113,64 @@ def failure_of_job(error: JobError) -> Failure:
         retry_after_s = RETRY_AFTER_S
         if error.retry_after_ms is not None:
             retry_after_s = math.ceil(error.retry_after_ms / 1000)
-    # What an agent says of its own trouble is for its operator; the client is told what it means.
+    # An agent's message about its own failure is for its operator; clients receive the meaning.
     entry = REGISTRY[code]
-    told = error.message if entry.fault is not Fault.PROVIDER else ""
-    return Failure(
+    message = error.message if entry.fault is not Fault.PROVIDER else ""
+    return ClientError(
         status=status,
         code=error.code,
-        message=told or entry.meaning,
+        message=message or entry.meaning,
         retry_after_s=retry_after_s,
         upstream_body=upstream_body,
     )
 
 
-def may_try_elsewhere(error: JobError) -> bool:
-    """Whether another agent may get the same job: the registry says so, for codes it knows."""
+def is_retryable(error: JobError) -> bool:
+    """Whether another agent may be tried: by the registry, or by the frame for unknown codes."""
     try:
         return REGISTRY[ErrorCode(error.code)].retryable
     except ValueError:
         return error.retryable
 
 
-def render_body(wire_format: WireFormat, failure: Failure) -> bytes:
-    """The body of an error response, one JSON object in the shape of the format."""
-    if failure.upstream_body and _has_shape(wire_format, failure.upstream_body):
-        return failure.upstream_body
-    return msgspec.json.encode(_shape(wire_format, failure))
+def render_body(wire_format: WireFormat, error: ClientError) -> bytes:
+    """The body of an error response: one JSON object in the wire format."""
+    if error.upstream_body and _is_error_body(wire_format, error.upstream_body):
+        return error.upstream_body
+    return msgspec.json.encode(_error_object(wire_format, error))
 
 
-def render_event(wire_format: WireFormat, failure: Failure, tail: bytes) -> bytes:
-    """The last event of a stream that broke off.
+def render_event(wire_format: WireFormat, error: ClientError, tail: bytes) -> bytes:
+    """The error event at the end of an interrupted stream.
 
     Args:
-        wire_format: what the stream is in.
-        failure: why it broke off.
-        tail: the last bytes of the stream so far (four are enough); an open event or line is
-            closed first, so that the error stands alone.
+        wire_format: of the stream.
+        error: why it was interrupted.
+        tail: the last bytes of the stream (four are enough); an incomplete line or event is
+            terminated first, so that the error is an event of its own.
     """
-    data = b"data: " + msgspec.json.encode(_shape(wire_format, failure)) + b"\n\n"
+    data = b"data: " + msgspec.json.encode(_error_object(wire_format, error)) + b"\n\n"
     event = b"event: error\n" + data if wire_format is WireFormat.ANTHROPIC else data
-    return _closing_of(tail) + event
+    return _event_terminator(tail) + event
 
 
-def _closing_of(tail: bytes) -> bytes:
-    """What ends the event that `tail` is in (WHATWG HTML, 9.2.6: lines end in LF, CRLF or CR)."""
+def _event_terminator(tail: bytes) -> bytes:
+    """The bytes that end the event of `tail` (WHATWG HTML, 9.2.6: lines end in LF, CRLF or CR)."""
     unified = tail.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if not unified or unified.endswith(b"\n\n"):
         return b""
     return b"\n" if unified.endswith(b"\n") else b"\n\n"
 
 
-def _shape(wire_format: WireFormat, failure: Failure) -> dict[str, object]:
-    status, message = failure.status, failure.message
+def _error_object(wire_format: WireFormat, error: ClientError) -> dict[str, object]:
+    status, message = error.status, error.message
     if wire_format is WireFormat.ANTHROPIC:
         fallback = "invalid_request_error" if status < 500 else "api_error"
         kind = _ANTHROPIC_TYPE.get(status, fallback)
         return {"type": "error", "error": {"type": kind, "message": message}}
     fallback = "invalid_request_error" if status < 500 else "server_error"
     kind = _OPENAI_TYPE.get(status, fallback)
-    return {"error": {"message": message, "type": kind, "param": None, "code": failure.code}}
+    return {"error": {"message": message, "type": kind, "param": None, "code": error.code}}
 
 
 class _Message(Struct):
@@ -191,7 +191,7 @@ class _AnthropicShape(Struct):
     error: _AnthropicMessage
 
 
-def _has_shape(wire_format: WireFormat, body: bytes) -> bool:
+def _is_error_body(wire_format: WireFormat, body: bytes) -> bool:
     shape = _AnthropicShape if wire_format is WireFormat.ANTHROPIC else _OpenAIShape
     try:
         msgspec.json.decode(body, type=shape)

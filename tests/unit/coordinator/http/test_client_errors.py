@@ -1,12 +1,12 @@
 import msgspec
 import pytest
 
-from provider_agent.coordinator.http.error_shapes import (
+from provider_agent.coordinator.http.client_errors import (
     RETRY_AFTER_S,
-    Failure,
-    failure_of_code,
-    failure_of_job,
-    may_try_elsewhere,
+    ClientError,
+    error_of_code,
+    error_of_job,
+    is_retryable,
     render_body,
     render_event,
 )
@@ -56,7 +56,7 @@ def job_error(
     ],
 )
 def test_code_decides_the_http_status(code: str, upstream_status: int | None, status: int) -> None:
-    failure = failure_of_job(job_error(code, upstream_status))
+    failure = error_of_job(job_error(code, upstream_status))
     assert (failure.status, failure.code) == (status, code)
 
 
@@ -65,12 +65,12 @@ def test_only_trouble_that_is_not_the_providers_is_told_in_the_agents_words(code
     """What an agent says of its own servers is for its operator."""
     entry = entry_for(code)
     expected = entry.meaning if entry.fault is Fault.PROVIDER else "why"
-    assert failure_of_job(job_error(code, None)).message == expected
+    assert error_of_job(job_error(code, None)).message == expected
 
 
 @pytest.mark.parametrize("code", list(ErrorCode))
 def test_every_code_of_the_registry_has_a_status_and_a_sentence(code: ErrorCode) -> None:
-    failure = failure_of_code(code)
+    failure = error_of_code(code)
     assert 400 <= failure.status < 600
     assert failure.message == REGISTRY[code].meaning
 
@@ -86,15 +86,15 @@ def test_every_code_of_the_registry_has_a_status_and_a_sentence(code: ErrorCode)
 def test_unavailable_says_when_to_come_back(
     code: str, retry_after_ms: int | None, retry_after_s: int | None
 ) -> None:
-    failure = failure_of_job(job_error(code, retry_after_ms=retry_after_ms))
+    failure = error_of_job(job_error(code, retry_after_ms=retry_after_ms))
     assert failure.retry_after_s == retry_after_s
 
 
 def test_registry_decides_whether_another_agent_is_tried() -> None:
     for code, entry in REGISTRY.items():
-        assert may_try_elsewhere(job_error(code.value)) is entry.retryable
-    assert may_try_elsewhere(job_error("of_a_newer_agent", retryable=True))
-    assert not may_try_elsewhere(job_error("of_a_newer_agent"))
+        assert is_retryable(job_error(code.value)) is entry.retryable
+    assert is_retryable(job_error("of_a_newer_agent", retryable=True))
+    assert not is_retryable(job_error("of_a_newer_agent"))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_registry_decides_whether_another_agent_is_tried() -> None:
 def test_body_has_the_shape_of_its_format(
     status: int, openai_type: str, anthropic_type: str
 ) -> None:
-    failure = Failure(status, "some_code", "why")
+    failure = ClientError(status, "some_code", "why")
     assert msgspec.json.decode(render_body(OPENAI, failure)) == {
         "error": {"message": "why", "type": openai_type, "param": None, "code": "some_code"}
     }
@@ -138,13 +138,13 @@ def test_body_has_the_shape_of_its_format(
 def test_servers_own_words_pass_when_they_have_the_shape(
     wire_format: WireFormat, body: bytes, passed: bool
 ) -> None:
-    failure = failure_of_job(job_error("bad_request", 400, body=body))
+    failure = error_of_job(job_error("bad_request", 400, body=body))
     assert (render_body(wire_format, failure) == body) is passed
 
 
 def test_servers_words_about_its_own_fault_are_not_passed_on() -> None:
     body = b'{"error":{"message":"CUDA out of memory on gpu-7"}}'
-    failure = failure_of_job(job_error("backend_error", 500, body=body))
+    failure = error_of_job(job_error("backend_error", 500, body=body))
     assert b"CUDA" not in render_body(OPENAI, failure)
 
 
@@ -161,11 +161,11 @@ def test_servers_words_about_its_own_fault_are_not_passed_on() -> None:
     ],
 )
 def test_event_stands_alone_whatever_came_before(tail: bytes, prefix: bytes) -> None:
-    event = render_event(OPENAI, Failure(502, "backend_error", "why"), tail)
+    event = render_event(OPENAI, ClientError(502, "backend_error", "why"), tail)
     assert event.startswith(prefix + b'data: {"error":')
     assert event.endswith(b"}\n\n")
 
 
 def test_anthropic_event_has_a_name() -> None:
-    event = render_event(ANTHROPIC, Failure(502, "backend_error", "why"), b"")
+    event = render_event(ANTHROPIC, ClientError(502, "backend_error", "why"), b"")
     assert event.startswith(b'event: error\ndata: {"type":"error","error":')
