@@ -38,7 +38,7 @@ async def test_description_says_what_is_open_and_what_it_is_for(coordinator: Coo
     assert coordinator.connect_url in text
     assert "no API key required" in text
     assert "every agent is admitted" in text
-    assert "for development, tests and small self-hosted fleets" in text
+    assert "for development, tests and self-hosted fleets" in text
 
 
 def test_module_serves_until_sigterm_and_tells_what_is_protected(tmp_path: Path) -> None:
