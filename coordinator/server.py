@@ -152,7 +152,7 @@ class Coordinator:
         runner, self._runner = self._runner, None
         if runner is None:
             return
-        self._fleet.ask_to_drain(_REASON)
+        self._fleet.start_draining(_REASON)
         try:
             await self._http_api.stop(self.settings.drain_s)
         finally:  # also after a second signal

@@ -1,1 +1,1 @@
-"""The agents' side: WebSocket connections, the registry of agents, and routing."""
+"""The agents' side: WebSocket connections, admission of agents, and routing."""

@@ -1,28 +1,28 @@
-"""Which frames share the next message to an agent."""
+"""Batches: how many queued frames share one WebSocket message to an agent."""
 
 from provider_agent.protocol.frames import CoordinatorFrame, Job
 
 _FRAME_BYTES = 128
-"""About what a frame other than a job takes; its strings are rarely longer than a few words."""
+"""Estimated size of every frame but `Job`, whose strings are rarely longer than a few words."""
 
 
 def frame_bytes(frame: CoordinatorFrame) -> int:
-    """About how many bytes a frame takes in a message."""
+    """The estimated encoded size of a frame."""
     return _FRAME_BYTES + (len(frame.request) if isinstance(frame, Job) else 0)
 
 
-def pop_batch(frames: list[CoordinatorFrame], budget: int) -> list[CoordinatorFrame]:
-    """Remove frames from the front until about `budget` bytes; always at least one, in order.
+def pop_batch(queue: list[CoordinatorFrame], budget_bytes: int) -> list[CoordinatorFrame]:
+    """Remove frames from the front of `queue`, up to about `budget_bytes` but at least one.
 
-    A job bigger than the budget travels alone, so that it never exceeds what an agent accepts.
+    A job over the budget gets a message of its own, which stays within the agent's limit.
     """
     total = 0
     count = 0
-    for frame in frames:
+    for frame in queue:
         total += frame_bytes(frame)
-        if count and total > budget:
+        if count and total > budget_bytes:
             break
         count += 1
-    batch = frames[:count]
-    del frames[:count]
+    batch = queue[:count]
+    del queue[:count]
     return batch

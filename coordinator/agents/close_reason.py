@@ -1,4 +1,4 @@
-"""Why a connection ends, and whether its session outlives it."""
+"""Why a connection ends, and whether the agent may resume its session."""
 
 from typing import Final
 
@@ -12,10 +12,10 @@ class CloseReason(Struct, frozen=True):
     """Why a connection ends.
 
     Attributes:
-        close_code: RFC 6455, 7.4.
-        reason: for the close frame and the log, without content.
-        flush: whether what waits is still sent: a rejection is, jobs are not.
-        keep_session: only the link is lost; the session waits for its agent.
+        close_code: RFC 6455, section 7.4.
+        reason: text for the close frame and the log, without content of jobs.
+        flush: whether queued frames are sent before the close frame, such as `Rejected`.
+        keep_session: whether the session is detached, so that the agent may resume it.
     """
 
     close_code: int
@@ -34,15 +34,15 @@ _FINAL_CODES: Final = frozenset(
         WSCloseCode.MESSAGE_TOO_BIG,
     }
 )
-"""An agent that closes with one of these is done with its session, or would fail at it again."""
+"""Close codes that end the session: the agent needs it no longer, or would fail the same way."""
 
 
 def closed_by_agent(code: int | None, *, is_malformed: bool = False) -> CloseReason:
-    """What the end of a connection from the agent's side means.
+    """The close reason of a connection that the agent ended.
 
     Args:
-        code: of its close frame; None when there was none.
-        is_malformed: the connection ended over bytes that are no WebSocket message.
+        code: from the close frame; None without one.
+        is_malformed: the agent's last bytes were not a valid WebSocket message.
     """
     code = code or WSCloseCode.ABNORMAL_CLOSURE
     keep_session = not is_malformed and code not in _FINAL_CODES
@@ -50,5 +50,5 @@ def closed_by_agent(code: int | None, *, is_malformed: bool = False) -> CloseRea
 
 
 def link_lost(reason: str) -> CloseReason:
-    """The link is gone without a word."""
+    """The close reason of a connection that ended without a closing handshake."""
     return CloseReason(WSCloseCode.ABNORMAL_CLOSURE, reason, keep_session=True)

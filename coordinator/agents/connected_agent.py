@@ -1,8 +1,8 @@
-"""What the coordinator knows of one connected agent, and the jobs it runs. No I/O.
+"""The coordinator's state of one agent's connection, and the jobs that the agent runs. No I/O.
 
-Frames come in by `receive_message`, a plain call that never waits; what is to be sent collects in
-`waiting` and `wake` tells the writer. The HTTP side submits jobs, says what it has passed on, and
-abandons jobs whose client is gone.
+`AgentLink` feeds received messages to `receive_message`, which never waits. Frames to send are
+queued; `wake` tells the link's writer to call `next_batch`. The HTTP side submits jobs, counts the
+bytes that it passed on to clients, and abandons jobs whose client disconnected.
 """
 
 import base64
@@ -46,61 +46,67 @@ from provider_agent.protocol.session import CoordinatorSession, State
 log = EventLogger(__name__)
 
 MAX_QUEUED_JOB_BYTES: Final = 64 * MIB
-"""Jobs that wait to be sent to one agent: four of the biggest. More go elsewhere."""
+"""`Job` frames queued for one agent: four of the biggest. With more, routing skips the agent."""
 
 RECONNECT_AFTER_MS: Final = 5_000
-"""When an agent may come back to a coordinator that stops. It adds as long again at random, and so
-spreads a fleet that would otherwise be back within the first second."""
+"""How long an agent waits before it reconnects to a coordinator that stops. Agents add up to as
+much again at random, so that they do not all reconnect within the first second."""
 
-CANCEL_REASON: Final = "the client is gone or the answer is of no use"
+CANCEL_REASON: Final = "the client disconnected or the response is unusable"
 """Why jobs are cancelled, for the agent's log."""
 
 
 class AgentRegistry(Protocol):
-    """Where an agent asks to be admitted, and signs off."""
+    """Admits agents and keeps track of them."""
 
     def admit(self, hello: Hello) -> Rejected | None:
-        """Why this agent may not join; None: it may."""
+        """Why the agent is rejected; None if it is admitted."""
         ...
 
     def claim(self, hello: Hello) -> DetachedSession | None:
-        """The session that this agent comes back for; from now on it is this agent's alone."""
+        """Remove and return the session that `hello` resumes, if there is one."""
         ...
 
     def join(self, agent: "ConnectedAgent") -> None:
-        """The agent is welcome; it gets jobs as soon as it has told its models."""
+        """Add an agent that received `Welcome`."""
         ...
 
     def leave(
         self, agent: "ConnectedAgent", session: DetachedSession, *, keep_session: bool
     ) -> None:
-        """The agent is gone, or never joined; `session` is what it leaves behind."""
+        """Remove an agent whose connection ends; it may not have joined.
+
+        Args:
+            agent: whose connection ends.
+            session: the agent's session.
+            keep_session: whether the agent may resume it; otherwise it ends.
+        """
         ...
 
 
 class ConnectedAgent:
-    """One agent, from its open socket to the end of the connection.
+    """One agent's connection, from the open WebSocket to its end.
 
     Args:
-        session: fresh, with a fresh nonce.
-        session_id: 16 bytes for `Welcome`, unless the agent comes back for an older session.
-        registry: who admits it.
+        session: new, with a new nonce.
+        session_id: 16 bytes for `Welcome`, unless the agent resumes an older session.
+        registry: admits the agent.
         settings: the coordinator's.
-        clock: seconds, monotonic.
-        wake: called when something waits to be sent.
-        close: called to end the connection from this side.
+        clock: monotonic, in seconds.
+        wake: called when frames are queued.
+        close: called to close the connection.
 
     Attributes:
-        public_key: its identity; empty before its signature is verified.
-        session_id: of its session; keeps its value however often the link breaks.
-        instance_id: of its process, as it says.
-        resumed: it came back for its session.
-        retired: another connection of its key gets the new jobs.
-        offers: what it serves; None before it has told.
-        heartbeat: its last report.
-        last_heartbeat: when that came, by the clock.
-        draining: it takes no more jobs.
-        unknown_frames: how many frames this version did not know.
+        public_key: the agent's identity; empty before its signature is verified.
+        session_id: stays the same across connections.
+        instance_id: of the agent's process, from `Hello`.
+        resumed: whether this connection resumed a session.
+        retired: whether another connection of the same key receives the new jobs.
+        offers: the latest; None before the first `Capabilities`.
+        heartbeat: the latest.
+        last_heartbeat: when that arrived, by `clock`.
+        draining: whether the agent accepts no more jobs.
+        unknown_frames: received frames of types that this version does not know.
     """
 
     def __init__(
@@ -132,42 +138,42 @@ class ConnectedAgent:
         self._wake = wake
         self._jobs: dict[bytes, RunningJob] = {}
         self._queued_job_bytes = 0
-        self._over = False
+        self._detached = False
 
     def __repr__(self) -> str:
-        who = self.name or "nobody yet"
+        name = self.name or "unauthenticated"
         state = "retired" if self.retired else self.state
-        return f"<ConnectedAgent {who} {state} jobs={self.in_flight} offers={self.offers}>"
+        return f"<ConnectedAgent {name} {state} jobs={self.in_flight} offers={self.offers}>"
 
     @property
     def name(self) -> str:
-        """Its public key in base64; "" before it is verified."""
+        """The public key in base64; empty before its signature is verified."""
         return base64.b64encode(self.public_key).decode()
 
     @property
     def state(self) -> State:
-        """Where the connection stands."""
+        """The state of the connection."""
         return self._session.state
 
     @property
     def queued_frames(self) -> int:
-        """Frames that wait to be sent."""
+        """How many frames are queued."""
         return len(self._session.to_send)
 
     @property
     def in_flight(self) -> int:
-        """Jobs given to it whose end has not come, cancelled ones included."""
+        """Jobs without an end, including cancelled ones."""
         return len(self._session.streams)
 
     @property
     def send_queue_full(self) -> bool:
-        """Whether too much waits to be sent already."""
+        """Whether the queued jobs exceed `MAX_QUEUED_JOB_BYTES`."""
         return self._queued_job_bytes > MAX_QUEUED_JOB_BYTES
 
-    # --- for the HTTP side ------------------------------------------------------------------------
+    # --- called by the HTTP side ------------------------------------------------------------------
 
     def submit(self, job: Job) -> RunningJob:
-        """Give it a job, in the same turn of the loop in which it was chosen."""
+        """Queue a job. Call it without an `await` after routing: the agent may disconnect."""
         running = RunningJob(job, self, self._clock() + job.deadline_ms / 1000)
         self._start(job, running)
         return running
@@ -178,39 +184,38 @@ class ConnectedAgent:
         self._queued_job_bytes += frame_bytes(job)
         self._wake()
 
-    def acknowledge(self, job: RunningJob, count: int) -> None:
-        """`count` bytes of the job are with the client; as many more may come."""
-        job.unacknowledged -= count
+    def consume(self, job: RunningJob, count: int) -> None:
+        """Count `count` more bytes as passed on to the client, which may queue an `Ack`."""
+        job.unconsumed -= count
         self._session.consumed(job.job_id, count)
-        self._wake_when_waiting()
+        self._wake_if_queued()
 
     def abandon(self, job: RunningJob) -> None:
-        """Nobody waits for the job any more; it is cancelled when it still runs."""
+        """Drop the job, and cancel it if it still runs."""
         if self._jobs.pop(job.job_id, None) is not None:
             self._session.cancel_job(job.job_id, CANCEL_REASON)
-            self._session.consumed(job.job_id, job.unacknowledged)
+            self._session.consumed(job.job_id, job.unconsumed)
             self._wake()
 
-    # --- for the fleet ----------------------------------------------------------------------------
+    # --- called by the registry -------------------------------------------------------------------
 
-    def ask_to_drain(self, reason: str) -> None:
-        """Tell it that the coordinator is going away."""
+    def send_drain(self, reason: str) -> None:
+        """Ask the agent to finish its jobs and reconnect, because the coordinator stops."""
         if self.state is State.OPEN:
             self._session.to_send.append(Drain(reason, RECONNECT_AFTER_MS))
             self._wake()
 
     def retire(self) -> None:
-        """Another connection has its place: once it has finished what it has, it is closed."""
+        """Close the connection as soon as its last job ends; another one receives the new jobs."""
         self.retired = True
-        if not self.in_flight:
-            self.close(replace(REPLACED_BY_NEWER, flush=True))
+        self._close_if_retired()
 
     def detach(self) -> DetachedSession:
-        """Give everything up to the next connection of the session. This one is over.
+        """Move the jobs out of this connection; frames that arrive later are ignored.
 
-        What still comes in on it is not taken: it would be taken twice.
+        An end that was still acknowledged here would be lost for the next connection.
         """
-        self._over = True
+        self._detached = True
         jobs, self._jobs = self._jobs, {}
         streams, self._session.streams = self._session.streams, {}
         return DetachedSession(
@@ -224,63 +229,65 @@ class ConnectedAgent:
             streams=streams,
         )
 
-    # --- for the connection -----------------------------------------------------------------------
+    def leave(self, *, keep_session: bool = False) -> None:
+        """Leave the registry, because the connection ends. Does nothing the second time.
+
+        Args:
+            keep_session: whether the agent may resume the session; otherwise its jobs fail.
+        """
+        if not self._detached:
+            self._registry.leave(self, self.detach(), keep_session=keep_session)
+
+    # --- called by the link -----------------------------------------------------------------------
 
     def receive_message(self, message: bytes | str) -> None:
-        """What came over the wire.
+        """Process one WebSocket message.
 
         Raises:
-            ProtocolError: it is malformed or not allowed now; the connection is to be closed.
+            ProtocolError: it is malformed or not allowed now; the caller closes the connection.
         """
-        if self._over:
+        if self._detached:
             return
-        # A stranger's bytes are not worth as much memory as those of an agent.
-        known = self.state is State.OPEN
-        limit = MAX_MESSAGE_TO_COORDINATOR_BYTES if known else MIN_MESSAGE_TO_COORDINATOR_BYTES
+        # Before authentication a connection may use only little memory.
+        is_open = self.state is State.OPEN
+        limit = MAX_MESSAGE_TO_COORDINATOR_BYTES if is_open else MIN_MESSAGE_TO_COORDINATOR_BYTES
         decoded = VERSION_1.decode_from_agent(message, limit)
         if decoded.unknown_types:
             self._count_unknown(decoded.unknown_types)
         for frame in decoded.frames:
-            wanted = self._session.receive(frame)
-            if wanted is not None:
-                self._take_frame(wanted)
+            accepted = self._session.receive(frame)
+            if accepted is not None:
+                self._on_frame(accepted)
             if self.state is State.CLOSED:
                 self._log_rejection()
                 break
-        self._wake_when_waiting()
+        self._wake_if_queued()
 
     def next_batch(self) -> list[CoordinatorFrame]:
-        """What the next message to the agent holds; empty when nothing waits."""
+        """Remove and return the frames of the next message; empty when none are queued."""
         batch = pop_batch(self._session.to_send, BATCH_BYTES)
         self._queued_job_bytes -= sum(frame_bytes(job) for job in batch if isinstance(job, Job))
         return batch
 
-    def leave(self, *, keep_session: bool = False) -> None:
-        """The connection is over: leave the fleet with what still runs. May be called again.
-
-        Args:
-            keep_session: only the link is lost; the jobs wait for their agent.
-        """
-        if not self._over:
-            self._registry.leave(self, self.detach(), keep_session=keep_session)
-
-    def _wake_when_waiting(self) -> None:
+    def _wake_if_queued(self) -> None:
         if self._session.to_send:
             self._wake()
+
+    def _close_if_retired(self) -> None:
+        if self.retired and not self.in_flight:
+            self.close(replace(REPLACED_BY_NEWER, flush=True))
 
     def _log_rejection(self) -> None:
         for frame in self._session.to_send:
             if isinstance(frame, Rejected):
-                fields = {"agent": self.name, "code": frame.code}
-                log.warning("agent rejected", **fields)
+                log.warning("agent rejected", agent=self.name, code=frame.code)
 
     def _count_unknown(self, types: list[int]) -> None:
         if not self.unknown_frames:
-            fields = {"agent": self.name, "frame_type": types[0]}
-            log.warning("unknown frame type skipped", **fields)
+            log.warning("unknown frame type skipped", agent=self.name, frame_type=types[0])
         self.unknown_frames += len(types)
 
-    def _take_frame(self, frame: AgentFrame) -> None:
+    def _on_frame(self, frame: AgentFrame) -> None:
         match frame:
             case Chunk():
                 self._on_chunk(frame)
@@ -291,8 +298,7 @@ class ConnectedAgent:
                 job = self._jobs.pop(frame.job_id, None)
                 if job is not None:
                     job.on_end(frame)
-                if self.retired:
-                    self.retire()
+                self._close_if_retired()
             case Heartbeat():
                 self.heartbeat, self.last_heartbeat = frame, self._clock()
             case Capabilities():
@@ -306,7 +312,7 @@ class ConnectedAgent:
         job = self._jobs.get(chunk.job_id)
         if job is not None:
             job.on_data(chunk.data)
-        else:  # abandoned: thrown away, so that its end is not stuck behind a full window
+        else:  # abandoned: discard the bytes, or a full window would hold back the end of the job
             self._session.consumed(chunk.job_id, len(chunk.data))
 
     def _on_hello(self, hello: Hello) -> None:
@@ -315,37 +321,38 @@ class ConnectedAgent:
         if rejected is not None:
             self._session.reject(rejected)
             return
-        lost = self._registry.claim(hello)
-        if lost is None:
+        detached = self._registry.claim(hello)
+        if detached is None:
             self._session.accept(self._welcome())
         else:
-            self._continue(lost, hello)
+            self._resume(detached, hello)
         self._registry.join(self)
-        fields = {
-            "agent": self.name,
-            "version": hello.agent_version,
-            "session": self.session_id.hex(),
-            "resumed": self.resumed,
-            "jobs": self.in_flight,
-        }
-        log.info("agent connected", **fields)
+        log.info(
+            "agent connected",
+            agent=self.name,
+            version=hello.agent_version,
+            session=self.session_id.hex(),
+            resumed=self.resumed,
+            jobs=self.in_flight,
+        )
 
-    def _continue(self, lost: DetachedSession, hello: Hello) -> None:
-        """Welcome the agent back, and take its jobs over."""
+    def _resume(self, detached: DetachedSession, hello: Hello) -> None:
+        """Send `Welcome` and take over the jobs of the session."""
         self.resumed = True
-        self.session_id, self.retired = lost.session_id, lost.retired
-        self.draining, self.offers = lost.draining, lost.offers  # until it tells anew
-        continuation = lost.plan_resumption(hello.live_jobs)
-        self._session.accept(self._welcome(), continuation.streams)
-        for job_id in continuation.streams:
-            self._jobs[job_id] = lost.jobs[job_id]
-        for job in continuation.lost:
+        self.session_id, self.retired = detached.session_id, detached.retired
+        # The agent sends both again after `Welcome`; until then the old values hold.
+        self.draining, self.offers = detached.draining, detached.offers
+        plan = detached.plan_resumption(hello.live_jobs)
+        self._session.accept(self._welcome(), plan.streams)
+        for job_id in plan.streams:
+            self._jobs[job_id] = detached.jobs[job_id]
+        for job in plan.resend:
             remaining_ms = max(0, int((job.ends_at - self._clock()) * 1000))
             job.send_count += 1
             self._start(replace(job.job, deadline_ms=remaining_ms), job)
         for job in self._jobs.values():
             job.owner = self
-        fail_missing(continuation.failed)
+        fail_missing(plan.failed)
 
     def _welcome(self) -> Welcome:
         return Welcome(

@@ -1,4 +1,4 @@
-"""Where agents knock: the WebSocket upgrade and what is refused before it."""
+"""The HTTP endpoint for agents: checks each WebSocket upgrade and runs its link."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,23 +15,23 @@ from provider_agent.protocol.limits import MAX_MESSAGE_TO_COORDINATOR_BYTES, SUB
 from provider_agent.protocol.session import CoordinatorSession
 
 MAX_HANDSHAKES: Final = 64
-"""Connections beyond the seats for agents: in their handshake, or about to be turned away."""
+"""How many connections are accepted beyond `max_agents`, for handshakes and for rejections."""
 
 _NONCE_BYTES: Final = 32
 _SESSION_ID_BYTES: Final = 16
 
 
 class AgentEndpoint:
-    """Accepts agents' connections.
+    """Accepts WebSocket connections of agents.
 
     Args:
         settings: the coordinator's.
-        fleet: who admits agents.
-        clock: seconds, monotonic.
-        random_bytes: makes nonces and session ids; must be cryptographically strong.
+        fleet: admits agents.
+        clock: monotonic, in seconds.
+        random_bytes: cryptographically strong; for nonces and session ids.
 
     Attributes:
-        authorities: by which addresses agents may dial; set once the port is bound.
+        authorities: the addresses (`host:port`) that agents may dial; set when the port is bound.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class AgentEndpoint:
         self._clock = clock
         self._random_bytes = random_bytes
         self._links: set[AgentLink] = set()
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self._all_closed = asyncio.Event()
+        self._all_closed.set()
 
     def __repr__(self) -> str:
         return f"<AgentEndpoint authorities={self.authorities} links={len(self._links)}>"
 
     async def connect(self, request: web.Request) -> web.StreamResponse:
-        """Serve one agent from its upgrade to the end of its connection."""
+        """Serve one connection, from the upgrade request to its end."""
         refusal = self._refusal(request)
         if refusal is not None:
             return refusal
@@ -63,12 +63,12 @@ class AgentEndpoint:
             protocols=(SUBPROTOCOL,),
             compress=False,
             timeout=CLOSE_S,
-            max_msg_size=MAX_MESSAGE_TO_COORDINATOR_BYTES + 1,  # aiohttp refuses the bound itself
+            max_msg_size=MAX_MESSAGE_TO_COORDINATOR_BYTES + 1,  # aiohttp's limit is exclusive
         )
         try:
             await socket.prepare(request)
         except ConnectionError:
-            return web.Response()  # to nobody: the dialler has hung up already
+            return web.Response()  # never sent: the connection is lost
         link = AgentLink(
             socket,
             abort=lambda: _abort(request),
@@ -83,13 +83,13 @@ class AgentEndpoint:
             clock=self._clock,
         )
         self._links.add(link)
-        self._empty.clear()
+        self._all_closed.clear()
         try:
             await link.run()
         finally:
             self._links.discard(link)
             if not self._links:
-                self._empty.set()
+                self._all_closed.set()
         return socket
 
     def _refusal(self, request: web.Request) -> web.Response | None:
@@ -97,7 +97,7 @@ class AgentEndpoint:
             return web.Response(
                 status=HTTPStatus.UPGRADE_REQUIRED,
                 headers={hdrs.UPGRADE: "websocket"},
-                text="Agents connect here by WebSocket.\n",
+                text="Agents connect here with a WebSocket.\n",
             )
         offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "")
         if SUBPROTOCOL not in (name.strip() for name in offered.split(",")):
@@ -105,7 +105,7 @@ class AgentEndpoint:
                 status=HTTPStatus.BAD_REQUEST,
                 text=f"Offer the WebSocket subprotocol {SUBPROTOCOL}.\n",
             )
-        if hdrs.ORIGIN in request.headers:  # a web page must not pose as an agent of this machine
+        if hdrs.ORIGIN in request.headers:  # sent by browsers: a web page must not act as an agent
             return web.Response(
                 status=HTTPStatus.FORBIDDEN, text="Web pages may not connect here.\n"
             )
@@ -113,19 +113,19 @@ class AgentEndpoint:
             return web.Response(
                 status=HTTPStatus.SERVICE_UNAVAILABLE,
                 headers={hdrs.RETRY_AFTER: str(FULL_RETRY_MS // 1000)},
-                text="Too many connections.\n",
+                text="Too many connections; try again later.\n",
             )
         return None
 
     async def close(self, reason: str) -> None:
-        """End every connection, those in their handshake included, and wait until they are gone.
+        """Close every connection, including those in their handshake, and wait until all ended.
 
-        Each takes at most `CLOSE_S`. It has to be over before aiohttp shuts down: from then on it
-        ignores what agents send, their part of the closing handshake included.
+        Each takes at most `CLOSE_S`. Call it before aiohttp shuts down, which then ignores incoming
+        data and so the agents' close frames.
         """
         for link in list(self._links):
             link.close(CloseReason(WSCloseCode.GOING_AWAY, reason))
-        await self._empty.wait()
+        await self._all_closed.wait()
 
 
 def _abort(request: web.Request) -> None:

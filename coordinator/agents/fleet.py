@@ -1,7 +1,8 @@
-"""The agents that are connected now, and the sessions that wait for theirs.
+"""The connected agents and the detached sessions: admission, resumption and routing.
 
-Of one key, the newest connection gets the new jobs. Another process with the same key is retired
-(think of a rolling update): it finishes what it has. What the same process left behind is closed.
+The newest connection of a key receives the new jobs. An older connection of another process is
+retired, as in a rolling update: it finishes its jobs. An older connection of the same process is
+closed.
 """
 
 import base64
@@ -23,24 +24,23 @@ from provider_agent.protocol.frames import Hello, Rejected
 log = EventLogger(__name__)
 
 FULL_RETRY_MS = 30_000
-"""When an agent that found no seat may ask again."""
-
+"""How long an agent waits before it reconnects to a coordinator that has `max_agents`."""
 
 MODEL_GRACE_S = 60.0
-"""How long a model that was served is expected back, and asked for again with 503 rather than given
-up with 404: its server restarts, or its agent dials. A coordinator that has just started expects
-every model, as long as no agent has come."""
+"""How long a missing model counts as temporarily unavailable (503, so that clients retry) instead
+of unknown (404): its server may restart or its agent reconnect. The time runs from the model's last
+job, or from the coordinator's start as long as no agent is connected."""
 
 MAX_REMEMBERED_MODELS = 4096
-"""Models that were served; the longest ago is forgotten first."""
+"""How many models are remembered for `MODEL_GRACE_S`; one more drops the least recent."""
 
 
 class Fleet:
-    """Admits agents, forgets them, and picks one for a request.
+    """The registry of agents: admits them and chooses one for each request.
 
     Args:
-        settings: whom to admit, and how many.
-        clock: seconds, monotonic; the one that stamps heartbeats.
+        settings: the coordinator's.
+        clock: monotonic, in seconds; the same as that of the agents' heartbeats.
     """
 
     def __init__(self, settings: CoordinatorSettings, clock: Callable[[], float]) -> None:
@@ -48,35 +48,38 @@ class Fleet:
         self._clock = clock
         self._agents: dict[bytes, ConnectedAgent] = {}
         self._retired: dict[bytes, ConnectedAgent] = {}
-        self._parked = DetachedSessions(settings.max_agents, settings.resume_ms / 1000)
+        self._detached = DetachedSessions(settings.max_agents, settings.resume_ms / 1000)
         self._started_at = clock()
-        self._served_at: dict[str, float] = {}
-        self._draining: str | None = None
+        self._last_job_at: dict[str, float] = {}
+        self._drain_reason: str | None = None
         self._closed = False
 
     def __repr__(self) -> str:
         retired = f" retired={list(self._retired.values())}" if self._retired else ""
-        parked = f" {self._parked}" if self._parked else ""
-        return f"<Fleet {list(self._agents.values())}{retired}{parked}>"
+        detached = f" {self._detached}" if self._detached else ""
+        return f"<Fleet {list(self._agents.values())}{retired}{detached}>"
 
     def __len__(self) -> int:
         return len(self._agents) + len(self._retired)
 
     def admit(self, hello: Hello) -> Rejected | None:
-        """Why this agent may not join; None: it may. What it comes back for is no new seat."""
+        """Why the agent is rejected; None if it is admitted.
+
+        A key that is connected or has a detached session does not count as a new agent.
+        """
         settings = self._settings
         if not admits_agent(hello, settings.enrollment_codes, settings.agent_keys):
             return Rejected(
                 "not_enrolled",
-                "This coordinator knows neither the agent's public key nor its enrolment code.",
+                "This coordinator knows neither the agent's public key nor its enrollment code.",
             )
-        if self._draining is not None and (self._closed or not self._has_session(hello)):
+        if self._drain_reason is not None and (self._closed or not self._has_session(hello)):
             return Rejected("draining", "This coordinator is stopping.", RECONNECT_AFTER_MS)
         key = hello.public_key
-        is_new = not (key in self._agents or key in self._retired or self._parked.holds(key))
+        is_new = not (key in self._agents or key in self._retired or self._detached.holds(key))
         if is_new and len(self) >= settings.max_agents:
             return Rejected(
-                "too_many_connections", "This coordinator takes no more agents.", FULL_RETRY_MS
+                "too_many_connections", "This coordinator accepts no more agents.", FULL_RETRY_MS
             )
         return None
 
@@ -84,7 +87,7 @@ class Fleet:
         if hello.session_id is None:
             return False
         is_connected = self._connected(hello.public_key, hello.session_id) is not None
-        return is_connected or self._parked.holds(hello.public_key, hello.session_id)
+        return is_connected or self._detached.holds(hello.public_key, hello.session_id)
 
     def _connected(self, public_key: bytes, session_id: bytes) -> ConnectedAgent | None:
         for agents in (self._agents, self._retired):
@@ -94,26 +97,26 @@ class Fleet:
         return None
 
     def claim(self, hello: Hello) -> DetachedSession | None:
-        """The session that this agent comes back for; from now on it is this agent's alone.
+        """Remove and return the session that `hello` resumes, if there is one.
 
-        It need not be parked yet: the agent often notices first that a link is lost.
+        Its older connection may still be open, because the agent often notices a lost link first.
         """
         if hello.session_id is None:
             return None
         older = self._connected(hello.public_key, hello.session_id)
         if older is None:
-            return self._parked.claim(hello.public_key, hello.session_id)
-        self._forget(older)
+            return self._detached.claim(hello.public_key, hello.session_id)
+        self._remove(older)
         session = older.detach()
         older.close(REPLACED_BY_NEWER)
         return session
 
     def join(self, agent: ConnectedAgent) -> None:
-        """Take the agent in; another connection of the same key makes room for it."""
+        """Add an agent that received `Welcome`; close or retire older connections of its key."""
         key = agent.public_key
         if not agent.resumed:
-            self._parked.end_unresumable(key, agent.instance_id)
-            self._close_forgotten(agent)
+            self._detached.end_unresumable(key, agent.instance_id)
+            self._close_same_process(agent)
         if agent.retired and key in self._agents:
             self._retire(agent)
         else:
@@ -122,11 +125,11 @@ class Fleet:
             self._agents[key] = agent
             if older is not None:
                 self._retire(older)
-        if self._draining is not None:
-            agent.ask_to_drain(self._draining)
+        if self._drain_reason is not None:
+            agent.send_drain(self._drain_reason)
 
-    def _close_forgotten(self, agent: ConnectedAgent) -> None:
-        """The same process dialled anew, without its session: its older link is only a remnant."""
+    def _close_same_process(self, agent: ConnectedAgent) -> None:
+        """Close the older connections of a process that started a new session."""
         for agents in (self._agents, self._retired):
             older = agents.get(agent.public_key)
             if older is not None and older.instance_id == agent.instance_id:
@@ -134,7 +137,7 @@ class Fleet:
                 older.close(REPLACED_BY_NEWER)
 
     def _retire(self, agent: ConnectedAgent) -> None:
-        """Let it finish; the one that was retired before it has had its time."""
+        """Let the agent finish its jobs; close the one that was retired before."""
         oldest = self._retired.pop(agent.public_key, None)
         if oldest is not None:
             oldest.leave()
@@ -143,16 +146,21 @@ class Fleet:
         agent.retire()
 
     def leave(self, agent: ConnectedAgent, session: DetachedSession, *, keep_session: bool) -> None:
-        """Forget the agent, and keep its session when it may come back for it."""
-        was_here = self._forget(agent)
-        if was_here and keep_session and not self._closed:
-            self._parked.add(session)
-            fields = {"session": session.session_id.hex(), "jobs": len(session.jobs)}
-            log.info("session waits for its agent", **fields)
+        """Remove an agent whose connection ends; it may not have joined.
+
+        Args:
+            agent: whose connection ends.
+            session: the agent's session.
+            keep_session: whether the agent may resume it; otherwise it ends.
+        """
+        had_joined = self._remove(agent)
+        if had_joined and keep_session and not self._closed:
+            self._detached.add(session)
+            log.info("session detached", session=session.session_id.hex(), jobs=len(session.jobs))
         else:
             session.end()
 
-    def _forget(self, agent: ConnectedAgent) -> bool:
+    def _remove(self, agent: ConnectedAgent) -> bool:
         for agents in (self._agents, self._retired):
             if agents.get(agent.public_key) is agent:
                 del agents[agent.public_key]
@@ -162,36 +170,40 @@ class Fleet:
     def pick(
         self, model_id: str, operation: Operation, tried: Iterable[bytes] = ()
     ) -> ConnectedAgent | ErrorCode:
-        """The agent for a request, or why there is none; the keys already tried are left out."""
-        if self._draining is not None:
+        """Choose the agent for a request, without the keys in `tried`.
+
+        Returns:
+            The agent, or the reason why no agent is eligible.
+        """
+        if self._drain_reason is not None:
             return ErrorCode.DRAINING
-        left_out = set(tried)
-        untried = (agent for key, agent in self._agents.items() if key not in left_out)
-        chosen = choose_agent(untried, model_id, operation)
-        if chosen is ErrorCode.MODEL_NOT_LOADED and not left_out and self._expects(model_id):
+        excluded = set(tried)
+        candidates = (agent for key, agent in self._agents.items() if key not in excluded)
+        chosen = choose_agent(candidates, model_id, operation)
+        if chosen is ErrorCode.MODEL_NOT_LOADED and not excluded and self._may_return(model_id):
             return ErrorCode.OUT_OF_CAPACITY
         if isinstance(chosen, ConnectedAgent):
             self._remember(model_id)
         return chosen
 
     def _remember(self, model_id: str) -> None:
-        self._served_at.pop(model_id, None)
-        self._served_at[model_id] = self._clock()
-        if len(self._served_at) > MAX_REMEMBERED_MODELS:
-            del self._served_at[next(iter(self._served_at))]
+        self._last_job_at.pop(model_id, None)
+        self._last_job_at[model_id] = self._clock()
+        if len(self._last_job_at) > MAX_REMEMBERED_MODELS:
+            del self._last_job_at[next(iter(self._last_job_at))]
 
-    def _expects(self, model_id: str) -> bool:
-        """Whether the model may soon be served again: worth asking then."""
-        known_at = self._served_at.get(model_id, None if self._agents else self._started_at)
-        if known_at is not None and self._clock() - known_at < MODEL_GRACE_S:
+    def _may_return(self, model_id: str) -> bool:
+        """Whether the model may soon be available again."""
+        last_seen = self._last_job_at.get(model_id, None if self._agents else self._started_at)
+        if last_seen is not None and self._clock() - last_seen < MODEL_GRACE_S:
             return True
         return any(
             session.offers is not None and model_id in session.offers.models
-            for session in self._parked
+            for session in self._detached
         )
 
     def models(self, wire_format: WireFormat) -> list[str]:
-        """Every model that somebody offers in this format, sorted."""
+        """All models that an agent offers in this format, sorted."""
         found: set[str] = set()
         for agent in self._agents.values():
             if agent.offers is not None:
@@ -199,13 +211,13 @@ class Fleet:
         return sorted(found)
 
     def snapshot(self) -> list[AgentSnapshot]:
-        """Every connected agent as it stands now, by public key."""
+        """The current state of every connected agent, sorted by public key."""
         agents = [*self._agents.values(), *self._retired.values()]
         agents.sort(key=lambda agent: (agent.public_key, agent.retired))
         return [self._snapshot_of(agent) for agent in agents]
 
     def detached_sessions(self) -> list[DetachedSnapshot]:
-        """Every session that waits for its agent, the oldest first."""
+        """The current state of every detached session, the oldest first."""
         return [
             DetachedSnapshot(
                 public_key=base64.b64encode(session.public_key).decode(),
@@ -213,11 +225,11 @@ class Fleet:
                 jobs=len(session.jobs),
                 retired=session.retired,
             )
-            for session in self._parked
+            for session in self._detached
         ]
 
     def _snapshot_of(self, agent: ConnectedAgent) -> AgentSnapshot:
-        offers, heard = agent.offers, agent.last_heartbeat
+        offers, received_at = agent.offers, agent.last_heartbeat
         models = {} if offers is None else offers.models
         return AgentSnapshot(
             public_key=agent.name,
@@ -226,21 +238,21 @@ class Fleet:
             in_flight=agent.in_flight,
             draining=agent.draining,
             heartbeat=agent.heartbeat,
-            heartbeat_age_s=None if heard is None else self._clock() - heard,
+            heartbeat_age_s=None if received_at is None else self._clock() - received_at,
             unknown_frames=agent.unknown_frames,
             retired=agent.retired,
         )
 
-    def ask_to_drain(self, reason: str) -> None:
-        """Tell every agent that the coordinator is going away, and pick none any more.
+    def start_draining(self, reason: str) -> None:
+        """Send `Drain` to every agent, and choose none any more.
 
-        Until `close`, agents may still come back for the jobs of a lost session.
+        Until `close`, agents may still resume a detached session.
         """
-        self._draining = reason
+        self._drain_reason = reason
         for agent in [*self._agents.values(), *self._retired.values()]:
-            agent.ask_to_drain(reason)
+            agent.send_drain(reason)
 
     def close(self) -> None:
-        """Nobody may come back any more: the jobs of lost sessions end."""
+        """End all detached sessions, and allow no more resumption."""
         self._closed = True
-        self._parked.end_all()
+        self._detached.end_all()

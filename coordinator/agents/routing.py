@@ -9,75 +9,75 @@ from provider_agent.protocol.formats import Operation
 
 
 class Candidate(Protocol):
-    """What the choice looks at."""
+    """The state of an agent that routing depends on."""
 
     @property
     def public_key(self) -> bytes:
-        """Whose it is."""
+        """The agent's identity."""
         ...
 
     @property
     def offers(self) -> OfferTable | None:
-        """What it last told; None before it has told anything."""
+        """The latest offers; None before the first `Capabilities`."""
         ...
 
     @property
     def in_flight(self) -> int:
-        """Jobs it has now."""
+        """Jobs without an end."""
         ...
 
     @property
     def draining(self) -> bool:
-        """Whether it takes no more jobs."""
+        """Whether the agent accepts no more jobs."""
         ...
 
     @property
     def send_queue_full(self) -> bool:
-        """Whether too much waits to be sent to it already."""
+        """Whether too many bytes are queued for the agent."""
         ...
 
 
 CandidateT = TypeVar("CandidateT", bound=Candidate)
 
-
-def choose_agent(
-    providers: Iterable[CandidateT], model_id: str, operation: Operation
-) -> CandidateT | ErrorCode:
-    """The least loaded provider that offers the operation for the model.
-
-    Load is jobs by capacity; among equals the smallest public key wins, so that the choice is
-    reproducible.
-
-    Returns:
-        A provider, or why there is none: the obstacle of the one that came closest.
-    """
-    reason = ErrorCode.MODEL_NOT_LOADED
-    best: CandidateT | None = None
-    best_rank = (0.0, b"")
-    for provider in providers:
-        offers = provider.offers
-        if offers is None or model_id not in offers.models:
-            continue
-        if operation not in offers.models[model_id]:
-            reason = _closer(reason, ErrorCode.FORMAT_NOT_SUPPORTED)
-        elif provider.draining:
-            reason = _closer(reason, ErrorCode.DRAINING)
-        elif provider.in_flight >= offers.capacity or provider.send_queue_full:
-            reason = _closer(reason, ErrorCode.OUT_OF_CAPACITY)
-        else:
-            rank = (provider.in_flight / offers.capacity, provider.public_key)
-            if best is None or rank < best_rank:
-                best, best_rank = provider, rank
-    return reason if best is None else best
-
-
-_DISTANCE = (
+_REASONS = (
     ErrorCode.MODEL_NOT_LOADED,
     ErrorCode.FORMAT_NOT_SUPPORTED,
     ErrorCode.DRAINING,
     ErrorCode.OUT_OF_CAPACITY,
 )
+"""Why a candidate is not eligible, in the order of the checks."""
 
 
-def _closer(one: ErrorCode, other: ErrorCode) -> ErrorCode:
-    return max(one, other, key=_DISTANCE.index)
+def choose_agent(
+    candidates: Iterable[CandidateT], model_id: str, operation: Operation
+) -> CandidateT | ErrorCode:
+    """Choose the least loaded candidate that offers the operation for the model.
+
+    Load is `in_flight` divided by capacity. The smallest public key breaks a tie, so that the
+    choice is deterministic.
+
+    Returns:
+        A candidate; without an eligible one, the reason of the candidate that passed most checks.
+    """
+    reason = ErrorCode.MODEL_NOT_LOADED
+    best: CandidateT | None = None
+    best_rank = (0.0, b"")
+    for candidate in candidates:
+        offers = candidate.offers
+        if offers is None or model_id not in offers.models:
+            continue
+        if operation not in offers.models[model_id]:
+            reason = _later(reason, ErrorCode.FORMAT_NOT_SUPPORTED)
+        elif candidate.draining:
+            reason = _later(reason, ErrorCode.DRAINING)
+        elif candidate.in_flight >= offers.capacity or candidate.send_queue_full:
+            reason = _later(reason, ErrorCode.OUT_OF_CAPACITY)
+        else:
+            rank = (candidate.in_flight / offers.capacity, candidate.public_key)
+            if best is None or rank < best_rank:
+                best, best_rank = candidate, rank
+    return reason if best is None else best
+
+
+def _later(one: ErrorCode, other: ErrorCode) -> ErrorCode:
+    return max(one, other, key=_REASONS.index)

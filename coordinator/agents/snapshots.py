@@ -1,4 +1,4 @@
-"""Read-only views of agents and detached sessions, for statistics and tests."""
+"""Read-only views of connected agents and detached sessions, for statistics and tests."""
 
 from msgspec import Struct
 
@@ -6,18 +6,18 @@ from provider_agent.protocol.frames import Heartbeat
 
 
 class AgentSnapshot(Struct, frozen=True):
-    """How one agent stands now.
+    """The current state of one connected agent.
 
     Attributes:
         public_key: its identity, base64.
-        models: each model and its operations.
-        capacity: jobs it takes at once.
-        in_flight: jobs given to it whose end has not come.
-        draining: whether it takes no more jobs.
-        heartbeat: its last report; None before the first.
-        heartbeat_age_s: how old that is.
-        unknown_frames: frames this version did not know.
-        retired: a newer connection of its key gets the new jobs.
+        models: model id → the operations offered for it.
+        capacity: how many jobs it executes at once.
+        in_flight: jobs without an end.
+        draining: whether it accepts no more jobs.
+        heartbeat: the latest; None before the first.
+        heartbeat_age_s: seconds since then.
+        unknown_frames: received frames of types that this version does not know.
+        retired: whether a newer connection of the same key receives the new jobs.
     """
 
     public_key: str
@@ -32,13 +32,13 @@ class AgentSnapshot(Struct, frozen=True):
 
 
 class DetachedSnapshot(Struct, frozen=True):
-    """A lost session that waits for its agent.
+    """The current state of one detached session.
 
     Attributes:
-        public_key: whose it is, base64.
-        session_id: its name, hex.
-        jobs: how many wait with it.
-        retired: a newer connection of its key gets the new jobs.
+        public_key: the identity of its agent, base64.
+        session_id: hexadecimal.
+        jobs: how many jobs it owns.
+        retired: whether a newer connection of the same key receives the new jobs.
     """
 
     public_key: str

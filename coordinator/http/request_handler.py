@@ -198,7 +198,7 @@ class RequestHandler:
         for start in range(0, len(data), PIECE_BYTES):
             piece = whole[start : start + PIECE_BYTES]
             await stream.write(piece)
-            job.owner.acknowledge(job, len(piece))
+            job.owner.consume(job, len(piece))
         self._tail = (self._tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
 
     def _log_stalled_client(self) -> None:

@@ -1,1 +1,1 @@
-"""Sessions without a connection: detached, resumed or expired."""
+"""State that outlives a connection: running jobs, offers, and detached sessions."""

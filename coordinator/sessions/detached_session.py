@@ -1,7 +1,7 @@
-"""What is left of a session whose link is gone: its jobs, and how far each response came.
+"""A session without a connection: its jobs, and how much of each response has arrived.
 
-Between two connections it owns the jobs, so that clients go on taking what has arrived already, and
-may leave. The next connection of the same agent takes it over, or it ends.
+It owns the jobs until the agent's next connection resumes the session or until it expires.
+Meanwhile clients read what has already arrived, and may disconnect.
 """
 
 from collections.abc import Iterable
@@ -17,40 +17,40 @@ from provider_agent.protocol.session import resumable
 from provider_agent.protocol.stream import ReceiveStream
 
 MAX_SENDS: Final = 10
-"""How often one job is sent to one agent. Its frame may be lost with a link, and in a bad minute
-many links are lost before the agent has even read its `Welcome`; but a job that breaks every link
-it travels on must not do so until its deadline."""
+"""How often one `Job` frame is sent to one agent. Several links in a row may be lost before the
+agent reads its `Welcome`; but a job that itself breaks every link must not do so until its
+deadline."""
 
-_LOST: Final = "The connection to the provider was lost."
-_FORGOTTEN: Final = "The provider came back without this job."
+_CONNECTION_LOST: Final = "The connection to the provider was lost."
+_JOB_MISSING: Final = "The provider reconnected without this job."
 
 
 class ResumptionPlan(Struct, frozen=True):
-    """What becomes of the jobs of a lost session on its next connection.
+    """What happens to the jobs of a detached session when its agent resumes it.
 
     Attributes:
-        streams: go on where they stand.
-        lost: their `Job` frame never arrived; to be sent again.
-        failed: the agent no longer has what comes next.
+        streams: the responses that continue, by job id.
+        resend: jobs whose `Job` frame was lost with a link.
+        failed: jobs whose next byte the agent does not hold.
     """
 
     streams: dict[bytes, ReceiveStream]
-    lost: list[RunningJob]
+    resend: list[RunningJob]
     failed: list[RunningJob]
 
 
 class DetachedSession:
-    """The jobs of one session between two connections.
+    """Owns the jobs of a session between two connections.
 
     Args:
-        public_key: of its agent.
-        session_id: its name, which it keeps however often its link breaks.
+        public_key: the identity of its agent.
+        session_id: stays the same across connections.
         instance_id: of the agent's process.
-        retired: another connection of the same key gets the new jobs.
-        draining: the agent takes no more jobs.
-        offers: what it served.
-        jobs: those that somebody waits for.
-        streams: how far the response of each came; may hold more than `jobs`.
+        retired: whether another connection of the same key receives the new jobs.
+        draining: whether the agent accepts no more jobs.
+        offers: the agent's latest; None before the first `Capabilities`.
+        jobs: the jobs that a client waits for.
+        streams: the state of their responses; those of other jobs are dropped.
     """
 
     def __init__(
@@ -80,43 +80,44 @@ class DetachedSession:
         retired = " retired" if self.retired else ""
         return f"<DetachedSession {self.session_id.hex()}{retired} jobs={len(self.jobs)}>"
 
-    def acknowledge(self, job: RunningJob, count: int) -> None:
-        """`count` bytes of the job are with the client; the next connection acknowledges them."""
-        job.unacknowledged -= count
+    def consume(self, job: RunningJob, count: int) -> None:
+        """Count bytes as passed on to the client; the next connection sends the `Ack`."""
+        job.unconsumed -= count
         stream = self._streams.get(job.job_id)
         if stream is not None:
             stream.consume(count)
 
     def abandon(self, job: RunningJob) -> None:
-        """Nobody waits for the job any more: it will not be named, so its agent cancels it."""
+        """Drop the job. `Welcome` will not name it, so the agent cancels it."""
         self.jobs.pop(job.job_id, None)
         self._streams.pop(job.job_id, None)
 
     def plan_resumption(self, live_jobs: Iterable[LiveJob]) -> ResumptionPlan:
-        """Sort the jobs by what the agent still holds of them.
+        """Decide for each job whether it continues, is sent again or has failed.
 
-        A job that neither has started nor is offered did not reach the agent: it would have kept
-        the end otherwise. If it did nevertheless, the agent runs it once all the same.
+        A job that has not started and is not in `live_jobs` never reached the agent, which would
+        otherwise still hold its end. Even if it did, sending it again is harmless: the agent runs a
+        job id once.
         """
-        offered = {live.job_id for live in live_jobs}
-        continuation = ResumptionPlan(resumable(live_jobs, self._streams), [], [])
+        listed = {live.job_id for live in live_jobs}
+        plan = ResumptionPlan(resumable(live_jobs, self._streams), [], [])
         for job_id, job in self.jobs.items():
-            if job_id in continuation.streams:
+            if job_id in plan.streams:
                 continue
-            never_came = job_id not in offered and job.started is None
-            again = never_came and job.send_count < MAX_SENDS
-            (continuation.lost if again else continuation.failed).append(job)
-        return continuation
+            frame_lost = job_id not in listed and job.started is None
+            is_resent = frame_lost and job.send_count < MAX_SENDS
+            (plan.resend if is_resent else plan.failed).append(job)
+        return plan
 
     def end(self) -> None:
-        """The agent did not come back: every job ends with one error."""
+        """End the session: every job fails with one error. Does nothing the second time."""
         jobs, self.jobs, self._streams = self.jobs, {}, {}
-        _fail(jobs.values(), _LOST)
+        _fail(jobs.values(), _CONNECTION_LOST)
 
 
 def fail_missing(jobs: Iterable[RunningJob]) -> None:
-    """End jobs that their agent came back without, each with one error."""
-    _fail(jobs, _FORGOTTEN)
+    """Fail jobs that the agent no longer holds after a resumption, each with one error."""
+    _fail(jobs, _JOB_MISSING)
 
 
 def _fail(jobs: Iterable[RunningJob], message: str) -> None:

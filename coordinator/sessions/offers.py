@@ -6,12 +6,12 @@ from provider_agent.protocol.limits import MAX_LIVE_JOBS
 
 
 class OfferTable:
-    """One `Capabilities`, ready for routing.
+    """One `Capabilities` frame, indexed for routing.
 
     Attributes:
-        models: each model and its operations; names that this version does not know are left out.
-        capacity: jobs at once.
-        revision: the agent's count of changes.
+        models: model id → operations; operations that this version does not know are left out.
+        capacity: how many jobs the agent executes at once, `MAX_LIVE_JOBS` at most.
+        revision: of the frame.
     """
 
     __slots__ = ("capacity", "models", "revision")
@@ -28,7 +28,7 @@ class OfferTable:
         return f"<OfferTable revision={self.revision} models={len(self.models)}>"
 
     def models_for(self, wire_format: WireFormat) -> set[str]:
-        """The models that have an operation of this format."""
+        """The models that offer at least one operation of this format."""
         return {
             model_id
             for model_id, operations in self.models.items()
@@ -37,7 +37,7 @@ class OfferTable:
 
 
 def _operations(offer: ModelOffer) -> set[Operation]:
-    """An offer without operations means the main one of each of its formats."""
+    """The known operations of an offer; without a list, the main one of each of its formats."""
     known = {operation.value for operation in Operation}
     if offer.operations:
         return {Operation(name) for name in offer.operations if name in known}

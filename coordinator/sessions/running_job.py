@@ -1,4 +1,4 @@
-"""What has arrived for one job and is not yet passed on."""
+"""One running job: the response bytes between the agent's connection and the client's request."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,44 +8,44 @@ from provider_agent.protocol.frames import Job, JobEnd, JobStarted
 
 
 class JobOwner(Protocol):
-    """Who has the job: a connection, or what is left of one that is lost."""
+    """Owns running jobs: a connected agent or a detached session."""
 
-    def acknowledge(self, job: "RunningJob", count: int) -> None:
-        """`count` bytes of the job are with the client; as many more may come."""
+    def consume(self, job: "RunningJob", count: int) -> None:
+        """Count `count` more bytes as passed on to the client, to be covered by an `Ack`."""
         ...
 
     def abandon(self, job: "RunningJob") -> None:
-        """Nobody waits for the job any more."""
+        """Drop the job, because its response is no longer needed."""
         ...
 
 
 class RunningJob:
-    """The meeting point of an agent's reader and the HTTP request that waits for the job.
+    """Buffers the response of one job until the HTTP request reads it.
 
-    The reader calls `on_…`, plain calls that never wait; the request awaits `wait` and takes what
-    is there. What is held is bounded by the window, which `ReceiveStream` enforces; many small
-    chunks become one piece, so that a busy stream costs fewer wake-ups.
+    The connection's reader calls the `on_…` methods, which never wait. The request awaits `wait`
+    and calls `take`. `ReceiveStream` keeps the buffer within the window. Chunks that arrive between
+    two calls of `take` are joined, so that a fast stream costs fewer wake-ups.
 
     Args:
-        job: as it was sent.
-        owner: who has it.
-        ends_at: its deadline, by the coordinator's clock.
+        job: the frame.
+        owner: its first owner.
+        ends_at: its deadline, in seconds of the coordinator's clock.
 
     Attributes:
-        job: as it was sent; sent again when it is lost with its link.
-        job_id: which job.
-        owner: who has it now; moves when its agent goes on over another link.
-        ends_at: its deadline.
-        send_count: how often it was sent.
-        started: status and content type, once the agent has told them.
-        end: the job's one end, once it is there; bytes may still wait to be taken.
-        unacknowledged: bytes received and not yet reported as passed on.
+        job: the frame; sent again if it is lost with its link.
+        job_id: from the frame.
+        owner: changes when the link is lost and when the session resumes.
+        ends_at: its deadline, in seconds of the coordinator's clock.
+        send_count: how often the frame was sent.
+        started: status and content type, once received.
+        end: the end frame, once received; the buffer may still hold bytes then.
+        unconsumed: received bytes that are not yet passed on to the client.
     """
 
     __slots__ = (
         "_buffer",
-        "_ended",
-        "_news",
+        "_changed",
+        "_end_callback",
         "end",
         "ends_at",
         "job",
@@ -53,7 +53,7 @@ class RunningJob:
         "owner",
         "send_count",
         "started",
-        "unacknowledged",
+        "unconsumed",
     )
 
     def __init__(self, job: Job, owner: JobOwner, ends_at: float) -> None:
@@ -64,52 +64,52 @@ class RunningJob:
         self.send_count = 1
         self.started: JobStarted | None = None
         self.end: JobEnd | None = None
-        self.unacknowledged = 0
+        self.unconsumed = 0
         self._buffer = bytearray()
-        self._ended: Callable[[JobEnd], None] | None = None
-        self._news = asyncio.Event()
+        self._end_callback: Callable[[JobEnd], None] | None = None
+        self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
         end = type(self.end).__name__ if self.end is not None else "open"
-        return f"<RunningJob {self.job_id.hex()} {end} waiting={len(self._buffer)}>"
+        return f"<RunningJob {self.job_id.hex()} {end} buffered={len(self._buffer)}>"
 
     @property
     def buffered_bytes(self) -> int:
-        """Bytes that `take` would return."""
+        """How many bytes `take` would return."""
         return len(self._buffer)
 
     def on_started(self, started: JobStarted) -> None:
-        """The response has begun. Nobody wakes up before its first byte or its end."""
+        """Store the status and content type. Only the first byte or the end wakes `wait`."""
         self.started = started
 
     def on_data(self, data: bytes) -> None:
-        """More of the response."""
+        """Append new bytes of the response."""
         self._buffer += data
-        self.unacknowledged += len(data)
-        self._news.set()
+        self.unconsumed += len(data)
+        self._changed.set()
 
     def on_end(self, end: JobEnd) -> None:
-        """The job is over; a later end is ignored."""
+        """Store the end of the job; a second one is ignored."""
         if self.end is None:
             self.end = end
-            self._news.set()
-            if self._ended is not None:
-                self._ended(end)
+            self._changed.set()
+            if self._end_callback is not None:
+                self._end_callback(end)
 
-    def set_end_callback(self, ended: Callable[[JobEnd], None]) -> None:
-        """Have `ended` called when the job's end comes, for a request that cannot `wait` just now.
+    def set_end_callback(self, callback: Callable[[JobEnd], None]) -> None:
+        """Call `callback` with the end of the job as soon as it arrives, unless it already has.
 
-        It is not called when the end is there already.
+        For a request that is blocked in a write and so cannot `wait`.
         """
-        self._ended = ended
+        self._end_callback = callback
 
     async def wait(self) -> None:
-        """Until there are bytes to take or the job is over. Cancelling it loses nothing."""
+        """Wait until bytes are buffered or the job has ended. Cancelling it loses nothing."""
         while not self._buffer and self.end is None:
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
 
     def take(self) -> bytearray:
-        """Everything that waits; empty when there is nothing."""
+        """Remove and return all buffered bytes."""
         taken, self._buffer = self._buffer, bytearray()
         return taken

@@ -1,4 +1,4 @@
-"""Lost sessions that wait for their agent to come back."""
+"""Stores detached sessions until their agent resumes them or they expire."""
 
 import asyncio
 import logging
@@ -11,96 +11,98 @@ from provider_agent.event_log import EventLogger
 
 log = EventLogger(__name__)
 
+_Key = tuple[bytes, bool]
+"""Public key, and whether the session is retired."""
+
 
 class _Entry(Struct, frozen=True):
-    """One parked session."""
+    """One stored session and the timer of its expiry."""
 
     session: DetachedSession
     timer: asyncio.TimerHandle
 
 
 class DetachedSessions:
-    """Keeps each lost session for some time.
+    """Stores each detached session for a limited time.
 
-    A key has at most two places, one for the session that got its new jobs and one for a retired
-    one: an agent that comes and goes pushes out nobody else's session.
+    A public key has at most two entries, one for a retired session and one for another. So an agent
+    that reconnects often does not evict the sessions of other agents.
 
     Args:
-        capacity: how many are kept; one more pushes out the oldest.
-        keep_s: for how long; 0: not at all.
+        capacity: how many sessions are stored; one more ends the oldest.
+        keep_s: for how long; with 0, sessions end at once.
     """
 
     def __init__(self, capacity: int, keep_s: float) -> None:
         self._capacity = capacity
         self._keep_s = keep_s
-        self._seats: dict[tuple[bytes, bool], _Entry] = {}
+        self._entries: dict[_Key, _Entry] = {}
 
     def __repr__(self) -> str:
         return f"<DetachedSessions {list(self)}>"
 
     def __len__(self) -> int:
-        return len(self._seats)
+        return len(self._entries)
 
     def __iter__(self) -> Iterator[DetachedSession]:
-        return iter([seat.session for seat in self._seats.values()])
+        return iter([entry.session for entry in self._entries.values()])
 
     def add(self, session: DetachedSession) -> None:
-        """Keep it, or end it at once when nothing is kept."""
+        """Store a session, in place of an older one with the same key."""
         if self._keep_s <= 0:
             session.end()
             return
-        place = (session.public_key, session.retired)
-        self._end(place)
-        while len(self._seats) >= self._capacity:
-            self._end(next(iter(self._seats)))
-        timer = asyncio.get_running_loop().call_later(self._keep_s, self._expire, place)
-        self._seats[place] = _Entry(session, timer)
+        key = (session.public_key, session.retired)
+        self._end(key)
+        while len(self._entries) >= self._capacity:
+            self._end(next(iter(self._entries)))
+        timer = asyncio.get_running_loop().call_later(self._keep_s, self._expire, key)
+        self._entries[key] = _Entry(session, timer)
 
     def claim(self, public_key: bytes, session_id: bytes) -> DetachedSession | None:
-        """Give the session to the agent that came back; None: there is none of this name."""
-        for place in ((public_key, False), (public_key, True)):
-            seat = self._seats.get(place)
-            if seat is not None and seat.session.session_id == session_id:
-                self._leave(place)
-                return seat.session
+        """Remove and return the session to resume; None if it is not stored."""
+        for key in ((public_key, False), (public_key, True)):
+            entry = self._entries.get(key)
+            if entry is not None and entry.session.session_id == session_id:
+                self._remove(key)
+                return entry.session
         return None
 
     def holds(self, public_key: bytes, session_id: bytes | None = None) -> bool:
-        """Whether a session of this key waits; if named, that very one."""
-        seats = (self._seats.get((public_key, retired)) for retired in (False, True))
-        found = [seat.session.session_id for seat in seats if seat is not None]
-        return bool(found) if session_id is None else session_id in found
+        """Whether a session of this public key is stored; with `session_id`, exactly that one."""
+        entries = (self._entries.get((public_key, retired)) for retired in (False, True))
+        stored = [entry.session.session_id for entry in entries if entry is not None]
+        return bool(stored) if session_id is None else session_id in stored
 
     def end_unresumable(self, public_key: bytes, instance_id: str) -> None:
-        """A process of this key began anew: nobody comes back for what it had before.
+        """End the sessions that no process will resume, after a process started a new session.
 
-        Another process that was retired may still come back for its own.
+        A retired session of another process remains: that process may still run.
         """
         self._end((public_key, False))
-        retired = self._seats.get((public_key, True))
+        retired = self._entries.get((public_key, True))
         if retired is not None and retired.session.instance_id == instance_id:
             self._end((public_key, True))
 
     def end_all(self) -> None:
-        """Keep nothing any longer."""
-        for place in list(self._seats):
-            self._end(place)
+        """End every stored session."""
+        for key in list(self._entries):
+            self._end(key)
 
-    def _expire(self, place: tuple[bytes, bool]) -> None:
-        session = self._seats[place].session
-        fields = {"session": session.session_id.hex(), "jobs": len(session.jobs)}
-        level = logging.WARNING if session.jobs else logging.INFO
-        log.log(level, "agent did not come back for its session", **fields)
-        self._end(place)
+    def _expire(self, key: _Key) -> None:
+        session = self._entries[key].session
+        level, session_id = logging.WARNING if session.jobs else logging.INFO, session.session_id
+        log.log(level, "detached session expired", session=session_id.hex(), jobs=len(session.jobs))
+        self._end(key)
 
-    def _end(self, place: tuple[bytes, bool]) -> None:
-        session = self._leave(place)
+    def _end(self, key: _Key) -> None:
+        session = self._remove(key)
         if session is not None:
             session.end()
 
-    def _leave(self, place: tuple[bytes, bool]) -> DetachedSession | None:
-        seat = self._seats.pop(place, None)
-        if seat is None:
+    def _remove(self, key: _Key) -> DetachedSession | None:
+        entry = self._entries.pop(key, None)
+        if entry is None:
             return None
-        seat.timer.cancel()
-        return seat.session
+        entry.timer.cancel()
+        return entry.session

@@ -189,8 +189,8 @@ def test_job_runs_from_submit_to_its_final_acknowledgement(rig: Rig) -> None:
     rig.receive(JobStarted(JOB_ID, 200, "text/plain", "b"), Chunk(JOB_ID, 0, b"abc"))
     assert rig.sent() == []
     assert job.take() == b"abc"
-    rig.agent.acknowledge(job, 3)
-    assert job.unacknowledged == 0
+    rig.agent.consume(job, 3)
+    assert job.unconsumed == 0
     result = JobResult(JOB_ID, 3, None, None, 1, 1)
     rig.receive(result)
     assert job.end is result or job.end == result
@@ -204,7 +204,7 @@ def test_acknowledgement_goes_out_only_for_what_was_passed_on(rig: Rig) -> None:
     half = CoordinatorSettings().window_bytes // 2
     rig.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, bytes(half)))
     assert rig.sent() == []
-    rig.agent.acknowledge(job, half)
+    rig.agent.consume(job, half)
     assert rig.sent() == [Ack(JOB_ID, half)]
 
 
@@ -257,7 +257,7 @@ def test_agent_that_comes_back_gets_welcome_then_acknowledgements_then_lost_jobs
     first.receive(Capabilities(1, [offer()], AgentLimits(4)), Draining(1000))
     job, unseen = first.agent.submit(JOB), first.agent.submit(OTHER_JOB)
     first.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, b"abc"))
-    first.agent.acknowledge(job, 2)
+    first.agent.consume(job, 2)
     second = Rig()
     second.registry.lost = first.agent.detach()
     second.sent()
@@ -297,8 +297,8 @@ def test_too_many_waiting_bytes_clog_the_agent_until_they_are_sent(
 
 def test_drain_is_sent_to_an_open_agent_only(rig: Rig) -> None:
     fresh = Rig()
-    fresh.agent.ask_to_drain("stop")
+    fresh.agent.send_drain("stop")
     assert fresh.sent() == [Challenge(NONCE, "test")]
-    rig.agent.ask_to_drain("stop")
+    rig.agent.send_drain("stop")
     assert rig.sent() == [Drain("stop", RECONNECT_AFTER_MS)]
     assert rig.wakes > 0

@@ -115,7 +115,7 @@ def test_draining_fleet_picks_and_admits_nobody() -> None:
     rig = Rig()
     agent = rig.agent(b"a")
     rig.fleet.join(agent)
-    rig.fleet.ask_to_drain("stop")
+    rig.fleet.start_draining("stop")
     assert rig.fleet.pick("tiny", Operation.CHAT) is ErrorCode.DRAINING
     assert rig.fleet.admit(HELLO) is not None
 

@@ -11,16 +11,16 @@ from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from provider_agent.protocol.stream import ReceiveStream
 
 JOB_ID = bytes(16)
-STRANGE = LiveJob(b"?" * 16, 0, 0)
+UNKNOWN = LiveJob(b"?" * 16, 0, 0)
 
 
-class Nobody:
-    def acknowledge(self, job: RunningJob, count: int) -> None: ...
+class FakeOwner:
+    def consume(self, job: RunningJob, count: int) -> None: ...
 
     def abandon(self, job: RunningJob) -> None: ...
 
 
-def running(owner: JobOwner, received: bytes = b"", *, started: bool = True) -> RunningJob:
+def running_job(owner: JobOwner, received: bytes = b"", *, started: bool = True) -> RunningJob:
     job = RunningJob(Job(JOB_ID, "tiny", "openai", b"{}", 1000), owner, 0.0)
     if started:
         job.on_started(JobStarted(JOB_ID, 200, "text/plain", "b"))
@@ -29,7 +29,7 @@ def running(owner: JobOwner, received: bytes = b"", *, started: bool = True) -> 
     return job
 
 
-def lost(job: RunningJob, received: bytes = b"") -> tuple[DetachedSession, ReceiveStream]:
+def detach(job: RunningJob, received: bytes = b"") -> tuple[DetachedSession, ReceiveStream]:
     stream = ReceiveStream(MIN_WINDOW_BYTES)
     if received:
         stream.receive(Chunk(JOB_ID, 0, received))
@@ -47,31 +47,31 @@ def lost(job: RunningJob, received: bytes = b"") -> tuple[DetachedSession, Recei
 
 
 @pytest.mark.parametrize(
-    ("started", "send_count", "offered", "outcome"),
+    ("started", "send_count", "live_jobs", "outcome"),
     [
         (True, 1, [LiveJob(JOB_ID, 0, 9)], "streams"),
         (True, 1, [LiveJob(JOB_ID, 3, 3)], "streams"),
-        (True, 1, [STRANGE, LiveJob(JOB_ID, 0, 9)], "streams"),
+        (True, 1, [UNKNOWN, LiveJob(JOB_ID, 0, 9)], "streams"),
         (True, 1, [], "failed"),
-        (True, 1, [STRANGE], "failed"),
+        (True, 1, [UNKNOWN], "failed"),
         (True, 1, [LiveJob(JOB_ID, 4, 9)], "failed"),
         (True, 1, [LiveJob(JOB_ID, 0, 2)], "failed"),
     ],
 )
-def test_job_with_output_goes_on_or_fails(
-    started: bool, send_count: int, offered: list[LiveJob], outcome: str
+def test_job_with_output_continues_or_fails(
+    started: bool, send_count: int, live_jobs: list[LiveJob], outcome: str
 ) -> None:
-    job = running(Nobody(), b"abc", started=started)
+    job = running_job(FakeOwner(), b"abc", started=started)
     job.send_count = send_count
-    assert outcome_of(*lost(job, b"abc"), offered) == outcome
+    assert outcome_of(*detach(job, b"abc"), live_jobs) == outcome
 
 
 @pytest.mark.parametrize(
-    ("started", "send_count", "offered", "outcome"),
+    ("started", "send_count", "live_jobs", "outcome"),
     [
-        (False, 1, [], "lost"),
-        (False, 1, [STRANGE], "lost"),
-        (False, MAX_SENDS - 1, [], "lost"),
+        (False, 1, [], "resend"),
+        (False, 1, [UNKNOWN], "resend"),
+        (False, MAX_SENDS - 1, [], "resend"),
         (False, MAX_SENDS, [], "failed"),
         (False, MAX_SENDS, [LiveJob(JOB_ID, 0, 0)], "streams"),
         (False, 1, [LiveJob(JOB_ID, 0, 0)], "streams"),
@@ -79,52 +79,52 @@ def test_job_with_output_goes_on_or_fails(
         (True, 1, [], "failed"),
     ],
 )
-def test_job_without_output_goes_on_is_sent_again_or_fails(
-    started: bool, send_count: int, offered: list[LiveJob], outcome: str
+def test_job_without_output_continues_is_resent_or_fails(
+    started: bool, send_count: int, live_jobs: list[LiveJob], outcome: str
 ) -> None:
-    job = running(Nobody(), started=started)
+    job = running_job(FakeOwner(), started=started)
     job.send_count = send_count
-    assert outcome_of(*lost(job), offered) == outcome
+    assert outcome_of(*detach(job), live_jobs) == outcome
 
 
-def outcome_of(session: DetachedSession, stream: ReceiveStream, offered: list[LiveJob]) -> str:
-    continuation = session.plan_resumption(offered)
-    assert continuation.streams in ({}, {JOB_ID: stream})
+def outcome_of(session: DetachedSession, stream: ReceiveStream, live_jobs: list[LiveJob]) -> str:
+    plan = session.plan_resumption(live_jobs)
+    assert plan.streams in ({}, {JOB_ID: stream})
     found = {
-        "streams": len(continuation.streams),
-        "lost": len(continuation.lost),
-        "failed": len(continuation.failed),
+        "streams": len(plan.streams),
+        "resend": len(plan.resend),
+        "failed": len(plan.failed),
     }
     assert sum(found.values()) == 1
     return max(found, key=lambda name: found[name])
 
 
-def test_what_a_client_takes_meanwhile_counts_for_the_next_link() -> None:
-    session, stream = lost(job := running(Nobody(), b"abc"), b"abc")
+def test_bytes_passed_on_while_detached_are_acknowledged_on_the_next_link() -> None:
+    session, stream = detach(job := running_job(FakeOwner(), b"abc"), b"abc")
     assert job.owner is session
-    job.owner.acknowledge(job, 2)
-    assert (stream.consumed, job.unacknowledged) == (2, 1)
+    job.owner.consume(job, 2)
+    assert (stream.consumed, job.unconsumed) == (2, 1)
     assert stream.resume(MIN_WINDOW_BYTES) == 2
 
 
-def test_job_whose_client_left_is_forgotten() -> None:
-    session, _ = lost(job := running(Nobody()))
+def test_abandoned_job_is_dropped() -> None:
+    session, _ = detach(job := running_job(FakeOwner()))
     job.owner.abandon(job)
     job.owner.abandon(job)
-    job.owner.acknowledge(job, 0)
+    job.owner.consume(job, 0)
     assert session.jobs == {}
     assert session.plan_resumption([LiveJob(JOB_ID, 0, 0)]).streams == {}
     session.end()
     assert job.end is None
 
 
-@pytest.mark.parametrize("forgotten", [False, True])
-def test_end_is_one_retryable_error_for_each_job(forgotten: bool) -> None:
-    session, _ = lost(job := running(Nobody()))
-    if forgotten:
+@pytest.mark.parametrize("missing", [False, True])
+def test_failed_job_ends_with_one_retryable_error(missing: bool) -> None:
+    session, _ = detach(job := running_job(FakeOwner()))
+    if missing:
         fail_missing([job])
     session.end()
     session.end()
     assert isinstance(job.end, JobError)
     assert (job.end.code, job.end.retryable) == ("backend_unreachable", True)
-    assert ("came back" if forgotten else "was lost") in job.end.message
+    assert ("reconnected" if missing else "was lost") in job.end.message

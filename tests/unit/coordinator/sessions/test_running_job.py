@@ -9,7 +9,7 @@ RESULT = JobResult(JOB_ID, 0, None, None, 1, None)
 
 
 class Nobody:
-    def acknowledge(self, job: RunningJob, count: int) -> None: ...
+    def consume(self, job: RunningJob, count: int) -> None: ...
 
     def abandon(self, job: RunningJob) -> None: ...
 
@@ -29,7 +29,7 @@ async def test_wait_returns_when_bytes_arrive() -> None:
     assert job.buffered_bytes == 3
     assert job.take() == b"abc"
     assert job.take() == b""
-    assert job.unacknowledged == 3
+    assert job.unconsumed == 3
 
 
 async def test_wait_returns_at_the_end_however_often() -> None:
@@ -60,4 +60,4 @@ async def test_cancelled_wait_loses_nothing() -> None:
 async def test_repr_tells_its_state() -> None:
     job = RunningJob(JOB, NOBODY, 0.0)
     job.on_data(b"ab")
-    assert repr(job) == f"<RunningJob {JOB_ID.hex()} open waiting=2>"
+    assert repr(job) == f"<RunningJob {JOB_ID.hex()} open buffered=2>"
