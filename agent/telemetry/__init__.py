@@ -1,10 +1,10 @@
-"""What the agent reports about itself.
+"""Observability of the agent: logs, metrics, status and heartbeats.
 
-- `rolling_stats`: job statistics of the last 60 seconds.
-- `metrics`: Prometheus counters and gauges.
-- `reports`: collects heartbeat and status from a running agent; counts ended jobs.
-- `status`: the status snapshot and the readiness rule.
-- `status_server`: serves health, status and metrics over HTTP.
+- `rolling_stats`: statistics of the jobs that ended in the last 60 seconds.
+- `metrics`: Prometheus counters since the start, and gauges read from the status.
+- `status`: the agent's state as one Struct, and readiness derived from it.
+- `reports`: builds the heartbeat and the status from the running agent.
+- `status_server`: serves status, readiness and metrics over HTTP.
+- `systemd`: notifies systemd of readiness and liveness.
 - `logs`: formats and redacts log records.
-- `systemd`: readiness, watchdog and status notifications.
 """

@@ -21,7 +21,7 @@ MAX_VALUE_CHARS: Final = 4096
 """The longest text of one field: an upstream's message is unbounded."""
 
 MAX_TRACE_CHARS: Final = 32 * 1024
-"""The longest traceback."""
+"""Limit for a traceback."""
 
 _SECRET_FIELDS: Final = frozenset(
     {"api_key", "authorization", "enrollment_code", "password", "secret", "token", "x-api-key"}
@@ -120,7 +120,7 @@ class TextFormatter(_RedactingFormatter):
 
 
 class JsonFormatter(_RedactingFormatter):
-    """One JSON object: time, level, logger, event, the fields, and trace when there is one."""
+    """One JSON object with time, level, logger, event, the fields, and any traceback as `trace`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line."""

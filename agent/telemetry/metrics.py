@@ -1,7 +1,7 @@
-"""Prometheus metrics: lifetime counters here, current values read from the status at each scrape.
+"""Prometheus metrics: counters since the start, and gauges read from the status at each scrape.
 
-Nothing is counted per chunk: a job adds its totals once, when it ends. Labels come from closed
-sets, so that no peer can grow the number of series.
+A job adds its totals once, when it ends; chunks are not counted one by one. Label values come from
+closed sets, so that no peer can increase the number of series.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,24 +18,24 @@ from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import WireFormat
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
-"""Of what `Metrics.render` returns."""
+"""The `Content-Type` of the text that `Metrics.render` returns."""
 
 OK: Final = "ok"
-"""The `code` of a job that ended with a `JobResult`."""
+"""The label `code` of a job that ended with a `JobResult`."""
 
 NO_BACKEND: Final = "none"
-"""The `kind` of a job that reached no backend."""
+"""The label `kind` of a job that reached no backend."""
 
 _FORMATS: Final = frozenset(WireFormat)
 
 _FIRST_BYTE_BUCKETS_S: Final = (
     0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4,
 )  # fmt: skip
-"""Doubling from a warm small model to the prefill of a very long prompt."""
+"""Doubling buckets, from a warm small model to the prefill of a very long prompt."""
 
 
 class Metrics:
-    """The agent's counters, in a registry of their own."""
+    """The agent's Prometheus metrics, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -52,7 +52,7 @@ class Metrics:
             "reconnects", "Attempts to reconnect to the coordinator, by cause.", ("cause",)
         )
         self._resumed = self._counter(
-            "resumed_jobs", "Jobs that went on, on a new link, after theirs was lost.", ()
+            "resumed_jobs", "Jobs that continued on a new link after a lost one.", ()
         )
         self._first_byte = Histogram(
             "provider_agent_first_byte_seconds",
@@ -81,56 +81,56 @@ class Metrics:
         first_byte_s: float | None = None,
         attempts: int = 1,
     ) -> None:
-        """Count one job, once.
+        """Count one ended job.
 
         Args:
-            code: why it failed; None: it did not.
-            wire_format: as the job said it; anything unknown counts as "other".
-            kind: of the backend that ran it; None: it reached none.
-            relayed_bytes: of its response.
-            input_tokens: as the server reported them; None: unknown, and not counted.
-            output_tokens: the same for the output.
-            first_byte_s: from its arrival to the first byte; None: there was none.
-            attempts: how many times a backend was asked for it.
+            code: the error code; None for a success.
+            wire_format: as declared by the job; an unknown one counts as "other".
+            kind: kind of the backend that ran it; None if it reached no backend.
+            relayed_bytes: size of its response.
+            input_tokens: as reported by the server; None if unknown, then not counted.
+            output_tokens: as reported by the server; None if unknown, then not counted.
+            first_byte_s: seconds from its arrival to the first byte; None without a first byte.
+            attempts: number of attempts at backends.
         """
-        spoken = wire_format if wire_format in _FORMATS else "other"
-        backend = kind or NO_BACKEND
-        self._jobs.labels(OK if code is None else code.value, spoken, backend).inc()
-        self._bytes.labels(spoken, backend).inc(relayed_bytes)
+        format_label = wire_format if wire_format in _FORMATS else "other"
+        kind_label = kind or NO_BACKEND
+        self._jobs.labels(OK if code is None else code.value, format_label, kind_label).inc()
+        self._bytes.labels(format_label, kind_label).inc(relayed_bytes)
         if attempts > 1:
-            self._failovers.labels(backend).inc(attempts - 1)
+            self._failovers.labels(kind_label).inc(attempts - 1)
         if input_tokens is not None:
-            self._tokens.labels("input", backend).inc(input_tokens)
+            self._tokens.labels("input", kind_label).inc(input_tokens)
         if output_tokens is not None:
-            self._tokens.labels("output", backend).inc(output_tokens)
+            self._tokens.labels("output", kind_label).inc(output_tokens)
         if first_byte_s is not None:
-            self._first_byte.labels(spoken, backend).observe(first_byte_s)
+            self._first_byte.labels(format_label, kind_label).observe(first_byte_s)
 
     def reconnecting(self, cause: str) -> None:
-        """Count one attempt to reconnect; `cause` comes from a closed set of the link."""
+        """Count one attempt to reconnect; `cause` comes from a closed set."""
         self._reconnects.labels(cause).inc()
 
     def resumed(self, jobs: int) -> None:
-        """Count jobs that go on, on a new link."""
+        """Count jobs that continue on a new link."""
         self._resumed.inc(jobs)
 
     def watch(self, status: Callable[[], StatusSnapshot]) -> None:
-        """Report current values from `status`, which is called once per scrape."""
+        """Add gauges of the current values; `status` is called once per scrape."""
         self.registry.register(_StatusCollector(status))
 
     def render(self) -> bytes:
-        """Everything in the Prometheus text format."""
+        """Return all metrics in the Prometheus text format."""
         return generate_latest(self.registry)
 
 
 class _StatusCollector(Collector):
-    """Turns one status into gauges: nothing to keep in step with the truth."""
+    """Turns one status into gauges, so that no gauge can be outdated."""
 
     def __init__(self, status: Callable[[], StatusSnapshot]) -> None:
         self._status = status
 
     def describe(self) -> Iterable[Metric]:
-        """Empty: the registry need not scrape once only to learn the names."""
+        """Return nothing, so that registration need not collect once to learn the names."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
@@ -139,7 +139,7 @@ class _StatusCollector(Collector):
             "provider_agent", "The running agent.", value={"version": state.version}
         )
         yield _gauge("in_flight", "Jobs running now.", state.in_flight)
-        yield _gauge("capacity", "Jobs taken at once.", state.capacity)
+        yield _gauge("capacity", "Most jobs at once.", state.capacity)
         yield _gauge("draining", "1 while the agent is stopping.", state.draining)
         yield _gauge(
             "link_up",
@@ -147,7 +147,7 @@ class _StatusCollector(Collector):
             state.link == LinkState.CONNECTED,
         )
         up = GaugeMetricFamily(
-            "provider_agent_backend_up", "1 when the backend gets jobs.", labels=("id", "kind")
+            "provider_agent_backend_up", "1 when the backend receives jobs.", labels=("id", "kind")
         )
         models = GaugeMetricFamily(
             "provider_agent_backend_models", "Models offered.", labels=("id", "kind")

@@ -1,4 +1,4 @@
-"""Collects the heartbeat and the status report of a running agent; counts its ended jobs."""
+"""Builds the heartbeat and the status of a running agent, and counts its ended jobs."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -13,20 +13,20 @@ WINDOW_S: Final = 60.0
 """The period that the protocol's `Heartbeat` covers."""
 
 MAX_ENDED_JOBS: Final = 10_000
-"""Ended jobs kept: 160 per second, far beyond what models answer, in about 2 MB."""
+"""Most jobs kept: 160 per second, far more than servers complete, in about 2 MB."""
 
 _MIN_SPAN_S: Final = 1.0
-"""A rate over less time than this is noise."""
+"""Shortest period for a rate; over less time it would be noise."""
 
 
 class StatsSnapshot(Struct, frozen=True):
     """The statistics at one moment; None without a job to measure in the window.
 
     Attributes:
-        tokens_per_second: reported output tokens of ended jobs.
-        first_byte_p50_ms: median time to the first byte of response.
+        tokens_per_second: output tokens of ended jobs, as reported by the servers.
+        first_byte_p50_ms: median time to the first byte of a response.
         first_byte_p95_ms: its 95th percentile.
-        error_rate: share (0…1) of ended jobs that failed by the provider's fault.
+        error_rate: share (0…1) of ended jobs that failed through the provider's fault.
     """
 
     tokens_per_second: float | None = None
@@ -60,13 +60,13 @@ class RollingStats:
     def job_ended(
         self, *, output_tokens: int | None, first_byte_s: float | None, code: ErrorCode | None
     ) -> None:
-        """Count one job.
+        """Count one ended job.
 
         Args:
-            output_tokens: as the server reported them; None: unknown.
-            first_byte_s: from the job's arrival to its first byte; None: there was none.
-            code: why it failed; None: it did not. Failures that are not the provider's count as
-                ended, not as failed.
+            output_tokens: as reported by the server; None if unknown.
+            first_byte_s: seconds from its arrival to the first byte; None without a first byte.
+            code: the error code; None for a success. Only errors that are the provider's fault
+                count as failed.
         """
         failed = code is not None and entry_for(code).fault is Fault.PROVIDER
         self._ended.append(_EndedJob(self._clock(), output_tokens, first_byte_s, failed))
@@ -81,7 +81,7 @@ class RollingStats:
             full = False
         if not ended:
             return StatsSnapshot()
-        # What fell out of a full deque is not counted, so neither is its time.
+        # A full deque has dropped older jobs, so the rate covers only the time of those left.
         since = ended[0].at if full else max(self._started_at, now - WINDOW_S)
         tokens = [job.output_tokens for job in ended if job.output_tokens is not None]
         waits = sorted(job.first_byte_s for job in ended if job.first_byte_s is not None)
@@ -94,7 +94,7 @@ class RollingStats:
 
 
 def _percentile_ms(ordered_s: list[float], share: float) -> float | None:
-    """The nearest-rank percentile: always a value that was measured."""
+    """Return the nearest-rank percentile, which is always a measured value."""
     if not ordered_s:
         return None
     return ordered_s[max(ceil(share * len(ordered_s)), 1) - 1] * 1000

@@ -7,7 +7,7 @@ from provider_agent.agent.telemetry.rolling_stats import StatsSnapshot
 
 
 class BackendStatus(Struct, frozen=True, kw_only=True):
-    """One backend as `status` shows it.
+    """One backend in the status.
 
     Attributes:
         id: of the backend.
@@ -62,7 +62,7 @@ def readiness(state: StatusSnapshot) -> list[str]:
     """Return one sentence per reason why the agent cannot run jobs now; empty when it is ready."""
     reasons = []
     if state.draining:
-        reasons.append("draining: the agent is stopping and takes no new jobs")
+        reasons.append("draining: the agent is stopping and accepts no new jobs")
     if state.link != LinkState.CONNECTED:
         reason = f"not connected: the link to {state.coordinator_url} is {state.link}"
         if state.last_rejection:

@@ -84,7 +84,7 @@ class StatusServer:
         log.info("status server listening", address=self.address)
 
     async def stop(self) -> None:
-        """Close the socket and all connections. May be called twice, and without `start`."""
+        """Close the socket and all connections; does nothing if the server is not running."""
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()

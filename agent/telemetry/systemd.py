@@ -16,7 +16,7 @@ from provider_agent.agent.telemetry.status import StatusSnapshot
 STATUS_EVERY_S: Final = 10.0
 """Interval of the status line without a watchdog: about one heartbeat."""
 
-FEEDS: Final = 3
+FEEDS_PER_TIMEOUT: Final = 3
 """Notifications per watchdog timeout: two may be late."""
 
 
@@ -29,7 +29,7 @@ class ServiceManager:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
-        # An abstract socket, in the notation of the documentation.
+        # "@" marks an abstract socket (sd_notify(3)).
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._watchdog_s = _watchdog_s(environ) if address else None
 
@@ -40,7 +40,9 @@ class ServiceManager:
         """Send readiness, status and watchdog notifications until cancelled."""
         if not self._address:
             return
-        every_s = STATUS_EVERY_S if self._watchdog_s is None else self._watchdog_s / FEEDS
+        every_s = (
+            STATUS_EVERY_S if self._watchdog_s is None else self._watchdog_s / FEEDS_PER_TIMEOUT
+        )
         self._notify("READY=1")
         stopping = False
         while True:

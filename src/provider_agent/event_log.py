@@ -7,10 +7,10 @@ class EventLogger:
     """Logs events; each keyword argument becomes a field of the record.
 
     The event is a fixed lower-case text, so that it can be searched for; what varies is a field.
-    Fields never hold prompts, answers, headers or keys.
+    Fields never contain prompts, answers, headers or keys.
 
     Args:
-        name: of the logger; a module passes its `__name__`.
+        name: the logger's name; a module passes its `__name__`.
     """
 
     def __init__(self, name: str) -> None:
@@ -44,11 +44,11 @@ class EventLogger:
         self._log(logging.ERROR, event, fields, exc_info=True)
 
     def failure(self, event: str, error: BaseException, /, **fields: object) -> None:
-        """Log a defect with the traceback of `error`, as a task ended with it."""
+        """Log a defect with the traceback of `error`, such as the exception of an ended task."""
         self._log(logging.ERROR, event, fields, exc_info=error)
 
     def log(self, level: int, event: str, /, **fields: object) -> None:
-        """Log at a level of the `logging` module."""
+        """Log at a level of the `logging` module, such as `logging.INFO`."""
         self._log(level, event, fields)
 
     def _log(
@@ -58,5 +58,5 @@ class EventLogger:
         fields: dict[str, object],
         exc_info: BaseException | bool = False,
     ) -> None:
-        # The third frame up is the caller: it, not this file, belongs in the record.
+        # stacklevel 3 records the file and line of the caller instead of this file's.
         self._logger.log(level, event, exc_info=exc_info, extra={"fields": fields}, stacklevel=3)
