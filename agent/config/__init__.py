@@ -1,7 +1,7 @@
 """The operator's settings: `agent.toml`, environment variables and flags into strict Structs.
 
-`load_config` is the way in; what it returns has been checked as a whole. Every value's origin is
-kept, and no API key is ever stored here, only the name of the variable that holds it.
+`load_config` reads, merges and validates all settings, and records the origin of each. The settings
+never contain an API key, only the name of the variable or the file that holds it.
 """
 
 from provider_agent.adapters.settings import TimeoutSettings

@@ -1,4 +1,4 @@
-"""What the types alone cannot say: addresses, kinds, duplicates, values that need each other."""
+"""Validation beyond the types: addresses, kinds, duplicates, keys that require each other."""
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -29,22 +29,22 @@ from provider_agent.agent.config.schema import (
 T = TypeVar("T")
 
 
-def checked(
+def validate(
     config: Config,
     origins: Mapping[str, str],
     environ: Mapping[str, str],
     known_kinds: Collection[str],
 ) -> Config:
-    """The same settings with paths expanded and addresses in one form.
+    """Return the settings with paths expanded and addresses normalized.
 
     Args:
         config: settings of the right types.
-        origins: where each came from, for error messages.
-        environ: the environment, for the home directory.
-        known_kinds: kinds of backends that are installed.
+        origins: dotted key → its origin, for error messages.
+        environ: the environment, for expanding paths.
+        known_kinds: kinds of the installed adapters.
 
     Raises:
-        ConfigError: the first thing that is wrong.
+        ConfigError: the first setting that is not valid.
     """
     _check_pricing(config.pricing, origins)
     identity = replace(config.identity, key_path=expand(str(config.identity.key_path), environ))
@@ -66,19 +66,19 @@ def _coordinator(
         for index, text in enumerate(section.fallback_urls)
     )
     if len({url, *fallback_urls}) <= len(fallback_urls):
-        reason = "an address is listed twice, or is that of coordinator.url"
+        reason = "an address occurs twice, or equals coordinator.url"
         key = "coordinator.fallback_urls"
-        raise bad_value(origins[key], key, reason, "remove one")
+        raise bad_value(origins[key], key, reason, "remove one of them")
     if section.client_key_file and not section.client_cert_file:
         raise bad_value(
             origins["coordinator.client_key_file"],
             "coordinator.client_cert_file",
             "missing",
-            "client_key_file needs it",
+            "set it, or remove client_key_file",
         )
     proxy = section.proxy or None
     if proxy is not None:
-        _at(
+        _read_at(
             "coordinator.proxy",
             origins["coordinator.proxy"],
             lambda: proxy_url(section.proxy or ""),
@@ -100,7 +100,7 @@ def _coordinator_url(
 ) -> str:
     origin = origins[key.partition("[")[0]]
     insecure = section.allow_insecure
-    return _at(key, origin, lambda: coordinator_url(text, allow_insecure=insecure))
+    return _read_at(key, origin, lambda: coordinator_url(text, allow_insecure=insecure))
 
 
 def _expanded(path: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -112,7 +112,7 @@ def _observability(section: ObservabilityConfig, origins: Mapping[str, str]) -> 
     if address in ("", "off"):
         return replace(section, prometheus_addr="")
     key = "observability.prometheus_addr"
-    _at(key, origins[key], lambda: listen_address(address))
+    _read_at(key, origins[key], lambda: listen_address(address))
     return replace(section, prometheus_addr=address)
 
 
@@ -123,7 +123,10 @@ def _check_pricing(section: PricingConfig, origins: Mapping[str, str]) -> None:
     if section.default_input_per_1m is not None:
         missing, given = given, missing
     raise bad_value(
-        origins[f"pricing.{given}"], f"pricing.{missing}", "missing", f"{given} needs it"
+        origins[f"pricing.{given}"],
+        f"pricing.{missing}",
+        f"missing, while {given} is set",
+        "set both or neither",
     )
 
 
@@ -133,24 +136,24 @@ def _backends(
     environ: Mapping[str, str],
     known_kinds: Collection[str],
 ) -> tuple[BackendConfig, ...]:
-    """Each backend checked, and no two of them the same server or key."""
+    """Validate each backend, and refuse two with the same server or key."""
     seen: dict[tuple[str, object], int] = {}
     result = []
     for index, raw in enumerate(backends):
-        plain = _backend(raw, origin, f"backends[{index}]", known_kinds)
-        backend = replace(plain, api_key_file=_expanded(raw.api_key_file, environ))
+        backend = _backend(raw, origin, f"backends[{index}]", known_kinds)
+        backend = replace(backend, api_key_file=_expanded(raw.api_key_file, environ))
         passthrough = not backend_class(backend.kind).native
         key = backend.api_key_env or backend.api_key_file
-        same = (backend.kind, key if passthrough else backend.url)
-        if same in seen:
-            what = "key" if passthrough else "address"
+        upstream = (backend.kind, key if passthrough else backend.url)
+        if upstream in seen:
+            shared = "key" if passthrough else "address"
             raise bad_value(
                 origin,
                 f"backends[{index}]",
-                f"the same kind and {what} as backends[{seen[same]}]",
+                f"the same kind and {shared} as backends[{seen[upstream]}]",
                 "remove one of them",
             )
-        seen[same] = index
+        seen[upstream] = index
         result.append(backend)
     return tuple(result)
 
@@ -162,43 +165,43 @@ def _backend(
     if kind not in known_kinds:
         advice = did_you_mean(kind, known_kinds)
         raise bad_value(origin, f"{key}.kind", f'unknown kind "{kind}"', advice)
-    adapter = _at(f"{key}.kind", origin, lambda: backend_class(kind))
+    adapter = _read_at(f"{key}.kind", origin, lambda: backend_class(kind))
     _check_key(backend, adapter, origin, key)
     if adapter.requires_url and backend.url is None:
-        raise bad_value(
-            origin, f"{key}.url", "missing", 'name the server, such as "http://127.0.0.1:9000"'
-        )
+        raise bad_value(origin, f"{key}.url", "missing", 'set it, such as "http://127.0.0.1:9000"')
     if backend.formats is not None and not adapter.accepts_formats:
         reason = f"{kind} does not accept it"
         raise bad_value(origin, f"{key}.formats", reason, "remove it, or use openai_compatible")
     text = backend.url or adapter.default_url
-    url = _at(f"{key}.url", origin, lambda: backend_url(text)) if text else None
+    url = _read_at(f"{key}.url", origin, lambda: backend_url(text)) if text else None
     return replace(backend, url=url)
 
 
 def _check_key(backend: BackendConfig, adapter: type[Backend], origin: str, key: str) -> None:
-    """Refuse a key in two places, in none where there has to be one, or in the file itself."""
+    """Refuse a key with two sources, a missing required key, and a key written into the file."""
     name, path = backend.api_key_env, backend.api_key_file
     if name is not None and path is not None:
-        reason = "api_key_env names the key as well"
+        reason = "api_key_env is set as well"
         raise bad_value(origin, f"{key}.api_key_file", reason, "remove one of them")
     if not adapter.native and name is None and path is None:
         advice = (
-            f"{backend.kind} needs the name of the environment variable that holds the key, or its "
-            "file in api_key_file"
+            f"{backend.kind} needs a key: set the name of the environment variable that holds it, "
+            "or its file in api_key_file"
         )
         raise bad_value(origin, f"{key}.api_key_env", "missing", advice)
-    # The text is most likely the key itself, so it is not repeated.
+    # The value is probably the key itself, so the message does not contain it.
     if name is not None and not name.isidentifier():
         reason = "expected the name of an environment variable, not the key itself"
-        raise bad_value(origin, f"{key}.api_key_env", reason)
+        advice = "put the key into a variable, and its name here"
+        raise bad_value(origin, f"{key}.api_key_env", reason, advice)
     if path is not None and redact(str(path), ()) != str(path):
         reason = "expected the path of a file, not the key itself"
-        raise bad_value(origin, f"{key}.api_key_file", reason)
+        advice = "put the key into a file, and its path here"
+        raise bad_value(origin, f"{key}.api_key_file", reason, advice)
 
 
-def _at(key: str, origin: str, read: Callable[[], T]) -> T:
-    """The result of `read`; its ValueError becomes the error of this key."""
+def _read_at(key: str, origin: str, read: Callable[[], T]) -> T:
+    """Call `read`; turn its ValueError into a `ConfigError` for `key`."""
     try:
         return read()
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Values from a file, a variable or a flag into the types of the schema. Pure functions."""
+"""Converts values of a file, a variable or a flag to the types of the schema. Pure functions."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ _TYPE_NAMES: Final = re.compile(r"`([a-z| ]+)`")
 _NAMES: Final = {
     "int": "a whole number",
     "float": "a number",
-    "str": "a text in quotes",
+    "str": "a string in quotes",
     "bool": "true or false",
     "array": "a list",
     "object": "a table",
@@ -31,15 +31,15 @@ _JSON_SAMPLES: Final = {
 
 
 def field_names(struct: type[msgspec.Struct]) -> tuple[str, ...]:
-    """The keys of one section, in order."""
+    """Return the keys of one section, in order."""
     return struct.__struct_fields__
 
 
 def check_known(raw: object, struct: type[msgspec.Struct], origin: str, key: str) -> None:
-    """Refuse keys that the section does not have, and say which one was probably meant.
+    """Refuse keys that the section does not define.
 
     Raises:
-        ConfigError: naming `origin`, the dotted key and the closest known key.
+        ConfigError: with `origin`, the dotted key and the closest known key.
     """
     if not isinstance(raw, dict):
         raise bad_value(origin, key, f"expected a table, got {_describe(raw)}")
@@ -50,7 +50,7 @@ def check_known(raw: object, struct: type[msgspec.Struct], origin: str, key: str
 
 
 def check_known_inside(raw: object, origin: str, key: str) -> None:
-    """Refuse unknown keys inside the two values that hold tables: `backends`, `pricing.models`.
+    """Refuse unknown keys inside `backends` and `pricing.models`, whose values contain tables.
 
     Raises:
         ConfigError: as `check_known`.
@@ -67,17 +67,17 @@ def check_known_inside(raw: object, origin: str, key: str) -> None:
 
 
 def convert(raw: object, target: type[T], *, origin: str, key: str, strict: bool) -> T:
-    """`raw` as a value of `target`.
+    """Return `raw` as a value of `target`.
 
     Args:
-        raw: what the file, the variable or the flag holds.
+        raw: the value in the file, the variable or the flag.
         target: the type of the field.
-        origin: where it came from; stands in front of the error.
+        origin: its origin, the first part of the error message.
         key: its dotted key.
-        strict: False lets a text stand for a number or a truth value, as in variables.
+        strict: False also accepts a string for a number or a boolean, as in variables.
 
     Raises:
-        ConfigError: wrong type or out of range.
+        ConfigError: the value has the wrong type or is out of range.
     """
     try:
         return msgspec.convert(raw, target, strict=strict, dec_hook=_decode_path)
@@ -87,7 +87,7 @@ def convert(raw: object, target: type[T], *, origin: str, key: str, strict: bool
 
 
 def parse_variable(text: str, origin: str, key: str) -> object:
-    """The value of a variable whose key holds a list or a table: JSON.
+    """Decode the JSON in a variable whose key holds a list or a table.
 
     Raises:
         ConfigError: it is not JSON.
@@ -99,16 +99,16 @@ def parse_variable(text: str, origin: str, key: str) -> object:
 
 
 def _decode_path(target: type, raw: object) -> Path:
-    """The one type of the schema that msgspec does not know."""
+    """Decode a path, the only type of the schema that msgspec does not support."""
     if isinstance(raw, Path):
-        return raw  # a flag that the command line has read already
+        return raw  # a flag that argparse has converted
     if target is not Path or not isinstance(raw, str) or not raw or "\0" in raw:
-        raise ValueError("Expected the path of a file, as a text in quotes")
+        raise ValueError("Expected the path of a file, as a string in quotes")
     return Path(raw)
 
 
 def _explain(message: str, target: object) -> tuple[str, str]:
-    """The path below the key and the reason in plain words, from msgspec's message."""
+    """Return the path below the key and a readable reason, parsed from msgspec's message."""
     path = ""
     if match := _PATH.search(message):
         path = match["path"]
@@ -116,7 +116,7 @@ def _explain(message: str, target: object) -> tuple[str, str]:
     if "missing required field" in message:
         return path, f"{message.rpartition(' ')[2].strip('`')} is missing"
     if message.startswith("Invalid enum value"):
-        # The only enumeration inside a list or a table is that of the wire formats.
+        # `WireFormat` is the only enumeration inside a list or a table.
         choices = get_args(target) if get_origin(target) is Literal else tuple(WireFormat)
         return path, f"expected one of: {', '.join(choices)}"
     message = _TYPE_NAMES.sub(_plain_type, message)

@@ -1,4 +1,4 @@
-"""The errors of the configuration."""
+"""Errors of the configuration."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,24 +7,24 @@ from provider_agent.advised_error import AdvisedError
 
 
 class ConfigError(AdvisedError):
-    """The settings are not usable.
+    """The settings are not valid.
 
-    `problem` starts with the origin (file, variable or option) and the key. The text never contains
-    the value of a secret.
+    `problem` starts with the origin (file, variable or flag) and the key. The message never
+    contains the value of a secret.
     """
 
 
 class InvalidValue(AdvisedError, ValueError):
-    """A value that its key does not accept; it becomes a `ConfigError` that names the key."""
+    """A value is not valid; the caller, which knows the key, raises a `ConfigError` from it."""
 
 
 def bad_value(origin: str, key: str, reason: str, advice: str = "") -> ConfigError:
-    """The error for the value of `key` (dotted) that came from `origin`."""
+    """Return the error for the value of the dotted `key` that came from `origin`."""
     return ConfigError(f"{origin}: {key}: {reason}", advice)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Advice that names the closest known word, or all of them."""
+    """Return advice with the closest known word, or else with all known words."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1)
     if close:

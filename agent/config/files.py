@@ -1,4 +1,4 @@
-"""Finding and reading `agent.toml`."""
+"""Finds and reads `agent.toml`; expands paths."""
 
 import re
 import tomllib
@@ -10,7 +10,7 @@ from provider_agent.agent.config.errors import ConfigError
 from provider_agent.agent.config.flags import CONFIG_VARIABLE
 
 MAX_FILE_BYTES: Final = 1024 * 1024
-"""A thousand priced models take about 100 KB; more is the wrong file."""
+"""A thousand priced models need about 100 KB; a larger file is the wrong one."""
 
 _CREDENTIALS: Final = "$CREDENTIALS_DIRECTORY/"
 
@@ -18,24 +18,21 @@ _POSITION = re.compile(r"\s*\(at (line \d+, column \d+|end of document)\)$")
 
 
 def config_home(environ: Mapping[str, str]) -> Path:
-    """`$XDG_CONFIG_HOME/provider-agent`, by default below `~/.config` (XDG base directories)."""
+    """Return `$XDG_CONFIG_HOME/provider-agent`; the default base is `~/.config`."""
     base = environ.get("XDG_CONFIG_HOME", "")
-    # The specification says to ignore a relative path.
+    # The XDG Base Directory Specification requires ignoring a relative path.
     root = Path(base) if base.startswith("/") else home(environ) / ".config"
     return root / "provider-agent"
 
 
 def home(environ: Mapping[str, str]) -> Path:
-    """The operator's home directory."""
+    """Return the home directory of the user that runs the agent."""
     text = environ.get("HOME", "")
     return Path(text) if text else Path.home()
 
 
 def expand(path: str, environ: Mapping[str, str]) -> Path:
-    """A path as the operator wrote it, with what it begins with filled in.
-
-    `~/` is the home directory, `$CREDENTIALS_DIRECTORY/` where systemd puts a service's secrets.
-    """
+    """Expand a leading `~/` (home directory) or `$CREDENTIALS_DIRECTORY/` (systemd) in a path."""
     if path == "~" or path.startswith("~/"):
         return home(environ) / path[2:]
     if path.startswith(_CREDENTIALS) and (folder := environ.get(_CREDENTIALS[1:-1])):
@@ -44,7 +41,7 @@ def expand(path: str, environ: Mapping[str, str]) -> Path:
 
 
 def search_path(environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """Where a file is looked for when none is named; the first that exists is used."""
+    """Return the default places of the file; the first that exists is used."""
     return (
         Path("agent.toml"),
         config_home(environ) / "agent.toml",
@@ -53,7 +50,7 @@ def search_path(environ: Mapping[str, str]) -> tuple[Path, ...]:
 
 
 def find_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """The file to read: the one named by flag or variable, else the first that exists, or None."""
+    """Return the file named by flag or variable, else the first default that exists, else None."""
     if path is not None:
         return path
     if named := environ.get(CONFIG_VARIABLE):
@@ -62,22 +59,24 @@ def find_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
 
 
 def read_file(path: Path) -> dict[str, object]:
-    """The tables of one TOML file.
+    """Parse one TOML file.
 
     Raises:
-        ConfigError: it cannot be read, is too big, or is not TOML (with line and column).
+        ConfigError: it cannot be read, is too large, or is not TOML (with line and column).
     """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:
         raise ConfigError(
-            f"{path}: no such file", "copy agent.example.toml there, or name another with --config"
+            f"{path}: no such file",
+            "copy agent.example.toml there, or name another file with --config",
         ) from error
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        advice = "fix its path or permissions, or name another file with --config"
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", advice) from error
     if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} bytes", "is it the right file?")
+        raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} bytes", "name the right file")
     try:
         return tomllib.loads(content.decode())
     except UnicodeDecodeError as error:
@@ -86,11 +85,11 @@ def read_file(path: Path) -> dict[str, object]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {_describe_syntax(str(error))}") from error
     except RecursionError as error:
-        raise ConfigError(f"{path}: nested too deeply to be a configuration") from error
+        raise ConfigError(f"{path}: nested too deeply", "name the right file") from error
 
 
 def _describe_syntax(message: str) -> str:
-    """The parser's message with its position in front: `line 3, column 7: not valid TOML: …`."""
+    """Move the position to the front: `line 3, column 7: not valid TOML: …`."""
     position = _POSITION.search(message)
     if position is None:
         return f"not valid TOML: {message}"

@@ -1,13 +1,13 @@
-"""Which keys have a flag, and the name of every key's environment variable.
+"""The flag of a key, if it has one, and the environment variable of every key.
 
-Secrets have no flag: command lines show in `ps`. Lists and tables have none either.
+Secrets have no flag, because `ps` shows command lines. Lists and tables have none either.
 """
 
 from typing import Final
 
 ENVIRONMENT_PREFIX: Final = "PROVIDER_AGENT_"
 CONFIG_VARIABLE: Final = "PROVIDER_AGENT_CONFIG"
-"""Names the file to read, as `--config` does."""
+"""Environment variable with the path of the file, equivalent to `--config`."""
 
 FLAGS: Final = {
     "coordinator.url": "--coordinator-url",
@@ -22,5 +22,5 @@ FLAGS: Final = {
 
 
 def variable_of(key: str) -> str:
-    """The environment variable of a dotted key: `PROVIDER_AGENT_LIMITS_MAX_CONCURRENT`."""
+    """Return the variable of a dotted key, such as `PROVIDER_AGENT_LIMITS_MAX_CONCURRENT`."""
     return ENVIRONMENT_PREFIX + key.replace(".", "_").upper()

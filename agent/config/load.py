@@ -1,7 +1,7 @@
-"""From file, environment and flags to one checked `Config`, with the origin of every value.
+"""Merges file, environment and flags into one validated `Config`, with the origin of every value.
 
-Flags win over the environment, the environment over the file, the file over the defaults; this is
-decided for each key on its own.
+For each key on its own, a flag wins over the environment, the environment over the file, and the
+file over the default.
 """
 
 import difflib
@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from provider_agent.agent.config.checks import checked
+from provider_agent.agent.config.checks import validate
 from provider_agent.agent.config.convert import (
     check_known,
     check_known_inside,
@@ -50,26 +50,26 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "discovery": DiscoveryConfig,
     "observability": ObservabilityConfig,
 }
-"""The tables of the file; `backends`, a list of tables, stands beside them."""
+"""The tables of the file, except `backends`, which is a list of tables."""
 
 _STRUCTURED: Final = frozenset({"backends", "pricing.models", "coordinator.fallback_urls"})
-"""Keys that hold a list or tables: JSON in the environment."""
+"""Keys that hold a list or tables; their environment variables contain JSON."""
 
 _LEVEL_ALIASES: Final = {"warn": "warning", "trace": "debug"}
-"""Names of other loggers, which operators have in their files."""
+"""Level names of other loggers that operators' files may contain."""
 
 SectionT = TypeVar("SectionT", bound=msgspec.Struct)
 T = TypeVar("T")
 
 
 class LoadedConfig(msgspec.Struct, frozen=True):
-    """The settings and where they came from.
+    """The settings and their origins.
 
     Attributes:
         config: the settings.
         origins: dotted key → "default", the file's path, "environment PROVIDER_AGENT_…" or "flag".
-        path: the file that was read; None when there is none.
-        warnings: what the operator should know, one sentence each.
+        path: the file that was read; None without a file.
+        warnings: warnings for the operator, one sentence each.
     """
 
     config: Config
@@ -84,13 +84,13 @@ def load_config(
     overrides: Mapping[str, object],
     known_kinds: Collection[str],
 ) -> LoadedConfig:
-    """Read, merge and check all settings.
+    """Read, merge and validate all settings.
 
     Args:
-        path: the file named by `--config`; None looks in the usual places.
+        path: the file named by `--config`; None searches the default places.
         environ: the environment.
-        overrides: dotted key → value of a flag; None means that the flag was not given.
-        known_kinds: kinds of backends that are installed.
+        overrides: dotted key → value of its flag; None if the flag was not given.
+        known_kinds: kinds of the installed adapters.
 
     Raises:
         ConfigError: a setting is missing, unknown, of the wrong type or out of range.
@@ -109,12 +109,12 @@ def load_config(
         discovery=sources.section("discovery", DiscoveryConfig),
         observability=sources.section("observability", ObservabilityConfig),
     )
-    config = checked(config, sources.origins, environ, known_kinds)
+    config = validate(config, sources.origins, environ, known_kinds)
     return LoadedConfig(config, sources.origins, found, unknown_variables(environ))
 
 
 def known_keys() -> tuple[str, ...]:
-    """Every dotted key that has a flag or a variable, in the order of the documentation."""
+    """Return every dotted key that can be set by a variable, in the order of the documentation."""
     sections = tuple(
         f"{section}.{name}"
         for section, struct in SECTIONS.items()
@@ -124,9 +124,10 @@ def known_keys() -> tuple[str, ...]:
 
 
 def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """One sentence for each variable that looks like a misspelt one of ours.
+    """Return a warning for each variable whose name is almost that of a setting.
 
-    Not an error: Kubernetes sets variables of this prefix for a service called provider-agent.
+    It is not an error: Kubernetes sets variables with this prefix for a service named
+    provider-agent.
     """
     known = {variable_of(key) for key in known_keys()} | {CONFIG_VARIABLE}
     ours = sorted(name for name in environ if name.startswith(ENVIRONMENT_PREFIX))
@@ -143,7 +144,7 @@ def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 class _Sources:
-    """The three places a value can come from, and where each was found."""
+    """The sources of a value (flags, environment, file), and the origin of each value."""
 
     def __init__(
         self,
@@ -159,7 +160,7 @@ class _Sources:
         self._overrides = overrides
 
     def check_names(self) -> None:
-        """Refuse sections and keys of the file that nobody reads."""
+        """Refuse unknown sections and keys of the file."""
         known = (*SECTIONS, "backends")
         for name, table in self._file.items():
             if name not in known:
@@ -169,7 +170,7 @@ class _Sources:
                 check_known(table, SECTIONS[name], self._file_name, name)
 
     def section(self, section: str, struct: type[SectionT]) -> SectionT:
-        """One section, each value from the place that wins."""
+        """Return one section, each value from the source with the highest precedence."""
         values: dict[str, object] = {}
         for field in msgspec.structs.fields(struct):
             key = f"{section}.{field.name}"
@@ -183,7 +184,7 @@ class _Sources:
         return struct(**values)
 
     def backends(self) -> tuple[BackendConfig, ...]:
-        """The list of backends; empty when nobody names any."""
+        """Return the list of backends; empty if no source defines it."""
         raw, origin = self._find("backends")
         self.origins["backends"] = origin
         if origin == DEFAULT:
@@ -198,12 +199,12 @@ class _Sources:
             check_known_inside(raw, origin, key)
         if key == "observability.log_level" and isinstance(raw, str):
             raw = _LEVEL_ALIASES.get(raw.lower(), raw.lower())
-        # JSON in a variable has its own types; a plain variable or flag is a text.
+        # JSON in a variable has types; a plain variable or flag is a string.
         strict = origin == self._file_name or key in _STRUCTURED
         return convert(raw, target, origin=origin, key=key, strict=strict)
 
     def _find(self, key: str) -> tuple[object, str]:
-        """The raw value of a key and its origin. An empty variable counts as not set."""
+        """Return the raw value of a key and its origin. An empty variable counts as not set."""
         if (flag := self._overrides.get(key)) is not None:
             return flag, FLAG
         variable = variable_of(key)
@@ -224,5 +225,5 @@ class _Sources:
             where += f", or {FLAGS[key]}"
         if not self._file:
             places = ", ".join(str(place) for place in search_path(self._environ))
-            where += f" (looked for a file at {places})"
+            where += f" (no file at {places})"
         raise ConfigError(f"{self._file_name}: {key}: missing", where)

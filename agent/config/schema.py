@@ -1,7 +1,7 @@
 """Every section and key of `agent.toml`, with its type, its range and its default.
 
-The Structs hold settings after all checks: paths are expanded, addresses are in one form, a
-backend's `url` is filled in where its kind has a default.
+The Structs hold validated settings: paths are expanded, addresses are normalized, and a backend's
+`url` is its kind's default if the operator did not set one.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from provider_agent.protocol.formats import WireFormat
 from provider_agent.protocol.limits import MAX_INTEGER, MAX_LIVE_JOBS
 
 MAX_CONCURRENT: Final = MAX_LIVE_JOBS
-"""Jobs at once: as many as the protocol lets one agent hold."""
+"""Most jobs at once: the protocol's limit for one agent."""
 
 Count = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Concurrency = Annotated[int, Meta(ge=1, le=MAX_CONCURRENT)]
@@ -24,11 +24,11 @@ FallbackUrls = Annotated[tuple[Name, ...], Meta(max_length=16)]
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a model costs, in millionths of a US dollar per million tokens.
+    """The price of a model, in millionths of a US dollar per million tokens.
 
     Attributes:
-        input_per_1m: for input tokens.
-        output_per_1m: for output tokens.
+        input_per_1m: price of input tokens.
+        output_per_1m: price of output tokens.
     """
 
     input_per_1m: Count
@@ -36,12 +36,12 @@ class Price(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OperatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who runs the agent; the coordinator may show it.
+    """The operator of the agent; the coordinator may publish these values.
 
     Attributes:
-        display_name: the agent's name for people.
-        wallet: where earnings go.
-        contact_email: whom to ask when something is wrong.
+        display_name: human-readable name of the agent.
+        wallet: account that receives the earnings.
+        contact_email: contact for problems.
     """
 
     display_name: Text | None = None
@@ -50,18 +50,18 @@ class OperatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class CoordinatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where jobs come from.
+    """The connection to the coordinator, which sends jobs.
 
     Attributes:
-        url: the WebSocket address to dial.
-        fallback_urls: dialled in turn when `url` does not answer.
-        enrollment_code: shown at the first connection; a secret.
-        allow_insecure: whether `ws://` may leave this machine.
+        url: WebSocket address to dial.
+        fallback_urls: addresses to dial in turn after `url` failed.
+        enrollment_code: sent at the first connection; a secret.
+        allow_insecure: whether `ws://` to other machines is allowed.
         token_file: file with a bearer token for the upgrade request, read at every connection.
         ca_file: PEM certificates to trust instead of the system's.
-        client_cert_file: PEM certificate to show to a coordinator that asks for one.
-        client_key_file: its private key, PEM; None: it stands in `client_cert_file`.
-        proxy: HTTP proxy to dial through; None: as `HTTPS_PROXY` and `NO_PROXY` say.
+        client_cert_file: PEM certificate for a coordinator that requests one.
+        client_key_file: its private key, PEM; None if `client_cert_file` contains it.
+        proxy: HTTP proxy to dial through; None applies `HTTPS_PROXY` and `NO_PROXY`.
     """
 
     url: str
@@ -83,7 +83,7 @@ class IdentityConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The agent's own key.
 
     Attributes:
-        key_path: file of the Ed25519 key; created at the first start.
+        key_path: file with the Ed25519 key; created at the first start.
     """
 
     key_path: Path
@@ -93,19 +93,20 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One inference server, or one key for a remote service.
 
     Attributes:
-        kind: which adapter.
-        url: base address without a trailing `/` or `/v1`; None for kinds without one.
+        kind: selects the adapter.
+        url: base address without a trailing `/` or `/v1`; None for kinds without an address.
         api_key_env: name of the environment variable that holds the key.
-        api_key_file: file with nothing but the key, in place of `api_key_env`.
-        markup: added to the upstream price of a passthrough; 0.05 is five per cent.
-        models: which of its models are offered; None: all that fit, at passthroughs none.
+        api_key_file: file that contains only the key, instead of `api_key_env`.
+        markup: added to the upstream price of a passthrough; 0.05 is five percent.
+        models: names or shell patterns of the offered models; None offers all models of a native
+            backend, and none of a passthrough.
         alias: advertised id → the server's own id.
-        formats: wire formats it speaks; only `openai_compatible` has to be told.
-        max_concurrent: jobs at once; None: the adapter's default.
-        max_tokens_per_minute: input and output tokens that jobs on it may use; None: no limit.
-        timeouts: the clocks of its requests.
-        request_policy: what happens to request fields that spend the operator's money: refuse the
-            job ("strict"), remove them ("strip"), or let them through ("pass").
+        formats: wire formats of an `openai_compatible` server; other adapters define theirs.
+        max_concurrent: most jobs at once; None for the adapter's default.
+        max_tokens_per_minute: limit for input and output tokens of its jobs; None for no limit.
+        timeouts: timeouts of its requests.
+        request_policy: treatment of request fields that spend the operator's money: refuse the job
+            ("strict"), remove the fields ("strip"), or keep them ("pass").
         venice_system_prompt: whether Venice may put its own system prompt before the client's.
     """
 
@@ -125,7 +126,7 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class PricingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What models are offered for, in millionths of a US dollar per million tokens.
+    """Prices of the offered models, in millionths of a US dollar per million tokens.
 
     Attributes:
         default_input_per_1m: input price of models not named below.
@@ -139,14 +140,14 @@ class PricingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the agent takes on.
+    """Limits of the whole agent.
 
     Attributes:
-        max_concurrent: jobs at once, all backends together.
-        max_tokens_per_minute: input and output tokens of all jobs together; None: no limit.
+        max_concurrent: most jobs at once on all backends together.
+        max_tokens_per_minute: limit for input and output tokens of all jobs; None for no limit.
         drain_timeout_s: how long a stopping agent waits for its jobs.
-        slow_consumer_s: how long a job's window may stay full while the coordinator acknowledges
-            nothing of it, before that job alone ends with `slow_consumer`.
+        slow_consumer_s: how long a job's window may stay full without an acknowledgement of its
+            stream; then that job alone ends with `slow_consumer`.
     """
 
     max_concurrent: Concurrency = 8
@@ -156,22 +157,22 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class DiscoveryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How backends are watched.
+    """Health checks of backends.
 
     Attributes:
-        interval_s: between two looks at a healthy backend.
+        interval_s: seconds between two health checks of a healthy backend.
     """
 
     interval_s: Annotated[float, Meta(ge=1, le=24 * 3600)] = 60.0
 
 
 class ObservabilityConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the agent tells about itself.
+    """Status server and logs.
 
     Attributes:
         prometheus_addr: `host:port` of the status server; "" turns it off.
-        log_level: the least severe events that are logged.
-        log_format: lines for people, or one JSON object per line.
+        log_level: lowest level that is logged.
+        log_format: "text" for human-readable lines, "json" for one object per line.
     """
 
     prometheus_addr: str = "127.0.0.1:9090"
@@ -180,7 +181,7 @@ class ObservabilityConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All settings of one agent, checked."""
+    """All settings of one agent, validated."""
 
     operator: OperatorConfig
     coordinator: CoordinatorConfig

@@ -1,4 +1,4 @@
-"""Secrets of the configuration: where they are, and how settings are shown without them."""
+"""Resolves the secrets of the configuration, and masks them where settings are displayed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,34 +10,36 @@ import msgspec
 from provider_agent.agent.config.schema import BackendConfig, Config
 
 MASK: Final = "[set]"
-"""Stands for a secret that has a value."""
-
+"""Placeholder for a secret that is set."""
 
 MAX_KEY_BYTES: Final = 16 * 1024
-"""As much as a header may be long; a bigger file is the wrong one."""
+"""The longest header that servers accept; a larger file is the wrong one."""
 
 
 def resolve_api_key(backend: BackendConfig, environ: Mapping[str, str]) -> str | None:
-    """The key of a backend from its variable or its file; None when it names none or has none.
+    """Return the key of a backend from its file or variable; None if it has no usable key.
 
-    Spaces and line ends around it are dropped: they come from files and would break the header.
+    Surrounding whitespace, such as the last line end of a file, is removed: it would break the
+    header.
     """
     if backend.api_key_file is not None:
-        return _key_in(backend.api_key_file)[0]
+        return _read_key(backend.api_key_file)[0]
     if backend.api_key_env is not None:
         return environ.get(backend.api_key_env, "").strip() or None
     return None
 
 
 def missing_key(backend: BackendConfig) -> str:
-    """Why `resolve_api_key` found no key where the backend names one; never the content."""
+    """Return why `resolve_api_key` found no key; never contains the content of a key file."""
     if backend.api_key_file is not None:
-        return f"the file {backend.api_key_file} (api_key_file) {_key_in(backend.api_key_file)[1]}"
+        return (
+            f"the file {backend.api_key_file} (api_key_file) {_read_key(backend.api_key_file)[1]}"
+        )
     return f"the environment variable {backend.api_key_env} (api_key_env) is not set"
 
 
-def _key_in(path: Path) -> tuple[str | None, str]:
-    """The key in a file, else why there is none."""
+def _read_key(path: Path) -> tuple[str | None, str]:
+    """Return the key in a file, or None and the reason."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_KEY_BYTES + 1)
@@ -52,9 +54,9 @@ def _key_in(path: Path) -> tuple[str | None, str]:
 
 
 def secret_values(config: Config, environ: Mapping[str, str]) -> frozenset[str]:
-    """Every secret that these settings hold or name, for redaction.
+    """Return every secret in the settings or in the variables and files they name, for redaction.
 
-    The content of `coordinator.token_file` is not among them: whoever reads that file adds it.
+    The content of `coordinator.token_file` is not included: the code that reads the file adds it.
     """
     values = {resolve_api_key(backend, environ) for backend in config.backends}
     values.add(config.coordinator.enrollment_code)
@@ -63,14 +65,14 @@ def secret_values(config: Config, environ: Mapping[str, str]) -> frozenset[str]:
 
 
 def masked(config: Config) -> dict[str, object]:
-    """The settings as plain values for `config show`, without any secret."""
+    """Return the settings as plain values for `config show`, with secrets masked."""
     plain: dict[str, object] = msgspec.to_builtins(config, enc_hook=str)
     coordinator = plain["coordinator"]
     if isinstance(coordinator, dict):
         if config.coordinator.enrollment_code:
             coordinator["enrollment_code"] = MASK
         if _password(config.coordinator.proxy):
-            coordinator["proxy"] = _without_user(config.coordinator.proxy or "")
+            coordinator["proxy"] = _mask_user(config.coordinator.proxy or "")
     return plain
 
 
@@ -78,6 +80,6 @@ def _password(url: str | None) -> str | None:
     return urlsplit(url).password if url else None
 
 
-def _without_user(url: str) -> str:
+def _mask_user(url: str) -> str:
     parts = urlsplit(url)
     return parts._replace(netloc=f"{MASK}@{parts.netloc.rpartition('@')[2]}").geturl()

@@ -166,7 +166,7 @@ async def test_invalid_setting_is_one_line_and_exit_code_2(tmp_path: Path) -> No
 
     assert result.code == 2
     assert result.err == (
-        "Error: agent.toml: coordinator.enrollment_code: expected a text in quotes, got a list\n"
+        "Error: agent.toml: coordinator.enrollment_code: expected a string in quotes, got a list\n"
     )
 
 

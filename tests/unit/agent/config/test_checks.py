@@ -32,16 +32,19 @@ def test_every_kind_has_its_address_in_one_form(
     [
         ('kind="vlm"', 'backends[0].kind: unknown kind "vlm"; did you mean "vllm"?'),
         ('kind="openai_compatible"', "backends[0].url: missing"),
-        ('kind="openrouter"', "backends[0].api_key_env: missing; openrouter needs the name"),
+        (
+            'kind="openrouter"',
+            "backends[0].api_key_env: missing; openrouter needs a key: set the name",
+        ),
         ('kind="vllm"\nurl="gpu:8000"', "begins with http:// or https://"),
         ('kind="vllm"\nurl="http://gpu:99999"', "backends[0].url: not an address"),
-        ('kind="vllm"\nurl="http://u:p@gpu"', "must not hold a user or password"),
-        ('kind="vllm"\nurl="http://gpu/?key=1"', 'must not hold "?"'),
+        ('kind="vllm"\nurl="http://u:p@gpu"', "must not contain a user or password"),
+        ('kind="vllm"\nurl="http://gpu/?key=1"', 'must not contain "?"'),
         ('kind="vllm"\nformats=["openai"]', "vllm does not accept it"),
         ('kind="venice"\napi_key_env="sk-or-v1-abcdef"', "not the key itself"),
         ('kind="venice"\napi_key_file="sk-or-v1-abcdef"', "not the key itself"),
         ('kind="venice"\napi_key_file=""', "backends[0].api_key_file: expected the path of a"),
-        ('kind="vllm"\napi_key_env="K"\napi_key_file="k"', "api_key_env names the key as well"),
+        ('kind="vllm"\napi_key_env="K"\napi_key_file="k"', "api_key_env is set as well"),
     ],
 )
 def test_a_backend_that_cannot_work_is_refused(tmp_path: Path, backend: str, message: str) -> None:
@@ -85,13 +88,13 @@ def test_prompts_stay_encrypted_or_on_this_machine(tmp_path: Path, url: str) -> 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("ws://c.example/x", "coordinator.url: ws:// would send prompts in the clear"),
-        ("ws://localhost.example/x", "in the clear"),
+        ("ws://c.example/x", "coordinator.url: ws:// would send prompts unencrypted"),
+        ("ws://localhost.example/x", "unencrypted"),
         ("https://c.example/x", "begins with wss:// or ws://"),
-        ("wss://", "names a host"),
-        ("wss://u@c.example", "must not hold a user or password"),
-        ("wss://c.example/a b", "must not hold spaces"),
-        ("wss://c.example/#a", 'must not hold "#"'),
+        ("wss://", "contains a host"),
+        ("wss://u@c.example", "must not contain a user or password"),
+        ("wss://c.example/a b", "must not contain spaces"),
+        ("wss://c.example/#a", 'must not contain "#"'),
         ("wss://[c.example", "not an address"),
     ],
 )
@@ -123,13 +126,13 @@ def test_fallback_addresses_are_kept_in_their_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("urls", "message"),
     [
-        (["ws://b.example/x"], "fallback_urls[0]: ws:// would send prompts in the clear"),
+        (["ws://b.example/x"], "fallback_urls[0]: ws:// would send prompts unencrypted"),
         ([FALLBACK, "https://b"], "fallback_urls[1]: expected an address that begins with wss://"),
-        ([FALLBACK, "wss://u:secret@b"], "fallback_urls[1]: an address must not hold a user"),
-        ([FALLBACK, FALLBACK], "coordinator.fallback_urls: an address is listed twice"),
-        (["wss://c.example/provider/connect"], "or is that of coordinator.url; remove one"),
+        ([FALLBACK, "wss://u:secret@b"], "fallback_urls[1]: an address must not contain a user"),
+        ([FALLBACK, FALLBACK], "coordinator.fallback_urls: an address occurs twice"),
+        (["wss://c.example/provider/connect"], "or equals coordinator.url; remove one of them"),
         ([""], "fallback_urls[0]: expected"),
-        ([3], "fallback_urls[0]: expected a text in quotes"),
+        ([3], "fallback_urls[0]: expected a string in quotes"),
         ([FALLBACK] * 17, "coordinator.fallback_urls: expected a list of length <= 16"),
         (3, "coordinator.fallback_urls: expected a list"),
     ],
@@ -149,7 +152,9 @@ def test_fallback_addresses_in_a_variable_are_json(tmp_path: Path) -> None:
 
 def test_a_client_key_needs_its_certificate(tmp_path: Path) -> None:
     error = error_of(tmp_path, MINIMAL + 'client_key_file = "/client.key"\n')
-    assert error.startswith("agent.toml: coordinator.client_cert_file: missing; client_key_file")
+    assert error.startswith(
+        "agent.toml: coordinator.client_cert_file: missing; set it, or remove client_key_file"
+    )
     text = MINIMAL + 'client_cert_file = "~/both.pem"\n'
     coordinator = load(tmp_path, text).config.coordinator
     assert coordinator.client_cert_file == Path("/home/op/both.pem")
@@ -192,6 +197,9 @@ def test_a_listening_address_names_host_and_port(tmp_path: Path, address: str) -
 
 def test_one_default_price_needs_the_other(tmp_path: Path) -> None:
     error = error_of(tmp_path, MINIMAL + "[pricing]\ndefault_input_per_1m = 1\n")
-    assert "pricing.default_output_per_1m: missing; default_input_per_1m needs it" in error
+    assert (
+        "pricing.default_output_per_1m: missing, while default_input_per_1m is set; set both"
+        in error
+    )
     error = error_of(tmp_path, MINIMAL + "[pricing]\ndefault_output_per_1m = 1\n")
     assert "pricing.default_input_per_1m: missing" in error

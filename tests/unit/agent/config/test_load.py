@@ -196,7 +196,7 @@ def test_a_misspelt_variable_is_a_warning_and_a_strange_one_is_not(tmp_path: Pat
         ("[pricing.models]\n'a' = {input_per_1m=1}", "output_per_1m is missing"),
         (
             '[limits]\nmax_concurrent = "8"',
-            "limits.max_concurrent: expected a whole number, got a text in quotes",
+            "limits.max_concurrent: expected a whole number, got a string in quotes",
         ),
         (
             "[limits]\nmax_concurrent = 0",
