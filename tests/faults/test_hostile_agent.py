@@ -57,7 +57,7 @@ async def agent_with_a_job(
 
 
 @pytest.mark.parametrize("hostile", HOSTILE_MESSAGES, ids=lambda hostile: hostile.name)
-async def test_a_hostile_message_is_answered_as_the_table_says(
+async def test_hostile_message_is_handled_as_documented(
     coordinator: Coordinator, http: aiohttp.ClientSession, hostile: HostileMessage
 ) -> None:
     await serves_a_good_agent(coordinator, http)
@@ -77,7 +77,7 @@ async def test_a_hostile_message_is_answered_as_the_table_says(
 
 
 @pytest.mark.parametrize("attack", AGENT_ATTACKS, ids=lambda attack: attack.name)
-async def test_an_attack_is_answered_as_the_table_says(
+async def test_attack_is_handled_as_documented(
     coordinator: Coordinator, http: aiohttp.ClientSession, attack: AgentAttack
 ) -> None:
     await serves_a_good_agent(coordinator, http)

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from tests.faults.test_hostile_dialler import VISITS
+from tests.faults.test_hostile_connections import HOSTILE_CONNECTIONS
 from tests.faults.test_hostile_handshake import ROWS_WITH_OWN_TEST
 from tests.faults.test_hostile_texts import HOSTILE_TEXTS
 from tests.kit.hostile_agents import AGENT_ATTACKS
@@ -49,5 +49,5 @@ def test_the_table_for_coordinators_matches_the_tests() -> None:
 
 def test_the_table_for_agents_matches_the_tests() -> None:
     tested: dict[str, int | None] = {attack.name: attack.close_code for attack in AGENT_ATTACKS}
-    tested |= {visit.name: visit.close_code for visit in VISITS}
+    tested |= {visit.name: visit.close_code for visit in HOSTILE_CONNECTIONS}
     assert close_codes(parse_table("The agent sends")) == tested

@@ -15,7 +15,7 @@ from provider_agent.protocol.frames import Hello
 KEY = bytes(range(32))
 
 
-def test_secret_set_holds_what_it_was_given_and_nothing_else() -> None:
+def test_secret_set_contains_only_its_secrets() -> None:
     secrets = SecretSet(["one", "two"])
     assert secrets.holds("one")
     assert secrets.holds("two")
@@ -24,7 +24,7 @@ def test_secret_set_holds_what_it_was_given_and_nothing_else() -> None:
     assert not secrets.holds("\udcff")
 
 
-def test_secret_set_never_shows_a_secret() -> None:
+def test_repr_of_a_secret_set_shows_no_secret() -> None:
     assert repr(SecretSet(["hunter2"])) == "<SecretSet of 1>"
 
 
@@ -41,7 +41,7 @@ def test_secret_set_never_shows_a_secret() -> None:
         (["c"], [KEY], "", True),
     ],
 )
-def test_agent_is_admitted_by_its_key_or_its_code(
+def test_agent_is_admitted_by_key_or_code(
     codes: list[str] | None, keys: list[bytes] | None, code: str, admitted: bool
 ) -> None:
     hello = Hello("1", KEY, bytes(64), enrollment_code=code)
@@ -50,18 +50,18 @@ def test_agent_is_admitted_by_its_key_or_its_code(
     assert admits_agent(hello, known_codes, known_keys) is admitted
 
 
-def test_entries_come_from_a_file_without_comments_and_empty_lines(tmp_path: Path) -> None:
+def test_entries_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# ours\n\n  one  \ntwo#2\n", "utf-8")
     assert read_entries(path, "KEYS", {"KEYS": "three"}) == ["one", "two#2"]
 
 
-def test_entries_come_from_the_environment_separated_by_commas() -> None:
+def test_entries_of_an_environment_variable() -> None:
     assert read_entries(None, "KEYS", {"KEYS": "one, two"}) == ["one", "two"]
     assert read_entries(None, "KEYS", {}) is None
 
 
-def test_empty_list_is_an_error_and_not_an_open_door(tmp_path: Path) -> None:
+def test_empty_list_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# nothing\n", "utf-8")
     with pytest.raises(SettingsError, match="contains no entry"):
@@ -83,6 +83,6 @@ def test_public_keys_are_base64_of_32_bytes() -> None:
 
 
 @pytest.mark.parametrize("entry", ["", "!", "AAAA", base64.b64encode(bytes(33)).decode(), "ä"])
-def test_other_text_is_no_public_key(entry: str) -> None:
+def test_invalid_public_key_is_an_error(entry: str) -> None:
     with pytest.raises(SettingsError, match="entry 1 of the agents' keys"):
         parse_public_keys([entry])

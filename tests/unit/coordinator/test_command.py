@@ -12,7 +12,7 @@ from provider_agent.coordinator.command import command, describe
 from provider_agent.coordinator.server import Coordinator
 
 
-def test_unsafe_address_is_one_message_and_exit_code_2() -> None:
+def test_unsafe_address_exits_with_2() -> None:
     result = CliRunner().invoke(command, ["--host", "0.0.0.0"])
     assert result.exit_code == 2
     assert result.output.startswith("coordinator: host 0.0.0.0 can be reached")
@@ -20,19 +20,19 @@ def test_unsafe_address_is_one_message_and_exit_code_2() -> None:
 
 
 @pytest.mark.parametrize("option", ["--api-keys", "--enrollment-codes", "--agent-keys"])
-def test_unreadable_file_is_one_message_and_exit_code_2(option: str, tmp_path: Path) -> None:
+def test_unreadable_file_exits_with_2(option: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(command, [option, str(tmp_path / "missing")])
     assert result.exit_code == 2
     assert "missing: cannot be read" in result.output
 
 
-def test_empty_environment_variable_does_not_open_the_door() -> None:
+def test_empty_environment_variable_exits_with_2() -> None:
     result = CliRunner().invoke(command, env={"COORDINATOR_API_KEYS": ""})
     assert result.exit_code == 2
     assert "COORDINATOR_API_KEYS: contains no entry" in result.output
 
 
-async def test_description_says_what_is_open_and_what_it_is_for(coordinator: Coordinator) -> None:
+async def test_description_names_purpose_and_access(coordinator: Coordinator) -> None:
     text = "\n".join(describe(coordinator))
     assert coordinator.http_url in text
     assert coordinator.connect_url in text
@@ -41,7 +41,7 @@ async def test_description_says_what_is_open_and_what_it_is_for(coordinator: Coo
     assert "for development, tests and self-hosted fleets" in text
 
 
-def test_module_serves_until_sigterm_and_tells_what_is_protected(tmp_path: Path) -> None:
+def test_module_serves_until_sigterm(tmp_path: Path) -> None:
     keys, agents = tmp_path / "keys", tmp_path / "agents"
     keys.write_text("hunter2\n", "utf-8")
     agents.write_text(base64.b64encode(bytes(32)).decode(), "utf-8")

@@ -17,32 +17,32 @@ CHAT = "/v1/chat/completions"
 BODY = b'{"model":"tiny"}'
 
 
-async def test_addresses_name_the_port_that_is_really_bound(coordinator: Coordinator) -> None:
+async def test_addresses_contain_the_bound_port(coordinator: Coordinator) -> None:
     assert coordinator.http_url == f"http://{coordinator.authority}"
     assert coordinator.connect_url == f"ws://{coordinator.authority}/provider/connect"
     assert not coordinator.authority.endswith(":0")
     assert coordinator.authority in coordinator.authorities
 
 
-async def test_agents_tells_what_is_connected(coordinator: Coordinator) -> None:
+async def test_agents_lists_connected_agents(coordinator: Coordinator) -> None:
     assert coordinator.agents() == []
     async with ScriptedAgent(coordinator.connect_url):
         (snapshot,) = coordinator.agents()
         assert snapshot.models == {"tiny": ("chat", "messages")}
 
 
-async def test_taken_port_is_one_clear_error(coordinator: Coordinator) -> None:
+async def test_port_in_use_is_one_error(coordinator: Coordinator) -> None:
     port = int(coordinator.http_url.rpartition(":")[2])
     with pytest.raises(CannotListen, match=f"cannot listen on 127.0.0.1:{port}: "):
         await Coordinator(CoordinatorSettings(port=port)).start()
 
 
-async def test_unsafe_settings_do_not_start() -> None:
+async def test_unsafe_settings_prevent_the_start() -> None:
     with pytest.raises(SettingsError):
         await Coordinator(CoordinatorSettings(host="0.0.0.0", port=0)).start()
 
 
-async def test_stop_lets_running_requests_finish(settings: CoordinatorSettings) -> None:
+async def test_stop_waits_for_running_requests(settings: CoordinatorSettings) -> None:
     patient = msgspec.structs.replace(settings, drain_s=30.0)
     async with (
         aiohttp.ClientSession() as http,
@@ -61,7 +61,7 @@ async def test_stop_lets_running_requests_finish(settings: CoordinatorSettings) 
         assert agent.socket.close_code == 1001
 
 
-async def test_stop_ends_what_does_not_finish_with_an_error(settings: CoordinatorSettings) -> None:
+async def test_stop_ends_unfinished_requests_with_an_error(settings: CoordinatorSettings) -> None:
     async with (
         aiohttp.ClientSession() as http,
         Coordinator(settings) as coordinator,
@@ -74,7 +74,7 @@ async def test_stop_ends_what_does_not_finish_with_an_error(settings: Coordinato
 
 
 @in_virtual_time
-async def test_agent_may_come_back_for_its_jobs_while_the_coordinator_stops() -> None:
+async def test_agent_can_resume_while_the_coordinator_stops() -> None:
     async with coordinator_harness(msgspec.structs.replace(QUIET, drain_s=30.0)) as harness:
         job, response = await harness.streaming(b"1")
         stopping = asyncio.create_task(harness.coordinator.stop())
@@ -95,7 +95,7 @@ async def test_agent_may_come_back_for_its_jobs_while_the_coordinator_stops() ->
 
 
 @in_virtual_time
-async def test_stop_ends_the_sessions_that_wait(settings: CoordinatorSettings) -> None:
+async def test_stop_ends_detached_sessions(settings: CoordinatorSettings) -> None:
     async with coordinator_harness(settings) as harness:
         _, response = await harness.streaming(b"1")
         await harness.agent.lose_link()
@@ -109,7 +109,7 @@ async def test_stop_of_a_stopped_coordinator_does_nothing() -> None:
     await Coordinator().stop()
 
 
-async def test_run_serves_until_a_signal_and_stops_cleanly(settings: CoordinatorSettings) -> None:
+async def test_run_serves_until_a_signal(settings: CoordinatorSettings) -> None:
     seen: list[Coordinator] = []
 
     def started(coordinator: Coordinator) -> None:
@@ -120,7 +120,7 @@ async def test_run_serves_until_a_signal_and_stops_cleanly(settings: Coordinator
     assert len(seen) == 1
 
 
-async def test_second_signal_ends_at_once(settings: CoordinatorSettings) -> None:
+async def test_second_signal_stops_at_once(settings: CoordinatorSettings) -> None:
     patient = msgspec.structs.replace(settings, drain_s=30.0)
     up: asyncio.Future[Coordinator] = asyncio.get_running_loop().create_future()
     running = asyncio.create_task(run(patient, up.set_result))

@@ -30,15 +30,15 @@ SECRETS = SecretSet(["secret"])
         ("localhost.example", False),
     ],
 )
-def test_only_addresses_of_this_machine_are_loopback(host: str, loopback: bool) -> None:
+def test_loopback_addresses(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
 
 
-def test_wildcards_are_known() -> None:
+def test_wildcard_addresses() -> None:
     assert [is_wildcard(host) for host in ("0.0.0.0", "::", "", "::1")] == [True, True, True, False]
 
 
-def test_open_coordinator_listens_on_loopback_only() -> None:
+def test_open_coordinator_must_listen_on_loopback() -> None:
     check_settings(CoordinatorSettings())
     open_to_all = CoordinatorSettings(host="0.0.0.0")
     with pytest.raises(SettingsError, match="--api-keys"):
@@ -65,7 +65,7 @@ def test_open_coordinator_listens_on_loopback_only() -> None:
         (CoordinatorSettings(authorities=("http://:1",)), "authority"),
     ],
 )
-def test_wrong_setting_is_named(settings: CoordinatorSettings, named: str) -> None:
+def test_invalid_setting_is_named(settings: CoordinatorSettings, named: str) -> None:
     with pytest.raises(SettingsError, match=named):
         check_settings(settings)
 
@@ -79,12 +79,12 @@ def test_wrong_setting_is_named(settings: CoordinatorSettings, named: str) -> No
         ("[::1]:8700", "[::1]:8700"),
     ],
 )
-def test_authority_is_written_as_agents_sign_it(text: str, authority: str) -> None:
+def test_authority_is_normalized(text: str, authority: str) -> None:
     assert parse_authority(text) == authority
 
 
 @pytest.mark.parametrize("text", ["", "a:b", "ftp://x"])
-def test_text_that_is_no_authority_is_refused(text: str) -> None:
+def test_invalid_authority_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="expected host:port"):
         parse_authority(text)
 
@@ -104,5 +104,5 @@ def test_configured_authorities_replace_the_defaults() -> None:
     assert accepted_authorities(settings, 9) == ("coordinator.example:443",)
 
 
-def test_secrets_do_not_show_in_the_settings() -> None:
+def test_repr_of_the_settings_shows_no_secret() -> None:
     assert "secret'" not in repr(CoordinatorSettings(api_keys=SECRETS))

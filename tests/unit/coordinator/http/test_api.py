@@ -28,7 +28,7 @@ EVERYTHING = ("chat", "completions", "embeddings", "responses", "messages", "cou
         ("/v1/messages/count_tokens", "count_tokens"),
     ],
 )
-async def test_every_operation_is_routed_when_an_agent_offers_it(
+async def test_every_offered_operation_is_routed(
     coordinator: Coordinator, http: aiohttp.ClientSession, path: str, operation: str
 ) -> None:
     async def answer(job: ScriptedJob) -> None:
@@ -51,7 +51,7 @@ async def test_every_operation_is_routed_when_an_agent_offers_it(
         ("POST", "/healthz", 405),
     ],
 )
-async def test_other_addresses_answer_in_the_shape_of_the_format(
+async def test_unknown_paths_return_errors_in_the_wire_format(
     http: aiohttp.ClientSession, method: str, path: str, status: int
 ) -> None:
     async with http.request(method, path) as response:
@@ -62,7 +62,7 @@ async def test_other_addresses_answer_in_the_shape_of_the_format(
         assert ("Allow" in response.headers) == (status == 405)
 
 
-async def test_body_over_the_limit_is_refused(settings: CoordinatorSettings) -> None:
+async def test_request_over_the_size_limit_is_refused(settings: CoordinatorSettings) -> None:
     small = msgspec.structs.replace(settings, max_request_bytes=len(BODY))
     async with (
         Coordinator(small) as coordinator,
@@ -74,7 +74,7 @@ async def test_body_over_the_limit_is_refused(settings: CoordinatorSettings) -> 
                 assert (await response.json())["type"] == "error"
 
 
-async def test_body_that_does_not_arrive_is_not_waited_for(settings: CoordinatorSettings) -> None:
+async def test_request_body_timeout(settings: CoordinatorSettings) -> None:
     never = asyncio.Event()
 
     async def trickle() -> None:
@@ -91,7 +91,7 @@ async def test_body_that_does_not_arrive_is_not_waited_for(settings: Coordinator
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b'{"model":7}'])
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
-async def test_request_that_is_no_json_object_with_a_model_is_a_bad_request(
+async def test_invalid_request_is_a_bad_request(
     http: aiohttp.ClientSession, path: str, body: bytes
 ) -> None:
     async with http.post(path, data=body) as response:
@@ -111,7 +111,7 @@ async def test_request_that_is_no_json_object_with_a_model_is_a_bad_request(
         ({"x-api-key": "secret"}, 503),
     ],
 )
-async def test_key_is_needed_when_keys_are_configured(
+async def test_configured_api_keys_are_required(
     settings: CoordinatorSettings, headers: dict[str, str], status: int
 ) -> None:
     guarded = msgspec.structs.replace(settings, api_keys=SecretSet(["secret"]))
@@ -129,7 +129,7 @@ async def test_key_is_needed_when_keys_are_configured(
             assert (response.status, await response.json()) == (200, {"status": "ok"})
 
 
-async def test_requests_beyond_the_bound_are_refused(settings: CoordinatorSettings) -> None:
+async def test_requests_over_the_limit_are_refused(settings: CoordinatorSettings) -> None:
     narrow = msgspec.structs.replace(settings, max_requests=1)
     async with (
         Coordinator(narrow) as coordinator,
@@ -145,7 +145,7 @@ async def test_requests_beyond_the_bound_are_refused(settings: CoordinatorSettin
         assert (await asking).status == 200
 
 
-async def test_models_are_listed_in_the_shape_asked_for(
+async def test_models_are_listed_in_the_requested_format(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     models = [
@@ -210,7 +210,7 @@ async def test_official_anthropic_client_raises_its_own_exceptions(
         assert [model.id async for model in client.models.list()] == sorted(codes)
 
 
-async def test_official_clients_raise_when_a_stream_breaks_off(coordinator: Coordinator) -> None:
+async def test_official_clients_raise_for_an_interrupted_stream(coordinator: Coordinator) -> None:
     async def answer(job: ScriptedJob) -> None:
         await job.start()
         await job.send(b": so far so good\n\n")

@@ -55,13 +55,15 @@ def job_error(
         ("of_a_newer_agent", 418, 500),
     ],
 )
-def test_code_decides_the_http_status(code: str, upstream_status: int | None, status: int) -> None:
+def test_http_status_of_each_error_code(
+    code: str, upstream_status: int | None, status: int
+) -> None:
     failure = error_of_job(job_error(code, upstream_status))
     assert (failure.status, failure.code) == (status, code)
 
 
 @pytest.mark.parametrize("code", [*ErrorCode, "of_a_newer_agent"])
-def test_only_trouble_that_is_not_the_providers_is_told_in_the_agents_words(code: str) -> None:
+def test_messages_about_provider_faults_are_replaced(code: str) -> None:
     """What an agent says of its own servers is for its operator."""
     entry = entry_for(code)
     expected = entry.meaning if entry.fault is Fault.PROVIDER else "why"
@@ -69,7 +71,7 @@ def test_only_trouble_that_is_not_the_providers_is_told_in_the_agents_words(code
 
 
 @pytest.mark.parametrize("code", list(ErrorCode))
-def test_every_code_of_the_registry_has_a_status_and_a_sentence(code: ErrorCode) -> None:
+def test_every_registry_code_has_a_status_and_a_message(code: ErrorCode) -> None:
     failure = error_of_code(code)
     assert 400 <= failure.status < 600
     assert failure.message == REGISTRY[code].meaning
@@ -83,14 +85,14 @@ def test_every_code_of_the_registry_has_a_status_and_a_sentence(code: ErrorCode)
         ("backend_error", 1001, None),
     ],
 )
-def test_unavailable_says_when_to_come_back(
+def test_status_503_has_retry_after(
     code: str, retry_after_ms: int | None, retry_after_s: int | None
 ) -> None:
     failure = error_of_job(job_error(code, retry_after_ms=retry_after_ms))
     assert failure.retry_after_s == retry_after_s
 
 
-def test_registry_decides_whether_another_agent_is_tried() -> None:
+def test_registry_decides_whether_an_error_is_retryable() -> None:
     for code, entry in REGISTRY.items():
         assert is_retryable(job_error(code.value)) is entry.retryable
     assert is_retryable(job_error("of_a_newer_agent", retryable=True))
@@ -110,9 +112,7 @@ def test_registry_decides_whether_another_agent_is_tried() -> None:
         (504, "server_error", "timeout_error"),
     ],
 )
-def test_body_has_the_shape_of_its_format(
-    status: int, openai_type: str, anthropic_type: str
-) -> None:
+def test_error_body_in_each_wire_format(status: int, openai_type: str, anthropic_type: str) -> None:
     failure = ClientError(status, "some_code", "why")
     assert msgspec.json.decode(render_body(OPENAI, failure)) == {
         "error": {"message": "why", "type": openai_type, "param": None, "code": "some_code"}
@@ -135,14 +135,14 @@ def test_body_has_the_shape_of_its_format(
         (ANTHROPIC, b'{"type":"message","error":{"type":"a","message":"b"}}', False),
     ],
 )
-def test_servers_own_words_pass_when_they_have_the_shape(
+def test_upstream_body_is_forwarded_if_it_has_the_format(
     wire_format: WireFormat, body: bytes, passed: bool
 ) -> None:
     failure = error_of_job(job_error("bad_request", 400, body=body))
     assert (render_body(wire_format, failure) == body) is passed
 
 
-def test_servers_words_about_its_own_fault_are_not_passed_on() -> None:
+def test_upstream_body_about_a_provider_fault_is_not_forwarded() -> None:
     body = b'{"error":{"message":"CUDA out of memory on gpu-7"}}'
     failure = error_of_job(job_error("backend_error", 500, body=body))
     assert b"CUDA" not in render_body(OPENAI, failure)
@@ -160,12 +160,12 @@ def test_servers_words_about_its_own_fault_are_not_passed_on() -> None:
         (b"data", b"\n\n"),
     ],
 )
-def test_event_stands_alone_whatever_came_before(tail: bytes, prefix: bytes) -> None:
+def test_error_event_is_separated_from_an_incomplete_event(tail: bytes, prefix: bytes) -> None:
     event = render_event(OPENAI, ClientError(502, "backend_error", "why"), tail)
     assert event.startswith(prefix + b'data: {"error":')
     assert event.endswith(b"}\n\n")
 
 
-def test_anthropic_event_has_a_name() -> None:
+def test_anthropic_error_event_has_a_name() -> None:
     event = render_event(ANTHROPIC, ClientError(502, "backend_error", "why"), b"")
     assert event.startswith(b'event: error\ndata: {"type":"error","error":')

@@ -7,7 +7,7 @@ from provider_agent.coordinator.http.client_request import find_model, valid_tra
 VALID = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-def test_model_is_found_among_other_fields() -> None:
+def test_model_id_is_read_from_the_request() -> None:
     assert find_model(b' {"messages":[{"model":1}],"model":"tiny"} ') == "tiny"
 
 
@@ -29,7 +29,7 @@ def test_model_is_found_among_other_fields() -> None:
         b'{"model":"tiny","deep":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
 )
-def test_anything_else_is_a_bad_request(body: bytes) -> None:
+def test_request_without_a_valid_model_is_a_bad_request(body: bytes) -> None:
     failure = find_model(body)
     assert isinstance(failure, ClientError)
     assert (failure.status, failure.code) == (400, "bad_request")
@@ -47,5 +47,5 @@ def test_anything_else_is_a_bad_request(body: bytes) -> None:
         (VALID[:36] + "0" * 16 + "-01", ""),
     ],
 )
-def test_traceparent_is_taken_only_when_valid(header: str, forwarded: str) -> None:
+def test_invalid_traceparent_is_ignored(header: str, forwarded: str) -> None:
     assert valid_traceparent(CIMultiDict({"Traceparent": header})) == forwarded

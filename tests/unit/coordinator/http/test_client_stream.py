@@ -13,7 +13,7 @@ from tests.kit.virtual_time import in_virtual_time
 MUCH = 16 * MIB  # more than both kernels' buffers and the window hold
 
 
-def test_client_that_takes_nothing_is_cut_off_and_its_job_cancelled(
+def test_stalled_client_is_disconnected_and_its_job_cancelled(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     @in_virtual_time
@@ -33,7 +33,7 @@ def test_client_that_takes_nothing_is_cut_off_and_its_job_cancelled(
 
 
 @in_virtual_time
-async def test_client_that_takes_a_little_now_and_then_is_not_cut_off() -> None:
+async def test_slow_client_is_not_disconnected() -> None:
     async with coordinator_harness(
         replace(QUIET, stalled_client_s=100.0, deadline_s=36_000)
     ) as harness:
@@ -49,7 +49,7 @@ async def test_client_that_takes_a_little_now_and_then_is_not_cut_off() -> None:
 
 
 @in_virtual_time
-async def test_idle_provider_is_no_fault_of_the_client() -> None:
+async def test_client_is_not_disconnected_while_the_agent_is_idle() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"x")
         await asyncio.sleep(500)
@@ -58,7 +58,7 @@ async def test_idle_provider_is_no_fault_of_the_client() -> None:
 
 
 @in_virtual_time
-async def test_client_is_cut_off_when_its_agent_gives_it_up() -> None:
+async def test_blocked_client_is_disconnected_after_slow_consumer() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"x")
         sending = asyncio.create_task(job.send(bytes(MUCH)))
@@ -78,7 +78,7 @@ async def test_client_is_cut_off_when_its_agent_gives_it_up() -> None:
 
 
 @in_virtual_time
-async def test_client_that_caught_up_is_told_that_its_agent_gave_it_up() -> None:
+async def test_client_that_reads_again_receives_the_slow_consumer_error() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"data: 1\n\n")
         await job.fail("slow_consumer", "too slow")

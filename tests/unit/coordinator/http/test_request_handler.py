@@ -29,7 +29,7 @@ ANTHROPIC_EVENTS = (b"event: ping\r\ndata: {}\r\n\r\n", b'event: message_stop\nd
         (CHAT, "openai", "chat", (), "application/json"),
     ],
 )
-async def test_request_and_response_pass_through_byte_for_byte(
+async def test_request_and_response_are_forwarded_byte_for_byte(
     coordinator: Coordinator,
     http: aiohttp.ClientSession,
     path: str,
@@ -60,7 +60,7 @@ async def test_request_and_response_pass_through_byte_for_byte(
     assert coordinator.counters.completed == 1
 
 
-async def test_each_chunk_is_passed_on_before_the_next_exists(
+async def test_chunks_are_forwarded_as_they_arrive(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     async with ScriptedAgent(coordinator.connect_url) as agent:
@@ -76,7 +76,7 @@ async def test_each_chunk_is_passed_on_before_the_next_exists(
         assert await response.content.read() == b""
 
 
-async def test_status_of_the_server_becomes_the_status_of_the_response(
+async def test_upstream_status_is_forwarded(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     async def answer(job: ScriptedJob) -> None:
@@ -87,7 +87,7 @@ async def test_status_of_the_server_becomes_the_status_of_the_response(
         assert response.status == 202
 
 
-async def test_content_type_that_would_forge_headers_is_replaced(
+async def test_content_type_with_control_characters_is_replaced(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     async def answer(job: ScriptedJob) -> None:
@@ -100,7 +100,7 @@ async def test_content_type_that_would_forge_headers_is_replaced(
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-async def test_job_is_cancelled_when_its_client_goes_away(
+async def test_job_is_cancelled_when_its_client_disconnects(
     coordinator: Coordinator, http: aiohttp.ClientSession, streaming: bool
 ) -> None:
     async with ScriptedAgent(coordinator.connect_url) as agent:
@@ -120,7 +120,7 @@ async def test_job_is_cancelled_when_its_client_goes_away(
         assert coordinator.counters.disconnected == 1
 
 
-async def test_bytes_that_come_after_a_cancel_are_acknowledged_and_dropped(
+async def test_bytes_received_after_a_cancel_are_acknowledged_and_dropped(
     settings: CoordinatorSettings,
 ) -> None:
     small = msgspec.structs.replace(settings, window_bytes=MIN_WINDOW_BYTES)
@@ -173,7 +173,7 @@ async def test_traceparent_is_forwarded_when_valid(
                 assert await response.text() == forwarded
 
 
-async def test_deadline_of_a_silent_agent_gives_504_and_a_cancel(
+async def test_silent_agent_causes_504_and_a_cancel(
     settings: CoordinatorSettings,
 ) -> None:
     short = msgspec.structs.replace(settings, deadline_s=0.05, deadline_grace_s=0)
@@ -189,7 +189,7 @@ async def test_deadline_of_a_silent_agent_gives_504_and_a_cancel(
         await job.cancelled.wait()
 
 
-async def test_error_before_the_first_byte_is_a_whole_error_response(
+async def test_error_before_the_first_byte_is_an_error_response(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     async def answer(job: ScriptedJob) -> None:
@@ -209,7 +209,7 @@ async def test_error_before_the_first_byte_is_a_whole_error_response(
 
 
 @pytest.mark.parametrize("status", [100, 204, 304])
-async def test_status_that_cannot_carry_a_response_is_an_invalid_response(
+async def test_status_without_a_body_is_an_invalid_response(
     coordinator: Coordinator, http: aiohttp.ClientSession, status: int
 ) -> None:
     async def answer(job: ScriptedJob) -> None:
@@ -221,7 +221,7 @@ async def test_status_that_cannot_carry_a_response_is_an_invalid_response(
         assert (await response.json())["error"]["code"] == "invalid_response"
 
 
-async def test_result_without_a_start_is_an_invalid_response(
+async def test_result_without_job_started_is_an_invalid_response(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     async with ScriptedAgent(coordinator.connect_url, answer=ScriptedJob.finish):
@@ -238,7 +238,7 @@ async def test_result_without_a_start_is_an_invalid_response(
         (MESSAGES, b"data: 1\r\n\r\n", b'event: error\ndata: {"type":"error",'),
     ],
 )
-async def test_event_stream_that_breaks_off_ends_with_one_error_event(
+async def test_interrupted_event_stream_ends_with_one_error_event(
     coordinator: Coordinator, http: aiohttp.ClientSession, path: str, sent: bytes, added: bytes
 ) -> None:
     async def answer(job: ScriptedJob) -> None:
@@ -254,7 +254,7 @@ async def test_event_stream_that_breaks_off_ends_with_one_error_event(
         assert received.count(REGISTRY[ErrorCode.BACKEND_ERROR].meaning.encode()) == 1
 
 
-async def test_other_response_that_breaks_off_is_cut(
+async def test_interrupted_body_aborts_the_connection(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     async with ScriptedAgent(coordinator.connect_url) as agent:
@@ -269,7 +269,9 @@ async def test_other_response_that_breaks_off_is_cut(
             await response.read()
 
 
-async def test_agent_lost_in_mid_stream_is_an_error_event(settings: CoordinatorSettings) -> None:
+async def test_agent_lost_during_a_stream_causes_an_error_event(
+    settings: CoordinatorSettings,
+) -> None:
     async with (
         Coordinator(msgspec.structs.replace(settings, resume_ms=0)) as coordinator,
         aiohttp.ClientSession(coordinator.http_url) as http,
@@ -287,7 +289,7 @@ async def test_agent_lost_in_mid_stream_is_an_error_event(settings: CoordinatorS
         assert coordinator.agents() == []
 
 
-async def test_agent_lost_before_the_first_byte_is_replaced_by_another(
+async def test_agent_lost_before_the_first_byte_is_replaced(
     settings: CoordinatorSettings,
 ) -> None:
     async with (
@@ -306,7 +308,7 @@ async def test_agent_lost_before_the_first_byte_is_replaced_by_another(
         assert coordinator.counters.retried == 1
 
 
-async def test_retryable_error_goes_to_each_agent_once_and_then_to_the_client(
+async def test_retryable_error_is_returned_after_each_agent_was_tried_once(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     async def answer(job: ScriptedJob) -> None:
@@ -323,7 +325,7 @@ async def test_retryable_error_goes_to_each_agent_once_and_then_to_the_client(
         assert one.jobs.keys() != two.jobs.keys()
 
 
-async def test_number_of_agents_tried_is_bounded(settings: CoordinatorSettings) -> None:
+async def test_attempts_are_limited(settings: CoordinatorSettings) -> None:
     async def answer(job: ScriptedJob) -> None:
         await job.fail("internal")
 
@@ -340,7 +342,7 @@ async def test_number_of_agents_tried_is_bounded(settings: CoordinatorSettings) 
         assert sum(len(agent.jobs) for agent in (one, two, three)) == 2
 
 
-async def test_fault_of_the_client_is_not_tried_elsewhere(
+async def test_client_fault_is_not_retried(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     async def answer(job: ScriptedJob) -> None:
@@ -355,7 +357,7 @@ async def test_fault_of_the_client_is_not_tried_elsewhere(
         assert len(one.jobs) + len(two.jobs) == 1
 
 
-async def test_agents_at_their_capacity_get_no_job(
+async def test_agents_at_capacity_receive_no_job(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     async with ScriptedAgent(coordinator.connect_url, max_concurrent=1) as agent:

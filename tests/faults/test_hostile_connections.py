@@ -1,4 +1,4 @@
-"""What a coordinator does about somebody who dials it and is no agent, or another one."""
+"""How the coordinator handles connections that are not, or not the claimed, agent."""
 
 import asyncio
 import contextlib
@@ -45,13 +45,13 @@ from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.scripted_coordinator import ScriptedCoordinator
 
-USUAL = CoordinatorSettings(port=0, drain_s=0)
-IMPATIENT = replace(USUAL, handshake_timeout_s=1.0)
-BUSY = replace(USUAL, heartbeat_ms=100)
+DEFAULT = CoordinatorSettings(port=0, drain_s=0)
+SHORT_HANDSHAKE = replace(DEFAULT, handshake_timeout_s=1.0)
+SHORT_HEARTBEAT = replace(DEFAULT, heartbeat_ms=100)
 
 
-class Dialler:
-    """A bare connection to the coordinator, with a key of its own."""
+class HostileClient:
+    """A connection to the coordinator with its own key, which sends what a test chooses."""
 
     def __init__(self, coordinator: Coordinator, socket: ClientConnection) -> None:
         self.coordinator = coordinator
@@ -67,8 +67,8 @@ class Dialler:
     async def send(self, *frames: AgentFrame) -> None:
         await self.socket.send(VERSION_1.encode(frames))
 
-    async def hello(self, authority: str | None = None, **odd: object) -> Hello:
-        """What a good agent would say, changed."""
+    async def hello(self, authority: str | None = None, **changes: object) -> Hello:
+        """The `Hello` of a correct agent, with changed fields."""
         session = AgentSession(
             authority=authority or self.authority,
             public_key=self.key.public_key().public_bytes_raw(),
@@ -80,129 +80,135 @@ class Dialler:
         assert session.state is State.GREETING
         (hello,) = session.to_send
         assert isinstance(hello, Hello)
-        return replace(hello, **odd)
+        return replace(hello, **changes)
 
-    async def answer(self) -> CoordinatorFrame:
+    async def read_frame(self) -> CoordinatorFrame:
         (frame,) = await self.read()
         return frame
 
 
 @asynccontextmanager
-async def dialled(coordinator: Coordinator) -> AsyncIterator[Dialler]:
+async def hostile_client(coordinator: Coordinator) -> AsyncIterator[HostileClient]:
     async with connect(
         coordinator.connect_url, subprotocols=[Subprotocol(SUBPROTOCOL)], compression=None
     ) as socket:
-        yield Dialler(coordinator, socket)
+        yield HostileClient(coordinator, socket)
 
 
-class Visit(Struct, frozen=True):
-    """What somebody does from the open socket on.
+class HostileConnection(Struct, frozen=True):
+    """A hostile connection and the coordinator's reaction.
 
     Attributes:
         name: the row of the table in docs/protocol.md.
-        act: does it.
-        close_code: what the coordinator closes with; None: it is a new agent like any other.
+        attack: what the client does after the upgrade.
+        close_code: of the coordinator; None: it welcomes the client as a new agent.
         settings: of the coordinator.
     """
 
     name: str
-    act: Callable[[Dialler], Awaitable[None]]
+    attack: Callable[[HostileClient], Awaitable[None]]
     close_code: int | None
-    settings: CoordinatorSettings = USUAL
+    settings: CoordinatorSettings = DEFAULT
 
 
-async def says_nothing(dialler: Dialler) -> None:
-    await dialler.read()
+async def send_nothing(client: HostileClient) -> None:
+    await client.read()
 
 
-async def falls_silent(dialler: Dialler) -> None:
-    await dialler.send(await dialler.hello())
-    assert isinstance(await dialler.answer(), Welcome)
+async def stop_sending(client: HostileClient) -> None:
+    await client.send(await client.hello())
+    assert isinstance(await client.read_frame(), Welcome)
 
 
-async def begins_elsewhere(dialler: Dialler) -> None:
-    await dialler.send(Draining(1))
+async def send_another_frame_first(client: HostileClient) -> None:
+    await client.send(Draining(1))
 
 
-async def signs_for_another(dialler: Dialler) -> None:
-    await dialler.send(await dialler.hello("attacker.example:443"))
-    rejected = await dialler.answer()
+async def sign_for_another_address(client: HostileClient) -> None:
+    await client.send(await client.hello("attacker.example:443"))
+    rejected = await client.read_frame()
     assert isinstance(rejected, Rejected)
     assert (rejected.code, rejected.retry_after_ms) == ("bad_signature", None)
 
 
-async def takes_anothers_key(dialler: Dialler) -> None:
-    async with ScriptedAgent(dialler.coordinator.connect_url) as agent:
-        await dialler.send(await dialler.hello(public_key=agent.public_key))
-        rejected = await dialler.answer()
+async def use_the_key_of_another_agent(client: HostileClient) -> None:
+    async with ScriptedAgent(client.coordinator.connect_url) as agent:
+        await client.send(await client.hello(public_key=agent.public_key))
+        rejected = await client.read_frame()
         assert isinstance(rejected, Rejected)
         assert rejected.code == "bad_signature"
         assert not agent.closed.is_set()
 
 
-async def offers_strange_jobs(dialler: Dialler) -> None:
+async def offer_unknown_jobs(client: HostileClient) -> None:
     jobs = [LiveJob(number.to_bytes(16, "big"), 9, 3) for number in range(MAX_LIVE_JOBS)]
-    await dialler.send(await dialler.hello(session_id=bytes(16), live_jobs=jobs))
-    welcome = await dialler.answer()
+    await client.send(await client.hello(session_id=bytes(16), live_jobs=jobs))
+    welcome = await client.read_frame()
     assert isinstance(welcome, Welcome)
     assert welcome.resumed == {}
 
 
-async def offers_too_many_jobs(dialler: Dialler) -> None:
+async def offer_too_many_jobs(client: HostileClient) -> None:
     jobs = [LiveJob(bytes(16), 0, 0)] * (MAX_LIVE_JOBS + 1)
-    await dialler.send(await dialler.hello(live_jobs=jobs))
+    await client.send(await client.hello(live_jobs=jobs))
 
 
-async def names_anothers_session(dialler: Dialler) -> None:
-    async with ScriptedAgent(dialler.coordinator.connect_url) as agent:
+async def resume_the_session_of_another_agent(client: HostileClient) -> None:
+    async with ScriptedAgent(client.coordinator.connect_url) as agent:
         assert agent.session.welcome is not None
-        theirs = agent.session.welcome.session_id
-        await dialler.send(await dialler.hello(session_id=theirs))
-        welcome = await dialler.answer()
+        session_id = agent.session.welcome.session_id
+        await client.send(await client.hello(session_id=session_id))
+        welcome = await client.read_frame()
         assert isinstance(welcome, Welcome)
-        assert welcome.session_id != theirs
+        assert welcome.session_id != session_id
         assert not agent.closed.is_set()
 
 
-async def begins_big(dialler: Dialler) -> None:
-    await dialler.socket.send(bytes(MIN_MESSAGE_TO_COORDINATOR_BYTES + 1))
+async def send_an_oversized_message(client: HostileClient) -> None:
+    await client.socket.send(bytes(MIN_MESSAGE_TO_COORDINATOR_BYTES + 1))
 
 
-VISITS = [
-    Visit("nothing after the upgrade", says_nothing, 1008, IMPATIENT),
-    Visit("nothing for three heartbeats", falls_silent, 1008, BUSY),
-    Visit("another frame before `Hello`", begins_elsewhere, 1002),
-    Visit("a message over 1048576 bytes before `Welcome`", begins_big, 1009),
-    Visit("`Hello` signed for another address", signs_for_another, 1008),
-    Visit("`Hello` with another agent's public key", takes_anothers_key, 1008),
-    Visit("`Hello` with unknown live jobs", offers_strange_jobs, None),
-    Visit("`Hello` with more than 4096 live jobs", offers_too_many_jobs, 1002),
-    Visit("`Hello` with the session id of another agent", names_anothers_session, None),
+HOSTILE_CONNECTIONS = [
+    HostileConnection("nothing after the upgrade", send_nothing, 1008, SHORT_HANDSHAKE),
+    HostileConnection("nothing for three heartbeats", stop_sending, 1008, SHORT_HEARTBEAT),
+    HostileConnection("another frame before `Hello`", send_another_frame_first, 1002),
+    HostileConnection(
+        "a message over 1048576 bytes before `Welcome`", send_an_oversized_message, 1009
+    ),
+    HostileConnection("`Hello` signed for another address", sign_for_another_address, 1008),
+    HostileConnection(
+        "`Hello` with another agent's public key", use_the_key_of_another_agent, 1008
+    ),
+    HostileConnection("`Hello` with unknown live jobs", offer_unknown_jobs, None),
+    HostileConnection("`Hello` with more than 4096 live jobs", offer_too_many_jobs, 1002),
+    HostileConnection(
+        "`Hello` with the session id of another agent", resume_the_session_of_another_agent, None
+    ),
 ]
 
 
-@pytest.mark.parametrize("visit", VISITS, ids=lambda visit: visit.name)
-async def test_a_visit_is_answered_as_the_table_says(visit: Visit) -> None:
-    async with Coordinator(visit.settings) as coordinator:
-        async with dialled(coordinator) as first:
+@pytest.mark.parametrize("visit", HOSTILE_CONNECTIONS, ids=lambda connection: connection.name)
+async def test_hostile_connection_is_handled_as_documented(connection: HostileConnection) -> None:
+    async with Coordinator(connection.settings) as coordinator:
+        async with hostile_client(coordinator) as first:
             await first.send(await first.hello())
-            assert isinstance(await first.answer(), Welcome)
+            assert isinstance(await first.read_frame(), Welcome)
         tasks = task_names()
-        async with dialled(coordinator) as dialler:
-            await visit.act(dialler)
-            if visit.close_code is not None:
+        async with hostile_client(coordinator) as client:
+            await connection.attack(client)
+            if connection.close_code is not None:
                 with contextlib.suppress(ConnectionClosed):
-                    await dialler.read()
-                await dialler.socket.wait_closed()
-                assert dialler.socket.close_code == visit.close_code
+                    await client.read()
+                await client.socket.wait_closed()
+                assert client.socket.close_code == connection.close_code
         async with ScriptedAgent(coordinator.connect_url) as agent:
             assert agent.session.state is State.OPEN
         assert task_names() == tasks
 
 
 @asynccontextmanager
-async def relay_to(coordinator: Coordinator) -> AsyncIterator[str]:
-    """Somebody in the middle, who passes every message on, both ways."""
+async def relay(coordinator: Coordinator) -> AsyncIterator[str]:
+    """A man in the middle that forwards every message in both directions."""
 
     async def pump(source: ClientConnection | ServerConnection, sink: object) -> None:
         assert isinstance(sink, ClientConnection | ServerConnection)
@@ -224,23 +230,23 @@ async def relay_to(coordinator: Coordinator) -> AsyncIterator[str]:
         yield f"ws://127.0.0.1:{port}{CONNECT_PATH}"
 
 
-async def test_a_challenge_that_another_host_relays_does_not_authenticate() -> None:
-    """The agent signs what it dialled, which is the host in the middle."""
-    nobody = ScriptedCoordinator()
+async def test_relayed_challenge_does_not_authenticate() -> None:
+    """The agent signs the address that it dialed, which is the relay's."""
+    unused = ScriptedCoordinator()
     async with (
-        Coordinator(USUAL) as coordinator,
-        relay_to(coordinator) as url,
-        RunningAgent(nobody, ScriptedBackend(), config=agent_config(url)) as agent,
+        Coordinator(DEFAULT) as coordinator,
+        relay(coordinator) as url,
+        RunningAgent(unused, ScriptedBackend(), config=agent_config(url)) as agent,
     ):
         assert await agent.task == EXIT_REFUSED
         assert "bad_signature" in (agent.service.status().last_rejection or "")
         assert coordinator.agents() == []
 
 
-async def test_the_same_agent_is_welcome_without_the_relay() -> None:
-    nobody = ScriptedCoordinator()
-    async with Coordinator(USUAL) as coordinator:
+async def test_agent_is_welcomed_without_the_relay() -> None:
+    unused = ScriptedCoordinator()
+    async with Coordinator(DEFAULT) as coordinator:
         config = agent_config(coordinator.connect_url)
-        async with RunningAgent(nobody, ScriptedBackend(), config=config) as agent:
+        async with RunningAgent(unused, ScriptedBackend(), config=config) as agent:
             await wait_for_models(coordinator)
             assert agent.service.status().link == "connected"
