@@ -84,7 +84,7 @@ async def test_attack_is_handled_as_documented(
     tasks = task_names()
     async with agent_with_a_job(coordinator, http) as (agent, job, asking):
         with contextlib.suppress(ConnectionClosed):
-            await attack.act(agent, job)
+            await attack.perform(agent, job)
         if attack.close_code is None:
             await job.answer(b"still", content_type="application/json")
             assert await asking == (200, b"still")

@@ -1,4 +1,4 @@
-"""What a hostile agent does to a coordinator, once it is welcome and runs a job."""
+"""Attacks of a hostile agent that is admitted and runs a job."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -23,22 +23,22 @@ from provider_agent.protocol.limits import (
 )
 from tests.kit.scripted_agent import ScriptedAgent, ScriptedJob, offer
 
-STRANGER: Final = b"\xee" * 16
+UNKNOWN_JOB: Final = b"\xee" * 16
 
-Act = Callable[[ScriptedAgent, ScriptedJob], Awaitable[None]]
+AgentAction = Callable[[ScriptedAgent, ScriptedJob], Awaitable[None]]
 
 
 class AgentAttack(Struct, frozen=True):
-    """One thing an agent may do.
+    """One attack on a coordinator.
 
     Attributes:
-        name: the row of the table in docs/protocol.md.
-        act: does it.
-        close_code: what the coordinator closes with; None: the connection and the job stand.
+        name: its row in docs/protocol.md.
+        perform: sends it.
+        close_code: the coordinator's; None if the connection and the job survive.
     """
 
     name: str
-    act: Act
+    perform: AgentAction
     close_code: int | None = None
 
 
@@ -50,102 +50,104 @@ def _result(job_id: bytes, total_bytes: int) -> JobResult:
     return JobResult(job_id, total_bytes, None, None, 1, 1)
 
 
-def about_its_job(*make: Callable[[bytes], AgentFrame]) -> Act:
-    """Frames about the job that it was given; the first is what `ScriptedJob` has not sent."""
+def send_for_its_job(*builders: Callable[[bytes], AgentFrame]) -> AgentAction:
+    """Send frames with the id of the running job, which has not started."""
 
-    async def act(agent: ScriptedAgent, job: ScriptedJob) -> None:
-        await agent.send(*(one(job.job.job_id) for one in make))
+    async def perform(agent: ScriptedAgent, job: ScriptedJob) -> None:
+        await agent.send(*(build(job.job.job_id) for build in builders))
 
-    return act
+    return perform
 
 
-def about_a_stranger(*frames: AgentFrame) -> Act:
-    async def act(agent: ScriptedAgent, job: ScriptedJob) -> None:
+def send(*frames: AgentFrame) -> AgentAction:
+    async def perform(agent: ScriptedAgent, job: ScriptedJob) -> None:
         await agent.send(*frames)
 
-    return act
+    return perform
 
 
-async def ends_of_unknown_jobs(agent: ScriptedAgent, job: ScriptedJob) -> None:
+async def end_unknown_jobs(agent: ScriptedAgent, job: ScriptedJob) -> None:
     ids = [number.to_bytes(16, "big") for number in range(1000)]
     await agent.send(*(_result(job_id, 2**53) for job_id in ids))
-    for _ in range(3):  # taken, answered, and the answer taken
+    for _ in range(3):  # processed, acknowledged, and the acknowledgements received
         await agent.settle()
-    assert {ack.job_id for ack in agent.acks if ack.final} >= set(ids), "or it would keep them"
+    assert {ack.job_id for ack in agent.acks if ack.final} >= set(ids), "an agent would keep them"
 
 
-async def thousands_of_models(agent: ScriptedAgent, job: ScriptedJob) -> None:
+async def offer_thousands_of_models(agent: ScriptedAgent, job: ScriptedJob) -> None:
     models = [offer(f"model-{number}") for number in range(MAX_MODELS - 1)]
     frame = Capabilities(2, [offer(), *models], AgentLimits(2**53))
     await agent.send(frame)
     await agent.settle()
 
 
-async def more_models_than_allowed(agent: ScriptedAgent, job: ScriptedJob) -> None:
+async def offer_too_many_models(agent: ScriptedAgent, job: ScriptedJob) -> None:
     await agent.send(Capabilities(2, [offer()] * (MAX_MODELS + 1), AgentLimits(1)))
 
 
-async def flood_of_capabilities(agent: ScriptedAgent, job: ScriptedJob) -> None:
+async def flood_with_capabilities(agent: ScriptedAgent, job: ScriptedJob) -> None:
     for revision in range(300):
         models = [offer(f"model-{revision}-{number}") for number in range(20)]
         await agent.send(Capabilities(revision, [offer(), *models], AgentLimits(8)))
     await agent.settle()
 
 
-async def flood_of_heartbeats(agent: ScriptedAgent, job: ScriptedJob) -> None:
-    beat = Heartbeat(2**53, 2**53, 2**53, float("nan"), float("inf"), -1.0, 1e300)
+async def flood_with_heartbeats(agent: ScriptedAgent, job: ScriptedJob) -> None:
+    heartbeat = Heartbeat(2**53, 2**53, 2**53, float("nan"), float("inf"), -1.0, 1e300)
     for _ in range(5):
-        await agent.send(*[beat] * 2000)
+        await agent.send(*[heartbeat] * 2000)
     await agent.settle()
 
 
-async def hello_again(agent: ScriptedAgent, job: ScriptedJob) -> None:
+async def flood_with_hello(agent: ScriptedAgent, job: ScriptedJob) -> None:
     await agent.send(*[Hello("v", agent.public_key, bytes(64))] * 1000)
 
 
-async def too_much(agent: ScriptedAgent, job: ScriptedJob) -> None:
+async def exceed_window(agent: ScriptedAgent, job: ScriptedJob) -> None:
     job_id = job.job.job_id
-    del agent.jobs[job_id]  # whose own stream knows nothing of this
+    del agent.jobs[job_id]  # its own stream would not accept the acknowledgements
     await agent.send(_started(job_id))
     size = WINDOW_BYTES // 4
     for offset in range(0, WINDOW_BYTES, size):
         await agent.send(Chunk(job_id, offset, bytes(size)))
-    # The window may have grown by what the client took; the second one is too much in any case.
+    # The client may have read some of it, which extends the window; this exceeds it in any case.
     big = MIN_MESSAGE_TO_COORDINATOR_BYTES + 1
     await agent.send(Chunk(job_id, WINDOW_BYTES, bytes(big)))
 
 
 AGENT_ATTACKS: Final = [
     AgentAttack(
-        "`Chunk` before `JobStarted`", about_its_job(lambda job_id: Chunk(job_id, 0, b"x")), 1002
+        "`Chunk` before `JobStarted`", send_for_its_job(lambda job_id: Chunk(job_id, 0, b"x")), 1002
     ),
-    AgentAttack("`JobStarted` twice", about_its_job(_started, _started), 1002),
+    AgentAttack("`JobStarted` twice", send_for_its_job(_started, _started), 1002),
     AgentAttack(
-        "a gap in a response", about_its_job(_started, lambda job_id: Chunk(job_id, 1, b"x")), 1002
+        "a gap in a response",
+        send_for_its_job(_started, lambda job_id: Chunk(job_id, 1, b"x")),
+        1002,
     ),
     AgentAttack(
         "a `Chunk` without data",
-        about_its_job(_started, lambda job_id: Chunk(job_id, 0, b"")),
+        send_for_its_job(_started, lambda job_id: Chunk(job_id, 0, b"")),
         1002,
     ),
-    AgentAttack("more data than the window allows", too_much, 1002),
+    AgentAttack("more data than the window allows", exceed_window, 1002),
     AgentAttack(
-        "an end with a wrong `total_bytes`", about_its_job(lambda job_id: _result(job_id, 1)), 1002
+        "an end with a wrong `total_bytes`",
+        send_for_its_job(lambda job_id: _result(job_id, 1)),
+        1002,
     ),
     AgentAttack(
         "`JobStarted` and `Chunk` of an unknown job",
-        about_a_stranger(_started(STRANGER), Chunk(STRANGER, 7, b"x"), Chunk(STRANGER, 0, b"")),
+        send(_started(UNKNOWN_JOB), Chunk(UNKNOWN_JOB, 7, b"x"), Chunk(UNKNOWN_JOB, 0, b"")),
     ),
-    AgentAttack("a thousand ends of unknown jobs", ends_of_unknown_jobs),
+    AgentAttack("a thousand ends of unknown jobs", end_unknown_jobs),
     AgentAttack(
         "an end twice",
-        about_a_stranger(
-            JobError(STRANGER, 0, "internal", "\x1b[2J"), JobError(STRANGER, 9, "?", "")
-        ),
+        send(JobError(UNKNOWN_JOB, 0, "internal", "\x1b[2J"), JobError(UNKNOWN_JOB, 9, "?", "")),
     ),
-    AgentAttack("4096 models", thousands_of_models),
-    AgentAttack("more than 4096 models", more_models_than_allowed, 1002),
-    AgentAttack("a flood of `Capabilities`", flood_of_capabilities),
-    AgentAttack("a flood of `Heartbeat` with impossible numbers", flood_of_heartbeats),
-    AgentAttack("`Hello` again, and a flood of it", hello_again, 1002),
+    AgentAttack("4096 models", offer_thousands_of_models),
+    AgentAttack("more than 4096 models", offer_too_many_models, 1002),
+    AgentAttack("a flood of `Capabilities`", flood_with_capabilities),
+    AgentAttack("a flood of `Heartbeat` with impossible numbers", flood_with_heartbeats),
+    AgentAttack("`Hello` again, and a flood of it", flood_with_hello, 1002),
 ]

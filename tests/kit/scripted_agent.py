@@ -1,8 +1,8 @@
-"""An agent that does what a test tells it: the real protocol, no backends.
+"""An agent that a test controls: the real protocol, without backends.
 
-The test takes each job with `next_job` and answers it step by step, or gives an `answer` function
-that is run for every job. Between `lose_link` and `redial` it goes on answering: what the link does
-not take is sent over the next one.
+The test receives each job with `next_job` and answers it step by step, or passes an `answer`
+function that runs for every job. Between `lose_link` and `reconnect` jobs continue: their output is
+sent over the next link.
 """
 
 import asyncio
@@ -61,32 +61,32 @@ def offer(
 
 
 class ScriptedJob:
-    """One job at the agent; every step waits until the link has taken its frames, or is lost."""
+    """One job of the agent; each step waits until its frames are sent or the link is lost."""
 
     def __init__(self, agent: "ScriptedAgent", job: Job, window: int) -> None:
         self.job = job
         self.stream = SendStream(job.job_id, window)
         self.cancelled = asyncio.Event()
         self.cancel_reason: str | None = None
-        self.room = asyncio.Event()
+        self.window_changed = asyncio.Event()
         self.done = asyncio.Event()
-        self.forgotten = False
-        """The coordinator did not name it: nothing is sent any more."""
+        self.dropped = False
+        """`Welcome` did not name the job, so nothing more is sent for it."""
         self._agent = agent
 
     async def start(self, status: int = 200, content_type: str = EVENT_STREAM) -> None:
         self.stream.start(JobStarted(self.job.job_id, status, content_type, "scripted"))
-        await self._pump()
+        await self._send_all()
 
     async def send(self, *pieces: bytes) -> None:
-        """Waits for acknowledgements while the window is full."""
+        """Send output; wait for acknowledgements while the window is full."""
         for piece in pieces:
             self.stream.write(piece)
-            await self._pump()
+            await self._send_all()
 
     async def finish(self) -> None:
         self.stream.finish(JobResult(self.job.job_id, self.stream.written, 3, 4, 10, 5))
-        await self._pump()
+        await self._send_all()
 
     async def fail(
         self,
@@ -108,7 +108,7 @@ class ScriptedJob:
                 body=body,
             )
         )
-        await self._pump()
+        await self._send_all()
 
     async def answer(
         self, *pieces: bytes, status: int = 200, content_type: str = EVENT_STREAM
@@ -120,17 +120,17 @@ class ScriptedJob:
         await self.send(*pieces)
         await self.finish()
 
-    async def _pump(self) -> None:
+    async def _send_all(self) -> None:
         while True:
             await self.send_ready()
-            if self.stream.sent == self.stream.written or self.forgotten or self._agent.is_lost:
+            if self.stream.sent == self.stream.written or self.dropped or self._agent.link_lost:
                 return
-            self.room.clear()
-            await self.room.wait()
+            self.window_changed.clear()
+            await self.window_changed.wait()
 
     async def send_ready(self) -> None:
-        """What the window allows now."""
-        while not self.forgotten and not self._agent.is_lost:
+        """Send what the window allows now."""
+        while not self.dropped and not self._agent.link_lost:
             frames = self.stream.next_frames()
             if not frames:
                 return
@@ -138,17 +138,17 @@ class ScriptedJob:
 
 
 class ScriptedAgent:
-    """Connects on entry; `rejected` tells when it was turned away.
+    """Connects on entry; `rejected` is set if the coordinator rejects it.
 
     Args:
         connect_url: the coordinator's address for agents.
         key: its identity; a new one by default.
-        models: what it offers.
-        max_concurrent: jobs at once.
+        models: its offers.
+        max_concurrent: the limit in `Capabilities`.
         enrollment_code: for `Hello`.
         instance_id: for `Hello`.
-        authority: what it signs; by default what it dials.
-        answer: run for every job; without it the test takes jobs with `next_job`.
+        authority: the address to sign; by default the dialed one.
+        answer: runs for every job; without it the test receives jobs with `next_job`.
     """
 
     def __init__(
@@ -164,10 +164,10 @@ class ScriptedAgent:
         answer: Callable[[ScriptedJob], Awaitable[None]] | None = None,
     ) -> None:
         parts = urlsplit(connect_url)
-        dialled = canonical_authority(parts.scheme, parts.hostname or "", parts.port)
+        dialed = canonical_authority(parts.scheme, parts.hostname or "", parts.port)
         self.key = key or Ed25519PrivateKey.generate()
         self.public_key = self.key.public_key().public_bytes_raw()
-        self.authority = authority or dialled
+        self.authority = authority or dialed
         self.enrollment_code = enrollment_code
         self.instance_id = instance_id
         self.session = self._new_session(None, ())
@@ -177,7 +177,7 @@ class ScriptedAgent:
         self.drain: Drain | None = None
         self.acks: list[Ack] = []
         self.closed = asyncio.Event()
-        self.is_lost = False
+        self.link_lost = False
         self.jobs: dict[bytes, ScriptedJob] = {}
         self._url = connect_url
         self._answer = answer
@@ -192,7 +192,7 @@ class ScriptedAgent:
         return self._socket
 
     async def __aenter__(self) -> Self:
-        await self._dial()
+        await self._connect()
         return self
 
     def _new_session(self, session_id: bytes | None, live_jobs: Iterable[LiveJob]) -> AgentSession:
@@ -207,8 +207,8 @@ class ScriptedAgent:
             live_jobs=live_jobs,
         )
 
-    async def _dial(self) -> None:
-        self.closed, self.is_lost = asyncio.Event(), False
+    async def _connect(self) -> None:
+        self.closed, self.link_lost = asyncio.Event(), False
         self._socket = await self._stack.enter_async_context(
             connect(
                 self._url,
@@ -222,7 +222,7 @@ class ScriptedAgent:
         if self.session.state is State.OPEN:
             await self.advertise(*self.models)
         reader = asyncio.create_task(self._read(self.socket, self.closed), name="scripted agent")
-        self._stack.push_async_callback(_end, reader)
+        self._stack.push_async_callback(_cancel, reader)
 
     async def __aexit__(
         self,
@@ -232,7 +232,7 @@ class ScriptedAgent:
     ) -> None:
         await self._stack.aclose()
         for answer in list(self._answers):
-            await _end(answer)
+            await _cancel(answer)
 
     async def _handshake(self) -> None:
         while self.session.state in (State.CONNECTING, State.GREETING):
@@ -241,25 +241,25 @@ class ScriptedAgent:
                     case Rejected():
                         self.rejected = frame
                     case Welcome():
-                        self._continue(frame)
+                        self._resume(frame)
                     case _:
-                        self._take(frame)
+                        self._on_frame(frame)
             if self.session.to_send:
                 await self.send(*self.session.to_send)
                 self.session.to_send.clear()
 
-    def _continue(self, welcome: Welcome) -> None:
+    def _resume(self, welcome: Welcome) -> None:
         for job_id, job in self.jobs.items():
             offset = welcome.resumed.get(job_id)
             if offset is None:
-                job.forgotten = True
+                job.dropped = True
             elif not job.stream.done:
                 job.stream.rewind(offset)
 
     async def _receive(self, socket: ClientConnection) -> list[CoordinatorFrame]:
         message = await socket.recv()
         if socket is not self._socket:
-            return []  # an older link that nobody has closed yet
+            return []  # from an older link that is not closed yet
         decoded = VERSION_1.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
         return [frame for frame in map(self.session.receive, decoded.frames) if frame is not None]
 
@@ -267,29 +267,29 @@ class ScriptedAgent:
         try:
             while True:
                 for frame in await self._receive(socket):
-                    self._take(frame)
+                    self._on_frame(frame)
         except ConnectionClosed:
             closed.set()
 
-    def _take(self, frame: CoordinatorFrame) -> None:
+    def _on_frame(self, frame: CoordinatorFrame) -> None:
         if isinstance(frame, Ack):
             self.acks.append(frame)
         match frame:
             case Job():
-                self._take_job(frame)
+                self._on_job(frame)
             case Cancel() if frame.job_id in self.jobs:
                 self.jobs[frame.job_id].cancel_reason = frame.reason
                 self.jobs[frame.job_id].cancelled.set()
             case Ack() if frame.job_id in self.jobs:
                 job = self.jobs[frame.job_id]
                 job.stream.acknowledge(frame.offset, final=frame.final)
-                job.room.set()
+                job.window_changed.set()
                 if frame.final:
                     job.done.set()
             case Drain():
                 self.drain = frame
 
-    def _take_job(self, frame: Job) -> None:
+    def _on_job(self, frame: Job) -> None:
         assert self.session.welcome is not None
         job = ScriptedJob(self, frame, self.session.welcome.window_bytes)
         self.jobs[frame.job_id] = job
@@ -314,52 +314,52 @@ class ScriptedAgent:
         await self.socket.send(message)
 
     async def advertise(self, *models: ModelOffer) -> None:
-        """Returns when the coordinator has taken it."""
+        """Send `Capabilities`; returns when the coordinator has processed it."""
         await self.send(Capabilities(1, list(models), AgentLimits(self.max_concurrent)))
         await self.settle()
 
     async def start_draining(self) -> None:
-        """Returns when the coordinator has taken it."""
+        """Send `Draining`; returns when the coordinator has processed it."""
         await self.send(Draining(60_000))
         await self.settle()
 
     async def settle(self) -> None:
-        """The coordinator answers a ping only after all that was sent before it."""
+        """Return when the coordinator has processed all sent frames: it answers pings in order."""
         await (await self.socket.ping())
 
     def cut(self) -> None:
-        """Lose the link without a closing handshake."""
+        """Abort the connection without a closing handshake."""
         self.socket.transport.abort()
 
     async def lose_link(self) -> None:
-        """The same, and go on with the jobs; `redial` sends what they have."""
-        self.is_lost = True
+        """Abort the connection and keep the jobs for `reconnect`."""
+        self.link_lost = True
         self.cut()
         await self.closed.wait()
         for job in self.jobs.values():
-            job.room.set()
+            job.window_changed.set()
 
-    async def redial(
+    async def reconnect(
         self, *, resume: bool = True, live_jobs: Iterable[LiveJob] | None = None
     ) -> None:
-        """Connect anew; jobs that the coordinator names go on, the others are forgotten.
+        """Connect again. Jobs that the coordinator names continue; the others are dropped.
 
         Args:
-            resume: come back for the session; otherwise begin a new one.
-            live_jobs: what to offer instead of what is held.
+            resume: the session; otherwise start a new one.
+            live_jobs: replaces the list of the jobs that are held.
         """
         welcome = self.session.welcome
         assert welcome is not None
         if live_jobs is None:
-            live = [job for job in self.jobs.values() if not (job.stream.done or job.forgotten)]
+            live = [job for job in self.jobs.values() if not (job.stream.done or job.dropped)]
             live_jobs = [job.stream.live_job() for job in live] if resume else []
         self.session = self._new_session(welcome.session_id if resume else None, live_jobs)
-        await self._dial()
+        await self._connect()
         for job in list(self.jobs.values()):
-            job.room.set()
+            job.window_changed.set()
             await job.send_ready()
 
 
-async def _end(task: asyncio.Task[None]) -> None:
+async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -86,7 +86,7 @@ async def test_agent_can_resume_while_the_coordinator_stops() -> None:
             assert stranger.rejected is not None
             assert stranger.rejected.code == "draining"
             assert stranger.rejected.retry_after_ms
-        await harness.agent.redial()
+        await harness.agent.reconnect()
         assert harness.agent.drain is not first, "told again on the new link"
         await job.send(b"2")
         await job.finish()

@@ -4,25 +4,25 @@ from provider_agent.protocol.frames import Ack, CoordinatorFrame, Job
 ACK = Ack(bytes(16), 1)
 
 
-def job(size: int) -> Job:
+def new_job(size: int) -> Job:
     return Job(bytes(16), "tiny", "openai", bytes(size), 1000)
 
 
 def test_frames_keep_their_order_and_share_a_batch() -> None:
-    frames: list[CoordinatorFrame] = [ACK, job(100), ACK]
+    frames: list[CoordinatorFrame] = [ACK, new_job(100), ACK]
     expected = list(frames)
     assert pop_batch(frames, 10_000) == expected
     assert frames == []
 
 
-def test_batch_ends_before_the_budget_is_passed() -> None:
+def test_batch_stays_within_the_budget() -> None:
     frames: list[CoordinatorFrame] = [ACK] * 5
     assert len(pop_batch(frames, 2 * frame_bytes(ACK))) == 2
     assert len(frames) == 3
 
 
-def test_job_over_the_budget_travels_alone() -> None:
-    big = job(5000)
+def test_job_over_the_budget_is_sent_alone() -> None:
+    big = new_job(5000)
     frames: list[CoordinatorFrame] = [ACK, big, ACK]
     assert pop_batch(frames, 1000) == [ACK]
     assert pop_batch(frames, 1000) == [big]

@@ -19,7 +19,7 @@ from provider_agent.coordinator.agents.close_reason import closed_by_agent, link
         (1006, True, False),
     ],
 )
-def test_session_outlives_its_link_unless_the_agent_is_done_or_broke_the_protocol(
+def test_close_code_decides_whether_the_session_is_kept(
     code: int | None, is_malformed: bool, keep_session: bool
 ) -> None:
     close_reason = closed_by_agent(code, is_malformed=is_malformed)
@@ -27,5 +27,5 @@ def test_session_outlives_its_link_unless_the_agent_is_done_or_broke_the_protoco
     assert close_reason.close_code == (code or 1006)
 
 
-def test_lost_link_may_be_followed_by_another() -> None:
+def test_lost_link_keeps_the_session() -> None:
     assert link_lost("silent").keep_session

@@ -56,14 +56,14 @@ class FakeRegistry:
     def __init__(self, rejected: Rejected | None = None) -> None:
         self.rejected = rejected
         self.joined: list[ConnectedAgent] = []
-        self.lost: DetachedSession | None = None
+        self.detached: DetachedSession | None = None
         self.left: list[tuple[DetachedSession, bool]] = []
 
     def admit(self, hello: Hello) -> Rejected | None:
         return self.rejected
 
     def claim(self, hello: Hello) -> DetachedSession | None:
-        return self.lost
+        return self.detached
 
     def join(self, agent: ConnectedAgent) -> None:
         self.joined.append(agent)
@@ -72,8 +72,8 @@ class FakeRegistry:
         self.left.append((session, keep_session))
 
 
-class Rig:
-    """One agent without a connection."""
+class AgentHarness:
+    """A `ConnectedAgent` without a WebSocket."""
 
     def __init__(self, rejected: Rejected | None = None) -> None:
         self.registry = FakeRegistry(rejected)
@@ -114,152 +114,154 @@ class Rig:
 
 
 @pytest.fixture
-def rig() -> Rig:
-    rig = Rig()
-    rig.greet()
-    rig.sent()
-    return rig
+def harness() -> AgentHarness:
+    harness = AgentHarness()
+    harness.greet()
+    harness.sent()
+    return harness
 
 
-def test_challenge_waits_from_the_start_and_welcome_follows_hello() -> None:
-    rig = Rig()
-    assert rig.sent() == [Challenge(NONCE, "test")]
-    rig.greet()
-    (welcome,) = rig.sent()
+def test_challenge_is_queued_first_and_welcome_answers_hello() -> None:
+    harness = AgentHarness()
+    assert harness.sent() == [Challenge(NONCE, "test")]
+    harness.greet()
+    (welcome,) = harness.sent()
     assert isinstance(welcome, Welcome)
     assert (welcome.session_id, welcome.resume_ms) == (b"s" * 16, RESUME_MS)
     assert welcome.provider_id == base64.b64encode(PUBLIC_KEY).decode()
-    assert rig.registry.joined == [rig.agent]
+    assert harness.registry.joined == [harness.agent]
 
 
 def test_signature_for_another_address_is_rejected() -> None:
-    rig = Rig()
-    rig.greet(authority="evil.example:443")
-    assert rig.agent.state is State.CLOSED
-    rejected = rig.sent()[-1]
+    harness = AgentHarness()
+    harness.greet(authority="evil.example:443")
+    assert harness.agent.state is State.CLOSED
+    rejected = harness.sent()[-1]
     assert isinstance(rejected, Rejected)
     assert rejected.code == "bad_signature"
-    assert rig.registry.joined == []
+    assert harness.registry.joined == []
 
 
-def test_roster_may_reject(caplog: pytest.LogCaptureFixture) -> None:
-    rig = Rig(rejected=Rejected("not_enrolled", "no"))
+def test_rejection_by_the_registry_is_sent_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    harness = AgentHarness(rejected=Rejected("not_enrolled", "no"))
     with caplog.at_level(logging.WARNING, "provider_agent.coordinator"):
-        rig.greet()
+        harness.greet()
     assert [record.message for record in caplog.records] == ["agent rejected"]
-    assert rig.agent.state is State.CLOSED
-    assert rig.sent()[-1] == rig.registry.rejected
+    assert harness.agent.state is State.CLOSED
+    assert harness.sent()[-1] == harness.registry.rejected
 
 
-def test_frames_before_hello_break_the_protocol() -> None:
+def test_frame_before_hello_violates_the_protocol() -> None:
     with pytest.raises(ProtocolViolation):
-        Rig().receive(Draining(1))
+        AgentHarness().receive(Draining(1))
 
 
-def test_malformed_message_raises_without_its_content(rig: Rig) -> None:
+def test_error_about_a_malformed_message_does_not_contain_it(harness: AgentHarness) -> None:
     with pytest.raises(MalformedMessage) as caught:
-        rig.agent.receive_message(b"secret prompt")
+        harness.agent.receive_message(b"secret prompt")
     assert "secret" not in str(caught.value)
 
 
-def test_what_the_agent_tells_is_kept(rig: Rig) -> None:
+def test_capabilities_heartbeat_and_draining_are_stored(harness: AgentHarness) -> None:
     heartbeat = Heartbeat(1, 0, 4, None, None, None, None)
-    rig.receive(Capabilities(3, [offer()], AgentLimits(4)), heartbeat, Draining(1000))
-    assert rig.agent.offers is not None
-    assert rig.agent.offers.revision == 3
-    assert (rig.agent.heartbeat, rig.agent.last_heartbeat) == (heartbeat, 100.0)
-    assert rig.agent.draining
+    harness.receive(Capabilities(3, [offer()], AgentLimits(4)), heartbeat, Draining(1000))
+    assert harness.agent.offers is not None
+    assert harness.agent.offers.revision == 3
+    assert (harness.agent.heartbeat, harness.agent.last_heartbeat) == (heartbeat, 100.0)
+    assert harness.agent.draining
 
 
 def test_unknown_frames_are_counted_and_logged_once(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+    harness: AgentHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "provider_agent.coordinator"):
         for _ in range(2):
-            rig.agent.receive_message(msgspec.msgpack.encode([[63, "secret"], [62]]))
-    assert rig.agent.unknown_frames == 4
+            harness.agent.receive_message(msgspec.msgpack.encode([[63, "secret"], [62]]))
+    assert harness.agent.unknown_frames == 4
     assert [record.message for record in caplog.records] == ["unknown frame type skipped"]
     assert "secret" not in caplog.text
 
 
-def test_job_runs_from_submit_to_its_final_acknowledgement(rig: Rig) -> None:
-    job = rig.agent.submit(JOB)
-    assert rig.sent() == [JOB]
-    assert rig.agent.in_flight == 1
-    rig.receive(JobStarted(JOB_ID, 200, "text/plain", "b"), Chunk(JOB_ID, 0, b"abc"))
-    assert rig.sent() == []
+def test_job_runs_from_submit_to_its_final_acknowledgement(harness: AgentHarness) -> None:
+    job = harness.agent.submit(JOB)
+    assert harness.sent() == [JOB]
+    assert harness.agent.in_flight == 1
+    harness.receive(JobStarted(JOB_ID, 200, "text/plain", "b"), Chunk(JOB_ID, 0, b"abc"))
+    assert harness.sent() == []
     assert job.take() == b"abc"
-    rig.agent.consume(job, 3)
+    harness.agent.consume(job, 3)
     assert job.unconsumed == 0
     result = JobResult(JOB_ID, 3, None, None, 1, 1)
-    rig.receive(result)
-    assert job.end is result or job.end == result
-    assert rig.sent() == [Ack(JOB_ID, 3, final=True)]
-    assert rig.agent.in_flight == 0
+    harness.receive(result)
+    assert job.end == result
+    assert harness.sent() == [Ack(JOB_ID, 3, final=True)]
+    assert harness.agent.in_flight == 0
 
 
-def test_acknowledgement_goes_out_only_for_what_was_passed_on(rig: Rig) -> None:
-    job = rig.agent.submit(JOB)
-    rig.sent()
+def test_acknowledgement_covers_only_bytes_that_were_passed_on(harness: AgentHarness) -> None:
+    job = harness.agent.submit(JOB)
+    harness.sent()
     half = CoordinatorSettings().window_bytes // 2
-    rig.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, bytes(half)))
-    assert rig.sent() == []
-    rig.agent.consume(job, half)
-    assert rig.sent() == [Ack(JOB_ID, half)]
+    harness.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, bytes(half)))
+    assert harness.sent() == []
+    harness.agent.consume(job, half)
+    assert harness.sent() == [Ack(JOB_ID, half)]
 
 
-def test_abandoned_job_is_cancelled_once_and_what_it_held_is_given_back(rig: Rig) -> None:
-    job = rig.agent.submit(JOB)
-    rig.sent()
+def test_abandoned_job_is_cancelled_once_and_its_bytes_are_acknowledged(
+    harness: AgentHarness,
+) -> None:
+    job = harness.agent.submit(JOB)
+    harness.sent()
     half = CoordinatorSettings().window_bytes // 2
-    rig.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, bytes(half)))
-    rig.agent.abandon(job)
-    rig.agent.abandon(job)
-    assert rig.sent() == [Cancel(JOB_ID, CANCEL_REASON), Ack(JOB_ID, half)]
-    rig.receive(Chunk(JOB_ID, half, bytes(half)))
-    assert rig.sent() == [Ack(JOB_ID, 2 * half)]
+    harness.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, bytes(half)))
+    harness.agent.abandon(job)
+    harness.agent.abandon(job)
+    assert harness.sent() == [Cancel(JOB_ID, CANCEL_REASON), Ack(JOB_ID, half)]
+    harness.receive(Chunk(JOB_ID, half, bytes(half)))
+    assert harness.sent() == [Ack(JOB_ID, 2 * half)]
 
 
-def test_ended_job_is_not_cancelled(rig: Rig) -> None:
-    job = rig.agent.submit(JOB)
-    rig.sent()
-    rig.receive(JobError(JOB_ID, 0, "internal", ""))
-    rig.sent()
-    rig.agent.abandon(job)
-    assert rig.sent() == []
+def test_ended_job_is_not_cancelled(harness: AgentHarness) -> None:
+    job = harness.agent.submit(JOB)
+    harness.sent()
+    harness.receive(JobError(JOB_ID, 0, "internal", ""))
+    harness.sent()
+    harness.agent.abandon(job)
+    assert harness.sent() == []
 
 
-def test_lost_agent_leaves_once_with_its_jobs(rig: Rig) -> None:
-    job = rig.agent.submit(JOB)
-    rig.agent.leave(keep_session=True)
-    rig.agent.leave()
-    ((session, keep_session),) = rig.registry.left
+def test_agent_leaves_the_registry_once_with_its_jobs(harness: AgentHarness) -> None:
+    job = harness.agent.submit(JOB)
+    harness.agent.leave(keep_session=True)
+    harness.agent.leave()
+    ((session, keep_session),) = harness.registry.left
     assert (session.jobs, keep_session) == ({JOB_ID: job}, True)
     assert job.owner is session
 
 
-def test_what_comes_after_the_hand_over_is_not_taken(rig: Rig) -> None:
-    job = rig.agent.submit(JOB)
-    rig.sent()
-    session = rig.agent.detach()
-    rig.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, b"late"))
-    rig.receive(JobError(JOB_ID, 4, "internal", ""))
-    assert rig.sent() == [], "an end acknowledged here would be lost"
+def test_frames_after_detach_are_ignored(harness: AgentHarness) -> None:
+    job = harness.agent.submit(JOB)
+    harness.sent()
+    session = harness.agent.detach()
+    harness.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, b"late"))
+    harness.receive(JobError(JOB_ID, 4, "internal", ""))
+    assert harness.sent() == [], "an end acknowledged here would be lost"
     assert (job.started, job.buffered_bytes, job.end) == (None, 0, None)
     assert session.jobs == {JOB_ID: job}
-    rig.agent.leave()
-    assert rig.registry.left == []
+    harness.agent.leave()
+    assert harness.registry.left == []
 
 
-def test_agent_that_comes_back_gets_welcome_then_acknowledgements_then_lost_jobs() -> None:
-    first = Rig()
+def test_resuming_agent_receives_welcome_then_acknowledgements_then_lost_jobs() -> None:
+    first = AgentHarness()
     first.greet()
     first.receive(Capabilities(1, [offer()], AgentLimits(4)), Draining(1000))
-    job, unseen = first.agent.submit(JOB), first.agent.submit(OTHER_JOB)
+    job, unreceived = first.agent.submit(JOB), first.agent.submit(OTHER_JOB)
     first.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, b"abc"))
     first.agent.consume(job, 2)
-    second = Rig()
-    second.registry.lost = first.agent.detach()
+    second = AgentHarness()
+    second.registry.detached = first.agent.detach()
     second.sent()
     second.now += 0.5
     second.greet(session_id=b"s" * 16, live_jobs=[LiveJob(JOB_ID, 0, 5)])
@@ -268,37 +270,37 @@ def test_agent_that_comes_back_gets_welcome_then_acknowledgements_then_lost_jobs
     assert (welcome.session_id, welcome.resumed) == (b"s" * 16, {JOB_ID: 3})
     assert ack == Ack(JOB_ID, 2)
     assert again == msgspec.structs.replace(OTHER_JOB, deadline_ms=500)
-    assert (job.owner, unseen.owner) == (second.agent, second.agent)
+    assert (job.owner, unreceived.owner) == (second.agent, second.agent)
     assert second.agent.resumed
     assert (second.agent.offers, second.agent.draining) == (first.agent.offers, True)
     second.receive(Chunk(JOB_ID, 2, b"cde"))
     assert job.take() == b"abcde"
 
 
-def test_retired_agent_is_closed_when_its_last_job_ends(rig: Rig) -> None:
-    rig.agent.submit(JOB)
-    rig.agent.retire()
-    assert rig.close_reasons == []
-    assert "retired" in repr(rig.agent)
-    rig.receive(JobError(JOB_ID, 0, "internal", ""))
-    (close_reason,) = rig.close_reasons
+def test_retired_agent_is_closed_when_its_last_job_ends(harness: AgentHarness) -> None:
+    harness.agent.submit(JOB)
+    harness.agent.retire()
+    assert harness.close_reasons == []
+    assert "retired" in repr(harness.agent)
+    harness.receive(JobError(JOB_ID, 0, "internal", ""))
+    (close_reason,) = harness.close_reasons
     assert (close_reason.close_code, close_reason.flush) == (REPLACED, True)
 
 
-def test_too_many_waiting_bytes_clog_the_agent_until_they_are_sent(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+def test_send_queue_is_full_until_large_jobs_are_sent(
+    harness: AgentHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connected_agent, "MAX_QUEUED_JOB_BYTES", 1000)
-    rig.agent.submit(msgspec.structs.replace(JOB, request=bytes(2000)))
-    assert rig.agent.send_queue_full
-    rig.sent()
-    assert not rig.agent.send_queue_full
+    harness.agent.submit(msgspec.structs.replace(JOB, request=bytes(2000)))
+    assert harness.agent.send_queue_full
+    harness.sent()
+    assert not harness.agent.send_queue_full
 
 
-def test_drain_is_sent_to_an_open_agent_only(rig: Rig) -> None:
-    fresh = Rig()
+def test_drain_is_sent_to_an_open_agent_only(harness: AgentHarness) -> None:
+    fresh = AgentHarness()
     fresh.agent.send_drain("stop")
     assert fresh.sent() == [Challenge(NONCE, "test")]
-    rig.agent.send_drain("stop")
-    assert rig.sent() == [Drain("stop", RECONNECT_AFTER_MS)]
-    assert rig.wakes > 0
+    harness.agent.send_drain("stop")
+    assert harness.sent() == [Drain("stop", RECONNECT_AFTER_MS)]
+    assert harness.wakes > 0

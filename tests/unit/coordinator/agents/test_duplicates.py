@@ -10,7 +10,7 @@ from tests.kit.virtual_time import in_virtual_time
 
 
 @in_virtual_time
-async def test_idle_connection_is_replaced_at_once_and_told_why() -> None:
+async def test_idle_connection_is_replaced_at_once_with_a_reason() -> None:
     async with coordinator_harness() as harness, harness.another("two") as newer:
         await harness.agent.closed.wait()
         assert harness.agent.socket.close_code == 4001
@@ -23,7 +23,7 @@ async def test_idle_connection_is_replaced_at_once_and_told_why() -> None:
 
 
 @in_virtual_time
-async def test_retired_process_finishes_its_jobs_and_gets_no_new_ones() -> None:
+async def test_retired_process_finishes_its_jobs_and_receives_no_new_ones() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"1")
         async with harness.another("two") as newer:
@@ -42,14 +42,14 @@ async def test_retired_process_finishes_its_jobs_and_gets_no_new_ones() -> None:
 
 
 @in_virtual_time
-async def test_retired_process_that_loses_its_link_may_come_back_and_stays_retired() -> None:
+async def test_retired_process_resumes_its_session_and_stays_retired() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"1")
         async with harness.another("two") as newer:
             await harness.agent.lose_link()
             await until(lambda: bool(harness.coordinator.detached_sessions()))
             assert "retired" in repr(harness.coordinator)
-            await harness.agent.redial()
+            await harness.agent.reconnect()
             asking = harness.ask()
             await (await newer.next_job()).answer(b"{}")
             assert (await asking).status == 200
@@ -60,13 +60,13 @@ async def test_retired_process_that_loses_its_link_may_come_back_and_stays_retir
 
 
 @in_virtual_time
-async def test_retired_session_that_comes_back_alone_gets_jobs_again() -> None:
+async def test_retired_session_receives_jobs_again_when_no_other_is_connected() -> None:
     async with coordinator_harness() as harness:
         await harness.streaming(b"1")
         async with harness.another("two"):
             await harness.agent.lose_link()
         await until(lambda: not harness.coordinator.agents())
-        await harness.agent.redial()
+        await harness.agent.reconnect()
         assert [agent.retired for agent in harness.coordinator.agents()] == [False]
         harness.ask().add_done_callback(lambda _: None)
         await (await harness.agent.next_job()).answer(b"{}")
@@ -88,19 +88,19 @@ async def test_third_process_closes_the_oldest() -> None:
 
 
 @in_virtual_time
-async def test_same_process_that_dials_without_its_session_has_forgotten_its_jobs() -> None:
+async def test_jobs_fail_when_the_same_process_starts_a_new_session() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"1")
         closed = harness.agent.closed
-        await harness.agent.redial(resume=False)
-        assert job.forgotten
+        await harness.agent.reconnect(resume=False)
+        assert job.dropped
         assert b"backend_unreachable" in await response.read()
         await closed.wait()
         assert len(harness.coordinator.agents()) == 1
 
 
 @in_virtual_time
-async def test_process_that_was_restarted_has_forgotten_the_jobs_of_the_one_before() -> None:
+async def test_jobs_of_a_detached_session_fail_when_a_new_process_connects() -> None:
     async with coordinator_harness() as harness:
         _, response = await harness.streaming(b"1")
         await harness.agent.lose_link()
@@ -113,26 +113,26 @@ async def test_process_that_was_restarted_has_forgotten_the_jobs_of_the_one_befo
 
 
 @in_virtual_time
-async def test_restart_does_not_end_the_lost_session_of_a_retired_process() -> None:
+async def test_new_process_does_not_end_the_session_of_a_retired_one() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"1")
         async with harness.another("two"):
             await harness.agent.lose_link()
             await until(lambda: bool(harness.coordinator.detached_sessions()))
         async with harness.another("three"):
-            await harness.agent.redial()
+            await harness.agent.reconnect()
             await job.finish()
             assert await response.read() == b""
 
 
 @in_virtual_time
-async def test_agent_that_may_come_back_needs_no_free_seat() -> None:
+async def test_resuming_agent_is_admitted_beyond_the_maximum() -> None:
     async with coordinator_harness(replace(QUIET, max_agents=1)) as harness:
         job, response = await harness.streaming(b"1")
         await harness.agent.lose_link()
         await until(lambda: bool(harness.coordinator.detached_sessions()))
         async with ScriptedAgent(harness.coordinator.connect_url) as other:
             assert other.rejected is None
-            await harness.agent.redial()
+            await harness.agent.reconnect()
             await job.finish()
             assert await response.read() == b""

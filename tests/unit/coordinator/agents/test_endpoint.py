@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from provider_agent.coordinator.access import SecretSet
-from provider_agent.coordinator.agents import endpoint as endpoint
+from provider_agent.coordinator.agents import endpoint
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.limits import CONNECT_PATH, SUBPROTOCOL
@@ -29,14 +29,14 @@ UPGRADE = {
         ({**UPGRADE, "Sec-WebSocket-Protocol": SUBPROTOCOL, "Origin": "http://a.example"}, 403),
     ],
 )
-async def test_upgrade_that_no_agent_would_send_is_refused(
+async def test_invalid_upgrade_is_refused(
     http: aiohttp.ClientSession, headers: dict[str, str], status: int
 ) -> None:
     async with http.get(CONNECT_PATH, headers=headers) as response:
         assert response.status == status
 
 
-async def test_subprotocol_is_agreed_and_compression_is_not(coordinator: Coordinator) -> None:
+async def test_subprotocol_is_negotiated_without_compression(coordinator: Coordinator) -> None:
     async with (
         aiohttp.ClientSession() as session,
         session.ws_connect(
@@ -47,7 +47,7 @@ async def test_subprotocol_is_agreed_and_compression_is_not(coordinator: Coordin
         assert socket.compress == 0
 
 
-async def test_connections_beyond_the_bound_are_refused(
+async def test_connections_beyond_the_limit_are_refused(
     settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint, "MAX_HANDSHAKES", 0)
@@ -63,10 +63,10 @@ async def test_connections_beyond_the_bound_are_refused(
         assert response.headers["Retry-After"] == "30"
 
 
-async def test_dialler_that_hangs_up_during_its_upgrade_is_no_error(
+async def test_reset_during_the_upgrade_logs_no_error(
     coordinator: Coordinator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Was logged as an unhandled error, with a traceback, whenever a link broke at that moment.
+    # A connection that broke at this moment was logged as an unhandled error with a traceback.
     head = {**UPGRADE, "Host": coordinator.authority, "Sec-WebSocket-Protocol": SUBPROTOCOL}
     lines = [f"GET {CONNECT_PATH} HTTP/1.1", *(f"{name}: {text}" for name, text in head.items())]
     upgrade = "\r\n".join([*lines, "", ""]).encode()
@@ -76,27 +76,27 @@ async def test_dialler_that_hangs_up_during_its_upgrade_is_no_error(
         reset_on_close(writer.get_extra_info("socket"))
         writer.write(upgrade)
         writer.transport.abort()
-    async with ScriptedAgent(coordinator.connect_url) as agent:  # by then the others were served
+    async with ScriptedAgent(coordinator.connect_url) as agent:  # served after the others
         assert agent.rejected is None
     assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_agents_are_admitted_by_code_or_by_key(settings: CoordinatorSettings) -> None:
-    guarded = msgspec.structs.replace(settings, enrollment_codes=SecretSet(["code"]))
+    with_code = msgspec.structs.replace(settings, enrollment_codes=SecretSet(["code"]))
     async with (
-        Coordinator(guarded) as coordinator,
-        ScriptedAgent(coordinator.connect_url) as stranger,
-        ScriptedAgent(coordinator.connect_url, enrollment_code="code") as member,
+        Coordinator(with_code) as coordinator,
+        ScriptedAgent(coordinator.connect_url) as unknown,
+        ScriptedAgent(coordinator.connect_url, enrollment_code="code") as enrolled,
     ):
-        assert stranger.rejected is not None
-        assert stranger.rejected.code == "not_enrolled"
-        assert member.rejected is None
-    listed = msgspec.structs.replace(settings, agent_keys=frozenset([member.public_key]))
+        assert unknown.rejected is not None
+        assert unknown.rejected.code == "not_enrolled"
+        assert enrolled.rejected is None
+    with_key = msgspec.structs.replace(settings, agent_keys=frozenset([enrolled.public_key]))
     async with (
-        Coordinator(listed) as coordinator,
-        ScriptedAgent(coordinator.connect_url, key=member.key) as member,
+        Coordinator(with_key) as coordinator,
+        ScriptedAgent(coordinator.connect_url, key=enrolled.key) as enrolled,
     ):
-        assert member.rejected is None
+        assert enrolled.rejected is None
 
 
 async def test_configured_authority_is_accepted_and_the_host_header_is_not(
@@ -105,8 +105,8 @@ async def test_configured_authority_is_accepted_and_the_host_header_is_not(
     named = msgspec.structs.replace(settings, authorities=("coordinator.example:443",))
     async with (
         Coordinator(named) as coordinator,
-        ScriptedAgent(coordinator.connect_url, authority="coordinator.example:443") as right,
-        ScriptedAgent(coordinator.connect_url) as wrong,
+        ScriptedAgent(coordinator.connect_url, authority="coordinator.example:443") as accepted,
+        ScriptedAgent(coordinator.connect_url) as refused,
     ):
-        assert right.rejected is None
-        assert wrong.rejected is not None
+        assert accepted.rejected is None
+        assert refused.rejected is not None

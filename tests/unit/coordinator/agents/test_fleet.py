@@ -19,7 +19,7 @@ def hello(key: bytes) -> Hello:
     return msgspec.structs.replace(HELLO, public_key=key)
 
 
-class Rig:
+class FleetHarness:
     def __init__(self, settings: CoordinatorSettings | None = None) -> None:
         self.settings = settings or CoordinatorSettings()
         self.now = 10.0
@@ -41,94 +41,94 @@ class Rig:
         return agent
 
 
-def test_newer_connection_of_a_key_closes_the_older() -> None:
-    rig = Rig()
-    older, newer = rig.agent(b"a"), rig.agent(b"a")
-    rig.fleet.join(older)
-    rig.fleet.join(newer)
-    ((_, close_reason),) = rig.close_reasons
+def test_newer_connection_of_a_key_closes_an_idle_older_one() -> None:
+    harness = FleetHarness()
+    older, newer = harness.agent(b"a"), harness.agent(b"a")
+    harness.fleet.join(older)
+    harness.fleet.join(newer)
+    ((_, close_reason),) = harness.close_reasons
     assert close_reason == REPLACED_BY_NEWER
     older.leave()
-    assert rig.fleet.pick("tiny", Operation.CHAT) is newer
+    assert harness.fleet.pick("tiny", Operation.CHAT) is newer
     newer.leave()
     newer.leave()
-    assert len(rig.fleet) == 0
+    assert len(harness.fleet) == 0
 
 
 def test_agent_without_key_or_code_is_not_enrolled() -> None:
-    rig = Rig(CoordinatorSettings(enrollment_codes=SecretSet(["code"])))
-    rejected = rig.fleet.admit(HELLO)
+    harness = FleetHarness(CoordinatorSettings(enrollment_codes=SecretSet(["code"])))
+    rejected = harness.fleet.admit(HELLO)
     assert rejected is not None
     assert (rejected.code, rejected.retry_after_ms) == ("not_enrolled", None)
 
 
-def test_full_fleet_takes_only_keys_it_has_already() -> None:
-    rig = Rig(CoordinatorSettings(max_agents=1))
-    assert rig.fleet.admit(HELLO) is None
-    rig.fleet.join(rig.agent(b"a"))
-    rejected = rig.fleet.admit(hello(b"b"))
+def test_full_fleet_admits_only_connected_keys() -> None:
+    harness = FleetHarness(CoordinatorSettings(max_agents=1))
+    assert harness.fleet.admit(HELLO) is None
+    harness.fleet.join(harness.agent(b"a"))
+    rejected = harness.fleet.admit(hello(b"b"))
     assert rejected is not None
     assert rejected.code == "too_many_connections"
     assert rejected.retry_after_ms
-    assert rig.fleet.admit(hello(b"a")) is None
+    assert harness.fleet.admit(hello(b"a")) is None
 
 
 def test_tried_agents_are_not_picked_again() -> None:
-    rig = Rig()
-    one, two = rig.agent(b"a"), rig.agent(b"b")
-    rig.fleet.join(two)
-    rig.fleet.join(one)
-    assert rig.fleet.pick("tiny", Operation.CHAT) is one
-    assert rig.fleet.pick("tiny", Operation.CHAT, [b"a"]) is two
-    assert rig.fleet.pick("tiny", Operation.CHAT, [b"a", b"b"]) is ErrorCode.MODEL_NOT_LOADED
+    harness = FleetHarness()
+    one, two = harness.agent(b"a"), harness.agent(b"b")
+    harness.fleet.join(two)
+    harness.fleet.join(one)
+    assert harness.fleet.pick("tiny", Operation.CHAT) is one
+    assert harness.fleet.pick("tiny", Operation.CHAT, [b"a"]) is two
+    assert harness.fleet.pick("tiny", Operation.CHAT, [b"a", b"b"]) is ErrorCode.MODEL_NOT_LOADED
 
 
-def test_a_model_that_was_served_just_now_is_expected_back() -> None:
-    # Clients were told 404 while the only server restarted, which no client tries again.
-    rig = Rig()
-    agent = rig.agent(b"a")
-    rig.fleet.join(agent)
-    rig.now += MODEL_GRACE_S
-    assert rig.fleet.pick("tiny", Operation.CHAT) is agent
+def test_recently_used_model_counts_as_unavailable_instead_of_unknown() -> None:
+    # Clients received 404 while the only server restarted, and clients do not retry a 404.
+    harness = FleetHarness()
+    agent = harness.agent(b"a")
+    harness.fleet.join(agent)
+    harness.now += MODEL_GRACE_S
+    assert harness.fleet.pick("tiny", Operation.CHAT) is agent
     agent.leave()
-    assert rig.fleet.pick("tiny", Operation.CHAT) is ErrorCode.OUT_OF_CAPACITY
-    assert rig.fleet.pick("never seen", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
-    rig.now += MODEL_GRACE_S
-    assert rig.fleet.pick("tiny", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
+    assert harness.fleet.pick("tiny", Operation.CHAT) is ErrorCode.OUT_OF_CAPACITY
+    assert harness.fleet.pick("never seen", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
+    harness.now += MODEL_GRACE_S
+    assert harness.fleet.pick("tiny", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
 
 
-def test_a_coordinator_that_has_just_started_expects_every_model_until_an_agent_comes() -> None:
-    rig = Rig()
-    assert rig.fleet.pick("tiny", Operation.CHAT) is ErrorCode.OUT_OF_CAPACITY
-    rig.fleet.join(rig.agent(b"a"))
-    assert rig.fleet.pick("other", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
+def test_every_model_counts_as_unavailable_from_start_until_an_agent_connects() -> None:
+    harness = FleetHarness()
+    assert harness.fleet.pick("tiny", Operation.CHAT) is ErrorCode.OUT_OF_CAPACITY
+    harness.fleet.join(harness.agent(b"a"))
+    assert harness.fleet.pick("other", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
 
 
-def test_models_are_those_of_all_agents_sorted() -> None:
-    rig = Rig()
+def test_models_of_all_agents_are_sorted() -> None:
+    harness = FleetHarness()
     for key, model_id in ((b"a", "z"), (b"b", "b"), (b"c", "z")):
-        rig.fleet.join(rig.agent(key, model_id))
-    assert rig.fleet.models(WireFormat.OPENAI) == ["b", "z"]
+        harness.fleet.join(harness.agent(key, model_id))
+    assert harness.fleet.models(WireFormat.OPENAI) == ["b", "z"]
 
 
-def test_draining_fleet_picks_and_admits_nobody() -> None:
-    rig = Rig()
-    agent = rig.agent(b"a")
-    rig.fleet.join(agent)
-    rig.fleet.start_draining("stop")
-    assert rig.fleet.pick("tiny", Operation.CHAT) is ErrorCode.DRAINING
-    assert rig.fleet.admit(HELLO) is not None
+def test_draining_fleet_picks_and_admits_no_agent() -> None:
+    harness = FleetHarness()
+    agent = harness.agent(b"a")
+    harness.fleet.join(agent)
+    harness.fleet.start_draining("stop")
+    assert harness.fleet.pick("tiny", Operation.CHAT) is ErrorCode.DRAINING
+    assert harness.fleet.admit(HELLO) is not None
 
 
-def test_snapshot_tells_how_each_agent_stands() -> None:
-    rig = Rig()
-    agent = rig.agent(b"a")
+def test_snapshot_holds_the_state_of_each_agent() -> None:
+    harness = FleetHarness()
+    agent = harness.agent(b"a")
     agent.heartbeat, agent.last_heartbeat = Heartbeat(1, 0, 4, None, None, None, None), 7.0
-    rig.fleet.join(agent)
-    silent = rig.agent(b"b")
+    harness.fleet.join(agent)
+    silent = harness.agent(b"b")
     silent.offers = None
-    rig.fleet.join(silent)
-    first, second = rig.fleet.snapshot()
+    harness.fleet.join(silent)
+    first, second = harness.fleet.snapshot()
     assert first.public_key == "YQ=="
     assert first.models == {"tiny": ("chat", "messages")}
     assert (first.capacity, first.in_flight, first.heartbeat_age_s) == (4, 0, 3.0)

@@ -39,7 +39,7 @@ async def test_malformed_message_closes_the_connection_and_logs_no_content(
 ) -> None:
     with caplog.at_level(logging.INFO, "provider_agent.coordinator"):
         async with ScriptedAgent(coordinator.connect_url) as agent:
-            with contextlib.suppress(ConnectionClosed):  # closed while it was still sending
+            with contextlib.suppress(ConnectionClosed):  # closed during the send
                 await agent.send_raw(message)
             assert await close_code(agent) == code
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
@@ -48,7 +48,7 @@ async def test_malformed_message_closes_the_connection_and_logs_no_content(
     assert coordinator.agents() == []
 
 
-async def test_message_of_the_biggest_size_is_taken(coordinator: Coordinator) -> None:
+async def test_message_of_the_maximum_size_is_accepted(coordinator: Coordinator) -> None:
     filler = MAX_MESSAGE_TO_COORDINATOR_BYTES - len(msgspec.msgpack.encode([[63, b""]])) - 3
     message = msgspec.msgpack.encode([[63, bytes(filler)]])
     assert len(message) == MAX_MESSAGE_TO_COORDINATOR_BYTES
@@ -68,30 +68,32 @@ async def test_silent_agent_is_closed(settings: CoordinatorSettings) -> None:
         assert "silent" in (agent.socket.close_reason or "")
 
 
-async def test_agent_that_never_says_hello_is_closed(
+async def test_agent_without_hello_is_closed(
     settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def say_nothing(agent: ScriptedAgent) -> None:
+    async def wait_for_close(agent: ScriptedAgent) -> None:
         await agent.socket.wait_closed()
         assert agent.socket.close_code == 1008
 
-    monkeypatch.setattr(ScriptedAgent, "_handshake", say_nothing)
+    monkeypatch.setattr(ScriptedAgent, "_handshake", wait_for_close)
     quick = msgspec.structs.replace(settings, handshake_timeout_s=0.01)
     async with Coordinator(quick) as coordinator, ScriptedAgent(coordinator.connect_url):
         assert coordinator.agents() == []
 
 
-async def test_agent_that_does_not_take_its_acknowledgements_is_closed(
+async def test_agent_that_does_not_read_acknowledgements_is_closed(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent_link, "MAX_QUEUED_FRAMES", 10)
-    stranger = JobResult(bytes(16), 0, None, None, 0, None)
+    unknown_end = JobResult(bytes(16), 0, None, None, 0, None)
     async with ScriptedAgent(coordinator.connect_url) as agent:
-        await agent.send(*[stranger] * 11)
+        await agent.send(*[unknown_end] * 11)
         assert await close_code(agent) == 1008
 
 
-async def test_newer_connection_of_the_same_key_wins(coordinator: Coordinator) -> None:
+async def test_newer_connection_of_the_same_key_replaces_the_older(
+    coordinator: Coordinator,
+) -> None:
     async with (
         ScriptedAgent(coordinator.connect_url) as older,
         ScriptedAgent(coordinator.connect_url, key=older.key) as newer,
@@ -101,7 +103,7 @@ async def test_newer_connection_of_the_same_key_wins(coordinator: Coordinator) -
         assert len(coordinator.agents()) == 1
 
 
-async def test_agent_that_says_goodbye_leaves_the_fleet(coordinator: Coordinator) -> None:
+async def test_agent_that_closes_leaves_the_fleet(coordinator: Coordinator) -> None:
     async with ScriptedAgent(coordinator.connect_url) as agent:
         assert len(coordinator.agents()) == 1
         await agent.socket.close()

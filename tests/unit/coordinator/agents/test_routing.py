@@ -22,7 +22,7 @@ class FakeCandidate(Struct):
     send_queue_full: bool = False
 
 
-def test_offers_of_one_model_are_joined_and_unknown_names_left_out() -> None:
+def test_offers_of_one_model_are_merged_without_unknown_names() -> None:
     offers = table(
         offer("a", operations=["chat", "telepathy"]),
         offer("a", operations=["messages"]),
@@ -36,7 +36,7 @@ def test_offers_of_one_model_are_joined_and_unknown_names_left_out() -> None:
     assert offers.models_for(WireFormat.ANTHROPIC) == {"a", "b"}
 
 
-def test_capacity_is_bounded_whatever_the_agent_says() -> None:
+def test_capacity_is_limited() -> None:
     assert table(capacity=2**50).capacity == MAX_LIVE_JOBS
 
 
@@ -49,22 +49,22 @@ def test_capacity_is_bounded_whatever_the_agent_says() -> None:
         ([(1, 1), (7, 8)], 1),
     ],
 )
-def test_least_loaded_is_chosen_and_then_the_smallest_key(
+def test_least_loaded_agent_is_chosen_and_the_smallest_key_breaks_a_tie(
     loads: list[tuple[int, int]], chosen: int
 ) -> None:
-    providers = [
+    candidates = [
         FakeCandidate(bytes([number]), table(offer(), capacity=capacity), in_flight)
         for number, (in_flight, capacity) in enumerate(loads)
     ]
-    for order in (providers, providers[::-1]):
-        assert choose_agent(order, "tiny", Operation.CHAT) is providers[chosen]
+    for order in (candidates, candidates[::-1]):
+        assert choose_agent(order, "tiny", Operation.CHAT) is candidates[chosen]
 
 
 CHAT_ONLY = table(offer(operations=["chat"]))
 
 
 @pytest.mark.parametrize(
-    ("providers", "reason"),
+    ("candidates", "reason"),
     [
         ([], ErrorCode.MODEL_NOT_LOADED),
         ([FakeCandidate(b"1", None)], ErrorCode.MODEL_NOT_LOADED),
@@ -79,5 +79,7 @@ CHAT_ONLY = table(offer(operations=["chat"]))
         ),
     ],
 )
-def test_nobody_to_choose_is_explained(providers: list[FakeCandidate], reason: ErrorCode) -> None:
-    assert choose_agent(providers, "tiny", Operation.MESSAGES) is reason
+def test_reason_is_returned_when_no_candidate_is_eligible(
+    candidates: list[FakeCandidate], reason: ErrorCode
+) -> None:
+    assert choose_agent(candidates, "tiny", Operation.MESSAGES) is reason

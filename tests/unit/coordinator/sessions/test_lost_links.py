@@ -1,4 +1,4 @@
-"""The ways to lose a link, and which of them end the session: real sockets, virtual time."""
+"""Ways to lose a link, and which of them end the session. Real sockets, virtual time."""
 
 import asyncio
 import gc
@@ -19,14 +19,14 @@ from tests.kit.virtual_time import in_virtual_time
 STATE = (ConnectedAgent, DetachedSession, RunningJob)
 
 
-def alive() -> Counter[str]:
-    """What there is of the state of links, by kind."""
+def count_state_objects() -> Counter[str]:
+    """How many objects with the state of a link or session exist, by type."""
     gc.collect()
-    return Counter(type(one).__name__ for one in gc.get_objects() if isinstance(one, STATE))
+    return Counter(type(item).__name__ for item in gc.get_objects() if isinstance(item, STATE))
 
 
 @in_virtual_time
-async def test_agent_that_does_not_come_back_fails_its_jobs() -> None:
+async def test_jobs_fail_when_the_session_expires() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"data: 1\n\n")
         asking = harness.ask()
@@ -35,12 +35,12 @@ async def test_agent_that_does_not_come_back_fails_its_jobs() -> None:
         assert b"backend_unreachable" in await response.read()
         assert (await asking).status == 502
         assert harness.coordinator.detached_sessions() == []
-        await harness.agent.redial()
-        assert job.forgotten
+        await harness.agent.reconnect()
+        assert job.dropped
 
 
 @in_virtual_time
-async def test_job_without_output_goes_to_another_agent_when_its_own_stays_away() -> None:
+async def test_job_without_output_fails_over_when_the_session_expires() -> None:
     async with (
         coordinator_harness() as harness,
         ScriptedAgent(harness.coordinator.connect_url) as other,
@@ -54,11 +54,11 @@ async def test_job_without_output_goes_to_another_agent_when_its_own_stays_away(
 
 
 @in_virtual_time
-async def test_link_that_is_half_open_is_taken_over() -> None:
+async def test_session_resumes_while_its_older_link_is_half_open() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"1")
         older, closed = harness.agent.socket, harness.agent.closed
-        await harness.agent.redial()
+        await harness.agent.reconnect()
         await closed.wait()
         assert older.close_code == 4001
         await job.send(b"2")
@@ -68,7 +68,7 @@ async def test_link_that_is_half_open_is_taken_over() -> None:
 
 
 @in_virtual_time
-async def test_request_for_a_model_whose_agent_may_come_back_is_to_be_asked_again() -> None:
+async def test_model_of_a_detached_agent_is_answered_503_then_404() -> None:
     async with coordinator_harness() as harness:
         await harness.agent.lose_link()
         await until(lambda: bool(harness.coordinator.detached_sessions()))
@@ -79,51 +79,51 @@ async def test_request_for_a_model_whose_agent_may_come_back_is_to_be_asked_agai
 
 
 @in_virtual_time
-async def test_silent_agent_may_come_back() -> None:
+async def test_silent_agent_may_resume() -> None:
     async with coordinator_harness(replace(QUIET, heartbeat_ms=10_000)) as harness:
         job, response = await harness.streaming(b"1")
         await harness.agent.closed.wait()
         assert harness.agent.socket.close_code == 1008
-        harness.agent.is_lost = True
-        await harness.agent.redial()
+        harness.agent.link_lost = True
+        await harness.agent.reconnect()
         await job.send(b"2")
         await job.finish()
         assert await response.read() == b"2"
 
 
 @in_virtual_time
-async def test_welcome_lost_with_its_link_costs_nothing() -> None:
+async def test_session_resumes_after_its_welcome_was_lost() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"1")
         before = harness.agent.session.welcome
         await harness.agent.lose_link()
-        await harness.agent.redial()
+        await harness.agent.reconnect()
         await harness.agent.lose_link()
-        harness.agent.session.welcome = before  # as if it had never come
-        await harness.agent.redial()
+        harness.agent.session.welcome = before  # as if the new one was lost
+        await harness.agent.reconnect()
         await job.send(b"2")
         await job.finish()
         assert await response.read() == b"2"
 
 
 @in_virtual_time
-async def test_nothing_is_left_of_links_that_broke() -> None:
-    before = alive()
+async def test_lost_links_leave_no_state() -> None:
+    before = count_state_objects()
     async with coordinator_harness() as harness:
         for _ in range(3):
             job, response = await harness.streaming(b"1")
             for _ in range(10):
                 await harness.agent.lose_link()
-                await harness.agent.redial()
+                await harness.agent.reconnect()
             await job.finish()
             assert await response.read() == b""
         await harness.agent.settle()
-        assert alive() - before == {"ConnectedAgent": 1}
+        assert count_state_objects() - before == {"ConnectedAgent": 1}
         assert harness.coordinator.detached_sessions() == []
 
 
 @in_virtual_time
-async def test_agent_that_took_nothing_for_too_long_may_come_back() -> None:
+async def test_agent_that_stopped_reading_may_resume() -> None:
     async with coordinator_harness() as harness:
         body = b'{"model":"tiny","filler":"' + b"x" * (15 * MIB) + b'"}'
         asking = asyncio.create_task(harness.http.post(CHAT, data=io.BytesIO(body)))
@@ -131,7 +131,7 @@ async def test_agent_that_took_nothing_for_too_long_may_come_back() -> None:
         await asyncio.sleep(40)
         assert harness.coordinator.detached_sessions()
         await harness.agent.lose_link()
-        await harness.agent.redial()
+        await harness.agent.reconnect()
         job = await harness.agent.next_job()
         assert job.job.request == body
         await job.answer(b"{}")
@@ -148,7 +148,7 @@ async def test_protocol_violation_ends_the_session() -> None:
 
 
 @pytest.mark.parametrize(("code", "kept"), [(1000, 0), (1001, 0), (1002, 0), (1011, 1)])
-def test_goodbye_of_the_agent_says_whether_it_may_return(code: int, kept: int) -> None:
+def test_close_code_of_the_agent_decides_whether_the_session_is_kept(code: int, kept: int) -> None:
     @in_virtual_time
     async def run() -> None:
         async with coordinator_harness() as harness:
@@ -161,7 +161,7 @@ def test_goodbye_of_the_agent_says_whether_it_may_return(code: int, kept: int) -
 
 
 @in_virtual_time
-async def test_without_resume_ms_nothing_is_kept() -> None:
+async def test_session_ends_at_once_when_resume_ms_is_zero() -> None:
     async with coordinator_harness(replace(QUIET, resume_ms=0)) as harness:
         _, response = await harness.streaming(b"1")
         await harness.agent.lose_link()
@@ -170,11 +170,11 @@ async def test_without_resume_ms_nothing_is_kept() -> None:
 
 
 @in_virtual_time
-async def test_agent_that_was_draining_still_is() -> None:
+async def test_draining_state_survives_a_lost_link() -> None:
     async with coordinator_harness() as harness:
         job, _ = await harness.streaming(b"1")
         await harness.agent.start_draining()
         await harness.agent.lose_link()
-        await harness.agent.redial()
+        await harness.agent.reconnect()
         assert harness.coordinator.agents()[0].draining
         await job.finish()

@@ -1,4 +1,4 @@
-"""A lost link is a pause for the client: real sockets, virtual time."""
+"""Clients experience a lost link as a pause. Real sockets, virtual time."""
 
 import asyncio
 import random
@@ -15,16 +15,16 @@ from tests.kit.virtual_time import in_virtual_time
 
 
 @in_virtual_time
-async def test_lost_link_is_only_a_pause() -> None:
+async def test_response_continues_after_a_lost_link() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"data: 1\n\n")
         await harness.agent.lose_link()
         await job.send(b"data: 2\n\n")
         await asyncio.sleep(50)
         assert harness.coordinator.agents() == []
-        (parked,) = harness.coordinator.detached_sessions()
-        assert (parked.jobs, parked.retired) == (1, False)
-        await harness.agent.redial()
+        (detached,) = harness.coordinator.detached_sessions()
+        assert (detached.jobs, detached.retired) == (1, False)
+        await harness.agent.reconnect()
         assert harness.coordinator.detached_sessions() == []
         await job.send(b"data: 3\n\n")
         await job.finish()
@@ -36,25 +36,25 @@ async def test_lost_link_is_only_a_pause() -> None:
 
 
 @in_virtual_time
-async def test_end_that_was_lost_with_the_link_arrives_over_the_next() -> None:
+async def test_end_lost_with_the_link_arrives_over_the_next() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"data: 1\n\n")
         await harness.agent.lose_link()
         await job.finish()
-        await harness.agent.redial()
+        await harness.agent.reconnect()
         assert await response.read() == b""
         await job.done.wait()
 
 
 @in_virtual_time
-async def test_start_that_no_byte_followed_is_told_again() -> None:
+async def test_job_started_is_sent_again_when_no_byte_followed() -> None:
     async with coordinator_harness() as harness:
         asking = harness.ask()
         job = await harness.agent.next_job()
         await job.start()
         await harness.agent.settle()
         await harness.agent.lose_link()
-        await harness.agent.redial()
+        await harness.agent.reconnect()
         await job.send(b"data: 1\n\n")
         await job.finish()
         assert await (await asking).read() == b"data: 1\n\n"
@@ -63,26 +63,26 @@ async def test_start_that_no_byte_followed_is_told_again() -> None:
 @in_virtual_time
 async def test_response_over_many_links_is_byte_identical() -> None:
     async with coordinator_harness(replace(QUIET, window_bytes=MIN_WINDOW_BYTES)) as harness:
-        chance = random.Random(4)
-        sent = chance.randbytes(20 * MIN_WINDOW_BYTES)
+        rng = random.Random(4)
+        sent = rng.randbytes(20 * MIN_WINDOW_BYTES)
         job, response = await harness.streaming(sent[:1])
         reading = asyncio.create_task(response.read())
 
         async def send_all() -> None:
-            position = 1
-            while position < len(sent):
-                size = chance.randrange(1, MIN_WINDOW_BYTES // 4)
-                job.stream.write(sent[position : position + size])
-                position += size
+            offset = 1
+            while offset < len(sent):
+                size = rng.randrange(1, MIN_WINDOW_BYTES // 4)
+                job.stream.write(sent[offset : offset + size])
+                offset += size
                 await until(lambda: not job.stream.full)
                 await job.send_ready()
 
         sending = asyncio.create_task(send_all())
         for _ in range(60):
-            for _ in range(chance.randrange(20)):
+            for _ in range(rng.randrange(20)):
                 await asyncio.sleep(0)
             await harness.agent.lose_link()
-            await harness.agent.redial()
+            await harness.agent.reconnect()
         await sending
         await job.finish()
         assert sent[:1] + await reading == sent
@@ -90,13 +90,13 @@ async def test_response_over_many_links_is_byte_identical() -> None:
 
 
 @in_virtual_time
-async def test_job_frame_lost_on_the_way_is_sent_again_with_what_remains_of_its_deadline() -> None:
+async def test_lost_job_frame_is_sent_again_with_the_remaining_deadline() -> None:
     async with coordinator_harness() as harness:
         asking = harness.ask()
         lost = await harness.agent.next_job()
         await harness.agent.lose_link()
         await asyncio.sleep(40)
-        await harness.agent.redial(live_jobs=[])
+        await harness.agent.reconnect(live_jobs=[])
         job = await harness.agent.next_job()
         assert job.job == replace(lost.job, deadline_ms=job.job.deadline_ms)
         assert 550_000 < job.job.deadline_ms <= lost.job.deadline_ms - 40_000
@@ -105,27 +105,31 @@ async def test_job_frame_lost_on_the_way_is_sent_again_with_what_remains_of_its_
 
 
 @in_virtual_time
-async def test_job_that_breaks_every_link_is_not_sent_for_ever() -> None:
+async def test_job_that_breaks_every_link_fails_after_max_sends() -> None:
     async with coordinator_harness() as harness:
         asking = harness.ask()
         for _ in range(MAX_SENDS):
             await harness.agent.next_job()
             await harness.agent.lose_link()
-            await harness.agent.redial(live_jobs=[])
+            await harness.agent.reconnect(live_jobs=[])
         assert (await asking).status == 502
         assert harness.coordinator.agents()[0].in_flight == 0
 
 
-@pytest.mark.parametrize(("first", "next_"), [(2, 9), (0, 0), (10, 9), (2**53, 2**53)], ids=str)
-def test_offset_that_is_not_held_ends_the_job(first: int, next_: int) -> None:
+@pytest.mark.parametrize(
+    ("first_offset", "next_offset"), [(2, 9), (0, 0), (10, 9), (2**53, 2**53)], ids=str
+)
+def test_job_fails_when_the_agent_does_not_hold_the_next_byte(
+    first_offset: int, next_offset: int
+) -> None:
     @in_virtual_time
     async def run() -> None:
         async with coordinator_harness() as harness:
             job, response = await harness.streaming(b"x")
-            offered = LiveJob(job.job.job_id, first, next_)
+            live_job = LiveJob(job.job.job_id, first_offset, next_offset)
             await harness.agent.lose_link()
-            await harness.agent.redial(live_jobs=[offered])
-            assert job.forgotten
+            await harness.agent.reconnect(live_jobs=[live_job])
+            assert job.dropped
             assert b"backend_unreachable" in await response.read()
             assert harness.coordinator.agents()[0].in_flight == 0
 
@@ -133,7 +137,7 @@ def test_offset_that_is_not_held_ends_the_job(first: int, next_: int) -> None:
 
 
 @in_virtual_time
-async def test_started_job_that_the_agent_forgot_is_tried_at_another() -> None:
+async def test_started_job_missing_after_resumption_fails_over() -> None:
     async with (
         coordinator_harness() as harness,
         ScriptedAgent(harness.coordinator.connect_url) as other,
@@ -144,18 +148,18 @@ async def test_started_job_that_the_agent_forgot_is_tried_at_another() -> None:
         await job.start()
         await agents[0].settle()
         await agents[0].lose_link()
-        await agents[0].redial(live_jobs=[])
+        await agents[0].reconnect(live_jobs=[])
         await (await agents[1].next_job()).answer(b"{}")
         assert await (await asking).read() == b"{}"
 
 
 @in_virtual_time
-async def test_offers_of_jobs_it_never_had_are_ignored() -> None:
+async def test_unknown_live_jobs_are_ignored() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"x")
         await harness.agent.lose_link()
-        strange = [LiveJob(number.to_bytes(16, "big"), 0, 2**40) for number in range(4095)]
-        await harness.agent.redial(live_jobs=[*strange, job.stream.live_job()])
+        unknown = [LiveJob(number.to_bytes(16, "big"), 0, 2**40) for number in range(4095)]
+        await harness.agent.reconnect(live_jobs=[*unknown, job.stream.live_job()])
         assert harness.agent.session.welcome is not None
         assert harness.agent.session.welcome.resumed == {job.job.job_id: 1}
         await job.finish()
@@ -169,16 +173,16 @@ async def test_session_of_another_key_cannot_be_claimed() -> None:
         await harness.agent.lose_link()
         async with ScriptedAgent(harness.coordinator.connect_url) as thief:
             thief.session.welcome = harness.agent.session.welcome
-            await thief.redial(live_jobs=[job.stream.live_job()])
+            await thief.reconnect(live_jobs=[job.stream.live_job()])
             assert thief.session.welcome is not None
             assert thief.session.welcome.resumed == {}
-        await harness.agent.redial()
+        await harness.agent.reconnect()
         await job.finish()
         assert await response.read() == b""
 
 
 @in_virtual_time
-async def test_what_the_client_takes_meanwhile_is_acknowledged_after_the_welcome() -> None:
+async def test_bytes_read_while_detached_are_acknowledged_after_welcome() -> None:
     half = MIN_WINDOW_BYTES // 2
     async with coordinator_harness(replace(QUIET, window_bytes=MIN_WINDOW_BYTES)) as harness:
         job, response = await harness.streaming(b"x")
@@ -186,39 +190,39 @@ async def test_what_the_client_takes_meanwhile_is_acknowledged_after_the_welcome
         await harness.agent.settle()
         await harness.agent.lose_link()
         assert await response.content.readexactly(half) == bytes(half)
-        await harness.agent.redial()
+        await harness.agent.reconnect()
         assert job.stream.acked == half + 1
         await job.finish()
         assert await response.read() == b""
 
 
 @in_virtual_time
-async def test_job_whose_client_left_meanwhile_is_not_named() -> None:
+async def test_job_of_a_disconnected_client_is_not_named_in_welcome() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"1")
         await harness.agent.lose_link()
         response.close()
         await until(lambda: [one.jobs for one in harness.coordinator.detached_sessions()] == [0])
-        await harness.agent.redial()
-        assert job.forgotten
+        await harness.agent.reconnect()
+        assert job.dropped
         assert harness.coordinator.agents()[0].in_flight == 0
         assert harness.coordinator.counters.disconnected == 1
 
 
 @in_virtual_time
-async def test_job_cancelled_on_a_dying_link_is_not_named() -> None:
+async def test_job_cancelled_before_the_link_was_lost_is_not_named_in_welcome() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"1")
         response.close()
         await job.cancelled.wait()
         await harness.agent.lose_link()
-        await harness.agent.redial()
-        assert job.forgotten
+        await harness.agent.reconnect()
+        assert job.dropped
         assert harness.coordinator.agents()[0].in_flight == 0
 
 
 @in_virtual_time
-async def test_stopped_client_costs_no_more_than_a_window_however_often_the_link_breaks() -> None:
+async def test_lost_links_do_not_extend_the_window_of_a_client_that_does_not_read() -> None:
     window = MIN_WINDOW_BYTES
     async with coordinator_harness(replace(QUIET, window_bytes=window)) as harness:
         job, response = await harness.streaming(b"x")
@@ -229,7 +233,7 @@ async def test_stopped_client_costs_no_more_than_a_window_however_often_the_link
             await asyncio.sleep(1)
         for _ in range(100):
             await harness.agent.lose_link()
-            await harness.agent.redial()
+            await harness.agent.reconnect()
             assert job.stream.sent - window <= job.stream.acked < taken + window
         await sending
         assert harness.coordinator.agents()[0].in_flight == 1

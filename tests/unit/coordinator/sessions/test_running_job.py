@@ -8,17 +8,17 @@ JOB = Job(JOB_ID, "tiny", "openai", b"{}", 1000)
 RESULT = JobResult(JOB_ID, 0, None, None, 1, None)
 
 
-class Nobody:
+class FakeOwner:
     def consume(self, job: RunningJob, count: int) -> None: ...
 
     def abandon(self, job: RunningJob) -> None: ...
 
 
-NOBODY = Nobody()
+OWNER = FakeOwner()
 
 
 async def test_wait_returns_when_bytes_arrive() -> None:
-    job = RunningJob(JOB, NOBODY, 0.0)
+    job = RunningJob(JOB, OWNER, 0.0)
     waiting = asyncio.create_task(job.wait())
     job.on_started(JobStarted(JOB_ID, 200, "text/plain", "b"))
     await asyncio.sleep(0)
@@ -32,23 +32,23 @@ async def test_wait_returns_when_bytes_arrive() -> None:
     assert job.unconsumed == 3
 
 
-async def test_wait_returns_at_the_end_however_often() -> None:
-    job = RunningJob(JOB, NOBODY, 0.0)
+async def test_wait_returns_immediately_after_the_end() -> None:
+    job = RunningJob(JOB, OWNER, 0.0)
     waiting = asyncio.create_task(job.wait())
     job.on_end(RESULT)
     await waiting
     await job.wait()
 
 
-async def test_first_end_counts() -> None:
-    job = RunningJob(JOB, NOBODY, 0.0)
+async def test_second_end_is_ignored() -> None:
+    job = RunningJob(JOB, OWNER, 0.0)
     job.on_end(RESULT)
     job.on_end(JobError(JOB_ID, 0, "internal", ""))
     assert job.end is RESULT
 
 
 async def test_cancelled_wait_loses_nothing() -> None:
-    job = RunningJob(JOB, NOBODY, 0.0)
+    job = RunningJob(JOB, OWNER, 0.0)
     waiting = asyncio.create_task(job.wait())
     await asyncio.sleep(0)
     waiting.cancel()
@@ -57,7 +57,7 @@ async def test_cancelled_wait_loses_nothing() -> None:
     assert job.take() == b"a"
 
 
-async def test_repr_tells_its_state() -> None:
-    job = RunningJob(JOB, NOBODY, 0.0)
+async def test_repr_shows_the_state() -> None:
+    job = RunningJob(JOB, OWNER, 0.0)
     job.on_data(b"ab")
     assert repr(job) == f"<RunningJob {JOB_ID.hex()} open buffered=2>"
