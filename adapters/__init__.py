@@ -1,1 +1,4 @@
-"""One module per inference server, and the relay they share. Knows nothing of the coordinator."""
+"""Adapters for inference servers, and the request and response code that they share.
+
+Nothing here depends on the agent or the coordinator.
+"""

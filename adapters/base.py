@@ -1,9 +1,11 @@
 """The contract between the agent and an inference server.
 
-A `Backend` is one server with its address and key. It says whether it is healthy and what it
-serves, and runs one job at a time per `execute` call, any number of calls at once. Jobs, results
-and wire formats are the protocol's own. The errors are in `adapters.errors`, the settings in
-`adapters.settings`; both belong to the contract and can be imported from here.
+A `Backend` is one server with its address and key. It reports its health, its models and its load,
+and executes jobs. The agent calls these methods concurrently, from one event loop.
+
+`Job`, `JobResult` and the wire formats are defined by the protocol. Errors (`adapters.errors`) and
+settings (`adapters.settings`) belong to the contract too. This module exports all of them: an
+adapter outside this project needs no other import.
 """
 
 from abc import ABC, abstractmethod
@@ -71,14 +73,17 @@ class BackendModel(Struct, frozen=True, kw_only=True):
     """One model that a backend serves now.
 
     Attributes:
-        model_id: what jobs call it.
-        context_window: the effective one, in tokens; None when the server does not tell.
+        model_id: the id that jobs use.
+        context_window: tokens that a request can use on this server, which may be fewer than the
+            model was trained with; None if unknown.
         native: True on the operator's own hardware, False for a remote passthrough.
-        operations: what the server natively speaks for this model.
-        upstream_id: what the server calls it.
-        input_price_per_1m: what the operator pays, in millionths of a US dollar per million tokens.
+        operations: the operations that the server supports for this model without translation by
+            the agent.
+        upstream_id: the id that the server uses.
+        input_price_per_1m: the operator's cost of input tokens, in millionths of a US dollar per
+            million tokens; None if unknown.
         output_price_per_1m: the same for output tokens.
-        withheld: why it is not offered, for the operator; "" when it is.
+        withheld: why the model is not offered, as a text for the operator; "" if it is offered.
     """
 
     model_id: str
@@ -92,7 +97,7 @@ class BackendModel(Struct, frozen=True, kw_only=True):
 
     @property
     def formats(self) -> frozenset[WireFormat]:
-        """The wire formats natively spoken for this model."""
+        """The wire formats of `operations`."""
         return frozenset(operation.wire_format for operation in self.operations)
 
 
@@ -100,11 +105,11 @@ class BackendHealth(Struct, frozen=True):
     """The outcome of one health check.
 
     Attributes:
-        reachable: whether jobs can be sent.
-        latency_ms: how long the check took; None when it failed before an answer.
-        last_error: what is wrong and what to do about it; None when nothing is.
-        loading: nothing is wrong yet: the server starts or loads its model.
-        timed_out: it failed because no answer came in time.
+        reachable: whether the server accepts jobs.
+        latency_ms: duration of a successful check; None if it failed.
+        last_error: why the check failed and what to do about it; None if it succeeded.
+        loading: the check failed because the server is starting or loading its model.
+        timed_out: the check failed because the server did not respond in time.
     """
 
     reachable: bool
@@ -115,12 +120,14 @@ class BackendHealth(Struct, frozen=True):
 
 
 class ServerLoad(Struct, frozen=True):
-    """What a server says of its own load, jobs of others included; None: it does not say.
+    """A server's own report of its load, which includes requests from other programs.
+
+    A value is None if the server does not report it.
 
     Attributes:
-        running: requests that it works on.
-        waiting: requests that wait in its queue.
-        cache_used: share (0…1) of its key-value cache.
+        running: requests in progress.
+        waiting: requests in the server's queue.
+        cache_used: used share of the key-value cache, from 0 to 1.
     """
 
     running: int | None = None
@@ -129,54 +136,65 @@ class ServerLoad(Struct, frozen=True):
 
 
 class FlowControl(Protocol):
-    """The source of a response, which a full window pauses. Both calls may be repeated."""
+    """Pauses the source of a response while the window is full. Both methods are idempotent."""
 
     def pause_reading(self) -> None:
-        """Read no more from this server connection until `resume_reading`."""
+        """Stop reading from the server until `resume_reading` is called."""
         ...
 
     def resume_reading(self) -> None:
-        """Go on reading."""
+        """Continue reading from the server."""
         ...
 
 
 class JobSink(Protocol):
-    """Where a response goes. Plain calls, not coroutines: no task wakes up per chunk."""
+    """Receives the response of one job.
+
+    The methods are not coroutines: a chunk reaches the outbox without waking up another task.
+    """
 
     def started(self, status: int, content_type: str, source: FlowControl) -> None:
-        """The first bytes follow. Called once, before the first `send_chunk`."""
+        """Announce the response. Called once, before the first `send_chunk`.
+
+        Args:
+            status: HTTP status.
+            content_type: value of the `Content-Type` header.
+            source: pauses and resumes this response.
+        """
         ...
 
     def send_chunk(self, data: bytes) -> None:
-        """The next bytes, exactly as the server sent them.
+        """Receive the next bytes, exactly as the server sent them.
 
-        May call `source.pause_reading()` before it returns; what the source still delivers after
-        that is accepted.
+        May call `source.pause_reading()`. The adapter may still deliver what it has read already.
         """
         ...
 
 
 class Backend(ABC):
-    """One inference server. A subclass is the adapter of one kind of server.
+    """One inference server. Each subclass is the adapter for one kind of server.
+
+    Constructing a backend does no I/O; it connects on first use.
 
     Class attributes describe the kind:
         kind: the name in `agent.toml`.
-        native: True for the operator's own hardware. False for a passthrough, a remote service that
-            is identified by the operator's key, which is then required.
-        default_url: the address when the operator sets none; "": the kind has no default.
+        native: True for a server on the operator's own hardware. False for a passthrough: a remote
+            service that requires the operator's API key.
+        default_url: the address if the operator sets none; "" if the kind has no default.
         requires_url: whether the operator must set the address.
-        accepts_formats: whether the operator may set the wire formats, because this kind cannot be
-            asked for them.
-        breaker_rule: when failures take a backend of this kind out of service.
-        request_policy: request fields that are not forwarded, unless the operator allows it.
-        default_max_concurrent: concurrent jobs when the operator sets no limit.
-        default_timeouts: timeouts of a job, where the operator sets none.
+        accepts_formats: whether the operator may set the wire formats, because the agent cannot
+            detect all of them.
+        breaker_rule: when repeated failures open the circuit breaker of a backend.
+        request_policy: request fields that are not forwarded unless the operator allows them.
+        default_max_concurrent: limit of concurrent jobs if the operator sets none.
+        default_timeouts: timeouts of a job where the operator sets none.
 
     Attributes:
+        settings: the operator's settings, with `default_url` filled in.
         id: `<kind>:<url>` for a native server, `<kind>` for a passthrough.
-        max_concurrent: concurrent jobs that it accepts.
-        timeouts: of its jobs.
-        version: of the server, from its last health check; "" if unknown.
+        max_concurrent: limit of concurrent jobs. `list_models` may update it.
+        timeouts: timeouts of this backend's jobs.
+        version: the server's version as last reported; "" if unknown.
     """
 
     kind: ClassVar[str]
@@ -203,33 +221,39 @@ class Backend(ABC):
 
     @abstractmethod
     async def health(self) -> BackendHealth:
-        """Ask the server whether it can take jobs. Never raises for a server's fault."""
+        """Check whether the server accepts jobs.
+
+        Returns a failed `BackendHealth` instead of raising `BackendError`.
+        """
 
     @abstractmethod
     async def list_models(self) -> list[BackendModel]:
-        """What the server has now, in a stable order; what is not offered says why (`withheld`).
+        """Return the server's current models in a stable order.
+
+        The list includes models that are not offered; their `withheld` gives the reason.
 
         Raises:
-            BackendError: the server did not answer, or not as such a server should.
+            BackendError: the server did not respond, or the response is invalid.
         """
 
     async def load(self) -> ServerLoad | None:
-        """What the server says of its load; None when this kind says nothing.
+        """Return the server's load; None if it does not report any.
 
         Raises:
-            BackendError: the server did not answer, or not as such a server should.
+            BackendError: the server did not respond, or the response is invalid.
         """
         return None
 
     @abstractmethod
     async def execute(self, job: Job, sink: JobSink) -> JobResult:
-        """Run one job: relay the response to `sink`, then tell how it went.
+        """Execute one job: relay the response to `sink`, then return its usage and duration.
 
-        Cancelling it closes the upstream connection before it returns, which stops generation.
+        Cancellation closes the connection to the server before `CancelledError` propagates. The
+        server then stops generating.
 
         Raises:
-            BackendError: the job failed. What has reached the sink stays valid.
+            BackendError: the job failed. Bytes that the sink has received remain valid.
         """
 
     async def close(self) -> None:  # noqa: B027 - a backend without connections has nothing to do
-        """Close what is open. Running `execute` calls fail with `Transport`."""
+        """Close all connections. Running `execute` calls raise `Transport`."""

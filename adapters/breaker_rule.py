@@ -1,4 +1,4 @@
-"""When the circuit breaker of a backend opens. Each kind of backend may have a rule of its own."""
+"""The rule of a circuit breaker. A kind of backend may define its own."""
 
 from msgspec import Struct
 
@@ -7,13 +7,13 @@ class BreakerRule(Struct, frozen=True):
     """When a breaker opens, and for how long.
 
     Attributes:
-        failures: the number of failures without a success between them that opens it.
-        window_s: the time in which those failures must happen.
-        open_s: how long it stays open the first time.
-        max_open_s: the longest time that it stays open; each failed trial doubles the time.
-        counts_client_errors: for a service that blocks a key after too many failed requests: every
-            answered request with an error status counts, also one that failed by the client's
-            fault, and a success does not reset the count.
+        failures: how many failures, without a success between them, open the breaker.
+        window_s: the period in which these failures must happen.
+        open_s: how long the breaker first stays open.
+        max_open_s: upper limit of the open time, which doubles with each failed trial job.
+        counts_client_errors: every response with an error status counts, even if the client caused
+            the error, and a success does not reset the count. For a service that blocks a key
+            after too many failed requests.
     """
 
     failures: int = 5

@@ -1,18 +1,18 @@
-"""What can go wrong with a backend.
+"""Errors of backends.
 
 ::
 
-    BackendError                what went wrong, with its code of the error registry
-    ├── Unreachable             no connection could be made
-    ├── Transport               the connection broke before the response was complete
-    ├── BackendTimeout          a clock ran out; the message names which
-    ├── BadStatus               an HTTP status other than success
-    ├── ErrorInStream           an error inside a response that began as a success
-    ├── InvalidResponse         not what such a server should answer, or an early end
-    ├── ModelNotFound           the server does not know the model
-    ├── MissingApiKey           the operator's key is not set
-    ├── BadRequest              the job's request cannot be sent to any server
-    └── PromptTooLong           it cannot fit into the model's window, and the server would cut it
+    BackendError                base class; carries a code of the protocol's error registry
+    ├── Unreachable             the connection could not be opened
+    ├── Transport               the connection was lost before the response was complete
+    ├── BackendTimeout          a timeout expired; the message names it
+    ├── BadStatus               the response has an HTTP status other than success
+    ├── ErrorInStream           a response with a success status contains an error
+    ├── InvalidResponse         the response is malformed or incomplete
+    ├── ModelNotFound           the server does not have the model
+    ├── MissingApiKey           the operator's API key is not set
+    ├── BadRequest              the client's request is invalid and was not sent
+    └── PromptTooLong           the prompt exceeds the context window; the server would truncate it
 """
 
 from typing import ClassVar
@@ -21,14 +21,15 @@ from provider_agent.protocol.errors import ErrorCode, entry_for
 
 
 class BackendError(Exception):
-    """What went wrong with a backend.
+    """A job or another request to a backend failed.
 
     Attributes:
-        code: of the error registry.
-        status: the server's HTTP status, when it answered.
-        body: the beginning of what it answered, free of secrets.
-        retry_after_s: when it may be asked again, when it said so.
-        retryable: whether another backend or provider may be tried; None: as the registry says.
+        code: entry of the protocol's error registry.
+        status: the server's HTTP status; None if it did not respond.
+        body: the beginning of the response body, without secrets.
+        retry_after_s: seconds to wait before the next request; None if the server gave no time.
+        retryable: whether another backend or provider may be tried; None: the registry's default
+            for `code`.
     """
 
     code: ErrorCode = ErrorCode.BACKEND_ERROR
@@ -39,33 +40,33 @@ class BackendError(Exception):
 
     @property
     def retry_here(self) -> bool:
-        """Whether the same server may be asked once more with the same job, at once."""
+        """Whether the same backend may run the job once more, immediately."""
         return False
 
 
 class Unreachable(BackendError):
-    """No connection could be made: refused, no such host, or a failed TLS handshake."""
+    """The connection could not be opened: refused, unknown host, or failed TLS handshake."""
 
     code = ErrorCode.BACKEND_UNREACHABLE
 
 
 class Transport(BackendError):
-    """The connection broke before the response was complete."""
+    """The connection was lost before the response was complete."""
 
     code = ErrorCode.BACKEND_UNREACHABLE
 
 
 class BackendTimeout(BackendError):
-    """A clock ran out."""
+    """A timeout expired; the message names it."""
 
     code = ErrorCode.BACKEND_TIMEOUT
 
 
 class BadStatus(BackendError):
-    """The server answered with a status other than success."""
+    """The response has an HTTP status other than success."""
 
     RETRIED_HERE: ClassVar[frozenset[int]] = frozenset({408, 500, 502, 504, 524, 529})
-    """Passing troubles of a server or of what stands before it: one more attempt often helps."""
+    """Temporary failures of a server or of a proxy in front of it: one retry often succeeds."""
 
     def __init__(
         self,
@@ -84,50 +85,50 @@ class BadStatus(BackendError):
 
     @property
     def retry_here(self) -> bool:
-        """Once, for what passes; not for a client's mistake that a server calls its own."""
+        """True for temporary failures, unless the body shows that the request caused the error."""
         return self.status in self.RETRIED_HERE and entry_for(self.code).retryable
 
 
 class ErrorInStream(BackendError):
-    """The server began its answer as a success and then reported an error in it."""
+    """A response that started with a success status contains an error."""
 
     def __init__(self, body: bytes, code: ErrorCode, server_message: str = "") -> None:
-        text = "the server reported an error inside its answer"
+        text = "the server reported an error inside its response"
         super().__init__(f"{text}: {server_message}" if server_message else text)
         self.body = body
         self.code = code
 
 
 class InvalidResponse(BackendError):
-    """The server's answer is not what such a server should send, or ended early."""
+    """The response is malformed, or ended before it was complete."""
 
     code = ErrorCode.INVALID_RESPONSE
 
 
 class ModelNotFound(BackendError):
-    """The server does not know the model."""
+    """The server does not have the model."""
 
     code = ErrorCode.MODEL_NOT_LOADED
 
 
 class MissingApiKey(BackendError):
-    """The operator's key for this backend is not set."""
+    """The operator's API key for this backend is not set."""
 
     code = ErrorCode.AUTH_REJECTED_BY_BACKEND
 
 
 class BadRequest(BackendError):
-    """The job's request cannot be sent: it is not one JSON object."""
+    """The client's request is invalid: not one JSON object, or against the request policy."""
 
     code = ErrorCode.BAD_REQUEST
 
 
 class PromptTooLong(BackendError):
-    """The request cannot fit into the model's window, and the server would cut it without a word.
+    """The prompt exceeds the context window, and the server would truncate it silently.
 
     Attributes:
-        at_least: tokens that it needs; an estimate that is rather too low.
-        window: tokens that the model has.
+        at_least: lower bound of the prompt's size, in tokens.
+        window: the model's context window, in tokens.
     """
 
     code = ErrorCode.CONTEXT_LENGTH_EXCEEDED

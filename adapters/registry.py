@@ -1,8 +1,7 @@
 """The kinds of backend, and their adapters.
 
-An adapter is imported only when its kind is used. Third parties add kinds through the entry-point
-group `provider_agent.adapters`: the name of an entry is the kind, its object a subclass of
-`Backend`.
+An adapter is imported only when its kind is used. Other packages add kinds through the entry-point
+group `provider_agent.adapters`: the entry's name is the kind, its object a subclass of `Backend`.
 """
 
 from importlib import import_module
@@ -37,12 +36,12 @@ class AdapterError(AdvisedError, ValueError):
 
 
 def known_kinds() -> frozenset[str]:
-    """Every kind that is installed on this machine."""
+    """Return all installed kinds."""
     return BUILT_IN_KINDS | frozenset(_third_party())
 
 
 def create_backend(settings: BackendSettings) -> Backend:
-    """Create the backend that these settings describe; it connects on first use.
+    """Create a backend from its settings. It connects on first use.
 
     Raises:
         AdapterError: no such kind is installed, or its package cannot be imported.
@@ -51,7 +50,7 @@ def create_backend(settings: BackendSettings) -> Backend:
 
 
 def backend_class(kind: str) -> type[Backend]:
-    """The adapter of a kind, imported on first use.
+    """Return the adapter class of a kind, importing it on first use.
 
     Raises:
         AdapterError: no such kind is installed, or its package cannot be imported.

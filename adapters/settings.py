@@ -16,9 +16,9 @@ class BackendTimeouts(Struct, frozen=True, kw_only=True):
     """The four timeouts of a job, in seconds; an error names the one that expired.
 
     Attributes:
-        connect_s: for a connection to open.
-        first_byte_s: from the request to the first byte of output, with queueing and prefill.
-        silence_s: between two reads after output has started; comments count.
+        connect_s: to open a connection.
+        first_byte_s: from the request to the first byte of output, including queueing and prefill.
+        silence_s: between two reads after output has started; SSE comments count as reads.
         total_s: for the whole job, in addition to the job's own deadline.
     """
 
@@ -28,7 +28,7 @@ class BackendTimeouts(Struct, frozen=True, kw_only=True):
     total_s: float = 3600.0
 
     def overridden(self, settings: "TimeoutSettings") -> "BackendTimeouts":
-        """These timeouts, replaced by those that the operator set."""
+        """Return these timeouts, with those that the operator set replaced."""
         return BackendTimeouts(
             connect_s=settings.connect_s or self.connect_s,
             first_byte_s=settings.first_byte_s or self.first_byte_s,
@@ -38,7 +38,7 @@ class BackendTimeouts(Struct, frozen=True, kw_only=True):
 
 
 class TimeoutSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The timeouts that the operator sets; None: the default of the kind. See `BackendTimeouts`."""
+    """The operator's timeouts, as in `BackendTimeouts`; None selects the default of the kind."""
 
     connect_s: Seconds | None = None
     first_byte_s: Seconds | None = None
@@ -47,7 +47,7 @@ class TimeoutSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class PolicyMode(StrEnum):
-    """What happens to request fields that the request policy names."""
+    """How request fields that the request policy names are handled."""
 
     STRICT = "strict"
     STRIP = "strip"
@@ -58,15 +58,16 @@ class BackendSettings(Struct, frozen=True, kw_only=True):
     """The operator's settings of one backend.
 
     Attributes:
-        kind: of the adapter.
-        url: base address without a trailing slash or `/v1`; "": the kind's default, if any.
-        api_key: the operator's key, or None. `repr` omits it, so that it is never logged.
-        models: globs of the server's models to offer; None: all suitable ones.
+        kind: kind of the backend.
+        url: base address without a trailing slash or `/v1`; "" selects the kind's default.
+        api_key: the operator's API key. `repr` omits it, so that it is never logged.
+        models: glob patterns of the models to offer; None offers all models of a native server
+            and none of a passthrough.
         aliases: offered id → the server's id of the same model.
-        formats: wire formats of a server that cannot be asked for them (`openai_compatible`).
-        max_concurrent: concurrent jobs; None: the kind's default.
-        timeouts: those that differ from the kind's defaults.
-        request_policy: what happens to fields that the kind's request policy names.
+        formats: wire formats of a server whose formats cannot be detected (`openai_compatible`).
+        max_concurrent: limit of concurrent jobs; None selects the kind's default.
+        timeouts: timeouts that differ from the kind's defaults.
+        request_policy: how fields that the kind's request policy names are handled.
         venice_system_prompt: whether Venice may prepend its own system prompt.
     """
 
@@ -86,6 +87,6 @@ class BackendSettings(Struct, frozen=True, kw_only=True):
         return f"<BackendSettings {self.kind} {self.url} api_key={key}>"
 
     def __rich_repr__(self) -> list[tuple[str, object]]:
-        """For rich, whose default for a Struct would print the key."""
+        """Omit the key: the default of `rich` for a Struct prints every field."""
         key = "set" if self.api_key else "none"
         return [("kind", self.kind), ("url", self.url), ("api_key", key)]

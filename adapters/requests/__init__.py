@@ -1,1 +1,1 @@
-"""What the agent changes in a request, and what it refuses to send."""
+"""Checks and changes of a client's request before it is sent to a server."""

@@ -1,11 +1,12 @@
-"""What the agent changes in a request, and nothing else.
+"""Prepares the body of a client's request for one server.
 
-`model` becomes the server's own id, a streamed OpenAI request asks for usage where the server
-reports it only when asked, and what the request policy names is taken out. Every other field keeps
-its exact bytes: values are never decoded, so numbers, escapes and the order of fields stay what the
-client wrote. The outermost object is always written anew: a field that stands twice, or whose name
-is escaped, must not mean one thing here and another at the server. For the same reason a `Model`
-beside `model` is dropped: servers written in Go (Ollama) would take it for the same field.
+`model` is replaced by the server's id. A streamed OpenAI request asks for token usage if the server
+reports it only on request. Fields that the request policy names are removed. All other values keep
+their exact bytes: they are never decoded, so numbers, escapes and field order do not change.
+
+The outermost object is always encoded again, so that the agent and the server cannot interpret a
+duplicate or escaped field name differently. For the same reason a field such as `Model` is dropped:
+servers written in Go (Ollama) match names case-insensitively.
 """
 
 import msgspec
@@ -20,7 +21,7 @@ _ENCODER = msgspec.json.Encoder()
 _TRUE = msgspec.Raw(b"true")
 
 _OWN_FIELDS = ("model", "stream", "stream_options")
-"""What the agent sets or relies on."""
+"""Fields that the agent sets or depends on."""
 
 NO_POLICY = RequestPolicy()
 
@@ -28,11 +29,11 @@ _STREAM_OPTIONS_OPERATIONS = frozenset({Operation.CHAT, Operation.COMPLETIONS})
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):
-    """A request as it goes to the server.
+    """A request that is ready to be sent to a server.
 
     Attributes:
         body: one JSON object.
-        streamed: whether it asks for a stream.
+        streamed: whether the client wants a stream.
     """
 
     body: bytes
@@ -49,22 +50,22 @@ def prepare_request(
     mode: PolicyMode = PolicyMode.STRIP,
     extra_fields: dict[str, msgspec.Raw] | None = None,
 ) -> UpstreamRequest:
-    """Make a client's request ready for one server.
+    """Prepare a client's request for one server.
 
     Args:
-        request: one JSON object.
-        operation: which operation it is for.
+        request: the client's request body.
+        operation: the operation of the request.
         upstream_model: the server's id of the model.
-        ask_for_usage: whether this server reports a stream's usage only when asked.
+        ask_for_usage: whether this server reports a stream's usage only on request.
         policy: fields that are not forwarded to this server.
-        mode: what happens to such fields.
-        extra_fields: the operator's own; set where the client's are not, after the policy.
+        mode: how these fields are handled.
+        extra_fields: defaults that are added after the policy, if the request lacks them.
 
     Raises:
-        BadRequest: it is not one JSON object, or the policy refuses it.
+        BadRequest: the request is not one JSON object, or the policy rejects it.
     """
     try:
-        fields = _without_lookalikes(_OBJECT.decode(request), _OWN_FIELDS)
+        fields = _without_case_variants(_OBJECT.decode(request), _OWN_FIELDS)
         apply_policy(fields, policy, mode)
         for name, value in (extra_fields or {}).items():
             fields.setdefault(name, value)
@@ -77,21 +78,21 @@ def prepare_request(
     return UpstreamRequest(_ENCODER.encode(fields), streamed)
 
 
-def _without_lookalikes(
+def _without_case_variants(
     fields: dict[str, msgspec.Raw], own: tuple[str, ...]
 ) -> dict[str, msgspec.Raw]:
-    """Without names that differ from the agent's own by case alone."""
+    """Return the fields without those that differ from an own field only by case."""
     return {
         name: value for name, value in fields.items() if name in own or name.casefold() not in own
     }
 
 
 def _ask_for_usage(fields: dict[str, msgspec.Raw]) -> None:
-    """Set `stream_options.include_usage`; options of a wrong type are the server's to refuse."""
+    """Set `stream_options.include_usage`; the server rejects options of a wrong type."""
     options_raw = bytes(fields.get("stream_options", b"null"))
     if options_raw != b"null" and not options_raw.startswith(b"{"):
         return
     options = {} if options_raw == b"null" else _OBJECT.decode(options_raw)
-    options = _without_lookalikes(options, ("include_usage",))
+    options = _without_case_variants(options, ("include_usage",))
     options["include_usage"] = _TRUE
     fields["stream_options"] = msgspec.Raw(_ENCODER.encode(options))

@@ -5,7 +5,7 @@ selects another model than the advertised one. Each adapter defines its own poli
 (`Backend.request_policy`; docs/adapters.md lists them). The operator chooses whether such a field
 fails the job (`strict`), is removed (`strip`) or is forwarded (`pass`).
 
-Names are compared case-insensitively, because servers written in Go (Ollama) read them so.
+Names are compared case-insensitively, because servers written in Go (Ollama) match them that way.
 """
 
 from typing import Final
@@ -29,7 +29,7 @@ class RequestPolicy(msgspec.Struct, frozen=True):
 
 
 WEB_SEARCH_TOOLS: Final = ("web_search", "web_fetch")
-"""Beginnings of the tool types that make a server search the web."""
+"""Prefixes of the tool types that make a server search the web."""
 
 
 def apply_policy(fields: dict[str, msgspec.Raw], policy: RequestPolicy, mode: PolicyMode) -> None:

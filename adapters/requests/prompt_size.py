@@ -1,12 +1,13 @@
-"""How many tokens a request's prompt has at the very least. Pure.
+"""A lower bound of the number of tokens in a request's prompt.
 
-For servers that cut what does not fit and answer as if nothing had happened. The estimate is low on
-purpose: a prompt that might fit is never refused. It rests on two things that hold for the
-tokenizers of today's models, whatever the language: a token does not reach over white space, so
-there are at least as many tokens as words; and on the average of a long text a token has fewer than
-eight characters. Only text that surely reaches the model is counted: messages, system prompts, tool
-calls, descriptions of tools. Roles, templates, schemas, images and other data come on top. So does
-the answer: `max_tokens` is an upper limit that most answers never reach.
+For servers that silently truncate a prompt that exceeds the context window. The estimate is low on
+purpose: a prompt that might fit is never rejected. It relies on two properties of current
+tokenizers, in any language: a token does not span white space, so a text has at least as many
+tokens as words; and in a long text a token has fewer than eight characters on average.
+
+Only text that certainly reaches the model is counted: messages, system prompts, tool calls and
+descriptions of tools. Roles, templates, schemas and images are not counted. Nor is the response:
+`max_tokens` is an upper limit that most responses do not reach.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,12 +21,12 @@ CHARS_PER_TOKEN: Final = 8
 """English has about four, German about five, Chinese between one and two."""
 
 _SLICE_CHARS: Final = 64 * 1024
-"""Of a huge text only as many slices are counted as it takes to know that it is too long."""
+"""A text is counted in slices, so that counting can stop once the limit is exceeded."""
 
 _TEXT_FIELDS: Final = frozenset(
     {"content", "text", "input", "arguments", "thinking", "description", "output", "summary"}
 )
-"""Fields of messages, their parts, and tools that hold text at any depth."""
+"""Fields of messages, message parts and tools that contain text at any depth."""
 
 _NESTED_FIELDS: Final = _TEXT_FIELDS | {
     *("function", "tool_calls", "parameters", "input_schema", "properties", "items"),
@@ -42,12 +43,12 @@ class _Request(msgspec.Struct):
 
 
 def least_prompt_tokens(request: bytes, operation: Operation, enough: int) -> int:
-    """A lower bound of the tokens of a request's prompt.
+    """Return a lower bound of the number of tokens in a request's prompt.
 
     Args:
-        request: one JSON object; anything else is the server's to refuse and counts nothing.
-        operation: which operation it is for.
-        enough: counting stops above it, so that a huge request costs no more than a big one.
+        request: the request body. An invalid body counts as 0; the server rejects it.
+        operation: the operation of the request.
+        enough: counting stops above this number, which bounds the time for a huge request.
     """
     if len(request) <= enough:
         return 0  # a token has at least one byte
@@ -56,7 +57,7 @@ def least_prompt_tokens(request: bytes, operation: Operation, enough: int) -> in
     except (ValueError, RecursionError):
         return 0
     if operation in (Operation.EMBEDDINGS, Operation.COMPLETIONS):
-        # Each text of a list is a prompt of its own.
+        # Each text of a list is a separate prompt.
         field = fields.input if operation is Operation.EMBEDDINGS else fields.prompt
         prompts = field if isinstance(field, list) else [field]
         return max((_least_tokens([prompt], enough) for prompt in prompts), default=0)
@@ -65,7 +66,7 @@ def least_prompt_tokens(request: bytes, operation: Operation, enough: int) -> in
 
 
 def _texts(found: list[object]) -> Iterator[str]:
-    """Every text in the known fields; without recursion, because a client chooses the depth."""
+    """Yield the texts in known fields. Not recursive, because the client controls the depth."""
     waiting = list(found)
     while waiting:
         value = waiting.pop()
@@ -86,7 +87,7 @@ def _least_tokens(texts: Iterable[object], enough: int) -> int:
             continue
         for begin in range(0, len(text), _SLICE_CHARS):
             found = text[begin : begin + _SLICE_CHARS].split()
-            words += len(found) - (begin > 0)  # the cut may have halved a word
+            words += len(found) - (begin > 0)  # the slice may start inside a word
             chars += sum(map(len, found))
             if max(words, chars // CHARS_PER_TOKEN) > enough:
                 return max(words, chars // CHARS_PER_TOKEN)
