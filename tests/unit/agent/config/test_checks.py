@@ -20,7 +20,7 @@ from tests.unit.agent.config.test_load import MINIMAL, error_of, load
         ("openai_compatible", 'url = "https://gpu/llm/v1"', "https://gpu/llm"),
     ],
 )
-def test_every_kind_has_its_address_in_one_form(
+def test_backend_url_is_the_default_or_normalized(
     tmp_path: Path, kind: str, extra: str, url: str | None
 ) -> None:
     text = f'{MINIMAL}[[backends]]\nkind = "{kind}"\n{extra}\n'
@@ -47,7 +47,7 @@ def test_every_kind_has_its_address_in_one_form(
         ('kind="vllm"\napi_key_env="K"\napi_key_file="k"', "api_key_env is set as well"),
     ],
 )
-def test_a_backend_that_cannot_work_is_refused(tmp_path: Path, backend: str, message: str) -> None:
+def test_invalid_backend_is_refused(tmp_path: Path, backend: str, message: str) -> None:
     error = error_of(tmp_path, f"{MINIMAL}[[backends]]\n{backend}\n")
     assert message in error
     assert "sk-or" not in error
@@ -67,7 +67,7 @@ def test_a_backend_that_cannot_work_is_refused(tmp_path: Path, backend: str, mes
         ('kind="venice"\napi_key_env="K"', 'kind="openrouter"\napi_key_env="K"', None),
     ],
 )
-def test_the_same_backend_twice_is_refused(
+def test_duplicate_backend_is_refused(
     tmp_path: Path, one: str, two: str, message: str | None
 ) -> None:
     text = f"{MINIMAL}[[backends]]\n{one}\n[[backends]]\n{two}\n"
@@ -81,7 +81,7 @@ def test_the_same_backend_twice_is_refused(
     "url",
     ["wss://c.example/x", "ws://127.0.0.1:1/x", "ws://[::1]:1", "ws://localhost", "ws://127.9.9.9"],
 )
-def test_prompts_stay_encrypted_or_on_this_machine(tmp_path: Path, url: str) -> None:
+def test_coordinator_url_is_encrypted_or_loopback(tmp_path: Path, url: str) -> None:
     assert load(tmp_path, f'[coordinator]\nurl = "{url}"\n').config.coordinator.url == url
 
 
@@ -98,13 +98,11 @@ def test_prompts_stay_encrypted_or_on_this_machine(tmp_path: Path, url: str) -> 
         ("wss://[c.example", "not an address"),
     ],
 )
-def test_an_address_of_a_coordinator_that_cannot_be_dialled_is_refused(
-    tmp_path: Path, url: str, message: str
-) -> None:
+def test_invalid_coordinator_url_is_refused(tmp_path: Path, url: str, message: str) -> None:
     assert message in error_of(tmp_path, f'[coordinator]\nurl = "{url}"\n')
 
 
-def test_an_insecure_address_can_be_allowed(tmp_path: Path) -> None:
+def test_insecure_coordinator_url_can_be_allowed(tmp_path: Path) -> None:
     text = '[coordinator]\nurl = "ws://10.0.0.1/x"\nallow_insecure = true\n'
     assert load(tmp_path, text).config.coordinator.url == "ws://10.0.0.1/x"
     text = '[coordinator]\nurl = "ws://10.0.0.1/x"\n'
@@ -114,7 +112,7 @@ def test_an_insecure_address_can_be_allowed(tmp_path: Path) -> None:
 FALLBACK = "wss://b.example/x"
 
 
-def test_fallback_addresses_are_kept_in_their_order(tmp_path: Path) -> None:
+def test_fallback_urls_keep_their_order(tmp_path: Path) -> None:
     urls = [FALLBACK, "ws://127.0.0.1:1/x"]
     loaded = load(tmp_path, f"{MINIMAL}fallback_urls = {urls}\n")
     assert loaded.config.coordinator.fallback_urls == tuple(urls)
@@ -137,20 +135,18 @@ def test_fallback_addresses_are_kept_in_their_order(tmp_path: Path) -> None:
         (3, "coordinator.fallback_urls: expected a list"),
     ],
 )
-def test_a_fallback_address_that_cannot_be_dialled_is_refused(
-    tmp_path: Path, urls: object, message: str
-) -> None:
+def test_invalid_fallback_url_is_refused(tmp_path: Path, urls: object, message: str) -> None:
     error = error_of(tmp_path, f"{MINIMAL}fallback_urls = {urls}\n")
     assert message in error
     assert "secret" not in error
 
 
-def test_fallback_addresses_in_a_variable_are_json(tmp_path: Path) -> None:
+def test_fallback_urls_in_a_variable_must_be_json(tmp_path: Path) -> None:
     error = error_of(tmp_path, MINIMAL, {"PROVIDER_AGENT_COORDINATOR_FALLBACK_URLS": FALLBACK})
     assert 'expected JSON, such as ["wss://other.example/provider/connect"]' in error
 
 
-def test_a_client_key_needs_its_certificate(tmp_path: Path) -> None:
+def test_client_key_requires_a_certificate(tmp_path: Path) -> None:
     error = error_of(tmp_path, MINIMAL + 'client_key_file = "/client.key"\n')
     assert error.startswith(
         "agent.toml: coordinator.client_cert_file: missing; set it, or remove client_key_file"
@@ -162,12 +158,12 @@ def test_a_client_key_needs_its_certificate(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "86401"])
-def test_a_slow_consumer_has_a_time_above_zero(tmp_path: Path, seconds: str) -> None:
+def test_slow_consumer_s_must_be_positive(tmp_path: Path, seconds: str) -> None:
     error = error_of(tmp_path, f"{MINIMAL}[limits]\nslow_consumer_s = {seconds}\n")
     assert "limits.slow_consumer_s: expected a number" in error
 
 
-def test_paths_of_the_coordinator_are_expanded(tmp_path: Path) -> None:
+def test_coordinator_paths_are_expanded(tmp_path: Path) -> None:
     text = MINIMAL + 'token_file = "~/token"\nca_file = "/ca.pem"\nproxy = "http://p:3128"\n'
     coordinator = load(tmp_path, text).config.coordinator
     assert coordinator.token_file == Path("/home/op/token")
@@ -175,14 +171,14 @@ def test_paths_of_the_coordinator_are_expanded(tmp_path: Path) -> None:
     assert coordinator.proxy == "http://p:3128"
 
 
-def test_a_proxy_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_socks_proxy_is_refused(tmp_path: Path) -> None:
     error = error_of(tmp_path, MINIMAL + 'proxy = "socks5://u:pass@p:1"\n')
     assert "coordinator.proxy: expected an address that begins with http://" in error
     assert "pass@" not in error
 
 
 @pytest.mark.parametrize("address", ["", "off", " "])
-def test_the_status_server_can_be_off(tmp_path: Path, address: str) -> None:
+def test_status_server_can_be_turned_off(tmp_path: Path, address: str) -> None:
     text = f'{MINIMAL}[observability]\nprometheus_addr = "{address}"\n'
     assert load(tmp_path, text).config.observability.prometheus_addr == ""
 
@@ -190,12 +186,12 @@ def test_the_status_server_can_be_off(tmp_path: Path, address: str) -> None:
 @pytest.mark.parametrize(
     "address", ["9090", "127.0.0.1", ":9090", "h:99999", "::1:9090", "[::1:1", "h:٣"]
 )
-def test_a_listening_address_names_host_and_port(tmp_path: Path, address: str) -> None:
+def test_invalid_listen_address_is_refused(tmp_path: Path, address: str) -> None:
     text = f'{MINIMAL}[observability]\nprometheus_addr = "{address}"\n'
     assert "observability.prometheus_addr: " in error_of(tmp_path, text)
 
 
-def test_one_default_price_needs_the_other(tmp_path: Path) -> None:
+def test_default_prices_require_each_other(tmp_path: Path) -> None:
     error = error_of(tmp_path, MINIMAL + "[pricing]\ndefault_input_per_1m = 1\n")
     assert (
         "pricing.default_output_per_1m: missing, while default_input_per_1m is set; set both"

@@ -1,4 +1,4 @@
-"""Every key is documented, can be set by environment, and stands in the example."""
+"""Every key is documented, can be set by a variable, and occurs in `agent.example.toml`."""
 
 import re
 import tomllib
@@ -44,12 +44,12 @@ SAMPLES = {
 }
 
 
-def test_there_is_a_sample_for_every_key() -> None:
+def test_every_key_has_a_sample() -> None:
     assert set(SAMPLES) == set(known_keys())
 
 
 @pytest.mark.parametrize("key", known_keys())
-def test_a_key_is_documented_with_its_flag_and_variable(key: str) -> None:
+def test_key_is_documented_with_its_flag_and_variable(key: str) -> None:
     assert f"`{variable_of(key)}`" in DOCUMENT
     if key == "backends":
         return
@@ -63,11 +63,11 @@ def test_a_key_is_documented_with_its_flag_and_variable(key: str) -> None:
     [f"backends.{name}" for name in BackendConfig.__struct_fields__ if name != "timeouts"]
     + [f"backends.timeouts.{name}" for name in TimeoutSettings.__struct_fields__],
 )
-def test_a_key_of_a_backend_is_documented(name: str) -> None:
+def test_key_of_a_backend_is_documented(name: str) -> None:
     assert f"| `{name}` |" in DOCUMENT
 
 
-def test_every_kind_and_its_address_is_documented() -> None:
+def test_every_kind_is_documented_with_its_default_url() -> None:
     for kind in BUILT_IN_KINDS:
         assert f"`{kind}`" in DOCUMENT
     for url in {backend_class(kind).default_url for kind in BUILT_IN_KINDS} - {""}:
@@ -75,8 +75,8 @@ def test_every_kind_and_its_address_is_documented() -> None:
 
 
 @pytest.mark.parametrize("key", known_keys())
-def test_a_key_can_be_set_by_environment(key: str, tmp_path: Path) -> None:
-    # One default price alone is an error of its own, so all are set and one is looked at.
+def test_key_can_be_set_by_its_variable(key: str, tmp_path: Path) -> None:
+    # All keys are set, because one default price without the other is an error.
     environ = {variable_of(name): sample for name, sample in SAMPLES.items()}
     path = tmp_path / "agent.toml"
     path.touch()
@@ -85,11 +85,11 @@ def test_a_key_can_be_set_by_environment(key: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", FLAGS)
-def test_a_key_with_a_flag_exists(key: str) -> None:
+def test_flag_belongs_to_a_known_key(key: str) -> None:
     assert key in known_keys()
 
 
-def test_the_example_loads_and_names_every_key() -> None:
+def test_example_is_valid_and_contains_every_key() -> None:
     loaded = load_config(ROOT / "agent.example.toml", {"HOME": "/home/op"}, {}, BUILT_IN_KINDS)
     assert loaded.config.backends[0].kind == "vllm"
     names = {key.rpartition(".")[2] for key in known_keys()}
@@ -98,14 +98,14 @@ def test_the_example_loads_and_names_every_key() -> None:
         assert re.search(rf"\b{name}\b", EXAMPLE), name
 
 
-def test_the_example_loads_with_every_line_in_force(tmp_path: Path) -> None:
+def test_example_is_valid_with_every_line_uncommented(tmp_path: Path) -> None:
     uncommented = re.sub(r"^# (?=\[\[|\"?[\w/.-]+\"? = )", "", EXAMPLE, flags=re.MULTILINE)
     assert "markup" in tomllib.loads(uncommented)["backends"][1]
     path = tmp_path / "agent.toml"
     path.write_text(uncommented)
     loaded = load_config(path, {"HOME": "/home/op"}, {}, BUILT_IN_KINDS)
     assert len(loaded.config.backends) == 3
-    # The commented values of sections with defaults are those defaults.
+    # A commented value of a key with a default is that default.
     limits, observability = loaded.config.limits, loaded.config.observability
     assert (limits.max_concurrent, limits.drain_timeout_s) == (8, 300.0)
     assert limits.slow_consumer_s == 60.0

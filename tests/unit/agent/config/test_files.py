@@ -12,41 +12,41 @@ from provider_agent.agent.config.files import (
 )
 
 
-def test_a_named_file_is_taken_even_when_it_is_missing(tmp_path: Path) -> None:
+def test_named_file_is_returned_even_if_it_is_missing(tmp_path: Path) -> None:
     environ = {"HOME": str(tmp_path), "PROVIDER_AGENT_CONFIG": "~/other.toml"}
     assert find_file(Path("given.toml"), environ) == Path("given.toml")
     assert find_file(None, environ) == tmp_path / "other.toml"
 
 
-def test_the_working_directory_comes_before_the_config_home(
+def test_working_directory_is_searched_before_the_config_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     environ = {"HOME": "/nowhere", "XDG_CONFIG_HOME": str(tmp_path / "xdg")}
-    there = tmp_path / "xdg" / "provider-agent" / "agent.toml"
-    there.parent.mkdir(parents=True)
-    there.touch()
-    assert find_file(None, environ) == there
+    file = tmp_path / "xdg" / "provider-agent" / "agent.toml"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert find_file(None, environ) == file
     Path("agent.toml").touch()
     assert find_file(None, environ) == Path("agent.toml")
 
 
-def test_a_relative_config_home_is_ignored() -> None:
+def test_relative_xdg_config_home_is_ignored() -> None:
     environ = {"HOME": "/home/op", "XDG_CONFIG_HOME": "relative"}
     assert config_home(environ) == Path("/home/op/.config/provider-agent")
 
 
-def test_only_the_own_home_is_expanded() -> None:
+def test_leading_tilde_is_expanded_to_the_home_directory() -> None:
     environ = {"HOME": "/home/op"}
     assert expand("~/key", environ) == Path("/home/op/key")
     assert expand("~", environ) == Path("/home/op")
     assert expand("a/~/b", environ) == Path("a/~/b")
 
 
-def test_credentials_of_systemd_are_found_where_it_puts_them() -> None:
+def test_credentials_directory_of_systemd_is_expanded() -> None:
     environ = {"CREDENTIALS_DIRECTORY": "/run/credentials/agent"}
     assert expand("$CREDENTIALS_DIRECTORY/key", environ) == Path("/run/credentials/agent/key")
-    # Without systemd the message about the missing file shows what is wrong.
+    # Without systemd the path stays as written, so the error about the missing file shows it.
     assert expand("$CREDENTIALS_DIRECTORY/key", {}) == Path("$CREDENTIALS_DIRECTORY/key")
     assert expand("$HOME/key", {"HOME": "/h"}) == Path("$HOME/key")
 
@@ -62,7 +62,7 @@ def test_credentials_of_systemd_are_found_where_it_puts_them() -> None:
         (b"a = " + b"[" * 5000, "nested too deeply"),
     ],
 )
-def test_a_file_that_is_not_toml_names_the_line(
+def test_error_about_invalid_toml_contains_the_position(
     tmp_path: Path, content: bytes, message: str
 ) -> None:
     path = tmp_path / "agent.toml"
@@ -73,7 +73,7 @@ def test_a_file_that_is_not_toml_names_the_line(
     assert message in str(caught.value)
 
 
-def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+def test_error_about_an_unreadable_file_contains_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no such file; copy agent\.example\.toml"):
         read_file(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):

@@ -78,7 +78,7 @@ def error_of(
     return str(caught.value).replace(str(tmp_path) + "/", "")
 
 
-def test_a_file_of_the_rust_agent_works_unchanged(tmp_path: Path) -> None:
+def test_file_of_the_rust_agent_is_valid(tmp_path: Path) -> None:
     config = load(tmp_path, RUST_AGENT_FILE).config
     assert config.operator.display_name == "BlueBoxRig-01"
     assert config.coordinator.enrollment_code == "POD-ENROLL-1234"
@@ -91,7 +91,7 @@ def test_a_file_of_the_rust_agent_works_unchanged(tmp_path: Path) -> None:
     assert config.limits.max_tokens_per_minute == 200_000
 
 
-def test_only_the_coordinators_address_is_required(tmp_path: Path) -> None:
+def test_only_the_coordinator_url_is_required(tmp_path: Path) -> None:
     loaded = load(tmp_path)
     config = loaded.config
     assert config.backends == ()
@@ -102,7 +102,7 @@ def test_only_the_coordinators_address_is_required(tmp_path: Path) -> None:
     assert loaded.origins["identity.key_path"] == "default"
 
 
-def test_the_key_follows_xdg_config_home(tmp_path: Path) -> None:
+def test_default_key_path_is_in_the_config_home(tmp_path: Path) -> None:
     config = load(tmp_path, environ={"XDG_CONFIG_HOME": "/xdg"}).config
     assert config.identity.key_path == Path("/xdg/provider-agent/identity.key")
 
@@ -128,14 +128,16 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path) -> No
     ]
 
 
-def test_a_flag_may_be_of_its_type_already(tmp_path: Path) -> None:
+def test_flag_may_already_have_the_type_of_its_key(tmp_path: Path) -> None:
     flags = {"identity__key_path": Path("~/key"), "limits__drain_timeout_s": 1.5}
     config = load(tmp_path, MINIMAL, {}, **flags).config
     assert config.identity.key_path == Path("/home/op/key")
     assert config.limits.drain_timeout_s == 1.5
 
 
-def test_environment_alone_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_without_a_file_is_sufficient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     environ = {
         "HOME": str(tmp_path),
@@ -158,7 +160,7 @@ def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
     assert load(tmp_path, environ=environ).config.limits.max_concurrent == 8
 
 
-def test_a_misspelt_variable_is_a_warning_and_a_strange_one_is_not(tmp_path: Path) -> None:
+def test_misspelled_variable_is_a_warning_and_an_unrelated_one_is_not(tmp_path: Path) -> None:
     environ = {
         "PROVIDER_AGENT_LIMITS_MAX_CONCURENT": "3",
         "PROVIDER_AGENT_SERVICE_HOST": "10.0.0.1",
@@ -220,7 +222,7 @@ def test_a_misspelt_variable_is_a_warning_and_a_strange_one_is_not(tmp_path: Pat
         ),
     ],
 )
-def test_a_wrong_setting_is_one_message_with_place_key_and_reason(
+def test_invalid_setting_is_one_line_with_file_key_and_reason(
     tmp_path: Path, text: str, message: str
 ) -> None:
     environ = {"PROVIDER_AGENT_COORDINATOR_URL": "wss://c.example/x"}
@@ -230,7 +232,7 @@ def test_a_wrong_setting_is_one_message_with_place_key_and_reason(
     assert "\n" not in error
 
 
-def test_an_error_names_the_variable_or_flag_it_came_from(tmp_path: Path) -> None:
+def test_error_starts_with_the_variable_or_flag_of_the_value(tmp_path: Path) -> None:
     variable = {"PROVIDER_AGENT_LIMITS_MAX_CONCURRENT": "many"}
     assert error_of(tmp_path, MINIMAL, variable).startswith(
         "environment PROVIDER_AGENT_LIMITS_MAX_CONCURRENT: limits.max_concurrent: expected a whole"
@@ -242,14 +244,14 @@ def test_an_error_names_the_variable_or_flag_it_came_from(tmp_path: Path) -> Non
     assert 'pricing.models."m": expected a table' in error_of(tmp_path, MINIMAL, prices)
 
 
-def test_a_missing_address_says_how_to_set_it(tmp_path: Path) -> None:
+def test_error_about_a_missing_url_lists_the_ways_to_set_it(tmp_path: Path) -> None:
     error = error_of(tmp_path, "[operator]\n")
     assert "coordinator.url: missing" in error
     assert "PROVIDER_AGENT_COORDINATOR_URL" in error
     assert "--coordinator-url" in error
 
 
-def test_no_file_at_all_says_where_one_was_looked_for(
+def test_error_without_a_file_lists_the_searched_places(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -257,17 +259,17 @@ def test_no_file_at_all_says_where_one_was_looked_for(
         load_config(None, {"HOME": str(tmp_path)}, {}, BUILT_IN_KINDS)
 
 
-def test_log_level_takes_the_names_of_other_loggers(tmp_path: Path) -> None:
+def test_log_level_accepts_the_names_of_other_loggers(tmp_path: Path) -> None:
     for name, level in (("WARN", "warning"), ("trace", "debug"), ("Info", "info")):
         text = f'{MINIMAL}[observability]\nlog_level = "{name}"\n'
         assert load(tmp_path, text).config.observability.log_level == level
 
 
-def test_formats_of_a_generic_server(tmp_path: Path) -> None:
+def test_openai_compatible_accepts_formats(tmp_path: Path) -> None:
     text = MINIMAL + '[[backends]]\nkind="openai_compatible"\nurl="http://x:1"\nformats=["openai"]'
     assert load(tmp_path, text).config.backends[0].formats == (WireFormat.OPENAI,)
 
 
-def test_whole_numbers_stand_for_seconds_and_shares(tmp_path: Path) -> None:
+def test_integer_is_accepted_for_a_float_key(tmp_path: Path) -> None:
     text = MINIMAL + "[limits]\ndrain_timeout_s = 10\n"
     assert math.isclose(load(tmp_path, text).config.limits.drain_timeout_s, 10.0)

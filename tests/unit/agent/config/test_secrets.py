@@ -21,7 +21,7 @@ api_key_env = "ROUTER_KEY"
 """
 
 
-def test_an_api_key_comes_from_its_variable() -> None:
+def test_api_key_is_read_from_its_variable() -> None:
     backend = BackendConfig(kind="venice", api_key_env="K")
     assert resolve_api_key(backend, {"K": " secret\n"}) == "secret"
     assert resolve_api_key(backend, {"K": " "}) is None
@@ -29,7 +29,7 @@ def test_an_api_key_comes_from_its_variable() -> None:
     assert resolve_api_key(BackendConfig(kind="ollama"), {"K": "secret"}) is None
 
 
-def test_an_api_key_comes_from_its_file(tmp_path: Path) -> None:
+def test_api_key_is_read_from_its_file(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_bytes(b" sk-1\r\n")
     backend = BackendConfig(kind="venice", api_key_file=file)
@@ -52,7 +52,7 @@ def test_an_api_key_comes_from_its_file(tmp_path: Path) -> None:
         (b"k" * (MAX_KEY_BYTES + 1), "does not hold a key: one line of plain text is expected"),
     ],
 )
-def test_a_file_without_a_key_says_why_and_never_what_it_holds(
+def test_reason_for_a_missing_key_does_not_contain_the_file(
     tmp_path: Path, content: bytes | None, reason: str
 ) -> None:
     file = tmp_path / "key"
@@ -63,7 +63,7 @@ def test_a_file_without_a_key_says_why_and_never_what_it_holds(
     assert missing_key(backend) == f"the file {file} (api_key_file) {reason}"
 
 
-def test_what_a_key_file_holds_is_a_secret(tmp_path: Path) -> None:
+def test_content_of_a_key_file_is_a_secret(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("file-key-value", "utf-8")
     table = '[[backends]]\nkind = "venice"\napi_key_file = "$CREDENTIALS_DIRECTORY/key"\n'
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
@@ -74,7 +74,7 @@ def test_what_a_key_file_holds_is_a_secret(tmp_path: Path) -> None:
     assert "file-key-value" not in shown + repr(config)
 
 
-def test_shown_settings_hold_no_secret(tmp_path: Path) -> None:
+def test_masked_settings_contain_no_secret(tmp_path: Path) -> None:
     environ = {"ROUTER_KEY": "router-key-value"}
     config = load(tmp_path, MINIMAL + SECRETS, environ).config
     shown = msgspec.json.encode(masked(config)).decode()
@@ -86,7 +86,7 @@ def test_shown_settings_hold_no_secret(tmp_path: Path) -> None:
         assert secret not in repr(config)
 
 
-def test_all_secrets_are_known_for_redaction(tmp_path: Path) -> None:
+def test_secret_values_contains_all_secrets(tmp_path: Path) -> None:
     environ = {"ROUTER_KEY": "router-key-value"}
     config = load(tmp_path, MINIMAL + SECRETS, environ).config
     assert secret_values(config, environ) == {
@@ -97,7 +97,7 @@ def test_all_secrets_are_known_for_redaction(tmp_path: Path) -> None:
     assert secret_values(load(tmp_path).config, {}) == frozenset()
 
 
-def test_settings_without_secrets_are_shown_as_they_are(tmp_path: Path) -> None:
+def test_masked_settings_without_secrets_are_unchanged(tmp_path: Path) -> None:
     shown = masked(load(tmp_path).config)
     assert shown["coordinator"] == {
         "url": "wss://c.example/provider/connect",

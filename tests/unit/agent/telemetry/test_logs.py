@@ -13,7 +13,7 @@ SECRET = "hunter22-hunter22"
 
 
 @pytest.fixture(autouse=True)
-def _restored_logging() -> Iterator[None]:
+def restore_logging() -> Iterator[None]:
     root, ours = logging.getLogger(), logging.getLogger("provider_agent")
     before = (root.handlers[:], root.level, ours.level)
     yield
@@ -22,7 +22,7 @@ def _restored_logging() -> Iterator[None]:
     logging.captureWarnings(False)
 
 
-def configured(
+def start_logging(
     fmt: Literal["text", "json"], level: str = "info", secrets: Collection[str] = (SECRET,)
 ) -> io.StringIO:
     stream = io.StringIO()
@@ -33,8 +33,8 @@ def configured(
 LOG = logging.getLogger("provider_agent.test")
 
 
-def test_text_is_one_line_with_event_and_fields() -> None:
-    stream = configured("text")
+def test_text_format_is_one_line_with_event_and_fields() -> None:
+    stream = start_logging("text")
     LOG.info(
         "job ended",
         extra={
@@ -55,8 +55,8 @@ def test_text_is_one_line_with_event_and_fields() -> None:
     assert time.endswith("Z")
 
 
-def test_json_is_one_object_per_line() -> None:
-    stream = configured("json")
+def test_json_format_is_one_object_per_line() -> None:
+    stream = start_logging("json")
     LOG.warning("link lost", extra={"fields": {"close_code": 1006, "event": "x", "list": [1, "a"]}})
     entry = json.loads(stream.getvalue())
     assert entry.pop("time").endswith("Z")
@@ -71,9 +71,9 @@ def test_json_is_one_object_per_line() -> None:
 
 
 @pytest.mark.parametrize("fmt", ["text", "json"])
-def test_no_secret_is_written_wherever_it_stands(fmt: Literal["text", "json"]) -> None:
+def test_secrets_are_redacted_in_event_fields_and_traceback(fmt: Literal["text", "json"]) -> None:
     secret = 'quote"back\\slash-and-newline\n'
-    stream = configured(fmt, secrets={SECRET, secret})
+    stream = start_logging(fmt, secrets={SECRET, secret})
     try:
         raise ValueError(f"failed with {SECRET}")
     except ValueError:
@@ -84,7 +84,7 @@ def test_no_secret_is_written_wherever_it_stands(fmt: Literal["text", "json"]) -
                 "fields": {"a": f"x{SECRET}x", "b": {SECRET: [secret]}, "error": ValueError(SECRET)}
             },
         )
-    LOG.info("said", extra={"fields": {"header": "Authorization: Bearer abcdefghijkl"}})
+    LOG.info("response headers", extra={"fields": {"header": "Authorization: Bearer abcdefghijkl"}})
     LOG.info("set", extra={"fields": {"enrollment_code": "tiny!", "output_tokens": 7}})
     written = stream.getvalue()
     assert "hunter22" not in written
@@ -95,16 +95,16 @@ def test_no_secret_is_written_wherever_it_stands(fmt: Literal["text", "json"]) -
     assert "ValueError: failed with [redacted]" in written
 
 
-def test_a_secret_learnt_later_is_honoured() -> None:
+def test_secret_added_later_is_redacted() -> None:
     secrets: set[str] = set()
-    stream = configured("text", secrets=secrets)
+    stream = start_logging("text", secrets=secrets)
     secrets.add("token-from-file")
     LOG.info("token-from-file")
     assert "token-from-file" not in stream.getvalue()
 
 
-def test_a_line_cannot_be_forged_by_what_is_logged() -> None:
-    stream = configured("text")
+def test_logged_text_cannot_forge_a_second_line() -> None:
+    stream = start_logging("text")
     LOG.info(
         "bad\nINFO forged", extra={"fields": {"reason": "x\n2026 INFO forged", "bytes": b"x" * 99}}
     )
@@ -113,51 +113,51 @@ def test_a_line_cannot_be_forged_by_what_is_logged() -> None:
 
 
 @pytest.mark.parametrize("fmt", ["text", "json"])
-def test_nothing_that_is_logged_takes_over_a_terminal(fmt: Literal["text", "json"]) -> None:
-    """C1 controls and marks of direction are no control characters to JSON."""
-    stream = configured(fmt)
-    nasty = "\x1b[2J \x9b2J \u202e \U000e0001 \u2028"
+def test_unprintable_characters_are_escaped(fmt: Literal["text", "json"]) -> None:
+    # JSON does not escape C1 control characters and bidirectional marks.
+    stream = start_logging(fmt)
+    unprintable = "\x1b[2J \x9b2J \u202e \U000e0001 \u2028"
     try:
-        raise ValueError(nasty)
+        raise ValueError(unprintable)
     except ValueError:
-        LOG.exception(nasty, extra={"fields": {"reason": nasty, "many": [nasty]}})
+        LOG.exception(unprintable, extra={"fields": {"reason": unprintable, "many": [unprintable]}})
     assert all(line.isprintable() for line in stream.getvalue().split("\n"))
 
 
-def test_long_values_are_cut() -> None:
-    stream = configured("json")
-    LOG.info("upstream said", extra={"fields": {"body": "é " * MAX_VALUE_CHARS}})
+def test_long_values_are_truncated() -> None:
+    stream = start_logging("json")
+    LOG.info("upstream failed", extra={"fields": {"body": "é " * MAX_VALUE_CHARS}})
     assert len(json.loads(stream.getvalue())["body"]) == MAX_VALUE_CHARS + 1
 
 
-def test_text_that_is_not_unicode_is_logged_all_the_same() -> None:
+def test_lone_surrogates_are_escaped() -> None:
     for fmt in ("text", "json"):
-        stream = configured("json" if fmt == "json" else "text")
+        stream = start_logging("json" if fmt == "json" else "text")
         LOG.info("odd", extra={"fields": {"path": "a\udcff b"}})
         assert "udcff" in stream.getvalue()
 
 
-def test_libraries_stay_quiet_at_debug() -> None:
-    stream = configured("text", level="debug")
+def test_debug_level_does_not_apply_to_libraries() -> None:
+    stream = start_logging("text", level="debug")
     logging.getLogger("websockets.client").debug("> TEXT 'a prompt'")
     LOG.debug("seen")
     assert "prompt" not in stream.getvalue()
     assert "seen" in stream.getvalue()
 
 
-def test_the_level_is_followed_and_set_again() -> None:
-    first = configured("text", level="error")
+def test_second_configuration_replaces_the_level_and_the_stream() -> None:
+    first = start_logging("text", level="error")
     LOG.warning("one")
-    second = configured("text", level="warning")
+    second = start_logging("text", level="warning")
     LOG.warning("two")
     assert first.getvalue() == ""
     assert "two" in second.getvalue()
 
 
-def test_python_warnings_go_to_the_log() -> None:
+def test_python_warnings_are_logged() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        stream = configured("text")
+        stream = start_logging("text")
         warnings.warn(f"careful {SECRET}", UserWarning, stacklevel=1)
         logging.captureWarnings(False)
     assert "careful [redacted]" in stream.getvalue()

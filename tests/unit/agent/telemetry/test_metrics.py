@@ -7,7 +7,7 @@ def samples(metrics: Metrics) -> set[str]:
     return set(metrics.render().decode().splitlines())
 
 
-def test_a_job_is_counted_once_with_its_totals() -> None:
+def test_ended_job_is_counted_with_its_totals() -> None:
     metrics = Metrics()
     metrics.job_ended(
         code=None,
@@ -29,7 +29,7 @@ def test_a_job_is_counted_once_with_its_totals() -> None:
     } <= found
 
 
-def test_further_attempts_are_counted_and_first_ones_are_not() -> None:
+def test_failovers_count_all_attempts_but_the_first() -> None:
     metrics = Metrics()
     for attempts in (0, 1, 3):
         metrics.job_ended(
@@ -44,7 +44,7 @@ def test_unknown_tokens_are_not_counted_as_zero() -> None:
     assert b"provider_agent_tokens_total{" not in metrics.render()
 
 
-def test_a_peer_cannot_invent_labels() -> None:
+def test_unknown_formats_share_one_label() -> None:
     metrics = Metrics()
     for name in ("gemini", "x" * 1000):
         metrics.job_ended(
@@ -54,7 +54,7 @@ def test_a_peer_cannot_invent_labels() -> None:
     assert line in samples(metrics)
 
 
-def test_jobs_that_outlive_their_link_are_counted() -> None:
+def test_resumed_jobs_are_counted() -> None:
     metrics = Metrics()
     metrics.resumed(0)
     metrics.resumed(3)
@@ -67,11 +67,11 @@ def test_reconnects_are_counted_by_cause() -> None:
     assert 'provider_agent_reconnects_total{cause="lost"} 1.0' in samples(metrics)
 
 
-def test_current_values_come_from_one_look_at_the_status_per_scrape() -> None:
-    looks = []
+def test_gauges_read_the_status_once_per_scrape() -> None:
+    calls = []
 
     def status() -> StatusSnapshot:
-        looks.append(1)
+        calls.append(1)
         return StatusSnapshot(
             version="1.2",
             uptime_s=1,
@@ -87,9 +87,9 @@ def test_current_values_come_from_one_look_at_the_status_per_scrape() -> None:
 
     metrics = Metrics()
     metrics.watch(status)
-    assert looks == []
+    assert calls == []
     found = samples(metrics)
-    assert looks == [1]
+    assert calls == [1]
     assert {
         'provider_agent_info{version="1.2"} 1.0',
         "provider_agent_in_flight 3.0",

@@ -22,7 +22,7 @@ JOB_ID = b"j" * 16
 URL = "wss://c.example/provider/connect"
 
 
-class Clock:
+class FakeClock:
     def __init__(self) -> None:
         self.now = 500.0
 
@@ -30,11 +30,11 @@ class Clock:
         return self.now
 
 
-class Parts:
-    """Everything that reports read."""
+class ReportsHarness:
+    """`Reports` with two scripted backends, one of them down."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
+        self.clock = FakeClock()
         self.up = ScriptedBackend("up", model("m"), model("n"), max_concurrent=2)
         self.down = ScriptedBackend("down", max_concurrent=5)
         self.down.reported_health = BackendHealth(False, None, "connection refused")
@@ -49,8 +49,8 @@ class Parts:
         self.reports = Reports(config, skipped, self.discovery, self.jobs, self.stats, self.clock)
 
 
-async def test_an_idle_agent_reports_nothing_rather_than_zero_rates() -> None:
-    assert Parts().reports.heartbeat() == Heartbeat(
+async def test_heartbeat_of_an_idle_agent_has_no_statistics() -> None:
+    assert ReportsHarness().reports.heartbeat() == Heartbeat(
         0,
         0,
         4,
@@ -62,30 +62,30 @@ async def test_an_idle_agent_reports_nothing_rather_than_zero_rates() -> None:
     )
 
 
-async def test_a_heartbeat_tells_load_and_health_of_every_backend() -> None:
-    parts = Parts()
-    await parts.discovery.check_all()
-    parts.jobs.submit(new_job("m"))
-    parts.jobs.submit(new_job("n"))
-    run = await parts.up.next_run()
+async def test_heartbeat_reports_load_and_health_of_each_backend() -> None:
+    harness = ReportsHarness()
+    await harness.discovery.check_all()
+    harness.jobs.submit(new_job("m"))
+    harness.jobs.submit(new_job("n"))
+    run = await harness.up.next_run()
     run.start()
     run.send(b"x")
-    beat = parts.reports.heartbeat()
+    beat = harness.reports.heartbeat()
     assert (beat.in_flight, beat.queued, beat.capacity) == (2, 1, 4)
     assert beat.backends == [BackendLoad("up", True, 2, 2), BackendLoad("down", False, 0, 5)]
     run.finish()
-    (await parts.up.next_run()).answer()
-    await parts.jobs.wait_until_idle()
-    assert parts.reports.heartbeat().backends[0].in_flight == 0
+    (await harness.up.next_run()).answer()
+    await harness.jobs.wait_until_idle()
+    assert harness.reports.heartbeat().backends[0].in_flight == 0
 
 
-async def test_status_shows_every_configured_backend_the_skipped_too() -> None:
-    parts = Parts()
-    await parts.discovery.check_all()
-    parts.clock.now += 60
-    parts.jobs.submit(new_job("nobody's"))
-    parts.clock.now += 5
-    state = parts.reports.status(
+async def test_status_includes_skipped_backends() -> None:
+    harness = ReportsHarness()
+    await harness.discovery.check_all()
+    harness.clock.now += 60
+    harness.jobs.submit(new_job("unknown"))
+    harness.clock.now += 5
+    state = harness.reports.status(
         url=URL, link="connecting", welcomed_at=555.0, last_rejection="busy", draining=True
     )
     assert (state.link, state.coordinator_url, state.last_rejection) == ("connecting", URL, "busy")
@@ -101,20 +101,20 @@ async def test_status_shows_every_configured_backend_the_skipped_too() -> None:
     ]
 
 
-async def test_status_says_that_a_backend_rests_and_why() -> None:
-    # It was shown as healthy while it got no jobs.
-    parts = Parts()
-    await parts.discovery.check_all()
+async def test_status_shows_a_backend_with_an_open_breaker_as_unhealthy() -> None:
+    # The status once showed such a backend as healthy while it received no jobs.
+    harness = ReportsHarness()
+    await harness.discovery.check_all()
     for _ in range(5):
-        find_monitor(parts.discovery, "up").start().failed(Unreachable("refused"))
+        find_monitor(harness.discovery, "up").start().failed(Unreachable("refused"))
 
-    def shown() -> BackendStatus:
-        state = parts.reports.status(
+    def first_backend() -> BackendStatus:
+        state = harness.reports.status(
             url=URL, link="connected", welcomed_at=0.0, last_rejection=None, draining=False
         )
         return state.backends[0]
 
-    assert shown() == BackendStatus(
+    assert first_backend() == BackendStatus(
         id="up",
         kind="scripted",
         healthy=False,
@@ -122,22 +122,22 @@ async def test_status_says_that_a_backend_rests_and_why() -> None:
         last_error="it keeps failing: no jobs for 10 s; see the log for its errors",
         models=2,
     )
-    parts.clock.now += 10
-    assert (shown().healthy, shown().last_error) == (True, None)
+    harness.clock.now += 10
+    assert (first_backend().healthy, first_backend().last_error) == (True, None)
 
 
-async def test_what_never_happened_has_no_age() -> None:
-    state = Parts().reports.status(
+async def test_ages_are_none_before_the_first_welcome_and_job() -> None:
+    state = ReportsHarness().reports.status(
         url=URL, link="starting", welcomed_at=None, last_rejection=None, draining=False
     )
     assert (state.last_welcome_age_s, state.last_job_age_s) == (None, None)
 
 
-def failed(code: str) -> JobError:
+def job_error(code: str) -> JobError:
     return JobError(JOB_ID, 5, code, "no")
 
 
-def counted(metrics: Metrics) -> Iterator[str]:
+def nonzero_samples(metrics: Metrics) -> Iterator[str]:
     for line in metrics.render().decode().splitlines():
         if not line.startswith("#") and not line.endswith(" 0.0") and "_created" not in line:
             yield line
@@ -154,23 +154,23 @@ def counted(metrics: Metrics) -> Iterator[str]:
             ["relayed_bytes_total", " 5.0"],
         ),
         (JobResult(JOB_ID, 5, None, None, 20, None), "vllm", None, 0.0, ["vllm"]),
-        (failed("backend_error"), "vllm", None, 1.0, ["backend_error"]),
-        (failed("cancelled"), "vllm", None, 0.0, ["cancelled"]),
-        (failed("model_not_loaded"), "", None, 0.0, ["model_not_loaded"]),
+        (job_error("backend_error"), "vllm", None, 1.0, ["backend_error"]),
+        (job_error("cancelled"), "vllm", None, 0.0, ["cancelled"]),
+        (job_error("model_not_loaded"), "", None, 0.0, ["model_not_loaded"]),
     ],
 )
-async def test_an_ended_job_is_counted_in_figures_and_metrics(
+async def test_ended_job_is_counted_in_statistics_and_metrics(
     end: JobEnd,
     kind: str,
     first_byte_s: float | None,
     error_rate: float,
     expected: list[str],
 ) -> None:
-    parts = Parts()
-    count_job(JobRecord("openai", kind, end, first_byte_s), parts.stats, parts.metrics)
-    snapshot = parts.stats.snapshot()
+    harness = ReportsHarness()
+    count_job(JobRecord("openai", kind, end, first_byte_s), harness.stats, harness.metrics)
+    snapshot = harness.stats.snapshot()
     assert snapshot.error_rate == error_rate
     assert snapshot.first_byte_p50_ms == (None if first_byte_s is None else first_byte_s * 1000)
-    shown = "\n".join(counted(parts.metrics))
+    samples = "\n".join(nonzero_samples(harness.metrics))
     for text in expected:
-        assert text in shown
+        assert text in samples

@@ -9,7 +9,7 @@ from provider_agent.agent.telemetry.rolling_stats import (
 from provider_agent.protocol.errors import REGISTRY, ErrorCode, Fault
 
 
-class Clock:
+class FakeClock:
     def __init__(self) -> None:
         self.now = 1000.0
 
@@ -18,16 +18,16 @@ class Clock:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def stats(clock: Clock) -> RollingStats:
+def stats(clock: FakeClock) -> RollingStats:
     return RollingStats(clock)
 
 
-def ended(
+def end_job(
     stats: RollingStats,
     tokens: int | None = None,
     first_byte_s: float | None = None,
@@ -36,38 +36,40 @@ def ended(
     stats.job_ended(output_tokens=tokens, first_byte_s=first_byte_s, code=code)
 
 
-def test_nothing_measured_is_none_and_not_zero(stats: RollingStats) -> None:
+def test_statistics_are_none_without_jobs(stats: RollingStats) -> None:
     assert stats.snapshot() == StatsSnapshot(None, None, None, None)
 
 
-def test_unknown_tokens_are_unknown_while_the_rest_is_reported(stats: RollingStats) -> None:
-    ended(stats, tokens=None, first_byte_s=0.1)
+def test_unknown_tokens_leave_only_the_token_rate_none(stats: RollingStats) -> None:
+    end_job(stats, tokens=None, first_byte_s=0.1)
     snapshot = stats.snapshot()
     assert snapshot.tokens_per_second is None
     assert snapshot.first_byte_p50_ms == 100
     assert snapshot.error_rate == 0
 
 
-def test_tokens_are_spread_over_the_window(stats: RollingStats, clock: Clock) -> None:
+def test_token_rate_is_tokens_divided_by_the_window(stats: RollingStats, clock: FakeClock) -> None:
     clock.now += 600
-    ended(stats, tokens=600)
-    ended(stats, tokens=None)
+    end_job(stats, tokens=600)
+    end_job(stats, tokens=None)
     assert stats.snapshot().tokens_per_second == 10
 
 
-def test_a_young_agent_divides_by_its_age(stats: RollingStats, clock: Clock) -> None:
+def test_token_rate_of_a_new_agent_is_divided_by_its_age(
+    stats: RollingStats, clock: FakeClock
+) -> None:
     clock.now += 10
-    ended(stats, tokens=600)
+    end_job(stats, tokens=600)
     assert stats.snapshot().tokens_per_second == 60
 
 
-def test_the_first_moment_is_no_division_by_zero(stats: RollingStats) -> None:
-    ended(stats, tokens=5)
+def test_token_rate_is_divided_by_at_least_one_second(stats: RollingStats) -> None:
+    end_job(stats, tokens=5)
     assert stats.snapshot().tokens_per_second == 5
 
 
-def test_jobs_leave_the_window(stats: RollingStats, clock: Clock) -> None:
-    ended(stats, tokens=5, first_byte_s=1, code=ErrorCode.INTERNAL)
+def test_jobs_older_than_the_window_are_dropped(stats: RollingStats, clock: FakeClock) -> None:
+    end_job(stats, tokens=5, first_byte_s=1, code=ErrorCode.INTERNAL)
     clock.now += WINDOW_S - 0.001
     assert stats.snapshot().error_rate == 1
     clock.now += 0.001
@@ -76,9 +78,9 @@ def test_jobs_leave_the_window(stats: RollingStats, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("code", ErrorCode)
-def test_only_the_providers_failures_count_as_failed(stats: RollingStats, code: ErrorCode) -> None:
-    ended(stats, tokens=1)
-    ended(stats, code=code)
+def test_error_rate_counts_only_provider_faults(stats: RollingStats, code: ErrorCode) -> None:
+    end_job(stats, tokens=1)
+    end_job(stats, code=code)
     expected = 0.5 if REGISTRY[code].fault is Fault.PROVIDER else 0.0
     assert stats.snapshot().error_rate == expected
 
@@ -96,17 +98,19 @@ def test_percentiles_are_measured_values(
     stats: RollingStats, waits_ms: list[int], p50: int, p95: int
 ) -> None:
     for wait in waits_ms:
-        ended(stats, first_byte_s=wait / 1000)
-    ended(stats, first_byte_s=None)
+        end_job(stats, first_byte_s=wait / 1000)
+    end_job(stats, first_byte_s=None)
     snapshot = stats.snapshot()
     assert snapshot.first_byte_p50_ms == pytest.approx(p50)
     assert snapshot.first_byte_p95_ms == pytest.approx(p95)
 
 
-def test_memory_is_bounded_and_rates_stay_true(stats: RollingStats, clock: Clock) -> None:
+def test_full_deque_drops_old_jobs_and_keeps_rates_correct(
+    stats: RollingStats, clock: FakeClock
+) -> None:
     clock.now += 100
     for _ in range(3 * MAX_ENDED_JOBS):
         clock.now += 0.001
-        ended(stats, tokens=1)
+        end_job(stats, tokens=1)
     assert repr(stats) == f"<RollingStats ended={MAX_ENDED_JOBS}>"
     assert stats.snapshot().tokens_per_second == pytest.approx(1000, rel=0.01)

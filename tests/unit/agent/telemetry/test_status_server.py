@@ -11,7 +11,7 @@ from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
 from provider_agent.agent.telemetry.status_server import StatusServer, StatusServerError
 
 
-class Agent:
+class FakeAgent:
     def __init__(self) -> None:
         self.state = StatusSnapshot(
             version="1",
@@ -26,12 +26,12 @@ class Agent:
 
 
 @pytest.fixture
-def agent() -> Agent:
-    return Agent()
+def agent() -> FakeAgent:
+    return FakeAgent()
 
 
 @pytest.fixture
-async def server(agent: Agent) -> AsyncIterator[StatusServer]:
+async def server(agent: FakeAgent) -> AsyncIterator[StatusServer]:
     metrics = Metrics()
     metrics.watch(agent.status)
     server = StatusServer("127.0.0.1:0", agent.status, metrics)
@@ -48,12 +48,12 @@ async def get(server: StatusServer, path: str) -> tuple[int, str, str]:
         return response.status, response.content_type, await response.text()
 
 
-async def test_it_is_alive_whatever_the_state(server: StatusServer, agent: Agent) -> None:
+async def test_livez_succeeds_in_any_state(server: StatusServer, agent: FakeAgent) -> None:
     agent.state = replace(agent.state, draining=True, link="connecting")
     assert await get(server, "/livez") == (200, "text/plain", "ok\n")
 
 
-async def test_ready_and_not_ready_with_reasons(server: StatusServer, agent: Agent) -> None:
+async def test_readyz_responds_503_with_the_reasons(server: StatusServer, agent: FakeAgent) -> None:
     assert await get(server, "/readyz") == (200, "text/plain", "ready\n")
     agent.state = replace(agent.state, draining=True, backends=[])
     status, _, text = await get(server, "/readyz")
@@ -61,7 +61,9 @@ async def test_ready_and_not_ready_with_reasons(server: StatusServer, agent: Age
     assert [line.partition(":")[0] for line in text.splitlines()] == ["draining", "no backend"]
 
 
-async def test_metrics_and_status_tell_the_same(server: StatusServer, agent: Agent) -> None:
+async def test_metrics_and_status_show_the_same_state(
+    server: StatusServer, agent: FakeAgent
+) -> None:
     agent.state = replace(agent.state, in_flight=3)
     status, content_type, text = await get(server, "/metrics")
     assert (status, content_type) == (200, "text/plain")
@@ -74,7 +76,7 @@ async def test_metrics_and_status_tell_the_same(server: StatusServer, agent: Age
     assert shown["stats"]["error_rate"] is None
 
 
-async def test_it_only_answers_questions(server: StatusServer) -> None:
+async def test_unknown_paths_and_methods_are_refused(server: StatusServer) -> None:
     assert (await get(server, "/"))[0] == 404
     async with (
         aiohttp.ClientSession() as session,
@@ -83,7 +85,7 @@ async def test_it_only_answers_questions(server: StatusServer) -> None:
         assert response.status == 405
 
 
-async def test_a_taken_address_is_a_clear_error(agent: Agent) -> None:
+async def test_start_on_an_address_in_use_raises_with_advice(agent: FakeAgent) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         server = StatusServer(address, agent.status, Metrics())
@@ -94,8 +96,8 @@ async def test_a_taken_address_is_a_clear_error(agent: Agent) -> None:
     assert "observability.prometheus_addr" in str(caught.value)
 
 
-async def test_stopping_frees_the_address_and_may_be_repeated(
-    agent: Agent,
+async def test_stop_is_idempotent_and_frees_the_address(
+    agent: FakeAgent,
 ) -> None:
     server = StatusServer("127.0.0.1:0", agent.status, Metrics())
     await server.stop()

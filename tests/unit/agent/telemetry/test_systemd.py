@@ -16,8 +16,8 @@ STATE = replace(READY, in_flight=2, capacity=8)
 STATUS = "STATUS=link connected, 2 of 8 jobs"
 
 
-class Systemd:
-    """The other end: a real datagram socket, as systemd has one."""
+class FakeSystemd:
+    """A datagram socket that receives the notifications."""
 
     def __init__(self, address: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -25,7 +25,7 @@ class Systemd:
         self._socket.bind(address)
         self.close = self._socket.close
 
-    def heard(self) -> list[str]:
+    def received(self) -> list[str]:
         messages = []
         while True:
             try:
@@ -40,35 +40,35 @@ def path(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def systemd(path: str) -> Iterator[Systemd]:
-    listening = Systemd(path)
+def systemd(path: str) -> Iterator[FakeSystemd]:
+    listening = FakeSystemd(path)
     yield listening
     listening.close()
 
 
 @in_virtual_time
-async def hear_for(environ: dict[str, str], seconds: float, states: list[StatusSnapshot]) -> None:
-    """Run for some time; each look at the status takes the next of `states`, at last the last."""
+async def run_for(environ: dict[str, str], seconds: float, states: list[StatusSnapshot]) -> None:
+    """Run the service manager for `seconds`; each status call returns the next state."""
 
     def status() -> StatusSnapshot:
         return states.pop(0) if len(states) > 1 else states[0]
 
-    began = now()
+    started_at = now()
     running = asyncio.create_task(ServiceManager(environ).run(status))
     await asyncio.sleep(seconds)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    assert now() - began >= seconds
+    assert now() - started_at >= seconds
 
 
-def test_the_watchdog_is_fed_three_times_within_its_time(path: str, systemd: Systemd) -> None:
+def test_watchdog_is_fed_three_times_per_timeout(path: str, systemd: FakeSystemd) -> None:
     environ = {
         "NOTIFY_SOCKET": path,
         "WATCHDOG_USEC": "60000000",
         "WATCHDOG_PID": str(os.getpid()),
     }
-    hear_for(environ, 59.0, [STATE])
-    assert systemd.heard() == ["READY=1", *[f"WATCHDOG=1\n{STATUS}"] * 3]
+    run_for(environ, 59.0, [STATE])
+    assert systemd.received() == ["READY=1", *[f"WATCHDOG=1\n{STATUS}"] * 3]
 
 
 @pytest.mark.parametrize(
@@ -80,26 +80,28 @@ def test_the_watchdog_is_fed_three_times_within_its_time(path: str, systemd: Sys
         {"WATCHDOG_USEC": "9", "WATCHDOG_PID": "1"},
     ],
 )
-def test_without_a_watchdog_the_status_is_told_all_the_same(
-    watchdog: dict[str, str], path: str, systemd: Systemd
+def test_status_is_sent_without_a_watchdog(
+    watchdog: dict[str, str], path: str, systemd: FakeSystemd
 ) -> None:
-    hear_for({"NOTIFY_SOCKET": path, **watchdog}, STATUS_EVERY_S - 1, [STATE])
-    assert systemd.heard() == ["READY=1", f"WATCHDOG=1\n{STATUS}"]
+    run_for({"NOTIFY_SOCKET": path, **watchdog}, STATUS_EVERY_S - 1, [STATE])
+    assert systemd.received() == ["READY=1", f"WATCHDOG=1\n{STATUS}"]
 
 
-def test_that_the_agent_stops_is_told_once(path: str, systemd: Systemd) -> None:
-    hear_for({"NOTIFY_SOCKET": path}, 25.0, [STATE, replace(STATE, draining=True)])
-    assert systemd.heard().count("STOPPING=1") == 1
+def test_stopping_is_sent_once(path: str, systemd: FakeSystemd) -> None:
+    run_for({"NOTIFY_SOCKET": path}, 25.0, [STATE, replace(STATE, draining=True)])
+    assert systemd.received().count("STOPPING=1") == 1
 
 
-def test_an_abstract_socket_is_found(path: str) -> None:
+def test_abstract_socket_is_supported(path: str) -> None:
     name = f"provider-agent-test-{os.getpid()}"
-    listening = Systemd(f"\0{name}")
-    hear_for({"NOTIFY_SOCKET": f"@{name}"}, 1.0, [STATE])
-    assert listening.heard()[0] == "READY=1"
+    listening = FakeSystemd(f"\0{name}")
+    run_for({"NOTIFY_SOCKET": f"@{name}"}, 1.0, [STATE])
+    assert listening.received()[0] == "READY=1"
     listening.close()
 
 
-@pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "/nobody/there"}])
-def test_where_nobody_listens_nothing_happens(environ: dict[str, str]) -> None:
-    hear_for(environ, 1.0, [STATE])
+@pytest.mark.parametrize(
+    "environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "/missing/socket"}]
+)
+def test_missing_socket_is_ignored(environ: dict[str, str]) -> None:
+    run_for(environ, 1.0, [STATE])
