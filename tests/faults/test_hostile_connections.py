@@ -187,7 +187,7 @@ HOSTILE_CONNECTIONS = [
 ]
 
 
-@pytest.mark.parametrize("visit", HOSTILE_CONNECTIONS, ids=lambda connection: connection.name)
+@pytest.mark.parametrize("connection", HOSTILE_CONNECTIONS, ids=lambda connection: connection.name)
 async def test_hostile_connection_is_handled_as_documented(connection: HostileConnection) -> None:
     async with Coordinator(connection.settings) as coordinator:
         async with hostile_client(coordinator) as first:

@@ -49,5 +49,5 @@ def test_the_table_for_coordinators_matches_the_tests() -> None:
 
 def test_the_table_for_agents_matches_the_tests() -> None:
     tested: dict[str, int | None] = {attack.name: attack.close_code for attack in AGENT_ATTACKS}
-    tested |= {visit.name: visit.close_code for visit in HOSTILE_CONNECTIONS}
+    tested |= {one.name: one.close_code for one in HOSTILE_CONNECTIONS}
     assert close_codes(parse_table("The agent sends")) == tested
