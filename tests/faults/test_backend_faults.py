@@ -213,7 +213,7 @@ FAULTS: Final = {
     ),
     # --- errors inside a response
     "an error body with 200": FaultCase(
-        always(whole({"error": "Model is unloaded."})), *FAILED, "inside its answer"
+        always(whole({"error": "Model is unloaded."})), *FAILED, "inside its response"
     ),
     "an error first": FaultCase(lambda op: stream([BUSY[op]]), *OVERLOADED),
     "an error after comments": FaultCase(lambda op: stream([COMMENT, BUSY[op]]), *OVERLOADED),

@@ -215,7 +215,7 @@ async def test_an_error_inside_an_answer_is_free_of_the_key(
 ) -> None:
     server.script_jobs(json_response({"error": f"your key {KEY} is fine"}))
 
-    with pytest.raises(Exception, match="inside its answer") as caught:
+    with pytest.raises(Exception, match="inside its response") as caught:
         await connect(server).execute(a_job(MODEL, stream=False), CollectingSink())
 
     assert KEY not in repr(caught.value)
