@@ -1,7 +1,7 @@
-"""The proxy that the environment names for an address.
+"""Proxy settings from environment variables.
 
-aiohttp's `trust_env` would do, but it reads `~/.netrc` along with it, and a login that stands
-there for the same host collides with the operator's key: aiohttp 3.14 raises ValueError.
+aiohttp's `trust_env` also reads `~/.netrc`. A login in that file for the same host conflicts
+with the operator's API key: aiohttp 3.14 raises ValueError.
 """
 
 from urllib.parse import urlsplit
@@ -9,7 +9,7 @@ from urllib.request import getproxies, proxy_bypass
 
 
 def environment_proxy(url: str) -> str | None:
-    """The proxy of `HTTPS_PROXY` or `HTTP_PROXY`, unless `NO_PROXY` names the host."""
+    """Return the proxy of `HTTPS_PROXY` or `HTTP_PROXY`; None if `NO_PROXY` matches the host."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

@@ -1,9 +1,13 @@
-"""What the HTTP servers have in common: one session per backend, questions, and jobs."""
+"""The common part of all HTTP adapters: the connection pool, API requests, and jobs.
+
+An *API request* is a health check, a model list or a probe: any request that is not a job. Its
+response is read completely before it is returned.
+"""
 
 import asyncio
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
 from typing import ClassVar, Final, TypeVar
@@ -37,58 +41,66 @@ from provider_agent.adapters.responses.status_codes import (
 )
 from provider_agent.adapters.responses.timeouts import JobTimeouts
 from provider_agent.adapters.servers.environment_proxy import environment_proxy
-from provider_agent.adapters.servers.model_selection import choose_offered
+from provider_agent.adapters.servers.model_selection import select_models
 from provider_agent.protocol.errors import Fault, entry_for
 from provider_agent.protocol.formats import Operation, find_operation
 from provider_agent.protocol.limits import KIB, MAX_ERROR_BODY_BYTES, MIB
 from provider_agent.protocol.trace_context import is_traceparent
 
-QUESTION_TIMEOUT_S: Final = 10.0
-"""For health checks, model lists and probes: a busy server answers late, a dead one never."""
+API_TIMEOUT_S: Final = 10.0
+"""Timeout of an API request. A busy server may need seconds to respond."""
 
-MAX_ANSWER_BYTES: Final = 16 * MIB
-"""The biggest answer to a question: the full catalogue of a passthrough is about 2 MiB."""
+MAX_RESPONSE_BYTES: Final = 16 * MIB
+"""Limit of the response to an API request. The catalog of a passthrough has about 2 MiB."""
 
 KEEP_ALIVE_S: Final = 4.0
-"""llama.cpp and vLLM close idle connections after 5 s; closing first avoids the race."""
+"""llama.cpp and vLLM close idle connections after 5 s; closing them earlier avoids a race."""
 
 READ_AHEAD_BYTES: Final = 32 * KIB
-"""aiohttp reads on until it holds twice as much of a paused response, and one read of the event
-loop's beyond that. Its own default would cost three quarters of a megabyte per stopped job."""
+"""aiohttp buffers twice this size of a paused response, plus one read of the event loop. With its
+default size, a paused job would hold three quarters of a megabyte."""
 
-AnswerT = TypeVar("AnswerT")
+ROUTE_ABSENT: Final = frozenset({404, 405, 501})
+"""Statuses with which most servers reject a request to a route that they do not have."""
+
+INCONCLUSIVE: Final = frozenset({401, 403, 429, 503})
+"""Statuses that do not show whether a route exists."""
+
+BodyT = TypeVar("BodyT")
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """A server's whole answer to a question.
+class ServerResponse(msgspec.Struct, frozen=True):
+    """The complete response to an API request.
 
     Attributes:
         status: HTTP status.
-        body: at most `MAX_ANSWER_BYTES`.
-        headers: by name, whatever its case.
+        body: at most `MAX_RESPONSE_BYTES`.
+        headers: names are case-insensitive.
     """
 
     status: int
     body: bytes
     headers: Mapping[str, str] = MappingProxyType({})
 
-    def decode(self, answer_type: type[AnswerT]) -> AnswerT:
-        """The JSON body as `answer_type`.
+    def decode(self, body_type: type[BodyT]) -> BodyT:
+        """Decode the JSON body as `body_type`.
 
         Raises:
-            InvalidResponse: it is something else.
+            InvalidResponse: the body is not JSON or does not match the type.
         """
         try:
-            return msgspec.json.decode(self.body, type=answer_type)
+            return msgspec.json.decode(self.body, type=body_type)
         except (ValueError, RecursionError) as error:
             raise InvalidResponse("the server's answer does not have the expected shape") from error
 
 
 class HttpBackend(Backend):
-    """A server that speaks HTTP. Subclasses hold what is particular to theirs.
+    """Base class of adapters for HTTP servers.
+
+    A subclass implements `check_health` and `list_models`.
 
     Class attributes:
-        asks_for_usage: whether a stream's usage is reported only on request.
+        asks_for_usage: whether the server reports a stream's token usage only on request.
     """
 
     asks_for_usage: ClassVar[bool] = True
@@ -101,17 +113,17 @@ class HttpBackend(Backend):
         self._lazy_session: aiohttp.ClientSession | None = None
         self._upstream_ids: dict[str, str] = {}
         self._wall_clock: Callable[[], float] = time.time
-        self._running: set[JobTimeouts] = set()
+        self._running_jobs: set[JobTimeouts] = set()
 
-    # --- questions -----------------------------------------------------------------------------
+    # --- API requests --------------------------------------------------------------------------
 
-    async def ask(
-        self, method: str, path: str, *, json: object = None, timeout_s: float = QUESTION_TIMEOUT_S
-    ) -> Answer:
-        """Ask the server something that is no job; any status is an answer.
+    async def request(
+        self, method: str, path: str, *, json: object = None, timeout_s: float = API_TIMEOUT_S
+    ) -> ServerResponse:
+        """Send an API request and return the response, whatever its status.
 
         Raises:
-            BackendError: no answer in time, or one over `MAX_ANSWER_BYTES`.
+            BackendError: no response within `timeout_s`, or one over `MAX_RESPONSE_BYTES`.
         """
         body = msgspec.json.encode(json) if json is not None else None
         headers = self._headers()
@@ -126,54 +138,77 @@ class HttpBackend(Backend):
                     allow_redirects=False,
                 ) as response,
             ):
-                answer = await _read_at_most(response, MAX_ANSWER_BYTES + 1)
-        if len(answer) > MAX_ANSWER_BYTES:
-            raise InvalidResponse(f"the answer to {method} {path} is too big")
-        return Answer(response.status, answer, response.headers)
+                content = await _read_at_most(response, MAX_RESPONSE_BYTES + 1)
+        if len(content) > MAX_RESPONSE_BYTES:
+            raise InvalidResponse(f"the response to {method} {path} is too big")
+        return ServerResponse(response.status, content, response.headers)
 
-    async def fetch(self, path: str, answer_type: type[AnswerT]) -> AnswerT:
-        """`GET` a JSON document.
+    async def get(self, path: str) -> ServerResponse:
+        """Send a `GET` request.
 
         Raises:
-            BackendError: no answer, a status other than 200, or another shape.
+            BackendError: no response, or a status other than 200.
         """
-        answer = await self.ask("GET", path)
-        if answer.status != 200:
-            raise self._bad_status(answer.status, answer.body, None)
-        return answer.decode(answer_type)
+        response = await self.request("GET", path)
+        if response.status != 200:
+            raise self.status_error(response)
+        return response
+
+    async def get_json(self, path: str, body_type: type[BodyT]) -> BodyT:
+        """Send a `GET` request and decode the JSON body as `body_type`.
+
+        Raises:
+            BackendError: no response, a status other than 200, or a body of another type.
+        """
+        return (await self.get(path)).decode(body_type)
+
+    async def probe_route(
+        self, operation: Operation, body: object, *, inconclusive: Collection[int] = INCONCLUSIVE
+    ) -> ServerResponse:
+        """Send an incomplete request, which the server rejects without generating anything.
+
+        How it rejects the request shows whether it has the route.
+
+        Raises:
+            BackendError: no response, or an inconclusive status.
+        """
+        response = await self.request("POST", operation.path, json=body)
+        if response.status in inconclusive:
+            raise self.status_error(response)
+        return response
 
     async def health(self) -> BackendHealth:
-        """Ask the server whether it can take jobs; `check_health` is what a kind defines."""
-        began = self._clock()
+        """Run `check_health`, measure its duration and convert its errors."""
+        started_at = self._clock()
         try:
             await self.check_health()
         except BackendError as error:
             loading = self.native and is_loading(error)
             timed_out = isinstance(error, BackendTimeout)
             return BackendHealth(False, None, describe(error), loading, timed_out)
-        return BackendHealth(True, (self._clock() - began) * 1000.0)
+        return BackendHealth(True, (self._clock() - started_at) * 1000.0)
 
     @abstractmethod
     async def check_health(self) -> None:
         """Return if the server accepts jobs.
 
         Raises:
-            BackendError: why it does not.
+            BackendError: why the server does not accept jobs.
         """
 
     # --- jobs ----------------------------------------------------------------------------------
 
-    def offered(self, models: Iterable[BackendModel]) -> list[BackendModel]:
-        """What `list_models` returns; see `offering.choose_offered`."""
-        chosen = choose_offered(models, self.settings)
-        self._upstream_ids = {model.model_id: model.upstream_id for model in chosen}
-        return chosen
+    def select_models(self, models: Iterable[BackendModel]) -> list[BackendModel]:
+        """Apply the operator's model list and aliases; `list_models` returns the result."""
+        selected = select_models(models, self.settings)
+        self._upstream_ids = {model.model_id: model.upstream_id for model in selected}
+        return selected
 
     def prepare(self, job: Job, operation: Operation) -> UpstreamRequest:
-        """The request as it goes to this server.
+        """Prepare a job's request for this server.
 
         Raises:
-            BadRequest: it is not one JSON object, or the request policy refuses it.
+            BadRequest: the request is not one JSON object, or the request policy rejects it.
         """
         return prepare_request(
             job.request,
@@ -187,47 +222,49 @@ class HttpBackend(Backend):
 
     def extra_fields(
         self,
-        operation: Operation,  # noqa: ARG002 - for those that override it
+        operation: Operation,  # noqa: ARG002 - used by overrides
     ) -> dict[str, msgspec.Raw]:
-        """Fields that the operator's settings put into every request of this operation."""
+        """Return fields to add to requests of this operation that lack them."""
         return {}
 
     async def execute(self, job: Job, sink: JobSink) -> JobResult:
-        """Run one job: see `Backend.execute`."""
-        began = asyncio.get_running_loop().time()
+        """Execute one job; see `Backend.execute`."""
+        started_at = asyncio.get_running_loop().time()
         operation = find_operation(job.format, job.operation)
         if operation is None:
             raise ModelNotFound(f"no operation {job.operation!r} in format {job.format!r}")
         request = self.prepare(job, operation)
-        clocks = JobTimeouts(self.timeouts)
-        relay = Relay(operation, sink, clocks)
-        self._running.add(clocks)
+        timeouts = JobTimeouts(self.timeouts)
+        relay = Relay(operation, sink, timeouts)
+        self._running_jobs.add(timeouts)
         try:
             with map_aiohttp_errors():
                 async with (
-                    clocks,
+                    timeouts,
                     await self._post(operation.path, request.body, self._headers(job)) as response,
                 ):
                     if not 200 <= response.status < 300:
-                        raise await self._refusal(response)
+                        raise await self._read_status_error(response)
                     await relay.run(response, self._secrets())
         finally:
-            self._running.discard(clocks)
-        ended = asyncio.get_running_loop().time()
-        first = relay.first_byte_at
+            self._running_jobs.discard(timeouts)
+        ended_at = asyncio.get_running_loop().time()
+        first_byte_at = relay.first_byte_at
         return JobResult(
             job_id=job.job_id,
             total_bytes=relay.total_bytes,
             input_tokens=relay.usage.input_tokens,
             output_tokens=relay.usage.output_tokens,
-            duration_ms=round((ended - began) * 1000),
-            first_byte_ms=None if first is None else round((first - began) * 1000),
+            duration_ms=round((ended_at - started_at) * 1000),
+            first_byte_ms=None
+            if first_byte_at is None
+            else round((first_byte_at - started_at) * 1000),
         )
 
     async def _post(
         self, path: str, body: bytes, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
-        """Send a job; once more when an idle connection turned out to be closed."""
+        """Send a job; retry once if the server had just closed an idle connection."""
         url = self.settings.url + path
         try:
             return await self._session().post(
@@ -238,29 +275,28 @@ class HttpBackend(Backend):
                 raise
         return await self._session().post(url, data=body, headers=headers, allow_redirects=False)
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> BackendError:
-        """What a status other than success means, with what the server says about it."""
+    async def _read_status_error(self, response: aiohttp.ClientResponse) -> BackendError:
         body = await _read_error_body(response)
         wait_s = retry_after_s(response.status, response.headers, self._wall_clock())
-        return self._bad_status(response.status, body, wait_s)
+        return self.status_error(ServerResponse(response.status, body), wait_s)
 
     # --- the connection ------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Close every connection; running jobs fail with `Transport`."""
-        for clocks in self._running:
-            clocks.close()
-        self._running.clear()
+        """Close all connections; running jobs fail with `Transport`."""
+        for timeouts in self._running_jobs:
+            timeouts.close()
+        self._running_jobs.clear()
         session, self._lazy_session = self._lazy_session, None
         if session is not None:
             await session.close()
 
     def _session(self) -> aiohttp.ClientSession:
-        """Made on first use, because aiohttp wants a running loop."""
+        """Return the session, created on first use because aiohttp needs a running event loop."""
         if self._lazy_session is None:
             self._lazy_session = aiohttp.ClientSession(
-                # Jobs are counted against `max_concurrent`, which grows when the server tells of
-                # more slots; a limit here would queue them, and health checks behind them.
+                # `max_concurrent` limits jobs, and may grow when the server reports more slots. A
+                # limit here would queue jobs, and health checks behind them.
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
                 timeout=aiohttp.ClientTimeout(
                     total=None,
@@ -269,13 +305,13 @@ class HttpBackend(Backend):
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 read_bufsize=READ_AHEAD_BYTES,
-                # Servers beside the agent are reached directly, the internet perhaps by a proxy.
+                # A proxy is for remote services only, not for servers in the operator's network.
                 proxy=None if self.native else environment_proxy(self.settings.url),
             )
         return self._lazy_session
 
     def _headers(self, job: Job | None = None) -> dict[str, str]:
-        """The operator's key and nothing of a client's."""
+        """Return the request headers. None of them comes from the client."""
         headers = {
             "User-Agent": "provider-agent",
             "Content-Type": "application/json",
@@ -293,23 +329,30 @@ class HttpBackend(Backend):
     def _secrets(self) -> frozenset[str]:
         return frozenset({self.settings.api_key} if self.settings.api_key else ())
 
-    def _bad_status(self, status: int, body: bytes, wait_s: float | None) -> BackendError:
-        clean = redact_bytes(body, MAX_ERROR_BODY_BYTES, self._secrets())
-        code = code_for_status(status, clean)
-        # What a server says of a client's mistake helps the client; the rest may be about the
-        # operator's account.
-        said = server_message(clean) if entry_for(code).fault is Fault.CLIENT else ""
+    def status_error(self, response: ServerResponse, wait_s: float | None = None) -> BadStatus:
+        """Return the error for a response without success status.
+
+        Args:
+            response: the response; secrets are removed from its body.
+            wait_s: the wait that its headers ask for. One in the body takes precedence.
+        """
+        clean = redact_bytes(response.body, MAX_ERROR_BODY_BYTES, self._secrets())
+        code = code_for_status(response.status, clean)
+        # The message of a client's error helps the client. Other messages may contain details of
+        # the operator's account.
+        message = server_message(clean) if entry_for(code).fault is Fault.CLIENT else ""
         retryable, after_s = retry_advice(clean)
-        error = BadStatus(status, clean, code, after_s if after_s is not None else wait_s, said)
+        wait_s = after_s if after_s is not None else wait_s
+        error = BadStatus(response.status, clean, code, wait_s, message)
         error.retryable = retryable
         return error
 
 
 async def _read_error_body(response: aiohttp.ClientResponse) -> bytes:
-    """What there is of it: the status counts, even when its body breaks off or comes too slowly."""
+    """Read as much of the body as arrives in time; the error is reported by its status anyway."""
     body = bytearray()
     with suppress(aiohttp.ClientError, TimeoutError):
-        async with asyncio.timeout(QUESTION_TIMEOUT_S):
+        async with asyncio.timeout(API_TIMEOUT_S):
             while len(body) < MAX_ERROR_BODY_BYTES:
                 data = await response.content.read(MAX_ERROR_BODY_BYTES - len(body))
                 if not data:

@@ -23,7 +23,7 @@ from provider_agent.adapters.base import (
     RequestPolicy,
     ServerLoad,
 )
-from provider_agent.adapters.servers.http_backend import Answer, HttpBackend
+from provider_agent.adapters.servers.http_backend import HttpBackend, ServerResponse
 from provider_agent.adapters.servers.probe_cache import ProbeCache
 from provider_agent.adapters.servers.prometheus_text import read_gauges
 from provider_agent.protocol.formats import Operation
@@ -99,7 +99,7 @@ class LlamaCppBackend(HttpBackend):
         self, settings: BackendSettings, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(settings, clock=clock)
-        self._spoken = ProbeCache()
+        self._probe_cache = ProbeCache()
         self._awake: list[str] = [""]
         """What `load` may ask about: queries that name the loaded models; one empty one without a
         router."""
@@ -107,22 +107,24 @@ class LlamaCppBackend(HttpBackend):
 
     async def check_health(self) -> None:
         """The model is loaded (or may be, behind a router), and the key is accepted."""
-        answer = await self.ask("GET", "/health")
-        if answer.status != 200:
-            raise self._bad_status(answer.status, answer.body, None)
-        await self.fetch("/props", _Props)
+        response = await self.request("GET", "/health")
+        if response.status != 200:
+            raise self.status_error(response)
+        await self.get_json("/props", _Props)
 
     async def list_models(self) -> list[BackendModel]:
         """What there is; nothing is loaded or woken to find out; see `Backend.list_models`."""
-        props = await self.fetch("/props", _Props)
-        models = await self.fetch("/v1/models", _Models)
+        props = await self.get_json("/props", _Props)
+        models = await self.get_json("/v1/models", _Models)
         self.version = props.build_info
         self._switched_off.clear()
         if props.role == "router":
-            return self.offered(await self._behind_router(models))
+            return self.select_models(await self._behind_router(models))
         self._take_slots(props.total_slots)
         self._awake = [] if props.is_sleeping else [""]
-        return self.offered([await self._model(model, models, props) for model in models.data])
+        return self.select_models(
+            [await self._model(model, models, props) for model in models.data]
+        )
 
     async def load(self) -> ServerLoad | None:
         """Busy slots, and the queue where `/metrics` is on; None where `/slots` is off."""
@@ -139,17 +141,17 @@ class LlamaCppBackend(HttpBackend):
                 waiting = (waiting or 0) + round(sum(deferred))
         return None if running is None and waiting is None else ServerLoad(running, waiting)
 
-    async def _ask_load(self, path: str, query: str) -> Answer | None:
+    async def _ask_load(self, path: str, query: str) -> ServerResponse | None:
         """None where this route is switched off, which is asked once per `list_models`."""
         if path in self._switched_off:
             return None
-        answer = await self.ask("GET", path + query)
-        if answer.status in _ABSENT:
+        response = await self.request("GET", path + query)
+        if response.status in _ABSENT:
             self._switched_off.add(path)
             return None
-        if answer.status != 200:
-            raise self._bad_status(answer.status, answer.body, None)
-        return answer
+        if response.status != 200:
+            raise self.status_error(response)
+        return response
 
     async def _behind_router(self, models: _Models) -> list[BackendModel]:
         found = []
@@ -161,7 +163,7 @@ class LlamaCppBackend(HttpBackend):
                 found.append(self._not_loaded(model, state))
                 continue
             query = f"?model={quote(model.id, safe='')}&autoload=false"
-            props = await self.fetch(f"/props{query}", _Props)
+            props = await self.get_json(f"/props{query}", _Props)
             self.version = self.version or props.build_info
             slots.append(props.total_slots or 0)
             found.append(await self._model(model, models, props))
@@ -201,9 +203,9 @@ class LlamaCppBackend(HttpBackend):
         completes = not described or "completion" in described
         build = f"{props.build_info}\n{props.model_path}\n{model_id}"
         if props.is_sleeping:  # a probe would wake it
-            found = self._spoken.known(build) or _CHAT
+            found = self._probe_cache.cached(build) or _CHAT
         else:
-            found = await self._spoken.get(build, partial(self._probe, model_id))
+            found = await self._probe_cache.get(build, partial(self._probe, model_id))
         return found if completes else found & _EMBEDDINGS
 
     async def _probe(self, model_id: str) -> frozenset[Operation]:
@@ -211,11 +213,11 @@ class LlamaCppBackend(HttpBackend):
 
     async def _answers(self, operation: Operation, model_id: str) -> bool:
         """Whether this build has the route, and was started for it."""
-        answer = await self.ask("POST", operation.path, json={"model": model_id})
-        if answer.status in _UNDECIDED:
-            raise self._bad_status(answer.status, answer.body, None)
+        response = await self.request("POST", operation.path, json={"model": model_id})
+        if response.status in _UNDECIDED:
+            raise self.status_error(response)
         # The second: embeddings are on, but for another API than this one.
-        return answer.status not in _ABSENT and b"not OAI compatible" not in answer.body
+        return response.status not in _ABSENT and b"not OAI compatible" not in response.body
 
 
 def name_of(upstream_id: str) -> str:

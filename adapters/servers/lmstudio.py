@@ -22,7 +22,7 @@ from provider_agent.adapters.base import (
     RequestPolicy,
 )
 from provider_agent.adapters.servers.http_backend import HttpBackend
-from provider_agent.adapters.servers.probe_cache import UNKNOWN_BUILD_S, ProbeCache
+from provider_agent.adapters.servers.probe_cache import UNVERSIONED_TTL_S, ProbeCache
 from provider_agent.protocol.formats import Operation
 
 _TEXT_TYPES: Final = frozenset({"llm", "vlm"})
@@ -103,7 +103,7 @@ class LmStudioBackend(HttpBackend):
         self, settings: BackendSettings, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(settings, clock=clock)
-        self._spoken = ProbeCache(holds_s=UNKNOWN_BUILD_S, clock=clock)
+        self._probe_cache = ProbeCache(ttl_s=UNVERSIONED_TTL_S, clock=clock)
 
     async def check_health(self) -> None:
         """There is no health route: a model list of a known shape is the sign of life."""
@@ -112,11 +112,13 @@ class LmStudioBackend(HttpBackend):
     async def list_models(self) -> list[BackendModel]:
         """What is there, and what is loaded, as far as it tells; see `Backend.list_models`."""
         listed = await self._listed()
-        spoken = await self._spoken.get(type(listed).__name__, self._probe)
+        supported = await self._probe_cache.get(type(listed).__name__, self._probe)
         if isinstance(listed, _BareModels):
-            return self.offered(self._model(model.id, "llm", spoken) for model in listed.data)
+            return self.select_models(
+                self._model(model.id, "llm", supported) for model in listed.data
+            )
         if isinstance(listed, _OldModels):
-            return self.offered(self._old_model(model, spoken) for model in listed.data)
+            return self.select_models(self._old_model(model, supported) for model in listed.data)
         if self.settings.max_concurrent is None:
             parallel = [
                 one.config.parallel or 0
@@ -125,7 +127,7 @@ class LmStudioBackend(HttpBackend):
                 for one in model.loaded_instances
             ]
             self.max_concurrent = max(parallel, default=0) or self.default_max_concurrent
-        return self.offered(self._new_models(listed, spoken))
+        return self.select_models(self._new_models(listed, supported))
 
     async def _listed(self) -> _Models | _OldModels | _BareModels:
         """The best list that this version has."""
@@ -133,12 +135,12 @@ class LmStudioBackend(HttpBackend):
         if newest is not None:
             return newest
         older = await self._list_at("/api/v0/models", _OldModels)
-        return older if older is not None else await self.fetch("/v1/models", _BareModels)
+        return older if older is not None else await self.get_json("/v1/models", _BareModels)
 
     async def _list_at(self, path: str, shape: type[_ListT]) -> _ListT | None:
         """None where this version has no such route."""
         try:
-            return await self.fetch(path, shape)
+            return await self.get_json(path, shape)
         except InvalidResponse:
             return None
         except BadStatus as error:
@@ -151,31 +153,33 @@ class LmStudioBackend(HttpBackend):
 
     async def _answers(self, operation: Operation) -> bool:
         """Whether an empty request meets anything but "unexpected endpoint"."""
-        answer = await self.ask("POST", operation.path, json={})
-        if answer.status in _UNDECIDED:
-            raise self._bad_status(answer.status, answer.body, None)
-        missing = b"unexpected endpoint" in answer.body.lower()
-        return not missing and answer.status not in _NO_SUCH_ROUTE
+        response = await self.request("POST", operation.path, json={})
+        if response.status in _UNDECIDED:
+            raise self.status_error(response)
+        missing = b"unexpected endpoint" in response.body.lower()
+        return not missing and response.status not in _NO_SUCH_ROUTE
 
-    def _new_models(self, listed: _Models, spoken: frozenset[Operation]) -> Iterator[BackendModel]:
+    def _new_models(
+        self, listed: _Models, supported: frozenset[Operation]
+    ) -> Iterator[BackendModel]:
         for model in listed.models:
             if not model.loaded_instances:
                 withheld = _REMOTE if model.device else _NOT_LOADED
-                yield self._model(model.key, model.type, spoken, withheld=withheld)
+                yield self._model(model.key, model.type, supported, withheld=withheld)
             for one in model.loaded_instances:
                 yield self._model(
                     one.id,
                     model.type,
-                    spoken,
+                    supported,
                     context_window=one.config.context_length,
                     withheld=_REMOTE if model.device or one.device else "",
                 )
 
-    def _old_model(self, model: _OldModel, spoken: frozenset[Operation]) -> BackendModel:
+    def _old_model(self, model: _OldModel, supported: frozenset[Operation]) -> BackendModel:
         return self._model(
             model.id,
             model.type,
-            spoken,
+            supported,
             context_window=model.loaded_context_length,
             withheld="" if model.state == "loaded" else _NOT_LOADED,
         )
@@ -184,15 +188,15 @@ class LmStudioBackend(HttpBackend):
         self,
         model_id: str,
         model_type: str,
-        spoken: frozenset[Operation],
+        supported: frozenset[Operation],
         *,
         context_window: int | None = None,
         withheld: str = "",
     ) -> BackendModel:
         if model_type in _TEXT_TYPES:
-            operations = spoken - _EMBEDDINGS
+            operations = supported - _EMBEDDINGS
         else:
-            operations = spoken & _EMBEDDINGS if model_type in _EMBEDDING_TYPES else frozenset()
+            operations = supported & _EMBEDDINGS if model_type in _EMBEDDING_TYPES else frozenset()
         return BackendModel(
             model_id=model_id,
             context_window=context_window,

@@ -1,4 +1,4 @@
-"""Which of a server's models are offered, and under which id. Pure."""
+"""Selects the models of a server that are offered, and their ids."""
 
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
@@ -10,75 +10,78 @@ from provider_agent.adapters.base import BackendModel, BackendSettings
 from provider_agent.protocol.limits import MAX_NAME_CHARS
 
 MAX_CONTEXT_TOKENS: Final = 2**31
-"""No model has a window like this; a server that says so is mistaken."""
+"""A larger context window is considered an error of the server."""
 
 MAX_WITHHELD: Final = 100
-"""Models that are not offered are kept for a person to read; a catalogue has thousands."""
+"""Limit of models that are kept only to show why they are not offered; catalogs list thousands."""
 
 NOT_LISTED: Final = "not in the backend's `models` list"
 LIST_IT: Final = "list it in `models` to offer it"
 
 
-def choose_offered(models: Iterable[BackendModel], settings: BackendSettings) -> list[BackendModel]:
-    """All models by name, those that are not offered with the reason in `withheld`.
+def select_models(models: Iterable[BackendModel], settings: BackendSettings) -> list[BackendModel]:
+    """Return the models in order of their ids; `withheld` is set for those that are not offered.
 
-    Withheld is what speaks nothing, what the operator did not list, what no frame can carry, and a
-    second model of the same id. A passthrough spends money, so it offers nothing without a list. A
-    context window that cannot be one counts as not told. At most `MAX_WITHHELD` are kept that are
-    not offered, first those that the operator did list.
+    A model is withheld if it supports no operation, if the operator did not list it, or if its id
+    does not fit into a frame. A passthrough spends money, so it offers nothing without a list. Of
+    several models with the same id, one that is offered is kept. An implausible context window
+    becomes None. At most `MAX_WITHHELD` withheld models are kept, listed ones first.
 
     Args:
-        models: what the server has.
-        settings: the operator's list of models and aliases.
+        models: the models of the server.
+        settings: the operator's model list and aliases.
     """
-    chosen: dict[str, BackendModel] = {}
+    selected: dict[str, BackendModel] = {}
     unlisted: set[str] = set()
     for model in models:
         listed = _is_listed(model, settings)
-        for name in _names(model, settings):
+        for name in _offered_ids(model, settings):
             named = msgspec.structs.replace(
                 model,
                 model_id=name,
-                context_window=_believable(model.context_window),
-                withheld=model.withheld or _why_not(name, model, settings, listed=listed),
+                context_window=_plausible_window(model.context_window),
+                withheld=model.withheld
+                or _reason_to_withhold(name, model, settings, listed=listed),
             )
-            other = chosen.get(name)
+            other = selected.get(name)
             if other is None or (other.withheld and not named.withheld):
-                chosen[name] = named
+                selected[name] = named
                 (unlisted.discard if listed else unlisted.add)(name)
-    withheld = [name for name, model in chosen.items() if model.withheld]
+    withheld = [name for name, model in selected.items() if model.withheld]
     withheld.sort(key=lambda name: (name in unlisted, name))
     for name in withheld[MAX_WITHHELD:]:
-        del chosen[name]
-    return [chosen[name] for name in sorted(chosen)]
+        del selected[name]
+    return [selected[name] for name in sorted(selected)]
 
 
-def _names(model: BackendModel, settings: BackendSettings) -> Iterator[str]:
-    """Its aliases, else the id that the adapter gave it."""
+def _offered_ids(model: BackendModel, settings: BackendSettings) -> Iterator[str]:
+    """Yield the aliases of a model; without any, the id from the adapter."""
     ids = (model.upstream_id, model.model_id)
-    aliases = [name for name, meant in settings.aliases.items() if meant in ids]
+    aliases = [name for name, target in settings.aliases.items() if target in ids]
     yield from aliases or [model.model_id]
 
 
 def _is_listed(model: BackendModel, settings: BackendSettings) -> bool:
-    """Whether a pattern of the operator fits one of its names."""
-    names = (model.upstream_id, model.model_id, *_names(model, settings))
+    """Whether one of the operator's patterns matches an id or alias of the model."""
+    names = (model.upstream_id, model.model_id, *_offered_ids(model, settings))
     globs = settings.models
     if globs is None:
         return model.native
     return any(fnmatchcase(name, glob) for name in names for glob in globs)
 
 
-def _why_not(name: str, model: BackendModel, settings: BackendSettings, *, listed: bool) -> str:
-    """Why a model is not offered; "" when it is."""
+def _reason_to_withhold(
+    name: str, model: BackendModel, settings: BackendSettings, *, listed: bool
+) -> str:
+    """Return why a model is not offered; "" if it is offered."""
     if not 0 < len(name) <= MAX_NAME_CHARS:
         return "its id is empty or too long"
     if not model.operations:
-        return "it answers no request in a known format"
+        return "it supports no known operation"
     if not listed:
         return LIST_IT if settings.models is None else NOT_LISTED
     return ""
 
 
-def _believable(window: int | None) -> int | None:
+def _plausible_window(window: int | None) -> int | None:
     return window if window is not None and 0 < window <= MAX_CONTEXT_TOKENS else None

@@ -116,7 +116,7 @@ class OllamaBackend(HttpBackend):
         super().__init__(settings, clock=clock)
         self._shown: dict[str, _Shown] = {}
         self._windows: dict[str, int] = {}
-        self._spoken = ProbeCache()
+        self._probe_cache = ProbeCache()
 
     async def check_health(self) -> None:
         """It answers with its version."""
@@ -125,14 +125,14 @@ class OllamaBackend(HttpBackend):
     async def list_models(self) -> list[BackendModel]:
         """What is on its disk; see `Backend.list_models`."""
         self.version = await self._ask_version()
-        tags = (await self.fetch("/api/tags", _Tags)).models or []
+        tags = (await self.get_json("/api/tags", _Tags)).models or []
         await self._show([tag for tag in tags if not tag.is_cloud])
         loaded = {
             model.name: model.context_length
-            for model in (await self.fetch("/api/ps", _Processes)).models or []
+            for model in (await self.get_json("/api/ps", _Processes)).models or []
         }
-        spoken = await self._spoken.get(self.version, self._probe)
-        models = self.offered([self._model(tag, loaded, spoken) for tag in tags])
+        supported = await self._probe_cache.get(self.version, self._probe)
+        models = self.select_models([self._model(tag, loaded, supported) for tag in tags])
         self._windows = {m.model_id: m.context_window for m in models if m.context_window}
         return models
 
@@ -152,7 +152,7 @@ class OllamaBackend(HttpBackend):
 
     async def _ask_version(self) -> str:
         try:
-            return (await self.fetch("/api/version", _Version)).version
+            return (await self.get_json("/api/version", _Version)).version
         except BadStatus as error:
             if error.status != 403:
                 raise
@@ -171,12 +171,12 @@ class OllamaBackend(HttpBackend):
                 self._shown[key] = before[key]
             elif asked < MAX_SHOWN:
                 asked += 1
-                answer = await self.ask("POST", "/api/show", json={"model": tag.name})
-                if answer.status == 200:
-                    self._shown[key] = answer.decode(_Shown)
+                response = await self.request("POST", "/api/show", json={"model": tag.name})
+                if response.status == 200:
+                    self._shown[key] = response.decode(_Shown)
 
     def _model(
-        self, tag: _Tag, loaded: dict[str, int | None], spoken: frozenset[Operation]
+        self, tag: _Tag, loaded: dict[str, int | None], supported: frozenset[Operation]
     ) -> BackendModel:
         shown = self._shown.get(_key(tag))
         window = loaded.get(tag.name) or (shown.num_ctx if shown else None)
@@ -184,14 +184,14 @@ class OllamaBackend(HttpBackend):
             model_id=tag.name,
             context_window=window,
             native=self.native,
-            operations=_operations(tag, shown, spoken) if shown else frozenset(),
+            operations=_operations(tag, shown, supported) if shown else frozenset(),
             upstream_id=tag.name,
             withheld=_why_withheld(tag, shown),
         )
 
     async def _probe(self) -> frozenset[Operation]:
         """Method not allowed: the route is there, for `POST`. Nothing is generated."""
-        answers = {one: (await self.ask("GET", one.path)).status == 405 for one in Operation}
+        answers = {one: (await self.request("GET", one.path)).status == 405 for one in Operation}
         if answers[Operation.CHAT]:
             return frozenset(one for one, there in answers.items() if there)
         # A version that hides its routes from other methods: then its number tells.
@@ -211,11 +211,11 @@ def _why_withheld(tag: _Tag, shown: _Shown | None) -> str:
     return ""
 
 
-def _operations(tag: _Tag, shown: _Shown, spoken: frozenset[Operation]) -> frozenset[Operation]:
+def _operations(tag: _Tag, shown: _Shown, supported: frozenset[Operation]) -> frozenset[Operation]:
     """Versions before 0.6 do not tell what a model can do; then it is taken for one that chats."""
     capabilities = tag.capabilities or shown.capabilities or ["completion"]
-    found = spoken - _EMBEDDINGS if "completion" in capabilities else frozenset()
-    return found | (spoken & _EMBEDDINGS) if "embedding" in capabilities else found
+    found = supported - _EMBEDDINGS if "completion" in capabilities else frozenset()
+    return found | (supported & _EMBEDDINGS) if "embedding" in capabilities else found
 
 
 def _numbers(version: str) -> tuple[int, ...]:

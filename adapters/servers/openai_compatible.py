@@ -12,7 +12,7 @@ import msgspec
 
 from provider_agent.adapters.base import BackendModel, BackendSettings
 from provider_agent.adapters.servers.http_backend import HttpBackend
-from provider_agent.adapters.servers.probe_cache import UNKNOWN_BUILD_S, ProbeCache
+from provider_agent.adapters.servers.probe_cache import UNVERSIONED_TTL_S, ProbeCache
 from provider_agent.protocol.formats import MAIN_OPERATION, Operation
 
 _PRESENT: Final = frozenset({400, 422})
@@ -51,18 +51,18 @@ class OpenAICompatibleBackend(HttpBackend):
         self, settings: BackendSettings, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(settings, clock=clock)
-        self._spoken = ProbeCache(holds_s=UNKNOWN_BUILD_S, clock=clock)
+        self._probe_cache = ProbeCache(ttl_s=UNVERSIONED_TTL_S, clock=clock)
 
     async def check_health(self) -> None:
         """Such a server has no health route in common with others: its model list must answer."""
-        await self.fetch("/v1/models", _Models)
+        await self.get_json("/v1/models", _Models)
 
     async def list_models(self) -> list[BackendModel]:
         """All that it lists; see `Backend.list_models`."""
-        models = (await self.fetch("/v1/models", _Models)).data
+        models = (await self.get_json("/v1/models", _Models)).data
         build = "\n".join(sorted(model.id for model in models))
-        operations = await self._spoken.get(build, self._probe)
-        return self.offered(
+        operations = await self._probe_cache.get(build, self._probe)
+        return self.select_models(
             BackendModel(
                 model_id=model.id,
                 context_window=model.context_window,
@@ -84,7 +84,7 @@ class OpenAICompatibleBackend(HttpBackend):
 
     async def _answers(self, operation: Operation) -> bool:
         """Whether an empty request is refused as such: then the route is there."""
-        answer = await self.ask("POST", operation.path, json={})
-        if answer.status in _BUSY:
-            raise self._bad_status(answer.status, answer.body, None)
-        return answer.status in _PRESENT
+        response = await self.request("POST", operation.path, json={})
+        if response.status in _BUSY:
+            raise self.status_error(response)
+        return response.status in _PRESENT

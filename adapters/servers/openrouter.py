@@ -13,9 +13,9 @@ from provider_agent.adapters.base import BackendError, BackendModel, BadStatus, 
 from provider_agent.adapters.requests.policy import WEB_SEARCH_TOOLS
 from provider_agent.adapters.servers.passthrough import (
     PassthroughBackend,
+    decode_valid_entries,
     has_passed,
     micro_usd_per_million,
-    readable,
 )
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation
@@ -91,21 +91,21 @@ class OpenRouterBackend(PassthroughBackend):
 
     async def check_key(self) -> None:
         """`/v1/key` tells whether the key is valid and what may still be spent with it."""
-        remaining = (await self.fetch("/v1/key", _KeyAnswer)).data.limit_remaining
+        remaining = (await self.get_json("/v1/key", _KeyAnswer)).data.limit_remaining
         if remaining is not None and remaining <= 0:
             error = BackendError("the key's spending limit is used up; raise it at OpenRouter")
             error.code = ErrorCode.AUTH_REJECTED_BY_BACKEND
             raise error
 
-    async def catalogue(self) -> list[BackendModel]:
+    async def fetch_catalog(self) -> list[BackendModel]:
         """The account's own list, or the public one."""
         try:
-            models = await self.fetch("/v1/models/user", _Models)
+            models = await self.get_json("/v1/models/user", _Models)
         except BadStatus as error:
             if error.status not in _NO_SUCH_LIST:
                 raise
-            models = await self.fetch("/v1/models", _Models)
-        return [self._model(model) for model in readable(models.data, _Model)]
+            models = await self.get_json("/v1/models", _Models)
+        return [self._model(model) for model in decode_valid_entries(models.data, _Model)]
 
     def _why_withheld(self, model: _Model) -> str:
         if model.output not in (["text"], ["embeddings"]):

@@ -1,4 +1,4 @@
-"""What remote passthroughs have in common: the operator's key, prices and dates of a catalogue."""
+"""What remote passthroughs have in common: the operator's key, prices and dates of a catalog."""
 
 import time
 from abc import abstractmethod
@@ -55,14 +55,14 @@ class PassthroughBackend(HttpBackend):
         self._wall_clock = wall_clock
 
     async def check_health(self) -> None:
-        """Ask whether the key is accepted: the catalogue answers without one."""
+        """Ask whether the key is accepted: the catalog answers without one."""
         self._require_key()
         await self.check_key()
 
     async def list_models(self) -> list[BackendModel]:
         """What the key can use now, of which the operator's list is offered."""
         self._require_key()
-        return self.offered(await self.catalogue())
+        return self.select_models(await self.fetch_catalog())
 
     async def execute(self, job: Job, sink: JobSink) -> JobResult:
         """Run one job with the operator's key; see `Backend.execute`."""
@@ -78,7 +78,7 @@ class PassthroughBackend(HttpBackend):
         """
 
     @abstractmethod
-    async def catalogue(self) -> list[BackendModel]:
+    async def fetch_catalog(self) -> list[BackendModel]:
         """The models of the service, with the reason why one cannot be offered.
 
         Raises:
@@ -86,7 +86,7 @@ class PassthroughBackend(HttpBackend):
         """
 
     def today(self) -> date:
-        """The date in UTC, which catalogues count in."""
+        """The date in UTC, which catalogs count in."""
         return datetime.fromtimestamp(self._wall_clock(), UTC).date()
 
     def _require_key(self) -> None:
@@ -97,8 +97,8 @@ class PassthroughBackend(HttpBackend):
             )
 
 
-def readable(items: list[msgspec.Raw], item_type: type[ItemT]) -> list[ItemT]:
-    """The entries of a catalogue that have the expected shape: one odd entry hides no other."""
+def decode_valid_entries(items: list[msgspec.Raw], item_type: type[ItemT]) -> list[ItemT]:
+    """The entries of a catalog that have the expected shape: one odd entry hides no other."""
     found = []
     for item in items:
         try:
@@ -117,7 +117,7 @@ def has_passed(day: str, today: date) -> bool:
 
 
 def micro_usd_per_million(price: str | float | None, *, tokens: int) -> int | None:
-    """A catalogue's price as `BackendModel` has it.
+    """A catalog's price as `BackendModel` has it.
 
     Args:
         price: US dollars; text is exact.
@@ -125,7 +125,7 @@ def micro_usd_per_million(price: str | float | None, *, tokens: int) -> int | No
 
     Returns:
         Millionths of a US dollar per million tokens; None when the price is absent, negative (the
-        catalogue's word for "depends") or no number.
+        catalog's word for "depends") or no number.
     """
     if price is None:
         return None

@@ -1,4 +1,4 @@
-"""Which operations a server speaks, where finding out is a burden: asked once per build."""
+"""Caches the result of probing which operations a server supports."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -6,47 +6,50 @@ from typing import Final
 
 from provider_agent.protocol.formats import Operation
 
-MAX_REMEMBERED: Final = 1024
-"""More than any server has models; beyond it the oldest answer is forgotten."""
+MAX_ENTRIES: Final = 1024
+"""More than any server has models. Beyond it, the oldest entry is removed."""
 
-UNKNOWN_BUILD_S: Final = 3600.0
-"""How long an answer holds for a server that does not tell its version: it may be updated."""
+UNVERSIONED_TTL_S: Final = 3600.0
+"""Lifetime of an entry if the server does not report its version, so an update is not noticed."""
 
 
 class ProbeCache:
-    """Asks once per build: a probe writes a line into the server's log, or does work there.
+    """The supported operations of each build of a server.
+
+    Caching matters because probes cost the server work, or fill its log.
 
     Args:
-        holds_s: how long an answer holds; infinity where the build names a version.
+        ttl_s: lifetime of an entry; infinite if the build includes the server's version.
         clock: monotonic, in seconds.
     """
 
     def __init__(
-        self, *, holds_s: float = float("inf"), clock: Callable[[], float] = time.monotonic
+        self, *, ttl_s: float = float("inf"), clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._holds_s = holds_s
+        self._ttl_s = ttl_s
         self._clock = clock
-        self._known: dict[str, tuple[float, frozenset[Operation]]] = {}
+        self._entries: dict[str, tuple[float, frozenset[Operation]]] = {}
 
-    def known(self, build: str) -> frozenset[Operation] | None:
-        """What was found out about this build; None when it was not asked yet, or too long ago."""
-        asked_at, operations = self._known.get(build, (0.0, None))
-        return operations if self._clock() - asked_at < self._holds_s else None
+    def cached(self, build: str) -> frozenset[Operation] | None:
+        """Return the operations of a build; None if it was not probed or the entry has expired."""
+        probed_at, operations = self._entries.get(build, (0.0, None))
+        return operations if self._clock() - probed_at < self._ttl_s else None
 
     async def get(
         self, build: str, probe: Callable[[], Awaitable[frozenset[Operation]]]
     ) -> frozenset[Operation]:
-        """The operations of this build, from memory or from `probe`.
+        """Return the operations of a build, from the cache or from `probe`.
 
         Args:
-            build: whatever changes when the answer may: a version, with the model.
-            probe: asks the server; what it raises is raised here and nothing is remembered.
+            build: a key that changes when the operations may change: the server's version and
+                model.
+            probe: probes the server. Its exceptions propagate and are not cached.
         """
-        known = self.known(build)
-        if known is None:
-            known = await probe()
-            self._known.pop(build, None)
-            self._known[build] = self._clock(), known
-            if len(self._known) > MAX_REMEMBERED:
-                del self._known[next(iter(self._known))]
-        return known
+        operations = self.cached(build)
+        if operations is None:
+            operations = await probe()
+            self._entries.pop(build, None)
+            self._entries[build] = self._clock(), operations
+            if len(self._entries) > MAX_ENTRIES:
+                del self._entries[next(iter(self._entries))]
+        return operations

@@ -1,4 +1,4 @@
-"""Reads a few gauges out of a server's Prometheus text."""
+"""Reads selected gauges from a server's metrics in the Prometheus text format."""
 
 import math
 from collections.abc import Collection
@@ -9,21 +9,21 @@ from provider_agent.adapters.base import InvalidResponse
 
 
 def read_gauges(text: bytes, names: Collection[str]) -> dict[str, list[float]]:
-    """The finite values of some metrics, one for each set of labels.
+    """Return the finite values of the requested metrics, one for each set of labels.
 
-    A server tells hundreds of metrics; only the lines of the wanted ones are parsed.
+    A server reports hundreds of metrics; only the lines of the requested ones are parsed.
 
     Args:
-        text: in the exposition format.
-        names: of the metrics.
+        text: the metrics in the text exposition format.
+        names: names of the requested metrics.
 
     Raises:
-        InvalidResponse: a line of a wanted metric is none.
+        InvalidResponse: a line of a requested metric is malformed.
     """
     found: dict[str, list[float]] = {}
-    beginnings = tuple(name + mark for name in names for mark in "{ ")
+    prefixes = tuple(name + separator for name in names for separator in "{ ")
     lines = text.decode(errors="replace").splitlines()
-    wanted = "".join(f"{line}\n" for line in lines if line.startswith(beginnings))
+    wanted = "".join(f"{line}\n" for line in lines if line.startswith(prefixes))
     try:
         for family in text_string_to_metric_families(wanted):
             for sample in family.samples:

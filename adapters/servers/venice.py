@@ -13,9 +13,9 @@ from provider_agent.adapters.base import BackendModel, BreakerRule, RequestPolic
 from provider_agent.adapters.requests.policy import WEB_SEARCH_TOOLS
 from provider_agent.adapters.servers.passthrough import (
     PassthroughBackend,
+    decode_valid_entries,
     has_passed,
     micro_usd_per_million,
-    readable,
 )
 from provider_agent.protocol.formats import Operation
 
@@ -58,7 +58,7 @@ class _Model(msgspec.Struct):
 
     @property
     def context_window(self) -> int | None:
-        """The smaller one: the catalogue rather promises too much."""
+        """The smaller one: the catalog rather promises too much."""
         return min((n for n in (self.spec.context_tokens, self.context_length) if n), default=None)
 
 
@@ -88,18 +88,18 @@ class VeniceBackend(PassthroughBackend):
 
     async def check_key(self) -> None:
         """The cheapest question that needs a key."""
-        await self.fetch("/v1/api_keys/rate_limits", _RateLimits)
+        await self.get_json("/v1/api_keys/rate_limits", _RateLimits)
 
-    async def catalogue(self) -> list[BackendModel]:
+    async def fetch_catalog(self) -> list[BackendModel]:
         """Models of the types that an operation exists for."""
         found: list[BackendModel] = []
         for wanted in _OPERATIONS:
-            answer = await self.ask("GET", f"/v1/models?type={wanted}")
-            if answer.status != 200 and wanted == "text":
-                raise self._bad_status(answer.status, answer.body, None)
-            self.version = answer.headers.get("x-venice-version", self.version)
-            if answer.status == 200:
-                models = readable(answer.decode(_Models).data, _Model)
+            response = await self.request("GET", f"/v1/models?type={wanted}")
+            if response.status != 200 and wanted == "text":
+                raise self.status_error(response)
+            self.version = response.headers.get("x-venice-version", self.version)
+            if response.status == 200:
+                models = decode_valid_entries(response.decode(_Models).data, _Model)
                 found += [self._model(model) for model in models]
         return found
 

@@ -76,23 +76,23 @@ class VllmBackend(HttpBackend):
         self, settings: BackendSettings, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(settings, clock=clock)
-        self._spoken = ProbeCache()
+        self._probe_cache = ProbeCache()
 
     async def check_health(self) -> None:
         """The engine lives, and the key is accepted."""
-        answer = await self.ask("GET", "/health")
-        if answer.status == 503:
+        response = await self.request("GET", "/health")
+        if response.status == 503:
             raise BackendError("the engine of this vLLM has died (status 503); restart the server")
-        if answer.status != 200:
-            raise self._bad_status(answer.status, answer.body, None)
-        await self.fetch("/v1/models", _Models)
+        if response.status != 200:
+            raise self.status_error(response)
+        await self.get_json("/v1/models", _Models)
 
     async def list_models(self) -> list[BackendModel]:
         """The base model under each of its names, and its adapters; see `Backend.list_models`."""
-        models = (await self.fetch("/v1/models", _Models)).data
+        models = (await self.get_json("/v1/models", _Models)).data
         operations = await self._operations(models)
         windows = {model.id: model.max_model_len for model in models if not model.parent}
-        return self.offered(
+        return self.select_models(
             BackendModel(
                 model_id=model.id,
                 # An adapter has no window of its own.
@@ -106,12 +106,12 @@ class VllmBackend(HttpBackend):
 
     async def load(self) -> ServerLoad | None:
         """From `/metrics`, all engines together; None where it is switched off."""
-        answer = await self.ask("GET", "/metrics")
-        if answer.status == 404:
+        response = await self.request("GET", "/metrics")
+        if response.status == 404:
             return None
-        if answer.status != 200:
-            raise self._bad_status(answer.status, answer.body, None)
-        found = read_gauges(answer.body, (_RUNNING, _WAITING, _CACHE, _OLD_CACHE))
+        if response.status != 200:
+            raise self.status_error(response)
+        found = read_gauges(response.body, (_RUNNING, _WAITING, _CACHE, _OLD_CACHE))
         cache = found.get(_CACHE) or found.get(_OLD_CACHE)
         return ServerLoad(
             running=_total(found.get(_RUNNING)),
@@ -121,10 +121,10 @@ class VllmBackend(HttpBackend):
 
     async def _operations(self, models: list[_Model]) -> frozenset[Operation]:
         """The same for all models of a server: they share its base model and its routes."""
-        answer = await self.ask("GET", "/version")
-        self.version = answer.decode(_Version).version if answer.status == 200 else ""
+        response = await self.request("GET", "/version")
+        self.version = response.decode(_Version).version if response.status == 200 else ""
         roots = sorted({model.root or model.id for model in models if not model.parent})
-        return await self._spoken.get("\n".join([self.version, *roots]), self._probe)
+        return await self._probe_cache.get("\n".join([self.version, *roots]), self._probe)
 
     async def _probe(self) -> frozenset[Operation]:
         return frozenset([operation for operation in _PROBES if await self._answers(operation)])
@@ -132,14 +132,14 @@ class VllmBackend(HttpBackend):
     async def _answers(self, operation: Operation) -> bool:
         """Whether the route is there and this model can be asked over it."""
         request = {"model": PROBE_MODEL, **_PROBES[operation]}
-        answer = await self.ask("POST", operation.path, json=request)
-        if answer.status in _ABSENT or b"does not support" in answer.body:
+        response = await self.request("POST", operation.path, json=request)
+        if response.status in _ABSENT or b"does not support" in response.body:
             return False
-        if answer.status == 404:
-            return b"does not exist" in answer.body
-        if answer.status in _PRESENT:
+        if response.status == 404:
+            return b"does not exist" in response.body
+        if response.status in _PRESENT:
             return True
-        raise self._bad_status(answer.status, answer.body, None)
+        raise self.status_error(response)
 
 
 def _total(values: list[float] | None) -> int | None:

@@ -100,7 +100,9 @@ def test_third_party_kind_defines_its_default_url_and_needs_a_key_as_a_passthrou
         return load_config(path, {}, {}, known_kinds()).config.backends[0]
 
     assert load('api_key_env = "ACME_KEY"').url == "https://acme.example/api"
-    with pytest.raises(ConfigError, match="acme needs a key: set the name of the environment variable"):
+    with pytest.raises(
+        ConfigError, match="acme needs a key: set the name of the environment variable"
+    ):
         load("")
 
 

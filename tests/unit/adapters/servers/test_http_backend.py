@@ -22,7 +22,7 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.adapters.servers import http_backend as http
 from provider_agent.adapters.servers.http_backend import HttpBackend
-from provider_agent.adapters.servers.model_selection import choose_offered
+from provider_agent.adapters.servers.model_selection import select_models
 from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
@@ -288,13 +288,13 @@ async def test_a_question_has_a_clock(server: FakeOpenAICompatible, connect: Con
     server.script_jobs(Fault.HANG_BEFORE_HEADERS)
 
     with pytest.raises(BackendTimeout):
-        await backend.ask("POST", "/v1/chat/completions", json={"messages": []}, timeout_s=0.05)
+        await backend.request("POST", "/v1/chat/completions", json={"messages": []}, timeout_s=0.05)
 
 
 async def test_a_huge_answer_to_a_question_is_refused(
     server: FakeOpenAICompatible, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(http, "MAX_RESPONSE_BYTES", 1000)
     monkeypatch.setattr(server, "respond", lambda _: FakeResponse((b"x" * 600, b"x" * 401)))
 
     with pytest.raises(InvalidResponse, match="too big"):
@@ -369,7 +369,7 @@ def test_the_operators_list_decides(
         upstream_id=model_id,
     )
 
-    assert (choose_offered([model], settings)[0].withheld == "") is offered
+    assert (select_models([model], settings)[0].withheld == "") is offered
 
 
 async def test_a_netrc_entry_does_not_replace_the_operators_key(

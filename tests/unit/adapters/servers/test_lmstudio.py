@@ -10,7 +10,7 @@ from provider_agent.adapters.base import (
     WireFormat,
 )
 from provider_agent.adapters.servers.lmstudio import LmStudioBackend
-from provider_agent.adapters.servers.probe_cache import UNKNOWN_BUILD_S
+from provider_agent.adapters.servers.probe_cache import UNVERSIONED_TTL_S
 from tests.kit.fakes import FakeLmStudio, FakeResponse, json_response
 from tests.kit.fakes.lmstudio import EMBEDDER, MODEL, PARALLEL, UNLOADED, WINDOW
 from tests.kit.sink import CollectingSink
@@ -96,7 +96,7 @@ async def test_routes_are_probed_again_after_a_while_because_no_version_is_told(
     server.routes.add(Operation.MESSAGES)
 
     before = (await backend.list_models())[-1]
-    now = UNKNOWN_BUILD_S
+    now = UNVERSIONED_TTL_S
     after = (await backend.list_models())[-1]
     await backend.close()
 

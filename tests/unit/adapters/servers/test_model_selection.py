@@ -5,7 +5,7 @@ from provider_agent.adapters.servers.model_selection import (
     LIST_IT,
     MAX_WITHHELD,
     NOT_LISTED,
-    choose_offered,
+    select_models,
 )
 
 CHAT = frozenset({Operation.CHAT})
@@ -22,7 +22,7 @@ def settings(**different: object) -> BackendSettings:
 
 
 def reasons(found: list[BackendModel], **different: object) -> dict[str, str]:
-    return {one.model_id: one.withheld for one in choose_offered(found, settings(**different))}
+    return {one.model_id: one.withheld for one in select_models(found, settings(**different))}
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_operators_list_decides_and_passthroughs_need_one(
     assert reasons([one], models=models) == {"acme/8b": reason}
 
 
-def test_what_the_adapter_withholds_stays_withheld() -> None:
+def test_what_the_adapter_withttl_stays_withheld() -> None:
     offline = model("m", withheld="offline")
 
     assert reasons([offline], models=("*",)) == {"m": "offline"}
@@ -66,7 +66,7 @@ def test_what_speaks_nothing_or_has_no_usable_name_is_withheld() -> None:
 def test_an_alias_replaces_the_servers_id_and_patterns_fit_either(
     meant: str, models: tuple[str, ...] | None
 ) -> None:
-    chosen = choose_offered(
+    chosen = select_models(
         [model("acme", "/disk/acme.gguf"), model("other")],
         settings(aliases={"my-acme": meant}, models=models),
     )
@@ -86,7 +86,7 @@ def test_of_two_models_with_one_name_the_offered_one_counts() -> None:
     unloaded, loaded = model("m", "1", withheld="not loaded"), model("m", "2")
 
     for models in ([unloaded, loaded], [loaded, unloaded]):
-        (one,) = choose_offered(models, settings())
+        (one,) = select_models(models, settings())
         assert (one.upstream_id, one.withheld) == ("2", "")
 
 
@@ -96,7 +96,7 @@ def test_of_two_models_with_one_name_the_offered_one_counts() -> None:
 def test_a_window_that_cannot_be_one_counts_as_not_told(
     window: int | None, told: int | None
 ) -> None:
-    (one,) = choose_offered([model("m", context_window=window)], settings())
+    (one,) = select_models([model("m", context_window=window)], settings())
 
     assert one.context_window == told
 

@@ -5,7 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider_agent.adapters.servers.passthrough import has_passed, micro_usd_per_million, readable
+from provider_agent.adapters.servers.passthrough import (
+    decode_valid_entries,
+    has_passed,
+    micro_usd_per_million,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,4 +65,4 @@ def test_one_odd_entry_hides_no_other() -> None:
 
     items = [msgspec.Raw(raw) for raw in (b'{"id":"a"}', b'{"id":7}', b"[]", b'{"id":"b"}')]
 
-    assert [entry.id for entry in readable(items, Entry)] == ["a", "b"]
+    assert [entry.id for entry in decode_valid_entries(items, Entry)] == ["a", "b"]

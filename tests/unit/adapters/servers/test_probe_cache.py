@@ -20,45 +20,45 @@ class Probe:
 
 
 async def test_a_build_is_asked_once_and_another_one_again() -> None:
-    spoken, probe = ProbeCache(), Probe()
-    assert spoken.known("1.0") is None
+    cache, probe = ProbeCache(), Probe()
+    assert cache.cached("1.0") is None
 
     for build in ("1.0", "1.0", "1.1", "1.0"):
-        assert await spoken.get(build, probe) == CHAT
+        assert await cache.get(build, probe) == CHAT
 
     assert probe.asked == 2
-    assert spoken.known("1.0") == CHAT
+    assert cache.cached("1.0") == CHAT
 
 
 async def test_a_failed_probe_is_not_remembered() -> None:
-    spoken, probe = ProbeCache(), Probe()
+    cache, probe = ProbeCache(), Probe()
     probe.error = Transport("gone")
     with pytest.raises(Transport):
-        await spoken.get("1.0", probe)
+        await cache.get("1.0", probe)
     probe.error = None
 
-    assert await spoken.get("1.0", probe) == CHAT
+    assert await cache.get("1.0", probe) == CHAT
 
 
 async def test_an_answer_for_an_unknown_build_holds_for_a_while() -> None:
     now = 0.0
-    spoken, probe = ProbeCache(holds_s=10.0, clock=lambda: now), Probe()
-    await spoken.get("", probe)
+    cache, probe = ProbeCache(ttl_s=10.0, clock=lambda: now), Probe()
+    await cache.get("", probe)
 
     now = 9.9
-    assert spoken.known("") == CHAT
+    assert cache.cached("") == CHAT
     now = 10.0
-    assert spoken.known("") is None
-    await spoken.get("", probe)
+    assert cache.cached("") is None
+    await cache.get("", probe)
 
     assert probe.asked == 2
 
 
 async def test_the_oldest_answer_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered, "MAX_REMEMBERED", 2)
-    spoken, probe = ProbeCache(), Probe()
+    monkeypatch.setattr(remembered, "MAX_ENTRIES", 2)
+    cache, probe = ProbeCache(), Probe()
 
     for build in ("1", "2", "3"):
-        await spoken.get(build, probe)
+        await cache.get(build, probe)
 
-    assert [spoken.known(build) for build in ("1", "2", "3")] == [None, CHAT, CHAT]
+    assert [cache.cached(build) for build in ("1", "2", "3")] == [None, CHAT, CHAT]
