@@ -4,9 +4,8 @@ from msgspec import Struct
 from provider_agent.coordinator.agents.routing import choose_agent
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.protocol.errors import ErrorCode
-from provider_agent.protocol.formats import Operation, WireFormat
+from provider_agent.protocol.formats import Operation
 from provider_agent.protocol.frames import AgentLimits, Capabilities, ModelOffer
-from provider_agent.protocol.limits import MAX_LIVE_JOBS
 from tests.kit.scripted_agent import offer
 
 
@@ -20,24 +19,6 @@ class FakeCandidate(Struct):
     in_flight: int = 0
     draining: bool = False
     send_queue_full: bool = False
-
-
-def test_offers_of_one_model_are_merged_without_unknown_names() -> None:
-    offers = table(
-        offer("a", operations=["chat", "telepathy"]),
-        offer("a", operations=["messages"]),
-        offer("b", formats=["anthropic", "smoke"], operations=[]),
-    )
-    assert offers.models == {
-        "a": {Operation.CHAT, Operation.MESSAGES},
-        "b": {Operation.MESSAGES},
-    }
-    assert offers.models_for(WireFormat.OPENAI) == {"a"}
-    assert offers.models_for(WireFormat.ANTHROPIC) == {"a", "b"}
-
-
-def test_capacity_is_limited() -> None:
-    assert table(capacity=2**50).capacity == MAX_LIVE_JOBS
 
 
 @pytest.mark.parametrize(
