@@ -67,7 +67,6 @@ class ScriptedJob:
         self.job = job
         self.stream = SendStream(job.job_id, window)
         self.cancelled = asyncio.Event()
-        self.cancel_reason: str | None = None
         self.window_changed = asyncio.Event()
         self.done = asyncio.Event()
         self.dropped = False
@@ -278,7 +277,6 @@ class ScriptedAgent:
             case Job():
                 self._on_job(frame)
             case Cancel() if frame.job_id in self.jobs:
-                self.jobs[frame.job_id].cancel_reason = frame.reason
                 self.jobs[frame.job_id].cancelled.set()
             case Ack() if frame.job_id in self.jobs:
                 job = self.jobs[frame.job_id]

@@ -1,6 +1,8 @@
 import msgspec
+import pytest
 
 from provider_agent.coordinator.access import SecretSet
+from provider_agent.coordinator.agents import fleet
 from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER, CloseReason
 from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
 from provider_agent.coordinator.agents.fleet import MODEL_GRACE_S, Fleet
@@ -95,6 +97,20 @@ def test_recently_used_model_counts_as_unavailable_instead_of_unknown() -> None:
     assert harness.fleet.pick("never seen", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
     harness.now += MODEL_GRACE_S
     assert harness.fleet.pick("tiny", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
+
+
+def test_remembered_models_are_limited_to_the_most_recent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "MAX_REMEMBERED_MODELS", 1)
+    harness = FleetHarness()
+    harness.now += MODEL_GRACE_S
+    for key, model_id in ((b"a", "older"), (b"b", "newer")):
+        agent = harness.agent(key, model_id)
+        harness.fleet.join(agent)
+        assert harness.fleet.pick(model_id, Operation.CHAT) is agent
+        agent.leave()
+    harness.fleet.join(harness.agent(b"c", "other"))
+    assert harness.fleet.pick("newer", Operation.CHAT) is ErrorCode.OUT_OF_CAPACITY
+    assert harness.fleet.pick("older", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
 
 
 def test_every_model_counts_as_unavailable_from_start_until_an_agent_connects() -> None:
