@@ -107,7 +107,7 @@ class Coordinator:
         return self._fleet.snapshot()
 
     def detached_sessions(self) -> list[DetachedSnapshot]:
-        """Every lost session that waits for its agent to come back."""
+        """All detached sessions."""
         return self._fleet.detached_sessions()
 
     async def start(self) -> None:

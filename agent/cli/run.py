@@ -154,7 +154,7 @@ async def _main(start: _Start, identity: "Identity") -> int:
 
 
 def log_failed_task(task: asyncio.Task[None]) -> None:
-    """For what runs beside the service, which goes on without it: the operator has to know."""
+    """A done callback for tasks beside the service, which continues without them."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.failure("background task failed", error, task=task.get_name())
 

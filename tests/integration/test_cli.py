@@ -21,7 +21,7 @@ from tests.kit.jobs import new_job
 from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome
 
 SECRETS = {
-    "code": "SECRET-ENROLMENT-CODE",
+    "code": "SECRET-ENROLLMENT-CODE",
     "token": "SECRET-BEARER-TOKEN",
     "key": "sk-SECRET-SERVER-KEY",
 }

@@ -9,7 +9,7 @@ from provider_agent.agent.cli.main import main
 
 ECHO = '[[backends]]\nkind = "echo"\n'
 NO_KEY = '[[backends]]\nkind = "venice"\napi_key_env = "KEY_THAT_IS_NOT_SET"\n'
-SECRET = "SECRET-ENROLMENT-CODE"
+SECRET = "SECRET-ENROLLMENT-CODE"
 COORDINATOR = f'[coordinator]\nurl = "ws://127.0.0.1:1/"\nenrollment_code = "{SECRET}"\n'
 
 

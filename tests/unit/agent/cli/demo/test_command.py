@@ -8,7 +8,7 @@ from provider_agent.protocol.formats import WireFormat
 from provider_agent.protocol.frames import ModelOffer
 from tests.unit.agent.cli.calls import invoke
 
-NAME = "organisation/a-model-with-a-rather-long-name-7B-Instruct-Q4_K_M"
+NAME = "organization/a-model-with-a-rather-long-name-7B-Instruct-Q4_K_M"
 
 
 def exchange(name: str = NAME, *, identical: bool = True, problem: str = "") -> DemoResult:
