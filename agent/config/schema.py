@@ -105,8 +105,9 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         max_concurrent: most jobs at once; None for the adapter's default.
         max_tokens_per_minute: limit for input and output tokens of its jobs; None for no limit.
         timeouts: timeouts of its requests.
-        request_policy: treatment of request fields that spend the operator's money: refuse the job
-            ("strict"), remove the fields ("strip"), or keep them ("pass").
+        request_policy: treatment of request fields that spend money, change the server
+            for others, or leave the advertised model: refuse the job ("strict"), remove the fields
+            ("strip"), or keep them ("pass").
         venice_system_prompt: whether Venice may put its own system prompt before the client's.
     """
 

@@ -10,8 +10,8 @@ class BackendStatus(Struct, frozen=True, kw_only=True):
     """One backend in the status.
 
     Attributes:
-        id: of the backend.
-        kind: the kind of the backend.
+        id: the backend's id.
+        kind: the backend's kind.
         healthy: whether it may receive jobs.
         latency_ms: duration of its last health check; None when it failed.
         last_error: why it is not healthy; None when it is healthy.
@@ -30,13 +30,13 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     """The state of the agent at one moment. Ages are in seconds; None means never.
 
     Attributes:
-        version: of the agent.
-        uptime_s: since the process started.
+        version: the agent's version.
+        uptime_s: time since the process started.
         link: state of the link; `LinkState.CONNECTED` when the coordinator has welcomed the agent.
         coordinator_url: the URL that it dials.
-        last_welcome_age_s: since the last `Welcome`.
+        last_welcome_age_s: time since the last `Welcome`.
         last_rejection: the last reason why a connection was rejected or failed.
-        last_job_age_s: since the coordinator last sent a job.
+        last_job_age_s: time since the coordinator last sent a job.
         draining: the agent is stopping and accepts no jobs.
         in_flight: number of running jobs.
         capacity: most jobs that run at once.

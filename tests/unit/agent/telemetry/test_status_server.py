@@ -86,8 +86,8 @@ async def test_unknown_paths_and_methods_are_refused(server: StatusServer) -> No
 
 
 async def test_start_on_an_address_in_use_raises_with_advice(agent: FakeAgent) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
         server = StatusServer(address, agent.status, Metrics())
         with pytest.raises(StatusServerError) as caught:
             await server.start()
