@@ -1,10 +1,11 @@
-"""LM Studio: loaded instances of the operator's models, in both formats since 0.4.1.
+"""The adapter for LM Studio, which supports both wire formats since 0.4.1.
 
-Routes it does not know answer 200 with an error body, so the shape of an answer tells, never its
-status (issues 1323, 2055 and 2085 of its tracker). The native API says what is loaded and with
-which window: `/api/v1/models` since 0.4.0, `/api/v0/models` since 0.3.6. Where it says so, only
-what is loaded is offered: an unloaded model has no window yet, and its load may fail. The OpenAI
-list says nothing of it, so there everything is offered. No list tells the version of the server.
+Unknown routes return 200 with an error body, so the adapter checks the body of each response
+(issues 1323, 2055 and 2085 of LM Studio's tracker). The native API reports which models are loaded
+and their context windows: `/api/v1/models` since 0.4.0, `/api/v0/models` since 0.3.6. With these
+lists, only loaded models are offered: an unloaded model has no window yet, and loading it may fail.
+Older versions have only the OpenAI list, which has no such state; there all models are offered. No
+list includes the server's version.
 """
 
 import time
@@ -21,18 +22,16 @@ from provider_agent.adapters.base import (
     InvalidResponse,
     RequestPolicy,
 )
-from provider_agent.adapters.servers.http_backend import HttpBackend
+from provider_agent.adapters.servers.http_backend import ROUTE_ABSENT, HttpBackend
 from provider_agent.adapters.servers.probe_cache import UNVERSIONED_TTL_S, ProbeCache
 from provider_agent.protocol.formats import Operation
 
 _TEXT_TYPES: Final = frozenset({"llm", "vlm"})
 _EMBEDDING_TYPES: Final = frozenset({"embedding", "embeddings"})
 _EMBEDDINGS: Final = frozenset({Operation.EMBEDDINGS})
-_NO_SUCH_ROUTE: Final = frozenset({404, 405, 501})
-_UNDECIDED: Final = frozenset({401, 403, 429, 503})
 
-_NOT_LOADED: Final = "not loaded; load it in LM Studio, with the window it shall have"
-_REMOTE: Final = "another machine runs it (LM Link); offer it there"
+_NOT_LOADED: Final = "not loaded; load it in LM Studio with the context window to offer"
+_REMOTE: Final = "runs on another machine (LM Link); offer it there"
 
 
 class _Config(msgspec.Struct):
@@ -86,17 +85,17 @@ _ListT = TypeVar("_ListT", _Models, _OldModels)
 
 
 class LmStudioBackend(HttpBackend):
-    """The adapter of LM Studio."""
+    """One LM Studio server."""
 
     kind: ClassVar[str] = "lmstudio"
     default_url: ClassVar[str] = "http://127.0.0.1:1234"
-    # How long a model stays in memory, a second model beside the advertised one, and tool servers
-    # that the operator's machine would call.
+    # These set how long a model stays in memory, add a second model, or make the operator's machine
+    # call tool servers.
     request_policy: ClassVar[RequestPolicy] = RequestPolicy(
         frozenset({"ttl", "draft_model", "integrations"}), ("mcp",)
     )
     default_max_concurrent: ClassVar[int] = 1
-    # A model that was unloaded when idle is loaded again by the next request, without any output.
+    # A request may first load a model that was unloaded while idle; until then no byte is sent.
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(first_byte_s=600.0)
 
     def __init__(
@@ -106,12 +105,12 @@ class LmStudioBackend(HttpBackend):
         self._probe_cache = ProbeCache(ttl_s=UNVERSIONED_TTL_S, clock=clock)
 
     async def check_health(self) -> None:
-        """There is no health route: a model list of a known shape is the sign of life."""
-        await self._listed()
+        """Check that a model list has a known shape; there is no health route."""
+        await self._fetch_models()
 
     async def list_models(self) -> list[BackendModel]:
-        """What is there, and what is loaded, as far as it tells; see `Backend.list_models`."""
-        listed = await self._listed()
+        """List the models, with their state if reported; see `Backend.list_models`."""
+        listed = await self._fetch_models()
         supported = await self._probe_cache.get(type(listed).__name__, self._probe)
         if isinstance(listed, _BareModels):
             return self.select_models(
@@ -121,43 +120,40 @@ class LmStudioBackend(HttpBackend):
             return self.select_models(self._old_model(model, supported) for model in listed.data)
         if self.settings.max_concurrent is None:
             parallel = [
-                one.config.parallel or 0
+                instance.config.parallel or 0
                 for model in listed.models
                 if model.type in _TEXT_TYPES
-                for one in model.loaded_instances
+                for instance in model.loaded_instances
             ]
             self.max_concurrent = max(parallel, default=0) or self.default_max_concurrent
         return self.select_models(self._new_models(listed, supported))
 
-    async def _listed(self) -> _Models | _OldModels | _BareModels:
-        """The best list that this version has."""
-        newest = await self._list_at("/api/v1/models", _Models)
+    async def _fetch_models(self) -> _Models | _OldModels | _BareModels:
+        """Fetch the most detailed list that this version has."""
+        newest = await self._fetch_list("/api/v1/models", _Models)
         if newest is not None:
             return newest
-        older = await self._list_at("/api/v0/models", _OldModels)
+        older = await self._fetch_list("/api/v0/models", _OldModels)
         return older if older is not None else await self.get_json("/v1/models", _BareModels)
 
-    async def _list_at(self, path: str, shape: type[_ListT]) -> _ListT | None:
-        """None where this version has no such route."""
+    async def _fetch_list(self, path: str, list_type: type[_ListT]) -> _ListT | None:
+        """Fetch one kind of list; None if this version does not have it."""
         try:
-            return await self.get_json(path, shape)
+            return await self.get_json(path, list_type)
         except InvalidResponse:
             return None
         except BadStatus as error:
-            if error.status in _NO_SUCH_ROUTE:
+            if error.status in ROUTE_ABSENT:
                 return None
             raise
 
     async def _probe(self) -> frozenset[Operation]:
-        return frozenset([operation for operation in Operation if await self._answers(operation)])
+        return frozenset([operation for operation in Operation if await self._supports(operation)])
 
-    async def _answers(self, operation: Operation) -> bool:
-        """Whether an empty request meets anything but "unexpected endpoint"."""
-        response = await self.request("POST", operation.path, json={})
-        if response.status in _UNDECIDED:
-            raise self.status_error(response)
-        missing = b"unexpected endpoint" in response.body.lower()
-        return not missing and response.status not in _NO_SUCH_ROUTE
+    async def _supports(self, operation: Operation) -> bool:
+        response = await self.probe_route(operation, {})
+        is_unknown = b"unexpected endpoint" in response.body.lower()
+        return not is_unknown and response.status not in ROUTE_ABSENT
 
     def _new_models(
         self, listed: _Models, supported: frozenset[Operation]
@@ -166,13 +162,13 @@ class LmStudioBackend(HttpBackend):
             if not model.loaded_instances:
                 withheld = _REMOTE if model.device else _NOT_LOADED
                 yield self._model(model.key, model.type, supported, withheld=withheld)
-            for one in model.loaded_instances:
+            for instance in model.loaded_instances:
                 yield self._model(
-                    one.id,
+                    instance.id,
                     model.type,
                     supported,
-                    context_window=one.config.context_length,
-                    withheld=_REMOTE if model.device or one.device else "",
+                    context_window=instance.config.context_length,
+                    withheld=_REMOTE if model.device or instance.device else "",
                 )
 
     def _old_model(self, model: _OldModel, supported: frozenset[Operation]) -> BackendModel:

@@ -1,10 +1,11 @@
-"""Ollama: every model on disk, loaded on demand, in both formats since 0.14.
+"""The adapter for Ollama, which loads models on demand and supports both formats since 0.14.
 
-The OpenAI list has neither windows nor kinds, so the native API is asked. The window in the
-`model_info` of `/api/show` is the trained one and misleads: what counts is what `/api/ps` says was
-allocated, or an explicit `num_ctx`. `OLLAMA_CONTEXT_LENGTH` and the default by video memory cannot
-be seen from outside. Cloud stubs are served by somebody else and never offered. A prompt over the
-window is cut without a word (issues 4967 and 17889 of its tracker), so it is refused here.
+The OpenAI model list has neither context windows nor capabilities, so the adapter uses the native
+API. The window in the `model_info` of `/api/show` is the one of the training. The effective window
+is the one that `/api/ps` reports as allocated, or an explicit `num_ctx`. `OLLAMA_CONTEXT_LENGTH`
+and the default, which depends on video memory, are not visible through the API. Cloud models run
+at ollama.com and are never offered. Ollama silently truncates a prompt over the window (issues 4967
+and 17889 of its tracker), so such a prompt is rejected here.
 """
 
 import time
@@ -30,8 +31,8 @@ from provider_agent.adapters.servers.http_backend import HttpBackend
 from provider_agent.adapters.servers.probe_cache import ProbeCache
 from provider_agent.protocol.formats import Operation
 
-MAX_SHOWN: Final = 64
-"""Models that one `list_models` asks about; a longer list is complete after the next ones."""
+MAX_SHOW_REQUESTS: Final = 64
+"""Limit of `/api/show` requests per `list_models`; further models are described by the next one."""
 
 _EMBEDDINGS: Final = frozenset({Operation.EMBEDDINGS})
 _SINCE: Final = {
@@ -41,9 +42,9 @@ _SINCE: Final = {
     Operation.RESPONSES: (0, 13, 3),
     Operation.MESSAGES: (0, 14, 0),
 }
-"""The first versions with each route, for those that do not show it; there is no `count_tokens`."""
+"""The first version with each route; there is no `count_tokens`."""
 
-_CLOUD: Final = "ollama.com runs it (cloud model); it is not on this machine"
+_CLOUD: Final = "runs at ollama.com (cloud model), not on this machine"
 
 
 class _Remote(msgspec.Struct):
@@ -69,12 +70,12 @@ class _Tags(msgspec.Struct):
     models: list[_Tag] | None = None
 
 
-class _Shown(_Remote):
+class _Description(_Remote):
     parameters: str = ""
 
     @property
     def num_ctx(self) -> int | None:
-        """The window that the model's own file asks for."""
+        """The context window that the model file sets."""
         for line in self.parameters.splitlines():
             words = line.split()
             if len(words) == 2 and words[0] == "num_ctx" and words[1].isdecimal():
@@ -96,37 +97,36 @@ class _Version(msgspec.Struct):
 
 
 class OllamaBackend(HttpBackend):
-    """The adapter of Ollama."""
+    """One Ollama server."""
 
     kind: ClassVar[str] = "ollama"
     default_url: ClassVar[str] = "http://127.0.0.1:11434"
-    # How long a model stays in memory; the local daemon searches the web with the operator's
-    # account.
+    # `keep_alive` sets how long a model stays in memory. Web tools use the operator's account.
     request_policy: ClassVar[RequestPolicy] = RequestPolicy(
         frozenset({"keep_alive"}), WEB_SEARCH_TOOLS
     )
     # OLLAMA_NUM_PARALLEL, which the API does not report, is 1 unless the operator sets it.
     default_max_concurrent: ClassVar[int] = 1
-    # Loading a model (up to OLLAMA_LOAD_TIMEOUT, five minutes) and the prompt come before headers.
+    # Headers follow after model loading (OLLAMA_LOAD_TIMEOUT: up to five minutes) and prefill.
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(first_byte_s=600.0)
 
     def __init__(
         self, settings: BackendSettings, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(settings, clock=clock)
-        self._shown: dict[str, _Shown] = {}
+        self._descriptions: dict[str, _Description] = {}
         self._windows: dict[str, int] = {}
         self._probe_cache = ProbeCache()
 
     async def check_health(self) -> None:
-        """It answers with its version."""
-        await self._ask_version()
+        """Check that the server reports its version."""
+        await self._fetch_version()
 
     async def list_models(self) -> list[BackendModel]:
-        """What is on its disk; see `Backend.list_models`."""
-        self.version = await self._ask_version()
+        """List the models on the server's disk; see `Backend.list_models`."""
+        self.version = await self._fetch_version()
         tags = (await self.get_json("/api/tags", _Tags)).models or []
-        await self._show([tag for tag in tags if not tag.is_cloud])
+        await self._describe([tag for tag in tags if not tag.is_cloud])
         loaded = {
             model.name: model.context_length
             for model in (await self.get_json("/api/ps", _Processes)).models or []
@@ -137,10 +137,10 @@ class OllamaBackend(HttpBackend):
         return models
 
     def prepare(self, job: Job, operation: Operation) -> UpstreamRequest:
-        """As usual, but a prompt that cannot fit is refused: it would be cut silently.
+        """Prepare a job's request, and reject a prompt that Ollama would truncate.
 
         Raises:
-            PromptTooLong: it needs more tokens than the window has.
+            PromptTooLong: the prompt has more tokens than the context window.
             BadRequest: see `HttpBackend.prepare`.
         """
         window = self._windows.get(job.model_id)
@@ -150,75 +150,81 @@ class OllamaBackend(HttpBackend):
                 raise PromptTooLong(needed, window)
         return super().prepare(job, operation)
 
-    async def _ask_version(self) -> str:
+    async def _fetch_version(self) -> str:
         try:
             return (await self.get_json("/api/version", _Version)).version
         except BadStatus as error:
             if error.status != 403:
                 raise
             raise BackendError(
-                "Ollama refuses the host name in this backend's url (status 403);"
-                " write its IP address or localhost"
+                "Ollama rejects the host name in this backend's url (status 403);"
+                " use its IP address or localhost"
             ) from error
 
-    async def _show(self, tags: list[_Tag]) -> None:
-        """Ask `/api/show` about each model, once per digest."""
-        before, self._shown = self._shown, {}
-        asked = 0
+    async def _describe(self, tags: list[_Tag]) -> None:
+        """Call `/api/show` for each model, once per digest."""
+        previous, self._descriptions = self._descriptions, {}
+        requests = 0
         for tag in tags:
-            key = _key(tag)
-            if key in before:
-                self._shown[key] = before[key]
-            elif asked < MAX_SHOWN:
-                asked += 1
+            key = _cache_key(tag)
+            if key in previous:
+                self._descriptions[key] = previous[key]
+            elif requests < MAX_SHOW_REQUESTS:
+                requests += 1
                 response = await self.request("POST", "/api/show", json={"model": tag.name})
                 if response.status == 200:
-                    self._shown[key] = response.decode(_Shown)
+                    self._descriptions[key] = response.decode(_Description)
 
     def _model(
         self, tag: _Tag, loaded: dict[str, int | None], supported: frozenset[Operation]
     ) -> BackendModel:
-        shown = self._shown.get(_key(tag))
-        window = loaded.get(tag.name) or (shown.num_ctx if shown else None)
+        description = self._descriptions.get(_cache_key(tag))
+        window = loaded.get(tag.name) or (description.num_ctx if description else None)
         return BackendModel(
             model_id=tag.name,
             context_window=window,
             native=self.native,
-            operations=_operations(tag, shown, supported) if shown else frozenset(),
+            operations=_operations(tag, description, supported) if description else frozenset(),
             upstream_id=tag.name,
-            withheld=_why_withheld(tag, shown),
+            withheld=_why_withheld(tag, description),
         )
 
     async def _probe(self) -> frozenset[Operation]:
-        """Method not allowed: the route is there, for `POST`. Nothing is generated."""
-        answers = {one: (await self.request("GET", one.path)).status == 405 for one in Operation}
-        if answers[Operation.CHAT]:
-            return frozenset(one for one, there in answers.items() if there)
-        # A version that hides its routes from other methods: then its number tells.
-        numbers = _numbers(self.version)
-        return frozenset(one for one, since in _SINCE.items() if numbers >= since)
+        """Send `GET` to each `POST` route: 405 (method not allowed) means that the route exists."""
+        found = {
+            operation
+            for operation in Operation
+            if (await self.request("GET", operation.path)).status == 405
+        }
+        if Operation.CHAT in found:
+            return frozenset(found)
+        # This version returns 404 for other methods, so its version number decides.
+        version = _parse_version(self.version)
+        return frozenset(operation for operation, since in _SINCE.items() if version >= since)
 
 
-def _key(tag: _Tag) -> str:
+def _cache_key(tag: _Tag) -> str:
     return f"{tag.name}@{tag.digest}"
 
 
-def _why_withheld(tag: _Tag, shown: _Shown | None) -> str:
-    if tag.is_cloud or (shown and shown.is_remote):
+def _why_withheld(tag: _Tag, description: _Description | None) -> str:
+    if tag.is_cloud or (description and description.is_remote):
         return _CLOUD
-    if shown is None:
-        return "the server has not described it yet, or cannot; it is asked again"
+    if description is None:
+        return "the server has not described it yet; the agent asks again"
     return ""
 
 
-def _operations(tag: _Tag, shown: _Shown, supported: frozenset[Operation]) -> frozenset[Operation]:
-    """Versions before 0.6 do not tell what a model can do; then it is taken for one that chats."""
-    capabilities = tag.capabilities or shown.capabilities or ["completion"]
+def _operations(
+    tag: _Tag, description: _Description, supported: frozenset[Operation]
+) -> frozenset[Operation]:
+    """Return the operations of a model; without capabilities (before 0.6) it is a chat model."""
+    capabilities = tag.capabilities or description.capabilities or ["completion"]
     found = supported - _EMBEDDINGS if "completion" in capabilities else frozenset()
     return found | (supported & _EMBEDDINGS) if "embedding" in capabilities else found
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """`0.14.0-rc1` is (0, 14, 0); a build without a number is older than every other."""
+def _parse_version(version: str) -> tuple[int, ...]:
+    """Parse `0.14.0-rc1` as (0, 14, 0); a text without numbers is older than every version."""
     parts = version.partition("-")[0].lstrip("v").split(".")
     return tuple(int(part) for part in parts) if all(p.isdecimal() for p in parts) else ()

@@ -1,7 +1,7 @@
-"""Any other server: a bare OpenAI model list, and the formats that the operator says it speaks.
+"""The adapter for any other server that has an OpenAI model list.
 
-The main operation of each format is what the operator promises; the others are asked for with an
-empty request.
+The operator declares the wire formats. The main operation of each declared format is assumed to be
+supported; the other operations are probed with an empty request.
 """
 
 import time
@@ -15,9 +15,8 @@ from provider_agent.adapters.servers.http_backend import HttpBackend
 from provider_agent.adapters.servers.probe_cache import UNVERSIONED_TTL_S, ProbeCache
 from provider_agent.protocol.formats import MAIN_OPERATION, Operation
 
-_PRESENT: Final = frozenset({400, 422})
+_ROUTE_PRESENT: Final = frozenset({400, 422})
 _BUSY: Final = frozenset({429, 502, 503, 504})
-"""Says nothing about a route."""
 
 
 class _Meta(msgspec.Struct):
@@ -32,7 +31,7 @@ class _Model(msgspec.Struct):
 
     @property
     def context_window(self) -> int | None:
-        """From whichever field this server happens to have; vLLM, others, llama.cpp."""
+        """From the first field that the server has: of vLLM, of other servers, of llama.cpp."""
         return self.max_model_len or self.context_length or (self.meta and self.meta.n_ctx) or None
 
 
@@ -41,7 +40,7 @@ class _Models(msgspec.Struct):
 
 
 class OpenAICompatibleBackend(HttpBackend):
-    """The adapter of any other server with an OpenAI- or Anthropic-compatible API."""
+    """One server with an OpenAI-compatible or Anthropic-compatible API."""
 
     kind: ClassVar[str] = "openai_compatible"
     requires_url: ClassVar[bool] = True
@@ -54,11 +53,11 @@ class OpenAICompatibleBackend(HttpBackend):
         self._probe_cache = ProbeCache(ttl_s=UNVERSIONED_TTL_S, clock=clock)
 
     async def check_health(self) -> None:
-        """Such a server has no health route in common with others: its model list must answer."""
+        """Check that the model list is available; these servers have no common health route."""
         await self.get_json("/v1/models", _Models)
 
     async def list_models(self) -> list[BackendModel]:
-        """All that it lists; see `Backend.list_models`."""
+        """List all models of the server; see `Backend.list_models`."""
         models = (await self.get_json("/v1/models", _Models)).data
         build = "\n".join(sorted(model.id for model in models))
         operations = await self._probe_cache.get(build, self._probe)
@@ -77,14 +76,12 @@ class OpenAICompatibleBackend(HttpBackend):
         found = set()
         for operation in Operation:
             if operation.wire_format in self.settings.formats and (
-                operation in MAIN_OPERATION.values() or await self._answers(operation)
+                operation in MAIN_OPERATION.values() or await self._supports(operation)
             ):
                 found.add(operation)
         return frozenset(found)
 
-    async def _answers(self, operation: Operation) -> bool:
-        """Whether an empty request is refused as such: then the route is there."""
-        response = await self.request("POST", operation.path, json={})
-        if response.status in _BUSY:
-            raise self.status_error(response)
-        return response.status in _PRESENT
+    async def _supports(self, operation: Operation) -> bool:
+        """Return whether the server rejects an empty request as malformed."""
+        response = await self.probe_route(operation, {}, inconclusive=_BUSY)
+        return response.status in _ROUTE_PRESENT

@@ -1,8 +1,9 @@
-"""OpenRouter: a remote passthrough to many providers, in every format: it translates by itself.
+"""The adapter for OpenRouter, a remote service that forwards requests to many providers.
 
-The public `/v1/models` answers a made-up key with 200, so the key is checked with `/v1/key`, and
-the models are those of `/v1/models/user`, which follows the account's privacy and provider
-settings. Usage always comes in a stream's last chunk (`openrouter.ai/docs`, streaming).
+OpenRouter supports all formats and translates where a provider does not. `/v1/models` accepts any
+key, so the key is checked with `/v1/key`. The models are taken from `/v1/models/user`, which
+applies the account's privacy and provider settings. The last chunk of a stream always reports the
+usage (`openrouter.ai/docs`, streaming).
 """
 
 from typing import ClassVar, Final
@@ -16,6 +17,7 @@ from provider_agent.adapters.servers.passthrough import (
     decode_valid_entries,
     has_passed,
     micro_usd_per_million,
+    smallest_window,
 )
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation
@@ -24,8 +26,8 @@ _TEXT: Final = frozenset(
     {Operation.CHAT, Operation.COMPLETIONS, Operation.RESPONSES, Operation.MESSAGES}
 )
 _EMBEDDINGS: Final = frozenset({Operation.EMBEDDINGS})
-_NO_SUCH_LIST: Final = frozenset({403, 404, 405})
-"""How `/v1/models/user` answers where an account does not have it."""
+_LIST_UNAVAILABLE: Final = frozenset({403, 404, 405})
+"""Statuses of `/v1/models/user` for an account that does not have this list."""
 
 
 class _Key(msgspec.Struct):
@@ -59,15 +61,15 @@ class _Model(msgspec.Struct):
 
     @property
     def context_window(self) -> int | None:
-        """The smaller one: the model's own is that of its most generous provider."""
+        """The smaller value: `context_length` is that of the provider with the largest window."""
         provider = self.top_provider.context_length if self.top_provider else None
-        return min((n for n in (provider, self.context_length) if n), default=None)
+        return smallest_window(provider, self.context_length)
 
     @property
     def output(self) -> list[str]:
-        """What comes out of it; text when it does not say."""
-        told = self.architecture.output_modalities if self.architecture else None
-        return ["text"] if told is None else told
+        """The output modalities; text if not reported."""
+        reported = self.architecture.output_modalities if self.architecture else None
+        return ["text"] if reported is None else reported
 
 
 class _Models(msgspec.Struct):
@@ -75,12 +77,13 @@ class _Models(msgspec.Struct):
 
 
 class OpenRouterBackend(PassthroughBackend):
-    """The adapter of OpenRouter."""
+    """One OpenRouter account."""
 
     kind: ClassVar[str] = "openrouter"
     service: ClassVar[str] = "OpenRouter"
     default_url: ClassVar[str] = "https://openrouter.ai/api"
-    # Other models, other providers, paid plugins and searches (openrouter.ai/docs, API reference).
+    # These select other models or providers, or use paid plugins and searches (openrouter.ai/docs,
+    # API reference).
     request_policy: ClassVar[RequestPolicy] = RequestPolicy(
         frozenset(
             {"models", "provider", "plugins", "route", "preset", "transforms", "web_search_options"}
@@ -90,7 +93,7 @@ class OpenRouterBackend(PassthroughBackend):
     asks_for_usage: ClassVar[bool] = False
 
     async def check_key(self) -> None:
-        """`/v1/key` tells whether the key is valid and what may still be spent with it."""
+        """Check that the key is valid and its spending limit is not used up."""
         remaining = (await self.get_json("/v1/key", _KeyAnswer)).data.limit_remaining
         if remaining is not None and remaining <= 0:
             error = BackendError("the key's spending limit is used up; raise it at OpenRouter")
@@ -98,21 +101,21 @@ class OpenRouterBackend(PassthroughBackend):
             raise error
 
     async def fetch_catalog(self) -> list[BackendModel]:
-        """The account's own list, or the public one."""
+        """Fetch the account's model list, or the public one if the account has none."""
         try:
             models = await self.get_json("/v1/models/user", _Models)
         except BadStatus as error:
-            if error.status not in _NO_SUCH_LIST:
+            if error.status not in _LIST_UNAVAILABLE:
                 raise
             models = await self.get_json("/v1/models", _Models)
         return [self._model(model) for model in decode_valid_entries(models.data, _Model)]
 
     def _why_withheld(self, model: _Model) -> str:
         if model.output not in (["text"], ["embeddings"]):
-            return f"it answers with {' and '.join(model.output) or 'nothing'}, not with text only"
+            return f"its output is {' and '.join(model.output) or 'unknown'}, not only text"
         expires = model.expiration_date
         if expires and has_passed(expires, self.today()):
-            return f"OpenRouter has ended it ({expires[:10]})"
+            return f"expired at OpenRouter ({expires[:10]})"
         return ""
 
     def _model(self, model: _Model) -> BackendModel:

@@ -1,4 +1,4 @@
-"""What remote passthroughs have in common: the operator's key, prices and dates of a catalog."""
+"""The common part of passthroughs: the operator's API key, and prices and dates of a catalog."""
 
 import time
 from abc import abstractmethod
@@ -23,7 +23,7 @@ from provider_agent.adapters.servers.http_backend import HttpBackend
 _TOKENS_PER_PRICE: Final = 1_000_000
 _MICRO_USD: Final = 1_000_000
 _MAX_PRICE: Final = 10**15
-"""A billion dollars per million tokens: above it the number is a mistake."""
+"""A billion dollars per million tokens; a higher price is considered an error."""
 
 
 ItemT = TypeVar("ItemT")
@@ -32,13 +32,15 @@ ItemT = TypeVar("ItemT")
 class PassthroughBackend(HttpBackend):
     """A remote service that is paid with the operator's key.
 
+    A subclass implements `check_key` and `fetch_catalog`.
+
     Class attributes:
-        service: its name, for messages.
+        service: name of the service, for messages.
     """
 
     native: ClassVar[bool] = False
     # A remote service does not load models on demand: minutes of silence mean that it is not going
-    # to answer. A response that runs for an hour costs more than the client meant to spend.
+    # to respond. A response that runs for an hour costs more than the client meant to spend.
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(
         first_byte_s=120.0, silence_s=60.0, total_s=1800.0
     )
@@ -55,50 +57,50 @@ class PassthroughBackend(HttpBackend):
         self._wall_clock = wall_clock
 
     async def check_health(self) -> None:
-        """Ask whether the key is accepted: the catalog answers without one."""
+        """Check that the key is accepted. The catalog cannot show that: it is public."""
         self._require_key()
         await self.check_key()
 
     async def list_models(self) -> list[BackendModel]:
-        """What the key can use now, of which the operator's list is offered."""
+        """List the models that the key can use; those in the operator's list are offered."""
         self._require_key()
         return self.select_models(await self.fetch_catalog())
 
     async def execute(self, job: Job, sink: JobSink) -> JobResult:
-        """Run one job with the operator's key; see `Backend.execute`."""
+        """Execute one job with the operator's key; see `Backend.execute`."""
         self._require_key()
         return await super().execute(job, sink)
 
     @abstractmethod
     async def check_key(self) -> None:
-        """Return when the service accepts the key.
+        """Return if the service accepts the key.
 
         Raises:
-            BackendError: why it does not.
+            BackendError: why the service does not accept the key.
         """
 
     @abstractmethod
     async def fetch_catalog(self) -> list[BackendModel]:
-        """The models of the service, with the reason why one cannot be offered.
+        """Fetch the models of the service; `withheld` is set for those that cannot be offered.
 
         Raises:
-            BackendError: the service did not answer, or not as it should.
+            BackendError: the service did not respond, or the response is invalid.
         """
 
     def today(self) -> date:
-        """The date in UTC, which catalogs count in."""
+        """Return the current date in UTC, the time zone of catalogs."""
         return datetime.fromtimestamp(self._wall_clock(), UTC).date()
 
     def _require_key(self) -> None:
         if not self.settings.api_key:
             raise MissingApiKey(
-                f"{self.service} needs the operator's key; put it into the environment variable"
+                f"{self.service} needs the operator's API key; set the environment variable"
                 " that api_key_env names"
             )
 
 
 def decode_valid_entries(items: list[msgspec.Raw], item_type: type[ItemT]) -> list[ItemT]:
-    """The entries of a catalog that have the expected shape: one odd entry hides no other."""
+    """Decode the entries of a catalog, and skip malformed ones."""
     found = []
     for item in items:
         try:
@@ -108,8 +110,13 @@ def decode_valid_entries(items: list[msgspec.Raw], item_type: type[ItemT]) -> li
     return found
 
 
+def smallest_window(*windows: int | None) -> int | None:
+    """Return the smallest known context window; None if none is known."""
+    return min((window for window in windows if window), default=None)
+
+
 def has_passed(day: str, today: date) -> bool:
-    """Whether an ISO date (a time of day may follow) is today or over; False for other text."""
+    """Return whether an ISO date or timestamp is today or earlier; False for other text."""
     try:
         return date.fromisoformat(day[:10]) <= today
     except ValueError:
@@ -117,15 +124,15 @@ def has_passed(day: str, today: date) -> bool:
 
 
 def micro_usd_per_million(price: str | float | None, *, tokens: int) -> int | None:
-    """A catalog's price as `BackendModel` has it.
+    """Convert a catalog's price to the unit of `BackendModel`.
 
     Args:
-        price: US dollars; text is exact.
-        tokens: for how many tokens.
+        price: the price in US dollars; a string is converted without rounding errors.
+        tokens: the number of tokens that the price is for.
 
     Returns:
-        Millionths of a US dollar per million tokens; None when the price is absent, negative (the
-        catalog's word for "depends") or no number.
+        Millionths of a US dollar per million tokens; None if the price is absent, negative
+        (OpenRouter's value for a variable price) or not a number.
     """
     if price is None:
         return None

@@ -1,8 +1,8 @@
-"""Venice.ai: a remote passthrough that speaks the OpenAI format only.
+"""The adapter for Venice.ai, a remote service that supports only the OpenAI format.
 
-`/v1/models` is public, so the key is checked with `/v1/api_keys/rate_limits`, which an inference
-key may ask (`api.venice.ai`, OpenAPI of August 2026). There is no Messages route and no legacy
-completions; Responses are for invited accounts only, so they are not offered.
+`/v1/models` is public, so the key is checked with `/v1/api_keys/rate_limits`, which accepts an
+inference key (`api.venice.ai`, OpenAPI of August 2026). There is no Messages route and no legacy
+completions route. Responses is restricted to invited accounts and therefore not offered.
 """
 
 from typing import ClassVar, Final
@@ -16,6 +16,7 @@ from provider_agent.adapters.servers.passthrough import (
     decode_valid_entries,
     has_passed,
     micro_usd_per_million,
+    smallest_window,
 )
 from provider_agent.protocol.formats import Operation
 
@@ -58,8 +59,8 @@ class _Model(msgspec.Struct):
 
     @property
     def context_window(self) -> int | None:
-        """The smaller one: the catalog rather promises too much."""
-        return min((n for n in (self.spec.context_tokens, self.context_length) if n), default=None)
+        """The smaller value: the catalog overstates some windows."""
+        return smallest_window(self.spec.context_tokens, self.context_length)
 
 
 class _Models(msgspec.Struct):
@@ -71,12 +72,12 @@ class _RateLimits(msgspec.Struct):
 
 
 class VeniceBackend(PassthroughBackend):
-    """The adapter of Venice."""
+    """One Venice account."""
 
     kind: ClassVar[str] = "venice"
     service: ClassVar[str] = "Venice"
     default_url: ClassVar[str] = "https://api.venice.ai/api"
-    # Web search, characters, Venice's own prompts (api.venice.ai, OpenAPI of August 2026).
+    # Web search, characters and Venice's system prompts (api.venice.ai, OpenAPI of August 2026).
     request_policy: ClassVar[RequestPolicy] = RequestPolicy(
         frozenset({"venice_parameters", "web_search_options"}), WEB_SEARCH_TOOLS
     )
@@ -87,15 +88,15 @@ class VeniceBackend(PassthroughBackend):
     )
 
     async def check_key(self) -> None:
-        """The cheapest question that needs a key."""
+        """Check the key with the cheapest request that needs one."""
         await self.get_json("/v1/api_keys/rate_limits", _RateLimits)
 
     async def fetch_catalog(self) -> list[BackendModel]:
-        """Models of the types that an operation exists for."""
+        """Fetch the models of each type that supports an operation."""
         found: list[BackendModel] = []
-        for wanted in _OPERATIONS:
-            response = await self.request("GET", f"/v1/models?type={wanted}")
-            if response.status != 200 and wanted == "text":
+        for model_type in _OPERATIONS:
+            response = await self.request("GET", f"/v1/models?type={model_type}")
+            if response.status != 200 and model_type == "text":
                 raise self.status_error(response)
             self.version = response.headers.get("x-venice-version", self.version)
             if response.status == 200:
@@ -104,15 +105,15 @@ class VeniceBackend(PassthroughBackend):
         return found
 
     def extra_fields(self, operation: Operation) -> dict[str, msgspec.Raw]:
-        """Without this, Venice puts its own system prompt before the client's."""
+        """Disable Venice's own system prompt, which would precede the client's."""
         if self.settings.venice_system_prompt or operation is not Operation.CHAT:
             return {}
         return {"venice_parameters": msgspec.Raw(b'{"include_venice_system_prompt":false}')}
 
     def _why_withheld(self, model: _Model) -> str:
-        """After its retirement date a name still answers, but with another model behind it."""
+        """Withhold retired models: Venice serves another model under a retired name."""
         if model.spec.offline:
-            return "Venice has it offline at the moment"
+            return "offline at Venice"
         deprecation = model.spec.deprecation
         if deprecation is None:
             return ""

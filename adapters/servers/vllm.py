@@ -1,10 +1,11 @@
-"""vLLM: one base model, its aliases and LoRA adapters, in both formats since about 0.11.1.
+"""The adapter for vLLM, which supports both wire formats since about 0.11.1.
 
-Only `/v1` is guarded by the key, and `/health` says whether the engine lives, so health asks both.
-Which routes exist depends on version and model. A good request for a model that does not exist
-shows it without generating: 404 about the model where the route is there and fits the model that
-is served, 404 about the path where it is not (observed with 0.32), "does not support" where an
-older version has the route for other models only.
+A server has one base model, its aliases and its LoRA adapters. `/health` reports whether the engine
+runs, but only `/v1` checks the key, so the health check uses both. Version and model determine
+which routes exist. A valid request for an unknown model shows this without generating anything: it
+returns 404 about the model if the route exists and suits the served model, and 404 about the path
+if it does not (observed with 0.32). Older versions return "does not support" if the route exists
+only for other models.
 """
 
 import time
@@ -26,7 +27,7 @@ from provider_agent.adapters.servers.prometheus_text import read_gauges
 from provider_agent.protocol.formats import Operation
 
 PROBE_MODEL: Final = "provider-agent-probe"
-"""No server has it; in a vLLM's log it says who asked."""
+"""A model id that no server has; it identifies the agent in vLLM's log."""
 
 _PROBES: Final[dict[Operation, dict[str, object]]] = {
     Operation.CHAT: {"messages": []},
@@ -36,8 +37,8 @@ _PROBES: Final[dict[Operation, dict[str, object]]] = {
     Operation.MESSAGES: {"messages": [], "max_tokens": 1},
     Operation.COUNT_TOKENS: {"messages": []},
 }
-_ABSENT: Final = frozenset({405, 501})
-_PRESENT: Final = frozenset({400, 422})
+_ROUTE_ABSENT: Final = frozenset({405, 501})
+_ROUTE_PRESENT: Final = frozenset({400, 422})
 
 _RUNNING: Final = "vllm:num_requests_running"
 _WAITING: Final = "vllm:num_requests_waiting"
@@ -61,11 +62,11 @@ class _Version(msgspec.Struct):
 
 
 class VllmBackend(HttpBackend):
-    """The adapter of vLLM."""
+    """One vLLM server."""
 
     kind: ClassVar[str] = "vllm"
     default_url: ClassVar[str] = "http://127.0.0.1:8000"
-    # Priority over other requests, and the cache of another request.
+    # Priority over other requests, and access to the cache of another request.
     request_policy: ClassVar[RequestPolicy] = RequestPolicy(
         frozenset({"priority", "kv_transfer_params", "request_id"})
     )
@@ -79,23 +80,25 @@ class VllmBackend(HttpBackend):
         self._probe_cache = ProbeCache()
 
     async def check_health(self) -> None:
-        """The engine lives, and the key is accepted."""
+        """Check that the engine runs and the key is accepted."""
         response = await self.request("GET", "/health")
         if response.status == 503:
-            raise BackendError("the engine of this vLLM has died (status 503); restart the server")
+            raise BackendError(
+                "the engine of this vLLM server has failed (status 503); restart the server"
+            )
         if response.status != 200:
             raise self.status_error(response)
         await self.get_json("/v1/models", _Models)
 
     async def list_models(self) -> list[BackendModel]:
-        """The base model under each of its names, and its adapters; see `Backend.list_models`."""
+        """List the base model under each name, and its LoRA adapters; see `Backend.list_models`."""
         models = (await self.get_json("/v1/models", _Models)).data
         operations = await self._operations(models)
         windows = {model.id: model.max_model_len for model in models if not model.parent}
         return self.select_models(
             BackendModel(
                 model_id=model.id,
-                # An adapter has no window of its own.
+                # vLLM reports no window for a LoRA adapter.
                 context_window=model.max_model_len or windows.get(model.parent or ""),
                 native=self.native,
                 operations=operations,
@@ -105,7 +108,7 @@ class VllmBackend(HttpBackend):
         )
 
     async def load(self) -> ServerLoad | None:
-        """From `/metrics`, all engines together; None where it is switched off."""
+        """Return the load from `/metrics`, summed over engines; None if it is disabled."""
         response = await self.request("GET", "/metrics")
         if response.status == 404:
             return None
@@ -120,24 +123,24 @@ class VllmBackend(HttpBackend):
         )
 
     async def _operations(self, models: list[_Model]) -> frozenset[Operation]:
-        """The same for all models of a server: they share its base model and its routes."""
+        """Return the operations, which all models share: they have the same base model."""
         response = await self.request("GET", "/version")
         self.version = response.decode(_Version).version if response.status == 200 else ""
         roots = sorted({model.root or model.id for model in models if not model.parent})
         return await self._probe_cache.get("\n".join([self.version, *roots]), self._probe)
 
     async def _probe(self) -> frozenset[Operation]:
-        return frozenset([operation for operation in _PROBES if await self._answers(operation)])
+        return frozenset([operation for operation in _PROBES if await self._supports(operation)])
 
-    async def _answers(self, operation: Operation) -> bool:
-        """Whether the route is there and this model can be asked over it."""
+    async def _supports(self, operation: Operation) -> bool:
+        """Return whether the route exists and supports the served model."""
         request = {"model": PROBE_MODEL, **_PROBES[operation]}
         response = await self.request("POST", operation.path, json=request)
-        if response.status in _ABSENT or b"does not support" in response.body:
+        if response.status in _ROUTE_ABSENT or b"does not support" in response.body:
             return False
         if response.status == 404:
             return b"does not exist" in response.body
-        if response.status in _PRESENT:
+        if response.status in _ROUTE_PRESENT:
             return True
         raise self.status_error(response)
 

@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from provider_agent.adapters.base import BadStatus, Operation, ServerLoad, WireFormat
-from provider_agent.adapters.servers.llamacpp import name_of
+from provider_agent.adapters.servers.llamacpp import offered_id
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.fakes import FakeLlamaCpp
 from tests.kit.fakes.llamacpp import FILE, MODEL, SLOTS, WINDOW
@@ -32,7 +32,7 @@ async def server() -> AsyncIterator[FakeLlamaCpp]:
 def test_a_model_is_called_by_its_alias_or_the_stem_of_its_file(
     upstream_id: str, name: str
 ) -> None:
-    assert name_of(upstream_id) == name
+    assert offered_id(upstream_id) == name
 
 
 async def test_slots_are_the_jobs_at_once(server: FakeLlamaCpp, connect: Connect) -> None:

@@ -48,7 +48,7 @@ def test_the_operators_list_decides_and_passthroughs_need_one(
     assert reasons([one], models=models) == {"acme/8b": reason}
 
 
-def test_what_the_adapter_withttl_stays_withheld() -> None:
+def test_what_the_adapter_withholds_stays_withheld() -> None:
     offline = model("m", withheld="offline")
 
     assert reasons([offline], models=("*",)) == {"m": "offline"}

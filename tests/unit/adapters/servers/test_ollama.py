@@ -82,7 +82,7 @@ async def test_a_model_is_asked_about_once_per_digest(server: FakeOllama, connec
 async def test_questions_about_models_are_bounded_and_go_on_the_next_time(
     server: FakeOllama, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ollama, "MAX_SHOWN", 2)
+    monkeypatch.setattr(ollama, "MAX_SHOW_REQUESTS", 2)
     backend = connect(server)
 
     first = await backend.list_models()
@@ -90,7 +90,7 @@ async def test_questions_about_models_are_bounded_and_go_on_the_next_time(
 
     assert [model.model_id for model in first if not model.withheld] == [PINNED, MODEL]
     (waiting,) = [model for model in first if model.model_id == UNKNOWN]
-    assert "asked again" in waiting.withheld
+    assert "asks again" in waiting.withheld
     offered = [model.model_id for model in second if not model.withheld]
     assert offered == [EMBEDDER, UNKNOWN, PINNED, MODEL]
 
