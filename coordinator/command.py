@@ -74,8 +74,9 @@ def command(
 ) -> None:
     """Run the reference coordinator: an HTTP API for clients, WebSockets for agents.
 
-    It is meant for development, tests and self-hosted fleets: one process without persistent state,
-    accounts or TLS. Without keys it is open to everyone, and listens on loopback only.
+    It is meant for development, tests and self-hosted fleets: a complete implementation of
+    the protocol in one process, without persistent state, accounts, billing or TLS. Without keys it
+    is open to everyone, and listens on loopback only.
     """
     _start_logging(log_level)
     try:

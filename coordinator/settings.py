@@ -34,8 +34,8 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
             the loopback names with the bound port.
         api_keys: of clients; None: open to everyone, on loopback only.
         enrollment_codes: each admits an agent; None: no codes.
-        agent_keys: public keys that are admitted without a code; None: no list. Without codes and
-            list every agent is admitted, on loopback only.
+        agent_keys: public keys that are admitted without a code; None: no list. Without codes and a
+            list, every agent is admitted, on loopback only.
         deadline_s: timeout of a request.
         deadline_grace_s: additional time for the agent's own end of a late job.
         body_timeout_s: timeout of receiving a request.

@@ -173,13 +173,13 @@ class RequestHandler:
             job.owner.abandon(job)
 
     async def _relay(self, job: RunningJob, started: JobStarted) -> JobError | None:
-        """Relay bytes as they come; acknowledge those that the client's socket has taken."""
+        """Forward bytes as they arrive; acknowledge those that the client's socket has accepted."""
         response = _response_for(started, self._headers())
         await response.prepare(self._request)
         self._response = response
         timeout_s = self._settings.stalled_client_s
         with ClientStream(self._request, response, timeout_s, self._log_stalled_client) as stream:
-            job.set_end_callback(lambda end: _cut_slow_client(stream, end))
+            job.set_end_callback(lambda end: _disconnect_slow_client(stream, end))
             while True:
                 data = job.take()
                 if data:
@@ -247,7 +247,7 @@ class RequestHandler:
         )
 
 
-def _cut_slow_client(stream: ClientStream, end: JobEnd) -> None:
+def _disconnect_slow_client(stream: ClientStream, end: JobEnd) -> None:
     """Disconnect a client whose job the agent ended because the client does not read."""
     if isinstance(end, JobError) and end.code == ErrorCode.SLOW_CONSUMER:
         stream.disconnect_if_blocked()

@@ -1,4 +1,4 @@
-"""What a coordinator does about an agent that breaks, bends or floods the protocol."""
+"""How the coordinator handles agents that violate or flood the protocol."""
 
 import asyncio
 import contextlib
@@ -37,12 +37,14 @@ async def ask(http: aiohttp.ClientSession) -> tuple[int, bytes]:
         return response.status, await response.read()
 
 
-async def serves_a_good_agent(coordinator: Coordinator, http: aiohttp.ClientSession) -> None:
+async def check_service(coordinator: Coordinator, http: aiohttp.ClientSession) -> None:
+    """Check that the coordinator still serves a request with a correct agent."""
+
     async def answer(job: ScriptedJob) -> None:
-        await job.answer(b"well", content_type="application/json")
+        await job.answer(b"ok", content_type="application/json")
 
     async with ScriptedAgent(coordinator.connect_url, answer=answer):
-        assert await ask(http) == (200, b"well")
+        assert await ask(http) == (200, b"ok")
 
 
 @asynccontextmanager
@@ -60,18 +62,18 @@ async def agent_with_a_job(
 async def test_hostile_message_is_handled_as_documented(
     coordinator: Coordinator, http: aiohttp.ClientSession, hostile: HostileMessage
 ) -> None:
-    await serves_a_good_agent(coordinator, http)
+    await check_service(coordinator, http)
     tasks = task_names()
     async with agent_with_a_job(coordinator, http) as (agent, job, asking):
         with contextlib.suppress(ConnectionClosed):
             await agent.send_raw(hostile.to_coordinator)
         if hostile.close_code is None:
-            await job.answer(b"still", content_type="application/json")
-            assert await asking == (200, b"still")
+            await job.answer(b"still ok", content_type="application/json")
+            assert await asking == (200, b"still ok")
         else:
             await agent.closed.wait()
             assert agent.socket.close_code == hostile.close_code
-    await serves_a_good_agent(coordinator, http)
+    await check_service(coordinator, http)
     assert coordinator.agents() == []
     assert task_names() == tasks
 
@@ -80,17 +82,17 @@ async def test_hostile_message_is_handled_as_documented(
 async def test_attack_is_handled_as_documented(
     coordinator: Coordinator, http: aiohttp.ClientSession, attack: AgentAttack
 ) -> None:
-    await serves_a_good_agent(coordinator, http)
+    await check_service(coordinator, http)
     tasks = task_names()
     async with agent_with_a_job(coordinator, http) as (agent, job, asking):
         with contextlib.suppress(ConnectionClosed):
             await attack.perform(agent, job)
         if attack.close_code is None:
-            await job.answer(b"still", content_type="application/json")
-            assert await asking == (200, b"still")
+            await job.answer(b"still ok", content_type="application/json")
+            assert await asking == (200, b"still ok")
         else:
             await agent.closed.wait()
             assert agent.socket.close_code == attack.close_code
-    await serves_a_good_agent(coordinator, http)
+    await check_service(coordinator, http)
     assert coordinator.agents() == []
     assert task_names() == tasks

@@ -1,4 +1,4 @@
-"""A coordinator with one scripted agent behind it and clients in front, over real sockets."""
+"""A coordinator, one scripted agent and HTTP clients, connected over loopback."""
 
 import asyncio
 import contextlib
@@ -15,14 +15,15 @@ from tests.kit.virtual_time import now
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"tiny"}'
 
-QUIET = CoordinatorSettings(port=0, drain_s=0, heartbeat_ms=3_600_000)
-"""Scripted agents send no heartbeats, and virtual time passes quickly."""
+NO_HEARTBEATS = CoordinatorSettings(port=0, drain_s=0, heartbeat_ms=3_600_000)
+"""An interval that no test reaches: scripted agents send no heartbeats."""
 
-
-PATIENT = aiohttp.ClientTimeout(total=None)
+NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 
 
 class CoordinatorHarness:
+    """A running coordinator with an agent; see `coordinator_harness`."""
+
     def __init__(
         self, coordinator: Coordinator, agent: ScriptedAgent, http: aiohttp.ClientSession
     ) -> None:
@@ -40,7 +41,7 @@ class CoordinatorHarness:
         return response
 
     async def streaming(self, first: bytes) -> tuple[ScriptedJob, aiohttp.ClientResponse]:
-        """A job whose client has the first bytes."""
+        """Start a job and its response, whose client has received the first bytes."""
         asking = self.ask()
         job = await self.agent.next_job()
         await job.start()
@@ -49,8 +50,8 @@ class CoordinatorHarness:
         assert await response.content.readexactly(len(first)) == first
         return job, response
 
-    def another(self, instance_id: str) -> ScriptedAgent:
-        """Another process with the same key."""
+    def other_process(self, instance_id: str) -> ScriptedAgent:
+        """An agent process with the same key, not yet connected."""
         return ScriptedAgent(
             self.coordinator.connect_url, key=self.agent.key, instance_id=instance_id
         )
@@ -58,11 +59,11 @@ class CoordinatorHarness:
 
 @contextlib.asynccontextmanager
 async def coordinator_harness(
-    settings: CoordinatorSettings = QUIET,
+    settings: CoordinatorSettings = NO_HEARTBEATS,
 ) -> AsyncIterator[CoordinatorHarness]:
     async with (
         Coordinator(settings, clock=now) as coordinator,
-        aiohttp.ClientSession(coordinator.http_url, timeout=PATIENT) as http,
+        aiohttp.ClientSession(coordinator.http_url, timeout=NO_TIMEOUT) as http,
         ScriptedAgent(coordinator.connect_url, instance_id="one") as agent,
     ):
         harness = CoordinatorHarness(coordinator, agent, http)
@@ -73,11 +74,11 @@ async def coordinator_harness(
                 response.close()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what only passes through sockets; each look costs virtual milliseconds."""
+async def wait_until(condition: Callable[[], bool]) -> None:
+    """Poll a condition that no event reports; each check takes a virtual millisecond."""
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.001)
 
 
-def loud_events(records: list[logging.LogRecord]) -> list[str]:
+def warning_events(records: list[logging.LogRecord]) -> list[str]:
     return [record.message for record in records if record.levelno >= logging.WARNING]

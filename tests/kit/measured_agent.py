@@ -30,19 +30,19 @@ ROOT = Path(__file__).parents[2]
 POLL_S = 0.01
 
 SETTLED_S = 0.5
-"""Longer than the kernel's timers, which move bytes on a connection that seemed stalled: a delayed
+"""Longer than the kernel's timers, which move bytes on a connection that looks stalled: a delayed
 acknowledgement and the probe of a small window come after 200 ms."""
 
 
 class MemoryUsage(msgspec.Struct):
-    """What the agent holds, in bytes.
+    """Memory and outbox of the agent, sizes in bytes.
 
     Attributes:
         traced: allocated by Python.
-        held: in its outbox, sent or not.
-        resident: of the process's memory; 0 where the system does not report it.
+        held: unacknowledged response bytes in its outbox.
+        resident: resident memory of the process; 0 if the system does not report it.
         channels: jobs in its outbox.
-        stopped: those of them whose backend is paused.
+        stopped: jobs in its outbox whose backend is paused.
     """
 
     traced: int
@@ -61,12 +61,12 @@ class MeasuredAgent:
         self._stdin, self._stdout = process.stdin, process.stdout
 
     async def usage(self) -> MemoryUsage:
-        """What it holds now."""
+        """The current usage."""
         self._stdin.write(b"\n")
         return msgspec.json.decode(await self._stdout.readline(), type=MemoryUsage)
 
     async def settled(self, *, channels: int) -> MemoryUsage:
-        """What it holds once so many jobs are in its outbox, all stopped, and nothing changes."""
+        """The usage once `channels` jobs are in the outbox, all stopped, and nothing changes."""
         loop = asyncio.get_running_loop()
         before, since = await self.usage(), loop.time()
         while before.stopped != channels or loop.time() - since < SETTLED_S:
@@ -80,7 +80,7 @@ class MeasuredAgent:
 
 @asynccontextmanager
 async def measured_agent(coordinator_url: str, backend_url: str) -> AsyncIterator[MeasuredAgent]:
-    """Start the agent, and kill it at the end."""
+    """Run the agent process; it is killed at the end."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.kit.measured_agent", coordinator_url, backend_url),
         cwd=ROOT,
@@ -94,7 +94,7 @@ async def measured_agent(coordinator_url: str, backend_url: str) -> AsyncIterato
         await process.communicate()
 
 
-# --- in that process ------------------------------------------------------------------------------
+# --- in the agent process -------------------------------------------------------------------------
 
 
 async def _main(coordinator_url: str, backend_url: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from provider_agent.coordinator.exceptions import CannotListen, SettingsError
 from provider_agent.coordinator.server import Coordinator, run
 from provider_agent.coordinator.settings import CoordinatorSettings
-from tests.kit.coordinator_harness import QUIET, coordinator_harness, until
+from tests.kit.coordinator_harness import NO_HEARTBEATS, coordinator_harness, wait_until
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.virtual_time import in_virtual_time
 
@@ -75,19 +75,19 @@ async def test_stop_ends_unfinished_requests_with_an_error(settings: Coordinator
 
 @in_virtual_time
 async def test_agent_can_resume_while_the_coordinator_stops() -> None:
-    async with coordinator_harness(msgspec.structs.replace(QUIET, drain_s=30.0)) as harness:
+    async with coordinator_harness(msgspec.structs.replace(NO_HEARTBEATS, drain_s=30.0)) as harness:
         job, response = await harness.streaming(b"1")
         stopping = asyncio.create_task(harness.coordinator.stop())
         while harness.agent.drain is None:
             await harness.agent.settle()
         first = harness.agent.drain
         await harness.agent.lose_link()
-        async with harness.another("two") as stranger:
-            assert stranger.rejected is not None
-            assert stranger.rejected.code == "draining"
-            assert stranger.rejected.retry_after_ms
+        async with harness.other_process("two") as other:
+            assert other.rejected is not None
+            assert other.rejected.code == "draining"
+            assert other.rejected.retry_after_ms
         await harness.agent.reconnect()
-        assert harness.agent.drain is not first, "told again on the new link"
+        assert harness.agent.drain is not first, "no new `Drain` on the new link"
         await job.send(b"2")
         await job.finish()
         assert await response.read() == b"2"
@@ -99,7 +99,7 @@ async def test_stop_ends_detached_sessions(settings: CoordinatorSettings) -> Non
     async with coordinator_harness(settings) as harness:
         _, response = await harness.streaming(b"1")
         await harness.agent.lose_link()
-        await until(lambda: bool(harness.coordinator.detached_sessions()))
+        await wait_until(lambda: bool(harness.coordinator.detached_sessions()))
         await harness.coordinator.stop()
         assert harness.coordinator.detached_sessions() == []
         assert b"backend_unreachable" in await response.read()

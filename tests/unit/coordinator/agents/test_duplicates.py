@@ -4,14 +4,14 @@ import asyncio
 
 from msgspec.structs import replace
 
-from tests.kit.coordinator_harness import QUIET, coordinator_harness, until
+from tests.kit.coordinator_harness import NO_HEARTBEATS, coordinator_harness, wait_until
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.virtual_time import in_virtual_time
 
 
 @in_virtual_time
 async def test_idle_connection_is_replaced_at_once_with_a_reason() -> None:
-    async with coordinator_harness() as harness, harness.another("two") as newer:
+    async with coordinator_harness() as harness, harness.other_process("two") as newer:
         await harness.agent.closed.wait()
         assert harness.agent.socket.close_code == 4001
         assert "newer connection" in (harness.agent.socket.close_reason or "")
@@ -26,7 +26,7 @@ async def test_idle_connection_is_replaced_at_once_with_a_reason() -> None:
 async def test_retired_process_finishes_its_jobs_and_receives_no_new_ones() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"1")
-        async with harness.another("two") as newer:
+        async with harness.other_process("two") as newer:
             assert [agent.retired for agent in harness.coordinator.agents()] == [False, True]
             asking = harness.ask()
             await (await newer.next_job()).answer(b"{}")
@@ -45,9 +45,9 @@ async def test_retired_process_finishes_its_jobs_and_receives_no_new_ones() -> N
 async def test_retired_process_resumes_its_session_and_stays_retired() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"1")
-        async with harness.another("two") as newer:
+        async with harness.other_process("two") as newer:
             await harness.agent.lose_link()
-            await until(lambda: bool(harness.coordinator.detached_sessions()))
+            await wait_until(lambda: bool(harness.coordinator.detached_sessions()))
             assert "retired" in repr(harness.coordinator)
             await harness.agent.reconnect()
             asking = harness.ask()
@@ -63,9 +63,9 @@ async def test_retired_process_resumes_its_session_and_stays_retired() -> None:
 async def test_retired_session_receives_jobs_again_when_no_other_is_connected() -> None:
     async with coordinator_harness() as harness:
         await harness.streaming(b"1")
-        async with harness.another("two"):
+        async with harness.other_process("two"):
             await harness.agent.lose_link()
-        await until(lambda: not harness.coordinator.agents())
+        await wait_until(lambda: not harness.coordinator.agents())
         await harness.agent.reconnect()
         assert [agent.retired for agent in harness.coordinator.agents()] == [False]
         harness.ask().add_done_callback(lambda _: None)
@@ -76,10 +76,10 @@ async def test_retired_session_receives_jobs_again_when_no_other_is_connected() 
 async def test_third_process_closes_the_oldest() -> None:
     async with coordinator_harness() as harness:
         _, response = await harness.streaming(b"1")
-        async with harness.another("two") as second:
+        async with harness.other_process("two") as second:
             asking = harness.ask()
             job = await second.next_job()
-            async with harness.another("three"):
+            async with harness.other_process("three"):
                 await harness.agent.closed.wait()
                 assert b"backend_unreachable" in await response.read()
                 assert [agent.retired for agent in harness.coordinator.agents()] == [False, True]
@@ -104,8 +104,8 @@ async def test_jobs_of_a_detached_session_fail_when_a_new_process_connects() -> 
     async with coordinator_harness() as harness:
         _, response = await harness.streaming(b"1")
         await harness.agent.lose_link()
-        await until(lambda: bool(harness.coordinator.detached_sessions()))
-        async with harness.another("two"):
+        await wait_until(lambda: bool(harness.coordinator.detached_sessions()))
+        async with harness.other_process("two"):
             before = asyncio.get_running_loop().time()
             assert b"backend_unreachable" in await response.read()
             assert asyncio.get_running_loop().time() - before < 1, "at once"
@@ -116,10 +116,10 @@ async def test_jobs_of_a_detached_session_fail_when_a_new_process_connects() -> 
 async def test_new_process_does_not_end_the_session_of_a_retired_one() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"1")
-        async with harness.another("two"):
+        async with harness.other_process("two"):
             await harness.agent.lose_link()
-            await until(lambda: bool(harness.coordinator.detached_sessions()))
-        async with harness.another("three"):
+            await wait_until(lambda: bool(harness.coordinator.detached_sessions()))
+        async with harness.other_process("three"):
             await harness.agent.reconnect()
             await job.finish()
             assert await response.read() == b""
@@ -127,10 +127,10 @@ async def test_new_process_does_not_end_the_session_of_a_retired_one() -> None:
 
 @in_virtual_time
 async def test_resuming_agent_is_admitted_beyond_the_maximum() -> None:
-    async with coordinator_harness(replace(QUIET, max_agents=1)) as harness:
+    async with coordinator_harness(replace(NO_HEARTBEATS, max_agents=1)) as harness:
         job, response = await harness.streaming(b"1")
         await harness.agent.lose_link()
-        await until(lambda: bool(harness.coordinator.detached_sessions()))
+        await wait_until(lambda: bool(harness.coordinator.detached_sessions()))
         async with ScriptedAgent(harness.coordinator.connect_url) as other:
             assert other.rejected is None
             await harness.agent.reconnect()

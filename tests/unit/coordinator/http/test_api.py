@@ -214,7 +214,7 @@ async def test_official_clients_raise_for_an_interrupted_stream(coordinator: Coo
     async def answer(job: ScriptedJob) -> None:
         await job.start()
         await job.send(b": so far so good\n\n")
-        await job.fail("backend_error", "the server died")
+        await job.fail("backend_error", "the server crashed")
 
     async with (
         ScriptedAgent(coordinator.connect_url, answer=answer),

@@ -64,7 +64,7 @@ def test_http_status_of_each_error_code(
 
 @pytest.mark.parametrize("code", [*ErrorCode, "of_a_newer_agent"])
 def test_messages_about_provider_faults_are_replaced(code: str) -> None:
-    """What an agent says of its own servers is for its operator."""
+    """An agent's message about its own servers is for its operator."""
     entry = entry_for(code)
     expected = entry.meaning if entry.fault is Fault.PROVIDER else "why"
     assert error_of_job(job_error(code, None)).message == expected

@@ -12,7 +12,7 @@ from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.protocol.limits import MIB
-from tests.kit.coordinator_harness import CHAT, QUIET, coordinator_harness, until
+from tests.kit.coordinator_harness import CHAT, NO_HEARTBEATS, coordinator_harness, wait_until
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.virtual_time import in_virtual_time
 
@@ -71,7 +71,7 @@ async def test_session_resumes_while_its_older_link_is_half_open() -> None:
 async def test_model_of_a_detached_agent_is_answered_503_then_404() -> None:
     async with coordinator_harness() as harness:
         await harness.agent.lose_link()
-        await until(lambda: bool(harness.coordinator.detached_sessions()))
+        await wait_until(lambda: bool(harness.coordinator.detached_sessions()))
         response = await harness.ask()
         assert (response.status, response.headers["Retry-After"]) == (503, "2")
         await asyncio.sleep(70)
@@ -80,7 +80,7 @@ async def test_model_of_a_detached_agent_is_answered_503_then_404() -> None:
 
 @in_virtual_time
 async def test_silent_agent_may_resume() -> None:
-    async with coordinator_harness(replace(QUIET, heartbeat_ms=10_000)) as harness:
+    async with coordinator_harness(replace(NO_HEARTBEATS, heartbeat_ms=10_000)) as harness:
         job, response = await harness.streaming(b"1")
         await harness.agent.closed.wait()
         assert harness.agent.socket.close_code == 1008
@@ -154,7 +154,7 @@ def test_close_code_of_the_agent_decides_whether_the_session_is_kept(code: int, 
         async with coordinator_harness() as harness:
             await harness.streaming(b"1")
             await harness.agent.socket.close(code)
-            await until(lambda: not harness.coordinator.agents())
+            await wait_until(lambda: not harness.coordinator.agents())
             assert len(harness.coordinator.detached_sessions()) == kept
 
     run()
@@ -162,7 +162,7 @@ def test_close_code_of_the_agent_decides_whether_the_session_is_kept(code: int, 
 
 @in_virtual_time
 async def test_session_ends_at_once_when_resume_ms_is_zero() -> None:
-    async with coordinator_harness(replace(QUIET, resume_ms=0)) as harness:
+    async with coordinator_harness(replace(NO_HEARTBEATS, resume_ms=0)) as harness:
         _, response = await harness.streaming(b"1")
         await harness.agent.lose_link()
         assert b"backend_unreachable" in await response.read()

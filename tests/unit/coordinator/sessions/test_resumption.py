@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from provider_agent.coordinator.sessions.detached_session import MAX_SENDS
 from provider_agent.protocol.frames import LiveJob
 from provider_agent.protocol.limits import MIB, MIN_WINDOW_BYTES
-from tests.kit.coordinator_harness import QUIET, coordinator_harness, until
+from tests.kit.coordinator_harness import NO_HEARTBEATS, coordinator_harness, wait_until
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.virtual_time import in_virtual_time
 
@@ -62,7 +62,9 @@ async def test_job_started_is_sent_again_when_no_byte_followed() -> None:
 
 @in_virtual_time
 async def test_response_over_many_links_is_byte_identical() -> None:
-    async with coordinator_harness(replace(QUIET, window_bytes=MIN_WINDOW_BYTES)) as harness:
+    async with coordinator_harness(
+        replace(NO_HEARTBEATS, window_bytes=MIN_WINDOW_BYTES)
+    ) as harness:
         rng = random.Random(4)
         sent = rng.randbytes(20 * MIN_WINDOW_BYTES)
         job, response = await harness.streaming(sent[:1])
@@ -74,7 +76,7 @@ async def test_response_over_many_links_is_byte_identical() -> None:
                 size = rng.randrange(1, MIN_WINDOW_BYTES // 4)
                 job.stream.write(sent[offset : offset + size])
                 offset += size
-                await until(lambda: not job.stream.full)
+                await wait_until(lambda: not job.stream.full)
                 await job.send_ready()
 
         sending = asyncio.create_task(send_all())
@@ -184,7 +186,9 @@ async def test_session_of_another_key_cannot_be_claimed() -> None:
 @in_virtual_time
 async def test_bytes_read_while_detached_are_acknowledged_after_welcome() -> None:
     half = MIN_WINDOW_BYTES // 2
-    async with coordinator_harness(replace(QUIET, window_bytes=MIN_WINDOW_BYTES)) as harness:
+    async with coordinator_harness(
+        replace(NO_HEARTBEATS, window_bytes=MIN_WINDOW_BYTES)
+    ) as harness:
         job, response = await harness.streaming(b"x")
         await job.send(bytes(half))
         await harness.agent.settle()
@@ -202,7 +206,9 @@ async def test_job_of_a_disconnected_client_is_not_named_in_welcome() -> None:
         job, response = await harness.streaming(b"1")
         await harness.agent.lose_link()
         response.close()
-        await until(lambda: [one.jobs for one in harness.coordinator.detached_sessions()] == [0])
+        await wait_until(
+            lambda: [one.jobs for one in harness.coordinator.detached_sessions()] == [0]
+        )
         await harness.agent.reconnect()
         assert job.dropped
         assert harness.coordinator.agents()[0].in_flight == 0
@@ -224,17 +230,17 @@ async def test_job_cancelled_before_the_link_was_lost_is_not_named_in_welcome() 
 @in_virtual_time
 async def test_lost_links_do_not_extend_the_window_of_a_client_that_does_not_read() -> None:
     window = MIN_WINDOW_BYTES
-    async with coordinator_harness(replace(QUIET, window_bytes=window)) as harness:
+    async with coordinator_harness(replace(NO_HEARTBEATS, window_bytes=window)) as harness:
         job, response = await harness.streaming(b"x")
         sending = asyncio.create_task(job.send(bytes(16 * MIB)))
-        taken = -1
-        while taken != job.stream.acked:  # until the buffers of the sockets are full
-            taken = job.stream.acked
+        received = -1
+        while received != job.stream.acked:  # until the buffers of the sockets are full
+            received = job.stream.acked
             await asyncio.sleep(1)
         for _ in range(100):
             await harness.agent.lose_link()
             await harness.agent.reconnect()
-            assert job.stream.sent - window <= job.stream.acked < taken + window
+            assert job.stream.sent - window <= job.stream.acked < received + window
         await sending
         assert harness.coordinator.agents()[0].in_flight == 1
         response.close()
