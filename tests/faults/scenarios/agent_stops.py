@@ -5,7 +5,7 @@ import asyncio
 from provider_agent.agent.config import LimitsConfig
 from provider_agent.agent.service import EXIT_OK, EXIT_REFUSED
 from provider_agent.protocol.frames import Draining, JobError, JobResult
-from tests.faults.scenarios.clients import ClientRequest
+from tests.faults.scenarios.clients import ScenarioRequest
 from tests.faults.scenarios.harness import (
     MAX_CONCURRENT,
     ScenarioHarness,
@@ -125,7 +125,7 @@ def _limits(drain_timeout_s: float) -> LimitsConfig:
     return LimitsConfig(max_concurrent=MAX_CONCURRENT, drain_timeout_s=drain_timeout_s)
 
 
-async def _start_streams(harness: ScenarioHarness, count: int) -> list[ClientRequest]:
+async def _start_streams(harness: ScenarioHarness, count: int) -> list[ScenarioRequest]:
     """Start streams of 15 s to two minutes."""
     specs = [RequestSpec(f"job-{n}", 3 + n * 20 // count, 300, pace_s=5.0) for n in range(count)]
     return await harness.start_streams(*specs, at_least=300)

@@ -13,7 +13,7 @@ TIMEOUT_S = 24 * 3600.0
 
 
 @dataclass(eq=False)
-class ClientRequest:
+class ScenarioRequest:
     """One request of one client, and its response so far.
 
     Attributes:
@@ -76,7 +76,7 @@ class Clients:
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self._requests: list[ClientRequest] = []
+        self._requests: list[ScenarioRequest] = []
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -98,14 +98,14 @@ class Clients:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._session.close()
 
-    def send(self, spec: RequestSpec) -> ClientRequest:
+    def send(self, spec: RequestSpec) -> ScenarioRequest:
         """Send a request, and read its response in a task."""
-        request = ClientRequest(spec)
+        request = ScenarioRequest(spec)
         request.task = asyncio.create_task(self._run(request), name=f"client of {spec.name}")
         self._requests.append(request)
         return request
 
-    async def _run(self, request: ClientRequest) -> None:
+    async def _run(self, request: ScenarioRequest) -> None:
         url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
         try:
             async with self._session.post(url, json=request.spec.request()) as response:

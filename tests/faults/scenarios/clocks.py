@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.faults.scenarios.clients import ClientRequest
+from tests.faults.scenarios.clients import ScenarioRequest
 from tests.faults.scenarios.harness import ScenarioHarness, scenario_harness, wait_until
 from tests.faults.scenarios.numbered_server import RequestSpec
 from tests.faults.scenarios.scenario import Scale
@@ -56,7 +56,7 @@ async def _suspend(harness: ScenarioHarness, seconds: float) -> None:
     await asyncio.sleep(0)
 
 
-async def _start_streams(harness: ScenarioHarness) -> list[ClientRequest]:
+async def _start_streams(harness: ScenarioHarness) -> list[ScenarioRequest]:
     specs = [RequestSpec(f"job-{n}", 24, 300, pace_s=5.0) for n in range(6)]
     return await harness.start_streams(*specs, at_least=700)
 

@@ -4,7 +4,7 @@ import asyncio
 
 from msgspec.structs import replace
 
-from tests.faults.scenarios.clients import ClientRequest
+from tests.faults.scenarios.clients import ScenarioRequest
 from tests.faults.scenarios.harness import SETTINGS, ScenarioHarness, scenario_harness, wait_until
 from tests.faults.scenarios.numbered_server import RequestSpec
 from tests.faults.scenarios.scenario import Scale
@@ -57,7 +57,7 @@ async def coordinator_drains_while_jobs_run(scale: Scale) -> str:
     return f"{len(requests)} jobs finished at the old one"
 
 
-async def _start_streams(harness: ScenarioHarness, count: int) -> list[ClientRequest]:
+async def _start_streams(harness: ScenarioHarness, count: int) -> list[ScenarioRequest]:
     """Start streams of one to three minutes."""
     specs = [RequestSpec(f"job-{n}", 12 + n * 24 // count, 300, pace_s=5.0) for n in range(count)]
     return await harness.start_streams(*specs, at_least=700)

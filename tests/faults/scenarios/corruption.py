@@ -11,7 +11,7 @@ from collections import Counter
 from msgspec.structs import replace
 
 from provider_agent.agent.service import EXIT_REFUSED
-from tests.faults.scenarios.clients import ClientRequest
+from tests.faults.scenarios.clients import ScenarioRequest
 from tests.faults.scenarios.harness import SETTINGS, ScenarioHarness, scenario_harness, wait_until
 from tests.faults.scenarios.numbered_server import NumberedServer, RequestSpec
 from tests.faults.scenarios.scenario import Scale
@@ -85,7 +85,7 @@ async def any_byte_corrupted(scale: Scale) -> str:
     return ", ".join(f"{count} {result}" for result, count in sorted(seen.items()))
 
 
-def _result(request: ClientRequest, server: NumberedServer) -> str:
+def _result(request: ScenarioRequest, server: NumberedServer) -> str:
     """Classify a response that may be corrupted."""
     runs = server.runs.get(request.spec.name)
     sent = bytes(runs[0].sent) if runs else b""

@@ -24,7 +24,7 @@ from provider_agent.agent.service import Service
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.limits import CONNECT_PATH
-from tests.faults.scenarios.clients import ClientRequest, Clients
+from tests.faults.scenarios.clients import Clients, ScenarioRequest
 from tests.faults.scenarios.numbered_server import NumberedServer, RequestSpec
 from tests.kit.agent_config import agent_config
 from tests.kit.fault_proxy import FaultProxy
@@ -130,13 +130,13 @@ class ScenarioHarness:
         self.stack.push_async_callback(_stop, task)
         return agent
 
-    async def start_streams(self, *specs: RequestSpec, at_least: int) -> list[ClientRequest]:
+    async def start_streams(self, *specs: RequestSpec, at_least: int) -> list[ScenarioRequest]:
         """Send requests; return when the server has sent so many bytes of each."""
         requests = [self.clients.send(spec) for spec in specs]
         await self.server.wait_for_bytes(*(spec.name for spec in specs), at_least=at_least)
         return requests
 
-    async def check_all_complete(self, requests: Iterable[ClientRequest]) -> None:
+    async def check_all_complete(self, requests: Iterable[ScenarioRequest]) -> None:
         """Wait for these responses, and check that each is complete."""
         for request in requests:
             (await request.completed()).check_complete(self.server)

@@ -10,7 +10,7 @@ from itertools import count
 from msgspec.structs import replace
 
 from provider_agent.protocol.limits import KIB
-from tests.faults.scenarios.clients import ClientRequest
+from tests.faults.scenarios.clients import ScenarioRequest
 from tests.faults.scenarios.harness import SETTINGS, ScenarioHarness, scenario_harness
 from tests.faults.scenarios.numbered_server import RequestSpec
 from tests.faults.scenarios.scenario import Scale
@@ -192,12 +192,12 @@ async def link_down_for_too_long(scale: Scale) -> str:
 
 async def _start_streams(
     harness: ScenarioHarness, name: str, events: int = 24
-) -> list[ClientRequest]:
+) -> list[ScenarioRequest]:
     """Start some streams of two minutes."""
     specs = [RequestSpec(f"{name}-{n}", events, 300, pace_s=5.0) for n in range(3)]
     return await harness.start_streams(*specs, at_least=700)
 
 
-async def _check_all_complete(harness: ScenarioHarness, requests: list[ClientRequest]) -> None:
+async def _check_all_complete(harness: ScenarioHarness, requests: list[ScenarioRequest]) -> None:
     await harness.check_all_complete(requests)
     await harness.wait_until_idle()

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tests.faults.scenarios.clients import ClientRequest
+from tests.faults.scenarios.clients import ScenarioRequest
 from tests.faults.scenarios.harness import scenario_harness
 from tests.faults.scenarios.numbered_server import RequestSpec
 from tests.faults.scenarios.scenario import Scale
@@ -38,6 +38,6 @@ async def slow_distant_link(scale: Scale) -> str:
     return f"4 MB in {took:.0f} s, small jobs {late:.1f} s late at most"
 
 
-async def _lateness(request: ClientRequest, started_at: float) -> float:
+async def _lateness(request: ScenarioRequest, started_at: float) -> float:
     await request.completed()
     return now() - started_at - EVENTS * PACE_S
