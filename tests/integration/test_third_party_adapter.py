@@ -1,4 +1,4 @@
-"""The worked example of `docs/adapters.md` is an adapter: installed, found and used."""
+"""The example in `docs/adapters.md` works as an installed third-party adapter."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text()
-ANSWER = (
+RESPONSE_BODY = (
     b'data: {"choices":[{"index":0,"delta":{"content":"hello from acme"},"finish_reason":"stop"}],'
     b'"usage":{"prompt_tokens":1,"completion_tokens":3}}\n\ndata: [DONE]\n\n'
 )
@@ -19,8 +19,8 @@ ANSWER = (
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """A folder that Python takes for one with an installed distribution."""
-    section = DOCUMENT.partition("## A kind of your own")[2]
+    """A folder that contains the example as an installed distribution."""
+    section = DOCUMENT.partition("## Adding a kind")[2]
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     (entry_points,) = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)
     (tmp_path / "acme_adapter.py").write_text(code)
@@ -36,13 +36,13 @@ def installed(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def acme_url() -> AsyncIterator[str]:
-    """A server of the made-up kind."""
+    """The address of a server of the kind `acme`."""
 
     async def names(_request: web.Request) -> web.Response:
         return web.json_response({"names": ["acme-1"]})
 
     async def chat(_request: web.Request) -> web.Response:
-        return web.Response(body=ANSWER, content_type="text/event-stream")
+        return web.Response(body=RESPONSE_BODY, content_type="text/event-stream")
 
     app = web.Application()
     app.router.add_get("/names", names)
@@ -54,7 +54,7 @@ async def acme_url() -> AsyncIterator[str]:
     await runner.cleanup()
 
 
-async def test_the_documented_example_answers_a_job(installed: Path, acme_url: str) -> None:
+async def test_documented_example_executes_a_job(installed: Path, acme_url: str) -> None:
     config = installed / "agent.toml"
     config.write_text(f'[[backends]]\nkind = "acme"\nurl = "{acme_url}"\n')
     process = await create_subprocess_exec(

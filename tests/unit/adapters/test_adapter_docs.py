@@ -1,4 +1,4 @@
-"""What docs/adapters.md says in tables is what the code does."""
+"""The tables of docs/adapters.md match the code."""
 
 import re
 from pathlib import Path
@@ -17,8 +17,8 @@ KINDS = (
 )
 
 
-def rows(heading: str) -> dict[str, list[str]]:
-    """The cells of a section's table, by the kind in their first."""
+def table_rows(heading: str) -> dict[str, list[str]]:
+    """Return the rows of a section's table by kind, without the first cell."""
     section = DOCUMENT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     lines = re.findall(r"^\| `(\w+)` \| (.*) \|$", section, re.MULTILINE)
     return {kind: [cell.strip() for cell in cells.split(" | ")] for kind, cells in lines}
@@ -28,10 +28,10 @@ def backend(kind: str) -> Backend:
     return create_backend(BackendSettings(kind=kind, url="http://127.0.0.1:1"))
 
 
-def test_the_request_policy_is_documented_field_by_field() -> None:
+def test_request_policy_of_every_kind_is_documented() -> None:
     documented = {
         kind: tuple(frozenset(re.findall("`([^`]+)`", cell)) for cell in cells)
-        for kind, cells in rows("Request policy").items()
+        for kind, cells in table_rows("Request policy").items()
     }
     policies = {kind: backend_class(kind).request_policy for kind in KINDS}
 
@@ -42,33 +42,33 @@ def test_the_request_policy_is_documented_field_by_field() -> None:
     }
 
 
-def test_every_kind_has_its_operations_documented() -> None:
-    documented = rows("Operations")
+def test_operations_of_every_kind_are_documented() -> None:
+    documented = table_rows("Operations")
 
     assert set(documented) == set(KINDS)
     assert {len(cells) for cells in documented.values()} == {len(Operation)}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "echo"])
-def test_the_default_clocks_are_documented(kind: str) -> None:
-    clocks = backend(kind).timeouts
-    told = rows("Clocks, limits and load")[kind][:4]
+def test_default_timeouts_are_documented(kind: str) -> None:
+    timeouts = backend(kind).timeouts
+    documented = table_rows("Timeouts, limits and load")[kind][:4]
 
-    assert [float(cell) for cell in told] == [
-        clocks.connect_s,
-        clocks.first_byte_s,
-        clocks.silence_s,
-        clocks.total_s,
+    assert [float(cell) for cell in documented] == [
+        timeouts.connect_s,
+        timeouts.first_byte_s,
+        timeouts.silence_s,
+        timeouts.total_s,
     ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_default_number_of_jobs_is_documented(kind: str) -> None:
+def test_default_number_of_concurrent_jobs_is_documented(kind: str) -> None:
     (line,) = re.findall(rf"^\| \[`{kind}`\].*$", DOCUMENT, re.MULTILINE)
 
     assert re.findall(r"\d+", line.split("|")[-2]) == [str(backend(kind).max_concurrent)]
 
 
 @pytest.mark.parametrize("reason", [LIST_IT, NOT_LISTED])
-def test_reasons_are_documented(reason: str) -> None:
+def test_reasons_for_withheld_models_are_documented(reason: str) -> None:
     assert f"| {reason} |" in DOCUMENT
