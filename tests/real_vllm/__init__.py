@@ -1,1 +1,1 @@
-"""What only a real vLLM shows: `make test-vllm` installs one, starts it and runs these tests."""
+"""Tests that need a real vLLM; `make test-vllm` installs it, starts it and runs them."""

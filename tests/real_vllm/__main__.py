@@ -1,8 +1,8 @@
-"""`python -m tests.real_vllm VENV [pytest's arguments]`: a real vLLM, tested and stopped.
+"""`python -m tests.real_vllm VENV [pytest's arguments]`: run the tests with a real vLLM.
 
-VENV is an environment that vLLM is installed in; `make test-vllm` makes it. The conformance tests
-and those of this folder run against the server in a pytest of their own. Exits as pytest does, with
-1 when the server does not start, and with 130 when interrupted.
+VENV is an environment with vLLM, which `make test-vllm` creates. The conformance tests and the
+tests of this folder run in a separate pytest process. The exit code is that of pytest, 1 if the
+server does not start, or 130 if interrupted.
 """
 
 import asyncio
@@ -24,19 +24,19 @@ _ROOT: Final = Path(__file__).parents[2]
 _TESTS: Final = ("tests/integration", "tests/real_vllm")
 _INTERRUPTED: Final = 130
 _ENDING_S: Final = 60.0
-"""How long an interrupted pytest may take: it stops a server of its own, too."""
+"""Timeout for an interrupted pytest, which may have to stop its own server."""
 
 
 async def _main(venv: Path, arguments: list[str]) -> int:
-    """Make the model, run the server, run the tests; returns the exit code."""
+    """Create the model, start the server, run the tests and return the exit code."""
     log = venv / "vllm.log"
     model = venv / "tiny-model"
     write_tiny_model(model)
     server = VllmServer(venv, model, log, api_key=secrets.token_hex(16))
     click.echo(f"Starting a real vLLM with a tiny model: half a minute or so. Its log: {log}")
-    begun = time.monotonic()
+    started_at = time.monotonic()
     async with server:
-        click.echo(f"Ready after {time.monotonic() - begun:.0f} s at {server.url}. Its tests:")
+        click.echo(f"Ready after {time.monotonic() - started_at:.0f} s at {server.url}. Its tests:")
         code = await _run_tests(server, venv, arguments)
     click.echo("The server is stopped.")
     return code
@@ -53,7 +53,7 @@ async def _run_tests(server: VllmServer, venv: Path, arguments: list[str]) -> in
         *(sys.executable, "-m", "pytest", "-vv", "-m", "vllm", *_TESTS, *arguments),
         cwd=_ROOT,
         env=os.environ | named,
-        # Out of the terminal's reach: Ctrl-C comes from here, once.
+        # Not in the terminal's process group: this process forwards Ctrl-C once.
         start_new_session=True,
         preexec_fn=end_with_parent,
     )

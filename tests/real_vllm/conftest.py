@@ -1,4 +1,4 @@
-"""These tests take part only when a real vLLM is named; see `__main__`."""
+"""These tests run only if TEST_VLLM_URL is set; see `__main__`."""
 
 import os
 from typing import Final
@@ -13,4 +13,4 @@ VENV: Final = os.environ.get("TEST_VLLM_VENV", "")
 
 collect_ignore_glob = [] if VLLM_URL else ["test_*.py"]
 if not VENV:
-    collect_ignore_glob.append("test_troubles.py")
+    collect_ignore_glob.append("test_failures.py")

@@ -1,4 +1,4 @@
-"""What the server's own figures say: the agent reads them, or a test reads them past its back."""
+"""Reads the load and token metrics of a real vLLM server."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from provider_agent.adapters.servers.prometheus_text import read_gauges
 
 _TOKENS = "vllm:generation_tokens_total"
 _POLL_S = 0.02
-_PATIENCE_S = 30.0
+_TIMEOUT_S = 30.0
 
 
-async def load_when(backend: Backend, wanted: Callable[[ServerLoad], bool]) -> ServerLoad:
-    """Ask again and again until the load is as wanted: a server's figures call nobody."""
-    async with asyncio.timeout(_PATIENCE_S):
+async def wait_for_load(backend: Backend, wanted: Callable[[ServerLoad], bool]) -> ServerLoad:
+    """Poll the load until it satisfies a condition; the server does not notify of changes."""
+    async with asyncio.timeout(_TIMEOUT_S):
         while True:
             load = await backend.load()
             assert load is not None
@@ -25,6 +25,6 @@ async def load_when(backend: Backend, wanted: Callable[[ServerLoad], bool]) -> S
 
 
 async def tokens_generated(url: str) -> float:
-    """Tokens that the server's engine has written since it started, whoever asked for them."""
+    """Return the number of tokens that the engine has generated since it started."""
     async with aiohttp.ClientSession() as client, client.get(f"{url}/metrics") as response:
         return sum(read_gauges(await response.read(), [_TOKENS])[_TOKENS])

@@ -1,4 +1,4 @@
-"""Starts and stops a real vLLM as a group of processes of its own."""
+"""Starts and stops a real vLLM server in its own process group."""
 
 import asyncio
 import ctypes
@@ -13,13 +13,13 @@ from typing import Final, Self
 import aiohttp
 
 MODEL: Final = "tiny"
-"""What the server calls its model."""
+"""The server's id of its model."""
 START_S: Final = 240.0
-"""How long it may take to start: half a minute on two cores, more when they are busy."""
+"""Start timeout. Starting takes half a minute on two idle cores."""
 GRACE_S: Final = 20.0
-"""How long its processes may take to end before they are killed."""
+"""How long its processes may take to exit before they are killed."""
 PARALLEL: Final = 4
-"""Answers at once; more wait in the server's queue."""
+"""Concurrent requests; further requests wait in the server's queue."""
 _POLL_S: Final = 0.2
 _TAIL_BYTES: Final = 3000
 _PR_SET_PDEATHSIG: Final = 1
@@ -29,7 +29,7 @@ _LIBC: Final = ctypes.CDLL(None)
 
 
 def end_with_parent() -> None:
-    """For a new process, before its program runs: SIGTERM when its parent dies, however it dies.
+    """Request SIGTERM when the parent process exits. Called in a new process before exec.
 
     Linux only; see prctl(2).
     """
@@ -37,19 +37,20 @@ def end_with_parent() -> None:
 
 
 class VllmStartError(Exception):
-    """The server did not start; the text holds the end of its log."""
+    """The server did not start; the text contains the end of its log."""
 
 
 class VllmServer:
-    """One vLLM on a free loopback port, on the processor, without any contact to the outside.
+    """One vLLM server on a free loopback port, on the CPU, without network access.
 
-    An async context manager: it runs inside the block. It also ends when this process dies.
+    An async context manager that starts and stops the server. The server also stops when this
+    process exits.
 
     Args:
-        venv: the environment that vLLM is installed in; its caches go there, too.
+        venv: the environment with vLLM, which also contains its caches.
         model: the folder with the model's files.
-        log: the file for what it writes; replaced.
-        api_key: the key it asks for; None: none.
+        log: the log file, which is overwritten.
+        api_key: the key that it requires; None for no key.
     """
 
     def __init__(self, venv: Path, model: Path, log: Path, *, api_key: str | None = None) -> None:
@@ -68,18 +69,18 @@ class VllmServer:
         """The base address, without a trailing slash.
 
         Raises:
-            RuntimeError: it does not run.
+            RuntimeError: the server is not running.
         """
         if self._url is None:
-            raise RuntimeError("the server does not run")
+            raise RuntimeError("the server is not running")
         return self._url
 
     @property
     def engine_pid(self) -> int:
-        """The process that computes; the one that speaks HTTP is its parent.
+        """The process id of the engine, a child of the HTTP server process.
 
         Raises:
-            RuntimeError: there is none.
+            RuntimeError: the server has no engine process.
         """
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
@@ -89,23 +90,23 @@ class VllmServer:
         raise RuntimeError("the server has no engine")
 
     async def start(self, start_s: float = START_S) -> str:
-        """Start it, wait until it answers, and return the base address.
+        """Start the server, wait until it is healthy, and return its base address.
 
-        Cancelling it kills the processes.
+        Cancellation kills its processes.
 
         Raises:
-            VllmStartError: it ended, or did not answer within `start_s` seconds.
-            RuntimeError: it runs already.
+            VllmStartError: it exited, or was not healthy within `start_s` seconds.
+            RuntimeError: the server is already running.
         """
         if self._process is not None:
-            raise RuntimeError("the server runs already")
+            raise RuntimeError("the server is already running")
         port = _free_port()
         url = f"http://127.0.0.1:{port}"
         self._process = await self._spawn(port)
         why = "ended before it was ready"
         try:
             async with asyncio.timeout(start_s):
-                if await _answers(url, self._process):
+                if await _wait_until_healthy(url, self._process):
                     self._url = url
         except TimeoutError:
             why = f"was not ready within {start_s:g} s"
@@ -117,9 +118,9 @@ class VllmServer:
         return self._url
 
     async def stop(self, grace_s: float = GRACE_S) -> None:
-        """End all its processes: SIGTERM, and SIGKILL for what is left after `grace_s` seconds.
+        """Stop all processes with SIGTERM, and after `grace_s` seconds with SIGKILL.
 
-        May be repeated. Cancelling it kills them at once.
+        Idempotent. Cancellation kills the processes immediately.
         """
         process, self._url = self._process, None
         if process is None:
@@ -172,7 +173,7 @@ class VllmServer:
             )
 
     def _environment(self) -> dict[str, str]:
-        """Ours without what would set vLLM up differently, and with all its files in one place."""
+        """Return this process's environment without vLLM settings, with all caches below `venv`."""
         cache = self._venv / "cache"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
         return kept | {
@@ -190,7 +191,7 @@ class VllmServer:
         }
 
     async def _kill(self) -> None:
-        """Make sure that all are gone: an engine outlives a server that was killed."""
+        """Kill the process group: an engine outlives a killed server process."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -203,17 +204,17 @@ class VllmServer:
 
 
 def _free_port() -> int:
-    """A port that nobody has now: vLLM does not tell which one it took when asked for any."""
+    """Return an unused port: vLLM does not report the port that it chose for port 0."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
-async def _answers(url: str, process: asyncio.subprocess.Process) -> bool:
-    """Wait until the server is healthy; False when its process ended first."""
+async def _wait_until_healthy(url: str, process: asyncio.subprocess.Process) -> bool:
+    """Wait until the server is healthy; False if its process exits first."""
     async with aiohttp.ClientSession() as client:
         while process.returncode is None:
-            with suppress(aiohttp.ClientError):  # nobody listens while it loads
+            with suppress(aiohttp.ClientError):  # connection refused while it loads
                 async with client.get(f"{url}/health") as response:
                     if response.status == 200:
                         return True

@@ -1,4 +1,4 @@
-"""Jobs on a real vLLM: what it refuses, and what it does when a client goes away."""
+"""Jobs on a real vLLM: rejected requests, load and cancellation."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from provider_agent.adapters.base import BadStatus, WireFormat
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.adapters_under_test import ANTHROPIC, OPENAI, AdapterUnderTest, parametrize_adapters
 from tests.kit.sink import CollectingSink
-from tests.real_vllm.gauges import load_when, tokens_generated
+from tests.real_vllm.gauges import tokens_generated, wait_for_load
 
 pytestmark = parametrize_adapters(["real-vllm"])
 
@@ -22,12 +22,12 @@ async def window_of(adapter: AdapterUnderTest) -> int:
     return model.context_window
 
 
-# --- what it refuses ------------------------------------------------------------------------------
+# --- rejected requests ----------------------------------------------------------------------------
 
 
 @in_both_formats
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-async def test_a_prompt_that_is_too_long_exceeds_the_context_length(
+async def test_too_long_prompt_exceeds_the_context_length(
     adapter: AdapterUnderTest, wire_format: WireFormat, stream: bool
 ) -> None:
     messages = [{"role": "user", "content": "one two " * await window_of(adapter)}]
@@ -43,7 +43,7 @@ async def test_a_prompt_that_is_too_long_exceeds_the_context_length(
 
 
 @in_both_formats
-async def test_an_unknown_model_is_not_loaded_here(
+async def test_unknown_model_is_reported_as_not_loaded(
     adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
     job = msgspec.structs.replace(adapter.job(wire_format), model_id="no-such-model")
@@ -54,7 +54,7 @@ async def test_an_unknown_model_is_not_loaded_here(
     assert caught.value.code is ErrorCode.MODEL_NOT_LOADED
 
 
-# --- its load -------------------------------------------------------------------------------------
+# --- load -------------------------------------------------------------------------------------
 
 
 @in_both_formats
@@ -62,21 +62,21 @@ async def test_a_stream_counts_as_load_and_cancelling_it_frees_the_engine(
     adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
     asked = await window_of(adapter) - 200
-    await load_when(adapter.backend, lambda load: load.running == 0)
+    await wait_for_load(adapter.backend, lambda load: load.running == 0)
     before = await tokens_generated(adapter.backend.settings.url)
     sink = CollectingSink()
     job = adapter.job(wire_format, max_tokens=asked)
     streaming = asyncio.create_task(adapter.backend.execute(job, sink))
     await sink.first_chunk.wait()
 
-    load = await load_when(adapter.backend, lambda load: load.running == 1)
+    load = await wait_for_load(adapter.backend, lambda load: load.running == 1)
     streaming.cancel()
 
     with pytest.raises(asyncio.CancelledError):
         await streaming
-    await load_when(adapter.backend, lambda load: load.running == 0)
+    await wait_for_load(adapter.backend, lambda load: load.running == 0)
     generated = await tokens_generated(adapter.backend.settings.url) - before
-    assert generated < asked, "it was not cancelled, it ended"
+    assert generated < asked, "the job completed before it was cancelled"
     assert load.waiting == 0
     assert load.cache_used is not None
     assert 0 < load.cache_used < 1

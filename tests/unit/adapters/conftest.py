@@ -1,4 +1,4 @@
-"""Backends for the fakes of a test, closed with it."""
+"""Fixtures that create backends for fake servers and close them after the test."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from tests.kit.fakes import FakeServer
 
 
 class Connect(Protocol):
-    """Makes a backend for a fake, with settings beside kind, url and key."""
+    """Creates a backend for a fake server; `settings` are added to kind, url and key."""
 
     def __call__(self, server: FakeServer, **settings: object) -> Backend: ...
 
@@ -25,7 +25,7 @@ async def connect(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connect]:
     made: list[Backend] = []
 
     def connect_to(server: FakeServer, **settings: object) -> Backend:
-        # Passthroughs offer nothing without a list.
+        # Passthroughs offer nothing without a model list.
         listed = None if backend_class(server.kind).native else ("*",)
         usual = BackendSettings(
             kind=server.kind, url=server.url, api_key=server.api_key, models=listed
@@ -41,7 +41,7 @@ async def connect(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connect]:
 def a_job(
     model_id: str, wire_format: WireFormat = WireFormat.OPENAI, *, stream: bool = True
 ) -> Job:
-    """A job that any fake accepts."""
+    """Return a job that any fake server accepts."""
     request = {
         "model": model_id,
         "messages": [{"role": "user", "content": "hi"}],

@@ -20,7 +20,7 @@ SETTINGS = BackendSettings(kind="vllm", url="http://a:8000", api_key=KEY)
 
 
 @pytest.mark.parametrize("show", [repr, str, pretty_repr, lambda one: f"{[one]}"])
-def test_settings_never_show_the_key(show: object) -> None:
+def test_repr_of_settings_omits_the_key(show: object) -> None:
     assert callable(show)
     shown = show(SETTINGS)
 
@@ -28,25 +28,25 @@ def test_settings_never_show_the_key(show: object) -> None:
     assert "set" in shown
 
 
-def test_a_backend_shows_itself_without_the_key() -> None:
+def test_repr_of_a_backend_omits_the_key() -> None:
     assert repr(VllmBackend(SETTINGS)) == "<VllmBackend vllm:http://a:8000>"
 
 
-def test_a_passthrough_is_known_by_its_kind_alone() -> None:
+def test_id_of_a_passthrough_is_its_kind() -> None:
     settings = BackendSettings(kind="openrouter", url="https://somewhere/api", api_key=KEY)
 
     assert OpenRouterBackend(settings).id == "openrouter"
     assert EchoBackend(BackendSettings(kind="echo")).id == "echo"
 
 
-def test_the_operators_limit_comes_before_the_kinds_own() -> None:
+def test_operator_limit_overrides_the_default_of_the_kind() -> None:
     limited = msgspec.structs.replace(SETTINGS, max_concurrent=3)
 
     assert VllmBackend(limited).max_concurrent == 3
     assert VllmBackend(SETTINGS).max_concurrent == VllmBackend.default_max_concurrent
 
 
-def test_the_formats_of_a_model_follow_from_its_operations() -> None:
+def test_formats_of_a_model_follow_from_its_operations() -> None:
     model = BackendModel(
         model_id="m",
         context_window=None,
@@ -58,7 +58,7 @@ def test_the_formats_of_a_model_follow_from_its_operations() -> None:
     assert model.formats == {WireFormat.OPENAI, WireFormat.ANTHROPIC}
 
 
-def test_errors_carry_what_the_server_said_outside_their_text() -> None:
+def test_error_body_is_not_part_of_the_error_text() -> None:
     status = BadStatus(429, b"body", ErrorCode.BACKEND_OVERLOADED, 3.0)
     inside = ErrorInStream(b"body", ErrorCode.BACKEND_ERROR)
 

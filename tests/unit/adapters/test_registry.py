@@ -61,7 +61,7 @@ def install(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "native"), BUILT_IN.items())
-def test_every_built_in_kind_can_be_made(kind: str, native: bool) -> None:
+def test_every_built_in_kind_can_be_created(kind: str, native: bool) -> None:
     backend = create_backend(BackendSettings(kind=kind, url="http://127.0.0.1:1"))
 
     assert isinstance(backend, Backend)

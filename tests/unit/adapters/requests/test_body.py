@@ -26,7 +26,7 @@ def prepared(request: bytes, operation: Operation = CHAT, *, ask_for_usage: bool
     return prepare_request(request, operation, "m", ask_for_usage=ask_for_usage).body
 
 
-def test_the_model_becomes_the_servers_own() -> None:
+def test_model_is_replaced_by_the_upstream_id() -> None:
     assert prepared(b'{"a":1,"model":"theirs","b":2}') == b'{"a":1,"model":"m","b":2}'
 
 
@@ -34,7 +34,7 @@ def test_a_missing_model_is_added() -> None:
     assert json.loads(prepared(b"{}")) == {"model": "m"}
 
 
-def test_a_request_with_nothing_to_change_loses_white_space_only() -> None:
+def test_unchanged_request_loses_only_white_space() -> None:
     request = b' { "model" : "m" , "temperature": 1.0, "stop": [ "a" ] } '
 
     assert prepared(request) == b'{"model":"m","temperature":1.0,"stop":[ "a" ]}'
@@ -48,7 +48,7 @@ def test_a_request_with_nothing_to_change_loses_white_space_only() -> None:
         b'{"model":"m","mod\\u0065l":"m"}',
     ],
 )
-def test_a_field_cannot_mean_two_things(request_body: bytes) -> None:
+def test_duplicate_fields_are_removed(request_body: bytes) -> None:
     """A server that reads the first of two fields would have served another model."""
     assert prepared(request_body) == b'{"model":"m"}'
 
@@ -125,12 +125,12 @@ def test_usage_is_not_asked_for_where_it_is_not_wanted(
         b'\xff{"model":"m"}',
     ],
 )
-def test_what_is_not_one_json_object_is_the_clients_fault(request_body: bytes) -> None:
+def test_request_that_is_not_one_json_object_is_a_bad_request(request_body: bytes) -> None:
     with pytest.raises(BadRequest):
         prepared(request_body)
 
 
-def test_tells_whether_it_streams() -> None:
+def test_streamed_requests_are_detected() -> None:
     def streams(body: bytes) -> bool:
         return prepare_request(body, CHAT, "m", ask_for_usage=True).streamed
 
@@ -156,7 +156,7 @@ def test_no_other_field_changes(
 
 
 @given(st.binary())
-def test_arbitrary_bytes_are_an_object_or_refused(request_body: bytes) -> None:
+def test_arbitrary_bytes_are_one_object_or_a_bad_request(request_body: bytes) -> None:
     try:
         body = prepared(request_body)
     except BadRequest:

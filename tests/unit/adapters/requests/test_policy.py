@@ -55,7 +55,7 @@ def test_a_named_field_is_refused_removed_or_let_through(
     assert applied(policy, request, PASS) == request
 
 
-def test_a_refusal_names_every_field() -> None:
+def test_strict_mode_names_every_rejected_field() -> None:
     request: dict[str, object] = {"route": "fallback", "models": ["dear"], "top_p": 1}
 
     with pytest.raises(BadRequest, match="does not accept: models, route"):
@@ -63,8 +63,8 @@ def test_a_refusal_names_every_field() -> None:
 
 
 @pytest.mark.parametrize("name", ["Models", "MODELS", "mode\\u006cs", "Model\\u017f"])
-def test_a_name_counts_however_it_is_written(name: str) -> None:
-    """Servers written in Go read names without regard to case, and to Unicode's kinds of case."""
+def test_field_names_match_case_insensitively(name: str) -> None:
+    """Servers written in Go match names case-insensitively, with Unicode case folding."""
     request = f'{{"messages":[],"{name}":["dear"]}}'.encode()
 
     body = prepared(request, POLICIES["openrouter"], STRIP)
@@ -74,8 +74,8 @@ def test_a_name_counts_however_it_is_written(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["Model", "MODEL", "Stream", "STREAM_OPTIONS"])
 @pytest.mark.parametrize("mode", PolicyMode)
-def test_no_other_spelling_competes_with_the_agents_own_fields(name: str, mode: PolicyMode) -> None:
-    """Ollama would have taken `Model` for `model`, and so served any model, also in its cloud."""
+def test_case_variants_of_own_fields_are_removed(name: str, mode: PolicyMode) -> None:
+    """Ollama reads `Model` as `model`, which would select any model, also in its cloud."""
     request = json.dumps({"model": "m", "stream": True, name: "dear:cloud"}).encode()
 
     body = json.loads(prepared(request, POLICIES["ollama"], mode))
@@ -83,7 +83,7 @@ def test_no_other_spelling_competes_with_the_agents_own_fields(name: str, mode: 
     assert body == {"model": "m", "stream": True, "stream_options": {"include_usage": True}}
 
 
-def test_no_other_spelling_switches_the_usage_off() -> None:
+def test_case_variants_cannot_disable_usage() -> None:
     options = {"include_usage": True, "Include_Usage": False}
     request = json.dumps({"stream": True, "stream_options": options}).encode()
 
@@ -116,7 +116,7 @@ def test_a_tool_that_the_server_runs_is_refused_removed_or_let_through(
 
 
 @pytest.mark.parametrize(("kind", "beginning"), KINDS_AND_TOOLS)
-def test_without_tools_nothing_is_to_be_chosen(kind: str, beginning: str) -> None:
+def test_tool_choice_is_removed_with_the_last_tool(kind: str, beginning: str) -> None:
     request: dict[str, object] = {
         "messages": MESSAGES,
         "tools": [{"type": beginning}],
@@ -127,7 +127,7 @@ def test_without_tools_nothing_is_to_be_chosen(kind: str, beginning: str) -> Non
 
 
 @pytest.mark.parametrize("odd", [7, None, "x", [], {}, {"type": 7}, {"type": None}])
-def test_an_odd_tool_does_not_hide_one_that_the_server_runs(odd: object) -> None:
+def test_malformed_tool_does_not_protect_a_server_side_tool(odd: object) -> None:
     request: dict[str, object] = {"tools": [odd, {"type": "web_search"}]}
 
     with pytest.raises(BadRequest):
@@ -143,12 +143,12 @@ def test_an_odd_tool_does_not_hide_one_that_the_server_runs(odd: object) -> None
         {"tools": [{"type": "function", "TYPE": "web_search"}]},
     ],
 )
-def test_a_tool_counts_however_its_names_are_written(request_body: dict[str, object]) -> None:
+def test_tool_fields_match_case_insensitively(request_body: dict[str, object]) -> None:
     assert applied(POLICIES["ollama"], request_body, STRIP) == {}
 
 
 @pytest.mark.parametrize("tools", [None, 7, "x", {}, {"type": "web_search"}, [], [FUNCTION], [7]])
-def test_what_is_no_list_of_such_tools_is_the_servers_to_judge(tools: object) -> None:
+def test_malformed_tools_are_forwarded(tools: object) -> None:
     request: dict[str, object] = {"tools": tools, "tool_choice": "auto"}
 
     for policy in POLICIES.values():
@@ -158,7 +158,7 @@ def test_what_is_no_list_of_such_tools_is_the_servers_to_judge(tools: object) ->
 @pytest.mark.parametrize(
     "kind", [kind for kind, policy in POLICIES.items() if not policy.tool_types]
 )
-def test_some_servers_run_no_tools(kind: str) -> None:
+def test_kinds_without_server_side_tools_forward_all_tools(kind: str) -> None:
     request: dict[str, object] = {"tools": [{"type": "web_search"}]}
 
     assert applied(POLICIES[kind], request, STRICT) == request
@@ -176,7 +176,9 @@ REQUESTS = st.dictionaries(st.sampled_from(NAMED) | st.text(max_size=8), VALUES,
 
 
 @given(st.sampled_from(sorted(POLICIES)), REQUESTS, st.sampled_from(PolicyMode))
-def test_nothing_else_changes(kind: str, request: dict[str, object], mode: PolicyMode) -> None:
+def test_other_fields_do_not_change(
+    kind: str, request: dict[str, object], mode: PolicyMode
+) -> None:
     policy = POLICIES[kind]
     named = {name for name in request if name.casefold() in policy.fields}
     if mode is STRICT and named:
@@ -192,7 +194,7 @@ def test_nothing_else_changes(kind: str, request: dict[str, object], mode: Polic
 
 
 @given(st.sampled_from(sorted(POLICIES)), st.lists(VALUES | st.builds(dict, type=st.text())))
-def test_the_tools_that_stay_keep_their_order_and_bytes(kind: str, tools: list[object]) -> None:
+def test_forwarded_tools_keep_their_order_and_bytes(kind: str, tools: list[object]) -> None:
     policy = POLICIES[kind]
 
     after = applied(policy, {"tools": tools}, STRIP).get("tools", [])

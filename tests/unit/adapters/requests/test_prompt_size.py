@@ -68,29 +68,31 @@ def count(fields: object, operation: Operation = CHAT, enough: int | None = None
         (chat({"odd": "a b c"}), CHAT, 0),
     ],
 )
-def test_prompts(request_: object, operation: Operation, tokens: int) -> None:
+def test_least_prompt_tokens_of_each_request_form(
+    request_: object, operation: Operation, tokens: int
+) -> None:
     assert count(request_, operation) == tokens
 
 
-def test_a_request_with_fewer_bytes_than_the_window_has_tokens_is_not_looked_into() -> None:
+def test_request_with_fewer_bytes_than_the_limit_is_not_parsed() -> None:
     request = msgspec.json.encode(chat(WORDS))
 
     assert least_prompt_tokens(request, CHAT, len(request)) == 0
     assert least_prompt_tokens(request, CHAT, len(request) - 1) == 5
 
 
-def test_counting_stops_when_it_knows_enough() -> None:
+def test_counting_stops_above_the_limit() -> None:
     huge = chat("word " * 1_000_000)
 
     assert 10_000 < count(huge, enough=10_000) < 100_000
 
 
 @pytest.mark.parametrize("request_", [b"", b"{", b"[1]", b'{"messages":' + b"[" * 100_000])
-def test_what_is_no_request_counts_nothing(request_: bytes) -> None:
+def test_invalid_request_counts_zero_tokens(request_: bytes) -> None:
     assert least_prompt_tokens(request_, CHAT, -1) == 0
 
 
-def test_the_depth_of_a_request_is_no_accident() -> None:
+def test_deeply_nested_request_is_counted_without_recursion() -> None:
     content: object = "a b"
     for _ in range(400):
         content = [{"content": content}]
@@ -99,7 +101,7 @@ def test_the_depth_of_a_request_is_no_accident() -> None:
 
 
 @given(st.lists(st.text(max_size=200), max_size=20))
-def test_a_text_never_counts_more_than_its_characters(texts: list[str]) -> None:
+def test_text_never_counts_more_tokens_than_characters(texts: list[str]) -> None:
     content = [{"type": "text", "text": text} for text in texts]
 
     assert 0 <= count(chat(content)) <= sum(map(len, texts))

@@ -46,7 +46,7 @@ async def test_offers_one_model_in_both_formats() -> None:
 
 @BOTH
 @pytest.mark.parametrize("stream", [True, False])
-async def test_says_the_last_user_message_again(wire_format: WireFormat, stream: bool) -> None:
+async def test_repeats_the_last_user_message(wire_format: WireFormat, stream: bool) -> None:
     sink, result = await run(echo_job("alpha beta gamma", wire_format, stream=stream))
 
     assert b"alpha" in sink.data
@@ -90,13 +90,13 @@ async def test_equal_requests_get_equal_bytes(wire_format: WireFormat) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "   ", None, []])
-async def test_nothing_to_say_is_said(content: object) -> None:
+async def test_empty_message_gets_a_placeholder_reply(content: object) -> None:
     sink, _ = await run(echo_job(content))
 
     assert b"nothing" in sink.data
 
 
-async def test_parts_of_a_message_are_one_text() -> None:
+async def test_parts_of_a_message_are_joined() -> None:
     parts = [{"type": "text", "text": "left"}, {"type": "image_url", "image_url": {"url": "x"}}]
 
     sink, _ = await run(echo_job(parts))
@@ -108,14 +108,14 @@ async def test_parts_of_a_message_are_one_text() -> None:
     "request_body",
     [b"", b"[]", b"{}", b'{"messages":7}', b'{"messages":[{"content":"x"}]}', b"[" * 100_000],
 )
-async def test_a_request_without_messages_is_the_clients_fault(request_body: bytes) -> None:
+async def test_request_without_messages_is_a_bad_request(request_body: bytes) -> None:
     job = msgspec.structs.replace(echo_job("x"), request=request_body)
 
     with pytest.raises(BadRequest):
         await run(job)
 
 
-async def test_it_stops_when_cancelled() -> None:
+async def test_cancellation_stops_the_reply() -> None:
     sink = CollectingSink(pause_at=1)
     backend = EchoBackend(BackendSettings(kind="echo"))
     running = asyncio.create_task(backend.execute(echo_job("a b c", stream=True), sink))

@@ -30,11 +30,11 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", None),
     ],
 )
-def test_the_environment_decides_by_scheme_and_host(url: str, proxy: str | None) -> None:
+def test_proxy_depends_on_scheme_and_host(url: str, proxy: str | None) -> None:
     assert environment_proxy(url) == proxy
 
 
-def test_without_any_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_without_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HTTPS_PROXY")
 
     assert environment_proxy("https://openrouter.ai/api") is None

@@ -33,7 +33,7 @@ from tests.unit.adapters.conftest import Connect, a_job
 
 KEY = "sk-operator-0123456789"
 
-Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+ConnectionHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @pytest.fixture
@@ -43,12 +43,12 @@ async def server() -> AsyncIterator[FakeOpenAICompatible]:
 
 
 @asynccontextmanager
-async def raw_server(talk: Talk) -> AsyncIterator[HttpBackend]:
-    """A backend whose server is so many lines of socket talk."""
+async def raw_server(handler: ConnectionHandler) -> AsyncIterator[HttpBackend]:
+    """A backend whose server is the coroutine function `handler`."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await talk(reader, writer)
+            await handler(reader, writer)
         finally:
             writer.close()
 
@@ -86,7 +86,7 @@ def response(body: bytes) -> bytes:
     return head.encode() + b"\r\n\r\n" + body
 
 
-async def test_an_idle_connection_that_the_server_closed_is_replaced() -> None:
+async def test_closed_idle_connection_is_replaced() -> None:
     connections: list[list[bytes]] = []
 
     async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -95,7 +95,7 @@ async def test_an_idle_connection_that_the_server_closed_is_replaced() -> None:
         requests.append(await read_request(reader))
         writer.write(response(b'{"choices":[]}'))
         if len(connections) == 1:
-            # Kept open until the next request is on its way: the race that a client cannot win.
+            # Closed only after the next request was sent: a race that the client cannot avoid.
             requests.append(await read_request(reader))
             return
         await reader.read()
@@ -110,7 +110,7 @@ async def test_an_idle_connection_that_the_server_closed_is_replaced() -> None:
     )
 
 
-async def test_a_server_that_always_closes_is_asked_twice_and_not_forever() -> None:
+async def test_request_to_a_server_that_always_closes_is_retried_once() -> None:
     asked = 0
 
     async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -125,7 +125,7 @@ async def test_a_server_that_always_closes_is_asked_twice_and_not_forever() -> N
     assert asked == 2
 
 
-async def test_what_is_not_http_is_an_invalid_response() -> None:
+async def test_response_that_is_not_http_is_invalid() -> None:
     async def gibberish(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(b"SSH-2.0-OpenSSH_9.9\r\n\r\n")
@@ -145,7 +145,7 @@ async def test_a_redirect_is_not_followed(server: FakeOpenAICompatible, connect:
     assert server.requests_to("/elsewhere") == []
 
 
-async def test_a_question_is_not_redirected_either(
+async def test_api_request_does_not_follow_redirects(
     server: FakeOpenAICompatible, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = FakeResponse(status=302, headers={"Location": server.url + "/elsewhere"})
@@ -155,7 +155,7 @@ async def test_a_question_is_not_redirected_either(
     assert server.requests_to("/elsewhere") == []
 
 
-async def test_cookies_are_not_kept(server: FakeOpenAICompatible, connect: Connect) -> None:
+async def test_cookies_are_not_stored(server: FakeOpenAICompatible, connect: Connect) -> None:
     backend = connect(server)
     server.script_jobs(json_response({"choices": []}, headers={"Set-Cookie": "session=1; Path=/"}))
 
@@ -165,7 +165,7 @@ async def test_cookies_are_not_kept(server: FakeOpenAICompatible, connect: Conne
     assert "cookie" not in server.jobs[1].headers
 
 
-async def test_the_trace_of_a_job_goes_with_it(
+async def test_traceparent_of_a_job_is_forwarded(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -178,14 +178,14 @@ async def test_the_trace_of_a_job_goes_with_it(
     assert headers["x-request-id"] == job.job_id.hex()
 
 
-async def test_without_a_key_none_is_sent(connect: Connect) -> None:
+async def test_no_authorization_header_without_a_key(connect: Connect) -> None:
     async with FakeOpenAICompatible() as server:
         await connect(server).execute(a_job(MODEL), CollectingSink())
 
     assert "authorization" not in server.jobs[0].headers
 
 
-async def test_an_unknown_operation_is_refused_before_anything_is_sent(
+async def test_unknown_operation_is_rejected_before_sending(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     job = msgspec.structs.replace(a_job(MODEL), operation="paint")
@@ -196,7 +196,7 @@ async def test_an_unknown_operation_is_refused_before_anything_is_sent(
     assert server.requests == []
 
 
-async def test_an_error_body_is_cut_and_free_of_the_key(
+async def test_error_body_is_bounded_and_redacted(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     filler = "word " * 100_000
@@ -210,7 +210,7 @@ async def test_an_error_body_is_cut_and_free_of_the_key(
     assert KEY.encode() not in caught.value.body
 
 
-async def test_an_error_inside_an_answer_is_free_of_the_key(
+async def test_error_in_a_successful_response_is_redacted(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     server.script_jobs(json_response({"error": f"your key {KEY} is fine"}))
@@ -222,7 +222,7 @@ async def test_an_error_inside_an_answer_is_free_of_the_key(
     assert KEY.encode() not in getattr(caught.value, "body", b"")
 
 
-async def test_an_error_status_whose_body_breaks_off_still_is_that_status() -> None:
+async def test_truncated_error_body_keeps_its_status() -> None:
     async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 100\r\n\r\n{half")
@@ -236,10 +236,10 @@ async def test_an_error_status_whose_body_breaks_off_still_is_that_status() -> N
 
 
 @pytest.mark.parametrize("fault", [Fault.HANG_BEFORE_HEADERS, Fault.HANG_AFTER_FIRST_CHUNK])
-async def test_closing_the_backend_ends_its_running_jobs(
+async def test_close_fails_running_jobs(
     server: FakeOpenAICompatible, connect: Connect, fault: Fault
 ) -> None:
-    # A closed aiohttp session leaves a reader of its responses waiting for ever.
+    # A closed aiohttp session leaves a reader of its responses waiting forever.
     backend = connect(server)
     server.script_jobs(fault)
     running = asyncio.create_task(backend.execute(a_job(MODEL), CollectingSink()))
@@ -255,7 +255,9 @@ async def test_closing_the_backend_ends_its_running_jobs(
         await recorded.disconnected.wait()
 
 
-async def test_a_closed_backend_opens_again(server: FakeOpenAICompatible, connect: Connect) -> None:
+async def test_closed_backend_reconnects_on_use(
+    server: FakeOpenAICompatible, connect: Connect
+) -> None:
     backend = connect(server)
     await backend.health()
     await backend.close()
@@ -263,7 +265,7 @@ async def test_a_closed_backend_opens_again(server: FakeOpenAICompatible, connec
     assert (await backend.health()).reachable
 
 
-async def test_many_jobs_run_at_once_and_a_question_passes_them(
+async def test_health_check_does_not_wait_for_running_jobs(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     backend = connect(server, max_concurrent=1)
@@ -280,10 +282,10 @@ async def test_many_jobs_run_at_once_and_a_question_passes_them(
     await asyncio.gather(*running, return_exceptions=True)
 
 
-# --- questions ------------------------------------------------------------------------------------
+# --- API requests ---------------------------------------------------------------------------------
 
 
-async def test_a_question_has_a_clock(server: FakeOpenAICompatible, connect: Connect) -> None:
+async def test_api_request_times_out(server: FakeOpenAICompatible, connect: Connect) -> None:
     backend = http_backend(connect(server))
     server.script_jobs(Fault.HANG_BEFORE_HEADERS)
 
@@ -291,7 +293,7 @@ async def test_a_question_has_a_clock(server: FakeOpenAICompatible, connect: Con
         await backend.request("POST", "/v1/chat/completions", json={"messages": []}, timeout_s=0.05)
 
 
-async def test_a_huge_answer_to_a_question_is_refused(
+async def test_oversized_api_response_is_invalid(
     server: FakeOpenAICompatible, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "MAX_RESPONSE_BYTES", 1000)
@@ -302,7 +304,7 @@ async def test_a_huge_answer_to_a_question_is_refused(
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"data":7}', b'{"data":[{"id":7}]}'])
-async def test_an_answer_of_another_shape_is_invalid(
+async def test_api_response_of_another_shape_is_invalid(
     server: FakeOpenAICompatible, connect: Connect, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
     monkeypatch.setattr(server, "respond", lambda _: FakeResponse((body,)))
@@ -312,7 +314,7 @@ async def test_an_answer_of_another_shape_is_invalid(
 
 
 @pytest.mark.parametrize("url", ["http://", "nonsense", "http://[::1", "http://host:99999"])
-async def test_an_address_that_is_none_is_unreachable(url: str) -> None:
+async def test_malformed_address_is_unreachable(url: str) -> None:
     backend = OpenAICompatibleBackend(BackendSettings(kind="openai_compatible", url=url))
 
     with pytest.raises(Unreachable):
@@ -321,7 +323,7 @@ async def test_an_address_that_is_none_is_unreachable(url: str) -> None:
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])
-async def test_a_compressed_answer_is_refused_unread(
+async def test_compressed_response_is_rejected(
     server: FakeOpenAICompatible, connect: Connect, content_type: str
 ) -> None:
     packed = FakeResponse((b"\x1f\x8b",), 200, content_type, {"Content-Encoding": "gzip"})
@@ -335,7 +337,7 @@ async def test_a_compressed_answer_is_refused_unread(
     assert server.jobs[0].headers["accept-encoding"] == "identity"
 
 
-async def test_an_answer_that_says_it_is_not_compressed_is_none(
+async def test_identity_content_encoding_is_accepted(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     server.script_jobs(json_response({"choices": []}, headers={"Content-Encoding": "Identity"}))
@@ -357,7 +359,7 @@ async def test_an_answer_that_says_it_is_not_compressed_is_none(
         (("*",), "a/b:c", True),
     ],
 )
-def test_the_operators_list_decides(
+def test_only_listed_models_are_offered(
     models: tuple[str, ...] | None, model_id: str, offered: bool
 ) -> None:
     settings = BackendSettings(kind="openai_compatible", url="http://h", models=models)
@@ -372,7 +374,7 @@ def test_the_operators_list_decides(
     assert (select_models([model], settings)[0].withheld == "") is offered
 
 
-async def test_a_netrc_entry_does_not_replace_the_operators_key(
+async def test_netrc_does_not_replace_the_operators_key(
     connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # aiohttp reads this file for passthroughs, which may need a proxy from the environment.
@@ -387,7 +389,7 @@ async def test_a_netrc_entry_does_not_replace_the_operators_key(
     assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
 
 
-def test_a_job_is_not_kept_by_the_backend() -> None:
+def test_backend_does_not_store_jobs() -> None:
     backend = OpenAICompatibleBackend(BackendSettings(kind="openai_compatible", url="http://h"))
 
     assert repr(backend) == "<OpenAICompatibleBackend openai_compatible:http://h>"

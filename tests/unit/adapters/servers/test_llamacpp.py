@@ -35,7 +35,7 @@ def test_a_model_is_called_by_its_alias_or_the_stem_of_its_file(
     assert offered_id(upstream_id) == name
 
 
-async def test_slots_are_the_jobs_at_once(server: FakeLlamaCpp, connect: Connect) -> None:
+async def test_max_concurrent_follows_the_slots(server: FakeLlamaCpp, connect: Connect) -> None:
     told, limited = connect(server), connect(server, max_concurrent=2)
 
     await told.list_models()
@@ -45,7 +45,7 @@ async def test_slots_are_the_jobs_at_once(server: FakeLlamaCpp, connect: Connect
     assert limited.max_concurrent == 2
 
 
-async def test_the_window_is_that_of_a_slot(server: FakeLlamaCpp, connect: Connect) -> None:
+async def test_context_window_is_that_of_one_slot(server: FakeLlamaCpp, connect: Connect) -> None:
     (model,) = await connect(server).list_models()
 
     assert (model.model_id, model.upstream_id, model.context_window) == (MODEL, FILE, WINDOW)
@@ -80,7 +80,7 @@ async def test_a_loading_model_is_unhealthy_and_says_so(
     assert len(await backend.list_models()) == 1
 
 
-async def test_an_old_build_speaks_no_messages(server: FakeLlamaCpp, connect: Connect) -> None:
+async def test_old_build_does_not_support_messages(server: FakeLlamaCpp, connect: Connect) -> None:
     old = {Operation.CHAT, Operation.COMPLETIONS}
     server.routes = old | {Operation.EMBEDDINGS}
 

@@ -39,7 +39,7 @@ async def test_the_newest_list_tells_loaded_models_window_and_slots(
     assert backend.max_concurrent == PARALLEL
 
 
-async def test_the_operators_own_limit_stays(server: FakeLmStudio, connect: Connect) -> None:
+async def test_operator_limit_is_not_changed(server: FakeLmStudio, connect: Connect) -> None:
     backend = connect(server, max_concurrent=2)
 
     await backend.list_models()
@@ -62,7 +62,7 @@ async def test_an_older_version_tells_loaded_models_and_window(
     assert embedder.operations == {Operation.EMBEDDINGS}
 
 
-async def test_where_nothing_tells_the_state_everything_is_offered(
+async def test_all_models_are_offered_without_reported_state(
     server: FakeLmStudio, connect: Connect
 ) -> None:
     server.api = "openai"

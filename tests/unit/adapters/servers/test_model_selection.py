@@ -48,13 +48,13 @@ def test_the_operators_list_decides_and_passthroughs_need_one(
     assert reasons([one], models=models) == {"acme/8b": reason}
 
 
-def test_what_the_adapter_withholds_stays_withheld() -> None:
+def test_models_withheld_by_the_adapter_stay_withheld() -> None:
     offline = model("m", withheld="offline")
 
     assert reasons([offline], models=("*",)) == {"m": "offline"}
 
 
-def test_what_speaks_nothing_or_has_no_usable_name_is_withheld() -> None:
+def test_model_without_operations_or_valid_id_is_withheld() -> None:
     found = reasons([model("", "u"), model("x" * 513), model("mute", operations=frozenset())])
 
     assert all(found.values())
@@ -82,7 +82,7 @@ def test_a_model_may_have_two_aliases() -> None:
     assert reasons([model("m")], aliases={"a": "m", "b": "m"}) == {"a": "", "b": ""}
 
 
-def test_of_two_models_with_one_name_the_offered_one_counts() -> None:
+def test_offered_model_wins_over_a_withheld_one_with_the_same_id() -> None:
     unloaded, loaded = model("m", "1", withheld="not loaded"), model("m", "2")
 
     for models in ([unloaded, loaded], [loaded, unloaded]):
@@ -101,7 +101,7 @@ def test_a_window_that_cannot_be_one_counts_as_not_told(
     assert one.context_window == told
 
 
-def test_a_catalogue_leaves_a_bounded_number_of_reasons_those_of_listed_models_first() -> None:
+def test_withheld_models_are_bounded_and_listed_ones_come_first() -> None:
     catalogue = [model(f"m{number:04}", native=False) for number in range(2000)]
     listed = [model("z-listed", native=False, withheld="offline"), model("z-good", native=False)]
 

@@ -51,7 +51,7 @@ async def test_a_model_that_is_not_loaded_has_no_known_window(
 
 
 @pytest.mark.parametrize("old", [False, True])
-async def test_embedding_models_do_not_chat_and_cloud_stubs_are_not_offered(
+async def test_embedding_models_have_no_chat_and_cloud_models_are_withheld(
     server: FakeOllama, connect: Connect, old: bool
 ) -> None:
     server.old = old
@@ -69,7 +69,7 @@ async def test_embedding_models_do_not_chat_and_cloud_stubs_are_not_offered(
     assert not any("cloud" in str(name) or "huge" in str(name) for name in shown)
 
 
-async def test_a_model_is_asked_about_once_per_digest(server: FakeOllama, connect: Connect) -> None:
+async def test_model_is_described_once_per_digest(server: FakeOllama, connect: Connect) -> None:
     backend = connect(server)
 
     for _ in range(3):
@@ -79,7 +79,7 @@ async def test_a_model_is_asked_about_once_per_digest(server: FakeOllama, connec
     assert len(names) == len(set(names)) > 0
 
 
-async def test_questions_about_models_are_bounded_and_go_on_the_next_time(
+async def test_show_requests_per_model_list_are_bounded(
     server: FakeOllama, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ollama, "MAX_SHOW_REQUESTS", 2)
@@ -95,7 +95,7 @@ async def test_questions_about_models_are_bounded_and_go_on_the_next_time(
     assert offered == [EMBEDDER, UNKNOWN, PINNED, MODEL]
 
 
-async def test_an_old_version_speaks_no_messages(server: FakeOllama, connect: Connect) -> None:
+async def test_old_version_does_not_support_messages(server: FakeOllama, connect: Connect) -> None:
     server.routes = {Operation.CHAT, Operation.COMPLETIONS}
 
     models = {model.model_id: model for model in await connect(server).list_models()}
@@ -162,12 +162,12 @@ async def test_where_the_window_is_unknown_or_wide_enough_the_server_decides(
     assert len(server.jobs) == 2
 
 
-async def test_one_job_at_once_unless_told(server: FakeOllama, connect: Connect) -> None:
+async def test_one_concurrent_job_by_default(server: FakeOllama, connect: Connect) -> None:
     assert connect(server).max_concurrent == 1
     assert connect(server, max_concurrent=4).max_concurrent == 4
 
 
-async def test_a_refused_host_name_says_what_to_write(server: FakeOllama, connect: Connect) -> None:
+async def test_rejected_host_name_error_gives_advice(server: FakeOllama, connect: Connect) -> None:
     server.names = ["elsewhere"]
 
     health = await connect(server).health()

@@ -94,7 +94,7 @@ async def test_what_is_optional_in_a_format_is_probed(
 
 
 @pytest.mark.parametrize("status", [200, 401, 404, 405, 500, 501])
-async def test_what_does_not_refuse_an_empty_request_as_such_is_not_offered(
+async def test_route_that_accepts_an_empty_request_is_not_offered(
     server: FakeOpenAICompatible,
     connect: Connect,
     monkeypatch: pytest.MonkeyPatch,

@@ -26,7 +26,7 @@ async def test_it_is_known_by_its_kind_and_is_no_local_hardware(
     assert all(not model.native for model in await backend.list_models())
 
 
-async def test_its_address_needs_not_be_written(server: FakeOpenRouter, connect: Connect) -> None:
+async def test_default_url(server: FakeOpenRouter, connect: Connect) -> None:
     assert connect(server, url="").settings.url == OpenRouterBackend.default_url
 
 
@@ -43,7 +43,9 @@ async def test_offers_the_accounts_text_models_that_are_not_expired(
     assert "image" in models["acme/image"].withheld
 
 
-async def test_nothing_is_offered_without_a_list(server: FakeOpenRouter, connect: Connect) -> None:
+async def test_no_model_is_offered_without_a_model_list(
+    server: FakeOpenRouter, connect: Connect
+) -> None:
     models = await connect(server, models=None).list_models()
 
     (model,) = [model for model in models if model.model_id == MODEL]
@@ -61,7 +63,9 @@ async def test_an_account_without_a_list_of_its_own_gets_the_public_one(
     assert "acme/everywhere" in [model.model_id for model in models]
 
 
-async def test_the_window_is_the_smallest_known(server: FakeOpenRouter, connect: Connect) -> None:
+async def test_context_window_is_the_smallest_known(
+    server: FakeOpenRouter, connect: Connect
+) -> None:
     models = await connect(server).list_models()
 
     windows = {model.model_id: model.context_window for model in models}
@@ -78,7 +82,7 @@ async def test_prices_are_exact_and_a_dependent_price_is_unknown(
     assert (dependent.input_price_per_1m, dependent.output_price_per_1m) == (None, None)
 
 
-async def test_without_a_key_nothing_is_sent(server: FakeOpenRouter, connect: Connect) -> None:
+async def test_no_request_is_sent_without_a_key(server: FakeOpenRouter, connect: Connect) -> None:
     backend = connect(server, api_key=None)
 
     health = await backend.health()

@@ -33,12 +33,12 @@ from provider_agent.adapters.servers.passthrough import (
         (float("nan"), 1_000_000, None),
     ],
 )
-def test_prices(price: str | float | None, tokens: int, expected: int | None) -> None:
+def test_price_conversion(price: str | float | None, tokens: int, expected: int | None) -> None:
     assert micro_usd_per_million(price, tokens=tokens) == expected
 
 
 @given(st.one_of(st.text(), st.floats(), st.none()))
-def test_no_price_is_an_accident(price: str | float | None) -> None:
+def test_arbitrary_price_converts_or_is_none(price: str | float | None) -> None:
     found = micro_usd_per_million(price, tokens=1)
 
     assert found is None or found >= 0
@@ -55,11 +55,11 @@ def test_no_price_is_an_accident(price: str | float | None) -> None:
         ("", False),
     ],
 )
-def test_dates(day: str, passed: bool) -> None:
+def test_has_passed_compares_dates(day: str, passed: bool) -> None:
     assert has_passed(day, date(2026, 11, 22)) is passed
 
 
-def test_one_odd_entry_hides_no_other() -> None:
+def test_malformed_catalog_entries_are_skipped() -> None:
     class Entry(msgspec.Struct):
         id: str
 

@@ -1,37 +1,37 @@
 import pytest
 
 from provider_agent.adapters.base import Operation, Transport
-from provider_agent.adapters.servers import probe_cache as remembered
+from provider_agent.adapters.servers import probe_cache
 from provider_agent.adapters.servers.probe_cache import ProbeCache
 
 CHAT = frozenset({Operation.CHAT})
 
 
-class Probe:
+class FakeProbe:
     def __init__(self) -> None:
-        self.asked = 0
+        self.calls = 0
         self.error: Exception | None = None
 
     async def __call__(self) -> frozenset[Operation]:
-        self.asked += 1
+        self.calls += 1
         if self.error is not None:
             raise self.error
         return CHAT
 
 
-async def test_a_build_is_asked_once_and_another_one_again() -> None:
-    cache, probe = ProbeCache(), Probe()
+async def test_each_build_is_probed_once() -> None:
+    cache, probe = ProbeCache(), FakeProbe()
     assert cache.cached("1.0") is None
 
     for build in ("1.0", "1.0", "1.1", "1.0"):
         assert await cache.get(build, probe) == CHAT
 
-    assert probe.asked == 2
+    assert probe.calls == 2
     assert cache.cached("1.0") == CHAT
 
 
-async def test_a_failed_probe_is_not_remembered() -> None:
-    cache, probe = ProbeCache(), Probe()
+async def test_failed_probe_is_not_cached() -> None:
+    cache, probe = ProbeCache(), FakeProbe()
     probe.error = Transport("gone")
     with pytest.raises(Transport):
         await cache.get("1.0", probe)
@@ -40,9 +40,9 @@ async def test_a_failed_probe_is_not_remembered() -> None:
     assert await cache.get("1.0", probe) == CHAT
 
 
-async def test_an_answer_for_an_unknown_build_holds_for_a_while() -> None:
+async def test_entry_expires_after_its_ttl() -> None:
     now = 0.0
-    cache, probe = ProbeCache(ttl_s=10.0, clock=lambda: now), Probe()
+    cache, probe = ProbeCache(ttl_s=10.0, clock=lambda: now), FakeProbe()
     await cache.get("", probe)
 
     now = 9.9
@@ -51,12 +51,12 @@ async def test_an_answer_for_an_unknown_build_holds_for_a_while() -> None:
     assert cache.cached("") is None
     await cache.get("", probe)
 
-    assert probe.asked == 2
+    assert probe.calls == 2
 
 
-async def test_the_oldest_answer_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered, "MAX_ENTRIES", 2)
-    cache, probe = ProbeCache(), Probe()
+async def test_oldest_entry_is_evicted_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_cache, "MAX_ENTRIES", 2)
+    cache, probe = ProbeCache(), FakeProbe()
 
     for build in ("1", "2", "3"):
         await cache.get(build, probe)

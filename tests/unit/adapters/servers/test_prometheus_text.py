@@ -18,20 +18,20 @@ broken line of another metric {
 """
 
 
-def test_only_the_wanted_finite_values_are_read() -> None:
+def test_finite_values_of_requested_metrics_are_read() -> None:
     found = read_gauges(TEXT, ("a:running", "a:waiting", "a:cache", "a:none"))
 
     assert found == {"a:running": [3.0, 2.0], "a:waiting": [10.0]}
 
 
 @pytest.mark.parametrize("line", [b"a many", b'a{x="1} 2', b"a{x=1} 3", b'a{"} 1', b"a "])
-def test_a_wanted_line_that_is_none_is_an_error(line: bytes) -> None:
+def test_malformed_line_of_a_requested_metric_is_an_error(line: bytes) -> None:
     with pytest.raises(InvalidResponse):
         read_gauges(line, ("a",))
 
 
 @given(st.binary(max_size=200))
-def test_no_text_is_an_accident(rest: bytes) -> None:
+def test_arbitrary_text_is_parsed_or_invalid(rest: bytes) -> None:
     try:
         found = read_gauges(b"a{" + rest + b"\na " + rest, ("a",))
     except InvalidResponse:

@@ -73,11 +73,11 @@ async def test_prices_are_per_million_tokens(server: FakeVenice, connect: Connec
     assert (model.input_price_per_1m, model.output_price_per_1m) == (500_000, 2_000_000)
 
 
-async def test_its_address_needs_not_be_written(server: FakeVenice, connect: Connect) -> None:
+async def test_default_url(server: FakeVenice, connect: Connect) -> None:
     assert connect(server, url="").settings.url == VeniceBackend.default_url
 
 
-async def test_without_a_key_nothing_is_sent(server: FakeVenice, connect: Connect) -> None:
+async def test_no_request_is_sent_without_a_key(server: FakeVenice, connect: Connect) -> None:
     backend = connect(server, api_key=None)
 
     assert not (await backend.health()).reachable

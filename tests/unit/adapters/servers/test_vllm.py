@@ -24,7 +24,9 @@ async def server() -> AsyncIterator[FakeVllm]:
         yield running
 
 
-async def test_an_adapter_has_the_window_of_its_parent(server: FakeVllm, connect: Connect) -> None:
+async def test_lora_adapter_has_the_window_of_its_parent(
+    server: FakeVllm, connect: Connect
+) -> None:
     models = await connect(server).list_models()
 
     assert {model.model_id: model.context_window for model in models} == {
@@ -33,7 +35,7 @@ async def test_an_adapter_has_the_window_of_its_parent(server: FakeVllm, connect
     }
 
 
-async def test_an_old_version_speaks_no_messages(server: FakeVllm, connect: Connect) -> None:
+async def test_old_version_does_not_support_messages(server: FakeVllm, connect: Connect) -> None:
     old = {Operation.CHAT, Operation.COMPLETIONS}
     server.routes = set(old)
 
@@ -46,7 +48,7 @@ async def test_an_old_version_speaks_no_messages(server: FakeVllm, connect: Conn
 async def test_a_pooling_model_is_offered_for_embeddings_or_not_at_all(
     server: FakeVllm, connect: Connect, has_route: bool
 ) -> None:
-    """Older versions have every route, and refuse only once a request is whole."""
+    """Older versions have every route, and reject only complete requests."""
     server.pooling = True
     server.routes = set(Operation) if has_route else {Operation.CHAT}
 
@@ -74,7 +76,7 @@ async def test_routes_are_probed_once_per_version_and_model(
     assert backend.version == "0.33.0"
 
 
-async def test_load_is_that_of_all_engines(server: FakeVllm, connect: Connect) -> None:
+async def test_load_is_summed_over_engines(server: FakeVllm, connect: Connect) -> None:
     assert await connect(server).load() == ServerLoad(running=5, waiting=1, cache_used=0.375)
 
 
@@ -95,7 +97,7 @@ async def test_load_is_as_much_as_it_tells(
     assert await connect(server).load() == load
 
 
-async def test_metrics_that_are_none_are_an_error(server: FakeVllm, connect: Connect) -> None:
+async def test_malformed_metrics_are_an_error(server: FakeVllm, connect: Connect) -> None:
     server.metrics = "vllm:num_requests_running many\n"
 
     with pytest.raises(InvalidResponse):
@@ -115,7 +117,7 @@ async def test_a_dead_engine_is_unhealthy_and_says_what_to_do(
     assert not health.loading
 
 
-async def test_a_wrong_key_fails_though_health_is_open(server: FakeVllm, connect: Connect) -> None:
+async def test_wrong_key_fails_the_health_check(server: FakeVllm, connect: Connect) -> None:
     backend = connect(server, api_key="sk-wrong-012345")
 
     assert not (await backend.health()).reachable

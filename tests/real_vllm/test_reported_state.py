@@ -1,4 +1,4 @@
-"""What a real vLLM tells of itself, and what the agent makes of it."""
+"""Version, models and health check of a real vLLM."""
 
 import aiohttp
 import msgspec
@@ -15,16 +15,16 @@ pytestmark = parametrize_adapters(["real-vllm"])
 needs_a_key = pytest.mark.skipif(VLLM_KEY is None, reason="the server was started without a key")
 
 
-async def test_its_version_is_the_one_that_the_server_tells(adapter: AdapterUnderTest) -> None:
+async def test_version_is_the_one_that_the_server_reports(adapter: AdapterUnderTest) -> None:
     await adapter.backend.list_models()
 
     url = f"{adapter.backend.settings.url}/version"
     async with aiohttp.ClientSession() as client, client.get(url) as response:
-        told = msgspec.json.decode(await response.read(), type=dict[str, str])
-    assert adapter.backend.version == told["version"] != ""
+        reported = msgspec.json.decode(await response.read(), type=dict[str, str])
+    assert adapter.backend.version == reported["version"] != ""
 
 
-async def test_a_model_that_generates_is_offered_for_everything_but_embeddings(
+async def test_generating_model_supports_all_operations_but_embeddings(
     adapter: AdapterUnderTest,
 ) -> None:
     (model,) = await adapter.backend.list_models()
@@ -33,7 +33,7 @@ async def test_a_model_that_generates_is_offered_for_everything_but_embeddings(
     assert model.context_window is not None
 
 
-async def test_finding_that_out_generates_nothing(adapter: AdapterUnderTest) -> None:
+async def test_probes_generate_no_tokens(adapter: AdapterUnderTest) -> None:
     before = await tokens_generated(adapter.backend.settings.url)
 
     await adapter.backend.health()
@@ -44,7 +44,7 @@ async def test_finding_that_out_generates_nothing(adapter: AdapterUnderTest) -> 
 
 @needs_a_key
 @pytest.mark.parametrize("key", [None, "sk-wrong-0123456789"])
-async def test_without_the_right_key_it_is_unhealthy_and_says_what_to_do(
+async def test_wrong_key_fails_the_health_check_with_advice(
     adapter: AdapterUnderTest, key: str | None
 ) -> None:
     health = await adapter.with_settings(api_key=key).health()
@@ -55,7 +55,7 @@ async def test_without_the_right_key_it_is_unhealthy_and_says_what_to_do(
 
 
 @needs_a_key
-async def test_a_job_with_the_wrong_key_is_the_operators_fault(adapter: AdapterUnderTest) -> None:
+async def test_job_with_a_wrong_key_is_auth_rejected(adapter: AdapterUnderTest) -> None:
     wrong = adapter.with_settings(api_key="sk-wrong-0123456789")
 
     with pytest.raises(BadStatus) as caught:

@@ -1,4 +1,4 @@
-"""A vLLM that is full, whose engine hangs, then dies. These tests have a server of their own."""
+"""Failures of a real vLLM: full queue, hung engine, failed engine. Uses its own server."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ from provider_agent.adapters.registry import create_backend
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.sink import CollectingSink
 from tests.real_vllm.conftest import VENV
-from tests.real_vllm.gauges import load_when
+from tests.real_vllm.gauges import wait_for_load
 from tests.real_vllm.server import MODEL, PARALLEL, START_S, VllmServer
 from tests.real_vllm.tiny_model import write_tiny_model
 
@@ -37,10 +37,10 @@ STREAMS: dict[Operation, dict[str, object]] = {
     Operation.COMPLETIONS: {"prompt": "a word", "max_tokens": LENGTH},
     Operation.RESPONSES: {"input": "a word", "max_output_tokens": LENGTH},
 }
-assert len(STREAMS) <= PARALLEL, "none of them may wait"
+assert len(STREAMS) <= PARALLEL, "no stream may be queued"
 WAITING = 2
 SILENCE_S = 5.0
-"""Longer than a busy machine needs between two tokens, short enough to wait for."""
+"""Longer than the time between two tokens on a busy machine."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -69,7 +69,7 @@ def stream_of(operation: Operation) -> Job:
     )
 
 
-async def test_a_full_server_promises_nothing_to_the_jobs_that_wait_and_tells_how_many(
+async def test_queued_jobs_have_no_response_and_count_as_waiting(
     backend: Backend,
 ) -> None:
     # vLLM answers a request that has to wait with 200 and headers at once.
@@ -84,25 +84,23 @@ async def test_a_full_server_promises_nothing_to_the_jobs_that_wait_and_tells_ho
         for sink in sinks[PARALLEL:]
     ]
 
-    load = await load_when(backend, lambda load: load.waiting == WAITING)
-    begun = [sink.status is not None for sink in sinks]
+    load = await wait_for_load(backend, lambda load: load.waiting == WAITING)
+    started = [sink.status is not None for sink in sinks]
 
     for job in jobs:
         job.cancel()
     await asyncio.gather(*jobs, return_exceptions=True)
     assert load.running == PARALLEL
-    assert begun == [True] * PARALLEL + [False] * WAITING
-    await load_when(backend, lambda load: load.running == load.waiting == 0)
+    assert started == [True] * PARALLEL + [False] * WAITING
+    await wait_for_load(backend, lambda load: load.running == load.waiting == 0)
 
 
-async def test_an_engine_that_hangs_ends_the_job_by_the_clock_and_may_come_back(
-    server: VllmServer, backend: Backend
-) -> None:
-    clocks = TimeoutSettings(silence_s=SILENCE_S)
-    impatient = create_backend(msgspec.structs.replace(backend.settings, timeouts=clocks))
-    await impatient.list_models()
+async def test_hung_engine_times_out_and_can_recover(server: VllmServer, backend: Backend) -> None:
+    timeouts = TimeoutSettings(silence_s=SILENCE_S)
+    short_timeouts = create_backend(msgspec.structs.replace(backend.settings, timeouts=timeouts))
+    await short_timeouts.list_models()
     sink = CollectingSink()
-    job = asyncio.create_task(impatient.execute(stream_of(Operation.CHAT), sink))
+    job = asyncio.create_task(short_timeouts.execute(stream_of(Operation.CHAT), sink))
     await sink.first_chunk.wait()
     os.kill(server.engine_pid, signal.SIGSTOP)
     try:
@@ -111,7 +109,7 @@ async def test_an_engine_that_hangs_ends_the_job_by_the_clock_and_may_come_back(
         assert (await backend.health()).reachable, "vLLM itself does not notice"
     finally:
         os.kill(server.engine_pid, signal.SIGCONT)
-        await impatient.close()
+        await short_timeouts.close()
 
     again = CollectingSink()
     whole = asyncio.create_task(backend.execute(stream_of(Operation.CHAT), again))
@@ -121,7 +119,7 @@ async def test_an_engine_that_hangs_ends_the_job_by_the_clock_and_may_come_back(
         await whole
 
 
-async def test_an_engine_that_dies_ends_every_stream_with_an_error_after_its_bytes(
+async def test_failed_engine_ends_every_stream_with_an_error(
     server: VllmServer, backend: Backend
 ) -> None:
     await backend.list_models()
@@ -141,17 +139,19 @@ async def test_an_engine_that_dies_ends_every_stream_with_an_error_after_its_byt
         assert sinks[operation].status == 200
         assert sinks[operation].data
     assert {operation: type(end).__name__ for operation, end in ends.items()} == {
-        # vLLM says so in an error frame, except on Responses, which it just cuts.
+        # vLLM sends an error event, except for Responses, where it closes the connection.
         Operation.CHAT: "ErrorInStream",
         Operation.MESSAGES: "ErrorInStream",
         Operation.COMPLETIONS: "ErrorInStream",
         Operation.RESPONSES: "Transport",
     }
-    assert sinks[Operation.CHAT].data.endswith(b"data: [DONE]\n\n"), "as if all were well"
+    assert sinks[Operation.CHAT].data.endswith(b"data: [DONE]\n\n"), (
+        "vLLM sends [DONE] after an error"
+    )
     assert not (await backend.health()).reachable
 
 
-async def test_a_job_for_a_dead_server_may_be_tried_elsewhere(backend: Backend) -> None:
+async def test_job_for_a_failed_server_is_retryable_elsewhere(backend: Backend) -> None:
     with pytest.raises(BackendError) as caught:
         await backend.execute(stream_of(Operation.CHAT), CollectingSink())
 
