@@ -1,4 +1,4 @@
-"""Checks a backend: reachable, models, and a short completion in each wire format."""
+"""Checks whether a backend is reachable and offers models, and requests short completions."""
 
 from provider_agent.adapters.base import Backend, BackendError, BackendModel
 from provider_agent.agent.backends.configured import SkippedBackend
@@ -9,7 +9,7 @@ from provider_agent.agent.cli.one_job import explain, run_one_job, statistics
 from provider_agent.protocol.formats import MAIN_OPERATION, WireFormat
 
 COMPLETION_TOKENS = 8
-"""Enough for a first word, at negligible cost on a paid service."""
+"""Enough to show that the model generates text, at negligible cost on a paid service."""
 
 MAX_LISTED_MODELS = 3
 """Models in one finding; `provider-agent models` lists all."""
@@ -24,16 +24,22 @@ def skipped_backend(skipped: SkippedBackend) -> Finding:
     return Finding("backend", skipped.backend_id, Outcome.FAILED, skipped.reason, advice)
 
 
-async def check_backend_state(state: BackendState, *, complete: bool) -> list[Finding]:
-    """The findings for one backend; `complete` also requests a few tokens."""
+async def check_backend_state(state: BackendState, *, request_completions: bool) -> list[Finding]:
+    """The findings for one backend.
+
+    Args:
+        state: of its last health check.
+        request_completions: whether to request a short completion in each wire format that one of
+            its models supports.
+    """
     backend_id = state.backend.id
     if not state.health.reachable:
-        details = state.health.last_error or "not healthy"
-        settings = "correct [[backends]] url and api_key_env"
+        details = state.health.last_error or "unreachable"
+        settings = "check `url` and `api_key_env` under [[backends]]"
         advice = f"start the server, or {settings}" if state.backend.native else settings
         return [Finding("backend", backend_id, Outcome.FAILED, details, advice)]
     if not state.models:
-        details = f"healthy, but offers no model{_withheld(state)}"
+        details = f"reachable, but has no model to offer{_withheld_suffix(state)}"
         advice = "load a model, or check the `models` list of the backend"
         return [Finding("backend", backend_id, Outcome.FAILED, details, advice)]
     findings = [Finding("backend", backend_id, Outcome.OK, _describe(state))]
@@ -43,10 +49,14 @@ async def check_backend_state(state: BackendState, *, complete: bool) -> list[Fi
         if model is None:
             continue
         target = f"{model.model_id} ({wire_format})"
-        if complete:
-            findings.append(await _complete(state.backend, model, wire_format, target))
+        if request_completions:
+            findings.append(await _check_completion(state.backend, model, wire_format, target))
         else:
-            findings.append(Finding("completion", target, Outcome.SKIPPED, "not requested"))
+            findings.append(
+                Finding(
+                    "completion", target, Outcome.SKIPPED, "skipped because of --no-completions"
+                )
+            )
     return findings
 
 
@@ -56,24 +66,27 @@ def _describe(state: BackendState) -> str:
     models = ", ".join(names) + (f" and {more} more" if more > 0 else "")
     latency = state.health.latency_ms or 0
     report = report_of(state)
-    return f"healthy in {latency:.0f} ms, {report.summary}; {models}{_withheld(state)}"
+    return f"responded in {latency:.0f} ms, {report.summary}; {models}{_withheld_suffix(state)}"
 
 
 def _describe_model(model: BackendModel) -> str:
-    window = f"{model.context_window:,} tokens" if model.context_window else "window unknown"
+    window = (
+        f"{model.context_window:,} tokens" if model.context_window else "context window unknown"
+    )
     return f"{model.model_id} ({', '.join(sorted(model.operations))}; {window})"
 
 
-def _withheld(state: BackendState) -> str:
-    """The first model that is not offered, with the reason."""
+def _withheld_suffix(state: BackendState) -> str:
+    """The first model that is not offered, with its reason, and the number of others; or ""."""
     if not state.withheld:
         return ""
     first = state.withheld[0]
-    more = f", {len(state.withheld) - 1} others" if len(state.withheld) > 1 else ""
+    others = len(state.withheld) - 1
+    more = f" and {others} other{'s' if others > 1 else ''}" if others else ""
     return f"; not offered: {first.model_id} ({first.withheld}){more}"
 
 
-async def _complete(
+async def _check_completion(
     backend: Backend, model: BackendModel, wire_format: WireFormat, target: str
 ) -> Finding:
     try:

@@ -78,7 +78,7 @@ async def _check(config: Config, identity: Identity | None, completions: bool) -
     try:
         await discovery.check_all()
         for state in discovery.states:
-            findings += await check_backend_state(state, complete=completions)
+            findings += await check_backend_state(state, request_completions=completions)
     finally:
         for backend in backends.usable:
             await backend.close()

@@ -23,7 +23,7 @@ async def checked(state: BackendState) -> list[Finding]:
     """The findings, with every completion answered."""
     backend = state.backend
     assert isinstance(backend, ScriptedBackend)
-    checking = asyncio.create_task(check_backend_state(state, complete=True))
+    checking = asyncio.create_task(check_backend_state(state, request_completions=True))
     for _ in {wire for found in state.models for wire in found.formats}:
         (await backend.next_run()).answer(b"data: x\n\n")
     return await checking
@@ -41,7 +41,7 @@ def test_skipped_backend_names_its_variable() -> None:
 
 async def test_no_request_is_sent_to_an_unreachable_backend() -> None:
     (finding,) = await check_backend_state(
-        state_of(reachable=False, error="connection refused"), complete=True
+        state_of(reachable=False, error="connection refused"), request_completions=True
     )
 
     assert (finding.outcome, finding.details) == (Outcome.FAILED, "connection refused")
@@ -54,16 +54,19 @@ async def test_advice_for_a_passthrough_does_not_say_to_start_it() -> None:
 
     state = BackendState(Remote(), BackendHealth(False, None))
 
-    (finding,) = await check_backend_state(state, complete=True)
+    (finding,) = await check_backend_state(state, request_completions=True)
 
-    assert finding.details == "not healthy"
-    assert finding.what_to_do == "correct [[backends]] url and api_key_env"
+    assert finding.details == "unreachable"
+    assert finding.what_to_do == "check `url` and `api_key_env` under [[backends]]"
 
 
 async def test_backend_without_models_fails() -> None:
-    (finding,) = await check_backend_state(state_of(), complete=True)
+    (finding,) = await check_backend_state(state_of(), request_completions=True)
 
-    assert (finding.outcome, finding.details) == (Outcome.FAILED, "healthy, but offers no model")
+    assert (finding.outcome, finding.details) == (
+        Outcome.FAILED,
+        "reachable, but has no model to offer",
+    )
     assert "load a model" in finding.what_to_do
 
 
@@ -76,7 +79,7 @@ async def test_completion_in_each_format() -> None:
         ("completion", "a (anthropic)", Outcome.OK),
     ]
     assert found[0].details == (
-        "healthy in 3 ms, 4 concurrent jobs; a (chat, messages; 4,096 tokens)"
+        "responded in 3 ms, 4 concurrent jobs; a (chat, messages; 4,096 tokens)"
     )
     assert found[1].details == "first byte after 10 ms, tokens 3 in, 4 out, 9 bytes"
 
@@ -93,13 +96,13 @@ async def test_list_of_models_is_shortened() -> None:
     found = await checked(state_of(*models))
 
     assert found[0].details == (
-        "healthy in 3 ms, 4 concurrent jobs; a (chat; window unknown), b (chat; window unknown), "
-        "c (chat; window unknown) and 2 more"
+        "responded in 3 ms, 4 concurrent jobs; a (chat; context window unknown), b (chat; context window unknown), "
+        "c (chat; context window unknown) and 2 more"
     )
 
 
 async def test_completions_can_be_skipped() -> None:
-    found = await check_backend_state(state_of(model("a")), complete=False)
+    found = await check_backend_state(state_of(model("a")), request_completions=False)
 
     assert [f.outcome for f in found] == [Outcome.OK, Outcome.SKIPPED, Outcome.SKIPPED]
 
@@ -107,7 +110,7 @@ async def test_completions_can_be_skipped() -> None:
 async def test_failed_completion_has_reason_and_advice() -> None:
     state = state_of(model("a", operations=CHAT_ONLY))
     assert isinstance(state.backend, ScriptedBackend)
-    checking = asyncio.create_task(check_backend_state(state, complete=True))
+    checking = asyncio.create_task(check_backend_state(state, request_completions=True))
     (await state.backend.next_run()).fail(Unreachable("the server is gone"))
 
     _, finding = await checking
@@ -120,5 +123,5 @@ async def test_failed_completion_has_reason_and_advice() -> None:
 @pytest.mark.parametrize("complete", [True, False])
 async def test_every_failure_has_advice(complete: bool) -> None:
     for state in (state_of(), state_of(reachable=False)):
-        for finding in await check_backend_state(state, complete=complete):
+        for finding in await check_backend_state(state, request_completions=complete):
             assert finding.what_to_do
