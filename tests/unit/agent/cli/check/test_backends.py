@@ -96,7 +96,8 @@ async def test_list_of_models_is_shortened() -> None:
     found = await checked(state_of(*models))
 
     assert found[0].details == (
-        "responded in 3 ms, 4 concurrent jobs; a (chat; context window unknown), b (chat; context window unknown), "
+        "responded in 3 ms, 4 concurrent jobs; a (chat; context window unknown), "
+        "b (chat; context window unknown), "
         "c (chat; context window unknown) and 2 more"
     )
 
