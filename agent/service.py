@@ -2,7 +2,7 @@
 
 ::
 
-    serving ──SIGTERM, SIGINT──▶ draining ──▶ stopped        a second signal: stopped at once
+    serving ──SIGTERM, SIGINT──▶ draining ──▶ stopped        a second signal: stopped immediately
 
 Every task is long-lived, named and owned by the one `TaskGroup` of `Service.run`.
 """
@@ -19,7 +19,7 @@ from provider_agent.agent.backends.configured import Backends
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.config import Config
 from provider_agent.agent.identity.key import Identity
-from provider_agent.agent.jobs.drain import drain, stop_at_once, stop_jobs
+from provider_agent.agent.jobs.drain import drain, stop_immediately, stop_jobs
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.running import Jobs
 from provider_agent.agent.jobs.slow_consumers import SlowConsumers
@@ -140,7 +140,7 @@ class Service:
         )
 
     def stop(self) -> None:
-        """Drain and stop; a second call stops at once. Safe in a signal handler."""
+        """Drain and stop; a second call stops immediately. Safe in a signal handler."""
         if self._stop_requested.is_set():
             self._force_requested.set()
         self._stop_requested.set()
@@ -168,7 +168,7 @@ class Service:
     async def run(self) -> int:
         """Serve until `stop`, or until no coordinator accepts the agent; returns the exit code.
 
-        Cancelling it stops at once, without a drain.
+        Cancelling it stops immediately, without a drain.
 
         Raises:
             StatusServerError: the address of the status server is in use.
@@ -243,7 +243,7 @@ class Service:
             if not draining.done():
                 self._exit_code = EXIT_FORCED
                 draining.cancel()
-                await stop_at_once(self.jobs, self.outbox)
+                await stop_immediately(self.jobs, self.outbox)
         finally:
             for task in (draining, force, *tasks):
                 task.cancel()

@@ -44,7 +44,7 @@ log = EventLogger(__name__)
 def run(early: EarlySignals, /, config_path: Path | None, **flags: object) -> None:
     """Connect to the coordinator and serve jobs until stopped.
 
-    SIGTERM or Ctrl-C drains: no new jobs, running jobs finish. A second signal stops at once.
+    SIGTERM or Ctrl-C drains: no new jobs, running jobs finish. A second signal stops immediately.
     SIGHUP reloads the configuration; an invalid one is logged and ignored.
 
     \b

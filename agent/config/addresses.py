@@ -23,9 +23,8 @@ def coordinator_url(text: str, *, allow_insecure: bool) -> str:
     parts = _split(text, ("wss", "ws"))
     if parts.fragment:
         raise InvalidValue('an address must not contain "#"', "remove that part")
-    canonical_authority(
-        parts.scheme, parts.hostname or "", parts.port
-    )  # raises for one that cannot be signed
+    # Raises ValueError for a host that cannot be signed.
+    canonical_authority(parts.scheme, parts.hostname or "", parts.port)
     if parts.scheme == "ws" and not allow_insecure and not is_loopback(parts.hostname or ""):
         raise InvalidValue(
             "ws:// would send prompts unencrypted",

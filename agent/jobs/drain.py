@@ -50,15 +50,15 @@ async def drain(jobs: Jobs, outbox: Outbox, connected: asyncio.Event, limit_s: f
         async with asyncio.timeout(limit_s):
             await jobs.wait_until_idle()
     except TimeoutError:
-        await stop_jobs(jobs, "the agent stopped before the job was done")
+        await stop_jobs(jobs, "the agent stopped before the job ended")
     await _wait_for_acknowledgements(outbox, connected, until, FLUSH_S)
 
 
-async def stop_at_once(jobs: Jobs, outbox: Outbox) -> None:
+async def stop_immediately(jobs: Jobs, outbox: Outbox) -> None:
     """Cancel every job, and give the acknowledgement of their ends one round trip."""
     jobs.stop_accepting()
-    log.warning("stopping at once", in_flight=jobs.in_flight)
-    await stop_jobs(jobs, "the agent was stopped at once")
+    log.warning("stopping immediately", in_flight=jobs.in_flight)
+    await stop_jobs(jobs, "the agent stopped without waiting for its jobs")
     await _wait_for_acknowledgements(outbox, None, 0.0, FORCED_FLUSH_S)
 
 

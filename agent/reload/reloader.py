@@ -91,7 +91,7 @@ class Reloader:
             _log_refused(str(error))
         except Exception:
             # A third party's adapter may raise any exception for invalid settings.
-            log.exception("configuration not reloaded: the old settings stay in force")
+            log.exception("configuration not reloaded")
         else:
             set_level(result.config.observability.log_level)
             _log_result(loaded, backends, unusable, result)
@@ -108,7 +108,7 @@ def log_skipped(backends: Backends) -> None:
 
 
 def _log_refused(reason: str) -> None:
-    log.error("configuration not reloaded: the old settings stay in force", reason=reason)
+    log.error("configuration not reloaded", reason=reason)
 
 
 def _log_result(

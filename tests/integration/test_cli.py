@@ -111,7 +111,7 @@ async def test_second_signal_aborts_running_jobs(tmp_path: Path) -> None:
             result = await agent.wait()
 
     assert result.code == 130
-    assert "stopping at once in_flight=1" in result.err
+    assert "stopping immediately in_flight=1" in result.err
     assert "Traceback" not in result.err
 
 

@@ -21,7 +21,7 @@ from provider_agent.agent.reload.effects import Reload
 from provider_agent.agent.reload.reloader import Reloader
 from tests.kit.agent_config import agent_config
 
-KEPT = "configuration not reloaded: the old settings stay in force"
+NOT_RELOADED = "configuration not reloaded"
 URL = "wss://a.example/x"
 
 
@@ -158,9 +158,9 @@ async def test_invalid_settings_are_logged_and_change_nothing(log: RecordingHand
     harness.loads = [wrong, loaded()]
     async with harness.running():
         harness.reloader.request()
-        await log.wait_for(KEPT)
+        await log.wait_for(NOT_RELOADED)
         assert harness.service.applied == []
-        assert log.records == [(KEPT, {"reason": str(wrong)})]
+        assert log.records == [(NOT_RELOADED, {"reason": str(wrong)})]
         harness.reloader.request()
         await log.wait_for("configuration reloaded")
 
@@ -179,7 +179,7 @@ async def test_unexpected_exception_changes_nothing_and_the_next_reload_works(
         harness.loads[0] = loaded(BackendConfig(kind="gone"))
     async with harness.running():
         harness.reloader.request()
-        await log.wait_for(KEPT)
+        await log.wait_for(NOT_RELOADED)
         assert harness.service.applied == []
         harness.service.result = None
         harness.reloader.request()
@@ -209,10 +209,10 @@ async def test_stopping_agent_applies_no_settings(log: RecordingHandler) -> None
         await asyncio.sleep(0)
         harness.service.stopping = True
         harness.gate.set()
-        await log.wait_for(KEPT)
+        await log.wait_for(NOT_RELOADED)
 
     assert harness.service.applied == []
-    assert log.records == [(KEPT, {"reason": "the agent is stopping"})]
+    assert log.records == [(NOT_RELOADED, {"reason": "the agent is stopping"})]
 
 
 async def test_warnings_are_logged_before_the_summary(
@@ -247,7 +247,7 @@ async def test_new_secrets_are_redacted_before_anything_is_logged(
     harness.service.result = RuntimeError("a defect")
     async with harness.running():
         harness.reloader.request()
-        await log.wait_for(KEPT)
+        await log.wait_for(NOT_RELOADED)
 
     assert harness.secrets == {"old", "sk-new-key", "new-code"}
 
