@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.agent.config.test_load import MINIMAL, error_of, load
+from tests.unit.agent.config.loading import MINIMAL, load, load_error
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_backend_url_is_the_default_or_normalized(
     ],
 )
 def test_invalid_backend_is_refused(tmp_path: Path, backend: str, message: str) -> None:
-    error = error_of(tmp_path, f"{MINIMAL}[[backends]]\n{backend}\n")
+    error = load_error(tmp_path, f"{MINIMAL}[[backends]]\n{backend}\n")
     assert message in error
     assert "sk-or" not in error
     assert "u:p" not in error
@@ -74,7 +74,7 @@ def test_duplicate_backend_is_refused(
     if message is None:
         assert len(load(tmp_path, text).config.backends) == 2
     else:
-        assert f"backends[1]: the {message} as backends[0]" in error_of(tmp_path, text)
+        assert f"backends[1]: the {message} as backends[0]" in load_error(tmp_path, text)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_coordinator_url_is_encrypted_or_loopback(tmp_path: Path, url: str) -> N
     ],
 )
 def test_invalid_coordinator_url_is_refused(tmp_path: Path, url: str, message: str) -> None:
-    assert message in error_of(tmp_path, f'[coordinator]\nurl = "{url}"\n')
+    assert message in load_error(tmp_path, f'[coordinator]\nurl = "{url}"\n')
 
 
 def test_insecure_coordinator_url_can_be_allowed(tmp_path: Path) -> None:
@@ -136,18 +136,18 @@ def test_fallback_urls_keep_their_order(tmp_path: Path) -> None:
     ],
 )
 def test_invalid_fallback_url_is_refused(tmp_path: Path, urls: object, message: str) -> None:
-    error = error_of(tmp_path, f"{MINIMAL}fallback_urls = {urls}\n")
+    error = load_error(tmp_path, f"{MINIMAL}fallback_urls = {urls}\n")
     assert message in error
     assert "secret" not in error
 
 
 def test_fallback_urls_in_a_variable_must_be_json(tmp_path: Path) -> None:
-    error = error_of(tmp_path, MINIMAL, {"PROVIDER_AGENT_COORDINATOR_FALLBACK_URLS": FALLBACK})
+    error = load_error(tmp_path, MINIMAL, {"PROVIDER_AGENT_COORDINATOR_FALLBACK_URLS": FALLBACK})
     assert 'expected JSON, such as ["wss://other.example/provider/connect"]' in error
 
 
 def test_client_key_requires_a_certificate(tmp_path: Path) -> None:
-    error = error_of(tmp_path, MINIMAL + 'client_key_file = "/client.key"\n')
+    error = load_error(tmp_path, MINIMAL + 'client_key_file = "/client.key"\n')
     assert error.startswith(
         "agent.toml: coordinator.client_cert_file: missing; set it, or remove client_key_file"
     )
@@ -159,7 +159,7 @@ def test_client_key_requires_a_certificate(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "86401"])
 def test_slow_consumer_s_must_be_positive(tmp_path: Path, seconds: str) -> None:
-    error = error_of(tmp_path, f"{MINIMAL}[limits]\nslow_consumer_s = {seconds}\n")
+    error = load_error(tmp_path, f"{MINIMAL}[limits]\nslow_consumer_s = {seconds}\n")
     assert "limits.slow_consumer_s: expected a number" in error
 
 
@@ -172,7 +172,7 @@ def test_coordinator_paths_are_expanded(tmp_path: Path) -> None:
 
 
 def test_socks_proxy_is_refused(tmp_path: Path) -> None:
-    error = error_of(tmp_path, MINIMAL + 'proxy = "socks5://u:pass@p:1"\n')
+    error = load_error(tmp_path, MINIMAL + 'proxy = "socks5://u:pass@p:1"\n')
     assert "coordinator.proxy: expected an address that begins with http://" in error
     assert "pass@" not in error
 
@@ -188,14 +188,14 @@ def test_status_server_can_be_turned_off(tmp_path: Path, address: str) -> None:
 )
 def test_invalid_listen_address_is_refused(tmp_path: Path, address: str) -> None:
     text = f'{MINIMAL}[observability]\nprometheus_addr = "{address}"\n'
-    assert "observability.prometheus_addr: " in error_of(tmp_path, text)
+    assert "observability.prometheus_addr: " in load_error(tmp_path, text)
 
 
 def test_default_prices_require_each_other(tmp_path: Path) -> None:
-    error = error_of(tmp_path, MINIMAL + "[pricing]\ndefault_input_per_1m = 1\n")
+    error = load_error(tmp_path, MINIMAL + "[pricing]\ndefault_input_per_1m = 1\n")
     assert (
         "pricing.default_output_per_1m: missing, while default_input_per_1m is set; set both"
         in error
     )
-    error = error_of(tmp_path, MINIMAL + "[pricing]\ndefault_output_per_1m = 1\n")
+    error = load_error(tmp_path, MINIMAL + "[pricing]\ndefault_output_per_1m = 1\n")
     assert "pricing.default_input_per_1m: missing" in error

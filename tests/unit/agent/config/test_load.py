@@ -6,14 +6,12 @@ import pytest
 from provider_agent.adapters.registry import BUILT_IN_KINDS
 from provider_agent.agent.config import (
     ConfigError,
-    LoadedConfig,
     Price,
     TimeoutSettings,
     load_config,
 )
 from provider_agent.protocol.formats import WireFormat
-
-MINIMAL = '[coordinator]\nurl = "wss://c.example/provider/connect"\n'
+from tests.unit.agent.config.loading import MINIMAL, load, load_error
 
 RUST_AGENT_FILE = """
 [operator]
@@ -53,29 +51,6 @@ max_tokens_per_minute = 200_000
 prometheus_addr = "127.0.0.1:9090"
 log_level = "info"
 """
-
-
-def load(
-    tmp_path: Path,
-    text: str = MINIMAL,
-    environ: dict[str, str] | None = None,
-    **overrides: object,
-) -> LoadedConfig:
-    path = tmp_path / "agent.toml"
-    path.write_text(text)
-    flags = {name.replace("__", "."): value for name, value in overrides.items()}
-    return load_config(path, {"HOME": "/home/op", **(environ or {})}, flags, BUILT_IN_KINDS)
-
-
-def error_of(
-    tmp_path: Path,
-    text: str,
-    environ: dict[str, str] | None = None,
-    **overrides: object,
-) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load(tmp_path, text, environ, **overrides)
-    return str(caught.value).replace(str(tmp_path) + "/", "")
 
 
 def test_file_of_the_rust_agent_is_valid(tmp_path: Path) -> None:
@@ -226,7 +201,7 @@ def test_invalid_setting_is_one_line_with_file_key_and_reason(
     tmp_path: Path, text: str, message: str
 ) -> None:
     environ = {"PROVIDER_AGENT_COORDINATOR_URL": "wss://c.example/x"}
-    error = error_of(tmp_path, f"{text}\n", environ)
+    error = load_error(tmp_path, f"{text}\n", environ)
     assert error.startswith("agent.toml: ")
     assert message in error
     assert "\n" not in error
@@ -234,18 +209,18 @@ def test_invalid_setting_is_one_line_with_file_key_and_reason(
 
 def test_error_starts_with_the_variable_or_flag_of_the_value(tmp_path: Path) -> None:
     variable = {"PROVIDER_AGENT_LIMITS_MAX_CONCURRENT": "many"}
-    assert error_of(tmp_path, MINIMAL, variable).startswith(
+    assert load_error(tmp_path, MINIMAL, variable).startswith(
         "environment PROVIDER_AGENT_LIMITS_MAX_CONCURRENT: limits.max_concurrent: expected a whole"
     )
-    assert error_of(tmp_path, MINIMAL, limits__max_concurrent=0).startswith("flag: limits.max")
+    assert load_error(tmp_path, MINIMAL, limits__max_concurrent=0).startswith("flag: limits.max")
     backends = {"PROVIDER_AGENT_BACKENDS": "ollama"}
-    assert "expected JSON" in error_of(tmp_path, MINIMAL, backends)
+    assert "expected JSON" in load_error(tmp_path, MINIMAL, backends)
     prices = {"PROVIDER_AGENT_PRICING_MODELS": '{"m": [1]}'}
-    assert 'pricing.models."m": expected a table' in error_of(tmp_path, MINIMAL, prices)
+    assert 'pricing.models."m": expected a table' in load_error(tmp_path, MINIMAL, prices)
 
 
 def test_error_about_a_missing_url_lists_the_ways_to_set_it(tmp_path: Path) -> None:
-    error = error_of(tmp_path, "[operator]\n")
+    error = load_error(tmp_path, "[operator]\n")
     assert "coordinator.url: missing" in error
     assert "PROVIDER_AGENT_COORDINATOR_URL" in error
     assert "--coordinator-url" in error

@@ -11,7 +11,7 @@ from provider_agent.agent.config import (
     secret_values,
 )
 from provider_agent.agent.config.secrets import MAX_KEY_BYTES
-from tests.unit.agent.config.test_load import MINIMAL, load
+from tests.unit.agent.config.loading import MINIMAL, load
 
 SECRETS = """enrollment_code = "POD-ENROLL-1234"
 proxy = "http://user:proxy-password@proxy.example:3128"

@@ -130,11 +130,11 @@ def test_long_values_are_truncated() -> None:
     assert len(json.loads(stream.getvalue())["body"]) == MAX_VALUE_CHARS + 1
 
 
-def test_lone_surrogates_are_escaped() -> None:
-    for fmt in ("text", "json"):
-        stream = start_logging("json" if fmt == "json" else "text")
-        LOG.info("odd", extra={"fields": {"path": "a\udcff b"}})
-        assert "udcff" in stream.getvalue()
+@pytest.mark.parametrize("fmt", ["text", "json"])
+def test_lone_surrogates_are_escaped(fmt: Literal["text", "json"]) -> None:
+    stream = start_logging(fmt)
+    LOG.info("odd", extra={"fields": {"path": "a\udcff b"}})
+    assert "udcff" in stream.getvalue()
 
 
 def test_debug_level_does_not_apply_to_libraries() -> None:

@@ -3,7 +3,7 @@ from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
 from provider_agent.protocol.errors import ErrorCode
 
 
-def samples(metrics: Metrics) -> set[str]:
+def render_lines(metrics: Metrics) -> set[str]:
     return set(metrics.render().decode().splitlines())
 
 
@@ -18,7 +18,7 @@ def test_ended_job_is_counted_with_its_totals() -> None:
         output_tokens=20,
         first_byte_s=0.3,
     )
-    found = samples(metrics)
+    lines = render_lines(metrics)
     assert {
         'provider_agent_jobs_total{code="ok",format="openai",kind="vllm"} 1.0',
         'provider_agent_relayed_bytes_total{format="openai",kind="vllm"} 1000.0',
@@ -26,7 +26,7 @@ def test_ended_job_is_counted_with_its_totals() -> None:
         'provider_agent_tokens_total{direction="output",kind="vllm"} 20.0',
         'provider_agent_first_byte_seconds_bucket{format="openai",kind="vllm",le="0.2"} 0.0',
         'provider_agent_first_byte_seconds_bucket{format="openai",kind="vllm",le="0.4"} 1.0',
-    } <= found
+    } <= lines
 
 
 def test_failovers_count_all_attempts_but_the_first() -> None:
@@ -35,7 +35,7 @@ def test_failovers_count_all_attempts_but_the_first() -> None:
         metrics.job_ended(
             code=None, wire_format="openai", kind="vllm", relayed_bytes=1, attempts=attempts
         )
-    assert 'provider_agent_failovers_total{kind="vllm"} 2.0' in samples(metrics)
+    assert 'provider_agent_failovers_total{kind="vllm"} 2.0' in render_lines(metrics)
 
 
 def test_unknown_tokens_are_not_counted_as_zero() -> None:
@@ -51,20 +51,20 @@ def test_unknown_formats_share_one_label() -> None:
             code=ErrorCode.FORMAT_NOT_SUPPORTED, wire_format=name, kind=None, relayed_bytes=0
         )
     line = 'provider_agent_jobs_total{code="format_not_supported",format="other",kind="none"} 2.0'
-    assert line in samples(metrics)
+    assert line in render_lines(metrics)
 
 
 def test_resumed_jobs_are_counted() -> None:
     metrics = Metrics()
     metrics.resumed(0)
     metrics.resumed(3)
-    assert "provider_agent_resumed_jobs_total 3.0" in samples(metrics)
+    assert "provider_agent_resumed_jobs_total 3.0" in render_lines(metrics)
 
 
 def test_reconnects_are_counted_by_cause() -> None:
     metrics = Metrics()
     metrics.reconnecting("lost")
-    assert 'provider_agent_reconnects_total{cause="lost"} 1.0' in samples(metrics)
+    assert 'provider_agent_reconnects_total{cause="lost"} 1.0' in render_lines(metrics)
 
 
 def test_gauges_read_the_status_once_per_scrape() -> None:
@@ -88,7 +88,7 @@ def test_gauges_read_the_status_once_per_scrape() -> None:
     metrics = Metrics()
     metrics.watch(status)
     assert calls == []
-    found = samples(metrics)
+    lines = render_lines(metrics)
     assert calls == [1]
     assert {
         'provider_agent_info{version="1.2"} 1.0',
@@ -99,7 +99,7 @@ def test_gauges_read_the_status_once_per_scrape() -> None:
         'provider_agent_backend_up{id="vllm:http://gpu",kind="vllm"} 1.0',
         'provider_agent_backend_up{id="venice",kind="venice"} 0.0',
         'provider_agent_backend_models{id="vllm:http://gpu",kind="vllm"} 2.0',
-    } <= found
+    } <= lines
 
 
 def test_two_agents_in_one_process_do_not_share_counters() -> None:

@@ -133,11 +133,11 @@ async def test_ages_are_none_before_the_first_welcome_and_job() -> None:
     assert (state.last_welcome_age_s, state.last_job_age_s) == (None, None)
 
 
-def job_error(code: str) -> JobError:
+def new_job_error(code: str) -> JobError:
     return JobError(JOB_ID, 5, code, "no")
 
 
-def nonzero_samples(metrics: Metrics) -> Iterator[str]:
+def find_nonzero_samples(metrics: Metrics) -> Iterator[str]:
     for line in metrics.render().decode().splitlines():
         if not line.startswith("#") and not line.endswith(" 0.0") and "_created" not in line:
             yield line
@@ -154,9 +154,9 @@ def nonzero_samples(metrics: Metrics) -> Iterator[str]:
             ["relayed_bytes_total", " 5.0"],
         ),
         (JobResult(JOB_ID, 5, None, None, 20, None), "vllm", None, 0.0, ["vllm"]),
-        (job_error("backend_error"), "vllm", None, 1.0, ["backend_error"]),
-        (job_error("cancelled"), "vllm", None, 0.0, ["cancelled"]),
-        (job_error("model_not_loaded"), "", None, 0.0, ["model_not_loaded"]),
+        (new_job_error("backend_error"), "vllm", None, 1.0, ["backend_error"]),
+        (new_job_error("cancelled"), "vllm", None, 0.0, ["cancelled"]),
+        (new_job_error("model_not_loaded"), "", None, 0.0, ["model_not_loaded"]),
     ],
 )
 async def test_ended_job_is_counted_in_statistics_and_metrics(
@@ -171,6 +171,6 @@ async def test_ended_job_is_counted_in_statistics_and_metrics(
     snapshot = harness.stats.snapshot()
     assert snapshot.error_rate == error_rate
     assert snapshot.first_byte_p50_ms == (None if first_byte_s is None else first_byte_s * 1000)
-    samples = "\n".join(nonzero_samples(harness.metrics))
+    samples = "\n".join(find_nonzero_samples(harness.metrics))
     for text in expected:
         assert text in samples
