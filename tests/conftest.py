@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
@@ -18,6 +19,11 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 # asyncio's debug mode logs slow callbacks. On a slow machine, these records would be among those
 # that a test counts.
 logging.getLogger("asyncio").addFilter(lambda record: not str(record.msg).startswith("Executing "))
+
+
+# A shell without job control ignores SIGINT in background processes, and the commands under test
+# would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
