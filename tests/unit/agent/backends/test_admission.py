@@ -17,18 +17,11 @@ from provider_agent.adapters.base import (
 from provider_agent.adapters.servers.venice import VeniceBackend
 from provider_agent.agent.backends.admission import MAX_SERVER_WAIT_S, AdmissionControl
 from provider_agent.protocol.errors import ErrorCode
+from tests.kit.fake_clock import FakeClock
 
 OVERLOADED = ErrorCode.BACKEND_OVERLOADED
 DEFAULT_RULE = BreakerRule()
 VENICE_RULE = VeniceBackend.breaker_rule
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 500.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class AdmissionHarness:
@@ -37,7 +30,7 @@ class AdmissionHarness:
     def __init__(
         self, rule: BreakerRule = DEFAULT_RULE, tokens_per_minute: int | None = None
     ) -> None:
-        self.clock = Clock()
+        self.clock = FakeClock(500.0)
         self.admission = AdmissionControl(rule, tokens_per_minute, self.clock)
 
     def job(self, error: BackendError | None = None, tokens: int = 0) -> bool:

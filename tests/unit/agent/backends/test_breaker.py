@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from provider_agent.adapters.breaker_rule import BreakerRule
 from provider_agent.adapters.servers.venice import VeniceBackend
 from provider_agent.agent.backends.breaker import Breaker, BreakerState
+from tests.kit.fake_clock import FakeClock
 
 DEFAULT_RULE = BreakerRule()
 VENICE_RULE = VeniceBackend.breaker_rule
@@ -12,19 +13,11 @@ RULE = BreakerRule(failures=3, window_s=60.0, open_s=10.0, max_open_s=35.0)
 CLOSED, OPEN, HALF_OPEN = BreakerState
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class BreakerScript:
     """Plays a script on a breaker: a number lets seconds pass, a word settles a job."""
 
     def __init__(self, rule: BreakerRule = RULE) -> None:
-        self.clock = Clock()
+        self.clock = FakeClock()
         self.breaker = Breaker(rule, self.clock)
 
     def play(self, script: str) -> BreakerState:

@@ -3,14 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provider_agent.agent.backends.token_bucket import TokenBucket, resize_bucket
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.kit.fake_clock import FakeClock
 
 
 @pytest.mark.parametrize(
@@ -30,7 +23,7 @@ class Clock:
 def test_jobs_wait_until_an_overdrawn_bucket_has_refilled(
     consumed: int, waited_s: float, wait_s: float
 ) -> None:
-    clock = Clock()
+    clock = FakeClock()
     bucket = TokenBucket(60, clock)
 
     bucket.consume(consumed)
@@ -40,7 +33,7 @@ def test_jobs_wait_until_an_overdrawn_bucket_has_refilled(
 
 
 def test_bucket_never_holds_more_than_one_minute() -> None:
-    clock = Clock()
+    clock = FakeClock()
     bucket = TokenBucket(60, clock)
 
     clock.now += 3600
@@ -50,7 +43,7 @@ def test_bucket_never_holds_more_than_one_minute() -> None:
 
 
 def test_repr_shows_the_available_tokens() -> None:
-    bucket = TokenBucket(60, Clock())
+    bucket = TokenBucket(60, FakeClock())
     bucket.consume(70)
 
     assert repr(bucket) == "<TokenBucket -10 of 60 per minute>"
@@ -63,7 +56,7 @@ CONSUMPTION = st.lists(st.tuples(st.integers(0, 5000), st.floats(0, 300)), max_s
 def test_a_job_is_admitted_after_the_reported_wait(
     per_minute: int, consumed: list[tuple[int, float]]
 ) -> None:
-    clock = Clock()
+    clock = FakeClock()
     bucket = TokenBucket(per_minute, clock)
     for tokens, seconds in consumed:
         bucket.consume(tokens)
@@ -77,7 +70,7 @@ def test_a_job_is_admitted_after_the_reported_wait(
 @given(st.integers(60, 10_000), st.integers(1, 5000), st.lists(st.floats(0, 20), max_size=50))
 def test_the_limit_holds_on_average(per_minute: int, job: int, pauses: list[float]) -> None:
     """Over any time: the initial capacity, what was refilled, and at most one job more."""
-    clock = Clock()
+    clock = FakeClock()
     bucket = TokenBucket(per_minute, clock)
     began, used = clock.now, 0
     for pause_s in pauses:
@@ -91,7 +84,7 @@ def test_the_limit_holds_on_average(per_minute: int, job: int, pauses: list[floa
 
 @given(st.integers(1, 1000), st.lists(st.integers(0, 500), max_size=20))
 def test_reading_the_wait_consumes_nothing(per_minute: int, consumed: list[int]) -> None:
-    clock = Clock()
+    clock = FakeClock()
     read, unread = TokenBucket(per_minute, clock), TokenBucket(per_minute, clock)
     for tokens in consumed:
         clock.now += 1.0
@@ -116,7 +109,7 @@ def test_reading_the_wait_consumes_nothing(per_minute: int, consumed: list[int])
 def test_tokens_consumed_before_a_change_still_count(
     before: int, consumed: int, after: int, wait_s: float
 ) -> None:
-    bucket = TokenBucket(before, Clock())
+    bucket = TokenBucket(before, FakeClock())
     bucket.consume(consumed)
 
     bucket.set_rate(after)
@@ -125,7 +118,7 @@ def test_tokens_consumed_before_a_change_still_count(
 
 
 def test_a_lower_limit_lowers_the_capacity() -> None:
-    bucket = TokenBucket(6000, Clock())
+    bucket = TokenBucket(6000, FakeClock())
     bucket.set_rate(60)
     bucket.consume(61)
 
@@ -133,7 +126,7 @@ def test_a_lower_limit_lowers_the_capacity() -> None:
 
 
 def test_refill_before_a_change_uses_the_old_rate() -> None:
-    clock = Clock()
+    clock = FakeClock()
     bucket = TokenBucket(60, clock)
     bucket.consume(100)
     clock.now += 10
@@ -143,7 +136,7 @@ def test_refill_before_a_change_uses_the_old_rate() -> None:
 
 
 def test_resize_bucket_sets_changes_and_lifts_a_limit() -> None:
-    clock = Clock()
+    clock = FakeClock()
     bucket = resize_bucket(None, 60, clock)
     assert bucket is not None
     assert resize_bucket(bucket, 70, clock) is bucket

@@ -11,18 +11,11 @@ from provider_agent.agent.backends.admission import AdmissionControl
 from provider_agent.agent.jobs import admission, backend_pool
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.discovery_harness import DiscoveryHarness
+from tests.kit.fake_clock import FakeClock
 from tests.kit.jobs import new_job
 from tests.kit.jobs_harness import JobsHarness, start_job
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.virtual_time import in_virtual_time
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -152,12 +145,12 @@ async def test_a_stopped_job_is_logged_as_not_failed_over(
 # --- breaker and token limit ----------------------------------------------------------------------
 
 
-def new_admission(clock: Clock, tokens_per_minute: int | None = None) -> AdmissionControl:
+def new_admission(clock: FakeClock, tokens_per_minute: int | None = None) -> AdmissionControl:
     return AdmissionControl(BreakerRule(), tokens_per_minute, clock, "b")
 
 
 def test_every_transition_of_the_breaker_is_logged(debug_log: pytest.LogCaptureFixture) -> None:
-    clock = Clock()
+    clock = FakeClock(0.0)
     control = new_admission(clock)
     early = control.start()
     for _ in range(BreakerRule().failures):
@@ -183,7 +176,7 @@ def test_every_transition_of_the_breaker_is_logged(debug_log: pytest.LogCaptureF
 
 
 def test_whether_a_failure_counts_is_logged(debug_log: pytest.LogCaptureFixture) -> None:
-    control = new_admission(Clock())
+    control = new_admission(FakeClock(0.0))
     control.failed(control.start(), Unreachable("refused"))
     control.failed(control.start(), BadStatus(400, b"", ErrorCode.BAD_REQUEST))
     assert fields_of(debug_log, "failure counted") == [
@@ -193,7 +186,7 @@ def test_whether_a_failure_counts_is_logged(debug_log: pytest.LogCaptureFixture)
 
 
 def test_a_used_up_token_limit_is_logged(debug_log: pytest.LogCaptureFixture) -> None:
-    control = new_admission(Clock(), tokens_per_minute=60)
+    control = new_admission(FakeClock(0.0), tokens_per_minute=60)
     control.succeeded(control.start(), 59)
     assert debug_log.messages == []
     control.succeeded(control.start(), 2)
@@ -224,7 +217,7 @@ async def test_debug_log_has_neither_request_nor_response_nor_error_body(
     (await first.next_run()).fail(error)
     (await second.next_run()).answer(b"a private answer")
     await harness.end(job)
-    control = new_admission(Clock())
+    control = new_admission(FakeClock(0.0))
     control.failed(control.start(), error)
     assert {"routes considered", "job admitted", "job failed over", "breaker opened"} <= set(
         debug_log.messages

@@ -15,6 +15,7 @@ from provider_agent.agent.telemetry.status import BackendStatus
 from provider_agent.protocol.frames import BackendLoad, Heartbeat, JobEnd, JobError, JobResult
 from tests.kit.agent_config import agent_config
 from tests.kit.discovery_harness import find_monitor
+from tests.kit.fake_clock import FakeClock
 from tests.kit.jobs import new_job
 from tests.kit.scripted_backend import ScriptedBackend, model
 
@@ -22,19 +23,11 @@ JOB_ID = b"j" * 16
 URL = "wss://c.example/provider/connect"
 
 
-class FakeClock:
-    def __init__(self) -> None:
-        self.now = 500.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class ReportsHarness:
     """`Reports` with two scripted backends, one of them down."""
 
     def __init__(self) -> None:
-        self.clock = FakeClock()
+        self.clock = FakeClock(500.0)
         self.up = ScriptedBackend("up", model("m"), model("n"), max_concurrent=2)
         self.down = ScriptedBackend("down", max_concurrent=5)
         self.down.reported_health = BackendHealth(False, None, "connection refused")

@@ -7,14 +7,7 @@ from provider_agent.agent.telemetry.rolling_stats import (
     StatsSnapshot,
 )
 from provider_agent.protocol.errors import REGISTRY, ErrorCode, Fault
-
-
-class FakeClock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.kit.fake_clock import FakeClock
 
 
 @pytest.fixture
