@@ -30,7 +30,7 @@ def test_model_is_replaced_by_the_upstream_id() -> None:
     assert prepared(b'{"a":1,"model":"theirs","b":2}') == b'{"a":1,"model":"m","b":2}'
 
 
-def test_a_missing_model_is_added() -> None:
+def test_missing_model_is_added() -> None:
     assert json.loads(prepared(b"{}")) == {"model": "m"}
 
 
@@ -88,9 +88,7 @@ def test_other_values_keep_their_bytes(value: bytes) -> None:
         (b',"stream_options":7', b',"stream_options":7'),
     ],
 )
-def test_a_stream_asks_for_usage_and_keeps_its_other_options(
-    options: bytes, expected: bytes
-) -> None:
+def test_stream_requests_usage_and_keeps_other_options(options: bytes, expected: bytes) -> None:
     request = b'{"model":"m","stream":true' + options + b"}"
 
     assert prepared(request) == b'{"model":"m","stream":true' + expected + b"}"
@@ -140,7 +138,7 @@ def test_streamed_requests_are_detected() -> None:
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=5), st.booleans(), st.sampled_from(Operation))
-def test_no_other_field_changes(
+def test_other_fields_are_unchanged(
     fields: dict[str, object], streamed: bool, operation: Operation
 ) -> None:
     fields |= {"stream": streamed}

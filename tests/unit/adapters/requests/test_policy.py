@@ -44,9 +44,7 @@ def applied(
         *((*KINDS_AND_FIELDS[0], value) for value in ODD_VALUES),
     ],
 )
-def test_a_named_field_is_refused_removed_or_let_through(
-    kind: str, name: str, value: object
-) -> None:
+def test_policy_field_is_refused_removed_or_forwarded(kind: str, name: str, value: object) -> None:
     policy, request = POLICIES[kind], {"messages": MESSAGES, name: value, "top_p": 0.5}
 
     with pytest.raises(BadRequest, match=name):
@@ -103,7 +101,7 @@ def prepared(request: bytes, policy: RequestPolicy, mode: PolicyMode) -> bytes:
 
 @pytest.mark.parametrize(("kind", "beginning"), KINDS_AND_TOOLS)
 @pytest.mark.parametrize("suffix", ["", "_20250305"])
-def test_a_tool_that_the_server_runs_is_refused_removed_or_let_through(
+def test_server_side_tool_is_refused_removed_or_forwarded(
     kind: str, beginning: str, suffix: str
 ) -> None:
     policy = POLICIES[kind]

@@ -135,7 +135,7 @@ async def test_response_that_is_not_http_is_invalid() -> None:
             await backend.execute(a_job("m"), CollectingSink())
 
 
-async def test_a_redirect_is_not_followed(server: FakeOpenAICompatible, connect: Connect) -> None:
+async def test_redirect_is_not_followed(server: FakeOpenAICompatible, connect: Connect) -> None:
     server.script_jobs(FakeResponse(status=307, headers={"Location": server.url + "/elsewhere"}))
 
     with pytest.raises(BadStatus) as caught:

@@ -29,9 +29,7 @@ async def server() -> AsyncIterator[FakeLlamaCpp]:
         ("acme.gguf", "acme"),
     ],
 )
-def test_a_model_is_called_by_its_alias_or_the_stem_of_its_file(
-    upstream_id: str, name: str
-) -> None:
+def test_model_id_is_the_alias_or_the_stem_of_the_file(upstream_id: str, name: str) -> None:
     assert offered_id(upstream_id) == name
 
 
@@ -51,7 +49,7 @@ async def test_context_window_is_that_of_one_slot(server: FakeLlamaCpp, connect:
     assert (model.model_id, model.upstream_id, model.context_window) == (MODEL, FILE, WINDOW)
 
 
-async def test_the_key_is_checked_though_health_and_models_are_open(
+async def test_key_is_checked_although_health_and_models_need_none(
     server: FakeLlamaCpp, connect: Connect
 ) -> None:
     health = await connect(server, api_key="sk-wrong-012345").health()
@@ -61,7 +59,7 @@ async def test_the_key_is_checked_though_health_and_models_are_open(
     assert "api_key_env" in health.last_error
 
 
-async def test_a_loading_model_is_unhealthy_and_says_so(
+async def test_loading_server_is_unhealthy_and_loading(
     server: FakeLlamaCpp, connect: Connect
 ) -> None:
     server.loading = True
@@ -98,7 +96,7 @@ async def test_old_build_does_not_support_messages(server: FakeLlamaCpp, connect
         (False, False, set(Operation) - {Operation.EMBEDDINGS}),
     ],
 )
-async def test_a_server_with_embeddings_offers_them(
+async def test_embeddings_are_offered_if_supported(
     server: FakeLlamaCpp,
     connect: Connect,
     only: bool,
@@ -113,7 +111,7 @@ async def test_a_server_with_embeddings_offers_them(
     assert (model.withheld == "") is bool(operations)
 
 
-async def test_a_build_is_probed_once(server: FakeLlamaCpp, connect: Connect) -> None:
+async def test_each_build_is_probed_once(server: FakeLlamaCpp, connect: Connect) -> None:
     backend = connect(server)
 
     for _ in range(3):
@@ -122,7 +120,7 @@ async def test_a_build_is_probed_once(server: FakeLlamaCpp, connect: Connect) ->
     assert [len(server.probes(operation)) for operation in Operation] == [1] * len(Operation)
 
 
-async def test_a_sleeping_model_is_offered_and_not_woken(
+async def test_sleeping_model_is_offered_without_loading_it(
     server: FakeLlamaCpp, connect: Connect
 ) -> None:
     server.sleeping = True
@@ -135,7 +133,7 @@ async def test_a_sleeping_model_is_offered_and_not_woken(
     assert server.woken == []
 
 
-async def test_what_was_found_out_before_it_slept_still_holds(
+async def test_probe_result_is_kept_while_the_model_sleeps(
     server: FakeLlamaCpp, connect: Connect
 ) -> None:
     backend = connect(server)
@@ -146,9 +144,7 @@ async def test_what_was_found_out_before_it_slept_still_holds(
     assert server.woken == []
 
 
-async def test_a_router_offers_what_is_loaded_and_loads_nothing(
-    server: FakeLlamaCpp, connect: Connect
-) -> None:
+async def test_router_offers_only_loaded_models(server: FakeLlamaCpp, connect: Connect) -> None:
     server.router = {"acme-8b": "loaded", "acme-70b": "unloaded", "acme-1b": "sleeping"}
     backend = connect(server)
 
@@ -202,7 +198,7 @@ async def test_metrics_that_were_switched_on_meanwhile_are_noticed(
     assert await backend.load() == ServerLoad(running=2, waiting=4)
 
 
-async def test_the_load_behind_a_router_is_that_of_all_loaded_models(
+async def test_load_of_a_router_is_the_sum_of_its_loaded_models(
     server: FakeLlamaCpp, connect: Connect
 ) -> None:
     server.router = {"acme-1b": "loaded", "acme/8b": "loaded", "acme-70b": "unloaded"}
@@ -216,7 +212,7 @@ async def test_the_load_behind_a_router_is_that_of_all_loaded_models(
     assert {query["autoload"] for query in asked} == {"false"}
 
 
-async def test_a_sleeping_server_is_not_asked_for_its_load(
+async def test_load_of_a_sleeping_server_is_not_requested(
     server: FakeLlamaCpp, connect: Connect
 ) -> None:
     server.sleeping = True
@@ -227,7 +223,7 @@ async def test_a_sleeping_server_is_not_asked_for_its_load(
     assert server.requests_to("/slots") == []
 
 
-async def test_a_prompt_over_the_window_is_the_clients_fault(
+async def test_prompt_over_the_context_window_is_a_client_fault(
     server: FakeLlamaCpp, connect: Connect
 ) -> None:
     server.script_jobs(FakeLlamaCpp.context_exceeded())

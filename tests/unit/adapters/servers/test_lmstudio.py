@@ -23,7 +23,7 @@ async def server() -> AsyncIterator[FakeLmStudio]:
         yield running
 
 
-async def test_the_newest_list_tells_loaded_models_window_and_slots(
+async def test_current_model_list_has_loaded_models_windows_and_slots(
     server: FakeLmStudio, connect: Connect
 ) -> None:
     backend = connect(server)
@@ -47,7 +47,7 @@ async def test_operator_limit_is_not_changed(server: FakeLmStudio, connect: Conn
     assert backend.max_concurrent == 2
 
 
-async def test_an_older_version_tells_loaded_models_and_window(
+async def test_older_model_list_has_loaded_models_and_windows(
     server: FakeLmStudio, connect: Connect
 ) -> None:
     server.api = "v0"
@@ -75,7 +75,7 @@ async def test_all_models_are_offered_without_reported_state(
     assert backend.max_concurrent == 1
 
 
-async def test_a_route_that_answers_200_anyway_is_not_there(
+async def test_route_that_returns_200_for_any_request_is_absent(
     server: FakeLmStudio, connect: Connect
 ) -> None:
     server.routes = {Operation.CHAT}
@@ -105,9 +105,7 @@ async def test_routes_are_probed_again_after_a_while_because_no_version_is_told(
     assert len(server.probes(Operation.MESSAGES)) == 2
 
 
-async def test_a_model_of_another_machine_is_not_offered_where_it_is_told(
-    server: FakeLmStudio, connect: Connect
-) -> None:
+async def test_model_of_another_machine_is_withheld(server: FakeLmStudio, connect: Connect) -> None:
     server.remote = True
 
     models = {model.model_id: model for model in await connect(server).list_models()}
@@ -127,7 +125,7 @@ async def test_without_a_loaded_model_its_own_limit_holds_again(
     assert backend.max_concurrent == 1
 
 
-async def test_a_server_of_another_kind_is_unhealthy(
+async def test_server_of_another_kind_is_unhealthy(
     server: FakeLmStudio, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -150,7 +148,7 @@ async def test_a_server_of_another_kind_is_unhealthy(
     ],
     ids=["in-stream", "200-with-error-body", "empty"],
 )
-async def test_a_failure_that_answers_200_is_a_failure(
+async def test_error_with_status_200_is_an_error(
     server: FakeLmStudio, connect: Connect, answer: FakeResponse, error: type[Exception]
 ) -> None:
     server.script_jobs(answer)

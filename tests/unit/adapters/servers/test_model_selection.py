@@ -40,7 +40,7 @@ def reasons(found: list[BackendModel], **different: object) -> dict[str, str]:
         (("/disk/acme.gguf",), True, ""),
     ],
 )
-def test_the_operators_list_decides_and_passthroughs_need_one(
+def test_models_setting_selects_and_passthroughs_require_it(
     models: tuple[str, ...] | None, native: bool, reason: str
 ) -> None:
     one = model("acme/8b", "/disk/acme.gguf", native=native)
@@ -63,7 +63,7 @@ def test_model_without_operations_or_valid_id_is_withheld() -> None:
 
 @pytest.mark.parametrize("meant", ["/disk/acme.gguf", "acme"])
 @pytest.mark.parametrize("models", [("my-*",), ("acme",), ("/disk/*",), None])
-def test_an_alias_replaces_the_servers_id_and_patterns_fit_either(
+def test_alias_replaces_the_server_id_and_globs_match_both(
     meant: str, models: tuple[str, ...] | None
 ) -> None:
     chosen = select_models(
@@ -78,7 +78,7 @@ def test_an_alias_replaces_the_servers_id_and_patterns_fit_either(
     assert (by_name["other"].withheld == "") is (models is None)
 
 
-def test_a_model_may_have_two_aliases() -> None:
+def test_model_with_two_aliases() -> None:
     assert reasons([model("m")], aliases={"a": "m", "b": "m"}) == {"a": "", "b": ""}
 
 
@@ -93,9 +93,7 @@ def test_offered_model_wins_over_a_withheld_one_with_the_same_id() -> None:
 @pytest.mark.parametrize(
     ("window", "told"), [(4096, 4096), (0, None), (-1, None), (2**60, None), (None, None)]
 )
-def test_a_window_that_cannot_be_one_counts_as_not_told(
-    window: int | None, told: int | None
-) -> None:
+def test_implausible_context_window_is_unknown(window: int | None, told: int | None) -> None:
     (one,) = select_models([model("m", context_window=window)], settings())
 
     assert one.context_window == told

@@ -27,7 +27,7 @@ async def server() -> AsyncIterator[FakeOllama]:
         yield running
 
 
-async def test_the_window_is_the_allocated_one_or_the_models_own_or_unknown(
+async def test_context_window_is_the_allocated_or_configured_one_or_unknown(
     server: FakeOllama, connect: Connect
 ) -> None:
     models = await connect(server).list_models()
@@ -40,7 +40,7 @@ async def test_the_window_is_the_allocated_one_or_the_models_own_or_unknown(
     }
 
 
-async def test_a_model_that_is_not_loaded_has_no_known_window(
+async def test_context_window_of_an_unloaded_model_is_unknown(
     server: FakeOllama, connect: Connect
 ) -> None:
     server.loaded = False
@@ -127,7 +127,7 @@ async def test_where_routes_do_not_show_themselves_the_version_tells(
     assert backend.version == version
 
 
-async def test_a_prompt_that_cannot_fit_is_refused_because_it_would_be_cut(
+async def test_prompt_that_would_be_truncated_is_refused(
     server: FakeOllama, connect: Connect
 ) -> None:
     backend = connect(server)
@@ -187,7 +187,7 @@ async def test_usage_of_a_message_is_the_truth_at_its_end(
 
 
 @pytest.mark.parametrize("wire_format", list(WireFormat))
-async def test_an_error_that_it_swallows_is_noticed(
+async def test_interrupted_stream_without_an_error_event_is_an_error(
     server: FakeOllama, connect: Connect, wire_format: WireFormat
 ) -> None:
     server.script_jobs(Fault.STOP_AFTER_FIRST_CHUNK)

@@ -22,7 +22,7 @@ async def server() -> AsyncIterator[FakeOpenAICompatible]:
         (WireFormat.OPENAI, WireFormat.ANTHROPIC),
     ],
 )
-async def test_the_operator_says_which_formats_it_speaks(
+async def test_formats_come_from_the_settings(
     server: FakeOpenAICompatible, connect: Connect, formats: tuple[WireFormat, ...]
 ) -> None:
     models = await connect(server, formats=formats).list_models()
@@ -30,7 +30,7 @@ async def test_the_operator_says_which_formats_it_speaks(
     assert {model.formats for model in models} == {frozenset(formats)}
 
 
-async def test_a_bare_entry_has_no_known_window(
+async def test_context_window_of_a_bare_entry_is_unknown(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     models = await connect(server).list_models()
@@ -52,7 +52,7 @@ async def test_a_bare_entry_has_no_known_window(
         ({"context_length": 2**60}, None),
     ],
 )
-async def test_the_window_comes_from_whichever_field_there_is(
+async def test_context_window_is_read_from_any_known_field(
     server: FakeOpenAICompatible,
     connect: Connect,
     monkeypatch: pytest.MonkeyPatch,
@@ -78,7 +78,7 @@ async def test_ids_that_no_frame_can_carry_and_repeated_ids_are_left_out(
     assert [model.model_id for model in models if not model.withheld] == ["a", "b"]
 
 
-async def test_what_is_optional_in_a_format_is_probed(
+async def test_optional_operations_are_probed(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     server.routes = {Operation.CHAT, Operation.EMBEDDINGS, Operation.COUNT_TOKENS}
@@ -107,7 +107,7 @@ async def test_route_that_accepts_an_empty_request_is_not_offered(
     assert models[0].operations == {Operation.CHAT}
 
 
-async def test_a_busy_server_is_asked_again(
+async def test_inconclusive_probe_is_repeated(
     server: FakeOpenAICompatible, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = connect(server)

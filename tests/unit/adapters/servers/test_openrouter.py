@@ -43,7 +43,7 @@ async def test_offers_the_accounts_text_models_that_are_not_expired(
     assert "image" in models["acme/image"].withheld
 
 
-async def test_no_model_is_offered_without_a_model_list(
+async def test_no_model_is_offered_without_the_models_setting(
     server: FakeOpenRouter, connect: Connect
 ) -> None:
     models = await connect(server, models=None).list_models()
@@ -53,7 +53,7 @@ async def test_no_model_is_offered_without_a_model_list(
     assert "list it in `models`" in model.withheld
 
 
-async def test_an_account_without_a_list_of_its_own_gets_the_public_one(
+async def test_public_catalog_is_used_without_an_account_catalog(
     server: FakeOpenRouter, connect: Connect
 ) -> None:
     server.user_models = False
@@ -97,14 +97,14 @@ async def test_no_request_is_sent_without_a_key(server: FakeOpenRouter, connect:
     assert server.requests == []
 
 
-async def test_a_made_up_key_is_unhealthy_though_the_catalogue_answers_it(
+async def test_invalid_key_is_unhealthy_although_the_catalog_needs_none(
     server: FakeOpenRouter, connect: Connect
 ) -> None:
     assert not (await connect(server, api_key="sk-or-made-up").health()).reachable
 
 
 @pytest.mark.parametrize(("remaining", "reachable"), [(None, True), (0.5, True), (0, False)])
-async def test_a_key_without_money_left_is_unhealthy(
+async def test_key_without_remaining_credit_is_unhealthy(
     server: FakeOpenRouter, connect: Connect, remaining: float | None, reachable: bool
 ) -> None:
     server.limit_remaining = remaining
@@ -116,7 +116,7 @@ async def test_a_key_without_money_left_is_unhealthy(
     ("code", "expected"),
     [(502, ErrorCode.BACKEND_ERROR), (429, ErrorCode.BACKEND_OVERLOADED)],
 )
-async def test_an_error_in_the_stream_is_a_failure(
+async def test_error_event_in_a_stream_is_an_error(
     server: FakeOpenRouter, connect: Connect, code: int, expected: ErrorCode
 ) -> None:
     server.script_jobs(FakeOpenRouter.failed_in_stream(code))
@@ -127,7 +127,7 @@ async def test_an_error_in_the_stream_is_a_failure(
     assert caught.value.code is expected
 
 
-async def test_an_error_body_under_200_is_a_failure(
+async def test_error_body_with_status_200_is_an_error(
     server: FakeOpenRouter, connect: Connect
 ) -> None:
     server.script_jobs(FakeOpenRouter.failed_with_200())

@@ -51,7 +51,7 @@ async def test_its_own_system_prompt_is_off_unless_the_operator_wants_it(
     assert sent == [off, off, None]
 
 
-async def test_a_catalogue_without_embeddings_is_no_failure(
+async def test_catalog_without_embeddings_is_accepted(
     server: FakeVenice, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = server.respond
@@ -86,7 +86,7 @@ async def test_no_request_is_sent_without_a_key(server: FakeVenice, connect: Con
     assert server.requests == []
 
 
-async def test_a_made_up_key_is_unhealthy_though_the_catalogue_answers_it(
+async def test_invalid_key_is_unhealthy_although_the_catalog_needs_none(
     server: FakeVenice, connect: Connect
 ) -> None:
     backend = connect(server, api_key="made-up-0123456789")
@@ -95,7 +95,7 @@ async def test_a_made_up_key_is_unhealthy_though_the_catalogue_answers_it(
     assert await backend.list_models() != []
 
 
-async def test_an_error_in_its_own_words_in_the_stream_is_a_failure(
+async def test_error_event_of_the_service_in_a_stream_is_an_error(
     server: FakeVenice, connect: Connect
 ) -> None:
     server.script_jobs(FakeVenice.failed_in_stream())
@@ -106,7 +106,7 @@ async def test_an_error_in_its_own_words_in_the_stream_is_a_failure(
     assert b"inference_failed" in caught.value.body
 
 
-async def test_a_prompt_over_the_window_is_the_clients_fault(
+async def test_prompt_over_the_context_window_is_a_client_fault(
     server: FakeVenice, connect: Connect
 ) -> None:
     server.script_jobs(FakeVenice.context_exceeded())

@@ -45,7 +45,7 @@ async def test_old_version_does_not_support_messages(server: FakeVllm, connect: 
 
 
 @pytest.mark.parametrize("has_route", [True, False])
-async def test_a_pooling_model_is_offered_for_embeddings_or_not_at_all(
+async def test_pooling_model_is_offered_only_for_embeddings(
     server: FakeVllm, connect: Connect, has_route: bool
 ) -> None:
     """Older versions have every route, and reject only complete requests."""
@@ -104,9 +104,7 @@ async def test_malformed_metrics_are_an_error(server: FakeVllm, connect: Connect
         await connect(server).load()
 
 
-async def test_a_dead_engine_is_unhealthy_and_says_what_to_do(
-    server: FakeVllm, connect: Connect
-) -> None:
+async def test_failed_engine_is_unhealthy_with_advice(server: FakeVllm, connect: Connect) -> None:
     server.engine_failed = True
 
     health = await connect(server).health()
@@ -126,7 +124,7 @@ async def test_wrong_key_fails_the_health_check(server: FakeVllm, connect: Conne
     assert caught.value.body == b'{"error":"Unauthorized"}'
 
 
-async def test_a_refused_admission_after_200_is_an_overload(
+async def test_refused_admission_after_status_200_is_an_overload(
     server: FakeVllm, connect: Connect
 ) -> None:
     server.script_jobs(FakeVllm.admission_refused())
@@ -137,7 +135,7 @@ async def test_a_refused_admission_after_200_is_an_overload(
     assert caught.value.code is ErrorCode.BACKEND_OVERLOADED
 
 
-async def test_an_engine_that_dies_while_it_streams_a_message_is_an_error(
+async def test_engine_failure_during_a_message_stream_is_an_error(
     server: FakeVllm, connect: Connect
 ) -> None:
     server.script_jobs(FakeVllm.engine_failed_in_messages())
@@ -151,7 +149,7 @@ async def test_an_engine_that_dies_while_it_streams_a_message_is_an_error(
     assert sink.data == server.jobs[0].sent
 
 
-async def test_a_probe_without_a_clear_answer_is_not_remembered(
+async def test_inconclusive_probe_is_not_cached(
     server: FakeVllm, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = connect(server)
