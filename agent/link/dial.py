@@ -29,30 +29,35 @@ from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.limits import KIB, MAX_MESSAGE_TO_AGENT_BYTES, MIB
 
 CLOSE_TIMEOUT_S: Final = 5.0
-"""The timeout of the close handshake, which takes a live peer one round trip."""
+"""The timeout of the close handshake, for which a working peer needs one round trip."""
 
 WRITE_LIMIT_BYTES: Final = 16 * KIB
-"""How much this process buffers while the kernel accepts no more. A larger buffer delays control
-frames: with 64 KiB, a small job beside a large one was 1.3 s later on a link of 100 kB/s."""
+"""Bytes that may wait in this process's write buffer while the kernel's socket buffer is full. A
+larger buffer delays control frames and small responses: with 64 KiB, the response of a small job
+that ran beside a large one arrived 1.3 s later on a link of 100 kB/s."""
 
 MAX_UNSENT_BYTES: Final = 16 * MIB
-"""More than any message of the agent and the buffer before it. Only a peer that floods the agent
-with pings and reads no pongs exceeds it; the link is then aborted to bound memory."""
+"""Larger than the write buffer plus the agent's largest message. Only a peer that sends pings
+without reading the pongs can exceed it; the link is then aborted to bound memory."""
 
 MAX_QUEUED_MESSAGES: Final = 4
-"""Received messages that wait for the reader, each up to the size of a job."""
+"""Received messages that may wait until the agent reads them, each up to the size of a job."""
+
+_CHECK_URL: Final = "check that [coordinator] url is the address of a coordinator"
 
 
 class DialSettings(Struct, frozen=True, kw_only=True):
-    """Where and how to dial.
+    """Where and how to dial. Every dial reads all files again.
 
     Attributes:
         url: `wss://…` or `ws://…`.
-        token_file: holds a bearer token for the upgrade request. All files are read at every dial.
+        token_file: contains a bearer token for the upgrade request.
         ca_file: PEM certificates to trust instead of the system's.
         client_cert_file: the client certificate, as PEM, with its chain.
-        client_key_file: its private key; None: it is in `client_cert_file`.
-        proxy: URL of an HTTP proxy; None: `HTTPS_PROXY` and `NO_PROXY` apply.
+        client_key_file: the private key of the client certificate; if None, it is in
+            `client_cert_file`.
+        proxy: URL of an HTTP proxy; if None, `HTTPS_PROXY` and `NO_PROXY` apply. A loopback address
+            is always dialed directly.
     """
 
     url: str
@@ -67,7 +72,7 @@ class DialSettings(Struct, frozen=True, kw_only=True):
 
     @property
     def authority(self) -> str:
-        """The authority that the signature of the challenge covers."""
+        """The `host:port` that the agent signs together with the challenge."""
         parts = urlsplit(self.url)
         return canonical_authority(parts.scheme, parts.hostname or "", parts.port)
 
@@ -85,18 +90,19 @@ class DialSettings(Struct, frozen=True, kw_only=True):
 
 
 class _ConnectWithoutRedirects(connect):
-    """Follows no redirect: it would lead to a server that the operator did not configure."""
+    """Rejects redirects, which could lead to a server that the operator did not configure."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
 
 
-class _Attempt:
-    """The progress of one attempt to connect.
+class _DialProgress:
+    """The progress of one dial.
 
     Attributes:
         connected: the transport, including TLS, is open; the upgrade follows.
-        lost: the error that closed the transport; the library reports only a missing response.
+        lost: the error that closed the transport; `websockets` itself reports only that no response
+            was received.
     """
 
     def __init__(self) -> None:
@@ -104,12 +110,12 @@ class _Attempt:
         self.lost: Exception | None = None
 
     def connection_type(self) -> type[ClientConnection]:
-        """A connection class that records its progress in this attempt."""
-        attempt = self
+        """A connection class that records its progress in this object."""
+        progress = self
 
         class ObservedConnection(ClientConnection):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                attempt.connected = True
+                progress.connected = True
                 set_socket_options(transport)
                 super().connection_made(transport)
 
@@ -119,27 +125,27 @@ class _Attempt:
                     self.transport.abort()
 
             def connection_lost(self, exc: Exception | None) -> None:
-                attempt.lost = exc
-                # Behind a proxy, the event loop also reports a failed TLS handshake here, and the
-                # library does not expect `connection_lost` without `connection_made`.
-                if attempt.connected:
+                progress.lost = exc
+                # Behind a proxy, the event loop also reports a failed TLS handshake here, and
+                # `websockets` fails if `connection_lost` is called before `connection_made`.
+                if progress.connected:
                     super().connection_lost(exc)
 
         return ObservedConnection
 
 
 async def dial(settings: DialSettings, subprotocol: str) -> ClientConnection:
-    """Open the WebSocket. Cancelling it closes everything that was opened.
+    """Open the WebSocket. If it is cancelled, it closes whatever it has opened.
 
-    The library's keepalive is off: the caller has to detect a broken connection.
+    WebSocket pings are off: the caller must detect a dead connection.
 
     Raises:
         DialFailed: the WebSocket could not be opened.
     """
-    attempt = _Attempt()
+    progress = _DialProgress()
     try:
         context = await _tls(settings)
-        socket = await _ConnectWithoutRedirects(
+        connection = await _ConnectWithoutRedirects(
             settings.url,
             subprotocols=[Subprotocol(subprotocol)],
             compression=None,
@@ -152,31 +158,32 @@ async def dial(settings: DialSettings, subprotocol: str) -> ClientConnection:
             max_size=MAX_MESSAGE_TO_AGENT_BYTES,
             max_queue=MAX_QUEUED_MESSAGES,
             write_limit=WRITE_LIMIT_BYTES,
-            create_connection=attempt.connection_type(),
+            create_connection=progress.connection_type(),
             ssl=context,
             ssl_handshake_timeout=None if context is None else TLS_TIMEOUT_S,
         )
     except UnusableFile as error:
+        # Not final: the operator may replace the file while the agent keeps dialing.
         raise DialFailed(Disconnect(DisconnectCause.LOST, str(error))) from error
     except TimeoutError as error:
         raise DialFailed(
-            Disconnect(DisconnectCause.LOST, _explain_timeout(settings, attempt))
+            Disconnect(DisconnectCause.LOST, _explain_timeout(settings, progress))
         ) from error
     except (WebSocketException, OSError, EOFError, ValueError, ImportError) as error:
-        lost = attempt.lost
+        lost = progress.lost
         raise DialFailed(explain(lost if isinstance(lost, ssl.SSLError) else error)) from error
-    if socket.subprotocol != subprotocol:
-        await socket.close(1002, "no common subprotocol")
-        detail = f"the server does not support {subprotocol}; is this a coordinator?"
+    if connection.subprotocol != subprotocol:
+        await connection.close(1002, "no common subprotocol")
+        detail = f"the server does not support {subprotocol}; {_CHECK_URL}"
         raise DialFailed(Disconnect(DisconnectCause.INCOMPATIBLE, detail))
-    return socket
+    return connection
 
 
-def _explain_timeout(settings: DialSettings, attempt: _Attempt) -> str:
-    """Which step did not complete within `OPEN_TIMEOUT_S`."""
+def _explain_timeout(settings: DialSettings, progress: _DialProgress) -> str:
+    """The message that names the step that did not complete within `OPEN_TIMEOUT_S`."""
     within = f"within {OPEN_TIMEOUT_S:.0f} s"
-    if attempt.connected:
-        return f"connected, but no response to the upgrade {within}; is this a coordinator?"
+    if progress.connected:
+        return f"connected, but no response to the upgrade {within}; {_CHECK_URL}"
     if isinstance(_proxy(settings), str):
         return f"no connection through the proxy {within}; check [coordinator] proxy"
     return f"no connection {within}"
@@ -195,8 +202,7 @@ def _proxy(settings: DialSettings) -> str | Literal[True] | None:
 async def _tls(settings: DialSettings) -> ssl.SSLContext | None:
     if urlsplit(settings.url).scheme != "wss":
         return None
-    # In a thread: jobs continue while the agent reconnects, and reading the certificate store would
-    # block their streams.
+    # In a thread, because reading the certificate store would block the streams of running jobs.
     return await asyncio.to_thread(
         client_context, settings.ca_file, settings.client_cert_file, settings.client_key_file
     )

@@ -14,7 +14,7 @@ from provider_agent.coordinator.agents.connected_agent import RECONNECT_AFTER_MS
 from provider_agent.coordinator.agents.routing import choose_agent
 from provider_agent.coordinator.agents.snapshots import AgentSnapshot, DetachedSnapshot
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
-from provider_agent.coordinator.sessions.store import DetachedSessions
+from provider_agent.coordinator.sessions.detached_sessions import DetachedSessions
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
@@ -115,7 +115,7 @@ class Fleet:
         """Add an agent that received `Welcome`; close or retire older connections of its key."""
         key = agent.public_key
         if not agent.resumed:
-            self._detached.end_unresumable(key, agent.instance_id)
+            self._detached.end_replaced(key, agent.instance_id)
             self._close_same_process(agent)
         if agent.retired and key in self._agents:
             self._retire(agent)

@@ -1,4 +1,4 @@
-"""Renders `GET /v1/models` in each wire format."""
+"""Renders the responses to `GET /v1/models` and `GET /v1/models/{id}` in each wire format."""
 
 from collections.abc import Iterable
 
@@ -7,11 +7,11 @@ import msgspec
 from provider_agent.protocol.formats import WireFormat
 
 _EPOCH = "1970-01-01T00:00:00Z"
-"""Both APIs require a creation date, which agents do not report."""
+"""A placeholder: both APIs require a creation date, but agents do not report one."""
 
 
 def render_models(wire_format: WireFormat, model_ids: Iterable[str]) -> bytes:
-    """The whole list as one page."""
+    """All models in one response, without pagination."""
     entries = [_entry(wire_format, model_id) for model_id in model_ids]
     if wire_format is WireFormat.OPENAI:
         return msgspec.json.encode({"object": "list", "data": entries})
@@ -26,7 +26,7 @@ def render_models(wire_format: WireFormat, model_ids: Iterable[str]) -> bytes:
 
 
 def render_model(wire_format: WireFormat, model_id: str) -> bytes:
-    """A single model."""
+    """One model."""
     return msgspec.json.encode(_entry(wire_format, model_id))
 
 

@@ -11,7 +11,7 @@ from provider_agent.agent.link.backoff import MAX_RETRY_AFTER_S
 from provider_agent.agent.link.resumption import MAX_RESUME_S
 from provider_agent.protocol.frames import Drain, Heartbeat, Rejected
 from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S
-from tests.kit.hostile_handshakes import HANDSHAKES, YEARS_MS, Handshake, assert_recovers
+from tests.kit.hostile_handshakes import HANDSHAKES, HUGE_DURATION_MS, Handshake, assert_recovers
 from tests.kit.hostile_harness import HostileHarness
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
@@ -77,7 +77,7 @@ async def test_heartbeat_interval_of_100_ms_is_honored() -> None:
 @in_virtual_time
 async def test_detached_session_is_kept_for_ten_minutes_at_most() -> None:
     backend = ScriptedBackend()
-    answer = replace(welcome(), resume_ms=YEARS_MS)
+    answer = replace(welcome(), resume_ms=HUGE_DURATION_MS)
     async with (
         ScriptedCoordinator(lambda _hello: answer) as coordinator,
         RunningAgent(coordinator, backend) as agent,
@@ -100,14 +100,14 @@ async def test_detached_session_is_kept_for_ten_minutes_at_most() -> None:
 async def test_wait_of_years_is_limited_to_two_hours(way: str) -> None:
     async with ScriptedCoordinator() as coordinator:
         if way == "Rejected":
-            coordinator.answer = lambda _hello: Rejected("full", "later", YEARS_MS)
+            coordinator.answer = lambda _hello: Rejected("full", "later", HUGE_DURATION_MS)
         if way == "Retry-After":
             coordinator.refusals.append((503, {"Retry-After": "86000"}))
         # Without a backend, whose health checks would take most of the time.
         async with RunningAgent(coordinator, jitter=0.99) as agent:
             began = now()
             if way == "Drain":
-                await (await agent.connected()).send(Drain("later", YEARS_MS))
+                await (await agent.connected()).send(Drain("later", HUGE_DURATION_MS))
             elif way == "Rejected":
                 await coordinator.next_agent()
                 coordinator.answer = lambda _hello: welcome()

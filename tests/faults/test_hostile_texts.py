@@ -9,7 +9,7 @@ import pytest
 
 from provider_agent.agent.telemetry.logs import configure_logging
 from provider_agent.protocol.frames import Drain, Job, Rejected
-from tests.kit.hostile_handshakes import CHALLENGE, accept, assert_recovers, send
+from tests.kit.hostile_handshakes import CHALLENGE, assert_recovers, complete_handshake, send
 from tests.kit.hostile_harness import HostileHarness
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend
@@ -42,13 +42,13 @@ async def close(peer: AgentAtCoordinator) -> None:
 
 
 async def drain(peer: AgentAtCoordinator) -> None:
-    await accept(provider_id=NASTY[:500])(peer)
+    await complete_handshake(provider_id=NASTY[:500])(peer)
     await peer.send(Drain(NASTY, 5000))
 
 
 async def send_job_with_odd_names(peer: AgentAtCoordinator) -> None:
     odd = NASTY[:500]
-    await accept()(peer)
+    await complete_handshake()(peer)
     await peer.give(Job(bytes(16), odd, odd, b"{}", 1, odd, odd))
     await peer.error(bytes(16))
     peer.cut()

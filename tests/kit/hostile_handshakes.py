@@ -1,4 +1,4 @@
-"""Handshakes of a hostile coordinator, and what the agent must do about each."""
+"""Handshakes that a hostile or slow coordinator performs, and how the agent must react to each."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,13 +9,17 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from provider_agent.protocol.frames import Capabilities, Challenge, CoordinatorFrame, Hello
-from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, MIN_WINDOW_BYTES
+from provider_agent.protocol.limits import (
+    HANDSHAKE_TIMEOUT_S,
+    MIN_MESSAGE_TO_COORDINATOR_BYTES,
+    MIN_WINDOW_BYTES,
+)
 from tests.kit.hostile_harness import HostileHarness, task_names
 from tests.kit.jobs import new_job
 from tests.kit.scripted_coordinator import NONCE, AgentAtCoordinator, welcome
 from tests.kit.virtual_time import now
 
-YEARS_MS: Final = 2**53
+HUGE_DURATION_MS: Final = 2**53
 CHALLENGE: Final = Challenge(NONCE, "c")
 
 
@@ -23,9 +27,10 @@ class Handshake(Struct, frozen=True):
     """One handshake of the coordinator.
 
     Attributes:
-        name: the row of the table in docs/protocol.md.
+        name: its row in the table of hostile coordinators in docs/protocol.md.
         perform: performs it on the open socket.
-        close_code: the agent's close code; None: the agent accepts the handshake.
+        close_code: that the coordinator observes; 1006: the agent sends no close frame; None: the
+            agent accepts the handshake. By default the agent reports a protocol violation.
     """
 
     name: str
@@ -45,11 +50,14 @@ def send(*frames: CoordinatorFrame) -> Callable[[AgentAtCoordinator], Awaitable[
     return perform
 
 
-def send_welcome(**fields: object) -> Callable[[AgentAtCoordinator], Awaitable[None]]:
+def send_invalid_welcome(**fields: object) -> Callable[[AgentAtCoordinator], Awaitable[None]]:
+    """Send a `Welcome` whose changed fields violate the protocol."""
     return send(CHALLENGE, replace(welcome(), **fields))
 
 
-def accept(**fields: object) -> Callable[[AgentAtCoordinator], Awaitable[None]]:
+def complete_handshake(**fields: object) -> Callable[[AgentAtCoordinator], Awaitable[None]]:
+    """Send a valid `Welcome` with changed fields, and wait for the agent's `Capabilities`."""
+
     async def perform(peer: AgentAtCoordinator) -> None:
         await send(CHALLENGE)(peer)
         await peer.next(Hello)
@@ -89,21 +97,28 @@ HANDSHAKES: Final = [
     Handshake("`Job` before `Welcome`", send(CHALLENGE, new_job())),
     Handshake("`Challenge` twice", send(CHALLENGE, CHALLENGE)),
     Handshake(
-        "`Welcome` with a window below 16384", send_welcome(window_bytes=MIN_WINDOW_BYTES - 1)
+        "`Welcome` with a window below 16384",
+        send_invalid_welcome(window_bytes=MIN_WINDOW_BYTES - 1),
     ),
     Handshake(
-        "`Welcome` with a `max_message_bytes` below 1048576", send_welcome(max_message_bytes=0)
+        "`Welcome` with a `max_message_bytes` below 1048576",
+        send_invalid_welcome(max_message_bytes=MIN_MESSAGE_TO_COORDINATOR_BYTES - 1),
     ),
-    Handshake("`Welcome` with a heartbeat below 100 ms", send_welcome(heartbeat_ms=99)),
-    Handshake("`Welcome` that resumes a job never offered", send_welcome(resumed={bytes(16): 0})),
-    Handshake("`Welcome` with a window of 2^53", accept(window_bytes=2**53), None),
-    Handshake("`Welcome` with a heartbeat of 100 ms", accept(heartbeat_ms=100), None),
-    Handshake("`Welcome` with `resume_ms` of years", accept(resume_ms=YEARS_MS), None),
+    Handshake("`Welcome` with a heartbeat below 100 ms", send_invalid_welcome(heartbeat_ms=99)),
+    Handshake(
+        "`Welcome` that resumes a job that `Hello` did not list",
+        send_invalid_welcome(resumed={bytes(16): 0}),
+    ),
+    Handshake("`Welcome` with a window of 2^53", complete_handshake(window_bytes=2**53), None),
+    Handshake("`Welcome` with a heartbeat of 100 ms", complete_handshake(heartbeat_ms=100), None),
+    Handshake(
+        "`Welcome` with `resume_ms` of years", complete_handshake(resume_ms=HUGE_DURATION_MS), None
+    ),
 ]
 
 
 async def assert_recovers(harness: HostileHarness) -> None:
-    """The agent serves the next connection, on which the coordinator follows the protocol."""
+    """Assert that the agent reconnects, serves jobs, and leaves no job or task behind."""
     harness.coordinator.answer = lambda _hello: welcome()
     harness.coordinator.sends_challenge = True
     await harness.assert_serves_after_reconnect()

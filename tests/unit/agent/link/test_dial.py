@@ -146,7 +146,10 @@ async def test_upgrade_without_a_response_times_out() -> None:
         port = server.sockets[0].getsockname()[1]
         began = now()
         disconnect = await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))
-        text = "connected, but no response to the upgrade within 15 s; is this a coordinator?"
+        text = (
+            "connected, but no response to the upgrade within 15 s; "
+            "check that [coordinator] url is the address of a coordinator"
+        )
         assert disconnect == Disconnect(DisconnectCause.LOST, text)
         assert now() - began == pytest.approx(15)
         await disconnected.wait()

@@ -17,7 +17,10 @@ from tests.kit.connect_proxy import ConnectProxy
 from tests.kit.virtual_time import in_virtual_time, now
 
 HOST = "coordinator.test"
-UPGRADE = "connected, but no response to the upgrade within 15 s; is this a coordinator?"
+UPGRADE = (
+    "connected, but no response to the upgrade within 15 s; "
+    "check that [coordinator] url is the address of a coordinator"
+)
 TLS = "the TLS handshake took longer than 10 s; should the url begin with ws://?"
 PROXY = "no connection through the proxy within 15 s; check [coordinator] proxy"
 

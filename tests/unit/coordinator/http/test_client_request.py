@@ -7,36 +7,38 @@ from provider_agent.coordinator.http.client_request import find_model, valid_tra
 VALID = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-def test_model_id_is_read_from_the_request() -> None:
+def test_only_the_top_level_model_is_used() -> None:
     assert find_model(b' {"messages":[{"model":1}],"model":"tiny"} ') == "tiny"
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
-        b"nonsense",
-        b"[]",
-        b'"tiny"',
-        b"{}",
-        b'{"model":1}',
-        b'{"model":null}',
-        b'{"model":""}',
-        b'{"model":"' + b"x" * 513 + b'"}',
-        b'{"model":"tiny"} {}',
-        b'{"model":"tiny"',
-        b'{"model":"\xff"}',
-        b'{"model":"tiny","deep":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        pytest.param(b"", id="empty"),
+        pytest.param(b"nonsense", id="not JSON"),
+        pytest.param(b"[]", id="an array"),
+        pytest.param(b'"tiny"', id="a string"),
+        pytest.param(b"{}", id="no model"),
+        pytest.param(b'{"model":1}', id="a number"),
+        pytest.param(b'{"model":null}', id="null"),
+        pytest.param(b'{"model":""}', id="an empty model"),
+        pytest.param(b'{"model":"' + b"x" * 513 + b'"}', id="a model over 512 characters"),
+        pytest.param(b'{"model":"tiny"} {}', id="two documents"),
+        pytest.param(b'{"model":"tiny"', id="truncated"),
+        pytest.param(b'{"model":"\xff"}', id="invalid UTF-8"),
+        pytest.param(
+            b'{"model":"tiny","deep":' + b"[" * 100_000 + b"]" * 100_000 + b"}", id="deep nesting"
+        ),
     ],
 )
-def test_request_without_a_valid_model_is_a_bad_request(body: bytes) -> None:
-    failure = find_model(body)
-    assert isinstance(failure, ClientError)
-    assert (failure.status, failure.code) == (400, "bad_request")
+def test_find_model_rejects_an_invalid_body(body: bytes) -> None:
+    error = find_model(body)
+    assert isinstance(error, ClientError)
+    assert (error.status, error.code) == (400, "bad_request")
 
 
 @pytest.mark.parametrize(
-    ("header", "forwarded"),
+    ("header", "expected"),
     [
         (VALID, VALID),
         ("", ""),
@@ -47,5 +49,9 @@ def test_request_without_a_valid_model_is_a_bad_request(body: bytes) -> None:
         (VALID[:36] + "0" * 16 + "-01", ""),
     ],
 )
-def test_invalid_traceparent_is_ignored(header: str, forwarded: str) -> None:
-    assert valid_traceparent(CIMultiDict({"Traceparent": header})) == forwarded
+def test_only_a_valid_traceparent_is_kept(header: str, expected: str) -> None:
+    assert valid_traceparent(CIMultiDict({"Traceparent": header})) == expected
+
+
+def test_missing_traceparent_is_empty() -> None:
+    assert valid_traceparent(CIMultiDict()) == ""

@@ -1,4 +1,4 @@
-"""Stores detached sessions until their agent resumes them or they expire."""
+"""Stores detached sessions until they are resumed, replaced or evicted, or expire."""
 
 import asyncio
 import logging
@@ -12,7 +12,8 @@ from provider_agent.event_log import EventLogger
 log = EventLogger(__name__)
 
 _Key = tuple[bytes, bool]
-"""Public key, and whether the session is retired."""
+"""The agent's public key, and whether the session is retired: another process with the same key has
+replaced the one that it belongs to, as in a rolling update."""
 
 
 class _Entry(Struct, frozen=True):
@@ -25,12 +26,12 @@ class _Entry(Struct, frozen=True):
 class DetachedSessions:
     """Stores each detached session for a limited time.
 
-    A public key has at most two entries, one for a retired session and one for another. So an agent
-    that reconnects often does not evict the sessions of other agents.
+    A public key has at most two entries: its current session and a retired one. This stops an agent
+    that reconnects often from evicting the sessions of other agents.
 
     Args:
-        capacity: how many sessions are stored; one more ends the oldest.
-        keep_s: for how long; with 0, sessions end at once.
+        capacity: the maximum number of stored sessions; adding another one ends the oldest.
+        keep_s: seconds that a session is stored; 0 ends it at once.
     """
 
     def __init__(self, capacity: int, keep_s: float) -> None:
@@ -48,7 +49,7 @@ class DetachedSessions:
         return iter([entry.session for entry in self._entries.values()])
 
     def add(self, session: DetachedSession) -> None:
-        """Store a session, in place of an older one with the same key."""
+        """Store a session; end an older one with the same public key and the same `retired`."""
         if self._keep_s <= 0:
             session.end()
             return
@@ -69,15 +70,15 @@ class DetachedSessions:
         return None
 
     def holds(self, public_key: bytes, session_id: bytes | None = None) -> bool:
-        """Whether a session of this public key is stored; with `session_id`, exactly that one."""
+        """Whether a session of this public key is stored, or the one with `session_id` if given."""
         entries = (self._entries.get((public_key, retired)) for retired in (False, True))
         stored = [entry.session.session_id for entry in entries if entry is not None]
         return bool(stored) if session_id is None else session_id in stored
 
-    def end_unresumable(self, public_key: bytes, instance_id: str) -> None:
-        """End the sessions that no process will resume, after a process started a new session.
+    def end_replaced(self, public_key: bytes, instance_id: str) -> None:
+        """End the stored sessions that a new session of an agent process makes obsolete.
 
-        A retired session of another process remains: that process may still run.
+        A retired session of another process is kept, because that process may still resume it.
         """
         self._end((public_key, False))
         retired = self._entries.get((public_key, True))

@@ -1,7 +1,7 @@
 import asyncio
 
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
-from provider_agent.coordinator.sessions.store import DetachedSessions
+from provider_agent.coordinator.sessions.detached_sessions import DetachedSessions
 from tests.kit.virtual_time import in_virtual_time
 
 
@@ -104,9 +104,9 @@ async def test_new_session_of_a_key_ends_its_unresumable_sessions() -> None:
     ):
         store, session = DetachedSessions(8, 60.0), new_session(retired=retired)
         store.add(session)
-        store.end_unresumable(b"other", instance_id)
+        store.end_replaced(b"other", instance_id)
         assert session.ends == 0
-        store.end_unresumable(b"k", instance_id)
+        store.end_replaced(b"k", instance_id)
         assert session.ends == ends, (retired, instance_id)
         store.end_all()
 
