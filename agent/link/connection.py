@@ -126,7 +126,7 @@ class Link:
                         await socket.send(self._dialect.encode(frames))
                         log_sent(frames)
         except TimeoutError:
-            text = f"no welcome within {HANDSHAKE_TIMEOUT_S:.0f} s of the open connection"
+            text = f"no `Welcome` within {HANDSHAKE_TIMEOUT_S:.0f} s after the connection opened"
             raise _Ended(Disconnect(DisconnectCause.LOST, text)) from None
 
     async def _exchange_frames(self, socket: ClientConnection) -> None:

@@ -30,7 +30,7 @@ def result_of(channel: JobChannel) -> JobResult:
     return JobResult(channel.stream.job_id, channel.stream.written, None, None, 1, 1)
 
 
-def drain_batches(outbox: Outbox) -> list[AgentFrame]:
+def take_all_frames(outbox: Outbox) -> list[AgentFrame]:
     """All frames that can be sent now."""
     frames: list[AgentFrame] = []
     while batch := outbox.next_batch():

@@ -20,7 +20,7 @@ class LinkHarness:
     Attributes:
         frames: every frame that the link passed to its callback.
         welcomed: set by `Welcome`.
-        react: called with every frame after it was recorded.
+        on_frame: called with every frame after it was recorded.
     """
 
     def __init__(self, url: str, *, enrollment_code: str = "", authority: str = "") -> None:
@@ -29,7 +29,7 @@ class LinkHarness:
         self.outbox = Outbox()
         self.frames: list[CoordinatorFrame] = []
         self.welcomed = asyncio.Event()
-        self.react: Callable[[CoordinatorFrame], None] = lambda _frame: None
+        self.on_frame: Callable[[CoordinatorFrame], None] = lambda _frame: None
         self._enrollment_code = enrollment_code
         self._authority = authority
         self.link = Link(
@@ -44,7 +44,7 @@ class LinkHarness:
         self.frames.append(frame)
         if isinstance(frame, Welcome):
             self.welcomed.set()
-        self.react(frame)
+        self.on_frame(frame)
 
     def _new_session(self, authority: str) -> AgentSession:
         return AgentSession(
@@ -69,7 +69,7 @@ class RunningLink(LinkHarness):
         self.task = asyncio.create_task(self.link.run())
 
     async def disconnect(self) -> Disconnect:
-        """Wait until the link has ended; returns how."""
+        """Wait until the link has ended; returns its `Disconnect`."""
         return await self.task
 
 

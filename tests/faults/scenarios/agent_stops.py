@@ -1,4 +1,4 @@
-"""The agent stops, as on SIGTERM, which calls `Service.stop`."""
+"""Scenarios in which an agent stops: after SIGTERM, or replaced by a newer process."""
 
 import asyncio
 
@@ -31,12 +31,12 @@ async def agent_stops_with_running_jobs(scale: Scale) -> str:
         second = await harness.add_agent()
         await harness.wait_for_agents(2)
         stopping.service.stop()
-        late = [harness.clients.send(RequestSpec(f"late-{n}", 5, 300)) for n in range(4)]
-        await harness.check_all_complete([*late, *requests])
+        new_jobs = [harness.clients.send(RequestSpec(f"late-{n}", 5, 300)) for n in range(4)]
+        await harness.check_all_complete([*new_jobs, *requests])
         assert await stopping.task == EXIT_OK
         assert not second.task.done()
         await harness.wait_until_idle()
-    return f"{len(requests)} finished, {len(late)} new ones elsewhere, exit code 0"
+    return f"{len(requests)} finished, {len(new_jobs)} new jobs ran on the other agent, exit code 0"
 
 
 async def agent_stops_while_the_link_is_down(scale: Scale) -> str:
@@ -55,7 +55,7 @@ async def agent_stops_while_the_link_is_down(scale: Scale) -> str:
 
 
 async def jobs_outlast_the_drain_timeout(scale: Scale) -> str:
-    """Jobs that are not finished in time end with one error, and their runs are cancelled."""
+    """Jobs that still run at the drain timeout end with one error each, also at the server."""
     async with scenario_harness(scale.rng("stop short"), limits=_limits(20.0)) as harness:
         requests = await _start_streams(harness, scale.streams // 2)
         stopped_at = now()
@@ -73,10 +73,10 @@ async def jobs_outlast_the_drain_timeout(scale: Scale) -> str:
         assert finished > 0
         assert failed > 0
         assert not harness.server.active
-    return f"{finished} finished, {failed} failed once, stopped after {took:.0f} s"
+    return f"{finished} finished, {failed} ended with one error, stopped after {took:.0f} s"
 
 
-async def agent_stops_with_an_unacknowledged_end(scale: Scale) -> str:
+async def agent_waits_for_acknowledgement_before_exit(scale: Scale) -> str:
     """A stopping agent refuses a new job, and waits for the acknowledgement of its last end."""
     backend = ScriptedBackend()
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
@@ -88,12 +88,11 @@ async def agent_stops_with_an_unacknowledged_end(scale: Scale) -> str:
         assert isinstance(await peer.end(job.job_id), JobResult)
         agent.service.stop()
         await peer.next(Draining)
-        late = new_job()
-        await peer.give(late)
-        refusal = await peer.error(late.job_id)
-        assert refusal.code == "draining"
-        assert refusal.retryable
+        refused = new_job()
+        await peer.give(refused)
+        refusal = await peer.error(refused.job_id)
         assert isinstance(refusal, JobError)
+        assert (refusal.code, refusal.retryable) == ("draining", True)
         assert not agent.task.done(), "it exited before its end was acknowledged"
         await peer.flush()
         assert await agent.task == EXIT_OK
@@ -102,23 +101,23 @@ async def agent_stops_with_an_unacknowledged_end(scale: Scale) -> str:
 
 
 async def agent_replaced_by_a_newer_process(scale: Scale) -> str:
-    """A rolling update: for a while, two processes have the same key."""
+    """In a rolling update two processes use the same key; only the newer receives new jobs."""
     async with scenario_harness(scale.rng("newer")) as harness:
         requests = await _start_streams(harness, scale.streams // 2)
         older = harness.agents[0]
         newer = await harness.add_agent(identity=older.identity)
         await wait_until(newer.service.uplink.connected.is_set)
         await harness.wait_for_agents()
-        late = [
+        new_jobs = [
             await harness.clients.send(RequestSpec(f"new-{n}", 5, 300)).completed()
             for n in range(4)
         ]
-        await harness.check_all_complete([*late, *requests])
-        assert newer.service.jobs.completed == len(late)
+        await harness.check_all_complete([*new_jobs, *requests])
+        assert newer.service.jobs.completed == len(new_jobs)
         assert await older.task == EXIT_REFUSED
         await harness.wait_until_idle()
         assert not newer.task.done()
-    return f"{len(requests)} finished at the older, {len(late)} ran at the newer"
+    return f"{len(requests)} finished on the older process, {len(new_jobs)} ran on the newer one"
 
 
 def _limits(drain_timeout_s: float) -> LimitsConfig:
@@ -126,6 +125,6 @@ def _limits(drain_timeout_s: float) -> LimitsConfig:
 
 
 async def _start_streams(harness: ScenarioHarness, count: int) -> list[ScenarioRequest]:
-    """Start streams of 15 s to two minutes."""
+    """Start streams that take between 15 s and two minutes."""
     specs = [RequestSpec(f"job-{n}", 3 + n * 20 // count, 300, pace_s=5.0) for n in range(count)]
     return await harness.start_streams(*specs, at_least=300)

@@ -168,7 +168,7 @@ AGENT: Final[Sequence[Scenario]] = (
         "agent stopped, end not acknowledged",
         "SIGTERM; the last end is not acknowledged, and a new job arrives",
         "the new job is refused with draining; exit code 0 after the acknowledgement",
-        agent_stops.agent_stops_with_an_unacknowledged_end,
+        agent_stops.agent_waits_for_acknowledgement_before_exit,
     ),
     Scenario(
         "agent replaced by a newer process",

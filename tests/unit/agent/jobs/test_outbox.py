@@ -26,7 +26,13 @@ from provider_agent.protocol.limits import (
     MAX_LIVE_JOBS,
     MAX_NAME_CHARS,
 )
-from tests.kit.job_channels import RecordingSource, data_of, drain_batches, open_started, result_of
+from tests.kit.job_channels import (
+    RecordingSource,
+    data_of,
+    open_started,
+    result_of,
+    take_all_frames,
+)
 
 A, B, C = (bytes([number]) * 16 for number in (1, 2, 3))
 WINDOW = 16 * KIB
@@ -64,7 +70,7 @@ async def test_control_frames_are_sent_before_chunks() -> None:
     assert chunk_order(outbox.next_batch()) == [A]
 
 
-async def test_a_control_frame_is_in_the_next_message() -> None:
+async def test_a_control_frame_overtakes_queued_chunks() -> None:
     outbox = Outbox(4 * BATCH_BYTES)
     channel, _ = open_started(outbox, A)
     channel.send_chunk(bytes(4 * BATCH_BYTES))
@@ -73,7 +79,7 @@ async def test_a_control_frame_is_in_the_next_message() -> None:
     assert outbox.next_batch() == [heartbeat()]
 
 
-async def test_only_the_newest_unsent_control_frame_of_a_type_is_kept() -> None:
+async def test_a_newer_control_frame_replaces_an_unsent_one_of_its_type() -> None:
     outbox = Outbox()
     for number in range(100):
         outbox.put(heartbeat(number))
@@ -87,7 +93,7 @@ async def test_jobs_take_turns() -> None:
     for job_id in (A, B, C):
         open_started(outbox, job_id)[0].send_chunk(bytes(3 * CHUNK_BYTES))
     sent = {A: 0, B: 0, C: 0}
-    for frame in drain_batches(outbox):
+    for frame in take_all_frames(outbox):
         if isinstance(frame, Chunk):
             sent[frame.job_id] += len(frame.data)
             assert max(sent.values()) - min(sent.values()) <= 2 * CHUNK_BYTES
@@ -107,7 +113,7 @@ async def test_a_long_response_does_not_delay_a_short_one() -> None:
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 1000, CHUNK_BYTES, 3 * CHUNK_BYTES])
-async def test_messages_stay_close_to_the_batch_limit(piece_bytes: int) -> None:
+async def test_batches_exceed_the_limit_only_by_frame_overhead(piece_bytes: int) -> None:
     outbox = Outbox(1024 * KIB)
     for job_id in (A, B, C):
         channel, _ = open_started(outbox, job_id)
@@ -117,7 +123,7 @@ async def test_messages_stay_close_to_the_batch_limit(piece_bytes: int) -> None:
         assert len(VERSION_1.encode(batch)) <= BATCH_BYTES + FRAME_OVERHEAD_BYTES * (len(batch) + 1)
 
 
-async def test_messages_of_many_small_responses_and_large_errors_stay_within_the_limits() -> None:
+async def test_batches_stay_within_size_and_frame_limits() -> None:
     outbox = Outbox()
     for number in range(MAX_LIVE_JOBS):
         channel, _ = open_started(outbox, number.to_bytes(16, "big"))
@@ -133,7 +139,7 @@ async def test_messages_of_many_small_responses_and_large_errors_stay_within_the
     assert ends == MAX_LIVE_JOBS
 
 
-async def test_a_full_window_pauses_only_its_own_source() -> None:
+async def test_a_full_window_pauses_only_its_own_response() -> None:
     outbox = Outbox(WINDOW)
     full, full_source = open_started(outbox, A)
     other, other_source = open_started(outbox, B)
@@ -145,23 +151,23 @@ async def test_a_full_window_pauses_only_its_own_source() -> None:
     assert other_source.calls == []
 
 
-async def test_bytes_after_the_pause_are_kept_and_pause_only_once() -> None:
+async def test_bytes_written_after_a_pause_are_kept_without_a_second_pause() -> None:
     outbox = Outbox(WINDOW)
     channel, source = open_started(outbox, A)
     channel.send_chunk(bytes(WINDOW))
     channel.send_chunk(b"late")
     assert source.calls == ["pause"]
-    frames = drain_batches(outbox)
+    frames = take_all_frames(outbox)
     assert len(data_of(frames, A)) == WINDOW, "the rest waits for an acknowledgement"
     outbox.acknowledge(Ack(A, WINDOW))
-    assert drain_batches(outbox) == [Chunk(A, WINDOW, b"late")]
+    assert take_all_frames(outbox) == [Chunk(A, WINDOW, b"late")]
 
 
 async def test_the_source_resumes_when_half_of_the_window_is_free() -> None:
     outbox = Outbox(WINDOW)
     channel, source = open_started(outbox, A)
     channel.send_chunk(bytes(WINDOW))
-    drain_batches(outbox)
+    take_all_frames(outbox)
     outbox.acknowledge(Ack(A, WINDOW // 2 - 1))
     assert source.calls == ["pause"]
     outbox.acknowledge(Ack(A, WINDOW // 2))
@@ -172,14 +178,14 @@ async def test_the_source_resumes_when_half_of_the_window_is_free() -> None:
     assert source.calls == ["pause", "resume", "pause"]
 
 
-async def test_an_ended_job_neither_pauses_nor_resumes_its_source() -> None:
+async def test_a_finished_job_makes_no_more_flow_control_calls() -> None:
     outbox = Outbox(WINDOW)
     channel, source = open_started(outbox, A)
     channel.send_chunk(bytes(WINDOW))
     channel.finish(result_of(channel))
-    drain_batches(outbox)
+    take_all_frames(outbox)
     outbox.acknowledge(Ack(A, WINDOW))
-    channel.send_chunk(b"a last read of a cancelled transport")
+    channel.send_chunk(b"bytes read after the end")
     assert source.calls == ["pause"]
     assert channel.stream.written == WINDOW
 
@@ -190,7 +196,7 @@ async def test_acknowledgements_of_unknown_jobs_are_ignored() -> None:
     assert A not in outbox
 
 
-async def test_acknowledging_unsent_bytes_is_a_violation() -> None:
+async def test_acknowledging_unsent_bytes_is_a_protocol_violation() -> None:
     outbox = Outbox()
     channel, _ = open_started(outbox, A)
     channel.send_chunk(b"four")
@@ -203,7 +209,7 @@ async def test_a_channel_is_kept_until_its_end_is_acknowledged() -> None:
     channel, _ = open_started(outbox, A)
     channel.send_chunk(b"four")
     channel.finish(result_of(channel))
-    drain_batches(outbox)
+    take_all_frames(outbox)
     outbox.acknowledge(Ack(A, 4))
     assert A in outbox
     outbox.acknowledge(Ack(A, 4, final=True))
@@ -211,7 +217,7 @@ async def test_a_channel_is_kept_until_its_end_is_acknowledged() -> None:
     assert repr(outbox).startswith("<Outbox control=0 channels=0 ready=0 held_bytes=0")
 
 
-async def test_too_many_channels_are_a_violation() -> None:
+async def test_too_many_channels_are_a_protocol_violation() -> None:
     outbox = Outbox()
     for number in range(MAX_LIVE_JOBS):
         outbox.open(number.to_bytes(16, "big"))
@@ -234,7 +240,7 @@ async def test_bytes_before_the_start_are_rejected() -> None:
 
 
 @pytest.mark.parametrize("status", [0, 99, 600, 999])
-async def test_a_status_outside_http_is_rejected(status: int) -> None:
+async def test_a_status_outside_100_to_599_is_rejected(status: int) -> None:
     with pytest.raises(ValueError, match="status"):
         Outbox().open(A).started(status, "text/plain", RecordingSource())
 
@@ -281,23 +287,23 @@ async def test_wait_is_woken_by_control_frames_bytes_and_acknowledgements() -> N
     task = await start_waiting()
     outbox.put(heartbeat())
     await task
-    drain_batches(outbox)
+    take_all_frames(outbox)
     task = await start_waiting()
     channel, _ = open_started(outbox, A)
     channel.send_chunk(bytes(WINDOW + 1))
     await task
-    drain_batches(outbox)
+    take_all_frames(outbox)
     task = await start_waiting()
     outbox.acknowledge(Ack(A, WINDOW))
     await task
-    assert drain_batches(outbox) == [Chunk(A, WINDOW, b"\0")]
+    assert take_all_frames(outbox) == [Chunk(A, WINDOW, b"\0")]
 
 
 async def test_wait_blocks_while_the_window_is_full() -> None:
     outbox = Outbox(WINDOW)
     channel, _ = open_started(outbox, A)
     channel.send_chunk(bytes(2 * WINDOW))
-    drain_batches(outbox)
+    take_all_frames(outbox)
     assert await blocks(outbox)
 
 
@@ -308,7 +314,7 @@ async def test_waiting_for_acknowledgements_ends_with_the_last_one() -> None:
     waiting = asyncio.create_task(outbox.wait_until_acknowledged())
     for channel in channels:
         channel.finish(result_of(channel))
-    drain_batches(outbox)
+    take_all_frames(outbox)
     outbox.acknowledge(Ack(A, 0, final=True))
     await asyncio.sleep(0)
     assert not waiting.done()
@@ -316,7 +322,10 @@ async def test_waiting_for_acknowledgements_ends_with_the_last_one() -> None:
     await waiting
 
 
-async def test_a_job_that_is_not_resumed_is_forgotten() -> None:
+# --- resumption ---------------------------------------------------------------------------------
+
+
+async def test_resume_discards_jobs_that_the_coordinator_does_not_list() -> None:
     outbox = Outbox()
     channel, _ = open_started(outbox, A)
     channel.send_chunk(b"x")
@@ -326,6 +335,6 @@ async def test_a_job_that_is_not_resumed_is_forgotten() -> None:
     await waiting
     assert A not in outbox
     assert outbox.next_batch() == []
-    channel.send_chunk(b"from a job that is not stopped yet")
+    channel.send_chunk(b"bytes of a job that is still running")
     assert outbox.next_batch() == []
     assert await blocks(outbox)

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.protocol.frames import Ack, AgentFrame, JobResult
 from provider_agent.protocol.limits import KIB
-from tests.kit.job_channels import data_of, drain_batches, open_started, result_of
+from tests.kit.job_channels import data_of, open_started, result_of, take_all_frames
 
 A, B, C = (bytes([number]) * 16 for number in (1, 2, 3))
 WINDOW = 16 * KIB
@@ -34,7 +34,7 @@ def test_bytes_arrive_complete_and_in_order_after_any_sequence_of_steps(
             channel.finish(result_of(channel))
         assert channel.stream.sent - channel.stream.acked <= WINDOW
     for _ in range(100):
-        sent += drain_batches(outbox)
+        sent += take_all_frames(outbox)
         for job_id, (channel, _) in zip(ids, channels, strict=True):
             outbox.acknowledge(Ack(job_id, channel.stream.sent))
     for which, job_id in enumerate(ids):

@@ -45,19 +45,19 @@ async def coordinator() -> AsyncIterator[ScriptedCoordinator]:
 async def test_handshake_signs_the_dialed_authority(
     coordinator: ScriptedCoordinator,
 ) -> None:
-    link = LinkHarness(coordinator.url, enrollment_code="code-1")
-    assert repr(link.link) == f"<Link {coordinator.url} connecting>"
-    running = asyncio.create_task(link.link.run())
-    agent = await coordinator.next_agent()
-    hello = await agent.next(Hello)
+    harness = LinkHarness(coordinator.url, enrollment_code="code-1")
+    assert repr(harness.link) == f"<Link {coordinator.url} connecting>"
+    running = asyncio.create_task(harness.link.run())
+    peer = await coordinator.next_agent()
+    hello = await peer.next(Hello)
     authority = f"127.0.0.1:{coordinator.port}"
-    assert verify_signature(link.public_key, hello.signature, authority, NONCE)
-    assert hello.public_key == link.public_key
+    assert verify_signature(harness.public_key, hello.signature, authority, NONCE)
+    assert hello.public_key == harness.public_key
     assert (hello.agent_version, hello.enrollment_code) == ("1.2.3", "code-1")
     assert (hello.instance_id, hello.session_id, hello.live_jobs) == ("instance", None, [])
-    await link.welcomed.wait()
-    assert link.frames == [welcome()]
-    await agent.close(1000)
+    await harness.welcomed.wait()
+    assert harness.frames == [welcome()]
+    await peer.close(1000)
     await running
 
 
@@ -77,11 +77,11 @@ async def test_signature_for_another_authority_is_rejected(
         (90_000, DisconnectCause.TOLD_TO_WAIT, 90.0),
     ],
 )
-async def test_a_rejection_is_final_unless_it_names_a_time(
+async def test_a_rejection_is_final_unless_it_has_retry_after(
     coordinator: ScriptedCoordinator,
     retry_after_ms: int | None,
     cause: DisconnectCause,
-    retry_after_s: float,
+    retry_after_s: float | None,
 ) -> None:
     coordinator.answer = lambda _: Rejected("not_enrolled", "no such code", retry_after_ms)
     disconnect = await LinkHarness(coordinator.url).link.run()
@@ -98,13 +98,13 @@ async def test_handshake_times_out_without_welcome(silent_from: str) -> None:
         began = now()
         disconnect = await LinkHarness(coordinator.url).link.run()
         assert disconnect == Disconnect(
-            DisconnectCause.LOST, "no welcome within 10 s of the open connection"
+            DisconnectCause.LOST, "no `Welcome` within 10 s after the connection opened"
         )
         assert now() - began == pytest.approx(HANDSHAKE_TIMEOUT_S)
         await coordinator.agents[0].closed.wait()
 
 
-async def test_refused_upgrade_ends_the_link(coordinator: ScriptedCoordinator) -> None:
+async def test_503_with_retry_after_sets_the_wait(coordinator: ScriptedCoordinator) -> None:
     coordinator.refusals.append((503, {"Retry-After": "7"}))
     disconnect = await LinkHarness(coordinator.url).link.run()
     assert (disconnect.cause, disconnect.retry_after_s) == (DisconnectCause.TOLD_TO_WAIT, 7.0)
@@ -118,12 +118,12 @@ async def test_a_first_frame_other_than_challenge_closes_with_1002(
 ) -> None:
     coordinator.sends_challenge = False
     link = RunningLink(coordinator)
-    agent = await coordinator.next_agent()
-    await agent.send_raw(msgspec.msgpack.encode([first]))
+    peer = await coordinator.next_agent()
+    await peer.send_raw(msgspec.msgpack.encode([first]))
     disconnect = await link.disconnect()
-    await agent.closed.wait()
+    await peer.closed.wait()
     assert disconnect.cause is DisconnectCause.BROKEN_PEER
-    assert agent.socket.close_code == 1002
+    assert peer.socket.close_code == 1002
     assert link.frames == []
 
 
@@ -131,7 +131,7 @@ async def test_a_first_frame_other_than_challenge_closes_with_1002(
 
 
 async def test_frames_reach_the_callback_in_order(coordinator: ScriptedCoordinator) -> None:
-    link, agent = await connect(coordinator)
+    link, peer = await connect(coordinator)
     job = new_job()
     frames: list[CoordinatorFrame] = [
         job,
@@ -139,10 +139,10 @@ async def test_frames_reach_the_callback_in_order(coordinator: ScriptedCoordinat
         Cancel(job.job_id, "why"),
         Drain("restart"),
     ]
-    await agent.send(*frames)
-    await agent.settle()
+    await peer.send(*frames)
+    await peer.settle()
     assert link.frames[1:] == frames
-    await agent.close(1000)
+    await peer.close(1000)
     await link.disconnect()
 
 
@@ -151,56 +151,56 @@ async def test_welcome_and_job_in_one_message_both_reach_the_callback(
 ) -> None:
     coordinator.answer = lambda _: None
     link = RunningLink(coordinator)
-    agent = await coordinator.next_agent()
-    await agent.next(Hello)
+    peer = await coordinator.next_agent()
+    await peer.next(Hello)
     job = new_job()
-    await agent.send(welcome(), job)
-    await agent.settle()
+    await peer.send(welcome(), job)
+    await peer.settle()
     assert link.frames == [welcome(), job]
-    await agent.close(1000)
+    await peer.close(1000)
     await link.disconnect()
 
 
-async def test_writer_sends_all_frames_of_the_outbox_in_one_message(
+async def test_queued_control_frames_are_sent_in_one_message(
     coordinator: ScriptedCoordinator,
 ) -> None:
-    link, agent = await connect(coordinator)
+    link, peer = await connect(coordinator)
     heartbeat = Heartbeat(1, 0, 8, None, None, None, None)
     capabilities = Capabilities(1, [], AgentLimits(8))
     link.outbox.put(capabilities)
     link.outbox.put(heartbeat)
-    assert await agent.next(Capabilities) == capabilities
-    assert await agent.next(Heartbeat) == heartbeat
-    assert agent.messages[-1] == [capabilities, heartbeat]
-    await agent.close(1000)
+    assert await peer.next(Capabilities) == capabilities
+    assert await peer.next(Heartbeat) == heartbeat
+    assert peer.messages[-1] == [capabilities, heartbeat]
+    await peer.close(1000)
     await link.disconnect()
 
 
-async def test_unknown_frames_are_skipped_and_logged_once(
+async def test_unknown_frames_are_skipped_and_logged_once_per_type(
     coordinator: ScriptedCoordinator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    link, agent = await connect(coordinator)
+    link, peer = await connect(coordinator)
     for _ in range(3):
-        await agent.send_raw(msgspec.msgpack.encode([[29, SECRET], [30, SECRET]]))
+        await peer.send_raw(msgspec.msgpack.encode([[29, SECRET], [30, SECRET]]))
     job = new_job()
-    await agent.send_raw(msgspec.msgpack.encode([[29, SECRET], job, [30]]))
-    await agent.settle()
+    await peer.send_raw(msgspec.msgpack.encode([[29, SECRET], job, [30]]))
+    await peer.settle()
     assert link.frames[1:] == [job]
     logged = [one for one in caplog.records if one.message == "skipping unknown frames"]
     assert [vars(one)["fields"] for one in logged] == [{"type": 29}, {"type": 30}]
     assert SECRET not in repr([vars(one) for one in caplog.records])
-    await agent.close(1000)
+    await peer.close(1000)
     await link.disconnect()
 
 
-async def test_the_log_of_unknown_frames_is_bounded(
+async def test_at_most_64_unknown_frame_types_are_logged(
     coordinator: ScriptedCoordinator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    link, agent = await connect(coordinator)
-    await agent.send_raw(msgspec.msgpack.encode([[number] for number in range(1000, 2000)]))
-    await agent.settle()
+    link, peer = await connect(coordinator)
+    await peer.send_raw(msgspec.msgpack.encode([[number] for number in range(1000, 2000)]))
+    await peer.settle()
     assert caplog.messages.count("skipping unknown frames") == 64
-    await agent.close(1000)
+    await peer.close(1000)
     await link.disconnect()
 
 
@@ -222,46 +222,45 @@ async def test_the_log_of_unknown_frames_is_bounded(
         pytest.param(b"\xc1" + SECRET.encode(), id="a byte that MessagePack never uses"),
     ],
 )
-async def test_violation_closes_with_1002_and_its_content_is_not_logged(
+async def test_violation_closes_with_1002_without_logging_the_message(
     coordinator: ScriptedCoordinator, caplog: pytest.LogCaptureFixture, message: bytes | str
 ) -> None:
     caplog.set_level(logging.DEBUG, "provider_agent")
-    link, agent = await connect(coordinator)
-    await agent.send_raw(message)
+    link, peer = await connect(coordinator)
+    await peer.send_raw(message)
     disconnect = await link.disconnect()
-    await agent.closed.wait()
-    assert agent.socket.close_code == 1002
+    await peer.closed.wait()
+    assert peer.socket.close_code == 1002
     assert disconnect.cause is DisconnectCause.BROKEN_PEER
     (logged,) = [
         one for one in caplog.records if one.name == "provider_agent.agent.link.connection"
     ]
     assert logged.message == "coordinator violated the protocol"
     assert vars(logged)["fields"]["close_code"] == 1002
-    assert SECRET not in disconnect.detail + repr(vars(logged)) + (agent.socket.close_reason or "")
+    assert SECRET not in disconnect.detail + repr(vars(logged)) + (peer.socket.close_reason or "")
 
 
 async def test_violation_raised_by_the_callback_closes_with_1002(
     coordinator: ScriptedCoordinator,
 ) -> None:
-    link, agent = await connect(coordinator)
-    link.react = lambda frame: link.outbox.acknowledge(frame)  # type: ignore[arg-type]
+    link, peer = await connect(coordinator)
+    link.on_frame = lambda frame: link.outbox.acknowledge(frame)  # type: ignore[arg-type]
     link.outbox.open(b"j" * 16)
-    await agent.send(Ack(b"j" * 16, 99))
+    await peer.send(Ack(b"j" * 16, 99))
     assert (await link.disconnect()).cause is DisconnectCause.BROKEN_PEER
-    await agent.closed.wait()
-    assert agent.socket.close_code == 1002
+    await peer.closed.wait()
+    assert peer.socket.close_code == 1002
 
 
 async def test_message_over_the_limit_closes_with_1009(
     coordinator: ScriptedCoordinator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # This once ended as `LOST`.
-    link, agent = await connect(coordinator)
-    sending = asyncio.create_task(agent.send_raw(bytes(MAX_MESSAGE_TO_AGENT_BYTES + 1)))
+    link, peer = await connect(coordinator)
+    sending = asyncio.create_task(peer.send_raw(bytes(MAX_MESSAGE_TO_AGENT_BYTES + 1)))
     disconnect = await link.disconnect()
     await asyncio.gather(sending, return_exceptions=True)
-    await agent.closed.wait()
-    assert agent.socket.close_code == 1009
+    await peer.closed.wait()
+    assert peer.socket.close_code == 1009
     assert disconnect.cause is DisconnectCause.BROKEN_PEER
     (logged,) = [
         one for one in caplog.records if one.name == "provider_agent.agent.link.connection"
@@ -275,9 +274,9 @@ async def test_message_over_the_limit_closes_with_1009(
 async def test_invalid_websocket_data_closes_the_connection(
     coordinator: ScriptedCoordinator, garbage: bytes, code: int
 ) -> None:
-    link, agent = await connect(coordinator)
-    agent.socket.transport.write(garbage)
+    link, peer = await connect(coordinator)
+    peer.socket.transport.write(garbage)
     disconnect = await link.disconnect()
-    await agent.closed.wait()
+    await peer.closed.wait()
     assert disconnect.cause is DisconnectCause.BROKEN_PEER
-    assert agent.socket.close_code == code
+    assert peer.socket.close_code == code

@@ -64,7 +64,7 @@ async def test_after_a_drain_the_link_closes_when_every_end_is_acknowledged(
         if isinstance(frame, Ack):
             link.outbox.acknowledge(frame)
 
-    link.react = acknowledged
+    link.on_frame = acknowledged
     agent.acknowledges = False
     link.outbox.open(bytes(16)).finish(JobError(bytes(16), 0, "cancelled", ""))
     await agent.next(JobError)

@@ -150,7 +150,7 @@ async def test_handshake_times_out_when_the_challenge_arrives_byte_by_byte() -> 
             await asyncio.sleep(1)
         disconnect = await link.disconnect()
         assert disconnect == Disconnect(
-            DisconnectCause.LOST, "no welcome within 10 s of the open connection"
+            DisconnectCause.LOST, "no `Welcome` within 10 s after the connection opened"
         )
         assert now() - began == pytest.approx(HANDSHAKE_TIMEOUT_S, abs=1)
 
