@@ -36,7 +36,7 @@ class SecretSet:
         return len(self._digests)
 
     def holds(self, presented: str) -> bool:
-        """Whether `presented` is one of them, in constant time."""
+        """Whether `presented` is one of the secrets, in constant time."""
         digest = _digest(presented)
         found = False
         for known in self._digests:
@@ -54,12 +54,12 @@ def admits_agent(
     """Whether an agent whose signature is verified is admitted.
 
     Args:
-        hello: its `Hello`.
-        codes: enrollment codes that admit any key; None: not configured.
-        public_keys: keys that are admitted without a code; None: not configured.
+        hello: the agent's `Hello`.
+        codes: enrollment codes, each of which admits any key; None if not configured.
+        public_keys: keys that are admitted without a code; None if not configured.
 
     Returns:
-        True if its key or its code is known, or if neither list is configured.
+        True if `public_keys` contains the agent's key or `codes` its code, or if both are None.
     """
     if codes is None and public_keys is None:
         return True
@@ -79,8 +79,8 @@ def read_entries(
         At least one entry; None if neither is configured.
 
     Raises:
-        SettingsError: the file cannot be read, or contains no entry. An empty list must not be
-            mistaken for unrestricted access.
+        SettingsError: the file cannot be read, or the source contains no entry. An empty list must
+            not be mistaken for unrestricted access.
     """
     if path is not None:
         source, text = str(path), _read(path)

@@ -30,7 +30,7 @@ from provider_agent.protocol.limits import CONNECT_PATH
 log = EventLogger(__name__)
 
 SHUTDOWN_S: Final = 5.0
-"""How long handlers may take to end after the agents have disconnected."""
+"""Seconds that request handlers may still run after the agents have disconnected."""
 
 _REASON: Final = "the coordinator is stopping"
 
@@ -78,7 +78,7 @@ class Coordinator:
 
     @property
     def authority(self) -> str:
-        """Its address on this machine, as `host:port`."""
+        """The address that programs on this machine dial, as `host:port`."""
         host = self.settings.host
         return canonical_authority("http", "127.0.0.1" if is_wildcard(host) else host, self._port)
 
@@ -145,9 +145,9 @@ class Coordinator:
     async def stop(self) -> None:
         """Wait at most `settings.drain_s` for running requests, then close all connections.
 
-        It listens until then, so that agents whose link breaks can resume their sessions. Does
-        nothing if it is not running. After a cancellation it no longer listens, but connections
-        may still be open.
+        While it waits, the coordinator still listens, so that agents whose link breaks can resume
+        their sessions. Does nothing if the coordinator is not running. After a cancellation the
+        coordinator no longer listens, but connections may still be open.
         """
         runner, self._runner = self._runner, None
         if runner is None:
@@ -155,7 +155,7 @@ class Coordinator:
         self._fleet.start_draining(_REASON)
         try:
             await self._http_api.stop(self.settings.drain_s)
-        finally:  # also after a second signal
+        finally:  # also when a second signal cancels the wait
             for site in list(runner.sites):
                 await site.stop()
         self._fleet.close()
@@ -167,11 +167,11 @@ class Coordinator:
 async def run(
     settings: CoordinatorSettings, started: Callable[[Coordinator], None] | None = None
 ) -> None:
-    """Serve until SIGTERM or SIGINT; a second signal stops at once.
+    """Serve until SIGTERM or SIGINT, then stop the coordinator; a second signal cancels the stop.
 
     Args:
         settings: addresses, access and limits.
-        started: called when the coordinator listens.
+        started: called with the coordinator when it listens.
 
     Raises:
         SettingsError: a setting is wrong or unsafe.

@@ -28,28 +28,32 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
 
     Attributes:
         host: address or name to listen on.
-        port: to listen on; 0: a free one.
+        port: to listen on; 0 chooses a free port.
         name: sent to agents, for their logs.
-        authorities: that agents may dial, as `host:port`, a URL, or a bare host (port 443); empty:
-            the loopback names with the bound port.
-        api_keys: of clients; None: open to everyone, on loopback only.
-        enrollment_codes: each admits an agent; None: no codes.
-        agent_keys: public keys that are admitted without a code; None: no list. Without codes and a
-            list, every agent is admitted, on loopback only.
-        deadline_s: timeout of a request.
-        deadline_grace_s: additional time for the agent's own end of a late job.
-        body_timeout_s: timeout of receiving a request.
-        stalled_client_s: how long a client may read nothing before it is disconnected. Well above
-            the minute after which agents end such a job themselves.
-        handshake_timeout_s: from an agent's open socket to `Welcome`.
-        heartbeat_ms: interval of heartbeats; three missing ones end the connection.
-        resume_ms: how long a detached session can be resumed; 0: not at all.
-        window_bytes: unacknowledged bytes of each response.
+        authorities: addresses that agents may dial, each as `host:port`, a URL, or a bare host
+            (port 443). If empty, the loopback names and `host`, with the bound port.
+        api_keys: the clients' API keys. If None, every client has access, and `host` must be a
+            loopback address.
+        enrollment_codes: codes that admit an agent with any key; None for no codes.
+        agent_keys: public keys that are admitted without a code; None for no list. If both this and
+            `enrollment_codes` are None, every agent is admitted, and `host` must be a loopback
+            address.
+        deadline_s: timeout of a request; sent to agents as the deadline of its jobs.
+        deadline_grace_s: additional seconds in which the agent's end of an overdue job may arrive.
+        body_timeout_s: timeout of receiving a request body.
+        stalled_client_s: seconds without progress after which a client that does not read its
+            response is disconnected. Well above the minute after which agents end its job.
+        handshake_timeout_s: timeout from an agent's open socket to `Welcome`.
+        heartbeat_ms: interval of an agent's heartbeats; a link is closed after three intervals
+            without a message.
+        resume_ms: how long a detached session can be resumed; 0 disables resumption.
+        window_bytes: the window of each stream.
         max_request_bytes: the largest request body.
-        max_requests: concurrent requests; further ones receive 503.
-        max_agents: connected agents, including those in their handshake.
-        max_attempts: agents that are tried for one request.
-        drain_s: how long a stop waits for running requests.
+        max_requests: concurrent requests; additional requests receive 503.
+        max_agents: connected agents; additional agents are rejected. Also the most detached
+            sessions.
+        max_attempts: agents that one request is sent to, one after another.
+        drain_s: seconds that a stop waits for running requests.
     """
 
     host: str = "127.0.0.1"
@@ -85,7 +89,7 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the address is a loopback address; of names, only localhost is."""
+    """Whether `host` is a loopback address or the name `localhost`."""
     if host.lower() == "localhost":
         return True
     try:
@@ -143,7 +147,7 @@ def parse_authority(text: str) -> str:
         text: `host:port`, a `ws(s)://` or `http(s)://` URL, or a bare host, which means port 443.
 
     Raises:
-        SettingsError: it has none of these forms.
+        SettingsError: `text` has none of these forms.
     """
     try:
         parts = urlsplit(text if "://" in text else f"wss://{text}")
@@ -165,7 +169,7 @@ def accepted_authorities(settings: CoordinatorSettings, port: int) -> tuple[str,
 
 
 def is_wildcard(host: str) -> bool:
-    """Whether the host means every address of this machine."""
+    """Whether listening on `host` means listening on every address of this machine."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_unspecified
     except ValueError:

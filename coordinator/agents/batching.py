@@ -3,7 +3,7 @@
 from provider_agent.protocol.frames import CoordinatorFrame, Job
 
 _FRAME_BYTES = 128
-"""Estimated size of every frame but `Job`, whose strings are rarely longer than a few words."""
+"""The estimated size of any frame except `Job`: the strings in it rarely exceed a few words."""
 
 
 def frame_bytes(frame: CoordinatorFrame) -> int:
@@ -12,9 +12,10 @@ def frame_bytes(frame: CoordinatorFrame) -> int:
 
 
 def pop_batch(queue: list[CoordinatorFrame], budget_bytes: int) -> list[CoordinatorFrame]:
-    """Remove frames from the front of `queue`, up to about `budget_bytes` but at least one.
+    """Remove frames from the front of `queue`, up to about `budget_bytes`, but at least one frame.
 
-    A job over the budget gets a message of its own, which stays within the agent's limit.
+    A job larger than the budget is sent in a message of its own, which stays within the agent's
+    limit.
     """
     total = 0
     count = 0

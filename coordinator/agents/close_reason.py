@@ -14,7 +14,7 @@ class CloseReason(Struct, frozen=True):
     Attributes:
         close_code: RFC 6455, section 7.4.
         reason: text for the close frame and the log, without content of jobs.
-        flush: whether queued frames are sent before the close frame, such as `Rejected`.
+        flush: whether queued frames, such as `Rejected`, are sent before the close frame.
         keep_session: whether the session is detached, so that the agent may resume it.
     """
 
@@ -34,15 +34,16 @@ _FINAL_CODES: Final = frozenset(
         WSCloseCode.MESSAGE_TOO_BIG,
     }
 )
-"""Close codes that end the session: the agent needs it no longer, or would fail the same way."""
+"""Close codes that end the session: the agent no longer needs it, or the same failure would recur
+after a resumption."""
 
 
 def closed_by_agent(code: int | None, *, is_malformed: bool = False) -> CloseReason:
     """The close reason of a connection that the agent ended.
 
     Args:
-        code: from the close frame; None without one.
-        is_malformed: the agent's last bytes were not a valid WebSocket message.
+        code: from the close frame; None if the agent sent none.
+        is_malformed: whether the agent's last bytes were not a valid WebSocket message.
     """
     code = code or WSCloseCode.ABNORMAL_CLOSURE
     keep_session = not is_malformed and code not in _FINAL_CODES

@@ -46,21 +46,22 @@ from provider_agent.protocol.session import CoordinatorSession, State
 log = EventLogger(__name__)
 
 MAX_QUEUED_JOB_BYTES: Final = 64 * MIB
-"""`Job` frames queued for one agent: four of the biggest. With more, routing skips the agent."""
+"""The most bytes of `Job` frames queued for one agent: four of the largest. Routing skips an agent
+with more."""
 
 RECONNECT_AFTER_MS: Final = 5_000
-"""How long an agent waits before it reconnects to a coordinator that stops. Agents add up to as
-much again at random, so that they do not all reconnect within the first second."""
+"""How long an agent waits before it reconnects to a coordinator that stops. Agents add a
+random delay of at most the same length, so that they do not all reconnect at once."""
 
 CANCEL_REASON: Final = "the client disconnected or the response is unusable"
-"""Why jobs are cancelled, for the agent's log."""
+"""The reason sent with each `Cancel`, for the agent's log."""
 
 
 class AgentRegistry(Protocol):
     """Admits agents and keeps track of them."""
 
     def admit(self, hello: Hello) -> Rejected | None:
-        """Why the agent is rejected; None if it is admitted."""
+        """Return why the agent is rejected, or None if it is admitted."""
         ...
 
     def claim(self, hello: Hello) -> DetachedSession | None:
@@ -79,7 +80,7 @@ class AgentRegistry(Protocol):
         Args:
             agent: whose connection ends.
             session: the agent's session.
-            keep_session: whether the agent may resume it; otherwise it ends.
+            keep_session: whether the agent may resume the session; otherwise the session ends.
         """
         ...
 
@@ -88,10 +89,10 @@ class ConnectedAgent:
     """One agent's connection, from the open WebSocket to its end.
 
     Args:
-        session: new, with a new nonce.
+        session: the protocol state of this connection, with an unused nonce.
         session_id: 16 bytes for `Welcome`, unless the agent resumes an older session.
-        registry: admits the agent.
-        settings: the coordinator's.
+        registry: admits the agent and keeps track of it.
+        settings: the coordinator's settings.
         clock: monotonic, in seconds.
         wake: called when frames are queued.
         close: called to close the connection.
@@ -102,9 +103,9 @@ class ConnectedAgent:
         instance_id: of the agent's process, from `Hello`.
         resumed: whether this connection resumed a session.
         retired: whether another connection of the same key receives the new jobs.
-        offers: the latest; None before the first `Capabilities`.
-        heartbeat: the latest.
-        last_heartbeat: when that arrived, by `clock`.
+        offers: the latest offers; None before the first `Capabilities`.
+        heartbeat: the latest `Heartbeat`; None before the first.
+        last_heartbeat: when `heartbeat` arrived, in seconds of `clock`; None before the first.
         draining: whether the agent accepts no more jobs.
         unknown_frames: received frames of types that this version does not know.
     """
@@ -213,7 +214,8 @@ class ConnectedAgent:
     def detach(self) -> DetachedSession:
         """Move the jobs out of this connection; frames that arrive later are ignored.
 
-        An end that was still acknowledged here would be lost for the next connection.
+        This connection must not acknowledge an end that arrives later: the agent would forget it,
+        and the next connection would never receive it.
         """
         self._detached = True
         jobs, self._jobs = self._jobs, {}
@@ -340,7 +342,7 @@ class ConnectedAgent:
         """Send `Welcome` and take over the jobs of the session."""
         self.resumed = True
         self.session_id, self.retired = detached.session_id, detached.retired
-        # The agent sends both again after `Welcome`; until then the old values hold.
+        # The agent repeats both after `Welcome`; until then the old values apply.
         self.draining, self.offers = detached.draining, detached.offers
         plan = detached.plan_resumption(hello.live_jobs)
         self._session.accept(self._welcome(), plan.streams)

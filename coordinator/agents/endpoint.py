@@ -25,10 +25,10 @@ class AgentEndpoint:
     """Accepts WebSocket connections of agents.
 
     Args:
-        settings: the coordinator's.
+        settings: the coordinator's settings.
         fleet: admits agents.
         clock: monotonic, in seconds.
-        random_bytes: cryptographically strong; for nonces and session ids.
+        random_bytes: generates nonces and session ids; must be cryptographically secure.
 
     Attributes:
         authorities: the addresses (`host:port`) that agents may dial; set when the port is bound.
@@ -68,7 +68,7 @@ class AgentEndpoint:
         try:
             await socket.prepare(request)
         except ConnectionError:
-            return web.Response()  # never sent: the connection is lost
+            return web.Response()  # not sent, because the connection is lost
         link = AgentLink(
             socket,
             abort=lambda: _abort(request),
@@ -118,10 +118,10 @@ class AgentEndpoint:
         return None
 
     async def close(self, reason: str) -> None:
-        """Close every connection, including those in their handshake, and wait until all ended.
+        """Close every connection, also those in their handshake, and wait until all have ended.
 
-        Each takes at most `CLOSE_S`. Call it before aiohttp shuts down, which then ignores incoming
-        data and so the agents' close frames.
+        Each connection takes at most `CLOSE_S`. Call `close` before the `AppRunner` shuts down:
+        from then on aiohttp ignores incoming data, including the agents' close frames.
         """
         for link in list(self._links):
             link.close(CloseReason(WSCloseCode.GOING_AWAY, reason))

@@ -32,15 +32,15 @@ of unknown (404): its server may restart or its agent reconnect. The time runs f
 job, or from the coordinator's start as long as no agent is connected."""
 
 MAX_REMEMBERED_MODELS = 4096
-"""How many models are remembered for `MODEL_GRACE_S`; one more drops the least recent."""
+"""For how many models the time of the last job is remembered; the least recent are dropped."""
 
 
 class Fleet:
     """The registry of agents: admits them and chooses one for each request.
 
     Args:
-        settings: the coordinator's.
-        clock: monotonic, in seconds; the same as that of the agents' heartbeats.
+        settings: the coordinator's settings.
+        clock: monotonic, in seconds; the same clock as that of every `ConnectedAgent`.
     """
 
     def __init__(self, settings: CoordinatorSettings, clock: Callable[[], float]) -> None:
@@ -63,9 +63,9 @@ class Fleet:
         return len(self._agents) + len(self._retired)
 
     def admit(self, hello: Hello) -> Rejected | None:
-        """Why the agent is rejected; None if it is admitted.
+        """Return why the agent is rejected, or None if it is admitted.
 
-        A key that is connected or has a detached session does not count as a new agent.
+        An agent whose key is connected or has a detached session is admitted beyond `max_agents`.
         """
         settings = self._settings
         if not admits_agent(hello, settings.enrollment_codes, settings.agent_keys):
@@ -99,7 +99,8 @@ class Fleet:
     def claim(self, hello: Hello) -> DetachedSession | None:
         """Remove and return the session that `hello` resumes, if there is one.
 
-        Its older connection may still be open, because the agent often notices a lost link first.
+        The session's previous connection may still be open here, because an agent often notices a
+        lost link before the coordinator does.
         """
         if hello.session_id is None:
             return None
@@ -137,7 +138,7 @@ class Fleet:
                 older.close(REPLACED_BY_NEWER)
 
     def _retire(self, agent: ConnectedAgent) -> None:
-        """Let the agent finish its jobs; close the one that was retired before."""
+        """Retire a connection; close the previously retired connection of the same key."""
         oldest = self._retired.pop(agent.public_key, None)
         if oldest is not None:
             oldest.leave()
@@ -151,7 +152,7 @@ class Fleet:
         Args:
             agent: whose connection ends.
             session: the agent's session.
-            keep_session: whether the agent may resume it; otherwise it ends.
+            keep_session: whether the agent may resume the session; otherwise the session ends.
         """
         had_joined = self._remove(agent)
         if had_joined and keep_session and not self._closed:
@@ -170,7 +171,7 @@ class Fleet:
     def pick(
         self, model_id: str, operation: Operation, tried: Iterable[bytes] = ()
     ) -> ConnectedAgent | ErrorCode:
-        """Choose the agent for a request, without the keys in `tried`.
+        """Choose the agent for a request, among those whose public key is not in `tried`.
 
         Returns:
             The agent, or the reason why no agent is eligible.
@@ -244,7 +245,7 @@ class Fleet:
         )
 
     def start_draining(self, reason: str) -> None:
-        """Send `Drain` to every agent, and choose none any more.
+        """Send `Drain` to every agent; `pick` then chooses no agent.
 
         Until `close`, agents may still resume a detached session.
         """
@@ -253,6 +254,6 @@ class Fleet:
             agent.send_drain(reason)
 
     def close(self) -> None:
-        """End all detached sessions, and allow no more resumption."""
+        """End all detached sessions; later attempts to resume a session are rejected."""
         self._closed = True
         self._detached.end_all()

@@ -22,19 +22,19 @@ from provider_agent.protocol.session import CoordinatorSession, State
 log = EventLogger(__name__)
 
 WRITE_STALL_S: Final = 30.0
-"""How long one send may take. The kernel may still count an unreachable agent as connected."""
+"""The timeout of one send. The kernel may take much longer to notice an unreachable agent."""
 
 CLOSE_S: Final = 5.0
-"""How long the closing handshake may take; then the connection is aborted."""
+"""The timeout of the closing handshake, after which the connection is aborted."""
 
 MAX_QUEUED_FRAMES: Final = 65_536
-"""How many frames may be queued. Acknowledgements reach this only if the agent does not read."""
+"""The most queued frames. Acknowledgements alone exceed it only if the agent does not read."""
 
 SILENT_HEARTBEATS: Final = 3
-"""Heartbeat intervals without a message after which the agent counts as gone: one heartbeat may be
-lost and one late."""
+"""The connection ends after this many heartbeat intervals without a message. Thus one heartbeat may
+be lost and the next one late."""
 
-_MAX_REASON_BYTES: Final = 120  # RFC 6455, 5.5: 125 for a control frame, two of them for the code
+_MAX_REASON_BYTES: Final = 120  # RFC 6455, 5.5: 125 bytes, of which the close code takes 2
 
 
 class AgentLink:
@@ -43,10 +43,10 @@ class AgentLink:
     Args:
         socket: the prepared WebSocket.
         abort: drops the connection without a closing handshake.
-        session: new, with a new nonce.
-        session_id: 16 bytes for `Welcome`.
-        registry: admits agents.
-        settings: the coordinator's.
+        session: the protocol state of this connection, with an unused nonce.
+        session_id: 16 bytes for `Welcome`, unless the agent resumes an older session.
+        registry: admits the agent and keeps track of it.
+        settings: the coordinator's settings.
         clock: monotonic, in seconds.
     """
 
@@ -106,7 +106,7 @@ class AgentLink:
             await _cancel(reader, writer)
 
     def _reason_after_cancel(self, reader: asyncio.Task[CloseReason]) -> CloseReason:
-        """The close reason if `run` is cancelled, perhaps after the reader has found one."""
+        """The close reason when `run` is cancelled: the reader's, if the reader has ended."""
         if reader.done() and not reader.cancelled() and reader.exception() is None:
             return reader.result()
         return self._closed_by_agent(None)
@@ -135,7 +135,11 @@ class AgentLink:
             return CloseReason(WSCloseCode.POLICY_VIOLATION, reason, keep_session=True)
 
     def _closed_by_agent(self, data: object) -> CloseReason:
-        """The agent closed the connection, or `data` is the error of an invalid message."""
+        """The close reason of a closed connection.
+
+        Args:
+            data: a `WebSocketError` if the agent sent an invalid message.
+        """
         is_malformed = isinstance(data, WebSocketError)
         if isinstance(data, WebSocketError):
             self._log_malformed(data.code, "not a WebSocket message, or too big")
@@ -147,7 +151,7 @@ class AgentLink:
         )
 
     async def _write(self) -> CloseReason:
-        """Send frames as soon as they are queued, without a timer that would add delay."""
+        """Send frames as soon as they are queued; no timer delays them to fill a batch."""
         while True:
             await self._wake.wait()
             self._wake.clear()

@@ -57,7 +57,8 @@ def choose_agent(
     choice is deterministic.
 
     Returns:
-        A candidate; without an eligible one, the reason of the candidate that passed most checks.
+        An eligible candidate. If there is none, the reason why the candidate that passed the most
+        checks is not eligible.
     """
     reason = ErrorCode.MODEL_NOT_LOADED
     best: CandidateT | None = None
@@ -80,4 +81,5 @@ def choose_agent(
 
 
 def _later(one: ErrorCode, other: ErrorCode) -> ErrorCode:
+    """The reason with the later position in `_REASONS`."""
     return max(one, other, key=_REASONS.index)

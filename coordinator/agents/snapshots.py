@@ -9,13 +9,13 @@ class AgentSnapshot(Struct, frozen=True):
     """The current state of one connected agent.
 
     Attributes:
-        public_key: its identity, base64.
+        public_key: the agent's identity, in base64.
         models: model id → the operations offered for it.
         capacity: how many jobs it executes at once.
         in_flight: jobs without an end.
         draining: whether it accepts no more jobs.
-        heartbeat: the latest; None before the first.
-        heartbeat_age_s: seconds since then.
+        heartbeat: the latest `Heartbeat`; None before the first.
+        heartbeat_age_s: seconds since `heartbeat` arrived; None before the first.
         unknown_frames: received frames of types that this version does not know.
         retired: whether a newer connection of the same key receives the new jobs.
     """
@@ -35,7 +35,7 @@ class DetachedSnapshot(Struct, frozen=True):
     """The current state of one detached session.
 
     Attributes:
-        public_key: the identity of its agent, base64.
+        public_key: the identity of the session's agent, in base64.
         session_id: hexadecimal.
         jobs: how many jobs it owns.
         retired: whether a newer connection of the same key receives the new jobs.

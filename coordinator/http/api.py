@@ -47,13 +47,13 @@ class HttpApi:
     """The HTTP API for clients.
 
     Args:
-        settings: of the coordinator.
-        fleet: the agents.
+        settings: the coordinator's settings.
+        fleet: chooses the agents and lists their models.
         clock: monotonic, in seconds.
         random_bytes: generates job ids.
 
     Attributes:
-        counters: of all requests so far.
+        counters: the outcomes of all requests so far.
     """
 
     def __init__(
@@ -164,7 +164,10 @@ def api_key_of(request: web.Request) -> str:
 
 
 def wire_format_of(request: web.Request) -> WireFormat:
-    """The format of the response, where the path does not determine it."""
+    """The wire format for a request that may not belong to an operation.
+
+    Anthropic for the Messages paths and for requests with the header `anthropic-version`.
+    """
     is_anthropic = "anthropic-version" in request.headers or request.path.startswith(
         Operation.MESSAGES.path
     )
@@ -173,7 +176,7 @@ def wire_format_of(request: web.Request) -> WireFormat:
 
 @web.middleware
 async def render_http_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Render aiohttp's own errors (404, 405, 413) in the format of the request."""
+    """Render aiohttp's own errors (404, 405, 413) in the wire format of the request."""
     try:
         return await handler(request)
     except web.HTTPException as error:

@@ -41,8 +41,8 @@ _STATUS: Final = {
 _PASSED_THROUGH: Final = frozenset({ErrorCode.BAD_REQUEST, ErrorCode.CONTEXT_LENGTH_EXCEEDED})
 """Codes for which the client receives the server's own status and body."""
 
-_NOT_THE_CLIENTS: Final = frozenset({401, 402, 403, 407, 408, 429})
-"""Upstream statuses that concern the operator's key, balance or rate, not the client's."""
+_OPERATOR_STATUSES: Final = frozenset({401, 402, 403, 407, 408, 429})
+"""Upstream statuses that concern the operator's key, balance or rate limit, not the client's."""
 
 _OPENAI_TYPE: Final = {
     401: "authentication_error",
@@ -68,10 +68,11 @@ class ClientError(Struct, frozen=True):
 
     Attributes:
         status: the HTTP status.
-        code: a registry code, or a short name of an error of the HTTP API.
+        code: an `ErrorCode`, or a name for an error that only the HTTP API has.
         message: one human-readable sentence.
-        retry_after_s: for the `Retry-After` header; None: no header.
-        upstream_body: the inference server's error body, which replaces ours if not empty.
+        retry_after_s: the `Retry-After` header; None for no header.
+        upstream_body: the inference server's error body; sent instead of the coordinator's own
+            if it is one in the wire format.
     """
 
     status: int
@@ -82,7 +83,7 @@ class ClientError(Struct, frozen=True):
 
 
 def error_of_code(code: ErrorCode, message: str = "") -> ClientError:
-    """The error for a code of the coordinator; the default message is the registry's."""
+    """The error for a code that the coordinator chose; the default message is its meaning."""
     status = _STATUS[code]
     return ClientError(
         status=status,
@@ -95,7 +96,7 @@ def error_of_code(code: ErrorCode, message: str = "") -> ClientError:
 def error_of_job(error: JobError) -> ClientError:
     """The error for an agent's `JobError`.
 
-    A 4xx of the inference server about the client's request is forwarded with its body.
+    If the inference server rejected the client's request, its 4xx status and body are forwarded.
     """
     code = known_code(error.code)
     status = _STATUS[code]
@@ -106,7 +107,7 @@ def error_of_job(error: JobError) -> ClientError:
     if code in _PASSED_THROUGH:
         upstream_body = error.body
         upstream = error.upstream_status or 0
-        if 400 <= upstream < 500 and upstream not in _NOT_THE_CLIENTS:
+        if 400 <= upstream < 500 and upstream not in _OPERATOR_STATUSES:
             status = upstream
     retry_after_s = None
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -126,7 +127,7 @@ def error_of_job(error: JobError) -> ClientError:
 
 
 def is_retryable(error: JobError) -> bool:
-    """Whether another agent may be tried: by the registry, or by the frame for unknown codes."""
+    """Whether another agent may be tried: for unknown codes the frame decides, else `REGISTRY`."""
     try:
         return REGISTRY[ErrorCode(error.code)].retryable
     except ValueError:

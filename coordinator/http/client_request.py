@@ -18,10 +18,10 @@ class ClientRequest(msgspec.Struct, frozen=True):
     """A valid request, from which a job is created.
 
     Attributes:
-        operation: of its path.
-        model_id: that it names.
-        body: its unchanged bytes.
-        traceparent: W3C Trace Context; "" if missing or invalid.
+        operation: the operation that the path belongs to.
+        model_id: the model that the body names.
+        body: the unchanged bytes of the body.
+        traceparent: the W3C Trace Context header; "" if missing or invalid.
     """
 
     operation: Operation
@@ -31,16 +31,21 @@ class ClientRequest(msgspec.Struct, frozen=True):
 
 
 class _Named(msgspec.Struct):
+    """The only field of a body that the coordinator reads."""
+
     model: str
 
 
 async def read_client_request(
     request: web.Request, operation: Operation, timeout_s: float
 ) -> ClientRequest | ClientError:
-    """Read the body, up to the application's limit, and the model that it names.
+    """Read the body of a request, and find the model that it names.
+
+    Returns:
+        The valid request, or an error if the body is invalid or does not arrive within `timeout_s`.
 
     Raises:
-        web.HTTPRequestEntityTooLarge: the body is too large.
+        web.HTTPRequestEntityTooLarge: the body exceeds `client_max_size` of the application.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -56,7 +61,7 @@ async def read_client_request(
 
 
 def find_model(body: bytes) -> str | ClientError:
-    """The model that a request names; an error if it is not a JSON object with a `model`."""
+    """The model that a body names; an error if the body is not a JSON object with a `model`."""
     try:
         model_id = msgspec.json.decode(body, type=_Named).model
     except msgspec.ValidationError:

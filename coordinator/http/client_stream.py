@@ -8,11 +8,11 @@ from typing import Final, Self
 from aiohttp import web
 
 PIECE_BYTES: Final = 64 * 1024
-"""The most bytes of one write. Bytes are acknowledged after each write, so that the agent notices
-the progress of a slow client."""
+"""The most bytes of one write. Bytes are acknowledged after each write, so that the agent sees a
+slow client's progress."""
 
 _CHECKS: Final = 4
-"""How often progress is checked within the limit; one timer per response, none per write."""
+"""How many times per `stalled_s` one timer checks for progress; a timer per write costs more."""
 
 
 class ClientStream:
@@ -22,10 +22,10 @@ class ClientStream:
     as for every client that disconnects.
 
     Args:
-        request: of the client.
-        response: prepared.
-        stalled_s: how long the client may read nothing while bytes wait for it.
-        stalled: called once when the client is disconnected.
+        request: the client's request.
+        response: the prepared response to it.
+        stalled_s: seconds that the client may read nothing while a write waits.
+        on_disconnect: called once when this object disconnects the client.
     """
 
     def __init__(
@@ -33,12 +33,12 @@ class ClientStream:
         request: web.Request,
         response: web.StreamResponse,
         stalled_s: float,
-        stalled: Callable[[], None],
+        on_disconnect: Callable[[], None],
     ) -> None:
         self._request = request
         self._response = response
         self._interval_s = stalled_s / _CHECKS
-        self._stalled = stalled
+        self._on_disconnect = on_disconnect
         self._waiting = False
         self._mark = (0, 0)
         self._unchanged = 0
@@ -84,7 +84,7 @@ class ClientStream:
             self._waiting = False
 
     def disconnect_if_blocked(self) -> None:
-        """Disconnect the client if it blocks a write: the response will not be completed."""
+        """Disconnect the client if a write waits for it: the response will never be complete."""
         if self._waiting:
             self._disconnect()
 
@@ -103,7 +103,7 @@ class ClientStream:
             self._start_timer()
 
     def _disconnect(self) -> None:
-        self._stalled()
+        self._on_disconnect()
         abort(self._request)
 
 

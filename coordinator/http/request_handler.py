@@ -38,9 +38,9 @@ from provider_agent.protocol.frames import Job, JobEnd, JobError, JobStarted
 log = EventLogger(__name__)
 
 ERROR_EVENT_TIMEOUT_S: Final = 5.0
-"""How long a client may take to read the error event of an interrupted stream."""
+"""Seconds that a client may take to read the error event of an interrupted stream."""
 
-_TAIL_BYTES: Final = 4  # CR LF CR LF, the longest terminator of an event
+_TAIL_BYTES: Final = 4  # the longest terminator of an event: CR LF CR LF
 
 _PRINTABLE: Final = re.compile(r"[\x20-\x7e]+")
 _BODILESS: Final = frozenset(
@@ -52,11 +52,11 @@ class Counters(Struct):
     """Counts requests by outcome.
 
     Attributes:
-        requests: valid requests.
+        requests: requests with a valid body.
         completed: responses that were sent completely.
         failed: responses that were an error, or were interrupted.
         disconnected: requests whose client disconnected, or did not read its response.
-        retried: jobs that were tried on another agent after an error.
+        retried: additional jobs that were sent to another agent after a retryable error.
     """
 
     requests: int = 0
@@ -71,10 +71,10 @@ class RequestHandler:
 
     Args:
         request: the HTTP request.
-        client_request: its content.
-        fleet: the agents.
+        client_request: its validated content.
+        fleet: chooses the agents.
         settings: limits and timeouts.
-        counters: count the outcome.
+        counters: counts the outcome of the request.
         clock: monotonic, in seconds.
         random_bytes: generates job ids.
     """
@@ -109,7 +109,7 @@ class RequestHandler:
     async def run(self) -> web.StreamResponse:
         """Send the response.
 
-        Cancellation means that the client has disconnected; it cancels the job at once.
+        aiohttp cancels this method when the client disconnects, which cancels the job at once.
         """
         self._counters.requests += 1
         timeout_s = self._settings.deadline_s + self._settings.deadline_grace_s
@@ -206,7 +206,7 @@ class RequestHandler:
         log.warning("stalled client disconnected", **fields)
 
     async def _abort_response(self, response: web.StreamResponse, error: ClientError) -> None:
-        """End an incomplete response in a way that the client recognizes."""
+        """End an incomplete response so that the client recognizes it as incomplete."""
         wire_format = self._client_request.operation.wire_format
         if response.content_type == "text/event-stream":
             try:

@@ -1,7 +1,7 @@
 """A session without a connection: its jobs, and how much of each response has arrived.
 
-It owns the jobs until the agent's next connection resumes the session or until it expires.
-Meanwhile clients read what has already arrived, and may disconnect.
+It owns the jobs until the agent's next connection resumes the session, or until the session
+expires. Meanwhile clients can read the bytes that have already arrived, or disconnect.
 """
 
 from collections.abc import Iterable
@@ -17,9 +17,9 @@ from provider_agent.protocol.session import resumable
 from provider_agent.protocol.stream import ReceiveStream
 
 MAX_SENDS: Final = 10
-"""How often one `Job` frame is sent to one agent. Several links in a row may be lost before the
-agent reads its `Welcome`; but a job that itself breaks every link must not do so until its
-deadline."""
+"""How many times one `Job` frame is sent to one agent. Several links in a row may be lost before
+the agent reads the frame. But a job that itself causes the loss of each link must not continue to
+do so until its deadline."""
 
 _CONNECTION_LOST: Final = "The connection to the provider was lost."
 _JOB_MISSING: Final = "The provider reconnected without this job."
@@ -31,7 +31,8 @@ class ResumptionPlan(Struct, frozen=True):
     Attributes:
         streams: the responses that continue, by job id.
         resend: jobs whose `Job` frame was lost with a link.
-        failed: jobs whose next byte the agent does not hold.
+        failed: jobs whose next byte the agent no longer holds, or whose frame was sent `MAX_SENDS`
+            times.
     """
 
     streams: dict[bytes, ReceiveStream]
@@ -43,14 +44,14 @@ class DetachedSession:
     """Owns the jobs of a session between two connections.
 
     Args:
-        public_key: the identity of its agent.
+        public_key: the agent's identity.
         session_id: stays the same across connections.
         instance_id: of the agent's process.
         retired: whether another connection of the same key receives the new jobs.
         draining: whether the agent accepts no more jobs.
-        offers: the agent's latest; None before the first `Capabilities`.
+        offers: the agent's latest offers; None before the first `Capabilities`.
         jobs: the jobs that a client waits for.
-        streams: the state of their responses; those of other jobs are dropped.
+        streams: the responses by job id; those of jobs that are not in `jobs` are dropped.
     """
 
     def __init__(
@@ -95,9 +96,9 @@ class DetachedSession:
     def plan_resumption(self, live_jobs: Iterable[LiveJob]) -> ResumptionPlan:
         """Decide for each job whether it continues, is sent again or has failed.
 
-        A job that has not started and is not in `live_jobs` never reached the agent, which would
-        otherwise still hold its end. Even if it did, sending it again is harmless: the agent runs a
-        job id once.
+        A job that has not started and is not in `live_jobs` is sent again: its frame was lost,
+        because an agent that received it lists the job until its end is acknowledged. If the frame
+        arrived after all, the second one has no effect: the agent runs each job id once.
         """
         listed = {live.job_id for live in live_jobs}
         plan = ResumptionPlan(resumable(live_jobs, self._streams), [], [])

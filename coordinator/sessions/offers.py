@@ -9,9 +9,9 @@ class OfferTable:
     """One `Capabilities` frame, indexed for routing.
 
     Attributes:
-        models: model id → operations; operations that this version does not know are left out.
+        models: model id → operations; unknown operations are left out.
         capacity: how many jobs the agent executes at once, `MAX_LIVE_JOBS` at most.
-        revision: of the frame.
+        revision: the revision of the frame.
     """
 
     __slots__ = ("capacity", "models", "revision")
@@ -37,7 +37,7 @@ class OfferTable:
 
 
 def _operations(offer: ModelOffer) -> set[Operation]:
-    """The known operations of an offer; without a list, the main one of each of its formats."""
+    """The known operations of an offer; if it lists none, the main operation of each format."""
     known = {operation.value for operation in Operation}
     if offer.operations:
         return {Operation(name) for name in offer.operations if name in known}

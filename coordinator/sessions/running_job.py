@@ -27,18 +27,18 @@ class RunningJob:
     two calls of `take` are joined, so that a fast stream costs fewer wake-ups.
 
     Args:
-        job: the frame.
-        owner: its first owner.
-        ends_at: its deadline, in seconds of the coordinator's clock.
+        job: the `Job` frame.
+        owner: the connected agent that runs the job.
+        ends_at: the job's deadline, in seconds of the coordinator's clock.
 
     Attributes:
-        job: the frame; sent again if it is lost with its link.
-        job_id: from the frame.
-        owner: changes when the link is lost and when the session resumes.
-        ends_at: its deadline, in seconds of the coordinator's clock.
+        job: the `Job` frame, which is sent again if it is lost with its link.
+        job_id: the id in the frame.
+        owner: a detached session after the link is lost; a connected agent otherwise.
+        ends_at: the job's deadline, in seconds of the coordinator's clock.
         send_count: how often the frame was sent.
         started: status and content type, once received.
-        end: the end frame, once received; the buffer may still hold bytes then.
+        end: the end of the job, once received; the buffer may still hold bytes.
         unconsumed: received bytes that are not yet passed on to the client.
     """
 
@@ -89,7 +89,7 @@ class RunningJob:
         self._changed.set()
 
     def on_end(self, end: JobEnd) -> None:
-        """Store the end of the job; a second one is ignored."""
+        """Store the end of the job; ignore a second end."""
         if self.end is None:
             self.end = end
             self._changed.set()
@@ -97,9 +97,9 @@ class RunningJob:
                 self._end_callback(end)
 
     def set_end_callback(self, callback: Callable[[JobEnd], None]) -> None:
-        """Call `callback` with the end of the job as soon as it arrives, unless it already has.
+        """Call `callback` with the end of the job when it arrives; do nothing if the job has ended.
 
-        For a request that is blocked in a write and so cannot `wait`.
+        A request that is blocked in a write needs it, because it cannot `wait` meanwhile.
         """
         self._end_callback = callback
 
