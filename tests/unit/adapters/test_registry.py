@@ -1,3 +1,4 @@
+import json
 import sys
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -8,10 +9,16 @@ import pytest
 from provider_agent.adapters import registry
 from provider_agent.adapters.base import (
     Backend,
+    BackendModel,
     BackendSettings,
+    BadRequest,
     BadStatus,
     BreakerRule,
+    Job,
+    Operation,
+    PolicyMode,
     RequestPolicy,
+    WireFormat,
 )
 from provider_agent.adapters.registry import (
     BUILT_IN_KINDS,
@@ -20,7 +27,7 @@ from provider_agent.adapters.registry import (
     create_backend,
     known_kinds,
 )
-from provider_agent.adapters.servers.echo import EchoBackend
+from provider_agent.adapters.servers.http_backend import HttpBackend
 from provider_agent.agent.backends.admission import AdmissionControl
 from provider_agent.agent.config import BackendConfig, ConfigError, load_config
 from provider_agent.protocol.errors import ErrorCode
@@ -37,7 +44,7 @@ BUILT_IN = {
 }
 
 
-class AcmeBackend(EchoBackend):
+class AcmeBackend(HttpBackend):
     """A third party's adapter, which defines everything that is particular to its kind."""
 
     kind = "acme"
@@ -45,6 +52,12 @@ class AcmeBackend(EchoBackend):
     default_url = "https://acme.example/api"
     breaker_rule = BreakerRule(failures=2, counts_client_errors=True)
     request_policy = RequestPolicy(frozenset({"x_acme_boost"}))
+
+    async def check_health(self) -> None:
+        """Accept jobs."""
+
+    async def list_models(self) -> list[BackendModel]:
+        return []
 
 
 def install(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
@@ -115,6 +128,21 @@ def test_third_party_kind_defines_its_breaker_rule(monkeypatch: pytest.MonkeyPat
         admission.failed(admission.start(), BadStatus(400, b"", ErrorCode.BAD_REQUEST))
 
     assert admission.is_open
+
+
+def test_third_party_kind_defines_its_request_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "acme_adapter:AcmeBackend")
+    request = json.dumps({"model": "acme-1", "x_acme_boost": 9, "top_p": 0.5}).encode()
+    job = Job(b"j" * 16, "acme-1", WireFormat.OPENAI, request, 60_000)
+
+    def prepared(mode: PolicyMode) -> object:
+        backend = create_backend(BackendSettings(kind="acme", request_policy=mode))
+        assert isinstance(backend, HttpBackend)
+        return json.loads(backend.prepare(job, Operation.CHAT).body)
+
+    assert prepared(PolicyMode.STRIP) == {"model": "acme-1", "top_p": 0.5}
+    with pytest.raises(BadRequest, match="x_acme_boost"):
+        prepared(PolicyMode.STRICT)
 
 
 @pytest.mark.parametrize(
