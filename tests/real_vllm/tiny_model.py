@@ -1,12 +1,14 @@
 """A language model of about half a megabyte with random weights, in the layout that vLLM loads.
 
-It knows some plain words, and the 256 bytes for all else, so that any prompt can be read; its
-answers are words without sense, and end at `max_tokens` and nowhere else.
+The vocabulary consists of some English words and the 256 byte values, so every prompt can be
+tokenized. The model generates random words, until `max_tokens` is reached.
 
-Dimension 0 of every embedding holds the same large number. No layer writes to it, so its column of
-the output matrix works as one bias per token: words become likely, bytes and ends do not happen.
-The files are written as their formats say (tokenizer.json of `tokenizers`, safetensors), without
-the packages that usually write them.
+Dimension 0 of every embedding has the same large value, and no layer writes to it. The output
+matrix's column for this dimension therefore acts as one bias per token. The biases make words
+likely, and single bytes and the end token practically impossible.
+
+This module writes the file formats (`tokenizer.json`, safetensors) itself, without the packages
+that usually write them.
 """
 
 import json
@@ -18,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONTEXT_TOKENS: Final = 16384
-"""A whole answer takes half a minute or more: nothing that is cancelled in it was about to end."""
+"""The context window. A response of this length takes at least half a minute, so a test can cancel
+it long before it would end.
+"""
 
 _WORDS: Final = (
     "the a of to and in is it on as for with was that this by at from or be one two three red "
@@ -30,13 +34,13 @@ _BEGIN_ID: Final = 1
 _END_ID: Final = 2
 
 _DIMENSIONS: Final = 64
-_HEADS: Final = 2  # of 32 dimensions: the smallest that vLLM's attention on a CPU takes
+_HEADS: Final = 2  # of 32 dimensions, the smallest size that vLLM's CPU attention supports
 _LAYERS: Final = 2
 _FEED_FORWARD: Final = 128
 _CARRIER: Final = 4.0
-"""How many times bigger than the others the constant dimension is."""
+"""The constant dimension, relative to the length of the other dimensions together."""
 _CARRIED: Final = 0.95
-"""Its share of the vector's length after the last norm."""
+"""The constant dimension's share of the vector's length after the last norm (approximate)."""
 _WORD_BIAS: Final = 0.0
 _BYTE_BIAS: Final = -14.0
 _SPECIAL_BIAS: Final = -60.0
@@ -51,17 +55,21 @@ _CHAT_TEMPLATE: Final = (
 
 
 def write_tiny_model(folder: Path, *, seed: int = 1) -> None:
-    """Write the model's files into `folder`, which is made when it is not there.
+    """Write the model's files into `folder`, which is created if it does not exist.
 
     Args:
-        folder: files of the same names are replaced.
-        seed: of the weights; the same seed gives the same bytes.
+        folder: the target; existing files of the same names are replaced.
+        seed: seed of the random weights; the same seed produces identical files.
 
     Raises:
         OSError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = [*_SPECIAL, *_byte_signs(), *(_byte_signs()[32] + word for word in _WORDS.split())]
+    vocabulary = [
+        *_SPECIAL,
+        *_byte_symbols(),
+        *(_byte_symbols()[32] + word for word in _WORDS.split()),
+    ]
     files: dict[str, object] = {
         "config.json": _config(len(vocabulary)),
         "tokenizer.json": _tokenizer(vocabulary),
@@ -81,15 +89,21 @@ def write_tiny_model(folder: Path, *, seed: int = 1) -> None:
     (folder / "model.safetensors").write_bytes(_safetensors(weights))
 
 
-def _byte_signs() -> list[str]:
-    """How byte-level vocabularies write each byte: as itself where that can be seen."""
-    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    unseen = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in seen else chr(next(unseen)) for byte in range(256)]
+def _byte_symbols() -> list[str]:
+    """Return the symbol of each byte in a byte-level vocabulary.
+
+    A printable byte is its own symbol; other bytes have symbols from U+0100 upwards.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    substitutes = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printable else chr(next(substitutes)) for byte in range(256)]
 
 
 def _tokenizer(vocabulary: list[str]) -> dict[str, object]:
-    """A known word is one token (`ignore_merges`), anything else goes byte by byte."""
+    """Return `tokenizer.json`: a word of the vocabulary is one token, any other text one per byte.
+
+    `ignore_merges` makes the tokenizer find whole words without merge rules.
+    """
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     return {
@@ -131,10 +145,10 @@ def _config(vocabulary: int) -> dict[str, object]:
 
 
 def _weights(seed: int, vocabulary: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Every weight matrix by its name."""
+    """Yield the name and values of every weight matrix."""
     random = np.random.default_rng(seed)
 
-    def drawn(rows: int, columns: int) -> NDArray[np.float32]:
+    def random_matrix(rows: int, columns: int) -> NDArray[np.float32]:
         return random.standard_normal((rows, columns)).astype(np.float32)
 
     size = float(np.sqrt(_DIMENSIONS))
@@ -142,7 +156,10 @@ def _weights(seed: int, vocabulary: int) -> Iterator[tuple[str, NDArray[np.float
     biases = np.full(vocabulary, _WORD_BIAS, dtype=np.float32)
     biases[: len(_SPECIAL) + 256] = _BYTE_BIAS
     biases[: len(_SPECIAL)] = _SPECIAL_BIAS
-    embedding, output = drawn(vocabulary, _DIMENSIONS), drawn(vocabulary, _DIMENSIONS)
+    embedding, output = (
+        random_matrix(vocabulary, _DIMENSIONS),
+        random_matrix(vocabulary, _DIMENSIONS),
+    )
     embedding[:, 0] = _CARRIER * size
     output[:, 0] = biases / (size * _CARRIED)
     yield "model.embed_tokens.weight", embedding
@@ -156,23 +173,26 @@ def _weights(seed: int, vocabulary: int) -> Iterator[tuple[str, NDArray[np.float
         yield f"model.layers.{layer}.input_layernorm.weight", norm
         yield f"model.layers.{layer}.post_attention_layernorm.weight", norm
         for name, (rows, columns) in shapes.items():
-            weights = drawn(rows, columns) / np.float32(np.sqrt(columns))
+            weights = random_matrix(rows, columns) / np.float32(np.sqrt(columns))
             if name in ("self_attn.o_proj", "mlp.down_proj"):
-                weights[0, :] = 0  # leaves the constant dimension as it is
+                weights[0, :] = 0  # does not write to the constant dimension
             else:
-                weights[:, 0] = 0  # nor lets it drown the others
+                weights[:, 0] = 0  # does not read it: it would dominate the others
             yield f"model.layers.{layer}.{name}.weight", weights
 
 
 def _safetensors(weights: dict[str, NDArray[np.float32]]) -> bytes:
-    """Length of the header, the header (JSON, where each matrix lies), then the matrices."""
+    """Encode a safetensors file: the length of the header, the JSON header, then the matrices.
+
+    The header contains each matrix's type, shape and position.
+    """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     data = bytearray()
     for name, matrix in weights.items():
         begin = len(data)
         data += matrix.astype("<f4").tobytes()
-        where = [begin, len(data)]
-        header[name] = {"dtype": "F32", "shape": list(matrix.shape), "data_offsets": where}
+        offsets = [begin, len(data)]
+        header[name] = {"dtype": "F32", "shape": list(matrix.shape), "data_offsets": offsets}
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the matrices have to begin at a multiple of eight
+    text += b" " * (-len(text) % 8)  # the matrices must start at a multiple of eight bytes
     return len(text).to_bytes(8, "little") + text + data
