@@ -12,7 +12,7 @@ from provider_agent.coordinator.command import command, describe
 from provider_agent.coordinator.server import Coordinator
 
 
-def test_unsafe_address_exits_with_2() -> None:
+def test_open_coordinator_on_a_public_address_exits_with_2() -> None:
     result = CliRunner().invoke(command, ["--host", "0.0.0.0"])
     assert result.exit_code == 2
     assert result.output.startswith("coordinator: host 0.0.0.0 can be reached")
@@ -32,7 +32,7 @@ def test_empty_environment_variable_exits_with_2() -> None:
     assert "COORDINATOR_API_KEYS: contains no entry" in result.output
 
 
-async def test_description_names_purpose_and_access(coordinator: Coordinator) -> None:
+async def test_description_contains_purpose_addresses_and_access(coordinator: Coordinator) -> None:
     text = "\n".join(describe(coordinator))
     assert coordinator.http_url in text
     assert coordinator.connect_url in text
@@ -41,12 +41,11 @@ async def test_description_names_purpose_and_access(coordinator: Coordinator) ->
     assert "for development, tests and self-hosted fleets" in text
 
 
-def test_module_serves_until_sigterm(tmp_path: Path) -> None:
+def test_module_runs_until_sigterm_and_prints_no_secret(tmp_path: Path) -> None:
     keys, agents = tmp_path / "keys", tmp_path / "agents"
     keys.write_text("hunter2\n", "utf-8")
     agents.write_text(base64.b64encode(bytes(32)).decode(), "utf-8")
     arguments = ["--port", "0", "--api-keys", str(keys), "--agent-keys", str(agents)]
-    arguments += ["--authority", "c.example:443"]
     process = subprocess.Popen(
         [
             sys.executable,

@@ -24,14 +24,14 @@ async def test_addresses_contain_the_bound_port(coordinator: Coordinator) -> Non
     assert coordinator.authority in coordinator.authorities
 
 
-async def test_agents_lists_connected_agents(coordinator: Coordinator) -> None:
+async def test_agents_returns_the_connected_agents(coordinator: Coordinator) -> None:
     assert coordinator.agents() == []
     async with ScriptedAgent(coordinator.connect_url):
         (snapshot,) = coordinator.agents()
         assert snapshot.models == {"tiny": ("chat", "messages")}
 
 
-async def test_port_in_use_is_one_error(coordinator: Coordinator) -> None:
+async def test_port_in_use_raises_cannot_listen(coordinator: Coordinator) -> None:
     port = int(coordinator.http_url.rpartition(":")[2])
     with pytest.raises(CannotListen, match=f"cannot listen on 127.0.0.1:{port}: "):
         await Coordinator(CoordinatorSettings(port=port)).start()
@@ -61,7 +61,9 @@ async def test_stop_waits_for_running_requests(settings: CoordinatorSettings) ->
         assert agent.socket.close_code == 1001
 
 
-async def test_stop_ends_unfinished_requests_with_an_error(settings: CoordinatorSettings) -> None:
+async def test_stop_ends_requests_with_an_error_after_drain_s(
+    settings: CoordinatorSettings,
+) -> None:
     async with (
         aiohttp.ClientSession() as http,
         Coordinator(settings) as coordinator,
@@ -74,7 +76,7 @@ async def test_stop_ends_unfinished_requests_with_an_error(settings: Coordinator
 
 
 @in_virtual_time
-async def test_agent_can_resume_while_the_coordinator_stops() -> None:
+async def test_agent_can_resume_but_not_start_a_session_while_the_coordinator_stops() -> None:
     async with coordinator_harness(msgspec.structs.replace(NO_HEARTBEATS, drain_s=30.0)) as harness:
         job, response = await harness.streaming(b"1")
         stopping = asyncio.create_task(harness.coordinator.stop())
@@ -109,22 +111,24 @@ async def test_stop_of_a_stopped_coordinator_does_nothing() -> None:
     await Coordinator().stop()
 
 
-async def test_run_serves_until_a_signal(settings: CoordinatorSettings) -> None:
-    seen: list[Coordinator] = []
+async def test_run_calls_started_and_serves_until_a_signal(settings: CoordinatorSettings) -> None:
+    started_with: list[Coordinator] = []
 
     def started(coordinator: Coordinator) -> None:
-        seen.append(coordinator)
+        started_with.append(coordinator)
         os.kill(os.getpid(), signal.SIGTERM)
 
     await run(settings, started)
-    assert len(seen) == 1
+    assert len(started_with) == 1
 
 
-async def test_second_signal_stops_at_once(settings: CoordinatorSettings) -> None:
+async def test_second_signal_cancels_the_wait_for_running_requests(
+    settings: CoordinatorSettings,
+) -> None:
     patient = msgspec.structs.replace(settings, drain_s=30.0)
-    up: asyncio.Future[Coordinator] = asyncio.get_running_loop().create_future()
-    running = asyncio.create_task(run(patient, up.set_result))
-    coordinator = await up
+    listening: asyncio.Future[Coordinator] = asyncio.get_running_loop().create_future()
+    running = asyncio.create_task(run(patient, listening.set_result))
+    coordinator = await listening
     async with (
         aiohttp.ClientSession() as http,
         ScriptedAgent(coordinator.connect_url) as agent,

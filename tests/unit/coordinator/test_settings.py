@@ -30,15 +30,15 @@ SECRETS = SecretSet(["secret"])
         ("localhost.example", False),
     ],
 )
-def test_loopback_addresses(host: str, loopback: bool) -> None:
+def test_is_loopback(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
 
 
-def test_wildcard_addresses() -> None:
+def test_is_wildcard() -> None:
     assert [is_wildcard(host) for host in ("0.0.0.0", "::", "", "::1")] == [True, True, True, False]
 
 
-def test_open_coordinator_must_listen_on_loopback() -> None:
+def test_coordinator_that_is_open_to_everyone_must_listen_on_loopback() -> None:
     check_settings(CoordinatorSettings())
     open_to_all = CoordinatorSettings(host="0.0.0.0")
     with pytest.raises(SettingsError, match="--api-keys"):
@@ -52,7 +52,7 @@ def test_open_coordinator_must_listen_on_loopback() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("settings", "name"),
     [
         (CoordinatorSettings(port=70_000), "port"),
         (CoordinatorSettings(window_bytes=1), "window_bytes"),
@@ -64,9 +64,10 @@ def test_open_coordinator_must_listen_on_loopback() -> None:
         (CoordinatorSettings(api_keys=SecretSet([])), "api_keys"),
         (CoordinatorSettings(authorities=("http://:1",)), "authority"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_invalid_setting_is_named(settings: CoordinatorSettings, named: str) -> None:
-    with pytest.raises(SettingsError, match=named):
+def test_error_names_the_invalid_setting(settings: CoordinatorSettings, name: str) -> None:
+    with pytest.raises(SettingsError, match=name):
         check_settings(settings)
 
 
@@ -84,7 +85,7 @@ def test_authority_is_normalized(text: str, authority: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a:b", "ftp://x"])
-def test_invalid_authority_is_refused(text: str) -> None:
+def test_invalid_authority_is_an_error(text: str) -> None:
     with pytest.raises(SettingsError, match="expected host:port"):
         parse_authority(text)
 

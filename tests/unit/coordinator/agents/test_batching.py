@@ -8,14 +8,14 @@ def new_job(size: int) -> Job:
     return Job(bytes(16), "tiny", "openai", bytes(size), 1000)
 
 
-def test_frames_keep_their_order_and_share_a_batch() -> None:
+def test_batch_keeps_the_order_of_its_frames() -> None:
     frames: list[CoordinatorFrame] = [ACK, new_job(100), ACK]
     expected = list(frames)
     assert pop_batch(frames, 10_000) == expected
     assert frames == []
 
 
-def test_batch_stays_within_the_budget() -> None:
+def test_frames_beyond_the_budget_stay_queued() -> None:
     frames: list[CoordinatorFrame] = [ACK] * 5
     assert len(pop_batch(frames, 2 * frame_bytes(ACK))) == 2
     assert len(frames) == 3

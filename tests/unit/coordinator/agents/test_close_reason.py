@@ -19,7 +19,7 @@ from provider_agent.coordinator.agents.close_reason import closed_by_agent, link
         (1006, True, False),
     ],
 )
-def test_close_code_decides_whether_the_session_is_kept(
+def test_close_code_and_malformed_message_decide_whether_the_session_is_kept(
     code: int | None, is_malformed: bool, keep_session: bool
 ) -> None:
     close_reason = closed_by_agent(code, is_malformed=is_malformed)

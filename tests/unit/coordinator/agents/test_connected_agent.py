@@ -53,6 +53,8 @@ OTHER_JOB = msgspec.structs.replace(JOB, job_id=b"o" * 16)
 
 
 class FakeRegistry:
+    """Records calls. `admit` returns `rejected`, and `claim` returns `detached`."""
+
     def __init__(self, rejected: Rejected | None = None) -> None:
         self.rejected = rejected
         self.joined: list[ConnectedAgent] = []
@@ -100,6 +102,7 @@ class AgentHarness:
         self.agent.receive_message(VERSION_1.encode(list(frames)))
 
     def sent(self) -> list[CoordinatorFrame]:
+        """Remove and return the queued frames."""
         return self.agent.next_batch()
 
     def greet(
@@ -108,6 +111,7 @@ class AgentHarness:
         session_id: bytes | None = None,
         live_jobs: Sequence[LiveJob] = (),
     ) -> None:
+        """Receive a `Hello` that is signed for `authority`."""
         signature = KEY.sign(signed_bytes(authority, NONCE))
         hello = Hello("1", PUBLIC_KEY, signature, session_id=session_id, live_jobs=list(live_jobs))
         self.receive(hello)
@@ -121,7 +125,7 @@ def harness() -> AgentHarness:
     return harness
 
 
-def test_challenge_is_queued_first_and_welcome_answers_hello() -> None:
+def test_challenge_is_queued_at_once_and_welcome_after_hello() -> None:
     harness = AgentHarness()
     assert harness.sent() == [Challenge(NONCE, "test")]
     harness.greet()
@@ -156,7 +160,7 @@ def test_frame_before_hello_violates_the_protocol() -> None:
         AgentHarness().receive(Draining(1))
 
 
-def test_error_about_a_malformed_message_does_not_contain_it(harness: AgentHarness) -> None:
+def test_error_about_a_malformed_message_does_not_contain_its_bytes(harness: AgentHarness) -> None:
     with pytest.raises(MalformedMessage) as caught:
         harness.agent.receive_message(b"secret prompt")
     assert "secret" not in str(caught.value)
@@ -171,7 +175,7 @@ def test_capabilities_heartbeat_and_draining_are_stored(harness: AgentHarness) -
     assert harness.agent.draining
 
 
-def test_unknown_frames_are_counted_and_logged_once(
+def test_unknown_frames_are_counted_but_logged_only_once(
     harness: AgentHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "provider_agent.coordinator"):
@@ -198,7 +202,7 @@ def test_job_runs_from_submit_to_its_final_acknowledgement(harness: AgentHarness
     assert harness.agent.in_flight == 0
 
 
-def test_acknowledgement_covers_only_bytes_that_were_passed_on(harness: AgentHarness) -> None:
+def test_bytes_are_acknowledged_only_after_they_are_passed_on(harness: AgentHarness) -> None:
     job = harness.agent.submit(JOB)
     harness.sent()
     half = CoordinatorSettings().window_bytes // 2
@@ -222,7 +226,7 @@ def test_abandoned_job_is_cancelled_once_and_its_bytes_are_acknowledged(
     assert harness.sent() == [Ack(JOB_ID, 2 * half)]
 
 
-def test_ended_job_is_not_cancelled(harness: AgentHarness) -> None:
+def test_abandoning_an_ended_job_sends_no_cancel(harness: AgentHarness) -> None:
     job = harness.agent.submit(JOB)
     harness.sent()
     harness.receive(JobError(JOB_ID, 0, "internal", ""))
@@ -246,7 +250,7 @@ def test_frames_after_detach_are_ignored(harness: AgentHarness) -> None:
     session = harness.agent.detach()
     harness.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, b"late"))
     harness.receive(JobError(JOB_ID, 4, "internal", ""))
-    assert harness.sent() == [], "an end acknowledged here would be lost"
+    assert harness.sent() == [], "an end that this connection acknowledges would be lost"
     assert (job.started, job.buffered_bytes, job.end) == (None, 0, None)
     assert session.jobs == {JOB_ID: job}
     harness.agent.leave()
@@ -297,7 +301,7 @@ def test_send_queue_is_full_until_large_jobs_are_sent(
     assert not harness.agent.send_queue_full
 
 
-def test_drain_is_sent_to_an_open_agent_only(harness: AgentHarness) -> None:
+def test_drain_is_sent_only_after_the_handshake(harness: AgentHarness) -> None:
     fresh = AgentHarness()
     fresh.agent.send_drain("stop")
     assert fresh.sent() == [Challenge(NONCE, "test")]

@@ -10,7 +10,7 @@ from tests.kit.virtual_time import in_virtual_time
 
 
 @in_virtual_time
-async def test_idle_connection_is_replaced_at_once_with_a_reason() -> None:
+async def test_idle_older_connection_is_closed_at_once_with_a_reason() -> None:
     async with coordinator_harness() as harness, harness.other_process("two") as newer:
         await harness.agent.closed.wait()
         assert harness.agent.socket.close_code == 4001
@@ -60,7 +60,7 @@ async def test_retired_process_resumes_its_session_and_stays_retired() -> None:
 
 
 @in_virtual_time
-async def test_retired_session_receives_jobs_again_when_no_other_is_connected() -> None:
+async def test_resumed_session_is_no_longer_retired_if_no_other_process_is_connected() -> None:
     async with coordinator_harness() as harness:
         await harness.streaming(b"1")
         async with harness.other_process("two"):
@@ -73,7 +73,7 @@ async def test_retired_session_receives_jobs_again_when_no_other_is_connected() 
 
 
 @in_virtual_time
-async def test_third_process_closes_the_oldest() -> None:
+async def test_third_process_closes_the_connection_of_the_first() -> None:
     async with coordinator_harness() as harness:
         _, response = await harness.streaming(b"1")
         async with harness.other_process("two") as second:
@@ -113,7 +113,7 @@ async def test_jobs_of_a_detached_session_fail_when_a_new_process_connects() -> 
 
 
 @in_virtual_time
-async def test_new_process_does_not_end_the_session_of_a_retired_one() -> None:
+async def test_new_process_does_not_end_the_session_of_a_retired_process() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"1")
         async with harness.other_process("two"):
@@ -126,7 +126,7 @@ async def test_new_process_does_not_end_the_session_of_a_retired_one() -> None:
 
 
 @in_virtual_time
-async def test_resuming_agent_is_admitted_beyond_the_maximum() -> None:
+async def test_resuming_agent_is_admitted_beyond_max_agents() -> None:
     async with coordinator_harness(replace(NO_HEARTBEATS, max_agents=1)) as harness:
         job, response = await harness.streaming(b"1")
         await harness.agent.lose_link()

@@ -28,6 +28,7 @@ UPGRADE = {
         ({**UPGRADE, "Sec-WebSocket-Protocol": "chat, provider-agent.v2"}, 400),
         ({**UPGRADE, "Sec-WebSocket-Protocol": SUBPROTOCOL, "Origin": "http://a.example"}, 403),
     ],
+    ids=["no upgrade", "no subprotocol", "other subprotocols", "sent by a web page"],
 )
 async def test_invalid_upgrade_is_refused(
     http: aiohttp.ClientSession, headers: dict[str, str], status: int
@@ -47,7 +48,7 @@ async def test_subprotocol_is_negotiated_without_compression(coordinator: Coordi
         assert socket.compress == 0
 
 
-async def test_connections_beyond_the_limit_are_refused(
+async def test_connections_beyond_the_limit_receive_503(
     settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint, "MAX_HANDSHAKES", 0)
@@ -66,7 +67,7 @@ async def test_connections_beyond_the_limit_are_refused(
 async def test_reset_during_the_upgrade_logs_no_error(
     coordinator: Coordinator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # A connection that broke at this moment was logged as an unhandled error with a traceback.
+    # Regression: a connection lost during the upgrade was logged as an unhandled error.
     head = {**UPGRADE, "Host": coordinator.authority, "Sec-WebSocket-Protocol": SUBPROTOCOL}
     lines = [f"GET {CONNECT_PATH} HTTP/1.1", *(f"{name}: {text}" for name, text in head.items())]
     upgrade = "\r\n".join([*lines, "", ""]).encode()
@@ -76,7 +77,9 @@ async def test_reset_during_the_upgrade_logs_no_error(
         reset_on_close(writer.get_extra_info("socket"))
         writer.write(upgrade)
         writer.transport.abort()
-    async with ScriptedAgent(coordinator.connect_url) as agent:  # served after the others
+    async with ScriptedAgent(
+        coordinator.connect_url
+    ) as agent:  # served after the aborted connections
         assert agent.rejected is None
     assert not [record for record in caplog.records if record.exc_info]
 
@@ -99,7 +102,7 @@ async def test_agents_are_admitted_by_code_or_by_key(settings: CoordinatorSettin
         assert enrolled.rejected is None
 
 
-async def test_configured_authority_is_accepted_and_the_host_header_is_not(
+async def test_only_a_configured_authority_is_accepted(
     settings: CoordinatorSettings,
 ) -> None:
     named = msgspec.structs.replace(settings, authorities=("coordinator.example:443",))

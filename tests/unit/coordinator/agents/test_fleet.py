@@ -22,6 +22,8 @@ def hello(key: bytes) -> Hello:
 
 
 class FleetHarness:
+    """A `Fleet` with a clock that the test sets, and agents without a WebSocket."""
+
     def __init__(self, settings: CoordinatorSettings | None = None) -> None:
         self.settings = settings or CoordinatorSettings()
         self.now = 10.0
@@ -64,7 +66,7 @@ def test_agent_without_key_or_code_is_not_enrolled() -> None:
     assert (rejected.code, rejected.retry_after_ms) == ("not_enrolled", None)
 
 
-def test_full_fleet_admits_only_connected_keys() -> None:
+def test_fleet_with_max_agents_admits_only_keys_that_are_connected() -> None:
     harness = FleetHarness(CoordinatorSettings(max_agents=1))
     assert harness.fleet.admit(HELLO) is None
     harness.fleet.join(harness.agent(b"a"))
@@ -85,8 +87,8 @@ def test_tried_agents_are_not_picked_again() -> None:
     assert harness.fleet.pick("tiny", Operation.CHAT, [b"a", b"b"]) is ErrorCode.MODEL_NOT_LOADED
 
 
-def test_recently_used_model_counts_as_unavailable_instead_of_unknown() -> None:
-    # Clients received 404 while the only server restarted, and clients do not retry a 404.
+def test_missing_model_is_out_of_capacity_within_the_grace_after_its_last_job() -> None:
+    # Regression: clients received 404, which they do not retry, while the only server restarted.
     harness = FleetHarness()
     agent = harness.agent(b"a")
     harness.fleet.join(agent)
@@ -99,7 +101,7 @@ def test_recently_used_model_counts_as_unavailable_instead_of_unknown() -> None:
     assert harness.fleet.pick("tiny", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
 
 
-def test_remembered_models_are_limited_to_the_most_recent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_most_recently_used_models_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet, "MAX_REMEMBERED_MODELS", 1)
     harness = FleetHarness()
     harness.now += MODEL_GRACE_S
@@ -113,7 +115,7 @@ def test_remembered_models_are_limited_to_the_most_recent(monkeypatch: pytest.Mo
     assert harness.fleet.pick("older", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
 
 
-def test_every_model_counts_as_unavailable_from_start_until_an_agent_connects() -> None:
+def test_every_model_is_out_of_capacity_from_the_start_until_an_agent_connects() -> None:
     harness = FleetHarness()
     assert harness.fleet.pick("tiny", Operation.CHAT) is ErrorCode.OUT_OF_CAPACITY
     harness.fleet.join(harness.agent(b"a"))
@@ -136,7 +138,7 @@ def test_draining_fleet_picks_and_admits_no_agent() -> None:
     assert harness.fleet.admit(HELLO) is not None
 
 
-def test_snapshot_holds_the_state_of_each_agent() -> None:
+def test_snapshot_contains_the_state_of_each_agent() -> None:
     harness = FleetHarness()
     agent = harness.agent(b"a")
     agent.heartbeat, agent.last_heartbeat = Heartbeat(1, 0, 4, None, None, None, None), 7.0

@@ -14,6 +14,7 @@ from tests.kit.scripted_agent import ScriptedAgent
 
 
 async def close_code(agent: ScriptedAgent) -> int | None:
+    """Wait until the connection is closed; return the coordinator's close code."""
     await agent.closed.wait()
     return agent.socket.close_code
 
@@ -21,14 +22,18 @@ async def close_code(agent: ScriptedAgent) -> int | None:
 @pytest.mark.parametrize(
     ("message", "code"),
     [
-        (b"secret prompt", 1002),
-        (b"", 1002),
-        (b"\x90", 1002),
-        ("text", 1002),
-        (msgspec.msgpack.encode([[35, "not a number"]]), 1002),
-        (msgspec.msgpack.encode([Chunk(bytes(16), 0, b"early")] * 2 + [["x"]]), 1002),
-        (bytes(MAX_MESSAGE_TO_COORDINATOR_BYTES + 1), 1009),
-        (bytes(MAX_MESSAGE_TO_COORDINATOR_BYTES + 2), 1009),
+        pytest.param(b"secret prompt", 1002, id="not MessagePack"),
+        pytest.param(b"", 1002, id="empty"),
+        pytest.param(b"\x90", 1002, id="no frames"),
+        pytest.param("text", 1002, id="text message"),
+        pytest.param(msgspec.msgpack.encode([[35, "not a number"]]), 1002, id="wrong field type"),
+        pytest.param(
+            msgspec.msgpack.encode([Chunk(bytes(16), 0, b"early")] * 2 + [["x"]]),
+            1002,
+            id="invalid last frame",
+        ),
+        pytest.param(bytes(MAX_MESSAGE_TO_COORDINATOR_BYTES + 1), 1009, id="1 byte too long"),
+        pytest.param(bytes(MAX_MESSAGE_TO_COORDINATOR_BYTES + 2), 1009, id="2 bytes too long"),
     ],
 )
 async def test_malformed_message_closes_the_connection_and_logs_no_content(
@@ -58,7 +63,7 @@ async def test_message_of_the_maximum_size_is_accepted(coordinator: Coordinator)
         assert coordinator.agents()[0].unknown_frames == 1
 
 
-async def test_silent_agent_is_closed(settings: CoordinatorSettings) -> None:
+async def test_connection_of_a_silent_agent_is_closed(settings: CoordinatorSettings) -> None:
     quick = msgspec.structs.replace(settings, heartbeat_ms=100)
     async with (
         Coordinator(quick) as coordinator,
@@ -68,7 +73,7 @@ async def test_silent_agent_is_closed(settings: CoordinatorSettings) -> None:
         assert "silent" in (agent.socket.close_reason or "")
 
 
-async def test_agent_without_hello_is_closed(
+async def test_connection_without_hello_is_closed_after_the_handshake_timeout(
     settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def wait_for_close(agent: ScriptedAgent) -> None:
@@ -81,7 +86,7 @@ async def test_agent_without_hello_is_closed(
         assert coordinator.agents() == []
 
 
-async def test_agent_that_does_not_read_acknowledgements_is_closed(
+async def test_connection_with_too_many_queued_frames_is_closed(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent_link, "MAX_QUEUED_FRAMES", 10)
@@ -91,7 +96,7 @@ async def test_agent_that_does_not_read_acknowledgements_is_closed(
         assert await close_code(agent) == 1008
 
 
-async def test_newer_connection_of_the_same_key_replaces_the_older(
+async def test_newer_connection_of_the_same_key_replaces_the_older_one(
     coordinator: Coordinator,
 ) -> None:
     async with (
@@ -103,14 +108,14 @@ async def test_newer_connection_of_the_same_key_replaces_the_older(
         assert len(coordinator.agents()) == 1
 
 
-async def test_agent_that_closes_leaves_the_fleet(coordinator: Coordinator) -> None:
+async def test_agent_that_closes_its_connection_leaves_the_fleet(coordinator: Coordinator) -> None:
     async with ScriptedAgent(coordinator.connect_url) as agent:
         assert len(coordinator.agents()) == 1
         await agent.socket.close()
         assert coordinator.agents() == []
 
 
-async def test_rejection_arrives_before_the_close(coordinator: Coordinator) -> None:
+async def test_rejected_is_sent_before_the_close_frame(coordinator: Coordinator) -> None:
     async with ScriptedAgent(coordinator.connect_url, authority="evil.example:443") as agent:
         assert agent.rejected is not None
         assert agent.rejected.code == "bad_signature"

@@ -24,10 +24,10 @@ class FakeCandidate(Struct):
 @pytest.mark.parametrize(
     ("loads", "chosen"),
     [
-        ([(0, 4), (0, 4)], 0),
-        ([(1, 4), (0, 4)], 1),
-        ([(1, 4), (1, 8)], 1),
-        ([(1, 1), (7, 8)], 1),
+        pytest.param([(0, 4), (0, 4)], 0, id="tie"),
+        pytest.param([(1, 4), (0, 4)], 1, id="fewer jobs"),
+        pytest.param([(1, 4), (1, 8)], 1, id="more capacity"),
+        pytest.param([(1, 1), (7, 8)], 1, id="first at capacity"),
     ],
 )
 def test_least_loaded_agent_is_chosen_and_the_smallest_key_breaks_a_tie(
@@ -58,6 +58,16 @@ CHAT_ONLY = table(offer(operations=["chat"]))
             [FakeCandidate(b"1", table(offer()), 4), FakeCandidate(b"2", CHAT_ONLY)],
             ErrorCode.OUT_OF_CAPACITY,
         ),
+    ],
+    ids=[
+        "no candidate",
+        "no offers yet",
+        "other model",
+        "other operation",
+        "draining",
+        "send queue full",
+        "capacity 0",
+        "the candidate that passed the most checks",
     ],
 )
 def test_reason_is_returned_when_no_candidate_is_eligible(

@@ -14,7 +14,7 @@ from tests.kit.scripted_agent import ScriptedAgent, ScriptedJob, offer
 BODY = b'{"model":"tiny"}'
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
-EVERYTHING = ("chat", "completions", "embeddings", "responses", "messages", "count_tokens")
+ALL_OPERATIONS = ("chat", "completions", "embeddings", "responses", "messages", "count_tokens")
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,13 @@ EVERYTHING = ("chat", "completions", "embeddings", "responses", "messages", "cou
         ("/v1/messages/count_tokens", "count_tokens"),
     ],
 )
-async def test_every_offered_operation_is_routed(
+async def test_each_path_starts_a_job_with_its_operation_if_offered(
     coordinator: Coordinator, http: aiohttp.ClientSession, path: str, operation: str
 ) -> None:
     async def answer(job: ScriptedJob) -> None:
         await job.answer(job.job.operation.encode(), content_type="text/plain")
 
-    models = [offer(operations=EVERYTHING), offer("chatty", operations=["chat"])]
+    models = [offer(operations=ALL_OPERATIONS), offer("chatty", operations=["chat"])]
     async with ScriptedAgent(coordinator.connect_url, models=models, answer=answer):
         async with http.post(path, data=BODY) as response:
             assert await response.text() == operation
@@ -51,7 +51,7 @@ async def test_every_offered_operation_is_routed(
         ("POST", "/healthz", 405),
     ],
 )
-async def test_unknown_paths_return_errors_in_the_wire_format(
+async def test_unknown_path_or_method_returns_an_error_in_the_wire_format(
     http: aiohttp.ClientSession, method: str, path: str, status: int
 ) -> None:
     async with http.request(method, path) as response:
@@ -62,7 +62,7 @@ async def test_unknown_paths_return_errors_in_the_wire_format(
         assert ("Allow" in response.headers) == (status == 405)
 
 
-async def test_request_over_the_size_limit_is_refused(settings: CoordinatorSettings) -> None:
+async def test_body_over_the_size_limit_receives_413(settings: CoordinatorSettings) -> None:
     small = msgspec.structs.replace(settings, max_request_bytes=len(BODY))
     async with (
         Coordinator(small) as coordinator,
@@ -74,12 +74,9 @@ async def test_request_over_the_size_limit_is_refused(settings: CoordinatorSetti
                 assert (await response.json())["type"] == "error"
 
 
-async def test_request_body_timeout(settings: CoordinatorSettings) -> None:
-    never = asyncio.Event()
-
-    async def trickle() -> None:
-        await never.wait()
-
+async def test_body_that_does_not_arrive_in_time_receives_408(
+    settings: CoordinatorSettings,
+) -> None:
     impatient = msgspec.structs.replace(settings, body_timeout_s=0.01)
     async with Coordinator(impatient) as coordinator:
         reader, writer = await asyncio.open_connection("127.0.0.1", _port(coordinator))
@@ -89,9 +86,13 @@ async def test_request_body_timeout(settings: CoordinatorSettings) -> None:
         await writer.wait_closed()
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b'{"model":7}'])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"nonsense", b'{"model":7}'],
+    ids=["empty", "an array", "not JSON", "model is a number"],
+)
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
-async def test_invalid_request_is_a_bad_request(
+async def test_invalid_body_receives_400(
     http: aiohttp.ClientSession, path: str, body: bytes
 ) -> None:
     async with http.post(path, data=body) as response:
@@ -110,8 +111,17 @@ async def test_invalid_request_is_a_bad_request(
         ({"authorization": "bearer secret"}, 503),
         ({"x-api-key": "secret"}, 503),
     ],
+    ids=[
+        "no key",
+        "wrong bearer token",
+        "basic authentication",
+        "wrong x-api-key",
+        "bearer token",
+        "lower-case bearer",
+        "x-api-key",
+    ],
 )
-async def test_configured_api_keys_are_required(
+async def test_configured_api_key_is_required_except_for_the_health_check(
     settings: CoordinatorSettings, headers: dict[str, str], status: int
 ) -> None:
     guarded = msgspec.structs.replace(settings, api_keys=SecretSet(["secret"]))
@@ -129,7 +139,7 @@ async def test_configured_api_keys_are_required(
             assert (response.status, await response.json()) == (200, {"status": "ok"})
 
 
-async def test_requests_over_the_limit_are_refused(settings: CoordinatorSettings) -> None:
+async def test_requests_beyond_max_requests_receive_503(settings: CoordinatorSettings) -> None:
     narrow = msgspec.structs.replace(settings, max_requests=1)
     async with (
         Coordinator(narrow) as coordinator,
@@ -162,7 +172,7 @@ async def test_models_are_listed_in_the_requested_format(
             assert (await response.json())["id"] == "org/both"
 
 
-async def test_official_openai_client_raises_its_own_exceptions(coordinator: Coordinator) -> None:
+async def test_official_openai_client_raises_its_typed_exceptions(coordinator: Coordinator) -> None:
     async def answer(job: ScriptedJob) -> None:
         await job.fail(job.job.model_id)
 
@@ -186,7 +196,7 @@ async def test_official_openai_client_raises_its_own_exceptions(coordinator: Coo
         assert [model.id async for model in client.models.list()] == sorted(codes)
 
 
-async def test_official_anthropic_client_raises_its_own_exceptions(
+async def test_official_anthropic_client_raises_its_typed_exceptions(
     coordinator: Coordinator,
 ) -> None:
     async def answer(job: ScriptedJob) -> None:
@@ -213,7 +223,7 @@ async def test_official_anthropic_client_raises_its_own_exceptions(
 async def test_official_clients_raise_for_an_interrupted_stream(coordinator: Coordinator) -> None:
     async def answer(job: ScriptedJob) -> None:
         await job.start()
-        await job.send(b": so far so good\n\n")
+        await job.send(b": comment\n\n")
         await job.fail("backend_error", "the server crashed")
 
     async with (

@@ -39,7 +39,7 @@ def job_error(
         ("context_length_exceeded", 413, 413),
         ("cancelled", None, 503),
         ("model_not_loaded", 404, 404),
-        ("model_not_loaded", None, 503),  # its agent offered it a moment ago
+        ("model_not_loaded", None, 503),  # the agent offered the model a moment ago
         ("format_not_supported", None, 400),
         ("out_of_capacity", None, 503),
         ("draining", None, 503),
@@ -63,8 +63,7 @@ def test_http_status_of_each_error_code(
 
 
 @pytest.mark.parametrize("code", [*ErrorCode, "of_a_newer_agent"])
-def test_messages_about_provider_faults_are_replaced(code: str) -> None:
-    """An agent's message about its own servers is for its operator."""
+def test_message_of_an_agent_about_its_own_failure_is_replaced(code: str) -> None:
     entry = entry_for(code)
     expected = entry.meaning if entry.fault is Fault.PROVIDER else "why"
     assert error_of_job(job_error(code, None)).message == expected
@@ -85,14 +84,14 @@ def test_every_registry_code_has_a_status_and_a_message(code: ErrorCode) -> None
         ("backend_error", 1001, None),
     ],
 )
-def test_status_503_has_retry_after(
+def test_only_status_503_has_retry_after(
     code: str, retry_after_ms: int | None, retry_after_s: int | None
 ) -> None:
     failure = error_of_job(job_error(code, retry_after_ms=retry_after_ms))
     assert failure.retry_after_s == retry_after_s
 
 
-def test_registry_decides_whether_an_error_is_retryable() -> None:
+def test_registry_decides_whether_an_error_is_retryable_unless_the_code_is_unknown() -> None:
     for code, entry in REGISTRY.items():
         assert is_retryable(job_error(code.value)) is entry.retryable
     assert is_retryable(job_error("of_a_newer_agent", retryable=True))
@@ -124,25 +123,39 @@ def test_error_body_in_each_wire_format(status: int, openai_type: str, anthropic
 
 
 @pytest.mark.parametrize(
-    ("wire_format", "body", "passed"),
+    ("wire_format", "body", "forwarded"),
     [
-        (OPENAI, b'{"error":{"message":"too long","code":400}}', True),
-        (OPENAI, b'{"error":"too long"}', False),
-        (OPENAI, b'{"error":{"message":"cut o', False),
-        (OPENAI, b"\xff", False),
-        (ANTHROPIC, b'{"type":"error","error":{"type":"a","message":"b"}}', True),
-        (ANTHROPIC, b'{"error":{"type":"a","message":"b","code":400}}', False),
-        (ANTHROPIC, b'{"type":"message","error":{"type":"a","message":"b"}}', False),
+        pytest.param(
+            OPENAI, b'{"error":{"message":"too long","code":400}}', True, id="valid OpenAI error"
+        ),
+        pytest.param(OPENAI, b'{"error":"too long"}', False, id="error is a string"),
+        pytest.param(OPENAI, b'{"error":{"message":"cut o', False, id="truncated"),
+        pytest.param(OPENAI, b"\xff", False, id="not JSON"),
+        pytest.param(
+            ANTHROPIC,
+            b'{"type":"error","error":{"type":"a","message":"b"}}',
+            True,
+            id="valid Anthropic error",
+        ),
+        pytest.param(
+            ANTHROPIC, b'{"error":{"type":"a","message":"b","code":400}}', False, id="no type"
+        ),
+        pytest.param(
+            ANTHROPIC,
+            b'{"type":"message","error":{"type":"a","message":"b"}}',
+            False,
+            id="type is not error",
+        ),
     ],
 )
-def test_upstream_body_is_forwarded_if_it_has_the_format(
-    wire_format: WireFormat, body: bytes, passed: bool
+def test_upstream_body_is_forwarded_if_it_is_an_error_in_the_wire_format(
+    wire_format: WireFormat, body: bytes, forwarded: bool
 ) -> None:
     failure = error_of_job(job_error("bad_request", 400, body=body))
-    assert (render_body(wire_format, failure) == body) is passed
+    assert (render_body(wire_format, failure) == body) is forwarded
 
 
-def test_upstream_body_about_a_provider_fault_is_not_forwarded() -> None:
+def test_upstream_body_of_a_server_failure_is_not_forwarded() -> None:
     body = b'{"error":{"message":"CUDA out of memory on gpu-7"}}'
     failure = error_of_job(job_error("backend_error", 500, body=body))
     assert b"CUDA" not in render_body(OPENAI, failure)
@@ -151,13 +164,13 @@ def test_upstream_body_about_a_provider_fault_is_not_forwarded() -> None:
 @pytest.mark.parametrize(
     ("tail", "prefix"),
     [
-        (b"", b""),
-        (b"}\n\n", b""),
-        (b"\r\n\r\n", b""),
-        (b"\r\r", b""),
-        (b"}\n", b"\n"),
-        (b"}\r\n", b"\n"),
-        (b"data", b"\n\n"),
+        pytest.param(b"", b"", id="empty stream"),
+        pytest.param(b"}\n\n", b"", id="event ended by LF LF"),
+        pytest.param(b"\r\n\r\n", b"", id="event ended by CRLF CRLF"),
+        pytest.param(b"\r\r", b"", id="event ended by CR CR"),
+        pytest.param(b"}\n", b"\n", id="line ended by LF"),
+        pytest.param(b"}\r\n", b"\n", id="line ended by CRLF"),
+        pytest.param(b"data", b"\n\n", id="incomplete line"),
     ],
 )
 def test_error_event_is_separated_from_an_incomplete_event(tail: bytes, prefix: bytes) -> None:
@@ -166,6 +179,6 @@ def test_error_event_is_separated_from_an_incomplete_event(tail: bytes, prefix: 
     assert event.endswith(b"}\n\n")
 
 
-def test_anthropic_error_event_has_a_name() -> None:
+def test_anthropic_error_event_has_an_event_field() -> None:
     event = render_event(ANTHROPIC, ClientError(502, "backend_error", "why"), b"")
     assert event.startswith(b'event: error\ndata: {"type":"error","error":')

@@ -7,7 +7,7 @@ from provider_agent.coordinator.http.client_request import find_model, valid_tra
 VALID = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-def test_only_the_top_level_model_is_used() -> None:
+def test_find_model_ignores_a_nested_model() -> None:
     assert find_model(b' {"messages":[{"model":1}],"model":"tiny"} ') == "tiny"
 
 
@@ -40,18 +40,18 @@ def test_find_model_rejects_an_invalid_body(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
-        (VALID, VALID),
-        ("", ""),
-        (VALID.upper(), ""),
-        (VALID + "-more", ""),
-        ("ff" + VALID[2:], ""),
-        ("00-" + "0" * 32 + VALID[35:], ""),
-        (VALID[:36] + "0" * 16 + "-01", ""),
+        pytest.param(VALID, VALID, id="valid"),
+        pytest.param("", "", id="empty"),
+        pytest.param(VALID.upper(), "", id="upper case"),
+        pytest.param(VALID + "-more", "", id="too long"),
+        pytest.param("ff" + VALID[2:], "", id="invalid version"),
+        pytest.param("00-" + "0" * 32 + VALID[35:], "", id="zero trace id"),
+        pytest.param(VALID[:36] + "0" * 16 + "-01", "", id="zero span id"),
     ],
 )
-def test_only_a_valid_traceparent_is_kept(header: str, expected: str) -> None:
+def test_invalid_traceparent_becomes_empty(header: str, expected: str) -> None:
     assert valid_traceparent(CIMultiDict({"Traceparent": header})) == expected
 
 
-def test_missing_traceparent_is_empty() -> None:
+def test_missing_traceparent_becomes_empty() -> None:
     assert valid_traceparent(CIMultiDict()) == ""

@@ -10,7 +10,7 @@ from provider_agent.protocol.limits import MIB
 from tests.kit.coordinator_harness import NO_HEARTBEATS, coordinator_harness, warning_events
 from tests.kit.virtual_time import in_virtual_time
 
-MUCH = 16 * MIB  # more than both kernels' buffers and the window hold
+MUCH = 16 * MIB  # more than the window and the socket buffers of both sides hold
 
 
 def test_stalled_client_is_disconnected_and_its_job_cancelled(
@@ -21,9 +21,9 @@ def test_stalled_client_is_disconnected_and_its_job_cancelled(
         async with coordinator_harness() as harness:
             job, _ = await harness.streaming(b"x")
             sending = asyncio.create_task(job.send(bytes(MUCH)))
-            began = asyncio.get_running_loop().time()
+            started_at = asyncio.get_running_loop().time()
             await job.cancelled.wait()
-            assert 120 <= asyncio.get_running_loop().time() - began < 180
+            assert 120 <= asyncio.get_running_loop().time() - started_at < 180
             await sending  # the coordinator discards these bytes
             await job.fail("cancelled")
             assert harness.coordinator.counters.disconnected == 1
@@ -58,12 +58,12 @@ async def test_client_is_not_disconnected_while_the_agent_is_idle() -> None:
 
 
 @in_virtual_time
-async def test_blocked_client_is_disconnected_after_slow_consumer() -> None:
+async def test_blocked_client_is_disconnected_when_its_job_ends_with_slow_consumer() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"x")
         sending = asyncio.create_task(job.send(bytes(MUCH)))
         received = -1
-        while received != job.stream.acked:
+        while received != job.stream.acked:  # until all buffers are full
             received = job.stream.acked
             await asyncio.sleep(1)
         sending.cancel()
@@ -78,7 +78,7 @@ async def test_blocked_client_is_disconnected_after_slow_consumer() -> None:
 
 
 @in_virtual_time
-async def test_client_that_reads_again_receives_the_slow_consumer_error() -> None:
+async def test_client_that_reads_receives_the_slow_consumer_error() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"data: 1\n\n")
         await job.fail("slow_consumer", "too slow")

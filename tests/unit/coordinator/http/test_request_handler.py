@@ -28,6 +28,7 @@ ANTHROPIC_EVENTS = (b"event: ping\r\ndata: {}\r\n\r\n", b'event: message_stop\nd
         (MESSAGES, "anthropic", "messages", (b'{"type":"message"}',), "application/json"),
         (CHAT, "openai", "chat", (), "application/json"),
     ],
+    ids=["OpenAI events", "OpenAI JSON", "Anthropic events", "Anthropic JSON", "empty"],
 )
 async def test_request_and_response_are_forwarded_byte_for_byte(
     coordinator: Coordinator,
@@ -60,7 +61,7 @@ async def test_request_and_response_are_forwarded_byte_for_byte(
     assert coordinator.counters.completed == 1
 
 
-async def test_chunks_are_forwarded_as_they_arrive(
+async def test_each_chunk_is_forwarded_when_it_arrives(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     async with ScriptedAgent(coordinator.connect_url) as agent:
@@ -76,7 +77,7 @@ async def test_chunks_are_forwarded_as_they_arrive(
         assert await response.content.read() == b""
 
 
-async def test_upstream_status_is_forwarded(
+async def test_status_of_job_started_is_forwarded(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     async def answer(job: ScriptedJob) -> None:
@@ -99,7 +100,7 @@ async def test_content_type_with_control_characters_is_replaced(
         assert "Set-Cookie" not in response.headers
 
 
-@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("streaming", [False, True], ids=["before output", "after output"])
 async def test_job_is_cancelled_when_its_client_disconnects(
     coordinator: Coordinator, http: aiohttp.ClientSession, streaming: bool
 ) -> None:
@@ -142,7 +143,7 @@ async def test_bytes_received_after_a_cancel_are_acknowledged_and_dropped(
 async def test_slow_client_stalls_only_its_own_job(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
-    size = 16 * MIB  # more than both kernels' buffers and the window hold
+    size = 16 * MIB  # more than the window and the socket buffers of both sides hold
 
     async def answer(job: ScriptedJob) -> None:
         await job.answer(bytes(size) if b"big" in job.job.request else b"{}")
@@ -159,7 +160,7 @@ async def test_slow_client_stalls_only_its_own_job(
         await stalled.done.wait()
 
 
-async def test_traceparent_is_forwarded_when_valid(
+async def test_only_a_valid_traceparent_is_forwarded(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -168,12 +169,12 @@ async def test_traceparent_is_forwarded_when_valid(
         await job.answer(job.job.traceparent.encode())
 
     async with ScriptedAgent(coordinator.connect_url, answer=answer):
-        for sent, forwarded in ((valid, valid), ("nonsense", "")):
+        for sent, expected in ((valid, valid), ("nonsense", "")):
             async with http.post(CHAT, data=BODY, headers={"traceparent": sent}) as response:
-                assert await response.text() == forwarded
+                assert await response.text() == expected
 
 
-async def test_silent_agent_causes_504_and_a_cancel(
+async def test_job_without_an_end_causes_504_and_is_cancelled_after_its_deadline(
     settings: CoordinatorSettings,
 ) -> None:
     short = msgspec.structs.replace(settings, deadline_s=0.05, deadline_grace_s=0)
@@ -237,6 +238,7 @@ async def test_result_without_job_started_is_an_invalid_response(
         (CHAT, b"data: 1", b'\n\ndata: {"error":{'),
         (MESSAGES, b"data: 1\r\n\r\n", b'event: error\ndata: {"type":"error",'),
     ],
+    ids=["complete event", "complete line", "incomplete line", "Anthropic"],
 )
 async def test_interrupted_event_stream_ends_with_one_error_event(
     coordinator: Coordinator, http: aiohttp.ClientSession, path: str, sent: bytes, added: bytes
@@ -244,7 +246,7 @@ async def test_interrupted_event_stream_ends_with_one_error_event(
     async def answer(job: ScriptedJob) -> None:
         await job.start()
         await job.send(sent)
-        await job.fail("backend_error", "the server died")
+        await job.fail("backend_error", "the server crashed")
 
     async with ScriptedAgent(coordinator.connect_url, answer=answer):
         response = await http.post(path, data=BODY)
@@ -254,7 +256,7 @@ async def test_interrupted_event_stream_ends_with_one_error_event(
         assert received.count(REGISTRY[ErrorCode.BACKEND_ERROR].meaning.encode()) == 1
 
 
-async def test_interrupted_body_aborts_the_connection(
+async def test_interrupted_json_response_aborts_the_connection(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     async with ScriptedAgent(coordinator.connect_url) as agent:
@@ -289,7 +291,7 @@ async def test_agent_lost_during_a_stream_causes_an_error_event(
         assert coordinator.agents() == []
 
 
-async def test_agent_lost_before_the_first_byte_is_replaced(
+async def test_request_is_sent_to_another_agent_when_the_agent_is_lost_before_output(
     settings: CoordinatorSettings,
 ) -> None:
     async with (
@@ -308,7 +310,7 @@ async def test_agent_lost_before_the_first_byte_is_replaced(
         assert coordinator.counters.retried == 1
 
 
-async def test_retryable_error_is_returned_after_each_agent_was_tried_once(
+async def test_retryable_error_is_returned_after_one_job_on_each_agent(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     async def answer(job: ScriptedJob) -> None:
@@ -325,7 +327,7 @@ async def test_retryable_error_is_returned_after_each_agent_was_tried_once(
         assert one.jobs.keys() != two.jobs.keys()
 
 
-async def test_attempts_are_limited(settings: CoordinatorSettings) -> None:
+async def test_number_of_agents_tried_per_request_is_limited(settings: CoordinatorSettings) -> None:
     async def answer(job: ScriptedJob) -> None:
         await job.fail("internal")
 
@@ -342,7 +344,7 @@ async def test_attempts_are_limited(settings: CoordinatorSettings) -> None:
         assert sum(len(agent.jobs) for agent in (one, two, three)) == 2
 
 
-async def test_client_fault_is_not_retried(
+async def test_invalid_request_is_not_sent_to_another_agent(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     async def answer(job: ScriptedJob) -> None:

@@ -47,36 +47,35 @@ def detach(job: RunningJob, received: bytes = b"") -> tuple[DetachedSession, Rec
 
 
 @pytest.mark.parametrize(
-    ("started", "send_count", "live_jobs", "outcome"),
+    ("live_jobs", "outcome"),
     [
-        (True, 1, [LiveJob(JOB_ID, 0, 9)], "streams"),
-        (True, 1, [LiveJob(JOB_ID, 3, 3)], "streams"),
-        (True, 1, [UNKNOWN, LiveJob(JOB_ID, 0, 9)], "streams"),
-        (True, 1, [], "failed"),
-        (True, 1, [UNKNOWN], "failed"),
-        (True, 1, [LiveJob(JOB_ID, 4, 9)], "failed"),
-        (True, 1, [LiveJob(JOB_ID, 0, 2)], "failed"),
+        pytest.param([LiveJob(JOB_ID, 0, 9)], "streams", id="next byte is held"),
+        pytest.param([LiveJob(JOB_ID, 3, 3)], "streams", id="next byte is not yet written"),
+        pytest.param([UNKNOWN, LiveJob(JOB_ID, 0, 9)], "streams", id="beside an unknown job"),
+        pytest.param([], "failed", id="no live job"),
+        pytest.param([UNKNOWN], "failed", id="only an unknown job"),
+        pytest.param([LiveJob(JOB_ID, 4, 9)], "failed", id="next byte is discarded"),
+        pytest.param([LiveJob(JOB_ID, 0, 2)], "failed", id="fewer bytes than received"),
     ],
 )
-def test_job_with_output_continues_or_fails(
-    started: bool, send_count: int, live_jobs: list[LiveJob], outcome: str
+def test_job_with_output_continues_only_if_the_agent_holds_its_next_byte(
+    live_jobs: list[LiveJob], outcome: str
 ) -> None:
-    job = running_job(FakeOwner(), b"abc", started=started)
-    job.send_count = send_count
+    job = running_job(FakeOwner(), b"abc")
     assert outcome_of(*detach(job, b"abc"), live_jobs) == outcome
 
 
 @pytest.mark.parametrize(
     ("started", "send_count", "live_jobs", "outcome"),
     [
-        (False, 1, [], "resend"),
-        (False, 1, [UNKNOWN], "resend"),
-        (False, MAX_SENDS - 1, [], "resend"),
-        (False, MAX_SENDS, [], "failed"),
-        (False, MAX_SENDS, [LiveJob(JOB_ID, 0, 0)], "streams"),
-        (False, 1, [LiveJob(JOB_ID, 0, 0)], "streams"),
-        (False, 1, [LiveJob(JOB_ID, 1, 1)], "failed"),
-        (True, 1, [], "failed"),
+        pytest.param(False, 1, [], "resend", id="missing"),
+        pytest.param(False, 1, [UNKNOWN], "resend", id="missing beside an unknown job"),
+        pytest.param(False, MAX_SENDS - 1, [], "resend", id="missing before the last send"),
+        pytest.param(False, MAX_SENDS, [], "failed", id="missing after the last send"),
+        pytest.param(False, MAX_SENDS, [LiveJob(JOB_ID, 0, 0)], "streams", id="live at last send"),
+        pytest.param(False, 1, [LiveJob(JOB_ID, 0, 0)], "streams", id="live"),
+        pytest.param(False, 1, [LiveJob(JOB_ID, 1, 1)], "failed", id="first byte is discarded"),
+        pytest.param(True, 1, [], "failed", id="started but missing"),
     ],
 )
 def test_job_without_output_continues_is_resent_or_fails(
@@ -88,6 +87,7 @@ def test_job_without_output_continues_is_resent_or_fails(
 
 
 def outcome_of(session: DetachedSession, stream: ReceiveStream, live_jobs: list[LiveJob]) -> str:
+    """The field of the `ResumptionPlan` that contains the session's only job."""
     plan = session.plan_resumption(live_jobs)
     assert plan.streams in ({}, {JOB_ID: stream})
     found = {
@@ -118,7 +118,7 @@ def test_abandoned_job_is_dropped() -> None:
     assert job.end is None
 
 
-@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("missing", [False, True], ids=["session ended", "job missing"])
 def test_failed_job_ends_with_one_retryable_error(missing: bool) -> None:
     session, _ = detach(job := running_job(FakeOwner()))
     if missing:

@@ -53,14 +53,14 @@ async def test_claimed_session_does_not_expire() -> None:
     assert session.ends == 0
 
 
-async def test_session_ends_at_once_when_the_time_is_zero() -> None:
+async def test_session_ends_at_once_when_keep_s_is_zero() -> None:
     store, session = DetachedSessions(8, 0.0), new_session()
     store.add(session)
     assert (len(store), session.ends) == (0, 1)
 
 
 @in_virtual_time
-async def test_oldest_session_ends_when_the_store_is_full() -> None:
+async def test_oldest_session_ends_when_the_capacity_is_exceeded() -> None:
     store = DetachedSessions(2, 60.0)
     sessions = [new_session(key) for key in (b"a", b"b", b"c")]
     for session in sessions:
@@ -72,7 +72,7 @@ async def test_oldest_session_ends_when_the_store_is_full() -> None:
 
 
 @in_virtual_time
-async def test_key_has_at_most_two_entries() -> None:
+async def test_public_key_has_at_most_one_current_and_one_retired_session() -> None:
     store = DetachedSessions(3, 60.0)
     other = new_session(b"other")
     store.add(other)
@@ -83,7 +83,7 @@ async def test_key_has_at_most_two_entries() -> None:
 
 
 @in_virtual_time
-async def test_replacing_a_session_restarts_the_time() -> None:
+async def test_expiry_of_a_replacing_session_counts_from_its_own_addition() -> None:
     store, older, newer = DetachedSessions(8, 60.0), new_session(), new_session(session_id=b"t")
     store.add(older)
     await asyncio.sleep(50)
@@ -95,7 +95,7 @@ async def test_replacing_a_session_restarts_the_time() -> None:
 
 
 @in_virtual_time
-async def test_new_session_of_a_key_ends_its_unresumable_sessions() -> None:
+async def test_end_replaced_keeps_only_the_retired_session_of_another_process() -> None:
     for retired, instance_id, ends in (
         (False, "one", 1),
         (False, "two", 1),

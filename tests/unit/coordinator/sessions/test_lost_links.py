@@ -1,4 +1,4 @@
-"""Ways to lose a link, and which of them end the session. Real sockets, virtual time."""
+"""Which ways of losing a link end the session. Real sockets, virtual time."""
 
 import asyncio
 import gc
@@ -54,7 +54,7 @@ async def test_job_without_output_fails_over_when_the_session_expires() -> None:
 
 
 @in_virtual_time
-async def test_session_resumes_while_its_older_link_is_half_open() -> None:
+async def test_session_resumes_while_the_coordinator_has_not_noticed_the_lost_link() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"1")
         older, closed = harness.agent.socket, harness.agent.closed
@@ -68,7 +68,7 @@ async def test_session_resumes_while_its_older_link_is_half_open() -> None:
 
 
 @in_virtual_time
-async def test_model_of_a_detached_agent_is_answered_503_then_404() -> None:
+async def test_request_receives_503_while_its_only_agent_is_detached_and_404_later() -> None:
     async with coordinator_harness() as harness:
         await harness.agent.lose_link()
         await wait_until(lambda: bool(harness.coordinator.detached_sessions()))
@@ -79,7 +79,7 @@ async def test_model_of_a_detached_agent_is_answered_503_then_404() -> None:
 
 
 @in_virtual_time
-async def test_silent_agent_may_resume() -> None:
+async def test_session_of_a_silent_agent_can_be_resumed() -> None:
     async with coordinator_harness(replace(NO_HEARTBEATS, heartbeat_ms=10_000)) as harness:
         job, response = await harness.streaming(b"1")
         await harness.agent.closed.wait()
@@ -99,7 +99,9 @@ async def test_session_resumes_after_its_welcome_was_lost() -> None:
         await harness.agent.lose_link()
         await harness.agent.reconnect()
         await harness.agent.lose_link()
-        harness.agent.session.welcome = before  # as if the new one was lost
+        harness.agent.session.welcome = (
+            before  # as if the agent had not received the second `Welcome`
+        )
         await harness.agent.reconnect()
         await job.send(b"2")
         await job.finish()
@@ -123,7 +125,7 @@ async def test_lost_links_leave_no_state() -> None:
 
 
 @in_virtual_time
-async def test_agent_that_stopped_reading_may_resume() -> None:
+async def test_session_of_an_agent_that_does_not_read_can_be_resumed() -> None:
     async with coordinator_harness() as harness:
         body = b'{"model":"tiny","filler":"' + b"x" * (15 * MIB) + b'"}'
         asking = asyncio.create_task(harness.http.post(CHAT, data=io.BytesIO(body)))

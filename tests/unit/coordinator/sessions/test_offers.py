@@ -9,7 +9,7 @@ def table(*models: ModelOffer, capacity: int = 4) -> OfferTable:
     return OfferTable(Capabilities(7, list(models), AgentLimits(capacity)))
 
 
-def test_offers_of_one_model_are_merged_without_unknown_names() -> None:
+def test_operations_of_one_model_are_merged_without_unknown_operations() -> None:
     offers = table(
         offer("a", operations=["chat", "telepathy"]),
         offer("a", operations=["messages"]),
@@ -23,5 +23,5 @@ def test_offers_of_one_model_are_merged_without_unknown_names() -> None:
     assert offers.models_for(WireFormat.ANTHROPIC) == {"a", "b"}
 
 
-def test_capacity_is_limited() -> None:
+def test_capacity_is_limited_to_max_live_jobs() -> None:
     assert table(capacity=2**50).capacity == MAX_LIVE_JOBS

@@ -1,4 +1,4 @@
-"""Clients experience a lost link as a pause. Real sockets, virtual time."""
+"""Resumption: a client sees a lost link only as a pause. Real sockets, virtual time."""
 
 import asyncio
 import random
@@ -36,7 +36,7 @@ async def test_response_continues_after_a_lost_link() -> None:
 
 
 @in_virtual_time
-async def test_end_lost_with_the_link_arrives_over_the_next() -> None:
+async def test_end_that_was_lost_with_the_link_is_sent_over_the_next_link() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"data: 1\n\n")
         await harness.agent.lose_link()
@@ -107,7 +107,7 @@ async def test_lost_job_frame_is_sent_again_with_the_remaining_deadline() -> Non
 
 
 @in_virtual_time
-async def test_job_that_breaks_every_link_fails_after_max_sends() -> None:
+async def test_job_whose_link_is_always_lost_fails_after_max_sends() -> None:
     async with coordinator_harness() as harness:
         asking = harness.ask()
         for _ in range(MAX_SENDS):
@@ -139,7 +139,7 @@ def test_job_fails_when_the_agent_does_not_hold_the_next_byte(
 
 
 @in_virtual_time
-async def test_started_job_missing_after_resumption_fails_over() -> None:
+async def test_request_moves_to_another_agent_if_its_started_job_is_not_resumed() -> None:
     async with (
         coordinator_harness() as harness,
         ScriptedAgent(harness.coordinator.connect_url) as other,
@@ -169,7 +169,7 @@ async def test_unknown_live_jobs_are_ignored() -> None:
 
 
 @in_virtual_time
-async def test_session_of_another_key_cannot_be_claimed() -> None:
+async def test_session_of_another_key_cannot_be_resumed() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"x")
         await harness.agent.lose_link()

@@ -17,7 +17,7 @@ class FakeOwner:
 OWNER = FakeOwner()
 
 
-async def test_wait_returns_when_bytes_arrive() -> None:
+async def test_wait_returns_at_the_first_byte_and_take_returns_all_bytes() -> None:
     job = RunningJob(JOB, OWNER, 0.0)
     waiting = asyncio.create_task(job.wait())
     job.on_started(JobStarted(JOB_ID, 200, "text/plain", "b"))
@@ -32,7 +32,7 @@ async def test_wait_returns_when_bytes_arrive() -> None:
     assert job.unconsumed == 3
 
 
-async def test_wait_returns_immediately_after_the_end() -> None:
+async def test_wait_returns_when_the_job_ends_and_at_once_later() -> None:
     job = RunningJob(JOB, OWNER, 0.0)
     waiting = asyncio.create_task(job.wait())
     job.on_end(RESULT)
@@ -47,7 +47,7 @@ async def test_second_end_is_ignored() -> None:
     assert job.end is RESULT
 
 
-async def test_cancelled_wait_loses_nothing() -> None:
+async def test_cancelled_wait_loses_no_bytes() -> None:
     job = RunningJob(JOB, OWNER, 0.0)
     waiting = asyncio.create_task(job.wait())
     await asyncio.sleep(0)
@@ -57,7 +57,7 @@ async def test_cancelled_wait_loses_nothing() -> None:
     assert job.take() == b"a"
 
 
-async def test_repr_shows_the_state() -> None:
+async def test_repr_shows_the_job_id_and_the_buffered_bytes() -> None:
     job = RunningJob(JOB, OWNER, 0.0)
     job.on_data(b"ab")
     assert repr(job) == f"<RunningJob {JOB_ID.hex()} open buffered=2>"
