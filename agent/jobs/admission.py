@@ -14,13 +14,13 @@ log = EventLogger(__name__)
 
 
 class JobAdmission:
-    """The agent's own limits, across all backends.
+    """Applies the limits of the whole agent, across all backends, to new jobs.
 
     Args:
         pool: the backends.
-        max_concurrent: jobs at once.
-        tokens_per_minute: what all jobs together may use; None: no limit.
-        clock: monotonic, in seconds.
+        max_concurrent: the most jobs that run at the same time.
+        tokens_per_minute: the most tokens that all jobs together may use; if None, unlimited.
+        clock: returns monotonic seconds.
 
     Attributes:
         accepting: False once the agent drains; jobs are then refused with `draining`.
@@ -53,7 +53,12 @@ class JobAdmission:
             self._bucket.consume(tokens)
 
     def admit(self, job: Job, in_flight: int) -> Route | Refusal:
-        """The backend that executes the job first, or why the agent refuses it."""
+        """Return the route of the first attempt, or why the agent refuses the job.
+
+        Args:
+            job: the new job.
+            in_flight: the number of jobs that run now.
+        """
         decision = self._decide(job, in_flight)
         if log.enabled_for(logging.DEBUG):
             _log_decision(job, decision)

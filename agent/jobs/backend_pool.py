@@ -1,4 +1,4 @@
-"""What jobs need of the backends: routes to them, and attempts on them."""
+"""The interface through which jobs use the backends: find routes, and start attempts."""
 
 import logging
 from typing import Protocol
@@ -15,7 +15,7 @@ class BackendPool(Protocol):
     """The backends that jobs run on."""
 
     def routes(self, model_id: str) -> list[Route]:
-        """The healthy backends that serve the model, with their load."""
+        """Return the healthy backends that serve the model, with their load."""
         ...
 
     def start(self, route: Route) -> Attempt:
@@ -24,7 +24,7 @@ class BackendPool(Protocol):
 
 
 def find_routes(pool: BackendPool, job: Job) -> list[Route] | Refusal:
-    """The backends that may execute the job now, best first."""
+    """Return the backends that may execute the job now, best first, or why there is none."""
     routes = pool.routes(job.model_id)
     chosen = choose_routes(job.format, job.operation, routes)
     if log.enabled_for(logging.DEBUG):

@@ -11,11 +11,12 @@ from provider_agent.protocol.stream import SendStream
 class JobChannel:
     """One job's channel in the outbox; the `JobSink` that its adapter writes to.
 
-    A full window pauses the source of the response; it resumes when half of the window is free.
+    A full window pauses the source, which is the backend's response as `FlowControl`. The source
+    resumes when half of the window is free.
 
     Args:
         stream: holds the response until it is acknowledged.
-        mark_ready: called when the stream may have frames to send.
+        mark_ready: called with this channel when its stream may have frames to send.
     """
 
     __slots__ = ("_backend_id", "_mark_ready", "_paused", "_source", "stream")
@@ -31,14 +32,15 @@ class JobChannel:
         return f"<JobChannel {self.stream!r} backend={self._backend_id!r} paused={self._paused}>"
 
     def assign(self, backend_id: str) -> None:
-        """Set the backend that `JobStarted` names, before an attempt."""
+        """Set the backend id that the next `JobStarted` carries; called before each attempt."""
         self._backend_id = backend_id[:MAX_NAME_CHARS]
 
     def started(self, status: int, content_type: str, source: FlowControl) -> None:
-        """The response has started; see `JobSink.started`.
+        """Queue the start of the response; see `JobSink.started`.
 
         Raises:
-            ValueError: `status` is not an HTTP status. Sent, it would end the link for every job.
+            ValueError: `status` is not an HTTP status. The coordinator would close the link, which
+                all jobs share, because of such a frame.
         """
         if not 100 <= status <= 599:
             raise ValueError(f"{status} is not an HTTP status")
@@ -48,10 +50,10 @@ class JobChannel:
         self._mark_ready(self)
 
     def send_chunk(self, data: bytes) -> None:
-        """The next bytes of the response; see `JobSink.send_chunk`.
+        """Queue the next bytes of the response; see `JobSink.send_chunk`.
 
         Raises:
-            RuntimeError: the adapter has not called `started`.
+            RuntimeError: the adapter has not called `started`, and the job has not ended.
         """
         stream = self.stream
         if stream.started is None and stream.end is None:
@@ -68,8 +70,8 @@ class JobChannel:
         self._source = None
         self._mark_ready(self)
 
-    def resume_if_drained(self) -> None:
-        """After an acknowledgement: resume a paused source when half of the window is free."""
+    def resume_if_half_free(self) -> None:
+        """Resume a paused source if half of the window is free; called after acknowledgements."""
         if self._paused and self.stream.below_low_water:
             self._paused = False
             if self._source is not None:

@@ -7,8 +7,8 @@
                           ▼                        │
                         remaining jobs are cancelled, each with the end `draining`
 
-A second signal cancels the running jobs at once. A drain also works without a link: jobs continue,
-and their ends wait for the next link as long as there is a session to resume.
+A second signal cancels the running jobs at once. A drain also works while the link is lost: jobs
+continue, and their ends are sent over the next link if the session can still be resumed.
 """
 
 import asyncio
@@ -22,26 +22,27 @@ from provider_agent.event_log import EventLogger
 log = EventLogger(__name__)
 
 FLUSH_S: Final = 5.0
-"""How long to wait for the acknowledgement of the last ends on a link that is up."""
+"""Seconds that a drain waits for the acknowledgement of the last ends while there is a link."""
 
 FORCED_FLUSH_S: Final = 1.0
-"""The same after a second signal: one round trip on a bad link."""
+"""Seconds that an immediate stop waits for acknowledgements: one round trip on a slow network."""
 
 STOP_S: Final = 5.0
-"""How long cancelled jobs may take to stop, as they close connections. An adapter that ignores its
+"""Seconds that cancelled jobs may take to close their connections. An adapter that ignores its
 cancellation must not keep the agent running."""
 
 
 async def drain(jobs: Jobs, outbox: Outbox, connected: asyncio.Event, limit_s: float) -> None:
     """Accept no more jobs, let the running ones finish, and wait until their ends are acknowledged.
 
-    Cancelling it leaves the jobs that still run as they are.
+    Cancelling this coroutine does not stop the running jobs.
 
     Args:
         jobs: the running jobs.
-        outbox: holds their ends.
+        outbox: holds the jobs' ends until they are acknowledged.
         connected: set while there is a link.
-        limit_s: how long to wait for jobs and for a lost link.
+        limit_s: seconds until the remaining jobs are cancelled, and until the drain stops waiting
+            for a lost link.
     """
     jobs.stop_accepting()
     until = asyncio.get_running_loop().time() + limit_s
@@ -55,7 +56,7 @@ async def drain(jobs: Jobs, outbox: Outbox, connected: asyncio.Event, limit_s: f
 
 
 async def stop_immediately(jobs: Jobs, outbox: Outbox) -> None:
-    """Cancel every job, and give the acknowledgement of their ends one round trip."""
+    """Cancel every job, and wait `FORCED_FLUSH_S` for the acknowledgement of their ends."""
     jobs.stop_accepting()
     log.warning("stopping immediately", in_flight=jobs.in_flight)
     await stop_jobs(jobs, "the agent stopped without waiting for its jobs")
@@ -63,7 +64,7 @@ async def stop_immediately(jobs: Jobs, outbox: Outbox) -> None:
 
 
 async def stop_jobs(jobs: Jobs, detail: str) -> None:
-    """Cancel every job, and wait until all have ended."""
+    """Cancel every job, and wait until all have ended, or until `STOP_S` have passed."""
     jobs.stop_all(StopReason.DRAINING, detail)
     try:
         async with asyncio.timeout(STOP_S):
@@ -75,7 +76,14 @@ async def stop_jobs(jobs: Jobs, detail: str) -> None:
 async def _wait_for_acknowledgements(
     outbox: Outbox, connected: asyncio.Event | None, until: float, wait_s: float
 ) -> None:
-    """Wait `wait_s` for acknowledgements; without a link, until it is back, or `until`."""
+    """Wait until every end is acknowledged, or the wait times out.
+
+    Args:
+        outbox: holds the ends.
+        connected: set while there is a link; if None, a lost link is not waited for.
+        until: loop time at which the wait for a lost link stops.
+        wait_s: seconds of one wait, repeated while the link is lost.
+    """
     now = asyncio.get_running_loop().time
     while True:
         try:

@@ -1,6 +1,7 @@
 """Creates the end of a job, within the limits of its frame. Pure.
 
-A number or text that no frame can carry would end the link, and with it every other job.
+A number or text outside these limits would make the coordinator close the link, which all jobs
+share.
 """
 
 import math
@@ -17,11 +18,11 @@ from provider_agent.protocol.frames import Job, JobError, JobResult
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS
 
 MAX_RETRY_AFTER_S: Final = 86_400.0
-"""One day; a longer wait is a server's mistake."""
+"""The longest wait in an end: one day. A server that asks for more is assumed to be wrong."""
 
 
 def error_end(job_id: bytes, total_bytes: int, code: ErrorCode, message: str) -> JobError:
-    """The end of a job that failed after so many relayed bytes."""
+    """Create the end of a job that failed after `total_bytes` of its response were relayed."""
     return JobError(
         job_id=job_id,
         total_bytes=total_bytes,
@@ -32,13 +33,13 @@ def error_end(job_id: bytes, total_bytes: int, code: ErrorCode, message: str) ->
 
 
 def refusal_end(job: Job, refusal: Refusal) -> JobError:
-    """The end of a job that the agent refused."""
+    """Create the end of a job that the agent refused."""
     end = error_end(job.job_id, 0, refusal.code, refusal.message)
     return structs.replace(end, retry_after_ms=_milliseconds(refusal.retry_after_s))
 
 
 def backend_error_end(job: Job, total_bytes: int, error: BackendError) -> JobError:
-    """The end of a job that failed with a backend's error."""
+    """Create the end of a job that failed with a backend's error."""
     status = error.status if isinstance(error, BadStatus) else None
     return JobError(
         job_id=job.job_id,
@@ -53,10 +54,10 @@ def backend_error_end(job: Job, total_bytes: int, error: BackendError) -> JobErr
 
 
 def validate_result(job: Job, total_bytes: int, result: JobResult) -> JobResult:
-    """An adapter's result, with counts that are not valid replaced by unknown ones.
+    """Return an adapter's result with each invalid count replaced: by None, the duration by 0.
 
     Raises:
-        ValueError: its job id or its number of bytes is wrong.
+        ValueError: the result's job id or number of bytes is wrong.
     """
     if result.job_id != job.job_id or result.total_bytes != total_bytes:
         raise ValueError("the adapter's result does not match what it relayed")
@@ -70,7 +71,12 @@ def validate_result(job: Job, total_bytes: int, result: JobResult) -> JobResult:
 
 
 def count_from_arrival(result: JobResult, earlier_s: float) -> JobResult:
-    """A result whose times count from the job's arrival, earlier attempts included."""
+    """Return the result with times that count from the job's arrival, not from its last attempt.
+
+    Args:
+        result: of the last attempt.
+        earlier_s: seconds between the job's arrival and the start of that attempt.
+    """
     earlier_ms = round(earlier_s * 1000)
     first = result.first_byte_ms
     return structs.replace(
@@ -81,12 +87,12 @@ def count_from_arrival(result: JobResult, earlier_s: float) -> JobResult:
 
 
 def usage_tokens(result: JobResult) -> int:
-    """Input and output tokens together; unknown counts as 0."""
+    """Return the sum of input and output tokens; an unknown count is 0."""
     return (result.input_tokens or 0) + (result.output_tokens or 0)
 
 
 def _milliseconds(seconds: float | None) -> int | None:
-    """A wait in whole milliseconds, within its bounds; None when it is unknown or not finite."""
+    """Return a wait in milliseconds, at most one day; None if it is unknown or not finite."""
     if seconds is None or not math.isfinite(seconds):
         return None
     return round(min(max(seconds, 0.0), MAX_RETRY_AFTER_S) * 1000)

@@ -27,11 +27,12 @@ from provider_agent.protocol.frames import Job, JobEnd, JobError, JobResult
 log = EventLogger(__name__)
 
 HANG_S: Final = 30.0
-"""The shortest deadline whose expiry without any output counts as the backend's failure."""
+"""Seconds. When a deadline this long passes without a response, the backend has failed; a shorter
+one may just have been too short."""
 
 
 class StopReason(StrEnum):
-    """Why a running job is stopped, as the code of its end."""
+    """Why a running job is stopped; the value is the error code of its end."""
 
     CANCELLED = ErrorCode.CANCELLED.value
     DRAINING = ErrorCode.DRAINING.value
@@ -46,7 +47,7 @@ class JobExecution:
         channel: its channel in the outbox.
         route: the backend of the first attempt.
         pool: the backends.
-        clock: monotonic, in seconds.
+        clock: returns monotonic seconds.
         on_end: called once, with the execution and the job's end.
     """
 
@@ -94,12 +95,12 @@ class JobExecution:
 
     @property
     def backend_kind(self) -> str:
-        """The kind of the last attempt's backend."""
+        """The kind of the backend of the latest attempt."""
         return self._attempt.backend.kind
 
     @property
     def attempts(self) -> int:
-        """Attempts so far."""
+        """The number of attempts so far."""
         return len(self._tried)
 
     @property
@@ -108,7 +109,7 @@ class JobExecution:
         return self._clock() - self._arrived
 
     def stop(self, reason: StopReason, detail: str) -> None:
-        """Cancel the job; its end has `reason` and `detail`. The first call counts."""
+        """Cancel the job; its end carries `reason` and `detail`. Further calls do nothing."""
         if self._stop_reason is None:
             self._stop_reason = reason
             self._stop_detail = detail
@@ -153,21 +154,21 @@ class JobExecution:
                 return count_from_arrival(result, earlier_s)
 
     def _fail_over(self, error: BackendError) -> bool:
-        """Start another attempt after a failed one; returns whether there is one."""
+        """Start the next attempt after a failed one; return False if there is none."""
         if self._task.cancelling():
             # A cancelled adapter's error is no information about its server, and a stopped job
             # must not start again.
             self._log_no_failover(error, NoFailover.STOPPED)
             return False
-        # Settled before routes are looked up, so that its slot is free for a second attempt, and
-        # so that a backend whose breaker this failure opened gets none.
+        # Settled before routes are looked up: it frees the attempt's slot on the backend, and if
+        # this failure opens the breaker, the backend is not among the routes.
         self._attempt.failed(error)
         routes = find_routes(self._pool, self.job)
         route = next_route(
             error,
             [] if isinstance(routes, Refusal) else routes,
             self._tried,
-            # The start of a response fixes its status and content type.
+            # A started response has sent its status and content type, which cannot change.
             has_output=self.channel.stream.started is not None,
         )
         if isinstance(route, NoFailover):
@@ -182,9 +183,9 @@ class JobExecution:
             log.debug("job not failed over", **self._log_fields(error=error.code, reason=reason))
 
     def _report_hang(self) -> None:
-        """Count a long deadline without any output as the backend's failure.
+        """Report a backend failure if a deadline of at least `HANG_S` passed without a response.
 
-        A server that hangs may still answer its health checks; only jobs detect it.
+        A server that hangs may still answer its health checks; only jobs detect the hang.
         """
         long = self.job.deadline_ms / 1000 >= HANG_S
         if long and self._stop_reason is None and self.channel.stream.started is None:

@@ -4,13 +4,13 @@ from provider_agent.protocol.frames import Job, JobEnd, JobError
 
 
 def job_fields(job: Job, backend_id: str, **more: object) -> dict[str, object]:
-    """The fields of a log record about a running job."""
+    """Return the fields of a log record about a running job."""
     fields = {"job": job.job_id.hex(), "model": job.model_id, "backend": backend_id}
     return {**fields, **more}
 
 
 def end_fields(job: Job, kind: str, end: JobEnd, duration_s: float) -> dict[str, object]:
-    """The fields of the log record about a job's end."""
+    """Return the fields of the log record about a job's end."""
     fields: dict[str, object] = {
         "job": job.job_id.hex(),
         "model": job.model_id,

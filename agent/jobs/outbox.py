@@ -46,11 +46,11 @@ ControlFrame = Capabilities | Heartbeat | Draining
 class Outbox:
     """All frames that wait to be sent, and the responses that are not yet acknowledged.
 
-    It outlives the link: on the next one each channel continues from the offset that the
+    An outbox outlives its link: on the next link each channel continues from the offset that the
     coordinator names.
 
     Args:
-        window_bytes: of each channel, until `set_window`.
+        window_bytes: the window of each new channel, until `set_window` changes it.
     """
 
     def __init__(self, window_bytes: int = WINDOW_BYTES) -> None:
@@ -111,23 +111,26 @@ class Outbox:
             self._has_frames.set()
 
     def acknowledge(self, ack: Ack) -> None:
-        """Release acknowledged bytes, or an ended job; an unknown job is ignored.
+        """Release acknowledged bytes, and the channel of an acknowledged end; ignore unknown jobs.
 
         Raises:
-            ProtocolViolation: the bytes or the end were never sent.
+            ProtocolViolation: the acknowledged bytes or end have not been sent.
         """
         channel = self._channels.get(ack.job_id)
         if channel is None:
             return
         channel.stream.acknowledge(ack.offset, final=ack.final)
-        channel.resume_if_drained()
+        channel.resume_if_half_free()
         if channel.stream.done:
             self.forget([ack.job_id])
         else:
             self.mark_ready(channel)
 
     def next_batch(self, limit_bytes: int = BATCH_BYTES) -> list[AgentFrame]:
-        """The frames of the next message, about `limit_bytes` at most; empty: nothing to send."""
+        """Remove and return the frames of the next message; empty if there is nothing to send.
+
+        The overhead of frames and the body of an error can exceed `limit_bytes`.
+        """
         if self._control:
             control: list[AgentFrame] = list(self._control.values())
             self._control.clear()
@@ -144,7 +147,7 @@ class Outbox:
         return frames
 
     async def wait(self) -> None:
-        """Return when `next_batch` has frames. Cancelling it loses no frame."""
+        """Return when `next_batch` has frames. Cancelling the wait loses no frame."""
         while not self._control and not self._ready:
             self._has_frames.clear()
             await self._has_frames.wait()
@@ -154,7 +157,7 @@ class Outbox:
         await self._all_acknowledged.wait()
 
     def live_jobs(self) -> list[LiveJob]:
-        """The jobs that can continue on the next link, with their offsets.
+        """Return the jobs that can continue on the next link, with their offsets.
 
         The offsets stay valid until the next welcome: without a link no channel sends anything.
         """
@@ -164,7 +167,7 @@ class Outbox:
         """Continue channels on a new link, each from its offset; forget all others.
 
         Args:
-            offsets: by job id; unknown jobs are ignored.
+            offsets: the next byte to send, by job id; unknown jobs are ignored.
 
         Returns:
             The ids of the forgotten jobs.
@@ -177,14 +180,14 @@ class Outbox:
             if channel is not None:
                 channel.stream.window = self._window
                 channel.stream.rewind(offset)
-                channel.resume_if_drained()
+                channel.resume_if_half_free()
                 self.mark_ready(channel)
         orphans = [job_id for job_id in self._channels if job_id not in offsets]
         self.forget(orphans)
         return orphans
 
     def drop_control(self) -> None:
-        """Forget unsent control frames: they were meant for the previous link."""
+        """Discard unsent control frames, because they describe the previous link."""
         self._control.clear()
 
     def finish(self, end: JobEnd) -> None:

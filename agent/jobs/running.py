@@ -1,7 +1,7 @@
 """The table of running jobs: accepts, stops and ends them.
 
-Every submitted job gets a channel in the outbox and exactly one end in it, whatever happens to the
-backend, to the job's task or to the agent, short of `kill -9`.
+Every submitted job gets a channel in the outbox and exactly one end there, even if its backend or
+its task fails or the agent drains.
 """
 
 import asyncio
@@ -37,11 +37,12 @@ class JobRecord(Struct, frozen=True):
     """One ended job, for statistics and metrics.
 
     Attributes:
-        wire_format: of the request.
-        backend_kind: the kind of the backend that executed it last; "" when none did.
+        wire_format: the job's wire format.
+        backend_kind: the kind of the backend of the last attempt; "" if there was no attempt.
         end: how it ended.
-        first_byte_s: from its arrival to the first byte; None without one.
-        attempts: on all backends; 0 for a refused job.
+        first_byte_s: seconds from the job's arrival to the first byte of its response; None if the
+            job failed or the time is unknown.
+        attempts: the number of attempts on all backends; 0 for a refused job.
     """
 
     wire_format: str
@@ -56,15 +57,15 @@ class Jobs:
 
     Args:
         pool: the backends.
-        outbox: for responses and ends.
-        max_concurrent: jobs at once, on all backends together.
+        outbox: receives responses and ends.
+        max_concurrent: the most jobs that run at the same time, on all backends together.
         on_end: called with each job's end.
-        clock: monotonic, in seconds.
-        tokens_per_minute: what all jobs together may use; None: no limit.
+        clock: returns monotonic seconds.
+        tokens_per_minute: the most tokens that all jobs together may use; if None, unlimited.
 
     Attributes:
-        completed: jobs so far whose end is a result.
-        last_job_at: when a job was last submitted, by `clock`; None before the first.
+        completed: the number of jobs so far whose end is a result.
+        last_job_at: the time by `clock` when a job was last submitted; None before the first job.
     """
 
     def __init__(
@@ -95,17 +96,17 @@ class Jobs:
 
     @property
     def max_concurrent(self) -> int:
-        """Jobs at once, on all backends together."""
+        """The most jobs that run at the same time, on all backends together."""
         return self._admission.max_concurrent
 
     @property
     def in_flight(self) -> int:
-        """Jobs running now."""
+        """The number of jobs that run now."""
         return len(self._running)
 
     @property
     def queued(self) -> int:
-        """Running jobs without a byte of response yet."""
+        """The number of running jobs that have no byte of their response yet."""
         return sum(1 for job in self._running.values() if not job.channel.stream.written)
 
     def set_limits(self, max_concurrent: int, tokens_per_minute: int | None) -> None:
@@ -117,13 +118,16 @@ class Jobs:
         self._admission.accepting = False
 
     def submit(self, job: Job) -> None:
-        """Start a job, or refuse it with its end; never waits. A job submitted twice runs once.
+        """Start a job, or end it with a refusal; never waits.
+
+        A job that is submitted twice runs once.
 
         Raises:
             ProtocolViolation: the coordinator sent more jobs than an agent must keep.
         """
         self.last_job_at = self._clock()
-        # `_seen` is bounded and forgets; the outbox keeps a job until its end is acknowledged.
+        # Both checks are needed: `_seen` drops its oldest ids, but the outbox keeps a job until its
+        # end is acknowledged.
         if job.job_id in self._seen or job.job_id in self._outbox:
             return
         channel = self._outbox.open(job.job_id)
@@ -153,7 +157,7 @@ class Jobs:
         if (execution := self._running.get(job_id)) is not None:
             execution.stop(StopReason.SLOW_CONSUMER, text)
             return
-        if stream.end_sent:  # nothing is left to send: the end itself is not acknowledged
+        if stream.end_sent:  # everything is sent, and only the acknowledgement is missing
             self._outbox.forget([job_id])
         else:
             stream.drop_unsent()

@@ -12,7 +12,7 @@ from provider_agent.protocol.stream import SendStream
 
 
 class _Position(Struct, frozen=True):
-    """The position of a blocked stream, and since when it has not changed."""
+    """The position of a blocked stream, and the time `since` which it has not changed."""
 
     acked: int
     sent: int
@@ -24,7 +24,7 @@ class SlowConsumers:
     """Remembers the position of each blocked stream at the last check.
 
     A stream is blocked when its window is full or its end is not acknowledged. While its bytes
-    still move towards the coordinator, the link is slow, not the consumer.
+    are still being sent or acknowledged, the link is slow, not the consumer.
     """
 
     def __init__(self) -> None:
@@ -33,13 +33,14 @@ class SlowConsumers:
     def stalled(
         self, streams: Iterable[SendStream], heard_at: float, limit_s: float
     ) -> list[SendStream]:
-        """The blocked streams that have not moved for `limit_s`.
+        """Return the blocked streams whose position has not changed for `limit_s`.
 
         Args:
-            streams: of all jobs.
-            heard_at: when a message last arrived from the coordinator, in seconds of any clock.
-                Not the time now: a failed link that is not detected yet is no consumer's fault.
-            limit_s: how long a blocked stream may stay at its position.
+            streams: the streams of all jobs.
+            heard_at: the time when a message last arrived from the coordinator, in seconds of any
+                clock. It is used instead of the present time, so that silence of a failed link
+                does not count against consumers.
+            limit_s: seconds that a blocked stream may stay at its position.
         """
         positions: dict[bytes, _Position] = {}
         stalled = []
