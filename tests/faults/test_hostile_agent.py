@@ -1,4 +1,4 @@
-"""How the coordinator handles agents that violate or flood the protocol."""
+"""How the coordinator handles an agent that violates the protocol or floods it with frames."""
 
 import asyncio
 import contextlib
@@ -33,12 +33,13 @@ async def http(coordinator: Coordinator) -> AsyncIterator[aiohttp.ClientSession]
 
 
 async def ask(http: aiohttp.ClientSession) -> tuple[int, bytes]:
+    """Send a request; return the status and body of the response."""
     async with http.post(CHAT, data=BODY) as response:
         return response.status, await response.read()
 
 
 async def check_service(coordinator: Coordinator, http: aiohttp.ClientSession) -> None:
-    """Check that the coordinator still serves a request with a correct agent."""
+    """Check that the coordinator serves a request with a correct agent."""
 
     async def answer(job: ScriptedJob) -> None:
         await job.answer(b"ok", content_type="application/json")
@@ -51,6 +52,7 @@ async def check_service(coordinator: Coordinator, http: aiohttp.ClientSession) -
 async def agent_with_a_job(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> AsyncIterator[tuple[ScriptedAgent, ScriptedJob, "asyncio.Task[tuple[int, bytes]]"]]:
+    """Connect an agent and send a request; yield the agent, its job and the task of the request."""
     async with ScriptedAgent(coordinator.connect_url) as agent:
         asking = asyncio.create_task(ask(http))
         yield agent, await agent.next_job(), asking

@@ -1,4 +1,4 @@
-"""How the coordinator handles connections that are not, or not the claimed, agent."""
+"""How the coordinator handles peers that do not behave like agents, or impersonate one."""
 
 import asyncio
 import contextlib
@@ -50,8 +50,8 @@ SHORT_HANDSHAKE = replace(DEFAULT, handshake_timeout_s=1.0)
 SHORT_HEARTBEAT = replace(DEFAULT, heartbeat_ms=100)
 
 
-class HostileClient:
-    """A connection to the coordinator with its own key, which sends what a test chooses."""
+class HostilePeer:
+    """A connection to the coordinator, with a new key, over which a test sends any frames."""
 
     def __init__(self, coordinator: Coordinator, socket: ClientConnection) -> None:
         self.coordinator = coordinator
@@ -61,6 +61,7 @@ class HostileClient:
         self.authority = canonical_authority(parts.scheme, parts.hostname or "", parts.port)
 
     async def read(self) -> list[CoordinatorFrame]:
+        """The frames of the next message."""
         message = await self.socket.recv()
         return VERSION_1.decode_from_coordinator(message, 32 * MIB).frames
 
@@ -83,89 +84,90 @@ class HostileClient:
         return replace(hello, **changes)
 
     async def read_frame(self) -> CoordinatorFrame:
+        """The only frame of the next message."""
         (frame,) = await self.read()
         return frame
 
 
 @asynccontextmanager
-async def hostile_client(coordinator: Coordinator) -> AsyncIterator[HostileClient]:
+async def hostile_peer(coordinator: Coordinator) -> AsyncIterator[HostilePeer]:
     async with connect(
         coordinator.connect_url, subprotocols=[Subprotocol(SUBPROTOCOL)], compression=None
     ) as socket:
-        yield HostileClient(coordinator, socket)
+        yield HostilePeer(coordinator, socket)
 
 
 class HostileConnection(Struct, frozen=True):
     """A hostile connection and the coordinator's reaction.
 
     Attributes:
-        name: the row of the table in docs/protocol.md.
-        attack: what the client does after the upgrade.
-        close_code: of the coordinator; None: it welcomes the client as a new agent.
-        settings: of the coordinator.
+        name: the first cell of its row in docs/protocol.md.
+        attack: performs the attack after the upgrade.
+        close_code: the coordinator's close code; None if it sends `Welcome` for a new session.
+        settings: the coordinator's settings.
     """
 
     name: str
-    attack: Callable[[HostileClient], Awaitable[None]]
+    attack: Callable[[HostilePeer], Awaitable[None]]
     close_code: int | None
     settings: CoordinatorSettings = DEFAULT
 
 
-async def send_nothing(client: HostileClient) -> None:
-    await client.read()
+async def send_nothing(peer: HostilePeer) -> None:
+    await peer.read()
 
 
-async def stop_sending(client: HostileClient) -> None:
-    await client.send(await client.hello())
-    assert isinstance(await client.read_frame(), Welcome)
+async def stop_sending(peer: HostilePeer) -> None:
+    await peer.send(await peer.hello())
+    assert isinstance(await peer.read_frame(), Welcome)
 
 
-async def send_another_frame_first(client: HostileClient) -> None:
-    await client.send(Draining(1))
+async def send_another_frame_first(peer: HostilePeer) -> None:
+    await peer.send(Draining(1))
 
 
-async def sign_for_another_address(client: HostileClient) -> None:
-    await client.send(await client.hello("attacker.example:443"))
-    rejected = await client.read_frame()
+async def sign_for_another_address(peer: HostilePeer) -> None:
+    await peer.send(await peer.hello("attacker.example:443"))
+    rejected = await peer.read_frame()
     assert isinstance(rejected, Rejected)
     assert (rejected.code, rejected.retry_after_ms) == ("bad_signature", None)
 
 
-async def use_the_key_of_another_agent(client: HostileClient) -> None:
-    async with ScriptedAgent(client.coordinator.connect_url) as agent:
-        await client.send(await client.hello(public_key=agent.public_key))
-        rejected = await client.read_frame()
+async def use_the_key_of_another_agent(peer: HostilePeer) -> None:
+    async with ScriptedAgent(peer.coordinator.connect_url) as agent:
+        await peer.send(await peer.hello(public_key=agent.public_key))
+        rejected = await peer.read_frame()
         assert isinstance(rejected, Rejected)
         assert rejected.code == "bad_signature"
         assert not agent.closed.is_set()
 
 
-async def offer_unknown_jobs(client: HostileClient) -> None:
+async def list_unknown_live_jobs(peer: HostilePeer) -> None:
     jobs = [LiveJob(number.to_bytes(16, "big"), 9, 3) for number in range(MAX_LIVE_JOBS)]
-    await client.send(await client.hello(session_id=bytes(16), live_jobs=jobs))
-    welcome = await client.read_frame()
+    await peer.send(await peer.hello(session_id=bytes(16), live_jobs=jobs))
+    welcome = await peer.read_frame()
     assert isinstance(welcome, Welcome)
     assert welcome.resumed == {}
 
 
-async def offer_too_many_jobs(client: HostileClient) -> None:
+async def list_too_many_live_jobs(peer: HostilePeer) -> None:
     jobs = [LiveJob(bytes(16), 0, 0)] * (MAX_LIVE_JOBS + 1)
-    await client.send(await client.hello(live_jobs=jobs))
+    await peer.send(await peer.hello(live_jobs=jobs))
 
 
-async def resume_the_session_of_another_agent(client: HostileClient) -> None:
-    async with ScriptedAgent(client.coordinator.connect_url) as agent:
+async def resume_the_session_of_another_agent(peer: HostilePeer) -> None:
+    async with ScriptedAgent(peer.coordinator.connect_url) as agent:
         assert agent.session.welcome is not None
         session_id = agent.session.welcome.session_id
-        await client.send(await client.hello(session_id=session_id))
-        welcome = await client.read_frame()
+        await peer.send(await peer.hello(session_id=session_id))
+        welcome = await peer.read_frame()
         assert isinstance(welcome, Welcome)
         assert welcome.session_id != session_id
         assert not agent.closed.is_set()
 
 
-async def send_an_oversized_message(client: HostileClient) -> None:
-    await client.socket.send(bytes(MIN_MESSAGE_TO_COORDINATOR_BYTES + 1))
+async def send_an_oversized_message(peer: HostilePeer) -> None:
+    await peer.socket.send(bytes(MIN_MESSAGE_TO_COORDINATOR_BYTES + 1))
 
 
 HOSTILE_CONNECTIONS = [
@@ -179,8 +181,8 @@ HOSTILE_CONNECTIONS = [
     HostileConnection(
         "`Hello` with another agent's public key", use_the_key_of_another_agent, 1008
     ),
-    HostileConnection("`Hello` with unknown live jobs", offer_unknown_jobs, None),
-    HostileConnection("`Hello` with more than 4096 live jobs", offer_too_many_jobs, 1002),
+    HostileConnection("`Hello` with unknown live jobs", list_unknown_live_jobs, None),
+    HostileConnection("`Hello` with more than 4096 live jobs", list_too_many_live_jobs, 1002),
     HostileConnection(
         "`Hello` with the session id of another agent", resume_the_session_of_another_agent, None
     ),
@@ -190,17 +192,17 @@ HOSTILE_CONNECTIONS = [
 @pytest.mark.parametrize("connection", HOSTILE_CONNECTIONS, ids=lambda connection: connection.name)
 async def test_hostile_connection_is_handled_as_documented(connection: HostileConnection) -> None:
     async with Coordinator(connection.settings) as coordinator:
-        async with hostile_client(coordinator) as first:
+        async with hostile_peer(coordinator) as first:
             await first.send(await first.hello())
             assert isinstance(await first.read_frame(), Welcome)
         tasks = task_names()
-        async with hostile_client(coordinator) as client:
-            await connection.attack(client)
+        async with hostile_peer(coordinator) as peer:
+            await connection.attack(peer)
             if connection.close_code is not None:
                 with contextlib.suppress(ConnectionClosed):
-                    await client.read()
-                await client.socket.wait_closed()
-                assert client.socket.close_code == connection.close_code
+                    await peer.read()
+                await peer.socket.wait_closed()
+                assert peer.socket.close_code == connection.close_code
         async with ScriptedAgent(coordinator.connect_url) as agent:
             assert agent.session.state is State.OPEN
         assert task_names() == tasks
@@ -208,7 +210,7 @@ async def test_hostile_connection_is_handled_as_documented(connection: HostileCo
 
 @asynccontextmanager
 async def relay(coordinator: Coordinator) -> AsyncIterator[str]:
-    """A man in the middle that forwards every message in both directions."""
+    """Run a man in the middle that forwards every message in both directions; yield its URL."""
 
     async def pump(source: ClientConnection | ServerConnection, sink: object) -> None:
         assert isinstance(sink, ClientConnection | ServerConnection)
@@ -231,7 +233,7 @@ async def relay(coordinator: Coordinator) -> AsyncIterator[str]:
 
 
 async def test_relayed_challenge_does_not_authenticate() -> None:
-    """The agent signs the address that it dialed, which is the relay's."""
+    # The agent signs the authority that it dialed: the relay's, not the coordinator's.
     unused = ScriptedCoordinator()
     async with (
         Coordinator(DEFAULT) as coordinator,
@@ -243,7 +245,7 @@ async def test_relayed_challenge_does_not_authenticate() -> None:
         assert coordinator.agents() == []
 
 
-async def test_agent_is_welcomed_without_the_relay() -> None:
+async def test_same_agent_connects_without_the_relay() -> None:
     unused = ScriptedCoordinator()
     async with Coordinator(DEFAULT) as coordinator:
         config = agent_config(coordinator.connect_url)

@@ -1,4 +1,4 @@
-"""The tables of hostile input in docs/protocol.md list the tests and their close codes."""
+"""Checks that the tables of hostile input in docs/protocol.md match the tests and close codes."""
 
 import re
 from pathlib import Path
@@ -14,11 +14,11 @@ from tests.kit.hostile_messages import HOSTILE_MESSAGES
 
 TEXT: Final = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 NO_CLOSE_FRAME: Final = 1006
-"""The connection was cut without a close frame."""
+"""The code of a connection that was cut without a close frame; the tables name no code for it."""
 
 
 def parse_table(first_cell: str) -> dict[str, str]:
-    """The table whose first heading is `first_cell`: input and reaction."""
+    """Parse the table whose first heading is `first_cell`: hostile input → reaction."""
     section = TEXT.partition("\n## Hostile input\n")[2].partition("\n## ")[0]
     rows = section.partition(f"| {first_cell} |")[2].partition("\n\n")[0].splitlines()[2:]
     cells = [re.split(r" \| ", row.strip("| ")) for row in rows]
@@ -27,19 +27,19 @@ def parse_table(first_cell: str) -> dict[str, str]:
 
 
 def close_codes(rows: dict[str, str]) -> dict[str, int | None]:
-    """The close code that each reaction names, if any."""
+    """The close code in the text of each reaction; None if it names none."""
     return {
         name: int(found[1]) if (found := re.search(r"`(1\d{3})`", reaction)) else None
         for name, reaction in rows.items()
     }
 
 
-def test_the_table_for_both_sides_matches_the_tests() -> None:
+def test_table_of_messages_to_either_side_matches_the_tests() -> None:
     tested = {hostile.name: hostile.close_code for hostile in HOSTILE_MESSAGES}
     assert close_codes(parse_table("Either side sends")) == tested
 
 
-def test_the_table_for_coordinators_matches_the_tests() -> None:
+def test_table_of_hostile_coordinators_matches_the_tests() -> None:
     tested: dict[str, int | None] = {attack.name: attack.close_code for attack in ATTACKS}
     tested |= {handshake.name: handshake.close_code for handshake in HANDSHAKES}
     tested = {name: None if code == NO_CLOSE_FRAME else code for name, code in tested.items()}
@@ -47,7 +47,7 @@ def test_the_table_for_coordinators_matches_the_tests() -> None:
     assert close_codes(parse_table("The coordinator sends")) == tested
 
 
-def test_the_table_for_agents_matches_the_tests() -> None:
+def test_table_of_hostile_agents_matches_the_tests() -> None:
     tested: dict[str, int | None] = {attack.name: attack.close_code for attack in AGENT_ATTACKS}
-    tested |= {one.name: one.close_code for one in HOSTILE_CONNECTIONS}
+    tested |= {item.name: item.close_code for item in HOSTILE_CONNECTIONS}
     assert close_codes(parse_table("The agent sends")) == tested

@@ -1,4 +1,4 @@
-"""Memory of an agent whose responses are not read: at most jobs × (window + `OVERHEAD_BYTES`)."""
+"""An agent whose responses are not read holds at most jobs × (window + `OVERHEAD_BYTES`)."""
 
 import asyncio
 import socket
@@ -17,7 +17,6 @@ from tests.kit.fault_proxy import FaultProxy
 from tests.kit.flood_server import MODEL, FloodServer, flood
 from tests.kit.jobs import new_job
 from tests.kit.measured_agent import MeasuredAgent, MemoryUsage, measured_agent
-from tests.kit.proxied_connection import ProxiedConnection
 from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome
 
 JOBS = 16
@@ -28,8 +27,9 @@ READ_BYTES = 256 * KIB
 """The most that an event loop reads from a socket at once."""
 
 OVERHEAD_BYTES = 4 * READ_BYTES
-"""Of a stopped job, beside its window: the read that filled the window, and in the HTTP client the
-bytes that arrived before it paused its transport, twice until they are parsed."""
+"""The most bytes that a stopped job holds beside its window: the read that filled the window, and
+the bytes that the agent's HTTP library received before it paused its transport. The library holds
+them twice until they are parsed."""
 
 BOUND_BYTES = JOBS * (WINDOW_BYTES + OVERHEAD_BYTES)
 
@@ -71,7 +71,7 @@ async def test_clients_that_do_not_read_cost_one_window_each_over_many_reconnect
     server: FloodServer,
 ) -> None:
     async with (
-        end_to_end(server) as (coordinator, link, agent),
+        end_to_end(server) as (coordinator, proxy, agent),
         idle_clients(coordinator) as clients,
     ):
         before = await agent.settled(channels=0)
@@ -79,19 +79,19 @@ async def test_clients_that_do_not_read_cost_one_window_each_over_many_reconnect
         await clients.all_started()
         await check_bound(agent, before, server)
         for _ in range(RECONNECTS):
-            link.cut()
-            await next_session(link, coordinator)
+            proxy.cut()
+            await wait_for_reconnect(proxy, coordinator)
         await check_bound(agent, before, server)
         assert await clients.bodies() == {RESPONSE}
         check_nothing_is_held(await agent.settled(channels=0), before)
-        assert len(link.accepted_at) == 1 + RECONNECTS
+        assert len(proxy.accepted_at) == 1 + RECONNECTS
 
 
 # --- checks ---------------------------------------------------------------------------------------
 
 
 async def check_bound(agent: MeasuredAgent, before: MemoryUsage, server: FloodServer) -> None:
-    """Check that every job is stopped, and stays so while the servers keep sending."""
+    """Check that jobs stay stopped and memory within its bounds while the server keeps sending."""
     full = await agent.settled(channels=JOBS)
     for _ in range(MEASUREMENTS):
         now = await agent.usage()
@@ -99,35 +99,38 @@ async def check_bound(agent: MeasuredAgent, before: MemoryUsage, server: FloodSe
         assert now.held == full.held
         assert now.held <= JOBS * (WINDOW_BYTES + 2 * READ_BYTES)
         assert now.traced - before.traced <= BOUND_BYTES
-        # The allocator's overhead comes on top.
+        # Resident memory also includes the allocator's overhead.
         assert now.resident - before.resident <= 2 * BOUND_BYTES
-    assert server.answered == 0, "a server has sent a whole response: the kernel buffers hold it"
+    assert server.answered == 0, (
+        "the server sent a whole response: the kernel's buffers are too large for this test"
+    )
 
 
 def check_nothing_is_held(after: MemoryUsage, before: MemoryUsage) -> None:
     assert (after.held, after.channels) == (0, 0)
-    assert after.traced - before.traced <= WINDOW_BYTES, "more than a window is left"
+    assert after.traced - before.traced <= WINDOW_BYTES, "more than one window was not freed"
 
 
-# --- from client to server ------------------------------------------------------------------------
+# --- clients, coordinator, proxy and agent --------------------------------------------------------
 
 
 @asynccontextmanager
 async def end_to_end(
     server: FloodServer,
 ) -> AsyncIterator[tuple[Coordinator, FaultProxy, MeasuredAgent]]:
-    async with FaultProxy() as link:
+    """Run a coordinator and an agent, connected through a proxy that can cut the link."""
+    async with FaultProxy() as proxy:
         settings = CoordinatorSettings(
-            port=0, authorities=(link.authority,), window_bytes=WINDOW_BYTES, drain_s=0.0
+            port=0, authorities=(proxy.authority,), window_bytes=WINDOW_BYTES, drain_s=0.0
         )
         async with Coordinator(settings) as coordinator:
             shrink_send_buffers(coordinator)
-            link.target = int(coordinator.authority.rpartition(":")[2])
-            url = f"ws://{link.authority}{CONNECT_PATH}"
+            proxy.target = int(coordinator.authority.rpartition(":")[2])
+            url = f"ws://{proxy.authority}{CONNECT_PATH}"
             async with measured_agent(url, server.url) as agent:
                 await wait_for_models(coordinator)
-                await link.next_connection()
-                yield coordinator, link, agent
+                await proxy.next_connection()
+                yield coordinator, proxy, agent
 
 
 def shrink_send_buffers(coordinator: Coordinator) -> None:
@@ -140,10 +143,9 @@ def shrink_send_buffers(coordinator: Coordinator) -> None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * KIB)
 
 
-async def next_session(link: FaultProxy, coordinator: Coordinator) -> ProxiedConnection:
-    connection = await link.next_connection()
+async def wait_for_reconnect(proxy: FaultProxy, coordinator: Coordinator) -> None:
+    await proxy.next_connection()
     await wait_for_models(coordinator)
-    return connection
 
 
 class IdleClients:
@@ -163,7 +165,7 @@ class IdleClients:
             self._tasks.append(asyncio.create_task(self._run(started), name="idle client"))
 
     async def all_started(self) -> None:
-        """Return when every response has started."""
+        """Wait until every response has started."""
         for started in self._started:
             await started.wait()
 
@@ -189,6 +191,8 @@ class IdleClients:
 
 @asynccontextmanager
 async def idle_clients(coordinator: Coordinator) -> AsyncIterator[IdleClients]:
+    """Clients with small receive buffers, so that unread bytes stay in the agent."""
+
     def small_socket(address: tuple[object, ...]) -> socket.socket:
         small = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * KIB)

@@ -16,13 +16,13 @@ CHAT = "/v1/chat/completions"
 BODY = b'{"model":"tiny"}'
 
 NO_HEARTBEATS = CoordinatorSettings(port=0, drain_s=0, heartbeat_ms=3_600_000)
-"""An interval that no test reaches: scripted agents send no heartbeats."""
+"""Scripted agents send no heartbeats, so the coordinator must not expect one during a test."""
 
 NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 
 
 class CoordinatorHarness:
-    """A running coordinator with an agent; see `coordinator_harness`."""
+    """A running coordinator, one connected agent and an HTTP client."""
 
     def __init__(
         self, coordinator: Coordinator, agent: ScriptedAgent, http: aiohttp.ClientSession
@@ -33,6 +33,7 @@ class CoordinatorHarness:
         self.responses: list[aiohttp.ClientResponse] = []
 
     def ask(self) -> asyncio.Task[aiohttp.ClientResponse]:
+        """Send a request in a task, whose result is the response after its headers arrived."""
         return asyncio.create_task(self._post())
 
     async def _post(self) -> aiohttp.ClientResponse:
@@ -41,7 +42,7 @@ class CoordinatorHarness:
         return response
 
     async def streaming(self, first: bytes) -> tuple[ScriptedJob, aiohttp.ClientResponse]:
-        """Start a job and its response, whose client has received the first bytes."""
+        """Send a request and the start of its response; return when the client has read `first`."""
         asking = self.ask()
         job = await self.agent.next_job()
         await job.start()
@@ -51,7 +52,7 @@ class CoordinatorHarness:
         return job, response
 
     def other_process(self, instance_id: str) -> ScriptedAgent:
-        """An agent process with the same key, not yet connected."""
+        """Another agent process with the same key; the caller connects it."""
         return ScriptedAgent(
             self.coordinator.connect_url, key=self.agent.key, instance_id=instance_id
         )
@@ -61,6 +62,7 @@ class CoordinatorHarness:
 async def coordinator_harness(
     settings: CoordinatorSettings = NO_HEARTBEATS,
 ) -> AsyncIterator[CoordinatorHarness]:
+    """Run a coordinator with one connected agent, and close all responses at the end."""
     async with (
         Coordinator(settings, clock=now) as coordinator,
         aiohttp.ClientSession(coordinator.http_url, timeout=NO_TIMEOUT) as http,
@@ -75,10 +77,11 @@ async def coordinator_harness(
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
-    """Poll a condition that no event reports; each check takes a virtual millisecond."""
+    """Poll a condition every virtual millisecond, because no event reports it."""
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.001)
 
 
 def warning_events(records: list[logging.LogRecord]) -> list[str]:
+    """The messages of the records with level WARNING or above."""
     return [record.message for record in records if record.levelno >= logging.WARNING]

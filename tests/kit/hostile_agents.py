@@ -32,9 +32,10 @@ class AgentAttack(Struct, frozen=True):
     """One attack on a coordinator.
 
     Attributes:
-        name: its row in docs/protocol.md.
-        perform: sends it.
-        close_code: the coordinator's; None if the connection and the job survive.
+        name: the first cell of its row in docs/protocol.md.
+        perform: performs the attack, given the agent and its running job.
+        close_code: the coordinator's close code; None if the connection stays open and the job can
+            finish.
     """
 
     name: str
@@ -50,8 +51,8 @@ def _result(job_id: bytes, total_bytes: int) -> JobResult:
     return JobResult(job_id, total_bytes, None, None, 1, 1)
 
 
-def send_for_its_job(*builders: Callable[[bytes], AgentFrame]) -> AgentAction:
-    """Send frames with the id of the running job, which has not started."""
+def send_for_running_job(*builders: Callable[[bytes], AgentFrame]) -> AgentAction:
+    """Send frames with the id of the running job, which has sent no `JobStarted`."""
 
     async def perform(agent: ScriptedAgent, job: ScriptedJob) -> None:
         await agent.send(*(build(job.job.job_id) for build in builders))
@@ -69,9 +70,11 @@ def send(*frames: AgentFrame) -> AgentAction:
 async def end_unknown_jobs(agent: ScriptedAgent, job: ScriptedJob) -> None:
     ids = [number.to_bytes(16, "big") for number in range(1000)]
     await agent.send(*(_result(job_id, 2**53) for job_id in ids))
-    for _ in range(3):  # processed, acknowledged, and the acknowledgements received
+    for _ in range(3):  # until the ends are processed and their acknowledgements are received
         await agent.settle()
-    assert {ack.job_id for ack in agent.acks if ack.final} >= set(ids), "an agent would keep them"
+    assert {ack.job_id for ack in agent.acks if ack.final} >= set(ids), (
+        "an agent would keep ends that are not acknowledged"
+    )
 
 
 async def offer_thousands_of_models(agent: ScriptedAgent, job: ScriptedJob) -> None:
@@ -105,35 +108,37 @@ async def flood_with_hello(agent: ScriptedAgent, job: ScriptedJob) -> None:
 
 async def exceed_window(agent: ScriptedAgent, job: ScriptedJob) -> None:
     job_id = job.job.job_id
-    del agent.jobs[job_id]  # its own stream would not accept the acknowledgements
+    del agent.jobs[job_id]  # the stream of the scripted job would reject the acknowledgements
     await agent.send(_started(job_id))
     size = WINDOW_BYTES // 4
     for offset in range(0, WINDOW_BYTES, size):
         await agent.send(Chunk(job_id, offset, bytes(size)))
-    # The client may have read some of it, which extends the window; this exceeds it in any case.
-    big = MIN_MESSAGE_TO_COORDINATOR_BYTES + 1
-    await agent.send(Chunk(job_id, WINDOW_BYTES, bytes(big)))
+    # The client may have read some of these bytes, which extends the window. The next chunk exceeds
+    # the window in any case.
+    await agent.send(Chunk(job_id, WINDOW_BYTES, bytes(MIN_MESSAGE_TO_COORDINATOR_BYTES + 1)))
 
 
 AGENT_ATTACKS: Final = [
     AgentAttack(
-        "`Chunk` before `JobStarted`", send_for_its_job(lambda job_id: Chunk(job_id, 0, b"x")), 1002
+        "`Chunk` before `JobStarted`",
+        send_for_running_job(lambda job_id: Chunk(job_id, 0, b"x")),
+        1002,
     ),
-    AgentAttack("`JobStarted` twice", send_for_its_job(_started, _started), 1002),
+    AgentAttack("`JobStarted` twice", send_for_running_job(_started, _started), 1002),
     AgentAttack(
         "a gap in a response",
-        send_for_its_job(_started, lambda job_id: Chunk(job_id, 1, b"x")),
+        send_for_running_job(_started, lambda job_id: Chunk(job_id, 1, b"x")),
         1002,
     ),
     AgentAttack(
         "a `Chunk` without data",
-        send_for_its_job(_started, lambda job_id: Chunk(job_id, 0, b"")),
+        send_for_running_job(_started, lambda job_id: Chunk(job_id, 0, b"")),
         1002,
     ),
     AgentAttack("more data than the window allows", exceed_window, 1002),
     AgentAttack(
         "an end with a wrong `total_bytes`",
-        send_for_its_job(lambda job_id: _result(job_id, 1)),
+        send_for_running_job(lambda job_id: _result(job_id, 1)),
         1002,
     ),
     AgentAttack(

@@ -1,6 +1,6 @@
 """An agent in a process of its own, which reports its memory usage.
 
-No server and no coordinator runs in that process, so the usage is the agent's alone.
+No inference server or coordinator runs in that process, so that only the agent's memory counts.
 """
 
 import asyncio
@@ -30,15 +30,15 @@ ROOT = Path(__file__).parents[2]
 POLL_S = 0.01
 
 SETTLED_S = 0.5
-"""Longer than the kernel's timers, which move bytes on a connection that looks stalled: a delayed
-acknowledgement and the probe of a small window come after 200 ms."""
+"""Seconds without a change after which the agent counts as settled. Longer than the 200 ms of the
+kernel's timers for delayed acknowledgements and window probes, which may still move bytes."""
 
 
 class MemoryUsage(msgspec.Struct):
     """Memory and outbox of the agent, sizes in bytes.
 
     Attributes:
-        traced: allocated by Python.
+        traced: memory allocated by Python.
         held: unacknowledged response bytes in its outbox.
         resident: resident memory of the process; 0 if the system does not report it.
         channels: jobs in its outbox.
@@ -53,7 +53,7 @@ class MemoryUsage(msgspec.Struct):
 
 
 class MeasuredAgent:
-    """The running process; see `measured_agent`."""
+    """The running agent process, seen from the test."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None
@@ -61,12 +61,14 @@ class MeasuredAgent:
         self._stdin, self._stdout = process.stdin, process.stdout
 
     async def usage(self) -> MemoryUsage:
-        """The current usage."""
+        """Ask the process for its current usage."""
         self._stdin.write(b"\n")
         return msgspec.json.decode(await self._stdout.readline(), type=MemoryUsage)
 
     async def settled(self, *, channels: int) -> MemoryUsage:
-        """The usage once `channels` jobs are in the outbox, all stopped, and nothing changes."""
+        """Wait until the outbox holds `channels` jobs, all of them stopped, and nothing changes for
+        `SETTLED_S`; return the usage.
+        """
         loop = asyncio.get_running_loop()
         before, since = await self.usage(), loop.time()
         while before.stopped != channels or loop.time() - since < SETTLED_S:
@@ -80,7 +82,7 @@ class MeasuredAgent:
 
 @asynccontextmanager
 async def measured_agent(coordinator_url: str, backend_url: str) -> AsyncIterator[MeasuredAgent]:
-    """Run the agent process; it is killed at the end."""
+    """Run the agent process, and kill it at the end."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.kit.measured_agent", coordinator_url, backend_url),
         cwd=ROOT,
@@ -124,7 +126,7 @@ async def _main(coordinator_url: str, backend_url: str) -> None:
 def _usage(service: Service) -> MemoryUsage:
     streams = service.outbox.streams
     if not streams:
-        gc.collect()  # slow, so only when idle
+        gc.collect()  # slow, therefore only without jobs
     return MemoryUsage(
         traced=tracemalloc.get_traced_memory()[0],
         held=sum(stream.written - stream.acked for stream in streams),

@@ -1,8 +1,8 @@
 """An agent that a test controls: the real protocol, without backends.
 
-The test receives each job with `next_job` and answers it step by step, or passes an `answer`
-function that runs for every job. Between `lose_link` and `reconnect` jobs continue: their output is
-sent over the next link.
+The test receives each job with `next_job` and sends its response step by step, or passes a function
+`answer` that runs for every job. Between `lose_link` and `reconnect`, a test can still write output
+of a job; the agent sends it over the next link.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ class ScriptedJob:
         self.window_changed = asyncio.Event()
         self.done = asyncio.Event()
         self.dropped = False
-        """`Welcome` did not name the job, so nothing more is sent for it."""
+        """Whether a later `Welcome` did not name the job, so that nothing more is sent for it."""
         self._agent = agent
 
     async def start(self, status: int = 200, content_type: str = EVENT_STREAM) -> None:
@@ -112,10 +112,12 @@ class ScriptedJob:
     async def answer(
         self, *pieces: bytes, status: int = 200, content_type: str = EVENT_STREAM
     ) -> None:
+        """Send a complete response."""
         await self.start(status, content_type)
         await self.answer_rest(*pieces)
 
     async def answer_rest(self, *pieces: bytes) -> None:
+        """Send the rest of a response that has started."""
         await self.send(*pieces)
         await self.finish()
 
@@ -128,7 +130,7 @@ class ScriptedJob:
             await self.window_changed.wait()
 
     async def send_ready(self) -> None:
-        """Send what the window allows now."""
+        """Send the frames that the window allows now, without waiting for an acknowledgement."""
         while not self.dropped and not self._agent.link_lost:
             frames = self.stream.next_frames()
             if not frames:
@@ -137,17 +139,19 @@ class ScriptedJob:
 
 
 class ScriptedAgent:
-    """Connects on entry; `rejected` is set if the coordinator rejects it.
+    """An agent that connects when its context is entered.
+
+    If the coordinator rejects the agent, `rejected` is set.
 
     Args:
         connect_url: the coordinator's address for agents.
-        key: its identity; a new one by default.
-        models: its offers.
+        key: its identity; by default a new key.
+        models: the offers in `Capabilities`; by default one offer of the model `tiny`.
         max_concurrent: the limit in `Capabilities`.
-        enrollment_code: for `Hello`.
-        instance_id: for `Hello`.
-        authority: the address to sign; by default the dialed one.
-        answer: runs for every job; without it the test receives jobs with `next_job`.
+        enrollment_code: sent in `Hello`.
+        instance_id: sent in `Hello`.
+        authority: the address to sign; by default the dialed address.
+        answer: called for every job; if None, the test receives jobs with `next_job`.
     """
 
     def __init__(
@@ -258,7 +262,7 @@ class ScriptedAgent:
     async def _receive(self, socket: ClientConnection) -> list[CoordinatorFrame]:
         message = await socket.recv()
         if socket is not self._socket:
-            return []  # from an older link that is not closed yet
+            return []  # received over an older link that is still open
         decoded = VERSION_1.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
         return [frame for frame in map(self.session.receive, decoded.frames) if frame is not None]
 
@@ -312,17 +316,17 @@ class ScriptedAgent:
         await self.socket.send(message)
 
     async def advertise(self, *models: ModelOffer) -> None:
-        """Send `Capabilities`; returns when the coordinator has processed it."""
+        """Send `Capabilities`; return when the coordinator has processed the frame."""
         await self.send(Capabilities(1, list(models), AgentLimits(self.max_concurrent)))
         await self.settle()
 
     async def start_draining(self) -> None:
-        """Send `Draining`; returns when the coordinator has processed it."""
+        """Send `Draining`; return when the coordinator has processed the frame."""
         await self.send(Draining(60_000))
         await self.settle()
 
     async def settle(self) -> None:
-        """Return when the coordinator has processed all sent frames: it answers pings in order."""
+        """Send a ping; its pong arrives after the coordinator has processed all earlier frames."""
         await (await self.socket.ping())
 
     def cut(self) -> None:
@@ -340,11 +344,11 @@ class ScriptedAgent:
     async def reconnect(
         self, *, resume: bool = True, live_jobs: Iterable[LiveJob] | None = None
     ) -> None:
-        """Connect again. Jobs that the coordinator names continue; the others are dropped.
+        """Connect again. Jobs that `Welcome` names continue; the other jobs are dropped.
 
         Args:
-            resume: the session; otherwise start a new one.
-            live_jobs: replaces the list of the jobs that are held.
+            resume: whether to resume the session; otherwise the agent starts a new session.
+            live_jobs: sent in `Hello`; by default the jobs that the agent still runs.
         """
         welcome = self.session.welcome
         assert welcome is not None
