@@ -92,7 +92,10 @@ class HostilePeer:
 @asynccontextmanager
 async def hostile_peer(coordinator: Coordinator) -> AsyncIterator[HostilePeer]:
     async with connect(
-        coordinator.connect_url, subprotocols=[Subprotocol(SUBPROTOCOL)], compression=None
+        coordinator.connect_url,
+        subprotocols=[Subprotocol(SUBPROTOCOL)],
+        compression=None,
+        open_timeout=None,
     ) as socket:
         yield HostilePeer(coordinator, socket)
 

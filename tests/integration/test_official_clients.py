@@ -29,7 +29,7 @@ async def harness(
 @pytest.fixture
 async def openai_client(harness: EndToEndHarness) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(
-        base_url=f"{harness.url}/v1", api_key=API_KEY, max_retries=0
+        base_url=f"{harness.url}/v1", api_key=API_KEY, max_retries=0, timeout=60
     ) as client:
         yield client
 
@@ -37,7 +37,7 @@ async def openai_client(harness: EndToEndHarness) -> AsyncIterator[openai.AsyncO
 @pytest.fixture
 async def anthropic_client(harness: EndToEndHarness) -> AsyncIterator[anthropic.AsyncAnthropic]:
     async with anthropic.AsyncAnthropic(
-        base_url=harness.url, api_key=API_KEY, max_retries=0
+        base_url=harness.url, api_key=API_KEY, max_retries=0, timeout=60
     ) as client:
         yield client
 
@@ -150,10 +150,10 @@ async def test_too_long_prompt_is_a_bad_request(
 async def test_wrong_key_is_an_authentication_error(harness: EndToEndHarness) -> None:
     async with (
         openai.AsyncOpenAI(
-            base_url=f"{harness.url}/v1", api_key="wrong", max_retries=0
+            base_url=f"{harness.url}/v1", api_key="wrong", max_retries=0, timeout=60
         ) as openai_client,
         anthropic.AsyncAnthropic(
-            base_url=harness.url, api_key="wrong", max_retries=0
+            base_url=harness.url, api_key="wrong", max_retries=0, timeout=60
         ) as anthropic_client,
     ):
         with pytest.raises(openai.AuthenticationError):

@@ -219,6 +219,7 @@ class ScriptedAgent:
                 compression=None,
                 max_size=MAX_MESSAGE_TO_AGENT_BYTES,
                 proxy=None,
+                open_timeout=None,  # a busy machine is no failure
             )
         )
         await self._handshake()

@@ -186,7 +186,7 @@ async def test_official_openai_client_raises_its_typed_exceptions(coordinator: C
     async with (
         ScriptedAgent(coordinator.connect_url, models=models, answer=answer),
         openai.AsyncOpenAI(
-            base_url=coordinator.http_url + "/v1", api_key="none", max_retries=0
+            base_url=coordinator.http_url + "/v1", api_key="none", max_retries=0, timeout=60
         ) as client,
     ):
         for code, expected in {**codes, "unknown": openai.NotFoundError}.items():
@@ -210,7 +210,7 @@ async def test_official_anthropic_client_raises_its_typed_exceptions(
     async with (
         ScriptedAgent(coordinator.connect_url, models=models, answer=answer),
         anthropic.AsyncAnthropic(
-            base_url=coordinator.http_url, api_key="none", max_retries=0
+            base_url=coordinator.http_url, api_key="none", max_retries=0, timeout=60
         ) as client,
     ):
         for code, expected in {**codes, "unknown": anthropic.NotFoundError}.items():
@@ -229,10 +229,10 @@ async def test_official_clients_raise_for_an_interrupted_stream(coordinator: Coo
     async with (
         ScriptedAgent(coordinator.connect_url, answer=answer),
         openai.AsyncOpenAI(
-            base_url=coordinator.http_url + "/v1", api_key="none", max_retries=0
+            base_url=coordinator.http_url + "/v1", api_key="none", max_retries=0, timeout=60
         ) as client,
         anthropic.AsyncAnthropic(
-            base_url=coordinator.http_url, api_key="none", max_retries=0
+            base_url=coordinator.http_url, api_key="none", max_retries=0, timeout=60
         ) as other,
     ):
         chunks = await client.chat.completions.create(model="tiny", messages=[], stream=True)
