@@ -42,7 +42,7 @@ _PASSED_THROUGH: Final = frozenset({ErrorCode.BAD_REQUEST, ErrorCode.CONTEXT_LEN
 """Codes for which the client receives the server's own status and body."""
 
 _OPERATOR_STATUSES: Final = frozenset({401, 402, 403, 407, 408, 429})
-"""Upstream statuses that concern the operator's key, balance or rate limit, not the client's."""
+"""Upstream statuses about the agent's own access to the server, not about the client's request."""
 
 _OPENAI_TYPE: Final = {
     401: "authentication_error",
