@@ -14,20 +14,21 @@ from provider_agent.protocol.errors import ErrorCode, Fault, entry_for
 log = EventLogger(__name__)
 
 MAX_SERVER_WAIT_S: Final = 60.0
-"""The longest wait that a server can impose: its limit may concern one model only."""
+"""The longest wait in seconds that a server can impose on its backend. It is short, because the
+server's limit may concern one model only, and the breaker stops all jobs of the backend."""
 
 _STALE_MODEL_LIST: Final = frozenset({ErrorCode.MODEL_NOT_LOADED, ErrorCode.FORMAT_NOT_SUPPORTED})
-"""The known list of models is out of date; the server itself is healthy."""
+"""Errors that show that the known list of models is out of date; the server itself is healthy."""
 
 
 class AdmissionControl:
     """Decides whether one backend may receive a job now: its breaker and its token limit.
 
     Args:
-        rule: of the backend's breaker.
-        tokens_per_minute: the operator's limit for it; None: no limit.
-        clock: monotonic, in seconds.
-        backend_id: of the backend, for the log.
+        rule: when the backend's breaker opens, and for how long.
+        tokens_per_minute: the operator's limit for the backend; if None, unlimited.
+        clock: returns monotonic seconds.
+        backend_id: the id of the backend, for the log.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class AdmissionControl:
 
     @property
     def remaining_open_s(self) -> float:
-        """Seconds until the breaker is half open; 0 when it is not open."""
+        """Seconds until the breaker becomes half open; 0 if it is not open."""
         return self._breaker.remaining_open_s
 
     @property
@@ -64,13 +65,13 @@ class AdmissionControl:
 
     @property
     def retry_after_s(self) -> float | None:
-        """Seconds until the token limit admits jobs again; None: it admits them now."""
+        """Seconds until the token limit admits jobs again; None if it admits them now."""
         wait_s = self._bucket.wait_s if self._bucket is not None else 0.0
         return wait_s or None
 
     @property
     def reason(self) -> str:
-        """Why the breaker is open, for the operator; "" when it is not."""
+        """Why the breaker is open, for the operator; "" if it is not open."""
         if not self.is_open:
             return ""
         wait_s = self.remaining_open_s
@@ -81,27 +82,32 @@ class AdmissionControl:
         self._bucket = resize_bucket(self._bucket, tokens_per_minute, self._clock)
 
     def start(self) -> int:
-        """Count a job that starts now; returns the generation that its outcome is reported with."""
+        """Register a job that starts now.
+
+        Returns:
+            The breaker's generation; the job's outcome is reported with it.
+        """
         return self._breaker.start()
 
     def succeeded(self, generation: int, tokens: int) -> None:
-        """A job completed, and used `tokens` of input and output together."""
+        """Record that a job completed, and used `tokens` of input and output together."""
         if self._bucket is not None:
             self._bucket.consume(tokens)
             if log.enabled_for(logging.DEBUG) and (wait_s := self._bucket.wait_s) > 0:
                 log.debug("token limit reached", backend=self._backend_id, wait_s=wait_s)
         if self._rule.counts_client_errors and self._breaker.state is BreakerState.CLOSED:
-            # A success between failures does not make the service forget them.
+            # Such a service counts failures even if there are successes between them.
             self._breaker.ignored(generation)
         else:
             self._breaker.succeeded(generation)
 
     def failed(self, generation: int, error: BackendError) -> bool:
-        """A job failed; returns whether the backend's health should be checked at once."""
+        """Record that a job failed; return whether to check the backend's health at once."""
         wait_s = error.retry_after_s or 0.0
         if error.code is ErrorCode.BACKEND_OVERLOADED and wait_s > 0:
             if self._rule.counts_client_errors:
-                # Not so short that the failures after each wait add up to a block.
+                # A shorter wait would allow enough failures in the rule's time for the service to
+                # block the agent.
                 wait_s = max(wait_s, self._rule.window_s / self._rule.failures)
             self._breaker.ignored(generation)
             self._breaker.open_for(min(wait_s, MAX_SERVER_WAIT_S))
@@ -119,7 +125,7 @@ class AdmissionControl:
         return error.code is not ErrorCode.BACKEND_OVERLOADED or self.is_open
 
     def abandoned(self, generation: int) -> None:
-        """A job was stopped from outside: no information about the backend."""
+        """Record that a job was stopped, which is no information about the backend."""
         self._breaker.ignored(generation)
 
     def _count(self, generation: int, error: BackendError) -> None:

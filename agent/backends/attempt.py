@@ -9,12 +9,12 @@ from provider_agent.agent.backends.admission import AdmissionControl
 class Attempt:
     """One execution of a job on one backend.
 
-    It is settled once, by `succeeded`, `failed` or `abandoned`: the first call counts, further
-    calls do nothing. The code that ends a job can therefore abandon its attempt in every case.
+    The first call of `succeeded`, `failed` or `abandoned` settles the attempt; further calls do
+    nothing. The code that ends a job can therefore always call `abandoned`.
 
     Args:
         backend: executes the job.
-        admission: the backend's admission control; it learns of the start and of the outcome.
+        admission: the backend's admission control; records the start and the outcome.
         on_settled: called once, with whether the backend's health should be checked at once.
     """
 
@@ -34,24 +34,27 @@ class Attempt:
         return f"<Attempt on {self.backend.id} {state}>"
 
     def succeeded(self, usage_tokens: int) -> None:
-        """The backend completed the job; `usage_tokens` is input and output together."""
+        """Record that the job completed; `usage_tokens` is the sum of input and output."""
         if self._settle():
             self._admission.succeeded(self._generation, usage_tokens)
             self._on_settled(False)
 
     def failed(self, error: BackendError) -> None:
-        """The job failed on the backend."""
+        """Record that the job failed on the backend."""
         if self._settle():
             self._on_settled(self._admission.failed(self._generation, error))
 
     def abandoned(self) -> None:
-        """The job was stopped, or failed inside the agent: no information about the backend."""
+        """Record that the job was stopped, or failed by a defect of the agent.
+
+        Neither is information about the backend.
+        """
         if self._settle():
             self._admission.abandoned(self._generation)
             self._on_settled(False)
 
     def _settle(self) -> bool:
-        """Whether this call is the settlement that counts."""
+        """Settle the attempt; return False if it was settled before."""
         first = not self._settled
         self._settled = True
         return first

@@ -1,4 +1,4 @@
-"""A circuit breaker: after repeated failures a backend gets no jobs for a while.
+"""A circuit breaker: after repeated failures a backend receives no jobs for a while.
 
 ::
 
@@ -33,9 +33,9 @@ class Breaker:
     the job started; outcomes of earlier generations are ignored.
 
     Args:
-        rule: when it opens, and for how long.
-        clock: monotonic, in seconds.
-        backend_id: of its backend, for the log.
+        rule: when the breaker opens, and for how long.
+        clock: returns monotonic seconds.
+        backend_id: the id of the backend, for the log.
     """
 
     def __init__(self, rule: BreakerRule, clock: Callable[[], float], backend_id: str = "") -> None:
@@ -53,32 +53,36 @@ class Breaker:
 
     @property
     def state(self) -> BreakerState:
-        """The state now; the breaker becomes half open by the passing of time alone."""
+        """The present state. An open breaker becomes half open when its wait has passed."""
         if self._open_until is None:
             return BreakerState.CLOSED
         return BreakerState.OPEN if self._clock() < self._open_until else BreakerState.HALF_OPEN
 
     @property
     def remaining_open_s(self) -> float:
-        """Seconds until it is half open; 0 when it is not open."""
+        """Seconds until the breaker becomes half open; 0 if it is not open."""
         return max(0.0, (self._open_until or 0.0) - self._clock())
 
     def admits(self) -> bool:
-        """Whether a job may start on the backend now; half open admits one at a time."""
+        """Whether a job may start on the backend now; a half-open breaker admits one at a time."""
         state = self.state
         return state is BreakerState.CLOSED or (
             state is BreakerState.HALF_OPEN and not self._trial_running
         )
 
     def start(self) -> int:
-        """Count a job that starts now, as the trial when half open; returns the generation."""
+        """Register a job that starts now; if the breaker is half open, the job is the trial.
+
+        Returns:
+            The present generation; the job's outcome is reported with it.
+        """
         if self.state is BreakerState.HALF_OPEN:
             self._trial_running = True
             log.debug("breaker trial started", backend=self._backend_id)
         return self._generation
 
     def succeeded(self, generation: int) -> None:
-        """A job succeeded: close, and forget earlier failures."""
+        """Record that a job succeeded: close the breaker and forget earlier failures."""
         if self._is_stale(generation):
             return
         if self._open_until is not None:
@@ -89,16 +93,16 @@ class Breaker:
         self._trial_running = False
 
     def ignored(self, generation: int) -> None:
-        """A job ended without information about the backend: cancelled, or the client's fault."""
+        """Record that a job ended without information about the backend, such as by a cancel."""
         if not self._is_stale(generation):
             self._trial_running = False
 
     def failed(self, generation: int) -> None:
-        """A job failed by the backend's fault."""
+        """Record that a job failed by the backend's fault; this may open the breaker."""
         if self._is_stale(generation):
             return
         now = self._clock()
-        if self._open_until is not None:  # it was the trial
+        if self._open_until is not None:  # the failed job was the trial
             self._wait_s = min(self._wait_s * 2, self._rule.max_open_s)
             self._open(now + self._wait_s, "the trial failed")
             return
@@ -108,12 +112,12 @@ class Breaker:
             self._open(now + self._wait_s, "repeated failures")
 
     def open_for(self, seconds: float) -> None:
-        """Open for the wait that the server itself asked for; never shortens a longer one."""
+        """Open for the wait that the server asked for; a longer present wait continues."""
         until = self._clock() + min(seconds, self._rule.max_open_s)
         self._open(until, "the server asked to wait")
 
     def _is_stale(self, generation: int) -> bool:
-        """Whether an outcome is of a job that started before the breaker last opened."""
+        """Whether `generation` shows that a job started before the breaker last opened."""
         stale = generation != self._generation
         if stale:
             log.debug("outcome from before the breaker opened ignored", backend=self._backend_id)

@@ -18,18 +18,20 @@ from provider_agent.protocol.limits import (
 )
 
 _OTHER_FIELDS_BYTES: Final = 64 * KIB
-"""The largest size of the rest of `Capabilities`: limits and the operator's few short texts."""
+"""The largest size of all fields of `Capabilities` except the offers."""
 
 ServedModel = tuple[Backend, BackendModel, float | None]
-"""A healthy backend, one of its models, and the markup of a passthrough."""
+"""A healthy backend, one of its models, and the markup (for a passthrough)."""
 
 
 def model_offers(serving: Iterable[ServedModel], config: Config) -> list[ModelOffer]:
-    """One offer per model id, in the order of the backends and their models.
+    """Create one offer per model id, in the order of the backends and their models.
 
-    A model that several backends serve is offered once: with the formats and operations that any of
-    them supports, the smallest of their context windows, and the sum of their capacities. The last
-    models are left out when there are more than the protocol or one message allows.
+    A model that several backends serve has one offer: with the formats and operations that any of
+    these backends supports, the smallest of their context windows, and the sum of their
+    capacities. Its price and kind are those of the first backend. A model with too long an id is
+    left out, and so are the last models if there are more than the protocol or one message
+    allows.
     """
     entries_by_id: dict[str, list[ServedModel]] = {}
     for entry in serving:
@@ -70,12 +72,12 @@ def _offer(model_id: str, entries: Sequence[ServedModel], config: Config) -> Mod
 
 
 def agent_limits(config: Config) -> AgentLimits:
-    """The limits of the whole agent."""
+    """Return the configured limits of the whole agent."""
     return AgentLimits(config.limits.max_concurrent, config.limits.max_tokens_per_minute)
 
 
 def metadata(config: Config) -> Mapping[str, str]:
-    """The operator's configured contact data, without empty values."""
+    """Return the operator's configured name, wallet and e-mail address, without empty values."""
     values = {
         "display_name": config.operator.display_name,
         "wallet": config.operator.wallet,

@@ -13,9 +13,9 @@ class SkippedBackend(Struct, frozen=True):
     """A configured backend that is not used.
 
     Attributes:
-        backend_id: as `Backend.id` would be.
-        kind: of its adapter.
-        reason: why it is skipped.
+        backend_id: the id that the backend would have.
+        kind: the kind of the backend.
+        reason: why the backend is not used.
     """
 
     backend_id: str
@@ -27,11 +27,11 @@ class Backends(Struct, frozen=True):
     """The backends created from the configuration's `[[backends]]`.
 
     Attributes:
-        usable: in the order of the configuration.
-        markups: by backend id.
+        usable: the created backends, in the order of the configuration.
+        markups: the markup on the upstream's prices, by backend id; None for native backends.
         skipped: backends whose configured key is missing.
         tokens_per_minute: the operator's limits, by backend id.
-        created_from: the settings of each, by backend id; a backend may complete its own copy.
+        created_from: the settings that each backend was created with, by backend id.
     """
 
     usable: list[Backend]
@@ -53,8 +53,8 @@ def make_backends(
     Args:
         configs: the operator's `[[backends]]`.
         environ: the environment, for keys that are not in files.
-        before: the backends of a running agent; those with the same settings and key are kept.
-        busy_ids: ids that no new backend may have, because jobs run under them.
+        before: the backends in use, if any; those with unchanged settings and key are kept.
+        busy_ids: ids of backends that execute jobs; no new backend is given one of them.
     """
     created = Backends([], {}, [], {}, {})
     wanted: list[tuple[BackendConfig, BackendSettings]] = []
@@ -78,7 +78,10 @@ def make_backends(
 
 
 def _kept(wanted: Sequence[BackendSettings], before: Backends | None) -> list[Backend | None]:
-    """For each of the wanted settings the existing backend with the same ones, each used once."""
+    """Return, for each of `wanted`, an existing backend with equal settings, or None.
+
+    No backend is returned twice.
+    """
     unused = list(before.usable) if before else []
     created_from = before.created_from if before else {}
     kept: list[Backend | None] = []
@@ -91,10 +94,10 @@ def _kept(wanted: Sequence[BackendSettings], before: Backends | None) -> list[Ba
 
 
 def _with_unique_id(backend: Backend, taken: Collection[str]) -> Backend:
-    """Give the backend an id that is not taken.
+    """Append a number to the id of the backend if that id is taken.
 
-    Two keys of one remote service are two backends, and so are a changed backend and its
-    predecessor on which jobs still run.
+    This happens with two keys of one remote service, and with a changed backend whose predecessor
+    still executes jobs.
     """
     base_id, number = backend.id, 1
     while backend.id in taken:

@@ -1,7 +1,7 @@
-"""The pool of all backends: their health monitors, while backends are added and removed.
+"""The pool of all backends, each with its health monitor. Backends can be added and removed.
 
-A backend that the operator removed or changed is retired: it gets no new jobs, and is closed when
-its last job has ended.
+A backend that the operator removed or changed is retired: it receives no new jobs, and is closed
+when its last job has ended.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ from provider_agent.agent.backends.health_monitor import HealthMonitor
 from provider_agent.agent.backends.routing import Route
 
 CHECK_INTERVAL_S: Final = 60.0
-"""Often enough that a model swap is noticed before many jobs fail on it."""
+"""Seconds. Short enough to notice that a server has changed its model before many jobs fail."""
 
 
 class Discovery:
     """All backends, in the order of the configuration.
 
     Args:
-        backends: those in use from the start; see `replace_backends`.
+        backends: the first backends; `replace_backends` changes them.
         on_change: called when a backend offers something different than before.
-        interval_s: between two health checks of a healthy backend.
-        clock: monotonic, in seconds.
-        uniform: random, in [0, 1).
+        interval_s: seconds between two health checks of a healthy backend.
+        clock: returns monotonic seconds.
+        uniform: returns random numbers in [0, 1).
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class Discovery:
         uniform: Callable[[], float] = random.random,
     ) -> None:
         self._monitors: dict[str, HealthMonitor] = {}
-        """By backend id; those in use."""
+        """The monitors of the backends in use, by backend id."""
         self._retired: list[HealthMonitor] = []
-        """Those that are not closed yet."""
+        """The monitors of retired backends that are not closed yet."""
         self._unstarted: asyncio.Queue[HealthMonitor] = asyncio.Queue()
         self._on_change = on_change
         self._interval_s = interval_s
@@ -58,7 +58,7 @@ class Discovery:
 
     @property
     def monitors(self) -> Sequence[HealthMonitor]:
-        """The backends in use, in the order of the configuration."""
+        """The monitors of the backends in use, in the order of the configuration."""
         return list(self._monitors.values())
 
     @property
@@ -81,7 +81,7 @@ class Discovery:
         ]
 
     def routes(self, model_id: str) -> list[Route]:
-        """The backends that offer a model now."""
+        """Return the healthy backends that serve a model, also those without free capacity."""
         return [
             Route(
                 backend=monitor.backend,
@@ -105,13 +105,13 @@ class Discovery:
     # --- backends are added and removed ----------------------------------------------------------
 
     def replace_backends(self, backends: Backends) -> None:
-        """Use these backends instead of the present ones.
+        """Replace the backends in use.
 
-        A backend object that is already in use keeps its health and its breaker. One that is not
-        among them gets no more jobs, and is closed when its last job has ended.
+        A backend object that is in use before and after keeps its health and its breaker. A backend
+        that is missing from `backends` is retired.
 
         Args:
-            backends: in the order of the configuration; the id of a new one is not in `busy_ids`.
+            backends: the new backends; no id of an added backend may be in `busy_ids`.
         """
         self._set_backends(backends)
         self._on_change()
@@ -154,11 +154,11 @@ class Discovery:
     # --- health checks ---------------------------------------------------------------------------
 
     async def check_all(self) -> None:
-        """Check every backend concurrently; each result counts without waiting for the others."""
+        """Check every backend concurrently; each result is used as soon as it arrives."""
         await asyncio.gather(*(monitor.check() for monitor in self._monitors.values()))
 
     async def wait_for_first_checks(self, at_most_s: float) -> None:
-        """Return when every backend has been checked once, or when the time is up."""
+        """Return when every backend has been checked once, or after `at_most_s` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(at_most_s):
                 await self._all_checked.wait()
@@ -175,7 +175,7 @@ class Discovery:
         self._retired.remove(monitor)
 
     async def close(self) -> None:
-        """Close every backend; for when `run` has ended and no job runs."""
+        """Close every backend. Call it only after `run` has ended and when no job runs."""
         for monitor in self._all():
             await monitor.close()
 

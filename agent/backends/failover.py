@@ -9,11 +9,12 @@ from provider_agent.agent.backends.routing import Route
 from provider_agent.protocol.errors import entry_for
 
 MAX_ATTEMPTS: Final = 3
-"""Each attempt may cost a whole prefill, while the client waits for the first byte."""
+"""The most attempts of a job. Each may cost the processing of a whole prompt, while the client
+waits for the first byte."""
 
 
 class NoFailover(StrEnum):
-    """Why a job is not attempted again, as the debug log shows it."""
+    """Why a job does not fail over; the value is the text in the debug log."""
 
     STOPPED = "the job is being stopped"
     RESPONSE_STARTED = "the response has started"
@@ -25,13 +26,16 @@ class NoFailover(StrEnum):
 def next_route(
     error: BackendError, routes: Sequence[Route], tried: Sequence[str], *, has_output: bool
 ) -> Route | NoFailover:
-    """The next backend for a job that has just failed on `tried[-1]`.
+    """Choose the next backend for a job that has just failed on `tried[-1]`.
+
+    It is the first route that was not tried yet; else, if `error.retry_here` allows it, the same
+    backend once more.
 
     Args:
-        error: how it failed.
-        routes: the backends that may execute it now, best first.
+        error: the error of the last attempt.
+        routes: the backends that may execute the job now, best first.
         tried: backend ids, in the order of the attempts.
-        has_output: whether the response has started; then nothing is repeated.
+        has_output: whether the response has started; the job then never fails over.
     """
     if has_output:
         return NoFailover.RESPONSE_STARTED
@@ -50,5 +54,5 @@ def next_route(
 
 
 def may_be_retried(error: BackendError) -> bool:
-    """Whether another attempt may succeed: as the server declares, else the error registry."""
+    """Whether another attempt may succeed: `error.retryable` if set, else the registry's value."""
     return entry_for(error.code).retryable if error.retryable is None else error.retryable

@@ -19,20 +19,20 @@ from provider_agent.event_log import EventLogger
 log = EventLogger(__name__)
 
 CHECK_TIMEOUT_S: Final = 60.0
-"""For all requests of one health check; adapters have shorter timeouts, those of third parties
-perhaps none."""
+"""The timeout of one whole health check. Adapters have shorter timeouts, but those of third
+parties may have none."""
 
 
 class BackendState(Struct, frozen=True):
     """The result of the last health check of one backend.
 
     Attributes:
-        backend: which one.
-        health: whether jobs can be sent.
-        models: what it offers; empty while it is not healthy.
-        withheld: models that it has but does not offer, each with its reason.
-        capacity: jobs that it runs at once; some servers report it with their models.
-        load: the load that the server reports; None when it reports none.
+        backend: the checked backend.
+        health: whether the backend is reachable, or why not.
+        models: the models to offer; empty while the backend is not healthy.
+        withheld: models that the backend has and that are not offered, each with its reason.
+        capacity: the most jobs that it executes at the same time; 0 while it is not healthy.
+        load: the load that the server reports; None if it reports none.
     """
 
     backend: Backend
@@ -61,7 +61,7 @@ async def check_backend(backend: Backend) -> BackendState:
         text = f"no answer to its health check within {CHECK_TIMEOUT_S:.0f} s"
         return BackendState(backend, BackendHealth(False, None, text, timed_out=True))
     except Exception:
-        # A third party's adapter must not fail the agent.
+        # A defect of a third party's adapter must not stop the agent.
         log.exception("adapter failed", backend=backend.id)
         return BackendState(backend, BackendHealth(False, None, "the adapter failed; see the log"))
     return BackendState(

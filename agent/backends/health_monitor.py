@@ -21,35 +21,35 @@ from provider_agent.event_log import EventLogger
 log = EventLogger(__name__)
 
 LOADING_INTERVAL_S: Final = 2.0
-"""Between checks of a server that loads its model: it is ready soon, and should then get jobs."""
+"""Seconds between checks of a server that loads its model, so that it receives jobs soon after."""
 
 RECHECK_PAUSE_S: Final = 2.0
-"""The least time between a check and one that a failed job triggers."""
+"""The fewest seconds between a check and a later check that a failed job triggers."""
 
 MAX_RETRY_S: Final = 60.0
-"""The longest wait between checks of a server that is down; the first are a second or two."""
+"""The longest wait in seconds between checks of a server that is down; the first wait is 1 to 2."""
 
 LOAD_INTERVAL_S: Final = 10.0
-"""The greatest age of a reported load: about one heartbeat."""
+"""Seconds between two reads of a server's load, about one heartbeat; also the timeout of a read."""
 
 
 class HealthMonitor:
     """Checks one backend periodically, and counts the jobs on it.
 
     Args:
-        backend: what to monitor; closed by `close`.
-        admission: its breaker and token limit.
+        backend: the backend to monitor; `close` closes it.
+        admission: the backend's breaker and token limit.
         on_check: called after every health check.
         on_change: called when the backend offers something different than before.
-        interval_s: between two checks while it is healthy.
-        uniform: random, in [0, 1).
+        interval_s: seconds between two checks while the backend is healthy.
+        uniform: returns random numbers in [0, 1).
 
     Attributes:
         state: the result of the last health check.
-        markup: on the upstream's prices, for a passthrough.
-        checked_at: when the last check ended, by the loop's clock; None before the first.
-        running: jobs on the backend now.
-        retired: whether the backend gets no more jobs.
+        markup: added to the upstream's prices, 0.05 for five percent; None if there is none.
+        checked_at: the loop time when the last check ended; None before the first.
+        running: the number of jobs that run on the backend now.
+        retired: whether the backend receives no more jobs.
         closed: whether the backend is closed.
     """
 
@@ -77,7 +77,7 @@ class HealthMonitor:
         self._uniform = uniform
         self._failures = 0
         self._recheck = asyncio.Event()
-        """Set when the next check should not wait for its time."""
+        """Set when the next check is due before its scheduled time."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._load_fails = False
@@ -104,7 +104,7 @@ class HealthMonitor:
         self.running -= 1
         if not self.running:
             self._idle.set()
-        # At once, not after a check that a failing server may delay.
+        # Reported now, because a failing server may delay the next check.
         self._report_change()
 
     # --- health ----------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ class HealthMonitor:
     async def run(self) -> None:
         """Check the backend until it is retired, wait for its running jobs, and close it.
 
-        When cancelled, it stays open for `close`.
+        If this coroutine is cancelled, the backend stays open until `close` is called.
         """
         loop = asyncio.get_running_loop()
         next_check = loop.time()
@@ -136,12 +136,12 @@ class HealthMonitor:
         await self.close()
 
     def retire(self) -> None:
-        """Send the backend no more jobs; `run` closes it when its running jobs have ended."""
+        """Retire the backend: no more jobs; `run` closes it when its running jobs have ended."""
         self.retired = True
         self._recheck.set()
 
     def set_interval(self, interval_s: float) -> None:
-        """Change the time between checks; when it differs, check at once."""
+        """Change the seconds between checks; if the value is new, check at once."""
         if interval_s != self._interval_s:
             self._interval_s = interval_s
             self._recheck.set()
@@ -160,7 +160,7 @@ class HealthMonitor:
     async def check(self) -> None:
         """Check the backend's health and models, and report what changed."""
         before = self.state
-        self._recheck.clear()  # before the requests: a failure during them needs another check
+        self._recheck.clear()  # before the check: a job that fails during it triggers another one
         now = await check_backend(self.backend)
         if self.retired:
             return
@@ -182,7 +182,7 @@ class HealthMonitor:
             return self._interval_s
         if self.state.health.loading:
             return LOADING_INTERVAL_S
-        # Half of it is jitter, so that several agents beside one server do not check in step.
+        # Half of the wait is jitter, so that several agents beside one server do not check in step.
         full = min(MAX_RETRY_S, 2.0 ** min(self._failures, 10))
         return full * (0.5 + 0.5 * self._uniform())
 
@@ -199,7 +199,7 @@ class HealthMonitor:
             self._on_change()
 
     async def _read_load(self) -> None:
-        """Refresh the reported load; a failure is left for the next check to detect."""
+        """Update the reported load. A failure only clears it; health checks detect failures."""
         load: ServerLoad | None = None
         try:
             if self.state.health.reachable and not self.retired:

@@ -1,7 +1,8 @@
 """Finds the inference servers of this machine on their well-known ports.
 
 Only loopback is probed. A port does not identify a server (many programs use 8000 and 8080), so the
-kind follows from its responses; a server that matches none of the four kinds is ignored.
+kind is identified from the responses to several probes, HTTP requests that only one kind answers in
+its way. A server that matches none of the four kinds is ignored.
 """
 
 import asyncio
@@ -16,18 +17,18 @@ WELL_KNOWN_PORTS: Final = (8000, 8080, 9931, 1234, 11434)
 """The default ports of vLLM, llama.cpp (old and new), LM Studio and Ollama."""
 
 PROBE_TIMEOUT_S: Final = 1.0
-"""For all requests to one port: a server on this machine answers in milliseconds."""
+"""Seconds for all requests to one port; a server on this machine answers in milliseconds."""
 
 _MAX_BODY_BYTES: Final = 1024 * 1024
-"""More than any list of models; a longer body is not from such a server."""
+"""Larger than any list of models; a longer body is read no further and identifies no server."""
 
 
 class FoundServer(Struct, frozen=True, order=True):
     """One inference server of this machine.
 
     Attributes:
-        kind: "vllm", "llamacpp", "lmstudio" or "ollama"; the adapter's name.
-        url: its base address, without a trailing slash.
+        kind: "vllm", "llamacpp", "lmstudio" or "ollama"; the name of the backend's kind.
+        url: the base URL, without a trailing slash.
     """
 
     kind: str
@@ -40,7 +41,7 @@ class ProbeResponse(Struct, frozen=True):
     Attributes:
         status: the HTTP status.
         server: the `Server` header, or "".
-        body: the decoded JSON object; empty when the body was anything else.
+        body: the decoded JSON object; empty if the body is not a JSON object.
     """
 
     status: int
@@ -57,7 +58,7 @@ async def find_local_servers(
 
     Args:
         ports: TCP ports on 127.0.0.1.
-        timeout_s: for one port, in seconds.
+        timeout_s: seconds for all requests to one port.
     """
     # The environment's proxies are not used: they cannot reach this machine's loopback.
     async with aiohttp.ClientSession(auto_decompress=False) as session:
@@ -67,7 +68,7 @@ async def find_local_servers(
 
 
 async def _probe_port(session: aiohttp.ClientSession, url: str, timeout_s: float) -> str | None:
-    """Send one probe after the other until a response identifies the kind."""
+    """Send one probe after another until a response identifies the kind; None if none does."""
     try:
         async with asyncio.timeout(timeout_s):
             models = await _get(session, url + "/v1/models")
@@ -155,4 +156,4 @@ PROBES: Final[tuple[tuple[str, Callable[[ProbeResponse], str | None]], ...]] = (
     ("/api/v1/models", identify_lmstudio_models),
     ("/api/v0/models", identify_lmstudio_models),
 )
-"""The probes where `/v1/models` identified no kind, in order, each with its reader."""
+"""The probes if `/v1/models` identified no kind, in order: path and response reader."""

@@ -1,8 +1,8 @@
 """The price of one offered model. A pure decision.
 
-A passthrough pays its upstream for every token. The upstream's price is the base where it is known.
-Where it is not, the operator's default applies and may be below cost: set a price for such models,
-or offer only models with a known price.
+The operator of a passthrough pays its upstream, the remote service, for every token. If the
+upstream's price is unknown, the operator's default applies, which may be below cost: set a price
+for such models, or offer only models with a known price.
 """
 
 from fractions import Fraction
@@ -20,16 +20,16 @@ def price_for(
     upstream: Price | None = None,
     markup: float | None = None,
 ) -> Price | None:
-    """The price at which a model is offered; None when none is known.
+    """Return the price at which a model is offered; None if no price is known.
 
-    The first of: the price configured for this model; the upstream's price plus the markup; the
-    configured default.
+    It is the first known price of: the price configured for this model, the upstream's price plus
+    the markup, the configured default.
 
     Args:
-        model_id: as it is offered.
+        model_id: the id under which the model is offered.
         pricing: the `[pricing]` section.
-        upstream: what the operator pays, when the backend reported it.
-        markup: added to `upstream`; 0.05 is five percent, None is no markup.
+        upstream: the price that the operator pays; None if the backend did not report it.
+        markup: the part of `upstream` that is added to it, 0.05 for five percent; None is 0.
     """
     if (configured := pricing.models.get(model_id)) is not None:
         return configured
@@ -43,5 +43,8 @@ def price_for(
 
 
 def _marked_up(price: int, markup: float | None) -> int:
-    """Rounded up, so that rounding never sells below cost; exact in decimal (1.1 is 11/10)."""
+    """Add the markup and round up, so that rounding never sells below cost.
+
+    The markup is exact in decimal: 0.1 is 1/10, not the nearest binary fraction.
+    """
     return ceil(price * (1 + Fraction(str(markup or 0))))

@@ -10,17 +10,17 @@ from provider_agent.protocol.formats import find_operation
 
 
 class Route(Struct, frozen=True):
-    """One backend that serves a model now. Valid until the event loop's next turn.
+    """One backend that serves a model now. Valid until the next `await`.
 
     Attributes:
         backend: executes the job.
-        order: its place in the configuration; the last tie-break, so that the choice is
-            predictable.
-        native: whether it runs on the operator's own hardware.
-        operations: what it supports natively for this model.
-        in_flight: this agent's jobs on it now.
-        capacity: this agent's jobs that it runs at once; 0: none now.
-        retry_after_s: when a full backend will accept jobs again; None: unknown.
+        order: the backend's position in the configuration; decides between otherwise equal routes.
+        native: whether the backend runs on the operator's own hardware.
+        operations: the operations that the backend supports for this model.
+        in_flight: the number of this agent's jobs on the backend now.
+        capacity: the most jobs of this agent on the backend at the same time; 0 if it may receive
+            no job now.
+        retry_after_s: seconds until the backend accepts jobs again; None if unknown.
     """
 
     backend: Backend
@@ -41,9 +41,9 @@ class Refusal(Struct, frozen=True):
     """Why no backend may execute a job.
 
     Attributes:
-        code: of the error registry.
+        code: a code of the error registry.
         message: human-readable.
-        retry_after_s: when there may be capacity again; None: unknown.
+        retry_after_s: seconds until there may be capacity again; None if unknown.
     """
 
     code: ErrorCode
@@ -54,11 +54,11 @@ class Refusal(Struct, frozen=True):
 def choose_routes(
     wire_format: str, operation_name: str, routes: Iterable[Route]
 ) -> list[Route] | Refusal:
-    """Order the backends that may execute a job: local before remote, then least loaded.
+    """Order the backends that may execute a job: native first, then the least loaded first.
 
     Args:
         wire_format: the job's format.
-        operation_name: the job's operation; "" is the format's main one.
+        operation_name: the job's operation; "" is the main operation of the format.
         routes: the healthy backends that serve the job's model.
     """
     serving = list(routes)

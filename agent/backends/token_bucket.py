@@ -1,7 +1,7 @@
-"""A token bucket that limits the tokens per minute which servers report. Pure.
+"""A token bucket that limits the tokens of jobs per minute. Pure.
 
-A job's tokens are known only when it has ended, so the bucket may go below zero: then no job is
-admitted until it has refilled. On average the limit holds; one job may overshoot by its own size.
+The tokens of a job are known only when it has ended. The bucket may therefore go below zero; no job
+is admitted until it is positive again. Running jobs may exceed the limit, but the average holds.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,8 @@ class TokenBucket:
     """A limit of tokens per minute.
 
     Args:
-        per_minute: tokens that are refilled per minute; also the bucket's capacity.
-        clock: monotonic, in seconds.
+        per_minute: the tokens that are added per minute; also the bucket's capacity.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, per_minute: int, clock: Callable[[], float]) -> None:
@@ -37,7 +37,7 @@ class TokenBucket:
 
     @property
     def wait_s(self) -> float:
-        """Seconds until a job may be admitted; 0: now."""
+        """Seconds until a job may be admitted; 0 if one may be admitted now."""
         self._refill()
         return 0.0 if self._available > 0 else (1 - self._available) * 60.0 / self._per_minute
 
@@ -51,7 +51,16 @@ class TokenBucket:
 def resize_bucket(
     bucket: TokenBucket | None, per_minute: int | None, clock: Callable[[], float]
 ) -> TokenBucket | None:
-    """The bucket after a limit is set for the first time, changed, or lifted (None)."""
+    """Apply a limit to a bucket.
+
+    Args:
+        bucket: the present bucket; None if there is no limit yet.
+        per_minute: the new limit; None removes it.
+        clock: returns monotonic seconds.
+
+    Returns:
+        The bucket to use; None if there is no limit.
+    """
     if per_minute is None:
         return None
     if bucket is None:
