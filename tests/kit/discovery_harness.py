@@ -1,4 +1,4 @@
-"""A discovery over scripted backends, running or checked by hand."""
+"""A `Discovery` whose health checks run in a task or are called by the test."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ def find_monitor(discovery: Discovery, backend_id: str) -> HealthMonitor:
 
 
 class DiscoveryHarness:
-    """A discovery and the changes that it reported; as a context manager, it runs.
+    """A `Discovery` and the changes that it reported. As a context manager, it runs the checks.
 
     Attributes:
-        began: when the harness was made.
-        changed_at: when each change was reported.
+        began: the time when the harness was created.
+        changed_at: the times when changes were reported.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class DiscoveryHarness:
         return [state.health.last_error for state in self.discovery.states]
 
     def routes(self, model_id: str = "m") -> list[tuple[str, int]]:
-        """Backend id and place in the configuration of each route."""
+        """Backend id and position in the configuration of each route."""
         return [(route.backend_id, route.order) for route in self.discovery.routes(model_id)]
 
     def capacities(self, model_id: str = "m") -> list[int]:
@@ -93,7 +93,7 @@ class DiscoveryHarness:
         self.discovery.replace_backends(Backends([*backends], {**markups}, []))
 
     async def next_change(self) -> float:
-        """Wait for the next change; returns the seconds since `began`."""
+        """Wait for the next change; return the seconds since `began`."""
         self.changed.clear()
         await self.changed.wait()
         return now() - self.began

@@ -21,8 +21,9 @@ class RecordingAdmission(AdmissionControl):
     """Admits every job, and records the outcomes of attempts.
 
     Args:
-        backend: whose attempts.
-        outcomes: receives backend id, "started" or the outcome, and tokens.
+        backend: the backend whose attempts are recorded.
+        outcomes: receives one entry per start and outcome: backend id, "started" or the outcome,
+            and tokens.
     """
 
     def __init__(self, backend: Backend, outcomes: list[tuple[str, str, int]]) -> None:
@@ -49,7 +50,7 @@ class FakeBackendPool:
     """Every backend serves every model except "unknown".
 
     Attributes:
-        running: jobs on each backend now, by id.
+        running: the number of jobs on each backend now, by id.
         unavailable: ids of backends that serve nothing now.
         outcomes: see `RecordingAdmission`.
     """
@@ -80,7 +81,7 @@ class FakeBackendPool:
 
 
 class JobsHarness:
-    """Jobs over a fake pool, their records, and the frames that they sent."""
+    """`Jobs` on a `FakeBackendPool`, with the records of ended jobs and all frames sent."""
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class JobsHarness:
         self.sent: list[AgentFrame] = []
 
     def pump(self, *, acknowledge: bool = True) -> None:
-        """Send everything; every batch must survive encoding and decoding."""
+        """Send all queued frames, and check that encoding and decoding keeps each batch equal."""
         while batch := self.outbox.next_batch():
             decoded = VERSION_1.decode_from_agent(VERSION_1.encode(batch), 4 * MIB)
             assert decoded.frames == batch
@@ -130,7 +131,7 @@ class JobsHarness:
         return b"".join(one.data for one in chunks)
 
     async def end(self, job: Job) -> JobEnd:
-        """The one end of a job, once no job runs."""
+        """Wait until no job runs, and return the one end of `job`."""
         await self.jobs.wait_until_idle()
         (end,) = self.ends(job)
         return end

@@ -98,12 +98,12 @@ class ScriptedBackend(Backend):
         reported_health: the result of `health`, or the exception that it raises.
         reported_models: the result of `list_models`, or the exception that it raises.
         reported_load: the result of `load`, or the exception that it raises.
-        gate: `health` waits while it is not set.
-        checked_at: when `health` was called, by the loop's clock.
-        load_calls: calls of `load` so far.
+        gate: `health` waits until this event is set, as it is at first.
+        checked_at: the loop times of all calls of `health`.
+        load_calls: the number of calls of `load` so far.
         error_on_cancel: raised by a cancelled `execute` instead of `CancelledError`.
-        hold_cancel: a cancelled `execute` waits until it is set; None: it stops at once.
-        runs: every job so far.
+        hold_cancel: a cancelled `execute` waits for this event; if None, it stops at once.
+        runs: all calls of `execute` so far.
     """
 
     kind: ClassVar[str] = "scripted"

@@ -42,7 +42,7 @@ class AdmissionHarness:
         return False
 
 
-def test_admission_is_open_for_jobs_at_first() -> None:
+def test_a_new_admission_control_admits_jobs() -> None:
     admission = AdmissionHarness().admission
     assert (admission.is_open, admission.remaining_open_s, admission.has_capacity) == (
         False,
@@ -187,7 +187,7 @@ def test_without_a_token_limit_usage_has_no_effect() -> None:
     assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (True, None)
 
 
-def test_half_open_admits_one_trial_and_reports_no_wait() -> None:
+def test_a_half_open_breaker_admits_one_trial_and_reports_no_wait() -> None:
     harness = AdmissionHarness()
     for _ in range(DEFAULT_RULE.failures):
         harness.job(Unreachable("refused"))

@@ -129,7 +129,7 @@ def test_results_of_jobs_started_before_the_opening_are_ignored(end: str) -> Non
     assert not script.breaker.admits()
 
 
-def test_a_success_started_before_does_not_shorten_a_wait() -> None:
+def test_a_success_of_a_job_started_before_the_opening_does_not_shorten_the_wait() -> None:
     script = BreakerScript()
     old = script.breaker.start()
     script.breaker.open_for(30.0)

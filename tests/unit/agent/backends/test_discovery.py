@@ -34,7 +34,7 @@ async def test_nothing_is_served_before_the_first_checks() -> None:
     assert harness.discovery.routes("m") == []
 
 
-async def test_only_changes_are_reported() -> None:
+async def test_a_check_without_a_change_is_not_reported() -> None:
     backend = ScriptedBackend("a", model("m"))
     harness = DiscoveryHarness(backend)
     await harness.discovery.check_all()
@@ -256,7 +256,9 @@ async def test_served_models_have_the_markup_of_their_backend() -> None:
     ]
 
 
-async def test_going_up_and_down_is_logged_once_each(caplog: pytest.LogCaptureFixture) -> None:
+async def test_each_change_between_up_and_down_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level("INFO", "provider_agent.agent.backends")
     backend = ScriptedBackend("a", model("m"))
     harness = DiscoveryHarness(backend)

@@ -75,7 +75,7 @@ async def test_a_refusal_is_logged_with_its_reason(debug_log: pytest.LogCaptureF
     assert field(debug_log, "routes considered", "refusal") == reasons[:1]
 
 
-async def test_nothing_is_computed_without_debug(
+async def test_debug_fields_are_not_computed_at_a_higher_log_level(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "provider_agent")

@@ -23,7 +23,7 @@ JOB = new_job()
 
 
 def survives_codec(end: JobEnd) -> bool:
-    """Whether the coordinator can decode it: if not, the link ends for every job."""
+    """Whether the coordinator can decode the end, as it must to keep the link open."""
     return VERSION_1.decode_from_agent(VERSION_1.encode([end]), 4 * MIB).frames == [end]
 
 
@@ -105,14 +105,14 @@ def test_valid_counts_are_kept() -> None:
 
 
 @pytest.mark.parametrize("total_bytes", [6, 8])
-def test_a_result_with_wrong_bytes_or_job_id_is_rejected(total_bytes: int) -> None:
+def test_a_result_with_a_wrong_byte_count_or_job_id_is_rejected(total_bytes: int) -> None:
     with pytest.raises(ValueError, match="does not match"):
         validate_result(JOB, total_bytes, result())
     with pytest.raises(ValueError, match="does not match"):
         validate_result(new_job(), 7, result())
 
 
-def test_times_count_from_the_arrival() -> None:
+def test_times_of_a_result_count_from_the_arrival_of_the_job() -> None:
     assert count_from_arrival(result(), 0.0) == result()
     assert count_from_arrival(result(), 1.5) == result(duration_ms=1520, first_byte_ms=1510)
     assert count_from_arrival(result(first_byte_ms=None), 1.5).first_byte_ms is None

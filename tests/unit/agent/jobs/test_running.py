@@ -108,7 +108,7 @@ async def test_a_job_without_a_route_is_refused_at_once(job: Job, code: str) -> 
     assert harness.records == [JobRecord(job.format, "", refusal, None, attempts=0)]
 
 
-async def test_a_draining_agent_refuses_and_finishes_what_runs() -> None:
+async def test_a_draining_agent_refuses_new_jobs_and_finishes_running_ones() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
@@ -185,7 +185,7 @@ async def test_cancel_stops_a_running_job() -> None:
     assert harness.data(job) == b"part"
 
 
-async def test_cancel_before_the_first_step_of_the_task() -> None:
+async def test_cancel_before_the_first_step_of_the_task_ends_the_job() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job = new_job()
@@ -196,7 +196,7 @@ async def test_cancel_before_the_first_step_of_the_task() -> None:
     assert harness.pool.running[backend.id] == 0
 
 
-async def test_cancel_twice_keeps_the_first_reason() -> None:
+async def test_a_second_cancel_keeps_the_first_reason() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, _ = await start_job(harness, backend)

@@ -263,7 +263,7 @@ async def test_the_deadline_spans_all_attempts() -> None:
 
 
 @in_virtual_time
-async def test_a_short_deadline_does_not_count_as_a_failure() -> None:
+async def test_a_passed_short_deadline_is_not_the_backends_failure() -> None:
     first, second = two_backends()
     harness = JobsHarness(first, second)
     job = new_job(deadline_ms=29_000)

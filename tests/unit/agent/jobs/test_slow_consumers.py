@@ -49,7 +49,7 @@ def test_only_blocked_streams_can_stall(sending: SendStream, is_stalled: bool) -
     assert slow.stalled([sending], LIMIT_S, LIMIT_S) == ([sending] if is_stalled else [])
 
 
-def test_any_progress_restarts_the_limit() -> None:
+def test_any_progress_of_a_stream_restarts_its_time_limit() -> None:
     sending = stream(3 * WINDOW)
     slow = SlowConsumers()
     slow.stalled([sending], 0.0, LIMIT_S)
@@ -60,7 +60,7 @@ def test_any_progress_restarts_the_limit() -> None:
     assert slow.stalled([sending], 3 * LIMIT_S, LIMIT_S) == [sending]
 
 
-def test_time_without_a_link_does_not_count() -> None:
+def test_time_without_a_link_does_not_count_as_stalled() -> None:
     sending = stream(WINDOW)
     slow = SlowConsumers()
     slow.stalled([sending], 0.0, LIMIT_S)
