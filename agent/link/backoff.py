@@ -67,7 +67,7 @@ class Disconnect(Struct, frozen=True):
     Attributes:
         cause: decides what follows.
         detail: human-readable; of the peer's content it holds only sanitized reasons.
-        retry_after_s: the wait that the coordinator asked for; None: it did not.
+        retry_after_s: the wait that the coordinator asked for; if None, it did not ask.
     """
 
     cause: DisconnectCause
@@ -128,7 +128,7 @@ def next_attempt(
     Args:
         disconnect: how the link ended.
         waited_s: the sum of all waits since the last healthy session.
-        welcomed_s: how long the session lasted after `Welcome`; None: there was no `Welcome`.
+        welcomed_s: seconds from `Welcome` to the end; if None, no `Welcome` arrived.
         random: uniform in [0, 1).
         finished_job: a job succeeded during the session, which also makes it healthy.
     """
@@ -155,7 +155,7 @@ def next_attempt(
 
 
 def _retry_after_s(disconnect: Disconnect) -> float | None:
-    """The wait that the coordinator asked for, within bounds; None: it asked for none."""
+    """The wait that the coordinator asked for, within bounds; None if it asked for none."""
     seconds = disconnect.retry_after_s
     if seconds is None or math.isnan(seconds):
         told_to_wait = disconnect.cause is DisconnectCause.TOLD_TO_WAIT

@@ -84,28 +84,28 @@ class Link:
         Cancelling it closes the connection with 1000 (normal closure) before it returns.
         """
         try:
-            socket = await dial(self._settings, self._dialect.subprotocol)
+            connection = await dial(self._settings, self._dialect.subprotocol)
         except DialFailed as failed:
             return failed.disconnect
         try:
-            return await self._run_connection(socket)
+            return await self._run_connection(connection)
         except asyncio.CancelledError:
-            await _close(socket, CloseCode.NORMAL_CLOSURE, "the agent is stopping")
+            await _close(connection, CloseCode.NORMAL_CLOSURE, "the agent is stopping")
             raise
         finally:
             # No effect after a close handshake; a stalled peer would not complete one.
-            socket.transport.abort()
+            connection.transport.abort()
 
-    async def _run_connection(self, socket: ClientConnection) -> Disconnect:
+    async def _run_connection(self, connection: ClientConnection) -> Disconnect:
         try:
-            await self._handshake(socket)
-            await self._exchange_frames(socket)
+            await self._handshake(connection)
+            await self._exchange_frames(connection)
         except _Ended as ended:
             return ended.disconnect
         except ProtocolError as error:
             # The text of a ProtocolError never holds what the peer sent.
             _log_violation(str(error), error.close_code)
-            await _close(socket, error.close_code, str(error)[:_MAX_REASON_CHARS])
+            await _close(connection, error.close_code, str(error)[:_MAX_REASON_CHARS])
             return violation(str(error))
         except ConnectionClosed as closed:
             disconnect = explain_close(closed, self._drain)
@@ -114,30 +114,32 @@ class Link:
             return disconnect
         return Disconnect(DisconnectCause.LOST, "the connection ended")
 
-    async def _handshake(self, socket: ClientConnection) -> None:
+    async def _handshake(self, connection: ClientConnection) -> None:
         session = self._session
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 while session.welcome is None:
-                    self._receive(await socket.recv())
+                    self._receive(await connection.recv())
                     if session.to_send:
                         frames = list(session.to_send)
                         session.to_send.clear()
-                        await socket.send(self._dialect.encode(frames))
+                        await connection.send(self._dialect.encode(frames))
                         log_sent(frames)
         except TimeoutError:
             text = f"no `Welcome` within {HANDSHAKE_TIMEOUT_S:.0f} s after the connection opened"
             raise _Ended(Disconnect(DisconnectCause.LOST, text)) from None
 
-    async def _exchange_frames(self, socket: ClientConnection) -> None:
+    async def _exchange_frames(self, connection: ClientConnection) -> None:
         """Read and write until one task ends; then all have ended."""
-        dogs = Watchdogs(socket, self._on_activity)
+        dogs = Watchdogs(connection, self._on_activity)
         tasks = (
-            asyncio.create_task(self._write(socket, dogs), name="link writer"),
-            asyncio.create_task(self._read(socket), name="link reader"),
-            asyncio.create_task(_abort_when(socket, dogs.stalled()), name="link write watchdog"),
-            asyncio.create_task(_abort_when(socket, dogs.silent()), name="link ping watchdog"),
-            asyncio.create_task(self._close_when_drained(socket), name="link drain"),
+            asyncio.create_task(self._write(connection, dogs), name="link writer"),
+            asyncio.create_task(self._read(connection), name="link reader"),
+            asyncio.create_task(
+                _abort_when(connection, dogs.stalled()), name="link write watchdog"
+            ),
+            asyncio.create_task(_abort_when(connection, dogs.silent()), name="link ping watchdog"),
+            asyncio.create_task(self._close_when_drained(connection), name="link drain"),
         )
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -150,28 +152,28 @@ class Link:
             # The task that found the cause comes first; the others only see a closed connection.
             raise min(errors, key=lambda error: isinstance(error, ConnectionClosed))
 
-    async def _read(self, socket: ClientConnection) -> None:
+    async def _read(self, connection: ClientConnection) -> None:
         # Not `async for`: it would hide the code and reason of a normal closure.
         while True:
-            self._receive(await socket.recv())
+            self._receive(await connection.recv())
 
-    async def _write(self, socket: ClientConnection, dogs: Watchdogs) -> None:
+    async def _write(self, connection: ClientConnection, dogs: Watchdogs) -> None:
         outbox, encode, write_timer = self._outbox, self._dialect.encode, dogs.write_timer
         size = MessageSize()
         while True:
             await outbox.wait()
             frames = outbox.next_batch(size.limit_bytes)
             with write_timer:
-                await socket.send(encode(frames))
+                await connection.send(encode(frames))
             log_sent(frames)
             del frames  # an idle link must not hold the bytes of its last message
             size.adapt(write_timer.duration_s)
 
-    async def _close_when_drained(self, socket: ClientConnection) -> None:
+    async def _close_when_drained(self, connection: ClientConnection) -> None:
         """After the coordinator's `Drain`: wait until all jobs have ended, then close."""
         await self._drain_received.wait()
         await self._outbox.wait_until_acknowledged()
-        await _close(socket, CloseCode.NORMAL_CLOSURE, "drained")
+        await _close(connection, CloseCode.NORMAL_CLOSURE, "drained")
 
     def _receive(self, message: bytes | str) -> None:
         self._on_activity()
@@ -203,19 +205,19 @@ class Link:
             log.warning("skipping unknown frames", type=frame_type)
 
 
-async def _abort_when(socket: ClientConnection, broken: Awaitable[str]) -> None:
+async def _abort_when(connection: ClientConnection, broken: Awaitable[str]) -> None:
     reason = await broken
-    socket.transport.abort()
+    connection.transport.abort()
     raise _Ended(Disconnect(DisconnectCause.LOST, reason))
 
 
-async def _close(socket: ClientConnection, code: int, reason: str) -> None:
+async def _close(connection: ClientConnection, code: int, reason: str) -> None:
     """Close with a timeout: the library waits indefinitely for space in the write buffer."""
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
-            await socket.close(code, reason)
+            await connection.close(code, reason)
     except TimeoutError:
-        socket.transport.abort()
+        connection.transport.abort()
 
 
 def _log_violation(reason: str, close_code: int) -> None:

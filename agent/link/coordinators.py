@@ -33,7 +33,7 @@ class Coordinators:
             welcomed: whether the link had received `Welcome`.
 
         Returns:
-            Seconds to wait before dialing `current`; None: no address is left.
+            Seconds to wait before dialing `current`; if None, no address is left.
         """
         ended = self.current
         candidates = self._others(ended)

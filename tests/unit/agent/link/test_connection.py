@@ -104,7 +104,7 @@ async def test_handshake_times_out_without_welcome(silent_from: str) -> None:
         await coordinator.agents[0].closed.wait()
 
 
-async def test_503_with_retry_after_sets_the_wait(coordinator: ScriptedCoordinator) -> None:
+async def test_retry_after_of_http_503_becomes_the_wait(coordinator: ScriptedCoordinator) -> None:
     coordinator.refusals.append((503, {"Retry-After": "7"}))
     disconnect = await LinkHarness(coordinator.url).link.run()
     assert (disconnect.cause, disconnect.retry_after_s) == (DisconnectCause.TOLD_TO_WAIT, 7.0)
@@ -176,7 +176,7 @@ async def test_queued_control_frames_are_sent_in_one_message(
     await link.disconnect()
 
 
-async def test_unknown_frames_are_skipped_and_logged_once_per_type(
+async def test_unknown_frames_are_skipped_and_each_type_is_logged_once(
     coordinator: ScriptedCoordinator, caplog: pytest.LogCaptureFixture
 ) -> None:
     link, peer = await connect(coordinator)
@@ -193,7 +193,7 @@ async def test_unknown_frames_are_skipped_and_logged_once_per_type(
     await link.disconnect()
 
 
-async def test_at_most_64_unknown_frame_types_are_logged(
+async def test_only_the_first_64_unknown_frame_types_are_logged(
     coordinator: ScriptedCoordinator, caplog: pytest.LogCaptureFixture
 ) -> None:
     link, peer = await connect(coordinator)
