@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 COMMAND = Path(sys.executable).with_name("provider-agent")
-_KEPT_VARIABLES = ("PATH", "LANG", "SYSTEMROOT", "LD_LIBRARY_PATH")
+_KEPT_VARIABLES = ("PATH", "LANG", "SYSTEMROOT", "LD_LIBRARY_PATH", "COVERAGE_PROCESS_CONFIG")
 
 
 class CompletedCommand(NamedTuple):
