@@ -2,10 +2,13 @@
 
 ::
 
-    agent        connecting ──Challenge──▶ greeting ──Welcome──▶ open ──▶ closed
-    coordinator  greeting ────Hello──────▶ deciding ──welcome()─▶ open ──▶ closed
+    agent        connecting ──Challenge──▶ greeting ──Welcome───▶ open
+    coordinator  greeting ────Hello──────▶ deciding ──accept()──▶ open
 
-`receive` processes one frame and returns it when the application has to act on it, otherwise None.
+A rejection leads from each state before `open` to `closed`.
+
+`receive` processes one frame and returns it if the application has to act on it, otherwise None. Of
+a `Chunk` it returns only the bytes that are new.
 Frames to send are appended to `to_send`. A frame that the state does not allow raises
 `ProtocolViolation`; the caller then closes the connection with 1002.
 """

@@ -1,11 +1,12 @@
 """The adapter for Ollama, which loads models on demand and supports both formats since 0.14.
 
 The OpenAI model list has neither context windows nor capabilities, so the adapter uses the native
-API. The window in the `model_info` of `/api/show` is the one of the training. The effective window
-is the one that `/api/ps` reports as allocated, or an explicit `num_ctx`. `OLLAMA_CONTEXT_LENGTH`
-and the default, which depends on video memory, are not visible through the API. Cloud models run
-at ollama.com and are never offered. Ollama silently truncates a prompt over the window (issues 4967
-and 17889 of its tracker), so such a prompt is rejected here.
+API. The `model_info` of `/api/show` reports the window that the model was trained with. The
+effective window is the one that `/api/ps` reports as allocated, or an explicit `num_ctx`.
+`OLLAMA_CONTEXT_LENGTH` and the default, which depends on video memory, are not visible through the
+API. Cloud models run at ollama.com and are never offered. Ollama silently truncates a prompt over
+the window (issues 4967 and 17889 of its tracker). The adapter therefore rejects a prompt if the
+window is known and a lower bound of the prompt's tokens exceeds it.
 """
 
 import time
@@ -140,7 +141,7 @@ class OllamaBackend(HttpBackend):
         """Prepare a job's request, and reject a prompt that Ollama would truncate.
 
         Raises:
-            PromptTooLong: the prompt has more tokens than the context window.
+            PromptTooLong: a lower bound of the prompt's tokens exceeds the known context window.
             BadRequest: see `HttpBackend.prepare`.
         """
         window = self._windows.get(job.model_id)
@@ -162,7 +163,7 @@ class OllamaBackend(HttpBackend):
             ) from error
 
     async def _describe(self, tags: list[_Tag]) -> None:
-        """Call `/api/show` for each model, once per digest."""
+        """Call `/api/show` for at most `MAX_SHOW_REQUESTS` models whose name or digest is new."""
         previous, self._descriptions = self._descriptions, {}
         requests = 0
         for tag in tags:

@@ -20,7 +20,8 @@ from provider_agent.agent.telemetry.status import StatusSnapshot, readiness
 def status(loaded: LoadedConfig, as_json: bool) -> None:
     """Print the state of the running agent: link, jobs, backends, last job, last rejection.
 
-    Exits with 0 if it can accept jobs; otherwise it prints the reasons and exits with 1.
+    Exits with 0 if the agent can accept jobs, otherwise with 1. Without --json it also prints the
+    reasons.
     """
     address = loaded.config.observability.prometheus_addr
     try:

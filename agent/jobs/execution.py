@@ -27,8 +27,8 @@ from provider_agent.protocol.frames import Job, JobEnd, JobError, JobResult
 log = EventLogger(__name__)
 
 HANG_S: Final = 30.0
-"""Seconds. When a deadline this long passes without a response, the backend has failed; a shorter
-one may just have been too short."""
+"""Seconds. A job with a deadline of at least this that received no response counts as a failure of
+the backend of its latest attempt. A shorter deadline does not: the backend may only be slow."""
 
 
 class StopReason(StrEnum):
@@ -137,13 +137,13 @@ class JobExecution:
                 return self._error_end(ErrorCode.DEADLINE_EXCEEDED, text)
             if isinstance(error, BackendError):
                 return backend_error_end(self.job, self.channel.stream.written, error)
-            log.exception("job failed by a defect of the agent", **self._log_fields())
-            return self._error_end(ErrorCode.INTERNAL, "a defect of the agent")
+            log.exception("job failed by an internal error", **self._log_fields())
+            return self._error_end(ErrorCode.INTERNAL, "internal error of the agent")
 
     async def _try_backends(self) -> JobResult:
         """Execute the job; fail over while `next_route` finds another backend."""
         while True:
-            earlier_s = self.duration_s
+            attempt_started_s = self.duration_s
             try:
                 reported = await self._attempt.backend.execute(self.job, self.channel)
                 result = validate_result(self.job, self.channel.stream.written, reported)
@@ -151,17 +151,17 @@ class JobExecution:
                 if not self._fail_over(error):
                     raise
             else:
-                return count_from_arrival(result, earlier_s)
+                return count_from_arrival(result, attempt_started_s)
 
     def _fail_over(self, error: BackendError) -> bool:
         """Start the next attempt after a failed one; return False if there is none."""
         if self._task.cancelling():
-            # A cancelled adapter's error is no information about its server, and a stopped job
-            # must not start again.
+            # An error after cancellation says nothing about the backend, and a stopped job must not
+            # start again.
             self._log_no_failover(error, NoFailover.STOPPED)
             return False
-        # Settled before routes are looked up: it frees the attempt's slot on the backend, and if
-        # this failure opens the breaker, the backend is not among the routes.
+        # Record the failure before looking up routes: this frees the attempt's slot on the backend,
+        # and if it opens the breaker, the backend is not among the routes.
         self._attempt.failed(error)
         routes = find_routes(self._pool, self.job)
         route = next_route(
@@ -195,19 +195,19 @@ class JobExecution:
 
     def _task_done(self, task: asyncio.Task[JobEnd]) -> None:
         end: JobEnd | None = None if task.cancelled() else task.result()
-        # A cancelled adapter's error is no information about its server.
+        # An error after cancellation says nothing about the backend.
         if end is None or (isinstance(end, JobError) and self._stop_reason is not None):
             end = self._stopped_end()
         if isinstance(end, JobResult):
             self._attempt.succeeded(usage_tokens(end))
         else:
-            self._attempt.abandoned()
+            self._attempt.abandoned()  # has no effect if `failed` was called before
         self._on_end(self, end)
 
     def _stopped_end(self) -> JobError:
         reason = self._stop_reason or StopReason.DRAINING
         if reason is StopReason.SLOW_CONSUMER:
-            # The end must not wait behind bytes that the consumer does not accept.
+            # The end must not wait behind bytes that the coordinator does not acknowledge.
             self.channel.stream.drop_unsent()
         detail = self._stop_detail or "the agent is stopping"
         return self._error_end(ErrorCode(reason.value), detail)

@@ -1,4 +1,4 @@
-"""TLS of the link: trusted authorities, the client certificate, and failed handshakes.
+"""TLS for the link: CA certificates, the client certificate, and TLS errors.
 
 The files are read at every dial, so that renewed certificates need no restart.
 """
@@ -11,9 +11,9 @@ from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
 
 
 class UnusableFile(Exception):
-    """A file of the operator is not usable now; the next attempt reads it again.
+    """A configured file cannot be used; the next dial reads it again.
 
-    The text names the configuration key, the path and the reason, but nothing of the content.
+    The text names the configuration key, the path and the reason, but never the file's content.
     """
 
     def __init__(self, key: str, path: Path, reason: str | Exception) -> None:
@@ -31,12 +31,12 @@ class _NeedsPassword(Exception):
 def client_context(
     ca_file: Path | None, client_cert_file: Path | None, client_key_file: Path | None
 ) -> ssl.SSLContext:
-    """The TLS context for one dial. Reading the system's store takes tens of milliseconds.
+    """Build the TLS context for one dial. Loading the system's CA certificates takes tens of ms.
 
     Args:
         ca_file: certificates to trust instead of the system's.
         client_cert_file: the client certificate, as PEM, with its chain.
-        client_key_file: its private key; None: it is in `client_cert_file`.
+        client_key_file: its private key; None if `client_cert_file` also contains the key.
 
     Raises:
         UnusableFile: one of the files is missing or invalid.
@@ -65,7 +65,7 @@ def _load_client_certificate(context: ssl.SSLContext, cert: Path, key: Path | No
         if error.reason == "KEY_VALUES_MISMATCH":
             reason = f"the private key does not match the certificate in {cert}"
             raise UnusableFile(*named, reason) from error
-        reason = "it does not hold a certificate and its key as PEM"
+        reason = "it does not contain a PEM certificate and its private key"
         if key is not None:
             reason = f"this file or client_cert_file {cert} is not valid PEM"
         raise UnusableFile(*named, reason) from error

@@ -3,7 +3,8 @@
 from provider_agent.protocol.frames import CoordinatorFrame, Job
 
 _FRAME_BYTES = 128
-"""The estimated size of any frame except `Job`: the strings in it rarely exceed a few words."""
+"""The estimated size of a frame without the request of a `Job`. Only `Welcome.resumed`, with one
+entry per resumed job, can be much larger."""
 
 
 def frame_bytes(frame: CoordinatorFrame) -> int:

@@ -49,7 +49,7 @@ async def test_context_window_is_that_of_one_slot(server: FakeLlamaCpp, connect:
     assert (model.model_id, model.upstream_id, model.context_window) == (MODEL, FILE, WINDOW)
 
 
-async def test_key_is_checked_although_health_and_models_need_none(
+async def test_wrong_api_key_makes_the_server_unhealthy(
     server: FakeLlamaCpp, connect: Connect
 ) -> None:
     health = await connect(server, api_key="sk-wrong-012345").health()
@@ -111,7 +111,9 @@ async def test_embeddings_are_offered_if_supported(
     assert (model.withheld == "") is bool(operations)
 
 
-async def test_each_build_is_probed_once(server: FakeLlamaCpp, connect: Connect) -> None:
+async def test_repeated_list_models_probes_each_operation_once(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
     backend = connect(server)
 
     for _ in range(3):
@@ -170,7 +172,7 @@ async def test_router_offers_only_loaded_models(server: FakeLlamaCpp, connect: C
         (False, None, None),
     ],
 )
-async def test_load_is_busy_slots_and_the_queue_where_they_are_told(
+async def test_load_reports_busy_slots_and_queue_length_if_available(
     server: FakeLlamaCpp,
     connect: Connect,
     slots: bool,
@@ -187,7 +189,7 @@ async def test_load_is_busy_slots_and_the_queue_where_they_are_told(
     assert len(server.requests_to("/metrics")) == (1 if deferred is None else 3)
 
 
-async def test_metrics_that_were_switched_on_meanwhile_are_noticed(
+async def test_metrics_enabled_later_are_used_after_the_next_list_models(
     server: FakeLlamaCpp, connect: Connect
 ) -> None:
     backend = connect(server)

@@ -97,11 +97,11 @@ async def test_a_defect_of_an_adapter_ends_only_its_job(
     error = await harness.error(job)
     assert (error.code, error.message, error.retryable) == (
         "internal",
-        "a defect of the agent",
+        "internal error of the agent",
         True,
     )
     (logged,) = [one for one in caplog.records if one.levelno == logging.ERROR]
-    assert logged.message == "job failed by a defect of the agent"
+    assert logged.message == "job failed by an internal error"
     assert sum(isinstance(one.end, JobResult) for one in harness.records) == 1
 
 

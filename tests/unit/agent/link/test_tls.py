@@ -50,7 +50,9 @@ def test_invalid_file_is_named_and_not_quoted(tmp_path: Path) -> None:
     assert "secret" not in " ".join(texts)
     assert f"{both}: this file or client_cert_file {odd} is not valid PEM" in texts[-1]
     # A certificate without its key.
-    assert unusable(None, own.file).endswith("it does not hold a certificate and its key as PEM")
+    assert unusable(None, own.file).endswith(
+        "it does not contain a PEM certificate and its private key"
+    )
 
 
 def test_key_of_another_certificate_is_named(tmp_path: Path) -> None:

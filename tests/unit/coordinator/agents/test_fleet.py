@@ -59,7 +59,7 @@ def test_newer_connection_of_a_key_closes_an_idle_older_one() -> None:
     assert len(harness.fleet) == 0
 
 
-def test_agent_without_key_or_code_is_not_enrolled() -> None:
+def test_agent_with_unknown_key_and_no_code_is_rejected() -> None:
     harness = FleetHarness(CoordinatorSettings(enrollment_codes=SecretSet(["code"])))
     rejected = harness.fleet.admit(HELLO)
     assert rejected is not None
@@ -115,7 +115,7 @@ def test_only_the_most_recently_used_models_are_remembered(monkeypatch: pytest.M
     assert harness.fleet.pick("older", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
 
 
-def test_every_model_is_out_of_capacity_from_the_start_until_an_agent_connects() -> None:
+def test_any_model_is_out_of_capacity_after_start_until_an_agent_connects() -> None:
     harness = FleetHarness()
     assert harness.fleet.pick("tiny", Operation.CHAT) is ErrorCode.OUT_OF_CAPACITY
     harness.fleet.join(harness.agent(b"a"))
@@ -129,7 +129,7 @@ def test_models_of_all_agents_are_sorted() -> None:
     assert harness.fleet.models(WireFormat.OPENAI) == ["b", "z"]
 
 
-def test_draining_fleet_picks_and_admits_no_agent() -> None:
+def test_draining_fleet_picks_no_agent_and_rejects_new_ones() -> None:
     harness = FleetHarness()
     agent = harness.agent(b"a")
     harness.fleet.join(agent)

@@ -1,4 +1,4 @@
-"""What a stream sends again after a lost link. `tests/fuzz` tests both halves together."""
+"""`SendStream.rewind` after a lost link. `tests/fuzz` tests it together with `ReceiveStream`."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +14,7 @@ def make_result(total_bytes: int) -> JobResult:
     return JobResult(JOB_ID, total_bytes, 1, 1, 10, 5)
 
 
-def drain(stream: SendStream, budget: int) -> list[AgentFrame]:
+def send_all(stream: SendStream, budget: int) -> list[AgentFrame]:
     frames: list[AgentFrame] = []
     while stream.ready:
         frames += stream.next_frames(budget)
@@ -26,7 +26,7 @@ def drain(stream: SendStream, budget: int) -> list[AgentFrame]:
     st.integers(1, 40),
     st.data(),
 )
-def test_rewinding_to_any_offset_sends_the_same_bytes_again(
+def test_rewinding_to_an_unacknowledged_offset_resends_the_same_bytes(
     writes: list[bytes], budget: int, data: st.DataObject
 ) -> None:
     source = b"".join(writes)
@@ -35,14 +35,14 @@ def test_rewinding_to_any_offset_sends_the_same_bytes_again(
     for piece in writes:
         stream.write(piece)
     stream.finish(make_result(len(source)))
-    drain(stream, budget)
+    send_all(stream, budget)
     acked = data.draw(st.integers(0, len(source)))
     stream.acknowledge(acked, final=False)
     offset = data.draw(st.integers(acked, len(source)))
 
     stream.rewind(offset)
 
-    repeated = drain(stream, budget)
+    repeated = send_all(stream, budget)
     chunks = [frame for frame in repeated if isinstance(frame, Chunk)]
     assert b"".join(frame.data for frame in chunks) == source[offset:]
     assert [frame.offset for frame in chunks] == [
