@@ -50,7 +50,9 @@ class DisconnectCause(StrEnum):
     UNAUTHORIZED = "unauthorized"
     """HTTP 401 or 403, or the client certificate was refused."""
     REJECTED = "rejected"
-    """`Rejected` without a time."""
+    """`Rejected` without a time, for another reason than the signature."""
+    BAD_SIGNATURE = "bad_signature"
+    """`Rejected` without a time: the signature is not for an address of the coordinator."""
     INCOMPATIBLE = "incompatible"
     """Close code 1002, HTTP 426, or another subprotocol."""
     BAD_CERTIFICATE = "bad_certificate"
@@ -105,6 +107,8 @@ class Fatal(Struct, frozen=True):
 _HINTS: Final = {
     DisconnectCause.REJECTED: "check [coordinator] enrollment_code and which key is enrolled "
     "(`provider-agent identity`)",
+    DisconnectCause.BAD_SIGNATURE: "set [coordinator] url to an address that the coordinator "
+    "accepts as its own (the reference coordinator's --authority)",
     DisconnectCause.INCOMPATIBLE: "coordinator and agent have no protocol version in common; "
     "check [coordinator] url and update the agent",
     DisconnectCause.REPLACED: "another agent runs with the same key; give every agent a key "

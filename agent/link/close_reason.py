@@ -52,7 +52,9 @@ def explain_rejection(rejected: Rejected) -> Disconnect:
     """The meaning of a `Rejected`: final, unless it names a time."""
     detail = f"rejected by the coordinator: {sanitize(rejected.code)}: {sanitize(rejected.message)}"
     if rejected.retry_after_ms is None:
-        return Disconnect(DisconnectCause.REJECTED, detail)
+        is_signature = rejected.code == "bad_signature"
+        cause = DisconnectCause.BAD_SIGNATURE if is_signature else DisconnectCause.REJECTED
+        return Disconnect(cause, detail)
     return _retry(detail, rejected.retry_after_ms / 1000)
 
 

@@ -8,5 +8,6 @@ class LinkState(StrEnum):
 
     STARTING = "starting"
     CONNECTING = "connecting"
+    """Dialing, in the handshake, or waiting to dial again."""
     CONNECTED = "connected"
     STOPPED = "stopped"

@@ -160,6 +160,7 @@ class Uplink:
 
     def _link_ended(self, disconnect: Disconnect) -> float | None:
         """Detach the session; returns how long it was connected, None: there was no `Welcome`."""
+        self.state = LinkState.CONNECTING
         self.last_rejection = disconnect.detail
         self._outbox.drop_control()
         self._resumption.lost()

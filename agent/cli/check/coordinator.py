@@ -12,23 +12,17 @@ from provider_agent.agent.config import Config
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.identity.key_lock import is_key_locked
 from provider_agent.agent.link.backoff import Disconnect, DisconnectCause, Fatal, next_attempt
+from provider_agent.agent.link.close_reason import explain_rejection
 from provider_agent.agent.link.dial import DialSettings, dial
 from provider_agent.agent.link.dial_failure import DialFailed
-from provider_agent.agent.link.state import LinkState
 from provider_agent.agent.version import agent_version
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.exceptions import ProtocolError
 from provider_agent.protocol.frames import Rejected, Welcome
 from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES
-from provider_agent.protocol.session import AgentSession, State
+from provider_agent.protocol.session import AgentSession
 
 COMPONENT: Final = "coordinator"
-
-_ENROLLMENT_ADVICE: Final = "check [coordinator] enrollment_code, and which key is enrolled"
-_REJECTION_ADVICE: Final = {
-    "bad_signature": "set [coordinator] url to an address that the coordinator accepts as its own "
-    "(the reference coordinator's --authority)",
-}
 
 _NETWORK_ADVICE: Final = (
     "check [coordinator] url, that the coordinator is running, and that no firewall blocks it"
@@ -89,28 +83,21 @@ async def _handshake(
         instance_id="check",
         enrollment_code=config.coordinator.enrollment_code or "",
     )
-    reply: Welcome | Rejected | None = None
-    while session.state not in (State.OPEN, State.CLOSED):
+    welcome: Welcome | None = None
+    while welcome is None:
         message = await socket.recv()
         decoded = VERSION_1.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
         for frame in decoded.frames:
             event = session.receive(frame)
-            if isinstance(event, Welcome | Rejected):
-                reply = event
+            if isinstance(event, Rejected):
+                return _failed(settings, explain_rejection(event))
+            if isinstance(event, Welcome):
+                welcome = event
         if session.to_send:
             await socket.send(VERSION_1.encode(session.to_send))
             session.to_send.clear()
-    if not isinstance(reply, Welcome):
-        reason = f"{reply.code}: {reply.message}" if reply else "no reason given"
-        return Finding(
-            COMPONENT,
-            settings.url,
-            Outcome.FAILED,
-            f"rejected: {reason}",
-            _REJECTION_ADVICE.get(reply.code, _ENROLLMENT_ADVICE) if reply else _ENROLLMENT_ADVICE,
-        )
     round_trip = await (await socket.ping())
-    details = f"welcomed as {reply.provider_id}, round trip {round_trip * 1000:.0f} ms"
+    details = f"welcomed as {welcome.provider_id}, round trip {round_trip * 1000:.0f} ms"
     return Finding(COMPONENT, settings.url, Outcome.OK, details)
 
 
@@ -126,8 +113,10 @@ async def _running_agent(config: Config) -> str:
     except NoAgent:
         return ""
     urls = (config.coordinator.url, *config.coordinator.fallback_urls)
-    connected = state.link == LinkState.CONNECTED and state.coordinator_url in urls
-    return "the running agent is connected" if connected else ""
+    if state.last_welcome_age_s is None or state.coordinator_url not in urls:
+        return ""
+    # Also while it waits to reconnect: two connections of one key would compete for its jobs.
+    return "the running agent has a session"
 
 
 def _failed(settings: DialSettings, disconnect: Disconnect) -> Finding:

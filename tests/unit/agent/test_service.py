@@ -86,7 +86,7 @@ async def test_heartbeats_report_load_and_statistics() -> None:
             assert first == Heartbeat(0, 0, 2, None, None, None, None, [load])
             began = now()
             jobs = [new_job(), new_job()]
-            await peer.give(*jobs)
+            await peer.send_jobs(*jobs)
             streaming, waiting = await backend.next_run(), await backend.next_run()
             streaming.start()
             streaming.send(b"x")
@@ -109,7 +109,7 @@ async def test_job_runs_from_end_to_end() -> None:
         async with RunningAgent(coordinator, backend) as agent:
             peer = await agent.connected()
             job = new_job("echo")
-            await peer.give(job)
+            await peer.send_jobs(job)
             end = await peer.end(job.job_id)
             assert isinstance(end, JobResult)
             data = bytes(peer.data[job.job_id])
@@ -128,7 +128,7 @@ async def test_too_many_jobs_unknown_models_and_cancels() -> None:
         async with RunningAgent(coordinator, backend, config=config) as agent:
             peer = await agent.connected()
             first, second, third, unknown = new_job(), new_job(), new_job(), new_job("other")
-            await peer.give(first, second, third, unknown)
+            await peer.send_jobs(first, second, third, unknown)
             assert (await peer.error(third.job_id)).code == "out_of_capacity"
             assert (await peer.error(unknown.job_id)).code == "model_not_loaded"
             await peer.cancel(first.job_id, "client went away")
@@ -179,7 +179,7 @@ async def test_fatal_disconnect_while_draining_does_not_count_as_a_second_signal
         backend = ScriptedBackend("a", model("m"))
         async with RunningAgent(coordinator, backend) as agent:
             peer = await agent.connected()
-            await peer.give(new_job())
+            await peer.send_jobs(new_job())
             await backend.next_run()
             agent.service.stop()
             await peer.next(Draining)
@@ -194,7 +194,7 @@ async def test_lost_link_without_resumption_cancels_its_jobs_and_is_dialed_again
         async with RunningAgent(coordinator, backend) as agent:
             peer = await agent.connected()
             hello = await peer.next(Hello)
-            await peer.give(new_job())
+            await peer.send_jobs(new_job())
             run = await backend.next_run()
             run.start()
             run.send(b"part")
@@ -206,7 +206,7 @@ async def test_lost_link_without_resumption_cancels_its_jobs_and_is_dialed_again
             assert hello_again.instance_id == hello.instance_id
             assert (await again.next(Capabilities)).revision == 2
             job = new_job()
-            await again.give(job)
+            await again.send_jobs(job)
             (await backend.next_run()).answer(b"whole")
             assert isinstance(await again.end(job.job_id), JobResult)
             assert {type(one) for one in again.frames} >= {JobStarted, JobResult}
@@ -261,6 +261,20 @@ async def test_status_shows_the_last_rejection_and_skipped_backends() -> None:
             assert state.last_rejection is None
             assert state.last_welcome_age_s == pytest.approx(3)
             assert state.uptime_s == pytest.approx(now() - 1000)
+
+
+@in_virtual_time
+async def test_agent_is_not_ready_while_it_waits_to_reconnect() -> None:
+    async with (
+        ScriptedCoordinator() as coordinator,
+        RunningAgent(coordinator, ScriptedBackend("a", model("m"))) as agent,
+    ):
+        peer = await agent.connected()
+        await peer.close(1012)
+        await asyncio.sleep(3)  # the wait after 1012 is at least 5 s
+        state = agent.service.status()
+        assert state.link == "connecting"
+        assert "1012" in readiness(state)[0]
 
 
 async def test_status_address_in_use_stops_the_agent_before_it_dials() -> None:

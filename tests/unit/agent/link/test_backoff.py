@@ -19,6 +19,7 @@ from provider_agent.agent.link.backoff import (
 
 FATAL = {
     DisconnectCause.REJECTED,
+    DisconnectCause.BAD_SIGNATURE,
     DisconnectCause.INCOMPATIBLE,
     DisconnectCause.BAD_CERTIFICATE,
     DisconnectCause.REPLACED,

@@ -65,7 +65,7 @@ async def test_signature_for_another_authority_is_rejected(
     coordinator: ScriptedCoordinator,
 ) -> None:
     disconnect = await LinkHarness(coordinator.url, authority="c.example:443").link.run()
-    assert disconnect.cause is DisconnectCause.REJECTED
+    assert disconnect.cause is DisconnectCause.BAD_SIGNATURE
     assert "bad_signature" in disconnect.detail
 
 

@@ -10,6 +10,7 @@ from provider_agent.agent.cli.check.findings import Finding, Outcome
 from provider_agent.agent.config import Config, CoordinatorConfig, IdentityConfig
 from provider_agent.agent.identity.key import Identity, load_or_create
 from provider_agent.agent.identity.key_lock import hold_key_lock
+from provider_agent.agent.link.state import LinkState
 from provider_agent.protocol.frames import Hello, Rejected
 from tests.kit.agent_config import agent_config
 from tests.kit.cli_agent import READY, other_http_server, status_server
@@ -78,17 +79,18 @@ async def test_handshake_is_skipped_without_a_key(coordinator: ScriptedCoordinat
     assert coordinator.agents[0].frames == []
 
 
-async def test_running_agent_keeps_its_connection(
-    coordinator: ScriptedCoordinator, identity: Identity
+@pytest.mark.parametrize("link", [LinkState.CONNECTED, LinkState.CONNECTING])
+async def test_running_agent_keeps_its_session(
+    link: LinkState, coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
     """A hello with the same key would take its place at the coordinator."""
-    async with status_server(replace(READY, coordinator_url=coordinator.url)) as address:
+    async with status_server(replace(READY, link=link, coordinator_url=coordinator.url)) as address:
         config = config_for(coordinator, prometheus_addr=address)
 
         finding = await check_coordinator(config, identity)
 
     assert finding.outcome is Outcome.OK
-    assert finding.details.endswith("handshake skipped: the running agent is connected")
+    assert finding.details.endswith("handshake skipped: the running agent has a session")
     assert coordinator.agents[0].frames == []
 
 
@@ -136,9 +138,15 @@ async def test_agent_at_a_fallback_address_keeps_its_connection(
         assert coordinator.agents[0].frames == other.agents[0].frames == []
 
 
-@pytest.mark.parametrize("changes", [{"link": "connecting"}, {"coordinator_url": "wss://other"}])
-async def test_handshake_while_the_running_agent_is_not_connected(
-    changes: dict[str, str], coordinator: ScriptedCoordinator, identity: Identity
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"link": LinkState.CONNECTING, "last_welcome_age_s": None},
+        {"coordinator_url": "wss://other"},
+    ],
+)
+async def test_handshake_while_the_running_agent_has_no_session(
+    changes: dict[str, object], coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
     state = replace(replace(READY, coordinator_url=coordinator.url), **changes)
     async with status_server(state) as address:
@@ -166,7 +174,7 @@ async def test_other_program_on_the_status_address_does_not_prevent_the_handshak
     [
         (Rejected("not_enrolled", "I do not know you."), "enrollment_code"),
         (Rejected("bad_signature", "It does not fit."), "--authority"),
-        (Rejected("busy", "Later.", 5000), "enrollment_code"),
+        (Rejected("busy", "Later.", 5000), "try again later"),
     ],
 )
 async def test_rejection_has_reason_and_advice(
@@ -177,7 +185,7 @@ async def test_rejection_has_reason_and_advice(
     finding = await check_coordinator(config_for(coordinator), identity)
 
     assert finding.outcome is Outcome.FAILED
-    assert finding.details == f"rejected: {rejected.code}: {rejected.message}"
+    assert finding.details == f"rejected by the coordinator: {rejected.code}: {rejected.message}"
     assert advice in finding.what_to_do
 
 
