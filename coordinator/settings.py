@@ -1,6 +1,7 @@
 """The coordinator's settings, and the checks that they must pass."""
 
 import ipaddress
+import re
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -21,6 +22,9 @@ from provider_agent.protocol.limits import (
 
 DEFAULT_PORT: Final = 8700
 """Not a well-known port of an inference server."""
+
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+"""A host name, an IPv4 address, or an IPv6 address without its brackets."""
 
 
 class CoordinatorSettings(Struct, frozen=True, kw_only=True):
@@ -151,7 +155,10 @@ def parse_authority(text: str) -> str:
     """
     try:
         parts = urlsplit(text if "://" in text else f"wss://{text}")
-        return canonical_authority(parts.scheme, parts.hostname or "", parts.port)
+        host = parts.hostname or ""
+        if not _HOST.fullmatch(host):
+            raise ValueError(f"{host!r} is no host name and no IP address")
+        return canonical_authority(parts.scheme, host, parts.port)
     except ValueError as error:
         raise SettingsError(
             f"authority {text!r}: expected host:port, such as coordinator.example:443"

@@ -1,19 +1,23 @@
 """Converts values of a file, a variable or a flag to the types of the schema. Pure functions."""
 
 import re
+from enum import StrEnum
 from pathlib import Path
-from typing import Final, Literal, TypeVar, get_args, get_origin
+from typing import Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from provider_agent.adapters.settings import TimeoutSettings
 from provider_agent.agent.config.errors import bad_value, did_you_mean
 from provider_agent.agent.config.schema import BackendConfig, Price
-from provider_agent.protocol.formats import WireFormat
 
 T = TypeVar("T")
 
 _PATH: Final = re.compile(r" - at `(key in )?\$(?P<path>[^`]*)`$")
+_LAST_NAME: Final = re.compile(r"\.(\w+)(\[\d+\])?$")
+_BACKEND_TYPES: Final = get_type_hints(BackendConfig)
+"""Only backends hold enumerations below a key."""
+
 _TYPE_NAMES: Final = re.compile(r"`([a-z| ]+)`")
 _NAMES: Final = {
     "int": "a whole number",
@@ -116,11 +120,20 @@ def _explain(message: str, target: object) -> tuple[str, str]:
     if "missing required field" in message:
         return path, f"{message.rpartition(' ')[2].strip('`')} is missing"
     if message.startswith("Invalid enum value"):
-        # `WireFormat` is the only enumeration inside a list or a table.
-        choices = get_args(target) if get_origin(target) is Literal else tuple(WireFormat)
+        field = _LAST_NAME.search(path)
+        choices = _choices(target if field is None else _BACKEND_TYPES[field[1]])
         return path, f"expected one of: {', '.join(choices)}"
     message = _TYPE_NAMES.sub(_plain_type, message)
     return path, message[:1].lower() + message[1:]
+
+
+def _choices(target: object) -> tuple[str, ...]:
+    """Return the values of the only enumeration or literal in a type."""
+    if isinstance(target, type) and issubclass(target, StrEnum):
+        return tuple(target)
+    if get_origin(target) is Literal:
+        return get_args(target)
+    return next(filter(None, map(_choices, get_args(target))), ())
 
 
 def _plain_type(match: re.Match[str]) -> str:

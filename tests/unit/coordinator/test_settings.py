@@ -84,7 +84,7 @@ def test_authority_is_normalized(text: str, authority: str) -> None:
     assert parse_authority(text) == authority
 
 
-@pytest.mark.parametrize("text", ["", "a:b", "ftp://x"])
+@pytest.mark.parametrize("text", ["", "a:b", "ftp://x", "two words", "a,b:443"])
 def test_invalid_authority_is_an_error(text: str) -> None:
     with pytest.raises(SettingsError, match="expected host:port"):
         parse_authority(text)

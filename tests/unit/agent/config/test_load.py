@@ -195,6 +195,10 @@ def test_misspelled_variable_is_a_warning_and_an_unrelated_one_is_not(tmp_path: 
             "[[backends]]\nkind='openai_compatible'\nurl='http://x'\nformats=['gemini']",
             "backends[0].formats[0]: expected one of: openai, anthropic",
         ),
+        (
+            "[[backends]]\nkind='echo'\nrequest_policy='loose'",
+            "backends[0].request_policy: expected one of: strict, strip, pass",
+        ),
     ],
 )
 def test_invalid_setting_is_one_line_with_file_key_and_reason(
