@@ -77,7 +77,7 @@ REGISTRY: Final[dict[ErrorCode, ErrorEntry]] = {
         Fault.COORDINATOR, True, "The agent already runs as many jobs as it advertised."
     ),
     ErrorCode.DRAINING: ErrorEntry(
-        Fault.PROVIDER, True, "The agent is stopping and accepts no new jobs."
+        Fault.PROVIDER, True, "The agent is stopping and did not complete the job."
     ),
     ErrorCode.DEADLINE_EXCEEDED: ErrorEntry(
         Fault.PROVIDER, False, "The job's deadline passed before the response was complete."

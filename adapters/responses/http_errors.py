@@ -23,8 +23,8 @@ def map_aiohttp_errors() -> Iterator[None]:
         yield
     except aiohttp.ConnectionTimeoutError as error:
         raise BackendTimeout("the connection did not open in time (connect timeout)") from error
-    except (aiohttp.SocketTimeoutError, TimeoutError) as error:
-        raise BackendTimeout("the server sent nothing for too long (silence timeout)") from error
+    except TimeoutError as error:
+        raise BackendTimeout("the server did not complete its response in time") from error
     except aiohttp.ClientConnectorError as error:
         raise Unreachable(_connect_failure(error)) from error
     except aiohttp.InvalidURL as error:

@@ -14,6 +14,7 @@ import click
 from provider_agent.adapters.registry import known_kinds
 from provider_agent.agent.cli.early_signals import EarlySignals
 from provider_agent.agent.cli.settings import (
+    NO_BACKEND,
     SetupError,
     config_option,
     load_settings,
@@ -60,6 +61,8 @@ def run(early: EarlySignals, /, config_path: Path | None, **flags: object) -> No
     secrets = start_logging(loaded)
     for warning in loaded.warnings:
         log.warning("configuration warning", note=warning)
+    if not loaded.config.backends:
+        log.warning("configuration warning", note=str(NO_BACKEND))
     # The same file as at the start, even if a file with a higher priority has appeared since.
     reload = partial(load_config, loaded.path, os.environ, overrides, known_kinds())
     sys.exit(_serve(_Start(loaded, reload, secrets, early)))

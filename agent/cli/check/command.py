@@ -51,13 +51,15 @@ def check(config_path: Path | None, as_json: bool, completions: bool) -> None:
 
 
 def _configuration(loaded: LoadedConfig) -> Finding:
-    details = f"backends: {len(loaded.config.backends)}"
-    if loaded.warnings:
-        details += f"; {'; '.join(loaded.warnings)}"
     target = str(loaded.path or "environment")
-    if not loaded.config.backends:
-        return failure("configuration", target, NO_BACKEND, "")
-    return Finding("configuration", target, Outcome.OK, details)
+    if loaded.config.backends:
+        problems = [f"backends: {len(loaded.config.backends)}"]
+        outcome, advice = Outcome.OK, ""
+    else:
+        problems = [NO_BACKEND.problem]
+        outcome, advice = Outcome.FAILED, NO_BACKEND.advice
+    details = "; ".join([*problems, *loaded.warnings])
+    return Finding("configuration", target, outcome, details, advice)
 
 
 def _identity(config: Config, findings: list[Finding]) -> Identity | None:

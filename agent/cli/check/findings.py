@@ -67,7 +67,8 @@ def show(findings: Sequence[Finding], *, as_json: bool) -> None:
     out = console()
     out.print(_table(findings))
     failed = sum(finding.outcome is Outcome.FAILED for finding in findings)
-    out.print("All checks passed." if not failed else f"{failed} of {len(findings)} checks failed.")
+    number = f"{failed} of {len(findings)} check{'s' if len(findings) > 1 else ''}"
+    out.print("All checks passed." if not failed else f"{number} failed.")
 
 
 def _table(findings: Sequence[Finding]) -> Table:

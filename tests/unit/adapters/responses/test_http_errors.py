@@ -30,8 +30,7 @@ REQUEST = aiohttp.RequestInfo(URL("http://host"), "GET", headers=None, real_url=
     ("raised", "expected", "message"),
     [
         (aiohttp.ConnectionTimeoutError(), BackendTimeout, "connect timeout"),
-        (aiohttp.SocketTimeoutError(), BackendTimeout, "silence timeout"),
-        (TimeoutError(), BackendTimeout, "silence timeout"),
+        (TimeoutError(), BackendTimeout, "did not complete its response"),
         (
             aiohttp.ClientConnectorError(KEY, ConnectionRefusedError(111, "refused")),
             Unreachable,

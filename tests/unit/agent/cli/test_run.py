@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from provider_agent.agent.cli.run import log_failed_task, run
 from provider_agent.agent.config.flags import FLAGS
-from tests.unit.agent.cli.calls import COORDINATOR, invoke
+from tests.unit.agent.cli.calls import COORDINATOR, ECHO, invoke
 
 
 def test_every_documented_option_exists() -> None:
@@ -56,11 +56,18 @@ def test_option_overrides_the_file_and_is_named_in_errors(
 
 
 def test_key_creation_failure_is_one_message_and_exit_code_2(runner: CliRunner) -> None:
-    result = invoke(runner, "run", "--key-path", "agent.toml/key", config=COORDINATOR)
+    result = invoke(runner, "run", "--key-path", "agent.toml/key", config=COORDINATOR + ECHO)
 
     assert result.exit_code == 2
     assert result.output.startswith("Error: agent.toml/key: ")
     assert result.output.count("\n") == 1
+
+
+def test_missing_backend_is_a_warning(runner: CliRunner) -> None:
+    result = invoke(runner, "run", "--key-path", "agent.toml/key", config=COORDINATOR)
+
+    warning, _ = result.output.splitlines()
+    assert "no backend is configured; add a [[backends]] table" in warning
 
 
 def test_no_option_accepts_a_secret() -> None:

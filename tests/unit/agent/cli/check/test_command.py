@@ -33,8 +33,10 @@ def test_check_continues_after_a_failure(runner: CliRunner) -> None:
 
 
 def test_check_without_a_backend_fails(runner: CliRunner) -> None:
-    result = invoke(runner, "check", config=COORDINATOR)
+    unknown = {"PROVIDER_AGENT_LIMIT_MAX_CONCURRENT": "3"}
+    result = invoke(runner, "check", config=COORDINATOR, **unknown)
 
     assert result.exit_code == 1
+    assert "PROVIDER_AGENT_LIMIT_MAX_CONCURRENT" in result.output.replace("\n", "")
     assert "no backend is configured" in result.output
     assert "to do: add a [[backends]] table" in result.output

@@ -48,6 +48,8 @@ def test_advice_is_printed_below_the_problem(capsys: pytest.CaptureFixture[str])
         "to do: start it"
     )
     assert lines[-1] == "1 of 2 checks failed."
+    show([FAILED], as_json=False)
+    assert capsys.readouterr().out.splitlines()[-1] == "1 of 1 check failed."
 
 
 def test_summary_when_all_checks_passed(capsys: pytest.CaptureFixture[str]) -> None:
