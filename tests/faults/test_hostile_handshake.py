@@ -51,7 +51,7 @@ async def test_window_is_limited_to_16_mib() -> None:
     ):
         peer = await agent.connected()
         peer.acknowledges = False
-        await peer.give(new_job())
+        await peer.send_jobs(new_job())
         run = await backend.next_run()
         run.start()
         sent = 0
@@ -83,7 +83,7 @@ async def test_detached_session_is_kept_for_ten_minutes_at_most() -> None:
         RunningAgent(coordinator, backend) as agent,
     ):
         peer = await agent.connected()
-        await peer.give(new_job(deadline_ms=86_400_000))
+        await peer.send_jobs(new_job(deadline_ms=86_400_000))
         run = await backend.next_run()
         coordinator.sends_challenge = False
         coordinator.answer = lambda _hello: None
@@ -125,7 +125,7 @@ async def test_flood_of_drain_is_logged_once(caplog: pytest.LogCaptureFixture) -
     ):
         peer = await agent.connected()
         job = new_job()
-        await peer.give(job)
+        await peer.send_jobs(job)
         run = await backend.next_run()
         for _ in range(3):
             await peer.send(*[Drain("again", 0)] * 1000)

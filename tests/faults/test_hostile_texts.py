@@ -49,7 +49,7 @@ async def drain(peer: AgentAtCoordinator) -> None:
 async def send_job_with_odd_names(peer: AgentAtCoordinator) -> None:
     odd = NASTY[:500]
     await complete_handshake()(peer)
-    await peer.give(Job(bytes(16), odd, odd, b"{}", 1, odd, odd))
+    await peer.send_jobs(Job(bytes(16), odd, odd, b"{}", 1, odd, odd))
     await peer.error(bytes(16))
     peer.cut()
 

@@ -29,7 +29,7 @@ def backend_for(server: FakeOpenAICompatible) -> OpenAICompatibleBackend:
 async def assert_next_job_succeeds(peer: AgentAtCoordinator) -> None:
     """Check that agent and link still work."""
     job = new_job(MODEL)
-    await peer.give(job)
+    await peer.send_jobs(job)
     assert isinstance(await peer.end(job.job_id), JobResult)
 
 
@@ -58,7 +58,7 @@ async def test_server_fault_ends_its_job_with_one_error(
         # A request whose connection is reset before the response is repeated once.
         server.script_jobs(fault, *([fault] if fault is Fault.RESET_BEFORE_HEADERS else []))
         job = new_job(MODEL, wire_format=wire_format, deadline_ms=3_600_000)
-        await peer.give(job)
+        await peer.send_jobs(job)
         error = await peer.error(job.job_id)
         assert (error.code, error.retryable) == (code, True)
         assert error.total_bytes == len(peer.data[job.job_id])
@@ -79,7 +79,7 @@ async def test_stopped_job_closes_its_upstream_connection(fault: Fault, reason: 
         server.script_jobs(fault)
         job = new_job(MODEL, deadline_ms=20_000)
         started_at = now()
-        await peer.give(job)
+        await peer.send_jobs(job)
         recorded = await server.wait_for_job()
         if fault is not Fault.HANG_BEFORE_HEADERS:
             await recorded.started.wait()
@@ -126,7 +126,7 @@ async def test_error_status_reaches_the_coordinator_with_body_and_retry_time(
         # Without another backend, a transient error is retried once on the same server.
         server.script_jobs(response, *([response] if status == 500 else []))
         job = new_job(MODEL)
-        await peer.give(job)
+        await peer.send_jobs(job)
         error = await peer.error(job.job_id)
         assert (error.code, error.upstream_status, error.body) == (code, status, body)
         assert (error.retry_after_ms, error.total_bytes) == (retry_after_ms, 0)
@@ -147,7 +147,7 @@ async def test_hanging_server_fails_over_after_its_timeout(fault: Fault) -> None
         peer = await agent.connected()
         hanging.script_jobs(fault)
         job = new_job(MODEL, deadline_ms=3_600_000)
-        await peer.give(job)
+        await peer.send_jobs(job)
         end = await peer.end(job.job_id)
         assert isinstance(end, JobResult)
         first_byte_s = backend_for(hanging).timeouts.first_byte_s
@@ -169,7 +169,7 @@ async def test_request_that_is_not_an_object_never_reaches_the_server() -> None:
         peer = await agent.connected()
         for request in (b"", b"[1]", b'"x"', b"{", b"null", b"\xff"):
             job = new_job(MODEL, request=request)
-            await peer.give(job)
+            await peer.send_jobs(job)
             assert (await peer.error(job.job_id)).code == "bad_request"
         assert server.jobs == []
         await assert_next_job_succeeds(peer)
@@ -185,12 +185,12 @@ async def test_stopped_server_is_unreachable_and_then_not_offered() -> None:
             await agent.__aenter__()
             peer = await agent.connected()
         job = new_job(MODEL)
-        await peer.give(job)
+        await peer.send_jobs(job)
         assert (await peer.error(job.job_id)).code == "backend_unreachable"
         await asyncio.sleep(70)
-        late = new_job(MODEL)
-        await peer.give(late)
-        assert (await peer.error(late.job_id)).code == "model_not_loaded"
+        second = new_job(MODEL)
+        await peer.send_jobs(second)
+        assert (await peer.error(second.job_id)).code == "model_not_loaded"
         await agent.__aexit__(None, None, None)
 
 
@@ -202,7 +202,7 @@ async def test_slow_consumer_pauses_only_its_own_job() -> None:
             peer = await agent.connected()
             peer.acknowledges = False
             stalled, active = new_job(), new_job()
-            await peer.give(stalled, active)
+            await peer.send_jobs(stalled, active)
             stalled_run, active_run = await backend.next_run(), await backend.next_run()
             stalled_run.start()
             stalled_run.send(bytes(MIN_WINDOW_BYTES), b"more")
@@ -212,7 +212,7 @@ async def test_slow_consumer_pauses_only_its_own_job() -> None:
             assert active_run.pauses == 0
             assert len(await peer.wait_for_bytes(stalled.job_id, 1)) == MIN_WINDOW_BYTES
             assert stalled_run.paused
-            await peer.flush()
+            await peer.send_pending_frames()
             await stalled_run.resumed.wait()
             stalled_run.finish()
             assert (await peer.end(stalled.job_id)).total_bytes == MIN_WINDOW_BYTES + 4
@@ -225,7 +225,7 @@ async def test_job_delivered_twice_runs_once() -> None:
         async with RunningAgent(coordinator, backend) as agent:
             peer = await agent.connected()
             job = new_job()
-            await peer.give(job)
+            await peer.send_jobs(job)
             await peer.send(job)
             run = await backend.next_run()
             run.answer(b"once")

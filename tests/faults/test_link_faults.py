@@ -61,7 +61,7 @@ async def test_lost_link_closes_the_upstream_connection_of_its_job(
         peer = await agent.connected()
         server.script_jobs(fault)
         job = new_job(MODEL, deadline_ms=3_600_000)
-        await peer.give(job)
+        await peer.send_jobs(job)
         recorded = await server.wait_for_job()
         if fault is Fault.HANG_AFTER_FIRST_CHUNK:
             await peer.wait_for_bytes(job.job_id, 1)
@@ -70,7 +70,7 @@ async def test_lost_link_closes_the_upstream_connection_of_its_job(
         again = await agent.connected()
         assert agent.service.jobs.in_flight == 0
         fresh = new_job(MODEL)
-        await again.give(fresh)
+        await again.send_jobs(fresh)
         assert isinstance(await again.end(fresh.job_id), JobResult)
         assert again.ends(job.job_id) == [], "the old job was abandoned"
 
@@ -84,7 +84,7 @@ async def test_lost_link_cancels_a_second_attempt(fail: Failure) -> None:
         RunningAgent(coordinator, first, second) as agent,
     ):
         peer = await agent.connected()
-        await peer.give(new_job(deadline_ms=3_600_000))
+        await peer.send_jobs(new_job(deadline_ms=3_600_000))
         (await first.next_run()).fail(Unreachable("refused"))
         run = await second.next_run()
         await fail(peer)
@@ -129,7 +129,7 @@ async def test_cancel_of_a_job_of_an_earlier_session_is_ignored() -> None:
         async with RunningAgent(coordinator, backend) as agent:
             peer = await agent.connected()
             old = new_job()
-            await peer.give(old)
+            await peer.send_jobs(old)
             await backend.next_run()
             peer.cut()
             again = await agent.connected()
@@ -138,7 +138,7 @@ async def test_cancel_of_a_job_of_an_earlier_session_is_ignored() -> None:
             again.session.to_send.clear()
             await again.cancel(old.job_id)
             job = new_job()
-            await again.give(job)
+            await again.send_jobs(job)
             (await backend.next_run()).answer(b"x")
             assert isinstance(await again.end(job.job_id), JobResult)
 
@@ -157,7 +157,7 @@ async def test_jobs_end_at_most_once_on_a_link_that_breaks_repeatedly(seed: int)
             peer = await agent.connected()
             jobs = [new_job() for _ in range(rng.randrange(1, 6))]
             for job in jobs:
-                await peer.give(job)
+                await peer.send_jobs(job)
                 _run_randomly(rng, await backend.next_run())
                 if rng.random() < 0.3:
                     await peer.cancel(job.job_id)

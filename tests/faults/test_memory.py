@@ -54,12 +54,12 @@ async def test_unacknowledged_jobs_cost_one_window_each(server: FloodServer) -> 
         before = await agent.settled(channels=0)
         peer.acknowledges = False
         jobs = [new_job(MODEL) for _ in range(JOBS)]
-        await peer.give(*jobs)
+        await peer.send_jobs(*jobs)
         for job in jobs:
             await peer.wait_for_bytes(job.job_id, WINDOW_BYTES)
         await check_bound(agent, before, server)
         peer.acknowledges = True
-        await peer.flush()
+        await peer.send_pending_frames()
         for job in jobs:
             await peer.end(job.job_id)
             assert peer.data[job.job_id] == RESPONSE

@@ -80,13 +80,13 @@ async def test_sigint_finishes_a_running_job_before_exit(tmp_path: Path) -> None
             link.acknowledges = False
             job = long_job()
             await agent.wait_for_log(" connected ")
-            await link.give(job)
+            await link.send_jobs(job)
             await link.next(JobStarted)
 
             agent.signal(signal.SIGINT)
             await link.next(Draining)
             link.acknowledges = True
-            await link.flush()
+            await link.send_pending_frames()
             end = await link.end(job.job_id)
             result = await agent.wait()
 
@@ -102,7 +102,7 @@ async def test_second_signal_aborts_running_jobs(tmp_path: Path) -> None:
             link = await coordinator.next_agent()
             link.acknowledges = False
             await agent.wait_for_log(" connected ")
-            await link.give(long_job())
+            await link.send_jobs(long_job())
             await link.next(JobStarted)
 
             agent.signal(signal.SIGTERM)

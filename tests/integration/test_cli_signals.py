@@ -69,7 +69,7 @@ async def test_reload_while_a_job_runs(tmp_path: Path) -> None:
             link.acknowledges = False
             await agent.wait_for_log(" connected ")
             job = long_job()
-            await link.give(job)
+            await link.send_jobs(job)
             await link.next(JobStarted)
 
             sections = f"{ECHO}max_concurrent = 2\n[limits]\nmax_concurrent = 3\n"
@@ -83,7 +83,7 @@ async def test_reload_while_a_job_runs(tmp_path: Path) -> None:
 
             later = new_job("echo")
             link.acknowledges = True
-            await link.give(later)
+            await link.send_jobs(later)
             assert (await link.next(JobStarted, later.job_id)).backend_id == "echo#2"
             assert isinstance(await link.end(later.job_id), JobResult)
             assert isinstance(await link.end(job.job_id), JobResult)
@@ -121,7 +121,7 @@ async def test_reload_of_an_invalid_file_is_one_log_line_and_the_agent_continues
             agent.signal(signal.SIGHUP)
             await agent.wait_for_log(RELOADED)
             job = new_job("echo")
-            await link.give(job)
+            await link.send_jobs(job)
             assert isinstance(await link.end(job.job_id), JobResult)
             agent.signal(signal.SIGTERM)
             result = await agent.wait()
@@ -194,7 +194,7 @@ async def test_reload_is_refused_while_draining(tmp_path: Path) -> None:
             link.acknowledges = False
             await agent.wait_for_log(" connected ")
             job = long_job()
-            await link.give(job)
+            await link.send_jobs(job)
             await link.next(JobStarted)
             agent.signal(signal.SIGTERM)
             await link.next(Draining)
@@ -203,7 +203,7 @@ async def test_reload_is_refused_while_draining(tmp_path: Path) -> None:
             agent.signal(signal.SIGHUP)
             assert "the agent is stopping" in await agent.wait_for_log(NOT_RELOADED)
             link.acknowledges = True
-            await link.flush()
+            await link.send_pending_frames()
             assert isinstance(await link.end(job.job_id), JobResult)
             result = await agent.wait()
 

@@ -62,7 +62,7 @@ def complete_handshake(**fields: object) -> Callable[[AgentAtCoordinator], Await
         await send(CHALLENGE)(peer)
         await peer.next(Hello)
         peer.session.accept(replace(welcome(), **fields))
-        await peer.flush()
+        await peer.send_pending_frames()
         await peer.next(Capabilities)
 
     return perform
@@ -85,7 +85,7 @@ async def answer_slowly(peer: AgentAtCoordinator) -> None:
     await peer.next(Hello)
     await asyncio.sleep(HANDSHAKE_TIMEOUT_S * 0.45)
     peer.session.accept(welcome())
-    await peer.flush()
+    await peer.send_pending_frames()
     await peer.next(Capabilities)
 
 

@@ -38,7 +38,7 @@ class HostileHarness(Struct):
         """The connection is open, and a job runs on it."""
         assert not self.peer.closed.is_set()
         job = new_job()
-        await self.peer.give(job)
+        await self.peer.send_jobs(job)
         (await self.backend.next_run()).answer(b"answer")
         assert isinstance(await self.peer.end(job.job_id), JobResult)
         await self.peer.settle()

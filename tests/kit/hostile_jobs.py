@@ -23,7 +23,7 @@ BATCH: Final = 100
 
 async def _start_job(harness: HostileHarness) -> tuple[Job, ScriptedRun]:
     job = new_job(deadline_ms=3_600_000)
-    await harness.peer.give(job)
+    await harness.peer.send_jobs(job)
     return job, await harness.backend.next_run()
 
 
@@ -40,7 +40,7 @@ async def _refusal_codes(harness: HostileHarness, jobs: list[Job]) -> set[str]:
     codes = set()
     for start in range(0, len(jobs), BATCH):
         batch = jobs[start : start + BATCH]
-        await harness.peer.give(*batch)
+        await harness.peer.send_jobs(*batch)
         for job in batch:
             codes.add((await harness.peer.error(job.job_id)).code)
             assert len(harness.peer.ends(job.job_id)) == 1
@@ -79,7 +79,7 @@ async def repeat_forgotten_job(harness: HostileHarness) -> None:
     await harness.peer.send(*others)
     await harness.peer.error(others[-1].job_id)
     harness.clear_history()
-    await harness.peer.give(job)
+    await harness.peer.send_jobs(job)
     (await harness.backend.next_run()).answer(b"again")
     await harness.peer.end(job.job_id)
 
@@ -166,7 +166,7 @@ async def send_unsupported_jobs(harness: HostileHarness) -> None:
 
 async def send_job_without_time(harness: HostileHarness) -> None:
     job = new_job(deadline_ms=0)
-    await harness.peer.give(job)
+    await harness.peer.send_jobs(job)
     assert (await harness.peer.error(job.job_id)).code == "deadline_exceeded"
     harness.clear_history()
     while not harness.backend._new_runs.empty():
@@ -176,7 +176,7 @@ async def send_job_without_time(harness: HostileHarness) -> None:
 async def acknowledge_no_end(harness: HostileHarness) -> None:
     harness.peer.acknowledges = False
     jobs = [new_job("unknown") for _ in range(MAX_LIVE_JOBS)]
-    await harness.peer.give(*jobs)
+    await harness.peer.send_jobs(*jobs)
     for job in jobs[-1:]:
         assert isinstance(await harness.peer.end(job.job_id), JobError)
     await harness.peer.settle()

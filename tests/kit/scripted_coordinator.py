@@ -141,14 +141,14 @@ class AgentAtCoordinator:
         """Send one WebSocket message with any content."""
         await self.socket.send(message)
 
-    async def flush(self) -> None:
+    async def send_pending_frames(self) -> None:
         """Send the pending frames of the session."""
         if self.session.to_send:
             frames = list(self.session.to_send)
             self.session.to_send.clear()
             await self.send(*frames)
 
-    async def give(self, *jobs: Job) -> None:
+    async def send_jobs(self, *jobs: Job) -> None:
         """Send jobs to the agent, in one message."""
         for job in jobs:
             self.session.start_job(job)
@@ -159,7 +159,7 @@ class AgentAtCoordinator:
     async def cancel(self, job_id: bytes, reason: str = "") -> None:
         """Cancel a job."""
         self.session.cancel_job(job_id, reason)
-        await self.flush()
+        await self.send_pending_frames()
 
     async def settle(self) -> None:
         """Wait until the agent has read everything sent so far: it answers pings in order."""
@@ -182,14 +182,14 @@ class AgentAtCoordinator:
     async def serve(self, answer: Callable[[Hello], Welcome | Rejected | None]) -> None:
         """Read until the connection ends."""
         try:
-            await self.flush()
+            await self.send_pending_frames()
             async for message in self.socket:
                 decoded = VERSION_1.decode_from_agent(message, MAX_MESSAGE_TO_COORDINATOR_BYTES)
                 self.messages.append(decoded.frames)
                 for frame in decoded.frames:
                     await self._take(frame, answer)
                 if self.acknowledges or self.session.state is not State.OPEN:
-                    await self.flush()
+                    await self.send_pending_frames()
                 self._changed.set()
         except ConnectionClosed:
             pass
@@ -215,7 +215,7 @@ class AgentAtCoordinator:
                 self.session.reject(reply)
             elif reply is not None:
                 self._accept(reply, event)
-                await self.flush()
+                await self.send_pending_frames()
 
     def _accept(self, reply: Welcome, hello: Hello) -> None:
         lost = self._lost

@@ -11,11 +11,12 @@ from itertools import count
 
 import aiohttp
 
-from provider_agent.adapters.base import BackendSettings, FlowControl
+from provider_agent.adapters.base import BackendSettings
 from provider_agent.adapters.servers.echo import MODEL_ID as ECHO_MODEL
 from provider_agent.adapters.servers.echo import EchoBackend
 from provider_agent.agent.backends.failover import MAX_ATTEMPTS
 from tests.kit.jobs import new_job
+from tests.kit.sink import CollectingSink
 from tests.soak.counts import Counts
 from tests.soak.outcome import End, Outcome, check_partial_response, check_response
 from tests.soak.random_request import RandomRequest
@@ -174,24 +175,11 @@ class _ResponseReader:
                 await asyncio.sleep(STOPS_READING_S)  # disconnected, unless buffers hold the rest
 
 
-class _BytesSink:
-    """Collects the bytes of a response."""
-
-    def __init__(self) -> None:
-        self.received = bytearray()
-
-    def started(self, status: int, content_type: str, source: FlowControl) -> None:
-        pass
-
-    def send_chunk(self, data: bytes) -> None:
-        self.received += data
-
-
 async def _expected_response(request: RandomRequest) -> bytes:
     """Every byte of the correct response."""
     if request.model != ECHO_MODEL:
         return b"".join(request.response())
-    sink = _BytesSink()
+    sink = CollectingSink()
     job = new_job(
         ECHO_MODEL,
         wire_format=request.operation.wire_format.value,
@@ -199,4 +187,4 @@ async def _expected_response(request: RandomRequest) -> bytes:
         request=request.body(),
     )
     await EchoBackend(BackendSettings(kind="echo")).execute(job, sink)
-    return bytes(sink.received)
+    return bytes(sink.data)

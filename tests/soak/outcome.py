@@ -6,6 +6,7 @@ from enum import StrEnum
 import msgspec
 
 from provider_agent.protocol.formats import Operation
+from tests.kit.byte_difference import byte_difference
 from tests.soak.random_request import RandomRequest
 
 
@@ -45,14 +46,14 @@ def check_response(request: RandomRequest, expected: bytes, status: int, body: b
         return Outcome(End.COMPLETE)
     before, mark, error = body.rpartition(_error_mark(request.operation))
     if not request.streamed or not mark:
-        return _wrong(_difference(body, expected))
+        return _wrong(byte_difference(body, expected))
     event = error.removeprefix(b"data: ") if request.operation is Operation.MESSAGES else error
     code = error_code(request.operation, _json_of(request.operation, event))
     if not code:
         return _wrong(f"a malformed error: {error[:200]!r}")
     # The error starts on a new line, after an event that may be incomplete.
     if not any(expected.startswith(before[: len(before) - n]) for n in range(3)):
-        return _wrong(_difference(before, expected))
+        return _wrong(byte_difference(before, expected))
     return Outcome(End.FAILED, code)
 
 
@@ -62,7 +63,7 @@ def check_partial_response(expected: bytes, status: int, body: bytes) -> Outcome
         # It may end with an error event.
         at = max(body.rfind(b'data: {"error"'), body.rfind(b"event: error"))
         if at < 0 or not expected.startswith(body[:at].rstrip(b"\n")):
-            return _wrong(_difference(body, expected))
+            return _wrong(byte_difference(body, expected))
     return None
 
 
@@ -88,15 +89,3 @@ def _json_of(operation: Operation, rest: bytes) -> bytes:
 
 def _wrong(detail: str) -> Outcome:
     return Outcome(End.WRONG, detail)
-
-
-def _difference(received: bytes, sent: bytes) -> str:
-    offset = next(
-        (at for at, (one, other) in enumerate(zip(received, sent, strict=False)) if one != other),
-        min(len(received), len(sent)),
-    )
-    around = slice(max(0, offset - 60), offset + 60)
-    return (
-        f"{len(received)} bytes received of {len(sent)}; they differ at {offset}: "
-        f"{received[around]!r} instead of {sent[around]!r}"
-    )

@@ -1,4 +1,4 @@
-"""Scenarios in which an agent stops: after SIGTERM, or replaced by a newer process."""
+"""Scenarios in which an agent stops, as after SIGTERM, or is replaced by a newer process."""
 
 import asyncio
 
@@ -31,7 +31,7 @@ async def agent_stops_with_running_jobs(scale: Scale) -> str:
         second = await harness.add_agent()
         await harness.wait_for_agents(2)
         stopping.service.stop()
-        new_jobs = [harness.clients.send(RequestSpec(f"late-{n}", 5, 300)) for n in range(4)]
+        new_jobs = [harness.clients.send(RequestSpec(f"new-{n}", 5, 300)) for n in range(4)]
         await harness.check_all_complete([*new_jobs, *requests])
         assert await stopping.task == EXIT_OK
         assert not second.task.done()
@@ -83,18 +83,18 @@ async def agent_waits_for_acknowledgement_before_exit(scale: Scale) -> str:
         peer = await agent.connected()
         peer.acknowledges = False
         job = new_job()
-        await peer.give(job)
+        await peer.send_jobs(job)
         (await backend.next_run()).answer(b"all of it")
         assert isinstance(await peer.end(job.job_id), JobResult)
         agent.service.stop()
         await peer.next(Draining)
         refused = new_job()
-        await peer.give(refused)
+        await peer.send_jobs(refused)
         refusal = await peer.error(refused.job_id)
         assert isinstance(refusal, JobError)
         assert (refusal.code, refusal.retryable) == ("draining", True)
         assert not agent.task.done(), "it exited before its end was acknowledged"
-        await peer.flush()
+        await peer.send_pending_frames()
         assert await agent.task == EXIT_OK
         assert len(backend.runs) == 1
     return "job refused with draining, exit code 0 after the acknowledgement"

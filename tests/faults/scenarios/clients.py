@@ -8,6 +8,7 @@ from typing import Self
 import aiohttp
 
 from tests.faults.scenarios.numbered_server import DONE, NumberedServer, RequestSpec
+from tests.kit.byte_difference import byte_difference
 
 TIMEOUT_S = 24 * 3600.0
 
@@ -47,7 +48,9 @@ class ScenarioRequest:
         assert self.status == 200, f"{name}: HTTP {self.status}: {bytes(self.data[:300])!r}"
         assert not self.broken, f"{name}: the connection broke after {len(self.data)} bytes"
         run = server.only_run(name)
-        assert self.data == run.sent, f"{name}: {_difference(bytes(self.data), bytes(run.sent))}"
+        assert self.data == run.sent, (
+            f"{name}: {byte_difference(bytes(self.data), bytes(run.sent))}"
+        )
         assert run.finished, f"{name}: the server had not finished"
         whole = self.data.endswith(DONE) if self.spec.streamed else self.data == self.spec.body()
         assert whole, f"{name}: the response is incomplete"
@@ -114,15 +117,3 @@ class Clients:
                     request.data += piece
         except aiohttp.ClientError:
             request.broken = True
-
-
-def _difference(received: bytes, sent: bytes) -> str:
-    offset = next(
-        (at for at, (one, other) in enumerate(zip(received, sent, strict=False)) if one != other),
-        min(len(received), len(sent)),
-    )
-    around = slice(max(0, offset - 60), offset + 60)
-    return (
-        f"{len(received)} bytes received, {len(sent)} sent; they differ at {offset}: "
-        f"{received[around]!r} instead of {sent[around]!r}"
-    )

@@ -23,7 +23,7 @@ async def job_delivered_repeatedly(scale: Scale) -> str:
         for n in range(scale.rounds):
             spec = RequestSpec(f"job-{n}", 10, 300, pace_s=1.0)
             job = new_job(MODEL, request=json.encode(spec.request()))
-            await peer.give(job)
+            await peer.send_jobs(job)
             await peer.send(job, job)
             await server.wait_for_bytes(spec.name)
             await peer.send(job)
@@ -45,7 +45,7 @@ async def drain_with_running_jobs(scale: Scale) -> str:
         peer = await agent.connected()
         spec = RequestSpec("job", 10, 300, pace_s=5.0)
         job = new_job(MODEL, request=json.encode(spec.request()))
-        await peer.give(job)
+        await peer.send_jobs(job)
         await server.wait_for_bytes(spec.name)
         await peer.send(Drain("maintenance", 10_000))
         assert isinstance(await peer.end(job.job_id), JobResult)
@@ -53,7 +53,7 @@ async def drain_with_running_jobs(scale: Scale) -> str:
         await peer.closed.wait()
         reconnected = await agent.connected()
         later = new_job(MODEL, request=json.encode(RequestSpec("later").request()))
-        await reconnected.give(later)
+        await reconnected.send_jobs(later)
         assert isinstance(await reconnected.end(later.job_id), JobResult)
     return "finished there, disconnected, reconnected after the delay"
 

@@ -148,7 +148,7 @@ async def test_stopping_cancels_a_scheduled_change() -> None:
         await peer.next(Capabilities)
         for _ in range(5):
             job = new_job()
-            await peer.give(job)
+            await peer.send_jobs(job)
             (await backend.next_run()).fail(Unreachable("refused"))
             await peer.error(job.job_id)
         assert pending(agent)
@@ -171,11 +171,11 @@ async def test_failing_backend_is_not_offered_while_its_breaker_is_open() -> Non
         began = now()
         for _ in range(5):
             job = new_job("m")
-            await peer.give(job)
+            await peer.send_jobs(job)
             (await failing.next_run()).fail(Unreachable("refused"))
             assert (await peer.error(job.job_id)).code == "backend_unreachable"
         late = new_job("m")
-        await peer.give(late)
+        await peer.send_jobs(late)
         assert (await peer.error(late.job_id)).code == "model_not_loaded"
         status = agent.service.status()
         assert [one.healthy for one in status.backends] == [False, True]
@@ -186,7 +186,7 @@ async def test_failing_backend_is_not_offered_while_its_breaker_is_open() -> Non
         assert [one.model_id for one in (await peer.next(Capabilities)).models] == ["m", "n"]
         assert now() - began == pytest.approx(OPEN_S + DEBOUNCE_S)
         trial, second = new_job("m"), new_job("m")
-        await peer.give(trial, second)
+        await peer.send_jobs(trial, second)
         assert (await peer.error(second.job_id)).code == "out_of_capacity"
         (await failing.next_run()).answer(b"recovered")
         assert isinstance(await peer.end(trial.job_id), JobResult)
@@ -207,17 +207,17 @@ async def test_tokens_per_minute_limit_jobs_and_refill(limited: str) -> None:
         ) as agent:
             peer = await agent.connected()
             used, refused, later = new_job(), new_job(), new_job()
-            await peer.give(used)
+            await peer.send_jobs(used)
             run = await backend.next_run()
             run.start()
             run.finish(input_tokens=600, output_tokens=99)
             await peer.end(used.job_id)
-            await peer.give(refused)
+            await peer.send_jobs(refused)
             error = await peer.error(refused.job_id)
             assert (error.code, error.retry_after_ms) == ("out_of_capacity", 10_000)
             assert offers(peer) == [["m"]], "the model stays offered"
             await asyncio.sleep(10)
-            await peer.give(later)
+            await peer.send_jobs(later)
             (await backend.next_run()).answer(b"x")
             assert isinstance(await peer.end(later.job_id), JobResult)
 
@@ -232,7 +232,7 @@ async def test_backend_over_its_token_limit_is_skipped() -> None:
         peer = await agent.connected()
         for backend in (first, second):
             job = new_job()
-            await peer.give(job)
+            await peer.send_jobs(job)
             (await backend.next_run()).answer(b"x")
             await peer.end(job.job_id)
 
@@ -246,7 +246,7 @@ async def test_job_that_fails_over_counts_as_one_job() -> None:
     ):
         peer = await agent.connected()
         job = new_job()
-        await peer.give(job)
+        await peer.send_jobs(job)
         await asyncio.sleep(2)
         (await first.next_run()).fail(Unreachable("refused"))
         (await second.next_run()).answer(b"answer")

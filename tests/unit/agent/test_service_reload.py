@@ -56,7 +56,7 @@ def offered(frame: Capabilities) -> list[str]:
 async def start(
     peer: AgentAtCoordinator, backend: ScriptedBackend, model_id: str = "m"
 ) -> ScriptedRun:
-    await peer.give(new_job(model_id))
+    await peer.send_jobs(new_job(model_id))
     run = await backend.next_run()
     run.start()
     return run
@@ -92,7 +92,7 @@ async def test_removed_backend_is_closed_after_its_jobs_have_finished() -> None:
         run = await start(peer, backend)
         reload(agent, other)
         late = new_job("m")
-        await peer.give(late)
+        await peer.send_jobs(late)
         assert (await peer.error(late.job_id)).code == "model_not_loaded"
         assert offered(await peer.next(Capabilities)) == ["n"]
         await asyncio.sleep(50)
@@ -138,7 +138,7 @@ async def test_job_on_a_removed_backend_fails_over_to_a_configured_one() -> None
         peer = await agent.connected()
         await peer.next(Capabilities)
         moving, failing = new_job("m"), new_job("m")
-        await peer.give(moving, failing)
+        await peer.send_jobs(moving, failing)
         first, second = await old.next_run(), await old.next_run()
         reload(agent, new)
         await peer.next(Capabilities)
@@ -203,7 +203,7 @@ async def test_token_limit_of_an_unchanged_backend_can_change() -> None:
         run.finish(input_tokens=60, output_tokens=0)
         await peer.end(run.job.job_id)
         late = new_job("m")
-        await peer.give(late)
+        await peer.send_jobs(late)
         assert (await peer.error(late.job_id)).retry_after_ms == 306_000
         reload(agent, backend)
         assert isinstance(await start(peer, backend), ScriptedRun)
@@ -242,7 +242,7 @@ async def test_lower_job_limit_cancels_no_running_job() -> None:
         limits = LimitsConfig(max_concurrent=2)
         reload(agent, backend, config=agent_config(coordinator.url, limits=limits))
         late = new_job("m")
-        await peer.give(late)
+        await peer.send_jobs(late)
         assert (await peer.error(late.job_id)).code == "out_of_capacity"
         for run in runs:
             run.finish()
@@ -266,7 +266,7 @@ async def test_tokens_consumed_under_the_old_limit_count_under_the_new_one() -> 
             await peer.end(run.job.job_id)
             reload(agent, backend, config=limited(600))
             late = new_job("m")
-            await peer.give(late)
+            await peer.send_jobs(late)
             assert (await peer.error(late.job_id)).retry_after_ms == 6_100
 
 

@@ -27,12 +27,12 @@ async def test_first_stop_drains() -> None:
         async with RunningAgent(coordinator, backend, config=config) as agent:
             peer = await agent.connected()
             job, late = new_job(), new_job()
-            await peer.give(job)
+            await peer.send_jobs(job)
             run = await backend.next_run()
             agent.service.stop()
             assert await peer.next(Draining) == Draining(120_000)
             assert readiness(agent.service.status())[0].startswith("draining")
-            await peer.give(late)
+            await peer.send_jobs(late)
             assert (await peer.error(late.job_id)).code == "draining"
             await asyncio.sleep(50)
             run.answer(b"all of it")
@@ -54,7 +54,7 @@ async def test_jobs_that_exceed_the_drain_timeout_end_with_draining() -> None:
         async with RunningAgent(coordinator, backend, config=config) as agent:
             peer = await agent.connected()
             job = new_job(deadline_ms=3_600_000)
-            await peer.give(job)
+            await peer.send_jobs(job)
             run = await backend.next_run()
             began = now()
             agent.service.stop()
@@ -72,7 +72,7 @@ async def test_second_stop_cancels_jobs_and_still_sends_their_ends() -> None:
         async with RunningAgent(coordinator, backend) as agent:
             peer = await agent.connected()
             jobs = [new_job(), new_job()]
-            await peer.give(*jobs)
+            await peer.send_jobs(*jobs)
             await backend.next_run()
             began = now()
             agent.service.stop()
@@ -93,7 +93,7 @@ async def test_missing_acknowledgements_do_not_keep_the_agent_running() -> None:
             peer = await agent.connected()
             peer.acknowledges = False
             job = new_job()
-            await peer.give(job)
+            await peer.send_jobs(job)
             (await backend.next_run()).answer(b"x")
             await peer.end(job.job_id)
             began = now()
@@ -109,7 +109,7 @@ async def test_adapter_that_ignores_cancellation_does_not_keep_the_agent_running
         backend.hold_cancel = asyncio.Event()
         async with RunningAgent(coordinator, backend) as agent:
             peer = await agent.connected()
-            await peer.give(new_job(deadline_ms=3_600_000))
+            await peer.send_jobs(new_job(deadline_ms=3_600_000))
             await backend.next_run()
             agent.service.stop()
             await peer.next(Draining)
@@ -126,7 +126,7 @@ async def test_cancelling_run_during_a_drain_leaves_no_task() -> None:
         backend = ScriptedBackend("a", model("m"))
         async with RunningAgent(coordinator, backend) as agent:
             peer = await agent.connected()
-            await peer.give(new_job(deadline_ms=3_600_000))
+            await peer.send_jobs(new_job(deadline_ms=3_600_000))
             run = await backend.next_run()
             agent.service.stop()
             await peer.next(Draining)
@@ -155,7 +155,7 @@ async def test_cancelling_run_closes_everything() -> None:
         backend = ScriptedBackend("a", model("m"))
         async with RunningAgent(coordinator, backend) as agent:
             peer = await agent.connected()
-            await peer.give(new_job())
+            await peer.send_jobs(new_job())
             run = await backend.next_run()
             agent.task.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -88,7 +88,7 @@ async def test_stop_while_the_coordinator_drains() -> None:
         async with RunningAgent(coordinator, backend) as agent:
             peer = await agent.connected()
             job = new_job()
-            await peer.give(job)
+            await peer.send_jobs(job)
             run = await backend.next_run()
             await peer.send(Drain("restart", 30_000))
             await peer.settle()
@@ -105,7 +105,7 @@ async def test_a_second_signal_while_the_link_is_down_stops_at_once() -> None:
         backend = ScriptedBackend()
         async with RunningAgent(coordinator, backend, jitter=0.5) as agent:
             peer = await agent.connected()
-            await peer.give(new_job(deadline_ms=3_600_000))
+            await peer.send_jobs(new_job(deadline_ms=3_600_000))
             run = await backend.next_run()
             coordinator.refusals.extend([(500, {})] * 1000)
             peer.cut()
@@ -129,7 +129,7 @@ async def test_an_unacknowledged_end_does_not_extend_the_drain_to_its_limit() ->
             peer = await agent.connected()
             peer.acknowledges = False
             job = new_job()
-            await peer.give(job)
+            await peer.send_jobs(job)
             (await backend.next_run()).answer(b"x")
             await peer.end(job.job_id)
             coordinator.refusals.extend([(500, {})] * 1000)

@@ -80,7 +80,7 @@ async def test_an_undetected_link_failure_is_not_a_slow_consumer() -> None:
             peer = await agent.connected()
             peer.acknowledges = False
             job = new_job(deadline_ms=3_600_000)
-            await peer.give(job)
+            await peer.send_jobs(job)
             run = await backend.next_run()
             run.start()
             run.send(b"x" * MIN_WINDOW_BYTES)
@@ -102,7 +102,7 @@ async def test_a_stalled_consumer_fails_only_its_own_job() -> None:
             peer = await agent.connected()
             peer.acknowledges = False
             stuck, fine = new_job(deadline_ms=3_600_000), new_job(deadline_ms=3_600_000)
-            await peer.give(stuck, fine)
+            await peer.send_jobs(stuck, fine)
             stuck_run, fine_run = await backend.next_run(), await backend.next_run()
             for run in (stuck_run, fine_run):
                 run.start()
@@ -132,7 +132,7 @@ async def test_a_finished_job_with_a_stalled_consumer_is_forgotten() -> None:
         peer = await agent.connected()
         peer.acknowledges = False
         job = new_job()
-        await peer.give(job)
+        await peer.send_jobs(job)
         (await backend.next_run()).answer(b"x" * (MIN_WINDOW_BYTES + 1))
         assert (await peer.error(job.job_id)).code == "slow_consumer"
         # Its end is not acknowledged either: then the job is forgotten.

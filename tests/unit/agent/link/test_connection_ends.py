@@ -72,7 +72,7 @@ async def test_after_a_drain_the_link_closes_when_every_end_is_acknowledged(
     await agent.settle()
     assert not link.task.done(), "an end is not acknowledged yet"
 
-    await agent.flush()
+    await agent.send_pending_frames()
 
     disconnect = await link.disconnect()
     assert disconnect == Disconnect(

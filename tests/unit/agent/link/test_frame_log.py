@@ -74,7 +74,7 @@ async def exchange_all_frames(link: RunningLink, agent: AgentAtCoordinator) -> N
     link.outbox.put(Heartbeat(1, 0, 8, None, None, None, None))
     link.outbox.put(Draining(1000))
     await agent.next(Draining)
-    await agent.give(job)
+    await agent.send_jobs(job)
     channel = link.outbox.open(job.job_id)
     channel.stream.start(JobStarted(job.job_id, 200, "text/plain", "backend"))
     channel.stream.write(ANSWER)
@@ -112,7 +112,7 @@ async def test_a_frame_is_logged_with_job_offset_and_length(
 ) -> None:
     link, agent = await connect(coordinator)
     job = new_job(request=PROMPT)
-    await agent.give(job)
+    await agent.send_jobs(job)
     channel = link.outbox.open(job.job_id)
     channel.stream.start(JobStarted(job.job_id, 200, "text/plain", "backend"))
     channel.stream.write(ANSWER)

@@ -37,7 +37,7 @@ async def start_stream(
 ) -> ScriptedRun:
     """Start a job; returns when the coordinator has received `data`."""
     job = new_job(deadline_ms=LONG_MS)
-    await peer.give(job)
+    await peer.send_jobs(job)
     run = await backend.next_run()
     run.start()
     run.send(data)
@@ -164,7 +164,7 @@ async def test_new_session_cancels_all_jobs_of_the_old_one() -> None:
         for run in runs:
             await run.cancelled.wait()
         fresh = new_job()
-        await again.give(fresh)
+        await again.send_jobs(fresh)
         (await harness.backend.next_run()).answer(b"x")
         assert isinstance(await again.end(fresh.job_id), JobResult)
         await harness.agent.service.outbox.wait_until_acknowledged()
