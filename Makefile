@@ -31,7 +31,7 @@ help:
 	@echo "make test-vllm    conformance tests over a real vLLM     (first time: 4 minutes, 2.5 GB)"
 	@echo "make bench        the CPU cost of relaying, as ratios    (ARGS='--rounds 5')"
 	@echo "make lock         pin the requirements again             (upgrade: ARGS=--upgrade)"
-	@echo "make clean        remove $(VENV) and all caches"
+	@echo "make clean        remove $(VENV), $(VENV)-lock, $(VENV)-vllm, build, dist and all caches"
 
 demo: $(DEMO)
 	@$(BIN)/provider-agent demo $(ARGS)
