@@ -226,7 +226,7 @@ async def test_check_exits_with_1_and_advice_for_each_failure(tmp_path: Path) ->
         result = await run_command("check", home=tmp_path, env={"SERVER_KEY": SECRETS["key"]})
 
     assert result.code == 1
-    assert "rejected: not_enrolled: unknown key" in result.out
+    assert "rejected by the coordinator: not_enrolled: unknown key" in result.out
     assert "to do: check [coordinator] enrollment_code" in result.out
     assert "to do: start the server" in result.out
     assert result.out.endswith("2 of 4 checks failed.\n")
