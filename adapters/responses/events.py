@@ -1,4 +1,4 @@
-"""Parses the parts of a response that the agent reads: usage, finish reasons and errors.
+"""Parses the events of a response: finish reasons, errors and where the usage is.
 
 One Struct serves all formats and operations, because their field names do not collide.
 """
@@ -9,22 +9,11 @@ from typing import Final
 import msgspec
 
 from provider_agent.adapters.responses.status_codes import code_for_error
+from provider_agent.adapters.responses.usage import Usage as Usage
+from provider_agent.adapters.responses.usage import UsageReport, decode_usage
 from provider_agent.protocol.errors import ErrorCode
-from provider_agent.protocol.limits import MAX_INTEGER
 
 _NULL: Final = msgspec.Raw(b"null")
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """Token counts that the server reported; None for a count that it did not report.
-
-    Attributes:
-        input_tokens: of the prompt, including cached tokens in both formats.
-        output_tokens: of the completion.
-    """
-
-    input_tokens: int | None = None
-    output_tokens: int | None = None
 
 
 class ResponseFailure(msgspec.Struct, frozen=True):
@@ -39,17 +28,6 @@ class ResponseFailure(msgspec.Struct, frozen=True):
     code: ErrorCode
     message: str
     body: bytes = b""
-
-
-class UsageReport(msgspec.Struct):
-    """A `usage` object in any format."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    output_tokens: int | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -93,14 +71,14 @@ class Event(msgspec.Struct):
     @property
     def usage(self) -> UsageReport | None:
         """The event's own usage."""
-        return _usage_in(self.usage_raw)
+        return decode_usage(self.usage_raw)
 
     @property
     def inner_usage(self) -> UsageReport | None:
         """The usage of the `response` or `message` object inside the event."""
         for inner in (self.response, self.message):
             try:
-                return _usage_in(msgspec.json.decode(inner, type=_InnerObject).usage)
+                return decode_usage(msgspec.json.decode(inner, type=_InnerObject).usage)
             except ValueError:
                 continue
         return None
@@ -116,14 +94,6 @@ def decode_event(data: bytes) -> Event | None:
     except UnicodeDecodeError:
         return decode_event(data.decode("utf-8", "replace").encode())
     except (ValueError, RecursionError):
-        return None
-
-
-def _usage_in(raw: msgspec.Raw) -> UsageReport | None:
-    """Decode a usage object; None if it is null or malformed."""
-    try:
-        return msgspec.json.decode(raw, type=UsageReport | None)
-    except ValueError:
         return None
 
 
@@ -146,6 +116,11 @@ def event_failure(
     )
 
 
+def unify_line_ends(data: bytes) -> bytes:
+    """Replace CRLF and CR by LF; all three end a line (WHATWG HTML, section 9.2.6)."""
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
+
+
 def parse_events(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield (event name, data) for each `data:` line; the name is b"" without an `event:` line."""
     name = b""
@@ -157,22 +132,3 @@ def parse_events(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             name = value.strip()
         elif not field and not value:
             name = b""
-
-
-def merge_usage(*reports: UsageReport | None) -> Usage:
-    """Merge reports field by field; a later report overrides an earlier one."""
-    merged: dict[str, int] = {}
-    for report in reports:
-        if report is not None:
-            fields: dict[str, int | None] = msgspec.structs.asdict(report)
-            counted = {name: n for name, n in fields.items() if n is not None}
-            merged.update({name: n for name, n in counted.items() if 0 <= n <= MAX_INTEGER})
-    prompt = merged.get("prompt_tokens")
-    if prompt is None and "input_tokens" in merged:
-        # Messages counts cached tokens separately, the OpenAI format within `prompt_tokens`.
-        prompt = (
-            merged["input_tokens"]
-            + merged.get("cache_read_input_tokens", 0)
-            + merged.get("cache_creation_input_tokens", 0)
-        )
-    return Usage(prompt, merged.get("completion_tokens", merged.get("output_tokens")))

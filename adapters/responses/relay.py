@@ -11,11 +11,12 @@ from collections.abc import Collection
 import aiohttp
 
 from provider_agent.adapters.base import BackendError, ErrorInStream, InvalidResponse, JobSink
-from provider_agent.adapters.responses.events import ResponseFailure, Usage
+from provider_agent.adapters.responses.events import ResponseFailure
 from provider_agent.adapters.responses.gate import BodyGate, GateState, ResponseGate, StreamGate
 from provider_agent.adapters.responses.redaction import redact_bytes
 from provider_agent.adapters.responses.status_codes import retry_advice, server_message
 from provider_agent.adapters.responses.timeouts import JobTimeouts
+from provider_agent.adapters.responses.usage import Usage
 from provider_agent.adapters.responses.validator import (
     BodyValidator,
     ResponseValidator,

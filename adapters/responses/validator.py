@@ -2,8 +2,8 @@
 
 HTTP 200 does not mean success: servers report errors inside a stream, or end it early. The evidence
 is at both ends of the response, so a validator keeps the first and last kilobytes of a stream,
-decodes nothing while bytes arrive, and decodes once at the end. The result does not depend on how
-the bytes were split into chunks.
+decodes nothing while bytes arrive, and decodes once at the end, which may be that of a cancelled
+or broken response. The result does not depend on how the bytes were split into chunks.
 """
 
 from collections import deque
@@ -11,17 +11,17 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from provider_agent.adapters.responses.events import (
     Event,
     ResponseFailure,
-    Usage,
-    UsageReport,
     decode_event,
     event_failure,
-    merge_usage,
     parse_events,
+    unify_line_ends,
 )
+from provider_agent.adapters.responses.usage import Usage, UsageReport, merge_usage
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation
 
@@ -40,15 +40,19 @@ BODY_BYTES: Final = 8 * 1024 * 1024
 
 
 class ValidationResult(Struct, frozen=True):
-    """The outcome of a complete response.
+    """The outcome of the bytes of a response, which may be incomplete.
 
     Attributes:
-        usage: the tokens that it reports.
-        failure: None for a success.
+        usage: the tokens that they report.
+        failure: None for a complete, successful response.
+        error_relayed: they contain the server's own error, completely: a client sees it.
+        between_events: they end between two events of an event stream, or are empty.
     """
 
     usage: Usage
     failure: ResponseFailure | None = None
+    error_relayed: bool = False
+    between_events: bool = False
 
 
 class ResponseValidator(Protocol):
@@ -59,7 +63,7 @@ class ResponseValidator(Protocol):
         ...
 
     def result(self) -> ValidationResult:
-        """Return the outcome; called once, after the last byte."""
+        """Return the outcome of the bytes so far."""
         ...
 
 
@@ -96,8 +100,31 @@ class BodyValidator:
         event = decode_event(body)
         if event is None:
             text = "the server's response is not a JSON object"
-            return ValidationResult(Usage(), ResponseFailure(ErrorCode.INVALID_RESPONSE, text))
-        return ValidationResult(merge_usage(event.usage), event_failure(b"", body, event))
+            failure = ResponseFailure(ErrorCode.INVALID_RESPONSE, text)
+            return ValidationResult(Usage(), failure, between_events=not body)
+        error = event_failure(b"", body, event)
+        return ValidationResult(merge_usage(event.usage), error, error_relayed=error is not None)
+
+
+class _TailEvent(Struct, frozen=True):
+    """One `data:` line of the tail.
+
+    Attributes:
+        name: from the `event:` line, or b"".
+        data: from the `data:` line.
+        json: `data` decoded; None if it is not a JSON object.
+        complete: a blank line follows.
+    """
+
+    name: bytes
+    data: bytes
+    json: Event | None
+    complete: bool
+
+    @property
+    def failure(self) -> ResponseFailure | None:
+        """The error that the event reports."""
+        return event_failure(self.name, self.data, self.json)
 
 
 class StreamValidator:
@@ -127,51 +154,37 @@ class StreamValidator:
 
     def result(self) -> ValidationResult:
         """Return a success for a stream with a terminal marker and without an error."""
+        tail = unify_line_ends(b"".join(self._tail)[-self._tail_bytes :])
+        if self._size <= self._tail_bytes:
+            tail = b"\n\n" + tail  # the start of a stream counts as the end of an event
+        complete, blank_line, partial = tail.rpartition(b"\n\n")
+        events = _from_end(complete, partial)
         if not self._size:
             text = "the server sent an empty stream"
-            return ValidationResult(Usage(), ResponseFailure(ErrorCode.INVALID_RESPONSE, text))
-        if self._operation is Operation.MESSAGES:
-            return self._messages_result()
-        if self._operation is Operation.RESPONSES:
-            return self._responses_result()
-        return self._choices_result()
+            failure = ResponseFailure(ErrorCode.INVALID_RESPONSE, text)
+            result = ValidationResult(Usage(), failure)
+        elif self._operation is Operation.MESSAGES:
+            result = self._messages_result(events)
+        elif self._operation is Operation.RESPONSES:
+            result = _responses_result(events)
+        else:
+            result = _choices_result(events, self._size > self._tail_bytes)
+        return replace(result, between_events=bool(blank_line) and not partial)
 
-    def _choices_result(self) -> ValidationResult:
-        """Chat and completions end with a finish reason, then `[DONE]`."""
-        done = False
-        # A last delta bigger than the tail may hold the reason, unless another delta follows it.
-        reason_may_be_cut = self._size > self._tail_bytes
-        usage: UsageReport | None = None
-        for name, data, event in self._events_from_end():
-            if data == b"[DONE]":
-                done = True
-                continue
-            failure = event_failure(name, data, event)
-            usage = usage or (event.usage if event else None)
-            if failure is not None:
-                return ValidationResult(merge_usage(usage), failure)
-            if event is not None and event.finish_reason:
-                return ValidationResult(
-                    merge_usage(usage), None if done else _missing("data: [DONE]")
-                )
-            if event is not None and event.choices and event.usage is None:
-                reason_may_be_cut = False
-        failure = None if done and reason_may_be_cut else _missing("a finish reason")
-        return ValidationResult(merge_usage(usage), failure)
-
-    def _messages_result(self) -> ValidationResult:
+    def _messages_result(self, events: Iterator[_TailEvent]) -> ValidationResult:
         """Messages ends with `message_delta`, which has the usage, then `message_stop`."""
         stopped = False
-        for name, data, event in self._events_from_end():
-            failure = event_failure(name, data, event)
-            if failure is not None:
-                return ValidationResult(self._messages_usage(None), failure)
-            if event is None:
+        for event in events:
+            if event.failure is not None:
+                deltas = (e.json for e in events if e.json and e.json.type == "message_delta")
+                usage = self._messages_usage(next((delta.usage for delta in deltas), None))
+                return ValidationResult(usage, event.failure, error_relayed=event.complete)
+            if event.json is None:
                 continue
-            stopped = stopped or event.type == "message_stop"
-            if event.type == "message_delta":
+            stopped = stopped or event.json.type == "message_stop"
+            if event.json.type == "message_delta":
                 failure = None if stopped else _missing("message_stop")
-                return ValidationResult(self._messages_usage(event.usage), failure)
+                return ValidationResult(self._messages_usage(event.json.usage), failure)
         return ValidationResult(self._messages_usage(None), _missing("message_stop"))
 
     def _messages_usage(self, final: UsageReport | None) -> Usage:
@@ -184,21 +197,53 @@ class StreamValidator:
                 return merge_usage(start, final)
         return merge_usage(final)
 
-    def _responses_result(self) -> ValidationResult:
-        """Responses ends with `response.completed`, or `response.incomplete` at the token limit."""
-        for name, data, event in self._events_from_end():
-            failure = event_failure(name, data, event)
-            if failure is not None:
-                return ValidationResult(Usage(), failure)
-            if event is not None and event.type in ("response.completed", "response.incomplete"):
-                return ValidationResult(merge_usage(event.inner_usage))
-        return ValidationResult(Usage(), _missing("response.completed"))
 
-    def _events_from_end(self) -> Iterator[tuple[bytes, bytes, Event | None]]:
-        """Yield (event name, data, decoded event) of each event in the tail, the last one first."""
-        tail = b"".join(self._tail)[-self._tail_bytes :]
-        for name, data in reversed(list(parse_events(tail))):
-            yield name, data, decode_event(data)
+def _choices_result(events: Iterator[_TailEvent], tail_is_cut: bool) -> ValidationResult:
+    """Chat and completions end with a finish reason, then `[DONE]`."""
+    done = False
+    # A last delta bigger than the tail may hold the reason, unless another delta follows it.
+    reason_may_be_cut = tail_is_cut
+    usage: UsageReport | None = None
+    for event in events:
+        if event.data == b"[DONE]":
+            done = True
+            continue
+        usage = usage or (event.json.usage if event.json else None)
+        if event.failure is not None:
+            # Some servers report the usage so far with each chunk.
+            usage = usage or next((e.json.usage for e in events if e.json and e.json.usage), None)
+            return ValidationResult(merge_usage(usage), event.failure, error_relayed=event.complete)
+        if event.json is not None and event.json.finish_reason:
+            failure = None if done else _missing("data: [DONE]")
+            return ValidationResult(merge_usage(usage), failure)
+        if event.json is not None and event.json.choices and event.json.usage is None:
+            reason_may_be_cut = False
+    failure = None if done and reason_may_be_cut else _missing("a finish reason")
+    return ValidationResult(merge_usage(usage), failure)
+
+
+def _responses_result(events: Iterator[_TailEvent]) -> ValidationResult:
+    """Responses ends with `response.completed`, or `response.incomplete` at the token limit."""
+    usage: UsageReport | None = None
+    for event in events:
+        usage = usage or (event.json.inner_usage if event.json else None)
+        if event.failure is not None:
+            return ValidationResult(merge_usage(usage), event.failure, error_relayed=event.complete)
+        if event.json and event.json.type in ("response.completed", "response.incomplete"):
+            return ValidationResult(merge_usage(usage))
+    return ValidationResult(merge_usage(usage), _missing("response.completed"))
+
+
+def _from_end(complete: bytes, partial: bytes) -> Iterator[_TailEvent]:
+    """Yield each `data:` line, the last one first.
+
+    Args:
+        complete: whole events, the first of which may lack its beginning.
+        partial: the beginning of an event after them.
+    """
+    for part, is_complete in ((partial, False), (complete, True)):
+        for name, data in reversed(list(parse_events(part))):
+            yield _TailEvent(name, data, decode_event(data), is_complete)
 
 
 def _missing(marker: str) -> ResponseFailure:

@@ -1,6 +1,6 @@
 """Sample streams of each operation, with the usage or error code that validation must return."""
 
-from provider_agent.adapters.responses.events import Usage
+from provider_agent.adapters.responses.usage import Usage
 from provider_agent.adapters.responses.validator import TAIL_BYTES
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation
@@ -142,7 +142,7 @@ GOOD_ANTHROPIC = {
                 "output_tokens": 0,
             },
         ),
-        ALL,
+        Usage(INPUT_TOKENS, OUTPUT_TOKENS, INPUT_TOKENS - 3, 2),
     ),
     "DONE after the end": ([*message_frames("m"), DONE], ALL),
     "pings": ([b'event: ping\ndata: {"type": "ping"}\n\n', *message_frames("m")], ALL),

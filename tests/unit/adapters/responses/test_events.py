@@ -3,22 +3,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provider_agent.adapters.responses.events import (
-    Usage,
-    UsageReport,
     decode_event,
     event_failure,
-    merge_usage,
     parse_events,
+    unify_line_ends,
 )
 from provider_agent.protocol.errors import ErrorCode
-from provider_agent.protocol.limits import MAX_INTEGER
-
-
-def read_usage(data: bytes) -> Usage:
-    event = decode_event(data)
-    assert event is not None
-    return merge_usage(event.inner_usage, event.usage)
-
 
 # --- events in bytes -----------------------------------------------------------------------------
 
@@ -56,6 +46,10 @@ def test_arbitrary_bytes_raise_nothing(data: bytes) -> None:
 )
 def test_only_json_objects_are_events(data: bytes) -> None:
     assert decode_event(data) is None
+
+
+def test_every_kind_of_line_end_becomes_lf() -> None:
+    assert unify_line_ends(b"a\r\nb\rc\n\r\n\r") == b"a\nb\nc\n\n\n"
 
 
 # --- errors --------------------------------------------------------------------------------------
@@ -110,57 +104,6 @@ def test_first_finish_reason_of_the_choices_is_used() -> None:
     assert event.finish_reason == "length"
 
 
-# --- usage ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("data", "usage"),
-    [
-        (b'{"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}', Usage(3, 4)),
-        (b'{"usage":{"input_tokens":3,"output_tokens":4}}', Usage(3, 4)),
-        (
-            b'{"usage":{"input_tokens":1,"cache_read_input_tokens":20,"output_tokens":4}}',
-            Usage(21, 4),
-        ),
-        (
-            b'{"usage":{"input_tokens":1,"cache_creation_input_tokens":2,"output_tokens":4}}',
-            Usage(3, 4),
-        ),
-        (b'{"message":{"usage":{"input_tokens":3}}}', Usage(3, None)),
-        (b'{"response":{"usage":{"input_tokens":3,"output_tokens":4}}}', Usage(3, 4)),
-        (b'{"usage":{"prompt_tokens":0,"completion_tokens":0}}', Usage(0, 0)),
-        (b'{"usage":null}', Usage()),
-        (b'{"usage":{}}', Usage()),
-        (b'{"usage":{"prompt_tokens":null}}', Usage()),
-        (b'{"usage":{"prompt_tokens":-1,"completion_tokens":4}}', Usage(None, 4)),
-        (
-            b'{"usage":{"prompt_tokens":%d,"completion_tokens":4}}' % (MAX_INTEGER + 1),
-            Usage(None, 4),
-        ),
-        (b'{"usage":{"prompt_tokens":%d}}' % 10**30, Usage()),
-        (b'{"usage":{"prompt_tokens":1.5,"completion_tokens":4}}', Usage()),
-        (b'{"usage":{"prompt_tokens":"3"}}', Usage()),
-        (b'{"usage":[1,2]}', Usage()),
-        (b'{"usage":"none"}', Usage()),
-        (b'{"message":"words","usage":{"prompt_tokens":3}}', Usage(3, None)),
-        (b'{"message":{"usage":7},"response":{"usage":[]}}', Usage()),
-    ],
-)
-def test_usage_is_read_in_every_format_and_malformed_counts_are_unknown(
-    data: bytes, usage: Usage
-) -> None:
-    assert read_usage(data) == usage
-
-
-def test_later_report_overrides_field_by_field() -> None:
-    start = UsageReport(input_tokens=5, output_tokens=0, cache_read_input_tokens=2)
-    end = UsageReport(input_tokens=21, output_tokens=7)
-
-    assert merge_usage(start, None, end) == Usage(23, 7)
-    assert merge_usage(end, UsageReport(output_tokens=-7)) == Usage(21, 7)
-    assert merge_usage(None) == Usage()
-
-
 def test_malformed_usage_hides_neither_finish_reason_nor_error() -> None:
     ended = decode_event(b'{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":1e9999}}')
 
@@ -169,14 +112,3 @@ def test_malformed_usage_hides_neither_finish_reason_nor_error() -> None:
     failure = event_failure(b"", b'{"error":{"code":503},"usage":"?"}')
     assert failure is not None
     assert failure.code is ErrorCode.BACKEND_OVERLOADED
-
-
-COUNTS = st.none() | st.integers(-(2**80), 2**80)
-
-
-@given(st.lists(st.builds(UsageReport, *[COUNTS] * 6), max_size=3))
-def test_merged_usage_is_in_range_or_unknown(reports: list[UsageReport]) -> None:
-    usage = merge_usage(*reports)
-
-    assert usage.input_tokens is None or 0 <= usage.input_tokens <= 3 * MAX_INTEGER
-    assert usage.output_tokens is None or 0 <= usage.output_tokens <= MAX_INTEGER

@@ -1,9 +1,12 @@
+import re
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider_agent.adapters.responses.events import ResponseFailure, Usage
+from provider_agent.adapters.responses.events import ResponseFailure
+from provider_agent.adapters.responses.usage import Usage
 from provider_agent.adapters.responses.validator import (
     BODY_BYTES,
     HEAD_BYTES,
@@ -17,8 +20,11 @@ from provider_agent.adapters.responses.validator import (
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation
 from tests.kit.fakes.frames import (
+    DONE,
+    INPUT_TOKENS,
     OUTPUT_TOKENS,
     chat_body,
+    chat_chunk,
     chat_frames,
     message_body,
     message_frames,
@@ -32,6 +38,7 @@ from tests.kit.sample_streams import (
     BAD_ANTHROPIC,
     BAD_OPENAI,
     BAD_RESPONSES,
+    BARE_ERROR,
     GOOD_ANTHROPIC,
     GOOD_OPENAI,
     GOOD_RESPONSES,
@@ -39,6 +46,7 @@ from tests.kit.sample_streams import (
     RESPONSES,
     STREAMS,
     UNKNOWN,
+    responses_frames,
 )
 
 
@@ -61,19 +69,24 @@ def code_of(failure: ResponseFailure | None) -> ErrorCode | None:
 
 # --- streams -------------------------------------------------------------------------------------
 
+GOOD = {
+    f"{operation} {name}": (operation, frames, usage)
+    for operation, samples in (
+        (OPENAI, GOOD_OPENAI),
+        (ANTHROPIC, GOOD_ANTHROPIC),
+        (RESPONSES, GOOD_RESPONSES),
+    )
+    for name, (frames, usage) in samples.items()
+}
 
-@pytest.mark.parametrize("name", GOOD_OPENAI)
-def test_complete_openai_stream_is_a_success(name: str) -> None:
-    frames, usage = GOOD_OPENAI[name]
 
-    assert validate_stream(frames) == ValidationResult(usage)
+@pytest.mark.parametrize("name", GOOD)
+def test_complete_stream_is_a_success(name: str) -> None:
+    operation, frames, usage = GOOD[name]
 
+    result = validate_stream(frames, operation)
 
-@pytest.mark.parametrize("name", GOOD_ANTHROPIC)
-def test_complete_anthropic_stream_is_a_success(name: str) -> None:
-    frames, usage = GOOD_ANTHROPIC[name]
-
-    assert validate_stream(frames, ANTHROPIC) == ValidationResult(usage)
+    assert (result.usage, result.failure, result.error_relayed) == (usage, None, False)
 
 
 @pytest.mark.parametrize("name", BAD_OPENAI)
@@ -81,13 +94,6 @@ def test_incomplete_or_failed_openai_stream_is_a_failure(name: str) -> None:
     frames, code = BAD_OPENAI[name]
 
     assert code_of(validate_stream(frames).failure) is code
-
-
-@pytest.mark.parametrize("name", GOOD_RESPONSES)
-def test_complete_responses_stream_is_a_success(name: str) -> None:
-    frames, usage = GOOD_RESPONSES[name]
-
-    assert validate_stream(frames, RESPONSES) == ValidationResult(usage)
 
 
 @pytest.mark.parametrize("name", BAD_RESPONSES)
@@ -101,7 +107,8 @@ def test_incomplete_or_failed_responses_stream_is_a_failure(name: str) -> None:
 def test_completions_end_as_chat_does(name: str) -> None:
     frames, usage = GOOD_OPENAI[name]
 
-    assert validate_stream(frames, Operation.COMPLETIONS) == ValidationResult(usage)
+    assert validate_stream(frames, Operation.COMPLETIONS).usage == usage
+    assert validate_stream(frames, Operation.COMPLETIONS).failure is None
     assert validate_stream(frames[:-1], Operation.COMPLETIONS).failure is not None
 
 
@@ -194,6 +201,71 @@ def test_huge_line_is_an_invalid_response() -> None:
     assert code_of(validate_stream(frames, ANTHROPIC).failure) is ErrorCode.INVALID_RESPONSE
 
 
+# --- incomplete streams --------------------------------------------------------------------------
+
+CONTINUOUS = [
+    chat_chunk("m", {"content": "a"}, usage={"prompt_tokens": 9, "completion_tokens": 1}),
+    chat_chunk("m", {"content": "b"}, usage={"prompt_tokens": 9, "completion_tokens": 2}),
+]
+ERROR = sse({"error": {"code": 500, "message": "?"}})
+FAILED = sse(
+    {
+        "type": "response.failed",
+        "response": {"error": {"code": "?"}, "usage": {"input_tokens": 9, "output_tokens": 2}},
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("operation", "frames", "usage"),
+    [
+        (OPENAI, chat_frames("m", usage=True)[:5], UNKNOWN),
+        (OPENAI, CONTINUOUS, Usage(9, 2)),
+        (OPENAI, [*CONTINUOUS, chat_chunk("m", {})[:-9]], Usage(9, 2)),
+        (OPENAI, [*CONTINUOUS, ERROR, DONE], Usage(9, 2)),
+        (ANTHROPIC, message_frames("m")[:5], Usage(INPUT_TOKENS)),
+        (ANTHROPIC, [*message_frames("m")[:-2], BARE_ERROR], Usage(INPUT_TOKENS)),
+        (ANTHROPIC, [*message_frames("m")[:-1], BARE_ERROR], ALL),
+        (RESPONSES, responses_frames("response.completed")[:-1], UNKNOWN),
+        (RESPONSES, [FAILED], Usage(9, 2)),
+    ],
+)
+def test_usage_so_far_is_known_for_a_failed_stream(
+    operation: Operation, frames: list[bytes], usage: Usage
+) -> None:
+    result = validate_stream(frames, operation)
+
+    assert result.failure is not None
+    assert result.usage == usage
+
+
+LINE_ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
+
+
+@given(st.data(), LINE_ENDS)
+def test_cut_stream_tells_where_it_was_cut(data: st.DataObject, line_end: bytes) -> None:
+    operation, frames = data.draw(st.sampled_from(SHORT_STREAMS))
+    whole = b"".join(frames).replace(b"\n", line_end)
+    cut = whole[: data.draw(st.integers(0, len(whole)))]
+    *_, before, last = (b"", *re.split(rb"\r\n|\n|\r", cut))
+
+    assert validate_stream([cut], operation).between_events == (before == last == b"")
+
+
+@pytest.mark.parametrize("tail", [b"", b"\n: comment", b"\n\n: comment\n"])
+@pytest.mark.parametrize("error", [ERROR[:-2], BARE_ERROR[:-2], FAILED[:-2]])
+def test_error_of_the_server_is_relayed_if_its_event_is_complete(error: bytes, tail: bytes) -> None:
+    result = validate_stream([chat_chunk("m", {}), error, tail], RESPONSES)
+
+    assert result.failure is not None
+    assert result.failure.body.startswith(b'{"')
+    assert result.error_relayed == tail.startswith(b"\n\n")
+
+
+def test_failure_without_an_error_of_the_server_relays_none() -> None:
+    assert not validate_stream(chat_frames("m", usage=True)[:-1]).error_relayed
+
+
 # --- JSON responses ---------------------------------------------------------------------------
 
 
@@ -222,7 +294,11 @@ def test_usage_is_read_from_a_json_response(body: dict[str, object]) -> None:
     ],
 )
 def test_error_or_malformed_json_response_is_a_failure(body: bytes, code: ErrorCode) -> None:
-    assert code_of(validate_body(body).failure) is code
+    result = validate_body(body)
+
+    assert code_of(result.failure) is code
+    assert result.error_relayed == (code is not ErrorCode.INVALID_RESPONSE)
+    assert result.between_events == (body == b"")
 
 
 def test_usage_missing_from_a_json_response_is_unknown() -> None:
@@ -266,6 +342,6 @@ def test_message_start_is_read_from_a_long_stream() -> None:
     start = message_start("m", {"input_tokens": 42})
     end = message_frames("m")[-2:]
 
-    assert validate_stream(
-        [start, *[text_delta("x" * 100)] * 1000, *end], ANTHROPIC
-    ) == ValidationResult(Usage(42, OUTPUT_TOKENS))
+    result = validate_stream([start, *[text_delta("x" * 100)] * 1000, *end], ANTHROPIC)
+
+    assert (result.usage, result.failure) == (Usage(42, OUTPUT_TOKENS), None)
