@@ -84,6 +84,11 @@ class BackendModel(Struct, frozen=True, kw_only=True):
             million tokens; None if unknown.
         output_price_per_1m: the same for output tokens.
         withheld: why the model is not offered, as a text for the operator; "" if it is offered.
+        max_output_tokens: the most tokens of one response; None if the server does not report it.
+        input_kinds: what requests may contain: `text`, `image`, `audio`, …; None if not reported.
+        tools: whether requests can offer tools; None if not reported.
+        json_schema: whether requests can require a JSON schema; None if not reported.
+        reasoning: whether the model can reason before it answers; None if not reported.
     """
 
     model_id: str
@@ -94,6 +99,11 @@ class BackendModel(Struct, frozen=True, kw_only=True):
     input_price_per_1m: int | None = None
     output_price_per_1m: int | None = None
     withheld: str = ""
+    max_output_tokens: int | None = None
+    input_kinds: frozenset[str] | None = None
+    tools: bool | None = None
+    json_schema: bool | None = None
+    reasoning: bool | None = None
 
     @property
     def formats(self) -> frozenset[WireFormat]:

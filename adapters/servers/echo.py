@@ -77,6 +77,10 @@ class EchoBackend(Backend):
                 native=True,
                 operations=_OPERATIONS,
                 upstream_id=MODEL_ID,
+                input_kinds=frozenset({"text"}),
+                tools=False,
+                json_schema=False,
+                reasoning=False,
             )
         ]
 

@@ -24,6 +24,7 @@ from provider_agent.adapters.base import (
     ServerLoad,
 )
 from provider_agent.adapters.servers.http_backend import ROUTE_ABSENT, HttpBackend, ServerResponse
+from provider_agent.adapters.servers.input_kinds import kinds_from_flags
 from provider_agent.adapters.servers.probe_cache import ProbeCache
 from provider_agent.adapters.servers.prometheus_text import read_gauges
 from provider_agent.protocol.formats import Operation
@@ -39,6 +40,19 @@ class _Settings(msgspec.Struct):
     n_ctx: int | None = None
 
 
+class _Modalities(msgspec.Struct):
+    vision: bool | None = None
+    audio: bool | None = None
+    video: bool | None = None
+
+
+class _TemplateCaps(msgspec.Struct):
+    """What the model's chat template can render (`common/jinja/caps.h` of llama.cpp)."""
+
+    supports_tools: bool | None = None
+    supports_reasoning_effort: bool | None = None
+
+
 class _Props(msgspec.Struct):
     settings: _Settings = msgspec.field(
         name="default_generation_settings", default_factory=_Settings
@@ -48,6 +62,8 @@ class _Props(msgspec.Struct):
     build_info: str = ""
     is_sleeping: bool = False
     role: str = ""
+    modalities: _Modalities | None = None
+    chat_template_caps: _TemplateCaps | None = None
 
 
 class _Status(msgspec.Struct):
@@ -173,12 +189,21 @@ class LlamaCppBackend(HttpBackend):
             self.max_concurrent = total_slots
 
     async def _model(self, model: _Model, listed: _Models, props: _Props) -> BackendModel:
+        modalities = props.modalities or _Modalities()
+        template = props.chat_template_caps or _TemplateCaps()
         return BackendModel(
             model_id=offered_id(model.id),
             context_window=props.settings.n_ctx or (model.meta.n_ctx if model.meta else None),
             native=self.native,
             operations=await self._operations(model.id, listed, props),
             upstream_id=model.id,
+            input_kinds=kinds_from_flags(
+                image=modalities.vision, audio=modalities.audio, video=modalities.video
+            ),
+            # Without it, the server accepts tools and ignores them.
+            tools=template.supports_tools,
+            # A model may reason although its template takes no effort.
+            reasoning=template.supports_reasoning_effort or None,
         )
 
     def _not_loaded(self, model: _Model, state: str) -> BackendModel:

@@ -23,6 +23,7 @@ from provider_agent.adapters.base import (
     RequestPolicy,
 )
 from provider_agent.adapters.servers.http_backend import ROUTE_ABSENT, HttpBackend
+from provider_agent.adapters.servers.input_kinds import kinds_from_flags
 from provider_agent.adapters.servers.probe_cache import UNVERSIONED_TTL_S, ProbeCache
 from provider_agent.protocol.formats import Operation
 
@@ -45,10 +46,18 @@ class _Instance(msgspec.Struct):
     device: str | None = msgspec.field(name="deviceIdentifier", default=None)
 
 
+class _Capabilities(msgspec.Struct):
+    vision: bool | None = None
+    trained_for_tool_use: bool | None = None
+    reasoning: object = None
+    """The reasoning settings of a model that has some; 0.4.6 reports none (issue 1659)."""
+
+
 class _Model(msgspec.Struct):
     type: str
     key: str = ""
     loaded_instances: list[_Instance] = []
+    capabilities: _Capabilities | None = None
     device: str | None = msgspec.field(name="deviceIdentifier", default=None)
 
 
@@ -63,6 +72,8 @@ class _OldModel(msgspec.Struct):
     type: str
     state: str
     loaded_context_length: int | None = None
+    capabilities: list[str] | None = None
+    """May contain `tool_use`; since 0.3.16."""
 
 
 class _OldModels(msgspec.Struct):
@@ -79,6 +90,12 @@ class _BareModels(msgspec.Struct):
     """`/v1/models`."""
 
     data: list[_BareModel]
+
+
+class _Features(msgspec.Struct):
+    input_kinds: frozenset[str] | None = None
+    tools: bool | None = None
+    reasoning: bool | None = None
 
 
 _ListT = TypeVar("_ListT", _Models, _OldModels)
@@ -114,7 +131,7 @@ class LmStudioBackend(HttpBackend):
         supported = await self._probe_cache.get(type(listed).__name__, self._probe)
         if isinstance(listed, _BareModels):
             return self.select_models(
-                self._model(model.id, "llm", supported) for model in listed.data
+                self._model(model.id, "llm", supported, _Features()) for model in listed.data
             )
         if isinstance(listed, _OldModels):
             return self.select_models(self._old_model(model, supported) for model in listed.data)
@@ -159,23 +176,36 @@ class LmStudioBackend(HttpBackend):
         self, listed: _Models, supported: frozenset[Operation]
     ) -> Iterator[BackendModel]:
         for model in listed.models:
+            can = model.capabilities or _Capabilities()
+            features = _Features(
+                input_kinds=kinds_from_flags(image=can.vision),
+                tools=can.trained_for_tool_use,
+                reasoning=True if can.reasoning else None,
+            )
             if not model.loaded_instances:
                 withheld = _REMOTE if model.device else _NOT_LOADED
-                yield self._model(model.key, model.type, supported, withheld=withheld)
+                yield self._model(model.key, model.type, supported, features, withheld=withheld)
             for instance in model.loaded_instances:
                 yield self._model(
                     instance.id,
                     model.type,
                     supported,
+                    features,
                     context_window=instance.config.context_length,
                     withheld=_REMOTE if model.device or instance.device else "",
                 )
 
     def _old_model(self, model: _OldModel, supported: frozenset[Operation]) -> BackendModel:
+        can = model.capabilities
+        features = _Features(
+            input_kinds=kinds_from_flags(image=model.type == "vlm"),
+            tools=None if can is None else "tool_use" in can,
+        )
         return self._model(
             model.id,
             model.type,
             supported,
+            features,
             context_window=model.loaded_context_length,
             withheld="" if model.state == "loaded" else _NOT_LOADED,
         )
@@ -185,6 +215,7 @@ class LmStudioBackend(HttpBackend):
         model_id: str,
         model_type: str,
         supported: frozenset[Operation],
+        features: _Features,
         *,
         context_window: int | None = None,
         withheld: str = "",
@@ -200,4 +231,7 @@ class LmStudioBackend(HttpBackend):
             operations=operations,
             upstream_id=model_id,
             withheld=withheld,
+            input_kinds=features.input_kinds,
+            tools=features.tools,
+            reasoning=features.reasoning,
         )

@@ -10,7 +10,7 @@ from provider_agent.adapters.base import BackendModel, BackendSettings
 from provider_agent.protocol.limits import MAX_NAME_CHARS
 
 MAX_CONTEXT_TOKENS: Final = 2**31
-"""A larger context window is considered an error of the server."""
+"""A larger context window or output limit is considered an error of the server."""
 
 MAX_WITHHELD: Final = 100
 """Limit of models that are kept only to show why they are not offered; catalogs list thousands."""
@@ -25,7 +25,8 @@ def select_models(models: Iterable[BackendModel], settings: BackendSettings) -> 
     A model is withheld if it supports no operation, if the operator did not list it, or if its id
     does not fit into a frame. A passthrough spends money, so it offers nothing without a list. Of
     several models with the same id, one that is offered is kept. An implausible context window
-    becomes None. At most `MAX_WITHHELD` withheld models are kept, listed ones first.
+    or output limit becomes None. At most `MAX_WITHHELD` withheld models are kept, listed ones
+    first.
 
     Args:
         models: the models of the server.
@@ -39,7 +40,8 @@ def select_models(models: Iterable[BackendModel], settings: BackendSettings) -> 
             named = msgspec.structs.replace(
                 model,
                 model_id=name,
-                context_window=_plausible_window(model.context_window),
+                context_window=_plausible_tokens(model.context_window),
+                max_output_tokens=_plausible_tokens(model.max_output_tokens),
                 withheld=model.withheld
                 or _reason_to_withhold(name, model, settings, listed=listed),
             )
@@ -83,5 +85,5 @@ def _reason_to_withhold(
     return ""
 
 
-def _plausible_window(window: int | None) -> int | None:
-    return window if window is not None and 0 < window <= MAX_CONTEXT_TOKENS else None
+def _plausible_tokens(tokens: int | None) -> int | None:
+    return tokens if tokens is not None and 0 < tokens <= MAX_CONTEXT_TOKENS else None

@@ -29,6 +29,7 @@ from provider_agent.adapters.requests.body import UpstreamRequest
 from provider_agent.adapters.requests.policy import WEB_SEARCH_TOOLS
 from provider_agent.adapters.requests.prompt_size import least_prompt_tokens
 from provider_agent.adapters.servers.http_backend import HttpBackend
+from provider_agent.adapters.servers.input_kinds import kinds_from_flags
 from provider_agent.adapters.servers.probe_cache import ProbeCache
 from provider_agent.protocol.formats import Operation
 
@@ -181,13 +182,19 @@ class OllamaBackend(HttpBackend):
     ) -> BackendModel:
         description = self._descriptions.get(_cache_key(tag))
         window = loaded.get(tag.name) or (description.num_ctx if description else None)
+        capabilities = _capabilities(tag, description)
         return BackendModel(
             model_id=tag.name,
             context_window=window,
             native=self.native,
-            operations=_operations(tag, description, supported) if description else frozenset(),
+            operations=_operations(capabilities, supported) if description else frozenset(),
             upstream_id=tag.name,
             withheld=_why_withheld(tag, description),
+            input_kinds=kinds_from_flags(
+                image=_includes(capabilities, "vision"), audio=_includes(capabilities, "audio")
+            ),
+            tools=_includes(capabilities, "tools"),
+            reasoning=_includes(capabilities, "thinking"),
         )
 
     async def _probe(self) -> frozenset[Operation]:
@@ -216,11 +223,20 @@ def _why_withheld(tag: _Tag, description: _Description | None) -> str:
     return ""
 
 
+def _capabilities(tag: _Tag, description: _Description | None) -> list[str] | None:
+    """Return the capabilities of a model; None if the version (before 0.6) reports none."""
+    return tag.capabilities or (description.capabilities if description else None) or None
+
+
+def _includes(capabilities: list[str] | None, name: str) -> bool | None:
+    return None if capabilities is None else name in capabilities
+
+
 def _operations(
-    tag: _Tag, description: _Description, supported: frozenset[Operation]
+    capabilities: list[str] | None, supported: frozenset[Operation]
 ) -> frozenset[Operation]:
-    """Return the operations of a model; without capabilities (before 0.6) it is a chat model."""
-    capabilities = tag.capabilities or description.capabilities or ["completion"]
+    """Return the operations of a model; one without capabilities is a chat model."""
+    capabilities = capabilities or ["completion"]
     found = supported - _EMBEDDINGS if "completion" in capabilities else frozenset()
     return found | (supported & _EMBEDDINGS) if "embedding" in capabilities else found
 

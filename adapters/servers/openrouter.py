@@ -12,6 +12,7 @@ import msgspec
 
 from provider_agent.adapters.base import BackendError, BackendModel, BadStatus, RequestPolicy
 from provider_agent.adapters.requests.policy import WEB_SEARCH_TOOLS
+from provider_agent.adapters.servers.input_kinds import kinds_from_names
 from provider_agent.adapters.servers.passthrough import (
     PassthroughBackend,
     decode_valid_entries,
@@ -39,6 +40,7 @@ class _KeyAnswer(msgspec.Struct):
 
 
 class _Architecture(msgspec.Struct):
+    input_modalities: list[str] | None = None
     output_modalities: list[str] | None = None
 
 
@@ -49,6 +51,7 @@ class _Pricing(msgspec.Struct):
 
 class _TopProvider(msgspec.Struct):
     context_length: int | None = None
+    max_completion_tokens: int | None = None
 
 
 class _Model(msgspec.Struct):
@@ -58,6 +61,7 @@ class _Model(msgspec.Struct):
     pricing: _Pricing | None = None
     top_provider: _TopProvider | None = None
     expiration_date: str | None = None
+    supported_parameters: list[str] | None = None
 
     @property
     def context_window(self) -> int | None:
@@ -70,6 +74,20 @@ class _Model(msgspec.Struct):
         """The output modalities; text if not reported."""
         reported = self.architecture.output_modalities if self.architecture else None
         return ["text"] if reported is None else reported
+
+    @property
+    def input(self) -> list[str] | None:
+        """The input modalities; None if not reported."""
+        return self.architecture.input_modalities if self.architecture else None
+
+    def supports(self, parameter: str) -> bool | None:
+        """Whether a provider of the model accepts this request field; None if not reported.
+
+        OpenRouter sends a request with the field only to such a provider (openrouter.ai/docs,
+        models).
+        """
+        parameters = self.supported_parameters
+        return None if parameters is None else parameter in parameters
 
 
 class _Models(msgspec.Struct):
@@ -120,6 +138,7 @@ class OpenRouterBackend(PassthroughBackend):
 
     def _model(self, model: _Model) -> BackendModel:
         pricing = model.pricing or _Pricing()
+        provider = model.top_provider or _TopProvider()
         return BackendModel(
             model_id=model.id,
             context_window=model.context_window,
@@ -129,4 +148,9 @@ class OpenRouterBackend(PassthroughBackend):
             withheld=self._why_withheld(model),
             input_price_per_1m=micro_usd_per_million(pricing.prompt, tokens=1),
             output_price_per_1m=micro_usd_per_million(pricing.completion, tokens=1),
+            max_output_tokens=provider.max_completion_tokens,
+            input_kinds=kinds_from_names(model.input),
+            tools=model.supports("tools"),
+            json_schema=model.supports("structured_outputs"),
+            reasoning=model.supports("reasoning"),
         )

@@ -11,6 +11,7 @@ import msgspec
 
 from provider_agent.adapters.base import BackendModel, BreakerRule, RequestPolicy
 from provider_agent.adapters.requests.policy import WEB_SEARCH_TOOLS
+from provider_agent.adapters.servers.input_kinds import kinds_from_flags
 from provider_agent.adapters.servers.passthrough import (
     PassthroughBackend,
     decode_valid_entries,
@@ -40,8 +41,19 @@ class _Deprecation(msgspec.Struct):
     date: str | None = None
 
 
+class _Capabilities(msgspec.Struct):
+    vision: bool | None = msgspec.field(name="supportsVision", default=None)
+    audio: bool | None = msgspec.field(name="supportsAudioInput", default=None)
+    video: bool | None = msgspec.field(name="supportsVideoInput", default=None)
+    tools: bool | None = msgspec.field(name="supportsFunctionCalling", default=None)
+    json_schema: bool | None = msgspec.field(name="supportsResponseSchema", default=None)
+    reasoning: bool | None = msgspec.field(name="supportsReasoning", default=None)
+
+
 class _Spec(msgspec.Struct):
     context_tokens: int | None = msgspec.field(name="availableContextTokens", default=None)
+    output_tokens: int | None = msgspec.field(name="maxCompletionTokens", default=None)
+    capabilities: _Capabilities | None = None
     offline: bool | None = None
     pricing: _Pricing | None = None
     deprecation: _Deprecation | None = None
@@ -124,6 +136,7 @@ class VeniceBackend(PassthroughBackend):
 
     def _model(self, model: _Model) -> BackendModel:
         pricing = model.spec.pricing or _Pricing()
+        can = model.spec.capabilities or _Capabilities()
         return BackendModel(
             model_id=model.id,
             context_window=model.context_window,
@@ -133,6 +146,11 @@ class VeniceBackend(PassthroughBackend):
             withheld=self._why_withheld(model),
             input_price_per_1m=_price(pricing.input),
             output_price_per_1m=_price(pricing.output),
+            max_output_tokens=model.spec.output_tokens,
+            input_kinds=kinds_from_flags(image=can.vision, audio=can.audio, video=can.video),
+            tools=can.tools,
+            json_schema=can.json_schema,
+            reasoning=can.reasoning,
         )
 
 

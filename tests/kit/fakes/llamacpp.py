@@ -7,6 +7,7 @@ Recorded from a real server:
 - An empty request is a 500 for Messages and `count_tokens`, a 501 for embeddings that are disabled,
   and a 400 otherwise. Embeddings of a model without pooling are a 400.
 - `/metrics` is a 501 unless it is enabled.
+- `/props` has `modalities` and `chat_template_caps`.
 
 Documented in `tools/server/README.md`:
 
@@ -40,6 +41,7 @@ class FakeLlamaCpp(FakeServer):
         busy: slots in use.
         deferred: queued requests; None: `/metrics` is disabled.
         slots: whether `/slots` is enabled.
+        tools: whether the model's chat template supports tools.
         router: the models of a router and their states; None: a single model.
         woken: the models that a request loaded or woke.
     """
@@ -56,6 +58,7 @@ class FakeLlamaCpp(FakeServer):
         self.busy = 2
         self.deferred: int | None = None
         self.slots = True
+        self.tools = True
         self.router: dict[str, str] | None = None
         self.woken: list[str] = []
 
@@ -122,6 +125,11 @@ class FakeLlamaCpp(FakeServer):
             "model_path": FILE,
             "build_info": "b9999",
             "is_sleeping": self.sleeping,
+            "modalities": {"vision": True, "video": False, "audio": False},
+            "chat_template_caps": {
+                "supports_tools": self.tools,
+                "supports_reasoning_effort": False,
+            },
         }
 
     def _slots(self, request: RecordedRequest) -> FakeResponse:

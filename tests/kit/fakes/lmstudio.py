@@ -103,12 +103,18 @@ _MODELS = [
         "loaded_instances": [
             {"id": MODEL, "config": {"context_length": WINDOW, "parallel": PARALLEL}}
         ],
+        "capabilities": {
+            "vision": True,
+            "trained_for_tool_use": True,
+            "reasoning": {"allowed_options": ["off", "on"], "default": "on"},
+        },
     },
     {
         "type": "llm",
         "key": UNLOADED,
         "max_context_length": 131072,
         "loaded_instances": [],
+        "capabilities": {"vision": False, "trained_for_tool_use": False},
     },
     {
         "type": "embedding",
@@ -132,6 +138,7 @@ _OLD_MODELS = [
         "state": "loaded",
         "max_context_length": 131072,
         "loaded_context_length": WINDOW,
+        "capabilities": ["tool_use"],
     },
     {
         "id": UNLOADED,

@@ -122,7 +122,7 @@ class FakeOllama(FakeServer):
 
 _CAPABILITIES = {
     MODEL: ["completion", "tools"],
-    PINNED: ["completion"],
+    PINNED: ["completion", "vision", "thinking"],
     UNKNOWN: ["completion"],
     EMBEDDER: ["embedding"],
 }

@@ -6,6 +6,7 @@ Documented:
 - The last chunk contains the usage, whether requested or not.
 - An error inside a stream is a chunk with a top-level `error` and `finish_reason: "error"`.
 - An error of the upstream provider can be a 200 with `error` in the body.
+- `supported_parameters` is the union over the providers of a model.
 - Prices are US dollars per token, as text; -1 stands for a variable price.
 
 Observed: the public model list answers 200 to an invalid key.
@@ -105,7 +106,11 @@ def _model(name: str, **fields: object) -> dict[str, object]:
 
 
 _MODELS = [
-    _model(MODEL),
+    _model(
+        MODEL,
+        architecture={"input_modalities": ["text", "image", "file"], "output_modalities": ["text"]},
+        supported_parameters=["max_tokens", "structured_outputs", "tools"],
+    ),
     _model("acme/auto", pricing={"prompt": "-1", "completion": "-1"}, top_provider={}),
     _model("acme/image", architecture={"output_modalities": ["image", "text"]}),
     _model(EMBEDDER, architecture={"output_modalities": ["embeddings"]}),

@@ -89,7 +89,17 @@ def _model(name: str, kind: str = "text", **spec: object) -> dict[str, object]:
 
 
 _MODELS = [
-    _model(MODEL),
+    _model(
+        MODEL,
+        maxCompletionTokens=8192,
+        capabilities={
+            "supportsFunctionCalling": True,
+            "supportsReasoning": False,
+            "supportsResponseSchema": True,
+            "supportsVision": False,
+            "quantization": "fp8",
+        },
+    ),
     _model("acme-offline", offline=True),
     _model("acme-retired", deprecation={"date": "2020-01-01T00:00:00.000Z"}),
     _model("acme-retiring", deprecation={"date": "2999-01-01T00:00:00.000Z"}),
