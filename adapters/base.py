@@ -3,9 +3,9 @@
 A `Backend` is one server with its address and key. It reports its health, its models and its load,
 and executes jobs. The agent calls these methods concurrently, from one event loop.
 
-`Job`, `JobResult` and the wire formats are defined by the protocol. Errors (`adapters.errors`) and
-settings (`adapters.settings`) belong to the contract too. This module exports all of them: an
-adapter outside this project needs no other import.
+`Job`, `JobResult` and the wire formats are defined by the protocol. Errors (`adapters.errors`),
+settings (`adapters.settings`) and loads (`adapters.server_load`) belong to the contract too. This
+module exports all of them: an adapter outside this project needs no other import.
 """
 
 from abc import ABC, abstractmethod
@@ -29,6 +29,7 @@ from provider_agent.adapters.errors import (
     Unreachable,
 )
 from provider_agent.adapters.requests.policy import RequestPolicy
+from provider_agent.adapters.server_load import ModelServerLoad, ModelState, ServerLoad
 from provider_agent.adapters.settings import (
     BackendSettings,
     BackendTimeouts,
@@ -57,6 +58,8 @@ __all__ = [
     "JobSink",
     "MissingApiKey",
     "ModelNotFound",
+    "ModelServerLoad",
+    "ModelState",
     "Operation",
     "PolicyMode",
     "PromptTooLong",
@@ -127,22 +130,6 @@ class BackendHealth(Struct, frozen=True):
     last_error: str | None = None
     loading: bool = False
     timed_out: bool = False
-
-
-class ServerLoad(Struct, frozen=True):
-    """A server's own report of its load, which includes requests from other programs.
-
-    A value is None if the server does not report it.
-
-    Attributes:
-        running: requests in progress.
-        waiting: requests in the server's queue.
-        cache_used: used share of the key-value cache, from 0 to 1.
-    """
-
-    running: int | None = None
-    waiting: int | None = None
-    cache_used: float | None = None
 
 
 class FlowControl(Protocol):

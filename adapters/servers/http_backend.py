@@ -28,6 +28,7 @@ from provider_agent.adapters.base import (
     JobResult,
     JobSink,
     ModelNotFound,
+    ModelServerLoad,
 )
 from provider_agent.adapters.requests.body import UpstreamRequest, prepare_request
 from provider_agent.adapters.responses.http_errors import describe, is_loading, map_aiohttp_errors
@@ -203,6 +204,15 @@ class HttpBackend(Backend):
         selected = select_models(models, self.settings)
         self._upstream_ids = {model.model_id: model.upstream_id for model in selected}
         return selected
+
+    def by_model_id(self, loads: Mapping[str, ModelServerLoad]) -> dict[str, ModelServerLoad]:
+        """Return the loads of the last listed models by the ids that jobs use.
+
+        Args:
+            loads: by the ids that the server uses.
+        """
+        listed = self._upstream_ids.items()
+        return {name: loads[upstream] for name, upstream in listed if upstream in loads}
 
     def prepare(self, job: Job, operation: Operation) -> UpstreamRequest:
         """Prepare a job's request for this server.

@@ -9,29 +9,39 @@ the number of slots and the context window of one slot. While a model loads, eve
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import ClassVar, Final
 from urllib.parse import quote
 
 import msgspec
+from msgspec.structs import replace
 
 from provider_agent.adapters.base import (
     BackendModel,
     BackendSettings,
     BackendTimeouts,
+    ModelServerLoad,
+    ModelState,
     RequestPolicy,
     ServerLoad,
 )
 from provider_agent.adapters.servers.http_backend import ROUTE_ABSENT, HttpBackend, ServerResponse
 from provider_agent.adapters.servers.input_kinds import kinds_from_flags
 from provider_agent.adapters.servers.probe_cache import ProbeCache
-from provider_agent.adapters.servers.prometheus_text import read_gauges
+from provider_agent.adapters.servers.prometheus_text import read_metrics
+from provider_agent.adapters.servers.token_rate import TokenRate
 from provider_agent.protocol.formats import Operation
 
 _CHAT: Final = frozenset({Operation.CHAT})
 _EMBEDDINGS: Final = frozenset({Operation.EMBEDDINGS})
 _QUEUED: Final = "llamacpp:requests_deferred"
+# The server's own rates are averages since the last read by any program; the counters are not.
+_PREFILL_TOKENS: Final = "llamacpp:prompt_tokens_total"
+_PREFILL_SECONDS: Final = "llamacpp:prompt_seconds_total"
+_DECODE_TOKENS: Final = "llamacpp:tokens_predicted_total"
+_DECODE_SECONDS: Final = "llamacpp:tokens_predicted_seconds_total"
+_METRICS: Final = (_QUEUED, _PREFILL_TOKENS, _PREFILL_SECONDS, _DECODE_TOKENS, _DECODE_SECONDS)
 _MODEL_FILE: Final = re.compile(r"([^/\\]+?)(?:-\d{5}-of-\d{5})?\.gguf", re.IGNORECASE)
 """Matches the file name of a model; the group excludes the number of a split file."""
 
@@ -96,6 +106,14 @@ class _Slot(msgspec.Struct):
     is_processing: bool = False
 
 
+class _Speed:
+    """The speed of one model."""
+
+    def __init__(self) -> None:
+        self.prefill = TokenRate()
+        self.decode = TokenRate()
+
+
 class LlamaCppBackend(HttpBackend):
     """One llama.cpp server."""
 
@@ -114,8 +132,10 @@ class LlamaCppBackend(HttpBackend):
     ) -> None:
         super().__init__(settings, clock=clock)
         self._probe_cache = ProbeCache()
-        self._load_queries: list[str] = [""]
-        """Query strings for `load`: one for each model that is awake; empty without a router."""
+        self._load_queries: dict[str, str] = {}
+        """The query string for the load of each model that is awake; empty without a router."""
+        self._asleep: list[str] = []
+        self._speeds: dict[str, _Speed] = {}
         self._disabled_routes: set[str] = set()
 
     async def check_health(self) -> None:
@@ -132,25 +152,56 @@ class LlamaCppBackend(HttpBackend):
         if props.role == "router":
             return self.select_models(await self._router_models(models))
         self._update_max_concurrent(props.total_slots)
-        self._load_queries = [] if props.is_sleeping else [""]
+        self._load_queries, self._asleep = {}, []
+        for model in models.data:
+            self._watch_load(model, props, "")
         return self.select_models(
             [await self._model(model, models, props) for model in models.data]
         )
 
-    async def load(self) -> ServerLoad | None:
-        """Return the busy slots (`/slots`) and queue length (`/metrics`), as far as enabled."""
-        running: int | None = None
-        waiting: int | None = None
-        for query in self._load_queries:
-            slots = await self._get_load("/slots", query)
-            if slots is not None:
-                busy = sum(slot.is_processing for slot in slots.decode(list[_Slot]))
-                running = (running or 0) + busy
-            metrics = await self._get_load("/metrics", query)
-            if metrics is not None:
-                deferred = read_gauges(metrics.body, (_QUEUED,)).get(_QUEUED, [])
-                waiting = (waiting or 0) + round(sum(deferred))
-        return None if running is None and waiting is None else ServerLoad(running, waiting)
+    def _watch_load(self, model: _Model, props: _Props, query: str) -> None:
+        if props.is_sleeping:
+            self._asleep.append(model.id)
+        else:
+            self._load_queries[model.id] = query
+
+    async def load(self) -> ServerLoad:
+        """Return the load of each model, and the sums; a sleeping model is not asked.
+
+        `/slots` reports the busy slots, `/metrics` the queue and the speeds; either may be
+        disabled.
+        """
+        models = dict.fromkeys(self._asleep, ModelServerLoad(ModelState.COLD))
+        for model_id, query in self._load_queries.items():
+            models[model_id] = await self._model_load(model_id, query)
+        self._speeds = {name: speed for name, speed in self._speeds.items() if name in models}
+        return ServerLoad(
+            running=_sum(model.running for model in models.values()),
+            waiting=_sum(model.waiting for model in models.values()),
+            models=self.by_model_id(models),
+        )
+
+    async def _model_load(self, model_id: str, query: str) -> ModelServerLoad:
+        load = ModelServerLoad(ModelState.LOADED)
+        slots = await self._get_load("/slots", query)
+        if slots is not None:
+            busy = sum(slot.is_processing for slot in slots.decode(list[_Slot]))
+            load = replace(load, running=busy)
+        page = await self._get_load("/metrics", query)
+        if page is None:
+            return load
+        found = {name: sum(values) for name, values in read_metrics(page.body, _METRICS).items()}
+        speed = self._speeds.setdefault(model_id, _Speed())
+        return replace(
+            load,
+            waiting=round(found.get(_QUEUED, 0)),
+            prefill_tokens_per_second=speed.prefill.update(
+                found.get(_PREFILL_TOKENS), found.get(_PREFILL_SECONDS)
+            ),
+            decode_tokens_per_second=speed.decode.update(
+                found.get(_DECODE_TOKENS), found.get(_DECODE_SECONDS)
+            ),
+        )
 
     async def _get_load(self, path: str, query: str) -> ServerResponse | None:
         """`GET` an optional route; None if it is disabled, until the next `list_models`."""
@@ -167,7 +218,7 @@ class LlamaCppBackend(HttpBackend):
     async def _router_models(self, models: _Models) -> list[BackendModel]:
         found = []
         slots = []
-        self._load_queries = []
+        self._load_queries, self._asleep = {}, []
         for model in models.data:
             state = model.status.value if model.status else ""
             if state != "loaded":
@@ -178,8 +229,7 @@ class LlamaCppBackend(HttpBackend):
             self.version = self.version or props.build_info
             slots.append(props.total_slots or 0)
             found.append(await self._model(model, models, props))
-            if not props.is_sleeping:
-                self._load_queries.append(query)
+            self._watch_load(model, props, query)
         self._update_max_concurrent(max(slots, default=None))
         return found
 
@@ -244,3 +294,9 @@ def offered_id(upstream_id: str) -> str:
     """Return the id for jobs: the server's alias, or the stem of the model file without one."""
     file = _MODEL_FILE.fullmatch(re.split(r"[/\\]", upstream_id)[-1])
     return file.group(1) if file else upstream_id
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    """Return the sum of the known values; None if none is known."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None

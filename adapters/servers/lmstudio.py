@@ -20,7 +20,10 @@ from provider_agent.adapters.base import (
     BackendTimeouts,
     BadStatus,
     InvalidResponse,
+    ModelServerLoad,
+    ModelState,
     RequestPolicy,
+    ServerLoad,
 )
 from provider_agent.adapters.servers.http_backend import ROUTE_ABSENT, HttpBackend
 from provider_agent.adapters.servers.input_kinds import kinds_from_flags
@@ -120,6 +123,7 @@ class LmStudioBackend(HttpBackend):
     ) -> None:
         super().__init__(settings, clock=clock)
         self._probe_cache = ProbeCache(ttl_s=UNVERSIONED_TTL_S, clock=clock)
+        self._loaded: dict[str, ModelServerLoad] = {}
 
     async def check_health(self) -> None:
         """Check that a model list has a known shape; there is no health route."""
@@ -128,6 +132,7 @@ class LmStudioBackend(HttpBackend):
     async def list_models(self) -> list[BackendModel]:
         """List the models, with their state if reported; see `Backend.list_models`."""
         listed = await self._fetch_models()
+        self._loaded = dict.fromkeys(_loaded_ids(listed), ModelServerLoad(ModelState.LOADED))
         supported = await self._probe_cache.get(type(listed).__name__, self._probe)
         if isinstance(listed, _BareModels):
             return self.select_models(
@@ -144,6 +149,13 @@ class LmStudioBackend(HttpBackend):
             ]
             self.max_concurrent = max(parallel, default=0) or self.default_max_concurrent
         return self.select_models(self._new_models(listed, supported))
+
+    async def load(self) -> ServerLoad | None:
+        """Return which models were loaded at the last `list_models`; None if not reported.
+
+        LM Studio has no route for its load.
+        """
+        return ServerLoad(models=self.by_model_id(self._loaded)) if self._loaded else None
 
     async def _fetch_models(self) -> _Models | _OldModels | _BareModels:
         """Fetch the most detailed list that this version has."""
@@ -235,3 +247,12 @@ class LmStudioBackend(HttpBackend):
             tools=features.tools,
             reasoning=features.reasoning,
         )
+
+
+def _loaded_ids(listed: _Models | _OldModels | _BareModels) -> list[str]:
+    """The ids of the loaded models; none if the list does not show which are loaded."""
+    if isinstance(listed, _Models):
+        return [instance.id for model in listed.models for instance in model.loaded_instances]
+    if isinstance(listed, _OldModels):
+        return [model.id for model in listed.data if model.state == "loaded"]
+    return []

@@ -22,8 +22,11 @@ from provider_agent.adapters.base import (
     BackendTimeouts,
     BadStatus,
     Job,
+    ModelServerLoad,
+    ModelState,
     PromptTooLong,
     RequestPolicy,
+    ServerLoad,
 )
 from provider_agent.adapters.requests.body import UpstreamRequest
 from provider_agent.adapters.requests.policy import WEB_SEARCH_TOOLS
@@ -118,6 +121,7 @@ class OllamaBackend(HttpBackend):
         super().__init__(settings, clock=clock)
         self._descriptions: dict[str, _Description] = {}
         self._windows: dict[str, int] = {}
+        self._names: list[str] = []
         self._probe_cache = ProbeCache()
 
     async def check_health(self) -> None:
@@ -128,15 +132,28 @@ class OllamaBackend(HttpBackend):
         """List the models on the server's disk; see `Backend.list_models`."""
         self.version = await self._fetch_version()
         tags = (await self.get_json("/api/tags", _Tags)).models or []
+        self._names = [tag.name for tag in tags]
         await self._describe([tag for tag in tags if not tag.is_cloud])
-        loaded = {
-            model.name: model.context_length
-            for model in (await self.get_json("/api/ps", _Processes)).models or []
-        }
+        loaded = {model.name: model.context_length for model in await self._fetch_loaded()}
         supported = await self._probe_cache.get(self.version, self._probe)
         models = self.select_models([self._model(tag, loaded, supported) for tag in tags])
         self._windows = {m.model_id: m.context_window for m in models if m.context_window}
         return models
+
+    async def load(self) -> ServerLoad:
+        """Return which of the listed models are in memory; Ollama reports nothing else."""
+        loaded = {model.name for model in await self._fetch_loaded()}
+        return ServerLoad(
+            models=self.by_model_id(
+                {
+                    name: ModelServerLoad(ModelState.LOADED if name in loaded else ModelState.COLD)
+                    for name in self._names
+                }
+            )
+        )
+
+    async def _fetch_loaded(self) -> list[_Loaded]:
+        return (await self.get_json("/api/ps", _Processes)).models or []
 
     def prepare(self, job: Job, operation: Operation) -> UpstreamRequest:
         """Prepare a job's request, and reject a prompt that Ollama would truncate.

@@ -1,4 +1,4 @@
-"""Reads selected gauges from a server's metrics in the Prometheus text format."""
+"""Reads selected metrics from a server's page in the Prometheus text format."""
 
 import math
 from collections.abc import Collection
@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from provider_agent.adapters.base import InvalidResponse
 
 
-def read_gauges(text: bytes, names: Collection[str]) -> dict[str, list[float]]:
+def read_metrics(text: bytes, names: Collection[str]) -> dict[str, list[float]]:
     """Return the finite values of the requested metrics, one for each set of labels.
 
     A server reports hundreds of metrics; only the lines of the requested ones are parsed.

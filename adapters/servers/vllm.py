@@ -18,12 +18,15 @@ from provider_agent.adapters.base import (
     BackendError,
     BackendModel,
     BackendSettings,
+    ModelServerLoad,
+    ModelState,
     RequestPolicy,
     ServerLoad,
 )
 from provider_agent.adapters.servers.http_backend import HttpBackend
 from provider_agent.adapters.servers.probe_cache import ProbeCache
-from provider_agent.adapters.servers.prometheus_text import read_gauges
+from provider_agent.adapters.servers.prometheus_text import read_metrics
+from provider_agent.adapters.servers.token_rate import TokenRate
 from provider_agent.protocol.formats import Operation
 
 PROBE_MODEL: Final = "provider-agent-probe"
@@ -44,6 +47,15 @@ _RUNNING: Final = "vllm:num_requests_running"
 _WAITING: Final = "vllm:num_requests_waiting"
 _CACHE: Final = "vllm:kv_cache_usage_perc"
 _OLD_CACHE: Final = "vllm:gpu_cache_usage_perc"
+# These counters grow when a request ends, so that tokens and seconds belong to the same requests.
+_PREFILL_TOKENS: Final = "vllm:request_prefill_kv_computed_tokens_sum"
+_PREFILL_SECONDS: Final = "vllm:request_prefill_time_seconds_sum"
+_DECODE_TOKENS: Final = "vllm:request_generation_tokens_sum"
+_DECODE_SECONDS: Final = "vllm:request_decode_time_seconds_sum"
+_METRICS: Final = (
+    *(_RUNNING, _WAITING, _CACHE, _OLD_CACHE),
+    *(_PREFILL_TOKENS, _PREFILL_SECONDS, _DECODE_TOKENS, _DECODE_SECONDS),
+)
 
 
 class _Model(msgspec.Struct):
@@ -78,6 +90,9 @@ class VllmBackend(HttpBackend):
     ) -> None:
         super().__init__(settings, clock=clock)
         self._probe_cache = ProbeCache()
+        self._upstream_models: list[str] = []
+        self._prefill = TokenRate()
+        self._decode = TokenRate()
 
     async def check_health(self) -> None:
         """Check that the engine runs and the key is accepted."""
@@ -94,6 +109,7 @@ class VllmBackend(HttpBackend):
         """List the base model under each name, and its LoRA adapters; see `Backend.list_models`."""
         models = (await self.get_json("/v1/models", _Models)).data
         operations = await self._operations(models)
+        self._upstream_models = [model.id for model in models]
         windows = {model.id: model.max_model_len for model in models if not model.parent}
         return self.select_models(
             BackendModel(
@@ -108,18 +124,32 @@ class VllmBackend(HttpBackend):
         )
 
     async def load(self) -> ServerLoad | None:
-        """Return the load from `/metrics`, summed over engines; None if it is disabled."""
+        """Return the load from `/metrics`, summed over engines; None if it is disabled.
+
+        The server counts all requests together: its models share one engine and one base model.
+        """
         response = await self.request("GET", "/metrics")
         if response.status == 404:
             return None
         if response.status != 200:
             raise self.status_error(response)
-        found = read_gauges(response.body, (_RUNNING, _WAITING, _CACHE, _OLD_CACHE))
+        found = read_metrics(response.body, _METRICS)
         cache = found.get(_CACHE) or found.get(_OLD_CACHE)
+        total = {name: sum(values) for name, values in found.items()}
+        model = ModelServerLoad(
+            state=ModelState.LOADED,
+            prefill_tokens_per_second=self._prefill.update(
+                total.get(_PREFILL_TOKENS), total.get(_PREFILL_SECONDS)
+            ),
+            decode_tokens_per_second=self._decode.update(
+                total.get(_DECODE_TOKENS), total.get(_DECODE_SECONDS)
+            ),
+        )
         return ServerLoad(
-            running=_total(found.get(_RUNNING)),
-            waiting=_total(found.get(_WAITING)),
+            running=_rounded(total.get(_RUNNING)),
+            waiting=_rounded(total.get(_WAITING)),
             cache_used=sum(cache) / len(cache) if cache else None,
+            models=self.by_model_id(dict.fromkeys(self._upstream_models, model)),
         )
 
     async def _operations(self, models: list[_Model]) -> frozenset[Operation]:
@@ -145,5 +175,5 @@ class VllmBackend(HttpBackend):
         raise self.status_error(response)
 
 
-def _total(values: list[float] | None) -> int | None:
-    return None if values is None else round(sum(values))
+def _rounded(value: float | None) -> int | None:
+    return None if value is None else round(value)

@@ -52,9 +52,10 @@ class BackendReport(msgspec.Struct, frozen=True):
         """Version, capacity and load in one phrase."""
         parts = [f"version {self.version}"] if self.version else []
         parts.append(f"{self.capacity} concurrent jobs")
-        if self.load is not None:
-            waiting = "" if self.load.waiting is None else f", {self.load.waiting} waiting"
-            parts.append(f"{self.load.running or 0} running now{waiting}")
+        if self.load is not None and self.load.running is not None:
+            parts.append(f"{self.load.running} running now")
+        if self.load is not None and self.load.waiting is not None:
+            parts.append(f"{self.load.waiting} waiting")
         return ", ".join(parts)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import aiohttp
 
 from provider_agent.adapters.base import Backend, ServerLoad
-from provider_agent.adapters.servers.prometheus_text import read_gauges
+from provider_agent.adapters.servers.prometheus_text import read_metrics
 
 _TOKENS = "vllm:generation_tokens_total"
 _POLL_S = 0.02
@@ -27,4 +27,4 @@ async def wait_for_load(backend: Backend, wanted: Callable[[ServerLoad], bool]) 
 async def tokens_generated(url: str) -> float:
     """Return the number of tokens that the engine has generated since it started."""
     async with aiohttp.ClientSession() as client, client.get(f"{url}/metrics") as response:
-        return sum(read_gauges(await response.read(), [_TOKENS])[_TOKENS])
+        return sum(read_metrics(await response.read(), [_TOKENS])[_TOKENS])

@@ -40,6 +40,8 @@ class FakeLlamaCpp(FakeServer):
         pooling: whether the model supports embeddings in the OpenAI format.
         busy: slots in use.
         deferred: queued requests; None: `/metrics` is disabled.
+        prompts: processed tokens of prompts, and the seconds that they took; in `/metrics`.
+        outputs: the same of generated tokens.
         slots: whether `/slots` is enabled.
         tools: whether the model's chat template supports tools.
         router: the models of a router and their states; None: a single model.
@@ -57,6 +59,8 @@ class FakeLlamaCpp(FakeServer):
         self.pooling = True
         self.busy = 2
         self.deferred: int | None = None
+        self.prompts = (0, 0.0)
+        self.outputs = (0, 0.0)
         self.slots = True
         self.tools = True
         self.router: dict[str, str] | None = None
@@ -80,6 +84,10 @@ class FakeLlamaCpp(FakeServer):
             case "GET", "/metrics" if self.deferred is not None:
                 text = (
                     f"llamacpp:requests_processing 9\nllamacpp:requests_deferred {self.deferred}\n"
+                    f"llamacpp:prompt_tokens_total {self.prompts[0]}\n"
+                    f"llamacpp:prompt_seconds_total {self.prompts[1]}\n"
+                    f"llamacpp:tokens_predicted_total {self.outputs[0]}\n"
+                    f"llamacpp:tokens_predicted_seconds_total {self.outputs[1]}\n"
                 )
                 return FakeResponse((text.encode(),), content_type="text/plain; version=0.0.4")
             case "GET", "/metrics":

@@ -2,7 +2,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from provider_agent.adapters.base import BadStatus, Operation, ServerLoad, WireFormat
+from provider_agent.adapters.base import (
+    BadStatus,
+    ModelServerLoad,
+    ModelState,
+    Operation,
+    ServerLoad,
+    WireFormat,
+)
 from provider_agent.adapters.servers.llamacpp import offered_id
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.fakes import FakeLlamaCpp
@@ -164,25 +171,23 @@ async def test_router_offers_only_loaded_models(server: FakeLlamaCpp, connect: C
 
 
 @pytest.mark.parametrize(
-    ("slots", "deferred", "load"),
-    [
-        (True, None, ServerLoad(running=2)),
-        (True, 7, ServerLoad(running=2, waiting=7)),
-        (False, 7, ServerLoad(waiting=7)),
-        (False, None, None),
-    ],
+    ("slots", "deferred", "running", "waiting"),
+    [(True, None, 2, None), (True, 7, 2, 7), (False, 7, None, 7), (False, None, None, None)],
 )
 async def test_load_reports_busy_slots_and_queue_length_if_available(
     server: FakeLlamaCpp,
     connect: Connect,
     slots: bool,
     deferred: int | None,
-    load: ServerLoad | None,
+    running: int | None,
+    waiting: int | None,
 ) -> None:
     server.slots, server.deferred = slots, deferred
     backend = connect(server)
     await backend.list_models()
 
+    of_model = ModelServerLoad(ModelState.LOADED, running, waiting)
+    load = ServerLoad(running, waiting, models={MODEL: of_model})
     assert [await backend.load() for _ in range(3)] == [load] * 3
 
     assert len(server.requests_to("/slots")) == (3 if slots else 1)
@@ -193,11 +198,38 @@ async def test_metrics_enabled_later_are_used_after_the_next_list_models(
     server: FakeLlamaCpp, connect: Connect
 ) -> None:
     backend = connect(server)
-    await backend.load()
+    await backend.list_models()
+    before = await backend.load()
     server.deferred = 4
     await backend.list_models()
+    after = await backend.load()
 
-    assert await backend.load() == ServerLoad(running=2, waiting=4)
+    assert before is not None
+    assert after is not None
+    assert (before.waiting, after.waiting) == (None, 4)
+
+
+async def test_speeds_are_the_ratios_of_counters_since_the_last_measured_ones(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
+    # The server's own rates would be reset by any other program that reads its metrics.
+    server.deferred = 0
+    backend = connect(server)
+    await backend.list_models()
+
+    async def speeds() -> tuple[float | None, float | None]:
+        load = await backend.load()
+        assert load is not None
+        model = load.models[MODEL]
+        return model.prefill_tokens_per_second, model.decode_tokens_per_second
+
+    assert await speeds() == (None, None)
+    server.prompts, server.outputs = (1000, 2.0), (300, 6.0)
+    assert await speeds() == (500.0, 50.0)
+    server.prompts, server.outputs = (1010, 2.5), (500, 8.0)
+    assert await speeds() == (500.0, 100.0)  # ten tokens measure mostly a request's fixed costs
+    server.prompts, server.outputs = (0, 0.0), (0, 0.0)
+    assert await speeds() == (None, None)  # the server restarted
 
 
 async def test_load_of_a_router_is_the_sum_of_its_loaded_models(
@@ -208,7 +240,9 @@ async def test_load_of_a_router_is_the_sum_of_its_loaded_models(
     backend = connect(server)
     await backend.list_models()
 
-    assert await backend.load() == ServerLoad(running=4, waiting=2)
+    one = ModelServerLoad(ModelState.LOADED, 2, 1)
+    both = {"acme-1b": one, "acme/8b": one}
+    assert await backend.load() == ServerLoad(running=4, waiting=2, models=both)
     asked = [one.query for one in server.requests_to("/slots")]
     assert [query["model"] for query in asked] == ["acme-1b", "acme/8b"]
     assert {query["autoload"] for query in asked} == {"false"}
@@ -221,7 +255,8 @@ async def test_load_of_a_sleeping_server_is_not_requested(
     backend = connect(server)
     await backend.list_models()
 
-    assert await backend.load() is None
+    cold = {MODEL: ModelServerLoad(ModelState.COLD)}
+    assert await backend.load() == ServerLoad(models=cold)
     assert server.requests_to("/slots") == []
 
 

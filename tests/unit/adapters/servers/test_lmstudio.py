@@ -1,4 +1,5 @@
 from collections.abc import AsyncIterator
+from typing import Literal
 
 import pytest
 
@@ -6,7 +7,10 @@ from provider_agent.adapters.base import (
     BackendSettings,
     ErrorInStream,
     InvalidResponse,
+    ModelServerLoad,
+    ModelState,
     Operation,
+    ServerLoad,
     WireFormat,
 )
 from provider_agent.adapters.servers.lmstudio import LmStudioBackend
@@ -37,6 +41,21 @@ async def test_current_model_list_has_loaded_models_windows_and_slots(
     assert embedder.model_id == EMBEDDER
     assert embedder.operations == {Operation.EMBEDDINGS}
     assert backend.max_concurrent == PARALLEL
+
+
+@pytest.mark.parametrize("api", ["v1", "v0", "openai"])
+async def test_load_shows_loaded_models_if_the_list_does(
+    server: FakeLmStudio, connect: Connect, api: Literal["v1", "v0", "openai"]
+) -> None:
+    server.api = api
+    backend = connect(server)
+    await backend.list_models()
+
+    load = await backend.load()
+
+    loaded = ModelServerLoad(ModelState.LOADED)
+    expected = ServerLoad(models={EMBEDDER: loaded, MODEL: loaded})
+    assert load == (None if api == "openai" else expected)
 
 
 async def test_operator_limit_is_not_changed(server: FakeLmStudio, connect: Connect) -> None:

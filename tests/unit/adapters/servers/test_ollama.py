@@ -3,7 +3,13 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from provider_agent.adapters.base import InvalidResponse, Operation, PromptTooLong, WireFormat
+from provider_agent.adapters.base import (
+    InvalidResponse,
+    ModelState,
+    Operation,
+    PromptTooLong,
+    WireFormat,
+)
 from provider_agent.adapters.servers import ollama
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.fakes import FakeOllama, Fault
@@ -48,6 +54,25 @@ async def test_context_window_of_an_unloaded_model_is_unknown(
     windows = {m.model_id: m.context_window for m in await connect(server).list_models()}
 
     assert windows[MODEL] is None
+
+
+async def test_load_shows_which_models_are_in_memory(server: FakeOllama, connect: Connect) -> None:
+    backend = connect(server, models=(MODEL, PINNED), aliases={"offered": MODEL})
+    await backend.list_models()
+
+    loads = []
+    for server.loaded in (True, False):
+        loads.append(await backend.load())
+
+    states = [
+        {name: load.models[name].state for name in ("offered", PINNED)}
+        for load in loads
+        if load is not None
+    ]
+    assert states == [
+        {"offered": ModelState.LOADED, PINNED: ModelState.COLD},
+        {"offered": ModelState.COLD, PINNED: ModelState.COLD},
+    ]
 
 
 @pytest.mark.parametrize("old", [False, True])

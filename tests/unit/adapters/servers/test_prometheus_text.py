@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provider_agent.adapters.base import InvalidResponse
-from provider_agent.adapters.servers.prometheus_text import read_gauges
+from provider_agent.adapters.servers.prometheus_text import read_metrics
 
 TEXT = b"""\
 # HELP a:running What runs. a:running 7
@@ -19,7 +19,7 @@ broken line of another metric {
 
 
 def test_finite_values_of_requested_metrics_are_read() -> None:
-    found = read_gauges(TEXT, ("a:running", "a:waiting", "a:cache", "a:none"))
+    found = read_metrics(TEXT, ("a:running", "a:waiting", "a:cache", "a:none"))
 
     assert found == {"a:running": [3.0, 2.0], "a:waiting": [10.0]}
 
@@ -27,13 +27,13 @@ def test_finite_values_of_requested_metrics_are_read() -> None:
 @pytest.mark.parametrize("line", [b"a many", b'a{x="1} 2', b"a{x=1} 3", b'a{"} 1', b"a "])
 def test_malformed_line_of_a_requested_metric_is_an_error(line: bytes) -> None:
     with pytest.raises(InvalidResponse):
-        read_gauges(line, ("a",))
+        read_metrics(line, ("a",))
 
 
 @given(st.binary(max_size=200))
 def test_arbitrary_text_is_parsed_or_invalid(rest: bytes) -> None:
     try:
-        found = read_gauges(b"a{" + rest + b"\na " + rest, ("a",))
+        found = read_metrics(b"a{" + rest + b"\na " + rest, ("a",))
     except InvalidResponse:
         return
     assert set(found) <= {"a"}

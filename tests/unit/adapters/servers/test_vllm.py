@@ -7,6 +7,8 @@ from provider_agent.adapters.base import (
     BadStatus,
     ErrorInStream,
     InvalidResponse,
+    ModelServerLoad,
+    ModelState,
     Operation,
     ServerLoad,
     WireFormat,
@@ -95,6 +97,29 @@ async def test_load_is_as_much_as_it_tells(
     server.metrics = metrics
 
     assert await connect(server).load() == load
+
+
+async def test_all_names_of_the_served_model_share_its_speed(
+    server: FakeVllm, connect: Connect
+) -> None:
+    # The lines are those of 0.32.0, with other numbers.
+    server.metrics = (
+        'vllm:request_prefill_kv_computed_tokens_sum{engine="0",model_name="acme"} 630.0\n'
+        'vllm:request_prefill_time_seconds_sum{engine="0",model_name="acme"} 0.5\n'
+        'vllm:request_generation_tokens_sum{engine="0",model_name="acme"} 2000.0\n'
+        'vllm:request_generation_tokens_sum{engine="1",model_name="acme"} 2000.0\n'
+        'vllm:request_decode_time_seconds_sum{engine="0",model_name="acme"} 15\n'
+        'vllm:request_decode_time_seconds_sum{engine="1",model_name="acme"} 5\n'
+    )
+    backend = connect(server, aliases={"offered": MODEL})
+    await backend.list_models()
+
+    load = await backend.load()
+
+    speed = ModelServerLoad(
+        ModelState.LOADED, prefill_tokens_per_second=1260.0, decode_tokens_per_second=200.0
+    )
+    assert load == ServerLoad(models={ADAPTER: speed, "offered": speed})
 
 
 async def test_malformed_metrics_are_an_error(server: FakeVllm, connect: Connect) -> None:
