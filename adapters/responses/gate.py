@@ -11,11 +11,11 @@ from typing import Final
 from provider_agent.adapters.responses.events import ResponseFailure, event_failure
 
 MAX_HELD_BYTES: Final = 64 * 1024
-"""The most that a gate holds; a longer first event, or a longer JSON response, is output."""
+"""Once more than this is held without a decision, the response counts as output."""
 
 
 class GateState(StrEnum):
-    """What the start of the response shows."""
+    """What the start of a response shows."""
 
     UNDECIDED = "undecided"
     OUTPUT = "output"

@@ -18,7 +18,7 @@ from provider_agent.adapters.base import (
 
 @contextmanager
 def map_aiohttp_errors() -> Iterator[None]:
-    """Raise a `BackendError` for each exception of aiohttp, which becomes its cause."""
+    """Raise a `BackendError` for each exception of aiohttp and for `OSError`, chained to it."""
     try:
         yield
     except aiohttp.ConnectionTimeoutError as error:
@@ -44,14 +44,14 @@ def _connect_failure(error: aiohttp.ClientConnectorError) -> str:
         return "connection refused; is the server running, and is the address right?"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "no such host; check the backend's url"
-    number = error.os_error.errno  # asyncio's own text repeats the address
+    number = error.os_error.errno  # the text of asyncio's exception repeats the address
     return f"no connection ({os.strerror(number) if number else 'network error'})"
 
 
 def is_loading(error: BackendError) -> bool:
-    """Whether a server that starts or loads its model causes this error.
+    """Whether the server may be starting or loading its model.
 
-    llama.cpp answers 503 while it loads; vLLM does not listen yet.
+    llama.cpp answers 503 while it loads; vLLM refuses connections.
     """
     if isinstance(error, Unreachable) and isinstance(error.__cause__, aiohttp.ClientConnectorError):
         return isinstance(error.__cause__.os_error, ConnectionRefusedError)

@@ -16,15 +16,16 @@ _SLACK_BYTES: Final = 4096
 
 _PLACEHOLDER: Final = "[redacted]"
 
-# Every pattern is linear: single character classes, no nested repetition.
-_KEYED: Final = re.compile(
-    r"""(?P<name>(?:x-api-key|api[-_]?key|authorization|token|secret|password|key)
+# Every pattern takes linear time: each repetition is over one character class, and one without an
+# upper limit ends in a match, so that its characters are not scanned again.
+_NAMED_VALUE: Final = re.compile(
+    r"""(?P<name>(?:api[-_]?key|authorization|token|secret|password|key)
         ["']?\s{0,3}[:=]\s{0,3}["']?)
-        (?!(?:bearer|basic)\s)
         (?P<value>[A-Za-z0-9+/_=.~-]{16,})""",
     re.IGNORECASE | re.VERBOSE | re.ASCII,
 )
-_HEADER: Final = re.compile(
+# The header of Anthropic's API holds nothing but a key, so a value of any length is one.
+_API_KEY_HEADER: Final = re.compile(
     r"""(?P<name>\bx-api-key["']?\s{0,3}[:=]\s{0,3}["']?)(?P<value>[^\s"',;]+)""",
     re.IGNORECASE | re.ASCII,
 )
@@ -35,7 +36,7 @@ _PREFIXED: Final = re.compile(
     r"""\b(?:sk|pk|rk)[-_][A-Za-z0-9_-]{6,}[.*A-Za-z0-9_-]*  # OpenAI, Anthropic, OpenRouter
       | \b(?:hf|gsk|xai|ghp)_[A-Za-z0-9]{12,}
       | \b(?:user|org|acct)[-_][A-Za-z0-9]{16,}               # account ids in error bodies
-      | \beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_.-]{10,}          # JSON web tokens
+      | \beyJ[A-Za-z0-9_.-]{21,}                              # JSON web tokens
     """,
     re.VERBOSE | re.ASCII,
 )
@@ -59,16 +60,16 @@ def redact(text: str, secrets: Collection[str]) -> str:
     text = _PEM.sub(_PLACEHOLDER, text)
     text = _USERINFO.sub(rf"\g<name>{_PLACEHOLDER}@", text)
     text = _SCHEME.sub(rf"\g<name> {_PLACEHOLDER}", text)
-    text = _HEADER.sub(rf"\g<name>{_PLACEHOLDER}", text)
-    text = _KEYED.sub(rf"\g<name>{_PLACEHOLDER}", text)
+    text = _API_KEY_HEADER.sub(rf"\g<name>{_PLACEHOLDER}", text)
+    text = _NAMED_VALUE.sub(rf"\g<name>{_PLACEHOLDER}", text)
     return _PREFIXED.sub(_PLACEHOLDER, text)
 
 
 def redact_bytes(body: bytes, limit: int, secrets: Collection[str]) -> bytes:
-    """Return the first `limit` bytes of an upstream error, without secrets.
+    """Redact an upstream error body, then cut it to `limit` bytes, possibly inside a placeholder.
 
-    All other bytes stay as they are, in any encoding. The beginning of a known secret at the end
-    of a truncated body is removed too.
+    All other bytes stay as they are, in any encoding. If the body ends with the beginning of a
+    known secret (the caller may have cut it), that is removed too.
     """
     # Latin-1 maps every byte to one character and back.
     text = body[: limit + _SLACK_BYTES].decode("latin-1")

@@ -5,7 +5,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 MAX_RETRY_AFTER_S: Final = 86_400.0
-"""A longer delay is treated as a mistake of the server and ignored."""
+"""A delay of a day or more is treated as a mistake of the server and ignored."""
 
 _RESET_HEADERS: Final = ("x-ratelimit-reset", "x-ratelimit-reset-requests")
 """OpenRouter's (Unix time in milliseconds) and Venice's (Unix time in seconds).
@@ -17,12 +17,12 @@ _MILLISECONDS_FROM: Final = 1e11
 
 
 def retry_after_s(status: int, headers: Mapping[str, str], now: float) -> float | None:
-    """Return the seconds until the server accepts requests again, if the headers name them.
+    """Return the seconds until the server accepts requests again; None if no header reports them.
 
     Args:
-        status: of the response.
-        headers: of the response, with case-insensitive names.
-        now: Unix time.
+        status: the response's status.
+        headers: the response's headers, with case-insensitive names.
+        now: Unix time in seconds.
     """
     value = headers.get("Retry-After")
     if value is not None:
@@ -37,7 +37,7 @@ def retry_after_s(status: int, headers: Mapping[str, str], now: float) -> float 
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Parse a `Retry-After` header in seconds; None for a date or an invalid value."""
+    """Parse a `Retry-After` value in seconds; None for a date, an invalid value or over a day."""
     return None if value is None else _bounded(_number(value))
 
 

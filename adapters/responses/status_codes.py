@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from provider_agent.adapters.responses.retry_after import MAX_RETRY_AFTER_S
 from provider_agent.protocol.errors import ErrorCode
 
 _CODE_BY_STATUS: Final = {
@@ -21,7 +22,8 @@ _CODE_BY_STATUS: Final = {
     529: ErrorCode.BACKEND_OVERLOADED,
 }
 
-_BY_MESSAGE: Final = tuple(
+# Statuses, a pattern of the body, and the code. The first that matches applies.
+_CODE_BY_BODY: Final = tuple(
     (frozenset(statuses), re.compile(pattern, re.IGNORECASE), code)
     for statuses, pattern, code in (
         # llama.cpp's error type (with 500 for some overflows), OpenAI's error code, message texts.
@@ -57,8 +59,8 @@ _BY_MESSAGE: Final = tuple(
 
 def code_for_status(status: int, body: bytes) -> ErrorCode:
     """Return the registry's code for a status that is not a success."""
-    for statuses, wording, code in _BY_MESSAGE:
-        if status in statuses and wording.search(body):
+    for statuses, pattern, code in _CODE_BY_BODY:
+        if status in statuses and pattern.search(body):
             return code
     if status in _CODE_BY_STATUS:
         return _CODE_BY_STATUS[status]
@@ -97,7 +99,7 @@ _STATUS_BY_NAME: Final = {
     "insufficient_quota": 402,
     "rate_limit_exceeded": 429,
 }
-"""The HTTP status for each name that error objects use instead of a status."""
+"""The HTTP status for each `code` or `type` that error objects use instead of a number."""
 
 
 class _Availability(msgspec.Struct):
@@ -131,7 +133,7 @@ class _ErrorBody(msgspec.Struct):
 
 
 def _error_object(body: bytes) -> _ErrorObject:
-    """Find the error object in a body or event of any known shape."""
+    """Return the error in a body or event of any known shape; without fields if there is none."""
     try:
         # Invalid UTF-8 must not hide the error.
         outer = msgspec.json.decode(body.decode("utf-8", "replace"), type=_ErrorBody)
@@ -178,5 +180,7 @@ def retry_advice(body: bytes) -> tuple[bool | None, float | None]:
     except ValueError:
         return None, None
     retryable, after = advice.retryable, advice.retry_after
-    seconds = float(after) if isinstance(after, int | float) and 0 <= after < 86_400 else None
+    seconds = (
+        float(after) if isinstance(after, int | float) and 0 <= after < MAX_RETRY_AFTER_S else None
+    )
     return retryable if isinstance(retryable, bool) else None, seconds

@@ -1,7 +1,7 @@
 """The timeouts of one job on one backend: first byte, silence and total.
 
-aiohttp enforces the connect timeout. Per read, a job only stores the current time; a timer compares
-it with the deadline. While a full window pauses reading, silence is not the server's fault.
+aiohttp enforces the connect timeout. A read only stores the current time; a timer compares it with
+the deadline. The silence timeout is suspended while a full window pauses reading.
 """
 
 import asyncio
@@ -91,7 +91,7 @@ class JobTimeouts:
         if now >= self._started_at + self._timeouts.total_s:
             self._fail(_timeout_error("total", "the job ran", self._timeouts.total_s))
         elif now >= self._deadline():
-            self._fail(self._silence_error())
+            self._fail(self._expired_error())
         else:
             self._restart_timer()
 
@@ -99,7 +99,7 @@ class JobTimeouts:
         self._timer.cancel()
         self._timer = self._loop.call_at(self._deadline(), self._check)
 
-    def _silence_error(self) -> BackendTimeout:
+    def _expired_error(self) -> BackendTimeout:
         if self._has_output:
             return _timeout_error("silence", "the server sent nothing", self._timeouts.silence_s)
         return _timeout_error(

@@ -1,8 +1,8 @@
 """Formats log records as text or JSON lines and redacts secrets.
 
-Records come from `EventLogger`: the message is the event, `record.fields` holds the fields. The
-formatter redacts after the traceback is rendered and before JSON escaping, so that it sees all text
-as it was.
+This project's records come from `EventLogger`: the message is the event, `record.fields` holds the
+fields. The formatter redacts after rendering the traceback and before JSON escaping, so that a
+traceback is redacted too, and escaping cannot hide a secret.
 """
 
 import logging
@@ -18,16 +18,17 @@ ROOT: Final = "provider_agent"
 """Parent of all loggers of this project."""
 
 MAX_VALUE_CHARS: Final = 4096
-"""The longest text of one field: an upstream's message is unbounded."""
+"""A longer event or field is cut to this length: a server's error message may be huge."""
 
 MAX_TRACE_CHARS: Final = 32 * 1024
-"""Limit for a traceback."""
+"""A longer traceback is cut to this length."""
 
 _SECRET_FIELDS: Final = frozenset(
     {"api_key", "authorization", "enrollment_code", "password", "secret", "token", "x-api-key"}
 )
 
 _MAX_DEPTH: Final = 4
+"""Containers nested deeper than this are logged as their `str`."""
 
 
 def configure_logging(
@@ -38,8 +39,8 @@ def configure_logging(
 ) -> None:
     """Send all logs to `stream`. A second call replaces the first.
 
-    `level` applies to the loggers of this project. Libraries always log at "warning": at "debug",
-    websockets logs the content of messages, which are prompts.
+    `level` applies to the loggers of this project. All others have the level "warning": at "debug",
+    websockets logs the content of messages, which includes prompts.
 
     Args:
         level: "debug", "info", "warning" or "error".
@@ -103,12 +104,13 @@ class _RedactingFormatter(logging.Formatter):
         return self._clean(str(value), MAX_VALUE_CHARS)
 
     def _clean(self, text: str, limit: int) -> str:
-        clean = redact(text, self._secrets)
+        """Redact and truncate; escape lone surrogates, which JSON cannot represent."""
+        clean = redact(text, self._secrets).encode(errors="backslashreplace").decode()
         return clean if len(clean) <= limit else f"{clean[:limit]}…"
 
 
 class TextFormatter(_RedactingFormatter):
-    """`2026-01-31T12:00:00.000Z INFO provider_agent.agent.link.uplink connected rtt_ms=12 …`."""
+    """`2026-01-31T12:00:00.000Z INFO provider_agent.agent.link.uplink connected resumed=2 …`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line, followed by the lines of the traceback."""
@@ -143,26 +145,22 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Escape line ends and control characters, so that a record stays one line."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
+    """Escape unprintable characters such as line ends, so that a record stays one line."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _text_value(value: object) -> str:
-    """Return a plain word unchanged and any other value as JSON, which escapes line ends."""
+    """Return a word without spaces, quotes and "=" unchanged, and any other value as JSON."""
     if isinstance(value, str) and value.isprintable() and not set(value) & set(" =\"'"):
         return value or '""'
     return _encode(value)
 
 
 def _encode(value: object) -> str:
-    """Return JSON without characters that could control a terminal.
-
-    Text that is not valid Unicode is escaped as by `ascii`.
-    """
-    try:
-        text = msgspec.json.encode(value).decode()
-    except UnicodeEncodeError:
-        text = msgspec.json.encode(ascii(value)).decode()
+    """Return JSON without characters that could control a terminal."""
+    text = msgspec.json.encode(value).decode()
     # JSON does not escape C1 controls and bidirectional marks.
     return text if text.isprintable() else "".join(map(_escape_unprintable, text))
 

@@ -131,10 +131,22 @@ def test_long_values_are_truncated() -> None:
 
 
 @pytest.mark.parametrize("fmt", ["text", "json"])
-def test_lone_surrogates_are_escaped(fmt: Literal["text", "json"]) -> None:
+def test_lone_surrogate_is_escaped_where_it_is(fmt: Literal["text", "json"]) -> None:
+    # A path whose name is not UTF-8 contains one. JSON cannot represent it.
     stream = start_logging(fmt)
-    LOG.info("odd", extra={"fields": {"path": "a\udcff b"}})
-    assert "udcff" in stream.getvalue()
+    LOG.info("odd \udcff", extra={"fields": {"path": "a\udcff", "bytes": 7}})
+    line = stream.getvalue()
+    if fmt == "json":
+        entry = json.loads(line)
+        assert (entry["event"], entry["path"], entry["bytes"]) == ("odd \\udcff", "a\\udcff", 7)
+    else:
+        assert line.endswith(r"odd \udcff path=a\udcff bytes=7" + "\n")
+
+
+def test_only_unprintable_characters_of_an_event_are_escaped() -> None:
+    stream = start_logging("text")
+    LOG.info("Größe \\ 1\n2")
+    assert stream.getvalue().endswith(r"Größe \ 1\n2" + "\n")
 
 
 def test_debug_level_does_not_apply_to_libraries() -> None:
