@@ -44,7 +44,7 @@ def create_backend(settings: BackendSettings) -> Backend:
     """Create a backend from its settings. It connects on first use.
 
     Raises:
-        AdapterError: no such kind is installed, or its package cannot be imported.
+        AdapterError: see `backend_class`.
     """
     return backend_class(settings.kind)(settings)
 
@@ -53,7 +53,8 @@ def backend_class(kind: str) -> type[Backend]:
     """Return the adapter class of a kind, importing it on first use.
 
     Raises:
-        AdapterError: no such kind is installed, or its package cannot be imported.
+        AdapterError: no such kind is installed, or a third party's entry cannot be imported or is
+            not a `Backend`.
     """
     if kind in _BUILT_IN:
         module, name = _BUILT_IN[kind]

@@ -16,10 +16,10 @@ class BackendTimeouts(Struct, frozen=True, kw_only=True):
     """The four timeouts of a job, in seconds; an error names the one that expired.
 
     Attributes:
-        connect_s: to open a connection.
-        first_byte_s: from the request to the first byte of output, including queueing and prefill.
-        silence_s: between two reads after output has started; SSE comments count as reads.
-        total_s: for the whole job, in addition to the job's own deadline.
+        connect_s: limit for opening a connection.
+        first_byte_s: limit until the first byte of output, including queueing and prefill.
+        silence_s: limit between two reads after output has started; SSE comments count as reads.
+        total_s: limit for the attempt, in addition to the job's deadline.
     """
 
     connect_s: float = 10.0

@@ -1,8 +1,8 @@
 """Prepares the body of a client's request for one server.
 
 `model` is replaced by the server's id. A streamed OpenAI request asks for token usage if the server
-reports it only on request. Fields that the request policy names are removed. All other values keep
-their exact bytes: they are never decoded, so numbers, escapes and field order do not change.
+reports it only on request. The request policy is applied. All other values keep their exact bytes:
+they are never decoded, so numbers, escapes and field order do not change.
 
 The outermost object is always encoded again, so that the agent and the server cannot interpret a
 duplicate or escaped field name differently. For the same reason a field such as `Model` is dropped:
@@ -58,7 +58,7 @@ def prepare_request(
         upstream_model: the server's id of the model.
         ask_for_usage: whether this server reports a stream's usage only on request.
         policy: fields that are not forwarded to this server.
-        mode: how these fields are handled.
+        mode: whether such a field is removed, fails the job or is forwarded.
         extra_fields: defaults that are added after the policy, if the request lacks them.
 
     Raises:
@@ -88,7 +88,7 @@ def _without_case_variants(
 
 
 def _ask_for_usage(fields: dict[str, msgspec.Raw]) -> None:
-    """Set `stream_options.include_usage`; the server rejects options of a wrong type."""
+    """Set `stream_options.include_usage`. Options of a wrong type stay: the server rejects them."""
     options_raw = bytes(fields.get("stream_options", b"null"))
     if options_raw != b"null" and not options_raw.startswith(b"{"):
         return

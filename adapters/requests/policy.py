@@ -36,8 +36,8 @@ def apply_policy(fields: dict[str, msgspec.Raw], policy: RequestPolicy, mode: Po
     """Apply a policy to a request's fields.
 
     Args:
-        fields: of the outermost object; changed in place.
-        policy: of the server's kind.
+        fields: the outermost object of the request; changed in place.
+        policy: the policy of the server's kind.
         mode: the operator's choice.
 
     Raises:
@@ -62,7 +62,7 @@ def apply_policy(fields: dict[str, msgspec.Raw], policy: RequestPolicy, mode: Po
 
 
 def _forwarded_tools(tools: msgspec.Raw, forbidden: tuple[str, ...]) -> list[msgspec.Raw] | None:
-    """The tools that are forwarded; None for all of them."""
+    """Return the tools that are forwarded; None if that is all of them."""
     if not forbidden:
         return None
     try:
@@ -74,7 +74,7 @@ def _forwarded_tools(tools: msgspec.Raw, forbidden: tuple[str, ...]) -> list[msg
 
 
 def _has_type(tool: msgspec.Raw, prefixes: tuple[str, ...]) -> bool:
-    """Whether a tool's type starts with one of `prefixes`; the server rejects malformed tools."""
+    """Whether a tool's type starts with a prefix; False if malformed: the server rejects it."""
     try:
         fields = msgspec.json.decode(tool, type=dict[str, object])
     except ValueError:
@@ -84,7 +84,11 @@ def _has_type(tool: msgspec.Raw, prefixes: tuple[str, ...]) -> bool:
 
 
 def _set_tools(fields: dict[str, msgspec.Raw], name: str, tools: list[msgspec.Raw]) -> None:
-    """Replace the tools; most servers reject an empty list, and a `tool_choice` without tools."""
+    """Replace the tools.
+
+    Without tools, both fields are removed: most servers reject an empty list, and a `tool_choice`
+    without tools.
+    """
     if tools:
         fields[name] = msgspec.Raw(msgspec.json.encode(tools))
         return

@@ -31,6 +31,7 @@ _TEXT_FIELDS: Final = frozenset(
 _NESTED_FIELDS: Final = _TEXT_FIELDS | {
     *("function", "tool_calls", "parameters", "input_schema", "properties", "items"),
 }
+"""Fields whose objects and lists are searched for text fields."""
 
 
 class _Request(msgspec.Struct):

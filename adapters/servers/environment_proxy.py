@@ -9,7 +9,7 @@ from urllib.request import getproxies, proxy_bypass
 
 
 def environment_proxy(url: str) -> str | None:
-    """Return the proxy of `HTTPS_PROXY` or `HTTP_PROXY`; None if `NO_PROXY` matches the host."""
+    """Return the proxy of `HTTPS_PROXY` or `HTTP_PROXY`; None if unset or `NO_PROXY` applies."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

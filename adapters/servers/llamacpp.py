@@ -107,7 +107,7 @@ class _Slot(msgspec.Struct):
 
 
 class _Speed:
-    """The speed of one model."""
+    """The measured speeds of one model."""
 
     def __init__(self) -> None:
         self.prefill = TokenRate()
@@ -166,7 +166,7 @@ class LlamaCppBackend(HttpBackend):
             self._load_queries[model.id] = query
 
     async def load(self) -> ServerLoad:
-        """Return the load of each model, and the sums; a sleeping model is not asked.
+        """Return the load of each model, and their sum; a sleeping model receives no request.
 
         `/slots` reports the busy slots, `/metrics` the queue and the speeds; either may be
         disabled.
@@ -250,9 +250,9 @@ class LlamaCppBackend(HttpBackend):
             input_kinds=kinds_from_flags(
                 image=modalities.vision, audio=modalities.audio, video=modalities.video
             ),
-            # Without it, the server accepts tools and ignores them.
+            # A template without tools ignores those of a request.
             tools=template.supports_tools,
-            # A model may reason although its template takes no effort.
+            # A model may reason even if its template has no setting for the effort.
             reasoning=template.supports_reasoning_effort or None,
         )
 

@@ -151,7 +151,7 @@ class LmStudioBackend(HttpBackend):
         return self.select_models(self._new_models(listed, supported))
 
     async def load(self) -> ServerLoad | None:
-        """Return which models were loaded at the last `list_models`; None if not reported.
+        """Return the models that were loaded at the last `list_models`; None if there are none.
 
         LM Studio has no route for its load.
         """
@@ -250,7 +250,7 @@ class LmStudioBackend(HttpBackend):
 
 
 def _loaded_ids(listed: _Models | _OldModels | _BareModels) -> list[str]:
-    """The ids of the loaded models; none if the list does not show which are loaded."""
+    """Return the ids of the loaded models; empty if the list does not show which are loaded."""
     if isinstance(listed, _Models):
         return [instance.id for model in listed.models for instance in model.loaded_instances]
     if isinstance(listed, _OldModels):

@@ -22,11 +22,11 @@ LIST_IT: Final = "list it in `models` to offer it"
 def select_models(models: Iterable[BackendModel], settings: BackendSettings) -> list[BackendModel]:
     """Return the models in order of their ids; `withheld` is set for those that are not offered.
 
-    A model is withheld if it supports no operation, if the operator did not list it, or if its id
-    does not fit into a frame. A passthrough spends money, so it offers nothing without a list. Of
-    several models with the same id, one that is offered is kept. An implausible context window
-    or output limit becomes None. At most `MAX_WITHHELD` withheld models are kept, listed ones
-    first.
+    A model is withheld if its adapter withholds it, if it supports no operation, if the operator
+    did not list it, or if its id does not fit into a frame. A passthrough spends money, so it
+    offers nothing without a list. Of several models with the same id, one that is offered is kept.
+    An implausible context window or output limit becomes None. At most `MAX_WITHHELD` withheld
+    models are kept, listed ones first.
 
     Args:
         models: the models of the server.

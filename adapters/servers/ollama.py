@@ -37,7 +37,7 @@ from provider_agent.adapters.servers.probe_cache import ProbeCache
 from provider_agent.protocol.formats import Operation
 
 MAX_SHOW_REQUESTS: Final = 64
-"""Limit of `/api/show` requests per `list_models`; further models are described by the next one."""
+"""Limit of `/api/show` requests per `list_models`; the next call describes further models."""
 
 _EMBEDDINGS: Final = frozenset({Operation.EMBEDDINGS})
 _SINCE: Final = {
@@ -259,6 +259,6 @@ def _operations(
 
 
 def _parse_version(version: str) -> tuple[int, ...]:
-    """Parse `0.14.0-rc1` as (0, 14, 0); a text without numbers is older than every version."""
+    """Parse `0.14.0-rc1` as (0, 14, 0); any other text as (), which precedes every version."""
     parts = version.partition("-")[0].lstrip("v").split(".")
     return tuple(int(part) for part in parts) if all(p.isdecimal() for p in parts) else ()

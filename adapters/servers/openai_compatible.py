@@ -31,7 +31,7 @@ class _Model(msgspec.Struct):
 
     @property
     def context_window(self) -> int | None:
-        """From the first field that the server has: of vLLM, of other servers, of llama.cpp."""
+        """The first that is reported: vLLM's field, that of various servers, llama.cpp's."""
         return self.max_model_len or self.context_length or (self.meta and self.meta.n_ctx) or None
 
 

@@ -35,7 +35,7 @@ class _Key(msgspec.Struct):
     limit_remaining: float | None = None
 
 
-class _KeyAnswer(msgspec.Struct):
+class _KeyResponse(msgspec.Struct):
     data: _Key
 
 
@@ -112,7 +112,7 @@ class OpenRouterBackend(PassthroughBackend):
 
     async def check_key(self) -> None:
         """Check that the key is valid and its spending limit is not used up."""
-        remaining = (await self.get_json("/v1/key", _KeyAnswer)).data.limit_remaining
+        remaining = (await self.get_json("/v1/key", _KeyResponse)).data.limit_remaining
         if remaining is not None and remaining <= 0:
             error = BackendError("the key's spending limit is used up; raise it at OpenRouter")
             error.code = ErrorCode.AUTH_REJECTED_BY_BACKEND

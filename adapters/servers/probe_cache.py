@@ -16,7 +16,7 @@ UNVERSIONED_TTL_S: Final = 3600.0
 class ProbeCache:
     """The supported operations of each build of a server.
 
-    Caching matters because probes cost the server work, or fill its log.
+    Probes cost the server work and fill its log.
 
     Args:
         ttl_s: lifetime of an entry; infinite if the build includes the server's version.

@@ -124,9 +124,10 @@ class VllmBackend(HttpBackend):
         )
 
     async def load(self) -> ServerLoad | None:
-        """Return the load from `/metrics`, summed over engines; None if it is disabled.
+        """Return the load from `/metrics`; None if it is disabled.
 
-        The server counts all requests together: its models share one engine and one base model.
+        Counts are summed over the engines, cache use is averaged. The server counts the requests of
+        all models together, because they share the base model.
         """
         response = await self.request("GET", "/metrics")
         if response.status == 404:
@@ -153,7 +154,7 @@ class VllmBackend(HttpBackend):
         )
 
     async def _operations(self, models: list[_Model]) -> frozenset[Operation]:
-        """Return the operations, which all models share: they have the same base model."""
+        """Return the operations, the same for all models, which share the base model."""
         response = await self.request("GET", "/version")
         self.version = response.decode(_Version).version if response.status == 200 else ""
         roots = sorted({model.root or model.id for model in models if not model.parent})
