@@ -37,7 +37,8 @@ from provider_agent.adapters.settings import (
     TimeoutSettings,
 )
 from provider_agent.protocol.formats import Operation, WireFormat
-from provider_agent.protocol.frames import Job, JobResult
+from provider_agent.protocol.frames import JobResult
+from provider_agent.protocol.job import Job
 
 __all__ = [
     "Backend",

@@ -14,17 +14,15 @@ from websockets.typing import Subprotocol
 
 from bench.sse_server import EVENT_BYTES, MODEL
 from provider_agent.protocol.codec import VERSION_1
-from provider_agent.protocol.frames import (
-    Capabilities,
-    Chunk,
-    Hello,
-    Job,
-    JobError,
-    JobResult,
-    Welcome,
+from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
+from provider_agent.protocol.frames import Capabilities, Chunk, Hello, JobError, JobResult, Welcome
+from provider_agent.protocol.job import Job
+from provider_agent.protocol.limits import (
+    BATCH_BYTES,
+    MAX_DEADLINE_MS,
+    MAX_MESSAGE_TO_COORDINATOR_BYTES,
+    MIB,
 )
-from provider_agent.protocol.limits import MAX_DEADLINE_MS, MAX_MESSAGE_TO_COORDINATOR_BYTES, MIB
-from provider_agent.protocol.session import CoordinatorSession
 
 _STAMP = re.compile(rb'"t":(\d+)')
 _REQUEST = b'{"model":"bench","stream":true,"stream_options":{"include_usage":true},"messages":[]}'
@@ -87,7 +85,7 @@ class CoordinatorRig:
             await self._converse(socket)
 
     async def _converse(self, socket: ServerConnection) -> None:
-        session = CoordinatorSession(
+        session = CoordinatorProtocol(
             nonce=os.urandom(32), name="bench", authorities=[self._authority]
         )
         await self._flush(socket, session)
@@ -116,7 +114,7 @@ class CoordinatorRig:
                 self.received.seconds = time.monotonic() - self._began
                 self.done.set()
 
-    async def _start_jobs(self, socket: ServerConnection, session: CoordinatorSession) -> None:
+    async def _start_jobs(self, socket: ServerConnection, session: CoordinatorProtocol) -> None:
         await self.go.wait()
         self._began = time.monotonic()
         for _ in range(self._streams):
@@ -124,9 +122,8 @@ class CoordinatorRig:
             session.start_job(job)
         await self._flush(socket, session)
 
-    async def _flush(self, socket: ServerConnection, session: CoordinatorSession) -> None:
-        if session.to_send:
-            frames, session.to_send = session.to_send, []
+    async def _flush(self, socket: ServerConnection, session: CoordinatorProtocol) -> None:
+        while frames := session.next_frames(BATCH_BYTES):
             await socket.send(VERSION_1.encode(frames))
 
     def _count(self, chunk: Chunk) -> None:

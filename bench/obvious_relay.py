@@ -16,20 +16,24 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from bench.sse_server import MODEL
+from provider_agent.protocol.agent_protocol import AgentProtocol
 from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.frames import (
     AgentLimits,
     Capabilities,
     Chunk,
-    Job,
+    JobHeader,
     JobResult,
     JobStarted,
     ModelOffer,
+    RequestChunk,
+    Usage,
     Welcome,
 )
+from provider_agent.protocol.job import Job, join_request
 from provider_agent.protocol.limits import MAX_MESSAGE_TO_AGENT_BYTES
-from provider_agent.protocol.session import AgentSession
+from provider_agent.protocol.request import RequestBuffer
 
 
 async def _run_job(
@@ -42,20 +46,21 @@ async def _run_job(
         async for data in response.content.iter_any():
             await socket.send(VERSION_1.encode([Chunk(job.job_id, total, data)]))
             total += len(data)
-    await socket.send(VERSION_1.encode([JobResult(job.job_id, total, None, None, 0, None)]))
+    await socket.send(VERSION_1.encode([JobResult(job.job_id, total, Usage(), "", 0, None)]))
 
 
 async def main(connect_url: str, server_url: str) -> None:
     """Relay until the coordinator closes the connection."""
     parts = urlsplit(connect_url)
     key = Ed25519PrivateKey.generate()
-    rules = AgentSession(
+    rules = AgentProtocol(
         authority=canonical_authority(parts.scheme, parts.hostname or "", parts.port),
         public_key=key.public_key().public_bytes_raw(),
         sign=key.sign,
         agent_version="obvious",
     )
-    jobs: set[asyncio.Task[None]] = set()
+    incoming: dict[bytes, tuple[JobHeader, RequestBuffer]] = {}
+    tasks: set[asyncio.Task[None]] = set()
     connector = aiohttp.TCPConnector(limit=0)
     async with (
         aiohttp.ClientSession(connector=connector) as session,
@@ -71,10 +76,17 @@ async def main(connect_url: str, server_url: str) -> None:
                     offer = ModelOffer(MODEL, ["openai"], ["chat"], None, True, "b", 4096)
                     capabilities = Capabilities(1, [offer], AgentLimits(4096))
                     await socket.send(VERSION_1.encode([capabilities]))
-                elif isinstance(frame, Job):
-                    job = asyncio.create_task(_run_job(session, socket, server_url, frame))
-                    jobs.add(job)
-                    job.add_done_callback(jobs.discard)
+                elif isinstance(frame, JobHeader):
+                    incoming[frame.job_id] = frame, RequestBuffer(frame.request_bytes)
+                elif isinstance(frame, RequestChunk):
+                    header, request = incoming[frame.job_id]
+                    request.receive(frame)
+                    if request.complete:
+                        del incoming[frame.job_id]
+                        job = join_request(header, request.take())
+                        task = asyncio.create_task(_run_job(session, socket, server_url, job))
+                        tasks.add(task)
+                        task.add_done_callback(tasks.discard)
             if rules.to_send:
                 await socket.send(VERSION_1.encode(rules.to_send))
                 rules.to_send.clear()

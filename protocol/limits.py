@@ -15,16 +15,18 @@ REPLACED: Final = 4001
 """Close code: another connection with the same key replaced this one. A private code of RFC 6455,
 because the agent must not reconnect: it would replace the other connection in turn."""
 
-MAX_INTEGER: Final = 2**53
-"""The largest integer in a frame: exact in every language, including JavaScript's doubles."""
+MAX_INTEGER: Final = 2**53 - 1
+"""The largest integer in a frame: JavaScript's `Number.MAX_SAFE_INTEGER`. Encoders there send
+larger numbers as floats."""
 
 # --- sizes ----------------------------------------------------------------------------------------
 
 MAX_REQUEST_BYTES: Final = 16 * MIB
 """The largest request body of a job, which may contain images in base64."""
 
-MAX_MESSAGE_TO_AGENT_BYTES: Final = MAX_REQUEST_BYTES + 64 * KIB
-"""The largest message that an agent accepts: one `Job` with the largest request."""
+MAX_MESSAGE_TO_AGENT_BYTES: Final = MIB
+"""The largest message that an agent accepts: requests travel in pieces, so that no frame waits long
+behind another."""
 
 MIN_MESSAGE_TO_COORDINATOR_BYTES: Final = MIB
 """The least that a coordinator must accept: the largest `Capabilities` fits in one message."""
@@ -37,7 +39,8 @@ BATCH_BYTES: Final = 128 * KIB
 among many chunks, small enough that a control frame does not wait long behind it."""
 
 CHUNK_BYTES: Final = 64 * KIB
-"""The largest `Chunk` of the reference agent: jobs take turns, one chunk each."""
+"""The largest `Chunk` of the reference agent and `RequestChunk` of the reference coordinator: jobs
+take turns, one chunk each."""
 
 WINDOW_BYTES: Final = MIB
 """Unacknowledged bytes per job by default: some seconds of the fastest text stream. A thousand
@@ -61,6 +64,15 @@ MAX_NAME_CHARS: Final = 512
 
 MAX_MODELS: Final = 4096
 """Models in one `Capabilities`: the largest catalog of a passthrough has a few hundred."""
+
+MAX_FEATURES: Final = 64
+"""Names of optional features in one frame."""
+
+MAX_RESPONSE_HEADERS: Final = 16
+"""Response headers in one `JobStarted`: more than the agent's list has."""
+
+MAX_MODEL_LOADS: Final = 256
+"""Models in the load of one backend: an agent with more leaves out idle ones."""
 
 MAX_LIVE_JOBS: Final = 4096
 """Jobs that one agent may hold, including those whose end is not acknowledged."""

@@ -25,10 +25,15 @@ class SendStream:
 
     Invariants: ``acked <= sent <= written`` and ``sent - acked <= window``. `write` always accepts
     its data: to bound memory, the caller pauses its source while the stream is `full`.
+
+    A rewind lowers `sent`. What an earlier link has sent may still be acknowledged: the coordinator
+    may have received it.
     """
 
     __slots__ = (
+        "_end_ever_sent",
         "_end_sent",
+        "_highest_sent",
         "_started_sent",
         "_unacked",
         "_unsent",
@@ -54,6 +59,8 @@ class SendStream:
         """Whether the end frame is acknowledged; the stream then holds no data."""
         self._started_sent = False
         self._end_sent = False
+        self._end_ever_sent = False
+        self._highest_sent = 0
         self._unsent: deque[bytes | bytearray] = deque()
         self._unacked: deque[tuple[int, bytes]] = deque()
 
@@ -124,6 +131,17 @@ class SendStream:
         if self.end is None:
             self.end = end
 
+    def drop_unsent(self) -> None:
+        """Discard what was not sent, bytes and end, so that an end can be sent at once.
+
+        Without effect when the end was sent.
+        """
+        if not self._end_sent:
+            self.end = None
+            self._end_ever_sent = False
+            self._unsent.clear()
+            self.written = self._highest_sent = self.sent
+
     def next_frames(self, budget: int = CHUNK_BYTES) -> list[AgentFrame]:
         """The frames that may be sent now, with at most `budget` bytes; they count as sent."""
         frames: list[AgentFrame] = []
@@ -136,8 +154,9 @@ class SendStream:
                 frames.append(Chunk(self.job_id, self.sent, data))
                 self._unacked.append((self.sent, data))
                 self.sent += len(data)
+                self._highest_sent = max(self._highest_sent, self.sent)
         if self.end is not None and not self._unsent and not self._end_sent:
-            self._end_sent = True
+            self._end_sent = self._end_ever_sent = True
             frames.append(self.end)
         return frames
 
@@ -160,10 +179,14 @@ class SendStream:
             ProtocolViolation: bytes before `offset` were never sent, or `final` came before the
                 end or with another offset than its `total_bytes`.
         """
-        if offset > self.sent:
+        if offset > self._highest_sent:
             raise ProtocolViolation("an acknowledgement of bytes that were never sent")
-        if final and (not self._end_sent or offset != self.written):
+        if final and (not self._end_ever_sent or offset != self.written):
             raise ProtocolViolation("a final acknowledgement of a job that has not ended")
+        if offset > self.sent:
+            self._pop_unsent(offset - self.sent)
+            self._unacked.clear()
+            self.sent = offset
         if offset > self.acked:
             self.acked = offset
             self._drop_acknowledged()
@@ -180,7 +203,7 @@ class SendStream:
 
     def live_job(self) -> LiveJob:
         """The offsets from which another link can continue."""
-        return LiveJob(self.job_id, self.acked, self.sent)
+        return LiveJob(self.job_id, self.acked, self.sent, ended=self.end is not None)
 
     def rewind(self, offset: int) -> None:
         """Send again from `offset`, on a new link.
@@ -202,16 +225,6 @@ class SendStream:
         self.sent = offset
         self._started_sent = self._started_sent and offset > 0
         self._end_sent = False
-
-    def drop_unsent(self) -> None:
-        """Discard unsent bytes and an unsent end, so that another end can be sent at once.
-
-        Without effect when the end was sent.
-        """
-        if not self._end_sent:
-            self.end = None
-            self._unsent.clear()
-            self.written = self.sent
 
 
 class ReceiveStream:
@@ -281,6 +294,11 @@ class ReceiveStream:
         self.started = self.started and self.received > 0
         self.acked = self.consumed
         return self.acked
+
+    def skip_to(self, offset: int) -> None:
+        """Treat every byte before `offset` as received and passed on: the client has gone."""
+        self.received = self.consumed = max(self.received, offset)
+        self.started = self.started or self.received > 0
 
     def check_end(self, end: JobEnd) -> None:
         """Check an end frame against the bytes that arrived.

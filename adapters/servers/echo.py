@@ -24,6 +24,7 @@ from provider_agent.adapters.base import (
     WireFormat,
 )
 from provider_agent.adapters.responses.relay import ReaderFlowControl
+from provider_agent.protocol.frames import Usage
 
 MODEL_ID: Final = "echo"
 _OPERATIONS: Final = frozenset({Operation.CHAT, Operation.MESSAGES, Operation.COUNT_TOKENS})
@@ -109,8 +110,8 @@ class EchoBackend(Backend):
         return JobResult(
             job_id=job.job_id,
             total_bytes=total,
-            input_tokens=reply.prompt_tokens,
-            output_tokens=0 if counts_only else len(reply.words),
+            usage=Usage(reply.prompt_tokens, 0 if counts_only else len(reply.words)),
+            backend_id=self.id,
             duration_ms=round((self._clock() - started_at) * 1000),
             first_byte_ms=first_byte_ms,
         )

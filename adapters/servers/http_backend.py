@@ -45,6 +45,7 @@ from provider_agent.adapters.servers.environment_proxy import environment_proxy
 from provider_agent.adapters.servers.model_selection import select_models
 from provider_agent.protocol.errors import Fault, entry_for
 from provider_agent.protocol.formats import Operation, find_operation
+from provider_agent.protocol.frames import Usage
 from provider_agent.protocol.limits import KIB, MAX_ERROR_BODY_BYTES, MIB
 from provider_agent.protocol.trace_context import is_traceparent
 
@@ -263,8 +264,8 @@ class HttpBackend(Backend):
         return JobResult(
             job_id=job.job_id,
             total_bytes=relay.total_bytes,
-            input_tokens=relay.usage.input_tokens,
-            output_tokens=relay.usage.output_tokens,
+            usage=Usage(relay.usage.input_tokens, relay.usage.output_tokens),
+            backend_id=self.id,
             duration_ms=round((ended_at - started_at) * 1000),
             first_byte_ms=None
             if first_byte_at is None

@@ -86,7 +86,9 @@ def statistics(result: JobResult) -> str:
     """First-byte time, tokens and bytes of a job, in one line."""
     first = result.first_byte_ms
     begin = "no bytes" if first is None else f"first byte after {first} ms"
-    tokens = f"tokens {_count(result.input_tokens)} in, {_count(result.output_tokens)} out"
+    tokens = (
+        f"tokens {_count(result.usage.input_tokens)} in, {_count(result.usage.output_tokens)} out"
+    )
     return f"{begin}, {tokens}, {result.total_bytes} bytes"
 
 

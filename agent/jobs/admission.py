@@ -8,7 +8,7 @@ from provider_agent.agent.backends.token_bucket import resize_bucket
 from provider_agent.agent.jobs.backend_pool import BackendPool, find_routes
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
-from provider_agent.protocol.frames import Job
+from provider_agent.protocol.frames import JobHeader
 
 log = EventLogger(__name__)
 
@@ -52,11 +52,11 @@ class JobAdmission:
         if self._bucket is not None:
             self._bucket.consume(tokens)
 
-    def admit(self, job: Job, in_flight: int) -> Route | Refusal:
+    def admit(self, job: JobHeader, in_flight: int) -> Route | Refusal:
         """Return the route of the first attempt, or why the agent refuses the job.
 
         Args:
-            job: the new job.
+            job: the header of the new job.
             in_flight: the number of jobs that run now.
         """
         decision = self._decide(job, in_flight)
@@ -64,7 +64,7 @@ class JobAdmission:
             _log_decision(job, decision)
         return decision
 
-    def _decide(self, job: Job, in_flight: int) -> Route | Refusal:
+    def _decide(self, job: JobHeader, in_flight: int) -> Route | Refusal:
         if not self.accepting:
             return Refusal(ErrorCode.DRAINING, "the agent is stopping and accepts no new jobs")
         routes = find_routes(self._pool, job)
@@ -78,7 +78,7 @@ class JobAdmission:
         return routes[0]
 
 
-def _log_decision(job: Job, decision: Route | Refusal) -> None:
+def _log_decision(job: JobHeader, decision: Route | Refusal) -> None:
     job_id = job.job_id.hex()
     if isinstance(decision, Refusal):
         log.debug(

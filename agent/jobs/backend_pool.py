@@ -6,7 +6,7 @@ from typing import Protocol
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.routing import Refusal, Route, choose_routes
 from provider_agent.event_log import EventLogger
-from provider_agent.protocol.frames import Job
+from provider_agent.protocol.frames import JobHeader
 
 log = EventLogger(__name__)
 
@@ -23,7 +23,7 @@ class BackendPool(Protocol):
         ...
 
 
-def find_routes(pool: BackendPool, job: Job) -> list[Route] | Refusal:
+def find_routes(pool: BackendPool, job: JobHeader) -> list[Route] | Refusal:
     """Return the backends that may execute the job now, best first, or why there is none."""
     routes = pool.routes(job.model_id)
     chosen = choose_routes(job.format, job.operation, routes)
@@ -32,7 +32,7 @@ def find_routes(pool: BackendPool, job: Job) -> list[Route] | Refusal:
     return chosen
 
 
-def _log_routes(job: Job, routes: list[Route], chosen: list[Route] | Refusal) -> None:
+def _log_routes(job: JobHeader, routes: list[Route], chosen: list[Route] | Refusal) -> None:
     log.debug(
         "routes considered",
         job=job.job_id.hex(),

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from provider_agent.adapters.base import FlowControl
-from provider_agent.protocol.frames import JobEnd, JobStarted
+from provider_agent.protocol.frames import JobEnd, JobStarted, LiveJob
 from provider_agent.protocol.limits import MAX_NAME_CHARS
+from provider_agent.protocol.request import RequestBuffer
 from provider_agent.protocol.stream import SendStream
 
 
@@ -17,12 +20,19 @@ class JobChannel:
     Args:
         stream: holds the response until it is acknowledged.
         mark_ready: called with this channel when its stream may have frames to send.
+        request: receives the request body; the next link continues it.
     """
 
-    __slots__ = ("_backend_id", "_mark_ready", "_paused", "_source", "stream")
+    __slots__ = ("_backend_id", "_mark_ready", "_paused", "_source", "request", "stream")
 
-    def __init__(self, stream: SendStream, mark_ready: Callable[["JobChannel"], None]) -> None:
+    def __init__(
+        self,
+        stream: SendStream,
+        mark_ready: Callable[["JobChannel"], None],
+        request: RequestBuffer,
+    ) -> None:
         self.stream = stream
+        self.request = request
         self._mark_ready = mark_ready
         self._backend_id = ""
         self._source: FlowControl | None = None
@@ -69,6 +79,10 @@ class JobChannel:
         self.stream.finish(end)
         self._source = None
         self._mark_ready(self)
+
+    def live_job(self) -> LiveJob:
+        """The offsets from which another link can continue the job."""
+        return replace(self.stream.live_job(), request_offset=self.request.received)
 
     def resume_if_half_free(self) -> None:
         """Resume a paused source if half of the window is free; called after acknowledgements."""

@@ -14,7 +14,7 @@ from provider_agent.agent.backends.failover import may_be_retried
 from provider_agent.agent.backends.routing import Refusal
 from provider_agent.protocol.counts import valid_count
 from provider_agent.protocol.errors import ErrorCode, entry_for
-from provider_agent.protocol.frames import Job, JobError, JobResult
+from provider_agent.protocol.frames import JobError, JobResult, Usage
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS
 
 MAX_RETRY_AFTER_S: Final = 86_400.0
@@ -32,17 +32,17 @@ def error_end(job_id: bytes, total_bytes: int, code: ErrorCode, message: str) ->
     )
 
 
-def refusal_end(job: Job, refusal: Refusal) -> JobError:
+def refusal_end(job_id: bytes, refusal: Refusal) -> JobError:
     """Create the end of a job that the agent refused."""
-    end = error_end(job.job_id, 0, refusal.code, refusal.message)
+    end = error_end(job_id, 0, refusal.code, refusal.message)
     return structs.replace(end, retry_after_ms=_milliseconds(refusal.retry_after_s))
 
 
-def backend_error_end(job: Job, total_bytes: int, error: BackendError) -> JobError:
+def backend_error_end(job_id: bytes, total_bytes: int, error: BackendError) -> JobError:
     """Create the end of a job that failed with a backend's error."""
     status = error.status if isinstance(error, BadStatus) else None
     return JobError(
-        job_id=job.job_id,
+        job_id=job_id,
         total_bytes=total_bytes,
         code=error.code,
         message=str(error)[:MAX_TEXT_CHARS],
@@ -53,18 +53,17 @@ def backend_error_end(job: Job, total_bytes: int, error: BackendError) -> JobErr
     )
 
 
-def validate_result(job: Job, total_bytes: int, result: JobResult) -> JobResult:
+def validate_result(job_id: bytes, total_bytes: int, result: JobResult) -> JobResult:
     """Return an adapter's result with each invalid count replaced: by None, the duration by 0.
 
     Raises:
         ValueError: the result's job id or number of bytes is wrong.
     """
-    if result.job_id != job.job_id or result.total_bytes != total_bytes:
+    if result.job_id != job_id or result.total_bytes != total_bytes:
         raise ValueError("the adapter's result does not match what it relayed")
     return structs.replace(
         result,
-        input_tokens=valid_count(result.input_tokens),
-        output_tokens=valid_count(result.output_tokens),
+        usage=Usage(*map(valid_count, structs.astuple(result.usage))),
         duration_ms=valid_count(result.duration_ms) or 0,
         first_byte_ms=valid_count(result.first_byte_ms),
     )
@@ -88,7 +87,7 @@ def count_from_arrival(result: JobResult, earlier_s: float) -> JobResult:
 
 def usage_tokens(result: JobResult) -> int:
     """Return the sum of input and output tokens; an unknown count is 0."""
-    return (result.input_tokens or 0) + (result.output_tokens or 0)
+    return (result.usage.input_tokens or 0) + (result.usage.output_tokens or 0)
 
 
 def _milliseconds(seconds: float | None) -> int | None:

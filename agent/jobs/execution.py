@@ -22,7 +22,8 @@ from provider_agent.agent.jobs.ends import (
 from provider_agent.agent.jobs.job_log import job_fields
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
-from provider_agent.protocol.frames import Job, JobEnd, JobError, JobResult
+from provider_agent.protocol.frames import JobEnd, JobError, JobHeader, JobResult, RequestChunk
+from provider_agent.protocol.job import join_request
 
 log = EventLogger(__name__)
 
@@ -42,8 +43,11 @@ class StopReason(StrEnum):
 class JobExecution:
     """One running job. Creating it starts its first attempt and its task.
 
+    Its first attempt reserves its place on the backend at once, and sends the request when all of
+    it has arrived.
+
     Args:
-        job: to execute.
+        header: of the job to execute.
         channel: its channel in the outbox.
         route: the backend of the first attempt.
         pool: the backends.
@@ -57,24 +61,25 @@ class JobExecution:
         "_clock",
         "_on_end",
         "_pool",
+        "_request_arrived",
         "_stop_detail",
         "_stop_reason",
         "_task",
         "_tried",
         "channel",
-        "job",
+        "header",
     )
 
     def __init__(
         self,
-        job: Job,
+        header: JobHeader,
         channel: JobChannel,
         route: Route,
         pool: BackendPool,
         clock: Callable[[], float],
         on_end: Callable[["JobExecution", JobEnd], None],
     ) -> None:
-        self.job = job
+        self.header = header
         self.channel = channel
         self._arrived = clock()
         self._pool = pool
@@ -83,15 +88,16 @@ class JobExecution:
         self._tried: list[str] = []
         """Backend ids in the order of the attempts."""
         self._attempt = self._start_attempt(route)
+        self._request_arrived = asyncio.Event()
         self._stop_reason: StopReason | None = None
         self._stop_detail = ""
-        self._task = asyncio.create_task(self._run(), name=f"job {job.job_id.hex()}")
+        self._task = asyncio.create_task(self._run(), name=f"job {header.job_id.hex()}")
         # A callback, because a task that is cancelled before its first step never runs its own
         # `finally`.
         self._task.add_done_callback(self._task_done)
 
     def __repr__(self) -> str:
-        return f"<JobExecution {self.job.job_id.hex()} tried={self._tried}>"
+        return f"<JobExecution {self.header.job_id.hex()} tried={self._tried}>"
 
     @property
     def backend_kind(self) -> str:
@@ -107,6 +113,17 @@ class JobExecution:
     def duration_s(self) -> float:
         """Seconds since the job arrived."""
         return self._clock() - self._arrived
+
+    def receive_request(self, chunk: RequestChunk) -> None:
+        """Add a piece of the request.
+
+        Raises:
+            ProtocolViolation: the piece follows a gap, is empty or exceeds the request's size.
+        """
+        request = self.channel.request
+        request.receive(chunk)
+        if request.complete:
+            self._request_arrived.set()
 
     def stop(self, reason: StopReason, detail: str) -> None:
         """Cancel the job; its end carries `reason` and `detail`. Further calls do nothing."""
@@ -126,27 +143,33 @@ class JobExecution:
 
     async def _run(self) -> JobEnd:
         """The job's task: returns its end whatever the backends do. Raises only when cancelled."""
-        deadline = asyncio.timeout(self.job.deadline_ms / 1000)
+        deadline = asyncio.timeout(self.header.deadline_ms / 1000)
         try:
             async with deadline:
                 return await self._try_backends()
         except Exception as error:
             if deadline.expired():
                 self._report_hang()
-                text = f"the deadline of {self.job.deadline_ms} ms passed"
+                text = f"the deadline of {self.header.deadline_ms} ms passed"
+                self.channel.stream.drop_unsent()
                 return self._error_end(ErrorCode.DEADLINE_EXCEEDED, text)
             if isinstance(error, BackendError):
-                return backend_error_end(self.job, self.channel.stream.written, error)
+                written = self.channel.stream.written
+                return backend_error_end(self.header.job_id, written, error)
             log.exception("job failed by an internal error", **self._log_fields())
             return self._error_end(ErrorCode.INTERNAL, "internal error of the agent")
 
     async def _try_backends(self) -> JobResult:
         """Execute the job; fail over while `next_route` finds another backend."""
+        request = self.channel.request
+        if not request.complete:
+            await self._request_arrived.wait()
+        job = join_request(self.header, request.take())
         while True:
             attempt_started_s = self.duration_s
             try:
-                reported = await self._attempt.backend.execute(self.job, self.channel)
-                result = validate_result(self.job, self.channel.stream.written, reported)
+                reported = await self._attempt.backend.execute(job, self.channel)
+                result = validate_result(job.job_id, self.channel.stream.written, reported)
             except BackendError as error:
                 if not self._fail_over(error):
                     raise
@@ -163,7 +186,7 @@ class JobExecution:
         # Record the failure before looking up routes: this frees the attempt's slot on the backend,
         # and if it opens the breaker, the backend is not among the routes.
         self._attempt.failed(error)
-        routes = find_routes(self._pool, self.job)
+        routes = find_routes(self._pool, self.header)
         route = next_route(
             error,
             [] if isinstance(routes, Refusal) else routes,
@@ -187,7 +210,9 @@ class JobExecution:
 
         A server that hangs may still answer its health checks; only jobs detect the hang.
         """
-        long = self.job.deadline_ms / 1000 >= HANG_S
+        long = self.header.deadline_ms / 1000 >= HANG_S
+        if not self.channel.request.complete:
+            return
         if long and self._stop_reason is None and self.channel.stream.started is None:
             self._attempt.failed(BackendTimeout("no output before the job's deadline"))
 
@@ -206,14 +231,13 @@ class JobExecution:
 
     def _stopped_end(self) -> JobError:
         reason = self._stop_reason or StopReason.DRAINING
-        if reason is StopReason.SLOW_CONSUMER:
-            # The end must not wait behind bytes that the coordinator does not acknowledge.
-            self.channel.stream.drop_unsent()
+        # The end must not wait behind bytes that are no longer needed, or are not acknowledged.
+        self.channel.stream.drop_unsent()
         detail = self._stop_detail or "the agent is stopping"
         return self._error_end(ErrorCode(reason.value), detail)
 
     def _error_end(self, code: ErrorCode, message: str) -> JobError:
-        return error_end(self.job.job_id, self.channel.stream.written, code, message)
+        return error_end(self.header.job_id, self.channel.stream.written, code, message)
 
     def _log_fields(self, **more: object) -> dict[str, object]:
-        return job_fields(self.job, self._tried[-1], **more)
+        return job_fields(self.header, self._tried[-1], **more)

@@ -1,15 +1,15 @@
 """The log fields of a job: ids and numbers, never a prompt or a response. Pure."""
 
-from provider_agent.protocol.frames import Job, JobEnd, JobError
+from provider_agent.protocol.frames import JobEnd, JobError, JobHeader
 
 
-def job_fields(job: Job, backend_id: str, **more: object) -> dict[str, object]:
+def job_fields(job: JobHeader, backend_id: str, **more: object) -> dict[str, object]:
     """Return the fields of a log record about a running job."""
     fields = {"job": job.job_id.hex(), "model": job.model_id, "backend": backend_id}
     return {**fields, **more}
 
 
-def end_fields(job: Job, kind: str, end: JobEnd, duration_s: float) -> dict[str, object]:
+def end_fields(job: JobHeader, kind: str, end: JobEnd, duration_s: float) -> dict[str, object]:
     """Return the fields of the log record about a job's end."""
     fields: dict[str, object] = {
         "job": job.job_id.hex(),
@@ -25,5 +25,8 @@ def end_fields(job: Job, kind: str, end: JobEnd, duration_s: float) -> dict[str,
             # With a status or a body the message may be the server's, and may quote the prompt.
             fields["message"] = end.message
     else:
-        fields |= {"input_tokens": end.input_tokens, "output_tokens": end.output_tokens}
+        fields |= {
+            "input_tokens": end.usage.input_tokens,
+            "output_tokens": end.usage.output_tokens,
+        }
     return fields

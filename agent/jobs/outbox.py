@@ -31,6 +31,7 @@ from provider_agent.protocol.limits import (
     MIB,
     WINDOW_BYTES,
 )
+from provider_agent.protocol.request import RequestBuffer
 from provider_agent.protocol.stream import SendStream
 
 FRAME_OVERHEAD_BYTES: Final = 64
@@ -88,8 +89,12 @@ class Outbox:
         self._control[type(frame)] = frame
         self._has_frames.set()
 
-    def open(self, job_id: bytes) -> JobChannel:
+    def open(self, job_id: bytes, request_bytes: int = 0) -> JobChannel:
         """Open the channel of a new job; it is kept until the job's end is acknowledged.
+
+        Args:
+            job_id: the job.
+            request_bytes: the size of its request body.
 
         Raises:
             ProtocolViolation: the coordinator sent more jobs than an agent must keep.
@@ -97,7 +102,7 @@ class Outbox:
         if len(self._channels) >= MAX_LIVE_JOBS:
             raise ProtocolViolation("more jobs than an agent must keep; acknowledge ends first")
         channel = self._channels[job_id] = JobChannel(
-            SendStream(job_id, self._window), self.mark_ready
+            SendStream(job_id, self._window), self.mark_ready, RequestBuffer(request_bytes)
         )
         self._all_acknowledged.clear()
         return channel
@@ -161,7 +166,7 @@ class Outbox:
 
         The offsets stay valid until the next welcome: without a link no channel sends anything.
         """
-        return [channel.stream.live_job() for channel in self._channels.values()]
+        return [channel.live_job() for channel in self._channels.values()]
 
     def resume(self, offsets: Mapping[bytes, int]) -> list[bytes]:
         """Continue channels on a new link, each from its offset; forget all others.
@@ -199,7 +204,7 @@ class Outbox:
     def forget(self, job_ids: Iterable[bytes]) -> None:
         """Drop channels and the bytes that they hold; later writes to them are never sent."""
         for job_id in job_ids:
-            del self._channels[job_id]
+            self._channels.pop(job_id, None)
             self._ready.pop(job_id, None)
         if not self._channels:
             self._all_acknowledged.set()

@@ -23,7 +23,7 @@ from provider_agent.agent.jobs.job_log import end_fields
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
-from provider_agent.protocol.frames import Job, JobEnd, JobResult
+from provider_agent.protocol.frames import JobEnd, JobHeader, JobResult, RequestChunk
 from provider_agent.protocol.limits import MAX_LIVE_JOBS
 from provider_agent.protocol.stream import SendStream
 
@@ -117,10 +117,11 @@ class Jobs:
         """Refuse all further jobs with `draining`."""
         self._admission.accepting = False
 
-    def submit(self, job: Job) -> None:
-        """Start a job, or end it with a refusal; never waits.
+    def submit(self, header: JobHeader) -> None:
+        """Accept a job, or end it with a refusal; never waits.
 
-        A job that is submitted twice runs once.
+        An accepted job starts when its request has arrived completely. A job that is submitted
+        twice runs once.
 
         Raises:
             ProtocolViolation: the coordinator sent more jobs than an agent must keep.
@@ -128,20 +129,29 @@ class Jobs:
         self.last_job_at = self._clock()
         # Both checks are needed: `_seen` drops its oldest ids, but the outbox keeps a job until its
         # end is acknowledged.
-        if job.job_id in self._seen or job.job_id in self._outbox:
+        job_id = header.job_id
+        if job_id in self._seen or job_id in self._outbox:
             return
-        channel = self._outbox.open(job.job_id)
-        self._remember(job.job_id)
-        route = self._admission.admit(job, self.in_flight)
+        channel = self._outbox.open(job_id, header.request_bytes)
+        self._remember(job_id)
+        route = self._admission.admit(header, self.in_flight)
         if isinstance(route, Refusal):
-            self._end(
-                job, channel, JobRecord(job.format, "", refusal_end(job, route), None, 0), 0.0
-            )
+            end = refusal_end(job_id, route)
+            self._end(header, channel, JobRecord(header.format, "", end, None, 0), 0.0)
             return
-        self._running[job.job_id] = JobExecution(
-            job, channel, route, self._pool, self._clock, self._execution_ended
+        self._running[job_id] = JobExecution(
+            header, channel, route, self._pool, self._clock, self._execution_ended
         )
         self._idle.clear()
+
+    def receive_request(self, chunk: RequestChunk) -> None:
+        """Add a piece of a job's request; ignore that of an unknown or ended job.
+
+        Raises:
+            ProtocolViolation: the piece follows a gap, is empty or exceeds the request's size.
+        """
+        if (execution := self._running.get(chunk.job_id)) is not None:
+            execution.receive_request(chunk)
 
     def cancel(self, job_id: bytes, reason: str) -> None:
         """Stop a running job; an unknown or ended one is ignored."""
@@ -179,7 +189,7 @@ class Jobs:
             self._seen.popitem(last=False)
 
     def _execution_ended(self, execution: JobExecution, end: JobEnd) -> None:
-        job = execution.job
+        job = execution.header
         del self._running[job.job_id]
         if not self._running:
             self._idle.set()
@@ -192,7 +202,9 @@ class Jobs:
         )
         self._end(job, execution.channel, record, execution.duration_s)
 
-    def _end(self, job: Job, channel: JobChannel, record: JobRecord, duration_s: float) -> None:
+    def _end(
+        self, job: JobHeader, channel: JobChannel, record: JobRecord, duration_s: float
+    ) -> None:
         succeeded = isinstance(record.end, JobResult)
         channel.finish(record.end)
         self.completed += succeeded

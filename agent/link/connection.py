@@ -18,14 +18,14 @@ from provider_agent.agent.link.close_reason import explain_close, explain_reject
 from provider_agent.agent.link.dial import CLOSE_TIMEOUT_S, DialSettings, dial
 from provider_agent.agent.link.dial_failure import DialFailed
 from provider_agent.agent.link.frame_log import log_received, log_sent
-from provider_agent.agent.link.message_size import MessageSize
-from provider_agent.agent.link.watchdogs import Watchdogs
+from provider_agent.agent.link.watchdogs import CountingConnection, Watchdogs
 from provider_agent.event_log import EventLogger
+from provider_agent.protocol.agent_protocol import AgentProtocol
 from provider_agent.protocol.codec import VERSION_1, Dialect
 from provider_agent.protocol.exceptions import ProtocolError
 from provider_agent.protocol.frames import CoordinatorFrame, Drain, Rejected
 from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES
-from provider_agent.protocol.session import AgentSession
+from provider_agent.protocol.message_size import MessageSize
 
 log = EventLogger(__name__)
 
@@ -50,8 +50,8 @@ class Link:
         settings: where and how to dial.
         new_session: creates the protocol session for the dialed authority.
         outbox: the frames to send.
-        on_frame: called with every `Welcome`, `Job`, `Cancel` and `Ack`, and with the first
-            `Drain`. It returns at once; a `ProtocolError` that it raises closes the connection.
+        on_frame: called with every frame of an open connection, but only with the first `Drain`.
+            It returns at once; a `ProtocolError` that it raises closes the connection.
         on_activity: called for every message and every pong; returns at once.
         dialect: the wire encoding of frames.
     """
@@ -59,7 +59,7 @@ class Link:
     def __init__(
         self,
         settings: DialSettings,
-        new_session: Callable[[str], AgentSession],
+        new_session: Callable[[str], AgentProtocol],
         outbox: Outbox,
         on_frame: Callable[[CoordinatorFrame], None],
         on_activity: Callable[[], None],
@@ -96,7 +96,7 @@ class Link:
             # No effect after a close handshake; a stalled peer would not complete one.
             connection.transport.abort()
 
-    async def _run_connection(self, connection: ClientConnection) -> Disconnect:
+    async def _run_connection(self, connection: CountingConnection) -> Disconnect:
         try:
             await self._handshake(connection)
             await self._exchange_frames(connection)
@@ -129,7 +129,7 @@ class Link:
             text = f"no `Welcome` within {HANDSHAKE_TIMEOUT_S:.0f} s after the connection opened"
             raise _Ended(Disconnect(DisconnectCause.LOST, text)) from None
 
-    async def _exchange_frames(self, connection: ClientConnection) -> None:
+    async def _exchange_frames(self, connection: CountingConnection) -> None:
         """Read and write until one task ends; then all have ended."""
         dogs = Watchdogs(connection, self._on_activity)
         tasks = (
@@ -157,7 +157,7 @@ class Link:
         while True:
             self._receive(await connection.recv())
 
-    async def _write(self, connection: ClientConnection, dogs: Watchdogs) -> None:
+    async def _write(self, connection: CountingConnection, dogs: Watchdogs) -> None:
         outbox, encode, write_timer = self._outbox, self._dialect.encode, dogs.write_timer
         size = MessageSize()
         while True:

@@ -4,11 +4,11 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, cast
 from urllib.parse import urlsplit
 
 from msgspec import Struct
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 from websockets.typing import Subprotocol
 
@@ -22,11 +22,12 @@ from provider_agent.agent.link.dial_failure import (
     explain,
 )
 from provider_agent.agent.link.link_files import read_token
-from provider_agent.agent.link.socket_options import set_socket_options
 from provider_agent.agent.link.tls import UnusableFile, client_context
+from provider_agent.agent.link.watchdogs import CountingConnection
 from provider_agent.agent.version import agent_version
 from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.limits import KIB, MAX_MESSAGE_TO_AGENT_BYTES, MIB
+from provider_agent.protocol.socket_options import set_socket_options
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """The timeout of the close handshake, for which a working peer needs one round trip."""
@@ -109,11 +110,11 @@ class _DialProgress:
         self.connected = False
         self.lost: Exception | None = None
 
-    def connection_type(self) -> type[ClientConnection]:
+    def connection_type(self) -> type[CountingConnection]:
         """A connection class that records its progress in this object."""
         progress = self
 
-        class ObservedConnection(ClientConnection):
+        class ObservedConnection(CountingConnection):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
                 progress.connected = True
                 set_socket_options(transport)
@@ -134,7 +135,7 @@ class _DialProgress:
         return ObservedConnection
 
 
-async def dial(settings: DialSettings, subprotocol: str) -> ClientConnection:
+async def dial(settings: DialSettings, subprotocol: str) -> CountingConnection:
     """Open the WebSocket. If it is cancelled, it closes whatever it has opened.
 
     WebSocket pings are off: the caller must detect a dead connection.
@@ -176,7 +177,7 @@ async def dial(settings: DialSettings, subprotocol: str) -> ClientConnection:
         await connection.close(1002, "no common subprotocol")
         detail = f"the server does not support {subprotocol}; {_CHECK_URL}"
         raise DialFailed(Disconnect(DisconnectCause.INCOMPATIBLE, detail))
-    return connection
+    return cast("CountingConnection", connection)
 
 
 def _explain_timeout(settings: DialSettings, progress: _DialProgress) -> str:

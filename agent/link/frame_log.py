@@ -11,10 +11,11 @@ from provider_agent.protocol.frames import (
     Cancel,
     Chunk,
     CoordinatorFrame,
-    Job,
     JobError,
+    JobHeader,
     JobResult,
     JobStarted,
+    RequestChunk,
 )
 
 log = EventLogger(__name__)
@@ -41,14 +42,14 @@ def log_sent(frames: Sequence[AgentFrame]) -> None:
 def _fields(frame: AgentFrame | CoordinatorFrame) -> dict[str, object]:
     fields: dict[str, object] = {"type": type(frame).__name__}
     match frame:
-        case Chunk():
+        case Chunk() | RequestChunk():
             fields |= {"job": frame.job_id.hex(), "offset": frame.offset, "length": len(frame.data)}
         case Ack():
             fields |= {"job": frame.job_id.hex(), "offset": frame.offset, "final": frame.final}
         case JobResult() | JobError():
             fields |= {"job": frame.job_id.hex(), "offset": frame.total_bytes}
-        case Job():
-            fields |= {"job": frame.job_id.hex(), "length": len(frame.request)}
+        case JobHeader():
+            fields |= {"job": frame.job_id.hex(), "length": frame.request_bytes}
         case JobStarted() | Cancel():
             fields["job"] = frame.job_id.hex()
     return fields

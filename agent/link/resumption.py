@@ -55,7 +55,10 @@ class Resumption:
         Raises:
             ProtocolViolation: it named an offset that was not offered.
         """
-        orphans = self._outbox.resume(welcome.resumed)
+        delivered = [job.job_id for job in welcome.resumed if job.ended]
+        self._outbox.forget(delivered)
+        continued = {job.job_id: job.offset for job in welcome.resumed if not job.ended}
+        orphans = self._outbox.resume(continued)
         self._stop_timer()
         self._session_id = welcome.session_id
         self._resume_s = min(welcome.resume_ms / 1000, MAX_RESUME_S)

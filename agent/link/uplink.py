@@ -33,8 +33,16 @@ from provider_agent.agent.link.resumption import Resumption
 from provider_agent.agent.link.state import LinkState
 from provider_agent.agent.version import agent_version
 from provider_agent.event_log import EventLogger
-from provider_agent.protocol.frames import Ack, Cancel, CoordinatorFrame, Drain, Job, Welcome
-from provider_agent.protocol.session import AgentSession
+from provider_agent.protocol.agent_protocol import AgentProtocol
+from provider_agent.protocol.frames import (
+    Ack,
+    Cancel,
+    CoordinatorFrame,
+    Drain,
+    JobHeader,
+    RequestChunk,
+    Welcome,
+)
 
 log = EventLogger(__name__)
 
@@ -145,9 +153,9 @@ class Uplink:
         )
         return await link.run()
 
-    def _new_session(self, authority: str) -> AgentSession:
+    def _new_session(self, authority: str) -> AgentProtocol:
         session_id, live_jobs = self._resumption.offer()
-        return AgentSession(
+        return AgentProtocol(
             authority=authority,
             public_key=self._identity.public_key,
             sign=self._identity.sign,
@@ -191,7 +199,9 @@ class Uplink:
         match frame:
             case Ack():
                 self._outbox.acknowledge(frame)
-            case Job():
+            case RequestChunk():
+                self._jobs.receive_request(frame)
+            case JobHeader():
                 self._jobs.submit(frame)
             case Cancel():
                 reason = frame.reason or "cancelled by the coordinator"

@@ -11,9 +11,7 @@ from typing import Final
 
 from websockets.asyncio.client import ClientConnection
 
-WRITE_STALL_S: Final = 30.0
-"""No byte of the waiting data left this process for so long: the peer vanished or does not read,
-whatever its kernel acknowledges. A link that makes progress is kept, however slow it is."""
+from provider_agent.protocol.write_progress import WRITE_STALL_S, WriteProgress
 
 CHECK_INTERVAL_S: Final = WRITE_STALL_S / 8
 """The time between two checks of the write buffer."""
@@ -21,38 +19,6 @@ CHECK_INTERVAL_S: Final = WRITE_STALL_S / 8
 PING_EVERY_S: Final = 20.0
 """Keeps the connection in the state tables of NATs and firewalls. A pong may take as long, so a
 peer that vanished is detected within two intervals, even when nothing else is sent."""
-
-
-class WriteProgress:
-    """Decides whether writing makes progress. Pure: events and times are arguments."""
-
-    def __init__(self) -> None:
-        self._waiting = 0
-        self._progress_at = 0.0
-        self._buffered = 0
-
-    def begin(self, now: float) -> None:
-        """A write starts."""
-        if not self._waiting:
-            self._progress_at = now
-        self._waiting += 1
-
-    def end(self, now: float) -> None:
-        """A write has ended, successfully or not."""
-        self._waiting -= 1
-        self._progress_at = now
-
-    def stalled(self, buffered: int, now: float) -> bool:
-        """Whether a write has made no progress for `WRITE_STALL_S`.
-
-        Args:
-            buffered: bytes in the transport's write buffer.
-            now: of the same clock as in the other calls.
-        """
-        if buffered < self._buffered:
-            self._progress_at = now
-        self._buffered = buffered
-        return self._waiting > 0 and now - self._progress_at >= WRITE_STALL_S
 
 
 class WriteTimer:
@@ -85,6 +51,21 @@ class WriteTimer:
         self._progress.end(now)
 
 
+class CountingConnection(ClientConnection):
+    """A WebSocket that counts the bytes that it receives.
+
+    Attributes:
+        received_bytes: since the connection opened.
+    """
+
+    received_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Count the bytes, and pass them on."""
+        self.received_bytes += len(data)
+        super().data_received(data)
+
+
 class Watchdogs:
     """The two watchdogs of one connection.
 
@@ -96,7 +77,7 @@ class Watchdogs:
         write_timer: to be entered by the writer around every write.
     """
 
-    def __init__(self, socket: ClientConnection, on_pong: Callable[[], None]) -> None:
+    def __init__(self, socket: CountingConnection, on_pong: Callable[[], None]) -> None:
         self._socket = socket
         self._on_pong = on_pong
         self._progress = WriteProgress()
@@ -113,7 +94,9 @@ class Watchdogs:
                 return f"sending made no progress for {WRITE_STALL_S:.0f} s"
 
     async def silent(self) -> str:
-        """Return the reason for the log when a ping is not answered within `PING_EVERY_S`.
+        """Return the reason for the log when nothing answers a ping for `PING_EVERY_S`.
+
+        A pong may wait behind a large message on a slow link: every byte that arrives counts.
 
         Raises:
             ConnectionClosed: the connection ended first.
@@ -121,10 +104,12 @@ class Watchdogs:
         while True:
             await asyncio.sleep(PING_EVERY_S)
             with self._ping_timer:
-                pong = await self._socket.ping()
-            try:
-                async with asyncio.timeout(PING_EVERY_S):
-                    await pong
-            except TimeoutError:
-                return f"no answer to a ping within {PING_EVERY_S:.0f} s"
+                pong = asyncio.ensure_future(await self._socket.ping())
+            received = -1
+            while not pong.done():
+                if received == self._socket.received_bytes:
+                    return f"no answer to a ping within {PING_EVERY_S:.0f} s"
+                received = self._socket.received_bytes
+                await asyncio.wait([pong], timeout=PING_EVERY_S)
+            await pong
             self._on_pong()

@@ -131,14 +131,14 @@ def count_job(record: JobRecord, stats: RollingStats, metrics: Metrics) -> None:
     """Count an ended job, once, in the statistics and in the metrics."""
     end = record.end
     code = known_code(end.code) if isinstance(end, JobError) else None
-    output_tokens = end.output_tokens if isinstance(end, JobResult) else None
+    output_tokens = end.usage.output_tokens if isinstance(end, JobResult) else None
     stats.job_ended(output_tokens=output_tokens, first_byte_s=record.first_byte_s, code=code)
     metrics.job_ended(
         code=code,
         wire_format=record.wire_format,
         kind=record.backend_kind or None,
         relayed_bytes=end.total_bytes,
-        input_tokens=end.input_tokens if isinstance(end, JobResult) else None,
+        input_tokens=end.usage.input_tokens if isinstance(end, JobResult) else None,
         output_tokens=output_tokens,
         first_byte_s=record.first_byte_s,
         attempts=record.attempts,

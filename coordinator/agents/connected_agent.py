@@ -1,7 +1,7 @@
 """The coordinator's state of one agent's connection, and the jobs that the agent runs. No I/O.
 
 `AgentLink` feeds received messages to `receive_message`, which never waits. Frames to send are
-queued; `wake` tells the link's writer to call `next_batch`. The HTTP side submits jobs, counts the
+queued; `wake` tells the link's writer to call `next_frames`. The HTTP side submits jobs, counts the
 bytes that it passed on to clients, and abandons jobs whose client disconnected.
 """
 
@@ -11,7 +11,6 @@ from typing import Final, Protocol
 
 from msgspec.structs import replace
 
-from provider_agent.coordinator.agents.batching import frame_bytes, pop_batch
 from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER, CloseReason
 from provider_agent.coordinator.sessions.detached_session import DetachedSession, fail_missing
 from provider_agent.coordinator.sessions.offers import OfferTable
@@ -19,6 +18,7 @@ from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.frames import (
     AgentFrame,
     Capabilities,
@@ -28,25 +28,25 @@ from provider_agent.protocol.frames import (
     Draining,
     Heartbeat,
     Hello,
-    Job,
     JobError,
     JobResult,
     JobStarted,
     Rejected,
     Welcome,
 )
+from provider_agent.protocol.job import Job
 from provider_agent.protocol.limits import (
-    BATCH_BYTES,
     MAX_MESSAGE_TO_COORDINATOR_BYTES,
     MIB,
     MIN_MESSAGE_TO_COORDINATOR_BYTES,
 )
-from provider_agent.protocol.session import CoordinatorSession, State
+from provider_agent.protocol.request import RequestQueue
+from provider_agent.protocol.state import State
 
 log = EventLogger(__name__)
 
-MAX_QUEUED_JOB_BYTES: Final = 64 * MIB
-"""The most bytes of `Job` frames queued for one agent: four of the largest. Routing skips an agent
+MAX_UNSENT_REQUEST_BYTES: Final = 64 * MIB
+"""The most bytes of requests that wait for one agent: four of the largest. Routing skips an agent
 with more."""
 
 RECONNECT_AFTER_MS: Final = 5_000
@@ -89,7 +89,7 @@ class ConnectedAgent:
     """One agent's connection, from the open WebSocket to its end.
 
     Args:
-        session: the protocol state of this connection, with an unused nonce.
+        protocol: the protocol state of this connection, with an unused nonce.
         session_id: 16 bytes for `Welcome`, unless the agent resumes an older session.
         registry: admits the agent and keeps track of it.
         settings: the coordinator's settings.
@@ -113,7 +113,7 @@ class ConnectedAgent:
     def __init__(
         self,
         *,
-        session: CoordinatorSession,
+        protocol: CoordinatorProtocol,
         session_id: bytes,
         registry: AgentRegistry,
         settings: CoordinatorSettings,
@@ -132,13 +132,12 @@ class ConnectedAgent:
         self.draining = False
         self.unknown_frames = 0
         self.close = close
-        self._session = session
+        self._protocol = protocol
         self._registry = registry
         self._settings = settings
         self._clock = clock
         self._wake = wake
         self._jobs: dict[bytes, RunningJob] = {}
-        self._queued_job_bytes = 0
         self._detached = False
 
     def __repr__(self) -> str:
@@ -154,22 +153,22 @@ class ConnectedAgent:
     @property
     def state(self) -> State:
         """The state of the connection."""
-        return self._session.state
+        return self._protocol.state
 
     @property
     def queued_frames(self) -> int:
         """How many frames are queued."""
-        return len(self._session.to_send)
+        return len(self._protocol.to_send)
 
     @property
     def in_flight(self) -> int:
         """Jobs without an end, including cancelled ones."""
-        return len(self._session.streams)
+        return len(self._protocol.streams)
 
     @property
     def send_queue_full(self) -> bool:
-        """Whether the queued jobs exceed `MAX_QUEUED_JOB_BYTES`."""
-        return self._queued_job_bytes > MAX_QUEUED_JOB_BYTES
+        """Whether the unsent requests exceed `MAX_UNSENT_REQUEST_BYTES`."""
+        return self._protocol.requests.unsent_bytes > MAX_UNSENT_REQUEST_BYTES
 
     # --- called by the HTTP side ------------------------------------------------------------------
 
@@ -180,22 +179,21 @@ class ConnectedAgent:
         return running
 
     def _start(self, job: Job, running: RunningJob) -> None:
-        self._session.start_job(job)
+        self._protocol.start_job(job)
         self._jobs[job.job_id] = running
-        self._queued_job_bytes += frame_bytes(job)
         self._wake()
 
     def consume(self, job: RunningJob, count: int) -> None:
         """Count `count` more bytes as passed on to the client, which may queue an `Ack`."""
         job.unconsumed -= count
-        self._session.consumed(job.job_id, count)
+        self._protocol.consumed(job.job_id, count)
         self._wake_if_queued()
 
     def abandon(self, job: RunningJob) -> None:
         """Drop the job, and cancel it if it still runs."""
         if self._jobs.pop(job.job_id, None) is not None:
-            self._session.cancel_job(job.job_id, CANCEL_REASON)
-            self._session.consumed(job.job_id, job.unconsumed)
+            self._protocol.cancel_job(job.job_id, CANCEL_REASON)
+            self._protocol.consumed(job.job_id, job.unconsumed)
             self._wake()
 
     # --- called by the registry -------------------------------------------------------------------
@@ -203,7 +201,7 @@ class ConnectedAgent:
     def send_drain(self, reason: str) -> None:
         """Ask the agent to finish its jobs and reconnect, because the coordinator stops."""
         if self.state is State.OPEN:
-            self._session.to_send.append(Drain(reason, RECONNECT_AFTER_MS))
+            self._protocol.to_send.append(Drain(reason, RECONNECT_AFTER_MS))
             self._wake()
 
     def retire(self) -> None:
@@ -219,7 +217,8 @@ class ConnectedAgent:
         """
         self._detached = True
         jobs, self._jobs = self._jobs, {}
-        streams, self._session.streams = self._session.streams, {}
+        streams, self._protocol.streams = self._protocol.streams, {}
+        self._protocol.requests = RequestQueue()
         return DetachedSession(
             public_key=self.public_key,
             session_id=self.session_id,
@@ -229,6 +228,7 @@ class ConnectedAgent:
             offers=self.offers,
             jobs=jobs,
             streams=streams,
+            ended=self._protocol.ended,
         )
 
     def leave(self, *, keep_session: bool = False) -> None:
@@ -257,7 +257,7 @@ class ConnectedAgent:
         if decoded.unknown_types:
             self._count_unknown(decoded.unknown_types)
         for frame in decoded.frames:
-            accepted = self._session.receive(frame)
+            accepted = self._protocol.receive(frame)
             if accepted is not None:
                 self._on_frame(accepted)
             if self.state is State.CLOSED:
@@ -265,14 +265,12 @@ class ConnectedAgent:
                 break
         self._wake_if_queued()
 
-    def next_batch(self) -> list[CoordinatorFrame]:
+    def next_frames(self, limit_bytes: int) -> list[CoordinatorFrame]:
         """Remove and return the frames of the next message; empty when none are queued."""
-        batch = pop_batch(self._session.to_send, BATCH_BYTES)
-        self._queued_job_bytes -= sum(frame_bytes(job) for job in batch if isinstance(job, Job))
-        return batch
+        return self._protocol.next_frames(limit_bytes)
 
     def _wake_if_queued(self) -> None:
-        if self._session.to_send:
+        if self._protocol.to_send:
             self._wake()
 
     def _close_if_retired(self) -> None:
@@ -280,7 +278,7 @@ class ConnectedAgent:
             self.close(replace(REPLACED_BY_NEWER, flush=True))
 
     def _log_rejection(self) -> None:
-        for frame in self._session.to_send:
+        for frame in self._protocol.to_send:
             if isinstance(frame, Rejected):
                 log.warning("agent rejected", agent=self.name, code=frame.code)
 
@@ -315,17 +313,17 @@ class ConnectedAgent:
         if job is not None:
             job.on_data(chunk.data)
         else:  # abandoned: discard the bytes, or a full window would hold back the end of the job
-            self._session.consumed(chunk.job_id, len(chunk.data))
+            self._protocol.consumed(chunk.job_id, len(chunk.data))
 
     def _on_hello(self, hello: Hello) -> None:
         self.public_key, self.instance_id = hello.public_key, hello.instance_id
         rejected = self._registry.admit(hello)
         if rejected is not None:
-            self._session.reject(rejected)
+            self._protocol.reject(rejected)
             return
         detached = self._registry.claim(hello)
         if detached is None:
-            self._session.accept(self._welcome())
+            self._protocol.accept(self._welcome())
         else:
             self._resume(detached, hello)
         self._registry.join(self)
@@ -345,9 +343,15 @@ class ConnectedAgent:
         # The agent repeats both after `Welcome`; until then the old values apply.
         self.draining, self.offers = detached.draining, detached.offers
         plan = detached.plan_resumption(hello.live_jobs)
-        self._session.accept(self._welcome(), plan.streams)
-        for job_id in plan.streams:
-            self._jobs[job_id] = detached.jobs[job_id]
+        resumption = plan.resumption
+        self._protocol.accept(self._welcome(), resumption)
+        self._protocol.ended = detached.ended
+        for job_id, offset in resumption.request_offsets.items():
+            if job_id in resumption.cancelled:
+                self._protocol.cancel_job(job_id, CANCEL_REASON)
+            else:
+                job = self._jobs[job_id] = detached.jobs[job_id]
+                self._protocol.continue_request(job.job, offset)
         for job in plan.resend:
             remaining_ms = max(0, int((job.ends_at - self._clock()) * 1000))
             job.send_count += 1

@@ -11,8 +11,9 @@ from provider_agent.coordinator.agents.close_reason import CloseReason
 from provider_agent.coordinator.agents.fleet import FULL_RETRY_MS, Fleet
 from provider_agent.coordinator.agents.link import CLOSE_S, AgentLink
 from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.limits import MAX_MESSAGE_TO_COORDINATOR_BYTES, SUBPROTOCOL
-from provider_agent.protocol.session import CoordinatorSession
+from provider_agent.protocol.socket_options import set_socket_options
 
 MAX_HANDSHAKES: Final = 64
 """How many connections are accepted beyond `max_agents`, for handshakes and for rejections."""
@@ -69,10 +70,14 @@ class AgentEndpoint:
             await socket.prepare(request)
         except ConnectionError:
             return web.Response()  # not sent, because the connection is lost
+        transport = request.transport
+        if transport is None:
+            return socket
+        set_socket_options(transport)
         link = AgentLink(
             socket,
-            abort=lambda: _abort(request),
-            session=CoordinatorSession(
+            transport=transport,
+            protocol=CoordinatorProtocol(
                 nonce=self._random_bytes(_NONCE_BYTES),
                 name=self._settings.name,
                 authorities=self.authorities,
@@ -126,9 +131,3 @@ class AgentEndpoint:
         for link in list(self._links):
             link.close(CloseReason(WSCloseCode.GOING_AWAY, reason))
         await self._all_closed.wait()
-
-
-def _abort(request: web.Request) -> None:
-    """Drop the connection without a closing handshake."""
-    if request.transport is not None:
-        request.transport.abort()

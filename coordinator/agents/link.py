@@ -1,4 +1,4 @@
-"""One agent's WebSocket: a reader task, a writer task and one `CloseReason`.
+"""One agent's WebSocket: a reader, a writer, a watchdog and one `CloseReason`.
 
 The reader passes messages to the `ConnectedAgent` and never waits for an HTTP client. Only the
 writer sends, which keeps frames in order. The connection ends for exactly one `CloseReason`,
@@ -13,16 +13,20 @@ from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
 
 from provider_agent.coordinator.agents.close_reason import CloseReason, closed_by_agent, link_lost
 from provider_agent.coordinator.agents.connected_agent import AgentRegistry, ConnectedAgent
+from provider_agent.coordinator.agents.received_bytes import ReceivedBytes
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.exceptions import ProtocolError
-from provider_agent.protocol.session import CoordinatorSession, State
+from provider_agent.protocol.message_size import MessageSize
+from provider_agent.protocol.state import State
+from provider_agent.protocol.write_progress import WRITE_STALL_S, WriteProgress
 
 log = EventLogger(__name__)
 
-WRITE_STALL_S: Final = 30.0
-"""The timeout of one send. The kernel may take much longer to notice an unreachable agent."""
+CHECK_INTERVAL_S: Final = WRITE_STALL_S / 8
+"""The time between two checks of the write buffer."""
 
 CLOSE_S: Final = 5.0
 """The timeout of the closing handshake, after which the connection is aborted."""
@@ -42,8 +46,8 @@ class AgentLink:
 
     Args:
         socket: the prepared WebSocket.
-        abort: drops the connection without a closing handshake.
-        session: the protocol state of this connection, with an unused nonce.
+        transport: below the WebSocket.
+        protocol: the protocol state of this connection, with an unused nonce.
         session_id: 16 bytes for `Welcome`, unless the agent resumes an older session.
         registry: admits the agent and keeps track of it.
         settings: the coordinator's settings.
@@ -54,20 +58,25 @@ class AgentLink:
         self,
         socket: web.WebSocketResponse,
         *,
-        abort: Callable[[], None],
-        session: CoordinatorSession,
+        transport: asyncio.Transport,
+        protocol: CoordinatorProtocol,
         session_id: bytes,
         registry: AgentRegistry,
         settings: CoordinatorSettings,
         clock: Callable[[], float],
     ) -> None:
         self._socket = socket
-        self._abort = abort
+        self._transport = transport
+        self._received = ReceivedBytes(transport)
         self._settings = settings
+        self._writing = WriteProgress()
+        self._message_size = MessageSize()
+        self._heard_at = clock()
+        self._clock = clock
         self._wake = asyncio.Event()
         self._stop: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
         self._agent = ConnectedAgent(
-            session=session,
+            protocol=protocol,
             session_id=session_id,
             registry=registry,
             settings=settings,
@@ -89,21 +98,22 @@ class AgentLink:
         self._wake.set()  # `Challenge` is queued already
         reader = asyncio.create_task(self._read(), name="agent reader")
         writer = asyncio.create_task(self._write(), name="agent writer")
+        watchdog = asyncio.create_task(self._watch(), name="agent watchdog")
         close_reason = link_lost("connection lost")
         try:
             done, _ = await asyncio.wait(
-                {reader, writer, self._stop}, return_when=asyncio.FIRST_COMPLETED
+                {reader, writer, watchdog, self._stop}, return_when=asyncio.FIRST_COMPLETED
             )
             close_reason = (self._stop if self._stop in done else done.pop()).result()
             self._agent.leave(keep_session=close_reason.keep_session)
-            await _cancel(reader, writer)
+            await _cancel(reader, writer, watchdog)
             await self._close(close_reason)
         except asyncio.CancelledError:  # aiohttp cancels the handler when the connection is lost
             close_reason = self._reason_after_cancel(reader)
             raise
         finally:
             self._agent.leave(keep_session=close_reason.keep_session)
-            await _cancel(reader, writer)
+            await _cancel(reader, writer, watchdog)
 
     def _reason_after_cancel(self, reader: asyncio.Task[CloseReason]) -> CloseReason:
         """The close reason when `run` is cancelled: the reader's, if the reader has ended."""
@@ -112,27 +122,43 @@ class AgentLink:
         return self._closed_by_agent(None)
 
     async def _read(self) -> CloseReason:
-        silence_s = self._settings.heartbeat_ms / 1000 * SILENT_HEARTBEATS
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._settings.handshake_timeout_s) as timeout:
                 while True:
                     message = await self._socket.receive()
                     if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
                         return self._closed_by_agent(message.data)
+                    self._heard_at = self._clock()
                     self._agent.receive_message(message.data)
                     if self._agent.state is State.CLOSED:
                         return CloseReason(WSCloseCode.POLICY_VIOLATION, "rejected", flush=True)
                     if self._agent.queued_frames > MAX_QUEUED_FRAMES:
                         return CloseReason(WSCloseCode.POLICY_VIOLATION, "reads too slowly")
                     if self._agent.state is State.OPEN:
-                        timeout.reschedule(loop.time() + silence_s)
+                        timeout.reschedule(None)
         except ProtocolError as error:
             self._log_malformed(error.close_code, str(error))
             return CloseReason(error.close_code, str(error))
         except TimeoutError:
-            reason = "silent for too long"
-            return CloseReason(WSCloseCode.POLICY_VIOLATION, reason, keep_session=True)
+            return CloseReason(WSCloseCode.POLICY_VIOLATION, "no `Hello` in time")
+
+    async def _watch(self) -> CloseReason:
+        """Return when the agent is silent, or sending to it makes no progress.
+
+        Every byte that moves counts: on a slow link, one message may take minutes.
+        """
+        silence_s = self._settings.heartbeat_ms / 1000 * SILENT_HEARTBEATS
+        while True:
+            await asyncio.sleep(min(CHECK_INTERVAL_S, silence_s / SILENT_HEARTBEATS))
+            now = self._clock()
+            if self._writing.stalled(self._transport.get_write_buffer_size(), now):
+                self._transport.abort()
+                return link_lost("reads nothing for too long")
+            if self._received.increased():
+                self._heard_at = now
+            if self._agent.state is State.OPEN and now - self._heard_at >= silence_s:
+                reason = "silent for too long"
+                return CloseReason(WSCloseCode.POLICY_VIOLATION, reason, keep_session=True)
 
     def _closed_by_agent(self, data: object) -> CloseReason:
         """The close reason of a closed connection.
@@ -157,16 +183,20 @@ class AgentLink:
             self._wake.clear()
             try:
                 await self._send_queued()
-            except TimeoutError:
-                self._abort()
-                return link_lost("reads nothing for too long")
             except ConnectionError:
                 return link_lost("connection lost")
 
     async def _send_queued(self) -> None:
-        while batch := self._agent.next_batch():
-            async with asyncio.timeout(WRITE_STALL_S):
-                await self._socket.send_bytes(VERSION_1.encode(batch))
+        size, now = self._message_size, self._clock
+        while frames := self._agent.next_frames(size.limit_bytes):
+            started_at = now()
+            self._writing.begin(started_at)
+            try:
+                await self._socket.send_bytes(VERSION_1.encode(frames))
+            finally:
+                ended_at = now()
+                self._writing.end(ended_at)
+            size.adapt(ended_at - started_at)
 
     async def _close(self, close_reason: CloseReason) -> None:
         log.info(
@@ -182,7 +212,7 @@ class AgentLink:
                 message = close_reason.reason.encode()[:_MAX_REASON_BYTES]
                 await self._socket.close(code=close_reason.close_code, message=message)
         except (TimeoutError, ConnectionError):
-            self._abort()
+            self._transport.abort()
 
 
 async def _cancel(*tasks: asyncio.Task[CloseReason]) -> None:

@@ -33,7 +33,8 @@ from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import WireFormat
-from provider_agent.protocol.frames import Job, JobEnd, JobError, JobStarted
+from provider_agent.protocol.frames import JobEnd, JobError, JobStarted
+from provider_agent.protocol.job import Job
 
 log = EventLogger(__name__)
 

@@ -4,6 +4,7 @@ It owns the jobs until the agent's next connection resumes the session, or until
 expires. Meanwhile clients can read the bytes that have already arrived, or disconnect.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
@@ -13,7 +14,7 @@ from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobError, LiveJob
-from provider_agent.protocol.session import resumable
+from provider_agent.protocol.resumption import Resumption, plan_resumption
 from provider_agent.protocol.stream import ReceiveStream
 
 MAX_SENDS: Final = 10
@@ -29,13 +30,13 @@ class ResumptionPlan(Struct, frozen=True):
     """What happens to the jobs of a detached session when its agent resumes it.
 
     Attributes:
-        streams: the responses that continue, by job id.
+        resumption: what `Welcome` names.
         resend: jobs whose `Job` frame was lost with a link.
         failed: jobs whose next byte the agent no longer holds, or whose frame was sent `MAX_SENDS`
             times.
     """
 
-    streams: dict[bytes, ReceiveStream]
+    resumption: Resumption
     resend: list[RunningJob]
     failed: list[RunningJob]
 
@@ -51,7 +52,8 @@ class DetachedSession:
         draining: whether the agent accepts no more jobs.
         offers: the agent's latest offers; None before the first `Capabilities`.
         jobs: the jobs that a client waits for.
-        streams: the responses by job id; those of jobs that are not in `jobs` are dropped.
+        streams: the responses by job id; those of jobs that are not in `jobs` were cancelled.
+        ended: job id → `total_bytes` of the latest jobs whose end has arrived.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class DetachedSession:
         offers: OfferTable | None,
         jobs: dict[bytes, RunningJob],
         streams: dict[bytes, ReceiveStream],
+        ended: OrderedDict[bytes, int],
     ) -> None:
         self.public_key = public_key
         self.session_id = session_id
@@ -73,7 +76,8 @@ class DetachedSession:
         self.draining = draining
         self.offers = offers
         self.jobs = jobs
-        self._streams = {job_id: streams[job_id] for job_id in jobs if job_id in streams}
+        self.ended = ended
+        self._streams = streams
         for job in jobs.values():
             job.owner = self
 
@@ -89,9 +93,8 @@ class DetachedSession:
             stream.consume(count)
 
     def abandon(self, job: RunningJob) -> None:
-        """Drop the job. `Welcome` will not name it, so the agent cancels it."""
+        """Drop the job; it is cancelled when the agent resumes the session."""
         self.jobs.pop(job.job_id, None)
-        self._streams.pop(job.job_id, None)
 
     def plan_resumption(self, live_jobs: Iterable[LiveJob]) -> ResumptionPlan:
         """Decide for each job whether it continues, is sent again or has failed.
@@ -101,9 +104,12 @@ class DetachedSession:
         arrived after all, the second one has no effect: the agent runs each job id once.
         """
         listed = {live.job_id for live in live_jobs}
-        plan = ResumptionPlan(resumable(live_jobs, self._streams), [], [])
+        cancelled = self._streams.keys() - self.jobs.keys()
+        plan = ResumptionPlan(
+            plan_resumption(live_jobs, self._streams, cancelled, self.ended), [], []
+        )
         for job_id, job in self.jobs.items():
-            if job_id in plan.streams:
+            if job_id in plan.resumption.streams:
                 continue
             frame_lost = job_id not in listed and job.started is None
             is_resent = frame_lost and job.send_count < MAX_SENDS

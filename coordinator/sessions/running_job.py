@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from provider_agent.protocol.frames import Job, JobEnd, JobStarted
+from provider_agent.protocol.frames import JobEnd, JobStarted
+from provider_agent.protocol.job import Job
 
 
 class JobOwner(Protocol):

@@ -71,5 +71,5 @@ async def test_unusual_response_is_a_success(name: str, operation: Operation) ->
             await asyncio.sleep(2 * ARRIVES_S)
 
     usage = (INPUT_TOKENS, OUTPUT_TOKENS)
-    reported = [(result.input_tokens, result.output_tokens) for result in results]
+    reported = [(result.usage.input_tokens, result.usage.output_tokens) for result in results]
     assert reported == [(None, None) if name == "impossible usage" else usage, usage]

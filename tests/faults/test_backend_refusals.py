@@ -187,7 +187,7 @@ async def test_error_contains_and_logs_no_key(name: str, caplog: pytest.LogCaptu
     with caplog.at_level(logging.DEBUG):
         error = await run_refused_job(Operation.CHAT, RESPONSES_WITH_KEYS[name], OWN_KEY)
 
-    end = backend_error_end(job_for(Operation.CHAT), 0, error)
+    end = backend_error_end(job_for(Operation.CHAT).job_id, 0, error)
     logged = "".join(record.getMessage() + str(vars(record)) for record in caplog.records)
     text = f"{error} {error!r} {error.body!r} {vars(error)} {describe(error)} {end!r} {logged}"
     for secret in (OWN_KEY, *OTHER_KEYS, "abcdefghijkl"):

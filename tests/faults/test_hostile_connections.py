@@ -18,6 +18,7 @@ from websockets.typing import Subprotocol
 from provider_agent.agent.service import EXIT_REFUSED
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.protocol.agent_protocol import AgentProtocol
 from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.frames import (
@@ -36,7 +37,7 @@ from provider_agent.protocol.limits import (
     MIN_MESSAGE_TO_COORDINATOR_BYTES,
     SUBPROTOCOL,
 )
-from provider_agent.protocol.session import AgentSession, State
+from provider_agent.protocol.state import State
 from tests.kit.agent_config import agent_config
 from tests.kit.end_to_end_harness import wait_for_models
 from tests.kit.hostile_harness import task_names
@@ -70,7 +71,7 @@ class HostilePeer:
 
     async def hello(self, authority: str | None = None, **changes: object) -> Hello:
         """The `Hello` of a correct agent, with changed fields."""
-        session = AgentSession(
+        session = AgentProtocol(
             authority=authority or self.authority,
             public_key=self.key.public_key().public_bytes_raw(),
             sign=self.key.sign,
@@ -78,7 +79,7 @@ class HostilePeer:
         )
         for frame in await self.read():
             session.receive(frame)
-        assert session.state is State.GREETING
+        assert session.state is State.AWAITING_WELCOME
         (hello,) = session.to_send
         assert isinstance(hello, Hello)
         return replace(hello, **changes)
@@ -150,7 +151,7 @@ async def list_unknown_live_jobs(peer: HostilePeer) -> None:
     await peer.send(await peer.hello(session_id=bytes(16), live_jobs=jobs))
     welcome = await peer.read_frame()
     assert isinstance(welcome, Welcome)
-    assert welcome.resumed == {}
+    assert welcome.resumed == []
 
 
 async def list_too_many_live_jobs(peer: HostilePeer) -> None:

@@ -44,7 +44,7 @@ async def test_agent_reacts_to_handshake_as_documented(handshake: Handshake) -> 
 @in_virtual_time
 async def test_window_is_limited_to_16_mib() -> None:
     backend = ScriptedBackend()
-    answer = replace(welcome(), window_bytes=2**53)
+    answer = replace(welcome(), window_bytes=2**53 - 1)
     async with (
         ScriptedCoordinator(lambda _hello: answer) as coordinator,
         RunningAgent(coordinator, backend) as agent,

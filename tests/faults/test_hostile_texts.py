@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from provider_agent.agent.telemetry.logs import configure_logging
-from provider_agent.protocol.frames import Drain, Job, Rejected
+from provider_agent.protocol.frames import Drain, Rejected
+from provider_agent.protocol.job import Job
 from tests.kit.hostile_handshakes import CHALLENGE, assert_recovers, complete_handshake, send
 from tests.kit.hostile_harness import HostileHarness
 from tests.kit.running_agent import RunningAgent

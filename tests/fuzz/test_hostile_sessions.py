@@ -5,6 +5,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.strategies import SearchStrategy
 from msgspec.structs import replace
 
+from provider_agent.protocol.agent_protocol import AgentProtocol
+from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.exceptions import ProtocolViolation
 from provider_agent.protocol.frames import (
     Ack,
@@ -13,19 +15,22 @@ from provider_agent.protocol.frames import (
     Chunk,
     CoordinatorFrame,
     Hello,
-    Job,
     JobError,
     JobResult,
     JobStarted,
     LiveJob,
     Rejected,
+    ResumedJob,
+    Usage,
     Welcome,
 )
-from provider_agent.protocol.limits import MIN_WINDOW_BYTES
-from provider_agent.protocol.session import AgentSession, CoordinatorSession, State
+from provider_agent.protocol.job import Job
+from provider_agent.protocol.limits import MAX_INTEGER, MIN_WINDOW_BYTES
+from provider_agent.protocol.resumption import Resumption
+from provider_agent.protocol.state import State
 from provider_agent.protocol.stream import ReceiveStream
 from tests.fuzz.depth import STEPS_DONE, depth
-from tests.unit.protocol.frame_strategies import COUNTS, FROM_AGENT, FROM_COORDINATOR
+from tests.unit.protocol.frame_strategies import FROM_AGENT, FROM_COORDINATOR
 from tests.unit.protocol.sessions import (
     AUTHORITY,
     KEY,
@@ -41,10 +46,14 @@ from tests.unit.protocol.sessions import (
 MAX_JOBS = 4
 RANK = list(State)
 JOB_IDS = st.integers(0, 6).map(lambda number: number.to_bytes(16, "big"))
-OFFSETS = st.integers(0, 40) | st.integers(MIN_WINDOW_BYTES - 2, MIN_WINDOW_BYTES + 2) | COUNTS
+OFFSETS = (
+    st.integers(0, 40)
+    | st.integers(MIN_WINDOW_BYTES - 2, MIN_WINDOW_BYTES + 2)
+    | st.integers(0, MAX_INTEGER)
+)
 CHUNK_DATA = st.sampled_from([0, 1, 3, 100, 9_000]).map(bytes)
 
-END = JobResult(bytes(16), 0, None, None, 1, None)
+END = JobResult(bytes(16), 0, Usage(None, None), "b", 1, None)
 
 JOB_FRAMES: SearchStrategy[AgentFrame] = st.one_of(
     st.builds(replace, st.just(STARTED), job_id=JOB_IDS),
@@ -63,7 +72,7 @@ class HostileAgent(RuleBasedStateMachine):
 
     def connect(self, honest_frames: int) -> None:
         self.honest_frames = honest_frames
-        self.session = CoordinatorSession(nonce=NONCE, name="c", authorities=[AUTHORITY])
+        self.session = CoordinatorProtocol(nonce=NONCE, name="c", authorities=[AUTHORITY])
         self.rank = 0
         self.received = 1
         self.sent = 0
@@ -100,7 +109,7 @@ class HostileAgent(RuleBasedStateMachine):
     def job_frame(self, frame: AgentFrame) -> None:
         self._receive(frame)
 
-    @precondition(lambda self: self.session.state is State.GREETING and not self.broken)
+    @precondition(lambda self: self.session.state is State.AWAITING_HELLO and not self.broken)
     @rule()
     def valid_hello(self) -> None:
         self._receive(make_hello(make_agent()))
@@ -124,7 +133,7 @@ class HostileAgent(RuleBasedStateMachine):
         if back + size:
             self._receive(Chunk(job_id, stream.received - back, bytes(back + size)))
         else:
-            self._receive(JobResult(job_id, stream.received, None, None, 1, None))
+            self._receive(JobResult(job_id, stream.received, Usage(None, None), "b", 1, None))
         assert not self.broken, "a valid frame"
 
     @precondition(lambda self: self.session.streams and self.honest_frames <= 0)
@@ -143,11 +152,11 @@ class HostileAgent(RuleBasedStateMachine):
             self._receive(broken[how])
             assert self.broken, how
 
-    @precondition(lambda self: self.session.state is State.DECIDING)
+    @precondition(lambda self: self.session.state is State.AUTHENTICATED)
     @rule(job_ids=st.sets(JOB_IDS, max_size=MAX_JOBS))
     def accept(self, job_ids: set[bytes]) -> None:
         streams = {job_id: ReceiveStream(MIN_WINDOW_BYTES) for job_id in job_ids}
-        self.session.accept(WELCOME, streams)
+        self.session.accept(WELCOME, Resumption(streams, {}, set(), {}))
         self.unconsumed = dict.fromkeys(job_ids, 0)
         self.sent += len(job_ids)
 
@@ -198,7 +207,7 @@ class HostileCoordinator(RuleBasedStateMachine):
 
     def connect(self, honest_frames: int) -> None:
         self.honest_frames = honest_frames
-        self.session = AgentSession(
+        self.session = AgentProtocol(
             authority=AUTHORITY,
             public_key=PUBLIC_KEY,
             sign=KEY.sign,
@@ -224,9 +233,10 @@ class HostileCoordinator(RuleBasedStateMachine):
             case Welcome():
                 self.welcomes += 1
                 limits = {job.job_id: (job.first_offset, job.next_offset) for job in self.held}
-                for job_id, offset in event.resumed.items():
-                    first, last = limits[job_id]
-                    assert first <= offset <= last
+                for job in event.resumed:
+                    first, last = limits[job.job_id]
+                    assert first <= job.offset <= last
+                    assert not job.ended
                 assert event.window_bytes >= MIN_WINDOW_BYTES
             case Rejected():
                 assert self.session.state is State.CLOSED
@@ -248,18 +258,27 @@ class HostileCoordinator(RuleBasedStateMachine):
     @precondition(lambda self: self.honest_frames <= 0 and not self.broken)
     @rule(
         window=OFFSETS,
-        limit=st.sampled_from([0, 2**20 - 1, 2**20, 2**53]),
-        resumed=st.dictionaries(st.sampled_from([bytes(16), b"\x01" * 16, b"?" * 16]), OFFSETS),
+        limit=st.sampled_from([0, 2**20 - 1, 2**20, 2**53 - 1]),
+        resumed=st.lists(
+            st.builds(
+                ResumedJob,
+                st.sampled_from([bytes(16), b"\x01" * 16, b"?" * 16]),
+                OFFSETS,
+                st.booleans(),
+            )
+        ),
     )
-    def welcome(self, window: int, limit: int, resumed: dict[bytes, int]) -> None:
+    def welcome(self, window: int, limit: int, resumed: list[ResumedJob]) -> None:
         changed = replace(WELCOME, window_bytes=window, max_message_bytes=limit, resumed=resumed)
         self._receive(changed)
 
-    @precondition(lambda self: self.session.state in (State.CONNECTING, State.GREETING))
+    @precondition(
+        lambda self: self.session.state in (State.AWAITING_CHALLENGE, State.AWAITING_WELCOME)
+    )
     @rule()
     def valid_next_frame(self) -> None:
         if not self.broken:
-            waits_for_welcome = self.session.state is State.GREETING
+            waits_for_welcome = self.session.state is State.AWAITING_WELCOME
             self._receive(WELCOME if waits_for_welcome else Challenge(NONCE, "c"))
 
     @precondition(lambda self: self.session.state is State.OPEN and not self.broken)

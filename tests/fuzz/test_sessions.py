@@ -1,10 +1,14 @@
 """Both sessions against each other over links that break, with several jobs at once."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
 
+from provider_agent.protocol.agent_protocol import AgentProtocol
+from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.frames import (
     Ack,
     AgentFrame,
@@ -17,14 +21,19 @@ from provider_agent.protocol.frames import (
     Draining,
     Heartbeat,
     Hello,
-    Job,
     JobError,
+    JobHeader,
     JobResult,
     JobStarted,
+    RequestChunk,
+    Usage,
     Welcome,
 )
+from provider_agent.protocol.job import Job
 from provider_agent.protocol.limits import MIN_MESSAGE_TO_COORDINATOR_BYTES, MIN_WINDOW_BYTES
-from provider_agent.protocol.session import AgentSession, CoordinatorSession, State, resumable
+from provider_agent.protocol.request import RequestBuffer
+from provider_agent.protocol.resumption import plan_resumption
+from provider_agent.protocol.state import State
 from provider_agent.protocol.stream import ReceiveStream, SendStream
 from tests.fuzz.depth import STEPS_DONE, depth
 from tests.fuzz.lossy_link import LossyLink
@@ -35,6 +44,14 @@ WINDOW = MIN_WINDOW_BYTES
 RANK = list(State)
 
 
+PIECE_BYTES = 300
+
+
+def new_job(job_id: bytes) -> Job:
+    """A job whose request travels in several pieces."""
+    return Job(job_id, "m", "openai", job_id * 50, 1000)
+
+
 class TwoSessions(RuleBasedStateMachine):
     """An agent and a coordinator that use their sessions as the applications do."""
 
@@ -43,6 +60,9 @@ class TwoSessions(RuleBasedStateMachine):
         STEPS_DONE["session pairs"] += 1
         self.channels: dict[bytes, SendStream] = {}
         self.seen: set[bytes] = set()
+        self.requests: dict[bytes, RequestBuffer] = {}
+        self.ended: OrderedDict[bytes, int] = OrderedDict()
+        self.cancelled: set[bytes] = set()
         self.sources: dict[bytes, bytes] = {}
         self.kept: dict[bytes, ReceiveStream] = {}
         self.sinks: dict[bytes, bytearray] = {}
@@ -57,24 +77,27 @@ class TwoSessions(RuleBasedStateMachine):
     def connect(self) -> None:
         self.connections += 1
         self.link: LossyLink[AgentFrame, CoordinatorFrame] = LossyLink()
-        self.agent = AgentSession(
+        self.agent = AgentProtocol(
             authority=AUTHORITY,
             public_key=PUBLIC_KEY,
             sign=KEY.sign,
             agent_version="0",
             session_id=self.session_id,
-            live_jobs=[channel.live_job() for channel in self.channels.values()],
+            live_jobs=[
+                replace(channel.live_job(), request_offset=self.requests[channel.job_id].received)
+                for channel in self.channels.values()
+            ],
         )
         nonce = self.connections.to_bytes(32, "big")
-        self.coordinator = CoordinatorSession(nonce=nonce, name="c", authorities=[AUTHORITY])
+        self.coordinator = CoordinatorProtocol(nonce=nonce, name="c", authorities=[AUTHORITY])
         self.ranks = (0, 0)
         self.flush()
 
     def flush(self) -> None:
         self.link.up.extend(self.agent.to_send)
         self.agent.to_send.clear()
-        self.link.down.extend(self.coordinator.to_send)
-        self.coordinator.to_send.clear()
+        while frames := self.coordinator.next_frames(PIECE_BYTES):
+            self.link.down.extend(frames)
 
     @property
     def both_open(self) -> bool:
@@ -97,19 +120,29 @@ class TwoSessions(RuleBasedStateMachine):
     def _coordinator_handles(self, event: AgentFrame) -> None:
         match event:
             case Hello():
-                continuing = resumable(event.live_jobs, self.kept)
+                plan = plan_resumption(
+                    event.live_jobs, self.kept, self.cancelled & self.kept.keys(), self.ended
+                )
                 welcome = Welcome(
                     "p", bytes(16), 1000, 60_000, WINDOW, MIN_MESSAGE_TO_COORDINATOR_BYTES
                 )
-                self.lost |= self.kept.keys() - continuing.keys()
-                self.coordinator.accept(welcome, continuing)
+                self.lost |= self.kept.keys() - plan.streams.keys()
+                self.coordinator.accept(welcome, plan)
+                self.coordinator.ended = self.ended
                 self.kept = self.coordinator.streams
+                for job_id, offset in plan.request_offsets.items():
+                    if job_id in plan.cancelled:
+                        self.coordinator.cancel_job(job_id, "cancelled")
+                    else:
+                        self.coordinator.continue_request(new_job(job_id), offset)
             case Chunk():
-                assert event.offset == len(self.sinks[event.job_id])
-                self.sinks[event.job_id] += event.data
+                if event.job_id not in self.cancelled:
+                    assert event.offset == len(self.sinks[event.job_id])
+                    self.sinks[event.job_id] += event.data
             case JobResult() | JobError():
                 self.ends[event.job_id] = self.ends.get(event.job_id, 0) + 1
-                assert event.total_bytes == len(self.sinks[event.job_id])
+                if event.job_id not in self.cancelled:
+                    assert event.total_bytes == len(self.sinks[event.job_id])
 
     @precondition(lambda self: self.link.down)
     @rule(count=st.integers(1, 5))
@@ -126,15 +159,26 @@ class TwoSessions(RuleBasedStateMachine):
         match event:
             case Welcome():
                 self.session_id = event.session_id
-                for job_id in self.channels.keys() - event.resumed.keys():
-                    del self.channels[job_id]
-                for job_id, offset in event.resumed.items():
-                    self.channels[job_id].rewind(offset)
-            case Job() if event.job_id not in self.seen:
+                resumed = {job.job_id: job for job in event.resumed}
+                for job_id in list(self.channels):
+                    job = resumed.get(job_id)
+                    if job is None or job.ended:
+                        del self.channels[job_id]
+                    else:
+                        self.channels[job_id].rewind(job.offset)
+            case JobHeader() if event.job_id not in self.seen:
                 self.seen.add(event.job_id)
+                self.requests[event.job_id] = RequestBuffer(event.request_bytes)
                 self.channels[event.job_id] = SendStream(event.job_id, WINDOW)
                 self.sources[event.job_id] = b""
+            case RequestChunk():
+                request = self.requests[event.job_id]
+                request.receive(event)
+                if request.complete:
+                    assert request.take() == new_job(event.job_id).request
             case Cancel() if (channel := self.channels.get(event.job_id)) and channel.end is None:
+                channel.drop_unsent()
+                self.sources[event.job_id] = self.sources[event.job_id][: channel.written]
                 channel.finish(JobError(event.job_id, channel.written, "cancelled", ""))
             case Ack() if channel := self.channels.get(event.job_id):
                 channel.acknowledge(event.offset, final=event.final)
@@ -148,7 +192,7 @@ class TwoSessions(RuleBasedStateMachine):
     def start_job(self) -> None:
         job_id = len(self.sinks).to_bytes(16, "big")
         self.sinks[job_id] = bytearray()
-        self.coordinator.start_job(Job(job_id, "m", "openai", b"{}", 1000))
+        self.coordinator.start_job(new_job(job_id))
         self.flush()
 
     @precondition(lambda self: self.link.is_open and self.coordinator.streams)
@@ -163,14 +207,17 @@ class TwoSessions(RuleBasedStateMachine):
     @precondition(lambda self: self.both_open and self.coordinator.streams)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        self.coordinator.cancel_job(data.draw(st.sampled_from(sorted(self.sinks))), "cancelled")
+        job_id = data.draw(st.sampled_from(sorted(self.sinks)))
+        self.coordinator.cancel_job(job_id, "cancelled")
+        if job_id in self.coordinator.streams:
+            self.cancelled.add(job_id)
         self.flush()
 
     @precondition(lambda self: self.channels)
     @rule(data=st.data(), pieces=st.lists(st.integers(1, WINDOW // 2), max_size=3))
     def backend_writes(self, data: st.DataObject, pieces: list[int]) -> None:
         channel = self.channels[data.draw(st.sampled_from(sorted(self.channels)))]
-        if channel.end is not None:
+        if channel.end is not None or not self.requests[channel.job_id].complete:
             return
         channel.start(JobStarted(channel.job_id, 200, "text/plain", "b"))
         for size in pieces:
@@ -179,7 +226,7 @@ class TwoSessions(RuleBasedStateMachine):
                 self.sources[channel.job_id] += piece
                 channel.write(piece)
         if not pieces:
-            channel.finish(JobResult(channel.job_id, channel.written, None, None, 1, 1))
+            channel.finish(JobResult(channel.job_id, channel.written, Usage(None, None), "b", 1, 1))
 
     @precondition(lambda self: self.link.is_open and self.agent.state is State.OPEN)
     @rule(control=st.sampled_from(["data", "capabilities", "heartbeat", "draining"]))
@@ -243,7 +290,7 @@ class TwoSessions(RuleBasedStateMachine):
         else:
             raise AssertionError("the jobs do not end")
         assert not self.coordinator.streams
-        for job_id in self.ends:
+        for job_id in self.ends.keys() - self.cancelled:
             assert self.sinks[job_id] == self.sources.get(job_id, b"")
         assert self.ends.keys() | self.lost == self.sinks.keys()
 
@@ -255,7 +302,7 @@ class TwoSessions(RuleBasedStateMachine):
                 self.agent_reads(5)
         for channel in self.channels.values():
             channel.start(JobStarted(channel.job_id, 200, "text/plain", "b"))
-            channel.finish(JobResult(channel.job_id, channel.written, None, None, 1, 1))
+            channel.finish(JobResult(channel.job_id, channel.written, Usage(None, None), "b", 1, 1))
         for job_id, stream in self.coordinator.streams.items():
             self.coordinator.consumed(job_id, stream.received - stream.consumed)
         self.flush()

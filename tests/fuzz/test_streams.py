@@ -11,8 +11,9 @@ from provider_agent.protocol.frames import (
     JobError,
     JobResult,
     JobStarted,
+    Usage,
 )
-from provider_agent.protocol.session import resumable
+from provider_agent.protocol.resumption import plan_resumption
 from provider_agent.protocol.stream import ReceiveStream, SendStream
 from tests.fuzz.depth import STEPS_DONE, depth
 from tests.fuzz.lossy_link import LossyLink
@@ -67,7 +68,7 @@ class BrokenLinks(RuleBasedStateMachine):
     @precondition(lambda self: self.sender.started and not self.sender.end and self.is_complete)
     @rule()
     def finish(self) -> None:
-        self.sender.finish(JobResult(JOB_ID, self.sender.written, 1, 1, 10, 5))
+        self.sender.finish(JobResult(JOB_ID, self.sender.written, Usage(1, 1), "b", 10, 5))
 
     @precondition(lambda self: not self.sender.done and self.is_complete)
     @rule()
@@ -152,12 +153,14 @@ class BrokenLinks(RuleBasedStateMachine):
         self.window = window or self.window
         self.widest = max(self.widest, self.window)
         offered = [] if self.sender.done or self.forgotten else [self.sender.live_job()]
-        continuing = resumable(offered, self.streams)
-        if not continuing:
+        ended = {} if self.end is None else {JOB_ID: self.end.total_bytes}
+        plan = plan_resumption(offered, self.streams, (), ended)
+        if not plan.streams:
             assert not self.streams, "the agent holds every job that has not ended"
+            assert plan.delivered == (ended if offered else {})
             self.forgotten = True
             return
-        assert continuing == {JOB_ID: self.receiver}, "a job that both sides hold continues"
+        assert plan.streams == {JOB_ID: self.receiver}, "a job that both sides hold continues"
         acked = self.receiver.resume(self.window)
         self.sender.window = self.window
         self.sender.rewind(self.receiver.received)

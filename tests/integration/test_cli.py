@@ -14,7 +14,8 @@ from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess
 from provider_agent.coordinator.access import SecretSet
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
-from provider_agent.protocol.frames import Draining, Job, JobResult, JobStarted, Rejected
+from provider_agent.protocol.frames import Draining, JobResult, JobStarted, Rejected
+from provider_agent.protocol.job import Job
 from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from tests.kit.cli_process import run_command, start_command
 from tests.kit.jobs import new_job

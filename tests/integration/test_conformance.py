@@ -34,7 +34,7 @@ async def run_job(
     await adapter.backend.list_models()
     result = await adapter.backend.execute(adapter.job(wire_format, stream=stream), sink)
     assert result.total_bytes == len(sink.data)
-    return sink, (result.input_tokens, result.output_tokens)
+    return sink, (result.usage.input_tokens, result.usage.output_tokens)
 
 
 @parametrize_formats(ADAPTERS)
@@ -70,9 +70,9 @@ async def test_every_supported_operation_succeeds(
     if adapter.server is not None:
         assert sink.data == adapter.server.jobs[0].sent
     if operation is not Operation.COUNT_TOKENS:
-        assert result.input_tokens
+        assert result.usage.input_tokens
     if operation not in (Operation.COUNT_TOKENS, EMBEDDINGS):
-        assert result.output_tokens
+        assert result.usage.output_tokens
 
 
 @parametrize_formats(FAKES)

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from provider_agent.adapters.base import BackendError, Operation
-from provider_agent.protocol.frames import Job
+from provider_agent.protocol.job import Job
 from tests.kit.adapters_under_test import (
     FAKES,
     KEY,

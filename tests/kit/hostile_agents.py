@@ -15,6 +15,7 @@ from provider_agent.protocol.frames import (
     JobError,
     JobResult,
     JobStarted,
+    Usage,
 )
 from provider_agent.protocol.limits import (
     MAX_MODELS,
@@ -48,7 +49,7 @@ def _started(job_id: bytes) -> JobStarted:
 
 
 def _result(job_id: bytes, total_bytes: int) -> JobResult:
-    return JobResult(job_id, total_bytes, None, None, 1, 1)
+    return JobResult(job_id, total_bytes, Usage(None, None), "b", 1, 1)
 
 
 def send_for_running_job(*builders: Callable[[bytes], AgentFrame]) -> AgentAction:
@@ -69,7 +70,7 @@ def send(*frames: AgentFrame) -> AgentAction:
 
 async def end_unknown_jobs(agent: ScriptedAgent, job: ScriptedJob) -> None:
     ids = [number.to_bytes(16, "big") for number in range(1000)]
-    await agent.send(*(_result(job_id, 2**53) for job_id in ids))
+    await agent.send(*(_result(job_id, 2**53 - 1) for job_id in ids))
     for _ in range(3):  # until the ends are processed and their acknowledgements are received
         await agent.settle()
     assert {ack.job_id for ack in agent.acks if ack.final} >= set(ids), (
@@ -79,7 +80,7 @@ async def end_unknown_jobs(agent: ScriptedAgent, job: ScriptedJob) -> None:
 
 async def offer_thousands_of_models(agent: ScriptedAgent, job: ScriptedJob) -> None:
     models = [offer(f"model-{number}") for number in range(MAX_MODELS - 1)]
-    frame = Capabilities(2, [offer(), *models], AgentLimits(2**53))
+    frame = Capabilities(2, [offer(), *models], AgentLimits(2**53 - 1))
     await agent.send(frame)
     await agent.settle()
 
@@ -96,7 +97,7 @@ async def flood_with_capabilities(agent: ScriptedAgent, job: ScriptedJob) -> Non
 
 
 async def flood_with_heartbeats(agent: ScriptedAgent, job: ScriptedJob) -> None:
-    heartbeat = Heartbeat(2**53, 2**53, 2**53, float("nan"), float("inf"), -1.0, 1e300)
+    heartbeat = Heartbeat(2**53 - 1, 2**53 - 1, 2**53 - 1, float("nan"), float("inf"), -1.0, 1e300)
     for _ in range(5):
         await agent.send(*[heartbeat] * 2000)
     await agent.settle()

@@ -19,7 +19,7 @@ from tests.kit.jobs import new_job
 from tests.kit.scripted_coordinator import NONCE, AgentAtCoordinator, welcome
 from tests.kit.virtual_time import now
 
-HUGE_DURATION_MS: Final = 2**53
+HUGE_DURATION_MS: Final = 2**53 - 1
 CHALLENGE: Final = Challenge(NONCE, "c")
 
 
@@ -94,7 +94,7 @@ HANDSHAKES: Final = [
     Handshake("nothing after `Hello`", ignore_hello, 1006),
     Handshake("each step slowly, within 10 s in total", answer_slowly, None),
     Handshake("`Welcome` before `Challenge`", send(welcome())),
-    Handshake("`Job` before `Welcome`", send(CHALLENGE, new_job())),
+    Handshake("`JobHeader` before `Welcome`", send(CHALLENGE, new_job().header)),
     Handshake("`Challenge` twice", send(CHALLENGE, CHALLENGE)),
     Handshake(
         "`Welcome` with a window below 16384",
@@ -109,7 +109,9 @@ HANDSHAKES: Final = [
         "`Welcome` that resumes a job that `Hello` did not list",
         send_invalid_welcome(resumed={bytes(16): 0}),
     ),
-    Handshake("`Welcome` with a window of 2^53", complete_handshake(window_bytes=2**53), None),
+    Handshake(
+        "`Welcome` with a window of 2^53 - 1", complete_handshake(window_bytes=2**53 - 1), None
+    ),
     Handshake("`Welcome` with a heartbeat of 100 ms", complete_handshake(heartbeat_ms=100), None),
     Handshake(
         "`Welcome` with `resume_ms` of years", complete_handshake(resume_ms=HUGE_DURATION_MS), None

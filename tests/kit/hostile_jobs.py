@@ -8,10 +8,10 @@ from provider_agent.protocol.frames import (
     Cancel,
     Challenge,
     CoordinatorFrame,
-    Job,
     JobError,
     Rejected,
 )
+from provider_agent.protocol.job import Job
 from provider_agent.protocol.limits import MAX_LIVE_JOBS
 from tests.kit.hostile_harness import Attack, AttackAction, HostileHarness
 from tests.kit.jobs import new_job
@@ -120,7 +120,7 @@ async def acknowledge_end_at_other_offset(harness: HostileHarness) -> None:
 
 async def send_frames_of_unknown_job(harness: HostileHarness) -> None:
     job = new_job()
-    await harness.peer.send(Ack(job.job_id, 2**53, final=True), Cancel(job.job_id, "who?"))
+    await harness.peer.send(Ack(job.job_id, 2**53 - 1, final=True), Cancel(job.job_id, "who?"))
 
 
 async def cancel_one_job_many_times(harness: HostileHarness) -> None:

@@ -2,7 +2,7 @@
 
 from provider_agent.agent.jobs.channel import JobChannel
 from provider_agent.agent.jobs.outbox import Outbox
-from provider_agent.protocol.frames import AgentFrame, Chunk, JobResult
+from provider_agent.protocol.frames import AgentFrame, Chunk, JobResult, Usage
 
 
 class RecordingSource:
@@ -27,7 +27,7 @@ def open_started(outbox: Outbox, job_id: bytes) -> tuple[JobChannel, RecordingSo
 
 
 def result_of(channel: JobChannel) -> JobResult:
-    return JobResult(channel.stream.job_id, channel.stream.written, None, None, 1, 1)
+    return JobResult(channel.stream.job_id, channel.stream.written, Usage(None, None), "b", 1, 1)
 
 
 def take_all_frames(outbox: Outbox) -> list[AgentFrame]:

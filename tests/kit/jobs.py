@@ -2,7 +2,9 @@
 
 from itertools import count
 
-from provider_agent.protocol.frames import Job
+from provider_agent.agent.jobs.running import Jobs
+from provider_agent.protocol.frames import RequestChunk
+from provider_agent.protocol.job import Job
 
 _NUMBERS = count(1)
 
@@ -27,3 +29,10 @@ def new_job(
         deadline_ms=deadline_ms,
         operation=operation,
     )
+
+
+def submit_job(jobs: Jobs, job: Job) -> None:
+    """Submit a job to the agent: its header, then its whole request."""
+    jobs.submit(job.header)
+    if job.request:
+        jobs.receive_request(RequestChunk(job.job_id, 0, job.request))

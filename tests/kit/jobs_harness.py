@@ -12,7 +12,7 @@ from provider_agent.agent.jobs.running import JobRecord, Jobs
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.frames import Ack, AgentFrame, Chunk, JobEnd, JobError, JobResult
 from provider_agent.protocol.limits import MIB
-from tests.kit.jobs import new_job
+from tests.kit.jobs import new_job, submit_job
 from tests.kit.scripted_backend import ScriptedBackend, ScriptedRun
 from tests.kit.virtual_time import now
 
@@ -151,5 +151,5 @@ class JobsHarness:
 async def start_job(harness: JobsHarness, backend: ScriptedBackend) -> tuple[Job, ScriptedRun]:
     """Submit a job, and wait until the backend executes it."""
     job = new_job()
-    harness.jobs.submit(job)
+    submit_job(harness.jobs, job)
     return job, await backend.next_run()

@@ -9,8 +9,8 @@ from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.link.backoff import Disconnect
 from provider_agent.agent.link.connection import Link
 from provider_agent.agent.link.dial import DialSettings
+from provider_agent.protocol.agent_protocol import AgentProtocol
 from provider_agent.protocol.frames import CoordinatorFrame, Welcome
-from provider_agent.protocol.session import AgentSession
 from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator
 
 
@@ -46,8 +46,8 @@ class LinkHarness:
             self.welcomed.set()
         self.on_frame(frame)
 
-    def _new_session(self, authority: str) -> AgentSession:
-        return AgentSession(
+    def _new_session(self, authority: str) -> AgentProtocol:
+        return AgentProtocol(
             authority=self._authority or authority,
             public_key=self.public_key,
             sign=self.key.sign,

@@ -13,10 +13,12 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import structs
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
+from provider_agent.protocol.agent_protocol import AgentProtocol
 from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.frames import (
@@ -28,17 +30,21 @@ from provider_agent.protocol.frames import (
     CoordinatorFrame,
     Drain,
     Draining,
-    Job,
     JobError,
+    JobHeader,
     JobResult,
     JobStarted,
     LiveJob,
     ModelOffer,
     Rejected,
+    RequestChunk,
+    Usage,
     Welcome,
 )
+from provider_agent.protocol.job import Job, join_request
 from provider_agent.protocol.limits import MAX_MESSAGE_TO_AGENT_BYTES, SUBPROTOCOL
-from provider_agent.protocol.session import AgentSession, State
+from provider_agent.protocol.request import RequestBuffer
+from provider_agent.protocol.state import State
 from provider_agent.protocol.stream import SendStream
 
 EVENT_STREAM = "text/event-stream"
@@ -84,7 +90,9 @@ class ScriptedJob:
             await self._send_all()
 
     async def finish(self) -> None:
-        self.stream.finish(JobResult(self.job.job_id, self.stream.written, 3, 4, 10, 5))
+        self.stream.finish(
+            JobResult(self.job.job_id, self.stream.written, Usage(3, 4), "scripted", 10, 5)
+        )
         await self._send_all()
 
     async def fail(
@@ -120,6 +128,10 @@ class ScriptedJob:
         """Send the rest of a response that has started."""
         await self.send(*pieces)
         await self.finish()
+
+    def live_job(self) -> LiveJob:
+        """What the agent reports about the job when it reconnects."""
+        return structs.replace(self.stream.live_job(), request_offset=len(self.job.request))
 
     async def _send_all(self) -> None:
         while True:
@@ -182,6 +194,7 @@ class ScriptedAgent:
         self.closed = asyncio.Event()
         self.link_lost = False
         self.jobs: dict[bytes, ScriptedJob] = {}
+        self._incoming: dict[bytes, tuple[JobHeader, RequestBuffer]] = {}
         self._url = connect_url
         self._answer = answer
         self._answers: set[asyncio.Task[None]] = set()
@@ -198,8 +211,8 @@ class ScriptedAgent:
         await self._connect()
         return self
 
-    def _new_session(self, session_id: bytes | None, live_jobs: Iterable[LiveJob]) -> AgentSession:
-        return AgentSession(
+    def _new_session(self, session_id: bytes | None, live_jobs: Iterable[LiveJob]) -> AgentProtocol:
+        return AgentProtocol(
             authority=self.authority,
             public_key=self.public_key,
             sign=self.key.sign,
@@ -220,6 +233,7 @@ class ScriptedAgent:
                 max_size=MAX_MESSAGE_TO_AGENT_BYTES,
                 proxy=None,
                 open_timeout=None,  # a busy machine is no failure
+                ping_interval=None,  # an agent that sends nothing is silent
             )
         )
         await self._handshake()
@@ -239,7 +253,7 @@ class ScriptedAgent:
             await _cancel(answer)
 
     async def _handshake(self) -> None:
-        while self.session.state in (State.CONNECTING, State.GREETING):
+        while self.session.state in (State.AWAITING_CHALLENGE, State.AWAITING_WELCOME):
             for frame in await self._receive(self.socket):
                 match frame:
                     case Rejected():
@@ -253,12 +267,12 @@ class ScriptedAgent:
                 self.session.to_send.clear()
 
     def _resume(self, welcome: Welcome) -> None:
+        offsets = {job.job_id: job.offset for job in welcome.resumed if not job.ended}
         for job_id, job in self.jobs.items():
-            offset = welcome.resumed.get(job_id)
-            if offset is None:
+            if job_id not in offsets:
                 job.dropped = True
             elif not job.stream.done:
-                job.stream.rewind(offset)
+                job.stream.rewind(offsets[job_id])
 
     async def _receive(self, socket: ClientConnection) -> list[CoordinatorFrame]:
         message = await socket.recv()
@@ -279,8 +293,16 @@ class ScriptedAgent:
         if isinstance(frame, Ack):
             self.acks.append(frame)
         match frame:
-            case Job():
-                self._on_job(frame)
+            case JobHeader(request_bytes=0):
+                self._on_job(join_request(frame, b""))
+            case JobHeader():
+                self._incoming[frame.job_id] = frame, RequestBuffer(frame.request_bytes)
+            case RequestChunk() if frame.job_id in self._incoming:
+                header, request = self._incoming[frame.job_id]
+                request.receive(frame)
+                if request.complete:
+                    del self._incoming[frame.job_id]
+                    self._on_job(join_request(header, request.take()))
             case Cancel() if frame.job_id in self.jobs:
                 self.jobs[frame.job_id].cancelled.set()
             case Ack() if frame.job_id in self.jobs:
@@ -355,7 +377,7 @@ class ScriptedAgent:
         assert welcome is not None
         if live_jobs is None:
             live = [job for job in self.jobs.values() if not (job.stream.done or job.dropped)]
-            live_jobs = [job.stream.live_job() for job in live] if resume else []
+            live_jobs = [job.live_job() for job in live] if resume else []
         self.session = self._new_session(welcome.session_id if resume else None, live_jobs)
         await self._connect()
         for job in list(self.jobs.values()):

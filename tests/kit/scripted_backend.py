@@ -3,6 +3,8 @@
 import asyncio
 from typing import ClassVar
 
+from msgspec import structs
+
 from provider_agent.adapters.base import (
     Backend,
     BackendHealth,
@@ -14,6 +16,7 @@ from provider_agent.adapters.base import (
     Operation,
     ServerLoad,
 )
+from provider_agent.protocol.frames import Usage
 
 CHAT_AND_MESSAGES = frozenset({Operation.CHAT, Operation.MESSAGES})
 
@@ -72,15 +75,9 @@ class ScriptedRun:
     def finish(
         self, input_tokens: int | None = 3, output_tokens: int | None = 4, **wrong: int
     ) -> None:
-        fields = {"total_bytes": self.total, "duration_ms": 20, "first_byte_ms": 10, **wrong}
-        self.outcome.set_result(
-            JobResult(
-                job_id=self.job.job_id,
-                input_tokens=input_tokens,
-                output_tokens=output_tokens,
-                **fields,
-            )
-        )
+        usage = Usage(input_tokens, output_tokens)
+        result = JobResult(self.job.job_id, self.total, usage, "b", 20, 10)
+        self.outcome.set_result(structs.replace(result, **wrong))
 
     def fail(self, error: BaseException) -> None:
         self.outcome.set_exception(error)

@@ -18,27 +18,31 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.exceptions import ProtocolError
 from provider_agent.protocol.frames import (
     AgentFrame,
     Chunk,
     CoordinatorFrame,
     Hello,
-    Job,
     JobEnd,
     JobError,
     JobResult,
     Rejected,
+    RequestChunk,
     Welcome,
 )
+from provider_agent.protocol.job import Job
 from provider_agent.protocol.limits import (
+    BATCH_BYTES,
     CONNECT_PATH,
     KIB,
     MAX_MESSAGE_TO_COORDINATOR_BYTES,
     SUBPROTOCOL,
     WINDOW_BYTES,
 )
-from provider_agent.protocol.session import CoordinatorSession, State, resumable
+from provider_agent.protocol.resumption import plan_resumption
+from provider_agent.protocol.state import State
 
 NONCE = b"n" * 32
 RECEIVE_BUFFER_BYTES = 128 * KIB
@@ -80,7 +84,7 @@ class AgentAtCoordinator:
     ) -> None:
         self.socket = socket
         self._lost = lost
-        self.session = CoordinatorSession(nonce=NONCE, name="scripted", authorities=[authority])
+        self.session = CoordinatorProtocol(nonce=NONCE, name="scripted", authorities=[authority])
         self.frames: list[AgentFrame] = []
         self.messages: list[list[AgentFrame]] = []
         self.data: dict[bytes, bytearray] = {}
@@ -133,9 +137,12 @@ class AgentAtCoordinator:
 
     # --- sending ---------------------------------------------------------------
 
-    async def send(self, *frames: CoordinatorFrame) -> None:
-        """Send frames, whether the protocol allows them or not."""
-        await self.socket.send(VERSION_1.encode(frames))
+    async def send(self, *frames: CoordinatorFrame | Job) -> None:
+        """Send frames in one message, whether the protocol allows them or not.
+
+        A `Job` is sent as its header and one piece with its whole request.
+        """
+        await self.socket.send(VERSION_1.encode([one for f in frames for one in _expand(f)]))
 
     async def send_raw(self, message: bytes | str) -> None:
         """Send one WebSocket message with any content."""
@@ -143,18 +150,15 @@ class AgentAtCoordinator:
 
     async def send_pending_frames(self) -> None:
         """Send the pending frames of the session."""
-        if self.session.to_send:
-            frames = list(self.session.to_send)
-            self.session.to_send.clear()
+        while frames := self.session.next_frames(BATCH_BYTES):
             await self.send(*frames)
 
     async def send_jobs(self, *jobs: Job) -> None:
-        """Send jobs to the agent, in one message."""
+        """Send jobs to the agent, together with what is pending."""
         for job in jobs:
             self.session.start_job(job)
-            self.session.to_send.remove(job)
             self.data[job.job_id] = bytearray()
-        await self.send(*jobs)
+        await self.send_pending_frames()
 
     async def cancel(self, job_id: bytes, reason: str = "") -> None:
         """Cancel a job."""
@@ -222,9 +226,9 @@ class AgentAtCoordinator:
         if lost is None or hello.session_id is None:
             self.session.accept(reply)
             return
-        streams = resumable(hello.live_jobs, lost.session.streams)
-        self.session.accept(reply, streams)
-        self.data = {job_id: lost.data[job_id] for job_id in streams}
+        resumption = plan_resumption(hello.live_jobs, lost.session.streams, (), lost.session.ended)
+        self.session.accept(reply, resumption)
+        self.data = {job_id: lost.data[job_id] for job_id in resumption.streams}
 
 
 class ScriptedCoordinator:
@@ -329,6 +333,13 @@ def _listener(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     listener.bind(("127.0.0.1", port))
     return listener
+
+
+def _expand(frame: CoordinatorFrame | Job) -> list[CoordinatorFrame]:
+    if not isinstance(frame, Job):
+        return [frame]
+    pieces = [RequestChunk(frame.job_id, 0, frame.request)] if frame.request else []
+    return [frame.header, *pieces]
 
 
 def _ends(frames: Iterable[AgentFrame], job_id: bytes) -> list[JobEnd]:

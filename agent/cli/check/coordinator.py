@@ -16,11 +16,11 @@ from provider_agent.agent.link.close_reason import explain_rejection
 from provider_agent.agent.link.dial import DialSettings, dial
 from provider_agent.agent.link.dial_failure import DialFailed
 from provider_agent.agent.version import agent_version
+from provider_agent.protocol.agent_protocol import AgentProtocol
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.exceptions import ProtocolError
 from provider_agent.protocol.frames import Rejected, Welcome
 from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES
-from provider_agent.protocol.session import AgentSession
 
 COMPONENT: Final = "coordinator"
 
@@ -75,7 +75,7 @@ async def _check_address(
 async def _handshake(
     socket: ClientConnection, settings: DialSettings, config: Config, identity: Identity
 ) -> Finding:
-    session = AgentSession(
+    session = AgentProtocol(
         authority=settings.authority,
         public_key=identity.public_key,
         sign=identity.sign,

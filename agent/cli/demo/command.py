@@ -26,7 +26,8 @@ from provider_agent.agent.cli.terminal import console, visible
 from provider_agent.agent.telemetry.logs import configure_logging
 from provider_agent.coordinator.exceptions import CoordinatorError
 from provider_agent.protocol.formats import MAIN_OPERATION, Operation, WireFormat
-from provider_agent.protocol.frames import Job, ModelOffer
+from provider_agent.protocol.frames import ModelOffer
+from provider_agent.protocol.job import Job
 
 PROMPT: Final = "Tell me about the sea in a few words."
 MAX_TOKENS: Final = 48

@@ -1,126 +1,63 @@
-"""Hypothesis strategies for every frame of protocol version 1."""
+"""Hypothesis strategies for every frame of protocol version 1, derived from the frames' types."""
 
-from typing import Final
+from typing import Final, get_args
 
+import msgspec
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-
-from provider_agent.protocol.frames import (
-    Ack,
-    AgentFrame,
-    AgentLimits,
-    BackendLoad,
-    Cancel,
-    Capabilities,
-    Challenge,
-    Chunk,
-    CoordinatorFrame,
-    Drain,
-    Draining,
-    Heartbeat,
-    Hello,
-    Job,
-    JobError,
-    JobResult,
-    JobStarted,
-    LiveJob,
-    ModelOffer,
-    Rejected,
-    Welcome,
-)
-from provider_agent.protocol.limits import MAX_DEADLINE_MS
-
-IDS: Final = st.binary(min_size=16, max_size=16)
-COUNTS: Final = st.integers(0, 2**53)
-MAYBE_COUNTS: Final = st.none() | COUNTS
-TEXTS: Final = st.text(max_size=40)
-RATES: Final = st.none() | st.floats(allow_nan=False)
-STATUSES: Final = st.integers(100, 599)
-TEXT_LISTS: Final = st.lists(TEXTS, max_size=3)
-
-_OFFERS = st.builds(
-    ModelOffer,
-    TEXTS,
-    TEXT_LISTS,
-    TEXT_LISTS,
-    MAYBE_COUNTS,
-    st.booleans(),
-    TEXTS,
-    COUNTS,
-    MAYBE_COUNTS,
-    MAYBE_COUNTS,
+from msgspec.inspect import (
+    BoolType,
+    BytesType,
+    DictType,
+    FloatType,
+    IntType,
+    ListType,
+    NoneType,
+    StrType,
+    StructType,
+    Type,
+    UnionType,
+    multi_type_info,
 )
 
-FROM_COORDINATOR: Final[SearchStrategy[CoordinatorFrame]] = st.one_of(
-    st.builds(Challenge, st.binary(min_size=32, max_size=32), TEXTS),
-    st.builds(
-        Welcome,
-        TEXTS,
-        IDS,
-        st.integers(100, 3_600_000),
-        COUNTS,
-        COUNTS,
-        COUNTS,
-        st.dictionaries(IDS, COUNTS, max_size=3),
-    ),
-    st.builds(Rejected, TEXTS, TEXTS, MAYBE_COUNTS),
-    st.builds(
-        Job,
-        IDS,
-        TEXTS,
-        TEXTS,
-        st.binary(max_size=400),
-        st.integers(0, MAX_DEADLINE_MS),
-        TEXTS,
-        TEXTS,
-    ),
-    st.builds(Cancel, IDS, TEXTS),
-    st.builds(Ack, IDS, COUNTS, final=st.booleans()),
-    st.builds(Drain, TEXTS, COUNTS),
-)
+from provider_agent.protocol.frames import AgentFrame, CoordinatorFrame
 
-FROM_AGENT: Final[SearchStrategy[AgentFrame]] = st.one_of(
-    st.builds(
-        Hello,
-        TEXTS,
-        st.binary(min_size=32, max_size=32),
-        st.binary(min_size=64, max_size=64),
-        TEXTS,
-        TEXTS,
-        st.none() | IDS,
-        st.lists(st.builds(LiveJob, IDS, COUNTS, COUNTS), max_size=3),
-    ),
-    st.builds(
-        Capabilities,
-        COUNTS,
-        st.lists(_OFFERS, max_size=3),
-        st.builds(AgentLimits, COUNTS, MAYBE_COUNTS),
-        st.dictionaries(TEXTS, TEXTS, max_size=3),
-    ),
-    st.builds(
-        Heartbeat,
-        COUNTS,
-        COUNTS,
-        COUNTS,
-        RATES,
-        RATES,
-        RATES,
-        RATES,
-        st.lists(st.builds(BackendLoad, TEXTS, st.booleans(), COUNTS, COUNTS), max_size=3),
-    ),
-    st.builds(JobStarted, IDS, STATUSES, TEXTS, TEXTS),
-    st.builds(Chunk, IDS, COUNTS, st.binary(max_size=400)),
-    st.builds(JobResult, IDS, COUNTS, MAYBE_COUNTS, MAYBE_COUNTS, COUNTS, MAYBE_COUNTS),
-    st.builds(
-        JobError,
-        IDS,
-        COUNTS,
-        TEXTS,
-        TEXTS,
-        st.none() | STATUSES,
-        st.booleans(),
-        MAYBE_COUNTS,
-        st.binary(max_size=40),
-    ),
-    st.builds(Draining, COUNTS),
-)
+
+def _values(info: Type) -> SearchStrategy[object]:
+    match info:
+        case UnionType():
+            return st.one_of(*map(_values, info.types))
+        case IntType():
+            return st.integers(info.ge, info.le)
+        case FloatType():
+            return st.floats(info.ge, info.le, allow_nan=False)
+        case StrType():
+            return st.text(max_size=40)
+        case BytesType() if info.min_length is not None:
+            return st.binary(min_size=info.min_length, max_size=info.max_length)
+        case BytesType():
+            return st.binary(max_size=400)
+        case BoolType():
+            return st.booleans()
+        case NoneType():
+            return st.none()
+        case ListType():
+            return st.lists(_values(info.item_type), max_size=3)
+        case DictType():
+            return st.dictionaries(_values(info.key_type), _values(info.value_type), max_size=3)
+        case StructType():
+            return _structs(info)
+    raise AssertionError(f"no strategy for {info}")
+
+
+def _structs(info: StructType) -> SearchStrategy[msgspec.Struct]:
+    return st.builds(info.cls, **{field.name: _values(field.type) for field in info.fields})
+
+
+def _frames(union: object) -> SearchStrategy[msgspec.Struct]:
+    infos = [info for info in multi_type_info(get_args(union)) if isinstance(info, StructType)]
+    return st.one_of(*map(_structs, infos))
+
+
+FROM_COORDINATOR: Final[SearchStrategy[CoordinatorFrame]] = _frames(CoordinatorFrame)  # type: ignore[assignment]
+FROM_AGENT: Final[SearchStrategy[AgentFrame]] = _frames(AgentFrame)  # type: ignore[assignment]

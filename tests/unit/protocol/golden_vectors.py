@@ -1,7 +1,6 @@
 """Golden vectors of protocol version 1: one frame each, and the message that holds only it.
 
-They are written out, not computed: a change of the wire format is visible as a change of this file,
-and other implementations can copy them. `docs/protocol.md` shows the same vectors.
+They are written out, not computed: a change of the wire format is visible as a change of this file.
 """
 
 from dataclasses import dataclass
@@ -21,13 +20,22 @@ from provider_agent.protocol.frames import (
     Draining,
     Heartbeat,
     Hello,
-    Job,
     JobError,
+    JobHeader,
     JobResult,
     JobStarted,
     LiveJob,
+    ModelLoad,
     ModelOffer,
+    Notice,
+    Receipt,
     Rejected,
+    RequestChunk,
+    ResponseHeader,
+    ResumedJob,
+    RoutingStatus,
+    UnroutableModel,
+    Usage,
     Welcome,
 )
 
@@ -65,27 +73,36 @@ class Vector:
 FROM_COORDINATOR: Final = (
     Vector(
         "challenge",
-        Challenge(NONCE, "example"),
+        Challenge(NONCE, "example", ["receipts"]),
         """
-        919301c4 20202122 23242526 2728292a 2b2c2d2e 2f303132 33343536 3738393a
-        3b3c3d3e 3fa76578 616d706c 65
+        919401c4 20202122 23242526 2728292a 2b2c2d2e 2f303132 33343536 3738393a
+        3b3c3d3e 3fa76578 616d706c 6591a872 65636569 707473
         """,
     ),
     Vector(
         "welcome",
         Welcome("provider-7", SESSION_ID, 10_000, 0, 1_048_576, 4_194_304),
         """
-        919802aa 70726f76 69646572 2d37c410 5e551001 00004000 80000000 000000aa
-        cd271000 ce001000 00ce0040 000080
+        919902aa 70726f76 69646572 2d37c410 5e551001 00004000 80000000 000000aa
+        cd271000 ce001000 00ce0040 00009090
         """,
     ),
     Vector(
         "welcome-resuming",
-        Welcome("provider-7", SESSION_ID, 10_000, 60_000, 65_536, 1_048_576, {JOB_ID: 300}),
+        Welcome(
+            "provider-7",
+            SESSION_ID,
+            10_000,
+            60_000,
+            65_536,
+            1_048_576,
+            [ResumedJob(JOB_ID, 300)],
+            ["receipts"],
+        ),
         """
-        919802aa 70726f76 69646572 2d37c410 5e551001 00004000 80000000 000000aa
-        cd2710cd ea60ce00 010000ce 00100000 81c4100b 0b0b0b00 00400080 00000000
-        000001cd 012c
+        919902aa 70726f76 69646572 2d37c410 5e551001 00004000 80000000 000000aa
+        cd2710cd ea60ce00 010000ce 00100000 9193c410 0b0b0b0b 00004000 80000000
+        00000001 cd012cc2 91a87265 63656970 7473
         """,
     ),
     Vector(
@@ -105,29 +122,31 @@ FROM_COORDINATOR: Final = (
         """,
     ),
     Vector(
-        "job",
-        Job(JOB_ID, "qwen3-8b", "openai", b'{"model":"qwen3-8b"}', 60_000),
+        "job-header",
+        JobHeader(JOB_ID, "qwen3-8b", "openai", 20, 60_000),
         """
-        919804c4 100b0b0b 0b000040 00800000 00000000 01a87177 656e332d 3862a66f
-        70656e61 69c4147b 226d6f64 656c223a 22717765 6e332d38 62227dcd ea60a0a0
+        919a04c4 100b0b0b 0b000040 00800000 00000000 01a87177 656e332d 3862a66f
+        70656e61 6914cdea 60a0a0c3 c2
         """,
     ),
     Vector(
-        "job-with-operation",
-        Job(
+        "job-header-with-operation",
+        JobHeader(
             JOB_ID,
             "qwen3-8b",
             "openai",
-            b'{"input":"x"}',
+            13,
             60_000,
             "embeddings",
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            add_usage=False,
+            sign_receipt=True,
         ),
         """
-        919804c4 100b0b0b 0b000040 00800000 00000000 01a87177 656e332d 3862a66f
-        70656e61 69c40d7b 22696e70 7574223a 2278227d cdea60aa 656d6265 6464696e
-        6773d937 30302d30 61663736 35313931 36636434 33646438 34343865 62323131
-        63383033 3139632d 62376164 36623731 36393230 33333331 2d3031
+        919a04c4 100b0b0b 0b000040 00800000 00000000 01a87177 656e332d 3862a66f
+        70656e61 690dcdea 60aa656d 62656464 696e6773 d9373030 2d306166 37363531
+        39313663 64343364 64383434 38656232 31316338 30333139 632d6237 61643662
+        37313639 32303333 33312d30 31c2c3
         """,
     ),
     Vector(
@@ -159,6 +178,30 @@ FROM_COORDINATOR: Final = (
         919307a7 75706772 616465cd 1388
         """,
     ),
+    Vector(
+        "request-chunk",
+        RequestChunk(JOB_ID, 0, b'{"model":"qwen3-8b"}'),
+        """
+        919408c4 100b0b0b 0b000040 00800000 00000000 0100c414 7b226d6f 64656c22
+        3a227177 656e332d 3862227d
+        """,
+    ),
+    Vector(
+        "notice",
+        Notice("quota_exceeded", "warning", "The daily quota is used up.", "qwen3-8b"),
+        """
+        919509ae 71756f74 615f6578 63656564 6564a777 61726e69 6e67bb54 68652064
+        61696c79 2071756f 74612069 73207573 65642075 702ea871 77656e33 2d3862
+        """,
+    ),
+    Vector(
+        "routing-status",
+        RoutingStatus(2, [UnroutableModel("qwen3-8b", "price", "Above the limit.")]),
+        """
+        91930a02 9193a871 77656e33 2d3862a5 70726963 65b04162 6f766520 74686520
+        6c696d69 742e
+        """,
+    ),
 )
 
 FROM_AGENT: Final = (
@@ -166,24 +209,32 @@ FROM_AGENT: Final = (
         "hello",
         Hello("0.1.0", PUBLIC_KEY, SIGNATURE),
         """
-        919821a5 302e312e 30c42003 a107bff3 ce10be1d 70dd18e7 4bc09967 e4d6309b
+        919a21a5 302e312e 30c42003 a107bff3 ce10be1d 70dd18e7 4bc09967 e4d6309b
         a50d5f1d dc866412 5531b8c4 40f347d2 dab09116 b30674ed eb833370 0d4e3cf4
         b8834145 d108f0ee b7439a0b 2afebd72 a8072a79 667f5d55 1e640b2d a026de89
-        cef2c732 2a4b6d7f ad9397d0 02a0a0c0 90
+        cef2c732 2a4b6d7f ad9397d0 02a0a0c0 9090c2
         """,
     ),
     Vector(
         "hello-resuming",
         Hello(
-            "0.1.0", PUBLIC_KEY, SIGNATURE, "code-1", "i-1", SESSION_ID, [LiveJob(JOB_ID, 256, 512)]
+            "0.1.0",
+            PUBLIC_KEY,
+            SIGNATURE,
+            "code-1",
+            "i-1",
+            SESSION_ID,
+            [LiveJob(JOB_ID, 256, 512, 20, True)],
+            ["receipts"],
+            True,
         ),
         """
-        919821a5 302e312e 30c42003 a107bff3 ce10be1d 70dd18e7 4bc09967 e4d6309b
+        919a21a5 302e312e 30c42003 a107bff3 ce10be1d 70dd18e7 4bc09967 e4d6309b
         a50d5f1d dc866412 5531b8c4 40f347d2 dab09116 b30674ed eb833370 0d4e3cf4
         b8834145 d108f0ee b7439a0b 2afebd72 a8072a79 667f5d55 1e640b2d a026de89
         cef2c732 2a4b6d7f ad9397d0 02a6636f 64652d31 a3692d31 c4105e55 10010000
-        40008000 00000000 00aa9193 c4100b0b 0b0b0000 40008000 00000000 0001cd01
-        00cd0200
+        40008000 00000000 00aa9195 c4100b0b 0b0b0000 40008000 00000000 0001cd01
+        00cd0200 14c391a8 72656365 69707473 c3
         """,
     ),
     Vector(
@@ -208,15 +259,21 @@ FROM_AGENT: Final = (
                     8,
                     20_000,
                     80_000,
+                    8_192,
+                    ["text", "image"],
+                    True,
+                    None,
+                    False,
                 )
             ],
             AgentLimits(8, 100_000),
             {"display_name": "Käthe"},
         ),
         """
-        91952202 9199a871 77656e33 2d386292 a66f7065 6e6169a9 616e7468 726f7069
+        91952202 919ea871 77656e33 2d386292 a66f7065 6e6169a9 616e7468 726f7069
         6392a463 686174a8 6d657373 61676573 cd8000c3 a4766c6c 6d08cd4e 20ce0001
-        38809208 ce000186 a081ac64 6973706c 61795f6e 616d65a6 4bc3a474 6865
+        3880cd20 0092a474 657874a5 696d6167 65c3c0c2 9208ce00 0186a081 ac646973
+        706c6179 5f6e616d 65a64bc3 a4746865
         """,
     ),
     Vector(
@@ -229,21 +286,39 @@ FROM_AGENT: Final = (
             180.0,
             None,
             0.0,
-            [BackendLoad("vllm:http://127.0.0.1:8000", True, 2, 8, 3, None)],
+            [
+                BackendLoad(
+                    "vllm:http://127.0.0.1:8000",
+                    True,
+                    2,
+                    8,
+                    3,
+                    None,
+                    0.25,
+                    [ModelLoad("qwen3-8b", "loaded", 2, 3, None, 0.25, 5000.0, 41.5)],
+                )
+            ],
         ),
         """
         91992302 0108cb40 44c00000 000000cb 40668000 00000000 c0cb0000 00000000
-        00009196 ba766c6c 6d3a6874 74703a2f 2f313237 2e302e30 2e313a38 303030c3
-        020803c0
+        00009198 ba766c6c 6d3a6874 74703a2f 2f313237 2e302e30 2e313a38 303030c3
+        020803c0 cb3fd000 00000000 009198a8 7177656e 332d3862 a66c6f61 64656402
+        03c0cb3f d0000000 000000cb 40b38800 00000000 cb4044c0 00000000 00
         """,
     ),
     Vector(
         "job-started",
-        JobStarted(JOB_ID, 200, "text/event-stream", "vllm:http://127.0.0.1:8000"),
+        JobStarted(
+            JOB_ID,
+            200,
+            "text/event-stream",
+            "vllm:http://127.0.0.1:8000",
+            [ResponseHeader("x-request-id", "r-1")],
+        ),
         """
-        919524c4 100b0b0b 0b000040 00800000 00000000 01ccc8b1 74657874 2f657665
+        919624c4 100b0b0b 0b000040 00800000 00000000 01ccc8b1 74657874 2f657665
         6e742d73 74726561 6dba766c 6c6d3a68 7474703a 2f2f3132 372e302e 302e313a
-        38303030
+        38303030 9192ac78 2d726571 75657374 2d6964a3 722d31
         """,
     ),
     Vector(
@@ -256,27 +331,58 @@ FROM_AGENT: Final = (
     ),
     Vector(
         "job-result",
-        JobResult(JOB_ID, 270, 12, None, 1_500, 180),
+        JobResult(
+            JOB_ID,
+            270,
+            Usage(12, None, 8, 0, None),
+            "vllm:http://127.0.0.1:8000",
+            1_500,
+            180,
+            20_000,
+            80_000,
+            Receipt(NONCE, SIGNATURE),
+        ),
         """
-        919726c4 100b0b0b 0b000040 00800000 00000000 01cd010e 0cc0cd05 dcccb4
+        919a26c4 100b0b0b 0b000040 00800000 00000000 01cd010e 950cc008 00c0ba76
+        6c6c6d3a 68747470 3a2f2f31 32372e30 2e302e31 3a383030 30cd05dc ccb4cd4e
+        20ce0001 388092c4 20202122 23242526 2728292a 2b2c2d2e 2f303132 33343536
+        3738393a 3b3c3d3e 3fc440f3 47d2dab0 9116b306 74edeb83 33700d4e 3cf4b883
+        4145d108 f0eeb743 9a0b2afe bd72a807 2a79667f 5d551e64 0b2da026 de89cef2
+        c7322a4b 6d7fad93 97d002
         """,
     ),
     Vector(
         "job-error",
         JobError(JOB_ID, 0, "bad_request", "The request is not a JSON object."),
         """
-        919927c4 100b0b0b 0b000040 00800000 00000000 0100ab62 61645f72 65717565
-        7374d921 54686520 72657175 65737420 6973206e 6f742061 204a534f 4e206f62
-        6a656374 2ec0c2c0 c400
+        91dc0012 27c4100b 0b0b0b00 00400080 00000000 00000100 ab626164 5f726571
+        75657374 d9215468 65207265 71756573 74206973 206e6f74 2061204a 534f4e20
+        6f626a65 63742ec0 c2c0c400 c2c395c0 c0c0c0c0 a000c0c0 c0c0
         """,
     ),
     Vector(
         "job-error-from-upstream",
-        JobError(JOB_ID, 0, "backend_overloaded", "Rate limit.", 429, True, 2_000, b'{"error":{}}'),
+        JobError(
+            JOB_ID,
+            0,
+            "backend_overloaded",
+            "Rate limit.",
+            429,
+            True,
+            2_000,
+            b'{"error":{}}',
+            False,
+            True,
+            Usage(12, 3),
+            "openrouter",
+            900,
+            None,
+        ),
         """
-        919927c4 100b0b0b 0b000040 00800000 00000000 0100b262 61636b65 6e645f6f
-        7665726c 6f616465 64ab5261 7465206c 696d6974 2ecd01ad c3cd07d0 c40c7b22
-        6572726f 72223a7b 7d7d
+        91dc0012 27c4100b 0b0b0b00 00400080 00000000 00000100 b2626163 6b656e64
+        5f6f7665 726c6f61 646564ab 52617465 206c696d 69742ecd 01adc3cd 07d0c40c
+        7b226572 726f7222 3a7b7d7d c2c3950c 03c0c0c0 aa6f7065 6e726f75 746572cd
+        0384c0c0 c0c0
         """,
     ),
     Vector(

@@ -4,17 +4,20 @@ from collections.abc import Callable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from provider_agent.protocol.agent_protocol import AgentProtocol
+from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.frames import (
     Challenge,
     Hello,
-    Job,
     JobStarted,
     LiveJob,
     Rejected,
+    RequestChunk,
     Welcome,
 )
-from provider_agent.protocol.limits import MIN_WINDOW_BYTES
-from provider_agent.protocol.session import AgentSession, CoordinatorSession, State
+from provider_agent.protocol.job import Job
+from provider_agent.protocol.limits import BATCH_BYTES, MIN_WINDOW_BYTES
+from provider_agent.protocol.state import State
 
 AUTHORITY = "coordinator.example:443"
 NONCE = bytes(range(32))
@@ -34,8 +37,8 @@ def make_agent(
     authority: str = AUTHORITY,
     sign: Callable[[bytes], bytes] = KEY.sign,
     live_jobs: tuple[LiveJob, ...] = (),
-) -> AgentSession:
-    return AgentSession(
+) -> AgentProtocol:
+    return AgentProtocol(
         authority=authority,
         public_key=PUBLIC_KEY,
         sign=sign,
@@ -47,16 +50,16 @@ def make_agent(
     )
 
 
-def make_coordinator(*authorities: str) -> CoordinatorSession:
-    return CoordinatorSession(nonce=NONCE, name="example", authorities=authorities or (AUTHORITY,))
+def make_coordinator(*authorities: str) -> CoordinatorProtocol:
+    return CoordinatorProtocol(nonce=NONCE, name="example", authorities=authorities or (AUTHORITY,))
 
 
-def make_agent_in(state: State) -> AgentSession:
+def make_agent_in(state: State) -> AgentProtocol:
     session = make_agent()
     if state is State.CLOSED:
         session.receive(Rejected("not_enrolled", ""))
         return session
-    if state is not State.CONNECTING:
+    if state is not State.AWAITING_CHALLENGE:
         session.receive(Challenge(NONCE, "example"))
     if state is State.OPEN:
         session.receive(WELCOME)
@@ -64,18 +67,18 @@ def make_agent_in(state: State) -> AgentSession:
     return session
 
 
-def make_hello(session: AgentSession) -> Hello:
+def make_hello(session: AgentProtocol) -> Hello:
     session.receive(Challenge(NONCE, "example"))
     frame = session.to_send.pop()
     assert isinstance(frame, Hello)
     return frame
 
 
-def make_coordinator_in(state: State) -> CoordinatorSession:
+def make_coordinator_in(state: State) -> CoordinatorProtocol:
     session = make_coordinator()
     if state is State.CLOSED:
         session.reject(Rejected("not_enrolled", ""))
-    elif state is not State.GREETING:
+    elif state is not State.AWAITING_HELLO:
         session.receive(make_hello(make_agent()))
     if state is State.OPEN:
         session.accept(WELCOME)
@@ -84,9 +87,8 @@ def make_coordinator_in(state: State) -> CoordinatorSession:
     return session
 
 
-def make_coordinator_with_job() -> CoordinatorSession:
+def make_coordinator_with_job() -> CoordinatorProtocol:
     session = make_coordinator_in(State.OPEN)
     session.start_job(JOB)
-    assert session.to_send == [JOB]
-    session.to_send.clear()
+    assert session.next_frames(BATCH_BYTES) == [JOB.header, RequestChunk(JOB_ID, 0, JOB.request)]
     return session

@@ -8,27 +8,37 @@ from provider_agent.protocol.frames import (
     AgentLimits,
     Capabilities,
     Chunk,
-    Job,
     ModelOffer,
+    RequestChunk,
+    ResumedJob,
+    Welcome,
 )
 
 JOB_ID = uuid4().bytes
 
 
-def test_the_largest_job_fits_into_a_message_to_an_agent() -> None:
+def test_the_largest_welcome_fits_into_a_message_to_an_agent() -> None:
     name = "\N{GRINNING FACE}" * limits.MAX_NAME_CHARS
-    job = Job(JOB_ID, name, name, bytes(limits.MAX_REQUEST_BYTES), 2**26, name, name)
+    resumed = [ResumedJob(JOB_ID, limits.MAX_INTEGER, ended=True)] * limits.MAX_LIVE_JOBS
+    features = [name] * limits.MAX_FEATURES
 
-    message = VERSION_1.encode([job])
+    message = VERSION_1.encode([Welcome(name, JOB_ID, 100, 1, 1, 1, resumed, features)])
 
-    decoded = VERSION_1.decode_from_coordinator(message, limits.MAX_MESSAGE_TO_AGENT_BYTES)
+    assert len(message) < limits.MAX_MESSAGE_TO_AGENT_BYTES
 
-    assert decoded.frames == [job]
+
+def test_a_full_batch_of_request_pieces_fits_into_a_message_to_an_agent() -> None:
+    chunks = limits.BATCH_BYTES // limits.CHUNK_BYTES + 1
+    pieces = [RequestChunk(JOB_ID, limits.MAX_INTEGER, bytes(limits.CHUNK_BYTES))] * chunks
+
+    assert len(VERSION_1.encode(pieces)) < limits.MAX_MESSAGE_TO_AGENT_BYTES
 
 
 def test_a_full_batch_plus_one_chunk_fits_into_the_smallest_message_limit() -> None:
     chunks = limits.BATCH_BYTES // limits.CHUNK_BYTES + 1
-    frames: list[AgentFrame] = [Chunk(JOB_ID, 2**53, bytes(limits.CHUNK_BYTES))] * chunks
+    frames: list[AgentFrame] = [
+        Chunk(JOB_ID, limits.MAX_INTEGER, bytes(limits.CHUNK_BYTES))
+    ] * chunks
 
     assert len(VERSION_1.encode(frames)) < limits.MIN_MESSAGE_TO_COORDINATOR_BYTES
 

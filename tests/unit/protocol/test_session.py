@@ -1,6 +1,7 @@
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.exceptions import ProtocolViolation
 from provider_agent.protocol.frames import (
     Ack,
@@ -15,15 +16,20 @@ from provider_agent.protocol.frames import (
     Draining,
     Heartbeat,
     Hello,
-    Job,
     JobError,
+    JobHeader,
     JobResult,
     LiveJob,
+    Notice,
     Rejected,
+    RequestChunk,
+    ResumedJob,
+    RoutingStatus,
+    Usage,
     Welcome,
 )
 from provider_agent.protocol.limits import MIN_MESSAGE_TO_COORDINATOR_BYTES, MIN_WINDOW_BYTES
-from provider_agent.protocol.session import CoordinatorSession, State
+from provider_agent.protocol.state import State
 from tests.unit.protocol.sessions import (
     AUTHORITY,
     JOB,
@@ -106,23 +112,23 @@ def test_an_invalid_signature_is_rejected_without_retry(frame: Hello) -> None:
 
 
 def test_a_signature_for_an_earlier_challenge_is_rejected() -> None:
-    session = CoordinatorSession(nonce=bytes(32), name="example", authorities=[AUTHORITY])
+    session = CoordinatorProtocol(nonce=bytes(32), name="example", authorities=[AUTHORITY])
 
     assert session.receive(make_hello(make_agent())) is None
     assert session.state is State.CLOSED
 
 
 def test_a_coordinator_may_reject_an_agent_with_a_valid_signature() -> None:
-    session = make_coordinator_in(State.DECIDING)
+    session = make_coordinator_in(State.AUTHENTICATED)
     rejected = Rejected("not_enrolled", "Unknown key.")
 
     session.reject(rejected)
 
     assert session.to_send == [rejected]
-    assert make_agent_in(State.GREETING).receive(rejected) is rejected
+    assert make_agent_in(State.AWAITING_WELCOME).receive(rejected) is rejected
 
 
-@pytest.mark.parametrize("state", [State.GREETING, State.OPEN, State.CLOSED])
+@pytest.mark.parametrize("state", [State.AWAITING_HELLO, State.OPEN, State.CLOSED])
 def test_accept_requires_a_verified_hello(state: State) -> None:
     with pytest.raises(RuntimeError):
         make_coordinator_in(state).accept(WELCOME)
@@ -137,16 +143,17 @@ def test_reject_is_not_possible_after_admission(state: State) -> None:
 @pytest.mark.parametrize(
     ("window", "message", "resumed"),
     [
-        pytest.param(MIN_WINDOW_BYTES - 1, 2**20, {}, id="window too small"),
-        pytest.param(0, 2**20, {}, id="no window"),
-        pytest.param(2**20, MIN_MESSAGE_TO_COORDINATOR_BYTES - 1, {}, id="messages too small"),
-        pytest.param(2**20, 2**20, {OTHER_ID: 5}, id="resumes a job that was not offered"),
-        pytest.param(2**20, 2**20, {JOB_ID: 3}, id="resumes from an acknowledged offset"),
-        pytest.param(2**20, 2**20, {JOB_ID: 10}, id="resumes from an offset that was not sent"),
+        pytest.param(MIN_WINDOW_BYTES - 1, 2**20, [], id="window too small"),
+        pytest.param(0, 2**20, [], id="no window"),
+        pytest.param(2**20, MIN_MESSAGE_TO_COORDINATOR_BYTES - 1, [], id="messages too small"),
+        pytest.param(2**20, 2**20, [ResumedJob(OTHER_ID, 5)], id="resumes a job not offered"),
+        pytest.param(2**20, 2**20, [ResumedJob(JOB_ID, 3)], id="resumes from an acked offset"),
+        pytest.param(2**20, 2**20, [ResumedJob(JOB_ID, 10)], id="resumes from an unsent offset"),
+        pytest.param(2**20, 2**20, [ResumedJob(JOB_ID, 9, ended=True)], id="end of a running job"),
     ],
 )
 def test_an_invalid_welcome_is_a_violation(
-    window: int, message: int, resumed: dict[bytes, int]
+    window: int, message: int, resumed: list[ResumedJob]
 ) -> None:
     session = make_agent(live_jobs=(LiveJob(JOB_ID, 4, 9),))
     make_hello(session)
@@ -157,8 +164,8 @@ def test_an_invalid_welcome_is_a_violation(
     assert session.state is not State.OPEN
 
 
-@pytest.mark.parametrize("resumed", [{}, {JOB_ID: 4}, {JOB_ID: 9}])
-def test_a_welcome_may_resume_from_any_offered_offset(resumed: dict[bytes, int]) -> None:
+@pytest.mark.parametrize("resumed", [[], [ResumedJob(JOB_ID, 4)], [ResumedJob(JOB_ID, 9)]])
+def test_a_welcome_may_resume_from_any_offered_offset(resumed: list[ResumedJob]) -> None:
     session = make_agent(live_jobs=(LiveJob(JOB_ID, 4, 9),))
     make_hello(session)
     welcome = Welcome("p", SESSION_ID, 10_000, 0, MIN_WINDOW_BYTES, 2**20, resumed)
@@ -172,15 +179,18 @@ COORDINATOR_FRAMES: list[CoordinatorFrame] = [
     Challenge(NONCE, "example"),
     WELCOME,
     Rejected("not_enrolled", ""),
-    JOB,
+    JOB.header,
+    RequestChunk(JOB_ID, 0, b"{}"),
     Cancel(JOB_ID),
     Ack(JOB_ID, 0),
     Drain(),
+    Notice("code", "info", "text"),
+    RoutingStatus(1, []),
 ]
 ALLOWED_AT_AGENT: dict[State, set[type]] = {
-    State.CONNECTING: {Challenge, Rejected},
-    State.GREETING: {Welcome, Rejected},
-    State.OPEN: {Job, Cancel, Ack, Drain},
+    State.AWAITING_CHALLENGE: {Challenge, Rejected},
+    State.AWAITING_WELCOME: {Welcome, Rejected},
+    State.OPEN: {JobHeader, RequestChunk, Cancel, Ack, Drain, Notice, RoutingStatus},
     State.CLOSED: set(),
 }
 
@@ -203,13 +213,13 @@ AGENT_FRAMES: list[AgentFrame] = [
     Heartbeat(0, 0, 1, None, None, None, None),
     STARTED,
     Chunk(JOB_ID, 0, b"x"),
-    JobResult(JOB_ID, 0, None, None, 1, None),
+    JobResult(JOB_ID, 0, Usage(None, None), "b", 1, None),
     JobError(JOB_ID, 0, "internal", ""),
     Draining(1),
 ]
 ALLOWED_AT_COORDINATOR: dict[State, set[type]] = {
-    State.GREETING: {Hello},
-    State.DECIDING: set(),
+    State.AWAITING_HELLO: {Hello},
+    State.AUTHENTICATED: set(),
     State.OPEN: {type(frame) for frame in AGENT_FRAMES} - {Hello},
     State.CLOSED: set(),
 }

@@ -10,9 +10,10 @@ from provider_agent.protocol.frames import (
     JobError,
     JobResult,
     JobStarted,
+    Usage,
 )
 from provider_agent.protocol.limits import MIN_WINDOW_BYTES
-from provider_agent.protocol.session import State
+from provider_agent.protocol.state import State
 from tests.unit.protocol.sessions import (
     JOB,
     JOB_ID,
@@ -27,7 +28,7 @@ from tests.unit.protocol.sessions import (
 def test_a_response_is_passed_on_and_its_end_is_acknowledged() -> None:
     session = make_coordinator_with_job()
     chunk = Chunk(JOB_ID, 0, b"abc")
-    end = JobResult(JOB_ID, 3, 1, 2, 10, 5)
+    end = JobResult(JOB_ID, 3, Usage(1, 2), "b", 10, 5)
 
     assert session.receive(STARTED) is STARTED
     assert session.receive(chunk) is chunk
@@ -76,7 +77,9 @@ def test_repeated_bytes_are_passed_on_once() -> None:
         pytest.param(
             [STARTED], Chunk(JOB_ID, 0, bytes(MIN_WINDOW_BYTES + 1)), id="over the window"
         ),
-        pytest.param([STARTED], JobResult(JOB_ID, 1, 0, 0, 1, 1), id="total_bytes too large"),
+        pytest.param(
+            [STARTED], JobResult(JOB_ID, 1, Usage(0, 0), "b", 1, 1), id="total_bytes too large"
+        ),
         pytest.param(
             [STARTED, Chunk(JOB_ID, 0, b"ab")],
             JobError(JOB_ID, 1, "internal", ""),
@@ -98,7 +101,7 @@ def test_an_invalid_response_is_a_violation(before: list[AgentFrame], bad: Agent
     [
         (JobStarted(OTHER_ID, 200, "", ""), []),
         (Chunk(OTHER_ID, 7, b"x"), []),
-        (JobResult(OTHER_ID, 9, None, None, 1, None), [Ack(OTHER_ID, 9, final=True)]),
+        (JobResult(OTHER_ID, 9, Usage(None, None), "b", 1, None), [Ack(OTHER_ID, 9, final=True)]),
         (JobError(OTHER_ID, 4, "internal", ""), [Ack(OTHER_ID, 4, final=True)]),
     ],
     ids=lambda value: type(value).__name__,
@@ -119,7 +122,7 @@ def test_a_job_id_in_use_is_rejected() -> None:
         session.start_job(JOB)
 
 
-@pytest.mark.parametrize("state", [State.GREETING, State.DECIDING, State.CLOSED])
+@pytest.mark.parametrize("state", [State.AWAITING_HELLO, State.AUTHENTICATED, State.CLOSED])
 def test_a_job_requires_an_open_session(state: State) -> None:
     with pytest.raises(RuntimeError):
         make_coordinator_in(state).start_job(JOB)
@@ -146,5 +149,5 @@ def test_cancel_and_consume_after_the_end_have_no_effect() -> None:
 
 
 def test_repr_shows_the_state() -> None:
-    assert repr(make_agent()) == "<AgentSession connecting to coordinator.example:443>"
-    assert repr(make_coordinator_with_job()) == "<CoordinatorSession open jobs=1>"
+    assert repr(make_agent()) == "<AgentProtocol awaiting_challenge to coordinator.example:443>"
+    assert repr(make_coordinator_with_job()) == "<CoordinatorProtocol open jobs=1>"

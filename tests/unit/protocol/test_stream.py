@@ -3,7 +3,7 @@ import tracemalloc
 import pytest
 
 from provider_agent.protocol.exceptions import ProtocolViolation
-from provider_agent.protocol.frames import Chunk, JobError, JobResult, JobStarted
+from provider_agent.protocol.frames import Chunk, JobError, JobResult, JobStarted, Usage
 from provider_agent.protocol.stream import ReceiveStream, SendStream
 
 JOB_ID = b"\x0b" * 16
@@ -11,7 +11,7 @@ STARTED = JobStarted(JOB_ID, 200, "text/event-stream", "echo")
 
 
 def make_result(total_bytes: int) -> JobResult:
-    return JobResult(JOB_ID, total_bytes, 1, 1, 10, 5)
+    return JobResult(JOB_ID, total_bytes, Usage(1, 1), "b", 10, 5)
 
 
 def make_chunk(offset: int, data: bytes) -> Chunk:
@@ -244,7 +244,7 @@ def test_receive_returns_only_new_bytes() -> None:
         pytest.param(make_chunk(4, b"x"), id="gap"),
         pytest.param(make_chunk(3, b""), id="no data"),
         pytest.param(make_chunk(3, bytes(14)), id="over the window"),
-        pytest.param(make_chunk(2**53, b"x"), id="far gap"),
+        pytest.param(make_chunk(2**53 - 1, b"x"), id="far gap"),
     ],
 )
 def test_an_invalid_chunk_is_a_violation(bad: Chunk) -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider_agent.protocol.frames import AgentFrame, Chunk, JobResult, JobStarted
+from provider_agent.protocol.frames import AgentFrame, Chunk, JobResult, JobStarted, Usage
 from provider_agent.protocol.stream import SendStream
 
 JOB_ID = b"\x0b" * 16
@@ -11,7 +11,7 @@ STARTED = JobStarted(JOB_ID, 200, "text/event-stream", "echo")
 
 
 def make_result(total_bytes: int) -> JobResult:
-    return JobResult(JOB_ID, total_bytes, 1, 1, 10, 5)
+    return JobResult(JOB_ID, total_bytes, Usage(1, 1), "b", 10, 5)
 
 
 def send_all(stream: SendStream, budget: int) -> list[AgentFrame]:

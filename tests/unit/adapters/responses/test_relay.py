@@ -65,7 +65,7 @@ async def test_full_window_stops_the_server_and_loses_no_bytes(
 
     assert sink.data == recorded.sent
     assert result.total_bytes == len(sink.data)
-    assert (result.input_tokens, result.output_tokens) == (INPUT_TOKENS, OUTPUT_TOKENS)
+    assert (result.usage.input_tokens, result.usage.output_tokens) == (INPUT_TOKENS, OUTPUT_TOKENS)
 
 
 @in_virtual_time

@@ -51,7 +51,7 @@ async def test_repeats_the_last_user_message(wire_format: WireFormat, stream: bo
 
     assert b"alpha" in sink.data
     assert b"gamma" in sink.data
-    assert (result.input_tokens, result.output_tokens) == (3, 3)
+    assert (result.usage.input_tokens, result.usage.output_tokens) == (3, 3)
     assert result.total_bytes == len(sink.data)
 
 
@@ -68,7 +68,7 @@ async def test_its_answer_is_a_good_one_of_its_format(
 
     assert verdict.failure is None
     assert (verdict.usage.input_tokens, verdict.usage.output_tokens) == (2, 1)
-    assert (result.input_tokens, result.output_tokens) == (2, 1)
+    assert (result.usage.input_tokens, result.usage.output_tokens) == (2, 1)
 
 
 async def test_counts_words() -> None:
@@ -78,7 +78,7 @@ async def test_counts_words() -> None:
 
     assert sink.content_type == "application/json"
     assert msgspec.json.decode(sink.data) == {"input_tokens": 3}
-    assert (result.input_tokens, result.output_tokens) == (3, 0)
+    assert (result.usage.input_tokens, result.usage.output_tokens) == (3, 0)
 
 
 @BOTH
@@ -138,4 +138,4 @@ async def test_any_text_comes_back_word_for_word(
     validator = validator_for(MAIN_OPERATION[wire_format], sink.content_type)
     validator.receive_data(bytes(sink.data))
     assert validator.result().failure is None
-    assert result.output_tokens == (len(text.split()) or 3)
+    assert result.usage.output_tokens == (len(text.split()) or 3)

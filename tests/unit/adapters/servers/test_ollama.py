@@ -208,7 +208,7 @@ async def test_usage_of_a_message_is_the_truth_at_its_end(
 ) -> None:
     result = await connect(server).execute(a_job(MODEL, WireFormat.ANTHROPIC), CollectingSink())
 
-    assert (result.input_tokens, result.output_tokens) == (INPUT_TOKENS, OUTPUT_TOKENS)
+    assert (result.usage.input_tokens, result.usage.output_tokens) == (INPUT_TOKENS, OUTPUT_TOKENS)
 
 
 @pytest.mark.parametrize("wire_format", list(WireFormat))

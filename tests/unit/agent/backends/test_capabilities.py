@@ -67,7 +67,7 @@ async def test_an_unknown_context_window_is_ignored(
     assert offer.context_window == expected
 
 
-@pytest.mark.parametrize("invalid", [-1, 2**53 + 1, 10**30])
+@pytest.mark.parametrize("invalid", [-1, 2**53, 10**30])
 async def test_invalid_numbers_are_not_offered(invalid: int) -> None:
     # One such number of a third party's adapter would end every link.
     found = offers(

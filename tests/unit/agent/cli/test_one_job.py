@@ -15,15 +15,16 @@ from provider_agent.adapters.servers.echo import EchoBackend
 from provider_agent.agent.cli.one_job import chat_request, explain, run_one_job, statistics
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import MAIN_OPERATION, Operation, WireFormat
+from provider_agent.protocol.frames import Usage
 from tests.kit.scripted_backend import ScriptedBackend
 
 RESULT = JobResult(
     job_id=b"j" * 16,
     total_bytes=9,
-    input_tokens=3,
-    output_tokens=4,
     duration_ms=20,
     first_byte_ms=10,
+    usage=Usage(3, 4),
+    backend_id="b",
 )
 
 
@@ -43,7 +44,7 @@ async def test_text_is_passed_on_while_it_streams(wire_format: WireFormat) -> No
 
     assert "".join(shown) == "three small words"
     assert len(shown) == 3
-    assert ended.output_tokens == 3
+    assert ended.usage.output_tokens == 3
 
 
 async def test_job_equals_that_of_a_coordinator() -> None:
@@ -98,15 +99,13 @@ def test_operation_without_chat_messages_is_refused() -> None:
     [
         ({}, "first byte after 10 ms, tokens 3 in, 4 out, 9 bytes"),
         (
-            {"input_tokens": None, "output_tokens": 0},
+            {"usage": Usage(None, 0)},
             "first byte after 10 ms, tokens unknown in, 0 out, 9 bytes",
         ),
         ({"first_byte_ms": None, "total_bytes": 0}, "no bytes, tokens 3 in, 4 out, 0 bytes"),
     ],
 )
-def test_statistics_distinguish_unknown_from_zero(
-    changes: dict[str, int | None], text: str
-) -> None:
+def test_statistics_distinguish_unknown_from_zero(changes: dict[str, object], text: str) -> None:
     assert statistics(replace(RESULT, **changes)) == text
 
 

@@ -12,7 +12,7 @@ from provider_agent.agent.jobs import admission, backend_pool
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.discovery_harness import DiscoveryHarness
 from tests.kit.fake_clock import FakeClock
-from tests.kit.jobs import new_job
+from tests.kit.jobs import new_job, submit_job
 from tests.kit.jobs_harness import JobsHarness, start_job
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.virtual_time import in_virtual_time
@@ -66,9 +66,9 @@ async def test_routes_and_the_chosen_backend_are_logged(
 
 async def test_a_refusal_is_logged_with_its_reason(debug_log: pytest.LogCaptureFixture) -> None:
     harness = JobsHarness(ScriptedBackend())
-    harness.jobs.submit(new_job("unknown"))
+    submit_job(harness.jobs, new_job("unknown"))
     harness.jobs.stop_accepting()
-    harness.jobs.submit(new_job())
+    submit_job(harness.jobs, new_job())
     assert field(debug_log, "job refused", "code") == ["model_not_loaded", "draining"]
     reasons = field(debug_log, "job refused", "reason")
     assert reasons == field(debug_log, "job ended", "message")
@@ -211,7 +211,7 @@ async def test_debug_log_has_neither_request_nor_response_nor_error_body(
     first, second = ScriptedBackend("a"), ScriptedBackend("b")
     harness = JobsHarness(first, second)
     job = new_job(request=b'{"messages":"a private question"}')
-    harness.jobs.submit(job)
+    submit_job(harness.jobs, job)
     overloaded = ErrorCode.BACKEND_OVERLOADED
     error = BadStatus(429, b"a private body", overloaded, 3.0, "a private message")
     (await first.next_run()).fail(error)

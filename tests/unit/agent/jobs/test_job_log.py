@@ -2,7 +2,7 @@ from provider_agent.adapters.errors import BadStatus, ErrorInStream
 from provider_agent.agent.jobs.ends import backend_error_end, error_end
 from provider_agent.agent.jobs.job_log import end_fields
 from provider_agent.protocol.errors import ErrorCode
-from provider_agent.protocol.frames import JobEnd, JobError, JobResult
+from provider_agent.protocol.frames import JobEnd, JobError, JobResult, Usage
 from tests.kit.jobs import new_job
 
 PROMPT = "my secret diary"
@@ -10,13 +10,13 @@ JOB = new_job(request=PROMPT.encode())
 
 
 def fields(end: JobEnd) -> dict[str, object]:
-    found = end_fields(JOB, "vllm", end, 1.5)
+    found = end_fields(JOB.header, "vllm", end, 1.5)
     assert isinstance(found, dict)
     return found
 
 
 def test_a_result_is_logged_as_ids_and_numbers() -> None:
-    logged = fields(JobResult(JOB.job_id, 9, 3, 4, 10, 5))
+    logged = fields(JobResult(JOB.job_id, 9, Usage(3, 4), "b", 10, 5))
     assert logged["job"] == JOB.job_id.hex()
     assert (logged["bytes"], logged["duration_ms"], logged["output_tokens"]) == (9, 1500, 4)
 
@@ -35,7 +35,7 @@ def test_a_servers_error_message_is_not_logged() -> None:
         ErrorInStream(body, ErrorCode.BAD_REQUEST, message),
     ]
     for error in errors:
-        end = backend_error_end(JOB, 0, error)
+        end = backend_error_end(JOB.job_id, 0, error)
         assert isinstance(end, JobError)
         assert PROMPT in end.message, "the client receives it"
         assert PROMPT not in str(fields(end))

@@ -16,6 +16,7 @@ from provider_agent.protocol.frames import (
     JobError,
     JobResult,
     JobStarted,
+    Usage,
 )
 from provider_agent.protocol.limits import (
     BATCH_BYTES,
@@ -55,7 +56,7 @@ async def test_a_response_is_sent_as_start_chunk_and_end() -> None:
     assert outbox.next_batch() == [
         JobStarted(A, 200, "text/plain", "backend"),
         Chunk(A, 0, b"one two"),
-        JobResult(A, 7, None, None, 1, 1),
+        JobResult(A, 7, Usage(None, None), "b", 1, 1),
     ]
     assert outbox.next_batch() == []
 
@@ -109,7 +110,7 @@ async def test_a_long_response_does_not_delay_a_short_one() -> None:
     short.send_chunk(b"hello")
     short.finish(result_of(short))
     sent = outbox.next_batch() + outbox.next_batch()
-    assert JobResult(B, 5, None, None, 1, 1) in sent
+    assert JobResult(B, 5, Usage(None, None), "b", 1, 1) in sent
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 1000, CHUNK_BYTES, 3 * CHUNK_BYTES])

@@ -14,8 +14,8 @@ from provider_agent.adapters.servers.echo import EchoBackend
 from provider_agent.agent.jobs.execution import StopReason
 from provider_agent.agent.jobs.running import REMEMBERED_JOBS, JobRecord
 from provider_agent.protocol.errors import ErrorCode
-from provider_agent.protocol.frames import JobResult, JobStarted
-from tests.kit.jobs import new_job
+from provider_agent.protocol.frames import JobResult, JobStarted, Usage
+from tests.kit.jobs import new_job, submit_job
 from tests.kit.jobs_harness import JobsHarness, start_job
 from tests.kit.scripted_backend import ScriptedBackend, ScriptedRun
 from tests.kit.virtual_time import in_virtual_time, now
@@ -31,7 +31,7 @@ async def test_a_job_runs_and_ends_with_its_result() -> None:
     assert run.job == job
     run.answer(b"one ", b"two")
     end = await harness.end(job)
-    assert end == JobResult(job.job_id, 7, 3, 4, 20, 10)
+    assert end == JobResult(job.job_id, 7, Usage(3, 4), "b", 20, 10)
     assert harness.data(job) == b"one two"
     assert harness.sent[0] == JobStarted(job.job_id, 200, "text/event-stream", backend.id)
     assert harness.records == [JobRecord("openai", "scripted", end, 0.01)]
@@ -61,10 +61,10 @@ async def test_jobs_spread_over_backends_by_load() -> None:
     backends = [ScriptedBackend(name, max_concurrent=2) for name in ("a", "b")]
     harness = JobsHarness(*backends)
     for _ in range(4):
-        harness.jobs.submit(new_job())
+        submit_job(harness.jobs, new_job())
     assert [harness.pool.running[one.id] for one in backends] == [2, 2]
     too_many = new_job()
-    harness.jobs.submit(too_many)
+    submit_job(harness.jobs, too_many)
     assert harness.refusal(too_many).code == "out_of_capacity"
     harness.jobs.stop_all(StopReason.CANCELLED, "")
     await harness.jobs.wait_until_idle()
@@ -79,7 +79,7 @@ async def test_jobs_above_max_concurrent_are_refused() -> None:
     _, first = await start_job(harness, backend)
     _, second = await start_job(harness, backend)
     too_many = new_job()
-    harness.jobs.submit(too_many)
+    submit_job(harness.jobs, too_many)
     refusal = harness.refusal(too_many)
     assert (refusal.code, refusal.retryable) == ("out_of_capacity", True)
     assert len(backend.runs) == 2
@@ -102,7 +102,7 @@ async def test_jobs_above_max_concurrent_are_refused() -> None:
 )
 async def test_a_job_without_a_route_is_refused_at_once(job: Job, code: str) -> None:
     harness = JobsHarness(ScriptedBackend())
-    harness.jobs.submit(job)
+    submit_job(harness.jobs, job)
     refusal = harness.refusal(job)
     assert (refusal.code, refusal.total_bytes, refusal.retryable) == (code, 0, True)
     assert harness.records == [JobRecord(job.format, "", refusal, None, attempts=0)]
@@ -114,7 +114,7 @@ async def test_a_draining_agent_refuses_new_jobs_and_finishes_running_ones() -> 
     job, run = await start_job(harness, backend)
     harness.jobs.stop_accepting()
     late = new_job()
-    harness.jobs.submit(late)
+    submit_job(harness.jobs, late)
     assert harness.refusal(late).code == "draining"
     run.answer(b"x")
     assert isinstance(await harness.end(job), JobResult)
@@ -124,7 +124,7 @@ async def test_a_draining_agent_refuses_new_jobs_and_finishes_running_ones() -> 
 async def test_a_request_that_is_not_a_json_object_is_a_bad_request(request_body: bytes) -> None:
     harness = JobsHarness(EchoBackend(BackendSettings(kind="echo")))
     job = new_job(request=request_body)
-    harness.jobs.submit(job)
+    submit_job(harness.jobs, job)
     error = await harness.error(job)
     assert (error.code, error.retryable, error.total_bytes) == ("bad_request", False, 0)
 
@@ -136,10 +136,10 @@ async def test_a_job_submitted_twice_runs_once() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
-    harness.jobs.submit(job)
+    submit_job(harness.jobs, job)
     run.answer(b"x")
     await harness.end(job)
-    harness.jobs.submit(job)
+    submit_job(harness.jobs, job)
     await harness.end(job)
     assert len(backend.runs) == 1
     assert len(harness.records) == 1
@@ -148,8 +148,8 @@ async def test_a_job_submitted_twice_runs_once() -> None:
 async def test_a_refused_job_submitted_again_has_one_end() -> None:
     harness = JobsHarness(ScriptedBackend())
     job = new_job("unknown")
-    harness.jobs.submit(job)
-    harness.jobs.submit(job)
+    submit_job(harness.jobs, job)
+    submit_job(harness.jobs, job)
     assert len(harness.ends(job)) == 1
 
 
@@ -159,9 +159,9 @@ async def test_a_running_job_is_recognized_after_any_number_of_later_jobs() -> N
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
     for _ in range(REMEMBERED_JOBS):
-        harness.jobs.submit(new_job("unknown"))
+        submit_job(harness.jobs, new_job("unknown"))
         harness.pump()
-    harness.jobs.submit(job)
+    submit_job(harness.jobs, job)
     await asyncio.sleep(0)
     assert len(backend.runs) == 1
     run.answer(b"x")
@@ -181,15 +181,15 @@ async def test_cancel_stops_a_running_job() -> None:
     error = await harness.error(job)
     assert run.cancelled.is_set()
     assert (error.code, error.message) == ("cancelled", "the client disconnected")
-    assert (error.total_bytes, error.retryable) == (4, False)
-    assert harness.data(job) == b"part"
+    assert (error.total_bytes, error.retryable) == (0, False), "unsent bytes are dropped"
+    assert harness.data(job) == b""
 
 
 async def test_cancel_before_the_first_step_of_the_task_ends_the_job() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job = new_job()
-    harness.jobs.submit(job)
+    submit_job(harness.jobs, job)
     harness.jobs.cancel(job.job_id, "at once")
     assert (await harness.error(job)).code == "cancelled"
     assert backend.runs == []
@@ -265,12 +265,12 @@ async def test_the_deadline_ends_a_job() -> None:
     harness = JobsHarness(backend)
     began = now()
     job = new_job(deadline_ms=90_000)
-    harness.jobs.submit(job)
+    submit_job(harness.jobs, job)
     run = await backend.next_run()
     run.start()
     run.send(b"part")
     error = await harness.error(job)
-    assert (error.code, error.total_bytes, error.retryable) == ("deadline_exceeded", 4, False)
+    assert (error.code, error.total_bytes, error.retryable) == ("deadline_exceeded", 0, False)
     assert "90000 ms" in error.message
     assert run.cancelled.is_set()
     assert now() - began == pytest.approx(90)
@@ -279,7 +279,7 @@ async def test_the_deadline_ends_a_job() -> None:
 async def test_a_deadline_of_zero_ends_the_job() -> None:
     harness = JobsHarness(ScriptedBackend())
     job = new_job(deadline_ms=0)
-    harness.jobs.submit(job)
+    submit_job(harness.jobs, job)
     assert (await harness.error(job)).code == "deadline_exceeded"
 
 
@@ -289,7 +289,7 @@ async def test_an_adapters_error_at_the_deadline_is_ignored() -> None:
     backend.error_on_cancel = Transport("the connection was closed")
     harness = JobsHarness(backend)
     job = new_job(deadline_ms=1000)
-    harness.jobs.submit(job)
+    submit_job(harness.jobs, job)
     assert (await harness.error(job)).code == "deadline_exceeded"
 
 
@@ -319,9 +319,9 @@ async def test_every_job_has_one_end_after_any_sequence_of_events(seed: int) -> 
         match dice.choice(EVENTS):
             case "submit":
                 jobs.append(new_job(dice.choice(["m", "m", "m", "unknown"])))
-                harness.jobs.submit(jobs[-1])
+                submit_job(harness.jobs, jobs[-1])
             case "again" if jobs:
-                harness.jobs.submit(dice.choice(jobs))
+                submit_job(harness.jobs, dice.choice(jobs))
             case "answer" if run := random_run():
                 run.answer(b"x" * dice.randrange(1, 100))
             case "fail" if run := random_run():

@@ -19,7 +19,7 @@ from provider_agent.agent.jobs.running import JobRecord, Jobs
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobResult
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS
-from tests.kit.jobs import new_job
+from tests.kit.jobs import new_job, submit_job
 from tests.kit.jobs_harness import JobsHarness, start_job
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.virtual_time import now
@@ -122,7 +122,7 @@ async def test_a_result_with_a_wrong_byte_count_is_a_defect(
     assert (error.code, error.total_bytes) == ("internal", 4)
 
 
-@pytest.mark.parametrize("tokens", [-1, 2**53 + 1, 10**30])
+@pytest.mark.parametrize("tokens", [-1, 2**53, 10**30])
 async def test_invalid_token_counts_are_unknown(tokens: int) -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
@@ -131,7 +131,7 @@ async def test_invalid_token_counts_are_unknown(tokens: int) -> None:
     run.finish(input_tokens=tokens, output_tokens=tokens)
     end = await harness.end(job)
     assert isinstance(end, JobResult)
-    assert (end.input_tokens, end.output_tokens) == (None, None)
+    assert (end.usage.input_tokens, end.usage.output_tokens) == (None, None)
 
 
 async def test_bytes_before_the_start_fail_only_the_job() -> None:
@@ -167,7 +167,7 @@ async def test_neither_request_nor_response_is_logged(caplog: pytest.LogCaptureF
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job = new_job(request=b'{"messages":"a private question"}')
-    harness.jobs.submit(job)
+    submit_job(harness.jobs, job)
     (await backend.next_run()).answer(b"a private answer")
     await harness.end(job)
     assert "job ended" in caplog.messages

@@ -19,8 +19,8 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.agent.jobs.execution import StopReason
 from provider_agent.protocol.errors import ErrorCode
-from provider_agent.protocol.frames import JobResult, JobStarted
-from tests.kit.jobs import new_job
+from provider_agent.protocol.frames import JobResult, JobStarted, Usage
+from tests.kit.jobs import new_job, submit_job
 from tests.kit.jobs_harness import JobsHarness, start_job
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.virtual_time import in_virtual_time, now
@@ -70,7 +70,9 @@ async def test_a_job_that_fails_before_its_response_fails_over(
     assert (harness.jobs.in_flight, harness.jobs.queued) == (1, 1)
     run.answer(b"one ", b"two")
     end = await harness.end(job)
-    assert end == JobResult(job.job_id, 7, 3, 4, 5020, 5010), "times count from the arrival"
+    assert end == JobResult(job.job_id, 7, Usage(3, 4), "b", 5020, 5010), (
+        "times count from the arrival"
+    )
     assert harness.data(job) == b"one two"
     starts = [one for one in harness.sent if isinstance(one, JobStarted)]
     assert starts == [JobStarted(job.job_id, 200, "text/event-stream", "b")]
@@ -90,7 +92,7 @@ async def test_a_job_ends_with_the_last_error_after_three_attempts() -> None:
     backends = [ScriptedBackend(name) for name in "abcd"]
     harness = JobsHarness(*backends)
     job = new_job()
-    harness.jobs.submit(job)
+    submit_job(harness.jobs, job)
     for number, backend in enumerate(backends[:3]):
         (await backend.next_run()).fail(Unreachable(f"failure {number}"))
     error = await harness.error(job)
@@ -168,7 +170,7 @@ async def test_a_job_does_not_fail_over_to_a_full_backend() -> None:
     first, second = ScriptedBackend("a", max_concurrent=1), ScriptedBackend("b", max_concurrent=1)
     harness = JobsHarness(first, second)
     job, run = await start_job(harness, first)
-    harness.jobs.submit(new_job())
+    submit_job(harness.jobs, new_job())
     await second.next_run()
     run.fail(Unreachable("refused"))
     while not harness.ends(job):  # noqa: ASYNC110 - one turn of the loop suffices
@@ -267,7 +269,7 @@ async def test_a_passed_short_deadline_is_not_the_backends_failure() -> None:
     first, second = two_backends()
     harness = JobsHarness(first, second)
     job = new_job(deadline_ms=29_000)
-    harness.jobs.submit(job)
+    submit_job(harness.jobs, job)
     assert (await harness.error(job)).code == "deadline_exceeded"
     assert harness.pool.outcomes == [("a", "started", 0), ("a", "abandoned", 0)]
 
@@ -335,7 +337,7 @@ async def test_the_agents_token_limit_refuses_jobs_until_it_refills() -> None:
     run.finish(input_tokens=400, output_tokens=250)
     await harness.end(job)
     refused = new_job()
-    harness.jobs.submit(refused)
+    submit_job(harness.jobs, refused)
     error = harness.refusal(refused)
     assert (error.code, error.retryable) == ("out_of_capacity", True)
     assert "tokens per minute" in error.message

@@ -4,7 +4,7 @@ import pytest
 
 from provider_agent.agent.config import LimitsConfig
 from provider_agent.agent.jobs.slow_consumers import SlowConsumers
-from provider_agent.protocol.frames import Ack, JobResult, JobStarted
+from provider_agent.protocol.frames import Ack, JobResult, JobStarted, Usage
 from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from provider_agent.protocol.stream import SendStream
 from tests.kit.agent_config import agent_config
@@ -25,7 +25,7 @@ def stream(written: int, *, ended: bool = False) -> SendStream:
     sending.start(JobStarted(JOB, 200, "text/plain", "b"))
     sending.write(b"x" * written)
     if ended:
-        sending.finish(JobResult(JOB, sending.written, None, None, 1, None))
+        sending.finish(JobResult(JOB, sending.written, Usage(None, None), "b", 1, None))
     while sending.ready:
         sending.next_frames()
     return sending

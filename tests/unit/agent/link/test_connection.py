@@ -19,6 +19,7 @@ from provider_agent.protocol.frames import (
     Heartbeat,
     Hello,
     Rejected,
+    RequestChunk,
 )
 from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES
 from tests.kit.jobs import new_job
@@ -46,7 +47,7 @@ async def test_handshake_signs_the_dialed_authority(
     coordinator: ScriptedCoordinator,
 ) -> None:
     harness = LinkHarness(coordinator.url, enrollment_code="code-1")
-    assert repr(harness.link) == f"<Link {coordinator.url} connecting>"
+    assert repr(harness.link) == f"<Link {coordinator.url} awaiting_challenge>"
     running = asyncio.create_task(harness.link.run())
     peer = await coordinator.next_agent()
     hello = await peer.next(Hello)
@@ -134,7 +135,8 @@ async def test_frames_reach_the_callback_in_order(coordinator: ScriptedCoordinat
     link, peer = await connect(coordinator)
     job = new_job()
     frames: list[CoordinatorFrame] = [
-        job,
+        job.header,
+        RequestChunk(job.job_id, 0, job.request),
         Ack(job.job_id, 0),
         Cancel(job.job_id, "why"),
         Drain("restart"),
@@ -156,7 +158,7 @@ async def test_welcome_and_job_in_one_message_both_reach_the_callback(
     job = new_job()
     await peer.send(welcome(), job)
     await peer.settle()
-    assert link.frames == [welcome(), job]
+    assert link.frames == [welcome(), job.header, RequestChunk(job.job_id, 0, job.request)]
     await peer.close(1000)
     await link.disconnect()
 
@@ -183,9 +185,9 @@ async def test_unknown_frames_are_skipped_and_each_type_is_logged_once(
     for _ in range(3):
         await peer.send_raw(msgspec.msgpack.encode([[29, SECRET], [30, SECRET]]))
     job = new_job()
-    await peer.send_raw(msgspec.msgpack.encode([[29, SECRET], job, [30]]))
+    await peer.send_raw(msgspec.msgpack.encode([[29, SECRET], job.header, [30]]))
     await peer.settle()
-    assert link.frames[1:] == [job]
+    assert link.frames[1:] == [job.header]
     logged = [one for one in caplog.records if one.message == "skipping unknown frames"]
     assert [vars(one)["fields"] for one in logged] == [{"type": 29}, {"type": 30}]
     assert SECRET not in repr([vars(one) for one in caplog.records])

@@ -12,10 +12,11 @@ from provider_agent.agent.link.backoff import (
     next_attempt,
 )
 from provider_agent.agent.link.dial import CLOSE_TIMEOUT_S
-from provider_agent.agent.link.watchdogs import PING_EVERY_S, WRITE_STALL_S
+from provider_agent.agent.link.watchdogs import PING_EVERY_S
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.frames import AgentLimits, Capabilities, Challenge, ModelOffer
 from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, KIB, MAX_MODELS, MIB
+from provider_agent.protocol.write_progress import WRITE_STALL_S
 from tests.kit.link_harness import LinkHarness, RunningLink, connect
 from tests.kit.scripted_coordinator import NONCE, AgentAtCoordinator, ScriptedCoordinator, welcome
 from tests.kit.virtual_time import in_virtual_time, now

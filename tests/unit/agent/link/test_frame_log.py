@@ -22,6 +22,9 @@ from provider_agent.protocol.frames import (
     JobResult,
     JobStarted,
     Rejected,
+    Usage,
+    RoutingStatus,
+    Notice,
 )
 from tests.kit.agent_config import agent_config
 from tests.kit.jobs import new_job
@@ -78,10 +81,11 @@ async def exchange_all_frames(link: RunningLink, agent: AgentAtCoordinator) -> N
     channel = link.outbox.open(job.job_id)
     channel.stream.start(JobStarted(job.job_id, 200, "text/plain", "backend"))
     channel.stream.write(ANSWER)
-    channel.finish(JobResult(job.job_id, len(ANSWER), None, None, 1, 1))
+    channel.finish(JobResult(job.job_id, len(ANSWER), Usage(None, None), "b", 1, 1))
     await agent.next(JobResult)
     link.outbox.open(failed).finish(JobError(failed, 0, "server_error", TEXT, body=ANSWER))
     await agent.next(JobError)
+    await agent.send(Notice("code", "info", TEXT), RoutingStatus(1, []))
     await agent.send(Cancel(failed, TEXT), Ack(failed, 0, final=True), Drain(TEXT))
     await agent.settle()
 
@@ -119,7 +123,7 @@ async def test_a_frame_is_logged_with_job_offset_and_length(
     link.outbox.mark_ready(channel)
     await agent.wait_for_bytes(job.job_id, len(ANSWER))
     channel.stream.write(b"more")
-    channel.finish(JobResult(job.job_id, len(ANSWER) + 4, None, None, 1, 1))
+    channel.finish(JobResult(job.job_id, len(ANSWER) + 4, Usage(None, None), "b", 1, 1))
     await agent.next(JobResult)
     await agent.send(Ack(job.job_id, 7))
     await agent.settle()
@@ -127,7 +131,11 @@ async def test_a_frame_is_logged_with_job_offset_and_length(
     await link.disconnect()
     of_job = {"job": job.job_id.hex()}
     expected: list[Record] = [
-        ("frame received", {"type": "Job", **of_job, "length": len(job.request)}),
+        ("frame received", {"type": "JobHeader", **of_job, "length": len(job.request)}),
+        (
+            "frame received",
+            {"type": "RequestChunk", **of_job, "offset": 0, "length": len(job.request)},
+        ),
         ("frame sent", {"type": "JobStarted", **of_job}),
         ("frame sent", {"type": "Chunk", **of_job, "offset": 0, "length": len(ANSWER)}),
         ("frame sent", {"type": "Chunk", **of_job, "offset": len(ANSWER), "length": 4}),

@@ -12,7 +12,7 @@ from provider_agent.agent.config import LimitsConfig
 from provider_agent.agent.link.resumption import MAX_RESUME_S
 from provider_agent.agent.service import EXIT_OK
 from provider_agent.protocol.frames import Draining, Hello, JobResult, LiveJob, Rejected
-from provider_agent.protocol.limits import MIN_WINDOW_BYTES
+from provider_agent.protocol.limits import MAX_INTEGER, MIN_WINDOW_BYTES
 from tests.kit.agent_config import agent_config
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
@@ -93,7 +93,7 @@ async def test_stream_resumes_at_its_offset() -> None:
         again = await harness.agent.connected()
         hello = await again.next(Hello)
         assert hello.session_id == b"s" * 16
-        assert hello.live_jobs == [LiveJob(run.job.job_id, 0, 7)]
+        assert hello.live_jobs == [LiveJob(run.job.job_id, 0, 7, len(run.job.request))]
         run.send(b"after")
         run.finish()
         assert isinstance(await again.end(run.job.job_id), JobResult)
@@ -121,7 +121,9 @@ async def test_lost_bytes_are_sent_again() -> None:
         await asyncio.sleep(1)
         await harness.cut()
         again = await harness.agent.connected()
-        assert (await again.next(Hello)).live_jobs == [LiveJob(run.job.job_id, 0, 5007)]
+        assert (await again.next(Hello)).live_jobs == [
+            LiveJob(run.job.job_id, 0, 5007, len(run.job.request))
+        ]
         run.finish()
         assert isinstance(await again.end(run.job.job_id), JobResult)
         assert bytes(again.data[run.job.job_id]) == b"before " + b"x" * 5000
@@ -170,7 +172,9 @@ async def test_new_session_cancels_all_jobs_of_the_old_one() -> None:
         await harness.agent.service.outbox.wait_until_acknowledged()
 
 
-@pytest.mark.parametrize(("resume_ms", "after_s"), [(0, 0), (20_000, 20), (2**53, MAX_RESUME_S)])
+@pytest.mark.parametrize(
+    ("resume_ms", "after_s"), [(0, 0), (20_000, 20), (MAX_INTEGER, MAX_RESUME_S)]
+)
 @in_virtual_time
 async def test_jobs_are_cancelled_when_the_session_expires(resume_ms: int, after_s: float) -> None:
     async with resumption_harness(resuming_coordinator(resume_ms=resume_ms), jitter=0.5) as harness:

@@ -12,11 +12,18 @@ from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.reports import Reports, count_job
 from provider_agent.agent.telemetry.rolling_stats import RollingStats, StatsSnapshot
 from provider_agent.agent.telemetry.status import BackendStatus
-from provider_agent.protocol.frames import BackendLoad, Heartbeat, JobEnd, JobError, JobResult
+from provider_agent.protocol.frames import (
+    BackendLoad,
+    Heartbeat,
+    JobEnd,
+    JobError,
+    JobResult,
+    Usage,
+)
 from tests.kit.agent_config import agent_config
 from tests.kit.discovery_harness import find_monitor
 from tests.kit.fake_clock import FakeClock
-from tests.kit.jobs import new_job
+from tests.kit.jobs import new_job, submit_job
 from tests.kit.scripted_backend import ScriptedBackend, model
 
 JOB_ID = b"j" * 16
@@ -58,8 +65,8 @@ async def test_heartbeat_of_an_idle_agent_has_no_statistics() -> None:
 async def test_heartbeat_reports_load_and_health_of_each_backend() -> None:
     harness = ReportsHarness()
     await harness.discovery.check_all()
-    harness.jobs.submit(new_job("m"))
-    harness.jobs.submit(new_job("n"))
+    submit_job(harness.jobs, new_job("m"))
+    submit_job(harness.jobs, new_job("n"))
     run = await harness.up.next_run()
     run.start()
     run.send(b"x")
@@ -76,7 +83,7 @@ async def test_status_includes_skipped_backends() -> None:
     harness = ReportsHarness()
     await harness.discovery.check_all()
     harness.clock.now += 60
-    harness.jobs.submit(new_job("unknown"))
+    submit_job(harness.jobs, new_job("unknown"))
     harness.clock.now += 5
     state = harness.reports.status(
         url=URL, link="connecting", welcomed_at=555.0, last_rejection="busy", draining=True
@@ -140,13 +147,13 @@ def find_nonzero_samples(metrics: Metrics) -> Iterator[str]:
     ("end", "kind", "first_byte_s", "error_rate", "expected"),
     [
         (
-            JobResult(JOB_ID, 5, 3, 4, 20, 10),
+            JobResult(JOB_ID, 5, Usage(3, 4), "b", 20, 10),
             "vllm",
             0.01,
             0.0,
             ["relayed_bytes_total", " 5.0"],
         ),
-        (JobResult(JOB_ID, 5, None, None, 20, None), "vllm", None, 0.0, ["vllm"]),
+        (JobResult(JOB_ID, 5, Usage(None, None), "b", 20, None), "vllm", None, 0.0, ["vllm"]),
         (new_job_error("backend_error"), "vllm", None, 1.0, ["backend_error"]),
         (new_job_error("cancelled"), "vllm", None, 0.0, ["cancelled"]),
         (new_job_error("model_not_loaded"), "", None, 0.0, ["model_not_loaded"]),

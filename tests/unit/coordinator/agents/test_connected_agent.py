@@ -17,6 +17,7 @@ from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.auth import signed_bytes
 from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.exceptions import MalformedMessage, ProtocolViolation
 from provider_agent.protocol.frames import (
     Ack,
@@ -31,16 +32,19 @@ from provider_agent.protocol.frames import (
     Draining,
     Heartbeat,
     Hello,
-    Job,
     JobError,
     JobResult,
     JobStarted,
     LiveJob,
     Rejected,
+    RequestChunk,
+    ResumedJob,
+    Usage,
     Welcome,
 )
-from provider_agent.protocol.limits import REPLACED, RESUME_MS
-from provider_agent.protocol.session import CoordinatorSession, State
+from provider_agent.protocol.job import Job
+from provider_agent.protocol.limits import BATCH_BYTES, REPLACED, RESUME_MS
+from provider_agent.protocol.state import State
 from tests.kit.scripted_agent import offer
 
 NONCE = bytes(range(32))
@@ -82,7 +86,7 @@ class AgentHarness:
         self.wakes = 0
         self.now = 100.0
         self.agent = ConnectedAgent(
-            session=CoordinatorSession(nonce=NONCE, name="test", authorities=[AUTHORITY]),
+            protocol=CoordinatorProtocol(nonce=NONCE, name="test", authorities=[AUTHORITY]),
             session_id=b"s" * 16,
             registry=self.registry,
             settings=CoordinatorSettings(),
@@ -103,7 +107,7 @@ class AgentHarness:
 
     def sent(self) -> list[CoordinatorFrame]:
         """Remove and return the queued frames."""
-        return self.agent.next_batch()
+        return self.agent.next_frames(BATCH_BYTES)
 
     def greet(
         self,
@@ -188,14 +192,14 @@ def test_unknown_frames_are_counted_but_logged_only_once(
 
 def test_job_runs_from_submit_to_its_final_acknowledgement(harness: AgentHarness) -> None:
     job = harness.agent.submit(JOB)
-    assert harness.sent() == [JOB]
+    assert harness.sent() == [JOB.header, RequestChunk(JOB_ID, 0, JOB.request)]
     assert harness.agent.in_flight == 1
     harness.receive(JobStarted(JOB_ID, 200, "text/plain", "b"), Chunk(JOB_ID, 0, b"abc"))
     assert harness.sent() == []
     assert job.take() == b"abc"
     harness.agent.consume(job, 3)
     assert job.unconsumed == 0
-    result = JobResult(JOB_ID, 3, None, None, 1, 1)
+    result = JobResult(JOB_ID, 3, Usage(None, None), "b", 1, 1)
     harness.receive(result)
     assert job.end == result
     assert harness.sent() == [Ack(JOB_ID, 3, final=True)]
@@ -269,11 +273,15 @@ def test_resuming_agent_receives_welcome_then_acknowledgements_then_lost_jobs() 
     second.sent()
     second.now += 0.5
     second.greet(session_id=b"s" * 16, live_jobs=[LiveJob(JOB_ID, 0, 5)])
-    welcome, ack, again = second.sent()
+    welcome, ack, again, *requests = second.sent()
     assert isinstance(welcome, Welcome)
-    assert (welcome.session_id, welcome.resumed) == (b"s" * 16, {JOB_ID: 3})
+    assert (welcome.session_id, welcome.resumed) == (b"s" * 16, [ResumedJob(JOB_ID, 3)])
     assert ack == Ack(JOB_ID, 2)
-    assert again == msgspec.structs.replace(OTHER_JOB, deadline_ms=500)
+    assert again == msgspec.structs.replace(OTHER_JOB.header, deadline_ms=500)
+    assert requests == [
+        RequestChunk(JOB_ID, 0, JOB.request),
+        RequestChunk(OTHER_JOB.job_id, 0, OTHER_JOB.request),
+    ]
     assert (job.owner, unreceived.owner) == (second.agent, second.agent)
     assert second.agent.resumed
     assert (second.agent.offers, second.agent.draining) == (first.agent.offers, True)
@@ -291,10 +299,10 @@ def test_retired_agent_is_closed_when_its_last_job_ends(harness: AgentHarness) -
     assert (close_reason.close_code, close_reason.flush) == (REPLACED, True)
 
 
-def test_send_queue_is_full_until_large_jobs_are_sent(
+def test_send_queue_is_full_until_large_requests_are_sent(
     harness: AgentHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connected_agent, "MAX_QUEUED_JOB_BYTES", 1000)
+    monkeypatch.setattr(connected_agent, "MAX_UNSENT_REQUEST_BYTES", 1000)
     harness.agent.submit(msgspec.structs.replace(JOB, request=bytes(2000)))
     assert harness.agent.send_queue_full
     harness.sent()

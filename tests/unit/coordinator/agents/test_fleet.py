@@ -8,10 +8,10 @@ from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
 from provider_agent.coordinator.agents.fleet import MODEL_GRACE_S, Fleet
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation, WireFormat
 from provider_agent.protocol.frames import AgentLimits, Capabilities, Heartbeat, Hello
-from provider_agent.protocol.session import CoordinatorSession
 from tests.kit.scripted_agent import offer
 
 HELLO = Hello("1", bytes(32), bytes(64))
@@ -32,7 +32,7 @@ class FleetHarness:
 
     def agent(self, key: bytes, model_id: str = "tiny") -> ConnectedAgent:
         agent = ConnectedAgent(
-            session=CoordinatorSession(nonce=bytes(32), name="", authorities=[]),
+            protocol=CoordinatorProtocol(nonce=bytes(32), name="", authorities=[]),
             session_id=bytes(16),
             registry=self.fleet,
             settings=self.settings,

@@ -8,7 +8,7 @@ from websockets.exceptions import ConnectionClosed
 from provider_agent.coordinator.agents import link as agent_link
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
-from provider_agent.protocol.frames import Chunk, JobResult
+from provider_agent.protocol.frames import Chunk, JobResult, Usage
 from provider_agent.protocol.limits import MAX_MESSAGE_TO_COORDINATOR_BYTES, REPLACED
 from tests.kit.scripted_agent import ScriptedAgent
 
@@ -90,7 +90,7 @@ async def test_connection_with_too_many_queued_frames_is_closed(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent_link, "MAX_QUEUED_FRAMES", 10)
-    unknown_end = JobResult(bytes(16), 0, None, None, 0, None)
+    unknown_end = JobResult(bytes(16), 0, Usage(None, None), "b", 0, None)
     async with ScriptedAgent(coordinator.connect_url) as agent:
         await agent.send(*[unknown_end] * 11)
         assert await close_code(agent) == 1008

@@ -1,3 +1,5 @@
+from collections import OrderedDict
+
 import pytest
 
 from provider_agent.coordinator.sessions.detached_session import (
@@ -6,7 +8,8 @@ from provider_agent.coordinator.sessions.detached_session import (
     fail_missing,
 )
 from provider_agent.coordinator.sessions.running_job import JobOwner, RunningJob
-from provider_agent.protocol.frames import Chunk, Job, JobError, JobStarted, LiveJob
+from provider_agent.protocol.frames import Chunk, JobError, JobStarted, LiveJob, ResumedJob
+from provider_agent.protocol.job import Job
 from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from provider_agent.protocol.stream import ReceiveStream
 
@@ -42,6 +45,7 @@ def detach(job: RunningJob, received: bytes = b"") -> tuple[DetachedSession, Rec
         offers=None,
         jobs={JOB_ID: job},
         streams={JOB_ID: stream, b"abandoned": ReceiveStream(MIN_WINDOW_BYTES)},
+        ended=OrderedDict(),
     )
     return session, stream
 
@@ -89,9 +93,9 @@ def test_job_without_output_continues_is_resent_or_fails(
 def outcome_of(session: DetachedSession, stream: ReceiveStream, live_jobs: list[LiveJob]) -> str:
     """The field of the `ResumptionPlan` that contains the session's only job."""
     plan = session.plan_resumption(live_jobs)
-    assert plan.streams in ({}, {JOB_ID: stream})
+    assert plan.resumption.streams in ({}, {JOB_ID: stream})
     found = {
-        "streams": len(plan.streams),
+        "streams": len(plan.resumption.streams),
         "resend": len(plan.resend),
         "failed": len(plan.failed),
     }
@@ -107,13 +111,16 @@ def test_bytes_passed_on_while_detached_are_acknowledged_on_the_next_link() -> N
     assert stream.resume(MIN_WINDOW_BYTES) == 2
 
 
-def test_abandoned_job_is_dropped() -> None:
-    session, _ = detach(job := running_job(FakeOwner()))
+def test_abandoned_job_is_cancelled_by_the_resumption() -> None:
+    session, stream = detach(job := running_job(FakeOwner()))
     job.owner.abandon(job)
     job.owner.abandon(job)
     job.owner.consume(job, 0)
     assert session.jobs == {}
-    assert session.plan_resumption([LiveJob(JOB_ID, 0, 0)]).streams == {}
+    plan = session.plan_resumption([LiveJob(JOB_ID, 0, 7)])
+    assert plan.resumption.cancelled == {JOB_ID}
+    assert plan.resumption.resumed == [ResumedJob(JOB_ID, 7)]
+    assert stream.received == 7
     session.end()
     assert job.end is None
 

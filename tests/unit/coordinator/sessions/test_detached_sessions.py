@@ -1,4 +1,5 @@
 import asyncio
+from collections import OrderedDict
 
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.coordinator.sessions.detached_sessions import DetachedSessions
@@ -26,6 +27,7 @@ def new_session(
         offers=None,
         jobs={},
         streams={},
+        ended=OrderedDict(),
     )
 
 

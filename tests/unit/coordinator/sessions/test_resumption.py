@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from provider_agent.coordinator.sessions.detached_session import MAX_SENDS
-from provider_agent.protocol.frames import LiveJob
+from provider_agent.protocol.frames import LiveJob, ResumedJob
 from provider_agent.protocol.limits import MIB, MIN_WINDOW_BYTES
 from tests.kit.coordinator_harness import NO_HEARTBEATS, coordinator_harness, wait_until
 from tests.kit.scripted_agent import ScriptedAgent
@@ -119,7 +119,7 @@ async def test_job_whose_link_is_always_lost_fails_after_max_sends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first_offset", "next_offset"), [(2, 9), (0, 0), (10, 9), (2**53, 2**53)], ids=str
+    ("first_offset", "next_offset"), [(2, 9), (0, 0), (10, 9), (2**53 - 1, 2**53 - 1)], ids=str
 )
 def test_job_fails_when_the_agent_does_not_hold_the_next_byte(
     first_offset: int, next_offset: int
@@ -161,9 +161,9 @@ async def test_unknown_live_jobs_are_ignored() -> None:
         job, response = await harness.streaming(b"x")
         await harness.agent.lose_link()
         unknown = [LiveJob(number.to_bytes(16, "big"), 0, 2**40) for number in range(4095)]
-        await harness.agent.reconnect(live_jobs=[*unknown, job.stream.live_job()])
+        await harness.agent.reconnect(live_jobs=[*unknown, job.live_job()])
         assert harness.agent.session.welcome is not None
-        assert harness.agent.session.welcome.resumed == {job.job.job_id: 1}
+        assert harness.agent.session.welcome.resumed == [ResumedJob(job.job.job_id, 1)]
         await job.finish()
         assert await response.read() == b""
 
@@ -175,9 +175,9 @@ async def test_session_of_another_key_cannot_be_resumed() -> None:
         await harness.agent.lose_link()
         async with ScriptedAgent(harness.coordinator.connect_url) as thief:
             thief.session.welcome = harness.agent.session.welcome
-            await thief.reconnect(live_jobs=[job.stream.live_job()])
+            await thief.reconnect(live_jobs=[job.live_job()])
             assert thief.session.welcome is not None
-            assert thief.session.welcome.resumed == {}
+            assert thief.session.welcome.resumed == []
         await harness.agent.reconnect()
         await job.finish()
         assert await response.read() == b""
@@ -201,7 +201,7 @@ async def test_bytes_read_while_detached_are_acknowledged_after_welcome() -> Non
 
 
 @in_virtual_time
-async def test_job_of_a_disconnected_client_is_not_named_in_welcome() -> None:
+async def test_job_of_a_disconnected_client_is_cancelled_after_the_resumption() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"1")
         await harness.agent.lose_link()
@@ -209,21 +209,28 @@ async def test_job_of_a_disconnected_client_is_not_named_in_welcome() -> None:
         await wait_until(
             lambda: [one.jobs for one in harness.coordinator.detached_sessions()] == [0]
         )
+        await job.send(b"nobody waits for this")
         await harness.agent.reconnect()
-        assert job.dropped
+        await job.cancelled.wait()
+        assert job.stream.acked == 1
+        await job.fail("cancelled")
+        await harness.agent.settle()
         assert harness.coordinator.agents()[0].in_flight == 0
         assert harness.coordinator.counters.disconnected == 1
 
 
 @in_virtual_time
-async def test_job_cancelled_before_the_link_was_lost_is_not_named_in_welcome() -> None:
+async def test_job_cancelled_before_the_link_was_lost_is_cancelled_again() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"1")
         response.close()
         await job.cancelled.wait()
         await harness.agent.lose_link()
+        job.cancelled.clear()
         await harness.agent.reconnect()
-        assert job.dropped
+        await job.cancelled.wait()
+        await job.fail("cancelled")
+        await harness.agent.settle()
         assert harness.coordinator.agents()[0].in_flight == 0
 
 

@@ -1,11 +1,12 @@
 import asyncio
 
 from provider_agent.coordinator.sessions.running_job import RunningJob
-from provider_agent.protocol.frames import Job, JobError, JobResult, JobStarted
+from provider_agent.protocol.frames import JobError, JobResult, JobStarted, Usage
+from provider_agent.protocol.job import Job
 
 JOB_ID = bytes(16)
 JOB = Job(JOB_ID, "tiny", "openai", b"{}", 1000)
-RESULT = JobResult(JOB_ID, 0, None, None, 1, None)
+RESULT = JobResult(JOB_ID, 0, Usage(None, None), "b", 1, None)
 
 
 class FakeOwner:

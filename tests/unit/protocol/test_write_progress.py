@@ -1,6 +1,6 @@
 import pytest
 
-from provider_agent.agent.link.watchdogs import WRITE_STALL_S, WriteProgress
+from provider_agent.protocol.write_progress import WRITE_STALL_S, WriteProgress
 
 Checks = list[tuple[float, int, bool]]
 """The time of a check, the bytes in the buffer, and whether the link counts as stalled."""

@@ -2,12 +2,12 @@ import asyncio
 import socket
 
 from provider_agent.agent.link.dial import DialSettings, dial
-from provider_agent.agent.link.socket_options import (
+from provider_agent.protocol.limits import SUBPROTOCOL
+from provider_agent.protocol.socket_options import (
     NOTSENT_LOWAT_BYTES,
     TCP_NOTSENT_LOWAT,
     set_socket_options,
 )
-from provider_agent.protocol.limits import SUBPROTOCOL
 from tests.kit.loops import on_both_loops
 from tests.kit.scripted_coordinator import ScriptedCoordinator
 

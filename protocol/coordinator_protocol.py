@@ -1,0 +1,224 @@
+"""The coordinator's state machine of one connection, sans-I/O: frames in, frames to send out.
+
+`receive` processes one frame and returns it if the application has to act on it, otherwise None. Of
+a `Chunk` it returns only the bytes that are new. `next_frames` returns what to send: control frames
+in order, then the pieces of requests. A frame that the state does not allow raises
+`ProtocolViolation`; the caller then closes the connection with 1002.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec.structs import replace
+
+from provider_agent.protocol.auth import verify_signature
+from provider_agent.protocol.exceptions import ProtocolViolation
+from provider_agent.protocol.frames import (
+    Ack,
+    AgentFrame,
+    Cancel,
+    Capabilities,
+    Challenge,
+    Chunk,
+    CoordinatorFrame,
+    Draining,
+    Heartbeat,
+    Hello,
+    JobEnd,
+    JobError,
+    JobResult,
+    JobStarted,
+    Rejected,
+    Welcome,
+)
+from provider_agent.protocol.job import Job
+from provider_agent.protocol.limits import MAX_LIVE_JOBS
+from provider_agent.protocol.request import RequestQueue
+from provider_agent.protocol.resumption import NOTHING, Resumption
+from provider_agent.protocol.state import State
+from provider_agent.protocol.stream import ReceiveStream
+
+_CONTROL_FRAME_BYTES: Final = 128
+"""The estimated size of a control frame. `Welcome` and `RoutingStatus` can be larger."""
+
+
+class CoordinatorProtocol:
+    """The coordinator's side of one connection.
+
+    Args:
+        nonce: 32 random bytes, fresh for this connection.
+        name: the coordinator's name.
+        authorities: the addresses (`host:port`) at which agents may dial this coordinator, from its
+            configuration: a man in the middle controls the `Host` header.
+        features: the optional features that the coordinator supports.
+
+    Attributes:
+        state: of the connection.
+        to_send: control frames to send, in order.
+        requests: request bodies to send, after the control frames.
+        streams: the response of each job without an end, by job id.
+        ended: job id → `total_bytes` of the latest jobs whose end has arrived.
+        features: the optional features of this connection; empty before `accept`.
+    """
+
+    def __init__(
+        self,
+        *,
+        nonce: bytes,
+        name: str,
+        authorities: Iterable[str],
+        features: Iterable[str] = (),
+    ) -> None:
+        self.state = State.AWAITING_HELLO
+        self.requests = RequestQueue()
+        self.streams: dict[bytes, ReceiveStream] = {}
+        self.ended: OrderedDict[bytes, int] = OrderedDict()
+        self.features: frozenset[str] = frozenset()
+        self._supported = list(features)
+        self._requested: frozenset[str] = frozenset()
+        self.to_send: list[CoordinatorFrame] = [Challenge(nonce, name, self._supported)]
+        self._nonce = nonce
+        self._authorities = tuple(authorities)
+        self._window = 0
+
+    def __repr__(self) -> str:
+        return f"<CoordinatorProtocol {self.state} jobs={len(self.streams)}>"
+
+    def receive(self, frame: AgentFrame) -> AgentFrame | None:
+        """Process one frame of the agent; a returned `Chunk` holds only new bytes.
+
+        The signature of a returned `Hello` is verified; answer it with `accept` or `reject`. After
+        a bad signature the result is None, `Rejected` is in `to_send` and the session is closed.
+
+        Raises:
+            ProtocolViolation: the state does not allow the frame.
+        """
+        match self.state, frame:
+            case State.OPEN, Chunk():
+                return self._chunk(frame)
+            case State.OPEN, JobStarted():
+                return self._job_started(frame)
+            case State.OPEN, JobResult() | JobError():
+                return self._job_ended(frame)
+            case State.OPEN, Capabilities() | Heartbeat() | Draining():
+                return frame
+            case State.AWAITING_HELLO, Hello():
+                return self._authenticate(frame)
+        raise ProtocolViolation(f"{type(frame).__name__} in the state {self.state}")
+
+    def _authenticate(self, hello: Hello) -> Hello | None:
+        for authority in self._authorities:
+            if verify_signature(hello.public_key, hello.signature, authority, self._nonce):
+                self.state = State.AUTHENTICATED
+                self._requested = frozenset(hello.features)
+                return hello
+        self.reject(
+            Rejected(
+                "bad_signature",
+                "The signature is invalid: the agent dialed an address that is not in this "
+                "coordinator's list, or its key file is damaged.",
+            )
+        )
+        return None
+
+    def accept(self, welcome: Welcome, resumption: Resumption = NOTHING) -> None:
+        """Admit the agent whose `Hello` was returned.
+
+        Args:
+            welcome: its `resumed` and `features` are replaced.
+            resumption: which jobs of the agent's detached session continue; send their requests
+                with `continue_request`.
+        """
+        if self.state is not State.AUTHENTICATED:
+            raise RuntimeError(f"accept() in the state {self.state}")
+        self.state = State.OPEN
+        self._window = welcome.window_bytes
+        self.streams = dict(resumption.streams)
+        active = [name for name in self._supported if name in self._requested]
+        self.features = frozenset(active)
+        self.to_send.append(replace(welcome, resumed=resumption.resumed, features=active))
+        for job_id, stream in self.streams.items():
+            offset = stream.resume(self._window)
+            if offset:
+                self.to_send.append(Ack(job_id, offset))
+
+    def reject(self, rejected: Rejected) -> None:
+        """Reject an agent not yet admitted; close the connection after `to_send` is sent."""
+        if self.state not in (State.AWAITING_HELLO, State.AUTHENTICATED):
+            raise RuntimeError(f"reject() in the state {self.state}")
+        self.state = State.CLOSED
+        self.to_send.append(rejected)
+
+    def start_job(self, job: Job) -> None:
+        """Send a job to the agent: its header, then its request in pieces."""
+        if self.state is not State.OPEN or job.job_id in self.streams:
+            raise RuntimeError(f"start_job() in the state {self.state}, or with a job id in use")
+        self.streams[job.job_id] = ReceiveStream(self._window)
+        self.to_send.append(job.header)
+        self.requests.add(job.job_id, job.request)
+
+    def continue_request(self, job: Job, offset: int) -> None:
+        """Send the rest of a resumed job's request, from `offset` on."""
+        self.requests.add(job.job_id, job.request, offset)
+
+    def cancel_job(self, job_id: bytes, reason: str) -> None:
+        """Ask the agent to stop a job, which still ends with an end frame."""
+        self.requests.drop(job_id)
+        if job_id in self.streams:
+            self.to_send.append(Cancel(job_id, reason))
+
+    def consumed(self, job_id: bytes, count: int) -> None:
+        """`count` more bytes of a response were passed on, or discarded after a cancel."""
+        stream = self.streams.get(job_id)
+        offset = stream.consume(count) if stream is not None else None
+        if offset is not None:
+            self.to_send.append(Ack(job_id, offset))
+
+    def _job_started(self, frame: JobStarted) -> JobStarted | None:
+        stream = self.streams.get(frame.job_id)
+        if stream is None:
+            return None
+        if stream.started:
+            raise ProtocolViolation("a job that started twice")
+        stream.started = True
+        return frame
+
+    def _chunk(self, frame: Chunk) -> Chunk | None:
+        stream = self.streams.get(frame.job_id)
+        if stream is None:
+            return None
+        if not stream.started:
+            raise ProtocolViolation("a chunk of a job that has not started")
+        fresh = stream.receive(frame)
+        if not fresh:
+            return None
+        if len(fresh) == len(frame.data):
+            return frame
+        return Chunk(frame.job_id, stream.received - len(fresh), fresh)
+
+    def _job_ended(self, frame: JobResult | JobError) -> JobResult | JobError | None:
+        stream = self.streams.pop(frame.job_id, None)
+        if stream is not None:
+            stream.check_end(frame)
+            self.requests.drop(frame.job_id)
+            self._remember_end(frame)
+        self.to_send.append(Ack(frame.job_id, frame.total_bytes, final=True))
+        return frame if stream is not None else None
+
+    def _remember_end(self, end: JobEnd) -> None:
+        """Keep what the agent needs to hear when the `Ack` of this end is lost with the link."""
+        self.ended[end.job_id] = end.total_bytes
+        if len(self.ended) > MAX_LIVE_JOBS:
+            self.ended.popitem(last=False)
+
+    def next_frames(self, limit_bytes: int) -> list[CoordinatorFrame]:
+        """Remove and return the frames of the next message, about `limit_bytes` of them."""
+        count = max(1, limit_bytes // _CONTROL_FRAME_BYTES)
+        frames = self.to_send[:count]
+        del self.to_send[:count]
+        size = len(frames) * _CONTROL_FRAME_BYTES
+        while size < limit_bytes and (chunk := self.requests.next_chunk(limit_bytes - size)):
+            frames.append(chunk)
+            size += len(chunk.data) + _CONTROL_FRAME_BYTES
+        return frames

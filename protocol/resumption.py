@@ -1,0 +1,72 @@
+"""What becomes of each job when an agent resumes its session, on the coordinator's side. Pure.
+
+The rules are the table of docs/protocol.md, "Resumption".
+"""
+
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+from provider_agent.protocol.frames import LiveJob, ResumedJob
+from provider_agent.protocol.stream import ReceiveStream
+
+
+class Resumption(Struct, frozen=True):
+    """The jobs that a coordinator names in `Welcome.resumed`.
+
+    Attributes:
+        streams: responses that continue, by job id.
+        request_offsets: where the request of each of them continues.
+        cancelled: those of them that the coordinator has cancelled.
+        delivered: ended jobs whose end it already has: job id → `total_bytes`.
+    """
+
+    streams: dict[bytes, ReceiveStream]
+    request_offsets: dict[bytes, int]
+    cancelled: set[bytes]
+    delivered: dict[bytes, int]
+
+    @property
+    def resumed(self) -> list[ResumedJob]:
+        """The entries of `Welcome.resumed`."""
+        continued = [ResumedJob(job_id, s.received) for job_id, s in self.streams.items()]
+        ended = [ResumedJob(job_id, size, ended=True) for job_id, size in self.delivered.items()]
+        return continued + ended
+
+
+NOTHING = Resumption({}, {}, set(), {})
+"""The resumption of an agent that starts a new session."""
+
+
+def plan_resumption(
+    live_jobs: Iterable[LiveJob],
+    streams: Mapping[bytes, ReceiveStream],
+    cancelled: Iterable[bytes],
+    ended: Mapping[bytes, int],
+) -> Resumption:
+    """Decide which of an agent's live jobs continue.
+
+    A job without the next byte that the coordinator needs does not: it has failed. The rest of a
+    cancelled response is skipped.
+
+    Args:
+        live_jobs: of the agent's `Hello`.
+        streams: the coordinator's streams without an end, by job id.
+        cancelled: the ids of those streams that the coordinator has cancelled.
+        ended: job id → `total_bytes` of each job whose end the coordinator has.
+    """
+    result = Resumption({}, {}, set(), {})
+    skipped = set(cancelled)
+    for live in live_jobs:
+        stream = streams.get(live.job_id)
+        size = ended.get(live.job_id)
+        if stream is not None:
+            if live.job_id in skipped:
+                stream.skip_to(live.next_offset)
+                result.cancelled.add(live.job_id)
+            if live.first_offset <= stream.received <= live.next_offset:
+                result.streams[live.job_id] = stream
+                result.request_offsets[live.job_id] = live.request_offset
+        elif size is not None and live.ended and live.first_offset <= size <= live.next_offset:
+            result.delivered[live.job_id] = size
+    return result
