@@ -134,8 +134,8 @@ async def cancel_one_job_many_times(harness: HostileHarness) -> None:
 
 
 async def flood_with_cancels(harness: HostileHarness) -> None:
-    for _ in range(3):
-        await harness.peer.send(*(Cancel(new_job().job_id, "x" * 4096) for _ in range(1000)))
+    for _ in range(15):
+        await harness.peer.send(*(Cancel(new_job().job_id, "x" * 4096) for _ in range(200)))
 
 
 async def flood_with_acks(harness: HostileHarness) -> None:

@@ -71,7 +71,7 @@ HOSTILE_MESSAGES: Final = [
     HostileMessage(
         "fields of a newer version",
         _encode([*_CANCEL, "why", *[None] * 1000]),
-        _encode([*_STARTED, "new", *[None] * 1000]),
+        _encode([*_STARTED, [], "new", *[None] * 1000]),
         None,
     ),
     HostileMessage("a frame of the other direction", _encode(_STARTED), _encode(_CANCEL), None),
