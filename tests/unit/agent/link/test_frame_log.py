@@ -21,10 +21,10 @@ from provider_agent.protocol.frames import (
     JobError,
     JobResult,
     JobStarted,
-    Rejected,
-    Usage,
-    RoutingStatus,
     Notice,
+    Rejected,
+    RoutingStatus,
+    Usage,
 )
 from tests.kit.agent_config import agent_config
 from tests.kit.jobs import new_job
