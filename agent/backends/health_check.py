@@ -14,6 +14,7 @@ from provider_agent.adapters.base import (
     ServerLoad,
 )
 from provider_agent.adapters.responses.http_errors import describe, is_loading
+from provider_agent.agent.backends.adapter_calls import call_adapter, validated
 from provider_agent.event_log import EventLogger
 
 log = EventLogger(__name__)
@@ -44,13 +45,10 @@ class BackendState(Struct, frozen=True):
 
 
 async def check_backend(backend: Backend) -> BackendState:
-    """Check one backend's health and list its models; never raises for a server's fault."""
+    """Check one backend's health and list its models; raises only when cancelled."""
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_S):
-            health = await backend.health()
-            if not health.reachable:
-                return BackendState(backend, health)
-            models = await backend.list_models()
+            return await _check(backend)
     except BackendError as error:
         timed_out = isinstance(error, BackendTimeout)
         loading = backend.native and is_loading(error)
@@ -64,10 +62,17 @@ async def check_backend(backend: Backend) -> BackendState:
         # A defect of a third party's adapter must not stop the agent.
         log.exception("adapter failed", backend=backend.id)
         return BackendState(backend, BackendHealth(False, None, "the adapter failed; see the log"))
+
+
+async def _check(backend: Backend) -> BackendState:
+    health = validated(await call_adapter(backend.health), BackendHealth)
+    if not health.reachable:
+        return BackendState(backend, health)
+    models = validated(await call_adapter(backend.list_models), list[BackendModel])
     return BackendState(
         backend,
         health,
         tuple(model for model in models if not model.withheld),
         tuple(model for model in models if model.withheld),
-        backend.max_concurrent,
+        validated(backend.max_concurrent, int),
     )

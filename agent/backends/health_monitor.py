@@ -13,6 +13,7 @@ from typing import Final
 from msgspec import structs
 
 from provider_agent.adapters.base import Backend, BackendError, BackendHealth, ServerLoad
+from provider_agent.agent.backends.adapter_calls import call_adapter, validated
 from provider_agent.agent.backends.admission import AdmissionControl
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.health_check import BackendState, check_backend
@@ -151,7 +152,7 @@ class HealthMonitor:
         if self.closed:
             return
         try:
-            await self.backend.close()
+            await call_adapter(self.backend.close)
         except Exception:
             # One adapter's defect must not keep the others' connections open.
             log.exception("adapter failed", backend=self.backend.id)
@@ -204,7 +205,8 @@ class HealthMonitor:
         try:
             if self.state.health.reachable and not self.retired:
                 async with asyncio.timeout(LOAD_INTERVAL_S):
-                    load = await self.backend.load()
+                    reported = await call_adapter(self.backend.load)
+                load = None if reported is None else validated(reported, ServerLoad)
                 self._load_fails = False
         except (BackendError, TimeoutError):
             pass

@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+from msgspec import structs
 
 from provider_agent.adapters.base import (
     BackendError,
@@ -10,6 +11,7 @@ from provider_agent.adapters.base import (
     BadStatus,
     InvalidResponse,
     Operation,
+    ServerLoad,
     Unreachable,
 )
 from provider_agent.agent.backends.configured import Backends
@@ -124,10 +126,12 @@ async def test_withheld_models_are_kept_with_their_reason_and_never_routed() -> 
         (InvalidResponse("odd answer"), "odd answer"),
         (RuntimeError("a defect"), "the adapter failed; see the log"),
         (KeyError("data"), "the adapter failed; see the log"),
+        (SystemExit(5), "the adapter failed; see the log"),
+        (asyncio.CancelledError(), "the adapter failed; see the log"),
     ],
 )
 async def test_a_failing_adapter_does_not_affect_other_backends(
-    where: str, failure: Exception, shown: str
+    where: str, failure: BaseException, shown: str
 ) -> None:
     # An adapter whose `health` raised once failed the whole agent.
     broken, healthy = ScriptedBackend("broken"), ScriptedBackend("healthy", model("m"))
@@ -139,6 +143,54 @@ async def test_a_failing_adapter_does_not_affect_other_backends(
     await harness.discovery.check_all()
     assert harness.models() == ["m"]
     assert harness.errors() == [shown, None]
+
+
+@pytest.mark.parametrize(
+    ("method", "result"),
+    [
+        ("list_models", None),
+        ("list_models", [None]),
+        ("list_models", [model("m"), {"model_id": "n"}]),
+        ("list_models", [structs.replace(model(), model_id=7)]),
+        ("list_models", [structs.replace(model(), operations=None)]),
+        ("list_models", [structs.replace(model(), context_window="4k")]),
+        ("list_models", [structs.replace(model(), withheld=None)]),
+        ("health", None),
+        ("health", BackendHealth(True, "fast")),  # type: ignore[arg-type]
+        ("max_concurrent", None),
+        ("max_concurrent", "8"),
+    ],
+)
+async def test_invalid_value_from_an_adapter_fails_only_its_backend(
+    method: str, result: object
+) -> None:
+    # A model list that was None raised in the monitor, which ended the agent.
+    broken, healthy = ScriptedBackend("broken"), ScriptedBackend("healthy", model("m"))
+
+    async def call() -> object:
+        return result
+
+    setattr(broken, method, result if method == "max_concurrent" else call)
+    harness = DiscoveryHarness(broken, healthy)
+    await harness.discovery.check_all()
+    assert harness.models() == ["m"]
+    assert harness.errors() == ["the adapter failed; see the log", None]
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        ServerLoad(running="many"),  # type: ignore[arg-type]
+        asyncio.CancelledError(),
+        SystemExit(5),
+    ],
+)
+async def test_invalid_load_from_an_adapter_is_ignored(load: ServerLoad | BaseException) -> None:
+    backend = ScriptedBackend("a", model("m"))
+    backend.reported_load = load
+    harness = DiscoveryHarness(backend)
+    await harness.discovery.check_all()
+    assert (harness.models(), harness.discovery.states[0].load) == (["m"], None)
 
 
 @pytest.mark.parametrize(
