@@ -113,12 +113,15 @@ class TextFormatter(_RedactingFormatter):
     """`2026-01-31T12:00:00.000Z INFO provider_agent.agent.link.uplink connected resumed=2 …`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one line, followed by the lines of the traceback."""
+        """Return one line, followed by the indented lines of the traceback."""
         parts = [_time(record), record.levelname, record.name, _one_line(self._event(record))]
         parts += [f"{name}={_text_value(value)}" for name, value in self._fields(record).items()]
         line = " ".join(parts)
         trace = self._trace(record)
-        return line if trace is None else "\n".join([line, *map(_one_line, trace.split("\n"))])
+        if trace is None:
+            return line
+        # Indented, because the message of an exception may contain a line that looks like a record.
+        return "\n".join([line, *(f"  {_one_line(part)}" for part in trace.split("\n"))])
 
 
 class JsonFormatter(_RedactingFormatter):

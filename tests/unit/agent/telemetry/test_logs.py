@@ -112,6 +112,21 @@ def test_logged_text_cannot_forge_a_second_line() -> None:
     assert 'bytes="99 bytes"' in stream.getvalue()
 
 
+def test_exception_message_in_a_traceback_cannot_forge_a_record() -> None:
+    # A newline in the message of an exception began an unindented line.
+    stream = start_logging("text")
+    try:
+        raise ValueError(
+            "bad\n2026-01-31T12:00:00.000Z INFO provider_agent forged\r\n\nINFO forged"
+        )
+    except ValueError:
+        LOG.exception("adapter failed")
+    first, *trace = stream.getvalue().splitlines()
+    assert first.endswith("ERROR provider_agent.test adapter failed")
+    assert trace[0] == "  Traceback (most recent call last):"
+    assert all(line.startswith("  ") for line in trace)
+
+
 @pytest.mark.parametrize("fmt", ["text", "json"])
 def test_unprintable_characters_are_escaped(fmt: Literal["text", "json"]) -> None:
     # JSON does not escape C1 control characters and bidirectional marks.
