@@ -4,10 +4,17 @@ Each raises ValueError with a reason that does not repeat the value, which may c
 """
 
 import ipaddress
+from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from provider_agent.agent.config.errors import InvalidValue
 from provider_agent.protocol.auth import canonical_authority
+
+MAX_LABEL_CHARS: Final = 63
+"""The longest part of a host name between two dots (RFC 1035, section 2.3.4)."""
+
+MAX_HOST_CHARS: Final = 253
+"""The longest host name in text form: 255 bytes in DNS messages (RFC 1035, section 2.3.4)."""
 
 
 def backend_url(text: str) -> str:
@@ -42,7 +49,8 @@ def proxy_url(text: str) -> str:
 def listen_address(text: str) -> tuple[str, int]:
     """Return host and port of a `host:port` to listen on; an IPv6 address needs brackets."""
     host, colon, port = text.strip().rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    digits = port.isascii() and port.isdigit() and len(port) <= len("65535")
+    if not colon or not host or not digits or int(port) > 65535:
         raise ValueError('expected host:port, such as "127.0.0.1:9090", or "" to turn it off')
     if host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("[")):
         raise ValueError('an IPv6 address needs brackets, such as "[::1]:9090"')
@@ -75,4 +83,21 @@ def _split(text: str, schemes: tuple[str, ...], *, credentials: bool = False) ->
         )
     if any(character.isspace() for character in text.strip()):
         raise InvalidValue("an address must not contain spaces", "remove them")
+    if parts.port == 0:
+        raise InvalidValue("no server has port 0", "write the server's port")
+    _check_host(parts.hostname)
     return parts
+
+
+def _check_host(host: str) -> None:
+    """Refuse a name that DNS cannot resolve, so that it is not dialed again and again."""
+    name = host.removesuffix(".")
+    if ":" in name or not name.isascii():  # an IPv6 address, or a name that IDNA will encode
+        return
+    labels = name.split(".")
+    if len(name) > MAX_HOST_CHARS or not all(0 < len(label) <= MAX_LABEL_CHARS for label in labels):
+        raise InvalidValue(
+            f"no host has such a name: its parts have 1 to {MAX_LABEL_CHARS} characters, "
+            f"and all of it at most {MAX_HOST_CHARS}",
+            "correct the host",
+        )

@@ -84,6 +84,9 @@ def read_file(path: Path) -> dict[str, object]:
         raise ConfigError(f"{path}: line {line}: not UTF-8", "save the file as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {_describe_syntax(str(error))}") from error
+    except ValueError as error:
+        # From `int`, which converts at most `sys.get_int_max_str_digits()` digits.
+        raise ConfigError(f"{path}: a number has too many digits", "name the right file") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply", "name the right file") from error
 

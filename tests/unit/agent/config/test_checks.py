@@ -79,7 +79,16 @@ def test_duplicate_backend_is_refused(
 
 @pytest.mark.parametrize(
     "url",
-    ["wss://c.example/x", "ws://127.0.0.1:1/x", "ws://[::1]:1", "ws://localhost", "ws://127.9.9.9"],
+    [
+        "wss://c.example/x",
+        "wss://c.example.:443",
+        f"wss://{'a' * 63}.example",
+        "wss://a_b",
+        "ws://127.0.0.1:1/x",
+        "ws://[::1]:1",
+        "ws://localhost",
+        "ws://127.9.9.9",
+    ],
 )
 def test_coordinator_url_is_encrypted_or_loopback(tmp_path: Path, url: str) -> None:
     assert load(tmp_path, f'[coordinator]\nurl = "{url}"\n').config.coordinator.url == url
@@ -96,6 +105,12 @@ def test_coordinator_url_is_encrypted_or_loopback(tmp_path: Path, url: str) -> N
         ("wss://c.example/a b", "must not contain spaces"),
         ("wss://c.example/#a", 'must not contain "#"'),
         ("wss://[c.example", "not an address"),
+        ("wss://c..example/x", "no host has such a name"),
+        ("wss://.example", "no host has such a name"),
+        ("wss://example..", "no host has such a name"),
+        (f"wss://{'a' * 64}.example", "no host has such a name"),
+        (f"wss://{'a.' * 127}a", "no host has such a name"),
+        ("wss://c.example:0/x", "no server has port 0"),
     ],
 )
 def test_invalid_coordinator_url_is_refused(tmp_path: Path, url: str, message: str) -> None:
@@ -184,7 +199,7 @@ def test_status_server_can_be_turned_off(tmp_path: Path, address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["9090", "127.0.0.1", ":9090", "h:99999", "::1:9090", "[::1:1", "h:٣"]
+    "address", ["9090", "127.0.0.1", ":9090", "h:99999", "::1:9090", "[::1:1", "h:٣", "h:000080"]
 )
 def test_invalid_listen_address_is_refused(tmp_path: Path, address: str) -> None:
     text = f'{MINIMAL}[observability]\nprometheus_addr = "{address}"\n'

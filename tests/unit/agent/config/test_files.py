@@ -60,6 +60,7 @@ def test_credentials_directory_of_systemd_is_expanded() -> None:
         (b"a = 1\nb = '\xff'\n", "line 2: not UTF-8"),
         (b"#" * (MAX_FILE_BYTES + 1), "larger than 1048576 bytes"),
         (b"a = " + b"[" * 5000, "nested too deeply"),
+        (b"a = " + b"1" * 4301, "a number has too many digits"),
     ],
 )
 def test_error_about_invalid_toml_contains_the_position(
