@@ -3,12 +3,13 @@
 A `Backend` is one server with its address and key. It reports its health, its models and its load,
 and executes jobs. The agent calls these methods concurrently, from one event loop.
 
-`Job`, `JobResult` and the wire formats are defined by the protocol. Errors (`adapters.errors`),
+`Job`, `Usage` and the wire formats are defined by the protocol. Errors (`adapters.errors`),
 settings (`adapters.settings`) and loads (`adapters.server_load`) belong to the contract too. This
 module exports all of them: an adapter outside this project needs no other import.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
 from msgspec import Struct
@@ -37,7 +38,7 @@ from provider_agent.adapters.settings import (
     TimeoutSettings,
 )
 from provider_agent.protocol.formats import Operation, WireFormat
-from provider_agent.protocol.frames import JobResult
+from provider_agent.protocol.frames import Usage
 from provider_agent.protocol.job import Job
 
 __all__ = [
@@ -55,7 +56,6 @@ __all__ = [
     "FlowControl",
     "InvalidResponse",
     "Job",
-    "JobResult",
     "JobSink",
     "MissingApiKey",
     "ModelNotFound",
@@ -65,10 +65,12 @@ __all__ = [
     "PolicyMode",
     "PromptTooLong",
     "RequestPolicy",
+    "ResponseOutcome",
     "ServerLoad",
     "TimeoutSettings",
     "Transport",
     "Unreachable",
+    "Usage",
     "WireFormat",
 ]
 
@@ -145,19 +147,37 @@ class FlowControl(Protocol):
         ...
 
 
+class ResponseOutcome(Struct, frozen=True):
+    """What the relayed bytes of a response, complete or not, say about themselves.
+
+    Attributes:
+        usage: the tokens that the server reported in them.
+        error_relayed: they contain the server's own error: the client receives it.
+        between_events: they end between two events of an event stream, or there are none, so that
+            an event can be appended. False for any other response with bytes.
+    """
+
+    usage: Usage = Usage()
+    error_relayed: bool = False
+    between_events: bool = True
+
+
 class JobSink(Protocol):
     """Receives the response of one job.
 
     The methods are not coroutines: a chunk reaches the outbox without waking up another task.
     """
 
-    def started(self, status: int, content_type: str, source: FlowControl) -> None:
+    def started(
+        self, status: int, content_type: str, source: FlowControl, headers: Mapping[str, str]
+    ) -> None:
         """Announce the response. Called once, before the first `send_chunk`.
 
         Args:
             status: HTTP status.
             content_type: value of the `Content-Type` header.
             source: pauses and resumes this response.
+            headers: all headers of the response; the client receives only those of a list.
         """
         ...
 
@@ -165,6 +185,14 @@ class JobSink(Protocol):
         """Receive the next bytes, exactly as the server sent them.
 
         May call `source.pause_reading()`. The adapter may still deliver what it has read already.
+        """
+        ...
+
+    def response_ended(self, outcome: ResponseOutcome) -> None:
+        """Receive what is known about the response. Called once after the last `send_chunk`.
+
+        If `started` was called, this is called whether the response succeeds, fails or is
+        cancelled, before `Backend.execute` returns or raises.
         """
         ...
 
@@ -243,8 +271,8 @@ class Backend(ABC):
         return None
 
     @abstractmethod
-    async def execute(self, job: Job, sink: JobSink) -> JobResult:
-        """Execute one job: relay the response to `sink`, then return its usage and duration.
+    async def execute(self, job: Job, sink: JobSink) -> None:
+        """Execute one job: relay the response to `sink`, and return at its successful end.
 
         Cancellation closes the connection to the server before `CancelledError` propagates. The
         server then stops generating.

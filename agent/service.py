@@ -265,8 +265,9 @@ class Service:
         self.advertiser.schedule()
 
     def _capabilities(self, revision: int) -> Capabilities:
-        limits = agent_limits(self._config)
-        return Capabilities(revision, self.offers(), limits, dict(metadata(self._config)))
+        offers, limits = self.offers(), agent_limits(self._config)
+        self.jobs.set_prices(offers)
+        return Capabilities(revision, offers, limits, dict(metadata(self._config)))
 
     def _send_draining(self) -> None:
         """While draining, send the remaining time; each new link needs it again."""

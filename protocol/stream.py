@@ -201,6 +201,11 @@ class SendStream:
             offset, data = unacked.popleft()
             unacked.appendleft((self.acked, data[self.acked - offset :]))
 
+    @property
+    def tail(self) -> bytes:
+        """The last bytes sent; b"" if they are acknowledged, and no longer held."""
+        return self._unacked[-1][1] if self._unacked else b""
+
     def live_job(self) -> LiveJob:
         """The offsets from which another link can continue."""
         return LiveJob(self.job_id, self.acked, self.sent, ended=self.end is not None)

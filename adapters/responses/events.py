@@ -9,7 +9,6 @@ from typing import Final
 import msgspec
 
 from provider_agent.adapters.responses.status_codes import code_for_error
-from provider_agent.adapters.responses.usage import Usage as Usage
 from provider_agent.adapters.responses.usage import UsageReport, decode_usage
 from provider_agent.protocol.errors import ErrorCode
 
@@ -119,6 +118,11 @@ def event_failure(
 def unify_line_ends(data: bytes) -> bytes:
     """Replace CRLF and CR by LF; all three end a line (WHATWG HTML, section 9.2.6)."""
     return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
+
+
+def ends_between_events(tail: bytes) -> bool:
+    """Whether a stream whose last bytes are `tail` ends with a blank line; four bytes suffice."""
+    return unify_line_ends(tail).endswith(b"\n\n")
 
 
 def parse_events(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -16,16 +16,15 @@ from provider_agent.adapters.responses.gate import BodyGate, GateState, Response
 from provider_agent.adapters.responses.redaction import redact_bytes
 from provider_agent.adapters.responses.status_codes import retry_advice, server_message
 from provider_agent.adapters.responses.timeouts import JobTimeouts
-from provider_agent.adapters.responses.usage import Usage
 from provider_agent.adapters.responses.validator import (
-    BodyValidator,
     ResponseValidator,
+    ValidationResult,
     is_event_stream,
     validator_for,
 )
 from provider_agent.protocol.errors import Fault, entry_for
 from provider_agent.protocol.formats import Operation
-from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MAX_NAME_CHARS
+from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
 
 
 class ReaderFlowControl:
@@ -58,23 +57,14 @@ class Relay:
 
     Args:
         operation: the operation that the response belongs to.
-        sink: receives the bytes.
+        sink: receives the bytes, and at the end what they say about themselves.
         timeouts: of the job; notified of output and of each read.
-
-    Attributes:
-        total_bytes: bytes passed to the sink.
-        usage: the usage that a complete response reports.
-        first_byte_at: the event loop's time at the first byte of output.
     """
 
     def __init__(self, operation: Operation, sink: JobSink, timeouts: JobTimeouts) -> None:
         self._operation = operation
         self._sink = sink
         self._timeouts = timeouts
-        self._validator: ResponseValidator = BodyValidator()
-        self.total_bytes = 0
-        self.usage = Usage()
-        self.first_byte_at: float | None = None
 
     async def run(self, response: aiohttp.ClientResponse, secrets: Collection[str]) -> None:
         """Relay and validate the whole response; return at the end of a successful one.
@@ -92,35 +82,40 @@ class Relay:
             # The request asked for `identity`: the client may not be able to decode anything else.
             raise InvalidResponse("the server compressed its response, although asked not to")
         content_type = response.headers.get("Content-Type", "application/octet-stream")
-        self._validator = validator_for(self._operation, content_type)
+        validator = validator_for(self._operation, content_type)
         gate: ResponseGate = StreamGate() if is_event_stream(content_type) else BodyGate()
         state = GateState.UNDECIDED
         while state is GateState.UNDECIDED and (data := await response.content.readany()):
             state = gate.receive_data(data)
         if gate.failure is not None:
             raise _error_from(gate.failure, secrets)
-        self._validator.receive_data(gate.held)
-        if state is GateState.UNDECIDED:
-            # The response is complete, and the sink has no byte of it: validate before relaying.
-            self._validate(secrets)
-            self._start_output(response.status, content_type, gate.held)
-            return
-        flow = self._start_output(response.status, content_type, gate.held)
-        await self._relay_rest(response, flow)
-        self._validate(secrets)
-
-    def _start_output(self, status: int, content_type: str, held: bytes) -> ReaderFlowControl:
+        validator.receive_data(gate.held)
+        result: ValidationResult | None = None
+        if state is GateState.UNDECIDED:  # the response is complete
+            result = validator.result()
+            if result.failure is not None:
+                raise _error_from(result.failure, secrets)
         flow = ReaderFlowControl()
-        self.first_byte_at = asyncio.get_running_loop().time()
         self._timeouts.output_started()
-        self._sink.started(status, content_type[:MAX_NAME_CHARS], flow)
-        self._sink.send_chunk(held)
-        self.total_bytes = len(held)
-        return flow
+        self._sink.started(response.status, content_type, flow, response.headers)
+        try:
+            self._sink.send_chunk(gate.held)
+            if state is not GateState.UNDECIDED:
+                await self._relay_rest(response, flow, validator)
+        finally:
+            result = result or validator.result()
+            self._sink.response_ended(result.outcome)
+        if result.failure is not None:
+            raise _error_from(result.failure, secrets)
 
-    async def _relay_rest(self, response: aiohttp.ClientResponse, flow: ReaderFlowControl) -> None:
+    async def _relay_rest(
+        self,
+        response: aiohttp.ClientResponse,
+        flow: ReaderFlowControl,
+        validator: ResponseValidator,
+    ) -> None:
         """Pass each read to the sink at once (the hot path)."""
-        send_chunk, validate = self._sink.send_chunk, self._validator.receive_data
+        send_chunk, validate = self._sink.send_chunk, validator.receive_data
         read, data_received = response.content.readany, self._timeouts.data_received
         while True:
             if flow.is_paused:
@@ -131,16 +126,9 @@ class Relay:
             if not data:
                 return
             data_received()
-            self.total_bytes += len(data)
             send_chunk(data)
             validate(data)
             data = b""  # releases the chunk while reading is paused
-
-    def _validate(self, secrets: Collection[str]) -> None:
-        result = self._validator.result()
-        self.usage = result.usage
-        if result.failure is not None:
-            raise _error_from(result.failure, secrets)
 
 
 def _error_from(failure: ResponseFailure, secrets: Collection[str]) -> BackendError:

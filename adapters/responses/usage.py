@@ -21,26 +21,9 @@ from typing import Final
 import msgspec
 
 from provider_agent.protocol.counts import valid_count
+from provider_agent.protocol.frames import Usage
 
 _NULL: Final = msgspec.Raw(b"null")
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """Token counts that the server reported; None for a count that it did not report.
-
-    Attributes:
-        input_tokens: of the whole prompt, cached or not.
-        output_tokens: of the whole output, reasoning included.
-        cached_tokens: those input tokens that were read from a cache.
-        cache_write_tokens: those input tokens that were written to a cache.
-        reasoning_tokens: those output tokens that were reasoning.
-    """
-
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    reasoning_tokens: int | None = None
 
 
 class UsageReport(msgspec.Struct):

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
+from provider_agent.adapters.base import ResponseOutcome
 from provider_agent.adapters.responses.events import (
     Event,
     ResponseFailure,
@@ -21,9 +22,10 @@ from provider_agent.adapters.responses.events import (
     parse_events,
     unify_line_ends,
 )
-from provider_agent.adapters.responses.usage import Usage, UsageReport, merge_usage
+from provider_agent.adapters.responses.usage import UsageReport, merge_usage
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation
+from provider_agent.protocol.frames import Usage
 
 HEAD_BYTES: Final = 8 * 1024
 """Holds the first event; in Messages this is `message_start`, with the usage of the prompt."""
@@ -40,19 +42,24 @@ BODY_BYTES: Final = 8 * 1024 * 1024
 
 
 class ValidationResult(Struct, frozen=True):
-    """The outcome of the bytes of a response, which may be incomplete.
+    """What the bytes of a response show, which may be incomplete.
 
     Attributes:
-        usage: the tokens that they report.
+        usage: see `ResponseOutcome`.
+        error_relayed: see `ResponseOutcome`.
+        between_events: see `ResponseOutcome`.
         failure: None for a complete, successful response.
-        error_relayed: they contain the server's own error, completely: a client sees it.
-        between_events: they end between two events of an event stream, or are empty.
     """
 
-    usage: Usage
-    failure: ResponseFailure | None = None
+    usage: Usage = Usage()
     error_relayed: bool = False
-    between_events: bool = False
+    between_events: bool = True
+    failure: ResponseFailure | None = None
+
+    @property
+    def outcome(self) -> ResponseOutcome:
+        """The result for the sink."""
+        return ResponseOutcome(self.usage, self.error_relayed, self.between_events)
 
 
 class ResponseValidator(Protocol):
@@ -95,15 +102,15 @@ class BodyValidator:
     def result(self) -> ValidationResult:
         """Return a success for one JSON object without an error."""
         if self._size > BODY_BYTES:
-            return ValidationResult(Usage())
+            return ValidationResult(between_events=False)
         body = b"".join(self._pieces)
         event = decode_event(body)
         if event is None:
             text = "the server's response is not a JSON object"
             failure = ResponseFailure(ErrorCode.INVALID_RESPONSE, text)
-            return ValidationResult(Usage(), failure, between_events=not body)
+            return ValidationResult(between_events=not body, failure=failure)
         error = event_failure(b"", body, event)
-        return ValidationResult(merge_usage(event.usage), error, error_relayed=error is not None)
+        return ValidationResult(merge_usage(event.usage), error is not None, False, error)
 
 
 class _TailEvent(Struct, frozen=True):
@@ -162,7 +169,7 @@ class StreamValidator:
         if not self._size:
             text = "the server sent an empty stream"
             failure = ResponseFailure(ErrorCode.INVALID_RESPONSE, text)
-            result = ValidationResult(Usage(), failure)
+            result = ValidationResult(failure=failure)
         elif self._operation is Operation.MESSAGES:
             result = self._messages_result(events)
         elif self._operation is Operation.RESPONSES:
@@ -178,14 +185,15 @@ class StreamValidator:
             if event.failure is not None:
                 deltas = (e.json for e in events if e.json and e.json.type == "message_delta")
                 usage = self._messages_usage(next((delta.usage for delta in deltas), None))
-                return ValidationResult(usage, event.failure, error_relayed=event.complete)
+                return ValidationResult(usage, event.complete, failure=event.failure)
             if event.json is None:
                 continue
             stopped = stopped or event.json.type == "message_stop"
             if event.json.type == "message_delta":
                 failure = None if stopped else _missing("message_stop")
-                return ValidationResult(self._messages_usage(event.json.usage), failure)
-        return ValidationResult(self._messages_usage(None), _missing("message_stop"))
+                return ValidationResult(self._messages_usage(event.json.usage), failure=failure)
+        usage = self._messages_usage(None)
+        return ValidationResult(usage, failure=_missing("message_stop"))
 
     def _messages_usage(self, final: UsageReport | None) -> Usage:
         """Merge the usage of `message_start` with the final one, which may correct it."""
@@ -212,14 +220,14 @@ def _choices_result(events: Iterator[_TailEvent], tail_is_cut: bool) -> Validati
         if event.failure is not None:
             # Some servers report the usage so far with each chunk.
             usage = usage or next((e.json.usage for e in events if e.json and e.json.usage), None)
-            return ValidationResult(merge_usage(usage), event.failure, error_relayed=event.complete)
+            return ValidationResult(merge_usage(usage), event.complete, failure=event.failure)
         if event.json is not None and event.json.finish_reason:
             failure = None if done else _missing("data: [DONE]")
-            return ValidationResult(merge_usage(usage), failure)
+            return ValidationResult(merge_usage(usage), failure=failure)
         if event.json is not None and event.json.choices and event.json.usage is None:
             reason_may_be_cut = False
     failure = None if done and reason_may_be_cut else _missing("a finish reason")
-    return ValidationResult(merge_usage(usage), failure)
+    return ValidationResult(merge_usage(usage), failure=failure)
 
 
 def _responses_result(events: Iterator[_TailEvent]) -> ValidationResult:
@@ -228,10 +236,10 @@ def _responses_result(events: Iterator[_TailEvent]) -> ValidationResult:
     for event in events:
         usage = usage or (event.json.inner_usage if event.json else None)
         if event.failure is not None:
-            return ValidationResult(merge_usage(usage), event.failure, error_relayed=event.complete)
+            return ValidationResult(merge_usage(usage), event.complete, failure=event.failure)
         if event.json and event.json.type in ("response.completed", "response.incomplete"):
             return ValidationResult(merge_usage(usage))
-    return ValidationResult(merge_usage(usage), _missing("response.completed"))
+    return ValidationResult(merge_usage(usage), failure=_missing("response.completed"))
 
 
 def _from_end(complete: bytes, partial: bytes) -> Iterator[_TailEvent]:

@@ -5,8 +5,6 @@ on the request. Its token counts, also those of `count_tokens`, are word counts.
 """
 
 import asyncio
-import time
-from collections.abc import Callable
 from typing import ClassVar, Final
 
 import msgspec
@@ -15,16 +13,15 @@ from provider_agent.adapters.base import (
     Backend,
     BackendHealth,
     BackendModel,
-    BackendSettings,
     BadRequest,
     Job,
-    JobResult,
     JobSink,
     Operation,
+    ResponseOutcome,
+    Usage,
     WireFormat,
 )
 from provider_agent.adapters.responses.relay import ReaderFlowControl
-from provider_agent.protocol.frames import Usage
 
 MODEL_ID: Final = "echo"
 _OPERATIONS: Final = frozenset({Operation.CHAT, Operation.MESSAGES, Operation.COUNT_TOKENS})
@@ -59,12 +56,6 @@ class EchoBackend(Backend):
     kind: ClassVar[str] = "echo"
     default_max_concurrent: ClassVar[int] = 64
 
-    def __init__(
-        self, settings: BackendSettings, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        super().__init__(settings)
-        self._clock = clock
-
     async def health(self) -> BackendHealth:
         """Return a successful health check."""
         return BackendHealth(True, 0.0)
@@ -85,9 +76,8 @@ class EchoBackend(Backend):
             )
         ]
 
-    async def execute(self, job: Job, sink: JobSink) -> JobResult:
+    async def execute(self, job: Job, sink: JobSink) -> None:
         """Return the last user message word by word; see `Backend.execute`."""
-        started_at = self._clock()
         try:
             request = msgspec.json.decode(job.request, type=_Request)
         except (ValueError, RecursionError) as error:
@@ -99,22 +89,16 @@ class EchoBackend(Backend):
         if counts_only:
             chunks = [msgspec.json.encode({"input_tokens": reply.prompt_tokens})]
         flow = ReaderFlowControl()
-        sink.started(200, "text/event-stream" if streamed else "application/json", flow)
-        first_byte_ms = round((self._clock() - started_at) * 1000)
-        total = 0
-        for chunk in chunks:
-            sink.send_chunk(chunk)
-            total += len(chunk)
-            await asyncio.sleep(0)  # lets other jobs run, and a cancellation take effect
-            await flow.wait_until_resumed()
-        return JobResult(
-            job_id=job.job_id,
-            total_bytes=total,
-            usage=Usage(reply.prompt_tokens, 0 if counts_only else len(reply.words)),
-            backend_id=self.id,
-            duration_ms=round((self._clock() - started_at) * 1000),
-            first_byte_ms=first_byte_ms,
-        )
+        sink.started(200, "text/event-stream" if streamed else "application/json", flow, {})
+        usage = Usage(reply.prompt_tokens)  # until the last byte; then the output is known too
+        try:
+            for chunk in chunks:
+                sink.send_chunk(chunk)
+                await asyncio.sleep(0)  # lets other jobs run, and a cancellation take effect
+                await flow.wait_until_resumed()
+            usage = Usage(reply.prompt_tokens, 0 if counts_only else len(reply.words))
+        finally:
+            sink.response_ended(ResponseOutcome(usage, between_events=streamed))
 
 
 class _Reply(msgspec.Struct):

@@ -25,7 +25,6 @@ from provider_agent.adapters.base import (
     BadStatus,
     InvalidResponse,
     Job,
-    JobResult,
     JobSink,
     ModelNotFound,
     ModelServerLoad,
@@ -45,7 +44,6 @@ from provider_agent.adapters.servers.environment_proxy import environment_proxy
 from provider_agent.adapters.servers.model_selection import select_models
 from provider_agent.protocol.errors import Fault, entry_for
 from provider_agent.protocol.formats import Operation, find_operation
-from provider_agent.protocol.frames import Usage
 from provider_agent.protocol.limits import KIB, MAX_ERROR_BODY_BYTES, MIB
 from provider_agent.protocol.trace_context import is_traceparent
 
@@ -225,7 +223,7 @@ class HttpBackend(Backend):
             job.request,
             operation,
             self._upstream_ids.get(job.model_id, job.model_id),
-            ask_for_usage=self.asks_for_usage,
+            ask_for_usage=self.asks_for_usage and job.add_usage,
             policy=self.request_policy,
             mode=self.settings.request_policy,
             extra_fields=self.extra_fields(operation),
@@ -238,9 +236,8 @@ class HttpBackend(Backend):
         """Return fields to add to requests of this operation that lack them."""
         return {}
 
-    async def execute(self, job: Job, sink: JobSink) -> JobResult:
+    async def execute(self, job: Job, sink: JobSink) -> None:
         """Execute one job; see `Backend.execute`."""
-        started_at = asyncio.get_running_loop().time()
         operation = find_operation(job.format, job.operation)
         if operation is None:
             raise ModelNotFound(f"no operation {job.operation!r} in format {job.format!r}")
@@ -259,18 +256,6 @@ class HttpBackend(Backend):
                     await relay.run(response, self._secrets())
         finally:
             self._running_jobs.discard(timeouts)
-        ended_at = asyncio.get_running_loop().time()
-        first_byte_at = relay.first_byte_at
-        return JobResult(
-            job_id=job.job_id,
-            total_bytes=relay.total_bytes,
-            usage=Usage(relay.usage.input_tokens, relay.usage.output_tokens),
-            backend_id=self.id,
-            duration_ms=round((ended_at - started_at) * 1000),
-            first_byte_ms=None
-            if first_byte_at is None
-            else round((first_byte_at - started_at) * 1000),
-        )
 
     async def _post(
         self, path: str, body: bytes, headers: Mapping[str, str]

@@ -14,7 +14,6 @@ from provider_agent.adapters.base import (
     BackendSettings,
     BackendTimeouts,
     Job,
-    JobResult,
     JobSink,
     MissingApiKey,
 )
@@ -66,10 +65,10 @@ class PassthroughBackend(HttpBackend):
         self._require_key()
         return self.select_models(await self.fetch_catalog())
 
-    async def execute(self, job: Job, sink: JobSink) -> JobResult:
+    async def execute(self, job: Job, sink: JobSink) -> None:
         """Execute one job with the operator's key; see `Backend.execute`."""
         self._require_key()
-        return await super().execute(job, sink)
+        await super().execute(job, sink)
 
     @abstractmethod
     async def check_key(self) -> None:

@@ -89,12 +89,15 @@ class AdmissionControl:
         """
         return self._breaker.start()
 
-    def succeeded(self, generation: int, tokens: int) -> None:
-        """Record that a job completed, and used `tokens` of input and output together."""
-        if self._bucket is not None:
+    def consume(self, tokens: int) -> None:
+        """Count the tokens that an ended job used, input and output together."""
+        if self._bucket is not None and tokens:
             self._bucket.consume(tokens)
             if log.enabled_for(logging.DEBUG) and (wait_s := self._bucket.wait_s) > 0:
                 log.debug("token limit reached", backend=self._backend_id, wait_s=wait_s)
+
+    def succeeded(self, generation: int) -> None:
+        """Record that a job completed."""
         if self._rule.counts_client_errors and self._breaker.state is BreakerState.CLOSED:
             # Such a service counts failures even if there are successes between them.
             self._breaker.ignored(generation)

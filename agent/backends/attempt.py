@@ -36,20 +36,23 @@ class Attempt:
     def succeeded(self, usage_tokens: int) -> None:
         """Record that the job completed; `usage_tokens` is the sum of input and output."""
         if self._settle():
-            self._admission.succeeded(self._generation, usage_tokens)
+            self._admission.consume(usage_tokens)
+            self._admission.succeeded(self._generation)
             self._on_settled(False)
 
-    def failed(self, error: BackendError) -> None:
-        """Record that the job failed on the backend."""
+    def failed(self, error: BackendError, usage_tokens: int = 0) -> None:
+        """Record that the job failed on the backend, after it used `usage_tokens`."""
         if self._settle():
+            self._admission.consume(usage_tokens)
             self._on_settled(self._admission.failed(self._generation, error))
 
-    def abandoned(self) -> None:
+    def abandoned(self, usage_tokens: int = 0) -> None:
         """Record that the job was stopped, or failed by a defect of the agent.
 
-        Neither is information about the backend.
+        Neither is information about the backend, but the job may have used `usage_tokens`.
         """
         if self._settle():
+            self._admission.consume(usage_tokens)
             self._admission.abandoned(self._generation)
             self._on_settled(False)
 

@@ -97,7 +97,7 @@ async def _ask_backends(
     backend = routes[0].backend
     out = _StandardOutput()
     try:
-        result = await run_one_job(
+        job = await run_one_job(
             backend,
             MAIN_OPERATION[wire_format],
             model,
@@ -113,8 +113,8 @@ async def _ask_backends(
         click.echo(f"{backend.id}: {visible(explain(error))}", err=True)
         return EXIT_FAILED
     out.end_line()
-    seconds = result.duration_ms / 1000
-    click.echo(f"\n{backend.id}, {wire_format}: {statistics(result)}, {seconds:.2f} s", err=True)
+    seconds = job.duration_ms / 1000
+    click.echo(f"\n{backend.id}, {wire_format}: {statistics(job)}, {seconds:.2f} s", err=True)
     return 0
 
 

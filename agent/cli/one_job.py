@@ -1,10 +1,12 @@
 """Runs one job on one backend without a coordinator, for `ask` and `check`."""
 
 import asyncio
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
+from msgspec import Struct
 
 from provider_agent.adapters.base import (
     Backend,
@@ -12,8 +14,9 @@ from provider_agent.adapters.base import (
     BackendTimeout,
     FlowControl,
     Job,
-    JobResult,
     Operation,
+    ResponseOutcome,
+    Usage,
     WireFormat,
 )
 from provider_agent.agent.cli.response_text import ResponseText
@@ -34,20 +37,51 @@ def chat_request(
     return msgspec.json.encode(request)
 
 
+class OneJob(Struct):
+    """What a job did.
+
+    Attributes:
+        duration_ms: until its end.
+        total_bytes: the length of its response.
+        first_byte_ms: until the response started; None without a response.
+        usage: as the server reported.
+    """
+
+    duration_ms: int = 0
+    total_bytes: int = 0
+    first_byte_ms: int | None = None
+    usage: Usage = Usage()
+
+
 class _TextSink:
     """A `JobSink` that passes the text on. It never pauses the source."""
 
     def __init__(self, wire_format: WireFormat, on_text: Callable[[str], None]) -> None:
+        self.job = OneJob()
         self._text = ResponseText(wire_format)
         self._on_text = on_text
+        self._started_at = time.monotonic()
 
-    def started(self, status: int, content_type: str, source: FlowControl) -> None:
+    def started(
+        self, status: int, content_type: str, source: FlowControl, headers: Mapping[str, str]
+    ) -> None:
         """See `JobSink.started`."""
+        del status, content_type, source, headers
+        self.job.first_byte_ms = self._elapsed_ms()
 
     def send_chunk(self, data: bytes) -> None:
         """See `JobSink.send_chunk`."""
+        self.job.total_bytes += len(data)
         if text := self._text.receive_data(data):
             self._on_text(text)
+
+    def response_ended(self, outcome: ResponseOutcome) -> None:
+        """See `JobSink.response_ended`."""
+        self.job.usage = outcome.usage
+        self.job.duration_ms = self._elapsed_ms()
+
+    def _elapsed_ms(self) -> int:
+        return round((time.monotonic() - self._started_at) * 1000)
 
 
 async def run_one_job(
@@ -59,7 +93,7 @@ async def run_one_job(
     max_tokens: int,
     timeout_s: float,
     on_text: Callable[[str], None] = lambda _: None,
-) -> JobResult:
+) -> OneJob:
     """Run one streamed job; `on_text` is called with each piece of its text.
 
     Cancelling it closes the upstream connection.
@@ -75,21 +109,22 @@ async def run_one_job(
         deadline_ms=round(timeout_s * 1000),
         operation=operation,
     )
+    sink = _TextSink(operation.wire_format, on_text)
     try:
         async with asyncio.timeout(timeout_s):
-            return await backend.execute(job, _TextSink(operation.wire_format, on_text))
+            await backend.execute(job, sink)
     except TimeoutError as error:
         raise BackendTimeout(f"did not end within {timeout_s:.0f} s") from error
+    return sink.job
 
 
-def statistics(result: JobResult) -> str:
+def statistics(job: OneJob) -> str:
     """First-byte time, tokens and bytes of a job, in one line."""
-    first = result.first_byte_ms
+    first = job.first_byte_ms
     begin = "no bytes" if first is None else f"first byte after {first} ms"
-    tokens = (
-        f"tokens {_count(result.usage.input_tokens)} in, {_count(result.usage.output_tokens)} out"
-    )
-    return f"{begin}, {tokens}, {result.total_bytes} bytes"
+    usage = job.usage
+    tokens = f"tokens {_count(usage.input_tokens)} in, {_count(usage.output_tokens)} out"
+    return f"{begin}, {tokens}, {job.total_bytes} bytes"
 
 
 def _count(tokens: int | None) -> str:

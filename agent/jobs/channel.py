@@ -1,10 +1,14 @@
 """The path of one job's response from its adapter into the outbox."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
-from provider_agent.adapters.base import FlowControl
+from provider_agent.adapters.base import FlowControl, ResponseOutcome, Usage
+from provider_agent.adapters.responses.events import ends_between_events
+from provider_agent.adapters.responses.validator import is_event_stream
+from provider_agent.agent.jobs.response_headers import client_headers
+from provider_agent.protocol.counts import valid_count
 from provider_agent.protocol.frames import JobEnd, JobStarted, LiveJob
 from provider_agent.protocol.limits import MAX_NAME_CHARS
 from provider_agent.protocol.request import RequestBuffer
@@ -21,9 +25,23 @@ class JobChannel:
         stream: holds the response until it is acknowledged.
         mark_ready: called with this channel when its stream may have frames to send.
         request: receives the request body; the next link continues it.
+
+    Attributes:
+        outcome: what is known about the response; its `between_events` and `error_relayed` are
+            about the bytes that the stream has, and sends or has sent.
+        on_started: called once, when the response starts; None: nothing is called.
     """
 
-    __slots__ = ("_backend_id", "_mark_ready", "_paused", "_source", "request", "stream")
+    __slots__ = (
+        "_backend_id",
+        "_mark_ready",
+        "_paused",
+        "_source",
+        "on_started",
+        "outcome",
+        "request",
+        "stream",
+    )
 
     def __init__(
         self,
@@ -33,6 +51,8 @@ class JobChannel:
     ) -> None:
         self.stream = stream
         self.request = request
+        self.outcome = ResponseOutcome()
+        self.on_started: Callable[[], None] | None = None
         self._mark_ready = mark_ready
         self._backend_id = ""
         self._source: FlowControl | None = None
@@ -45,7 +65,9 @@ class JobChannel:
         """Set the backend id that the next `JobStarted` carries; called before each attempt."""
         self._backend_id = backend_id[:MAX_NAME_CHARS]
 
-    def started(self, status: int, content_type: str, source: FlowControl) -> None:
+    def started(
+        self, status: int, content_type: str, source: FlowControl, headers: Mapping[str, str]
+    ) -> None:
         """Queue the start of the response; see `JobSink.started`.
 
         Raises:
@@ -55,8 +77,19 @@ class JobChannel:
         if not 100 <= status <= 599:
             raise ValueError(f"{status} is not an HTTP status")
         self._source = source
-        content_type = content_type[:MAX_NAME_CHARS]
-        self.stream.start(JobStarted(self.stream.job_id, status, content_type, self._backend_id))
+        # Replaced by `response_ended`, which an adapter may fail to call.
+        self.outcome = ResponseOutcome(between_events=False)
+        self.stream.start(
+            JobStarted(
+                job_id=self.stream.job_id,
+                status=status,
+                content_type=content_type[:MAX_NAME_CHARS],
+                backend_id=self._backend_id,
+                headers=client_headers(headers),
+            )
+        )
+        if self.on_started is not None:
+            self.on_started()
         self._mark_ready(self)
 
     def send_chunk(self, data: bytes) -> None:
@@ -74,10 +107,30 @@ class JobChannel:
             self._paused = True
             self._source.pause_reading()
 
+    def response_ended(self, outcome: ResponseOutcome) -> None:
+        """Store the outcome of the response; see `JobSink.response_ended`."""
+        usage = Usage(*map(valid_count, astuple(outcome.usage)))
+        self.outcome = replace(outcome, usage=usage)
+
+    def drop_unsent(self) -> None:
+        """Discard what was not sent, so that an end can be sent at once."""
+        stream = self.stream
+        written = stream.written
+        stream.drop_unsent()
+        if stream.written < written:
+            started = stream.started
+            is_events = started is not None and is_event_stream(started.content_type)
+            self.outcome = ResponseOutcome(
+                usage=self.outcome.usage,
+                between_events=not stream.written
+                or (is_events and ends_between_events(stream.tail)),
+            )
+
     def finish(self, end: JobEnd) -> None:
         """Add the job's one end after its last byte."""
         self.stream.finish(end)
         self._source = None
+        self.on_started = None  # the channel outlives the execution that it belongs to
         self._mark_ready(self)
 
     def live_job(self) -> LiveJob:

@@ -5,47 +5,97 @@ share.
 """
 
 import math
-from typing import Final
+from typing import Any, Final
 
-from msgspec import structs
+from msgspec import Struct, structs
 
-from provider_agent.adapters.base import BackendError, BadStatus
+from provider_agent.adapters.base import BackendError, BadStatus, ResponseOutcome
 from provider_agent.agent.backends.failover import may_be_retried
 from provider_agent.agent.backends.routing import Refusal
-from provider_agent.protocol.counts import valid_count
 from provider_agent.protocol.errors import ErrorCode, entry_for
-from provider_agent.protocol.frames import JobError, JobResult, Usage
-from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS
+from provider_agent.protocol.frames import JobEnd, JobError, JobResult
+from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MAX_NAME_CHARS, MAX_TEXT_CHARS
 
 MAX_RETRY_AFTER_S: Final = 86_400.0
 """The longest wait in an end: one day. A server that asks for more is assumed to be wrong."""
 
 
-def error_end(job_id: bytes, total_bytes: int, code: ErrorCode, message: str) -> JobError:
-    """Create the end of a job that failed after `total_bytes` of its response were relayed."""
+class OfferedPrice(Struct, frozen=True):
+    """The price of a model in the last `Capabilities`; None: no price.
+
+    Attributes:
+        input_per_1m: millionths of a US dollar per million input tokens.
+        output_per_1m: the same for output tokens.
+    """
+
+    input_per_1m: int | None = None
+    output_per_1m: int | None = None
+
+
+class JobReport(Struct, frozen=True):
+    """What every end of a job reports, whether it succeeded or not.
+
+    Attributes:
+        job_id: the job.
+        total_bytes: the length of the response, or of its part that is sent.
+        outcome: what is known about the response.
+        backend_id: the backend of the last attempt; "" without an attempt.
+        duration_s: from the job's arrival to its end.
+        first_byte_s: from its arrival to the start of the response; None without a response.
+        price: as offered when the job arrived.
+    """
+
+    job_id: bytes
+    total_bytes: int = 0
+    outcome: ResponseOutcome = ResponseOutcome()
+    backend_id: str = ""
+    duration_s: float = 0.0
+    first_byte_s: float | None = None
+    price: OfferedPrice = OfferedPrice()
+
+    def fields(self) -> dict[str, Any]:
+        """The fields that both kinds of end have."""
+        first_byte_s = self.first_byte_s
+        return {
+            "job_id": self.job_id,
+            "total_bytes": self.total_bytes,
+            "usage": self.outcome.usage,
+            "backend_id": self.backend_id[:MAX_NAME_CHARS],
+            "duration_ms": round(self.duration_s * 1000),
+            "first_byte_ms": None if first_byte_s is None else round(first_byte_s * 1000),
+            "input_price_per_1m": self.price.input_per_1m,
+            "output_price_per_1m": self.price.output_per_1m,
+        }
+
+
+def result_end(report: JobReport) -> JobResult:
+    """Create the end of a job that succeeded."""
+    return JobResult(**report.fields())
+
+
+def error_end(report: JobReport, code: ErrorCode, message: str) -> JobError:
+    """Create the end of a job that failed."""
     return JobError(
-        job_id=job_id,
-        total_bytes=total_bytes,
         code=code,
         message=message[:MAX_TEXT_CHARS],
         retryable=entry_for(code).retryable,
+        error_relayed=report.outcome.error_relayed,
+        between_events=report.outcome.between_events,
+        **report.fields(),
     )
 
 
-def refusal_end(job_id: bytes, refusal: Refusal) -> JobError:
+def refusal_end(report: JobReport, refusal: Refusal) -> JobError:
     """Create the end of a job that the agent refused."""
-    end = error_end(job_id, 0, refusal.code, refusal.message)
+    end = error_end(report, refusal.code, refusal.message)
     return structs.replace(end, retry_after_ms=_milliseconds(refusal.retry_after_s))
 
 
-def backend_error_end(job_id: bytes, total_bytes: int, error: BackendError) -> JobError:
+def backend_error_end(report: JobReport, error: BackendError) -> JobError:
     """Create the end of a job that failed with a backend's error."""
     status = error.status if isinstance(error, BadStatus) else None
-    return JobError(
-        job_id=job_id,
-        total_bytes=total_bytes,
-        code=error.code,
-        message=str(error)[:MAX_TEXT_CHARS],
+    return structs.replace(
+        error_end(report, error.code, str(error)),
         upstream_status=status if status is not None and 100 <= status <= 599 else None,
         retryable=may_be_retried(error),
         retry_after_ms=_milliseconds(error.retry_after_s),
@@ -53,41 +103,38 @@ def backend_error_end(job_id: bytes, total_bytes: int, error: BackendError) -> J
     )
 
 
-def validate_result(job_id: bytes, total_bytes: int, result: JobResult) -> JobResult:
-    """Return an adapter's result with each invalid count replaced: by None, the duration by 0.
-
-    Raises:
-        ValueError: the result's job id or number of bytes is wrong.
-    """
-    if result.job_id != job_id or result.total_bytes != total_bytes:
-        raise ValueError("the adapter's result does not match what it relayed")
-    return structs.replace(
-        result,
-        usage=Usage(*map(valid_count, structs.astuple(result.usage))),
-        duration_ms=valid_count(result.duration_ms) or 0,
-        first_byte_ms=valid_count(result.first_byte_ms),
-    )
-
-
-def count_from_arrival(result: JobResult, earlier_s: float) -> JobResult:
-    """Return the result with times that count from the job's arrival, not from its last attempt.
+def stalled_end(
+    before: JobEnd, total_bytes: int, outcome: ResponseOutcome, message: str
+) -> JobError:
+    """Create the `slow_consumer` end that replaces the unsent end of a job.
 
     Args:
-        result: of the last attempt.
-        earlier_s: seconds between the job's arrival and the start of that attempt.
+        before: the end to replace.
+        total_bytes: how much of the response was sent.
+        outcome: of that part.
+        message: human-readable.
     """
-    earlier_ms = round(earlier_s * 1000)
-    first = result.first_byte_ms
-    return structs.replace(
-        result,
-        duration_ms=result.duration_ms + earlier_ms,
-        first_byte_ms=None if first is None else first + earlier_ms,
+    code = ErrorCode.SLOW_CONSUMER
+    return JobError(
+        job_id=before.job_id,
+        total_bytes=total_bytes,
+        code=code,
+        message=message,
+        retryable=entry_for(code).retryable,
+        error_relayed=outcome.error_relayed,
+        between_events=outcome.between_events,
+        usage=before.usage,
+        backend_id=before.backend_id,
+        duration_ms=before.duration_ms,
+        first_byte_ms=before.first_byte_ms,
+        input_price_per_1m=before.input_price_per_1m,
+        output_price_per_1m=before.output_price_per_1m,
     )
 
 
-def usage_tokens(result: JobResult) -> int:
+def usage_tokens(outcome: ResponseOutcome) -> int:
     """Return the sum of input and output tokens; an unknown count is 0."""
-    return (result.usage.input_tokens or 0) + (result.usage.output_tokens or 0)
+    return (outcome.usage.input_tokens or 0) + (outcome.usage.output_tokens or 0)
 
 
 def _milliseconds(seconds: float | None) -> int | None:

@@ -13,11 +13,12 @@ from provider_agent.agent.backends.routing import Refusal, Route
 from provider_agent.agent.jobs.backend_pool import BackendPool, find_routes
 from provider_agent.agent.jobs.channel import JobChannel
 from provider_agent.agent.jobs.ends import (
+    JobReport,
+    OfferedPrice,
     backend_error_end,
-    count_from_arrival,
     error_end,
+    result_end,
     usage_tokens,
-    validate_result,
 )
 from provider_agent.agent.jobs.job_log import job_fields
 from provider_agent.event_log import EventLogger
@@ -53,14 +54,17 @@ class JobExecution:
         pool: the backends.
         clock: returns monotonic seconds.
         on_end: called once, with the execution and the job's end.
+        price: of the model, as offered when the job arrived.
     """
 
     __slots__ = (
         "_arrived",
         "_attempt",
         "_clock",
+        "_first_byte_s",
         "_on_end",
         "_pool",
+        "_price",
         "_request_arrived",
         "_stop_detail",
         "_stop_reason",
@@ -78,13 +82,17 @@ class JobExecution:
         pool: BackendPool,
         clock: Callable[[], float],
         on_end: Callable[["JobExecution", JobEnd], None],
+        price: OfferedPrice,
     ) -> None:
         self.header = header
         self.channel = channel
+        channel.on_started = self._response_started
         self._arrived = clock()
         self._pool = pool
         self._clock = clock
         self._on_end = on_end
+        self._price = price
+        self._first_byte_s: float | None = None
         self._tried: list[str] = []
         """Backend ids in the order of the attempts."""
         self._attempt = self._start_attempt(route)
@@ -151,13 +159,12 @@ class JobExecution:
             if deadline.expired():
                 self._report_hang()
                 text = f"the deadline of {self.header.deadline_ms} ms passed"
-                self.channel.stream.drop_unsent()
-                return self._error_end(ErrorCode.DEADLINE_EXCEEDED, text)
+                self.channel.drop_unsent()
+                return error_end(self._report(), ErrorCode.DEADLINE_EXCEEDED, text)
             if isinstance(error, BackendError):
-                written = self.channel.stream.written
-                return backend_error_end(self.header.job_id, written, error)
+                return backend_error_end(self._report(), error)
             log.exception("job failed by an internal error", **self._log_fields())
-            return self._error_end(ErrorCode.INTERNAL, "internal error of the agent")
+            return error_end(self._report(), ErrorCode.INTERNAL, "internal error of the agent")
 
     async def _try_backends(self) -> JobResult:
         """Execute the job; fail over while `next_route` finds another backend."""
@@ -166,15 +173,13 @@ class JobExecution:
             await self._request_arrived.wait()
         job = join_request(self.header, request.take())
         while True:
-            attempt_started_s = self.duration_s
             try:
-                reported = await self._attempt.backend.execute(job, self.channel)
-                result = validate_result(job.job_id, self.channel.stream.written, reported)
+                await self._attempt.backend.execute(job, self.channel)
             except BackendError as error:
                 if not self._fail_over(error):
                     raise
             else:
-                return count_from_arrival(result, attempt_started_s)
+                return result_end(self._report())
 
     def _fail_over(self, error: BackendError) -> bool:
         """Start the next attempt after a failed one; return False if there is none."""
@@ -185,7 +190,7 @@ class JobExecution:
             return False
         # Record the failure before looking up routes: this frees the attempt's slot on the backend,
         # and if it opens the breaker, the backend is not among the routes.
-        self._attempt.failed(error)
+        self._attempt.failed(error, usage_tokens(self.channel.outcome))
         routes = find_routes(self._pool, self.header)
         route = next_route(
             error,
@@ -223,21 +228,33 @@ class JobExecution:
         # An error after cancellation says nothing about the backend.
         if end is None or (isinstance(end, JobError) and self._stop_reason is not None):
             end = self._stopped_end()
+        tokens = usage_tokens(self.channel.outcome)
         if isinstance(end, JobResult):
-            self._attempt.succeeded(usage_tokens(end))
+            self._attempt.succeeded(tokens)
         else:
-            self._attempt.abandoned()  # has no effect if `failed` was called before
+            self._attempt.abandoned(tokens)  # has no effect if `failed` was called before
         self._on_end(self, end)
 
     def _stopped_end(self) -> JobError:
         reason = self._stop_reason or StopReason.DRAINING
         # The end must not wait behind bytes that are no longer needed, or are not acknowledged.
-        self.channel.stream.drop_unsent()
+        self.channel.drop_unsent()
         detail = self._stop_detail or "the agent is stopping"
-        return self._error_end(ErrorCode(reason.value), detail)
+        return error_end(self._report(), ErrorCode(reason.value), detail)
 
-    def _error_end(self, code: ErrorCode, message: str) -> JobError:
-        return error_end(self.header.job_id, self.channel.stream.written, code, message)
+    def _response_started(self) -> None:
+        self._first_byte_s = self.duration_s
+
+    def _report(self) -> JobReport:
+        return JobReport(
+            job_id=self.header.job_id,
+            total_bytes=self.channel.stream.written,
+            outcome=self.channel.outcome,
+            backend_id=self._tried[-1],
+            duration_s=self.duration_s,
+            first_byte_s=self._first_byte_s,
+            price=self._price,
+        )
 
     def _log_fields(self, **more: object) -> dict[str, object]:
         return job_fields(self.header, self._tried[-1], **more)

@@ -18,15 +18,12 @@ def end_fields(job: JobHeader, kind: str, end: JobEnd, duration_s: float) -> dic
         "kind": kind,
         "bytes": end.total_bytes,
         "duration_ms": round(duration_s * 1000),
+        "input_tokens": end.usage.input_tokens,
+        "output_tokens": end.usage.output_tokens,
     }
     if isinstance(end, JobError):
         fields |= {"code": str(end.code), "status": end.upstream_status}
         if end.upstream_status is None and not end.body:
             # With a status or a body the message may be the server's, and may quote the prompt.
             fields["message"] = end.message
-    else:
-        fields |= {
-            "input_tokens": end.usage.input_tokens,
-            "output_tokens": end.usage.output_tokens,
-        }
     return fields

@@ -20,7 +20,6 @@ from provider_agent.protocol.frames import (
     Chunk,
     Draining,
     Heartbeat,
-    JobEnd,
     JobError,
     LiveJob,
 )
@@ -195,11 +194,9 @@ class Outbox:
         """Discard unsent control frames, because they describe the previous link."""
         self._control.clear()
 
-    def finish(self, end: JobEnd) -> None:
-        """End a job by its id; an unknown job is ignored."""
-        channel = self._channels.get(end.job_id)
-        if channel is not None:
-            channel.finish(end)
+    def channel(self, job_id: bytes) -> JobChannel:
+        """Return the channel of a job whose end is not acknowledged."""
+        return self._channels[job_id]
 
     def forget(self, job_ids: Iterable[bytes]) -> None:
         """Drop channels and the bytes that they hold; later writes to them are never sent."""

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from msgspec import Struct
@@ -17,13 +17,18 @@ from provider_agent.agent.backends.routing import Refusal
 from provider_agent.agent.jobs.admission import JobAdmission
 from provider_agent.agent.jobs.backend_pool import BackendPool
 from provider_agent.agent.jobs.channel import JobChannel
-from provider_agent.agent.jobs.ends import error_end, refusal_end, usage_tokens
+from provider_agent.agent.jobs.ends import (
+    JobReport,
+    OfferedPrice,
+    refusal_end,
+    stalled_end,
+    usage_tokens,
+)
 from provider_agent.agent.jobs.execution import JobExecution, StopReason
 from provider_agent.agent.jobs.job_log import end_fields
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.event_log import EventLogger
-from provider_agent.protocol.errors import ErrorCode
-from provider_agent.protocol.frames import JobEnd, JobHeader, JobResult, RequestChunk
+from provider_agent.protocol.frames import JobEnd, JobHeader, JobResult, ModelOffer, RequestChunk
 from provider_agent.protocol.limits import MAX_LIVE_JOBS
 from provider_agent.protocol.stream import SendStream
 
@@ -84,6 +89,7 @@ class Jobs:
         self._outbox = outbox
         self._on_end = on_end
         self._clock = clock
+        self._prices: dict[str, OfferedPrice] = {}
         self._running: dict[bytes, JobExecution] = {}
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._idle = asyncio.Event()
@@ -113,6 +119,13 @@ class Jobs:
         """Change the agent's limits; running jobs continue."""
         self._admission.set_limits(max_concurrent, tokens_per_minute)
 
+    def set_prices(self, offers: Iterable[ModelOffer]) -> None:
+        """Set the prices that the ends of later jobs report: those that are offered now."""
+        self._prices = {
+            offer.model_id: OfferedPrice(offer.input_price_per_1m, offer.output_price_per_1m)
+            for offer in offers
+        }
+
     def stop_accepting(self) -> None:
         """Refuse all further jobs with `draining`."""
         self._admission.accepting = False
@@ -135,12 +148,13 @@ class Jobs:
         channel = self._outbox.open(job_id, header.request_bytes)
         self._remember(job_id)
         route = self._admission.admit(header, self.in_flight)
+        price = self._prices.get(header.model_id, OfferedPrice())
         if isinstance(route, Refusal):
-            end = refusal_end(job_id, route)
+            end = refusal_end(JobReport(job_id, price=price), route)
             self._end(header, channel, JobRecord(header.format, "", end, None, 0), 0.0)
             return
         self._running[job_id] = JobExecution(
-            header, channel, route, self._pool, self._clock, self._execution_ended
+            header, channel, route, self._pool, self._clock, self._execution_ended, price
         )
         self._idle.clear()
 
@@ -167,11 +181,12 @@ class Jobs:
         if (execution := self._running.get(job_id)) is not None:
             execution.stop(StopReason.SLOW_CONSUMER, text)
             return
-        if stream.end_sent:  # everything is sent, and only the acknowledgement is missing
+        if stream.end is None or stream.end_sent:  # only the acknowledgement is missing
             self._outbox.forget([job_id])
         else:
-            stream.drop_unsent()
-            self._outbox.finish(error_end(job_id, stream.written, ErrorCode.SLOW_CONSUMER, text))
+            before, channel = stream.end, self._outbox.channel(job_id)
+            channel.drop_unsent()
+            channel.finish(stalled_end(before, stream.written, channel.outcome, text))
         log.warning("response abandoned", job=job_id.hex(), reason=text)
 
     def stop_all(self, reason: StopReason, detail: str) -> None:
@@ -194,8 +209,8 @@ class Jobs:
         if not self._running:
             self._idle.set()
         first_byte_s = None
+        self._admission.consume(usage_tokens(execution.channel.outcome))
         if isinstance(end, JobResult):
-            self._admission.consume(usage_tokens(end))
             first_byte_s = None if end.first_byte_ms is None else end.first_byte_ms / 1000
         record = JobRecord(
             job.format, execution.backend_kind, end, first_byte_s, execution.attempts

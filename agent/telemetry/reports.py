@@ -13,7 +13,7 @@ from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
 from provider_agent.agent.version import agent_version
 from provider_agent.protocol.counts import valid_count
 from provider_agent.protocol.errors import known_code
-from provider_agent.protocol.frames import BackendLoad, Heartbeat, JobError, JobResult
+from provider_agent.protocol.frames import BackendLoad, Heartbeat, JobError
 
 
 class Reports:
@@ -131,15 +131,15 @@ def count_job(record: JobRecord, stats: RollingStats, metrics: Metrics) -> None:
     """Count an ended job, once, in the statistics and in the metrics."""
     end = record.end
     code = known_code(end.code) if isinstance(end, JobError) else None
-    output_tokens = end.usage.output_tokens if isinstance(end, JobResult) else None
-    stats.job_ended(output_tokens=output_tokens, first_byte_s=record.first_byte_s, code=code)
+    usage = end.usage
+    stats.job_ended(output_tokens=usage.output_tokens, first_byte_s=record.first_byte_s, code=code)
     metrics.job_ended(
         code=code,
         wire_format=record.wire_format,
         kind=record.backend_kind or None,
         relayed_bytes=end.total_bytes,
-        input_tokens=end.usage.input_tokens if isinstance(end, JobResult) else None,
-        output_tokens=output_tokens,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
         first_byte_s=record.first_byte_s,
         attempts=record.attempts,
     )

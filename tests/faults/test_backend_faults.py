@@ -278,7 +278,7 @@ FAULTS: Final = {
 async def test_fault_fails_the_job_with_its_error_and_the_next_job_succeeds(
     name: str, operation: Operation
 ) -> None:
-    case, sink = FAULTS[name], CollectingSink()
+    case, sink, after = FAULTS[name], CollectingSink(), CollectingSink()
     replies = [*[case.reply(operation)] * case.times, success_reply(operation)]
     async with RawServer(replies) as server, backend_at(server.url, TIMEOUTS) as backend:
         with pytest.raises(case.error) as caught:
@@ -286,7 +286,7 @@ async def test_fault_fails_the_job_with_its_error_and_the_next_job_succeeds(
         if case.abandoned:
             await server.abandoned.wait()
         await asyncio.sleep(2 * ARRIVES_S)
-        after = await backend.execute(job_for(operation), CollectingSink())
+        await backend.execute(job_for(operation), after)
 
     assert type(caught.value) is case.error
     assert caught.value.code is case.code
@@ -294,7 +294,8 @@ async def test_fault_fails_the_job_with_its_error_and_the_next_job_succeeds(
     assert not caught.value.retry_here
     assert bytes(sink.data) == case.relayed(operation)
     assert (sink.status is None) is (case.relayed is no_bytes)
-    assert after.total_bytes == len(b"".join(FRAMES[operation]))
+    assert (sink.outcome is None) is (sink.status is None)
+    assert after.data == b"".join(FRAMES[operation])
     assert len(server.requests) == case.times + 1
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from provider_agent.adapters.base import JobResult, Operation
+from provider_agent.adapters.base import Operation, Usage
 from tests.kit.fakes.frames import INPUT_TOKENS, OUTPUT_TOKENS
 from tests.kit.raw_jobs import (
     COMMENT,
@@ -64,12 +64,12 @@ UNUSUAL: Final[dict[str, Callable[[Operation], Reply]]] = {
 @in_virtual_time
 async def test_unusual_response_is_a_success(name: str, operation: Operation) -> None:
     replies = [UNUSUAL[name](operation), success_reply(operation)]
-    results: list[JobResult] = []
+    sinks = [CollectingSink() for _ in replies]
     async with RawServer(replies) as server, backend_at(server.url) as backend:
-        for _ in replies:
-            results += [await backend.execute(job_for(operation), CollectingSink())]
+        for sink in sinks:
+            await backend.execute(job_for(operation), sink)
             await asyncio.sleep(2 * ARRIVES_S)
 
-    usage = (INPUT_TOKENS, OUTPUT_TOKENS)
-    reported = [(result.usage.input_tokens, result.usage.output_tokens) for result in results]
-    assert reported == [(None, None) if name == "impossible usage" else usage, usage]
+    usage = Usage(INPUT_TOKENS, OUTPUT_TOKENS)
+    reported = [sink.usage for sink in sinks]
+    assert reported == [Usage() if name == "impossible usage" else usage, usage]

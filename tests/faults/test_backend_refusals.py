@@ -14,7 +14,7 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.adapters.responses.http_errors import describe
 from provider_agent.agent.backends.failover import may_be_retried
-from provider_agent.agent.jobs.ends import backend_error_end
+from provider_agent.agent.jobs.ends import JobReport, backend_error_end
 from provider_agent.protocol.errors import ErrorCode, Fault, entry_for
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
 from tests.kit.raw_jobs import backend_at, job_for, success_reply
@@ -187,7 +187,7 @@ async def test_error_contains_and_logs_no_key(name: str, caplog: pytest.LogCaptu
     with caplog.at_level(logging.DEBUG):
         error = await run_refused_job(Operation.CHAT, RESPONSES_WITH_KEYS[name], OWN_KEY)
 
-    end = backend_error_end(job_for(Operation.CHAT).job_id, 0, error)
+    end = backend_error_end(JobReport(job_for(Operation.CHAT).job_id), error)
     logged = "".join(record.getMessage() + str(vars(record)) for record in caplog.records)
     text = f"{error} {error!r} {error.body!r} {vars(error)} {describe(error)} {end!r} {logged}"
     for secret in (OWN_KEY, *OTHER_KEYS, "abcdefghijkl"):

@@ -22,7 +22,7 @@ def open_started(outbox: Outbox, job_id: bytes) -> tuple[JobChannel, RecordingSo
     """A channel whose response has started, and the response's source."""
     channel, source = outbox.open(job_id), RecordingSource()
     channel.assign("backend")
-    channel.started(200, "text/plain", source)
+    channel.started(200, "text/plain", source, {})
     return channel, source
 
 

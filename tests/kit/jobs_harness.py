@@ -30,20 +30,24 @@ class RecordingAdmission(AdmissionControl):
         super().__init__(backend.breaker_rule, None, time.monotonic)
         self._backend = backend
         self._outcomes = outcomes
+        self._tokens = 0
 
     def start(self) -> int:
         self._outcomes.append((self._backend.id, "started", 0))
         return 0
 
-    def succeeded(self, generation: int, tokens: int) -> None:
-        self._outcomes.append((self._backend.id, "succeeded", tokens))
+    def consume(self, tokens: int) -> None:
+        self._tokens = tokens
+
+    def succeeded(self, generation: int) -> None:
+        self._outcomes.append((self._backend.id, "succeeded", self._tokens))
 
     def failed(self, generation: int, error: BackendError) -> bool:
-        self._outcomes.append((self._backend.id, str(error.code), 0))
+        self._outcomes.append((self._backend.id, str(error.code), self._tokens))
         return False
 
     def abandoned(self, generation: int) -> None:
-        self._outcomes.append((self._backend.id, "abandoned", 0))
+        self._outcomes.append((self._backend.id, "abandoned", self._tokens))
 
 
 class FakeBackendPool:

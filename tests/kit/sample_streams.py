@@ -1,6 +1,6 @@
 """Sample streams of each operation, with the usage or error code that validation must return."""
 
-from provider_agent.adapters.responses.usage import Usage
+from provider_agent.adapters.base import Usage
 from provider_agent.adapters.responses.validator import TAIL_BYTES
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation

@@ -3,20 +3,18 @@
 import asyncio
 from typing import ClassVar
 
-from msgspec import structs
-
 from provider_agent.adapters.base import (
     Backend,
     BackendHealth,
     BackendModel,
     BackendSettings,
     Job,
-    JobResult,
     JobSink,
     Operation,
+    ResponseOutcome,
     ServerLoad,
+    Usage,
 )
-from provider_agent.protocol.frames import Usage
 
 CHAT_AND_MESSAGES = frozenset({Operation.CHAT, Operation.MESSAGES})
 
@@ -43,17 +41,23 @@ def model(
 
 
 class ScriptedRun:
-    """One call of `execute`, and the `FlowControl` of its response."""
+    """One call of `execute`, and the `FlowControl` of its response.
+
+    Attributes:
+        reported: what the sink receives as the outcome of a response that has started; None: the
+            adapter violates its contract, and reports nothing.
+    """
 
     def __init__(self, job: Job, sink: JobSink) -> None:
         self.job = job
         self.sink = sink
-        self.outcome: asyncio.Future[JobResult] = asyncio.get_running_loop().create_future()
+        self.outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.reported: ResponseOutcome | None = ResponseOutcome()
+        self.started = False
         self.cancelled = asyncio.Event()
         self.paused = False
         self.pauses = 0
         self.resumed = asyncio.Event()
-        self.total = 0
 
     def pause_reading(self) -> None:
         self.paused = True
@@ -64,20 +68,24 @@ class ScriptedRun:
         self.paused = False
         self.resumed.set()
 
-    def start(self, status: int = 200, content_type: str = "text/event-stream") -> None:
-        self.sink.started(status, content_type, self)
+    def start(
+        self, status: int = 200, content_type: str = "text/event-stream", **headers: str
+    ) -> None:
+        self.sink.started(
+            status,
+            content_type,
+            self,
+            {name.replace("_", "-"): value for name, value in headers.items()},
+        )
+        self.started = True
 
     def send(self, *pieces: bytes) -> None:
         for piece in pieces:
-            self.total += len(piece)
             self.sink.send_chunk(piece)
 
-    def finish(
-        self, input_tokens: int | None = 3, output_tokens: int | None = 4, **wrong: int
-    ) -> None:
-        usage = Usage(input_tokens, output_tokens)
-        result = JobResult(self.job.job_id, self.total, usage, "b", 20, 10)
-        self.outcome.set_result(structs.replace(result, **wrong))
+    def finish(self, input_tokens: int | None = 3, output_tokens: int | None = 4) -> None:
+        self.reported = ResponseOutcome(Usage(input_tokens, output_tokens))
+        self.outcome.set_result(None)
 
     def fail(self, error: BaseException) -> None:
         self.outcome.set_exception(error)
@@ -148,12 +156,12 @@ class ScriptedBackend(Backend):
             raise self.reported_load
         return self.reported_load
 
-    async def execute(self, job: Job, sink: JobSink) -> JobResult:
+    async def execute(self, job: Job, sink: JobSink) -> None:
         run = ScriptedRun(job, sink)
         self.runs.append(run)
         self._new_runs.put_nowait(run)
         try:
-            return await run.outcome
+            await run.outcome
         except asyncio.CancelledError:
             run.cancelled.set()
             if self.hold_cancel is not None:
@@ -161,6 +169,9 @@ class ScriptedBackend(Backend):
             if self.error_on_cancel is not None:
                 raise self.error_on_cancel from None
             raise
+        finally:
+            if run.started and run.reported is not None:
+                sink.response_ended(run.reported)
 
     async def next_run(self) -> ScriptedRun:
         return await self._new_runs.get()

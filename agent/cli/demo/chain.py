@@ -2,14 +2,20 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
-from provider_agent.adapters.base import BackendModel, BackendSettings, FlowControl, Job
+from provider_agent.adapters.base import (
+    BackendModel,
+    BackendSettings,
+    FlowControl,
+    Job,
+    ResponseOutcome,
+)
 from provider_agent.adapters.registry import create_backend
 from provider_agent.adapters.servers.echo import EchoBackend
 from provider_agent.agent.backends.configured import make_backends
@@ -79,11 +85,16 @@ class _Bytes:
     def __init__(self) -> None:
         self.received = bytearray()
 
-    def started(self, status: int, content_type: str, source: FlowControl) -> None:
+    def started(
+        self, status: int, content_type: str, source: FlowControl, headers: Mapping[str, str]
+    ) -> None:
         pass
 
     def send_chunk(self, data: bytes) -> None:
         self.received += data
+
+    def response_ended(self, outcome: ResponseOutcome) -> None:
+        pass
 
 
 @asynccontextmanager

@@ -88,6 +88,7 @@ async def test_heartbeats_report_load_and_statistics() -> None:
             jobs = [new_job(), new_job()]
             await peer.send_jobs(*jobs)
             streaming, waiting = await backend.next_run(), await backend.next_run()
+            await asyncio.sleep(0.01)
             streaming.start()
             streaming.send(b"x")
             beat = await peer.next(Heartbeat)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provider_agent.adapters.responses.events import decode_event
-from provider_agent.adapters.responses.usage import Usage, UsageReport, merge_usage
+from provider_agent.adapters.responses.usage import UsageReport, merge_usage
+from provider_agent.protocol.frames import Usage
 from provider_agent.protocol.limits import MAX_INTEGER
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from provider_agent.adapters.base import Usage
 from provider_agent.adapters.responses.events import ResponseFailure
-from provider_agent.adapters.responses.usage import Usage
 from provider_agent.adapters.responses.validator import (
     BODY_BYTES,
     HEAD_BYTES,
@@ -271,7 +271,7 @@ def test_failure_without_an_error_of_the_server_relays_none() -> None:
 
 @pytest.mark.parametrize("body", [chat_body("m"), message_body("m")])
 def test_usage_is_read_from_a_json_response(body: dict[str, object]) -> None:
-    assert validate_body(msgspec.json.encode(body)) == ValidationResult(ALL)
+    assert validate_body(msgspec.json.encode(body)) == ValidationResult(ALL, between_events=False)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_error_or_malformed_json_response_is_a_failure(body: bytes, code: ErrorC
 
 
 def test_usage_missing_from_a_json_response_is_unknown() -> None:
-    assert validate_body(b'{"choices":[]}') == ValidationResult(UNKNOWN)
+    assert validate_body(b'{"choices":[]}') == ValidationResult(UNKNOWN, between_events=False)
 
 
 def test_json_response_over_the_limit_is_a_success_of_unknown_usage() -> None:
@@ -310,7 +310,7 @@ def test_json_response_over_the_limit_is_a_success_of_unknown_usage() -> None:
     for _ in range(3):
         validator.receive_data(b"x" * (BODY_BYTES // 2))
 
-    assert validator.result() == ValidationResult(UNKNOWN)
+    assert validator.result() == ValidationResult(UNKNOWN, between_events=False)
 
 
 @given(st.lists(st.integers(0, 300), max_size=10))
@@ -322,7 +322,7 @@ def test_json_result_does_not_depend_on_chunk_boundaries(sizes: list[int]) -> No
         data = data[size:]
     validator.receive_data(data)
 
-    assert validator.result() == ValidationResult(ALL)
+    assert validator.result() == ValidationResult(ALL, between_events=False)
 
 
 @pytest.mark.parametrize(

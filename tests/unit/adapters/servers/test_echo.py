@@ -10,8 +10,8 @@ from provider_agent.adapters.base import (
     BackendSettings,
     BadRequest,
     Job,
-    JobResult,
     Operation,
+    Usage,
     WireFormat,
 )
 from provider_agent.adapters.responses.validator import validator_for
@@ -27,10 +27,10 @@ def echo_job(text: object, wire_format: WireFormat = WireFormat.OPENAI, **more: 
     return Job(uuid.uuid4().bytes, MODEL_ID, wire_format, msgspec.json.encode(request), 60_000)
 
 
-async def run(job: Job) -> tuple[CollectingSink, JobResult]:
+async def run(job: Job) -> CollectingSink:
     sink = CollectingSink()
-    result = await EchoBackend(BackendSettings(kind="echo")).execute(job, sink)
-    return sink, result
+    await EchoBackend(BackendSettings(kind="echo")).execute(job, sink)
+    return sink
 
 
 async def test_offers_one_model_in_both_formats() -> None:
@@ -47,12 +47,11 @@ async def test_offers_one_model_in_both_formats() -> None:
 @BOTH
 @pytest.mark.parametrize("stream", [True, False])
 async def test_repeats_the_last_user_message(wire_format: WireFormat, stream: bool) -> None:
-    sink, result = await run(echo_job("alpha beta gamma", wire_format, stream=stream))
+    sink = await run(echo_job("alpha beta gamma", wire_format, stream=stream))
 
     assert b"alpha" in sink.data
     assert b"gamma" in sink.data
-    assert (result.usage.input_tokens, result.usage.output_tokens) == (3, 3)
-    assert result.total_bytes == len(sink.data)
+    assert sink.usage == Usage(3, 3)
 
 
 @BOTH
@@ -60,7 +59,7 @@ async def test_repeats_the_last_user_message(wire_format: WireFormat, stream: bo
 async def test_its_answer_is_a_good_one_of_its_format(
     wire_format: WireFormat, stream: bool
 ) -> None:
-    sink, result = await run(echo_job("one two", wire_format, stream=stream, max_tokens=1))
+    sink = await run(echo_job("one two", wire_format, stream=stream, max_tokens=1))
     validator = validator_for(MAIN_OPERATION[wire_format], sink.content_type)
     validator.receive_data(bytes(sink.data))
 
@@ -68,30 +67,30 @@ async def test_its_answer_is_a_good_one_of_its_format(
 
     assert verdict.failure is None
     assert (verdict.usage.input_tokens, verdict.usage.output_tokens) == (2, 1)
-    assert (result.usage.input_tokens, result.usage.output_tokens) == (2, 1)
+    assert sink.usage == Usage(2, 1)
 
 
 async def test_counts_words() -> None:
     job = echo_job("one two three", WireFormat.ANTHROPIC, stream=True)
 
-    sink, result = await run(msgspec.structs.replace(job, operation=Operation.COUNT_TOKENS))
+    sink = await run(msgspec.structs.replace(job, operation=Operation.COUNT_TOKENS))
 
     assert sink.content_type == "application/json"
     assert msgspec.json.decode(sink.data) == {"input_tokens": 3}
-    assert (result.usage.input_tokens, result.usage.output_tokens) == (3, 0)
+    assert sink.usage == Usage(3, 0)
 
 
 @BOTH
 async def test_equal_requests_get_equal_bytes(wire_format: WireFormat) -> None:
-    first, _ = await run(echo_job("again", wire_format, stream=True))
-    second, _ = await run(echo_job("again", wire_format, stream=True))
+    first = await run(echo_job("again", wire_format, stream=True))
+    second = await run(echo_job("again", wire_format, stream=True))
 
     assert first.data == second.data
 
 
 @pytest.mark.parametrize("content", ["", "   ", None, []])
 async def test_empty_message_gets_a_placeholder_reply(content: object) -> None:
-    sink, _ = await run(echo_job(content))
+    sink = await run(echo_job(content))
 
     assert b"nothing" in sink.data
 
@@ -99,7 +98,7 @@ async def test_empty_message_gets_a_placeholder_reply(content: object) -> None:
 async def test_parts_of_a_message_are_joined() -> None:
     parts = [{"type": "text", "text": "left"}, {"type": "image_url", "image_url": {"url": "x"}}]
 
-    sink, _ = await run(echo_job(parts))
+    sink = await run(echo_job(parts))
 
     assert b'"content":"left"' in sink.data
 
@@ -127,15 +126,16 @@ async def test_cancellation_stops_the_reply() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert len(sink.data) == before
+    assert sink.usage == Usage(3, None)
 
 
 @given(st.text(), st.sampled_from(WireFormat), st.booleans())
 async def test_any_text_comes_back_word_for_word(
     text: str, wire_format: WireFormat, stream: bool
 ) -> None:
-    sink, result = await run(echo_job(text, wire_format, stream=stream))
+    sink = await run(echo_job(text, wire_format, stream=stream))
 
     validator = validator_for(MAIN_OPERATION[wire_format], sink.content_type)
     validator.receive_data(bytes(sink.data))
     assert validator.result().failure is None
-    assert result.usage.output_tokens == (len(text.split()) or 3)
+    assert sink.usage.output_tokens == (len(text.split()) or 3)

@@ -8,6 +8,7 @@ from provider_agent.adapters.base import (
     ModelState,
     Operation,
     PromptTooLong,
+    Usage,
     WireFormat,
 )
 from provider_agent.adapters.servers import ollama
@@ -206,9 +207,11 @@ async def test_rejected_host_name_error_gives_advice(server: FakeOllama, connect
 async def test_usage_of_a_message_is_the_truth_at_its_end(
     server: FakeOllama, connect: Connect
 ) -> None:
-    result = await connect(server).execute(a_job(MODEL, WireFormat.ANTHROPIC), CollectingSink())
+    sink = CollectingSink()
 
-    assert (result.usage.input_tokens, result.usage.output_tokens) == (INPUT_TOKENS, OUTPUT_TOKENS)
+    await connect(server).execute(a_job(MODEL, WireFormat.ANTHROPIC), sink)
+
+    assert sink.usage == Usage(INPUT_TOKENS, OUTPUT_TOKENS)
 
 
 @pytest.mark.parametrize("wire_format", list(WireFormat))

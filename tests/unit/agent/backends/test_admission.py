@@ -38,7 +38,8 @@ class AdmissionHarness:
         generation = self.admission.start()
         if error is not None:
             return self.admission.failed(generation, error)
-        self.admission.succeeded(generation, tokens)
+        self.admission.consume(tokens)
+        self.admission.succeeded(generation)
         return False
 
 

@@ -9,23 +9,15 @@ from provider_agent.adapters.base import (
     BackendTimeout,
     BadStatus,
     InvalidResponse,
-    JobResult,
+    Usage,
 )
 from provider_agent.adapters.servers.echo import EchoBackend
-from provider_agent.agent.cli.one_job import chat_request, explain, run_one_job, statistics
+from provider_agent.agent.cli.one_job import OneJob, chat_request, explain, run_one_job, statistics
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import MAIN_OPERATION, Operation, WireFormat
-from provider_agent.protocol.frames import Usage
 from tests.kit.scripted_backend import ScriptedBackend
 
-RESULT = JobResult(
-    job_id=b"j" * 16,
-    total_bytes=9,
-    duration_ms=20,
-    first_byte_ms=10,
-    usage=Usage(3, 4),
-    backend_id="b",
-)
+JOB = OneJob(total_bytes=9, duration_ms=20, first_byte_ms=10, usage=Usage(3, 4))
 
 
 @pytest.mark.parametrize("wire_format", WireFormat)
@@ -106,7 +98,7 @@ def test_operation_without_chat_messages_is_refused() -> None:
     ],
 )
 def test_statistics_distinguish_unknown_from_zero(changes: dict[str, object], text: str) -> None:
-    assert statistics(replace(RESULT, **changes)) == text
+    assert statistics(replace(JOB, **changes)) == text
 
 
 def test_explanation_is_one_bounded_line_with_the_servers_message() -> None:

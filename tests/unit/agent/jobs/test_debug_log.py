@@ -155,11 +155,11 @@ def test_every_transition_of_the_breaker_is_logged(debug_log: pytest.LogCaptureF
     early = control.start()
     for _ in range(BreakerRule().failures):
         control.failed(control.start(), Unreachable("refused"))
-    control.succeeded(early, 0)
+    control.succeeded(early)
     clock.now += 10
     control.failed(control.start(), InvalidResponse("empty"))
     clock.now += 20
-    control.succeeded(control.start(), 0)
+    control.succeeded(control.start())
     control.failed(control.start(), BadStatus(429, b"", ErrorCode.BACKEND_OVERLOADED, 7.0))
     events = [(one.message, vars(one)["fields"]) for one in debug_log.records]
     breaker = [(event, fields) for event, fields in events if "breaker" in event]
@@ -187,9 +187,9 @@ def test_whether_a_failure_counts_is_logged(debug_log: pytest.LogCaptureFixture)
 
 def test_a_used_up_token_limit_is_logged(debug_log: pytest.LogCaptureFixture) -> None:
     control = new_admission(FakeClock(0.0), tokens_per_minute=60)
-    control.succeeded(control.start(), 59)
+    control.consume(59)
     assert debug_log.messages == []
-    control.succeeded(control.start(), 2)
+    control.consume(2)
     assert fields_of(debug_log, "token limit reached") == [{"backend": "b", "wait_s": 2.0}]
 
 

@@ -1,5 +1,5 @@
 from provider_agent.adapters.errors import BadStatus, ErrorInStream
-from provider_agent.agent.jobs.ends import backend_error_end, error_end
+from provider_agent.agent.jobs.ends import JobReport, backend_error_end, error_end
 from provider_agent.agent.jobs.job_log import end_fields
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobEnd, JobError, JobResult, Usage
@@ -7,6 +7,7 @@ from tests.kit.jobs import new_job
 
 PROMPT = "my secret diary"
 JOB = new_job(request=PROMPT.encode())
+REPORT = JobReport(JOB.job_id)
 
 
 def fields(end: JobEnd) -> dict[str, object]:
@@ -22,7 +23,7 @@ def test_a_result_is_logged_as_ids_and_numbers() -> None:
 
 
 def test_the_agents_own_error_message_is_logged() -> None:
-    end = error_end(JOB.job_id, 0, ErrorCode.DEADLINE_EXCEEDED, "the deadline passed")
+    end = error_end(REPORT, ErrorCode.DEADLINE_EXCEEDED, "the deadline passed")
     assert fields(end)["message"] == "the deadline passed"
 
 
@@ -35,7 +36,7 @@ def test_a_servers_error_message_is_not_logged() -> None:
         ErrorInStream(body, ErrorCode.BAD_REQUEST, message),
     ]
     for error in errors:
-        end = backend_error_end(JOB.job_id, 0, error)
+        end = backend_error_end(REPORT, error)
         assert isinstance(end, JobError)
         assert PROMPT in end.message, "the client receives it"
         assert PROMPT not in str(fields(end))

@@ -243,12 +243,12 @@ async def test_bytes_before_the_start_are_rejected() -> None:
 @pytest.mark.parametrize("status", [0, 99, 600, 999])
 async def test_a_status_outside_100_to_599_is_rejected(status: int) -> None:
     with pytest.raises(ValueError, match="status"):
-        Outbox().open(A).started(status, "text/plain", RecordingSource())
+        Outbox().open(A).started(status, "text/plain", RecordingSource(), {})
 
 
 async def test_a_long_content_type_is_truncated() -> None:
     outbox = Outbox()
-    outbox.open(A).started(200, "x" * 10_000, RecordingSource())
+    outbox.open(A).started(200, "x" * 10_000, RecordingSource(), {})
     assert outbox.next_batch() == [JobStarted(A, 200, "x" * MAX_NAME_CHARS, "")]
 
 

@@ -29,9 +29,13 @@ async def test_a_job_runs_and_ends_with_its_result() -> None:
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
     assert run.job == job
-    run.answer(b"one ", b"two")
+    await asyncio.sleep(0.01)
+    run.start()
+    await asyncio.sleep(0.01)
+    run.send(b"one ", b"two")
+    run.finish()
     end = await harness.end(job)
-    assert end == JobResult(job.job_id, 7, Usage(3, 4), "b", 20, 10)
+    assert end == JobResult(job.job_id, 7, Usage(3, 4), backend.id, 20, 10)
     assert harness.data(job) == b"one two"
     assert harness.sent[0] == JobStarted(job.job_id, 200, "text/event-stream", backend.id)
     assert harness.records == [JobRecord("openai", "scripted", end, 0.01)]

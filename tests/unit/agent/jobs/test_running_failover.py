@@ -14,12 +14,14 @@ from provider_agent.adapters.base import (
     InvalidResponse,
     ModelNotFound,
     PromptTooLong,
+    ResponseOutcome,
     Transport,
     Unreachable,
+    Usage,
 )
 from provider_agent.agent.jobs.execution import StopReason
 from provider_agent.protocol.errors import ErrorCode
-from provider_agent.protocol.frames import JobResult, JobStarted, Usage
+from provider_agent.protocol.frames import JobResult, JobStarted
 from tests.kit.jobs import new_job, submit_job
 from tests.kit.jobs_harness import JobsHarness, start_job
 from tests.kit.scripted_backend import ScriptedBackend
@@ -68,16 +70,19 @@ async def test_a_job_that_fails_before_its_response_fails_over(
     assert run.job == job
     assert [harness.pool.running[one] for one in "ab"] == [0, 1]
     assert (harness.jobs.in_flight, harness.jobs.queued) == (1, 1)
-    run.answer(b"one ", b"two")
+    run.start()
+    await asyncio.sleep(0.01)
+    run.send(b"one ", b"two")
+    run.finish()
     end = await harness.end(job)
-    assert end == JobResult(job.job_id, 7, Usage(3, 4), "b", 5020, 5010), (
+    assert end == JobResult(job.job_id, 7, Usage(3, 4), "b", 5010, 5000), (
         "times count from the arrival"
     )
     assert harness.data(job) == b"one two"
     starts = [one for one in harness.sent if isinstance(one, JobStarted)]
     assert starts == [JobStarted(job.job_id, 200, "text/event-stream", "b")]
     (record,) = harness.records
-    assert (record.backend_kind, record.attempts, record.first_byte_s) == ("scripted", 2, 5.01)
+    assert (record.backend_kind, record.attempts, record.first_byte_s) == ("scripted", 2, 5.0)
     outcomes = [
         ("a", "started", 0),
         ("a", failure.code, 0),
@@ -348,7 +353,22 @@ async def test_the_agents_token_limit_refuses_jobs_until_it_refills() -> None:
     assert isinstance(await harness.end(job), JobResult)
 
 
-async def test_failed_jobs_and_unknown_usage_consume_no_tokens() -> None:
+async def test_tokens_of_a_failed_job_count() -> None:
+    backend = ScriptedBackend("a")
+    harness = JobsHarness(backend, tokens_per_minute=600)
+    job, run = await start_job(harness, backend)
+    run.start()
+    run.send(b"part")
+    run.reported = ResponseOutcome(Usage(400, 250))
+    harness.jobs.cancel(job.job_id, "")
+    await harness.end(job)
+    assert harness.pool.outcomes[-1] == ("a", "abandoned", 650)
+    refused = new_job()
+    submit_job(harness.jobs, refused)
+    assert harness.refusal(refused).code == "out_of_capacity"
+
+
+async def test_unknown_usage_consumes_no_tokens() -> None:
     backend = ScriptedBackend("a")
     harness = JobsHarness(backend, tokens_per_minute=10)
     for _ in range(5):

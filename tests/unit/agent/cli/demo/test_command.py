@@ -2,7 +2,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from provider_agent.adapters.responses.events import Usage
+from provider_agent.adapters.base import Usage
 from provider_agent.agent.cli.demo.command import DemoResult, _print_results
 from provider_agent.protocol.formats import WireFormat
 from provider_agent.protocol.frames import ModelOffer

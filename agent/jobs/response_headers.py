@@ -1,0 +1,51 @@
+"""Which headers of a server's response the client receives. Pure."""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from provider_agent.protocol.frames import ResponseHeader
+from provider_agent.protocol.limits import MAX_RESPONSE_HEADERS
+
+CLIENT_HEADERS: Final = frozenset(
+    {
+        "openai-model",
+        "openai-processing-ms",
+        "openai-version",
+        "request-id",
+        "retry-after",
+        "x-generation-id",
+        "x-request-id",
+    }
+)
+"""The headers that a client can use: the server's id of the request (`x-request-id`, Anthropic's
+`request-id`, OpenRouter's `x-generation-id`), its model, API version and processing time, and when
+to come back.
+
+All others stay with the agent, above all those about the operator's account at a passthrough: rate
+limits (`x-ratelimit-*`, `anthropic-ratelimit-*`) show how much other clients use the same key, and
+would make a client slow down for a limit that is not its own; balances (`x-venice-balance-*`) and
+organizations (`openai-organization`, `anthropic-organization-id`) are private. Cookies belong to
+the agent's connection, and `cf-ray` names a city near the agent."""
+
+MAX_VALUE_CHARS: Final = 256
+"""Ids have up to about 100. A longer value is left out, because a part of an id is useless."""
+
+_VALUE: Final = re.compile(rf"[\x20-\x7e]{{1,{MAX_VALUE_CHARS}}}")
+
+
+def client_headers(headers: Mapping[str, str]) -> list[ResponseHeader]:
+    """Return the headers that the client receives, with names in lower case.
+
+    A value with characters other than printable ASCII is left out: it could not be sent on.
+
+    Args:
+        headers: of the server's response; of a repeated name the first is used.
+    """
+    chosen: dict[str, str] = {}
+    for name, value in headers.items():
+        lower = name.lower()
+        if lower in CLIENT_HEADERS and _VALUE.fullmatch(value):
+            chosen.setdefault(lower, value)
+    pairs = sorted(chosen.items())[:MAX_RESPONSE_HEADERS]
+    return [ResponseHeader(name, value) for name, value in pairs]

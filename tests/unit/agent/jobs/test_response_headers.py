@@ -1,0 +1,45 @@
+import pytest
+
+from provider_agent.agent.jobs.response_headers import MAX_VALUE_CHARS, client_headers
+from provider_agent.protocol.frames import ResponseHeader
+
+
+def test_client_receives_the_headers_of_the_list_in_lower_case() -> None:
+    headers = {
+        "Content-Type": "text/event-stream",
+        "X-Request-Id": "r-1",
+        "OpenAI-Processing-MS": "17",
+        "retry-after": "2",
+    }
+
+    assert client_headers(headers) == [
+        ResponseHeader("openai-processing-ms", "17"),
+        ResponseHeader("retry-after", "2"),
+        ResponseHeader("x-request-id", "r-1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Set-Cookie",
+        "x-ratelimit-remaining-tokens",
+        "anthropic-ratelimit-requests-remaining",
+        "openai-organization",
+        "anthropic-organization-id",
+        "x-venice-balance-usd",
+        "CF-RAY",
+        "Server",
+    ],
+)
+def test_what_concerns_the_operator_stays_with_the_agent(name: str) -> None:
+    assert client_headers({name: "private"}) == []
+
+
+@pytest.mark.parametrize(
+    "value", ["", "a\r\nb: c", "\x00", "\udcff", "é", "x" * (MAX_VALUE_CHARS + 1)]
+)
+def test_value_that_cannot_be_sent_on_is_left_out(value: str) -> None:
+    assert client_headers({"x-request-id": value, "request-id": "ok"}) == [
+        ResponseHeader("request-id", "ok")
+    ]
