@@ -20,10 +20,10 @@ from provider_agent.adapters.responses.events import (
     decode_event,
     event_failure,
     parse_events,
-    unify_line_ends,
 )
 from provider_agent.adapters.responses.usage import UsageReport, merge_usage
 from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.event_stream import unify_line_ends
 from provider_agent.protocol.formats import Operation
 from provider_agent.protocol.frames import Usage
 

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from msgspec.structs import astuple, replace
 
 from provider_agent.adapters.base import FlowControl, ResponseOutcome, Usage
-from provider_agent.adapters.responses.events import ends_between_events
 from provider_agent.adapters.responses.validator import is_event_stream
-from provider_agent.agent.jobs.response_headers import client_headers
 from provider_agent.protocol.counts import valid_count
+from provider_agent.protocol.event_stream import ends_between_events
 from provider_agent.protocol.frames import JobEnd, JobStarted, LiveJob
 from provider_agent.protocol.limits import MAX_NAME_CHARS
 from provider_agent.protocol.request import RequestBuffer
+from provider_agent.protocol.response_headers import client_headers
 from provider_agent.protocol.stream import SendStream
 
 
@@ -85,7 +85,7 @@ class JobChannel:
                 status=status,
                 content_type=content_type[:MAX_NAME_CHARS],
                 backend_id=self._backend_id,
-                headers=client_headers(headers),
+                headers=client_headers(headers.items()),
             )
         )
         if self.on_started is not None:

@@ -141,26 +141,10 @@ def render_body(wire_format: WireFormat, error: ClientError) -> bytes:
     return msgspec.json.encode(_error_object(wire_format, error))
 
 
-def render_event(wire_format: WireFormat, error: ClientError, tail: bytes) -> bytes:
-    """The error event at the end of an interrupted stream.
-
-    Args:
-        wire_format: of the stream.
-        error: why it was interrupted.
-        tail: the last bytes of the stream (four are enough); an incomplete line or event is
-            terminated first, so that the error is an event of its own.
-    """
+def render_event(wire_format: WireFormat, error: ClientError) -> bytes:
+    """The error event at the end of an interrupted stream; it follows a complete event."""
     data = b"data: " + msgspec.json.encode(_error_object(wire_format, error)) + b"\n\n"
-    event = b"event: error\n" + data if wire_format is WireFormat.ANTHROPIC else data
-    return _event_terminator(tail) + event
-
-
-def _event_terminator(tail: bytes) -> bytes:
-    """The bytes that end the event of `tail` (WHATWG HTML, 9.2.6: lines end in LF, CRLF or CR)."""
-    unified = tail.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if not unified or unified.endswith(b"\n\n"):
-        return b""
-    return b"\n" if unified.endswith(b"\n") else b"\n\n"
+    return b"event: error\n" + data if wire_format is WireFormat.ANTHROPIC else data
 
 
 def _error_object(wire_format: WireFormat, error: ClientError) -> dict[str, object]:

@@ -1,9 +1,11 @@
 """Handles one client request: the jobs that it causes, and its response.
 
 Nothing is sent to the client before the first byte or the end of a job, so that until then another
-agent can be tried. After that the response is what the agent sends, byte for byte. If it is
-interrupted, an event stream ends with one error event and any other response with an aborted
-connection, so that a client cannot mistake a part for the whole.
+agent can be tried. After that the response is what the agent sends, byte for byte.
+
+A client must not mistake a part of a response for the whole. An interrupted event stream ends with
+one error event: the server's own if it was relayed, else the coordinator's, which must follow a
+complete event. Any other interrupted response ends with an aborted connection.
 """
 
 import asyncio
@@ -32,9 +34,11 @@ from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.event_stream import ends_between_events
 from provider_agent.protocol.formats import WireFormat
 from provider_agent.protocol.frames import JobEnd, JobError, JobStarted
 from provider_agent.protocol.job import Job
+from provider_agent.protocol.response_headers import client_headers
 
 log = EventLogger(__name__)
 
@@ -102,6 +106,7 @@ class RequestHandler:
         self._job_id = self._new_job_id()
         self._response: web.StreamResponse | None = None
         self._tail = b""
+        self._job_error: JobError | None = None
 
     def __repr__(self) -> str:
         request = self._client_request
@@ -154,6 +159,7 @@ class RequestHandler:
             job_error = await self._run_job(agent)
             if job_error is None:
                 return None
+            self._job_error = job_error
             error = error_of_job(job_error)
             if self._response is not None or not is_retryable(job_error):
                 break
@@ -161,6 +167,7 @@ class RequestHandler:
 
     async def _run_job(self, agent: ConnectedAgent) -> JobError | None:
         """Run one job on one agent; returns None when its complete response was sent."""
+        self._job_error = None
         job = agent.submit(self._new_job())
         try:
             await job.wait()
@@ -198,9 +205,10 @@ class RequestHandler:
         whole = memoryview(data)
         for start in range(0, len(data), PIECE_BYTES):
             piece = whole[start : start + PIECE_BYTES]
+            # Before the write: if it is cancelled, its bytes are on their way to the client.
+            self._tail = (self._tail + bytes(piece[-_TAIL_BYTES:]))[-_TAIL_BYTES:]
             await stream.write(piece)
             job.owner.consume(job, len(piece))
-        self._tail = (self._tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
 
     def _log_stalled_client(self) -> None:
         fields = {"job": self._job_id.hex(), "model": self._client_request.model_id}
@@ -208,17 +216,31 @@ class RequestHandler:
 
     async def _abort_response(self, response: web.StreamResponse, error: ClientError) -> None:
         """End an incomplete response so that the client recognizes it as incomplete."""
-        wire_format = self._client_request.operation.wire_format
-        if response.content_type == "text/event-stream":
+        last_event = self._last_event(response, error)
+        if last_event is not None:
             try:
                 async with asyncio.timeout(ERROR_EVENT_TIMEOUT_S):
-                    await response.write(render_event(wire_format, error, self._tail))
+                    if last_event:
+                        await response.write(last_event)
                     await response.write_eof()
             except (TimeoutError, ConnectionError):
                 pass
             else:
                 return
         abort(self._request)
+
+    def _last_event(self, response: web.StreamResponse, error: ClientError) -> bytes | None:
+        """What to append to an interrupted event stream; None: nothing can be appended."""
+        job_error = self._job_error
+        if response.content_type != "text/event-stream":
+            return None
+        if job_error is not None and job_error.error_relayed:
+            return b""
+        # The coordinator's own `JobError` for a lost connection says nothing about the bytes.
+        agrees = job_error is None or job_error.between_events
+        if not (agrees and ends_between_events(self._tail)):
+            return None
+        return render_event(self._client_request.operation.wire_format, error)
 
     def _headers(self) -> dict[str, str]:
         return request_id_headers(self._client_request.operation.wire_format, self._job_id.hex())
@@ -281,6 +303,10 @@ def _response_for(started: JobStarted, headers: dict[str, str]) -> web.StreamRes
     content_type = started.content_type
     if not _PRINTABLE.fullmatch(content_type):  # a line break would inject headers
         content_type = "application/octet-stream"
+    for header in client_headers((header.name, header.value) for header in started.headers):
+        # The request id is the coordinator's; the server's is for the operator's inquiries there.
+        is_id = header.name in ("x-request-id", "request-id")
+        headers["x-upstream-request-id" if is_id else header.name] = header.value
     headers["Content-Type"] = content_type
     headers["Cache-Control"] = "no-cache"
     if content_type.lower().startswith("text/event-stream"):

@@ -38,6 +38,7 @@ from provider_agent.protocol.frames import (
     ModelOffer,
     Rejected,
     RequestChunk,
+    ResponseHeader,
     Usage,
     Welcome,
 )
@@ -79,8 +80,15 @@ class ScriptedJob:
         """Whether a later `Welcome` did not name the job, so that nothing more is sent for it."""
         self._agent = agent
 
-    async def start(self, status: int = 200, content_type: str = EVENT_STREAM) -> None:
-        self.stream.start(JobStarted(self.job.job_id, status, content_type, "scripted"))
+    async def start(
+        self,
+        status: int = 200,
+        content_type: str = EVENT_STREAM,
+        headers: Sequence[ResponseHeader] = (),
+    ) -> None:
+        self.stream.start(
+            JobStarted(self.job.job_id, status, content_type, "scripted", list(headers))
+        )
         await self._send_all()
 
     async def send(self, *pieces: bytes) -> None:
@@ -103,6 +111,8 @@ class ScriptedJob:
         upstream_status: int | None = None,
         retry_after_ms: int | None = None,
         body: bytes = b"",
+        error_relayed: bool = False,
+        between_events: bool = True,
     ) -> None:
         self.stream.finish(
             JobError(
@@ -113,6 +123,8 @@ class ScriptedJob:
                 upstream_status=upstream_status,
                 retry_after_ms=retry_after_ms,
                 body=body,
+                error_relayed=error_relayed,
+                between_events=between_events,
             )
         )
         await self._send_all()

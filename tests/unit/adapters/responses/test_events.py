@@ -6,7 +6,6 @@ from provider_agent.adapters.responses.events import (
     decode_event,
     event_failure,
     parse_events,
-    unify_line_ends,
 )
 from provider_agent.protocol.errors import ErrorCode
 
@@ -46,10 +45,6 @@ def test_arbitrary_bytes_raise_nothing(data: bytes) -> None:
 )
 def test_only_json_objects_are_events(data: bytes) -> None:
     assert decode_event(data) is None
-
-
-def test_every_kind_of_line_end_becomes_lf() -> None:
-    assert unify_line_ends(b"a\r\nb\rc\n\r\n\r") == b"a\nb\nc\n\n\n"
 
 
 # --- errors --------------------------------------------------------------------------------------

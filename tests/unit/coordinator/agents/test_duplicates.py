@@ -25,7 +25,7 @@ async def test_idle_older_connection_is_closed_at_once_with_a_reason() -> None:
 @in_virtual_time
 async def test_retired_process_finishes_its_jobs_and_receives_no_new_ones() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"1")
+        job, response = await harness.streaming(b"1\n\n")
         async with harness.other_process("two") as newer:
             assert [agent.retired for agent in harness.coordinator.agents()] == [False, True]
             asking = harness.ask()
@@ -44,7 +44,7 @@ async def test_retired_process_finishes_its_jobs_and_receives_no_new_ones() -> N
 @in_virtual_time
 async def test_retired_process_resumes_its_session_and_stays_retired() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"1")
+        job, response = await harness.streaming(b"1\n\n")
         async with harness.other_process("two") as newer:
             await harness.agent.lose_link()
             await wait_until(lambda: bool(harness.coordinator.detached_sessions()))
@@ -62,7 +62,7 @@ async def test_retired_process_resumes_its_session_and_stays_retired() -> None:
 @in_virtual_time
 async def test_resumed_session_is_no_longer_retired_if_no_other_process_is_connected() -> None:
     async with coordinator_harness() as harness:
-        await harness.streaming(b"1")
+        await harness.streaming(b"1\n\n")
         async with harness.other_process("two"):
             await harness.agent.lose_link()
         await wait_until(lambda: not harness.coordinator.agents())
@@ -75,7 +75,7 @@ async def test_resumed_session_is_no_longer_retired_if_no_other_process_is_conne
 @in_virtual_time
 async def test_third_process_closes_the_connection_of_the_first() -> None:
     async with coordinator_harness() as harness:
-        _, response = await harness.streaming(b"1")
+        _, response = await harness.streaming(b"1\n\n")
         async with harness.other_process("two") as second:
             asking = harness.ask()
             job = await second.next_job()
@@ -90,7 +90,7 @@ async def test_third_process_closes_the_connection_of_the_first() -> None:
 @in_virtual_time
 async def test_jobs_fail_when_the_same_process_starts_a_new_session() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"1")
+        job, response = await harness.streaming(b"1\n\n")
         closed = harness.agent.closed
         await harness.agent.reconnect(resume=False)
         assert job.dropped
@@ -102,7 +102,7 @@ async def test_jobs_fail_when_the_same_process_starts_a_new_session() -> None:
 @in_virtual_time
 async def test_jobs_of_a_detached_session_fail_when_a_new_process_connects() -> None:
     async with coordinator_harness() as harness:
-        _, response = await harness.streaming(b"1")
+        _, response = await harness.streaming(b"1\n\n")
         await harness.agent.lose_link()
         await wait_until(lambda: bool(harness.coordinator.detached_sessions()))
         async with harness.other_process("two"):
@@ -115,7 +115,7 @@ async def test_jobs_of_a_detached_session_fail_when_a_new_process_connects() -> 
 @in_virtual_time
 async def test_new_process_does_not_end_the_session_of_a_retired_process() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"1")
+        job, response = await harness.streaming(b"1\n\n")
         async with harness.other_process("two"):
             await harness.agent.lose_link()
             await wait_until(lambda: bool(harness.coordinator.detached_sessions()))
@@ -128,7 +128,7 @@ async def test_new_process_does_not_end_the_session_of_a_retired_process() -> No
 @in_virtual_time
 async def test_resuming_agent_is_admitted_beyond_max_agents() -> None:
     async with coordinator_harness(replace(NO_HEARTBEATS, max_agents=1)) as harness:
-        job, response = await harness.streaming(b"1")
+        job, response = await harness.streaming(b"1\n\n")
         await harness.agent.lose_link()
         await wait_until(lambda: bool(harness.coordinator.detached_sessions()))
         async with ScriptedAgent(harness.coordinator.connect_url) as other:

@@ -8,6 +8,7 @@ import pytest
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.errors import REGISTRY, ErrorCode
+from provider_agent.protocol.frames import ResponseHeader
 from provider_agent.protocol.limits import MIB, MIN_WINDOW_BYTES
 from tests.kit.scripted_agent import EVENT_STREAM, ScriptedAgent, ScriptedJob
 
@@ -234,11 +235,9 @@ async def test_result_without_job_started_is_an_invalid_response(
     ("path", "sent", "added"),
     [
         (CHAT, b"data: 1\n\n", b'data: {"error":{'),
-        (CHAT, b"data: 1\n", b'\ndata: {"error":{'),
-        (CHAT, b"data: 1", b'\n\ndata: {"error":{'),
         (MESSAGES, b"data: 1\r\n\r\n", b'event: error\ndata: {"type":"error",'),
     ],
-    ids=["complete event", "complete line", "incomplete line", "Anthropic"],
+    ids=["OpenAI", "Anthropic"],
 )
 async def test_interrupted_event_stream_ends_with_one_error_event(
     coordinator: Coordinator, http: aiohttp.ClientSession, path: str, sent: bytes, added: bytes
@@ -254,6 +253,60 @@ async def test_interrupted_event_stream_ends_with_one_error_event(
         assert received.startswith(sent + added)
         assert received.endswith(b"\n\n")
         assert received.count(REGISTRY[ErrorCode.BACKEND_ERROR].meaning.encode()) == 1
+
+
+async def test_error_event_of_the_server_is_the_only_one(
+    coordinator: Coordinator, http: aiohttp.ClientSession
+) -> None:
+    sent = b'data: 1\n\ndata: {"error":{"code":500}}\n\ndata: [DONE]\n\n'
+
+    async def answer(job: ScriptedJob) -> None:
+        await job.start()
+        await job.send(sent)
+        await job.fail("backend_error", error_relayed=True)
+
+    async with ScriptedAgent(coordinator.connect_url, answer=answer):
+        assert await (await _post(http)).read() == sent
+
+
+@pytest.mark.parametrize(
+    ("sent", "between_events"), [(b"data: 1\n", True), (b"data: 1", False), (b"data: 1\n\n", False)]
+)
+async def test_stream_that_is_cut_within_an_event_aborts_the_connection(
+    coordinator: Coordinator, http: aiohttp.ClientSession, sent: bytes, between_events: bool
+) -> None:
+    async def answer(job: ScriptedJob) -> None:
+        await job.start()
+        await job.send(sent)
+        await job.fail("backend_error", between_events=between_events)
+
+    async with ScriptedAgent(coordinator.connect_url, answer=answer):
+        response = await _post(http)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+
+
+async def test_client_receives_the_headers_of_the_list(
+    coordinator: Coordinator, http: aiohttp.ClientSession
+) -> None:
+    async def answer(job: ScriptedJob) -> None:
+        await job.start(
+            headers=[
+                ResponseHeader("openai-processing-ms", "17"),
+                ResponseHeader("x-request-id", "theirs"),
+                ResponseHeader("set-cookie", "a=b"),
+                ResponseHeader("retry-after", "1\r\nset-cookie: a=b"),
+            ]
+        )
+        await job.send(b"data: 1\n\n")
+        await job.finish()
+
+    async with ScriptedAgent(coordinator.connect_url, answer=answer):
+        response = await _post(http)
+        assert response.headers["openai-processing-ms"] == "17"
+        assert response.headers["x-upstream-request-id"] == "theirs"
+        assert response.headers["x-request-id"] != "theirs"
+        assert not {"set-cookie", "retry-after"} & {name.lower() for name in response.headers}
 
 
 async def test_interrupted_json_response_aborts_the_connection(

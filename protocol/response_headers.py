@@ -1,7 +1,11 @@
-"""Which headers of a server's response the client receives. Pure."""
+"""Which headers of a server's response reach the client.
+
+Both sides apply the same list: the agent keeps the operator's business to itself, and the
+coordinator sends no header to its client that an agent made up.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Final
 
 from provider_agent.protocol.frames import ResponseHeader
@@ -34,16 +38,16 @@ MAX_VALUE_CHARS: Final = 256
 _VALUE: Final = re.compile(rf"[\x20-\x7e]{{1,{MAX_VALUE_CHARS}}}")
 
 
-def client_headers(headers: Mapping[str, str]) -> list[ResponseHeader]:
+def client_headers(headers: Iterable[tuple[str, str]]) -> list[ResponseHeader]:
     """Return the headers that the client receives, with names in lower case.
 
     A value with characters other than printable ASCII is left out: it could not be sent on.
 
     Args:
-        headers: of the server's response; of a repeated name the first is used.
+        headers: name and value of each header; of a repeated name the first is used.
     """
     chosen: dict[str, str] = {}
-    for name, value in headers.items():
+    for name, value in headers:
         lower = name.lower()
         if lower in CLIENT_HEADERS and _VALUE.fullmatch(value):
             chosen.setdefault(lower, value)

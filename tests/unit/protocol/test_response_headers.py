@@ -1,7 +1,7 @@
 import pytest
 
-from provider_agent.agent.jobs.response_headers import MAX_VALUE_CHARS, client_headers
 from provider_agent.protocol.frames import ResponseHeader
+from provider_agent.protocol.response_headers import MAX_VALUE_CHARS, client_headers
 
 
 def test_client_receives_the_headers_of_the_list_in_lower_case() -> None:
@@ -12,7 +12,7 @@ def test_client_receives_the_headers_of_the_list_in_lower_case() -> None:
         "retry-after": "2",
     }
 
-    assert client_headers(headers) == [
+    assert client_headers(headers.items()) == [
         ResponseHeader("openai-processing-ms", "17"),
         ResponseHeader("retry-after", "2"),
         ResponseHeader("x-request-id", "r-1"),
@@ -33,13 +33,13 @@ def test_client_receives_the_headers_of_the_list_in_lower_case() -> None:
     ],
 )
 def test_what_concerns_the_operator_stays_with_the_agent(name: str) -> None:
-    assert client_headers({name: "private"}) == []
+    assert client_headers([(name, "private")]) == []
 
 
 @pytest.mark.parametrize(
     "value", ["", "a\r\nb: c", "\x00", "\udcff", "é", "x" * (MAX_VALUE_CHARS + 1)]
 )
 def test_value_that_cannot_be_sent_on_is_left_out(value: str) -> None:
-    assert client_headers({"x-request-id": value, "request-id": "ok"}) == [
+    assert client_headers([("x-request-id", value), ("request-id", "ok")]) == [
         ResponseHeader("request-id", "ok")
     ]
