@@ -21,6 +21,7 @@ from provider_agent.agent.config import Config
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.jobs.drain import drain, stop_immediately, stop_jobs
 from provider_agent.agent.jobs.outbox import Outbox
+from provider_agent.agent.jobs.receipt_issuer import ReceiptIssuer
 from provider_agent.agent.jobs.running import Jobs
 from provider_agent.agent.jobs.slow_consumers import SlowConsumers
 from provider_agent.agent.link.advertiser import Advertiser
@@ -84,6 +85,7 @@ class Service:
             clock=clock,
             uniform=uniform,
         )
+        self._receipts = ReceiptIssuer(identity.sign)
         self.jobs = Jobs(
             self._discovery,
             self.outbox,
@@ -91,6 +93,7 @@ class Service:
             on_end=lambda record: count_job(record, stats, self.metrics),
             clock=clock,
             tokens_per_minute=config.limits.max_tokens_per_minute,
+            receipts=self._receipts,
         )
         self.uplink = Uplink(
             config.coordinator,
@@ -255,6 +258,7 @@ class Service:
 
     def _welcomed(self, welcome: Welcome) -> None:
         self.metrics.resumed(len(welcome.resumed))
+        self._receipts.negotiated(welcome.features)
         self._heartbeat_s = welcome.heartbeat_ms / 1000
         self._slow_consumers.reset()  # without a link, no stream could be acknowledged
         self._new_link.set()

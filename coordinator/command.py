@@ -13,7 +13,7 @@ import click
 from provider_agent.coordinator.access import SecretSet, parse_public_keys, read_entries
 from provider_agent.coordinator.exceptions import CannotListen, CoordinatorError
 from provider_agent.coordinator.server import Coordinator, run
-from provider_agent.coordinator.settings import DEFAULT_PORT, CoordinatorSettings
+from provider_agent.coordinator.settings import DEFAULT_PORT, CoordinatorSettings, ReceiptMode
 
 API_KEYS_VARIABLE: Final = "COORDINATOR_API_KEYS"
 ENROLLMENT_CODES_VARIABLE: Final = "COORDINATOR_ENROLLMENT_CODES"
@@ -58,6 +58,13 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="An address that agents dial; may be repeated. Default: loopback and the port.",
 )
 @click.option(
+    "--receipts",
+    default=ReceiptMode.OFF.value,
+    show_default=True,
+    type=click.Choice([mode.value for mode in ReceiptMode]),
+    help="Receipts of responses: their hash, or also the agent's signature, which is logged.",
+)
+@click.option(
     "--log-level",
     default="info",
     show_default=True,
@@ -70,6 +77,7 @@ def command(
     enrollment_codes: Path | None,
     agent_keys: Path | None,
     authorities: tuple[str, ...],
+    receipts: str,
     log_level: str,
 ) -> None:
     """Run the reference coordinator: an HTTP API for clients, WebSockets for agents.
@@ -87,6 +95,7 @@ def command(
             api_keys=_secrets(api_keys, API_KEYS_VARIABLE),
             enrollment_codes=_secrets(enrollment_codes, ENROLLMENT_CODES_VARIABLE),
             agent_keys=_public_keys(agent_keys),
+            receipts=ReceiptMode(receipts),
         )
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(run(settings, _print_description))

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from enum import StrEnum
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -19,12 +20,27 @@ from provider_agent.protocol.limits import (
     RESUME_MS,
     WINDOW_BYTES,
 )
+from provider_agent.protocol.receipts import FEATURE
 
 DEFAULT_PORT: Final = 8700
 """Not a well-known port of an inference server."""
 
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 """A host name, an IPv4 address, or an IPv6 address without its brackets."""
+
+
+class ReceiptMode(StrEnum):
+    """Which receipts the coordinator asks for.
+
+    Attributes:
+        OFF: none.
+        HASH: the hash of each response, which shows that all of it arrived unchanged.
+        SIGNED: also the agent's signature over hash and usage, which the log keeps.
+    """
+
+    OFF = "off"
+    HASH = "hash"
+    SIGNED = "signed"
 
 
 class CoordinatorSettings(Struct, frozen=True, kw_only=True):
@@ -58,6 +74,7 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
             sessions.
         max_attempts: agents that one request is sent to, one after another.
         drain_s: seconds that a stop waits for running requests.
+        receipts: whether agents that support receipts send them, and whether they sign them.
     """
 
     host: str = "127.0.0.1"
@@ -80,6 +97,12 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
     max_agents: int = 1024
     max_attempts: int = 3
     drain_s: float = 10.0
+    receipts: ReceiptMode = ReceiptMode.OFF
+
+    @property
+    def features(self) -> list[str]:
+        """The optional features of the protocol that the coordinator supports."""
+        return [] if self.receipts is ReceiptMode.OFF else [FEATURE]
 
     @property
     def open_to_clients(self) -> bool:

@@ -5,6 +5,7 @@ more than a window of them in flight; the receiver drops repeated bytes and reje
 lost link the sender rewinds to the offset that the receiver names.
 """
 
+import hashlib
 from collections import deque
 from typing import Final
 
@@ -25,12 +26,14 @@ class SendStream:
 
     Invariants: ``acked <= sent <= written`` and ``sent - acked <= window``. `write` always accepts
     its data: to bound memory, the caller pauses its source while the stream is `full`.
+    A `hashed` stream knows the SHA-256 of its bytes.
 
     A rewind lowers `sent`. What an earlier link has sent may still be acknowledged: the coordinator
     may have received it.
     """
 
     __slots__ = (
+        "_acked_hash",
         "_end_ever_sent",
         "_end_sent",
         "_highest_sent",
@@ -47,9 +50,11 @@ class SendStream:
         "written",
     )
 
-    def __init__(self, job_id: bytes, window: int) -> None:
+    def __init__(self, job_id: bytes, window: int, *, hashed: bool = False) -> None:
         self.job_id = job_id
         self.window = window
+        self._acked_hash = hashlib.sha256() if hashed else None
+        """Of the bytes that are acknowledged and no longer held."""
         self.acked = 0
         self.sent = 0
         self.written = 0
@@ -184,8 +189,7 @@ class SendStream:
         if final and (not self._end_ever_sent or offset != self.written):
             raise ProtocolViolation("a final acknowledgement of a job that has not ended")
         if offset > self.sent:
-            self._pop_unsent(offset - self.sent)
-            self._unacked.clear()
+            self._unacked.append((self.sent, self._pop_unsent(offset - self.sent)))
             self.sent = offset
         if offset > self.acked:
             self.acked = offset
@@ -196,10 +200,30 @@ class SendStream:
     def _drop_acknowledged(self) -> None:
         unacked = self._unacked
         while unacked and unacked[0][0] + len(unacked[0][1]) <= self.acked:
-            unacked.popleft()
+            _, data = unacked.popleft()
+            if self._acked_hash is not None:
+                self._acked_hash.update(data)
         if unacked and unacked[0][0] < self.acked:
             offset, data = unacked.popleft()
-            unacked.appendleft((self.acked, data[self.acked - offset :]))
+            count = self.acked - offset
+            unacked.appendleft((self.acked, data[count:]))
+            if self._acked_hash is not None:
+                self._acked_hash.update(data[:count])
+
+    def sha256(self) -> bytes | None:
+        """The hash of all `written` bytes; None if the stream is not hashed.
+
+        Bytes are hashed when they are dropped, and those that are still held here. So the hash
+        follows `drop_unsent`, and a rewound stream hashes no byte twice.
+        """
+        if self._acked_hash is None:
+            return None
+        whole = self._acked_hash.copy()
+        for _, sent in self._unacked:
+            whole.update(sent)
+        for unsent in self._unsent:
+            whole.update(unsent)
+        return whole.digest()
 
     @property
     def tail(self) -> bytes:

@@ -8,7 +8,7 @@ from provider_agent.adapters.base import FlowControl, ResponseOutcome, Usage
 from provider_agent.adapters.responses.validator import is_event_stream
 from provider_agent.protocol.counts import valid_count
 from provider_agent.protocol.event_stream import ends_between_events
-from provider_agent.protocol.frames import JobEnd, JobStarted, LiveJob
+from provider_agent.protocol.frames import JobEnd, JobStarted, LiveJob, Receipt
 from provider_agent.protocol.limits import MAX_NAME_CHARS
 from provider_agent.protocol.request import RequestBuffer
 from provider_agent.protocol.response_headers import client_headers
@@ -30,6 +30,8 @@ class JobChannel:
         outcome: what is known about the response; its `between_events` and `error_relayed` are
             about the bytes that the stream has, and sends or has sent.
         on_started: called once, when the response starts; None: nothing is called.
+        issue_receipt: returns the receipt of an end, given the hash of the response; called if the
+            stream is hashed.
     """
 
     __slots__ = (
@@ -37,6 +39,7 @@ class JobChannel:
         "_mark_ready",
         "_paused",
         "_source",
+        "issue_receipt",
         "on_started",
         "outcome",
         "request",
@@ -53,6 +56,7 @@ class JobChannel:
         self.request = request
         self.outcome = ResponseOutcome()
         self.on_started: Callable[[], None] | None = None
+        self.issue_receipt: Callable[[bytes, Usage], Receipt] | None = None
         self._mark_ready = mark_ready
         self._backend_id = ""
         self._source: FlowControl | None = None
@@ -127,7 +131,10 @@ class JobChannel:
             )
 
     def finish(self, end: JobEnd) -> None:
-        """Add the job's one end after its last byte."""
+        """Add the job's one end after its last byte, with its receipt."""
+        sha256 = self.stream.sha256()
+        if sha256 is not None and self.issue_receipt is not None:
+            end = replace(end, receipt=self.issue_receipt(sha256, end.usage))
         self.stream.finish(end)
         self._source = None
         self.on_started = None  # the channel outlives the execution that it belongs to

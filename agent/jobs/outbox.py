@@ -88,12 +88,13 @@ class Outbox:
         self._control[type(frame)] = frame
         self._has_frames.set()
 
-    def open(self, job_id: bytes, request_bytes: int = 0) -> JobChannel:
+    def open(self, job_id: bytes, request_bytes: int = 0, *, hashed: bool = False) -> JobChannel:
         """Open the channel of a new job; it is kept until the job's end is acknowledged.
 
         Args:
             job_id: the job.
             request_bytes: the size of its request body.
+            hashed: whether the stream hashes the response, for a receipt.
 
         Raises:
             ProtocolViolation: the coordinator sent more jobs than an agent must keep.
@@ -101,7 +102,9 @@ class Outbox:
         if len(self._channels) >= MAX_LIVE_JOBS:
             raise ProtocolViolation("more jobs than an agent must keep; acknowledge ends first")
         channel = self._channels[job_id] = JobChannel(
-            SendStream(job_id, self._window), self.mark_ready, RequestBuffer(request_bytes)
+            SendStream(job_id, self._window, hashed=hashed),
+            self.mark_ready,
+            RequestBuffer(request_bytes),
         )
         self._all_acknowledged.clear()
         return channel

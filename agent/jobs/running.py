@@ -9,6 +9,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 from msgspec import Struct
@@ -27,6 +28,7 @@ from provider_agent.agent.jobs.ends import (
 from provider_agent.agent.jobs.execution import JobExecution, StopReason
 from provider_agent.agent.jobs.job_log import end_fields
 from provider_agent.agent.jobs.outbox import Outbox
+from provider_agent.agent.jobs.receipt_issuer import ReceiptIssuer
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.frames import JobEnd, JobHeader, JobResult, ModelOffer, RequestChunk
 from provider_agent.protocol.limits import MAX_LIVE_JOBS
@@ -67,6 +69,7 @@ class Jobs:
         on_end: called with each job's end.
         clock: returns monotonic seconds.
         tokens_per_minute: the most tokens that all jobs together may use; if None, unlimited.
+        receipts: issues the receipts of jobs; None: jobs have none.
 
     Attributes:
         completed: the number of jobs so far whose end is a result.
@@ -81,12 +84,14 @@ class Jobs:
         on_end: Callable[[JobRecord], None],
         clock: Callable[[], float] = time.monotonic,
         tokens_per_minute: int | None = None,
+        receipts: ReceiptIssuer | None = None,
     ) -> None:
         self.completed = 0
         self.last_job_at: float | None = None
         self._pool = pool
         self._admission = JobAdmission(pool, max_concurrent, tokens_per_minute, clock)
         self._outbox = outbox
+        self._receipts = receipts
         self._on_end = on_end
         self._clock = clock
         self._prices: dict[str, OfferedPrice] = {}
@@ -145,7 +150,11 @@ class Jobs:
         job_id = header.job_id
         if job_id in self._seen or job_id in self._outbox:
             return
-        channel = self._outbox.open(job_id, header.request_bytes)
+        receipts = self._receipts
+        hashed = receipts is not None and receipts.active
+        channel = self._outbox.open(job_id, header.request_bytes, hashed=hashed)
+        if receipts is not None and hashed:
+            channel.issue_receipt = partial(receipts.issue, header)
         self._remember(job_id)
         route = self._admission.admit(header, self.in_flight)
         price = self._prices.get(header.model_id, OfferedPrice())

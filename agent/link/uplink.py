@@ -33,6 +33,7 @@ from provider_agent.agent.link.resumption import Resumption
 from provider_agent.agent.link.state import LinkState
 from provider_agent.agent.version import agent_version
 from provider_agent.event_log import EventLogger
+from provider_agent.protocol import receipts
 from provider_agent.protocol.agent_protocol import AgentProtocol
 from provider_agent.protocol.frames import (
     Ack,
@@ -164,6 +165,7 @@ class Uplink:
             enrollment_code=self.config.enrollment_code or "",
             session_id=session_id,
             live_jobs=live_jobs,
+            features=[receipts.FEATURE],
         )
 
     def _link_ended(self, disconnect: Disconnect) -> float | None:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER, CloseReason
 from provider_agent.coordinator.sessions.detached_session import DetachedSession, fail_missing
 from provider_agent.coordinator.sessions.offers import OfferTable
+from provider_agent.coordinator.sessions.receipt_check import receipt_problem, reject_end
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
@@ -28,6 +29,7 @@ from provider_agent.protocol.frames import (
     Draining,
     Heartbeat,
     Hello,
+    JobEnd,
     JobError,
     JobResult,
     JobStarted,
@@ -40,6 +42,7 @@ from provider_agent.protocol.limits import (
     MIB,
     MIN_MESSAGE_TO_COORDINATOR_BYTES,
 )
+from provider_agent.protocol.receipts import FEATURE
 from provider_agent.protocol.request import RequestQueue
 from provider_agent.protocol.state import State
 
@@ -179,6 +182,7 @@ class ConnectedAgent:
         return running
 
     def _start(self, job: Job, running: RunningJob) -> None:
+        running.expect_receipt(FEATURE in self._protocol.features)
         self._protocol.start_job(job)
         self._jobs[job.job_id] = running
         self._wake()
@@ -297,7 +301,7 @@ class ConnectedAgent:
             case JobResult() | JobError():
                 job = self._jobs.pop(frame.job_id, None)
                 if job is not None:
-                    job.on_end(frame)
+                    job.on_end(self._checked(job, frame))
                 self._close_if_retired()
             case Heartbeat():
                 self.heartbeat, self.last_heartbeat = frame, self._clock()
@@ -314,6 +318,28 @@ class ConnectedAgent:
             job.on_data(chunk.data)
         else:  # abandoned: discard the bytes, or a full window would hold back the end of the job
             self._protocol.consumed(chunk.job_id, len(chunk.data))
+
+    def _checked(self, job: RunningJob, end: JobEnd) -> JobEnd:
+        """Return the end of a job, as an error if its receipt is not valid."""
+        sha256 = job.sha256
+        if sha256 is None:
+            return end
+        problem = receipt_problem(job.job, end, sha256, self.public_key)
+        fields = {"agent": self.name, "job": job.job_id.hex(), "model": job.job.model_id}
+        if problem:
+            log.error("receipt not valid", **fields, reason=problem)
+            return reject_end(end, problem)
+        if end.receipt is not None and end.receipt.signature is not None:
+            # Kept for a dispute: the log line holds all that the signature covers.
+            log.info(
+                "receipt",
+                **fields,
+                sha256=sha256.hex(),
+                input_tokens=end.usage.input_tokens,
+                output_tokens=end.usage.output_tokens,
+                signature=end.receipt.signature.hex(),
+            )
+        return end
 
     def _on_hello(self, hello: Hello) -> None:
         self.public_key, self.instance_id = hello.public_key, hello.instance_id

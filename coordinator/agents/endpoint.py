@@ -81,6 +81,7 @@ class AgentEndpoint:
                 nonce=self._random_bytes(_NONCE_BYTES),
                 name=self._settings.name,
                 authorities=self.authorities,
+                features=self._settings.features,
             ),
             session_id=self._random_bytes(_SESSION_ID_BYTES),
             registry=self._fleet,

@@ -31,7 +31,7 @@ from provider_agent.coordinator.http.client_errors import (
 from provider_agent.coordinator.http.client_request import ClientRequest
 from provider_agent.coordinator.http.client_stream import PIECE_BYTES, ClientStream, abort
 from provider_agent.coordinator.sessions.running_job import RunningJob
-from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.coordinator.settings import CoordinatorSettings, ReceiptMode
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.event_stream import ends_between_events
@@ -258,6 +258,7 @@ class RequestHandler:
             deadline_ms=max(0, int((self._ends_at - self._clock()) * 1000)),
             operation=client_request.operation.value,
             traceparent=client_request.traceparent,
+            sign_receipt=self._settings.receipts is ReceiptMode.SIGNED,
         )
 
     def _invalid_response(self) -> JobError:

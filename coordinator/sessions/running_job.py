@@ -1,6 +1,7 @@
 """One running job: the response bytes between the agent's connection and the client's request."""
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from typing import Protocol
 
@@ -47,6 +48,7 @@ class RunningJob:
         "_buffer",
         "_changed",
         "_end_callback",
+        "_hash",
         "end",
         "ends_at",
         "job",
@@ -67,6 +69,7 @@ class RunningJob:
         self.end: JobEnd | None = None
         self.unconsumed = 0
         self._buffer = bytearray()
+        self._hash: hashlib._Hash | None = None
         self._end_callback: Callable[[JobEnd], None] | None = None
         self._changed = asyncio.Event()
 
@@ -79,6 +82,15 @@ class RunningJob:
         """How many bytes `take` would return."""
         return len(self._buffer)
 
+    @property
+    def sha256(self) -> bytes | None:
+        """The hash of all received bytes; None if the job has no receipt."""
+        return None if self._hash is None else self._hash.digest()
+
+    def expect_receipt(self, expected: bool) -> None:
+        """Set whether the job's end has a receipt; called when the job is sent."""
+        self._hash = hashlib.sha256() if expected else None
+
     def on_started(self, started: JobStarted) -> None:
         """Store the status and content type. Only the first byte or the end wakes `wait`."""
         self.started = started
@@ -86,6 +98,8 @@ class RunningJob:
     def on_data(self, data: bytes) -> None:
         """Append new bytes of the response."""
         self._buffer += data
+        if self._hash is not None:
+            self._hash.update(data)
         self.unconsumed += len(data)
         self._changed.set()
 

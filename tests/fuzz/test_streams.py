@@ -1,5 +1,7 @@
 """One response over links that break: every byte arrives once, in any order of events."""
 
+import hashlib
+
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -35,7 +37,7 @@ class BrokenLinks(RuleBasedStateMachine):
     def create(self, window: int, length: int) -> None:
         STEPS_DONE["streams"] += 1
         self.window = self.widest = window
-        self.sender = SendStream(JOB_ID, window)
+        self.sender = SendStream(JOB_ID, window, hashed=True)
         self.receiver = ReceiveStream(window)
         self.streams: dict[bytes, ReceiveStream] = {JOB_ID: self.receiver}
         self.source = b""
@@ -189,6 +191,10 @@ class BrokenLinks(RuleBasedStateMachine):
         held = sum(map(len, sender._unsent)) + sum(len(data) for _, data in sender._unacked)
         assert held == sender.written - sender.acked
         assert held < self.widest + MAX_WRITE_BYTES
+
+    @invariant()
+    def the_hash_is_that_of_the_source(self) -> None:
+        assert self.sender.sha256() == hashlib.sha256(self.source).digest()
 
     @invariant()
     def the_receiver_holds_at_most_a_window(self) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import aiohttp
 
@@ -60,13 +60,13 @@ class CoordinatorHarness:
 
 @contextlib.asynccontextmanager
 async def coordinator_harness(
-    settings: CoordinatorSettings = NO_HEARTBEATS,
+    settings: CoordinatorSettings = NO_HEARTBEATS, features: Sequence[str] = ()
 ) -> AsyncIterator[CoordinatorHarness]:
     """Run a coordinator with one connected agent, and close all responses at the end."""
     async with (
         Coordinator(settings, clock=now) as coordinator,
         aiohttp.ClientSession(coordinator.http_url, timeout=NO_TIMEOUT) as http,
-        ScriptedAgent(coordinator.connect_url, instance_id="one") as agent,
+        ScriptedAgent(coordinator.connect_url, instance_id="one", features=features) as agent,
     ):
         harness = CoordinatorHarness(coordinator, agent, http)
         try:

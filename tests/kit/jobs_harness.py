@@ -8,6 +8,7 @@ from provider_agent.agent.backends.admission import AdmissionControl
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.routing import Route
 from provider_agent.agent.jobs.outbox import Outbox
+from provider_agent.agent.jobs.receipt_issuer import ReceiptIssuer
 from provider_agent.agent.jobs.running import JobRecord, Jobs
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.frames import Ack, AgentFrame, Chunk, JobEnd, JobError, JobResult
@@ -92,6 +93,7 @@ class JobsHarness:
         *backends: Backend,
         max_concurrent: int = 100,
         tokens_per_minute: int | None = None,
+        receipts: ReceiptIssuer | None = None,
     ) -> None:
         self.outbox = Outbox()
         self.records: list[JobRecord] = []
@@ -103,6 +105,7 @@ class JobsHarness:
             self.records.append,
             now,
             tokens_per_minute=tokens_per_minute,
+            receipts=receipts,
         )
         self.sent: list[AgentFrame] = []
 

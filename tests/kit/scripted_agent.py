@@ -36,6 +36,7 @@ from provider_agent.protocol.frames import (
     JobStarted,
     LiveJob,
     ModelOffer,
+    Receipt,
     Rejected,
     RequestChunk,
     ResponseHeader,
@@ -97,10 +98,9 @@ class ScriptedJob:
             self.stream.write(piece)
             await self._send_all()
 
-    async def finish(self) -> None:
-        self.stream.finish(
-            JobResult(self.job.job_id, self.stream.written, Usage(3, 4), "scripted", 10, 5)
-        )
+    async def finish(self, receipt: Receipt | None = None) -> None:
+        result = JobResult(self.job.job_id, self.stream.written, Usage(3, 4), "scripted", 10, 5)
+        self.stream.finish(structs.replace(result, receipt=receipt))
         await self._send_all()
 
     async def fail(
@@ -176,6 +176,7 @@ class ScriptedAgent:
         instance_id: sent in `Hello`.
         authority: the address to sign; by default the dialed address.
         answer: called for every job; if None, the test receives jobs with `next_job`.
+        features: the optional features that it supports.
     """
 
     def __init__(
@@ -189,6 +190,7 @@ class ScriptedAgent:
         instance_id: str = "",
         authority: str | None = None,
         answer: Callable[[ScriptedJob], Awaitable[None]] | None = None,
+        features: Sequence[str] = (),
     ) -> None:
         parts = urlsplit(connect_url)
         dialed = canonical_authority(parts.scheme, parts.hostname or "", parts.port)
@@ -197,6 +199,7 @@ class ScriptedAgent:
         self.authority = authority or dialed
         self.enrollment_code = enrollment_code
         self.instance_id = instance_id
+        self.features = features
         self.session = self._new_session(None, ())
         self.models = [offer()] if models is None else list(models)
         self.max_concurrent = max_concurrent
@@ -233,6 +236,7 @@ class ScriptedAgent:
             enrollment_code=self.enrollment_code,
             session_id=session_id,
             live_jobs=live_jobs,
+            features=self.features,
         )
 
     async def _connect(self) -> None:

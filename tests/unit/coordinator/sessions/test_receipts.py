@@ -1,0 +1,81 @@
+"""The coordinator checks receipts over the bytes that it received, resumes included."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+
+import pytest
+from msgspec import structs
+
+from provider_agent.coordinator.settings import ReceiptMode
+from provider_agent.protocol.frames import Receipt
+from provider_agent.protocol.receipts import FEATURE, ReceiptContent
+from tests.kit.coordinator_harness import (
+    NO_HEARTBEATS,
+    CoordinatorHarness,
+    coordinator_harness,
+)
+from tests.kit.scripted_agent import ScriptedAgent, ScriptedJob
+from tests.kit.virtual_time import in_virtual_time
+
+SETTINGS = structs.replace(NO_HEARTBEATS, receipts=ReceiptMode.SIGNED)
+DATA = (b"data: 1\n\n", b"data: 2\n\n")
+HASH = hashlib.sha256(b"".join(DATA)).digest()
+
+Make = Callable[[ScriptedAgent, ScriptedJob], Receipt | None]
+
+
+def signed(agent: ScriptedAgent, job: ScriptedJob, **changes: object) -> Receipt:
+    content = ReceiptContent(job.job.job_id, "tiny", HASH, 3, 4)
+    signature = agent.key.sign(structs.replace(content, **changes).signed_bytes())
+    return Receipt(HASH, signature)
+
+
+async def receive(harness: CoordinatorHarness, make: Make) -> bytes:
+    """The response to one request; the link is lost in the middle of it."""
+    job, response = await harness.streaming(DATA[0])
+    await harness.agent.lose_link()
+    await harness.agent.reconnect()
+    await job.send(DATA[1])
+    await job.finish(make(harness.agent, job))
+    return DATA[0] + await response.read()
+
+
+@in_virtual_time
+async def test_valid_receipt_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with coordinator_harness(SETTINGS, [FEATURE]) as harness:
+        with caplog.at_level(logging.INFO):
+            received = await receive(harness, signed)
+
+    assert received == b"".join(DATA)
+    (record,) = [one for one in caplog.records if one.message == "receipt"]
+    fields = vars(record)["fields"]
+    assert (fields["sha256"], fields["output_tokens"]) == (HASH.hex(), 4)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda _agent, _job: None, id="no receipt"),
+        pytest.param(lambda _agent, _job: Receipt(HASH), id="no signature"),
+        pytest.param(lambda _agent, _job: Receipt(bytes(32), bytes(64)), id="another hash"),
+        pytest.param(lambda agent, job: signed(agent, job, output_tokens=5), id="other usage"),
+        pytest.param(lambda agent, job: signed(agent, job, model_id="big"), id="another model"),
+    ],
+)
+@in_virtual_time
+async def test_job_with_an_invalid_receipt_fails(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with coordinator_harness(SETTINGS, [FEATURE]) as harness:
+        received = await receive(harness, make)
+
+    assert received.startswith(b"".join(DATA) + b'data: {"error"')
+    assert b"invalid_response" in received
+    assert "receipt not valid" in caplog.messages
+
+
+@in_virtual_time
+async def test_agent_without_the_feature_needs_no_receipt() -> None:
+    async with coordinator_harness(SETTINGS) as harness:
+        assert await receive(harness, lambda _agent, _job: None) == b"".join(DATA)
