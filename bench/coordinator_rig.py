@@ -23,6 +23,7 @@ from provider_agent.protocol.limits import (
     MAX_MESSAGE_TO_COORDINATOR_BYTES,
     MIB,
 )
+from provider_agent.protocol.receipts import FEATURE
 
 _STAMP = re.compile(rb'"t":(\d+)')
 _REQUEST = b'{"model":"bench","stream":true,"stream_options":{"include_usage":true},"messages":[]}'
@@ -49,10 +50,12 @@ class CoordinatorRig:
 
     Args:
         streams: concurrent jobs.
+        receipts: whether to negotiate signed receipts; they are not checked.
     """
 
-    def __init__(self, streams: int) -> None:
+    def __init__(self, streams: int, *, receipts: bool = False) -> None:
         self._streams = streams
+        self._receipts = receipts
         self.received = Received(latencies_ms=[])
         self.offered = asyncio.Event()
         self.go = asyncio.Event()
@@ -86,7 +89,10 @@ class CoordinatorRig:
 
     async def _converse(self, socket: ServerConnection) -> None:
         session = CoordinatorProtocol(
-            nonce=os.urandom(32), name="bench", authorities=[self._authority]
+            nonce=os.urandom(32),
+            name="bench",
+            authorities=[self._authority],
+            features=[FEATURE] if self._receipts else [],
         )
         await self._flush(socket, session)
         open_jobs = self._streams
@@ -118,7 +124,14 @@ class CoordinatorRig:
         await self.go.wait()
         self._began = time.monotonic()
         for _ in range(self._streams):
-            job = Job(uuid.uuid4().bytes, MODEL, "openai", _REQUEST, MAX_DEADLINE_MS)
+            job = Job(
+                uuid.uuid4().bytes,
+                MODEL,
+                "openai",
+                _REQUEST,
+                MAX_DEADLINE_MS,
+                sign_receipt=self._receipts,
+            )
             session.start_job(job)
         await self._flush(socket, session)
 

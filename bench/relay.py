@@ -58,8 +58,8 @@ class Measured(Struct):
 
 
 async def measure(load: Load, relay: str) -> Measured:
-    """Run `relay` ("agent" or "obvious") under one load."""
-    rig = CoordinatorRig(load.streams)
+    """Run `relay` ("agent", "receipts" or "obvious") under one load."""
+    rig = CoordinatorRig(load.streams, receipts=relay == "receipts")
     connect_url = await rig.start()
     module = [sys.executable, "-m", "bench.sse_server", str(load.events), str(load.rate)]
     server = await asyncio.create_subprocess_exec(*module, stdout=PIPE)
@@ -113,7 +113,7 @@ def _latency(received: Received, share: float) -> str:
     return f"{ordered[int(share * (len(ordered) - 1))]:.2f}" if ordered else "-"
 
 
-async def main(rounds: int, only: str) -> None:
+async def main(rounds: int, only: str, *, receipts: bool) -> None:
     """Run every load and print the table."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("load", "relay", "CPU µs/event", "p50 ms", "p99 ms", "events/s", "ev/message"):
@@ -123,16 +123,18 @@ async def main(rounds: int, only: str) -> None:
         if only and only not in load.name:
             continue
         costs: dict[str, list[Measured]] = {"obvious": [], "agent": []}
+        if receipts:
+            costs["receipts"] = []
         for _ in range(rounds):
             for relay, measured in costs.items():
                 measured.append(await measure(load, relay))
-        ratio = statistics.median(
-            ours.cpu_us / theirs.cpu_us
-            for ours, theirs in zip(costs["agent"], costs["obvious"], strict=True)
-        )
         for relay, measured in costs.items():
             middle = sorted(measured, key=lambda one: one.cpu_us)[len(measured) // 2]
             got = middle.received
+            ratio = statistics.median(
+                ours.cpu_us / theirs.cpu_us
+                for ours, theirs in zip(measured, costs["obvious"], strict=True)
+            )
             table.add_row(
                 load.name if relay == "obvious" else "",
                 relay,
@@ -141,7 +143,7 @@ async def main(rounds: int, only: str) -> None:
                 _latency(got, 0.99),
                 f"{got.events / got.seconds:,.0f}",
                 f"{got.events / got.messages:.1f}",
-                f"{ratio:.2f}" if relay == "agent" else "",
+                "" if relay == "obvious" else f"{ratio:.2f}",
             )
     Console(width=110).print(table)
 
@@ -150,5 +152,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="run only loads whose name contains this")
+    parser.add_argument(
+        "--receipts", action="store_true", help="also run the agent with signed receipts"
+    )
     chosen = parser.parse_args()
-    asyncio.run(main(chosen.rounds, chosen.only))
+    asyncio.run(main(chosen.rounds, chosen.only, receipts=chosen.receipts))
