@@ -59,10 +59,19 @@ class Relay:
         operation: the operation that the response belongs to.
         sink: receives the bytes, and at the end what they say about themselves.
         timeouts: of the job; notified of output and of each read.
+        estimated_start: see `validator_for`.
     """
 
-    def __init__(self, operation: Operation, sink: JobSink, timeouts: JobTimeouts) -> None:
+    def __init__(
+        self,
+        operation: Operation,
+        sink: JobSink,
+        timeouts: JobTimeouts,
+        *,
+        estimated_start: bool = False,
+    ) -> None:
         self._operation = operation
+        self._estimated_start = estimated_start
         self._sink = sink
         self._timeouts = timeouts
 
@@ -82,7 +91,9 @@ class Relay:
             # The request asked for `identity`: the client may not be able to decode anything else.
             raise InvalidResponse("the server compressed its response, although asked not to")
         content_type = response.headers.get("Content-Type", "application/octet-stream")
-        validator = validator_for(self._operation, content_type)
+        validator = validator_for(
+            self._operation, content_type, estimated_start=self._estimated_start
+        )
         gate: ResponseGate = StreamGate() if is_event_stream(content_type) else BodyGate()
         state = GateState.UNDECIDED
         while state is GateState.UNDECIDED and (data := await response.content.readany()):

@@ -79,9 +79,19 @@ def is_event_stream(content_type: str) -> bool:
     return content_type.partition(";")[0].strip().lower() == "text/event-stream"
 
 
-def validator_for(operation: Operation, content_type: str) -> ResponseValidator:
-    """Create the validator for a response of this content type."""
-    return StreamValidator(operation) if is_event_stream(content_type) else BodyValidator()
+def validator_for(
+    operation: Operation, content_type: str, *, estimated_start: bool = False
+) -> ResponseValidator:
+    """Create the validator for a response of this content type.
+
+    Args:
+        operation: of the response.
+        content_type: of the response.
+        estimated_start: whether `message_start` only estimates the tokens of the prompt.
+    """
+    if is_event_stream(content_type):
+        return StreamValidator(operation, estimated_start=estimated_start)
+    return BodyValidator()
 
 
 class BodyValidator:
@@ -137,10 +147,19 @@ class _TailEvent(Struct, frozen=True):
 class StreamValidator:
     """Validates server-sent events of any operation."""
 
-    __slots__ = ("_head", "_operation", "_size", "_tail", "_tail_bytes", "_tail_size")
+    __slots__ = (
+        "_estimated_start",
+        "_head",
+        "_operation",
+        "_size",
+        "_tail",
+        "_tail_bytes",
+        "_tail_size",
+    )
 
-    def __init__(self, operation: Operation) -> None:
+    def __init__(self, operation: Operation, *, estimated_start: bool = False) -> None:
         self._operation = operation
+        self._estimated_start = estimated_start
         self._tail_bytes = RESPONSES_TAIL_BYTES if operation is Operation.RESPONSES else TAIL_BYTES
         self._head = b""
         self._tail: deque[bytes] = deque()
@@ -197,6 +216,8 @@ class StreamValidator:
 
     def _messages_usage(self, final: UsageReport | None) -> Usage:
         """Merge the usage of `message_start` with the final one, which may correct it."""
+        if final is None and self._estimated_start:
+            return Usage()
         for _, data in parse_events(self._head):
             event = decode_event(data)
             start = event.inner_usage if event is not None else None

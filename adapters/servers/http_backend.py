@@ -101,9 +101,12 @@ class HttpBackend(Backend):
 
     Class attributes:
         asks_for_usage: whether the server reports a stream's token usage only on request.
+        estimates_prompt: whether `message_start` of a Messages stream only estimates the tokens of
+            the prompt; those of an interrupted stream are then unknown.
     """
 
     asks_for_usage: ClassVar[bool] = True
+    estimates_prompt: ClassVar[bool] = False
 
     def __init__(
         self, settings: BackendSettings, *, clock: Callable[[], float] = time.monotonic
@@ -243,7 +246,7 @@ class HttpBackend(Backend):
             raise ModelNotFound(f"no operation {job.operation!r} in format {job.format!r}")
         request = self.prepare(job, operation)
         timeouts = JobTimeouts(self.timeouts)
-        relay = Relay(operation, sink, timeouts)
+        relay = Relay(operation, sink, timeouts, estimated_start=self.estimates_prompt)
         self._running_jobs.add(timeouts)
         try:
             with map_aiohttp_errors():

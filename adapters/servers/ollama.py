@@ -106,6 +106,7 @@ class OllamaBackend(HttpBackend):
 
     kind: ClassVar[str] = "ollama"
     default_url: ClassVar[str] = "http://127.0.0.1:11434"
+    estimates_prompt: ClassVar[bool] = True
     # `keep_alive` sets how long a model stays in memory. Web tools use the operator's account.
     request_policy: ClassVar[RequestPolicy] = RequestPolicy(
         frozenset({"keep_alive"}), WEB_SEARCH_TOOLS

@@ -1,7 +1,9 @@
 """A request over HTTP, through coordinator and agent, to a real llama.cpp server and back."""
 
 import asyncio
+import hashlib
 import json
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from provider_agent.adapters.responses.validator import StreamValidator
 from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess
 from provider_agent.agent.cli.demo.response_recorder import ResponseRecorder
 from provider_agent.agent.config import BackendConfig
+from provider_agent.coordinator.settings import CoordinatorSettings, ReceiptMode
 from provider_agent.protocol.formats import MAIN_OPERATION, WireFormat
 from tests.kit.end_to_end_harness import EndToEndHarness, end_to_end_harness
 
@@ -166,3 +169,20 @@ async def test_killed_server_is_an_error_and_the_agent_continues(
     assert b"[DONE]" not in last_bytes
     assert b'"error"' in last_bytes
     assert answer["choices"][0]["message"]["content"] == "Tell me about the sea."
+
+
+async def test_signed_receipt_matches_what_the_coordinator_received(
+    client: aiohttp.ClientSession, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = CoordinatorSettings(port=0, receipts=ReceiptMode.SIGNED)
+    echo = BackendConfig(kind="echo")
+
+    async with end_to_end_harness(tmp_path, echo, settings=settings) as harness:
+        with caplog.at_level(logging.INFO):
+            body = {**make_request(stream=True), "model": "echo"}
+            async with client.post(harness.url + PATHS["openai"], json=body) as response:
+                received = await response.read()
+
+    (receipt,) = [vars(one)["fields"] for one in caplog.records if one.message == "receipt"]
+    assert receipt["sha256"] == hashlib.sha256(received).hexdigest()
+    assert (receipt["input_tokens"], receipt["output_tokens"]) == (5, 5)

@@ -336,6 +336,17 @@ async def test_compressed_response_is_rejected(
     assert server.jobs[0].headers["accept-encoding"] == "identity"
 
 
+@pytest.mark.parametrize("add_usage", [True, False])
+async def test_job_can_forbid_adding_usage(
+    server: FakeOpenAICompatible, connect: Connect, add_usage: bool
+) -> None:
+    job = msgspec.structs.replace(a_job(MODEL), add_usage=add_usage)
+
+    await connect(server).execute(job, CollectingSink())
+
+    assert ("stream_options" in server.jobs[0].json) is add_usage
+
+
 async def test_identity_content_encoding_is_accepted(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:

@@ -215,10 +215,14 @@ async def test_usage_of_a_message_is_the_truth_at_its_end(
 
 
 @pytest.mark.parametrize("wire_format", list(WireFormat))
-async def test_interrupted_stream_without_an_error_event_is_an_error(
+async def test_interrupted_stream_is_an_error_of_unknown_usage(
     server: FakeOllama, connect: Connect, wire_format: WireFormat
 ) -> None:
+    """Its `message_start` only estimates the prompt."""
     server.script_jobs(Fault.STOP_AFTER_FIRST_CHUNK)
+    sink = CollectingSink()
 
     with pytest.raises(InvalidResponse):
-        await connect(server).execute(a_job(MODEL, wire_format), CollectingSink())
+        await connect(server).execute(a_job(MODEL, wire_format), sink)
+
+    assert sink.usage == Usage()
