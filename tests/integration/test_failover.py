@@ -142,15 +142,13 @@ async def test_stopped_server_fails_over(
                 assert response.status == 200
 
 
-@pytest.mark.parametrize("fault", [Fault.RESET_MID_CHUNK, Fault.STOP_AFTER_FIRST_CHUNK])
 async def test_failure_after_the_first_byte_does_not_fail_over(
     harness: EndToEndHarness,
     client: aiohttp.ClientSession,
     first: FakeOpenAICompatible,
     recorder: ResponseRecorder,
-    fault: Fault,
 ) -> None:
-    first.script_jobs(fault)
+    first.script_jobs(Fault.STOP_AFTER_FIRST_CHUNK)
     recorder.last_body = b""
 
     url = harness.url + PATHS["openai"]
@@ -160,6 +158,23 @@ async def test_failure_after_the_first_byte_does_not_fail_over(
     assert relayed.startswith(bytes(first.jobs[0].sent[:20]))
     assert b'"error"' in relayed
     assert b"[DONE]" not in relayed
+    assert recorder.last_body == b"", "the other server must receive no job"
+
+
+async def test_client_connection_is_aborted_when_the_server_fails_within_an_event(
+    harness: EndToEndHarness,
+    client: aiohttp.ClientSession,
+    first: FakeOpenAICompatible,
+    recorder: ResponseRecorder,
+) -> None:
+    first.script_jobs(Fault.RESET_MID_CHUNK)
+    recorder.last_body = b""
+
+    url = harness.url + PATHS["openai"]
+    async with client.post(url, json=make_request(stream=True)) as response:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+
     assert recorder.last_body == b"", "the other server must receive no job"
 
 
