@@ -53,7 +53,7 @@ class Breaker:
 
     @property
     def state(self) -> BreakerState:
-        """The present state. An open breaker becomes half open when its wait has passed."""
+        """The current state. An open breaker becomes half open when its wait has passed."""
         if self._open_until is None:
             return BreakerState.CLOSED
         return BreakerState.OPEN if self._clock() < self._open_until else BreakerState.HALF_OPEN
@@ -74,7 +74,7 @@ class Breaker:
         """Register a job that starts now; if the breaker is half open, the job is the trial.
 
         Returns:
-            The present generation; the job's outcome is reported with it.
+            The current generation; the job's outcome is reported with it.
         """
         if self.state is BreakerState.HALF_OPEN:
             self._trial_running = True
@@ -93,7 +93,7 @@ class Breaker:
         self._trial_running = False
 
     def ignored(self, generation: int) -> None:
-        """Record that a job ended without information about the backend, such as by a cancel."""
+        """Record that a job ended without information about the backend, as after a `Cancel`."""
         if not self._is_stale(generation):
             self._trial_running = False
 
@@ -112,7 +112,7 @@ class Breaker:
             self._open(now + self._wait_s, "repeated failures")
 
     def open_for(self, seconds: float) -> None:
-        """Open for the wait that the server asked for; a longer present wait continues."""
+        """Open for the wait that the server asked for; a longer wait in progress continues."""
         until = self._clock() + min(seconds, self._rule.max_open_s)
         self._open(until, "the server asked to wait")
 

@@ -54,7 +54,7 @@ def make_backends(
         configs: the operator's `[[backends]]`.
         environ: the environment, for keys that are not in files.
         before: the backends in use, if any; those with unchanged settings and key are kept.
-        busy_ids: ids of backends that execute jobs; no new backend is given one of them.
+        busy_ids: ids of backends that execute jobs; a new backend receives another id.
     """
     created = Backends([], {}, [], {}, {})
     wanted: list[tuple[BackendConfig, BackendSettings]] = []

@@ -1,4 +1,4 @@
-"""Whether a failed job fails over, and to which backend. A pure decision."""
+"""Whether a failed job fails over, and to which backend."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -26,7 +26,7 @@ class NoFailover(StrEnum):
 def next_route(
     error: BackendError, routes: Sequence[Route], tried: Sequence[str], *, has_output: bool
 ) -> Route | NoFailover:
-    """Choose the next backend for a job that has just failed on `tried[-1]`.
+    """Choose the backend of the next attempt, after an attempt on `tried[-1]` has failed.
 
     It is the first route that was not tried yet; else, if `error.retry_here` allows it, the same
     backend once more.

@@ -20,7 +20,7 @@ PROBE_TIMEOUT_S: Final = 1.0
 """Seconds for all requests to one port; a server on this machine answers in milliseconds."""
 
 _MAX_BODY_BYTES: Final = 1024 * 1024
-"""Larger than any list of models; a longer body is read no further and identifies no server."""
+"""Larger than any list of models; a longer body is read no further and treated as empty."""
 
 
 class FoundServer(Struct, frozen=True, order=True):

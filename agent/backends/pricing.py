@@ -1,8 +1,8 @@
-"""The price of one offered model. A pure decision.
+"""The price of one offered model.
 
-The operator of a passthrough pays its upstream, the remote service, for every token. If the
-upstream's price is unknown, the operator's default applies, which may be below cost: set a price
-for such models, or offer only models with a known price.
+The operator pays the upstream of a passthrough, the remote service, for every token. If its price
+is unknown, the configured default applies, which may be below cost; `[pricing.models]` sets the
+price of a model.
 """
 
 from fractions import Fraction
@@ -29,7 +29,7 @@ def price_for(
         model_id: the id under which the model is offered.
         pricing: the `[pricing]` section.
         upstream: the price that the operator pays; None if the backend did not report it.
-        markup: the part of `upstream` that is added to it, 0.05 for five percent; None is 0.
+        markup: share of `upstream` that is added to it: 0.05 is five percent, None is 0.
     """
     if (configured := pricing.models.get(model_id)) is not None:
         return configured

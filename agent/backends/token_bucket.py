@@ -1,4 +1,4 @@
-"""A token bucket that limits the tokens of jobs per minute. Pure.
+"""A token bucket that limits the tokens of jobs per minute. No I/O; the clock is an argument.
 
 The tokens of a job are known only when it has ended. The bucket may therefore go below zero; no job
 is admitted until it is positive again. Running jobs may exceed the limit, but the average holds.
@@ -30,7 +30,7 @@ class TokenBucket:
         self._available -= tokens
 
     def set_rate(self, per_minute: int) -> None:
-        """Change the limit; tokens already consumed still count."""
+        """Change the limit. The available tokens stay, but are at most the new limit."""
         self._refill()
         self._per_minute = per_minute
         self._refill()
@@ -39,6 +39,7 @@ class TokenBucket:
     def wait_s(self) -> float:
         """Seconds until a job may be admitted; 0 if one may be admitted now."""
         self._refill()
+        # Until a whole token is available: after a wait for 0, still none would be.
         return 0.0 if self._available > 0 else (1 - self._available) * 60.0 / self._per_minute
 
     def _refill(self) -> None:
@@ -54,7 +55,7 @@ def resize_bucket(
     """Apply a limit to a bucket.
 
     Args:
-        bucket: the present bucket; None if there is no limit yet.
+        bucket: the current bucket; None if there is no limit yet.
         per_minute: the new limit; None removes it.
         clock: returns monotonic seconds.
 

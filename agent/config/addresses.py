@@ -1,6 +1,7 @@
-"""Parses, validates and normalizes the addresses in the configuration. Pure functions.
+"""Parses, validates and normalizes the addresses in the configuration.
 
-Each raises ValueError with a reason that does not repeat the value, which may contain a password.
+An invalid address raises ValueError with a reason that does not repeat the value, which may contain
+a password.
 """
 
 import ipaddress

@@ -1,4 +1,4 @@
-"""Converts values of a file, a variable or a flag to the types of the schema. Pure functions."""
+"""Converts values of a file, a variable or a flag to the types of the schema."""
 
 import re
 from enum import StrEnum
@@ -16,7 +16,7 @@ T = TypeVar("T")
 _PATH: Final = re.compile(r" - at `(key in )?\$(?P<path>[^`]*)`$")
 _LAST_NAME: Final = re.compile(r"\.(\w+)(\[\d+\])?$")
 _BACKEND_TYPES: Final = get_type_hints(BackendConfig)
-"""Only backends hold enumerations below a key."""
+"""Enumerations inside the value of a dotted key occur only in `backends`."""
 
 _TYPE_NAMES: Final = re.compile(r"`([a-z| ]+)`")
 _NAMES: Final = {
@@ -76,8 +76,8 @@ def convert(raw: object, target: type[T], *, origin: str, key: str, strict: bool
     Args:
         raw: the value in the file, the variable or the flag.
         target: the type of the field.
-        origin: its origin, the first part of the error message.
-        key: its dotted key.
+        origin: the origin of the value, the first part of the error message.
+        key: the dotted key of the setting.
         strict: False also accepts a string for a number or a boolean, as in variables.
 
     Raises:
@@ -105,7 +105,7 @@ def parse_variable(text: str, origin: str, key: str) -> object:
 def _decode_path(target: type, raw: object) -> Path:
     """Decode a path, the only type of the schema that msgspec does not support."""
     if isinstance(raw, Path):
-        return raw  # a flag that argparse has converted
+        return raw
     if target is not Path or not isinstance(raw, str) or not raw or "\0" in raw:
         raise ValueError("Expected the path of a file, as a string in quotes")
     return Path(raw)

@@ -10,7 +10,7 @@ from provider_agent.agent.config.errors import ConfigError
 from provider_agent.agent.config.flags import CONFIG_VARIABLE
 
 MAX_FILE_BYTES: Final = 1024 * 1024
-"""A thousand priced models need about 100 KB; a larger file is the wrong one."""
+"""A thousand priced models need about 100 KB; a file over this size is not an `agent.toml`."""
 
 _CREDENTIALS: Final = "$CREDENTIALS_DIRECTORY/"
 

@@ -56,7 +56,7 @@ _STRUCTURED: Final = frozenset({"backends", "pricing.models", "coordinator.fallb
 """Keys that hold a list or tables; their environment variables contain JSON."""
 
 _LEVEL_ALIASES: Final = {"warn": "warning", "trace": "debug"}
-"""Level names of other loggers that operators' files may contain."""
+"""Rust's names of levels, which files of the existing Rust agent may contain."""
 
 SectionT = TypeVar("SectionT", bound=msgspec.Struct)
 T = TypeVar("T")
@@ -218,6 +218,11 @@ class _Sources:
         return (None, DEFAULT) if value is None else (value, self._file_name)
 
     def _required_default(self, key: str) -> object:
+        """Return the default of a required key; only `identity.key_path` has one.
+
+        Raises:
+            ConfigError: the key has no default.
+        """
         if key == "identity.key_path":
             return config_home(self._environ) / "identity.key"
         where = f"set it, or {variable_of(key)}"

@@ -54,13 +54,13 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     Attributes:
         url: WebSocket address to dial.
-        fallback_urls: addresses to dial in turn after `url` failed.
+        fallback_urls: addresses to dial in turn after `url` has failed.
         enrollment_code: sent at the first connection; a secret.
         allow_insecure: whether `ws://` to other machines is allowed.
         token_file: file with a bearer token for the upgrade request, read at every connection.
         ca_file: PEM certificates to trust instead of the system's.
         client_cert_file: PEM certificate for a coordinator that requests one.
-        client_key_file: its private key, PEM; None if `client_cert_file` contains it.
+        client_key_file: PEM private key of that certificate; None if `client_cert_file` holds it.
         proxy: HTTP proxy to dial through; None applies `HTTPS_PROXY` and `NO_PROXY`.
     """
 
@@ -97,14 +97,14 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         url: base address without a trailing `/` or `/v1`; None for kinds without an address.
         api_key_env: name of the environment variable that holds the key.
         api_key_file: file that contains only the key, instead of `api_key_env`.
-        markup: added to the upstream price of a passthrough; 0.05 is five percent.
+        markup: share that is added to the upstream price of a passthrough: 0.05 is five percent.
         models: names or shell patterns of the offered models; None offers all models of a native
             backend, and none of a passthrough.
         alias: advertised id → the server's own id.
         formats: wire formats of an `openai_compatible` server; other adapters define theirs.
-        max_concurrent: most jobs at once; None for the adapter's default.
+        max_concurrent: most jobs at once; None selects the adapter's default or the server's value.
         max_tokens_per_minute: limit for input and output tokens of its jobs; None for no limit.
-        timeouts: timeouts of its requests.
+        timeouts: timeouts of its jobs.
         request_policy: treatment of request fields that spend money, change the server
             for others, or leave the advertised model: refuse the job ("strict"), remove the fields
             ("strip"), or keep them ("pass").
