@@ -1,4 +1,4 @@
-"""Adapts the size of messages to the speed of the link. Pure.
+"""Adapts the size of messages to the speed of the link. No I/O.
 
 Nothing can overtake a message, neither a heartbeat nor another job's data. On a fast link, a large
 message is sent at once and shares its overhead among many chunks; on a slow link, small messages
@@ -10,7 +10,7 @@ from typing import Final
 from provider_agent.protocol.limits import BATCH_BYTES, KIB
 
 MIN_MESSAGE_BYTES: Final = 8 * KIB
-"""In smaller messages, frame headers and system calls would cost more than the data."""
+"""Smaller messages would cost too much in frame headers and system calls."""
 
 SLOW_S: Final = 0.1
 """A message that takes longer delays the next one noticeably: halve the limit."""

@@ -14,11 +14,11 @@ class ModelReport(msgspec.Struct, frozen=True):
     """One model of a backend.
 
     Attributes:
-        model_id: its id in jobs.
-        upstream_id: its id on the server.
-        operations: supported for it, sorted.
-        context_window: effective, in tokens; None: unknown.
-        withheld: why it is not offered; "" if it is.
+        model_id: the id that jobs use.
+        upstream_id: the id that the server uses.
+        operations: the supported operations, sorted.
+        context_window: tokens that a request can use; None if unknown.
+        withheld: why the model is not offered; "" if it is offered.
     """
 
     model_id: str
@@ -32,12 +32,12 @@ class BackendReport(msgspec.Struct, frozen=True):
     """One backend.
 
     Attributes:
-        id: of the backend.
-        version: of the server; "" if unknown.
-        problem: why none of its models is offered, and what to do; "" if one is.
-        capacity: concurrent jobs that it accepts.
-        load: as the server reports it; None if it does not.
-        models: all of its models, also those that are not offered.
+        id: the backend's id.
+        version: the server's version; "" if unknown.
+        problem: why the backend offers no model; "" if it offers one.
+        capacity: limit of concurrent jobs; 0 if the backend is not healthy.
+        load: the load that the server reports; None if it reports none.
+        models: all models of the server, also those that are not offered.
     """
 
     id: str
@@ -60,7 +60,7 @@ class BackendReport(msgspec.Struct, frozen=True):
 
 
 def report_of(state: BackendState) -> BackendReport:
-    """The report of a backend after a health check."""
+    """Return the report of a backend after a health check."""
     problem = ""
     if not state.health.reachable:
         problem = state.health.last_error or "not healthy"
@@ -77,7 +77,7 @@ def report_of(state: BackendState) -> BackendReport:
 
 
 def report_of_skipped(skipped: SkippedBackend) -> BackendReport:
-    """The report of a backend that is not used."""
+    """Return the report of a backend that is not used."""
     return BackendReport(skipped.backend_id, problem=f"skipped: {skipped.reason}")
 
 

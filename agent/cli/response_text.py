@@ -30,7 +30,7 @@ class ResponseText:
     """Extracts the text of a streamed response, for `ask` and `check`.
 
     Args:
-        wire_format: of the response.
+        wire_format: the response's format.
     """
 
     def __init__(self, wire_format: WireFormat) -> None:
@@ -38,7 +38,7 @@ class ResponseText:
         self._rest = b""
 
     def receive_data(self, data: bytes) -> str:
-        """The text in these bytes; an incomplete line waits for the next bytes."""
+        """Return the text in these bytes; an incomplete line waits for the next bytes."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > MAX_LINE_BYTES:
             self._rest = b""

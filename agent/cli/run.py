@@ -86,7 +86,7 @@ class _Start(NamedTuple):
 
     Attributes:
         loaded: the settings.
-        reload: loads them again.
+        reload: loads the settings again.
         secrets: values that the log redacts.
         early: signals that arrived before the service was ready.
     """
@@ -163,7 +163,7 @@ def log_failed_task(task: asyncio.Task[None]) -> None:
 
 
 def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
-    """Uvloop's event loop, if installed: less than half the CPU time per event."""
+    """Return uvloop's event loop, if installed: it needs less than half the CPU time per event."""
     try:
         import uvloop
     except ImportError:

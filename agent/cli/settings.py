@@ -59,7 +59,7 @@ def with_local_config(
 ) -> Callable[P, R]:
     """As `with_config`, for a command that does not use the coordinator.
 
-    Its address may be missing or wrong; the command receives a placeholder.
+    The coordinator's address may be missing or wrong; the command receives a placeholder.
     """
     return _with_settings(command, {"coordinator.url": _NO_COORDINATOR})
 
@@ -106,7 +106,11 @@ def start_logging(loaded: LoadedConfig, level: str | None = None) -> set[str]:
 
 
 def run_async(main: Coroutine[Any, Any, R]) -> R:
-    """Run a command's coroutine; on Ctrl-C it is cancelled and the process exits with 130."""
+    """Run a command's coroutine; Ctrl-C cancels it and raises `KeyboardInterrupt`.
+
+    Raises:
+        SetupError: the agent's key is not usable.
+    """
     try:
         return asyncio.run(main)
     except IdentityError as error:

@@ -7,10 +7,9 @@ PIPE_WIDTH = 200
 
 
 def console() -> Console:
-    """A console on standard output, without rich's markup.
+    """Create a console on standard output, without rich's markup.
 
-    The output contains texts of servers and coordinators; `[coordinator] url` in a rejection must
-    not be read as markup.
+    A setting's name such as `[coordinator] url`, and texts of servers, must not be read as markup.
     """
     output = Console(markup=False, emoji=False, highlight=False)
     if not output.is_terminal:
@@ -22,7 +21,7 @@ def visible(text: str, *, keep: str = "") -> str:
     """Replace control characters in `text`, which could control the terminal.
 
     Args:
-        text: from a server or coordinator.
+        text: a text of a server or coordinator.
         keep: control characters to keep.
     """
     return "".join(

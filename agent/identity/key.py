@@ -38,7 +38,7 @@ class IdentityError(AdvisedError):
 
 
 class Identity:
-    """The agent's key pair; the private key is not accessible from outside.
+    """The agent's key pair; the private key is used only by `sign`.
 
     Attributes:
         public_key: 32 raw bytes.
@@ -69,10 +69,10 @@ class Identity:
 
 
 def load_or_create(path: Path) -> Identity:
-    """The key at `path`; creates it when the file does not exist.
+    """Return the key at `path`; create it if the file does not exist.
 
-    Two agents that start at the same time use the same key: the file is created atomically, and the
-    second agent loads it.
+    Two agents that start at the same time use the same key: the file is created atomically (if the
+    file system has hard links), and the second agent loads it.
 
     Raises:
         IdentityError: the file is damaged or unreadable, or cannot be written.
@@ -83,7 +83,7 @@ def load_or_create(path: Path) -> Identity:
 
 
 def load(path: Path) -> Identity:
-    """The key at `path`: a PKCS #8 PEM file, or a key file of the Rust agent.
+    """Return the key at `path`: a PKCS #8 PEM file, or a key file of the Rust agent.
 
     Raises:
         IdentityError: the file is missing, damaged or unreadable.
@@ -117,7 +117,11 @@ def load(path: Path) -> Identity:
 
 
 def _parse(content: bytes) -> Ed25519PrivateKey:
-    """The private key in `content`; raises ValueError or TypeError for any other content."""
+    """Return the private key in `content`.
+
+    Raises:
+        ValueError, TypeError, UnsupportedAlgorithm: the content is not a usable key.
+    """
     if len(content) > MAX_FILE_BYTES:
         raise ValueError("too big")
     if content.lstrip().startswith(_RUST_BEGIN.encode()):
@@ -129,7 +133,7 @@ def _parse(content: bytes) -> Ed25519PrivateKey:
 
 
 def _parse_rust_file(text: str) -> Ed25519PrivateKey:
-    """A key file of the Rust agent: `name: value` lines between two markers."""
+    """Parse a key file of the Rust agent: `name: value` lines between two markers."""
     lines = [line.strip() for line in text.strip().splitlines()]
     if lines[-1] != _RUST_END:
         raise ValueError("no end marker")
@@ -153,7 +157,7 @@ def _decode(fields: dict[str, str], name: str) -> bytes:
 
 
 def _reason(content: bytes) -> str:
-    """Why `content` is not a usable key, without quoting it."""
+    """Return why `content` is not a usable key, without quoting it."""
     if not content.strip():
         return "the file is empty"
     if len(content) > MAX_FILE_BYTES:
@@ -166,7 +170,7 @@ def _reason(content: bytes) -> str:
 
 
 def _create(path: Path) -> None:
-    """Write a new key to `path`, atomically and durably; an existing file is kept."""
+    """Write a new key to `path`, durably; an existing file is kept."""
     content = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
@@ -191,7 +195,10 @@ def _create(path: Path) -> None:
 
 
 def _publish(draft: Path, path: Path, content: bytes) -> None:
-    """Give the complete file its name; a hard link, unlike a rename, never replaces a file."""
+    """Create `path` as a hard link to the complete draft; a rename could replace a file.
+
+    Without hard links, the content is written again, and the file is incomplete meanwhile.
+    """
     try:
         path.hardlink_to(draft)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Detects jobs whose consumer has stalled: a client that does not read its response. Pure.
+"""Detects jobs whose consumer has stalled: a client that does not read its response. No I/O.
 
-The streams are compared every few seconds, not at every chunk, so that the hot path pays nothing.
+The streams are compared every few seconds and not at every chunk, to keep relaying fast.
 """
 
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ class SlowConsumers:
         Args:
             streams: the streams of all jobs.
             heard_at: the time when a message last arrived from the coordinator, in seconds of any
-                clock. It is used instead of the present time, so that silence of a failed link
+                clock. It is used instead of the current time, so that silence of a failed link
                 does not count against consumers.
             limit_s: seconds that a blocked stream may stay at its position.
         """

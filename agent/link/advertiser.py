@@ -15,7 +15,7 @@ class Advertiser:
     """Advertises the agent's models to the coordinator.
 
     Args:
-        outbox: the frame is sent from here.
+        outbox: sends the frames.
         connected: set while there is a link.
         capabilities: builds the frame with a revision.
     """
@@ -41,7 +41,7 @@ class Advertiser:
         return self._timer is not None
 
     def schedule(self) -> None:
-        """The offered models have changed: send them within `DEBOUNCE_S`."""
+        """Send the capabilities after `DEBOUNCE_S`, because the offered models have changed."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(DEBOUNCE_S, self.send)
 
@@ -53,7 +53,7 @@ class Advertiser:
             self._outbox.put(self._capabilities(self._revision))
 
     def cancel(self) -> None:
-        """Send no scheduled change."""
+        """Cancel what `schedule` has scheduled."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,4 +1,4 @@
-"""Decides when to dial again after a link ended, or that dialing again is pointless. Pure.
+"""Decides when to dial again after a link ended, or that dialing again is pointless.
 
 Every wait has full jitter, also at the cap, so that a fleet never reconnects in step. A wait that
 the coordinator asks for takes precedence.
@@ -25,10 +25,10 @@ MIN_CEILING_S: Final = 2.0
 """The lowest ceiling of every later wait, however short the waits before were."""
 
 GROWTH: Final = 0.75
-"""The ceiling as a share of the time already waited; measured in docs/performance.md."""
+"""The ceiling as a share of the time already waited; measured in decision 10 (docs/adr)."""
 
 MIN_RETRY_AFTER_S: Final = 5.0
-"""The shortest wait before the address of a coordinator that is restarting or overloaded."""
+"""The shortest wait before dialing a coordinator that is restarting or overloaded again."""
 
 MAX_RETRY_AFTER_S: Final = 3600.0
 """The longest wait that a coordinator can ask for; more may be a mistake of units."""
@@ -68,7 +68,7 @@ class Disconnect(Struct, frozen=True):
 
     Attributes:
         cause: decides what follows.
-        detail: human-readable; of the peer's content it holds only sanitized reasons.
+        detail: human-readable; text of the coordinator in it is sanitized.
         retry_after_s: the wait that the coordinator asked for; if None, it did not ask.
     """
 
@@ -82,7 +82,7 @@ class Retry(Struct, frozen=True):
 
     Attributes:
         after_s: how long to wait before dialing the same address.
-        waited_s: the argument of the next call.
+        waited_s: the `waited_s` of the next call of `next_attempt`.
         elsewhere_s: how long to wait before dialing another address: without the wait that this
             coordinator asked for, but with jitter, since its whole fleet may be moving there.
     """
@@ -159,7 +159,7 @@ def next_attempt(
 
 
 def _retry_after_s(disconnect: Disconnect) -> float | None:
-    """The wait that the coordinator asked for, within bounds; None if it asked for none."""
+    """Return the wait that the coordinator asked for, within bounds; None if it did not ask."""
     seconds = disconnect.retry_after_s
     if seconds is None or math.isnan(seconds):
         told_to_wait = disconnect.cause is DisconnectCause.TOLD_TO_WAIT

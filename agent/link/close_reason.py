@@ -1,4 +1,4 @@
-"""Explains why the coordinator or the WebSocket library ended a connection. Pure."""
+"""Explains why the coordinator or the WebSocket library ended a connection."""
 
 from typing import Final
 
@@ -22,7 +22,7 @@ _FATAL: Final = frozenset({DisconnectCause.INCOMPATIBLE, DisconnectCause.REPLACE
 
 
 def explain_close(closed: ConnectionClosed, drain: Drain | None) -> Disconnect:
-    """The meaning of a close handshake, or of its absence.
+    """Return what a close handshake, or its absence, means for the next dial.
 
     Args:
         closed: the library's exception.
@@ -49,7 +49,7 @@ def explain_close(closed: ConnectionClosed, drain: Drain | None) -> Disconnect:
 
 
 def explain_rejection(rejected: Rejected) -> Disconnect:
-    """The meaning of a `Rejected`: final, unless it names a time."""
+    """Return what a `Rejected` means for the next dial: final, unless it names a time."""
     detail = f"rejected by the coordinator: {sanitize(rejected.code)}: {sanitize(rejected.message)}"
     if rejected.retry_after_ms is None:
         is_signature = rejected.code == "bad_signature"

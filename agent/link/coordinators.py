@@ -1,4 +1,4 @@
-"""Chooses which of the coordinator's addresses is dialed next. Pure."""
+"""Chooses which of the coordinator's addresses is dialed next. No I/O."""
 
 from collections.abc import Sequence
 
@@ -28,8 +28,8 @@ class Coordinators:
         """Choose the next address after a link, or an attempt, has ended.
 
         Args:
-            decision: of `next_attempt` for the ended link.
-            now: of a monotonic clock.
+            decision: the result of `next_attempt` for the ended link.
+            now: monotonic seconds.
             welcomed: whether the link had received `Welcome`.
 
         Returns:
@@ -55,7 +55,7 @@ class Coordinators:
         return dial_at[self.current] - now
 
     def _others(self, url: str) -> list[str]:
-        """The other addresses in cyclic order, beginning after `url`."""
+        """Return the other addresses in cyclic order, beginning after `url`."""
         urls = list(self._not_before)
         index = urls.index(url)
         return urls[index + 1 :] + urls[:index]

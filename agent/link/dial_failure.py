@@ -1,4 +1,4 @@
-"""Explains why a WebSocket could not be opened: an exception as a `Disconnect`. Pure."""
+"""Explains why a WebSocket could not be opened: an exception as a `Disconnect`."""
 
 import ssl
 from typing import Final
@@ -13,7 +13,7 @@ OPEN_TIMEOUT_S: Final = 15.0
 """The timeout of DNS, TCP, proxy, TLS and upgrade together, even on a slow link."""
 
 TLS_TIMEOUT_S: Final = 10.0
-"""The timeout of the TLS handshake alone; shorter, so that the error can name it."""
+"""The timeout of the TLS handshake; shorter than the whole, so that the error can name it."""
 
 _TOLD_TO_WAIT: Final = frozenset({429, 503})
 
@@ -27,7 +27,7 @@ class DialFailed(Exception):
 
 
 def explain(error: Exception) -> Disconnect:
-    """The meaning of an exception that `websockets.connect` raised."""
+    """Return what an exception of `websockets.connect` means for the next dial."""
     if isinstance(error, InvalidStatus):
         status = error.response.status_code
         wait = parse_retry_after(error.response.headers.get("Retry-After"))

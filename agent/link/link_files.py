@@ -8,10 +8,11 @@ from provider_agent.agent.link.tls import UnusableFile, client_context
 from provider_agent.protocol.limits import KIB
 
 MAX_TOKEN_BYTES: Final = 16 * KIB
+"""Servers accept no longer header; the rest of a longer file is not read."""
 
 
 def read_token(path: Path) -> str:
-    """The bearer token that is the whole content of a file.
+    """Return the bearer token that is the whole content of a file.
 
     Raises:
         UnusableFile: the file cannot be read, or does not hold one token.
@@ -27,7 +28,7 @@ def read_token(path: Path) -> str:
 
 
 def unusable_files(config: CoordinatorConfig) -> list[str]:
-    """Which files would make the next connection fail now; one error text per file."""
+    """Return an error text for each file that would make a connection fail now."""
     problems = []
     if config.token_file is not None:
         try:

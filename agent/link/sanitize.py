@@ -3,11 +3,11 @@
 from typing import Final
 
 MAX_CHARS: Final = 500
-"""Enough for any honest reason; `status` returns the last one until the next connection."""
+"""Longer than any useful reason; `status` keeps the last one until the next connection."""
 
 
 def sanitize(text: str) -> str:
-    """`text` on one line, cut to `MAX_CHARS`, without characters that could control a terminal.
+    """Return `text` on one line, cut to `MAX_CHARS`, without characters that control a terminal.
 
     The result goes to logs, to `status` and to the plain-text response of `/readyz`.
     """

@@ -90,7 +90,7 @@ _CLIENT_CERTIFICATE_ALERTS: Final = {
 
 
 def explain_tls(error: ssl.SSLError) -> Disconnect:
-    """The meaning of a TLS error."""
+    """Return what a TLS error means for the next dial."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return Disconnect(
             DisconnectCause.BAD_CERTIFICATE,

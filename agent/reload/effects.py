@@ -1,4 +1,4 @@
-"""Decides when each changed setting takes effect in a running agent. Pure.
+"""Decides when each changed setting takes effect in a running agent.
 
 A setting takes effect at once, at the next connection to the coordinator, or at the next start.
 """
@@ -58,8 +58,8 @@ class Reload(Struct, frozen=True):
 
     Attributes:
         config: the effective settings: the new ones, with the old values of `needs_restart`.
-        applied: changed keys that have taken effect.
-        next_connection: changed keys that apply to the next connection.
+        applied: changed keys that take effect at once.
+        next_connection: changed keys that take effect at the next connection.
         needs_restart: changed keys that a running agent cannot apply.
     """
 

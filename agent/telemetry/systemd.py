@@ -14,7 +14,7 @@ from typing import Final
 from provider_agent.agent.telemetry.status import StatusSnapshot
 
 STATUS_EVERY_S: Final = 10.0
-"""Interval of the status line without a watchdog: about one heartbeat."""
+"""Interval of the status line without a watchdog."""
 
 FEEDS_PER_TIMEOUT: Final = 3
 """Notifications per watchdog timeout: two may be late."""
@@ -37,7 +37,10 @@ class ServiceManager:
         return f"<ServiceManager {self._address!r} watchdog={self._watchdog_s}>"
 
     async def run(self, status: Callable[[], StatusSnapshot]) -> None:
-        """Send readiness, status and watchdog notifications until cancelled."""
+        """Send readiness, status and watchdog notifications until cancelled.
+
+        Returns at once without systemd.
+        """
         if not self._address:
             return
         every_s = (

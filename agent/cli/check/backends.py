@@ -19,16 +19,16 @@ COMPLETION_TIMEOUT_S = 120.0
 
 
 def skipped_backend(skipped: SkippedBackend) -> Finding:
-    """The finding for a backend whose key is missing."""
+    """Return the finding for a backend whose key is missing."""
     advice = "set the key, or remove the backend"
     return Finding("backend", skipped.backend_id, Outcome.FAILED, skipped.reason, advice)
 
 
 async def check_backend_state(state: BackendState, *, request_completions: bool) -> list[Finding]:
-    """The findings for one backend.
+    """Return the findings for one backend.
 
     Args:
-        state: of its last health check.
+        state: the result of the backend's last health check.
         request_completions: whether to request a short completion in each wire format that one of
             its models supports.
     """
@@ -77,7 +77,7 @@ def _describe_model(model: BackendModel) -> str:
 
 
 def _withheld_suffix(state: BackendState) -> str:
-    """The first model that is not offered, with its reason, and the number of others; or ""."""
+    """Return the first model that is not offered with its reason, and the number of others."""
     if not state.withheld:
         return ""
     first = state.withheld[0]

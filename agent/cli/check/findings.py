@@ -41,13 +41,13 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def failure(component: str, target: str, error: AdvisedError, default_advice: str) -> Finding:
-    """A failed check.
+    """Create the finding for a failed check.
 
     Args:
         component: see `Finding`.
         target: see `Finding`; removed from the start of the error's problem.
-        error: why it failed.
-        default_advice: for an error without advice.
+        error: why the check failed.
+        default_advice: advice for an error that has none.
     """
     details = error.problem.removeprefix(f"{target}: ")
     return Finding(component, target, Outcome.FAILED, details, error.advice or default_advice)

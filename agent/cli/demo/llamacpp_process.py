@@ -17,6 +17,7 @@ START_S: Final = 30.0
 GRACE_S: Final = 5.0
 """The time from SIGTERM to SIGKILL."""
 _TAIL_BYTES: Final = 2000
+"""How much of standard error is part of the error text: the last lines name the cause."""
 _KEY_VARIABLE: Final = "LLAMACPP_SERVER_KEY"
 
 
@@ -35,7 +36,7 @@ class LlamaCppProcess:
         parallel: the number of slots.
         context_tokens: the context window of all slots together.
         api_key: the key that the server requires; None: no key.
-        metrics: whether it serves `/metrics`.
+        metrics: whether the server serves `/metrics`.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class LlamaCppProcess:
 
 
 async def _ready_address(process: asyncio.subprocess.Process) -> str | None:
-    """The address after `READY`; None if the process ended without printing it."""
+    """Return the address after `READY`; None if the process ended without printing it."""
     if process.stdout is None:
         return None
     async for line in process.stdout:

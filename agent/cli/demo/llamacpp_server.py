@@ -25,14 +25,14 @@ _ERRORS_ONLY: Final = 1  # on llama.cpp's scale of verbosity
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until stopped. Returns only the exit code of a failed start."""
+    """Serve until stopped, then exit with 0. Returns only if the start failed: the exit code."""
     options = _parser().parse_args(arguments)
     try:
         require_extra("xllamacpp")
     except DemoExtraMissing as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    # Before the server starts its threads, which inherit the mask: only `sigwait` receives them.
+    # Before the server starts its threads, which inherit the mask: only `sigwait` receives signals.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     server = _start(options)
     sys.stdout.write(f"{READY}{server.listening_address}\n")
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", type=Path, help="GGUF file")
     parser.add_argument("--alias", help="id of the model; default: its path")
     parser.add_argument("--parallel", type=int, default=1, help="number of slots")
-    parser.add_argument("--ctx", type=int, default=2048, help="context window in tokens")
+    parser.add_argument("--ctx", type=int, default=2048, help="tokens of all slots together")
     parser.add_argument("--api-key-env", help="environment variable with the required key")
     parser.add_argument("--metrics", action="store_true", help="serve /metrics")
     return parser
@@ -79,7 +79,7 @@ def _start(options: argparse.Namespace) -> "xllamacpp.Server":
 
 
 def _stop_when_stdin_closes() -> None:
-    """The kernel closes the other end of the pipe when the parent process ends."""
+    """Send SIGTERM to this process when the parent ends: the kernel then closes the pipe."""
     while os.read(sys.stdin.fileno(), 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

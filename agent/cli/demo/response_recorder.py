@@ -24,6 +24,9 @@ class ResponseRecorder:
 
     Args:
         target: base address of the server.
+
+    Attributes:
+        last_body: that body.
     """
 
     def __init__(self, target: str) -> None:

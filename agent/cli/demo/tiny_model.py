@@ -33,9 +33,9 @@ _HEADS: Final = 4
 _FEED_FORWARD: Final = 128
 _NORM_EPSILON: Final = 1e-5
 _CARRIER: Final = 4.0
-"""The ratio of the constant dimension to the others."""
+"""The value of dimension 0, relative to the norm of the others."""
 _CARRIED: Final = 0.95
-"""Its share of the vector's norm after the last layer."""
+"""The share of dimension 0 in the norm of the vector after the last layer, about."""
 
 _BIAS: Final = {"word": 0.0, "mark": -2.0, "space": -4.0, "byte": -14.0, "never": -60.0}
 _END_BIAS: Final = -30.0
@@ -56,7 +56,7 @@ def write_tiny_model(
 
     Args:
         path: the file; replaced if it exists.
-        seed: of the weights; the same seed gives the same bytes.
+        seed: seed of the weights; the same seed gives the same bytes.
         stops: whether responses end by themselves; otherwise only `max_tokens` ends them.
         context_tokens: the context window in the model's metadata.
 
@@ -83,7 +83,7 @@ def write_tiny_model(
 
 
 def _vocabulary() -> Iterator[tuple[str, str]]:
-    """All tokens in order, each with the category that determines its bias."""
+    """Yield all tokens in order, each with the category that determines its bias."""
     yield "<unk>", "never"
     yield "<s>", "never"
     yield "</s>", "end"
@@ -117,14 +117,14 @@ def _add_tokenizer(writer: "gguf.GGUFWriter", tokens: list[tuple[str, str]]) -> 
 
     special = {"<unk>": gguf.TokenType.UNKNOWN, "<s>": gguf.TokenType.CONTROL}
     special["</s>"] = gguf.TokenType.CONTROL
-    of_sort = {"byte": gguf.TokenType.BYTE}
+    of_category = {"byte": gguf.TokenType.BYTE}
     normal = gguf.TokenType.NORMAL
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_token_list([text for text, _ in tokens])
-    writer.add_token_scores([-1.0 if sort == "word" else 0.0 for _, sort in tokens])
+    writer.add_token_scores([-1.0 if category == "word" else 0.0 for _, category in tokens])
     writer.add_token_types(
-        [int(special.get(text, of_sort.get(sort, normal))) for text, sort in tokens]
+        [int(special.get(text, of_category.get(category, normal))) for text, category in tokens]
     )
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
@@ -135,7 +135,7 @@ def _add_tokenizer(writer: "gguf.GGUFWriter", tokens: list[tuple[str, str]]) -> 
 
 
 def _tensors(seed: int, biases: list[float]) -> Iterator[tuple[str, "NDArray[np.generic]"]]:
-    """All weight matrices by name; `biases` has one value per token."""
+    """Yield all weight matrices with their names; `biases` has one value per token."""
     import numpy as np
 
     random = np.random.default_rng(seed)
