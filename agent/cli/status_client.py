@@ -12,7 +12,7 @@ _TIMEOUT_S: Final = 3.0
 """A healthy agent responds in milliseconds; container health checks allow a few seconds."""
 
 _MAX_BYTES: Final = 4 * 1024 * 1024
-
+"""More than the status of an agent with thousands of models; a longer page is another program's."""
 
 _AGENT_STATUSES: Final = frozenset({200, 503})
 """The statuses of an agent's pages. Any other comes from another program on this address, probably
@@ -61,7 +61,11 @@ async def fetch_status_page(prometheus_addr: str, path: str) -> AgentPage:
             aiohttp.ClientSession(timeout=timeout) as session,
             session.get(f"http://{address}{path}", allow_redirects=False) as response,
         ):
-            body = await response.content.read(_MAX_BYTES)
+            body = b""
+            async for data in response.content.iter_any():
+                body += data
+                if len(body) > _MAX_BYTES:
+                    raise not_an_agent(address)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise NoAgent(
             f"no agent responds on {address}; is `provider-agent run` running?"
@@ -85,7 +89,7 @@ async def fetch_snapshot(prometheus_addr: str) -> StatusSnapshot:
 
 
 def not_an_agent(address: str) -> NoAgent:
-    """The error for a response that is not an agent's."""
+    """Return the error for a response of another program."""
     return NoAgent(
         f"another program responds on {address}; set [observability] prometheus_addr to an unused "
         "address"

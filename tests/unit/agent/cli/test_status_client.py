@@ -71,3 +71,9 @@ async def test_other_program_that_responds_with_200_is_an_error() -> None:
     async with other_http_server(200, '{"version": 1}') as address:
         with pytest.raises(NoAgent, match="another program responds"):
             await fetch_snapshot(address)
+
+
+async def test_large_snapshot_is_read_completely() -> None:
+    large = replace(READY, version="1" * 1_000_000)
+    async with status_server(large) as address:
+        assert await fetch_snapshot(address) == large
