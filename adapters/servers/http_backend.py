@@ -5,6 +5,7 @@ response is read completely before it is returned.
 """
 
 import asyncio
+import io
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -55,6 +56,9 @@ MAX_RESPONSE_BYTES: Final = 16 * MIB
 
 KEEP_ALIVE_S: Final = 4.0
 """llama.cpp and vLLM close idle connections after 5 s; closing them earlier avoids a race."""
+
+LARGE_BODY_BYTES: Final = MIB
+"""aiohttp warns about a larger body in bytes, and writes a file in pieces instead."""
 
 READ_AHEAD_BYTES: Final = 32 * KIB
 """aiohttp buffers twice this size of a paused response, plus one read of the event loop. With its
@@ -267,12 +271,14 @@ class HttpBackend(Backend):
         url = self.settings.url + path
         try:
             return await self._session().post(
-                url, data=body, headers=headers, allow_redirects=False
+                url, data=_payload(body), headers=headers, allow_redirects=False
             )
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if isinstance(error, aiohttp.ClientConnectorError):
                 raise
-        return await self._session().post(url, data=body, headers=headers, allow_redirects=False)
+        return await self._session().post(
+            url, data=_payload(body), headers=headers, allow_redirects=False
+        )
 
     async def _read_status_error(self, response: aiohttp.ClientResponse) -> BackendError:
         body = await _read_error_body(response)
@@ -358,6 +364,10 @@ async def _read_error_body(response: aiohttp.ClientResponse) -> bytes:
                     break
                 body += data
     return bytes(body)
+
+
+def _payload(body: bytes) -> bytes | io.BytesIO:
+    return body if len(body) <= LARGE_BODY_BYTES else io.BytesIO(body)
 
 
 async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -1,11 +1,13 @@
 """HTTP clients that keep every byte of their responses and compare them with what was sent."""
 
 import asyncio
+import io
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 import aiohttp
+import msgspec
 
 from provider_agent.protocol.event_stream import ends_between_events
 from tests.faults.scenarios.numbered_server import DONE, NumberedServer, RequestSpec
@@ -119,7 +121,9 @@ class Clients:
     async def _run(self, request: ScenarioRequest) -> None:
         url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
         try:
-            async with self._session.post(url, json=request.spec.request()) as response:
+            body = io.BytesIO(msgspec.json.encode(request.spec.request()))
+            headers = {"Content-Type": "application/json"}
+            async with self._session.post(url, data=body, headers=headers) as response:
                 request.status = response.status
                 async for piece in response.content.iter_any():
                     request.data += piece

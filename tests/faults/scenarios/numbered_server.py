@@ -12,6 +12,8 @@ from typing import Self
 import msgspec
 from aiohttp import web
 
+from provider_agent.protocol.limits import MAX_REQUEST_BYTES
+
 MODEL = "numbered"
 SEND_BUFFER_BYTES = 16 * 1024
 PIECE_BYTES = 8 * 1024
@@ -34,6 +36,7 @@ class RequestSpec:
         size: of each event's text, in bytes.
         pace_s: between two events.
         streamed: as events; otherwise one JSON object with as much text.
+        padding: bytes of a second message, which make the request large.
     """
 
     name: str
@@ -41,12 +44,15 @@ class RequestSpec:
     size: int = 200
     pace_s: float = 0.0
     streamed: bool = True
+    padding: int = 0
 
     def request(self) -> dict[str, object]:
         """The body of the request."""
         text = f"{self.name} {self.events} {self.size} {self.pace_s}"
         text += f" {zlib.crc32(text.encode())}"
         messages = [{"role": "user", "content": text}]
+        if self.padding:
+            messages.append({"role": "user", "content": "x" * self.padding})
         return {"model": MODEL, "stream": self.streamed, "messages": messages}
 
     @classmethod
@@ -132,7 +138,7 @@ class NumberedServer:
                 await self._sent.wait()
 
     async def __aenter__(self) -> Self:
-        app = web.Application()
+        app = web.Application(client_max_size=MAX_REQUEST_BYTES)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)

@@ -1,17 +1,21 @@
-"""The link has little bandwidth and a high latency."""
+"""The link has little bandwidth, and may have a high latency."""
 
 import asyncio
 
+from provider_agent.protocol.limits import KIB, MAX_REQUEST_BYTES, MIB
 from tests.faults.scenarios.clients import ScenarioRequest
 from tests.faults.scenarios.harness import scenario_harness
 from tests.faults.scenarios.numbered_server import RequestSpec
-from tests.faults.scenarios.scenario import Scale
+from tests.faults.scenarios.scenario import FULL, Scale
 from tests.kit.virtual_time import now
 
 BYTES_PER_S = 100_000
 DELAY_S = 0.3
 EVENTS = 10
 PACE_S = 3.0
+
+REQUEST_LINK_BYTES_PER_S = 250_000
+BROKEN_LINKS = 4
 
 MAX_LATENESS_S = 5.0
 """How much later than on an idle link a small job may end: the network's own buffers."""
@@ -36,6 +40,47 @@ async def slow_distant_link(scale: Scale) -> str:
         await harness.wait_until_idle()
         assert len(harness.link.accepted_at) == 1, "the link was lost"
     return f"4 MB in {took:.0f} s, small jobs {late:.1f} s late at most"
+
+
+async def large_request_on_a_slow_link(scale: Scale) -> str:
+    """A large request travels to the agent; a small job beside it keeps its pace."""
+    size = scale.rounds * MAX_REQUEST_BYTES // FULL.rounds - KIB
+    async with scenario_harness(scale.rng("request")) as harness:
+        for pipe in harness.link.connections[0].pipes:
+            pipe.bytes_per_s = REQUEST_LINK_BYTES_PER_S
+        started_at = now()
+        large = harness.clients.send(RequestSpec("large", EVENTS, 200, padding=size))
+        small = harness.clients.send(RequestSpec("small", EVENTS, 200, 0.5))
+        await small.completed()
+        late = now() - started_at - EVENTS * 0.5
+        assert "large" not in harness.server.runs, "the link was not busy all the time"
+        assert late < MAX_LATENESS_S, f"the small job was {late:.1f} s late"
+        await harness.check_all_complete([large, small])
+        took = now() - started_at
+        assert took < 2 * size / REQUEST_LINK_BYTES_PER_S, f"the large job took {took:.0f} s"
+        await harness.wait_until_idle()
+        assert len(harness.link.accepted_at) == 1, "the link was lost"
+    return f"{size / MIB:.0f} MiB in {took:.0f} s, the small job {late:.1f} s late"
+
+
+async def large_request_on_a_broken_link(scale: Scale) -> str:
+    """The link breaks every few seconds while a large request travels to the agent."""
+    size = scale.rounds * MAX_REQUEST_BYTES // FULL.rounds - KIB
+    rng = scale.rng("broken request")
+    async with scenario_harness(rng) as harness:
+        large = harness.clients.send(RequestSpec("large", EVENTS, 200, padding=size))
+        cuts = 0
+        while "large" not in harness.server.runs:
+            connection = harness.link.connections[-1]
+            for pipe in connection.pipes:
+                pipe.bytes_per_s = REQUEST_LINK_BYTES_PER_S
+            await asyncio.sleep(rng.uniform(0.1, 0.2) * size / REQUEST_LINK_BYTES_PER_S)
+            if cuts < BROKEN_LINKS:
+                cuts += 1
+                harness.link.cut()
+        await harness.check_all_complete([large])
+        await harness.wait_until_idle()
+    return f"{size / MIB:.0f} MiB over {len(harness.link.accepted_at)} links"
 
 
 async def _lateness(request: ScenarioRequest, started_at: float) -> float:

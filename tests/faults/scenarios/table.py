@@ -68,6 +68,18 @@ LINK: Final[Sequence[Scenario]] = (
         slow_links.slow_distant_link,
     ),
     Scenario(
+        "large request on a slow link",
+        "250 kB/s, and a request of 16 MiB",
+        "the request arrives; a small job beside it keeps its pace; the link survives",
+        slow_links.large_request_on_a_slow_link,
+    ),
+    Scenario(
+        "large request on a broken link",
+        "250 kB/s, and the link breaks several times while a request of 16 MiB travels",
+        "the request continues on each new link; its job runs once, and is complete",
+        slow_links.large_request_on_a_broken_link,
+    ),
+    Scenario(
         "frame head corrupted, to the agent",
         "bits of a WebSocket frame's first byte flip",
         "the link closes at once; one clear error per stream; the agent reconnects and serves",
