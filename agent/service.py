@@ -50,6 +50,8 @@ EXIT_FORCED: Final = 130
 EXIT_REFUSED: Final = 78
 """The coordinator rejects this agent or uses another protocol: a restart does not help until the
 operator changes something (EX_CONFIG of sysexits.h)."""
+EXIT_UNDELIVERED: Final = 75
+"""The drain ended before every response and end was delivered (EX_TEMPFAIL of sysexits.h)."""
 
 
 class Service:
@@ -210,14 +212,19 @@ class Service:
     async def _keep_connected(self) -> None:
         await self._discovery.wait_for_first_checks(FIRST_CHECKS_S)
         await self.uplink.run()
-        self._exit_code = EXIT_REFUSED
+        if not self.stopping:
+            # A stopping agent needs no coordinator: its drain reports what was not delivered.
+            self._exit_code = EXIT_REFUSED
         self._stop_requested.set()  # not `stop`, which counts as the second signal while draining
 
     async def _send_heartbeats(self) -> None:
         while True:
             await self.uplink.connected.wait()
             self._new_link.clear()
-            self.outbox.put(self._reports.heartbeat())
+            try:
+                self.outbox.put(self._reports.heartbeat())
+            except Exception:
+                log.exception("heartbeat failed")
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._heartbeat_s):
                     await self._new_link.wait()  # its interval may differ
@@ -228,8 +235,11 @@ class Service:
             await self.uplink.connected.wait()
             limit_s = self._config.limits.slow_consumer_s
             streams, active_at = self.outbox.streams, self.uplink.last_activity_at
-            for stream in self._slow_consumers.stalled(streams, active_at, limit_s):
-                self.jobs.end_stalled(stream)
+            try:
+                for stream in self._slow_consumers.stalled(streams, active_at, limit_s):
+                    self.jobs.end_stalled(stream)
+            except Exception:
+                log.exception("check for slow consumers failed")
             await asyncio.sleep(limit_s / SLOW_CONSUMER_CHECKS)
 
     async def _stop_on_request(self, tasks: list[asyncio.Task[None]]) -> None:
@@ -237,9 +247,7 @@ class Service:
         limit_s = self._config.limits.drain_timeout_s
         self._drain_ends_at = self._clock() + limit_s
         self._send_draining()
-        draining = asyncio.create_task(
-            drain(self.jobs, self.outbox, self.uplink.connected, limit_s), name="drain"
-        )
+        draining = asyncio.create_task(drain(self.jobs, self.outbox, limit_s), name="drain")
         force = asyncio.create_task(self._force_requested.wait(), name="force")
         try:
             await asyncio.wait({draining, force}, return_when=asyncio.FIRST_COMPLETED)
@@ -251,8 +259,9 @@ class Service:
             for task in (draining, force, *tasks):
                 task.cancel()
             await asyncio.gather(draining, force, return_exceptions=True)
-        if not draining.cancelled():
-            draining.result()  # raises if the drain itself failed
+        # `result` raises if the drain itself failed.
+        if not draining.cancelled() and not draining.result() and self._exit_code == EXIT_OK:
+            self._exit_code = EXIT_UNDELIVERED
 
     # --- callbacks --------------------------------------------------------------------------------
 

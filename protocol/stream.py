@@ -92,6 +92,11 @@ class SendStream:
         return self.full or (self.end is not None and not self.done)
 
     @property
+    def unsent(self) -> bool:
+        """Whether bytes of the response wait to be sent."""
+        return bool(self._unsent)
+
+    @property
     def end_sent(self) -> bool:
         """Whether the end frame was sent on the current link."""
         return self._end_sent

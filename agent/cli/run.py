@@ -53,6 +53,7 @@ def run(early: EarlySignals, /, config_path: Path | None, **flags: object) -> No
       0    stopped after a drain
       1    unexpected error
       2    configuration, identity or command line is wrong
+      75   stopped after a drain, but not everything was delivered
       78   the coordinator rejected this agent for good
       130  stopped by a second signal
     """

@@ -3,15 +3,18 @@
 ::
 
     running ──signal──▶ running jobs finish ──▶ ends acknowledged ──▶ stopped
-                          │ drain_timeout_s        ▲
-                          ▼                        │
-                        remaining jobs are cancelled, each with the end `draining`
+                          │                        │               ▲
+                          └────────────────────────┤               │
+                                                   ▼ drain_timeout_s
+                        what is left ends with `draining` ──▶ ends acknowledged, or FLUSH_S
 
-A second signal cancels the running jobs at once. A drain also works while the link is lost: jobs
-continue, and their ends are sent over the next link if the session can still be resumed.
+A second signal cancels the running jobs at once. A drain also works while the link is lost or slow:
+jobs continue, and responses and ends are sent over this link or the next one, if the session can
+still be resumed.
 """
 
 import asyncio
+import contextlib
 from typing import Final
 
 from provider_agent.agent.jobs.execution import StopReason
@@ -22,7 +25,7 @@ from provider_agent.event_log import EventLogger
 log = EventLogger(__name__)
 
 FLUSH_S: Final = 5.0
-"""Seconds that a drain waits for the acknowledgement of the last ends while there is a link."""
+"""Seconds that a drain waits for the acknowledgement of the ends that its deadline caused."""
 
 FORCED_FLUSH_S: Final = 1.0
 """Seconds that an immediate stop waits for acknowledgements: one round trip on a slow network."""
@@ -32,35 +35,51 @@ STOP_S: Final = 5.0
 cancellation must not keep the agent running."""
 
 
-async def drain(jobs: Jobs, outbox: Outbox, connected: asyncio.Event, limit_s: float) -> None:
+async def drain(jobs: Jobs, outbox: Outbox, limit_s: float) -> bool:
     """Accept no more jobs, let the running ones finish, and wait until their ends are acknowledged.
 
     Cancelling this coroutine does not stop the running jobs.
 
     Args:
         jobs: the running jobs.
-        outbox: holds the jobs' ends until they are acknowledged.
-        connected: set while there is a link.
-        limit_s: seconds until the remaining jobs are cancelled, and until the drain stops waiting
-            for a lost link.
+        outbox: holds the jobs' responses and ends until they are acknowledged.
+        limit_s: seconds until the remaining jobs end with `draining`.
+
+    Returns:
+        Whether the coordinator has acknowledged every end, and the whole response of every job that
+        finished in time.
     """
     jobs.stop_accepting()
-    until = asyncio.get_running_loop().time() + limit_s
+    lost_before = outbox.lost_jobs
+    unsent = 0
     log.info("draining", in_flight=jobs.in_flight, at_most_s=limit_s)
     try:
         async with asyncio.timeout(limit_s):
             await jobs.wait_until_idle()
+            await outbox.wait_until_acknowledged()
     except TimeoutError:
-        await stop_jobs(jobs, "the agent stopped before the job ended")
-    await _wait_for_acknowledgements(outbox, connected, until, FLUSH_S)
+        detail = "the agent stopped before the job ended"
+        await stop_jobs(jobs, detail)
+        unsent = jobs.drop_unsent_responses(detail)
+        await _wait_for_acknowledgements(outbox, FLUSH_S)
+    lost = outbox.lost_jobs - lost_before
+    unacknowledged = len(outbox.streams)
+    if not (unsent or lost or unacknowledged):
+        return True
+    log.error("jobs not delivered", cut=unsent, lost=lost, unacknowledged=unacknowledged)
+    return False
 
 
 async def stop_immediately(jobs: Jobs, outbox: Outbox) -> None:
     """Cancel every job, and wait `FORCED_FLUSH_S` for the acknowledgement of their ends."""
     jobs.stop_accepting()
     log.warning("stopping immediately", in_flight=jobs.in_flight)
-    await stop_jobs(jobs, "the agent stopped without waiting for its jobs")
-    await _wait_for_acknowledgements(outbox, None, 0.0, FORCED_FLUSH_S)
+    detail = "the agent stopped without waiting for its jobs"
+    await stop_jobs(jobs, detail)
+    unsent = jobs.drop_unsent_responses(detail)
+    await _wait_for_acknowledgements(outbox, FORCED_FLUSH_S)
+    if unsent or outbox.streams:
+        log.warning("jobs not delivered", cut=unsent, unacknowledged=len(outbox.streams))
 
 
 async def stop_jobs(jobs: Jobs, detail: str) -> None:
@@ -73,24 +92,7 @@ async def stop_jobs(jobs: Jobs, detail: str) -> None:
         log.error("adapter ignored cancellation", in_flight=jobs.in_flight)
 
 
-async def _wait_for_acknowledgements(
-    outbox: Outbox, connected: asyncio.Event | None, until: float, wait_s: float
-) -> None:
-    """Wait until every end is acknowledged, or the wait times out.
-
-    Args:
-        outbox: holds the ends.
-        connected: set while there is a link; if None, a lost link is not waited for.
-        until: loop time at which the wait for a lost link stops.
-        wait_s: seconds of one wait, repeated while the link is lost.
-    """
-    now = asyncio.get_running_loop().time
-    while True:
-        try:
-            async with asyncio.timeout(wait_s):
-                await outbox.wait_until_acknowledged()
-                return
-        except TimeoutError:
-            if connected is None or connected.is_set() or now() >= until:
-                log.warning("job ends not acknowledged in time", jobs=len(outbox.streams))
-                return
+async def _wait_for_acknowledgements(outbox: Outbox, limit_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            await outbox.wait_until_acknowledged()

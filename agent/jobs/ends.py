@@ -103,18 +103,18 @@ def backend_error_end(report: JobReport, error: BackendError) -> JobError:
     )
 
 
-def stalled_end(
-    before: JobEnd, total_bytes: int, outcome: ResponseOutcome, message: str
+def cut_end(
+    before: JobEnd, total_bytes: int, outcome: ResponseOutcome, code: ErrorCode, message: str
 ) -> JobError:
-    """Create the `slow_consumer` end that replaces the unsent end of a job.
+    """Create the end that replaces the unsent end of a job whose response was cut.
 
     Args:
         before: the end to replace.
         total_bytes: how much of the response was sent.
         outcome: of that part.
+        code: why.
         message: human-readable.
     """
-    code = ErrorCode.SLOW_CONSUMER
     return JobError(
         job_id=before.job_id,
         total_bytes=total_bytes,

@@ -8,7 +8,7 @@ channel that holds a window of unacknowledged bytes pauses its source.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from provider_agent.agent.jobs.channel import JobChannel
@@ -51,9 +51,13 @@ class Outbox:
 
     Args:
         window_bytes: the window of each new channel, until `set_window` changes it.
+
+    Attributes:
+        lost_jobs: how many jobs were dropped before the coordinator had acknowledged their end.
     """
 
     def __init__(self, window_bytes: int = WINDOW_BYTES) -> None:
+        self.lost_jobs = 0
         self._window = window_bytes
         self._control: dict[type[ControlFrame], ControlFrame] = {}
         self._channels: dict[bytes, JobChannel] = {}
@@ -190,7 +194,7 @@ class Outbox:
                 channel.resume_if_half_free()
                 self.mark_ready(channel)
         orphans = [job_id for job_id in self._channels if job_id not in offsets]
-        self.forget(orphans)
+        self.abandon(orphans)
         return orphans
 
     def drop_control(self) -> None:
@@ -200,6 +204,11 @@ class Outbox:
     def channel(self, job_id: bytes) -> JobChannel:
         """Return the channel of a job whose end is not acknowledged."""
         return self._channels[job_id]
+
+    def abandon(self, job_ids: Collection[bytes]) -> None:
+        """Drop jobs whose end will not be acknowledged."""
+        self.lost_jobs += len(job_ids)
+        self.forget(job_ids)
 
     def forget(self, job_ids: Iterable[bytes]) -> None:
         """Drop channels and the bytes that they hold; later writes to them are never sent."""

@@ -22,7 +22,7 @@ from provider_agent.agent.jobs.ends import (
     JobReport,
     OfferedPrice,
     refusal_end,
-    stalled_end,
+    cut_end,
     usage_tokens,
 )
 from provider_agent.agent.jobs.execution import JobExecution, StopReason
@@ -120,6 +120,16 @@ class Jobs:
         """The number of running jobs that have no byte of their response yet."""
         return sum(1 for job in self._running.values() if not job.channel.stream.written)
 
+    def age_s(self, job_id: bytes) -> float:
+        """Seconds since a running job arrived; 0 if it does not run."""
+        execution = self._running.get(job_id)
+        return 0.0 if execution is None else execution.duration_s
+
+    @property
+    def accepting(self) -> bool:
+        """Whether new jobs are accepted: no drain has begun."""
+        return self._admission.accepting
+
     def set_limits(self, max_concurrent: int, tokens_per_minute: int | None) -> None:
         """Change the agent's limits; running jobs continue."""
         self._admission.set_limits(max_concurrent, tokens_per_minute)
@@ -191,12 +201,25 @@ class Jobs:
             execution.stop(StopReason.SLOW_CONSUMER, text)
             return
         if stream.end is None or stream.end_sent:  # only the acknowledgement is missing
-            self._outbox.forget([job_id])
+            self._outbox.abandon([job_id])
         else:
-            before, channel = stream.end, self._outbox.channel(job_id)
-            channel.drop_unsent()
-            channel.finish(stalled_end(before, stream.written, channel.outcome, text))
+            self._cut(stream, stream.end, ErrorCode.SLOW_CONSUMER, text)
         log.warning("response abandoned", job=job_id.hex(), reason=text)
+
+    def drop_unsent_responses(self, detail: str) -> int:
+        """Replace each end that waits behind unsent bytes by `draining`; return how many."""
+        cut = 0
+        for stream in self._outbox.streams:
+            if stream.end is not None and stream.unsent:
+                self._cut(stream, stream.end, ErrorCode.DRAINING, detail)
+                cut += 1
+        return cut
+
+    def _cut(self, stream: SendStream, before: JobEnd, code: ErrorCode, text: str) -> None:
+        """Drop the unsent bytes of a job that has ended, and send another end."""
+        channel = self._outbox.channel(stream.job_id)
+        channel.drop_unsent()
+        channel.finish(cut_end(before, stream.written, channel.outcome, code, text))
 
     def stop_all(self, reason: StopReason, detail: str) -> None:
         """Stop every running job."""

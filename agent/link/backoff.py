@@ -54,13 +54,18 @@ class DisconnectCause(StrEnum):
     BAD_SIGNATURE = "bad_signature"
     """`Rejected` without a time: the signature is not for an address of the coordinator."""
     INCOMPATIBLE = "incompatible"
-    """Close code 1002, HTTP 426, or another subprotocol."""
+    """Close code 1002."""
+    UPGRADE_REFUSED = "upgrade_refused"
+    """Another answer to the upgrade than a coordinator's, often that of a proxy: an HTTP status, or
+    101 without the subprotocol."""
     BAD_CERTIFICATE = "bad_certificate"
     """The server's certificate is invalid, or its authority is not trusted."""
     REPLACED = "replaced"
     """A newer connection with the same key replaced this one."""
     BROKEN_PEER = "broken_peer"
     """The coordinator violated the protocol."""
+    INTERNAL = "internal"
+    """A defect of the agent."""
 
 
 class Disconnect(Struct, frozen=True):
@@ -113,10 +118,18 @@ _HINTS: Final = {
     "check [coordinator] url and update the agent",
     DisconnectCause.REPLACED: "another agent runs with the same key; give every agent a key "
     "file of its own ([identity] key_path)",
-    DisconnectCause.BAD_CERTIFICATE: "check [coordinator] url and, for a private certificate "
-    "authority, ca_file",
 }
 """What the operator can do about each fatal cause."""
+
+OPERATOR_HINTS: Final = {
+    DisconnectCause.BAD_CERTIFICATE: "check [coordinator] url, the clock of this machine and, for "
+    "a private certificate authority, ca_file",
+    DisconnectCause.UNAUTHORIZED: "check [coordinator] token_file and client_cert_file",
+    DisconnectCause.UPGRADE_REFUSED: "check [coordinator] url, and the proxies on the way to it",
+}
+"""What the operator can do about causes that are retried, because they may end without the
+operator: a certificate is renewed, a clock is set, a proxy reaches its server again. A restart of
+the process would not change them either, so stopping would only prolong the outage."""
 
 
 def next_attempt(
@@ -125,7 +138,8 @@ def next_attempt(
     welcomed_s: float | None,
     random: Callable[[], float],
     *,
-    finished_job: bool = False,
+    worked: bool = False,
+    welcomed_before: bool = False,
 ) -> Retry | Fatal:
     """Decide whether and when to dial again.
 
@@ -134,17 +148,19 @@ def next_attempt(
         waited_s: the sum of all waits since the last healthy session.
         welcomed_s: seconds from `Welcome` to the end; if None, no `Welcome` arrived.
         random: uniform in [0, 1).
-        finished_job: a job succeeded during the session, which also makes it healthy.
+        worked: the session served a job, as `is_healthy` explains.
+        welcomed_before: an earlier link to the same address was welcomed.
     """
-    was_healthy = welcomed_s is not None and (welcomed_s >= HEALTHY_S or finished_job)
-    if was_healthy:
+    if is_healthy(welcomed_s, worked=worked):
         waited_s = 0.0
     ceiling_s = max(MIN_CEILING_S, GROWTH * waited_s) if waited_s > 0 else FIRST_CEILING_S
     jitter_s = random() * min(CAP_S, ceiling_s)
-    # After a healthy session, 1002 does not mean another version: a byte was damaged, or a rare
-    # frame exposed a defect. Both are worth another attempt.
-    worked_before = disconnect.cause is DisconnectCause.INCOMPATIBLE and was_healthy
-    if disconnect.cause in _HINTS and not worked_before:
+    # From a coordinator that has welcomed this agent, 1002 does not mean another version: a byte
+    # was damaged, or a rare frame exposed a defect. Both are worth another attempt.
+    same_version = welcomed_before or welcomed_s is not None
+    if disconnect.cause in _HINTS and not (
+        disconnect.cause is DisconnectCause.INCOMPATIBLE and same_version
+    ):
         return Fatal(_HINTS[disconnect.cause], jitter_s)
     retry_after_s = _retry_after_s(disconnect)
     if disconnect.cause is DisconnectCause.UNAUTHORIZED:
@@ -156,6 +172,17 @@ def next_attempt(
     else:
         after_s = jitter_s
     return Retry(after_s, waited_s + after_s, jitter_s)
+
+
+def is_healthy(welcomed_s: float | None, *, worked: bool) -> bool:
+    """Whether a session was healthy: the time already waited is reset after it.
+
+    Args:
+        welcomed_s: seconds from `Welcome` to the end; if None, no `Welcome` arrived.
+        worked: a job succeeded during the session, or a response that has run for `HEALTHY_S`, on
+            this link and earlier ones, was acknowledged further.
+    """
+    return welcomed_s is not None and (welcomed_s >= HEALTHY_S or worked)
 
 
 def _retry_after_s(disconnect: Disconnect) -> float | None:

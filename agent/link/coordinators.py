@@ -1,16 +1,22 @@
 """Chooses which of the coordinator's addresses is dialed next. No I/O."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from provider_agent.agent.link.backoff import CAP_S, Fatal, Retry
+
+MAX_UNHEALTHY_SESSIONS: Final = 2
+"""So many sessions in a row are dropped at one address before the next one is tried: the first may
+have broken for reasons of the network, and its jobs can only be resumed there."""
 
 
 class Coordinators:
     """The coordinator's addresses, in the operator's order, without the unusable ones.
 
     After a session, its address is tried first again, because only that coordinator can resume it.
-    After a failed attempt, the next address is tried. A wait that one coordinator asked for does
-    not apply to another. An address with a fatal failure is removed.
+    After a failed attempt, or a second session in a row that was not healthy, the next address is
+    tried. A wait that one coordinator asked for does not apply to another. An address with a fatal
+    failure is removed.
 
     Args:
         urls: at least one; the first is dialed first.
@@ -18,19 +24,24 @@ class Coordinators:
 
     def __init__(self, urls: Sequence[str]) -> None:
         self._not_before = dict.fromkeys(urls, float("-inf"))
+        self._unhealthy_sessions = 0
+        """Sessions in a row at the current address that ended before they were healthy."""
         self.current = urls[0]
         """The address to dial; after `choose_next` returned None, the last one that was left."""
 
     def __repr__(self) -> str:
         return f"<Coordinators {self.current} of {len(self._not_before)}>"
 
-    def choose_next(self, decision: Retry | Fatal, now: float, *, welcomed: bool) -> float | None:
+    def choose_next(
+        self, decision: Retry | Fatal, now: float, *, welcomed: bool, healthy: bool
+    ) -> float | None:
         """Choose the next address after a link, or an attempt, has ended.
 
         Args:
             decision: the result of `next_attempt` for the ended link.
             now: monotonic seconds.
             welcomed: whether the link had received `Welcome`.
+            healthy: whether its session was healthy, as `is_healthy` defines it.
 
         Returns:
             Seconds to wait before dialing `current`; if None, no address is left.
@@ -43,8 +54,7 @@ class Coordinators:
                 return None
         else:
             self._not_before[ended] = now + decision.after_s
-            # After a longer wait, no coordinator would still hold the session.
-            if welcomed and decision.after_s <= CAP_S:
+            if self._may_resume(decision, welcomed=welcomed, healthy=healthy):
                 return decision.after_s
             candidates.append(ended)
         dial_at = {url: self._not_before[url] for url in candidates}
@@ -52,7 +62,17 @@ class Coordinators:
             if url != ended:
                 dial_at[url] = max(dial_at[url], now + decision.elsewhere_s)
         self.current = min(candidates, key=dial_at.__getitem__)  # the first in order, if equal
+        self._unhealthy_sessions = 0
         return dial_at[self.current] - now
+
+    def _may_resume(self, decision: Retry, *, welcomed: bool, healthy: bool) -> bool:
+        """Whether the session of the ended link should be resumed at its address."""
+        if not welcomed:
+            return False
+        self._unhealthy_sessions = 0 if healthy else self._unhealthy_sessions + 1
+        # A coordinator that admits the agent and drops it again must not keep it from the others.
+        # After a longer wait, no coordinator would still hold the session.
+        return self._unhealthy_sessions < MAX_UNHEALTHY_SESSIONS and decision.after_s <= CAP_S
 
     def _others(self, url: str) -> list[str]:
         """Return the other addresses in cyclic order, beginning after `url`."""

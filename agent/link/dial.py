@@ -176,7 +176,7 @@ async def dial(settings: DialSettings, subprotocol: str) -> CountingConnection:
     if connection.subprotocol != subprotocol:
         await connection.close(1002, "no common subprotocol")
         detail = f"the server does not support {subprotocol}; {_CHECK_URL}"
-        raise DialFailed(Disconnect(DisconnectCause.INCOMPATIBLE, detail))
+        raise DialFailed(Disconnect(DisconnectCause.UPGRADE_REFUSED, detail))
     return cast("CountingConnection", connection)
 
 

@@ -38,17 +38,19 @@ def explain(error: Exception) -> Disconnect:
             )
         if status == 404:
             detail += "; is the path of [coordinator] url right (often /provider/connect)?"
-        if status == 426:
-            return Disconnect(DisconnectCause.INCOMPATIBLE, detail)
+        told_to_wait = status in _TOLD_TO_WAIT
         return Disconnect(
-            DisconnectCause.TOLD_TO_WAIT if status in _TOLD_TO_WAIT else DisconnectCause.LOST,
+            DisconnectCause.TOLD_TO_WAIT if told_to_wait else DisconnectCause.UPGRADE_REFUSED,
             detail,
             wait,
         )
     if isinstance(error, NegotiationError):
-        return Disconnect(DisconnectCause.INCOMPATIBLE, "the server offers another subprotocol")
+        # RFC 6455, section 4.2.2: a server selects a subprotocol that the client has offered.
+        return Disconnect(
+            DisconnectCause.UPGRADE_REFUSED, "the server selected another subprotocol"
+        )
     if isinstance(error, ProxyError):
-        return Disconnect(DisconnectCause.LOST, "the proxy refused the connection")
+        return Disconnect(DisconnectCause.UPGRADE_REFUSED, "the proxy refused the connection")
     if isinstance(error, InvalidProxy | ImportError):
         # The library imports its SOCKS dependency only for a SOCKS proxy.
         return Disconnect(
@@ -71,4 +73,6 @@ def explain(error: Exception) -> Disconnect:
     if isinstance(error, EOFError) or isinstance(error.__cause__, EOFError):
         detail = "the server closed the connection without a response; is it a WebSocket server, "
         return Disconnect(DisconnectCause.LOST, f"{detail}and does it need a client certificate?")
-    return Disconnect(DisconnectCause.LOST, "the response is not that of a WebSocket server")
+    return Disconnect(
+        DisconnectCause.UPGRADE_REFUSED, "the response is not that of a WebSocket server"
+    )

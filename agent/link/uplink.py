@@ -20,10 +20,13 @@ from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.running import Jobs
 from provider_agent.agent.link.backoff import (
+    HEALTHY_S,
+    OPERATOR_HINTS,
     Disconnect,
     DisconnectCause,
     Fatal,
     Retry,
+    is_healthy,
     next_attempt,
 )
 from provider_agent.agent.link.connection import Link
@@ -98,7 +101,9 @@ class Uplink:
         self._clock = clock
         self._uniform = uniform
         self._instance_id = os.urandom(8).hex()
+        self._welcomed_urls: set[str] = set()
         self._completed_before = 0
+        self._acked_before: dict[bytes, int] = {}
         self._resumption = Resumption(
             outbox, lambda job_id: jobs.cancel(job_id, "the coordinator did not resume it")
         )
@@ -123,13 +128,22 @@ class Uplink:
             self.state = LinkState.CONNECTING
             self.url = coordinators.current
             disconnect = await self._run_link(DialSettings.of(config, self.url))
+            worked = self._has_worked()
             welcomed_s = self._link_ended(disconnect)
-            finished_job = self._jobs.completed > self._completed_before
             decision = next_attempt(
-                disconnect, waited_s, welcomed_s, self._uniform, finished_job=finished_job
+                disconnect,
+                waited_s,
+                welcomed_s,
+                self._uniform,
+                worked=worked,
+                welcomed_before=self.url in self._welcomed_urls,
             )
-            welcomed = welcomed_s is not None
-            wait_s = coordinators.choose_next(decision, self._clock(), welcomed=welcomed)
+            wait_s = coordinators.choose_next(
+                decision,
+                self._clock(),
+                welcomed=welcomed_s is not None,
+                healthy=is_healthy(welcomed_s, worked=worked),
+            )
             self._log_decision(disconnect, decision, coordinators.current, wait_s)
             if wait_s is None:
                 self.abandon_session()
@@ -179,18 +193,37 @@ class Uplink:
         self.connected.clear()
         return self._clock() - self.welcomed_at
 
+    def _has_worked(self) -> bool:
+        """Whether the ended link served a job; see `is_healthy`.
+
+        A long response may outlive many links of less than `HEALTHY_S`.
+        """
+        if self._jobs.completed > self._completed_before:
+            return True
+        return any(
+            stream.acked > self._acked_before.get(stream.job_id, 0)
+            and self._jobs.age_s(stream.job_id) >= HEALTHY_S
+            for stream in self._outbox.streams
+        )
+
     def _log_decision(
         self, disconnect: Disconnect, decision: Retry | Fatal, next_url: str, wait_s: float | None
     ) -> None:
         reason, cause = disconnect.detail, disconnect.cause
         log.debug("backoff decided", cause=cause, url=self.url, next=next_url, wait_s=wait_s)
-        if isinstance(decision, Fatal):
+        if cause is DisconnectCause.REPLACED and not self._jobs.accepting:
+            log.info("replaced by a newer agent", url=self.url)
+        elif isinstance(decision, Fatal):
             log.error("coordinator unusable", url=self.url, reason=reason, what_to_do=decision.hint)
         if wait_s is not None:
             fields: dict[str, object] = {"reason": reason, "retry_in_s": round(wait_s, 1)}
             if self.config.fallback_urls:
                 fields["next"] = next_url
-            log.warning("not connected", **fields)
+            hint = OPERATOR_HINTS.get(cause)
+            if hint is not None and isinstance(decision, Retry):
+                log.error("not connected", **fields, what_to_do=hint)
+            else:
+                log.warning("not connected", **fields)
 
     # --- callbacks of the link --------------------------------------------------------------------
 
@@ -222,7 +255,9 @@ class Uplink:
         self._outbox.set_window(welcome.window_bytes)
         abandoned = self._resumption.welcomed(welcome)
         self.welcomed_at = self._clock()
+        self._welcomed_urls.add(self.url)
         self._completed_before = self._jobs.completed
+        self._acked_before = {stream.job_id: stream.acked for stream in self._outbox.streams}
         self.state = LinkState.CONNECTED
         self.last_rejection = None
         self.connected.set()

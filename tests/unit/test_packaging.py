@@ -276,6 +276,14 @@ def test_systemd_does_not_restart_after_permanent_failures() -> None:
     assert f"\nSuccessExitStatus={EXIT_FORCED}\n" in unit
 
 
+def test_systemd_waits_for_the_clock_before_it_starts_the_agent() -> None:
+    # With a wrong clock at boot, no certificate verifies.
+    unit = text_of("deploy/provider-agent.service")
+
+    for key in ("Wants", "After"):
+        assert re.search(rf"^{key}=.*\btime-sync\.target\b", unit, re.MULTILINE)
+
+
 def test_systemd_reloads_with_sighup() -> None:
     assert "\nExecReload=/bin/kill -HUP $MAINPID\n" in text_of("deploy/provider-agent.service")
 

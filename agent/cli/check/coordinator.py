@@ -11,7 +11,13 @@ from provider_agent.agent.cli.status_client import NoAgent, fetch_snapshot
 from provider_agent.agent.config import Config
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.identity.key_lock import is_key_locked
-from provider_agent.agent.link.backoff import Disconnect, DisconnectCause, Fatal, next_attempt
+from provider_agent.agent.link.backoff import (
+    OPERATOR_HINTS,
+    Disconnect,
+    DisconnectCause,
+    Fatal,
+    next_attempt,
+)
 from provider_agent.agent.link.close_reason import explain_rejection
 from provider_agent.agent.link.dial import DialSettings, dial
 from provider_agent.agent.link.dial_failure import DialFailed
@@ -28,7 +34,7 @@ _NETWORK_ADVICE: Final = (
     "check [coordinator] url, that the coordinator is running, and that no firewall blocks it"
 )
 _NO_COORDINATOR_ADVICE: Final = "check that [coordinator] url is the address of a coordinator"
-_DIAL_ADVICE: Final = {
+_DIAL_ADVICE: Final = OPERATOR_HINTS | {
     DisconnectCause.UNAUTHORIZED: "put a valid token into [coordinator] token_file",
     DisconnectCause.TOLD_TO_WAIT: "the coordinator is busy or restarting; try again later",
 }

@@ -6,8 +6,8 @@ import pytest
 from provider_agent.adapters.base import BackendHealth, BackendSettings
 from provider_agent.adapters.servers.echo import EchoBackend
 from provider_agent.agent.backends.configured import SkippedBackend
-from provider_agent.agent.config import LimitsConfig, OperatorConfig
-from provider_agent.agent.service import EXIT_REFUSED, FIRST_CHECKS_S
+from provider_agent.agent.config import CoordinatorConfig, LimitsConfig, OperatorConfig
+from provider_agent.agent.service import EXIT_REFUSED, EXIT_UNDELIVERED, FIRST_CHECKS_S
 from provider_agent.agent.telemetry.status import readiness
 from provider_agent.agent.telemetry.status_server import StatusServerError
 from provider_agent.protocol.frames import (
@@ -20,6 +20,7 @@ from provider_agent.protocol.frames import (
     JobStarted,
     Rejected,
 )
+from provider_agent.protocol.limits import REPLACED, SUBPROTOCOL
 from tests.kit.agent_config import agent_config
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
@@ -159,19 +160,87 @@ async def test_final_rejection_stops_the_agent_with_its_own_exit_code(
     assert "enrollment_code" in fields["what_to_do"]
 
 
-@pytest.mark.parametrize("how", ["status 426", "close code 1002", "no subprotocol"])
 @in_virtual_time
-async def test_another_protocol_stops_the_agent(how: str) -> None:
+async def test_1002_of_a_coordinator_that_never_welcomed_the_agent_stops_it() -> None:
+    async with (
+        ScriptedCoordinator(lambda _: None) as coordinator,
+        RunningAgent(coordinator, ScriptedBackend()) as agent,
+    ):
+        peer = await coordinator.next_agent()
+        await peer.close(1002)
+        assert await agent.task == EXIT_REFUSED
+
+
+@in_virtual_time
+async def test_1002_of_a_coordinator_that_has_welcomed_the_agent_is_retried() -> None:
+    # One malformed frame once stopped an agent permanently, with all its healthy backends.
+    async with (
+        ScriptedCoordinator() as coordinator,
+        RunningAgent(coordinator, ScriptedBackend(), jitter=0.5) as agent,
+    ):
+        await (await agent.connected()).close(1002)
+        coordinator.answer = lambda _: None
+        await (await coordinator.next_agent()).close(1002)
+        coordinator.answer = lambda _: welcome()
+        await agent.connected()
+
+
+@pytest.mark.parametrize("answer", [404, 426, 502, "101 without the subprotocol"])
+@in_virtual_time
+async def test_answer_of_a_proxy_is_logged_as_an_error_and_retried(
+    answer: int | str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # A proxy that answered 426 for a minute once stopped a whole fleet permanently.
     async with ScriptedCoordinator() as coordinator:
-        if how == "status 426":
-            coordinator.refusals.append((426, {}))
-        if how == "no subprotocol":
+        if isinstance(answer, int):
+            coordinator.refusals += [(answer, {})] * 3
+        else:
             coordinator.subprotocol = None
-        async with RunningAgent(coordinator, ScriptedBackend()) as agent:
-            if how == "close code 1002":
+        async with RunningAgent(coordinator, ScriptedBackend(), jitter=0.5) as agent:
+            await asyncio.sleep(2)
+            errors = [one for one in caplog.records if one.levelname == "ERROR"]
+            assert [one.message for one in errors[:2]] == ["not connected"] * 2
+            assert "[coordinator] url" in vars(errors[0])["fields"]["what_to_do"]
+            coordinator.subprotocol = SUBPROTOCOL
+            await agent.service.uplink.connected.wait()
+
+
+@in_virtual_time
+async def test_fallback_address_is_used_when_the_first_one_welcomes_and_drops() -> None:
+    async with ScriptedCoordinator() as first, ScriptedCoordinator() as second:
+        addresses = CoordinatorConfig(url=first.url, fallback_urls=(second.url,))
+        config = agent_config(first.url, coordinator=addresses)
+        async with RunningAgent(second, ScriptedBackend(), config=config, jitter=0.5) as agent:
+            for _ in range(2):
+                peer = await first.next_agent()
+                await agent.service.uplink.connected.wait()
+                await peer.close(1011)
+            await agent.connected()
+            assert len(first.agents) == 2
+
+
+@in_virtual_time
+async def test_a_long_stream_over_short_links_does_not_slow_down_reconnecting() -> None:
+    # Links that broke every 50 s once led to waits of up to a minute, in the middle of a stream.
+    resumed = new_job(deadline_ms=3_600_000)
+    async with ScriptedCoordinator(lambda _: welcome(resume_ms=60_000)) as coordinator:
+        coordinator.resumes = True
+        backend = ScriptedBackend("a", model("m"))
+        async with RunningAgent(coordinator, backend, jitter=0.9) as agent:
+            peer = await agent.connected()
+            await peer.send_jobs(resumed)
+            run = await backend.next_run()
+            run.start()
+            waits = []
+            for _ in range(12):
+                run.send(b"x" * 1000)
+                await asyncio.sleep(50)
+                peer.cut()
+                await peer.closed.wait()
+                began = now()
                 peer = await agent.connected()
-                await peer.close(1002)
-            assert await agent.task == EXIT_REFUSED
+                waits.append(now() - began)
+            assert max(waits[2:]) < 1.0, waits
 
 
 @in_virtual_time
@@ -184,8 +253,8 @@ async def test_fatal_disconnect_while_draining_does_not_count_as_a_second_signal
             await backend.next_run()
             agent.service.stop()
             await peer.next(Draining)
-            await peer.close(1002)
-            assert await agent.task == EXIT_REFUSED
+            await peer.close(REPLACED)
+            assert await agent.task == EXIT_UNDELIVERED
 
 
 @in_virtual_time

@@ -4,7 +4,7 @@ import pytest
 
 from provider_agent.agent.config import LimitsConfig
 from provider_agent.agent.jobs.drain import FLUSH_S
-from provider_agent.agent.service import EXIT_FORCED, EXIT_OK
+from provider_agent.agent.service import EXIT_FORCED, EXIT_OK, EXIT_UNDELIVERED
 from provider_agent.agent.telemetry.status import readiness
 from provider_agent.protocol.frames import (
     Draining,
@@ -89,7 +89,9 @@ async def test_second_stop_cancels_jobs_and_still_sends_their_ends() -> None:
 async def test_missing_acknowledgements_do_not_keep_the_agent_running() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
-        async with RunningAgent(coordinator, backend) as agent:
+        limits = LimitsConfig(drain_timeout_s=20.0)
+        config = agent_config(coordinator.url, limits=limits)
+        async with RunningAgent(coordinator, backend, config=config) as agent:
             peer = await agent.connected()
             peer.acknowledges = False
             job = new_job()
@@ -98,8 +100,8 @@ async def test_missing_acknowledgements_do_not_keep_the_agent_running() -> None:
             await peer.end(job.job_id)
             began = now()
             agent.service.stop()
-            assert await agent.task == EXIT_OK
-            assert now() - began == pytest.approx(FLUSH_S)
+            assert await agent.task == EXIT_UNDELIVERED
+            assert now() - began == pytest.approx(20.0 + FLUSH_S)
 
 
 @in_virtual_time

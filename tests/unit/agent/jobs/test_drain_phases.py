@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from provider_agent.agent.config import LimitsConfig
-from provider_agent.agent.service import EXIT_FORCED, EXIT_OK
-from provider_agent.protocol.frames import Drain, Heartbeat, JobResult
+from provider_agent.agent.service import EXIT_FORCED, EXIT_OK, EXIT_UNDELIVERED
+from provider_agent.protocol.frames import Drain, Draining, Heartbeat, JobError, JobResult
+from provider_agent.protocol.limits import REPLACED
 from tests.kit.agent_config import agent_config
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
@@ -136,8 +137,80 @@ async def test_an_unacknowledged_end_does_not_extend_the_drain_to_its_limit() ->
             peer.cut()
             began = now()
             agent.service.stop()
-            assert await agent.task == EXIT_OK
+            assert await agent.task == EXIT_UNDELIVERED
             assert now() - began < 25, "the session expires after 20 s"
+
+
+@pytest.mark.parametrize("link", ["slow", "stalled"])
+@in_virtual_time
+async def test_drain_delivers_every_response_over_a_bad_link(link: str) -> None:
+    # A stalled link once cost all of 8 running jobs, and the exit code was 0.
+    async with ScriptedCoordinator(lambda _: welcome(resume_ms=60_000)) as coordinator:
+        coordinator.resumes = True
+        backend = ScriptedBackend(max_concurrent=8)
+        async with RunningAgent(coordinator, backend, jitter=0.5) as agent:
+            peer = await agent.connected()
+            jobs = [new_job() for _ in range(8)]
+            await peer.send_jobs(*jobs)
+            runs = [await backend.next_run() for _ in jobs]
+            peer.stop_reading()
+            agent.service.stop()
+            for run in runs:
+                run.answer(b"x" * 900_000)
+            await asyncio.sleep(25)
+            if link == "slow":
+                peer.socket.transport.resume_reading()
+            else:
+                peer = await agent.connected()  # after the watchdog has aborted the stalled link
+            for job in jobs:
+                assert isinstance(await peer.end(job.job_id), JobResult)
+                assert len(peer.data[job.job_id]) == 900_000
+            assert await agent.task == EXIT_OK
+
+
+@in_virtual_time
+async def test_responses_that_exceed_the_drain_timeout_are_cut_and_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limits = LimitsConfig(drain_timeout_s=10.0)
+    async with ScriptedCoordinator() as coordinator:
+        config = agent_config(coordinator.url, limits=limits)
+        backend = ScriptedBackend()
+        async with RunningAgent(coordinator, backend, config=config) as agent:
+            peer = await agent.connected()
+            jobs = [new_job() for _ in range(8)]
+            await peer.send_jobs(*jobs)
+            runs = [await backend.next_run() for _ in jobs]
+            peer.stop_reading()
+            for run in runs:
+                run.answer(b"x" * 900_000)
+            agent.service.stop()
+            await asyncio.sleep(12)
+            peer.socket.transport.resume_reading()
+            ends = [await peer.end(job.job_id) for job in jobs]
+            assert await agent.task == EXIT_UNDELIVERED
+            cut = [end for end in ends if isinstance(end, JobError)]
+            assert cut, "everything was in the buffers of the kernel"
+            assert {end.code for end in cut} == {"draining"}
+            (logged,) = [one for one in caplog.records if one.message == "jobs not delivered"]
+            assert vars(logged)["fields"] == {"cut": len(cut), "lost": 0, "unacknowledged": 0}
+
+
+@in_virtual_time
+async def test_replacement_during_a_drain_is_not_an_error() -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend()
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            job = new_job()
+            await peer.send_jobs(job)
+            run = await backend.next_run()
+            agent.service.stop()
+            await peer.next(Draining)
+            run.answer(b"x")
+            await peer.end(job.job_id)
+            await peer.close(REPLACED)
+            assert await agent.task == EXIT_OK
 
 
 @in_virtual_time

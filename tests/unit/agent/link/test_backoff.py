@@ -21,7 +21,6 @@ FATAL = {
     DisconnectCause.REJECTED,
     DisconnectCause.BAD_SIGNATURE,
     DisconnectCause.INCOMPATIBLE,
-    DisconnectCause.BAD_CERTIFICATE,
     DisconnectCause.REPLACED,
 }
 WAITS = sorted(set(DisconnectCause) - FATAL)
@@ -34,10 +33,18 @@ def decide(
     waited_s: float = 0.0,
     welcomed_s: float | None = None,
     random: float = 0.5,
-    finished_job: bool = False,
+    worked: bool = False,
+    welcomed_before: bool = False,
 ) -> Retry | Fatal:
     disconnect = Disconnect(cause, "it ended", retry_after_s)
-    return next_attempt(disconnect, waited_s, welcomed_s, lambda: random, finished_job=finished_job)
+    return next_attempt(
+        disconnect,
+        waited_s,
+        welcomed_s,
+        lambda: random,
+        worked=worked,
+        welcomed_before=welcomed_before,
+    )
 
 
 def wait(
@@ -56,23 +63,20 @@ def wait(
 
 
 @pytest.mark.parametrize("cause", sorted(FATAL))
-@pytest.mark.parametrize("welcomed_s", [None, 1.0])
-def test_fatal_causes_are_not_retried_and_come_with_a_hint(
-    cause: DisconnectCause, welcomed_s: float | None
-) -> None:
-    decision = decide(cause, welcomed_s=welcomed_s)
+def test_fatal_causes_are_not_retried_and_come_with_a_hint(cause: DisconnectCause) -> None:
+    decision = decide(cause)
     assert isinstance(decision, Fatal)
     assert "[coordinator]" in decision.hint or "[identity] key_path" in decision.hint
     assert 0 <= decision.elsewhere_s <= 1.0
 
 
-@pytest.mark.parametrize(("welcomed_s", "finished_job"), [(HEALTHY_S, False), (1.0, True)])
+@pytest.mark.parametrize(("welcomed_s", "welcomed_before"), [(0.0, False), (None, True)])
 @pytest.mark.parametrize("cause", sorted(FATAL))
-def test_of_the_fatal_causes_only_1002_is_retried_after_a_healthy_session(
-    cause: DisconnectCause, welcomed_s: float, finished_job: bool
+def test_of_the_fatal_causes_only_1002_is_retried_after_a_welcome(
+    cause: DisconnectCause, welcomed_s: float | None, welcomed_before: bool
 ) -> None:
     # One damaged byte on a link without TLS once stopped an agent permanently.
-    decision = decide(cause, welcomed_s=welcomed_s, finished_job=finished_job)
+    decision = decide(cause, welcomed_s=welcomed_s, welcomed_before=welcomed_before)
     assert isinstance(decision, Retry if cause is DisconnectCause.INCOMPATIBLE else Fatal)
 
 
@@ -172,7 +176,7 @@ def test_retry_after_of_one_coordinator_does_not_apply_to_another(
 
 
 @pytest.mark.parametrize(
-    ("welcomed_s", "finished_job", "resets"),
+    ("welcomed_s", "worked", "resets"),
     [
         (None, False, False),
         (0.0, False, False),
@@ -184,14 +188,14 @@ def test_retry_after_of_one_coordinator_does_not_apply_to_another(
         (None, True, False),  # a job of an earlier session proves nothing about this connection
     ],
 )
-def test_a_healthy_session_or_a_finished_job_resets_the_time_already_waited(
-    welcomed_s: float | None, finished_job: bool, resets: bool
+def test_a_healthy_session_or_a_served_job_resets_the_time_already_waited(
+    welcomed_s: float | None, worked: bool, resets: bool
 ) -> None:
     decision = decide(
         DisconnectCause.LOST,
         waited_s=40.0,
         welcomed_s=welcomed_s,
-        finished_job=finished_job,
+        worked=worked,
         random=0.5,
     )
     assert decision == (Retry(0.5, 0.5, 0.5) if resets else Retry(15.0, 55.0, 15.0))

@@ -64,12 +64,12 @@ async def test_upgrade_request_has_subprotocol_and_user_agent_and_no_extensions(
     [
         (401, {}, DisconnectCause.UNAUTHORIZED, None),
         (403, {}, DisconnectCause.UNAUTHORIZED, None),
-        (404, {}, DisconnectCause.LOST, None),
-        (426, {}, DisconnectCause.INCOMPATIBLE, None),
+        (404, {}, DisconnectCause.UPGRADE_REFUSED, None),
+        (426, {}, DisconnectCause.UPGRADE_REFUSED, None),
         (429, {"Retry-After": "17"}, DisconnectCause.TOLD_TO_WAIT, 17.0),
         (429, {"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}, DisconnectCause.TOLD_TO_WAIT, None),
-        (500, {}, DisconnectCause.LOST, None),
-        (502, {"Retry-After": "9"}, DisconnectCause.LOST, 9.0),
+        (500, {}, DisconnectCause.UPGRADE_REFUSED, None),
+        (502, {"Retry-After": "9"}, DisconnectCause.UPGRADE_REFUSED, 9.0),
         (503, {}, DisconnectCause.TOLD_TO_WAIT, None),
         (503, {"Retry-After": "-1"}, DisconnectCause.TOLD_TO_WAIT, None),
     ],
@@ -93,18 +93,19 @@ async def test_redirect_is_not_followed(coordinator: ScriptedCoordinator, status
         coordinator.refusals.append((status, {"Location": elsewhere.url}))
         disconnect = await failure(DialSettings(url=coordinator.url))
         assert disconnect == Disconnect(
-            DisconnectCause.LOST, f"the server answered the upgrade with HTTP status {status}"
+            DisconnectCause.UPGRADE_REFUSED,
+            f"the server answered the upgrade with HTTP status {status}",
         )
         assert elsewhere.upgrades == []
 
 
 @pytest.mark.parametrize("picked", [None, "other.v7"])
-async def test_server_without_the_subprotocol_is_incompatible(
+async def test_server_without_the_subprotocol_refuses_the_upgrade(
     coordinator: ScriptedCoordinator, picked: str | None
 ) -> None:
     coordinator.subprotocol = picked
     disconnect = await failure(DialSettings(url=coordinator.url))
-    assert disconnect.cause is DisconnectCause.INCOMPATIBLE
+    assert disconnect.cause is DisconnectCause.UPGRADE_REFUSED
     assert "subprotocol" in disconnect.detail or SUBPROTOCOL in disconnect.detail
     if coordinator.agents:
         await coordinator.agents[0].closed.wait()
@@ -119,8 +120,15 @@ async def test_refused_connection_is_lost() -> None:
     )
 
 
-@pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
-async def test_server_that_is_not_a_websocket_server_is_lost(answer: bytes) -> None:
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        (b"", DisconnectCause.LOST),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", DisconnectCause.UPGRADE_REFUSED),
+        (b"HTTP/1.1 200 OK\r\n\r\n", DisconnectCause.UPGRADE_REFUSED),
+    ],
+)
+async def test_answer_of_another_server_is_explained(answer: bytes, cause: DisconnectCause) -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
@@ -128,9 +136,7 @@ async def test_server_that_is_not_a_websocket_server_is_lost(answer: bytes) -> N
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        assert (
-            await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))
-        ).cause is DisconnectCause.LOST
+        assert (await failure(DialSettings(url=f"ws://127.0.0.1:{port}/"))).cause is cause
 
 
 @in_virtual_time
@@ -252,7 +258,7 @@ async def test_remote_coordinator_is_dialed_through_the_proxy() -> None:
     async with await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
         address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         disconnect = await failure(DialSettings(url="ws://c.example:81/", proxy=address))
-    assert disconnect == Disconnect(DisconnectCause.LOST, "the proxy refused the connection")
+    assert disconnect == Disconnect(DisconnectCause.UPGRADE_REFUSED, "the proxy refused the connection")
     assert requests[0].startswith(b"CONNECT c.example:81 HTTP/1.1\r\n")
 
 
@@ -291,8 +297,8 @@ def _verification() -> ssl.SSLCertVerificationError:
             "Name or service not known",
         ),
         (OSError(), DisconnectCause.LOST, "OSError"),
-        (ProxyError("no"), DisconnectCause.LOST, "the proxy"),
-        (InvalidHandshake("odd"), DisconnectCause.LOST, "WebSocket server"),
+        (ProxyError("no"), DisconnectCause.UPGRADE_REFUSED, "the proxy"),
+        (InvalidHandshake("odd"), DisconnectCause.UPGRADE_REFUSED, "WebSocket server"),
         (EOFError(), DisconnectCause.LOST, "closed the connection without a response"),
     ],
 )

@@ -191,7 +191,7 @@ async def test_tls_works_through_a_proxy_without_logging_its_password(
             )
             refused = await outcome(wrong)
     assert refused is not None
-    assert (refused.cause, "proxy" in refused.detail) == (DisconnectCause.LOST, True)
+    assert (refused.cause, "proxy" in refused.detail) == (DisconnectCause.UPGRADE_REFUSED, True)
     shown = f"{caplog.records} {caplog.text} {mismatch} {refused} {good!r}"
     assert PASSWORD not in shown
     assert "Basic" not in caplog.text

@@ -174,7 +174,7 @@ async def test_every_backoff_decision_is_logged_with_cause_wait_and_address(
 ) -> None:
     async with ScriptedCoordinator() as first, ScriptedCoordinator() as second:
         first.refusals.append((503, {"Retry-After": "40"}))
-        second.refusals.append((426, {}))
+        second.answer = lambda _: Rejected("not_enrolled", "no")
         settings = CoordinatorConfig(url=first.url, fallback_urls=(second.url,))
         config = agent_config(first.url, coordinator=settings)
         backend = ScriptedBackend("a", model("m"))
@@ -186,7 +186,7 @@ async def test_every_backoff_decision_is_logged_with_cause_wait_and_address(
     waits = [one.pop("wait_s") for one in decisions]
     assert decisions == [
         {"cause": "told_to_wait", "url": first.url, "next": second.url},
-        {"cause": "incompatible", "url": second.url, "next": first.url},
+        {"cause": "rejected", "url": second.url, "next": first.url},
     ]
     assert waits[0] == 0.5
     assert waits[1] == pytest.approx(59.5)

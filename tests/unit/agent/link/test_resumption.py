@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from provider_agent.agent.config import LimitsConfig
 from provider_agent.agent.link.resumption import MAX_RESUME_S
-from provider_agent.agent.service import EXIT_OK
+from provider_agent.agent.service import EXIT_OK, EXIT_UNDELIVERED
 from provider_agent.protocol.frames import Draining, Hello, JobResult, LiveJob, Rejected
 from provider_agent.protocol.limits import MAX_INTEGER, MIN_WINDOW_BYTES
 from tests.kit.agent_config import agent_config
@@ -243,7 +243,7 @@ async def test_drain_without_a_link_ends_after_its_timeout() -> None:
         await harness.cut_for_long()
         began = now()
         harness.agent.service.stop()
-        assert await harness.agent.task == EXIT_OK
+        assert await harness.agent.task == EXIT_UNDELIVERED
         assert harness.run.cancelled.is_set()
         assert now() - began <= 60
 

@@ -194,7 +194,7 @@ async def test_rejection_has_reason_and_advice(
     [
         (401, "HTTP status 401", "token_file"),
         (404, "HTTP status 404", "check [coordinator] url"),
-        (426, "HTTP status 426", "protocol version"),
+        (426, "HTTP status 426", "proxies"),
         (503, "HTTP status 503", "try again"),
     ],
 )
