@@ -165,7 +165,8 @@ class Outbox:
 
     async def wait_until_acknowledged(self) -> None:
         """Return when every job has ended and its end is acknowledged."""
-        await self._all_acknowledged.wait()
+        while self._channels:  # a job may have arrived before this task runs again
+            await self._all_acknowledged.wait()
 
     def live_jobs(self) -> list[LiveJob]:
         """Return the jobs that can continue on the next link, with their offsets.

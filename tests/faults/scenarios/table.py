@@ -88,7 +88,7 @@ LINK: Final[Sequence[Scenario]] = (
     Scenario(
         "frame head corrupted, to the coordinator",
         "bits of a WebSocket frame's first byte flip",
-        "the link closes at once with 1002; one clear error per stream; the agent exits with 78",
+        "the link closes with 1002; one clear error per stream; the agent reconnects and serves",
         corruption.frame_head_corrupted_on_its_way_to_the_coordinator,
     ),
     Scenario(

@@ -258,7 +258,9 @@ async def test_remote_coordinator_is_dialed_through_the_proxy() -> None:
     async with await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
         address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         disconnect = await failure(DialSettings(url="ws://c.example:81/", proxy=address))
-    assert disconnect == Disconnect(DisconnectCause.UPGRADE_REFUSED, "the proxy refused the connection")
+    assert disconnect == Disconnect(
+        DisconnectCause.UPGRADE_REFUSED, "the proxy refused the connection"
+    )
     assert requests[0].startswith(b"CONNECT c.example:81 HTTP/1.1\r\n")
 
 
