@@ -21,8 +21,8 @@ from provider_agent.agent.jobs.channel import JobChannel
 from provider_agent.agent.jobs.ends import (
     JobReport,
     OfferedPrice,
-    refusal_end,
     cut_end,
+    refusal_end,
     usage_tokens,
 )
 from provider_agent.agent.jobs.execution import JobExecution, StopReason
@@ -30,6 +30,7 @@ from provider_agent.agent.jobs.job_log import end_fields
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.receipt_issuer import ReceiptIssuer
 from provider_agent.event_log import EventLogger
+from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobEnd, JobHeader, JobResult, ModelOffer, RequestChunk
 from provider_agent.protocol.limits import MAX_LIVE_JOBS
 from provider_agent.protocol.stream import SendStream
