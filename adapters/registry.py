@@ -27,6 +27,7 @@ _BUILT_IN: Final = {
     "echo": ("provider_agent.adapters.servers.echo", "EchoBackend"),
 }
 
+_UPDATE: Final = "update its package"
 
 BUILT_IN_KINDS: Final = frozenset(_BUILT_IN)
 
@@ -44,9 +45,19 @@ def create_backend(settings: BackendSettings) -> Backend:
     """Create a backend from its settings. It connects on first use.
 
     Raises:
-        AdapterError: see `backend_class`.
+        AdapterError: see `backend_class`; or the class cannot be instantiated.
     """
-    return backend_class(settings.kind)(settings)
+    adapter = backend_class(settings.kind)
+    problem = f"the adapter of kind {settings.kind!r} cannot be created"
+    try:
+        backend = adapter(settings)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also SystemExit
+        raise AdapterError(f"{problem}: {_describe(error)}", _UPDATE) from error
+    if not hasattr(backend, "settings"):
+        raise AdapterError(f"{problem}: it does not call Backend.__init__", _UPDATE)
+    return backend
 
 
 def backend_class(kind: str) -> type[Backend]:
@@ -64,14 +75,21 @@ def backend_class(kind: str) -> type[Backend]:
         raise AdapterError(f"no adapter of kind {kind!r} is installed")
     try:
         adapter = entry.load()
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also SystemExit: a module may call `sys.exit()`
         raise AdapterError(
-            f"the adapter of kind {kind!r} ({entry.value}) cannot be imported: {error}",
+            f"the adapter of kind {kind!r} ({entry.value}) cannot be imported: {_describe(error)}",
             "reinstall its package",
         ) from error
     if not (isinstance(adapter, type) and issubclass(adapter, Backend)):
-        raise AdapterError(f"{entry.value} is not a subclass of Backend", "update its package")
+        raise AdapterError(f"{entry.value} is not a subclass of Backend", _UPDATE)
     return adapter
+
+
+def _describe(error: BaseException) -> str:
+    """Return the exception's type and message in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _third_party() -> dict[str, EntryPoint]:

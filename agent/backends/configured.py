@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 from msgspec import Struct
 
 from provider_agent.adapters.base import Backend, BackendSettings
-from provider_agent.adapters.registry import backend_class, create_backend
-from provider_agent.agent.config import BackendConfig, missing_key, resolve_api_key
+from provider_agent.adapters.registry import AdapterError, backend_class, create_backend
+from provider_agent.agent.config import BackendConfig, ConfigError, missing_key, resolve_api_key
 
 
 class SkippedBackend(Struct, frozen=True):
@@ -55,6 +55,9 @@ def make_backends(
         environ: the environment, for keys that are not in files.
         before: the backends in use, if any; those with unchanged settings and key are kept.
         busy_ids: ids of backends that execute jobs; a new backend receives another id.
+
+    Raises:
+        ConfigError: an adapter of a third party cannot be created.
     """
     created = Backends([], {}, [], {}, {})
     wanted: list[tuple[BackendConfig, BackendSettings]] = []
@@ -67,7 +70,7 @@ def make_backends(
     kept = _kept([settings for _, settings in wanted], before)
     taken = {backend.id for backend in kept if backend is not None} | set(busy_ids)
     for (config, settings), old in zip(wanted, kept, strict=True):
-        backend = old or _with_unique_id(create_backend(settings), taken)
+        backend = old or _with_unique_id(_create(settings, configs.index(config)), taken)
         taken.add(backend.id)
         created.usable.append(backend)
         created.created_from[backend.id] = settings
@@ -75,6 +78,13 @@ def make_backends(
             created.tokens_per_minute[backend.id] = config.max_tokens_per_minute
         created.markups[backend.id] = None if backend.native else config.markup
     return created
+
+
+def _create(settings: BackendSettings, index: int) -> Backend:
+    try:
+        return create_backend(settings)
+    except AdapterError as error:
+        raise ConfigError(f"backends[{index}].kind: {error.problem}", error.advice) from error
 
 
 def _kept(wanted: Sequence[BackendSettings], before: Backends | None) -> list[Backend | None]:

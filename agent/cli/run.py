@@ -20,7 +20,7 @@ from provider_agent.agent.cli.settings import (
     load_settings,
     start_logging,
 )
-from provider_agent.agent.config import LoadedConfig, load_config
+from provider_agent.agent.config import ConfigError, LoadedConfig, load_config
 from provider_agent.event_log import EventLogger
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _serve(start: _Start) -> int:
         identity = load_or_create(key_path)
         with hold_key_lock(key_path), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_main(start, identity))
-    except (IdentityError, StatusServerError) as error:
+    except (ConfigError, IdentityError, StatusServerError) as error:
         raise SetupError(str(error)) from error
 
 

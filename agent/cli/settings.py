@@ -74,7 +74,10 @@ def _with_settings(
         loaded = load_settings(path if isinstance(path, Path) else None, overrides)
         # A command prints its own results; only defects are logged as well.
         start_logging(loaded, "error")
-        return command(loaded, *args, **kwargs)
+        try:
+            return command(loaded, *args, **kwargs)
+        except ConfigError as error:  # an adapter that cannot be created
+            raise SetupError(str(error)) from error
 
     return wrapped
 

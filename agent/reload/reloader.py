@@ -90,7 +90,7 @@ class Reloader:
         except ConfigError as error:
             _log_refused(str(error))
         except Exception:
-            # A third party's adapter may raise any exception for invalid settings.
+            # A defect must not end the agent, nor prevent later reloads.
             log.exception("configuration not reloaded")
         else:
             set_level(result.config.observability.log_level)

@@ -37,15 +37,15 @@ def check(config_path: Path | None, as_json: bool, completions: bool) -> None:
     """
     try:
         loaded = load_config(config_path, os.environ, {}, known_kinds())
+        start_logging(loaded, "error")
+        findings = [_configuration(loaded)]
+        identity = _identity(loaded.config, findings)
+        findings += run_async(_check(loaded.config, identity, completions))
     except ConfigError as error:
         advice = "correct it; docs/configuration.md explains every key"
         target = "" if config_path is None else str(config_path)
         show([failure("configuration", target, error, advice)], as_json=as_json)
         sys.exit(EXIT_CONFIG)
-    start_logging(loaded, "error")
-    findings = [_configuration(loaded)]
-    identity = _identity(loaded.config, findings)
-    findings += run_async(_check(loaded.config, identity, completions))
     show(findings, as_json=as_json)
     sys.exit(0 if all_passed(findings) else 1)
 
@@ -74,8 +74,8 @@ def _identity(config: Config, findings: list[Finding]) -> Identity | None:
 
 
 async def _check(config: Config, identity: Identity | None, completions: bool) -> list[Finding]:
-    findings = await check_coordinators(config, identity)
     backends = make_backends(config.backends, os.environ)
+    findings = await check_coordinators(config, identity)
     discovery = Discovery(backends, lambda: None)
     try:
         await discovery.check_all()

@@ -3,6 +3,7 @@ import sys
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import pytest
 
@@ -23,12 +24,14 @@ from provider_agent.adapters.base import (
 from provider_agent.adapters.registry import (
     BUILT_IN_KINDS,
     ENTRY_POINT_GROUP,
+    AdapterError,
     backend_class,
     create_backend,
     known_kinds,
 )
 from provider_agent.adapters.servers.http_backend import HttpBackend
 from provider_agent.agent.backends.admission import AdmissionControl
+from provider_agent.agent.backends.configured import make_backends
 from provider_agent.agent.config import BackendConfig, ConfigError, load_config
 from provider_agent.protocol.errors import ErrorCode
 
@@ -60,10 +63,42 @@ class AcmeBackend(HttpBackend):
         return []
 
 
+class AbstractBackend(Backend):
+    """Lacks the abstract methods."""
+
+    kind = "acme"
+
+
+class RaisingBackend(AcmeBackend):
+    """Cannot be constructed: `error` is raised."""
+
+    error: ClassVar[BaseException]
+
+    def __init__(self, settings: BackendSettings) -> None:
+        raise self.error
+
+
+class RefusingBackend(RaisingBackend):
+    error = RuntimeError("no\nlicense")
+
+
+class ExitingBackend(RaisingBackend):
+    error = SystemExit(4)
+
+
+class InterruptedBackend(RaisingBackend):
+    error = KeyboardInterrupt()
+
+
+class EmptyBackend(AcmeBackend):
+    def __init__(self, settings: BackendSettings) -> None:
+        """Do not call `Backend.__init__`."""
+
+
 def install(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """Make `value` ("module:name") the entry point of the kind `acme`."""
     module = ModuleType("acme_adapter")
-    module.__dict__.update(AcmeBackend=AcmeBackend, factory=lambda settings: settings)
+    module.__dict__.update(globals(), factory=lambda settings: settings)
     monkeypatch.setitem(sys.modules, "acme_adapter", module)
     entry = EntryPoint("acme", value, ENTRY_POINT_GROUP)
 
@@ -164,6 +199,60 @@ def test_broken_package_of_a_third_party_is_a_configuration_error(
         create_backend(BackendSettings(kind="acme"))
     with pytest.raises(ConfigError, match=rf"backends\[0\]\.kind: .*{problem}"):
         load_config(path, {}, {}, known_kinds())
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("AbstractBackend", "TypeError: Can't instantiate abstract class AbstractBackend .*"),
+        ("RefusingBackend", "RuntimeError: no license"),
+        ("ExitingBackend", "SystemExit: 4"),
+        ("EmptyBackend", r"it does not call Backend\.__init__"),
+    ],
+)
+def test_adapter_that_cannot_be_created_is_a_configuration_error(
+    name: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The traceback of such an adapter ended the agent.
+    install(monkeypatch, f"acme_adapter:{name}")
+    problem = rf"the adapter of kind 'acme' cannot be created: {problem}; update its package$"
+    configs = (BackendConfig(kind="echo"), BackendConfig(kind="acme"))
+
+    with pytest.raises(AdapterError, match=problem):
+        create_backend(BackendSettings(kind="acme"))
+    with pytest.raises(ConfigError, match=rf"^backends\[1\]\.kind: {problem}"):
+        make_backends(configs, {"ACME_KEY": "key"})
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("raise BaseException('a\\nb')", "BaseException: a b"),
+        ("import no_such_module_of_acme", "ModuleNotFoundError: No module named .*"),
+    ],
+)
+def test_module_that_raises_on_import_is_a_configuration_error(
+    statement: str, problem: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # `sys.exit()` in a module of an adapter ended the agent.
+    (tmp_path / "acme_broken.py").write_text(statement)
+    monkeypatch.syspath_prepend(tmp_path)
+    install(monkeypatch, "acme_broken:AcmeBackend")
+
+    with pytest.raises(AdapterError, match=rf"cannot be imported: {problem}; reinstall"):
+        backend_class("acme")
+
+
+def test_ctrl_c_while_an_adapter_is_imported_or_created_is_not_its_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "acme_interrupted.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.syspath_prepend(tmp_path)
+    for target in ("acme_interrupted:AcmeBackend", "acme_adapter:InterruptedBackend"):
+        install(monkeypatch, target)
+        with pytest.raises(KeyboardInterrupt):
+            create_backend(BackendSettings(kind="acme"))
 
 
 def test_unknown_kind_is_named_in_the_error() -> None:

@@ -6,6 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from provider_agent.adapters.servers.echo import EchoBackend
 from provider_agent.agent.cli.settings import (
     EXIT_CONFIG,
     load_settings,
@@ -16,6 +17,7 @@ from provider_agent.agent.cli.settings import (
 )
 from provider_agent.agent.config import LoadedConfig
 from provider_agent.agent.identity.key import IdentityError
+from tests.unit.agent.cli.calls import COORDINATOR, ECHO, invoke
 
 URL = "wss://c.example/provider/connect"
 
@@ -65,6 +67,26 @@ def test_local_command_checks_every_other_setting(runner: CliRunner) -> None:
 
     assert result.exit_code == EXIT_CONFIG
     assert "agent.toml: limits.max_concurrent: expected a whole number >= 1" in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "--key-path", "key"), ("models",), ("ask", "m", "hello"), ("check",)]
+)
+def test_adapter_that_cannot_be_created_is_one_message_and_exit_code_2(
+    arguments: tuple[str, ...], runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The commands printed a traceback and exited with 1.
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no license")
+
+    monkeypatch.setattr(EchoBackend, "__init__", refuse)
+    result = invoke(runner, *arguments, config=COORDINATOR + ECHO)
+
+    text = " ".join(result.output.split())
+    assert result.exit_code == EXIT_CONFIG
+    assert "the adapter of kind 'echo' cannot be created: RuntimeError: no license" in text
+    assert "update its package" in text
+    assert "Traceback" not in text
 
 
 def test_identity_error_becomes_a_setup_error() -> None:
