@@ -12,6 +12,7 @@ import time
 from typing import cast
 
 EVENT_BYTES = 250
+"""About the size of a chat chunk with one token."""
 MODEL = "bench"
 
 _MODELS = b'{"object":"list","data":[{"id":"bench","object":"model"}]}'
@@ -25,7 +26,7 @@ _HEADERS = (
 
 
 def event() -> bytes:
-    """One event of `EVENT_BYTES`, stamped with the current time."""
+    """Return one event of `EVENT_BYTES`, stamped with the current time."""
     start = b'data: {"t":%d,"choices":[{"index":0,"delta":{"content":"' % time.monotonic_ns()
     rest = b'"},"finish_reason":null}]}\n\n'
     return start + b"x" * (EVENT_BYTES - len(start) - len(rest)) + rest

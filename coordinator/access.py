@@ -21,7 +21,7 @@ class SecretSet:
     """A set of secrets, each of which grants access.
 
     Args:
-        secrets: in plain text; only their digests are kept.
+        secrets: the secrets in plain text; only their digests are kept.
     """
 
     __slots__ = ("_digests",)
@@ -71,7 +71,7 @@ def admits_agent(
 def read_entries(
     path: Path | None, variable: str, environment: Mapping[str, str]
 ) -> list[str] | None:
-    """The entries of a file (one per line) or of an environment variable (separated by commas).
+    """Return the entries of a file (one per line) or of an environment variable (with commas).
 
     Empty lines and lines that start with `#` are ignored. The file takes precedence.
 

@@ -4,7 +4,7 @@
 
     CoordinatorError
     ├── SettingsError     a setting is wrong or unsafe; the message names it and what to do
-    └── CannotListen      the address is in use, not local or not allowed
+    └── CannotListen      the operating system refuses the address, for example because it is in use
 """
 
 

@@ -17,7 +17,7 @@ _DEFAULT_PORT: Final = {"ws": 80, "http": 80, "wss": 443, "https": 443}
 
 
 def canonical_authority(scheme: str, host: str, port: int | None) -> str:
-    """The authority in the form that is signed: lower case `host:port`, always with the port.
+    """Return the authority in its signed form: lower case `host:port`, always with the port.
 
     An IPv6 address is in brackets, as in a URL. An international name must be in its ASCII form
     (`xn--…`), so that both sides sign the same bytes whatever their version of IDNA.
@@ -39,7 +39,7 @@ def canonical_authority(scheme: str, host: str, port: int | None) -> str:
 
 
 def signed_bytes(authority: str, nonce: bytes) -> bytes:
-    """The bytes that `Hello.signature` signs: context, authority, a zero byte, nonce.
+    """Return the bytes that `Hello.signature` signs: context, authority, a zero byte, nonce.
 
     An authority contains no zero byte, so no two pairs of authority and nonce share these bytes.
     """

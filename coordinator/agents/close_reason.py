@@ -12,7 +12,7 @@ class CloseReason(Struct, frozen=True):
     """Why a connection ends.
 
     Attributes:
-        close_code: RFC 6455, section 7.4.
+        close_code: the close code (RFC 6455, section 7.4).
         reason: text for the close frame and the log, without content of jobs.
         flush: whether queued frames, such as `Rejected`, are sent before the close frame.
         keep_session: whether the session is detached, so that the agent may resume it.
@@ -39,10 +39,10 @@ after a resumption."""
 
 
 def closed_by_agent(code: int | None, *, is_malformed: bool = False) -> CloseReason:
-    """The close reason of a connection that the agent ended.
+    """Return the close reason of a connection that the agent ended.
 
     Args:
-        code: from the close frame; None if the agent sent none.
+        code: the code of the close frame; None if the agent sent none.
         is_malformed: whether the agent's last bytes were not a valid WebSocket message.
     """
     code = code or WSCloseCode.ABNORMAL_CLOSURE
@@ -51,5 +51,5 @@ def closed_by_agent(code: int | None, *, is_malformed: bool = False) -> CloseRea
 
 
 def link_lost(reason: str) -> CloseReason:
-    """The close reason of a connection that ended without a closing handshake."""
+    """Return the close reason of a connection that ended without a closing handshake."""
     return CloseReason(WSCloseCode.ABNORMAL_CLOSURE, reason, keep_session=True)

@@ -11,9 +11,9 @@ class AgentSnapshot(Struct, frozen=True):
     Attributes:
         public_key: the agent's identity, in base64.
         models: model id → the operations offered for it.
-        capacity: how many jobs it executes at once.
-        in_flight: jobs without an end.
-        draining: whether it accepts no more jobs.
+        capacity: how many jobs the agent executes at once.
+        in_flight: how many jobs have no end yet.
+        draining: whether the agent accepts no more jobs.
         heartbeat: the latest `Heartbeat`; None before the first.
         heartbeat_age_s: seconds since `heartbeat` arrived; None before the first.
         unknown_frames: received frames of types that this version does not know.
@@ -36,8 +36,8 @@ class DetachedSnapshot(Struct, frozen=True):
 
     Attributes:
         public_key: the identity of the session's agent, in base64.
-        session_id: hexadecimal.
-        jobs: how many jobs it owns.
+        session_id: the session's id, in hexadecimal.
+        jobs: how many jobs the session owns.
         retired: whether a newer connection of the same key receives the new jobs.
     """
 

@@ -156,7 +156,7 @@ class HttpApi:
 
 
 def api_key_of(request: web.Request) -> str:
-    """The API key of a request: a bearer token, else `x-api-key`, else ""."""
+    """Return the API key of a request: a bearer token, else `x-api-key`, else ""."""
     scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme.lower() == "bearer":
         return token.strip()
@@ -164,9 +164,9 @@ def api_key_of(request: web.Request) -> str:
 
 
 def wire_format_of(request: web.Request) -> WireFormat:
-    """The wire format for a request that may not belong to an operation.
+    """Return the wire format for the response to a request that may not belong to an operation.
 
-    Anthropic for the Messages paths and for requests with the header `anthropic-version`.
+    It is Anthropic's for the Messages paths and for requests with the header `anthropic-version`.
     """
     is_anthropic = "anthropic-version" in request.headers or request.path.startswith(
         Operation.MESSAGES.path
@@ -176,7 +176,7 @@ def wire_format_of(request: web.Request) -> WireFormat:
 
 @web.middleware
 async def render_http_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Render aiohttp's own errors (404, 405, 413) in the wire format of the request."""
+    """Render aiohttp's own errors (such as 404, 405 and 413) in the wire format of the request."""
     try:
         return await handler(request)
     except web.HTTPException as error:

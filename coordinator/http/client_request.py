@@ -31,7 +31,7 @@ class ClientRequest(msgspec.Struct, frozen=True):
 
 
 class _Named(msgspec.Struct):
-    """The only field of a body that the coordinator reads."""
+    """A request body; the coordinator reads no other field."""
 
     model: str
 
@@ -61,7 +61,7 @@ async def read_client_request(
 
 
 def find_model(body: bytes) -> str | ClientError:
-    """The model that a body names; an error if the body is not a JSON object with a `model`."""
+    """Return the body's `model`, or an error if the body is not a JSON object with a valid one."""
     try:
         model_id = msgspec.json.decode(body, type=_Named).model
     except msgspec.ValidationError:
@@ -76,6 +76,6 @@ def find_model(body: bytes) -> str | ClientError:
 
 
 def valid_traceparent(headers: Mapping[str, str]) -> str:
-    """The `traceparent` header if it is valid, else ""."""
+    """Return the `traceparent` header if it is valid, else ""."""
     value = headers.get("traceparent", "").strip()
     return value if is_traceparent(value) else ""

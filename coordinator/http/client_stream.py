@@ -12,14 +12,14 @@ PIECE_BYTES: Final = 64 * 1024
 slow client's progress."""
 
 _CHECKS: Final = 4
-"""How many times per `stalled_s` one timer checks for progress; a timer per write costs more."""
+"""Checks for progress per `stalled_s`, all by one timer; a timer per write would cost more."""
 
 
 class ClientStream:
     """Writes a prepared response; a context manager around all of its writes.
 
-    A client that reads nothing for `stalled_s` is disconnected. aiohttp then cancels the handler,
-    as for every client that disconnects.
+    A client that reads nothing for `stalled_s` (at most a quarter more) is disconnected. aiohttp
+    then cancels the handler, as for every client that disconnects.
 
     Args:
         request: the client's request.

@@ -11,7 +11,7 @@ _EPOCH = "1970-01-01T00:00:00Z"
 
 
 def render_models(wire_format: WireFormat, model_ids: Iterable[str]) -> bytes:
-    """All models in one response, without pagination."""
+    """Render the list of all models, without pagination."""
     entries = [_entry(wire_format, model_id) for model_id in model_ids]
     if wire_format is WireFormat.OPENAI:
         return msgspec.json.encode({"object": "list", "data": entries})
@@ -26,7 +26,7 @@ def render_models(wire_format: WireFormat, model_ids: Iterable[str]) -> bytes:
 
 
 def render_model(wire_format: WireFormat, model_id: str) -> bytes:
-    """One model."""
+    """Render one model."""
     return msgspec.json.encode(_entry(wire_format, model_id))
 
 

@@ -27,7 +27,10 @@ def agent_config(
     discovery: DiscoveryConfig | None = None,
     prometheus_addr: str = "",
 ) -> Config:
-    """A configuration with defaults for everything else, and no status server."""
+    """Return settings with defaults for what is not given; no status server by default.
+
+    `url` is ignored if `coordinator` is given.
+    """
     return Config(
         operator=operator or OperatorConfig(),
         coordinator=coordinator or CoordinatorConfig(url=url),

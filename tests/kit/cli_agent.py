@@ -25,7 +25,7 @@ READY = StatusSnapshot(
 async def status_server(
     state: StatusSnapshot = READY, host: str = "127.0.0.1"
 ) -> AsyncIterator[str]:
-    """Serve `state`, and yield the address as in the configuration of an agent."""
+    """Serve `state`, and yield the address in the form of `prometheus_addr`."""
     server = StatusServer(f"{host}:0", lambda: state, Metrics())
     await server.start()
     try:

@@ -44,7 +44,7 @@ class FaultProxy:
         target: the port on loopback that connections are forwarded to.
 
     Attributes:
-        target: see above; applies to new connections.
+        target: the port on loopback that new connections are forwarded to.
         connect_policy: what happens to a new connection.
         on_connection: called with each new connection before its first byte is forwarded.
         accepted_at: when each connection was accepted, by the loop's clock.

@@ -66,8 +66,10 @@ class MeasuredAgent:
         return msgspec.json.decode(await self._stdout.readline(), type=MemoryUsage)
 
     async def settled(self, *, channels: int) -> MemoryUsage:
-        """Wait until the outbox holds `channels` jobs, all of them stopped, and nothing changes for
-        `SETTLED_S`; return the usage.
+        """Wait until the agent has settled, and return its usage.
+
+        It has settled when the outbox holds `channels` jobs, all of them are stopped, and nothing
+        has changed for `SETTLED_S`.
         """
         loop = asyncio.get_running_loop()
         before, since = await self.usage(), loop.time()

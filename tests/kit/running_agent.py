@@ -22,7 +22,7 @@ class RunningAgent:
 
     Args:
         coordinator: the coordinator that it dials.
-        backends: its backends.
+        backends: the agent's backends.
         skipped: configured backends that are not used.
         config: the settings; None: the defaults.
         tokens_per_minute: the operator's limits, by backend id.
@@ -30,7 +30,7 @@ class RunningAgent:
 
     Attributes:
         service: the agent under test.
-        task: its `run`.
+        task: the task that runs `service.run`.
     """
 
     def __init__(

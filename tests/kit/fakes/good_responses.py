@@ -32,8 +32,8 @@ def good_response(
         model: the model name in the response.
         always_usage: report the usage of a stream even if the request does not ask for it.
         first: content of the chat delta with the role.
-        start_usage: in `message_start`.
-        end_usage: in `message_delta`.
+        start_usage: usage in `message_start`.
+        end_usage: usage in `message_delta`.
     """
     usage = always_usage or request.asks_for_usage
     match request.operation, request.is_streamed:

@@ -35,7 +35,7 @@ class FakeOllama(FakeServer):
     """A fake Ollama server.
 
     Attributes:
-        version: reported at `/api/version`.
+        version: the version at `/api/version`.
         old: whether it is a version without capabilities in its tags, whose routes answer 404
             instead of 405 to another method.
         loaded: whether `MODEL` is in memory.

@@ -38,7 +38,7 @@ class Fault(Enum):
 
 @dataclass(frozen=True)
 class FakeResponse:
-    """A response of a fake; its chunks are written one by one."""
+    """A response of a fake; each chunk is one write, unless the server sets `chunk_bytes`."""
 
     chunks: tuple[bytes, ...] = ()
     status: int = 200
@@ -71,24 +71,24 @@ class RecordedRequest:
 
     @property
     def operation(self) -> Operation | None:
-        """The operation of its path."""
+        """The operation of the request's path."""
         return _OPERATION_AT.get(self.path.removeprefix("/api"))
 
     @property
     def is_job(self) -> bool:
-        """Whether it asks a model for output; probes do not."""
+        """Whether the request has a prompt and a model other than vLLM's probe model."""
         asks = self.method == "POST" and self.operation is not None
         prompted = any(name in self.json for name in _PROMPTS)
         return asks and prompted and self.json.get("model") != PROBE_MODEL
 
     @property
     def is_streamed(self) -> bool:
-        """Whether it requests a stream."""
+        """Whether the request is for a stream."""
         return self.json.get("stream") is True
 
     @property
     def asks_for_usage(self) -> bool:
-        """Whether it requests the usage of a stream."""
+        """Whether the request asks for the usage of a stream."""
         options = self.json.get("stream_options")
         return isinstance(options, dict) and options.get("include_usage") is True
 
@@ -109,10 +109,10 @@ class FakeServer(ABC):
     """A fake inference server on loopback; an async context manager.
 
     Attributes:
-        kind: of the adapter under test.
-        prefix: of the path of every route.
+        kind: the kind of the adapter under test.
+        prefix: the first part of the path of every route.
         all_routes: the operations that this kind of server supports.
-        api_key: the bearer token that it requires; None: none.
+        api_key: the bearer token that the server requires; None if it requires none.
         requests: every request so far.
         routes: the operations that this instance supports.
         chunk_bytes: size of each write; None: one write per frame.

@@ -63,7 +63,7 @@ class FakeVenice(FakeServer):
 
     @staticmethod
     def context_exceeded() -> FakeResponse:
-        """The only error in the OpenAI shape."""
+        """A prompt over the context window: the only error in the OpenAI shape."""
         fields = {"message": "Too long.", "code": "context_length_exceeded"}
         return json_response({"error": fields}, 400)
 

@@ -38,7 +38,7 @@ class FakeVllm(FakeServer):
     """A fake vLLM server.
 
     Attributes:
-        version: reported at `/version`.
+        version: the version at `/version`.
         pooling: whether it serves an embedding model.
         engine_failed: whether `/health` reports a failed engine.
         metrics: the text at `/metrics`; None: the route does not exist.
