@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from provider_agent.protocol.frames import ResponseHeader
-from provider_agent.protocol.limits import MAX_RESPONSE_HEADERS
+from provider_agent.protocol.limits import MAX_NAME_CHARS, MAX_RESPONSE_HEADERS
 
 CLIENT_HEADERS: Final = frozenset(
     {
@@ -35,7 +35,13 @@ the agent's connection, and `cf-ray` names a city near the agent."""
 MAX_VALUE_CHARS: Final = 256
 """Ids have up to about 100. A longer value is left out, because a part of an id is useless."""
 
+_CONTENT_TYPE: Final = re.compile(rf"[\x20-\x7e]{{1,{MAX_NAME_CHARS}}}")
 _VALUE: Final = re.compile(rf"[\x20-\x7e]{{1,{MAX_VALUE_CHARS}}}")
+
+
+def valid_content_type(value: str) -> str:
+    """`value`, or `application/octet-stream` if it could not be sent on."""
+    return value if _CONTENT_TYPE.fullmatch(value) else "application/octet-stream"
 
 
 def client_headers(headers: Iterable[tuple[str, str]]) -> list[ResponseHeader]:

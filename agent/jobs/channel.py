@@ -11,7 +11,7 @@ from provider_agent.protocol.event_stream import ends_between_events
 from provider_agent.protocol.frames import JobEnd, JobStarted, LiveJob, Receipt
 from provider_agent.protocol.limits import MAX_NAME_CHARS
 from provider_agent.protocol.request import RequestBuffer
-from provider_agent.protocol.response_headers import client_headers
+from provider_agent.protocol.response_headers import client_headers, valid_content_type
 from provider_agent.protocol.stream import SendStream
 
 
@@ -87,7 +87,7 @@ class JobChannel:
             JobStarted(
                 job_id=self.stream.job_id,
                 status=status,
-                content_type=content_type[:MAX_NAME_CHARS],
+                content_type=valid_content_type(content_type),
                 backend_id=self._backend_id,
                 headers=client_headers(headers.items()),
             )

@@ -21,6 +21,9 @@ def end_fields(job: JobHeader, kind: str, end: JobEnd, duration_s: float) -> dic
         "input_tokens": end.usage.input_tokens,
         "output_tokens": end.usage.output_tokens,
     }
+    for name in ("cached_tokens", "cache_write_tokens", "reasoning_tokens"):
+        if (count := getattr(end.usage, name)) is not None:
+            fields[name] = count
     if isinstance(end, JobError):
         fields |= {"code": str(end.code), "status": end.upstream_status}
         if end.upstream_status is None and not end.body:

@@ -9,7 +9,6 @@ complete event. Any other interrupted response ends with an aborted connection.
 """
 
 import asyncio
-import re
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
@@ -38,7 +37,7 @@ from provider_agent.protocol.event_stream import ends_between_events
 from provider_agent.protocol.formats import WireFormat
 from provider_agent.protocol.frames import JobEnd, JobError, JobStarted
 from provider_agent.protocol.job import Job
-from provider_agent.protocol.response_headers import client_headers
+from provider_agent.protocol.response_headers import client_headers, valid_content_type
 
 log = EventLogger(__name__)
 
@@ -47,7 +46,6 @@ ERROR_EVENT_TIMEOUT_S: Final = 5.0
 
 _TAIL_BYTES: Final = 4  # the longest terminator of an event: CR LF CR LF
 
-_PRINTABLE: Final = re.compile(r"[\x20-\x7e]+")
 _BODILESS: Final = frozenset(
     {HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED}
 )
@@ -301,9 +299,7 @@ def error_response(
 
 
 def _response_for(started: JobStarted, headers: dict[str, str]) -> web.StreamResponse:
-    content_type = started.content_type
-    if not _PRINTABLE.fullmatch(content_type):  # a line break would inject headers
-        content_type = "application/octet-stream"
+    content_type = valid_content_type(started.content_type)  # a line break would inject headers
     for header in client_headers((header.name, header.value) for header in started.headers):
         # The request id is the coordinator's; the server's is for the operator's inquiries there.
         is_id = header.name in ("x-request-id", "request-id")

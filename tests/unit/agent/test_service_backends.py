@@ -238,6 +238,24 @@ async def test_backend_over_its_token_limit_is_skipped() -> None:
 
 
 @in_virtual_time
+async def test_end_carries_the_price_that_was_offered_when_the_job_arrived() -> None:
+    backend = ScriptedBackend("a", model("m", prices=(5, 7)))
+    async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
+        peer = await agent.connected()
+        offered = (await peer.next(Capabilities)).models[0]
+        job = new_job(deadline_ms=3_600_000)
+        await peer.send_jobs(job)
+        run = await backend.next_run()
+        backend.reported_models = [model("m", prices=(50, 70))]
+        await asyncio.sleep(70)  # the next health check, and the next offer
+        run.answer(b"x")
+        end = await peer.end(job.job_id)
+        assert isinstance(end, JobResult)
+        prices = (end.input_price_per_1m, end.output_price_per_1m)
+        assert prices == (offered.input_price_per_1m, offered.output_price_per_1m) == (5, 7)
+
+
+@in_virtual_time
 async def test_job_that_fails_over_counts_as_one_job() -> None:
     first, second = ScriptedBackend("a", model("m")), ScriptedBackend("b", model("m"))
     async with (

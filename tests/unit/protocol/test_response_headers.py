@@ -1,7 +1,11 @@
 import pytest
 
 from provider_agent.protocol.frames import ResponseHeader
-from provider_agent.protocol.response_headers import MAX_VALUE_CHARS, client_headers
+from provider_agent.protocol.response_headers import (
+    MAX_VALUE_CHARS,
+    client_headers,
+    valid_content_type,
+)
 
 
 def test_client_receives_the_headers_of_the_list_in_lower_case() -> None:
@@ -43,3 +47,18 @@ def test_value_that_cannot_be_sent_on_is_left_out(value: str) -> None:
     assert client_headers([("x-request-id", value), ("request-id", "ok")]) == [
         ResponseHeader("request-id", "ok")
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        ("text/event-stream; charset=utf-8", "text/event-stream; charset=utf-8"),
+        ("", "application/octet-stream"),
+        ("text/plain\udcff", "application/octet-stream"),
+        ("text/plain\r\nset-cookie: a=b", "application/octet-stream"),
+        ("x" * 513, "application/octet-stream"),
+    ],
+)
+def test_content_type_that_cannot_be_sent_on_is_replaced(value: str, sent: str) -> None:
+    """A content type with the byte 0xFF once ended the agent."""
+    assert valid_content_type(value) == sent
