@@ -7,6 +7,7 @@ import msgspec
 
 from provider_agent.adapters.base import Backend, BackendModel
 from provider_agent.agent.backends.pricing import price_for
+from provider_agent.agent.backends.request_features import common_features
 from provider_agent.agent.config.schema import Config, Price
 from provider_agent.protocol.counts import valid_count
 from provider_agent.protocol.frames import AgentLimits, ModelOffer
@@ -28,10 +29,10 @@ def model_offers(serving: Iterable[ServedModel], config: Config) -> list[ModelOf
     """Create one offer per model id, in the order of the backends and their models.
 
     A model that several backends serve has one offer: with the formats and operations that any of
-    these backends supports, the smallest of their context windows, and the sum of their
-    capacities. Its price and kind are those of the first backend. A model with too long an id is
-    left out, and so are the last models if there are more than the protocol or one message
-    allows.
+    these backends supports, the smallest of their context windows, what a client can ask of all of
+    them, and the sum of their capacities. Its price and kind are those of the first backend. A
+    model with too long an id is left out, and so are the last models if there are more than the
+    protocol or one message allows.
     """
     entries_by_id: dict[str, list[ServedModel]] = {}
     for entry in serving:
@@ -57,6 +58,7 @@ def _offer(model_id: str, entries: Sequence[ServedModel], config: Config) -> Mod
     output_price = valid_count(first.output_price_per_1m)
     if input_price is not None and output_price is not None:
         upstream = Price(input_price, output_price)
+    features = common_features(models)
     price = price_for(model_id, config.pricing, upstream=upstream, markup=markup)
     return ModelOffer(
         model_id=model_id,
@@ -68,6 +70,11 @@ def _offer(model_id: str, entries: Sequence[ServedModel], config: Config) -> Mod
         max_concurrent=sum(backend.max_concurrent for backend, _, _ in entries),
         input_price_per_1m=valid_count(price.input_per_1m) if price else None,
         output_price_per_1m=valid_count(price.output_per_1m) if price else None,
+        max_output_tokens=features.max_output_tokens,
+        input_kinds=features.input_kinds,
+        tools=features.tools,
+        json_schema=features.json_schema,
+        reasoning=features.reasoning,
     )
 
 
