@@ -18,6 +18,7 @@ from provider_agent.agent.backends.capabilities import ServedModel
 from provider_agent.agent.backends.configured import Backends
 from provider_agent.agent.backends.health_check import BackendState
 from provider_agent.agent.backends.health_monitor import HealthMonitor
+from provider_agent.agent.backends.model_use import ModelUse
 from provider_agent.agent.backends.routing import Route
 
 CHECK_INTERVAL_S: Final = 60.0
@@ -91,6 +92,7 @@ class Discovery:
                 in_flight=monitor.running,
                 capacity=monitor.backend.max_concurrent if monitor.admission.has_capacity else 0,
                 retry_after_s=monitor.admission.retry_after_s,
+                model_id=model_id,
             )
             for order, monitor in enumerate(self._monitors.values())
             if not monitor.admission.is_open
@@ -100,7 +102,7 @@ class Discovery:
 
     def start(self, route: Route) -> Attempt:
         """Start an attempt on the backend of a route that `routes` has just returned."""
-        return self._monitors[route.backend_id].start()
+        return self._monitors[route.backend_id].start(route.model_id)
 
     # --- backends are added and removed ----------------------------------------------------------
 
@@ -139,6 +141,7 @@ class Discovery:
         monitor = HealthMonitor(
             backend,
             AdmissionControl(backend.breaker_rule, None, self._clock, backend.id),
+            ModelUse(self._clock),
             self._note_check,
             self._on_change,
             interval_s=self._interval_s,

@@ -8,15 +8,23 @@ running jobs finish, and it is closed when the last of them has ended.
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from msgspec import structs
 
-from provider_agent.adapters.base import Backend, BackendError, BackendHealth, ServerLoad
+from provider_agent.adapters.base import (
+    Backend,
+    BackendError,
+    BackendHealth,
+    BackendModel,
+    ServerLoad,
+)
 from provider_agent.agent.backends.adapter_calls import call_adapter, validated
 from provider_agent.agent.backends.admission import AdmissionControl
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.health_check import BackendState, check_backend
+from provider_agent.agent.backends.model_use import ModelUse
 from provider_agent.event_log import EventLogger
 
 log = EventLogger(__name__)
@@ -40,6 +48,7 @@ class HealthMonitor:
     Args:
         backend: the backend to monitor; `close` closes it.
         admission: the backend's breaker and token limit.
+        use: counts the jobs of each model.
         on_check: called after every health check.
         on_change: called when the backend offers something different than before.
         interval_s: seconds between two checks while the backend is healthy.
@@ -47,6 +56,7 @@ class HealthMonitor:
 
     Attributes:
         state: the result of the last health check.
+        last_models: the models that the backend offered when it was last healthy.
         markup: added to the upstream's prices, 0.05 for five percent; None if there is none.
         checked_at: the loop time when the last check ended; None before the first.
         running: the number of jobs that run on the backend now.
@@ -58,6 +68,7 @@ class HealthMonitor:
         self,
         backend: Backend,
         admission: AdmissionControl,
+        use: ModelUse,
         on_check: Callable[[], None],
         on_change: Callable[[], None],
         *,
@@ -66,7 +77,9 @@ class HealthMonitor:
     ) -> None:
         self.backend = backend
         self.admission = admission
+        self.use = use
         self.state = BackendState(backend, BackendHealth(False, None, "not checked yet"))
+        self.last_models: tuple[BackendModel, ...] = ()
         self.markup: float | None = None
         self.checked_at: float | None = None
         self.running = 0
@@ -93,15 +106,17 @@ class HealthMonitor:
 
     # --- jobs ------------------------------------------------------------------------------------
 
-    def start(self) -> Attempt:
-        """Start an attempt on the backend."""
+    def start(self, model_id: str) -> Attempt:
+        """Start an attempt on the backend, of a job for this model."""
         self.running += 1
         self._idle.clear()
-        return Attempt(self.backend, self.admission, self._attempt_settled)
+        self.use.started(model_id)
+        return Attempt(self.backend, self.admission, partial(self._attempt_settled, model_id))
 
-    def _attempt_settled(self, check: bool) -> None:
+    def _attempt_settled(self, model_id: str, check: bool) -> None:
         if check:
             self._recheck.set()
+        self.use.ended(model_id)
         self.running -= 1
         if not self.running:
             self._idle.set()
@@ -173,6 +188,8 @@ class HealthMonitor:
             return
         self._failures = 0 if now.health.reachable else self._failures + 1
         self.state = now
+        if now.health.reachable:
+            self.last_models = now.models
         _log_change(before, now)
         await self._read_load()
         self._report_change()

@@ -21,6 +21,7 @@ class Route(Struct, frozen=True):
         capacity: the most jobs of this agent on the backend at the same time; 0 if it may receive
             no job now.
         retry_after_s: seconds until the backend accepts jobs again; None if unknown.
+        model_id: the model that the backend serves.
     """
 
     backend: Backend
@@ -30,6 +31,7 @@ class Route(Struct, frozen=True):
     in_flight: int
     capacity: int
     retry_after_s: float | None = None
+    model_id: str = ""
 
     @property
     def backend_id(self) -> str:

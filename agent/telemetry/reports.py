@@ -7,13 +7,13 @@ from provider_agent.agent.backends.configured import SkippedBackend
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.config import Config
 from provider_agent.agent.jobs.running import JobRecord, Jobs
+from provider_agent.agent.telemetry.backend_loads import backend_loads
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.rolling_stats import RollingStats
 from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
 from provider_agent.agent.version import agent_version
-from provider_agent.protocol.counts import valid_count
 from provider_agent.protocol.errors import known_code
-from provider_agent.protocol.frames import BackendLoad, Heartbeat, JobError
+from provider_agent.protocol.frames import Heartbeat, JobError
 
 
 class Reports:
@@ -61,18 +61,7 @@ class Reports:
             first_byte_p50_ms=stats.first_byte_p50_ms,
             first_byte_p95_ms=stats.first_byte_p95_ms,
             error_rate=stats.error_rate,
-            backends=[
-                BackendLoad(
-                    monitor.backend.id,
-                    monitor.state.health.reachable,
-                    monitor.running,
-                    monitor.backend.max_concurrent,
-                    running=valid_count(load.running) if load else None,
-                    waiting=valid_count(load.waiting) if load else None,
-                )
-                for monitor in self._discovery.monitors
-                for load in [monitor.state.load]
-            ],
+            backends=backend_loads(self._discovery.monitors),
         )
 
     def status(

@@ -83,7 +83,7 @@ class DiscoveryHarness:
         return find_monitor(self.discovery, backend_id)
 
     def start(self, backend_id: str) -> Attempt:
-        return self.monitor(backend_id).start()
+        return self.monitor(backend_id).start("m")
 
     def fail(self, backend: Backend, error: BackendError, times: int = 1) -> None:
         for _ in range(times):

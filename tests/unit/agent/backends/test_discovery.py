@@ -278,7 +278,7 @@ async def test_routes_have_order_load_and_capacity() -> None:
     for _ in range(2):
         harness.start("b")
     assert harness.discovery.routes("m") == [
-        Route(second, 1, False, frozenset(CHAT_AND_MESSAGES), 2, 3)
+        Route(second, 1, False, frozenset(CHAT_AND_MESSAGES), 2, 3, model_id="m")
     ]
     assert [one.backend_id for one in harness.discovery.routes("other")] == ["a", "b"]
     assert harness.discovery.routes("unknown") == []

@@ -104,7 +104,7 @@ async def test_attempts_on_a_changed_backend_settle_on_the_old_one() -> None:
     harness = DiscoveryHarness(old)
     async with harness:
         retired = harness.monitor("a")
-        attempts = [retired.start() for _ in range(5)]
+        attempts = [retired.start("m") for _ in range(5)]
         harness.replace(new)
         await asyncio.sleep(1)
         for attempt in attempts:

@@ -18,6 +18,7 @@ from provider_agent.protocol.frames import (
     JobEnd,
     JobError,
     JobResult,
+    ModelLoad,
     Usage,
 )
 from tests.kit.agent_config import agent_config
@@ -72,7 +73,11 @@ async def test_heartbeat_reports_load_and_health_of_each_backend() -> None:
     run.send(b"x")
     beat = harness.reports.heartbeat()
     assert (beat.in_flight, beat.queued, beat.capacity) == (2, 1, 4)
-    assert beat.backends == [BackendLoad("up", True, 2, 2), BackendLoad("down", False, 0, 5)]
+    models = [ModelLoad("n", "", 1), ModelLoad("m", "", 1)]
+    assert beat.backends == [
+        BackendLoad("up", True, 2, 2, models=models),
+        BackendLoad("down", False, 0, 5),
+    ]
     run.finish()
     (await harness.up.next_run()).answer()
     await harness.jobs.wait_until_idle()
@@ -106,7 +111,7 @@ async def test_status_shows_a_backend_with_an_open_breaker_as_unhealthy() -> Non
     harness = ReportsHarness()
     await harness.discovery.check_all()
     for _ in range(5):
-        find_monitor(harness.discovery, "up").start().failed(Unreachable("refused"))
+        find_monitor(harness.discovery, "up").start("m").failed(Unreachable("refused"))
 
     def first_backend() -> BackendStatus:
         state = harness.reports.status(

@@ -1,0 +1,93 @@
+"""Builds the loads of the backends and of their models for a heartbeat."""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from provider_agent.adapters.base import ModelServerLoad, ModelState, ServerLoad
+from provider_agent.agent.backends.health_monitor import HealthMonitor
+from provider_agent.agent.backends.model_use import ModelUsage
+from provider_agent.protocol.counts import valid_count, valid_share, valid_speed
+from provider_agent.protocol.frames import BackendLoad, ModelLoad
+from provider_agent.protocol.limits import KIB, MAX_MODEL_LOADS, MAX_NAME_CHARS
+
+MAX_MODELS_BYTES: Final = 256 * KIB
+"""About the largest size of the models in one heartbeat, of all backends together: with ids of
+usual length, thousands of models."""
+
+_MODEL_BYTES: Final = 64
+"""The largest size of a `ModelLoad` without its id."""
+
+_NO_LOAD: Final = ServerLoad()
+_NO_MODEL_LOAD: Final = ModelServerLoad()
+_UNUSED: Final = ModelUsage(0)
+
+
+def backend_loads(monitors: Iterable[HealthMonitor]) -> list[BackendLoad]:
+    """Return the load of each backend, in order."""
+    free_bytes = MAX_MODELS_BYTES
+    loads = []
+    for monitor in monitors:
+        models = []
+        for model in _model_loads(monitor):
+            free_bytes -= len(model.model_id.encode()) + _MODEL_BYTES
+            if free_bytes < 0:
+                break
+            models.append(model)
+        loads.append(_backend_load(monitor, models))
+    return loads
+
+
+def _backend_load(monitor: HealthMonitor, models: list[ModelLoad]) -> BackendLoad:
+    load = monitor.state.load or _NO_LOAD
+    return BackendLoad(
+        backend_id=monitor.backend.id,
+        healthy=monitor.state.health.reachable,
+        in_flight=monitor.running,
+        capacity=monitor.backend.max_concurrent,
+        running=valid_count(load.running),
+        waiting=valid_count(load.waiting),
+        cache_used=valid_share(load.cache_used),
+        models=models,
+    )
+
+
+def _model_loads(monitor: HealthMonitor) -> Iterator[ModelLoad]:
+    """Yield the load of the models that the backend offers or offered before it went down.
+
+    Recently used models come first. Of a passthrough, whose catalog has hundreds of models, only
+    those are yielded.
+    """
+    offered = {model.model_id for model in monitor.state.models or monitor.last_models}
+    usage = {name: use for name, use in monitor.use.usage().items() if name in offered}
+    names = list(usage)
+    if monitor.backend.native:
+        names += sorted(offered - usage.keys())
+    for name in names[:MAX_MODEL_LOADS]:
+        if len(name) <= MAX_NAME_CHARS:
+            yield _model_load(monitor, name, usage.get(name, _UNUSED))
+
+
+def _model_load(monitor: HealthMonitor, model_id: str, usage: ModelUsage) -> ModelLoad:
+    load = (monitor.state.load or _NO_LOAD).models.get(model_id, _NO_MODEL_LOAD)
+    prefill = valid_speed(load.prefill_tokens_per_second)
+    decode = valid_speed(load.decode_tokens_per_second)
+    return ModelLoad(
+        model_id=model_id,
+        state=_state(monitor, load),
+        in_flight=usage.in_flight,
+        running=valid_count(load.running),
+        waiting=valid_count(load.waiting),
+        cache_used=valid_share(load.cache_used),
+        # The server's own measurement does not include the agent's queues.
+        prefill_tokens_per_second=prefill or usage.prefill_tokens_per_second,
+        decode_tokens_per_second=decode or usage.decode_tokens_per_second,
+    )
+
+
+def _state(monitor: HealthMonitor, load: ModelServerLoad) -> str:
+    """Return the state of a model; "" if the server does not report it."""
+    if not monitor.state.health.reachable:
+        return ModelState.LOADING if monitor.state.health.loading else ModelState.DOWN
+    if monitor.admission.is_open:
+        return ModelState.DOWN
+    return load.state or ""
