@@ -12,6 +12,8 @@ from typing import Final, Protocol
 from msgspec.structs import replace
 
 from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER, CloseReason
+from provider_agent.coordinator.agents.heartbeats import LatestHeartbeat
+from provider_agent.coordinator.agents.model_report import ModelReport
 from provider_agent.coordinator.sessions.detached_session import DetachedSession, fail_missing
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.coordinator.sessions.receipt_check import receipt_problem, reject_end
@@ -107,8 +109,7 @@ class ConnectedAgent:
         resumed: whether this connection resumed a session.
         retired: whether another connection of the same key receives the new jobs.
         offers: the latest offers; None before the first `Capabilities`.
-        heartbeat: the latest `Heartbeat`; None before the first.
-        last_heartbeat: when `heartbeat` arrived, in seconds of `clock`; None before the first.
+        heartbeat: the latest heartbeat.
         draining: whether the agent accepts no more jobs.
         unknown_frames: received frames of types that this version does not know.
     """
@@ -130,8 +131,7 @@ class ConnectedAgent:
         self.resumed = False
         self.retired = False
         self.offers: OfferTable | None = None
-        self.heartbeat: Heartbeat | None = None
-        self.last_heartbeat: float | None = None
+        self.heartbeat = LatestHeartbeat(settings.heartbeat_ms / 1000, clock)
         self.draining = False
         self.unknown_frames = 0
         self.close = close
@@ -172,6 +172,10 @@ class ConnectedAgent:
     def send_queue_full(self) -> bool:
         """Whether the unsent requests exceed `MAX_UNSENT_REQUEST_BYTES`."""
         return self._protocol.requests.unsent_bytes > MAX_UNSENT_REQUEST_BYTES
+
+    def report(self, model_id: str) -> ModelReport:
+        """What the agent's latest heartbeat says about a model; nothing if it is old."""
+        return self.heartbeat.report(model_id)
 
     # --- called by the HTTP side ------------------------------------------------------------------
 
@@ -304,7 +308,7 @@ class ConnectedAgent:
                     job.on_end(self._checked(job, frame))
                 self._close_if_retired()
             case Heartbeat():
-                self.heartbeat, self.last_heartbeat = frame, self._clock()
+                self.heartbeat.receive(frame)
             case Capabilities():
                 self.offers = OfferTable(frame)
             case Draining():

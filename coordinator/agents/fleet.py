@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from provider_agent.coordinator.access import admits_agent
 from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER
 from provider_agent.coordinator.agents.connected_agent import RECONNECT_AFTER_MS, ConnectedAgent
+from provider_agent.coordinator.agents.recent_jobs import RecentJobs
 from provider_agent.coordinator.agents.routing import choose_agent
 from provider_agent.coordinator.agents.snapshots import AgentSnapshot, DetachedSnapshot
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
@@ -51,6 +52,7 @@ class Fleet:
         self._detached = DetachedSessions(settings.max_agents, settings.resume_ms / 1000)
         self._started_at = clock()
         self._last_job_at: dict[str, float] = {}
+        self._recent_jobs = RecentJobs(clock)
         self._drain_reason: str | None = None
         self._closed = False
 
@@ -180,11 +182,12 @@ class Fleet:
             return ErrorCode.DRAINING
         excluded = set(tried)
         candidates = (agent for key, agent in self._agents.items() if key not in excluded)
-        chosen = choose_agent(candidates, model_id, operation)
+        chosen = choose_agent(candidates, model_id, operation, self._recent_jobs.count)
         if chosen is ErrorCode.MODEL_NOT_LOADED and not excluded and self._may_return(model_id):
             return ErrorCode.OUT_OF_CAPACITY
         if isinstance(chosen, ConnectedAgent):
             self._remember(model_id)
+            self._recent_jobs.add(chosen.public_key)
         return chosen
 
     def _remember(self, model_id: str) -> None:
@@ -230,7 +233,7 @@ class Fleet:
         ]
 
     def _snapshot_of(self, agent: ConnectedAgent) -> AgentSnapshot:
-        offers, received_at = agent.offers, agent.last_heartbeat
+        offers = agent.offers
         models = {} if offers is None else offers.models
         return AgentSnapshot(
             public_key=agent.name,
@@ -238,8 +241,8 @@ class Fleet:
             capacity=0 if offers is None else offers.capacity,
             in_flight=agent.in_flight,
             draining=agent.draining,
-            heartbeat=agent.heartbeat,
-            heartbeat_age_s=None if received_at is None else self._clock() - received_at,
+            heartbeat=agent.heartbeat.frame,
+            heartbeat_age_s=agent.heartbeat.age_s,
             unknown_frames=agent.unknown_frames,
             retired=agent.retired,
         )

@@ -1,11 +1,43 @@
-"""Routing: which agent receives a request."""
+"""Routing: which agent receives a request. Pure; ADR 11 explains the choice.
 
-from collections.abc import Iterable
-from typing import Protocol, TypeVar
+Of the agents that offer the operation for the model and have capacity, the least loaded ones
+compete, and share the jobs in proportion to their speed:
 
+::
+
+    load  = max((in_flight + other_requests) / capacity, cache_used) + penalty
+    share = speed, relative to the median of the competitors, from 1/2 to 2
+
+    competitors: load < lowest load + 1/4
+    chosen:      the competitor with the smallest (recent_jobs + 1) / speed
+
+`in_flight` and `recent_jobs` are the coordinator's own counts. The rest are claims of agents, which
+profit from jobs: a heartbeat can raise an agent's load, never lower it, and a claimed speed changes
+an agent's share of the jobs by a factor of two at most.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median_high
+from typing import Final, Protocol, TypeVar
+
+from provider_agent.coordinator.agents.model_report import ModelReport
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation
+
+LOAD_MARGIN: Final = 0.25
+"""Agents whose loads differ by less than a quarter of their capacity count as equally loaded."""
+
+COLD_PENALTY: Final = 1.0
+"""An idle agent that has to load the model counts as much as a fully loaded one that does not."""
+
+DOWN_PENALTY: Final = 2.0
+"""An agent that offers the model, and reports that it cannot run it, is the last choice."""
+
+MIN_SPEED: Final = 0.5
+MAX_SPEED: Final = 2.0
+"""The bounds of a relative speed. An agent that reports no speed counts as slow, so that hiding a
+low speed gains nothing."""
 
 
 class Candidate(Protocol):
@@ -36,6 +68,10 @@ class Candidate(Protocol):
         """Whether too many bytes are queued for the agent."""
         ...
 
+    def report(self, model_id: str) -> ModelReport:
+        """What the agent's latest heartbeat says about a model, if it is recent."""
+        ...
+
 
 CandidateT = TypeVar("CandidateT", bound=Candidate)
 
@@ -49,20 +85,27 @@ _REASONS = (
 
 
 def choose_agent(
-    candidates: Iterable[CandidateT], model_id: str, operation: Operation
+    candidates: Iterable[CandidateT],
+    model_id: str,
+    operation: Operation,
+    recent_jobs: Callable[[bytes], float] = lambda _: 0.0,
 ) -> CandidateT | ErrorCode:
-    """Choose the least loaded candidate that offers the operation for the model.
+    """Choose the agent for a request.
 
-    Load is `in_flight` divided by capacity. The smallest public key breaks a tie, so that the
-    choice is deterministic.
+    The lower load, then the smaller public key breaks a tie, so that the choice is deterministic.
+
+    Args:
+        candidates: the connected agents.
+        model_id: the requested model.
+        operation: the requested operation.
+        recent_jobs: how many jobs the agent with a public key received lately.
 
     Returns:
         An eligible candidate. If there is none, the reason why the candidate that passed the most
         checks is not eligible.
     """
     reason = ErrorCode.MODEL_NOT_LOADED
-    best: CandidateT | None = None
-    best_rank = (0.0, b"")
+    loads: list[tuple[float, CandidateT]] = []
     for candidate in candidates:
         offers = candidate.offers
         if offers is None or model_id not in offers.models:
@@ -74,10 +117,47 @@ def choose_agent(
         elif candidate.in_flight >= offers.capacity or candidate.send_queue_full:
             reason = _later(reason, ErrorCode.OUT_OF_CAPACITY)
         else:
-            rank = (candidate.in_flight / offers.capacity, candidate.public_key)
-            if best is None or rank < best_rank:
-                best, best_rank = candidate, rank
-    return reason if best is None else best
+            report = candidate.report(model_id)
+            loads.append((_load(candidate.in_flight, offers.capacity, report), candidate))
+    return _fastest(loads, model_id, recent_jobs) if loads else reason
+
+
+def _load(in_flight: int, capacity: int, report: ModelReport) -> float:
+    requests = in_flight + report.other_requests
+    penalty = DOWN_PENALTY if report.is_down else COLD_PENALTY if report.is_cold else 0.0
+    return min(1.0, max(requests / capacity, report.cache_used)) + penalty
+
+
+def _fastest(
+    loads: Sequence[tuple[float, CandidateT]],
+    model_id: str,
+    recent_jobs: Callable[[bytes], float],
+) -> CandidateT:
+    """Choose among the least loaded candidates, so that their shares follow their speeds."""
+    limit = min(load for load, _ in loads) + LOAD_MARGIN
+    competitors = [(load, candidate) for load, candidate in loads if load < limit]
+    times = [candidate.report(model_id).job_s for _, candidate in competitors]
+    # Of an even number, the slower one: a false claim must not make an honest agent look slow.
+    typical_s = median_high([seconds for seconds in times if seconds is not None] or [0.0])
+
+    def rank(number: int) -> tuple[float, float, bytes]:
+        load, candidate = competitors[number]
+        key = candidate.public_key
+        return (recent_jobs(key) + 1.0) / relative_speed(times[number], typical_s), load, key
+
+    return competitors[min(range(len(competitors)), key=rank)][1]
+
+
+def relative_speed(job_s: float | None, typical_s: float) -> float:
+    """Return how fast an agent is, compared with a typical one and within the bounds.
+
+    Args:
+        job_s: seconds that the agent takes for the reference job; None if it does not report it.
+        typical_s: the same of a typical agent.
+    """
+    if job_s is None:
+        return MIN_SPEED
+    return min(MAX_SPEED, max(MIN_SPEED, typical_s / job_s)) if job_s > 0 else MAX_SPEED
 
 
 def _later(one: ErrorCode, other: ErrorCode) -> ErrorCode:

@@ -141,7 +141,8 @@ def test_draining_fleet_picks_no_agent_and_rejects_new_ones() -> None:
 def test_snapshot_contains_the_state_of_each_agent() -> None:
     harness = FleetHarness()
     agent = harness.agent(b"a")
-    agent.heartbeat, agent.last_heartbeat = Heartbeat(1, 0, 4, None, None, None, None), 7.0
+    agent.heartbeat.receive(Heartbeat(1, 0, 4, None, None, None, None))
+    harness.now += 3.0
     harness.fleet.join(agent)
     silent = harness.agent(b"b")
     silent.offers = None

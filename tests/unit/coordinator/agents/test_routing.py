@@ -1,6 +1,9 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import Struct
 
+from provider_agent.coordinator.agents.model_report import NO_REPORT, ModelReport
 from provider_agent.coordinator.agents.routing import choose_agent
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.protocol.errors import ErrorCode
@@ -19,6 +22,10 @@ class FakeCandidate(Struct):
     in_flight: int = 0
     draining: bool = False
     send_queue_full: bool = False
+    reported: ModelReport = NO_REPORT
+
+    def report(self, model_id: str) -> ModelReport:
+        return self.reported if model_id == "tiny" else NO_REPORT
 
 
 @pytest.mark.parametrize(
@@ -39,6 +46,83 @@ def test_least_loaded_agent_is_chosen_and_the_smallest_key_breaks_a_tie(
     ]
     for order in (candidates, candidates[::-1]):
         assert choose_agent(order, "tiny", Operation.CHAT) is candidates[chosen]
+
+
+SLOW, FAST = ModelReport(job_s=8.0), ModelReport(job_s=2.0)
+
+
+@pytest.mark.parametrize(
+    ("reports", "in_flight", "chosen"),
+    [
+        pytest.param([SLOW, FAST], [0, 0], 1, id="faster"),
+        pytest.param([NO_REPORT, SLOW], [0, 0], 1, id="no speed reported"),
+        pytest.param([SLOW, FAST], [0, 1], 0, id="faster, and busier"),
+        pytest.param([ModelReport(other_requests=1), NO_REPORT], [0, 0], 1, id="other clients"),
+        pytest.param([ModelReport(other_requests=9), NO_REPORT], [0, 3], 1, id="at most full"),
+        pytest.param([ModelReport(cache_used=0.5), NO_REPORT], [0, 1], 1, id="full cache"),
+        pytest.param([ModelReport(is_cold=True), NO_REPORT], [0, 2], 1, id="cold"),
+        pytest.param([ModelReport(is_cold=True), ModelReport(1, 0.9)], [0, 3], 0, id="full"),
+        pytest.param([ModelReport(is_down=True), NO_REPORT], [0, 3], 1, id="down"),
+        pytest.param([ModelReport(is_down=True), ModelReport(is_cold=True)], [0, 3], 1, id="worse"),
+    ],
+)
+def test_load_decides_before_speed_and_a_loaded_model_before_load(
+    reports: list[ModelReport], in_flight: list[int], chosen: int
+) -> None:
+    candidates = [
+        FakeCandidate(bytes([number]), table(offer(), capacity=4), jobs, reported=report)
+        for number, (report, jobs) in enumerate(zip(reports, in_flight, strict=True))
+    ]
+    for order in (candidates, candidates[::-1]):
+        assert choose_agent(order, "tiny", Operation.CHAT) is candidates[chosen]
+
+
+def shares(reports: list[ModelReport], jobs: int) -> list[int]:
+    """How many of `jobs` requests each agent receives if each ends before the next one."""
+    candidates = [
+        FakeCandidate(bytes([number]), table(offer()), reported=report)
+        for number, report in enumerate(reports)
+    ]
+    received = dict.fromkeys((candidate.public_key for candidate in candidates), 0)
+    for _ in range(jobs):
+        chosen = choose_agent(candidates, "tiny", Operation.CHAT, received.__getitem__)
+        assert isinstance(chosen, FakeCandidate)
+        received[chosen.public_key] += 1
+    return list(received.values())
+
+
+@pytest.mark.parametrize(
+    ("reports", "expected"),
+    [
+        ([NO_REPORT, NO_REPORT, NO_REPORT], [20, 20, 20]),
+        ([SLOW, SLOW, FAST], [15, 15, 30]),
+        ([NO_REPORT, SLOW, SLOW], [12, 24, 24]),
+    ],
+)
+def test_equally_loaded_agents_share_the_jobs_by_their_speed(
+    reports: list[ModelReport], expected: list[int]
+) -> None:
+    assert shares(reports, sum(expected)) == expected
+
+
+claims = st.builds(
+    ModelReport,
+    other_requests=st.integers(0, 2**53),
+    cache_used=st.floats(0, 1),
+    is_cold=st.booleans(),
+    is_down=st.booleans(),
+    job_s=st.none() | st.floats(0, 1e300),
+)
+
+
+@given(claims, st.integers(2, 5))
+def test_no_claim_wins_more_than_twice_the_jobs_of_an_honest_agent(
+    claim: ModelReport, honest: int
+) -> None:
+    # Heartbeats come from agents, which profit from jobs.
+    claimed, *others = shares([claim, *[ModelReport(job_s=4.0)] * honest], 60)
+
+    assert claimed <= 2 * min(others) + 2
 
 
 CHAT_ONLY = table(offer(operations=["chat"]))

@@ -1,0 +1,46 @@
+"""The latest heartbeat of one agent."""
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+from provider_agent.coordinator.agents.model_report import NO_REPORT, ModelReport, model_reports
+from provider_agent.protocol.frames import Heartbeat
+
+MAX_INTERVALS: Final = 3
+"""Routing ignores a heartbeat that is older than this many intervals."""
+
+
+class LatestHeartbeat:
+    """An agent's latest heartbeat, and what it says about each model.
+
+    Args:
+        interval_s: the interval of heartbeats.
+        clock: monotonic, in seconds.
+
+    Attributes:
+        frame: the heartbeat; None before the first.
+    """
+
+    def __init__(self, interval_s: float, clock: Callable[[], float]) -> None:
+        self.frame: Heartbeat | None = None
+        self._interval_s = interval_s
+        self._clock = clock
+        self._received_at = -math.inf
+        self._reports: dict[str, ModelReport] = {}
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since it arrived; None before the first."""
+        return None if self.frame is None else self._clock() - self._received_at
+
+    def receive(self, frame: Heartbeat) -> None:
+        """Replace the heartbeat."""
+        self.frame, self._received_at = frame, self._clock()
+        self._reports = model_reports(frame)
+
+    def report(self, model_id: str) -> ModelReport:
+        """What it says about a model; nothing if it is too old."""
+        if self._clock() - self._received_at > self._interval_s * MAX_INTERVALS:
+            return NO_REPORT
+        return self._reports.get(model_id, NO_REPORT)

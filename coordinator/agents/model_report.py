@@ -1,0 +1,94 @@
+"""What an agent's heartbeat says about each of its models. Pure."""
+
+import math
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec import Struct
+
+from provider_agent.protocol.frames import BackendLoad, Heartbeat, ModelLoad
+
+REFERENCE_PROMPT_TOKENS: Final = 1000
+REFERENCE_OUTPUT_TOKENS: Final = 200
+"""The job by which agents are compared: about a chat turn with some context."""
+
+DOWN: Final = "down"
+_WARM: Final = frozenset({"", "loaded"})
+_COLD: Final = frozenset({"cold", "loading"})
+
+
+class ModelReport(Struct, frozen=True):
+    """What an agent reports about one model, its backends together.
+
+    The defaults apply to a model that the heartbeat does not mention.
+
+    Attributes:
+        other_requests: requests of the servers' other clients, running or waiting.
+        cache_used: used share (0…1) of the fullest key-value cache; 0 if not reported.
+        is_cold: whether a server has to load the model first.
+        is_down: whether no server can run it now.
+        job_s: seconds that the reference job takes; None if a speed is not reported.
+    """
+
+    other_requests: int = 0
+    cache_used: float = 0.0
+    is_cold: bool = False
+    is_down: bool = False
+    job_s: float | None = None
+
+
+NO_REPORT: Final = ModelReport()
+
+
+def model_reports(heartbeat: Heartbeat) -> dict[str, ModelReport]:
+    """Return the report about each model that the heartbeat mentions."""
+    loads: dict[str, list[tuple[BackendLoad, ModelLoad]]] = {}
+    for backend in heartbeat.backends:
+        for model in backend.models:
+            loads.setdefault(model.model_id, []).append((backend, model))
+    return {model_id: _report(found) for model_id, found in loads.items()}
+
+
+def _report(loads: Iterable[tuple[BackendLoad, ModelLoad]]) -> ModelReport:
+    """Combine the backends that can run a model: a job may run on any of them.
+
+    Their requests are added up; of the other values, the worst one applies.
+    """
+    usable = [(backend, model) for backend, model in loads if _is_usable(backend, model)]
+    if not usable:
+        return ModelReport(is_down=True)
+    job_times = [_job_s(model) for _, model in usable]
+    known = [seconds for seconds in job_times if seconds is not None]
+    return ModelReport(
+        other_requests=sum(_other_requests(backend, model) for backend, model in usable),
+        cache_used=max(_cache_used(backend, model) for backend, model in usable),
+        is_cold=any(model.state in _COLD for _, model in usable),
+        job_s=max(known) if len(known) == len(job_times) else None,
+    )
+
+
+def _is_usable(backend: BackendLoad, model: ModelLoad) -> bool:
+    return backend.healthy and model.state != DOWN
+
+
+def _other_requests(backend: BackendLoad, model: ModelLoad) -> int:
+    """The requests that are not this agent's; 0 if the server does not report its requests."""
+    source = backend if model.running is None else model
+    return max(0, (source.running or 0) + (source.waiting or 0) - source.in_flight)
+
+
+def _cache_used(backend: BackendLoad, model: ModelLoad) -> float:
+    used = backend.cache_used if model.cache_used is None else model.cache_used
+    return used or 0.0
+
+
+def _job_s(model: ModelLoad) -> float | None:
+    """The time of the reference job; None unless both speeds are reported and plausible."""
+    prefill, decode = model.prefill_tokens_per_second, model.decode_tokens_per_second
+    if not (_is_speed(prefill) and _is_speed(decode)):
+        return None
+    return REFERENCE_PROMPT_TOKENS / (prefill or 1) + REFERENCE_OUTPUT_TOKENS / (decode or 1)
+
+
+def _is_speed(value: float | None) -> bool:
+    return value is not None and 0 < value < math.inf

@@ -1,0 +1,62 @@
+import math
+
+import pytest
+
+from provider_agent.coordinator.agents.model_report import ModelReport, model_reports
+from provider_agent.protocol.frames import BackendLoad, Heartbeat, ModelLoad
+
+
+def heartbeat(*backends: BackendLoad) -> Heartbeat:
+    return Heartbeat(0, 0, 8, None, None, None, None, list(backends))
+
+
+def load(state: str = "loaded", /, **known: float) -> ModelLoad:
+    return ModelLoad("m", state, **{"in_flight": 0, **known})  # type: ignore[arg-type]
+
+
+def backend(model: ModelLoad, *, healthy: bool = True, **known: float) -> BackendLoad:
+    fields = {"in_flight": 0, "capacity": 4, **known}
+    return BackendLoad("b", healthy, models=[model], **fields)  # type: ignore[arg-type]
+
+
+SPEEDS = {"prefill_tokens_per_second": 500.0, "decode_tokens_per_second": 50.0}
+SLOW = {"prefill_tokens_per_second": 100.0, "decode_tokens_per_second": 10.0}
+
+
+@pytest.mark.parametrize(
+    ("backends", "report"),
+    [
+        ([backend(load())], ModelReport()),
+        ([backend(load(**SPEEDS))], ModelReport(job_s=6.0)),
+        ([backend(load(prefill_tokens_per_second=500.0))], ModelReport()),
+        ([backend(load("cold"))], ModelReport(is_cold=True)),
+        ([backend(load("loading"))], ModelReport(is_cold=True)),
+        ([backend(load("")), backend(load("warming up"))], ModelReport()),
+        ([backend(load("down"))], ModelReport(is_down=True)),
+        ([backend(load(), healthy=False)], ModelReport(is_down=True)),
+        ([backend(load("down")), backend(load(cache_used=0.5))], ModelReport(cache_used=0.5)),
+        ([backend(load(), running=5, waiting=2, in_flight=3)], ModelReport(4)),
+        ([backend(load(running=2, in_flight=1), running=9)], ModelReport(1)),
+        ([backend(load(), running=1, in_flight=3)], ModelReport(0)),
+        ([backend(load(), cache_used=0.9)], ModelReport(cache_used=0.9)),
+        (
+            [
+                backend(load(**SPEEDS), running=1, cache_used=0.2),
+                backend(load("cold", **SLOW), running=2, cache_used=0.1),
+            ],
+            ModelReport(3, 0.2, is_cold=True, job_s=30.0),
+        ),
+        ([backend(load(**SPEEDS)), backend(load())], ModelReport()),
+    ],
+)
+def test_backends_are_combined_to_the_worst_case(
+    backends: list[BackendLoad], report: ModelReport
+) -> None:
+    assert model_reports(heartbeat(*backends)) == {"m": report}
+
+
+@pytest.mark.parametrize("speed", [0.0, -1.0, math.nan, math.inf])
+def test_an_impossible_speed_counts_as_not_reported(speed: float) -> None:
+    model = load(prefill_tokens_per_second=speed, decode_tokens_per_second=50.0)
+
+    assert model_reports(heartbeat(backend(model))) == {"m": ModelReport()}
