@@ -104,6 +104,7 @@ class Service:
             self.outbox,
             on_welcome=self._welcomed,
             on_retry=self.metrics.reconnecting,
+            on_notice=self.metrics.notice_received,
             clock=clock,
             uniform=uniform,
         )
@@ -141,6 +142,7 @@ class Service:
             link=self.uplink.state,
             welcomed_at=self.uplink.welcomed_at,
             last_rejection=self.uplink.last_rejection,
+            messages=self.uplink.messages,
             draining=self.stopping,
         )
 

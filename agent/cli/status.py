@@ -20,6 +20,8 @@ from provider_agent.agent.telemetry.status import StatusSnapshot, readiness
 def status(loaded: LoadedConfig, as_json: bool) -> None:
     """Print the state of the running agent: link, jobs, backends, last job, last rejection.
 
+    It shows the coordinator's notices, and why offered models receive no jobs.
+
     Exits with 0 if the agent can accept jobs, otherwise with 1. Without --json it also prints the
     reasons.
     """
@@ -43,6 +45,7 @@ def _print_status(state: StatusSnapshot, out: Console) -> None:
     facts.add_row("link", state.link)
     facts.add_row("last welcome", _ago(state.last_welcome_age_s))
     facts.add_row("last rejection", visible(state.last_rejection or "none"))
+    facts.add_row("offered models", _routing(state))
     facts.add_row("last job", _ago(state.last_job_age_s))
     facts.add_row("jobs", f"{state.in_flight} of {state.capacity}")
     out.print(facts)
@@ -51,11 +54,29 @@ def _print_status(state: StatusSnapshot, out: Console) -> None:
         healthy = "yes" if backend.healthy else "no"
         table.add_row(backend.id, healthy, str(backend.models), visible(backend.last_error or ""))
     out.print(table)
+    if state.routing is not None:
+        for one in state.routing.unroutable:
+            _print_line(out, f"no jobs for {one.model_id}: {one.message} ({one.code})")
+    for notice in state.notices:
+        model = "" if notice.model_id is None else f" about {notice.model_id}"
+        heading = f"{notice.severity} from the coordinator {_ago(notice.age_s)}{model}"
+        _print_line(out, f"{heading}: {notice.message} ({notice.code})")
     reasons = readiness(state)
     for reason in reasons:
-        out.print(f"not ready: {visible(reason)}", soft_wrap=True)
+        _print_line(out, f"not ready: {reason}")
     if not reasons:
         out.print("ready")
+
+
+def _print_line(out: Console, text: str) -> None:
+    out.print(visible(text), soft_wrap=True)
+
+
+def _routing(state: StatusSnapshot) -> str:
+    if state.routing is None:
+        return "the coordinator has not said which of them receive jobs"
+    count = state.routing.unroutable_count
+    return f"{count} receive no jobs" if count else "all can receive jobs"
 
 
 def _duration(seconds: float) -> str:

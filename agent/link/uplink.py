@@ -30,6 +30,7 @@ from provider_agent.agent.link.backoff import (
     next_attempt,
 )
 from provider_agent.agent.link.connection import Link
+from provider_agent.agent.link.coordinator_messages import CoordinatorMessages
 from provider_agent.agent.link.coordinators import Coordinators
 from provider_agent.agent.link.dial import DialSettings
 from provider_agent.agent.link.resumption import Resumption
@@ -44,7 +45,9 @@ from provider_agent.protocol.frames import (
     CoordinatorFrame,
     Drain,
     JobHeader,
+    Notice,
     RequestChunk,
+    RoutingStatus,
     Welcome,
 )
 
@@ -61,6 +64,7 @@ class Uplink:
         outbox: the frames to send.
         on_welcome: called with each `Welcome`.
         on_retry: called with the cause of each disconnect that is followed by another attempt.
+        on_notice: called with the severity of each notice of the coordinator.
         clock: monotonic, in seconds.
         uniform: random, in [0, 1).
 
@@ -72,6 +76,7 @@ class Uplink:
         welcomed_at: time of the last `Welcome`; None: there was none.
         last_activity_at: time of the last message or pong.
         last_rejection: why the last link or attempt ended; None while connected.
+        messages: the coordinator's messages to the operator.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class Uplink:
         *,
         on_welcome: Callable[[Welcome], None],
         on_retry: Callable[[DisconnectCause], None],
+        on_notice: Callable[[str], None],
         clock: Callable[[], float],
         uniform: Callable[[], float],
     ) -> None:
@@ -93,6 +99,7 @@ class Uplink:
         self.welcomed_at: float | None = None
         self.last_activity_at = 0.0
         self.last_rejection: str | None = None
+        self.messages = CoordinatorMessages(on_notice, clock)
         self._identity = identity
         self._jobs = jobs
         self._outbox = outbox
@@ -186,6 +193,7 @@ class Uplink:
         """Detach the session; returns how long it was connected, None: there was no `Welcome`."""
         self.state = LinkState.CONNECTING
         self.last_rejection = disconnect.detail
+        self.messages.link_ended()
         self._outbox.drop_control()
         self._resumption.lost()
         if not self.connected.is_set() or self.welcomed_at is None:
@@ -250,6 +258,10 @@ class Uplink:
                     reason=frame.reason,
                     reconnect_after_ms=frame.reconnect_after_ms,
                 )
+            case Notice():
+                self.messages.receive_notice(frame)
+            case RoutingStatus():
+                self.messages.receive_routing(frame)
 
     def _welcomed(self, welcome: Welcome) -> None:
         self._outbox.set_window(welcome.window_bytes)

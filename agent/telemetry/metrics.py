@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
+from provider_agent.agent.link.coordinator_messages import Routing
 from provider_agent.agent.link.state import LinkState
 from provider_agent.agent.telemetry.status import StatusSnapshot
 from provider_agent.protocol.errors import ErrorCode
@@ -25,6 +26,12 @@ OK: Final = "ok"
 
 NO_BACKEND: Final = "none"
 """The label `kind` of a job that reached no backend."""
+
+OTHER: Final = "other"
+"""The label of a value outside the known ones."""
+
+_UNROUTABLE_CODES: Final = ("price", "unknown_model", "quota", "not_verified", "capacity")
+"""The codes that the protocol names."""
 
 _FORMATS: Final = frozenset(WireFormat)
 
@@ -53,6 +60,9 @@ class Metrics:
         )
         self._resumed = self._counter(
             "resumed_jobs", "Jobs that continued on a new link after a lost one.", ()
+        )
+        self._notices = self._counter(
+            "notices", "Notices from the coordinator, by severity.", ("severity",)
         )
         self._first_byte = Histogram(
             "provider_agent_first_byte_seconds",
@@ -93,7 +103,7 @@ class Metrics:
             first_byte_s: seconds from its arrival to the first byte; None without a first byte.
             attempts: number of attempts at backends.
         """
-        format_label = wire_format if wire_format in _FORMATS else "other"
+        format_label = wire_format if wire_format in _FORMATS else OTHER
         kind_label = kind or NO_BACKEND
         self._jobs.labels(OK if code is None else code.value, format_label, kind_label).inc()
         self._bytes.labels(format_label, kind_label).inc(relayed_bytes)
@@ -109,6 +119,10 @@ class Metrics:
     def reconnecting(self, cause: str) -> None:
         """Count one attempt to reconnect; `cause` comes from a closed set."""
         self._reconnects.labels(cause).inc()
+
+    def notice_received(self, severity: str) -> None:
+        """Count one notice of the coordinator; `severity` comes from a closed set."""
+        self._notices.labels(severity).inc()
 
     def resumed(self, jobs: int) -> None:
         """Count jobs that continue on a new link."""
@@ -157,6 +171,23 @@ class _StatusCollector(Collector):
             models.add_metric((backend.id, backend.kind), float(backend.models))
         yield up
         yield models
+        if state.routing is not None:
+            yield _unroutable_models(state.routing)
+
+
+def _unroutable_models(routing: Routing) -> GaugeMetricFamily:
+    counts = dict.fromkeys((*_UNROUTABLE_CODES, OTHER), 0)
+    for one in routing.unroutable:
+        counts[one.code if one.code in _UNROUTABLE_CODES else OTHER] += 1
+    counts[OTHER] += routing.unroutable_count - len(routing.unroutable)
+    gauge = GaugeMetricFamily(
+        "provider_agent_unroutable_models",
+        "Offered models that receive no jobs, by reason.",
+        labels=("reason",),
+    )
+    for code, count in counts.items():
+        gauge.add_metric((code,), count)
+    return gauge
 
 
 def _gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:

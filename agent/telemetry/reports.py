@@ -7,6 +7,7 @@ from provider_agent.agent.backends.configured import SkippedBackend
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.config import Config
 from provider_agent.agent.jobs.running import JobRecord, Jobs
+from provider_agent.agent.link.coordinator_messages import CoordinatorMessages
 from provider_agent.agent.telemetry.backend_loads import backend_loads
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.rolling_stats import RollingStats
@@ -71,6 +72,7 @@ class Reports:
         link: str,
         welcomed_at: float | None,
         last_rejection: str | None,
+        messages: CoordinatorMessages,
         draining: bool,
     ) -> StatusSnapshot:
         """Return the current status, for the operator; the arguments describe the link."""
@@ -83,6 +85,8 @@ class Reports:
             coordinator_url=url,
             last_welcome_age_s=None if welcomed_at is None else now - welcomed_at,
             last_rejection=last_rejection,
+            routing=messages.routing,
+            notices=messages.notices(),
             last_job_age_s=None if offered_at is None else now - offered_at,
             draining=draining,
             in_flight=self._jobs.in_flight,

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from provider_agent.agent.link.coordinator_messages import ReceivedNotice, Routing
 from provider_agent.agent.link.state import LinkState
 from provider_agent.agent.telemetry.rolling_stats import StatsSnapshot
 
@@ -36,6 +37,8 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
         coordinator_url: the URL that it dials.
         last_welcome_age_s: time since the last `Welcome`.
         last_rejection: the last reason why a connection was rejected or failed.
+        routing: which offered models receive no jobs; None before the coordinator has answered.
+        notices: the coordinator's latest notices, the latest first.
         last_job_age_s: time since the coordinator last sent a job.
         draining: the agent is stopping and accepts no jobs.
         in_flight: number of running jobs.
@@ -50,6 +53,8 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     coordinator_url: str
     last_welcome_age_s: float | None = None
     last_rejection: str | None = None
+    routing: Routing | None = None
+    notices: list[ReceivedNotice] = []
     last_job_age_s: float | None = None
     draining: bool = False
     in_flight: int = 0

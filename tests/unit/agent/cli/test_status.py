@@ -4,6 +4,11 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
+from provider_agent.agent.link.coordinator_messages import (
+    ReceivedNotice,
+    Routing,
+    UnroutableOffer,
+)
 from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
 from tests.kit.cli_agent import READY, other_http_server, status_server
 from tests.unit.agent.cli.calls import invoke, invoke_beside
@@ -37,6 +42,29 @@ async def test_status_prints_foreign_texts_without_markup_and_control_characters
     assert "last rejection  check [coordinator] token_file\ufffd[2J" in result.output
     assert "see [[backends]]" in result.output
     assert "not ready: not connected: " in result.output
+
+
+async def test_status_shows_why_models_receive_no_jobs(runner: CliRunner) -> None:
+    unroutable = [UnroutableOffer("m", "price", "above the limit\x1b[2J")]
+    notice = ReceivedNotice(
+        code="quota", severity="warning", message="used up", model_id="m", age_s=90.0
+    )
+    state = replace(
+        READY,
+        routing=Routing(revision=3, unroutable_count=1, unroutable=unroutable),
+        notices=[notice],
+    )
+    async with status_server(state) as address:
+        text = await invoke_beside(runner, address, "status")
+        printed = await invoke_beside(runner, address, "status", "--json")
+
+    lines = [" ".join(line.split()) for line in text.output.splitlines()]
+    assert "offered models 1 receive no jobs" in lines
+    assert "no jobs for m: above the limit\ufffd[2J (price)" in lines
+    assert "warning from the coordinator 1 min 30 s ago about m: used up (quota)" in lines
+    found = json.loads(printed.output)
+    assert found["routing"]["unroutable"][0]["code"] == "price"
+    assert found["notices"][0]["severity"] == "warning"
 
 
 @pytest.mark.parametrize(("state", "code"), [(READY, 0), (replace(READY, draining=True), 1)])

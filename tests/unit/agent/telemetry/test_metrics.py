@@ -1,3 +1,4 @@
+from provider_agent.agent.link.coordinator_messages import Routing, UnroutableOffer
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
 from provider_agent.protocol.errors import ErrorCode
@@ -65,6 +66,25 @@ def test_reconnects_are_counted_by_cause() -> None:
     metrics = Metrics()
     metrics.reconnecting("lost")
     assert 'provider_agent_reconnects_total{cause="lost"} 1.0' in render_lines(metrics)
+
+
+def test_notices_and_unroutable_models_are_counted_by_closed_sets_of_labels() -> None:
+    metrics = Metrics()
+    metrics.notice_received("warning")
+    unroutable = [UnroutableOffer("m", code, "") for code in ("price", "x", "y")]
+    routing = Routing(revision=1, unroutable_count=9, unroutable=unroutable)
+    metrics.watch(
+        lambda: StatusSnapshot(
+            version="1", uptime_s=1, link="connected", coordinator_url="", routing=routing
+        )
+    )
+
+    assert {
+        'provider_agent_notices_total{severity="warning"} 1.0',
+        'provider_agent_unroutable_models{reason="price"} 1.0',
+        'provider_agent_unroutable_models{reason="quota"} 0.0',
+        'provider_agent_unroutable_models{reason="other"} 8.0',
+    } <= render_lines(metrics)
 
 
 def test_gauges_read_the_status_once_per_scrape() -> None:

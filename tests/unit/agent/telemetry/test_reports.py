@@ -8,6 +8,7 @@ from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.config import LimitsConfig
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.running import JobRecord, Jobs
+from provider_agent.agent.link.coordinator_messages import CoordinatorMessages
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.reports import Reports, count_job
 from provider_agent.agent.telemetry.rolling_stats import RollingStats, StatsSnapshot
@@ -44,6 +45,7 @@ class ReportsHarness:
         )
         self.stats = RollingStats(self.clock)
         self.metrics = Metrics()
+        self.messages = CoordinatorMessages(self.metrics.notice_received, self.clock)
         self.jobs = Jobs(self.discovery, Outbox(), 4, lambda _record: None, self.clock)
         skipped = [SkippedBackend("venice", "venice", "KEY is not set")]
         config = agent_config(URL, limits=LimitsConfig(max_concurrent=4))
@@ -91,7 +93,12 @@ async def test_status_includes_skipped_backends() -> None:
     submit_job(harness.jobs, new_job("unknown"))
     harness.clock.now += 5
     state = harness.reports.status(
-        url=URL, link="connecting", welcomed_at=555.0, last_rejection="busy", draining=True
+        url=URL,
+        link="connecting",
+        welcomed_at=555.0,
+        last_rejection="busy",
+        messages=harness.messages,
+        draining=True,
     )
     assert (state.link, state.coordinator_url, state.last_rejection) == ("connecting", URL, "busy")
     assert (state.uptime_s, state.last_welcome_age_s, state.last_job_age_s) == (65.0, 10.0, 5.0)
@@ -115,7 +122,12 @@ async def test_status_shows_a_backend_with_an_open_breaker_as_unhealthy() -> Non
 
     def first_backend() -> BackendStatus:
         state = harness.reports.status(
-            url=URL, link="connected", welcomed_at=0.0, last_rejection=None, draining=False
+            url=URL,
+            link="connected",
+            welcomed_at=0.0,
+            last_rejection=None,
+            messages=harness.messages,
+            draining=False,
         )
         return state.backends[0]
 
@@ -132,8 +144,14 @@ async def test_status_shows_a_backend_with_an_open_breaker_as_unhealthy() -> Non
 
 
 async def test_ages_are_none_before_the_first_welcome_and_job() -> None:
-    state = ReportsHarness().reports.status(
-        url=URL, link="starting", welcomed_at=None, last_rejection=None, draining=False
+    harness = ReportsHarness()
+    state = harness.reports.status(
+        url=URL,
+        link="starting",
+        welcomed_at=None,
+        last_rejection=None,
+        messages=harness.messages,
+        draining=False,
     )
     assert (state.last_welcome_age_s, state.last_job_age_s) == (None, None)
 
