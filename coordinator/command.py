@@ -65,6 +65,12 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="Receipts of responses: their hash, or also the agent's signature, which is logged.",
 )
 @click.option(
+    "--max-price",
+    type=click.FloatRange(min=0),
+    metavar="USD",
+    help="Send no jobs for models above this price per million tokens, or without a price.",
+)
+@click.option(
     "--log-level",
     default="info",
     show_default=True,
@@ -78,6 +84,7 @@ def command(
     agent_keys: Path | None,
     authorities: tuple[str, ...],
     receipts: str,
+    max_price: float | None,
     log_level: str,
 ) -> None:
     """Run the reference coordinator: an HTTP API for clients, WebSockets for agents.
@@ -96,6 +103,7 @@ def command(
             enrollment_codes=_secrets(enrollment_codes, ENROLLMENT_CODES_VARIABLE),
             agent_keys=_public_keys(agent_keys),
             receipts=ReceiptMode(receipts),
+            max_price=max_price,
         )
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(run(settings, _print_description))

@@ -73,6 +73,8 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
         max_agents: connected agents; additional agents are rejected. Also the most detached
             sessions.
         max_attempts: agents that one request is sent to, one after another.
+        max_price: the highest input or output price of a model that receives jobs, in US dollars
+            per million tokens; None for no limit.
         drain_s: seconds that a stop waits for running requests.
         receipts: whether agents that support receipts send them, and whether they sign them.
     """
@@ -96,6 +98,7 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
     max_requests: int = 1024
     max_agents: int = 1024
     max_attempts: int = 3
+    max_price: float | None = None
     drain_s: float = 10.0
     receipts: ReceiptMode = ReceiptMode.OFF
 
@@ -158,6 +161,8 @@ def check_settings(settings: CoordinatorSettings) -> None:
     _check_range("deadline_s", settings.deadline_s, 0, MAX_DEADLINE_MS / 1000)
     _check_range("max_request_bytes", settings.max_request_bytes, 2, MAX_REQUEST_BYTES)
     _check_range("max_attempts", settings.max_attempts, 1, 100)
+    if settings.max_price is not None:
+        _check_range("max_price", settings.max_price, 0, 1e9)
     for authority in settings.authorities:
         parse_authority(authority)
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER, CloseReason
 from provider_agent.coordinator.agents.heartbeats import LatestHeartbeat
-from provider_agent.coordinator.agents.model_report import ModelReport
+from provider_agent.coordinator.agents.offer_check import REPLACED, check_offers
 from provider_agent.coordinator.sessions.detached_session import DetachedSession, fail_missing
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.coordinator.sessions.receipt_check import receipt_problem, reject_end
@@ -35,6 +35,7 @@ from provider_agent.protocol.frames import (
     JobError,
     JobResult,
     JobStarted,
+    Notice,
     Rejected,
     Welcome,
 )
@@ -60,6 +61,14 @@ random delay of at most the same length, so that they do not all reconnect at on
 
 CANCEL_REASON: Final = "the client disconnected or the response is unusable"
 """The reason sent with each `Cancel`, for the agent's log."""
+
+
+SLOW_READING: Final = Notice(
+    "slow_reading",
+    "warning",
+    f"More than {MAX_UNSENT_REQUEST_BYTES // MIB} MiB of requests wait, because this agent reads "
+    "them slowly; until it has read them, it receives no further jobs.",
+)
 
 
 class AgentRegistry(Protocol):
@@ -142,6 +151,7 @@ class ConnectedAgent:
         self._wake = wake
         self._jobs: dict[bytes, RunningJob] = {}
         self._detached = False
+        self._slow_reading = False
 
     def __repr__(self) -> str:
         name = self.name or "unauthenticated"
@@ -173,10 +183,6 @@ class ConnectedAgent:
         """Whether the unsent requests exceed `MAX_UNSENT_REQUEST_BYTES`."""
         return self._protocol.requests.unsent_bytes > MAX_UNSENT_REQUEST_BYTES
 
-    def report(self, model_id: str) -> ModelReport:
-        """What the agent's latest heartbeat says about a model; nothing if it is old."""
-        return self.heartbeat.report(model_id)
-
     # --- called by the HTTP side ------------------------------------------------------------------
 
     def submit(self, job: Job) -> RunningJob:
@@ -189,6 +195,11 @@ class ConnectedAgent:
         running.expect_receipt(FEATURE in self._protocol.features)
         self._protocol.start_job(job)
         self._jobs[job.job_id] = running
+        if not self.send_queue_full:
+            self._slow_reading = False
+        elif not self._slow_reading:
+            self._slow_reading = True
+            self._protocol.to_send.append(SLOW_READING)
         self._wake()
 
     def consume(self, job: RunningJob, count: int) -> None:
@@ -215,6 +226,9 @@ class ConnectedAgent:
     def retire(self) -> None:
         """Close the connection as soon as its last job ends; another one receives the new jobs."""
         self.retired = True
+        if self.state is State.OPEN:
+            self._protocol.to_send.append(Notice(REPLACED[0], "warning", REPLACED[1]))
+            self._wake()
         self._close_if_retired()
 
     def detach(self) -> DetachedSession:
@@ -310,7 +324,9 @@ class ConnectedAgent:
             case Heartbeat():
                 self.heartbeat.receive(frame)
             case Capabilities():
-                self.offers = OfferTable(frame)
+                limit = self._settings.max_price
+                self.offers, answer = check_offers(frame, max_price=limit, replaced=self.retired)
+                self._protocol.to_send += answer
             case Draining():
                 self.draining = True
             case Hello():

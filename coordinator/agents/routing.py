@@ -40,6 +40,14 @@ MAX_SPEED: Final = 2.0
 low speed gains nothing."""
 
 
+class ReportSource(Protocol):
+    """An agent's claims about its models."""
+
+    def report(self, model_id: str) -> ModelReport:
+        """What the agent says about a model; nothing if the claims are old."""
+        ...
+
+
 class Candidate(Protocol):
     """The state of an agent that routing depends on."""
 
@@ -68,8 +76,9 @@ class Candidate(Protocol):
         """Whether too many bytes are queued for the agent."""
         ...
 
-    def report(self, model_id: str) -> ModelReport:
-        """What the agent's latest heartbeat says about a model, if it is recent."""
+    @property
+    def heartbeat(self) -> ReportSource:
+        """The latest heartbeat."""
         ...
 
 
@@ -117,7 +126,7 @@ def choose_agent(
         elif candidate.in_flight >= offers.capacity or candidate.send_queue_full:
             reason = _later(reason, ErrorCode.OUT_OF_CAPACITY)
         else:
-            report = candidate.report(model_id)
+            report = candidate.heartbeat.report(model_id)
             loads.append((_load(candidate.in_flight, offers.capacity, report), candidate))
     return _fastest(loads, model_id, recent_jobs) if loads else reason
 
@@ -136,7 +145,7 @@ def _fastest(
     """Choose among the least loaded candidates, so that their shares follow their speeds."""
     limit = min(load for load, _ in loads) + LOAD_MARGIN
     competitors = [(load, candidate) for load, candidate in loads if load < limit]
-    times = [candidate.report(model_id).job_s for _, candidate in competitors]
+    times = [candidate.heartbeat.report(model_id).job_s for _, candidate in competitors]
     # Of an even number, the slower one: a false claim must not make an honest agent look slow.
     typical_s = median_high([seconds for seconds in times if seconds is not None] or [0.0])
 

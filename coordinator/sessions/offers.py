@@ -1,5 +1,7 @@
 """The models, operations and capacity that an agent offers."""
 
+from collections.abc import Collection
+
 from provider_agent.protocol.formats import Operation, WireFormat, find_operation
 from provider_agent.protocol.frames import Capabilities, ModelOffer
 from provider_agent.protocol.limits import MAX_LIVE_JOBS
@@ -7,6 +9,10 @@ from provider_agent.protocol.limits import MAX_LIVE_JOBS
 
 class OfferTable:
     """One `Capabilities` frame, indexed for routing.
+
+    Args:
+        capabilities: the frame.
+        unroutable: ids of models that receive no jobs; they are left out.
 
     Attributes:
         models: model id → operations; unknown operations are left out.
@@ -16,10 +22,11 @@ class OfferTable:
 
     __slots__ = ("capacity", "models", "revision")
 
-    def __init__(self, capabilities: Capabilities) -> None:
+    def __init__(self, capabilities: Capabilities, unroutable: Collection[str] = ()) -> None:
         models: dict[str, set[Operation]] = {}
         for offer in capabilities.models:
-            models.setdefault(offer.model_id, set()).update(_operations(offer))
+            if offer.model_id not in unroutable:
+                models.setdefault(offer.model_id, set()).update(known_operations(offer))
         self.models = {model_id: frozenset(found) for model_id, found in models.items()}
         self.capacity = min(capabilities.limits.max_concurrent, MAX_LIVE_JOBS)
         self.revision = capabilities.revision
@@ -36,7 +43,7 @@ class OfferTable:
         }
 
 
-def _operations(offer: ModelOffer) -> set[Operation]:
+def known_operations(offer: ModelOffer) -> set[Operation]:
     """The known operations of an offer; if it lists none, the main operation of each format."""
     known = {operation.value for operation in Operation}
     if offer.operations:

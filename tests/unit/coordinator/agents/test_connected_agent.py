@@ -36,9 +36,11 @@ from provider_agent.protocol.frames import (
     JobResult,
     JobStarted,
     LiveJob,
+    Notice,
     Rejected,
     RequestChunk,
     ResumedJob,
+    RoutingStatus,
     Usage,
     Welcome,
 )
@@ -179,6 +181,19 @@ def test_capabilities_heartbeat_and_draining_are_stored(harness: AgentHarness) -
     assert harness.agent.draining
 
 
+def test_capabilities_are_answered_with_the_models_that_receive_no_jobs(
+    harness: AgentHarness,
+) -> None:
+    strange = offer("strange", operations=["telepathy"])
+    for revision, models in enumerate([[offer(), strange], [offer()]]):
+        harness.receive(Capabilities(revision, models, AgentLimits(4)))
+
+    first, second = harness.sent()
+    assert isinstance(first, RoutingStatus)
+    assert [(one.model_id, one.code) for one in first.unroutable] == [("strange", "not_supported")]
+    assert second == RoutingStatus(1, [])
+
+
 def test_unknown_frames_are_counted_but_logged_only_once(
     harness: AgentHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -294,6 +309,7 @@ def test_retired_agent_is_closed_when_its_last_job_ends(harness: AgentHarness) -
     harness.agent.retire()
     assert harness.close_reasons == []
     assert "retired" in repr(harness.agent)
+    assert [frame.code for frame in harness.sent() if isinstance(frame, Notice)] == ["replaced"]
     harness.receive(JobError(JOB_ID, 0, "internal", ""))
     (close_reason,) = harness.close_reasons
     assert (close_reason.close_code, close_reason.flush) == (REPLACED, True)
@@ -303,10 +319,16 @@ def test_send_queue_is_full_until_large_requests_are_sent(
     harness: AgentHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connected_agent, "MAX_UNSENT_REQUEST_BYTES", 1000)
-    harness.agent.submit(msgspec.structs.replace(JOB, request=bytes(2000)))
-    assert harness.agent.send_queue_full
-    harness.sent()
-    assert not harness.agent.send_queue_full
+    notices = []
+    for number in range(4):
+        job_id = bytes([number]) * 16
+        harness.agent.submit(msgspec.structs.replace(JOB, job_id=job_id, request=bytes(2000)))
+        assert harness.agent.send_queue_full
+        if number % 2:  # the queue stays full between the first and the second job
+            notices += [frame for frame in harness.sent() if isinstance(frame, Notice)]
+            assert not harness.agent.send_queue_full
+    harness.agent.submit(msgspec.structs.replace(JOB, job_id=b"s" * 16))
+    assert [notice.code for notice in notices] == ["slow_reading"]
 
 
 def test_drain_is_sent_only_after_the_handshake(harness: AgentHarness) -> None:

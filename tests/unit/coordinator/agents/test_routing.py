@@ -24,6 +24,10 @@ class FakeCandidate(Struct):
     send_queue_full: bool = False
     reported: ModelReport = NO_REPORT
 
+    @property
+    def heartbeat(self) -> "FakeCandidate":
+        return self
+
     def report(self, model_id: str) -> ModelReport:
         return self.reported if model_id == "tiny" else NO_REPORT
 

@@ -1,0 +1,113 @@
+"""Which offered models receive no jobs, and why: the answer to `Capabilities`. Pure."""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from provider_agent.coordinator.sessions.offers import OfferTable, known_operations
+from provider_agent.protocol.frames import (
+    Capabilities,
+    CoordinatorFrame,
+    ModelOffer,
+    Notice,
+    RoutingStatus,
+    UnroutableModel,
+)
+from provider_agent.protocol.limits import KIB
+
+MAX_ANSWER_BYTES: Final = 256 * KIB
+"""The largest `RoutingStatus`. It leaves out the last models."""
+
+_TEXT_HEADER_BYTES: Final = 8
+_MICRO_USD: Final = 1_000_000
+
+REPLACED: Final = (
+    "replaced",
+    "Another process with this key is connected and receives the new jobs.",
+)
+_NO_CAPACITY: Final = ("capacity", "The offered capacity is 0.")
+_NOT_SUPPORTED: Final = ("not_supported", "This coordinator knows none of its operations.")
+_NO_PRICE: Final = ("price", "It has no price, and this coordinator has a price limit.")
+
+
+def unroutable_models(
+    capabilities: Capabilities, *, max_price: float | None, replaced: bool
+) -> list[UnroutableModel]:
+    """Return the offered models that receive no jobs, in order.
+
+    Args:
+        capabilities: the offers.
+        max_price: the highest price in US dollars per million tokens; None: no limit.
+        replaced: whether another connection of the same key receives the new jobs.
+    """
+    found = []
+    for offer in capabilities.models:
+        reason = _reason(offer, capabilities.limits.max_concurrent, max_price, replaced=replaced)
+        if reason is not None:
+            found.append(UnroutableModel(offer.model_id, *reason))
+    return found
+
+
+def _fitting(models: Iterable[UnroutableModel]) -> Iterator[UnroutableModel]:
+    """Yield the first models, as many as fit into `MAX_ANSWER_BYTES`."""
+    free_bytes = MAX_ANSWER_BYTES
+    for model in models:
+        texts = (model.model_id, model.code, model.message)
+        free_bytes -= sum(len(text.encode()) + _TEXT_HEADER_BYTES for text in texts)
+        if free_bytes < 0:
+            return
+        yield model
+
+
+def _reason(
+    offer: ModelOffer, capacity: int, max_price: float | None, *, replaced: bool
+) -> tuple[str, str] | None:
+    """Return code and message; None if the model may receive jobs."""
+    if replaced:
+        return REPLACED
+    if not capacity or not offer.max_concurrent:
+        return _NO_CAPACITY
+    if not known_operations(offer):
+        return _NOT_SUPPORTED
+    return None if max_price is None else _price_reason(offer, max_price)
+
+
+def _price_reason(offer: ModelOffer, max_price: float) -> tuple[str, str] | None:
+    if offer.input_price_per_1m is None or offer.output_price_per_1m is None:
+        return _NO_PRICE
+    price = max(offer.input_price_per_1m, offer.output_price_per_1m) / _MICRO_USD
+    if price <= max_price:
+        return None
+    return "price", f"${price:g} per million tokens is above the limit of ${max_price:g}."
+
+
+def check_offers(
+    capabilities: Capabilities, *, max_price: float | None, replaced: bool
+) -> tuple[OfferTable, list[CoordinatorFrame]]:
+    """Return the offers for routing, and the frames that answer `Capabilities`.
+
+    Args:
+        capabilities: the offers.
+        max_price: the highest price in US dollars per million tokens; None: no limit.
+        replaced: whether another connection of the same key receives the new jobs.
+    """
+    unroutable = unroutable_models(capabilities, max_price=max_price, replaced=replaced)
+    table = OfferTable(capabilities, {model.model_id for model in unroutable})
+    return table, [
+        RoutingStatus(capabilities.revision, list(_fitting(unroutable))),
+        *_duplicate_notices(capabilities),
+    ]
+
+
+def _duplicate_notices(capabilities: Capabilities) -> Iterator[Notice]:
+    """Yield a notice about the first model that is offered twice, if there is one."""
+    seen: set[str] = set()
+    for offer in capabilities.models:
+        if offer.model_id in seen:
+            yield Notice(
+                "duplicate_model",
+                "warning",
+                "The model is offered more than once; its operations are merged.",
+                offer.model_id,
+            )
+            return
+        seen.add(offer.model_id)
