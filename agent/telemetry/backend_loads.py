@@ -54,15 +54,14 @@ def _backend_load(monitor: HealthMonitor, models: list[ModelLoad]) -> BackendLoa
 def _model_loads(monitor: HealthMonitor) -> Iterator[ModelLoad]:
     """Yield the load of the models that the backend offers or offered before it went down.
 
-    Recently used models come first. Of a passthrough, whose catalog has hundreds of models, only
-    those are yielded.
+    Recently used models come first, then those whose state is known. A passthrough, whose catalog
+    has hundreds of models, reports no states, so only used ones are yielded.
     """
     offered = {model.model_id for model in monitor.state.models or monitor.last_models}
     usage = {name: use for name, use in monitor.use.usage().items() if name in offered}
-    names = list(usage)
-    if monitor.backend.native:
-        names += sorted(offered - usage.keys())
-    for name in names[:MAX_MODEL_LOADS]:
+    reported = (monitor.state.load or _NO_LOAD).models if monitor.state.models else offered
+    unused = sorted(offered & set(reported) - usage.keys()) if monitor.backend.native else []
+    for name in [*usage, *unused][:MAX_MODEL_LOADS]:
         if len(name) <= MAX_NAME_CHARS:
             yield _model_load(monitor, name, usage.get(name, _UNUSED))
 

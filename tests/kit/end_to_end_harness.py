@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from provider_agent.agent.backends.configured import make_backends
-from provider_agent.agent.config import BackendConfig, LimitsConfig
+from provider_agent.agent.config import BackendConfig, LimitsConfig, PricingConfig
 from provider_agent.agent.identity.key import load_or_create
 from provider_agent.agent.service import Service
 from provider_agent.coordinator.server import Coordinator
@@ -38,12 +38,14 @@ async def end_to_end_harness(
     settings: CoordinatorSettings | None = None,
     max_concurrent: int = 8,
     environ: dict[str, str] | None = None,
+    pricing: PricingConfig | None = None,
 ) -> AsyncIterator[EndToEndHarness]:
     async with Coordinator(settings or CoordinatorSettings(port=0)) as coordinator:
         config = agent_config(
             coordinator.connect_url,
             key_path=folder / "identity.key",
             backends=backends,
+            pricing=pricing or PricingConfig(),
             limits=LimitsConfig(drain_timeout_s=5.0, max_concurrent=max_concurrent),
         )
         identity = load_or_create(config.identity.key_path)

@@ -18,6 +18,7 @@ from provider_agent.protocol.frames import (
     Hello,
     JobResult,
     JobStarted,
+    ModelLoad,
     Rejected,
 )
 from provider_agent.protocol.limits import REPLACED, SUBPROTOCOL
@@ -95,7 +96,7 @@ async def test_heartbeats_report_load_and_statistics() -> None:
             beat = await peer.next(Heartbeat)
             assert now() - began == pytest.approx(10)
             assert (beat.in_flight, beat.queued, beat.capacity) == (2, 1, 2)
-            assert beat.backends == [BackendLoad("a", True, 2, 3)]
+            assert beat.backends == [BackendLoad("a", True, 2, 3, models=[ModelLoad("m", "", 2)])]
             streaming.finish(output_tokens=50)
             waiting.fail(RuntimeError("a defect"))
             beat = await peer.next(Heartbeat)

@@ -16,6 +16,7 @@ from provider_agent.protocol.frames import (
     JobError,
     JobResult,
     JobStarted,
+    ModelLoad,
 )
 from tests.kit.agent_config import agent_config
 from tests.kit.jobs import new_job
@@ -127,7 +128,7 @@ async def test_heartbeats_carry_the_load_that_servers_report() -> None:
             peer = await agent.connected()
             await peer.next(Heartbeat)
             assert (await peer.next(Heartbeat)).backends == [
-                BackendLoad("a", True, 0, 8, running=3, waiting=2),
+                BackendLoad("a", True, 0, 8, running=3, waiting=2, cache_used=0.5),
                 BackendLoad("b", True, 0, 8),
             ]
             reporting.reported_load = ServerLoad(running=-1, waiting=2**60)
@@ -137,7 +138,8 @@ async def test_heartbeats_carry_the_load_that_servers_report() -> None:
             )
             reporting.reported_health = BackendHealth(False, None, "gone")
             await asyncio.sleep(60)
-            assert last_load(peer) == BackendLoad("a", False, 0, 8)
+            down = [ModelLoad("m", "down", 0)]
+            assert last_load(peer) == BackendLoad("a", False, 0, 8, models=down)
 
 
 @in_virtual_time

@@ -30,6 +30,7 @@ from provider_agent.protocol.frames import (
     JobError,
     JobResult,
     JobStarted,
+    ModelLoad,
 )
 from tests.kit.agent_config import agent_config
 from tests.kit.jobs import new_job
@@ -123,7 +124,8 @@ async def test_changed_backend_receives_new_jobs_while_the_old_one_finishes_its_
         await asyncio.sleep(5)
         beats = [frame for frame in peer.frames if isinstance(frame, Heartbeat)]
         assert beats[-1].in_flight == 4
-        assert beats[-1].backends == [BackendLoad("a#2", True, 3, 3)]
+        models = [ModelLoad("m", "", 3)]
+        assert beats[-1].backends == [BackendLoad("a#2", True, 3, 3, models=models)]
         for run in (running, *runs):
             run.finish()
             assert isinstance(await peer.end(run.job.job_id), JobResult)
