@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import median_high
 from typing import Final, Protocol, TypeVar
 
-from provider_agent.coordinator.agents.model_report import ModelReport
+from provider_agent.coordinator.agents.model_report import NO_REPORT, ModelReport
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation
@@ -114,7 +114,7 @@ def choose_agent(
         checks is not eligible.
     """
     reason = ErrorCode.MODEL_NOT_LOADED
-    loads: list[tuple[float, CandidateT]] = []
+    eligible: list[tuple[float, ModelReport, CandidateT]] = []
     for candidate in candidates:
         offers = candidate.offers
         if offers is None or model_id not in offers.models:
@@ -127,34 +127,36 @@ def choose_agent(
             reason = _later(reason, ErrorCode.OUT_OF_CAPACITY)
         else:
             report = candidate.heartbeat.report(model_id)
-            loads.append((_load(candidate.in_flight, offers.capacity, report), candidate))
-    return _fastest(loads, model_id, recent_jobs) if loads else reason
+            load = candidate.in_flight / offers.capacity
+            if report is not NO_REPORT:
+                load = _reported_load(load, offers.capacity, report)
+            eligible.append((load, report, candidate))
+    return _choose_by_speed(eligible, recent_jobs) if eligible else reason
 
 
-def _load(in_flight: int, capacity: int, report: ModelReport) -> float:
-    requests = in_flight + report.other_requests
-    penalty = DOWN_PENALTY if report.is_down else COLD_PENALTY if report.is_cold else 0.0
-    return min(1.0, max(requests / capacity, report.cache_used)) + penalty
+def _reported_load(load: float, capacity: int, report: ModelReport) -> float:
+    """Raise the coordinator's own view of a load by what the agent reports."""
+    load = min(1.0, max(load + report.other_requests / capacity, report.cache_used))
+    return load + (DOWN_PENALTY if report.is_down else COLD_PENALTY if report.is_cold else 0.0)
 
 
-def _fastest(
-    loads: Sequence[tuple[float, CandidateT]],
-    model_id: str,
+def _choose_by_speed(
+    eligible: Sequence[tuple[float, ModelReport, CandidateT]],
     recent_jobs: Callable[[bytes], float],
 ) -> CandidateT:
     """Choose among the least loaded candidates, so that their shares follow their speeds."""
-    limit = min(load for load, _ in loads) + LOAD_MARGIN
-    competitors = [(load, candidate) for load, candidate in loads if load < limit]
-    times = [candidate.heartbeat.report(model_id).job_s for _, candidate in competitors]
+    limit = min(load for load, _, _ in eligible) + LOAD_MARGIN
+    competitors = [entry for entry in eligible if entry[0] < limit]
+    times = [report.job_s for _, report, _ in competitors if report.job_s is not None]
     # Of an even number, the slower one: a false claim must not make an honest agent look slow.
-    typical_s = median_high([seconds for seconds in times if seconds is not None] or [0.0])
+    typical_s = median_high(times) if times else 0.0
 
-    def rank(number: int) -> tuple[float, float, bytes]:
-        load, candidate = competitors[number]
+    def rank(entry: tuple[float, ModelReport, CandidateT]) -> tuple[float, float, bytes]:
+        load, report, candidate = entry
         key = candidate.public_key
-        return (recent_jobs(key) + 1.0) / relative_speed(times[number], typical_s), load, key
+        return (recent_jobs(key) + 1.0) / relative_speed(report.job_s, typical_s), load, key
 
-    return competitors[min(range(len(competitors)), key=rank)][1]
+    return min(competitors, key=rank)[2]
 
 
 def relative_speed(job_s: float | None, typical_s: float) -> float:
