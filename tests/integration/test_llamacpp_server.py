@@ -9,6 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from provider_agent.adapters.base import BackendSettings, ModelServerLoad, ModelState
+from provider_agent.adapters.registry import create_backend
+from provider_agent.adapters.servers.token_rate import MIN_TOKENS
 from provider_agent.agent.backends.local_servers import FoundServer, find_local_servers
 from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess, LlamaCppStartError
 from tests.kit.llamacpp import LlamaCppFactory
@@ -49,6 +52,30 @@ async def test_stopping_model_ends_its_response(
         answer = await response.json()
 
     assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_adapter_reads_features_state_and_speeds(
+    llamacpp_factory: LlamaCppFactory, client: aiohttp.ClientSession
+) -> None:
+    server = await llamacpp_factory()
+    backend = create_backend(BackendSettings(kind="llamacpp", url=server.url))
+    try:
+        (model,) = await backend.list_models()
+        before = await backend.load()
+        words = {"role": "user", "content": "word " * 60}
+        request = PROMPT | {"max_tokens": 100, "messages": [words]}
+        async with client.post(f"{server.url}/v1/chat/completions", json=request) as response:
+            assert (await response.json())["usage"]["prompt_tokens"] >= MIN_TOKENS
+        after = await backend.load()
+    finally:
+        await backend.close()
+
+    assert (model.input_kinds, model.tools) == (frozenset({"text"}), False)
+    assert before is not None
+    assert before.models == {"tiny": ModelServerLoad(ModelState.LOADED, running=0, waiting=0)}
+    assert after is not None
+    assert (after.models["tiny"].prefill_tokens_per_second or 0) > 0
+    assert (after.models["tiny"].decode_tokens_per_second or 0) > 0
 
 
 @pytest.mark.parametrize("api_key", [None, "secret-of-the-test"])
