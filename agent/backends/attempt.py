@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from provider_agent.adapters.base import Backend, BackendError
 from provider_agent.agent.backends.admission import AdmissionControl
+from provider_agent.agent.backends.model_use import JobTiming
 
 
 class Attempt:
@@ -16,16 +17,22 @@ class Attempt:
         backend: executes the job.
         admission: the backend's admission control; records the start and the outcome.
         on_settled: called once, with whether the backend's health should be checked at once.
+        on_timing: called with the timing of a completed stream.
     """
 
-    __slots__ = ("_admission", "_generation", "_on_settled", "_settled", "backend")
+    __slots__ = ("_admission", "_generation", "_on_settled", "_settled", "backend", "measured")
 
     def __init__(
-        self, backend: Backend, admission: AdmissionControl, on_settled: Callable[[bool], None]
+        self,
+        backend: Backend,
+        admission: AdmissionControl,
+        on_settled: Callable[[bool], None],
+        on_timing: Callable[[JobTiming], None] = lambda _: None,
     ) -> None:
         self.backend = backend
         self._admission = admission
         self._on_settled = on_settled
+        self.measured = on_timing
         self._generation = admission.start()
         self._settled = False
 

@@ -111,7 +111,12 @@ class HealthMonitor:
         self.running += 1
         self._idle.clear()
         self.use.started(model_id)
-        return Attempt(self.backend, self.admission, partial(self._attempt_settled, model_id))
+        return Attempt(
+            self.backend,
+            self.admission,
+            partial(self._attempt_settled, model_id),
+            partial(self.use.measured, model_id),
+        )
 
     def _attempt_settled(self, model_id: str, check: bool) -> None:
         if check:

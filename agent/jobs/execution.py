@@ -7,8 +7,10 @@ from enum import StrEnum
 from typing import Final
 
 from provider_agent.adapters.base import BackendError, BackendTimeout
+from provider_agent.adapters.responses.validator import is_event_stream
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.failover import NoFailover, next_route
+from provider_agent.agent.backends.model_use import JobTiming
 from provider_agent.agent.backends.routing import Refusal, Route
 from provider_agent.agent.jobs.backend_pool import BackendPool, find_routes
 from provider_agent.agent.jobs.channel import JobChannel
@@ -173,13 +175,34 @@ class JobExecution:
             await self._request_arrived.wait()
         job = join_request(self.header, request.take())
         while True:
+            started_s = self.duration_s
             try:
                 await self._attempt.backend.execute(job, self.channel)
             except BackendError as error:
                 if not self._fail_over(error):
                     raise
             else:
+                self._measure(started_s)
                 return result_end(self._report())
+
+    def _measure(self, attempt_started_s: float) -> None:
+        """Add a completed stream to the speeds of its model.
+
+        Other responses arrive as a whole, which does not show when the output began.
+        """
+        started, first_byte_s = self.channel.stream.started, self._first_byte_s
+        if started is None or first_byte_s is None or not is_event_stream(started.content_type):
+            return
+        usage = self.channel.outcome.usage
+        self._attempt.measured(
+            JobTiming(
+                input_tokens=usage.input_tokens,
+                cached_tokens=usage.cached_tokens,
+                output_tokens=usage.output_tokens,
+                first_byte_s=first_byte_s - attempt_started_s,
+                duration_s=self.duration_s - attempt_started_s,
+            )
+        )
 
     def _fail_over(self, error: BackendError) -> bool:
         """Start the next attempt after a failed one; return False if there is none."""

@@ -6,6 +6,7 @@ from collections import Counter
 from provider_agent.adapters.base import Backend, BackendError, Job, Operation
 from provider_agent.agent.backends.admission import AdmissionControl
 from provider_agent.agent.backends.attempt import Attempt
+from provider_agent.agent.backends.model_use import JobTiming
 from provider_agent.agent.backends.routing import Route
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.receipt_issuer import ReceiptIssuer
@@ -58,6 +59,7 @@ class FakeBackendPool:
         running: the number of jobs on each backend now, by id.
         unavailable: ids of backends that serve nothing now.
         outcomes: see `RecordingAdmission`.
+        timings: of the completed streams.
     """
 
     def __init__(self, *backends: Backend) -> None:
@@ -66,6 +68,7 @@ class FakeBackendPool:
         self.running: Counter[str] = Counter()
         self.unavailable: set[str] = set()
         self.outcomes: list[tuple[str, str, int]] = []
+        self.timings: list[JobTiming] = []
 
     def routes(self, model_id: str) -> list[Route]:
         return [
@@ -82,7 +85,7 @@ class FakeBackendPool:
             self.running[backend_id] -= 1
 
         admission = RecordingAdmission(route.backend, self.outcomes)
-        return Attempt(route.backend, admission, settled)
+        return Attempt(route.backend, admission, settled, self.timings.append)
 
 
 class JobsHarness:
