@@ -7,13 +7,14 @@ bytes that it passed on to clients, and abandons jobs whose client disconnected.
 
 import base64
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from msgspec.structs import replace
 
 from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER, CloseReason
 from provider_agent.coordinator.agents.heartbeats import LatestHeartbeat
 from provider_agent.coordinator.agents.offer_check import REPLACED, check_offers
+from provider_agent.coordinator.agents.registry import AgentRegistry
 from provider_agent.coordinator.sessions.detached_session import DetachedSession, fail_missing
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.coordinator.sessions.receipt_check import receipt_problem, reject_end
@@ -69,34 +70,6 @@ SLOW_READING: Final = Notice(
     f"More than {MAX_UNSENT_REQUEST_BYTES // MIB} MiB of requests wait, because this agent reads "
     "them slowly; until it has read them, it receives no further jobs.",
 )
-
-
-class AgentRegistry(Protocol):
-    """Admits agents and keeps track of them."""
-
-    def admit(self, hello: Hello) -> Rejected | None:
-        """Return why the agent is rejected, or None if it is admitted."""
-        ...
-
-    def claim(self, hello: Hello) -> DetachedSession | None:
-        """Remove and return the session that `hello` resumes, if there is one."""
-        ...
-
-    def join(self, agent: "ConnectedAgent") -> None:
-        """Add an agent that received `Welcome`."""
-        ...
-
-    def leave(
-        self, agent: "ConnectedAgent", session: DetachedSession, *, keep_session: bool
-    ) -> None:
-        """Remove an agent whose connection ends; it may not have joined.
-
-        Args:
-            agent: whose connection ends.
-            session: the agent's session.
-            keep_session: whether the agent may resume the session; otherwise the session ends.
-        """
-        ...
 
 
 class ConnectedAgent:

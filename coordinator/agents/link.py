@@ -12,8 +12,9 @@ from typing import Final
 from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
 
 from provider_agent.coordinator.agents.close_reason import CloseReason, closed_by_agent, link_lost
-from provider_agent.coordinator.agents.connected_agent import AgentRegistry, ConnectedAgent
+from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
 from provider_agent.coordinator.agents.received_bytes import ReceivedBytes
+from provider_agent.coordinator.agents.registry import AgentRegistry
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.codec import VERSION_1

@@ -1,0 +1,37 @@
+"""The interface through which connections use the registry of agents."""
+
+from typing import TYPE_CHECKING, Protocol
+
+from provider_agent.coordinator.sessions.detached_session import DetachedSession
+from provider_agent.protocol.frames import Hello, Rejected
+
+if TYPE_CHECKING:
+    from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
+
+
+class AgentRegistry(Protocol):
+    """Admits agents and keeps track of them."""
+
+    def admit(self, hello: Hello) -> Rejected | None:
+        """Return why the agent is rejected, or None if it is admitted."""
+        ...
+
+    def claim(self, hello: Hello) -> DetachedSession | None:
+        """Remove and return the session that `hello` resumes, if there is one."""
+        ...
+
+    def join(self, agent: "ConnectedAgent") -> None:
+        """Add an agent that received `Welcome`."""
+        ...
+
+    def leave(
+        self, agent: "ConnectedAgent", session: DetachedSession, *, keep_session: bool
+    ) -> None:
+        """Remove an agent whose connection ends; it may not have joined.
+
+        Args:
+            agent: whose connection ends.
+            session: the agent's session.
+            keep_session: whether the agent may resume the session; otherwise the session ends.
+        """
+        ...
