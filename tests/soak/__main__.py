@@ -25,17 +25,17 @@ CLIENTS = 16
 FAULT_TASKS = 2
 
 WARM_UP = 0.25
-"""The part of the time before the first footprint, which later ones are compared with; at most
-`WARM_UP_S`."""
+"""Share of the run before the first footprint, with which later ones are compared."""
 WARM_UP_S = 60.0
+"""The longest time before the first footprint."""
 
 SETTLE_S = 20.0
-"""Kept-alive connections close, and timers end."""
+"""Time for kept-alive connections to close and for timers to end."""
 
 
 @click.command()
-@click.option("--minutes", default=5.0, show_default=True, help="How long.")
-@click.option("--seed", type=int, help="Of every random choice; printed if not given.")
+@click.option("--minutes", default=5.0, show_default=True, help="Duration.")
+@click.option("--seed", type=int, help="Seed of every random choice; printed if not given.")
 @click.option("--asyncio-loop", is_flag=True, help="asyncio's own event loop instead of uvloop's.")
 @click.option("--every", default=10.0, show_default=True, help="Seconds between two status lines.")
 @click.option("--log", type=click.Path(path_type=Path), help="File for the log of every part.")
@@ -75,7 +75,7 @@ async def _soak(rng: random.Random, counts: Counts, seconds: float, every_s: flo
 
 
 async def _run_load(cluster: Cluster, seconds: float) -> None:
-    """Run clients and faults for so long; return when the last request has ended."""
+    """Run clients and faults for `seconds`; return when the cluster is idle again."""
     stopping = asyncio.Event()
     clients = Clients(
         CLIENTS,
@@ -102,7 +102,7 @@ async def _run_load(cluster: Cluster, seconds: float) -> None:
 
 
 async def _settled_footprint(cluster: Cluster, start: Footprint | None = None) -> Footprint:
-    """The footprint after `SETTLE_S`; compared with a start, as soon as nothing has leaked."""
+    """Return the footprint after `SETTLE_S`, or as soon as it shows no leak since `start`."""
     loop = asyncio.get_running_loop()
     until = loop.time() + SETTLE_S
     while loop.time() < until:

@@ -18,18 +18,18 @@ from provider_agent.agent.backends.failover import MAX_ATTEMPTS
 from tests.kit.jobs import new_job
 from tests.kit.sink import CollectingSink
 from tests.soak.counts import Counts
-from tests.soak.outcome import End, Outcome, check_partial_response, check_response
+from tests.soak.outcome import Outcome, OutcomeKind, check_partial_response, check_response
 from tests.soak.random_request import RandomRequest
 from tests.soak.server import SoakServer
 
 TIMEOUT_S = 60.0
-"""Longer than every timeout of the coordinator: a request that takes longer hangs."""
+"""Longer than every timeout of the coordinator: a longer request is a defect."""
 
 STOPS_READING_S = 15.0
-"""Longer than the coordinator keeps a stalled client."""
+"""Longer than `SETTINGS.stalled_client_s`, after which the coordinator disconnects the client."""
 
 RUNS_PER_JOB = 2 * MAX_ATTEMPTS
-"""The agent's attempts; its HTTP client may repeat each one on a dead kept-alive connection."""
+"""Each attempt may run twice: the agent repeats a request if a kept-alive connection was closed."""
 
 
 class ClientBehavior(Enum):
@@ -53,7 +53,7 @@ class Clients:
     """Clients that run at the same time, each with one request after the other.
 
     Args:
-        number: of clients.
+        number: the number of clients.
         rng: chooses requests and behaviors.
         url: returns the coordinator's current URL.
         server: counts the runs of the jobs.
@@ -103,7 +103,7 @@ class Clients:
             outcome = await self._send(session, request, expected, _ResponseReader(behavior, rng))
             outcome = self._check_runs(request, outcome)
             self._counts.request_ended(request, outcome)
-            pause_s = 2.0 if outcome.end in (End.FAILED, End.BROKEN) else 0.02
+            pause_s = 2.0 if outcome.kind in (OutcomeKind.FAILED, OutcomeKind.BROKEN) else 0.02
             await asyncio.sleep(pause_s * rng.random())
 
     async def _send(
@@ -121,13 +121,13 @@ class Clients:
                 ) as response:
                     await reader.read(response)
         except TimeoutError:
-            return Outcome(End.WRONG, f"no end within {TIMEOUT_S:.0f} s: {reader}")
+            return Outcome(OutcomeKind.WRONG, f"no end within {TIMEOUT_S:.0f} s: {reader}")
         except aiohttp.ClientError as error:
-            outcome = Outcome(End.BROKEN, type(error).__name__)
+            outcome = Outcome(OutcomeKind.BROKEN, type(error).__name__)
         else:
             if not reader.disconnected:
                 return check_response(request, expected, reader.status, bytes(reader.body))
-            outcome = Outcome(End.LEFT)
+            outcome = Outcome(OutcomeKind.LEFT)
         wrong = check_partial_response(expected, reader.status, bytes(reader.body))
         return wrong or outcome
 
@@ -135,11 +135,13 @@ class Clients:
         """Check how often the server ran the request's jobs."""
         runs = self._server.runs_of(request)
         if len(runs) > self._attempts:
-            return Outcome(End.WRONG, f"{request.name} became {len(runs)} jobs")
+            return Outcome(OutcomeKind.WRONG, f"{request.name} became {len(runs)} jobs")
         if runs and max(runs.values()) > RUNS_PER_JOB:
-            return Outcome(End.WRONG, f"a job of {request.name} ran {max(runs.values())} times")
-        if request.model != ECHO_MODEL and outcome.end is End.COMPLETE and not runs:
-            return Outcome(End.WRONG, f"{request.name} was answered without a run")
+            return Outcome(
+                OutcomeKind.WRONG, f"a job of {request.name} ran {max(runs.values())} times"
+            )
+        if request.model != ECHO_MODEL and outcome.kind is OutcomeKind.COMPLETE and not runs:
+            return Outcome(OutcomeKind.WRONG, f"{request.name} was answered without a run")
         return outcome
 
 
@@ -176,7 +178,7 @@ class _ResponseReader:
 
 
 async def _expected_response(request: RandomRequest) -> bytes:
-    """Every byte of the correct response."""
+    """Return the bytes of the correct response."""
     if request.model != ECHO_MODEL:
         return b"".join(request.response())
     sink = CollectingSink()

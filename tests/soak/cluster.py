@@ -34,7 +34,7 @@ SETTINGS = CoordinatorSettings(
 )
 
 IDLE_WITHIN_S = 90.0
-"""After the last fault: the longest backoff, and the longest timeout of a running job."""
+"""Limit after the last fault: the longest backoff plus the longest timeout of a running job."""
 
 
 class Cluster:
@@ -62,7 +62,7 @@ class Cluster:
         return [proxy for pair in pairs for proxy in pair]
 
     async def restart_coordinator(self, down_s: float) -> None:
-        """Stop it, and start one without sessions after `down_s`."""
+        """Stop the coordinator, and start one without sessions after `down_s`."""
         async with self._restarting_coordinator:
             await self.coordinator.stop()
             await asyncio.sleep(down_s)
@@ -88,7 +88,7 @@ class Cluster:
         await self._until(lambda: not self._busy())
 
     def _busy(self) -> list[object]:
-        """What is not idle."""
+        """Return what is not idle."""
         agents = self.coordinator.agents()
         return [
             *(one.service for one in self.agents if one.service.outbox.streams),

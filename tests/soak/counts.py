@@ -2,37 +2,37 @@
 
 from collections import Counter
 
-from tests.soak.outcome import End, Outcome
+from tests.soak.outcome import Outcome, OutcomeKind
 from tests.soak.random_request import RandomRequest
 
 _MAX_DEFECTS = 20
-"""One defect fails the run; thousands would hide the first."""
+"""The most defects that are kept; later ones are dropped."""
 
 
 class Counts:
-    """What happened so far.
+    """What has happened so far.
 
     Attributes:
-        ends: requests, by how they ended.
-        codes: of the errors that clients received.
-        faults: injected, by name.
-        defects: descriptions of what must not happen.
-        resumed: sessions resumed over a new link with running jobs.
+        outcomes: number of requests by outcome.
+        errors: number of failed requests by error code, or by the name of the client's exception.
+        faults: number of injected faults by name.
+        defects: descriptions of what happened and must not.
+        resumed: number of sessions resumed over a new link with running jobs.
     """
 
     def __init__(self) -> None:
-        self.ends: Counter[End] = Counter()
-        self.codes: Counter[str] = Counter()
+        self.outcomes: Counter[OutcomeKind] = Counter()
+        self.errors: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.defects: list[str] = []
         self.resumed = 0
 
     def request_ended(self, request: RandomRequest, outcome: Outcome) -> None:
         """Count a request; a wrong outcome is a defect."""
-        self.ends[outcome.end] += 1
-        if outcome.end in (End.FAILED, End.BROKEN):
-            self.codes[outcome.detail] += 1
-        if outcome.end is End.WRONG:
+        self.outcomes[outcome.kind] += 1
+        if outcome.kind in (OutcomeKind.FAILED, OutcomeKind.BROKEN):
+            self.errors[outcome.detail] += 1
+        if outcome.kind is OutcomeKind.WRONG:
             self.add_defect(f"{request}: {outcome.detail}")
 
     def add_defect(self, text: str) -> None:
@@ -41,12 +41,12 @@ class Counts:
             self.defects.append(text)
 
     def line(self) -> str:
-        """All counts on one line."""
+        """Return the counts on one line, without defects."""
         return (
-            f"{_list(self.ends) or 'nothing yet'} | errors: {_list(self.codes) or 'none'} | "
+            f"{_list(self.outcomes) or 'nothing yet'} | errors: {_list(self.errors) or 'none'} | "
             f"faults {self.faults.total()}, resumed {self.resumed}"
         )
 
 
-def _list(counts: "Counter[End] | Counter[str]") -> str:
+def _list(counts: "Counter[OutcomeKind] | Counter[str]") -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.most_common())

@@ -11,7 +11,7 @@ from tests.soak.cluster import Cluster
 from tests.soak.managed_agent import ManagedAgent
 
 PAUSE_S = 2.0
-"""Between two faults, on average."""
+"""Mean pause between two faults."""
 
 Fault = Callable[[Cluster, random.Random], Awaitable[None]]
 
@@ -133,13 +133,13 @@ def _agent(cluster: Cluster, rng: random.Random) -> ManagedAgent:
 
 
 def _proxy(cluster: Cluster, rng: random.Random) -> FaultProxy:
-    """A random proxy: a link twice as often as a backend's."""
+    """Return a random proxy: one of a link twice as often as one of a backend."""
     agent = _agent(cluster, rng)
     return rng.choice([agent.link, agent.link, agent.backend_proxy])
 
 
 def _pipes(proxy: FaultProxy, rng: random.Random) -> list[FaultProxyPipe]:
-    """One direction of every connection, or both."""
+    """Return one direction of every connection, or both."""
     which = rng.choice([(0,), (1,), (0, 1)])
     return [connection.pipes[at] for connection in proxy.connections for at in which]
 
@@ -163,4 +163,4 @@ FAULTS: dict[str, tuple[float, Fault]] = {
     "agent restarted": (1, _restart_agent),
     "settings reloaded": (2, _reload),
 }
-"""By name: the relative frequency, and the fault."""
+"""The relative frequency and the function of each fault, by name."""

@@ -12,10 +12,10 @@ from typing import Self
 MIB = 1024 * 1024
 
 TRACED_SLACK_BYTES = 2 * MIB
-"""Bounded collections fill up: ids of past jobs, latencies of the last minutes."""
+"""Allowed growth: bounded collections fill up, such as the ids of past jobs."""
 
 RESIDENT_SLACK_BYTES = 32 * MIB
-"""The allocator's fragmentation."""
+"""Allowed growth: fragmentation of the allocator."""
 
 _DESCRIPTORS = next(path for path in map(Path, ("/proc/self/fd", "/dev/fd")) if path.exists())
 
@@ -25,11 +25,11 @@ class Footprint:
     """The process at one moment; sizes in bytes.
 
     Attributes:
-        traced: allocated by Python.
+        traced: memory allocated by Python.
         resident: resident memory; the peak where the system reports only that.
-        descriptors: open files, by type.
-        tasks: by name.
-        snapshot: where the memory was allocated; None: not detailed.
+        descriptors: number of open files, by type.
+        tasks: number of tasks, by name.
+        snapshot: where the memory was allocated; None if not measured in detail.
     """
 
     traced: int
@@ -58,7 +58,7 @@ class Footprint:
         )
 
     def leaks_since(self, start: Self) -> list[str]:
-        """What has grown since the start, human-readable; empty: nothing."""
+        """Return descriptions of what has grown since the start."""
         leaks = []
         if self.traced > start.traced + TRACED_SLACK_BYTES:
             leaks += [f"memory: {self.traced - start.traced} bytes", *self._grown(start)]
@@ -82,7 +82,7 @@ class Footprint:
 
 
 def _name(task: "asyncio.Task[object]") -> str:
-    """Its name without a number, which changes with each start; else what it runs."""
+    """Return a task's name without a number that changes with each start; else its coroutine's."""
     name = task.get_name()
     if not name.startswith("Task-"):
         return name.partition("#")[0]

@@ -23,10 +23,10 @@ from tests.kit.fault_proxy import FaultProxy
 from tests.soak.counts import Counts
 
 PING_EVERY_S = 2.0
-"""Instead of the real 20 s, so that a dead link is noticed while its session is kept."""
+"""Instead of the real 20 s, so that a lost link is detected while its session can be resumed."""
 
 _JITTER = 0.25
-"""Of the real one: after many faults in a row, an agent would wait for minutes."""
+"""Factor of every random wait: after many faults in a row, an agent would wait for minutes."""
 
 
 class ManagedAgent:
@@ -65,7 +65,7 @@ class ManagedAgent:
         self._task = asyncio.create_task(self.service.run(), name="agent")
 
     async def stop(self, *, force: bool = False) -> None:
-        """Stop it like SIGTERM; `force`: like a second SIGTERM."""
+        """Stop the agent as SIGTERM does; `force`: as a second SIGTERM does."""
         self._stopping = True
         self.service.stop()
         if force:
@@ -84,7 +84,7 @@ class ManagedAgent:
             self.start()
 
     def reload(self) -> None:
-        """Reload like SIGHUP, with other limits and timeouts."""
+        """Reload as SIGHUP does, with other limits and timeouts."""
         config = self._config()
         backends = make_backends(
             config.backends, {}, before=self.service.backends, busy_ids=self.service.busy_ids

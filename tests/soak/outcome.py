@@ -10,7 +10,7 @@ from tests.kit.byte_difference import byte_difference
 from tests.soak.random_request import RandomRequest
 
 
-class End(StrEnum):
+class OutcomeKind(StrEnum):
     """How a request ended."""
 
     COMPLETE = "complete"
@@ -29,11 +29,11 @@ class Outcome:
     """The result of one request.
 
     Attributes:
-        end: how it ended.
-        detail: an error's code; what is wrong.
+        kind: how the request ended.
+        detail: the error code of a failure, the exception of a broken response, or the defect.
     """
 
-    end: End
+    kind: OutcomeKind
     detail: str = ""
 
 
@@ -41,9 +41,13 @@ def check_response(request: RandomRequest, expected: bytes, status: int, body: b
     """Check a response that ended as HTTP requires: it is complete, or a prefix and one error."""
     if status != 200:
         code = error_code(request.operation, body)
-        return Outcome(End.FAILED, code) if code else _wrong(f"HTTP {status} with {body[:200]!r}")
+        return (
+            Outcome(OutcomeKind.FAILED, code)
+            if code
+            else _wrong(f"HTTP {status} with {body[:200]!r}")
+        )
     if body == expected:
-        return Outcome(End.COMPLETE)
+        return Outcome(OutcomeKind.COMPLETE)
     before, mark, error = body.rpartition(_error_mark(request.operation))
     if not request.streamed or not mark:
         return _wrong(byte_difference(body, expected))
@@ -54,7 +58,7 @@ def check_response(request: RandomRequest, expected: bytes, status: int, body: b
     # The error starts on a new line, after an event that may be incomplete.
     if not any(expected.startswith(before[: len(before) - n]) for n in range(3)):
         return _wrong(byte_difference(before, expected))
-    return Outcome(End.FAILED, code)
+    return Outcome(OutcomeKind.FAILED, code)
 
 
 def check_partial_response(expected: bytes, status: int, body: bytes) -> Outcome | None:
@@ -88,4 +92,4 @@ def _json_of(operation: Operation, rest: bytes) -> bytes:
 
 
 def _wrong(detail: str) -> Outcome:
-    return Outcome(End.WRONG, detail)
+    return Outcome(OutcomeKind.WRONG, detail)

@@ -19,13 +19,13 @@ class RandomRequest:
     """One request of a client.
 
     Attributes:
-        name: unique.
-        model: selects the backend.
-        operation: selects the wire format.
-        streamed: as events; otherwise one JSON document.
+        name: a unique name.
+        model: the model, which selects the backend.
+        operation: the operation, which selects the wire format.
+        streamed: whether the response is a stream; otherwise it is one JSON document.
         pieces: the number of pieces of text.
-        size: of each piece, in characters.
-        pace_ms: between two pieces.
+        size: the length of each piece, in characters.
+        pace_ms: the pause between two pieces.
     """
 
     name: str
@@ -38,7 +38,7 @@ class RandomRequest:
 
     @classmethod
     def random(cls, name: str, rng: random.Random) -> Self:
-        """Mostly short responses, some long, some big, some of the echo backend."""
+        """Return a random request: mostly for short responses, some for long or large ones."""
         pieces, size, pace_ms = rng.choice(
             [(20, 40, 5), (60, 80, 20), (200, 60, 10), (40, 4000, 10), (150, 8000, 1), (3, 20, 500)]
         )
@@ -53,7 +53,7 @@ class RandomRequest:
         )
 
     def body(self) -> bytes:
-        """The body of the HTTP request."""
+        """Return the body of the HTTP request."""
         text = f"{self.name} {self.pieces} {self.size} {self.pace_ms}"
         if self.model == ECHO_MODEL:
             text = f"{text} {' '.join(self._texts())}"
@@ -68,7 +68,7 @@ class RandomRequest:
 
     @classmethod
     def parse(cls, operation: Operation, body: bytes) -> Self | None:
-        """Read it from a request at the server; None: a probe without a prompt."""
+        """Parse a request body at the server; None for a probe, which has no prompt."""
         request = msgspec.json.decode(body, type=dict[str, object])
         messages = request.get("messages")
         if not isinstance(messages, list) or not messages:
@@ -78,7 +78,7 @@ class RandomRequest:
         return cls(name, SOAK_MODEL, operation, streamed, int(pieces), int(size), int(pace_ms))
 
     def response(self) -> Iterator[bytes]:
-        """The response, as the server's writes."""
+        """Return the response, one item per write of the server."""
         if self.operation is Operation.MESSAGES:
             return self._messages() if self.streamed else iter((self._message(),))
         return self._chunks() if self.streamed else iter((self._completion(),))

@@ -21,9 +21,9 @@ class SoakServer:
         rng: splits responses into writes.
 
     Attributes:
-        port: where it listens; another one after every start.
+        port: where the server listens; another port after every start.
         active: the number of running responses.
-        runs: the number of runs of each job, by request name and X-Request-Id.
+        runs: the number of runs of each job, by the request's name and X-Request-Id.
     """
 
     def __init__(self, rng: random.Random) -> None:

@@ -43,12 +43,12 @@ async def agent_stops_while_the_link_is_down(scale: Scale) -> str:
     """The agent reconnects, resumes its session, finishes everything, and exits."""
     async with scenario_harness(scale.rng("stop down"), limits=_limits(DRAIN_S)) as harness:
         requests = await _start_streams(harness, scale.streams // 2)
-        harness.link.refuse()
-        harness.link.cut()
+        harness.link_proxy.refuse()
+        harness.link_proxy.cut()
         await asyncio.sleep(5)
         harness.service.stop()
         await asyncio.sleep(20)
-        harness.link.listen()
+        harness.link_proxy.listen()
         await harness.check_all_complete(requests)
         assert await harness.agents[0].task == EXIT_OK
     return f"{len(requests)} finished after 25 s without a link, exit code 0"

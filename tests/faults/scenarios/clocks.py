@@ -51,7 +51,7 @@ async def machine_suspended_for_an_hour(scale: Scale) -> str:
 async def _suspend(harness: ScenarioHarness, seconds: float) -> None:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
-    harness.link.blackhole()
+    harness.link_proxy.blackhole()
     loop.jump(seconds)
     await asyncio.sleep(0)
 

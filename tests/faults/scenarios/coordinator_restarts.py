@@ -15,7 +15,7 @@ async def coordinator_replaced_without_its_sessions(scale: Scale) -> str:
     async with scenario_harness(scale.rng("killed")) as harness:
         requests = await _start_streams(harness, scale.streams // 4)
         old = await harness.replace_coordinator()
-        harness.link.cut()
+        harness.link_proxy.cut()
         await harness.wait_for_agents()
         for request in requests:
             await harness.server.only_run(request.spec.name).abandoned.wait()

@@ -50,7 +50,7 @@ async def _corrupt_frame_head(harness: ScenarioHarness, *, towards_agent: bool) 
     specs = [RequestSpec(f"job-{n}", 20, 300, pace_s=5.0) for n in range(3)]
     requests = await harness.start_streams(*specs, at_least=700)
     await asyncio.sleep(2)  # between two events: the next byte is the head of a frame
-    connection = harness.link.connections[-1]
+    connection = harness.link_proxy.connections[-1]
     pipe = connection.downstream if towards_agent else connection.upstream
     pipe.corrupt_at(pipe.forwarded, RESERVED_BITS)
     for request in requests:
@@ -66,7 +66,7 @@ async def any_byte_corrupted(scale: Scale) -> str:
     async with scenario_harness(rng, replace(SETTINGS, deadline_s=DEADLINE_S)) as harness:
         for n in range(scale.rounds * 4):
             requests = [harness.clients.send(RequestSpec(f"{n}-{k}", 200, 300)) for k in range(3)]
-            connection = harness.link.connections[-1]
+            connection = harness.link_proxy.connections[-1]
             pipe = rng.choice(connection.pipes)
             # The responses are about 200 kB; their acknowledgements half a kB.
             reach = 150_000 if pipe is connection.upstream else 400

@@ -61,18 +61,18 @@ class ScenarioHarness:
     """Everything that a scenario uses, connected.
 
     Attributes:
-        settings: of every coordinator.
+        settings: the settings of every coordinator.
         server: the inference server of every agent.
-        link: the proxy between agents and coordinator.
-        coordinator: the current one.
-        clients: of that coordinator.
-        agents: in the order in which they started.
-        rng: every random choice.
+        link_proxy: the proxy between agents and coordinator.
+        coordinator: the coordinator that runs now.
+        clients: the clients of that coordinator.
+        agents: the agents, in the order in which they started.
+        rng: makes every random choice.
     """
 
     settings: CoordinatorSettings
     server: NumberedServer
-    link: FaultProxy
+    link_proxy: FaultProxy
     coordinator: Coordinator
     clients: Clients
     agents: list[RunningService]
@@ -95,9 +95,9 @@ class ScenarioHarness:
         """Start an agent; it connects in the background.
 
         Args:
-            limits: its limits.
-            identity: shared with another agent; None: a new one.
-            fallback: host and port of a second coordinator; "": none.
+            limits: the agent's limits.
+            identity: the identity of another agent; None: a new one.
+            fallback: host and port of the agent's fallback URL; "": none.
         """
         proxy = await self.stack.enter_async_context(FaultProxy(self.server.port))
         settings = BackendSettings(
@@ -110,7 +110,7 @@ class ScenarioHarness:
         identity = identity or Identity(
             Ed25519PrivateKey.from_private_bytes(self.rng.randbytes(32))
         )
-        url = _connect_url(self.link.authority)
+        url = _connect_url(self.link_proxy.authority)
         fallback_urls = (_connect_url(fallback),) if fallback else ()
         service = Service(
             agent_config(
@@ -152,7 +152,7 @@ class ScenarioHarness:
 
     async def reconnect(self) -> None:
         """Cut every link; return when every agent has a new one and offers the model."""
-        self.link.cut()
+        self.link_proxy.cut()
         await asyncio.sleep(0.1)  # until both sides have noticed
         await wait_until(lambda: all(one.service.uplink.connected.is_set() for one in self.agents))
         await self.wait_for_agents(len(self.agents))
@@ -174,7 +174,7 @@ class ScenarioHarness:
         self.coordinator = await self.stack.enter_async_context(
             _coordinator(self.settings, self.rng)
         )
-        self.link.target = _port(self.coordinator)
+        self.link_proxy.target = _port(self.coordinator)
         self.clients.port = _port(self.coordinator)
         return old
 
@@ -188,13 +188,15 @@ async def scenario_harness(
 ) -> AsyncIterator[ScenarioHarness]:
     """Start everything; yield once every agent offers the model."""
     async with AsyncExitStack() as stack:
-        link = await stack.enter_async_context(FaultProxy())
-        settings = replace(settings, authorities=(*settings.authorities, link.authority))
+        link_proxy = await stack.enter_async_context(FaultProxy())
+        settings = replace(settings, authorities=(*settings.authorities, link_proxy.authority))
         server = await stack.enter_async_context(NumberedServer())
         coordinator = await stack.enter_async_context(_coordinator(settings, rng))
-        link.target = _port(coordinator)
+        link_proxy.target = _port(coordinator)
         clients = await stack.enter_async_context(Clients(_port(coordinator)))
-        harness = ScenarioHarness(settings, server, link, coordinator, clients, [], stack, rng)
+        harness = ScenarioHarness(
+            settings, server, link_proxy, coordinator, clients, [], stack, rng
+        )
         for _ in range(agents):
             await harness.add_agent(limits)
         await harness.wait_for_agents(agents)

@@ -66,15 +66,15 @@ async def link_cut_repeatedly(scale: Scale) -> str:
     cutter = LinkCutter(rng, scale.cuts)
     settings = replace(SETTINGS, window_bytes=WINDOW_BYTES, resume_ms=3_600_000)
     async with scenario_harness(rng, settings) as harness:
-        harness.link.on_connection = cutter.on_connection
+        harness.link_proxy.on_connection = cutter.on_connection
         harness.server.endless = lambda: cutter.left > 0
         specs = [RequestSpec(f"job-{n}", 40 + n, EVENT_BYTES) for n in range(scale.streams)]
         requests = await harness.start_streams(*specs, at_least=1)
-        harness.link.cut()
+        harness.link_proxy.cut()
         await harness.check_all_complete(requests)
         await harness.wait_until_idle()
         megabytes = sum(len(request.data) for request in requests) / 1e6
-        connections = len(harness.link.accepted_at)
+        connections = len(harness.link_proxy.accepted_at)
     return f"{len(requests)} streams, {megabytes:.1f} MB, {connections} connections"
 
 
@@ -103,8 +103,8 @@ async def clients_arrive_while_the_link_is_cut(scale: Scale) -> str:
                 request.check_complete(harness.server)
 
     async with scenario_harness(rng, settings) as harness:
-        harness.link.on_connection = cutter.on_connection
-        harness.link.cut()
+        harness.link_proxy.on_connection = cutter.on_connection
+        harness.link_proxy.cut()
         clients = (run_client(harness, client) for client in range(scale.streams // 4))
         await asyncio.gather(*clients)
         await harness.wait_until_idle()
@@ -117,14 +117,14 @@ async def link_stalls_briefly(scale: Scale) -> str:
     async with scenario_harness(rng) as harness:
         for n in range(scale.rounds):
             requests = await _start_streams(harness, f"round-{n}")
-            pipes = _one_or_both(rng, harness.link.connections[0])
+            pipes = _one_or_both(rng, harness.link_proxy.connections[0])
             for pipe in pipes:
                 pipe.stall()
             await asyncio.sleep(rng.uniform(1, 15))
             for pipe in pipes:
                 pipe.resume()
             await _check_all_complete(harness, requests)
-        assert len(harness.link.accepted_at) == 1, "the link was lost"
+        assert len(harness.link_proxy.accepted_at) == 1, "the link was lost"
     return f"{scale.rounds} pauses of 1 to 15 s, one connection"
 
 
@@ -166,10 +166,12 @@ async def _lose_link_during_streams(scale: Scale, lose: Callable[[ProxiedConnect
             requests = await _start_streams(harness, f"round-{n}")
             await asyncio.sleep(rng.uniform(0, 20))
             lost_at = now()
-            lose(harness.link.connections[-1])
+            lose(harness.link_proxy.connections[-1])
             await _check_all_complete(harness, requests)
-            longest = max(longest, harness.link.accepted_at[-1] - lost_at)
-        assert len(harness.link.accepted_at) == scale.rounds + 1, "one new connection for each"
+            longest = max(longest, harness.link_proxy.accepted_at[-1] - lost_at)
+        assert len(harness.link_proxy.accepted_at) == scale.rounds + 1, (
+            "one new connection for each"
+        )
         assert longest < NOTICED_WITHIN_S, f"noticed after {longest:.0f} s"
     return f"{scale.rounds} times, reconnected within {longest:.0f} s"
 
@@ -178,13 +180,13 @@ async def link_down_for_too_long(scale: Scale) -> str:
     """The session expires before the agent reconnects: every stream ends with one error."""
     async with scenario_harness(scale.rng("away")) as harness:
         requests = await _start_streams(harness, "job", events=120)
-        harness.link.refuse()
-        harness.link.cut()
+        harness.link_proxy.refuse()
+        harness.link_proxy.cut()
         for request in requests:
             (await request.completed()).check_failed_once(harness.server)
         for request in requests:
             await harness.server.only_run(request.spec.name).abandoned.wait()
-        harness.link.listen()
+        harness.link_proxy.listen()
         await harness.wait_for_agents()
         await _check_all_complete(harness, await _start_streams(harness, "later"))
     return f"{len(requests)} streams failed once, their runs cancelled"

@@ -1,4 +1,4 @@
-"""An inference server that streams numbered events, and records every run and every byte sent."""
+"""An inference server that streams numbered events, and records each run and the bytes it wrote."""
 
 import asyncio
 import socket
@@ -31,11 +31,12 @@ class RequestSpec:
     """What a client requests. The prompt carries it to the server.
 
     Attributes:
-        name: of the job; unique.
-        events: the number of events; `NumberedServer.endless` adds more.
-        size: of each event's text, in bytes.
-        pace_s: between two events.
-        streamed: as events; otherwise one JSON object with as much text.
+        name: unique name of the request.
+        events: number of events; `NumberedServer.endless` adds more.
+        size: length of each event's text, in bytes.
+        pace_s: pause after each event.
+        streamed: whether the response is a stream; otherwise it is one JSON object with as much
+            text.
         padding: bytes of a second message, which make the request large.
     """
 
@@ -57,7 +58,7 @@ class RequestSpec:
 
     @classmethod
     def parse(cls, body: bytes) -> Self | None:
-        """Read it from a request; None: a probe without a prompt, or a corrupted request."""
+        """Parse the prompt. Returns None for a probe (no prompt) and for a corrupted request."""
         try:
             request = msgspec.json.decode(body, type=_ChatRequest)
             text, _, checksum = request.messages[0]["content"].rpartition(" ")
@@ -89,13 +90,13 @@ def _chunk(name: str, delta: object, finish: str | None) -> bytes:
 
 @dataclass(eq=False)
 class Run:
-    """One execution of a job at the server.
+    """One execution of a request: a job may have several attempts.
 
     Attributes:
         spec: what was requested.
-        sent: every byte of the response so far.
-        finished: the response is complete.
-        abandoned: the agent disconnected before it was complete.
+        sent: every byte given to the transport so far.
+        finished: whether the response is complete.
+        abandoned: set when the agent disconnects before the response is complete.
     """
 
     spec: RequestSpec
@@ -108,9 +109,9 @@ class NumberedServer:
     """The server, on loopback; an asynchronous context manager.
 
     Attributes:
-        runs: every run, by the job's name.
-        port: where it listens.
-        endless: no stream ends while it returns True.
+        runs: every run, by the request's name.
+        port: where the server listens.
+        endless: no stream ends while this returns True.
     """
 
     def __init__(self) -> None:
@@ -126,12 +127,12 @@ class NumberedServer:
         return [run for run in every if not run.finished and not run.abandoned.is_set()]
 
     def only_run(self, name: str) -> Run:
-        """The run of a job, which must have exactly one."""
+        """Return the run of a request that must have exactly one."""
         (run,) = self.runs[name]
         return run
 
     async def wait_for_bytes(self, *names: str, at_least: int = 1) -> None:
-        """Return when each of these jobs has sent so many bytes."""
+        """Return when the first run of each name has sent `at_least` bytes."""
         for name in names:
             while name not in self.runs or len(self.runs[name][0].sent) < at_least:
                 self._sent.clear()
@@ -144,7 +145,7 @@ class NumberedServer:
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         listener = socket.create_server(("127.0.0.1", 0))
-        # By default the kernel accepts megabytes that no client reads.
+        # The kernel would otherwise buffer megabytes that the client has not read.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         await web.SockSite(self._runner, listener).start()
         self.port = listener.getsockname()[1]
@@ -165,7 +166,8 @@ class NumberedServer:
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         spec = RequestSpec.parse(await request.read())
         if spec is None:
-            return web.json_response({"error": {"message": "a field is missing"}}, status=422)
+            error = {"message": "the prompt is missing or corrupted"}
+            return web.json_response({"error": error}, status=422)
         run = Run(spec)
         self.runs.setdefault(spec.name, []).append(run)
         respond = self._stream if spec.streamed else self._respond

@@ -51,7 +51,7 @@ async def one_client_of_many_stops_reading(scale: Scale) -> str:
             (await stopped.completed()).check_visibly_incomplete(harness.server)
         await harness.wait_until_idle()
         assert unread < 2 * WINDOW_BYTES + KERNEL_BUFFERS_BYTES, f"{unread} bytes for one client"
-        assert len(harness.link.accepted_at) == 1, "the link was lost"
+        assert len(harness.link_proxy.accepted_at) == 1, "the link was lost"
     return f"{len(others)} complete, one slow_consumer, for which the agent held {held // KIB} KiB"
 
 

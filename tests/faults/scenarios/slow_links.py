@@ -24,7 +24,7 @@ MAX_LATENESS_S = 5.0
 async def slow_distant_link(scale: Scale) -> str:
     """One job produces more than the link carries; small jobs keep their pace beside it."""
     async with scenario_harness(scale.rng("slow")) as harness:
-        for pipe in harness.link.connections[0].pipes:
+        for pipe in harness.link_proxy.connections[0].pipes:
             pipe.delay_s = DELAY_S
             pipe.bytes_per_s = BYTES_PER_S
         (greedy,) = await harness.start_streams(RequestSpec("greedy", 1000, 4000), at_least=400_000)
@@ -38,7 +38,7 @@ async def slow_distant_link(scale: Scale) -> str:
         await harness.check_all_complete([greedy, *small])
         took = now() - started_at
         await harness.wait_until_idle()
-        assert len(harness.link.accepted_at) == 1, "the link was lost"
+        assert len(harness.link_proxy.accepted_at) == 1, "the link was lost"
     return f"4 MB in {took:.0f} s, small jobs {late:.1f} s late at most"
 
 
@@ -46,7 +46,7 @@ async def large_request_on_a_slow_link(scale: Scale) -> str:
     """A large request travels to the agent; a small job beside it keeps its pace."""
     size = scale.rounds * MAX_REQUEST_BYTES // FULL.rounds - KIB
     async with scenario_harness(scale.rng("request")) as harness:
-        for pipe in harness.link.connections[0].pipes:
+        for pipe in harness.link_proxy.connections[0].pipes:
             pipe.bytes_per_s = REQUEST_LINK_BYTES_PER_S
         started_at = now()
         large = harness.clients.send(RequestSpec("large", EVENTS, 200, padding=size))
@@ -59,7 +59,7 @@ async def large_request_on_a_slow_link(scale: Scale) -> str:
         took = now() - started_at
         assert took < 2 * size / REQUEST_LINK_BYTES_PER_S, f"the large job took {took:.0f} s"
         await harness.wait_until_idle()
-        assert len(harness.link.accepted_at) == 1, "the link was lost"
+        assert len(harness.link_proxy.accepted_at) == 1, "the link was lost"
     return f"{size / MIB:.0f} MiB in {took:.0f} s, the small job {late:.1f} s late"
 
 
@@ -71,16 +71,16 @@ async def large_request_on_a_broken_link(scale: Scale) -> str:
         large = harness.clients.send(RequestSpec("large", EVENTS, 200, padding=size))
         cuts = 0
         while "large" not in harness.server.runs:
-            connection = harness.link.connections[-1]
+            connection = harness.link_proxy.connections[-1]
             for pipe in connection.pipes:
                 pipe.bytes_per_s = REQUEST_LINK_BYTES_PER_S
             await asyncio.sleep(rng.uniform(0.1, 0.2) * size / REQUEST_LINK_BYTES_PER_S)
             if cuts < BROKEN_LINKS:
                 cuts += 1
-                harness.link.cut()
+                harness.link_proxy.cut()
         await harness.check_all_complete([large])
         await harness.wait_until_idle()
-    return f"{size / MIB:.0f} MiB over {len(harness.link.accepted_at)} links"
+    return f"{size / MIB:.0f} MiB over {len(harness.link_proxy.accepted_at)} links"
 
 
 async def _lateness(request: ScenarioRequest, started_at: float) -> float:

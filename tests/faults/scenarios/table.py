@@ -132,10 +132,10 @@ COORDINATOR: Final[Sequence[Scenario]] = (
         repeated_frames.job_delivered_repeatedly,
     ),
     Scenario(
-        "first coordinator unreachable",
+        "first URL unreachable",
         "the agent has two URLs; the first refuses connections",
-        "jobs run over the second one",
-        connecting.first_coordinator_unreachable,
+        "jobs run over the fallback URL",
+        connecting.first_url_unreachable,
     ),
     Scenario(
         "connection accepted and reset",
@@ -145,7 +145,7 @@ COORDINATOR: Final[Sequence[Scenario]] = (
     ),
     Scenario(
         "link cut after each welcome",
-        "a coordinator that crashes after each Welcome",
+        "the link breaks right after each Welcome",
         "the same: a Welcome does not reset the backoff",
         connecting.link_cut_after_each_welcome,
     ),
