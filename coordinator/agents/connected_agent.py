@@ -16,8 +16,9 @@ from provider_agent.coordinator.agents.heartbeats import LatestHeartbeat
 from provider_agent.coordinator.agents.offer_check import REPLACED, check_offers
 from provider_agent.coordinator.agents.registry import AgentRegistry
 from provider_agent.coordinator.sessions.detached_session import DetachedSession, fail_missing
+from provider_agent.coordinator.sessions.end_log import log_end
 from provider_agent.coordinator.sessions.offers import OfferTable
-from provider_agent.coordinator.sessions.receipt_check import receipt_problem, reject_end
+from provider_agent.coordinator.sessions.receipt_check import check_receipt
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
@@ -32,7 +33,6 @@ from provider_agent.protocol.frames import (
     Draining,
     Heartbeat,
     Hello,
-    JobEnd,
     JobError,
     JobResult,
     JobStarted,
@@ -291,8 +291,9 @@ class ConnectedAgent:
                     self._jobs[frame.job_id].on_started(frame)
             case JobResult() | JobError():
                 job = self._jobs.pop(frame.job_id, None)
+                log_end(frame, self.name, abandoned=job is None)
                 if job is not None:
-                    job.on_end(self._checked(job, frame))
+                    job.on_end(check_receipt(job, frame, self.public_key))
                 self._close_if_retired()
             case Heartbeat():
                 self.heartbeat.receive(frame)
@@ -311,28 +312,6 @@ class ConnectedAgent:
             job.on_data(chunk.data)
         else:  # abandoned: discard the bytes, or a full window would hold back the end of the job
             self._protocol.consumed(chunk.job_id, len(chunk.data))
-
-    def _checked(self, job: RunningJob, end: JobEnd) -> JobEnd:
-        """Return the end of a job, as an error if its receipt is not valid."""
-        sha256 = job.sha256
-        if sha256 is None:
-            return end
-        problem = receipt_problem(job.job, end, sha256, self.public_key)
-        fields = {"agent": self.name, "job": job.job_id.hex(), "model": job.job.model_id}
-        if problem:
-            log.error("receipt not valid", **fields, reason=problem)
-            return reject_end(end, problem)
-        if end.receipt is not None and end.receipt.signature is not None:
-            # Kept for a dispute: the log line holds all that the signature covers.
-            log.info(
-                "receipt",
-                **fields,
-                sha256=sha256.hex(),
-                input_tokens=end.usage.input_tokens,
-                output_tokens=end.usage.output_tokens,
-                signature=end.receipt.signature.hex(),
-            )
-        return end
 
     def _on_hello(self, hello: Hello) -> None:
         self.public_key, self.instance_id = hello.public_key, hello.instance_id

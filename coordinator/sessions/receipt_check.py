@@ -1,22 +1,52 @@
-"""Checks the receipt of a job's end against the bytes that arrived. Pure."""
+"""Checks the receipt of a job's end against the bytes that arrived."""
 
-from msgspec.structs import replace
+import base64
 
+from provider_agent.coordinator.sessions.running_job import RunningJob
+from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobEnd, JobError
 from provider_agent.protocol.job import Job
 from provider_agent.protocol.receipts import ReceiptContent
 
+log = EventLogger(__name__)
 
-def receipt_problem(job: Job, end: JobEnd, sha256: bytes, public_key: bytes) -> str:
-    """Return why the receipt of `end` is not valid; "" if it is.
+
+def check_receipt(job: RunningJob, end: JobEnd, public_key: bytes) -> JobEnd:
+    """Return the end of a job; an error if its receipt is not valid.
+
+    The log keeps each signed receipt, with all that the signature covers, for a dispute.
 
     Args:
-        job: as it was sent to the agent.
+        job: whose end it is; without a hash it has no receipt.
         end: as it arrived.
-        sha256: of the response bytes that arrived.
         public_key: the agent's.
     """
+    if job.sha256 is None:
+        return end
+    problem = _problem(job.job, end, job.sha256, public_key)
+    fields = {
+        "agent": base64.b64encode(public_key).decode(),
+        "job": job.job_id.hex(),
+        "model": job.job.model_id,
+    }
+    if problem:
+        log.error("receipt not valid", **fields, reason=problem)
+        return _reject(end, problem)
+    if end.receipt is not None and end.receipt.signature is not None:
+        log.info(
+            "receipt",
+            **fields,
+            sha256=end.receipt.sha256.hex(),
+            input_tokens=end.usage.input_tokens,
+            output_tokens=end.usage.output_tokens,
+            signature=end.receipt.signature.hex(),
+        )
+    return end
+
+
+def _problem(job: Job, end: JobEnd, sha256: bytes, public_key: bytes) -> str:
+    """Return why the receipt of `end` is not valid; "" if it is."""
     receipt = end.receipt
     if receipt is None:
         return "the end has no receipt"
@@ -32,10 +62,10 @@ def receipt_problem(job: Job, end: JobEnd, sha256: bytes, public_key: bytes) -> 
     return ""
 
 
-def reject_end(end: JobEnd, problem: str) -> JobError:
-    """Return the end of a job whose receipt is not valid: its response cannot be trusted."""
+def _reject(end: JobEnd, problem: str) -> JobError:
+    """Return the end of a job whose response, or usage, cannot be trusted."""
     if isinstance(end, JobError):
-        return replace(end, receipt=None)
+        return end  # the client receives an error anyway
     return JobError(
         job_id=end.job_id,
         total_bytes=end.total_bytes,
