@@ -26,6 +26,8 @@ class CloseReason(Struct, frozen=True):
 
 REPLACED_BY_NEWER: Final = CloseReason(REPLACED, "replaced by a newer connection of the same key")
 
+REJECTED: Final = CloseReason(WSCloseCode.POLICY_VIOLATION, "rejected", flush=True)
+
 _FINAL_CODES: Final = frozenset(
     {
         WSCloseCode.OK,

@@ -11,7 +11,12 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER, CloseReason
+from provider_agent.coordinator.agents.close_reason import (
+    REJECTED,
+    REPLACED_BY_NEWER,
+    CloseReason,
+    link_lost,
+)
 from provider_agent.coordinator.agents.heartbeats import LatestHeartbeat
 from provider_agent.coordinator.agents.offer_check import REPLACED, check_offers
 from provider_agent.coordinator.agents.registry import AgentRegistry
@@ -83,11 +88,16 @@ class ConnectedAgent:
         clock: monotonic, in seconds.
         wake: called when frames are queued.
         close: called to close the connection.
+        check_alive: called to check whether the agent responds; it passes the answer to its
+            argument, later.
+        remote: the agent's network address, for messages.
 
     Attributes:
         public_key: the agent's identity; empty before its signature is verified.
         session_id: stays the same across connections.
         instance_id: of the agent's process, from `Hello`.
+        agent_version: from `Hello`.
+        connected_at: when the connection opened, in seconds of `clock`.
         resumed: whether this connection resumed a session.
         retired: whether another connection of the same key receives the new jobs.
         offers: the latest offers; None before the first `Capabilities`.
@@ -106,6 +116,8 @@ class ConnectedAgent:
         clock: Callable[[], float],
         wake: Callable[[], None],
         close: Callable[[CloseReason], None],
+        check_alive: Callable[[Callable[[bool], None]], None],
+        remote: str,
     ) -> None:
         self.public_key = b""
         self.session_id = session_id
@@ -117,6 +129,10 @@ class ConnectedAgent:
         self.draining = False
         self.unknown_frames = 0
         self.close = close
+        self.check_alive = check_alive
+        self.remote = remote
+        self.agent_version = ""
+        self.connected_at = clock()
         self._protocol = protocol
         self._registry = registry
         self._settings = settings
@@ -315,10 +331,32 @@ class ConnectedAgent:
 
     def _on_hello(self, hello: Hello) -> None:
         self.public_key, self.instance_id = hello.public_key, hello.instance_id
+        self.agent_version = hello.agent_version
         rejected = self._registry.admit(hello)
         if rejected is not None:
             self._protocol.reject(rejected)
+        elif (holder := self._registry.key_holder(hello)) is not None:
+            # After a crash the coordinator may not have noticed that the older process is gone.
+            holder.check_alive(lambda alive: self._holder_checked(hello, holder, alive=alive))
+        else:
+            self._admit(hello)
+
+    def _holder_checked(self, hello: Hello, holder: "ConnectedAgent", *, alive: bool) -> None:
+        """Reject this agent, unless the older one of its key is gone."""
+        if self._detached or self.state is not State.AUTHENTICATED:
             return
+        if not alive:
+            holder.leave(keep_session=True)
+            holder.close(link_lost("no answer to a ping"))
+        elif self._registry.key_holder(hello) is not None:
+            self._protocol.reject(_key_in_use(holder, self._clock()))
+            self._log_rejection()
+            self.close(REJECTED)
+            return
+        self._admit(hello)
+        self._wake()
+
+    def _admit(self, hello: Hello) -> None:
         detached = self._registry.claim(hello)
         if detached is None:
             self._protocol.accept(self._welcome())
@@ -367,3 +405,12 @@ class ConnectedAgent:
             window_bytes=self._settings.window_bytes,
             max_message_bytes=MAX_MESSAGE_TO_COORDINATOR_BYTES,
         )
+
+
+def _key_in_use(holder: ConnectedAgent, now: float) -> Rejected:
+    minutes = round((now - holder.connected_at) / 60)
+    return Rejected(
+        "key_in_use",
+        f"An agent with this key is connected from {holder.remote} since {minutes} min "
+        f"(version {holder.agent_version}).",
+    )

@@ -64,6 +64,7 @@ class AgentEndpoint:
             protocols=(SUBPROTOCOL,),
             compress=False,
             timeout=CLOSE_S,
+            autoping=False,  # the link answers pings, and learns of pongs
             max_msg_size=MAX_MESSAGE_TO_COORDINATOR_BYTES + 1,  # aiohttp's limit is exclusive
         )
         try:
@@ -87,6 +88,7 @@ class AgentEndpoint:
             registry=self._fleet,
             settings=self._settings,
             clock=self._clock,
+            remote=request.remote or "an unknown address",
         )
         self._links.add(link)
         self._all_closed.clear()

@@ -85,6 +85,17 @@ class Fleet:
             )
         return None
 
+    def key_holder(self, hello: Hello) -> ConnectedAgent | None:
+        """Return the connected agent of another process whose key `hello` may not take over.
+
+        It may take over the key of a draining agent, as in a rolling update.
+        """
+        holder = self._agents.get(hello.public_key)
+        if hello.replace or holder is None or holder.draining or not hello.instance_id:
+            return None
+        is_same_process = hello.instance_id == holder.instance_id
+        return None if is_same_process or self._has_session(hello) else holder
+
     def _has_session(self, hello: Hello) -> bool:
         if hello.session_id is None:
             return False

@@ -11,7 +11,12 @@ from typing import Final
 
 from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
 
-from provider_agent.coordinator.agents.close_reason import CloseReason, closed_by_agent, link_lost
+from provider_agent.coordinator.agents.close_reason import (
+    REJECTED,
+    CloseReason,
+    closed_by_agent,
+    link_lost,
+)
 from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
 from provider_agent.coordinator.agents.received_bytes import ReceivedBytes
 from provider_agent.coordinator.agents.registry import AgentRegistry
@@ -28,6 +33,10 @@ log = EventLogger(__name__)
 
 CHECK_INTERVAL_S: Final = WRITE_STALL_S / 8
 """The time between two checks of the write buffer."""
+
+PING_S: Final = 5.0
+"""How long an agent may take to answer the ping that checks whether it is alive. Another agent
+with its key waits for the outcome, within the time of its handshake."""
 
 CLOSE_S: Final = 5.0
 """The timeout of the closing handshake, after which the connection is aborted."""
@@ -53,6 +62,7 @@ class AgentLink:
         registry: admits the agent and keeps track of it.
         settings: the coordinator's settings.
         clock: monotonic, in seconds.
+        remote: the agent's network address.
     """
 
     def __init__(
@@ -65,6 +75,7 @@ class AgentLink:
         registry: AgentRegistry,
         settings: CoordinatorSettings,
         clock: Callable[[], float],
+        remote: str,
     ) -> None:
         self._socket = socket
         self._transport = transport
@@ -75,6 +86,9 @@ class AgentLink:
         self._heard_at = clock()
         self._clock = clock
         self._wake = asyncio.Event()
+        self._heard = asyncio.Event()
+        self._ended = False
+        self._checks: set[asyncio.Task[None]] = set()
         self._stop: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
         self._agent = ConnectedAgent(
             protocol=protocol,
@@ -84,6 +98,8 @@ class AgentLink:
             clock=clock,
             wake=self._wake.set,
             close=self.close,
+            check_alive=self._check_alive,
+            remote=remote,
         )
 
     def __repr__(self) -> str:
@@ -115,6 +131,9 @@ class AgentLink:
         finally:
             self._agent.leave(keep_session=close_reason.keep_session)
             await _cancel(reader, writer, watchdog)
+            self._ended = True
+            self._heard.set()
+            await asyncio.gather(*self._checks)
 
     def _reason_after_cancel(self, reader: asyncio.Task[CloseReason]) -> CloseReason:
         """The close reason when `run` is cancelled: the reader's, if the reader has ended."""
@@ -127,12 +146,18 @@ class AgentLink:
             async with asyncio.timeout(self._settings.handshake_timeout_s) as timeout:
                 while True:
                     message = await self._socket.receive()
+                    self._heard.set()
+                    if message.type is WSMsgType.PING:
+                        await self._socket.pong(message.data)
+                        continue
+                    if message.type is WSMsgType.PONG:
+                        continue
                     if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
                         return self._closed_by_agent(message.data)
                     self._heard_at = self._clock()
                     self._agent.receive_message(message.data)
                     if self._agent.state is State.CLOSED:
-                        return CloseReason(WSCloseCode.POLICY_VIOLATION, "rejected", flush=True)
+                        return REJECTED
                     if self._agent.queued_frames > MAX_QUEUED_FRAMES:
                         return CloseReason(WSCloseCode.POLICY_VIOLATION, "reads too slowly")
                     if self._agent.state is State.OPEN:
@@ -160,6 +185,23 @@ class AgentLink:
             if self._agent.state is State.OPEN and now - self._heard_at >= silence_s:
                 reason = "silent for too long"
                 return CloseReason(WSCloseCode.POLICY_VIOLATION, reason, keep_session=True)
+
+    def _check_alive(self, report: Callable[[bool], None]) -> None:
+        """Call `report` with whether the agent sends anything within `PING_S` after a ping."""
+        task = asyncio.create_task(self._ping(report), name="agent check")
+        self._checks.add(task)
+        task.add_done_callback(self._checks.discard)
+
+    async def _ping(self, report: Callable[[bool], None]) -> None:
+        self._heard.clear()
+        try:
+            async with asyncio.timeout(PING_S):
+                await self._socket.ping()
+                await self._heard.wait()
+        except (TimeoutError, ConnectionError):
+            report(False)
+        else:
+            report(not self._ended)
 
     def _closed_by_agent(self, data: object) -> CloseReason:
         """The close reason of a closed connection.

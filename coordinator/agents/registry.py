@@ -16,6 +16,10 @@ class AgentRegistry(Protocol):
         """Return why the agent is rejected, or None if it is admitted."""
         ...
 
+    def key_holder(self, hello: Hello) -> "ConnectedAgent | None":
+        """Return the connected agent of another process whose key `hello` may not take over."""
+        ...
+
     def claim(self, hello: Hello) -> DetachedSession | None:
         """Remove and return the session that `hello` resumes, if there is one."""
         ...

@@ -51,10 +51,13 @@ class CoordinatorHarness:
         assert await response.content.readexactly(len(first)) == first
         return job, response
 
-    def other_process(self, instance_id: str) -> ScriptedAgent:
+    def other_process(self, instance_id: str, *, replace: bool = True) -> ScriptedAgent:
         """Another agent process with the same key; the caller connects it."""
         return ScriptedAgent(
-            self.coordinator.connect_url, key=self.agent.key, instance_id=instance_id
+            self.coordinator.connect_url,
+            key=self.agent.key,
+            instance_id=instance_id,
+            replace=replace,
         )
 
 

@@ -174,6 +174,7 @@ class ScriptedAgent:
         max_concurrent: the limit in `Capabilities`.
         enrollment_code: sent in `Hello`.
         instance_id: sent in `Hello`.
+        replace: sent in `Hello`.
         authority: the address to sign; by default the dialed address.
         answer: called for every job; if None, the test receives jobs with `next_job`.
         features: the optional features that it supports.
@@ -188,6 +189,7 @@ class ScriptedAgent:
         max_concurrent: int = 8,
         enrollment_code: str = "",
         instance_id: str = "",
+        replace: bool = False,
         authority: str | None = None,
         answer: Callable[[ScriptedJob], Awaitable[None]] | None = None,
         features: Sequence[str] = (),
@@ -199,6 +201,7 @@ class ScriptedAgent:
         self.authority = authority or dialed
         self.enrollment_code = enrollment_code
         self.instance_id = instance_id
+        self.replace = replace
         self.features = features
         self.session = self._new_session(None, ())
         self.models = [offer()] if models is None else list(models)
@@ -233,6 +236,7 @@ class ScriptedAgent:
             sign=self.key.sign,
             agent_version="scripted",
             instance_id=self.instance_id,
+            replace=self.replace,
             enrollment_code=self.enrollment_code,
             session_id=session_id,
             live_jobs=live_jobs,

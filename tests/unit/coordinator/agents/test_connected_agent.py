@@ -63,12 +63,16 @@ class FakeRegistry:
 
     def __init__(self, rejected: Rejected | None = None) -> None:
         self.rejected = rejected
+        self.holder: ConnectedAgent | None = None
         self.joined: list[ConnectedAgent] = []
         self.detached: DetachedSession | None = None
         self.left: list[tuple[DetachedSession, bool]] = []
 
     def admit(self, hello: Hello) -> Rejected | None:
         return self.rejected
+
+    def key_holder(self, hello: Hello) -> ConnectedAgent | None:
+        return self.holder
 
     def claim(self, hello: Hello) -> DetachedSession | None:
         return self.detached
@@ -86,6 +90,7 @@ class AgentHarness:
     def __init__(self, rejected: Rejected | None = None) -> None:
         self.registry = FakeRegistry(rejected)
         self.wakes = 0
+        self.alive = True
         self.now = 100.0
         self.agent = ConnectedAgent(
             protocol=CoordinatorProtocol(nonce=NONCE, name="test", authorities=[AUTHORITY]),
@@ -95,6 +100,8 @@ class AgentHarness:
             clock=lambda: self.now,
             wake=self._on_wake,
             close=self._on_close,
+            check_alive=lambda report: report(self.alive),
+            remote="192.0.2.7",
         )
         self.close_reasons: list[CloseReason] = []
 

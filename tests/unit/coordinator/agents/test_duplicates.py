@@ -2,11 +2,13 @@
 
 import asyncio
 
+import pytest
 from msgspec.structs import replace
 
+from provider_agent.coordinator.agents.link import PING_S
 from tests.kit.coordinator_harness import NO_HEARTBEATS, coordinator_harness, wait_until
 from tests.kit.scripted_agent import ScriptedAgent
-from tests.kit.virtual_time import in_virtual_time
+from tests.kit.virtual_time import in_virtual_time, now
 
 
 @in_virtual_time
@@ -136,3 +138,38 @@ async def test_resuming_agent_is_admitted_beyond_max_agents() -> None:
             await harness.agent.reconnect()
             await job.finish()
             assert await response.read() == b""
+
+
+@in_virtual_time
+async def test_another_process_does_not_replace_a_connected_one_unasked() -> None:
+    async with coordinator_harness() as harness:
+        job, response = await harness.streaming(b"1")
+        async with harness.other_process("two", replace=False) as other:
+            assert other.rejected is not None
+            assert (other.rejected.code, other.rejected.retry_after_ms) == ("key_in_use", None)
+            assert "127.0.0.1" in other.rejected.message
+            await other.closed.wait()
+            assert other.socket.close_code == 1008
+        await job.answer_rest(b"2")
+        assert await response.read() == b"2"
+
+
+@in_virtual_time
+async def test_another_process_takes_over_from_a_draining_one() -> None:
+    async with coordinator_harness() as harness:
+        await harness.agent.start_draining()
+        async with harness.other_process("two", replace=False) as other:
+            assert other.rejected is None
+            await harness.agent.closed.wait()
+            assert harness.agent.socket.close_code == 4001
+
+
+@in_virtual_time
+async def test_another_process_takes_over_from_one_that_no_longer_responds() -> None:
+    async with coordinator_harness() as harness:
+        harness.agent.socket.transport.pause_reading()
+        began = now()
+        async with harness.other_process("two", replace=False) as other:
+            assert other.rejected is None
+            assert now() - began == pytest.approx(PING_S)
+            assert len(harness.coordinator.agents()) == 1

@@ -39,6 +39,8 @@ class FleetHarness:
             clock=lambda: self.now,
             wake=lambda: None,
             close=lambda close_reason: self.close_reasons.append((key, close_reason)),
+            check_alive=lambda report: report(True),
+            remote="192.0.2.7",
         )
         agent.public_key = key
         agent.offers = OfferTable(Capabilities(1, [offer(model_id)], AgentLimits(4)))
