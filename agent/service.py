@@ -63,6 +63,7 @@ class Service:
         backends: the configured backends; the service closes them when they are no longer used.
         clock: monotonic, in seconds.
         uniform: random, in [0, 1).
+        replace: whether to replace a connected agent with the same key.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Service:
         *,
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[], float] = random.random,
+        replace: bool = False,
     ) -> None:
         self._config = config
         self.backends = backends
@@ -107,6 +109,7 @@ class Service:
             on_notice=self.metrics.notice_received,
             clock=clock,
             uniform=uniform,
+            replace=replace,
         )
         self.advertiser = Advertiser(self.outbox, self.uplink.connected, self._capabilities)
         self._slow_consumers = SlowConsumers()

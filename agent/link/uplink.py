@@ -67,6 +67,7 @@ class Uplink:
         on_notice: called with the severity of each notice of the coordinator.
         clock: monotonic, in seconds.
         uniform: random, in [0, 1).
+        replace: whether the first `Hello` asks to replace a connected agent with the same key.
 
     Attributes:
         config: applies from the next connection on.
@@ -91,6 +92,7 @@ class Uplink:
         on_notice: Callable[[str], None],
         clock: Callable[[], float],
         uniform: Callable[[], float],
+        replace: bool = False,
     ) -> None:
         self.config = config
         self.url = config.url
@@ -107,6 +109,7 @@ class Uplink:
         self._on_retry = on_retry
         self._clock = clock
         self._uniform = uniform
+        self._replace = replace
         self._instance_id = os.urandom(8).hex()
         self._welcomed_urls: set[str] = set()
         self._completed_before = 0
@@ -187,6 +190,7 @@ class Uplink:
             session_id=session_id,
             live_jobs=live_jobs,
             features=[receipts.FEATURE],
+            replace=self._replace,
         )
 
     def _link_ended(self, disconnect: Disconnect) -> float | None:
@@ -272,6 +276,7 @@ class Uplink:
         self._acked_before = {stream.job_id: stream.acked for stream in self._outbox.streams}
         self.state = LinkState.CONNECTED
         self.last_rejection = None
+        self._replace = False
         self.connected.set()
         self._on_welcome(welcome)
         log.info(

@@ -105,7 +105,7 @@ async def agent_replaced_by_a_newer_process(scale: Scale) -> str:
     async with scenario_harness(scale.rng("newer")) as harness:
         requests = await _start_streams(harness, scale.streams // 2)
         older = harness.agents[0]
-        newer = await harness.add_agent(identity=older.identity)
+        newer = await harness.add_agent(identity=older.identity, replace=True)
         await wait_until(newer.service.uplink.connected.is_set)
         await harness.wait_for_agents()
         new_jobs = [

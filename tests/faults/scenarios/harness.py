@@ -90,7 +90,12 @@ class ScenarioHarness:
         return self.agents[0].backend_proxy
 
     async def add_agent(
-        self, limits: LimitsConfig = LIMITS, *, identity: Identity | None = None, fallback: str = ""
+        self,
+        limits: LimitsConfig = LIMITS,
+        *,
+        identity: Identity | None = None,
+        fallback: str = "",
+        replace: bool = False,
     ) -> RunningService:
         """Start an agent; it connects in the background.
 
@@ -98,6 +103,7 @@ class ScenarioHarness:
             limits: the agent's limits.
             identity: the identity of another agent; None: a new one.
             fallback: host and port of the agent's fallback URL; "": none.
+            replace: whether the agent replaces a connected one with the same key.
         """
         proxy = await self.stack.enter_async_context(FaultProxy(self.server.port))
         settings = BackendSettings(
@@ -123,6 +129,7 @@ class ScenarioHarness:
             Backends([OpenAICompatibleBackend(settings)], {}, [], {}),
             clock=now,
             uniform=self.rng.random,
+            replace=replace,
         )
         task = asyncio.create_task(service.run(), name="agent")
         agent = RunningService(service, task, proxy, identity)
