@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = {"protocol", "adapters", "agent", "coordinator"}
 SHARED = [path for path in (ROOT / "src" / "provider_agent").iterdir() if path.is_file()]
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
+pytestmark = pytest.mark.timeout(300)  # builds and installs with pip, also on a busy machine
+
 DRAIN_S = int(LimitsConfig().drain_timeout_s)
 
 
