@@ -4,7 +4,14 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-from provider_agent.coordinator.agents.model_report import NO_REPORT, ModelReport, model_reports
+from provider_agent.coordinator.agents.model_report import (
+    NO_REPORT,
+    LoadOnBackend,
+    ModelReport,
+    loads_by_model,
+    model_report,
+    without_excess_models,
+)
 from provider_agent.protocol.frames import Heartbeat
 
 MAX_INTERVALS: Final = 3
@@ -27,7 +34,9 @@ class LatestHeartbeat:
         self._interval_s = interval_s
         self._clock = clock
         self._received_at = -math.inf
+        self._loads: dict[str, list[LoadOnBackend]] = {}
         self._reports: dict[str, ModelReport] = {}
+        """Reports that were requested since the heartbeat arrived."""
 
     @property
     def age_s(self) -> float | None:
@@ -35,12 +44,19 @@ class LatestHeartbeat:
         return None if self.frame is None else self._clock() - self._received_at
 
     def receive(self, frame: Heartbeat) -> None:
-        """Replace the heartbeat."""
-        self.frame, self._received_at = frame, self._clock()
-        self._reports = model_reports(frame)
+        """Replace the heartbeat. This is cheap, because an agent may send many."""
+        self.frame, self._received_at = without_excess_models(frame), self._clock()
+        self._loads = loads_by_model(self.frame)
+        self._reports = {}
 
     def report(self, model_id: str) -> ModelReport:
         """What it says about a model; nothing if it is too old."""
         if self._clock() - self._received_at > self._interval_s * MAX_INTERVALS:
             return NO_REPORT
-        return self._reports.get(model_id, NO_REPORT)
+        report = self._reports.get(model_id)
+        if report is None:
+            loads = self._loads.get(model_id)
+            if loads is None:
+                return NO_REPORT
+            report = self._reports[model_id] = model_report(loads)
+        return report

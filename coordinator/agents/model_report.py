@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from provider_agent.protocol.frames import BackendLoad, Heartbeat, ModelLoad
+from provider_agent.protocol.limits import MAX_MODELS
 
 REFERENCE_PROMPT_TOKENS: Final = 1000
 REFERENCE_OUTPUT_TOKENS: Final = 200
@@ -39,17 +41,34 @@ class ModelReport(Struct, frozen=True):
 
 NO_REPORT: Final = ModelReport()
 
+LoadOnBackend = tuple[BackendLoad, ModelLoad]
 
-def model_reports(heartbeat: Heartbeat) -> dict[str, ModelReport]:
-    """Return the report about each model that the heartbeat mentions."""
-    loads: dict[str, list[tuple[BackendLoad, ModelLoad]]] = {}
+
+MAX_MODELS_READ: Final = MAX_MODELS
+"""Models of one heartbeat that are read, as many as an agent can offer; further ones are dropped.
+The protocol allows 256 for each of 1,024 backends, which would take megabytes for each agent."""
+
+
+def without_excess_models(heartbeat: Heartbeat) -> Heartbeat:
+    """Return the heartbeat without the models of the backends that exceed `MAX_MODELS_READ`."""
+    free = MAX_MODELS_READ
+    backends = []
+    for backend in heartbeat.backends:
+        free -= len(backend.models)
+        backends.append(replace(backend, models=[]) if free < 0 else backend)
+    return heartbeat if free >= 0 else replace(heartbeat, backends=backends)
+
+
+def loads_by_model(heartbeat: Heartbeat) -> dict[str, list[LoadOnBackend]]:
+    """Return the load of each model that the heartbeat mentions, on each of its backends."""
+    loads: dict[str, list[LoadOnBackend]] = {}
     for backend in heartbeat.backends:
         for model in backend.models:
             loads.setdefault(model.model_id, []).append((backend, model))
-    return {model_id: _report(found) for model_id, found in loads.items()}
+    return loads
 
 
-def _report(loads: Iterable[tuple[BackendLoad, ModelLoad]]) -> ModelReport:
+def model_report(loads: Iterable[LoadOnBackend]) -> ModelReport:
     """Combine the backends that can run a model: a job may run on any of them.
 
     Their requests are added up; of the other values, the worst one applies.

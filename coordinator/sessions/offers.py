@@ -1,10 +1,13 @@
 """The models, operations and capacity that an agent offers."""
 
 from collections.abc import Collection
+from typing import Final
 
 from provider_agent.protocol.formats import Operation, WireFormat, find_operation
 from provider_agent.protocol.frames import Capabilities, ModelOffer
 from provider_agent.protocol.limits import MAX_LIVE_JOBS
+
+_BY_NAME: Final = {operation.value: operation for operation in Operation}
 
 
 class OfferTable:
@@ -45,8 +48,7 @@ class OfferTable:
 
 def known_operations(offer: ModelOffer) -> set[Operation]:
     """The known operations of an offer; if it lists none, the main operation of each format."""
-    known = {operation.value for operation in Operation}
     if offer.operations:
-        return {Operation(name) for name in offer.operations if name in known}
+        return {_BY_NAME[name] for name in offer.operations if name in _BY_NAME}
     found = (find_operation(name, "") for name in offer.formats)
     return {operation for operation in found if operation is not None}

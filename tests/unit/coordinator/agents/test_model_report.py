@@ -2,12 +2,22 @@ import math
 
 import pytest
 
-from provider_agent.coordinator.agents.model_report import ModelReport, model_reports
+from provider_agent.coordinator.agents.model_report import (
+    MAX_MODELS_READ,
+    ModelReport,
+    loads_by_model,
+    model_report,
+    without_excess_models,
+)
 from provider_agent.protocol.frames import BackendLoad, Heartbeat, ModelLoad
 
 
 def heartbeat(*backends: BackendLoad) -> Heartbeat:
     return Heartbeat(0, 0, 8, None, None, None, None, list(backends))
+
+
+def reports(beat: Heartbeat) -> dict[str, ModelReport]:
+    return {name: model_report(loads) for name, loads in loads_by_model(beat).items()}
 
 
 def load(state: str = "loaded", /, **known: float) -> ModelLoad:
@@ -52,11 +62,23 @@ SLOW = {"prefill_tokens_per_second": 100.0, "decode_tokens_per_second": 10.0}
 def test_backends_are_combined_to_the_worst_case(
     backends: list[BackendLoad], report: ModelReport
 ) -> None:
-    assert model_reports(heartbeat(*backends)) == {"m": report}
+    assert reports(heartbeat(*backends)) == {"m": report}
 
 
 @pytest.mark.parametrize("speed", [0.0, -1.0, math.nan, math.inf])
 def test_an_impossible_speed_counts_as_not_reported(speed: float) -> None:
     model = load(prefill_tokens_per_second=speed, decode_tokens_per_second=50.0)
 
-    assert model_reports(heartbeat(backend(model))) == {"m": ModelReport()}
+    assert reports(heartbeat(backend(model))) == {"m": ModelReport()}
+
+
+def test_models_of_a_heartbeat_are_bounded() -> None:
+    # The protocol allows 256 models for each of 1,024 backends.
+    full = BackendLoad("b", True, 0, 4, models=[load()] * 256)
+    fitting = heartbeat(*[full] * (MAX_MODELS_READ // 256))
+    excessive = heartbeat(*[full] * 1024)
+
+    assert without_excess_models(fitting) is fitting
+    bounded = without_excess_models(excessive)
+    assert len(bounded.backends) == 1024
+    assert sum(len(one.models) for one in bounded.backends) == MAX_MODELS_READ
