@@ -577,3 +577,5 @@ CoordinatorFrame = (
 AgentFrame = Hello | Capabilities | Heartbeat | JobStarted | Chunk | JobResult | JobError | Draining
 JobEnd = JobResult | JobError
 """The end of a job: each job has exactly one."""
+JobFrame = JobStarted | Chunk | JobEnd
+"""The frames of a response."""

@@ -10,7 +10,7 @@ from collections import deque
 from typing import Final
 
 from provider_agent.protocol.exceptions import ProtocolViolation
-from provider_agent.protocol.frames import AgentFrame, Chunk, JobEnd, JobStarted, LiveJob
+from provider_agent.protocol.frames import AgentFrame, Chunk, JobEnd, JobFrame, JobStarted, LiveJob
 from provider_agent.protocol.limits import CHUNK_BYTES
 
 _MAX_SEPARATE_WRITES: Final = 64
@@ -151,6 +151,20 @@ class SendStream:
             self._end_ever_sent = False
             self._unsent.clear()
             self.written = self._highest_sent = self.sent
+
+    def withdraw(self, frame: JobFrame) -> None:
+        """Forget a frame of `next_frames` that could not be sent, so that another end can be.
+
+        Without `JobStarted`, nothing of the response can be sent either.
+        """
+        self.end = None
+        self._end_sent = self._end_ever_sent = False
+        if isinstance(frame, JobStarted):
+            self.started = None
+            self._started_sent = False
+            self._unsent.clear()
+            self._unacked.clear()
+            self.written = self.sent = self._highest_sent = 0
 
     def next_frames(self, budget: int = CHUNK_BYTES) -> list[AgentFrame]:
         """The frames that may be sent now, with at most `budget` bytes; they count as sent."""

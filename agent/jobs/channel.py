@@ -8,7 +8,7 @@ from provider_agent.adapters.base import FlowControl, ResponseOutcome, Usage
 from provider_agent.adapters.responses.validator import is_event_stream
 from provider_agent.protocol.counts import valid_count
 from provider_agent.protocol.event_stream import ends_between_events
-from provider_agent.protocol.frames import JobEnd, JobStarted, LiveJob, Receipt
+from provider_agent.protocol.frames import JobEnd, JobFrame, JobStarted, LiveJob, Receipt
 from provider_agent.protocol.limits import MAX_NAME_CHARS
 from provider_agent.protocol.request import RequestBuffer
 from provider_agent.protocol.response_headers import client_headers, valid_content_type
@@ -129,6 +129,12 @@ class JobChannel:
                 between_events=not stream.written
                 or (is_events and ends_between_events(stream.tail)),
             )
+
+    def withdraw(self, frame: JobFrame) -> None:
+        """Forget a frame that could not be sent; an end must follow."""
+        self.stream.withdraw(frame)
+        if not self.stream.written:
+            self.outcome = ResponseOutcome(usage=self.outcome.usage)
 
     def finish(self, end: JobEnd) -> None:
         """Add the job's one end after its last byte, with its receipt."""

@@ -34,6 +34,9 @@ HANG_S: Final = 30.0
 """Seconds. A job with a deadline of at least this that received no response counts as a failure of
 the backend of its latest attempt. A shorter deadline does not: the backend may only be slow."""
 
+INTERNAL_TEXT: Final = "internal error of the agent"
+"""The message of an end after a defect; its cause is in the agent's log."""
+
 
 class StopReason(StrEnum):
     """Why a running job is stopped; the value is the error code of its end."""
@@ -41,6 +44,7 @@ class StopReason(StrEnum):
     CANCELLED = ErrorCode.CANCELLED.value
     DRAINING = ErrorCode.DRAINING.value
     SLOW_CONSUMER = ErrorCode.SLOW_CONSUMER.value
+    INTERNAL = ErrorCode.INTERNAL.value
 
 
 class JobExecution:
@@ -152,7 +156,7 @@ class JobExecution:
         return self._pool.start(route)
 
     async def _run(self) -> JobEnd:
-        """The job's task: returns its end whatever the backends do. Raises only when cancelled."""
+        """The job's task: returns its end whatever the backends do."""
         deadline = asyncio.timeout(self.header.deadline_ms / 1000)
         try:
             async with deadline:
@@ -166,7 +170,7 @@ class JobExecution:
             if isinstance(error, BackendError):
                 return backend_error_end(self._report(), error)
             log.exception("job failed by an internal error", **self._log_fields())
-            return error_end(self._report(), ErrorCode.INTERNAL, "internal error of the agent")
+            return error_end(self._report(), ErrorCode.INTERNAL, INTERNAL_TEXT)
 
     async def _try_backends(self) -> JobResult:
         """Execute the job; fail over while `next_route` finds another backend."""
@@ -178,6 +182,9 @@ class JobExecution:
             started_s = self.duration_s
             try:
                 await self._attempt.backend.execute(job, self.channel)
+            except SystemExit as error:
+                # It would end the event loop, and every other job.
+                raise RuntimeError("the adapter tried to end the process") from error
             except BackendError as error:
                 if not self._fail_over(error):
                     raise
@@ -247,7 +254,10 @@ class JobExecution:
     # --- the end ---------------------------------------------------------------------------------
 
     def _task_done(self, task: asyncio.Task[JobEnd]) -> None:
-        end: JobEnd | None = None if task.cancelled() else task.result()
+        end: JobEnd | None = None
+        if not task.cancelled():
+            error = task.exception()
+            end = task.result() if error is None else self._internal_end(error)
         # An error after cancellation says nothing about the backend.
         if end is None or (isinstance(end, JobError) and self._stop_reason is not None):
             end = self._stopped_end()
@@ -257,6 +267,10 @@ class JobExecution:
         else:
             self._attempt.abandoned(tokens)  # has no effect if `failed` was called before
         self._on_end(self, end)
+
+    def _internal_end(self, error: BaseException) -> JobError:
+        log.failure("job failed by an internal error", error, **self._log_fields())
+        return error_end(self._report(), ErrorCode.INTERNAL, INTERNAL_TEXT)
 
     def _stopped_end(self) -> JobError:
         reason = self._stop_reason or StopReason.DRAINING

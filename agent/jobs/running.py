@@ -22,16 +22,25 @@ from provider_agent.agent.jobs.ends import (
     JobReport,
     OfferedPrice,
     cut_end,
+    error_end,
     refusal_end,
     usage_tokens,
 )
-from provider_agent.agent.jobs.execution import JobExecution, StopReason
+from provider_agent.agent.jobs.execution import INTERNAL_TEXT, JobExecution, StopReason
 from provider_agent.agent.jobs.job_log import end_fields
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.receipt_issuer import ReceiptIssuer
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
-from provider_agent.protocol.frames import JobEnd, JobHeader, JobResult, ModelOffer, RequestChunk
+from provider_agent.protocol.frames import (
+    JobEnd,
+    JobError,
+    JobFrame,
+    JobHeader,
+    JobResult,
+    ModelOffer,
+    RequestChunk,
+)
 from provider_agent.protocol.limits import MAX_LIVE_JOBS
 from provider_agent.protocol.stream import SendStream
 
@@ -167,16 +176,29 @@ class Jobs:
         if receipts is not None and hashed:
             channel.issue_receipt = partial(receipts.issue, header)
         self._remember(job_id)
-        route = self._admission.admit(header, self.in_flight)
         price = self._prices.get(header.model_id, OfferedPrice())
-        if isinstance(route, Refusal):
-            end = refusal_end(JobReport(job_id, price=price), route)
+        try:
+            end = self._start(header, channel, price)
+        except Exception:
+            # A defect costs this job, not the link of all jobs.
+            log.exception("job failed by an internal error", job=job_id.hex())
+            report = JobReport(job_id, price=price)
+            end = error_end(report, ErrorCode.INTERNAL, INTERNAL_TEXT)
+        if end is not None:
             self._end(header, channel, JobRecord(header.format, "", end, None, 0), 0.0)
-            return
-        self._running[job_id] = JobExecution(
+
+    def _start(
+        self, header: JobHeader, channel: JobChannel, price: OfferedPrice
+    ) -> JobError | None:
+        """Start a job; return its end if it is refused."""
+        route = self._admission.admit(header, self.in_flight)
+        if isinstance(route, Refusal):
+            return refusal_end(JobReport(header.job_id, price=price), route)
+        self._running[header.job_id] = JobExecution(
             header, channel, route, self._pool, self._clock, self._execution_ended, price
         )
         self._idle.clear()
+        return None
 
     def receive_request(self, chunk: RequestChunk) -> None:
         """Add a piece of a job's request; ignore that of an unknown or ended job.
@@ -206,6 +228,20 @@ class Jobs:
         else:
             self._cut(stream, stream.end, ErrorCode.SLOW_CONSUMER, text)
         log.warning("response abandoned", job=job_id.hex(), reason=text)
+
+    def withdraw(self, frame: JobFrame) -> None:
+        """End a job with `internal`, because a frame of it cannot be sent."""
+        job_id = frame.job_id
+        if job_id not in self._outbox:
+            return
+        channel = self._outbox.channel(job_id)
+        channel.withdraw(frame)
+        if (execution := self._running.get(job_id)) is not None:
+            execution.stop(StopReason.INTERNAL, INTERNAL_TEXT)
+            return
+        # Nothing of the end that could not be sent is used for the new one.
+        report = JobReport(job_id, channel.stream.written, channel.outcome)
+        channel.finish(error_end(report, ErrorCode.INTERNAL, INTERNAL_TEXT))
 
     def drop_unsent_responses(self, detail: str) -> int:
         """Replace each end that waits behind unsent bytes by `draining`; return how many."""
@@ -256,6 +292,9 @@ class Jobs:
         succeeded = isinstance(record.end, JobResult)
         channel.finish(record.end)
         self.completed += succeeded
-        self._on_end(record)
+        try:
+            self._on_end(record)
+        except Exception:
+            log.exception("job not counted", job=job.job_id.hex())
         level = logging.INFO if succeeded else logging.WARNING
         log.log(level, "job ended", **end_fields(job, record.backend_kind, record.end, duration_s))

@@ -18,13 +18,17 @@ from provider_agent.agent.link.close_reason import explain_close, explain_reject
 from provider_agent.agent.link.dial import CLOSE_TIMEOUT_S, DialSettings, dial
 from provider_agent.agent.link.dial_failure import DialFailed
 from provider_agent.agent.link.frame_log import log_received, log_sent
+from provider_agent.agent.link.message_encoder import MessageEncoder
 from provider_agent.agent.link.watchdogs import CountingConnection, Watchdogs
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.agent_protocol import AgentProtocol
 from provider_agent.protocol.codec import VERSION_1, Dialect
 from provider_agent.protocol.exceptions import ProtocolError
-from provider_agent.protocol.frames import CoordinatorFrame, Drain, Rejected
-from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES
+from provider_agent.protocol.frames import CoordinatorFrame, Drain, JobFrame, Rejected, Welcome
+from provider_agent.protocol.limits import (
+    HANDSHAKE_TIMEOUT_S,
+    MAX_MESSAGE_TO_AGENT_BYTES,
+)
 from provider_agent.protocol.message_size import MessageSize
 
 log = EventLogger(__name__)
@@ -53,6 +57,8 @@ class Link:
         on_frame: called with every frame of an open connection, but only with the first `Drain`.
             It returns at once; a `ProtocolError` that it raises closes the connection.
         on_activity: called for every message and every pong; returns at once.
+        on_unsendable: called with the first frame of a job that cannot be encoded; the link drops
+            the following ones that it took from `outbox` together with it.
         dialect: the wire encoding of frames.
     """
 
@@ -63,6 +69,7 @@ class Link:
         outbox: Outbox,
         on_frame: Callable[[CoordinatorFrame], None],
         on_activity: Callable[[], None],
+        on_unsendable: Callable[[JobFrame], None],
         dialect: Dialect = VERSION_1,
     ) -> None:
         self._settings = settings
@@ -70,6 +77,7 @@ class Link:
         self._outbox = outbox
         self._on_frame = on_frame
         self._on_activity = on_activity
+        self._on_unsendable = on_unsendable
         self._dialect = dialect
         self._unknown_types: set[int] = set()
         self._drain: Drain | None = None
@@ -106,8 +114,8 @@ class Link:
 
     async def _run_connection(self, connection: CountingConnection) -> Disconnect:
         try:
-            await self._handshake(connection)
-            await self._exchange_frames(connection)
+            welcome = await self._handshake(connection)
+            await self._exchange_frames(connection, welcome.max_message_bytes)
         except _Ended as ended:
             return ended.disconnect
         except ProtocolError as error:
@@ -122,7 +130,7 @@ class Link:
             return disconnect
         return Disconnect(DisconnectCause.LOST, "the connection ended")
 
-    async def _handshake(self, connection: ClientConnection) -> None:
+    async def _handshake(self, connection: ClientConnection) -> Welcome:
         session = self._session
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
@@ -133,15 +141,16 @@ class Link:
                         session.to_send.clear()
                         await connection.send(self._dialect.encode(frames))
                         log_sent(frames)
+                return session.welcome
         except TimeoutError:
             text = f"no `Welcome` within {HANDSHAKE_TIMEOUT_S:.0f} s after the connection opened"
             raise _Ended(Disconnect(DisconnectCause.LOST, text)) from None
 
-    async def _exchange_frames(self, connection: CountingConnection) -> None:
+    async def _exchange_frames(self, connection: CountingConnection, max_bytes: int) -> None:
         """Read and write until one task ends; then all have ended."""
         dogs = Watchdogs(connection, self._on_activity)
         tasks = (
-            asyncio.create_task(self._write(connection, dogs), name="link writer"),
+            asyncio.create_task(self._write(connection, dogs, max_bytes), name="link writer"),
             asyncio.create_task(self._read(connection), name="link reader"),
             asyncio.create_task(
                 _abort_when(connection, dogs.stalled()), name="link write watchdog"
@@ -165,14 +174,15 @@ class Link:
         while True:
             self._receive(await connection.recv())
 
-    async def _write(self, connection: CountingConnection, dogs: Watchdogs) -> None:
-        outbox, encode, write_timer = self._outbox, self._dialect.encode, dogs.write_timer
-        size = MessageSize()
+    async def _write(self, connection: CountingConnection, dogs: Watchdogs, max_bytes: int) -> None:
+        outbox, write_timer, size = self._outbox, dogs.write_timer, MessageSize()
+        encoder = MessageEncoder(self._dialect.encode, max_bytes, self._on_unsendable)
         while True:
             await outbox.wait()
             frames = outbox.next_batch(size.limit_bytes)
-            with write_timer:
-                await connection.send(encode(frames))
+            for message in encoder.encode(frames):
+                with write_timer:
+                    await connection.send(message)
             log_sent(frames)
             del frames  # an idle link must not hold the bytes of its last message
             size.adapt(write_timer.duration_s)

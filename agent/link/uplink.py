@@ -175,6 +175,7 @@ class Uplink:
             self._outbox,
             on_frame=self._receive,
             on_activity=self._note_activity,
+            on_unsendable=self._jobs.withdraw,
         )
         return await link.run()
 

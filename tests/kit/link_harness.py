@@ -10,7 +10,7 @@ from provider_agent.agent.link.backoff import Disconnect
 from provider_agent.agent.link.connection import Link
 from provider_agent.agent.link.dial import DialSettings
 from provider_agent.protocol.agent_protocol import AgentProtocol
-from provider_agent.protocol.frames import CoordinatorFrame, Welcome
+from provider_agent.protocol.frames import CoordinatorFrame, JobFrame, Welcome
 from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator
 
 
@@ -19,6 +19,7 @@ class LinkHarness:
 
     Attributes:
         frames: every frame that the link passed to its callback.
+        unsendable: frames of jobs that could not be encoded.
         welcomed: set by `Welcome`.
         on_frame: called with every frame after it was recorded.
     """
@@ -28,6 +29,7 @@ class LinkHarness:
         self.public_key = self.key.public_key().public_bytes_raw()
         self.outbox = Outbox()
         self.frames: list[CoordinatorFrame] = []
+        self.unsendable: list[JobFrame] = []
         self.welcomed = asyncio.Event()
         self.on_frame: Callable[[CoordinatorFrame], None] = lambda _frame: None
         self._enrollment_code = enrollment_code
@@ -38,6 +40,7 @@ class LinkHarness:
             self.outbox,
             on_frame=self._receive,
             on_activity=lambda: None,
+            on_unsendable=self.unsendable.append,
         )
 
     def _receive(self, frame: CoordinatorFrame) -> None:

@@ -1,0 +1,70 @@
+"""Encodes the frames of one message, and isolates those that cannot be sent.
+
+Frames are valid by construction. If one is not, because of a defect, it must not cost the link,
+which all jobs share.
+"""
+
+from collections.abc import Callable, Sequence
+
+from provider_agent.event_log import EventLogger
+from provider_agent.protocol.frames import AgentFrame, JobFrame
+
+log = EventLogger(__name__)
+
+
+class MessageEncoder:
+    """Encodes batches of frames as messages.
+
+    Args:
+        encode: encodes frames as one message.
+        max_bytes: the largest message that the coordinator accepts.
+        on_unsendable: called with the first frame of a job that cannot be sent.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[Sequence[AgentFrame]], bytes],
+        max_bytes: int,
+        on_unsendable: Callable[[JobFrame], None],
+    ) -> None:
+        self._encode = encode
+        self._max_bytes = max_bytes
+        self._on_unsendable = on_unsendable
+
+    def encode(self, frames: Sequence[AgentFrame]) -> Sequence[bytes]:
+        """Return the frames as one message, if possible, otherwise as one message for each frame.
+
+        A control frame that cannot be sent is dropped. Of a job, the frames that follow it in
+        `frames` are dropped too.
+        """
+        try:
+            message = self._encode(frames)
+        except Exception:  # noqa: BLE001  the frame that causes it is logged below
+            return self._encode_each(frames)
+        return (message,) if len(message) <= self._max_bytes else self._encode_each(frames)
+
+    def _encode_each(self, frames: Sequence[AgentFrame]) -> Sequence[bytes]:
+        messages: list[bytes] = []
+        failed_jobs: set[bytes] = set()
+        for frame in frames:
+            if isinstance(frame, JobFrame) and frame.job_id in failed_jobs:
+                continue
+            message = self._encode_one(frame)
+            if message is not None:
+                messages.append(message)
+            elif isinstance(frame, JobFrame):
+                failed_jobs.add(frame.job_id)
+                self._on_unsendable(frame)
+        return messages
+
+    def _encode_one(self, frame: AgentFrame) -> bytes | None:
+        kind = type(frame).__name__
+        try:
+            message = self._encode([frame])
+        except Exception:
+            log.exception("frame cannot be sent", type=kind)
+            return None
+        if len(message) > self._max_bytes:
+            log.error("frame cannot be sent", type=kind, bytes=len(message))
+            return None
+        return message
