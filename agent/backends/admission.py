@@ -78,7 +78,7 @@ class AdmissionControl:
         return f"it keeps failing: no jobs for {wait_s:.0f} s; see the log for its errors"
 
     def set_token_limit(self, tokens_per_minute: int | None) -> None:
-        """Set or lift (None) the operator's limit; tokens already consumed still count."""
+        """Change the operator's limit, which None removes; see `TokenBucket.set_rate`."""
         self._bucket = resize_bucket(self._bucket, tokens_per_minute, self._clock)
 
     def start(self) -> int:

@@ -123,7 +123,7 @@ FAKES: Final[dict[str, tuple[Callable[[], FakeServer], Expected]]] = {
         Expected(
             vllm.MODEL,
             vllm.MODEL,
-            vllm.WINDOW,
+            vllm.CONTEXT_WINDOW,
             operations=TEXT,
             version="0.32.0",
             reports_load=True,
@@ -134,7 +134,7 @@ FAKES: Final[dict[str, tuple[Callable[[], FakeServer], Expected]]] = {
         Expected(
             llamacpp.MODEL,
             llamacpp.FILE,
-            llamacpp.WINDOW,
+            llamacpp.CONTEXT_WINDOW,
             operations=TEXT,
             version="b9999",
             reports_load=True,
@@ -142,14 +142,16 @@ FAKES: Final[dict[str, tuple[Callable[[], FakeServer], Expected]]] = {
     ),
     "lmstudio": (
         lambda: FakeLmStudio(api_key=KEY),
-        Expected(lmstudio.MODEL, lmstudio.MODEL, lmstudio.WINDOW, embedder=lmstudio.EMBEDDER),
+        Expected(
+            lmstudio.MODEL, lmstudio.MODEL, lmstudio.CONTEXT_WINDOW, embedder=lmstudio.EMBEDDER
+        ),
     ),
     "ollama": (
         lambda: FakeOllama(api_key=KEY),
         Expected(
             ollama.MODEL,
             ollama.MODEL,
-            ollama.WINDOW,
+            ollama.CONTEXT_WINDOW,
             embedder=ollama.EMBEDDER,
             version="0.30.1",
             checks_key=False,
@@ -160,7 +162,7 @@ FAKES: Final[dict[str, tuple[Callable[[], FakeServer], Expected]]] = {
         Expected(
             openrouter.MODEL,
             openrouter.MODEL,
-            openrouter.WINDOW,
+            openrouter.CONTEXT_WINDOW,
             embedder=openrouter.EMBEDDER,
             asks_for_usage=False,
         ),
@@ -170,7 +172,7 @@ FAKES: Final[dict[str, tuple[Callable[[], FakeServer], Expected]]] = {
         Expected(
             venice.MODEL,
             venice.MODEL,
-            venice.WINDOW,
+            venice.CONTEXT_WINDOW,
             operations=frozenset({Operation.CHAT}),
             embedder=venice.EMBEDDER,
             version=venice.VERSION,
@@ -181,7 +183,7 @@ FAKES: Final[dict[str, tuple[Callable[[], FakeServer], Expected]]] = {
         Expected(
             openai_compatible.MODEL,
             openai_compatible.MODEL,
-            openai_compatible.WINDOW,
+            openai_compatible.CONTEXT_WINDOW,
             operations=frozenset(Operation),
             embedder=openai_compatible.MODEL,
         ),

@@ -25,7 +25,7 @@ from tests.kit.fakes.server import FakeResponse, FakeServer, RecordedRequest, js
 
 FILE = "/models/acme-8b-Q4_K_M-00001-of-00002.gguf"
 MODEL = "acme-8b-Q4_K_M"
-WINDOW = 16384
+CONTEXT_WINDOW = 16384
 SLOTS = 3
 
 
@@ -119,7 +119,7 @@ class FakeLlamaCpp(FakeServer):
             states = self.router.items()
             data = [{"id": name, "status": {"value": state}} for name, state in states]
             return {"object": "list", "data": data}
-        meta = {"n_ctx_train": 131072, "n_ctx": WINDOW}
+        meta = {"n_ctx_train": 131072, "n_ctx": CONTEXT_WINDOW}
         model = {"name": FILE, "model": FILE, "capabilities": ["completion"]}
         return {"object": "list", "models": [model], "data": [{"id": FILE, "meta": meta}]}
 
@@ -128,7 +128,7 @@ class FakeLlamaCpp(FakeServer):
         if self.router is not None and not names_model:
             return {"role": "router", "build_info": "b9999"}
         return {
-            "default_generation_settings": {"n_ctx": WINDOW, "params": {"n_predict": -1}},
+            "default_generation_settings": {"n_ctx": CONTEXT_WINDOW, "params": {"n_predict": -1}},
             "total_slots": SLOTS,
             "model_path": FILE,
             "build_info": "b9999",

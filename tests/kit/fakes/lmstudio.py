@@ -28,7 +28,7 @@ from tests.kit.fakes.server import (
 MODEL = "acme/acme-8b"
 EMBEDDER = "acme-embed"
 UNLOADED = "acme/acme-70b"
-WINDOW = 8192
+CONTEXT_WINDOW = 8192
 PARALLEL = 4
 
 
@@ -101,7 +101,7 @@ _MODELS = [
         "architecture": "acme",
         "max_context_length": 131072,
         "loaded_instances": [
-            {"id": MODEL, "config": {"context_length": WINDOW, "parallel": PARALLEL}}
+            {"id": MODEL, "config": {"context_length": CONTEXT_WINDOW, "parallel": PARALLEL}}
         ],
         "capabilities": {
             "vision": True,
@@ -127,7 +127,11 @@ _REMOTE = {
     "type": "llm",
     "key": "acme/remote",
     "loaded_instances": [
-        {"id": "acme/remote", "config": {"context_length": WINDOW}, "deviceIdentifier": "d1"}
+        {
+            "id": "acme/remote",
+            "config": {"context_length": CONTEXT_WINDOW},
+            "deviceIdentifier": "d1",
+        }
     ],
 }
 _OLD_MODELS = [
@@ -137,7 +141,7 @@ _OLD_MODELS = [
         "type": "llm",
         "state": "loaded",
         "max_context_length": 131072,
-        "loaded_context_length": WINDOW,
+        "loaded_context_length": CONTEXT_WINDOW,
         "capabilities": ["tool_use"],
     },
     {

@@ -27,8 +27,8 @@ PINNED = "acme-pinned:latest"
 UNKNOWN = "acme-mini:latest"
 EMBEDDER = "acme-embed:latest"
 CLOUD = ("acme-big:480b-cloud", "acme-huge:latest")
-WINDOW = 32768
-PINNED_WINDOW = 16384
+CONTEXT_WINDOW = 32768
+PINNED_CONTEXT_WINDOW = 16384
 
 
 class FakeOllama(FakeServer):
@@ -66,7 +66,7 @@ class FakeOllama(FakeServer):
             case "POST", "/api/show":
                 return self._show(request)
             case "GET", "/api/ps":
-                loaded = [{"name": MODEL, "context_length": WINDOW}] if self.loaded else []
+                loaded = [{"name": MODEL, "context_length": CONTEXT_WINDOW}] if self.loaded else []
                 return json_response({"models": loaded})
         if request.operation in self.routes:
             if request.method == "POST":
@@ -105,7 +105,7 @@ class FakeOllama(FakeServer):
         }
         if name == PINNED:
             details["parameters"] = (
-                f'stop     "<|end|>"\nnum_ctx                        {PINNED_WINDOW}'
+                f'stop     "<|end|>"\nnum_ctx                        {PINNED_CONTEXT_WINDOW}'
             )
         return json_response(details)
 

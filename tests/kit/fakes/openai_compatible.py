@@ -6,7 +6,7 @@ from tests.kit.fakes.good_responses import good_response
 from tests.kit.fakes.server import FakeResponse, FakeServer, RecordedRequest, json_response
 
 MODEL = "acme-8b"
-WINDOW = 4096
+CONTEXT_WINDOW = 4096
 
 
 class FakeOpenAICompatible(FakeServer):
@@ -16,7 +16,7 @@ class FakeOpenAICompatible(FakeServer):
 
     def respond(self, request: RecordedRequest) -> FakeResponse:
         if (request.method, request.path) == ("GET", "/v1/models"):
-            model = {"id": MODEL, "object": "model", "context_length": WINDOW}
+            model = {"id": MODEL, "object": "model", "context_length": CONTEXT_WINDOW}
             return json_response({"object": "list", "data": [model, {"id": "acme-bare"}]})
         if request.method == "POST" and request.operation in self.routes:
             return self._infer(request)

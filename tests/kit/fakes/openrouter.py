@@ -28,7 +28,7 @@ from tests.kit.fakes.server import (
 
 MODEL = "acme/acme-70b"
 EMBEDDER = "acme/embed"
-WINDOW = 65536
+CONTEXT_WINDOW = 65536
 _COMMENT = b": OPENROUTER PROCESSING\n\n"
 
 
@@ -99,7 +99,7 @@ def _model(name: str, **fields: object) -> dict[str, object]:
         "context_length": 131072,
         "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
         "pricing": {"prompt": "0.00000059", "completion": "0.00000079", "request": "0"},
-        "top_provider": {"context_length": WINDOW, "max_completion_tokens": 8192},
+        "top_provider": {"context_length": CONTEXT_WINDOW, "max_completion_tokens": 8192},
         "expiration_date": None,
         **fields,
     }

@@ -25,7 +25,7 @@ from tests.kit.fakes.server import (
 
 MODEL = "acme-70b"
 EMBEDDER = "acme-embed"
-WINDOW = 65536
+CONTEXT_WINDOW = 65536
 VERSION = "20260820.1"
 
 
@@ -79,7 +79,7 @@ def _model(name: str, kind: str = "text", **spec: object) -> dict[str, object]:
         "type": kind,
         "context_length": 131072,
         "model_spec": {
-            "availableContextTokens": WINDOW,
+            "availableContextTokens": CONTEXT_WINDOW,
             "privacy": "private",
             "pricing": {"input": {"usd": 0.5, "diem": 0.5}, "output": {"usd": 2}},
             "deprecation": None,

@@ -31,7 +31,7 @@ from tests.kit.fakes.server import (
 
 MODEL = "acme/acme-8b"
 ADAPTER = "acme-8b-law"
-WINDOW = 32768
+CONTEXT_WINDOW = 32768
 
 
 class FakeVllm(FakeServer):
@@ -129,7 +129,7 @@ _BASE = {
     "owned_by": "vllm",
     "root": "acme/Acme-8B",
     "parent": None,
-    "max_model_len": WINDOW,
+    "max_model_len": CONTEXT_WINDOW,
 }
 _LORA = {
     "id": ADAPTER,

@@ -13,7 +13,7 @@ from provider_agent.adapters.base import (
 from provider_agent.adapters.servers.llamacpp import offered_id
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.fakes import FakeLlamaCpp
-from tests.kit.fakes.llamacpp import FILE, MODEL, SLOTS, WINDOW
+from tests.kit.fakes.llamacpp import CONTEXT_WINDOW, FILE, MODEL, SLOTS
 from tests.kit.sink import CollectingSink
 from tests.unit.adapters.conftest import Connect, a_job
 
@@ -53,7 +53,11 @@ async def test_max_concurrent_follows_the_slots(server: FakeLlamaCpp, connect: C
 async def test_context_window_is_that_of_one_slot(server: FakeLlamaCpp, connect: Connect) -> None:
     (model,) = await connect(server).list_models()
 
-    assert (model.model_id, model.upstream_id, model.context_window) == (MODEL, FILE, WINDOW)
+    assert (model.model_id, model.upstream_id, model.context_window) == (
+        MODEL,
+        FILE,
+        CONTEXT_WINDOW,
+    )
 
 
 async def test_wrong_api_key_makes_the_server_unhealthy(
@@ -163,7 +167,7 @@ async def test_router_offers_only_loaded_models(server: FakeLlamaCpp, connect: C
     assert "sleeping" in asleep.withheld
     assert "unloaded" in unloaded.withheld
     assert model.withheld == ""
-    assert (model.model_id, model.context_window) == ("acme-8b", WINDOW)
+    assert (model.model_id, model.context_window) == ("acme-8b", CONTEXT_WINDOW)
     assert model.formats == set(WireFormat)
     assert backend.max_concurrent == SLOTS
     assert server.woken == []

@@ -16,7 +16,7 @@ from provider_agent.adapters.base import (
 from provider_agent.adapters.servers.lmstudio import LmStudioBackend
 from provider_agent.adapters.servers.probe_cache import UNVERSIONED_TTL_S
 from tests.kit.fakes import FakeLmStudio, FakeResponse, json_response
-from tests.kit.fakes.lmstudio import EMBEDDER, MODEL, PARALLEL, UNLOADED, WINDOW
+from tests.kit.fakes.lmstudio import CONTEXT_WINDOW, EMBEDDER, MODEL, PARALLEL, UNLOADED
 from tests.kit.sink import CollectingSink
 from tests.unit.adapters.conftest import Connect, a_job
 
@@ -34,7 +34,7 @@ async def test_current_model_list_has_loaded_models_windows_and_slots(
 
     embedder, unloaded, model = await backend.list_models()
 
-    assert (model.model_id, model.context_window, model.withheld) == (MODEL, WINDOW, "")
+    assert (model.model_id, model.context_window, model.withheld) == (MODEL, CONTEXT_WINDOW, "")
     assert model.formats == set(WireFormat)
     assert (unloaded.model_id, unloaded.context_window) == (UNLOADED, None)
     assert "not loaded" in unloaded.withheld
@@ -75,7 +75,7 @@ async def test_older_model_list_has_loaded_models_and_windows(
 
     embedder, unloaded, model = await connect(server).list_models()
 
-    assert (model.model_id, model.context_window) == (MODEL, WINDOW)
+    assert (model.model_id, model.context_window) == (MODEL, CONTEXT_WINDOW)
     assert model.operations == {Operation.CHAT, Operation.COMPLETIONS}
     assert "not loaded" in unloaded.withheld
     assert embedder.operations == {Operation.EMBEDDINGS}

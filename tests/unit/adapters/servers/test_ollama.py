@@ -17,12 +17,12 @@ from tests.kit.fakes import FakeOllama, Fault
 from tests.kit.fakes.frames import INPUT_TOKENS, OUTPUT_TOKENS
 from tests.kit.fakes.ollama import (
     CLOUD,
+    CONTEXT_WINDOW,
     EMBEDDER,
     MODEL,
     PINNED,
-    PINNED_WINDOW,
+    PINNED_CONTEXT_WINDOW,
     UNKNOWN,
-    WINDOW,
 )
 from tests.kit.sink import CollectingSink
 from tests.unit.adapters.conftest import Connect, a_job
@@ -41,8 +41,8 @@ async def test_context_window_is_the_allocated_or_configured_one_or_unknown(
 
     chatting = [model for model in models if Operation.CHAT in model.operations]
     assert {model.model_id: model.context_window for model in chatting} == {
-        MODEL: WINDOW,
-        PINNED: PINNED_WINDOW,
+        MODEL: CONTEXT_WINDOW,
+        PINNED: PINNED_CONTEXT_WINDOW,
         UNKNOWN: None,
     }
 
@@ -158,7 +158,7 @@ async def test_prompt_that_would_be_truncated_is_refused(
 ) -> None:
     backend = connect(server)
     await backend.list_models()
-    words = "word " * (PINNED_WINDOW + 1)
+    words = "word " * (PINNED_CONTEXT_WINDOW + 1)
     request = {"messages": [{"role": "user", "content": words}]}
     job = msgspec.structs.replace(a_job(PINNED), request=msgspec.json.encode(request))
     sink = CollectingSink()
@@ -167,7 +167,10 @@ async def test_prompt_that_would_be_truncated_is_refused(
         await backend.execute(job, sink)
 
     assert caught.value.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED
-    assert (caught.value.at_least, caught.value.window) == (PINNED_WINDOW + 1, PINNED_WINDOW)
+    assert (caught.value.at_least, caught.value.window) == (
+        PINNED_CONTEXT_WINDOW + 1,
+        PINNED_CONTEXT_WINDOW,
+    )
     assert "word word" not in str(caught.value)
     assert sink.status is None
     assert server.jobs == []
@@ -178,7 +181,7 @@ async def test_where_the_window_is_unknown_or_wide_enough_the_server_decides(
 ) -> None:
     backend = connect(server)
     await backend.list_models()
-    words = "word " * (PINNED_WINDOW + 1)
+    words = "word " * (PINNED_CONTEXT_WINDOW + 1)
     request = {"messages": [{"role": "user", "content": words}]}
 
     for model in (MODEL, UNKNOWN):

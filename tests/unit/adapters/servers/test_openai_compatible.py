@@ -4,7 +4,7 @@ import pytest
 
 from provider_agent.adapters.base import BadStatus, Operation, WireFormat
 from tests.kit.fakes import FakeOpenAICompatible, json_response
-from tests.kit.fakes.openai_compatible import MODEL, WINDOW
+from tests.kit.fakes.openai_compatible import CONTEXT_WINDOW, MODEL
 from tests.unit.adapters.conftest import Connect
 
 
@@ -36,7 +36,7 @@ async def test_context_window_of_a_bare_entry_is_unknown(
     models = await connect(server).list_models()
 
     assert {model.model_id: model.context_window for model in models} == {
-        MODEL: WINDOW,
+        MODEL: CONTEXT_WINDOW,
         "acme-bare": None,
     }
 

@@ -6,7 +6,7 @@ from provider_agent.adapters.base import ErrorInStream, MissingApiKey, Operation
 from provider_agent.adapters.servers.openrouter import OpenRouterBackend
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.fakes import FakeOpenRouter
-from tests.kit.fakes.openrouter import EMBEDDER, MODEL, WINDOW
+from tests.kit.fakes.openrouter import CONTEXT_WINDOW, EMBEDDER, MODEL
 from tests.kit.sink import CollectingSink
 from tests.unit.adapters.conftest import Connect, a_job
 
@@ -69,7 +69,7 @@ async def test_context_window_is_the_smallest_known(
     models = await connect(server).list_models()
 
     windows = {model.model_id: model.context_window for model in models}
-    assert (windows[MODEL], windows["acme/auto"]) == (WINDOW, 131072)
+    assert (windows[MODEL], windows["acme/auto"]) == (CONTEXT_WINDOW, 131072)
 
 
 async def test_prices_are_exact_and_a_dependent_price_is_unknown(

@@ -7,7 +7,7 @@ from provider_agent.adapters.base import BadStatus, ErrorInStream, MissingApiKey
 from provider_agent.adapters.servers.venice import VeniceBackend
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.fakes import FakeResponse, FakeVenice, RecordedRequest
-from tests.kit.fakes.venice import EMBEDDER, MODEL, WINDOW
+from tests.kit.fakes.venice import CONTEXT_WINDOW, EMBEDDER, MODEL
 from tests.kit.sink import CollectingSink
 from tests.unit.adapters.conftest import Connect, a_job
 
@@ -25,7 +25,7 @@ async def test_offers_models_that_are_online_and_not_deprecated(
 
     offered = [name for name, model in models.items() if not model.withheld]
     assert offered == [MODEL, EMBEDDER]
-    assert models[MODEL].context_window == WINDOW
+    assert models[MODEL].context_window == CONTEXT_WINDOW
     assert models[MODEL].operations == {Operation.CHAT}
     assert models[EMBEDDER].operations == {Operation.EMBEDDINGS}
     assert "offline" in models["acme-offline"].withheld
@@ -33,41 +33,44 @@ async def test_offers_models_that_are_online_and_not_deprecated(
     assert "2999-01-01" in models["acme-retiring"].withheld
 
 
-async def test_its_own_system_prompt_is_off_unless_the_operator_wants_it(
+async def test_venice_parameters_of_clients_are_replaced_by_the_operators_choice(
     server: FakeVenice, connect: Connect
 ) -> None:
-    usual, wanted = connect(server), connect(server, venice_system_prompt=True)
-    job = a_job(MODEL)
-    asked = msgspec.json.decode(job.request)
-    asked["venice_parameters"] = {"include_venice_system_prompt": True, "enable_web_search": "on"}
-    sly = msgspec.structs.replace(job, request=msgspec.json.encode(asked))
+    without_prompt, with_prompt = connect(server), connect(server, venice_system_prompt=True)
+    plain_job = a_job(MODEL)
+    fields = msgspec.json.decode(plain_job.request)
+    fields["venice_parameters"] = {"include_venice_system_prompt": True, "enable_web_search": "on"}
+    job_with_parameters = msgspec.structs.replace(plain_job, request=msgspec.json.encode(fields))
 
-    await usual.execute(job, CollectingSink())
-    await usual.execute(sly, CollectingSink())
-    await wanted.execute(job, CollectingSink())
+    await without_prompt.execute(plain_job, CollectingSink())
+    await without_prompt.execute(job_with_parameters, CollectingSink())
+    await with_prompt.execute(plain_job, CollectingSink())
 
     off = {"include_venice_system_prompt": False}
     sent = [recorded.json.get("venice_parameters") for recorded in server.jobs]
     assert sent == [off, off, None]
 
 
-async def test_catalog_without_embeddings_is_accepted(
+async def test_refused_query_for_embeddings_is_accepted(
     server: FakeVenice, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = server.respond
+    respond = server.respond
 
-    def without(recorded: RecordedRequest) -> FakeResponse:
-        refused = recorded.query.get("type") == "embedding"
-        return server.error_response(400, "no such type", recorded) if refused else answer(recorded)
+    def refuse_embeddings(recorded: RecordedRequest) -> FakeResponse:
+        if recorded.query.get("type") == "embedding":
+            return server.error_response(400, "no such type", recorded)
+        return respond(recorded)
 
-    monkeypatch.setattr(server, "respond", without)
+    monkeypatch.setattr(server, "respond", refuse_embeddings)
     models = await connect(server).list_models()
 
     assert MODEL in [model.model_id for model in models]
     assert EMBEDDER not in [model.model_id for model in models]
 
 
-async def test_prices_are_per_million_tokens(server: FakeVenice, connect: Connect) -> None:
+async def test_prices_are_micro_usd_per_million_tokens(
+    server: FakeVenice, connect: Connect
+) -> None:
     (model,) = [one for one in await connect(server).list_models() if one.model_id == MODEL]
 
     assert (model.input_price_per_1m, model.output_price_per_1m) == (500_000, 2_000_000)
@@ -86,7 +89,7 @@ async def test_no_request_is_sent_without_a_key(server: FakeVenice, connect: Con
     assert server.requests == []
 
 
-async def test_invalid_key_is_unhealthy_although_the_catalog_needs_none(
+async def test_backend_with_an_invalid_key_is_unhealthy_although_the_catalog_is_public(
     server: FakeVenice, connect: Connect
 ) -> None:
     backend = connect(server, api_key="made-up-0123456789")
@@ -95,7 +98,7 @@ async def test_invalid_key_is_unhealthy_although_the_catalog_needs_none(
     assert await backend.list_models() != []
 
 
-async def test_error_event_of_the_service_in_a_stream_is_an_error(
+async def test_venice_error_event_in_a_stream_fails_the_job(
     server: FakeVenice, connect: Connect
 ) -> None:
     server.script_jobs(FakeVenice.failed_in_stream())

@@ -15,7 +15,7 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.fakes import FakeVllm, json_response
-from tests.kit.fakes.vllm import ADAPTER, MODEL, WINDOW
+from tests.kit.fakes.vllm import ADAPTER, CONTEXT_WINDOW, MODEL
 from tests.kit.sink import CollectingSink
 from tests.unit.adapters.conftest import Connect, a_job
 
@@ -32,8 +32,8 @@ async def test_lora_adapter_has_the_window_of_its_parent(
     models = await connect(server).list_models()
 
     assert {model.model_id: model.context_window for model in models} == {
-        MODEL: WINDOW,
-        ADAPTER: WINDOW,
+        MODEL: CONTEXT_WINDOW,
+        ADAPTER: CONTEXT_WINDOW,
     }
 
 

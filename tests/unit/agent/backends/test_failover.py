@@ -27,7 +27,14 @@ from tests.kit.scripted_backend import ScriptedBackend
 
 def routes(*names: str) -> list[Route]:
     return [
-        Route(ScriptedBackend(name), order, True, frozenset(), 0, 4)
+        Route(
+            ScriptedBackend(name),
+            order=order,
+            native=True,
+            operations=frozenset(),
+            in_flight=0,
+            capacity=4,
+        )
         for order, name in enumerate(names)
     ]
 
@@ -42,7 +49,8 @@ def status(number: int, code: ErrorCode = ErrorCode.BACKEND_ERROR) -> BadStatus:
     return BadStatus(number, b"", code)
 
 
-def advised(retryable: bool, number: int = 500) -> BadStatus:
+def declared(number: int, *, retryable: bool) -> BadStatus:
+    """Return an error whose response says whether it may be retried."""
     error = status(number)
     error.retryable = retryable
     return error
@@ -53,13 +61,15 @@ REFUSED = Unreachable("refused")
 
 
 @pytest.mark.parametrize(
-    ("error", "elsewhere", "here"),
+    ("error", "on_another_backend", "on_the_same"),
     [
         pytest.param(REFUSED, True, False, id="refused"),
-        pytest.param(Transport("reset"), True, False, id="reset (the adapter has tried twice)"),
+        pytest.param(Transport("reset"), True, False, id="reset"),
         pytest.param(BackendTimeout("silent"), True, False, id="silent"),
         pytest.param(InvalidResponse("empty"), True, False, id="empty stream"),
-        pytest.param(ErrorInStream(b"", ErrorCode.BACKEND_ERROR), True, False, id="error first"),
+        pytest.param(
+            ErrorInStream(b"", ErrorCode.BACKEND_ERROR), True, False, id="error event before output"
+        ),
         pytest.param(ErrorInStream(b"", OVERLOADED), True, False, id="overloaded in stream"),
         pytest.param(ModelNotFound("gone"), True, False, id="no such model"),
         pytest.param(status(500), True, True, id="500"),
@@ -76,20 +86,25 @@ REFUSED = Unreachable("refused")
         pytest.param(status(413, ErrorCode.BAD_REQUEST), False, False, id="413"),
         pytest.param(status(422, ErrorCode.BAD_REQUEST), False, False, id="422"),
         pytest.param(status(400, ErrorCode.CONTEXT_LENGTH_EXCEEDED), False, False, id="too long"),
-        pytest.param(status(500, ErrorCode.CONTEXT_LENGTH_EXCEEDED), False, False, id="500 long"),
-        pytest.param(BadRequest("no object"), False, False, id="no object"),
+        pytest.param(
+            status(500, ErrorCode.CONTEXT_LENGTH_EXCEEDED),
+            False,
+            False,
+            id="500 with context_length_exceeded",
+        ),
+        pytest.param(BadRequest(""), False, False, id="request is not a JSON object"),
         pytest.param(PromptTooLong(9000, 4096), False, False, id="prompt too long"),
-        pytest.param(advised(False), False, False, id="declared not retryable"),
-        pytest.param(advised(True, 418), True, False, id="declared retryable"),
+        pytest.param(declared(500, retryable=False), False, False, id="declared not retryable"),
+        pytest.param(declared(418, retryable=True), True, False, id="declared retryable"),
     ],
 )
 def test_which_errors_are_retried_and_on_which_backend(
-    error: BackendError, elsewhere: bool, here: bool
+    error: BackendError, on_another_backend: bool, on_the_same: bool
 ) -> None:
-    refusal = NoFailover.NO_BACKEND if elsewhere else NoFailover.NOT_RETRYABLE
-    assert choose(error, ["a", "b"], ["a"]) == ("b" if elsewhere else refusal)
-    assert choose(error, ["a"], ["a"]) == ("a" if here else refusal)
-    assert may_be_retried(error) is elsewhere
+    refusal = NoFailover.NO_BACKEND if on_another_backend else NoFailover.NOT_RETRYABLE
+    assert choose(error, ["a", "b"], ["a"]) == ("b" if on_another_backend else refusal)
+    assert choose(error, ["a"], ["a"]) == ("a" if on_the_same else refusal)
+    assert may_be_retried(error) is on_another_backend
 
 
 @pytest.mark.parametrize(
@@ -98,14 +113,14 @@ def test_which_errors_are_retried_and_on_which_backend(
         (["a"], ["b", "c"], "b"),
         (["b"], ["a", "b", "c"], "a"),
         (["a", "b"], ["a", "b", "c"], "c"),
-        (["a", "b"], ["a", "b"], "b"),  # no other is left: once more on the last
+        (["a", "b"], ["a", "b"], "b"),  # all are tried: once more on the last one
         (["a", "a"], ["a"], NoFailover.NO_BACKEND),
         (["a", "a"], ["a", "b"], "b"),
         (["a", "b", "c"], ["a", "b", "c", "d"], NoFailover.ATTEMPTS_EXHAUSTED),
-        (["a"], [], NoFailover.NO_BACKEND),  # its breaker has opened
+        (["a"], [], NoFailover.NO_BACKEND),  # the breaker of backend a has opened
     ],
 )
-def test_an_untried_backend_comes_first(
+def test_which_backend_is_next_or_why_none(
     tried: list[str], serving: list[str], expected: str
 ) -> None:
     assert choose(status(500), serving, tried) == expected
@@ -118,7 +133,13 @@ def test_a_started_response_never_fails_over() -> None:
 
 names = st.sampled_from("abcde")
 errors = st.sampled_from(
-    [REFUSED, status(500), status(429, OVERLOADED), BadRequest(""), advised(True)]
+    [
+        REFUSED,
+        status(500),
+        status(429, OVERLOADED),
+        BadRequest(""),
+        declared(500, retryable=True),
+    ]
 )
 
 
