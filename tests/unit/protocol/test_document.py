@@ -7,10 +7,8 @@ from typing import Final, get_args
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provider_agent.protocol import limits
-from provider_agent.protocol.auth import signed_bytes
 from provider_agent.protocol.errors import REGISTRY
 from provider_agent.protocol.formats import MAIN_OPERATION, Operation
 from provider_agent.protocol.frames import (
@@ -28,7 +26,7 @@ from provider_agent.protocol.frames import (
     Usage,
 )
 from tests.unit.protocol.field_notation import describe_fields
-from tests.unit.protocol.golden_vectors import AUTHORITY, SEED
+from tests.unit.protocol.vectors import VECTORS
 
 TEXT: Final = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text(encoding="utf-8")
 STRUCTS: Final[list[type[msgspec.Struct]]] = [
@@ -46,7 +44,6 @@ STRUCTS: Final[list[type[msgspec.Struct]]] = [
     Receipt,
 ]
 NOT_LIMITS: Final = {"KIB", "MIB", "REPLACED"}
-KEY: Final = Ed25519PrivateKey.from_private_bytes(SEED)
 
 
 def fenced_blocks(language: str) -> dict[str, str]:
@@ -82,17 +79,8 @@ def test_the_signature_example_matches_the_code() -> None:
         name: "".join(value.split())
         for name, value in re.findall(r"(\w+): +((?:\S+\n +)*\S+)\n", body)
     }
-    nonce = bytes.fromhex(shown["nonce"])
-    signed = signed_bytes(shown["authority"], nonce)
 
-    assert shown == {
-        "seed": SEED.hex(),
-        "public_key": KEY.public_key().public_bytes_raw().hex(),
-        "authority": AUTHORITY,
-        "nonce": nonce.hex(),
-        "signed_bytes": signed.hex(),
-        "signature": KEY.sign(signed).hex(),
-    }
+    assert shown == msgspec.structs.asdict(VECTORS.signatures[0])
 
 
 @pytest.mark.parametrize("struct", STRUCTS, ids=lambda struct: struct.__name__)

@@ -8,8 +8,10 @@ from msgspec.structs import replace
 
 from provider_agent.protocol.limits import MAX_INTEGER
 from provider_agent.protocol.receipts import ReceiptContent
-from tests.unit.protocol.golden_vectors import PUBLIC_KEY, SEED
+from tests.unit.protocol.vectors import VECTORS, ReceiptVector
 
+SEED = bytes.fromhex(VECTORS.receipts[0].seed)
+PUBLIC_KEY = bytes.fromhex(VECTORS.receipts[0].public_key)
 KEY = Ed25519PrivateKey.from_private_bytes(SEED)
 CONTENT = ReceiptContent(bytes(range(16)), "acme-8b", hashlib.sha256(b"words").digest(), 21, None)
 
@@ -23,6 +25,21 @@ def test_signed_bytes_are_context_job_hash_counts_and_model() -> None:
         + b"\xff" * 8
         + b"acme-8b"
     )
+
+
+@pytest.mark.parametrize("vector", VECTORS.receipts, ids=lambda vector: vector.model_id)
+def test_the_receipt_of_a_vector(vector: ReceiptVector) -> None:
+    content = ReceiptContent(
+        bytes.fromhex(vector.job_id),
+        vector.model_id,
+        hashlib.sha256(bytes.fromhex(vector.response)).digest(),
+        vector.input_tokens,
+        vector.output_tokens,
+    )
+
+    assert content.sha256.hex() == vector.sha256
+    assert content.signed_bytes().hex() == vector.signed_bytes
+    assert KEY.sign(content.signed_bytes()).hex() == vector.signature
 
 
 COUNTS = st.none() | st.integers(0, MAX_INTEGER)
