@@ -17,8 +17,10 @@ from provider_agent.coordinator.agents.close_reason import (
     CloseReason,
     link_lost,
 )
+from provider_agent.coordinator.agents.handshake import key_in_use, welcome
 from provider_agent.coordinator.agents.heartbeats import LatestHeartbeat
-from provider_agent.coordinator.agents.offer_check import REPLACED, check_offers
+from provider_agent.coordinator.agents.notices import REPLACED, slow_reading
+from provider_agent.coordinator.agents.offer_check import check_offers
 from provider_agent.coordinator.agents.registry import AgentRegistry
 from provider_agent.coordinator.sessions.detached_session import DetachedSession, fail_missing
 from provider_agent.coordinator.sessions.end_log import log_end
@@ -41,7 +43,6 @@ from provider_agent.protocol.frames import (
     JobError,
     JobResult,
     JobStarted,
-    Notice,
     Rejected,
     Welcome,
 )
@@ -67,14 +68,6 @@ random delay of at most the same length, so that they do not all reconnect at on
 
 CANCEL_REASON: Final = "the client disconnected or the response is unusable"
 """The reason sent with each `Cancel`, for the agent's log."""
-
-
-SLOW_READING: Final = Notice(
-    "slow_reading",
-    "warning",
-    f"More than {MAX_UNSENT_REQUEST_BYTES // MIB} MiB of requests wait, because this agent reads "
-    "them slowly; until it has read them, it receives no further jobs.",
-)
 
 
 class ConnectedAgent:
@@ -188,7 +181,7 @@ class ConnectedAgent:
             self._slow_reading = False
         elif not self._slow_reading:
             self._slow_reading = True
-            self._protocol.to_send.append(SLOW_READING)
+            self._protocol.to_send.append(slow_reading(MAX_UNSENT_REQUEST_BYTES))
         self._wake()
 
     def consume(self, job: RunningJob, count: int) -> None:
@@ -216,7 +209,7 @@ class ConnectedAgent:
         """Close the connection as soon as its last job ends; another one receives the new jobs."""
         self.retired = True
         if self.state is State.OPEN:
-            self._protocol.to_send.append(Notice(REPLACED[0], "warning", REPLACED[1]))
+            self._protocol.to_send.append(REPLACED)
             self._wake()
         self._close_if_retired()
 
@@ -349,7 +342,8 @@ class ConnectedAgent:
             holder.leave(keep_session=True)
             holder.close(link_lost("no answer to a ping"))
         elif self._registry.key_holder(hello) is not None:
-            self._protocol.reject(_key_in_use(holder, self._clock()))
+            connected_s = self._clock() - holder.connected_at
+            self._protocol.reject(key_in_use(holder.remote, holder.agent_version, connected_s))
             self._log_rejection()
             self.close(REJECTED)
             return
@@ -397,20 +391,4 @@ class ConnectedAgent:
         fail_missing(plan.failed)
 
     def _welcome(self) -> Welcome:
-        return Welcome(
-            provider_id=self.name,
-            session_id=self.session_id,
-            heartbeat_ms=self._settings.heartbeat_ms,
-            resume_ms=self._settings.resume_ms,
-            window_bytes=self._settings.window_bytes,
-            max_message_bytes=MAX_MESSAGE_TO_COORDINATOR_BYTES,
-        )
-
-
-def _key_in_use(holder: ConnectedAgent, now: float) -> Rejected:
-    minutes = round((now - holder.connected_at) / 60)
-    return Rejected(
-        "key_in_use",
-        f"An agent with this key is connected from {holder.remote} since {minutes} min "
-        f"(version {holder.agent_version}).",
-    )
+        return welcome(self._settings, self.name, self.session_id)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from provider_agent.coordinator.agents.notices import REPLACED, duplicate_model
 from provider_agent.coordinator.sessions.offers import OfferTable, known_operations
 from provider_agent.protocol.frames import (
     Capabilities,
@@ -20,10 +21,6 @@ MAX_ANSWER_BYTES: Final = 256 * KIB
 _TEXT_HEADER_BYTES: Final = 8
 _MICRO_USD: Final = 1_000_000
 
-REPLACED: Final = (
-    "replaced",
-    "Another process with this key is connected and receives the new jobs.",
-)
 _NO_CAPACITY: Final = ("capacity", "The offered capacity is 0.")
 _NOT_SUPPORTED: Final = ("not_supported", "This coordinator knows none of its operations.")
 _NO_PRICE: Final = ("price", "It has no price, and this coordinator has a price limit.")
@@ -63,7 +60,7 @@ def _reason(
 ) -> tuple[str, str] | None:
     """Return code and message; None if the model may receive jobs."""
     if replaced:
-        return REPLACED
+        return REPLACED.code, REPLACED.message
     if not capacity or not offer.max_concurrent:
         return _NO_CAPACITY
     if not known_operations(offer):
@@ -103,11 +100,6 @@ def _duplicate_notices(capabilities: Capabilities) -> Iterator[Notice]:
     seen: set[str] = set()
     for offer in capabilities.models:
         if offer.model_id in seen:
-            yield Notice(
-                "duplicate_model",
-                "warning",
-                "The model is offered more than once; its operations are merged.",
-                offer.model_id,
-            )
+            yield duplicate_model(offer.model_id)
             return
         seen.add(offer.model_id)
