@@ -8,6 +8,7 @@ from typing import Final
 
 from provider_agent.adapters.base import BackendError, BackendTimeout
 from provider_agent.adapters.responses.validator import is_event_stream
+from provider_agent.agent.backends.adapter_calls import call_adapter
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.failover import NoFailover, next_route
 from provider_agent.agent.backends.model_use import JobTiming
@@ -181,10 +182,7 @@ class JobExecution:
         while True:
             started_s = self.duration_s
             try:
-                await self._attempt.backend.execute(job, self.channel)
-            except SystemExit as error:
-                # It would end the event loop, and every other job.
-                raise RuntimeError("the adapter tried to end the process") from error
+                await call_adapter(self._attempt.backend.execute, job, self.channel)
             except BackendError as error:
                 if not self._fail_over(error):
                     raise

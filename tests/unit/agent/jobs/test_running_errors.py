@@ -82,10 +82,20 @@ async def test_a_long_error_is_truncated() -> None:
 
 
 @pytest.mark.parametrize(
-    "failure", [RuntimeError("secret prompt"), KeyError("x"), TimeoutError(), RecursionError()]
+    "failure",
+    [
+        RuntimeError("secret prompt"),
+        KeyError("x"),
+        TimeoutError(),
+        RecursionError(),
+        # Not a cancellation of the job, which ended with `draining`.
+        asyncio.CancelledError(),
+        # It ended the agent.
+        SystemExit(9),
+    ],
 )
 async def test_a_defect_of_an_adapter_ends_only_its_job(
-    failure: Exception, caplog: pytest.LogCaptureFixture
+    failure: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
