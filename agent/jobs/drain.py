@@ -83,13 +83,13 @@ async def stop_immediately(jobs: Jobs, outbox: Outbox) -> None:
 
 
 async def stop_jobs(jobs: Jobs, detail: str) -> None:
-    """Cancel every job, and wait until all have ended, or until `STOP_S` have passed."""
+    """Cancel every job, and wait for at most `STOP_S`; on return every job has its end."""
     jobs.stop_all(StopReason.DRAINING, detail)
     try:
         async with asyncio.timeout(STOP_S):
             await jobs.wait_until_idle()
     except TimeoutError:
-        log.error("adapter ignored cancellation", in_flight=jobs.in_flight)
+        log.error("adapter ignored cancellation", jobs=jobs.abandon_all())
 
 
 async def _wait_for_acknowledgements(outbox: Outbox, limit_s: float) -> None:

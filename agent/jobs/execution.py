@@ -147,6 +147,11 @@ class JobExecution:
             self._stop_detail = detail
             self._task.cancel()
 
+    def abandon(self) -> None:
+        """End the job now, although its adapter ignores the cancellation by `stop`."""
+        self._task.remove_done_callback(self._task_done)
+        self._finish(self._stopped_end())
+
     # --- attempts --------------------------------------------------------------------------------
 
     def _start_attempt(self, route: Route) -> Attempt:
@@ -259,6 +264,9 @@ class JobExecution:
         # An error after cancellation says nothing about the backend.
         if end is None or (isinstance(end, JobError) and self._stop_reason is not None):
             end = self._stopped_end()
+        self._finish(end)
+
+    def _finish(self, end: JobEnd) -> None:
         tokens = usage_tokens(self.channel.outcome)
         if isinstance(end, JobResult):
             self._attempt.succeeded(tokens)

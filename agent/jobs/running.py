@@ -263,6 +263,13 @@ class Jobs:
         for execution in list(self._running.values()):
             execution.stop(reason, detail)
 
+    def abandon_all(self) -> int:
+        """End every running job, whose adapter ignored `stop_all`; return how many."""
+        running = list(self._running.values())
+        for execution in running:
+            execution.abandon()
+        return len(running)
+
     async def wait_until_idle(self) -> None:
         """Return when no job runs."""
         await self._idle.wait()

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from provider_agent.agent.config import LimitsConfig
-from provider_agent.agent.jobs.drain import FLUSH_S
+from provider_agent.agent.jobs.drain import FLUSH_S, STOP_S
 from provider_agent.agent.service import EXIT_FORCED, EXIT_OK, EXIT_UNDELIVERED
 from provider_agent.agent.telemetry.status import readiness
 from provider_agent.protocol.frames import (
@@ -105,20 +105,31 @@ async def test_missing_acknowledgements_do_not_keep_the_agent_running() -> None:
 
 
 @in_virtual_time
-async def test_adapter_that_ignores_cancellation_does_not_keep_the_agent_running() -> None:
+async def test_adapter_that_ignores_cancellation_does_not_keep_the_agent_running(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # The agent waited for it twice, logged it twice, and its job had no end.
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         backend.hold_cancel = asyncio.Event()
         async with RunningAgent(coordinator, backend) as agent:
             peer = await agent.connected()
-            await peer.send_jobs(new_job(deadline_ms=3_600_000))
-            await backend.next_run()
+            job = new_job(deadline_ms=3_600_000)
+            await peer.send_jobs(job)
+            run = await backend.next_run()
             agent.service.stop()
             await peer.next(Draining)
+            began = now()
             agent.service.stop()
             assert await agent.task == EXIT_FORCED
+            assert now() - began == pytest.approx(STOP_S)
+            assert (await peer.error(job.job_id)).code == "draining"
+        assert caplog.messages.count("adapter ignored cancellation") == 1
+        (task,) = [one for one in asyncio.all_tasks() if one.get_name().startswith("job ")]
+        run.start()
+        run.send(b"too late")
         backend.hold_cancel.set()
-        await agent.service.jobs.wait_until_idle()
+        await asyncio.wait({task})
 
 
 @in_virtual_time
