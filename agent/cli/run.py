@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from provider_agent.agent.identity.key import Identity
 
 log = EventLogger(__name__)
+
+REMAINING_TASKS_S: Final = 1.0
+"""Seconds that tasks which adapters have left running may take to react to their cancellation."""
 
 
 @click.command(short_help="Connect to the coordinator and serve jobs.")
@@ -153,8 +156,24 @@ async def _main(start: _Start, identity: "Identity") -> int:
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
+    stubborn = await _cancel_remaining_tasks()
     log.info("stopped", exit_code=code)
+    if stubborn:
+        # Closing the event loop would wait for them forever.
+        os._exit(code)
     return code
+
+
+async def _cancel_remaining_tasks() -> bool:
+    """Cancel what adapters have left running; return whether a task ignores it."""
+    remaining = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in remaining:
+        task.cancel()
+    if remaining:
+        _, remaining = await asyncio.wait(remaining, timeout=REMAINING_TASKS_S)
+    for task in remaining:
+        log.error("adapter ignored cancellation", task=task.get_name())
+    return bool(remaining)
 
 
 def log_failed_task(task: asyncio.Task[None]) -> None:

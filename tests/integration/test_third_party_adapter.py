@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from asyncio.subprocess import PIPE, create_subprocess_exec
 from collections.abc import AsyncIterator
@@ -10,11 +11,47 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from provider_agent.adapters.registry import ENTRY_POINT_GROUP
+from tests.kit.cli_process import start_command
+
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text()
 RESPONSE_BODY = (
     b'data: {"choices":[{"index":0,"delta":{"content":"hello from acme"},"finish_reason":"stop"}],'
     b'"usage":{"prompt_tokens":1,"completion_tokens":3}}\n\ndata: [DONE]\n\n'
 )
+
+
+STUBBORN_ADAPTER = """
+import asyncio
+
+from provider_agent.adapters.servers.echo import EchoBackend
+
+
+class StubbornBackend(EchoBackend):
+    kind = "acme"
+
+    async def health(self):
+        self.task = asyncio.create_task(self.run_forever())
+        return await super().health()
+
+    async def run_forever(self):
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                pass
+"""
+
+
+def install(folder: Path, code: str, entry_points: str) -> None:
+    """Make `folder` contain an installed distribution with one module."""
+    (folder / "acme_adapter.py").write_text(code)
+    information = folder / "acme_adapter-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: acme-adapter\nVersion: 1.0\n"
+    )
+    (information / "entry_points.txt").write_text(entry_points)
 
 
 @pytest.fixture
@@ -23,14 +60,8 @@ def installed(tmp_path: Path) -> Path:
     section = DOCUMENT.partition("## Adding a kind")[2]
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     (entry_points,) = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)
-    (tmp_path / "acme_adapter.py").write_text(code)
-    information = tmp_path / "acme_adapter-1.0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: acme-adapter\nVersion: 1.0\n"
-    )
     group, name, target = re.findall(r'entry-points\."(.+)"\]\n(\w+) = "(.+)"', entry_points)[0]
-    (information / "entry_points.txt").write_text(f"[{group}]\n{name} = {target}\n")
+    install(tmp_path, code, f"[{group}]\n{name} = {target}\n")
     return tmp_path
 
 
@@ -70,3 +101,21 @@ async def test_documented_example_executes_a_job(installed: Path, acme_url: str)
     assert process.returncode == 0, err.decode()
     assert out.decode() == "hello from acme\n"
     assert "tokens 1 in, 3 out" in err.decode()
+
+
+async def test_agent_exits_although_a_task_of_an_adapter_ignores_its_cancellation(
+    tmp_path: Path,
+) -> None:
+    # The process logged `stopped`, and then waited for the task until it was killed.
+    install(
+        tmp_path, STUBBORN_ADAPTER, f"[{ENTRY_POINT_GROUP}]\nacme = acme_adapter:StubbornBackend"
+    )
+    (tmp_path / "agent.toml").write_text(
+        '[coordinator]\nurl = "ws://127.0.0.1:1/"\n[identity]\nkey_path = "identity.key"\n'
+        '[observability]\nprometheus_addr = "off"\n[[backends]]\nkind = "acme"\n'
+    )
+    async with start_command("run", home=tmp_path, env={"PYTHONPATH": str(tmp_path)}) as agent:
+        await agent.wait_for_log("backend is up")
+        agent.signal(signal.SIGTERM)
+        await agent.wait_for_log("stopped exit_code=0")
+        assert (await agent.wait()).code == 0
