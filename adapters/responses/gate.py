@@ -22,7 +22,7 @@ class GateState(StrEnum):
     ERROR = "error"
 
 
-class StreamGate:
+class EventStreamGate:
     """The response gate for server-sent events. The first event with data decides.
 
     Attributes:
@@ -53,7 +53,7 @@ class StreamGate:
         return GateState.OUTPUT if len(self.held) > MAX_HELD_BYTES else GateState.UNDECIDED
 
 
-class BodyGate:
+class JsonGate:
     """The response gate for a JSON response, which is held until it ends or exceeds the limit.
 
     Attributes:
@@ -71,4 +71,4 @@ class BodyGate:
         return GateState.OUTPUT if len(self.held) > MAX_HELD_BYTES else GateState.UNDECIDED
 
 
-ResponseGate = StreamGate | BodyGate
+ResponseGate = EventStreamGate | JsonGate

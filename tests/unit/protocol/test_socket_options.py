@@ -16,11 +16,11 @@ from tests.kit.scripted_coordinator import ScriptedCoordinator
 async def test_dialed_connection_has_a_small_send_queue() -> None:
     async with ScriptedCoordinator() as coordinator:
         connection = await dial(DialSettings(url=coordinator.url), SUBPROTOCOL)
-        options: socket.socket = connection.transport.get_extra_info("socket")
-        assert options.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+        dialed: socket.socket = connection.transport.get_extra_info("socket")
+        assert dialed.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
         if TCP_NOTSENT_LOWAT is not None:
-            set_to = options.getsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT)
-            assert set_to == NOTSENT_LOWAT_BYTES
+            limit = dialed.getsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT)
+            assert limit == NOTSENT_LOWAT_BYTES
         await connection.close()
 
 

@@ -2,7 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider_agent.adapters.responses.gate import MAX_HELD_BYTES, BodyGate, GateState, StreamGate
+from provider_agent.adapters.responses.gate import (
+    MAX_HELD_BYTES,
+    EventStreamGate,
+    GateState,
+    JsonGate,
+)
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.fakes.frames import DONE, chat_frames, message_frames
 
@@ -39,7 +44,7 @@ STREAMS = {
 }
 
 
-def feed(gate: StreamGate | BodyGate, data: bytes, sizes: list[int]) -> GateState:
+def feed(gate: EventStreamGate | JsonGate, data: bytes, sizes: list[int]) -> GateState:
     """Pass `data` in pieces until the gate decides, as the relay does."""
     state, at = UNDECIDED, 0
     for size in [*sizes, len(data)]:
@@ -55,7 +60,7 @@ def feed(gate: StreamGate | BodyGate, data: bytes, sizes: list[int]) -> GateStat
 @pytest.mark.parametrize("name", STREAMS)
 def test_first_event_with_data_decides(name: str) -> None:
     data, expected = STREAMS[name]
-    gate = StreamGate()
+    gate = EventStreamGate()
 
     assert feed(gate, data, []) is expected
     assert gate.held == data
@@ -63,7 +68,7 @@ def test_first_event_with_data_decides(name: str) -> None:
 
 
 def test_failure_holds_the_error_of_the_server() -> None:
-    gate = StreamGate()
+    gate = EventStreamGate()
     gate.receive_data(COMMENT + BUSY)
 
     assert gate.failure is not None
@@ -77,7 +82,7 @@ CHUNK_SIZES = st.lists(st.integers(1, 200), max_size=60)
 @given(st.sampled_from(sorted(STREAMS)), CHUNK_SIZES)
 def test_decision_does_not_depend_on_chunk_boundaries(name: str, sizes: list[int]) -> None:
     data, expected = STREAMS[name]
-    gate = StreamGate()
+    gate = EventStreamGate()
 
     assert feed(gate, data, sizes) is expected
     if expected is UNDECIDED:
@@ -92,7 +97,7 @@ def test_events_without_output_leave_the_gate_undecided(
     pieces: list[bytes], sizes: list[int]
 ) -> None:
     data = b"".join(pieces)
-    gate = StreamGate()
+    gate = EventStreamGate()
 
     assert feed(gate, data, sizes) is UNDECIDED
     assert gate.held == data
@@ -102,11 +107,11 @@ def test_events_without_output_leave_the_gate_undecided(
 def test_decision_on_garbage_does_not_depend_on_chunk_boundaries(
     data: bytes, sizes: list[int]
 ) -> None:
-    assert feed(StreamGate(), data, sizes) is feed(StreamGate(), data, [])
+    assert feed(EventStreamGate(), data, sizes) is feed(EventStreamGate(), data, [])
 
 
-@pytest.mark.parametrize("gate", [StreamGate(), BodyGate()])
-def test_gate_opens_above_the_limit(gate: StreamGate | BodyGate) -> None:
+@pytest.mark.parametrize("gate", [EventStreamGate(), JsonGate()])
+def test_gate_opens_above_the_limit(gate: EventStreamGate | JsonGate) -> None:
     assert gate.receive_data(b"x" * MAX_HELD_BYTES) is UNDECIDED
     assert gate.receive_data(b"x") is OUTPUT
     assert gate.failure is None
@@ -114,7 +119,7 @@ def test_gate_opens_above_the_limit(gate: StreamGate | BodyGate) -> None:
 
 @pytest.mark.parametrize("data", [b"", b'{"error":"no"}', BUSY, b"{}"])
 def test_body_gate_stays_undecided_until_the_end(data: bytes) -> None:
-    gate = BodyGate()
+    gate = JsonGate()
 
     assert feed(gate, data, [3]) is UNDECIDED
     assert gate.held == data

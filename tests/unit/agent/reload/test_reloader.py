@@ -26,7 +26,12 @@ URL = "wss://a.example/x"
 
 
 class FakeService:
-    """Accepts all settings, or fails as `result` defines."""
+    """Accepts all settings, or fails.
+
+    Attributes:
+        applied: the arguments of each successful `reload`.
+        result: what `reload` returns or raises; None: a default.
+    """
 
     def __init__(self) -> None:
         self.stopping = False
@@ -47,26 +52,26 @@ class ReloaderHarness:
     """A reloader with a fake service and prepared configurations.
 
     Attributes:
-        loads: what each load returns or raises.
+        results: what each load returns or raises.
         unusable: the error texts for unusable files.
-        loaded: the number of loads.
+        load_count: the number of loads.
         gate: a load waits until it is set.
     """
 
     def __init__(self) -> None:
         self.service = FakeService()
         self.secrets: set[str] = set()
-        self.loads: list[LoadedConfig | Exception] = []
+        self.results: list[LoadedConfig | Exception] = []
         self.unusable: list[str] = []
-        self.loaded = 0
+        self.load_count = 0
         self.gate = threading.Event()
         self.gate.set()
         self.reloader = Reloader(self.service, self._load, lambda _: self.unusable, self.secrets)
 
     def _load(self) -> LoadedConfig:
         self.gate.wait(10)
-        self.loaded += 1
-        result = self.loads.pop(0)
+        self.load_count += 1
+        result = self.results.pop(0)
         if isinstance(result, Exception):
             raise result
         return result
@@ -109,7 +114,9 @@ def log() -> Iterator[RecordingHandler]:
     logger.removeHandler(handler)
 
 
-def loaded(*backends: BackendConfig, code: str | None = None, warning: str = "") -> LoadedConfig:
+def loaded_config(
+    *backends: BackendConfig, code: str | None = None, warning: str = ""
+) -> LoadedConfig:
     coordinator = CoordinatorConfig(url=URL, enrollment_code=code)
     config = agent_config(URL, backends=backends, coordinator=coordinator)
     return LoadedConfig(config, {}, None, (warning,) if warning else ())
@@ -117,8 +124,8 @@ def loaded(*backends: BackendConfig, code: str | None = None, warning: str = "")
 
 async def test_new_settings_are_applied_and_their_effects_logged(log: RecordingHandler) -> None:
     harness = ReloaderHarness()
-    new = loaded(BackendConfig(kind="echo"))
-    harness.loads = [new]
+    new = loaded_config(BackendConfig(kind="echo"))
+    harness.results = [new]
     harness.service.result = Reload(
         new.config, ("backends",), ("coordinator.url",), ("identity.key_path",)
     )
@@ -143,8 +150,8 @@ async def test_new_settings_are_applied_and_their_effects_logged(log: RecordingH
 
 async def test_unchanged_settings_are_logged_as_unchanged(log: RecordingHandler) -> None:
     harness = ReloaderHarness()
-    harness.loads = [loaded()]
-    harness.service.result = Reload(loaded().config)
+    harness.results = [loaded_config()]
+    harness.service.result = Reload(loaded_config().config)
     async with harness.running():
         harness.reloader.request()
         await log.wait_for("configuration unchanged")
@@ -161,7 +168,7 @@ TOO_SMALL = "agent.toml: limits.max_concurrent: expected a whole number >= 1"
         (ConfigError(TOO_SMALL), TOO_SMALL),
         # The adapter's package was removed while the agent ran.
         (
-            loaded(BackendConfig(kind="gone")),
+            loaded_config(BackendConfig(kind="gone")),
             "backends[0].kind: no adapter of kind 'gone' is installed",
         ),
     ],
@@ -170,7 +177,7 @@ async def test_invalid_settings_are_logged_and_change_nothing(
     result: LoadedConfig | ConfigError, reason: str, log: RecordingHandler
 ) -> None:
     harness = ReloaderHarness()
-    harness.loads = [result, loaded()]
+    harness.results = [result, loaded_config()]
     async with harness.running():
         harness.reloader.request()
         await log.wait_for(NOT_RELOADED)
@@ -185,9 +192,9 @@ async def test_unexpected_exception_changes_nothing_and_the_next_reload_works(
     where: str, log: RecordingHandler
 ) -> None:
     harness = ReloaderHarness()
-    harness.loads = [loaded(), loaded()]
+    harness.results = [loaded_config(), loaded_config()]
     if where == "load":
-        harness.loads[0] = RuntimeError("a defect")
+        harness.results[0] = RuntimeError("a defect")
     else:
         harness.service.result = RuntimeError("a defect")
     async with harness.running():
@@ -201,7 +208,7 @@ async def test_unexpected_exception_changes_nothing_and_the_next_reload_works(
 
 async def test_requests_during_a_reload_cause_one_more_reload(log: RecordingHandler) -> None:
     harness = ReloaderHarness()
-    harness.loads = [loaded(), loaded(), loaded()]
+    harness.results = [loaded_config(), loaded_config(), loaded_config()]
     harness.gate.clear()
     async with harness.running():
         harness.reloader.request()
@@ -210,12 +217,12 @@ async def test_requests_during_a_reload_cause_one_more_reload(log: RecordingHand
             harness.reloader.request()
         harness.gate.set()
         await log.wait_for("configuration reloaded", times=2)
-        assert harness.loaded == 2
+        assert harness.load_count == 2
 
 
 async def test_stopping_agent_applies_no_settings(log: RecordingHandler) -> None:
     harness = ReloaderHarness()
-    harness.loads = [loaded(BackendConfig(kind="echo"))]
+    harness.results = [loaded_config(BackendConfig(kind="echo"))]
     harness.gate.clear()
     async with harness.running():
         harness.reloader.request()
@@ -233,7 +240,7 @@ async def test_warnings_are_logged_before_the_summary(
 ) -> None:
     harness = ReloaderHarness()
     no_key = BackendConfig(kind="venice", api_key_file=tmp_path / "none")
-    harness.loads = [loaded(no_key, warning="did you mean …?")]
+    harness.results = [loaded_config(no_key, warning="did you mean …?")]
     harness.unusable = ["[coordinator] token_file t: it does not hold a token"]
     async with harness.running():
         harness.reloader.request()
@@ -249,14 +256,16 @@ async def test_warnings_are_logged_before_the_summary(
     ]
 
 
-async def test_new_secrets_are_redacted_before_anything_is_logged(
+async def test_new_secrets_are_registered_even_if_the_reload_fails(
     tmp_path: Path, log: RecordingHandler
 ) -> None:
     key = tmp_path / "key"
     key.write_text("sk-new-key\n", "utf-8")
     harness = ReloaderHarness()
     harness.secrets.add("old")
-    harness.loads = [loaded(BackendConfig(kind="venice", api_key_file=key), code="new-code")]
+    harness.results = [
+        loaded_config(BackendConfig(kind="venice", api_key_file=key), code="new-code")
+    ]
     harness.service.result = RuntimeError("a defect")
     async with harness.running():
         harness.reloader.request()
@@ -267,14 +276,16 @@ async def test_new_secrets_are_redacted_before_anything_is_logged(
 
 async def test_log_level_takes_effect_at_once(log: RecordingHandler) -> None:
     harness = ReloaderHarness()
-    old = loaded(warning="a word").config
-    quiet = structs.replace(old, observability=ObservabilityConfig(log_level="warning"))
-    harness.loads = [LoadedConfig(quiet, {}, None, ("a word",)), loaded(warning="a word")]
+    info = loaded_config(warning="a word")
+    observability = ObservabilityConfig(log_level="warning")
+    quiet = structs.replace(info.config, observability=observability)
+    harness.results = [LoadedConfig(quiet, {}, None, ("a word",)), info]
     async with harness.running():
         harness.reloader.request()
         await log.wait_for("configuration warning")
         harness.reloader.request()
         await log.wait_for("configuration reloaded")
+    # The first "configuration reloaded" has the level "info" and is therefore not logged.
     assert [name for name, _ in log.records] == ["configuration warning"] * 2 + [
         "configuration reloaded"
     ]
