@@ -76,13 +76,14 @@ def _with_field_names(report: ModelsReport) -> dict[str, object]:
 def _print_report(report: ModelsReport) -> None:
     out = console()
     table = Table(Column("model", overflow="fold"))
-    for title in ("backend", "operations", "context", "jobs", "$/M in", "$/M out"):
+    for title in ("backend", "operations", "accepts", "context", "jobs", "$/M in", "$/M out"):
         table.add_column(title)
     for offer in report.models:
         table.add_row(
             visible(offer.model_id),
             offer.backend_kind if offer.native else f"{offer.backend_kind} (remote)",
             ", ".join(offer.operations),
+            visible(_accepted(offer)),
             "unknown" if offer.context_window is None else f"{offer.context_window:,}",
             str(offer.max_concurrent),
             _dollars(offer.input_price_per_1m),
@@ -100,6 +101,13 @@ def _print_report(report: ModelsReport) -> None:
             out.print(visible(line), soft_wrap=True)
         if len(withheld) > MAX_WITHHELD_PRINTED:
             out.print(f"  and {len(withheld) - MAX_WITHHELD_PRINTED} more; --json shows all")
+
+
+def _accepted(offer: ModelOffer) -> str:
+    """What requests may contain, as far as every server of the model reports it."""
+    flags = {"tools": offer.tools, "JSON schema": offer.json_schema, "reasoning": offer.reasoning}
+    named = [name for name, accepted in flags.items() if accepted]
+    return ", ".join([*(offer.input_kinds or ()), *named]) or "not reported"
 
 
 def _dollars(price: int | None) -> str:

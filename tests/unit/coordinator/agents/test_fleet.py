@@ -140,6 +140,18 @@ def test_draining_fleet_picks_no_agent_and_rejects_new_ones() -> None:
     assert harness.fleet.admit(HELLO) is not None
 
 
+def test_idle_agents_take_turns() -> None:
+    # The smallest key used to receive every job of an idle fleet.
+    harness = FleetHarness()
+    agents = [harness.agent(key) for key in (b"a", b"b", b"c")]
+    for agent in agents:
+        harness.fleet.join(agent)
+
+    picked = [harness.fleet.pick("tiny", Operation.CHAT) for _ in range(6)]
+
+    assert picked == agents * 2
+
+
 def test_snapshot_contains_the_state_of_each_agent() -> None:
     harness = FleetHarness()
     agent = harness.agent(b"a")
