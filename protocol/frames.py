@@ -8,10 +8,11 @@ Names that a newer peer may extend (`format`, `operation`, error codes) are plai
 unknown name fails one job, it does not close the connection.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
+from provider_agent.protocol.content_repr import ContentRepr
 from provider_agent.protocol.limits import (
     MAX_DEADLINE_MS,
     MAX_ERROR_BODY_BYTES,
@@ -171,7 +172,7 @@ class Drain(Struct, tag=7, array_like=True, frozen=True):
     reconnect_after_ms: Milliseconds = 0
 
 
-class RequestChunk(Struct, tag=8, array_like=True, frozen=True, gc=False):
+class RequestChunk(ContentRepr, Struct, tag=8, array_like=True, frozen=True, gc=False):
     """A piece of a job's request body.
 
     Attributes:
@@ -179,6 +180,8 @@ class RequestChunk(Struct, tag=8, array_like=True, frozen=True, gc=False):
         offset: of the first byte of `data` in the request body.
         data: at least one byte.
     """
+
+    CONTENT: ClassVar[frozenset[str]] = frozenset({"data"})
 
     job_id: JobId
     offset: Offset
@@ -248,7 +251,7 @@ class LiveJob(Struct, array_like=True, frozen=True):
     ended: bool = False
 
 
-class Hello(Struct, tag=33, array_like=True, frozen=True):
+class Hello(ContentRepr, Struct, tag=33, array_like=True, frozen=True):
     """The agent's answer to `Challenge`.
 
     Attributes:
@@ -262,6 +265,8 @@ class Hello(Struct, tag=33, array_like=True, frozen=True):
         features: the names of optional features that the agent supports.
         replace: whether to replace a connected agent with the same key.
     """
+
+    CONTENT: ClassVar[frozenset[str]] = frozenset({"enrollment_code"})
 
     agent_version: Name
     public_key: Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -440,7 +445,7 @@ class JobStarted(Struct, tag=36, array_like=True, frozen=True):
     headers: Annotated[list[ResponseHeader], Meta(max_length=MAX_RESPONSE_HEADERS)] = []
 
 
-class Chunk(Struct, tag=37, array_like=True, frozen=True, gc=False):
+class Chunk(ContentRepr, Struct, tag=37, array_like=True, frozen=True, gc=False):
     """A piece of the response, exactly as the server sent it.
 
     Attributes:
@@ -448,6 +453,8 @@ class Chunk(Struct, tag=37, array_like=True, frozen=True, gc=False):
         offset: of the first byte of `data` in the response.
         data: at least one byte.
     """
+
+    CONTENT: ClassVar[frozenset[str]] = frozenset({"data"})
 
     job_id: JobId
     offset: Offset
@@ -510,7 +517,7 @@ class JobResult(Struct, tag=38, array_like=True, frozen=True):
     receipt: Receipt | None = None
 
 
-class JobError(Struct, tag=39, array_like=True, frozen=True):
+class JobError(ContentRepr, Struct, tag=39, array_like=True, frozen=True):
     """The job failed; its last frame.
 
     Attributes:
@@ -532,6 +539,8 @@ class JobError(Struct, tag=39, array_like=True, frozen=True):
         output_price_per_1m: the same for output tokens.
         receipt: None unless the feature `receipts` is active.
     """
+
+    CONTENT: ClassVar[frozenset[str]] = frozenset({"body"})
 
     job_id: JobId
     total_bytes: Count

@@ -1,11 +1,14 @@
 """One job: its header and its whole request body."""
 
+from typing import ClassVar
+
 from msgspec import Struct
 
+from provider_agent.protocol.content_repr import ContentRepr
 from provider_agent.protocol.frames import JobHeader
 
 
-class Job(Struct, frozen=True):
+class Job(ContentRepr, Struct, frozen=True):
     """One request to execute, with its whole body.
 
     Attributes:
@@ -19,6 +22,8 @@ class Job(Struct, frozen=True):
         add_usage: whether the request may be changed so that the server reports usage.
         sign_receipt: whether the receipt of the job's end is signed, if receipts are negotiated.
     """
+
+    CONTENT: ClassVar[frozenset[str]] = frozenset({"request"})
 
     job_id: bytes
     model_id: str

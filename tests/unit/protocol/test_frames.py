@@ -1,9 +1,12 @@
 from typing import get_args
 
 import msgspec
+import pytest
+from rich.pretty import pretty_repr
 
 from provider_agent.protocol import frames
 from provider_agent.protocol.frames import AgentFrame, CoordinatorFrame
+from provider_agent.protocol.job import Job
 
 ALL_FRAMES: list[type[msgspec.Struct]] = [*get_args(CoordinatorFrame), *get_args(AgentFrame)]
 
@@ -29,6 +32,29 @@ def test_frame_types_of_version_1_are_fixed() -> None:
         "JobError": 39,
         "Draining": 40,
     }
+
+
+CONTENT = "a secret or a prompt"
+
+
+@pytest.mark.parametrize(
+    "struct",
+    [
+        Job(b"j" * 16, "m", "openai", CONTENT.encode(), 60_000),
+        frames.RequestChunk(b"j" * 16, 0, CONTENT.encode()),
+        frames.Chunk(b"j" * 16, 0, CONTENT.encode()),
+        frames.JobError(b"j" * 16, 0, "internal", "m", body=CONTENT.encode()),
+        frames.Hello("1", b"k" * 32, b"s" * 64, enrollment_code=CONTENT),
+    ],
+    ids=lambda struct: type(struct).__name__,
+)
+def test_repr_shows_only_the_length_of_content(struct: msgspec.Struct) -> None:
+    # A third party's adapter wrote `repr(job)` into the message of an exception, which is logged.
+    shown = f"{struct!r} {pretty_repr(struct)}"
+
+    assert CONTENT not in shown
+    assert shown.count(f"<length {len(CONTENT)}>") == 2
+    assert struct.__struct_fields__[0] in shown
 
 
 def test_every_public_frame_documents_each_of_its_fields() -> None:
