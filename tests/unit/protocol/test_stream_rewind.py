@@ -1,9 +1,18 @@
 """`SendStream.rewind` after a lost link. `tests/fuzz` tests it together with `ReceiveStream`."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider_agent.protocol.frames import AgentFrame, Chunk, JobResult, JobStarted, Usage
+from provider_agent.protocol.exceptions import ProtocolViolation
+from provider_agent.protocol.frames import (
+    AgentFrame,
+    Chunk,
+    JobError,
+    JobResult,
+    JobStarted,
+    Usage,
+)
 from provider_agent.protocol.stream import SendStream
 
 JOB_ID = b"\x0b" * 16
@@ -50,3 +59,48 @@ def test_rewinding_to_an_unacknowledged_offset_resends_the_same_bytes(
         for index in range(len(chunks))
     ]
     assert repeated[-1] == make_result(len(source))
+
+
+def make_ended_stream() -> SendStream:
+    """A stream of three bytes and its end, sent on an earlier link."""
+    stream = SendStream(JOB_ID, 16)
+    stream.start(STARTED)
+    stream.write(b"abc")
+    stream.finish(make_result(3))
+    send_all(stream, 16)
+    return stream
+
+
+@pytest.mark.parametrize("offset", [0, 2, 3])
+def test_a_final_acknowledgement_is_valid_after_the_end_was_sent_on_any_link(offset: int) -> None:
+    # `Welcome` and a final `Ack` in one message were once a violation, again at each reconnection.
+    stream = make_ended_stream()
+    stream.rewind(offset)
+
+    stream.acknowledge(3, final=True)
+
+    assert stream.done
+    assert not stream.ready
+
+
+def test_an_acknowledgement_of_bytes_sent_on_an_earlier_link_skips_them() -> None:
+    stream = make_ended_stream()
+    stream.rewind(0)
+
+    stream.acknowledge(2, final=False)
+
+    assert [f.data for f in send_all(stream, 16) if isinstance(f, Chunk)] == [b"c"]
+    assert (stream.acked, stream.sent) == (2, 3)
+
+
+def test_an_end_after_dropped_bytes_can_be_acknowledged_only_itself() -> None:
+    stream = make_ended_stream()
+    stream.rewind(1)
+    stream.drop_unsent()
+    stream.finish(JobError(JOB_ID, stream.written, "slow_consumer", ""))
+
+    with pytest.raises(ProtocolViolation):
+        stream.acknowledge(3, final=True)
+    assert send_all(stream, 16) == [JobError(JOB_ID, 1, "slow_consumer", "")]
+    stream.acknowledge(1, final=True)
+    assert stream.done

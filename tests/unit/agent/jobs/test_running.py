@@ -14,7 +14,14 @@ from provider_agent.adapters.servers.echo import EchoBackend
 from provider_agent.agent.jobs.execution import StopReason
 from provider_agent.agent.jobs.running import REMEMBERED_JOBS, JobRecord
 from provider_agent.protocol.errors import ErrorCode
-from provider_agent.protocol.frames import JobResult, JobStarted, Usage
+from provider_agent.protocol.frames import (
+    JobError,
+    JobResult,
+    JobStarted,
+    RequestChunk,
+    Usage,
+)
+from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from tests.kit.jobs import new_job, submit_job
 from tests.kit.jobs_harness import JobsHarness, start_job
 from tests.kit.scripted_backend import ScriptedBackend, ScriptedRun
@@ -187,6 +194,52 @@ async def test_cancel_stops_a_running_job() -> None:
     assert (error.code, error.message) == ("cancelled", "the client disconnected")
     assert (error.total_bytes, error.retryable) == (0, False), "unsent bytes are dropped"
     assert harness.data(job) == b""
+
+
+async def test_cancel_under_a_full_window_ends_the_job_at_once() -> None:
+    # The end once waited for the window: 86 s, and with another code than in the agent's log.
+    backend = ScriptedBackend()
+    harness = JobsHarness(backend)
+    harness.outbox.set_window(MIN_WINDOW_BYTES)
+    job, run = await start_job(harness, backend)
+    run.start()
+    run.send(bytes(MIN_WINDOW_BYTES), b"held back")
+    harness.pump(acknowledge=False)
+    harness.jobs.cancel(job.job_id, "the client disconnected")
+    await harness.jobs.wait_until_idle()
+    harness.pump(acknowledge=False)
+    error = harness.sent[-1]
+    assert isinstance(error, JobError)
+    assert (error.code, error.total_bytes) == ("cancelled", MIN_WINDOW_BYTES)
+
+
+async def test_job_starts_when_its_request_has_arrived() -> None:
+    backend = ScriptedBackend()
+    harness = JobsHarness(backend)
+    job = new_job()
+    harness.jobs.submit(job.header)
+    harness.jobs.receive_request(RequestChunk(job.job_id, 0, job.request[:5]))
+    await asyncio.sleep(0)
+    assert (harness.jobs.in_flight, backend.runs) == (1, [])
+    (live,) = harness.outbox.live_jobs()
+    assert (live.request_offset, live.ended) == (5, False)
+    harness.jobs.receive_request(RequestChunk(job.job_id, 0, job.request))
+    run = await backend.next_run()
+    assert run.job.request == job.request
+    run.answer(b"x")
+    await harness.end(job)
+    harness.jobs.receive_request(RequestChunk(job.job_id, 0, b"late"))
+
+
+@in_virtual_time
+async def test_job_whose_request_does_not_arrive_ends_at_its_deadline() -> None:
+    backend = ScriptedBackend()
+    harness = JobsHarness(backend)
+    job = new_job(deadline_ms=60_000)
+    harness.jobs.submit(job.header)
+    assert (await harness.error(job)).code == "deadline_exceeded"
+    assert backend.runs == []
+    assert harness.pool.outcomes[-1][1] == "abandoned", "the backend is not to blame"
 
 
 async def test_cancel_before_the_first_step_of_the_task_ends_the_job() -> None:

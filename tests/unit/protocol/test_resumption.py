@@ -1,0 +1,71 @@
+"""The table of docs/protocol.md, "Resumption": one rule for each state of a job on both sides."""
+
+import pytest
+
+from provider_agent.protocol.frames import LiveJob, ResumedJob
+from provider_agent.protocol.resumption import plan_resumption
+from provider_agent.protocol.stream import ReceiveStream
+
+JOB_ID = b"\x0b" * 16
+WINDOW = 1000
+
+RUNNING = LiveJob(JOB_ID, 2, 9, 20)
+NOT_STARTED = LiveJob(JOB_ID, 0, 0, 7)
+ENDED = LiveJob(JOB_ID, 2, 9, 20, ended=True)
+
+
+def stream(received: int) -> ReceiveStream:
+    one = ReceiveStream(WINDOW)
+    one.received, one.started = received, received > 0
+    return one
+
+
+def resumed(
+    live: list[LiveJob], received: int | None, *, cancelled: bool = False, end: int | None = None
+) -> list[ResumedJob]:
+    streams = {} if received is None else {JOB_ID: stream(received)}
+    ended = {} if end is None else {JOB_ID: end}
+    return plan_resumption(live, streams, [JOB_ID] if cancelled else [], ended).resumed
+
+
+@pytest.mark.parametrize(
+    ("live", "received", "expected"),
+    [
+        pytest.param([NOT_STARTED], 0, [ResumedJob(JOB_ID, 0)], id="nothing, running"),
+        pytest.param([RUNNING], 0, [], id="nothing, and the agent no longer holds its start"),
+        pytest.param([RUNNING], 5, [ResumedJob(JOB_ID, 5)], id="a part, running"),
+        pytest.param([ENDED], 5, [ResumedJob(JOB_ID, 5)], id="a part, ended"),
+        pytest.param([ENDED], 9, [ResumedJob(JOB_ID, 9)], id="all bytes but the end, ended"),
+        pytest.param([RUNNING], 1, [], id="a part that the agent no longer holds"),
+        pytest.param([RUNNING], 10, [], id="more than the agent sent"),
+        pytest.param([], 5, [], id="a part, unknown to the agent"),
+        pytest.param([RUNNING], None, [], id="unknown to the coordinator"),
+    ],
+)
+def test_a_job_continues_where_the_coordinator_needs_the_next_byte(
+    live: list[LiveJob], received: int | None, expected: list[ResumedJob]
+) -> None:
+    assert resumed(live, received) == expected
+
+
+def test_an_ended_job_is_not_repeated() -> None:
+    assert resumed([ENDED], None, end=9) == [ResumedJob(JOB_ID, 9, ended=True)]
+    assert resumed([RUNNING], None, end=9) == [], "the agent reports that it still runs"
+    assert resumed([ENDED], None, end=10) == [], "the agent reports another length"
+
+
+@pytest.mark.parametrize("live", [RUNNING, ENDED], ids=["running", "ended"])
+def test_the_rest_of_a_cancelled_response_is_skipped(live: LiveJob) -> None:
+    streams = {JOB_ID: stream(5)}
+
+    plan = plan_resumption([live], streams, [JOB_ID], {})
+
+    assert plan.resumed == [ResumedJob(JOB_ID, 9)]
+    assert plan.cancelled == {JOB_ID}
+    assert streams[JOB_ID].resume(WINDOW) == 9, "acknowledged, so that the end is not held back"
+
+
+def test_the_request_continues_where_the_agent_needs_the_next_byte() -> None:
+    plan = plan_resumption([NOT_STARTED], {JOB_ID: stream(0)}, [], {})
+
+    assert plan.request_offsets == {JOB_ID: 7}
