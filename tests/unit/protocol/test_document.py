@@ -8,7 +8,7 @@ from typing import Final, get_args
 import msgspec
 import pytest
 
-from provider_agent.protocol import limits
+from provider_agent.protocol import limits, receipts
 from provider_agent.protocol.errors import REGISTRY
 from provider_agent.protocol.formats import MAIN_OPERATION, Operation
 from provider_agent.protocol.frames import (
@@ -16,6 +16,7 @@ from provider_agent.protocol.frames import (
     AgentLimits,
     BackendLoad,
     CoordinatorFrame,
+    JobStarted,
     LiveJob,
     ModelLoad,
     ModelOffer,
@@ -25,10 +26,12 @@ from provider_agent.protocol.frames import (
     UnroutableModel,
     Usage,
 )
+from provider_agent.protocol.response_headers import CLIENT_HEADERS
 from tests.unit.protocol.field_notation import describe_fields
 from tests.unit.protocol.vectors import VECTORS
 
-TEXT: Final = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text(encoding="utf-8")
+DOCS: Final = Path(__file__).parents[3] / "docs"
+TEXT: Final = (DOCS / "protocol.md").read_text(encoding="utf-8")
 STRUCTS: Final[list[type[msgspec.Struct]]] = [
     *get_args(CoordinatorFrame),
     *get_args(AgentFrame),
@@ -153,6 +156,28 @@ def test_the_operation_table_matches_the_code() -> None:
         ]
         for operation in Operation
     ]
+
+
+def test_the_response_headers_match_the_code() -> None:
+    (row,) = table_rows("headers", section(JobStarted))
+    shown = re.findall(r"`([a-z-]+)`", row[-1])
+
+    assert len(shown) == len(set(shown))
+    assert set(shown) == CLIENT_HEADERS
+
+
+def test_the_first_features_are_documented() -> None:
+    found = re.search(r"Version 1 has one feature:\s+\[`(\w+)`\]", TEXT)
+
+    assert found is not None
+    assert found[1] == receipts.FEATURE
+
+
+def test_every_linked_file_exists() -> None:
+    files = set(re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", TEXT))
+
+    assert files
+    assert [name for name in files if not (DOCS / name).exists()] == []
 
 
 def test_every_internal_link_has_a_heading() -> None:
