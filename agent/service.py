@@ -159,7 +159,7 @@ class Service:
         """Apply new settings.
 
         Args:
-            config: checked, as for a new agent.
+            config: the new settings, validated as for a new agent.
             backends: made from `config`; unchanged ones are the objects of `self.backends`.
 
         Returns:
@@ -235,7 +235,7 @@ class Service:
                     await self._new_link.wait()  # its interval may differ
 
     async def _end_slow_consumers(self) -> None:
-        """Without this, a client that does not read would hold memory and a backend forever."""
+        """End the jobs of slow consumers, which would hold memory and a backend forever."""
         while True:
             await self.uplink.connected.wait()
             limit_s = self._config.limits.slow_consumer_s

@@ -36,7 +36,7 @@ class AgentProtocol:
         authority: the address that was dialed, in the form of `auth.canonical_authority`.
         public_key: the agent's identity.
         sign: returns the Ed25519 signature of the given bytes.
-        agent_version: for the coordinator's logs.
+        agent_version: the version of the agent's software, for the coordinator's logs.
         instance_id: changes with each start of the process.
         enrollment_code: the code that the operator received, or "".
         session_id: the session to resume, or None.
@@ -45,7 +45,7 @@ class AgentProtocol:
         replace: whether to replace a connected agent with the same key.
 
     Attributes:
-        state: of the connection.
+        state: the state of the connection.
         to_send: frames to send, in order.
         welcome: the coordinator's `Welcome`; None before it.
     """

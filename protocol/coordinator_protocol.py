@@ -54,7 +54,7 @@ class CoordinatorProtocol:
         features: the optional features that the coordinator supports.
 
     Attributes:
-        state: of the connection.
+        state: the state of the connection.
         to_send: control frames to send, in order.
         requests: request bodies to send, after the control frames.
         streams: the response of each job without an end, by job id.
@@ -169,7 +169,7 @@ class CoordinatorProtocol:
             self.to_send.append(Cancel(job_id, reason))
 
     def consumed(self, job_id: bytes, count: int) -> None:
-        """`count` more bytes of a response were passed on, or discarded after a cancel."""
+        """Record that `count` more bytes of a response were passed on, or discarded."""
         stream = self.streams.get(job_id)
         offset = stream.consume(count) if stream is not None else None
         if offset is not None:
@@ -207,7 +207,7 @@ class CoordinatorProtocol:
         return frame if stream is not None else None
 
     def _remember_end(self, end: JobEnd) -> None:
-        """Keep what the agent needs to hear when the `Ack` of this end is lost with the link."""
+        """Keep what `Welcome.resumed` reports if the `Ack` of this end is lost with the link."""
         self.ended[end.job_id] = end.total_bytes
         if len(self.ended) > MAX_LIVE_JOBS:
             self.ended.popitem(last=False)

@@ -54,7 +54,7 @@ MAX_FRAMES_PER_MESSAGE: Final = 16_384
 tiny frames does not block the event loop noticeably."""
 
 MAX_ERROR_BODY_BYTES: Final = 64 * KIB
-"""How much of a server's error body is sent: enough for any genuine error message."""
+"""How much of a server's error body is sent; error messages are shorter."""
 
 MAX_TEXT_CHARS: Final = 4096
 """Human-readable messages and reasons."""
@@ -80,7 +80,7 @@ MAX_LIVE_JOBS: Final = 4096
 # --- times ----------------------------------------------------------------------------------------
 
 HANDSHAKE_TIMEOUT_S: Final = 10.0
-"""From the open socket to `Welcome`: two round trips and one signature, on the worst link."""
+"""From the open socket to `Welcome`: two round trips and one signature, on a slow link."""
 
 HEARTBEAT_MS: Final = 10_000
 """The default interval of heartbeats. An agent is cut off after three of them in silence: 30 s."""

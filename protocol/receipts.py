@@ -26,10 +26,10 @@ class ReceiptContent(Struct, frozen=True):
 
     Attributes:
         job_id: the 16 bytes of the job's id.
-        model_id: as in the job.
-        sha256: of all response bytes.
-        input_tokens: as in the job's end; None: unknown.
-        output_tokens: the same.
+        model_id: the model id of the job.
+        sha256: the hash of all response bytes.
+        input_tokens: the count in the job's end; None if unknown.
+        output_tokens: the count in the job's end; None if unknown.
     """
 
     job_id: bytes
@@ -39,7 +39,7 @@ class ReceiptContent(Struct, frozen=True):
     output_tokens: int | None
 
     def signed_bytes(self) -> bytes:
-        """The bytes to sign; only the model id has a variable length, and it is the last."""
+        """Return the bytes to sign; only the model id has a variable length, and it is the last."""
         counts = (self.input_tokens, self.output_tokens)
         return b"".join(
             (

@@ -15,7 +15,7 @@ class RequestQueue:
     """The request bodies that the coordinator has not sent completely.
 
     Attributes:
-        unsent_bytes: of all requests together.
+        unsent_bytes: how many bytes are not sent yet, of all requests together.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Which headers of a server's response reach the client.
 
-Both sides apply the same list: the agent keeps the operator's business to itself, and the
-coordinator sends no header to its client that an agent made up.
+Both sides apply the same list: the agent does not reveal the operator's account, and the
+coordinator forwards no other header of an agent to its client.
 """
 
 import re
@@ -24,7 +24,7 @@ CLIENT_HEADERS: Final = frozenset(
 )
 """The headers that a client can use: the server's id of the request (`x-request-id`, Anthropic's
 `request-id`, OpenRouter's `x-generation-id`), its model, API version and processing time, and when
-to come back.
+to retry.
 
 All others stay with the agent, above all those about the operator's account at a passthrough: rate
 limits (`x-ratelimit-*`, `anthropic-ratelimit-*`) show how much other clients use the same key, and
@@ -40,7 +40,7 @@ _VALUE: Final = re.compile(rf"[\x20-\x7e]{{1,{MAX_VALUE_CHARS}}}")
 
 
 def valid_content_type(value: str) -> str:
-    """`value`, or `application/octet-stream` if it could not be sent on."""
+    """Return `value`, or `application/octet-stream` if it is no valid header value."""
     return value if _CONTENT_TYPE.fullmatch(value) else "application/octet-stream"
 
 

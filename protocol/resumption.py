@@ -1,4 +1,4 @@
-"""What becomes of each job when an agent resumes its session, on the coordinator's side. Pure.
+"""What becomes of each job when an agent resumes its session, on the coordinator's side.
 
 The rules are the table of docs/protocol.md, "Resumption".
 """
@@ -50,7 +50,7 @@ def plan_resumption(
     cancelled response is skipped.
 
     Args:
-        live_jobs: of the agent's `Hello`.
+        live_jobs: the live jobs of the agent's `Hello`. The streams of cancelled ones are changed.
         streams: the coordinator's streams without an end, by job id.
         cancelled: the ids of those streams that the coordinator has cancelled.
         ended: job id → `total_bytes` of each job whose end the coordinator has.

@@ -54,7 +54,7 @@ class SendStream:
         self.job_id = job_id
         self.window = window
         self._acked_hash = hashlib.sha256() if hashed else None
-        """Of the bytes that are acknowledged and no longer held."""
+        """The hash of the bytes that are acknowledged and no longer held."""
         self.acked = 0
         self.sent = 0
         self.written = 0
@@ -113,7 +113,7 @@ class SendStream:
         return self.end is not None and not self._end_sent
 
     def start(self, started: JobStarted) -> None:
-        """The response has started; `started` is sent before any byte. Ignored after the end."""
+        """Add the start of the response, which is sent before any byte. Ignored after the end."""
         if self.end is None:
             self.started = started
 
@@ -137,7 +137,7 @@ class SendStream:
             self._unsent.append(bytearray(data))
 
     def finish(self, end: JobEnd) -> None:
-        """The job has ended; `end` is sent after the last byte. A second end is ignored."""
+        """Add the job's end, which is sent after the last byte. A second end is ignored."""
         if self.end is None:
             self.end = end
 
@@ -167,7 +167,7 @@ class SendStream:
             self.written = self.sent = self._highest_sent = 0
 
     def next_frames(self, budget: int = CHUNK_BYTES) -> list[AgentFrame]:
-        """The frames that may be sent now, with at most `budget` bytes; they count as sent."""
+        """Return frames that may be sent now, with at most `budget` bytes; they count as sent."""
         frames: list[AgentFrame] = []
         if self.started is not None and not self._started_sent:
             self._started_sent = True
@@ -230,7 +230,7 @@ class SendStream:
                 self._acked_hash.update(data[:count])
 
     def sha256(self) -> bytes | None:
-        """The hash of all `written` bytes; None if the stream is not hashed.
+        """Return the hash of all `written` bytes; None if the stream is not hashed.
 
         Bytes are hashed when they are dropped, and those that are still held here. So the hash
         follows `drop_unsent`, and a rewound stream hashes no byte twice.
@@ -250,7 +250,7 @@ class SendStream:
         return self._unacked[-1][1] if self._unacked else b""
 
     def live_job(self) -> LiveJob:
-        """The offsets from which another link can continue."""
+        """Return the offsets from which another link can continue."""
         return LiveJob(self.job_id, self.acked, self.sent, ended=self.end is not None)
 
     def rewind(self, offset: int) -> None:
@@ -321,7 +321,7 @@ class ReceiveStream:
         return fresh
 
     def consume(self, count: int) -> int | None:
-        """`count` more bytes were passed on; returns the offset to acknowledge, if one is due.
+        """Record that `count` more bytes were passed on; return an offset to acknowledge, if due.
 
         One acknowledgement per quarter of the window keeps the sender from pausing while the
         consumer reads steadily.
@@ -333,7 +333,7 @@ class ReceiveStream:
         return self.acked
 
     def resume(self, window: int) -> int:
-        """Continue from `received` on a new link; returns the offset to acknowledge first.
+        """Continue from `received` on a new link; return the offset to acknowledge first.
 
         Acknowledgements may have been lost with the old link. At offset 0 `JobStarted` is sent
         again.
@@ -344,7 +344,7 @@ class ReceiveStream:
         return self.acked
 
     def skip_to(self, offset: int) -> None:
-        """Treat every byte before `offset` as received and passed on: the client has gone."""
+        """Treat every byte before `offset` as received and passed on, because of a cancel."""
         self.received = self.consumed = max(self.received, offset)
         self.started = self.started or self.received > 0
 

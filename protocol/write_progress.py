@@ -1,10 +1,10 @@
-"""Whether sending on a connection makes progress. Pure: events and times are arguments."""
+"""Whether sending on a connection makes progress. No I/O; events and times are arguments."""
 
 from typing import Final
 
 WRITE_STALL_S: Final = 30.0
-"""No byte of the waiting data left this process for so long: the peer vanished or does not read,
-whatever its kernel acknowledges. A link that makes progress is kept, however slow it is."""
+"""If no byte of the waiting data leaves this process for this long, the peer has vanished or does
+not read. A link that makes progress is kept, however slow it is."""
 
 
 class WriteProgress:
@@ -16,13 +16,13 @@ class WriteProgress:
         self._buffered = 0
 
     def begin(self, now: float) -> None:
-        """A write starts."""
+        """Record the start of a write."""
         if not self._waiting:
             self._progress_at = now
         self._waiting += 1
 
     def end(self, now: float) -> None:
-        """A write has ended, successfully or not."""
+        """Record the end of a write, successful or not."""
         self._waiting -= 1
         self._progress_at = now
 
@@ -31,7 +31,7 @@ class WriteProgress:
 
         Args:
             buffered: bytes in the transport's write buffer.
-            now: of the same clock as in the other calls.
+            now: seconds of the same clock as in the other calls.
         """
         if buffered < self._buffered:
             self._progress_at = now

@@ -1,4 +1,4 @@
-"""Builds the `Capabilities` frame: one offer per model that the backends serve. Pure."""
+"""Builds the `Capabilities` frame: one offer per model that the backends serve."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final

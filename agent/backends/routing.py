@@ -1,4 +1,4 @@
-"""Which backends may execute a job, best first. A pure decision."""
+"""Which backends may execute a job, best first."""
 
 from collections.abc import Iterable
 

@@ -55,13 +55,13 @@ class JobExecution:
     it has arrived.
 
     Args:
-        header: of the job to execute.
-        channel: its channel in the outbox.
+        header: the header of the job to execute.
+        channel: the job's channel in the outbox.
         route: the backend of the first attempt.
         pool: the backends.
         clock: returns monotonic seconds.
         on_end: called once, with the execution and the job's end.
-        price: of the model, as offered when the job arrived.
+        price: the price of the model that was offered when the job arrived.
     """
 
     __slots__ = (
@@ -162,7 +162,7 @@ class JobExecution:
         return self._pool.start(route)
 
     async def _run(self) -> JobEnd:
-        """The job's task: returns its end whatever the backends do."""
+        """Execute the job; return its end, also after a failure."""
         deadline = asyncio.timeout(self.header.deadline_ms / 1000)
         try:
             async with deadline:

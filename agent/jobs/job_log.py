@@ -1,4 +1,4 @@
-"""The log fields of a job: ids and numbers, never a prompt or a response. Pure."""
+"""The log fields of a job: ids and numbers, never a prompt or a response."""
 
 from provider_agent.protocol.frames import JobEnd, JobError, JobHeader
 

@@ -37,8 +37,8 @@ FRAME_OVERHEAD_BYTES: Final = 64
 """The approximate size of a frame without its data: type, job id, offsets and short texts."""
 
 MAX_OWN_WINDOW_BYTES: Final = 16 * MIB
-"""The largest window that this agent accepts from a coordinator: 256 jobs whose consumers have
-stalled then hold 4 GiB, and no coordinator can ask for more."""
+"""The largest window that this agent accepts from a coordinator. It bounds the memory of stalled
+jobs: 256 of them hold 4 GiB."""
 
 ControlFrame = Capabilities | Heartbeat | Draining
 
@@ -97,7 +97,7 @@ class Outbox:
 
         Args:
             job_id: the job.
-            request_bytes: the size of its request body.
+            request_bytes: the size of the job's request body.
             hashed: whether the stream hashes the response, for a receipt.
 
         Raises:

@@ -56,7 +56,7 @@ class JobRecord(Struct, frozen=True):
     Attributes:
         wire_format: the job's wire format.
         backend_kind: the kind of the backend of the last attempt; "" if there was no attempt.
-        end: how it ended.
+        end: the job's end.
         first_byte_s: seconds from the job's arrival to the first byte of its response; None if the
             job failed or the time is unknown.
         attempts: the number of attempts on all backends; 0 for a refused job.

@@ -148,14 +148,16 @@ class Link:
 
     async def _exchange_frames(self, connection: CountingConnection, max_bytes: int) -> None:
         """Read and write until one task ends; then all have ended."""
-        dogs = Watchdogs(connection, self._on_activity)
+        watchdogs = Watchdogs(connection, self._on_activity)
         tasks = (
-            asyncio.create_task(self._write(connection, dogs, max_bytes), name="link writer"),
+            asyncio.create_task(self._write(connection, watchdogs, max_bytes), name="link writer"),
             asyncio.create_task(self._read(connection), name="link reader"),
             asyncio.create_task(
-                _abort_when(connection, dogs.stalled()), name="link write watchdog"
+                _abort_when(connection, watchdogs.stalled()), name="link write watchdog"
             ),
-            asyncio.create_task(_abort_when(connection, dogs.silent()), name="link ping watchdog"),
+            asyncio.create_task(
+                _abort_when(connection, watchdogs.silent()), name="link ping watchdog"
+            ),
             asyncio.create_task(self._close_when_drained(connection), name="link drain"),
         )
         try:
@@ -174,8 +176,10 @@ class Link:
         while True:
             self._receive(await connection.recv())
 
-    async def _write(self, connection: CountingConnection, dogs: Watchdogs, max_bytes: int) -> None:
-        outbox, write_timer, size = self._outbox, dogs.write_timer, MessageSize()
+    async def _write(
+        self, connection: CountingConnection, watchdogs: Watchdogs, max_bytes: int
+    ) -> None:
+        outbox, write_timer, size = self._outbox, watchdogs.write_timer, MessageSize()
         encoder = MessageEncoder(self._dialect.encode, max_bytes, self._on_unsendable)
         while True:
             await outbox.wait()

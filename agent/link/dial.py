@@ -42,7 +42,7 @@ MAX_UNSENT_BYTES: Final = 16 * MIB
 without reading the pongs can exceed it; the link is then aborted to bound memory."""
 
 MAX_QUEUED_MESSAGES: Final = 4
-"""Received messages that may wait until the agent reads them, each up to the size of a job."""
+"""Received messages that may wait until the agent reads them, each up to 1 MiB."""
 
 _CHECK_URL: Final = "check that [coordinator] url is the address of a coordinator"
 
@@ -79,7 +79,7 @@ class DialSettings(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, config: CoordinatorConfig, url: str) -> "DialSettings":
-        """The settings for one of the coordinator's addresses."""
+        """Return the settings for one of the coordinator's addresses."""
         return cls(
             url=url,
             token_file=config.token_file,
@@ -181,7 +181,7 @@ async def dial(settings: DialSettings, subprotocol: str) -> CountingConnection:
 
 
 def _explain_timeout(settings: DialSettings, progress: _DialProgress) -> str:
-    """The message that names the step that did not complete within `OPEN_TIMEOUT_S`."""
+    """Return a message that names the step that did not complete within `OPEN_TIMEOUT_S`."""
     within = f"within {OPEN_TIMEOUT_S:.0f} s"
     if progress.connected:
         return f"connected, but no response to the upgrade {within}; {_CHECK_URL}"

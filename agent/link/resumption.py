@@ -41,7 +41,7 @@ class Resumption:
         return f"<Resumption {session} detached={self._expires_at is not None}>"
 
     def offer(self) -> tuple[bytes | None, list[LiveJob]]:
-        """The session and the live jobs for the next `Hello`.
+        """Return the session and the live jobs for the next `Hello`.
 
         The session does not expire before the next call of `welcomed` or `lost`: the coordinator
         may be resuming it.
@@ -53,7 +53,7 @@ class Resumption:
         """Continue the jobs that the coordinator resumes; cancel the others and return their ids.
 
         Raises:
-            ProtocolViolation: it named an offset that was not offered.
+            ProtocolViolation: the coordinator named an offset that was not offered.
         """
         delivered = [job.job_id for job in welcome.resumed if job.ended]
         self._outbox.forget(delivered)
@@ -68,7 +68,7 @@ class Resumption:
         return orphans
 
     def lost(self) -> None:
-        """The link, or an attempt to open one, has ended: the session waits for the next link."""
+        """Keep the session for the next link, because the link or an attempt to open one ended."""
         if self._session_id is None:
             return
         loop = asyncio.get_running_loop()

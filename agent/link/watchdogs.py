@@ -55,7 +55,7 @@ class CountingConnection(ClientConnection):
     """A WebSocket that counts the bytes that it receives.
 
     Attributes:
-        received_bytes: since the connection opened.
+        received_bytes: how many bytes arrived since the connection opened.
     """
 
     received_bytes = 0

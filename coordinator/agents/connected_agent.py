@@ -1,7 +1,7 @@
 """The coordinator's state of one agent's connection, and the jobs that the agent runs. No I/O.
 
 `AgentLink` feeds received messages to `receive_message`, which never waits. Frames to send are
-queued; `wake` tells the link's writer to call `next_frames`. The HTTP side submits jobs, counts the
+queued; `wake` makes the link's writer call `next_frames`. The HTTP side submits jobs, counts the
 bytes that it passed on to clients, and abandons jobs whose client disconnected.
 """
 
@@ -88,8 +88,8 @@ class ConnectedAgent:
     Attributes:
         public_key: the agent's identity; empty before its signature is verified.
         session_id: stays the same across connections.
-        instance_id: of the agent's process, from `Hello`.
-        agent_version: from `Hello`.
+        instance_id: the id of the agent's process, from `Hello`.
+        agent_version: the version of the agent's software, from `Hello`.
         connected_at: when the connection opened, in seconds of `clock`.
         resumed: whether this connection resumed a session.
         retired: whether another connection of the same key receives the new jobs.
@@ -329,13 +329,13 @@ class ConnectedAgent:
         if rejected is not None:
             self._protocol.reject(rejected)
         elif (holder := self._registry.key_holder(hello)) is not None:
-            # After a crash the coordinator may not have noticed that the older process is gone.
+            # After a crash, the coordinator may not have detected the end of the older process.
             holder.check_alive(lambda alive: self._holder_checked(hello, holder, alive=alive))
         else:
             self._admit(hello)
 
     def _holder_checked(self, hello: Hello, holder: "ConnectedAgent", *, alive: bool) -> None:
-        """Reject this agent, unless the older one of its key is gone."""
+        """Reject this agent if the older one of its key is still connected."""
         if self._detached or self.state is not State.AUTHENTICATED:
             return
         if not alive:

@@ -163,7 +163,7 @@ class Fleet:
         """Remove an agent whose connection ends; it may not have joined.
 
         Args:
-            agent: whose connection ends.
+            agent: the agent whose connection ends.
             session: the agent's session.
             keep_session: whether the agent may resume the session; otherwise the session ends.
         """
@@ -218,7 +218,7 @@ class Fleet:
         )
 
     def models(self, wire_format: WireFormat) -> list[str]:
-        """All models that an agent offers in this format, sorted."""
+        """Return the ids of all models that an agent offers in this format, sorted."""
         found: set[str] = set()
         for agent in self._agents.values():
             if agent.offers is not None:
@@ -226,13 +226,13 @@ class Fleet:
         return sorted(found)
 
     def snapshot(self) -> list[AgentSnapshot]:
-        """The current state of every connected agent, sorted by public key."""
+        """Return the current state of every connected agent, sorted by public key."""
         agents = [*self._agents.values(), *self._retired.values()]
         agents.sort(key=lambda agent: (agent.public_key, agent.retired))
         return [self._snapshot_of(agent) for agent in agents]
 
     def detached_sessions(self) -> list[DetachedSnapshot]:
-        """The current state of every detached session, the oldest first."""
+        """Return the current state of every detached session, the oldest first."""
         return [
             DetachedSnapshot(
                 public_key=base64.b64encode(session.public_key).decode(),

@@ -1,4 +1,4 @@
-"""Creates the coordinator's answers to `Hello`. Pure."""
+"""Creates the coordinator's answers to `Hello`."""
 
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.frames import Rejected, Welcome
@@ -22,8 +22,8 @@ def key_in_use(remote: str, agent_version: str, connected_s: float) -> Rejected:
 
     Args:
         remote: the network address of the connected agent.
-        agent_version: its version.
-        connected_s: seconds since it connected.
+        agent_version: the version of that agent.
+        connected_s: seconds since that agent connected.
     """
     return Rejected(
         "key_in_use",

@@ -19,7 +19,7 @@ MAX_INTERVALS: Final = 3
 
 
 class LatestHeartbeat:
-    """An agent's latest heartbeat, and what it says about each model.
+    """An agent's latest heartbeat, and what it reports about each model.
 
     Args:
         interval_s: the interval of heartbeats.
@@ -40,7 +40,7 @@ class LatestHeartbeat:
 
     @property
     def age_s(self) -> float | None:
-        """Seconds since it arrived; None before the first."""
+        """Seconds since the heartbeat arrived; None before the first."""
         return None if self.frame is None else self._clock() - self._received_at
 
     def receive(self, frame: Heartbeat) -> None:
@@ -50,7 +50,7 @@ class LatestHeartbeat:
         self._reports = {}
 
     def report(self, model_id: str) -> ModelReport:
-        """What it says about a model; nothing if it is too old."""
+        """Return what the heartbeat reports about a model; `NO_REPORT` if it is too old."""
         if self._clock() - self._received_at > self._interval_s * MAX_INTERVALS:
             return NO_REPORT
         report = self._reports.get(model_id)

@@ -56,7 +56,7 @@ class AgentLink:
 
     Args:
         socket: the prepared WebSocket.
-        transport: below the WebSocket.
+        transport: the transport below the WebSocket.
         protocol: the protocol state of this connection, with an unused nonce.
         session_id: 16 bytes for `Welcome`, unless the agent resumes an older session.
         registry: admits the agent and keeps track of it.

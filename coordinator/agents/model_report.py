@@ -1,4 +1,4 @@
-"""What an agent's heartbeat says about each of its models. Pure."""
+"""What an agent's heartbeat reports about each of its models."""
 
 import math
 from collections.abc import Iterable
@@ -91,7 +91,7 @@ def _is_usable(backend: BackendLoad, model: ModelLoad) -> bool:
 
 
 def _other_requests(backend: BackendLoad, model: ModelLoad) -> int:
-    """The requests that are not this agent's; 0 if the server does not report its requests."""
+    """Return the requests that are not this agent's; 0 if the server does not report requests."""
     source = backend if model.running is None else model
     return max(0, (source.running or 0) + (source.waiting or 0) - source.in_flight)
 
@@ -102,7 +102,7 @@ def _cache_used(backend: BackendLoad, model: ModelLoad) -> float:
 
 
 def _job_s(model: ModelLoad) -> float | None:
-    """The time of the reference job; None unless both speeds are reported and plausible."""
+    """Return the time of the reference job; None unless both speeds are reported and plausible."""
     prefill, decode = model.prefill_tokens_per_second, model.decode_tokens_per_second
     if not (_is_speed(prefill) and _is_speed(decode)):
         return None

@@ -13,7 +13,7 @@ REPLACED: Final = Notice(
 
 
 def slow_reading(max_unsent_bytes: int) -> Notice:
-    """The agent reads requests so slowly that more than `max_unsent_bytes` of them wait."""
+    """Create the notice for an agent for which more than `max_unsent_bytes` of requests wait."""
     return Notice(
         "slow_reading",
         "warning",
@@ -23,7 +23,7 @@ def slow_reading(max_unsent_bytes: int) -> Notice:
 
 
 def duplicate_model(model_id: str) -> Notice:
-    """`Capabilities` contains two offers of one model."""
+    """Create the notice for a `Capabilities` with two offers of one model."""
     return Notice(
         "duplicate_model",
         "warning",

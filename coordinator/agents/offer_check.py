@@ -1,4 +1,4 @@
-"""Which offered models receive no jobs, and why: the answer to `Capabilities`. Pure."""
+"""Which offered models receive no jobs, and why: the answer to `Capabilities`."""
 
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -16,7 +16,7 @@ from provider_agent.protocol.frames import (
 from provider_agent.protocol.limits import KIB
 
 MAX_ANSWER_BYTES: Final = 256 * KIB
-"""The largest `RoutingStatus`. It leaves out the last models."""
+"""The largest `RoutingStatus`; it leaves out the models that do not fit."""
 
 _TEXT_HEADER_BYTES: Final = 8
 _MICRO_USD: Final = 1_000_000

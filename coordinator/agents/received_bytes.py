@@ -15,7 +15,7 @@ class ReceivedBytes:
     """Asks the kernel how many bytes have arrived; only Linux reports it.
 
     Args:
-        transport: of the connection.
+        transport: the transport of the connection.
     """
 
     def __init__(self, transport: asyncio.BaseTransport) -> None:

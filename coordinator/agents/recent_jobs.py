@@ -1,4 +1,4 @@
-"""Counts the jobs that each agent received lately. Pure."""
+"""Counts the jobs that each agent received lately. No I/O; the clock is an argument."""
 
 import math
 from collections import OrderedDict
@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Final
 
 DECAY_S: Final = 600.0
-"""After this time, a job counts 1/e: a claim of speed must not win every job even when there is one
-job per minute, and an agent that was away must not be owed the jobs of a day."""
+"""After this time, a job counts 1/e. Longer than a minute, so that at one job per minute an agent
+that claims a high speed does not receive every job; shorter than a day, so that an agent that was
+disconnected for a day does not receive every job afterwards."""
 
 MAX_AGENTS: Final = 4096
 """Agents that are remembered; the least recently used is dropped."""

@@ -34,7 +34,7 @@ class AgentRegistry(Protocol):
         """Remove an agent whose connection ends; it may not have joined.
 
         Args:
-            agent: whose connection ends.
+            agent: the agent whose connection ends.
             session: the agent's session.
             keep_session: whether the agent may resume the session; otherwise the session ends.
         """

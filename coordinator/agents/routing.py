@@ -1,4 +1,4 @@
-"""Routing: which agent receives a request. Pure; ADR 11 explains the choice.
+"""Routing: which agent receives a request. No I/O; ADR 11 explains the choice.
 
 Of the agents that offer the operation for the model and have capacity, the least loaded ones
 compete, and share the jobs in proportion to their speed:
@@ -44,7 +44,7 @@ class ReportSource(Protocol):
     """An agent's claims about its models."""
 
     def report(self, model_id: str) -> ModelReport:
-        """What the agent says about a model; nothing if the claims are old."""
+        """Return what the agent reports about a model; `NO_REPORT` if the report is too old."""
         ...
 
 
@@ -172,5 +172,5 @@ def relative_speed(job_s: float | None, typical_s: float) -> float:
 
 
 def _later(one: ErrorCode, other: ErrorCode) -> ErrorCode:
-    """The reason with the later position in `_REASONS`."""
+    """Return the reason with the later position in `_REASONS`."""
     return max(one, other, key=_REASONS.index)

@@ -18,9 +18,9 @@ from provider_agent.protocol.resumption import Resumption, plan_resumption
 from provider_agent.protocol.stream import ReceiveStream
 
 MAX_SENDS: Final = 10
-"""How many times one `Job` frame is sent to one agent. Several links in a row may be lost before
-the agent reads the frame. But a job that itself causes the loss of each link must not continue to
-do so until its deadline."""
+"""How many times one job is sent to one agent. Several links in a row may be lost before the agent
+reads its header. But a job that itself causes the loss of each link must not continue to do so
+until its deadline."""
 
 _CONNECTION_LOST: Final = "The connection to the provider was lost."
 _JOB_MISSING: Final = "The provider reconnected without this job."
@@ -31,9 +31,8 @@ class ResumptionPlan(Struct, frozen=True):
 
     Attributes:
         resumption: what `Welcome` names.
-        resend: jobs whose `Job` frame was lost with a link.
-        failed: jobs whose next byte the agent no longer holds, or whose frame was sent `MAX_SENDS`
-            times.
+        resend: jobs whose header was lost with a link.
+        failed: jobs whose next byte the agent no longer holds, or that were sent `MAX_SENDS` times.
     """
 
     resumption: Resumption
@@ -47,7 +46,7 @@ class DetachedSession:
     Args:
         public_key: the agent's identity.
         session_id: stays the same across connections.
-        instance_id: of the agent's process.
+        instance_id: the id of the agent's process.
         retired: whether another connection of the same key receives the new jobs.
         draining: whether the agent accepts no more jobs.
         offers: the agent's latest offers; None before the first `Capabilities`.
@@ -99,8 +98,8 @@ class DetachedSession:
     def plan_resumption(self, live_jobs: Iterable[LiveJob]) -> ResumptionPlan:
         """Decide for each job whether it continues, is sent again or has failed.
 
-        A job that has not started and is not in `live_jobs` is sent again: its frame was lost,
-        because an agent that received it lists the job until its end is acknowledged. If the frame
+        A job that has not started and is not in `live_jobs` is sent again: its header was lost,
+        because an agent that received it lists the job until its end is acknowledged. If the header
         arrived after all, the second one has no effect: the agent runs each job id once.
         """
         listed = {live.job_id for live in live_jobs}
@@ -111,8 +110,8 @@ class DetachedSession:
         for job_id, job in self.jobs.items():
             if job_id in plan.resumption.streams:
                 continue
-            frame_lost = job_id not in listed and job.started is None
-            is_resent = frame_lost and job.send_count < MAX_SENDS
+            header_lost = job_id not in listed and job.started is None
+            is_resent = header_lost and job.send_count < MAX_SENDS
             (plan.resend if is_resent else plan.failed).append(job)
         return plan
 

@@ -10,7 +10,7 @@ def log_end(end: JobEnd, agent: str, *, abandoned: bool) -> None:
     """Log the end of a job.
 
     Args:
-        end: as it arrived.
+        end: the end as it arrived.
         agent: the name of the agent that ran the job.
         abandoned: whether its client disconnected, or its response was unusable.
     """

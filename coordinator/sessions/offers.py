@@ -38,7 +38,7 @@ class OfferTable:
         return f"<OfferTable revision={self.revision} models={len(self.models)}>"
 
     def models_for(self, wire_format: WireFormat) -> set[str]:
-        """The models that offer at least one operation of this format."""
+        """Return the models that offer at least one operation of this format."""
         return {
             model_id
             for model_id, operations in self.models.items()
@@ -47,7 +47,7 @@ class OfferTable:
 
 
 def known_operations(offer: ModelOffer) -> set[Operation]:
-    """The known operations of an offer; if it lists none, the main operation of each format."""
+    """Return the known operations of an offer; if it lists none, each format's main operation."""
     if offer.operations:
         return {_BY_NAME[name] for name in offer.operations if name in _BY_NAME}
     found = (find_operation(name, "") for name in offer.formats)

@@ -18,9 +18,9 @@ def check_receipt(job: RunningJob, end: JobEnd, public_key: bytes) -> JobEnd:
     The log keeps each signed receipt, with all that the signature covers, for a dispute.
 
     Args:
-        job: whose end it is; without a hash it has no receipt.
-        end: as it arrived.
-        public_key: the agent's.
+        job: the job that has ended; without a hash it has no receipt.
+        end: the end as it arrived.
+        public_key: the agent's public key.
     """
     if job.sha256 is None:
         return end

@@ -29,16 +29,16 @@ class RunningJob:
     two calls of `take` are joined, so that a fast stream costs fewer wake-ups.
 
     Args:
-        job: the `Job` frame.
+        job: the job, with its whole request.
         owner: the connected agent that runs the job.
         ends_at: the job's deadline, in seconds of the coordinator's clock.
 
     Attributes:
-        job: the `Job` frame, which is sent again if it is lost with its link.
-        job_id: the id in the frame.
+        job: the job, which is sent again if its header was lost with a link.
+        job_id: the job's id.
         owner: a detached session after the link is lost; a connected agent otherwise.
         ends_at: the job's deadline, in seconds of the coordinator's clock.
-        send_count: how often the frame was sent.
+        send_count: how often the job was sent.
         started: status and content type, once received.
         end: the end of the job, once received; the buffer may still hold bytes.
         unconsumed: received bytes that are not yet passed on to the client.

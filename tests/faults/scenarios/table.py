@@ -127,7 +127,7 @@ COORDINATOR: Final[Sequence[Scenario]] = (
     ),
     Scenario(
         "job delivered repeatedly",
-        "the same Job frame twice in one message, while the job runs, and after its end",
+        "the same JobHeader twice in one message, while the job runs, and after its end",
         "it runs once, and has one end",
         repeated_frames.job_delivered_repeatedly,
     ),
