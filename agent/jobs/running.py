@@ -210,9 +210,18 @@ class Jobs:
             execution.receive_request(chunk)
 
     def cancel(self, job_id: bytes, reason: str) -> None:
-        """Stop a running job; an unknown or ended one is ignored."""
+        """Stop a running job; an unknown one, and one whose bytes are all sent, is ignored.
+
+        A job that has ended may still have bytes to send. They are dropped, so that the end does
+        not wait for a consumer that has gone.
+        """
         if (execution := self._running.get(job_id)) is not None:
             execution.stop(StopReason.CANCELLED, reason)
+        elif job_id in self._outbox:
+            stream = self._outbox.channel(job_id).stream
+            if stream.end is not None and stream.unsent:
+                self._cut(stream, stream.end, ErrorCode.CANCELLED, reason)
+                log.info("response cancelled", job=job_id.hex(), reason=reason)
 
     def end_stalled(self, stream: SendStream) -> None:
         """End a job whose consumer has stopped reading; unsent bytes are dropped.

@@ -8,6 +8,7 @@ import pytest
 from provider_agent.adapters.base import ResponseOutcome, Transport, Usage
 from provider_agent.agent.jobs.execution import StopReason
 from provider_agent.protocol.frames import JobError, ModelOffer
+from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from tests.kit.jobs import new_job, submit_job
 from tests.kit.jobs_harness import JobsHarness, start_job
 from tests.kit.scripted_backend import ScriptedBackend, ScriptedRun
@@ -39,6 +40,16 @@ async def hit_a_defect(_harness: JobsHarness, run: ScriptedRun) -> None:
     run.fail(RuntimeError("a defect"))
 
 
+async def cancel_after_its_end(harness: JobsHarness, run: ScriptedRun) -> None:
+    # The end once waited until a consumer that had gone acknowledged the whole response.
+    run.send(bytes(2 * MIN_WINDOW_BYTES))
+    run.finish(USAGE.input_tokens, USAGE.output_tokens)
+    run.reported = ResponseOutcome(USAGE)
+    await harness.jobs.wait_until_idle()
+    (stream,) = harness.outbox.streams
+    harness.jobs.cancel(stream.job_id, "the client disconnected")
+
+
 async def stall_after_its_end(harness: JobsHarness, run: ScriptedRun) -> None:
     run.finish(USAGE.input_tokens, USAGE.output_tokens)
     run.reported = ResponseOutcome(USAGE)
@@ -49,6 +60,7 @@ async def stall_after_its_end(harness: JobsHarness, run: ScriptedRun) -> None:
 
 ENDS: dict[str, Stop] = {
     "cancelled": stopped(StopReason.CANCELLED),
+    "cancelled after the end": cancel_after_its_end,
     "draining": stopped(StopReason.DRAINING),
     "slow_consumer": stopped(StopReason.SLOW_CONSUMER),
     "slow_consumer after the end": stall_after_its_end,
