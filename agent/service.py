@@ -135,11 +135,11 @@ class Service:
         return self._discovery.busy_ids
 
     def offers(self) -> list[ModelOffer]:
-        """The models that the agent offers now."""
+        """Return the models that the agent offers now."""
         return model_offers(self._discovery.served_models(), self._config)
 
     def status(self) -> StatusSnapshot:
-        """The current state of the whole agent."""
+        """Return the current state of the whole agent."""
         return self._reports.status(
             url=self.uplink.url,
             link=self.uplink.state,

@@ -34,9 +34,9 @@ class Received(Struct):
 
     Attributes:
         events: response bytes, in units of one event.
-        seconds: from the first job sent to the last end received.
-        messages: WebSocket messages.
-        latencies_ms: from the server's write to this process, of the oldest event in each chunk.
+        seconds: time from the first job sent to the last end received.
+        messages: number of WebSocket messages.
+        latencies_ms: time from the server's write to this process, of each chunk's oldest event.
     """
 
     events: int = 0

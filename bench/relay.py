@@ -22,16 +22,18 @@ from rich.table import Table
 from bench.coordinator_rig import CoordinatorRig, Received
 
 START_S = 30.0
+"""Timeout of the start of both processes."""
 RUN_S = 60.0
+"""Timeout of one load."""
 
 
 class Load(Struct):
     """One row of the table.
 
     Attributes:
-        name: its label.
+        name: the label of the row.
         streams: concurrent streams.
-        events: per stream.
+        events: number of events per stream.
         rate: events per second and stream; 0: as fast as possible.
     """
 

@@ -103,11 +103,11 @@ class Coordinator:
         return self._http_api.counters
 
     def agents(self) -> list[AgentSnapshot]:
-        """The state of every connected agent."""
+        """Return the state of every connected agent."""
         return self._fleet.snapshot()
 
     def detached_sessions(self) -> list[DetachedSnapshot]:
-        """All detached sessions."""
+        """Return all detached sessions."""
         return self._fleet.detached_sessions()
 
     async def start(self) -> None:

@@ -48,7 +48,7 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
 
     Attributes:
         host: address or name to listen on.
-        port: to listen on; 0 chooses a free port.
+        port: port to listen on; 0 chooses a free port.
         name: sent to agents, for their logs.
         authorities: addresses that agents may dial, each as `host:port`, a URL, or a bare host
             (port 443). If empty, the loopback names and `host`, with the bound port.
@@ -194,7 +194,7 @@ def parse_authority(text: str) -> str:
 
 
 def accepted_authorities(settings: CoordinatorSettings, port: int) -> tuple[str, ...]:
-    """The addresses that agents may dial, given the bound port."""
+    """Return the addresses that agents may dial, given the bound port."""
     if settings.authorities:
         return tuple(parse_authority(authority) for authority in settings.authorities)
     hosts = ["127.0.0.1", "localhost", "::1"]

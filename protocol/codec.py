@@ -85,7 +85,7 @@ class _FrameDecoder(Generic[FrameT_co]):
         return Decoded(frames, [])
 
     def _decode_one_by_one(self, message: bytes) -> Decoded[FrameT_co]:
-        """The slow path, for messages with an unknown or a malformed frame."""
+        """Decode a message with an unknown or a malformed frame, more slowly."""
         frames: list[FrameT_co] = []
         unknown: list[int] = []
         try:

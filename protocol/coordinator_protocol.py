@@ -126,7 +126,7 @@ class CoordinatorProtocol:
         """Admit the agent whose `Hello` was returned.
 
         Args:
-            welcome: its `resumed` and `features` are replaced.
+            welcome: the frame to send; its `resumed` and `features` are replaced.
             resumption: which jobs of the agent's detached session continue; send their requests
                 with `continue_request`.
         """

@@ -114,7 +114,7 @@ REGISTRY: Final[dict[ErrorCode, ErrorEntry]] = {
 
 
 def known_code(code: str) -> ErrorCode:
-    """The member for `code`; `INTERNAL` for an unknown code of a newer peer or an adapter."""
+    """Return the member for `code`; `INTERNAL` for an unknown one of a newer peer or an adapter."""
     try:
         return ErrorCode(code)
     except ValueError:
@@ -122,5 +122,5 @@ def known_code(code: str) -> ErrorCode:
 
 
 def entry_for(code: str) -> ErrorEntry:
-    """The registry entry of `code`; that of `internal` for an unknown code."""
+    """Return the registry entry of `code`; that of `internal` for an unknown code."""
     return REGISTRY[known_code(code)]

@@ -19,7 +19,7 @@ class ResponseFailure(msgspec.Struct, frozen=True):
     """Why a response with a success status failed.
 
     Attributes:
-        code: from the error registry.
+        code: the code of the error registry.
         message: human-readable.
         body: the error that the server sent; b"" without one.
     """
@@ -102,8 +102,8 @@ def event_failure(
     """Return the failure that an event reports, or None.
 
     Args:
-        event_name: from the `event:` line, or b"".
-        data: from the `data:` line.
+        event_name: the value of the `event:` line, or b"".
+        data: the value of the `data:` line.
         event: `data` decoded, if the caller has it already.
     """
     event = event or decode_event(data)

@@ -59,7 +59,7 @@ def is_loading(error: BackendError) -> bool:
 
 
 def describe(error: BackendError) -> str:
-    """One line for the operator: what is wrong, and what to do about it."""
+    """Return one line for the operator: what is wrong, and what to do about it."""
     if isinstance(error, BadStatus) and error.status in (401, 403):
         return f"the server refused the key (status {error.status}); check api_key_env"
     if isinstance(error, BadStatus) and error.status == 503:

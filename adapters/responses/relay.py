@@ -62,8 +62,8 @@ class Relay:
 
     Args:
         operation: the operation that the response belongs to.
-        sink: receives the bytes, and at the end what they say about themselves.
-        timeouts: of the job; notified of output and of each read.
+        sink: receives the bytes, and at the end the outcome of the response.
+        timeouts: the job's timeouts; notified of output and of each read.
         estimated_start: see `validator_for`.
     """
 
@@ -81,10 +81,10 @@ class Relay:
         self._timeouts = timeouts
 
     async def run(self, response: aiohttp.ClientResponse, secrets: Collection[str]) -> None:
-        """Relay and validate the whole response; return at the end of a successful one.
+        """Relay and validate the whole response; return at the end of a successful response.
 
         Args:
-            response: with a success status.
+            response: a response with a success status.
             secrets: values to remove from an error that the server reports.
 
         Raises:

@@ -85,8 +85,8 @@ def validator_for(
     """Create the validator for a response of this content type.
 
     Args:
-        operation: of the response.
-        content_type: of the response.
+        operation: the operation of the response.
+        content_type: the content type of the response.
         estimated_start: whether `message_start` only estimates the tokens of the prompt.
     """
     if is_event_stream(content_type):
@@ -127,8 +127,8 @@ class _TailEvent(Struct, frozen=True):
     """One `data:` line of the tail.
 
     Attributes:
-        name: from the `event:` line, or b"".
-        data: from the `data:` line.
+        name: the value of the `event:` line, or b"".
+        data: the value of the `data:` line.
         json: `data` decoded; None if it is not a JSON object.
         complete: a blank line follows.
     """

@@ -78,8 +78,8 @@ class ServerResponse(msgspec.Struct, frozen=True):
 
     Attributes:
         status: HTTP status.
-        body: at most `MAX_RESPONSE_BYTES`.
-        headers: names are case-insensitive.
+        body: the body, at most `MAX_RESPONSE_BYTES`.
+        headers: the headers, with case-insensitive names.
     """
 
     status: int
@@ -215,7 +215,7 @@ class HttpBackend(Backend):
         """Return the loads of the last listed models by the ids that jobs use.
 
         Args:
-            loads: by the ids that the server uses.
+            loads: the loads by the ids that the server uses.
         """
         listed = self._upstream_ids.items()
         return {name: loads[upstream] for name, upstream in listed if upstream in loads}

@@ -73,7 +73,7 @@ class Discovery:
         return frozenset(monitor.backend.id for monitor in self._all() if monitor.running)
 
     def served_models(self) -> list[ServedModel]:
-        """Every model of every backend that is healthy and whose breaker is not open."""
+        """Return every model of every backend that is healthy and whose breaker is not open."""
         return [
             (monitor.backend, model, monitor.markup)
             for monitor in self._monitors.values()

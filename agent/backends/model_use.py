@@ -28,11 +28,11 @@ class JobTiming(Struct, frozen=True, gc=False):
     """How long one backend took for one streamed response.
 
     Attributes:
-        input_tokens: as the server reported; None if unknown.
-        cached_tokens: those of them that it read from a cache; None if unknown.
-        output_tokens: as the server reported; None if unknown.
-        first_byte_s: from the request to the first byte of output.
-        duration_s: from the request to the end of the response.
+        input_tokens: the count that the server reported; None if unknown.
+        cached_tokens: input tokens that the server read from a cache; None if unknown.
+        output_tokens: the count that the server reported; None if unknown.
+        first_byte_s: seconds from the request to the first byte of output.
+        duration_s: seconds from the request to the end of the response.
     """
 
     input_tokens: int | None

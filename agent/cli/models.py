@@ -66,7 +66,7 @@ async def _collect(loaded: LoadedConfig) -> ModelsReport:
 
 
 def _with_field_names(report: ModelsReport) -> dict[str, object]:
-    """The report with field names; an offer by itself is encoded as an array."""
+    """Return the report with field names; an offer itself would be encoded as an array."""
     return {
         "models": [msgspec.structs.asdict(offer) for offer in report.models],
         "backends": report.backends,
@@ -104,7 +104,7 @@ def _print_report(report: ModelsReport) -> None:
 
 
 def _accepted(offer: ModelOffer) -> str:
-    """What requests may contain, as far as every server of the model reports it."""
+    """Return what requests may contain, if every server of the model reports it."""
     flags = {"tools": offer.tools, "JSON schema": offer.json_schema, "reasoning": offer.reasoning}
     named = [name for name, accepted in flags.items() if accepted]
     return ", ".join([*(offer.input_kinds or ()), *named]) or "not reported"

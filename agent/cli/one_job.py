@@ -44,7 +44,7 @@ class OneJob(Struct):
         duration_ms: until its end.
         total_bytes: the length of its response.
         first_byte_ms: until the response started; None without a response.
-        usage: as the server reported.
+        usage: the usage that the server reported.
     """
 
     duration_ms: int = 0
@@ -132,6 +132,6 @@ def _count(tokens: int | None) -> str:
 
 
 def explain(error: BackendError) -> str:
-    """An error with the server's message, in one line."""
+    """Return an error with the server's message, in one line."""
     body = " ".join(error.body.decode(errors="replace").split())
     return f"{error.code}: {error}" + (f": {body[:300]}" if body else "")

@@ -177,7 +177,7 @@ async def _cancel_remaining_tasks() -> bool:
 
 
 def log_failed_task(task: asyncio.Task[None]) -> None:
-    """A done callback for tasks beside the service, which continues without them."""
+    """Log the failure of a task beside the service, which continues without it."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.failure("background task failed", error, task=task.get_name())
 

@@ -64,7 +64,7 @@ class Identity:
         return hashlib.sha256(self.public_key).hexdigest()[:16]
 
     def sign(self, data: bytes) -> bytes:
-        """The Ed25519 signature of `data`, 64 bytes."""
+        """Return the Ed25519 signature of `data`, 64 bytes."""
         return self._private.sign(data)
 
 

@@ -102,7 +102,7 @@ class Fatal(Struct, frozen=True):
 
     Attributes:
         hint: what the operator can do.
-        elsewhere_s: as in `Retry`.
+        elsewhere_s: see `Retry`.
     """
 
     hint: str

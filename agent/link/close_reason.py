@@ -59,7 +59,7 @@ def explain_rejection(rejected: Rejected) -> Disconnect:
 
 
 def violation(reason: str) -> Disconnect:
-    """The coordinator violated the protocol; `reason` holds nothing that it sent."""
+    """Return the disconnect for a violation of the protocol; `reason` holds no peer content."""
     detail = f"the coordinator violated the protocol: {reason}"
     return Disconnect(DisconnectCause.BROKEN_PEER, detail)
 

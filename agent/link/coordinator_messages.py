@@ -66,7 +66,7 @@ class Routing(Struct, frozen=True, kw_only=True):
     """The coordinator's answer to the agent's offers.
 
     Attributes:
-        revision: of the offers that it answers.
+        revision: the revision of the offers that it answers.
         unroutable_count: how many offered models receive no jobs.
         unroutable: those models, `MAX_UNROUTABLE` at most.
     """
@@ -100,7 +100,7 @@ class CoordinatorMessages:
         return f"<CoordinatorMessages notices={len(self._notices)} routing={self.routing}>"
 
     def notices(self) -> list[ReceivedNotice]:
-        """The kept notices, the latest first."""
+        """Return the kept notices, the latest first."""
         now = self._clock()
         return [replace(notice, age_s=now - at) for at, notice in reversed(self._notices.values())]
 

@@ -19,7 +19,7 @@ class Coordinators:
     failure is removed.
 
     Args:
-        urls: at least one; the first is dialed first.
+        urls: the addresses, at least one; the first is dialed first.
     """
 
     def __init__(self, urls: Sequence[str]) -> None:

@@ -111,7 +111,7 @@ class _DialProgress:
         self.lost: Exception | None = None
 
     def connection_type(self) -> type[CountingConnection]:
-        """A connection class that records its progress in this object."""
+        """Return a connection class that records its progress in this object."""
         progress = self
 
         class ObservedConnection(CountingConnection):

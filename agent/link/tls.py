@@ -36,7 +36,7 @@ def client_context(
     Args:
         ca_file: certificates to trust instead of the system's.
         client_cert_file: the client certificate, as PEM, with its chain.
-        client_key_file: its private key; None if `client_cert_file` also contains the key.
+        client_key_file: the private key; None if `client_cert_file` also contains the key.
 
     Raises:
         UnusableFile: one of the files is missing or invalid.

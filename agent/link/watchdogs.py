@@ -74,7 +74,7 @@ class Watchdogs:
         on_pong: called for each pong.
 
     Attributes:
-        write_timer: to be entered by the writer around every write.
+        write_timer: a context manager that the writer enters around every write.
     """
 
     def __init__(self, socket: CountingConnection, on_pong: Callable[[], None]) -> None:

@@ -95,12 +95,12 @@ class Metrics:
 
         Args:
             code: the error code; None for a success.
-            wire_format: as declared by the job; an unknown one counts as "other".
-            kind: kind of the backend that ran it; None if it reached no backend.
-            relayed_bytes: size of its response.
-            input_tokens: as reported by the server; None if unknown, then not counted.
-            output_tokens: as reported by the server; None if unknown, then not counted.
-            first_byte_s: seconds from its arrival to the first byte; None without a first byte.
+            wire_format: the job's format; an unknown one counts as "other".
+            kind: kind of the backend that ran the job; None if it reached no backend.
+            relayed_bytes: size of the response.
+            input_tokens: the count that the server reported; None if unknown, then not counted.
+            output_tokens: the count that the server reported; None if unknown, then not counted.
+            first_byte_s: seconds from the job's arrival to the first byte; None without one.
             attempts: number of attempts at backends.
         """
         format_label = wire_format if wire_format in _FORMATS else OTHER
@@ -144,7 +144,7 @@ class _StatusCollector(Collector):
         self._status = status
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing, so that registration need not collect once to learn the names."""
+        """Return nothing, so that registration does not collect once for the names."""
         return ()
 
     def collect(self) -> Iterable[Metric]:

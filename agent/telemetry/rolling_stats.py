@@ -63,8 +63,8 @@ class RollingStats:
         """Count one ended job.
 
         Args:
-            output_tokens: as reported by the server; None if unknown.
-            first_byte_s: seconds from its arrival to the first byte; None without a first byte.
+            output_tokens: the count that the server reported; None if unknown.
+            first_byte_s: seconds from the job's arrival to the first byte; None without one.
             code: the error code; None for a success. Only errors that are the provider's fault
                 count as failed.
         """

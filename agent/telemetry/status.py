@@ -1,4 +1,4 @@
-"""The status snapshot of an agent, and the readiness rule as a pure function."""
+"""The status snapshot of an agent, and the rule for its readiness."""
 
 from msgspec import Struct
 
@@ -34,13 +34,13 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
         version: the agent's version.
         uptime_s: time since the process started.
         link: state of the link; `LinkState.CONNECTED` when the coordinator has welcomed the agent.
-        coordinator_url: the URL that it dials.
+        coordinator_url: the URL that was dialed last.
         last_welcome_age_s: time since the last `Welcome`.
         last_rejection: the last reason why a connection was rejected or failed.
         routing: which offered models receive no jobs; None before the coordinator has answered.
         notices: the coordinator's latest notices, the latest first.
         last_job_age_s: time since the coordinator last sent a job.
-        draining: the agent is stopping and accepts no jobs.
+        draining: whether the agent is stopping and accepts no jobs.
         in_flight: number of running jobs.
         capacity: most jobs that run at once.
         backends: every configured backend.

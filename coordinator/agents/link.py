@@ -136,7 +136,7 @@ class AgentLink:
             await asyncio.gather(*self._checks)
 
     def _reason_after_cancel(self, reader: asyncio.Task[CloseReason]) -> CloseReason:
-        """The close reason when `run` is cancelled: the reader's, if the reader has ended."""
+        """Return the close reason of a cancelled `run`: the reader's, if the reader has ended."""
         if reader.done() and not reader.cancelled() and reader.exception() is None:
             return reader.result()
         return self._closed_by_agent(None)

@@ -83,7 +83,7 @@ class ClientError(Struct, frozen=True):
 
 
 def error_of_code(code: ErrorCode, message: str = "") -> ClientError:
-    """The error for a code that the coordinator chose; the default message is its meaning."""
+    """Return the error for a code of the coordinator; the default message is its meaning."""
     status = _STATUS[code]
     return ClientError(
         status=status,
@@ -135,7 +135,7 @@ def is_retryable(error: JobError) -> bool:
 
 
 def render_body(wire_format: WireFormat, error: ClientError) -> bytes:
-    """The body of an error response: one JSON object in the wire format."""
+    """Return the body of an error response: one JSON object in the wire format."""
     if error.upstream_body and _is_error_body(wire_format, error.upstream_body):
         return error.upstream_body
     return msgspec.json.encode(_error_object(wire_format, error))

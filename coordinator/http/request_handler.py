@@ -74,7 +74,7 @@ class RequestHandler:
 
     Args:
         request: the HTTP request.
-        client_request: its validated content.
+        client_request: the validated content of the request.
         fleet: chooses the agents.
         settings: limits and timeouts.
         counters: counts the outcome of the request.
@@ -228,7 +228,7 @@ class RequestHandler:
         abort(self._request)
 
     def _last_event(self, response: web.StreamResponse, error: ClientError) -> bytes | None:
-        """What to append to an interrupted event stream; None: nothing can be appended."""
+        """Return what to append to an interrupted event stream; None: nothing can be appended."""
         job_error = self._job_error
         if response.content_type != "text/event-stream":
             return None
@@ -276,7 +276,7 @@ def _disconnect_slow_client(stream: ClientStream, end: JobEnd) -> None:
 
 
 def request_id_headers(wire_format: WireFormat, request_id: str) -> dict[str, str]:
-    """The request id, in the headers that the official clients read."""
+    """Return the request id, in the headers that the official clients read."""
     headers = {"x-request-id": request_id}
     if wire_format is WireFormat.ANTHROPIC:
         headers["request-id"] = request_id
@@ -317,7 +317,7 @@ def _can_have_body(status: int) -> bool:
 
 
 def _no_agent_error(code: ErrorCode, client_request: ClientRequest) -> ClientError:
-    """The error of a request for which no agent was chosen."""
+    """Return the error of a request for which no agent was chosen."""
     model = client_request.model_id
     match code:
         case ErrorCode.MODEL_NOT_LOADED:

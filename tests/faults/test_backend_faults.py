@@ -64,9 +64,9 @@ class FaultCase:
     """A fault of a server and the expected outcome of the job.
 
     Attributes:
-        reply: of the server.
+        reply: the server's reply.
         error: type of the error.
-        code: of the error.
+        code: the code of the error.
         message: contained in the error text.
         relayed: the bytes that reach the sink.
         abandoned: whether the agent must close the connection.

@@ -30,8 +30,8 @@ class Classification:
     """The classification of an error.
 
     Attributes:
-        code: from the error registry.
-        fault: of the code.
+        code: the code of the error registry.
+        fault: the fault of the code.
         elsewhere: whether another backend may run the job.
         here: whether the same server may run the job once more.
     """

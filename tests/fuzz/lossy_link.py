@@ -11,8 +11,8 @@ class LossyLink(Generic[UpT, DownT]):
     """The frames in flight in both directions.
 
     Attributes:
-        up: from the agent, oldest first.
-        down: from the coordinator, oldest first.
+        up: frames from the agent, oldest first.
+        down: frames from the coordinator, oldest first.
         is_open: False once the link was cut.
     """
 

@@ -59,7 +59,7 @@ class FakeBackendPool:
         running: the number of jobs on each backend now, by id.
         unavailable: ids of backends that serve nothing now.
         outcomes: see `RecordingAdmission`.
-        timings: of the completed streams.
+        timings: the timings of the completed streams.
     """
 
     def __init__(self, *backends: Backend) -> None:

@@ -64,7 +64,7 @@ class RunningLink(LinkHarness):
     """A link whose `run` has started.
 
     Attributes:
-        task: its `run`.
+        task: the task that runs the link.
     """
 
     def __init__(self, coordinator: ScriptedCoordinator, *, enrollment_code: str = "") -> None:

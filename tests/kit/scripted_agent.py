@@ -142,7 +142,7 @@ class ScriptedJob:
         await self.finish()
 
     def live_job(self) -> LiveJob:
-        """What the agent reports about the job when it reconnects."""
+        """Return what the agent reports about the job when it reconnects."""
         return structs.replace(self.stream.live_job(), request_offset=len(self.job.request))
 
     async def _send_all(self) -> None:
@@ -169,7 +169,7 @@ class ScriptedAgent:
 
     Args:
         connect_url: the coordinator's address for agents.
-        key: its identity; by default a new key.
+        key: the agent's key; by default a new one.
         models: the offers in `Capabilities`; by default one offer of the model `tiny`.
         max_concurrent: the limit in `Capabilities`.
         enrollment_code: sent in `Hello`.

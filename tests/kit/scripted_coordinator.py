@@ -71,7 +71,7 @@ class AgentAtCoordinator:
         frames: all received frames.
         messages: all received frames, by message.
         data: the received bytes of each job's response.
-        acknowledges: acknowledge every byte at once; False: only `flush` sends acknowledgements.
+        acknowledges: whether to send acknowledgements at once; else with `send_pending_frames`.
         violation: the agent's violation of the protocol, if any.
         closed: set when the connection has ended.
     """
@@ -124,7 +124,7 @@ class AgentAtCoordinator:
         return end
 
     def ends(self, job_id: bytes) -> list[JobEnd]:
-        """All received ends of a job; more than one is a defect."""
+        """Return all received ends of a job; more than one is a defect."""
         return _ends(self.frames, job_id)
 
     async def wait_for_bytes(self, job_id: bytes, count: int) -> bytes:

@@ -10,10 +10,10 @@ class CollectingSink:
     """A `JobSink` for tests.
 
     Attributes:
-        status: of the response; None before it starts.
-        content_type: of the response.
-        headers: of the response.
-        outcome: of the response; None before it ends.
+        status: the response's status; None before it starts.
+        content_type: the response's content type.
+        headers: the response's headers.
+        outcome: the response's outcome; None before it ends.
         data: all bytes so far.
         chunks: the chunks so far.
         first_chunk: set with the first chunk.

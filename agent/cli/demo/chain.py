@@ -70,7 +70,7 @@ class Chain(Struct):
     models: Sequence[ModelOffer] = ()
 
     async def sent_by_backend(self, job: Job, backend_kind: str) -> bytes:
-        """The bytes that the backend sent for the last request, which was `job`."""
+        """Return the bytes that the backend sent for the last request, which was `job`."""
         if backend_kind in self.recorders:
             return self.recorders[backend_kind].last_body
         # Echo returns equal bytes for equal requests, so the job is simply executed again.
@@ -102,7 +102,7 @@ async def running_chain(port: int) -> AsyncIterator[Chain]:
     """Start everything on entry, and stop it on exit.
 
     Args:
-        port: of the coordinator; 0: a free one.
+        port: the coordinator's port; 0: a free one.
 
     Raises:
         TimeoutError: no model was offered in time.
@@ -130,7 +130,7 @@ async def running_chain(port: int) -> AsyncIterator[Chain]:
 
 
 async def _servers(stack: AsyncExitStack, folder: Path) -> tuple[list[FoundServer], str]:
-    """The running servers that support chat, else a new llama.cpp server, else none (echo)."""
+    """Return the running servers that support chat, else a new llama.cpp server, else none."""
     usable, reasons = await usable_servers()
     if usable:
         text = ", ".join(f"{server.kind} at {server.url}" for server in usable)

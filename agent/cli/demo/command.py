@@ -43,8 +43,8 @@ class DemoResult(Struct):
 
     Attributes:
         model: that the request named.
-        wire_format: of the request.
-        first_byte_ms: from sending the request to the first byte of its response; None: no byte.
+        wire_format: the request's format.
+        first_byte_ms: time from the request to the first byte of the response; None: no byte.
         relayed: bytes received from the coordinator.
         identical: whether they equal the bytes that the backend sent.
         usage: tokens, as the response reports them.
@@ -114,7 +114,7 @@ def _on_signal(number: int, handler: Callable[[], object]) -> None:
 
 
 def _cancel_this_task() -> Callable[[], object]:
-    """A callback that cancels this task, which stops everything that it started."""
+    """Return a callback that cancels this task, which stops everything that it started."""
     task = asyncio.current_task()
     return lambda: task is not None and task.cancel()
 

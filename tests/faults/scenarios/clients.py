@@ -84,7 +84,7 @@ class Clients:
     """HTTP clients, each with its own connection; an asynchronous context manager.
 
     Args:
-        port: of the coordinator, or of a proxy in front of it.
+        port: the port of the coordinator, or of a proxy in front of it.
     """
 
     def __init__(self, port: int) -> None:

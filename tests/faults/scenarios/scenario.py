@@ -21,11 +21,11 @@ class Scale:
     """The size of a run of the scenarios.
 
     Attributes:
-        streams: in scenarios with many streams.
-        clients: in the scenario in which one of them misbehaves.
-        cuts: in scenarios that cut the link repeatedly.
+        streams: number of streams in scenarios with many.
+        clients: number of clients in the scenario in which one of them misbehaves.
+        cuts: number of cuts in scenarios that cut the link repeatedly.
         rounds: repetitions of a short scenario, at other moments.
-        seed: of every random choice.
+        seed: the seed of every random choice.
     """
 
     streams: int
@@ -51,7 +51,7 @@ class Scenario:
     """One row of the table.
 
     Attributes:
-        name: in a few words; also the name of its test.
+        name: a few words; also the name of its test.
         fault: what happens to the system.
         expectation: what must hold.
         run: runs it; returns a summary for the table.

@@ -41,7 +41,7 @@ class FakeLlamaCpp(FakeServer):
         busy: slots in use.
         deferred: queued requests; None: `/metrics` is disabled.
         prompts: processed tokens of prompts, and the seconds that they took; in `/metrics`.
-        outputs: the same of generated tokens.
+        outputs: the same for generated tokens.
         slots: whether `/slots` is enabled.
         tools: whether the model's chat template supports tools.
         router: the models of a router and their states; None: a single model.
