@@ -1,4 +1,4 @@
-"""What a client can ask of a model that several backends serve. Pure.
+"""What a client can ask of a model that several backends serve.
 
 A job for the model may run on any of them, so an offer promises only what holds for all.
 """
@@ -16,7 +16,7 @@ class RequestFeatures(Struct, frozen=True):
 
     Attributes:
         max_output_tokens: the smallest limit of the backends.
-        input_kinds: those that all backends accept, in order.
+        input_kinds: the kinds that all backends accept, in order.
         tools: whether all backends accept tools.
         json_schema: whether all backends accept a JSON schema.
         reasoning: whether the model can reason on all backends.

@@ -18,8 +18,8 @@ from provider_agent.protocol.stream import SendStream
 class JobChannel:
     """One job's channel in the outbox; the `JobSink` that its adapter writes to.
 
-    A full window pauses the source, which is the backend's response as `FlowControl`. The source
-    resumes when half of the window is free.
+    When the window is full, the channel pauses the source: the `FlowControl` of the backend's
+    response. The source resumes when half of the window is free.
 
     Args:
         stream: holds the response until it is acknowledged.
@@ -75,8 +75,8 @@ class JobChannel:
         """Queue the start of the response; see `JobSink.started`.
 
         Raises:
-            ValueError: `status` is not an HTTP status. The coordinator would close the link, which
-                all jobs share, because of such a frame.
+            ValueError: `status` is not an HTTP status. Such a frame would make the coordinator
+                close the link of all jobs.
         """
         if not 100 <= status <= 599:
             raise ValueError(f"{status} is not an HTTP status")
@@ -147,11 +147,14 @@ class JobChannel:
         self._mark_ready(self)
 
     def live_job(self) -> LiveJob:
-        """The offsets from which another link can continue the job."""
+        """Return the offsets from which another link can continue the job."""
         return replace(self.stream.live_job(), request_offset=self.request.received)
 
     def resume_if_half_free(self) -> None:
-        """Resume a paused source if half of the window is free; called after acknowledgements."""
+        """Resume a paused source if half of the window is free.
+
+        Called after an acknowledgement or a resumption.
+        """
         if self._paused and self.stream.below_low_water:
             self._paused = False
             if self._source is not None:

@@ -1,4 +1,4 @@
-"""Creates the end of a job, within the limits of its frame. Pure.
+"""Creates the end of a job, within the limits of its frame.
 
 A number or text outside these limits would make the coordinator close the link, which all jobs
 share.
@@ -40,9 +40,9 @@ class JobReport(Struct, frozen=True):
         total_bytes: the length of the response, or of its part that is sent.
         outcome: what is known about the response.
         backend_id: the backend of the last attempt; "" without an attempt.
-        duration_s: from the job's arrival to its end.
-        first_byte_s: from its arrival to the start of the response; None without a response.
-        price: as offered when the job arrived.
+        duration_s: seconds from the job's arrival to its end.
+        first_byte_s: seconds from the job's arrival to the start of the response; None without one.
+        price: the price that was offered when the job arrived.
     """
 
     job_id: bytes
@@ -54,7 +54,7 @@ class JobReport(Struct, frozen=True):
     price: OfferedPrice = OfferedPrice()
 
     def fields(self) -> dict[str, Any]:
-        """The fields that both kinds of end have."""
+        """Return the fields that both kinds of end have."""
         first_byte_s = self.first_byte_s
         return {
             "job_id": self.job_id,
@@ -111,9 +111,9 @@ def cut_end(
     Args:
         before: the end to replace.
         total_bytes: how much of the response was sent.
-        outcome: of that part.
-        code: why.
-        message: human-readable.
+        outcome: the outcome of that part.
+        code: the code of the new end.
+        message: the message of the new end.
     """
     return JobError(
         job_id=before.job_id,
