@@ -40,6 +40,7 @@ from provider_agent.adapters.settings import (
 from provider_agent.protocol.formats import Operation, WireFormat
 from provider_agent.protocol.frames import Usage
 from provider_agent.protocol.job import Job
+from provider_agent.protocol.limits import MAX_LIVE_JOBS
 
 __all__ = [
     "Backend",
@@ -244,6 +245,16 @@ class Backend(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}>"
+
+    def adopt_capacity(self, reported: int | None) -> None:
+        """Use the number of jobs that the server runs at once, unless the operator set a limit.
+
+        An unknown or impossible number selects the default of the kind.
+        """
+        if self.settings.max_concurrent is None:
+            if reported is None or not 1 <= reported <= MAX_LIVE_JOBS:
+                reported = self.default_max_concurrent
+            self.max_concurrent = reported
 
     @abstractmethod
     async def health(self) -> BackendHealth:

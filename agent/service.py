@@ -34,6 +34,7 @@ from provider_agent.agent.telemetry.rolling_stats import RollingStats
 from provider_agent.agent.telemetry.status import StatusSnapshot
 from provider_agent.agent.telemetry.status_server import StatusServer
 from provider_agent.event_log import EventLogger
+from provider_agent.protocol.field_values import whole_milliseconds
 from provider_agent.protocol.frames import Capabilities, Draining, ModelOffer, Welcome
 
 log = EventLogger(__name__)
@@ -290,5 +291,5 @@ class Service:
     def _send_draining(self) -> None:
         """While draining, send the remaining time; each new link needs it again."""
         if self._drain_ends_at is not None:
-            left_s = max(0.0, self._drain_ends_at - self._clock())
-            self.outbox.put(Draining(round(left_s * 1000)))
+            left_s = self._drain_ends_at - self._clock()
+            self.outbox.put(Draining(whole_milliseconds(left_s)))

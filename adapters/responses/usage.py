@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from provider_agent.protocol.counts import valid_count
+from provider_agent.protocol.field_values import valid_count
 from provider_agent.protocol.frames import Usage
 
 _NULL: Final = msgspec.Raw(b"null")

@@ -235,8 +235,8 @@ class LlamaCppBackend(HttpBackend):
 
     def _update_max_concurrent(self, total_slots: int | None) -> None:
         """Allow one job per slot; more jobs would only wait in the server's unbounded queue."""
-        if total_slots and self.settings.max_concurrent is None:
-            self.max_concurrent = total_slots
+        if total_slots:
+            self.adopt_capacity(total_slots)
 
     async def _model(self, model: _Model, listed: _Models, props: _Props) -> BackendModel:
         modalities = props.modalities or _Modalities()

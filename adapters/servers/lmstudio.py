@@ -140,14 +140,13 @@ class LmStudioBackend(HttpBackend):
             )
         if isinstance(listed, _OldModels):
             return self.select_models(self._old_model(model, supported) for model in listed.data)
-        if self.settings.max_concurrent is None:
-            parallel = [
-                instance.config.parallel or 0
-                for model in listed.models
-                if model.type in _TEXT_TYPES
-                for instance in model.loaded_instances
-            ]
-            self.max_concurrent = max(parallel, default=0) or self.default_max_concurrent
+        parallel = [
+            instance.config.parallel or 0
+            for model in listed.models
+            if model.type in _TEXT_TYPES
+            for instance in model.loaded_instances
+        ]
+        self.adopt_capacity(max(parallel, default=None))
         return self.select_models(self._new_models(listed, supported))
 
     async def load(self) -> ServerLoad | None:

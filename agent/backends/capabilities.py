@@ -9,12 +9,12 @@ from provider_agent.adapters.base import Backend, BackendModel
 from provider_agent.agent.backends.pricing import price_for
 from provider_agent.agent.backends.request_features import common_features
 from provider_agent.agent.config.schema import Config, Price
-from provider_agent.protocol.counts import valid_count
+from provider_agent.protocol.field_values import clamp_count, is_name, to_line, valid_count
 from provider_agent.protocol.frames import AgentLimits, ModelOffer
 from provider_agent.protocol.limits import (
     KIB,
     MAX_MODELS,
-    MAX_NAME_CHARS,
+    MAX_TEXT_CHARS,
     MIN_MESSAGE_TO_COORDINATOR_BYTES,
 )
 
@@ -31,12 +31,12 @@ def model_offers(serving: Iterable[ServedModel], config: Config) -> list[ModelOf
     A model that several backends serve has one offer: with the formats and operations that any of
     these backends supports, the smallest of their context windows, what a client can ask of all of
     them, and the sum of their capacities. Its price and kind are those of the first backend. A
-    model with too long an id is left out, and so are the last models if there are more than the
-    protocol or one message allows.
+    model whose id no frame can carry is left out, and so are the last models if there are more than
+    the protocol or one message allows.
     """
     entries_by_id: dict[str, list[ServedModel]] = {}
     for entry in serving:
-        if len(entry[1].model_id) <= MAX_NAME_CHARS:
+        if is_name(entry[1].model_id):
             entries_by_id.setdefault(entry[1].model_id, []).append(entry)
     offers = [_offer(model_id, entries, config) for model_id, entries in entries_by_id.items()]
     free_bytes = MIN_MESSAGE_TO_COORDINATOR_BYTES - _OTHER_FIELDS_BYTES
@@ -66,8 +66,10 @@ def _offer(model_id: str, entries: Sequence[ServedModel], config: Config) -> Mod
         operations=sorted({operation for model in models for operation in model.operations}),
         context_window=min(windows, default=None),
         native=all(model.native for model in models),
-        backend_kind=backend.kind,
-        max_concurrent=sum(backend.max_concurrent for backend, _, _ in entries),
+        backend_kind=to_line(backend.kind),
+        max_concurrent=clamp_count(
+            sum(max(backend.max_concurrent, 0) for backend, _, _ in entries)
+        ),
         input_price_per_1m=valid_count(price.input_per_1m) if price else None,
         output_price_per_1m=valid_count(price.output_per_1m) if price else None,
         max_output_tokens=features.max_output_tokens,
@@ -80,7 +82,10 @@ def _offer(model_id: str, entries: Sequence[ServedModel], config: Config) -> Mod
 
 def agent_limits(config: Config) -> AgentLimits:
     """Return the configured limits of the whole agent."""
-    return AgentLimits(config.limits.max_concurrent, config.limits.max_tokens_per_minute)
+    limits = config.limits
+    return AgentLimits(
+        clamp_count(limits.max_concurrent), valid_count(limits.max_tokens_per_minute)
+    )
 
 
 def metadata(config: Config) -> Mapping[str, str]:
@@ -90,4 +95,4 @@ def metadata(config: Config) -> Mapping[str, str]:
         "wallet": config.operator.wallet,
         "contact_email": config.operator.contact_email,
     }
-    return {name: value for name, value in values.items() if value}
+    return {name: to_line(value, MAX_TEXT_CHARS) for name, value in values.items() if value}

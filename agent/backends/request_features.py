@@ -4,11 +4,15 @@ A job for the model may run on any of them, so an offer promises only what holds
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from msgspec import Struct
 
 from provider_agent.adapters.base import BackendModel
-from provider_agent.protocol.counts import valid_count
+from provider_agent.protocol.field_values import is_name, valid_count
+
+MAX_INPUT_KINDS: Final = 16
+"""As many as `ModelOffer` may have."""
 
 
 class RequestFeatures(Struct, frozen=True):
@@ -57,7 +61,9 @@ def _smallest(limits: Iterable[int | None]) -> int | None:
 def _common_kinds(reported: Sequence[frozenset[str] | None]) -> list[str] | None:
     """Return the kinds that all report; None if one reports nothing."""
     known = [kinds for kinds in reported if kinds is not None]
-    return sorted(frozenset.intersection(*known)) if len(known) == len(reported) else None
+    if len(known) != len(reported):
+        return None
+    return sorted(filter(is_name, frozenset.intersection(*known)))[:MAX_INPUT_KINDS]
 
 
 def _all_of(values: Iterable[bool | None]) -> bool | None:

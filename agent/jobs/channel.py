@@ -6,10 +6,9 @@ from msgspec.structs import astuple, replace
 
 from provider_agent.adapters.base import FlowControl, ResponseOutcome, Usage
 from provider_agent.adapters.responses.validator import is_event_stream
-from provider_agent.protocol.counts import valid_count
 from provider_agent.protocol.event_stream import ends_between_events
+from provider_agent.protocol.field_values import to_line, valid_count
 from provider_agent.protocol.frames import JobEnd, JobFrame, JobStarted, LiveJob, Receipt
-from provider_agent.protocol.limits import MAX_NAME_CHARS
 from provider_agent.protocol.request import RequestBuffer
 from provider_agent.protocol.response_headers import client_headers, valid_content_type
 from provider_agent.protocol.stream import SendStream
@@ -67,7 +66,7 @@ class JobChannel:
 
     def assign(self, backend_id: str) -> None:
         """Set the backend id that the next `JobStarted` carries; called before each attempt."""
-        self._backend_id = backend_id[:MAX_NAME_CHARS]
+        self._backend_id = to_line(backend_id)
 
     def started(
         self, status: int, content_type: str, source: FlowControl, headers: Mapping[str, str]

@@ -13,8 +13,9 @@ from provider_agent.adapters.base import BackendError, BadStatus, ResponseOutcom
 from provider_agent.agent.backends.failover import may_be_retried
 from provider_agent.agent.backends.routing import Refusal
 from provider_agent.protocol.errors import ErrorCode, entry_for
+from provider_agent.protocol.field_values import to_line, to_text, whole_milliseconds
 from provider_agent.protocol.frames import JobEnd, JobError, JobResult
-from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MAX_NAME_CHARS, MAX_TEXT_CHARS
+from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
 
 MAX_RETRY_AFTER_S: Final = 86_400.0
 """The longest wait in an end: one day. A server that asks for more is assumed to be wrong."""
@@ -60,9 +61,9 @@ class JobReport(Struct, frozen=True):
             "job_id": self.job_id,
             "total_bytes": self.total_bytes,
             "usage": self.outcome.usage,
-            "backend_id": self.backend_id[:MAX_NAME_CHARS],
-            "duration_ms": round(self.duration_s * 1000),
-            "first_byte_ms": None if first_byte_s is None else round(first_byte_s * 1000),
+            "backend_id": to_line(self.backend_id),
+            "duration_ms": whole_milliseconds(self.duration_s),
+            "first_byte_ms": None if first_byte_s is None else whole_milliseconds(first_byte_s),
             "input_price_per_1m": self.price.input_per_1m,
             "output_price_per_1m": self.price.output_per_1m,
         }
@@ -77,7 +78,7 @@ def error_end(report: JobReport, code: ErrorCode, message: str) -> JobError:
     """Create the end of a job that failed."""
     return JobError(
         code=code,
-        message=message[:MAX_TEXT_CHARS],
+        message=to_text(message),
         retryable=entry_for(code).retryable,
         error_relayed=report.outcome.error_relayed,
         between_events=report.outcome.between_events,
@@ -119,7 +120,7 @@ def cut_end(
         job_id=before.job_id,
         total_bytes=total_bytes,
         code=code,
-        message=message,
+        message=to_text(message),
         retryable=entry_for(code).retryable,
         error_relayed=outcome.error_relayed,
         between_events=outcome.between_events,
@@ -141,4 +142,4 @@ def _milliseconds(seconds: float | None) -> int | None:
     """Return a wait in milliseconds, at most one day; None if it is unknown or not finite."""
     if seconds is None or not math.isfinite(seconds):
         return None
-    return round(min(max(seconds, 0.0), MAX_RETRY_AFTER_S) * 1000)
+    return whole_milliseconds(min(seconds, MAX_RETRY_AFTER_S))

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from provider_agent.protocol.field_values import to_line
+
 MAX_CHARS: Final = 500
 """Longer than any useful reason; `status` keeps the last one until the next connection."""
 
@@ -11,5 +13,5 @@ def sanitize(text: str) -> str:
 
     The result goes to logs, to `status` and to the plain-text response of `/readyz`.
     """
-    cut = text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]}…"
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in cut)
+    line = to_line(text, MAX_CHARS)
+    return line if len(text) <= MAX_CHARS else f"{line}…"

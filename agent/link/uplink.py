@@ -39,6 +39,7 @@ from provider_agent.agent.version import agent_version
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol import receipts
 from provider_agent.protocol.agent_protocol import AgentProtocol
+from provider_agent.protocol.field_values import to_line
 from provider_agent.protocol.frames import (
     Ack,
     Cancel,
@@ -187,7 +188,7 @@ class Uplink:
             sign=self._identity.sign,
             agent_version=agent_version(),
             instance_id=self._instance_id,
-            enrollment_code=self.config.enrollment_code or "",
+            enrollment_code=to_line(self.config.enrollment_code or ""),
             session_id=session_id,
             live_jobs=live_jobs,
             features=[receipts.FEATURE],

@@ -1,18 +1,29 @@
 """Builds the loads of the backends and of their models for a heartbeat."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final
 
 from provider_agent.adapters.base import ModelServerLoad, ModelState, ServerLoad
 from provider_agent.agent.backends.health_monitor import HealthMonitor
 from provider_agent.agent.backends.model_use import ModelUsage
-from provider_agent.protocol.counts import valid_count, valid_share, valid_speed
+from provider_agent.protocol.field_values import (
+    clamp_count,
+    is_name,
+    to_line,
+    valid_count,
+    valid_share,
+    valid_speed,
+)
 from provider_agent.protocol.frames import BackendLoad, ModelLoad
-from provider_agent.protocol.limits import KIB, MAX_MODEL_LOADS, MAX_NAME_CHARS
+from provider_agent.protocol.limits import KIB, MAX_MODEL_LOADS
 
 MAX_MODELS_BYTES: Final = 256 * KIB
 """About the largest size of the models in one heartbeat, of all backends together: with ids of
 usual length, thousands of models."""
+
+MAX_BACKENDS: Final = 256
+"""The most backends in one heartbeat, which with their models must fit in one message."""
 
 _MODEL_BYTES: Final = 64
 """The largest size of a `ModelLoad` without its id."""
@@ -23,10 +34,10 @@ _UNUSED: Final = ModelUsage(0)
 
 
 def backend_loads(monitors: Iterable[HealthMonitor]) -> list[BackendLoad]:
-    """Return the load of each backend, in order."""
+    """Return the load of each backend, in order, up to the limits above."""
     free_bytes = MAX_MODELS_BYTES
     loads = []
-    for monitor in monitors:
+    for monitor in islice(monitors, MAX_BACKENDS):
         models = []
         for model in _model_loads(monitor):
             free_bytes -= len(model.model_id.encode()) + _MODEL_BYTES
@@ -40,10 +51,10 @@ def backend_loads(monitors: Iterable[HealthMonitor]) -> list[BackendLoad]:
 def _backend_load(monitor: HealthMonitor, models: list[ModelLoad]) -> BackendLoad:
     load = monitor.state.load or _NO_LOAD
     return BackendLoad(
-        backend_id=monitor.backend.id,
+        backend_id=to_line(monitor.backend.id),
         healthy=monitor.state.health.reachable,
         in_flight=monitor.running,
-        capacity=monitor.backend.max_concurrent,
+        capacity=clamp_count(monitor.backend.max_concurrent),
         running=valid_count(load.running),
         waiting=valid_count(load.waiting),
         cache_used=valid_share(load.cache_used),
@@ -62,7 +73,7 @@ def _model_loads(monitor: HealthMonitor) -> Iterator[ModelLoad]:
     reported = (monitor.state.load or _NO_LOAD).models if monitor.state.models else offered
     unused = sorted(offered & set(reported) - usage.keys()) if monitor.backend.native else []
     for name in [*usage, *unused][:MAX_MODEL_LOADS]:
-        if len(name) <= MAX_NAME_CHARS:
+        if is_name(name):
             yield _model_load(monitor, name, usage.get(name, _UNUSED))
 
 

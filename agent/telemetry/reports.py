@@ -14,6 +14,7 @@ from provider_agent.agent.telemetry.rolling_stats import RollingStats
 from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
 from provider_agent.agent.version import agent_version
 from provider_agent.protocol.errors import known_code
+from provider_agent.protocol.field_values import clamp_count, valid_measure, valid_share
 from provider_agent.protocol.frames import Heartbeat, JobError
 
 
@@ -57,11 +58,11 @@ class Reports:
         return Heartbeat(
             in_flight=self._jobs.in_flight,
             queued=self._jobs.queued,
-            capacity=self._jobs.max_concurrent,
-            tokens_per_second=stats.tokens_per_second,
-            first_byte_p50_ms=stats.first_byte_p50_ms,
-            first_byte_p95_ms=stats.first_byte_p95_ms,
-            error_rate=stats.error_rate,
+            capacity=clamp_count(self._jobs.max_concurrent),
+            tokens_per_second=valid_measure(stats.tokens_per_second),
+            first_byte_p50_ms=valid_measure(stats.first_byte_p50_ms),
+            first_byte_p95_ms=valid_measure(stats.first_byte_p95_ms),
+            error_rate=valid_share(stats.error_rate),
             backends=backend_loads(self._discovery.monitors),
         )
 

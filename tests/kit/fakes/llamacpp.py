@@ -43,6 +43,7 @@ class FakeLlamaCpp(FakeServer):
         prompts: processed tokens of prompts, and the seconds that they took; in `/metrics`.
         outputs: the same for generated tokens.
         slots: whether `/slots` is enabled.
+        total_slots: as reported by `/props`.
         tools: whether the model's chat template supports tools.
         router: the models of a router and their states; None: a single model.
         woken: the models that a request loaded or woke.
@@ -62,6 +63,7 @@ class FakeLlamaCpp(FakeServer):
         self.prompts = (0, 0.0)
         self.outputs = (0, 0.0)
         self.slots = True
+        self.total_slots = SLOTS
         self.tools = True
         self.router: dict[str, str] | None = None
         self.woken: list[str] = []
@@ -129,7 +131,7 @@ class FakeLlamaCpp(FakeServer):
             return {"role": "router", "build_info": "b9999"}
         return {
             "default_generation_settings": {"n_ctx": CONTEXT_WINDOW, "params": {"n_predict": -1}},
-            "total_slots": SLOTS,
+            "total_slots": self.total_slots,
             "model_path": FILE,
             "build_info": "b9999",
             "is_sleeping": self.sleeping,

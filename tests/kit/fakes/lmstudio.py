@@ -37,6 +37,7 @@ class FakeLmStudio(FakeServer):
 
     Attributes:
         api: the newest model list that this version supports.
+        parallel: how many requests the loaded model runs at once.
         remote: whether it lists a model of another machine (LM Link).
     """
 
@@ -47,11 +48,12 @@ class FakeLmStudio(FakeServer):
         super().__init__(api_key=api_key)
         self.api: Literal["v1", "v0", "openai"] = "v1"
         self.remote = False
+        self.parallel = PARALLEL
 
     def respond(self, request: RecordedRequest) -> FakeResponse:
         match request.method, request.path:
             case "GET", "/api/v1/models" if self.api == "v1":
-                return json_response({"models": [*_MODELS, *([_REMOTE] if self.remote else [])]})
+                return json_response({"models": self._models()})
             case "GET", "/api/v0/models" if self.api in ("v1", "v0"):
                 return json_response({"object": "list", "data": _OLD_MODELS})
             case "GET", "/v1/models":
@@ -62,6 +64,11 @@ class FakeLmStudio(FakeServer):
         method, path = request.method, request.path
         unexpected = f"Unexpected endpoint or method. ({method} {path}). Returning 200 anyway"
         return json_response({"error": unexpected})
+
+    def _models(self) -> list[object]:
+        config = {"context_length": CONTEXT_WINDOW, "parallel": self.parallel}
+        loaded = {**_MODELS[0], "loaded_instances": [{"id": MODEL, "config": config}]}
+        return [loaded, *_MODELS[1:], *([_REMOTE] if self.remote else [])]
 
     def error_response(self, status: int, message: str, request: RecordedRequest) -> FakeResponse:
         kind = "invalid_api_key" if status == 401 else "invalid_request_error"
@@ -100,9 +107,6 @@ _MODELS = [
         "key": MODEL,
         "architecture": "acme",
         "max_context_length": 131072,
-        "loaded_instances": [
-            {"id": MODEL, "config": {"context_length": CONTEXT_WINDOW, "parallel": PARALLEL}}
-        ],
         "capabilities": {
             "vision": True,
             "trained_for_tool_use": True,
