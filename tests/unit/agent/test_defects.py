@@ -45,7 +45,7 @@ def fails(*_args: object, **_kwargs: object) -> None:
     ("owner", "name"), [(Outbox, "acknowledge"), (Outbox, "next_batch"), (Jobs, "cancel")]
 )
 @in_virtual_time
-async def test_defect_in_the_reader_or_the_writer_costs_the_link(
+async def test_defect_in_the_reader_or_the_writer_ends_only_the_link(
     owner: type, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Such an exception once ended the process.
@@ -76,7 +76,7 @@ async def test_defect_in_the_reader_or_the_writer_costs_the_link(
 
 @pytest.mark.parametrize("error", [RuntimeError("a defect"), SystemExit(3), RecursionError()])
 @in_virtual_time
-async def test_defect_in_an_adapter_costs_the_job(error: BaseException) -> None:
+async def test_defect_in_an_adapter_fails_only_its_job(error: BaseException) -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         async with RunningAgent(coordinator, backend) as agent:
@@ -91,7 +91,7 @@ async def test_defect_in_an_adapter_costs_the_job(error: BaseException) -> None:
 
 @pytest.mark.parametrize("name", ["_report_hang", "_try_backends"])
 @in_virtual_time
-async def test_defect_in_the_execution_of_a_job_costs_the_job(
+async def test_defect_in_the_execution_of_a_job_fails_only_that_job(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A job whose error handling failed once had no end.
@@ -115,7 +115,7 @@ async def test_defect_in_the_execution_of_a_job_costs_the_job(
     ],
 )
 @in_virtual_time
-async def test_defect_in_the_admission_of_a_job_costs_the_job(
+async def test_defect_in_the_admission_of_a_job_fails_only_that_job(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with ScriptedCoordinator() as coordinator:
@@ -131,7 +131,7 @@ async def test_defect_in_the_admission_of_a_job_costs_the_job(
 
 
 @in_virtual_time
-async def test_defect_in_a_heartbeat_costs_that_heartbeat(
+async def test_defect_in_a_heartbeat_skips_only_that_heartbeat(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with ScriptedCoordinator(lambda _: welcome(heartbeat_ms=5000)) as coordinator:

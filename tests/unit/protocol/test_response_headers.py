@@ -36,14 +36,14 @@ def test_client_receives_the_headers_of_the_list_in_lower_case() -> None:
         "Server",
     ],
 )
-def test_what_concerns_the_operator_stays_with_the_agent(name: str) -> None:
+def test_headers_about_the_operators_account_are_not_forwarded(name: str) -> None:
     assert client_headers([(name, "private")]) == []
 
 
 @pytest.mark.parametrize(
     "value", ["", "a\r\nb: c", "\x00", "\udcff", "é", "x" * (MAX_VALUE_CHARS + 1)]
 )
-def test_value_that_cannot_be_sent_on_is_left_out(value: str) -> None:
+def test_value_that_cannot_be_forwarded_is_left_out(value: str) -> None:
     assert client_headers([("x-request-id", value), ("request-id", "ok")]) == [
         ResponseHeader("request-id", "ok")
     ]
@@ -59,6 +59,6 @@ def test_value_that_cannot_be_sent_on_is_left_out(value: str) -> None:
         ("x" * 513, "application/octet-stream"),
     ],
 )
-def test_content_type_that_cannot_be_sent_on_is_replaced(value: str, sent: str) -> None:
+def test_content_type_that_cannot_be_forwarded_is_replaced(value: str, sent: str) -> None:
     """A content type with the byte 0xFF once ended the agent."""
     assert valid_content_type(value) == sent

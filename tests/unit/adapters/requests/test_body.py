@@ -104,7 +104,7 @@ def test_stream_requests_usage_and_keeps_other_options(options: bytes, expected:
         (b'{"model":"m","stream":true}', MESSAGES, True),
     ],
 )
-def test_usage_is_not_asked_for_where_it_is_not_wanted(
+def test_request_for_which_usage_is_not_requested_is_unchanged(
     request_body: bytes, operation: Operation, ask_for_usage: bool
 ) -> None:
     assert prepared(request_body, operation, ask_for_usage=ask_for_usage) == request_body

@@ -118,7 +118,7 @@ def test_gate_opens_above_the_limit(gate: EventStreamGate | JsonGate) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b'{"error":"no"}', BUSY, b"{}"])
-def test_body_gate_stays_undecided_until_the_end(data: bytes) -> None:
+def test_json_gate_stays_undecided_until_the_end(data: bytes) -> None:
     gate = JsonGate()
 
     assert feed(gate, data, [3]) is UNDECIDED

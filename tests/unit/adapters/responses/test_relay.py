@@ -237,7 +237,7 @@ async def test_bytes_before_an_error_in_the_stream_are_relayed(
 @pytest.mark.parametrize(
     ("cut", "between_events"), [(b"", True), (b'data: {"choices"', False), (b"\n", True)]
 )
-async def test_outcome_of_an_incomplete_response_says_what_was_relayed(
+async def test_outcome_of_an_incomplete_response_describes_what_was_relayed(
     server: FakeOpenAICompatible, connect: Connect, cut: bytes, between_events: bool
 ) -> None:
     usage = {"prompt_tokens": 9, "completion_tokens": 2}

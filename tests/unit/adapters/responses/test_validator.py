@@ -243,7 +243,7 @@ LINE_ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 
 
 @given(st.data(), LINE_ENDS)
-def test_cut_stream_tells_where_it_was_cut(data: st.DataObject, line_end: bytes) -> None:
+def test_cut_stream_reports_where_it_was_cut(data: st.DataObject, line_end: bytes) -> None:
     operation, frames = data.draw(st.sampled_from(SHORT_STREAMS))
     whole = b"".join(frames).replace(b"\n", line_end)
     cut = whole[: data.draw(st.integers(0, len(whole)))]

@@ -56,9 +56,7 @@ async def test_repeats_the_last_user_message(wire_format: WireFormat, stream: bo
 
 @BOTH
 @pytest.mark.parametrize("stream", [True, False])
-async def test_its_answer_is_a_good_one_of_its_format(
-    wire_format: WireFormat, stream: bool
-) -> None:
+async def test_response_is_valid_in_each_format(wire_format: WireFormat, stream: bool) -> None:
     sink = await run(echo_job("one two", wire_format, stream=stream, max_tokens=1))
     validator = validator_for(MAIN_OPERATION[wire_format], sink.content_type)
     validator.receive_data(bytes(sink.data))
@@ -70,7 +68,7 @@ async def test_its_answer_is_a_good_one_of_its_format(
     assert sink.usage == Usage(2, 1)
 
 
-async def test_counts_words() -> None:
+async def test_count_tokens_returns_the_number_of_words() -> None:
     job = echo_job("one two three", WireFormat.ANTHROPIC, stream=True)
 
     sink = await run(msgspec.structs.replace(job, operation=Operation.COUNT_TOKENS))
@@ -130,7 +128,7 @@ async def test_cancellation_stops_the_reply() -> None:
 
 
 @given(st.text(), st.sampled_from(WireFormat), st.booleans())
-async def test_any_text_comes_back_word_for_word(
+async def test_echo_repeats_any_text_word_for_word(
     text: str, wire_format: WireFormat, stream: bool
 ) -> None:
     sink = await run(echo_job(text, wire_format, stream=stream))

@@ -104,7 +104,7 @@ async def test_route_that_returns_200_for_any_request_is_absent(
     assert models[-1].operations == {Operation.CHAT}
 
 
-async def test_routes_are_probed_again_after_a_while_because_no_version_is_told(
+async def test_routes_are_probed_again_after_an_hour_without_a_version(
     server: FakeLmStudio,
 ) -> None:
     now = 0.0

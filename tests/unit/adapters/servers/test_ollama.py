@@ -140,7 +140,7 @@ async def test_old_version_does_not_support_messages(server: FakeOllama, connect
         ("0.5", set()),
     ],
 )
-async def test_where_routes_do_not_show_themselves_the_version_tells(
+async def test_operations_of_an_old_version_follow_from_its_number(
     server: FakeOllama, connect: Connect, version: str, newest: set[Operation]
 ) -> None:
     server.old, server.version = True, version
@@ -176,7 +176,7 @@ async def test_prompt_that_would_be_truncated_is_refused(
     assert server.jobs == []
 
 
-async def test_where_the_window_is_unknown_or_wide_enough_the_server_decides(
+async def test_prompt_is_sent_if_the_window_is_unknown_or_large_enough(
     server: FakeOllama, connect: Connect
 ) -> None:
     backend = connect(server)
@@ -207,7 +207,7 @@ async def test_rejected_host_name_error_gives_advice(server: FakeOllama, connect
     assert "key" not in health.last_error
 
 
-async def test_usage_of_a_message_is_the_truth_at_its_end(
+async def test_final_usage_of_a_message_overrides_the_estimate(
     server: FakeOllama, connect: Connect
 ) -> None:
     sink = CollectingSink()

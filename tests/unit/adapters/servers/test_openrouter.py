@@ -17,7 +17,7 @@ async def server() -> AsyncIterator[FakeOpenRouter]:
         yield running
 
 
-async def test_it_is_known_by_its_kind_and_is_no_local_hardware(
+async def test_backend_has_its_kind_as_id_and_is_not_native(
     server: FakeOpenRouter, connect: Connect
 ) -> None:
     backend = connect(server)

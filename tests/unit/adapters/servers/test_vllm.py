@@ -91,7 +91,7 @@ async def test_load_is_summed_over_engines(server: FakeVllm, connect: Connect) -
         (None, None),
     ],
 )
-async def test_load_is_as_much_as_it_tells(
+async def test_load_has_only_the_values_that_are_reported(
     server: FakeVllm, connect: Connect, metrics: str | None, load: ServerLoad | None
 ) -> None:
     server.metrics = metrics

@@ -35,7 +35,7 @@ def test_model_price_then_upstream_with_markup_then_default(
 
 
 @given(st.integers(0, 2**53 - 1), st.floats(0, 10))
-def test_a_markup_never_sells_below_cost(cost: int, markup: float) -> None:
+def test_a_price_with_markup_is_never_below_cost(cost: int, markup: float) -> None:
     price = price_for("m", NOTHING, upstream=Price(cost, cost), markup=markup)
     assert price is not None
     assert price.input_per_1m >= cost

@@ -51,7 +51,7 @@ def test_only_what_all_backends_report_is_offered(
 
 
 @given(st.lists(entries, min_size=1, max_size=4))
-def test_a_promise_holds_for_every_backend(models: list[BackendModel]) -> None:
+def test_an_offered_feature_is_supported_by_every_backend(models: list[BackendModel]) -> None:
     promised = common_features(models)
 
     for entry in models:

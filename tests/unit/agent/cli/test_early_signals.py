@@ -1,4 +1,4 @@
-"""In processes of their own: their signals, and their ends, are real."""
+"""Real signals to a process that runs a short script."""
 
 import asyncio
 import signal
@@ -12,7 +12,7 @@ SCRIPT = """
 import os, signal, sys
 from provider_agent.agent.cli.early_signals import EarlySignals
 
-class Loud:
+class SignalInDestructor:
     def __del__(self):  # an exception raised in here is swallowed
         os.kill(os.getpid(), int(sys.argv[1]))
 
@@ -23,7 +23,7 @@ sys.exit(3)
 """
 
 
-async def ended(body: str, number: signal.Signals) -> tuple[int | None, str, str]:
+async def run_script(body: str, number: signal.Signals) -> tuple[int | None, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -37,15 +37,15 @@ async def ended(body: str, number: signal.Signals) -> tuple[int | None, str, str
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("body", ["os.kill(os.getpid(), int(sys.argv[1]))", "Loud()"])
+@pytest.mark.parametrize("body", ["os.kill(os.getpid(), int(sys.argv[1]))", "SignalInDestructor()"])
 async def test_stop_signal_exits_with_0(number: signal.Signals, body: str) -> None:
-    assert await ended(body, number) == (0, "", "")
+    assert await run_script(body, number) == (0, "", "")
 
 
 async def test_reload_signal_is_remembered() -> None:
     body = "os.kill(os.getpid(), int(sys.argv[1]))"
-    assert await ended(body, signal.SIGHUP) == (3, "asked\n", "")
-    assert await ended("pass", signal.SIGHUP) == (3, "not asked\n", "")
+    assert await run_script(body, signal.SIGHUP) == (3, "asked\n", "")
+    assert await run_script("pass", signal.SIGHUP) == (3, "not asked\n", "")
 
 
 def test_previous_handlers_are_restored_on_exit() -> None:

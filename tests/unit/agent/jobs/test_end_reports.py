@@ -151,7 +151,7 @@ async def test_cut_body_does_not_end_between_events() -> None:
     assert not error.between_events
 
 
-async def test_adapter_that_reports_no_outcome_gets_cautious_ends() -> None:
+async def test_end_without_a_reported_outcome_has_no_usage_and_is_not_between_events() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)

@@ -64,7 +64,7 @@ OTHER = [JobStarted(B, 200, "text/plain", "y"), Chunk(B, 0, b"1")]
         "two frames that exceed the limit together",
     ],
 )
-def test_frames_that_cannot_be_sent_cost_only_their_job(
+def test_frames_that_cannot_be_sent_fail_only_their_job(
     frames: list[AgentFrame], sent: list[list[AgentFrame]], failed: list[JobFrame]
 ) -> None:
     unsendable: list[JobFrame] = []

@@ -120,7 +120,7 @@ claims = st.builds(
 
 
 @given(claims, st.integers(2, 5))
-def test_no_claim_wins_more_than_twice_the_jobs_of_an_honest_agent(
+def test_a_claimed_speed_at_most_doubles_the_number_of_jobs(
     claim: ModelReport, honest: int
 ) -> None:
     # Heartbeats come from agents, which profit from jobs.

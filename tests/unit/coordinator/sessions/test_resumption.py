@@ -92,7 +92,7 @@ async def test_response_over_many_links_is_byte_identical() -> None:
 
 
 @in_virtual_time
-async def test_lost_job_frame_is_sent_again_with_the_remaining_deadline() -> None:
+async def test_lost_job_header_is_sent_again_with_the_remaining_deadline() -> None:
     async with coordinator_harness() as harness:
         asking = harness.ask()
         lost = await harness.agent.next_job()

@@ -48,7 +48,7 @@ async def test_no_request_is_sent_to_an_unreachable_backend() -> None:
     assert finding.what_to_do.startswith("start the server")
 
 
-async def test_advice_for_a_passthrough_does_not_say_to_start_it() -> None:
+async def test_advice_for_a_passthrough_does_not_suggest_starting_it() -> None:
     class Remote(ScriptedBackend):
         native = False
 

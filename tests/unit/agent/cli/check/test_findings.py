@@ -31,7 +31,7 @@ def test_all_passed_means_that_no_check_failed(findings: list[Finding], well: bo
         (ConfigError("a.toml: not valid TOML; line 3"), "not valid TOML; line 3", "default"),
     ],
 )
-def test_failure_takes_the_advice_of_the_error(
+def test_failure_uses_the_advice_of_the_error(
     error: ConfigError, details: str, advice: str
 ) -> None:
     finding = failure("configuration", "a.toml", error, "default")
