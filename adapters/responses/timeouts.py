@@ -5,10 +5,17 @@ the deadline. The silence timeout is suspended while a full window pauses readin
 """
 
 import asyncio
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from provider_agent.adapters.base import BackendError, BackendTimeout, BackendTimeouts, Transport
+
+LATE_S: Final = 0.1
+"""A timer that runs later than this was delayed by a suspended process or a blocked event loop."""
+
+UNREAD_S: Final = 0.1
+"""Seconds to read what arrived meanwhile, before the server is blamed."""
 
 
 class JobTimeouts:
@@ -84,12 +91,16 @@ class JobTimeouts:
             deadline = self._started_at + self._timeouts.first_byte_s
         return min(deadline, self._started_at + self._timeouts.total_s)
 
-    def _check(self) -> None:
+    def _check(self, *, late: bool = False) -> None:
         now = self._loop.time()
         if self._paused:
             self._last_read_at = now
         if now >= self._started_at + self._timeouts.total_s:
             self._fail(_timeout_error("total", "the job ran", self._timeouts.total_s))
+        elif now >= self._deadline() + LATE_S and not late:
+            # The process was suspended. Timers run before sockets are read, and the server's bytes
+            # may wait there.
+            self._timer = self._loop.call_later(UNREAD_S, partial(self._check, late=True))
         elif now >= self._deadline():
             self._fail(self._expired_error())
         else:

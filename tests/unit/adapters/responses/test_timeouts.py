@@ -1,17 +1,27 @@
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
 from provider_agent.adapters.base import BackendError, BackendTimeout, BackendTimeouts, Transport
-from provider_agent.adapters.responses.timeouts import JobTimeouts
-from tests.kit.virtual_time import in_virtual_time, now
+from provider_agent.adapters.responses.timeouts import UNREAD_S, JobTimeouts
+from tests.kit.virtual_time import VirtualTimeLoop, in_virtual_time, now
 
 TIMEOUTS = BackendTimeouts(first_byte_s=30.0, silence_s=10.0, total_s=100.0)
 EPSILON_S = 0.001
 FOREVER_S = 1e6
 
-Step = float | str
-"""Seconds to sleep, or the name of a `JobTimeouts` method to call."""
+Step = float | str | Callable[[], None]
+"""Seconds to sleep, the name of a `JobTimeouts` method to call, or a function to call."""
+
+SUSPENDED_S = 40.0
+
+
+def suspend() -> None:
+    """Let `SUSPENDED_S` pass while the process does not run."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    loop.jump(SUSPENDED_S)
 
 
 async def run(*steps: Step, timeouts: BackendTimeouts = TIMEOUTS) -> None:
@@ -20,6 +30,8 @@ async def run(*steps: Step, timeouts: BackendTimeouts = TIMEOUTS) -> None:
         for step in steps:
             if isinstance(step, str):
                 getattr(job_timeouts, step)()
+            elif callable(step):
+                step()
             else:
                 await asyncio.sleep(step)
 
@@ -63,6 +75,12 @@ ENDS: dict[str, tuple[tuple[Step, ...], type[BackendError], str, float]] = {
         BackendTimeout,
         "total timeout",
         100.0,
+    ),
+    "silence while suspended": (
+        ("output_started", suspend, FOREVER_S),
+        BackendTimeout,
+        "silence timeout",
+        SUSPENDED_S + UNREAD_S,
     ),
     "closed": ((3.0, "close", "close", FOREVER_S), Transport, "closed", 3.0),
     "closed during a pause": (
@@ -163,3 +181,13 @@ async def test_repr_shows_the_phase() -> None:
         phases.append(repr(job_timeouts))
 
     assert phases == ["<JobTimeouts first byte>", "<JobTimeouts output>", "<JobTimeouts paused>"]
+
+
+@pytest.mark.parametrize("reads", [("output_started",), ("output_started", "data_received")])
+@in_virtual_time
+async def test_bytes_that_a_suspended_process_has_not_read_yet_restart_the_timeout(
+    reads: tuple[Step, ...],
+) -> None:
+    # After SIGSTOP and SIGCONT, the timer runs before the loop reads what the server has sent.
+    *before, read = reads
+    await run(*before, suspend, UNREAD_S / 2, read, 9.0)
