@@ -171,8 +171,8 @@ async def _cancel_remaining_tasks() -> bool:
         task.cancel()
     if remaining:
         _, remaining = await asyncio.wait(remaining, timeout=REMAINING_TASKS_S)
-    for task in remaining:
-        log.error("adapter ignored cancellation", task=task.get_name())
+    if remaining:
+        log.error("tasks still running", tasks=sorted(task.get_name() for task in remaining))
     return bool(remaining)
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from provider_agent.adapters.base import BackendError, BackendTimeout
 from provider_agent.adapters.responses.validator import is_event_stream
-from provider_agent.agent.backends.adapter_calls import call_adapter
+from provider_agent.agent.backends.adapter_calls import AdapterDefect, call_adapter
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.failover import NoFailover, next_route
 from provider_agent.agent.backends.model_use import JobTiming
@@ -192,6 +192,8 @@ class JobExecution:
                 if not self._fail_over(error):
                     raise
             else:
+                if self.channel.stream.started is None:
+                    raise AdapterDefect("the adapter returned without a response")
                 self._measure(started_s)
                 return result_end(self._report())
 

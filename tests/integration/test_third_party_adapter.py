@@ -117,5 +117,6 @@ async def test_agent_exits_although_a_task_of_an_adapter_ignores_its_cancellatio
     async with start_command("run", home=tmp_path, env={"PYTHONPATH": str(tmp_path)}) as agent:
         await agent.wait_for_log("backend is up")
         agent.signal(signal.SIGTERM)
+        await agent.wait_for_log('tasks still running tasks=["Task-')
         await agent.wait_for_log("stopped exit_code=0")
         assert (await agent.wait()).code == 0

@@ -138,6 +138,15 @@ async def test_bytes_before_the_start_fail_only_the_job() -> None:
     assert (error.code, error.total_bytes) == ("internal", 0)
 
 
+async def test_result_without_a_response_fails_the_job() -> None:
+    # The job ended with `JobResult`, but without `JobStarted`, which the protocol forbids.
+    backend = ScriptedBackend()
+    harness = JobsHarness(backend)
+    job, run = await start_job(harness, backend)
+    run.finish()
+    assert (await harness.error(job)).code == "internal"
+
+
 async def test_a_failing_on_end_callback_does_not_prevent_idle(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
