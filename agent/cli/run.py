@@ -44,8 +44,13 @@ REMAINING_TASKS_S: Final = 1.0
 )
 @click.option("--log-level", help="Overrides [observability] log_level.")
 @click.option("--log-format", help="Overrides [observability] log_format: text or json.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Take over from a connected agent with the same key, which finishes its jobs and exits.",
+)
 @click.pass_obj
-def run(early: EarlySignals, /, config_path: Path | None, **flags: object) -> None:
+def run(early: EarlySignals, /, config_path: Path | None, replace: bool, **flags: object) -> None:
     """Connect to the coordinator and serve jobs until stopped.
 
     SIGTERM or Ctrl-C drains: no new jobs, running jobs finish. A second signal stops immediately.
@@ -57,7 +62,7 @@ def run(early: EarlySignals, /, config_path: Path | None, **flags: object) -> No
       1    unexpected error
       2    configuration, identity or command line is wrong
       75   stopped after a drain, but not everything was delivered
-      78   the coordinator rejected this agent for good
+      78   rejected for good, or the key is used by another agent
       130  stopped by a second signal
     """
     overrides = _overrides(flags)
@@ -69,7 +74,7 @@ def run(early: EarlySignals, /, config_path: Path | None, **flags: object) -> No
         log.warning("configuration warning", note=str(NO_BACKEND))
     # The same file as at the start, even if a file with a higher priority has appeared since.
     reload = partial(load_config, loaded.path, os.environ, overrides, known_kinds())
-    sys.exit(_serve(_Start(loaded, reload, secrets, early)))
+    sys.exit(_serve(_Start(loaded, reload, secrets, early, replace)))
 
 
 def _overrides(flags: dict[str, object]) -> dict[str, object]:
@@ -93,12 +98,14 @@ class _Start(NamedTuple):
         reload: loads the settings again.
         secrets: values that the log redacts.
         early: signals that arrived before the service was ready.
+        replace: whether to replace a connected agent with the same key.
     """
 
     loaded: LoadedConfig
     reload: Callable[[], LoadedConfig]
     secrets: set[str]
     early: EarlySignals
+    replace: bool
 
 
 def _serve(start: _Start) -> int:
@@ -126,7 +133,7 @@ async def _main(start: _Start, identity: "Identity") -> int:
     config = start.loaded.config
     backends = make_backends(config.backends, os.environ)
     log_skipped(backends)
-    service = Service(config, identity, backends)
+    service = Service(config, identity, backends, replace=start.replace)
     reloader = Reloader(
         service, start.reload, lambda new: unusable_files(new.coordinator), start.secrets
     )

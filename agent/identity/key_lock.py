@@ -1,8 +1,8 @@
 """A lock on the key file that shows that an agent runs with this key.
 
-`check` reads it: a second connection with the same key would replace that of the running agent. The
-lock is shared, because a new agent may start while an old one drains, and the kernel releases it
-when the process ends. On a file system without such locks, the key never appears locked.
+`check` reads it: the coordinator would reject a second connection with the same key. The lock is
+shared, because a new agent may start while an old one drains, and the kernel releases it when the
+process ends. On a file system without such locks, the key never appears locked.
 """
 
 import fcntl

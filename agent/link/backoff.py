@@ -60,6 +60,8 @@ class DisconnectCause(StrEnum):
     101 without the subprotocol."""
     BAD_CERTIFICATE = "bad_certificate"
     """The server's certificate is invalid, or its authority is not trusted."""
+    KEY_IN_USE = "key_in_use"
+    """`Rejected`: another agent with the same key is connected, and was not to be replaced."""
     REPLACED = "replaced"
     """A newer connection with the same key replaced this one."""
     BROKEN_PEER = "broken_peer"
@@ -116,6 +118,8 @@ _HINTS: Final = {
     "accepts as its own (the reference coordinator's --authority)",
     DisconnectCause.INCOMPATIBLE: "coordinator and agent have no protocol version in common; "
     "check [coordinator] url and update the agent",
+    DisconnectCause.KEY_IN_USE: "stop the other agent, or start this one with "
+    "`provider-agent run --replace`; every agent needs a key file of its own ([identity] key_path)",
     DisconnectCause.REPLACED: "another agent runs with the same key; give every agent a key "
     "file of its own ([identity] key_path)",
 }

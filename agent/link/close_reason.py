@@ -18,6 +18,12 @@ _CAUSES: Final = {
 }
 """By close code; any other code is `LOST`."""
 
+_REJECTIONS: Final = {
+    "bad_signature": DisconnectCause.BAD_SIGNATURE,
+    "key_in_use": DisconnectCause.KEY_IN_USE,
+}
+"""By code of a `Rejected` without a time; any other code is `REJECTED`."""
+
 _FATAL: Final = frozenset({DisconnectCause.INCOMPATIBLE, DisconnectCause.REPLACED})
 
 
@@ -52,9 +58,7 @@ def explain_rejection(rejected: Rejected) -> Disconnect:
     """Return what a `Rejected` means for the next dial: final, unless it names a time."""
     detail = f"rejected by the coordinator: {sanitize(rejected.code)}: {sanitize(rejected.message)}"
     if rejected.retry_after_ms is None:
-        is_signature = rejected.code == "bad_signature"
-        cause = DisconnectCause.BAD_SIGNATURE if is_signature else DisconnectCause.REJECTED
-        return Disconnect(cause, detail)
+        return Disconnect(_REJECTIONS.get(rejected.code, DisconnectCause.REJECTED), detail)
     return _retry(detail, rejected.retry_after_ms / 1000)
 
 

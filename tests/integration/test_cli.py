@@ -11,6 +11,7 @@ import pytest
 
 from provider_agent.agent.backends.local_servers import find_local_servers
 from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess
+from provider_agent.agent.service import EXIT_REFUSED
 from provider_agent.coordinator.access import SecretSet
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
@@ -71,6 +72,28 @@ async def test_sigterm_drains_and_exits_with_0(coordinator: Coordinator, tmp_pat
     assert "stopped exit_code=0" in result.err
     assert result.out == ""
     assert_contains_no_secrets(tmp_path, result.err)
+
+
+async def test_second_agent_with_the_same_key_exits_unless_it_replaces_the_first(
+    coordinator: Coordinator, tmp_path: Path
+) -> None:
+    # Starting a second agent by mistake once stopped the first one for good.
+    write_config(tmp_path, coordinator.connect_url)
+    command = ("run", "--prometheus-addr", "")
+    async with start_command(*command, home=tmp_path) as first:
+        await first.wait_for_log(" connected ")
+        async with start_command(*command, home=tmp_path) as second:
+            refused = await second.wait()
+        assert refused.code == EXIT_REFUSED
+        assert "rejected by the coordinator: key_in_use" in refused.err
+        assert "127.0.0.1" in refused.err, "it does not say which agent is connected"
+        assert "run --replace" in refused.err
+        async with start_command(*command, "--replace", home=tmp_path) as third:
+            await third.wait_for_log(" connected ")
+            replaced = await first.wait()
+            assert replaced.code == EXIT_REFUSED
+            third.signal(signal.SIGTERM)
+            assert (await third.wait()).code == 0
 
 
 async def test_sigint_finishes_a_running_job_before_exit(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from provider_agent.agent.version import agent_version
 from provider_agent.protocol.agent_protocol import AgentProtocol
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.exceptions import ProtocolError
+from provider_agent.protocol.field_values import to_line
 from provider_agent.protocol.frames import Rejected, Welcome
 from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES
 
@@ -43,8 +44,8 @@ _DIAL_ADVICE: Final = OPERATOR_HINTS | {
 async def check_coordinators(config: Config, identity: Identity | None) -> list[Finding]:
     """Dial each address and perform the handshake, unless an agent runs with the same key.
 
-    A second connection with the same key would replace that agent's. All addresses may lead to the
-    same coordinator, so the handshake is then skipped for each of them.
+    The coordinator would reject a second connection with the same key. All addresses may lead to
+    the same coordinator, so the handshake is then skipped for each of them.
     """
     no_handshake = "there is no key" if identity is None else await _running_agent(config)
     key = None if no_handshake else identity
@@ -87,7 +88,7 @@ async def _handshake(
         sign=identity.sign,
         agent_version=agent_version(),
         instance_id="check",
-        enrollment_code=config.coordinator.enrollment_code or "",
+        enrollment_code=to_line(config.coordinator.enrollment_code or ""),
     )
     welcome: Welcome | None = None
     while welcome is None:
@@ -96,7 +97,7 @@ async def _handshake(
         for frame in decoded.frames:
             event = session.receive(frame)
             if isinstance(event, Rejected):
-                return _failed(settings, explain_rejection(event))
+                return _rejected(settings, explain_rejection(event))
             if isinstance(event, Welcome):
                 welcome = event
         if session.to_send:
@@ -105,6 +106,13 @@ async def _handshake(
     round_trip = await (await socket.ping())
     details = f"welcomed as {welcome.provider_id}, round trip {round_trip * 1000:.0f} ms"
     return Finding(COMPONENT, settings.url, Outcome.OK, details)
+
+
+def _rejected(settings: DialSettings, disconnect: Disconnect) -> Finding:
+    if disconnect.cause is DisconnectCause.KEY_IN_USE:
+        # The coordinator reports it only to an owner of the key; the running agent is not affected.
+        return Finding(COMPONENT, settings.url, Outcome.OK, f"reachable; {disconnect.detail}")
+    return _failed(settings, disconnect)
 
 
 async def _running_agent(config: Config) -> str:
@@ -121,7 +129,7 @@ async def _running_agent(config: Config) -> str:
     urls = (config.coordinator.url, *config.coordinator.fallback_urls)
     if state.last_welcome_age_s is None or state.coordinator_url not in urls:
         return ""
-    # Also while it waits to reconnect: two connections of one key would compete for its jobs.
+    # Also while it waits to reconnect: it would be rejected while `check` is connected.
     return "the running agent has a session"
 
 

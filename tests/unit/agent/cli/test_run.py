@@ -12,7 +12,7 @@ from tests.unit.agent.cli.calls import COORDINATOR, ECHO, invoke
 def test_every_documented_option_exists() -> None:
     options = {name for option in run.params for name in option.opts if name.startswith("--")}
 
-    assert options == {"--config", *FLAGS.values()}
+    assert options == {"--config", "--replace", *FLAGS.values()}
 
 
 async def test_failure_of_a_background_task_is_logged(

@@ -22,6 +22,7 @@ FATAL = {
     DisconnectCause.BAD_SIGNATURE,
     DisconnectCause.INCOMPATIBLE,
     DisconnectCause.REPLACED,
+    DisconnectCause.KEY_IN_USE,
 }
 WAITS = sorted(set(DisconnectCause) - FATAL)
 

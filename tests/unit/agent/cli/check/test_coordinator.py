@@ -189,6 +189,17 @@ async def test_rejection_has_reason_and_advice(
     assert advice in finding.what_to_do
 
 
+async def test_connected_agent_with_the_same_key_is_reported_and_not_a_failure(
+    coordinator: ScriptedCoordinator, identity: Identity
+) -> None:
+    coordinator.answer = rejecting(Rejected("key_in_use", "agent 1.2.3 is connected"))
+
+    finding = await check_coordinator(config_for(coordinator), identity)
+
+    assert finding.outcome is Outcome.OK
+    assert finding.details.endswith("key_in_use: agent 1.2.3 is connected")
+
+
 @pytest.mark.parametrize(
     ("status", "details", "advice"),
     [
