@@ -125,8 +125,8 @@ class BackendHealth(Struct, frozen=True):
         reachable: whether the server accepts jobs.
         latency_ms: duration of a successful check; None if it failed.
         last_error: why the check failed and what to do about it; None if it succeeded.
-        loading: the check failed because the server is starting or loading its model.
-        timed_out: the check failed because the server did not respond in time.
+        loading: whether the check failed because the server is starting or loading its model.
+        timed_out: whether the check failed because the server did not respond in time.
     """
 
     reachable: bool
@@ -149,13 +149,13 @@ class FlowControl(Protocol):
 
 
 class ResponseOutcome(Struct, frozen=True):
-    """What the relayed bytes of a response, complete or not, say about themselves.
+    """What is known about the relayed bytes of a response, which may be incomplete.
 
     Attributes:
-        usage: the tokens that the server reported in them.
-        error_relayed: they contain the server's own error: the client receives it.
-        between_events: they end between two events of an event stream, or there are none, so that
-            an event can be appended. False for any other response with bytes.
+        usage: the tokens that the server reported in these bytes.
+        error_relayed: whether they contain the server's own error, so that the client receives it.
+        between_events: whether an event can be appended: they end between two events of an event
+            stream, or there are none.
     """
 
     usage: Usage = Usage()
@@ -178,7 +178,7 @@ class JobSink(Protocol):
             status: HTTP status.
             content_type: value of the `Content-Type` header.
             source: pauses and resumes this response.
-            headers: all headers of the response; the client receives only those of a list.
+            headers: all headers of the response; `protocol.response_headers` chooses the client's.
         """
         ...
 

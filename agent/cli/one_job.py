@@ -25,7 +25,7 @@ from provider_agent.agent.cli.response_text import ResponseText
 def chat_request(
     operation: Operation, model_id: str, prompt: str, *, max_tokens: int, stream: bool = True
 ) -> bytes:
-    """A request with one user message; it is the same in both wire formats."""
+    """Return a request with one user message; it is the same in both wire formats."""
     request = {
         "model": model_id,
         "max_tokens": max_tokens,
@@ -38,12 +38,12 @@ def chat_request(
 
 
 class OneJob(Struct):
-    """What a job did.
+    """The result of a job.
 
     Attributes:
-        duration_ms: until its end.
-        total_bytes: the length of its response.
-        first_byte_ms: until the response started; None without a response.
+        duration_ms: time until the job's end.
+        total_bytes: the length of the response.
+        first_byte_ms: time until the response started; None without a response.
         usage: the usage that the server reported.
     """
 
@@ -119,7 +119,7 @@ async def run_one_job(
 
 
 def statistics(job: OneJob) -> str:
-    """First-byte time, tokens and bytes of a job, in one line."""
+    """Return first-byte time, tokens and bytes of a job, in one line."""
     first = job.first_byte_ms
     begin = "no bytes" if first is None else f"first byte after {first} ms"
     usage = job.usage
@@ -132,6 +132,6 @@ def _count(tokens: int | None) -> str:
 
 
 def explain(error: BackendError) -> str:
-    """Return an error with the server's message, in one line."""
+    """Return an error with the beginning of the server's response, in one line."""
     body = " ".join(error.body.decode(errors="replace").split())
     return f"{error.code}: {error}" + (f": {body[:300]}" if body else "")

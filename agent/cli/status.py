@@ -74,7 +74,7 @@ def _print_line(out: Console, text: str) -> None:
 
 def _routing(state: StatusSnapshot) -> str:
     if state.routing is None:
-        return "the coordinator has not said which of them receive jobs"
+        return "not reported by the coordinator yet"
     count = state.routing.unroutable_count
     return f"{count} receive no jobs" if count else "all can receive jobs"
 

@@ -94,7 +94,7 @@ def error_of_code(code: ErrorCode, message: str = "") -> ClientError:
 
 
 def error_of_job(error: JobError) -> ClientError:
-    """The error for an agent's `JobError`.
+    """Return the error for an agent's `JobError`.
 
     If the inference server rejected the client's request, its 4xx status and body are forwarded.
     """
@@ -142,7 +142,7 @@ def render_body(wire_format: WireFormat, error: ClientError) -> bytes:
 
 
 def render_event(wire_format: WireFormat, error: ClientError) -> bytes:
-    """The error event at the end of an interrupted stream; it follows a complete event."""
+    """Return the error event for the end of an interrupted stream, after a complete event."""
     data = b"data: " + msgspec.json.encode(_error_object(wire_format, error)) + b"\n\n"
     return b"event: error\n" + data if wire_format is WireFormat.ANTHROPIC else data
 

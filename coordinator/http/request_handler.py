@@ -286,7 +286,7 @@ def request_id_headers(wire_format: WireFormat, request_id: str) -> dict[str, st
 def error_response(
     wire_format: WireFormat, error: ClientError, request_id: str | None = None
 ) -> web.Response:
-    """An error as a complete HTTP response."""
+    """Return an error as a complete HTTP response."""
     headers = {} if request_id is None else request_id_headers(wire_format, request_id)
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
@@ -301,7 +301,7 @@ def error_response(
 def _response_for(started: JobStarted, headers: dict[str, str]) -> web.StreamResponse:
     content_type = valid_content_type(started.content_type)  # a line break would inject headers
     for header in client_headers((header.name, header.value) for header in started.headers):
-        # The request id is the coordinator's; the server's is for the operator's inquiries there.
+        # `x-request-id` is the coordinator's; the server's id keeps another name.
         is_id = header.name in ("x-request-id", "request-id")
         headers["x-upstream-request-id" if is_id else header.name] = header.value
     headers["Content-Type"] = content_type

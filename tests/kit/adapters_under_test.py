@@ -57,18 +57,18 @@ class Expected:
     window: int | None
     operations: frozenset[Operation] = UNCOUNTED
     embedder: str = ""
-    """A model for embeddings; "" if the server has none."""
+    """The id of a model for embeddings; "" if the server has none."""
     version: str | None = ""
-    """None: any version."""
+    """The expected version; None: any."""
     reports_load: bool = False
     checks_key: bool = True
     asks_for_usage: bool = True
     usage: tuple[int, int] | None = (INPUT_TOKENS, OUTPUT_TOKENS)
-    """None: any count that the server reports."""
+    """The expected counts of input and output tokens; None: any that the server reports."""
 
     @property
     def formats(self) -> frozenset[WireFormat]:
-        """The wire formats of its operations."""
+        """The wire formats of the operations."""
         return frozenset(operation.wire_format for operation in self.operations)
 
 

@@ -52,7 +52,7 @@ class CoordinatorHarness:
         return job, response
 
     def other_process(self, instance_id: str, *, replace: bool = True) -> ScriptedAgent:
-        """Another agent process with the same key; the caller connects it."""
+        """Create another agent process with the same key; the caller connects it."""
         return ScriptedAgent(
             self.coordinator.connect_url,
             key=self.agent.key,
@@ -86,5 +86,5 @@ async def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def warning_events(records: list[logging.LogRecord]) -> list[str]:
-    """The messages of the records with level WARNING or above."""
+    """Return the messages of the records with level WARNING or above."""
     return [record.message for record in records if record.levelno >= logging.WARNING]

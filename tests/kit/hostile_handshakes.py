@@ -27,10 +27,10 @@ class Handshake(Struct, frozen=True):
     """One handshake of the coordinator.
 
     Attributes:
-        name: its row in the table of hostile coordinators in docs/protocol.md.
-        perform: performs it on the open socket.
-        close_code: that the coordinator observes; 1006: the agent sends no close frame; None: the
-            agent accepts the handshake. By default the agent reports a protocol violation.
+        name: the row in the table of hostile coordinators in docs/protocol.md.
+        perform: performs the handshake on the open socket.
+        close_code: the code that the coordinator observes; 1006: the agent sends no close frame;
+            None: the agent accepts the handshake. By default, that of a protocol violation.
     """
 
     name: str

@@ -20,7 +20,7 @@ class HostileHarness(Struct):
     Attributes:
         coordinator: the hostile coordinator.
         agent: the agent under test.
-        backend: its only backend.
+        backend: the agent's only backend.
         peer: the coordinator's end of the current connection.
     """
 
@@ -35,7 +35,7 @@ class HostileHarness(Struct):
         return self.peer.socket.close_code
 
     async def assert_serves(self) -> None:
-        """The connection is open, and a job runs on it."""
+        """Assert that the connection is open and a job runs on it."""
         assert not self.peer.closed.is_set()
         job = new_job()
         await self.peer.send_jobs(job)
@@ -44,12 +44,12 @@ class HostileHarness(Struct):
         await self.peer.settle()
 
     async def assert_serves_after_reconnect(self) -> None:
-        """The agent reconnects, and a job runs on the new connection."""
+        """Assert that the agent reconnects and a job runs on the new connection."""
         self.peer = await self.agent.connected()
         await self.assert_serves()
 
     async def assert_no_jobs_left(self) -> None:
-        """The agent holds no job."""
+        """Assert that the agent holds no job."""
         await self.peer.settle()
         assert self.agent.service.jobs.in_flight == 0
         assert "channels=0" in repr(self.agent.service)
@@ -76,7 +76,7 @@ async def hostile_harness() -> AsyncIterator[HostileHarness]:
 
 
 def task_names() -> list[str]:
-    """The sorted names of all other tasks, without the numbers of unnamed ones."""
+    """Return the sorted names of all other tasks, without the numbers of unnamed ones."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     return sorted(task.get_name().rstrip("0123456789") for task in others)
 
@@ -89,7 +89,7 @@ class Attack(Struct, frozen=True):
 
     Attributes:
         name: the row of the table in docs/protocol.md.
-        perform: performs it, and waits for the agent's answer, if there is one.
+        perform: performs the attack, and waits for the agent's answer, if there is one.
         close_code: the agent's close code; None: the connection stays open.
     """
 

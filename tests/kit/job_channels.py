@@ -31,7 +31,7 @@ def result_of(channel: JobChannel) -> JobResult:
 
 
 def take_all_frames(outbox: Outbox) -> list[AgentFrame]:
-    """All frames that can be sent now."""
+    """Return all frames that can be sent now."""
     frames: list[AgentFrame] = []
     while batch := outbox.next_batch():
         frames += batch

@@ -152,7 +152,7 @@ class JobsHarness:
         return end
 
     def refusal(self, job: Job) -> JobError:
-        """The end of a job that was refused when it was submitted."""
+        """Return the end of a job that was refused when it was submitted."""
         (end,) = self.ends(job)
         assert isinstance(end, JobError)
         return end

@@ -48,19 +48,19 @@ from provider_agent.protocol.formats import MAIN_OPERATION
 from provider_agent.protocol.frames import ModelOffer
 
 FIRST_MODEL_TIMEOUT_S: Final = 30.0
-"""From the start of the agent to the first model at the coordinator."""
+"""Timeout from the start of the agent to the first model at the coordinator."""
 
 TINY_MODEL: Final = "tiny"
 _HOST: Final = "127.0.0.1"
 
 
 class Chain(Struct):
-    """The running parts.
+    """The running parts of the demo.
 
     Attributes:
-        coordinator: that receives the requests.
+        coordinator: the coordinator, which receives the requests.
         backend_text: a human-readable description of the backends.
-        recorders: the proxies before the servers, by backend kind; empty for `echo`.
+        recorders: the proxies in front of the servers, by backend kind; empty for `echo`.
         models: the offers.
     """
 
@@ -73,7 +73,7 @@ class Chain(Struct):
         """Return the bytes that the backend sent for the last request, which was `job`."""
         if backend_kind in self.recorders:
             return self.recorders[backend_kind].last_body
-        # Echo returns equal bytes for equal requests, so the job is simply executed again.
+        # Echo returns equal bytes for equal requests, so the job is executed again.
         sink = _Bytes()
         await EchoBackend(BackendSettings(kind="echo")).execute(job, sink)
         return bytes(sink.received)
@@ -142,7 +142,7 @@ async def _servers(stack: AsyncExitStack, folder: Path) -> tuple[list[FoundServe
 async def usable_servers(
     ports: Sequence[int] = WELL_KNOWN_PORTS,
 ) -> tuple[list[FoundServer], list[str]]:
-    """The servers on these ports that support chat, and for each other server the reason."""
+    """Return the servers on these ports that support chat, and why each other one does not."""
     usable, reasons = [], []
     for server in await find_local_servers(ports):
         state = await _check(server)

@@ -42,12 +42,12 @@ class DemoResult(Struct):
     """The result of one request.
 
     Attributes:
-        model: that the request named.
+        model: the requested model.
         wire_format: the request's format.
         first_byte_ms: time from the request to the first byte of the response; None: no byte.
-        relayed: bytes received from the coordinator.
+        relayed: number of bytes received from the coordinator.
         identical: whether they equal the bytes that the backend sent.
-        usage: tokens, as the response reports them.
+        usage: the token counts of the response.
         problem: why the request failed; "" if it succeeded.
     """
 
