@@ -1,0 +1,401 @@
+// A coordinator for agents of protocol `provider-agent.v1`, written from docs/protocol.md alone.
+//
+//   npm ci && node coordinator.mjs --port 8900
+//   curl http://127.0.0.1:8900/v1/chat/completions -d '{"model": "…", "messages": […]}'
+//
+// It listens on loopback, serves every client, admits every agent and supports no optional feature.
+
+import { createPublicKey, randomBytes, randomUUID, verify } from "node:crypto";
+import { createServer } from "node:http";
+import { parseArgs } from "node:util";
+import { Decoder, encode } from "@msgpack/msgpack";
+import { WebSocketServer } from "ws";
+
+const SUBPROTOCOL = "provider-agent.v1";
+const HANDSHAKE_MS = 10_000, HEARTBEAT_MS = 10_000, RESUME_MS = 60_000, DRAIN_MS = 30_000;
+const DEADLINE_MS = 600_000; // of a job
+const WINDOW_BYTES = 1 << 20; // unacknowledged bytes of one response
+const MAX_MESSAGE_BYTES = 1 << 20, MAX_REQUEST_BYTES = 16 << 20, PIECE_BYTES = 64 << 10;
+const UNSENT_BYTES = 128 << 10; // how many bytes of requests can delay a control frame
+
+const CHALLENGE = 1, WELCOME = 2, REJECTED = 3, JOB_HEADER = 4, CANCEL = 5, ACK = 6, DRAIN = 7;
+const REQUEST_CHUNK = 8, ROUTING_STATUS = 10, HELLO = 33, CAPABILITIES = 34, HEARTBEAT = 35;
+const JOB_STARTED = 36, CHUNK = 37, JOB_RESULT = 38, JOB_ERROR = 39, DRAINING = 40;
+
+// --- "Messages and frames" -----------------------------------------------------------------------
+// The library replaces invalid UTF-8; the protocol calls such a message malformed.
+class StrictDecoder extends Decoder {
+  static utf8 = new TextDecoder("utf-8", { fatal: true });
+  decodeUtf8String(length, header) {
+    StrictDecoder.utf8.decode(this.bytes.subarray(this.pos + header, this.pos + header + length));
+    return super.decodeUtf8String(length, header);
+  }
+}
+const decoder = new StrictDecoder({ mapKeyConverter: String });
+
+const check = (test) => (value) => {
+  if (!test(value)) throw new Error("a field of another type or out of its range");
+  return value;
+};
+const str = (max) => check((v) => typeof v === "string" && [...v].length <= max);
+const uint = (min, max) => check((v) => Number.isSafeInteger(v) && v >= min && v <= max);
+const bin = (min, max) =>
+  check((v) => v instanceof Uint8Array && v.length >= min && v.length <= max);
+const list = (parse, max) => (value) =>
+  check((v) => Array.isArray(v) && v.length <= max)(value).map((item) => parse(item));
+const or = (fallback, parse) => Object.assign((value) => parse(value), { fallback });
+const nullable = (parse) => or(null, (value) => (value === null ? null : parse(value)));
+
+// The fields of a frame or nested array. Absent ones have their default, further ones are ignored.
+const tuple = (...parsers) => (array) => parsers.map((parse, index) => {
+  if (index < check(Array.isArray)(array).length) return parse(array[index]);
+  return check((v) => v !== undefined)(parse.fallback);
+});
+
+const name = str(512), text = str(4096), id = bin(16, 16), count = uint(0, Number.MAX_SAFE_INTEGER);
+const bool = check((v) => typeof v === "boolean"), float = check((v) => typeof v === "number");
+const names = list(name, 64), anything = (value) => value;
+const total = nullable(count), rate = nullable(float), flag = nullable(bool);
+const liveJob = tuple(id, count, count, or(0, count), or(false, bool));
+const offer = tuple(name, list(name, 16), names, total, bool, name, count, total, total, total,
+  nullable(list(name, 16)), flag, flag, flag);
+const backendLoad = tuple(name, bool, count, count, total, total, rate, or([], anything));
+const usage = or([], tuple(total, total, total, total, total));
+const metadata = or({}, check((v) => v?.constructor === Object));
+
+const FRAMES = {
+  [HELLO]: tuple(name, bin(32, 32), bin(64, 64), or("", name), or("", name), nullable(id),
+    or([], list(liveJob, 4096)), or([], names), or(false, bool)),
+  [CAPABILITIES]: tuple(count, list(offer, 4096), tuple(count, total), metadata),
+  [HEARTBEAT]: tuple(count, count, count, rate, rate, rate, rate, or([], list(backendLoad, 1024))),
+  [JOB_STARTED]: tuple(id, uint(100, 599), name, name, or([], list(tuple(name, name), 16))),
+  [CHUNK]: tuple(id, count, bin(0, Infinity)),
+  [JOB_RESULT]: tuple(id, count, usage, name, count, check((v) => v === null || total(v) >= 0)),
+  [JOB_ERROR]: tuple(id, count, name, text, nullable(uint(100, 599)), or(false, bool), total,
+    or(Buffer.alloc(0), bin(0, 65536)), or(false, bool), or(true, bool), usage, or("", name)),
+  [DRAINING]: tuple(count),
+};
+
+// The known frames of a message, as [type, fields].
+function decodeMessage(data, isBinary) {
+  if (!isBinary) throw new Error("a text message");
+  const frames = list(check((v) => Array.isArray(v) && Number.isSafeInteger(v[0])), 16384)(
+    decoder.decode(data));
+  if (!frames.length) throw new Error("a message without frames");
+  return frames.filter(([type]) => FRAMES[type])
+    .map(([type, ...fields]) => [type, FRAMES[type](fields)]);
+}
+
+const hex = (bytes) => Buffer.from(bytes).toString("hex");
+const send = (socket, ...frames) => socket?.send(encode(frames));
+
+// --- "The states of a job", "Flow control" -------------------------------------------------------
+class Job {
+  id = Buffer.from(randomUUID().replaceAll("-", ""), "hex");
+  endsAt = Date.now() + DEADLINE_MS;
+  received = 0; // response bytes that have arrived, …
+  passedOn = 0; // … that the client's socket has accepted, …
+  acked = 0; // … and that are acknowledged
+  started = null; // the fields of JobStarted
+  cancelled = false;
+
+  constructor(session, request) {
+    Object.assign(this, { session, ...request });
+    session.jobs.set(hex(this.id), this);
+    this.response.on("close", () => this.response.writableFinished || this.cancel());
+  }
+
+  sendHeader() {
+    send(this.session.socket, [JOB_HEADER, this.id, this.model, this.format, this.body.length,
+      Math.max(0, this.endsAt - Date.now()), this.operation]);
+    this.sendBody(0);
+  }
+
+  sendBody(offset) {
+    this.sent = offset;
+    if (offset < this.body.length) this.session.uploads.add(this);
+    this.session.upload();
+  }
+
+  // The client has disconnected: the rest of the response is discarded.
+  cancel() {
+    if (this.cancelled || !this.session.jobs.has(hex(this.id))) return;
+    this.cancelled = true;
+    this.session.uploads.delete(this);
+    send(this.session.socket, [CANCEL, this.id, "the client has disconnected"]);
+    this.pass(this.received);
+  }
+
+  receive(offset, data) {
+    const end = offset + data.length;
+    if (!this.started) throw new Error("a chunk of a job that has not started");
+    if (!data.length || offset > this.received) throw new Error("an empty chunk, or a gap");
+    if (end - this.acked > WINDOW_BYTES) throw new Error("more data than the window allows");
+    if (end <= this.received) return;
+    const fresh = data.subarray(this.received - offset);
+    this.received = end;
+    if (this.cancelled) return this.pass(end);
+    this.writeHead();
+    this.response.write(fresh, () => this.pass(end)); // called when the socket has accepted it
+  }
+
+  // Every byte before `offset` was passed on.
+  pass(offset) {
+    this.passedOn = Math.max(this.passedOn, offset);
+    const isOpen = this.session.socket && this.session.jobs.has(hex(this.id));
+    if (!isOpen || this.passedOn - this.acked < WINDOW_BYTES / 4) return;
+    send(this.session.socket, [ACK, this.id, (this.acked = this.passedOn)]);
+  }
+
+  writeHead() {
+    if (this.response.headersSent || this.cancelled) return;
+    if (!this.started) throw new Error("a result of a job that has not started");
+    const [, status, contentType, , headers] = this.started;
+    for (const [key, value] of headers) this.response.setHeader(key, value);
+    this.response.writeHead(status, { "content-type": contentType, "cache-control": "no-cache" });
+  }
+
+  end(type, [, totalBytes, code, message, , , , , isRelayed]) {
+    if (totalBytes !== this.received) throw new Error("total_bytes differs from what arrived");
+    if (type === JOB_ERROR && !isRelayed) return this.fail(code, message);
+    this.writeHead();
+    this.response.end();
+    this.forget();
+  }
+
+  // The client must not take a part of a response for the whole.
+  fail(code, message) {
+    this.forget();
+    if (!this.response.headersSent) return sendError(this.response, this.format, code, message);
+    const isStream = /^text\/event-stream/i.test(this.started?.[2]) && code !== "slow_consumer";
+    if (!isStream) return this.response.destroy();
+    this.response.end(`\n\nevent: error\ndata: ${errorBody(this.format, code, message)}\n\n`);
+  }
+
+  forget() {
+    this.session.jobs.delete(hex(this.id));
+    this.session.uploads.delete(this);
+    if (this.session.replaced && !this.session.jobs.size) this.session.end("replaced", 4001);
+  }
+}
+
+// --- "Handshake", "Resumption" -------------------------------------------------------------------
+const sessions = new Set();
+let authorities, stopping = false;
+
+// What this coordinator remembers about one agent. `socket` is null while it is detached.
+class Session {
+  id = randomBytes(16);
+  jobs = new Map(); // id in hex → job without an end
+  ended = new Map(); // id in hex → total_bytes of the latest ended jobs
+  uploads = new Set(); // jobs with unsent bytes of their request
+  replaced = false; // by a newer connection of the key: it finishes its jobs
+
+  end(message, closeCode) {
+    clearTimeout(this.expiry);
+    sessions.delete(this);
+    if (closeCode) this.socket?.close(closeCode, message);
+    this.socket = null;
+    for (const job of [...this.jobs.values()]) job.fail("backend_unreachable", message);
+  }
+
+  // Jobs take turns with one piece each, and only while little waits in the socket.
+  upload() {
+    const { socket, uploads } = this;
+    while (uploads.size && socket?.readyState === 1 && socket.bufferedAmount < UNSENT_BYTES) {
+      const [job] = uploads;
+      const data = job.body.subarray(job.sent, job.sent + PIECE_BYTES);
+      uploads.delete(job);
+      socket.send(encode([[REQUEST_CHUNK, job.id, job.sent, data]]), () => this.upload());
+      job.sent += data.length;
+      if (job.sent < job.body.length) uploads.add(job);
+    }
+  }
+
+  // What becomes of each job: the entries of Welcome.resumed, and steps after Welcome.
+  resume(liveJobs) {
+    const resumed = [], steps = [];
+    const live = new Map(liveJobs.map((job) => [hex(job[0]), job]));
+    for (const [key, job] of [...this.jobs]) {
+      const [, first, next, requestOffset] = live.get(key) ?? [];
+      if (first === undefined) { // the agent does not know it
+        if (job.received || job.cancelled) job.fail("backend_unreachable", "The link was lost.");
+        else steps.push(() => job.sendHeader());
+      } else if (job.cancelled) { // skip the rest, and cancel it again
+        job.received = job.passedOn = job.acked = next;
+        resumed.push([job.id, next]);
+        steps.push(() => send(this.socket, [ACK, job.id, next], [CANCEL, job.id, "cancelled"]));
+      } else if (first <= job.received && job.received <= next) {
+        if (!job.received) job.started = null; // JobStarted is sent again
+        resumed.push([job.id, job.received]);
+        job.acked = job.passedOn; // earlier acknowledgements may be lost
+        steps.push(() => send(this.socket, [ACK, job.id, job.acked]));
+        steps.push(() => job.sendBody(requestOffset));
+      } else job.fail("backend_unreachable", "The provider lost a part of the response.");
+    }
+    for (const [key, [jobId, , , , ended]] of live) {
+      if (ended && this.ended.has(key)) resumed.push([jobId, this.ended.get(key), true]);
+    }
+    return [resumed, steps];
+  }
+}
+
+function isSigned(publicKey, signature, nonce) {
+  const x = Buffer.from(publicKey).toString("base64url");
+  const key = createPublicKey({ key: { kty: "OKP", crv: "Ed25519", x }, format: "jwk" });
+  const prefixes = authorities.map((name) => Buffer.from(`${SUBPROTOCOL} hello\0${name}\0`));
+  return prefixes.some((prefix) => verify(null, Buffer.concat([prefix, nonce]), key, signature));
+}
+
+const answersPing = (socket) => new Promise((resolve) => {
+  socket.once("pong", () => resolve(true)).ping();
+  setTimeout(resolve, 5000, false);
+});
+
+// The session that a Hello continues or starts, or the code of its rejection.
+async function findSession(key, instance, sessionId, replace) {
+  const ofKey = [...sessions].filter((session) => session.key === key);
+  const named = ofKey.find((session) => sessionId && session.id.equals(sessionId));
+  if (named || stopping) return named ?? "draining";
+  const current = ofKey.find((session) => !session.replaced);
+  const isRunning = instance && current?.socket && current.instance !== instance;
+  const isKept = isRunning && !current.draining && !replace; // if it is alive
+  if (isKept && await answersPing(current.socket)) return "key_in_use";
+  for (const session of ofKey) { // a running process finishes its jobs
+    session.replaced = isRunning && session === current && session.jobs.size > 0;
+    if (!session.replaced) session.end("replaced by a newer connection", 4001);
+  }
+  return new Session();
+}
+
+async function greet(socket, nonce, hello) {
+  const [, publicKey, signature, , instance, sessionId, liveJobs, , replace] = hello;
+  const session = isSigned(publicKey, signature, nonce)
+    ? await findSession(hex(publicKey), instance, sessionId, replace) : "bad_signature";
+  if (typeof session === "string") {
+    const retryAfter = session === "draining" ? 5000 : null;
+    send(socket, [REJECTED, session, "This coordinator does not admit the agent.", retryAfter]);
+    return socket.close(1008, session);
+  }
+  clearTimeout(session.expiry);
+  session.socket?.close(4001, "resumed on another connection");
+  Object.assign(session, { socket, instance, key: hex(publicKey), offers: [], draining: false });
+  sessions.add((socket.session = session));
+  const [resumed, steps] = session.resume(liveJobs);
+  send(socket, [WELCOME, session.key.slice(0, 8), session.id, HEARTBEAT_MS, RESUME_MS, WINDOW_BYTES,
+    MAX_MESSAGE_BYTES, resumed]);
+  for (const step of steps) step();
+  if (stopping) send(socket, [DRAIN, "stopping", 5000]);
+}
+
+function receive(session, type, fields) {
+  const [jobId, totalBytes] = fields;
+  const job = jobId instanceof Uint8Array ? session.jobs.get(hex(jobId)) : null;
+  if (type === HELLO || (type === JOB_STARTED && job?.started)) throw new Error("sent twice");
+  if (type === DRAINING) session.draining = true;
+  if (type === JOB_STARTED && job) job.started = fields;
+  if (type === CHUNK) job?.receive(fields[1], fields[2]);
+  if (type === CAPABILITIES) {
+    [, session.offers, [session.limit]] = fields;
+    send(session.socket, [ROUTING_STATUS, fields[0], []]);
+  }
+  if (type === JOB_RESULT || type === JOB_ERROR) {
+    job?.end(type, fields);
+    session.ended.set(hex(jobId), totalBytes);
+    if (session.ended.size > 4096) session.ended.delete(session.ended.keys().next().value);
+    send(session.socket, [ACK, jobId, totalBytes, true]);
+  }
+}
+
+function connect(socket) {
+  const nonce = randomBytes(32);
+  let heard = Date.now();
+  const fail = (code, reason) => { // a violation ends the session; silence does not
+    if (code === 1002) socket.session?.end(reason);
+    socket.removeAllListeners("message").close(code, reason);
+  };
+  const watchdog = setInterval(() => {
+    const limit = socket.session ? 3 * HEARTBEAT_MS : HANDSHAKE_MS;
+    if (Date.now() - heard > limit) fail(1008, "silent for too long");
+  }, 500);
+  send(socket, [CHALLENGE, nonce, "coordinator.mjs"]);
+  socket.on("message", (data, isBinary) => {
+    heard = Date.now();
+    try {
+      for (const [type, fields] of decodeMessage(data, isBinary)) {
+        const { session } = socket; // undefined before Hello, null before Welcome
+        if (session?.socket === socket) receive(session, type, fields);
+        else if (session) return; // it was resumed on another connection
+        else if (session === null || type !== HELLO) throw new Error("a frame before Welcome");
+        else greet(socket, nonce, fields, (socket.session = null)).catch(() => socket.terminate());
+      }
+    } catch (error) {
+      fail(1002, error.message.slice(0, 100));
+    }
+  });
+  socket.on("error", () => socket.session?.end("The provider broke the protocol."));
+  socket.on("close", (code) => {
+    clearInterval(watchdog);
+    const { session } = socket;
+    if (session?.socket !== socket) return;
+    if ([1000, 1001, 1002, 1009].includes(code)) return session.end("It has disconnected.");
+    session.socket = null;
+    session.expiry = setTimeout(() => session.end("It did not reconnect."), RESUME_MS);
+  });
+}
+
+// --- the HTTP API for clients --------------------------------------------------------------------
+const ROUTES = {
+  "/v1/chat/completions": ["openai", "chat"], "/v1/messages": ["anthropic", "messages"],
+};
+const STATUS = { bad_request: 400, model_not_loaded: 404, out_of_capacity: 503 }; // others: 502
+
+const errorBody = (format, code, message) => JSON.stringify(format === "anthropic"
+  ? { type: "error", error: { type: "api_error", message } }
+  : { error: { message, type: "server_error", param: null, code } });
+const sendError = (response, format, code, message) => response
+  .writeHead(STATUS[code] ?? 502, { "content-type": "application/json" })
+  .end(errorBody(format, code, message));
+
+async function serve(request, response) {
+  const [format = "openai", operation] = ROUTES[request.url.split("?")[0]] ?? [];
+  if (!operation) return sendError(response, format, "bad_request", "There is no such path.");
+  if (request.headers["content-length"] > MAX_REQUEST_BYTES) return request.destroy();
+  const body = Buffer.concat(await request.toArray());
+  let model;
+  try { ({ model } = JSON.parse(body)); } catch { /* the next line reports it */ }
+  if (typeof model !== "string") return sendError(response, format, "bad_request", "No `model`.");
+  const serving = [...sessions].filter((session) => session.offers.some(([offered, formats, ops]) =>
+    offered === model && formats.includes(format) && ops.includes(operation)));
+  const [session] = serving
+    .filter((s) => s.socket && !s.draining && !s.replaced && !stopping && s.jobs.size < s.limit)
+    .sort((a, b) => a.jobs.size - b.jobs.size);
+  if (session) return new Job(session, { model, format, operation, body, response }).sendHeader();
+  const code = serving.length ? "out_of_capacity" : "model_not_loaded";
+  sendError(response, format, code, "No provider of the model is free.");
+}
+
+const { values } = parseArgs({ options: { // authority: host:port that agents dial
+  port: { type: "string", default: "8900" }, authority: { type: "string", multiple: true },
+} });
+const server = createServer((req, res) => serve(req, res).catch(() => res.destroy()));
+const agents = new WebSocketServer({
+  server, path: "/provider/connect", perMessageDeflate: false, maxPayload: MAX_MESSAGE_BYTES,
+  handleProtocols: (offered) => (offered.has(SUBPROTOCOL) ? SUBPROTOCOL : false),
+}).on("connection", connect);
+server.listen(Number(values.port), "127.0.0.1", () => {
+  const { port } = server.address();
+  authorities = values.authority ?? [`127.0.0.1:${port}`, `localhost:${port}`];
+  console.log(`clients: http://127.0.0.1:${port}  agents: ws://127.0.0.1:${port}/provider/connect`);
+});
+
+process.once("SIGTERM", () => { // "Draining"
+  stopping = true;
+  for (const { socket } of sessions) send(socket, [DRAIN, "stopping", 5000]);
+  const endsAt = Date.now() + DRAIN_MS;
+  setInterval(() => {
+    if (Date.now() < endsAt && [...sessions].some((session) => session.jobs.size)) return;
+    for (const socket of agents.clients) socket.close(1001, "stopping");
+    server.close(() => process.exit(0)).closeAllConnections();
+  }, 100);
+});
