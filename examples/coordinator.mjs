@@ -78,10 +78,9 @@ const FRAMES = {
 
 // The known frames of a message, as [type, fields].
 function decodeMessage(data, isBinary) {
-  if (!isBinary) throw new Error("a text message");
-  const frames = list(check((v) => Array.isArray(v) && Number.isSafeInteger(v[0])), 16384)(
-    decoder.decode(data));
-  if (!frames.length) throw new Error("a message without frames");
+  const frame = check((v) => Array.isArray(v) && Number.isSafeInteger(v[0]));
+  const frames = isBinary ? list(frame, 16384)(decoder.decode(data)) : [];
+  if (!frames.length) throw new Error("a text message, or no frames");
   return frames.filter(([type]) => FRAMES[type])
     .map(([type, ...fields]) => [type, FRAMES[type](fields)]);
 }
@@ -136,14 +135,13 @@ class Job {
     this.received = end;
     if (this.cancelled) return this.pass(end);
     this.writeHead();
-    this.response.write(fresh, () => this.pass(end)); // called when the socket has accepted it
+    this.response.write(fresh, () => this.pass(end)); // once the socket has accepted it
   }
 
   // Every byte before `offset` was passed on.
   pass(offset) {
     this.passedOn = Math.max(this.passedOn, offset);
-    const isOpen = this.session.socket && this.session.jobs.has(hex(this.id));
-    if (!isOpen || this.passedOn - this.acked < WINDOW_BYTES / 4) return;
+    if (this.passedOn - this.acked < WINDOW_BYTES / 4 || !this.session.socket) return;
     send(this.session.socket, [ACK, this.id, (this.acked = this.passedOn)]);
   }
 
@@ -175,7 +173,6 @@ class Job {
   forget() {
     this.session.jobs.delete(hex(this.id));
     this.session.uploads.delete(this);
-    if (this.session.replaced && !this.session.jobs.size) this.session.end("replaced", 4001);
   }
 }
 
@@ -304,6 +301,7 @@ function receive(session, type, fields) {
     session.ended.set(hex(jobId), totalBytes);
     if (session.ended.size > 4096) session.ended.delete(session.ended.keys().next().value);
     send(session.socket, [ACK, jobId, totalBytes, true]);
+    if (session.replaced && !session.jobs.size) session.end("replaced", 4001);
   }
 }
 

@@ -21,6 +21,7 @@ _COMMANDS: Final = {
     "status": ("provider_agent.agent.cli.status", "status"),
     "health": ("provider_agent.agent.cli.health", "health"),
     "coordinator": ("provider_agent.coordinator.command", "command"),
+    "conformance": ("provider_agent.agent.cli.conformance", "conformance"),
     "version": ("provider_agent.agent.cli.version", "version"),
 }
 

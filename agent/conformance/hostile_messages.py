@@ -3,6 +3,7 @@
 The names are the rows of a table in docs/protocol.md; a test compares the two.
 """
 
+import re
 from typing import Final
 
 import msgspec
@@ -29,6 +30,12 @@ class HostileMessage(Struct, frozen=True):
     to_coordinator: bytes | str
     close_code: int | None = 1002
 
+    @property
+    def case_id(self) -> str:
+        """The id of its conformance case."""
+        words = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+        return f"message-{re.sub(r'^an?-', '', words)}"
+
 
 def _encode(*frames: object) -> bytes:
     return msgspec.msgpack.encode(frames)
@@ -39,7 +46,7 @@ def _both(name: str, message: bytes | str, close_code: int | None = 1002) -> Hos
 
 
 _CANCEL = [CANCEL, JOB_ID]
-_STARTED = [JOB_STARTED, JOB_ID, 200, "text/plain", "b"]
+_STARTED = [JOB_STARTED, JOB_ID, 200, "text/plain", "b", []]
 
 HOSTILE_MESSAGES: Final = [
     _both("a text message", "[[5]]"),

@@ -1,0 +1,108 @@
+"""`provider-agent conformance`: tests any coordinator or agent against docs/protocol.md."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NoReturn, TypeVar
+
+import click
+from websockets.exceptions import InvalidHandshake
+
+from provider_agent.agent.cli.settings import run_async
+from provider_agent.agent.cli.terminal import console
+from provider_agent.agent.conformance.case import NotHeld
+from provider_agent.agent.conformance.coordinator_run import (
+    CASE_IDS,
+    run_against_coordinator,
+)
+from provider_agent.agent.conformance.coordinator_under_test import CoordinatorTarget
+from provider_agent.agent.conformance.report import Report, table, to_json, to_junit
+
+EXIT_NOT_HELD: Final = 1
+EXIT_NOT_RUN: Final = 2
+
+CommandT = TypeVar("CommandT", bound=Callable[..., object])
+
+
+def _report_options(command: CommandT) -> CommandT:
+    """Add the options of both subcommands."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option(
+            "--junit",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Also write JUnit XML to this file.",
+        ),
+        click.option("--only", multiple=True, metavar="RULE", help="Run this rule; repeatable."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(short_help="Test any coordinator or agent against the protocol.")
+def conformance() -> None:
+    """Test an implementation of the protocol, in any language.
+
+    Prints a table: rule, whether it held, and what was observed. Exits with 0 if every MUST held, 1
+    if one did not, and 2 if the tests could not run. docs/conformance.md explains the rules.
+    """
+
+
+@conformance.command(short_help="Play agents against a coordinator.")
+@click.argument("url")
+@click.option(
+    "--submit-url",
+    default="",
+    metavar="URL",
+    help="Its OpenAI-compatible API, to cause jobs. Without it, most rules are not tested.",
+)
+@click.option("--api-key", default="", envvar="CONFORMANCE_API_KEY", help="For that API.")
+@click.option("--enrollment-code", default="", envvar="CONFORMANCE_ENROLLMENT_CODE")
+@_report_options
+def coordinator(
+    url: str,
+    submit_url: str,
+    api_key: str,
+    enrollment_code: str,
+    as_json: bool,
+    junit: Path | None,
+    only: tuple[str, ...],
+) -> None:
+    """Play scripted agents against the coordinator at URL (ws:// or wss://), for about 40 seconds.
+
+    Do not use a coordinator in production: the tests connect as providers, offer models with names
+    that start with `conformance-`, and break the protocol on purpose.
+    """
+    _check_names(only, CASE_IDS)
+    target = CoordinatorTarget(url, submit_url, api_key, enrollment_code)
+    try:
+        report = run_async(run_against_coordinator(target, only))
+    except (OSError, InvalidHandshake, ValueError) as error:
+        _exit_not_run(f"{url} is not the address of a coordinator: {error or 'no answer'}")
+    except NotHeld as error:
+        _exit_not_run(f"the coordinator does not admit the kit: {error}")
+    _finish(report, as_json=as_json, junit=junit)
+
+
+def _check_names(only: Sequence[str], known: Sequence[str]) -> None:
+    for name in only:
+        if name not in known:
+            raise click.UsageError(f"there is no rule {name!r}; the rules: {', '.join(known)}")
+
+
+def _exit_not_run(problem: str) -> NoReturn:
+    click.echo(f"conformance: {problem}", err=True)
+    sys.exit(EXIT_NOT_RUN)
+
+
+def _finish(report: Report, *, as_json: bool, junit: Path | None) -> None:
+    """Print the report and exit."""
+    if junit is not None:
+        junit.write_bytes(to_junit(report))
+    if as_json:
+        click.echo(to_json(report))
+    else:
+        output = console()
+        output.print(table(report.results))
+        output.print(report.summary)
+    sys.exit(0 if report.conforms else EXIT_NOT_HELD)

@@ -1,0 +1,206 @@
+"""The kit as an agent: it dials the coordinator under test."""
+
+import uuid
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import Struct
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
+
+from provider_agent.agent.conformance.case import NotHeld, require
+from provider_agent.agent.conformance.peer import ANSWER_S, MAX_RECEIVED_BYTES, Peer
+from provider_agent.protocol.auth import signed_bytes
+from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.frames import (
+    AgentLimits,
+    Capabilities,
+    Challenge,
+    Chunk,
+    Hello,
+    JobError,
+    JobHeader,
+    JobResult,
+    JobStarted,
+    LiveJob,
+    ModelOffer,
+    Rejected,
+    RequestChunk,
+    Usage,
+    Welcome,
+)
+from provider_agent.protocol.limits import SUBPROTOCOL
+
+VERSION: Final = "conformance"
+EVENT_STREAM: Final = "text/event-stream"
+BACKEND: Final = "conformance"
+
+
+class Process(Struct, frozen=True):
+    """One process of an agent, which may connect several times.
+
+    Attributes:
+        key: its identity.
+        instance_id: sent in `Hello`.
+        model_id: the model that it offers; no other process of a run offers it.
+    """
+
+    key: Ed25519PrivateKey
+    instance_id: str
+    model_id: str
+
+    @property
+    def public_key(self) -> bytes:
+        """The raw public key."""
+        return self.key.public_key().public_bytes_raw()
+
+
+def new_process(key: Ed25519PrivateKey | None = None, model_id: str = "") -> Process:
+    """A process with a new key, instance id and model unless they are given."""
+    name = model_id or f"conformance-{uuid.uuid4().hex[:12]}"
+    return Process(key or Ed25519PrivateKey.generate(), uuid.uuid4().hex, name)
+
+
+def offer(model_id: str, max_concurrent: int = 16) -> ModelOffer:
+    """An offer of a model for chat completions and messages."""
+    return ModelOffer(
+        model_id=model_id,
+        formats=["openai", "anthropic"],
+        operations=["chat", "messages"],
+        context_window=None,
+        native=True,
+        backend_kind="echo",
+        max_concurrent=max_concurrent,
+    )
+
+
+async def dial(url: str, *, host: str | None = None, port: int | None = None) -> ClientConnection:
+    """Open a WebSocket to a coordinator; `host` and `port` override the dialed address.
+
+    Raises:
+        OSError, TimeoutError, websockets.exceptions.InvalidHandshake: it does not open.
+    """
+    options = {} if host is None else {"host": host, "port": port}
+    return await connect(
+        url,
+        subprotocols=[Subprotocol(SUBPROTOCOL)],
+        compression=None,
+        proxy=None,
+        max_size=MAX_RECEIVED_BYTES,
+        open_timeout=ANSWER_S,
+        close_timeout=1,
+        ping_interval=None,
+        **options,
+    )
+
+
+class AgentPeer(Peer):
+    """The kit's connection as an agent.
+
+    Attributes:
+        process: whose connection it is.
+    """
+
+    def __init__(self, socket: ClientConnection, process: Process) -> None:
+        super().__init__(socket, VERSION_1.decode_from_coordinator)
+        self.process = process
+        self._welcome: Welcome | None = None
+
+    @property
+    def welcome(self) -> Welcome:
+        """The coordinator's answer to `Hello`."""
+        if self._welcome is None:
+            raise RuntimeError("not welcomed yet")
+        return self._welcome
+
+    async def hello(
+        self,
+        authority: str,
+        *,
+        key: Ed25519PrivateKey | None = None,
+        nonce: bytes | None = None,
+        enrollment_code: str = "",
+        session_id: bytes | None = None,
+        live_jobs: list[LiveJob] | None = None,
+        replace: bool = False,
+        features: list[str] | None = None,
+    ) -> Hello:
+        """Wait for `Challenge` and return a signed `Hello`.
+
+        Args:
+            authority: the signed address.
+            key: signs; by default the key of the process.
+            nonce: the signed nonce; by default the one of the challenge.
+            enrollment_code: see `Hello`.
+            session_id: see `Hello`.
+            live_jobs: see `Hello`.
+            replace: see `Hello`.
+            features: see `Hello`.
+        """
+        challenge = await self.expect(Challenge)
+        signed = signed_bytes(authority, nonce or challenge.nonce)
+        return Hello(
+            agent_version=VERSION,
+            public_key=self.process.public_key,
+            signature=(key or self.process.key).sign(signed),
+            enrollment_code=enrollment_code,
+            instance_id=self.process.instance_id,
+            session_id=session_id,
+            live_jobs=live_jobs or [],
+            features=features or [],
+            replace=replace,
+        )
+
+    async def expect_welcome(self) -> Welcome:
+        """Wait for `Welcome`; raises `NotHeld` with the code of a `Rejected`."""
+        answer = await self.expect_answer()
+        if isinstance(answer, Rejected):
+            raise NotHeld(f"rejected with {answer.code}: {answer.message}")
+        self._welcome = answer
+        return answer
+
+    async def expect_answer(self) -> Welcome | Rejected:
+        """Wait for the answer to `Hello`, also while the coordinator pings an older connection."""
+        answer = await self.next(
+            lambda frame: isinstance(frame, Welcome | Rejected),
+            "Welcome or Rejected",
+            2 * ANSWER_S,
+        )
+        assert isinstance(answer, Welcome | Rejected)  # noqa: S101 - for the type checker
+        return answer
+
+    async def advertise(self, *offers: ModelOffer, revision: int = 1) -> None:
+        """Send `Capabilities`; return when the coordinator has read it."""
+        await self.send(Capabilities(revision, list(offers), AgentLimits(16)))
+        await self.settle()
+
+    async def expect_request(self, header: JobHeader) -> bytes:
+        """Wait for the whole request of a job, and check its pieces."""
+        body = bytearray()
+        while len(body) < header.request_bytes:
+            chunk = await self.expect(RequestChunk, header.job_id)
+            observed = f"a piece at {chunk.offset} after {len(body)} bytes"
+            require(chunk.offset == len(body) and bool(chunk.data), observed)
+            body += chunk.data
+        require(len(body) == header.request_bytes, f"{len(body)} of {header.request_bytes} bytes")
+        return bytes(body)
+
+
+def started(job_id: bytes, content_type: str = EVENT_STREAM) -> JobStarted:
+    """The frame that starts a successful response."""
+    return JobStarted(job_id, 200, content_type, BACKEND)
+
+
+def chunk(job_id: bytes, offset: int, data: bytes) -> Chunk:
+    """A piece of a response."""
+    return Chunk(job_id, offset, data)
+
+
+def result(job_id: bytes, total_bytes: int) -> JobResult:
+    """The end of a successful job."""
+    return JobResult(job_id, total_bytes, Usage(3, 5), BACKEND, 10, 5)
+
+
+def error(job_id: bytes, total_bytes: int, code: str = "backend_error") -> JobError:
+    """The end of a failed job."""
+    return JobError(job_id, total_bytes, code, "conformance", backend_id=BACKEND)

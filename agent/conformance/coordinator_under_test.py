@@ -1,0 +1,252 @@
+"""What the cases for coordinators do with the coordinator under test."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from provider_agent.agent.conformance.agent_peer import (
+    EVENT_STREAM,
+    AgentPeer,
+    Process,
+    chunk,
+    dial,
+    error,
+    new_process,
+    offer,
+    result,
+    started,
+)
+from provider_agent.agent.conformance.case import NotHeld, NotTested, require
+from provider_agent.agent.conformance.client import Client, ClientRequest, chat_body
+from provider_agent.protocol.auth import canonical_authority
+from provider_agent.protocol.frames import Ack, JobHeader, LiveJob
+
+
+class CoordinatorTarget(Struct, frozen=True):
+    """The coordinator under test.
+
+    Attributes:
+        url: where agents connect, `ws://…` or `wss://…`.
+        submit_url: its API for clients; "": no case that needs a job can run.
+        api_key: for the API.
+        enrollment_code: admits new keys.
+    """
+
+    url: str
+    submit_url: str = ""
+    api_key: str = ""
+    enrollment_code: str = ""
+
+    @property
+    def authority(self) -> str:
+        """The address that the kit dials, in the signed form."""
+        parts = urlsplit(self.url)
+        return canonical_authority(parts.scheme, parts.hostname or "", parts.port)
+
+
+class PlayedJob:
+    """A job that the kit, as an agent, executes for a request of the kit as a client.
+
+    Attributes:
+        header: the received header.
+        request: the received body.
+        submitted: the body that the client sent.
+        client: the client's request.
+        agent: the connection that sends the response; replaced after a resumption.
+    """
+
+    def __init__(
+        self,
+        agent: AgentPeer,
+        header: JobHeader,
+        submitted: bytes,
+        client: ClientRequest,
+    ) -> None:
+        self.agent = agent
+        self.header = header
+        self.submitted = submitted
+        self.client = client
+        self.request = b""
+        self.sent = 0
+
+    @property
+    def job_id(self) -> bytes:
+        """The job's id."""
+        return self.header.job_id
+
+    async def start(self, content_type: str = EVENT_STREAM) -> None:
+        """Send `JobStarted`."""
+        await self.agent.send(started(self.job_id, content_type))
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes of the response, without regard to the window."""
+        await self.agent.send(chunk(self.job_id, self.sent, data))
+        self.sent += len(data)
+
+    async def finish(self) -> Ack:
+        """Send the end, and wait for its final acknowledgement."""
+        await self.agent.send(result(self.job_id, self.sent))
+        return await self.expect_final_ack()
+
+    async def fail(self, code: str = "backend_error") -> Ack:
+        """Send a `JobError`, and wait for its final acknowledgement."""
+        await self.agent.send(error(self.job_id, self.sent, code))
+        return await self.expect_final_ack()
+
+    async def expect_final_ack(self) -> Ack:
+        """Wait for the final acknowledgement; raises `NotHeld` if its offset is wrong."""
+        ack = await self.agent.expect(Ack, self.job_id, where=lambda ack: ack.final)
+        require(ack.offset == self.sent, f"a final Ack of {ack.offset}, not {self.sent}")
+        return ack
+
+    def live(self, *, ended: bool = False, first_offset: int = 0) -> LiveJob:
+        """Its entry in `Hello.live_jobs`."""
+        return LiveJob(self.job_id, first_offset, self.sent, self.header.request_bytes, ended)
+
+
+class CoordinatorUnderTest:
+    """The connections and requests of one case; all of them end with its context.
+
+    Args:
+        target: the coordinator.
+        history: where the case's connections are added when it ends.
+
+    Attributes:
+        target: the coordinator.
+    """
+
+    def __init__(self, target: CoordinatorTarget, history: list[AgentPeer] | None = None) -> None:
+        self.target = target
+        self._peers: list[AgentPeer] = []
+        self._history = [] if history is None else history
+        self._stack = AsyncExitStack()
+        self._client: Client | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await asyncio.gather(*(peer.cut() for peer in self._peers))
+        self._history += self._peers
+        await self._stack.aclose()
+
+    # --- connections -------------------------------------------------------------------
+
+    async def dial(
+        self, process: Process | None = None, *, url: str = "", through: bool = False
+    ) -> AgentPeer:
+        """Open a connection, before `Hello`.
+
+        Args:
+            process: whose connection it is; by default a new one.
+            url: another address in the request (its `Host` header).
+            through: whether to connect to the real address although `url` names another one.
+        """
+        parts = urlsplit(self.target.url)
+        port = parts.port or (443 if parts.scheme == "wss" else 80)
+        socket = (
+            await dial(url, host=parts.hostname, port=port)
+            if through
+            else await dial(url or self.target.url)
+        )
+        peer = AgentPeer(socket, process or new_process())
+        self._peers.append(peer)
+        return peer
+
+    async def connect(
+        self,
+        process: Process | None = None,
+        *,
+        session_id: bytes | None = None,
+        live_jobs: list[LiveJob] | None = None,
+        replace_older: bool = False,
+    ) -> AgentPeer:
+        """Connect, perform the handshake and offer the model of the process."""
+        peer = await self.dial(process)
+        hello = await peer.hello(
+            self.target.authority,
+            enrollment_code=self.target.enrollment_code,
+            session_id=session_id,
+            live_jobs=live_jobs,
+            replace=replace_older,
+        )
+        await peer.send(hello)
+        await peer.expect_welcome()
+        await peer.advertise(offer(peer.process.model_id))
+        return peer
+
+    async def reconnect(self, lost: AgentPeer, *live_jobs: LiveJob) -> AgentPeer:
+        """Cut a connection and resume its session."""
+        await lost.cut()
+        return await self.resume(lost, *live_jobs)
+
+    async def resume(self, older: AgentPeer, *live_jobs: LiveJob) -> AgentPeer:
+        """Resume the session of another connection of the same process."""
+        if not older.welcome.resume_ms:
+            raise NotTested("the coordinator keeps no session after a lost link (resume_ms is 0)")
+        session_id = older.welcome.session_id
+        return await self.connect(older.process, session_id=session_id, live_jobs=list(live_jobs))
+
+    # --- requests ----------------------------------------------------------------------
+
+    async def post(self, body: bytes) -> ClientRequest:
+        """Start a client's request.
+
+        Raises:
+            NotTested: there is no `submit_url`.
+        """
+        if not self.target.submit_url:
+            raise NotTested("needs --submit-url, to cause a job")
+        if self._client is None:
+            client = Client(self.target.submit_url, self.target.api_key)
+            self._client = await self._stack.enter_async_context(client)
+        request = self._client.post(body)
+        self._stack.push_async_callback(request.disconnect)
+        return request
+
+    async def submit(self, agent: AgentPeer, *, pad_bytes: int = 0) -> PlayedJob:
+        """Send a client's request for the agent's model; wait for the header of its job."""
+        body = chat_body(agent.process.model_id, pad_bytes)
+        request = await self.post(body)
+        header = await self._expect_header(agent, request)
+        return PlayedJob(agent, header, body, request)
+
+    async def _expect_header(self, agent: AgentPeer, request: ClientRequest) -> JobHeader:
+        try:
+            return await agent.expect(
+                JobHeader, where=lambda header: header.model_id == agent.process.model_id
+            )
+        except NotHeld as missing:
+            if not request.answered:
+                raise
+            response = await request.response()
+            raise NotHeld(f"{missing}; the client received HTTP {response.status}") from None
+
+    async def start(self, agent: AgentPeer, content_type: str = EVENT_STREAM) -> PlayedJob:
+        """Cause a job, receive its request and start its response."""
+        job = await self.submit(agent)
+        job.request = await agent.expect_request(job.header)
+        await job.start(content_type)
+        return job
+
+    async def run_job(self, agent: AgentPeer, data: bytes = b"data: [DONE]\n\n") -> None:
+        """Run one whole job, and check that its client receives the response."""
+        job = await self.start(agent)
+        await job.write(data)
+        await job.finish()
+        received, whole = await job.client.read_all()
+        require(whole and received == data, f"the client received {len(received)} bytes")
+
+    def same_process(self, agent: AgentPeer, *, instance_id: str) -> Process:
+        """The agent's process with another instance id."""
+        return replace(agent.process, instance_id=instance_id)

@@ -1,0 +1,144 @@
+"""Rules about everything that a coordinator sent in a run."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from provider_agent.agent.conformance.agent_peer import AgentPeer
+from provider_agent.agent.conformance.case import CaseList, require
+from provider_agent.protocol.frames import (
+    Ack,
+    Capabilities,
+    Challenge,
+    Chunk,
+    Hello,
+    JobError,
+    JobHeader,
+    JobResult,
+    Rejected,
+    RequestChunk,
+    Welcome,
+)
+from provider_agent.protocol.limits import MAX_MESSAGE_TO_AGENT_BYTES
+
+CASES = CaseList[Sequence[AgentPeer]]()
+
+_BEFORE_HELLO: Final = (Challenge, Rejected)
+_BEFORE_WELCOME: Final = (Welcome, Rejected)
+
+
+@CASES.must("traffic-messages", "limits", "Every message is well-formed and at most 1 MiB.")
+async def sends_valid_messages(peers: Sequence[AgentPeer]) -> str:
+    for peer in peers:
+        require(not peer.defect, f"it sent {peer.defect}")
+    sizes = [size for peer in peers for size in peer.message_sizes]
+    largest = max(sizes, default=0)
+    require(largest <= MAX_MESSAGE_TO_AGENT_BYTES, f"a message of {largest} bytes")
+    return f"{len(sizes)} messages of at most {largest} bytes"
+
+
+@CASES.must("traffic-states", "handshake", "No frame is sent in a state that does not allow it.")
+async def sends_frames_in_order(peers: Sequence[AgentPeer]) -> str:
+    for peer in peers:
+        expected: tuple[type, ...] | None = _BEFORE_HELLO
+        for entry in peer.transcript:
+            name = type(entry.frame).__name__
+            if isinstance(entry.frame, Hello):
+                expected = _BEFORE_WELCOME
+            elif entry.direction == "received":
+                is_start = isinstance(entry.frame, Challenge | Welcome | Rejected)
+                allowed = isinstance(entry.frame, expected) if expected else not is_start
+                require(allowed, f"{name} in a state that does not allow it")
+                if isinstance(entry.frame, Welcome):
+                    expected = None
+    return f"{len(peers)} connections"
+
+
+@CASES.must("traffic-job-ids", "the-states-of-a-job", "No job id is used twice.")
+async def uses_job_ids_once(peers: Sequence[AgentPeer]) -> str:
+    owner: dict[bytes, bytes] = {}
+    ended: set[bytes] = set()
+    for peer in peers:
+        for entry in peer.transcript:
+            frame = entry.frame
+            if isinstance(frame, JobHeader):
+                key = owner.setdefault(frame.job_id, peer.process.public_key)
+                require(key == peer.process.public_key, "one job id for two agents")
+                require(frame.job_id not in ended, "the id of an ended job")
+            elif isinstance(frame, JobResult | JobError):
+                ended.add(frame.job_id)
+    return f"{len(owner)} jobs"
+
+
+@CASES.must("traffic-offers", "handshake", "Jobs are sent only for models that were offered.")
+async def sends_jobs_for_offers(peers: Sequence[AgentPeer]) -> str:
+    for peer in peers:
+        offered: set[str] = set()
+        for entry in peer.transcript:
+            if isinstance(entry.frame, Capabilities):
+                offered |= {offer.model_id for offer in entry.frame.models}
+            elif isinstance(entry.frame, JobHeader) and entry.frame.model_id not in offered:
+                require(_resumed_with(peer), "a job for a model that was not offered")
+    return f"{len(peers)} connections"
+
+
+def _resumed_with(peer: AgentPeer) -> bool:
+    """Whether the connection resumed a session: its lost jobs may arrive before `Capabilities`."""
+    return any(e.frame.session_id for e in peer.transcript if isinstance(e.frame, Hello))
+
+
+@CASES.must("traffic-requests", "requestchunk", "Pieces of a request follow each other.")
+async def sends_requests_in_order(peers: Sequence[AgentPeer]) -> str:
+    pieces = 0
+    for peer in peers:
+        next_offset: dict[bytes, int] = {}
+        size: dict[bytes, int] = {}
+        for entry in peer.transcript:
+            match entry.frame:
+                case Hello(live_jobs=live_jobs):
+                    next_offset |= {job.job_id: job.request_offset for job in live_jobs}
+                case JobHeader() as header:
+                    next_offset[header.job_id] = 0
+                    size[header.job_id] = header.request_bytes
+                case RequestChunk() as piece:
+                    pieces += 1
+                    expected = next_offset.get(piece.job_id, 0)
+                    require(piece.offset == expected, f"a piece at {piece.offset}, not {expected}")
+                    require(bool(piece.data), "an empty piece of a request")
+                    next_offset[piece.job_id] = expected + len(piece.data)
+                    limit = size.get(piece.job_id, next_offset[piece.job_id])
+                    require(next_offset[piece.job_id] <= limit, "bytes beyond `request_bytes`")
+    return f"{pieces} pieces"
+
+
+@CASES.must("traffic-acks", "flow-control", "An `Ack` covers only what was sent; offsets increase.")
+async def acknowledges_what_was_sent(peers: Sequence[AgentPeer]) -> str:
+    count = 0
+    for peer in peers:
+        sent: dict[bytes, int] = {}
+        acked: dict[bytes, int] = {}
+        ends: dict[bytes, int] = {}
+        for entry in peer.transcript:
+            match entry.frame:
+                case Hello(live_jobs=live_jobs):
+                    sent |= {job.job_id: job.next_offset for job in live_jobs}
+                    ends |= {job.job_id: job.next_offset for job in live_jobs if job.ended}
+                case Chunk() as chunk:
+                    end = chunk.offset + len(chunk.data)
+                    sent[chunk.job_id] = max(end, sent.get(chunk.job_id, 0))
+                case JobResult() | JobError() as end_frame:
+                    ends[end_frame.job_id] = end_frame.total_bytes
+                case Ack() as ack:
+                    count += 1
+                    _check_ack(ack, sent, acked, ends)
+    return f"{count} acknowledgements"
+
+
+def _check_ack(
+    ack: Ack, sent: dict[bytes, int], acked: dict[bytes, int], ends: dict[bytes, int]
+) -> None:
+    if ack.final:
+        require(ack.job_id in ends, "a final Ack before the end")
+        return
+    require(ack.offset <= sent.get(ack.job_id, 0), f"an Ack of {ack.offset} that was not sent")
+    require(ack.offset >= acked.get(ack.job_id, 0), "an Ack below an earlier one")
+    acked[ack.job_id] = ack.offset

@@ -1,0 +1,108 @@
+"""How results are printed: a table, JSON or JUnit XML."""
+
+from collections.abc import Sequence
+from typing import Final
+from xml.etree import ElementTree
+
+import msgspec
+from msgspec import Struct
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from provider_agent.agent.conformance.case import Result, Verdict
+
+_STYLE: Final = {
+    Verdict.HELD: "green",
+    Verdict.NOT_HELD: "bold red",
+    Verdict.NOT_FOLLOWED: "yellow",
+    Verdict.NOT_TESTED: "dim",
+}
+
+
+class Report(Struct, frozen=True):
+    """The results of a run.
+
+    Attributes:
+        subject: `coordinator` or `agent`.
+        address: where the kit connected or listened.
+        results: one for each case.
+    """
+
+    subject: str
+    address: str
+    results: list[Result]
+
+    @property
+    def conforms(self) -> bool:
+        """Whether no MUST was broken."""
+        return all(result.verdict is not Verdict.NOT_HELD for result in self.results)
+
+    def count(self, verdict: Verdict) -> int:
+        """How many results have a verdict."""
+        return sum(result.verdict is verdict for result in self.results)
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        counts = ", ".join(f"{self.count(v)} {v}" for v in Verdict if self.count(v))
+        return f"{len(self.results)} rules: {counts}."
+
+
+def table(results: Sequence[Result]) -> Table:
+    """The results as a table."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("rule", no_wrap=True)
+    shown.add_column("result", no_wrap=True)
+    shown.add_column("statement (section) and observation", overflow="fold")
+    for result in results:
+        statement = Text(f"{result.rule} ")
+        statement.append(f"(#{result.anchor})", style="dim")
+        statement.append(f"\n{printable(result.observed)}", style=_STYLE[result.verdict])
+        shown.add_row(result.id, Text(result.verdict, style=_STYLE[result.verdict]), statement)
+    return shown
+
+
+def to_json(report: Report) -> str:
+    """The report as formatted JSON."""
+    shown = {
+        "subject": report.subject,
+        "address": report.address,
+        "conforms": report.conforms,
+        "results": report.results,
+    }
+    return msgspec.json.format(msgspec.json.encode(shown)).decode()
+
+
+def to_junit(report: Report) -> bytes:
+    """The report as JUnit XML: a broken MUST is a failure, everything not held is skipped."""
+    suite = ElementTree.Element(
+        "testsuite",
+        name=f"provider-agent.v1 {report.subject}",
+        tests=str(len(report.results)),
+        failures=str(report.count(Verdict.NOT_HELD)),
+        skipped=str(report.count(Verdict.NOT_TESTED) + report.count(Verdict.NOT_FOLLOWED)),
+        time=f"{sum(result.duration_s for result in report.results):.3f}",
+    )
+    for result in report.results:
+        case = ElementTree.SubElement(
+            suite,
+            "testcase",
+            name=result.id,
+            classname=f"protocol.md#{result.anchor}",
+            time=f"{result.duration_s:.3f}",
+        )
+        observed = printable(result.observed)
+        if result.verdict is Verdict.NOT_HELD:
+            failure = ElementTree.SubElement(case, "failure", message=observed)
+            failure.text = result.rule
+        elif result.verdict is not Verdict.HELD:
+            message = f"{result.verdict}: {observed}"
+            ElementTree.SubElement(case, "skipped", message=message)
+    ElementTree.indent(suite)
+    return ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
+
+
+def printable(text: str) -> str:
+    """Text of a peer without control characters."""
+    return "".join(char if char.isprintable() else "�" for char in text)

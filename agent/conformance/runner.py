@@ -1,0 +1,74 @@
+"""Runs cases and collects their results."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Final, TypeVar
+
+from websockets.exceptions import InvalidHandshake
+
+from provider_agent.agent.conformance.case import (
+    MAX_OBSERVED_CHARS,
+    Case,
+    NotHeld,
+    NotTested,
+    Result,
+    Verdict,
+)
+
+ScopeT = TypeVar("ScopeT")
+
+CASE_S: Final = 50.0
+"""The longest time for one case: three heartbeats of the default interval, and the rest."""
+
+AT_ONCE: Final = 8
+"""Cases for coordinators that run at once: they are independent, and some only wait."""
+
+
+async def run_case(case: Case[ScopeT], scope: ScopeT) -> Result:
+    """Run one case. Cancellation passes through."""
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    try:
+        async with asyncio.timeout(CASE_S):
+            verdict, observed = Verdict.HELD, await case.run(scope)
+    except NotHeld as error:
+        verdict, observed = Verdict.NOT_HELD if case.must else Verdict.NOT_FOLLOWED, str(error)
+    except NotTested as error:
+        verdict, observed = Verdict.NOT_TESTED, str(error)
+    except (OSError, InvalidHandshake) as error:  # TimeoutError too
+        verdict = Verdict.NOT_HELD if case.must else Verdict.NOT_FOLLOWED
+        observed = f"no connection: {error or type(error).__name__}"
+    return Result(
+        id=case.id,
+        anchor=case.anchor,
+        rule=case.rule,
+        verdict=verdict,
+        observed=observed[:MAX_OBSERVED_CHARS],
+        duration_s=loop.time() - start,
+    )
+
+
+async def run_at_once(
+    cases: Sequence[Case[ScopeT]], open_scope: Callable[[], AbstractAsyncContextManager[ScopeT]]
+) -> list[Result]:
+    """Run independent cases, several at once; returns the results in the order of the cases."""
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def run(case: Case[ScopeT]) -> Result:
+        async with slots, open_scope() as scope:
+            return await run_case(case, scope)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(run(case), name=f"case {case.id}") for case in cases]
+    return [task.result() for task in tasks]
+
+
+async def run_in_turn(
+    cases: Iterable[Case[ScopeT]], open_scope: Callable[[], AbstractAsyncContextManager[ScopeT]]
+) -> AsyncIterator[Result]:
+    """Run cases one after the other."""
+    for case in cases:
+        async with open_scope() as scope:
+            result = await run_case(case, scope)
+        yield result
