@@ -10,11 +10,11 @@ from websockets.exceptions import InvalidHandshake
 
 from provider_agent.agent.cli.settings import run_async
 from provider_agent.agent.cli.terminal import console
+from provider_agent.agent.conformance.agent_run import CASE_IDS as AGENT_CASE_IDS
+from provider_agent.agent.conformance.agent_run import run_against_agent
+from provider_agent.agent.conformance.agent_under_test import AgentListener
 from provider_agent.agent.conformance.case import NotHeld
-from provider_agent.agent.conformance.coordinator_run import (
-    CASE_IDS,
-    run_against_coordinator,
-)
+from provider_agent.agent.conformance.coordinator_run import CASE_IDS, run_against_coordinator
 from provider_agent.agent.conformance.coordinator_under_test import CoordinatorTarget
 from provider_agent.agent.conformance.report import Report, table, to_json, to_junit
 
@@ -81,6 +81,60 @@ def coordinator(
         _exit_not_run(f"{url} is not the address of a coordinator: {error or 'no answer'}")
     except NotHeld as error:
         _exit_not_run(f"the coordinator does not admit the kit: {error}")
+    _finish(report, as_json=as_json, junit=junit)
+
+
+@conformance.command(short_help="Play a coordinator for an agent that dials in.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    default=0,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on. Default: a free one.",
+)
+@click.option(
+    "--authority",
+    "authorities",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Another address that the agent dials, such as a tunnel's; repeatable.",
+)
+@click.option(
+    "--wait",
+    "wait_s",
+    default=300.0,
+    show_default=True,
+    help="How many seconds to wait for the agent.",
+)
+@_report_options
+def agent(
+    host: str,
+    port: int,
+    authorities: tuple[str, ...],
+    wait_s: float,
+    as_json: bool,
+    junit: Path | None,
+    only: tuple[str, ...],
+) -> None:
+    """Listen, print the address, and play a coordinator for the agent that dials it.
+
+    Configure the agent with the printed address and the backend `echo`, or any model whose answers
+    are longer than 64 KiB; shorter ones leave some rules untested. It takes about 45 seconds; most
+    of them are the agent's waits before it reconnects. The last rule may stop the agent for good.
+    """
+    _check_names(only, AGENT_CASE_IDS)
+
+    async def run() -> Report:
+        async with AgentListener(host, port, authorities) as listener:
+            click.echo(f"waiting for an agent at {listener.url}", err=True)
+            return await run_against_agent(listener, only, wait_s=wait_s)
+
+    try:
+        report = run_async(run())
+    except OSError as error:
+        _exit_not_run(f"cannot listen on {host}:{port}: {error}")
+    except NotHeld as error:
+        _exit_not_run(f"no agent that can run a job: {error}")
     _finish(report, as_json=as_json, junit=junit)
 
 

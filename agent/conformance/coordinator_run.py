@@ -46,7 +46,6 @@ async def run_against_coordinator(target: CoordinatorTarget, only: Collection[st
 
     chosen = [case for case in CASES if not only or case.id in only]
     results = await run_at_once(chosen, open_scope)
-    for case in traffic.CASES:
-        if not only or case.id in only:
-            results.append(await run_case(case, peers))
+    audits = [case for case in traffic.CASES if not only or case.id in only]
+    results += [await run_case(case, peers) for case in audits]
     return Report("coordinator", target.url, results)

@@ -177,9 +177,13 @@ class Peer:
 
     async def send(self, *frames: Frame) -> None:
         """Send frames as one message, whether the protocol allows them or not."""
+        await self.send_encoded(VERSION_1.encode(frames), *frames)
+
+    async def send_encoded(self, message: bytes, *frames: Frame) -> None:
+        """Send a message that encodes these frames."""
         now = asyncio.get_running_loop().time()
         self.transcript += [Entry("sent", frame, now) for frame in frames]
-        await self.send_raw(VERSION_1.encode(frames))
+        await self.send_raw(message)
 
     async def send_raw(self, message: bytes | str | Sequence[bytes]) -> None:
         """Send one message with any content; does nothing on a closed connection."""

@@ -1,0 +1,64 @@
+"""A whole run against an agent."""
+
+from collections.abc import Collection
+from itertools import chain, zip_longest
+from typing import Final
+
+from provider_agent.agent.conformance.agent_under_test import AgentListener, AgentUnderTest
+from provider_agent.agent.conformance.case import Case
+from provider_agent.agent.conformance.of_agent import (
+    flow,
+    handshake,
+    jobs,
+    messages,
+    resumption,
+    traffic,
+)
+from provider_agent.agent.conformance.report import Report
+from provider_agent.agent.conformance.runner import run_case, run_in_turn
+
+_OPEN: Final = [
+    *handshake.CASES,
+    *messages.CASES,
+    *jobs.CASES,
+    *flow.CASES,
+    *resumption.CASES,
+]
+_CLOSING: Final = [
+    *handshake.OPEN_VIOLATIONS,
+    *messages.CLOSING,
+    *jobs.CLOSING,
+    *flow.CLOSING,
+    *resumption.CLOSING,
+]
+"""Cases that end their connection."""
+
+_ALTERNATING: Final = chain.from_iterable(zip_longest(_CLOSING, handshake.VIOLATIONS))
+"""A case that needs a new connection follows one that has ended its connection: each reconnection
+of the agent, with backoff, takes up to some seconds."""
+
+CASES: Final[list[Case[AgentUnderTest]]] = [
+    *_OPEN,
+    *(case for case in _ALTERNATING if case is not None),
+    *handshake.LAST,
+]
+CASE_IDS: Final = [case.id for case in (*CASES, *traffic.CASES)]
+
+
+async def run_against_agent(
+    listener: AgentListener, only: Collection[str], *, wait_s: float
+) -> Report:
+    """Wait for the agent, and run the cases with the given ids; all if there are none.
+
+    Raises:
+        NotHeld: no agent connects within `wait_s`, or it cannot run a job.
+    """
+    peer = await listener.next_dialed(wait_s)
+    await peer.greet()
+    await peer.admit()
+    await peer.run_job()
+    chosen = [case for case in CASES if not only or case.id in only]
+    results = [result async for result in run_in_turn(chosen, lambda: AgentUnderTest(listener))]
+    audits = [case for case in traffic.CASES if not only or case.id in only]
+    results += [await run_case(case, listener.peers) for case in audits]
+    return Report("agent", listener.url, results)

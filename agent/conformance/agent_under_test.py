@@ -1,0 +1,195 @@
+"""What the cases for agents do with the agent under test."""
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.typing import Subprotocol
+
+from provider_agent.agent.conformance.case import NotHeld, NotTested, require
+from provider_agent.agent.conformance.coordinator_peer import (
+    CoordinatorPeer,
+    SentJob,
+    new_job,
+    new_welcome,
+)
+from provider_agent.agent.conformance.peer import MAX_RECEIVED_BYTES
+from provider_agent.protocol.frames import LiveJob, ResumedJob
+from provider_agent.protocol.limits import SUBPROTOCOL
+
+RECONNECT_S: Final = 20.0
+"""How long an agent may take to reconnect with backoff after a short connection."""
+
+LONG_WORDS: Final = 600
+"""The words of a prompt whose echo fills the window several times."""
+
+DONE: Final = 1001
+
+
+class AgentListener:
+    """Accepts the connections of the agent under test.
+
+    Args:
+        host: the address to listen on.
+        port: the port; 0: a free one.
+        authorities: further addresses (`host:port`) that the agent may dial.
+
+    Attributes:
+        selects_subprotocol: whether an upgrade selects the subprotocol.
+        peers: every connection, in order.
+    """
+
+    def __init__(self, host: str, port: int, authorities: Sequence[str] = ()) -> None:
+        self.selects_subprotocol = True
+        self.peers: list[CoordinatorPeer] = []
+        self._host, self._port = host, port
+        self._further = list(authorities)
+        self._dialed: asyncio.Queue[CoordinatorPeer] = asyncio.Queue()
+        self._server: Server | None = None
+        self._refused = asyncio.Event()
+
+    @property
+    def url(self) -> str:
+        """The address for the agent's configuration."""
+        return f"ws://{self._host}:{self._port}/provider/connect"
+
+    async def __aenter__(self) -> Self:
+        self._server = await serve(
+            self._handle,
+            self._host,
+            self._port,
+            select_subprotocol=self._select,
+            compression=None,
+            ping_interval=None,
+            close_timeout=1,
+            max_size=MAX_RECEIVED_BYTES,
+        )
+        self._port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for peer in self.peers:
+            if not peer.closed.is_set():
+                await peer.close(DONE, "the conformance tests have ended")
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+    async def next_dialed(self, within_s: float = RECONNECT_S) -> CoordinatorPeer:
+        """Wait for an open connection that was not returned yet.
+
+        Raises:
+            NotHeld: the agent does not connect.
+        """
+        try:
+            async with asyncio.timeout(within_s):
+                while True:
+                    peer = await self._dialed.get()
+                    if not peer.closed.is_set():
+                        return peer
+        except TimeoutError:
+            raise NotHeld(f"the agent did not connect within {within_s:g} s") from None
+
+    async def _handle(self, socket: ServerConnection) -> None:
+        authorities = [f"{host}:{self._port}" for host in (self._host, "127.0.0.1", "localhost")]
+        peer = CoordinatorPeer(socket, [*authorities, *self._further])
+        self.peers.append(peer)
+        self._dialed.put_nowait(peer)
+        await peer.closed.wait()
+
+    def _select(
+        self, _connection: ServerConnection, offered: Sequence[Subprotocol]
+    ) -> Subprotocol | None:
+        chosen = Subprotocol(SUBPROTOCOL)
+        return chosen if self.selects_subprotocol and chosen in offered else None
+
+
+class AgentUnderTest:
+    """The agent, as one case sees it; jobs that the case leaves are cancelled at its end.
+
+    Args:
+        listener: accepts the agent's connections.
+    """
+
+    def __init__(self, listener: AgentListener) -> None:
+        self.listener = listener
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        open_peers = [peer for peer in self.listener.peers if not peer.closed.is_set()]
+        for peer in open_peers:
+            try:
+                await peer.end_jobs()
+            except NotHeld:
+                await peer.cut()
+
+    @property
+    def _open(self) -> CoordinatorPeer | None:
+        """The newest connection, if it is open and admitted."""
+        newest = self.listener.peers[-1] if self.listener.peers else None
+        return newest if newest and not newest.closed.is_set() and newest.admitted else None
+
+    async def connected(self) -> CoordinatorPeer:
+        """The open connection, or the next one after its handshake and one whole job.
+
+        The job makes the session healthy, so that the agent reconnects within a second after it.
+        """
+        if self._open is not None:
+            return self._open
+        peer = await self.listener.next_dialed()
+        await peer.greet()
+        await peer.admit()
+        await peer.run_job()
+        return peer
+
+    async def dialed(self) -> CoordinatorPeer:
+        """A connection before `Challenge`; an open one is cut."""
+        if self._open is not None:
+            await self._open.cut()
+        return await self.listener.next_dialed()
+
+    async def long_job(self, peer: CoordinatorPeer) -> SentJob:
+        """A running job whose window is full.
+
+        Raises:
+            NotTested: the response is too short.
+        """
+        job = await peer.send_job(new_job(peer.model_id, words=LONG_WORDS))
+        try:
+            await peer.expect_bytes(job, peer.window)
+        except NotHeld as error:
+            raise NotTested(
+                f"{error}; use the echo backend, or a model with long answers"
+            ) from None
+        return job
+
+    async def reconnected(
+        self, lost: CoordinatorPeer, job: SentJob
+    ) -> tuple[CoordinatorPeer, LiveJob]:
+        """Cut a connection; the next one after `Hello`, and the job's entry in `live_jobs`."""
+        await lost.cut()
+        peer = await self.listener.next_dialed()
+        hello = await peer.greet()
+        require(hello.session_id == lost.welcome.session_id, "Hello names another session")
+        entries = [live for live in hello.live_jobs if live.job_id == job.job_id]
+        require(len(entries) == 1, f"{len(entries)} entries in live_jobs for one running job")
+        peer.adopt(job)
+        return peer, entries[0]
+
+    async def resume(self, peer: CoordinatorPeer, job: SentJob, offset: int) -> None:
+        """Answer `Hello` with a `Welcome` in which the job continues at an offset."""
+        await peer.admit(new_welcome(resumed=[ResumedJob(job.job_id, offset)]))

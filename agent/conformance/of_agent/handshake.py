@@ -1,0 +1,185 @@
+"""Cases about the upgrade and the handshake.
+
+Each case of `VIOLATIONS` needs a connection before `Challenge`, and ends it.
+"""
+
+import asyncio
+from typing import Final
+
+from provider_agent.agent.conformance.agent_under_test import AgentUnderTest
+from provider_agent.agent.conformance.case import CaseList, NotHeld, require
+from provider_agent.agent.conformance.coordinator_peer import (
+    HEARTBEAT_MS,
+    CoordinatorPeer,
+    new_job,
+    new_welcome,
+)
+from provider_agent.agent.conformance.peer import ANSWER_S, SILENCE_S
+from provider_agent.protocol.frames import Challenge, Heartbeat, Hello, Rejected, ResumedJob
+from provider_agent.protocol.limits import (
+    MAX_INTEGER,
+    MIN_MESSAGE_TO_COORDINATOR_BYTES,
+    MIN_WINDOW_BYTES,
+    SUBPROTOCOL,
+)
+
+CASES = CaseList[AgentUnderTest]()
+VIOLATIONS = CaseList[AgentUnderTest]()
+LAST = CaseList[AgentUnderTest]()
+"""After these the agent may be gone."""
+
+_HANDSHAKE: Final = "handshake"
+_ANY_ID: Final = b"\xee" * 16
+
+
+@CASES.must("subprotocol-offered", "transport", "The agent offers the subprotocol.")
+async def offers_subprotocol(agent: AgentUnderTest) -> str:
+    peer = await agent.connected()
+    offered = _header(peer, "Sec-WebSocket-Protocol")
+    require(SUBPROTOCOL in offered, f"offered {offered!r}")
+    return f"offered {offered}"
+
+
+@CASES.should("no-compression", "transport", "The agent does not offer compression.")
+async def offers_no_compression(agent: AgentUnderTest) -> str:
+    offered = _header(await agent.connected(), "Sec-WebSocket-Extensions")
+    require("permessage-deflate" not in offered, f"offered {offered!r}")
+    return "no extension offered" if not offered else f"offered {offered}"
+
+
+def _header(peer: CoordinatorPeer, name: str) -> str:
+    request = peer.socket.request
+    return "" if request is None else ", ".join(request.headers.get_all(name))
+
+
+@CASES.must("hello", "what-is-signed", "`Hello` signs the dialed address and this nonce.")
+async def signs_hello(agent: AgentUnderTest) -> str:
+    peer = await agent.connected()  # `greet` has verified it
+    return f"signed by {peer.hello.public_key.hex()[:16]}…"
+
+
+@CASES.must("capabilities-after-welcome", _HANDSHAKE, "`Capabilities` follow `Welcome`.")
+async def sends_capabilities(agent: AgentUnderTest) -> str:
+    models = (await agent.connected()).capabilities.models
+    return f"{len(models)} models"
+
+
+@CASES.must("heartbeat", "heartbeat", "A `Heartbeat` is sent at the interval of `Welcome`.")
+async def sends_heartbeats(agent: AgentUnderTest) -> str:
+    peer = await agent.connected()
+    for _ in range(4):
+        await peer.expect(Heartbeat, within_s=3 * HEARTBEAT_MS / 1000)
+    return f"four, less than {3 * HEARTBEAT_MS} ms apart"
+
+
+@VIOLATIONS.must("hello-only", _HANDSHAKE, "Before `Welcome` the agent sends only `Hello`.")
+async def sends_only_hello(agent: AgentUnderTest) -> str:
+    peer = await agent.dialed()
+    await asyncio.sleep(SILENCE_S)
+    require(not peer.received, "a frame before Challenge")
+    await peer.greet()
+    await asyncio.sleep(SILENCE_S)
+    require(len(peer.received) == 1, "a frame between Hello and Welcome")
+    await peer.admit()
+    await peer.run_job()
+    return "one Hello"
+
+
+@VIOLATIONS.must("welcome-first", _HANDSHAKE, "`Welcome` before `Challenge` closes with 1002.")
+async def refuses_early_welcome(agent: AgentUnderTest) -> str:
+    peer = await agent.dialed()
+    await peer.send(new_welcome())
+    return await peer.expect_close(1002)
+
+
+@VIOLATIONS.must("challenge-twice", _HANDSHAKE, "A second `Challenge` closes with 1002.")
+async def refuses_second_challenge(agent: AgentUnderTest) -> str:
+    peer = await agent.dialed()
+    await peer.greet()
+    await peer.send(Challenge(peer.nonce, "again"))
+    return await peer.expect_close(1002)
+
+
+@VIOLATIONS.must("job-before-welcome", _HANDSHAKE, "A job before `Welcome` closes with 1002.")
+async def refuses_early_job(agent: AgentUnderTest) -> str:
+    peer = await agent.dialed()
+    await peer.greet()
+    await peer.send(new_job("any").header)
+    return await peer.expect_close(1002)
+
+
+async def _refuses_welcome(agent: AgentUnderTest, **fields: object) -> str:
+    peer = await agent.dialed()
+    await peer.greet()
+    await peer.send(new_welcome(**fields))  # type: ignore[arg-type]
+    return await peer.expect_close(1002)
+
+
+for _id, _what, _fields in (
+    ("welcome-window", "a window below 16384", {"window_bytes": MIN_WINDOW_BYTES - 1}),
+    (
+        "welcome-max-message",
+        "`max_message_bytes` below 1048576",
+        {"max_message_bytes": MIN_MESSAGE_TO_COORDINATOR_BYTES - 1},
+    ),
+    ("welcome-heartbeat", "a heartbeat below 100 ms", {"heartbeat_ms": 99}),
+    (
+        "welcome-resumed",
+        "a job in `resumed` that `Hello` did not list",
+        {"resumed": [ResumedJob(_ANY_ID, 0)]},
+    ),
+    ("welcome-features", "a feature that `Hello` did not list", {"features": ["x-conformance"]}),
+):
+    VIOLATIONS.add(
+        _id,
+        "welcome",
+        f"A `Welcome` with {_what} closes with 1002.",
+        lambda agent, fields=_fields: _refuses_welcome(agent, **fields),  # type: ignore[misc]
+    )
+
+
+@VIOLATIONS.must("welcome-largest", "welcome", "The largest numbers in `Welcome` are accepted.")
+async def accepts_largest_numbers(agent: AgentUnderTest) -> str:
+    peer = await agent.dialed()
+    await peer.greet()
+    await peer.admit(new_welcome(window_bytes=MAX_INTEGER, max_message_bytes=MAX_INTEGER))
+    await peer.run_job()
+    return "a window of 2^53 - 1 bytes"
+
+
+async def _refuses_when_open(
+    agent: AgentUnderTest, frame: Challenge | Rejected | None = None
+) -> str:
+    peer = await agent.connected()
+    await peer.send(frame or new_welcome())
+    return await peer.expect_close(1002)
+
+
+OPEN_VIOLATIONS = CaseList[AgentUnderTest]()
+for _id, _name, _frame in (
+    ("challenge-open", "`Challenge`", Challenge(bytes(32), "again")),
+    ("welcome-open", "`Welcome`", None),
+    ("rejected-open", "`Rejected`", Rejected("not_enrolled", "")),
+):
+    OPEN_VIOLATIONS.add(
+        _id,
+        _HANDSHAKE,
+        f"{_name} on an open connection closes with 1002.",
+        lambda agent, frame=_frame: _refuses_when_open(agent, frame),  # type: ignore[misc]
+    )
+
+
+@LAST.must("no-subprotocol", "transport", "An upgrade without the subprotocol is closed.")
+async def refuses_other_protocol(agent: AgentUnderTest) -> str:
+    if agent.listener.peers:
+        await (await agent.connected()).cut()
+    agent.listener.selects_subprotocol = False
+    peer = await agent.listener.next_dialed()
+    await peer.send(Challenge(peer.nonce, "another protocol"))
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            await peer.closed.wait()
+    except TimeoutError:
+        raise NotHeld(f"the connection stays open for {ANSWER_S:g} s") from None
+    require(not any(isinstance(f, Hello) for f in peer.received), "it sent Hello")
+    return f"closed with {peer.close_code}"

@@ -1,0 +1,108 @@
+"""Rules about everything that an agent sent in a run."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from provider_agent.agent.conformance.case import CaseList, require
+from provider_agent.agent.conformance.coordinator_peer import CoordinatorPeer
+from provider_agent.protocol.frames import (
+    Ack,
+    Challenge,
+    Chunk,
+    Hello,
+    JobError,
+    JobHeader,
+    JobResult,
+    JobStarted,
+    Welcome,
+)
+
+CASES = CaseList[Sequence[CoordinatorPeer]]()
+
+_JOBS: Final = "the-states-of-a-job"
+
+
+@CASES.must("traffic-messages", "limits", "Every message is well-formed and within the limit.")
+async def sends_valid_messages(peers: Sequence[CoordinatorPeer]) -> str:
+    largest = 0
+    for peer in peers:
+        require(not peer.defect, f"it sent {peer.defect}")
+        size = max(peer.message_sizes, default=0)
+        welcomes = [e.frame for e in peer.transcript if isinstance(e.frame, Welcome)]
+        limit = max((welcome.max_message_bytes for welcome in welcomes), default=size)
+        require(size <= limit, f"a message of {size} bytes; the limit is {limit}")
+        largest = max(largest, size)
+    return f"messages of at most {largest} bytes"
+
+
+@CASES.must("traffic-states", "handshake", "`Hello` is sent once, and first.")
+async def sends_hello_once(peers: Sequence[CoordinatorPeer]) -> str:
+    for peer in peers:
+        seen: set[type] = set()
+        for entry in peer.transcript:
+            if entry.direction == "sent":
+                seen.add(type(entry.frame))
+                continue
+            name = type(entry.frame).__name__
+            if isinstance(entry.frame, Hello):
+                require(Challenge in seen and Hello not in seen, "Hello at a wrong time")
+                seen.add(Hello)
+            else:
+                require(Welcome in seen, f"{name} before Welcome")
+    return f"{len(peers)} connections"
+
+
+class _Response(Struct):
+    """What arrived of a job on one connection."""
+
+    next_offset: int
+    acked: int = 0
+    started: bool = False
+    ended: bool = False
+
+
+@CASES.must(
+    "traffic-jobs", _JOBS, "Frames of a job come in order, with one end; no gap, no excess."
+)
+async def sends_responses_in_order(peers: Sequence[CoordinatorPeer]) -> str:
+    count = 0
+    for peer in peers:
+        jobs: dict[bytes, _Response] = {}
+        window = 0
+        for entry in peer.transcript:
+            match entry.frame:
+                case Welcome(window_bytes=window_bytes, resumed=resumed):
+                    window = window_bytes
+                    jobs = {r.job_id: _Response(r.offset, 0, r.offset > 0) for r in resumed}
+                case JobHeader(job_id=job_id):
+                    jobs.setdefault(job_id, _Response(0))
+                case Ack(job_id=job_id, offset=offset) if job_id in jobs:
+                    jobs[job_id].acked = max(jobs[job_id].acked, offset)
+                case JobStarted() | Chunk() | JobResult() | JobError() as frame:
+                    count += 1
+                    require(frame.job_id in jobs, "a frame of a job that was not sent or named")
+                    _check_frame(frame, jobs[frame.job_id], window)
+    return f"{count} frames of jobs"
+
+
+def _check_frame(
+    frame: JobStarted | Chunk | JobResult | JobError, job: _Response, window: int
+) -> None:
+    require(not job.ended, f"{type(frame).__name__} after the end")
+    match frame:
+        case JobStarted():
+            require(not job.started, "JobStarted twice")
+            job.started = True
+        case Chunk(offset=offset, data=data):
+            require(job.started, "a Chunk before JobStarted")
+            require(bool(data), "a Chunk without data")
+            require(offset == job.next_offset, f"a Chunk at {offset}, not {job.next_offset}")
+            job.next_offset = offset + len(data)
+            excess = job.next_offset - job.acked
+            require(excess <= window, f"{excess} bytes unacknowledged, window {window}")
+        case JobResult(total_bytes=total) | JobError(total_bytes=total):
+            require(total == job.next_offset, f"total_bytes {total}, but {job.next_offset} arrived")
+            require(job.started or isinstance(frame, JobError), "JobResult before JobStarted")
+            job.ended = True
