@@ -17,13 +17,14 @@ COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage soak test-faults fuzz check format bench lock clean
+.PHONY: help demo test coverage examples soak test-faults fuzz check format bench lock clean
 
 help:
 	@echo "make demo         requests through coordinator, agent and a real inference server"
 	@echo "make test         all tests                  (one test: make test ARGS='-k name')"
 	@echo "make check        ruff and mypy"
 	@echo "make coverage     all tests, and the lines that no test runs"
+	@echo "make examples     install what examples/ needs, with npm; the tests then include them"
 	@echo "make format       reformat the code with ruff"
 	@echo "make test-faults  scripted failures, as a table         (ARGS='--seed 7 -k link')"
 	@echo "make fuzz         random hostile input, for minutes      (FUZZ_EXAMPLES=100000)"
@@ -45,6 +46,12 @@ coverage: $(DEV)
 	@$(BIN)/python -m coverage run -m pytest -n auto $(ARGS)
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report
+
+examples: examples/node_modules/.package-lock.json
+
+examples/node_modules/.package-lock.json: examples/package-lock.json
+	@cd examples && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
 
 # Random and never the same twice; failures are kept in .hypothesis and tried first the next time.
 fuzz: $(DEV)
@@ -116,5 +123,5 @@ $(LOCK_VENV)/.installed: requirements/lock.txt
 	@touch $@
 
 clean:
-	@rm -rf $(VENV) $(LOCK_VENV) $(VENV)-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist
+	@rm -rf $(VENV) $(LOCK_VENV) $(VENV)-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist examples/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

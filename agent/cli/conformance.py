@@ -78,7 +78,7 @@ def coordinator(
     try:
         report = run_async(run_against_coordinator(target, only))
     except (OSError, InvalidHandshake, ValueError) as error:
-        _exit_not_run(f"{url} is not the address of a coordinator: {error or 'no answer'}")
+        _exit_not_run(f"{url} is not the address of a coordinator: {str(error) or 'no answer'}")
     except NotHeld as error:
         _exit_not_run(f"the coordinator does not admit the kit: {error}")
     _finish(report, as_json=as_json, junit=junit)
@@ -134,7 +134,7 @@ def agent(
     except OSError as error:
         _exit_not_run(f"cannot listen on {host}:{port}: {error}")
     except NotHeld as error:
-        _exit_not_run(f"no agent that can run a job: {error}")
+        _exit_not_run(f"{error}")
     _finish(report, as_json=as_json, junit=junit)
 
 

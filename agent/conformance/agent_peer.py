@@ -1,7 +1,7 @@
 """The kit as an agent: it dials the coordinator under test."""
 
 import uuid
-from typing import Final
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Struct
@@ -9,7 +9,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from provider_agent.agent.conformance.case import NotHeld, require
-from provider_agent.agent.conformance.peer import ANSWER_S, MAX_RECEIVED_BYTES, Peer
+from provider_agent.agent.conformance.peer import ANSWER_S, MAX_RECEIVED_BYTES, SILENCE_S, Peer
 from provider_agent.protocol.auth import signed_bytes
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.frames import (
@@ -26,6 +26,7 @@ from provider_agent.protocol.frames import (
     ModelOffer,
     Rejected,
     RequestChunk,
+    RoutingStatus,
     Usage,
     Welcome,
 )
@@ -80,7 +81,7 @@ async def dial(url: str, *, host: str | None = None, port: int | None = None) ->
     Raises:
         OSError, TimeoutError, websockets.exceptions.InvalidHandshake: it does not open.
     """
-    options = {} if host is None else {"host": host, "port": port}
+    address: dict[str, Any] = {} if host is None else {"host": host, "port": port}
     return await connect(
         url,
         subprotocols=[Subprotocol(SUBPROTOCOL)],
@@ -90,7 +91,7 @@ async def dial(url: str, *, host: str | None = None, port: int | None = None) ->
         open_timeout=ANSWER_S,
         close_timeout=1,
         ping_interval=None,
-        **options,
+        **address,
     )
 
 
@@ -170,9 +171,15 @@ class AgentPeer(Peer):
         return answer
 
     async def advertise(self, *offers: ModelOffer, revision: int = 1) -> None:
-        """Send `Capabilities`; return when the coordinator has read it."""
+        """Send `Capabilities`; return when the coordinator has answered, or after `SILENCE_S`."""
         await self.send(Capabilities(revision, list(offers), AgentLimits(16)))
         await self.settle()
+        try:
+            await self.expect(
+                RoutingStatus, within_s=SILENCE_S, where=lambda status: status.revision == revision
+            )
+        except NotHeld:
+            require(not self.closed.is_set(), "closed after Capabilities")
 
     async def expect_request(self, header: JobHeader) -> bytes:
         """Wait for the whole request of a job, and check its pieces."""

@@ -51,12 +51,9 @@ async def run_against_agent(
     """Wait for the agent, and run the cases with the given ids; all if there are none.
 
     Raises:
-        NotHeld: no agent connects within `wait_s`, or it cannot run a job.
+        NotHeld: no agent connects within `wait_s`.
     """
-    peer = await listener.next_dialed(wait_s)
-    await peer.greet()
-    await peer.admit()
-    await peer.run_job()
+    await listener.wait_for_agent(wait_s)
     chosen = [case for case in CASES if not only or case.id in only]
     results = [result async for result in run_in_turn(chosen, lambda: AgentUnderTest(listener))]
     audits = [case for case in traffic.CASES if not only or case.id in only]

@@ -82,6 +82,10 @@ class AgentListener:
             self._server.close()
             await self._server.wait_closed()
 
+    async def wait_for_agent(self, within_s: float) -> None:
+        """Wait for the first connection; raises `NotHeld` if there is none."""
+        self._dialed.put_nowait(await self.next_dialed(within_s))
+
     async def next_dialed(self, within_s: float = RECONNECT_S) -> CoordinatorPeer:
         """Wait for an open connection that was not returned yet.
 

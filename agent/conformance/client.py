@@ -1,6 +1,7 @@
 """The kit as an HTTP client of the coordinator under test."""
 
 import asyncio
+import io
 import json
 import socket
 from types import TracebackType
@@ -36,7 +37,7 @@ class ClientRequest:
     async def _post(
         self, http: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str]
     ) -> aiohttp.ClientResponse:
-        self._response = await http.post(url, data=body, headers=headers)
+        self._response = await http.post(url, data=io.BytesIO(body), headers=headers)
         return self._response
 
     @property

@@ -10,7 +10,7 @@ from typing import Final
 from msgspec import Struct
 from websockets.asyncio.server import ServerConnection
 
-from provider_agent.agent.conformance.case import NotHeld, require
+from provider_agent.agent.conformance.case import NotHeld, NotTested, require
 from provider_agent.agent.conformance.peer import ANSWER_S, Frame, Peer
 from provider_agent.protocol.auth import verify_signature
 from provider_agent.protocol.codec import VERSION_1
@@ -171,12 +171,12 @@ class CoordinatorPeer(Peer):
         """An offered model for chat completions.
 
         Raises:
-            NotHeld: none is offered.
+            NotTested: none is offered.
         """
         for offer in self.capabilities.models:
             if "openai" in offer.formats and "chat" in offer.operations:
                 return offer.model_id
-        raise NotHeld("the agent offers no model for chat completions")
+        raise NotTested("the agent offers no model for chat completions")
 
     # --- the handshake -----------------------------------------------------------------
 

@@ -162,6 +162,13 @@ class Peer:
         except TimeoutError:
             raise NotHeld("a ping was not answered") from None
 
+    async def expect_open(self) -> str:
+        """Check that the connection stays open for `SILENCE_S`, also behind a proxy."""
+        await self.settle()
+        await asyncio.sleep(SILENCE_S)
+        await self.settle()
+        return "the connection stays open"
+
     @property
     def close_code(self) -> int:
         """The other side's close code; 1006 if it sent none."""

@@ -100,7 +100,8 @@ def to_junit(report: Report) -> bytes:
             message = f"{result.verdict}: {observed}"
             ElementTree.SubElement(case, "skipped", message=message)
     ElementTree.indent(suite)
-    return ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
+    document: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return document
 
 
 def printable(text: str) -> str:

@@ -38,7 +38,7 @@ async def run_case(case: Case[ScopeT], scope: ScopeT) -> Result:
         verdict, observed = Verdict.NOT_TESTED, str(error)
     except (OSError, InvalidHandshake) as error:  # TimeoutError too
         verdict = Verdict.NOT_HELD if case.must else Verdict.NOT_FOLLOWED
-        observed = f"no connection: {error or type(error).__name__}"
+        observed = f"no connection: {str(error) or type(error).__name__}"
     return Result(
         id=case.id,
         anchor=case.anchor,

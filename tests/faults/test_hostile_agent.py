@@ -9,11 +9,11 @@ import aiohttp
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from provider_agent.agent.conformance.hostile_messages import HOSTILE_MESSAGES, HostileMessage
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from tests.kit.hostile_agents import AGENT_ATTACKS, AgentAttack
 from tests.kit.hostile_harness import task_names
-from provider_agent.agent.conformance.hostile_messages import HOSTILE_MESSAGES, HostileMessage
 from tests.kit.scripted_agent import ScriptedAgent, ScriptedJob
 
 CHAT = "/v1/chat/completions"

@@ -4,13 +4,13 @@ import re
 from pathlib import Path
 from typing import Final
 
+from provider_agent.agent.conformance.hostile_messages import HOSTILE_MESSAGES
 from tests.faults.test_hostile_connections import HOSTILE_CONNECTIONS
 from tests.faults.test_hostile_handshake import ROWS_WITH_OWN_TEST
 from tests.faults.test_hostile_texts import HOSTILE_TEXTS
 from tests.kit.hostile_agents import AGENT_ATTACKS
 from tests.kit.hostile_handshakes import HANDSHAKES
 from tests.kit.hostile_jobs import ATTACKS
-from provider_agent.agent.conformance.hostile_messages import HOSTILE_MESSAGES
 
 TEXT: Final = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 NO_CLOSE_FRAME: Final = 1006

@@ -21,7 +21,7 @@ class RunningAgent:
     """An agent that starts on entry, and uses the running loop's clock.
 
     Args:
-        coordinator: the coordinator that it dials.
+        coordinator: the coordinator that it dials; None: the one of `config`.
         backends: the agent's backends.
         skipped: configured backends that are not used.
         config: the settings; None: the defaults.
@@ -35,7 +35,7 @@ class RunningAgent:
 
     def __init__(
         self,
-        coordinator: ScriptedCoordinator,
+        coordinator: ScriptedCoordinator | None,
         *backends: Backend,
         skipped: Sequence[SkippedBackend] = (),
         config: Config | None = None,
@@ -43,7 +43,7 @@ class RunningAgent:
         jitter: float = 0.0,
     ) -> None:
         self.service = Service(
-            config or agent_config(coordinator.url),
+            config or agent_config(coordinator.url if coordinator else ""),
             Identity(Ed25519PrivateKey.generate()),
             Backends(list(backends), {}, list(skipped), tokens_per_minute or {}),
             clock=now,
@@ -72,6 +72,7 @@ class RunningAgent:
 
     async def connected(self) -> AgentAtCoordinator:
         """The coordinator's end of the next connection, once the agent is welcomed."""
+        assert self._coordinator is not None
         agent = await self._coordinator.next_agent()
         await self.service.uplink.connected.wait()
         return agent

@@ -15,6 +15,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "protocol": frozenset({"protocol"}),
     "adapters": frozenset({"adapters", "protocol"}) | SHARED,
     "agent": frozenset({"agent", "adapters", "protocol"}) | SHARED,
+    "agent/conformance": frozenset({"agent", "protocol"}) | SHARED,
     "agent/cli": frozenset({"agent", "adapters", "protocol", "coordinator"}) | SHARED,
     "coordinator": frozenset({"coordinator", "protocol"}) | SHARED,
 }
@@ -58,7 +59,8 @@ def forbidden_imports(layer: str, source: str) -> list[str]:
 
 def _layer_of(path: Path) -> str:
     parts = path.relative_to(ROOT).parts
-    return "agent/cli" if parts[:2] == ("agent", "cli") else parts[0]
+    subpackage = "/".join(parts[:2])
+    return subpackage if subpackage in ALLOWED else parts[0]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -91,6 +93,8 @@ def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
         ("agent", "from adapters.base import Backend"),
         ("coordinator", "from provider_agent.adapters.servers.echo import EchoBackend"),
         ("coordinator", "from .. import agent"),
+        ("agent/conformance", "from provider_agent.adapters.base import Backend"),
+        ("agent/conformance", "from provider_agent.coordinator.server import Coordinator"),
         ("agent/cli", "import bench.relay"),
         ("agent/cli", "from src.provider_agent import agent"),
         ("agent/cli", "from coordinator.command import command"),
@@ -123,6 +127,7 @@ SUBPACKAGES: dict[str, frozenset[str]] = {
     "agent/backends": frozenset({"backends", "config"}),
     "agent/jobs": frozenset({"jobs", "backends"}),
     "agent/link": frozenset({"link", "jobs", "identity", "config"}),
+    "agent/conformance": frozenset({"conformance"}),
     "agent/telemetry": frozenset({"telemetry", "link", "jobs", "backends", "config"}),
     "agent/reload": frozenset({"reload", "telemetry", "backends", "config"}),
     "coordinator/sessions": frozenset({"sessions"}),

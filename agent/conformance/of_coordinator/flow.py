@@ -1,6 +1,7 @@
 """Cases about flow control: acknowledgements and the window."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from provider_agent.agent.conformance.agent_peer import AgentPeer
@@ -39,6 +40,10 @@ async def acknowledges_before_full_window(coordinator: CoordinatorUnderTest) -> 
     return f"Ack of {ack.offset} after {size} bytes"
 
 
+def _covers(offset: int) -> Callable[[Ack], bool]:
+    return lambda ack: ack.offset >= offset
+
+
 @CASES.should("ack-quarter", _FLOW, "An `Ack` is sent for each quarter of the window.")
 async def acknowledges_quarters(coordinator: CoordinatorUnderTest) -> str:
     agent = await coordinator.connect()
@@ -47,7 +52,7 @@ async def acknowledges_quarters(coordinator: CoordinatorUnderTest) -> str:
     for number in range(1, 5):
         await job.write(bytes(size))
         await job.client.read(size)
-        await agent.expect(Ack, job.job_id, where=lambda ack, n=number: ack.offset >= n * size - 1)
+        await agent.expect(Ack, job.job_id, where=_covers(number * size))
     await job.finish()
     return f"4 acknowledgements of {size} bytes"
 

@@ -158,7 +158,7 @@ async def ignores_unknown_features(coordinator: CoordinatorUnderTest) -> str:
 )
 async def answers_capabilities(coordinator: CoordinatorUnderTest) -> str:
     peer = await coordinator.connect()
-    await peer.advertise(offer(peer.process.model_id), revision=7)
+    await peer.send(Capabilities(7, [offer(peer.process.model_id)], AgentLimits(1)))
     status = await peer.expect(RoutingStatus, where=lambda status: status.revision == 7)
     return f"revision 7, {len(status.unroutable)} unroutable models"
 

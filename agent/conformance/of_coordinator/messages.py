@@ -9,7 +9,7 @@ from provider_agent.agent.conformance.agent_peer import chunk, offer, result, st
 from provider_agent.agent.conformance.case import CaseList, NotTested, require
 from provider_agent.agent.conformance.coordinator_under_test import CoordinatorUnderTest
 from provider_agent.agent.conformance.hostile_messages import HOSTILE_MESSAGES, HostileMessage
-from provider_agent.protocol.frames import Ack, AgentLimits, Capabilities
+from provider_agent.protocol.frames import Ack, AgentFrame, AgentLimits, Capabilities
 from provider_agent.protocol.limits import MAX_INTEGER
 
 CASES = CaseList[CoordinatorUnderTest]()
@@ -28,8 +28,7 @@ def _receives(message: HostileMessage) -> Callable[[CoordinatorUnderTest], Await
         await peer.send_raw(message.to_coordinator)
         if message.close_code is not None:
             return await peer.expect_close(message.close_code)
-        await peer.settle()
-        return "the connection stays open"
+        return await peer.expect_open()
 
     return run
 
@@ -58,7 +57,7 @@ async def accepts_largest_message(coordinator: CoordinatorUnderTest) -> str:
     limit = min(peer.welcome.max_message_bytes, _LARGEST_TESTED_LIMIT)
     overhead = len(b"\x91\x92\x3f\xc6\x00\x00\x00\x00")
     await peer.send_raw(msgspec.msgpack.encode([[_UNKNOWN, bytes(limit - overhead)]]))
-    await peer.settle()
+    await peer.expect_open()
     return f"{limit} bytes in one message"
 
 
@@ -97,8 +96,7 @@ async def accepts_long_forms(coordinator: CoordinatorUnderTest) -> str:
 async def accepts_largest_integer(coordinator: CoordinatorUnderTest) -> str:
     peer = await coordinator.connect()
     await peer.send(Capabilities(MAX_INTEGER, [], AgentLimits(MAX_INTEGER)))
-    await peer.settle()
-    return "accepted 2^53 - 1"
+    return await peer.expect_open()
 
 
 @CASES.must("integer-too-large", _ANCHOR, "An integer of 2^53 closes with 1002.")
@@ -142,7 +140,11 @@ async def ignores_grouping(coordinator: CoordinatorUnderTest) -> str:
     job = await coordinator.submit(peer)
     data = b"data: [DONE]\n\n"
     job_id = job.job_id
-    frames = [started(job_id), chunk(job_id, 0, data[:5]), chunk(job_id, 5, data[5:])]
+    frames: list[AgentFrame] = [
+        started(job_id),
+        chunk(job_id, 0, data[:5]),
+        chunk(job_id, 5, data[5:]),
+    ]
     await peer.send(*frames, result(job_id, len(data)))
     await peer.expect(Ack, job_id, where=lambda ack: ack.final)
     received, whole = await job.client.read_all()

@@ -1,0 +1,56 @@
+"""The commands `provider-agent conformance coordinator` and `… agent`."""
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from tests.kit.cli_process import run_command, start_command
+
+
+async def test_tests_a_coordinator(tmp_path: Path) -> None:
+    async with start_command("coordinator", "--port", "0", home=tmp_path) as coordinator:
+        http = (await coordinator.wait_for_log("  clients  ")).split()[1]
+        agents = (await coordinator.wait_for_log("  agents   ")).split()[1]
+        arguments = ("conformance", "coordinator", agents, "--only", "job")
+
+        passed = await run_command(
+            *arguments, "--submit-url", http, "--json", "--junit", "out.xml", home=tmp_path
+        )
+        failed = await run_command(*arguments, "--submit-url", "http://127.0.0.1:9", home=tmp_path)
+        untested = await run_command(*arguments, home=tmp_path)
+
+    assert (passed.code, msgspec.json.decode(passed.out)["conforms"]) == (0, True)
+    assert 'failures="0"' in (tmp_path / "out.xml").read_text("utf-8")
+    assert (failed.code, "not held" in failed.out) == (1, True)
+    assert (untested.code, "needs --submit-url" in untested.out) == (0, True)
+
+
+async def test_reports_what_prevents_a_run(tmp_path: Path) -> None:
+    nothing = await run_command(
+        "conformance", "coordinator", "ws://127.0.0.1:9/provider/connect", home=tmp_path
+    )
+    unknown = await run_command(
+        "conformance", "coordinator", "ws://127.0.0.1:9", "--only", "x", home=tmp_path
+    )
+    silent = await run_command("conformance", "agent", "--wait", "0.01", home=tmp_path)
+
+    assert (nothing.code, "is not the address of a coordinator" in nothing.err) == (2, True)
+    assert (unknown.code, "there is no rule 'x'" in unknown.err) == (2, True)
+    assert (silent.code, "did not connect" in silent.err) == (2, True)
+
+
+async def test_tests_an_agent(tmp_path: Path) -> None:
+    arguments = ("conformance", "agent", "--only", "hello", "--only", "job")
+    async with start_command(*arguments, home=tmp_path) as kit:
+        found = re.search(r"ws://\S+", await kit.wait_for_log("waiting for an agent"))
+        assert found
+        (tmp_path / "agent.toml").write_text(
+            f'[coordinator]\nurl = "{found[0]}"\n[identity]\nkey_path = "{tmp_path}/key"\n'
+            '[[backends]]\nkind = "echo"\n',
+            "utf-8",
+        )
+        async with start_command("run", home=tmp_path):
+            tested = await kit.wait()
+
+    assert (tested.code, "2 rules: 2 held." in tested.out) == (0, True)

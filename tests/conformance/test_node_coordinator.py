@@ -1,0 +1,84 @@
+"""examples/coordinator.mjs: the conformance kit, and a drain, which the kit cannot cause."""
+
+import asyncio
+import re
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from provider_agent.agent.conformance.coordinator_run import run_against_coordinator
+from provider_agent.agent.conformance.coordinator_under_test import (
+    CoordinatorTarget,
+    CoordinatorUnderTest,
+)
+from provider_agent.protocol.frames import Drain
+from tests.kit.conformance_results import deviations
+
+EXAMPLES: Final = Path(__file__).parents[2] / "examples"
+NODE: Final = shutil.which("node")
+
+needs_node = pytest.mark.skipif(
+    NODE is None or not (EXAMPLES / "node_modules" / "ws").is_dir(),
+    reason="needs Node 20 or newer, and its packages: make examples",
+)
+
+
+@asynccontextmanager
+async def running_coordinator() -> AsyncIterator[
+    tuple[CoordinatorTarget, asyncio.subprocess.Process]
+]:
+    """The coordinator in Node, and its process."""
+    assert NODE is not None
+    process = await asyncio.create_subprocess_exec(
+        NODE, EXAMPLES / "coordinator.mjs", "--port", "0", stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        line = (await process.stdout.readline()).decode()
+        found = re.fullmatch(r"clients: (\S+)  agents: (\S+)\n", line)
+        assert found, line
+        yield CoordinatorTarget(found[2], found[1]), process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@needs_node
+@pytest.mark.timeout(180)
+async def test_the_coordinator_in_node_conforms() -> None:
+    async with running_coordinator() as (target, _):
+        report = await run_against_coordinator(target, ())
+
+    assert deviations(report) == {}
+
+
+@needs_node
+async def test_the_coordinator_in_node_drains() -> None:
+    async with running_coordinator() as (target, process), CoordinatorUnderTest(target) as kit:
+        agent = await kit.connect()
+        job = await kit.start(agent)
+        process.send_signal(signal.SIGTERM)
+        await agent.expect(Drain)
+        await job.write(b"data: [DONE]\n\n")
+        await job.finish()
+        received, whole = await job.client.read_all()
+        await agent.expect_close(1001)
+        assert (received, whole) == (b"data: [DONE]\n\n", True)
+        assert await process.wait() == 0
+
+
+def test_the_example_is_one_file_of_less_than_400_lines() -> None:
+    lines = (EXAMPLES / "coordinator.mjs").read_text("utf-8").splitlines()
+
+    assert len(lines) < 400
+    assert max(map(len, lines)) <= 100
+
+
+def test_the_lock_file_names_no_registry() -> None:
+    assert "://" not in (EXAMPLES / "package-lock.json").read_text("utf-8")
