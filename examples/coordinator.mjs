@@ -70,7 +70,7 @@ const FRAMES = {
   [HEARTBEAT]: tuple(count, count, count, rate, rate, rate, rate, or([], list(backendLoad, 1024))),
   [JOB_STARTED]: tuple(id, uint(100, 599), name, name, or([], list(tuple(name, name), 16))),
   [CHUNK]: tuple(id, count, bin(0, Infinity)),
-  [JOB_RESULT]: tuple(id, count, usage, name, count, check((v) => v === null || total(v) >= 0)),
+  [JOB_RESULT]: tuple(id, count, usage, name, count, total),
   [JOB_ERROR]: tuple(id, count, name, text, nullable(uint(100, 599)), or(false, bool), total,
     or(Buffer.alloc(0), bin(0, 65536)), or(false, bool), or(true, bool), usage, or("", name)),
   [DRAINING]: tuple(count),

@@ -12,7 +12,7 @@ from provider_agent.agent.conformance.agent_under_test import AgentUnderTest
 from provider_agent.agent.conformance.case import CaseList
 from provider_agent.agent.conformance.coordinator_peer import new_job
 from provider_agent.agent.conformance.hostile_messages import HOSTILE_MESSAGES, HostileMessage
-from provider_agent.protocol.frames import JobResult
+from provider_agent.protocol.frames import JobResult, Notice, RoutingStatus, UnroutableModel
 from provider_agent.protocol.limits import MAX_INTEGER, MAX_MESSAGE_TO_AGENT_BYTES
 
 CASES = CaseList[AgentUnderTest]()
@@ -98,6 +98,19 @@ async def refuses_fraction(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     await peer.send_raw(msgspec.msgpack.encode([[_DRAIN, "", 1.5]]))
     return await peer.expect_close(1002)
+
+
+@CASES.must("notices", "notice", "`Notice` and `RoutingStatus` are accepted at any time.")
+async def accepts_notices(agent: AgentUnderTest) -> str:
+    peer = await agent.connected()
+    unroutable = UnroutableModel("conformance-no-such-model", "x-conformance", "")
+    await peer.send(
+        Notice("x-conformance", "x-severity", "A notice of the conformance tests."),
+        RoutingStatus(peer.capabilities.revision + 1, [unroutable]),
+        RoutingStatus(peer.capabilities.revision, []),
+    )
+    await peer.run_job()
+    return "with unknown codes and an unknown model"
 
 
 @CASES.must("grouping", _ANCHOR, "The grouping of frames into messages has no meaning.")

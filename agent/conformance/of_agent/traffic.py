@@ -92,7 +92,9 @@ def _check_frame(
 ) -> None:
     require(not job.ended, f"{type(frame).__name__} after the end")
     match frame:
-        case JobStarted():
+        case JobStarted(headers=headers):
+            names = [header.name for header in headers]
+            require(names == [name.lower() for name in names], "a header in upper case")
             require(not job.started, "JobStarted twice")
             job.started = True
         case Chunk(offset=offset, data=data):

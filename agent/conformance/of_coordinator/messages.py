@@ -9,8 +9,8 @@ from provider_agent.agent.conformance.agent_peer import chunk, offer, result, st
 from provider_agent.agent.conformance.case import CaseList, NotTested, require
 from provider_agent.agent.conformance.coordinator_under_test import CoordinatorUnderTest
 from provider_agent.agent.conformance.hostile_messages import HOSTILE_MESSAGES, HostileMessage
-from provider_agent.protocol.frames import Ack, AgentFrame, AgentLimits, Capabilities
-from provider_agent.protocol.limits import MAX_INTEGER
+from provider_agent.protocol.frames import Ack, AgentFrame, AgentLimits, Capabilities, Challenge
+from provider_agent.protocol.limits import MAX_INTEGER, MIN_MESSAGE_TO_COORDINATOR_BYTES
 
 CASES = CaseList[CoordinatorUnderTest]()
 
@@ -48,6 +48,18 @@ async def refuses_big_message(coordinator: CoordinatorUnderTest) -> str:
     if limit > _LARGEST_TESTED_LIMIT:
         raise NotTested(f"the limit is {limit} bytes")
     await peer.send_raw(bytes(limit + 1))
+    return await peer.expect_close(1009)
+
+
+@CASES.should(
+    "message-before-hello",
+    "limits",
+    "Before `Hello` a message of more than 1 MiB closes with 1009.",
+)
+async def refuses_big_message_before_hello(coordinator: CoordinatorUnderTest) -> str:
+    peer = await coordinator.dial()
+    await peer.expect(Challenge)
+    await peer.send_raw(bytes(MIN_MESSAGE_TO_COORDINATOR_BYTES + 1))
     return await peer.expect_close(1009)
 
 
