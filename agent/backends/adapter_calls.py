@@ -2,9 +2,17 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import msgspec
+
+from provider_agent.adapters.base import Backend
+from provider_agent.event_log import EventLogger
+
+log = EventLogger(__name__)
+
+CANCEL_S: Final = 5.0
+"""Seconds that a cancelled method may take to close its connections."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,6 +43,38 @@ async def call_adapter(
             raise
         # As after `task.cancel()` of a task of its own: it says nothing about the caller's task.
         raise AdapterDefect("the adapter raised CancelledError, but was not cancelled") from error
+
+
+async def call_within(
+    limit_s: float,
+    backend: Backend,
+    method: Callable[P, Awaitable[T]],
+    /,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Await a method of a backend for at most `limit_s`, even if it ignores its cancellation.
+
+    Cancelling this coroutine cancels the method, and waits for it for at most `CANCEL_S`.
+
+    Raises:
+        TimeoutError: the method did not return in time.
+        Exception: as `call_adapter`.
+    """
+    task = asyncio.create_task(call_adapter(method, *args, **kwargs), name="call of an adapter")
+    try:
+        done, _ = await asyncio.wait({task}, timeout=limit_s)
+    finally:
+        if not task.done():
+            task.cancel()
+            _, ignoring = await asyncio.wait({task}, timeout=CANCEL_S)
+            if ignoring:
+                log.error("adapter ignored cancellation", backend=backend.id)
+            elif not task.cancelled():
+                task.exception()  # retrieves it, so that asyncio does not log it
+    if not done:
+        raise TimeoutError
+    return task.result()
 
 
 def validated(value: object, expected: type[T]) -> T:

@@ -1,6 +1,5 @@
 """One health check of one backend: is it reachable, and which models does it serve?"""
 
-import asyncio
 from typing import Final
 
 from msgspec import Struct
@@ -14,7 +13,7 @@ from provider_agent.adapters.base import (
     ServerLoad,
 )
 from provider_agent.adapters.responses.http_errors import describe, is_loading
-from provider_agent.agent.backends.adapter_calls import call_adapter, validated
+from provider_agent.agent.backends.adapter_calls import call_adapter, call_within, validated
 from provider_agent.event_log import EventLogger
 
 log = EventLogger(__name__)
@@ -47,8 +46,7 @@ class BackendState(Struct, frozen=True):
 async def check_backend(backend: Backend) -> BackendState:
     """Check one backend's health and list its models; raises only when cancelled."""
     try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S):
-            return await _check(backend)
+        return await call_within(CHECK_TIMEOUT_S, backend, _check, backend)
     except BackendError as error:
         timed_out = isinstance(error, BackendTimeout)
         loading = backend.native and is_loading(error)

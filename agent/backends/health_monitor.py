@@ -20,7 +20,7 @@ from provider_agent.adapters.base import (
     BackendModel,
     ServerLoad,
 )
-from provider_agent.agent.backends.adapter_calls import call_adapter, validated
+from provider_agent.agent.backends.adapter_calls import call_within, validated
 from provider_agent.agent.backends.admission import AdmissionControl
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.health_check import BackendState, check_backend
@@ -40,6 +40,9 @@ MAX_RETRY_S: Final = 60.0
 
 LOAD_INTERVAL_S: Final = 10.0
 """Seconds between two reads of a server's load, about one heartbeat; also the timeout of a read."""
+
+CLOSE_TIMEOUT_S: Final = 5.0
+"""The timeout of closing a backend, so that one adapter does not keep the agent running."""
 
 
 class HealthMonitor:
@@ -172,7 +175,7 @@ class HealthMonitor:
         if self.closed:
             return
         try:
-            await call_adapter(self.backend.close)
+            await call_within(CLOSE_TIMEOUT_S, self.backend, self.backend.close)
         except Exception:
             # One adapter's defect must not keep the others' connections open.
             log.exception("adapter failed", backend=self.backend.id)
@@ -226,8 +229,7 @@ class HealthMonitor:
         load: ServerLoad | None = None
         try:
             if self.state.health.reachable and not self.retired:
-                async with asyncio.timeout(LOAD_INTERVAL_S):
-                    reported = await call_adapter(self.backend.load)
+                reported = await call_within(LOAD_INTERVAL_S, self.backend, self.backend.load)
                 load = None if reported is None else validated(reported, ServerLoad)
                 self._load_fails = False
         except (BackendError, TimeoutError):

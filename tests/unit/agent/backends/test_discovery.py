@@ -1,4 +1,5 @@
 import asyncio
+from contextlib import suppress
 
 import pytest
 from msgspec import structs
@@ -14,9 +15,11 @@ from provider_agent.adapters.base import (
     ServerLoad,
     Unreachable,
 )
+from provider_agent.agent.backends.adapter_calls import CANCEL_S
 from provider_agent.agent.backends.configured import Backends
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.backends.health_check import CHECK_TIMEOUT_S, check_backend
+from provider_agent.agent.backends.health_monitor import CLOSE_TIMEOUT_S, LOAD_INTERVAL_S
 from provider_agent.agent.backends.routing import Route
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.discovery_harness import DiscoveryHarness
@@ -261,6 +264,38 @@ async def test_a_hanging_adapter_delays_no_other_and_times_out() -> None:
     assert now() - harness.began == pytest.approx(CHECK_TIMEOUT_S)
     assert harness.errors() == ["no answer to its health check within 60 s", None]
     assert harness.discovery.states[0].health.timed_out
+
+
+@pytest.mark.parametrize(
+    ("method", "limit_s"),
+    [
+        ("health", CHECK_TIMEOUT_S),
+        ("list_models", CHECK_TIMEOUT_S),
+        ("load", LOAD_INTERVAL_S),
+        ("close", CLOSE_TIMEOUT_S),
+    ],
+)
+@in_virtual_time
+async def test_adapter_that_ignores_its_cancellation_is_not_waited_for(
+    method: str, limit_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Its backend was never checked again, and the agent did not stop.
+    release = asyncio.Event()
+
+    async def ignore_cancellation() -> None:
+        while not release.is_set():
+            with suppress(asyncio.CancelledError):
+                await release.wait()
+
+    backend = ScriptedBackend("a", model("m"))
+    setattr(backend, method, ignore_cancellation)
+    harness = DiscoveryHarness(backend)
+    await harness.discovery.check_all()
+    await harness.discovery.close()
+    assert now() - harness.began == pytest.approx(limit_s + CANCEL_S)
+    assert caplog.messages[0] == "adapter ignored cancellation"
+    release.set()
+    await asyncio.sleep(1)
 
 
 async def test_without_backends_the_first_checks_are_complete() -> None:

@@ -69,6 +69,7 @@ async def test_a_removed_backend_is_neither_routed_to_nor_checked_and_is_closed(
     first, second = ScriptedBackend("a"), ScriptedBackend("b")
     harness = DiscoveryHarness(first, second)
     async with harness:
+        await asyncio.sleep(1)
         harness.replace(second)
         assert harness.routes() == [("b", 0)]
         assert harness.changes == 3
@@ -94,7 +95,7 @@ async def test_a_removed_backend_is_closed_when_its_last_job_has_ended() -> None
         await asyncio.sleep(60)
         assert not backend.closed
         attempts[2].abandoned()
-        await asyncio.sleep(0)
+        await asyncio.sleep(1)
         assert (backend.closed, harness.discovery.busy_ids) == (True, frozenset())
 
 
