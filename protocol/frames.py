@@ -484,7 +484,7 @@ class Receipt(Struct, array_like=True, frozen=True):
 
     Attributes:
         sha256: of all response bytes, `total_bytes` of them.
-        signature: of the agent's key over `receipts.signed_bytes`; None unless the job asked.
+        signature: of the agent's key over `ReceiptContent.signed_bytes`; None unless the job asked.
     """
 
     sha256: Annotated[bytes, Meta(min_length=32, max_length=32)]
