@@ -22,6 +22,11 @@ from tests.kit.virtual_time import now
 
 DRAIN_S = 300.0
 
+SLOW_BYTES_PER_S = 100_000
+
+LARGE_JOBS = 8
+"""Jobs whose servers end at once; each response has about 700 kB."""
+
 
 async def agent_stops_with_running_jobs(scale: Scale) -> str:
     """Running jobs finish; new jobs run on another agent."""
@@ -52,6 +57,33 @@ async def agent_stops_while_the_link_is_down(scale: Scale) -> str:
         await harness.check_all_complete(requests)
         assert await harness.agents[0].task == EXIT_OK
     return f"{len(requests)} finished after 25 s without a link, exit code 0"
+
+
+async def agent_stops_on_a_slow_link(scale: Scale) -> str:
+    """The responses wait for the link, not for the servers: the drain delivers all of them."""
+    async with scenario_harness(scale.rng("stop slow"), limits=_limits(DRAIN_S)) as harness:
+        for pipe in harness.link_proxy.connections[-1].pipes:
+            pipe.bytes_per_s = SLOW_BYTES_PER_S
+        requests = await _start_large_streams(harness)
+        stopped_at = now()
+        harness.service.stop()
+        await harness.check_all_complete(requests)
+        assert await harness.agents[0].task == EXIT_OK
+        took = now() - stopped_at
+    return f"{len(requests)} delivered within {took:.0f} s, exit code 0"
+
+
+async def agent_stops_on_a_stalled_link(scale: Scale) -> str:
+    """The watchdog closes the link, and the drain delivers all jobs over the next one."""
+    async with scenario_harness(scale.rng("stop stalled"), limits=_limits(DRAIN_S)) as harness:
+        requests = await _start_large_streams(harness)
+        harness.link_proxy.connections[-1].upstream.stall()
+        stopped_at = now()
+        harness.service.stop()
+        await harness.check_all_complete(requests)
+        assert await harness.agents[0].task == EXIT_OK
+        took = now() - stopped_at
+    return f"{len(requests)} delivered within {took:.0f} s, exit code 0"
 
 
 async def jobs_outlast_the_drain_timeout(scale: Scale) -> str:
@@ -118,6 +150,11 @@ async def agent_replaced_by_a_newer_process(scale: Scale) -> str:
         await harness.wait_until_idle()
         assert not newer.task.done()
     return f"{len(requests)} finished on the older process, {len(new_jobs)} ran on the newer one"
+
+
+async def _start_large_streams(harness: ScenarioHarness) -> list[ScenarioRequest]:
+    specs = [RequestSpec(f"large-{n}", 600, 1000) for n in range(LARGE_JOBS)]
+    return await harness.start_streams(*specs, at_least=1)
 
 
 def _limits(drain_timeout_s: float) -> LimitsConfig:

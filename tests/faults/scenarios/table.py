@@ -171,6 +171,18 @@ AGENT: Final[Sequence[Scenario]] = (
         agent_stops.agent_stops_while_the_link_is_down,
     ),
     Scenario(
+        "agent stopped on a slow link",
+        "SIGTERM while 8 responses of 700 kB wait for a link of 100 kB/s",
+        "all reach their clients; exit code 0",
+        agent_stops.agent_stops_on_a_slow_link,
+    ),
+    Scenario(
+        "agent stopped on a stalled link",
+        "the link stalls while 8 responses of 700 kB are sent; SIGTERM",
+        "all reach their clients over the next link; exit code 0",
+        agent_stops.agent_stops_on_a_stalled_link,
+    ),
+    Scenario(
         "agent stopped, jobs too long",
         "SIGTERM with jobs that outlast drain_timeout",
         "those in time finish, the others end with one clear error; exit code 0",
