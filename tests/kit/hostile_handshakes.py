@@ -8,7 +8,13 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 
-from provider_agent.protocol.frames import Capabilities, Challenge, CoordinatorFrame, Hello
+from provider_agent.protocol.frames import (
+    Capabilities,
+    Challenge,
+    CoordinatorFrame,
+    Hello,
+    ResumedJob,
+)
 from provider_agent.protocol.limits import (
     HANDSHAKE_TIMEOUT_S,
     MIN_MESSAGE_TO_COORDINATOR_BYTES,
@@ -107,7 +113,7 @@ HANDSHAKES: Final = [
     Handshake("`Welcome` with a heartbeat below 100 ms", send_invalid_welcome(heartbeat_ms=99)),
     Handshake(
         "`Welcome` that resumes a job that `Hello` did not list",
-        send_invalid_welcome(resumed={bytes(16): 0}),
+        send_invalid_welcome(resumed=[ResumedJob(bytes(16), 0)]),
     ),
     Handshake(
         "`Welcome` with a window of 2^53 - 1", complete_handshake(window_bytes=2**53 - 1), None

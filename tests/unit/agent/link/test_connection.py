@@ -112,7 +112,7 @@ async def test_retry_after_of_http_503_becomes_the_wait(coordinator: ScriptedCoo
 
 
 @pytest.mark.parametrize(
-    "first", [welcome(), new_job(), Ack(b"x" * 16, 0), Drain("going"), Cancel(b"x" * 16)]
+    "first", [welcome(), new_job().header, Ack(b"x" * 16, 0), Drain("going"), Cancel(b"x" * 16)]
 )
 async def test_a_first_frame_other_than_challenge_closes_with_1002(
     coordinator: ScriptedCoordinator, first: object
@@ -215,7 +215,7 @@ async def test_only_the_first_64_unknown_frame_types_are_logged(
         pytest.param(msgspec.msgpack.encode({"job": SECRET}), id="not an array"),
         pytest.param(msgspec.msgpack.encode([[4, b"short", SECRET]]), id="fields that do not fit"),
         pytest.param(msgspec.msgpack.encode([[SECRET]]), id="a type that is not a number"),
-        pytest.param(msgspec.msgpack.encode([new_job(SECRET)])[:-1], id="cut off"),
+        pytest.param(msgspec.msgpack.encode([new_job(SECRET).header])[:-1], id="cut off"),
         pytest.param(b"\x91" * 100_000, id="too deep"),
         pytest.param(SECRET, id="text"),
         pytest.param(VERSION_1.encode([Challenge(NONCE, SECRET)]), id="a second challenge"),
