@@ -133,7 +133,7 @@ class _ErrorBody(msgspec.Struct):
 
 
 def _error_object(body: bytes) -> _ErrorObject:
-    """Return the error in a body or event of any known shape; without fields if there is none."""
+    """Return the error in a body or event of any known shape; without one, an empty object."""
     try:
         # Invalid UTF-8 must not hide the error.
         outer = msgspec.json.decode(body.decode("utf-8", "replace"), type=_ErrorBody)

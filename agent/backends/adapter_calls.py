@@ -41,7 +41,7 @@ async def call_adapter(
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        # As after `task.cancel()` of a task of its own: it says nothing about the caller's task.
+        # As after `task.cancel()` of a task of the adapter; the caller's task was not cancelled.
         raise AdapterDefect("the adapter raised CancelledError, but was not cancelled") from error
 
 

@@ -60,7 +60,7 @@ class HealthMonitor:
     Attributes:
         state: the result of the last health check.
         last_models: the models that the backend offered when it was last healthy.
-        markup: added to the upstream's prices, 0.05 for five percent; None if there is none.
+        markup: share that is added to the upstream's prices, 0.05 for five percent; None: nothing.
         checked_at: the loop time when the last check ended; None before the first.
         running: the number of jobs that run on the backend now.
         retired: whether the backend receives no more jobs.

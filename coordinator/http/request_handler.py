@@ -234,7 +234,7 @@ class RequestHandler:
             return None
         if job_error is not None and job_error.error_relayed:
             return b""
-        # The coordinator's own `JobError` for a lost connection says nothing about the bytes.
+        # The coordinator's own `JobError` for a lost connection does not describe the bytes.
         agrees = job_error is None or job_error.between_events
         if not (agrees and ends_between_events(self._tail)):
             return None

@@ -1,6 +1,6 @@
 """A validator for the subset of CDDL (RFC 8610) that docs/protocol/frames.cddl uses.
 
-Arrays match as the RFC says, without backtracking (section 3.2 and appendix A): an optional group
+Arrays match as in the RFC, without backtracking (section 3.2 and appendix A): an optional group
 that does not match is skipped, and each entry takes as many elements as it can.
 """
 

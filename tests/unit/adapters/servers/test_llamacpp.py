@@ -41,12 +41,12 @@ def test_model_id_is_the_alias_or_the_stem_of_the_file(upstream_id: str, name: s
 
 
 async def test_max_concurrent_follows_the_slots(server: FakeLlamaCpp, connect: Connect) -> None:
-    told, limited = connect(server), connect(server, max_concurrent=2)
+    default, limited = connect(server), connect(server, max_concurrent=2)
 
-    await told.list_models()
+    await default.list_models()
     await limited.list_models()
 
-    assert told.max_concurrent == SLOTS
+    assert default.max_concurrent == SLOTS
     assert limited.max_concurrent == 2
 
 

@@ -91,15 +91,15 @@ def test_offered_model_wins_over_a_withheld_one_with_the_same_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("window", "told"), [(4096, 4096), (0, None), (-1, None), (2**60, None), (None, None)]
+    ("window", "expected"), [(4096, 4096), (0, None), (-1, None), (2**60, None), (None, None)]
 )
 def test_implausible_context_window_or_output_limit_is_unknown(
-    window: int | None, told: int | None
+    window: int | None, expected: int | None
 ) -> None:
     reported = model("m", context_window=window, max_output_tokens=window)
     (one,) = select_models([reported], settings())
 
-    assert (one.context_window, one.max_output_tokens) == (told, told)
+    assert (one.context_window, one.max_output_tokens) == (expected, expected)
 
 
 def test_withheld_models_are_bounded_and_listed_ones_come_first() -> None:

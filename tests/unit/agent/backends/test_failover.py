@@ -40,7 +40,7 @@ def routes(*names: str) -> list[Route]:
 
 
 def choose(error: BackendError, serving: list[str], tried: list[str]) -> str:
-    """The chosen backend's id, or why there is none."""
+    """Return the id of the chosen backend, or why none is chosen."""
     chosen = next_route(error, routes(*serving), tried, has_output=False)
     return chosen if isinstance(chosen, NoFailover) else chosen.backend_id
 

@@ -1,4 +1,4 @@
-"""Calls commands as their users do. What is tested this way never quotes its secrets."""
+"""Invokes commands with `CliRunner`, and checks that their output contains no secret."""
 
 import asyncio
 from pathlib import Path
@@ -24,6 +24,6 @@ def invoke(runner: CliRunner, *arguments: str, config: str = "", **env: str) -> 
 async def invoke_beside(
     runner: CliRunner, address: str, *arguments: str, config: str = ""
 ) -> Result:
-    """The command runs a loop of its own, so it gets a thread of its own."""
+    """Invoke a command in a thread, because it runs its own event loop."""
     env = {"PROVIDER_AGENT_OBSERVABILITY_PROMETHEUS_ADDR": address}
     return await asyncio.to_thread(lambda: invoke(runner, *arguments, config=config, **env))

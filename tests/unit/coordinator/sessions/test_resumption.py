@@ -209,7 +209,7 @@ async def test_job_of_a_disconnected_client_is_cancelled_after_the_resumption() 
         await wait_until(
             lambda: [one.jobs for one in harness.coordinator.detached_sessions()] == [0]
         )
-        await job.send(b"nobody waits for this")
+        await job.send(b"not read by a client")
         await harness.agent.reconnect()
         await job.cancelled.wait()
         assert job.stream.acked == 1
