@@ -146,7 +146,7 @@ async def test_cancel_of_a_job_of_an_earlier_session_is_ignored() -> None:
 @pytest.mark.parametrize("seed", range(8))
 @in_virtual_time
 async def test_jobs_end_at_most_once_on_a_link_that_breaks_repeatedly(seed: int) -> None:
-    """No job has two ends, no response has a gap, and no job remains."""
+    """Check that no job has two ends, no response has a gap, and no job remains."""
     rng = random.Random(seed)
     backend = ScriptedBackend(max_concurrent=8)
     async with (

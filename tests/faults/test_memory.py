@@ -134,7 +134,7 @@ async def end_to_end(
 
 
 def shrink_send_buffers(coordinator: Coordinator) -> None:
-    """Without this, the kernel accepts megabytes for each client that does not read."""
+    """Shrink send buffers: the kernel would accept megabytes for a client that does not read."""
     assert coordinator._runner is not None
     for site in coordinator._runner.sites:
         server = site._server

@@ -42,7 +42,7 @@ class ScenarioRequest:
 
     @property
     def errors(self) -> int:
-        """The number of error events, or error bodies, in the response."""
+        """Return the number of error events, or error bodies, in the response."""
         return bytes(self.data).count(b'"error"')
 
     def check_complete(self, server: NumberedServer) -> None:

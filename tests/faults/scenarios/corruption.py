@@ -16,13 +16,13 @@ from tests.faults.scenarios.numbered_server import NumberedServer, RequestSpec
 from tests.faults.scenarios.scenario import Scale
 
 DEADLINE_S = 600.0
-"""Of the jobs. An end with a corrupted job id is detected only by the deadline."""
+"""The deadline of the jobs. An end with a corrupted job id is detected only by the deadline."""
 
 SETTLED_WITHIN_S = 5.0
-"""An agent that one byte could stop has stopped by then, because no job is left."""
+"""If a damaged byte stops the agent, it has stopped by then, because it has no jobs."""
 
 RESERVED_BITS = 0x70
-"""Of a WebSocket frame's first byte; they must be zero (RFC 6455, 5.2)."""
+"""The reserved bits in the first byte of a WebSocket frame; they must be zero (RFC 6455, 5.2)."""
 
 
 async def frame_head_corrupted_on_its_way_to_the_agent(scale: Scale) -> str:

@@ -22,10 +22,10 @@ EVENT_BYTES = 700
 WINDOW_BYTES = 32 * KIB
 
 NOTICED_WITHIN_S = 60.0
-"""Two pings, or three heartbeats, and the first backoff."""
+"""Time of two pings or three heartbeats, and of the first backoff."""
 
 REFUSED = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.BAD_GATEWAY)
-"""No agent is connected; or the job was lost with so many links that it is not sent again."""
+"""Statuses if no agent is connected, or if the job was lost with too many links."""
 
 
 class LinkCutter:
@@ -41,11 +41,11 @@ class LinkCutter:
 
     @property
     def left(self) -> int:
-        """The number of cuts to come."""
+        """The number of remaining cuts."""
         return len(self._planned)
 
     def on_connection(self, connection: ProxiedConnection) -> None:
-        """For `FaultProxy.on_connection`."""
+        """Cut a new connection while cuts remain; the callback `FaultProxy.on_connection`."""
         if self._planned:
             upstream, after_bytes = self._planned.pop()
             pipe = connection.upstream if upstream else connection.downstream
@@ -53,7 +53,7 @@ class LinkCutter:
 
 
 def _random_cut(rng: random.Random) -> tuple[bool, int]:
-    """Whether upstream, and after how many bytes; a quarter of the cuts hit the handshake."""
+    """Return whether to cut upstream, and after how many bytes; a quarter hit the handshake."""
     upstream = rng.random() < 0.7
     if rng.random() < 0.25:
         return upstream, rng.randrange(1, 600)

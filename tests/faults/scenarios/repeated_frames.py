@@ -13,7 +13,7 @@ from tests.kit.scripted_coordinator import ScriptedCoordinator
 
 
 async def job_delivered_repeatedly(scale: Scale) -> str:
-    """In one message, while the job runs, and after its end: it runs once and has one end."""
+    """A job that is sent again, at once, while it runs and after its end, runs once."""
     async with (
         NumberedServer() as server,
         ScriptedCoordinator() as coordinator,

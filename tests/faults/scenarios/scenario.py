@@ -35,15 +35,15 @@ class Scale:
     seed: int = 1
 
     def rng(self, salt: object = "") -> random.Random:
-        """A random generator that depends only on the seed and the salt."""
+        """Return a random generator that depends only on the seed and the salt."""
         return random.Random(f"{self.seed}/{salt}")
 
 
 SHORT = Scale(streams=8, clients=10, cuts=10, rounds=1)
-"""For `make test`."""
+"""The scale of `make test`."""
 
 FULL = Scale(streams=64, clients=50, cuts=200, rounds=8)
-"""For `make test-faults`."""
+"""The scale of `make test-faults`."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ KERNEL_BUFFERS_BYTES = 12 * MIB
 
 
 async def one_client_of_many_stops_reading(scale: Scale) -> str:
-    """Its job alone fails, after `slow_consumer_s`; all others complete."""
+    """Only the job of that client fails, after `slow_consumer_s`; all others complete."""
     limits = LimitsConfig(max_concurrent=MAX_CONCURRENT, slow_consumer_s=30.0)
     settings = replace(SETTINGS, window_bytes=WINDOW_BYTES)
     async with scenario_harness(scale.rng("stopped client"), settings, limits) as harness:
@@ -56,7 +56,7 @@ async def one_client_of_many_stops_reading(scale: Scale) -> str:
 
 
 def _ended_with(harness: ScenarioHarness, code: str) -> float:
-    """The number of the agent's jobs that ended with a code."""
+    """Return the number of the agent's jobs that ended with a code."""
     labels = {"code": code, "format": "openai", "kind": "openai_compatible"}
     registry = harness.service.metrics.registry
     return registry.get_sample_value("provider_agent_jobs_total", labels) or 0

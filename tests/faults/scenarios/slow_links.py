@@ -18,7 +18,7 @@ REQUEST_LINK_BYTES_PER_S = 250_000
 BROKEN_LINKS = 4
 
 MAX_LATENESS_S = 5.0
-"""How much later than on an idle link a small job may end: the network's own buffers."""
+"""How much later than on an idle link a small job may end, because of the network's buffers."""
 
 
 async def slow_distant_link(scale: Scale) -> str:
