@@ -5,7 +5,10 @@ from collections.abc import Callable
 from typing import Final
 
 from provider_agent.agent.jobs.outbox import Outbox
+from provider_agent.event_log import EventLogger
 from provider_agent.protocol.frames import Capabilities
+
+log = EventLogger(__name__)
 
 DEBOUNCE_S: Final = 0.25
 """Collects changes into one frame: often several follow each other, as when a machine starts."""
@@ -50,7 +53,13 @@ class Advertiser:
         self.cancel()
         if self._connected.is_set():
             self._revision += 1
-            self._outbox.put(self._capabilities(self._revision))
+            try:
+                frame = self._capabilities(self._revision)
+            except Exception:
+                # The link also carries running jobs.
+                log.exception("capabilities failed")
+                return
+            self._outbox.put(frame)
 
     def cancel(self) -> None:
         """Cancel what `schedule` has scheduled."""

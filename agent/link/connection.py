@@ -95,19 +95,14 @@ class Link:
             connection = await dial(self._settings, self._dialect.subprotocol)
         except DialFailed as failed:
             return failed.disconnect
-        except Exception:
-            log.exception("link failed by an internal error")
-            return Disconnect(DisconnectCause.INTERNAL, "internal error of the agent")
         try:
             return await self._run_connection(connection)
         except asyncio.CancelledError:
             await _close(connection, CloseCode.NORMAL_CLOSURE, "the agent is stopping")
             raise
         except Exception:
-            # A defect costs this link; the agent, its backends and its jobs continue.
-            log.exception("link failed by an internal error")
             await _close(connection, CloseCode.INTERNAL_ERROR, "internal error of the agent")
-            return Disconnect(DisconnectCause.INTERNAL, "internal error of the agent")
+            raise
         finally:
             # No effect after a close handshake; a stalled peer would not complete one.
             connection.transport.abort()

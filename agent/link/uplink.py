@@ -138,7 +138,7 @@ class Uplink:
                 config = self.config
             self.state = LinkState.CONNECTING
             self.url = coordinators.current
-            disconnect = await self._run_link(DialSettings.of(config, self.url))
+            disconnect = await self._run_link(config)
             worked = self._has_worked()
             welcomed_s = self._link_ended(disconnect)
             decision = next_attempt(
@@ -169,16 +169,21 @@ class Uplink:
         """Forget the session, and cancel its jobs: no coordinator will resume them."""
         self._resumption.abandon()
 
-    async def _run_link(self, settings: DialSettings) -> Disconnect:
-        link = Link(
-            settings,
-            self._new_session,
-            self._outbox,
-            on_frame=self._receive,
-            on_activity=self._note_activity,
-            on_unsendable=self._jobs.withdraw,
-        )
-        return await link.run()
+    async def _run_link(self, config: CoordinatorConfig) -> Disconnect:
+        try:
+            link = Link(
+                DialSettings.of(config, self.url),
+                self._new_session,
+                self._outbox,
+                on_frame=self._receive,
+                on_activity=self._note_activity,
+                on_unsendable=self._jobs.withdraw,
+            )
+            return await link.run()
+        except Exception:
+            # A defect costs this attempt; jobs and backends continue.
+            log.exception("link failed by an internal error")
+            return Disconnect(DisconnectCause.INTERNAL, "internal error of the agent")
 
     def _new_session(self, authority: str) -> AgentProtocol:
         session_id, live_jobs = self._resumption.offer()

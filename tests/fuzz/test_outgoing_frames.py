@@ -11,6 +11,7 @@ from provider_agent.adapters.base import (
     BackendModel,
     BadStatus,
     ModelServerLoad,
+    ModelState,
     Operation,
     ResponseOutcome,
     ServerLoad,
@@ -41,6 +42,7 @@ from tests.kit.agent_config import agent_config
 from tests.kit.fake_clock import FakeClock
 from tests.kit.job_channels import RecordingSource
 from tests.kit.scripted_backend import ScriptedBackend
+from tests.kit.scripted_backend import model as scripted_model
 
 JOB_ID = bytes(16)
 
@@ -130,6 +132,33 @@ def test_capabilities_and_heartbeat_of_any_server_decode(
         ),
         Heartbeat(0, 0, 0, None, None, None, None, backend_loads(discovery.monitors)),
     )
+
+
+def test_frames_of_very_many_servers_and_models_fit_into_one_message() -> None:
+    name = "\N{GRINNING FACE}" * 500
+    backends = []
+    for n in range(300):
+        offered = [scripted_model(f"{n} {k} {name}") for k in range(20)]
+        backend = ScriptedBackend(f"{n} {name}", *offered)
+        backend.reported_load = ServerLoad(
+            models={model.model_id: ModelServerLoad(ModelState.LOADED) for model in offered}
+        )
+        backends.append(backend)
+    discovery = Discovery(Backends(list(backends), {}, []), lambda: None, clock=FakeClock())
+    asyncio.run(discovery.check_all())
+    operator = OperatorConfig(display_name=name * 20, wallet=name * 20, contact_email=name * 20)
+    config = agent_config("wss://c.example", operator=operator)
+    capabilities = Capabilities(
+        1,
+        model_offers(discovery.served_models(), config),
+        agent_limits(config),
+        dict(metadata(config)),
+    )
+    heartbeat = Heartbeat(0, 0, 0, None, None, None, None, backend_loads(discovery.monitors))
+    check_decodes(capabilities, heartbeat)
+    assert len(capabilities.models) > 100
+    assert len(heartbeat.backends) > 100
+    assert any(load.models for load in heartbeat.backends)
 
 
 @given(

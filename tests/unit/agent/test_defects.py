@@ -131,6 +131,32 @@ async def test_defect_in_the_admission_of_a_job_fails_only_that_job(
 
 
 @in_virtual_time
+async def test_defect_in_the_capabilities_leaves_the_link_to_running_jobs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        async with RunningAgent(coordinator, backend) as agent:
+            with monkeypatch.context() as patched:
+                patched.setattr("provider_agent.agent.service.agent_limits", fails)
+                peer = await agent.connected()
+            await check_that_jobs_run(peer, backend)
+            agent.service.advertiser.send()
+            await peer.next(Capabilities)
+
+
+@in_virtual_time
+async def test_defect_before_dialing_costs_the_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ScriptedCoordinator() as coordinator:
+        with monkeypatch.context() as patched:
+            patched.setattr("provider_agent.agent.link.uplink.AgentProtocol", fails)
+            async with RunningAgent(coordinator, ScriptedBackend(), jitter=0.5) as agent:
+                await asyncio.sleep(10)
+                patched.undo()
+                await agent.connected()
+
+
+@in_virtual_time
 async def test_defect_in_a_heartbeat_skips_only_that_heartbeat(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
