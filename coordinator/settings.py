@@ -49,7 +49,7 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
     Attributes:
         host: address or name to listen on.
         port: port to listen on; 0 chooses a free port.
-        name: sent to agents, for their logs.
+        name: the coordinator's name, for the logs of agents.
         authorities: addresses that agents may dial, each as `host:port`, a URL, or a bare host
             (port 443). If empty, the loopback names and `host`, with the bound port.
         api_keys: the clients' API keys. If None, every client has access, and `host` must be a

@@ -1,4 +1,4 @@
-"""Makes values valid for the fields of a frame. Pure.
+"""Makes values valid for the fields of a frame.
 
 Servers, the configuration and operators supply numbers and texts that no frame can carry. Because
 of one such field the receiver would close the link, and fail every job. So they are checked where
@@ -12,24 +12,24 @@ from typing import Final
 from provider_agent.protocol.limits import MAX_INTEGER, MAX_NAME_CHARS, MAX_TEXT_CHARS
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-"""Not encodable in UTF-8. Python represents undecodable bytes of headers and environment variables
-by lone surrogates (PEP 383), and JSON can escape them."""
+"""Surrogates, which UTF-8 cannot encode. Python represents undecodable bytes of headers and
+environment variables by lone ones (PEP 383), and JSON can escape them."""
 
 REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 def valid_count(reported: int | None) -> int | None:
-    """`reported`, or None when it is negative or over `MAX_INTEGER`."""
+    """Return `reported`, or None when it is negative or over `MAX_INTEGER`."""
     return reported if reported is not None and 0 <= reported <= MAX_INTEGER else None
 
 
 def clamp_count(value: int) -> int:
-    """The possible count that is nearest to `value`."""
+    """Return the possible count that is nearest to `value`."""
     return min(max(value, 0), MAX_INTEGER)
 
 
 def whole_milliseconds(seconds: float) -> int:
-    """Seconds as a count of milliseconds; 0 for NaN."""
+    """Convert seconds to a possible count of milliseconds; 0 for NaN."""
     milliseconds = seconds * 1000
     if math.isnan(milliseconds):
         return 0
@@ -37,17 +37,17 @@ def whole_milliseconds(seconds: float) -> int:
 
 
 def valid_share(reported: float | None) -> float | None:
-    """`reported`, or None when it is not between 0 and 1."""
+    """Return `reported`, or None when it is not between 0 and 1."""
     return reported if reported is not None and 0.0 <= reported <= 1.0 else None
 
 
 def valid_speed(reported: float | None) -> float | None:
-    """`reported`, or None when it is not a positive finite number."""
+    """Return `reported`, or None when it is not a positive finite number."""
     return reported if reported is not None and 0.0 < reported < math.inf else None
 
 
 def valid_measure(measured: float | None) -> float | None:
-    """`measured`, or None when it is negative or not finite."""
+    """Return `measured`, or None when it is negative or not finite."""
     return measured if measured is not None and 0.0 <= measured < math.inf else None
 
 
@@ -57,12 +57,12 @@ def is_name(text: str) -> bool:
 
 
 def to_text(text: str, max_chars: int = MAX_TEXT_CHARS) -> str:
-    """`text` without surrogates, cut to `max_chars`."""
+    """Return `text` without surrogates, cut to `max_chars`."""
     return _SURROGATE.sub(REPLACEMENT, text[:max_chars])
 
 
 def to_line(text: str, max_chars: int = MAX_NAME_CHARS) -> str:
-    """`text` on one line: each character that is not printable is replaced, and the rest is cut."""
+    """Return `text` on one line, cut to `max_chars`, with unprintable characters replaced."""
     cut = text[:max_chars]
     if cut.isprintable():
         return cut

@@ -13,7 +13,7 @@ class Job(ContentRepr, Struct, frozen=True):
 
     Attributes:
         job_id: the 16 bytes of a UUID.
-        model_id: as offered in `ModelOffer.model_id`.
+        model_id: the `ModelOffer.model_id` of an offer.
         format: a `WireFormat`.
         request: one JSON object, as the client sent it.
         deadline_ms: how long the job may take, from the arrival of its header at the agent.
@@ -52,7 +52,7 @@ class Job(ContentRepr, Struct, frozen=True):
 
 
 def join_request(header: JobHeader, request: bytes) -> Job:
-    """The job of a header whose request body has arrived completely."""
+    """Return the job of a header whose request body has arrived completely."""
     return Job(
         job_id=header.job_id,
         model_id=header.model_id,

@@ -55,7 +55,7 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     Attributes:
         url: WebSocket address to dial.
         fallback_urls: addresses to dial in turn after `url` has failed.
-        enrollment_code: sent at the first connection; a secret.
+        enrollment_code: the code to send in `Hello`; a secret.
         allow_insecure: whether `ws://` to other machines is allowed.
         token_file: file with a bearer token for the upgrade request, read at every connection.
         ca_file: PEM certificates to trust instead of the system's.

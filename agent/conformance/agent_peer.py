@@ -41,8 +41,8 @@ class Process(Struct, frozen=True):
     """One process of an agent, which may connect several times.
 
     Attributes:
-        key: its identity.
-        instance_id: sent in `Hello`.
+        key: the process's key.
+        instance_id: the id of the process in `Hello`.
         model_id: the model that it offers; no other process of a run offers it.
     """
 
@@ -99,7 +99,7 @@ class AgentPeer(Peer):
     """The kit's connection as an agent.
 
     Attributes:
-        process: whose connection it is.
+        process: the agent process that the kit plays.
     """
 
     def __init__(self, socket: ClientConnection, process: Process) -> None:
@@ -130,7 +130,7 @@ class AgentPeer(Peer):
 
         Args:
             authority: the signed address.
-            key: signs; by default the key of the process.
+            key: the key that signs; by default that of the process.
             nonce: the signed nonce; by default the one of the challenge.
             enrollment_code: see `Hello`.
             session_id: see `Hello`.

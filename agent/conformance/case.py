@@ -36,7 +36,7 @@ class Case(Struct, Generic[ScopeT], frozen=True):
         id: unique and stable, such as `resume-running`.
         anchor: the heading of docs/protocol.md that states the rule.
         rule: the rule in one sentence.
-        run: tests it; returns what was observed, or raises `NotHeld` or `NotTested`.
+        run: tests the rule; returns what was observed, or raises `NotHeld` or `NotTested`.
         must: whether the rule is a MUST; otherwise it is a SHOULD.
     """
 

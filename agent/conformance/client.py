@@ -102,7 +102,7 @@ class Client:
 
     Args:
         submit_url: the base address of the API, with or without `/v1`.
-        api_key: sent as a bearer token; "" for none.
+        api_key: the key, sent as a bearer token; "" for none.
     """
 
     def __init__(self, submit_url: str, api_key: str) -> None:

@@ -67,8 +67,8 @@ class SentJob(Struct, frozen=True):
     """A job that the kit, as a coordinator, has sent.
 
     Attributes:
-        header: its header.
-        request: its whole request.
+        header: the job's header.
+        request: the job's whole request.
     """
 
     header: JobHeader

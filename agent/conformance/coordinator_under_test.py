@@ -32,8 +32,8 @@ class CoordinatorTarget(Struct, frozen=True):
 
     Attributes:
         url: where agents connect, `ws://…` or `wss://…`.
-        submit_url: its API for clients; "": no case that needs a job can run.
-        api_key: for the API.
+        submit_url: the address of its API for clients; "": no case that needs a job can run.
+        api_key: the key for the API.
         enrollment_code: admits new keys.
     """
 
@@ -148,7 +148,7 @@ class CoordinatorUnderTest:
         """Open a connection, before `Hello`.
 
         Args:
-            process: whose connection it is; by default a new one.
+            process: the agent process that connects; by default a new one.
             url: another address in the request (its `Host` header).
             through: whether to connect to the real address although `url` names another one.
         """

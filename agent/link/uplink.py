@@ -73,7 +73,7 @@ class Uplink:
     Attributes:
         config: applies from the next connection on.
         url: the address that was dialed last.
-        state: of the current link.
+        state: the state of the current link.
         connected: set from `Welcome` until the link ends.
         welcomed_at: time of the last `Welcome`; None: there was none.
         last_activity_at: time of the last message or pong.

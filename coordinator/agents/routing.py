@@ -164,7 +164,7 @@ def relative_speed(job_s: float | None, typical_s: float) -> float:
 
     Args:
         job_s: seconds that the agent takes for the reference job; None if it does not report it.
-        typical_s: the same of a typical agent.
+        typical_s: the same for a typical agent.
     """
     if job_s is None:
         return MIN_SPEED

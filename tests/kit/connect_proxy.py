@@ -12,7 +12,7 @@ class ConnectProxy:
     Args:
         routes: maps a requested "host:port" to a port on loopback.
         user: "name:password" that clients have to send; "": none.
-        response: sent instead of a tunnel, one byte per second.
+        response: a response to send instead of a tunnel, one byte per second.
 
     Attributes:
         request_lines: the first line of every request.

@@ -58,7 +58,7 @@ class _Info(NamedTuple):
     """The fields of `struct tcp_info` that matter here.
 
     Attributes:
-        unacked_segments: sent and not acknowledged.
+        unacked_segments: segments that are sent and not acknowledged.
         received: bytes in order, and one more for a FIN.
         not_sent: bytes that wait in the send buffer, and one more for a FIN behind them.
         sent: bytes, each counted once, without a FIN.

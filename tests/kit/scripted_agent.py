@@ -172,9 +172,9 @@ class ScriptedAgent:
         key: the agent's key; by default a new one.
         models: the offers in `Capabilities`; by default one offer of the model `tiny`.
         max_concurrent: the limit in `Capabilities`.
-        enrollment_code: sent in `Hello`.
-        instance_id: sent in `Hello`.
-        replace: sent in `Hello`.
+        enrollment_code: the code in `Hello`.
+        instance_id: the id in `Hello`.
+        replace: the flag in `Hello`.
         authority: the address to sign; by default the dialed address.
         answer: called for every job; if None, the test receives jobs with `next_job`.
         features: the optional features that it supports.
@@ -391,7 +391,7 @@ class ScriptedAgent:
 
         Args:
             resume: whether to resume the session; otherwise the agent starts a new session.
-            live_jobs: sent in `Hello`; by default the jobs that the agent still runs.
+            live_jobs: the jobs in `Hello`; by default the jobs that the agent still runs.
         """
         welcome = self.session.welcome
         assert welcome is not None

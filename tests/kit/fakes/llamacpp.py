@@ -43,7 +43,7 @@ class FakeLlamaCpp(FakeServer):
         prompts: processed tokens of prompts, and the seconds that they took; in `/metrics`.
         outputs: the same for generated tokens.
         slots: whether `/slots` is enabled.
-        total_slots: as reported by `/props`.
+        total_slots: the number of slots that `/props` reports.
         tools: whether the model's chat template supports tools.
         router: the models of a router and their states; None: a single model.
         woken: the models that a request loaded or woke.
