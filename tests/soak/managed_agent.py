@@ -15,7 +15,7 @@ from provider_agent.agent.config import (
     TimeoutSettings,
 )
 from provider_agent.agent.identity.key import Identity
-from provider_agent.agent.service import EXIT_FORCED, EXIT_OK, Service
+from provider_agent.agent.service import EXIT_FORCED, EXIT_OK, EXIT_UNDELIVERED, Service
 from provider_agent.protocol.formats import WireFormat
 from provider_agent.protocol.limits import CONNECT_PATH
 from tests.kit.agent_config import agent_config
@@ -73,7 +73,7 @@ class ManagedAgent:
             self.service.stop()
         assert self._task is not None
         code = await self._task
-        if code not in (EXIT_OK, EXIT_FORCED):
+        if code not in (EXIT_OK, EXIT_UNDELIVERED, EXIT_FORCED):
             self._counts.add_defect(f"an agent exited with {code}: {self.service!r}")
 
     async def restart(self, down_s: float, *, force: bool) -> None:
