@@ -19,7 +19,9 @@ from provider_agent.adapters.base import (
     Usage,
     WireFormat,
 )
+from provider_agent.agent.backends.adapter_calls import AdapterDefect, call_adapter
 from provider_agent.agent.cli.response_text import ResponseText
+from provider_agent.protocol.errors import ErrorCode
 
 
 def chat_request(
@@ -35,6 +37,12 @@ def chat_request(
     if operation not in (Operation.CHAT, Operation.MESSAGES):
         raise ValueError(f"{operation} does not accept chat messages")
     return msgspec.json.encode(request)
+
+
+class AdapterFailed(BackendError):
+    """The adapter has a defect; the agent ends such a job with `internal`, too."""
+
+    code = ErrorCode.INTERNAL
 
 
 class OneJob(Struct):
@@ -99,7 +107,7 @@ async def run_one_job(
     Cancelling it closes the upstream connection.
 
     Raises:
-        BackendError: the job failed, or did not end within `timeout_s`.
+        BackendError: the job failed, did not end within `timeout_s`, or the adapter has a defect.
     """
     job = Job(
         job_id=uuid.uuid4().bytes,
@@ -112,9 +120,17 @@ async def run_one_job(
     sink = _TextSink(operation.wire_format, on_text)
     try:
         async with asyncio.timeout(timeout_s):
-            await backend.execute(job, sink)
+            await call_adapter(backend.execute, job, sink)
+    except BackendError:
+        raise
     except TimeoutError as error:
         raise BackendTimeout(f"did not end within {timeout_s:.0f} s") from error
+    except AdapterDefect as error:
+        raise AdapterFailed(str(error)) from error
+    except Exception as error:
+        raise AdapterFailed(f"the adapter raised {type(error).__name__}: {error}") from error
+    if sink.job.first_byte_ms is None:
+        raise AdapterFailed("the adapter returned without a response")
     return sink.job
 
 

@@ -12,7 +12,14 @@ from provider_agent.adapters.base import (
     Usage,
 )
 from provider_agent.adapters.servers.echo import EchoBackend
-from provider_agent.agent.cli.one_job import OneJob, chat_request, explain, run_one_job, statistics
+from provider_agent.agent.cli.one_job import (
+    AdapterFailed,
+    OneJob,
+    chat_request,
+    explain,
+    run_one_job,
+    statistics,
+)
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import MAIN_OPERATION, Operation, WireFormat
 from tests.kit.scripted_backend import ScriptedBackend
@@ -79,6 +86,30 @@ async def test_cancellation_stops_the_job() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert run.cancelled.is_set()
+
+
+@pytest.mark.parametrize("defect", [RuntimeError("x"), asyncio.CancelledError(), SystemExit(9)])
+async def test_defect_of_the_adapter_fails_the_job(defect: BaseException) -> None:
+    # `check` printed a traceback instead of its findings.
+    backend = ScriptedBackend()
+    running = asyncio.create_task(
+        run_one_job(backend, Operation.CHAT, "m", "hi", max_tokens=5, timeout_s=60)
+    )
+    (await backend.next_run()).fail(defect)
+
+    with pytest.raises(AdapterFailed, match="the adapter raised"):
+        await running
+
+
+async def test_adapter_that_returns_without_a_response_fails_the_job() -> None:
+    backend = ScriptedBackend()
+    running = asyncio.create_task(
+        run_one_job(backend, Operation.CHAT, "m", "hi", max_tokens=5, timeout_s=60)
+    )
+    (await backend.next_run()).finish()
+
+    with pytest.raises(AdapterFailed, match="returned without a response"):
+        await running
 
 
 def test_operation_without_chat_messages_is_refused() -> None:
