@@ -7,6 +7,7 @@ from tests.faults.scenarios.clients import ScenarioRequest
 from tests.faults.scenarios.harness import scenario_harness
 from tests.faults.scenarios.numbered_server import RequestSpec
 from tests.faults.scenarios.scenario import FULL, Scale
+from tests.kit.proxied_connection import ProxiedConnection
 from tests.kit.virtual_time import now
 
 BYTES_PER_S = 100_000
@@ -46,8 +47,7 @@ async def large_request_on_a_slow_link(scale: Scale) -> str:
     """A large request travels to the agent; a small job beside it keeps its pace."""
     size = scale.rounds * MAX_REQUEST_BYTES // FULL.rounds - KIB
     async with scenario_harness(scale.rng("request")) as harness:
-        for pipe in harness.link_proxy.connections[0].pipes:
-            pipe.bytes_per_s = REQUEST_LINK_BYTES_PER_S
+        _throttle(harness.link_proxy.connections[0])
         started_at = now()
         large = harness.clients.send(RequestSpec("large", EVENTS, 200, padding=size))
         small = harness.clients.send(RequestSpec("small", EVENTS, 200, 0.5))
@@ -68,19 +68,21 @@ async def large_request_on_a_broken_link(scale: Scale) -> str:
     size = scale.rounds * MAX_REQUEST_BYTES // FULL.rounds - KIB
     rng = scale.rng("broken request")
     async with scenario_harness(rng) as harness:
+        _throttle(await harness.link_proxy.next_connection())
         large = harness.clients.send(RequestSpec("large", EVENTS, 200, padding=size))
-        cuts = 0
-        while "large" not in harness.server.runs:
-            connection = harness.link_proxy.connections[-1]
-            for pipe in connection.pipes:
-                pipe.bytes_per_s = REQUEST_LINK_BYTES_PER_S
+        for _ in range(BROKEN_LINKS):
             await asyncio.sleep(rng.uniform(0.1, 0.2) * size / REQUEST_LINK_BYTES_PER_S)
-            if cuts < BROKEN_LINKS:
-                cuts += 1
-                harness.link_proxy.cut()
+            harness.link_proxy.cut()
+            _throttle(await harness.link_proxy.next_connection())
+        assert "large" not in harness.server.runs, "the request did not travel over every link"
         await harness.check_all_complete([large])
         await harness.wait_until_idle()
     return f"{size / MIB:.0f} MiB over {len(harness.link_proxy.accepted_at)} links"
+
+
+def _throttle(connection: ProxiedConnection) -> None:
+    for pipe in connection.pipes:
+        pipe.bytes_per_s = REQUEST_LINK_BYTES_PER_S
 
 
 async def _lateness(request: ScenarioRequest, started_at: float) -> float:
