@@ -46,7 +46,7 @@ class PlantedFault(Struct, frozen=True):
         to_agent: alters what it receives.
         close_codes: replaces its close codes.
         refuses_unknown_types: whether it closes with 1002 after a frame of an unknown type.
-        signs_relay: whether it signs an address that the coordinator does not have.
+        signs_other_address: whether it signs an address that the coordinator does not have.
     """
 
     case: str

@@ -33,11 +33,11 @@ class AlteringRelay:
         to_coordinator: alters the agent's frames.
         close_codes: replaces close codes of either side.
         selects_subprotocol: whether an agent's upgrade selects the subprotocol.
-        refused_type: a connection on which the agent or the coordinator sends a frame of this
-            unknown type is closed with 1002.
+        refuses_unknown_types: whether to close a connection with 1002 when the agent or the
+            coordinator sends a frame of an unknown type.
 
     Attributes:
-        target_url: the coordinator; to be set before an agent dials.
+        target_url: the coordinator's URL; to be set before an agent dials.
     """
 
     def __init__(
