@@ -161,6 +161,7 @@ async def dial(settings: DialSettings, subprotocol: str) -> CountingConnection:
             write_limit=WRITE_LIMIT_BYTES,
             create_connection=progress.connection_type(),
             ssl=context,
+            server_hostname=None if context is None else _server_name(settings),
             ssl_handshake_timeout=None if context is None else TLS_TIMEOUT_S,
         )
     except UnusableFile as error:
@@ -188,6 +189,11 @@ def _explain_timeout(settings: DialSettings, progress: _DialProgress) -> str:
     if isinstance(_proxy(settings), str):
         return f"no connection through the proxy {within}; check [coordinator] proxy"
     return f"no connection {within}"
+
+
+def _server_name(settings: DialSettings) -> str:
+    """The host in the certificate and in SNI, which has no trailing dot (RFC 6066, section 3)."""
+    return (urlsplit(settings.url).hostname or "").rstrip(".")
 
 
 def _headers(token_file: Path | None) -> Mapping[str, str]:

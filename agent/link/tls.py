@@ -45,6 +45,8 @@ def client_context(
         context = ssl.create_default_context(cafile=ca_file)
     except OSError as error:
         raise UnusableFile("ca_file", ca_file or Path(), error) from error
+    # The configuration of OpenSSL may allow older versions; it may also require a newer one.
+    context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
     if client_cert_file is not None:
         _load_client_certificate(context, client_cert_file, client_key_file)
     return context

@@ -197,6 +197,27 @@ async def test_tls_works_through_a_proxy_without_logging_its_password(
     assert "Basic" not in caplog.text
 
 
+@pytest.mark.parametrize("host", [HOST, f"{HOST}."])
+@on_both_loops
+async def test_server_name_is_sent_without_trailing_dot_and_alpn_is_not_used(
+    tmp_path: Path, host: str
+) -> None:
+    # Certificates of a host with a trailing dot in the URL were once rejected.
+    own = CertificateAuthority(tmp_path)
+    context = server_context(own.issue(HOST))
+    context.set_alpn_protocols(["http/1.1"])
+    names: list[str | None] = []
+    context.sni_callback = lambda _socket, name, _context: names.append(name)
+    async with server(context) as port, ConnectProxy({f"{host}:443": port}) as proxy:
+        address = f"http://127.0.0.1:{proxy.port}"
+        settings = DialSettings(url=f"wss://{host}/x", ca_file=own.file, proxy=address)
+        connection = await dial(settings, SUBPROTOCOL)
+        tls = connection.transport.get_extra_info("ssl_object")
+        assert tls.selected_alpn_protocol() is None
+        await connection.close()
+    assert names == [HOST]
+
+
 async def test_cancelling_behind_a_proxy_closes_the_connection(tmp_path: Path) -> None:
     arrived, gone = asyncio.Event(), asyncio.Event()
 
