@@ -17,6 +17,7 @@ const DEADLINE_MS = 600_000; // of a job
 const WINDOW_BYTES = 1 << 20; // unacknowledged bytes of one response
 const MAX_MESSAGE_BYTES = 1 << 20, MAX_REQUEST_BYTES = 16 << 20, PIECE_BYTES = 64 << 10;
 const UNSENT_BYTES = 128 << 10; // how many bytes of requests can delay a control frame
+const FORWARDED = ["retry-after", "x-request-id", "request-id", "openai-processing-ms"]; // headers
 
 const CHALLENGE = 1, WELCOME = 2, REJECTED = 3, JOB_HEADER = 4, CANCEL = 5, ACK = 6, DRAIN = 7;
 const REQUEST_CHUNK = 8, ROUTING_STATUS = 10, HELLO = 33, CAPABILITIES = 34, HEARTBEAT = 35;
@@ -54,15 +55,14 @@ const tuple = (...parsers) => (array) => parsers.map((parse, index) => {
 
 const name = str(512), text = str(4096), id = bin(16, 16), count = uint(0, Number.MAX_SAFE_INTEGER);
 const bool = check((v) => typeof v === "boolean"), float = check((v) => typeof v === "number");
-const names = list(name, 64), anything = (value) => value;
 const total = nullable(count), rate = nullable(float), flag = nullable(bool);
+const names = list(name, 64), anything = (value) => value;
 const liveJob = tuple(id, count, count, or(0, count), or(false, bool));
 const offer = tuple(name, list(name, 16), names, total, bool, name, count, total, total, total,
   nullable(list(name, 16)), flag, flag, flag);
 const backendLoad = tuple(name, bool, count, count, total, total, rate, or([], anything));
 const usage = or([], tuple(total, total, total, total, total));
 const metadata = or({}, check((v) => v?.constructor === Object));
-
 const FRAMES = {
   [HELLO]: tuple(name, bin(32, 32), bin(64, 64), or("", name), or("", name), nullable(id),
     or([], list(liveJob, 4096)), or([], names), or(false, bool)),
@@ -87,14 +87,13 @@ function decodeMessage(data, isBinary) {
 
 const hex = (bytes) => Buffer.from(bytes).toString("hex");
 const send = (socket, ...frames) => socket?.send(encode(frames));
-
 // --- "The states of a job", "Flow control" -------------------------------------------------------
 class Job {
   id = Buffer.from(randomUUID().replaceAll("-", ""), "hex");
   endsAt = Date.now() + DEADLINE_MS;
-  received = 0; // response bytes that have arrived, …
-  passedOn = 0; // … that the client's socket has accepted, …
-  acked = 0; // … and that are acknowledged
+  received = 0; // response bytes that have arrived
+  passedOn = 0; // of these, what the client's socket has accepted
+  acked = 0; // of these, what is acknowledged
   started = null; // the fields of JobStarted
   cancelled = false;
 
@@ -147,9 +146,10 @@ class Job {
 
   writeHead() {
     if (this.response.headersSent || this.cancelled) return;
-    if (!this.started) throw new Error("a result of a job that has not started");
+    if (!this.started) throw new Error("a result before JobStarted");
     const [, status, contentType, , headers] = this.started;
-    for (const [key, value] of headers) this.response.setHeader(key, value);
+    const known = headers.filter(([header]) => FORWARDED.includes(header));
+    for (const [header, value] of known) this.response.setHeader(header, value);
     this.response.writeHead(status, { "content-type": contentType, "cache-control": "no-cache" });
   }
 
@@ -216,7 +216,7 @@ class Session {
     for (const [key, job] of [...this.jobs]) {
       const [, first, next, requestOffset] = live.get(key) ?? [];
       if (first === undefined) { // the agent does not know it
-        if (job.received || job.cancelled) job.fail("backend_unreachable", "The link was lost.");
+        if (job.started || job.cancelled) job.fail("backend_unreachable", "The link was lost.");
         else steps.push(() => job.sendHeader());
       } else if (job.cancelled) { // skip the rest, and cancel it again
         job.received = job.passedOn = job.acked = next;

@@ -180,9 +180,9 @@ class CoordinatorPeer(Peer):
 
     # --- the handshake -----------------------------------------------------------------
 
-    async def greet(self) -> Hello:
+    async def greet(self, *, features: Iterable[str] = ()) -> Hello:
         """Send `Challenge`, and return the agent's `Hello` with a verified signature."""
-        await self.send(Challenge(self.nonce, "conformance"))
+        await self.send(Challenge(self.nonce, "conformance", list(features)))
         hello = await self.expect(Hello)
         valid = any(
             verify_signature(hello.public_key, hello.signature, authority, self.nonce)

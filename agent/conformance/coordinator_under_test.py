@@ -170,6 +170,7 @@ class CoordinatorUnderTest:
         session_id: bytes | None = None,
         live_jobs: list[LiveJob] | None = None,
         replace_older: bool = False,
+        features: list[str] | None = None,
     ) -> AgentPeer:
         """Connect, perform the handshake and offer the model of the process."""
         peer = await self.dial(process)
@@ -179,6 +180,7 @@ class CoordinatorUnderTest:
             session_id=session_id,
             live_jobs=live_jobs,
             replace=replace_older,
+            features=features,
         )
         await peer.send(hello)
         await peer.expect_welcome()

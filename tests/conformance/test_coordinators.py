@@ -12,7 +12,7 @@ from provider_agent.agent.conformance.coordinator_run import CASE_IDS, run_again
 from provider_agent.agent.conformance.coordinator_under_test import CoordinatorTarget
 from provider_agent.agent.conformance.of_coordinator.handshake import OTHER_AUTHORITY
 from provider_agent.coordinator.server import Coordinator
-from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.coordinator.settings import CoordinatorSettings, ReceiptMode
 from provider_agent.protocol.frames import (
     Ack,
     Cancel,
@@ -137,7 +137,8 @@ async def running_coordinator(fault: PlantedFault) -> AsyncIterator[CoordinatorT
 
 @in_virtual_time
 async def test_our_coordinator_conforms() -> None:
-    async with Coordinator(CoordinatorSettings(port=0, drain_s=0), clock=now) as coordinator:
+    settings = CoordinatorSettings(port=0, drain_s=0, receipts=ReceiptMode.HASH)
+    async with Coordinator(settings, clock=now) as coordinator:
         target = CoordinatorTarget(coordinator.connect_url, coordinator.http_url)
         report = await run_against_coordinator(target, ())
 

@@ -55,7 +55,9 @@ async def test_the_coordinator_in_node_conforms() -> None:
     async with running_coordinator() as (target, _):
         report = await run_against_coordinator(target, ())
 
-    assert deviations(report) == {}
+    assert deviations(report) == {
+        "receipts": "not tested: the coordinator does not use the feature"
+    }
 
 
 @needs_node

@@ -4,10 +4,13 @@ Each case of `VIOLATIONS` needs a connection before `Challenge`, and ends it.
 """
 
 import asyncio
+import hashlib
 from typing import Final
 
+from msgspec.structs import replace
+
 from provider_agent.agent.conformance.agent_under_test import AgentUnderTest
-from provider_agent.agent.conformance.case import CaseList, NotHeld, require
+from provider_agent.agent.conformance.case import CaseList, NotHeld, NotTested, require
 from provider_agent.agent.conformance.coordinator_peer import (
     HEARTBEAT_MS,
     CoordinatorPeer,
@@ -22,6 +25,7 @@ from provider_agent.protocol.limits import (
     MIN_WINDOW_BYTES,
     SUBPROTOCOL,
 )
+from provider_agent.protocol.receipts import FEATURE, ReceiptContent
 
 CASES = CaseList[AgentUnderTest]()
 VIOLATIONS = CaseList[AgentUnderTest]()
@@ -145,6 +149,27 @@ async def accepts_largest_numbers(agent: AgentUnderTest) -> str:
     await peer.admit(new_welcome(window_bytes=MAX_INTEGER, max_message_bytes=MAX_INTEGER))
     await peer.run_job()
     return "a window of 2^53 - 1 bytes"
+
+
+@VIOLATIONS.must("receipts", "receipts", "The end of a job carries a signed receipt, if asked.")
+async def sends_receipts(agent: AgentUnderTest) -> str:
+    peer = await agent.dialed()
+    hello = await peer.greet(features=[FEATURE])
+    supported = FEATURE in hello.features
+    await peer.admit(new_welcome(features=[FEATURE] if supported else []))
+    if not supported:
+        await peer.run_job()
+        raise NotTested("the agent does not support the feature")
+    job = new_job(peer.model_id)
+    job = replace(job, header=replace(job.header, sign_receipt=True))
+    end = await peer.read_to_end(await peer.send_job(job))
+    sha256 = hashlib.sha256(peer.data(job.job_id)).digest()
+    require(end.receipt is not None and end.receipt.sha256 == sha256, "no receipt, or a wrong hash")
+    tokens = (end.usage.input_tokens, end.usage.output_tokens)
+    content = ReceiptContent(job.job_id, job.header.model_id, sha256, *tokens)
+    signature = (end.receipt and end.receipt.signature) or b""
+    require(content.is_signed_by(hello.public_key, signature), "no valid signature")
+    return "hash and signature are valid"
 
 
 async def _refuses_when_open(

@@ -27,9 +27,11 @@ CASES = CaseList[AgentUnderTest]()
 CLOSING = CaseList[AgentUnderTest]()
 
 _JOBS: Final = "the-states-of-a-job"
-_PIECES: Final = "requestchunk"
+_PIECES: Final = "requests"
 _UNKNOWN_JOB: Final = b"\xee" * 16
 _MOST_JOBS: Final = 256
+_REMEMBERED: Final = 4096
+_BATCH: Final = 500
 
 
 @CASES.must("job", _JOBS, "A job has `JobStarted`, its bytes and one end.")
@@ -117,6 +119,23 @@ def _count_ends(peer: CoordinatorPeer, job: SentJob) -> int:
     return len(ends)
 
 
+@CASES.must("job-remembered", _JOBS, "The last 4096 job ids are remembered.")
+async def remembers_job_ids(agent: AgentUnderTest) -> str:
+    peer = await agent.connected()
+    job = await peer.send_job(new_job(peer.model_id))
+    await peer.read_to_end(job)
+    others = [new_job("conformance-no-such-model") for _ in range(_REMEMBERED - 1)]
+    for start in range(0, len(others), _BATCH):
+        batch = others[start : start + _BATCH]
+        await peer.send(*(other.header for other in batch))
+        for other in batch:
+            await peer.expect_error(other, "model_not_loaded")
+    await peer.send(job.header, job.piece(0, len(job.request)))
+    await peer.run_job()
+    require(_count_ends(peer, job) == 1, f"{_count_ends(peer, job)} ends")
+    return f"ignored after {len(others)} other jobs"
+
+
 @CASES.must("model-unknown", _JOBS, "A model that is not served: `model_not_loaded`.")
 async def refuses_unknown_model(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
@@ -143,7 +162,7 @@ async def refuses_invalid_request(agent: AgentUnderTest) -> str:
     return "an array, a part, two objects, and bytes that are not UTF-8"
 
 
-@CASES.must("request-empty", "jobheader", "With `request_bytes` 0 no piece follows: `bad_request`.")
+@CASES.must("request-empty", _PIECES, "With `request_bytes` 0 no piece follows: `bad_request`.")
 async def refuses_empty_request(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = await peer.send_header(new_raw_job(peer.model_id, b""))
@@ -174,7 +193,7 @@ async def limits_duration(agent: AgentUnderTest) -> str:
     return f"{end.total_bytes} bytes, although the window was full"
 
 
-@CASES.must("deadline-request", "jobheader", "The deadline counts from the arrival of the header.")
+@CASES.must("deadline-request", _PIECES, "The deadline counts from the arrival of the header.")
 async def limits_upload(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = await peer.send_header(new_job(peer.model_id, deadline_ms=300))
@@ -221,7 +240,7 @@ async def ignores_late_cancel(agent: AgentUnderTest) -> str:
     return "one end"
 
 
-@CASES.must("end-usage", "joberror", "A failed job reports its backend and duration.")
+@CASES.must("end-usage", "ends", "A failed job reports its backend and duration.")
 async def reports_cost_of_failure(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = await agent.long_job(peer)

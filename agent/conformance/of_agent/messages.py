@@ -20,6 +20,7 @@ CLOSING = CaseList[AgentUnderTest]()
 
 _ANCHOR: Final = "messages-and-frames"
 _JOB_HEADER: Final = 4
+_CANCEL: Final = 5
 _DRAIN: Final = 7
 _UNKNOWN: Final = 31
 """A type that no frame of this version has."""
@@ -100,7 +101,26 @@ async def refuses_fraction(agent: AgentUnderTest) -> str:
     return await peer.expect_close(1002)
 
 
-@CASES.must("notices", "notice", "`Notice` and `RoutingStatus` are accepted at any time.")
+@CASES.must("extension-unknown", _ANCHOR, "Extension types in unknown fields are skipped.")
+async def skips_extension_types(agent: AgentUnderTest) -> str:
+    peer = await agent.connected()
+    extension = msgspec.msgpack.Ext(5, b"x")
+    await peer.send_raw(msgspec.msgpack.encode([[_CANCEL, bytes(16), "", extension]]))
+    await peer.send_raw(msgspec.msgpack.encode([[_UNKNOWN, extension]]))
+    await peer.run_job()
+    return "a job was run afterwards"
+
+
+@CLOSING.must("extension-known", _ANCHOR, "An extension type in a known field closes with 1002.")
+async def refuses_extension_type(agent: AgentUnderTest) -> str:
+    peer = await agent.connected()
+    await peer.send_raw(msgspec.msgpack.encode([[_DRAIN, "", msgspec.msgpack.Ext(5, b"x")]]))
+    return await peer.expect_close(1002)
+
+
+@CASES.must(
+    "notices", "notices-and-routing", "`Notice` and `RoutingStatus` are accepted at any time."
+)
 async def accepts_notices(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     unroutable = UnroutableModel("conformance-no-such-model", "x-conformance", "")

@@ -145,6 +145,17 @@ async def accepts_final_ack_at_once(agent: AgentUnderTest) -> str:
     return "accepted"
 
 
+@CASES.must(
+    "resume-ack-ahead", "flow-control", "An `Ack` of what an earlier link carried is valid."
+)
+async def accepts_ack_ahead(agent: AgentUnderTest) -> str:
+    peer, job, _, received = await _lost_long_job(agent)
+    welcome = new_welcome(resumed=[ResumedJob(job.job_id, 0)])
+    await peer.admit(welcome, Ack(job.job_id, len(received)))
+    end = await peer.read_to_end(job, len(received))
+    return f"resumed at 0, acknowledged {len(received)} of {end.total_bytes}"
+
+
 @CASES.must("resume-cancelled", _RESUMPTION, "A resumed job can be cancelled at once.")
 async def cancels_resumed_job(agent: AgentUnderTest) -> str:
     peer, job, live, _ = await _lost_long_job(agent)

@@ -11,6 +11,7 @@ from provider_agent.protocol.frames import (
     Ack,
     Challenge,
     Chunk,
+    Heartbeat,
     Hello,
     JobError,
     JobHeader,
@@ -18,6 +19,7 @@ from provider_agent.protocol.frames import (
     JobStarted,
     Welcome,
 )
+from provider_agent.protocol.receipts import FEATURE
 
 CASES = CaseList[Sequence[CoordinatorPeer]]()
 
@@ -92,15 +94,15 @@ def _check_frame(
 ) -> None:
     require(not job.ended, f"{type(frame).__name__} after the end")
     match frame:
-        case JobStarted(headers=headers):
-            names = [header.name for header in headers]
-            require(names == [name.lower() for name in names], "a header in upper case")
+        case JobStarted():
             require(not job.started, "JobStarted twice")
             job.started = True
         case Chunk(offset=offset, data=data):
             require(job.started, "a Chunk before JobStarted")
             require(bool(data), "a Chunk without data")
-            require(offset == job.next_offset, f"a Chunk at {offset}, not {job.next_offset}")
+            expected = max(job.next_offset, job.acked)
+            observed = f"a Chunk at {offset}, not {expected}"
+            require(offset in (job.next_offset, expected), observed)
             job.next_offset = offset + len(data)
             excess = job.next_offset - job.acked
             require(excess <= window, f"{excess} bytes unacknowledged, window {window}")
@@ -108,3 +110,49 @@ def _check_frame(
             require(total == job.next_offset, f"total_bytes {total}, but {job.next_offset} arrived")
             require(job.started or isinstance(frame, JobError), "JobResult before JobStarted")
             job.ended = True
+
+
+@CASES.must("traffic-headers", "jobstarted", "Response headers say nothing about the account.")
+async def hides_account_headers(peers: Sequence[CoordinatorPeer]) -> str:
+    names = {
+        header.name
+        for peer in peers
+        for started in peer.received_of(JobStarted)
+        for header in started.headers
+    }
+    hidden = [name for name in names if "ratelimit" in name or "organization" in name]
+    require(not hidden, f"headers {hidden}")
+    return f"headers {sorted(names)}" if names else "no headers"
+
+
+@CASES.must("traffic-lists", "messages-and-frames", "No list names a thing twice.")
+async def lists_once(peers: Sequence[CoordinatorPeer]) -> str:
+    for peer in peers:
+        for hello in peer.received_of(Hello):
+            _require_unique("live_jobs", [job.job_id for job in hello.live_jobs])
+            _require_unique("features", hello.features)
+        for started in peer.received_of(JobStarted):
+            _require_unique("headers", [header.name for header in started.headers])
+        for heartbeat in peer.received_of(Heartbeat):
+            for backend in heartbeat.backends:
+                _require_unique("models", [load.model_id for load in backend.models])
+    return f"{len(peers)} connections"
+
+
+def _require_unique(field: str, names: Sequence[object]) -> None:
+    require(len(set(names)) == len(names), f"`{field}` with the same entry twice")
+
+
+@CASES.must("traffic-features", "features", "What belongs to an inactive feature is not sent.")
+async def leaves_out_inactive_features(peers: Sequence[CoordinatorPeer]) -> str:
+    count = 0
+    for peer in peers:
+        active: list[str] = []
+        for entry in peer.transcript:
+            if isinstance(entry.frame, Welcome):
+                active = entry.frame.features
+            elif isinstance(entry.frame, JobResult | JobError):
+                count += 1
+                allowed = FEATURE in active or entry.frame.receipt is None
+                require(allowed, "a receipt that was not negotiated")
+    return f"{count} ends"

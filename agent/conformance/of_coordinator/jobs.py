@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from provider_agent.agent.conformance.agent_peer import chunk, result, started
-from provider_agent.agent.conformance.case import CaseList, require
+from msgspec.structs import replace
+
+from provider_agent.agent.conformance.agent_peer import chunk, error, result, started
+from provider_agent.agent.conformance.case import CaseList, NotTested, require
+from provider_agent.agent.conformance.client import chat_body
 from provider_agent.agent.conformance.coordinator_under_test import CoordinatorUnderTest
 from provider_agent.agent.conformance.peer import SILENCE_S
 from provider_agent.protocol.frames import (
@@ -14,14 +17,21 @@ from provider_agent.protocol.frames import (
     Cancel,
     Draining,
     JobHeader,
+    Receipt,
     RequestChunk,
+    ResponseHeader,
 )
-from provider_agent.protocol.limits import CHUNK_BYTES, KIB
+from provider_agent.protocol.limits import CHUNK_BYTES, KIB, MIB
+from provider_agent.protocol.receipts import FEATURE
 
 CASES = CaseList[CoordinatorUnderTest]()
 
 _JOBS: Final = "the-states-of-a-job"
+_REQUESTS: Final = "requests"
 LARGE_REQUEST_BYTES: Final = 700 * KIB
+HUGE_REQUEST_BYTES: Final = 15 * MIB
+"""More than the kernel buffers between two local processes."""
+
 UNKNOWN_JOB: Final = b"\xee" * 16
 ANSWER: Final = b'data: {"choices":[]}\n\ndata: [DONE]\n\n'
 
@@ -39,7 +49,7 @@ async def sends_job(coordinator: CoordinatorUnderTest) -> str:
     return f"{len(request)} bytes, deadline {header.deadline_ms} ms"
 
 
-@CASES.must("job-large", "requestchunk", "A large request arrives in pieces, without a gap.")
+@CASES.must("job-large", _REQUESTS, "A large request arrives in pieces, without a gap.")
 async def sends_large_job(coordinator: CoordinatorUnderTest) -> str:
     agent = await coordinator.connect()
     job = await coordinator.submit(agent, pad_bytes=LARGE_REQUEST_BYTES)
@@ -49,7 +59,7 @@ async def sends_large_job(coordinator: CoordinatorUnderTest) -> str:
     return f"{len(pieces)} pieces of at most {largest} bytes"
 
 
-@CASES.should("job-pieces", "requestchunk", "A piece of a request has at most 64 KiB.")
+@CASES.should("job-pieces", _REQUESTS, "A piece of a request has at most 64 KiB.")
 async def sends_small_pieces(coordinator: CoordinatorUnderTest) -> str:
     agent = await coordinator.connect()
     job = await coordinator.submit(agent, pad_bytes=LARGE_REQUEST_BYTES)
@@ -76,6 +86,19 @@ async def relays_response(coordinator: CoordinatorUnderTest) -> str:
     return f"{len(data)} bytes, status and content type"
 
 
+@CASES.must("response-headers", "jobstarted", "Unknown headers do not reach the client.")
+async def forwards_only_known_headers(coordinator: CoordinatorUnderTest) -> str:
+    agent = await coordinator.connect()
+    job = await coordinator.submit(agent)
+    headers = [ResponseHeader("x-conformance", "1"), ResponseHeader("openai-processing-ms", "7")]
+    await agent.send(replace(started(job.job_id), headers=headers))
+    await job.write(ANSWER)
+    await job.finish()
+    received = (await job.client.response()).headers
+    require("x-conformance" not in received, "x-conformance reached the client")
+    return f"openai-processing-ms: {received.get('openai-processing-ms', 'left out')}"
+
+
 @CASES.must("response-streams", "flow-control", "Bytes reach the client before the end.")
 async def relays_at_once(coordinator: CoordinatorUnderTest) -> str:
     agent = await coordinator.connect()
@@ -94,6 +117,20 @@ async def relays_empty_response(coordinator: CoordinatorUnderTest) -> str:
     received, whole = await job.client.read_all()
     require(whole and not received, f"the client received {len(received)} bytes")
     return "the client received an empty response"
+
+
+@CASES.should("receipts", "receipts", "A job whose receipt has another hash has failed.")
+async def checks_receipts(coordinator: CoordinatorUnderTest) -> str:
+    agent = await coordinator.connect(features=[FEATURE])
+    if FEATURE not in agent.welcome.features:
+        raise NotTested("the coordinator does not use the feature")
+    job = await coordinator.start(agent)
+    await job.write(ANSWER)
+    await agent.send(replace(result(job.job_id, len(ANSWER)), receipt=Receipt(bytes(32))))
+    await job.expect_final_ack()
+    received, whole = await job.client.read_all()
+    require(not whole or b"error" in received, "the client received a complete response")
+    return "the client received an error"
 
 
 @CASES.must(
@@ -219,7 +256,26 @@ async def acknowledges_after_cancel(coordinator: CoordinatorUnderTest) -> str:
     return "acknowledged discarded bytes"
 
 
-@CASES.must("cancel-request", "cancel", "After `Cancel` no further piece of the request is sent.")
+@CASES.must("requests-overtaken", _REQUESTS, "Control frames are sent before pieces of a request.")
+async def sends_control_frames_first(coordinator: CoordinatorUnderTest) -> str:
+    agent = await coordinator.connect()
+    agent.socket.transport.pause_reading()
+    model = agent.process.model_id
+    large = await coordinator.post(chat_body(model, pad_bytes=HUGE_REQUEST_BYTES))
+    await asyncio.sleep(SILENCE_S)
+    small = await coordinator.post(chat_body(model))
+    await asyncio.sleep(SILENCE_S)
+    agent.socket.transport.resume_reading()
+    header = await agent.expect(JobHeader, where=lambda job: job.request_bytes < KIB)
+    done = sum(len(piece.data) for piece in agent.received_of(RequestChunk))
+    require(done < HUGE_REQUEST_BYTES, "a job's header came after the whole request of another")
+    await agent.send(error(header.job_id, 0, "backend_error"))
+    await small.response()
+    await large.disconnect()
+    return f"a header after {done} of {HUGE_REQUEST_BYTES} bytes of another request"
+
+
+@CASES.must("cancel-request", _REQUESTS, "After `Cancel` no further piece of the request is sent.")
 async def drops_request_after_cancel(coordinator: CoordinatorUnderTest) -> str:
     agent = await coordinator.connect()
     job = await coordinator.submit(agent, pad_bytes=8 * LARGE_REQUEST_BYTES)

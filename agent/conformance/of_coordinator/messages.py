@@ -125,6 +125,36 @@ async def refuses_fraction(coordinator: CoordinatorUnderTest) -> str:
     return await peer.expect_close(1002)
 
 
+@CASES.must("extension-unknown", _ANCHOR, "Extension types in unknown fields are skipped.")
+async def skips_extension_types(coordinator: CoordinatorUnderTest) -> str:
+    peer = await coordinator.connect()
+    extension = msgspec.msgpack.Ext(5, b"x")
+    await peer.send_raw(msgspec.msgpack.encode([[_DRAINING, 60_000, extension]]))
+    await peer.send_raw(msgspec.msgpack.encode([[_UNKNOWN, extension]]))
+    return await peer.expect_open()
+
+
+@CASES.must("extension-known", _ANCHOR, "An extension type in a known field closes with 1002.")
+async def refuses_extension_type(coordinator: CoordinatorUnderTest) -> str:
+    peer = await coordinator.connect()
+    await peer.send_raw(msgspec.msgpack.encode([[_DRAINING, msgspec.msgpack.Ext(5, b"x")]]))
+    return await peer.expect_close(1002)
+
+
+@CASES.must("violation-order", _ANCHOR, "The frames before a violation have taken effect.")
+async def applies_frames_before_violation(coordinator: CoordinatorUnderTest) -> str:
+    peer = await coordinator.connect()
+    whole, broken = await coordinator.submit(peer), await coordinator.submit(peer)
+    data = b"data: [DONE]\n\n"
+    job_id = whole.job_id
+    frames: list[AgentFrame] = [started(job_id), chunk(job_id, 0, data), result(job_id, len(data))]
+    await peer.send(*frames, chunk(broken.job_id, 0, data))
+    closed = await peer.expect_close(1002)
+    received, complete = await whole.client.read_all()
+    require(complete and received == data, f"the client received {len(received)} bytes")
+    return f"a job ended by the same message was delivered; {closed}"
+
+
 @CASES.must("defaults", "versions", "Absent trailing fields have their defaults.")
 async def uses_defaults(coordinator: CoordinatorUnderTest) -> str:
     peer = await coordinator.connect()

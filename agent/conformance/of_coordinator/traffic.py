@@ -19,6 +19,7 @@ from provider_agent.protocol.frames import (
     Welcome,
 )
 from provider_agent.protocol.limits import MAX_MESSAGE_TO_AGENT_BYTES
+from provider_agent.protocol.receipts import FEATURE
 
 CASES = CaseList[Sequence[AgentPeer]]()
 
@@ -86,7 +87,7 @@ def _resumed_with(peer: AgentPeer) -> bool:
     return any(e.frame.session_id for e in peer.transcript if isinstance(e.frame, Hello))
 
 
-@CASES.must("traffic-requests", "requestchunk", "Pieces of a request follow each other.")
+@CASES.must("traffic-requests", "requests", "Pieces of a request follow each other.")
 async def sends_requests_in_order(peers: Sequence[AgentPeer]) -> str:
     pieces = 0
     for peer in peers:
@@ -142,3 +143,34 @@ def _check_ack(
     require(ack.offset <= sent.get(ack.job_id, 0), f"an Ack of {ack.offset} that was not sent")
     require(ack.offset >= acked.get(ack.job_id, 0), "an Ack below an earlier one")
     acked[ack.job_id] = ack.offset
+
+
+@CASES.must("traffic-lists", "messages-and-frames", "No list names a thing twice.")
+async def lists_once(peers: Sequence[AgentPeer]) -> str:
+    welcomes = [welcome for peer in peers for welcome in peer.received_of(Welcome)]
+    for welcome in welcomes:
+        ids = [job.job_id for job in welcome.resumed]
+        require(len(set(ids)) == len(ids), "a job twice in `resumed`")
+        require(len(set(welcome.features)) == len(welcome.features), "a feature twice")
+    return f"{len(welcomes)} Welcomes"
+
+
+@CASES.must("traffic-features", "features", "What belongs to an inactive feature is not sent.")
+async def leaves_out_inactive_features(peers: Sequence[AgentPeer]) -> str:
+    headers = 0
+    for peer in peers:
+        active: list[str] = []
+        offered: list[str] = []
+        for entry in peer.transcript:
+            match entry.frame:
+                case Challenge(features=features):
+                    offered = features
+                case Hello(features=features):
+                    offered = [name for name in offered if name in features]
+                case Welcome(features=features):
+                    active = features
+                    require(set(active) <= set(offered), f"{active} of {offered} are active")
+                case JobHeader(sign_receipt=sign_receipt):
+                    headers += 1
+                    require(FEATURE in active or not sign_receipt, "`sign_receipt` while inactive")
+    return f"{headers} headers of jobs"
