@@ -85,7 +85,7 @@ class BadStatus(BackendError):
 
     @property
     def retry_here(self) -> bool:
-        """True for temporary failures, unless the body shows that the request caused the error."""
+        """Whether the failure is temporary, unless the body shows that the request caused it."""
         return self.status in self.RETRIED_HERE and entry_for(self.code).retryable
 
 

@@ -64,17 +64,17 @@ class Event(msgspec.Struct):
 
     @property
     def finish_reason(self) -> str | None:
-        """The first finish reason among the choices of chat and completions."""
+        """The first finish reason among the choices of chat and completions; None without one."""
         return next((c.finish_reason for c in self.choices or () if c.finish_reason), None)
 
     @property
     def usage(self) -> UsageReport | None:
-        """The event's own usage."""
+        """The event's own usage; None without a valid one."""
         return decode_usage(self.usage_raw)
 
     @property
     def inner_usage(self) -> UsageReport | None:
-        """The usage of the `response` or `message` object inside the event."""
+        """The usage of the `response` or `message` object inside the event; None without one."""
         for inner in (self.response, self.message):
             try:
                 return decode_usage(msgspec.json.decode(inner, type=_InnerObject).usage)

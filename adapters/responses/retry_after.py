@@ -42,7 +42,7 @@ def parse_retry_after(value: str | None) -> float | None:
 
 
 def _delay_seconds(value: str, now: float) -> float | None:
-    """Parse delay seconds or an HTTP date (RFC 9110, section 10.2.3)."""
+    """Parse delay seconds or an HTTP date (RFC 9110, section 10.2.3); None if invalid."""
     number = _number(value)
     if number is not None:
         return number

@@ -157,7 +157,7 @@ def code_for_error(body: bytes) -> ErrorCode:
 
 
 def _status_of(value: object) -> int | None:
-    """Return the HTTP status that the code or type of an error stands for."""
+    """Return the HTTP status that the code or type of an error stands for; None if unknown."""
     if isinstance(value, str):
         status = (
             int(value) if re.fullmatch(r"[45]\d\d", value, re.ASCII) else _STATUS_BY_NAME.get(value)

@@ -140,7 +140,7 @@ class _TailEvent(Struct, frozen=True):
 
     @property
     def failure(self) -> ResponseFailure | None:
-        """The error that the event reports."""
+        """The error that the event reports; None without one."""
         return event_failure(self.name, self.data, self.json)
 
 

@@ -77,7 +77,7 @@ class EchoBackend(Backend):
         ]
 
     async def execute(self, job: Job, sink: JobSink) -> None:
-        """Return the last user message word by word; see `Backend.execute`."""
+        """Send the last user message word by word to the sink; see `Backend.execute`."""
         try:
             request = msgspec.json.decode(job.request, type=_Request)
         except (ValueError, RecursionError) as error:

@@ -80,7 +80,7 @@ class _Description(_Remote):
 
     @property
     def num_ctx(self) -> int | None:
-        """The context window that the model file sets."""
+        """The context window that the model file sets; None without one."""
         for line in self.parameters.splitlines():
             words = line.split()
             if len(words) == 2 and words[0] == "num_ctx" and words[1].isdecimal():

@@ -156,4 +156,6 @@ PROBES: Final[tuple[tuple[str, Callable[[ProbeResponse], str | None]], ...]] = (
     ("/api/v1/models", identify_lmstudio_models),
     ("/api/v0/models", identify_lmstudio_models),
 )
-"""The probes if `/v1/models` identified no kind, in order: path and response reader."""
+"""The probes if `/v1/models` identified no kind, in order: path, and what identifies the kind.
+
+Each `identify_…` function returns the kind that a response identifies, or None."""

@@ -94,7 +94,7 @@ class RollingStats:
 
 
 def _percentile_ms(ordered_s: list[float], share: float) -> float | None:
-    """Return the nearest-rank percentile, which is always a measured value."""
+    """Return the nearest-rank percentile, which is a measured value; None without values."""
     if not ordered_s:
         return None
     return ordered_s[max(ceil(share * len(ordered_s)), 1) - 1] * 1000
