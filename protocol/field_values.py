@@ -19,8 +19,9 @@ REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 def valid_count(reported: int | None) -> int | None:
-    """Return `reported`, or None when it is negative or over `MAX_INTEGER`."""
-    return reported if reported is not None and 0 <= reported <= MAX_INTEGER else None
+    """Return `reported`, or None when it is no integer, negative or over `MAX_INTEGER`."""
+    # A third party's adapter may report another type, which would be encoded as such.
+    return reported if type(reported) is int and 0 <= reported <= MAX_INTEGER else None
 
 
 def clamp_count(value: int) -> int:

@@ -100,7 +100,7 @@ def backend_error_end(report: JobReport, error: BackendError) -> JobError:
         upstream_status=status if status is not None and 100 <= status <= 599 else None,
         retryable=may_be_retried(error),
         retry_after_ms=_milliseconds(error.retry_after_s),
-        body=error.body[:MAX_ERROR_BODY_BYTES],
+        body=bytes(error.body[:MAX_ERROR_BODY_BYTES]),
     )
 
 

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 
@@ -22,9 +23,11 @@ from provider_agent.protocol.limits import MAX_INTEGER
         (MAX_INTEGER + 1, None),
         (-1, None),
         (10**30, None),
+        (1.0, None),
+        (True, None),
     ],
 )
-def test_an_impossible_count_becomes_none(reported: int | None, expected: int | None) -> None:
+def test_an_impossible_count_becomes_none(reported: Any, expected: int | None) -> None:
     assert valid_count(reported) == expected
 
 
