@@ -39,7 +39,9 @@ def test_the_authority_of_an_address(vector: AuthorityVector) -> None:
     ("scheme", "host", "port"),
     [
         pytest.param("ftp", "coordinator.example", None, id="no default port"),
+        pytest.param("wss", "", None, id="no host"),
         pytest.param("wss", "[]", 443, id="only brackets"),
+        pytest.param("wss", "bücher.example", None, id="not ASCII"),
     ],
 )
 def test_an_invalid_address_has_no_authority(scheme: str, host: str, port: int | None) -> None:
