@@ -15,6 +15,7 @@ from provider_agent.coordinator.exceptions import SettingsError
 from provider_agent.protocol.frames import Hello
 
 PUBLIC_KEY_BYTES = 32
+"""The size of an Ed25519 public key (RFC 8032)."""
 
 
 class SecretSet:

@@ -26,6 +26,7 @@ _OPERATIONS: Final = {
     "embedding": frozenset({Operation.EMBEDDINGS}),
 }
 _PRICED_TOKENS: Final = 1_000_000
+"""The number of tokens that a price of the catalog is for."""
 
 
 class _Usd(msgspec.Struct):

@@ -37,6 +37,7 @@ _MAX_REASON_CHARS: Final = 120
 """A close frame holds at most 123 bytes of reason (RFC 6455, section 5.5)."""
 
 _MAX_LOGGED_UNKNOWN_TYPES: Final = 64
+"""Bounds the log and the memory that a coordinator with many unknown frame types can use."""
 
 
 class _Ended(Exception):

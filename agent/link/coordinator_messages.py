@@ -26,6 +26,7 @@ MAX_LOGGED_PER_MINUTE: Final = 10
 _LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
 _UNKNOWN_SEVERITY: Final = "info"
 _LOGGED_REASONS: Final = 5
+"""The most reasons in one log record; each code counts once."""
 
 
 class ReceivedNotice(Struct, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ MAX_ANSWER_BYTES: Final = 256 * KIB
 """The largest `RoutingStatus`; it leaves out the models that do not fit."""
 
 _TEXT_HEADER_BYTES: Final = 8
+"""More than the MessagePack header of a text, and its share of the header of the array."""
 _MICRO_USD: Final = 1_000_000
 
 _NO_CAPACITY: Final = ("capacity", "The offered capacity is 0.")

@@ -7,6 +7,8 @@ import sys
 from typing import Final
 
 _TCP_INFO_BYTES: Final = 192
+"""Large enough for the field below; the kernel returns as much of the structure as it has."""
+
 _BYTES_RECEIVED: Final = struct.Struct("=128xQ")
 """`tcpi_bytes_received` of `struct tcp_info` (linux/tcp.h, Linux 4.1)."""
 

@@ -42,6 +42,7 @@ _TCP_INFO_BYTES: Final = 512
 _FIELDS: Final = struct.Struct("=24xI100xQ8xI52xQQ12xI")
 _RECEIVE_WINDOW: Final = struct.Struct("=I")
 
+# States of a TCP socket (include/net/tcp_states.h of Linux).
 _ESTABLISHED: Final = 1
 _SYN_SENT: Final = 2
 _FIN_WAIT1: Final = 4

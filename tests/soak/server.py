@@ -12,6 +12,7 @@ from provider_agent.protocol.formats import Operation
 from tests.soak.random_request import SOAK_MODEL, RandomRequest
 
 _SHUTDOWN_S = 0.05
+"""Short, because the server is killed in the middle of responses."""
 
 
 class SoakServer:

@@ -31,6 +31,8 @@ from provider_agent.protocol.job import Job
 
 PROMPT: Final = "Tell me about the sea in a few words."
 MAX_TOKENS: Final = 48
+"""A few lines of text."""
+
 REQUEST_TIMEOUT_S: Final = 180.0
 """The first request may load a large model."""
 

@@ -10,6 +10,7 @@ import aiohttp
 from aiohttp import web
 
 _MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
+"""The largest request of the protocol."""
 _MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
 """The rest of a longer response is forwarded without being recorded."""
 

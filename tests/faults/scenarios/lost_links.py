@@ -20,6 +20,7 @@ from tests.kit.virtual_time import now
 
 EVENT_BYTES = 700
 WINDOW_BYTES = 32 * KIB
+"""Smaller than most responses, so that their streams need acknowledgements."""
 
 NOTICED_WITHIN_S = 60.0
 """Time of two pings or three heartbeats, and of the first backoff."""

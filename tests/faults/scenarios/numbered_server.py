@@ -17,6 +17,7 @@ from provider_agent.protocol.limits import MAX_REQUEST_BYTES
 MODEL = "numbered"
 SEND_BUFFER_BYTES = 16 * 1024
 PIECE_BYTES = 8 * 1024
+"""The size of each write of a response that is not streamed."""
 DONE = b"data: [DONE]\n\n"
 
 
