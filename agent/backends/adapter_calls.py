@@ -12,7 +12,7 @@ from provider_agent.event_log import EventLogger
 log = EventLogger(__name__)
 
 CANCEL_S: Final = 5.0
-"""Seconds that a cancelled method may take to close its connections."""
+"""Seconds that a cancelled method may take to close its connections, before it is abandoned."""
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from typing import Final
 
 from provider_agent.adapters.base import BackendError, BackendTimeout
 from provider_agent.adapters.responses.validator import is_event_stream
-from provider_agent.agent.backends.adapter_calls import AdapterDefect, call_adapter
+from provider_agent.agent.backends.adapter_calls import CANCEL_S, AdapterDefect, call_adapter
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.failover import NoFailover, next_route
 from provider_agent.agent.backends.model_use import JobTiming
@@ -65,6 +65,7 @@ class JobExecution:
     """
 
     __slots__ = (
+        "_abandon_timer",
         "_arrived",
         "_attempt",
         "_clock",
@@ -110,6 +111,9 @@ class JobExecution:
         # A callback, because a task that is cancelled before its first step never runs its own
         # `finally`.
         self._task.add_done_callback(self._task_done)
+        self._abandon_timer = asyncio.get_running_loop().call_later(
+            header.deadline_ms / 1000 + CANCEL_S, self._abandon
+        )
 
     def __repr__(self) -> str:
         return f"<JobExecution {self.header.job_id.hex()} tried={self._tried}>"
@@ -146,11 +150,9 @@ class JobExecution:
             self._stop_reason = reason
             self._stop_detail = detail
             self._task.cancel()
-
-    def abandon(self) -> None:
-        """End the job now, although its adapter ignores the cancellation by `stop`."""
-        self._task.remove_done_callback(self._task_done)
-        self._finish(self._stopped_end())
+            self._abandon_timer.cancel()
+            loop = asyncio.get_running_loop()
+            self._abandon_timer = loop.call_later(CANCEL_S, self._abandon)
 
     # --- attempts --------------------------------------------------------------------------------
 
@@ -169,10 +171,7 @@ class JobExecution:
                 return await self._try_backends()
         except Exception as error:
             if deadline.expired():
-                self._report_hang()
-                text = f"the deadline of {self.header.deadline_ms} ms passed"
-                self.channel.drop_unsent()
-                return error_end(self._report(), ErrorCode.DEADLINE_EXCEEDED, text)
+                return self._deadline_end()
             if isinstance(error, BackendError):
                 return backend_error_end(self._report(), error)
             log.exception("job failed by an internal error", **self._log_fields())
@@ -268,7 +267,14 @@ class JobExecution:
             end = self._stopped_end()
         self._finish(end)
 
+    def _abandon(self) -> None:
+        """End the job although its adapter ignores its cancellation, and may run forever."""
+        log.error("adapter ignored cancellation", **self._log_fields())
+        self._task.remove_done_callback(self._task_done)
+        self._finish(self._deadline_end() if self._stop_reason is None else self._stopped_end())
+
     def _finish(self, end: JobEnd) -> None:
+        self._abandon_timer.cancel()
         tokens = usage_tokens(self.channel.outcome)
         if isinstance(end, JobResult):
             self._attempt.succeeded(tokens)
@@ -279,6 +285,12 @@ class JobExecution:
     def _internal_end(self, error: BaseException) -> JobError:
         log.failure("job failed by an internal error", error, **self._log_fields())
         return error_end(self._report(), ErrorCode.INTERNAL, INTERNAL_TEXT)
+
+    def _deadline_end(self) -> JobError:
+        self._report_hang()
+        text = f"the deadline of {self.header.deadline_ms} ms passed"
+        self.channel.drop_unsent()
+        return error_end(self._report(), ErrorCode.DEADLINE_EXCEEDED, text)
 
     def _stopped_end(self) -> JobError:
         reason = self._stop_reason or StopReason.DRAINING

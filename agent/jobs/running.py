@@ -268,16 +268,9 @@ class Jobs:
         channel.finish(cut_end(before, stream.written, channel.outcome, code, text))
 
     def stop_all(self, reason: StopReason, detail: str) -> None:
-        """Stop every running job."""
+        """Stop every running job; each ends within `CANCEL_S`."""
         for execution in list(self._running.values()):
             execution.stop(reason, detail)
-
-    def abandon_all(self) -> int:
-        """End every running job, whose adapter ignored `stop_all`; return how many."""
-        running = list(self._running.values())
-        for execution in running:
-            execution.abandon()
-        return len(running)
 
     async def wait_until_idle(self) -> None:
         """Return when no job runs."""

@@ -2,8 +2,9 @@ import asyncio
 
 import pytest
 
+from provider_agent.agent.backends.adapter_calls import CANCEL_S
 from provider_agent.agent.config import LimitsConfig
-from provider_agent.agent.jobs.drain import FLUSH_S, STOP_S
+from provider_agent.agent.jobs.drain import FLUSH_S
 from provider_agent.agent.service import EXIT_FORCED, EXIT_OK, EXIT_UNDELIVERED
 from provider_agent.agent.telemetry.status import readiness
 from provider_agent.protocol.frames import (
@@ -122,7 +123,7 @@ async def test_adapter_that_ignores_cancellation_does_not_keep_the_agent_running
             began = now()
             agent.service.stop()
             assert await agent.task == EXIT_FORCED
-            assert now() - began == pytest.approx(STOP_S)
+            assert now() - began == pytest.approx(CANCEL_S)
             assert (await peer.error(job.job_id)).code == "draining"
         assert caplog.messages.count("adapter ignored cancellation") == 1
         (task,) = [one for one in asyncio.all_tasks() if one.get_name().startswith("job ")]

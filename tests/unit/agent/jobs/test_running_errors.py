@@ -15,6 +15,7 @@ from provider_agent.adapters.base import (
     Transport,
     Unreachable,
 )
+from provider_agent.agent.backends.adapter_calls import CANCEL_S
 from provider_agent.agent.jobs.running import JobRecord, Jobs
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobResult
@@ -22,7 +23,7 @@ from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS
 from tests.kit.jobs import new_job, submit_job
 from tests.kit.jobs_harness import JobsHarness, start_job
 from tests.kit.scripted_backend import ScriptedBackend
-from tests.kit.virtual_time import now
+from tests.kit.virtual_time import in_virtual_time, now
 
 
 class CustomError(BackendError):
@@ -136,6 +137,33 @@ async def test_bytes_before_the_start_fail_only_the_job() -> None:
     run.fail(caught.value)
     error = await harness.error(job)
     assert (error.code, error.total_bytes) == ("internal", 0)
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"), [("cancel", "cancelled"), ("deadline", "deadline_exceeded")]
+)
+@in_virtual_time
+async def test_job_ends_although_its_adapter_ignores_the_cancellation(
+    cause: str, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The job never ended, and kept its place among the agent's jobs.
+    backend = ScriptedBackend()
+    backend.hold_cancel = asyncio.Event()
+    harness = JobsHarness(backend)
+    job = new_job(deadline_ms=30_000)
+    began = now()
+    submit_job(harness.jobs, job)
+    run = await backend.next_run()
+    run.start()
+    if cause == "cancel":
+        harness.jobs.cancel(job.job_id, "the client has gone")
+    assert (await harness.error(job)).code == code
+    assert now() - began == pytest.approx((30 if cause == "deadline" else 0) + CANCEL_S)
+    assert harness.jobs.in_flight == 0
+    assert caplog.messages.count("adapter ignored cancellation") == 1
+    run.send(b"too late")
+    backend.hold_cancel.set()
+    await asyncio.sleep(1)
 
 
 async def test_result_without_a_response_fails_the_job() -> None:
