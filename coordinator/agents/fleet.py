@@ -1,8 +1,8 @@
 """The connected agents and the detached sessions: admission, resumption and routing.
 
-The newest connection of a key receives the new jobs. An older connection of another process is
-retired, as in a rolling update: it finishes its jobs. An older connection of the same process is
-closed.
+The newest admitted connection of a key receives the new jobs; `key_holder` names the connections
+that it may not take the key from. An older connection of another process is retired, as in a
+rolling update: it finishes its jobs. An older connection of the same process is closed.
 """
 
 import base64

@@ -116,7 +116,7 @@ def _rejected(settings: DialSettings, disconnect: Disconnect) -> Finding:
 
 
 async def _running_agent(config: Config) -> str:
-    """Why a running agent forbids a handshake; "" if there is none."""
+    """Return why a running agent prevents a handshake; "" if none does."""
     if is_key_locked(config.identity.key_path):
         return "an agent runs with this key"
     address = config.observability.prometheus_addr
