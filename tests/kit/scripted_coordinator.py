@@ -6,6 +6,7 @@ other frames, valid or not, and can break the connection.
 
 import asyncio
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
@@ -237,6 +238,7 @@ class ScriptedCoordinator:
     Attributes:
         answer: returns the response to `Hello`; None: no response.
         sends_challenge: whether it sends `Challenge` to a new connection.
+        tls: the TLS context, to be set before it listens; None: no TLS.
         subprotocol: the selected subprotocol; None: none.
         resumes: whether it resumes the session of the previous connection.
         refusals: HTTP responses (status and headers) to the next upgrades, one each.
@@ -255,12 +257,14 @@ class ScriptedCoordinator:
         self.upgrades: list[dict[str, str]] = []
         self.agents: list[AgentAtCoordinator] = []
         self.port = 0
+        self.tls: ssl.SSLContext | None = None
         self._new_agents: asyncio.Queue[AgentAtCoordinator] = asyncio.Queue()
         self._server: Server | None = None
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}{CONNECT_PATH}"
+        scheme = "ws" if self.tls is None else "wss"
+        return f"{scheme}://127.0.0.1:{self.port}{CONNECT_PATH}"
 
     async def next_agent(self) -> AgentAtCoordinator:
         """Wait for the next upgraded connection."""
@@ -270,6 +274,7 @@ class ScriptedCoordinator:
         self._server = await serve(
             self._handle,
             sock=_listener(self.port),
+            ssl=self.tls,
             process_request=self._process,
             select_subprotocol=self._select,
             compression=None,
