@@ -119,8 +119,8 @@ def agent(
     """Listen, print the address, and play a coordinator for the agent that dials it.
 
     Configure the agent with the printed address and the backend `echo`, or any model whose answers
-    are longer than 64 KiB; shorter ones leave some rules untested. It takes about 45 seconds; most
-    of them are the agent's waits before it reconnects. The last rule may stop the agent for good.
+    are longer than 64 KiB; shorter ones leave some rules untested. It takes about 50 seconds; most
+    of them are the agent's waits before it reconnects.
     """
     _check_names(only, AGENT_CASE_IDS)
 

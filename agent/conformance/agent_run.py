@@ -40,7 +40,6 @@ of the agent, with backoff, takes up to some seconds."""
 CASES: Final[list[Case[AgentUnderTest]]] = [
     *_OPEN,
     *(case for case in _ALTERNATING if case is not None),
-    *handshake.LAST,
 ]
 CASE_IDS: Final = [case.id for case in (*CASES, *traffic.CASES)]
 

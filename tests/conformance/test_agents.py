@@ -147,6 +147,7 @@ async def dialing_agent(url: str) -> AsyncIterator[RunningAgent]:
         yield agent
 
 
+@pytest.mark.timeout(180)  # most cases cost a connection, and both sides run here
 @in_virtual_time
 async def test_our_agent_conforms() -> None:
     async with AgentListener("127.0.0.1", 0) as listener, dialing_agent(listener.url):
@@ -156,6 +157,7 @@ async def test_our_agent_conforms() -> None:
     assert len(report.results) == len(CASE_IDS)
 
 
+@pytest.mark.timeout(180)  # most cases cost a connection, and both sides run here
 @in_virtual_time
 async def test_a_relay_without_a_fault_changes_no_result() -> None:
     only = sorted({fault.case for fault in FAULTS.values()})

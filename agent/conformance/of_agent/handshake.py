@@ -29,8 +29,6 @@ from provider_agent.protocol.receipts import FEATURE, ReceiptContent
 
 CASES = CaseList[AgentUnderTest]()
 VIOLATIONS = CaseList[AgentUnderTest]()
-LAST = CaseList[AgentUnderTest]()
-"""After these the agent may be gone."""
 
 _HANDSHAKE: Final = "handshake"
 _ANY_ID: Final = b"\xee" * 16
@@ -194,12 +192,15 @@ for _id, _name, _frame in (
     )
 
 
-@LAST.must("no-subprotocol", "transport", "An upgrade without the subprotocol is closed.")
+@VIOLATIONS.must("no-subprotocol", "transport", "An upgrade without the subprotocol is closed.")
 async def refuses_other_protocol(agent: AgentUnderTest) -> str:
-    if agent.listener.peers:
-        await (await agent.connected()).cut()
+    open_peer = await agent.connected()
     agent.listener.selects_subprotocol = False
-    peer = await agent.listener.next_dialed()
+    try:
+        await open_peer.cut()
+        peer = await agent.listener.next_dialed()
+    finally:
+        agent.listener.selects_subprotocol = True
     await peer.send(Challenge(peer.nonce, "another protocol"))
     try:
         async with asyncio.timeout(ANSWER_S):
