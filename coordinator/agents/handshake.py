@@ -27,6 +27,6 @@ def key_in_use(remote: str, agent_version: str, connected_s: float) -> Rejected:
     """
     return Rejected(
         "key_in_use",
-        f"An agent with this key is connected from {remote} since {round(connected_s / 60)} min "
+        f"An agent with this key has been connected from {remote} for {connected_s:.0f} s "
         f"(version {agent_version}).",
     )
