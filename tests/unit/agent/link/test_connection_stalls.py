@@ -14,9 +14,16 @@ from provider_agent.agent.link.backoff import (
 from provider_agent.agent.link.dial import CLOSE_TIMEOUT_S
 from provider_agent.agent.link.watchdogs import PING_EVERY_S
 from provider_agent.protocol.codec import VERSION_1
-from provider_agent.protocol.frames import AgentLimits, Capabilities, Challenge, ModelOffer
-from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, KIB, MAX_MODELS, MIB
+from provider_agent.protocol.frames import (
+    AgentLimits,
+    Capabilities,
+    Challenge,
+    ModelOffer,
+    RequestChunk,
+)
+from provider_agent.protocol.limits import CONNECT_PATH, HANDSHAKE_TIMEOUT_S, KIB, MAX_MODELS, MIB
 from provider_agent.protocol.write_progress import WRITE_STALL_S
+from tests.kit.fault_proxy import FaultProxy
 from tests.kit.link_harness import LinkHarness, RunningLink, connect
 from tests.kit.scripted_coordinator import NONCE, AgentAtCoordinator, ScriptedCoordinator, welcome
 from tests.kit.virtual_time import in_virtual_time, now
@@ -172,3 +179,25 @@ async def test_backoff_grows_while_the_coordinator_drops_every_link_after_welcom
             waits.append(decision.after_s)
         assert waits == sorted(waits)
         assert (waits[0], waits[-1]) == (0.5, CAP_S / 2)
+
+
+@in_virtual_time
+async def test_message_that_arrives_slowly_keeps_the_link_without_a_pong() -> None:
+    # A pong waits behind the message; only it once counted as a sign of life.
+    async with ScriptedCoordinator() as coordinator, FaultProxy(coordinator.port) as proxy:
+        harness = LinkHarness(
+            f"ws://{proxy.authority}{CONNECT_PATH}", authority=f"127.0.0.1:{coordinator.port}"
+        )
+        running = asyncio.create_task(harness.link.run())
+        peer = await coordinator.next_agent()
+        await harness.welcomed.wait()
+        (connection,) = proxy.connections
+        for pipe in connection.pipes:
+            pipe.bytes_per_s = 10_000
+        began = now()
+        await peer.send(RequestChunk(b"j" * 16, 0, bytes(900 * KIB)))
+        await peer.settle()
+        assert now() - began > 3 * PING_EVERY_S
+        assert not running.done()
+        await peer.close(1000)
+        await running

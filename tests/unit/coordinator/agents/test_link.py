@@ -1,16 +1,25 @@
 import contextlib
 import logging
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from websockets.exceptions import ConnectionClosed
 
 from provider_agent.coordinator.agents import link as agent_link
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.frames import Chunk, JobResult, Usage
-from provider_agent.protocol.limits import MAX_MESSAGE_TO_COORDINATOR_BYTES, REPLACED
-from tests.kit.scripted_agent import ScriptedAgent
+from provider_agent.protocol.limits import (
+    CONNECT_PATH,
+    MAX_MESSAGE_TO_COORDINATOR_BYTES,
+    REPLACED,
+)
+from tests.kit.coordinator_harness import NO_HEARTBEATS
+from tests.kit.fault_proxy import FaultProxy
+from tests.kit.scripted_agent import ScriptedAgent, offer
+from tests.kit.virtual_time import in_virtual_time, now
 
 
 async def close_code(agent: ScriptedAgent) -> int | None:
@@ -121,3 +130,23 @@ async def test_rejected_is_sent_before_the_close_frame(coordinator: Coordinator)
         assert agent.rejected.code == "bad_signature"
         assert await close_code(agent) == 1008
         assert coordinator.agents() == []
+
+
+@in_virtual_time
+async def test_agent_whose_message_arrives_slowly_is_not_silent() -> None:
+    # Only complete messages once counted: an agent on a slow link was cut off.
+    settings = replace(NO_HEARTBEATS, heartbeat_ms=10_000)
+    async with (
+        Coordinator(settings, clock=now) as coordinator,
+        FaultProxy(urlsplit(coordinator.http_url).port or 0) as proxy,
+        ScriptedAgent(
+            f"ws://{proxy.authority}{CONNECT_PATH}", authority=coordinator.authorities[0]
+        ) as agent,
+    ):
+        (connection,) = proxy.connections
+        for pipe in connection.pipes:
+            pipe.bytes_per_s = 10_000
+        began = now()
+        await agent.advertise(*(offer(f"{number}-{'m' * 500}") for number in range(1800)))
+        assert now() - began > 60
+        assert not agent.closed.is_set()
