@@ -20,6 +20,7 @@ COPY protocol protocol
 COPY adapters adapters
 COPY agent agent
 COPY coordinator coordinator
+COPY conformance conformance
 RUN /build/bin/hatchling build --target wheel --directory /dist \
     && /opt/provider-agent/bin/pip install --no-index --no-deps /dist/*.whl \
     && /opt/provider-agent/bin/pip uninstall --yes pip

@@ -10,13 +10,13 @@ from websockets.exceptions import InvalidHandshake
 
 from provider_agent.agent.cli.settings import run_async
 from provider_agent.agent.cli.terminal import console
-from provider_agent.agent.conformance.agent_run import CASE_IDS as AGENT_CASE_IDS
-from provider_agent.agent.conformance.agent_run import run_against_agent
-from provider_agent.agent.conformance.agent_under_test import AgentListener
-from provider_agent.agent.conformance.case import NotHeld
-from provider_agent.agent.conformance.coordinator_run import CASE_IDS, run_against_coordinator
-from provider_agent.agent.conformance.coordinator_under_test import CoordinatorTarget
-from provider_agent.agent.conformance.report import Report, table, to_json, to_junit
+from provider_agent.conformance.agent_run import CASE_IDS as AGENT_CASE_IDS
+from provider_agent.conformance.agent_run import run_against_agent
+from provider_agent.conformance.agent_under_test import AgentListener
+from provider_agent.conformance.case import NotHeld
+from provider_agent.conformance.coordinator_run import CASE_IDS, run_against_coordinator
+from provider_agent.conformance.coordinator_under_test import CoordinatorTarget
+from provider_agent.conformance.report import Report, table, to_json, to_junit
 
 EXIT_NOT_HELD: Final = 1
 EXIT_NOT_RUN: Final = 2

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from provider_agent.adapters.base import BackendSettings
 from provider_agent.adapters.servers.echo import EchoBackend
-from provider_agent.agent.conformance.agent_run import CASE_IDS, run_against_agent
-from provider_agent.agent.conformance.agent_under_test import AgentListener
+from provider_agent.conformance.agent_run import CASE_IDS, run_against_agent
+from provider_agent.conformance.agent_under_test import AgentListener
 from provider_agent.protocol.frames import (
     Ack,
     Cancel,

@@ -8,9 +8,9 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 
-from provider_agent.agent.conformance.coordinator_run import CASE_IDS, run_against_coordinator
-from provider_agent.agent.conformance.coordinator_under_test import CoordinatorTarget
-from provider_agent.agent.conformance.of_coordinator.handshake import OTHER_AUTHORITY
+from provider_agent.conformance.coordinator_run import CASE_IDS, run_against_coordinator
+from provider_agent.conformance.coordinator_under_test import CoordinatorTarget
+from provider_agent.conformance.of_coordinator.handshake import OTHER_AUTHORITY
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings, ReceiptMode
 from provider_agent.protocol.frames import (

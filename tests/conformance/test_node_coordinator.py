@@ -11,8 +11,8 @@ from typing import Final
 
 import pytest
 
-from provider_agent.agent.conformance.coordinator_run import run_against_coordinator
-from provider_agent.agent.conformance.coordinator_under_test import (
+from provider_agent.conformance.coordinator_run import run_against_coordinator
+from provider_agent.conformance.coordinator_under_test import (
     CoordinatorTarget,
     CoordinatorUnderTest,
 )

@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 import msgspec
 from rich.console import Console
 
-from provider_agent.agent.conformance.case import Result, Verdict
-from provider_agent.agent.conformance.report import Report, table, to_json, to_junit
+from provider_agent.conformance.case import Result, Verdict
+from provider_agent.conformance.report import Report, table, to_json, to_junit
 
 
 def result(verdict: Verdict, observed: str = "seen") -> Result:

@@ -7,9 +7,9 @@ from typing import Final
 
 from msgspec import Struct, convert
 
-from provider_agent.agent.conformance import agent_run, coordinator_run
-from provider_agent.agent.conformance.of_agent import traffic as agent_traffic
-from provider_agent.agent.conformance.of_coordinator import traffic as coordinator_traffic
+from provider_agent.conformance import agent_run, coordinator_run
+from provider_agent.conformance.of_agent import traffic as agent_traffic
+from provider_agent.conformance.of_coordinator import traffic as coordinator_traffic
 from tests.conformance.requirement_sentences import DOCUMENT, Sentence, anchors, must_sentences
 
 TABLE: Final = Path(__file__).with_name("requirements.toml")

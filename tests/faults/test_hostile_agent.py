@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from provider_agent.agent.conformance.hostile_messages import HOSTILE_MESSAGES, HostileMessage
+from provider_agent.conformance.hostile_messages import HOSTILE_MESSAGES, HostileMessage
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from tests.kit.hostile_agents import AGENT_ATTACKS, AgentAttack

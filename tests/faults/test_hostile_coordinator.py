@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from provider_agent.agent.conformance.hostile_messages import HOSTILE_MESSAGES, HostileMessage
+from provider_agent.conformance.hostile_messages import HOSTILE_MESSAGES, HostileMessage
 from tests.kit.hostile_harness import Attack, AttackAction, hostile_harness, task_names
 from tests.kit.hostile_jobs import ATTACKS, FLOODS
 from tests.kit.virtual_time import in_virtual_time

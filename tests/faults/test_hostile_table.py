@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from provider_agent.agent.conformance.hostile_messages import HOSTILE_MESSAGES
+from provider_agent.conformance.hostile_messages import HOSTILE_MESSAGES
 from tests.faults.test_hostile_connections import HOSTILE_CONNECTIONS
 from tests.faults.test_hostile_handshake import ROWS_WITH_OWN_TEST
 from tests.faults.test_hostile_texts import HOSTILE_TEXTS

@@ -1,7 +1,7 @@
 """What a conformance report says, for assertions."""
 
-from provider_agent.agent.conformance.case import Verdict
-from provider_agent.agent.conformance.report import Report
+from provider_agent.conformance.case import Verdict
+from provider_agent.conformance.report import Report
 
 
 def deviations(report: Report) -> dict[str, str]:

@@ -15,11 +15,12 @@ ALLOWED: dict[str, frozenset[str]] = {
     "protocol": frozenset({"protocol"}),
     "adapters": frozenset({"adapters", "protocol"}) | SHARED,
     "agent": frozenset({"agent", "adapters", "protocol"}) | SHARED,
-    "agent/conformance": frozenset({"agent", "protocol"}) | SHARED,
-    "agent/cli": frozenset({"agent", "adapters", "protocol", "coordinator"}) | SHARED,
+    "agent/cli": frozenset({"agent", "adapters", "protocol", "coordinator", "conformance"})
+    | SHARED,
     "coordinator": frozenset({"coordinator", "protocol"}) | SHARED,
+    "conformance": frozenset({"conformance", "protocol"}) | SHARED,
 }
-PACKAGES = ("protocol", "adapters", "agent", "coordinator")
+PACKAGES = ("protocol", "adapters", "agent", "coordinator", "conformance")
 OUTSIDE = frozenset({*PACKAGES, "tests", "bench", "src"})
 """Names under which nothing is installed: `import agent` works in the repository at most."""
 
@@ -93,8 +94,11 @@ def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
         ("agent", "from adapters.base import Backend"),
         ("coordinator", "from provider_agent.adapters.servers.echo import EchoBackend"),
         ("coordinator", "from .. import agent"),
-        ("agent/conformance", "from provider_agent.adapters.base import Backend"),
-        ("agent/conformance", "from provider_agent.coordinator.server import Coordinator"),
+        ("agent", "import provider_agent.conformance.runner"),
+        ("coordinator", "import provider_agent.conformance.runner"),
+        ("conformance", "from provider_agent.adapters.base import Backend"),
+        ("conformance", "from provider_agent.agent.link.dial import dial"),
+        ("conformance", "from provider_agent.coordinator.server import Coordinator"),
         ("agent/cli", "import bench.relay"),
         ("agent/cli", "from src.provider_agent import agent"),
         ("agent/cli", "from coordinator.command import command"),
@@ -114,6 +118,7 @@ def test_the_checker_finds_a_forbidden_import(layer: str, source: str) -> None:
         ("agent", "import provider_agent.adapters.base, provider_agent.protocol.limits"),
         ("agent", "from provider_agent.event_log import EventLogger"),
         ("agent/cli", "from provider_agent.coordinator.app import run"),
+        ("agent/cli", "from provider_agent.conformance.runner import run"),
         ("coordinator", "from provider_agent.protocol.codec import VERSION_1"),
     ],
 )
@@ -127,7 +132,6 @@ SUBPACKAGES: dict[str, frozenset[str]] = {
     "agent/backends": frozenset({"backends", "config"}),
     "agent/jobs": frozenset({"jobs", "backends"}),
     "agent/link": frozenset({"link", "jobs", "identity", "config"}),
-    "agent/conformance": frozenset({"conformance"}),
     "agent/telemetry": frozenset({"telemetry", "link", "jobs", "backends", "config"}),
     "agent/reload": frozenset({"reload", "telemetry", "backends", "config"}),
     "coordinator/sessions": frozenset({"sessions"}),

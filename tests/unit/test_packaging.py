@@ -17,7 +17,7 @@ from provider_agent.agent.config.schema import LimitsConfig
 from provider_agent.agent.service import EXIT_FORCED, EXIT_REFUSED
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = {"protocol", "adapters", "agent", "coordinator"}
+PACKAGES = {"protocol", "adapters", "agent", "coordinator", "conformance"}
 SHARED = [path for path in (ROOT / "src" / "provider_agent").iterdir() if path.is_file()]
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
 pytestmark = pytest.mark.timeout(300)  # builds and installs with pip, also on a busy machine

@@ -4,9 +4,9 @@ from collections.abc import Collection
 from itertools import chain, zip_longest
 from typing import Final
 
-from provider_agent.agent.conformance.agent_under_test import AgentListener, AgentUnderTest
-from provider_agent.agent.conformance.case import Case
-from provider_agent.agent.conformance.of_agent import (
+from provider_agent.conformance.agent_under_test import AgentListener, AgentUnderTest
+from provider_agent.conformance.case import Case
+from provider_agent.conformance.of_agent import (
     flow,
     handshake,
     jobs,
@@ -14,8 +14,8 @@ from provider_agent.agent.conformance.of_agent import (
     resumption,
     traffic,
 )
-from provider_agent.agent.conformance.report import Report
-from provider_agent.agent.conformance.runner import run_case, run_in_turn
+from provider_agent.conformance.report import Report
+from provider_agent.conformance.runner import run_case, run_in_turn
 
 _OPEN: Final = [
     *handshake.CASES,

@@ -3,15 +3,15 @@
 import asyncio
 from typing import Final
 
-from provider_agent.agent.conformance.agent_under_test import RECONNECT_S, AgentUnderTest
-from provider_agent.agent.conformance.case import CaseList, require
-from provider_agent.agent.conformance.coordinator_peer import (
+from provider_agent.conformance.agent_under_test import RECONNECT_S, AgentUnderTest
+from provider_agent.conformance.case import CaseList, require
+from provider_agent.conformance.coordinator_peer import (
     CoordinatorPeer,
     SentJob,
     new_job,
     new_welcome,
 )
-from provider_agent.agent.conformance.peer import SILENCE_S
+from provider_agent.conformance.peer import SILENCE_S
 from provider_agent.protocol.frames import (
     Ack,
     Cancel,

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Final
 
-from provider_agent.agent.conformance.agent_peer import AgentPeer
-from provider_agent.agent.conformance.case import CaseList, require
+from provider_agent.conformance.agent_peer import AgentPeer
+from provider_agent.conformance.case import CaseList, require
 from provider_agent.protocol.frames import (
     Ack,
     Capabilities,

@@ -5,10 +5,10 @@ The cases of `CLOSING` end their connection.
 
 from typing import Final
 
-from provider_agent.agent.conformance.agent_under_test import AgentUnderTest
-from provider_agent.agent.conformance.case import CaseList, require
-from provider_agent.agent.conformance.coordinator_peer import SentJob, new_job
-from provider_agent.agent.conformance.peer import SILENCE_S
+from provider_agent.conformance.agent_under_test import AgentUnderTest
+from provider_agent.conformance.case import CaseList, require
+from provider_agent.conformance.coordinator_peer import SentJob, new_job
+from provider_agent.conformance.peer import SILENCE_S
 from provider_agent.protocol.frames import Ack, Chunk, Heartbeat
 
 CASES = CaseList[AgentUnderTest]()

@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 from websockets.exceptions import InvalidHandshake
 
-from provider_agent.agent.conformance.case import (
+from provider_agent.conformance.case import (
     MAX_OBSERVED_CHARS,
     Case,
     NotHeld,

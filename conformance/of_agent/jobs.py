@@ -7,9 +7,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from provider_agent.agent.conformance.agent_under_test import LONG_WORDS, AgentUnderTest
-from provider_agent.agent.conformance.case import CaseList, NotTested, require
-from provider_agent.agent.conformance.coordinator_peer import (
+from provider_agent.conformance.agent_under_test import LONG_WORDS, AgentUnderTest
+from provider_agent.conformance.case import CaseList, NotTested, require
+from provider_agent.conformance.coordinator_peer import (
     CoordinatorPeer,
     SentJob,
     new_job,

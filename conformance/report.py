@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from provider_agent.agent.conformance.case import Result, Verdict
+from provider_agent.conformance.case import Result, Verdict
 
 _STYLE: Final = {
     Verdict.HELD: "green",

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from provider_agent.agent.conformance.agent_peer import AgentPeer
-from provider_agent.agent.conformance.case import CaseList, NotHeld, require
-from provider_agent.agent.conformance.coordinator_under_test import CoordinatorUnderTest, PlayedJob
-from provider_agent.agent.conformance.peer import SILENCE_S
+from provider_agent.conformance.agent_peer import AgentPeer
+from provider_agent.conformance.case import CaseList, NotHeld, require
+from provider_agent.conformance.coordinator_under_test import CoordinatorUnderTest, PlayedJob
+from provider_agent.conformance.peer import SILENCE_S
 from provider_agent.protocol.frames import Ack
 from provider_agent.protocol.limits import MIB
 

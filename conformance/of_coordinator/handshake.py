@@ -5,10 +5,10 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from provider_agent.agent.conformance.agent_peer import AgentPeer, offer
-from provider_agent.agent.conformance.case import CaseList, NotHeld, NotTested, require
-from provider_agent.agent.conformance.coordinator_under_test import CoordinatorUnderTest
-from provider_agent.agent.conformance.peer import ANSWER_S
+from provider_agent.conformance.agent_peer import AgentPeer, offer
+from provider_agent.conformance.case import CaseList, NotHeld, NotTested, require
+from provider_agent.conformance.coordinator_under_test import CoordinatorUnderTest
+from provider_agent.conformance.peer import ANSWER_S
 from provider_agent.protocol.frames import (
     AgentLimits,
     Capabilities,

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 from msgspec.structs import replace
 
-from provider_agent.agent.conformance.agent_peer import (
+from provider_agent.conformance.agent_peer import (
     EVENT_STREAM,
     AgentPeer,
     Process,
@@ -21,8 +21,8 @@ from provider_agent.agent.conformance.agent_peer import (
     result,
     started,
 )
-from provider_agent.agent.conformance.case import NotHeld, NotTested, require
-from provider_agent.agent.conformance.client import Client, ClientRequest, chat_body
+from provider_agent.conformance.case import NotHeld, NotTested, require
+from provider_agent.conformance.client import Client, ClientRequest, chat_body
 from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.frames import Ack, JobHeader, LiveJob
 

@@ -10,8 +10,8 @@ from typing import Final
 from msgspec import Struct
 from websockets.asyncio.server import ServerConnection
 
-from provider_agent.agent.conformance.case import NotHeld, NotTested, require
-from provider_agent.agent.conformance.peer import ANSWER_S, Frame, Peer
+from provider_agent.conformance.case import NotHeld, NotTested, require
+from provider_agent.conformance.peer import ANSWER_S, Frame, Peer
 from provider_agent.protocol.auth import verify_signature
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.frames import (

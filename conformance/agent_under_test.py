@@ -8,14 +8,14 @@ from typing import Final, Self
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from provider_agent.agent.conformance.case import NotHeld, NotTested, require
-from provider_agent.agent.conformance.coordinator_peer import (
+from provider_agent.conformance.case import NotHeld, NotTested, require
+from provider_agent.conformance.coordinator_peer import (
     CoordinatorPeer,
     SentJob,
     new_job,
     new_welcome,
 )
-from provider_agent.agent.conformance.peer import MAX_RECEIVED_BYTES
+from provider_agent.conformance.peer import MAX_RECEIVED_BYTES
 from provider_agent.protocol.frames import LiveJob, ResumedJob
 from provider_agent.protocol.limits import SUBPROTOCOL
 

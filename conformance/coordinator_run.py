@@ -3,13 +3,13 @@
 from collections.abc import Collection
 from typing import Final
 
-from provider_agent.agent.conformance.agent_peer import AgentPeer
-from provider_agent.agent.conformance.case import Case
-from provider_agent.agent.conformance.coordinator_under_test import (
+from provider_agent.conformance.agent_peer import AgentPeer
+from provider_agent.conformance.case import Case
+from provider_agent.conformance.coordinator_under_test import (
     CoordinatorTarget,
     CoordinatorUnderTest,
 )
-from provider_agent.agent.conformance.of_coordinator import (
+from provider_agent.conformance.of_coordinator import (
     flow,
     handshake,
     jobs,
@@ -17,8 +17,8 @@ from provider_agent.agent.conformance.of_coordinator import (
     resumption,
     traffic,
 )
-from provider_agent.agent.conformance.report import Report
-from provider_agent.agent.conformance.runner import run_at_once, run_case
+from provider_agent.conformance.report import Report
+from provider_agent.conformance.runner import run_at_once, run_case
 
 CASES: Final[list[Case[CoordinatorUnderTest]]] = [
     *handshake.CASES,

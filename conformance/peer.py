@@ -9,7 +9,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from provider_agent.agent.conformance.case import NotHeld, require
+from provider_agent.conformance.case import NotHeld, require
 from provider_agent.protocol.codec import VERSION_1, Decoded
 from provider_agent.protocol.exceptions import ProtocolError
 from provider_agent.protocol.frames import AgentFrame, CoordinatorFrame

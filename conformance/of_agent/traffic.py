@@ -5,8 +5,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from provider_agent.agent.conformance.case import CaseList, require
-from provider_agent.agent.conformance.coordinator_peer import CoordinatorPeer
+from provider_agent.conformance.case import CaseList, require
+from provider_agent.conformance.coordinator_peer import CoordinatorPeer
 from provider_agent.protocol.frames import (
     Ack,
     Challenge,

@@ -5,10 +5,10 @@ from typing import Final
 
 import msgspec
 
-from provider_agent.agent.conformance.agent_peer import chunk, offer, result, started
-from provider_agent.agent.conformance.case import CaseList, NotTested, require
-from provider_agent.agent.conformance.coordinator_under_test import CoordinatorUnderTest
-from provider_agent.agent.conformance.hostile_messages import HOSTILE_MESSAGES, HostileMessage
+from provider_agent.conformance.agent_peer import chunk, offer, result, started
+from provider_agent.conformance.case import CaseList, NotTested, require
+from provider_agent.conformance.coordinator_under_test import CoordinatorUnderTest
+from provider_agent.conformance.hostile_messages import HOSTILE_MESSAGES, HostileMessage
 from provider_agent.protocol.frames import Ack, AgentFrame, AgentLimits, Capabilities, Challenge
 from provider_agent.protocol.limits import MAX_INTEGER, MIN_MESSAGE_TO_COORDINATOR_BYTES
 

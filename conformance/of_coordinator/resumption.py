@@ -4,10 +4,10 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from provider_agent.agent.conformance.agent_peer import AgentPeer, new_process, result
-from provider_agent.agent.conformance.case import CaseList, require
-from provider_agent.agent.conformance.coordinator_under_test import CoordinatorUnderTest, PlayedJob
-from provider_agent.agent.conformance.peer import ANSWER_S
+from provider_agent.conformance.agent_peer import AgentPeer, new_process, result
+from provider_agent.conformance.case import CaseList, require
+from provider_agent.conformance.coordinator_under_test import CoordinatorUnderTest, PlayedJob
+from provider_agent.conformance.peer import ANSWER_S
 from provider_agent.protocol.frames import (
     Ack,
     Cancel,

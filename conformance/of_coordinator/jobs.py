@@ -6,11 +6,11 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from provider_agent.agent.conformance.agent_peer import chunk, error, result, started
-from provider_agent.agent.conformance.case import CaseList, NotTested, require
-from provider_agent.agent.conformance.client import chat_body
-from provider_agent.agent.conformance.coordinator_under_test import CoordinatorUnderTest
-from provider_agent.agent.conformance.peer import SILENCE_S
+from provider_agent.conformance.agent_peer import chunk, error, result, started
+from provider_agent.conformance.case import CaseList, NotTested, require
+from provider_agent.conformance.client import chat_body
+from provider_agent.conformance.coordinator_under_test import CoordinatorUnderTest
+from provider_agent.conformance.peer import SILENCE_S
 from provider_agent.protocol.frames import (
     Ack,
     AgentFrame,

@@ -9,8 +9,8 @@ from typing import Final, Self
 
 import aiohttp
 
-from provider_agent.agent.conformance.case import NotHeld, require
-from provider_agent.agent.conformance.peer import ANSWER_S
+from provider_agent.conformance.case import NotHeld, require
+from provider_agent.conformance.peer import ANSWER_S
 
 CHAT_PATH: Final = "/v1/chat/completions"
 

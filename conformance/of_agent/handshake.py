@@ -9,15 +9,15 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from provider_agent.agent.conformance.agent_under_test import AgentUnderTest
-from provider_agent.agent.conformance.case import CaseList, NotHeld, NotTested, require
-from provider_agent.agent.conformance.coordinator_peer import (
+from provider_agent.conformance.agent_under_test import AgentUnderTest
+from provider_agent.conformance.case import CaseList, NotHeld, NotTested, require
+from provider_agent.conformance.coordinator_peer import (
     HEARTBEAT_MS,
     CoordinatorPeer,
     new_job,
     new_welcome,
 )
-from provider_agent.agent.conformance.peer import ANSWER_S, SILENCE_S
+from provider_agent.conformance.peer import ANSWER_S, SILENCE_S
 from provider_agent.protocol.frames import Challenge, Heartbeat, Hello, Rejected, ResumedJob
 from provider_agent.protocol.limits import (
     MAX_INTEGER,

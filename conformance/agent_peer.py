@@ -8,8 +8,8 @@ from msgspec import Struct
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from provider_agent.agent.conformance.case import NotHeld, require
-from provider_agent.agent.conformance.peer import ANSWER_S, MAX_RECEIVED_BYTES, SILENCE_S, Peer
+from provider_agent.conformance.case import NotHeld, require
+from provider_agent.conformance.peer import ANSWER_S, MAX_RECEIVED_BYTES, SILENCE_S, Peer
 from provider_agent.protocol.auth import signed_bytes
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.frames import (

@@ -8,10 +8,10 @@ from typing import Final
 
 import msgspec
 
-from provider_agent.agent.conformance.agent_under_test import AgentUnderTest
-from provider_agent.agent.conformance.case import CaseList
-from provider_agent.agent.conformance.coordinator_peer import new_job
-from provider_agent.agent.conformance.hostile_messages import HOSTILE_MESSAGES, HostileMessage
+from provider_agent.conformance.agent_under_test import AgentUnderTest
+from provider_agent.conformance.case import CaseList
+from provider_agent.conformance.coordinator_peer import new_job
+from provider_agent.conformance.hostile_messages import HOSTILE_MESSAGES, HostileMessage
 from provider_agent.protocol.frames import JobResult, Notice, RoutingStatus, UnroutableModel
 from provider_agent.protocol.limits import MAX_INTEGER, MAX_MESSAGE_TO_AGENT_BYTES
 
