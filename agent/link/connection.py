@@ -29,7 +29,7 @@ from provider_agent.protocol.limits import (
     HANDSHAKE_TIMEOUT_S,
     MAX_MESSAGE_TO_AGENT_BYTES,
 )
-from provider_agent.protocol.message_size import MessageSize
+from provider_agent.websocket.message_size import MessageSize
 
 log = EventLogger(__name__)
 

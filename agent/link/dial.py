@@ -27,7 +27,7 @@ from provider_agent.agent.link.watchdogs import CountingConnection
 from provider_agent.agent.version import agent_version
 from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.limits import KIB, MAX_MESSAGE_TO_AGENT_BYTES, MIB
-from provider_agent.protocol.socket_options import set_socket_options
+from provider_agent.websocket.socket_options import set_socket_options
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """The timeout of the close handshake, for which a working peer needs one round trip."""

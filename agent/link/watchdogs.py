@@ -6,49 +6,20 @@ timeout, and after a missed pong it waits for a close handshake with a vanished 
 
 import asyncio
 from collections.abc import Callable
-from types import TracebackType
 from typing import Final
 
 from websockets.asyncio.client import ClientConnection
 
-from provider_agent.protocol.write_progress import WRITE_STALL_S, WriteProgress
-
-CHECK_INTERVAL_S: Final = WRITE_STALL_S / 8
-"""The time between two checks of the write buffer."""
+from provider_agent.websocket.write_progress import (
+    CHECK_INTERVAL_S,
+    WRITE_STALL_S,
+    WriteProgress,
+    WriteTimer,
+)
 
 PING_EVERY_S: Final = 20.0
 """Keeps the connection in the state tables of NATs and firewalls. A pong may take as long, so a
 peer that vanished is detected within two intervals, even when nothing else is sent."""
-
-
-class WriteTimer:
-    """A context manager around a write that may wait for space in the write buffer.
-
-    Reused for every write of one task, because the writer enters it for every message.
-
-    Attributes:
-        duration_s: how long the last write took.
-    """
-
-    def __init__(self, progress: WriteProgress) -> None:
-        self.duration_s = 0.0
-        self._progress = progress
-        self._now = asyncio.get_running_loop().time
-        self._entered_at = 0.0
-
-    def __enter__(self) -> None:
-        self._entered_at = now = self._now()
-        self._progress.begin(now)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        now = self._now()
-        self.duration_s = now - self._entered_at
-        self._progress.end(now)
 
 
 class CountingConnection(ClientConnection):
@@ -82,8 +53,8 @@ class Watchdogs:
         self._on_pong = on_pong
         self._progress = WriteProgress()
         self._now = asyncio.get_running_loop().time
-        self.write_timer = WriteTimer(self._progress)
-        self._ping_timer = WriteTimer(self._progress)
+        self.write_timer = WriteTimer(self._progress, self._now)
+        self._ping_timer = WriteTimer(self._progress, self._now)
 
     async def stalled(self) -> str:
         """Return the reason for the log when writing has made no progress for `WRITE_STALL_S`."""

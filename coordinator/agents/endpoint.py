@@ -13,7 +13,7 @@ from provider_agent.coordinator.agents.link import CLOSE_S, AgentLink
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.limits import MAX_MESSAGE_TO_COORDINATOR_BYTES, SUBPROTOCOL
-from provider_agent.protocol.socket_options import set_socket_options
+from provider_agent.websocket.socket_options import set_socket_options
 
 MAX_HANDSHAKES: Final = 64
 """How many connections are accepted beyond `max_agents`, for handshakes and for rejections."""

@@ -25,14 +25,11 @@ from provider_agent.event_log import EventLogger
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.exceptions import ProtocolError
-from provider_agent.protocol.message_size import MessageSize
 from provider_agent.protocol.state import State
-from provider_agent.protocol.write_progress import WRITE_STALL_S, WriteProgress
+from provider_agent.websocket.message_size import MessageSize
+from provider_agent.websocket.write_progress import CHECK_INTERVAL_S, WriteProgress, WriteTimer
 
 log = EventLogger(__name__)
-
-CHECK_INTERVAL_S: Final = WRITE_STALL_S / 8
-"""The time between two checks of the write buffer."""
 
 PING_S: Final = 5.0
 """How long an agent may take to answer the ping that checks whether it is alive. Another agent
@@ -81,7 +78,8 @@ class AgentLink:
         self._transport = transport
         self._received = ReceivedBytes(transport)
         self._settings = settings
-        self._writing = WriteProgress()
+        self._progress = WriteProgress()
+        self._write_timer = WriteTimer(self._progress, clock)
         self._message_size = MessageSize()
         self._heard_at = clock()
         self._clock = clock
@@ -177,7 +175,7 @@ class AgentLink:
         while True:
             await asyncio.sleep(min(CHECK_INTERVAL_S, silence_s / SILENT_HEARTBEATS))
             now = self._clock()
-            if self._writing.stalled(self._transport.get_write_buffer_size(), now):
+            if self._progress.stalled(self._transport.get_write_buffer_size(), now):
                 self._transport.abort()
                 return link_lost("reads nothing for too long")
             if self._received.increased():
@@ -230,16 +228,11 @@ class AgentLink:
                 return link_lost("connection lost")
 
     async def _send_queued(self) -> None:
-        size, now = self._message_size, self._clock
+        size, write_timer = self._message_size, self._write_timer
         while frames := self._agent.next_frames(size.limit_bytes):
-            started_at = now()
-            self._writing.begin(started_at)
-            try:
+            with write_timer:
                 await self._socket.send_bytes(VERSION_1.encode(frames))
-            finally:
-                ended_at = now()
-                self._writing.end(ended_at)
-            size.adapt(ended_at - started_at)
+            size.adapt(write_timer.duration_s)
 
     async def _close(self, close_reason: CloseReason) -> None:
         log.info(

@@ -11,16 +11,22 @@ ROOT = Path(__file__).parents[2]
 SHARED = frozenset({"advised_error", "event_log"})
 """Modules of `provider_agent` itself, which every subpackage may import, but for `protocol`."""
 
+FOLDERS = {"websocket": "src/provider_agent/websocket"}
+"""The packages that are not a folder at the top of the repository."""
+
 ALLOWED: dict[str, frozenset[str]] = {
     "protocol": frozenset({"protocol"}),
     "adapters": frozenset({"adapters", "protocol"}) | SHARED,
-    "agent": frozenset({"agent", "adapters", "protocol"}) | SHARED,
-    "agent/cli": frozenset({"agent", "adapters", "protocol", "coordinator", "conformance"})
+    "websocket": frozenset({"websocket", "protocol"}) | SHARED,
+    "agent": frozenset({"agent", "adapters", "protocol", "websocket"}) | SHARED,
+    "agent/cli": frozenset(
+        {"agent", "adapters", "protocol", "websocket", "coordinator", "conformance"}
+    )
     | SHARED,
-    "coordinator": frozenset({"coordinator", "protocol"}) | SHARED,
+    "coordinator": frozenset({"coordinator", "protocol", "websocket"}) | SHARED,
     "conformance": frozenset({"conformance", "protocol"}) | SHARED,
 }
-PACKAGES = ("protocol", "adapters", "agent", "coordinator", "conformance")
+PACKAGES = ("protocol", "adapters", "websocket", "agent", "coordinator", "conformance")
 OUTSIDE = frozenset({*PACKAGES, "tests", "bench", "src"})
 """Names under which nothing is installed: `import agent` works in the repository at most."""
 
@@ -58,18 +64,21 @@ def forbidden_imports(layer: str, source: str) -> list[str]:
     return found
 
 
-def _layer_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).parts
-    subpackage = "/".join(parts[:2])
-    return subpackage if subpackage in ALLOWED else parts[0]
+def _layer_of(package: str, path: Path) -> str:
+    subpackage = f"{package}/{path.relative_to(_folder(package)).parts[0]}"
+    return subpackage if subpackage in ALLOWED else package
+
+
+def _folder(package: str) -> Path:
+    return ROOT / FOLDERS.get(package, package)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
     violations = {
         f"{path.relative_to(ROOT)}: {module}"
-        for path in (ROOT / package).rglob("*.py")
-        for module in forbidden_imports(_layer_of(path), path.read_text(encoding="utf-8"))
+        for path in _folder(package).rglob("*.py")
+        for module in forbidden_imports(_layer_of(package, path), path.read_text(encoding="utf-8"))
     }
 
     assert violations == set()
@@ -82,6 +91,9 @@ def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
         ("protocol", "import os, provider_agent.agent.config"),
         ("protocol", "from provider_agent.coordinator.app import run"),
         ("protocol", "from provider_agent.event_log import EventLogger"),
+        ("protocol", "from provider_agent.websocket.message_size import MessageSize"),
+        ("adapters", "from provider_agent.websocket.message_size import MessageSize"),
+        ("websocket", "from provider_agent.agent.link.dial import dial"),
         ("adapters", "from provider_agent.agent import config as c"),
         ("adapters", "from provider_agent import agent"),
         ("adapters", "def late():\n    import provider_agent.agent.jobs.running"),

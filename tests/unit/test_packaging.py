@@ -18,7 +18,8 @@ from provider_agent.agent.service import EXIT_FORCED, EXIT_REFUSED
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"protocol", "adapters", "agent", "coordinator", "conformance"}
-SHARED = [path for path in (ROOT / "src" / "provider_agent").iterdir() if path.is_file()]
+SOURCE = ROOT / "src" / "provider_agent"
+SHARED = [*SOURCE.glob("*.py"), SOURCE / "py.typed", *(SOURCE / "websocket").glob("*.py")]
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
 pytestmark = pytest.mark.timeout(300)  # builds and installs with pip, also on a busy machine
 
@@ -83,7 +84,7 @@ def test_the_wheel_holds_every_module_and_the_type_marker(wheel: list[str]) -> N
         for path in (ROOT / package).rglob("*.py")
     }
 
-    assert modules | {f"provider_agent/{path.name}" for path in SHARED} <= set(wheel)
+    assert modules | {path.relative_to(ROOT / "src").as_posix() for path in SHARED} <= set(wheel)
 
 
 def test_an_sdist_builds_the_same_wheel(wheel: list[str], tmp_path: Path) -> None:

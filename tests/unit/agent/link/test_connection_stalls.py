@@ -22,7 +22,7 @@ from provider_agent.protocol.frames import (
     RequestChunk,
 )
 from provider_agent.protocol.limits import CONNECT_PATH, HANDSHAKE_TIMEOUT_S, KIB, MAX_MODELS, MIB
-from provider_agent.protocol.write_progress import WRITE_STALL_S
+from provider_agent.websocket.write_progress import WRITE_STALL_S
 from tests.kit.fault_proxy import FaultProxy
 from tests.kit.link_harness import LinkHarness, RunningLink, connect
 from tests.kit.scripted_coordinator import NONCE, AgentAtCoordinator, ScriptedCoordinator, welcome

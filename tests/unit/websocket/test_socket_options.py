@@ -3,7 +3,7 @@ import socket
 
 from provider_agent.agent.link.dial import DialSettings, dial
 from provider_agent.protocol.limits import SUBPROTOCOL
-from provider_agent.protocol.socket_options import (
+from provider_agent.websocket.socket_options import (
     NOTSENT_LOWAT_BYTES,
     TCP_NOTSENT_LOWAT,
     set_socket_options,

@@ -1,6 +1,6 @@
 import pytest
 
-from provider_agent.protocol.write_progress import WRITE_STALL_S, WriteProgress
+from provider_agent.websocket.write_progress import WRITE_STALL_S, WriteProgress, WriteTimer
 
 Checks = list[tuple[float, int, bool]]
 """The time of a check, the bytes in the buffer, and whether the link counts as stalled."""
@@ -44,3 +44,15 @@ def test_timeout_starts_with_the_first_write_and_restarts_when_one_ends() -> Non
     progress.end(131.0)
     assert not progress.stalled(100, 160.9)
     assert progress.stalled(100, 131.0 + WRITE_STALL_S)
+
+
+def test_write_timer_records_a_write_that_fails_too() -> None:
+    times = iter([100.0, 103.0, 200.0, 230.0])
+    progress = WriteProgress()
+    timer = WriteTimer(progress, lambda: next(times))
+    with pytest.raises(ConnectionError), timer:
+        raise ConnectionError
+    assert timer.duration_s == 3.0
+    assert not progress.stalled(100, 1000.0)
+    with timer:
+        assert progress.stalled(100, 200.0 + WRITE_STALL_S)

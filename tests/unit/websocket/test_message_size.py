@@ -1,7 +1,7 @@
 import pytest
 
 from provider_agent.protocol.limits import BATCH_BYTES
-from provider_agent.protocol.message_size import FAST_S, MIN_MESSAGE_BYTES, SLOW_S, MessageSize
+from provider_agent.websocket.message_size import FAST_S, MIN_MESSAGE_BYTES, SLOW_S, MessageSize
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,15 @@
-"""Whether sending on a connection makes progress. No I/O; events and times are arguments."""
+"""Whether sending on a connection makes progress, and how long a write takes. No I/O."""
 
+from collections.abc import Callable
+from types import TracebackType
 from typing import Final
 
 WRITE_STALL_S: Final = 30.0
 """If no byte of the waiting data leaves this process for this long, the peer has vanished or does
 not read. A link that makes progress is kept, however slow it is."""
+
+CHECK_INTERVAL_S: Final = WRITE_STALL_S / 8
+"""The time between two checks of the write buffer."""
 
 
 class WriteProgress:
@@ -37,3 +42,37 @@ class WriteProgress:
             self._progress_at = now
         self._buffered = buffered
         return self._waiting > 0 and now - self._progress_at >= WRITE_STALL_S
+
+
+class WriteTimer:
+    """A context manager around a write that may wait for space in the write buffer.
+
+    Reused for every write of one task, because the writer enters it for every message.
+
+    Args:
+        progress: records the write.
+        clock: monotonic, in seconds.
+
+    Attributes:
+        duration_s: how long the last write took.
+    """
+
+    def __init__(self, progress: WriteProgress, clock: Callable[[], float]) -> None:
+        self.duration_s = 0.0
+        self._progress = progress
+        self._clock = clock
+        self._entered_at = 0.0
+
+    def __enter__(self) -> None:
+        self._entered_at = now = self._clock()
+        self._progress.begin(now)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        now = self._clock()
+        self.duration_s = now - self._entered_at
+        self._progress.end(now)
