@@ -53,7 +53,7 @@ class Link:
 
     Args:
         settings: where and how to dial.
-        new_session: creates the protocol session for the dialed authority.
+        new_protocol: creates the protocol state machine for the dialed authority.
         outbox: the frames to send.
         on_frame: called with every frame of an open connection, but only with the first `Drain`.
             It returns at once; a `ProtocolError` that it raises closes the connection.
@@ -66,7 +66,7 @@ class Link:
     def __init__(
         self,
         settings: DialSettings,
-        new_session: Callable[[str], AgentProtocol],
+        new_protocol: Callable[[str], AgentProtocol],
         outbox: Outbox,
         on_frame: Callable[[CoordinatorFrame], None],
         on_activity: Callable[[], None],
@@ -74,7 +74,7 @@ class Link:
         dialect: Dialect = VERSION_1,
     ) -> None:
         self._settings = settings
-        self._session = new_session(settings.authority)
+        self._protocol = new_protocol(settings.authority)
         self._outbox = outbox
         self._on_frame = on_frame
         self._on_activity = on_activity
@@ -85,7 +85,7 @@ class Link:
         self._drain_received = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Link {self._settings.url} {self._session.state}>"
+        return f"<Link {self._settings.url} {self._protocol.state}>"
 
     async def run(self) -> Disconnect:
         """Dial, and stay connected until the link ends; returns how it ended.
@@ -127,17 +127,17 @@ class Link:
         return Disconnect(DisconnectCause.LOST, "the connection ended")
 
     async def _handshake(self, connection: ClientConnection) -> Welcome:
-        session = self._session
+        protocol = self._protocol
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                while session.welcome is None:
+                while protocol.welcome is None:
                     self._receive(await connection.recv())
-                    if session.to_send:
-                        frames = list(session.to_send)
-                        session.to_send.clear()
+                    if protocol.to_send:
+                        frames = list(protocol.to_send)
+                        protocol.to_send.clear()
                         await connection.send(self._dialect.encode(frames))
                         log_sent(frames)
-                return session.welcome
+                return protocol.welcome
         except TimeoutError:
             text = f"no `Welcome` within {HANDSHAKE_TIMEOUT_S:.0f} s after the connection opened"
             raise _Ended(Disconnect(DisconnectCause.LOST, text)) from None
@@ -198,7 +198,7 @@ class Link:
         decoded = self._dialect.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
         log_received(decoded)
         for frame in decoded.frames:
-            event = self._session.receive(frame)
+            event = self._protocol.receive(frame)
             if event is not None:
                 self._handle(event)
         for frame_type in decoded.unknown_types:

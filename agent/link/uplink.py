@@ -173,7 +173,7 @@ class Uplink:
         try:
             link = Link(
                 DialSettings.of(config, self.url),
-                self._new_session,
+                self._new_protocol,
                 self._outbox,
                 on_frame=self._receive,
                 on_activity=self._note_activity,
@@ -185,7 +185,7 @@ class Uplink:
             log.exception("link failed by an internal error")
             return Disconnect(DisconnectCause.INTERNAL, "internal error of the agent")
 
-    def _new_session(self, authority: str) -> AgentProtocol:
+    def _new_protocol(self, authority: str) -> AgentProtocol:
         session_id, live_jobs = self._resumption.offer()
         return AgentProtocol(
             authority=authority,

@@ -161,8 +161,8 @@ async def list_too_many_live_jobs(peer: HostilePeer) -> None:
 
 async def resume_the_session_of_another_agent(peer: HostilePeer) -> None:
     async with ScriptedAgent(peer.coordinator.connect_url) as agent:
-        assert agent.session.welcome is not None
-        session_id = agent.session.welcome.session_id
+        assert agent.protocol.welcome is not None
+        session_id = agent.protocol.welcome.session_id
         await peer.send(await peer.hello(session_id=session_id))
         welcome = await peer.read_frame()
         assert isinstance(welcome, Welcome)
@@ -208,7 +208,7 @@ async def test_hostile_connection_is_handled_as_documented(connection: HostileCo
                 await peer.socket.wait_closed()
                 assert peer.socket.close_code == connection.close_code
         async with ScriptedAgent(coordinator.connect_url) as agent:
-            assert agent.session.state is State.OPEN
+            assert agent.protocol.state is State.OPEN
         assert task_names() == tasks
 
 

@@ -134,8 +134,8 @@ async def test_cancel_of_a_job_of_an_earlier_session_is_ignored() -> None:
             peer.cut()
             again = await agent.connected()
             # Allows the session to cancel a job that the agent does not know.
-            again.session.start_job(old)
-            again.session.to_send.clear()
+            again.protocol.start_job(old)
+            again.protocol.to_send.clear()
             await again.cancel(old.job_id)
             job = new_job()
             await again.send_jobs(job)

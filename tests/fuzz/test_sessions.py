@@ -1,4 +1,4 @@
-"""Both sessions against each other over links that break, with several jobs at once."""
+"""One session over links that break: agent and coordinator with several jobs at once."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -37,7 +37,7 @@ from provider_agent.protocol.state import State
 from provider_agent.protocol.stream import ReceiveStream, SendStream
 from tests.fuzz.depth import STEPS_DONE, depth
 from tests.fuzz.lossy_link import LossyLink
-from tests.unit.protocol.sessions import AUTHORITY, KEY, PUBLIC_KEY
+from tests.unit.protocol.protocols import AUTHORITY, KEY, PUBLIC_KEY
 
 MAX_JOBS = 6
 WINDOW = MIN_WINDOW_BYTES
@@ -52,12 +52,12 @@ def new_job(job_id: bytes) -> Job:
     return Job(job_id, "m", "openai", job_id * 50, 1000)
 
 
-class TwoSessions(RuleBasedStateMachine):
-    """An agent and a coordinator that use their sessions as the applications do."""
+class SessionOverLinks(RuleBasedStateMachine):
+    """An agent and a coordinator that use their protocols as the applications do."""
 
     def __init__(self) -> None:
         super().__init__()
-        STEPS_DONE["session pairs"] += 1
+        STEPS_DONE["sessions"] += 1
         self.channels: dict[bytes, SendStream] = {}
         self.seen: set[bytes] = set()
         self.requests: dict[bytes, RequestBuffer] = {}
@@ -309,5 +309,5 @@ class TwoSessions(RuleBasedStateMachine):
         self.agent_sends("data")
 
 
-TestTwoSessions = TwoSessions.TestCase
-TestTwoSessions.settings = depth(2)
+TestSession = SessionOverLinks.TestCase
+TestSession.settings = depth(2)

@@ -67,7 +67,7 @@ def complete_handshake(**fields: object) -> Callable[[AgentAtCoordinator], Await
     async def perform(peer: AgentAtCoordinator) -> None:
         await send(CHALLENGE)(peer)
         await peer.next(Hello)
-        peer.session.accept(replace(welcome(), **fields))
+        peer.protocol.accept(replace(welcome(), **fields))
         await peer.send_pending_frames()
         await peer.next(Capabilities)
 
@@ -90,7 +90,7 @@ async def answer_slowly(peer: AgentAtCoordinator) -> None:
     await send(CHALLENGE)(peer)
     await peer.next(Hello)
     await asyncio.sleep(HANDSHAKE_TIMEOUT_S * 0.45)
-    peer.session.accept(welcome())
+    peer.protocol.accept(welcome())
     await peer.send_pending_frames()
     await peer.next(Capabilities)
 

@@ -58,7 +58,7 @@ class HostileHarness(Struct):
         """Forget what only the test kit keeps, so that it does not count as the agent's memory."""
         for history in (self.peer.frames, self.peer.messages, self.peer._untaken):
             history.clear()
-        for job_id in self.peer.data.keys() - self.peer.session.streams.keys():
+        for job_id in self.peer.data.keys() - self.peer.protocol.streams.keys():
             del self.peer.data[job_id]
         self.backend.runs.clear()
         gc.collect()

@@ -36,7 +36,7 @@ class LinkHarness:
         self._authority = authority
         self.link = Link(
             DialSettings(url=url),
-            self._new_session,
+            self._new_protocol,
             self.outbox,
             on_frame=self._receive,
             on_activity=lambda: None,
@@ -49,7 +49,7 @@ class LinkHarness:
             self.welcomed.set()
         self.on_frame(frame)
 
-    def _new_session(self, authority: str) -> AgentProtocol:
+    def _new_protocol(self, authority: str) -> AgentProtocol:
         return AgentProtocol(
             authority=self._authority or authority,
             public_key=self.public_key,

@@ -203,7 +203,7 @@ class ScriptedAgent:
         self.instance_id = instance_id
         self.replace = replace
         self.features = features
-        self.session = self._new_session(None, ())
+        self.protocol = self._new_protocol(None, ())
         self.models = [offer()] if models is None else list(models)
         self.max_concurrent = max_concurrent
         self.rejected: Rejected | None = None
@@ -229,7 +229,9 @@ class ScriptedAgent:
         await self._connect()
         return self
 
-    def _new_session(self, session_id: bytes | None, live_jobs: Iterable[LiveJob]) -> AgentProtocol:
+    def _new_protocol(
+        self, session_id: bytes | None, live_jobs: Iterable[LiveJob]
+    ) -> AgentProtocol:
         return AgentProtocol(
             authority=self.authority,
             public_key=self.public_key,
@@ -257,7 +259,7 @@ class ScriptedAgent:
             )
         )
         await self._handshake()
-        if self.session.state is State.OPEN:
+        if self.protocol.state is State.OPEN:
             await self.advertise(*self.models)
         reader = asyncio.create_task(self._read(self.socket, self.closed), name="scripted agent")
         self._stack.push_async_callback(_cancel, reader)
@@ -273,7 +275,7 @@ class ScriptedAgent:
             await _cancel(answer)
 
     async def _handshake(self) -> None:
-        while self.session.state in (State.AWAITING_CHALLENGE, State.AWAITING_WELCOME):
+        while self.protocol.state in (State.AWAITING_CHALLENGE, State.AWAITING_WELCOME):
             for frame in await self._receive(self.socket):
                 match frame:
                     case Rejected():
@@ -282,9 +284,9 @@ class ScriptedAgent:
                         self._resume(frame)
                     case _:
                         self._on_frame(frame)
-            if self.session.to_send:
-                await self.send(*self.session.to_send)
-                self.session.to_send.clear()
+            if self.protocol.to_send:
+                await self.send(*self.protocol.to_send)
+                self.protocol.to_send.clear()
 
     def _resume(self, welcome: Welcome) -> None:
         offsets = {job.job_id: job.offset for job in welcome.resumed if not job.ended}
@@ -299,7 +301,7 @@ class ScriptedAgent:
         if socket is not self._socket:
             return []  # received over an older link that is still open
         decoded = VERSION_1.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
-        return [frame for frame in map(self.session.receive, decoded.frames) if frame is not None]
+        return [frame for frame in map(self.protocol.receive, decoded.frames) if frame is not None]
 
     async def _read(self, socket: ClientConnection, closed: asyncio.Event) -> None:
         try:
@@ -335,8 +337,8 @@ class ScriptedAgent:
                 self.drain = frame
 
     def _on_job(self, frame: Job) -> None:
-        assert self.session.welcome is not None
-        job = ScriptedJob(self, frame, self.session.welcome.window_bytes)
+        assert self.protocol.welcome is not None
+        job = ScriptedJob(self, frame, self.protocol.welcome.window_bytes)
         self.jobs[frame.job_id] = job
         if self._answer is None:
             self._new_jobs.put_nowait(job)
@@ -393,12 +395,12 @@ class ScriptedAgent:
             resume: whether to resume the session; otherwise the agent starts a new session.
             live_jobs: the jobs in `Hello`; by default the jobs that the agent still runs.
         """
-        welcome = self.session.welcome
+        welcome = self.protocol.welcome
         assert welcome is not None
         if live_jobs is None:
             live = [job for job in self.jobs.values() if not (job.stream.done or job.dropped)]
             live_jobs = [job.live_job() for job in live] if resume else []
-        self.session = self._new_session(welcome.session_id if resume else None, live_jobs)
+        self.protocol = self._new_protocol(welcome.session_id if resume else None, live_jobs)
         await self._connect()
         for job in list(self.jobs.values()):
             job.window_changed.set()

@@ -68,7 +68,7 @@ class AgentAtCoordinator:
 
     Attributes:
         socket: the WebSocket.
-        session: the protocol's state machine.
+        protocol: the state machine of this connection.
         frames: all received frames.
         messages: all received frames, by message.
         data: the received bytes of each job's response.
@@ -85,7 +85,7 @@ class AgentAtCoordinator:
     ) -> None:
         self.socket = socket
         self._lost = lost
-        self.session = CoordinatorProtocol(nonce=NONCE, name="scripted", authorities=[authority])
+        self.protocol = CoordinatorProtocol(nonce=NONCE, name="scripted", authorities=[authority])
         self.frames: list[AgentFrame] = []
         self.messages: list[list[AgentFrame]] = []
         self.data: dict[bytes, bytearray] = {}
@@ -150,20 +150,20 @@ class AgentAtCoordinator:
         await self.socket.send(message)
 
     async def send_pending_frames(self) -> None:
-        """Send the pending frames of the session."""
-        while frames := self.session.next_frames(BATCH_BYTES):
+        """Send the frames that the protocol has queued."""
+        while frames := self.protocol.next_frames(BATCH_BYTES):
             await self.send(*frames)
 
     async def send_jobs(self, *jobs: Job) -> None:
         """Send jobs to the agent, together with what is pending."""
         for job in jobs:
-            self.session.start_job(job)
+            self.protocol.start_job(job)
             self.data[job.job_id] = bytearray()
         await self.send_pending_frames()
 
     async def cancel(self, job_id: bytes, reason: str = "") -> None:
         """Cancel a job."""
-        self.session.cancel_job(job_id, reason)
+        self.protocol.cancel_job(job_id, reason)
         await self.send_pending_frames()
 
     async def settle(self) -> None:
@@ -193,7 +193,7 @@ class AgentAtCoordinator:
                 self.messages.append(decoded.frames)
                 for frame in decoded.frames:
                     await self._take(frame, answer)
-                if self.acknowledges or self.session.state is not State.OPEN:
+                if self.acknowledges or self.protocol.state is not State.OPEN:
                     await self.send_pending_frames()
                 self._changed.set()
         except ConnectionClosed:
@@ -208,16 +208,16 @@ class AgentAtCoordinator:
     async def _take(
         self, frame: AgentFrame, answer: Callable[[Hello], Welcome | Rejected | None]
     ) -> None:
-        event = self.session.receive(frame)
+        event = self.protocol.receive(frame)
         self.frames.append(frame)
         self._untaken.append(frame)
         if isinstance(event, Chunk):
             self.data[event.job_id] += event.data
-            self.session.consumed(event.job_id, len(event.data))
+            self.protocol.consumed(event.job_id, len(event.data))
         elif isinstance(event, Hello):
             reply = answer(event)
             if isinstance(reply, Rejected):
-                self.session.reject(reply)
+                self.protocol.reject(reply)
             elif reply is not None:
                 self._accept(reply, event)
                 await self.send_pending_frames()
@@ -225,10 +225,12 @@ class AgentAtCoordinator:
     def _accept(self, reply: Welcome, hello: Hello) -> None:
         lost = self._lost
         if lost is None or hello.session_id is None:
-            self.session.accept(reply)
+            self.protocol.accept(reply)
             return
-        resumption = plan_resumption(hello.live_jobs, lost.session.streams, (), lost.session.ended)
-        self.session.accept(reply, resumption)
+        resumption = plan_resumption(
+            hello.live_jobs, lost.protocol.streams, (), lost.protocol.ended
+        )
+        self.protocol.accept(reply, resumption)
         self.data = {job_id: lost.data[job_id] for job_id in resumption.streams}
 
 
@@ -310,7 +312,7 @@ class ScriptedCoordinator:
         self.agents.append(agent)
         self._new_agents.put_nowait(agent)
         if not self.sends_challenge:
-            agent.session.to_send.clear()
+            agent.protocol.to_send.clear()
         await agent.serve(self.answer)
 
     def _process(self, connection: ServerConnection, request: Request) -> Response | None:

@@ -155,7 +155,7 @@ async def test_job_continues_without_a_link_until_its_window_is_full() -> None:
 async def test_jobs_that_the_coordinator_does_not_resume_are_cancelled() -> None:
     async with resumption_harness() as harness:
         wanted, unwanted = harness.run, await start_stream(harness.peer, harness.backend)
-        del harness.peer.session.streams[unwanted.job.job_id]
+        del harness.peer.protocol.streams[unwanted.job.job_id]
         await harness.cut()
         next_peer = await harness.agent.connected()
         await unwanted.cancelled.wait()

@@ -95,11 +95,11 @@ async def test_session_of_a_silent_agent_can_be_resumed() -> None:
 async def test_session_resumes_after_its_welcome_was_lost() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"1\n\n")
-        before = harness.agent.session.welcome
+        before = harness.agent.protocol.welcome
         await harness.agent.lose_link()
         await harness.agent.reconnect()
         await harness.agent.lose_link()
-        harness.agent.session.welcome = (
+        harness.agent.protocol.welcome = (
             before  # as if the agent had not received the second `Welcome`
         )
         await harness.agent.reconnect()

@@ -162,8 +162,8 @@ async def test_unknown_live_jobs_are_ignored() -> None:
         await harness.agent.lose_link()
         unknown = [LiveJob(number.to_bytes(16, "big"), 0, 2**40) for number in range(4095)]
         await harness.agent.reconnect(live_jobs=[*unknown, job.live_job()])
-        assert harness.agent.session.welcome is not None
-        assert harness.agent.session.welcome.resumed == [ResumedJob(job.job.job_id, 1)]
+        assert harness.agent.protocol.welcome is not None
+        assert harness.agent.protocol.welcome.resumed == [ResumedJob(job.job.job_id, 1)]
         await job.finish()
         assert await response.read() == b""
 
@@ -174,10 +174,10 @@ async def test_session_of_another_key_cannot_be_resumed() -> None:
         job, response = await harness.streaming(b"x")
         await harness.agent.lose_link()
         async with ScriptedAgent(harness.coordinator.connect_url) as thief:
-            thief.session.welcome = harness.agent.session.welcome
+            thief.protocol.welcome = harness.agent.protocol.welcome
             await thief.reconnect(live_jobs=[job.live_job()])
-            assert thief.session.welcome is not None
-            assert thief.session.welcome.resumed == []
+            assert thief.protocol.welcome is not None
+            assert thief.protocol.welcome.resumed == []
         await harness.agent.reconnect()
         await job.finish()
         assert await response.read() == b""

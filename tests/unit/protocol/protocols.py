@@ -1,4 +1,4 @@
-"""Builds sessions of both sides in any state."""
+"""Builds the protocol state machines of both sides, in any state."""
 
 from collections.abc import Callable
 
@@ -55,40 +55,40 @@ def make_coordinator(*authorities: str) -> CoordinatorProtocol:
 
 
 def make_agent_in(state: State) -> AgentProtocol:
-    session = make_agent()
+    protocol = make_agent()
     if state is State.CLOSED:
-        session.receive(Rejected("not_enrolled", ""))
-        return session
+        protocol.receive(Rejected("not_enrolled", ""))
+        return protocol
     if state is not State.AWAITING_CHALLENGE:
-        session.receive(Challenge(NONCE, "example"))
+        protocol.receive(Challenge(NONCE, "example"))
     if state is State.OPEN:
-        session.receive(WELCOME)
-    assert session.state is state
-    return session
+        protocol.receive(WELCOME)
+    assert protocol.state is state
+    return protocol
 
 
-def make_hello(session: AgentProtocol) -> Hello:
-    session.receive(Challenge(NONCE, "example"))
-    frame = session.to_send.pop()
+def make_hello(protocol: AgentProtocol) -> Hello:
+    protocol.receive(Challenge(NONCE, "example"))
+    frame = protocol.to_send.pop()
     assert isinstance(frame, Hello)
     return frame
 
 
 def make_coordinator_in(state: State) -> CoordinatorProtocol:
-    session = make_coordinator()
+    protocol = make_coordinator()
     if state is State.CLOSED:
-        session.reject(Rejected("not_enrolled", ""))
+        protocol.reject(Rejected("not_enrolled", ""))
     elif state is not State.AWAITING_HELLO:
-        session.receive(make_hello(make_agent()))
+        protocol.receive(make_hello(make_agent()))
     if state is State.OPEN:
-        session.accept(WELCOME)
-    assert session.state is state
-    session.to_send.clear()
-    return session
+        protocol.accept(WELCOME)
+    assert protocol.state is state
+    protocol.to_send.clear()
+    return protocol
 
 
 def make_coordinator_with_job() -> CoordinatorProtocol:
-    session = make_coordinator_in(State.OPEN)
-    session.start_job(JOB)
-    assert session.next_frames(BATCH_BYTES) == [JOB.header, RequestChunk(JOB_ID, 0, JOB.request)]
-    return session
+    protocol = make_coordinator_in(State.OPEN)
+    protocol.start_job(JOB)
+    assert protocol.next_frames(BATCH_BYTES) == [JOB.header, RequestChunk(JOB_ID, 0, JOB.request)]
+    return protocol

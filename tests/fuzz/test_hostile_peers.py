@@ -1,4 +1,4 @@
-"""Each session against a hostile peer: well-formed frames with any values, in any order."""
+"""The protocol of each side against a hostile peer: well-formed frames, any values, any order."""
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -31,7 +31,7 @@ from provider_agent.protocol.state import State
 from provider_agent.protocol.stream import ReceiveStream
 from tests.fuzz.depth import STEPS_DONE, depth
 from tests.unit.protocol.frame_strategies import FROM_AGENT, FROM_COORDINATOR
-from tests.unit.protocol.sessions import (
+from tests.unit.protocol.protocols import (
     AUTHORITY,
     KEY,
     NONCE,
@@ -64,7 +64,7 @@ JOB_FRAMES: SearchStrategy[AgentFrame] = st.one_of(
 
 
 class HostileAgent(RuleBasedStateMachine):
-    """A coordinator's session that starts and reads jobs, against a hostile agent."""
+    """A coordinator's protocol that starts and reads jobs, against a hostile agent."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class HostileAgent(RuleBasedStateMachine):
 
     def connect(self, honest_frames: int) -> None:
         self.honest_frames = honest_frames
-        self.session = CoordinatorProtocol(nonce=NONCE, name="c", authorities=[AUTHORITY])
+        self.protocol = CoordinatorProtocol(nonce=NONCE, name="c", authorities=[AUTHORITY])
         self.rank = 0
         self.received = 1
         self.sent = 0
@@ -83,9 +83,9 @@ class HostileAgent(RuleBasedStateMachine):
         STEPS_DONE["frames of an agent"] += 1
         self.honest_frames -= 1
         self.received += 1
-        known = set(self.session.streams)
+        known = set(self.protocol.streams)
         try:
-            event = self.session.receive(frame)
+            event = self.protocol.receive(frame)
         except ProtocolViolation:
             self.broken = True
             return
@@ -109,7 +109,7 @@ class HostileAgent(RuleBasedStateMachine):
     def job_frame(self, frame: AgentFrame) -> None:
         self._receive(frame)
 
-    @precondition(lambda self: self.session.state is State.AWAITING_HELLO and not self.broken)
+    @precondition(lambda self: self.protocol.state is State.AWAITING_HELLO and not self.broken)
     @rule()
     def valid_hello(self) -> None:
         self._receive(make_hello(make_agent()))
@@ -119,11 +119,11 @@ class HostileAgent(RuleBasedStateMachine):
     def hello_for_another_host(self) -> None:
         self._receive(make_hello(make_agent(authority="elsewhere:443")))
 
-    @precondition(lambda self: self.session.streams and not self.broken)
+    @precondition(lambda self: self.protocol.streams and not self.broken)
     @rule(data=st.data())
     def valid_next_frame(self, data: st.DataObject) -> None:
-        job_id = data.draw(st.sampled_from(sorted(self.session.streams)))
-        stream = self.session.streams[job_id]
+        job_id = data.draw(st.sampled_from(sorted(self.protocol.streams)))
+        stream = self.protocol.streams[job_id]
         if not stream.started:
             self._receive(replace(STARTED, job_id=job_id))
             return
@@ -136,11 +136,11 @@ class HostileAgent(RuleBasedStateMachine):
             self._receive(JobResult(job_id, stream.received, Usage(None, None), "b", 1, None))
         assert not self.broken, "a valid frame"
 
-    @precondition(lambda self: self.session.streams and self.honest_frames <= 0)
+    @precondition(lambda self: self.protocol.streams and self.honest_frames <= 0)
     @rule(data=st.data(), how=st.sampled_from(["gap", "empty", "over the window", "wrong total"]))
     def invalid_frame(self, data: st.DataObject, how: str) -> None:
-        job_id = data.draw(st.sampled_from(sorted(self.session.streams)))
-        stream = self.session.streams[job_id]
+        job_id = data.draw(st.sampled_from(sorted(self.protocol.streams)))
+        stream = self.protocol.streams[job_id]
         free = MIN_WINDOW_BYTES - (stream.received - stream.acked)
         broken: dict[str, AgentFrame] = {
             "gap": Chunk(job_id, stream.received + 1, b"x"),
@@ -152,19 +152,19 @@ class HostileAgent(RuleBasedStateMachine):
             self._receive(broken[how])
             assert self.broken, how
 
-    @precondition(lambda self: self.session.state is State.AUTHENTICATED)
+    @precondition(lambda self: self.protocol.state is State.AUTHENTICATED)
     @rule(job_ids=st.sets(JOB_IDS, max_size=MAX_JOBS))
     def accept(self, job_ids: set[bytes]) -> None:
         streams = {job_id: ReceiveStream(MIN_WINDOW_BYTES) for job_id in job_ids}
-        self.session.accept(WELCOME, Resumption(streams, {}, set(), {}))
+        self.protocol.accept(WELCOME, Resumption(streams, {}, set(), {}))
         self.unconsumed = dict.fromkeys(job_ids, 0)
         self.sent += len(job_ids)
 
-    @precondition(lambda self: self.session.state is State.OPEN)
+    @precondition(lambda self: self.protocol.state is State.OPEN)
     @rule(job_id=JOB_IDS)
     def start_job(self, job_id: bytes) -> None:
-        if job_id not in self.session.streams and len(self.session.streams) < MAX_JOBS:
-            self.session.start_job(Job(job_id, "m", "openai", b"{}", 1000))
+        if job_id not in self.protocol.streams and len(self.protocol.streams) < MAX_JOBS:
+            self.protocol.start_job(Job(job_id, "m", "openai", b"{}", 1000))
             self.unconsumed[job_id] = 0
             self.sent += 1
 
@@ -172,10 +172,10 @@ class HostileAgent(RuleBasedStateMachine):
     def consume(self, job_id: bytes) -> None:
         count = self.unconsumed.get(job_id, 0)
         self.unconsumed[job_id] = 0
-        self.session.consumed(job_id, count)
+        self.protocol.consumed(job_id, count)
         self.sent += 1
 
-    @precondition(lambda self: self.broken or self.session.state is State.CLOSED)
+    @precondition(lambda self: self.broken or self.protocol.state is State.CLOSED)
     @rule(honest_frames=st.integers(0, 12))
     def reconnect(self, honest_frames: int) -> None:
         STEPS_DONE["connections of an agent"] += 1
@@ -183,22 +183,22 @@ class HostileAgent(RuleBasedStateMachine):
 
     @invariant()
     def the_state_never_goes_back(self) -> None:
-        rank = RANK.index(self.session.state)
+        rank = RANK.index(self.protocol.state)
         assert rank >= self.rank
         self.rank = rank
 
     @invariant()
     def memory_is_bounded(self) -> None:
-        session = self.session
-        assert len(session.streams) <= MAX_JOBS
-        assert len(session.to_send) <= self.received + self.sent
-        for job_id, stream in session.streams.items():
+        protocol = self.protocol
+        assert len(protocol.streams) <= MAX_JOBS
+        assert len(protocol.to_send) <= self.received + self.sent
+        for job_id, stream in protocol.streams.items():
             assert self.unconsumed[job_id] <= MIN_WINDOW_BYTES
             assert stream.acked <= stream.consumed <= stream.received
 
 
 class HostileCoordinator(RuleBasedStateMachine):
-    """An agent's session that resumes two jobs, against a hostile coordinator."""
+    """An agent's protocol that resumes two jobs, against a hostile coordinator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ class HostileCoordinator(RuleBasedStateMachine):
 
     def connect(self, honest_frames: int) -> None:
         self.honest_frames = honest_frames
-        self.session = AgentProtocol(
+        self.protocol = AgentProtocol(
             authority=AUTHORITY,
             public_key=PUBLIC_KEY,
             sign=KEY.sign,
@@ -222,12 +222,12 @@ class HostileCoordinator(RuleBasedStateMachine):
     def _receive(self, frame: CoordinatorFrame) -> None:
         STEPS_DONE["frames of a coordinator"] += 1
         self.honest_frames -= 1
-        before = self.session.state
+        before = self.protocol.state
         try:
-            event = self.session.receive(frame)
+            event = self.protocol.receive(frame)
         except ProtocolViolation:
             self.broken = True
-            assert self.session.state is before
+            assert self.protocol.state is before
             return
         match event:
             case Welcome():
@@ -239,7 +239,7 @@ class HostileCoordinator(RuleBasedStateMachine):
                     assert not job.ended
                 assert event.window_bytes >= MIN_WINDOW_BYTES
             case Rejected():
-                assert self.session.state is State.CLOSED
+                assert self.protocol.state is State.CLOSED
             case None:
                 assert isinstance(frame, Challenge)
             case _:
@@ -273,20 +273,20 @@ class HostileCoordinator(RuleBasedStateMachine):
         self._receive(changed)
 
     @precondition(
-        lambda self: self.session.state in (State.AWAITING_CHALLENGE, State.AWAITING_WELCOME)
+        lambda self: self.protocol.state in (State.AWAITING_CHALLENGE, State.AWAITING_WELCOME)
     )
     @rule()
     def valid_next_frame(self) -> None:
         if not self.broken:
-            waits_for_welcome = self.session.state is State.AWAITING_WELCOME
+            waits_for_welcome = self.protocol.state is State.AWAITING_WELCOME
             self._receive(WELCOME if waits_for_welcome else Challenge(NONCE, "c"))
 
-    @precondition(lambda self: self.session.state is State.OPEN and not self.broken)
+    @precondition(lambda self: self.protocol.state is State.OPEN and not self.broken)
     @rule(job_id=JOB_IDS, offset=OFFSETS, final=st.booleans())
     def acknowledge(self, job_id: bytes, offset: int, final: bool) -> None:
         self._receive(Ack(job_id, offset, final=final))
 
-    @precondition(lambda self: self.broken or self.session.state is State.CLOSED)
+    @precondition(lambda self: self.broken or self.protocol.state is State.CLOSED)
     @rule(honest_frames=st.integers(0, 12))
     def reconnect(self, honest_frames: int) -> None:
         STEPS_DONE["connections to a coordinator"] += 1
@@ -294,15 +294,15 @@ class HostileCoordinator(RuleBasedStateMachine):
 
     @invariant()
     def the_state_never_goes_back(self) -> None:
-        rank = RANK.index(self.session.state)
+        rank = RANK.index(self.protocol.state)
         assert rank >= self.rank
         self.rank = rank
 
     @invariant()
     def one_hello_is_sent_and_one_welcome_accepted(self) -> None:
-        assert len(self.session.to_send) <= 1
+        assert len(self.protocol.to_send) <= 1
         assert self.welcomes <= 1
-        assert all(isinstance(frame, Hello) for frame in self.session.to_send)
+        assert all(isinstance(frame, Hello) for frame in self.protocol.to_send)
 
 
 TestHostileAgent = HostileAgent.TestCase

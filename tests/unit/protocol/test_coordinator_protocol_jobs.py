@@ -14,7 +14,7 @@ from provider_agent.protocol.frames import (
 )
 from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from provider_agent.protocol.state import State
-from tests.unit.protocol.sessions import (
+from tests.unit.protocol.protocols import (
     JOB,
     JOB_ID,
     OTHER_ID,
@@ -26,45 +26,45 @@ from tests.unit.protocol.sessions import (
 
 
 def test_a_response_is_passed_on_and_its_end_is_acknowledged() -> None:
-    session = make_coordinator_with_job()
+    protocol = make_coordinator_with_job()
     chunk = Chunk(JOB_ID, 0, b"abc")
     end = JobResult(JOB_ID, 3, Usage(1, 2), "b", 10, 5)
 
-    assert session.receive(STARTED) is STARTED
-    assert session.receive(chunk) is chunk
-    assert session.receive(end) is end
+    assert protocol.receive(STARTED) is STARTED
+    assert protocol.receive(chunk) is chunk
+    assert protocol.receive(end) is end
 
-    assert session.to_send == [Ack(JOB_ID, 3, final=True)]
-    assert session.streams == {}
+    assert protocol.to_send == [Ack(JOB_ID, 3, final=True)]
+    assert protocol.streams == {}
 
 
 def test_a_job_may_fail_before_it_started() -> None:
-    session = make_coordinator_with_job()
+    protocol = make_coordinator_with_job()
     end = JobError(JOB_ID, 0, "out_of_capacity", "Full.")
 
-    assert session.receive(end) is end
-    assert session.to_send == [Ack(JOB_ID, 0, final=True)]
+    assert protocol.receive(end) is end
+    assert protocol.to_send == [Ack(JOB_ID, 0, final=True)]
 
 
 def test_an_ack_is_sent_per_quarter_of_the_window() -> None:
-    session = make_coordinator_with_job()
-    session.receive(STARTED)
+    protocol = make_coordinator_with_job()
+    protocol.receive(STARTED)
     quarter = MIN_WINDOW_BYTES // 4
-    session.receive(Chunk(JOB_ID, 0, bytes(quarter)))
+    protocol.receive(Chunk(JOB_ID, 0, bytes(quarter)))
 
-    session.consumed(JOB_ID, quarter - 1)
-    assert session.to_send == []
-    session.consumed(JOB_ID, 1)
-    assert session.to_send == [Ack(JOB_ID, quarter)]
+    protocol.consumed(JOB_ID, quarter - 1)
+    assert protocol.to_send == []
+    protocol.consumed(JOB_ID, 1)
+    assert protocol.to_send == [Ack(JOB_ID, quarter)]
 
 
 def test_repeated_bytes_are_passed_on_once() -> None:
-    session = make_coordinator_with_job()
-    session.receive(STARTED)
-    session.receive(Chunk(JOB_ID, 0, b"abc"))
+    protocol = make_coordinator_with_job()
+    protocol.receive(STARTED)
+    protocol.receive(Chunk(JOB_ID, 0, b"abc"))
 
-    assert session.receive(Chunk(JOB_ID, 0, b"abc")) is None
-    assert session.receive(Chunk(JOB_ID, 1, b"bcde")) == Chunk(JOB_ID, 3, b"de")
+    assert protocol.receive(Chunk(JOB_ID, 0, b"abc")) is None
+    assert protocol.receive(Chunk(JOB_ID, 1, b"bcde")) == Chunk(JOB_ID, 3, b"de")
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,12 @@ def test_repeated_bytes_are_passed_on_once() -> None:
     ],
 )
 def test_an_invalid_response_is_a_violation(before: list[AgentFrame], bad: AgentFrame) -> None:
-    session = make_coordinator_with_job()
+    protocol = make_coordinator_with_job()
     for frame in before:
-        session.receive(frame)
+        protocol.receive(frame)
 
     with pytest.raises(ProtocolViolation):
-        session.receive(bad)
+        protocol.receive(bad)
 
 
 @pytest.mark.parametrize(
@@ -109,43 +109,43 @@ def test_an_invalid_response_is_a_violation(before: list[AgentFrame], bad: Agent
 def test_frames_of_an_unknown_job_are_ignored_but_its_end_is_acknowledged(
     frame: AgentFrame, answer: list[CoordinatorFrame]
 ) -> None:
-    session = make_coordinator_with_job()
+    protocol = make_coordinator_with_job()
 
-    assert session.receive(frame) is None
-    assert session.to_send == answer
+    assert protocol.receive(frame) is None
+    assert protocol.to_send == answer
 
 
 def test_a_job_id_in_use_is_rejected() -> None:
-    session = make_coordinator_with_job()
+    protocol = make_coordinator_with_job()
 
     with pytest.raises(RuntimeError):
-        session.start_job(JOB)
+        protocol.start_job(JOB)
 
 
 @pytest.mark.parametrize("state", [State.AWAITING_HELLO, State.AUTHENTICATED, State.CLOSED])
-def test_a_job_requires_an_open_session(state: State) -> None:
+def test_a_job_requires_an_open_link(state: State) -> None:
     with pytest.raises(RuntimeError):
         make_coordinator_in(state).start_job(JOB)
 
 
 def test_a_cancelled_job_keeps_its_stream_until_its_end() -> None:
-    session = make_coordinator_with_job()
+    protocol = make_coordinator_with_job()
 
-    session.cancel_job(JOB_ID, "client gone")
+    protocol.cancel_job(JOB_ID, "client gone")
 
-    assert session.to_send == [Cancel(JOB_ID, "client gone")]
-    assert JOB_ID in session.streams
+    assert protocol.to_send == [Cancel(JOB_ID, "client gone")]
+    assert JOB_ID in protocol.streams
 
 
 def test_cancel_and_consume_after_the_end_have_no_effect() -> None:
-    session = make_coordinator_with_job()
-    session.receive(JobError(JOB_ID, 0, "internal", ""))
-    session.to_send.clear()
+    protocol = make_coordinator_with_job()
+    protocol.receive(JobError(JOB_ID, 0, "internal", ""))
+    protocol.to_send.clear()
 
-    session.cancel_job(JOB_ID, "late")
-    session.consumed(JOB_ID, 10**6)
+    protocol.cancel_job(JOB_ID, "late")
+    protocol.consumed(JOB_ID, 10**6)
 
-    assert session.to_send == []
+    assert protocol.to_send == []
 
 
 def test_repr_shows_the_state() -> None:
