@@ -10,7 +10,14 @@ from collections import deque
 from typing import Final
 
 from provider_agent.protocol.exceptions import ProtocolViolation
-from provider_agent.protocol.frames import AgentFrame, Chunk, JobEnd, JobFrame, JobStarted, LiveJob
+from provider_agent.protocol.frames import (
+    AgentFrame,
+    Chunk,
+    JobEnd,
+    JobStarted,
+    LiveJob,
+    ResponseFrame,
+)
 from provider_agent.protocol.limits import CHUNK_BYTES
 
 _MAX_SEPARATE_WRITES: Final = 64
@@ -152,7 +159,7 @@ class SendStream:
             self._unsent.clear()
             self.written = self._highest_sent = self.sent
 
-    def withdraw(self, frame: JobFrame) -> None:
+    def withdraw(self, frame: ResponseFrame) -> None:
         """Forget a frame of `next_frames` that could not be sent, so that another end can be.
 
         Without `JobStarted`, nothing of the response can be sent either.

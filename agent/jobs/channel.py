@@ -8,7 +8,7 @@ from provider_agent.adapters.base import FlowControl, ResponseOutcome, Usage
 from provider_agent.adapters.responses.validator import is_event_stream
 from provider_agent.protocol.event_stream import ends_between_events
 from provider_agent.protocol.field_values import to_line, valid_count
-from provider_agent.protocol.frames import JobEnd, JobFrame, JobStarted, LiveJob, Receipt
+from provider_agent.protocol.frames import JobEnd, JobStarted, LiveJob, Receipt, ResponseFrame
 from provider_agent.protocol.request import RequestBuffer
 from provider_agent.protocol.response_headers import client_headers, valid_content_type
 from provider_agent.protocol.stream import SendStream
@@ -129,7 +129,7 @@ class JobChannel:
                 or (is_events and ends_between_events(stream.tail)),
             )
 
-    def withdraw(self, frame: JobFrame) -> None:
+    def withdraw(self, frame: ResponseFrame) -> None:
         """Forget a frame that could not be sent; an end must follow."""
         self.stream.withdraw(frame)
         if not self.stream.written:

@@ -35,11 +35,11 @@ from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import (
     JobEnd,
     JobError,
-    JobFrame,
     JobHeader,
     JobResult,
     ModelOffer,
     RequestChunk,
+    ResponseFrame,
 )
 from provider_agent.protocol.limits import MAX_LIVE_JOBS
 from provider_agent.protocol.stream import SendStream
@@ -238,7 +238,7 @@ class Jobs:
             self._cut(stream, stream.end, ErrorCode.SLOW_CONSUMER, text)
         log.warning("response abandoned", job=job_id.hex(), reason=text)
 
-    def withdraw(self, frame: JobFrame) -> None:
+    def withdraw(self, frame: ResponseFrame) -> None:
         """End a job with `internal`, because a frame of it cannot be sent."""
         job_id = frame.job_id
         if job_id not in self._outbox:

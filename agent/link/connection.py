@@ -24,7 +24,7 @@ from provider_agent.event_log import EventLogger
 from provider_agent.protocol.agent_protocol import AgentProtocol
 from provider_agent.protocol.codec import VERSION_1, Dialect
 from provider_agent.protocol.exceptions import ProtocolError
-from provider_agent.protocol.frames import CoordinatorFrame, Drain, JobFrame, Rejected, Welcome
+from provider_agent.protocol.frames import CoordinatorFrame, Drain, Rejected, ResponseFrame, Welcome
 from provider_agent.protocol.limits import (
     HANDSHAKE_TIMEOUT_S,
     MAX_MESSAGE_TO_AGENT_BYTES,
@@ -70,7 +70,7 @@ class Link:
         outbox: Outbox,
         on_frame: Callable[[CoordinatorFrame], None],
         on_activity: Callable[[], None],
-        on_unsendable: Callable[[JobFrame], None],
+        on_unsendable: Callable[[ResponseFrame], None],
         dialect: Dialect = VERSION_1,
     ) -> None:
         self._settings = settings

@@ -7,7 +7,7 @@ which all jobs share.
 from collections.abc import Callable, Sequence
 
 from provider_agent.event_log import EventLogger
-from provider_agent.protocol.frames import AgentFrame, JobFrame
+from provider_agent.protocol.frames import AgentFrame, ResponseFrame
 
 log = EventLogger(__name__)
 
@@ -18,14 +18,14 @@ class MessageEncoder:
     Args:
         encode: encodes frames as one message.
         max_bytes: the largest message that the coordinator accepts.
-        on_unsendable: called with the first frame of a job that cannot be sent.
+        on_unsendable: called with the first response frame of a job that cannot be sent.
     """
 
     def __init__(
         self,
         encode: Callable[[Sequence[AgentFrame]], bytes],
         max_bytes: int,
-        on_unsendable: Callable[[JobFrame], None],
+        on_unsendable: Callable[[ResponseFrame], None],
     ) -> None:
         self._encode = encode
         self._max_bytes = max_bytes
@@ -47,12 +47,12 @@ class MessageEncoder:
         messages: list[bytes] = []
         failed_jobs: set[bytes] = set()
         for frame in frames:
-            if isinstance(frame, JobFrame) and frame.job_id in failed_jobs:
+            if isinstance(frame, ResponseFrame) and frame.job_id in failed_jobs:
                 continue
             message = self._encode_one(frame)
             if message is not None:
                 messages.append(message)
-            elif isinstance(frame, JobFrame):
+            elif isinstance(frame, ResponseFrame):
                 failed_jobs.add(frame.job_id)
                 self._on_unsendable(frame)
         return messages

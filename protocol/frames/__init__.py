@@ -62,7 +62,6 @@ __all__ = [
     "Hello",
     "JobEnd",
     "JobError",
-    "JobFrame",
     "JobHeader",
     "JobId",
     "JobResult",
@@ -74,6 +73,7 @@ __all__ = [
     "Receipt",
     "Rejected",
     "RequestChunk",
+    "ResponseFrame",
     "ResponseHeader",
     "ResumedJob",
     "RoutingStatus",
@@ -97,5 +97,5 @@ CoordinatorFrame = (
 AgentFrame = Hello | Capabilities | Heartbeat | JobStarted | Chunk | JobResult | JobError | Draining
 JobEnd = JobResult | JobError
 """The end of a job: each job has exactly one."""
-JobFrame = JobStarted | Chunk | JobEnd
+ResponseFrame = JobStarted | Chunk | JobEnd
 """The frames of a response."""

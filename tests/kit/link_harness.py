@@ -10,7 +10,7 @@ from provider_agent.agent.link.backoff import Disconnect
 from provider_agent.agent.link.connection import Link
 from provider_agent.agent.link.dial import DialSettings
 from provider_agent.protocol.agent_protocol import AgentProtocol
-from provider_agent.protocol.frames import CoordinatorFrame, JobFrame, Welcome
+from provider_agent.protocol.frames import CoordinatorFrame, ResponseFrame, Welcome
 from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator
 
 
@@ -19,7 +19,7 @@ class LinkHarness:
 
     Attributes:
         frames: every frame that the link passed to its callback.
-        unsendable: frames of jobs that could not be encoded.
+        unsendable: response frames that could not be encoded.
         welcomed: set by `Welcome`.
         on_frame: called with every frame after it was recorded.
     """
@@ -29,7 +29,7 @@ class LinkHarness:
         self.public_key = self.key.public_key().public_bytes_raw()
         self.outbox = Outbox()
         self.frames: list[CoordinatorFrame] = []
-        self.unsendable: list[JobFrame] = []
+        self.unsendable: list[ResponseFrame] = []
         self.welcomed = asyncio.Event()
         self.on_frame: Callable[[CoordinatorFrame], None] = lambda _frame: None
         self._enrollment_code = enrollment_code

@@ -9,8 +9,8 @@ from provider_agent.protocol.frames import (
     Chunk,
     Draining,
     JobError,
-    JobFrame,
     JobStarted,
+    ResponseFrame,
 )
 
 A, B = b"a" * 16, b"b" * 16
@@ -65,9 +65,9 @@ OTHER = [JobStarted(B, 200, "text/plain", "y"), Chunk(B, 0, b"1")]
     ],
 )
 def test_frames_that_cannot_be_sent_fail_only_their_job(
-    frames: list[AgentFrame], sent: list[list[AgentFrame]], failed: list[JobFrame]
+    frames: list[AgentFrame], sent: list[list[AgentFrame]], failed: list[ResponseFrame]
 ) -> None:
-    unsendable: list[JobFrame] = []
+    unsendable: list[ResponseFrame] = []
     encoder = MessageEncoder(VERSION_1.encode, LIMIT, unsendable.append)
 
     messages = encoder.encode(frames)
