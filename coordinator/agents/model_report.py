@@ -1,12 +1,12 @@
 """What an agent's heartbeat reports about each of its models."""
 
-import math
 from collections.abc import Iterable
 from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from provider_agent.protocol.field_values import valid_share, valid_speed
 from provider_agent.protocol.frames import BackendLoad, Heartbeat, ModelLoad
 from provider_agent.protocol.limits import MAX_MODELS
 
@@ -15,7 +15,6 @@ REFERENCE_OUTPUT_TOKENS: Final = 200
 """The job by which agents are compared: about a chat turn with some context."""
 
 DOWN: Final = "down"
-_WARM: Final = frozenset({"", "loaded"})
 _COLD: Final = frozenset({"cold", "loading"})
 
 
@@ -97,17 +96,14 @@ def _other_requests(backend: BackendLoad, model: ModelLoad) -> int:
 
 
 def _cache_used(backend: BackendLoad, model: ModelLoad) -> float:
-    used = backend.cache_used if model.cache_used is None else model.cache_used
-    return used or 0.0
+    used = valid_share(model.cache_used)
+    return (valid_share(backend.cache_used) if used is None else used) or 0.0
 
 
 def _job_s(model: ModelLoad) -> float | None:
     """Return the time of the reference job; None unless both speeds are reported and plausible."""
-    prefill, decode = model.prefill_tokens_per_second, model.decode_tokens_per_second
-    if not (_is_speed(prefill) and _is_speed(decode)):
+    prefill = valid_speed(model.prefill_tokens_per_second)
+    decode = valid_speed(model.decode_tokens_per_second)
+    if prefill is None or decode is None:
         return None
-    return REFERENCE_PROMPT_TOKENS / (prefill or 1) + REFERENCE_OUTPUT_TOKENS / (decode or 1)
-
-
-def _is_speed(value: float | None) -> bool:
-    return value is not None and 0 < value < math.inf
+    return REFERENCE_PROMPT_TOKENS / prefill + REFERENCE_OUTPUT_TOKENS / decode

@@ -72,6 +72,17 @@ def test_an_impossible_speed_counts_as_not_reported(speed: float) -> None:
     assert reports(heartbeat(backend(model))) == {"m": ModelReport()}
 
 
+@pytest.mark.parametrize("share", [-1.0, 1.5, math.nan, math.inf])
+def test_an_impossible_cache_share_counts_as_not_reported(share: float) -> None:
+    # A NaN of the first backend once hid the full cache of the second.
+    first = backend(load(cache_used=share))
+
+    assert reports(heartbeat(first)) == {"m": ModelReport()}
+    assert reports(heartbeat(first, backend(load(cache_used=0.9)))) == {
+        "m": ModelReport(cache_used=0.9)
+    }
+
+
 def test_models_of_a_heartbeat_are_bounded() -> None:
     # The protocol allows 256 models for each of 1,024 backends.
     full = BackendLoad("b", True, 0, 4, models=[load()] * 256)
