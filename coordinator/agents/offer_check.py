@@ -92,15 +92,15 @@ def check_offers(
     table = OfferTable(capabilities, {model.model_id for model in unroutable})
     return table, [
         RoutingStatus(capabilities.revision, list(_fitting(unroutable))),
-        *_duplicate_notices(capabilities),
+        *_duplicate_notice(capabilities),
     ]
 
 
-def _duplicate_notices(capabilities: Capabilities) -> Iterator[Notice]:
-    """Yield a notice about the first model that is offered twice, if there is one."""
+def _duplicate_notice(capabilities: Capabilities) -> list[Notice]:
+    """Return a notice about the first model that is offered twice, if there is one."""
     seen: set[str] = set()
     for offer in capabilities.models:
         if offer.model_id in seen:
-            yield duplicate_model(offer.model_id)
-            return
+            return [duplicate_model(offer.model_id)]
         seen.add(offer.model_id)
+    return []
