@@ -25,7 +25,7 @@ RECONNECT_S: Final = 20.0
 LONG_WORDS: Final = 600
 """The words of a prompt whose echo fills the window several times."""
 
-DONE: Final = 1001
+GOING_AWAY: Final = 1001
 
 
 class AgentListener:
@@ -77,7 +77,7 @@ class AgentListener:
     ) -> None:
         for peer in self.peers:
             if not peer.closed.is_set():
-                await peer.close(DONE, "the conformance tests have ended")
+                await peer.close(GOING_AWAY, "the conformance tests have ended")
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()

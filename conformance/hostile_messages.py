@@ -9,6 +9,11 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from provider_agent.protocol.limits import (
+    MAX_MESSAGE_TO_AGENT_BYTES,
+    MAX_MESSAGE_TO_COORDINATOR_BYTES,
+)
+
 JOB_ID: Final = b"\xee" * 16
 
 CANCEL: Final = 5
@@ -71,7 +76,12 @@ HOSTILE_MESSAGES: Final = [
     _both("arrays nested a million deep", b"\x91" * 2**20),
     _both("a length of 4 GiB without data", b"\x91\x92\x63\xc6\xff\xff\xff\xff"),
     _both("more than 16384 frames", _encode(*[[99]] * 16_385)),
-    HostileMessage("a message over the limit", bytes(17 * 2**20), bytes(4 * 2**20 + 1), 1009),
+    HostileMessage(
+        "a message over the limit",
+        bytes(MAX_MESSAGE_TO_AGENT_BYTES + 1),
+        bytes(MAX_MESSAGE_TO_COORDINATOR_BYTES + 1),
+        1009,
+    ),
     _both("a frame of an unknown type", _encode([99, {"new": [1, 2]}]), None),
     _both("a thousand frames of unknown types", _encode(*([n] for n in range(100, 1100))), None),
     _both("an unknown frame of a million fields", _encode([99, *[None] * 10**6]), None),

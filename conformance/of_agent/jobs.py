@@ -201,7 +201,7 @@ async def limits_upload(agent: AgentUnderTest) -> str:
     return "ended while its request was missing"
 
 
-@CASES.must("deadline-zero", _JOBS, "So does a job with `deadline_ms` 0.")
+@CASES.must("deadline-zero", _JOBS, "A job with `deadline_ms` 0 ends with `deadline_exceeded`.")
 async def accepts_no_time(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = await peer.send_job(new_job(peer.model_id, deadline_ms=0))
@@ -219,7 +219,7 @@ async def cancels(agent: AgentUnderTest) -> str:
     return f"ended after {size} bytes"
 
 
-@CASES.must("cancel-request", _JOBS, "So it does while the request arrives.")
+@CASES.must("cancel-request", _JOBS, "`Cancel` ends a job whose request is still arriving.")
 async def cancels_upload(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = await peer.send_header(new_job(peer.model_id))

@@ -94,7 +94,7 @@ async def refuses_too_large_integer(agent: AgentUnderTest) -> str:
     return await peer.expect_close(1002)
 
 
-@CLOSING.must("integer-fraction", _ANCHOR, "A number with a fraction is no integer.")
+@CLOSING.must("integer-fraction", _ANCHOR, "A fraction in an integer field closes with 1002.")
 async def refuses_fraction(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     await peer.send_raw(msgspec.msgpack.encode([[_DRAIN, "", 1.5]]))

@@ -125,7 +125,7 @@ async def hides_account_headers(peers: Sequence[CoordinatorPeer]) -> str:
     return f"headers {sorted(names)}" if names else "no headers"
 
 
-@CASES.must("traffic-lists", "messages-and-frames", "No list names a thing twice.")
+@CASES.must("traffic-lists", "messages-and-frames", "No list contains an entry twice.")
 async def lists_once(peers: Sequence[CoordinatorPeer]) -> str:
     for peer in peers:
         for hello in peer.received_of(Hello):

@@ -145,7 +145,11 @@ async def reports_error(coordinator: CoordinatorUnderTest) -> str:
     return f"HTTP {response.status}"
 
 
-@CASES.must("error-late", "joberror", "A client does not take a part of a response for the whole.")
+@CASES.must(
+    "error-late",
+    "joberror",
+    "A response that fails midway does not look complete to the client.",
+)
 async def reports_late_error(coordinator: CoordinatorUnderTest) -> str:
     agent = await coordinator.connect()
     job = await coordinator.start(agent)
@@ -168,9 +172,7 @@ async def acknowledges_ends(coordinator: CoordinatorUnderTest) -> str:
     return f"acknowledged a result at {len(ANSWER)} and an error at 0"
 
 
-@CASES.must(
-    "final-ack-unknown", _JOBS, "So is the end of a job that the coordinator does not know."
-)
+@CASES.must("final-ack-unknown", _JOBS, "The end of an unknown job is finally acknowledged.")
 async def acknowledges_unknown_end(coordinator: CoordinatorUnderTest) -> str:
     agent = await coordinator.connect()
     await agent.send(result(UNKNOWN_JOB, 7))

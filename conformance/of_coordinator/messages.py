@@ -118,7 +118,7 @@ async def refuses_too_large_integer(coordinator: CoordinatorUnderTest) -> str:
     return await peer.expect_close(1002)
 
 
-@CASES.must("integer-fraction", _ANCHOR, "A number with a fraction is no integer.")
+@CASES.must("integer-fraction", _ANCHOR, "A fraction in an integer field closes with 1002.")
 async def refuses_fraction(coordinator: CoordinatorUnderTest) -> str:
     peer = await coordinator.connect()
     await peer.send_raw(msgspec.msgpack.encode([[_DRAINING, 1.5]]))

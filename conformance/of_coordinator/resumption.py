@@ -65,7 +65,7 @@ async def continues_running_job(coordinator: CoordinatorUnderTest) -> str:
     return f"resumed at {len(FIRST)}"
 
 
-@CASES.must("resume-part-ended", _RESUMPTION, "So does a job that has ended meanwhile.")
+@CASES.must("resume-part-ended", _RESUMPTION, "An ended job continues where it stopped.")
 async def continues_ended_job(coordinator: CoordinatorUnderTest) -> str:
     job = await _started_job(coordinator)
     await job.agent.cut()
@@ -157,7 +157,9 @@ async def fails_lost_part(coordinator: CoordinatorUnderTest) -> str:
     return await _require_failure(job)
 
 
-@CASES.must("resume-gap", _RESUMPTION, "So has a job whose next byte the agent no longer holds.")
+@CASES.must(
+    "resume-gap", _RESUMPTION, "A job whose next byte the agent no longer holds has failed."
+)
 async def fails_missing_byte(coordinator: CoordinatorUnderTest) -> str:
     job = await _started_job(coordinator)
     job.sent += 100

@@ -145,7 +145,7 @@ def _check_ack(
     acked[ack.job_id] = ack.offset
 
 
-@CASES.must("traffic-lists", "messages-and-frames", "No list names a thing twice.")
+@CASES.must("traffic-lists", "messages-and-frames", "No list contains an entry twice.")
 async def lists_once(peers: Sequence[AgentPeer]) -> str:
     welcomes = [welcome for peer in peers for welcome in peer.received_of(Welcome)]
     for welcome in welcomes:
