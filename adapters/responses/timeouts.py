@@ -15,7 +15,7 @@ LATE_S: Final = 0.1
 """A timer that runs later than this was delayed by a suspended process or a blocked event loop."""
 
 UNREAD_S: Final = 0.1
-"""Seconds to read what arrived meanwhile, before the server is blamed."""
+"""Seconds to read what arrived meanwhile, before the job fails with `backend_timeout`."""
 
 
 class JobTimeouts:

@@ -98,7 +98,7 @@ def _counts(report: UsageReport) -> dict[str, int | None]:
 
 
 def _details(*raws: msgspec.Raw) -> _Details:
-    """Decode the first of the given objects that is one."""
+    """Return the first valid details object; without one, every count is None."""
     for raw in raws:
         try:
             details = msgspec.json.decode(raw, type=_Details | None)

@@ -218,8 +218,8 @@ class JobExecution:
     def _fail_over(self, error: BackendError) -> bool:
         """Start the next attempt after a failed one; return False if there is none."""
         if self._task.cancelling():
-            # An error after cancellation says nothing about the backend, and a stopped job must not
-            # start again.
+            # An error after cancellation is no evidence against the backend, and a stopped job must
+            # not start again.
             self._log_no_failover(error, NoFailover.STOPPED)
             return False
         # Record the failure before looking up routes: this frees the attempt's slot on the backend,
@@ -262,7 +262,7 @@ class JobExecution:
         if not task.cancelled():
             error = task.exception()
             end = task.result() if error is None else self._internal_end(error)
-        # An error after cancellation says nothing about the backend.
+        # An error after cancellation is no evidence against the backend.
         if end is None or (isinstance(end, JobError) and self._stop_reason is not None):
             end = self._stopped_end()
         self._finish(end)

@@ -201,7 +201,7 @@ class Jobs:
         return None
 
     def receive_request(self, chunk: RequestChunk) -> None:
-        """Add a piece of a job's request; ignore that of an unknown or ended job.
+        """Add a piece of a job's request; ignore a piece of an unknown or ended job.
 
         Raises:
             ProtocolViolation: the piece follows a gap, is empty or exceeds the request's size.

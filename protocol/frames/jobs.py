@@ -169,7 +169,7 @@ class JobResult(Struct, tag=38, array_like=True, frozen=True):
         usage: as the server reported.
         backend_id: the backend that executed the job.
         duration_ms: from the job's arrival at the agent to its end.
-        first_byte_ms: from its arrival to the first byte of the response; None: an empty response.
+        first_byte_ms: from its arrival to the first byte of the response; None: no `JobStarted`.
         input_price_per_1m: as offered when the job arrived; None: no price.
         output_price_per_1m: the same for output tokens.
         receipt: None unless the feature `receipts` is active.
@@ -203,7 +203,7 @@ class JobError(ContentRepr, Struct, tag=39, array_like=True, frozen=True):
         usage: tokens known so far.
         backend_id: the backend of the last attempt; "": no attempt.
         duration_ms: from the job's arrival at the agent to its end.
-        first_byte_ms: from its arrival to the first byte of the response; None: no byte.
+        first_byte_ms: from its arrival to the first byte of the response; None: no `JobStarted`.
         input_price_per_1m: as offered when the job arrived; None: no price.
         output_price_per_1m: the same for output tokens.
         receipt: None unless the feature `receipts` is active.

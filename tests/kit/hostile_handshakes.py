@@ -101,7 +101,7 @@ HANDSHAKES: Final = [
     Handshake("each step slowly, within 10 s in total", answer_slowly, None),
     Handshake("`Welcome` before `Challenge`", send(welcome())),
     Handshake("`JobHeader` before `Welcome`", send(CHALLENGE, new_job().header)),
-    Handshake("`Challenge` twice", send(CHALLENGE, CHALLENGE)),
+    Handshake("`Challenge` again, before or after `Welcome`", send(CHALLENGE, CHALLENGE)),
     Handshake(
         "`Welcome` with a window below 16384",
         send_invalid_welcome(window_bytes=MIN_WINDOW_BYTES - 1),

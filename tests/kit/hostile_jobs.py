@@ -214,7 +214,7 @@ ATTACKS: Final = [
         acknowledge_no_end,
         1002,
     ),
-    Attack("`Challenge` again", send(Challenge(NONCE, "again")), 1002),
+    Attack("`Challenge` again, before or after `Welcome`", send(Challenge(NONCE, "again")), 1002),
     Attack("`Welcome` twice", send(welcome()), 1002),
     Attack("`Rejected` after `Welcome`", send(Rejected("not_enrolled", "")), 1002),
 ]
