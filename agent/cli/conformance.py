@@ -68,7 +68,7 @@ def coordinator(
     junit: Path | None,
     only: tuple[str, ...],
 ) -> None:
-    """Play scripted agents against the coordinator at URL (ws:// or wss://), for about 40 seconds.
+    """Play scripted agents against the coordinator at URL (ws:// or wss://), for about 35 seconds.
 
     Do not use a coordinator in production: the tests connect as providers, offer models with names
     that start with `conformance-`, and break the protocol on purpose.
