@@ -6,6 +6,7 @@ from msgspec.structs import astuple, replace
 
 from provider_agent.adapters.base import FlowControl, ResponseOutcome, Usage
 from provider_agent.adapters.responses.validator import is_event_stream
+from provider_agent.agent.jobs.ends import JobReport
 from provider_agent.protocol.event_stream import ends_between_events
 from provider_agent.protocol.field_values import to_line, valid_count
 from provider_agent.protocol.frames import JobEnd, JobStarted, LiveJob, Receipt, ResponseFrame
@@ -28,6 +29,7 @@ class JobChannel:
     Attributes:
         outcome: what is known about the response; its `between_events` and `error_relayed` are
             about the bytes that the stream has, and sends or has sent.
+        report: what the job's end reports, once it has one; an end that replaces it uses it again.
         on_started: called once, when the response starts; None: nothing is called.
         issue_receipt: returns the receipt of an end, given the hash of the response; called if the
             stream is hashed.
@@ -41,6 +43,7 @@ class JobChannel:
         "issue_receipt",
         "on_started",
         "outcome",
+        "report",
         "request",
         "stream",
     )
@@ -54,6 +57,7 @@ class JobChannel:
         self.stream = stream
         self.request = request
         self.outcome = ResponseOutcome()
+        self.report = JobReport(stream.job_id)
         self.on_started: Callable[[], None] | None = None
         self.issue_receipt: Callable[[bytes, Usage], Receipt] | None = None
         self._mark_ready = mark_ready

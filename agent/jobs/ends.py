@@ -14,7 +14,7 @@ from provider_agent.agent.backends.failover import may_be_retried
 from provider_agent.agent.backends.routing import Refusal
 from provider_agent.protocol.errors import ErrorCode, entry_for
 from provider_agent.protocol.field_values import to_line, to_text, whole_milliseconds
-from provider_agent.protocol.frames import JobEnd, JobError, JobResult
+from provider_agent.protocol.frames import JobError, JobResult
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
 
 MAX_RETRY_AFTER_S: Final = 86_400.0
@@ -101,35 +101,6 @@ def backend_error_end(report: JobReport, error: BackendError) -> JobError:
         retryable=may_be_retried(error),
         retry_after_ms=_milliseconds(error.retry_after_s),
         body=bytes(error.body[:MAX_ERROR_BODY_BYTES]),
-    )
-
-
-def cut_end(
-    before: JobEnd, total_bytes: int, outcome: ResponseOutcome, code: ErrorCode, message: str
-) -> JobError:
-    """Create the end that replaces the unsent end of a job whose response was cut.
-
-    Args:
-        before: the end to replace.
-        total_bytes: how much of the response was sent.
-        outcome: the outcome of that part.
-        code: the code of the new end.
-        message: the message of the new end.
-    """
-    return JobError(
-        job_id=before.job_id,
-        total_bytes=total_bytes,
-        code=code,
-        message=to_text(message),
-        retryable=entry_for(code).retryable,
-        error_relayed=outcome.error_relayed,
-        between_events=outcome.between_events,
-        usage=before.usage,
-        backend_id=before.backend_id,
-        duration_ms=before.duration_ms,
-        first_byte_ms=before.first_byte_ms,
-        input_price_per_1m=before.input_price_per_1m,
-        output_price_per_1m=before.output_price_per_1m,
     )
 
 

@@ -275,6 +275,7 @@ class JobExecution:
 
     def _finish(self, end: JobEnd) -> None:
         self._abandon_timer.cancel()
+        self.channel.report = self._report()
         tokens = usage_tokens(self.channel.outcome)
         if isinstance(end, JobResult):
             self._attempt.succeeded(tokens)

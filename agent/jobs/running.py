@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from provider_agent.agent.backends.routing import Refusal
 from provider_agent.agent.jobs.admission import JobAdmission
@@ -21,7 +22,6 @@ from provider_agent.agent.jobs.channel import JobChannel
 from provider_agent.agent.jobs.ends import (
     JobReport,
     OfferedPrice,
-    cut_end,
     error_end,
     refusal_end,
     usage_tokens,
@@ -220,7 +220,7 @@ class Jobs:
         elif job_id in self._outbox:
             stream = self._outbox.channel(job_id).stream
             if stream.end is not None and stream.unsent:
-                self._cut(stream, stream.end, ErrorCode.CANCELLED, reason)
+                self._cut(stream, ErrorCode.CANCELLED, reason)
                 log.info("response cancelled", job=job_id.hex(), reason=reason)
 
     def end_stalled(self, stream: SendStream) -> None:
@@ -235,7 +235,7 @@ class Jobs:
         if stream.end is None or stream.end_sent:  # only the acknowledgement is missing
             self._outbox.abandon([job_id])
         else:
-            self._cut(stream, stream.end, ErrorCode.SLOW_CONSUMER, text)
+            self._cut(stream, ErrorCode.SLOW_CONSUMER, text)
         log.warning("response abandoned", job=job_id.hex(), reason=text)
 
     def withdraw(self, frame: ResponseFrame) -> None:
@@ -249,23 +249,24 @@ class Jobs:
             execution.stop(StopReason.INTERNAL, INTERNAL_TEXT)
             return
         # Nothing of the end that could not be sent is used for the new one.
-        report = JobReport(job_id, channel.stream.written, channel.outcome)
-        channel.finish(error_end(report, ErrorCode.INTERNAL, INTERNAL_TEXT))
+        channel.report = JobReport(job_id, channel.stream.written, channel.outcome)
+        channel.finish(error_end(channel.report, ErrorCode.INTERNAL, INTERNAL_TEXT))
 
     def drop_unsent_responses(self, detail: str) -> int:
         """Replace each end that waits behind unsent bytes by `draining`; return how many."""
         cut = 0
         for stream in self._outbox.streams:
             if stream.end is not None and stream.unsent:
-                self._cut(stream, stream.end, ErrorCode.DRAINING, detail)
+                self._cut(stream, ErrorCode.DRAINING, detail)
                 cut += 1
         return cut
 
-    def _cut(self, stream: SendStream, before: JobEnd, code: ErrorCode, text: str) -> None:
+    def _cut(self, stream: SendStream, code: ErrorCode, text: str) -> None:
         """Drop the unsent bytes of a job that has ended, and send another end."""
         channel = self._outbox.channel(stream.job_id)
         channel.drop_unsent()
-        channel.finish(cut_end(before, stream.written, channel.outcome, code, text))
+        report = replace(channel.report, total_bytes=stream.written, outcome=channel.outcome)
+        channel.finish(error_end(report, code, text))
 
     def stop_all(self, reason: StopReason, detail: str) -> None:
         """Stop every running job; each ends within `CANCEL_S`."""

@@ -28,7 +28,7 @@ from provider_agent.agent.jobs.ends import (
     JobReport,
     OfferedPrice,
     backend_error_end,
-    cut_end,
+    error_end,
     refusal_end,
     result_end,
 )
@@ -208,10 +208,9 @@ def test_end_of_any_job_decodes(
     )
     error = BadStatus(status, bytes(body_bytes), ErrorCode.BAD_REQUEST, retry_after_s, message)
     refusal = Refusal(ErrorCode.OUT_OF_CAPACITY, message, retry_after_s)
-    result = result_end(report)
     check_decodes(
-        result,
+        result_end(report),
         backend_error_end(report, error),
         refusal_end(report, refusal),
-        cut_end(result, 0, channel.outcome, ErrorCode.DRAINING, message),
+        error_end(report, ErrorCode.DRAINING, message),
     )
