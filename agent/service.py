@@ -100,18 +100,7 @@ class Service:
             tokens_per_minute=config.limits.max_tokens_per_minute,
             receipts=self._receipts,
         )
-        self.uplink = Uplink(
-            config.coordinator,
-            identity,
-            self.jobs,
-            self.outbox,
-            on_welcome=self._welcomed,
-            on_retry=self.metrics.reconnecting,
-            on_notice=self.metrics.notice_received,
-            clock=clock,
-            uniform=uniform,
-            replace=replace,
-        )
+        self.uplink = self._new_uplink(identity, uniform, replace=replace)
         self.advertiser = Advertiser(self.outbox, self.uplink.connected, self._capabilities)
         self._slow_consumers = SlowConsumers()
         self._reports = Reports(config, backends.skipped, self._discovery, self.jobs, stats, clock)
@@ -121,6 +110,22 @@ class Service:
         self._stop_requested = asyncio.Event()
         self._force_requested = asyncio.Event()
         self._exit_code = EXIT_OK
+
+    def _new_uplink(
+        self, identity: Identity, uniform: Callable[[], float], *, replace: bool
+    ) -> Uplink:
+        return Uplink(
+            self._config.coordinator,
+            identity,
+            self.jobs,
+            self.outbox,
+            on_welcome=self._welcomed,
+            on_retry=self.metrics.reconnecting,
+            on_notice=self.metrics.notice_received,
+            clock=self._clock,
+            uniform=uniform,
+            replace=replace,
+        )
 
     def __repr__(self) -> str:
         return f"<Service {self.uplink!r} {self.jobs!r} {self.outbox!r}>"

@@ -14,7 +14,8 @@ from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from tests.kit.hostile_agents import AGENT_ATTACKS, AgentAttack
 from tests.kit.hostile_harness import task_names
-from tests.kit.scripted_agent import ScriptedAgent, ScriptedJob
+from tests.kit.scripted_agent import ScriptedAgent
+from tests.kit.scripted_job import ScriptedJob
 
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"tiny","messages":[]}'

@@ -9,7 +9,8 @@ import aiohttp
 
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
-from tests.kit.scripted_agent import ScriptedAgent, ScriptedJob
+from tests.kit.scripted_agent import ScriptedAgent
+from tests.kit.scripted_job import ScriptedJob
 from tests.kit.virtual_time import now
 
 CHAT = "/v1/chat/completions"

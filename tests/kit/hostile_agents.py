@@ -22,7 +22,8 @@ from provider_agent.protocol.limits import (
     MIN_MESSAGE_TO_COORDINATOR_BYTES,
     WINDOW_BYTES,
 )
-from tests.kit.scripted_agent import ScriptedAgent, ScriptedJob, offer
+from tests.kit.scripted_agent import ScriptedAgent, offer
+from tests.kit.scripted_job import ScriptedJob
 
 UNKNOWN_JOB: Final = b"\xee" * 16
 

@@ -9,7 +9,8 @@ import pytest
 from provider_agent.coordinator.access import SecretSet
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
-from tests.kit.scripted_agent import ScriptedAgent, ScriptedJob, offer
+from tests.kit.scripted_agent import ScriptedAgent, offer
+from tests.kit.scripted_job import ScriptedJob
 
 BODY = b'{"model":"tiny"}'
 CHAT = "/v1/chat/completions"

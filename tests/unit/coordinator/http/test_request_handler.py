@@ -10,7 +10,8 @@ from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.errors import REGISTRY, ErrorCode
 from provider_agent.protocol.frames import ResponseHeader
 from provider_agent.protocol.limits import MIB, MIN_WINDOW_BYTES
-from tests.kit.scripted_agent import EVENT_STREAM, ScriptedAgent, ScriptedJob
+from tests.kit.scripted_agent import ScriptedAgent
+from tests.kit.scripted_job import EVENT_STREAM, ScriptedJob
 
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"

@@ -15,7 +15,8 @@ from tests.kit.coordinator_harness import (
     CoordinatorHarness,
     coordinator_harness,
 )
-from tests.kit.scripted_agent import ScriptedAgent, ScriptedJob
+from tests.kit.scripted_agent import ScriptedAgent
+from tests.kit.scripted_job import ScriptedJob
 from tests.kit.virtual_time import in_virtual_time
 
 SETTINGS = structs.replace(NO_HEARTBEATS, receipts=ReceiptMode.SIGNED)
