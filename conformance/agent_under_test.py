@@ -16,7 +16,7 @@ from provider_agent.conformance.coordinator_peer import (
     new_welcome,
 )
 from provider_agent.conformance.peer import MAX_RECEIVED_BYTES
-from provider_agent.protocol.frames import LiveJob, ResumedJob
+from provider_agent.protocol.frames import JobError, LiveJob, ResumedJob
 from provider_agent.protocol.limits import SUBPROTOCOL
 
 RECONNECT_S: Final = 20.0
@@ -170,12 +170,16 @@ class AgentUnderTest:
         """A running job whose window is full.
 
         Raises:
-            NotTested: the response is too short.
+            NotHeld: the job or its connection fails, or the response has a gap.
+            NotTested: the response is too short, or too slow.
         """
         job = await peer.send_job(new_job(peer.model_id, words=LONG_WORDS))
         try:
             await peer.expect_bytes(job, peer.window)
         except NotHeld as error:
+            peer.data(job.job_id)  # raises if there is a gap
+            if peer.closed.is_set() or peer.received_of(JobError, job.job_id):
+                raise
             raise NotTested(
                 f"{error}; use the echo backend, or a model with long answers"
             ) from None

@@ -5,6 +5,7 @@ import json
 import secrets
 import uuid
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Final
 
 from msgspec import Struct
@@ -220,11 +221,23 @@ class CoordinatorPeer(Peer):
         self._unended[job.job_id] = job
 
     def data(self, job_id: bytes) -> bytes:
-        """The bytes of a response that arrived on this connection."""
-        return b"".join(chunk.data for chunk in self.received_of(Chunk, job_id))
+        """The bytes of a response that arrived on this connection.
+
+        Raises:
+            NotHeld: two chunks do not follow each other.
+        """
+        chunks = self.received_of(Chunk, job_id)
+        for chunk, following in pairwise(chunks):
+            expected = chunk.offset + len(chunk.data)
+            require(following.offset == expected, f"a Chunk at {following.offset}, not {expected}")
+        return b"".join(chunk.data for chunk in chunks)
 
     async def expect_bytes(self, job: SentJob, count: int) -> bytes:
-        """Wait for `count` bytes of a response; raises `NotHeld` if it ends before."""
+        """Wait for `count` bytes of a response.
+
+        Raises:
+            NotHeld: the response ends before, or has a gap.
+        """
         while len(data := self.data(job.job_id)) < count:
             frame = await self.next(
                 lambda frame: (

@@ -5,9 +5,18 @@ from provider_agent.conformance.report import Report
 
 
 def deviations(report: Report) -> dict[str, str]:
-    """Every rule that did not hold: its id, and what was observed."""
+    """Every rule that did not hold or was not tested: its id, and what was observed."""
     return {
         result.id: f"{result.verdict}: {result.observed}"
         for result in report.results
         if result.verdict is not Verdict.HELD
+    }
+
+
+def broken(report: Report) -> dict[str, str]:
+    """Every rule that was tested and did not hold: its id, and what was observed."""
+    return {
+        result.id: result.observed
+        for result in report.results
+        if result.verdict in (Verdict.NOT_HELD, Verdict.NOT_FOLLOWED)
     }

@@ -1,4 +1,4 @@
-"""Alterations of frames, for an `AlteringRelay`."""
+"""Faults that an `AlteringRelay` plants, and the alterations of frames that cause them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,37 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tests.kit.altering_relay import Alter
+from tests.kit.altering_relay import Alter, AlteringRelay, unchanged
+
+
+class PlantedFault(Struct, frozen=True):
+    """A fault of the implementation under test, and the rule that it breaks.
+
+    Attributes:
+        case: the id of the case that finds it.
+        to_agent: alters what the coordinator sends.
+        to_coordinator: alters what the agent sends.
+        close_codes: replaces the close codes of both sides.
+        selects_subprotocol: whether the upgrade selects the subprotocol.
+        refuses_unknown_types: whether it closes with 1002 after a frame of an unknown type.
+    """
+
+    case: str
+    to_agent: Alter = unchanged
+    to_coordinator: Alter = unchanged
+    close_codes: dict[int, int] = {}
+    selects_subprotocol: bool = True
+    refuses_unknown_types: bool = False
+
+    def relay(self) -> AlteringRelay:
+        """A relay that plants the fault."""
+        return AlteringRelay(
+            to_agent=self.to_agent,
+            to_coordinator=self.to_coordinator,
+            close_codes=self.close_codes,
+            selects_subprotocol=self.selects_subprotocol,
+            refuses_unknown_types=self.refuses_unknown_types,
+        )
 
 
 def drop(kind: type, where: Callable[[Any], bool] = lambda _frame: True) -> Alter:
