@@ -36,6 +36,8 @@ def reasons(found: list[BackendModel], **different: object) -> dict[str, str]:
         (("other",), True, NOT_LISTED),
         (("other",), False, NOT_LISTED),
         ((), True, NOT_LISTED),
+        (("acme/?b",), True, ""),
+        (("other", "acme/8b"), True, ""),
         (("ACME/*",), True, NOT_LISTED),
         (("/disk/acme.gguf",), True, ""),
     ],

@@ -11,10 +11,9 @@ from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from tests.kit.scripted_agent import ScriptedAgent, offer
 from tests.kit.scripted_job import ScriptedJob
+from tests.unit.coordinator.http.chat_requests import CHAT, MESSAGES
 
 BODY = b'{"model":"tiny"}'
-CHAT = "/v1/chat/completions"
-MESSAGES = "/v1/messages"
 ALL_OPERATIONS = ("chat", "completions", "embeddings", "responses", "messages", "count_tokens")
 
 

@@ -1,0 +1,158 @@
+import asyncio
+
+import aiohttp
+import msgspec
+import pytest
+
+from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.protocol.errors import REGISTRY, ErrorCode
+from tests.kit.scripted_agent import ScriptedAgent
+from tests.kit.scripted_job import ScriptedJob
+from tests.unit.coordinator.http.chat_requests import BODY, CHAT, MESSAGES, post_chat
+
+
+async def test_job_without_an_end_causes_504_and_is_cancelled_after_its_deadline(
+    settings: CoordinatorSettings,
+) -> None:
+    short = msgspec.structs.replace(settings, deadline_s=0.05, deadline_grace_s=0)
+    async with (
+        Coordinator(short) as coordinator,
+        aiohttp.ClientSession(coordinator.http_url) as http,
+        ScriptedAgent(coordinator.connect_url) as agent,
+    ):
+        response = await post_chat(http)
+        assert response.status == 504
+        job = await agent.next_job()
+        assert job.job.deadline_ms <= 50
+        await job.cancelled.wait()
+
+
+async def test_error_before_the_first_byte_is_an_error_response(
+    coordinator: Coordinator, http: aiohttp.ClientSession
+) -> None:
+    async def answer(job: ScriptedJob) -> None:
+        await job.start()
+        await job.fail("context_length_exceeded", "too long", upstream_status=422)
+
+    async with ScriptedAgent(coordinator.connect_url, answer=answer):
+        response = await post_chat(http)
+        assert response.status == 422
+        assert (await response.json())["error"] == {
+            "message": "too long",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "context_length_exceeded",
+        }
+    assert coordinator.counters.failed == 1
+
+
+@pytest.mark.parametrize("status", [100, 204, 304])
+async def test_status_without_a_body_is_an_invalid_response(
+    coordinator: Coordinator, http: aiohttp.ClientSession, status: int
+) -> None:
+    async def answer(job: ScriptedJob) -> None:
+        await job.answer(b"{}", status=status)
+
+    async with ScriptedAgent(coordinator.connect_url, answer=answer):
+        response = await post_chat(http)
+        assert response.status == 502
+        assert (await response.json())["error"]["code"] == "invalid_response"
+
+
+async def test_result_without_job_started_is_an_invalid_response(
+    coordinator: Coordinator, http: aiohttp.ClientSession
+) -> None:
+    async with ScriptedAgent(coordinator.connect_url, answer=ScriptedJob.finish):
+        response = await post_chat(http)
+        assert response.status == 502
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "added"),
+    [
+        (CHAT, b"data: 1\n\n", b'data: {"error":{'),
+        (MESSAGES, b"data: 1\r\n\r\n", b'event: error\ndata: {"type":"error",'),
+    ],
+    ids=["OpenAI", "Anthropic"],
+)
+async def test_interrupted_event_stream_ends_with_one_error_event(
+    coordinator: Coordinator, http: aiohttp.ClientSession, path: str, sent: bytes, added: bytes
+) -> None:
+    async def answer(job: ScriptedJob) -> None:
+        await job.start()
+        await job.send(sent)
+        await job.fail("backend_error", "the server crashed")
+
+    async with ScriptedAgent(coordinator.connect_url, answer=answer):
+        response = await http.post(path, data=BODY)
+        received = await response.read()
+        assert received.startswith(sent + added)
+        assert received.endswith(b"\n\n")
+        assert received.count(REGISTRY[ErrorCode.BACKEND_ERROR].meaning.encode()) == 1
+
+
+async def test_error_event_of_the_server_is_the_only_one(
+    coordinator: Coordinator, http: aiohttp.ClientSession
+) -> None:
+    sent = b'data: 1\n\ndata: {"error":{"code":500}}\n\ndata: [DONE]\n\n'
+
+    async def answer(job: ScriptedJob) -> None:
+        await job.start()
+        await job.send(sent)
+        await job.fail("backend_error", error_relayed=True)
+
+    async with ScriptedAgent(coordinator.connect_url, answer=answer):
+        assert await (await post_chat(http)).read() == sent
+
+
+@pytest.mark.parametrize(
+    ("sent", "between_events"), [(b"data: 1\n", True), (b"data: 1", False), (b"data: 1\n\n", False)]
+)
+async def test_stream_that_is_cut_within_an_event_aborts_the_connection(
+    coordinator: Coordinator, http: aiohttp.ClientSession, sent: bytes, between_events: bool
+) -> None:
+    async def answer(job: ScriptedJob) -> None:
+        await job.start()
+        await job.send(sent)
+        await job.fail("backend_error", between_events=between_events)
+
+    async with ScriptedAgent(coordinator.connect_url, answer=answer):
+        response = await post_chat(http)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+
+
+async def test_interrupted_json_response_aborts_the_connection(
+    coordinator: Coordinator, http: aiohttp.ClientSession
+) -> None:
+    async with ScriptedAgent(coordinator.connect_url) as agent:
+        asking = asyncio.create_task(post_chat(http))
+        job = await agent.next_job()
+        await job.start(content_type="application/json")
+        await job.send(b'{"half":')
+        response = await asking
+        assert await response.content.readany() == b'{"half":'
+        await job.fail("backend_error")
+        with pytest.raises(aiohttp.ClientError):
+            await response.read()
+
+
+async def test_agent_lost_during_a_stream_causes_an_error_event(
+    settings: CoordinatorSettings,
+) -> None:
+    async with (
+        Coordinator(msgspec.structs.replace(settings, resume_ms=0)) as coordinator,
+        aiohttp.ClientSession(coordinator.http_url) as http,
+        ScriptedAgent(coordinator.connect_url) as agent,
+    ):
+        asking = asyncio.create_task(post_chat(http))
+        job = await agent.next_job()
+        await job.start()
+        await job.send(b"data: 1\n\n")
+        response = await asking
+        agent.cut()
+        text = (await response.read()).decode()
+        assert text.startswith("data: 1\n\ndata: ")
+        assert "backend_unreachable" in text
+        assert coordinator.agents() == []
