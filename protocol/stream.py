@@ -185,7 +185,6 @@ class SendStream:
                 frames.append(Chunk(self.job_id, self.sent, data))
                 self._unacked.append((self.sent, data))
                 self.sent += len(data)
-                self._highest_sent = max(self._highest_sent, self.sent)
         if self.end is not None and not self._unsent and not self._end_sent:
             self._end_sent = self._end_ever_sent = True
             frames.append(self.end)
@@ -210,7 +209,7 @@ class SendStream:
             ProtocolViolation: bytes before `offset` were never sent, or `final` came before the
                 end or with another offset than its `total_bytes`.
         """
-        if offset > self._highest_sent:
+        if offset > max(self.sent, self._highest_sent):
             raise ProtocolViolation("an acknowledgement of bytes that were never sent")
         if final and (not self._end_ever_sent or offset != self.written):
             raise ProtocolViolation("a final acknowledgement of a job that has not ended")
@@ -277,6 +276,7 @@ class SendStream:
             start, data = self._unacked.pop()
             self._unacked.append((start, data[: offset - start]))
             self._unsent.appendleft(data[offset - start :])
+        self._highest_sent = max(self._highest_sent, self.sent)
         self.sent = offset
         self._started_sent = self._started_sent and offset > 0
         self._end_sent = False

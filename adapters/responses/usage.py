@@ -54,10 +54,15 @@ class _Details(msgspec.Struct):
     thinking_tokens: int | None = None
 
 
+# A decoder per type: `msgspec.json.decode` with `type` would build one for each call.
+_USAGE: Final[msgspec.json.Decoder[UsageReport | None]] = msgspec.json.Decoder(UsageReport | None)
+_DETAILS: Final[msgspec.json.Decoder[_Details | None]] = msgspec.json.Decoder(_Details | None)
+
+
 def decode_usage(raw: msgspec.Raw) -> UsageReport | None:
     """Decode a usage object; None if it is null or malformed."""
     try:
-        return msgspec.json.decode(raw, type=UsageReport | None)
+        return _USAGE.decode(raw)
     except ValueError:
         return None
 
@@ -101,7 +106,7 @@ def _details(*raws: msgspec.Raw) -> _Details:
     """Return the first valid details object; without one, every count is None."""
     for raw in raws:
         try:
-            details = msgspec.json.decode(raw, type=_Details | None)
+            details = _DETAILS.decode(raw)
         except ValueError:
             continue
         if details is not None:

@@ -183,7 +183,11 @@ class StreamValidator:
         tail = unify_line_ends(b"".join(self._tail)[-self._tail_bytes :])
         if self._size <= self._tail_bytes:
             tail = b"\n\n" + tail  # the start of a stream counts as the end of an event
-        complete, blank_line, partial = tail.rpartition(b"\n\n")
+        if tail.endswith(b"\n\n"):  # as all complete streams: no copy of a tail of megabytes
+            complete, blank_line, partial = tail, True, b""
+        else:
+            complete, separator, partial = tail.rpartition(b"\n\n")
+            blank_line = bool(separator)
         events = _from_end(complete, partial)
         if not self._size:
             text = "the server sent an empty stream"
@@ -195,7 +199,7 @@ class StreamValidator:
             result = _responses_result(events)
         else:
             result = _choices_result(events, self._size > self._tail_bytes)
-        return replace(result, between_events=bool(blank_line) and not partial)
+        return replace(result, between_events=blank_line and not partial)
 
     def _messages_result(self, events: Iterator[_TailEvent]) -> ValidationResult:
         """Messages ends with `message_delta`, which has the usage, then `message_stop`."""

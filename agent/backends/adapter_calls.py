@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, NoReturn, ParamSpec, TypeVar
 
 import msgspec
 
@@ -35,14 +35,24 @@ async def call_adapter(
     """
     try:
         return await method(*args, **kwargs)
-    except SystemExit as error:
+    except (SystemExit, asyncio.CancelledError) as error:
+        raise_defect(error)
+
+
+def raise_defect(error: SystemExit | asyncio.CancelledError) -> NoReturn:
+    """Raise what an exception of an adapter's method means for the current task.
+
+    Raises:
+        CancelledError: the task was cancelled.
+        AdapterDefect: the method raised `SystemExit`, or `CancelledError` without a cancellation.
+    """
+    if isinstance(error, SystemExit):
         raise AdapterDefect("the adapter raised SystemExit") from error
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        # As after `task.cancel()` of a task of the adapter; the caller's task was not cancelled.
-        raise AdapterDefect("the adapter raised CancelledError, but was not cancelled") from error
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise error
+    # As after `task.cancel()` of a task of the adapter; the caller's task was not cancelled.
+    raise AdapterDefect("the adapter raised CancelledError, but was not cancelled") from error
 
 
 async def call_within(

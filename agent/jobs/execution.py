@@ -8,7 +8,7 @@ from typing import Final
 
 from provider_agent.adapters.base import BackendError, BackendTimeout
 from provider_agent.adapters.responses.validator import is_event_stream
-from provider_agent.agent.backends.adapter_calls import CANCEL_S, AdapterDefect, call_adapter
+from provider_agent.agent.backends.adapter_calls import CANCEL_S, AdapterDefect, raise_defect
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.failover import NoFailover, next_route
 from provider_agent.agent.backends.model_use import JobTiming
@@ -186,10 +186,12 @@ class JobExecution:
         while True:
             started_s = self.duration_s
             try:
-                await call_adapter(self._attempt.backend.execute, job, self.channel)
+                await self._attempt.backend.execute(job, self.channel)
             except BackendError as error:
                 if not self._fail_over(error):
                     raise
+            except (SystemExit, asyncio.CancelledError) as error:
+                raise_defect(error)
             else:
                 if self.channel.stream.started is None:
                     raise AdapterDefect("the adapter returned without a response")

@@ -307,4 +307,6 @@ class Jobs:
         except Exception:
             log.exception("job not counted", job=job.job_id.hex())
         level = logging.INFO if succeeded else logging.WARNING
-        log.log(level, "job ended", **end_fields(job, record.backend_kind, record.end, duration_s))
+        if log.enabled_for(level):
+            fields = end_fields(job, record.backend_kind, record.end, duration_s)
+            log.log(level, "job ended", **fields)
