@@ -43,6 +43,7 @@ class StopReason(StrEnum):
     """Why a running job is stopped; the value is the error code of its end."""
 
     CANCELLED = ErrorCode.CANCELLED.value
+    DEADLINE_EXCEEDED = ErrorCode.DEADLINE_EXCEEDED.value
     DRAINING = ErrorCode.DRAINING.value
     SLOW_CONSUMER = ErrorCode.SLOW_CONSUMER.value
     INTERNAL = ErrorCode.INTERNAL.value
@@ -65,7 +66,6 @@ class JobExecution:
     """
 
     __slots__ = (
-        "_abandon_timer",
         "_arrived",
         "_attempt",
         "_clock",
@@ -77,6 +77,7 @@ class JobExecution:
         "_stop_detail",
         "_stop_reason",
         "_task",
+        "_timer",
         "_tried",
         "channel",
         "header",
@@ -111,9 +112,10 @@ class JobExecution:
         # A callback, because a task that is cancelled before its first step never runs its own
         # `finally`.
         self._task.add_done_callback(self._task_done)
-        self._abandon_timer = asyncio.get_running_loop().call_later(
-            header.deadline_ms / 1000 + CANCEL_S, self._abandon
+        self._timer = asyncio.get_running_loop().call_later(
+            header.deadline_ms / 1000, self._deadline_passed
         )
+        """Of the deadline; once the job is stopped, of its end without the adapter."""
 
     def __repr__(self) -> str:
         return f"<JobExecution {self.header.job_id.hex()} tried={self._tried}>"
@@ -150,9 +152,8 @@ class JobExecution:
             self._stop_reason = reason
             self._stop_detail = detail
             self._task.cancel()
-            self._abandon_timer.cancel()
-            loop = asyncio.get_running_loop()
-            self._abandon_timer = loop.call_later(CANCEL_S, self._abandon)
+            self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(CANCEL_S, self._abandon)
 
     # --- attempts --------------------------------------------------------------------------------
 
@@ -165,15 +166,11 @@ class JobExecution:
 
     async def _run(self) -> JobEnd:
         """Execute the job; return its end, also after a failure."""
-        deadline = asyncio.timeout(self.header.deadline_ms / 1000)
         try:
-            async with deadline:
-                return await self._try_backends()
-        except Exception as error:
-            if deadline.expired():
-                return self._deadline_end()
-            if isinstance(error, BackendError):
-                return backend_error_end(self._report(), error)
+            return await self._try_backends()
+        except BackendError as error:
+            return backend_error_end(self._report(), error)
+        except Exception:
             log.exception("job failed by an internal error", **self._log_fields())
             return error_end(self._report(), ErrorCode.INTERNAL, INTERNAL_TEXT)
 
@@ -246,6 +243,11 @@ class JobExecution:
         if log.enabled_for(logging.DEBUG):
             log.debug("job not failed over", **self._log_fields(error=error.code, reason=reason))
 
+    def _deadline_passed(self) -> None:
+        self._report_hang()
+        text = f"the deadline of {self.header.deadline_ms} ms passed"
+        self.stop(StopReason.DEADLINE_EXCEEDED, text)
+
     def _report_hang(self) -> None:
         """Report a backend failure if a deadline of at least `HANG_S` passed without a response.
 
@@ -273,10 +275,10 @@ class JobExecution:
         """End the job although its adapter ignores its cancellation, and may run forever."""
         log.error("adapter ignored cancellation", **self._log_fields())
         self._task.remove_done_callback(self._task_done)
-        self._finish(self._deadline_end() if self._stop_reason is None else self._stopped_end())
+        self._finish(self._stopped_end())
 
     def _finish(self, end: JobEnd) -> None:
-        self._abandon_timer.cancel()
+        self._timer.cancel()
         self.channel.report = self._report()
         tokens = usage_tokens(self.channel.outcome)
         if isinstance(end, JobResult):
@@ -288,12 +290,6 @@ class JobExecution:
     def _internal_end(self, error: BaseException) -> JobError:
         log.failure("job failed by an internal error", error, **self._log_fields())
         return error_end(self._report(), ErrorCode.INTERNAL, INTERNAL_TEXT)
-
-    def _deadline_end(self) -> JobError:
-        self._report_hang()
-        text = f"the deadline of {self.header.deadline_ms} ms passed"
-        self.channel.drop_unsent()
-        return error_end(self._report(), ErrorCode.DEADLINE_EXCEEDED, text)
 
     def _stopped_end(self) -> JobError:
         reason = self._stop_reason or StopReason.DRAINING
