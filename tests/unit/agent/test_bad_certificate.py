@@ -13,15 +13,19 @@ from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.scripted_coordinator import ScriptedCoordinator
 
 
-class LoggedEvent(logging.Filter):
-    """Sets `event` when anything is logged."""
+NOT_CONNECTED = "not connected"
+
+
+class FailedAttempt(logging.Filter):
+    """Sets `logged` when a failed attempt to connect is logged."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.event = asyncio.Event()
+        self.logged = asyncio.Event()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        self.event.set()
+        if record.getMessage() == NOT_CONNECTED:
+            self.logged.set()
         return True
 
 
@@ -37,13 +41,13 @@ async def test_agent_connects_when_an_expired_certificate_is_renewed(
         settings = CoordinatorConfig(url=coordinator.url, ca_file=authority.file)
         config = agent_config("", coordinator=settings)
         agent = RunningAgent(coordinator, ScriptedBackend(), config=config, jitter=0.02)
-        logged = LoggedEvent()
+        failed = FailedAttempt()
         async with agent:
-            with caplog.filtering(logged):
-                await logged.event.wait()
+            with caplog.filtering(failed):
+                await failed.logged.wait()
             coordinator.tls.load_cert_chain(authority.issue("127.0.0.1"))
             await agent.connected()
-    refused = [one for one in caplog.records if one.message == "not connected"]
+    refused = [one for one in caplog.records if one.message == NOT_CONNECTED]
     assert {one.levelname for one in refused} == {"ERROR"}
     fields = vars(refused[0])["fields"]
     assert "certificate has expired" in fields["reason"]
