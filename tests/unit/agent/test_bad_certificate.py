@@ -12,7 +12,6 @@ from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.scripted_coordinator import ScriptedCoordinator
 
-
 NOT_CONNECTED = "not connected"
 
 
