@@ -75,8 +75,12 @@ def offer(model_id: str, max_concurrent: int = 16) -> ModelOffer:
     )
 
 
-async def dial(url: str, *, host: str | None = None, port: int | None = None) -> ClientConnection:
-    """Open a WebSocket to a coordinator; `host` and `port` override the dialed address.
+async def dial(
+    url: str, answer_s: float, *, host: str | None = None, port: int | None = None
+) -> ClientConnection:
+    """Open a WebSocket to a coordinator within `answer_s` seconds.
+
+    `host` and `port` override the dialed address.
 
     Raises:
         OSError, TimeoutError, websockets.exceptions.InvalidHandshake: it does not open.
@@ -88,7 +92,7 @@ async def dial(url: str, *, host: str | None = None, port: int | None = None) ->
         compression=None,
         proxy=None,
         max_size=MAX_RECEIVED_BYTES,
-        open_timeout=ANSWER_S,
+        open_timeout=answer_s,
         close_timeout=1,
         ping_interval=None,
         **address,
@@ -102,8 +106,10 @@ class AgentPeer(Peer):
         process: the agent process that the kit plays.
     """
 
-    def __init__(self, socket: ClientConnection, process: Process) -> None:
-        super().__init__(socket, VERSION_1.decode_from_coordinator)
+    def __init__(
+        self, socket: ClientConnection, process: Process, answer_s: float = ANSWER_S
+    ) -> None:
+        super().__init__(socket, VERSION_1.decode_from_coordinator, answer_s)
         self.process = process
         self._welcome: Welcome | None = None
 
@@ -165,7 +171,7 @@ class AgentPeer(Peer):
         answer = await self.next(
             lambda frame: isinstance(frame, Welcome | Rejected),
             "Welcome or Rejected",
-            2 * ANSWER_S,
+            2 * self.answer_s,
         )
         assert isinstance(answer, Welcome | Rejected)  # noqa: S101 - for the type checker
         return answer

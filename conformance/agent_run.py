@@ -54,7 +54,8 @@ async def run_against_agent(
     """
     await listener.wait_for_agent(wait_s)
     chosen = [case for case in CASES if not only or case.id in only]
-    results = [result async for result in run_in_turn(chosen, lambda: AgentUnderTest(listener))]
+    running = run_in_turn(chosen, lambda: AgentUnderTest(listener), listener.answer_s)
+    results = [result async for result in running]
     audits = [case for case in traffic.CASES if not only or case.id in only]
     results += [await run_case(case, listener.peers) for case in audits]
     return Report("agent", listener.url, results)

@@ -15,7 +15,7 @@ from provider_agent.conformance.coordinator_peer import (
     new_job,
     new_welcome,
 )
-from provider_agent.conformance.peer import MAX_RECEIVED_BYTES
+from provider_agent.conformance.peer import ANSWER_S, MAX_RECEIVED_BYTES
 from provider_agent.protocol.frames import JobError, LiveJob, ResumedJob
 from provider_agent.protocol.limits import SUBPROTOCOL
 
@@ -35,13 +35,18 @@ class AgentListener:
         host: the address to listen on.
         port: the port; 0: a free one.
         authorities: further addresses (`host:port`) that the agent may dial.
+        answer_s: how long an answer may take, in seconds.
 
     Attributes:
+        answer_s: see above.
         selects_subprotocol: whether an upgrade selects the subprotocol.
         peers: every connection, in order.
     """
 
-    def __init__(self, host: str, port: int, authorities: Sequence[str] = ()) -> None:
+    def __init__(
+        self, host: str, port: int, authorities: Sequence[str] = (), answer_s: float = ANSWER_S
+    ) -> None:
+        self.answer_s = answer_s
         self.selects_subprotocol = True
         self.peers: list[CoordinatorPeer] = []
         self._host, self._port = host, port
@@ -103,7 +108,7 @@ class AgentListener:
 
     async def _handle(self, socket: ServerConnection) -> None:
         authorities = [f"{host}:{self._port}" for host in (self._host, "127.0.0.1", "localhost")]
-        peer = CoordinatorPeer(socket, [*authorities, *self._further])
+        peer = CoordinatorPeer(socket, [*authorities, *self._further], self.answer_s)
         self.peers.append(peer)
         self._dialed.put_nowait(peer)
         await peer.closed.wait()

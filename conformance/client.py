@@ -25,9 +25,10 @@ def chat_body(model_id: str, pad_bytes: int = 0) -> bytes:
 
 
 class ClientRequest:
-    """One running HTTP request."""
+    """One running HTTP request; `answer_s` is how long an answer may take, in seconds."""
 
-    def __init__(self, http: aiohttp.ClientSession, url: str, body: bytes) -> None:
+    def __init__(self, http: aiohttp.ClientSession, url: str, body: bytes, answer_s: float) -> None:
+        self._answer_s = answer_s
         headers = {"Content-Type": "application/json"}
         self._task = asyncio.create_task(
             self._post(http, url, body, headers), name="conformance client"
@@ -45,17 +46,18 @@ class ClientRequest:
         """Whether the response has started or the request has failed."""
         return self._task.done()
 
-    async def response(self, within_s: float = ANSWER_S) -> aiohttp.ClientResponse:
+    async def response(self) -> aiohttp.ClientResponse:
         """Wait for the head of the response.
 
         Raises:
             NotHeld: there is none in time, or the connection ends before.
         """
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(self._answer_s):
                 return await asyncio.shield(self._task)
         except TimeoutError:
-            raise NotHeld(f"the client received no response within {within_s:g} s") from None
+            observed = f"the client received no response within {self._answer_s:g} s"
+            raise NotHeld(observed) from None
         except aiohttp.ClientError as error:
             raise NotHeld(f"the client's request failed: {type(error).__name__}") from None
 
@@ -64,7 +66,7 @@ class ClientRequest:
         response = await self.response()
         data = b""
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(self._answer_s):
                 while len(data) < count:
                     piece = await response.content.read(count - len(data))
                     require(bool(piece), f"the client's response ended after {len(data)} bytes")
@@ -80,7 +82,7 @@ class ClientRequest:
         response = await self.response()
         data = bytearray()
         try:
-            async with asyncio.timeout(2 * ANSWER_S):
+            async with asyncio.timeout(2 * self._answer_s):
                 async for piece in response.content.iter_any():
                     data += piece
         except TimeoutError:
@@ -103,9 +105,11 @@ class Client:
     Args:
         submit_url: the base address of the API, with or without `/v1`.
         api_key: the key, sent as a bearer token; "" for none.
+        answer_s: how long an answer may take, in seconds.
     """
 
-    def __init__(self, submit_url: str, api_key: str) -> None:
+    def __init__(self, submit_url: str, api_key: str, answer_s: float = ANSWER_S) -> None:
+        self._answer_s = answer_s
         self._url = submit_url.rstrip("/").removesuffix("/v1") + CHAT_PATH
         self._api_key = api_key
         self._http: aiohttp.ClientSession | None = None
@@ -132,7 +136,7 @@ class Client:
         """Start a chat request."""
         if self._http is None:
             raise RuntimeError("the client is not open")
-        return ClientRequest(self._http, self._url, body)
+        return ClientRequest(self._http, self._url, body, self._answer_s)
 
 
 def _socket(address: aiohttp.AddrInfoType) -> socket.socket:

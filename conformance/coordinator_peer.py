@@ -122,13 +122,16 @@ class CoordinatorPeer(Peer):
     Args:
         socket: the open WebSocket.
         authorities: the addresses (`host:port`) that the agent may sign.
+        answer_s: see `Peer`.
 
     Attributes:
         nonce: what the agent signs.
     """
 
-    def __init__(self, socket: ServerConnection, authorities: Iterable[str]) -> None:
-        super().__init__(socket, VERSION_1.decode_from_agent)
+    def __init__(
+        self, socket: ServerConnection, authorities: Iterable[str], answer_s: float = ANSWER_S
+    ) -> None:
+        super().__init__(socket, VERSION_1.decode_from_agent, answer_s)
         self.nonce = secrets.token_bytes(32)
         self._authorities = tuple(authorities)
         self._hello: Hello | None = None
@@ -251,7 +254,7 @@ class CoordinatorPeer(Peer):
         return data
 
     async def expect_end(
-        self, job: SentJob, *, acknowledge: bool = True, within_s: float = ANSWER_S
+        self, job: SentJob, *, acknowledge: bool = True, within_s: float | None = None
     ) -> JobEnd:
         """Wait for the end of a job, and acknowledge it finally."""
         end = await self.next(
@@ -288,7 +291,7 @@ class CoordinatorPeer(Peer):
         await self.send(Ack(job.job_id, offset))
         reader = asyncio.create_task(self._acknowledge(job, offset), name="conformance reader")
         try:
-            end = await self.expect_end(job, within_s=4 * ANSWER_S)
+            end = await self.expect_end(job, within_s=4 * self.answer_s)
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
@@ -298,7 +301,7 @@ class CoordinatorPeer(Peer):
 
     async def _acknowledge(self, job: SentJob, offset: int) -> None:
         while True:
-            chunk = await self.expect(Chunk, job.job_id, within_s=4 * ANSWER_S)
+            chunk = await self.expect(Chunk, job.job_id, within_s=4 * self.answer_s)
             end = chunk.offset + len(chunk.data)
             if end > offset:
                 offset = end

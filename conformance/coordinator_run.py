@@ -45,7 +45,7 @@ async def run_against_coordinator(target: CoordinatorTarget, only: Collection[st
         return CoordinatorUnderTest(target, peers)
 
     chosen = [case for case in CASES if not only or case.id in only]
-    results = await run_at_once(chosen, open_scope)
+    results = await run_at_once(chosen, open_scope, target.answer_s)
     audits = [case for case in traffic.CASES if not only or case.id in only]
     results += [await run_case(case, peers) for case in audits]
     return Report("coordinator", target.url, results)

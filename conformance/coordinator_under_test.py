@@ -23,6 +23,7 @@ from provider_agent.conformance.agent_peer import (
 )
 from provider_agent.conformance.case import NotHeld, NotTested, require
 from provider_agent.conformance.client import Client, ClientRequest, chat_body
+from provider_agent.conformance.peer import ANSWER_S
 from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.frames import Ack, JobHeader, LiveJob
 
@@ -35,12 +36,14 @@ class CoordinatorTarget(Struct, frozen=True):
         submit_url: the address of its API for clients; "": no case that needs a job can run.
         api_key: the key for the API.
         enrollment_code: admits new keys.
+        answer_s: how long an answer may take, in seconds.
     """
 
     url: str
     submit_url: str = ""
     api_key: str = ""
     enrollment_code: str = ""
+    answer_s: float = ANSWER_S
 
     @property
     def authority(self) -> str:
@@ -155,11 +158,11 @@ class CoordinatorUnderTest:
         parts = urlsplit(self.target.url)
         port = parts.port or (443 if parts.scheme == "wss" else 80)
         socket = (
-            await dial(url, host=parts.hostname, port=port)
+            await dial(url, self.target.answer_s, host=parts.hostname, port=port)
             if through
-            else await dial(url or self.target.url)
+            else await dial(url or self.target.url, self.target.answer_s)
         )
-        peer = AgentPeer(socket, process or new_process())
+        peer = AgentPeer(socket, process or new_process(), self.target.answer_s)
         self._peers.append(peer)
         return peer
 
@@ -210,7 +213,7 @@ class CoordinatorUnderTest:
         if not self.target.submit_url:
             raise NotTested("needs --submit-url, to cause a job")
         if self._client is None:
-            client = Client(self.target.submit_url, self.target.api_key)
+            client = Client(self.target.submit_url, self.target.api_key, self.target.answer_s)
             self._client = await self._stack.enter_async_context(client)
         request = self._client.post(body)
         self._stack.push_async_callback(request.disconnect)

@@ -18,7 +18,7 @@ Frame = AgentFrame | CoordinatorFrame
 FrameT = TypeVar("FrameT", bound=Frame)
 
 ANSWER_S: Final = 5.0
-"""How long an answer may take before it counts as missing."""
+"""How long an answer may take before it counts as missing, by default."""
 
 SILENCE_S: Final = 0.5
 """How long the kit waits for what must not come."""
@@ -49,8 +49,10 @@ class Peer:
     Args:
         socket: the open WebSocket.
         decode: decodes a message of the other side.
+        answer_s: how long an answer may take, in seconds.
 
     Attributes:
+        answer_s: see above; the default of each `within_s`.
         transcript: every frame in both directions, in order.
         message_sizes: the size of each received message, in bytes.
         defect: why a received message is malformed; "" if none was.
@@ -61,8 +63,10 @@ class Peer:
         self,
         socket: ClientConnection | ServerConnection,
         decode: Callable[[bytes | str, int], Decoded[AgentFrame] | Decoded[CoordinatorFrame]],
+        answer_s: float = ANSWER_S,
     ) -> None:
         self.socket = socket
+        self.answer_s = answer_s
         self.transcript: list[Entry] = []
         self.message_sizes: list[int] = []
         self.defect = ""
@@ -92,7 +96,7 @@ class Peer:
         kind: type[FrameT],
         job_id: bytes | None = None,
         *,
-        within_s: float = ANSWER_S,
+        within_s: float | None = None,
         where: Callable[[FrameT], bool] = lambda _frame: True,
     ) -> FrameT:
         """Wait for the oldest frame of a type (and job) that was not returned yet.
@@ -108,11 +112,12 @@ class Peer:
         return cast("FrameT", await self.next(matches, kind.__name__, within_s))
 
     async def next(
-        self, matches: Callable[[Frame], bool], description: str, within_s: float = ANSWER_S
+        self, matches: Callable[[Frame], bool], description: str, within_s: float | None = None
     ) -> Frame:
         """Wait for the oldest matching frame that was not returned yet; raises as `expect`."""
+        limit_s = self.answer_s if within_s is None else within_s
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(limit_s):
                 while True:
                     for frame in self._unread:
                         if matches(frame):
@@ -122,7 +127,7 @@ class Peer:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise NotHeld(f"no {description} within {within_s:g} s") from None
+            raise NotHeld(f"no {description} within {limit_s:g} s") from None
 
     async def expect_none(self, kind: type[FrameT], job_id: bytes | None = None) -> None:
         """Wait `SILENCE_S`; raises `NotHeld` if an unread frame of the type (and job) is there."""
@@ -132,18 +137,19 @@ class Peer:
             same_job = job_id in (None, getattr(frame, "job_id", None))
             require(not (isinstance(frame, kind) and same_job), f"received a {kind.__name__}")
 
-    async def expect_close(self, *codes: int, within_s: float = ANSWER_S) -> str:
+    async def expect_close(self, *codes: int, within_s: float | None = None) -> str:
         """Wait for the end of the connection with one of the close codes.
 
         Raises:
             NotHeld: it stays open, or ends with another code.
         """
         expected = " or ".join(map(str, codes))
+        limit_s = self.answer_s if within_s is None else within_s
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(limit_s):
                 await self.closed.wait()
         except TimeoutError:
-            raise NotHeld(f"not closed within {within_s:g} s; expected {expected}") from None
+            raise NotHeld(f"not closed within {limit_s:g} s; expected {expected}") from None
         require(self.close_code in codes, f"{self._ending()}; expected {expected}")
         return f"closed with {self.close_code}"
 
@@ -154,7 +160,7 @@ class Peer:
             NotHeld: the connection is closed, or the ping is not answered.
         """
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(self.answer_s):
                 await (await self.socket.ping())
         except ConnectionClosed:
             await self.closed.wait()

@@ -15,22 +15,23 @@ from provider_agent.conformance.case import (
     Result,
     Verdict,
 )
+from provider_agent.conformance.peer import ANSWER_S
 
 ScopeT = TypeVar("ScopeT")
 
-CASE_S: Final = 50.0
-"""The longest time for one case: three heartbeats of the default interval, and the rest."""
+SILENT_CASE_S: Final = 45.0
+"""The longest time that a case waits in silence: three heartbeats of the default interval."""
 
 AT_ONCE: Final = 8
 """Cases for coordinators that run at once: they are independent, and some only wait."""
 
 
-async def run_case(case: Case[ScopeT], scope: ScopeT) -> Result:
-    """Run one case. Cancellation passes through."""
+async def run_case(case: Case[ScopeT], scope: ScopeT, answer_s: float = ANSWER_S) -> Result:
+    """Run one case, whose answers may take `answer_s` seconds. Cancellation passes through."""
     loop = asyncio.get_running_loop()
     start = loop.time()
     try:
-        async with asyncio.timeout(CASE_S):
+        async with asyncio.timeout(SILENT_CASE_S + answer_s):
             verdict, observed = Verdict.HELD, await case.run(scope)
     except NotHeld as error:
         verdict, observed = Verdict.NOT_HELD if case.must else Verdict.NOT_FOLLOWED, str(error)
@@ -50,14 +51,16 @@ async def run_case(case: Case[ScopeT], scope: ScopeT) -> Result:
 
 
 async def run_at_once(
-    cases: Sequence[Case[ScopeT]], open_scope: Callable[[], AbstractAsyncContextManager[ScopeT]]
+    cases: Sequence[Case[ScopeT]],
+    open_scope: Callable[[], AbstractAsyncContextManager[ScopeT]],
+    answer_s: float,
 ) -> list[Result]:
     """Run independent cases, several at once; returns the results in the order of the cases."""
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def run(case: Case[ScopeT]) -> Result:
         async with slots, open_scope() as scope:
-            return await run_case(case, scope)
+            return await run_case(case, scope, answer_s)
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(run(case), name=f"case {case.id}") for case in cases]
@@ -65,10 +68,12 @@ async def run_at_once(
 
 
 async def run_in_turn(
-    cases: Iterable[Case[ScopeT]], open_scope: Callable[[], AbstractAsyncContextManager[ScopeT]]
+    cases: Iterable[Case[ScopeT]],
+    open_scope: Callable[[], AbstractAsyncContextManager[ScopeT]],
+    answer_s: float,
 ) -> AsyncIterator[Result]:
     """Run cases one after the other."""
     for case in cases:
         async with open_scope() as scope:
-            result = await run_case(case, scope)
+            result = await run_case(case, scope, answer_s)
         yield result

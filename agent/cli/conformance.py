@@ -16,6 +16,7 @@ from provider_agent.conformance.agent_under_test import AgentListener
 from provider_agent.conformance.case import NotHeld
 from provider_agent.conformance.coordinator_run import CASE_IDS, run_against_coordinator
 from provider_agent.conformance.coordinator_under_test import CoordinatorTarget
+from provider_agent.conformance.peer import ANSWER_S
 from provider_agent.conformance.report import Report, table, to_json, to_junit
 
 EXIT_NOT_HELD: Final = 1
@@ -32,6 +33,15 @@ def _report_options(command: CommandT) -> CommandT:
             "--junit",
             type=click.Path(dir_okay=False, path_type=Path),
             help="Also write JUnit XML to this file.",
+        ),
+        click.option(
+            "--timeout",
+            "answer_s",
+            default=ANSWER_S,
+            show_default=True,
+            type=click.FloatRange(min=0.1),
+            metavar="SECONDS",
+            help="How long an answer may take. Raise it for a distant or busy machine.",
         ),
         click.option("--only", multiple=True, metavar="RULE", help="Run this rule; repeatable."),
     ):
@@ -64,6 +74,7 @@ def coordinator(
     submit_url: str,
     api_key: str,
     enrollment_code: str,
+    answer_s: float,
     as_json: bool,
     junit: Path | None,
     only: tuple[str, ...],
@@ -74,7 +85,7 @@ def coordinator(
     that start with `conformance-`, and break the protocol on purpose.
     """
     _check_names(only, CASE_IDS)
-    target = CoordinatorTarget(url, submit_url, api_key, enrollment_code)
+    target = CoordinatorTarget(url, submit_url, api_key, enrollment_code, answer_s)
     try:
         report = run_async(run_against_coordinator(target, only))
     except (OSError, InvalidHandshake, ValueError) as error:
@@ -112,6 +123,7 @@ def agent(
     port: int,
     authorities: tuple[str, ...],
     wait_s: float,
+    answer_s: float,
     as_json: bool,
     junit: Path | None,
     only: tuple[str, ...],
@@ -125,7 +137,7 @@ def agent(
     _check_names(only, AGENT_CASE_IDS)
 
     async def run() -> Report:
-        async with AgentListener(host, port, authorities) as listener:
+        async with AgentListener(host, port, authorities, answer_s) as listener:
             click.echo(f"waiting for an agent at {listener.url}", err=True)
             return await run_against_agent(listener, only, wait_s=wait_s)
 

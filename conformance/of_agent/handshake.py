@@ -17,7 +17,7 @@ from provider_agent.conformance.coordinator_peer import (
     new_job,
     new_welcome,
 )
-from provider_agent.conformance.peer import ANSWER_S, SILENCE_S
+from provider_agent.conformance.peer import SILENCE_S
 from provider_agent.protocol.frames import Challenge, Heartbeat, Hello, Rejected, ResumedJob
 from provider_agent.protocol.limits import (
     MAX_INTEGER,
@@ -203,9 +203,9 @@ async def refuses_other_protocol(agent: AgentUnderTest) -> str:
         agent.listener.selects_subprotocol = True
     await peer.send(Challenge(peer.nonce, "another protocol"))
     try:
-        async with asyncio.timeout(ANSWER_S):
+        async with asyncio.timeout(peer.answer_s):
             await peer.closed.wait()
     except TimeoutError:
-        raise NotHeld(f"the connection stays open for {ANSWER_S:g} s") from None
+        raise NotHeld(f"the connection stays open for {peer.answer_s:g} s") from None
     require(not any(isinstance(f, Hello) for f in peer.received), "it sent Hello")
     return f"closed with {peer.close_code}"

@@ -8,7 +8,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from provider_agent.conformance.agent_peer import AgentPeer, offer
 from provider_agent.conformance.case import CaseList, NotHeld, NotTested, require
 from provider_agent.conformance.coordinator_under_test import CoordinatorUnderTest
-from provider_agent.conformance.peer import ANSWER_S
 from provider_agent.protocol.frames import (
     AgentLimits,
     Capabilities,
@@ -130,7 +129,7 @@ async def refuses_second_hello(coordinator: CoordinatorUnderTest) -> str:
 async def limits_handshake(coordinator: CoordinatorUnderTest) -> str:
     peer = await coordinator.dial()
     await peer.expect(Challenge)
-    return await peer.expect_close(1008, within_s=HANDSHAKE_TIMEOUT_S + ANSWER_S)
+    return await peer.expect_close(1008, within_s=HANDSHAKE_TIMEOUT_S + peer.answer_s)
 
 
 @CASES.must(
@@ -161,7 +160,7 @@ async def closes_silent_connection(coordinator: CoordinatorUnderTest) -> str:
     limit_s = 3 * peer.welcome.heartbeat_ms / 1000
     if limit_s > MOST_SILENT_S:
         raise NotTested(f"three heartbeats take {limit_s:.0f} s")
-    return await peer.expect_close(1008, within_s=1.2 * limit_s + ANSWER_S)
+    return await peer.expect_close(1008, within_s=1.2 * limit_s + peer.answer_s)
 
 
 @CASES.must(

@@ -261,12 +261,13 @@ async def acknowledges_after_cancel(coordinator: CoordinatorUnderTest) -> str:
 
 @CASES.must("requests-overtaken", _REQUESTS, "Control frames are sent before pieces of a request.")
 async def sends_control_frames_first(coordinator: CoordinatorUnderTest) -> str:
-    agent = await coordinator.connect()
+    agent, other = await coordinator.connect(), await coordinator.connect()
     agent.socket.transport.pause_reading()
     model = agent.process.model_id
     large = await coordinator.post(chat_body(model, pad_bytes=HUGE_REQUEST_BYTES))
     await asyncio.sleep(SILENCE_S)
     small = await coordinator.post(chat_body(model))
+    await coordinator.run_job(other)  # a later request: the coordinator has the small one too
     await asyncio.sleep(SILENCE_S)
     agent.socket.transport.resume_reading()
     header = await agent.expect(JobHeader, where=lambda job: job.request_bytes < KIB)
@@ -298,7 +299,8 @@ async def sends_no_job_to_draining_agent(coordinator: CoordinatorUnderTest) -> s
     agent = await coordinator.connect()
     running = await coordinator.start(agent)
     await agent.send(Draining(60_000))
-    await asyncio.sleep(SILENCE_S)  # so that it arrives before the next request
+    await agent.settle()
+    await asyncio.sleep(SILENCE_S)  # so that it is handled before the next request
     request = await coordinator.post(running.submitted)
     await agent.expect_none(JobHeader)
     await running.write(ANSWER)

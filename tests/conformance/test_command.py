@@ -7,12 +7,15 @@ import msgspec
 
 from tests.kit.cli_process import run_command, start_command
 
+PATIENT = ("--timeout", "60")
+"""Every answer comes, in real time: the limit ends a test that has failed."""
+
 
 async def test_tests_a_coordinator(tmp_path: Path) -> None:
     async with start_command("coordinator", "--port", "0", home=tmp_path) as coordinator:
         http = (await coordinator.wait_for_log("  clients  ")).split()[1]
         agents = (await coordinator.wait_for_log("  agents   ")).split()[1]
-        arguments = ("conformance", "coordinator", agents, "--only", "job")
+        arguments = ("conformance", "coordinator", agents, "--only", "job", *PATIENT)
 
         passed = await run_command(
             *arguments, "--submit-url", http, "--json", "--junit", "out.xml", home=tmp_path
@@ -41,7 +44,7 @@ async def test_reports_what_prevents_a_run(tmp_path: Path) -> None:
 
 
 async def test_tests_an_agent(tmp_path: Path) -> None:
-    arguments = ("conformance", "agent", "--only", "hello", "--only", "job")
+    arguments = ("conformance", "agent", "--only", "hello", "--only", "job", *PATIENT)
     async with start_command(*arguments, home=tmp_path) as kit:
         found = re.search(r"ws://\S+", await kit.wait_for_log("waiting for an agent"))
         assert found

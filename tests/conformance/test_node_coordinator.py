@@ -22,6 +22,9 @@ from tests.kit.conformance_results import deviations
 EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 NODE: Final = shutil.which("node")
 
+ANSWER_S: Final = 60.0
+"""Every answer comes, in real time: the limit ends a test that has failed."""
+
 needs_node = pytest.mark.skipif(
     NODE is None or not (EXAMPLES / "node_modules" / "ws").is_dir(),
     reason="needs Node 20 or newer, and its packages: make examples",
@@ -42,7 +45,7 @@ async def running_coordinator() -> AsyncIterator[
         line = (await process.stdout.readline()).decode()
         found = re.fullmatch(r"clients: (\S+)  agents: (\S+)\n", line)
         assert found, line
-        yield CoordinatorTarget(found[2], found[1]), process
+        yield CoordinatorTarget(found[2], found[1], answer_s=ANSWER_S), process
     finally:
         if process.returncode is None:
             process.kill()
@@ -50,7 +53,7 @@ async def running_coordinator() -> AsyncIterator[
 
 
 @needs_node
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_the_coordinator_in_node_conforms() -> None:
     async with running_coordinator() as (target, _):
         report = await run_against_coordinator(target, ())
@@ -61,6 +64,7 @@ async def test_the_coordinator_in_node_conforms() -> None:
 
 
 @needs_node
+@pytest.mark.timeout(600)
 async def test_the_coordinator_in_node_drains() -> None:
     async with running_coordinator() as (target, process), CoordinatorUnderTest(target) as kit:
         agent = await kit.connect()
