@@ -4,6 +4,7 @@ import ssl
 from typing import Final
 
 from websockets.exceptions import InvalidProxy, InvalidStatus, NegotiationError, ProxyError
+from websockets.http11 import Response
 
 from provider_agent.adapters.responses.retry_after import parse_retry_after
 from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
@@ -29,21 +30,7 @@ class DialFailed(Exception):
 def explain(error: Exception) -> Disconnect:
     """Return what an exception of `websockets.connect` means for the next dial."""
     if isinstance(error, InvalidStatus):
-        status = error.response.status_code
-        wait = parse_retry_after(error.response.headers.get("Retry-After"))
-        detail = f"the server answered the upgrade with HTTP status {status}"
-        if status in (401, 403):
-            return Disconnect(
-                DisconnectCause.UNAUTHORIZED, f"{detail}; check [coordinator] token_file", wait
-            )
-        if status == 404:
-            detail += "; is the path of [coordinator] url right (often /provider/connect)?"
-        told_to_wait = status in _TOLD_TO_WAIT
-        return Disconnect(
-            DisconnectCause.TOLD_TO_WAIT if told_to_wait else DisconnectCause.UPGRADE_REFUSED,
-            detail,
-            wait,
-        )
+        return _explain_status(error.response)
     if isinstance(error, NegotiationError):
         # RFC 6455, section 4.2.2: a server selects a subprotocol that the client has offered.
         return Disconnect(
@@ -75,4 +62,23 @@ def explain(error: Exception) -> Disconnect:
         return Disconnect(DisconnectCause.LOST, f"{detail}and does it need a client certificate?")
     return Disconnect(
         DisconnectCause.UPGRADE_REFUSED, "the response is not that of a WebSocket server"
+    )
+
+
+def _explain_status(response: Response) -> Disconnect:
+    """Return what an HTTP response other than an upgrade means for the next dial."""
+    status = response.status_code
+    wait = parse_retry_after(response.headers.get("Retry-After"))
+    detail = f"the server answered the upgrade with HTTP status {status}"
+    if status in (401, 403):
+        return Disconnect(
+            DisconnectCause.UNAUTHORIZED, f"{detail}; check [coordinator] token_file", wait
+        )
+    if status == 404:
+        detail += "; is the path of [coordinator] url right (often /provider/connect)?"
+    told_to_wait = status in _TOLD_TO_WAIT
+    return Disconnect(
+        DisconnectCause.TOLD_TO_WAIT if told_to_wait else DisconnectCause.UPGRADE_REFUSED,
+        detail,
+        wait,
     )
