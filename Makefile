@@ -50,7 +50,7 @@ coverage: $(DEV)
 examples: examples/node_modules/.package-lock.json
 
 examples/node_modules/.package-lock.json: examples/package-lock.json
-	@cd examples && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@cd examples && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 # Random and never the same twice; failures are kept in .hypothesis and tried first the next time.
