@@ -244,9 +244,14 @@ class JobExecution:
             log.debug("job not failed over", **self._log_fields(error=error.code, reason=reason))
 
     def _deadline_passed(self) -> None:
-        self._report_hang()
         text = f"the deadline of {self.header.deadline_ms} ms passed"
-        self.stop(StopReason.DEADLINE_EXCEEDED, text)
+        try:
+            self._report_hang()
+        except Exception:
+            log.exception("job failed by an internal error", **self._log_fields())
+            self.stop(StopReason.INTERNAL, INTERNAL_TEXT)
+        else:
+            self.stop(StopReason.DEADLINE_EXCEEDED, text)
 
     def _report_hang(self) -> None:
         """Report a backend failure if a deadline of at least `HANG_S` passed without a response.
