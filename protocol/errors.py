@@ -71,7 +71,7 @@ REGISTRY: Final[dict[ErrorCode, ErrorEntry]] = {
     ErrorCode.FORMAT_NOT_SUPPORTED: ErrorEntry(
         Fault.COORDINATOR,
         True,
-        "The model is served, but not natively in this format or operation.",
+        "The model is served, but not in this format or operation.",
     ),
     ErrorCode.OUT_OF_CAPACITY: ErrorEntry(
         Fault.COORDINATOR, True, "The agent already runs as many jobs as it advertised."

@@ -1,7 +1,7 @@
 """Wire formats, their operations and the HTTP path of each operation.
 
 A job names a wire format and an operation; an empty operation means the format's main one. Every
-server that natively supports an operation serves it at the same path (OpenAI and Anthropic API
+server that supports an operation serves it at the same path (OpenAI and Anthropic API
 references), so the coordinator's HTTP API and the adapters share one table.
 """
 

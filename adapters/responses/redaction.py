@@ -1,7 +1,8 @@
 """Removes secrets from text that leaves the process: logs and upstream error bodies.
 
-It replaces secrets that are known by value, and any text in the form of a key. A false positive
-costs a word of a log line; a miss costs the operator's account.
+It replaces secrets that are known by value, and text that matches a pattern below: keys, tokens,
+logins in URLs, account ids. A false positive costs a word of a log line; a miss costs the
+operator's account.
 """
 
 import re
@@ -16,8 +17,8 @@ _SLACK_BYTES: Final = 4096
 
 _PLACEHOLDER: Final = "[redacted]"
 
-# Every pattern takes linear time: each repetition is over one character class, and one without an
-# upper limit ends in a match, so that its characters are not scanned again.
+# Every pattern takes linear time. Each repetition is over one character class, and after an
+# unbounded one the pattern requires nothing more: the search continues after the match.
 _NAMED_VALUE: Final = re.compile(
     r"""(?P<name>(?:api[-_]?key|authorization|token|secret|password|key)
         ["']?\s{0,3}[:=]\s{0,3}["']?)
@@ -47,7 +48,7 @@ _USERINFO: Final = re.compile(r"(?P<name>://)[^\s/@:\"']{0,256}:[^\s/@\"']{1,256
 
 
 def redact(text: str, secrets: Collection[str]) -> str:
-    """Replace every known secret, and text in the form of a key, by `[redacted]`.
+    """Replace every known secret, and text that matches a pattern of a secret, by `[redacted]`.
 
     Args:
         text: any content.
@@ -69,7 +70,7 @@ def redact_bytes(body: bytes, limit: int, secrets: Collection[str]) -> bytes:
     """Redact an upstream error body, then cut it to `limit` bytes, possibly inside a placeholder.
 
     All other bytes stay as they are, in any encoding. If the body ends with the beginning of a
-    known secret (the caller may have cut it), that is removed too.
+    known secret, of at least `MIN_SECRET_CHARS`, that is removed too: the caller may have cut it.
     """
     # Latin-1 maps every byte to one character and back.
     text = body[: limit + _SLACK_BYTES].decode("latin-1")
@@ -79,7 +80,7 @@ def redact_bytes(body: bytes, limit: int, secrets: Collection[str]) -> bytes:
 
 
 def _drop_partial_secret(text: str, secrets: Collection[str]) -> str:
-    """Remove the beginning of a known secret from the end of `text`."""
+    """Remove the beginning of a known secret, if at least `MIN_SECRET_CHARS`, from the end."""
     cut = len(text)
     for secret in secrets:
         for length in range(len(secret) - 1, MIN_SECRET_CHARS - 1, -1):

@@ -1,4 +1,4 @@
-"""One execution of a job on one backend, and how it reports its outcome."""
+"""The record of one execution of a job on one backend."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from provider_agent.agent.backends.model_use import JobTiming
 
 
 class Attempt:
-    """One execution of a job on one backend.
+    """The record of one execution of a job on one backend.
 
     The first call of `succeeded`, `failed` or `abandoned` settles the attempt; further calls do
     nothing. The code that ends a job can therefore always call `abandoned`.
@@ -18,9 +18,13 @@ class Attempt:
         admission: the backend's admission control; records the start and the outcome.
         on_settled: called once, with whether the backend's health should be checked at once.
         on_timing: called with the timing of a completed stream.
+
+    Attributes:
+        backend: executes the job.
+        report_timing: `on_timing`.
     """
 
-    __slots__ = ("_admission", "_generation", "_on_settled", "_settled", "backend", "measured")
+    __slots__ = ("_admission", "_generation", "_on_settled", "_settled", "backend", "report_timing")
 
     def __init__(
         self,
@@ -32,7 +36,7 @@ class Attempt:
         self.backend = backend
         self._admission = admission
         self._on_settled = on_settled
-        self.measured = on_timing
+        self.report_timing = on_timing
         self._generation = admission.start()
         self._settled = False
 
@@ -54,7 +58,7 @@ class Attempt:
             self._on_settled(self._admission.failed(self._generation, error))
 
     def abandoned(self, usage_tokens: int = 0) -> None:
-        """Record that the job was stopped, or failed by a defect of the agent.
+        """Record that the job was stopped, or failed by a defect of the agent or its adapter.
 
         Neither is information about the backend, but the job may have used `usage_tokens`.
         """

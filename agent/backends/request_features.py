@@ -59,7 +59,7 @@ def _smallest(limits: Iterable[int | None]) -> int | None:
 
 
 def _common_kinds(reported: Sequence[frozenset[str] | None]) -> list[str] | None:
-    """Return the kinds that all report; None if one reports nothing."""
+    """Return the kinds that all backends report; None if one does not report its kinds."""
     known = [kinds for kinds in reported if kinds is not None]
     if len(known) != len(reported):
         return None
@@ -67,6 +67,6 @@ def _common_kinds(reported: Sequence[frozenset[str] | None]) -> list[str] | None
 
 
 def _all_of(values: Iterable[bool | None]) -> bool | None:
-    """Return False if one value is, otherwise None if one is unknown, otherwise True."""
+    """Return False if any value is False; else None if any is unknown; else True."""
     distinct = set(values)
     return False if False in distinct else None if None in distinct else True

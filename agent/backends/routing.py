@@ -20,7 +20,8 @@ class Route(Struct, frozen=True):
         in_flight: the number of this agent's jobs on the backend now.
         capacity: the most jobs of this agent on the backend at the same time; 0 if it may receive
             no job now.
-        retry_after_s: seconds until the backend accepts jobs again; None if unknown.
+        retry_after_s: seconds until the backend's token limit admits jobs again; None if it admits
+            them now, or the backend has no limit.
         model_id: the model that the backend serves.
     """
 
@@ -45,7 +46,8 @@ class Refusal(Struct, frozen=True):
     Attributes:
         code: a code of the error registry.
         message: human-readable.
-        retry_after_s: seconds until there may be capacity again; None if unknown.
+        retry_after_s: the shortest wait for a token limit; None if no backend waits for one. A
+            backend that is at capacity may accept a job sooner.
     """
 
     code: ErrorCode
@@ -72,12 +74,12 @@ def choose_routes(
         wanted = f"{operation_name!r} in format {wire_format!r}" if operation_name else wire_format
         return Refusal(
             ErrorCode.FORMAT_NOT_SUPPORTED,
-            f"no backend that serves the model supports {wanted} natively",
+            f"no backend that serves the model supports {wanted}",
         )
     free = [route for route in supporting if route.in_flight < route.capacity]
     if not free:
         waits = [route.retry_after_s for route in supporting if route.retry_after_s is not None]
-        text = "every backend that serves the model is at capacity"
+        text = "every backend that supports the request is at capacity or over its token limit"
         return Refusal(ErrorCode.OUT_OF_CAPACITY, text, min(waits, default=None))
     return sorted(
         free, key=lambda route: (not route.native, route.in_flight / route.capacity, route.order)

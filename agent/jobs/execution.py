@@ -204,7 +204,7 @@ class JobExecution:
         if started is None or first_byte_s is None or not is_event_stream(started.content_type):
             return
         usage = self.channel.outcome.usage
-        self._attempt.measured(
+        self._attempt.report_timing(
             JobTiming(
                 input_tokens=usage.input_tokens,
                 cached_tokens=usage.cached_tokens,

@@ -325,8 +325,7 @@ def _no_agent_error(code: ErrorCode, client_request: ClientRequest) -> ClientErr
         case ErrorCode.FORMAT_NOT_SUPPORTED:
             operation = client_request.operation
             message = (
-                f"The model `{model}` is offered, but not natively for {operation.wire_format} "
-                f"{operation}."
+                f"The model `{model}` is offered, but not for {operation.wire_format} {operation}."
             )
         case ErrorCode.OUT_OF_CAPACITY:
             message = f"Every provider of the model `{model}` is busy or offline; try again soon."
