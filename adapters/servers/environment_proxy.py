@@ -1,7 +1,7 @@
 """Proxy settings from environment variables.
 
-aiohttp's `trust_env` also reads `~/.netrc`. A login in that file for the same host conflicts
-with the operator's API key: aiohttp 3.14 raises ValueError.
+Replaces aiohttp's `trust_env`, which also reads `~/.netrc`. A login in that
+file for the same host conflicts with the operator's API key: aiohttp 3.14 raises ValueError.
 """
 
 from urllib.parse import urlsplit
@@ -9,7 +9,11 @@ from urllib.request import getproxies, proxy_bypass
 
 
 def environment_proxy(url: str) -> str | None:
-    """Return the proxy of `HTTPS_PROXY` or `HTTP_PROXY`; None if unset or `NO_PROXY` applies."""
+    """Return the proxy for a URL; None if none is set or `NO_PROXY` applies.
+
+    The URL's scheme selects `HTTPS_PROXY` or `HTTP_PROXY`. On macOS and Windows the system's proxy
+    settings apply if no such variable is set.
+    """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

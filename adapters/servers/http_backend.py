@@ -49,7 +49,8 @@ from provider_agent.protocol.limits import KIB, MAX_ERROR_BODY_BYTES, MIB
 from provider_agent.protocol.trace_context import is_traceparent
 
 API_TIMEOUT_S: Final = 10.0
-"""Timeout of an API request. A busy server may need seconds to respond."""
+"""Timeout of an API request, and of reading the error body of a failed job. A busy server may need
+seconds to respond."""
 
 MAX_RESPONSE_BYTES: Final = 16 * MIB
 """Limit of the response to an API request. The catalog of a passthrough has about 2 MiB."""
@@ -58,7 +59,7 @@ KEEP_ALIVE_S: Final = 4.0
 """llama.cpp and vLLM close idle connections after 5 s; closing them earlier avoids a race."""
 
 LARGE_BODY_BYTES: Final = MIB
-"""aiohttp warns about a larger body in bytes, and writes a file in pieces instead."""
+"""aiohttp warns about a larger `bytes` body; it writes a file object in pieces, without warning."""
 
 READ_AHEAD_BYTES: Final = 32 * KIB
 """aiohttp buffers twice this size of a paused response, plus one read of the event loop. With its
@@ -74,11 +75,12 @@ BodyT = TypeVar("BodyT")
 
 
 class ServerResponse(msgspec.Struct, frozen=True):
-    """The complete response to an API request.
+    """The complete response to an API request, or the error response of a failed job.
 
     Attributes:
         status: HTTP status.
-        body: the body, at most `MAX_RESPONSE_BYTES`.
+        body: the body, at most `MAX_RESPONSE_BYTES`; of a failed job, its first
+            `MAX_ERROR_BODY_BYTES`.
         headers: the headers, with case-insensitive names.
     """
 
@@ -120,7 +122,7 @@ class HttpBackend(Backend):
         self._lazy_session: aiohttp.ClientSession | None = None
         self._upstream_ids: dict[str, str] = {}
         self._wall_clock: Callable[[], float] = time.time
-        self._running_jobs: set[JobTimeouts] = set()
+        self._running_timeouts: set[JobTimeouts] = set()
 
     # --- API requests --------------------------------------------------------------------------
 
@@ -246,12 +248,12 @@ class HttpBackend(Backend):
     async def execute(self, job: Job, sink: JobSink) -> None:
         """Execute one job; see `Backend.execute`."""
         operation = find_operation(job.format, job.operation)
-        if operation is None:
+        if operation is None:  # routing already refuses such jobs
             raise ModelNotFound(f"no operation {job.operation!r} in format {job.format!r}")
         request = self.prepare(job, operation)
         timeouts = JobTimeouts(self.timeouts)
         relay = Relay(operation, sink, timeouts, estimated_start=self.estimates_prompt)
-        self._running_jobs.add(timeouts)
+        self._running_timeouts.add(timeouts)
         try:
             with map_aiohttp_errors():
                 async with (
@@ -262,12 +264,16 @@ class HttpBackend(Backend):
                         raise await self._read_status_error(response)
                     await relay.run(response, self._secrets())
         finally:
-            self._running_jobs.discard(timeouts)
+            self._running_timeouts.discard(timeouts)
 
     async def _post(
         self, path: str, body: bytes, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
-        """Send a job; retry once if the server had just closed an idle connection."""
+        """Send a job, once more if an established connection fails before the response headers.
+
+        The usual cause is that the server closed the idle connection while the job was sent. This
+        is not checked: a server that fails later may have started the job, and receives it twice.
+        """
         url = self.settings.url + path
         try:
             return await self._session().post(
@@ -289,9 +295,9 @@ class HttpBackend(Backend):
 
     async def close(self) -> None:
         """Close all connections; running jobs fail with `Transport`."""
-        for timeouts in self._running_jobs:
+        for timeouts in self._running_timeouts:
             timeouts.close()
-        self._running_jobs.clear()
+        self._running_timeouts.clear()
         session, self._lazy_session = self._lazy_session, None
         if session is not None:
             await session.close()
@@ -316,7 +322,7 @@ class HttpBackend(Backend):
         return self._lazy_session
 
     def _headers(self, job: Job | None = None) -> dict[str, str]:
-        """Return the request headers. None of them comes from the client."""
+        """Return the request headers. Only a valid `traceparent` comes from the client."""
         headers = {
             "User-Agent": "provider-agent",
             "Content-Type": "application/json",

@@ -1,8 +1,10 @@
 """Monitors one backend: its health, its models, its load and the jobs that it executes.
 
-The backend is checked periodically, at once after a failure, and more often while it is down or
-loading. A backend that the operator removed or changed is retired: it is no longer checked, its
-running jobs finish, and it is closed when the last of them has ended.
+The backend is checked periodically: every `interval_s` while it is healthy, every 2 s while it may
+be loading, and while it is down after waits that grow from 1 to 2 s to 30 to 60 s, whatever
+`interval_s` is. Some failures of jobs trigger a check (`AdmissionControl.failed`). A backend that
+the operator removed or changed is retired: it is no longer checked, its running jobs finish, and it
+is closed when the last of them has ended.
 """
 
 import asyncio
@@ -30,13 +32,15 @@ from provider_agent.event_log import EventLogger
 log = EventLogger(__name__)
 
 LOADING_INTERVAL_S: Final = 2.0
-"""Seconds between checks of a server that loads its model, so that it receives jobs soon after."""
+"""Seconds between checks of a server that loads its model, so that it receives jobs soon after. A
+native server that refuses connections counts as loading: a stopped one is checked as often."""
 
 RECHECK_PAUSE_S: Final = 2.0
-"""The fewest seconds between a check and a later check that a failed job triggers."""
+"""A check that a failed job triggers starts at least this long after the previous check ended."""
 
 MAX_RETRY_S: Final = 60.0
-"""The longest wait in seconds between checks of a server that is down; the first wait is 1 to 2."""
+"""The longest wait in seconds between checks of a server that is down and not loading; the first
+wait is 1 to 2."""
 
 LOAD_INTERVAL_S: Final = 10.0
 """Seconds between two reads of a server's load, about one heartbeat; also the timeout of a read."""
@@ -58,7 +62,7 @@ class HealthMonitor:
         uniform: returns random numbers in [0, 1).
 
     Attributes:
-        state: the result of the last health check.
+        state: the result of the last health check that counted; a timeout while jobs run does not.
         last_models: the models that the backend offered when it was last healthy.
         markup: share that is added to the upstream's prices, 0.05 for five percent; None: nothing.
         checked_at: the loop time when the last check ended; None before the first.
@@ -128,7 +132,8 @@ class HealthMonitor:
         self.running -= 1
         if not self.running:
             self._idle.set()
-        # Reported now, because a failing server may delay the next check.
+        # The failure may have opened the breaker. It is reported now, because a hanging server
+        # delays the next check.
         self._report_change()
 
     # --- health ----------------------------------------------------------------------------------
@@ -148,7 +153,8 @@ class HealthMonitor:
                 next_check_s = self._next_check_s()
                 next_check = loop.time() + next_check_s
                 log.debug("next health check", backend=self.backend.id, wait_s=next_check_s)
-            await self._read_load()
+            else:
+                await self._read_load()
             self._report_change()
             wait_s = min(next_check - loop.time(), LOAD_INTERVAL_S)
             if self.admission.is_open:
@@ -165,7 +171,7 @@ class HealthMonitor:
         self._recheck.set()
 
     def set_interval(self, interval_s: float) -> None:
-        """Change the seconds between checks; if the value is new, check at once."""
+        """Change the seconds between checks; if the value is new, check within seconds."""
         if interval_s != self._interval_s:
             self._interval_s = interval_s
             self._recheck.set()
@@ -182,7 +188,7 @@ class HealthMonitor:
         self.closed = True
 
     async def check(self) -> None:
-        """Check the backend's health and models, and report what changed."""
+        """Check the backend's health and models, read its load, and report what changed."""
         before = self.state
         self._recheck.clear()  # before the check: a job that fails during it triggers another one
         now = await check_backend(self.backend)

@@ -186,6 +186,7 @@ async def test_load_is_read_regularly(interval_s: float) -> None:
     async with DiscoveryHarness(backend, interval_s=interval_s) as harness:
         await asyncio.sleep(1)
         assert harness.discovery.states[0].load == ServerLoad(running=1, waiting=2)
+        assert backend.load_calls == backend.checks, "the load was once read twice at each check"
         backend.reported_load = ServerLoad(running=7)
         await asyncio.sleep(LOAD_INTERVAL_S)
         assert harness.discovery.states[0].load == ServerLoad(running=7)
