@@ -1,10 +1,10 @@
-"""The adapter for llama.cpp's server, which runs one model, or a router over several models.
+"""The adapter for llama.cpp's server, which serves one model or, as a router, several.
 
 `/v1/models` needs no key on many builds, so the key is checked with `/props`, which also reports
 the number of slots and the context window of one slot. While a model loads, every route returns
-503. An empty request shows whether a route exists: it returns 400 (500 for Messages) if it does,
-404 if the build does not have it, and 501 if the server was started without it (observed, and
-`tools/server/README.md` of llama.cpp).
+503. A request with only a model shows whether a route exists: it returns 400 (500 for Messages) if
+it does, 404 if the build does not have it, and 501 if the server was started without it (observed,
+and `tools/server/README.md` of llama.cpp).
 """
 
 import re
@@ -119,12 +119,14 @@ class LlamaCppBackend(HttpBackend):
 
     kind: ClassVar[str] = "llamacpp"
     default_url: ClassVar[str] = "http://127.0.0.1:8080"
-    # These select the slot of another request, or other weights than the advertised ones.
+    # The first three select the slot of another request, or other weights than the advertised ones.
+    # `n_cache_reuse` reuses cached chunks at other positions, which changes the answer.
     request_policy: ClassVar[RequestPolicy] = RequestPolicy(
         frozenset({"id_slot", "slot_id", "lora", "n_cache_reuse"})
     )
     default_max_concurrent: ClassVar[int] = 4
-    # While a request waits for a slot, no byte is sent; older builds do not even send headers.
+    # While a request waits for a slot, no byte of the body is sent; older builds do not even send
+    # headers.
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(first_byte_s=600.0)
 
     def __init__(
@@ -133,7 +135,7 @@ class LlamaCppBackend(HttpBackend):
         super().__init__(settings, clock=clock)
         self._probe_cache = ProbeCache()
         self._load_queries: dict[str, str] = {}
-        """The query string for the load of each model that is awake; empty without a router."""
+        """An awake model's server id → the query string that selects it; "" without a router."""
         self._asleep: list[str] = []
         self._speeds: dict[str, _Speed] = {}
         self._disabled_routes: set[str] = set()
@@ -154,12 +156,13 @@ class LlamaCppBackend(HttpBackend):
         self._update_max_concurrent(props.total_slots)
         self._load_queries, self._asleep = {}, []
         for model in models.data:
-            self._watch_load(model, props, "")
+            self._note_model_state(model, props, "")
         return self.select_models(
             [await self._model(model, models, props) for model in models.data]
         )
 
-    def _watch_load(self, model: _Model, props: _Props, query: str) -> None:
+    def _note_model_state(self, model: _Model, props: _Props, query: str) -> None:
+        """Remember for `load` whether the model is asleep."""
         if props.is_sleeping:
             self._asleep.append(model.id)
         else:
@@ -229,7 +232,9 @@ class LlamaCppBackend(HttpBackend):
             self.version = self.version or props.build_info
             slots.append(props.total_slots or 0)
             found.append(await self._model(model, models, props))
-            self._watch_load(model, props, query)
+            self._note_model_state(model, props, query)
+        # Each model has slots of its own, but the limit covers the backend: a smaller one would
+        # leave slots idle when all jobs are for the model with the most.
         self._update_max_concurrent(max(slots, default=None))
         return found
 
@@ -272,7 +277,8 @@ class LlamaCppBackend(HttpBackend):
         capabilities = next((m.capabilities for m in listed.models if m.model == model_id), [])
         completes = not capabilities or "completion" in capabilities
         build = f"{props.build_info}\n{props.model_path}\n{model_id}"
-        if props.is_sleeping:  # a probe would wake the model
+        if props.is_sleeping:
+            # A probe would wake the model. Every build has the chat route.
             found = self._probe_cache.cached(build) or _CHAT
         else:
             found = await self._probe_cache.get(build, partial(self._probe, model_id))
@@ -284,14 +290,17 @@ class LlamaCppBackend(HttpBackend):
         )
 
     async def _supports(self, operation: Operation, model_id: str) -> bool:
-        """Return whether the build has this route and was started with it."""
+        """Return whether the server has this route and has not disabled it."""
         response = await self.probe_route(operation, {"model": model_id})
         # "not OAI compatible": embeddings are enabled, but only for llama.cpp's own API.
         return response.status not in ROUTE_ABSENT and b"not OAI compatible" not in response.body
 
 
 def offered_id(upstream_id: str) -> str:
-    """Return the id for jobs: the server's alias, or the stem of the model file without one."""
+    """Return the id for jobs: the server's alias.
+
+    Without an alias, it is the model's file name without folder, split number and `.gguf`.
+    """
     file = _MODEL_FILE.fullmatch(re.split(r"[/\\]", upstream_id)[-1])
     return file.group(1) if file else upstream_id
 

@@ -56,7 +56,7 @@ class HostileHarness(Struct):
 
     def clear_history(self) -> None:
         """Forget what only the test kit keeps, so that it does not count as the agent's memory."""
-        for history in (self.peer.frames, self.peer.messages, self.peer._untaken):
+        for history in (self.peer.frames, self.peer.messages, self.peer._unreturned):
             history.clear()
         for job_id in self.peer.data.keys() - self.peer.protocol.streams.keys():
             del self.peer.data[job_id]

@@ -66,13 +66,19 @@ def welcome(
 class AgentAtCoordinator:
     """The coordinator's end of one connection.
 
+    Args:
+        socket: the WebSocket.
+        authority: the `host:port` that the agent dialed.
+        lost: the connection whose session this one resumes, if the agent asks; None: none.
+
     Attributes:
         socket: the WebSocket.
         protocol: the state machine of this connection.
         frames: all received frames.
-        messages: all received frames, by message.
+        messages: all received frames, by message. A frame that violates the protocol is only here.
         data: the received bytes of each job's response.
-        acknowledges: whether to send acknowledgements at once; else with `send_pending_frames`.
+        acknowledges: whether to send acknowledgements at once; else with the next
+            `send_pending_frames`, `send_jobs` or `cancel`.
         violation: the agent's violation of the protocol, if any.
         closed: set when the connection has ended.
     """
@@ -92,7 +98,7 @@ class AgentAtCoordinator:
         self.acknowledges = True
         self.violation: ProtocolError | None = None
         self.closed = asyncio.Event()
-        self._untaken: list[AgentFrame] = []
+        self._unreturned: list[AgentFrame] = []
         self._changed = asyncio.Event()
 
     # --- receiving ---------------------------------------------------------------------
@@ -100,22 +106,24 @@ class AgentAtCoordinator:
     async def next(self, kind: type[FrameT], job_id: bytes | None = None) -> FrameT:
         """Wait for the oldest frame of a type (and job) that was not returned yet."""
         while True:
-            for frame in self._untaken:
+            for frame in self._unreturned:
                 if isinstance(frame, kind) and job_id in (None, getattr(frame, "job_id", None)):
-                    self._untaken.remove(frame)
+                    self._unreturned.remove(frame)
                     return frame
-            assert not self.closed.is_set(), f"no {kind.__name__} before the end: {self.frames}"
+            assert not self.closed.is_set(), (
+                f"the connection closed without a {kind.__name__}: {self.frames}"
+            )
             self._changed.clear()
             await self._changed.wait()
 
     async def end(self, job_id: bytes) -> JobEnd:
         """Wait for the end of a job."""
-        while not (ends := _ends(self._untaken, job_id)):
-            assert not self.closed.is_set(), "no end of the job before the connection's"
+        while not (ends := _ends(self._unreturned, job_id)):
+            assert not self.closed.is_set(), "the connection closed before the job ended"
             self._changed.clear()
             await self._changed.wait()
         (end,) = ends
-        self._untaken.remove(end)
+        self._unreturned.remove(end)
         return end
 
     async def error(self, job_id: bytes) -> JobError:
@@ -131,7 +139,7 @@ class AgentAtCoordinator:
     async def wait_for_bytes(self, job_id: bytes, count: int) -> bytes:
         """Wait for `count` bytes of a job's response; returns all received bytes."""
         while len(self.data.get(job_id, b"")) < count:
-            assert not self.closed.is_set(), "the connection ended before the response"
+            assert not self.closed.is_set(), "the connection closed before these bytes"
             self._changed.clear()
             await self._changed.wait()
         return bytes(self.data[job_id])
@@ -167,7 +175,11 @@ class AgentAtCoordinator:
         await self.send_pending_frames()
 
     async def settle(self) -> None:
-        """Wait until the agent has read everything sent so far: it answers pings in order."""
+        """Wait until the agent's WebSocket library has received everything sent so far.
+
+        The agent may not have processed it yet. An agent that runs in this event loop has at least
+        been scheduled to read it, because the library answers a ping after the messages before it.
+        """
         await (await self.socket.ping())
 
     async def close(self, code: int, reason: str = "") -> None:
@@ -192,7 +204,7 @@ class AgentAtCoordinator:
                 decoded = VERSION_1.decode_from_agent(message, MAX_MESSAGE_TO_COORDINATOR_BYTES)
                 self.messages.append(decoded.frames)
                 for frame in decoded.frames:
-                    await self._take(frame, answer)
+                    await self._receive(frame, answer)
                 if self.acknowledges or self.protocol.state is not State.OPEN:
                     await self.send_pending_frames()
                 self._changed.set()
@@ -205,12 +217,12 @@ class AgentAtCoordinator:
             self.closed.set()
             self._changed.set()
 
-    async def _take(
+    async def _receive(
         self, frame: AgentFrame, answer: Callable[[Hello], Welcome | Rejected | None]
     ) -> None:
         event = self.protocol.receive(frame)
         self.frames.append(frame)
-        self._untaken.append(frame)
+        self._unreturned.append(frame)
         if isinstance(event, Chunk):
             self.data[event.job_id] += event.data
             self.protocol.consumed(event.job_id, len(event.data))
@@ -245,7 +257,7 @@ class ScriptedCoordinator:
         resumes: whether it resumes the session of the previous connection.
         refusals: HTTP responses (status and headers) to the next upgrades, one each.
         upgrades: the headers of every upgrade request.
-        agents: all connections.
+        agents: all connections of agents, in order.
     """
 
     def __init__(
@@ -269,7 +281,7 @@ class ScriptedCoordinator:
         return f"{scheme}://127.0.0.1:{self.port}{CONNECT_PATH}"
 
     async def next_agent(self) -> AgentAtCoordinator:
-        """Wait for the next upgraded connection."""
+        """Wait for the next connection that was upgraded; an agent may have several."""
         return await self._new_agents.get()
 
     async def __aenter__(self) -> Self:
@@ -332,8 +344,8 @@ class ScriptedCoordinator:
 
 
 def _listener(port: int) -> socket.socket:
-    # asyncio sets TCP_NODELAY only when the protocol is named; without it, the second of two frames
-    # waits for the delayed TCP acknowledgement of the first.
+    # asyncio sets TCP_NODELAY only on sockets created with IPPROTO_TCP; without TCP_NODELAY, the
+    # second of two frames waits for the delayed TCP acknowledgement of the first.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # A small buffer, so that `stop_reading` soon blocks the agent, whatever the system's default.
