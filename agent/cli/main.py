@@ -65,7 +65,7 @@ def main() -> None:
     """Serve a coordinator's jobs with your own inference servers.
 
     The agent dials the coordinator, offers the models of your servers, runs each job on a server
-    that natively supports the job's wire format, and relays the response byte for byte.
+    that supports the job's wire format, and relays the response byte for byte.
 
     \b
     First steps:
