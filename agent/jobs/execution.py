@@ -284,6 +284,8 @@ class JobExecution:
 
     def _finish(self, end: JobEnd) -> None:
         self._timer.cancel()
+        # The channel is kept until the end is acknowledged; it no longer needs the request.
+        self.channel.request.take()
         self.channel.report = self._report()
         tokens = usage_tokens(self.channel.outcome)
         if isinstance(end, JobResult):

@@ -6,10 +6,7 @@ from provider_agent.adapters.base import (
     Transport,
 )
 from provider_agent.agent.jobs.execution import StopReason
-from provider_agent.protocol.frames import (
-    JobError,
-    JobResult,
-)
+from provider_agent.protocol.frames import JobError, JobResult, RequestChunk
 from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from tests.kit.jobs import new_job, submit_job
 from tests.kit.jobs_harness import JobsHarness, start_job
@@ -165,3 +162,14 @@ async def test_an_adapters_error_at_the_deadline_is_ignored() -> None:
     job = new_job(deadline_ms=1000)
     submit_job(harness.jobs, job)
     assert (await harness.error(job)).code == "deadline_exceeded"
+
+
+async def test_cancelled_job_releases_its_request_before_its_end_is_acknowledged() -> None:
+    # A coordinator that cancelled half-sent requests once filled the agent's memory.
+    harness = JobsHarness(ScriptedBackend())
+    job = new_job()
+    harness.jobs.submit(job.header)
+    harness.jobs.receive_request(RequestChunk(job.job_id, 0, job.request[:5]))
+    harness.jobs.cancel(job.job_id, "the client disconnected")
+    await harness.jobs.wait_until_idle()
+    assert harness.outbox.channel(job.job_id).request.take() == b""
