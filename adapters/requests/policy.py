@@ -31,6 +31,10 @@ class RequestPolicy(msgspec.Struct, frozen=True):
 WEB_SEARCH_TOOLS: Final = ("web_search", "web_fetch")
 """Prefixes of the tool types that make a server search the web."""
 
+# A decoder per type: `msgspec.json.decode` with `type` would build one for each tool.
+_TOOLS: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_TOOL: Final = msgspec.json.Decoder(dict[str, object])
+
 
 def apply_policy(fields: dict[str, msgspec.Raw], policy: RequestPolicy, mode: PolicyMode) -> None:
     """Apply a policy to a request's fields.
@@ -66,7 +70,7 @@ def _forwarded_tools(tools: msgspec.Raw, forbidden: tuple[str, ...]) -> list[msg
     if not forbidden:
         return None
     try:
-        listed = msgspec.json.decode(tools, type=list[msgspec.Raw])
+        listed = _TOOLS.decode(tools)
     except ValueError:
         return None  # not a list: the server rejects it
     kept = [tool for tool in listed if not _has_type(tool, forbidden)]
@@ -76,7 +80,7 @@ def _forwarded_tools(tools: msgspec.Raw, forbidden: tuple[str, ...]) -> list[msg
 def _has_type(tool: msgspec.Raw, prefixes: tuple[str, ...]) -> bool:
     """Whether a tool's type starts with a prefix; False if malformed: the server rejects it."""
     try:
-        fields = msgspec.json.decode(tool, type=dict[str, object])
+        fields = _TOOL.decode(tool)
     except ValueError:
         return False
     types = [value for name, value in fields.items() if name.casefold() == "type"]

@@ -26,7 +26,7 @@ from provider_agent.agent.link.tls import UnusableFile, client_context
 from provider_agent.agent.link.watchdogs import CountingConnection
 from provider_agent.agent.version import agent_version
 from provider_agent.protocol.auth import canonical_authority
-from provider_agent.protocol.limits import KIB, MAX_MESSAGE_TO_AGENT_BYTES, MIB
+from provider_agent.protocol.limits import KIB, MAX_MESSAGE_TO_AGENT_BYTES
 from provider_agent.websocket.socket_options import set_socket_options
 
 CLOSE_TIMEOUT_S: Final = 5.0
@@ -36,10 +36,6 @@ WRITE_LIMIT_BYTES: Final = 16 * KIB
 """Bytes that may wait in this process's write buffer while the kernel's socket buffer is full. A
 larger buffer delays control frames and small responses: with 64 KiB, the response of a small job
 that ran beside a large one arrived 1.3 s later on a link of 100 kB/s."""
-
-MAX_UNSENT_BYTES: Final = 16 * MIB
-"""Larger than the write buffer plus the agent's largest message. Only a peer that sends pings
-without reading the pongs can exceed it; the link is then aborted to bound memory."""
 
 MAX_QUEUED_MESSAGES: Final = 4
 """Received messages that may wait until the agent reads them, each up to 1 MiB."""
@@ -119,11 +115,6 @@ class _DialProgress:
                 progress.connected = True
                 set_socket_options(transport)
                 super().connection_made(transport)
-
-            def data_received(self, data: bytes) -> None:
-                super().data_received(data)
-                if self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
-                    self.transport.abort()
 
             def connection_lost(self, exc: Exception | None) -> None:
                 progress.lost = exc

@@ -10,6 +10,7 @@ from typing import Final
 
 from websockets.asyncio.client import ClientConnection
 
+from provider_agent.protocol.limits import MIB
 from provider_agent.websocket.write_progress import (
     CHECK_INTERVAL_S,
     WRITE_STALL_S,
@@ -21,9 +22,13 @@ PING_EVERY_S: Final = 20.0
 """Keeps the connection in the state tables of NATs and firewalls. A pong may take as long, so a
 peer that vanished is detected within two intervals, even when nothing else is sent."""
 
+MAX_UNSENT_BYTES: Final = 16 * MIB
+"""Larger than the write buffer plus the agent's largest message. Only a peer that sends pings
+without reading the pongs can exceed it; the link is then aborted to bound memory."""
+
 
 class CountingConnection(ClientConnection):
-    """A WebSocket that counts the bytes that it receives.
+    """A WebSocket that counts the bytes that it receives, and bounds those that wait to be sent.
 
     Attributes:
         received_bytes: how many bytes arrived since the connection opened.
@@ -32,9 +37,11 @@ class CountingConnection(ClientConnection):
     received_bytes = 0
 
     def data_received(self, data: bytes) -> None:
-        """Count the bytes, and pass them on."""
+        """Count the bytes, pass them on, and abort the link if too many wait to be sent."""
         self.received_bytes += len(data)
         super().data_received(data)
+        if self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self.transport.abort()
 
 
 class Watchdogs:
