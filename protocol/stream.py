@@ -211,8 +211,10 @@ class SendStream:
         """
         if offset > max(self.sent, self._highest_sent):
             raise ProtocolViolation("an acknowledgement of bytes that were never sent")
-        if final and (not self._end_ever_sent or offset != self.written):
-            raise ProtocolViolation("a final acknowledgement of a job that has not ended")
+        if final and not self._end_ever_sent:
+            raise ProtocolViolation("a final acknowledgement before the end was sent")
+        if final and offset != self.written:
+            raise ProtocolViolation("a final acknowledgement with another offset than total_bytes")
         if offset > self.sent:
             self._unacked.append((self.sent, self._pop_unsent(offset - self.sent)))
             self.sent = offset

@@ -101,6 +101,7 @@ def test_an_invalid_response_is_a_violation(before: list[AgentFrame], bad: Agent
     [
         (JobStarted(OTHER_ID, 200, "", ""), []),
         (Chunk(OTHER_ID, 7, b"x"), []),
+        (Chunk(OTHER_ID, 0, b""), []),
         (JobResult(OTHER_ID, 9, Usage(None, None), "b", 1, None), [Ack(OTHER_ID, 9, final=True)]),
         (JobError(OTHER_ID, 4, "internal", ""), [Ack(OTHER_ID, 4, final=True)]),
     ],

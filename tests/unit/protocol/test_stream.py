@@ -167,7 +167,7 @@ def test_a_final_ack_below_the_total_is_a_violation(offset: int) -> None:
     stream.finish(make_result(3))
     stream.next_frames()
 
-    with pytest.raises(ProtocolViolation):
+    with pytest.raises(ProtocolViolation, match="another offset than total_bytes"):
         stream.acknowledge(offset, final=True)
 
 
@@ -176,7 +176,7 @@ def test_a_final_ack_before_the_end_is_a_violation() -> None:
     stream.write(b"abc")
     stream.next_frames()
 
-    with pytest.raises(ProtocolViolation):
+    with pytest.raises(ProtocolViolation, match="before the end was sent"):
         stream.acknowledge(3, final=True)
 
 

@@ -55,6 +55,7 @@ async def test_job_starts_when_its_request_has_arrived() -> None:
     run.answer(b"x")
     await harness.end(job)
     harness.jobs.receive_request(RequestChunk(job.job_id, 0, b"late"))
+    harness.jobs.receive_request(RequestChunk(job.job_id, 0, b""))
 
 
 async def test_counters_follow_the_jobs() -> None:
