@@ -335,15 +335,18 @@ class ConnectedAgent:
             self._admit(hello)
 
     def _holder_checked(self, hello: Hello, holder: "ConnectedAgent", *, alive: bool) -> None:
-        """Reject this agent if the older one of its key is still connected."""
+        """Reject this agent if another one of its key is connected.
+
+        That is the checked one, or one that was admitted during the check.
+        """
         if self._detached or self.state is not State.AUTHENTICATED:
             return
         if not alive:
             holder.leave(keep_session=True)
             holder.close(link_lost("no answer to a ping"))
-        elif self._registry.key_holder(hello) is not None:
-            connected_s = self._clock() - holder.connected_at
-            self._protocol.reject(key_in_use(holder.remote, holder.agent_version, connected_s))
+        if (current := self._registry.key_holder(hello)) is not None:
+            connected_s = self._clock() - current.connected_at
+            self._protocol.reject(key_in_use(current.remote, current.agent_version, connected_s))
             self._log_rejection()
             self.close(REJECTED)
             return

@@ -1,6 +1,7 @@
 """Several connections of one key: real sockets, virtual time."""
 
 import asyncio
+import contextlib
 
 import pytest
 from msgspec.structs import replace
@@ -173,3 +174,20 @@ async def test_another_process_takes_over_from_one_that_no_longer_responds() -> 
             assert other.rejected is None
             assert now() - began == pytest.approx(PING_S)
             assert len(harness.coordinator.agents()) == 1
+
+
+@in_virtual_time
+async def test_of_two_processes_that_wait_for_a_dead_one_only_the_first_takes_over() -> None:
+    async with coordinator_harness() as harness, contextlib.AsyncExitStack() as stack:
+        harness.agent.socket.transport.pause_reading()
+        await asyncio.sleep(100)
+        newer = [harness.other_process(name, replace=False) for name in ("two", "three")]
+        await asyncio.gather(*map(stack.enter_async_context, newer))
+        (admitted,) = [agent for agent in newer if agent.rejected is None]
+        (rejected,) = [agent.rejected for agent in newer if agent.rejected is not None]
+        assert rejected.code == "key_in_use"
+        assert "for 5 s" in rejected.message, "it names the one that was admitted"
+        asking = harness.ask()
+        await (await admitted.next_job()).answer(b"{}")
+        assert (await asking).status == 200
+        assert not admitted.closed.is_set()
