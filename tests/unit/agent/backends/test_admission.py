@@ -33,8 +33,8 @@ class AdmissionHarness:
         self.clock = FakeClock(500.0)
         self.admission = AdmissionControl(rule, tokens_per_minute, self.clock)
 
-    def job(self, error: BackendError | None = None, tokens: int = 0) -> bool:
-        """Start a job and settle it; returns whether a health check is wanted."""
+    def run_job(self, error: BackendError | None = None, tokens: int = 0) -> bool:
+        """Run a job that fails with `error`, or succeeds; return whether to check the health."""
         generation = self.admission.start()
         if error is not None:
             return self.admission.failed(generation, error)
@@ -78,10 +78,10 @@ def test_which_errors_count_as_failures_and_trigger_a_health_check(
 ) -> None:
     harness = AdmissionHarness()
     for _ in range(DEFAULT_RULE.failures - 1):
-        assert harness.job(error) is check_now
+        assert harness.run_job(error) is check_now
     assert not harness.admission.is_open
     # The failure that opens the breaker always triggers a health check.
-    assert harness.job(error) is (check_now or counts)
+    assert harness.run_job(error) is (check_now or counts)
     assert harness.admission.is_open is counts
     assert bool(harness.admission.reason) is counts
 
@@ -90,19 +90,19 @@ def test_a_success_resets_the_failures() -> None:
     harness = AdmissionHarness()
     for _ in range(20):
         for _ in range(DEFAULT_RULE.failures - 1):
-            harness.job(Unreachable("refused"))
-        assert harness.job(None, 5) is False
+            harness.run_job(Unreachable("refused"))
+        assert harness.run_job(None, 5) is False
     assert not harness.admission.is_open
 
 
 def test_abandoned_jobs_neither_count_nor_reset_failures() -> None:
     harness = AdmissionHarness()
     for _ in range(DEFAULT_RULE.failures - 1):
-        harness.job(Unreachable("refused"))
+        harness.run_job(Unreachable("refused"))
         for _ in range(10):
             harness.admission.abandoned(harness.admission.start())
     assert not harness.admission.is_open
-    harness.job(Unreachable("refused"))
+    harness.run_job(Unreachable("refused"))
     assert harness.admission.is_open
 
 
@@ -111,19 +111,19 @@ def test_abandoned_jobs_neither_count_nor_reset_failures() -> None:
 )
 def test_retry_after_opens_the_breaker_for_a_bounded_time(asked_s: float, open_s: float) -> None:
     harness = AdmissionHarness()
-    assert harness.job(BadStatus(429, b"", OVERLOADED, asked_s)) is True
+    assert harness.run_job(BadStatus(429, b"", OVERLOADED, asked_s)) is True
     assert harness.admission.remaining_open_s == pytest.approx(open_s)
     assert harness.admission.reason
     harness.clock.now += open_s
     assert (harness.admission.is_open, harness.admission.remaining_open_s) == (False, 0.0)
 
 
-def test_venice_gets_no_jobs_before_it_blocks_the_key() -> None:
-    # It blocks for 30 s after more than 20 failures in 30 s.
+def test_breaker_opens_before_venice_blocks_the_key() -> None:
+    # Venice blocks a key for 30 s after more than 20 failed requests in 30 s.
     harness = AdmissionHarness(VENICE_RULE)
     failures = 0
     while not harness.admission.is_open:
-        harness.job(BadStatus(500, b"", ErrorCode.BACKEND_ERROR))
+        harness.run_job(BadStatus(500, b"", ErrorCode.BACKEND_ERROR))
         harness.clock.now += 1.4
         failures += 1
     assert failures == VENICE_RULE.failures < 20
@@ -139,42 +139,42 @@ def test_venice_gets_no_jobs_before_it_blocks_the_key() -> None:
         BadStatus(429, b"", OVERLOADED, 0.5),
     ],
 )
-def test_venice_counts_every_failed_request_whatever_its_cause_despite_successes(
+def test_fewer_than_20_requests_to_venice_fail_in_30_s_whatever_the_cause(
     error: BackendError,
 ) -> None:
     harness = AdmissionHarness(VENICE_RULE)
     failed_at: list[float] = []
     for _ in range(300):
         if harness.admission.has_capacity:
-            harness.job(error)
+            harness.run_job(error)
             failed_at.append(harness.clock.now)
         if harness.admission.has_capacity:
-            harness.job(None, 5)
+            harness.run_job(None, 5)
         harness.clock.now += 0.3
-    assert max(sum(at <= one < at + 30 for one in failed_at) for at in failed_at) < 20
+    assert max(sum(start <= at < start + 30 for at in failed_at) for start in failed_at) < 20
 
 
-def test_errors_without_a_request_do_not_count_for_venice() -> None:
+def test_an_error_before_the_request_is_sent_does_not_count_for_venice() -> None:
     harness = AdmissionHarness(VENICE_RULE)
     for _ in range(100):
-        harness.job(BadRequest("no object"))
+        harness.run_job(BadRequest("no object"))
     assert not harness.admission.is_open
 
 
 def test_venice_tolerates_more_failures_than_the_default() -> None:
     harness = AdmissionHarness(VENICE_RULE)
     for _ in range(DEFAULT_RULE.failures):
-        harness.job(Unreachable("refused"))
+        harness.run_job(Unreachable("refused"))
     assert not harness.admission.is_open
 
 
-def test_token_limit_refuses_jobs_until_it_has_refilled() -> None:
+def test_token_limit_refuses_jobs_until_tokens_are_available() -> None:
     harness = AdmissionHarness(tokens_per_minute=600)
-    harness.job(None, 599)
+    harness.run_job(None, 599)
     assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (True, None)
-    harness.job(None, 51)  # usage is known only at the end: it may overshoot
+    harness.run_job(None, 51)  # usage is known only at a job's end, so it may exceed the limit
     assert (harness.admission.has_capacity, harness.admission.is_open) == (False, False), (
-        "full, not broken"
+        "the token limit does not open the breaker"
     )
     wait_s = harness.admission.retry_after_s or 0.0
     assert wait_s == pytest.approx(5.1)
@@ -184,14 +184,14 @@ def test_token_limit_refuses_jobs_until_it_has_refilled() -> None:
 
 def test_without_a_token_limit_usage_has_no_effect() -> None:
     harness = AdmissionHarness()
-    harness.job(None, 10**12)
+    harness.run_job(None, 10**12)
     assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (True, None)
 
 
 def test_a_half_open_breaker_admits_one_trial_and_reports_no_wait() -> None:
     harness = AdmissionHarness()
     for _ in range(DEFAULT_RULE.failures):
-        harness.job(Unreachable("refused"))
+        harness.run_job(Unreachable("refused"))
     harness.clock.now += DEFAULT_RULE.open_s
     assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (True, None)
     harness.admission.start()
@@ -201,7 +201,7 @@ def test_a_half_open_breaker_admits_one_trial_and_reports_no_wait() -> None:
 def test_the_token_limit_can_change_while_jobs_run() -> None:
     harness = AdmissionHarness()
     harness.admission.set_token_limit(600)
-    harness.job(None, 650)
+    harness.run_job(None, 650)
     assert harness.admission.retry_after_s == pytest.approx(5.1)
     harness.admission.set_token_limit(6000)
     assert harness.admission.retry_after_s == pytest.approx(0.51)

@@ -1,4 +1,4 @@
-"""An attempt settles once, and informs admission control and its owner."""
+"""An attempt reports its first outcome, to admission control and to `on_settled`."""
 
 from collections.abc import Callable
 
@@ -16,8 +16,8 @@ SETTLEMENTS: list[tuple[Callable[[Attempt], None], tuple[str, str, int]]] = [
 ]
 
 
-class FailingAdmission(RecordingAdmission):
-    """Asks for a health check after every failure."""
+class RecheckingAdmission(RecordingAdmission):
+    """Requests a health check after every failure."""
 
     def failed(self, generation: int, error: object) -> bool:
         return True
@@ -28,25 +28,27 @@ async def test_only_the_first_settlement_counts(
     settle: Callable[[Attempt], None], outcome: tuple[str, str, int]
 ) -> None:
     outcomes: list[tuple[str, str, int]] = []
-    settled: list[bool] = []
+    checks_requested: list[bool] = []
     backend = ScriptedBackend("a")
-    attempt = Attempt(backend, RecordingAdmission(backend, outcomes), settled.append)
+    attempt = Attempt(backend, RecordingAdmission(backend, outcomes), checks_requested.append)
     assert outcomes == [("a", "started", 0)]
     assert repr(attempt) == "<Attempt on a running>"
 
     settle(attempt)
-    for again, _ in SETTLEMENTS:
-        again(attempt)
+    for settle_again, _ in SETTLEMENTS:
+        settle_again(attempt)
 
     assert outcomes == [("a", "started", 0), outcome]
-    assert settled == [False]
+    assert checks_requested == [False]
     assert repr(attempt) == "<Attempt on a settled>"
 
 
 async def test_a_failure_reports_whether_to_check_the_backend() -> None:
-    settled: list[bool] = []
+    checks_requested: list[bool] = []
     backend = ScriptedBackend("a")
 
-    Attempt(backend, FailingAdmission(backend, []), settled.append).failed(Unreachable("refused"))
+    Attempt(backend, RecheckingAdmission(backend, []), checks_requested.append).failed(
+        Unreachable("refused")
+    )
 
-    assert settled == [True]
+    assert checks_requested == [True]

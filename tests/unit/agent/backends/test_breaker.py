@@ -14,7 +14,11 @@ CLOSED, OPEN, HALF_OPEN = BreakerState
 
 
 class BreakerScript:
-    """Plays a script on a breaker: a number lets seconds pass, a word settles a job."""
+    """Runs a script on a breaker.
+
+    A number advances the clock by seconds. A word starts a job, and names the `Breaker` method that
+    reports its end.
+    """
 
     def __init__(self, rule: BreakerRule = RULE) -> None:
         self.clock = FakeClock()
@@ -25,10 +29,10 @@ class BreakerScript:
             if word[0].isdigit():
                 self.clock.now += float(word)
             else:
-                self._job(word)
+                self._run_job(word)
         return self.breaker.state
 
-    def _job(self, end: str) -> None:
+    def _run_job(self, end: str) -> None:
         assert self.breaker.admits()
         getattr(self.breaker, end)(self.breaker.start())
 
@@ -70,15 +74,15 @@ def test_half_open_admits_one_trial_at_a_time() -> None:
     script.play("failed failed failed 10")
     breaker = script.breaker
 
-    seen = [breaker.admits()]
+    admitted = [breaker.admits()]
     trial = breaker.start()
-    seen.append(breaker.admits())
+    admitted.append(breaker.admits())
     breaker.ignored(trial)
-    seen.append(breaker.admits())
+    admitted.append(breaker.admits())
     breaker.succeeded(breaker.start())
-    seen.append(breaker.admits())
+    admitted.append(breaker.admits())
 
-    assert seen == [True, False, True, True]
+    assert admitted == [True, False, True, True]
 
 
 def test_failures_of_jobs_started_before_the_opening_do_not_prolong_it() -> None:
@@ -117,7 +121,7 @@ def test_a_shorter_wait_does_not_replace_a_longer_one() -> None:
 
 @pytest.mark.parametrize("end", ["succeeded", "ignored", "failed"])
 def test_results_of_jobs_started_before_the_opening_are_ignored(end: str) -> None:
-    """Such a result once allowed a second trial, or closed a breaker that the server had opened."""
+    """Once, such a result allowed a second trial, or shortened a wait that the server asked for."""
     script = BreakerScript()
     old = script.breaker.start()
     script.play("failed failed failed 10")
@@ -159,7 +163,7 @@ def test_repr_shows_state_and_failures() -> None:
 
 
 def test_venice_rule_opens_before_venice_blocks_the_key() -> None:
-    """More than 20 failed requests in 30 s are answered with a block of 30 s."""
+    """Venice blocks a key for 30 s after more than 20 failed requests in 30 s."""
     script = BreakerScript(VENICE_RULE)
 
     script.play("failed " * VENICE_RULE.failures)
@@ -190,14 +194,17 @@ def test_an_open_breaker_admits_nothing_and_its_wait_is_bounded(
 
 @given(HISTORIES)
 def test_breaker_opens_only_after_enough_failures_in_a_row(history: list[tuple[int, str]]) -> None:
-    script, row = BreakerScript(), 0
+    script, failures_in_a_row = BreakerScript(), 0
     for seconds, end in history:
         script.clock.now += seconds
         if script.breaker.state is not CLOSED:
             return
         script.play(end)
-        row = row + 1 if end == "failed" else row * (end == "ignored")
-        assert row >= RULE.failures or script.breaker.state is CLOSED
+        if end == "failed":
+            failures_in_a_row += 1
+        elif end == "succeeded":
+            failures_in_a_row = 0
+        assert failures_in_a_row >= RULE.failures or script.breaker.state is CLOSED
 
 
 @given(st.integers(1, 10))

@@ -26,11 +26,11 @@ def serve(
     return [(backend, one, markup) for one in models]
 
 
-def offers(*entries: list[ServedModel], pricing: PricingConfig | None = None) -> list[ModelOffer]:
+def offers(*served: list[ServedModel], pricing: PricingConfig | None = None) -> list[ModelOffer]:
     config = CONFIG
     if pricing is not None:
         config = agent_config("ws://127.0.0.1:1", pricing=pricing)
-    return model_offers([one for entry in entries for one in entry], config)
+    return model_offers([entry for models in served for entry in models], config)
 
 
 async def test_an_offer_has_the_properties_of_its_model_and_backend() -> None:
@@ -69,7 +69,7 @@ async def test_an_unknown_context_window_is_ignored(
 
 @pytest.mark.parametrize("invalid", [-1, 2**53, 10**30])
 async def test_invalid_numbers_are_not_offered(invalid: int) -> None:
-    # One such number of a third party's adapter would end every link.
+    # If it were offered, one such number from a third party's adapter would end every link.
     found = offers(
         serve("a", model("m", context_window=invalid, prices=(invalid, 5))),
         serve("b", model("m", context_window=4096)),
@@ -114,7 +114,7 @@ def test_without_served_models_there_are_no_offers() -> None:
         ((0, 0), 0.5, PricingConfig(), (0, 0)),
     ],
 )
-async def test_the_operators_price_precedes_the_upstreams_with_markup(
+async def test_price_is_configured_or_the_upstreams_with_markup_or_the_default(
     upstream: tuple[int, int] | None,
     markup: float | None,
     pricing: PricingConfig,

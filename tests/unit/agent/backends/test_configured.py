@@ -34,7 +34,7 @@ def test_settings_reach_the_backend() -> None:
                 timeouts=TimeoutSettings(
                     connect_s=1.5, first_byte_s=20.0, silence_s=7.0, total_s=90.0
                 ),
-                alias={"shown": "known"},
+                alias={"offered": "upstream"},
                 request_policy=PolicyMode.STRICT,
                 venice_system_prompt=True,
             ),
@@ -47,7 +47,7 @@ def test_settings_reach_the_backend() -> None:
     timeouts = backend.timeouts
     assert (timeouts.connect_s, timeouts.first_byte_s) == (1.5, 20.0)
     assert (timeouts.silence_s, timeouts.total_s) == (7.0, 90.0)
-    assert dict(settings.aliases) == {"shown": "known"}
+    assert dict(settings.aliases) == {"offered": "upstream"}
     assert settings.request_policy is PolicyMode.STRICT
     assert settings.venice_system_prompt
     assert backend.max_concurrent == 3
@@ -95,7 +95,7 @@ def test_several_keys_of_one_service_have_different_ids() -> None:
     assert [one.settings.api_key for one in created.usable] == ["sk-a", "sk-b", "sk-c"]
 
 
-def test_token_limits_are_kept_by_backend_id() -> None:
+def test_token_limits_are_listed_by_backend_id() -> None:
     created = make_backends(
         (
             BackendConfig(kind="venice", api_key_env="UNSET", max_tokens_per_minute=1),
@@ -116,7 +116,7 @@ def test_repr_does_not_show_keys() -> None:
     assert "sk-secret" not in repr(created.usable[0].settings)
 
 
-def test_a_file_without_a_key_skips_its_backend_and_names_the_file(tmp_path: Path) -> None:
+def test_a_missing_key_file_skips_its_backend_and_is_named(tmp_path: Path) -> None:
     file = tmp_path / "key"
     config = BackendConfig(kind="venice", api_key_file=file)
     reason = f"the file {file} (api_key_file) cannot be read: No such file or directory"
@@ -127,7 +127,7 @@ def test_a_file_without_a_key_skips_its_backend_and_names_the_file(tmp_path: Pat
     assert created.skipped == []
 
 
-# --- again, for a running agent -------------------------------------------------------------------
+# --- a reload of the configuration ----------------------------------------------------------------
 
 LOCAL = BackendConfig(kind="vllm", url="http://a")
 FIRST, SECOND = (BackendConfig(kind="openrouter", api_key_env=name) for name in "AB")
@@ -176,7 +176,9 @@ def test_a_changed_backend_is_created_again_with_a_unique_id(
         BackendConfig(kind="openrouter", api_key_env="SAME"),
     ],
 )
-def test_settings_of_the_agent_alone_do_not_replace_a_backend(changed: BackendConfig) -> None:
+def test_settings_that_the_adapter_does_not_receive_do_not_replace_a_backend(
+    changed: BackendConfig,
+) -> None:
     before = make_backends((FIRST,), KEYS)
     created = make_backends((changed,), {**KEYS, "SAME": "sk-a"}, before=before)
     assert created.usable == before.usable

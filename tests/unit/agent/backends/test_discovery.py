@@ -81,7 +81,7 @@ async def test_every_change_of_the_models_is_reported_once(
 
 
 async def test_a_changed_capacity_is_reported() -> None:
-    # A server restarted with fewer slots was offered with the old number until its models changed.
+    # Once, a server that restarted with fewer slots was offered with the old number of slots.
     backend = ScriptedBackend("a", model("m"), max_concurrent=8)
     harness = DiscoveryHarness(backend)
     await harness.discovery.check_all()
@@ -101,7 +101,7 @@ async def test_changed_latency_is_not_reported() -> None:
 
 
 @pytest.mark.parametrize("health", [DOWN, LOADING, SILENT])
-async def test_a_backend_without_models_from_the_start_is_not_reported(
+async def test_a_backend_that_is_unhealthy_from_the_start_is_not_reported(
     health: BackendHealth,
 ) -> None:
     backend = ScriptedBackend()
@@ -136,7 +136,7 @@ async def test_withheld_models_are_kept_with_their_reason_and_never_routed() -> 
 async def test_a_failing_adapter_does_not_affect_other_backends(
     where: str, failure: BaseException, shown: str
 ) -> None:
-    # An adapter whose `health` raised once failed the whole agent.
+    # Once, an adapter whose `health` raised an exception ended the agent.
     broken, healthy = ScriptedBackend("broken"), ScriptedBackend("healthy", model("m"))
     if where == "health":
         broken.reported_health = failure
@@ -149,7 +149,7 @@ async def test_a_failing_adapter_does_not_affect_other_backends(
 
 
 @pytest.mark.parametrize(
-    ("method", "result"),
+    ("member", "value"),
     [
         ("list_models", None),
         ("list_models", [None]),
@@ -165,15 +165,15 @@ async def test_a_failing_adapter_does_not_affect_other_backends(
     ],
 )
 async def test_invalid_value_from_an_adapter_fails_only_its_backend(
-    method: str, result: object
+    member: str, value: object
 ) -> None:
-    # A model list that was None raised in the monitor, which ended the agent.
+    # Once, a model list that was None caused an exception in the monitor and ended the agent.
     broken, healthy = ScriptedBackend("broken"), ScriptedBackend("healthy", model("m"))
 
     async def call() -> object:
-        return result
+        return value
 
-    setattr(broken, method, result if method == "max_concurrent" else call)
+    setattr(broken, member, value if member == "max_concurrent" else call)
     harness = DiscoveryHarness(broken, healthy)
     await harness.discovery.check_all()
     assert harness.models() == ["m"]
@@ -232,7 +232,9 @@ async def test_a_check_that_times_out_is_ignored_while_jobs_run(where: str) -> N
 
 
 @pytest.mark.parametrize("health", [DOWN, LOADING])
-async def test_an_answered_check_counts_even_while_jobs_run(health: BackendHealth) -> None:
+async def test_a_failed_check_without_a_timeout_counts_even_while_jobs_run(
+    health: BackendHealth,
+) -> None:
     backend = ScriptedBackend("a", model("m"))
     harness = DiscoveryHarness(backend)
     harness.start("a")
@@ -252,7 +254,7 @@ async def test_a_backend_that_never_answered_is_down_even_while_jobs_run() -> No
 
 
 @in_virtual_time
-async def test_a_hanging_adapter_delays_no_other_and_times_out() -> None:
+async def test_a_hanging_adapter_times_out_and_does_not_delay_others() -> None:
     hanging, healthy = ScriptedBackend("hanging"), ScriptedBackend("healthy", model("m"))
     hanging.gate.clear()
     harness = DiscoveryHarness(hanging, healthy)
@@ -279,7 +281,7 @@ async def test_a_hanging_adapter_delays_no_other_and_times_out() -> None:
 async def test_adapter_that_ignores_its_cancellation_is_not_waited_for(
     method: str, limit_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Its backend was never checked again, and the agent did not stop.
+    # Once, the backend of such an adapter was never checked again, and the agent did not stop.
     release = asyncio.Event()
 
     async def ignore_cancellation() -> None:

@@ -27,7 +27,7 @@ async def test_a_new_backend_is_checked_at_once_and_served() -> None:
 
 
 @in_virtual_time
-async def test_a_backend_added_to_an_agent_without_any_is_served() -> None:
+async def test_a_backend_added_to_an_agent_without_backends_is_served() -> None:
     harness = DiscoveryHarness()
     async with harness:
         harness.replace(ScriptedBackend("a"))
@@ -100,7 +100,7 @@ async def test_a_removed_backend_is_closed_when_its_last_job_has_ended() -> None
 
 
 @in_virtual_time
-async def test_attempts_on_a_changed_backend_settle_on_the_old_one() -> None:
+async def test_attempts_on_a_changed_backend_count_for_the_old_one() -> None:
     old, new = ScriptedBackend("a"), ScriptedBackend("a#2")
     harness = DiscoveryHarness(old)
     async with harness:
@@ -187,7 +187,7 @@ async def test_every_backend_is_closed_once() -> None:
         UnclosableBackend("broken"),
         CountingBackend("removed"),
         CountingBackend("busy"),
-        CountingBackend("used"),
+        CountingBackend("idle"),
     ]
     harness = DiscoveryHarness(*backends)
     async with harness:

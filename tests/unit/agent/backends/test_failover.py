@@ -50,7 +50,7 @@ def status(number: int, code: ErrorCode = ErrorCode.BACKEND_ERROR) -> BadStatus:
 
 
 def declared(number: int, *, retryable: bool) -> BadStatus:
-    """Return an error whose response says whether it may be retried."""
+    """Return an error whose response declares whether it may be retried."""
     error = status(number)
     error.retryable = retryable
     return error

@@ -40,7 +40,7 @@ def gaps(times: Sequence[float]) -> list[float]:
     return [later - earlier for earlier, later in pairwise(times)]
 
 
-# --- when it is checked ---------------------------------------------------------------------------
+# --- when a backend is checked --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("interval_s", [1.0, 7.0, 60.0])
@@ -95,7 +95,7 @@ async def test_a_loading_backend_is_checked_often_until_it_is_up() -> None:
         assert harness.models() == ["m"]
         checks_before = backend.checks
         await asyncio.sleep(CHECK_INTERVAL_S - 1)
-        assert backend.checks == checks_before, "a healthy backend is not checked that often"
+        assert backend.checks == checks_before, "a healthy backend is checked once per interval"
 
 
 @in_virtual_time
@@ -116,6 +116,7 @@ async def test_waiting_for_the_first_checks_ends_with_them_or_times_out() -> Non
     backend = ScriptedBackend()
     backend.gate.clear()
     async with DiscoveryHarness(backend) as harness:
+        # The harness waits for the first checks for at most 5 s.
         assert now() - harness.began == pytest.approx(5.0)
         backend.gate.set()
         await harness.discovery.wait_for_first_checks(5.0)
@@ -131,7 +132,7 @@ async def test_waiting_for_the_first_checks_ends_with_them_or_times_out() -> Non
         (MissingApiKey("refused key"), True),
         (BadStatus(500, b"", ErrorCode.BACKEND_ERROR), True),
         (BadStatus(503, b"", ErrorCode.BACKEND_OVERLOADED), False),
-        (BadRequest("the client's"), False),
+        (BadRequest("no object"), False),
         (BadStatus(400, b"", ErrorCode.CONTEXT_LENGTH_EXCEEDED), False),
     ],
 )
@@ -150,7 +151,7 @@ async def test_which_failures_trigger_a_check_at_once(failure: BackendError, che
 
 @in_virtual_time
 async def test_checks_triggered_by_failures_have_a_pause_between_them() -> None:
-    # A model that is listed and answers 404 would have the whole list read for every job.
+    # Without the pause, each job for a listed model that answers 404 would read the whole list.
     backend = ScriptedBackend()
     async with DiscoveryHarness(backend) as harness:
         await asyncio.sleep(20)
@@ -180,13 +181,13 @@ async def test_a_failure_during_a_check_triggers_another_check() -> None:
 @pytest.mark.parametrize("interval_s", [3.0, 60.0])
 @in_virtual_time
 async def test_load_is_read_regularly(interval_s: float) -> None:
-    # With a short check interval the load was once never read.
+    # Once, the load was never read if the check interval was short.
     backend = ScriptedBackend()
     backend.reported_load = ServerLoad(running=1, waiting=2)
     async with DiscoveryHarness(backend, interval_s=interval_s) as harness:
         await asyncio.sleep(1)
         assert harness.discovery.states[0].load == ServerLoad(running=1, waiting=2)
-        assert backend.load_calls == backend.checks, "the load was once read twice at each check"
+        assert backend.load_calls == backend.checks, "the load is read once per check"
         backend.reported_load = ServerLoad(running=7)
         await asyncio.sleep(LOAD_INTERVAL_S)
         assert harness.discovery.states[0].load == ServerLoad(running=7)
@@ -215,7 +216,7 @@ async def test_the_load_of_a_backend_that_is_down_is_unknown() -> None:
 async def test_errors_of_reading_the_load_do_not_affect_the_backend(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # A third party's adapter once failed the whole agent.
+    # Once, such an error of a third party's adapter ended the agent.
     backend = ScriptedBackend("a", model("m"))
     backend.reported_load = failure
     async with DiscoveryHarness(backend) as harness:
@@ -249,7 +250,8 @@ async def test_an_opened_breaker_removes_the_backend_at_once_and_readmits_it_lat
         assert len(harness.changed_at) == 3
 
 
-async def half_open(harness: DiscoveryHarness, backend: ScriptedBackend) -> None:
+async def make_half_open(harness: DiscoveryHarness, backend: ScriptedBackend) -> None:
+    """Open the breaker with failures, and wait until it is half open."""
     harness.fail(backend, Unreachable("refused"), times=5)
     await asyncio.sleep(OPEN_S)
     assert harness.models() == ["m"]
@@ -259,9 +261,9 @@ async def half_open(harness: DiscoveryHarness, backend: ScriptedBackend) -> None
 async def test_a_successful_trial_closes_the_breaker() -> None:
     backend = ScriptedBackend("a", model("m"))
     async with DiscoveryHarness(backend) as harness:
-        await half_open(harness, backend)
+        await make_half_open(harness, backend)
         trial = harness.start("a")
-        assert harness.capacities() == [0], "one trial"
+        assert harness.capacities() == [0], "a half-open breaker admits one trial"
         trial.succeeded(10)
         assert harness.capacities() == [8]
         harness.fail(backend, Unreachable("refused"), times=4)
@@ -273,11 +275,11 @@ async def test_a_successful_trial_closes_the_breaker() -> None:
 async def test_a_failed_trial_opens_the_breaker_for_longer() -> None:
     backend = ScriptedBackend("a", model("m"))
     async with DiscoveryHarness(backend) as harness:
-        await half_open(harness, backend)
+        await make_half_open(harness, backend)
         harness.fail(backend, Unreachable("refused"))
         assert harness.models() == []
-        at = now() - harness.began
-        assert await harness.next_change() == pytest.approx(at + 2 * OPEN_S)
+        failed_at_s = now() - harness.began
+        assert await harness.next_change() == pytest.approx(failed_at_s + 2 * OPEN_S)
         assert harness.models() == ["m"]
 
 
@@ -285,7 +287,7 @@ async def test_a_failed_trial_opens_the_breaker_for_longer() -> None:
 async def test_an_abandoned_trial_leaves_the_breaker_half_open() -> None:
     backend = ScriptedBackend("a", model("m"))
     async with DiscoveryHarness(backend) as harness:
-        await half_open(harness, backend)
+        await make_half_open(harness, backend)
         harness.start("a").abandoned()
         assert harness.capacities() == [8]
         harness.fail(backend, Unreachable("refused"))

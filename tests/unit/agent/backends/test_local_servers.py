@@ -20,6 +20,7 @@ from provider_agent.agent.backends.local_servers import (
 
 JsonObject = dict[str, Any]
 UNKNOWN_ROUTE: JsonObject = {"error": "Unexpected endpoint or method."}
+"""LM Studio's response to an unknown path, with status 200."""
 
 
 def models_owned_by(owner: str) -> JsonObject:
@@ -39,7 +40,7 @@ def respond(body: JsonObject, status: int = 200, server: str = "") -> ProbeRespo
 async def serve(
     routes: Mapping[str, JsonObject | int], *, otherwise: JsonObject | int = 404
 ) -> AsyncIterator[int]:
-    """Serve these paths with a JSON object or a status alone; yields the port."""
+    """Serve each path with a JSON object, or a status and no body; yield the port."""
 
     async def handle(request: web.Request) -> web.Response:
         reply = routes.get(request.path, otherwise)
@@ -66,7 +67,9 @@ async def serve(
         (respond({}), None),
     ],
 )
-def test_identify_models_reads_owner_and_server(response: ProbeResponse, kind: str | None) -> None:
+def test_identify_models_reads_the_owner_and_the_server_header(
+    response: ProbeResponse, kind: str | None
+) -> None:
     assert identify_models(response) == kind
 
 

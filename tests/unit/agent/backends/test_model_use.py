@@ -40,13 +40,13 @@ def timing(
     [
         ([timing()], 500.0, 50.0),
         ([timing(cached=600)], 200.0, 50.0),
-        # The sums decide, so that a short job counts less than a long one.
+        # Tokens and times are summed, so that a short job counts less than a long one.
         ([timing(), timing(3000, 1, first_byte_s=2.0)], 1000.0, 50.0),
         ([timing(output_tokens=401, duration_s=3.0), timing()], 500.0, 500 / 3),
         ([timing(None, None)], None, None),
         ([timing(MIN_PREFILL_TOKENS - 1, 1)], None, None),
         ([timing(1000, 1000, cached=1000)], None, 499.5),
-        # A server that counts more cached than input tokens is wrong.
+        # More cached than input tokens: the count is wrong, and not used.
         ([timing(1000, None, cached=5000)], None, None),
         ([timing(first_byte_s=0.0, duration_s=0.0)], None, None),
     ],

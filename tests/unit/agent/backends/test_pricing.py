@@ -8,7 +8,7 @@ from provider_agent.agent.config import PricingConfig
 DEFAULTS = PricingConfig(
     default_input_per_1m=500, default_output_per_1m=750, models={"named": Price(1, 2)}
 )
-NOTHING = PricingConfig()
+NO_PRICES = PricingConfig()
 
 
 @pytest.mark.parametrize(
@@ -18,10 +18,10 @@ NOTHING = PricingConfig()
         ("named", DEFAULTS, Price(100, 200), 0.5, Price(1, 2)),
         ("other", DEFAULTS, Price(100, 200), 0.05, Price(105, 210)),
         ("other", DEFAULTS, Price(100, 200), None, Price(100, 200)),
-        ("other", NOTHING, Price(10, 30), 0.1, Price(11, 33)),
-        ("other", NOTHING, Price(1, 0), 0.05, Price(2, 0)),
+        ("other", NO_PRICES, Price(10, 30), 0.1, Price(11, 33)),
+        ("other", NO_PRICES, Price(1, 0), 0.05, Price(2, 0)),
         ("other", DEFAULTS, None, 0.05, Price(500, 750)),
-        ("other", NOTHING, None, 0.05, None),
+        ("other", NO_PRICES, None, 0.05, None),
     ],
 )
 def test_model_price_then_upstream_with_markup_then_default(
@@ -36,6 +36,6 @@ def test_model_price_then_upstream_with_markup_then_default(
 
 @given(st.integers(0, 2**53 - 1), st.floats(0, 10))
 def test_a_price_with_markup_is_never_below_cost(cost: int, markup: float) -> None:
-    price = price_for("m", NOTHING, upstream=Price(cost, cost), markup=markup)
+    price = price_for("m", NO_PRICES, upstream=Price(cost, cost), markup=markup)
     assert price is not None
     assert price.input_per_1m >= cost

@@ -42,7 +42,7 @@ entries = st.builds(
         ({"input_kinds": IMAGES}, {"input_kinds": IMAGES}, {"input_kinds": ["image", "text"]}),
     ],
 )
-def test_only_what_all_backends_report_is_offered(
+def test_features_that_two_backends_have_in_common(
     one: dict[str, object], other: dict[str, object], common: dict[str, object]
 ) -> None:
     features = asdict(common_features([replace(model(), **one), replace(model(), **other)]))

@@ -32,7 +32,7 @@ def route(
         pytest.param(
             [route("far", 0, native=False), route("near", 1, in_flight=3)],
             ["near", "far"],
-            id="local before remote, even when it is busier",
+            id="native before passthrough, even if the native backend is busier",
         ),
         pytest.param(
             [route("a", 0, in_flight=2), route("b", 1, in_flight=1)],
@@ -85,7 +85,7 @@ def test_routes_are_ordered_native_first_then_by_load(
         ("grpc", "", [route("a")], "format_not_supported"),
         ("openai", "", [route("a", in_flight=4)], "out_of_capacity"),
         ("openai", "", [route("a", in_flight=5)], "out_of_capacity"),
-        # "At capacity" wins over "format not supported": the client may retry.
+        # A backend that supports the format is only at capacity: the client may retry.
         (
             "anthropic",
             "",
@@ -130,20 +130,21 @@ some_routes = st.lists(
     st.sampled_from(["openai", "anthropic", "grpc"]),
     st.sampled_from(["", *map(str, Operation)]),
 )
-def test_chosen_routes_are_exactly_the_free_supporting_ones_in_any_input_order(
+def test_every_free_route_that_supports_the_job_is_chosen_in_a_fixed_order(
     routes: list[Route], wire_format: str, operation: str
 ) -> None:
     wanted = find_operation(wire_format, operation)
-    able = [one for one in routes if wanted in one.operations and one.in_flight < one.capacity]
+    free = [one for one in routes if wanted in one.operations and one.in_flight < one.capacity]
     chosen = choose_routes(wire_format, operation, routes)
     assert choose_routes(wire_format, operation, reversed(routes)) == chosen
     if isinstance(chosen, Refusal):
-        assert not able
+        assert not free
         return
-    assert sorted(chosen, key=lambda one: one.order) == sorted(able, key=lambda one: one.order)
+    assert sorted(chosen, key=lambda one: one.order) == sorted(free, key=lambda one: one.order)
     for better, worse in pairwise(chosen):
         assert better.native >= worse.native
         if better.native == worse.native:
+            # Each `in_flight / capacity`, multiplied by both capacities to avoid rounding.
             load = better.in_flight * worse.capacity, worse.in_flight * better.capacity
             assert load[0] <= load[1]
             assert load[0] < load[1] or better.order < worse.order

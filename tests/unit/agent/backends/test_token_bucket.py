@@ -69,7 +69,7 @@ def test_a_job_is_admitted_after_the_reported_wait(
 
 @given(st.integers(60, 10_000), st.integers(1, 5000), st.lists(st.floats(0, 20), max_size=50))
 def test_the_limit_holds_on_average(per_minute: int, job: int, pauses: list[float]) -> None:
-    """Over any time: the initial capacity, what was refilled, and at most one job more."""
+    """At most the initial capacity, the refilled tokens and those of one more job are used."""
     clock = FakeClock()
     bucket = TokenBucket(per_minute, clock)
     began, used = clock.now, 0
@@ -135,7 +135,7 @@ def test_refill_before_a_change_uses_the_old_rate() -> None:
     assert bucket.wait_s == pytest.approx(3.1)
 
 
-def test_resize_bucket_sets_changes_and_lifts_a_limit() -> None:
+def test_resize_bucket_sets_changes_and_removes_a_limit() -> None:
     clock = FakeClock()
     bucket = resize_bucket(None, 60, clock)
     assert bucket is not None
