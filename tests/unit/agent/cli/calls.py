@@ -14,6 +14,7 @@ COORDINATOR = f'[coordinator]\nurl = "ws://127.0.0.1:1/"\nenrollment_code = "{SE
 
 
 def invoke(runner: CliRunner, *arguments: str, config: str = "", **env: str) -> Result:
+    """Run a command with `config` as `agent.toml` and with the environment variables `env`."""
     Path("agent.toml").write_text(config, "utf-8")
     result = runner.invoke(main, arguments, env=env)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
@@ -21,9 +22,12 @@ def invoke(runner: CliRunner, *arguments: str, config: str = "", **env: str) -> 
     return result
 
 
-async def invoke_beside(
+async def invoke_with_status_server(
     runner: CliRunner, address: str, *arguments: str, config: str = ""
 ) -> Result:
-    """Invoke a command in a thread, because it runs its own event loop."""
+    """Run a command that queries the agent's status server at `address`.
+
+    It runs in a thread, because it starts its own event loop.
+    """
     env = {"PROVIDER_AGENT_OBSERVABILITY_PROMETHEUS_ADDR": address}
     return await asyncio.to_thread(lambda: invoke(runner, *arguments, config=config, **env))

@@ -8,18 +8,18 @@ from click.testing import CliRunner
 
 @pytest.fixture(autouse=True)
 def _restored_logging() -> Iterator[None]:
-    """A command sends all logs to a standard error that ends with its runner."""
-    root, ours = logging.getLogger(), logging.getLogger("provider_agent")
-    before = (root.handlers[:], root.level, ours.level)
+    """Restores logging after a command, which directs it to a stream that its runner closes."""
+    root, project = logging.getLogger(), logging.getLogger("provider_agent")
+    before = (root.handlers[:], root.level, project.level)
     yield
     root.handlers[:], root.level = before[0], before[1]
-    ours.setLevel(before[2])
+    project.setLevel(before[2])
     logging.captureWarnings(False)
 
 
 @pytest.fixture
 def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
-    """Runs commands in an empty home, without anything from outside."""
+    """Runs commands in an empty home directory, without a configuration of this machine."""
     monkeypatch.chdir(tmp_path)
     return CliRunner(
         env={

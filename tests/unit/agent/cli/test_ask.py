@@ -4,7 +4,6 @@ from click.testing import CliRunner
 from tests.unit.agent.cli.calls import COORDINATOR, ECHO, NO_KEY, invoke
 
 DOWN = '[[backends]]\nkind = "vllm"\nurl = "http://127.0.0.1:1"\n'
-CHAT_ONLY = '[[backends]]\nkind = "openai_compatible"\nurl = "http://127.0.0.1:1"\n'
 
 
 @pytest.mark.parametrize("wire_format", ["openai", "anthropic"])

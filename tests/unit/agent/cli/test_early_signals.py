@@ -1,4 +1,4 @@
-"""Real signals to a process that runs a short script."""
+"""Signals that a process with a short script sends to itself."""
 
 import asyncio
 import signal
@@ -13,12 +13,12 @@ import os, signal, sys
 from provider_agent.agent.cli.early_signals import EarlySignals
 
 class SignalInDestructor:
-    def __del__(self):  # an exception raised in here is swallowed
+    def __del__(self):  # Python ignores an exception raised in here
         os.kill(os.getpid(), int(sys.argv[1]))
 
 with EarlySignals() as early:
     {body}
-print("asked" if early.reload_requested else "not asked")
+print("reload requested" if early.reload_requested else "no reload")
 sys.exit(3)
 """
 
@@ -44,8 +44,8 @@ async def test_stop_signal_exits_with_0(number: signal.Signals, body: str) -> No
 
 async def test_reload_signal_is_remembered() -> None:
     body = "os.kill(os.getpid(), int(sys.argv[1]))"
-    assert await run_script(body, signal.SIGHUP) == (3, "asked\n", "")
-    assert await run_script("pass", signal.SIGHUP) == (3, "not asked\n", "")
+    assert await run_script(body, signal.SIGHUP) == (3, "reload requested\n", "")
+    assert await run_script("pass", signal.SIGHUP) == (3, "no reload\n", "")
 
 
 def test_previous_handlers_are_restored_on_exit() -> None:

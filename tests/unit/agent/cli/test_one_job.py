@@ -46,7 +46,7 @@ async def test_text_is_passed_on_while_it_streams(wire_format: WireFormat) -> No
     assert ended.usage.output_tokens == 3
 
 
-async def test_job_equals_that_of_a_coordinator() -> None:
+async def test_job_has_operation_deadline_and_request() -> None:
     backend = ScriptedBackend()
     running = asyncio.create_task(
         run_one_job(backend, Operation.MESSAGES, "m", "hi", max_tokens=5, timeout_s=2.5)
@@ -90,7 +90,7 @@ async def test_cancellation_stops_the_job() -> None:
 
 @pytest.mark.parametrize("defect", [RuntimeError("x"), asyncio.CancelledError(), SystemExit(9)])
 async def test_defect_of_the_adapter_fails_the_job(defect: BaseException) -> None:
-    # `check` printed a traceback instead of its findings.
+    # Once, `check` printed a traceback instead of its findings.
     backend = ScriptedBackend()
     running = asyncio.create_task(
         run_one_job(backend, Operation.CHAT, "m", "hi", max_tokens=5, timeout_s=60)

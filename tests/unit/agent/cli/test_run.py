@@ -45,7 +45,7 @@ async def test_failure_of_a_background_task_is_logged(
         ("--log-format", "xml", "observability.log_format: expected one of: text, json"),
     ],
 )
-def test_option_overrides_the_file_and_is_named_in_errors(
+def test_invalid_option_is_one_message_that_starts_with_flag(
     flag: str, value: str, reason: str, runner: CliRunner
 ) -> None:
     result = invoke(runner, "run", flag, value, config=COORDINATOR)
@@ -64,6 +64,7 @@ def test_key_creation_failure_is_one_message_and_exit_code_2(runner: CliRunner) 
 
 
 def test_missing_backend_is_a_warning(runner: CliRunner) -> None:
+    # The key cannot be created, so the command ends without connecting.
     result = invoke(runner, "run", "--key-path", "agent.toml/key", config=COORDINATOR)
 
     warning, _ = result.output.splitlines()
@@ -71,7 +72,7 @@ def test_missing_backend_is_a_warning(runner: CliRunner) -> None:
 
 
 def test_no_option_accepts_a_secret() -> None:
-    """Command lines show in `ps`."""
+    """Other users of the machine can read command lines with `ps`."""
     names = [
         name for option in run.params if isinstance(option, click.Option) for name in option.opts
     ]

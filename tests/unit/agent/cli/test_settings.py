@@ -25,26 +25,26 @@ URL = "wss://c.example/provider/connect"
 @click.command()
 @click.option("--word", default="w")
 @with_config
-def connected(loaded: LoadedConfig, word: str) -> None:
+def command_with_config(loaded: LoadedConfig, word: str) -> None:
     click.echo(f"{word} {loaded.config.coordinator.url} {loaded.path}")
 
 
 @click.command()
 @with_local_config
-def local(loaded: LoadedConfig) -> None:
+def command_with_local_config(loaded: LoadedConfig) -> None:
     click.echo(f"{loaded.config.coordinator.url} {loaded.config.limits.max_concurrent}")
 
 
 def test_command_receives_options_and_configuration(runner: CliRunner) -> None:
     Path("mine.toml").write_text(f'[coordinator]\nurl = "{URL}"\n', "utf-8")
 
-    result = runner.invoke(connected, ["--word", "hello", "-c", "mine.toml"])
+    result = runner.invoke(command_with_config, ["--word", "hello", "-c", "mine.toml"])
 
     assert result.output == f"hello {URL} mine.toml\n"
 
 
 def test_missing_setting_is_one_line_and_exit_code_2(runner: CliRunner) -> None:
-    result = runner.invoke(connected)
+    result = runner.invoke(command_with_config)
 
     assert result.exit_code == EXIT_CONFIG
     assert result.output.startswith("Error: agent.toml: coordinator.url: missing; set it")
@@ -55,7 +55,7 @@ def test_missing_setting_is_one_line_and_exit_code_2(runner: CliRunner) -> None:
 def test_local_command_ignores_the_coordinators_address(line: str, runner: CliRunner) -> None:
     Path("agent.toml").write_text(f"[coordinator]\n{line}\n[limits]\nmax_concurrent = 3", "utf-8")
 
-    result = runner.invoke(local)
+    result = runner.invoke(command_with_local_config)
 
     assert (result.exit_code, result.output) == (0, "wss://not-set.invalid 3\n")
 
@@ -63,7 +63,7 @@ def test_local_command_ignores_the_coordinators_address(line: str, runner: CliRu
 def test_local_command_checks_every_other_setting(runner: CliRunner) -> None:
     Path("agent.toml").write_text("[limits]\nmax_concurrent = 0\n", "utf-8")
 
-    result = runner.invoke(local)
+    result = runner.invoke(command_with_local_config)
 
     assert result.exit_code == EXIT_CONFIG
     assert "agent.toml: limits.max_concurrent: expected a whole number >= 1" in result.output
@@ -75,7 +75,7 @@ def test_local_command_checks_every_other_setting(runner: CliRunner) -> None:
 def test_adapter_that_cannot_be_created_is_one_message_and_exit_code_2(
     arguments: tuple[str, ...], runner: CliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The commands printed a traceback and exited with 1.
+    # Once, the commands printed a traceback and exited with 1.
     def refuse(*_: object) -> None:
         raise RuntimeError("no license")
 
@@ -110,8 +110,8 @@ def test_secrets_are_redacted_in_the_log(
     file.write_text(f'[coordinator]\nurl = "{URL}"\nenrollment_code = "SECRET-CODE-1"', "utf-8")
 
     start_logging(load_settings(file, {}))
-    logging.getLogger("provider_agent.test").warning("said SECRET-CODE-1")
+    logging.getLogger("provider_agent.test").warning("code SECRET-CODE-1")
 
     logged = capsys.readouterr().err
-    assert "said [redacted]" in logged
+    assert "code [redacted]" in logged
     assert "SECRET" not in logged

@@ -11,12 +11,12 @@ from provider_agent.agent.link.coordinator_messages import (
 )
 from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
 from tests.kit.cli_agent import READY, other_http_server, status_server
-from tests.unit.agent.cli.calls import invoke, invoke_beside
+from tests.unit.agent.cli.calls import invoke, invoke_with_status_server
 
 
 async def test_status_of_a_ready_agent(runner: CliRunner) -> None:
     async with status_server() as address:
-        result = await invoke_beside(runner, address, "status")
+        result = await invoke_with_status_server(runner, address, "status")
 
     words = [" ".join(line.split()) for line in result.output.splitlines()]
     assert result.exit_code == 0
@@ -26,7 +26,7 @@ async def test_status_of_a_ready_agent(runner: CliRunner) -> None:
     assert words[-1] == "ready"
 
 
-async def test_status_prints_foreign_texts_without_markup_and_control_characters(
+async def test_status_prints_markup_literally_and_replaces_control_characters(
     runner: CliRunner,
 ) -> None:
     state = replace(
@@ -36,7 +36,7 @@ async def test_status_prints_foreign_texts_without_markup_and_control_characters
         backends=[BackendStatus(id="b", kind="echo", healthy=False, last_error="see [[backends]]")],
     )
     async with status_server(state) as address:
-        result = await invoke_beside(runner, address, "status")
+        result = await invoke_with_status_server(runner, address, "status")
 
     assert result.exit_code == 1
     assert "last rejection  check [coordinator] token_file\ufffd[2J" in result.output
@@ -55,8 +55,8 @@ async def test_status_shows_why_models_receive_no_jobs(runner: CliRunner) -> Non
         notices=[notice],
     )
     async with status_server(state) as address:
-        text = await invoke_beside(runner, address, "status")
-        printed = await invoke_beside(runner, address, "status", "--json")
+        text = await invoke_with_status_server(runner, address, "status")
+        printed = await invoke_with_status_server(runner, address, "status", "--json")
 
     lines = [" ".join(line.split()) for line in text.output.splitlines()]
     assert "offered models 1 receive no jobs" in lines
@@ -72,7 +72,7 @@ async def test_status_as_json_has_the_same_exit_code(
     state: StatusSnapshot, code: int, runner: CliRunner
 ) -> None:
     async with status_server(state) as address:
-        result = await invoke_beside(runner, address, "status", "--json")
+        result = await invoke_with_status_server(runner, address, "status", "--json")
 
     assert result.exit_code == code
     assert json.loads(result.output)["version"] == "1.2.3"
@@ -83,7 +83,7 @@ async def test_other_program_on_the_status_address_is_one_message(
     command: list[str], runner: CliRunner
 ) -> None:
     async with other_http_server() as address:
-        result = await invoke_beside(runner, address, *command)
+        result = await invoke_with_status_server(runner, address, *command)
 
     assert result.exit_code == 1
     assert result.output.startswith(f"Error: another program responds on {address}; ")

@@ -52,8 +52,8 @@ async def test_disabled_status_server_is_an_error() -> None:
 
 
 async def test_closed_port_is_an_error() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
 
     with pytest.raises(
         NoAgent, match=f"no agent responds on {address}; is `provider-agent run` running"

@@ -19,8 +19,8 @@ def state_of(
     return BackendState(backend, BackendHealth(reachable, 3.0, error), models, capacity=4)
 
 
-async def checked(state: BackendState) -> list[Finding]:
-    """The findings, with every completion answered."""
+async def check_successfully(state: BackendState) -> list[Finding]:
+    """Check the backend, whose completions all succeed."""
     backend = state.backend
     assert isinstance(backend, ScriptedBackend)
     checking = asyncio.create_task(check_backend_state(state, request_completions=True))
@@ -48,7 +48,7 @@ async def test_no_request_is_sent_to_an_unreachable_backend() -> None:
     assert finding.what_to_do.startswith("start the server")
 
 
-async def test_advice_for_a_passthrough_does_not_suggest_starting_it() -> None:
+async def test_advice_for_a_passthrough_does_not_suggest_starting_a_server() -> None:
     class Remote(ScriptedBackend):
         native = False
 
@@ -71,7 +71,7 @@ async def test_backend_without_models_fails() -> None:
 
 
 async def test_completion_in_each_format() -> None:
-    found = await checked(state_of(model("a")))
+    found = await check_successfully(state_of(model("a")))
 
     assert [(f.component, f.target, f.outcome) for f in found] == [
         ("backend", "scripted:http://b", Outcome.OK),
@@ -86,7 +86,7 @@ async def test_completion_in_each_format() -> None:
 
 
 async def test_format_without_a_model_is_omitted() -> None:
-    found = await checked(state_of(model("a", operations=CHAT_ONLY)))
+    found = await check_successfully(state_of(model("a", operations=CHAT_ONLY)))
 
     assert [f.target for f in found[1:]] == ["a (openai)"]
 
@@ -94,7 +94,7 @@ async def test_format_without_a_model_is_omitted() -> None:
 async def test_list_of_models_is_shortened() -> None:
     models = [model(name, operations=CHAT_ONLY, context_window=None) for name in "abcde"]
 
-    found = await checked(state_of(*models))
+    found = await check_successfully(state_of(*models))
 
     assert found[0].details == (
         "responded in 3 ms, 4 concurrent jobs; a (chat; context window unknown), "
@@ -122,8 +122,8 @@ async def test_failed_completion_has_reason_and_advice() -> None:
     assert "curl" in finding.what_to_do
 
 
-@pytest.mark.parametrize("complete", [True, False])
-async def test_every_failure_has_advice(complete: bool) -> None:
+@pytest.mark.parametrize("request_completions", [True, False])
+async def test_every_failure_has_advice(request_completions: bool) -> None:
     for state in (state_of(), state_of(reachable=False)):
-        for finding in await check_backend_state(state, request_completions=complete):
-            assert finding.what_to_do
+        findings = await check_backend_state(state, request_completions=request_completions)
+        assert all(finding.what_to_do for finding in findings)

@@ -59,7 +59,7 @@ async def test_welcome_is_ok_with_round_trip_time(
     assert finding.details.startswith("welcomed as provider-1, round trip ")
 
 
-async def test_hello_equals_that_of_the_agent(
+async def test_hello_has_the_agents_key_and_enrollment_code(
     coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
     await check_coordinator(config_for(coordinator), identity)
@@ -83,7 +83,7 @@ async def test_handshake_is_skipped_without_a_key(coordinator: ScriptedCoordinat
 async def test_running_agent_keeps_its_session(
     link: LinkState, coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
-    """A hello with the same key would take its place at the coordinator."""
+    """The coordinator admits one agent per key: a handshake could prevent its reconnection."""
     async with status_server(replace(READY, link=link, coordinator_url=coordinator.url)) as address:
         config = config_for(coordinator, prometheus_addr=address)
 
@@ -145,7 +145,7 @@ async def test_agent_at_a_fallback_address_keeps_its_connection(
         {"coordinator_url": "wss://other"},
     ],
 )
-async def test_handshake_while_the_running_agent_has_no_session(
+async def test_handshake_is_performed_if_the_running_agent_has_no_session(
     changes: dict[str, object], coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
     state = replace(replace(READY, coordinator_url=coordinator.url), **changes)
@@ -160,7 +160,7 @@ async def test_handshake_while_the_running_agent_has_no_session(
 async def test_other_program_on_the_status_address_does_not_prevent_the_handshake(
     coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
-    """Prometheus itself listens on port 9090, too."""
+    """Prometheus, for example, has the same default port, 9090."""
     async with other_http_server() as address:
         config = config_for(coordinator, prometheus_addr=address)
 
@@ -172,9 +172,9 @@ async def test_other_program_on_the_status_address_does_not_prevent_the_handshak
 @pytest.mark.parametrize(
     ("rejected", "advice"),
     [
-        (Rejected("not_enrolled", "I do not know you."), "enrollment_code"),
-        (Rejected("bad_signature", "It does not fit."), "--authority"),
-        (Rejected("busy", "Later.", 5000), "try again later"),
+        (Rejected("not_enrolled", "unknown key"), "enrollment_code"),
+        (Rejected("bad_signature", "invalid signature"), "--authority"),
+        (Rejected("busy", "too many agents", 5000), "try again later"),
     ],
 )
 async def test_rejection_has_reason_and_advice(
@@ -230,7 +230,7 @@ async def test_malformed_message_fails_the_handshake(
 
     finding = await checking
 
-    assert_is_no_coordinator(finding, "the handshake failed: a frame whose fields")
+    assert_not_a_coordinator(finding, "the handshake failed: a frame whose fields")
 
 
 async def test_closed_connection_fails_the_handshake(
@@ -242,7 +242,7 @@ async def test_closed_connection_fails_the_handshake(
 
     finding = await checking
 
-    assert_is_no_coordinator(finding, "the handshake failed: received 1011 (internal error) sorry")
+    assert_not_a_coordinator(finding, "the handshake failed: received 1011 (internal error) sorry")
 
 
 async def test_silent_server_times_out(
@@ -253,10 +253,10 @@ async def test_silent_server_times_out(
 
     finding = await check_coordinator(config_for(coordinator), identity)
 
-    assert_is_no_coordinator(finding, "connected, but received no Welcome")
+    assert_not_a_coordinator(finding, "connected, but received no Welcome")
 
 
-def assert_is_no_coordinator(finding: Finding, details: str) -> None:
+def assert_not_a_coordinator(finding: Finding, details: str) -> None:
     assert finding.outcome is Outcome.FAILED
     assert finding.details.startswith(details)
     assert finding.what_to_do == "check that [coordinator] url is the address of a coordinator"

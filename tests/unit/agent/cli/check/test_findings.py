@@ -13,11 +13,11 @@ FAILED = Finding("backend", "vllm:http://h", Outcome.FAILED, "connection refused
 
 
 @pytest.mark.parametrize(
-    ("findings", "well"),
+    ("findings", "passed"),
     [([OK, SKIPPED], True), ([OK, FAILED], False), ([], True)],
 )
-def test_all_passed_means_that_no_check_failed(findings: list[Finding], well: bool) -> None:
-    assert all_passed(findings) is well
+def test_all_passed_means_that_no_check_failed(findings: list[Finding], passed: bool) -> None:
+    assert all_passed(findings) is passed
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,9 @@ def test_failure_uses_the_advice_of_the_error(
     assert finding == Finding("configuration", "a.toml", Outcome.FAILED, details, advice)
 
 
-def test_advice_is_printed_below_the_problem(capsys: pytest.CaptureFixture[str]) -> None:
+def test_advice_is_printed_below_the_details_and_failures_are_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     show([OK, FAILED], as_json=False)
 
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]

@@ -8,43 +8,45 @@ from provider_agent.protocol.formats import WireFormat
 from provider_agent.protocol.frames import ModelOffer
 from tests.unit.agent.cli.calls import invoke
 
-NAME = "organization/a-model-with-a-rather-long-name-7B-Instruct-Q4_K_M"
+MODEL_ID = "organization/a-model-with-a-rather-long-name-7B-Instruct-Q4_K_M"
 
 
-def exchange(name: str = NAME, *, identical: bool = True, problem: str = "") -> DemoResult:
-    offer = ModelOffer(name, ["openai"], ["chat"], None, True, "llamacpp", 8, None, None)
+def demo_result(
+    model_id: str = MODEL_ID, *, identical: bool = True, problem: str = ""
+) -> DemoResult:
+    offer = ModelOffer(model_id, ["openai"], ["chat"], None, True, "llamacpp", 8, None, None)
     return DemoResult(
         offer, WireFormat.ANTHROPIC, 1234.5, 123_456, identical, Usage(None, 48), problem
     )
 
 
-def summary(*exchanges: DemoResult) -> str:
+def printed_table(*results: DemoResult) -> str:
     out = Console(width=80, markup=False, emoji=False, highlight=False)
     with out.capture() as captured:
-        _print_results(list(exchanges), out)
+        _print_results(list(results), out)
     return captured.get()
 
 
-def test_statistics_are_not_truncated_in_eighty_columns() -> None:
-    shown = summary(exchange())
+def test_table_is_not_truncated_in_eighty_columns() -> None:
+    shown = printed_table(demo_result())
 
     assert "llamacpp  anthropic  1234 ms     123456  yes        ?/48" in shown
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= 80
 
 
 def test_long_model_name_is_folded() -> None:
-    rows = [line.split() for line in summary(exchange()).splitlines()[3:-2]]
+    rows = [line.split() for line in printed_table(demo_result()).splitlines()[3:-2]]
     pieces = [row[0] for row in rows if row]
 
-    assert "".join(pieces) == NAME
+    assert "".join(pieces) == MODEL_ID
 
 
 def test_different_bytes_are_reported() -> None:
-    assert " no " in summary(exchange(identical=False))
+    assert " no " in printed_table(demo_result(identical=False))
 
 
 def test_markup_in_a_problem_is_printed_literally() -> None:
-    shown = summary(exchange(problem="status 500: [backend] says no"))
+    shown = printed_table(demo_result(problem="status 500: [backend] says no"))
 
     assert "anthropic failed: status 500: [backend] says no" in shown
 

@@ -7,24 +7,25 @@ from provider_agent.agent.cli.demo.extra import DemoExtraMissing, require_extra
 from provider_agent.agent.cli.demo.tiny_model import write_tiny_model
 
 
-def written(path: Path, *, seed: int = 1, stops: bool = False) -> bytes:
+def write_model(path: Path, *, seed: int = 1, stops: bool = False) -> bytes:
     write_tiny_model(path, seed=seed, stops=stops)
     return path.read_bytes()
 
 
 def test_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
-    assert written(tmp_path / "a", seed=7) == written(tmp_path / "b", seed=7)
+    assert write_model(tmp_path / "a", seed=7) == write_model(tmp_path / "b", seed=7)
 
 
 def test_different_seeds_give_different_models(tmp_path: Path) -> None:
-    assert written(tmp_path / "a", seed=1) != written(tmp_path / "b", seed=2)
+    assert write_model(tmp_path / "a", seed=1) != write_model(tmp_path / "b", seed=2)
 
 
-def test_stopping_model_differs_only_in_its_output_weights(tmp_path: Path) -> None:
-    goes_on, stops = written(tmp_path / "a"), written(tmp_path / "b", stops=True)
+def test_stopping_model_differs_only_in_one_weight(tmp_path: Path) -> None:
+    endless, stopping = write_model(tmp_path / "a"), write_model(tmp_path / "b", stops=True)
 
-    assert len(goes_on) == len(stops)
-    assert sum(one != other for one, other in zip(goes_on, stops, strict=True)) in {1, 2}
+    assert len(endless) == len(stopping)
+    # The weight, a float16, has two bytes.
+    assert sum(one != other for one, other in zip(endless, stopping, strict=True)) in {1, 2}
 
 
 def test_size_and_metadata_of_the_model(tmp_path: Path) -> None:
