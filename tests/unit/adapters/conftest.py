@@ -13,7 +13,7 @@ from tests.kit.fakes import FakeServer
 
 
 class Connect(Protocol):
-    """Creates a backend for a fake server; `settings` are added to kind, url and key."""
+    """Creates a backend for a fake server; `settings` override its default settings."""
 
     def __call__(self, server: FakeServer, **settings: object) -> Backend: ...
 
@@ -22,19 +22,19 @@ class Connect(Protocol):
 async def connect(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connect]:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
-    made: list[Backend] = []
+    created: list[Backend] = []
 
     def connect_to(server: FakeServer, **settings: object) -> Backend:
-        # Passthroughs offer nothing without a model list.
-        listed = None if backend_class(server.kind).native else ("*",)
-        usual = BackendSettings(
-            kind=server.kind, url=server.url, api_key=server.api_key, models=listed
+        # A passthrough offers nothing without a model list.
+        models = None if backend_class(server.kind).native else ("*",)
+        defaults = BackendSettings(
+            kind=server.kind, url=server.url, api_key=server.api_key, models=models
         )
-        made.append(create_backend(msgspec.structs.replace(usual, **settings)))
-        return made[-1]
+        created.append(create_backend(msgspec.structs.replace(defaults, **settings)))
+        return created[-1]
 
     yield connect_to
-    for backend in made:
+    for backend in created:
         await backend.close()
 
 

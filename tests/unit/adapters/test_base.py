@@ -60,8 +60,12 @@ def test_formats_of_a_model_follow_from_its_operations() -> None:
 
 def test_error_body_is_not_part_of_the_error_text() -> None:
     status = BadStatus(429, b"body", ErrorCode.BACKEND_OVERLOADED, 3.0)
-    inside = ErrorInStream(b"body", ErrorCode.BACKEND_ERROR)
+    in_stream = ErrorInStream(b"body", ErrorCode.BACKEND_ERROR)
 
     assert (status.status, status.body, status.retry_after_s) == (429, b"body", 3.0)
-    assert (inside.status, inside.body, inside.code) == (None, b"body", ErrorCode.BACKEND_ERROR)
-    assert "body" not in str(status) + str(inside)
+    assert (in_stream.status, in_stream.body, in_stream.code) == (
+        None,
+        b"body",
+        ErrorCode.BACKEND_ERROR,
+    )
+    assert "body" not in str(status) + str(in_stream)

@@ -54,7 +54,7 @@ def test_policy_field_is_refused_removed_or_forwarded(kind: str, name: str, valu
 
 
 def test_strict_mode_names_every_rejected_field() -> None:
-    request: dict[str, object] = {"route": "fallback", "models": ["dear"], "top_p": 1}
+    request: dict[str, object] = {"route": "fallback", "models": ["other"], "top_p": 1}
 
     with pytest.raises(BadRequest, match="does not accept: models, route"):
         applied(POLICIES["openrouter"], request, STRICT)
@@ -63,7 +63,7 @@ def test_strict_mode_names_every_rejected_field() -> None:
 @pytest.mark.parametrize("name", ["Models", "MODELS", "mode\\u006cs", "Model\\u017f"])
 def test_field_names_match_case_insensitively(name: str) -> None:
     """Servers written in Go match names case-insensitively, with Unicode case folding."""
-    request = f'{{"messages":[],"{name}":["dear"]}}'.encode()
+    request = f'{{"messages":[],"{name}":["other"]}}'.encode()
 
     body = prepared(request, POLICIES["openrouter"], STRIP)
 
@@ -72,9 +72,9 @@ def test_field_names_match_case_insensitively(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["Model", "MODEL", "Stream", "STREAM_OPTIONS"])
 @pytest.mark.parametrize("mode", PolicyMode)
-def test_case_variants_of_own_fields_are_removed(name: str, mode: PolicyMode) -> None:
-    """Ollama reads `Model` as `model`, which would select any model, also in its cloud."""
-    request = json.dumps({"model": "m", "stream": True, name: "dear:cloud"}).encode()
+def test_case_variants_of_the_agents_own_fields_are_removed(name: str, mode: PolicyMode) -> None:
+    """Ollama reads `Model` as `model`: a client could select any model, also in its cloud."""
+    request = json.dumps({"model": "m", "stream": True, name: "other:cloud"}).encode()
 
     body = json.loads(prepared(request, POLICIES["ollama"], mode))
 
@@ -99,13 +99,13 @@ def prepared(request: bytes, policy: RequestPolicy, mode: PolicyMode) -> bytes:
 # --- tools ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "beginning"), KINDS_AND_TOOLS)
+@pytest.mark.parametrize(("kind", "prefix"), KINDS_AND_TOOLS)
 @pytest.mark.parametrize("suffix", ["", "_20250305"])
 def test_server_side_tool_is_refused_removed_or_forwarded(
-    kind: str, beginning: str, suffix: str
+    kind: str, prefix: str, suffix: str
 ) -> None:
     policy = POLICIES[kind]
-    request: dict[str, object] = {"tools": [FUNCTION, {"type": beginning + suffix}, FUNCTION]}
+    request: dict[str, object] = {"tools": [FUNCTION, {"type": prefix + suffix}, FUNCTION]}
 
     with pytest.raises(BadRequest, match="executes itself"):
         applied(policy, request, STRICT)
@@ -113,11 +113,11 @@ def test_server_side_tool_is_refused_removed_or_forwarded(
     assert applied(policy, request, PASS) == request
 
 
-@pytest.mark.parametrize(("kind", "beginning"), KINDS_AND_TOOLS)
-def test_tool_choice_is_removed_with_the_last_tool(kind: str, beginning: str) -> None:
+@pytest.mark.parametrize(("kind", "prefix"), KINDS_AND_TOOLS)
+def test_tool_choice_is_removed_with_the_last_tool(kind: str, prefix: str) -> None:
     request: dict[str, object] = {
         "messages": MESSAGES,
-        "tools": [{"type": beginning}],
+        "tools": [{"type": prefix}],
         "tool_choice": "required",
     }
 
@@ -146,7 +146,7 @@ def test_tool_fields_match_case_insensitively(request_body: dict[str, object]) -
 
 
 @pytest.mark.parametrize("tools", [None, 7, "x", {}, {"type": "web_search"}, [], [FUNCTION], [7]])
-def test_malformed_tools_are_forwarded(tools: object) -> None:
+def test_tools_without_a_server_side_tool_are_forwarded(tools: object) -> None:
     request: dict[str, object] = {"tools": tools, "tool_choice": "auto"}
 
     for policy in POLICIES.values():
@@ -162,7 +162,7 @@ def test_kinds_without_server_side_tools_forward_all_tools(kind: str) -> None:
     assert applied(POLICIES[kind], request, STRICT) == request
 
 
-# --- all of it -----------------------------------------------------------------------------------
+# --- any request ---------------------------------------------------------------------------------
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -184,22 +184,22 @@ def test_other_fields_do_not_change(
             applied(policy, request, mode)
         return
 
-    after = applied(policy, request, mode)
+    forwarded = applied(policy, request, mode)
 
-    gone = named if mode is STRIP else set()
-    assert after == {name: value for name, value in request.items() if name not in gone}
-    assert list(after) == [name for name in request if name not in gone]
+    removed = named if mode is STRIP else set()
+    assert forwarded == {name: value for name, value in request.items() if name not in removed}
+    assert list(forwarded) == [name for name in request if name not in removed]
 
 
 @given(st.sampled_from(sorted(POLICIES)), st.lists(VALUES | st.builds(dict, type=st.text())))
 def test_forwarded_tools_keep_their_order_and_bytes(kind: str, tools: list[object]) -> None:
     policy = POLICIES[kind]
 
-    after = applied(policy, {"tools": tools}, STRIP).get("tools", [])
+    forwarded = applied(policy, {"tools": tools}, STRIP).get("tools", [])
 
-    assert isinstance(after, list)
-    assert all(tool in tools for tool in after)
-    types = [tool.get("type") for tool in after if isinstance(tool, dict)]
+    assert isinstance(forwarded, list)
+    assert all(tool in tools for tool in forwarded)
+    types = [tool.get("type") for tool in forwarded if isinstance(tool, dict)]
     assert not any(isinstance(kind, str) and kind.startswith(policy.tool_types) for kind in types)
 
 

@@ -50,8 +50,8 @@ async def test_full_window_stops_the_server_and_loses_no_bytes(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     # Far more than the socket buffers can hold.
-    word = chat_chunk(MODEL, {"content": "x" * 60_000})
-    frames = [*chat_frames(MODEL, usage=False)[:1], *[word] * 400]
+    chunk = chat_chunk(MODEL, {"content": "x" * 60_000})
+    frames = [*chat_frames(MODEL, usage=False)[:1], *[chunk] * 400]
     server.script_jobs(stream_response([*frames, *chat_frames(MODEL, usage=True)[-3:]]))
     sink = CollectingSink(pause_at=100_000)
     running = asyncio.create_task(connect(server).execute(a_job(MODEL), sink))
@@ -64,7 +64,7 @@ async def test_full_window_stops_the_server_and_loses_no_bytes(
             await asyncio.sleep(0)
 
     assert len(sink.data) == held
-    assert sent < 400 * len(word)
+    assert sent < 400 * len(chunk)
 
     sink.resume()
     await running
@@ -75,9 +75,9 @@ async def test_full_window_stops_the_server_and_loses_no_bytes(
 
 @in_virtual_time
 async def test_full_window_does_not_count_as_silence() -> None:
-    word = chat_chunk(MODEL, {"content": "x" * 60_000})
+    chunk = chat_chunk(MODEL, {"content": "x" * 60_000})
     async with FakeOpenAICompatible() as server:
-        server.script_jobs(stream_response([*[word] * 400, *chat_frames(MODEL, usage=True)]))
+        server.script_jobs(stream_response([*[chunk] * 400, *chat_frames(MODEL, usage=True)]))
         sink = CollectingSink(pause_at=1)
         backend = OpenAICompatibleBackend(BackendSettings(kind=server.kind, url=server.url))
         running = asyncio.create_task(backend.execute(a_job(MODEL), sink))
@@ -109,10 +109,10 @@ async def test_job_with_a_full_window_can_be_cancelled(
 async def test_sink_receives_status_content_type_and_headers(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
-    answer = json_response(
+    response = json_response(
         {"choices": []}, 201, {"Content-Type": "application/json; x=y", "X-Request-Id": "r-1"}
     )
-    server.script_jobs(answer)
+    server.script_jobs(response)
     sink = CollectingSink()
 
     await connect(server).execute(a_job(MODEL, stream=False), sink)

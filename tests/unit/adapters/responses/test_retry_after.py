@@ -40,7 +40,7 @@ def test_delay_after_429(headers: dict[str, str], seconds: float | None) -> None
 
 @pytest.mark.parametrize("status", [400, 500, 503])
 def test_reset_headers_are_ignored_without_429(status: int) -> None:
-    """Venice sends them with every response; a 500 must not pause the backend until the reset."""
+    """Venice sends reset headers with every response; a 500 must not pause the backend."""
     headers = {"x-ratelimit-reset-requests": str(int(NOW + 45))}
 
     assert retry_after_s(status, headers, NOW) is None

@@ -1,4 +1,4 @@
-"""Token counts of real and documented responses of each server."""
+"""Reading token counts from recorded and documented responses of each server."""
 
 import msgspec
 import pytest
@@ -17,8 +17,9 @@ def read_usage(data: bytes) -> Usage:
     return merge_usage(event.inner_usage, event.usage)
 
 
-# OpenAI's and OpenRouter's are from their API references, Venice's from its guide "Prompt caching",
-# and Anthropic's from its guides on prompt caching and extended thinking; the others were recorded.
+# The reports of OpenAI and OpenRouter are from their API references, that of Venice is from its
+# guide "Prompt caching", and that of Anthropic from its guides on prompt caching and extended
+# thinking. The others were recorded.
 REPORTS = {
     "llama.cpp chat": (
         (

@@ -143,7 +143,7 @@ def test_stream_result_does_not_depend_on_chunk_boundaries(
     assert validator.result() == validate_stream(frames, operation)
 
 
-# Short enough that noise does not push their ends out of the tail.
+# Streams so short that added noise does not push their last events out of the tail.
 SHORT_STREAMS = [stream for stream in STREAMS if len(b"".join(stream[1])) < HEAD_BYTES]
 NOISE = st.sampled_from([b": keep-alive\n\n", b"\n", b"id: 7\n\n", b"data: \xff?\n\n", b"\x00\n"])
 
@@ -203,7 +203,7 @@ def test_huge_line_is_an_invalid_response() -> None:
 
 # --- incomplete streams --------------------------------------------------------------------------
 
-CONTINUOUS = [
+CONTINUOUS_USAGE = [
     chat_chunk("m", {"content": "a"}, usage={"prompt_tokens": 9, "completion_tokens": 1}),
     chat_chunk("m", {"content": "b"}, usage={"prompt_tokens": 9, "completion_tokens": 2}),
 ]
@@ -220,9 +220,9 @@ FAILED = sse(
     ("operation", "frames", "usage"),
     [
         (OPENAI, chat_frames("m", usage=True)[:5], UNKNOWN),
-        (OPENAI, CONTINUOUS, Usage(9, 2)),
-        (OPENAI, [*CONTINUOUS, chat_chunk("m", {})[:-9]], Usage(9, 2)),
-        (OPENAI, [*CONTINUOUS, ERROR, DONE], Usage(9, 2)),
+        (OPENAI, CONTINUOUS_USAGE, Usage(9, 2)),
+        (OPENAI, [*CONTINUOUS_USAGE, chat_chunk("m", {})[:-9]], Usage(9, 2)),
+        (OPENAI, [*CONTINUOUS_USAGE, ERROR, DONE], Usage(9, 2)),
         (ANTHROPIC, message_frames("m")[:5], Usage(INPUT_TOKENS)),
         (ANTHROPIC, [*message_frames("m")[:-2], BARE_ERROR], Usage(INPUT_TOKENS)),
         (ANTHROPIC, [*message_frames("m")[:-1], BARE_ERROR], ALL),
@@ -262,7 +262,7 @@ def test_error_of_the_server_is_relayed_if_its_event_is_complete(error: bytes, t
     assert result.error_relayed == tail.startswith(b"\n\n")
 
 
-def test_failure_without_an_error_of_the_server_relays_none() -> None:
+def test_failure_without_an_error_of_the_server_relays_no_error() -> None:
     assert not validate_stream(chat_frames("m", usage=True)[:-1]).error_relayed
 
 
@@ -305,7 +305,7 @@ def test_usage_missing_from_a_json_response_is_unknown() -> None:
     assert validate_body(b'{"choices":[]}') == ValidationResult(UNKNOWN, between_events=False)
 
 
-def test_json_response_over_the_limit_is_a_success_of_unknown_usage() -> None:
+def test_json_response_over_the_limit_is_a_success_with_unknown_usage() -> None:
     validator = BodyValidator()
     for _ in range(3):
         validator.receive_data(b"x" * (BODY_BYTES // 2))

@@ -19,7 +19,7 @@ from provider_agent.adapters.servers.echo import MODEL_ID, EchoBackend
 from provider_agent.protocol.formats import MAIN_OPERATION
 from tests.kit.sink import CollectingSink
 
-BOTH = pytest.mark.parametrize("wire_format", list(WireFormat))
+BOTH_FORMATS = pytest.mark.parametrize("wire_format", list(WireFormat))
 
 
 def echo_job(text: object, wire_format: WireFormat = WireFormat.OPENAI, **more: object) -> Job:
@@ -44,7 +44,7 @@ async def test_offers_one_model_in_both_formats() -> None:
     assert (await backend.health()).reachable
 
 
-@BOTH
+@BOTH_FORMATS
 @pytest.mark.parametrize("stream", [True, False])
 async def test_repeats_the_last_user_message(wire_format: WireFormat, stream: bool) -> None:
     sink = await run(echo_job("alpha beta gamma", wire_format, stream=stream))
@@ -54,17 +54,17 @@ async def test_repeats_the_last_user_message(wire_format: WireFormat, stream: bo
     assert sink.usage == Usage(3, 3)
 
 
-@BOTH
+@BOTH_FORMATS
 @pytest.mark.parametrize("stream", [True, False])
 async def test_response_is_valid_in_each_format(wire_format: WireFormat, stream: bool) -> None:
     sink = await run(echo_job("one two", wire_format, stream=stream, max_tokens=1))
     validator = validator_for(MAIN_OPERATION[wire_format], sink.content_type)
     validator.receive_data(bytes(sink.data))
 
-    verdict = validator.result()
+    result = validator.result()
 
-    assert verdict.failure is None
-    assert (verdict.usage.input_tokens, verdict.usage.output_tokens) == (2, 1)
+    assert result.failure is None
+    assert (result.usage.input_tokens, result.usage.output_tokens) == (2, 1)
     assert sink.usage == Usage(2, 1)
 
 
@@ -78,7 +78,7 @@ async def test_count_tokens_returns_the_number_of_words() -> None:
     assert sink.usage == Usage(3, 0)
 
 
-@BOTH
+@BOTH_FORMATS
 async def test_equal_requests_get_equal_bytes(wire_format: WireFormat) -> None:
     first = await run(echo_job("again", wire_format, stream=True))
     second = await run(echo_job("again", wire_format, stream=True))
@@ -128,7 +128,7 @@ async def test_cancellation_stops_the_reply() -> None:
 
 
 @given(st.text(), st.sampled_from(WireFormat), st.booleans())
-async def test_echo_repeats_any_text_word_for_word(
+async def test_response_to_any_text_is_valid_and_has_as_many_words(
     text: str, wire_format: WireFormat, stream: bool
 ) -> None:
     sink = await run(echo_job(text, wire_format, stream=stream))
@@ -136,4 +136,5 @@ async def test_echo_repeats_any_text_word_for_word(
     validator = validator_for(MAIN_OPERATION[wire_format], sink.content_type)
     validator.receive_data(bytes(sink.data))
     assert validator.result().failure is None
+    # The placeholder for an empty message has three words.
     assert sink.usage.output_tokens == (len(text.split()) or 3)

@@ -30,7 +30,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", None),
     ],
 )
-def test_proxy_depends_on_scheme_and_host(url: str, proxy: str | None) -> None:
+def test_proxy_depends_on_scheme_host_and_port(url: str, proxy: str | None) -> None:
     assert environment_proxy(url) == proxy
 
 

@@ -8,7 +8,6 @@ from provider_agent.adapters.base import (
     BackendSettings,
     BadStatus,
     InvalidResponse,
-    Job,
     ModelNotFound,
     Transport,
 )
@@ -129,8 +128,8 @@ async def test_close_fails_running_jobs(
 async def test_compressed_response_is_rejected(
     server: FakeOpenAICompatible, connect: Connect, content_type: str
 ) -> None:
-    packed = FakeResponse((b"\x1f\x8b",), 200, content_type, {"Content-Encoding": "gzip"})
-    server.script_jobs(packed)
+    compressed = FakeResponse((b"\x1f\x8b",), 200, content_type, {"Content-Encoding": "gzip"})
+    server.script_jobs(compressed)
     sink = CollectingSink()
 
     with pytest.raises(InvalidResponse, match="compressed"):
@@ -163,8 +162,7 @@ async def test_identity_content_encoding_is_accepted(
     assert sink.data == b'{"choices":[]}'
 
 
-def test_backend_does_not_store_jobs() -> None:
+def test_repr_is_class_and_id() -> None:
     backend = OpenAICompatibleBackend(BackendSettings(kind="openai_compatible", url="http://h"))
 
     assert repr(backend) == "<OpenAICompatibleBackend openai_compatible:http://h>"
-    assert not any(isinstance(value, Job) for value in vars(backend).values())

@@ -51,6 +51,7 @@ async def test_closed_backend_reconnects_on_use(
 async def test_health_check_does_not_wait_for_running_jobs(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
+    # aiohttp opens at most 100 connections by default.
     backend = connect(server, max_concurrent=1)
     server.script_jobs(*[Fault.HANG_AFTER_FIRST_CHUNK] * 120)
     sinks = [CollectingSink() for _ in range(120)]
@@ -95,7 +96,7 @@ async def test_api_response_of_another_shape_is_invalid(
 
 
 @pytest.mark.parametrize("url", ["http://", "nonsense", "http://[::1", "http://host:99999"])
-async def test_malformed_address_is_unreachable(url: str) -> None:
+async def test_malformed_url_is_unreachable(url: str) -> None:
     backend = OpenAICompatibleBackend(BackendSettings(kind="openai_compatible", url=url))
 
     with pytest.raises(Unreachable):
@@ -106,7 +107,7 @@ async def test_malformed_address_is_unreachable(url: str) -> None:
 async def test_netrc_does_not_replace_the_operators_key(
     connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # aiohttp reads this file for passthroughs, which may need a proxy from the environment.
+    # aiohttp reads this file if `trust_env` is set, which the adapters therefore do not set.
     file = tmp_path / "netrc"
     file.write_text("machine 127.0.0.1 login somebody password else\n")
     file.chmod(0o600)

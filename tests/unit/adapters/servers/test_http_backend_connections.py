@@ -19,8 +19,8 @@ ConnectionHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Await
 
 
 @asynccontextmanager
-async def raw_server(handler: ConnectionHandler) -> AsyncIterator[HttpBackend]:
-    """A backend whose server is the coroutine function `handler`."""
+async def backend_of_raw_server(handler: ConnectionHandler) -> AsyncIterator[HttpBackend]:
+    """Yield a backend whose server handles each connection with `handler`."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -57,18 +57,18 @@ def response(body: bytes) -> bytes:
 async def test_closed_idle_connection_is_replaced() -> None:
     connections: list[list[bytes]] = []
 
-    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         requests: list[bytes] = []
         connections.append(requests)
         requests.append(await read_request(reader))
         writer.write(response(b'{"choices":[]}'))
         if len(connections) == 1:
-            # Closed only after the next request was sent: a race that the client cannot avoid.
+            # The server closes only after the next request was sent, which no client can prevent.
             requests.append(await read_request(reader))
             return
         await reader.read()
 
-    async with raw_server(answer_once) as backend:
+    async with backend_of_raw_server(handle) as backend:
         for _ in range(2):
             await backend.execute(a_job("m", stream=False), CollectingSink())
 
@@ -79,36 +79,36 @@ async def test_closed_idle_connection_is_replaced() -> None:
 
 
 async def test_request_to_a_server_that_always_closes_is_retried_once() -> None:
-    asked = 0
+    received = 0
 
     async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal asked
+        nonlocal received
         await read_request(reader)
-        asked += 1
+        received += 1
 
-    async with raw_server(close) as backend:
+    async with backend_of_raw_server(close) as backend:
         with pytest.raises(Transport):
             await backend.execute(a_job("m"), CollectingSink())
 
-    assert asked == 2
+    assert received == 2
 
 
 async def test_response_that_is_not_http_is_invalid() -> None:
-    async def gibberish(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def send_garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(b"SSH-2.0-OpenSSH_9.9\r\n\r\n")
 
-    async with raw_server(gibberish) as backend:
+    async with backend_of_raw_server(send_garbage) as backend:
         with pytest.raises(InvalidResponse):
             await backend.execute(a_job("m"), CollectingSink())
 
 
 async def test_truncated_error_body_keeps_its_status() -> None:
-    async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def truncate_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 100\r\n\r\n{half")
 
-    async with raw_server(break_off) as backend:
+    async with backend_of_raw_server(truncate_body) as backend:
         with pytest.raises(BadStatus) as caught:
             await backend.execute(a_job("m"), CollectingSink())
 

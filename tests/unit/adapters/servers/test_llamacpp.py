@@ -99,7 +99,7 @@ async def test_old_build_does_not_support_messages(server: FakeLlamaCpp, connect
 
 
 @pytest.mark.parametrize(
-    ("only", "pooling", "operations"),
+    ("embeddings_only", "pooling", "operations"),
     [
         (True, True, {Operation.EMBEDDINGS}),
         (False, True, set(Operation)),
@@ -110,11 +110,11 @@ async def test_old_build_does_not_support_messages(server: FakeLlamaCpp, connect
 async def test_embeddings_are_offered_if_supported(
     server: FakeLlamaCpp,
     connect: Connect,
-    only: bool,
+    embeddings_only: bool,
     pooling: bool,
     operations: set[Operation],
 ) -> None:
-    server.embeddings, server.embeddings_only, server.pooling = True, only, pooling
+    server.embeddings, server.embeddings_only, server.pooling = True, embeddings_only, pooling
 
     (model,) = await connect(server).list_models()
 
@@ -171,7 +171,7 @@ async def test_router_offers_only_loaded_models(server: FakeLlamaCpp, connect: C
     assert model.formats == set(WireFormat)
     assert backend.max_concurrent == SLOTS
     assert server.woken == []
-    assert all(asked.query["autoload"] == "false" for asked in server.requests if asked.query)
+    assert all(one.query["autoload"] == "false" for one in server.requests if one.query)
 
 
 @pytest.mark.parametrize(
@@ -190,8 +190,8 @@ async def test_load_reports_busy_slots_and_queue_length_if_available(
     backend = connect(server)
     await backend.list_models()
 
-    of_model = ModelServerLoad(ModelState.LOADED, running, waiting)
-    load = ServerLoad(running, waiting, models={MODEL: of_model})
+    model_load = ModelServerLoad(ModelState.LOADED, running, waiting)
+    load = ServerLoad(running, waiting, models={MODEL: model_load})
     assert [await backend.load() for _ in range(3)] == [load] * 3
 
     assert len(server.requests_to("/slots")) == (3 if slots else 1)
@@ -213,10 +213,10 @@ async def test_metrics_enabled_later_are_used_after_the_next_list_models(
     assert (before.waiting, after.waiting) == (None, 4)
 
 
-async def test_speeds_are_the_ratios_of_counters_since_the_last_measured_ones(
+async def test_speeds_are_ratios_of_counter_increases_since_the_last_measurement(
     server: FakeLlamaCpp, connect: Connect
 ) -> None:
-    # The server's own rates would be reset by any other program that reads its metrics.
+    # The server's own rates are not used: every program that reads its metrics resets them.
     server.deferred = 0
     backend = connect(server)
     await backend.list_models()
@@ -231,7 +231,7 @@ async def test_speeds_are_the_ratios_of_counters_since_the_last_measured_ones(
     server.prompts, server.outputs = (1000, 2.0), (300, 6.0)
     assert await speeds() == (500.0, 50.0)
     server.prompts, server.outputs = (1010, 2.5), (500, 8.0)
-    assert await speeds() == (500.0, 100.0)  # ten tokens measure mostly a request's fixed costs
+    assert await speeds() == (500.0, 100.0)  # ten more prompt tokens are too few to measure
     server.prompts, server.outputs = (0, 0.0), (0, 0.0)
     assert await speeds() == (None, None)  # the server restarted
 
@@ -247,9 +247,9 @@ async def test_load_of_a_router_is_the_sum_of_its_loaded_models(
     one = ModelServerLoad(ModelState.LOADED, 2, 1)
     both = {"acme-1b": one, "acme/8b": one}
     assert await backend.load() == ServerLoad(running=4, waiting=2, models=both)
-    asked = [one.query for one in server.requests_to("/slots")]
-    assert [query["model"] for query in asked] == ["acme-1b", "acme/8b"]
-    assert {query["autoload"] for query in asked} == {"false"}
+    queries = [request.query for request in server.requests_to("/slots")]
+    assert [query["model"] for query in queries] == ["acme-1b", "acme/8b"]
+    assert {query["autoload"] for query in queries} == {"false"}
 
 
 async def test_load_of_a_sleeping_server_is_not_requested(

@@ -27,7 +27,7 @@ async def server() -> AsyncIterator[FakeLmStudio]:
         yield running
 
 
-async def test_current_model_list_has_loaded_models_windows_and_slots(
+async def test_v1_api_reports_loaded_models_context_windows_and_slots(
     server: FakeLmStudio, connect: Connect
 ) -> None:
     backend = connect(server)
@@ -44,7 +44,7 @@ async def test_current_model_list_has_loaded_models_windows_and_slots(
 
 
 @pytest.mark.parametrize("api", ["v1", "v0", "openai"])
-async def test_load_shows_loaded_models_if_the_list_does(
+async def test_load_lists_loaded_models_if_the_api_reports_them(
     server: FakeLmStudio, connect: Connect, api: Literal["v1", "v0", "openai"]
 ) -> None:
     server.api = api
@@ -58,7 +58,9 @@ async def test_load_shows_loaded_models_if_the_list_does(
     assert load == (None if api == "openai" else expected)
 
 
-async def test_operator_limit_is_not_changed(server: FakeLmStudio, connect: Connect) -> None:
+async def test_max_concurrent_of_the_operator_is_not_changed(
+    server: FakeLmStudio, connect: Connect
+) -> None:
     backend = connect(server, max_concurrent=2)
 
     await backend.list_models()
@@ -66,7 +68,7 @@ async def test_operator_limit_is_not_changed(server: FakeLmStudio, connect: Conn
     assert backend.max_concurrent == 2
 
 
-async def test_older_model_list_has_loaded_models_and_windows(
+async def test_v0_api_reports_loaded_models_and_context_windows(
     server: FakeLmStudio, connect: Connect
 ) -> None:
     server.api = "v0"
@@ -81,7 +83,7 @@ async def test_older_model_list_has_loaded_models_and_windows(
     assert embedder.operations == {Operation.EMBEDDINGS}
 
 
-async def test_all_models_are_offered_without_reported_state(
+async def test_all_models_are_offered_if_the_api_does_not_report_their_state(
     server: FakeLmStudio, connect: Connect
 ) -> None:
     server.api = "openai"
@@ -133,7 +135,7 @@ async def test_model_of_another_machine_is_withheld(server: FakeLmStudio, connec
     assert models[MODEL].withheld == ""
 
 
-async def test_without_a_loaded_model_its_own_limit_holds_again(
+async def test_default_max_concurrent_applies_without_a_loaded_model(
     server: FakeLmStudio, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = connect(server)
@@ -176,4 +178,4 @@ async def test_error_with_status_200_is_an_error(
     with pytest.raises(error):
         await connect(server).execute(a_job(MODEL), sink)
 
-    assert sink.status is None, "nothing was promised yet: another server may take the job"
+    assert sink.status is None, "no response has started, so the job can fail over"

@@ -31,7 +31,7 @@ NOT_REPORTED: Features = (None, None, None, None, None)
 
 
 class _OldLmStudio(FakeLmStudio):
-    """0.3.16, without the list that 0.4.0 added."""
+    """LM Studio 0.3.16, without the model list that 0.4.0 added."""
 
     def __init__(self, *, api_key: str | None = None) -> None:
         super().__init__(api_key=api_key)
@@ -39,7 +39,7 @@ class _OldLmStudio(FakeLmStudio):
 
 
 class _OldestLmStudio(_OldLmStudio):
-    """A version without native lists."""
+    """A version that lists models only in the OpenAI format."""
 
     def __init__(self, *, api_key: str | None = None) -> None:
         super().__init__(api_key=api_key)
@@ -85,7 +85,9 @@ async def test_a_feature_is_known_exactly_if_the_server_reports_it(
     assert features(models[model_id]) == reported
 
 
-async def test_llamacpp_template_without_tools_ignores_them(connect: Connect) -> None:
+async def test_llamacpp_model_without_tools_in_its_template_does_not_support_tools(
+    connect: Connect,
+) -> None:
     async with FakeLlamaCpp() as server:
         server.tools = False
         (model,) = await connect(server).list_models()

@@ -11,18 +11,18 @@ from provider_agent.adapters.servers.model_selection import (
 CHAT = frozenset({Operation.CHAT})
 
 
-def model(model_id: str, upstream_id: str = "", **different: object) -> BackendModel:
-    usual: dict[str, object] = {"context_window": None, "native": True, "operations": CHAT}
-    fields = {**usual, "upstream_id": upstream_id or model_id, **different}
+def model(model_id: str, upstream_id: str = "", **overrides: object) -> BackendModel:
+    defaults: dict[str, object] = {"context_window": None, "native": True, "operations": CHAT}
+    fields = {**defaults, "upstream_id": upstream_id or model_id, **overrides}
     return BackendModel(model_id=model_id, **fields)  # type: ignore[arg-type]
 
 
-def settings(**different: object) -> BackendSettings:
-    return BackendSettings(kind="x", **different)  # type: ignore[arg-type]
+def settings(**overrides: object) -> BackendSettings:
+    return BackendSettings(kind="x", **overrides)  # type: ignore[arg-type]
 
 
-def reasons(found: list[BackendModel], **different: object) -> dict[str, str]:
-    return {one.model_id: one.withheld for one in select_models(found, settings(**different))}
+def withheld_reasons(found: list[BackendModel], **overrides: object) -> dict[str, str]:
+    return {one.model_id: one.withheld for one in select_models(found, settings(**overrides))}
 
 
 @pytest.mark.parametrize(
@@ -47,30 +47,32 @@ def test_models_setting_selects_and_passthroughs_require_it(
 ) -> None:
     one = model("acme/8b", "/disk/acme.gguf", native=native)
 
-    assert reasons([one], models=models) == {"acme/8b": reason}
+    assert withheld_reasons([one], models=models) == {"acme/8b": reason}
 
 
 def test_models_withheld_by_the_adapter_stay_withheld() -> None:
     offline = model("m", withheld="offline")
 
-    assert reasons([offline], models=("*",)) == {"m": "offline"}
+    assert withheld_reasons([offline], models=("*",)) == {"m": "offline"}
 
 
 def test_model_without_operations_or_valid_id_is_withheld() -> None:
-    found = reasons([model("", "u"), model("x" * 513), model("mute", operations=frozenset())])
+    found = withheld_reasons(
+        [model("", "u"), model("x" * 513), model("without-operations", operations=frozenset())]
+    )
 
     assert all(found.values())
     assert len(found) == 3
 
 
-@pytest.mark.parametrize("meant", ["/disk/acme.gguf", "acme"])
+@pytest.mark.parametrize("target", ["/disk/acme.gguf", "acme"])
 @pytest.mark.parametrize("models", [("my-*",), ("acme",), ("/disk/*",), None])
 def test_alias_replaces_the_server_id_and_globs_match_both(
-    meant: str, models: tuple[str, ...] | None
+    target: str, models: tuple[str, ...] | None
 ) -> None:
     chosen = select_models(
         [model("acme", "/disk/acme.gguf"), model("other")],
-        settings(aliases={"my-acme": meant}, models=models),
+        settings(aliases={"my-acme": target}, models=models),
     )
 
     by_name = {one.model_id: one for one in chosen}
@@ -80,8 +82,8 @@ def test_alias_replaces_the_server_id_and_globs_match_both(
     assert (by_name["other"].withheld == "") is (models is None)
 
 
-def test_model_with_two_aliases() -> None:
-    assert reasons([model("m")], aliases={"a": "m", "b": "m"}) == {"a": "", "b": ""}
+def test_model_with_two_aliases_is_offered_under_both() -> None:
+    assert withheld_reasons([model("m")], aliases={"a": "m", "b": "m"}) == {"a": "", "b": ""}
 
 
 def test_offered_model_wins_over_a_withheld_one_with_the_same_id() -> None:
@@ -105,10 +107,10 @@ def test_implausible_context_window_or_output_limit_is_unknown(
 
 
 def test_withheld_models_are_bounded_and_listed_ones_come_first() -> None:
-    catalogue = [model(f"m{number:04}", native=False) for number in range(2000)]
+    catalog = [model(f"m{number:04}", native=False) for number in range(2000)]
     listed = [model("z-listed", native=False, withheld="offline"), model("z-good", native=False)]
 
-    found = reasons([*catalogue, *listed], models=("z-*",))
+    found = withheld_reasons([*catalog, *listed], models=("z-*",))
 
     withheld = [name for name, reason in found.items() if reason]
     assert len(withheld) == MAX_WITHHELD

@@ -91,17 +91,19 @@ async def test_embedding_models_have_no_chat_and_cloud_models_are_withheld(
     withheld = {model.model_id: model.withheld for model in models if model.withheld}
     assert sorted(withheld) == sorted(CLOUD)
     assert all("ollama.com" in reason for reason in withheld.values())
-    shown = {asked.json["model"] for asked in server.requests_to("/api/show")}
+    shown = {request.json["model"] for request in server.requests_to("/api/show")}
     assert not any("cloud" in str(name) or "huge" in str(name) for name in shown)
 
 
-async def test_model_is_described_once_per_digest(server: FakeOllama, connect: Connect) -> None:
+async def test_model_details_are_requested_once_per_digest(
+    server: FakeOllama, connect: Connect
+) -> None:
     backend = connect(server)
 
     for _ in range(3):
         await backend.list_models()
 
-    names = [asked.json["model"] for asked in server.requests_to("/api/show")]
+    names = [request.json["model"] for request in server.requests_to("/api/show")]
     assert len(names) == len(set(names)) > 0
 
 
@@ -131,7 +133,7 @@ async def test_old_version_does_not_support_messages(server: FakeOllama, connect
 
 
 @pytest.mark.parametrize(
-    ("version", "newest"),
+    ("version", "newer_operations"),
     [
         ("0.30.1", {Operation.RESPONSES, Operation.MESSAGES}),
         ("0.14.0-rc1", {Operation.RESPONSES, Operation.MESSAGES}),
@@ -141,14 +143,14 @@ async def test_old_version_does_not_support_messages(server: FakeOllama, connect
     ],
 )
 async def test_operations_of_an_old_version_follow_from_its_number(
-    server: FakeOllama, connect: Connect, version: str, newest: set[Operation]
+    server: FakeOllama, connect: Connect, version: str, newer_operations: set[Operation]
 ) -> None:
     server.old, server.version = True, version
     backend = connect(server)
 
     models = {model.model_id: model for model in await backend.list_models()}
 
-    assert models[MODEL].operations == {Operation.CHAT, Operation.COMPLETIONS} | newest
+    assert models[MODEL].operations == {Operation.CHAT, Operation.COMPLETIONS} | newer_operations
     assert models[EMBEDDER].operations == {Operation.EMBEDDINGS}
     assert backend.version == version
 
@@ -218,10 +220,10 @@ async def test_final_usage_of_a_message_overrides_the_estimate(
 
 
 @pytest.mark.parametrize("wire_format", list(WireFormat))
-async def test_interrupted_stream_is_an_error_of_unknown_usage(
+async def test_interrupted_stream_is_an_error_with_unknown_usage(
     server: FakeOllama, connect: Connect, wire_format: WireFormat
 ) -> None:
-    """Its `message_start` only estimates the prompt."""
+    """Ollama's `message_start` only estimates the number of prompt tokens."""
     server.script_jobs(Fault.STOP_AFTER_FIRST_CHUNK)
     sink = CollectingSink()
 

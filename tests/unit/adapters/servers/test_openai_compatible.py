@@ -30,7 +30,7 @@ async def test_formats_come_from_the_settings(
     assert {model.formats for model in models} == {frozenset(formats)}
 
 
-async def test_context_window_of_a_bare_entry_is_unknown(
+async def test_context_window_is_unknown_if_the_list_does_not_report_it(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     models = await connect(server).list_models()
@@ -67,10 +67,10 @@ async def test_context_window_is_read_from_any_known_field(
     assert model.context_window == window
 
 
-async def test_ids_that_no_frame_can_carry_and_repeated_ids_are_left_out(
+async def test_invalid_and_repeated_model_ids_are_not_offered(
     server: FakeOpenAICompatible, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed = {"data": [{"id": one} for one in ("", "x" * 513, "b", "a", "b")]}
+    listed = {"data": [{"id": model_id} for model_id in ("", "x" * 513, "b", "a", "b")]}
     monkeypatch.setattr(server, "respond", lambda _: json_response(listed))
 
     models = await connect(server).list_models()
@@ -94,7 +94,7 @@ async def test_optional_operations_are_probed(
 
 
 @pytest.mark.parametrize("status", [200, 401, 404, 405, 500, 501])
-async def test_route_that_accepts_an_empty_request_is_not_offered(
+async def test_route_is_not_offered_if_it_does_not_reject_an_empty_request_as_malformed(
     server: FakeOpenAICompatible,
     connect: Connect,
     monkeypatch: pytest.MonkeyPatch,

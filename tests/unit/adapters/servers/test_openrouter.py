@@ -63,7 +63,7 @@ async def test_public_catalog_is_used_without_an_account_catalog(
     assert "acme/everywhere" in [model.model_id for model in models]
 
 
-async def test_context_window_is_the_smallest_known(
+async def test_context_window_is_the_smallest_reported(
     server: FakeOpenRouter, connect: Connect
 ) -> None:
     models = await connect(server).list_models()
@@ -72,14 +72,14 @@ async def test_context_window_is_the_smallest_known(
     assert (windows[MODEL], windows["acme/auto"]) == (CONTEXT_WINDOW, 131072)
 
 
-async def test_prices_are_exact_and_a_dependent_price_is_unknown(
+async def test_prices_are_exact_and_a_variable_price_is_unknown(
     server: FakeOpenRouter, connect: Connect
 ) -> None:
     models = {model.model_id: model for model in await connect(server).list_models()}
-    priced, dependent = models[MODEL], models["acme/auto"]
+    priced, variable = models[MODEL], models["acme/auto"]
 
     assert (priced.input_price_per_1m, priced.output_price_per_1m) == (590_000, 790_000)
-    assert (dependent.input_price_per_1m, dependent.output_price_per_1m) == (None, None)
+    assert (variable.input_price_per_1m, variable.output_price_per_1m) == (None, None)
 
 
 async def test_no_request_is_sent_without_a_key(server: FakeOpenRouter, connect: Connect) -> None:
@@ -97,14 +97,14 @@ async def test_no_request_is_sent_without_a_key(server: FakeOpenRouter, connect:
     assert server.requests == []
 
 
-async def test_invalid_key_is_unhealthy_although_the_catalog_needs_none(
+async def test_backend_with_an_invalid_key_is_unhealthy_although_the_catalog_is_public(
     server: FakeOpenRouter, connect: Connect
 ) -> None:
     assert not (await connect(server, api_key="sk-or-made-up").health()).reachable
 
 
 @pytest.mark.parametrize(("remaining", "reachable"), [(None, True), (0.5, True), (0, False)])
-async def test_key_without_remaining_credit_is_unhealthy(
+async def test_backend_whose_key_has_no_remaining_credit_is_unhealthy(
     server: FakeOpenRouter, connect: Connect, remaining: float | None, reachable: bool
 ) -> None:
     server.limit_remaining = remaining

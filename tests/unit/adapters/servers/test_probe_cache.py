@@ -8,6 +8,8 @@ CHAT = frozenset({Operation.CHAT})
 
 
 class FakeProbe:
+    """Counts its calls; raises `error` if it is set."""
+
     def __init__(self) -> None:
         self.calls = 0
         self.error: Exception | None = None

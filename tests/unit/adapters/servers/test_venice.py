@@ -51,7 +51,7 @@ async def test_venice_parameters_of_clients_are_replaced_by_the_operators_choice
     assert sent == [off, off, None]
 
 
-async def test_refused_query_for_embeddings_is_accepted(
+async def test_other_models_are_listed_if_the_query_for_embedding_models_is_refused(
     server: FakeVenice, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     respond = server.respond
