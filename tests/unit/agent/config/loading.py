@@ -8,6 +8,7 @@ from provider_agent.adapters.registry import BUILT_IN_KINDS
 from provider_agent.agent.config import ConfigError, LoadedConfig, load_config
 
 MINIMAL = '[coordinator]\nurl = "wss://c.example/provider/connect"\n'
+"""The required settings. Keys that a test appends belong to `[coordinator]`."""
 
 
 def load(

@@ -173,7 +173,7 @@ def test_client_key_requires_a_certificate(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "86401"])
-def test_slow_consumer_s_must_be_positive(tmp_path: Path, seconds: str) -> None:
+def test_invalid_slow_consumer_s_is_refused(tmp_path: Path, seconds: str) -> None:
     error = load_error(tmp_path, f"{MINIMAL}[limits]\nslow_consumer_s = {seconds}\n")
     assert "limits.slow_consumer_s: expected a number" in error
 

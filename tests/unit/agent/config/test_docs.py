@@ -105,7 +105,7 @@ def test_example_is_valid_with_every_line_uncommented(tmp_path: Path) -> None:
     path.write_text(uncommented)
     loaded = load_config(path, {"HOME": "/home/op"}, {}, BUILT_IN_KINDS)
     assert len(loaded.config.backends) == 3
-    # A commented value of a key with a default is that default.
+    # The example shows the default values of these keys.
     limits, observability = loaded.config.limits, loaded.config.observability
     assert (limits.max_concurrent, limits.drain_timeout_s) == (8, 300.0)
     assert limits.slow_consumer_s == 60.0

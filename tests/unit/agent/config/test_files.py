@@ -63,7 +63,7 @@ def test_credentials_directory_of_systemd_is_expanded() -> None:
         (b"a = " + b"1" * 4301, "a number has too many digits"),
     ],
 )
-def test_error_about_invalid_toml_contains_the_position(
+def test_error_about_an_invalid_file_contains_path_and_reason(
     tmp_path: Path, content: bytes, message: str
 ) -> None:
     path = tmp_path / "agent.toml"

@@ -51,6 +51,7 @@ max_tokens_per_minute = 200_000
 prometheus_addr = "127.0.0.1:9090"
 log_level = "info"
 """
+"""A configuration of the existing Rust agent, which operators can keep."""
 
 
 def test_file_of_the_rust_agent_is_valid(tmp_path: Path) -> None:
@@ -138,6 +139,7 @@ def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
 def test_misspelled_variable_is_a_warning_and_an_unrelated_one_is_not(tmp_path: Path) -> None:
     environ = {
         "PROVIDER_AGENT_LIMITS_MAX_CONCURENT": "3",
+        # Set by Kubernetes for a service named provider-agent.
         "PROVIDER_AGENT_SERVICE_HOST": "10.0.0.1",
     }
     (warning,) = load(tmp_path, environ=environ).warnings
@@ -238,7 +240,7 @@ def test_error_without_a_file_lists_the_searched_places(
         load_config(None, {"HOME": str(tmp_path)}, {}, BUILT_IN_KINDS)
 
 
-def test_log_level_accepts_the_names_of_other_loggers(tmp_path: Path) -> None:
+def test_log_level_accepts_capitals_and_names_of_other_logging_libraries(tmp_path: Path) -> None:
     for name, level in (("WARN", "warning"), ("trace", "debug"), ("Info", "info")):
         text = f'{MINIMAL}[observability]\nlog_level = "{name}"\n'
         assert load(tmp_path, text).config.observability.log_level == level

@@ -52,7 +52,7 @@ def test_api_key_is_read_from_its_file(tmp_path: Path) -> None:
         (b"k" * (MAX_KEY_BYTES + 1), "does not hold a key: one line of plain text is expected"),
     ],
 )
-def test_reason_for_a_missing_key_does_not_contain_the_file(
+def test_reason_for_a_missing_key_does_not_contain_the_content_of_the_file(
     tmp_path: Path, content: bytes | None, reason: str
 ) -> None:
     file = tmp_path / "key"

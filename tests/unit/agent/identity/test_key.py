@@ -78,10 +78,10 @@ def test_agents_that_start_at_the_same_time_share_one_key(tmp_path: Path) -> Non
 def test_key_is_created_on_a_file_system_without_hard_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_links(self: Path, target: Path) -> None:
+    def refuse_hard_link(self: Path, target: Path) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(Path, "hardlink_to", no_links)
+    monkeypatch.setattr(Path, "hardlink_to", refuse_hard_link)
     path = tmp_path / "identity.key"
     assert load_or_create(path).public_key == load(path).public_key
     assert path.stat().st_mode & 0o777 == 0o600
@@ -127,7 +127,8 @@ ENCRYPTED = Ed25519PrivateKey.from_private_bytes(SECRET).private_bytes(
         (rust_agent_file(SECRET, PUBLIC)[:-40].encode(), "lines are incomplete"),
         (rust_agent_file(SECRET, PUBLIC).replace("secret", "x").encode(), "lines are incomplete"),
     ],
-    ids=range(13),  # not the content, which differs in each process
+    # Not the contents, which differ in each process: pytest-xdist requires the same ids in all.
+    ids=range(13),
 )
 def test_damaged_file_is_an_error_and_is_not_changed(
     tmp_path: Path, content: bytes, reason: str

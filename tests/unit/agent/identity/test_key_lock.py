@@ -9,7 +9,7 @@ from provider_agent.agent.identity.key_lock import hold_key_lock, is_key_locked
 def key(tmp_path: Path) -> Path:
     path = tmp_path / "identity.key"
     path.write_bytes(b"a key")
-    path.chmod(0o400)
+    path.chmod(0o400)  # a lock needs only read access
     return path
 
 
@@ -23,7 +23,7 @@ def test_key_is_locked_until_the_last_agent_releases_it(key: Path) -> None:
     assert not is_key_locked(key)
 
 
-def test_check_does_not_keep_the_lock(key: Path) -> None:
+def test_reading_the_lock_does_not_hold_it(key: Path) -> None:
     assert not is_key_locked(key)
     assert not is_key_locked(key)
 

@@ -32,9 +32,9 @@ def test_check_continues_after_a_failure(runner: CliRunner) -> None:
     assert all(f["what_to_do"] for f in findings if f["outcome"] == "failed")
 
 
-def test_check_without_a_backend_fails(runner: CliRunner) -> None:
-    unknown = {"PROVIDER_AGENT_LIMIT_MAX_CONCURRENT": "3"}
-    result = invoke(runner, "check", config=COORDINATOR, **unknown)
+def test_missing_backend_fails_and_misspelled_variable_is_printed(runner: CliRunner) -> None:
+    misspelled = {"PROVIDER_AGENT_LIMIT_MAX_CONCURRENT": "3"}
+    result = invoke(runner, "check", config=COORDINATOR, **misspelled)
 
     assert result.exit_code == 1
     assert "PROVIDER_AGENT_LIMIT_MAX_CONCURRENT" in result.output.replace("\n", "")
