@@ -90,7 +90,8 @@ $(DEV): requirements/dev.txt pyproject.toml | $(BIN)/python
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@ $(DEMO)
 
-# The second call installs the other dependencies of the torch that pip chose; the CPU build has none.
+# The second call installs what the build of torch that pip chose needs beyond the requirements: for the
+# CPU build nothing.
 $(VLLM_VENV)/.installed: tests/real_vllm/requirements.txt | $(BIN)/python
 	@echo "Installing a real vLLM into $(VLLM_VENV), once: about 4 minutes and 2.5 GB."
 	@echo "(More where pip finds no CPU build of torch and installs the one for CUDA.)"
