@@ -1,4 +1,4 @@
-"""Calls of adapters, which third parties write: what they may raise and return is checked here."""
+"""Calls methods of adapters, which third parties may write, and checks their errors and results."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -40,10 +40,10 @@ async def call_adapter(
 
 
 def raise_defect(error: SystemExit | asyncio.CancelledError) -> NoReturn:
-    """Raise what an exception of an adapter's method means for the current task.
+    """Decide whether an adapter's exception is a cancellation of the current task or a defect.
 
     Raises:
-        CancelledError: the task was cancelled.
+        CancelledError: the current task was cancelled.
         AdapterDefect: the method raised `SystemExit`, or `CancelledError` without a cancellation.
     """
     if isinstance(error, SystemExit):
@@ -51,7 +51,7 @@ def raise_defect(error: SystemExit | asyncio.CancelledError) -> NoReturn:
     task = asyncio.current_task()
     if task is None or task.cancelling():
         raise error
-    # As after `task.cancel()` of a task of the adapter; the caller's task was not cancelled.
+    # For example, the adapter awaited a task of its own that it had cancelled.
     raise AdapterDefect("the adapter raised CancelledError, but was not cancelled") from error
 
 
@@ -63,9 +63,10 @@ async def call_within(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Await a method of a backend for at most `limit_s`, even if it ignores its cancellation.
+    """Await a method of a backend for at most `limit_s`, then cancel it.
 
-    Cancelling this coroutine cancels the method, and waits for it for at most `CANCEL_S`.
+    A cancelled method has `CANCEL_S` to end, then it is abandoned. Cancelling this coroutine
+    cancels the method in the same way.
 
     Raises:
         TimeoutError: the method did not return in time.

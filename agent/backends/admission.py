@@ -109,8 +109,8 @@ class AdmissionControl:
         wait_s = error.retry_after_s or 0.0
         if error.code is ErrorCode.BACKEND_OVERLOADED and wait_s > 0:
             if self._rule.counts_client_errors:
-                # A shorter wait would allow enough failures in the rule's time for the service to
-                # block the agent.
+                # With shorter waits, failures could reach the number within `window_s` at which the
+                # service blocks the key.
                 wait_s = max(wait_s, self._rule.window_s / self._rule.failures)
             self._breaker.ignored(generation)
             self._breaker.open_for(min(wait_s, MAX_SERVER_WAIT_S))

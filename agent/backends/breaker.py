@@ -112,7 +112,10 @@ class Breaker:
             self._open(now + self._wait_s, "repeated failures")
 
     def open_for(self, seconds: float) -> None:
-        """Open for the wait that the server asked for; a longer wait in progress continues."""
+        """Open for the time that the server asked for, at most `max_open_s`.
+
+        If the breaker is already open for longer, that time stays.
+        """
         until = self._clock() + min(seconds, self._rule.max_open_s)
         self._open(until, "the server asked to wait")
 

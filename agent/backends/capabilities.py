@@ -22,15 +22,15 @@ _OTHER_FIELDS_BYTES: Final = 64 * KIB
 """The largest size of all fields of `Capabilities` except the offers."""
 
 ServedModel = tuple[Backend, BackendModel, float | None]
-"""A healthy backend, one of its models, and the markup (for a passthrough)."""
+"""A healthy backend, one of its models, and the markup of a passthrough (None: no markup)."""
 
 
 def model_offers(serving: Iterable[ServedModel], config: Config) -> list[ModelOffer]:
     """Create one offer per model id, in the order of the backends and their models.
 
     A model that several backends serve has one offer: with the formats and operations that any of
-    these backends supports, the smallest of their context windows, what a client can ask of all of
-    them, and the sum of their capacities. Its price and kind are those of the first backend. A
+    these backends supports, the smallest known context window, the features that all of them
+    support, and the sum of their capacities. Its price and kind are those of the first backend. A
     model whose id no frame can carry is left out, and so are the last models if there are more than
     the protocol or one message allows.
     """

@@ -29,7 +29,7 @@ class Backends(Struct, frozen=True):
     Attributes:
         usable: the created backends, in the order of the configuration.
         markups: the markup on the upstream's prices, by backend id; None for native backends.
-        skipped: backends whose configured key is missing.
+        skipped: backends whose configured key is missing or unusable.
         tokens_per_minute: the operator's limits, by backend id.
         created_from: the settings that each backend was created with, by backend id.
     """

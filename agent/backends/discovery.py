@@ -30,7 +30,7 @@ class Discovery:
 
     Args:
         backends: the first backends; `replace_backends` changes them.
-        on_change: called when a backend offers something different than before.
+        on_change: called when the offered models or a backend's capacity may have changed.
         interval_s: seconds between two health checks of a healthy backend.
         clock: returns monotonic seconds.
         uniform: returns random numbers in [0, 1).
@@ -82,7 +82,10 @@ class Discovery:
         ]
 
     def routes(self, model_id: str) -> list[Route]:
-        """Return the healthy backends that serve a model, also those without free capacity."""
+        """Return the healthy backends that serve a model and whose breaker is not open.
+
+        Those without free capacity are included.
+        """
         return [
             Route(
                 backend=monitor.backend,
@@ -135,14 +138,14 @@ class Discovery:
         for monitor in before.values():
             monitor.retire()
             self._retired.append(monitor)
-        self._note_check()
+        self._update_all_checked()
 
     def _new_monitor(self, backend: Backend) -> HealthMonitor:
         monitor = HealthMonitor(
             backend,
             AdmissionControl(backend.breaker_rule, None, self._clock, backend.id),
             ModelUse(self._clock),
-            self._note_check,
+            self._update_all_checked,
             self._on_change,
             interval_s=self._interval_s,
             uniform=self._uniform,
@@ -182,6 +185,6 @@ class Discovery:
         for monitor in self._all():
             await monitor.close()
 
-    def _note_check(self) -> None:
+    def _update_all_checked(self) -> None:
         if all(monitor.checked_at is not None for monitor in self._monitors.values()):
             self._all_checked.set()

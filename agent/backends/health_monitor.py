@@ -1,10 +1,10 @@
 """Monitors one backend: its health, its models, its load and the jobs that it executes.
 
-The backend is checked periodically: every `interval_s` while it is healthy, every 2 s while it may
-be loading, and while it is down after waits that grow from 1 to 2 s to 30 to 60 s, whatever
-`interval_s` is. Some failures of jobs trigger a check (`AdmissionControl.failed`). A backend that
-the operator removed or changed is retired: it is no longer checked, its running jobs finish, and it
-is closed when the last of them has ended.
+The backend is checked periodically: every `interval_s` while it is healthy, and every 2 s while it
+may be loading. While it is down for another reason, the first wait is 1 to 2 s, and the waits grow
+to 30 to 60 s, whatever `interval_s` is. Some failures of jobs trigger a check
+(`AdmissionControl.failed`). A backend that the operator removed or changed is retired: it is no
+longer checked, its running jobs finish, and it is closed when the last of them has ended.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class HealthMonitor:
         admission: the backend's breaker and token limit.
         use: counts the jobs of each model.
         on_check: called after every health check.
-        on_change: called when the backend offers something different than before.
+        on_change: called when the models that the backend offers, or its capacity, have changed.
         interval_s: seconds between two checks while the backend is healthy.
         uniform: returns random numbers in [0, 1).
 
@@ -98,7 +98,7 @@ class HealthMonitor:
         self._uniform = uniform
         self._failures = 0
         self._recheck = asyncio.Event()
-        """Set when the next check is due before its scheduled time."""
+        """Set to check before the scheduled time, and to wake up `run` when the backend retires."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._load_fails = False
@@ -157,7 +157,7 @@ class HealthMonitor:
                 await self._read_load()
             self._report_change()
             wait_s = min(next_check - loop.time(), LOAD_INTERVAL_S)
-            if self.admission.is_open:
+            if self.admission.is_open:  # report the models again when the breaker is half open
                 wait_s = min(wait_s, self.admission.remaining_open_s)
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(wait_s, 0)):
@@ -219,7 +219,7 @@ class HealthMonitor:
         return full * (0.5 + 0.5 * self._uniform())
 
     def _recheck_pause_s(self, now: float) -> float:
-        """Seconds until a failed job may trigger a check again."""
+        """Seconds until an unscheduled check may start."""
         since_check_s = RECHECK_PAUSE_S if self.checked_at is None else now - self.checked_at
         return max(0.0, RECHECK_PAUSE_S - since_check_s)
 
@@ -231,7 +231,10 @@ class HealthMonitor:
             self._on_change()
 
     async def _read_load(self) -> None:
-        """Update the reported load. A failure only clears it; health checks detect failures."""
+        """Update the reported load; a failure only clears the load.
+
+        Health checks detect that the backend is down.
+        """
         load: ServerLoad | None = None
         try:
             if self.state.health.reachable and not self.retired:

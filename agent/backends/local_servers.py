@@ -20,7 +20,7 @@ PROBE_TIMEOUT_S: Final = 1.0
 """Seconds for all requests to one port; a server on this machine answers in milliseconds."""
 
 _MAX_BODY_BYTES: Final = 1024 * 1024
-"""Larger than any list of models; a longer body is read no further and treated as empty."""
+"""Larger than any list of models; the rest of a longer body is not read."""
 
 
 class FoundServer(Struct, frozen=True, order=True):
@@ -156,6 +156,5 @@ PROBES: Final[tuple[tuple[str, Callable[[ProbeResponse], str | None]], ...]] = (
     ("/api/v1/models", identify_lmstudio_models),
     ("/api/v0/models", identify_lmstudio_models),
 )
-"""The probes if `/v1/models` identified no kind, in order: path, and what identifies the kind.
-
-Each `identify_…` function returns the kind that a response identifies, or None."""
+"""The probes if `/v1/models` identified no kind, in order: path, and the function that returns the
+kind that a response identifies, or None."""

@@ -14,14 +14,14 @@ MAX_TIMINGS: Final = 64
 """Most jobs of one model that a speed covers."""
 
 MAX_MODELS: Final = 256
-"""Models that are remembered, as many as one heartbeat reports; the least recently used is dropped.
-Only models with running jobs exceed it."""
+"""The most models that are remembered, as many as one heartbeat reports. Of more models, the least
+recently used one without running jobs is dropped."""
 
 MIN_PREFILL_TOKENS: Final = 64
 """A shorter prompt does not measure the prefill: the fixed costs of a request dominate."""
 
 MIN_TIME_S: Final = 0.001
-"""A shorter time is that of an event loop, not of a server."""
+"""Seconds. A shorter time measures the event loop, not the server."""
 
 
 class JobTiming(Struct, frozen=True, gc=False):
@@ -71,8 +71,9 @@ class ModelUse:
     """The recent use of each model of one backend.
 
     A speed is the sum of the tokens of the jobs divided by the sum of their times: the speed of one
-    job, averaged over jobs and weighted by their time. Waiting in the server's queue and for a slow
-    client make it lower than the server's own speed, never higher.
+    job, averaged over jobs and weighted by their time. Time in the server's queue and pauses for a
+    slow client make it lower than the server's own speed. Cached tokens that the server does not
+    report make the prefill speed higher.
 
     Args:
         clock: monotonic seconds.
@@ -100,7 +101,10 @@ class ModelUse:
         self._use(model_id).timings.append((self._clock(), timing))
 
     def usage(self) -> dict[str, ModelUsage]:
-        """Return the use of each model that was used in the last minutes, the latest use first."""
+        """Return the use of each model, the latest first.
+
+        Models without running jobs that were not used within `WINDOW_S` are left out.
+        """
         oldest = self._clock() - WINDOW_S
         return {
             model_id: ModelUsage(

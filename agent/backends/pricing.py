@@ -1,8 +1,8 @@
 """The price of one offered model.
 
-The operator pays the upstream of a passthrough, the remote service, for every token. If its price
-is unknown, the configured default applies, which may be below cost; `[pricing.models]` sets the
-price of a model.
+The operator pays the upstream of a passthrough, the remote service, for every token. If the
+upstream's price is unknown, the configured default applies, which may be below cost. A price in
+`[pricing.models]` has priority over both.
 """
 
 from fractions import Fraction

@@ -20,7 +20,7 @@ class RequestFeatures(Struct, frozen=True):
 
     Attributes:
         max_output_tokens: the smallest limit of the backends.
-        input_kinds: the kinds that all backends accept, in order.
+        input_kinds: the kinds that all backends accept, sorted; at most `MAX_INPUT_KINDS`.
         tools: whether all backends accept tools.
         json_schema: whether all backends accept a JSON schema.
         reasoning: whether the model can reason on all backends.

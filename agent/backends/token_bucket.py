@@ -39,7 +39,7 @@ class TokenBucket:
     def wait_s(self) -> float:
         """Seconds until a job may be admitted; 0 if one may be admitted now."""
         self._refill()
-        # Until a whole token is available: after a wait for 0, still none would be.
+        # A level of 0 admits no job, so the wait ends when one whole token is available.
         return 0.0 if self._available > 0 else (1 - self._available) * 60.0 / self._per_minute
 
     def _refill(self) -> None:

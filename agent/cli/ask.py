@@ -56,7 +56,7 @@ def ask(
     max_tokens: int,
     timeout: float,
 ) -> None:
-    """Send PROMPT to MODEL on your backends, as a job would, and print the text and statistics.
+    """Run PROMPT as one job on MODEL, on one of your backends, and print its text and statistics.
 
     The text is written to standard output as it streams, everything else to standard error.
     """
@@ -119,7 +119,7 @@ async def _ask_backends(
 
 
 class _StandardOutput:
-    """Writes the text.
+    """Writes the response's text to standard output.
 
     Attributes:
         error: why writing failed, for example in `ask … | head`; None otherwise.
@@ -139,7 +139,7 @@ class _StandardOutput:
         try:
             click.echo(visible(text, keep="\n\t") if self._is_terminal else text, nl=False)
         except OSError as error:
-            # The adapter reports it as an error of its own connection.
+            # The adapter reports this exception as an error of its connection to the server.
             self.error = error
             raise
         self._open_line = True

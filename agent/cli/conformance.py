@@ -64,9 +64,12 @@ def conformance() -> None:
     "--submit-url",
     default="",
     metavar="URL",
-    help="Its OpenAI-compatible API, to cause jobs. Without it, most rules are not tested.",
+    help="The coordinator's OpenAI-compatible API, for starting jobs. Without this URL, most rules "
+    "are not tested.",
 )
-@click.option("--api-key", default="", envvar="CONFORMANCE_API_KEY", help="For that API.")
+@click.option(
+    "--api-key", default="", envvar="CONFORMANCE_API_KEY", help="Client key for --submit-url."
+)
 @click.option("--enrollment-code", default="", envvar="CONFORMANCE_ENROLLMENT_CODE")
 @_report_options
 def coordinator(
@@ -91,7 +94,7 @@ def coordinator(
     except (OSError, InvalidHandshake, ValueError) as error:
         _exit_not_run(f"{url} is not the address of a coordinator: {str(error) or 'no answer'}")
     except NotHeld as error:
-        _exit_not_run(f"the coordinator does not admit the kit: {error}")
+        _exit_not_run(f"the coordinator does not admit the test agent: {error}")
     _finish(report, as_json=as_json, junit=junit)
 
 
@@ -131,8 +134,8 @@ def agent(
     """Listen, print the address, and play a coordinator for the agent that dials it.
 
     Configure the agent with the printed address and the backend `echo`, or any model whose answers
-    are longer than 64 KiB; shorter ones leave some rules untested. It takes about 50 seconds; most
-    of them are the agent's waits before it reconnects.
+    are longer than 64 KiB; shorter ones leave some rules untested. The tests take about 50 seconds,
+    mostly the agent's waits before it reconnects.
     """
     _check_names(only, AGENT_CASE_IDS)
 

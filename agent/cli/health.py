@@ -1,4 +1,4 @@
-"""`provider-agent health`: for container images without curl."""
+"""`provider-agent health`: the health check of container images, which need no curl."""
 
 import sys
 

@@ -40,7 +40,7 @@ class ModelsReport(msgspec.Struct, frozen=True):
 def models(loaded: LoadedConfig, as_json: bool) -> None:
     """List the models that the agent would offer now, and why others are not offered.
 
-    Exits with 0 if there is at least one.
+    Exits with 0 if at least one model would be offered, otherwise with 1.
     """
     report = run_async(_collect(loaded))
     if as_json:

@@ -1,4 +1,4 @@
-"""Extracts the text of a streamed response for the terminal. Not used by the relay."""
+"""Extracts the text of a streamed response for the terminal. The service does not use it."""
 
 from typing import Final
 

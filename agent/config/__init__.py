@@ -1,4 +1,4 @@
-"""The operator's settings: `agent.toml`, environment variables and flags into strict Structs.
+"""The operator's settings, from `agent.toml`, environment variables and flags, as typed Structs.
 
 `load_config` reads, merges and validates all settings, and records the origin of each. The settings
 never contain an API key, only the name of the variable or the file that holds it.

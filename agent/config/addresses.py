@@ -31,7 +31,7 @@ def coordinator_url(text: str, *, allow_insecure: bool) -> str:
     parts = _split(text, ("wss", "ws"))
     if parts.fragment:
         raise InvalidValue('an address must not contain "#"', "remove that part")
-    # Raises ValueError for a host that cannot be signed.
+    # Raises ValueError for a host that cannot be part of the handshake's signed authority.
     canonical_authority(parts.scheme, parts.hostname or "", parts.port)
     if parts.scheme == "ws" and not allow_insecure and not is_loopback(parts.hostname or ""):
         raise InvalidValue(

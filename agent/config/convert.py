@@ -16,7 +16,7 @@ T = TypeVar("T")
 _PATH: Final = re.compile(r" - at `(key in )?\$(?P<path>[^`]*)`$")
 _LAST_NAME: Final = re.compile(r"\.(\w+)(\[\d+\])?$")
 _BACKEND_TYPES: Final = get_type_hints(BackendConfig)
-"""Enumerations inside the value of a dotted key occur only in `backends`."""
+"""The types of the keys of one backend, for errors: only these nested keys have an enumeration."""
 
 _TYPE_NAMES: Final = re.compile(r"`([a-z| ]+)`")
 _NAMES: Final = {

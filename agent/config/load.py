@@ -126,14 +126,14 @@ def known_keys() -> tuple[str, ...]:
 def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
     """Return a warning for each variable whose name is almost that of a setting.
 
-    It is not an error: Kubernetes sets variables with this prefix for a service named
-    provider-agent.
+    An unknown variable is not an error: Kubernetes sets variables with this prefix for a service
+    named provider-agent.
     """
     known = {variable_of(key) for key in known_keys()} | {CONFIG_VARIABLE}
-    ours = sorted(name for name in environ if name.startswith(ENVIRONMENT_PREFIX))
+    prefixed = sorted(name for name in environ if name.startswith(ENVIRONMENT_PREFIX))
     close = {
         name: difflib.get_close_matches(name, known, n=1, cutoff=0.9)
-        for name in ours
+        for name in prefixed
         if name not in known
     }
     return tuple(
@@ -225,10 +225,10 @@ class _Sources:
         """
         if key == "identity.key_path":
             return config_home(self._environ) / "identity.key"
-        where = f"set it, or {variable_of(key)}"
+        advice = f"set it, or {variable_of(key)}"
         if key in FLAGS:
-            where += f", or {FLAGS[key]}"
+            advice += f", or {FLAGS[key]}"
         if not self._file:
             places = ", ".join(str(place) for place in search_path(self._environ))
-            where += f" (no file at {places})"
-        raise ConfigError(f"{self._file_name}: {key}: missing", where)
+            advice += f" (no file at {places})"
+        raise ConfigError(f"{self._file_name}: {key}: missing", advice)

@@ -100,14 +100,14 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         markup: share that is added to the upstream price of a passthrough: 0.05 is five percent.
         models: names or shell patterns of the offered models; None offers all models of a native
             backend, and none of a passthrough.
-        alias: advertised id → the server's own id.
+        alias: offered model id → the server's own id.
         formats: wire formats of an `openai_compatible` server; other adapters define theirs.
         max_concurrent: most jobs at once; None selects the adapter's default or the server's value.
         max_tokens_per_minute: limit for input and output tokens of its jobs; None for no limit.
         timeouts: timeouts of its jobs.
-        request_policy: treatment of request fields that spend money, change the server
-            for others, or leave the advertised model: refuse the job ("strict"), remove the fields
-            ("strip"), or keep them ("pass").
+        request_policy: treatment of request fields that spend money, change the server for other
+            clients, or select another model than the offered one: refuse the job ("strict"), remove
+            the fields ("strip"), or keep them ("pass").
         venice_system_prompt: whether Venice may put its own system prompt before the client's.
     """
 

@@ -195,9 +195,10 @@ def _create(path: Path) -> None:
 
 
 def _publish(draft: Path, path: Path, content: bytes) -> None:
-    """Create `path` as a hard link to the complete draft; a rename could replace a file.
+    """Create `path` as a hard link to the complete draft; a rename could replace another file.
 
-    Without hard links, the content is written again, and the file is incomplete meanwhile.
+    On a file system without hard links, the content is written to `path` directly, and the file is
+    incomplete until this ends.
     """
     try:
         path.hardlink_to(draft)

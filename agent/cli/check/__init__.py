@@ -1,1 +1,1 @@
-"""`provider-agent check`: one module per part that is checked."""
+"""`provider-agent check`: the command, its checks of coordinators and backends, and findings."""

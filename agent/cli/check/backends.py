@@ -19,7 +19,7 @@ COMPLETION_TIMEOUT_S = 120.0
 
 
 def skipped_backend(skipped: SkippedBackend) -> Finding:
-    """Return the finding for a backend whose key is missing."""
+    """Return the finding for a backend whose key is missing or unusable."""
     advice = "set the key, or remove the backend"
     return Finding("backend", skipped.backend_id, Outcome.FAILED, skipped.reason, advice)
 
@@ -29,8 +29,8 @@ async def check_backend_state(state: BackendState, *, request_completions: bool)
 
     Args:
         state: the result of the backend's last health check.
-        request_completions: whether to request a short completion in each wire format that one of
-            its models supports.
+        request_completions: whether to request a short completion in each wire format that a model
+            of the backend supports.
     """
     backend_id = state.backend.id
     if not state.health.reachable:

@@ -42,10 +42,11 @@ _DIAL_ADVICE: Final = OPERATOR_HINTS | {
 
 
 async def check_coordinators(config: Config, identity: Identity | None) -> list[Finding]:
-    """Dial each address and perform the handshake, unless an agent runs with the same key.
+    """Dial each address, and perform the handshake there.
 
-    The coordinator would reject a second connection with the same key. All addresses may lead to
-    the same coordinator, so the handshake is then skipped for each of them.
+    Without a key, the handshake is skipped. It is also skipped, at every address, while an agent
+    runs with the same key: a coordinator would reject a second connection with that key, and all
+    addresses may lead to the same coordinator.
     """
     no_handshake = "there is no key" if identity is None else await _running_agent(config)
     key = None if no_handshake else identity
@@ -110,7 +111,8 @@ async def _handshake(
 
 def _rejected(settings: DialSettings, disconnect: Disconnect) -> Finding:
     if disconnect.cause is DisconnectCause.KEY_IN_USE:
-        # The coordinator reports it only to an owner of the key; the running agent is not affected.
+        # The coordinator reports `key_in_use` only after a valid signature, so the key is accepted.
+        # The connected agent is not affected.
         return Finding(COMPONENT, settings.url, Outcome.OK, f"reachable; {disconnect.detail}")
     return _failed(settings, disconnect)
 
@@ -129,7 +131,8 @@ async def _running_agent(config: Config) -> str:
     urls = (config.coordinator.url, *config.coordinator.fallback_urls)
     if state.last_welcome_age_s is None or state.coordinator_url not in urls:
         return ""
-    # Also while it waits to reconnect: it would be rejected while `check` is connected.
+    # Also if the agent waits to reconnect: the coordinator would reject it while `check` is
+    # connected.
     return "the running agent has a session"
 
 

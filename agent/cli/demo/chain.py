@@ -1,4 +1,4 @@
-"""Starts what the demo needs: an inference server, unless one runs, coordinator and agent."""
+"""Starts the parts of the demo: coordinator, agent and, unless one runs, an inference server."""
 
 import asyncio
 import tempfile
@@ -74,12 +74,12 @@ class Chain(Struct):
         if backend_kind in self.recorders:
             return self.recorders[backend_kind].last_body
         # Echo returns equal bytes for equal requests, so the job is executed again.
-        sink = _Bytes()
+        sink = _CollectingSink()
         await EchoBackend(BackendSettings(kind="echo")).execute(job, sink)
         return bytes(sink.received)
 
 
-class _Bytes:
+class _CollectingSink:
     """A `JobSink` that collects the bytes."""
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class _Bytes:
 
 @asynccontextmanager
 async def running_chain(port: int) -> AsyncIterator[Chain]:
-    """Start everything on entry, and stop it on exit.
+    """Start coordinator, agent and inference server on entry, and stop them on exit.
 
     Args:
         port: the coordinator's port; 0: a free one.
@@ -130,7 +130,11 @@ async def running_chain(port: int) -> AsyncIterator[Chain]:
 
 
 async def _servers(stack: AsyncExitStack, folder: Path) -> tuple[list[FoundServer], str]:
-    """Return the running servers that support chat, else a new llama.cpp server, else none."""
+    """Return the servers of the demo, and a text about them for the user.
+
+    They are the running servers that support chat, else a new llama.cpp server. Without any, the
+    demo uses `echo`.
+    """
     usable, reasons = await usable_servers()
     if usable:
         text = ", ".join(f"{server.kind} at {server.url}" for server in usable)
@@ -168,7 +172,7 @@ def _supports_chat(model: BackendModel) -> bool:
 
 
 async def _start_llamacpp(stack: AsyncExitStack, folder: Path) -> tuple[list[FoundServer], str]:
-    """Start a real llama.cpp server with a tiny model; returns no server if that fails (echo)."""
+    """Start a real llama.cpp server with a tiny model; return no server if that fails."""
     try:
         model = folder / "tiny.gguf"
         await asyncio.to_thread(write_tiny_model, model)
@@ -177,7 +181,7 @@ async def _start_llamacpp(stack: AsyncExitStack, folder: Path) -> tuple[list[Fou
         text = "the built-in echo; for a real llama.cpp server: pip install 'provider-agent[demo]'"
         return [], text
     except (ImportError, LlamaCppStartError) as error:
-        # For example a wheel for another CPU. The last line of its message names the cause.
+        # For example, the wheel is for another CPU. The message's last line names the cause.
         return [], f"the built-in echo; llama.cpp did not start: {str(error).splitlines()[-1]}"
     text = "a real llama.cpp server with a tiny model of random weights (its text is meaningless)"
     return [FoundServer("llamacpp", process.url)], text

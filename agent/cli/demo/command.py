@@ -37,7 +37,7 @@ REQUEST_TIMEOUT_S: Final = 180.0
 """The first request may load a large model."""
 
 EXIT_TERMINATED: Final = 143
-"""The exit code after SIGTERM during the start, as in a shell."""
+"""The exit code after SIGTERM, as in a shell; 0 instead once `--serve` waits for the signal."""
 
 
 class DemoResult(Struct):
@@ -48,7 +48,7 @@ class DemoResult(Struct):
         wire_format: the request's format.
         first_byte_ms: time from the request to the first byte of the response; None: no byte.
         relayed: number of bytes received from the coordinator.
-        identical: whether they equal the bytes that the backend sent.
+        identical: whether the received bytes equal the bytes that the backend sent.
         usage: the token counts of the response.
         problem: why the request failed; "" if it succeeded.
     """

@@ -25,7 +25,7 @@ _ERRORS_ONLY: Final = 1  # on llama.cpp's scale of verbosity
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until stopped, then exit with 0. Returns only if the start failed: the exit code."""
+    """Serve until stopped, then exit with 0. Returns the exit code 1 if `xllamacpp` is missing."""
     options = _parser().parse_args(arguments)
     try:
         require_extra("xllamacpp")

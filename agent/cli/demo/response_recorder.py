@@ -17,7 +17,8 @@ _MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
 _NOT_FORWARDED: Final = frozenset(
     {"connection", "content-length", "host", "keep-alive", "transfer-encoding"}
 )
-"""Headers of one connection (RFC 9110, section 7.6.1), or written again for the next one."""
+"""Headers that apply to one connection only (RFC 9110, section 7.6.1), and headers that the HTTP
+client sets itself."""
 
 
 class ResponseRecorder:
@@ -27,7 +28,7 @@ class ResponseRecorder:
         target: base address of the server.
 
     Attributes:
-        last_body: that body.
+        last_body: the body of the last response to a POST.
     """
 
     def __init__(self, target: str) -> None:
