@@ -15,7 +15,7 @@ from tests.kit.scripted_coordinator import ScriptedCoordinator
 NOT_CONNECTED = "not connected"
 
 
-class FailedAttempt(logging.Filter):
+class FailedAttemptFilter(logging.Filter):
     """Sets `logged` when a failed attempt to connect is logged."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class FailedAttempt(logging.Filter):
 async def test_agent_connects_when_an_expired_certificate_is_renewed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # A lapsed certificate once stopped every agent of a fleet for good.
+    # An expired certificate once stopped every agent permanently.
     authority = CertificateAuthority(tmp_path)
     yesterday = datetime.timedelta(days=-1)
     coordinator = ScriptedCoordinator()
@@ -40,7 +40,7 @@ async def test_agent_connects_when_an_expired_certificate_is_renewed(
         settings = CoordinatorConfig(url=coordinator.url, ca_file=authority.file)
         config = agent_config("", coordinator=settings)
         agent = RunningAgent(coordinator, ScriptedBackend(), config=config, jitter=0.02)
-        failed = FailedAttempt()
+        failed = FailedAttemptFilter()
         async with agent:
             with caplog.filtering(failed):
                 await failed.logged.wait()

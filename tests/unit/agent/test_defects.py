@@ -26,18 +26,19 @@ from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinat
 from tests.kit.virtual_time import in_virtual_time
 
 BROKEN = "\udcff"
+"""A text that cannot be encoded as UTF-8."""
 
 
 async def check_that_jobs_run(peer: AgentAtCoordinator, backend: ScriptedBackend) -> None:
     job = new_job()
     await peer.send_jobs(job)
     while (run := await backend.next_run()).job.job_id != job.job_id:
-        pass  # of an earlier job
+        pass  # the run of an earlier job
     run.answer(b"works")
     assert isinstance(await peer.end(job.job_id), JobResult)
 
 
-def fails(*_args: object, **_kwargs: object) -> None:
+def raise_defect(*_args: object, **_kwargs: object) -> None:
     raise RuntimeError("a defect")
 
 
@@ -55,21 +56,21 @@ async def test_defect_in_the_reader_or_the_writer_ends_only_the_link(
         async with RunningAgent(coordinator, backend, jitter=0.5) as agent:
             peer = await agent.connected()
             await peer.next(Capabilities)
-            survivor = new_job()
-            await peer.send_jobs(survivor)
+            resumed = new_job()
+            await peer.send_jobs(resumed)
             run = await backend.next_run()
             with monkeypatch.context() as patched:
-                patched.setattr(owner, name, fails)
+                patched.setattr(owner, name, raise_defect)
                 run.start()
                 run.send(b"x" * 300_000)
                 await peer.send(Cancel(b"?" * 16))
                 await peer.closed.wait()
             assert peer.socket.close_code == 1011
             assert "link failed by an internal error" in caplog.text
-            again = await agent.connected()
+            next_peer = await agent.connected()
             run.finish()
-            assert isinstance(await again.end(survivor.job_id), JobResult)
-            await check_that_jobs_run(again, backend)
+            assert isinstance(await next_peer.end(resumed.job_id), JobResult)
+            await check_that_jobs_run(next_peer, backend)
             agent.service.stop()
             assert await agent.task == EXIT_OK
 
@@ -101,7 +102,9 @@ async def test_defect_in_the_execution_of_a_job_fails_only_that_job(
             peer = await agent.connected()
             job = new_job(deadline_ms=1000)
             with monkeypatch.context() as patched:
-                patched.setattr(f"provider_agent.agent.jobs.execution.JobExecution.{name}", fails)
+                patched.setattr(
+                    f"provider_agent.agent.jobs.execution.JobExecution.{name}", raise_defect
+                )
                 await peer.send_jobs(job)
                 assert (await peer.error(job.job_id)).code == "internal"
             await check_that_jobs_run(peer, backend)
@@ -124,21 +127,21 @@ async def test_defect_in_the_admission_of_a_job_fails_only_that_job(
             peer = await agent.connected()
             job = new_job()
             with monkeypatch.context() as patched:
-                patched.setattr(target, fails)
+                patched.setattr(target, raise_defect)
                 await peer.send_jobs(job)
                 assert (await peer.error(job.job_id)).code == "internal"
             await check_that_jobs_run(peer, backend)
 
 
 @in_virtual_time
-async def test_defect_in_the_capabilities_leaves_the_link_to_running_jobs(
+async def test_defect_in_the_capabilities_does_not_end_the_link(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         async with RunningAgent(coordinator, backend) as agent:
             with monkeypatch.context() as patched:
-                patched.setattr("provider_agent.agent.service.agent_limits", fails)
+                patched.setattr("provider_agent.agent.service.agent_limits", raise_defect)
                 peer = await agent.connected()
             await check_that_jobs_run(peer, backend)
             agent.service.advertiser.send()
@@ -146,10 +149,12 @@ async def test_defect_in_the_capabilities_leaves_the_link_to_running_jobs(
 
 
 @in_virtual_time
-async def test_defect_before_dialing_costs_the_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_defect_before_dialing_fails_only_that_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with ScriptedCoordinator() as coordinator:
         with monkeypatch.context() as patched:
-            patched.setattr("provider_agent.agent.link.uplink.AgentProtocol", fails)
+            patched.setattr("provider_agent.agent.link.uplink.AgentProtocol", raise_defect)
             async with RunningAgent(coordinator, ScriptedBackend(), jitter=0.5) as agent:
                 await asyncio.sleep(10)
                 patched.undo()
@@ -162,7 +167,7 @@ async def test_defect_in_a_heartbeat_skips_only_that_heartbeat(
 ) -> None:
     async with ScriptedCoordinator(lambda _: welcome(heartbeat_ms=5000)) as coordinator:
         with monkeypatch.context() as patched:
-            patched.setattr(Reports, "heartbeat", fails)
+            patched.setattr(Reports, "heartbeat", raise_defect)
             async with RunningAgent(coordinator, ScriptedBackend()) as agent:
                 peer = await agent.connected()
                 await asyncio.sleep(12)
@@ -194,20 +199,20 @@ async def test_frame_that_cannot_be_encoded_ends_its_job_with_internal(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    # Such a frame once ended the process, with all its healthy backends.
+    # Such a frame once ended the process.
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"), max_concurrent=2)
         async with RunningAgent(coordinator, backend) as agent:
             peer = await agent.connected()
             job, other = new_job(), new_job()
             await peer.send_jobs(job, other)
-            run, neighbor = await backend.next_run(), await backend.next_run()
+            run, other_run = await backend.next_run(), await backend.next_run()
             with monkeypatch.context() as patched:
                 break_frame(run, patched)
                 end = await peer.error(job.job_id)
             assert (end.code, end.total_bytes) == ("internal", len(sent))
             assert bytes(peer.data[job.job_id]) == sent
-            neighbor.answer(b"whole")
+            other_run.answer(b"whole")
             assert isinstance(await peer.end(other.job_id), JobResult)
             assert "frame cannot be sent" in caplog.text
             await check_that_jobs_run(peer, backend)

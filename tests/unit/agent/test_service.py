@@ -67,7 +67,7 @@ async def test_changed_models_are_advertised() -> None:
 @in_virtual_time
 async def test_hanging_backend_delays_the_first_dial_by_five_seconds_at_most() -> None:
     async with ScriptedCoordinator() as coordinator:
-        hanging, healthy = ScriptedBackend("hanging"), ScriptedBackend("well", model("m"))
+        hanging, healthy = ScriptedBackend("hanging"), ScriptedBackend("healthy", model("m"))
         hanging.gate.clear()
         began = now()
         async with RunningAgent(coordinator, hanging, healthy) as agent:
@@ -124,7 +124,7 @@ async def test_job_runs_from_end_to_end() -> None:
 
 
 @in_virtual_time
-async def test_too_many_jobs_unknown_models_and_cancels() -> None:
+async def test_excess_jobs_unknown_models_and_cancelled_jobs_end_with_errors() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         config = agent_config(coordinator.url, limits=LimitsConfig(max_concurrent=2))
@@ -134,9 +134,9 @@ async def test_too_many_jobs_unknown_models_and_cancels() -> None:
             await peer.send_jobs(first, second, third, unknown)
             assert (await peer.error(third.job_id)).code == "out_of_capacity"
             assert (await peer.error(unknown.job_id)).code == "model_not_loaded"
-            await peer.cancel(first.job_id, "client went away")
+            await peer.cancel(first.job_id, "the client disconnected")
             error = await peer.error(first.job_id)
-            assert (error.code, error.message) == ("cancelled", "client went away")
+            assert (error.code, error.message) == ("cancelled", "the client disconnected")
             await peer.cancel(second.job_id)
             error = await peer.error(second.job_id)
             assert (error.code, error.message) == ("cancelled", "cancelled by the coordinator")
@@ -162,7 +162,7 @@ async def test_final_rejection_stops_the_agent_with_its_own_exit_code(
 
 
 @in_virtual_time
-async def test_1002_of_a_coordinator_that_never_welcomed_the_agent_stops_it() -> None:
+async def test_close_code_1002_before_the_first_welcome_stops_the_agent() -> None:
     async with (
         ScriptedCoordinator(lambda _: None) as coordinator,
         RunningAgent(coordinator, ScriptedBackend()) as agent,
@@ -173,8 +173,8 @@ async def test_1002_of_a_coordinator_that_never_welcomed_the_agent_stops_it() ->
 
 
 @in_virtual_time
-async def test_1002_of_a_coordinator_that_has_welcomed_the_agent_is_retried() -> None:
-    # One malformed frame once stopped an agent permanently, with all its healthy backends.
+async def test_close_code_1002_after_a_welcome_is_retried() -> None:
+    # One malformed frame once stopped an agent permanently.
     async with (
         ScriptedCoordinator() as coordinator,
         RunningAgent(coordinator, ScriptedBackend(), jitter=0.5) as agent,
@@ -191,7 +191,7 @@ async def test_1002_of_a_coordinator_that_has_welcomed_the_agent_is_retried() ->
 async def test_answer_of_a_proxy_is_logged_as_an_error_and_retried(
     answer: int | str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # A proxy that answered 426 for a minute once stopped a whole fleet permanently.
+    # A proxy that answered 426 for a minute once stopped every agent behind it permanently.
     async with ScriptedCoordinator() as coordinator:
         if isinstance(answer, int):
             coordinator.refusals += [(answer, {})] * 3
@@ -207,7 +207,7 @@ async def test_answer_of_a_proxy_is_logged_as_an_error_and_retried(
 
 
 @in_virtual_time
-async def test_fallback_address_is_used_when_the_first_one_welcomes_and_drops() -> None:
+async def test_fallback_address_is_used_when_the_first_one_drops_two_sessions() -> None:
     async with ScriptedCoordinator() as first, ScriptedCoordinator() as second:
         addresses = CoordinatorConfig(url=first.url, fallback_urls=(second.url,))
         config = agent_config(first.url, coordinator=addresses)
@@ -271,17 +271,17 @@ async def test_lost_link_without_resumption_cancels_its_jobs_and_is_dialed_again
             run.send(b"part")
             peer.cut()
             await run.cancelled.wait()
-            again = await agent.connected()
-            hello_again = await again.next(Hello)
-            assert hello_again.public_key == hello.public_key
-            assert hello_again.instance_id == hello.instance_id
-            assert (await again.next(Capabilities)).revision == 2
+            next_peer = await agent.connected()
+            next_hello = await next_peer.next(Hello)
+            assert next_hello.public_key == hello.public_key
+            assert next_hello.instance_id == hello.instance_id
+            assert (await next_peer.next(Capabilities)).revision == 2
             job = new_job()
-            await again.send_jobs(job)
+            await next_peer.send_jobs(job)
             (await backend.next_run()).answer(b"whole")
-            assert isinstance(await again.end(job.job_id), JobResult)
-            assert {type(one) for one in again.frames} >= {JobStarted, JobResult}
-            assert len(again.ends(job.job_id)) == 1
+            assert isinstance(await next_peer.end(job.job_id), JobResult)
+            assert {type(one) for one in next_peer.frames} >= {JobStarted, JobResult}
+            assert len(next_peer.ends(job.job_id)) == 1
 
 
 @pytest.mark.parametrize(
@@ -314,6 +314,7 @@ async def test_status_shows_the_last_rejection_and_skipped_backends() -> None:
     async with ScriptedCoordinator() as coordinator:
         coordinator.refusals.append((401, {}))
         skipped = SkippedBackend("venice", "venice", "KEY is not set")
+        began = now()
         async with RunningAgent(coordinator, ScriptedBackend("a"), skipped=[skipped]) as agent:
             assert agent.service.status().link == "starting"
             await asyncio.sleep(20)
@@ -331,7 +332,7 @@ async def test_status_shows_the_last_rejection_and_skipped_backends() -> None:
             state = agent.service.status()
             assert state.last_rejection is None
             assert state.last_welcome_age_s == pytest.approx(3)
-            assert state.uptime_s == pytest.approx(now() - 1000)
+            assert state.uptime_s == pytest.approx(now() - began)
 
 
 @in_virtual_time
@@ -351,8 +352,8 @@ async def test_agent_is_not_ready_while_it_waits_to_reconnect() -> None:
 async def test_status_address_in_use_stops_the_agent_before_it_dials() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend()
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            address = f"127.0.0.1:{listener.getsockname()[1]}"
             config = agent_config(coordinator.url, prometheus_addr=address)
             async with RunningAgent(coordinator, backend, config=config) as agent:
                 with pytest.raises(StatusServerError):

@@ -92,10 +92,10 @@ async def test_unchanged_models_are_not_sent_again() -> None:
 @in_virtual_time
 async def test_changes_without_a_link_are_sent_once_after_the_next_welcome() -> None:
     backend = ScriptedBackend("a", model("m"))
-    config_interval = DiscoveryConfig(interval_s=10.0)
+    discovery = DiscoveryConfig(interval_s=10.0)
     async with ScriptedCoordinator() as coordinator:
         coordinator.refusals.append((503, {"Retry-After": "100"}))
-        config = agent_config(coordinator.url, discovery=config_interval)
+        config = agent_config(coordinator.url, discovery=discovery)
         async with RunningAgent(coordinator, backend, config=config) as agent:
             await asyncio.sleep(50)
             backend.reported_models = [model("n")]

@@ -41,12 +41,12 @@ from tests.kit.virtual_time import in_virtual_time, now
 
 
 def reload(
-    agent: RunningAgent, *backends: Backend, config: Config | None = None, **limits: int
+    agent: RunningAgent, *backends: Backend, config: Config | None = None, **tokens_per_minute: int
 ) -> Reload:
     old = agent.service.backends
     return agent.service.reload(
         config or agent_config(agent.service.uplink.config.url),
-        Backends(list(backends), old.markups, old.skipped, limits),
+        Backends(list(backends), old.markups, old.skipped, tokens_per_minute),
     )
 
 
@@ -139,14 +139,14 @@ async def test_job_on_a_removed_backend_fails_over_to_a_configured_one() -> None
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, old) as agent:
         peer = await agent.connected()
         await peer.next(Capabilities)
-        moving, failing = new_job("m"), new_job("m")
-        await peer.send_jobs(moving, failing)
+        failing_over, failing = new_job("m"), new_job("m")
+        await peer.send_jobs(failing_over, failing)
         first, second = await old.next_run(), await old.next_run()
         reload(agent, new)
         await peer.next(Capabilities)
         first.fail(Unreachable("gone"))
         (await new.next_run()).answer(b"elsewhere")
-        assert isinstance(await peer.end(moving.job_id), JobResult)
+        assert isinstance(await peer.end(failing_over.job_id), JobResult)
         second.start()
         second.fail(Unreachable("gone"))
         assert (await peer.error(failing.job_id)).code == "backend_unreachable"
@@ -309,9 +309,9 @@ async def test_live_link_is_kept_and_the_next_one_uses_the_new_address() -> None
         peer = await agent.connected()
         coordinator = CoordinatorConfig(url=second.url, enrollment_code="new-code")
         config = agent_config(second.url, coordinator=coordinator)
-        done = reload(agent, backend, config=config)
-        assert done.next_connection == ("coordinator.url", "coordinator.enrollment_code")
-        assert done.applied == ()
+        result = reload(agent, backend, config=config)
+        assert result.next_connection == ("coordinator.url", "coordinator.enrollment_code")
+        assert result.applied == ()
         await asyncio.sleep(100)
         assert not peer.closed.is_set()
         peer.cut()
@@ -341,8 +341,8 @@ async def test_settings_that_need_a_restart_are_not_applied_and_reported_every_t
             observability=ObservabilityConfig(prometheus_addr="", log_format="json"),
         )
         for _ in range(2):
-            done = reload(agent, backend, config=config)
-            assert done.needs_restart == ("identity.key_path", "observability.log_format")
+            result = reload(agent, backend, config=config)
+            assert result.needs_restart == ("identity.key_path", "observability.log_format")
 
 
 @in_virtual_time

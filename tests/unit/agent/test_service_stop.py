@@ -109,7 +109,7 @@ async def test_missing_acknowledgements_do_not_keep_the_agent_running() -> None:
 async def test_adapter_that_ignores_cancellation_does_not_keep_the_agent_running(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    # The agent waited for it twice, logged it twice, and its job had no end.
+    # The agent once waited for such an adapter twice, logged it twice, and its job had no end.
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         backend.hold_cancel = asyncio.Event()

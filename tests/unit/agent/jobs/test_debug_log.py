@@ -25,11 +25,12 @@ def debug_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def fields_of(log: pytest.LogCaptureFixture, event: str) -> list[Mapping[str, object]]:
-    """The fields of every record of an event."""
+    """Return the fields of every record of an event."""
     return [vars(one)["fields"] for one in log.records if one.message == event]
 
 
 def field(log: pytest.LogCaptureFixture, event: str, name: str) -> list[object]:
+    """Return the value of one field in every record of an event."""
     return [fields[name] for fields in fields_of(log, event)]
 
 
@@ -81,7 +82,7 @@ async def test_debug_fields_are_not_computed_at_a_higher_log_level(
     caplog.set_level(logging.INFO, "provider_agent")
 
     def fail(*_: object) -> None:
-        raise AssertionError("the debug log was computed")
+        raise AssertionError("debug fields were computed")
 
     monkeypatch.setattr(admission, "_log_decision", fail)
     monkeypatch.setattr(backend_pool, "_log_routes", fail)

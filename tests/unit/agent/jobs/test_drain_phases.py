@@ -1,10 +1,11 @@
-"""Stopping in every phase of an agent: it ends in time, with the documented exit code."""
+"""Stopping an agent in each of its phases: it ends in time, with the documented exit code."""
 
 import asyncio
 
 import pytest
 
 from provider_agent.agent.config import LimitsConfig
+from provider_agent.agent.jobs.drain import FORCED_FLUSH_S
 from provider_agent.agent.service import EXIT_FORCED, EXIT_OK, EXIT_UNDELIVERED
 from provider_agent.protocol.frames import Drain, Draining, Heartbeat, JobError, JobResult
 from provider_agent.protocol.limits import REPLACED
@@ -117,7 +118,7 @@ async def test_a_second_signal_while_the_link_is_down_stops_at_once() -> None:
             agent.service.stop()
             assert await agent.task == EXIT_FORCED
             assert run.cancelled.is_set()
-            assert now() - began == pytest.approx(1.0), "one round trip for the acknowledgement"
+            assert now() - began == pytest.approx(FORCED_FLUSH_S), "the wait for acknowledgements"
 
 
 @in_virtual_time
@@ -190,7 +191,7 @@ async def test_responses_that_exceed_the_drain_timeout_are_cut_and_reported(
             ends = [await peer.end(job.job_id) for job in jobs]
             assert await agent.task == EXIT_UNDELIVERED
             cut = [end for end in ends if isinstance(end, JobError)]
-            assert cut, "everything was in the buffers of the kernel"
+            assert cut, "the kernel's buffers held every response"
             assert {end.code for end in cut} == {"draining"}
             (logged,) = [one for one in caplog.records if one.message == "jobs not delivered"]
             assert vars(logged)["fields"] == {"cut": len(cut), "lost": 0, "unacknowledged": 0}
@@ -215,7 +216,7 @@ async def test_replacement_during_a_drain_is_not_an_error() -> None:
 
 @in_virtual_time
 async def test_a_new_link_uses_its_own_heartbeat_interval() -> None:
-    # The agent once waited out the old interval: an hour of silence, which ended the new link.
+    # The agent once waited for the old interval of an hour, so the coordinator ended the new link.
     welcomes = iter([welcome(heartbeat_ms=3_600_000), welcome(heartbeat_ms=5_000)])
     async with (
         ScriptedCoordinator(lambda _: next(welcomes)) as coordinator,
@@ -224,8 +225,8 @@ async def test_a_new_link_uses_its_own_heartbeat_interval() -> None:
         peer = await agent.connected()
         await peer.next(Heartbeat)
         await peer.close(1001)
-        again = await agent.connected()
+        next_peer = await agent.connected()
         began = now()
         for _ in range(4):
-            await again.next(Heartbeat)
+            await next_peer.next(Heartbeat)
         assert now() - began == pytest.approx(15, abs=1)

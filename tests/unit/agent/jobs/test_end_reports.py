@@ -21,14 +21,14 @@ EVENT = b"data: 1\n\n"
 Stop = Callable[[JobsHarness, ScriptedRun], Awaitable[None]]
 
 
-def stopped(reason: StopReason) -> Stop:
+def stop_with(reason: StopReason) -> Stop:
     async def stop(harness: JobsHarness, _: ScriptedRun) -> None:
         harness.jobs.stop_all(reason, "enough")
 
     return stop
 
 
-async def past_deadline(_harness: JobsHarness, _run: ScriptedRun) -> None:
+async def wait_past_the_deadline(_harness: JobsHarness, _run: ScriptedRun) -> None:
     await asyncio.sleep(60)
 
 
@@ -36,12 +36,12 @@ async def fail(_harness: JobsHarness, run: ScriptedRun) -> None:
     run.fail(Transport("the connection broke"))
 
 
-async def hit_a_defect(_harness: JobsHarness, run: ScriptedRun) -> None:
+async def raise_defect(_harness: JobsHarness, run: ScriptedRun) -> None:
     run.fail(RuntimeError("a defect"))
 
 
 async def cancel_after_its_end(harness: JobsHarness, run: ScriptedRun) -> None:
-    # The end once waited until a consumer that had gone acknowledged the whole response.
+    # The end once waited for the acknowledgement of the whole response, which never came.
     run.send(bytes(2 * MIN_WINDOW_BYTES))
     run.finish(USAGE.input_tokens, USAGE.output_tokens)
     run.reported = ResponseOutcome(USAGE)
@@ -59,14 +59,14 @@ async def stall_after_its_end(harness: JobsHarness, run: ScriptedRun) -> None:
 
 
 ENDS: dict[str, Stop] = {
-    "cancelled": stopped(StopReason.CANCELLED),
+    "cancelled": stop_with(StopReason.CANCELLED),
     "cancelled after the end": cancel_after_its_end,
-    "draining": stopped(StopReason.DRAINING),
-    "slow_consumer": stopped(StopReason.SLOW_CONSUMER),
+    "draining": stop_with(StopReason.DRAINING),
+    "slow_consumer": stop_with(StopReason.SLOW_CONSUMER),
     "slow_consumer after the end": stall_after_its_end,
-    "deadline_exceeded": past_deadline,
+    "deadline_exceeded": wait_past_the_deadline,
     "backend_unreachable": fail,
-    "internal": hit_a_defect,
+    "internal": raise_defect,
 }
 
 
@@ -118,7 +118,7 @@ async def test_refusal_reports_the_price_and_nothing_else() -> None:
 async def cancelled_with_unsent_bytes(
     sent: bytes, unsent: bytes, content_type: str = STREAM
 ) -> JobError:
-    """The end of a job that is cancelled while bytes wait to be sent."""
+    """Return the end of a job that is cancelled while bytes wait to be sent."""
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
@@ -145,7 +145,7 @@ async def test_aborted_end_describes_the_bytes_that_were_sent(
     assert (error.error_relayed, error.between_events) == (False, between_events)
 
 
-async def test_cut_body_does_not_end_between_events() -> None:
+async def test_cut_json_response_does_not_end_between_events() -> None:
     error = await cancelled_with_unsent_bytes(b"{\n\n", b"}", content_type="application/json")
 
     assert not error.between_events

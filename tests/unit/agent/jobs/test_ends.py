@@ -22,7 +22,7 @@ REPORT = JobReport(new_job().job_id, 5)
 
 
 def survives_codec(end: JobEnd) -> bool:
-    """Whether the coordinator can decode the end, as it must to keep the link open."""
+    """Return whether the coordinator can decode the end; otherwise it would close the link."""
     return VERSION_1.decode_from_agent(VERSION_1.encode([end]), 4 * MIB).frames == [end]
 
 
@@ -68,8 +68,8 @@ def test_the_servers_retryable_flag_overrides_the_registry() -> None:
 
 
 def test_long_texts_and_bodies_are_truncated() -> None:
-    endless = BadStatus(500, bytes(2 * MAX_ERROR_BODY_BYTES), ErrorCode.INTERNAL, None, "x" * 99999)
-    end = backend_error_end(REPORT, endless)
+    error = BadStatus(500, bytes(2 * MAX_ERROR_BODY_BYTES), ErrorCode.INTERNAL, None, "x" * 99999)
+    end = backend_error_end(REPORT, error)
     assert (len(end.body), len(end.message)) == (MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS)
     assert survives_codec(end)
     assert len(error_end(REPORT, ErrorCode.CANCELLED, "x" * 99999).message) == MAX_TEXT_CHARS

@@ -28,7 +28,7 @@ def test_the_agents_own_error_message_is_logged() -> None:
 
 
 def test_a_servers_error_message_is_not_logged() -> None:
-    """It may quote the prompt, with an error status or inside a started response."""
+    """The message may quote the prompt, after an error status or in a started response."""
     body = b'{"error":{"message":"cannot read: my secret diary"}}'
     message = f"cannot read: {PROMPT}"
     errors = [

@@ -90,9 +90,9 @@ async def test_a_long_error_is_truncated() -> None:
         KeyError("x"),
         TimeoutError(),
         RecursionError(),
-        # Not a cancellation of the job, which ended with `draining`.
+        # A job whose adapter raises it without a cancellation once ended with `draining`.
         asyncio.CancelledError(),
-        # It ended the agent.
+        # `sys.exit()` in an adapter once ended the agent.
         SystemExit(9),
     ],
 )
@@ -146,7 +146,7 @@ async def test_bytes_before_the_start_fail_only_the_job() -> None:
 async def test_job_ends_although_its_adapter_ignores_the_cancellation(
     cause: str, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # The job never ended, and kept its place among the agent's jobs.
+    # Such a job once never ended, and always counted as running.
     backend = ScriptedBackend()
     backend.hold_cancel = asyncio.Event()
     harness = JobsHarness(backend)
@@ -156,7 +156,7 @@ async def test_job_ends_although_its_adapter_ignores_the_cancellation(
     run = await backend.next_run()
     run.start()
     if cause == "cancel":
-        harness.jobs.cancel(job.job_id, "the client has gone")
+        harness.jobs.cancel(job.job_id, "the client disconnected")
     assert (await harness.error(job)).code == code
     assert now() - began == pytest.approx((30 if cause == "deadline" else 0) + CANCEL_S)
     assert harness.jobs.in_flight == 0
@@ -167,7 +167,7 @@ async def test_job_ends_although_its_adapter_ignores_the_cancellation(
 
 
 async def test_result_without_a_response_fails_the_job() -> None:
-    # The job ended with `JobResult`, but without `JobStarted`, which the protocol forbids.
+    # Such a job once ended with `JobResult` without `JobStarted`, which the protocol forbids.
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
@@ -175,7 +175,7 @@ async def test_result_without_a_response_fails_the_job() -> None:
     assert (await harness.error(job)).code == "internal"
 
 
-async def test_a_failing_on_end_callback_does_not_prevent_idle(
+async def test_jobs_become_idle_although_the_on_end_callback_raises(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     backend = ScriptedBackend()

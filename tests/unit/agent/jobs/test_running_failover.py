@@ -76,7 +76,7 @@ async def test_a_job_that_fails_before_its_response_fails_over(
     run.finish()
     end = await harness.end(job)
     assert end == JobResult(job.job_id, 7, Usage(3, 4), "b", 5010, 5000), (
-        "times count from the arrival"
+        "times count from the arrival of the job"
     )
     assert harness.data(job) == b"one two"
     starts = [one for one in harness.sent if isinstance(one, JobStarted)]
@@ -265,7 +265,8 @@ async def test_the_deadline_spans_all_attempts() -> None:
     await second.next_run()
     assert (await harness.error(job)).code == "deadline_exceeded"
     assert now() - began == pytest.approx(60)
-    # A minute without output counts: a server that hangs may still answer its health checks.
+    # A deadline of 30 s or more that passes without output counts as a failure of the backend:
+    # a server that hangs may still answer its health checks.
     assert harness.pool.outcomes[-1] == ("b", "backend_timeout", 0)
 
 

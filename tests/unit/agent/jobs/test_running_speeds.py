@@ -18,7 +18,7 @@ from tests.kit.virtual_time import in_virtual_time, now
 
 
 async def respond(run: ScriptedRun, content_type: str = "text/event-stream") -> None:
-    """Two seconds until the first byte, three seconds of output."""
+    """Send the first byte after two seconds, and return three seconds later."""
     await asyncio.sleep(2)
     run.start(content_type=content_type)
     run.send(b"x")
@@ -65,7 +65,7 @@ async def test_only_completed_streams_are_measured(kind: str) -> None:
 
 
 @in_virtual_time
-async def test_the_backend_that_executed_the_job_knows_the_speed() -> None:
+async def test_the_speed_is_recorded_for_the_backend_that_executed_the_job() -> None:
     backend = ScriptedBackend("a")
     discovery = Discovery(Backends([backend], {}, []), lambda: None, clock=now)
     jobs = Jobs(discovery, Outbox(), 4, lambda _record: None, now)

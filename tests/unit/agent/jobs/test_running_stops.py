@@ -29,7 +29,7 @@ async def test_cancel_stops_a_running_job() -> None:
 
 
 async def test_cancel_under_a_full_window_ends_the_job_at_once() -> None:
-    # The end once waited for the window: 86 s, and with another code than in the agent's log.
+    # The end once waited 86 s for the window, and had another code than the agent's log.
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     harness.outbox.set_window(MIN_WINDOW_BYTES)
@@ -99,7 +99,7 @@ async def test_cancel_that_crosses_the_result_keeps_the_result() -> None:
 
 
 async def test_an_adapters_error_during_cancellation_is_ignored() -> None:
-    # A cancelled job once ended with `backend_unreachable`, the provider's fault.
+    # A cancelled job once ended with `backend_unreachable`, as if the backend had failed.
     backend = ScriptedBackend()
     backend.error_on_cancel = Transport("the connection was closed")
     harness = JobsHarness(backend)

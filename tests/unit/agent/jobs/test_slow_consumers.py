@@ -70,7 +70,7 @@ def test_time_without_a_link_does_not_count_as_stalled() -> None:
 
 @in_virtual_time
 async def test_an_undetected_link_failure_is_not_a_slow_consumer() -> None:
-    # Jobs once ended with slow_consumer when the limit was shorter than two pings.
+    # Jobs once ended with slow_consumer if the limit was shorter than two ping intervals.
     backend = ScriptedBackend()
     reply = welcome(window_bytes=MIN_WINDOW_BYTES, resume_ms=60_000)
     async with ScriptedCoordinator(lambda _: reply) as coordinator:
@@ -86,18 +86,18 @@ async def test_an_undetected_link_failure_is_not_a_slow_consumer() -> None:
             run.send(b"x" * MIN_WINDOW_BYTES)
             await peer.wait_for_bytes(job.job_id, MIN_WINDOW_BYTES)
             peer.stop_reading()
-            again = await agent.connected()
+            next_peer = await agent.connected()
             run.finish()
-            assert isinstance(await again.end(job.job_id), JobResult)
+            assert isinstance(await next_peer.end(job.job_id), JobResult)
 
 
 @in_virtual_time
 async def test_a_stalled_consumer_fails_only_its_own_job() -> None:
     backend = ScriptedBackend()
     reply = welcome(window_bytes=MIN_WINDOW_BYTES)
-    config_limits = LimitsConfig(slow_consumer_s=20.0)
+    limits = LimitsConfig(slow_consumer_s=20.0)
     async with ScriptedCoordinator(lambda _: reply) as coordinator:
-        config = agent_config(coordinator.url, limits=config_limits)
+        config = agent_config(coordinator.url, limits=limits)
         async with RunningAgent(coordinator, backend, config=config) as agent:
             peer = await agent.connected()
             peer.acknowledges = False
@@ -135,6 +135,6 @@ async def test_a_finished_job_with_a_stalled_consumer_is_forgotten() -> None:
         await peer.send_jobs(job)
         (await backend.next_run()).answer(b"x" * (MIN_WINDOW_BYTES + 1))
         assert (await peer.error(job.job_id)).code == "slow_consumer"
-        # Its end is not acknowledged either: then the job is forgotten.
+        # The coordinator acknowledges that end neither; the agent then forgets the job.
         await agent.service.outbox.wait_until_acknowledged()
         assert len(peer.ends(job.job_id)) == 1

@@ -219,14 +219,14 @@ def test_only_retry_after_can_exceed_the_cap(
     after_s = wait(
         cause, retry_after_s=retry_after_s, waited_s=waited_s, welcomed_s=welcomed_s, random=random
     )
-    asked = min(max(retry_after_s or 0.0, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
+    bounded_retry_after_s = min(max(retry_after_s or 0.0, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
     if cause is DisconnectCause.UNAUTHORIZED:
         assert (
-            max(UNAUTHORIZED_S / 2, asked if retry_after_s else 0)
+            max(UNAUTHORIZED_S / 2, bounded_retry_after_s if retry_after_s else 0)
             <= after_s
-            <= max(UNAUTHORIZED_S * 1.5, 2 * asked)
+            <= max(UNAUTHORIZED_S * 1.5, 2 * bounded_retry_after_s)
         )
     elif retry_after_s is not None or cause is DisconnectCause.TOLD_TO_WAIT:
-        assert asked <= after_s <= 2 * asked
+        assert bounded_retry_after_s <= after_s <= 2 * bounded_retry_after_s
     else:
         assert 0 <= after_s <= CAP_S

@@ -45,12 +45,12 @@ async def test_close_codes_map_to_causes(
     coordinator: ScriptedCoordinator, code: int, cause: DisconnectCause, when: str
 ) -> None:
     if when == "later":
-        link, agent = await connect(coordinator)
+        link, peer = await connect(coordinator)
     else:
         coordinator.answer = lambda _: None
         link = RunningLink(coordinator)
-        agent = await coordinator.next_agent()
-    await agent.close(code, "the reason")
+        peer = await coordinator.next_agent()
+    await peer.close(code, "the reason")
     detail = f"the coordinator closed the connection: {code} the reason"
     assert await link.disconnect() == Disconnect(cause, detail)
 
@@ -58,58 +58,58 @@ async def test_close_codes_map_to_causes(
 async def test_after_a_drain_the_link_closes_when_every_end_is_acknowledged(
     coordinator: ScriptedCoordinator,
 ) -> None:
-    link, agent = await connect(coordinator)
+    link, peer = await connect(coordinator)
 
-    def acknowledged(frame: CoordinatorFrame) -> None:
+    def acknowledge(frame: CoordinatorFrame) -> None:
         if isinstance(frame, Ack):
             link.outbox.acknowledge(frame)
 
-    link.on_frame = acknowledged
-    agent.acknowledges = False
+    link.on_frame = acknowledge
+    peer.acknowledges = False
     link.outbox.open(bytes(16)).finish(JobError(bytes(16), 0, "cancelled", ""))
-    await agent.next(JobError)
-    await agent.send(Drain("update", 7_000))
-    await agent.settle()
+    await peer.next(JobError)
+    await peer.send(Drain("update", 7_000))
+    await peer.settle()
     assert not link.task.done(), "an end is not acknowledged yet"
 
-    await agent.send_pending_frames()
+    await peer.send_pending_frames()
 
     disconnect = await link.disconnect()
     assert disconnect == Disconnect(
         DisconnectCause.TOLD_TO_WAIT, "the coordinator is draining: update", 7.0
     )
-    await agent.closed.wait()
-    assert agent.socket.close_code == 1000
+    await peer.closed.wait()
+    assert peer.socket.close_code == 1000
 
 
 async def test_drain_with_a_time_sets_retry_after(coordinator: ScriptedCoordinator) -> None:
-    link, agent = await connect(coordinator)
-    await agent.send(Drain("update", 30_000))
-    await agent.close(1001)
+    link, peer = await connect(coordinator)
+    await peer.send(Drain("update", 30_000))
+    await peer.close(1001)
     disconnect = await link.disconnect()
     assert (disconnect.cause, disconnect.retry_after_s) == (DisconnectCause.TOLD_TO_WAIT, 30.0)
 
 
 async def test_drain_without_a_time_sets_no_retry_after(coordinator: ScriptedCoordinator) -> None:
-    link, agent = await connect(coordinator)
-    await agent.send(Drain("update"))
-    await agent.close(1001)
+    link, peer = await connect(coordinator)
+    await peer.send(Drain("update"))
+    await peer.close(1001)
     assert (await link.disconnect()).cause is DisconnectCause.LOST
 
 
 async def test_connection_without_close_frame_is_lost(coordinator: ScriptedCoordinator) -> None:
-    link, agent = await connect(coordinator)
-    agent.cut()
+    link, peer = await connect(coordinator)
+    peer.cut()
     assert await link.disconnect() == Disconnect(DisconnectCause.LOST, "the connection broke")
 
 
 async def test_cancelling_closes_with_1000(coordinator: ScriptedCoordinator) -> None:
-    link, agent = await connect(coordinator)
+    link, peer = await connect(coordinator)
     link.task.cancel()
-    await agent.closed.wait()
+    await peer.closed.wait()
     with pytest.raises(asyncio.CancelledError):
         await link.task
-    assert agent.socket.close_code == 1000
+    assert peer.socket.close_code == 1000
 
 
 async def test_cancelling_during_the_handshake_closes_the_connection(
@@ -117,9 +117,9 @@ async def test_cancelling_during_the_handshake_closes_the_connection(
 ) -> None:
     coordinator.answer = lambda _: None
     link = RunningLink(coordinator)
-    agent = await coordinator.next_agent()
-    await agent.next(Hello)
+    peer = await coordinator.next_agent()
+    await peer.next(Hello)
     link.task.cancel()
-    await agent.closed.wait()
+    await peer.closed.wait()
     with pytest.raises(asyncio.CancelledError):
         await link.task

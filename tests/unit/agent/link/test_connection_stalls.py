@@ -42,11 +42,11 @@ MOMENT_S = 0.001
 
 async def stalled(coordinator: ScriptedCoordinator) -> tuple[RunningLink, AgentAtCoordinator]:
     """A link with unsent data and a peer that does not read."""
-    link, agent = await connect(coordinator)
-    agent.stop_reading()
+    link, peer = await connect(coordinator)
+    peer.stop_reading()
     link.outbox.put(MANY_MODELS)
     await asyncio.sleep(MOMENT_S)
-    return link, agent
+    return link, peer
 
 
 @in_virtual_time
@@ -64,28 +64,28 @@ async def test_peer_that_does_not_read_ends_the_link() -> None:
 async def test_peer_that_reads_slowly_keeps_the_link() -> None:
     # A slow message once ended the link although it made progress.
     async with ScriptedCoordinator() as coordinator:
-        link, agent = await connect(coordinator)
-        agent.stop_reading()
+        link, peer = await connect(coordinator)
+        peer.stop_reading()
         link.outbox.put(MANY_MODELS)
         began = now()
-        while not agent.frames[1:]:
+        while not peer.frames[1:]:
             assert not link.task.done()
             await asyncio.sleep(7)
-            agent.socket.transport.resume_reading()
+            peer.socket.transport.resume_reading()
             await asyncio.sleep(0)
             await asyncio.sleep(0)  # one turn of the loop reads once
-            agent.stop_reading()
+            peer.stop_reading()
         assert now() - began > WRITE_STALL_S
-        agent.socket.transport.resume_reading()
-        await agent.close(1000)
+        peer.socket.transport.resume_reading()
+        await peer.close(1000)
         await link.disconnect()
 
 
 @in_virtual_time
 async def test_vanished_peer_is_detected_within_two_ping_intervals_on_an_idle_link() -> None:
     async with ScriptedCoordinator() as coordinator:
-        link, agent = await connect(coordinator)
-        agent.stop_reading()
+        link, peer = await connect(coordinator)
+        peer.stop_reading()
         began = now()
         disconnect = await link.disconnect()
         assert disconnect == Disconnect(DisconnectCause.LOST, "no answer to a ping within 20 s")
@@ -95,10 +95,10 @@ async def test_vanished_peer_is_detected_within_two_ping_intervals_on_an_idle_li
 @in_virtual_time
 async def test_peer_that_answers_pings_keeps_the_link() -> None:
     async with ScriptedCoordinator() as coordinator:
-        link, agent = await connect(coordinator)
+        link, peer = await connect(coordinator)
         await asyncio.sleep(10 * PING_EVERY_S)
         assert not link.task.done(), link.task.result()
-        await agent.close(1000)
+        await peer.close(1000)
         await link.disconnect()
 
 
@@ -117,9 +117,9 @@ async def test_closing_to_a_peer_that_does_not_read_times_out() -> None:
 @in_virtual_time
 async def test_violation_by_a_peer_that_does_not_read_ends_the_link() -> None:
     async with ScriptedCoordinator() as coordinator:
-        link, agent = await stalled(coordinator)
+        link, peer = await stalled(coordinator)
         began = now()
-        await agent.send(welcome())
+        await peer.send(welcome())
         disconnect = await link.disconnect()
         assert disconnect.cause is DisconnectCause.BROKEN_PEER
         assert now() - began == pytest.approx(CLOSE_TIMEOUT_S)
@@ -130,9 +130,9 @@ async def test_flood_of_pings_aborts_the_link_before_pongs_fill_memory(
 ) -> None:
     monkeypatch.setattr("provider_agent.agent.link.watchdogs.MAX_UNSENT_BYTES", 16 * KIB)
     async with ScriptedCoordinator() as coordinator:
-        link, agent = await connect(coordinator)
-        agent.stop_reading()
-        transport = agent.socket.transport
+        link, peer = await connect(coordinator)
+        peer.stop_reading()
+        transport = peer.socket.transport
         flooded = 0
         while not link.task.done():
             assert flooded < MOST_PONGS_IN_KERNEL_BYTES, "the agent keeps every pong"
@@ -148,13 +148,13 @@ async def test_handshake_times_out_when_the_challenge_arrives_byte_by_byte() -> 
     async with ScriptedCoordinator() as coordinator:
         coordinator.sends_challenge = False
         link = RunningLink(coordinator)
-        agent = await coordinator.next_agent()
+        peer = await coordinator.next_agent()
         message = VERSION_1.encode([Challenge(NONCE, "slow")])
         began = now()
         for byte in bytes([0x82, len(message)]) + message:
             if link.task.done():
                 break
-            agent.socket.transport.write(bytes([byte]))
+            peer.socket.transport.write(bytes([byte]))
             await asyncio.sleep(1)
         disconnect = await link.disconnect()
         assert disconnect == Disconnect(
@@ -170,9 +170,9 @@ async def test_backoff_grows_while_the_coordinator_drops_every_link_after_welcom
         for _ in range(16):
             link = LinkHarness(coordinator.url)
             running = asyncio.create_task(link.link.run())
-            agent = await coordinator.next_agent()
+            peer = await coordinator.next_agent()
             await link.welcomed.wait()
-            agent.cut()
+            peer.cut()
             decision = next_attempt(await running, waited_s, 0.0, lambda: 0.5)
             assert isinstance(decision, Retry)
             waited_s = decision.waited_s
@@ -183,7 +183,7 @@ async def test_backoff_grows_while_the_coordinator_drops_every_link_after_welcom
 
 @in_virtual_time
 async def test_message_that_arrives_slowly_keeps_the_link_without_a_pong() -> None:
-    # A pong waits behind the message; only it once counted as a sign of life.
+    # A pong waits behind the message, and only a pong once counted as a sign of life.
     async with ScriptedCoordinator() as coordinator, FaultProxy(coordinator.port) as proxy:
         harness = LinkHarness(
             f"ws://{proxy.authority}{CONNECT_PATH}", authority=f"127.0.0.1:{coordinator.port}"

@@ -10,25 +10,36 @@ FATAL = Fatal("hint", 0.5)
 
 HEALTHY = "healthy"
 DROPPED = "welcomed, then dropped"
-NO = "not welcomed"
+NOT_WELCOMED = "not welcomed"
 
 Step = tuple[Retry | Fatal, str, str, float | None]
-"""The decision, the link's session, the next address, and the wait before it."""
+"""The decision, the link's session, the next address, and the wait before it.
+
+The wait is None if no address is left.
+"""
 
 
 @pytest.mark.parametrize(
     ("urls", "steps"),
     [
-        pytest.param([A], [(SOON, NO, A, 0.5), (LATER, NO, A, 900.0)], id="a single address"),
-        pytest.param([A], [(FATAL, NO, A, None)], id="a single unusable address"),
+        pytest.param(
+            [A],
+            [(SOON, NOT_WELCOMED, A, 0.5), (LATER, NOT_WELCOMED, A, 900.0)],
+            id="a single address",
+        ),
+        pytest.param([A], [(FATAL, NOT_WELCOMED, A, None)], id="a single unusable address"),
         pytest.param(
             [A, B, C],
-            [(SOON, NO, B, 0.5), (SOON, NO, C, 0.5), (SOON, NO, A, 0.5)],
+            [
+                (SOON, NOT_WELCOMED, B, 0.5),
+                (SOON, NOT_WELCOMED, C, 0.5),
+                (SOON, NOT_WELCOMED, A, 0.5),
+            ],
             id="failed attempts rotate",
         ),
         pytest.param(
             [A, B],
-            [(SOON, HEALTHY, A, 0.5)] * 3 + [(SOON, NO, B, 0.5), (SOON, DROPPED, B, 0.5)],
+            [(SOON, HEALTHY, A, 0.5)] * 3 + [(SOON, NOT_WELCOMED, B, 0.5), (SOON, DROPPED, B, 0.5)],
             id="a session is resumed at its address",
         ),
         pytest.param(
@@ -36,39 +47,43 @@ Step = tuple[Retry | Fatal, str, str, float | None]
             [
                 (SOON, DROPPED, A, 0.5),
                 (SOON, DROPPED, B, 0.5),
-                (SOON, NO, A, 0.5),
+                (SOON, NOT_WELCOMED, A, 0.5),
                 (SOON, DROPPED, A, 0.5),
                 (SOON, HEALTHY, A, 0.5),
                 (SOON, DROPPED, A, 0.5),
                 (SOON, DROPPED, B, 0.5),
             ],
-            id="a coordinator that welcomes and drops twice is left",
+            id="an address that drops two sessions in a row is left",
         ),
-        pytest.param([A], [(SOON, DROPPED, A, 0.5)] * 4, id="unless there is no other"),
+        pytest.param(
+            [A],
+            [(SOON, DROPPED, A, 0.5)] * 4,
+            id="a single coordinator that drops every session is kept",
+        ),
         pytest.param(
             [A, B],
             [(Retry(CAP_S, 1, 0.5), HEALTHY, A, CAP_S), (LATER, HEALTHY, B, 0.5)],
-            id="unless it will have expired",
+            id="a session that expires during the wait is abandoned",
         ),
         pytest.param(
             [A, B],
-            [(LATER, NO, B, 0.5), (SOON, NO, B, 0.5), (SOON, HEALTHY, B, 0.5)],
+            [(LATER, NOT_WELCOMED, B, 0.5), (SOON, NOT_WELCOMED, B, 0.5), (SOON, HEALTHY, B, 0.5)],
             id="an address with retry_after is skipped",
         ),
         pytest.param(
             [A, B],
-            [(LATER, NO, B, 0.5), (Retry(1000.0, 2, 0.5), NO, A, 899.5)],
-            id="all with retry_after: the earliest",
+            [(LATER, NOT_WELCOMED, B, 0.5), (Retry(1000.0, 2, 0.5), NOT_WELCOMED, A, 899.5)],
+            id="if all have retry_after, the earliest is dialed",
         ),
         pytest.param(
             [A, B, C],
             [
-                (SOON, NO, B, 0.5),
-                (FATAL, NO, C, 0.5),
-                (SOON, NO, A, 0.5),
+                (SOON, NOT_WELCOMED, B, 0.5),
+                (FATAL, NOT_WELCOMED, C, 0.5),
+                (SOON, NOT_WELCOMED, A, 0.5),
                 (FATAL, HEALTHY, C, 0.5),
-                (SOON, NO, C, 0.5),
-                (FATAL, NO, C, None),
+                (SOON, NOT_WELCOMED, C, 0.5),
+                (FATAL, NOT_WELCOMED, C, None),
             ],
             id="unusable addresses are removed",
         ),
@@ -80,7 +95,7 @@ def test_order_of_addresses(urls: list[str], steps: list[Step]) -> None:
     now = 1000.0
     for decision, session, following, wait_s in steps:
         waited = coordinators.choose_next(
-            decision, now, welcomed=session != NO, healthy=session == HEALTHY
+            decision, now, welcomed=session != NOT_WELCOMED, healthy=session == HEALTHY
         )
         assert (coordinators.current, waited) == (following, wait_s)
         now += waited or 0.0

@@ -27,7 +27,7 @@ async def failure(settings: DialSettings) -> Disconnect:
     return caught.value.disconnect
 
 
-async def opened(settings: DialSettings) -> None:
+async def dial_and_close(settings: DialSettings) -> None:
     await (await dial(settings, SUBPROTOCOL)).close()
 
 
@@ -46,9 +46,9 @@ def test_signed_authority_is_the_dialed_one(url: str, authority: str) -> None:
 async def test_upgrade_request_has_subprotocol_and_user_agent_and_no_extensions(
     coordinator: ScriptedCoordinator,
 ) -> None:
-    socket_ = await dial(DialSettings(url=coordinator.url), SUBPROTOCOL)
-    assert socket_.subprotocol == SUBPROTOCOL
-    await socket_.close()
+    connection = await dial(DialSettings(url=coordinator.url), SUBPROTOCOL)
+    assert connection.subprotocol == SUBPROTOCOL
+    await connection.close()
     (headers,) = coordinator.upgrades
     assert headers["sec-websocket-protocol"] == SUBPROTOCOL
     assert headers["user-agent"].startswith("provider-agent/")
@@ -99,11 +99,11 @@ async def test_redirect_is_not_followed(coordinator: ScriptedCoordinator, status
         assert elsewhere.upgrades == []
 
 
-@pytest.mark.parametrize("picked", [None, "other.v7"])
-async def test_server_without_the_subprotocol_refuses_the_upgrade(
-    coordinator: ScriptedCoordinator, picked: str | None
+@pytest.mark.parametrize("selected", [None, "other.v7"])
+async def test_upgrade_without_the_agents_subprotocol_counts_as_refused(
+    coordinator: ScriptedCoordinator, selected: str | None
 ) -> None:
-    coordinator.subprotocol = picked
+    coordinator.subprotocol = selected
     disconnect = await failure(DialSettings(url=coordinator.url))
     assert disconnect.cause is DisconnectCause.UPGRADE_REFUSED
     assert "subprotocol" in disconnect.detail or SUBPROTOCOL in disconnect.detail
@@ -192,7 +192,7 @@ async def test_token_file_is_read_at_every_dial_and_sent_as_bearer(
     settings = DialSettings(url=coordinator.url, token_file=token_file)
     for token in ("first", "second"):
         token_file.write_text(f"  {token}\n", encoding="ascii")
-        await opened(settings)
+        await dial_and_close(settings)
     sent = [headers["authorization"] for headers in coordinator.upgrades]
     assert sent == ["Bearer first", "Bearer second"]
 
@@ -208,7 +208,7 @@ async def test_missing_token_file_is_named_and_read_again(
     )
     assert coordinator.upgrades == []
     token_file.write_text("now", encoding="ascii")
-    await opened(settings)
+    await dial_and_close(settings)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ async def test_loopback_coordinator_is_dialed_without_the_proxy(
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    await opened(DialSettings(url=coordinator.url, proxy="http://127.0.0.1:1"))
+    await dial_and_close(DialSettings(url=coordinator.url, proxy="http://127.0.0.1:1"))
 
 
 async def test_remote_coordinator_is_dialed_through_the_proxy() -> None:
@@ -275,7 +275,7 @@ async def test_unusable_proxy_is_lost(proxy: str) -> None:
 # --- errors ------------------------------------------------------------------------------------
 
 
-def _verification() -> ssl.SSLCertVerificationError:
+def verification_error() -> ssl.SSLCertVerificationError:
     error = ssl.SSLCertVerificationError(1, "verify failed")
     error.verify_message = "self-signed certificate"
     return error
@@ -284,7 +284,7 @@ def _verification() -> ssl.SSLCertVerificationError:
 @pytest.mark.parametrize(
     ("error", "cause", "text"),
     [
-        (_verification(), DisconnectCause.BAD_CERTIFICATE, "self-signed certificate"),
+        (verification_error(), DisconnectCause.BAD_CERTIFICATE, "self-signed certificate"),
         (ssl.SSLError(1, "wrong version number"), DisconnectCause.LOST, "ws://"),
         (
             ConnectionAbortedError("SSL handshake"),

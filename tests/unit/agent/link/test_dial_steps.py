@@ -27,7 +27,10 @@ PROXY = "no connection through the proxy within 15 s; check [coordinator] proxy"
 
 @asynccontextmanager
 async def slow_server(answer: bytes = b"", context: SSLContext | None = None) -> AsyncIterator[int]:
-    """The port of a server that sends `answer` at one byte per second; waits for the disconnect."""
+    """Yield the port of a server that sends `answer` at one byte per second.
+
+    At its end, wait until the client has disconnected.
+    """
     disconnected = asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -36,7 +39,7 @@ async def slow_server(answer: bytes = b"", context: SSLContext | None = None) ->
             await asyncio.wait([reading], timeout=1.0)
             writer.write(bytes([byte]))
         await asyncio.wait([reading])
-        reading.exception()
+        reading.exception()  # asyncio would log an exception that is not retrieved
         writer.close()
         disconnected.set()
 
@@ -46,7 +49,7 @@ async def slow_server(answer: bytes = b"", context: SSLContext | None = None) ->
 
 
 async def time_to_failure(settings: DialSettings) -> tuple[str, float]:
-    """The detail of the failure, and how long dialing took."""
+    """Return the detail of the failure, and how long dialing took."""
     began = now()
     with pytest.raises(DialFailed) as caught:
         await dial(settings, SUBPROTOCOL)
@@ -76,9 +79,9 @@ async def test_tls_handshake_times_out(answer: bytes) -> None:
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching Protocols\r\n"])
 @in_virtual_time
 async def test_upgrade_after_tls_times_out(tmp_path: Path, answer: bytes) -> None:
-    own = CertificateAuthority(tmp_path)
-    async with slow_server(answer, server_context(own.issue("127.0.0.1"))) as port:
-        settings = DialSettings(url=f"wss://127.0.0.1:{port}/", ca_file=own.file)
+    authority = CertificateAuthority(tmp_path)
+    async with slow_server(answer, server_context(authority.issue("127.0.0.1"))) as port:
+        settings = DialSettings(url=f"wss://127.0.0.1:{port}/", ca_file=authority.file)
         reason, after_s = await time_to_failure(settings)
     assert reason == UPGRADE
     assert after_s == pytest.approx(OPEN_TIMEOUT_S)

@@ -29,7 +29,7 @@ PASSWORD = "proxy-password"
 
 @asynccontextmanager
 async def server(context: ssl.SSLContext) -> AsyncIterator[int]:
-    """The port of a server that only completes the upgrade."""
+    """Yield the port of a server that only completes the upgrade."""
 
     async def handle(connection: ServerConnection) -> None:
         await connection.wait_closed()
@@ -46,7 +46,7 @@ async def server(context: ssl.SSLContext) -> AsyncIterator[int]:
 
 
 async def outcome(settings: DialSettings) -> Disconnect | None:
-    """How dialing failed; None: it succeeded."""
+    """Return how dialing failed; None if it succeeded."""
     try:
         connection = await dial(settings, SUBPROTOCOL)
     except DialFailed as failed:
@@ -68,9 +68,9 @@ def settings_for(
 
 @on_both_loops
 async def test_ca_file_replaces_the_authorities_of_the_system(tmp_path: Path) -> None:
-    own = CertificateAuthority(tmp_path)
-    async with server(server_context(own.issue("127.0.0.1"))) as port:
-        assert await outcome(settings_for(port, own.file)) is None
+    authority = CertificateAuthority(tmp_path)
+    async with server(server_context(authority.issue("127.0.0.1"))) as port:
+        assert await outcome(settings_for(port, authority.file)) is None
         other = CertificateAuthority(tmp_path, "other")
         for ca_file in (None, other.file):
             disconnect = await outcome(settings_for(port, ca_file))
@@ -87,10 +87,10 @@ async def test_ca_file_replaces_the_authorities_of_the_system(tmp_path: Path) ->
 async def test_certificate_of_another_host_or_time_is_invalid(
     tmp_path: Path, host: str, days: int, reason: str
 ) -> None:
-    own = CertificateAuthority(tmp_path)
-    certificate = own.issue(host, valid_for=datetime.timedelta(days=days))
+    authority = CertificateAuthority(tmp_path)
+    certificate = authority.issue(host, valid_for=datetime.timedelta(days=days))
     async with server(server_context(certificate)) as port:
-        disconnect = await outcome(settings_for(port, own.file))
+        disconnect = await outcome(settings_for(port, authority.file))
     assert disconnect is not None
     assert disconnect.cause is DisconnectCause.BAD_CERTIFICATE
     assert reason in disconnect.detail
@@ -98,12 +98,12 @@ async def test_certificate_of_another_host_or_time_is_invalid(
 
 @on_both_loops
 async def test_files_are_read_at_every_dial(tmp_path: Path) -> None:
-    own, old = CertificateAuthority(tmp_path), CertificateAuthority(tmp_path, "old")
+    authority, old = CertificateAuthority(tmp_path), CertificateAuthority(tmp_path, "old")
     ca_file = tmp_path / "ca.pem"
-    async with server(server_context(own.issue("127.0.0.1"))) as port:
+    async with server(server_context(authority.issue("127.0.0.1"))) as port:
         settings = settings_for(port, ca_file)
         ends = [await outcome(settings)]
-        for content in (old.file, own.file):
+        for content in (old.file, authority.file):
             shutil.copyfile(content, ca_file)
             ends.append(await outcome(settings))
     missing = f"[coordinator] ca_file {ca_file}: No such file or directory"
@@ -118,33 +118,33 @@ async def test_files_are_read_at_every_dial(tmp_path: Path) -> None:
 async def test_client_certificate_is_sent_on_request(
     tmp_path: Path, newest: ssl.TLSVersion
 ) -> None:
-    own = CertificateAuthority(tmp_path)
-    client = own.issue("client")
-    context = server_context(own.issue("127.0.0.1"), client_ca=own.file, newest=newest)
+    authority = CertificateAuthority(tmp_path)
+    client = authority.issue("client")
+    context = server_context(authority.issue("127.0.0.1"), client_ca=authority.file, newest=newest)
     async with server(context) as port:
-        assert await outcome(settings_for(port, own.file, client)) is None
-        apart = settings_for(port, own.file, client, client.with_suffix(".key"))
-        assert await outcome(apart) is None
+        assert await outcome(settings_for(port, authority.file, client)) is None
+        separate_key = settings_for(port, authority.file, client, client.with_suffix(".key"))
+        assert await outcome(separate_key) is None
 
 
 @on_both_loops
 async def test_refused_client_certificate_is_unauthorized(tmp_path: Path) -> None:
-    # This was once reported as a server that is not a WebSocket server.
-    own, strange = CertificateAuthority(tmp_path), CertificateAuthority(tmp_path, "strange")
-    context = server_context(own.issue("127.0.0.1"), client_ca=own.file)
+    # Such a refusal was once reported as a server that does not support WebSocket.
+    authority, other = CertificateAuthority(tmp_path), CertificateAuthority(tmp_path, "unknown")
+    context = server_context(authority.issue("127.0.0.1"), client_ca=authority.file)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
 
         async def refused(certificate: Path | None) -> Disconnect | None:
             refusing = asyncio.to_thread(_refuse, listener, context)
             disconnect, _ = await asyncio.gather(
-                outcome(settings_for(port, own.file, certificate)), refusing
+                outcome(settings_for(port, authority.file, certificate)), refusing
             )
             return disconnect
 
         missing = await refused(None)
-        unknown = await refused(strange.issue("client"))
-        expired = await refused(own.issue("client", valid_for=-datetime.timedelta(days=1)))
+        unknown = await refused(other.issue("client"))
+        expired = await refused(authority.issue("client", valid_for=-datetime.timedelta(days=1)))
     ends = [missing, unknown, expired]
     assert [end and end.cause for end in ends] == [DisconnectCause.UNAUTHORIZED] * 3
     assert [end and end.detail.partition(": ")[2].partition(";")[0] for end in ends] == [
@@ -174,20 +174,20 @@ async def test_tls_works_through_a_proxy_without_logging_its_password(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    own = CertificateAuthority(tmp_path)
-    async with server(server_context(own.issue(HOST))) as port:
+    authority = CertificateAuthority(tmp_path)
+    async with server(server_context(authority.issue(HOST))) as port:
         routes = {f"{HOST}:443": port, "other.test:443": port}
         async with ConnectProxy(routes, user=f"agent:{PASSWORD}") as proxy:
             address = f"http://agent:{PASSWORD}@127.0.0.1:{proxy.port}"
-            good = DialSettings(url=f"wss://{HOST}/x", ca_file=own.file, proxy=address)
+            good = DialSettings(url=f"wss://{HOST}/x", ca_file=authority.file, proxy=address)
             assert await outcome(good) is None
-            other = DialSettings(url="wss://other.test/x", ca_file=own.file, proxy=address)
+            other = DialSettings(url="wss://other.test/x", ca_file=authority.file, proxy=address)
             mismatch = await outcome(other)
             assert mismatch is not None
             assert mismatch.cause is DisconnectCause.BAD_CERTIFICATE
             assert proxy.request_lines[0] == f"CONNECT {HOST}:443 HTTP/1.1"
             wrong = DialSettings(
-                url=good.url, ca_file=own.file, proxy=address.replace("agent", "stranger")
+                url=good.url, ca_file=authority.file, proxy=address.replace("agent", "stranger")
             )
             refused = await outcome(wrong)
     assert refused is not None
@@ -203,14 +203,14 @@ async def test_server_name_is_sent_without_trailing_dot_and_alpn_is_not_used(
     tmp_path: Path, host: str
 ) -> None:
     # Certificates of a host with a trailing dot in the URL were once rejected.
-    own = CertificateAuthority(tmp_path)
-    context = server_context(own.issue(HOST))
+    authority = CertificateAuthority(tmp_path)
+    context = server_context(authority.issue(HOST))
     context.set_alpn_protocols(["http/1.1"])
     names: list[str | None] = []
     context.sni_callback = lambda _socket, name, _context: names.append(name)
     async with server(context) as port, ConnectProxy({f"{host}:443": port}) as proxy:
         address = f"http://127.0.0.1:{proxy.port}"
-        settings = DialSettings(url=f"wss://{host}/x", ca_file=own.file, proxy=address)
+        settings = DialSettings(url=f"wss://{host}/x", ca_file=authority.file, proxy=address)
         connection = await dial(settings, SUBPROTOCOL)
         tls = connection.transport.get_extra_info("ssl_object")
         assert tls.selected_alpn_protocol() is None
@@ -219,14 +219,14 @@ async def test_server_name_is_sent_without_trailing_dot_and_alpn_is_not_used(
 
 
 async def test_cancelling_behind_a_proxy_closes_the_connection(tmp_path: Path) -> None:
-    arrived, gone = asyncio.Event(), asyncio.Event()
+    arrived, disconnected = asyncio.Event(), asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         arrived.set()
         await reader.read()
         writer.close()
-        gone.set()
+        disconnected.set()
 
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as listening:
         routes = {f"{HOST}:443": listening.sockets[0].getsockname()[1]}
@@ -237,4 +237,4 @@ async def test_cancelling_behind_a_proxy_closes_the_connection(tmp_path: Path) -
             dialing.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await dialing
-            await gone.wait()
+            await disconnected.wait()

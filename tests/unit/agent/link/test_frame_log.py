@@ -70,39 +70,39 @@ def type_names(union: object) -> set[str]:
     return {frame.__name__ for frame in union.__args__}  # type: ignore[attr-defined]
 
 
-async def exchange_all_frames(link: RunningLink, agent: AgentAtCoordinator) -> None:
+async def exchange_all_frames(link: RunningLink, peer: AgentAtCoordinator) -> None:
     """Send every type of frame in both directions, with content in every field that has some."""
     job, failed = new_job(request=PROMPT), b"f" * 16
     link.outbox.put(Capabilities(1, [], AgentLimits(8), {"contact": TEXT}))
     link.outbox.put(Heartbeat(1, 0, 8, None, None, None, None))
     link.outbox.put(Draining(1000))
-    await agent.next(Draining)
-    await agent.send_jobs(job)
+    await peer.next(Draining)
+    await peer.send_jobs(job)
     channel = link.outbox.open(job.job_id)
     channel.stream.start(JobStarted(job.job_id, 200, "text/plain", "backend"))
     channel.stream.write(ANSWER)
     channel.finish(JobResult(job.job_id, len(ANSWER), Usage(None, None), "b", 1, 1))
-    await agent.next(JobResult)
+    await peer.next(JobResult)
     link.outbox.open(failed).finish(JobError(failed, 0, "server_error", TEXT, body=ANSWER))
-    await agent.next(JobError)
-    await agent.send(Notice("code", "info", TEXT), RoutingStatus(1, []))
-    await agent.send(Cancel(failed, TEXT), Ack(failed, 0, final=True), Drain(TEXT))
-    await agent.settle()
+    await peer.next(JobError)
+    await peer.send(Notice("code", "info", TEXT), RoutingStatus(1, []))
+    await peer.send(Cancel(failed, TEXT), Ack(failed, 0, final=True), Drain(TEXT))
+    await peer.settle()
 
 
 async def test_every_frame_type_is_logged_in_both_directions_without_content(
     coordinator: ScriptedCoordinator, debug_log: pytest.LogCaptureFixture
 ) -> None:
-    link, agent = await connect(coordinator, enrollment_code=CODE)
-    await exchange_all_frames(link, agent)
-    await agent.close(1000)
+    link, peer = await connect(coordinator, enrollment_code=CODE)
+    await exchange_all_frames(link, peer)
+    await peer.close(1000)
     await link.disconnect()
     coordinator.answer = lambda _: Rejected("not_enrolled", "rejection text")
     await LinkHarness(coordinator.url).link.run()
 
     assert types_of(debug_log, "frame sent") == type_names(AgentFrame)
     assert types_of(debug_log, "frame received") == type_names(CoordinatorFrame)
-    (hello,) = [frame for frame in agent.frames if isinstance(frame, Hello)]
+    (hello,) = [frame for frame in peer.frames if isinstance(frame, Hello)]
     logged = rendered(debug_log)
     for secret in [PROMPT.decode(), ANSWER.decode(), CODE, TEXT, "rejection text", NONCE.decode()]:
         assert secret not in logged
@@ -114,20 +114,20 @@ async def test_every_frame_type_is_logged_in_both_directions_without_content(
 async def test_a_frame_is_logged_with_job_offset_and_length(
     coordinator: ScriptedCoordinator, debug_log: pytest.LogCaptureFixture
 ) -> None:
-    link, agent = await connect(coordinator)
+    link, peer = await connect(coordinator)
     job = new_job(request=PROMPT)
-    await agent.send_jobs(job)
+    await peer.send_jobs(job)
     channel = link.outbox.open(job.job_id)
     channel.stream.start(JobStarted(job.job_id, 200, "text/plain", "backend"))
     channel.stream.write(ANSWER)
     link.outbox.mark_ready(channel)
-    await agent.wait_for_bytes(job.job_id, len(ANSWER))
+    await peer.wait_for_bytes(job.job_id, len(ANSWER))
     channel.stream.write(b"more")
     channel.finish(JobResult(job.job_id, len(ANSWER) + 4, Usage(None, None), "b", 1, 1))
-    await agent.next(JobResult)
-    await agent.send(Ack(job.job_id, 7))
-    await agent.settle()
-    await agent.close(1000)
+    await peer.next(JobResult)
+    await peer.send(Ack(job.job_id, 7))
+    await peer.settle()
+    await peer.close(1000)
     await link.disconnect()
     of_job = {"job": job.job_id.hex()}
     expected: list[Record] = [
@@ -149,10 +149,10 @@ async def test_a_frame_is_logged_with_job_offset_and_length(
 async def test_an_unknown_frame_is_logged_with_its_type_number(
     coordinator: ScriptedCoordinator, debug_log: pytest.LogCaptureFixture
 ) -> None:
-    link, agent = await connect(coordinator)
-    await agent.send_raw(b"\x91\x92\x1d" + b"\xa6secret")
-    await agent.settle()
-    await agent.close(1000)
+    link, peer = await connect(coordinator)
+    await peer.send_raw(b"\x91\x92\x1d" + b"\xa6secret")
+    await peer.settle()
+    await peer.close(1000)
     await link.disconnect()
     assert ("frame received", {"type": 29}) in frames_in(debug_log)
 
@@ -161,9 +161,9 @@ async def test_no_frame_is_logged_above_debug(
     coordinator: ScriptedCoordinator, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "provider_agent")
-    link, agent = await connect(coordinator)
-    await exchange_all_frames(link, agent)
-    await agent.close(1000)
+    link, peer = await connect(coordinator)
+    await exchange_all_frames(link, peer)
+    await peer.close(1000)
     await link.disconnect()
     assert frames_in(caplog) == []
 
@@ -189,4 +189,5 @@ async def test_every_backoff_decision_is_logged_with_cause_wait_and_address(
         {"cause": "rejected", "url": second.url, "next": first.url},
     ]
     assert waits[0] == 0.5
+    # Retry-After with jitter is 60 s, of which 0.5 s have passed.
     assert waits[1] == pytest.approx(59.5)

@@ -38,7 +38,7 @@ def resuming_coordinator(
 
 
 async def start_stream(peer: AgentAtCoordinator, backend: ScriptedBackend) -> ScriptedRun:
-    """Start a job; returns when the coordinator has received `FIRST`."""
+    """Start a job, and return when the coordinator has received `FIRST`."""
     job = new_job(deadline_ms=LONG_MS)
     await peer.send_jobs(job)
     run = await backend.next_run()
@@ -58,14 +58,14 @@ class ResumptionHarness(NamedTuple):
     run: ScriptedRun
 
     async def cut(self) -> None:
-        """Lose the link; returns when the agent has detected it."""
+        """Cut the link, and return when the agent has detected this."""
         self.peer.cut()
         while self.agent.service.uplink.connected.is_set():  # noqa: ASYNC110
             # The agent has no event for a lost link; `peer.closed` is that of the coordinator.
             await asyncio.sleep(0)
 
     async def cut_and_refuse(self) -> None:
-        """Lose the link; the next 10,000 upgrades are refused."""
+        """Cut the link, and refuse the next 10,000 upgrades."""
         self.coordinator.refusals.extend([(500, {})] * 10_000)
         await self.cut()
 
@@ -212,7 +212,7 @@ async def test_job_that_arrives_again_on_the_next_link_runs_once() -> None:
 
 
 @in_virtual_time
-async def test_jobs_survive_a_welcome_with_an_offset_that_was_not_offered() -> None:
+async def test_jobs_survive_a_welcome_with_an_offset_beyond_the_sent_bytes() -> None:
     async with resumption_harness(jitter=0.5) as harness:
         run = harness.run
         answer, harness.coordinator.answer = harness.coordinator.answer, lambda _: None
@@ -224,7 +224,7 @@ async def test_jobs_survive_a_welcome_with_an_offset_that_was_not_offered() -> N
         await hostile.closed.wait()
         assert hostile.socket.close_code == 1002
         harness.coordinator.answer = answer
-        # Resumption uses the last entry; `hostile` must not be it.
+        # The coordinator resumes the session of the last entry, which must not be `hostile`.
         harness.coordinator.agents.append(harness.peer)
         next_peer = await harness.agent.connected()
         run.finish()
@@ -232,7 +232,7 @@ async def test_jobs_survive_a_welcome_with_an_offset_that_was_not_offered() -> N
 
 
 @in_virtual_time
-async def test_drain_without_a_link_waits_for_it_and_for_acknowledgements() -> None:
+async def test_drain_without_a_link_waits_for_the_next_link_and_for_acknowledgements() -> None:
     async with resumption_harness(jitter=0.5) as harness:
         run = harness.run
         harness.coordinator.refusals.extend([(500, {})] * 4)
@@ -241,8 +241,8 @@ async def test_drain_without_a_link_waits_for_it_and_for_acknowledgements() -> N
         await asyncio.sleep(1)
         run.finish()
         next_peer = await harness.agent.connected()
-        left = (await next_peer.next(Draining)).deadline_ms
-        assert 0 < left < 300_000, "the remaining time"
+        remaining_ms = (await next_peer.next(Draining)).deadline_ms
+        assert 0 < remaining_ms < 300_000, "the remaining time"
         assert isinstance(await next_peer.end(run.job.job_id), JobResult)
         assert await harness.agent.task == EXIT_OK
 
@@ -262,7 +262,7 @@ async def test_drain_without_a_link_ends_after_its_timeout() -> None:
 async def test_final_rejection_cancels_the_jobs_of_the_session() -> None:
     async with resumption_harness() as harness:
         run = harness.run
-        harness.coordinator.answer = lambda _: Rejected("not_enrolled", "go away")
+        harness.coordinator.answer = lambda _: Rejected("not_enrolled", "no such agent")
         began = now()
         await harness.cut()
         await run.cancelled.wait()

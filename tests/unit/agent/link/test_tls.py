@@ -26,21 +26,21 @@ def test_ca_file_replaces_the_authorities_of_the_system(tmp_path: Path) -> None:
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    both = CertificateAuthority(tmp_path).issue("client")
+    combined = CertificateAuthority(tmp_path).issue("client")
     missing = tmp_path / "missing"
     text = f"{missing}: No such file or directory"
     assert unusable(missing) == f"[coordinator] ca_file {text}"
     assert unusable(None, missing) == f"[coordinator] client_cert_file {text}"
-    assert unusable(None, missing, both) == f"[coordinator] client_cert_file {text}"
-    assert unusable(None, both, missing) == f"[coordinator] client_key_file {text}"
+    assert unusable(None, missing, combined) == f"[coordinator] client_cert_file {text}"
+    assert unusable(None, combined, missing) == f"[coordinator] client_key_file {text}"
 
 
 def test_invalid_file_is_named_and_not_quoted(tmp_path: Path) -> None:
-    own = CertificateAuthority(tmp_path)
-    both, odd = own.issue("client"), tmp_path / "odd"
-    odd.write_text("a secret, not PEM")
-    texts = [unusable(odd), unusable(None, odd), unusable(None, both, odd)]
-    texts.append(unusable(None, odd, both))
+    authority = CertificateAuthority(tmp_path)
+    combined, not_pem = authority.issue("client"), tmp_path / "not_pem"
+    not_pem.write_text("a secret, not PEM")
+    texts = [unusable(not_pem), unusable(None, not_pem), unusable(None, combined, not_pem)]
+    texts.append(unusable(None, not_pem, combined))
     assert [text.split()[1] for text in texts] == [
         "ca_file",
         "client_cert_file",
@@ -48,16 +48,16 @@ def test_invalid_file_is_named_and_not_quoted(tmp_path: Path) -> None:
         "client_key_file",
     ]
     assert "secret" not in " ".join(texts)
-    assert f"{both}: this file or client_cert_file {odd} is not valid PEM" in texts[-1]
-    # A certificate without its key.
-    assert unusable(None, own.file).endswith(
+    assert f"{combined}: this file or client_cert_file {not_pem} is not valid PEM" in texts[-1]
+    # The file of the authority has a certificate without its key.
+    assert unusable(None, authority.file).endswith(
         "it does not contain a PEM certificate and its private key"
     )
 
 
 def test_key_of_another_certificate_is_named(tmp_path: Path) -> None:
-    own = CertificateAuthority(tmp_path)
-    one, other = own.issue("one"), own.issue("other").with_suffix(".key")
+    authority = CertificateAuthority(tmp_path)
+    one, other = authority.issue("one"), authority.issue("other").with_suffix(".key")
     text = unusable(None, one, other)
     assert text == (
         f"[coordinator] client_key_file {other}: "
@@ -67,9 +67,9 @@ def test_key_of_another_certificate_is_named(tmp_path: Path) -> None:
 
 def test_key_with_a_password_is_refused_without_a_prompt(tmp_path: Path) -> None:
     # OpenSSL would prompt on the terminal, and block every job.
-    both = CertificateAuthority(tmp_path).issue("client", password="pass")
+    combined = CertificateAuthority(tmp_path).issue("client", password="pass")
     text = "the key has a password; store the key without one"
-    assert unusable(None, both) == f"[coordinator] client_cert_file {both}: {text}"
+    assert unusable(None, combined) == f"[coordinator] client_cert_file {combined}: {text}"
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ SECRET = "hunter22-hunter22"
 
 @pytest.fixture(autouse=True)
 def restore_logging() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("provider_agent")
-    before = (root.handlers[:], root.level, ours.level)
+    root, agent_logger = logging.getLogger(), logging.getLogger("provider_agent")
+    before = (root.handlers[:], root.level, agent_logger.level)
     yield
     root.handlers[:], root.level = before[0], before[1]
-    ours.setLevel(before[2])
+    agent_logger.setLevel(before[2])
     logging.captureWarnings(False)
 
 
@@ -113,7 +113,7 @@ def test_logged_text_cannot_forge_a_second_line() -> None:
 
 
 def test_exception_message_in_a_traceback_cannot_forge_a_record() -> None:
-    # A newline in the message of an exception began an unindented line.
+    # A newline in the message of an exception once began an unindented line, like a record.
     stream = start_logging("text")
     try:
         raise ValueError(
@@ -129,7 +129,7 @@ def test_exception_message_in_a_traceback_cannot_forge_a_record() -> None:
 
 @pytest.mark.parametrize("fmt", ["text", "json"])
 def test_unprintable_characters_are_escaped(fmt: Literal["text", "json"]) -> None:
-    # JSON does not escape C1 control characters and bidirectional marks.
+    # JSON encoders do not escape C1 control characters and bidirectional marks.
     stream = start_logging(fmt)
     unprintable = "\x1b[2J \x9b2J \u202e \U000e0001 \u2028"
     try:
@@ -146,8 +146,8 @@ def test_long_values_are_truncated() -> None:
 
 
 @pytest.mark.parametrize("fmt", ["text", "json"])
-def test_lone_surrogate_is_escaped_where_it_is(fmt: Literal["text", "json"]) -> None:
-    # A path whose name is not UTF-8 contains one. JSON cannot represent it.
+def test_lone_surrogate_is_escaped_in_place(fmt: Literal["text", "json"]) -> None:
+    # A path that is not valid UTF-8 contains lone surrogates, which UTF-8 cannot encode.
     stream = start_logging(fmt)
     LOG.info("odd", extra={"fields": {"path": "a\udcff", "bytes": 7}})
     line = stream.getvalue()

@@ -68,7 +68,7 @@ def test_reconnects_are_counted_by_cause() -> None:
     assert 'provider_agent_reconnects_total{cause="lost"} 1.0' in render_lines(metrics)
 
 
-def test_notices_and_unroutable_models_are_counted_by_closed_sets_of_labels() -> None:
+def test_notices_and_unroutable_models_are_counted_with_bounded_labels() -> None:
     metrics = Metrics()
     metrics.notice_received("warning")
     unroutable = [UnroutableOffer("m", code, "") for code in ("price", "x", "y")]

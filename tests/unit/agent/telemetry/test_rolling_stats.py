@@ -79,7 +79,7 @@ def test_error_rate_counts_only_provider_faults(stats: RollingStats, code: Error
 
 
 @pytest.mark.parametrize(
-    ("waits_ms", "p50", "p95"),
+    ("first_byte_ms", "p50", "p95"),
     [
         ([7], 7, 7),
         ([30, 10, 20], 20, 30),
@@ -88,10 +88,10 @@ def test_error_rate_counts_only_provider_faults(stats: RollingStats, code: Error
     ],
 )
 def test_percentiles_are_measured_values(
-    stats: RollingStats, waits_ms: list[int], p50: int, p95: int
+    stats: RollingStats, first_byte_ms: list[int], p50: int, p95: int
 ) -> None:
-    for wait in waits_ms:
-        end_job(stats, first_byte_s=wait / 1000)
+    for duration_ms in first_byte_ms:
+        end_job(stats, first_byte_s=duration_ms / 1000)
     end_job(stats, first_byte_s=None)
     snapshot = stats.snapshot()
     assert snapshot.first_byte_p50_ms == pytest.approx(p50)

@@ -106,6 +106,6 @@ async def test_stop_is_idempotent_and_frees_the_address(
     assert repr(server) == f"<StatusServer {address} listening>"
     await server.stop()
     await server.stop()
-    again = StatusServer(address, agent.status, Metrics())
-    await again.start()
-    await again.stop()
+    second = StatusServer(address, agent.status, Metrics())
+    await second.start()
+    await second.stop()

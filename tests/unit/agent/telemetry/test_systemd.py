@@ -48,7 +48,10 @@ def systemd(path: str) -> Iterator[FakeSystemd]:
 
 @in_virtual_time
 async def run_for(environ: dict[str, str], seconds: float, states: list[StatusSnapshot]) -> None:
-    """Run the service manager for `seconds`; each status call returns the next state."""
+    """Run the service manager for `seconds`.
+
+    Each status call returns the next state; the last state repeats.
+    """
 
     def status() -> StatusSnapshot:
         return states.pop(0) if len(states) > 1 else states[0]
