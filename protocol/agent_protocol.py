@@ -1,8 +1,9 @@
 """The agent's state machine of one connection, sans-I/O: frames in, frames to send out.
 
 `receive` processes one frame and returns it if the application has to act on it, otherwise None.
-Frames to send are appended to `to_send`. A frame that the state does not allow raises
-`ProtocolViolation`; the caller then closes the connection with 1002.
+Frames to send are appended to `to_send`. A frame that the state does not allow, and a `Welcome`
+with values that the protocol forbids, raise `ProtocolViolation`; the caller then closes the
+connection with 1002.
 """
 
 from collections.abc import Callable, Iterable
@@ -34,7 +35,7 @@ class AgentProtocol:
 
     Args:
         authority: the address that was dialed, in the form of `auth.canonical_authority`.
-        public_key: the agent's identity.
+        public_key: the agent's identity, a raw Ed25519 key.
         sign: returns the Ed25519 signature of the given bytes.
         agent_version: the version of the agent's software, for the coordinator's logs.
         instance_id: changes with each start of the process.
@@ -47,7 +48,7 @@ class AgentProtocol:
     Attributes:
         state: the state of the connection.
         to_send: frames to send, in order.
-        welcome: the coordinator's `Welcome`; None before it.
+        welcome: the coordinator's `Welcome`; None until it arrives.
     """
 
     def __init__(
@@ -85,10 +86,10 @@ class AgentProtocol:
         """Process one frame of the coordinator.
 
         Returns:
-            The frame, when the application has to act on it.
+            The frame if the application has to act on it, otherwise None.
 
         Raises:
-            ProtocolViolation: the state does not allow the frame.
+            ProtocolViolation: the state does not allow the frame, or a `Welcome` is invalid.
         """
         match self.state, frame:
             case (

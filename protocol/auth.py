@@ -19,8 +19,9 @@ _DEFAULT_PORT: Final = {"ws": 80, "http": 80, "wss": 443, "https": 443}
 def canonical_authority(scheme: str, host: str, port: int | None) -> str:
     """Return the authority in its signed form: lower case `host:port`, always with the port.
 
-    An IPv6 address is in brackets, as in a URL. An international name must be in its ASCII form
-    (`xn--…`), so that both sides sign the same bytes whatever their version of IDNA.
+    A trailing dot of the host is removed. An IPv6 address is in brackets, as in a URL. An
+    international name must be in its ASCII form (`xn--…`), so that both sides use the same bytes
+    whatever their version of IDNA.
 
     Raises:
         ValueError: the scheme has no default port and none is given, or the host is empty or not

@@ -85,7 +85,7 @@ class _FrameDecoder(Generic[FrameT_co]):
         return Decoded(frames, [])
 
     def _decode_one_by_one(self, message: bytes) -> Decoded[FrameT_co]:
-        """Decode a message with an unknown or a malformed frame, more slowly."""
+        """Decode frame by frame: skip unknown frames, and raise for a malformed one."""
         frames: list[FrameT_co] = []
         unknown: list[int] = []
         try:
@@ -104,7 +104,7 @@ class _FrameType(msgspec.Struct, array_like=True):
     """Decodes only the type of a frame.
 
     The fields are skipped: decoded into Python objects, they could take sixty times the message's
-    size.
+    size in memory.
     """
 
     type: int

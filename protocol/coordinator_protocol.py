@@ -2,7 +2,7 @@
 
 `receive` processes one frame and returns it if the application has to act on it, otherwise None. Of
 a `Chunk` it returns only the bytes that are new. `next_frames` returns what to send: control frames
-in order, then the pieces of requests. A frame that the state does not allow raises
+in order, then the pieces of requests. A frame that breaks a rule of the protocol raises
 `ProtocolViolation`; the caller then closes the connection with 1002.
 """
 
@@ -40,7 +40,7 @@ from provider_agent.protocol.state import State
 from provider_agent.protocol.stream import ReceiveStream
 
 _CONTROL_FRAME_BYTES: Final = 128
-"""The estimated size of a control frame. `Welcome` and `RoutingStatus` can be larger."""
+"""The estimated size of a control frame. Some, such as `RoutingStatus`, can be much larger."""
 
 
 class CoordinatorProtocol:
@@ -50,14 +50,14 @@ class CoordinatorProtocol:
         nonce: 32 random bytes, fresh for this connection.
         name: the coordinator's name.
         authorities: the addresses (`host:port`) at which agents may dial this coordinator, from its
-            configuration: a man in the middle controls the `Host` header.
+            configuration, not from the `Host` header: a man in the middle controls that.
         features: the optional features that the coordinator supports.
 
     Attributes:
         state: the state of the connection.
         to_send: control frames to send, in order.
         requests: request bodies to send, after the control frames.
-        streams: the response of each job without an end, by job id.
+        streams: the response of each job whose end has not arrived, by job id.
         ended: job id → `total_bytes` of the latest jobs whose end has arrived.
         features: the optional features of this connection; empty before `accept`.
     """
@@ -89,10 +89,12 @@ class CoordinatorProtocol:
         """Process one frame of the agent; a returned `Chunk` holds only new bytes.
 
         The signature of a returned `Hello` is verified; answer it with `accept` or `reject`. After
-        a bad signature the result is None, `Rejected` is in `to_send` and the session is closed.
+        a bad signature the result is None, `Rejected` is in `to_send` and the state is `closed`.
+        Frames of unknown jobs return None; an end is acknowledged all the same.
 
         Raises:
-            ProtocolViolation: the state does not allow the frame.
+            ProtocolViolation: the state does not allow the frame, or the frame does not fit what
+                the agent sent of the job before.
         """
         match self.state, frame:
             case State.OPEN, Chunk():
@@ -127,8 +129,8 @@ class CoordinatorProtocol:
 
         Args:
             welcome: the frame to send; its `resumed` and `features` are replaced.
-            resumption: which jobs of the agent's detached session continue; send their requests
-                with `continue_request`.
+            resumption: which jobs of the agent's detached session continue; the caller sends the
+                rest of their requests with `continue_request`.
         """
         if self.state is not State.AUTHENTICATED:
             raise RuntimeError(f"accept() in the state {self.state}")
@@ -144,7 +146,7 @@ class CoordinatorProtocol:
                 self.to_send.append(Ack(job_id, offset))
 
     def reject(self, rejected: Rejected) -> None:
-        """Reject an agent not yet admitted; close the connection after `to_send` is sent."""
+        """Reject an agent not yet admitted; the caller sends `to_send`, then closes."""
         if self.state not in (State.AWAITING_HELLO, State.AUTHENTICATED):
             raise RuntimeError(f"reject() in the state {self.state}")
         self.state = State.CLOSED
@@ -213,7 +215,7 @@ class CoordinatorProtocol:
             self.ended.popitem(last=False)
 
     def next_frames(self, limit_bytes: int) -> list[CoordinatorFrame]:
-        """Remove and return the frames of the next message, about `limit_bytes` of them."""
+        """Remove and return the frames of the next message, of about `limit_bytes` together."""
         count = max(1, limit_bytes // _CONTROL_FRAME_BYTES)
         frames = self.to_send[:count]
         del self.to_send[:count]

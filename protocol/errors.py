@@ -114,7 +114,7 @@ REGISTRY: Final[dict[ErrorCode, ErrorEntry]] = {
 
 
 def known_code(code: str) -> ErrorCode:
-    """Return the member for `code`; `INTERNAL` for an unknown one of a newer peer or an adapter."""
+    """Return the member for `code`; `INTERNAL` for a code that this version does not know."""
     try:
         return ErrorCode(code)
     except ValueError:

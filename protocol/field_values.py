@@ -1,8 +1,9 @@
 """Makes values valid for the fields of a frame.
 
 Servers, the configuration and operators supply numbers and texts that no frame can carry. Because
-of one such field the receiver would close the link, and fail every job. So they are checked where
-they enter a frame: what is impossible becomes None (unknown) or the nearest possible value.
+of one such field the receiver would close the link, and fail every job. So values are checked where
+they enter a frame: an impossible number becomes None (unknown) or the nearest possible one; a text
+is cut, and its invalid characters are replaced.
 """
 
 import math
@@ -13,14 +14,14 @@ from provider_agent.protocol.limits import MAX_INTEGER, MAX_NAME_CHARS, MAX_TEXT
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 """Surrogates, which UTF-8 cannot encode. Python represents undecodable bytes of headers and
-environment variables by lone ones (PEP 383), and JSON can escape them."""
+environment variables by single surrogates (PEP 383), and JSON can contain them as escapes."""
 
 REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 def valid_count(reported: int | None) -> int | None:
     """Return `reported`, or None when it is no integer, negative or over `MAX_INTEGER`."""
-    # A third party's adapter may report another type, which would be encoded as such.
+    # A third party's adapter may report another type, and msgspec encodes without a check.
     return reported if type(reported) is int and 0 <= reported <= MAX_INTEGER else None
 
 

@@ -1,4 +1,4 @@
-"""Every constant of the protocol, with its unit in its name and the reason for its value."""
+"""The constants of the protocol, with units in their names and the reasons for their values."""
 
 from typing import Final
 
@@ -57,7 +57,7 @@ MAX_ERROR_BODY_BYTES: Final = 64 * KIB
 """How much of a server's error body is sent; error messages are shorter."""
 
 MAX_TEXT_CHARS: Final = 4096
-"""Human-readable messages and reasons."""
+"""Human-readable messages and reasons: a few paragraphs."""
 
 MAX_NAME_CHARS: Final = 512
 """Names and ids: the longest model ids seen are file paths of about 200 characters."""
@@ -66,7 +66,7 @@ MAX_MODELS: Final = 4096
 """Models in one `Capabilities`: the largest catalog of a passthrough has a few hundred."""
 
 MAX_FEATURES: Final = 64
-"""Names of optional features in one frame."""
+"""Names of optional features in one frame; version 1 has one feature."""
 
 MAX_RESPONSE_HEADERS: Final = 16
 """Response headers in one `JobStarted`: more than the agent's list has."""
@@ -83,10 +83,12 @@ HANDSHAKE_TIMEOUT_S: Final = 10.0
 """From the open socket to `Welcome`: two round trips and one signature, on a slow link."""
 
 HEARTBEAT_MS: Final = 10_000
-"""The default interval of heartbeats. An agent is cut off after three of them in silence: 30 s."""
+"""The default interval of heartbeats. An agent that is silent for three of them, 30 s, is
+disconnected."""
 
 RESUME_MS: Final = 60_000
-"""How long the coordinator keeps a detached session by default: about a router's reboot."""
+"""How long the coordinator keeps a detached session by default: about as long as a
+router reboots."""
 
 MAX_DEADLINE_MS: Final = 24 * 3600 * 1000
-"""The longest deadline of a job, one day: longer than any client waits, far from overflow."""
+"""The longest deadline of a job, one day: longer than any client waits."""

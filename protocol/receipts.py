@@ -18,7 +18,7 @@ CONTEXT: Final = b"provider-agent.v1 receipt\x00"
 """Domain separation from the other signatures of the same key."""
 
 UNKNOWN_COUNT: Final = 2**64 - 1
-"""Stands for a token count that the server did not report."""
+"""Stands for a token count that the server did not report, in the signed bytes."""
 
 
 class ReceiptContent(Struct, frozen=True):

@@ -33,7 +33,8 @@ organizations (`openai-organization`, `anthropic-organization-id`) are private. 
 the agent's connection, and `cf-ray` names a city near the agent."""
 
 MAX_VALUE_CHARS: Final = 256
-"""Ids have up to about 100. A longer value is left out, because a part of an id is useless."""
+"""Ids have up to about 100 characters. A longer value is left out, because a part of an id is
+useless."""
 
 _CONTENT_TYPE: Final = re.compile(rf"[\x20-\x7e]{{1,{MAX_NAME_CHARS}}}")
 _VALUE: Final = re.compile(rf"[\x20-\x7e]{{1,{MAX_VALUE_CHARS}}}")

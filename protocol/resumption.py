@@ -1,6 +1,6 @@
-"""What becomes of each job when an agent resumes its session, on the coordinator's side.
+"""Decides which live jobs continue when an agent resumes its session, on the coordinator's side.
 
-The rules are the table of docs/protocol.md, "Resumption".
+The rules are those of docs/protocol.md, "Resumption", for the jobs that `Hello` lists.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ class Resumption(Struct, frozen=True):
         streams: responses that continue, by job id.
         request_offsets: where the request of each of them continues.
         cancelled: those of them that the coordinator has cancelled.
-        delivered: ended jobs whose end it already has: job id → `total_bytes`.
+        delivered: ended jobs whose end the coordinator already has: job id → `total_bytes`.
     """
 
     streams: dict[bytes, ReceiveStream]
@@ -46,8 +46,8 @@ def plan_resumption(
 ) -> Resumption:
     """Decide which of an agent's live jobs continue.
 
-    A job without the next byte that the coordinator needs does not: it has failed. The rest of a
-    cancelled response is skipped.
+    A job continues only if the agent still holds the next byte that the coordinator needs; else it
+    has failed. The rest of a cancelled response is skipped.
 
     Args:
         live_jobs: the live jobs of the agent's `Hello`. The streams of cancelled ones are changed.

@@ -31,12 +31,19 @@ _MERGED_BYTES: Final = 4096
 class SendStream:
     """The agent's half: keeps the server's bytes until the coordinator acknowledges them.
 
-    Invariants: ``acked <= sent <= written`` and ``sent - acked <= window``. `write` always accepts
-    its data: to bound memory, the caller pauses its source while the stream is `full`.
-    A `hashed` stream knows the SHA-256 of its bytes.
+    Invariants: ``acked <= sent <= written``, and no byte is sent that would make ``sent - acked``
+    exceed `window`. `write` always accepts its data: to bound memory, the caller pauses its source
+    while the stream is `full`. A `hashed` stream computes the SHA-256 of its bytes.
 
-    A rewind lowers `sent`. What an earlier link has sent may still be acknowledged: the coordinator
-    may have received it.
+    After a rewind, what an earlier link has sent may still be acknowledged: the coordinator may
+    have received it.
+
+    Attributes:
+        acked: every byte before this offset is acknowledged.
+        sent: every byte before this offset has been sent; a rewind lowers it.
+        written: the number of bytes of the response so far.
+        started: the frame that precedes the first byte; None before the response starts.
+        end: the job's end; None while the job runs.
     """
 
     __slots__ = (
@@ -151,7 +158,7 @@ class SendStream:
     def drop_unsent(self) -> None:
         """Discard what was not sent, bytes and end, so that an end can be sent at once.
 
-        Without effect when the end was sent.
+        Without effect when the end was sent on the current link.
         """
         if not self._end_sent:
             self.end = None
@@ -160,9 +167,9 @@ class SendStream:
             self.written = self._highest_sent = self.sent
 
     def withdraw(self, frame: ResponseFrame) -> None:
-        """Forget a frame of `next_frames` that could not be sent, so that another end can be.
+        """Forget the end and a frame of `next_frames` that could not be sent; another end follows.
 
-        Without `JobStarted`, nothing of the response can be sent either.
+        If the frame is `JobStarted`, the bytes of the response are dropped too.
         """
         self.end = None
         self._end_sent = self._end_ever_sent = False
@@ -240,8 +247,8 @@ class SendStream:
     def sha256(self) -> bytes | None:
         """Return the hash of all `written` bytes; None if the stream is not hashed.
 
-        Bytes are hashed when they are dropped, and those that are still held here. So the hash
-        follows `drop_unsent`, and a rewound stream hashes no byte twice.
+        Acknowledged bytes are hashed when they are dropped, the others by this method. So a rewind
+        hashes no byte twice, and the bytes that `drop_unsent` discarded are not hashed.
         """
         if self._acked_hash is None:
             return None
@@ -292,6 +299,7 @@ class ReceiveStream:
         consumed: every byte before this offset has been passed on.
         acked: the offset of the latest acknowledgement.
         started: whether the response has started.
+        window: the most bytes after `acked` that the agent may send.
     """
 
     __slots__ = ("acked", "consumed", "received", "started", "window")

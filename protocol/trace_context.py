@@ -6,7 +6,8 @@ from typing import Final
 _TRACEPARENT: Final = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
-"""Section 3.2.2, version 00. It allows no line breaks, so it cannot inject another header."""
+"""The fields of version 00 (section 3.2.2), with any version number but `ff`. The pattern allows no
+line breaks, so a `traceparent` cannot inject another header."""
 
 
 def is_traceparent(text: str) -> bool:

@@ -4,8 +4,9 @@ A frame is encoded as the MessagePack array `[type, field, …]`, in the order o
 New fields are appended, with a default; a reader ignores unknown trailing fields. Types 1–31 are
 sent by the coordinator, 33–63 by the agent.
 
-Names that a newer peer may extend are plain strings, and never close the connection: an unknown
-`format` or `operation` fails one job, and an unknown error code counts as `internal`.
+Names to which later versions may add, such as error codes, are plain strings: an unknown name does
+not close the connection. An unknown `format` or `operation` fails one job, and an unknown error
+code counts as `internal`.
 """
 
 from provider_agent.protocol.frames.connection import (

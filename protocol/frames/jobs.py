@@ -104,7 +104,7 @@ class JobStarted(Struct, tag=36, array_like=True, frozen=True):
         status: the server's HTTP status.
         content_type: of the response; the coordinator sends it on to the client.
         backend_id: the backend that runs the job.
-        headers: further headers for the client; the agent sends only those of a list.
+        headers: further headers for the client, of `response_headers.CLIENT_HEADERS`.
     """
 
     job_id: JobId
@@ -149,11 +149,12 @@ class Usage(Struct, array_like=True, frozen=True):
 
 
 class Receipt(Struct, array_like=True, frozen=True):
-    """What the agent sent; part of an end when the feature `receipts` is active.
+    """The hash of what the agent sent; part of an end when the feature `receipts` is active.
 
     Attributes:
         sha256: of all response bytes, `total_bytes` of them.
-        signature: of the agent's key over `ReceiptContent.signed_bytes`; None unless the job asked.
+        signature: with the agent's key, over `ReceiptContent.signed_bytes`; None unless the job
+            requested it.
     """
 
     sha256: Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -170,7 +171,7 @@ class JobResult(Struct, tag=38, array_like=True, frozen=True):
         backend_id: the backend that executed the job.
         duration_ms: from the job's arrival at the agent to its end.
         first_byte_ms: from its arrival to the first byte of the response; None: no `JobStarted`.
-        input_price_per_1m: as offered when the job arrived; None: no price.
+        input_price_per_1m: that of the `ModelOffer` when the job arrived; None: no price.
         output_price_per_1m: the same for output tokens.
         receipt: None unless the feature `receipts` is active.
     """
@@ -196,7 +197,7 @@ class JobError(ContentRepr, Struct, tag=39, array_like=True, frozen=True):
         message: one human-readable sentence without secrets.
         upstream_status: the server's HTTP status; None when there was no response.
         retryable: whether another provider may be tried with the same job.
-        retry_after_ms: when this provider may be tried again, if the server said so.
+        retry_after_ms: when this provider may be tried again; None: the server did not report it.
         body: the beginning of the server's error body, without secrets.
         error_relayed: whether the relayed bytes contain the server's own error event.
         between_events: whether the relayed bytes end between two events of an event stream.
@@ -204,7 +205,7 @@ class JobError(ContentRepr, Struct, tag=39, array_like=True, frozen=True):
         backend_id: the backend of the last attempt; "": no attempt.
         duration_ms: from the job's arrival at the agent to its end.
         first_byte_ms: from its arrival to the first byte of the response; None: no `JobStarted`.
-        input_price_per_1m: as offered when the job arrived; None: no price.
+        input_price_per_1m: that of the `ModelOffer` when the job arrived; None: no price.
         output_price_per_1m: the same for output tokens.
         receipt: None unless the feature `receipts` is active.
     """

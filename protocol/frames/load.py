@@ -57,7 +57,7 @@ class BackendLoad(Struct, array_like=True, frozen=True):
 
 
 class Heartbeat(Struct, tag=35, array_like=True, frozen=True):
-    """The agent's load. Rates cover the last 60 seconds; None: nothing was measured in them.
+    """The agent's load. Measurements cover the last 60 seconds; None: nothing was measured.
 
     Attributes:
         in_flight: how many jobs run now.

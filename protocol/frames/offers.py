@@ -15,7 +15,7 @@ class ModelOffer(Struct, array_like=True, frozen=True):
         model_id: the name that jobs use.
         formats: the wire formats that its servers support without translation.
         operations: the operations that its servers support without translation.
-        context_window: in tokens, as the server was started; the model may support more. None: not
+        context_window: in tokens, as the server runs the model, which may support more. None: not
             reported.
         native: whether it runs on the operator's machines; False for a passthrough.
         backend_kind: "vllm", "llamacpp", …

@@ -32,7 +32,7 @@ class EventLogger:
         self._log(logging.INFO, event, fields)
 
     def warning(self, event: str, /, **fields: object) -> None:
-        """Log a condition that the agent handles, and that the operator should know about."""
+        """Log a condition that the program handles, and that the operator should know about."""
         self._log(logging.WARNING, event, fields)
 
     def error(self, event: str, /, **fields: object) -> None:
