@@ -4,7 +4,7 @@
 
     serving ──SIGTERM, SIGINT──▶ draining ──▶ stopped        a second signal: stopped immediately
 
-Every task is long-lived, named and owned by the one `TaskGroup` of `Service.run`.
+The long-lived tasks are named and owned by the one `TaskGroup` of `Service.run`.
 """
 
 import asyncio
@@ -156,7 +156,7 @@ class Service:
         )
 
     def stop(self) -> None:
-        """Drain and stop; a second call stops immediately. Safe in a signal handler."""
+        """Drain and stop; a second call stops immediately. For `loop.add_signal_handler`."""
         if self._stop_requested.is_set():
             self._force_requested.set()
         self._stop_requested.set()
@@ -187,7 +187,7 @@ class Service:
         Cancelling it stops immediately, without a drain.
 
         Raises:
-            StatusServerError: the address of the status server is in use.
+            StatusServerError: the status server cannot listen on its address.
         """
         status_server = self._status_server()
         try:

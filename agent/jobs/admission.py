@@ -43,7 +43,7 @@ class JobAdmission:
         return f"<JobAdmission accepting={self.accepting} {self._bucket!r}>"
 
     def set_limits(self, max_concurrent: int, tokens_per_minute: int | None) -> None:
-        """Change the limits. The available tokens stay, but are at most the new limit."""
+        """Change the limits. The available tokens stay, but are at most the new token limit."""
         self.max_concurrent = max_concurrent
         self._bucket = resize_bucket(self._bucket, tokens_per_minute, self._clock)
 

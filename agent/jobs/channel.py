@@ -24,12 +24,13 @@ class JobChannel:
     Args:
         stream: holds the response until it is acknowledged.
         mark_ready: called with this channel when its stream may have frames to send.
-        request: receives the request body; the next link continues it.
+        request: receives the request body, over this link and later ones.
 
     Attributes:
-        outcome: what is known about the response; its `between_events` and `error_relayed` are
-            about the bytes that the stream has, and sends or has sent.
-        report: what the job's end reports, once it has one; an end that replaces it uses it again.
+        outcome: what is known about the response; its `between_events` and `error_relayed` cover
+            the bytes that were sent or will be sent, and not those that were dropped.
+        report: the report of the job's end, set when the job ends. An end that replaces the first
+            one uses the same report.
         on_started: called once, when the response starts; None: nothing is called.
         issue_receipt: returns the receipt of an end, given the hash of the response; called if the
             stream is hashed.
@@ -84,7 +85,7 @@ class JobChannel:
         if not 100 <= status <= 599:
             raise ValueError(f"{status} is not an HTTP status")
         self._source = source
-        # Replaced by `response_ended`, which an adapter may fail to call.
+        # Valid until `response_ended` replaces it; a defective adapter may not call that method.
         self.outcome = ResponseOutcome(between_events=False)
         self.stream.start(
             JobStarted(
@@ -134,7 +135,7 @@ class JobChannel:
             )
 
     def withdraw(self, frame: ResponseFrame) -> None:
-        """Forget a frame that could not be sent; an end must follow."""
+        """Forget a frame that could not be sent; the caller must then call `finish`."""
         self.stream.withdraw(frame)
         if not self.stream.written:
             self.outcome = ResponseOutcome(usage=self.outcome.usage)
@@ -146,7 +147,7 @@ class JobChannel:
             end = replace(end, receipt=self.issue_receipt(sha256, end.usage))
         self.stream.finish(end)
         self._source = None
-        self.on_started = None  # the channel outlives the execution that it belongs to
+        self.on_started = None  # it would keep the ended execution in memory
         self._mark_ready(self)
 
     def live_job(self) -> LiveJob:

@@ -32,8 +32,8 @@ from provider_agent.protocol.job import join_request
 log = EventLogger(__name__)
 
 HANG_S: Final = 30.0
-"""Seconds. A job with a deadline of at least this that received no response counts as a failure of
-the backend of its latest attempt. A shorter deadline does not: the backend may only be slow."""
+"""Seconds. If a job has a deadline of at least this and no response before it, the backend of its
+latest attempt has failed. After a shorter deadline, the backend may only be slow."""
 
 INTERNAL_TEXT: Final = "internal error of the agent"
 """The message of an end after a defect; its cause is in the agent's log."""
@@ -52,8 +52,8 @@ class StopReason(StrEnum):
 class JobExecution:
     """One running job. Creating it starts its first attempt and its task.
 
-    Its first attempt reserves its place on the backend at once, and sends the request when all of
-    it has arrived.
+    The first attempt counts as a job on its backend at once. The backend receives the request when
+    all of it has arrived.
 
     Args:
         header: the header of the job to execute.
@@ -115,7 +115,7 @@ class JobExecution:
         self._timer = asyncio.get_running_loop().call_later(
             header.deadline_ms / 1000, self._deadline_passed
         )
-        """Of the deadline; once the job is stopped, of its end without the adapter."""
+        """Runs until the deadline; after `stop`, until the job ends without its adapter."""
 
     def __repr__(self) -> str:
         return f"<JobExecution {self.header.job_id.hex()} tried={self._tried}>"
@@ -300,7 +300,7 @@ class JobExecution:
 
     def _stopped_end(self) -> JobError:
         reason = self._stop_reason or StopReason.DRAINING
-        # The end must not wait behind bytes that are no longer needed, or are not acknowledged.
+        # The end must not wait behind unsent bytes, which a full window may hold back.
         self.channel.drop_unsent()
         detail = self._stop_detail or "the agent is stopping"
         return error_end(self._report(), ErrorCode(reason.value), detail)

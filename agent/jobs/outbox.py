@@ -140,7 +140,7 @@ class Outbox:
     def next_batch(self, limit_bytes: int = BATCH_BYTES) -> list[AgentFrame]:
         """Remove and return the frames of the next message; empty if there is nothing to send.
 
-        The overhead of frames and the body of an error can exceed `limit_bytes`.
+        The overhead of a frame and the body of an error can make the message exceed `limit_bytes`.
         """
         if self._control:
             control: list[AgentFrame] = list(self._control.values())
@@ -171,7 +171,7 @@ class Outbox:
     def live_jobs(self) -> list[LiveJob]:
         """Return the jobs that can continue on the next link, with their offsets.
 
-        The offsets stay valid until the next welcome: without a link no channel sends anything.
+        The offsets stay valid until the next `Welcome`: without a link no channel sends anything.
         """
         return [channel.live_job() for channel in self._channels.values()]
 
@@ -199,7 +199,7 @@ class Outbox:
         return orphans
 
     def drop_control(self) -> None:
-        """Discard unsent control frames, because they describe the previous link."""
+        """Discard unsent control frames of an ended link; the next link sends new ones."""
         self._control.clear()
 
     def channel(self, job_id: bytes) -> JobChannel:
@@ -207,7 +207,7 @@ class Outbox:
         return self._channels[job_id]
 
     def abandon(self, job_ids: Collection[bytes]) -> None:
-        """Drop jobs whose end will not be acknowledged."""
+        """Drop jobs whose end will not be acknowledged, and count them as lost."""
         self.lost_jobs += len(job_ids)
         self.forget(job_ids)
 

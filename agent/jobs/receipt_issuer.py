@@ -1,4 +1,4 @@
-"""Issues the receipts of ended jobs, on connections that negotiated them."""
+"""Issues the receipts of ended jobs, if the coordinator negotiated them."""
 
 from collections.abc import Callable, Collection
 
@@ -27,7 +27,7 @@ class ReceiptIssuer:
         return f"<ReceiptIssuer active={self.active}>"
 
     def negotiated(self, features: Collection[str]) -> None:
-        """Use the features of a new connection."""
+        """Set `active` from the features of a new connection."""
         self.active = FEATURE in features
 
     def issue(self, job: JobHeader, sha256: bytes, usage: Usage) -> Receipt:

@@ -47,7 +47,7 @@ from provider_agent.protocol.stream import SendStream
 log = EventLogger(__name__)
 
 REMEMBERED_JOBS: Final = MAX_LIVE_JOBS
-"""Ended jobs whose ids are kept, so that a job that is delivered twice runs once."""
+"""The most job ids that are remembered, so that a job that is delivered twice runs once."""
 
 
 class JobRecord(Struct, frozen=True):
@@ -210,10 +210,9 @@ class Jobs:
             execution.receive_request(chunk)
 
     def cancel(self, job_id: bytes, reason: str) -> None:
-        """Stop a running job; an unknown one, and one whose bytes are all sent, is ignored.
+        """Stop a running job, or drop the unsent bytes of an ended one; ignore any other job.
 
-        A job that has ended may still have bytes to send. They are dropped, so that the end does
-        not wait for a consumer that has gone.
+        The bytes are dropped so that the end does not wait for a client that has disconnected.
         """
         if (execution := self._running.get(job_id)) is not None:
             execution.stop(StopReason.CANCELLED, reason)
@@ -248,12 +247,12 @@ class Jobs:
         if (execution := self._running.get(job_id)) is not None:
             execution.stop(StopReason.INTERNAL, INTERNAL_TEXT)
             return
-        # Nothing of the end that could not be sent is used for the new one.
+        # The new end uses no value of the end that could not be sent.
         channel.report = JobReport(job_id, channel.stream.written, channel.outcome)
         channel.finish(error_end(channel.report, ErrorCode.INTERNAL, INTERNAL_TEXT))
 
     def drop_unsent_responses(self, detail: str) -> int:
-        """Replace each end that waits behind unsent bytes by `draining`; return how many."""
+        """Replace each end that waits behind unsent bytes by `draining`; return their number."""
         cut = 0
         for stream in self._outbox.streams:
             if stream.end is not None and stream.unsent:

@@ -11,7 +11,8 @@ from provider_agent.protocol.frames import Capabilities
 log = EventLogger(__name__)
 
 DEBOUNCE_S: Final = 0.25
-"""Collects changes into one frame: often several follow each other, as when a machine starts."""
+"""Seconds from a change to its frame, which then also covers further changes: often several follow
+each other, as when a machine starts."""
 
 
 class Advertiser:
@@ -56,7 +57,7 @@ class Advertiser:
             try:
                 frame = self._capabilities(self._revision)
             except Exception:
-                # The link also carries running jobs.
+                # A defect here must not end the link, which also carries running jobs.
                 log.exception("capabilities failed")
                 return
             self._outbox.put(frame)

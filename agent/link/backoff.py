@@ -5,7 +5,7 @@ the coordinator asks for takes precedence.
 
 The ceiling of a wait follows from the time already waited, not from the number of attempts, so that
 an agent that drew short waits is not the last of a fleet to reconnect. It stays below the usual
-`min(60 s, 1 s * 2^n)` after n attempts, and at most doubles, as that does.
+`min(60 s, 1 s * 2^n)` after n attempts, and at most doubles from one attempt to the next.
 """
 
 import math
@@ -61,7 +61,7 @@ class DisconnectCause(StrEnum):
     BAD_CERTIFICATE = "bad_certificate"
     """The server's certificate is invalid, or its authority is not trusted."""
     KEY_IN_USE = "key_in_use"
-    """`Rejected`: another agent with the same key is connected, and was not to be replaced."""
+    """`Rejected`: another agent with the same key is connected; this one may not replace it."""
     REPLACED = "replaced"
     """A newer connection with the same key replaced this one."""
     BROKEN_PEER = "broken_peer"
@@ -183,8 +183,8 @@ def is_healthy(welcomed_s: float | None, *, worked: bool) -> bool:
 
     Args:
         welcomed_s: seconds from `Welcome` to the end; if None, no `Welcome` arrived.
-        worked: a job succeeded during the session, or a response that has run for `HEALTHY_S`, on
-            this link and earlier ones, was acknowledged further.
+        worked: a job succeeded during the session, or more bytes were acknowledged of a job that
+            has run for at least `HEALTHY_S`, on this link and earlier ones.
     """
     return welcomed_s is not None and (welcomed_s >= HEALTHY_S or worked)
 

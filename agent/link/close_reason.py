@@ -39,7 +39,7 @@ def explain_close(closed: ConnectionClosed, drain: Drain | None) -> Disconnect:
         if drain is not None and closed.sent.code == CloseCode.NORMAL_CLOSURE:
             detail = f"the coordinator is draining: {sanitize(drain.reason)}"
             return _retry(detail, retry_after_s)
-        # The library closed the connection; its reasons hold nothing of the content.
+        # The library closed the connection because of a violation. Its reason quotes no content.
         return violation(closed.sent.reason)
     frame = closed.rcvd
     if frame is None:
@@ -63,7 +63,7 @@ def explain_rejection(rejected: Rejected) -> Disconnect:
 
 
 def violation(reason: str) -> Disconnect:
-    """Return the disconnect for a violation of the protocol; `reason` holds no peer content."""
+    """Return the disconnect for a violation of the protocol; `reason` must quote no content."""
     detail = f"the coordinator violated the protocol: {reason}"
     return Disconnect(DisconnectCause.BROKEN_PEER, detail)
 

@@ -58,8 +58,8 @@ class Link:
         on_frame: called with every frame of an open connection, but only with the first `Drain`.
             It returns at once; a `ProtocolError` that it raises closes the connection.
         on_activity: called for every message and every pong; returns at once.
-        on_unsendable: called with the first frame of a job that cannot be encoded; the link drops
-            the following ones that it took from `outbox` together with it.
+        on_unsendable: called with the first frame of a job that cannot be encoded or is too large;
+            the link also drops the job's further frames of the same batch.
         dialect: the wire encoding of frames.
     """
 
@@ -143,7 +143,7 @@ class Link:
             raise _Ended(Disconnect(DisconnectCause.LOST, text)) from None
 
     async def _exchange_frames(self, connection: CountingConnection, max_bytes: int) -> None:
-        """Read and write until one task ends; then all have ended."""
+        """Read and write until one task ends, then cancel the others and wait for their end."""
         watchdogs = Watchdogs(connection, self._on_activity)
         tasks = (
             asyncio.create_task(self._write(connection, watchdogs, max_bytes), name="link writer"),
@@ -208,7 +208,7 @@ class Link:
         if isinstance(frame, Rejected):
             raise _Ended(explain_rejection(frame))
         if isinstance(frame, Drain):
-            # The last one applies, but a flood of them must not flood the log.
+            # The last `Drain` applies. Only the first is passed on, because each one is logged.
             self._drain = frame
             if self._drain_received.is_set():
                 return
@@ -223,8 +223,9 @@ class Link:
             log.warning("skipping unknown frames", type=frame_type)
 
 
-async def _abort_when(connection: ClientConnection, broken: Awaitable[str]) -> None:
-    reason = await broken
+async def _abort_when(connection: ClientConnection, watchdog: Awaitable[str]) -> None:
+    """Abort the connection when the watchdog returns its reason."""
+    reason = await watchdog
     connection.transport.abort()
     raise _Ended(Disconnect(DisconnectCause.LOST, reason))
 

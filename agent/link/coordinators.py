@@ -6,8 +6,9 @@ from typing import Final
 from provider_agent.agent.link.backoff import CAP_S, Fatal, Retry
 
 MAX_UNHEALTHY_SESSIONS: Final = 2
-"""So many sessions in a row are dropped at one address before the next one is tried: the first may
-have broken for reasons of the network, and its jobs can only be resumed there."""
+"""After so many unhealthy sessions in a row at one address, the next address is tried. After the
+first, the same address is tried again: the network may have failed, and only that coordinator can
+resume the jobs."""
 
 
 class Coordinators:
@@ -24,6 +25,7 @@ class Coordinators:
 
     def __init__(self, urls: Sequence[str]) -> None:
         self._not_before = dict.fromkeys(urls, float("-inf"))
+        """The earliest time to dial each usable address, in the order of the configuration."""
         self._unhealthy_sessions = 0
         """Sessions in a row at the current address that ended before they were healthy."""
         self.current = urls[0]

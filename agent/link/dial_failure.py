@@ -14,7 +14,7 @@ OPEN_TIMEOUT_S: Final = 15.0
 """The timeout of DNS, TCP, proxy, TLS and upgrade together, even on a slow link."""
 
 TLS_TIMEOUT_S: Final = 10.0
-"""The timeout of the TLS handshake; shorter than the whole, so that the error can name it."""
+"""The timeout of the TLS handshake; shorter than `OPEN_TIMEOUT_S`, so that the error names TLS."""
 
 _TOLD_TO_WAIT: Final = frozenset({429, 503})
 

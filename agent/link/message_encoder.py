@@ -34,8 +34,8 @@ class MessageEncoder:
     def encode(self, frames: Sequence[AgentFrame]) -> Sequence[bytes]:
         """Return the frames as one message, if possible, otherwise as one message for each frame.
 
-        A control frame that cannot be sent is dropped. Of a job, the frames that follow it in
-        `frames` are dropped too.
+        A control frame that cannot be sent is dropped. If a frame of a job cannot be sent, the
+        job's further frames in `frames` are dropped too.
         """
         try:
             message = self._encode(frames)

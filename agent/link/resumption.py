@@ -16,8 +16,8 @@ from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.protocol.frames import LiveJob, Welcome
 
 MAX_RESUME_S: Final = 600.0
-"""The longest time that a session is kept, whatever `resume_ms` a coordinator grants: its jobs hold
-memory and, until their windows are full, a backend."""
+"""The longest time that a session is kept, whatever `resume_ms` a coordinator grants: its jobs use
+memory and capacity of backends."""
 
 
 class Resumption:

@@ -72,9 +72,9 @@ class Watchdogs:
                 return f"sending made no progress for {WRITE_STALL_S:.0f} s"
 
     async def silent(self) -> str:
-        """Return the reason for the log when nothing answers a ping for `PING_EVERY_S`.
+        """Return the reason for the log when no byte arrives for `PING_EVERY_S` after a ping.
 
-        A pong may wait behind a large message on a slow link: every byte that arrives counts.
+        Any byte counts, because a pong may wait behind a large message on a slow link.
 
         Raises:
             ConnectionClosed: the connection ended first.

@@ -88,7 +88,7 @@ def _model_load(monitor: HealthMonitor, model_id: str, usage: ModelUsage) -> Mod
         running=valid_count(load.running),
         waiting=valid_count(load.waiting),
         cache_used=valid_share(load.cache_used),
-        # The server's own measurement does not include the agent's queues.
+        # Unlike the agent's, the server's measurement excludes its queue and slow clients.
         prefill_tokens_per_second=prefill or usage.prefill_tokens_per_second,
         decode_tokens_per_second=decode or usage.decode_tokens_per_second,
     )

@@ -78,7 +78,7 @@ class Reports:
     ) -> StatusSnapshot:
         """Return the current status, for the operator; the arguments describe the link."""
         now = self._clock()
-        offered_at = self._jobs.last_job_at
+        last_job_at = self._jobs.last_job_at
         return StatusSnapshot(
             version=agent_version(),
             uptime_s=now - self._started_at,
@@ -88,7 +88,7 @@ class Reports:
             last_rejection=last_rejection,
             routing=messages.routing,
             notices=messages.notices(),
-            last_job_age_s=None if offered_at is None else now - offered_at,
+            last_job_age_s=None if last_job_at is None else now - last_job_at,
             draining=draining,
             in_flight=self._jobs.in_flight,
             capacity=self._jobs.max_concurrent,

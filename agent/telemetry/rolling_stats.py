@@ -25,7 +25,7 @@ class StatsSnapshot(Struct, frozen=True):
     Attributes:
         tokens_per_second: output tokens of ended jobs, as reported by the servers.
         first_byte_p50_ms: median time to the first byte of a response.
-        first_byte_p95_ms: its 95th percentile.
+        first_byte_p95_ms: the 95th percentile of that time.
         error_rate: share (0…1) of ended jobs that failed through the provider's fault.
     """
 

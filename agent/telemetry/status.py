@@ -36,7 +36,7 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
         link: state of the link; `LinkState.CONNECTED` when the coordinator has welcomed the agent.
         coordinator_url: the URL that was dialed last.
         last_welcome_age_s: time since the last `Welcome`.
-        last_rejection: the last reason why a connection was rejected or failed.
+        last_rejection: why the last connection ended or could not be opened; None while connected.
         routing: which offered models receive no jobs; None before the coordinator has answered.
         notices: the coordinator's latest notices, the latest first.
         last_job_age_s: time since the coordinator last sent a job.
