@@ -1,7 +1,7 @@
 """Access control: secrets of clients and operators, and public keys of agents.
 
-Secrets are compared by their SHA-256 digests in constant time; the plain text is not kept, so that
-no `repr`, log line or memory dump of the settings shows it.
+Secrets are compared by their SHA-256 digests in constant time. The settings do not contain the
+plain text, so that no `repr` or log line of them can show it.
 """
 
 import base64
@@ -72,7 +72,7 @@ def admits_agent(
 def read_entries(
     path: Path | None, variable: str, environment: Mapping[str, str]
 ) -> list[str] | None:
-    """Return the entries of a file (one per line) or of an environment variable (with commas).
+    """Return the entries of a file (one per line) or an environment variable (comma-separated).
 
     Empty lines and lines that start with `#` are ignored. The file takes precedence.
 
@@ -109,7 +109,7 @@ def parse_public_keys(entries: Iterable[str]) -> frozenset[bytes]:
     """Decode Ed25519 public keys from base64 to their 32 bytes.
 
     Raises:
-        SettingsError: an entry is not such a key.
+        SettingsError: an entry is not the base64 text of 32 bytes.
     """
     return frozenset(_parse_public_key(number, entry) for number, entry in enumerate(entries, 1))
 

@@ -19,9 +19,9 @@ API_KEYS_VARIABLE: Final = "COORDINATOR_API_KEYS"
 ENROLLMENT_CODES_VARIABLE: Final = "COORDINATOR_ENROLLMENT_CODES"
 AGENT_KEYS_VARIABLE: Final = "COORDINATOR_AGENT_KEYS"
 
-_WRONG_SETTINGS: Final = 2
-_FAILED: Final = 1
-_INTERRUPTED: Final = 130
+_EXIT_WRONG_SETTINGS: Final = 2
+_EXIT_FAILED: Final = 1
+_EXIT_INTERRUPTED: Final = 130
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -55,7 +55,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     "authorities",
     multiple=True,
     metavar="HOST:PORT",
-    help="An address that agents dial; may be repeated. Default: loopback and the port.",
+    help="An address that agents dial; may be repeated. Default: loopback and --host.",
 )
 @click.option(
     "--receipts",
@@ -109,13 +109,13 @@ def command(
             runner.run(run(settings, _print_description))
     except CoordinatorError as error:
         click.echo(f"coordinator: {error}", err=True)
-        sys.exit(_FAILED if isinstance(error, CannotListen) else _WRONG_SETTINGS)
+        sys.exit(_EXIT_FAILED if isinstance(error, CannotListen) else _EXIT_WRONG_SETTINGS)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.exit(_INTERRUPTED)
+        sys.exit(_EXIT_INTERRUPTED)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Uvloop's event loop, if installed; it does not support Windows."""
+    """Return the factory of uvloop, or None if it is not installed: it does not support Windows."""
     try:
         import uvloop
     except ImportError:
@@ -134,7 +134,7 @@ def _public_keys(path: Path | None) -> frozenset[bytes] | None:
 
 
 def describe(coordinator: Coordinator) -> list[str]:
-    """Addresses and access, one line each, without secrets."""
+    """Return lines that state the purpose, the addresses and who has access, without secrets."""
     settings = coordinator.settings
     clients = "open, no API key required" if settings.open_to_clients else "API key required"
     agents = "open, every agent is admitted" if settings.open_to_agents else "enrolled agents only"
@@ -152,7 +152,7 @@ def _print_description(coordinator: Coordinator) -> None:
 
 
 class _FieldsFormatter(logging.Formatter):
-    """Appends the fields of a record to its line."""
+    """Appends the structured fields of an `EventLogger` record to its line."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, object] = getattr(record, "fields", {})

@@ -3,7 +3,7 @@
 ::
 
     CoordinatorError
-    ├── SettingsError     a setting is wrong or unsafe; the message names it and what to do
+    ├── SettingsError     a setting is wrong or unsafe; the message names the setting
     └── CannotListen      the operating system refuses the address, for example because it is in use
 """
 

@@ -176,6 +176,7 @@ async def run(
     Raises:
         SettingsError: a setting is wrong or unsafe.
         CannotListen: the address is not available.
+        asyncio.CancelledError: a second signal arrived.
     """
     loop = asyncio.get_running_loop()
     stop_requested = asyncio.Event()

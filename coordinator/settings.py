@@ -58,21 +58,22 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
         agent_keys: public keys that are admitted without a code; None for no list. If both this and
             `enrollment_codes` are None, every agent is admitted, and `host` must be a loopback
             address.
-        deadline_s: timeout of a request; sent to agents as the deadline of its jobs.
+        deadline_s: timeout of a request, from its complete body on; each job of it is sent with the
+            remaining time as its deadline.
         deadline_grace_s: additional seconds in which the agent's end of an overdue job may arrive.
         body_timeout_s: timeout of receiving a request body.
         stalled_client_s: seconds without progress after which a client that does not read its
             response is disconnected. Well above the minute after which agents end its job.
         handshake_timeout_s: timeout from an agent's open socket to `Welcome`.
-        heartbeat_ms: interval of an agent's heartbeats; a link is closed after three intervals
-            without a message.
+        heartbeat_ms: interval of an agent's heartbeats; a link is closed when nothing arrives for
+            three intervals.
         resume_ms: how long a detached session can be resumed; 0 disables resumption.
         window_bytes: the window of each stream.
         max_request_bytes: the largest request body.
         max_requests: concurrent requests; additional requests receive 503.
-        max_agents: connected agents; additional agents are rejected. Also the most detached
-            sessions.
-        max_attempts: agents that one request is sent to, one after another.
+        max_agents: connected agents; additional agents are rejected. Also the maximum number of
+            detached sessions.
+        max_attempts: the most agents that one request is sent to, one after another.
         max_price: the highest input or output price of a model that receives jobs, in US dollars
             per million tokens; None for no limit.
         drain_s: seconds that a stop waits for running requests.
@@ -185,7 +186,7 @@ def parse_authority(text: str) -> str:
         parts = urlsplit(text if "://" in text else f"wss://{text}")
         host = parts.hostname or ""
         if not _HOST.fullmatch(host):
-            raise ValueError(f"{host!r} is no host name and no IP address")
+            raise ValueError(f"{host!r} is neither a host name nor an IP address")
         return canonical_authority(parts.scheme, host, parts.port)
     except ValueError as error:
         raise SettingsError(

@@ -59,8 +59,7 @@ from provider_agent.protocol.state import State
 log = EventLogger(__name__)
 
 MAX_UNSENT_REQUEST_BYTES: Final = 64 * MIB
-"""The most bytes of requests that wait for one agent: four of the largest. Routing skips an agent
-with more."""
+"""Routing skips an agent for which more bytes of requests than this wait: four of the largest."""
 
 RECONNECT_AFTER_MS: Final = 5_000
 """How long an agent waits before it reconnects to a coordinator that stops. Agents add a
@@ -81,8 +80,8 @@ class ConnectedAgent:
         clock: monotonic, in seconds.
         wake: called when frames are queued.
         close: called to close the connection.
-        check_alive: called to check whether the agent responds; it passes the answer to its
-            argument, later.
+        check_alive: called with a callback; checks whether the agent responds, then calls the
+            callback with the answer.
         remote: the agent's network address, for messages.
 
     Attributes:
@@ -152,7 +151,7 @@ class ConnectedAgent:
 
     @property
     def queued_frames(self) -> int:
-        """How many frames are queued."""
+        """How many control frames are queued."""
         return len(self._protocol.to_send)
 
     @property
@@ -168,7 +167,10 @@ class ConnectedAgent:
     # --- called by the HTTP side ------------------------------------------------------------------
 
     def submit(self, job: Job) -> RunningJob:
-        """Queue a job. Call it without an `await` after routing: the agent may disconnect."""
+        """Queue a job.
+
+        Call it right after routing, without an `await` in between, so that the agent is connected.
+        """
         running = RunningJob(job, self, self._clock() + job.deadline_ms / 1000)
         self._start(job, running)
         return running
@@ -206,7 +208,7 @@ class ConnectedAgent:
             self._wake()
 
     def retire(self) -> None:
-        """Close the connection as soon as its last job ends; another one receives the new jobs."""
+        """Close this connection when its last job ends; another connection receives new jobs."""
         self.retired = True
         if self.state is State.OPEN:
             self._protocol.to_send.append(REPLACED)
@@ -216,8 +218,8 @@ class ConnectedAgent:
     def detach(self) -> DetachedSession:
         """Move the jobs out of this connection; frames that arrive later are ignored.
 
-        This connection must not acknowledge an end that arrives later: the agent would forget it,
-        and the next connection would never receive it.
+        This connection must not acknowledge an end that arrives later: the agent would forget the
+        job, and the next connection would never receive its end.
         """
         self._detached = True
         jobs, self._jobs = self._jobs, {}
@@ -250,7 +252,8 @@ class ConnectedAgent:
         """Process one WebSocket message.
 
         Raises:
-            ProtocolError: it is malformed or not allowed now; the caller closes the connection.
+            ProtocolError: it is malformed, or the state does not allow a frame of it; the caller
+                closes the connection.
         """
         if self._detached:
             return
@@ -319,7 +322,7 @@ class ConnectedAgent:
         job = self._jobs.get(chunk.job_id)
         if job is not None:
             job.on_data(chunk.data)
-        else:  # abandoned: discard the bytes, or a full window would hold back the end of the job
+        else:  # abandoned: acknowledge the discarded bytes, or a full window would delay the end
             self._protocol.consumed(chunk.job_id, len(chunk.data))
 
     def _on_hello(self, hello: Hello) -> None:
@@ -335,9 +338,9 @@ class ConnectedAgent:
             self._admit(hello)
 
     def _holder_checked(self, hello: Hello, holder: "ConnectedAgent", *, alive: bool) -> None:
-        """Reject this agent if another one of its key is connected.
+        """Admit this agent unless another one with its key is connected.
 
-        That is the checked one, or one that was admitted during the check.
+        The other one is `holder`, or an agent that was admitted during the check.
         """
         if self._detached or self.state is not State.AUTHENTICATED:
             return

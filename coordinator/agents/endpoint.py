@@ -64,7 +64,7 @@ class AgentEndpoint:
             protocols=(SUBPROTOCOL,),
             compress=False,
             timeout=CLOSE_S,
-            autoping=False,  # the link answers pings, and learns of pongs
+            autoping=False,  # the link receives pings and pongs, and answers pings itself
             max_msg_size=MAX_MESSAGE_TO_COORDINATOR_BYTES + 1,  # aiohttp's limit is exclusive
         )
         try:

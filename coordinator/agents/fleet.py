@@ -1,8 +1,8 @@
 """The connected agents and the detached sessions: admission, resumption and routing.
 
-The newest admitted connection of a key receives the new jobs; `key_holder` names the connections
-that it may not take the key from. An older connection of another process is retired, as in a
-rolling update: it finishes its jobs. An older connection of the same process is closed.
+The newest admitted connection of a key receives the new jobs; `key_holder` decides whether an agent
+may take over a key in use. An older connection of another process is retired, as in a rolling
+update: it finishes its jobs. An older connection of the same process is closed.
 """
 
 import base64
@@ -88,7 +88,8 @@ class Fleet:
     def key_holder(self, hello: Hello) -> ConnectedAgent | None:
         """Return the connected agent of another process whose key `hello` may not take over.
 
-        It may take over the key of a draining agent, as in a rolling update.
+        Returns None if `hello` may take over the key: it resumes a session, sets `replace` or has
+        no `instance_id`, or the connected agent is draining, as in a rolling update.
         """
         holder = self._agents.get(hello.public_key)
         if hello.replace or holder is None or holder.draining or not hello.instance_id:
@@ -160,7 +161,7 @@ class Fleet:
         agent.retire()
 
     def leave(self, agent: ConnectedAgent, session: DetachedSession, *, keep_session: bool) -> None:
-        """Remove an agent whose connection ends; it may not have joined.
+        """Remove an agent whose connection ends, whether it has joined or not.
 
         Args:
             agent: the agent whose connection ends.
@@ -197,11 +198,11 @@ class Fleet:
         if chosen is ErrorCode.MODEL_NOT_LOADED and not excluded and self._may_return(model_id):
             return ErrorCode.OUT_OF_CAPACITY
         if isinstance(chosen, ConnectedAgent):
-            self._remember(model_id)
+            self._record_job_time(model_id)
             self._recent_jobs.add(chosen.public_key)
         return chosen
 
-    def _remember(self, model_id: str) -> None:
+    def _record_job_time(self, model_id: str) -> None:
         self._last_job_at.pop(model_id, None)
         self._last_job_at[model_id] = self._clock()
         if len(self._last_job_at) > MAX_REMEMBERED_MODELS:

@@ -1,4 +1,4 @@
-"""Creates the coordinator's answers to `Hello`."""
+"""Creates `Welcome`, and the `Rejected` for a key in use."""
 
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.frames import Rejected, Welcome
@@ -18,7 +18,7 @@ def welcome(settings: CoordinatorSettings, provider_id: str, session_id: bytes) 
 
 
 def key_in_use(remote: str, agent_version: str, connected_s: float) -> Rejected:
-    """Create the frame that rejects an agent, because another one with its key is connected.
+    """Create the frame that rejects an agent because another agent with its key is connected.
 
     Args:
         remote: the network address of the connected agent.

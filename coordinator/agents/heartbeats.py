@@ -44,13 +44,16 @@ class LatestHeartbeat:
         return None if self.frame is None else self._clock() - self._received_at
 
     def receive(self, frame: Heartbeat) -> None:
-        """Replace the heartbeat. This is cheap, because an agent may send many."""
+        """Replace the heartbeat. Reports are created on request: an agent may send many frames."""
         self.frame, self._received_at = without_excess_models(frame), self._clock()
         self._loads = loads_by_model(self.frame)
         self._reports = {}
 
     def report(self, model_id: str) -> ModelReport:
-        """Return what the heartbeat reports about a model; `NO_REPORT` if it is too old."""
+        """Return what the heartbeat reports about a model.
+
+        It is `NO_REPORT` if the heartbeat is too old or does not mention the model.
+        """
         if self._clock() - self._received_at > self._interval_s * MAX_INTERVALS:
             return NO_REPORT
         report = self._reports.get(model_id)

@@ -1,8 +1,8 @@
 """One agent's WebSocket: a reader, a writer, a watchdog and one `CloseReason`.
 
 The reader passes messages to the `ConnectedAgent` and never waits for an HTTP client. Only the
-writer sends, which keeps frames in order. The connection ends for exactly one `CloseReason`,
-whether the agent closed it, sent a malformed message, was silent or was replaced.
+writer sends frames, and after it `_close`, which keeps them in order. The connection ends for
+exactly one `CloseReason`: for example, the agent closed it, was silent or was replaced.
 """
 
 import asyncio
@@ -32,20 +32,21 @@ from provider_agent.websocket.write_progress import CHECK_INTERVAL_S, WriteProgr
 log = EventLogger(__name__)
 
 PING_S: Final = 5.0
-"""How long an agent may take to answer the ping that checks whether it is alive. Another agent
-with its key waits for the outcome, within the time of its handshake."""
+"""How long an agent may take to answer the ping that checks whether it is alive. Meanwhile another
+agent with its key waits for `Welcome`, so this must be shorter than the handshake timeout."""
 
 CLOSE_S: Final = 5.0
 """The timeout of the closing handshake, after which the connection is aborted."""
 
 MAX_QUEUED_FRAMES: Final = 65_536
-"""The most queued frames. Acknowledgements alone exceed it only if the agent does not read."""
+"""With more queued control frames the connection ends. Nearly all of them are acknowledgements, and
+an agent that reads does not let so many accumulate."""
 
 SILENT_HEARTBEATS: Final = 3
-"""The connection ends after this many heartbeat intervals without a message. Thus one heartbeat may
-be lost and the next one late."""
+"""The connection ends when nothing arrives for this many heartbeat intervals, so that one late
+heartbeat does not end it."""
 
-_MAX_REASON_BYTES: Final = 120  # RFC 6455, 5.5: 125 bytes, of which the close code takes 2
+_MAX_REASON_BYTES: Final = 120  # RFC 6455, 5.5 allows 123: 125 bytes less 2 for the close code
 
 
 class AgentLink:
@@ -76,15 +77,15 @@ class AgentLink:
     ) -> None:
         self._socket = socket
         self._transport = transport
-        self._received = ReceivedBytes(transport)
+        self._received_bytes = ReceivedBytes(transport)
         self._settings = settings
         self._progress = WriteProgress()
         self._write_timer = WriteTimer(self._progress, clock)
         self._message_size = MessageSize()
-        self._heard_at = clock()
+        self._last_received_at = clock()
         self._clock = clock
         self._wake = asyncio.Event()
-        self._heard = asyncio.Event()
+        self._message_received = asyncio.Event()
         self._ended = False
         self._checks: set[asyncio.Task[None]] = set()
         self._stop: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
@@ -130,7 +131,7 @@ class AgentLink:
             self._agent.leave(keep_session=close_reason.keep_session)
             await _cancel(reader, writer, watchdog)
             self._ended = True
-            self._heard.set()
+            self._message_received.set()
             await asyncio.gather(*self._checks)
 
     def _reason_after_cancel(self, reader: asyncio.Task[CloseReason]) -> CloseReason:
@@ -144,7 +145,7 @@ class AgentLink:
             async with asyncio.timeout(self._settings.handshake_timeout_s) as timeout:
                 while True:
                     message = await self._socket.receive()
-                    self._heard.set()
+                    self._message_received.set()
                     if message.type is WSMsgType.PING:
                         await self._socket.pong(message.data)
                         continue
@@ -152,7 +153,7 @@ class AgentLink:
                         continue
                     if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
                         return self._closed_by_agent(message.data)
-                    self._heard_at = self._clock()
+                    self._last_received_at = self._clock()
                     self._agent.receive_message(message.data)
                     if self._agent.state is State.CLOSED:
                         return REJECTED
@@ -178,9 +179,9 @@ class AgentLink:
             if self._progress.stalled(self._transport.get_write_buffer_size(), now):
                 self._transport.abort()
                 return link_lost("reads nothing for too long")
-            if self._received.increased():
-                self._heard_at = now
-            if self._agent.state is State.OPEN and now - self._heard_at >= silence_s:
+            if self._received_bytes.increased():
+                self._last_received_at = now
+            if self._agent.state is State.OPEN and now - self._last_received_at >= silence_s:
                 reason = "silent for too long"
                 return CloseReason(WSCloseCode.POLICY_VIOLATION, reason, keep_session=True)
 
@@ -191,21 +192,22 @@ class AgentLink:
         task.add_done_callback(self._checks.discard)
 
     async def _ping(self, report: Callable[[bool], None]) -> None:
-        self._heard.clear()
+        self._message_received.clear()
         try:
             async with asyncio.timeout(PING_S):
                 await self._socket.ping()
-                await self._heard.wait()
+                await self._message_received.wait()
         except (TimeoutError, ConnectionError):
             report(False)
         else:
             report(not self._ended)
 
     def _closed_by_agent(self, data: object) -> CloseReason:
-        """The close reason of a closed connection.
+        """Return the close reason of a connection that the agent has ended.
 
         Args:
-            data: a `WebSocketError` if the agent sent an invalid message.
+            data: the data of aiohttp's last message: a `WebSocketError` if the agent's bytes were
+                not a valid WebSocket message.
         """
         is_malformed = isinstance(data, WebSocketError)
         if isinstance(data, WebSocketError):

@@ -19,7 +19,7 @@ _COLD: Final = frozenset({"cold", "loading"})
 
 
 class ModelReport(Struct, frozen=True):
-    """What an agent reports about one model, its backends together.
+    """What an agent reports about one model, combined over its backends.
 
     The defaults apply to a model that the heartbeat does not mention.
 
@@ -41,15 +41,19 @@ class ModelReport(Struct, frozen=True):
 NO_REPORT: Final = ModelReport()
 
 LoadOnBackend = tuple[BackendLoad, ModelLoad]
+"""The load of a backend, and of one model on it."""
 
 
 MAX_MODELS_READ: Final = MAX_MODELS
-"""Models of one heartbeat that are read, as many as an agent can offer; further ones are dropped.
-The protocol allows 256 for each of 1,024 backends, which would take megabytes for each agent."""
+"""The most models of one heartbeat that are kept: as many as an agent can offer. The protocol
+allows 256 for each of 1,024 backends, which would take megabytes for each agent."""
 
 
 def without_excess_models(heartbeat: Heartbeat) -> Heartbeat:
-    """Return the heartbeat without the models of the backends that exceed `MAX_MODELS_READ`."""
+    """Return the heartbeat with `MAX_MODELS_READ` models at most.
+
+    The backend that exceeds the number, and every later backend, loses all of its models.
+    """
     free = MAX_MODELS_READ
     backends = []
     for backend in heartbeat.backends:

@@ -1,4 +1,4 @@
-"""Which offered models receive no jobs, and why: the answer to `Capabilities`."""
+"""Decides which offered models receive no jobs, and answers `Capabilities` with the reasons."""
 
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -19,8 +19,8 @@ MAX_ANSWER_BYTES: Final = 256 * KIB
 """The largest `RoutingStatus`; it leaves out the models that do not fit."""
 
 _TEXT_HEADER_BYTES: Final = 8
-"""More than the MessagePack header of a text, and its share of the header of the array."""
-_MICRO_USD: Final = 1_000_000
+"""An upper bound for the MessagePack headers per text: its own, and a third of its array's."""
+_MICRO_USD_PER_USD: Final = 1_000_000
 
 _NO_CAPACITY: Final = ("capacity", "The offered capacity is 0.")
 _NOT_SUPPORTED: Final = ("not_supported", "This coordinator knows none of its operations.")
@@ -72,7 +72,7 @@ def _reason(
 def _price_reason(offer: ModelOffer, max_price: float) -> tuple[str, str] | None:
     if offer.input_price_per_1m is None or offer.output_price_per_1m is None:
         return _NO_PRICE
-    price = max(offer.input_price_per_1m, offer.output_price_per_1m) / _MICRO_USD
+    price = max(offer.input_price_per_1m, offer.output_price_per_1m) / _MICRO_USD_PER_USD
     if price <= max_price:
         return None
     return "price", f"${price:g} per million tokens is above the limit of ${max_price:g}."

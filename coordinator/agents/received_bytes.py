@@ -36,4 +36,4 @@ class ReceivedBytes:
             info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
         except OSError:
             return 0
-        return int(_BYTES_RECEIVED.unpack_from(info)[0]) if len(info) >= 136 else 0
+        return int(_BYTES_RECEIVED.unpack_from(info)[0]) if len(info) >= _BYTES_RECEIVED.size else 0

@@ -11,14 +11,14 @@ that claims a high speed does not receive every job; shorter than a day, so that
 disconnected for a day does not receive every job afterwards."""
 
 MAX_AGENTS: Final = 4096
-"""Agents that are remembered; the least recently used is dropped."""
+"""The most agents that are counted; beyond it, the one whose last job is the oldest is dropped."""
 
 
 class RecentJobs:
-    """The number of jobs of each agent, each counting less the older it is.
+    """Counts the jobs of each agent; a job counts less the older it is.
 
     Args:
-        clock: monotonic seconds.
+        clock: monotonic, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -31,7 +31,7 @@ class AgentRegistry(Protocol):
     def leave(
         self, agent: "ConnectedAgent", session: DetachedSession, *, keep_session: bool
     ) -> None:
-        """Remove an agent whose connection ends; it may not have joined.
+        """Remove an agent whose connection ends, whether it has joined or not.
 
         Args:
             agent: the agent whose connection ends.

@@ -5,7 +5,7 @@ compete, and share the jobs in proportion to their speed:
 
 ::
 
-    load  = max((in_flight + other_requests) / capacity, cache_used) + penalty
+    load  = min(1, max((in_flight + other_requests) / capacity, cache_used)) + penalty
     share = speed, relative to the median of the competitors, from 1/2 to 2
 
     competitors: load < lowest load + 1/4
@@ -73,7 +73,7 @@ class Candidate(Protocol):
 
     @property
     def send_queue_full(self) -> bool:
-        """Whether too many bytes are queued for the agent."""
+        """Whether too many bytes of requests are queued for the agent."""
         ...
 
     @property
@@ -101,13 +101,13 @@ def choose_agent(
 ) -> CandidateT | ErrorCode:
     """Choose the agent for a request.
 
-    The lower load, then the smaller public key breaks a tie, so that the choice is deterministic.
+    A tie is broken by the lower load, then by the smaller public key: the choice is deterministic.
 
     Args:
         candidates: the connected agents.
         model_id: the requested model.
         operation: the requested operation.
-        recent_jobs: how many jobs the agent with a public key received lately.
+        recent_jobs: returns how many jobs the agent with a public key received lately.
 
     Returns:
         An eligible candidate. If there is none, the reason why the candidate that passed the most
@@ -120,11 +120,11 @@ def choose_agent(
         if offers is None or model_id not in offers.models:
             continue
         if operation not in offers.models[model_id]:
-            reason = _later(reason, ErrorCode.FORMAT_NOT_SUPPORTED)
+            reason = _later_reason(reason, ErrorCode.FORMAT_NOT_SUPPORTED)
         elif candidate.draining:
-            reason = _later(reason, ErrorCode.DRAINING)
+            reason = _later_reason(reason, ErrorCode.DRAINING)
         elif candidate.in_flight >= offers.capacity or candidate.send_queue_full:
-            reason = _later(reason, ErrorCode.OUT_OF_CAPACITY)
+            reason = _later_reason(reason, ErrorCode.OUT_OF_CAPACITY)
         else:
             report = candidate.heartbeat.report(model_id)
             load = candidate.in_flight / offers.capacity
@@ -171,6 +171,6 @@ def relative_speed(job_s: float | None, typical_s: float) -> float:
     return min(MAX_SPEED, max(MIN_SPEED, typical_s / job_s)) if job_s > 0 else MAX_SPEED
 
 
-def _later(one: ErrorCode, other: ErrorCode) -> ErrorCode:
+def _later_reason(one: ErrorCode, other: ErrorCode) -> ErrorCode:
     """Return the reason with the later position in `_REASONS`."""
     return max(one, other, key=_REASONS.index)

@@ -164,7 +164,7 @@ def api_key_of(request: web.Request) -> str:
 
 
 def wire_format_of(request: web.Request) -> WireFormat:
-    """Return the wire format for the response to a request that may not belong to an operation.
+    """Return the wire format for responses that no operation determines: errors and model lists.
 
     It is Anthropic's for the Messages paths and for requests with the header `anthropic-version`.
     """

@@ -22,7 +22,7 @@ RETRY_AFTER_S: Final = 2
 _STATUS: Final = {
     ErrorCode.BAD_REQUEST: 400,
     ErrorCode.CONTEXT_LENGTH_EXCEEDED: 400,
-    ErrorCode.CANCELLED: 503,  # a client that receives this did not cancel: the agent is stopping
+    ErrorCode.CANCELLED: 503,  # for a client that still waits: the agent ended the job by itself
     ErrorCode.MODEL_NOT_LOADED: 404,
     ErrorCode.FORMAT_NOT_SUPPORTED: 400,
     ErrorCode.OUT_OF_CAPACITY: 503,
@@ -72,7 +72,7 @@ class ClientError(Struct, frozen=True):
         message: one human-readable sentence.
         retry_after_s: the `Retry-After` header; None for no header.
         upstream_body: the inference server's error body; sent instead of the coordinator's own
-            if it is one in the wire format.
+            if it is an error object of the wire format.
     """
 
     status: int
@@ -83,7 +83,7 @@ class ClientError(Struct, frozen=True):
 
 
 def error_of_code(code: ErrorCode, message: str = "") -> ClientError:
-    """Return the error for a code of the coordinator; the default message is its meaning."""
+    """Return the error for a code; the default message is the code's meaning in `REGISTRY`."""
     status = _STATUS[code]
     return ClientError(
         status=status,
@@ -114,7 +114,8 @@ def error_of_job(error: JobError) -> ClientError:
         retry_after_s = RETRY_AFTER_S
         if error.retry_after_ms is not None:
             retry_after_s = math.ceil(error.retry_after_ms / 1000)
-    # An agent's message about its own failure is for its operator; clients receive the meaning.
+    # A message about the provider's own failure is for its operator; clients receive the meaning of
+    # the code.
     entry = REGISTRY[code]
     message = error.message if entry.fault is not Fault.PROVIDER else ""
     return ClientError(

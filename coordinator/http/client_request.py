@@ -30,7 +30,7 @@ class ClientRequest(msgspec.Struct, frozen=True):
     traceparent: str
 
 
-class _Named(msgspec.Struct):
+class _RequestBody(msgspec.Struct):
     """A request body; the coordinator reads no other field."""
 
     model: str
@@ -63,7 +63,7 @@ async def read_client_request(
 def find_model(body: bytes) -> str | ClientError:
     """Return the body's `model`, or an error if the body is not a JSON object with a valid one."""
     try:
-        model_id = msgspec.json.decode(body, type=_Named).model
+        model_id = msgspec.json.decode(body, type=_RequestBody).model
     except msgspec.ValidationError:
         problem = "The request must be one JSON object with a string `model`."
         return error_of_code(ErrorCode.BAD_REQUEST, problem)

@@ -12,7 +12,7 @@ PIECE_BYTES: Final = 64 * 1024
 slow client's progress."""
 
 _CHECKS: Final = 4
-"""Checks for progress per `stalled_s`, all by one timer; a timer per write would cost more."""
+"""Checks for progress per `stalled_s`, by one timer: a timer for each write would cost more."""
 
 
 class ClientStream:
@@ -40,14 +40,14 @@ class ClientStream:
         self._interval_s = stalled_s / _CHECKS
         self._on_disconnect = on_disconnect
         self._waiting = False
-        self._mark = (0, 0)
-        self._unchanged = 0
+        self._last_progress = (0, 0)
+        self._unchanged_checks = 0
         self._writes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         state = "blocked" if self._waiting else "idle"
-        return f"<ClientStream {state} writes={self._writes} unchanged={self._unchanged}>"
+        return f"<ClientStream {state} writes={self._writes} unchanged={self._unchanged_checks}>"
 
     def __enter__(self) -> Self:
         self._start_timer()
@@ -94,10 +94,13 @@ class ClientStream:
     def _check(self) -> None:
         transport = self._request.transport
         buffered = 0 if transport is None else transport.get_write_buffer_size()
-        mark = (self._writes, buffered)
-        self._unchanged = self._unchanged + 1 if self._waiting and mark == self._mark else 0
-        self._mark = mark
-        if self._unchanged >= _CHECKS:
+        progress = (self._writes, buffered)
+        if self._waiting and progress == self._last_progress:
+            self._unchanged_checks += 1
+        else:
+            self._unchanged_checks = 0
+        self._last_progress = progress
+        if self._unchanged_checks >= _CHECKS:
             self._disconnect()
         else:
             self._start_timer()

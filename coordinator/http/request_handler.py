@@ -4,8 +4,8 @@ Nothing is sent to the client before the first byte or the end of a job, so that
 agent can be tried. After that the response is what the agent sends, byte for byte.
 
 A client must not mistake a part of a response for the whole. An interrupted event stream ends with
-one error event: the server's own if it was relayed, else the coordinator's, which must follow a
-complete event. Any other interrupted response ends with an aborted connection.
+one error event: the server's own if it was relayed, else the coordinator's if the last event is
+complete. In every other case the connection is aborted.
 """
 
 import asyncio
@@ -203,7 +203,7 @@ class RequestHandler:
         whole = memoryview(data)
         for start in range(0, len(data), PIECE_BYTES):
             piece = whole[start : start + PIECE_BYTES]
-            # Before the write: if it is cancelled, its bytes are on their way to the client.
+            # Set before the write: the bytes of a cancelled write reach the client too.
             self._tail = (self._tail + bytes(piece[-_TAIL_BYTES:]))[-_TAIL_BYTES:]
             await stream.write(piece)
             job.owner.consume(job, len(piece))
@@ -234,9 +234,10 @@ class RequestHandler:
             return None
         if job_error is not None and job_error.error_relayed:
             return b""
-        # The coordinator's own `JobError` for a lost connection does not describe the bytes.
-        agrees = job_error is None or job_error.between_events
-        if not (agrees and ends_between_events(self._tail)):
+        # Both conditions: a `JobError` that the coordinator created, such as for a lost link, has
+        # the default of `between_events`, whatever was sent.
+        declared = job_error is None or job_error.between_events
+        if not (declared and ends_between_events(self._tail)):
             return None
         return render_event(self._client_request.operation.wire_format, error)
 

@@ -18,9 +18,9 @@ from provider_agent.protocol.resumption import Resumption, plan_resumption
 from provider_agent.protocol.stream import ReceiveStream
 
 MAX_SENDS: Final = 10
-"""How many times one job is sent to one agent. Several links in a row may be lost before the agent
-reads its header. But a job that itself causes the loss of each link must not continue to do so
-until its deadline."""
+"""How many times one job is sent to one agent. Several links in a row may be lost before the job's
+header arrives. But a job that itself causes the loss of each link must not be sent until its
+deadline."""
 
 _CONNECTION_LOST: Final = "The connection to the provider was lost."
 _JOB_MISSING: Final = "The provider reconnected without this job."
@@ -32,7 +32,7 @@ class ResumptionPlan(Struct, frozen=True):
     Attributes:
         resumption: what `Welcome` names.
         resend: jobs whose header was lost with a link.
-        failed: jobs whose next byte the agent no longer holds, or that were sent `MAX_SENDS` times.
+        failed: jobs that the agent cannot continue, and lost jobs that were sent `MAX_SENDS` times.
     """
 
     resumption: Resumption

@@ -13,7 +13,7 @@ log = EventLogger(__name__)
 
 _Key = tuple[bytes, bool]
 """The agent's public key, and whether the session is retired: another process with the same key has
-replaced the one that it belongs to, as in a rolling update."""
+replaced the session's process, as in a rolling update."""
 
 
 class _Entry(Struct, frozen=True):

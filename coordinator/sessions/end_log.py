@@ -1,4 +1,4 @@
-"""Logs the ends of jobs with their usage: those of cancelled jobs cost the operator money too."""
+"""Logs each job's end and usage, also of cancelled jobs, which cost the operator money too."""
 
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.frames import JobEnd, JobError

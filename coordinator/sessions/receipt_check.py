@@ -18,7 +18,7 @@ def check_receipt(job: RunningJob, end: JobEnd, public_key: bytes) -> JobEnd:
     The log keeps each signed receipt, with all that the signature covers, for a dispute.
 
     Args:
-        job: the job that has ended; without a hash it has no receipt.
+        job: the job that has ended; without a hash no receipt is expected.
         end: the end as it arrived.
         public_key: the agent's public key.
     """

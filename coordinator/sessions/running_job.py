@@ -39,7 +39,7 @@ class RunningJob:
         owner: a detached session after the link is lost; a connected agent otherwise.
         ends_at: the job's deadline, in seconds of the coordinator's clock.
         send_count: how often the job was sent.
-        started: status and content type, once received.
+        started: status, content type and headers, once received.
         end: the end of the job, once received; the buffer may still hold bytes.
         unconsumed: received bytes that are not yet passed on to the client.
     """
@@ -88,11 +88,11 @@ class RunningJob:
         return None if self._hash is None else self._hash.digest()
 
     def expect_receipt(self, expected: bool) -> None:
-        """Set whether the job's end has a receipt; called when the job is sent."""
+        """Set whether the job's end must have a receipt; called when the job is sent."""
         self._hash = hashlib.sha256() if expected else None
 
     def on_started(self, started: JobStarted) -> None:
-        """Store the status and content type. Only the first byte or the end wakes `wait`."""
+        """Store the start of the response. Only the first byte or the end wakes `wait`."""
         self.started = started
 
     def on_data(self, data: bytes) -> None:
@@ -114,7 +114,7 @@ class RunningJob:
     def set_end_callback(self, callback: Callable[[JobEnd], None]) -> None:
         """Call `callback` with the end of the job when it arrives; do nothing if the job has ended.
 
-        A request that is blocked in a write needs it, because it cannot `wait` meanwhile.
+        For a request that is blocked in a write to its client, and so cannot `wait` for the end.
         """
         self._end_callback = callback
 
