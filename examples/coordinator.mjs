@@ -1,9 +1,8 @@
 // A coordinator for agents of protocol `provider-agent.v1`, written from docs/protocol.md alone.
+// It listens on loopback, serves every client, admits every agent and supports no optional feature.
 //
 //   npm ci && node coordinator.mjs --port 8900
 //   curl http://127.0.0.1:8900/v1/chat/completions -d '{"model": "…", "messages": […]}'
-//
-// It listens on loopback, serves every client, admits every agent and supports no optional feature.
 
 import { createPublicKey, randomBytes, randomUUID, verify } from "node:crypto";
 import { createServer } from "node:http";
@@ -13,12 +12,10 @@ import { WebSocketServer } from "ws";
 
 const SUBPROTOCOL = "provider-agent.v1";
 const HANDSHAKE_MS = 10_000, HEARTBEAT_MS = 10_000, RESUME_MS = 60_000, DRAIN_MS = 30_000;
-const DEADLINE_MS = 600_000; // of a job
-const WINDOW_BYTES = 1 << 20; // unacknowledged bytes of one response
+const DEADLINE_MS = 600_000, WINDOW_BYTES = 1 << 20; // of each job; the window is of its response
 const MAX_MESSAGE_BYTES = 1 << 20, MAX_REQUEST_BYTES = 16 << 20, PIECE_BYTES = 64 << 10;
 const UNSENT_BYTES = 128 << 10; // how many bytes of requests can delay a control frame
 const FORWARDED = ["retry-after", "x-request-id", "request-id", "openai-processing-ms"]; // headers
-
 const CHALLENGE = 1, WELCOME = 2, REJECTED = 3, JOB_HEADER = 4, CANCEL = 5, ACK = 6, DRAIN = 7;
 const REQUEST_CHUNK = 8, ROUTING_STATUS = 10, HELLO = 33, CAPABILITIES = 34, HEARTBEAT = 35;
 const JOB_STARTED = 36, CHUNK = 37, JOB_RESULT = 38, JOB_ERROR = 39, DRAINING = 40;
@@ -40,8 +37,7 @@ const check = (test) => (value) => {
 };
 const str = (max) => check((v) => typeof v === "string" && [...v].length <= max);
 const uint = (min, max) => check((v) => Number.isSafeInteger(v) && v >= min && v <= max);
-const bin = (min, max) =>
-  check((v) => v instanceof Uint8Array && v.length >= min && v.length <= max);
+const bin = (lo, hi) => check((v) => v instanceof Uint8Array && v.length >= lo && v.length <= hi);
 const list = (parse, max) => (value) =>
   check((v) => Array.isArray(v) && v.length <= max)(value).map((item) => parse(item));
 const or = (fallback, parse) => Object.assign((value) => parse(value), { fallback });
@@ -56,12 +52,11 @@ const tuple = (...parsers) => (array) => parsers.map((parse, index) => {
 const name = str(512), text = str(4096), id = bin(16, 16), count = uint(0, Number.MAX_SAFE_INTEGER);
 const bool = check((v) => typeof v === "boolean"), float = check((v) => typeof v === "number");
 const total = nullable(count), rate = nullable(float), flag = nullable(bool);
-const names = list(name, 64), anything = (value) => value;
+const names = list(name, 64), usage = or([], tuple(total, total, total, total, total));
 const liveJob = tuple(id, count, count, or(0, count), or(false, bool));
 const offer = tuple(name, list(name, 16), names, total, bool, name, count, total, total, total,
   nullable(list(name, 16)), flag, flag, flag);
-const backendLoad = tuple(name, bool, count, count, total, total, rate, or([], anything));
-const usage = or([], tuple(total, total, total, total, total));
+const backendLoad = tuple(name, bool, count, count, total, total, rate, or([], (v) => v));
 const metadata = or({}, check((v) => v?.constructor === Object));
 const FRAMES = {
   [HELLO]: tuple(name, bin(32, 32), bin(64, 64), or("", name), or("", name), nullable(id),
@@ -69,11 +64,10 @@ const FRAMES = {
   [CAPABILITIES]: tuple(count, list(offer, 4096), tuple(count, total), metadata),
   [HEARTBEAT]: tuple(count, count, count, rate, rate, rate, rate, or([], list(backendLoad, 1024))),
   [JOB_STARTED]: tuple(id, uint(100, 599), name, name, or([], list(tuple(name, name), 16))),
-  [CHUNK]: tuple(id, count, bin(0, Infinity)),
+  [CHUNK]: tuple(id, count, bin(0, Infinity)), [DRAINING]: tuple(count),
   [JOB_RESULT]: tuple(id, count, usage, name, count, total),
   [JOB_ERROR]: tuple(id, count, name, text, nullable(uint(100, 599)), or(false, bool), total,
     or(Buffer.alloc(0), bin(0, 65536)), or(false, bool), or(true, bool), usage, or("", name)),
-  [DRAINING]: tuple(count),
 };
 
 // The known frames of a message, as [type, fields].
@@ -81,8 +75,7 @@ function decodeMessage(data, isBinary) {
   const frame = check((v) => Array.isArray(v) && Number.isSafeInteger(v[0]));
   const frames = isBinary ? list(frame, 16384)(decoder.decode(data)) : [];
   if (!frames.length) throw new Error("a text message, or no frames");
-  return frames.filter(([type]) => FRAMES[type])
-    .map(([type, ...fields]) => [type, FRAMES[type](fields)]);
+  return frames.flatMap(([type, ...fields]) => FRAMES[type] ? [[type, FRAMES[type](fields)]] : []);
 }
 
 const hex = (bytes) => Buffer.from(bytes).toString("hex");
@@ -94,8 +87,7 @@ class Job {
   received = 0; // response bytes that have arrived
   passedOn = 0; // of these, what the client's socket has accepted
   acked = 0; // of these, what is acknowledged
-  started = null; // the fields of JobStarted
-  cancelled = false;
+  cancelled = false; started = null; // the fields of JobStarted
 
   constructor(session, request) {
     Object.assign(this, { session, ...request });
@@ -132,8 +124,8 @@ class Job {
     if (end <= this.received) return;
     const fresh = data.subarray(this.received - offset);
     this.received = end;
-    if (this.cancelled) return this.pass(end);
     this.writeHead();
+    if (this.cancelled) return this.pass(end);
     this.response.write(fresh, () => this.pass(end)); // once the socket has accepted it
   }
 
@@ -148,6 +140,10 @@ class Job {
     if (this.response.headersSent || this.cancelled) return;
     if (!this.started) throw new Error("a result before JobStarted");
     const [, status, contentType, , headers] = this.started;
+    if (status < 200 || [204, 205, 304].includes(status)) { // without a body
+      this.cancel();
+      return sendError(this.response, this.format, "invalid_response", `Its status is ${status}.`);
+    }
     const known = headers.filter(([header]) => FORWARDED.includes(header));
     for (const [header, value] of known) this.response.setHeader(header, value);
     this.response.writeHead(status, { "content-type": contentType, "cache-control": "no-cache" });
@@ -164,6 +160,7 @@ class Job {
   // The client must not take a part of a response for the whole.
   fail(code, message) {
     this.forget();
+    if (this.cancelled) return;
     if (!this.response.headersSent) return sendError(this.response, this.format, code, message);
     const isStream = /^text\/event-stream/i.test(this.started?.[2]) && code !== "slow_consumer";
     if (!isStream) return this.response.destroy();
@@ -178,7 +175,7 @@ class Job {
 
 // --- "Handshake", "Resumption" -------------------------------------------------------------------
 const sessions = new Set();
-let authorities, stopping = false;
+let authorities, stopping = 0; // when the drain ends, once it has begun
 
 // What this coordinator remembers about one agent. `socket` is null while it is detached.
 class Session {
@@ -219,7 +216,7 @@ class Session {
         if (job.started || job.cancelled) job.fail("backend_unreachable", "The link was lost.");
         else steps.push(() => job.sendHeader());
       } else if (job.cancelled) { // skip the rest, and cancel it again
-        job.received = job.passedOn = job.acked = next;
+        if (!(job.received = job.passedOn = job.acked = next)) job.started = null;
         resumed.push([job.id, next]);
         steps.push(() => send(this.socket, [ACK, job.id, next], [CANCEL, job.id, "cancelled"]));
       } else if (first <= job.received && job.received <= next) {
@@ -244,20 +241,22 @@ function isSigned(publicKey, signature, nonce) {
   return prefixes.some((prefix) => verify(null, Buffer.concat([prefix, nonce]), key, signature));
 }
 
-const answersPing = (socket) => new Promise((resolve) => {
-  socket.once("pong", () => resolve(true)).ping();
-  setTimeout(resolve, 5000, false);
+const findDead = (socket) => new Promise((resolve) => { // false if it answers a ping
+  socket.once("pong", () => resolve(false)).ping();
+  setTimeout(resolve, 5000, socket);
 });
 
-// The session that a Hello continues or starts, or the code of its rejection.
-async function findSession(key, instance, sessionId, replace) {
+// The session that a Hello continues or starts, or Rejected's fields; `dead` is from findDead.
+async function findSession(key, instance, sessionId, replace, dead) {
   const ofKey = [...sessions].filter((session) => session.key === key);
   const named = ofKey.find((session) => sessionId && session.id.equals(sessionId));
-  if (named || stopping) return named ?? "draining";
-  const current = ofKey.find((session) => !session.replaced);
+  if (named || stopping) return named ?? ["draining", "The coordinator is stopping.", 5000];
+  const current = ofKey.find((session) => !session.replaced && session.socket !== dead);
   const isRunning = instance && current?.socket && current.instance !== instance;
-  const isKept = isRunning && !current.draining && !replace; // if it is alive
-  if (isKept && await answersPing(current.socket)) return "key_in_use";
+  if (isRunning && !current.draining && !replace) {
+    if (dead !== undefined) return ["key_in_use", `In use by ${current.socket.agent}.`, null];
+    return findSession(key, instance, sessionId, replace, await findDead(current.socket));
+  }
   for (const session of ofKey) { // a running process finishes its jobs
     session.replaced = isRunning && session === current && session.jobs.size > 0;
     if (!session.replaced) session.end("replaced by a newer connection", 4001);
@@ -266,14 +265,15 @@ async function findSession(key, instance, sessionId, replace) {
 }
 
 async function greet(socket, nonce, hello) {
-  const [, publicKey, signature, , instance, sessionId, liveJobs, , replace] = hello;
+  const [version, publicKey, signature, , instance, sessionId, liveJobs, , replace] = hello;
   const session = isSigned(publicKey, signature, nonce)
-    ? await findSession(hex(publicKey), instance, sessionId, replace) : "bad_signature";
-  if (typeof session === "string") {
-    const retryAfter = session === "draining" ? 5000 : null;
-    send(socket, [REJECTED, session, "This coordinator does not admit the agent.", retryAfter]);
-    return socket.close(1008, session);
+    ? await findSession(hex(publicKey), instance, sessionId, replace)
+    : ["bad_signature", "The signature is not one over an address of this coordinator.", null];
+  if (Array.isArray(session)) {
+    send(socket, [REJECTED, ...session]);
+    return socket.close(1008, session[0]);
   }
+  socket.agent += `, version ${version}`;
   clearTimeout(session.expiry);
   session.socket?.close(4001, "resumed on another connection");
   Object.assign(session, { socket, instance, key: hex(publicKey), offers: [], draining: false });
@@ -305,7 +305,8 @@ function receive(session, type, fields) {
   }
 }
 
-function connect(socket) {
+function connect(socket, request) {
+  socket.agent = `an agent at ${request.socket.remoteAddress}, since ${new Date().toISOString()}`;
   const nonce = randomBytes(32);
   let heard = Date.now();
   const fail = (code, reason) => { // a violation ends the session; silence does not
@@ -388,11 +389,10 @@ server.listen(Number(values.port), "127.0.0.1", () => {
 });
 
 process.once("SIGTERM", () => { // "Draining"
-  stopping = true;
+  stopping = Date.now() + DRAIN_MS;
   for (const { socket } of sessions) send(socket, [DRAIN, "stopping", 5000]);
-  const endsAt = Date.now() + DRAIN_MS;
   setInterval(() => {
-    if (Date.now() < endsAt && [...sessions].some((session) => session.jobs.size)) return;
+    if (Date.now() < stopping && [...sessions].some((session) => session.jobs.size)) return;
     for (const socket of agents.clients) socket.close(1001, "stopping");
     server.close(() => process.exit(0)).closeAllConnections();
   }, 100);

@@ -11,12 +11,13 @@ from typing import Final
 
 import pytest
 
+from provider_agent.conformance.agent_peer import EVENT_STREAM, offer
 from provider_agent.conformance.coordinator_run import run_against_coordinator
 from provider_agent.conformance.coordinator_under_test import (
     CoordinatorTarget,
     CoordinatorUnderTest,
 )
-from provider_agent.protocol.frames import Drain
+from provider_agent.protocol.frames import Cancel, Drain, JobStarted, Rejected, Welcome
 from tests.kit.conformance_results import deviations
 
 EXAMPLES: Final = Path(__file__).parents[2] / "examples"
@@ -77,6 +78,63 @@ async def test_the_coordinator_in_node_drains() -> None:
         await agent.expect_close(1001)
         assert (received, whole) == (b"data: [DONE]\n\n", True)
         assert await process.wait() == 0
+
+
+@needs_node
+@pytest.mark.timeout(600)
+async def test_of_two_processes_that_wait_for_a_dead_one_only_the_first_takes_over() -> None:
+    async with running_coordinator() as (target, _), CoordinatorUnderTest(target) as kit:
+        dead = await kit.connect()
+        job = await kit.submit(dead)
+        dead.socket.transport.pause_reading()
+        newer = [
+            await kit.dial(kit.same_process(dead, instance_id=name)) for name in ("two", "three")
+        ]
+        for peer in newer:
+            await peer.send(await peer.hello(target.authority))
+        answers = await asyncio.gather(*(peer.expect_answer() for peer in newer))
+        (rejected,) = [answer for answer in answers if isinstance(answer, Rejected)]
+        (admitted,) = [
+            peer for peer, answer in zip(newer, answers, strict=True) if isinstance(answer, Welcome)
+        ]
+        assert rejected.code == "key_in_use"
+        named = r"In use by an agent at 127\.0\.0\.1, since \S+Z, version conformance\."
+        assert re.fullmatch(named, rejected.message)
+        assert (await job.client.response()).status == 502, "the dead process has lost its job"
+        await admitted.advertise(offer(dead.process.model_id))
+        await kit.run_job(admitted)
+
+
+@needs_node
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("status", [100, 204])
+async def test_a_client_receives_an_error_for_a_status_without_a_body(status: int) -> None:
+    async with running_coordinator() as (target, _), CoordinatorUnderTest(target) as kit:
+        agent = await kit.connect()
+        streaming, empty = await kit.submit(agent), await kit.submit(agent)
+        for job in (streaming, empty):
+            await agent.send(JobStarted(job.job_id, status, EVENT_STREAM, "backend"))
+        await streaming.write(b"data: [DONE]\n\n")
+        assert (await streaming.client.response()).status == 502
+        await agent.expect(Cancel, streaming.job_id)
+        await streaming.fail("cancelled")
+        await empty.finish()
+        assert (await empty.client.response()).status == 502
+        await kit.run_job(agent)
+
+
+@needs_node
+@pytest.mark.timeout(600)
+async def test_a_cancelled_job_that_resumes_at_zero_may_start_again() -> None:
+    async with running_coordinator() as (target, _), CoordinatorUnderTest(target) as kit:
+        agent = await kit.connect()
+        job = await kit.start(agent)
+        await job.client.disconnect()
+        await agent.expect(Cancel, job.job_id)
+        job.agent = agent = await kit.reconnect(agent, job.live())
+        await job.start()
+        await job.fail("cancelled")
+        await kit.run_job(agent)
 
 
 def test_the_example_is_one_file_of_less_than_400_lines() -> None:
