@@ -15,7 +15,7 @@ from tests.kit.adapters_under_test import (
     ADAPTERS,
     EMBEDDINGS,
     REAL,
-    UNCOUNTED,
+    WITHOUT_COUNT_TOKENS,
     AdapterUnderTest,
     every_backend,
     every_fake,
@@ -154,7 +154,10 @@ async def test_missing_route_is_not_offered(adapter: AdapterUnderTest) -> None:
     models = await adapter.backend.list_models()
 
     (model,) = [model for model in models if model.model_id == adapter.expected.model_id]
-    unprobed = {"openrouter": UNCOUNTED, "openai_compatible": {Operation.CHAT, Operation.MESSAGES}}
+    unprobed = {
+        "openrouter": WITHOUT_COUNT_TOKENS,
+        "openai_compatible": {Operation.CHAT, Operation.MESSAGES},
+    }
     assert model.operations == unprobed.get(adapter.backend.kind, {Operation.CHAT})
 
 

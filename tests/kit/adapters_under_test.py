@@ -1,4 +1,4 @@
-"""The backends of the conformance tests: a fake of each kind, echo, and real servers."""
+"""Adapters as test parameters: each kind with a fake server, echo, and kinds with a real server."""
 
 import os
 import uuid
@@ -41,9 +41,9 @@ EMBEDDINGS: Final = Operation.EMBEDDINGS
 TEXT: Final = frozenset(Operation) - {EMBEDDINGS}
 """The operations of a generating model."""
 
-UNCOUNTED: Final = TEXT - {Operation.COUNT_TOKENS}
+WITHOUT_COUNT_TOKENS: Final = TEXT - {Operation.COUNT_TOKENS}
 LISTED: Final = ("*",)
-"""`models` for passthroughs, which offer no model without a list."""
+"""The setting `models` of passthroughs, which offer only listed models."""
 
 PROMPT: Final = "Say something, please."
 
@@ -55,14 +55,16 @@ class Expected:
     model_id: str
     upstream_id: str
     window: int | None
-    operations: frozenset[Operation] = UNCOUNTED
+    operations: frozenset[Operation] = WITHOUT_COUNT_TOKENS
     embedder: str = ""
     """The id of a model for embeddings; "" if the server has none."""
     version: str | None = ""
     """The expected version; None: any."""
     reports_load: bool = False
     checks_key: bool = True
+    """Whether the server rejects a wrong API key."""
     asks_for_usage: bool = True
+    """Whether the adapter adds `include_usage` to the request of a stream."""
     usage: tuple[int, int] | None = (INPUT_TOKENS, OUTPUT_TOKENS)
     """The expected counts of input and output tokens; None: any that the server reports."""
 
@@ -209,7 +211,7 @@ REAL_LLAMACPP: Final = Expected(
 )
 
 VLLM_URL: Final = os.environ.get("TEST_VLLM_URL", "")
-"""The address of a real vLLM; without it, the tests leave vLLM out."""
+"""The address of a real vLLM; if it is empty, no test uses a real vLLM."""
 
 VLLM_KEY: Final = os.environ.get("TEST_VLLM_KEY") or None
 _VLLM_MODEL: Final = os.environ.get("TEST_VLLM_MODEL", "tiny")
@@ -273,7 +275,7 @@ def parametrize_operations(names: Iterable[str]) -> pytest.MarkDecorator:
 def parametrize_values(name: str, values: Sequence[object]) -> pytest.MarkDecorator:
     """Run a test with each value on one kind, and with one value on every other kind.
 
-    All kinds share the code under test; a kind can only fail to call it.
+    All kinds share the code under test, so one value shows whether a kind calls it.
     """
     first, *others = FAKES
     pairs = [(first, value) for value in values] + [(kind, values[0]) for kind in others]

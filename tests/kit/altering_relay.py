@@ -1,4 +1,4 @@
-"""A WebSocket relay between an agent and a coordinator that alters what passes, to plant faults."""
+"""A WebSocket relay between agent and coordinator that alters frames, to imitate faulty peers."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from provider_agent.protocol.exceptions import ProtocolError
 from provider_agent.protocol.limits import CONNECT_PATH, SUBPROTOCOL
 
 Alter = Callable[[list[Any]], list[Any]]
-"""Returns the frames that are passed on instead of those of a message."""
+"""Maps the frames of one message to those that are forwarded; no frames: no message."""
 
 MAX_BYTES = 2**26
 ABNORMAL = 1006
@@ -26,14 +26,16 @@ def unchanged(frames: list[Any]) -> list[Any]:
 
 
 class AlteringRelay:
-    """Listens on entry; agents dial `url`.
+    """The relay; an async context manager. Agents dial `url`.
+
+    Messages that are malformed or contain a frame of an unknown type are forwarded unaltered.
 
     Args:
         to_agent: alters the coordinator's frames.
         to_coordinator: alters the agent's frames.
         close_codes: replaces close codes of either side.
-        selects_subprotocol: whether an agent's upgrade selects the subprotocol.
-        refuses_unknown_types: whether to close a connection with 1002 when the agent or the
+        selects_subprotocol: whether the relay selects the subprotocol that an agent offers.
+        refuses_unknown_types: whether to close both connections with 1002 when the agent or the
             coordinator sends a frame of an unknown type.
 
     Attributes:

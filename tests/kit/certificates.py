@@ -43,7 +43,11 @@ class CertificateAuthority:
         self.file.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
     def issue(self, host: str, *, valid_for: datetime.timedelta = DAY, password: str = "") -> Path:
-        """Write a certificate with key to `<host>.pem`, the key to `<host>.key`."""
+        """Write a certificate and its key to `<host>.pem`, and the key alone to `<host>.key`.
+
+        Returns:
+            The path of `<host>.pem`.
+        """
         key = generate_private_key(SECP256R1())
         builder = _builder(_name(host), self._name, key, valid_for)
         builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(host)]), False)

@@ -1,4 +1,4 @@
-"""A status server without an agent, for the commands that query one."""
+"""A status server without an agent, for commands that query the status of an agent."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""What a conformance report says, for assertions."""
+"""Extracts rules and observations from a conformance report, for assertions."""
 
 from provider_agent.conformance.case import Verdict
 from provider_agent.conformance.report import Report

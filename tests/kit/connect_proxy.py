@@ -11,7 +11,7 @@ class ConnectProxy:
 
     Args:
         routes: maps a requested "host:port" to a port on loopback.
-        user: "name:password" that clients have to send; "": none.
+        user: "name:password" that clients have to send; "": no authorization is required.
         response: a response to send instead of a tunnel, one byte per second.
 
     Attributes:

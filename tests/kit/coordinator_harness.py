@@ -43,7 +43,7 @@ class CoordinatorHarness:
         return response
 
     async def streaming(self, first: bytes) -> tuple[ScriptedJob, aiohttp.ClientResponse]:
-        """Send a request and the start of its response; return when the client has read `first`."""
+        """Send a request, and answer it with `first`; return when the client has read `first`."""
         asking = self.ask()
         job = await self.agent.next_job()
         await job.start()
@@ -53,7 +53,7 @@ class CoordinatorHarness:
         return job, response
 
     def other_process(self, instance_id: str, *, replace: bool = True) -> ScriptedAgent:
-        """Create another agent process with the same key; the caller connects it."""
+        """Create an agent with the same key, as another process has it; the caller connects it."""
         return ScriptedAgent(
             self.coordinator.connect_url,
             key=self.agent.key,

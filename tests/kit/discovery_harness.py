@@ -1,4 +1,4 @@
-"""A `Discovery` whose health checks run in a task or are called by the test."""
+"""A `Discovery` whose health checks run in a task, or only when the test calls them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,6 +22,11 @@ def find_monitor(discovery: Discovery, backend_id: str) -> HealthMonitor:
 class DiscoveryHarness:
     """A `Discovery` and the changes that it reported. As a context manager, it runs the checks.
 
+    Args:
+        backends: the configured backends.
+        interval_s: the time between health checks.
+        jitter: replaces each random number.
+
     Attributes:
         began: the time when the harness was created.
         changed_at: the times when changes were reported.
@@ -35,14 +40,14 @@ class DiscoveryHarness:
         self.changed = asyncio.Event()
         self.discovery = Discovery(
             Backends([*backends], {}, []),
-            self._count_change,
+            self._record_change,
             interval_s=interval_s,
             clock=now,
             uniform=lambda: jitter,
         )
         self._task: asyncio.Task[None] | None = None
 
-    def _count_change(self) -> None:
+    def _record_change(self) -> None:
         self.changed_at.append(now())
         self.changed.set()
 

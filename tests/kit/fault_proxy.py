@@ -5,8 +5,8 @@ which can be stalled, delayed, throttled, corrupted, cut at a byte, or closed se
 `ProxiedConnection` can be cut or blackholed. `FaultProxy.on_connection` configures connections
 before their first byte.
 
-Faults are plain method calls. They work on asyncio, on uvloop and in virtual time. The only tasks
-connect to the target.
+Faults are plain method calls. They work on asyncio, on uvloop and in virtual time. The proxy
+has a task only for a new connection that it does not forward yet.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class ConnectPolicy(Enum):
 
 
 class FaultProxy:
-    """The proxy. It listens between entry and exit, always at the same port.
+    """The proxy; an async context manager that keeps its port, also after `refuse`.
 
     Args:
         target: the port on loopback that connections are forwarded to.

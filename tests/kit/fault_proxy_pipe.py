@@ -11,20 +11,20 @@ from collections.abc import Callable
 from typing import Final
 
 MAX_QUEUED_BYTES: Final = 256 * 1024
-"""What a delayed pipe carries at once. One read may exceed it."""
+"""The queue size at which a pipe stops reading. The last read may exceed it."""
 
 PIECE_BYTES: Final = 16 * 1024
-"""Forwarded at once. A transport keeps what the receiver's kernel did not accept, so a stalled pipe
-still delivers that much."""
+"""The most that one write forwards. The transport keeps what the receiver's kernel did not accept,
+so a stalled pipe still delivers up to this much."""
 
 TICK_S: Final = 0.2
-"""A throttled pipe forwards the bytes of so much time at once."""
+"""One write of a throttled pipe carries at most the bytes of this time."""
 
 THROTTLED_QUEUE_S: Final = 0.5
-"""A throttled pipe holds the bytes of so much time."""
+"""A throttled pipe stops reading when its queue holds the bytes of this time."""
 
 CUT_WITHIN_S: Final = 1.0
-"""A cut does not wait longer for a receiver that does not read the bytes before it."""
+"""How long a cut waits for a receiver to read the bytes before it."""
 
 _EOF: Final = b""
 
@@ -35,8 +35,9 @@ class FaultProxyPipe:
     Args:
         source: the transport that bytes come from.
         sink: the transport that they are written to.
-        on_cut: called when `cut_at` is reached and every byte before it is written.
-        on_end: called when this direction has ended.
+        on_cut: called to cut the connection: when every byte before `cut_at` is written (at most
+            `CUT_WITHIN_S` after it is reached), or when the receiver has reset it.
+        on_end: called after the receiver was sent a FIN.
 
     Attributes:
         delay_s: added to the latency of each byte; bytes already queued keep their time.
@@ -97,7 +98,7 @@ class FaultProxyPipe:
         self._pump()
 
     def cut_at(self, count: int) -> None:
-        """Cut the connection once so many bytes are forwarded, before the next one."""
+        """Cut the connection once `count` bytes are forwarded, before the next one."""
         self._cut_at = count
         if self.forwarded >= count:
             self._cut()
@@ -134,7 +135,7 @@ class FaultProxyPipe:
             self._pump()
 
     def set_sink_full(self, full: bool) -> None:
-        """Called when the sink's write buffer fills up, and when it is empty again."""
+        """Called with True when the sink buffers unwritten bytes, with False when it has none."""
         self._sink_full = full
         if self._cutting and not full:
             self._on_cut()

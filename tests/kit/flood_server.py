@@ -1,7 +1,7 @@
 """An inference server that sends every response as fast as the client reads.
 
-It sends from threads that block in the kernel, and all responses share one block of memory, so it
-adds little to the memory that a test measures.
+It sends from threads that block in the kernel, so that it does not delay the test's event loop. All
+responses share one block of memory.
 """
 
 import threading
@@ -19,7 +19,7 @@ SEND_BUFFER_BYTES = 16 * 1024
 
 
 def flood(size: int) -> bytes:
-    """Build a stream of about this size, in numbered events."""
+    """Build a response stream of about `size` bytes, in numbered events."""
     events = [
         _event(f"{number}/".ljust(EVENT_BYTES, "x"), None) for number in range(size // EVENT_BYTES)
     ]

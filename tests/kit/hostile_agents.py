@@ -54,7 +54,7 @@ def _result(job_id: bytes, total_bytes: int) -> JobResult:
 
 
 def send_for_running_job(*builders: Callable[[bytes], AgentFrame]) -> AgentAction:
-    """Send frames with the id of the running job, which has sent no `JobStarted`."""
+    """Send frames with the id of the running job, for which no `JobStarted` was sent before."""
 
     async def perform(agent: ScriptedAgent, job: ScriptedJob) -> None:
         await agent.send(*(build(job.job.job_id) for build in builders))
@@ -72,7 +72,7 @@ def send(*frames: AgentFrame) -> AgentAction:
 async def end_unknown_jobs(agent: ScriptedAgent, job: ScriptedJob) -> None:
     ids = [number.to_bytes(16, "big") for number in range(1000)]
     await agent.send(*(_result(job_id, 2**53 - 1) for job_id in ids))
-    for _ in range(3):  # until the ends are processed and their acknowledgements are received
+    for _ in range(3):  # the coordinator may send the acknowledgements after the first pong
         await agent.settle()
     assert {ack.job_id for ack in agent.acks if ack.final} >= set(ids), (
         "an agent would keep ends that are not acknowledged"

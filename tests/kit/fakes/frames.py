@@ -19,7 +19,7 @@ def sse(data: object, event: str | None = None) -> bytes:
 
 
 def openai_usage() -> dict[str, object]:
-    """The usage of every response in the OpenAI format."""
+    """The usage of chat and legacy completions."""
     return {
         "prompt_tokens": INPUT_TOKENS,
         "total_tokens": INPUT_TOKENS + OUTPUT_TOKENS,

@@ -1,4 +1,4 @@
-"""A fake llama.cpp server, for states that the real server in the tests cannot be brought into.
+"""A fake llama.cpp server, for states that tests cannot produce in a real server.
 
 Recorded from a real server:
 
@@ -34,19 +34,19 @@ class FakeLlamaCpp(FakeServer):
 
     Attributes:
         loading: the model is still loading.
-        sleeping: the model was unloaded; any inference route wakes it.
+        sleeping: the model was unloaded; a request to an inference route wakes it.
         embeddings_only: started with embeddings and without generation.
         embeddings: started with embeddings and generation.
         pooling: whether the model supports embeddings in the OpenAI format.
         busy: slots in use.
         deferred: queued requests; None: `/metrics` is disabled.
-        prompts: processed tokens of prompts, and the seconds that they took; in `/metrics`.
-        outputs: the same for generated tokens.
+        prompts: the prompt tokens processed so far, and the seconds that took; in `/metrics`.
+        outputs: the tokens generated so far, and the seconds that took; in `/metrics`.
         slots: whether `/slots` is enabled.
         total_slots: the number of slots that `/props` reports.
         tools: whether the model's chat template supports tools.
         router: the models of a router and their states; None: a single model.
-        woken: the models that a request loaded or woke.
+        woken: the model of each request that loaded or woke one.
     """
 
     kind: ClassVar[str] = "llamacpp"

@@ -4,9 +4,9 @@ Documented:
 
 - `/api/v1/models` (since 0.4.0) and `/api/v0/models` (since 0.3.6) list the type of each model,
   whether it is loaded, and its context window.
-- Messages exists since 0.4.1. The usage of a stream requires `include_usage`.
+- Messages exists since 0.4.1. A stream contains its usage only with `include_usage`.
 
-From the issue tracker:
+From its issue tracker, with issue numbers:
 
 - Unknown routes answer 200 with `Unexpected endpoint or method` (1323, 2055, 2085).
 - A context overflow is a 200 with an error in the stream (2322) or an empty stream (2339).
@@ -38,7 +38,7 @@ class FakeLmStudio(FakeServer):
     Attributes:
         api: the newest model list that this version supports.
         parallel: how many requests the loaded model runs at once.
-        remote: whether it lists a model of another machine (LM Link).
+        remote: whether the server lists a model of another machine (LM Link).
     """
 
     kind: ClassVar[str] = "lmstudio"
@@ -55,7 +55,7 @@ class FakeLmStudio(FakeServer):
             case "GET", "/api/v1/models" if self.api == "v1":
                 return json_response({"models": self._models()})
             case "GET", "/api/v0/models" if self.api in ("v1", "v0"):
-                return json_response({"object": "list", "data": _OLD_MODELS})
+                return json_response({"object": "list", "data": _V0_MODELS})
             case "GET", "/v1/models":
                 data = [{"id": model} for model in (MODEL, UNLOADED, EMBEDDER)]
                 return json_response({"object": "list", "data": data})
@@ -138,7 +138,7 @@ _REMOTE = {
         }
     ],
 }
-_OLD_MODELS = [
+_V0_MODELS = [
     {
         "id": MODEL,
         "object": "model",

@@ -2,8 +2,8 @@
 
 From the source:
 
-- A foreign `Host` is a 403. `GET` to a route for `POST` is a 405 (a 404 in old versions).
-- The compatible routes drop an error after the first token, so the stream ends early
+- An unknown `Host` is a 403. `GET` to a route for `POST` is a 405 (a 404 in old versions).
+- An error after the first token is not sent on routes below `/v1`: the stream only ends early
   (`Fault.STOP_AFTER_FIRST_CHUNK`).
 - `message_start` contains an estimate of the input tokens, `message_delta` the final number.
 - Errors are `{"error": text}` on native routes, and have the shape of the format on other routes.
@@ -12,7 +12,7 @@ Documented:
 
 - `capabilities` and cloud models in `/api/tags`, `num_ctx` in `/api/show`, and the allocated
   context window in `/api/ps`.
-- Any key is ignored.
+- API keys are ignored.
 """
 
 from typing import ClassVar
@@ -25,6 +25,8 @@ from tests.kit.fakes.server import FakeResponse, FakeServer, RecordedRequest, js
 MODEL = "acme:8b"
 PINNED = "acme-pinned:latest"
 UNKNOWN = "acme-mini:latest"
+"""A model whose context window is unknown, because it is neither pinned nor in memory."""
+
 EMBEDDER = "acme-embed:latest"
 CLOUD = ("acme-big:480b-cloud", "acme-huge:latest")
 CONTEXT_WINDOW = 32768
@@ -36,10 +38,10 @@ class FakeOllama(FakeServer):
 
     Attributes:
         version: the version at `/api/version`.
-        old: whether it is a version without capabilities in its tags, whose routes answer 404
-            instead of 405 to another method.
+        old: whether the version is old: its tags have no capabilities, and its routes answer 404
+            instead of 405 to a wrong method.
         loaded: whether `MODEL` is in memory.
-        names: the `Host` names that it accepts.
+        names: the `Host` names that the server accepts.
     """
 
     kind: ClassVar[str] = "ollama"

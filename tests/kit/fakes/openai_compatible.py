@@ -1,4 +1,4 @@
-"""A fake server of an unknown kind, with a minimal OpenAI model list and every operation."""
+"""A fake OpenAI-compatible server of no known product: a minimal model list, every operation."""
 
 from typing import ClassVar
 

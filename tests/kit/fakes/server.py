@@ -21,11 +21,11 @@ from provider_agent.adapters.servers.vllm import PROBE_MODEL
 from provider_agent.protocol.formats import Operation
 
 _OPERATION_AT: Final = {operation.path: operation for operation in Operation}
-_PROMPTS: Final = ("messages", "prompt", "input")
+_PROMPT_FIELDS: Final = ("messages", "prompt", "input")
 
 
 class Fault(Enum):
-    """A fault in the response to the next job."""
+    """A fault in the response to a job."""
 
     HANG_BEFORE_HEADERS = auto()
     HANG_AFTER_HEADERS = auto()
@@ -57,7 +57,7 @@ class RecordedRequest:
     body: bytes
     sent: bytearray = field(default_factory=bytearray)
     started: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the first byte of the response body was sent (or its headers, if it hangs there)."""
+    """Set when the first chunk was sent; with `Fault.HANG_AFTER_HEADERS`, when the headers were."""
     disconnected: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the client disconnects before the response is complete."""
 
@@ -78,7 +78,7 @@ class RecordedRequest:
     def is_job(self) -> bool:
         """Whether the request has a prompt and a model other than vLLM's probe model."""
         asks = self.method == "POST" and self.operation is not None
-        prompted = any(name in self.json for name in _PROMPTS)
+        prompted = any(name in self.json for name in _PROMPT_FIELDS)
         return asks and prompted and self.json.get("model") != PROBE_MODEL
 
     @property
@@ -115,7 +115,7 @@ class FakeServer(ABC):
         api_key: the bearer token that the server requires; None if it requires none.
         requests: every request so far.
         routes: the operations that this instance supports.
-        chunk_bytes: size of each write; None: one write per frame.
+        chunk_bytes: size of each write; None: one write per chunk of the `FakeResponse`.
     """
 
     kind: ClassVar[str]
@@ -157,7 +157,7 @@ class FakeServer(ABC):
         return [request for request in self.requests if request.path == self.prefix + path]
 
     def script_jobs(self, *outcomes: Fault | FakeResponse) -> None:
-        """Set the outcomes of the next jobs, one each; further jobs succeed."""
+        """Set the outcomes of the next jobs, one each; `respond` answers further jobs."""
         self._outcomes.extend(outcomes)
 
     async def wait_for_job(self) -> RecordedRequest:

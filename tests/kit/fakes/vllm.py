@@ -2,17 +2,17 @@
 
 Recorded:
 
-- A 401 is `{"error":"Unauthorized"}`, with a string, and only below `/v1`.
+- Only routes below `/v1` require a key. Their 401 is `{"error":"Unauthorized"}`.
 - Unknown routes answer `{"detail":"Not Found"}`; an unknown model is a 404 in the route's shape.
-- A generating model has no embeddings route. `/metrics` requires no key.
+- A generating model has no embeddings route.
 - `stream_options` without a stream is a 400.
-- A rejected admission can be a 200 with an error frame of code 503 and `[DONE]`.
+- A stream that the full queue rejects is a 200 with an error frame of code 503 and `[DONE]`.
 - A queued stream sends its headers at once (`Fault.HANG_AFTER_HEADERS`).
-- A failed engine ends Messages with `event: error` and no `message_stop`.
+- If the engine fails, a Messages stream ends with `event: error`, without `message_stop`.
 
 Documented:
 
-- LoRA entries have a parent and no context window.
+- LoRA adapters in the model list have a parent and no context window.
 - Pooling models reject generation with "does not support", before they check the model name.
 """
 
@@ -39,7 +39,7 @@ class FakeVllm(FakeServer):
 
     Attributes:
         version: the version at `/version`.
-        pooling: whether it serves an embedding model.
+        pooling: whether the model only computes embeddings.
         engine_failed: whether `/health` reports a failed engine.
         metrics: the text at `/metrics`; None: the route does not exist.
     """
