@@ -177,6 +177,7 @@ async def test_defect_in_a_heartbeat_skips_only_that_heartbeat(
 
 
 def break_start(run: ScriptedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start a response whose `JobStarted` cannot be encoded."""
     run.start()
     stream = run.sink.stream  # type: ignore[attr-defined]
     stream.started.headers.append(ResponseHeader("x-request-id", BROKEN))
@@ -184,6 +185,8 @@ def break_start(run: ScriptedRun, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def break_end(run: ScriptedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Complete a response whose `JobResult` cannot be encoded."""
+
     def broken_end(report: JobReport) -> JobResult:
         return replace(result_end(report), usage=Usage(2**70))
 

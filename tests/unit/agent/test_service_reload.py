@@ -43,6 +43,7 @@ from tests.kit.virtual_time import in_virtual_time, now
 def reload(
     agent: RunningAgent, *backends: Backend, config: Config | None = None, **tokens_per_minute: int
 ) -> Reload:
+    """Reload with these backends, and with `tokens_per_minute` by backend id."""
     old = agent.service.backends
     return agent.service.reload(
         config or agent_config(agent.service.uplink.config.url),
@@ -57,6 +58,7 @@ def offered(frame: Capabilities) -> list[str]:
 async def start(
     peer: AgentAtCoordinator, backend: ScriptedBackend, model_id: str = "m"
 ) -> ScriptedRun:
+    """Send a job, and start its response."""
     await peer.send_jobs(new_job(model_id))
     run = await backend.next_run()
     run.start()

@@ -74,7 +74,7 @@ def test_least_prompt_tokens_of_each_request_form(
     assert count(request_, operation) == tokens
 
 
-def test_request_with_fewer_bytes_than_the_limit_is_not_parsed() -> None:
+def test_request_with_no_more_bytes_than_the_limit_is_not_parsed() -> None:
     request = msgspec.json.encode(chat(WORDS))
 
     assert least_prompt_tokens(request, CHAT, len(request)) == 0

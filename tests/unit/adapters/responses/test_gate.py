@@ -42,6 +42,7 @@ STREAMS = {
     "a failed response": (b'event: x\ndata: {"type":"response.failed"}\n', ERROR),
     "an error after output": (chat_frames("m", usage=False)[0] + BUSY, OUTPUT),
 }
+"""Name → the bytes of a stream, and the state of the gate after them."""
 
 
 def feed(gate: EventStreamGate | JsonGate, data: bytes, sizes: list[int]) -> GateState:
@@ -58,7 +59,7 @@ def feed(gate: EventStreamGate | JsonGate, data: bytes, sizes: list[int]) -> Gat
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_first_event_with_data_decides(name: str) -> None:
+def test_first_event_with_output_or_an_error_decides(name: str) -> None:
     data, expected = STREAMS[name]
     gate = EventStreamGate()
 
@@ -88,7 +89,7 @@ def test_decision_does_not_depend_on_chunk_boundaries(name: str, sizes: list[int
     if expected is UNDECIDED:
         assert gate.held == data
     else:
-        # The first complete line with data decides.
+        # Only a complete line decides.
         assert b"\n" in gate.held
 
 

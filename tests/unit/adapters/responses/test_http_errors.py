@@ -22,7 +22,7 @@ from provider_agent.adapters.base import (
 from provider_agent.adapters.responses.http_errors import describe, is_loading, map_aiohttp_errors
 from provider_agent.protocol.errors import ErrorCode
 
-KEY = ConnectionKey("host", 80, False, True, None, None, None)
+CONNECTION_KEY = ConnectionKey("host", 80, False, True, None, None, None)
 REQUEST = aiohttp.RequestInfo(URL("http://host"), "GET", headers=None, real_url=URL("http://host"))  # type: ignore[arg-type]
 
 
@@ -32,26 +32,32 @@ REQUEST = aiohttp.RequestInfo(URL("http://host"), "GET", headers=None, real_url=
         (aiohttp.ConnectionTimeoutError(), BackendTimeout, "connect timeout"),
         (TimeoutError(), BackendTimeout, "did not complete its response"),
         (
-            aiohttp.ClientConnectorError(KEY, ConnectionRefusedError(111, "refused")),
+            aiohttp.ClientConnectorError(CONNECTION_KEY, ConnectionRefusedError(111, "refused")),
             Unreachable,
             "connection refused",
         ),
         (
-            aiohttp.ClientConnectorDNSError(KEY, socket.gaierror(-2, "unknown")),
+            aiohttp.ClientConnectorDNSError(CONNECTION_KEY, socket.gaierror(-2, "unknown")),
             Unreachable,
             "no such host",
         ),
         (
-            aiohttp.ClientConnectorSSLError(KEY, ssl.SSLError(1, "wrong version")),
+            aiohttp.ClientConnectorSSLError(CONNECTION_KEY, ssl.SSLError(1, "wrong version")),
             Unreachable,
             "TLS",
         ),
         (
-            aiohttp.ClientConnectorError(KEY, OSError(errno.ENETUNREACH, "Connect call failed")),
+            aiohttp.ClientConnectorError(
+                CONNECTION_KEY, OSError(errno.ENETUNREACH, "Connect call failed")
+            ),
             Unreachable,
             re.escape(os.strerror(errno.ENETUNREACH)),
         ),
-        (aiohttp.ClientConnectorError(KEY, OSError("several")), Unreachable, "network error"),
+        (
+            aiohttp.ClientConnectorError(CONNECTION_KEY, OSError("several")),
+            Unreachable,
+            "network error",
+        ),
         (aiohttp.InvalidURL("nonsense"), Unreachable, "url"),
         (aiohttp.ClientPayloadError(), Transport, "middle"),
         (aiohttp.ClientResponseError(REQUEST, ()), InvalidResponse, "malformed HTTP"),

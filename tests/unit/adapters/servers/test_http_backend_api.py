@@ -31,8 +31,8 @@ async def server() -> AsyncIterator[FakeOpenAICompatible]:
 async def test_api_request_does_not_follow_redirects(
     server: FakeOpenAICompatible, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elsewhere = FakeResponse(status=302, headers={"Location": server.url + "/elsewhere"})
-    monkeypatch.setattr(server, "respond", lambda _: elsewhere)
+    redirect = FakeResponse(status=302, headers={"Location": server.url + "/elsewhere"})
+    monkeypatch.setattr(server, "respond", lambda _: redirect)
 
     assert not (await connect(server).health()).reachable
     assert server.requests_to("/elsewhere") == []

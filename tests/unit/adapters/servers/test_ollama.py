@@ -39,8 +39,8 @@ async def test_context_window_is_the_allocated_or_configured_one_or_unknown(
 ) -> None:
     models = await connect(server).list_models()
 
-    chatting = [model for model in models if Operation.CHAT in model.operations]
-    assert {model.model_id: model.context_window for model in chatting} == {
+    chat_models = [model for model in models if Operation.CHAT in model.operations]
+    assert {model.model_id: model.context_window for model in chat_models} == {
         MODEL: CONTEXT_WINDOW,
         PINNED: PINNED_CONTEXT_WINDOW,
         UNKNOWN: None,

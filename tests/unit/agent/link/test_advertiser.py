@@ -7,7 +7,7 @@ from tests.kit.virtual_time import in_virtual_time
 
 
 class AdvertiserHarness:
-    """An advertiser with an outbox, and a link when `connected`."""
+    """An advertiser with an outbox; `connected` is set while there is a link."""
 
     def __init__(self, *, connected: bool = True) -> None:
         self.outbox = Outbox()

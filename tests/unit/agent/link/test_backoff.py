@@ -24,7 +24,7 @@ FATAL = {
     DisconnectCause.REPLACED,
     DisconnectCause.KEY_IN_USE,
 }
-WAITS = sorted(set(DisconnectCause) - FATAL)
+RETRIED = sorted(set(DisconnectCause) - FATAL)
 
 
 def decide(
@@ -81,7 +81,7 @@ def test_of_the_fatal_causes_only_1002_is_retried_after_a_welcome(
     assert isinstance(decision, Retry if cause is DisconnectCause.INCOMPATIBLE else Fatal)
 
 
-@pytest.mark.parametrize("cause", WAITS)
+@pytest.mark.parametrize("cause", RETRIED)
 def test_every_other_cause_is_retried_and_its_wait_is_added_up(cause: DisconnectCause) -> None:
     decision = decide(cause, waited_s=3.0)
     assert isinstance(decision, Retry)
@@ -203,7 +203,7 @@ def test_a_healthy_session_or_a_served_job_resets_the_time_already_waited(
 
 
 @given(
-    st.sampled_from(WAITS),
+    st.sampled_from(RETRIED),
     st.none() | st.floats(0, 86_400),
     st.floats(0, 1e9),
     st.none() | st.floats(0, 1e9),

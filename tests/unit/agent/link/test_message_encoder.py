@@ -16,7 +16,7 @@ from provider_agent.protocol.frames import (
 A, B = b"a" * 16, b"b" * 16
 LIMIT = 1000
 BROKEN = "\udcff"
-"""An undecodable byte, as `surrogateescape` represents it."""
+"""An undecodable byte, as `surrogateescape` represents it; UTF-8 cannot encode it."""
 STARTED = JobStarted(A, 200, "text/plain", "x")
 OTHER = [JobStarted(B, 200, "text/plain", "y"), Chunk(B, 0, b"1")]
 

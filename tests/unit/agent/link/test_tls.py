@@ -9,6 +9,7 @@ from tests.kit.certificates import CertificateAuthority
 
 
 def unusable(*files: Path | None) -> str:
+    """Return the error about these files: CA file, client certificate, client key."""
     with pytest.raises(UnusableFile) as caught:
         client_context(*(*files, None, None, None)[:3])
     return str(caught.value)

@@ -46,6 +46,7 @@ RESTART: dict[str, object] = {
 
 
 def changed(**values: object) -> Config:
+    """Return `OLD` with other values of these keys."""
     config = OLD
     for key, value in values.items():
         section, _, name = key.partition(".")

@@ -92,16 +92,16 @@ class RecordingHandler(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.records: list[tuple[str, object]] = []
-        self._more = asyncio.Event()
+        self._recorded = asyncio.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append((record.getMessage(), getattr(record, "fields", None)))
-        self._more.set()
+        self._recorded.set()
 
     async def wait_for(self, event: str, times: int = 1) -> None:
         while [name for name, _ in self.records].count(event) < times:
-            self._more.clear()
-            await self._more.wait()
+            self._recorded.clear()
+            await self._recorded.wait()
 
 
 @pytest.fixture

@@ -125,4 +125,5 @@ async def test_number_and_size_of_the_models_are_bounded() -> None:
     assert len(loads[0].models) == MAX_MODEL_LOADS
     assert len(loads) == len(backends)
     beat = Heartbeat(0, 0, 8, None, None, None, None, loads)
+    # All fields but the models need less than 16 KiB.
     assert len(VERSION_1.encode([beat])) < MAX_MODELS_BYTES + 16_384

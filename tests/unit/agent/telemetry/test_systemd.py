@@ -64,7 +64,7 @@ async def run_for(environ: dict[str, str], seconds: float, states: list[StatusSn
     assert now() - started_at >= seconds
 
 
-def test_watchdog_is_fed_three_times_per_timeout(path: str, systemd: FakeSystemd) -> None:
+def test_watchdog_is_notified_three_times_per_timeout(path: str, systemd: FakeSystemd) -> None:
     environ = {
         "NOTIFY_SOCKET": path,
         "WATCHDOG_USEC": "60000000",
