@@ -124,13 +124,13 @@ def test_tool_choice_is_removed_with_the_last_tool(kind: str, prefix: str) -> No
     assert applied(POLICIES[kind], request, STRIP) == {"messages": MESSAGES}
 
 
-@pytest.mark.parametrize("odd", [7, None, "x", [], {}, {"type": 7}, {"type": None}])
-def test_malformed_tool_does_not_protect_a_server_side_tool(odd: object) -> None:
-    request: dict[str, object] = {"tools": [odd, {"type": "web_search"}]}
+@pytest.mark.parametrize("malformed", [7, None, "x", [], {}, {"type": 7}, {"type": None}])
+def test_malformed_tool_does_not_protect_a_server_side_tool(malformed: object) -> None:
+    request: dict[str, object] = {"tools": [malformed, {"type": "web_search"}]}
 
     with pytest.raises(BadRequest):
         applied(POLICIES["ollama"], request, STRICT)
-    assert applied(POLICIES["ollama"], request, STRIP) == {"tools": [odd]}
+    assert applied(POLICIES["ollama"], request, STRIP) == {"tools": [malformed]}
 
 
 @pytest.mark.parametrize(

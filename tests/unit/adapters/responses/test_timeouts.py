@@ -90,7 +90,7 @@ ENDS: dict[str, tuple[tuple[Step, ...], type[BackendError], str, float]] = {
         3.0,
     ),
 }
-"""Name → the steps of a job, and its end: the error, a part of its text, and after how many seconds."""
+"""Name → the steps of a job; then its error, a part of its text, and the duration in seconds."""
 
 
 @pytest.mark.parametrize("name", ENDS)

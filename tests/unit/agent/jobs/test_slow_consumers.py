@@ -101,24 +101,24 @@ async def test_a_stalled_consumer_fails_only_its_own_job() -> None:
         async with RunningAgent(coordinator, backend, config=config) as agent:
             peer = await agent.connected()
             peer.acknowledges = False
-            stuck, fine = new_job(deadline_ms=3_600_000), new_job(deadline_ms=3_600_000)
-            await peer.send_jobs(stuck, fine)
-            stuck_run, fine_run = await backend.next_run(), await backend.next_run()
-            for run in (stuck_run, fine_run):
+            stalled, healthy = new_job(deadline_ms=3_600_000), new_job(deadline_ms=3_600_000)
+            await peer.send_jobs(stalled, healthy)
+            stalled_run, healthy_run = await backend.next_run(), await backend.next_run()
+            for run in (stalled_run, healthy_run):
                 run.start()
                 run.send(b"x" * (MIN_WINDOW_BYTES + 1))
             began = now()
             for count in range(1, 10):
                 await asyncio.sleep(5)
-                await peer.send(Ack(fine.job_id, count))
-            error = await peer.error(stuck.job_id)
+                await peer.send(Ack(healthy.job_id, count))
+            error = await peer.error(stalled.job_id)
             assert error.code == "slow_consumer"
             assert error.total_bytes == MIN_WINDOW_BYTES, "unsent bytes are dropped"
-            assert stuck_run.cancelled.is_set()
+            assert stalled_run.cancelled.is_set()
             assert 20 <= now() - began <= 50
-            await peer.send(Ack(fine.job_id, MIN_WINDOW_BYTES))
-            fine_run.finish()
-            assert isinstance(await peer.end(fine.job_id), JobResult)
+            await peer.send(Ack(healthy.job_id, MIN_WINDOW_BYTES))
+            healthy_run.finish()
+            assert isinstance(await peer.end(healthy.job_id), JobResult)
 
 
 @in_virtual_time

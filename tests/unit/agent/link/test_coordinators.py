@@ -53,7 +53,7 @@ The wait is None if no address is left.
                 (SOON, DROPPED, A, 0.5),
                 (SOON, DROPPED, B, 0.5),
             ],
-            id="an address that drops two sessions in a row is left",
+            id="an address that drops two sessions in a row is abandoned",
         ),
         pytest.param(
             [A],

@@ -102,9 +102,9 @@ def test_effective_settings_keep_old_values_that_need_a_restart() -> None:
 
 def test_key_that_needs_a_restart_is_reported_again() -> None:
     new = changed(**RESTART)
-    again = decide_reload(decide_reload(OLD, new).config, new)
+    second = decide_reload(decide_reload(OLD, new).config, new)
 
-    assert set(again.needs_restart) == set(RESTART)
+    assert set(second.needs_restart) == set(RESTART)
 
 
 def test_unchanged_settings_change_nothing() -> None:
