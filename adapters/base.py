@@ -1,7 +1,7 @@
 """The contract between the agent and an inference server.
 
 A `Backend` is one server with its address and key. It reports its health, its models and its load,
-and executes jobs. The agent calls these methods concurrently, from one event loop.
+and executes jobs. The agent calls its methods concurrently, from one event loop.
 
 `Job`, `Usage` and the wire formats are defined by the protocol. Errors (`adapters.errors`),
 settings (`adapters.settings`) and loads (`adapters.server_load`) belong to the contract too. This
@@ -149,13 +149,14 @@ class FlowControl(Protocol):
 
 
 class ResponseOutcome(Struct, frozen=True):
-    """What is known about the relayed bytes of a response, which may be incomplete.
+    """What is known about the relayed bytes of a response that may be incomplete.
 
     Attributes:
         usage: the tokens that the server reported in these bytes.
-        error_relayed: whether they contain the server's own error, so that the client receives it.
-        between_events: whether an event can be appended: they end between two events of an event
-            stream, or there are none.
+        error_relayed: whether the bytes contain the server's own error, so that the client receives
+            it.
+        between_events: whether an event can be appended: the bytes end between two events of an
+            event stream, or there are none.
     """
 
     usage: Usage = Usage()
@@ -218,7 +219,7 @@ class Backend(ABC):
 
     Attributes:
         settings: the operator's settings, with `default_url` filled in.
-        id: `<kind>:<url>` for a native server, `<kind>` for a passthrough.
+        id: `<kind>:<url>` for a native server, `<kind>` for a passthrough or without a URL.
         max_concurrent: limit of concurrent jobs. `list_models` may update it.
         timeouts: timeouts of this backend's jobs.
         version: the server's version as last reported; "" if unknown.

@@ -11,9 +11,9 @@ class BreakerRule(Struct, frozen=True):
         window_s: the period in which these failures must happen.
         open_s: how long the breaker first stays open.
         max_open_s: upper limit of the open time, which doubles with each failed trial job.
-        counts_client_errors: every response with an error status counts, even if the client caused
-            the error, and a success does not reset the count. For a service that blocks a key
-            after too many failed requests.
+        counts_client_errors: whether every response with an error status counts, even if the client
+            caused the error, and a success does not reset the count. For a service that blocks
+            a key after too many failed requests.
     """
 
     failures: int = 5

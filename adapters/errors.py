@@ -25,7 +25,7 @@ class BackendError(Exception):
 
     Attributes:
         code: entry of the protocol's error registry.
-        status: the server's HTTP status; None if it did not respond.
+        status: the server's HTTP error status; None without one.
         body: the beginning of the response body, without secrets.
         retry_after_s: seconds to wait before the next request; None if the server gave no time.
         retryable: whether another backend or provider may be tried; None: the registry's default
@@ -85,7 +85,7 @@ class BadStatus(BackendError):
 
     @property
     def retry_here(self) -> bool:
-        """Whether the failure is temporary, unless the body shows that the request caused it."""
+        """Whether the status is of a temporary failure, and the body does not blame the request."""
         return self.status in self.RETRIED_HERE and entry_for(self.code).retryable
 
 

@@ -16,7 +16,9 @@ class ModelState(StrEnum):
 
 
 class ModelServerLoad(Struct, frozen=True):
-    """A server's own report of the load of one model; None if it does not report the value.
+    """A server's own report of the load of one model.
+
+    A value is None if the server does not report it.
 
     Attributes:
         state: whether the model is in memory.

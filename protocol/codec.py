@@ -96,7 +96,9 @@ class _FrameDecoder(Generic[FrameT_co]):
                 else:
                     unknown.append(frame_type)
         except (ValueError, RecursionError) as error:
-            raise MalformedMessage("a frame whose fields do not match its type") from error
+            raise MalformedMessage(
+                f"not an array of at most {MAX_FRAMES_PER_MESSAGE} well-formed frames"
+            ) from error
         return Decoded(frames, unknown)
 
 

@@ -1,8 +1,9 @@
 """Prepares the body of a client's request for one server.
 
 `model` is replaced by the server's id. A streamed OpenAI request asks for token usage if the server
-reports it only on request. The request policy is applied. All other values keep their exact bytes:
-they are never decoded, so numbers, escapes and field order do not change.
+reports it only on request and the job allows that change. The request policy is applied. All other
+values keep their exact bytes: they are never decoded, so numbers, escapes and field order do not
+change.
 
 The outermost object is always encoded again, so that the agent and the server cannot interpret a
 duplicate or escaped field name differently. For the same reason a field such as `Model` is dropped:
@@ -56,7 +57,7 @@ def prepare_request(
         request: the client's request body.
         operation: the operation of the request.
         upstream_model: the server's id of the model.
-        ask_for_usage: whether this server reports a stream's usage only on request.
+        ask_for_usage: whether a streamed request of OpenAI's chat or completions asks for usage.
         policy: fields that are not forwarded to this server.
         mode: whether such a field is removed, fails the job or is forwarded.
         extra_fields: defaults that are added after the policy, if the request lacks them.

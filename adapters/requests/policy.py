@@ -66,7 +66,7 @@ def apply_policy(fields: dict[str, msgspec.Raw], policy: RequestPolicy, mode: Po
 
 
 def _forwarded_tools(tools: msgspec.Raw, forbidden: tuple[str, ...]) -> list[msgspec.Raw] | None:
-    """Return the tools that are forwarded; None if that is all of them."""
+    """Return the tools that are forwarded; None if all of them are."""
     if not forbidden:
         return None
     try:
@@ -90,8 +90,8 @@ def _has_type(tool: msgspec.Raw, prefixes: tuple[str, ...]) -> bool:
 def _set_tools(fields: dict[str, msgspec.Raw], name: str, tools: list[msgspec.Raw]) -> None:
     """Replace the tools.
 
-    Without tools, both fields are removed: most servers reject an empty list, and a `tool_choice`
-    without tools.
+    If none is left, `tools` and `tool_choice` are removed: most servers reject an empty list, and a
+    `tool_choice` without tools.
     """
     if tools:
         fields[name] = msgspec.Raw(msgspec.json.encode(tools))

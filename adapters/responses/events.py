@@ -1,4 +1,4 @@
-"""Parses the events of a response: finish reasons, errors and where the usage is.
+"""Parses the events of a response: finish reasons, errors and usage.
 
 One Struct serves all formats and operations, because their field names do not collide.
 """
@@ -87,7 +87,7 @@ _EVENT: Final = msgspec.json.Decoder(Event)
 
 
 def decode_event(data: bytes) -> Event | None:
-    """Decode a `data:` line, replacing invalid UTF-8; None if it is not a JSON object."""
+    """Decode an `Event`, replacing invalid UTF-8; None if `data` is not a JSON object."""
     try:
         return _EVENT.decode(data)
     except UnicodeDecodeError:
@@ -103,7 +103,7 @@ def event_failure(
 
     Args:
         event_name: the value of the `event:` line, or b"".
-        data: the value of the `data:` line.
+        data: the value of the `data:` line, or a whole JSON response.
         event: `data` decoded, if the caller has it already.
     """
     event = event or decode_event(data)

@@ -2,7 +2,7 @@
 
 Until the first byte of output reaches the client, another backend can run the job. So a server
 that starts with an error, or ends without output, causes a failover that the client does not see.
-Comments, pings and a terminal marker with nothing before it do not count as output.
+Comments, pings and `[DONE]` do not count as output.
 """
 
 from enum import StrEnum

@@ -15,7 +15,8 @@ LATE_S: Final = 0.1
 """A timer that runs later than this was delayed by a suspended process or a blocked event loop."""
 
 UNREAD_S: Final = 0.1
-"""Seconds to read what arrived meanwhile, before the job fails with `backend_timeout`."""
+"""After such a delay, how long the job may read what arrived meanwhile, before it fails with
+`backend_timeout`."""
 
 
 class JobTimeouts:
@@ -98,8 +99,7 @@ class JobTimeouts:
         if now >= self._started_at + self._timeouts.total_s:
             self._fail(_timeout_error("total", "the job ran", self._timeouts.total_s))
         elif now >= self._deadline() + LATE_S and not late:
-            # The process was suspended. Timers run before sockets are read, and the server's bytes
-            # may wait there.
+            # Timers run before sockets are read: the server's bytes may still wait in the socket.
             self._timer = self._loop.call_later(UNREAD_S, partial(self._check, late=True))
         elif now >= self._deadline():
             self._fail(self._expired_error())

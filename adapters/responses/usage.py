@@ -1,19 +1,19 @@
 """Reads token counts from the `usage` object of any wire format.
 
 The formats count differently. In the OpenAI formats, `prompt_tokens` and the `input_tokens` of
-Responses include cached tokens, and the details name a part of them. In Messages, `input_tokens`
+Responses include cached tokens, whose number is in the details. In Messages, `input_tokens`
 excludes the tokens that were read from or written to a cache, which have counts of their own
 (https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching). `Usage` always counts the
 whole prompt and the whole output.
 
-The parts are:
+The fields of the parts are:
 
 - cached: `cached_tokens` in the details of the input (OpenAI, OpenRouter, Venice, vLLM, llama.cpp);
   `cache_read_input_tokens` in Messages.
 - written to a cache: `cache_write_tokens` (OpenRouter, vLLM's Responses) or
   `cache_creation_input_tokens` (Venice) in the same details; `cache_creation_input_tokens` in
   Messages.
-- reasoning: `reasoning_tokens` in the details of the output; `thinking_tokens` there in Messages.
+- reasoning: `reasoning_tokens` in the details of the output; in Messages, `thinking_tokens`.
 """
 
 from typing import Final

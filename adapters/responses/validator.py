@@ -42,7 +42,7 @@ BODY_BYTES: Final = 8 * 1024 * 1024
 
 
 class ValidationResult(Struct, frozen=True):
-    """What the bytes of a response show, which may be incomplete.
+    """What the bytes of a response that may be incomplete show.
 
     Attributes:
         usage: see `ResponseOutcome`.
@@ -183,7 +183,7 @@ class StreamValidator:
         tail = unify_line_ends(b"".join(self._tail)[-self._tail_bytes :])
         if self._size <= self._tail_bytes:
             tail = b"\n\n" + tail  # the start of a stream counts as the end of an event
-        if tail.endswith(b"\n\n"):  # as all complete streams: no copy of a tail of megabytes
+        if tail.endswith(b"\n\n"):  # as in every complete stream; avoids a copy of megabytes
             complete, blank_line, partial = tail, True, b""
         else:
             complete, separator, partial = tail.rpartition(b"\n\n")
@@ -219,7 +219,10 @@ class StreamValidator:
         return ValidationResult(usage, failure=_missing("message_stop"))
 
     def _messages_usage(self, final: UsageReport | None) -> Usage:
-        """Merge the usage of `message_start` with the final one, which may correct it."""
+        """Merge the usage of `message_start` with the final one, which may correct it.
+
+        Without a final one, the usage is unknown if `message_start` only estimates it.
+        """
         if final is None and self._estimated_start:
             return Usage()
         for _, data in parse_events(self._head):

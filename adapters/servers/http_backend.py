@@ -1,7 +1,7 @@
 """The common part of all HTTP adapters: the connection pool, API requests, and jobs.
 
-An *API request* is a health check, a model list or a probe: any request that is not a job. Its
-response is read completely before it is returned.
+An *API request* is any request that is not a job: a health check, a model list, a load, a probe.
+Its response is read completely before it is returned.
 """
 
 import asyncio
@@ -109,6 +109,10 @@ class HttpBackend(Backend):
         asks_for_usage: whether the server reports a stream's token usage only on request.
         estimates_prompt: whether `message_start` of a Messages stream only estimates the tokens of
             the prompt; those of an interrupted stream are then unknown.
+
+    Args:
+        settings: the operator's settings.
+        clock: monotonic, in seconds.
     """
 
     asks_for_usage: ClassVar[bool] = True
@@ -360,7 +364,7 @@ class HttpBackend(Backend):
 
 
 async def _read_error_body(response: aiohttp.ClientResponse) -> bytes:
-    """Read as much of the body as arrives in time; the error is reported by its status anyway."""
+    """Read what arrives of the body in time; without a body, the status still reports the error."""
     body = bytearray()
     with suppress(aiohttp.ClientError, TimeoutError):
         async with asyncio.timeout(API_TIMEOUT_S):

@@ -36,7 +36,7 @@ from provider_agent.protocol.formats import Operation
 _CHAT: Final = frozenset({Operation.CHAT})
 _EMBEDDINGS: Final = frozenset({Operation.EMBEDDINGS})
 _QUEUED: Final = "llamacpp:requests_deferred"
-# The server's own rates are averages since the last read by any program; the counters are not.
+# The server's own rates are averages since any program last read them; counters are totals.
 _PREFILL_TOKENS: Final = "llamacpp:prompt_tokens_total"
 _PREFILL_SECONDS: Final = "llamacpp:prompt_seconds_total"
 _DECODE_TOKENS: Final = "llamacpp:tokens_predicted_total"
@@ -207,7 +207,7 @@ class LlamaCppBackend(HttpBackend):
         )
 
     async def _get_load(self, path: str, query: str) -> ServerResponse | None:
-        """`GET` an optional route; None if it is disabled, until the next `list_models`."""
+        """`GET` an optional route; None if it is disabled, as remembered until `list_models`."""
         if path in self._disabled_routes:
             return None
         response = await self.request("GET", path + query)

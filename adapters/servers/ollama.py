@@ -53,6 +53,8 @@ _CLOUD: Final = "runs at ollama.com (cloud model), not on this machine"
 
 
 class _Remote(msgspec.Struct):
+    """The fields that `/api/tags` and `/api/show` share."""
+
     remote_model: str = ""
     remote_host: str = ""
     capabilities: list[str] | None = None
@@ -253,7 +255,7 @@ def _includes(capabilities: list[str] | None, name: str) -> bool | None:
 def _operations(
     capabilities: list[str] | None, supported: frozenset[Operation]
 ) -> frozenset[Operation]:
-    """Return the operations of a model; one without capabilities is a chat model."""
+    """Return the operations of a model; without reported capabilities it is a chat model."""
     capabilities = capabilities or ["completion"]
     found = supported - _EMBEDDINGS if "completion" in capabilities else frozenset()
     return found | (supported & _EMBEDDINGS) if "embedding" in capabilities else found

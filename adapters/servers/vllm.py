@@ -82,7 +82,7 @@ class VllmBackend(HttpBackend):
     request_policy: ClassVar[RequestPolicy] = RequestPolicy(
         frozenset({"priority", "kv_transfer_params", "request_id"})
     )
-    # It batches requests and slows down gradually; its own limit (--max-num-seqs) is higher.
+    # vLLM batches requests and slows down gradually; its own limit (--max-num-seqs) is higher.
     default_max_concurrent: ClassVar[int] = 32
 
     def __init__(
