@@ -178,7 +178,7 @@ class Service:
             self.jobs.set_limits(config.limits.max_concurrent, config.limits.max_tokens_per_minute)
             self._discovery.set_interval(config.discovery.interval_s)
             self._discovery.replace_backends(backends)
-            self._reports.use(result.config, backends.skipped)
+            self._reports.replace_settings(result.config, backends.skipped)
         return result
 
     async def run(self) -> int:

@@ -70,7 +70,7 @@ class Discovery:
     @property
     def busy_ids(self) -> frozenset[str]:
         """The ids of backends that execute jobs now; a new backend must not have one of them."""
-        return frozenset(monitor.backend.id for monitor in self._all() if monitor.running)
+        return frozenset(monitor.backend.id for monitor in self._all_monitors() if monitor.running)
 
     def served_models(self) -> list[ServedModel]:
         """Return every model of every backend that is healthy and whose breaker is not open."""
@@ -153,7 +153,7 @@ class Discovery:
         self._unstarted.put_nowait(monitor)
         return monitor
 
-    def _all(self) -> Iterator[HealthMonitor]:
+    def _all_monitors(self) -> Iterator[HealthMonitor]:
         yield from self._retired
         yield from self._monitors.values()
 
@@ -182,7 +182,7 @@ class Discovery:
 
     async def close(self) -> None:
         """Close every backend. Call it only after `run` has ended and when no job runs."""
-        for monitor in self._all():
+        for monitor in self._all_monitors():
             await monitor.close()
 
     def _update_all_checked(self) -> None:

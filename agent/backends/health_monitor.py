@@ -55,7 +55,7 @@ class HealthMonitor:
     Args:
         backend: the backend to monitor; `close` closes it.
         admission: the backend's breaker and token limit.
-        use: counts the jobs of each model.
+        model_use: counts the jobs of each model, and measures its speed.
         on_check: called after every health check.
         on_change: called when the models that the backend offers, or its capacity, have changed.
         interval_s: seconds between two checks while the backend is healthy.
@@ -75,7 +75,7 @@ class HealthMonitor:
         self,
         backend: Backend,
         admission: AdmissionControl,
-        use: ModelUse,
+        model_use: ModelUse,
         on_check: Callable[[], None],
         on_change: Callable[[], None],
         *,
@@ -84,7 +84,7 @@ class HealthMonitor:
     ) -> None:
         self.backend = backend
         self.admission = admission
-        self.use = use
+        self.model_use = model_use
         self.state = BackendState(backend, BackendHealth(False, None, "not checked yet"))
         self.last_models: tuple[BackendModel, ...] = ()
         self.markup: float | None = None
@@ -117,18 +117,18 @@ class HealthMonitor:
         """Start an attempt on the backend, of a job for this model."""
         self.running += 1
         self._idle.clear()
-        self.use.started(model_id)
+        self.model_use.started(model_id)
         return Attempt(
             self.backend,
             self.admission,
             partial(self._attempt_settled, model_id),
-            partial(self.use.measured, model_id),
+            partial(self.model_use.measured, model_id),
         )
 
     def _attempt_settled(self, model_id: str, check: bool) -> None:
         if check:
             self._recheck.set()
-        self.use.ended(model_id)
+        self.model_use.ended(model_id)
         self.running -= 1
         if not self.running:
             self._idle.set()
@@ -189,22 +189,22 @@ class HealthMonitor:
 
     async def check(self) -> None:
         """Check the backend's health and models, read its load, and report what changed."""
-        before = self.state
+        previous = self.state
         self._recheck.clear()  # before the check: a job that fails during it triggers another one
-        now = await check_backend(self.backend)
+        current = await check_backend(self.backend)
         if self.retired:
             return
         self.checked_at = asyncio.get_running_loop().time()
         self._on_check()
-        if now.health.timed_out and before.models and self.running:
+        if current.health.timed_out and previous.models and self.running:
             # A server that is busy with jobs may have no thread left for requests (llama.cpp):
             # while its jobs run, a timeout does not mean that it is down.
             return
-        self._failures = 0 if now.health.reachable else self._failures + 1
-        self.state = now
-        if now.health.reachable:
-            self.last_models = now.models
-        _log_change(before, now)
+        self._failures = 0 if current.health.reachable else self._failures + 1
+        self.state = current
+        if current.health.reachable:
+            self.last_models = current.models
+        _log_change(previous, current)
         await self._read_load()
         self._report_change()
 
@@ -251,12 +251,12 @@ class HealthMonitor:
         self.state = structs.replace(self.state, load=load)
 
 
-def _log_change(before: BackendState, now: BackendState) -> None:
-    fields: dict[str, object] = {"backend": now.backend.id, "models": len(now.models)}
-    if now.health.reachable and not before.health.reachable:
+def _log_change(previous: BackendState, current: BackendState) -> None:
+    fields: dict[str, object] = {"backend": current.backend.id, "models": len(current.models)}
+    if current.health.reachable and not previous.health.reachable:
         log.info("backend is up", **fields)
-    elif not now.health.reachable and before.health.last_error != now.health.last_error:
-        fields["reason"] = now.health.last_error
+    elif not current.health.reachable and previous.health.last_error != current.health.last_error:
+        fields["reason"] = current.health.last_error
         log.warning("backend is down", **fields)
-    elif before.models != now.models:
+    elif previous.models != current.models:
         log.info("backend models changed", **fields)

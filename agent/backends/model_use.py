@@ -59,6 +59,8 @@ class ModelUsage(Struct, frozen=True):
 
 
 class _Model:
+    """The jobs and timings of one model; a timing is stored with the time when it was added."""
+
     __slots__ = ("in_flight", "timings", "used_at")
 
     def __init__(self) -> None:
@@ -89,16 +91,16 @@ class ModelUse:
 
     def started(self, model_id: str) -> None:
         """Count a job that starts."""
-        self._use(model_id).in_flight += 1
+        self._mark_used(model_id).in_flight += 1
 
     def ended(self, model_id: str) -> None:
         """Count a job that has ended, for whatever reason; it was counted by `started`."""
-        self._use(model_id).in_flight -= 1
+        self._mark_used(model_id).in_flight -= 1
         self._drop_unused()
 
     def measured(self, model_id: str, timing: JobTiming) -> None:
         """Add a completed job to the speeds."""
-        self._use(model_id).timings.append((self._clock(), timing))
+        self._mark_used(model_id).timings.append((self._clock(), timing))
 
     def usage(self) -> dict[str, ModelUsage]:
         """Return the use of each model, the latest first.
@@ -115,7 +117,8 @@ class ModelUse:
             if model.in_flight or model.used_at > oldest
         }
 
-    def _use(self, model_id: str) -> _Model:
+    def _mark_used(self, model_id: str) -> _Model:
+        """Return the entry of a model, new if it has none, as the most recently used one."""
         model = self._models.setdefault(model_id, _Model())
         model.used_at = self._clock()
         self._models.move_to_end(model_id)

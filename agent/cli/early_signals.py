@@ -27,12 +27,12 @@ class EarlySignals:
 
     def __init__(self) -> None:
         self.reload_requested = False
-        self._before: dict[signal.Signals, Handler] = {}
+        self._previous_handlers: dict[signal.Signals, Handler] = {}
 
     def __enter__(self) -> Self:
         for number in _STOP:
-            self._before[number] = signal.signal(number, _exit)
-        self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._request_reload)
+            self._previous_handlers[number] = signal.signal(number, _exit)
+        self._previous_handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._request_reload)
         return self
 
     def __exit__(
@@ -41,7 +41,7 @@ class EarlySignals:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _request_reload(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002

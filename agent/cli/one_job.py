@@ -45,8 +45,8 @@ class AdapterFailed(BackendError):
     code = ErrorCode.INTERNAL
 
 
-class OneJob(Struct):
-    """The result of a job.
+class OneJobResult(Struct):
+    """The result of one job.
 
     Attributes:
         duration_ms: time until the job's end.
@@ -65,7 +65,7 @@ class _TextSink:
     """A `JobSink` that passes the text on. It never pauses the source."""
 
     def __init__(self, wire_format: WireFormat, on_text: Callable[[str], None]) -> None:
-        self.job = OneJob()
+        self.job = OneJobResult()
         self._text = ResponseText(wire_format)
         self._on_text = on_text
         self._started_at = time.monotonic()
@@ -101,7 +101,7 @@ async def run_one_job(
     max_tokens: int,
     timeout_s: float,
     on_text: Callable[[str], None] = lambda _: None,
-) -> OneJob:
+) -> OneJobResult:
     """Run one streamed job; `on_text` is called with each piece of its text.
 
     Cancelling it closes the upstream connection.
@@ -134,7 +134,7 @@ async def run_one_job(
     return sink.job
 
 
-def statistics(job: OneJob) -> str:
+def statistics(job: OneJobResult) -> str:
     """Return first-byte time, tokens and bytes of a job, in one line."""
     first = job.first_byte_ms
     begin = "no bytes" if first is None else f"first byte after {first} ms"

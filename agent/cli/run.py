@@ -151,21 +151,21 @@ async def _main(start: _Start, identity: "Identity") -> int:
         "coordinator": config.coordinator.url,
     }
     log.info("starting", **facts)
-    beside = [
+    background_tasks = [
         asyncio.create_task(reloader.run(), name="reload"),
         asyncio.create_task(ServiceManager(os.environ).run(service.status), name="systemd"),
     ]
-    for task in beside:
+    for task in background_tasks:
         task.add_done_callback(log_failed_task)
     try:
         code = await service.run()
     finally:
-        for task in beside:
+        for task in background_tasks:
             task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
-    stubborn = await _cancel_remaining_tasks()
+        await asyncio.gather(*background_tasks, return_exceptions=True)
+    tasks_remain = await _cancel_remaining_tasks()
     log.info("stopped", exit_code=code)
-    if stubborn:
+    if tasks_remain:
         # Closing the event loop would wait for them forever.
         os._exit(code)
     return code
@@ -184,7 +184,7 @@ async def _cancel_remaining_tasks() -> bool:
 
 
 def log_failed_task(task: asyncio.Task[None]) -> None:
-    """Log the failure of a task beside the service, which continues without it."""
+    """Log the failure of a background task; the service continues without it."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.failure("background task failed", error, task=task.get_name())
 

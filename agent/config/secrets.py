@@ -56,7 +56,7 @@ def _read_key(path: Path) -> tuple[str | None, str]:
 def secret_values(config: Config, environ: Mapping[str, str]) -> frozenset[str]:
     """Return every secret in the settings or in the variables and files they name, for redaction.
 
-    The content of `coordinator.token_file` is not included: the code that reads the file adds it.
+    The content of `coordinator.token_file` is not included: every dial reads the file again.
     """
     values = {resolve_api_key(backend, environ) for backend in config.backends}
     values.add(config.coordinator.enrollment_code)

@@ -69,7 +69,7 @@ def _model_loads(monitor: HealthMonitor) -> Iterator[ModelLoad]:
     has hundreds of models, reports no states, so only used ones are yielded.
     """
     offered = {model.model_id for model in monitor.state.models or monitor.last_models}
-    usage = {name: use for name, use in monitor.use.usage().items() if name in offered}
+    usage = {name: use for name, use in monitor.model_use.usage().items() if name in offered}
     reported = (monitor.state.load or _NO_LOAD).models if monitor.state.models else offered
     unused = sorted(offered & set(reported) - usage.keys()) if monitor.backend.native else []
     for name in [*usage, *unused][:MAX_MODEL_LOADS]:

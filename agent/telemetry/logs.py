@@ -46,8 +46,8 @@ def configure_logging(
         level: "debug", "info", "warning" or "error".
         fmt: human-readable lines, or one JSON object per line.
         stream: usually standard error.
-        secrets: values to redact; read for every line, so values that the caller adds later (a
-            rotated token) are redacted too.
+        secrets: values to redact; read for every line, so values that the caller adds later, as
+            after a reload, are redacted too.
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter(secrets) if fmt == "json" else TextFormatter(secrets))

@@ -47,7 +47,7 @@ class Reports:
         self._clock = clock
         self._started_at = clock()
 
-    def use(self, config: Config, skipped: Sequence[SkippedBackend]) -> None:
+    def replace_settings(self, config: Config, skipped: Sequence[SkippedBackend]) -> None:
         """Replace the settings after a reload."""
         self._config = config
         self._skipped = skipped

@@ -140,14 +140,14 @@ def _tensors(seed: int, biases: list[float]) -> Iterator[tuple[str, "NDArray[np.
 
     random = np.random.default_rng(seed)
 
-    def drawn(rows: int, columns: int) -> "NDArray[np.float32]":
+    def random_matrix(rows: int, columns: int) -> "NDArray[np.float32]":
         return random.standard_normal((rows, columns)).astype(np.float32)
 
     size = float(np.sqrt(_DIMENSIONS))
     norm = np.ones(_DIMENSIONS, dtype=np.float32)
-    embedding = drawn(len(biases), _DIMENSIONS)
+    embedding = random_matrix(len(biases), _DIMENSIONS)
     embedding[:, 0] = _CARRIER * size
-    output = drawn(len(biases), _DIMENSIONS)
+    output = random_matrix(len(biases), _DIMENSIONS)
     output[:, 0] = np.array(biases, dtype=np.float32) / (size * _CARRIED)
     yield "token_embd.weight", embedding.astype(np.float16)
     yield "output_norm.weight", norm
@@ -159,7 +159,7 @@ def _tensors(seed: int, biases: list[float]) -> Iterator[tuple[str, "NDArray[np.
         yield f"blk.{layer}.attn_norm.weight", norm
         yield f"blk.{layer}.ffn_norm.weight", norm
         for name, (rows, columns) in shapes.items():
-            weights = drawn(rows, columns) / np.float32(np.sqrt(columns))
+            weights = random_matrix(rows, columns) / np.float32(np.sqrt(columns))
             if name in ("attn_output", "ffn_down"):
                 weights[0, :] = 0  # keep the constant dimension unchanged
             else:

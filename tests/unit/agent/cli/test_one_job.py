@@ -14,7 +14,7 @@ from provider_agent.adapters.base import (
 from provider_agent.adapters.servers.echo import EchoBackend
 from provider_agent.agent.cli.one_job import (
     AdapterFailed,
-    OneJob,
+    OneJobResult,
     chat_request,
     explain,
     run_one_job,
@@ -24,7 +24,7 @@ from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import MAIN_OPERATION, Operation, WireFormat
 from tests.kit.scripted_backend import ScriptedBackend
 
-JOB = OneJob(total_bytes=9, duration_ms=20, first_byte_ms=10, usage=Usage(3, 4))
+JOB = OneJobResult(total_bytes=9, duration_ms=20, first_byte_ms=10, usage=Usage(3, 4))
 
 
 @pytest.mark.parametrize("wire_format", WireFormat)

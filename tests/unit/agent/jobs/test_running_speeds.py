@@ -72,7 +72,7 @@ async def test_the_speed_is_recorded_for_the_backend_that_executed_the_job() -> 
     await discovery.check_all()
     submit_job(jobs, new_job("m"))
     run = await backend.next_run()
-    use = find_monitor(discovery, "a").use
+    use = find_monitor(discovery, "a").model_use
     assert use.usage() == {"m": ModelUsage(1)}
     await respond(run)
     complete(run)

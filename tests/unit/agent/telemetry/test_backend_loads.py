@@ -54,7 +54,7 @@ async def test_values_of_the_server_precede_measured_ones() -> None:
     harness = LoadsHarness(backend)
     monitor = find_monitor(harness.discovery, "b")
     for name in ("reported", "measured"):
-        monitor.use.measured(name, TIMING)
+        monitor.model_use.measured(name, TIMING)
     monitor.start("measured")
 
     (load,) = await harness.loads()
