@@ -135,6 +135,6 @@ async def test_a_finished_job_with_a_stalled_consumer_is_forgotten() -> None:
         await peer.send_jobs(job)
         (await backend.next_run()).answer(b"x" * (MIN_WINDOW_BYTES + 1))
         assert (await peer.error(job.job_id)).code == "slow_consumer"
-        # The coordinator acknowledges that end neither; the agent then forgets the job.
+        # The coordinator does not acknowledge that end either; the agent then forgets the job.
         await agent.service.outbox.wait_until_acknowledged()
         assert len(peer.ends(job.job_id)) == 1
