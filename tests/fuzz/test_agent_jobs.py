@@ -28,7 +28,7 @@ NEAR = st.integers(-2, 2)
 
 
 class ReceivedJob:
-    """What the coordinator received of a job on the current link."""
+    """What the coordinator has received of a job and the current link does not repeat."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -37,7 +37,11 @@ class ReceivedJob:
 
 
 class HostileJobs(RuleBasedStateMachine):
-    """After each step the event loop runs until every task has reacted."""
+    """An agent's jobs and outbox. After each step the event loop runs until every task has reacted.
+
+    `offered` holds the ids of all jobs that were sent, `sources` the bytes that the backends have
+    written, by job, and `ended_jobs` is the number of ends that were reported.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,14 +54,16 @@ class HostileJobs(RuleBasedStateMachine):
         self.outbox = Outbox(WINDOW)
         self.backends = [ScriptedBackend(name, max_concurrent=CAPACITY) for name in ("a", "b")]
         self.pool = FakeBackendPool(*self.backends)
-        self.records = 0
-        self.jobs = Jobs(self.pool, self.outbox, MAX_CONCURRENT, self._count, clock=self.loop.time)
+        self.ended_jobs = 0
+        self.jobs = Jobs(
+            self.pool, self.outbox, MAX_CONCURRENT, self._count_end, clock=self.loop.time
+        )
         self.offered: set[bytes] = set()
         self.received_jobs: dict[bytes, ReceivedJob] = {}
         self.sources: dict[bytes, bytearray] = {}
 
-    def _count(self, record: object) -> None:
-        self.records += 1
+    def _count_end(self, record: object) -> None:
+        self.ended_jobs += 1
 
     def _step(self, act: Callable[[], object]) -> bool:
         """Run `act` and let all tasks react; False if it was a violation, which ends the link."""
@@ -174,7 +180,7 @@ class HostileJobs(RuleBasedStateMachine):
         self.received_jobs = {
             job_id: job for job_id, job in self.received_jobs.items() if job_id in live
         }
-        for stream in self.outbox.streams:
+        for stream in self.outbox.streams:  # as if everything sent had arrived
             stream.rewind(stream.sent)
         for job_id, job in self.received_jobs.items():
             job.received = live[job_id]
@@ -223,7 +229,7 @@ class HostileJobs(RuleBasedStateMachine):
         in_flight = [self.pool.running[one.id] for one in self.backends]
         assert sum(in_flight) == running
         assert all(0 <= count <= CAPACITY for count in in_flight)
-        assert self.records + running == len(self.offered), "exactly one end per job"
+        assert self.ended_jobs + running == len(self.offered), "exactly one end per job"
 
     @invariant()
     def memory_is_bounded(self) -> None:
@@ -239,7 +245,7 @@ class HostileJobs(RuleBasedStateMachine):
         """Every job ends, and no state remains."""
         for run in self._active_runs():
             self._step(lambda run=run: run.fail(Unreachable("gone")))  # type: ignore[misc]
-        for _ in range(4):  # a job fails over at most this often
+        for _ in range(4):  # more than the attempts of a job
             for run in self._active_runs():
                 self._step(lambda run=run: run.fail(Unreachable("gone")))  # type: ignore[misc]
         for _ in range(1000):
@@ -249,7 +255,7 @@ class HostileJobs(RuleBasedStateMachine):
             self.acknowledge_received_bytes()
         assert not self.outbox.streams
         assert self.jobs.in_flight == 0
-        assert self.records == len(self.offered)
+        assert self.ended_jobs == len(self.offered)
         self.runner.close()
 
 

@@ -21,6 +21,7 @@ Frame = AgentFrame | CoordinatorFrame
 
 HEADERS = [b"\x91", b"\x9f", b"\xdc", b"\xdd", b"\x81", b"\xde", b"\xdf", b"\xc4", b"\xc6", b"\xdb"]
 HEADERS += [b"\xc7", b"\xc9", b"\xd8", b"\xcf", b"\xcb", b"\xc1", b"\xc0", b"\xff\xff\xff\xff"]
+"""First bytes of MessagePack values; the first ten are arrays, maps, binaries and strings."""
 MESSAGES: SearchStrategy[Sequence[Frame]] = st.lists(FROM_AGENT, min_size=1, max_size=3) | st.lists(
     FROM_COORDINATOR, min_size=1, max_size=3
 )
@@ -35,7 +36,7 @@ VALUES = st.recursive(
 def decode_both_ways(
     message: bytes | str, max_bytes: int = MIB
 ) -> list[Decoded[Any] | ProtocolError]:
-    """Decode a message as either side would; any other exception fails the test."""
+    """Decode a message as either side would; any exception but a `ProtocolError` fails the test."""
     STEPS_DONE["messages"] += 1
     outcomes: list[Decoded[Any] | ProtocolError] = []
     for decode in (VERSION_1.decode_from_agent, VERSION_1.decode_from_coordinator):
@@ -82,25 +83,29 @@ def test_valid_frames_round_trip(frames: Sequence[Frame]) -> None:
 
 @given(st.binary(max_size=300) | st.text(max_size=20))
 @depth(2)
-def test_arbitrary_bytes(message: bytes | str) -> None:
+def test_arbitrary_bytes_decode_or_are_rejected(message: bytes | str) -> None:
     decode_both_ways(message)
 
 
 @given(st.lists(st.sampled_from(HEADERS) | st.binary(min_size=1, max_size=4), max_size=40))
 @depth(2)
-def test_headers_with_lengths_that_no_data_follows(pieces: list[bytes]) -> None:
+def test_headers_with_lengths_and_no_data_decode_or_are_rejected(pieces: list[bytes]) -> None:
     decode_both_ways(b"".join(pieces))
 
 
 @given(st.lists(st.tuples(st.integers(-1, 64), st.lists(VALUES, max_size=8)), max_size=3))
 @depth()
-def test_every_frame_with_fields_of_any_type(frames: list[tuple[int, list[object]]]) -> None:
+def test_fields_of_any_type_decode_or_are_rejected(
+    frames: list[tuple[int, list[object]]],
+) -> None:
     decode_both_ways(msgspec.msgpack.encode([[number, *fields] for number, fields in frames]))
 
 
 @given(MESSAGES, st.data())
 @depth(2)
-def test_a_mutated_valid_message(frames: Sequence[Frame], data: st.DataObject) -> None:
+def test_a_mutated_message_decodes_or_is_rejected(
+    frames: Sequence[Frame], data: st.DataObject
+) -> None:
     message = bytearray(VERSION_1.encode(frames))
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(message)))

@@ -44,7 +44,7 @@ from tests.unit.protocol.protocols import (
 )
 
 MAX_JOBS = 4
-RANK = list(State)
+STATE_ORDER = list(State)
 JOB_IDS = st.integers(0, 6).map(lambda number: number.to_bytes(16, "big"))
 OFFSETS = (
     st.integers(0, 40)
@@ -64,7 +64,11 @@ JOB_FRAMES: SearchStrategy[AgentFrame] = st.one_of(
 
 
 class HostileAgent(RuleBasedStateMachine):
-    """A coordinator's protocol that starts and reads jobs, against a hostile agent."""
+    """A coordinator's protocol that starts and reads jobs, against a hostile agent.
+
+    The first `honest_frames` frames of a connection are valid. `broken` is set at the first
+    violation; only a new connection follows.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,8 +78,8 @@ class HostileAgent(RuleBasedStateMachine):
         self.honest_frames = honest_frames
         self.protocol = CoordinatorProtocol(nonce=NONCE, name="c", authorities=[AUTHORITY])
         self.rank = 0
-        self.received = 1
-        self.sent = 0
+        self.received = 0
+        self.sent = 1  # Challenge
         self.unconsumed: dict[bytes, int] = {}
         self.broken = False
 
@@ -142,14 +146,14 @@ class HostileAgent(RuleBasedStateMachine):
         job_id = data.draw(st.sampled_from(sorted(self.protocol.streams)))
         stream = self.protocol.streams[job_id]
         free = MIN_WINDOW_BYTES - (stream.received - stream.acked)
-        broken: dict[str, AgentFrame] = {
+        invalid_frames: dict[str, AgentFrame] = {
             "gap": Chunk(job_id, stream.received + 1, b"x"),
             "empty": Chunk(job_id, stream.received, b""),
             "over the window": Chunk(job_id, stream.received, bytes(free + 1)),
             "wrong total": replace(END, job_id=job_id, total_bytes=stream.received + 1),
         }
         if not self.broken:
-            self._receive(broken[how])
+            self._receive(invalid_frames[how])
             assert self.broken, how
 
     @precondition(lambda self: self.protocol.state is State.AUTHENTICATED)
@@ -183,7 +187,7 @@ class HostileAgent(RuleBasedStateMachine):
 
     @invariant()
     def the_state_never_goes_back(self) -> None:
-        rank = RANK.index(self.protocol.state)
+        rank = STATE_ORDER.index(self.protocol.state)
         assert rank >= self.rank
         self.rank = rank
 
@@ -198,11 +202,14 @@ class HostileAgent(RuleBasedStateMachine):
 
 
 class HostileCoordinator(RuleBasedStateMachine):
-    """An agent's protocol that resumes two jobs, against a hostile coordinator."""
+    """An agent's protocol that resumes two jobs, against a hostile coordinator.
+
+    `honest_frames` and `broken` are as in `HostileAgent`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.held = {LiveJob(bytes(16), 3, 9), LiveJob(b"\x01" * 16, 0, 0)}
+        self.live_jobs = {LiveJob(bytes(16), 3, 9), LiveJob(b"\x01" * 16, 0, 0)}
         self.connect(0)
 
     def connect(self, honest_frames: int) -> None:
@@ -213,7 +220,7 @@ class HostileCoordinator(RuleBasedStateMachine):
             sign=KEY.sign,
             agent_version="0",
             session_id=SESSION_ID,
-            live_jobs=self.held,
+            live_jobs=self.live_jobs,
         )
         self.rank = 0
         self.broken = False
@@ -232,7 +239,7 @@ class HostileCoordinator(RuleBasedStateMachine):
         match event:
             case Welcome():
                 self.welcomes += 1
-                limits = {job.job_id: (job.first_offset, job.next_offset) for job in self.held}
+                limits = {job.job_id: (job.first_offset, job.next_offset) for job in self.live_jobs}
                 for job in event.resumed:
                     first, last = limits[job.job_id]
                     assert first <= job.offset <= last
@@ -294,7 +301,7 @@ class HostileCoordinator(RuleBasedStateMachine):
 
     @invariant()
     def the_state_never_goes_back(self) -> None:
-        rank = RANK.index(self.protocol.state)
+        rank = STATE_ORDER.index(self.protocol.state)
         assert rank >= self.rank
         self.rank = rank
 

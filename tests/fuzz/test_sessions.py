@@ -41,10 +41,8 @@ from tests.unit.protocol.protocols import AUTHORITY, KEY, PUBLIC_KEY
 
 MAX_JOBS = 6
 WINDOW = MIN_WINDOW_BYTES
-RANK = list(State)
-
-
 PIECE_BYTES = 300
+STATE_ORDER = list(State)
 
 
 def new_job(job_id: bytes) -> Job:
@@ -53,21 +51,27 @@ def new_job(job_id: bytes) -> Job:
 
 
 class SessionOverLinks(RuleBasedStateMachine):
-    """An agent and a coordinator that use their protocols as the applications do."""
+    """An agent and a coordinator that use their protocols as the applications do.
+
+    All collections are by job id. The agent has `channels`, `requests` and `seen_job_ids`, and
+    `sources`, the bytes that its servers have written. The coordinator has `kept_streams`,
+    `cancelled`, `ended` (the total bytes) and `sinks`, the bytes that have arrived; `ends` counts
+    the ends that have arrived, and `failed` holds the jobs that could not be resumed.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         STEPS_DONE["sessions"] += 1
         self.channels: dict[bytes, SendStream] = {}
-        self.seen: set[bytes] = set()
+        self.seen_job_ids: set[bytes] = set()
         self.requests: dict[bytes, RequestBuffer] = {}
         self.ended: OrderedDict[bytes, int] = OrderedDict()
         self.cancelled: set[bytes] = set()
         self.sources: dict[bytes, bytes] = {}
-        self.kept: dict[bytes, ReceiveStream] = {}
+        self.kept_streams: dict[bytes, ReceiveStream] = {}
         self.sinks: dict[bytes, bytearray] = {}
         self.ends: dict[bytes, int] = {}
-        self.lost: set[bytes] = set()
+        self.failed: set[bytes] = set()
         self.session_id: bytes | None = None
         self.connections = 0
         self.delivered = 0
@@ -90,7 +94,7 @@ class SessionOverLinks(RuleBasedStateMachine):
         )
         nonce = self.connections.to_bytes(32, "big")
         self.coordinator = CoordinatorProtocol(nonce=nonce, name="c", authorities=[AUTHORITY])
-        self.ranks = (0, 0)
+        self.ranks = (0, 0)  # of the states, which only advance
         self.flush()
 
     def flush(self) -> None:
@@ -121,15 +125,18 @@ class SessionOverLinks(RuleBasedStateMachine):
         match event:
             case Hello():
                 plan = plan_resumption(
-                    event.live_jobs, self.kept, self.cancelled & self.kept.keys(), self.ended
+                    event.live_jobs,
+                    self.kept_streams,
+                    self.cancelled & self.kept_streams.keys(),
+                    self.ended,
                 )
                 welcome = Welcome(
                     "p", bytes(16), 1000, 60_000, WINDOW, MIN_MESSAGE_TO_COORDINATOR_BYTES
                 )
-                self.lost |= self.kept.keys() - plan.streams.keys()
+                self.failed |= self.kept_streams.keys() - plan.streams.keys()
                 self.coordinator.accept(welcome, plan)
                 self.coordinator.ended = self.ended
-                self.kept = self.coordinator.streams
+                self.kept_streams = self.coordinator.streams
                 for job_id, offset in plan.request_offsets.items():
                     if job_id in plan.cancelled:
                         self.coordinator.cancel_job(job_id, "cancelled")
@@ -166,8 +173,8 @@ class SessionOverLinks(RuleBasedStateMachine):
                         del self.channels[job_id]
                     else:
                         self.channels[job_id].rewind(job.offset)
-            case JobHeader() if event.job_id not in self.seen:
-                self.seen.add(event.job_id)
+            case JobHeader() if event.job_id not in self.seen_job_ids:
+                self.seen_job_ids.add(event.job_id)
                 self.requests[event.job_id] = RequestBuffer(event.request_bytes)
                 self.channels[event.job_id] = SendStream(event.job_id, WINDOW)
                 self.sources[event.job_id] = b""
@@ -258,7 +265,7 @@ class SessionOverLinks(RuleBasedStateMachine):
 
     @invariant()
     def the_states_never_go_back(self) -> None:
-        ranks = (RANK.index(self.agent.state), RANK.index(self.coordinator.state))
+        ranks = (STATE_ORDER.index(self.agent.state), STATE_ORDER.index(self.coordinator.state))
         assert ranks[0] >= self.ranks[0]
         assert ranks[1] >= self.ranks[1]
         assert State.CLOSED not in (self.agent.state, self.coordinator.state)
@@ -292,7 +299,7 @@ class SessionOverLinks(RuleBasedStateMachine):
         assert not self.coordinator.streams
         for job_id in self.ends.keys() - self.cancelled:
             assert self.sinks[job_id] == self.sources.get(job_id, b"")
-        assert self.ends.keys() | self.lost == self.sinks.keys()
+        assert self.ends.keys() | self.failed == self.sinks.keys()
 
     def _exchange_frames(self) -> None:
         while self.link.up or self.link.down:

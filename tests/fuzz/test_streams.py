@@ -30,7 +30,8 @@ class BrokenLinks(RuleBasedStateMachine):
     """Both halves of a stream, with a source that pauses while the window is full.
 
     `source` holds the bytes that the server has sent; `sink` and `end` are what the coordinator
-    received.
+    received, and `passed_on` counts the bytes that its client has read. `widest` is the largest
+    window so far. `forgotten` is set when a resumption does not continue the job.
     """
 
     @initialize(window=WINDOWS, length=st.integers(0, 200))

@@ -366,7 +366,7 @@ def still_running(processes: list[str]) -> list[str]:
 
 
 def children_of(pid: int) -> list[str]:
-    """Return the ids of its child processes; none on a system without /proc."""
+    """Return the ids of the process's children; none on a system without /proc."""
     file = Path(f"/proc/{pid}/task/{pid}/children")
     return file.read_text("utf-8").split() if file.exists() else []
 

@@ -61,7 +61,7 @@ class RecordingServer:
 # --- SIGHUP ---------------------------------------------------------------------------------------
 
 
-async def test_reload_while_a_job_runs(tmp_path: Path) -> None:
+async def test_reload_applies_to_new_jobs_while_running_ones_continue(tmp_path: Path) -> None:
     async with ScriptedCoordinator(lambda _: welcome(window_bytes=MIN_WINDOW_BYTES)) as coordinator:
         write_config(tmp_path, coordinator.url)
         async with start_command("run", home=tmp_path) as agent:
@@ -172,7 +172,7 @@ async def test_rotated_key_is_used_and_no_key_is_logged(tmp_path: Path) -> None:
     assert [key for key in KEYS if key in result.err + result.out] == []
 
 
-async def test_repeated_reload_signals(tmp_path: Path) -> None:
+async def test_agent_continues_after_repeated_reload_signals(tmp_path: Path) -> None:
     async with ScriptedCoordinator() as coordinator:
         write_config(tmp_path, coordinator.url)
         async with start_command("run", home=tmp_path) as agent:
@@ -214,7 +214,7 @@ async def test_reload_is_refused_while_draining(tmp_path: Path) -> None:
 
 
 def open_for_writing(fifo: Path) -> int:
-    """Wait for a reader of the FIFO, which continues when the FIFO is closed."""
+    """Open the FIFO once the agent reads it; the agent continues when it is closed again."""
     return os.open(fifo, os.O_WRONLY)
 
 

@@ -1,4 +1,6 @@
-"""Conformance of every backend, with fake and real servers: running jobs."""
+"""Every adapter fulfills the `Backend` contract, with fake and real servers:
+running jobs.
+"""
 
 import asyncio
 import re

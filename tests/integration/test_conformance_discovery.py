@@ -1,4 +1,6 @@
-"""Conformance of every backend, with fake and real servers: health, models, version and load."""
+"""Every adapter fulfills the `Backend` contract, with fake and real servers:
+health, models, version and load.
+"""
 
 import aiohttp
 import msgspec
@@ -60,6 +62,7 @@ async def test_embedding_models_support_only_embeddings(
     if embedder is not None and adapter.expected.embedder != adapter.expected.model_id:
         assert embedder.withheld == ""
         assert embedder.operations == {EMBEDDINGS}
+    # "acme-bare" has no reported type: its backend offers it for every operation of the server.
     with_embeddings = {
         model.model_id for model in models.values() if EMBEDDINGS in model.operations
     }
@@ -137,7 +140,7 @@ async def test_window_of_a_real_server_is_the_reported_one(adapter: AdapterUnder
 
 
 @every_fake
-async def test_server_version_is_probed_once(adapter: AdapterUnderTest) -> None:
+async def test_operations_are_probed_once_per_server_version(adapter: AdapterUnderTest) -> None:
     assert adapter.server is not None
     for _ in range(3):
         await adapter.backend.list_models()

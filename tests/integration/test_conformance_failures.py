@@ -1,4 +1,6 @@
-"""Conformance of every backend, with fake and real servers: failures and cancellation."""
+"""Every adapter fulfills the `Backend` contract, with fake and real servers:
+failures and cancellation.
+"""
 
 import asyncio
 import os

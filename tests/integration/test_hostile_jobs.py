@@ -49,7 +49,6 @@ MODELS = [
 ]
 TRACES = [CRLF, GOOD_TRACE + "\r\nAuthorization: Bearer evil", "x" * 512, "\x00", "é", " "]
 
-
 UNKNOWN_OPERATIONS = [
     ("openai", "../admin"),
     ("openai", "http://evil.example/"),
@@ -78,6 +77,7 @@ async def run_job(adapter: AdapterUnderTest, job: Job) -> None:
 def assert_configured_only(
     adapter: AdapterUnderTest, recorded: RecordedRequest, operation: Operation
 ) -> None:
+    """Assert that route, host, headers and key are the configured ones, with one `model` field."""
     assert adapter.server is not None
     assert recorded.method == "POST"
     assert recorded.path == adapter.server.prefix + operation.path

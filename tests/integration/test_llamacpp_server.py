@@ -62,8 +62,8 @@ async def test_adapter_reads_features_state_and_speeds(
     try:
         (model,) = await backend.list_models()
         before = await backend.load()
-        words = {"role": "user", "content": "word " * 60}
-        request = PROMPT | {"max_tokens": 100, "messages": [words]}
+        message = {"role": "user", "content": "word " * 60}
+        request = PROMPT | {"max_tokens": 100, "messages": [message]}
         async with client.post(f"{server.url}/v1/chat/completions", json=request) as response:
             assert (await response.json())["usage"]["prompt_tokens"] >= MIN_TOKENS
         after = await backend.load()

@@ -42,7 +42,7 @@ async def anthropic_client(harness: EndToEndHarness) -> AsyncIterator[anthropic.
         yield client
 
 
-async def test_openai_chat(openai_client: openai.AsyncOpenAI) -> None:
+async def test_openai_chat_returns_text_and_usage(openai_client: openai.AsyncOpenAI) -> None:
     answer = await openai_client.chat.completions.create(
         model="tiny", max_tokens=8, messages=[{"role": "user", "content": "Hello"}]
     )
@@ -52,7 +52,7 @@ async def test_openai_chat(openai_client: openai.AsyncOpenAI) -> None:
     assert answer.usage.completion_tokens == 8
 
 
-async def test_openai_chat_streamed(openai_client: openai.AsyncOpenAI) -> None:
+async def test_openai_stream_contains_text_and_usage(openai_client: openai.AsyncOpenAI) -> None:
     stream = await openai_client.chat.completions.create(
         model="tiny", max_tokens=8, messages=[{"role": "user", "content": "Hello"}], stream=True
     )
@@ -70,7 +70,9 @@ async def test_openai_chat_streamed(openai_client: openai.AsyncOpenAI) -> None:
     assert usages[-1].completion_tokens == 8
 
 
-async def test_anthropic_message(anthropic_client: anthropic.AsyncAnthropic) -> None:
+async def test_anthropic_message_contains_text_and_usage(
+    anthropic_client: anthropic.AsyncAnthropic,
+) -> None:
     message = await anthropic_client.messages.create(
         model="tiny", max_tokens=8, messages=[{"role": "user", "content": "Hello"}]
     )
@@ -80,7 +82,9 @@ async def test_anthropic_message(anthropic_client: anthropic.AsyncAnthropic) -> 
     assert message.usage.output_tokens == 8
 
 
-async def test_anthropic_message_streamed(anthropic_client: anthropic.AsyncAnthropic) -> None:
+async def test_anthropic_stream_contains_text_and_usage(
+    anthropic_client: anthropic.AsyncAnthropic,
+) -> None:
     async with anthropic_client.messages.stream(
         model="tiny", max_tokens=8, messages=[{"role": "user", "content": "Hello"}]
     ) as stream:

@@ -1,4 +1,4 @@
-"""An agent's operator sees which models the reference coordinator sends no jobs for."""
+"""The coordinator's routing status reaches the agent, and heartbeats reach the coordinator."""
 
 import asyncio
 from http import HTTPStatus
@@ -47,10 +47,10 @@ async def test_heartbeat_reports_that_models_are_in_memory(tmp_path: Path) -> No
         backend = BackendConfig(kind="vllm", url=server.url)
         async with end_to_end_harness(tmp_path, backend) as harness:
             async with asyncio.timeout(READY_WITHIN_S):
-                while (beat := harness.coordinator.agents()[0].heartbeat) is None:  # noqa: ASYNC110
+                while (heartbeat := harness.coordinator.agents()[0].heartbeat) is None:  # noqa: ASYNC110
                     await asyncio.sleep(0.005)
 
-    (load,) = beat.backends
+    (load,) = heartbeat.backends
     assert {model.model_id: model.state for model in load.models} == {
         MODEL: "loaded",
         ADAPTER: "loaded",

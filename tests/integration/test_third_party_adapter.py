@@ -1,4 +1,4 @@
-"""The example in `docs/adapters.md` works as an installed third-party adapter."""
+"""Installed third-party adapters: the example in `docs/adapters.md`, and one with a defect."""
 
 import os
 import re
@@ -19,7 +19,6 @@ RESPONSE_BODY = (
     b'data: {"choices":[{"index":0,"delta":{"content":"hello from acme"},"finish_reason":"stop"}],'
     b'"usage":{"prompt_tokens":1,"completion_tokens":3}}\n\ndata: [DONE]\n\n'
 )
-
 
 STUBBORN_ADAPTER = """
 import asyncio
@@ -106,7 +105,7 @@ async def test_documented_example_executes_a_job(installed: Path, acme_url: str)
 async def test_agent_exits_although_a_task_of_an_adapter_ignores_its_cancellation(
     tmp_path: Path,
 ) -> None:
-    # The process logged `stopped`, and then waited for the task until it was killed.
+    # The process once logged `stopped`, and then waited for the task until it was killed.
     install(
         tmp_path, STUBBORN_ADAPTER, f"[{ENTRY_POINT_GROUP}]\nacme = acme_adapter:StubbornBackend"
     )

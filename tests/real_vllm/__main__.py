@@ -23,7 +23,7 @@ from tests.real_vllm.tiny_model import write_tiny_model
 _ROOT: Final = Path(__file__).parents[2]
 _TESTS: Final = ("tests/integration", "tests/real_vllm")
 _INTERRUPTED: Final = 130
-_ENDING_S: Final = 60.0
+_INTERRUPT_TIMEOUT_S: Final = 60.0
 """Timeout for an interrupted pytest, which may have to stop its own server."""
 
 
@@ -43,7 +43,7 @@ async def _main(venv: Path, arguments: list[str]) -> int:
 
 
 async def _run_tests(server: VllmServer, venv: Path, arguments: list[str]) -> int:
-    named = {
+    variables = {
         "TEST_VLLM_URL": server.url,
         "TEST_VLLM_MODEL": MODEL,
         "TEST_VLLM_KEY": server.api_key or "",
@@ -52,8 +52,8 @@ async def _run_tests(server: VllmServer, venv: Path, arguments: list[str]) -> in
     pytest = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pytest", "-vv", "-m", "vllm", *_TESTS, *arguments),
         cwd=_ROOT,
-        env=os.environ | named,
-        # Not in the terminal's process group: this process forwards Ctrl-C once.
+        env=os.environ | variables,
+        # Outside the terminal's process group: only this process passes Ctrl-C on to pytest.
         start_new_session=True,
         preexec_fn=end_with_parent,
     )
@@ -64,7 +64,7 @@ async def _run_tests(server: VllmServer, venv: Path, arguments: list[str]) -> in
             if pytest.returncode is None:
                 pytest.send_signal(signal.SIGINT)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_ENDING_S):
+                    async with asyncio.timeout(_INTERRUPT_TIMEOUT_S):
                         await pytest.wait()
             if pytest.returncode is None:
                 pytest.kill()

@@ -17,11 +17,12 @@ MODEL: Final = "tiny"
 START_S: Final = 240.0
 """Start timeout. Starting takes half a minute on two idle cores."""
 GRACE_S: Final = 20.0
-"""How long its processes may take to exit before they are killed."""
+"""How long the server's processes may take to exit before they are killed."""
 PARALLEL: Final = 4
 """Concurrent requests; further requests wait in the server's queue."""
 _POLL_S: Final = 0.2
 _TAIL_BYTES: Final = 3000
+"""How much of the end of the log `VllmStartError` shows."""
 _PR_SET_PDEATHSIG: Final = 1
 _ENGINE: Final = b"VLLM::EngineCore"
 
@@ -50,7 +51,7 @@ class VllmServer:
         venv: the environment with vLLM, which also contains its caches.
         model: the folder with the model's files.
         log: the log file, which is overwritten.
-        api_key: the key that it requires; None for no key.
+        api_key: the key that the server requires; None for no key.
     """
 
     def __init__(self, venv: Path, model: Path, log: Path, *, api_key: str | None = None) -> None:
@@ -182,8 +183,9 @@ class VllmServer:
             "XDG_CONFIG_HOME": str(cache / "config"),
             "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
             "HF_HUB_OFFLINE": "1",
-            # With "uni" above: the model runs in the engine's own process. Between two of them vLLM
-            # spins on sched_yield, and on two cores the tests then wait up to 18 s for their turn.
+            # Together with "uni" above, this runs the model in the engine's own process. Separate
+            # processes spin on sched_yield while they wait for each other, and on two cores the
+            # tests are then delayed by up to 18 s.
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_HOST_IP": "127.0.0.1",

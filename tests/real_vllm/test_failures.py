@@ -29,16 +29,16 @@ from tests.real_vllm.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(START_S + 60)]
 
-LENGTH = 12_000
-LONG = {"max_tokens": LENGTH, "messages": [{"role": "user", "content": "a word"}]}
+RESPONSE_TOKENS = 12_000
+LONG_CHAT = {"max_tokens": RESPONSE_TOKENS, "messages": [{"role": "user", "content": "a word"}]}
 STREAMS: dict[Operation, dict[str, object]] = {
-    Operation.CHAT: LONG,
-    Operation.MESSAGES: LONG,
-    Operation.COMPLETIONS: {"prompt": "a word", "max_tokens": LENGTH},
-    Operation.RESPONSES: {"input": "a word", "max_output_tokens": LENGTH},
+    Operation.CHAT: LONG_CHAT,
+    Operation.MESSAGES: LONG_CHAT,
+    Operation.COMPLETIONS: {"prompt": "a word", "max_tokens": RESPONSE_TOKENS},
+    Operation.RESPONSES: {"input": "a word", "max_output_tokens": RESPONSE_TOKENS},
 }
 assert len(STREAMS) <= PARALLEL, "no stream may be queued"
-WAITING = 2
+QUEUED = 2
 SILENCE_S = 5.0
 """Longer than the time between two tokens on a busy machine."""
 
@@ -58,7 +58,7 @@ async def backend(server: VllmServer) -> AsyncIterator[Backend]:
     await made.close()
 
 
-def stream_of(operation: Operation) -> Job:
+def stream_job(operation: Operation) -> Job:
     return Job(
         job_id=os.urandom(16),
         model_id=MODEL,
@@ -74,33 +74,33 @@ async def test_queued_jobs_have_no_response_and_count_as_waiting(
 ) -> None:
     # vLLM answers a request that has to wait with 200 and headers at once.
     await backend.list_models()
-    sinks = [CollectingSink() for _ in range(PARALLEL + WAITING)]
+    sinks = [CollectingSink() for _ in range(PARALLEL + QUEUED)]
     jobs = []
     for sink in sinks[:PARALLEL]:
-        jobs.append(asyncio.create_task(backend.execute(stream_of(Operation.CHAT), sink)))
+        jobs.append(asyncio.create_task(backend.execute(stream_job(Operation.CHAT), sink)))
         await sink.first_chunk.wait()
     jobs += [
-        asyncio.create_task(backend.execute(stream_of(Operation.CHAT), sink))
+        asyncio.create_task(backend.execute(stream_job(Operation.CHAT), sink))
         for sink in sinks[PARALLEL:]
     ]
 
-    load = await wait_for_load(backend, lambda load: load.waiting == WAITING)
+    load = await wait_for_load(backend, lambda load: load.waiting == QUEUED)
     started = [sink.status is not None for sink in sinks]
 
     for job in jobs:
         job.cancel()
     await asyncio.gather(*jobs, return_exceptions=True)
     assert load.running == PARALLEL
-    assert started == [True] * PARALLEL + [False] * WAITING
+    assert started == [True] * PARALLEL + [False] * QUEUED
     await wait_for_load(backend, lambda load: load.running == load.waiting == 0)
 
 
 async def test_hung_engine_times_out_and_can_recover(server: VllmServer, backend: Backend) -> None:
     timeouts = TimeoutSettings(silence_s=SILENCE_S)
-    short_timeouts = create_backend(msgspec.structs.replace(backend.settings, timeouts=timeouts))
-    await short_timeouts.list_models()
+    impatient_backend = create_backend(msgspec.structs.replace(backend.settings, timeouts=timeouts))
+    await impatient_backend.list_models()
     sink = CollectingSink()
-    job = asyncio.create_task(short_timeouts.execute(stream_of(Operation.CHAT), sink))
+    job = asyncio.create_task(impatient_backend.execute(stream_job(Operation.CHAT), sink))
     await sink.first_chunk.wait()
     os.kill(server.engine_pid, signal.SIGSTOP)
     try:
@@ -109,14 +109,14 @@ async def test_hung_engine_times_out_and_can_recover(server: VllmServer, backend
         assert (await backend.health()).reachable, "vLLM itself does not notice"
     finally:
         os.kill(server.engine_pid, signal.SIGCONT)
-        await short_timeouts.close()
+        await impatient_backend.close()
 
-    again = CollectingSink()
-    whole = asyncio.create_task(backend.execute(stream_of(Operation.CHAT), again))
-    await again.first_chunk.wait()
-    whole.cancel()
+    sink = CollectingSink()
+    job = asyncio.create_task(backend.execute(stream_job(Operation.CHAT), sink))
+    await sink.first_chunk.wait()
+    job.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await whole
+        await job
 
 
 async def test_failed_engine_ends_every_stream_with_an_error(
@@ -125,7 +125,7 @@ async def test_failed_engine_ends_every_stream_with_an_error(
     await backend.list_models()
     sinks = {operation: CollectingSink() for operation in STREAMS}
     jobs = [
-        asyncio.create_task(backend.execute(stream_of(operation), sink))
+        asyncio.create_task(backend.execute(stream_job(operation), sink))
         for operation, sink in sinks.items()
     ]
     for sink in sinks.values():
@@ -153,6 +153,6 @@ async def test_failed_engine_ends_every_stream_with_an_error(
 
 async def test_job_for_a_failed_server_is_retryable_elsewhere(backend: Backend) -> None:
     with pytest.raises(BackendError) as caught:
-        await backend.execute(stream_of(Operation.CHAT), CollectingSink())
+        await backend.execute(stream_job(Operation.CHAT), CollectingSink())
 
     assert caught.value.code in {ErrorCode.BACKEND_UNREACHABLE, ErrorCode.BACKEND_ERROR}

@@ -61,11 +61,11 @@ async def test_unknown_model_is_reported_as_not_loaded(
 async def test_a_stream_counts_as_load_and_cancelling_it_frees_the_engine(
     adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
-    asked = await window_of(adapter) - 200
+    max_tokens = await window_of(adapter) - 200
     await wait_for_load(adapter.backend, lambda load: load.running == 0)
     before = await tokens_generated(adapter.backend.settings.url)
     sink = CollectingSink()
-    job = adapter.job(wire_format, max_tokens=asked)
+    job = adapter.job(wire_format, max_tokens=max_tokens)
     streaming = asyncio.create_task(adapter.backend.execute(job, sink))
     await sink.first_chunk.wait()
 
@@ -76,7 +76,7 @@ async def test_a_stream_counts_as_load_and_cancelling_it_frees_the_engine(
         await streaming
     await wait_for_load(adapter.backend, lambda load: load.running == 0)
     generated = await tokens_generated(adapter.backend.settings.url) - before
-    assert generated < asked, "the job completed before it was cancelled"
+    assert generated < max_tokens, "the job completed before it was cancelled"
     assert load.waiting == 0
     assert load.cache_used is not None
     assert 0 < load.cache_used < 1

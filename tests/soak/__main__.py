@@ -24,9 +24,9 @@ from tests.soak.managed_agent import PING_EVERY_S
 CLIENTS = 16
 FAULT_TASKS = 2
 
-WARM_UP = 0.25
-"""Share of the run before the first footprint, with which later ones are compared."""
-WARM_UP_S = 60.0
+WARM_UP_SHARE = 0.25
+"""Share of the run before the first footprint, with which the last one is compared."""
+MAX_WARM_UP_S = 60.0
 """The longest time before the first footprint."""
 
 SETTLE_S = 20.0
@@ -53,16 +53,16 @@ def main(
         patch.object(watchdogs, "PING_EVERY_S", PING_EVERY_S),
         asyncio.Runner(loop_factory=factory) as runner,
     ):
-        runner.get_loop().set_exception_handler(lambda _loop, what: _unhandled(counts, what))
+        runner.get_loop().set_exception_handler(lambda _loop, what: _add_unhandled(counts, what))
         runner.run(_soak(random.Random(seed), counts, minutes * 60, every))
-        gc.collect()  # reports exceptions that were never retrieved, and open sockets
+        gc.collect()  # reports exceptions of tasks that were never retrieved
     sys.exit(_report(counts, seed))
 
 
 async def _soak(rng: random.Random, counts: Counts, seconds: float, every_s: float) -> None:
     async with running_cluster(rng, counts) as cluster:
         status = asyncio.create_task(_print_status(counts, every_s), name="status line")
-        warm_up_s = min(WARM_UP_S, WARM_UP * seconds)
+        warm_up_s = min(MAX_WARM_UP_S, WARM_UP_SHARE * seconds)
         await _run_load(cluster, warm_up_s)
         start = await _settled_footprint(cluster)
         click.echo(f"at the start: {start}")
@@ -123,7 +123,8 @@ async def _print_status(counts: Counts, every_s: float) -> None:
         click.echo(f"{seconds:5.0f} s  {counts.line()} | {Footprint.now()}")
 
 
-def _unhandled(counts: Counts, what: dict[str, object]) -> None:
+def _add_unhandled(counts: Counts, what: dict[str, object]) -> None:
+    """Record what asyncio passes to an exception handler as a defect."""
     counts.add_defect(f"unhandled: {what.get('message')}: {what.get('exception')!r}")
 
 

@@ -28,7 +28,7 @@ TIMEOUT_S = 60.0
 STOPS_READING_S = 15.0
 """Longer than `SETTINGS.stalled_client_s`, after which the coordinator disconnects the client."""
 
-RUNS_PER_JOB = 2 * MAX_ATTEMPTS
+MAX_RUNS_PER_JOB = 2 * MAX_ATTEMPTS
 """Each attempt may run twice: the agent repeats a request if a kept-alive connection was closed."""
 
 
@@ -136,7 +136,7 @@ class Clients:
         runs = self._server.runs_of(request)
         if len(runs) > self._attempts:
             return Outcome(OutcomeKind.WRONG, f"{request.name} became {len(runs)} jobs")
-        if runs and max(runs.values()) > RUNS_PER_JOB:
+        if runs and max(runs.values()) > MAX_RUNS_PER_JOB:
             return Outcome(
                 OutcomeKind.WRONG, f"a job of {request.name} ran {max(runs.values())} times"
             )
@@ -174,7 +174,8 @@ class _ResponseReader:
             if behavior is ClientBehavior.PAUSES:
                 await asyncio.sleep(self._pause_s)
             elif behavior is ClientBehavior.STOPS_READING:
-                await asyncio.sleep(STOPS_READING_S)  # disconnected, unless buffers hold the rest
+                # The coordinator disconnects meanwhile, unless buffers hold the rest.
+                await asyncio.sleep(STOPS_READING_S)
 
 
 async def _expected_response(request: RandomRequest) -> bytes:

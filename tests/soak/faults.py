@@ -1,4 +1,8 @@
-"""Random faults. A fault has ended when its call returns."""
+"""Random faults.
+
+A fault with a duration has ended when its call returns. A connection that was cut, blackholed or
+half-closed stays so.
+"""
 
 import asyncio
 import random

@@ -26,7 +26,7 @@ PING_EVERY_S = 2.0
 """Instead of the real 20 s, so that a lost link is detected while its session can be resumed."""
 
 _JITTER = 0.25
-"""Factor of every random wait: after many faults in a row, an agent would wait for minutes."""
+"""Factor that shortens every random wait: an agent would wait up to a minute after many faults."""
 
 
 class ManagedAgent:
@@ -124,8 +124,8 @@ class ManagedAgent:
 def _count_resumed(service: Service, counts: Counts) -> None:
     record = service.metrics.resumed
 
-    def record_both(jobs: int) -> None:
+    def count_and_record(jobs: int) -> None:
         counts.resumed += bool(jobs)
         record(jobs)
 
-    service.metrics.resumed = record_both  # type: ignore[method-assign]
+    service.metrics.resumed = count_and_record  # type: ignore[method-assign]

@@ -40,7 +40,7 @@ class Outcome:
 def check_response(request: RandomRequest, expected: bytes, status: int, body: bytes) -> Outcome:
     """Check a response that ended as HTTP requires: it is complete, or a prefix and one error."""
     if status != 200:
-        code = error_code(request.operation, body)
+        code = error_code(body)
         return (
             Outcome(OutcomeKind.FAILED, code)
             if code
@@ -52,7 +52,7 @@ def check_response(request: RandomRequest, expected: bytes, status: int, body: b
     if not request.streamed or not mark:
         return _wrong(byte_difference(body, expected))
     event = error.removeprefix(b"data: ") if request.operation is Operation.MESSAGES else error
-    code = error_code(request.operation, _json_of(request.operation, event))
+    code = error_code(_json_of(request.operation, event))
     if not code:
         return _wrong(f"a malformed error: {error[:200]!r}")
     # The error starts on a new line, after an event that may be incomplete.
@@ -64,15 +64,15 @@ def check_response(request: RandomRequest, expected: bytes, status: int, body: b
 def check_partial_response(expected: bytes, status: int, body: bytes) -> Outcome | None:
     """Check what a client received before one side disconnected; None: nothing is wrong."""
     if status in (0, 200) and not expected.startswith(body):
-        # It may end with an error event.
+        # The body may end with an error event.
         at = max(body.rfind(b'data: {"error"'), body.rfind(b"event: error"))
         if at < 0 or not expected.startswith(body[:at].rstrip(b"\n")):
             return _wrong(byte_difference(body, expected))
     return None
 
 
-def error_code(operation: Operation, body: bytes) -> str:
-    """The code, or else the type, of an error in the operation's format; "": not an error."""
+def error_code(body: bytes) -> str:
+    """Return the code, or else the type, of an error in either format; "" if it is no error."""
     try:
         error = msgspec.json.decode(body, type=dict[str, object]).get("error")
     except msgspec.DecodeError:
@@ -83,10 +83,12 @@ def error_code(operation: Operation, body: bytes) -> str:
 
 
 def _error_mark(operation: Operation) -> bytes:
+    """Return the first bytes of the coordinator's error event."""
     return b"event: error\n" if operation is Operation.MESSAGES else b'data: {"error"'
 
 
 def _json_of(operation: Operation, rest: bytes) -> bytes:
+    """Return the JSON of an error event; `rest` follows the mark and, in Messages, `data: `."""
     whole = rest if operation is Operation.MESSAGES else b'{"error"' + rest
     return whole.rstrip(b"\n")
 
