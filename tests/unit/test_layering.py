@@ -9,10 +9,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 SHARED = frozenset({"advised_error", "event_log"})
-"""Modules of `provider_agent` itself, which every subpackage may import, but for `protocol`."""
+"""Modules of `provider_agent` itself that every subpackage except `protocol` may import."""
 
 FOLDERS = {"websocket": "src/provider_agent/websocket"}
-"""The packages that are not a folder at the top of the repository."""
+"""The folder of each package that is not at the top of the repository."""
 
 ALLOWED: dict[str, frozenset[str]] = {
     "protocol": frozenset({"protocol"}),
@@ -28,7 +28,7 @@ ALLOWED: dict[str, frozenset[str]] = {
 }
 PACKAGES = ("protocol", "adapters", "websocket", "agent", "coordinator", "conformance")
 OUTSIDE = frozenset({*PACKAGES, "tests", "bench", "src"})
-"""Names under which nothing is installed: `import agent` works in the repository at most."""
+"""Names that are not installed as packages: `import agent` works only in the repository."""
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:
@@ -150,7 +150,7 @@ SUBPACKAGES: dict[str, frozenset[str]] = {
     "coordinator/agents": frozenset({"agents", "sessions"}),
     "coordinator/http": frozenset({"http", "agents", "sessions"}),
 }
-"""The subpackages of the agent and the coordinator, and which of each other they may import."""
+"""For each subpackage, the subpackages of the same package that it may import."""
 
 TOP_MODULES = frozenset({"service", "cli", "server", "command"})
 """Modules that assemble a package; its subpackages do not import them."""

@@ -99,10 +99,10 @@ def test_an_sdist_builds_the_same_wheel(wheel: list[str], tmp_path: Path) -> Non
 def test_installs_beside_a_package_that_is_called_adapters(
     wheel_file: Path, tmp_path: Path
 ) -> None:
-    """Both used to be one folder: the agent crashed, and uninstalling it broke the other."""
+    """The wheel once had this folder too: the agent crashed; uninstalling it broke the other."""
     other = tmp_path / "other"
     (other / "adapters").mkdir(parents=True)
-    (other / "adapters" / "__init__.py").write_text("OWNER = 'somebody else'\n", "utf-8")
+    (other / "adapters" / "__init__.py").write_text("OWNER = 'another project'\n", "utf-8")
     (other / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
         '[project]\nname = "adapters"\nversion = "1"\n',
@@ -113,7 +113,7 @@ def test_installs_beside_a_package_that_is_called_adapters(
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     python = str(venv / "bin" / "python")
     (own,) = venv.glob("lib/python*/site-packages")
-    # Behind its own packages: the dependencies, as they are installed for this test.
+    # The dependencies of this test run, searched after the packages of the new environment.
     (own / "dependencies.pth").write_text(str(Path(msgspec.__file__).parents[1]), "utf-8")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 
@@ -135,11 +135,11 @@ def test_installs_beside_a_package_that_is_called_adapters(
         check=True,
     )
     code = "import adapters, provider_agent.adapters.base as b; print(adapters.OWNER, b.__file__)"
-    assert run(code).split(" /")[0] == "somebody else"
+    assert run(code).split(" /")[0] == "another project"
     assert str(venv) in run(code)
 
     subprocess.run([*pip, "uninstall", "--yes", "provider-agent"], check=True)
-    assert run("import adapters; print(adapters.OWNER)") == "somebody else\n"
+    assert run("import adapters; print(adapters.OWNER)") == "another project\n"
 
 
 def test_the_wheel_holds_the_license_and_the_command(wheel: list[str]) -> None:

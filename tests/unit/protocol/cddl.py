@@ -139,7 +139,7 @@ class Schema:
         if self._accept("("):
             one = self._group(")")
         else:
-            if self._peek(1) == ":":
+            if self._peek(1) == ":":  # the name of an array element does not affect matching
                 self._next()
                 self._next()
             one = _element(self._type())
@@ -173,7 +173,7 @@ def _range(low: str, high: str) -> Matcher:
 
 
 def _size(value: object) -> int:
-    """In bytes, also for text (RFC 8610, section 3.8.1)."""
+    """Return the size in bytes, also of a text (RFC 8610, section 3.8.1)."""
     assert isinstance(value, str | bytes)
     return len(value.encode() if isinstance(value, str) else value)
 

@@ -56,7 +56,11 @@ def frames_of(message: Message) -> list[Any]:
 
 
 class ReplayedAgent:
-    """The agent: one `SendStream` and one `RequestBuffer` for each job, across links."""
+    """The agent: one `SendStream` and one `RequestBuffer` for each job, across links.
+
+    Args:
+        responses: job id → the whole response.
+    """
 
     def __init__(self, responses: dict[bytes, bytes]) -> None:
         self.streams: dict[bytes, SendStream] = {}
@@ -114,7 +118,7 @@ class ReplayedAgent:
         self.streams = kept
 
     def send(self, frames: list[AgentFrame]) -> list[AgentFrame]:
-        """What the agent sends where the transcript has `frames`."""
+        """Return what the agent sends where the transcript has `frames`."""
         sent: list[AgentFrame] = []
         for job_id, group in groupby(frames, lambda frame: getattr(frame, "job_id", None)):
             run = list(group)
@@ -144,7 +148,11 @@ class ReplayedAgent:
 
 
 class ReplayedCoordinator:
-    """The coordinator, across links."""
+    """The coordinator, across links.
+
+    Args:
+        requests: job id → the whole request body.
+    """
 
     def __init__(self, requests: dict[bytes, bytes]) -> None:
         self.protocol: CoordinatorProtocol
@@ -167,7 +175,7 @@ class ReplayedCoordinator:
             self._hello = frame
 
     def send(self, frames: list[CoordinatorFrame]) -> list[CoordinatorFrame]:
-        """What the coordinator sends where the transcript has `frames`."""
+        """Return what the coordinator sends where the transcript has `frames`."""
         if isinstance(frames[0], Challenge):
             self.connect(frames[0])
         for frame in frames:
@@ -213,7 +221,7 @@ class ReplayedCoordinator:
 
 
 def replay(events: list[Event]) -> None:
-    """Replay a transcript; afterwards no job is left."""
+    """Replay a transcript, and check that no job is left afterwards."""
     messages = [event for event in events if isinstance(event, Message)]
     agent = ReplayedAgent(_joined(Chunk, messages))
     coordinator = ReplayedCoordinator(_joined(RequestChunk, messages))
@@ -249,7 +257,7 @@ def _pass_on(message: Message, agent: ReplayedAgent, coordinator: ReplayedCoordi
 
 
 def _joined(kind: type[Chunk] | type[RequestChunk], messages: list[Message]) -> dict[bytes, bytes]:
-    """All bytes of each job, in order."""
+    """Return all bytes of each job that the frames of one kind carry, in order."""
     joined: dict[bytes, bytes] = defaultdict(bytes)
     for frame in (frame for message in messages for frame in frames_of(message)):
         if isinstance(frame, kind):

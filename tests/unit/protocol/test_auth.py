@@ -22,7 +22,7 @@ KEY = Ed25519PrivateKey.from_private_bytes(SEED)
 
 
 @pytest.mark.parametrize("vector", VECTORS.authorities, ids=lambda vector: vector.url)
-def test_the_authority_of_an_address(vector: AuthorityVector) -> None:
+def test_the_authority_of_a_url_matches_the_vector(vector: AuthorityVector) -> None:
     url = urlsplit(vector.url)
     if vector.authority is None:
         with pytest.raises(ValueError, match="host"):
@@ -50,7 +50,7 @@ def test_an_invalid_address_has_no_authority(scheme: str, host: str, port: int |
 
 
 @pytest.mark.parametrize("vector", VECTORS.signatures, ids=lambda vector: vector.authority)
-def test_the_signature_of_a_vector(vector: SignatureVector) -> None:
+def test_keys_and_signatures_match_the_vector(vector: SignatureVector) -> None:
     key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(vector.seed))
     signed = signed_bytes(vector.authority, bytes.fromhex(vector.nonce))
 
@@ -75,7 +75,7 @@ def test_a_signature_over_the_dialed_authority_is_accepted() -> None:
         pytest.param(PUBLIC_KEY, SIGNATURE, "evil.example:443", NONCE, id="another host"),
         pytest.param(PUBLIC_KEY, SIGNATURE, "coordinator.example:80", NONCE, id="another port"),
         pytest.param(PUBLIC_KEY, SIGNATURE, AUTHORITY, bytes(32), id="another nonce"),
-        pytest.param(PUBLIC_KEY, bytes(64), AUTHORITY, NONCE, id="no signature"),
+        pytest.param(PUBLIC_KEY, bytes(64), AUTHORITY, NONCE, id="64 zero bytes"),
         pytest.param(PUBLIC_KEY, b"", AUTHORITY, NONCE, id="empty signature"),
         pytest.param(SEED, SIGNATURE, AUTHORITY, NONCE, id="another key"),
         pytest.param(b"short", SIGNATURE, AUTHORITY, NONCE, id="not a key"),

@@ -20,7 +20,7 @@ JOB_ID = b"\x0b" * 16
 SECRET = "sk-the-clients-prompt"
 
 
-def wire(*frames: object) -> bytes:
+def encode_raw(*frames: object) -> bytes:
     return msgspec.msgpack.encode(list(frames))
 
 
@@ -129,14 +129,14 @@ def test_names_of_vectors_are_unique() -> None:
 
 
 def test_a_message_at_the_size_limit_is_accepted() -> None:
-    message = wire([40, 1])
+    message = encode_raw([40, 1])
 
     assert VERSION_1.decode_from_agent(message, len(message)).frames == [Draining(1)]
 
 
 def test_an_error_does_not_contain_the_message() -> None:
     with pytest.raises(MalformedMessage) as caught:
-        from_coordinator(wire([4, JOB_ID, "m", SECRET, SECRET, SECRET]))
+        from_coordinator(encode_raw([4, JOB_ID, "m", SECRET, SECRET, SECRET]))
 
     assert SECRET not in f"{caught.value} {caught.value.__cause__}"
 
@@ -170,7 +170,7 @@ _VALUES = st.recursive(
 def test_any_messagepack_decodes_or_raises_a_protocol_error(
     frames: list[tuple[int, list[object]]],
 ) -> None:
-    _decodes_or_raises_protocol_error(wire(*([number, *fields] for number, fields in frames)))
+    _decodes_or_raises_protocol_error(encode_raw(*([number, *fields] for number, fields in frames)))
 
 
 @given(st.lists(frame_strategies.FROM_AGENT, min_size=1, max_size=3), st.data())

@@ -60,8 +60,8 @@ MANY = MAX_MESSAGE_TO_AGENT_BYTES - 64
 MANY_FROM_AGENT = MAX_MESSAGE_TO_COORDINATOR_BYTES - 64
 
 
-# Fields that are not used must be skipped: a list of them needs 8 bytes for each byte of input,
-# and objects in it about sixty.
+# Unused fields must be skipped, not decoded: a list of nulls takes 8 bytes of memory for each byte
+# of input, a list of other objects about sixty.
 @pytest.mark.parametrize(
     ("message", "known_frames"),
     [

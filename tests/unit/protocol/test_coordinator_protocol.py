@@ -55,10 +55,10 @@ def test_a_signature_for_any_configured_authority_is_accepted() -> None:
 @pytest.mark.parametrize(
     "frame",
     [
-        # The relaying host has a valid signature, but it names the relaying host.
+        # The signature is valid, but it covers the authority of the relaying host.
         pytest.param(make_hello(make_agent(authority="relay.example:443")), id="relayed challenge"),
         pytest.param(make_hello(make_agent(authority="coordinator.example:80")), id="another port"),
-        pytest.param(make_hello(make_agent(sign=lambda _: bytes(64))), id="no signature"),
+        pytest.param(make_hello(make_agent(sign=lambda _: bytes(64))), id="64 zero bytes"),
         pytest.param(
             make_hello(make_agent(sign=Ed25519PrivateKey.from_private_bytes(bytes(32)).sign)),
             id="another key's signature",

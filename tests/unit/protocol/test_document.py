@@ -50,7 +50,7 @@ NOT_LIMITS: Final = {"KIB", "MIB", "REPLACED"}
 
 
 def fenced_blocks(language: str) -> dict[str, str]:
-    """The fenced blocks of a language without comment lines, by the name that follows it."""
+    """Return the fenced blocks of a language, without comment lines, by the name after it."""
     found = re.findall(rf"^```{language} ?(.*)\n((?:.*\n)*?)```$", TEXT, re.MULTILINE)
     return {name: re.sub(r"^#.*\n", "", body, flags=re.MULTILINE) for name, body in found}
 
@@ -62,7 +62,7 @@ def table_rows(first_cell: str, text: str = TEXT) -> Iterator[list[str]]:
 
 
 def code_rows(first_cell: str) -> Iterator[list[str]]:
-    """The same, without the backticks around cells."""
+    """Yield the rows of `table_rows` without the backticks around cells."""
     for row in table_rows(first_cell):
         yield [cell.strip("`") for cell in row]
 
@@ -166,7 +166,7 @@ def test_the_response_headers_match_the_code() -> None:
     assert set(shown) == CLIENT_HEADERS
 
 
-def test_the_first_features_are_documented() -> None:
+def test_the_feature_of_version_1_is_documented() -> None:
     found = re.search(r"Version 1 has one feature:\s+\[`(\w+)`\]", TEXT)
 
     assert found is not None

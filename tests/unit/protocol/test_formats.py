@@ -16,14 +16,16 @@ from provider_agent.protocol.formats import MAIN_OPERATION, Operation, WireForma
         ("anthropic", "count_tokens", Operation.COUNT_TOKENS),
         ("openai", "messages", None),
         ("anthropic", "chat", None),
-        ("openai", "sing", None),
+        ("openai", "unknown", None),
         ("gemini", "", None),
         ("gemini", "chat", None),
         ("", "", None),
         ("OpenAI", "chat", None),
     ],
 )
-def test_find_operation(wire_format: str, operation: str, found: Operation | None) -> None:
+def test_find_operation_requires_a_known_format_and_an_operation_of_it(
+    wire_format: str, operation: str, found: Operation | None
+) -> None:
     assert find_operation(wire_format, operation) is found
 
 
@@ -38,7 +40,7 @@ def test_find_operation(wire_format: str, operation: str, found: Operation | Non
         (Operation.COUNT_TOKENS, "/v1/messages/count_tokens"),
     ],
 )
-def test_operation_path(operation: Operation, path: str) -> None:
+def test_each_operation_has_the_path_of_its_api(operation: Operation, path: str) -> None:
     assert operation.path == path
 
 

@@ -13,7 +13,7 @@ HEADER = JobHeader(
     add_usage=False,
     sign_receipt=True,
 )
-"""Every field with a default has another value."""
+"""A header in which no optional field has its default value."""
 
 
 def test_a_job_has_the_fields_of_its_header_and_the_request_in_place_of_its_size() -> None:

@@ -28,7 +28,7 @@ def test_signed_bytes_are_context_job_hash_counts_and_model() -> None:
 
 
 @pytest.mark.parametrize("vector", VECTORS.receipts, ids=lambda vector: vector.model_id)
-def test_the_receipt_of_a_vector(vector: ReceiptVector) -> None:
+def test_hashes_and_signatures_match_the_vector(vector: ReceiptVector) -> None:
     content = ReceiptContent(
         bytes.fromhex(vector.job_id),
         vector.model_id,

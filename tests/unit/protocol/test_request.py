@@ -11,7 +11,7 @@ JOB_ID = b"\x0b" * 16
 OTHER_ID = b"\x0c" * 16
 
 
-def drain(queue: RequestQueue, limit_bytes: int) -> list[RequestChunk]:
+def pop_all_chunks(queue: RequestQueue, limit_bytes: int) -> list[RequestChunk]:
     chunks = []
     while chunk := queue.next_chunk(limit_bytes):
         chunks.append(chunk)
@@ -23,7 +23,7 @@ def test_requests_take_turns() -> None:
     queue.add(JOB_ID, b"aaaa")
     queue.add(OTHER_ID, b"bb")
 
-    sent = [(chunk.job_id, chunk.offset, chunk.data) for chunk in drain(queue, 2)]
+    sent = [(chunk.job_id, chunk.offset, chunk.data) for chunk in pop_all_chunks(queue, 2)]
 
     assert sent == [(JOB_ID, 0, b"aa"), (OTHER_ID, 0, b"bb"), (JOB_ID, 2, b"aa")]
     assert not queue
@@ -33,7 +33,10 @@ def test_a_piece_has_at_most_64_kib() -> None:
     queue = RequestQueue()
     queue.add(JOB_ID, bytes(CHUNK_BYTES + 1))
 
-    assert [len(chunk.data) for chunk in drain(queue, 10 * CHUNK_BYTES)] == [CHUNK_BYTES, 1]
+    assert [len(chunk.data) for chunk in pop_all_chunks(queue, 10 * CHUNK_BYTES)] == [
+        CHUNK_BYTES,
+        1,
+    ]
 
 
 def test_unsent_bytes_are_counted() -> None:
@@ -46,11 +49,11 @@ def test_unsent_bytes_are_counted() -> None:
     queue.drop(JOB_ID)
     queue.drop(JOB_ID)
     assert queue.unsent_bytes == 2
-    drain(queue, 1)
+    pop_all_chunks(queue, 1)
     assert queue.unsent_bytes == 0
 
 
-def test_nothing_is_queued_for_an_empty_rest() -> None:
+def test_a_request_without_remaining_bytes_is_not_queued() -> None:
     queue = RequestQueue()
     queue.add(JOB_ID, b"")
     queue.add(OTHER_ID, b"ab", 2)
@@ -66,7 +69,7 @@ def test_a_request_arrives_whole_however_it_is_cut_and_repeated(
     while not buffer.complete:
         queue = RequestQueue()  # of a new link, which may repeat bytes
         queue.add(JOB_ID, request, data.draw(st.integers(0, buffer.received)))
-        chunks = drain(queue, limit_bytes)
+        chunks = pop_all_chunks(queue, limit_bytes)
         for chunk in chunks[: data.draw(st.integers(1, len(chunks)))]:
             buffer.receive(chunk)
 

@@ -60,5 +60,5 @@ def test_value_that_cannot_be_forwarded_is_left_out(value: str) -> None:
     ],
 )
 def test_content_type_that_cannot_be_forwarded_is_replaced(value: str, sent: str) -> None:
-    """A content type with the byte 0xFF once ended the agent."""
+    """A content type with the byte 0xFF once crashed the agent."""
     assert valid_content_type(value) == sent

@@ -14,20 +14,21 @@ NOT_STARTED = LiveJob(JOB_ID, 0, 0, 7)
 ENDED = LiveJob(JOB_ID, 2, 9, 20, ended=True)
 
 
-def stream(received: int) -> ReceiveStream:
-    one = ReceiveStream(WINDOW)
-    one.received, one.started = received, received > 0
-    return one
+def make_stream(received: int) -> ReceiveStream:
+    stream = ReceiveStream(WINDOW)
+    stream.received, stream.started = received, received > 0
+    return stream
 
 
-def resumed(
+def plan_resumed_jobs(
     live: list[LiveJob], received: int | None, *, cancelled: bool = False, end: int | None = None
 ) -> list[ResumedJob]:
-    streams = {} if received is None else {JOB_ID: stream(received)}
+    streams = {} if received is None else {JOB_ID: make_stream(received)}
     ended = {} if end is None else {JOB_ID: end}
     return plan_resumption(live, streams, [JOB_ID] if cancelled else [], ended).resumed
 
 
+# Each id names what the coordinator has, then the state of the job at the agent.
 @pytest.mark.parametrize(
     ("live", "received", "expected"),
     [
@@ -45,18 +46,18 @@ def resumed(
 def test_a_job_continues_where_the_coordinator_needs_the_next_byte(
     live: list[LiveJob], received: int | None, expected: list[ResumedJob]
 ) -> None:
-    assert resumed(live, received) == expected
+    assert plan_resumed_jobs(live, received) == expected
 
 
 def test_an_ended_job_is_not_repeated() -> None:
-    assert resumed([ENDED], None, end=9) == [ResumedJob(JOB_ID, 9, ended=True)]
-    assert resumed([RUNNING], None, end=9) == [], "the agent reports that it still runs"
-    assert resumed([ENDED], None, end=10) == [], "the agent reports another length"
+    assert plan_resumed_jobs([ENDED], None, end=9) == [ResumedJob(JOB_ID, 9, ended=True)]
+    assert plan_resumed_jobs([RUNNING], None, end=9) == [], "the agent reports that it still runs"
+    assert plan_resumed_jobs([ENDED], None, end=10) == [], "the agent reports another length"
 
 
 @pytest.mark.parametrize("live", [RUNNING, ENDED], ids=["running", "ended"])
 def test_the_rest_of_a_cancelled_response_is_skipped(live: LiveJob) -> None:
-    streams = {JOB_ID: stream(5)}
+    streams = {JOB_ID: make_stream(5)}
 
     plan = plan_resumption([live], streams, [JOB_ID], {})
 
@@ -66,6 +67,6 @@ def test_the_rest_of_a_cancelled_response_is_skipped(live: LiveJob) -> None:
 
 
 def test_the_request_continues_where_the_agent_needs_the_next_byte() -> None:
-    plan = plan_resumption([NOT_STARTED], {JOB_ID: stream(0)}, [], {})
+    plan = plan_resumption([NOT_STARTED], {JOB_ID: make_stream(0)}, [], {})
 
     assert plan.request_offsets == {JOB_ID: 7}

@@ -73,7 +73,7 @@ def make_ended_stream() -> SendStream:
 
 @pytest.mark.parametrize("offset", [0, 2, 3])
 def test_a_final_acknowledgement_is_valid_after_the_end_was_sent_on_any_link(offset: int) -> None:
-    # `Welcome` and a final `Ack` in one message were once a violation, again at each reconnection.
+    # A final `Ack` in the same message as `Welcome` was once a violation, at every reconnection.
     stream = make_ended_stream()
     stream.rewind(offset)
 
@@ -93,7 +93,7 @@ def test_an_acknowledgement_of_bytes_sent_on_an_earlier_link_skips_them() -> Non
     assert (stream.acked, stream.sent) == (2, 3)
 
 
-def test_an_end_after_dropped_bytes_can_be_acknowledged_only_itself() -> None:
+def test_after_dropped_bytes_only_the_new_end_can_be_acknowledged() -> None:
     stream = make_ended_stream()
     stream.rewind(1)
     stream.drop_unsent()

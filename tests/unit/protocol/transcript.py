@@ -17,6 +17,14 @@ class Connect(Struct, frozen=True):
 
 
 class Message(Struct, frozen=True):
+    """One WebSocket message.
+
+    Attributes:
+        sender: "A" for the agent, "C" for the coordinator.
+        data: the bytes of the message.
+        lost: whether the message does not arrive.
+    """
+
     sender: str
     data: bytes
     lost: bool

@@ -17,11 +17,11 @@ class Vector(Struct, rename={"sender": "from"}):
         sender: `agent` or `coordinator`.
         message: hex, or a list of parts, or a text message.
         frame: the name of its frame; "" if there are several.
-        frames: what it decodes to, in the notation of the file.
-        unknown_types: the types of its other frames.
-        close_code: how a receiver closes the connection.
-        max_bytes: the receiver's limit.
-        or_frames: what a receiver may read instead of closing.
+        frames: the frames that it decodes to, in the notation of the file.
+        unknown_types: the types of its unknown frames.
+        close_code: the code with which a receiver closes the connection; 0: it stays open.
+        max_bytes: the receiver's limit of a message.
+        or_frames: the frames that a receiver may decode instead of closing.
     """
 
     name: str
@@ -75,6 +75,7 @@ class ReceiptVector(Struct):
 class AuthorityVector(Struct):
     url: str
     authority: str | None
+    """None: the URL has no valid authority."""
 
 
 class Vectors(Struct):
@@ -94,12 +95,12 @@ VECTORS: Final = msgspec.json.decode((FOLDER / "vectors.json").read_bytes(), typ
 
 
 def frame_vector(name: str) -> Vector:
-    """The vector of `frames` with this name."""
+    """Return the vector of `frames` with this name."""
     return next(vector for vector in VECTORS.frames if vector.name == name)
 
 
 def notation(value: object) -> object:
-    """A decoded MessagePack value in the notation of the file."""
+    """Return a decoded MessagePack value in the notation of the file."""
     match value:
         case bytes():
             return {"bin": value.hex()}
@@ -111,7 +112,7 @@ def notation(value: object) -> object:
 
 
 def plain(value: object) -> object:
-    """The inverse of `notation`."""
+    """Return a value in the notation of the file as MessagePack decodes it."""
     match value:
         case {"bin": str(text)}:
             return bytes.fromhex(text)
