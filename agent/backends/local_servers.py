@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 WELL_KNOWN_PORTS: Final = (8000, 8080, 9931, 1234, 11434)
-"""The default ports of vLLM, llama.cpp (old and new), LM Studio and Ollama."""
+"""The default ports of vLLM, llama.cpp (8080; 9931 is announced), LM Studio and Ollama."""
 
 PROBE_TIMEOUT_S: Final = 1.0
 """Seconds for all requests to one port; a server on this machine answers in milliseconds."""

@@ -26,7 +26,7 @@ _COMMANDS: Final = {
 }
 
 EXIT_INTERRUPTED: Final = 130
-"""The exit code of Ctrl-C, for every command except `run`, which drains."""
+"""The exit code of Ctrl-C, except for `run`, which drains, and `demo --serve`, which stops."""
 
 
 class _LazyGroup(click.Group):

@@ -13,7 +13,7 @@ MASK: Final = "[set]"
 """Placeholder for a secret that is set."""
 
 MAX_KEY_BYTES: Final = 16 * 1024
-"""Servers accept no longer header, so a file over this size does not hold a key."""
+"""More than servers accept as one header, so a file over this size does not hold a key."""
 
 
 def resolve_api_key(backend: BackendConfig, environ: Mapping[str, str]) -> str | None:

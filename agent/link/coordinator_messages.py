@@ -159,5 +159,5 @@ class CoordinatorMessages:
             log.info("all offered models can receive jobs")
 
     def link_ended(self) -> None:
-        """Forget the routing: the next connection's coordinator answers the offers anew."""
+        """Forget the routing: on the next connection, the coordinator sends it again."""
         self.routing = None

@@ -127,7 +127,7 @@ class _DialProgress:
 
 
 async def dial(settings: DialSettings, subprotocol: str) -> CountingConnection:
-    """Open the WebSocket. If it is cancelled, it closes whatever it has opened.
+    """Open the WebSocket. Cancelling this coroutine closes what it has opened.
 
     WebSocket pings are off: the caller must detect a dead connection.
 
@@ -183,7 +183,7 @@ def _explain_timeout(settings: DialSettings, progress: _DialProgress) -> str:
 
 
 def _server_name(settings: DialSettings) -> str:
-    """The host in the certificate and in SNI, which has no trailing dot (RFC 6066, section 3)."""
+    """Return the host for SNI and the certificate check: no trailing dot (RFC 6066, section 3)."""
     return (urlsplit(settings.url).hostname or "").rstrip(".")
 
 

@@ -8,7 +8,7 @@ from provider_agent.agent.link.tls import UnusableFile, client_context
 from provider_agent.protocol.limits import KIB
 
 MAX_TOKEN_BYTES: Final = 16 * KIB
-"""Servers accept no longer header; the rest of a longer file is not read."""
+"""More than servers accept as one header; the rest of a longer file is not read."""
 
 
 def read_token(path: Path) -> str:

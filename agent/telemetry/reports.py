@@ -24,7 +24,7 @@ class Reports:
     Args:
         config: all settings.
         skipped: configured backends that are not used.
-        discovery: the health monitors of the other backends.
+        discovery: the pool of the backends that are used.
         jobs: the running jobs.
         stats: statistics of the last 60 seconds.
         clock: monotonic, in seconds.

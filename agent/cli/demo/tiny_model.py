@@ -161,7 +161,7 @@ def _tensors(seed: int, biases: list[float]) -> Iterator[tuple[str, "NDArray[np.
         for name, (rows, columns) in shapes.items():
             weights = random_matrix(rows, columns) / np.float32(np.sqrt(columns))
             if name in ("attn_output", "ffn_down"):
-                weights[0, :] = 0  # keep the constant dimension unchanged
+                weights[0, :] = 0  # adds nothing to dimension 0
             else:
-                weights[:, 0] = 0  # and do not let it dominate the others
+                weights[:, 0] = 0  # ignores dimension 0, which would dominate the result
             yield f"blk.{layer}.{name}.weight", weights.astype(np.float16)
