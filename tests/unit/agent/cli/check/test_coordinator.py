@@ -230,7 +230,7 @@ async def test_malformed_message_fails_the_handshake(
 
     finding = await checking
 
-    assert_not_a_coordinator(finding, "the handshake failed: a frame whose fields")
+    assert_not_a_coordinator(finding, "the handshake failed: not an array of at most")
 
 
 async def test_closed_connection_fails_the_handshake(
