@@ -70,7 +70,7 @@ class Reload(Struct, frozen=True):
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether the new settings equal the effective ones."""
+        """Whether no setting and no backend has changed."""
         return not (self.applied or self.next_connection or self.needs_restart)
 
 

@@ -43,7 +43,7 @@ class Reloader:
     Args:
         service: the running agent.
         load: loads and checks all settings, as at the start.
-        unusable_files: error texts for the files that the next connection will need.
+        unusable_files: returns error texts for the files that the next connection will need.
         secrets: the values that logs redact; new secrets are added.
     """
 
@@ -78,7 +78,7 @@ class Reloader:
             if self._service.stopping:
                 _log_refused("the agent is stopping")
                 return
-            # First of all, so that everything logged from here on is redacted.
+            # Before the new secrets are used, so that no log line can contain them.
             self._secrets |= secret_values(loaded.config, os.environ)
             backends = make_backends(
                 loaded.config.backends,

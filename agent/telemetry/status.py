@@ -16,7 +16,7 @@ class BackendStatus(Struct, frozen=True, kw_only=True):
         healthy: whether it may receive jobs.
         latency_ms: duration of its last health check; None when it failed.
         last_error: why it is not healthy; None when it is healthy.
-        models: number of its models that are offered.
+        models: number of its models that are offered while it is healthy.
     """
 
     id: str
