@@ -6,9 +6,11 @@
     peer.py              one connection to the implementation under test
     agent_peer.py        the kit as an agent        → of_coordinator/  cases for coordinators
     coordinator_peer.py  the kit as a coordinator   → of_agent/        cases for agents
-    traffic.py           rules about everything that was received in a run
-    runner.py, report.py
+    of_…/traffic.py      rules about all frames of a run, checked after the other cases
+    …_under_test.py      what the cases use: connections, jobs and requests of clients
+    …_run.py, runner.py  run the cases
+    report.py            renders the results
 
-It shares with the product only the encoding (`protocol`): no state machine under test is used to
-judge another one.
+Of `protocol`, the kit uses only frames, encoding, signatures and limits, not the state machines:
+they belong to the implementations under test.
 """

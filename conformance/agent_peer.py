@@ -1,4 +1,4 @@
-"""The kit as an agent: it dials the coordinator under test."""
+"""The kit as an agent, which dials the coordinator under test."""
 
 import uuid
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""A whole run against an agent."""
+"""Runs all cases against an agent."""
 
 from collections.abc import Collection
 from itertools import chain, zip_longest
@@ -33,9 +33,9 @@ _CLOSING: Final = [
 ]
 """Cases that end their connection."""
 
-_ALTERNATING: Final = chain.from_iterable(zip_longest(_CLOSING, handshake.VIOLATIONS))
-"""A case that needs a new connection follows one that has ended its connection: each reconnection
-of the agent, with backoff, takes up to some seconds."""
+_ALTERNATING: Final = chain.from_iterable(zip_longest(_CLOSING, handshake.NEW_CONNECTION))
+"""Cases that end their connection, each followed by a case that needs a new one. This saves
+reconnections of the agent, each of which may take seconds because of its backoff."""
 
 CASES: Final[list[Case[AgentUnderTest]]] = [
     *_OPEN,
@@ -56,6 +56,6 @@ async def run_against_agent(
     chosen = [case for case in CASES if not only or case.id in only]
     running = run_in_turn(chosen, lambda: AgentUnderTest(listener), listener.answer_s)
     results = [result async for result in running]
-    audits = [case for case in traffic.CASES if not only or case.id in only]
-    results += [await run_case(case, listener.peers) for case in audits]
+    traffic_cases = [case for case in traffic.CASES if not only or case.id in only]
+    results += [await run_case(case, listener.peers) for case in traffic_cases]
     return Report("agent", listener.url, results)

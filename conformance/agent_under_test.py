@@ -1,4 +1,4 @@
-"""What the cases for agents do with the agent under test."""
+"""The agent under test, as the cases use it: its connections, jobs and reconnections."""
 
 import asyncio
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ RECONNECT_S: Final = 20.0
 """How long an agent may take to reconnect with backoff after a short connection."""
 
 LONG_WORDS: Final = 600
-"""The words of a prompt whose echo fills the window several times."""
+"""A prompt of this many words has an echo that fills the window several times."""
 
 GOING_AWAY: Final = 1001
 
@@ -38,7 +38,7 @@ class AgentListener:
         answer_s: how long an answer may take, in seconds.
 
     Attributes:
-        answer_s: see above.
+        answer_s: how long an answer may take, in seconds.
         selects_subprotocol: whether an upgrade selects the subprotocol.
         peers: every connection, in order.
     """
@@ -53,7 +53,6 @@ class AgentListener:
         self._further = list(authorities)
         self._dialed: asyncio.Queue[CoordinatorPeer] = asyncio.Queue()
         self._server: Server | None = None
-        self._refused = asyncio.Event()
 
     @property
     def url(self) -> str:
@@ -121,7 +120,7 @@ class AgentListener:
 
 
 class AgentUnderTest:
-    """The agent, as one case sees it; jobs that the case leaves are cancelled at its end.
+    """The agent for one case. When the context exits, jobs that the case left are cancelled.
 
     Args:
         listener: accepts the agent's connections.
@@ -153,26 +152,26 @@ class AgentUnderTest:
         return newest if newest and not newest.closed.is_set() and newest.admitted else None
 
     async def connected(self) -> CoordinatorPeer:
-        """The open connection, or the next one after its handshake and one whole job.
+        """Return the open connection; if there is none, the next one after its handshake and a job.
 
-        The job makes the session healthy, so that the agent reconnects within a second after it.
+        The job makes the session healthy: when it ends, the agent reconnects within a second.
         """
         if self._open is not None:
             return self._open
         peer = await self.listener.next_dialed()
-        await peer.greet()
+        await peer.authenticate()
         await peer.admit()
         await peer.run_job()
         return peer
 
     async def dialed(self) -> CoordinatorPeer:
-        """A connection before `Challenge`; an open one is cut."""
+        """Return a new connection, before `Challenge`; an open one is cut first."""
         if self._open is not None:
             await self._open.cut()
         return await self.listener.next_dialed()
 
     async def long_job(self, peer: CoordinatorPeer) -> SentJob:
-        """A running job whose window is full.
+        """Start a job, and return it when its window is full.
 
         Raises:
             NotHeld: the job or its connection fails, or the response has a gap.
@@ -193,10 +192,14 @@ class AgentUnderTest:
     async def reconnected(
         self, lost: CoordinatorPeer, job: SentJob
     ) -> tuple[CoordinatorPeer, LiveJob]:
-        """Cut a connection; the next one after `Hello`, and the job's entry in `live_jobs`."""
+        """Cut a connection; return the next one, after `Hello`, and its `live_jobs` entry of `job`.
+
+        Raises:
+            NotHeld: the agent does not reconnect, or `Hello` does not list the job once.
+        """
         await lost.cut()
         peer = await self.listener.next_dialed()
-        hello = await peer.greet()
+        hello = await peer.authenticate()
         require(hello.session_id == lost.welcome.session_id, "Hello names another session")
         entries = [live for live in hello.live_jobs if live.job_id == job.job_id]
         require(len(entries) == 1, f"{len(entries)} entries in live_jobs for one running job")

@@ -7,8 +7,10 @@ from typing import Final, Generic, TypeVar
 from msgspec import Struct
 
 ScopeT = TypeVar("ScopeT")
+"""What a case works on: the implementation under test, or all connections of a run."""
 
 MAX_OBSERVED_CHARS: Final = 300
+"""Longer observations are cut."""
 
 
 class Verdict(StrEnum):
@@ -34,7 +36,7 @@ class Case(Struct, Generic[ScopeT], frozen=True):
 
     Attributes:
         id: unique and stable, such as `resume-running`.
-        anchor: the heading of docs/protocol.md that states the rule.
+        anchor: the anchor of the section in docs/protocol.md that states the rule.
         rule: the rule in one sentence.
         run: tests the rule; returns what was observed, or raises `NotHeld` or `NotTested`.
         must: whether the rule is a MUST; otherwise it is a SHOULD.

@@ -15,7 +15,7 @@ from provider_agent.conformance.peer import ANSWER_S
 CHAT_PATH: Final = "/v1/chat/completions"
 
 RECEIVE_BUFFER_BYTES: Final = 64 * 1024
-"""A small kernel buffer, so that a client that does not read soon stops its coordinator."""
+"""A small kernel buffer: when the client does not read, the coordinator soon has to pause."""
 
 
 def chat_body(model_id: str, pad_bytes: int = 0) -> bytes:
@@ -50,7 +50,7 @@ class ClientRequest:
         """Wait for the head of the response.
 
         Raises:
-            NotHeld: there is none in time, or the connection ends before.
+            NotHeld: it does not arrive in time, or the connection ends before.
         """
         try:
             async with asyncio.timeout(self._answer_s):
@@ -62,7 +62,7 @@ class ClientRequest:
             raise NotHeld(f"the client's request failed: {type(error).__name__}") from None
 
     async def read(self, count: int) -> bytes:
-        """Read `count` bytes of the response; raises `NotHeld` if they do not come in time."""
+        """Read `count` bytes of the response; raises `NotHeld` if they do not arrive in time."""
         response = await self.response()
         data = b""
         try:
@@ -78,7 +78,7 @@ class ClientRequest:
         return data
 
     async def read_all(self) -> tuple[bytes, bool]:
-        """Read the rest of the response; returns it, and whether it ended in an orderly way."""
+        """Read the rest of the response; returns it, and whether HTTP marked its end as regular."""
         response = await self.response()
         data = bytearray()
         try:
@@ -119,7 +119,9 @@ class Client:
         self._http = aiohttp.ClientSession(
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=None),
-            connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_socket),
+            connector=aiohttp.TCPConnector(
+                limit=0, force_close=True, socket_factory=_create_socket
+            ),
         )
         return self
 
@@ -139,7 +141,7 @@ class Client:
         return ClientRequest(self._http, self._url, body, self._answer_s)
 
 
-def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+def _create_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     family, kind, protocol, _, _ = address
     result = socket.socket(family, kind, protocol)
     result.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)

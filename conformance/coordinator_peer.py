@@ -1,4 +1,4 @@
-"""The kit as a coordinator: the agent under test dials it."""
+"""The kit as a coordinator, which the agent under test dials."""
 
 import asyncio
 import json
@@ -81,12 +81,12 @@ class SentJob(Struct, frozen=True):
         return self.header.job_id
 
     def piece(self, offset: int, end: int) -> RequestChunk:
-        """A piece of its request."""
+        """A piece of the job's request."""
         return RequestChunk(self.job_id, offset, self.request[offset:end])
 
 
 def new_job(model_id: str, *, words: int = 3, deadline_ms: int = DEADLINE_MS) -> SentJob:
-    """A chat job whose prompt has some words; the echo backend repeats them."""
+    """A chat job whose prompt has this many words; the echo backend repeats them."""
     text = " ".join(f"w{number}" for number in range(words))
     request = {
         "model": model_id,
@@ -160,7 +160,7 @@ class CoordinatorPeer(Peer):
 
     @property
     def welcome(self) -> Welcome:
-        """What the kit sent."""
+        """The `Welcome` that the kit sent."""
         if self._welcome is None:
             raise RuntimeError("not welcomed yet")
         return self._welcome
@@ -184,7 +184,7 @@ class CoordinatorPeer(Peer):
 
     # --- the handshake -----------------------------------------------------------------
 
-    async def greet(self, *, features: Iterable[str] = ()) -> Hello:
+    async def authenticate(self, *, features: Iterable[str] = ()) -> Hello:
         """Send `Challenge`, and return the agent's `Hello` with a verified signature."""
         await self.send(Challenge(self.nonce, "conformance", list(features)))
         hello = await self.expect(Hello)
@@ -220,7 +220,7 @@ class CoordinatorPeer(Peer):
         return job
 
     def adopt(self, job: SentJob) -> None:
-        """Note a job that continues from an older connection."""
+        """Register a job that `send_job` has not sent on this connection, for `end_jobs`."""
         self._unended[job.job_id] = job
 
     def data(self, job_id: bytes) -> bytes:
@@ -239,7 +239,7 @@ class CoordinatorPeer(Peer):
         """Wait for `count` bytes of a response.
 
         Raises:
-            NotHeld: the response ends before, or has a gap.
+            NotHeld: the response ends before, has a gap or does not arrive in time.
         """
         while len(data := self.data(job.job_id)) < count:
             frame = await self.next(
@@ -256,7 +256,7 @@ class CoordinatorPeer(Peer):
     async def expect_end(
         self, job: SentJob, *, acknowledge: bool = True, within_s: float | None = None
     ) -> JobEnd:
-        """Wait for the end of a job, and acknowledge it finally."""
+        """Wait for the end of a job, and send the final `Ack`."""
         end = await self.next(
             lambda frame: isinstance(frame, JobResult | JobError) and frame.job_id == job.job_id,
             "end of the job",
@@ -277,7 +277,7 @@ class CoordinatorPeer(Peer):
         return end
 
     async def read_to_end(self, job: SentJob, offset: int = 0) -> JobResult:
-        """Acknowledge what has arrived and what arrives, until the job has succeeded.
+        """Acknowledge all bytes of the response until the job has succeeded.
 
         Args:
             job: the job.
@@ -308,13 +308,13 @@ class CoordinatorPeer(Peer):
                 await self.send(Ack(job.job_id, offset))
 
     async def run_job(self, words: int = 3) -> JobResult:
-        """Run one whole job with success."""
+        """Run one job, which must succeed."""
         job = await self.send_job(new_job(self.model_id, words=words))
         await self.expect(JobStarted, job.job_id)
         return await self.read_to_end(job)
 
     async def end_jobs(self) -> None:
-        """Cancel the jobs that the case has left."""
+        """Cancel the jobs that the case left running."""
         for job in list(self._unended.values()):
             if self.closed.is_set():
                 return

@@ -1,4 +1,4 @@
-"""A whole run against a coordinator."""
+"""Runs all cases against a coordinator."""
 
 from collections.abc import Collection
 from typing import Final
@@ -46,6 +46,6 @@ async def run_against_coordinator(target: CoordinatorTarget, only: Collection[st
 
     chosen = [case for case in CASES if not only or case.id in only]
     results = await run_at_once(chosen, open_scope, target.answer_s)
-    audits = [case for case in traffic.CASES if not only or case.id in only]
-    results += [await run_case(case, peers) for case in audits]
+    traffic_cases = [case for case in traffic.CASES if not only or case.id in only]
+    results += [await run_case(case, peers) for case in traffic_cases]
     return Report("coordinator", target.url, results)

@@ -1,4 +1,4 @@
-"""What the cases for coordinators do with the coordinator under test."""
+"""The coordinator under test, as the cases use it: agents' connections and clients' requests."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -61,6 +61,7 @@ class PlayedJob:
         submitted: the body that the client sent.
         client: the client's request.
         agent: the connection that sends the response; replaced after a resumption.
+        sent: how many bytes of the response have been sent.
     """
 
     def __init__(
@@ -108,16 +109,16 @@ class PlayedJob:
         return ack
 
     def live(self, *, ended: bool = False, first_offset: int = 0) -> LiveJob:
-        """Its entry in `Hello.live_jobs`."""
+        """The job's entry in `Hello.live_jobs`."""
         return LiveJob(self.job_id, first_offset, self.sent, self.header.request_bytes, ended)
 
 
 class CoordinatorUnderTest:
-    """The connections and requests of one case; all of them end with its context.
+    """The connections and requests of one case. When the context exits, all of them end.
 
     Args:
         target: the coordinator.
-        history: where the case's connections are added when it ends.
+        history: the case's connections are added to this list at the end, for the traffic rules.
 
     Attributes:
         target: the coordinator.
@@ -153,7 +154,7 @@ class CoordinatorUnderTest:
         Args:
             process: the agent process that connects; by default a new one.
             url: another address in the request (its `Host` header).
-            through: whether to connect to the real address although `url` names another one.
+            through: whether to connect to the target's address although `url` names another one.
         """
         parts = urlsplit(self.target.url)
         port = parts.port or (443 if parts.scheme == "wss" else 80)
@@ -252,6 +253,6 @@ class CoordinatorUnderTest:
         received, whole = await job.client.read_all()
         require(whole and received == data, f"the client received {len(received)} bytes")
 
-    def same_process(self, agent: AgentPeer, *, instance_id: str) -> Process:
-        """The agent's process with another instance id."""
+    def other_process(self, agent: AgentPeer, *, instance_id: str) -> Process:
+        """Another process with the agent's key and model."""
         return replace(agent.process, instance_id=instance_id)

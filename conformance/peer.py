@@ -21,7 +21,7 @@ ANSWER_S: Final = 5.0
 """How long an answer may take before it counts as missing, by default."""
 
 SILENCE_S: Final = 0.5
-"""How long the kit waits for what must not come."""
+"""How long the kit waits before it concludes that a frame does not arrive."""
 
 MAX_RECEIVED_BYTES: Final = 64 * 1024 * 1024
 """The kit accepts larger messages than the protocol allows, so that it can report them."""
@@ -52,7 +52,7 @@ class Peer:
         answer_s: how long an answer may take, in seconds.
 
     Attributes:
-        answer_s: see above; the default of each `within_s`.
+        answer_s: how long an answer may take, in seconds; the default of each `within_s`.
         transcript: every frame in both directions, in order.
         message_sizes: the size of each received message, in bytes.
         defect: why a received message is malformed; "" if none was.
@@ -99,10 +99,16 @@ class Peer:
         within_s: float | None = None,
         where: Callable[[FrameT], bool] = lambda _frame: True,
     ) -> FrameT:
-        """Wait for the oldest frame of a type (and job) that was not returned yet.
+        """Wait for the oldest frame of a type, and of a job if given, that was not returned yet.
+
+        Args:
+            kind: the type.
+            job_id: the job; None for any.
+            within_s: how long to wait, in seconds; by default `answer_s`.
+            where: a further condition on the frame.
 
         Raises:
-            NotHeld: it does not come in time, or the connection ends before.
+            NotHeld: it does not arrive in time, or the connection ends before.
         """
 
         def matches(frame: Frame) -> bool:
@@ -130,7 +136,7 @@ class Peer:
             raise NotHeld(f"no {description} within {limit_s:g} s") from None
 
     async def expect_none(self, kind: type[FrameT], job_id: bytes | None = None) -> None:
-        """Wait `SILENCE_S`; raises `NotHeld` if an unread frame of the type (and job) is there."""
+        """Wait `SILENCE_S`; raises `NotHeld` if an unread frame of the type (and job) arrived."""
         await self.settle()
         await asyncio.sleep(SILENCE_S)
         for frame in self._unread:
@@ -154,7 +160,9 @@ class Peer:
         return f"closed with {self.close_code}"
 
     async def settle(self) -> None:
-        """Wait until the other side has read everything sent so far: it answers pings in order.
+        """Wait until the other side's WebSocket library has received everything sent so far.
+
+        It answers pings in order. The frames before the ping may not have taken effect yet.
 
         Raises:
             NotHeld: the connection is closed, or the ping is not answered.
@@ -169,7 +177,7 @@ class Peer:
             raise NotHeld("a ping was not answered") from None
 
     async def expect_open(self) -> str:
-        """Check that the connection stays open for `SILENCE_S`, also behind a proxy."""
+        """Check that the connection stays open for `SILENCE_S`, and then still answers a ping."""
         await self.settle()
         await asyncio.sleep(SILENCE_S)
         await self.settle()

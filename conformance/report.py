@@ -1,4 +1,4 @@
-"""How results are printed: a table, JSON or JUnit XML."""
+"""Renders results as a table, JSON or JUnit XML."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -44,7 +44,7 @@ class Report(Struct, frozen=True):
 
     @property
     def summary(self) -> str:
-        """One line."""
+        """The number of results with each verdict, in one line."""
         counts = ", ".join(f"{self.count(v)} {v}" for v in Verdict if self.count(v))
         return f"{len(self.results)} rules: {counts}."
 
@@ -105,5 +105,5 @@ def to_junit(report: Report) -> bytes:
 
 
 def printable(text: str) -> str:
-    """Text of a peer without control characters."""
+    """Text of a peer, with a replacement for each control character."""
     return "".join(char if char.isprintable() else "�" for char in text)

@@ -20,14 +20,15 @@ from provider_agent.conformance.peer import ANSWER_S
 ScopeT = TypeVar("ScopeT")
 
 SILENT_CASE_S: Final = 45.0
-"""The longest time that a case waits in silence: three heartbeats of the default interval."""
+"""A case may take this long plus the time of one answer. The longest wait of a case, for a silent
+connection to be closed, is 36 s plus one answer with the default heartbeat interval."""
 
 AT_ONCE: Final = 8
-"""Cases for coordinators that run at once: they are independent, and some only wait."""
+"""How many cases for coordinators run at once: they are independent, and some mostly wait."""
 
 
 async def run_case(case: Case[ScopeT], scope: ScopeT, answer_s: float = ANSWER_S) -> Result:
-    """Run one case, whose answers may take `answer_s` seconds. Cancellation passes through."""
+    """Run one case, whose answers may take `answer_s` seconds. Cancelling it yields no result."""
     loop = asyncio.get_running_loop()
     start = loop.time()
     try:
@@ -37,7 +38,7 @@ async def run_case(case: Case[ScopeT], scope: ScopeT, answer_s: float = ANSWER_S
         verdict, observed = Verdict.NOT_HELD if case.must else Verdict.NOT_FOLLOWED, str(error)
     except NotTested as error:
         verdict, observed = Verdict.NOT_TESTED, str(error)
-    except (OSError, InvalidHandshake) as error:  # TimeoutError too
+    except (OSError, InvalidHandshake) as error:  # `TimeoutError` is an `OSError`
         verdict = Verdict.NOT_HELD if case.must else Verdict.NOT_FOLLOWED
         observed = f"no connection: {str(error) or type(error).__name__}"
     return Result(

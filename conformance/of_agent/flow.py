@@ -29,7 +29,7 @@ async def keeps_window(agent: AgentUnderTest) -> str:
     return f"{size} bytes of a window of {peer.window}"
 
 
-@CASES.must("window-continues", _FLOW, "An `Ack` lets as many more bytes be sent.")
+@CASES.must("window-continues", _FLOW, "After an `Ack` the agent sends more bytes.")
 async def continues_after_ack(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = await agent.long_job(peer)

@@ -1,6 +1,7 @@
 """Cases about the upgrade and the handshake.
 
-Each case of `VIOLATIONS` needs a connection before `Challenge`, and ends it.
+Each case of `NEW_CONNECTION` needs a connection before `Challenge`. Those of `OPEN_VIOLATIONS` end
+an open connection.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from provider_agent.protocol.limits import (
 from provider_agent.protocol.receipts import FEATURE, ReceiptContent
 
 CASES = CaseList[AgentUnderTest]()
-VIOLATIONS = CaseList[AgentUnderTest]()
+NEW_CONNECTION = CaseList[AgentUnderTest]()
 
 _HANDSHAKE: Final = "handshake"
 _ANY_ID: Final = b"\xee" * 16
@@ -56,7 +57,7 @@ def _header(peer: CoordinatorPeer, name: str) -> str:
 
 @CASES.must("hello", "what-is-signed", "`Hello` signs the dialed address and this nonce.")
 async def signs_hello(agent: AgentUnderTest) -> str:
-    peer = await agent.connected()  # `greet` has verified it
+    peer = await agent.connected()  # `authenticate` has verified the signature
     return f"signed by {peer.hello.public_key.hex()[:16]}…"
 
 
@@ -74,12 +75,12 @@ async def sends_heartbeats(agent: AgentUnderTest) -> str:
     return f"four, less than {3 * HEARTBEAT_MS} ms apart"
 
 
-@VIOLATIONS.must("hello-only", _HANDSHAKE, "Before `Welcome` the agent sends only `Hello`.")
+@NEW_CONNECTION.must("hello-only", _HANDSHAKE, "Before `Welcome` the agent sends only `Hello`.")
 async def sends_only_hello(agent: AgentUnderTest) -> str:
     peer = await agent.dialed()
     await asyncio.sleep(SILENCE_S)
     require(not peer.received, "a frame before Challenge")
-    await peer.greet()
+    await peer.authenticate()
     await asyncio.sleep(SILENCE_S)
     require(len(peer.received) == 1, "a frame between Hello and Welcome")
     await peer.admit()
@@ -87,32 +88,32 @@ async def sends_only_hello(agent: AgentUnderTest) -> str:
     return "one Hello"
 
 
-@VIOLATIONS.must("welcome-first", _HANDSHAKE, "`Welcome` before `Challenge` closes with 1002.")
+@NEW_CONNECTION.must("welcome-first", _HANDSHAKE, "`Welcome` before `Challenge` closes with 1002.")
 async def refuses_early_welcome(agent: AgentUnderTest) -> str:
     peer = await agent.dialed()
     await peer.send(new_welcome())
     return await peer.expect_close(1002)
 
 
-@VIOLATIONS.must("challenge-twice", _HANDSHAKE, "A second `Challenge` closes with 1002.")
+@NEW_CONNECTION.must("challenge-twice", _HANDSHAKE, "A second `Challenge` closes with 1002.")
 async def refuses_second_challenge(agent: AgentUnderTest) -> str:
     peer = await agent.dialed()
-    await peer.greet()
+    await peer.authenticate()
     await peer.send(Challenge(peer.nonce, "again"))
     return await peer.expect_close(1002)
 
 
-@VIOLATIONS.must("job-before-welcome", _HANDSHAKE, "A job before `Welcome` closes with 1002.")
+@NEW_CONNECTION.must("job-before-welcome", _HANDSHAKE, "A job before `Welcome` closes with 1002.")
 async def refuses_early_job(agent: AgentUnderTest) -> str:
     peer = await agent.dialed()
-    await peer.greet()
+    await peer.authenticate()
     await peer.send(new_job("any").header)
     return await peer.expect_close(1002)
 
 
 async def _refuses_welcome(agent: AgentUnderTest, **fields: object) -> str:
     peer = await agent.dialed()
-    await peer.greet()
+    await peer.authenticate()
     await peer.send(new_welcome(**fields))  # type: ignore[arg-type]
     return await peer.expect_close(1002)
 
@@ -132,7 +133,7 @@ for _id, _what, _fields in (
     ),
     ("welcome-features", "a feature that `Hello` did not list", {"features": ["x-conformance"]}),
 ):
-    VIOLATIONS.add(
+    NEW_CONNECTION.add(
         _id,
         "welcome",
         f"A `Welcome` with {_what} closes with 1002.",
@@ -140,19 +141,19 @@ for _id, _what, _fields in (
     )
 
 
-@VIOLATIONS.must("welcome-largest", "welcome", "The largest numbers in `Welcome` are accepted.")
+@NEW_CONNECTION.must("welcome-largest", "welcome", "The largest numbers in `Welcome` are accepted.")
 async def accepts_largest_numbers(agent: AgentUnderTest) -> str:
     peer = await agent.dialed()
-    await peer.greet()
+    await peer.authenticate()
     await peer.admit(new_welcome(window_bytes=MAX_INTEGER, max_message_bytes=MAX_INTEGER))
     await peer.run_job()
     return "a window of 2^53 - 1 bytes"
 
 
-@VIOLATIONS.must("receipts", "receipts", "The end of a job carries a signed receipt, if asked.")
+@NEW_CONNECTION.must("receipts", "receipts", "The end of a job carries a signed receipt, if asked.")
 async def sends_receipts(agent: AgentUnderTest) -> str:
     peer = await agent.dialed()
-    hello = await peer.greet(features=[FEATURE])
+    hello = await peer.authenticate(features=[FEATURE])
     supported = FEATURE in hello.features
     await peer.admit(new_welcome(features=[FEATURE] if supported else []))
     if not supported:
@@ -192,7 +193,7 @@ for _id, _name, _frame in (
     )
 
 
-@VIOLATIONS.must("no-subprotocol", "transport", "An upgrade without the subprotocol is closed.")
+@NEW_CONNECTION.must("no-subprotocol", "transport", "An upgrade without the subprotocol is closed.")
 async def refuses_other_protocol(agent: AgentUnderTest) -> str:
     open_peer = await agent.connected()
     agent.listener.selects_subprotocol = False

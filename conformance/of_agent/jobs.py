@@ -29,8 +29,8 @@ CLOSING = CaseList[AgentUnderTest]()
 _JOBS: Final = "the-states-of-a-job"
 _PIECES: Final = "requests"
 _UNKNOWN_JOB: Final = b"\xee" * 16
-_MOST_JOBS: Final = 256
-_REMEMBERED: Final = 4096
+_MAX_TESTED_CAPACITY: Final = 256
+_REMEMBERED_IDS: Final = 4096
 _BATCH: Final = 500
 
 
@@ -74,7 +74,7 @@ async def ignores_unknown_piece(agent: AgentUnderTest) -> str:
     return "a job was run afterwards"
 
 
-async def _violates(peer: CoordinatorPeer, job: SentJob, *pieces: RequestChunk) -> str:
+async def _expect_violation(peer: CoordinatorPeer, job: SentJob, *pieces: RequestChunk) -> str:
     await peer.send(job.header, *pieces)
     return await peer.expect_close(1002)
 
@@ -83,21 +83,21 @@ async def _violates(peer: CoordinatorPeer, job: SentJob, *pieces: RequestChunk) 
 async def refuses_gap(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = new_job(peer.model_id)
-    return await _violates(peer, job, job.piece(0, 10), job.piece(11, 20))
+    return await _expect_violation(peer, job, job.piece(0, 10), job.piece(11, 20))
 
 
 @CLOSING.must("pieces-empty", _PIECES, "A piece without data closes with 1002.")
 async def refuses_empty_piece(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = new_job(peer.model_id)
-    return await _violates(peer, job, job.piece(0, 0))
+    return await _expect_violation(peer, job, job.piece(0, 0))
 
 
 @CLOSING.must("pieces-beyond", _PIECES, "Bytes beyond `request_bytes` close with 1002.")
 async def refuses_bytes_beyond(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = new_job(peer.model_id)
-    return await _violates(peer, job, RequestChunk(job.job_id, 0, job.request + b" "))
+    return await _expect_violation(peer, job, RequestChunk(job.job_id, 0, job.request + b" "))
 
 
 @CASES.must("job-twice", _JOBS, "A job that arrives again is ignored.")
@@ -124,7 +124,7 @@ async def remembers_job_ids(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = await peer.send_job(new_job(peer.model_id))
     await peer.read_to_end(job)
-    others = [new_job("conformance-no-such-model") for _ in range(_REMEMBERED - 1)]
+    others = [new_job("conformance-no-such-model") for _ in range(_REMEMBERED_IDS - 1)]
     for start in range(0, len(others), _BATCH):
         batch = others[start : start + _BATCH]
         await peer.send(*(other.header for other in batch))
@@ -173,7 +173,7 @@ async def refuses_empty_request(agent: AgentUnderTest) -> str:
 async def refuses_beyond_capacity(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     limit = peer.capabilities.limits.max_concurrent
-    if limit > _MOST_JOBS:
+    if limit > _MAX_TESTED_CAPACITY:
         raise NotTested(f"the agent accepts {limit} jobs at once")
     held = [await peer.send_header(new_job(peer.model_id)) for _ in range(limit)]
     extra = await peer.send_header(new_job(peer.model_id))
@@ -190,7 +190,7 @@ async def limits_duration(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = await peer.send_job(new_job(peer.model_id, words=LONG_WORDS, deadline_ms=400))
     end = await peer.expect_error(job, "deadline_exceeded")
-    return f"{end.total_bytes} bytes, although the window was full"
+    return f"ended after {end.total_bytes} bytes"
 
 
 @CASES.must("deadline-request", _PIECES, "The deadline counts from the arrival of the header.")
@@ -202,7 +202,7 @@ async def limits_upload(agent: AgentUnderTest) -> str:
 
 
 @CASES.must("deadline-zero", _JOBS, "A job with `deadline_ms` 0 ends with `deadline_exceeded`.")
-async def accepts_no_time(agent: AgentUnderTest) -> str:
+async def ends_job_with_zero_deadline(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = await peer.send_job(new_job(peer.model_id, deadline_ms=0))
     return f"{(await peer.expect_error(job, 'deadline_exceeded')).code}"

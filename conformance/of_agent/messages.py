@@ -26,7 +26,7 @@ _UNKNOWN: Final = 31
 """A type that no frame of this version has."""
 
 
-def _receives(message: HostileMessage) -> Callable[[AgentUnderTest], Awaitable[str]]:
+def _hostile_case(message: HostileMessage) -> Callable[[AgentUnderTest], Awaitable[str]]:
     async def run(agent: AgentUnderTest) -> str:
         peer = await agent.connected()
         await peer.send_raw(message.to_agent)
@@ -41,10 +41,10 @@ def _receives(message: HostileMessage) -> Callable[[AgentUnderTest], Awaitable[s
 for _message in HOSTILE_MESSAGES:
     if _message.close_code is None:
         _rule = f"After {_message.name} the connection stays open."
-        CASES.add(_message.case_id, "versions", _rule, _receives(_message))
+        CASES.add(_message.case_id, "versions", _rule, _hostile_case(_message))
     elif _message.close_code != 1009:
         _rule = f"After {_message.name} the connection closes with 1002."
-        CLOSING.add(_message.case_id, _ANCHOR, _rule, _receives(_message))
+        CLOSING.add(_message.case_id, _ANCHOR, _rule, _hostile_case(_message))
 
 
 @CLOSING.must("message-too-big", "limits", "A message of more than 1 MiB closes with 1009.")

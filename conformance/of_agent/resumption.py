@@ -29,7 +29,12 @@ _RESUMPTION: Final = "resumption"
 
 
 async def _lost_long_job(agent: AgentUnderTest) -> tuple[CoordinatorPeer, SentJob, LiveJob, bytes]:
-    """The connection after `Hello` of an agent that has lost its link during a job."""
+    """Cut the link of a running job.
+
+    Returns:
+        The agent's next connection, after `Hello`; the job; its entry in `live_jobs`; and the
+        response bytes that arrived before the cut.
+    """
     lost = await agent.connected()
     job = await agent.long_job(lost)
     received = lost.data(job.job_id)
@@ -88,7 +93,7 @@ async def forgets_unnamed_job(agent: AgentUnderTest) -> str:
     require(not peer.data(job.job_id), "bytes of a job that was not named")
     await peer.cut()
     again = await agent.listener.next_dialed()
-    hello = await again.greet()
+    hello = await again.authenticate()
     require(all(live.job_id != job.job_id for live in hello.live_jobs), "it is still in live_jobs")
     await again.admit()
     await again.run_job()
@@ -96,7 +101,11 @@ async def forgets_unnamed_job(agent: AgentUnderTest) -> str:
 
 
 async def _lost_ended_job(agent: AgentUnderTest) -> tuple[CoordinatorPeer, SentJob, LiveJob]:
-    """The same for a job whose end was sent and not acknowledged."""
+    """Cut the link of a job whose end is not acknowledged.
+
+    Returns:
+        The agent's next connection, after `Hello`; the job; and its entry in `live_jobs`.
+    """
     lost = await agent.connected()
     job = await lost.send_job(new_job(lost.model_id))
     end = await lost.expect_end(job, acknowledge=False)
@@ -127,7 +136,7 @@ async def forgets_delivered_job(agent: AgentUnderTest) -> str:
     require(not peer.data(job.job_id), "bytes of a delivered job")
     await peer.cut()
     again = await agent.listener.next_dialed()
-    hello = await again.greet()
+    hello = await again.authenticate()
     require(all(live.job_id != job.job_id for live in hello.live_jobs), "it is still in live_jobs")
     await again.admit()
     await again.run_job()
@@ -191,13 +200,13 @@ async def refuses_other_offset(agent: AgentUnderTest) -> str:
 @CASES.must("resume-off", _RESUMPTION, "With `resume_ms` 0 no session is resumed.")
 async def forgets_session_without_resumption(agent: AgentUnderTest) -> str:
     peer = await agent.dialed()
-    await peer.greet()
+    await peer.authenticate()
     await peer.admit(new_welcome(resume_ms=0))
     await peer.run_job()
     await agent.long_job(peer)
     await peer.cut()
     again = await agent.listener.next_dialed()
-    hello = await again.greet()
+    hello = await again.authenticate()
     require(hello.session_id is None, "Hello names a session")
     require(not hello.live_jobs, f"{len(hello.live_jobs)} live jobs")
     await again.admit()
@@ -215,7 +224,7 @@ async def finishes_jobs_when_drained(agent: AgentUnderTest) -> str:
     await peer.read_to_end(job)
     observed = await peer.expect_close(1000)
     again = await agent.listener.next_dialed(RECONNECT_S)
-    await again.greet()
+    await again.authenticate()
     await again.admit()
     await again.run_job()
     return f"{observed}, and reconnected"

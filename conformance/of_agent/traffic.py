@@ -65,9 +65,7 @@ class _Response(Struct):
     ended: bool = False
 
 
-@CASES.must(
-    "traffic-jobs", _JOBS, "Frames of a job come in order, with one end; no gap, no excess."
-)
+@CASES.must("traffic-jobs", _JOBS, "A job's frames are in order, within the window, with one end.")
 async def sends_responses_in_order(peers: Sequence[CoordinatorPeer]) -> str:
     count = 0
     for peer in peers:
@@ -143,7 +141,7 @@ def _require_unique(field: str, names: Sequence[object]) -> None:
     require(len(set(names)) == len(names), f"`{field}` with the same entry twice")
 
 
-@CASES.must("traffic-features", "features", "What belongs to an inactive feature is not sent.")
+@CASES.must("traffic-features", "features", "Fields of an inactive feature are not sent.")
 async def leaves_out_inactive_features(peers: Sequence[CoordinatorPeer]) -> str:
     count = 0
     for peer in peers:

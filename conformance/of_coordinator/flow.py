@@ -16,8 +16,8 @@ CASES = CaseList[CoordinatorUnderTest]()
 _FLOW: Final = "flow-control"
 
 MOST_BUFFERED_BYTES: Final = 32 * MIB
-"""More than all kernel buffers and one window between a coordinator and a client that does not
-read."""
+"""More than the kernel buffers between a coordinator and a client that does not read, plus one
+window."""
 
 
 def _window(agent: AgentPeer) -> int:
@@ -62,7 +62,7 @@ async def refuses_more_than_window(coordinator: CoordinatorUnderTest) -> str:
     agent = await coordinator.connect()
     job = await coordinator.start(agent)
     sent = await _fill(job, _window(agent))
-    # A slow coordinator may acknowledge more, but not without end: see `MOST_BUFFERED_BYTES`.
+    # A slow coordinator may still acknowledge bytes, but fewer than `MOST_BUFFERED_BYTES`.
     while not agent.closed.is_set() and job.sent < sent + MOST_BUFFERED_BYTES:
         await job.write(bytes(64 * 1024))
     return await agent.expect_close(1002)

@@ -120,7 +120,7 @@ async def relays_empty_response(coordinator: CoordinatorUnderTest) -> str:
     return "the client received an empty response"
 
 
-@CASES.should("receipts", "receipts", "A job whose receipt has another hash has failed.")
+@CASES.should("receipts", "receipts", "A job fails if its receipt has another hash.")
 async def checks_receipts(coordinator: CoordinatorUnderTest) -> str:
     agent = await coordinator.connect(features=[FEATURE])
     if FEATURE not in agent.welcome.features:
@@ -205,7 +205,7 @@ Build = Callable[[bytes], list[AgentFrame]]
 """Builds the frames of a violation for a job id."""
 
 
-def _violates(build: Build) -> Callable[[CoordinatorUnderTest], Awaitable[str]]:
+def _violation_case(build: Build) -> Callable[[CoordinatorUnderTest], Awaitable[str]]:
     async def run(coordinator: CoordinatorUnderTest) -> str:
         agent = await coordinator.connect()
         job = await coordinator.submit(agent)
@@ -230,7 +230,7 @@ _VIOLATIONS: Final[dict[str, tuple[str, Build]]] = {
     ),
 }
 for _id, (_what, _build) in _VIOLATIONS.items():
-    CASES.add(_id, _JOBS, f"{_what} closes with 1002.", _violates(_build))
+    CASES.add(_id, _JOBS, f"{_what} closes with 1002.", _violation_case(_build))
 
 
 @CASES.must("cancel", "cancel", "A client that disconnects cancels its job.")
@@ -241,7 +241,7 @@ async def cancels(coordinator: CoordinatorUnderTest) -> str:
     await job.client.read(len(ANSWER))
     await job.client.disconnect()
     await agent.expect(Cancel, job.job_id)
-    await job.write(ANSWER)  # was on its way
+    await job.write(ANSWER)  # as if it had crossed `Cancel`
     await job.fail("cancelled")
     return "received Cancel; the end was acknowledged"
 
@@ -267,16 +267,16 @@ async def sends_control_frames_first(coordinator: CoordinatorUnderTest) -> str:
     large = await coordinator.post(chat_body(model, pad_bytes=HUGE_REQUEST_BYTES))
     await asyncio.sleep(SILENCE_S)
     small = await coordinator.post(chat_body(model))
-    await coordinator.run_job(other)  # a later request: the coordinator has the small one too
+    await coordinator.run_job(other)  # requested later: by its end, the small one has arrived
     await asyncio.sleep(SILENCE_S)
     agent.socket.transport.resume_reading()
     header = await agent.expect(JobHeader, where=lambda job: job.request_bytes < KIB)
-    done = sum(len(piece.data) for piece in agent.received_of(RequestChunk))
-    require(done < HUGE_REQUEST_BYTES, "a job's header came after the whole request of another")
+    arrived = sum(len(piece.data) for piece in agent.received_of(RequestChunk))
+    require(arrived < HUGE_REQUEST_BYTES, "a job's header came after the whole request of another")
     await agent.send(error(header.job_id, 0, "backend_error"))
     await small.response()
     await large.disconnect()
-    return f"a header after {done} of {HUGE_REQUEST_BYTES} bytes of another request"
+    return f"a header after {arrived} of {HUGE_REQUEST_BYTES} bytes of another request"
 
 
 @CASES.must("cancel-request", _REQUESTS, "After `Cancel` no further piece of the request is sent.")
@@ -300,7 +300,7 @@ async def sends_no_job_to_draining_agent(coordinator: CoordinatorUnderTest) -> s
     running = await coordinator.start(agent)
     await agent.send(Draining(60_000))
     await agent.settle()
-    await asyncio.sleep(SILENCE_S)  # so that it is handled before the next request
+    await asyncio.sleep(SILENCE_S)  # so that `Draining` takes effect before the next request
     request = await coordinator.post(running.submitted)
     await agent.expect_none(JobHeader)
     await running.write(ANSWER)

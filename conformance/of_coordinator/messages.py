@@ -22,7 +22,7 @@ _UNKNOWN: Final = 63
 """A type that no frame of this version has."""
 
 
-def _receives(message: HostileMessage) -> Callable[[CoordinatorUnderTest], Awaitable[str]]:
+def _hostile_case(message: HostileMessage) -> Callable[[CoordinatorUnderTest], Awaitable[str]]:
     async def run(coordinator: CoordinatorUnderTest) -> str:
         peer = await coordinator.connect()
         await peer.send_raw(message.to_coordinator)
@@ -38,7 +38,7 @@ for _message in HOSTILE_MESSAGES:
         _reaction = "closes with 1002" if _message.close_code else "stays open"
         _rule = f"After {_message.name} the connection {_reaction}."
         _anchor = _ANCHOR if _message.close_code else "versions"
-        CASES.add(_message.case_id, _anchor, _rule, _receives(_message))
+        CASES.add(_message.case_id, _anchor, _rule, _hostile_case(_message))
 
 
 @CASES.must("message-too-big", _ANCHOR, "A message over the receiver's limit closes with 1009.")

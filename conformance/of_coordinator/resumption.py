@@ -102,11 +102,11 @@ async def survives_several_cuts(coordinator: CoordinatorUnderTest) -> str:
 
 @CASES.must("resume-nothing-running", _RESUMPTION, "A job without a byte continues from 0.")
 async def continues_from_zero(coordinator: CoordinatorUnderTest) -> str:
-    job = await coordinator.start(await coordinator.connect())  # JobStarted is sent again
+    job = await coordinator.start(await coordinator.connect())
     await job.agent.settle()
     job.agent = await coordinator.reconnect(job.agent, job.live())
     _require_resumed(job.agent, job, 0)
-    await job.start()
+    await job.start()  # again, because no byte had arrived
     await job.write(SECOND)
     await _finish(job, SECOND)
     return "resumed at 0; JobStarted was accepted again"
@@ -169,7 +169,7 @@ async def fails_missing_byte(coordinator: CoordinatorUnderTest) -> str:
 
 
 async def _require_failure(job: PlayedJob) -> str:
-    """Check that the client does not take a part of the response for the whole."""
+    """Check that the client cannot mistake a part of the response for the whole."""
     received, whole = await job.client.read_all()
     require(not whole or b"error" in received, "the client received a complete response")
     return "an error event for the client" if whole else "the client's connection was aborted"

@@ -78,12 +78,12 @@ async def sends_jobs_for_offers(peers: Sequence[AgentPeer]) -> str:
             if isinstance(entry.frame, Capabilities):
                 offered |= {offer.model_id for offer in entry.frame.models}
             elif isinstance(entry.frame, JobHeader) and entry.frame.model_id not in offered:
-                require(_resumed_with(peer), "a job for a model that was not offered")
+                require(_names_session(peer), "a job for a model that was not offered")
     return f"{len(peers)} connections"
 
 
-def _resumed_with(peer: AgentPeer) -> bool:
-    """Whether the connection resumed a session: its lost jobs may arrive before `Capabilities`."""
+def _names_session(peer: AgentPeer) -> bool:
+    """Whether `Hello` named a session, whose lost jobs may arrive before `Capabilities`."""
     return any(e.frame.session_id for e in peer.transcript if isinstance(e.frame, Hello))
 
 
@@ -155,7 +155,7 @@ async def lists_once(peers: Sequence[AgentPeer]) -> str:
     return f"{len(welcomes)} Welcomes"
 
 
-@CASES.must("traffic-features", "features", "What belongs to an inactive feature is not sent.")
+@CASES.must("traffic-features", "features", "Fields of an inactive feature are not sent.")
 async def leaves_out_inactive_features(peers: Sequence[AgentPeer]) -> str:
     headers = 0
     for peer in peers:
