@@ -88,7 +88,7 @@ async def test_of_two_processes_that_wait_for_a_dead_one_only_the_first_takes_ov
         job = await kit.submit(dead)
         dead.socket.transport.pause_reading()
         newer = [
-            await kit.dial(kit.same_process(dead, instance_id=name)) for name in ("two", "three")
+            await kit.dial(kit.other_process(dead, instance_id=name)) for name in ("two", "three")
         ]
         for peer in newer:
             await peer.send(await peer.hello(target.authority))
