@@ -85,7 +85,7 @@ class BadStatus(BackendError):
 
     @property
     def retry_here(self) -> bool:
-        """Whether the status is of a temporary failure, and the body does not blame the request."""
+        """Whether the status is temporary and the body does not show that the request caused it."""
         return self.status in self.RETRIED_HERE and entry_for(self.code).retryable
 
 

@@ -27,7 +27,7 @@ _BUILT_IN: Final = {
     "echo": ("provider_agent.adapters.servers.echo", "EchoBackend"),
 }
 
-_UPDATE: Final = "update its package"
+_UPDATE_ADVICE: Final = "update its package"
 
 BUILT_IN_KINDS: Final = frozenset(_BUILT_IN)
 
@@ -54,9 +54,9 @@ def create_backend(settings: BackendSettings) -> Backend:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also SystemExit
-        raise AdapterError(f"{problem}: {_describe(error)}", _UPDATE) from error
+        raise AdapterError(f"{problem}: {_describe(error)}", _UPDATE_ADVICE) from error
     if not hasattr(backend, "settings"):
-        raise AdapterError(f"{problem}: it does not call Backend.__init__", _UPDATE)
+        raise AdapterError(f"{problem}: it does not call Backend.__init__", _UPDATE_ADVICE)
     return backend
 
 
@@ -83,7 +83,7 @@ def backend_class(kind: str) -> type[Backend]:
             "reinstall its package",
         ) from error
     if not (isinstance(adapter, type) and issubclass(adapter, Backend)):
-        raise AdapterError(f"{entry.value} is not a subclass of Backend", _UPDATE)
+        raise AdapterError(f"{entry.value} is not a subclass of Backend", _UPDATE_ADVICE)
     return adapter
 
 

@@ -13,6 +13,7 @@ class ModelState(StrEnum):
     COLD = "cold"
     """Not in memory: the server loads it for the next request."""
     DOWN = "down"
+    """Set by the agent: the backend is unreachable, or its breaker is open."""
 
 
 class ModelServerLoad(Struct, frozen=True):

@@ -35,7 +35,7 @@ from provider_agent.protocol.frames import (
 from provider_agent.protocol.job import Job
 from provider_agent.protocol.limits import MAX_LIVE_JOBS
 from provider_agent.protocol.request import RequestQueue
-from provider_agent.protocol.resumption import NOTHING, Resumption
+from provider_agent.protocol.resumption import NO_RESUMPTION, Resumption
 from provider_agent.protocol.state import State
 from provider_agent.protocol.stream import ReceiveStream
 
@@ -124,7 +124,7 @@ class CoordinatorProtocol:
         )
         return None
 
-    def accept(self, welcome: Welcome, resumption: Resumption = NOTHING) -> None:
+    def accept(self, welcome: Welcome, resumption: Resumption = NO_RESUMPTION) -> None:
         """Admit the agent whose `Hello` was returned.
 
         Args:

@@ -29,7 +29,7 @@ MAX_MESSAGE_TO_AGENT_BYTES: Final = MIB
 behind another."""
 
 MIN_MESSAGE_TO_COORDINATOR_BYTES: Final = MIB
-"""The least that a coordinator must accept: the largest `Capabilities` fits in one message."""
+"""The least that a coordinator must accept: the `Capabilities` of a large catalog fits in it."""
 
 MAX_MESSAGE_TO_COORDINATOR_BYTES: Final = 4 * MIB
 """What the reference coordinator accepts, and sends as `Welcome.max_message_bytes`."""

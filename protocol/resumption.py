@@ -34,7 +34,7 @@ class Resumption(Struct, frozen=True):
         return continued + ended
 
 
-NOTHING = Resumption({}, {}, set(), {})
+NO_RESUMPTION = Resumption({}, {}, set(), {})
 """The resumption of an agent that starts a new session."""
 
 
@@ -59,7 +59,7 @@ def plan_resumption(
     skipped = set(cancelled)
     for live in live_jobs:
         stream = streams.get(live.job_id)
-        size = ended.get(live.job_id)
+        total_bytes = ended.get(live.job_id)
         if stream is not None:
             if live.job_id in skipped:
                 stream.skip_to(live.next_offset)
@@ -67,6 +67,10 @@ def plan_resumption(
             if live.first_offset <= stream.received <= live.next_offset:
                 result.streams[live.job_id] = stream
                 result.request_offsets[live.job_id] = live.request_offset
-        elif size is not None and live.ended and live.first_offset <= size <= live.next_offset:
-            result.delivered[live.job_id] = size
+        elif (
+            total_bytes is not None
+            and live.ended
+            and live.first_offset <= total_bytes <= live.next_offset
+        ):
+            result.delivered[live.job_id] = total_bytes
     return result

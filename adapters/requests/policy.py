@@ -57,8 +57,8 @@ def apply_policy(fields: dict[str, msgspec.Raw], policy: RequestPolicy, mode: Po
         and (kept := _forwarded_tools(value, policy.tool_types)) is not None
     }
     if mode is PolicyMode.STRICT and (named or kept_tools):
-        what = ", ".join(named) if named else "tools that the server executes itself"
-        raise BadRequest(f"this provider does not accept: {what}")
+        rejected = ", ".join(named) if named else "tools that the server executes itself"
+        raise BadRequest(f"this provider does not accept: {rejected}")
     for name in named:
         del fields[name]
     for name, kept in kept_tools.items():

@@ -119,10 +119,14 @@ class _ErrorObject(msgspec.Struct):
 
 
 class _Response(msgspec.Struct):
+    """The `response` object of a `response.failed` event."""
+
     error: msgspec.Raw = msgspec.Raw()
 
 
 class _ErrorBody(msgspec.Struct):
+    """The outermost object of an error body or of an event."""
+
     error: msgspec.Raw = msgspec.Raw()
     response: msgspec.Raw = msgspec.Raw()
     message: object = None

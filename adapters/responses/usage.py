@@ -93,12 +93,12 @@ def _counts(report: UsageReport) -> dict[str, int | None]:
     return {
         "prompt": report.prompt_tokens,
         "input": report.input_tokens,
-        "output": _first(report.completion_tokens, report.output_tokens),
+        "output": _first_known(report.completion_tokens, report.output_tokens),
         "cache_read": report.cache_read_input_tokens,
         "cache_creation": report.cache_creation_input_tokens,
         "cached": prompt.cached_tokens,
-        "cache_write": _first(prompt.cache_write_tokens, prompt.cache_creation_input_tokens),
-        "reasoning": _first(output.reasoning_tokens, output.thinking_tokens),
+        "cache_write": _first_known(prompt.cache_write_tokens, prompt.cache_creation_input_tokens),
+        "reasoning": _first_known(output.reasoning_tokens, output.thinking_tokens),
     }
 
 
@@ -114,5 +114,5 @@ def _details(*raws: msgspec.Raw) -> _Details:
     return _Details()
 
 
-def _first(*counts: int | None) -> int | None:
+def _first_known(*counts: int | None) -> int | None:
     return next((n for n in counts if n is not None), None)

@@ -207,7 +207,7 @@ class LlamaCppBackend(HttpBackend):
         )
 
     async def _get_load(self, path: str, query: str) -> ServerResponse | None:
-        """`GET` an optional route; None if it is disabled, as remembered until `list_models`."""
+        """`GET` an optional route; None if it was found disabled since the last `list_models`."""
         if path in self._disabled_routes:
             return None
         response = await self.request("GET", path + query)
