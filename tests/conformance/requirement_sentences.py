@@ -14,8 +14,8 @@ class Sentence(NamedTuple):
     """One sentence.
 
     Attributes:
-        anchor: of the heading above it.
-        text: on one line.
+        anchor: the anchor of the heading above the sentence.
+        text: the sentence on one line.
     """
 
     anchor: str

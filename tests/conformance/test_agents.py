@@ -1,4 +1,4 @@
-"""The conformance kit against our agent, and against the same one with planted faults."""
+"""Runs the conformance kit against our agent, alone and behind a relay that adds faults."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,7 +39,7 @@ class AgentFault(PlantedFault, frozen=True, kw_only=True):
     """A fault of an agent.
 
     Attributes:
-        signs_other_address: whether it signs an address that the coordinator does not have.
+        signs_other_address: whether the signed address is not one of the coordinator's.
     """
 
     signs_other_address: bool = False
@@ -112,7 +112,7 @@ FAULTS: Final = {
 
 @asynccontextmanager
 async def running_agent(fault: AgentFault) -> AsyncIterator[AgentListener]:
-    """The kit's listener, dialed by our agent through a relay that plants a fault."""
+    """Run the kit's listener, and our agent behind a relay that adds a fault."""
     async with fault.relay() as relay:
         authorities = [] if fault.signs_other_address else [relay.authority]
         async with AgentListener("127.0.0.1", 0, authorities) as listener:
@@ -123,13 +123,13 @@ async def running_agent(fault: AgentFault) -> AsyncIterator[AgentListener]:
 
 @asynccontextmanager
 async def dialing_agent(url: str) -> AsyncIterator[RunningAgent]:
-    """Our agent with the echo backend."""
+    """Run our agent with the echo backend."""
     backend = EchoBackend(BackendSettings(kind="echo"))
     async with RunningAgent(None, backend, config=agent_config(url)) as agent:
         yield agent
 
 
-@pytest.mark.timeout(180)  # most cases cost a connection, and both sides run here
+@pytest.mark.timeout(180)  # most cases open a connection, and both sides run here
 @in_virtual_time
 async def test_our_agent_conforms() -> None:
     async with AgentListener("127.0.0.1", 0) as listener, dialing_agent(listener.url):
@@ -139,7 +139,7 @@ async def test_our_agent_conforms() -> None:
     assert len(report.results) == len(CASE_IDS)
 
 
-@pytest.mark.timeout(180)  # most cases cost a connection, and both sides run here
+@pytest.mark.timeout(180)  # most cases open a connection, and both sides run here
 @in_virtual_time
 async def test_a_relay_without_a_fault_changes_no_result() -> None:
     only = sorted({fault.case for fault in FAULTS.values()})

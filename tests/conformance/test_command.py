@@ -8,10 +8,10 @@ import msgspec
 from tests.kit.cli_process import run_command, start_command
 
 PATIENT = ("--timeout", "60")
-"""Every answer comes, in real time: the limit ends a test that has failed."""
+"""The answers arrive in real time; only a test that has failed reaches the limit."""
 
 
-async def test_tests_a_coordinator(tmp_path: Path) -> None:
+async def test_command_tests_a_coordinator(tmp_path: Path) -> None:
     async with start_command("coordinator", "--port", "0", home=tmp_path) as coordinator:
         http = (await coordinator.wait_for_log("  clients  ")).split()[1]
         agents = (await coordinator.wait_for_log("  agents   ")).split()[1]
@@ -29,7 +29,7 @@ async def test_tests_a_coordinator(tmp_path: Path) -> None:
     assert (untested.code, "needs --submit-url" in untested.out) == (0, True)
 
 
-async def test_reports_what_prevents_a_run(tmp_path: Path) -> None:
+async def test_command_reports_what_prevents_a_run(tmp_path: Path) -> None:
     nothing = await run_command(
         "conformance", "coordinator", "ws://127.0.0.1:9/provider/connect", home=tmp_path
     )
@@ -43,7 +43,7 @@ async def test_reports_what_prevents_a_run(tmp_path: Path) -> None:
     assert (silent.code, "did not connect" in silent.err) == (2, True)
 
 
-async def test_tests_an_agent(tmp_path: Path) -> None:
+async def test_command_tests_an_agent(tmp_path: Path) -> None:
     arguments = ("conformance", "agent", "--only", "hello", "--only", "job", *PATIENT)
     async with start_command(*arguments, home=tmp_path) as kit:
         found = re.search(r"ws://\S+", await kit.wait_for_log("waiting for an agent"))

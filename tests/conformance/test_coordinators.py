@@ -1,4 +1,4 @@
-"""The conformance kit against our coordinator, and against the same one with planted faults."""
+"""Runs the conformance kit against our coordinator, alone and behind a relay that adds faults."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,8 +35,8 @@ class CoordinatorFault(PlantedFault, frozen=True, kw_only=True):
     """A fault of a coordinator.
 
     Attributes:
-        authorities: further addresses whose signatures it accepts.
-        constant_nonce: whether all its random bytes are zero.
+        authorities: other addresses that the coordinator accepts in signatures.
+        constant_nonce: whether all random bytes of the coordinator are zero.
     """
 
     authorities: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ FAULTS: Final = {
 
 @asynccontextmanager
 async def running_coordinator(fault: CoordinatorFault) -> AsyncIterator[CoordinatorTarget]:
-    """Our coordinator behind a relay that plants a fault."""
+    """Run our coordinator behind a relay that adds a fault."""
     async with fault.relay() as relay:
         settings = CoordinatorSettings(
             port=0, drain_s=0, authorities=(relay.authority, *fault.authorities)

@@ -1,4 +1,4 @@
-"""examples/coordinator.mjs: the conformance kit, and a drain, which the kit cannot cause."""
+"""Runs the conformance kit against examples/coordinator.mjs, and tests the drain separately."""
 
 import asyncio
 import re
@@ -24,7 +24,7 @@ EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 NODE: Final = shutil.which("node")
 
 ANSWER_S: Final = 60.0
-"""Every answer comes, in real time: the limit ends a test that has failed."""
+"""The answers arrive in real time; only a test that has failed reaches the limit."""
 
 needs_node = pytest.mark.skipif(
     NODE is None or not (EXAMPLES / "node_modules" / "ws").is_dir(),
@@ -36,7 +36,7 @@ needs_node = pytest.mark.skipif(
 async def running_coordinator() -> AsyncIterator[
     tuple[CoordinatorTarget, asyncio.subprocess.Process]
 ]:
-    """The coordinator in Node, and its process."""
+    """Run the coordinator in Node; yield its addresses and its process."""
     assert NODE is not None
     process = await asyncio.create_subprocess_exec(
         NODE, EXAMPLES / "coordinator.mjs", "--port", "0", stdout=asyncio.subprocess.PIPE

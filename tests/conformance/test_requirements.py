@@ -20,10 +20,10 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
     """One sentence of the document.
 
     Attributes:
-        anchor: the heading above it.
-        sentence: its text.
-        cases: ids of cases, after `agent/` or `coordinator/`.
-        reason: why no case can exist.
+        anchor: the anchor of the heading above the sentence.
+        sentence: the text.
+        cases: the ids of the cases that test it, after `agent/` or `coordinator/`.
+        reason: why no case can test it; "" if there are cases.
     """
 
     anchor: str

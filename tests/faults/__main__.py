@@ -18,13 +18,13 @@ from tests.faults.scenarios.scenario import FULL, SHORT, Outcome, Scale, Scenari
 from tests.faults.scenarios.table import TABLE
 
 LIMIT_S = 180
-"""Real time for one scenario."""
+"""The most real time that one scenario may take."""
 
 LOG_LINES = 40
-"""The end of the log that a failure shows."""
+"""How many of the last log records the report of a failure contains."""
 
 TABLE_COLUMNS = 150
-"""If the output is not a terminal."""
+"""The width of the table if the output is not a terminal."""
 
 
 class LogTail(logging.Handler):
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not console.is_terminal:
         console = Console(width=TABLE_COLUMNS)
     failures: list[str] = []
-    table = _table(scale)
+    table = _empty_table(scale)
     with console.status("") as status:
         for number, scenario in enumerate(scenarios * options.repeat, start=1):
             status.update(f"{number} of {len(scenarios) * options.repeat}: {scenario.name}")
@@ -61,9 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.alarm(LIMIT_S)
             outcome = run_scenario(scenario, scale)
             signal.alarm(0)
-            _add(table, scenario, outcome)
+            _add_row(table, scenario, outcome)
             if outcome.error is not None:
-                failures.append(_report(scenario, outcome.error, tail))
+                failures.append(_failure_report(scenario, outcome.error, tail))
     console.print(table)
     for failure in failures:
         console.print(failure, markup=False, highlight=False)
@@ -81,7 +81,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _table(scale: Scale) -> Table:
+def _empty_table(scale: Scale) -> Table:
     title = f"Faults: {scale.streams} streams, {scale.cuts} cuts, seed {scale.seed}"
     table = Table(title=title, show_lines=True, title_justify="left")
     table.add_column("scenario", ratio=3)
@@ -92,14 +92,14 @@ def _table(scale: Scale) -> Table:
     return table
 
 
-def _add(table: Table, scenario: Scenario, outcome: Outcome) -> None:
+def _add_row(table: Table, scenario: Scenario, outcome: Outcome) -> None:
     passed = f"[green]passed[/]: {outcome.summary}"
     result = passed if outcome.error is None else "[bold red]FAILED[/], see below"
     seconds = f"{outcome.seconds:.1f}"
     table.add_row(scenario.name, scenario.fault, scenario.expectation, result, seconds)
 
 
-def _report(scenario: Scenario, error: Exception, tail: LogTail) -> str:
+def _failure_report(scenario: Scenario, error: Exception, tail: LogTail) -> str:
     trace = "".join(traceback.format_exception(error))
     log = "\n".join(tail.lines)
     return f"\n=== {scenario.name}\n\nLast log records:\n{log}\n\n{trace}"

@@ -70,8 +70,8 @@ class FaultCase:
         message: contained in the error text.
         relayed: the bytes that reach the sink.
         abandoned: whether the agent must close the connection.
-        times: number of requests with this fault; a connection that breaks without a response is
-            replaced once.
+        times: number of requests with this fault; a request whose connection breaks without a
+            response is sent again once.
     """
 
     reply: BuildReply

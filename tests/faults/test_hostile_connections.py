@@ -44,7 +44,6 @@ from tests.kit.hostile_harness import task_names
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.scripted_backend import ScriptedBackend
-from tests.kit.scripted_coordinator import ScriptedCoordinator
 
 DEFAULT = CoordinatorSettings(port=0, drain_s=0)
 SHORT_HANDSHAKE = replace(DEFAULT, handshake_timeout_s=1.0)
@@ -238,11 +237,10 @@ async def relay(coordinator: Coordinator) -> AsyncIterator[str]:
 
 async def test_relayed_challenge_does_not_authenticate() -> None:
     # The agent signs the authority that it dialed: the relay's, not the coordinator's.
-    unused = ScriptedCoordinator()
     async with (
         Coordinator(DEFAULT) as coordinator,
         relay(coordinator) as url,
-        RunningAgent(unused, ScriptedBackend(), config=agent_config(url)) as agent,
+        RunningAgent(None, ScriptedBackend(), config=agent_config(url)) as agent,
     ):
         assert await agent.task == EXIT_REFUSED
         assert "bad_signature" in (agent.service.status().last_rejection or "")
@@ -250,9 +248,8 @@ async def test_relayed_challenge_does_not_authenticate() -> None:
 
 
 async def test_same_agent_connects_without_the_relay() -> None:
-    unused = ScriptedCoordinator()
     async with Coordinator(DEFAULT) as coordinator:
         config = agent_config(coordinator.connect_url)
-        async with RunningAgent(unused, ScriptedBackend(), config=config) as agent:
+        async with RunningAgent(None, ScriptedBackend(), config=config) as agent:
             await wait_for_models(coordinator)
             assert agent.service.status().link == "connected"

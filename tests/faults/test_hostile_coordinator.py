@@ -22,7 +22,7 @@ async def test_agent_reacts_to_hostile_message_as_documented(hostile: HostileMes
     async with hostile_harness() as harness:
         await harness.assert_serves()
         tasks = task_names()
-        with contextlib.suppress(ConnectionClosed):  # may close before it read all
+        with contextlib.suppress(ConnectionClosed):  # the agent may close before it has read all
             await harness.peer.send_raw(hostile.to_agent)
         if hostile.close_code is None:
             await harness.assert_serves()
@@ -45,6 +45,7 @@ async def test_agent_reacts_to_attack_as_documented(attack: Attack) -> None:
             await harness.assert_serves()
         else:
             assert await harness.close_code() == attack.close_code
+            # The next job's `next_run` must not return a run of the attack.
             while not harness.backend._new_runs.empty():
                 harness.backend._new_runs.get_nowait()
             await harness.assert_serves_after_reconnect()

@@ -1,4 +1,4 @@
-"""The agent with a coordinator that is hostile during the handshake, or sends absurd numbers."""
+"""The agent with a coordinator that is hostile during the handshake, or sends extreme numbers."""
 
 import asyncio
 import logging
@@ -38,7 +38,7 @@ async def test_agent_reacts_to_handshake_as_documented(handshake: Handshake) -> 
             await assert_recovers(HostileHarness(coordinator, agent, backend, peer))
 
 
-# --- absurd numbers ------------------------------------------------------------------
+# --- extreme numbers -----------------------------------------------------------------
 
 
 @in_virtual_time
@@ -103,7 +103,7 @@ async def test_wait_of_years_is_limited_to_two_hours(way: str) -> None:
             coordinator.answer = lambda _hello: Rejected("full", "later", HUGE_DURATION_MS)
         if way == "Retry-After":
             coordinator.refusals.append((503, {"Retry-After": "86000"}))
-        # Without a backend, whose health checks would take most of the time.
+        # Without a backend: its health checks over hours would dominate the test's real time.
         async with RunningAgent(coordinator, jitter=0.99) as agent:
             began = now()
             if way == "Drain":
@@ -145,4 +145,4 @@ ROWS_WITH_OWN_TEST = {
     ),
     "a flood of `Drain`": test_flood_of_drain_is_logged_once,
 }
-"""Rows of the table that a separate test covers."""
+"""Rows of the table in docs/protocol.md that a separate test covers."""

@@ -1,4 +1,4 @@
-"""A coordinator's texts in logs and on terminals."""
+"""Texts of a hostile coordinator are sanitized in the log and in the agent's status."""
 
 import asyncio
 import io
@@ -17,7 +17,7 @@ from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator
 from tests.kit.virtual_time import in_virtual_time
 
-NASTY = "\x1b[2J\x1b]0;owned\x07\r\nERROR forged line\x00\u202e" + "x" * 4000
+HOSTILE_TEXT = "\x1b[2J\x1b]0;owned\x07\r\nERROR forged line\x00\u202e" + "x" * 4000
 
 
 @pytest.fixture(params=["text", "json"])
@@ -35,20 +35,20 @@ def log_lines(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
 
 
 async def reject(peer: AgentAtCoordinator) -> None:
-    await send(CHALLENGE, Rejected(NASTY[:500], NASTY, 5000))(peer)
+    await send(CHALLENGE, Rejected(HOSTILE_TEXT[:500], HOSTILE_TEXT, 5000))(peer)
 
 
 async def close(peer: AgentAtCoordinator) -> None:
-    await peer.close(1001, NASTY[:90])
+    await peer.close(1001, HOSTILE_TEXT[:90])
 
 
 async def drain(peer: AgentAtCoordinator) -> None:
-    await complete_handshake(provider_id=NASTY[:500])(peer)
-    await peer.send(Drain(NASTY, 5000))
+    await complete_handshake(provider_id=HOSTILE_TEXT[:500])(peer)
+    await peer.send(Drain(HOSTILE_TEXT, 5000))
 
 
 async def send_job_with_odd_names(peer: AgentAtCoordinator) -> None:
-    odd = NASTY[:500]
+    odd = HOSTILE_TEXT[:500]
     await complete_handshake()(peer)
     await peer.send_jobs(Job(bytes(16), odd, odd, b"{}", 1, odd, odd))
     await peer.error(bytes(16))

@@ -1,4 +1,4 @@
-"""Values of servers and operators that no frame can carry. Each once ended the agent for good."""
+"""Values of servers and operators that no frame can carry. Each once stopped the agent."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The frames of a job at the coordinator when its server, deadline or consumer fails."""
+"""The end of a job when its server fails, it is stopped, or its response is not acknowledged."""
 
 import asyncio
 

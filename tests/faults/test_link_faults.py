@@ -72,7 +72,7 @@ async def test_lost_link_closes_the_upstream_connection_of_its_job(
         fresh = new_job(MODEL)
         await again.send_jobs(fresh)
         assert isinstance(await again.end(fresh.job_id), JobResult)
-        assert again.ends(job.job_id) == [], "the old job was abandoned"
+        assert again.ends(job.job_id) == [], "an end of the abandoned job was sent"
 
 
 @pytest.mark.parametrize("fail", FAILURES)
@@ -92,7 +92,7 @@ async def test_lost_link_cancels_a_second_attempt(fail: Failure) -> None:
         await agent.connected()
         jobs = agent.service.jobs
         assert (jobs.in_flight, agent.service.busy_ids) == (0, frozenset())
-        assert len(first.runs) + len(second.runs) == 2, "no third attempt"
+        assert len(first.runs) + len(second.runs) == 2, "a third attempt was started"
 
 
 @in_virtual_time
@@ -133,7 +133,7 @@ async def test_cancel_of_a_job_of_an_earlier_session_is_ignored() -> None:
             await backend.next_run()
             peer.cut()
             again = await agent.connected()
-            # Allows the session to cancel a job that the agent does not know.
+            # Start the job without sending it: the agent does not know the job that is cancelled.
             again.protocol.start_job(old)
             again.protocol.to_send.clear()
             await again.cancel(old.job_id)

@@ -30,13 +30,13 @@ CHALLENGE: Final = Challenge(NONCE, "c")
 
 
 class Handshake(Struct, frozen=True):
-    """One handshake of the coordinator.
+    """One hostile or slow handshake of a coordinator.
 
     Attributes:
-        name: the row in the table of hostile coordinators in docs/protocol.md.
+        name: the first cell of its row in docs/protocol.md.
         perform: performs the handshake on the open socket.
         close_code: the code that the coordinator observes; 1006: the agent sends no close frame;
-            None: the agent accepts the handshake. By default, that of a protocol violation.
+            None: the agent accepts the handshake. The default is the code of a protocol violation.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Handshake(Struct, frozen=True):
 
 
 def send(*frames: CoordinatorFrame) -> Callable[[AgentAtCoordinator], Awaitable[None]]:
-    """Send each frame as one message; after a `Challenge`, wait for `Hello`."""
+    """Send each frame as one message, but a frame after a `Challenge` only after `Hello`."""
 
     async def perform(peer: AgentAtCoordinator) -> None:
         for number, frame in enumerate(frames):

@@ -30,7 +30,7 @@ class HostileHarness(Struct):
     peer: AgentAtCoordinator
 
     async def close_code(self) -> int | None:
-        """Wait until the connection has ended; returns the agent's close code."""
+        """Wait until the connection has ended; return the agent's close code."""
         await self.peer.closed.wait()
         return self.peer.socket.close_code
 
@@ -55,7 +55,7 @@ class HostileHarness(Struct):
         assert "channels=0" in repr(self.agent.service)
 
     def clear_history(self) -> None:
-        """Forget what only the test kit keeps, so that it does not count as the agent's memory."""
+        """Clear the records of the test kit, which do not count as the agent's memory."""
         for history in (self.peer.frames, self.peer.messages, self.peer._unreturned):
             history.clear()
         for job_id in self.peer.data.keys() - self.peer.protocol.streams.keys():
@@ -88,8 +88,8 @@ class Attack(Struct, frozen=True):
     """One attack on an open connection.
 
     Attributes:
-        name: the row of the table in docs/protocol.md.
-        perform: performs the attack, and waits for the agent's answer, if there is one.
+        name: the first cell of its row in docs/protocol.md.
+        perform: performs the attack, and checks the agent's answers, if there are any.
         close_code: the agent's close code; None: the connection stays open.
     """
 

@@ -169,6 +169,7 @@ async def send_job_without_time(harness: HostileHarness) -> None:
     await harness.peer.send_jobs(job)
     assert (await harness.peer.error(job.job_id)).code == "deadline_exceeded"
     harness.clear_history()
+    # The next job's `next_run` must not return a run of this job.
     while not harness.backend._new_runs.empty():
         harness.backend._new_runs.get_nowait()
 
@@ -180,7 +181,7 @@ async def acknowledge_no_end(harness: HostileHarness) -> None:
     for job in jobs[-1:]:
         assert isinstance(await harness.peer.end(job.job_id), JobError)
     await harness.peer.settle()
-    assert not harness.peer.closed.is_set(), "below the limit"
+    assert not harness.peer.closed.is_set(), "the agent closed the connection below the limit"
     await harness.peer.send(new_job("unknown"))
 
 

@@ -19,7 +19,7 @@ class RecordingSource:
 
 
 def open_started(outbox: Outbox, job_id: bytes) -> tuple[JobChannel, RecordingSource]:
-    """A channel whose response has started, and the response's source."""
+    """Open a channel and start its response; return the channel and the response's source."""
     channel, source = outbox.open(job_id), RecordingSource()
     channel.assign("backend")
     channel.started(200, "text/plain", source, {})

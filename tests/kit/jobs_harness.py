@@ -1,4 +1,4 @@
-"""The jobs of an agent between scripted backends and the coordinator's half of the outbox."""
+"""Runs an agent's `Jobs` on scripted backends, and acknowledges frames as a coordinator does."""
 
 import time
 from collections import Counter
@@ -24,8 +24,8 @@ class RecordingAdmission(AdmissionControl):
 
     Args:
         backend: the backend whose attempts are recorded.
-        outcomes: receives one entry per start and outcome: backend id, "started" or the outcome,
-            and tokens.
+        outcomes: receives one entry per start and one per outcome: backend id, "started" or the
+            outcome (an error code, if it is an error), and the tokens consumed.
     """
 
     def __init__(self, backend: Backend, outcomes: list[tuple[str, str, int]]) -> None:
@@ -53,9 +53,10 @@ class RecordingAdmission(AdmissionControl):
 
 
 class FakeBackendPool:
-    """Every backend serves every model except "unknown".
+    """A backend pool in which every backend serves every model except "unknown".
 
     Attributes:
+        operations: the operations that every backend supports.
         running: the number of jobs on each backend now, by id.
         unavailable: ids of backends that serve nothing now.
         outcomes: see `RecordingAdmission`.
@@ -113,7 +114,7 @@ class JobsHarness:
         self.sent: list[AgentFrame] = []
 
     def pump(self, *, acknowledge: bool = True) -> None:
-        """Send all queued frames, and check that encoding and decoding keeps each batch equal."""
+        """Move all queued frames to `sent`; check that encoding and decoding do not change them."""
         while batch := self.outbox.next_batch():
             decoded = VERSION_1.decode_from_agent(VERSION_1.encode(batch), 4 * MIB)
             assert decoded.frames == batch

@@ -1,23 +1,24 @@
 """Whether the kernel is still busy with this process's TCP connections, as Linux reports it.
 
-`TrafficInspector.idle` compares the two ends of each connection, which in a test on loopback both
-belong to this process. The kernel is busy with
+`TrafficInspector.idle` compares the two ends of each connection. In a test on loopback, both belong
+to this process. The kernel is busy with
 
 - bytes or a FIN in flight: the sender has sent more than the receiver has received;
 - bytes in a send buffer, unless the window is closed: all bytes are acknowledged, both ends agree
-  on a window of zero, and the receiver has unread bytes that its process does not read. (A window
-  smaller than a segment is filled after a timer of 200 ms.)
-- an acknowledgement, if the sender waits for space in its buffer; it takes up to 200 ms;
+  on a window of zero, and the receiver has unread bytes that its process does not read (the kernel
+  fills a window smaller than a segment only after a timer of 200 ms);
+- an acknowledgement, if the sender waits for space in its buffer; its delay is up to 200 ms;
 - a registered socket whose other end is not an open socket of this process: it is connecting, or
   a FIN or reset of the closed end is in flight.
 
-The numbers come from `getsockopt(TCP_INFO)` (`struct tcp_info` in linux/tcp.h). The call takes the
-socket's lock, so a packet that the kernel is processing is counted, and has made its socket ready.
-The process does nothing meanwhile, so a kernel that was idle at any moment of a check stays so.
+The numbers come from `getsockopt(TCP_INFO)` (`struct tcp_info` in linux/tcp.h). The call waits for
+the socket's lock, so it counts a packet that the kernel was processing, and the packet has already
+made its socket ready. This process sends nothing during a check, so a kernel that is idle at any
+moment of the check stays idle.
 
 Some states never end: a SYN that a full accept queue drops, bytes dropped for lack of memory, a
 connection that no process accepts. They count as idle after `PATIENCE_S` without a change, which is
-the only limit in real time, and at once when they are found again.
+the only limit in real time; later checks that find the same state count it as idle at once.
 """
 
 import array
@@ -60,9 +61,9 @@ class _Info(NamedTuple):
 
     Attributes:
         unacked_segments: segments that are sent and not acknowledged.
-        received: bytes in order, and one more for a FIN.
-        not_sent: bytes that wait in the send buffer, and one more for a FIN behind them.
-        sent: bytes, each counted once, without a FIN.
+        received: bytes received in order, plus one for a FIN.
+        not_sent: bytes that wait in the send buffer, plus one for a FIN behind them.
+        sent: bytes sent, without retransmissions and without a FIN.
         send_window: bytes that the other end accepts, as far as this end knows.
         receive_window: bytes that this end accepts; None: Linux before 6.2 does not report it.
     """
@@ -95,7 +96,7 @@ def is_supported() -> bool:
 
 
 class TrafficInspector:
-    """Asks the kernel about every TCP socket of this process; remembers connections that stall."""
+    """Checks every TCP socket of this process; remembers the states that do not change."""
 
     def __init__(self) -> None:
         self._stalled: frozenset[object] = frozenset()
@@ -122,7 +123,7 @@ class TrafficInspector:
 
 
 def _busy_connections(events: Mapping[int, int]) -> Iterable[object]:
-    """Yield the state of each connection that the kernel is busy with; equal if unchanged."""
+    """Yield the state of each connection that the kernel is busy with, comparable between calls."""
     sockets = list(_tcp_sockets())
     by_address = {(one.local, one.peer): one for one in sockets}
     for one in sockets:
@@ -140,7 +141,7 @@ def _busy_connections(events: Mapping[int, int]) -> Iterable[object]:
 
 
 def _peer_may_act(info: _Info) -> bool:
-    """Whether a peer that is not an open socket of this process may still send something."""
+    """Whether a peer that is not an open socket of this process may still send a packet."""
     return info.state in _MAY_STILL_RECEIVE or info.unacked_segments > 0
 
 

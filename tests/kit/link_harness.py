@@ -1,4 +1,4 @@
-"""Runs one `Link` against a scripted coordinator, and records what it receives."""
+"""Runs one `Link` against a scripted coordinator, and records the frames that the link receives."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,8 +19,8 @@ class LinkHarness:
 
     Attributes:
         frames: every frame that the link passed to its callback.
-        unsendable: response frames that could not be encoded.
-        welcomed: set by `Welcome`.
+        unsendable: the first frame that could not be encoded, of each such job.
+        welcomed: set when the link receives `Welcome`.
         on_frame: called with every frame after it was recorded.
     """
 
@@ -72,14 +72,14 @@ class RunningLink(LinkHarness):
         self.task = asyncio.create_task(self.link.run())
 
     async def disconnect(self) -> Disconnect:
-        """Wait until the link has ended; returns its `Disconnect`."""
+        """Wait until the link has ended; return its `Disconnect`."""
         return await self.task
 
 
 async def connect(
     coordinator: ScriptedCoordinator, *, enrollment_code: str = ""
 ) -> tuple[RunningLink, AgentAtCoordinator]:
-    """A link after `Welcome`, and the coordinator's end of it."""
+    """Start a link and wait for its `Welcome`; return it and the coordinator's end of it."""
     link = RunningLink(coordinator, enrollment_code=enrollment_code)
     agent = await coordinator.next_agent()
     await link.welcomed.wait()

@@ -39,10 +39,11 @@ class MemoryUsage(msgspec.Struct):
 
     Attributes:
         traced: memory allocated by Python.
-        held: unacknowledged response bytes in its outbox.
+        held: unacknowledged response bytes in the outbox.
         resident: resident memory of the process; 0 if the system does not report it.
-        channels: jobs in its outbox.
-        stopped: jobs in its outbox whose backend is paused.
+        channels: jobs in the outbox.
+        stopped: jobs in the outbox with more than half a window of unacknowledged bytes. If such a
+            job receives no more bytes, its backend is paused.
     """
 
     traced: int
@@ -68,8 +69,8 @@ class MeasuredAgent:
     async def settled(self, *, channels: int) -> MemoryUsage:
         """Wait until the agent has settled, and return its usage.
 
-        It has settled when the outbox holds `channels` jobs, all of them are stopped, and nothing
-        has changed for `SETTLED_S`.
+        The agent has settled when its outbox holds `channels` jobs, all of them are stopped, and
+        the held bytes have not changed for `SETTLED_S`.
         """
         loop = asyncio.get_running_loop()
         before, since = await self.usage(), loop.time()

@@ -1,4 +1,4 @@
-"""Faults that an `AlteringRelay` plants, and the alterations of frames that cause them."""
+"""Faults that an `AlteringRelay` imitates, and the alterations of frames that produce them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,15 +10,15 @@ from tests.kit.altering_relay import Alter, AlteringRelay, unchanged
 
 
 class PlantedFault(Struct, frozen=True):
-    """A fault of the implementation under test, and the rule that it breaks.
+    """A fault that the implementation under test appears to have behind the relay.
 
     Attributes:
-        case: the id of the case that finds it.
+        case: the id of the conformance case that finds it.
         to_agent: alters what the coordinator sends.
         to_coordinator: alters what the agent sends.
         close_codes: replaces the close codes of both sides.
         selects_subprotocol: whether the upgrade selects the subprotocol.
-        refuses_unknown_types: whether it closes with 1002 after a frame of an unknown type.
+        refuses_unknown_types: whether a frame of an unknown type closes the connection with 1002.
     """
 
     case: str
@@ -29,7 +29,7 @@ class PlantedFault(Struct, frozen=True):
     refuses_unknown_types: bool = False
 
     def relay(self) -> AlteringRelay:
-        """A relay that plants the fault."""
+        """Create a relay that produces the fault."""
         return AlteringRelay(
             to_agent=self.to_agent,
             to_coordinator=self.to_coordinator,
@@ -40,7 +40,7 @@ class PlantedFault(Struct, frozen=True):
 
 
 def drop(kind: type, where: Callable[[Any], bool] = lambda _frame: True) -> Alter:
-    """Drop frames of a type."""
+    """Drop the frames of a type for which `where` holds."""
     return lambda frames: [f for f in frames if not (isinstance(f, kind) and where(f))]
 
 
@@ -49,7 +49,7 @@ def change(
     fields: Callable[[Any], dict[str, Any]],
     where: Callable[[Any], bool] = lambda _frame: True,
 ) -> Alter:
-    """Replace fields of the frames of a type."""
+    """Replace fields of the frames of a type for which `where` holds."""
 
     def alter(frames: list[Any]) -> list[Any]:
         return [replace(f, **fields(f)) if isinstance(f, kind) and where(f) else f for f in frames]
@@ -63,7 +63,10 @@ def repeat(kind: type) -> Alter:
 
 
 def is_repeated() -> Callable[[Any], bool]:
-    """A condition that holds for every frame of a job but the first that it sees."""
+    """Create a condition that holds for all frames of a job except the first.
+
+    Frames without a job id count as frames of one job.
+    """
     seen: set[bytes] = set()
 
     def check(frame: Any) -> bool:

@@ -47,7 +47,7 @@ class ProxiedConnection:
             endpoint.reset()
 
     def blackhole(self) -> None:
-        """Drop everything from both sides, also that one of them closes: half-open for both."""
+        """Drop everything that either side sends, also a FIN or a reset: half-open for both."""
         self._blackholed = True
         self._discard()
 

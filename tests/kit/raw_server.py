@@ -74,7 +74,7 @@ def whole(body: object, status: int = 200, **headers: object) -> Reply:
 
 @dataclass(eq=False)
 class RawServer:
-    """A server on loopback; an async context manager. Close its clients before it exits.
+    """A server on loopback; an async context manager, whose exit waits until all clients close.
 
     Attributes:
         replies: one per request, in order; the last one is repeated.

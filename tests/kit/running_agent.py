@@ -21,7 +21,7 @@ class RunningAgent:
     """An agent that starts on entry, and uses the running loop's clock.
 
     Args:
-        coordinator: the coordinator that it dials; None: the one of `config`.
+        coordinator: dialed if there is no `config`; `connected` returns its connections.
         backends: the agent's backends.
         skipped: configured backends that are not used.
         config: the settings; None: the defaults.

@@ -22,6 +22,7 @@ OPENAI, ANTHROPIC, RESPONSES = Operation.CHAT, Operation.MESSAGES, Operation.RES
 ALL = Usage(INPUT_TOKENS, OUTPUT_TOKENS)
 UNKNOWN = Usage(None, None)
 
+# An error event whose data is the error object itself.
 BARE_ERROR = b'event: error\ndata: {"code":500,"message":"slot failed","type":"server_error"}\n\n'
 
 

@@ -62,8 +62,6 @@ def offer(
 class ScriptedAgent:
     """An agent that connects when its context is entered.
 
-    If the coordinator rejects the agent, `rejected` is set.
-
     Args:
         connect_url: the coordinator's address for agents.
         key: the agent's key; by default a new one.
@@ -74,7 +72,16 @@ class ScriptedAgent:
         replace: the flag in `Hello`.
         authority: the address to sign; by default the dialed address.
         answer: called for every job; if None, the test receives jobs with `next_job`.
-        features: the optional features that it supports.
+        features: the optional features in `Hello`.
+
+    Attributes:
+        protocol: the state machine of the current connection.
+        rejected: the coordinator's `Rejected`; None if it did not reject the agent.
+        drain: the last `Drain`; None if none was received.
+        acks: all received acknowledgements, of unknown jobs too.
+        closed: set when the current connection has ended.
+        link_lost: True between `lose_link` and `reconnect`.
+        jobs: every received job, by id.
     """
 
     def __init__(
@@ -109,7 +116,7 @@ class ScriptedAgent:
         self.closed = asyncio.Event()
         self.link_lost = False
         self.jobs: dict[bytes, ScriptedJob] = {}
-        self._incoming: dict[bytes, tuple[JobHeader, RequestBuffer]] = {}
+        self._incomplete: dict[bytes, tuple[JobHeader, RequestBuffer]] = {}
         self._url = connect_url
         self._answer = answer
         self._answers: set[asyncio.Task[None]] = set()
@@ -151,8 +158,8 @@ class ScriptedAgent:
                 compression=None,
                 max_size=MAX_MESSAGE_TO_AGENT_BYTES,
                 proxy=None,
-                open_timeout=None,  # a busy machine is no failure
-                ping_interval=None,  # an agent that sends nothing is silent
+                open_timeout=None,  # a slow machine must not fail a test
+                ping_interval=None,  # a ping would count as activity of a silent agent
             )
         )
         await self._handshake()
@@ -215,12 +222,12 @@ class ScriptedAgent:
             case JobHeader(request_bytes=0):
                 self._on_job(join_request(frame, b""))
             case JobHeader():
-                self._incoming[frame.job_id] = frame, RequestBuffer(frame.request_bytes)
-            case RequestChunk() if frame.job_id in self._incoming:
-                header, request = self._incoming[frame.job_id]
+                self._incomplete[frame.job_id] = frame, RequestBuffer(frame.request_bytes)
+            case RequestChunk() if frame.job_id in self._incomplete:
+                header, request = self._incomplete[frame.job_id]
                 request.receive(frame)
                 if request.complete:
-                    del self._incoming[frame.job_id]
+                    del self._incomplete[frame.job_id]
                     self._on_job(join_request(header, request.take()))
             case Cancel() if frame.job_id in self.jobs:
                 self.jobs[frame.job_id].cancelled.set()
@@ -286,7 +293,7 @@ class ScriptedAgent:
     async def reconnect(
         self, *, resume: bool = True, live_jobs: Iterable[LiveJob] | None = None
     ) -> None:
-        """Connect again. Jobs that `Welcome` names continue; the other jobs are dropped.
+        """Connect again. Jobs that `Welcome` resumes continue; the other jobs are dropped.
 
         Args:
             resume: whether to resume the session; otherwise the agent starts a new session.

@@ -44,8 +44,14 @@ class ScriptedRun:
     """One call of `execute`, and the `FlowControl` of its response.
 
     Attributes:
+        outcome: ends `execute` when it has a result or an exception.
         reported: what the sink receives as the outcome of a response that has started; None: the
             adapter violates its contract, and reports nothing.
+        started: whether `start` was called.
+        cancelled: set when `execute` is cancelled.
+        paused: whether the sink has paused the response.
+        pauses: how often the sink paused the response.
+        resumed: set when the sink resumes the response.
     """
 
     def __init__(self, job: Job, sink: JobSink) -> None:
@@ -103,7 +109,7 @@ class ScriptedBackend(Backend):
         reported_health: the result of `health`, or the exception that it raises.
         reported_models: the result of `list_models`, or the exception that it raises.
         reported_load: the result of `load`, or the exception that it raises.
-        gate: `health` waits until this event is set, as it is at first.
+        gate: `health` waits until this event is set; it is set at first.
         checked_at: the loop times of all calls of `health`.
         load_calls: the number of calls of `load` so far.
         error_on_cancel: raised by a cancelled `execute` instead of `CancelledError`.

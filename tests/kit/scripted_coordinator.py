@@ -69,7 +69,7 @@ class AgentAtCoordinator:
     Args:
         socket: the WebSocket.
         authority: the `host:port` that the agent dialed.
-        lost: the connection whose session this one resumes, if the agent asks; None: none.
+        previous: the connection whose session is resumed if `Hello` asks for it; None: none.
 
     Attributes:
         socket: the WebSocket.
@@ -87,10 +87,10 @@ class AgentAtCoordinator:
         self,
         socket: ServerConnection,
         authority: str,
-        lost: "AgentAtCoordinator | None" = None,
+        previous: "AgentAtCoordinator | None" = None,
     ) -> None:
         self.socket = socket
-        self._lost = lost
+        self._previous = previous
         self.protocol = CoordinatorProtocol(nonce=NONCE, name="scripted", authorities=[authority])
         self.frames: list[AgentFrame] = []
         self.messages: list[list[AgentFrame]] = []
@@ -137,7 +137,7 @@ class AgentAtCoordinator:
         return _ends(self.frames, job_id)
 
     async def wait_for_bytes(self, job_id: bytes, count: int) -> bytes:
-        """Wait for `count` bytes of a job's response; returns all received bytes."""
+        """Wait for `count` bytes of a job's response; return all received bytes."""
         while len(self.data.get(job_id, b"")) < count:
             assert not self.closed.is_set(), "the connection closed before these bytes"
             self._changed.clear()
@@ -163,7 +163,7 @@ class AgentAtCoordinator:
             await self.send(*frames)
 
     async def send_jobs(self, *jobs: Job) -> None:
-        """Send jobs to the agent, together with what is pending."""
+        """Send jobs to the agent, together with all pending frames."""
         for job in jobs:
             self.protocol.start_job(job)
             self.data[job.job_id] = bytearray()
@@ -235,15 +235,15 @@ class AgentAtCoordinator:
                 await self.send_pending_frames()
 
     def _accept(self, reply: Welcome, hello: Hello) -> None:
-        lost = self._lost
-        if lost is None or hello.session_id is None:
+        previous = self._previous
+        if previous is None or hello.session_id is None:
             self.protocol.accept(reply)
             return
         resumption = plan_resumption(
-            hello.live_jobs, lost.protocol.streams, (), lost.protocol.ended
+            hello.live_jobs, previous.protocol.streams, (), previous.protocol.ended
         )
         self.protocol.accept(reply, resumption)
-        self.data = {job_id: lost.data[job_id] for job_id in resumption.streams}
+        self.data = {job_id: previous.data[job_id] for job_id in resumption.streams}
 
 
 class ScriptedCoordinator:
@@ -251,10 +251,10 @@ class ScriptedCoordinator:
 
     Attributes:
         answer: returns the response to `Hello`; None: no response.
-        sends_challenge: whether it sends `Challenge` to a new connection.
+        sends_challenge: whether a new connection receives `Challenge`.
         tls: the TLS context, to be set before it listens; None: no TLS.
         subprotocol: the selected subprotocol; None: none.
-        resumes: whether it resumes the session of the previous connection.
+        resumes: whether a connection can resume the session of the previous one.
         refusals: HTTP responses (status and headers) to the next upgrades, one each.
         upgrades: the headers of every upgrade request.
         agents: all connections of agents, in order.
@@ -289,8 +289,8 @@ class ScriptedCoordinator:
             self._handle,
             sock=_listener(self.port),
             ssl=self.tls,
-            process_request=self._process,
-            select_subprotocol=self._select,
+            process_request=self._process_upgrade,
+            select_subprotocol=self._select_subprotocol,
             compression=None,
             ping_interval=None,
             close_timeout=1,
@@ -319,15 +319,15 @@ class ScriptedCoordinator:
         await self._server.wait_closed()
 
     async def _handle(self, connection: ServerConnection) -> None:
-        lost = self.agents[-1] if self.resumes and self.agents else None
-        agent = AgentAtCoordinator(connection, f"127.0.0.1:{self.port}", lost)
+        previous = self.agents[-1] if self.resumes and self.agents else None
+        agent = AgentAtCoordinator(connection, f"127.0.0.1:{self.port}", previous)
         self.agents.append(agent)
         self._new_agents.put_nowait(agent)
         if not self.sends_challenge:
             agent.protocol.to_send.clear()
         await agent.serve(self.answer)
 
-    def _process(self, connection: ServerConnection, request: Request) -> Response | None:
+    def _process_upgrade(self, connection: ServerConnection, request: Request) -> Response | None:
         self.upgrades.append({name.lower(): value for name, value in request.headers.raw_items()})
         if not self.refusals:
             return None
@@ -337,7 +337,7 @@ class ScriptedCoordinator:
             response.headers[name] = value
         return response
 
-    def _select(
+    def _select_subprotocol(
         self, connection: ServerConnection, offered: Sequence[Subprotocol]
     ) -> Subprotocol | None:
         return None if self.subprotocol is None else Subprotocol(self.subprotocol)

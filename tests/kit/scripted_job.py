@@ -31,7 +31,16 @@ class JobAgent(Protocol):
 
 
 class ScriptedJob:
-    """One job of the agent; each step waits until its frames are sent or the link is lost."""
+    """One job of the agent; each step waits until its frames are sent or the link is lost.
+
+    Attributes:
+        stream: the job's response.
+        cancelled: set by `Cancel`.
+        window_changed: set by an acknowledgement, and when the link is lost or restored.
+        done: set by the final acknowledgement.
+        dropped: whether a later `Welcome` did not resume the job, or the coordinator has its end
+            already. No more frames are sent for the job.
+    """
 
     def __init__(self, agent: JobAgent, job: Job, window: int) -> None:
         self.job = job
@@ -40,7 +49,6 @@ class ScriptedJob:
         self.window_changed = asyncio.Event()
         self.done = asyncio.Event()
         self.dropped = False
-        """Whether a later `Welcome` did not name the job, so that nothing more is sent for it."""
         self._agent = agent
 
     async def start(

@@ -1,12 +1,12 @@
-"""An event loop with a virtual clock: instead of waiting for a timer, it jumps to it.
+"""An event loop with a virtual clock: instead of waiting for a timer, it moves the clock forward.
 
 Sockets are real. The clock stands still while the process works, while a thread works for
 `run_in_executor` (`asyncio.to_thread` and `getaddrinfo` use it), and while the kernel moves bytes
-between two sockets of this process, about which `TrafficInspector` asks the kernel. So everything
-that needs no timer happens before the next timer, however slow the machine is.
+between two sockets of this process (`TrafficInspector` checks that). So everything that needs no
+timer happens before the next timer, however slow the machine is.
 
-Other processes, and threads that a test starts itself, do not hold the clock. The loop refuses to
-start a process.
+The clock does not stand still for other processes, or for threads that a test starts itself. The
+loop refuses to start a process.
 """
 
 import asyncio

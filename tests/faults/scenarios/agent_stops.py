@@ -25,7 +25,7 @@ DRAIN_S = 300.0
 SLOW_BYTES_PER_S = 100_000
 
 LARGE_JOBS = 8
-"""Jobs whose servers end at once; each response has about 700 kB."""
+"""Jobs whose whole responses, of about 700 kB each, are ready at once."""
 
 
 async def agent_stops_with_running_jobs(scale: Scale) -> str:
@@ -60,7 +60,7 @@ async def agent_stops_while_the_link_is_down(scale: Scale) -> str:
 
 
 async def agent_stops_on_a_slow_link(scale: Scale) -> str:
-    """The responses wait for the link, not for the servers: the drain delivers all of them."""
+    """The responses wait for the slow link, not for the server; the drain delivers all of them."""
     async with scenario_harness(scale.rng("stop slow"), limits=_limits(DRAIN_S)) as harness:
         for pipe in harness.link_proxy.connections[-1].pipes:
             pipe.bytes_per_s = SLOW_BYTES_PER_S
@@ -87,7 +87,7 @@ async def agent_stops_on_a_stalled_link(scale: Scale) -> str:
 
 
 async def jobs_outlast_the_drain_timeout(scale: Scale) -> str:
-    """Jobs that still run at the drain timeout end with one error each, also at the server."""
+    """Jobs that still run at the drain timeout end with one error each, and stop at the server."""
     async with scenario_harness(scale.rng("stop short"), limits=_limits(20.0)) as harness:
         requests = await _start_streams(harness, scale.streams // 2)
         stopped_at = now()
@@ -125,7 +125,7 @@ async def agent_waits_for_acknowledgement_before_exit(scale: Scale) -> str:
         refusal = await peer.error(refused.job_id)
         assert isinstance(refusal, JobError)
         assert (refusal.code, refusal.retryable) == ("draining", True)
-        assert not agent.task.done(), "it exited before its end was acknowledged"
+        assert not agent.task.done(), "the agent exited before the end was acknowledged"
         await peer.send_pending_frames()
         assert await agent.task == EXIT_OK
         assert len(backend.runs) == 1
@@ -133,7 +133,7 @@ async def agent_waits_for_acknowledgement_before_exit(scale: Scale) -> str:
 
 
 async def agent_replaced_by_a_newer_process(scale: Scale) -> str:
-    """In a rolling update two processes use the same key; only the newer receives new jobs."""
+    """In a rolling update, two processes use the same key; only the newer receives new jobs."""
     async with scenario_harness(scale.rng("newer")) as harness:
         requests = await _start_streams(harness, scale.streams // 2)
         older = harness.agents[0]

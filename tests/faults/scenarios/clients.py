@@ -21,10 +21,10 @@ class ScenarioRequest:
     """One request of one client, and its response so far.
 
     Attributes:
-        spec: what it requests.
+        spec: the requested response.
         status: the HTTP status; 0 before the response starts.
         data: the body so far.
-        broken: the connection broke before the body was complete.
+        broken: whether the connection broke before the body was complete.
         task: sends the request and reads the response.
     """
 
@@ -46,7 +46,7 @@ class ScenarioRequest:
         return bytes(self.data).count(b'"error"')
 
     def check_complete(self, server: NumberedServer) -> None:
-        """Check that the response is what the server sent, all of it, from one run."""
+        """Check that the response is complete, and equals what the server sent in its only run."""
         name = self.spec.name
         assert self.status == 200, f"{name}: HTTP {self.status}: {bytes(self.data[:300])!r}"
         assert not self.broken, f"{name}: the connection broke after {len(self.data)} bytes"
@@ -59,14 +59,14 @@ class ScenarioRequest:
         assert whole, f"{name}: the response is incomplete"
 
     def check_visibly_incomplete(self, server: NumberedServer) -> None:
-        """Check that one error, or a broken connection, shows the client that it failed."""
+        """Check that one error or a broken connection shows the client that the response failed."""
         if not self.broken:
             self.check_failed_once(server)
 
     def check_failed_once(self, server: NumberedServer) -> None:
-        """Check that the response is a prefix of what the server sent, then one error.
+        """Check that the response is one error, or a prefix of what the server sent and one error.
 
-        A part that ends within an event has a broken connection instead of an error.
+        If the prefix ends within an event, the connection must break instead of an error.
         """
         if self.broken:
             assert not ends_between_events(bytes(self.data)), self.spec.name

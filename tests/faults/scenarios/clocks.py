@@ -30,7 +30,7 @@ async def machine_suspended_briefly(scale: Scale) -> str:
 
 
 async def machine_suspended_for_an_hour(scale: Scale) -> str:
-    """Every timer is late at once, and the network has dropped the connection."""
+    """All timers expire at once, and the network has dropped the connection."""
     async with scenario_harness(scale.rng("sleep")) as harness:
         requests = await _start_streams(harness)
         await _suspend(harness, HOUR_S)
@@ -62,7 +62,7 @@ async def _start_streams(harness: ScenarioHarness) -> list[ScenarioRequest]:
 
 
 async def wall_clock_set_back_and_forth(scale: Scale) -> str:
-    """The wall clock differs by up to a year at every call, and no decision depends on it."""
+    """Each reading of the wall clock is wrong by up to a year; no decision depends on it."""
     rng = scale.rng("wall clock")
     with _random_wall_clock(rng):
         async with scenario_harness(rng) as harness:

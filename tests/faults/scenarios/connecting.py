@@ -22,12 +22,12 @@ DIALS = 24
 """Enough for the waits to reach the cap, with many at the cap."""
 
 EARLY, LATE = 6, 12
-"""How many of the first and of the last waits are compared: the first are below the cap, the last
-are at the cap, where a wait is half of it on average."""
+"""How many of the first and of the last waits are averaged. The ceilings of the first are below the
+cap. Those of the last equal the cap, and the waits are half of it on average."""
 
 
 async def connection_accepted_and_reset_repeatedly(scale: Scale) -> str:
-    """A load balancer has no coordinator behind it."""
+    """Connections fail as at a load balancer without a coordinator behind it."""
     async with scenario_harness(scale.rng("drop")) as harness:
         harness.link_proxy.connect_policy = ConnectPolicy.RESET
         waits = await _check_backoff(harness)
@@ -39,7 +39,7 @@ async def connection_accepted_and_reset_repeatedly(scale: Scale) -> str:
 
 
 async def link_cut_after_each_welcome(scale: Scale) -> str:
-    """The link breaks right after each welcome, so a welcome must not reset the backoff."""
+    """The link breaks right after each `Welcome`, which must not reset the backoff."""
     async with scenario_harness(scale.rng("welcome")) as harness:
         bytes_through_welcome = harness.link_proxy.connections[0].downstream.forwarded
         harness.link_proxy.on_connection = lambda connection: connection.downstream.cut_at(
@@ -54,7 +54,7 @@ async def link_cut_after_each_welcome(scale: Scale) -> str:
 
 
 async def _check_backoff(harness: ScenarioHarness) -> list[float]:
-    """Cut the link, and return the waits before each of the next `DIALS`.
+    """Cut the link, and return the waits before the next `DIALS` dials.
 
     Asserts that the waits are short at first, grow, stay below the cap, and have jitter.
     """
@@ -65,7 +65,7 @@ async def _check_backoff(harness: ScenarioHarness) -> list[float]:
     await wait_until(lambda: len(accepted_at) >= DIALS, within_s=DIALS * CAP_S, every_s=CAP_S)
     waits = [later - earlier for earlier, later in pairwise([lost_at, *accepted_at[:DIALS]])]
     # The ceilings of the first two waits are 1 and 2 s; one second is a tolerance for the dials.
-    assert max(waits[:2]) <= 2.0 + 1.0, f"slow at first: {waits}"
+    assert max(waits[:2]) <= 2.0 + 1.0, f"the first waits are too long: {waits}"
     assert max(waits) <= CAP_S + 1.0, f"over the cap: {waits}"
     early, late = _mean(waits[:EARLY]), _mean(waits[-LATE:])
     assert late > max(CAP_S / 6, 2 * early), f"the waits do not grow: {waits}"

@@ -16,10 +16,10 @@ from tests.faults.scenarios.numbered_server import NumberedServer, RequestSpec
 from tests.faults.scenarios.scenario import Scale
 
 DEADLINE_S = 600.0
-"""The deadline of the jobs. An end with a corrupted job id is detected only by the deadline."""
+"""The deadline of the jobs. Only the deadline detects that the job id of an end was corrupted."""
 
 SETTLED_WITHIN_S = 5.0
-"""If a damaged byte stops the agent, it has stopped by then, because it has no jobs."""
+"""An agent that a damaged byte stops has no jobs to finish, and has stopped after this time."""
 
 RESERVED_BITS = 0x70
 """The reserved bits in the first byte of a WebSocket frame; they must be zero (RFC 6455, 5.2)."""
@@ -36,7 +36,7 @@ async def frame_head_corrupted_on_its_way_to_the_agent(scale: Scale) -> str:
 
 
 async def frame_head_corrupted_on_its_way_to_the_coordinator(scale: Scale) -> str:
-    """The coordinator closes with 1002. It had welcomed the agent, which therefore reconnects."""
+    """The coordinator closes with 1002. The agent reconnects, because it was welcomed before."""
     async with scenario_harness(scale.rng("frame head")) as harness:
         failed = await _corrupt_frame_head(harness, towards_agent=False)
         await harness.wait_for_agents()

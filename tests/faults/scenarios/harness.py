@@ -1,4 +1,4 @@
-"""The system that a scenario runs: clients, coordinator, agents, a server, and two fault proxies.
+"""The system that a scenario runs: clients, coordinator, agents, a server, and fault proxies.
 
 ::
 
@@ -67,6 +67,7 @@ class ScenarioHarness:
         coordinator: the coordinator that runs now.
         clients: the clients of that coordinator.
         agents: the agents, in the order in which they started.
+        stack: stops everything when the scenario ends.
         rng: makes every random choice.
     """
 
@@ -138,7 +139,7 @@ class ScenarioHarness:
         return agent
 
     async def start_streams(self, *specs: RequestSpec, at_least: int) -> list[ScenarioRequest]:
-        """Send requests; return when the server has sent so many bytes of each."""
+        """Send requests; return when the server has sent `at_least` bytes of each response."""
         requests = [self.clients.send(spec) for spec in specs]
         await self.server.wait_for_bytes(*(spec.name for spec in specs), at_least=at_least)
         return requests
@@ -154,7 +155,7 @@ class ScenarioHarness:
             await self.check_all_complete([self.clients.send(RequestSpec(name))])
 
     async def wait_for_agents(self, count: int = 1) -> None:
-        """Return when so many agents offer the model."""
+        """Return when at least `count` agents offer the model."""
         await wait_until(lambda: len([a for a in self.coordinator.agents() if a.models]) >= count)
 
     async def reconnect(self) -> None:
@@ -165,7 +166,7 @@ class ScenarioHarness:
         await self.wait_for_agents(len(self.agents))
 
     async def wait_until_idle(self) -> None:
-        """Return when no agent, coordinator or server has a job; raise TimeoutError otherwise."""
+        """Return when no agent, coordinator or server has a job; else raise TimeoutError."""
         await wait_until(lambda: not any(one.service.jobs.in_flight for one in self.agents))
         await wait_until(lambda: not any(one.service.outbox.streams for one in self.agents))
         await wait_until(lambda: not any(one.in_flight for one in self.coordinator.agents()))

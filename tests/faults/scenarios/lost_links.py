@@ -23,10 +23,10 @@ WINDOW_BYTES = 32 * KIB
 """Smaller than most responses, so that their streams need acknowledgements."""
 
 NOTICED_WITHIN_S = 60.0
-"""Time of two pings or three heartbeats, and of the first backoff."""
+"""Time of two pings or three heartbeats, which detect the loss, plus that of the first backoff."""
 
 REFUSED = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.BAD_GATEWAY)
-"""Statuses if no agent is connected, or if the job was lost with too many links."""
+"""Statuses if no agent is connected, or if the job lost its link too often."""
 
 
 class LinkCutter:
@@ -80,7 +80,7 @@ async def link_cut_repeatedly(scale: Scale) -> str:
 
 
 async def clients_arrive_while_the_link_is_cut(scale: Scale) -> str:
-    """The link is lost with jobs, starts and ends too: each response is complete or one error."""
+    """The link is also cut at the start and end of jobs: each response is complete or one error."""
     rng = scale.rng("coming")
     cutter = LinkCutter(rng, scale.cuts)
     settings = replace(SETTINGS, window_bytes=WINDOW_BYTES)
@@ -130,7 +130,7 @@ async def link_stalls_briefly(scale: Scale) -> str:
 
 
 async def link_stalls_permanently(scale: Scale) -> str:
-    """One direction, or both, forward nothing more; only timeouts show it."""
+    """One direction, or both, forward nothing more; only timeouts detect that."""
     rng = scale.rng("stall")
 
     def stall(connection: ProxiedConnection) -> None:
@@ -171,7 +171,7 @@ async def _lose_link_during_streams(scale: Scale, lose: Callable[[ProxiedConnect
             await _check_all_complete(harness, requests)
             longest = max(longest, harness.link_proxy.accepted_at[-1] - lost_at)
         assert len(harness.link_proxy.accepted_at) == scale.rounds + 1, (
-            "one new connection for each"
+            "not one new connection per lost link"
         )
         assert longest < NOTICED_WITHIN_S, f"noticed after {longest:.0f} s"
     return f"{scale.rounds} times, reconnected within {longest:.0f} s"
@@ -196,7 +196,7 @@ async def link_down_for_too_long(scale: Scale) -> str:
 async def _start_streams(
     harness: ScenarioHarness, name: str, events: int = 24
 ) -> list[ScenarioRequest]:
-    """Start some streams of two minutes."""
+    """Start three streams with one event every 5 s, by default for two minutes."""
     specs = [RequestSpec(f"{name}-{n}", events, 300, pace_s=5.0) for n in range(3)]
     return await harness.start_streams(*specs, at_least=700)
 

@@ -29,7 +29,7 @@ class _ChatRequest(msgspec.Struct):
 
 @dataclass(frozen=True)
 class RequestSpec:
-    """What a client requests. The prompt carries it to the server.
+    """The response that a client requests. The prompt describes it to the server.
 
     Attributes:
         name: unique name of the request.
@@ -77,7 +77,7 @@ class RequestSpec:
         return _chunk(self.name, {"content": content}, None)
 
     def body(self) -> bytes:
-        """The response that is not streamed."""
+        """The response if it is not streamed."""
         content = "".join(f"{self.name}/{n}/".ljust(self.size, "x") for n in range(self.events))
         message = {"role": "assistant", "content": content}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
@@ -91,7 +91,7 @@ def _chunk(name: str, delta: object, finish: str | None) -> bytes:
 
 @dataclass(eq=False)
 class Run:
-    """One execution of a request: a job may have several attempts.
+    """One execution of a request. Each attempt of a job is a separate run.
 
     Attributes:
         spec: what was requested.

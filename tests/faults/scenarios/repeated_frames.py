@@ -1,4 +1,4 @@
-"""Frames that arrive twice or unexpectedly, from a scripted coordinator."""
+"""A scripted coordinator repeats a job, or sends `Drain` while a job runs."""
 
 from msgspec import json
 
@@ -55,7 +55,7 @@ async def drain_with_running_jobs(scale: Scale) -> str:
         later = new_job(MODEL, request=json.encode(RequestSpec("later").request()))
         await reconnected.send_jobs(later)
         assert isinstance(await reconnected.end(later.job_id), JobResult)
-    return "finished there, disconnected, reconnected after the delay"
+    return "job finished, agent disconnected, reconnected after the delay"
 
 
 def _backend(server: NumberedServer) -> OpenAICompatibleBackend:

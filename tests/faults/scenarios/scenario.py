@@ -1,4 +1,4 @@
-"""Scenarios of faults, and the function that runs one."""
+"""The types of a fault scenario, and the function that runs one."""
 
 import asyncio
 import gc
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from tests.kit.virtual_time import VirtualTimeLoop
 
 VIRTUAL_LIMIT_S = 7 * 24 * 3600.0
-"""A scenario that takes longer than a week of virtual time hangs."""
+"""A scenario that takes longer than a week of virtual time counts as hanging."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Scale:
         streams: number of streams in scenarios with many.
         clients: number of clients in the scenario in which one of them misbehaves.
         cuts: number of cuts in scenarios that cut the link repeatedly.
-        rounds: repetitions of a short scenario, at other moments.
+        rounds: repetitions of a short scenario, with different random choices.
         seed: the seed of every random choice.
     """
 
@@ -68,7 +68,7 @@ class Outcome:
     """The result of a scenario.
 
     Attributes:
-        summary: what it observed, in a few words.
+        summary: what the scenario observed, in a few words.
         error: why it failed; None: it passed.
         seconds: real time.
     """
@@ -83,20 +83,20 @@ def run_scenario(scenario: Scenario, scale: Scale, *, debug: bool = False) -> Ou
     started_at = time.monotonic()
     try:
         with asyncio.Runner(debug=debug, loop_factory=VirtualTimeLoop) as runner:
-            summary = runner.run(_checked(scenario, scale))
+            summary = runner.run(_run_checked(scenario, scale))
     except Exception as error:  # noqa: BLE001 - the table shows it
         return Outcome("", error, time.monotonic() - started_at)
     return Outcome(summary, None, time.monotonic() - started_at)
 
 
-async def _checked(scenario: Scenario, scale: Scale) -> str:
+async def _run_checked(scenario: Scenario, scale: Scale) -> str:
     with _unhandled_errors() as unhandled:
         async with asyncio.timeout(VIRTUAL_LIMIT_S):
             summary = await scenario.run(scale)
         leaked = asyncio.all_tasks() - {asyncio.current_task()}
         names = sorted(task.get_name() for task in leaked)
         assert not leaked, f"tasks left running: {names}"
-        gc.collect()  # asyncio reports an exception that was never retrieved when it is freed
+        gc.collect()  # asyncio reports a never retrieved exception when its future is freed
     assert not unhandled, "unhandled errors:\n" + "\n".join(unhandled)
     return summary
 

@@ -23,7 +23,7 @@ ONE_READ_BYTES = 256 * KIB
 """The most that the agent reads at once from a backend that it has not paused yet."""
 
 KERNEL_BUFFERS_BYTES = 12 * MIB
-"""The most that the kernel holds on the five connections from the server to the client."""
+"""The most that the kernel holds on the five connections from the server to the stalled proxy."""
 
 
 async def one_client_of_many_stops_reading(scale: Scale) -> str:
@@ -46,7 +46,9 @@ async def one_client_of_many_stops_reading(scale: Scale) -> str:
             await run.abandoned.wait()
             unread = len(run.sent) - len(stopped.data)
             await harness.check_all_complete(others)
-            assert _ended_with(harness, "slow_consumer") == 1, "its job ended with another code"
+            assert _ended_with(harness, "slow_consumer") == 1, (
+                "the job of that client ended with another code"
+            )
             proxy.connections[0].resume()
             (await stopped.completed()).check_visibly_incomplete(harness.server)
         await harness.wait_until_idle()

@@ -17,6 +17,7 @@ PACE_S = 3.0
 
 REQUEST_LINK_BYTES_PER_S = 250_000
 BROKEN_LINKS = 4
+"""How often the link breaks while the large request travels."""
 
 MAX_LATENESS_S = 5.0
 """How much later than on an idle link a small job may end, because of the network's buffers."""
@@ -64,7 +65,7 @@ async def large_request_on_a_slow_link(scale: Scale) -> str:
 
 
 async def large_request_on_a_broken_link(scale: Scale) -> str:
-    """The link breaks every few seconds while a large request travels to the agent."""
+    """The link breaks several times while a large request travels to the agent."""
     size = scale.rounds * MAX_REQUEST_BYTES // FULL.rounds - KIB
     rng = scale.rng("broken request")
     async with scenario_harness(rng) as harness:
@@ -86,5 +87,6 @@ def _throttle(connection: ProxiedConnection) -> None:
 
 
 async def _lateness(request: ScenarioRequest, started_at: float) -> float:
+    """Return how many seconds later than its pace a request is completed."""
     await request.completed()
     return now() - started_at - EVENTS * PACE_S

@@ -27,7 +27,8 @@ LINK: Final[Sequence[Scenario]] = (
     ),
     Scenario(
         "clients arrive while the link is cut",
-        "the same, while clients come and go, with streamed and whole responses",
+        "each new link is cut after a random number of bytes, while clients send new requests for "
+        "streamed and whole responses",
         "each response is complete and from one run, or one clear error",
         lost_links.clients_arrive_while_the_link_is_cut,
     ),
@@ -57,7 +58,7 @@ LINK: Final[Sequence[Scenario]] = (
     ),
     Scenario(
         "link down for too long",
-        "down for longer than the coordinator keeps a session",
+        "the link is down for longer than the coordinator keeps a session",
         "one clear error per stream; the server's runs are cancelled; later jobs run",
         lost_links.link_down_for_too_long,
     ),
@@ -102,7 +103,8 @@ LINK: Final[Sequence[Scenario]] = (
 COORDINATOR: Final[Sequence[Scenario]] = (
     Scenario(
         "coordinator crashes",
-        "it crashes during many streams; another one, without its sessions, takes its address",
+        "the coordinator crashes during many streams; another one, without its sessions, takes its "
+        "address",
         "a new session; every orphaned job is cancelled at the server; one error per client; new "
         "jobs run",
         coordinator_restarts.coordinator_replaced_without_its_sessions,
@@ -115,7 +117,7 @@ COORDINATOR: Final[Sequence[Scenario]] = (
     ),
     Scenario(
         "coordinator drains",
-        "it stops, and waits for running jobs",
+        "the coordinator stops, and waits for running jobs",
         "every stream is complete at the old one; new jobs run at the new one",
         coordinator_restarts.coordinator_drains_while_jobs_run,
     ),
@@ -128,7 +130,7 @@ COORDINATOR: Final[Sequence[Scenario]] = (
     Scenario(
         "job delivered repeatedly",
         "the same JobHeader twice in one message, while the job runs, and after its end",
-        "it runs once, and has one end",
+        "the job runs once, and has one end",
         repeated_frames.job_delivered_repeatedly,
     ),
     Scenario(
@@ -146,7 +148,8 @@ COORDINATOR: Final[Sequence[Scenario]] = (
     Scenario(
         "link cut after each welcome",
         "the link breaks right after each Welcome",
-        "the same: a Welcome does not reset the backoff",
+        "the waits grow to a minute: a Welcome does not reset the backoff; then the agent serves "
+        "again",
         connecting.link_cut_after_each_welcome,
     ),
     Scenario(
@@ -161,7 +164,7 @@ AGENT: Final[Sequence[Scenario]] = (
     Scenario(
         "agent stopped with running jobs",
         "SIGTERM with jobs of different lengths, while new ones arrive",
-        "all finish; the new ones run elsewhere; exit code 0",
+        "all finish; the new ones run on another agent; exit code 0",
         agent_stops.agent_stops_with_running_jobs,
     ),
     Scenario(
@@ -185,7 +188,7 @@ AGENT: Final[Sequence[Scenario]] = (
     Scenario(
         "agent stopped, jobs too long",
         "SIGTERM with jobs that outlast drain_timeout",
-        "those in time finish, the others end with one clear error; exit code 0",
+        "jobs that end in time finish, the others end with one clear error; exit code 0",
         agent_stops.jobs_outlast_the_drain_timeout,
     ),
     Scenario(
@@ -214,7 +217,7 @@ AGENT: Final[Sequence[Scenario]] = (
     ),
     Scenario(
         "wall clock set back and forth",
-        "it differs by up to a year at every call; the link is cut meanwhile",
+        "each reading is wrong by up to a year; the link is cut meanwhile",
         "every stream is complete: no decision depends on the wall clock",
         clocks.wall_clock_set_back_and_forth,
     ),
@@ -230,7 +233,8 @@ OTHERS: Final[Sequence[Scenario]] = (
     Scenario(
         "one client of many stops reading",
         "one of 50 clients keeps its connection and reads nothing",
-        "its job alone ends, with slow_consumer; all others complete; one window of memory",
+        "only its job fails, with slow_consumer; all others complete; the agent holds about one "
+        "window for it",
         slow_clients.one_client_of_many_stops_reading,
     ),
 )

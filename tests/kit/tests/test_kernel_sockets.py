@@ -59,11 +59,11 @@ def test_send_window_suffices_on_a_kernel_without_the_receive_window() -> None:
 @pytest.mark.parametrize(
     ("info", "busy"),
     [
-        pytest.param(SENDER, True, id="established, so a FIN or a reset comes"),
+        pytest.param(SENDER, True, id="established"),
         pytest.param(SENDER._replace(state=SYN_SENT), True, id="connecting"),
         pytest.param(SENDER._replace(state=CLOSE_WAIT), False, id="FIN received"),
         pytest.param(
-            SENDER._replace(state=CLOSE_WAIT, unacked_segments=1), True, id="its answer comes"
+            SENDER._replace(state=CLOSE_WAIT, unacked_segments=1), True, id="data not acknowledged"
         ),
     ],
 )

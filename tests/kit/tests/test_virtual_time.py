@@ -78,7 +78,7 @@ async def test_the_clock_waits_for_bytes_that_the_kernel_holds_back() -> None:
 
 
 @in_virtual_time
-async def test_the_clock_waits_for_an_end_behind_bytes() -> None:
+async def test_the_clock_waits_for_a_fin_behind_bytes() -> None:
     sender, receiver = connected_pair()
     loop = asyncio.get_running_loop()
     with sender, receiver:
