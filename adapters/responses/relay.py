@@ -1,6 +1,6 @@
 """Relays one response from a server to a sink, byte for byte.
 
-It reads with aiohttp's public API, so the task wakes up once per read. A plain call passes the
+It reads with aiohttp's public API, so its task wakes up once per read. A plain call passes the
 bytes to the sink, and a full window stops the reading. A reader below the public API could replace
 this one without changes elsewhere.
 """

@@ -13,7 +13,7 @@ The fields of the parts are:
 - written to a cache: `cache_write_tokens` (OpenRouter, vLLM's Responses) or
   `cache_creation_input_tokens` (Venice) in the same details; `cache_creation_input_tokens` in
   Messages.
-- reasoning: `reasoning_tokens` in the details of the output; in Messages, `thinking_tokens`.
+- reasoning: `reasoning_tokens`, or in Messages `thinking_tokens`, in the details of the output.
 """
 
 from typing import Final

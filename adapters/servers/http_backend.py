@@ -81,7 +81,7 @@ class ServerResponse(msgspec.Struct, frozen=True):
         status: HTTP status.
         body: the body, at most `MAX_RESPONSE_BYTES`; of a failed job, its first
             `MAX_ERROR_BODY_BYTES`.
-        headers: the headers, with case-insensitive names.
+        headers: the headers, with case-insensitive names; empty for a failed job.
     """
 
     status: int

@@ -98,7 +98,7 @@ class Welcome(Struct, tag=2, array_like=True, frozen=True):
     Attributes:
         provider_id: the coordinator's name for the owner of this key.
         session_id: 16 bytes; the agent names it in a later `Hello` to resume.
-        heartbeat_ms: the longest interval between two heartbeats.
+        heartbeat_ms: the interval of the agent's heartbeats.
         resume_ms: how long the coordinator keeps the session after a lost link; 0: not at all.
         window_bytes: how many bytes of each response may be unacknowledged.
         max_message_bytes: the largest message that the coordinator accepts.
@@ -120,7 +120,8 @@ class Rejected(Struct, tag=3, array_like=True, frozen=True):
     """The coordinator does not admit the agent, and closes the connection after this frame.
 
     Attributes:
-        code: `bad_signature`, `not_enrolled`, `too_many_connections` or another short name.
+        code: `bad_signature`, `not_enrolled`, `too_many_connections`, `draining`, `key_in_use` or
+            another short name.
         message: for the operator.
         retry_after_ms: when to retry; None: never with the same key and enrollment code.
     """

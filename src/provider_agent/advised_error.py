@@ -6,7 +6,7 @@ class AdvisedError(Exception):
 
     Attributes:
         problem: what is wrong, and where: the file, variable, option or address.
-        advice: what to do about it; "" if the problem says enough.
+        advice: what to do about it; "" if that is clear from the problem.
     """
 
     def __init__(self, problem: str, advice: str = "") -> None:
