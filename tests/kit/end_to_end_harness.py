@@ -40,6 +40,7 @@ async def end_to_end_harness(
     environ: dict[str, str] | None = None,
     pricing: PricingConfig | None = None,
 ) -> AsyncIterator[EndToEndHarness]:
+    """Run a coordinator and an agent with these backends; yield once the agent offers a model."""
     async with Coordinator(settings or CoordinatorSettings(port=0)) as coordinator:
         config = agent_config(
             coordinator.connect_url,

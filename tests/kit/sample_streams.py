@@ -19,8 +19,8 @@ from tests.kit.fakes.frames import (
 )
 
 OPENAI, ANTHROPIC, RESPONSES = Operation.CHAT, Operation.MESSAGES, Operation.RESPONSES
-ALL = Usage(INPUT_TOKENS, OUTPUT_TOKENS)
-UNKNOWN = Usage(None, None)
+KNOWN_USAGE = Usage(INPUT_TOKENS, OUTPUT_TOKENS)
+UNKNOWN_USAGE = Usage(None, None)
 
 # An error event whose data is the error object itself.
 BARE_ERROR = b'event: error\ndata: {"code":500,"message":"slot failed","type":"server_error"}\n\n'
@@ -39,9 +39,9 @@ def responses_frames(last_type: str, text: str = "words") -> list[bytes]:
 
 
 GOOD_OPENAI = {
-    "with usage": (chat_frames("m", usage=True), ALL),
-    "without usage": (chat_frames("m", usage=False), UNKNOWN),
-    "comments": ([b": KEEP-ALIVE\n\n", *chat_frames("m", usage=True), b": bye\n\n"], ALL),
+    "with usage": (chat_frames("m", usage=True), KNOWN_USAGE),
+    "without usage": (chat_frames("m", usage=False), UNKNOWN_USAGE),
+    "comments": ([b": KEEP-ALIVE\n\n", *chat_frames("m", usage=True), b": bye\n\n"], KNOWN_USAGE),
     "usage with the finish reason": (
         [chat_chunk("m", {"content": "a"}, "length", usage={"prompt_tokens": 3}), DONE],
         Usage(3, None),
@@ -53,7 +53,7 @@ GOOD_OPENAI = {
             usage_chunk("m"),
             DONE,
         ],
-        ALL,
+        KNOWN_USAGE,
     ),
     "continuous usage": (
         [
@@ -65,24 +65,24 @@ GOOD_OPENAI = {
     ),
     "CRLF line ends": (
         [frame.replace(b"\n", b"\r\n") for frame in chat_frames("m", usage=True)],
-        ALL,
+        KNOWN_USAGE,
     ),
     "no space after the colon": (
         [frame.replace(b"data: ", b"data:") for frame in chat_frames("m", usage=True)],
-        ALL,
+        KNOWN_USAGE,
     ),
     "the word error in the text": (
         [chat_chunk("m", {"content": '{"error": "no"}'}), chat_chunk("m", {}, "stop"), DONE],
-        UNKNOWN,
+        UNKNOWN_USAGE,
     ),
-    "error null": ([chat_chunk("m", {}, "stop", error=None), DONE], UNKNOWN),
+    "error null": ([chat_chunk("m", {}, "stop", error=None), DONE], UNKNOWN_USAGE),
     "a last delta bigger than the tail": (
         [chat_chunk("m", {"content": "x" * 2 * TAIL_BYTES}, "stop"), DONE],
-        UNKNOWN,
+        UNKNOWN_USAGE,
     ),
     "a last delta bigger than the tail, then usage": (
         [chat_chunk("m", {"content": "x" * 2 * TAIL_BYTES}, "stop"), usage_chunk("m"), DONE],
-        ALL,
+        KNOWN_USAGE,
     ),
     "usage in a last delta without a finish reason": (
         [
@@ -90,29 +90,29 @@ GOOD_OPENAI = {
             chat_chunk("m", {"content": ""}, usage=openai_usage()),
             DONE,
         ],
-        ALL,
+        KNOWN_USAGE,
     ),
     "long": (
         [*[chat_chunk("m", {"content": "word "})] * 1000, *chat_frames("m", usage=True)],
-        ALL,
+        KNOWN_USAGE,
     ),
     "invalid UTF-8": (
         [b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n', *chat_frames("m", usage=True)],
-        ALL,
+        KNOWN_USAGE,
     ),
     "garbage between events": (
         [
             *(b"\x00\xff\n", b"data: ?\n\n", *chat_frames("m", usage=True)[:5]),
             *(b"id: 7\n\n", *chat_frames("m", usage=True)[5:], b"\x00garbage after the end"),
         ],
-        ALL,
+        KNOWN_USAGE,
     ),
     "impossible usage": (
         [
             chat_chunk("m", {}, "stop", usage={"prompt_tokens": -3, "completion_tokens": 10**30}),
             DONE,
         ],
-        UNKNOWN,
+        UNKNOWN_USAGE,
     ),
     "completions": (
         [
@@ -120,18 +120,18 @@ GOOD_OPENAI = {
             sse({"choices": [{"text": "", "finish_reason": "length"}], "usage": openai_usage()}),
             DONE,
         ],
-        ALL,
+        KNOWN_USAGE,
     ),
 }
 GOOD_ANTHROPIC = {
-    "typical": (message_frames("m"), ALL),
+    "typical": (message_frames("m"), KNOWN_USAGE),
     "estimate, then final usage": (
         message_frames(
             "m",
             start_usage={"input_tokens": 5, "output_tokens": 0},
             end_usage={"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS},
         ),
-        ALL,
+        KNOWN_USAGE,
     ),
     "cached input counts": (
         message_frames(
@@ -145,11 +145,11 @@ GOOD_ANTHROPIC = {
         ),
         Usage(INPUT_TOKENS, OUTPUT_TOKENS, INPUT_TOKENS - 3, 2),
     ),
-    "DONE after the end": ([*message_frames("m"), DONE], ALL),
-    "pings": ([b'event: ping\ndata: {"type": "ping"}\n\n', *message_frames("m")], ALL),
+    "DONE after the end": ([*message_frames("m"), DONE], KNOWN_USAGE),
+    "pings": ([b'event: ping\ndata: {"type": "ping"}\n\n', *message_frames("m")], KNOWN_USAGE),
     "long": (
         [*message_frames("m")[:2], *[text_delta("word ")] * 2000, *message_frames("m")[2:]],
-        ALL,
+        KNOWN_USAGE,
     ),
 }
 BAD_OPENAI = {
@@ -200,14 +200,14 @@ BAD_OPENAI = {
     ),
 }
 GOOD_RESPONSES = {
-    "typical": (responses_frames("response.completed"), ALL),
-    "at the token limit": (responses_frames("response.incomplete"), ALL),
+    "typical": (responses_frames("response.completed"), KNOWN_USAGE),
+    "at the token limit": (responses_frames("response.incomplete"), KNOWN_USAGE),
     "no event names": (
         [f.partition(b"\n")[2] for f in responses_frames("response.completed")],
-        ALL,
+        KNOWN_USAGE,
     ),
-    "DONE after the end": ([*responses_frames("response.completed"), DONE], ALL),
-    "long": (responses_frames("response.completed", "x" * 25 * TAIL_BYTES), ALL),
+    "DONE after the end": ([*responses_frames("response.completed"), DONE], KNOWN_USAGE),
+    "long": (responses_frames("response.completed", "x" * 25 * TAIL_BYTES), KNOWN_USAGE),
 }
 BAD_RESPONSES = {
     "empty": ([], ErrorCode.INVALID_RESPONSE),

@@ -103,7 +103,7 @@ class ScriptedRun:
 
 
 class ScriptedBackend(Backend):
-    """Executes each job as the test drives its `ScriptedRun`; `next_run` returns them in order.
+    """Executes each job as the test controls its `ScriptedRun`, which `next_run` returns.
 
     Attributes:
         reported_health: the result of `health`, or the exception that it raises.

@@ -30,7 +30,7 @@ from tests.kit.fakes.server import (
 )
 
 MODEL = "acme/acme-8b"
-ADAPTER = "acme-8b-law"
+LORA_ADAPTER = "acme-8b-law"
 CONTEXT_WINDOW = 32768
 
 
@@ -97,7 +97,7 @@ class FakeVllm(FakeServer):
     def _rejection(self, request: RecordedRequest) -> FakeResponse | None:
         if self.pooling is not (request.operation is Operation.EMBEDDINGS):
             return self.error_response(400, "The model does not support this API", request)
-        if request.json.get("model") not in (MODEL, ADAPTER):
+        if request.json.get("model") not in (MODEL, LORA_ADAPTER):
             return self.error_response(404, "The model `x` does not exist.", request)
         return None
 
@@ -132,7 +132,7 @@ _BASE = {
     "max_model_len": CONTEXT_WINDOW,
 }
 _LORA = {
-    "id": ADAPTER,
+    "id": LORA_ADAPTER,
     "object": "model",
     "created": 1,
     "owned_by": "vllm",

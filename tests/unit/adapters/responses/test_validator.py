@@ -33,7 +33,6 @@ from tests.kit.fakes.frames import (
     text_delta,
 )
 from tests.kit.sample_streams import (
-    ALL,
     ANTHROPIC,
     BAD_ANTHROPIC,
     BAD_OPENAI,
@@ -42,10 +41,11 @@ from tests.kit.sample_streams import (
     GOOD_ANTHROPIC,
     GOOD_OPENAI,
     GOOD_RESPONSES,
+    KNOWN_USAGE,
     OPENAI,
     RESPONSES,
     STREAMS,
-    UNKNOWN,
+    UNKNOWN_USAGE,
     responses_frames,
 )
 
@@ -219,14 +219,14 @@ FAILED = sse(
 @pytest.mark.parametrize(
     ("operation", "frames", "usage"),
     [
-        (OPENAI, chat_frames("m", usage=True)[:5], UNKNOWN),
+        (OPENAI, chat_frames("m", usage=True)[:5], UNKNOWN_USAGE),
         (OPENAI, CONTINUOUS_USAGE, Usage(9, 2)),
         (OPENAI, [*CONTINUOUS_USAGE, chat_chunk("m", {})[:-9]], Usage(9, 2)),
         (OPENAI, [*CONTINUOUS_USAGE, ERROR, DONE], Usage(9, 2)),
         (ANTHROPIC, message_frames("m")[:5], Usage(INPUT_TOKENS)),
         (ANTHROPIC, [*message_frames("m")[:-2], BARE_ERROR], Usage(INPUT_TOKENS)),
-        (ANTHROPIC, [*message_frames("m")[:-1], BARE_ERROR], ALL),
-        (RESPONSES, responses_frames("response.completed")[:-1], UNKNOWN),
+        (ANTHROPIC, [*message_frames("m")[:-1], BARE_ERROR], KNOWN_USAGE),
+        (RESPONSES, responses_frames("response.completed")[:-1], UNKNOWN_USAGE),
         (RESPONSES, [FAILED], Usage(9, 2)),
     ],
 )
@@ -271,7 +271,9 @@ def test_failure_without_an_error_of_the_server_relays_no_error() -> None:
 
 @pytest.mark.parametrize("body", [chat_body("m"), message_body("m")])
 def test_usage_is_read_from_a_json_response(body: dict[str, object]) -> None:
-    assert validate_body(msgspec.json.encode(body)) == ValidationResult(ALL, between_events=False)
+    assert validate_body(msgspec.json.encode(body)) == ValidationResult(
+        KNOWN_USAGE, between_events=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -302,7 +304,7 @@ def test_error_or_malformed_json_response_is_a_failure(body: bytes, code: ErrorC
 
 
 def test_usage_missing_from_a_json_response_is_unknown() -> None:
-    assert validate_body(b'{"choices":[]}') == ValidationResult(UNKNOWN, between_events=False)
+    assert validate_body(b'{"choices":[]}') == ValidationResult(UNKNOWN_USAGE, between_events=False)
 
 
 def test_json_response_over_the_limit_is_a_success_with_unknown_usage() -> None:
@@ -310,7 +312,7 @@ def test_json_response_over_the_limit_is_a_success_with_unknown_usage() -> None:
     for _ in range(3):
         validator.receive_data(b"x" * (BODY_BYTES // 2))
 
-    assert validator.result() == ValidationResult(UNKNOWN, between_events=False)
+    assert validator.result() == ValidationResult(UNKNOWN_USAGE, between_events=False)
 
 
 @given(st.lists(st.integers(0, 300), max_size=10))
@@ -322,7 +324,7 @@ def test_json_result_does_not_depend_on_chunk_boundaries(sizes: list[int]) -> No
         data = data[size:]
     validator.receive_data(data)
 
-    assert validator.result() == ValidationResult(ALL, between_events=False)
+    assert validator.result() == ValidationResult(KNOWN_USAGE, between_events=False)
 
 
 @pytest.mark.parametrize(

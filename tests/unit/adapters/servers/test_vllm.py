@@ -15,7 +15,7 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.fakes import FakeVllm, json_response
-from tests.kit.fakes.vllm import ADAPTER, CONTEXT_WINDOW, MODEL
+from tests.kit.fakes.vllm import CONTEXT_WINDOW, LORA_ADAPTER, MODEL
 from tests.kit.sink import CollectingSink
 from tests.unit.adapters.conftest import Connect, a_job
 
@@ -33,7 +33,7 @@ async def test_lora_adapter_has_the_window_of_its_parent(
 
     assert {model.model_id: model.context_window for model in models} == {
         MODEL: CONTEXT_WINDOW,
-        ADAPTER: CONTEXT_WINDOW,
+        LORA_ADAPTER: CONTEXT_WINDOW,
     }
 
 
@@ -119,7 +119,7 @@ async def test_all_names_of_the_served_model_share_its_speed(
     speed = ModelServerLoad(
         ModelState.LOADED, prefill_tokens_per_second=1260.0, decode_tokens_per_second=200.0
     )
-    assert load == ServerLoad(models={ADAPTER: speed, "offered": speed})
+    assert load == ServerLoad(models={LORA_ADAPTER: speed, "offered": speed})
 
 
 async def test_malformed_metrics_are_an_error(server: FakeVllm, connect: Connect) -> None:
