@@ -5,7 +5,7 @@ from itertools import chain, zip_longest
 from typing import Final
 
 from provider_agent.conformance.agent_under_test import AgentListener, AgentUnderTest
-from provider_agent.conformance.case import Case
+from provider_agent.conformance.case import Case, Result
 from provider_agent.conformance.of_agent import (
     flow,
     handshake,
@@ -15,7 +15,7 @@ from provider_agent.conformance.of_agent import (
     traffic,
 )
 from provider_agent.conformance.report import Report
-from provider_agent.conformance.runner import run_case, run_in_turn
+from provider_agent.conformance.runner import run_case, run_in_turn, with_traffic
 
 _OPEN: Final = [
     *handshake.CASES,
@@ -54,8 +54,11 @@ async def run_against_agent(
     """
     await listener.wait_for_agent(wait_s)
     chosen = [case for case in CASES if not only or case.id in only]
-    running = run_in_turn(chosen, lambda: AgentUnderTest(listener), listener.answer_s)
-    results = [result async for result in running]
+
+    async def run(case: Case[AgentUnderTest]) -> Result:
+        async with AgentUnderTest(listener) as scope:
+            return await run_case(case, scope, listener.answer_s)
+
     traffic_cases = [case for case in traffic.CASES if not only or case.id in only]
-    results += [await run_case(case, listener.peers) for case in traffic_cases]
-    return Report("agent", listener.url, results)
+    whole = await with_traffic(await run_in_turn(chosen, run), traffic_cases, listener.peers)
+    return Report("agent", listener.url, whole.results, whole.gone)

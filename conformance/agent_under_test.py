@@ -8,7 +8,7 @@ from typing import Final, Self
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from provider_agent.conformance.case import NotHeld, NotTested, require
+from provider_agent.conformance.case import Gone, NotHeld, NotTested, require
 from provider_agent.conformance.coordinator_peer import (
     CoordinatorPeer,
     SentJob,
@@ -88,22 +88,29 @@ class AgentListener:
 
     async def wait_for_agent(self, within_s: float) -> None:
         """Wait for the first connection; raises `NotHeld` if there is none."""
-        self._dialed.put_nowait(await self.next_dialed(within_s))
+        try:
+            async with asyncio.timeout(within_s):
+                self._dialed.put_nowait(await self._next_open())
+        except TimeoutError:
+            raise NotHeld(f"the agent did not connect within {within_s:g} s") from None
 
-    async def next_dialed(self, within_s: float = RECONNECT_S) -> CoordinatorPeer:
+    async def next_dialed(self) -> CoordinatorPeer:
         """Wait for an open connection that was not returned yet.
 
         Raises:
-            NotHeld: the agent does not connect.
+            Gone: the agent does not reconnect within `RECONNECT_S`.
         """
         try:
-            async with asyncio.timeout(within_s):
-                while True:
-                    peer = await self._dialed.get()
-                    if not peer.closed.is_set():
-                        return peer
+            async with asyncio.timeout(RECONNECT_S):
+                return await self._next_open()
         except TimeoutError:
-            raise NotHeld(f"the agent did not connect within {within_s:g} s") from None
+            raise Gone(f"the agent did not reconnect within {RECONNECT_S:g} s") from None
+
+    async def _next_open(self) -> CoordinatorPeer:
+        while True:
+            peer = await self._dialed.get()
+            if not peer.closed.is_set():
+                return peer
 
     async def _handle(self, socket: ServerConnection) -> None:
         authorities = [f"{host}:{self._port}" for host in (self._host, "127.0.0.1", "localhost")]

@@ -31,6 +31,10 @@ class NotTested(Exception):
     """The case could not test the rule; the text says why."""
 
 
+class Gone(Exception):
+    """The implementation can no longer be reached, which ends the run; the text says how."""
+
+
 class Case(Struct, Generic[ScopeT], frozen=True):
     """One test of one rule.
 

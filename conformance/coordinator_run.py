@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Final
 
 from provider_agent.conformance.agent_peer import AgentPeer
-from provider_agent.conformance.case import Case
+from provider_agent.conformance.case import Case, Result, Verdict
 from provider_agent.conformance.coordinator_under_test import (
     CoordinatorTarget,
     CoordinatorUnderTest,
@@ -18,7 +18,7 @@ from provider_agent.conformance.of_coordinator import (
     traffic,
 )
 from provider_agent.conformance.report import Report
-from provider_agent.conformance.runner import run_at_once, run_case
+from provider_agent.conformance.runner import run_at_once, run_case, with_traffic
 
 CASES: Final[list[Case[CoordinatorUnderTest]]] = [
     *handshake.CASES,
@@ -41,11 +41,14 @@ async def run_against_coordinator(target: CoordinatorTarget, only: Collection[st
         await probe.connect()
     peers: list[AgentPeer] = []
 
-    def open_scope() -> CoordinatorUnderTest:
-        return CoordinatorUnderTest(target, peers)
+    async def run(case: Case[CoordinatorUnderTest]) -> Result:
+        async with CoordinatorUnderTest(target, peers) as scope:
+            result = await run_case(case, scope, target.answer_s)
+            if result.verdict in (Verdict.NOT_HELD, Verdict.NOT_FOLLOWED):
+                await scope.check_present()
+            return result
 
     chosen = [case for case in CASES if not only or case.id in only]
-    results = await run_at_once(chosen, open_scope, target.answer_s)
     traffic_cases = [case for case in traffic.CASES if not only or case.id in only]
-    results += [await run_case(case, peers) for case in traffic_cases]
-    return Report("coordinator", target.url, results)
+    whole = await with_traffic(await run_at_once(chosen, run), traffic_cases, peers)
+    return Report("coordinator", target.url, whole.results, whole.gone)

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 from msgspec.structs import replace
+from websockets.exceptions import InvalidHandshake
 
 from provider_agent.conformance.agent_peer import (
     EVENT_STREAM,
@@ -21,9 +22,9 @@ from provider_agent.conformance.agent_peer import (
     result,
     started,
 )
-from provider_agent.conformance.case import NotHeld, NotTested, require
+from provider_agent.conformance.case import Gone, NotHeld, NotTested, require
 from provider_agent.conformance.client import Client, ClientRequest, chat_body
-from provider_agent.conformance.peer import ANSWER_S
+from provider_agent.conformance.peer import ABNORMAL, ANSWER_S
 from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.frames import Ack, JobHeader, LiveJob
 
@@ -202,6 +203,23 @@ class CoordinatorUnderTest:
             raise NotTested("the coordinator keeps no session after a lost link (resume_ms is 0)")
         session_id = older.welcome.session_id
         return await self.connect(older.process, session_id=session_id, live_jobs=list(live_jobs))
+
+    async def check_present(self) -> None:
+        """Check that the coordinator still accepts connections, after a case that failed.
+
+        Raises:
+            Gone: it cannot be reached; or it, or a proxy in front of it, refuses a new connection
+                after one was lost without a close frame.
+        """
+        try:
+            probe = await dial(self.target.url, self.target.answer_s)
+        except OSError as refused:  # TimeoutError too
+            raise Gone(f"the coordinator is gone: {str(refused) or 'no answer'}") from None
+        except InvalidHandshake as refused:
+            if any(peer.closed.is_set() and peer.close_code == ABNORMAL for peer in self._peers):
+                raise Gone(f"the coordinator is gone: {refused}") from None
+        else:
+            probe.transport.abort()
 
     # --- requests ----------------------------------------------------------------------
 

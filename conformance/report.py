@@ -27,16 +27,20 @@ class Report(Struct, frozen=True):
         subject: `coordinator` or `agent`.
         address: where the kit connected or listened.
         results: one for each case.
+        gone: why the run ended early; "" if it did not.
     """
 
     subject: str
     address: str
     results: list[Result]
+    gone: str = ""
 
     @property
     def conforms(self) -> bool:
-        """Whether no MUST was broken."""
-        return all(result.verdict is not Verdict.NOT_HELD for result in self.results)
+        """Whether no MUST was broken in a run that did not end early."""
+        return not self.gone and all(
+            result.verdict is not Verdict.NOT_HELD for result in self.results
+        )
 
     def count(self, verdict: Verdict) -> int:
         """How many results have a verdict."""
@@ -69,17 +73,22 @@ def to_json(report: Report) -> str:
         "subject": report.subject,
         "address": report.address,
         "conforms": report.conforms,
+        "ended_early": report.gone or None,
         "results": report.results,
     }
     return msgspec.json.format(msgspec.json.encode(shown)).decode()
 
 
 def to_junit(report: Report) -> bytes:
-    """The report as JUnit XML: a broken MUST is a failure, everything not held is skipped."""
+    """The report as JUnit XML: a broken MUST is a failure, everything else not held is skipped.
+
+    A run that ended early has an error, in a test case `run`.
+    """
     suite = ElementTree.Element(
         "testsuite",
         name=f"provider-agent.v1 {report.subject}",
-        tests=str(len(report.results)),
+        tests=str(len(report.results) + bool(report.gone)),
+        errors=str(int(bool(report.gone))),
         failures=str(report.count(Verdict.NOT_HELD)),
         skipped=str(report.count(Verdict.NOT_TESTED) + report.count(Verdict.NOT_FOLLOWED)),
         time=f"{sum(result.duration_s for result in report.results):.3f}",
@@ -99,6 +108,9 @@ def to_junit(report: Report) -> bytes:
         elif result.verdict is not Verdict.HELD:
             message = f"{result.verdict}: {observed}"
             ElementTree.SubElement(case, "skipped", message=message)
+    if report.gone:
+        case = ElementTree.SubElement(suite, "testcase", name="run", classname="conformance")
+        ElementTree.SubElement(case, "error", message=printable(report.gone))
     ElementTree.indent(suite)
     document: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
     return document

@@ -1,15 +1,16 @@
 """Runs cases and collects their results."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
+from msgspec import Struct
 from websockets.exceptions import InvalidHandshake
 
 from provider_agent.conformance.case import (
     MAX_OBSERVED_CHARS,
     Case,
+    Gone,
     NotHeld,
     NotTested,
     Result,
@@ -28,7 +29,10 @@ AT_ONCE: Final = 8
 
 
 async def run_case(case: Case[ScopeT], scope: ScopeT, answer_s: float = ANSWER_S) -> Result:
-    """Run one case, whose answers may take `answer_s` seconds. Cancelling it yields no result."""
+    """Run one case, whose answers may take `answer_s` seconds.
+
+    `Gone` passes through. Cancelling it yields no result.
+    """
     loop = asyncio.get_running_loop()
     start = loop.time()
     try:
@@ -51,30 +55,79 @@ async def run_case(case: Case[ScopeT], scope: ScopeT, answer_s: float = ANSWER_S
     )
 
 
+class Run(Struct, frozen=True):
+    """The results of some cases.
+
+    Attributes:
+        results: one for each case, in their order.
+        gone: why the run ended before its last case; "" if it did not.
+    """
+
+    results: list[Result]
+    gone: str = ""
+
+
 async def run_at_once(
-    cases: Sequence[Case[ScopeT]],
-    open_scope: Callable[[], AbstractAsyncContextManager[ScopeT]],
-    answer_s: float,
-) -> list[Result]:
-    """Run independent cases, several at once; returns the results in the order of the cases."""
+    cases: Sequence[Case[ScopeT]], run: Callable[[Case[ScopeT]], Awaitable[Result]]
+) -> Run:
+    """Run independent cases, several at once.
+
+    When `run` raises `Gone`, the cases that have no result yet are cancelled and not tested.
+    """
     slots = asyncio.Semaphore(AT_ONCE)
 
-    async def run(case: Case[ScopeT]) -> Result:
-        async with slots, open_scope() as scope:
-            return await run_case(case, scope, answer_s)
+    async def run_one(case: Case[ScopeT]) -> Result:
+        async with slots:
+            return await run(case)
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(run(case), name=f"case {case.id}") for case in cases]
-    return [task.result() for task in tasks]
+    tasks = [asyncio.create_task(run_one(case), name=f"case {case.id}") for case in cases]
+    try:
+        if tasks:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, Exception) and not isinstance(outcome, Gone):
+            raise outcome
+    gone = next((str(outcome) for outcome in outcomes if isinstance(outcome, Gone)), "")
+    results = [
+        outcome if isinstance(outcome, Result) else not_tested(case, gone)
+        for case, outcome in zip(cases, outcomes, strict=True)
+    ]
+    return Run(results, gone)
 
 
 async def run_in_turn(
-    cases: Iterable[Case[ScopeT]],
-    open_scope: Callable[[], AbstractAsyncContextManager[ScopeT]],
-    answer_s: float,
-) -> AsyncIterator[Result]:
-    """Run cases one after the other."""
+    cases: Iterable[Case[ScopeT]], run: Callable[[Case[ScopeT]], Awaitable[Result]]
+) -> Run:
+    """Run cases one after the other.
+
+    When `run` raises `Gone`, its case and the later ones are not tested.
+    """
+    results: list[Result] = []
+    gone = ""
     for case in cases:
-        async with open_scope() as scope:
-            result = await run_case(case, scope, answer_s)
-        yield result
+        if not gone:
+            try:
+                results.append(await run(case))
+                continue
+            except Gone as error:
+                gone = str(error)
+        results.append(not_tested(case, gone))
+    return Run(results, gone)
+
+
+async def with_traffic(run: Run, traffic_cases: Iterable[Case[ScopeT]], scope: ScopeT) -> Run:
+    """Add the results of cases about everything that was sent; not tested after an early end."""
+    results = [
+        not_tested(case, run.gone) if run.gone else await run_case(case, scope)
+        for case in traffic_cases
+    ]
+    return Run([*run.results, *results], run.gone)
+
+
+def not_tested(case: Case[ScopeT], reason: str) -> Result:
+    """The result of a case that did not run, or not to its end."""
+    return Result(case.id, case.anchor, case.rule, Verdict.NOT_TESTED, reason, duration_s=0.0)

@@ -17,7 +17,7 @@ from provider_agent.conformance.case import NotHeld
 from provider_agent.conformance.coordinator_run import CASE_IDS, run_against_coordinator
 from provider_agent.conformance.coordinator_under_test import CoordinatorTarget
 from provider_agent.conformance.peer import ANSWER_S
-from provider_agent.conformance.report import Report, table, to_json, to_junit
+from provider_agent.conformance.report import Report, printable, table, to_json, to_junit
 
 EXIT_NOT_HELD: Final = 1
 EXIT_NOT_RUN: Final = 2
@@ -54,7 +54,8 @@ def conformance() -> None:
     """Test an implementation of the protocol, in any language.
 
     Prints a table: rule, whether it held, and what was observed. Exits with 0 if every MUST held, 1
-    if one did not, and 2 if the tests could not run. docs/conformance.md explains the rules.
+    if one did not, and 2 if the tests could not run, or not to their end. docs/conformance.md
+    explains the rules.
     """
 
 
@@ -174,4 +175,6 @@ def _finish(report: Report, *, as_json: bool, junit: Path | None) -> None:
         output = console()
         output.print(table(report.results))
         output.print(report.summary)
+    if report.gone:
+        _exit_not_run(f"the run ended early: {printable(report.gone)}")
     sys.exit(0 if report.conforms else EXIT_NOT_HELD)

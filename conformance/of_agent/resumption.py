@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from provider_agent.conformance.agent_under_test import RECONNECT_S, AgentUnderTest
+from provider_agent.conformance.agent_under_test import AgentUnderTest
 from provider_agent.conformance.case import CaseList, require
 from provider_agent.conformance.coordinator_peer import (
     CoordinatorPeer,
@@ -223,7 +223,7 @@ async def finishes_jobs_when_drained(agent: AgentUnderTest) -> str:
     require(not peer.closed.is_set(), "closed before its job was finished")
     await peer.read_to_end(job)
     observed = await peer.expect_close(1000)
-    again = await agent.listener.next_dialed(RECONNECT_S)
+    again = await agent.listener.next_dialed()
     await again.authenticate()
     await again.admit()
     await again.run_job()

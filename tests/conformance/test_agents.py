@@ -1,5 +1,6 @@
 """Runs the conformance kit against our agent, alone and behind a relay that adds faults."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -10,7 +11,8 @@ from msgspec.structs import replace
 from provider_agent.adapters.base import BackendSettings
 from provider_agent.adapters.servers.echo import EchoBackend
 from provider_agent.conformance.agent_run import CASE_IDS, run_against_agent
-from provider_agent.conformance.agent_under_test import AgentListener
+from provider_agent.conformance.agent_under_test import RECONNECT_S, AgentListener
+from provider_agent.conformance.case import Verdict
 from provider_agent.protocol.frames import (
     Ack,
     Cancel,
@@ -28,9 +30,10 @@ from provider_agent.protocol.frames import (
 )
 from tests.kit.agent_config import agent_config
 from tests.kit.conformance_results import broken, deviations
+from tests.kit.coordinator_harness import wait_until
 from tests.kit.planted_faults import PlantedFault, change, drop, is_repeated, repeat
 from tests.kit.running_agent import RunningAgent
-from tests.kit.virtual_time import in_virtual_time
+from tests.kit.virtual_time import in_virtual_time, now
 
 WAIT_S: Final = 60.0
 
@@ -157,3 +160,22 @@ async def test_the_kit_finds_a_planted_fault(name: str) -> None:
         report = await run_against_agent(listener, [fault.case, "job"], wait_s=WAIT_S)
 
     assert fault.case in broken(report)
+
+
+@in_virtual_time
+async def test_a_run_ends_when_the_agent_does_not_reconnect() -> None:
+    async with AgentListener("127.0.0.1", 0) as listener, dialing_agent(listener.url) as agent:
+        running = asyncio.create_task(run_against_agent(listener, (), wait_s=WAIT_S))
+        await wait_until(lambda: any(peer.admitted for peer in listener.peers))
+        agent.task.cancel()
+        died = now()
+        report = await running
+
+    assert report.gone == "the agent did not reconnect within 20 s"
+    untested = [result for result in report.results if result.verdict is Verdict.NOT_TESTED]
+    assert {result.observed for result in untested} == {report.gone}
+    assert len(broken(report)) <= 1, "only the case in which the agent died"
+    assert len(untested) > len(CASE_IDS) // 2
+    assert report.results[-len(untested) :] == untested
+    assert len(report.results) == len(CASE_IDS)
+    assert now() - died < 2 * RECONNECT_S, "it waited once"

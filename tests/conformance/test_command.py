@@ -29,6 +29,28 @@ async def test_command_tests_a_coordinator(tmp_path: Path) -> None:
     assert (untested.code, "needs --submit-url" in untested.out) == (0, True)
 
 
+async def test_a_coordinator_that_dies_is_not_judged(tmp_path: Path) -> None:
+    rules = ("heartbeat-patience", "heartbeat-timeout", "handshake-timeout", "traffic-states")
+    only = [argument for rule in rules for argument in ("--only", rule)]
+    async with start_command("coordinator", "--port", "0", home=tmp_path) as coordinator:
+        agents = (await coordinator.wait_for_log("  agents   ")).split()[1]
+        output = ("--json", "--junit", "out.xml")
+        arguments = ("conformance", "coordinator", agents, *only, *output, *PATIENT)
+        async with start_command(*arguments, home=tmp_path) as kit:
+            for _ in ("the first check", "heartbeat-patience", "heartbeat-timeout"):
+                await coordinator.wait_for_log("agent connected")
+            await coordinator.kill()
+            tested = await kit.wait()
+
+    report = msgspec.json.decode(tested.out)
+    assert (tested.code, "the run ended early" in tested.err) == (2, True)
+    verdicts = {result["id"]: result["verdict"] for result in report["results"]}
+    assert verdicts == dict.fromkeys(rules, "not tested")
+    assert (report["conforms"], "is gone" in report["ended_early"]) == (False, True)
+    junit = (tmp_path / "out.xml").read_text("utf-8")
+    assert ('failures="0"' in junit, 'skipped="4"' in junit, "<error" in junit) == (True,) * 3
+
+
 async def test_command_reports_what_prevents_a_run(tmp_path: Path) -> None:
     nothing = await run_command(
         "conformance", "coordinator", "ws://127.0.0.1:9/provider/connect", home=tmp_path

@@ -1,14 +1,21 @@
 """Runs the conformance kit against our coordinator, alone and behind a relay that adds faults."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from http import HTTPStatus
 from typing import Any, Final
 
 import pytest
 from msgspec.structs import replace
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
 
+from provider_agent.conformance.case import Gone
 from provider_agent.conformance.coordinator_run import CASE_IDS, run_against_coordinator
-from provider_agent.conformance.coordinator_under_test import CoordinatorTarget
+from provider_agent.conformance.coordinator_under_test import (
+    CoordinatorTarget,
+    CoordinatorUnderTest,
+)
 from provider_agent.conformance.of_coordinator.handshake import OTHER_AUTHORITY
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings, ReceiptMode
@@ -142,3 +149,29 @@ async def test_the_kit_finds_a_planted_fault(name: str) -> None:
         report = await run_against_coordinator(target, [fault.case, "ack-early"])
 
     assert fault.case in broken(report)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+@in_virtual_time
+async def test_a_refused_connection_counts_as_gone_only_after_a_lost_one(lost: bool) -> None:
+    upgrades = 0
+
+    def refuse_second(connection: ServerConnection, _request: Request) -> Response | None:
+        nonlocal upgrades
+        upgrades += 1
+        return connection.respond(HTTPStatus.BAD_GATEWAY, "") if upgrades > 1 else None
+
+    async def accept(socket: ServerConnection) -> None:
+        if lost:
+            socket.transport.abort()
+        await socket.wait_closed()
+
+    async with serve(accept, "127.0.0.1", 0, process_request=refuse_second) as proxy:
+        target = CoordinatorTarget(f"ws://127.0.0.1:{proxy.sockets[0].getsockname()[1]}/")
+        async with CoordinatorUnderTest(target) as kit:
+            peer = await kit.dial()
+            if lost:
+                await peer.closed.wait()
+            with pytest.raises(Gone) if lost else nullcontext():
+                await kit.check_present()
+    assert upgrades == 2

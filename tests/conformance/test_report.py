@@ -30,11 +30,24 @@ def test_only_a_broken_must_fails_a_run() -> None:
     assert Report("agent", "", [r for r in REPORT.results if r.verdict != "not held"]).conforms
 
 
+def test_a_run_that_ended_early_says_so() -> None:
+    report = Report(
+        "agent", "", [result(Verdict.HELD), result(Verdict.NOT_TESTED)], "it\x1b is gone"
+    )
+    shown = msgspec.json.decode(to_json(report))
+    suite = ElementTree.fromstring(to_junit(report))
+
+    assert (shown["conforms"], shown["ended_early"]) == (False, "it\x1b is gone")
+    assert (suite.get("tests"), suite.get("errors"), suite.get("skipped")) == ("3", "1", "1")
+    (error,) = suite.iter("error")
+    assert error.get("message") == "it� is gone"
+
+
 def test_json_holds_every_result() -> None:
     shown = msgspec.json.decode(to_json(REPORT))
 
     assert [r["verdict"] for r in shown["results"]] == [str(r.verdict) for r in REPORT.results]
-    assert shown["conforms"] is False
+    assert (shown["conforms"], shown["ended_early"]) == (False, None)
 
 
 def test_junit_counts_a_broken_must_as_failure_and_the_rest_as_skipped() -> None:
