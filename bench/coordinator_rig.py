@@ -33,10 +33,11 @@ class Received(Struct):
     """What the agent returned.
 
     Attributes:
-        events: response bytes, in units of one event.
+        events: number of events, computed from the size of each chunk.
         seconds: time from the first job sent to the last end received.
         messages: number of WebSocket messages.
-        latencies_ms: time from the server's write to this process, of each chunk's oldest event.
+        latencies_ms: for the first event of each chunk, the time from the server's write to its
+            arrival here.
     """
 
     events: int = 0
@@ -46,11 +47,18 @@ class Received(Struct):
 
 
 class CoordinatorRig:
-    """Runs one load on the first agent that offers the model.
+    """Runs one load on the agent that connects.
 
     Args:
         streams: concurrent jobs.
         receipts: whether to negotiate signed receipts; they are not checked.
+
+    Attributes:
+        received: what the agent has returned so far.
+        offered: set when the agent has offered its models.
+        go: set by the caller to start the jobs.
+        done: set when every job has ended, or one has failed.
+        failure: the error of a failed job; "" if none has failed.
     """
 
     def __init__(self, streams: int, *, receipts: bool = False) -> None:
@@ -84,43 +92,43 @@ class CoordinatorRig:
             await self._server.wait_closed()
 
     async def _serve(self, socket: ServerConnection) -> None:
-        with suppress(ConnectionClosed):  # the relay is terminated after its load
-            await self._converse(socket)
+        with suppress(ConnectionClosed):  # `relay.py` terminates the relay after its load
+            await self._run_protocol(socket)
 
-    async def _converse(self, socket: ServerConnection) -> None:
-        session = CoordinatorProtocol(
+    async def _run_protocol(self, socket: ServerConnection) -> None:
+        protocol = CoordinatorProtocol(
             nonce=os.urandom(32),
             name="bench",
             authorities=[self._authority],
             features=[FEATURE] if self._receipts else [],
         )
-        await self._flush(socket, session)
+        await self._flush(socket, protocol)
         open_jobs = self._streams
         starter: asyncio.Task[None] | None = None
         async for message in socket:
             decoded = VERSION_1.decode_from_agent(message, MAX_MESSAGE_TO_COORDINATOR_BYTES)
             self.received.messages += 1
             for frame in decoded.frames:
-                match session.receive(frame):
+                match protocol.receive(frame):
                     case Chunk() as chunk:
                         self._count(chunk)
-                        session.consumed(chunk.job_id, len(chunk.data))
+                        protocol.consumed(chunk.job_id, len(chunk.data))
                     case JobResult():
                         open_jobs -= 1
                     case JobError() as error:
                         self.failure = f"{error.code}: {error.message}"
                         self.done.set()
                     case Hello():
-                        session.accept(Welcome("b", bytes(16), 10_000, 0, MIB, 4 * MIB))
+                        protocol.accept(Welcome("b", bytes(16), 10_000, 0, MIB, 4 * MIB))
                     case Capabilities() as offered if offered.models and starter is None:
                         self.offered.set()
-                        starter = asyncio.create_task(self._start_jobs(socket, session))
-            await self._flush(socket, session)
+                        starter = asyncio.create_task(self._start_jobs(socket, protocol))
+            await self._flush(socket, protocol)
             if not open_jobs and not self.done.is_set():
                 self.received.seconds = time.monotonic() - self._began
                 self.done.set()
 
-    async def _start_jobs(self, socket: ServerConnection, session: CoordinatorProtocol) -> None:
+    async def _start_jobs(self, socket: ServerConnection, protocol: CoordinatorProtocol) -> None:
         await self.go.wait()
         self._began = time.monotonic()
         for _ in range(self._streams):
@@ -132,11 +140,11 @@ class CoordinatorRig:
                 MAX_DEADLINE_MS,
                 sign_receipt=self._receipts,
             )
-            session.start_job(job)
-        await self._flush(socket, session)
+            protocol.start_job(job)
+        await self._flush(socket, protocol)
 
-    async def _flush(self, socket: ServerConnection, session: CoordinatorProtocol) -> None:
-        while frames := session.next_frames(BATCH_BYTES):
+    async def _flush(self, socket: ServerConnection, protocol: CoordinatorProtocol) -> None:
+        while frames := protocol.next_frames(BATCH_BYTES):
             await socket.send(VERSION_1.encode(frames))
 
     def _count(self, chunk: Chunk) -> None:

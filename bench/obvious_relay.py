@@ -40,8 +40,10 @@ async def _run_job(
     session: aiohttp.ClientSession, socket: ClientConnection, server_url: str, job: Job
 ) -> None:
     async with session.post(f"{server_url}/v1/chat/completions", data=job.request) as response:
-        kind = response.headers["Content-Type"]
-        await socket.send(VERSION_1.encode([JobStarted(job.job_id, response.status, kind, "b")]))
+        content_type = response.headers["Content-Type"]
+        await socket.send(
+            VERSION_1.encode([JobStarted(job.job_id, response.status, content_type, "b")])
+        )
         total = 0
         async for data in response.content.iter_any():
             await socket.send(VERSION_1.encode([Chunk(job.job_id, total, data)]))
@@ -53,7 +55,7 @@ async def main(connect_url: str, server_url: str) -> None:
     """Relay until the coordinator closes the connection."""
     parts = urlsplit(connect_url)
     key = Ed25519PrivateKey.generate()
-    rules = AgentProtocol(
+    protocol = AgentProtocol(
         authority=canonical_authority(parts.scheme, parts.hostname or "", parts.port),
         public_key=key.public_key().public_bytes_raw(),
         sign=key.sign,
@@ -71,7 +73,7 @@ async def main(connect_url: str, server_url: str) -> None:
         async for message in socket:
             decoded = VERSION_1.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
             for frame in decoded.frames:
-                rules.receive(frame)
+                protocol.receive(frame)
                 if isinstance(frame, Welcome):
                     offer = ModelOffer(MODEL, ["openai"], ["chat"], None, True, "b", 4096)
                     capabilities = Capabilities(1, [offer], AgentLimits(4096))
@@ -87,9 +89,9 @@ async def main(connect_url: str, server_url: str) -> None:
                         task = asyncio.create_task(_run_job(session, socket, server_url, job))
                         tasks.add(task)
                         task.add_done_callback(tasks.discard)
-            if rules.to_send:
-                await socket.send(VERSION_1.encode(rules.to_send))
-                rules.to_send.clear()
+            if protocol.to_send:
+                await socket.send(VERSION_1.encode(protocol.to_send))
+                protocol.to_send.clear()
 
 
 if __name__ == "__main__":

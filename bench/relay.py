@@ -22,7 +22,7 @@ from rich.table import Table
 from bench.coordinator_rig import CoordinatorRig, Received
 
 START_S = 30.0
-"""Timeout of the start of both processes."""
+"""Timeout from the start of the relay to its offer of models."""
 RUN_S = 60.0
 """Timeout of one load."""
 
@@ -53,7 +53,12 @@ LOADS = [
 
 
 class Measured(Struct):
-    """The result of one run; `cpu_us` is CPU time per event."""
+    """The result of one run.
+
+    Attributes:
+        cpu_us: the relay's CPU time per event, in microseconds.
+        received: what arrived at the coordinator.
+    """
 
     cpu_us: float
     received: Received
@@ -111,6 +116,7 @@ def _cpu_s(process: Process) -> float:
 
 
 def _latency(received: Received, share: float) -> str:
+    """Format the latency, in milliseconds, that this share of the chunks does not exceed."""
     ordered = sorted(received.latencies_ms)
     return f"{ordered[int(share * (len(ordered) - 1))]:.2f}" if ordered else "-"
 

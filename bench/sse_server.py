@@ -37,7 +37,7 @@ def _chunk(data: bytes) -> bytes:
 
 
 class Server(asyncio.Protocol):
-    """One connection. Requests need a Content-Length."""
+    """One connection. A request with a body needs a Content-Length."""
 
     def __init__(self, events: int, rate: float) -> None:
         self._events = events
@@ -89,7 +89,7 @@ class Server(asyncio.Protocol):
 
 
 async def serve(events: int, rate: float) -> None:
-    """Serve until killed."""
+    """Serve until the process is terminated."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Server(events, rate), "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)

@@ -15,7 +15,7 @@ const HANDSHAKE_MS = 10_000, HEARTBEAT_MS = 10_000, RESUME_MS = 60_000, DRAIN_MS
 const DEADLINE_MS = 600_000, WINDOW_BYTES = 1 << 20; // of each job; the window is of its response
 const MAX_MESSAGE_BYTES = 1 << 20, MAX_REQUEST_BYTES = 16 << 20, PIECE_BYTES = 64 << 10;
 const UNSENT_BYTES = 128 << 10; // how many bytes of requests can delay a control frame
-const FORWARDED = ["retry-after", "x-request-id", "request-id", "openai-processing-ms"]; // headers
+const FORWARDED_HEADERS = ["retry-after", "x-request-id", "request-id", "openai-processing-ms"];
 const CHALLENGE = 1, WELCOME = 2, REJECTED = 3, JOB_HEADER = 4, CANCEL = 5, ACK = 6, DRAIN = 7;
 const REQUEST_CHUNK = 8, ROUTING_STATUS = 10, HELLO = 33, CAPABILITIES = 34, HEARTBEAT = 35;
 const JOB_STARTED = 36, CHUNK = 37, JOB_RESULT = 38, JOB_ERROR = 39, DRAINING = 40;
@@ -43,7 +43,7 @@ const list = (parse, max) => (value) =>
 const or = (fallback, parse) => Object.assign((value) => parse(value), { fallback });
 const nullable = (parse) => or(null, (value) => (value === null ? null : parse(value)));
 
-// The fields of a frame or nested array. Absent ones have their default, further ones are ignored.
+// Parses the fields of a frame or nested array: absent ones have defaults, new ones are skipped.
 const tuple = (...parsers) => (array) => parsers.map((parse, index) => {
   if (index < check(Array.isArray)(array).length) return parse(array[index]);
   return check((v) => v !== undefined)(parse.fallback);
@@ -142,9 +142,9 @@ class Job {
     const [, status, contentType, , headers] = this.started;
     if (status < 200 || [204, 205, 304].includes(status)) { // without a body
       this.cancel();
-      return sendError(this.response, this.format, "invalid_response", `Its status is ${status}.`);
+      return sendError(this.response, this.format, "invalid_response", `The status is ${status}.`);
     }
-    const known = headers.filter(([header]) => FORWARDED.includes(header));
+    const known = headers.filter(([header]) => FORWARDED_HEADERS.includes(header));
     for (const [header, value] of known) this.response.setHeader(header, value);
     this.response.writeHead(status, { "content-type": contentType, "cache-control": "no-cache" });
   }
@@ -157,7 +157,7 @@ class Job {
     this.forget();
   }
 
-  // The client must not take a part of a response for the whole.
+  // The client must not mistake a part of a response for the whole.
   fail(code, message) {
     this.forget();
     if (this.cancelled) return;
@@ -175,7 +175,7 @@ class Job {
 
 // --- "Handshake", "Resumption" -------------------------------------------------------------------
 const sessions = new Set();
-let authorities, stopping = 0; // when the drain ends, once it has begun
+let authorities, drainEndsAt = 0; // 0 until a drain starts
 
 // What this coordinator remembers about one agent. `socket` is null while it is detached.
 class Session {
@@ -183,7 +183,7 @@ class Session {
   jobs = new Map(); // id in hex → job without an end
   ended = new Map(); // id in hex → total_bytes of the latest ended jobs
   uploads = new Set(); // jobs with unsent bytes of their request
-  replaced = false; // by a newer connection of the key: it finishes its jobs
+  replaced = false; // whether a newer connection of the key receives the new jobs
 
   end(message, closeCode) {
     clearTimeout(this.expiry);
@@ -206,16 +206,16 @@ class Session {
     }
   }
 
-  // What becomes of each job: the entries of Welcome.resumed, and steps after Welcome.
+  // Decides which jobs continue. Returns Welcome.resumed, and functions to call after Welcome.
   resume(liveJobs) {
     const resumed = [], steps = [];
     const live = new Map(liveJobs.map((job) => [hex(job[0]), job]));
     for (const [key, job] of [...this.jobs]) {
       const [, first, next, requestOffset] = live.get(key) ?? [];
-      if (first === undefined) { // the agent does not know it
+      if (first === undefined) { // the agent does not know the job
         if (job.started || job.cancelled) job.fail("backend_unreachable", "The link was lost.");
         else steps.push(() => job.sendHeader());
-      } else if (job.cancelled) { // skip the rest, and cancel it again
+      } else if (job.cancelled) { // skip the unreceived bytes, and cancel the job again
         if (!(job.received = job.passedOn = job.acked = next)) job.started = null;
         resumed.push([job.id, next]);
         steps.push(() => send(this.socket, [ACK, job.id, next], [CANCEL, job.id, "cancelled"]));
@@ -241,7 +241,7 @@ function isSigned(publicKey, signature, nonce) {
   return prefixes.some((prefix) => verify(null, Buffer.concat([prefix, nonce]), key, signature));
 }
 
-const findDead = (socket) => new Promise((resolve) => { // false if it answers a ping
+const findDead = (socket) => new Promise((resolve) => { // `socket`, or false if it answers a ping
   socket.once("pong", () => resolve(false)).ping();
   setTimeout(resolve, 5000, socket);
 });
@@ -250,7 +250,7 @@ const findDead = (socket) => new Promise((resolve) => { // false if it answers a
 async function findSession(key, instance, sessionId, replace, dead) {
   const ofKey = [...sessions].filter((session) => session.key === key);
   const named = ofKey.find((session) => sessionId && session.id.equals(sessionId));
-  if (named || stopping) return named ?? ["draining", "The coordinator is stopping.", 5000];
+  if (named || drainEndsAt) return named ?? ["draining", "The coordinator is stopping.", 5000];
   const current = ofKey.find((session) => !session.replaced && session.socket !== dead);
   const isRunning = instance && current?.socket && current.instance !== instance;
   if (isRunning && !current.draining && !replace) {
@@ -264,7 +264,7 @@ async function findSession(key, instance, sessionId, replace, dead) {
   return new Session();
 }
 
-async function greet(socket, nonce, hello) {
+async function admit(socket, nonce, hello) {
   const [version, publicKey, signature, , instance, sessionId, liveJobs, , replace] = hello;
   const session = isSigned(publicKey, signature, nonce)
     ? await findSession(hex(publicKey), instance, sessionId, replace)
@@ -282,7 +282,7 @@ async function greet(socket, nonce, hello) {
   send(socket, [WELCOME, session.key.slice(0, 8), session.id, HEARTBEAT_MS, RESUME_MS, WINDOW_BYTES,
     MAX_MESSAGE_BYTES, resumed]);
   for (const step of steps) step();
-  if (stopping) send(socket, [DRAIN, "stopping", 5000]);
+  if (drainEndsAt) send(socket, [DRAIN, "stopping", 5000]);
 }
 
 function receive(session, type, fields) {
@@ -308,25 +308,25 @@ function receive(session, type, fields) {
 function connect(socket, request) {
   socket.agent = `an agent at ${request.socket.remoteAddress}, since ${new Date().toISOString()}`;
   const nonce = randomBytes(32);
-  let heard = Date.now();
+  let receivedAt = Date.now(); // the latest message
   const fail = (code, reason) => { // a violation ends the session; silence does not
     if (code === 1002) socket.session?.end(reason);
     socket.removeAllListeners("message").close(code, reason);
   };
   const watchdog = setInterval(() => {
     const limit = socket.session ? 3 * HEARTBEAT_MS : HANDSHAKE_MS;
-    if (Date.now() - heard > limit) fail(1008, "silent for too long");
+    if (Date.now() - receivedAt > limit) fail(1008, "silent for too long");
   }, 500);
   send(socket, [CHALLENGE, nonce, "coordinator.mjs"]);
   socket.on("message", (data, isBinary) => {
-    heard = Date.now();
+    receivedAt = Date.now();
     try {
       for (const [type, fields] of decodeMessage(data, isBinary)) {
         const { session } = socket; // undefined before Hello, null before Welcome
         if (session?.socket === socket) receive(session, type, fields);
         else if (session) return; // it was resumed on another connection
         else if (session === null || type !== HELLO) throw new Error("a frame before Welcome");
-        else greet(socket, nonce, fields, (socket.session = null)).catch(() => socket.terminate());
+        else admit(socket, nonce, fields, (socket.session = null)).catch(() => socket.terminate());
       }
     } catch (error) {
       fail(1002, error.message.slice(0, 100));
@@ -337,9 +337,9 @@ function connect(socket, request) {
     clearInterval(watchdog);
     const { session } = socket;
     if (session?.socket !== socket) return;
-    if ([1000, 1001, 1002, 1009].includes(code)) return session.end("It has disconnected.");
+    if ([1000, 1001, 1002, 1009].includes(code)) return session.end("The provider disconnected.");
     session.socket = null;
-    session.expiry = setTimeout(() => session.end("It did not reconnect."), RESUME_MS);
+    session.expiry = setTimeout(() => session.end("The provider is offline."), RESUME_MS);
   });
 }
 
@@ -367,11 +367,11 @@ async function serve(request, response) {
   const serving = [...sessions].filter((session) => session.offers.some(([offered, formats, ops]) =>
     offered === model && formats.includes(format) && ops.includes(operation)));
   const [session] = serving
-    .filter((s) => s.socket && !s.draining && !s.replaced && !stopping && s.jobs.size < s.limit)
+    .filter((s) => s.socket && !s.draining && !s.replaced && !drainEndsAt && s.jobs.size < s.limit)
     .sort((a, b) => a.jobs.size - b.jobs.size);
   if (session) return new Job(session, { model, format, operation, body, response }).sendHeader();
   const code = serving.length ? "out_of_capacity" : "model_not_loaded";
-  sendError(response, format, code, "No provider of the model is free.");
+  sendError(response, format, code, "No provider offers the model, or none is free.");
 }
 
 const { values } = parseArgs({ options: { // authority: host:port that agents dial
@@ -389,10 +389,10 @@ server.listen(Number(values.port), "127.0.0.1", () => {
 });
 
 process.once("SIGTERM", () => { // "Draining"
-  stopping = Date.now() + DRAIN_MS;
+  drainEndsAt = Date.now() + DRAIN_MS;
   for (const { socket } of sessions) send(socket, [DRAIN, "stopping", 5000]);
   setInterval(() => {
-    if (Date.now() < stopping && [...sessions].some((session) => session.jobs.size)) return;
+    if (Date.now() < drainEndsAt && [...sessions].some((session) => session.jobs.size)) return;
     for (const socket of agents.clients) socket.close(1001, "stopping");
     server.close(() => process.exit(0)).closeAllConnections();
   }, 100);
