@@ -27,7 +27,7 @@ async def test_agent_reacts_to_handshake_as_documented(handshake: Handshake) -> 
     async with ScriptedCoordinator(lambda _hello: None) as coordinator:
         coordinator.sends_challenge = False
         async with RunningAgent(coordinator, backend) as agent:
-            peer = await coordinator.next_agent()
+            peer = await coordinator.next_connection()
             await handshake.perform(peer)
             if handshake.close_code is not None:
                 await peer.closed.wait()
@@ -109,7 +109,7 @@ async def test_wait_of_years_is_limited_to_two_hours(way: str) -> None:
             if way == "Drain":
                 await (await agent.connected()).send(Drain("later", HUGE_DURATION_MS))
             elif way == "Rejected":
-                await coordinator.next_agent()
+                await coordinator.next_connection()
                 coordinator.answer = lambda _hello: welcome()
             await agent.connected()
             assert MAX_RETRY_AFTER_S <= now() - began <= 2 * MAX_RETRY_AFTER_S + 60

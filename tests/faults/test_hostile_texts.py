@@ -14,7 +14,7 @@ from tests.kit.hostile_handshakes import CHALLENGE, assert_recovers, complete_ha
 from tests.kit.hostile_harness import HostileHarness
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend
-from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator
+from tests.kit.scripted_coordinator import AgentConnection, ScriptedCoordinator
 from tests.kit.virtual_time import in_virtual_time
 
 HOSTILE_TEXT = "\x1b[2J\x1b]0;owned\x07\r\nERROR forged line\x00\u202e" + "x" * 4000
@@ -34,20 +34,20 @@ def log_lines(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
     logging.captureWarnings(False)
 
 
-async def reject(peer: AgentAtCoordinator) -> None:
+async def reject(peer: AgentConnection) -> None:
     await send(CHALLENGE, Rejected(HOSTILE_TEXT[:500], HOSTILE_TEXT, 5000))(peer)
 
 
-async def close(peer: AgentAtCoordinator) -> None:
+async def close(peer: AgentConnection) -> None:
     await peer.close(1001, HOSTILE_TEXT[:90])
 
 
-async def drain(peer: AgentAtCoordinator) -> None:
+async def drain(peer: AgentConnection) -> None:
     await complete_handshake(provider_id=HOSTILE_TEXT[:500])(peer)
     await peer.send(Drain(HOSTILE_TEXT, 5000))
 
 
-async def send_job_with_odd_names(peer: AgentAtCoordinator) -> None:
+async def send_job_with_odd_names(peer: AgentConnection) -> None:
     odd = HOSTILE_TEXT[:500]
     await complete_handshake()(peer)
     await peer.send_jobs(Job(bytes(16), odd, odd, b"{}", 1, odd, odd))
@@ -70,7 +70,7 @@ async def test_texts_of_a_coordinator_are_sanitized(name: str, log_lines: io.Str
     async with ScriptedCoordinator(lambda _hello: None) as coordinator:
         coordinator.sends_challenge = False
         async with RunningAgent(coordinator, backend, jitter=0.9) as agent:
-            peer = await coordinator.next_agent()
+            peer = await coordinator.next_connection()
             await HOSTILE_TEXTS[name](peer)
             await peer.closed.wait()
             while not (reason := agent.service.status().last_rejection):  # noqa: ASYNC110

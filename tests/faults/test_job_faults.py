@@ -13,7 +13,7 @@ from tests.kit.fakes.server import FakeResponse, Fault
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend
-from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator, welcome
+from tests.kit.scripted_coordinator import AgentConnection, ScriptedCoordinator, welcome
 from tests.kit.virtual_time import in_virtual_time, now
 
 HANGS = [Fault.HANG_BEFORE_HEADERS, Fault.HANG_AFTER_HEADERS, Fault.HANG_AFTER_FIRST_CHUNK]
@@ -26,7 +26,7 @@ def backend_for(server: FakeOpenAICompatible) -> OpenAICompatibleBackend:
     )
 
 
-async def assert_next_job_succeeds(peer: AgentAtCoordinator) -> None:
+async def assert_next_job_succeeds(peer: AgentConnection) -> None:
     """Check that agent and link still work."""
     job = new_job(MODEL)
     await peer.send_jobs(job)
@@ -92,7 +92,7 @@ async def test_stopped_job_closes_its_upstream_connection(fault: Fault, reason: 
         assert len(peer.ends(job.job_id)) == 1
 
 
-async def _stop(reason: str, peer: AgentAtCoordinator, agent: RunningAgent, job_id: bytes) -> None:
+async def _stop(reason: str, peer: AgentConnection, agent: RunningAgent, job_id: bytes) -> None:
     if reason == "cancel":
         await peer.cancel(job_id, "client disconnected")
     if reason == "forced stop":

@@ -15,7 +15,7 @@ from tests.kit.fakes.server import Fault
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend, ScriptedRun
-from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator
+from tests.kit.scripted_coordinator import AgentConnection, ScriptedCoordinator
 from tests.kit.virtual_time import in_virtual_time
 
 
@@ -26,23 +26,23 @@ def backend_for(server: FakeOpenAICompatible) -> OpenAICompatibleBackend:
     )
 
 
-async def cut(peer: AgentAtCoordinator) -> None:
+async def cut(peer: AgentConnection) -> None:
     peer.cut()
 
 
-async def stop_reading(peer: AgentAtCoordinator) -> None:
+async def stop_reading(peer: AgentConnection) -> None:
     peer.stop_reading()
 
 
-async def send_garbage(peer: AgentAtCoordinator) -> None:
+async def send_garbage(peer: AgentConnection) -> None:
     await peer.send_raw(b"\xc1")
 
 
-async def close(peer: AgentAtCoordinator) -> None:
+async def close(peer: AgentConnection) -> None:
     await peer.close(1001)
 
 
-Failure = Callable[[AgentAtCoordinator], Awaitable[None]]
+Failure = Callable[[AgentConnection], Awaitable[None]]
 
 FAILURES: list[Failure] = [cut, stop_reading, send_garbage, close]
 
@@ -105,7 +105,7 @@ async def test_agent_reconnects_to_a_restarted_coordinator() -> None:
         second = ScriptedCoordinator()
         second.port = first.port
         async with second:
-            peer = await second.next_agent()
+            peer = await second.next_connection()
             await peer.next(Hello)
             assert (await peer.next(Capabilities)).revision == 2
             agent.service.stop()

@@ -48,7 +48,7 @@ async def test_unacknowledged_jobs_cost_one_window_each(server: FloodServer) -> 
         ScriptedCoordinator(lambda _: welcome(window_bytes=WINDOW_BYTES)) as coordinator,
         measured_agent(coordinator.url, server.url) as agent,
     ):
-        peer = await coordinator.next_agent()
+        peer = await coordinator.next_connection()
         while not (await peer.next(Capabilities)).models:
             pass
         before = await agent.settled(channels=0)

@@ -100,7 +100,7 @@ async def test_sigint_finishes_a_running_job_before_exit(tmp_path: Path) -> None
     async with ScriptedCoordinator(lambda _: welcome(window_bytes=MIN_WINDOW_BYTES)) as coordinator:
         write_config(tmp_path, coordinator.url)
         async with start_command("run", home=tmp_path) as agent:
-            link = await coordinator.next_agent()
+            link = await coordinator.next_connection()
             link.acknowledges = False
             job = long_job()
             await agent.wait_for_log(" connected ")
@@ -123,7 +123,7 @@ async def test_second_signal_aborts_running_jobs(tmp_path: Path) -> None:
     async with ScriptedCoordinator(lambda _: welcome(window_bytes=MIN_WINDOW_BYTES)) as coordinator:
         write_config(tmp_path, coordinator.url)
         async with start_command("run", home=tmp_path) as agent:
-            link = await coordinator.next_agent()
+            link = await coordinator.next_connection()
             link.acknowledges = False
             await agent.wait_for_log(" connected ")
             await link.send_jobs(long_job())
@@ -167,7 +167,7 @@ async def test_malformed_frames_close_the_connection_and_are_not_logged(
     async with ScriptedCoordinator() as coordinator:
         write_config(tmp_path, coordinator.url)
         async with start_command("run", "--log-level", "debug", home=tmp_path) as agent:
-            link = await coordinator.next_agent()
+            link = await coordinator.next_connection()
             await agent.wait_for_log(" connected ")
             await link.send_raw(b"\x91SECRET-PROMPT")
             await link.closed.wait()

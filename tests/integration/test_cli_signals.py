@@ -65,7 +65,7 @@ async def test_reload_applies_to_new_jobs_while_running_ones_continue(tmp_path: 
     async with ScriptedCoordinator(lambda _: welcome(window_bytes=MIN_WINDOW_BYTES)) as coordinator:
         write_config(tmp_path, coordinator.url)
         async with start_command("run", home=tmp_path) as agent:
-            link = await coordinator.next_agent()
+            link = await coordinator.next_connection()
             link.acknowledges = False
             await agent.wait_for_log(" connected ")
             job = long_job()
@@ -108,7 +108,7 @@ async def test_reload_of_an_invalid_file_is_one_log_line_and_the_agent_continues
     async with ScriptedCoordinator() as coordinator:
         write_config(tmp_path, coordinator.url)
         async with start_command("run", home=tmp_path) as agent:
-            link = await coordinator.next_agent()
+            link = await coordinator.next_connection()
             await agent.wait_for_log(" connected ")
             if text is None:
                 (tmp_path / "agent.toml").unlink()
@@ -190,7 +190,7 @@ async def test_reload_is_refused_while_draining(tmp_path: Path) -> None:
     async with ScriptedCoordinator(lambda _: welcome(window_bytes=MIN_WINDOW_BYTES)) as coordinator:
         write_config(tmp_path, coordinator.url)
         async with start_command("run", home=tmp_path) as agent:
-            link = await coordinator.next_agent()
+            link = await coordinator.next_connection()
             link.acknowledges = False
             await agent.wait_for_log(" connected ")
             job = long_job()

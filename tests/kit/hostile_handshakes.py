@@ -22,7 +22,7 @@ from provider_agent.protocol.limits import (
 )
 from tests.kit.hostile_harness import HostileHarness, task_names
 from tests.kit.jobs import new_job
-from tests.kit.scripted_coordinator import NONCE, AgentAtCoordinator, welcome
+from tests.kit.scripted_coordinator import NONCE, AgentConnection, welcome
 from tests.kit.virtual_time import now
 
 HUGE_DURATION_MS: Final = 2**53 - 1
@@ -40,14 +40,14 @@ class Handshake(Struct, frozen=True):
     """
 
     name: str
-    perform: Callable[[AgentAtCoordinator], Awaitable[None]]
+    perform: Callable[[AgentConnection], Awaitable[None]]
     close_code: int | None = 1002
 
 
-def send(*frames: CoordinatorFrame) -> Callable[[AgentAtCoordinator], Awaitable[None]]:
+def send(*frames: CoordinatorFrame) -> Callable[[AgentConnection], Awaitable[None]]:
     """Send each frame as one message, but a frame after a `Challenge` only after `Hello`."""
 
-    async def perform(peer: AgentAtCoordinator) -> None:
+    async def perform(peer: AgentConnection) -> None:
         for number, frame in enumerate(frames):
             if number and isinstance(frames[number - 1], Challenge):
                 await peer.next(Hello)
@@ -56,15 +56,15 @@ def send(*frames: CoordinatorFrame) -> Callable[[AgentAtCoordinator], Awaitable[
     return perform
 
 
-def send_invalid_welcome(**fields: object) -> Callable[[AgentAtCoordinator], Awaitable[None]]:
+def send_invalid_welcome(**fields: object) -> Callable[[AgentConnection], Awaitable[None]]:
     """Send a `Welcome` whose changed fields violate the protocol."""
     return send(CHALLENGE, replace(welcome(), **fields))
 
 
-def complete_handshake(**fields: object) -> Callable[[AgentAtCoordinator], Awaitable[None]]:
+def complete_handshake(**fields: object) -> Callable[[AgentConnection], Awaitable[None]]:
     """Send a valid `Welcome` with changed fields, and wait for the agent's `Capabilities`."""
 
-    async def perform(peer: AgentAtCoordinator) -> None:
+    async def perform(peer: AgentConnection) -> None:
         await send(CHALLENGE)(peer)
         await peer.next(Hello)
         peer.protocol.accept(replace(welcome(), **fields))
@@ -74,18 +74,18 @@ def complete_handshake(**fields: object) -> Callable[[AgentAtCoordinator], Await
     return perform
 
 
-async def stay_silent(peer: AgentAtCoordinator) -> None:
+async def stay_silent(peer: AgentConnection) -> None:
     began = now()
     await peer.closed.wait()
     assert now() - began == pytest.approx(HANDSHAKE_TIMEOUT_S, abs=1.0)
 
 
-async def ignore_hello(peer: AgentAtCoordinator) -> None:
+async def ignore_hello(peer: AgentConnection) -> None:
     await send(CHALLENGE)(peer)
     await stay_silent(peer)
 
 
-async def answer_slowly(peer: AgentAtCoordinator) -> None:
+async def answer_slowly(peer: AgentConnection) -> None:
     await asyncio.sleep(HANDSHAKE_TIMEOUT_S * 0.45)
     await send(CHALLENGE)(peer)
     await peer.next(Hello)

@@ -11,7 +11,7 @@ from provider_agent.protocol.frames import JobResult
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend
-from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator
+from tests.kit.scripted_coordinator import AgentConnection, ScriptedCoordinator
 
 
 class HostileHarness(Struct):
@@ -27,7 +27,7 @@ class HostileHarness(Struct):
     coordinator: ScriptedCoordinator
     agent: RunningAgent
     backend: ScriptedBackend
-    peer: AgentAtCoordinator
+    peer: AgentConnection
 
     async def close_code(self) -> int | None:
         """Wait until the connection has ended; return the agent's close code."""

@@ -11,7 +11,7 @@ from provider_agent.agent.link.connection import Link
 from provider_agent.agent.link.dial import DialSettings
 from provider_agent.protocol.agent_protocol import AgentProtocol
 from provider_agent.protocol.frames import CoordinatorFrame, ResponseFrame, Welcome
-from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator
+from tests.kit.scripted_coordinator import AgentConnection, ScriptedCoordinator
 
 
 class LinkHarness:
@@ -78,9 +78,9 @@ class RunningLink(LinkHarness):
 
 async def connect(
     coordinator: ScriptedCoordinator, *, enrollment_code: str = ""
-) -> tuple[RunningLink, AgentAtCoordinator]:
+) -> tuple[RunningLink, AgentConnection]:
     """Start a link and wait for its `Welcome`; return it and the coordinator's end of it."""
     link = RunningLink(coordinator, enrollment_code=enrollment_code)
-    agent = await coordinator.next_agent()
+    connection = await coordinator.next_connection()
     await link.welcomed.wait()
-    return link, agent
+    return link, connection

@@ -13,7 +13,7 @@ from provider_agent.agent.config import Config
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.service import Service
 from tests.kit.agent_config import agent_config
-from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator
+from tests.kit.scripted_coordinator import AgentConnection, ScriptedCoordinator
 from tests.kit.virtual_time import now
 
 
@@ -70,9 +70,9 @@ class RunningAgent:
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
 
-    async def connected(self) -> AgentAtCoordinator:
+    async def connected(self) -> AgentConnection:
         """The coordinator's end of the next connection, once the agent is welcomed."""
         assert self._coordinator is not None
-        agent = await self._coordinator.next_agent()
+        connection = await self._coordinator.next_connection()
         await self.service.uplink.connected.wait()
-        return agent
+        return connection

@@ -63,8 +63,8 @@ def welcome(
     )
 
 
-class AgentAtCoordinator:
-    """The coordinator's end of one connection.
+class AgentConnection:
+    """One connection of an agent, as the scripted coordinator sees it.
 
     Args:
         socket: the WebSocket.
@@ -87,7 +87,7 @@ class AgentAtCoordinator:
         self,
         socket: ServerConnection,
         authority: str,
-        previous: "AgentAtCoordinator | None" = None,
+        previous: "AgentConnection | None" = None,
     ) -> None:
         self.socket = socket
         self._previous = previous
@@ -247,7 +247,7 @@ class AgentAtCoordinator:
 
 
 class ScriptedCoordinator:
-    """A coordinator that listens on entry; `next_agent` returns its connections in order.
+    """A coordinator that listens on entry; `next_connection` returns its connections in order.
 
     Attributes:
         answer: returns the response to `Hello`; None: no response.
@@ -257,7 +257,7 @@ class ScriptedCoordinator:
         resumes: whether a connection can resume the session of the previous one.
         refusals: HTTP responses (status and headers) to the next upgrades, one each.
         upgrades: the headers of every upgrade request.
-        agents: all connections of agents, in order.
+        connections: all connections of agents, in order.
     """
 
     def __init__(
@@ -269,10 +269,10 @@ class ScriptedCoordinator:
         self.subprotocol: str | None = SUBPROTOCOL
         self.refusals: deque[tuple[int, dict[str, str]]] = deque()
         self.upgrades: list[dict[str, str]] = []
-        self.agents: list[AgentAtCoordinator] = []
+        self.connections: list[AgentConnection] = []
         self.port = 0
         self.tls: ssl.SSLContext | None = None
-        self._new_agents: asyncio.Queue[AgentAtCoordinator] = asyncio.Queue()
+        self._new_connections: asyncio.Queue[AgentConnection] = asyncio.Queue()
         self._server: Server | None = None
 
     @property
@@ -280,9 +280,9 @@ class ScriptedCoordinator:
         scheme = "ws" if self.tls is None else "wss"
         return f"{scheme}://127.0.0.1:{self.port}{CONNECT_PATH}"
 
-    async def next_agent(self) -> AgentAtCoordinator:
+    async def next_connection(self) -> AgentConnection:
         """Wait for the next connection that was upgraded; an agent may have several."""
-        return await self._new_agents.get()
+        return await self._new_connections.get()
 
     async def __aenter__(self) -> Self:
         self._server = await serve(
@@ -306,26 +306,26 @@ class ScriptedCoordinator:
         trace: TracebackType | None,
     ) -> None:
         await self.stop()
-        violations = [agent.violation for agent in self.agents if agent.violation is not None]
+        violations = [one.violation for one in self.connections if one.violation is not None]
         if error is None:
             assert not violations, f"the agent broke the protocol: {violations}"
 
     async def stop(self) -> None:
         """Abort all connections and stop listening."""
         assert self._server is not None
-        for agent in self.agents:
-            agent.cut()
+        for connection in self.connections:
+            connection.cut()
         self._server.close()
         await self._server.wait_closed()
 
-    async def _handle(self, connection: ServerConnection) -> None:
-        previous = self.agents[-1] if self.resumes and self.agents else None
-        agent = AgentAtCoordinator(connection, f"127.0.0.1:{self.port}", previous)
-        self.agents.append(agent)
-        self._new_agents.put_nowait(agent)
+    async def _handle(self, socket: ServerConnection) -> None:
+        previous = self.connections[-1] if self.resumes and self.connections else None
+        connection = AgentConnection(socket, f"127.0.0.1:{self.port}", previous)
+        self.connections.append(connection)
+        self._new_connections.put_nowait(connection)
         if not self.sends_challenge:
-            agent.protocol.to_send.clear()
-        await agent.serve(self.answer)
+            connection.protocol.to_send.clear()
+        await connection.serve(self.answer)
 
     def _process_upgrade(self, connection: ServerConnection, request: Request) -> Response | None:
         self.upgrades.append({name.lower(): value for name, value in request.headers.raw_items()})

@@ -22,14 +22,14 @@ from provider_agent.protocol.frames import (
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend, ScriptedRun, model
-from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator, welcome
+from tests.kit.scripted_coordinator import AgentConnection, ScriptedCoordinator, welcome
 from tests.kit.virtual_time import in_virtual_time
 
 BROKEN = "\udcff"
 """A text that cannot be encoded as UTF-8."""
 
 
-async def check_that_jobs_run(peer: AgentAtCoordinator, backend: ScriptedBackend) -> None:
+async def check_that_jobs_run(peer: AgentConnection, backend: ScriptedBackend) -> None:
     job = new_job()
     await peer.send_jobs(job)
     while (run := await backend.next_run()).job.job_id != job.job_id:
@@ -221,4 +221,4 @@ async def test_frame_that_cannot_be_encoded_ends_its_job_with_internal(
             await check_that_jobs_run(peer, backend)
             agent.service.stop()
             assert await agent.task == EXIT_OK
-            assert len(coordinator.agents) == 1
+            assert len(coordinator.connections) == 1

@@ -167,7 +167,7 @@ async def test_close_code_1002_before_the_first_welcome_stops_the_agent() -> Non
         ScriptedCoordinator(lambda _: None) as coordinator,
         RunningAgent(coordinator, ScriptedBackend()) as agent,
     ):
-        peer = await coordinator.next_agent()
+        peer = await coordinator.next_connection()
         await peer.close(1002)
         assert await agent.task == EXIT_REFUSED
 
@@ -181,7 +181,7 @@ async def test_close_code_1002_after_a_welcome_is_retried() -> None:
     ):
         await (await agent.connected()).close(1002)
         coordinator.answer = lambda _: None
-        await (await coordinator.next_agent()).close(1002)
+        await (await coordinator.next_connection()).close(1002)
         coordinator.answer = lambda _: welcome()
         await agent.connected()
 
@@ -213,11 +213,11 @@ async def test_fallback_address_is_used_when_the_first_one_drops_two_sessions() 
         config = agent_config(first.url, coordinator=addresses)
         async with RunningAgent(second, ScriptedBackend(), config=config, jitter=0.5) as agent:
             for _ in range(2):
-                peer = await first.next_agent()
+                peer = await first.next_connection()
                 await agent.service.uplink.connected.wait()
                 await peer.close(1011)
             await agent.connected()
-            assert len(first.agents) == 2
+            assert len(first.connections) == 2
 
 
 @in_virtual_time
@@ -301,7 +301,7 @@ async def test_agent_waits_for_as_long_as_the_coordinator_asks(ending: str, wait
                 peer = await agent.connected()
                 await peer.close(1012 if ending == "restart" else 1001)
             if ending == "rejected for 90 s":
-                await coordinator.next_agent()
+                await coordinator.next_connection()
             await agent.connected()
             assert now() - began == pytest.approx(wait_s)
 

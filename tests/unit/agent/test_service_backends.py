@@ -22,14 +22,14 @@ from tests.kit.agent_config import agent_config
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend, model
-from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator, welcome
+from tests.kit.scripted_coordinator import AgentConnection, ScriptedCoordinator, welcome
 from tests.kit.virtual_time import in_virtual_time, now
 
 OPEN_S = 10.0
 """How long the default rule keeps the breaker open the first time."""
 
 
-def offers(peer: AgentAtCoordinator) -> list[list[str]]:
+def offers(peer: AgentConnection) -> list[list[str]]:
     """The models of every `Capabilities` so far."""
     return [
         [model.model_id for model in frame.models]
@@ -38,7 +38,7 @@ def offers(peer: AgentAtCoordinator) -> list[list[str]]:
     ]
 
 
-def last_load(peer: AgentAtCoordinator) -> BackendLoad:
+def last_load(peer: AgentConnection) -> BackendLoad:
     """The load of the first backend in the last heartbeat."""
     beats = [frame for frame in peer.frames if isinstance(frame, Heartbeat)]
     return beats[-1].backends[0]

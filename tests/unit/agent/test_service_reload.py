@@ -36,7 +36,7 @@ from tests.kit.agent_config import agent_config
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend, ScriptedRun, model
-from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator, welcome
+from tests.kit.scripted_coordinator import AgentConnection, ScriptedCoordinator, welcome
 from tests.kit.virtual_time import in_virtual_time, now
 
 
@@ -56,7 +56,7 @@ def offered(frame: Capabilities) -> list[str]:
 
 
 async def start(
-    peer: AgentAtCoordinator, backend: ScriptedBackend, model_id: str = "m"
+    peer: AgentConnection, backend: ScriptedBackend, model_id: str = "m"
 ) -> ScriptedRun:
     """Send a job, and start its response."""
     await peer.send_jobs(new_job(model_id))
@@ -317,9 +317,9 @@ async def test_live_link_is_kept_and_the_next_one_uses_the_new_address() -> None
         await asyncio.sleep(100)
         assert not peer.closed.is_set()
         peer.cut()
-        hello = await (await second.next_agent()).next(Hello)
+        hello = await (await second.next_connection()).next(Hello)
         assert hello.enrollment_code == "new-code"
-        assert len(first.agents) == 1
+        assert len(first.connections) == 1
 
 
 @in_virtual_time

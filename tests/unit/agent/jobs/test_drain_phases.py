@@ -37,7 +37,7 @@ async def test_stop_while_the_coordinator_is_silent() -> None:
     async with ScriptedCoordinator() as coordinator:
         coordinator.sends_challenge = False
         async with RunningAgent(coordinator, ScriptedBackend()) as agent:
-            peer = await coordinator.next_agent()
+            peer = await coordinator.next_connection()
             began = now()
             agent.service.stop()
             assert await agent.task == EXIT_OK
@@ -52,7 +52,7 @@ async def test_stop_between_hello_and_welcome() -> None:
         ScriptedCoordinator(lambda _: None) as coordinator,
         RunningAgent(coordinator, ScriptedBackend()) as agent,
     ):
-        peer = await coordinator.next_agent()
+        peer = await coordinator.next_connection()
         await peer.settle()
         agent.service.stop()
         assert await agent.task == EXIT_OK

@@ -49,7 +49,7 @@ async def test_handshake_signs_the_dialed_authority(
     harness = LinkHarness(coordinator.url, enrollment_code="code-1")
     assert repr(harness.link) == f"<Link {coordinator.url} awaiting_challenge>"
     running = asyncio.create_task(harness.link.run())
-    peer = await coordinator.next_agent()
+    peer = await coordinator.next_connection()
     hello = await peer.next(Hello)
     authority = f"127.0.0.1:{coordinator.port}"
     assert verify_signature(harness.public_key, hello.signature, authority, NONCE)
@@ -102,7 +102,7 @@ async def test_handshake_times_out_without_welcome(silent_from: str) -> None:
             DisconnectCause.LOST, "no `Welcome` within 10 s after the connection opened"
         )
         assert now() - began == pytest.approx(HANDSHAKE_TIMEOUT_S)
-        await coordinator.agents[0].closed.wait()
+        await coordinator.connections[0].closed.wait()
 
 
 async def test_retry_after_of_http_503_becomes_the_wait(coordinator: ScriptedCoordinator) -> None:
@@ -119,7 +119,7 @@ async def test_a_first_frame_other_than_challenge_closes_with_1002(
 ) -> None:
     coordinator.sends_challenge = False
     link = RunningLink(coordinator)
-    peer = await coordinator.next_agent()
+    peer = await coordinator.next_connection()
     await peer.send_raw(msgspec.msgpack.encode([first]))
     disconnect = await link.disconnect()
     await peer.closed.wait()
@@ -153,7 +153,7 @@ async def test_welcome_and_job_in_one_message_both_reach_the_callback(
 ) -> None:
     coordinator.answer = lambda _: None
     link = RunningLink(coordinator)
-    peer = await coordinator.next_agent()
+    peer = await coordinator.next_connection()
     await peer.next(Hello)
     job = new_job()
     await peer.send(welcome(), job)

@@ -49,7 +49,7 @@ async def test_close_codes_map_to_causes(
     else:
         coordinator.answer = lambda _: None
         link = RunningLink(coordinator)
-        peer = await coordinator.next_agent()
+        peer = await coordinator.next_connection()
     await peer.close(code, "the reason")
     detail = f"the coordinator closed the connection: {code} the reason"
     assert await link.disconnect() == Disconnect(cause, detail)
@@ -117,7 +117,7 @@ async def test_cancelling_during_the_handshake_closes_the_connection(
 ) -> None:
     coordinator.answer = lambda _: None
     link = RunningLink(coordinator)
-    peer = await coordinator.next_agent()
+    peer = await coordinator.next_connection()
     await peer.next(Hello)
     link.task.cancel()
     await peer.closed.wait()

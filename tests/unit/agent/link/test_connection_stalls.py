@@ -25,7 +25,7 @@ from provider_agent.protocol.limits import CONNECT_PATH, HANDSHAKE_TIMEOUT_S, KI
 from provider_agent.websocket.write_progress import WRITE_STALL_S
 from tests.kit.fault_proxy import FaultProxy
 from tests.kit.link_harness import LinkHarness, RunningLink, connect
-from tests.kit.scripted_coordinator import NONCE, AgentAtCoordinator, ScriptedCoordinator, welcome
+from tests.kit.scripted_coordinator import NONCE, AgentConnection, ScriptedCoordinator, welcome
 from tests.kit.virtual_time import in_virtual_time, now
 
 MANY_MODELS = Capabilities(
@@ -40,7 +40,7 @@ MOMENT_S = 0.001
 """The virtual clock advances only when the kernel has moved all it can."""
 
 
-async def stalled(coordinator: ScriptedCoordinator) -> tuple[RunningLink, AgentAtCoordinator]:
+async def stalled(coordinator: ScriptedCoordinator) -> tuple[RunningLink, AgentConnection]:
     """A link with unsent data and a peer that does not read."""
     link, peer = await connect(coordinator)
     peer.stop_reading()
@@ -148,7 +148,7 @@ async def test_handshake_times_out_when_the_challenge_arrives_byte_by_byte() -> 
     async with ScriptedCoordinator() as coordinator:
         coordinator.sends_challenge = False
         link = RunningLink(coordinator)
-        peer = await coordinator.next_agent()
+        peer = await coordinator.next_connection()
         message = VERSION_1.encode([Challenge(NONCE, "slow")])
         began = now()
         for byte in bytes([0x82, len(message)]) + message:
@@ -170,7 +170,7 @@ async def test_backoff_grows_while_the_coordinator_drops_every_link_after_welcom
         for _ in range(16):
             link = LinkHarness(coordinator.url)
             running = asyncio.create_task(link.link.run())
-            peer = await coordinator.next_agent()
+            peer = await coordinator.next_connection()
             await link.welcomed.wait()
             peer.cut()
             decision = next_attempt(await running, waited_s, 0.0, lambda: 0.5)
@@ -189,7 +189,7 @@ async def test_message_that_arrives_slowly_keeps_the_link_without_a_pong() -> No
             f"ws://{proxy.authority}{CONNECT_PATH}", authority=f"127.0.0.1:{coordinator.port}"
         )
         running = asyncio.create_task(harness.link.run())
-        peer = await coordinator.next_agent()
+        peer = await coordinator.next_connection()
         await harness.welcomed.wait()
         (connection,) = proxy.connections
         for pipe in connection.pipes:

@@ -107,8 +107,8 @@ async def test_upgrade_without_the_agents_subprotocol_counts_as_refused(
     disconnect = await failure(DialSettings(url=coordinator.url))
     assert disconnect.cause is DisconnectCause.UPGRADE_REFUSED
     assert "subprotocol" in disconnect.detail or SUBPROTOCOL in disconnect.detail
-    if coordinator.agents:
-        await coordinator.agents[0].closed.wait()
+    if coordinator.connections:
+        await coordinator.connections[0].closed.wait()
 
 
 async def test_refused_connection_is_lost() -> None:

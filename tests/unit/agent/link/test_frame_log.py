@@ -31,7 +31,7 @@ from tests.kit.jobs import new_job
 from tests.kit.link_harness import LinkHarness, RunningLink, connect
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend, model
-from tests.kit.scripted_coordinator import NONCE, AgentAtCoordinator, ScriptedCoordinator
+from tests.kit.scripted_coordinator import NONCE, AgentConnection, ScriptedCoordinator
 from tests.kit.virtual_time import in_virtual_time
 
 PROMPT, ANSWER, CODE, TEXT = b"a private prompt", b"a private answer", "code-1234", "free text"
@@ -70,7 +70,7 @@ def type_names(union: object) -> set[str]:
     return {frame.__name__ for frame in union.__args__}  # type: ignore[attr-defined]
 
 
-async def exchange_all_frames(link: RunningLink, peer: AgentAtCoordinator) -> None:
+async def exchange_all_frames(link: RunningLink, peer: AgentConnection) -> None:
     """Send every frame type that follows the handshake, with content in every field for content."""
     job, failed = new_job(request=PROMPT), b"f" * 16
     link.outbox.put(Capabilities(1, [], AgentLimits(8), {"contact": TEXT}))

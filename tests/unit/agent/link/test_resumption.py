@@ -18,7 +18,7 @@ from tests.kit.agent_config import agent_config
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend, ScriptedRun
-from tests.kit.scripted_coordinator import AgentAtCoordinator, ScriptedCoordinator, welcome
+from tests.kit.scripted_coordinator import AgentConnection, ScriptedCoordinator, welcome
 from tests.kit.virtual_time import in_virtual_time, now
 
 LONG_MS = 3_600_000
@@ -37,7 +37,7 @@ def resuming_coordinator(
     return coordinator
 
 
-async def start_stream(peer: AgentAtCoordinator, backend: ScriptedBackend) -> ScriptedRun:
+async def start_stream(peer: AgentConnection, backend: ScriptedBackend) -> ScriptedRun:
     """Start a job, and return when the coordinator has received `FIRST`."""
     job = new_job(deadline_ms=LONG_MS)
     await peer.send_jobs(job)
@@ -54,7 +54,7 @@ class ResumptionHarness(NamedTuple):
     coordinator: ScriptedCoordinator
     agent: RunningAgent
     backend: ScriptedBackend
-    peer: AgentAtCoordinator
+    peer: AgentConnection
     run: ScriptedRun
 
     async def cut(self) -> None:
@@ -217,7 +217,7 @@ async def test_jobs_survive_a_welcome_with_an_offset_beyond_the_sent_bytes() -> 
         run = harness.run
         answer, harness.coordinator.answer = harness.coordinator.answer, lambda _: None
         await harness.cut()
-        hostile = await harness.coordinator.next_agent()
+        hostile = await harness.coordinator.next_connection()
         await hostile.next(Hello)
         resumed = [ResumedJob(run.job.job_id, offset=len(FIRST) + 1)]
         await hostile.send(replace(welcome(), resumed=resumed))
@@ -225,7 +225,7 @@ async def test_jobs_survive_a_welcome_with_an_offset_beyond_the_sent_bytes() -> 
         assert hostile.socket.close_code == 1002
         harness.coordinator.answer = answer
         # The coordinator resumes the session of the last entry, which must not be `hostile`.
-        harness.coordinator.agents.append(harness.peer)
+        harness.coordinator.connections.append(harness.peer)
         next_peer = await harness.agent.connected()
         run.finish()
         assert isinstance(await next_peer.end(run.job.job_id), JobResult)

@@ -64,10 +64,10 @@ async def test_hello_has_the_agents_key_and_enrollment_code(
 ) -> None:
     await check_coordinator(config_for(coordinator), identity)
 
-    hello = await coordinator.agents[0].next(Hello)
+    hello = await coordinator.connections[0].next(Hello)
     assert hello.public_key == identity.public_key
     assert hello.enrollment_code == "code-of-the-test"
-    await coordinator.agents[0].closed.wait()
+    await coordinator.connections[0].closed.wait()
 
 
 async def test_handshake_is_skipped_without_a_key(coordinator: ScriptedCoordinator) -> None:
@@ -76,7 +76,7 @@ async def test_handshake_is_skipped_without_a_key(coordinator: ScriptedCoordinat
     assert finding.outcome is Outcome.OK
     assert "reachable" in finding.details
     assert finding.details.endswith("handshake skipped: there is no key")
-    assert coordinator.agents[0].frames == []
+    assert coordinator.connections[0].frames == []
 
 
 @pytest.mark.parametrize("link", [LinkState.CONNECTED, LinkState.CONNECTING])
@@ -91,7 +91,7 @@ async def test_running_agent_keeps_its_session(
 
     assert finding.outcome is Outcome.OK
     assert finding.details.endswith("handshake skipped: the running agent has a session")
-    assert coordinator.agents[0].frames == []
+    assert coordinator.connections[0].frames == []
 
 
 async def test_agent_without_a_status_server_keeps_its_connection(
@@ -104,7 +104,7 @@ async def test_agent_without_a_status_server_keeps_its_connection(
 
     assert finding.outcome is Outcome.OK
     assert finding.details.endswith("handshake skipped: an agent runs with this key")
-    assert coordinator.agents[0].frames == []
+    assert coordinator.connections[0].frames == []
 
 
 async def test_every_address_is_checked(
@@ -135,7 +135,7 @@ async def test_agent_at_a_fallback_address_keeps_its_connection(
             findings = await check_coordinators(config, identity)
 
         assert all("handshake skipped" in finding.details for finding in findings)
-        assert coordinator.agents[0].frames == other.agents[0].frames == []
+        assert coordinator.connections[0].frames == other.connections[0].frames == []
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ async def test_malformed_message_fails_the_handshake(
 ) -> None:
     coordinator.sends_challenge = False
     checking = asyncio.create_task(check_coordinator(config_for(coordinator), identity))
-    await (await coordinator.next_agent()).send_raw(b"SECRET-GARBAGE")
+    await (await coordinator.next_connection()).send_raw(b"SECRET-GARBAGE")
 
     finding = await checking
 
@@ -238,7 +238,7 @@ async def test_closed_connection_fails_the_handshake(
 ) -> None:
     coordinator.sends_challenge = False
     checking = asyncio.create_task(check_coordinator(config_for(coordinator), identity))
-    await (await coordinator.next_agent()).close(1011, "sorry")
+    await (await coordinator.next_connection()).close(1011, "sorry")
 
     finding = await checking
 
