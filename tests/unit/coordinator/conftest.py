@@ -1,3 +1,5 @@
+"""A running coordinator on a free port, and an HTTP client for it."""
+
 from collections.abc import AsyncIterator
 
 import aiohttp

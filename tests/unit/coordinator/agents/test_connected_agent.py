@@ -59,11 +59,10 @@ OTHER_JOB = msgspec.structs.replace(JOB, job_id=b"o" * 16)
 
 
 class FakeRegistry:
-    """Records calls. `admit` returns `rejected`, and `claim` returns `detached`."""
+    """Records calls of `join` and `leave`. `admit` returns `rejected`, and `claim` `detached`."""
 
     def __init__(self, rejected: Rejected | None = None) -> None:
         self.rejected = rejected
-        self.holder: ConnectedAgent | None = None
         self.joined: list[ConnectedAgent] = []
         self.detached: DetachedSession | None = None
         self.left: list[tuple[DetachedSession, bool]] = []
@@ -72,7 +71,7 @@ class FakeRegistry:
         return self.rejected
 
     def key_holder(self, hello: Hello) -> ConnectedAgent | None:
-        return self.holder
+        return None
 
     def claim(self, hello: Hello) -> DetachedSession | None:
         return self.detached
@@ -90,7 +89,6 @@ class AgentHarness:
     def __init__(self, rejected: Rejected | None = None) -> None:
         self.registry = FakeRegistry(rejected)
         self.wakes = 0
-        self.alive = True
         self.now = 100.0
         self.agent = ConnectedAgent(
             protocol=CoordinatorProtocol(nonce=NONCE, name="test", authorities=[AUTHORITY]),
@@ -100,7 +98,7 @@ class AgentHarness:
             clock=lambda: self.now,
             wake=self._on_wake,
             close=self._on_close,
-            check_alive=lambda report: report(self.alive),
+            check_alive=lambda report: report(True),
             remote="192.0.2.7",
         )
         self.close_reasons: list[CloseReason] = []
@@ -114,11 +112,11 @@ class AgentHarness:
     def receive(self, *frames: AgentFrame) -> None:
         self.agent.receive_message(VERSION_1.encode(list(frames)))
 
-    def sent(self) -> list[CoordinatorFrame]:
+    def take_frames(self) -> list[CoordinatorFrame]:
         """Remove and return the queued frames."""
         return self.agent.next_frames(BATCH_BYTES)
 
-    def greet(
+    def receive_hello(
         self,
         authority: str = AUTHORITY,
         session_id: bytes | None = None,
@@ -132,17 +130,18 @@ class AgentHarness:
 
 @pytest.fixture
 def harness() -> AgentHarness:
+    """An admitted agent, without queued frames."""
     harness = AgentHarness()
-    harness.greet()
-    harness.sent()
+    harness.receive_hello()
+    harness.take_frames()
     return harness
 
 
 def test_challenge_is_queued_at_once_and_welcome_after_hello() -> None:
     harness = AgentHarness()
-    assert harness.sent() == [Challenge(NONCE, "test")]
-    harness.greet()
-    (welcome,) = harness.sent()
+    assert harness.take_frames() == [Challenge(NONCE, "test")]
+    harness.receive_hello()
+    (welcome,) = harness.take_frames()
     assert isinstance(welcome, Welcome)
     assert (welcome.session_id, welcome.resume_ms) == (b"s" * 16, RESUME_MS)
     assert welcome.provider_id == base64.b64encode(PUBLIC_KEY).decode()
@@ -151,9 +150,9 @@ def test_challenge_is_queued_at_once_and_welcome_after_hello() -> None:
 
 def test_signature_for_another_address_is_rejected() -> None:
     harness = AgentHarness()
-    harness.greet(authority="evil.example:443")
+    harness.receive_hello(authority="evil.example:443")
     assert harness.agent.state is State.CLOSED
-    rejected = harness.sent()[-1]
+    rejected = harness.take_frames()[-1]
     assert isinstance(rejected, Rejected)
     assert rejected.code == "bad_signature"
     assert harness.registry.joined == []
@@ -162,10 +161,10 @@ def test_signature_for_another_address_is_rejected() -> None:
 def test_rejection_by_the_registry_is_sent_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     harness = AgentHarness(rejected=Rejected("not_enrolled", "no"))
     with caplog.at_level(logging.WARNING, "provider_agent.coordinator"):
-        harness.greet()
+        harness.receive_hello()
     assert [record.message for record in caplog.records] == ["agent rejected"]
     assert harness.agent.state is State.CLOSED
-    assert harness.sent()[-1] == harness.registry.rejected
+    assert harness.take_frames()[-1] == harness.registry.rejected
 
 
 def test_frame_before_hello_violates_the_protocol() -> None:
@@ -191,13 +190,14 @@ def test_capabilities_heartbeat_and_draining_are_stored(harness: AgentHarness) -
 def test_capabilities_are_answered_with_the_models_that_receive_no_jobs(
     harness: AgentHarness,
 ) -> None:
-    strange = offer("strange", operations=["telepathy"])
-    for revision, models in enumerate([[offer(), strange], [offer()]]):
+    unsupported = offer("unsupported", operations=["unknown"])
+    for revision, models in enumerate([[offer(), unsupported], [offer()]]):
         harness.receive(Capabilities(revision, models, AgentLimits(4)))
 
-    first, second = harness.sent()
+    first, second = harness.take_frames()
     assert isinstance(first, RoutingStatus)
-    assert [(one.model_id, one.code) for one in first.unroutable] == [("strange", "not_supported")]
+    (unroutable,) = first.unroutable
+    assert (unroutable.model_id, unroutable.code) == ("unsupported", "not_supported")
     assert second == RoutingStatus(1, [])
 
 
@@ -214,51 +214,51 @@ def test_unknown_frames_are_counted_but_logged_only_once(
 
 def test_job_runs_from_submit_to_its_final_acknowledgement(harness: AgentHarness) -> None:
     job = harness.agent.submit(JOB)
-    assert harness.sent() == [JOB.header, RequestChunk(JOB_ID, 0, JOB.request)]
+    assert harness.take_frames() == [JOB.header, RequestChunk(JOB_ID, 0, JOB.request)]
     assert harness.agent.in_flight == 1
     harness.receive(JobStarted(JOB_ID, 200, "text/plain", "b"), Chunk(JOB_ID, 0, b"abc"))
-    assert harness.sent() == []
+    assert harness.take_frames() == []
     assert job.take() == b"abc"
     harness.agent.consume(job, 3)
     assert job.unconsumed == 0
     result = JobResult(JOB_ID, 3, Usage(None, None), "b", 1, 1)
     harness.receive(result)
     assert job.end == result
-    assert harness.sent() == [Ack(JOB_ID, 3, final=True)]
+    assert harness.take_frames() == [Ack(JOB_ID, 3, final=True)]
     assert harness.agent.in_flight == 0
 
 
 def test_bytes_are_acknowledged_only_after_they_are_passed_on(harness: AgentHarness) -> None:
     job = harness.agent.submit(JOB)
-    harness.sent()
+    harness.take_frames()
     half = CoordinatorSettings().window_bytes // 2
     harness.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, bytes(half)))
-    assert harness.sent() == []
+    assert harness.take_frames() == []
     harness.agent.consume(job, half)
-    assert harness.sent() == [Ack(JOB_ID, half)]
+    assert harness.take_frames() == [Ack(JOB_ID, half)]
 
 
 def test_abandoned_job_is_cancelled_once_and_its_bytes_are_acknowledged(
     harness: AgentHarness,
 ) -> None:
     job = harness.agent.submit(JOB)
-    harness.sent()
+    harness.take_frames()
     half = CoordinatorSettings().window_bytes // 2
     harness.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, bytes(half)))
     harness.agent.abandon(job)
     harness.agent.abandon(job)
-    assert harness.sent() == [Cancel(JOB_ID, CANCEL_REASON), Ack(JOB_ID, half)]
+    assert harness.take_frames() == [Cancel(JOB_ID, CANCEL_REASON), Ack(JOB_ID, half)]
     harness.receive(Chunk(JOB_ID, half, bytes(half)))
-    assert harness.sent() == [Ack(JOB_ID, 2 * half)]
+    assert harness.take_frames() == [Ack(JOB_ID, 2 * half)]
 
 
 def test_abandoning_an_ended_job_sends_no_cancel(harness: AgentHarness) -> None:
     job = harness.agent.submit(JOB)
-    harness.sent()
+    harness.take_frames()
     harness.receive(JobError(JOB_ID, 0, "internal", ""))
-    harness.sent()
+    harness.take_frames()
     harness.agent.abandon(job)
-    assert harness.sent() == []
+    assert harness.take_frames() == []
 
 
 def test_agent_leaves_the_registry_once_with_its_jobs(harness: AgentHarness) -> None:
@@ -272,11 +272,11 @@ def test_agent_leaves_the_registry_once_with_its_jobs(harness: AgentHarness) -> 
 
 def test_frames_after_detach_are_ignored(harness: AgentHarness) -> None:
     job = harness.agent.submit(JOB)
-    harness.sent()
+    harness.take_frames()
     session = harness.agent.detach()
     harness.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, b"late"))
     harness.receive(JobError(JOB_ID, 4, "internal", ""))
-    assert harness.sent() == [], "an end that this connection acknowledges would be lost"
+    assert harness.take_frames() == [], "an end that this connection acknowledges would be lost"
     assert (job.started, job.buffered_bytes, job.end) == (None, 0, None)
     assert session.jobs == {JOB_ID: job}
     harness.agent.leave()
@@ -285,21 +285,21 @@ def test_frames_after_detach_are_ignored(harness: AgentHarness) -> None:
 
 def test_resuming_agent_receives_welcome_then_acknowledgements_then_lost_jobs() -> None:
     first = AgentHarness()
-    first.greet()
+    first.receive_hello()
     first.receive(Capabilities(1, [offer()], AgentLimits(4)), Draining(1000))
     job, unreceived = first.agent.submit(JOB), first.agent.submit(OTHER_JOB)
     first.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, b"abc"))
     first.agent.consume(job, 2)
     second = AgentHarness()
     second.registry.detached = first.agent.detach()
-    second.sent()
+    second.take_frames()
     second.now += 0.5
-    second.greet(session_id=b"s" * 16, live_jobs=[LiveJob(JOB_ID, 0, 5)])
-    welcome, ack, again, *requests = second.sent()
+    second.receive_hello(session_id=b"s" * 16, live_jobs=[LiveJob(JOB_ID, 0, 5)])
+    welcome, ack, resent, *requests = second.take_frames()
     assert isinstance(welcome, Welcome)
     assert (welcome.session_id, welcome.resumed) == (b"s" * 16, [ResumedJob(JOB_ID, 3)])
     assert ack == Ack(JOB_ID, 2)
-    assert again == msgspec.structs.replace(OTHER_JOB.header, deadline_ms=500)
+    assert resent == msgspec.structs.replace(OTHER_JOB.header, deadline_ms=500)
     assert requests == [
         RequestChunk(JOB_ID, 0, JOB.request),
         RequestChunk(OTHER_JOB.job_id, 0, OTHER_JOB.request),
@@ -316,7 +316,9 @@ def test_retired_agent_is_closed_when_its_last_job_ends(harness: AgentHarness) -
     harness.agent.retire()
     assert harness.close_reasons == []
     assert "retired" in repr(harness.agent)
-    assert [frame.code for frame in harness.sent() if isinstance(frame, Notice)] == ["replaced"]
+    assert [frame.code for frame in harness.take_frames() if isinstance(frame, Notice)] == [
+        "replaced"
+    ]
     harness.receive(JobError(JOB_ID, 0, "internal", ""))
     (close_reason,) = harness.close_reasons
     assert (close_reason.close_code, close_reason.flush) == (REPLACED, True)
@@ -332,7 +334,7 @@ def test_send_queue_is_full_until_large_requests_are_sent(
         harness.agent.submit(msgspec.structs.replace(JOB, job_id=job_id, request=bytes(2000)))
         assert harness.agent.send_queue_full
         if number % 2:  # the queue stays full between the first and the second job
-            notices += [frame for frame in harness.sent() if isinstance(frame, Notice)]
+            notices += [frame for frame in harness.take_frames() if isinstance(frame, Notice)]
             assert not harness.agent.send_queue_full
     harness.agent.submit(msgspec.structs.replace(JOB, job_id=b"s" * 16))
     assert [notice.code for notice in notices] == ["slow_reading"]
@@ -341,7 +343,7 @@ def test_send_queue_is_full_until_large_requests_are_sent(
 def test_drain_is_sent_only_after_the_handshake(harness: AgentHarness) -> None:
     fresh = AgentHarness()
     fresh.agent.send_drain("stop")
-    assert fresh.sent() == [Challenge(NONCE, "test")]
+    assert fresh.take_frames() == [Challenge(NONCE, "test")]
     harness.agent.send_drain("stop")
-    assert harness.sent() == [Drain("stop", RECONNECT_AFTER_MS)]
+    assert harness.take_frames() == [Drain("stop", RECONNECT_AFTER_MS)]
     assert harness.wakes > 0

@@ -71,8 +71,9 @@ async def test_resumed_session_is_no_longer_retired_if_no_other_process_is_conne
         await wait_until(lambda: not harness.coordinator.agents())
         await harness.agent.reconnect()
         assert [agent.retired for agent in harness.coordinator.agents()] == [False]
-        harness.ask().add_done_callback(lambda _: None)
+        asking = harness.ask()
         await (await harness.agent.next_job()).answer(b"{}")
+        assert (await asking).status == 200
 
 
 @in_virtual_time
@@ -142,7 +143,7 @@ async def test_resuming_agent_is_admitted_beyond_max_agents() -> None:
 
 
 @in_virtual_time
-async def test_another_process_does_not_replace_a_connected_one_unasked() -> None:
+async def test_another_process_without_replace_does_not_replace_a_connected_one() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.streaming(b"1")
         async with harness.other_process("two", replace=False) as other:
@@ -177,7 +178,7 @@ async def test_another_process_takes_over_from_one_that_no_longer_responds() -> 
 
 
 @in_virtual_time
-async def test_of_two_processes_that_wait_for_a_dead_one_only_the_first_takes_over() -> None:
+async def test_of_two_processes_that_wait_for_an_unresponsive_third_one_is_admitted() -> None:
     async with coordinator_harness() as harness, contextlib.AsyncExitStack() as stack:
         harness.agent.socket.transport.pause_reading()
         await asyncio.sleep(100)
@@ -186,7 +187,7 @@ async def test_of_two_processes_that_wait_for_a_dead_one_only_the_first_takes_ov
         (admitted,) = [agent for agent in newer if agent.rejected is None]
         (rejected,) = [agent.rejected for agent in newer if agent.rejected is not None]
         assert rejected.code == "key_in_use"
-        assert "for 5 s" in rejected.message, "it names the one that was admitted"
+        assert "for 5 s" in rejected.message, "the message describes the admitted process"
         asking = harness.ask()
         await (await admitted.next_job()).answer(b"{}")
         assert (await asking).status == 200

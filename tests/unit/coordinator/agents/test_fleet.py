@@ -141,7 +141,7 @@ def test_draining_fleet_picks_no_agent_and_rejects_new_ones() -> None:
 
 
 def test_idle_agents_take_turns() -> None:
-    # The smallest key used to receive every job of an idle fleet.
+    # Regression: the agent with the smallest key received every job of an idle fleet.
     harness = FleetHarness()
     agents = [harness.agent(key) for key in (b"a", b"b", b"c")]
     for agent in agents:

@@ -134,7 +134,7 @@ async def test_rejected_is_sent_before_the_close_frame(coordinator: Coordinator)
 
 @in_virtual_time
 async def test_agent_whose_message_arrives_slowly_is_not_silent() -> None:
-    # Only complete messages once counted: an agent on a slow link was cut off.
+    # Regression: only complete messages counted, so that an agent on a slow link was disconnected.
     settings = replace(NO_HEARTBEATS, heartbeat_ms=10_000)
     async with (
         Coordinator(settings, clock=now) as coordinator,

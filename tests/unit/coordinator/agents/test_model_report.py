@@ -16,8 +16,8 @@ def heartbeat(*backends: BackendLoad) -> Heartbeat:
     return Heartbeat(0, 0, 8, None, None, None, None, list(backends))
 
 
-def reports(beat: Heartbeat) -> dict[str, ModelReport]:
-    return {name: model_report(loads) for name, loads in loads_by_model(beat).items()}
+def reports(frame: Heartbeat) -> dict[str, ModelReport]:
+    return {name: model_report(loads) for name, loads in loads_by_model(frame).items()}
 
 
 def load(state: str = "loaded", /, **known: float) -> ModelLoad:
@@ -74,7 +74,7 @@ def test_an_impossible_speed_counts_as_not_reported(speed: float) -> None:
 
 @pytest.mark.parametrize("share", [-1.0, 1.5, math.nan, math.inf])
 def test_an_impossible_cache_share_counts_as_not_reported(share: float) -> None:
-    # A NaN of the first backend once hid the full cache of the second.
+    # Regression: a NaN of the first backend hid the full cache of the second.
     first = backend(load(cache_used=share))
 
     assert reports(heartbeat(first)) == {"m": ModelReport()}

@@ -39,9 +39,9 @@ def priced(input_price: int | None, output_price: int | None) -> ModelOffer:
         (offer("m"), {"capacity": 0}, "capacity"),
         (replace(offer("m"), max_concurrent=0), {}, "capacity"),
         (offer("m"), {"replaced": True}, "replaced"),
-        (offer("m", operations=["telepathy"]), {}, "not_supported"),
-        (offer("m", formats=["smoke"], operations=[]), {}, "not_supported"),
-        (offer("m", operations=["telepathy", "chat"]), {}, None),
+        (offer("m", operations=["unknown"]), {}, "not_supported"),
+        (offer("m", formats=["unknown"], operations=[]), {}, "not_supported"),
+        (offer("m", operations=["unknown", "chat"]), {}, None),
         (priced(None, None), {}, None),
         (priced(None, 1), {"max_price": 2.0}, "price"),
         (priced(1_000_000, 2_000_000), {"max_price": 2.0}, None),
@@ -50,7 +50,7 @@ def priced(input_price: int | None, output_price: int | None) -> ModelOffer:
         (priced(0, 0), {"max_price": 0.0}, None),
     ],
 )
-def test_a_model_is_routable_or_the_reason_is_known(
+def test_a_model_is_routable_or_reported_with_the_reason(
     given: ModelOffer, conditions: dict[str, float], code: str | None
 ) -> None:
     routable, status, notices = answer_to(given, **conditions)  # type: ignore[arg-type]

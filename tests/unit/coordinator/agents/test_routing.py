@@ -17,6 +17,8 @@ def table(*models: ModelOffer, capacity: int = 4) -> OfferTable:
 
 
 class FakeCandidate(Struct):
+    """A `Candidate` that is also the `ReportSource` of its heartbeat."""
+
     public_key: bytes
     offers: OfferTable | None
     in_flight: int = 0
@@ -65,12 +67,14 @@ SLOW, FAST = ModelReport(job_s=8.0), ModelReport(job_s=2.0)
         pytest.param([ModelReport(other_requests=9), NO_REPORT], [0, 3], 1, id="at most full"),
         pytest.param([ModelReport(cache_used=0.5), NO_REPORT], [0, 1], 1, id="full cache"),
         pytest.param([ModelReport(is_cold=True), NO_REPORT], [0, 2], 1, id="cold"),
-        pytest.param([ModelReport(is_cold=True), ModelReport(1, 0.9)], [0, 3], 0, id="full"),
+        pytest.param([ModelReport(is_cold=True), ModelReport(1, 0.9)], [0, 3], 0, id="other full"),
         pytest.param([ModelReport(is_down=True), NO_REPORT], [0, 3], 1, id="down"),
-        pytest.param([ModelReport(is_down=True), ModelReport(is_cold=True)], [0, 3], 1, id="worse"),
+        pytest.param(
+            [ModelReport(is_down=True), ModelReport(is_cold=True)], [0, 3], 1, id="down and cold"
+        ),
     ],
 )
-def test_load_decides_before_speed_and_a_loaded_model_before_load(
+def test_load_matters_more_than_speed_and_a_loaded_model_more_than_load(
     reports: list[ModelReport], in_flight: list[int], chosen: int
 ) -> None:
     candidates = [
@@ -82,7 +86,7 @@ def test_load_decides_before_speed_and_a_loaded_model_before_load(
 
 
 def shares(reports: list[ModelReport], jobs: int) -> list[int]:
-    """How many of `jobs` requests each agent receives if each ends before the next one."""
+    """How many of `jobs` jobs each agent receives if every job ends before the next one starts."""
     candidates = [
         FakeCandidate(bytes([number]), table(offer()), reported=report)
         for number, report in enumerate(reports)

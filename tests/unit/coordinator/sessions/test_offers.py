@@ -11,9 +11,9 @@ def table(*models: ModelOffer, capacity: int = 4) -> OfferTable:
 
 def test_operations_of_one_model_are_merged_without_unknown_operations() -> None:
     offers = table(
-        offer("a", operations=["chat", "telepathy"]),
+        offer("a", operations=["chat", "unknown"]),
         offer("a", operations=["messages"]),
-        offer("b", formats=["anthropic", "smoke"], operations=[]),
+        offer("b", formats=["anthropic", "unknown"], operations=[]),
     )
     assert offers.models == {
         "a": {Operation.CHAT, Operation.MESSAGES},

@@ -1,4 +1,4 @@
-"""The coordinator checks receipts over the bytes that it received, resumes included."""
+"""The coordinator checks receipts against the bytes that it received, also over several links."""
 
 import hashlib
 import logging
@@ -23,22 +23,23 @@ SETTINGS = structs.replace(NO_HEARTBEATS, receipts=ReceiptMode.SIGNED)
 DATA = (b"data: 1\n\n", b"data: 2\n\n")
 HASH = hashlib.sha256(b"".join(DATA)).digest()
 
-Make = Callable[[ScriptedAgent, ScriptedJob], Receipt | None]
+MakeReceipt = Callable[[ScriptedAgent, ScriptedJob], Receipt | None]
 
 
 def signed(agent: ScriptedAgent, job: ScriptedJob, **changes: object) -> Receipt:
+    """A receipt with a signature, which is over other values than those of the job if given."""
     content = ReceiptContent(job.job.job_id, "tiny", HASH, 3, 4)
     signature = agent.key.sign(structs.replace(content, **changes).signed_bytes())
     return Receipt(HASH, signature)
 
 
-async def receive(harness: CoordinatorHarness, make: Make) -> bytes:
-    """The response to one request; the link is lost in the middle of it."""
+async def receive(harness: CoordinatorHarness, make_receipt: MakeReceipt) -> bytes:
+    """Return the response to one request, during which the link is lost."""
     job, response = await harness.streaming(DATA[0])
     await harness.agent.lose_link()
     await harness.agent.reconnect()
     await job.send(DATA[1])
-    await job.finish(make(harness.agent, job))
+    await job.finish(make_receipt(harness.agent, job))
     return DATA[0] + await response.read()
 
 
@@ -55,7 +56,7 @@ async def test_valid_receipt_is_logged(caplog: pytest.LogCaptureFixture) -> None
 
 
 @pytest.mark.parametrize(
-    "make",
+    "make_receipt",
     [
         pytest.param(lambda _agent, _job: None, id="no receipt"),
         pytest.param(lambda _agent, _job: Receipt(HASH), id="no signature"),
@@ -66,10 +67,10 @@ async def test_valid_receipt_is_logged(caplog: pytest.LogCaptureFixture) -> None
 )
 @in_virtual_time
 async def test_job_with_an_invalid_receipt_fails(
-    make: Make, caplog: pytest.LogCaptureFixture
+    make_receipt: MakeReceipt, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with coordinator_harness(SETTINGS, [FEATURE]) as harness:
-        received = await receive(harness, make)
+        received = await receive(harness, make_receipt)
 
     assert received.startswith(b"".join(DATA) + b'data: {"error"')
     assert b"invalid_response" in received
