@@ -42,7 +42,7 @@ class CoordinatorHarness:
         self.responses.append(response)
         return response
 
-    async def streaming(self, first: bytes) -> tuple[ScriptedJob, aiohttp.ClientResponse]:
+    async def start_response(self, first: bytes) -> tuple[ScriptedJob, aiohttp.ClientResponse]:
         """Send a request, and answer it with `first`; return when the client has read `first`."""
         asking = self.ask()
         job = await self.agent.next_job()

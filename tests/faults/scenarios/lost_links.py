@@ -26,7 +26,7 @@ NOTICED_WITHIN_S = 60.0
 """Time of two pings or three heartbeats, which detect the loss, plus that of the first backoff."""
 
 REFUSED = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.BAD_GATEWAY)
-"""Statuses if no agent is connected, or if the job lost its link too often."""
+"""Statuses if no agent is connected, or if too many links were lost over which a job was sent."""
 
 
 class LinkCutter:

@@ -78,7 +78,7 @@ async def test_stop_ends_requests_with_an_error_after_drain_s(
 @in_virtual_time
 async def test_agent_can_resume_but_not_start_a_session_while_the_coordinator_stops() -> None:
     async with coordinator_harness(msgspec.structs.replace(NO_HEARTBEATS, drain_s=30.0)) as harness:
-        job, response = await harness.streaming(b"1\n\n")
+        job, response = await harness.start_response(b"1\n\n")
         stopping = asyncio.create_task(harness.coordinator.stop())
         while harness.agent.drain is None:
             await harness.agent.settle()
@@ -99,7 +99,7 @@ async def test_agent_can_resume_but_not_start_a_session_while_the_coordinator_st
 @in_virtual_time
 async def test_stop_ends_detached_sessions(settings: CoordinatorSettings) -> None:
     async with coordinator_harness(settings) as harness:
-        _, response = await harness.streaming(b"1\n\n")
+        _, response = await harness.start_response(b"1\n\n")
         await harness.agent.lose_link()
         await wait_until(lambda: bool(harness.coordinator.detached_sessions()))
         await harness.coordinator.stop()

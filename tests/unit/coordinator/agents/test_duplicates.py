@@ -28,7 +28,7 @@ async def test_idle_older_connection_is_closed_at_once_with_a_reason() -> None:
 @in_virtual_time
 async def test_retired_process_finishes_its_jobs_and_receives_no_new_ones() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"1\n\n")
+        job, response = await harness.start_response(b"1\n\n")
         async with harness.other_process("two") as newer:
             assert [agent.retired for agent in harness.coordinator.agents()] == [False, True]
             asking = harness.ask()
@@ -47,7 +47,7 @@ async def test_retired_process_finishes_its_jobs_and_receives_no_new_ones() -> N
 @in_virtual_time
 async def test_retired_process_resumes_its_session_and_stays_retired() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"1\n\n")
+        job, response = await harness.start_response(b"1\n\n")
         async with harness.other_process("two") as newer:
             await harness.agent.lose_link()
             await wait_until(lambda: bool(harness.coordinator.detached_sessions()))
@@ -65,7 +65,7 @@ async def test_retired_process_resumes_its_session_and_stays_retired() -> None:
 @in_virtual_time
 async def test_resumed_session_is_no_longer_retired_if_no_other_process_is_connected() -> None:
     async with coordinator_harness() as harness:
-        await harness.streaming(b"1\n\n")
+        await harness.start_response(b"1\n\n")
         async with harness.other_process("two"):
             await harness.agent.lose_link()
         await wait_until(lambda: not harness.coordinator.agents())
@@ -79,7 +79,7 @@ async def test_resumed_session_is_no_longer_retired_if_no_other_process_is_conne
 @in_virtual_time
 async def test_third_process_closes_the_connection_of_the_first() -> None:
     async with coordinator_harness() as harness:
-        _, response = await harness.streaming(b"1\n\n")
+        _, response = await harness.start_response(b"1\n\n")
         async with harness.other_process("two") as second:
             asking = harness.ask()
             job = await second.next_job()
@@ -94,7 +94,7 @@ async def test_third_process_closes_the_connection_of_the_first() -> None:
 @in_virtual_time
 async def test_jobs_fail_when_the_same_process_starts_a_new_session() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"1\n\n")
+        job, response = await harness.start_response(b"1\n\n")
         closed = harness.agent.closed
         await harness.agent.reconnect(resume=False)
         assert job.dropped
@@ -106,7 +106,7 @@ async def test_jobs_fail_when_the_same_process_starts_a_new_session() -> None:
 @in_virtual_time
 async def test_jobs_of_a_detached_session_fail_when_a_new_process_connects() -> None:
     async with coordinator_harness() as harness:
-        _, response = await harness.streaming(b"1\n\n")
+        _, response = await harness.start_response(b"1\n\n")
         await harness.agent.lose_link()
         await wait_until(lambda: bool(harness.coordinator.detached_sessions()))
         async with harness.other_process("two"):
@@ -119,7 +119,7 @@ async def test_jobs_of_a_detached_session_fail_when_a_new_process_connects() -> 
 @in_virtual_time
 async def test_new_process_does_not_end_the_session_of_a_retired_process() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"1\n\n")
+        job, response = await harness.start_response(b"1\n\n")
         async with harness.other_process("two"):
             await harness.agent.lose_link()
             await wait_until(lambda: bool(harness.coordinator.detached_sessions()))
@@ -132,7 +132,7 @@ async def test_new_process_does_not_end_the_session_of_a_retired_process() -> No
 @in_virtual_time
 async def test_resuming_agent_is_admitted_beyond_max_agents() -> None:
     async with coordinator_harness(replace(NO_HEARTBEATS, max_agents=1)) as harness:
-        job, response = await harness.streaming(b"1\n\n")
+        job, response = await harness.start_response(b"1\n\n")
         await harness.agent.lose_link()
         await wait_until(lambda: bool(harness.coordinator.detached_sessions()))
         async with ScriptedAgent(harness.coordinator.connect_url) as other:
@@ -145,7 +145,7 @@ async def test_resuming_agent_is_admitted_beyond_max_agents() -> None:
 @in_virtual_time
 async def test_another_process_without_replace_does_not_replace_a_connected_one() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"1")
+        job, response = await harness.start_response(b"1")
         async with harness.other_process("two", replace=False) as other:
             assert other.rejected is not None
             assert (other.rejected.code, other.rejected.retry_after_ms) == ("key_in_use", None)

@@ -19,7 +19,7 @@ def test_stalled_client_is_disconnected_and_its_job_cancelled(
     @in_virtual_time
     async def run() -> None:
         async with coordinator_harness() as harness:
-            job, _ = await harness.streaming(b"x")
+            job, _ = await harness.start_response(b"x")
             sending = asyncio.create_task(job.send(bytes(MUCH)))
             started_at = asyncio.get_running_loop().time()
             await job.cancelled.wait()
@@ -37,7 +37,7 @@ async def test_slow_client_is_not_disconnected() -> None:
     async with coordinator_harness(
         replace(NO_HEARTBEATS, stalled_client_s=100.0, deadline_s=36_000)
     ) as harness:
-        job, response = await harness.streaming(b"x")
+        job, response = await harness.start_response(b"x")
         sending = asyncio.create_task(job.answer_rest(bytes(MUCH)))
         received = 0
         while received < MUCH:
@@ -51,7 +51,7 @@ async def test_slow_client_is_not_disconnected() -> None:
 @in_virtual_time
 async def test_client_is_not_disconnected_while_the_agent_is_idle() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"x")
+        job, response = await harness.start_response(b"x")
         await asyncio.sleep(500)
         await job.finish()
         assert await response.read() == b""
@@ -60,7 +60,7 @@ async def test_client_is_not_disconnected_while_the_agent_is_idle() -> None:
 @in_virtual_time
 async def test_blocked_client_is_disconnected_when_its_job_ends_with_slow_consumer() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"x")
+        job, response = await harness.start_response(b"x")
         sending = asyncio.create_task(job.send(bytes(MUCH)))
         received = -1
         while received != job.stream.acked:  # until all buffers are full
@@ -80,6 +80,6 @@ async def test_blocked_client_is_disconnected_when_its_job_ends_with_slow_consum
 @in_virtual_time
 async def test_client_that_reads_receives_the_slow_consumer_error() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"data: 1\n\n")
+        job, response = await harness.start_response(b"data: 1\n\n")
         await job.fail("slow_consumer", "too slow")
         assert b"too slow" in await response.read()

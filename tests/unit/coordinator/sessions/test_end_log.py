@@ -12,7 +12,7 @@ async def test_end_of_an_abandoned_job_is_logged_with_its_usage(
 ) -> None:
     async with coordinator_harness() as harness:
         with caplog.at_level(logging.INFO):
-            job, response = await harness.streaming(b"data: 1\n\n")
+            job, response = await harness.start_response(b"data: 1\n\n")
             response.close()
             await job.cancelled.wait()
             await job.finish()

@@ -28,7 +28,7 @@ def count_state_objects() -> Counter[str]:
 @in_virtual_time
 async def test_jobs_fail_when_the_session_expires() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"data: 1\n\n")
+        job, response = await harness.start_response(b"data: 1\n\n")
         asking = harness.ask()
         await harness.agent.next_job()
         await harness.agent.lose_link()
@@ -56,7 +56,7 @@ async def test_job_without_output_fails_over_when_the_session_expires() -> None:
 @in_virtual_time
 async def test_session_resumes_while_the_coordinator_has_not_noticed_the_lost_link() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"1\n\n")
+        job, response = await harness.start_response(b"1\n\n")
         older, closed = harness.agent.socket, harness.agent.closed
         await harness.agent.reconnect()
         await closed.wait()
@@ -81,7 +81,7 @@ async def test_request_receives_503_while_its_only_agent_is_detached_and_404_lat
 @in_virtual_time
 async def test_session_of_a_silent_agent_can_be_resumed() -> None:
     async with coordinator_harness(replace(NO_HEARTBEATS, heartbeat_ms=10_000)) as harness:
-        job, response = await harness.streaming(b"1\n\n")
+        job, response = await harness.start_response(b"1\n\n")
         await harness.agent.closed.wait()
         assert harness.agent.socket.close_code == 1008
         harness.agent.link_lost = True
@@ -94,7 +94,7 @@ async def test_session_of_a_silent_agent_can_be_resumed() -> None:
 @in_virtual_time
 async def test_session_resumes_after_its_welcome_was_lost() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"1\n\n")
+        job, response = await harness.start_response(b"1\n\n")
         before = harness.agent.protocol.welcome
         await harness.agent.lose_link()
         await harness.agent.reconnect()
@@ -113,7 +113,7 @@ async def test_lost_links_leave_no_state() -> None:
     before = count_state_objects()
     async with coordinator_harness() as harness:
         for _ in range(3):
-            job, response = await harness.streaming(b"1\n\n")
+            job, response = await harness.start_response(b"1\n\n")
             for _ in range(10):
                 await harness.agent.lose_link()
                 await harness.agent.reconnect()
@@ -143,7 +143,7 @@ async def test_session_of_an_agent_that_does_not_read_can_be_resumed() -> None:
 @in_virtual_time
 async def test_protocol_violation_ends_the_session() -> None:
     async with coordinator_harness() as harness:
-        _, response = await harness.streaming(b"1\n\n")
+        _, response = await harness.start_response(b"1\n\n")
         await harness.agent.send_raw(b"\xc1")
         assert b"backend_unreachable" in await response.read()
         assert harness.coordinator.detached_sessions() == []
@@ -154,7 +154,7 @@ def test_close_code_of_the_agent_decides_whether_the_session_is_kept(code: int, 
     @in_virtual_time
     async def run() -> None:
         async with coordinator_harness() as harness:
-            await harness.streaming(b"1\n\n")
+            await harness.start_response(b"1\n\n")
             await harness.agent.socket.close(code)
             await wait_until(lambda: not harness.coordinator.agents())
             assert len(harness.coordinator.detached_sessions()) == kept
@@ -165,7 +165,7 @@ def test_close_code_of_the_agent_decides_whether_the_session_is_kept(code: int, 
 @in_virtual_time
 async def test_session_ends_at_once_when_resume_ms_is_zero() -> None:
     async with coordinator_harness(replace(NO_HEARTBEATS, resume_ms=0)) as harness:
-        _, response = await harness.streaming(b"1\n\n")
+        _, response = await harness.start_response(b"1\n\n")
         await harness.agent.lose_link()
         assert b"backend_unreachable" in await response.read()
         assert harness.coordinator.detached_sessions() == []
@@ -174,7 +174,7 @@ async def test_session_ends_at_once_when_resume_ms_is_zero() -> None:
 @in_virtual_time
 async def test_draining_state_survives_a_lost_link() -> None:
     async with coordinator_harness() as harness:
-        job, _ = await harness.streaming(b"1\n\n")
+        job, _ = await harness.start_response(b"1\n\n")
         await harness.agent.start_draining()
         await harness.agent.lose_link()
         await harness.agent.reconnect()

@@ -35,7 +35,7 @@ def signed(agent: ScriptedAgent, job: ScriptedJob, **changes: object) -> Receipt
 
 async def receive(harness: CoordinatorHarness, make_receipt: MakeReceipt) -> bytes:
     """Return the response to one request, during which the link is lost."""
-    job, response = await harness.streaming(DATA[0])
+    job, response = await harness.start_response(DATA[0])
     await harness.agent.lose_link()
     await harness.agent.reconnect()
     await job.send(DATA[1])

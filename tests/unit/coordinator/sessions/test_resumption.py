@@ -17,7 +17,7 @@ from tests.kit.virtual_time import in_virtual_time
 @in_virtual_time
 async def test_response_continues_after_a_lost_link() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"data: 1\n\n")
+        job, response = await harness.start_response(b"data: 1\n\n")
         await harness.agent.lose_link()
         await job.send(b"data: 2\n\n")
         await asyncio.sleep(50)
@@ -38,7 +38,7 @@ async def test_response_continues_after_a_lost_link() -> None:
 @in_virtual_time
 async def test_end_that_was_lost_with_the_link_is_sent_over_the_next_link() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"data: 1\n\n")
+        job, response = await harness.start_response(b"data: 1\n\n")
         await harness.agent.lose_link()
         await job.finish()
         await harness.agent.reconnect()
@@ -67,7 +67,7 @@ async def test_response_over_many_links_is_byte_identical() -> None:
     ) as harness:
         rng = random.Random(4)
         sent = rng.randbytes(20 * MIN_WINDOW_BYTES)
-        job, response = await harness.streaming(sent[:1])
+        job, response = await harness.start_response(sent[:1])
         reading = asyncio.create_task(response.read())
 
         async def send_all() -> None:
@@ -127,7 +127,7 @@ def test_job_fails_when_the_agent_does_not_hold_the_next_byte(
     @in_virtual_time
     async def run() -> None:
         async with coordinator_harness() as harness:
-            job, response = await harness.streaming(b"x\n\n")
+            job, response = await harness.start_response(b"x\n\n")
             live_job = LiveJob(job.job.job_id, first_offset, next_offset)
             await harness.agent.lose_link()
             await harness.agent.reconnect(live_jobs=[live_job])
@@ -158,7 +158,7 @@ async def test_request_moves_to_another_agent_if_its_started_job_is_not_resumed(
 @in_virtual_time
 async def test_unknown_live_jobs_are_ignored() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"x")
+        job, response = await harness.start_response(b"x")
         await harness.agent.lose_link()
         unknown = [LiveJob(number.to_bytes(16, "big"), 0, 2**40) for number in range(4095)]
         await harness.agent.reconnect(live_jobs=[*unknown, job.live_job()])
@@ -171,7 +171,7 @@ async def test_unknown_live_jobs_are_ignored() -> None:
 @in_virtual_time
 async def test_session_of_another_key_cannot_be_resumed() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"x")
+        job, response = await harness.start_response(b"x")
         await harness.agent.lose_link()
         async with ScriptedAgent(harness.coordinator.connect_url) as thief:
             thief.protocol.welcome = harness.agent.protocol.welcome
@@ -189,7 +189,7 @@ async def test_bytes_read_while_detached_are_acknowledged_after_welcome() -> Non
     async with coordinator_harness(
         replace(NO_HEARTBEATS, window_bytes=MIN_WINDOW_BYTES)
     ) as harness:
-        job, response = await harness.streaming(b"x")
+        job, response = await harness.start_response(b"x")
         await job.send(bytes(half))
         await harness.agent.settle()
         await harness.agent.lose_link()
@@ -203,7 +203,7 @@ async def test_bytes_read_while_detached_are_acknowledged_after_welcome() -> Non
 @in_virtual_time
 async def test_job_of_a_disconnected_client_is_cancelled_after_the_resumption() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"1")
+        job, response = await harness.start_response(b"1")
         await harness.agent.lose_link()
         response.close()
         await wait_until(
@@ -222,7 +222,7 @@ async def test_job_of_a_disconnected_client_is_cancelled_after_the_resumption() 
 @in_virtual_time
 async def test_job_cancelled_before_the_link_was_lost_is_cancelled_again() -> None:
     async with coordinator_harness() as harness:
-        job, response = await harness.streaming(b"1")
+        job, response = await harness.start_response(b"1")
         response.close()
         await job.cancelled.wait()
         await harness.agent.lose_link()
@@ -238,7 +238,7 @@ async def test_job_cancelled_before_the_link_was_lost_is_cancelled_again() -> No
 async def test_lost_links_do_not_extend_the_window_of_a_client_that_does_not_read() -> None:
     window = MIN_WINDOW_BYTES
     async with coordinator_harness(replace(NO_HEARTBEATS, window_bytes=window)) as harness:
-        job, response = await harness.streaming(b"x")
+        job, response = await harness.start_response(b"x")
         sending = asyncio.create_task(job.send(bytes(16 * MIB)))
         received = -1
         while received != job.stream.acked:  # until the buffers of the sockets are full
