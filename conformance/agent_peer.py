@@ -57,7 +57,7 @@ class Process(Struct, frozen=True):
 
 
 def new_process(key: Ed25519PrivateKey | None = None, model_id: str = "") -> Process:
-    """A process with a new key, instance id and model unless they are given."""
+    """A process with a new instance id, and with a new key and model unless they are given."""
     name = model_id or f"conformance-{uuid.uuid4().hex[:12]}"
     return Process(key or Ed25519PrivateKey.generate(), uuid.uuid4().hex, name)
 

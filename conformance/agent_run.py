@@ -24,6 +24,8 @@ _OPEN: Final = [
     *flow.CASES,
     *resumption.CASES,
 ]
+"""Cases that keep the agent connected, or leave it connected again."""
+
 _CLOSING: Final = [
     *handshake.OPEN_VIOLATIONS,
     *messages.CLOSING,

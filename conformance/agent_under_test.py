@@ -153,7 +153,7 @@ class AgentUnderTest:
                 await peer.cut()
 
     @property
-    def _open(self) -> CoordinatorPeer | None:
+    def _open_peer(self) -> CoordinatorPeer | None:
         """The newest connection, if it is open and admitted."""
         newest = self.listener.peers[-1] if self.listener.peers else None
         return newest if newest and not newest.closed.is_set() and newest.admitted else None
@@ -161,10 +161,11 @@ class AgentUnderTest:
     async def connected(self) -> CoordinatorPeer:
         """Return the open connection; if there is none, the next one after its handshake and a job.
 
-        The job makes the session healthy: when it ends, the agent reconnects within a second.
+        The job makes the session healthy, so that the agent reconnects within a second after the
+        connection ends.
         """
-        if self._open is not None:
-            return self._open
+        if self._open_peer is not None:
+            return self._open_peer
         peer = await self.listener.next_dialed()
         await peer.authenticate()
         await peer.admit()
@@ -173,8 +174,8 @@ class AgentUnderTest:
 
     async def dialed(self) -> CoordinatorPeer:
         """Return a new connection, before `Challenge`; an open one is cut first."""
-        if self._open is not None:
-            await self._open.cut()
+        if self._open_peer is not None:
+            await self._open_peer.cut()
         return await self.listener.next_dialed()
 
     async def long_job(self, peer: CoordinatorPeer) -> SentJob:

@@ -78,7 +78,7 @@ class ClientRequest:
         return data
 
     async def read_all(self) -> tuple[bytes, bool]:
-        """Read the rest of the response; returns it, and whether HTTP marked its end as regular."""
+        """Read the rest of the response; returns it, and False if the connection was aborted."""
         response = await self.response()
         data = bytearray()
         try:

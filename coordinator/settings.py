@@ -63,7 +63,8 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
         deadline_grace_s: additional seconds in which the agent's end of an overdue job may arrive.
         body_timeout_s: timeout of receiving a request body.
         stalled_client_s: seconds without progress after which a client that does not read its
-            response is disconnected. Well above the minute after which agents end its job.
+            response is disconnected. It is well above the minute after which agents end the job of
+            such a client with `slow_consumer`.
         handshake_timeout_s: timeout from an agent's open socket to `Welcome`.
         heartbeat_ms: interval of an agent's heartbeats; a link is closed when nothing arrives for
             three intervals.

@@ -12,7 +12,7 @@ import { WebSocketServer } from "ws";
 
 const SUBPROTOCOL = "provider-agent.v1";
 const HANDSHAKE_MS = 10_000, HEARTBEAT_MS = 10_000, RESUME_MS = 60_000, DRAIN_MS = 30_000;
-const DEADLINE_MS = 600_000, WINDOW_BYTES = 1 << 20; // of each job; the window is of its response
+const DEADLINE_MS = 600_000, WINDOW_BYTES = 1 << 20; // per job; the window limits response bytes
 const MAX_MESSAGE_BYTES = 1 << 20, MAX_REQUEST_BYTES = 16 << 20, PIECE_BYTES = 64 << 10;
 const UNSENT_BYTES = 128 << 10; // how many bytes of requests can delay a control frame
 const FORWARDED_HEADERS = ["retry-after", "x-request-id", "request-id", "openai-processing-ms"];
@@ -246,7 +246,7 @@ const findDead = (socket) => new Promise((resolve) => { // `socket`, or false if
   setTimeout(resolve, 5000, socket);
 });
 
-// The session that a Hello continues or starts, or Rejected's fields; `dead` is from findDead.
+// The session that a Hello continues or starts, or Rejected's fields. `dead`: from findDead.
 async function findSession(key, instance, sessionId, replace, dead) {
   const ofKey = [...sessions].filter((session) => session.key === key);
   const named = ofKey.find((session) => sessionId && session.id.equals(sessionId));

@@ -65,7 +65,7 @@ RECONNECT_AFTER_MS: Final = 5_000
 """How long an agent waits before it reconnects to a coordinator that stops. Agents add a
 random delay of at most the same length, so that they do not all reconnect at once."""
 
-CANCEL_REASON: Final = "the client disconnected or the response is unusable"
+CANCEL_REASON: Final = "the response is no longer needed"
 """The reason sent with each `Cancel`, for the agent's log."""
 
 
@@ -238,7 +238,7 @@ class ConnectedAgent:
         )
 
     def leave(self, *, keep_session: bool = False) -> None:
-        """Leave the registry, because the connection ends. Does nothing the second time.
+        """Leave the registry, because the connection ends. Does nothing once detached.
 
         Args:
             keep_session: whether the agent may resume the session; otherwise its jobs fail.

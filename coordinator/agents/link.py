@@ -162,7 +162,7 @@ class AgentLink:
                     if self._agent.state is State.OPEN:
                         timeout.reschedule(None)
         except ProtocolError as error:
-            self._log_malformed(error.close_code, str(error))
+            self._log_protocol_error(error.close_code, str(error))
             return CloseReason(error.close_code, str(error))
         except TimeoutError:
             return CloseReason(WSCloseCode.POLICY_VIOLATION, "no `Hello` in time")
@@ -211,12 +211,12 @@ class AgentLink:
         """
         is_malformed = isinstance(data, WebSocketError)
         if isinstance(data, WebSocketError):
-            self._log_malformed(data.code, "not a WebSocket message, or too big")
+            self._log_protocol_error(data.code, "not a WebSocket message, or too big")
         return closed_by_agent(self._socket.close_code, is_malformed=is_malformed)
 
-    def _log_malformed(self, code: int, error: str) -> None:
+    def _log_protocol_error(self, code: int, error: str) -> None:
         log.warning(
-            "malformed message from agent", agent=self._agent.name, code=int(code), error=error
+            "protocol error from agent", agent=self._agent.name, code=int(code), error=error
         )
 
     async def _write(self) -> CloseReason:

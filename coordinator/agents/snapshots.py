@@ -17,7 +17,7 @@ class AgentSnapshot(Struct, frozen=True):
         heartbeat: the latest `Heartbeat`; None before the first.
         heartbeat_age_s: seconds since `heartbeat` arrived; None before the first.
         unknown_frames: received frames of types that this version does not know.
-        retired: whether a newer connection of the same key receives the new jobs.
+        retired: whether another connection of the same key receives the new jobs.
     """
 
     public_key: str
@@ -38,7 +38,7 @@ class DetachedSnapshot(Struct, frozen=True):
         public_key: the identity of the session's agent, in base64.
         session_id: the session's id, in hexadecimal.
         jobs: how many jobs the session owns.
-        retired: whether a newer connection of the same key receives the new jobs.
+        retired: whether another process has replaced the session's process.
     """
 
     public_key: str

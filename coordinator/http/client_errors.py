@@ -68,7 +68,7 @@ class ClientError(Struct, frozen=True):
 
     Attributes:
         status: the HTTP status.
-        code: an `ErrorCode`, or a name for an error that only the HTTP API has.
+        code: an `ErrorCode`, an agent's unknown code, or a name that only the HTTP API has.
         message: one human-readable sentence.
         retry_after_s: the `Retry-After` header; None for no header.
         upstream_body: the inference server's error body; sent instead of the coordinator's own

@@ -12,7 +12,8 @@ def log_end(end: JobEnd, agent: str, *, abandoned: bool) -> None:
     Args:
         end: the end as it arrived.
         agent: the name of the agent that ran the job.
-        abandoned: whether its client disconnected, or its response was unusable.
+        abandoned: whether no request waited for the end any more: the client had disconnected, the
+            deadline had passed, or the response was unusable.
     """
     log.info(
         "job ended",

@@ -57,7 +57,7 @@ async def test_malformed_message_closes_the_connection_and_logs_no_content(
                 await agent.send_raw(message)
             assert await close_code(agent) == code
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert [record.message for record in warnings] == ["malformed message from agent"]
+    assert [record.message for record in warnings] == ["protocol error from agent"]
     assert "secret" not in str([vars(record) for record in caplog.records])
     assert coordinator.agents() == []
 
