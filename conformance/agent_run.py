@@ -63,4 +63,4 @@ async def run_against_agent(
 
     traffic_cases = [case for case in traffic.CASES if not only or case.id in only]
     whole = await with_traffic(await run_in_turn(chosen, run), traffic_cases, listener.peers)
-    return Report("agent", listener.url, whole.results, whole.gone)
+    return Report("agent", listener.url, whole.results, whole.early_end_reason)

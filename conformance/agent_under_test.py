@@ -8,7 +8,7 @@ from typing import Final, Self
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from provider_agent.conformance.case import Gone, NotHeld, NotTested, require
+from provider_agent.conformance.case import NotHeld, NotTested, Unreachable, require
 from provider_agent.conformance.coordinator_peer import (
     CoordinatorPeer,
     SentJob,
@@ -98,13 +98,13 @@ class AgentListener:
         """Wait for an open connection that was not returned yet.
 
         Raises:
-            Gone: the agent does not reconnect within `RECONNECT_S`.
+            Unreachable: the agent does not reconnect within `RECONNECT_S`.
         """
         try:
             async with asyncio.timeout(RECONNECT_S):
                 return await self._next_open()
         except TimeoutError:
-            raise Gone(f"the agent did not reconnect within {RECONNECT_S:g} s") from None
+            raise Unreachable(f"the agent did not reconnect within {RECONNECT_S:g} s") from None
 
     async def _next_open(self) -> CoordinatorPeer:
         while True:
@@ -203,7 +203,8 @@ class AgentUnderTest:
         """Cut a connection; return the next one, after `Hello`, and its `live_jobs` entry of `job`.
 
         Raises:
-            NotHeld: the agent does not reconnect, or `Hello` does not list the job once.
+            Unreachable: the agent does not reconnect within `RECONNECT_S`.
+            NotHeld: `Hello` names another session, or does not list the job exactly once.
         """
         await lost.cut()
         peer = await self.listener.next_dialed()

@@ -31,8 +31,8 @@ class NotTested(Exception):
     """The case could not test the rule; the text says why."""
 
 
-class Gone(Exception):
-    """The implementation can no longer be reached, which ends the run; the text says how."""
+class Unreachable(Exception):
+    """The implementation can no longer be reached, which ends the run; the text is the reason."""
 
 
 class Case(Struct, Generic[ScopeT], frozen=True):

@@ -45,10 +45,10 @@ async def run_against_coordinator(target: CoordinatorTarget, only: Collection[st
         async with CoordinatorUnderTest(target, peers) as scope:
             result = await run_case(case, scope, target.answer_s)
             if result.verdict in (Verdict.NOT_HELD, Verdict.NOT_FOLLOWED):
-                await scope.check_present()
+                await scope.check_reachable()
             return result
 
     chosen = [case for case in CASES if not only or case.id in only]
     traffic_cases = [case for case in traffic.CASES if not only or case.id in only]
     whole = await with_traffic(await run_at_once(chosen, run), traffic_cases, peers)
-    return Report("coordinator", target.url, whole.results, whole.gone)
+    return Report("coordinator", target.url, whole.results, whole.early_end_reason)

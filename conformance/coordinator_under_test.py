@@ -22,7 +22,7 @@ from provider_agent.conformance.agent_peer import (
     result,
     started,
 )
-from provider_agent.conformance.case import Gone, NotHeld, NotTested, require
+from provider_agent.conformance.case import NotHeld, NotTested, Unreachable, require
 from provider_agent.conformance.client import Client, ClientRequest, chat_body
 from provider_agent.conformance.peer import ABNORMAL, ANSWER_S
 from provider_agent.protocol.auth import canonical_authority
@@ -204,20 +204,22 @@ class CoordinatorUnderTest:
         session_id = older.welcome.session_id
         return await self.connect(older.process, session_id=session_id, live_jobs=list(live_jobs))
 
-    async def check_present(self) -> None:
+    async def check_reachable(self) -> None:
         """Check that the coordinator still accepts connections, after a case that failed.
 
         Raises:
-            Gone: it cannot be reached; or it, or a proxy in front of it, refuses a new connection
-                after one was lost without a close frame.
+            Unreachable: no connection can be opened; or a connection of this case was lost without
+                a close frame, and the coordinator or its proxy then refuses a new one.
         """
         try:
             probe = await dial(self.target.url, self.target.answer_s)
-        except OSError as refused:  # TimeoutError too
-            raise Gone(f"the coordinator is gone: {str(refused) or 'no answer'}") from None
+        except OSError as refused:  # `TimeoutError` is an `OSError`
+            raise Unreachable(
+                f"the coordinator cannot be reached: {str(refused) or 'no answer'}"
+            ) from None
         except InvalidHandshake as refused:
             if any(peer.closed.is_set() and peer.close_code == ABNORMAL for peer in self._peers):
-                raise Gone(f"the coordinator is gone: {refused}") from None
+                raise Unreachable(f"the coordinator cannot be reached: {refused}") from None
         else:
             probe.transport.abort()
 

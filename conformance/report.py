@@ -27,18 +27,18 @@ class Report(Struct, frozen=True):
         subject: `coordinator` or `agent`.
         address: where the kit connected or listened.
         results: one for each case.
-        gone: why the run ended early; "" if it did not.
+        early_end_reason: why the run ended early; "" if it did not.
     """
 
     subject: str
     address: str
     results: list[Result]
-    gone: str = ""
+    early_end_reason: str = ""
 
     @property
     def conforms(self) -> bool:
         """Whether no MUST was broken in a run that did not end early."""
-        return not self.gone and all(
+        return not self.early_end_reason and all(
             result.verdict is not Verdict.NOT_HELD for result in self.results
         )
 
@@ -73,7 +73,7 @@ def to_json(report: Report) -> str:
         "subject": report.subject,
         "address": report.address,
         "conforms": report.conforms,
-        "ended_early": report.gone or None,
+        "ended_early": report.early_end_reason or None,
         "results": report.results,
     }
     return msgspec.json.format(msgspec.json.encode(shown)).decode()
@@ -87,8 +87,8 @@ def to_junit(report: Report) -> bytes:
     suite = ElementTree.Element(
         "testsuite",
         name=f"provider-agent.v1 {report.subject}",
-        tests=str(len(report.results) + bool(report.gone)),
-        errors=str(int(bool(report.gone))),
+        tests=str(len(report.results) + bool(report.early_end_reason)),
+        errors=str(int(bool(report.early_end_reason))),
         failures=str(report.count(Verdict.NOT_HELD)),
         skipped=str(report.count(Verdict.NOT_TESTED) + report.count(Verdict.NOT_FOLLOWED)),
         time=f"{sum(result.duration_s for result in report.results):.3f}",
@@ -108,9 +108,9 @@ def to_junit(report: Report) -> bytes:
         elif result.verdict is not Verdict.HELD:
             message = f"{result.verdict}: {observed}"
             ElementTree.SubElement(case, "skipped", message=message)
-    if report.gone:
+    if report.early_end_reason:
         case = ElementTree.SubElement(suite, "testcase", name="run", classname="conformance")
-        ElementTree.SubElement(case, "error", message=printable(report.gone))
+        ElementTree.SubElement(case, "error", message=printable(report.early_end_reason))
     ElementTree.indent(suite)
     document: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
     return document

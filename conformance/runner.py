@@ -10,10 +10,10 @@ from websockets.exceptions import InvalidHandshake
 from provider_agent.conformance.case import (
     MAX_OBSERVED_CHARS,
     Case,
-    Gone,
     NotHeld,
     NotTested,
     Result,
+    Unreachable,
     Verdict,
 )
 from provider_agent.conformance.peer import ANSWER_S
@@ -31,7 +31,10 @@ AT_ONCE: Final = 8
 async def run_case(case: Case[ScopeT], scope: ScopeT, answer_s: float = ANSWER_S) -> Result:
     """Run one case, whose answers may take `answer_s` seconds.
 
-    `Gone` passes through. Cancelling it yields no result.
+    Cancelling it yields no result.
+
+    Raises:
+        Unreachable: the implementation can no longer be reached.
     """
     loop = asyncio.get_running_loop()
     start = loop.time()
@@ -60,11 +63,11 @@ class Run(Struct, frozen=True):
 
     Attributes:
         results: one for each case, in their order.
-        gone: why the run ended before its last case; "" if it did not.
+        early_end_reason: why the run ended before its last case; "" if it did not.
     """
 
     results: list[Result]
-    gone: str = ""
+    early_end_reason: str = ""
 
 
 async def run_at_once(
@@ -72,7 +75,7 @@ async def run_at_once(
 ) -> Run:
     """Run independent cases, several at once.
 
-    When `run` raises `Gone`, the cases that have no result yet are cancelled and not tested.
+    When `run` raises `Unreachable`, the cases that have no result yet are cancelled and not tested.
     """
     slots = asyncio.Semaphore(AT_ONCE)
 
@@ -89,14 +92,16 @@ async def run_at_once(
             task.cancel()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     for outcome in outcomes:
-        if isinstance(outcome, Exception) and not isinstance(outcome, Gone):
+        if isinstance(outcome, Exception) and not isinstance(outcome, Unreachable):
             raise outcome
-    gone = next((str(outcome) for outcome in outcomes if isinstance(outcome, Gone)), "")
+    early_end_reason = next(
+        (str(outcome) for outcome in outcomes if isinstance(outcome, Unreachable)), ""
+    )
     results = [
-        outcome if isinstance(outcome, Result) else not_tested(case, gone)
+        outcome if isinstance(outcome, Result) else not_tested(case, early_end_reason)
         for case, outcome in zip(cases, outcomes, strict=True)
     ]
-    return Run(results, gone)
+    return Run(results, early_end_reason)
 
 
 async def run_in_turn(
@@ -104,28 +109,30 @@ async def run_in_turn(
 ) -> Run:
     """Run cases one after the other.
 
-    When `run` raises `Gone`, its case and the later ones are not tested.
+    When `run` raises `Unreachable`, its case and the later ones are not tested.
     """
     results: list[Result] = []
-    gone = ""
+    early_end_reason = ""
     for case in cases:
-        if not gone:
+        if not early_end_reason:
             try:
                 results.append(await run(case))
                 continue
-            except Gone as error:
-                gone = str(error)
-        results.append(not_tested(case, gone))
-    return Run(results, gone)
+            except Unreachable as error:
+                early_end_reason = str(error)
+        results.append(not_tested(case, early_end_reason))
+    return Run(results, early_end_reason)
 
 
 async def with_traffic(run: Run, traffic_cases: Iterable[Case[ScopeT]], scope: ScopeT) -> Run:
-    """Add the results of cases about everything that was sent; not tested after an early end."""
+    """Run the traffic cases too, and add their results; after an early end they are not tested."""
     results = [
-        not_tested(case, run.gone) if run.gone else await run_case(case, scope)
+        not_tested(case, run.early_end_reason)
+        if run.early_end_reason
+        else await run_case(case, scope)
         for case in traffic_cases
     ]
-    return Run([*run.results, *results], run.gone)
+    return Run([*run.results, *results], run.early_end_reason)
 
 
 def not_tested(case: Case[ScopeT], reason: str) -> Result:

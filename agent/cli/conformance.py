@@ -175,6 +175,6 @@ def _finish(report: Report, *, as_json: bool, junit: Path | None) -> None:
         output = console()
         output.print(table(report.results))
         output.print(report.summary)
-    if report.gone:
-        _exit_not_run(f"the run ended early: {printable(report.gone)}")
+    if report.early_end_reason:
+        _exit_not_run(f"the run ended early: {printable(report.early_end_reason)}")
     sys.exit(0 if report.conforms else EXIT_NOT_HELD)

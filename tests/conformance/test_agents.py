@@ -171,9 +171,9 @@ async def test_a_run_ends_when_the_agent_does_not_reconnect() -> None:
         died = now()
         report = await running
 
-    assert report.gone == "the agent did not reconnect within 20 s"
+    assert report.early_end_reason == "the agent did not reconnect within 20 s"
     untested = [result for result in report.results if result.verdict is Verdict.NOT_TESTED]
-    assert {result.observed for result in untested} == {report.gone}
+    assert {result.observed for result in untested} == {report.early_end_reason}
     assert len(broken(report)) <= 1, "only the case in which the agent died"
     assert len(untested) > len(CASE_IDS) // 2
     assert report.results[-len(untested) :] == untested

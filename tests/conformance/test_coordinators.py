@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from provider_agent.conformance.case import Gone
+from provider_agent.conformance.case import Unreachable
 from provider_agent.conformance.coordinator_run import CASE_IDS, run_against_coordinator
 from provider_agent.conformance.coordinator_under_test import (
     CoordinatorTarget,
@@ -172,6 +172,6 @@ async def test_a_refused_connection_counts_as_gone_only_after_a_lost_one(lost: b
             peer = await kit.dial()
             if lost:
                 await peer.closed.wait()
-            with pytest.raises(Gone) if lost else nullcontext():
-                await kit.check_present()
+            with pytest.raises(Unreachable) if lost else nullcontext():
+                await kit.check_reachable()
     assert upgrades == 2
