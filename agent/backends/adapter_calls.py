@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, NoReturn, ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import msgspec
 
@@ -36,23 +36,25 @@ async def call_adapter(
     try:
         return await method(*args, **kwargs)
     except (SystemExit, asyncio.CancelledError) as error:
-        raise_defect(error)
+        raise_if_defect(error)
+        raise
 
 
-def raise_defect(error: SystemExit | asyncio.CancelledError) -> NoReturn:
-    """Decide whether an adapter's exception is a cancellation of the current task or a defect.
+def raise_if_defect(error: SystemExit | asyncio.CancelledError) -> None:
+    """Check an exception of an adapter's method; return if the current task was cancelled.
+
+    The caller then raises `error` again. If this function did, its frame and the exception would
+    refer to each other, and keep the job's request until the next cyclic garbage collection.
 
     Raises:
-        CancelledError: the current task was cancelled.
         AdapterDefect: the method raised `SystemExit`, or `CancelledError` without a cancellation.
     """
     if isinstance(error, SystemExit):
         raise AdapterDefect("the adapter raised SystemExit") from error
     task = asyncio.current_task()
-    if task is None or task.cancelling():
-        raise error
-    # For example, the adapter awaited a task of its own that it had cancelled.
-    raise AdapterDefect("the adapter raised CancelledError, but was not cancelled") from error
+    if task is not None and not task.cancelling():
+        # For example, the adapter awaited a task of its own that it had cancelled.
+        raise AdapterDefect("the adapter raised CancelledError, but was not cancelled") from error
 
 
 async def call_within(

@@ -41,6 +41,8 @@ class JobChannel:
         "_mark_ready",
         "_paused",
         "_source",
+        "_stopped",
+        "_truncated",
         "issue_receipt",
         "on_started",
         "outcome",
@@ -65,6 +67,9 @@ class JobChannel:
         self._backend_id = ""
         self._source: FlowControl | None = None
         self._paused = False
+        self._stopped = False
+        self._truncated = False
+        """Whether bytes that the adapter sent were dropped."""
 
     def __repr__(self) -> str:
         return f"<JobChannel {self.stream!r} backend={self._backend_id!r} paused={self._paused}>"
@@ -110,6 +115,10 @@ class JobChannel:
         if stream.started is None and stream.end is None:
             raise RuntimeError("the adapter sent bytes before it called `started`")
         stream.write(data)
+        if self._stopped:
+            if stream.end is None:
+                self.drop_unsent()
+            return
         self._mark_ready(self)
         if stream.full and not self._paused and self._source is not None:
             self._paused = True
@@ -118,7 +127,12 @@ class JobChannel:
     def response_ended(self, outcome: ResponseOutcome) -> None:
         """Store the outcome of the response; see `JobSink.response_ended`."""
         usage = Usage(*map(valid_count, astuple(outcome.usage)))
-        self.outcome = replace(outcome, usage=usage)
+        self.outcome = replace(self.outcome if self._truncated else outcome, usage=usage)
+
+    def stop(self) -> None:
+        """Drop what was not sent, and what the adapter still sends: the end waits for neither."""
+        self._stopped = True
+        self.drop_unsent()
 
     def drop_unsent(self) -> None:
         """Discard what was not sent, so that an end can be sent at once."""
@@ -126,6 +140,7 @@ class JobChannel:
         written = stream.written
         stream.drop_unsent()
         if stream.written < written:
+            self._truncated = True
             started = stream.started
             is_events = started is not None and is_event_stream(started.content_type)
             self.outcome = ResponseOutcome(

@@ -8,7 +8,7 @@ from typing import Final
 
 from provider_agent.adapters.base import BackendError, BackendTimeout
 from provider_agent.adapters.responses.validator import is_event_stream
-from provider_agent.agent.backends.adapter_calls import CANCEL_S, AdapterDefect, raise_defect
+from provider_agent.agent.backends.adapter_calls import CANCEL_S, AdapterDefect, raise_if_defect
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.failover import NoFailover, next_route
 from provider_agent.agent.backends.model_use import JobTiming
@@ -108,10 +108,12 @@ class JobExecution:
         self._request_arrived = asyncio.Event()
         self._stop_reason: StopReason | None = None
         self._stop_detail = ""
-        self._task = asyncio.create_task(self._run(), name=f"job {header.job_id.hex()}")
+        task = asyncio.create_task(self._run(), name=f"job {header.job_id.hex()}")
         # A callback, because a task that is cancelled before its first step never runs its own
         # `finally`.
-        self._task.add_done_callback(self._task_done)
+        task.add_done_callback(self._task_done)
+        self._task: asyncio.Task[JobEnd | None] | None = task
+        """None after the end."""
         self._timer = asyncio.get_running_loop().call_later(
             header.deadline_ms / 1000, self._deadline_passed
         )
@@ -141,19 +143,29 @@ class JobExecution:
         Raises:
             ProtocolViolation: the piece follows a gap, is empty or exceeds the request's size.
         """
+        if self._stop_reason is not None:
+            return  # as for an ended job, whose end follows
         request = self.channel.request
         request.receive(chunk)
         if request.complete:
             self._request_arrived.set()
 
     def stop(self, reason: StopReason, detail: str) -> None:
-        """Cancel the job; its end carries `reason` and `detail`. Further calls do nothing."""
-        if self._stop_reason is None:
-            self._stop_reason = reason
-            self._stop_detail = detail
-            self._task.cancel()
-            self._timer.cancel()
-            self._timer = asyncio.get_running_loop().call_later(CANCEL_S, self._abandon)
+        """Cancel the job; its end carries `reason` and `detail`. Further calls do nothing.
+
+        No more bytes of the response are sent. A job whose task has ended keeps its own end.
+        """
+        if self._task is None or self._stop_reason is not None:
+            return
+        if self._task.done():  # its callback would run in the next step of the event loop
+            self._task_done(self._task)
+            return
+        self._stop_reason = reason
+        self._stop_detail = detail
+        self.channel.stop()
+        self._task.cancel()
+        self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(CANCEL_S, self._abandon)
 
     # --- attempts --------------------------------------------------------------------------------
 
@@ -164,10 +176,15 @@ class JobExecution:
             log.debug("attempt started", **self._log_fields(attempt=self.attempts))
         return self._pool.start(route)
 
-    async def _run(self) -> JobEnd:
-        """Execute the job; return its end, also after a failure."""
+    async def _run(self) -> JobEnd | None:
+        """Execute the job; return its end, also after a failure, or None if it was cancelled."""
         try:
             return await self._try_backends()
+        except asyncio.CancelledError:
+            # A cancelled task would keep the exception, whose traceback refers to the request and,
+            # through the adapter's `asyncio.timeout`, to the task: only the cyclic garbage
+            # collector would free them.
+            return None
         except BackendError as error:
             return backend_error_end(self._report(), error)
         except Exception:
@@ -188,7 +205,8 @@ class JobExecution:
                 if not self._fail_over(error):
                     raise
             except (SystemExit, asyncio.CancelledError) as error:
-                raise_defect(error)
+                raise_if_defect(error)
+                raise
             else:
                 if self.channel.stream.started is None:
                     raise AdapterDefect("the adapter returned without a response")
@@ -216,7 +234,7 @@ class JobExecution:
 
     def _fail_over(self, error: BackendError) -> bool:
         """Start the next attempt after a failed one; return False if there is none."""
-        if self._task.cancelling():
+        if self._stop_reason is not None:
             # An error after cancellation is no evidence against the backend, and a stopped job must
             # not start again.
             self._log_no_failover(error, NoFailover.STOPPED)
@@ -266,24 +284,26 @@ class JobExecution:
 
     # --- the end ---------------------------------------------------------------------------------
 
-    def _task_done(self, task: asyncio.Task[JobEnd]) -> None:
+    def _task_done(self, task: asyncio.Task[JobEnd | None]) -> None:
+        if self._task is None:  # the job has ended before its task, or before this callback
+            return
         end: JobEnd | None = None
         if not task.cancelled():
             error = task.exception()
             end = task.result() if error is None else self._internal_end(error)
         # An error after cancellation is no evidence against the backend.
-        if end is None or (isinstance(end, JobError) and self._stop_reason is not None):
+        if end is None or self._stop_reason is not None:
             end = self._stopped_end()
         self._finish(end)
 
     def _abandon(self) -> None:
         """End the job although its adapter ignores its cancellation, and may run forever."""
         log.error("adapter ignored cancellation", **self._log_fields())
-        self._task.remove_done_callback(self._task_done)
         self._finish(self._stopped_end())
 
     def _finish(self, end: JobEnd) -> None:
         self._timer.cancel()
+        self._task = None
         # The channel is kept until the end is acknowledged; it no longer needs the request.
         self.channel.request.take()
         self.channel.report = self._report()
@@ -300,8 +320,7 @@ class JobExecution:
 
     def _stopped_end(self) -> JobError:
         reason = self._stop_reason or StopReason.DRAINING
-        # The end must not wait behind unsent bytes, which a full window may hold back.
-        self.channel.drop_unsent()
+        self.channel.stop()
         detail = self._stop_detail or "the agent is stopping"
         return error_end(self._report(), ErrorCode(reason.value), detail)
 

@@ -216,7 +216,7 @@ class Jobs:
         """
         if (execution := self._running.get(job_id)) is not None:
             execution.stop(StopReason.CANCELLED, reason)
-        elif job_id in self._outbox:
+        if job_id not in self._running and job_id in self._outbox:
             stream = self._outbox.channel(job_id).stream
             if stream.end is not None and stream.unsent:
                 self._cut(stream, ErrorCode.CANCELLED, reason)

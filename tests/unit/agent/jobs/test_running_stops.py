@@ -1,12 +1,11 @@
 import asyncio
+import gc
 
 import pytest
 
-from provider_agent.adapters.base import (
-    Transport,
-)
-from provider_agent.agent.jobs.execution import StopReason
-from provider_agent.protocol.frames import JobError, JobResult, RequestChunk
+from provider_agent.adapters.base import Job, JobSink, Transport
+from provider_agent.agent.jobs.execution import JobExecution, StopReason
+from provider_agent.protocol.frames import Ack, JobError, JobResult, RequestChunk
 from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from tests.kit.jobs import new_job, submit_job
 from tests.kit.jobs_harness import JobsHarness, start_job
@@ -92,10 +91,44 @@ async def test_cancel_that_crosses_the_result_keeps_the_result() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
-    run.answer(b"x")
+    run.start()
+    run.send(b"x")
+    harness.pump()
+    run.finish()
     await asyncio.sleep(0)  # the task is done, its callback has not run yet
     harness.jobs.cancel(job.job_id, "crossing")
     assert isinstance(await harness.end(job), JobResult)
+
+
+async def test_cancel_that_crosses_the_end_of_the_task_drops_unsent_bytes() -> None:
+    backend = ScriptedBackend()
+    harness = JobsHarness(backend)
+    job, run = await start_job(harness, backend)
+    run.answer(b"x")
+    await asyncio.sleep(0)  # the task is done, its callback has not run yet
+    harness.jobs.cancel(job.job_id, "crossing")
+    error = await harness.error(job)
+    assert (error.code, error.total_bytes) == ("cancelled", 0)
+    assert error.usage.output_tokens == 4
+    assert harness.data(job) == b""
+
+
+async def test_frames_after_a_cancel_in_the_same_message_neither_resume_nor_violate() -> None:
+    # They once sent 129 more bytes, or closed the link with 1002.
+    backend = ScriptedBackend()
+    harness = JobsHarness(backend)
+    harness.outbox.set_window(MIN_WINDOW_BYTES)
+    job, run = await start_job(harness, backend)
+    run.start()
+    run.send(bytes(MIN_WINDOW_BYTES), b"held back")
+    harness.pump(acknowledge=False)
+    harness.jobs.cancel(job.job_id, "the client disconnected")
+    harness.outbox.acknowledge(Ack(job.job_id, MIN_WINDOW_BYTES))
+    harness.jobs.receive_request(RequestChunk(job.job_id, len(job.request) + 5, b"after a gap"))
+    run.send(b"more")
+    error = await harness.error(job)
+    assert (error.code, error.total_bytes) == ("cancelled", MIN_WINDOW_BYTES)
+    assert harness.data(job) == bytes(MIN_WINDOW_BYTES)
 
 
 async def test_an_adapters_error_during_cancellation_is_ignored() -> None:
@@ -173,3 +206,30 @@ async def test_cancelled_job_releases_its_request_before_its_end_is_acknowledged
     harness.jobs.cancel(job.job_id, "the client disconnected")
     await harness.jobs.wait_until_idle()
     assert harness.outbox.channel(job.job_id).request.take() == b""
+
+
+class BackendWithTimeout(ScriptedBackend):
+    """Limits each job by `asyncio.timeout`, as the HTTP adapters do."""
+
+    async def execute(self, job: Job, sink: JobSink) -> None:
+        timeout = asyncio.timeout(60)  # refers to the task, and the traceback to this variable
+        async with timeout:
+            await super().execute(job, sink)
+
+
+async def test_cancelled_job_is_freed_without_the_cyclic_garbage_collector() -> None:
+    # The collector runs seldom: cancelled requests of 16 MiB once filled the memory before it did.
+    backend = BackendWithTimeout()
+    harness = JobsHarness(backend)
+    gc.collect()
+    gc.disable()
+    try:
+        job, run = await start_job(harness, backend)
+        harness.jobs.cancel(job.job_id, "the client disconnected")
+        assert (await harness.error(job)).code == "cancelled"
+        backend.runs.clear()
+        del run
+        executions = [one for one in gc.get_objects() if isinstance(one, JobExecution)]
+        assert job.job_id not in [one.header.job_id for one in executions]
+    finally:
+        gc.enable()
