@@ -277,7 +277,7 @@ class Service:
     # --- callbacks --------------------------------------------------------------------------------
 
     def _welcomed(self, welcome: Welcome) -> None:
-        self.metrics.resumed(len(welcome.resumed))
+        self.metrics.resumed(sum(not job.ended for job in welcome.resumed))
         self._receipts.negotiated(welcome.features)
         self._heartbeat_s = welcome.heartbeat_ms / 1000
         self._slow_consumers.reset()  # without a link, no stream could be acknowledged

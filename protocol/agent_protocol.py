@@ -136,5 +136,5 @@ class AgentProtocol:
             job = self._live_jobs.get(resumed.job_id)
             if job is None or not job.first_offset <= resumed.offset <= job.next_offset:
                 raise ProtocolViolation("a resumed job or offset that was not offered")
-            if resumed.ended and not job.ended:
-                raise ProtocolViolation("the end of a job that has not ended")
+            if resumed.ended and not (job.ended and resumed.offset == job.next_offset):
+                raise ProtocolViolation("the end of a job that has not ended there")

@@ -67,10 +67,6 @@ def plan_resumption(
             if live.first_offset <= stream.received <= live.next_offset:
                 result.streams[live.job_id] = stream
                 result.request_offsets[live.job_id] = live.request_offset
-        elif (
-            total_bytes is not None
-            and live.ended
-            and live.first_offset <= total_bytes <= live.next_offset
-        ):
+        elif live.ended and total_bytes == live.next_offset:
             result.delivered[live.job_id] = total_bytes
     return result

@@ -37,8 +37,9 @@ def retry_after_s(status: int, headers: Mapping[str, str], now: float) -> float 
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Parse a `Retry-After` value in seconds; None for a date, an invalid value or over a day."""
-    return None if value is None else _bounded(_number(value))
+    """Parse a `Retry-After` value in seconds, however long; None for a date or an invalid value."""
+    seconds = None if value is None else _number(value)
+    return seconds if seconds is not None and seconds >= 0 else None
 
 
 def _delay_seconds(value: str, now: float) -> float | None:

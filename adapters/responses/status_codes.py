@@ -184,7 +184,7 @@ def retry_advice(body: bytes) -> tuple[bool | None, float | None]:
     except ValueError:
         return None, None
     retryable, after = advice.retryable, advice.retry_after
-    seconds = (
-        float(after) if isinstance(after, int | float) and 0 <= after < MAX_RETRY_AFTER_S else None
-    )
+    seconds = None
+    if isinstance(after, int | float) and not isinstance(after, bool):
+        seconds = float(after) if 0 <= after < MAX_RETRY_AFTER_S else None
     return retryable if isinstance(retryable, bool) else None, seconds

@@ -115,7 +115,7 @@ class _Reply(msgspec.Struct):
 def _reply(request: _Request) -> _Reply:
     user_texts = [message.text for message in request.messages if message.role == "user"]
     words = (user_texts[-1] if user_texts else "").split() or ["(nothing", "to", "echo)"]
-    limit = request.max_tokens or len(words)
+    limit = request.max_tokens if request.max_tokens and request.max_tokens > 0 else len(words)
     prompt_tokens = sum(len(message.text.split()) for message in request.messages)
     return _Reply(words[:limit], prompt_tokens, len(words) > limit)
 

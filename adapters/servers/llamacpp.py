@@ -197,7 +197,7 @@ class LlamaCppBackend(HttpBackend):
         speed = self._speeds.setdefault(model_id, _Speed())
         return replace(
             load,
-            waiting=round(found.get(_QUEUED, 0)),
+            waiting=round(found[_QUEUED]) if _QUEUED in found else None,
             prefill_tokens_per_second=speed.prefill.update(
                 found.get(_PREFILL_TOKENS), found.get(_PREFILL_SECONDS)
             ),

@@ -42,12 +42,12 @@ async def drain(jobs: Jobs, outbox: Outbox, limit_s: float) -> bool:
         limit_s: seconds until the remaining jobs end with `draining`.
 
     Returns:
-        Whether the coordinator has acknowledged every end, and the whole response of every job that
-        finished in time.
+        Whether every job finished in time, and the coordinator has acknowledged its whole response
+        and its end.
     """
     jobs.stop_accepting()
     lost_before = outbox.lost_jobs
-    unsent = 0
+    stopped = unsent = 0
     log.info("draining", in_flight=jobs.in_flight, at_most_s=limit_s)
     try:
         async with asyncio.timeout(limit_s):
@@ -55,14 +55,21 @@ async def drain(jobs: Jobs, outbox: Outbox, limit_s: float) -> bool:
             await outbox.wait_until_acknowledged()
     except TimeoutError:
         detail = "the agent stopped before the job ended"
+        stopped = jobs.in_flight
         await stop_jobs(jobs, detail)
         unsent = jobs.drop_unsent_responses(detail)
         await _wait_for_acknowledgements(outbox, FLUSH_S)
     lost = outbox.lost_jobs - lost_before
     unacknowledged = len(outbox.streams)
-    if not (unsent or lost or unacknowledged):
+    if not (stopped or unsent or lost or unacknowledged):
         return True
-    log.error("jobs not delivered", cut=unsent, lost=lost, unacknowledged=unacknowledged)
+    log.error(
+        "jobs not delivered",
+        stopped=stopped,
+        cut=unsent,
+        lost=lost,
+        unacknowledged=unacknowledged,
+    )
     return False
 
 
@@ -71,11 +78,15 @@ async def stop_immediately(jobs: Jobs, outbox: Outbox) -> None:
     jobs.stop_accepting()
     log.warning("stopping immediately", in_flight=jobs.in_flight)
     detail = "the agent stopped without waiting for its jobs"
+    stopped = jobs.in_flight
     await stop_jobs(jobs, detail)
     unsent = jobs.drop_unsent_responses(detail)
     await _wait_for_acknowledgements(outbox, FORCED_FLUSH_S)
-    if unsent or outbox.streams:
-        log.warning("jobs not delivered", cut=unsent, unacknowledged=len(outbox.streams))
+    unacknowledged = len(outbox.streams)
+    if stopped or unsent or unacknowledged:
+        log.warning(
+            "jobs not delivered", stopped=stopped, cut=unsent, unacknowledged=unacknowledged
+        )
 
 
 async def stop_jobs(jobs: Jobs, detail: str) -> None:

@@ -8,7 +8,7 @@ from provider_agent.agent.link.tls import UnusableFile, client_context
 from provider_agent.protocol.limits import KIB
 
 MAX_TOKEN_BYTES: Final = 16 * KIB
-"""More than servers accept as one header; the rest of a longer file is not read."""
+"""More than servers accept as one header."""
 
 
 def read_token(path: Path) -> str:
@@ -19,10 +19,12 @@ def read_token(path: Path) -> str:
     """
     try:
         with path.open("rb") as file:
-            token = file.read(MAX_TOKEN_BYTES).decode("ascii", "replace").strip()
+            content = file.read(MAX_TOKEN_BYTES + 1)
     except OSError as error:
         raise UnusableFile("token_file", path, error) from error
-    if not token or not token.isascii() or not token.isprintable():
+    token = content.decode("ascii", "replace").strip()
+    one_line = token.isascii() and token.isprintable()
+    if not token or not one_line or len(content) > MAX_TOKEN_BYTES:
         raise UnusableFile("token_file", path, "it does not hold a token")
     return token
 

@@ -290,7 +290,7 @@ class Uplink:
             "connected",
             provider_id=welcome.provider_id,
             session=welcome.session_id.hex(),
-            resumed=len(welcome.resumed),
+            resumed=sum(not job.ended for job in welcome.resumed),
             abandoned=len(abandoned),
         )
 

@@ -86,8 +86,7 @@ class ResponseRecorder:
                 response.content_type = upstream.content_type
                 await response.prepare(request)
                 async for data in upstream.content.iter_any():
-                    if len(recorded) + len(data) <= _MAX_RECORD_BYTES:
-                        recorded += data
+                    recorded += data[: _MAX_RECORD_BYTES - len(recorded)]
                     await response.write(data)
         except aiohttp.ClientConnectionError as error:
             raise web.HTTPBadGateway(text="the server closed the connection") from error

@@ -261,6 +261,7 @@ class FakeServer(ABC):
             if fault is Fault.STOP_AFTER_FIRST_CHUNK:
                 break
             if fault is Fault.RESET_MID_CHUNK and request.transport is not None:
+                recorded.sent += b'data: {"half'
                 request.transport.write(b'400\r\ndata: {"half')
                 await _reset(request)
         await response.write_eof()

@@ -20,7 +20,7 @@ from provider_agent.agent.config import (
 )
 from provider_agent.agent.link.advertiser import DEBOUNCE_S
 from provider_agent.agent.reload.effects import Reload
-from provider_agent.agent.service import EXIT_OK
+from provider_agent.agent.service import EXIT_UNDELIVERED
 from provider_agent.protocol.frames import (
     BackendLoad,
     Capabilities,
@@ -285,7 +285,7 @@ async def test_drain_uses_the_timeout_that_is_effective_when_it_starts() -> None
         began = now()
         agent.service.stop()
         assert (await peer.next(Draining)).deadline_ms == 7_000
-        assert await agent.task == EXIT_OK
+        assert await agent.task == EXIT_UNDELIVERED
         assert now() - began == pytest.approx(7, abs=0.5)
 
 

@@ -47,7 +47,10 @@ async def test_first_stop_drains() -> None:
 
 
 @in_virtual_time
-async def test_jobs_that_exceed_the_drain_timeout_end_with_draining() -> None:
+async def test_jobs_that_exceed_the_drain_timeout_end_with_draining(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # The exit code was once 0, because the ends of the truncated responses were acknowledged.
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         limits = LimitsConfig(max_concurrent=2, drain_timeout_s=30.0)
@@ -59,10 +62,12 @@ async def test_jobs_that_exceed_the_drain_timeout_end_with_draining() -> None:
             run = await backend.next_run()
             began = now()
             agent.service.stop()
-            assert await agent.task == EXIT_OK
+            assert await agent.task == EXIT_UNDELIVERED
             assert now() - began == pytest.approx(30)
             assert (await peer.error(job.job_id)).code == "draining"
             assert run.cancelled.is_set()
+            (logged,) = [one for one in caplog.records if one.message == "jobs not delivered"]
+            assert vars(logged)["fields"]["stopped"] == 1
 
 
 @in_virtual_time

@@ -24,6 +24,7 @@ NONCE = bytes(range(32))
 SESSION_ID = b"\x5e" * 16
 JOB_ID = b"\x0b" * 16
 OTHER_ID = b"\x0c" * 16
+ENDED_ID = b"\x0d" * 16
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC_KEY = KEY.public_key().public_bytes_raw()
 

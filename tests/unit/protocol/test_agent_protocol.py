@@ -19,6 +19,7 @@ from provider_agent.protocol.frames import (
 from provider_agent.protocol.limits import MIN_MESSAGE_TO_COORDINATOR_BYTES, MIN_WINDOW_BYTES
 from provider_agent.protocol.state import State
 from tests.unit.protocol.protocols import (
+    ENDED_ID,
     JOB,
     JOB_ID,
     NONCE,
@@ -55,12 +56,14 @@ def test_hello_carries_the_identity_and_the_live_jobs() -> None:
         pytest.param(2**20, 2**20, [ResumedJob(JOB_ID, 3)], id="resumes from an acked offset"),
         pytest.param(2**20, 2**20, [ResumedJob(JOB_ID, 10)], id="resumes from an unsent offset"),
         pytest.param(2**20, 2**20, [ResumedJob(JOB_ID, 9, ended=True)], id="end of a running job"),
+        pytest.param(2**20, 2**20, [ResumedJob(ENDED_ID, 8, ended=True)], id="end elsewhere"),
     ],
 )
 def test_an_invalid_welcome_is_a_violation(
     window: int, message: int, resumed: list[ResumedJob]
 ) -> None:
-    protocol = make_agent(live_jobs=(LiveJob(JOB_ID, 4, 9),))
+    live = (LiveJob(JOB_ID, 4, 9), LiveJob(ENDED_ID, 4, 9, ended=True))
+    protocol = make_agent(live_jobs=live)
     make_hello(protocol)
 
     with pytest.raises(ProtocolViolation):

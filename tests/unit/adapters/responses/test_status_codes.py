@@ -248,6 +248,7 @@ def test_error_without_a_status_maps_to_error_code(name: str) -> None:
         (b',"availability":{"retryable":true,"retry_after":30}', (True, 30.0)),
         (b',"availability":{"retryable":"yes","retry_after":"soon"}', (None, None)),
         (b',"availability":{"retryable":true,"retry_after":-1}', (True, None)),
+        (b',"availability":{"retryable":true,"retry_after":true}', (True, None)),
         (b',"availability":{"retryable":true,"retry_after":1e12}', (True, None)),
     ],
 )

@@ -194,7 +194,12 @@ async def test_responses_that_exceed_the_drain_timeout_are_cut_and_reported(
             assert cut, "the kernel's buffers held every response"
             assert {end.code for end in cut} == {"draining"}
             (logged,) = [one for one in caplog.records if one.message == "jobs not delivered"]
-            assert vars(logged)["fields"] == {"cut": len(cut), "lost": 0, "unacknowledged": 0}
+            assert vars(logged)["fields"] == {
+                "stopped": 0,
+                "cut": len(cut),
+                "lost": 0,
+                "unacknowledged": 0,
+            }
 
 
 @in_virtual_time
