@@ -24,11 +24,11 @@ class Verdict(StrEnum):
 
 
 class NotHeld(Exception):
-    """The implementation broke the rule; the text says what was observed."""
+    """The implementation broke the rule; the text is what was observed."""
 
 
 class NotTested(Exception):
-    """The case could not test the rule; the text says why."""
+    """The case could not test the rule; the text is the reason."""
 
 
 class Unreachable(Exception):

@@ -208,5 +208,5 @@ async def refuses_other_protocol(agent: AgentUnderTest) -> str:
             await peer.closed.wait()
     except TimeoutError:
         raise NotHeld(f"the connection stays open for {peer.answer_s:g} s") from None
-    require(not any(isinstance(f, Hello) for f in peer.received), "it sent Hello")
+    require(not any(isinstance(f, Hello) for f in peer.received), "the agent sent Hello")
     return f"closed with {peer.close_code}"

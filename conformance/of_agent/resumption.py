@@ -94,7 +94,7 @@ async def forgets_unnamed_job(agent: AgentUnderTest) -> str:
     await peer.cut()
     again = await agent.listener.next_dialed()
     hello = await again.authenticate()
-    require(all(live.job_id != job.job_id for live in hello.live_jobs), "it is still in live_jobs")
+    require(all(live.job_id != job.job_id for live in hello.live_jobs), "the job is in live_jobs")
     await again.admit()
     await again.run_job()
     return "no byte, no end, and not in the next live_jobs"
@@ -137,7 +137,7 @@ async def forgets_delivered_job(agent: AgentUnderTest) -> str:
     await peer.cut()
     again = await agent.listener.next_dialed()
     hello = await again.authenticate()
-    require(all(live.job_id != job.job_id for live in hello.live_jobs), "it is still in live_jobs")
+    require(all(live.job_id != job.job_id for live in hello.live_jobs), "the job is in live_jobs")
     await again.admit()
     await again.run_job()
     return "forgotten"

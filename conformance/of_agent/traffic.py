@@ -110,7 +110,7 @@ def _check_frame(
             job.ended = True
 
 
-@CASES.must("traffic-headers", "jobstarted", "Response headers say nothing about the account.")
+@CASES.must("traffic-headers", "jobstarted", "Response headers do not describe the account.")
 async def hides_account_headers(peers: Sequence[CoordinatorPeer]) -> str:
     names = {
         header.name

@@ -148,7 +148,7 @@ def _choose_by_speed(
     limit = min(load for load, _, _ in eligible) + LOAD_MARGIN
     competitors = [entry for entry in eligible if entry[0] < limit]
     times = [report.job_s for _, report, _ in competitors if report.job_s is not None]
-    # Of an even number, the slower one: a false claim must not make an honest agent look slow.
+    # The higher median: one falsely low time must not make honest agents count as slow.
     typical_s = median_high(times) if times else 0.0
 
     def rank(entry: tuple[float, ModelReport, CandidateT]) -> tuple[float, float, bytes]:
