@@ -158,7 +158,10 @@ class Outbox:
         return frames
 
     async def wait(self) -> None:
-        """Return when `next_batch` has frames. Cancelling the wait loses no frame."""
+        """Return when `next_batch` may have frames; it has none if their job was just stopped.
+
+        Cancelling the wait loses no frame.
+        """
         while not self._control and not self._ready:
             self._has_frames.clear()
             await self._has_frames.wait()

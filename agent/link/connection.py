@@ -180,6 +180,8 @@ class Link:
         while True:
             await outbox.wait()
             frames = outbox.next_batch(size.limit_bytes)
+            if not frames:  # a job was stopped meanwhile; a message without frames is a violation
+                continue
             for message in encoder.encode(frames):
                 with write_timer:
                     await connection.send(message)

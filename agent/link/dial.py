@@ -26,16 +26,11 @@ from provider_agent.agent.link.tls import UnusableFile, client_context
 from provider_agent.agent.link.watchdogs import CountingConnection
 from provider_agent.agent.version import agent_version
 from provider_agent.protocol.auth import canonical_authority
-from provider_agent.protocol.limits import KIB, MAX_MESSAGE_TO_AGENT_BYTES
-from provider_agent.websocket.socket_options import set_socket_options
+from provider_agent.protocol.limits import MAX_MESSAGE_TO_AGENT_BYTES
+from provider_agent.websocket.socket_options import WRITE_LIMIT_BYTES, set_socket_options
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """The timeout of the close handshake, for which a working peer needs one round trip."""
-
-WRITE_LIMIT_BYTES: Final = 16 * KIB
-"""Bytes that may wait in this process's write buffer while the kernel's socket buffer is full. A
-larger buffer delays control frames and small responses: with 64 KiB, the response of a small job
-that ran beside a large one arrived 1.3 s later on a link of 100 kB/s."""
 
 MAX_QUEUED_MESSAGES: Final = 4
 """Received messages that may wait until the agent reads them, each up to 1 MiB."""

@@ -13,7 +13,7 @@ from provider_agent.coordinator.agents.link import CLOSE_S, AgentLink
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.limits import MAX_MESSAGE_TO_COORDINATOR_BYTES, SUBPROTOCOL
-from provider_agent.websocket.socket_options import set_socket_options
+from provider_agent.websocket.socket_options import WRITE_LIMIT_BYTES, set_socket_options
 
 MAX_HANDSHAKES: Final = 64
 """How many connections are accepted beyond `max_agents`, for handshakes and for rejections."""
@@ -66,6 +66,9 @@ class AgentEndpoint:
             timeout=CLOSE_S,
             autoping=False,  # the link receives pings and pongs, and answers pings itself
             max_msg_size=MAX_MESSAGE_TO_COORDINATOR_BYTES + 1,  # aiohttp's limit is exclusive
+            # Wait after each message until the write buffer has space: this measures the link's
+            # speed, and no message waits behind several others.
+            writer_limit=0,
         )
         try:
             await socket.prepare(request)
@@ -75,6 +78,7 @@ class AgentEndpoint:
         if transport is None:
             return socket
         set_socket_options(transport)
+        transport.set_write_buffer_limits(high=WRITE_LIMIT_BYTES)
         link = AgentLink(
             socket,
             transport=transport,

@@ -18,10 +18,13 @@ from provider_agent.protocol.frames import (
     Drain,
     Heartbeat,
     Hello,
+    JobError,
+    JobStarted,
     Rejected,
     RequestChunk,
 )
 from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES
+from tests.kit.job_channels import open_started
 from tests.kit.jobs import new_job
 from tests.kit.link_harness import LinkHarness, RunningLink, connect
 from tests.kit.scripted_coordinator import (
@@ -174,6 +177,23 @@ async def test_queued_control_frames_are_sent_in_one_message(
     assert await peer.next(Capabilities) == capabilities
     assert await peer.next(Heartbeat) == heartbeat
     assert peer.messages[-1] == [capabilities, heartbeat]
+    await peer.close(1000)
+    await link.disconnect()
+
+
+async def test_job_that_is_stopped_before_its_bytes_are_sent_sends_no_empty_message(
+    coordinator: ScriptedCoordinator,
+) -> None:
+    # The coordinator closed the link with 1002, which ended all its jobs.
+    link, peer = await connect(coordinator)
+    channel, _ = open_started(link.outbox, b"j" * 16)
+    assert isinstance(await peer.next(JobStarted), JobStarted)
+    channel.send_chunk(b"x")
+    channel.stop()
+    await peer.settle()
+    assert [] not in peer.messages
+    channel.finish(JobError(b"j" * 16, 0, "cancelled", ""))
+    assert (await peer.error(b"j" * 16)).total_bytes == 0
     await peer.close(1000)
     await link.disconnect()
 
