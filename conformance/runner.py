@@ -45,7 +45,10 @@ async def run_case(case: Case[ScopeT], scope: ScopeT, answer_s: float = ANSWER_S
         verdict, observed = Verdict.NOT_HELD if case.must else Verdict.NOT_FOLLOWED, str(error)
     except NotTested as error:
         verdict, observed = Verdict.NOT_TESTED, str(error)
-    except (OSError, InvalidHandshake) as error:  # `TimeoutError` is an `OSError`
+    except TimeoutError:
+        verdict = Verdict.NOT_HELD if case.must else Verdict.NOT_FOLLOWED
+        observed = f"the case did not end within {SILENT_CASE_S + answer_s:g} s"
+    except (OSError, InvalidHandshake) as error:
         verdict = Verdict.NOT_HELD if case.must else Verdict.NOT_FOLLOWED
         observed = f"no connection: {str(error) or type(error).__name__}"
     return Result(

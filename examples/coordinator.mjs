@@ -359,9 +359,9 @@ const sendError = (response, format, code, message) => response
 async function serve(request, response) {
   const [format = "openai", operation] = ROUTES[request.url.split("?")[0]] ?? [];
   if (!operation) return sendError(response, format, "bad_request", "There is no such path.");
-  if (request.headers["content-length"] > MAX_REQUEST_BYTES) return request.destroy();
+  let left = MAX_REQUEST_BYTES, model;
+  request.on("data", ({ length }) => { if ((left -= length) < 0) request.destroy(); });
   const body = Buffer.concat(await request.toArray());
-  let model;
   try { ({ model } = JSON.parse(body)); } catch { /* the next line reports it */ }
   if (typeof model !== "string") return sendError(response, format, "bad_request", "No `model`.");
   const serving = [...sessions].filter((session) => session.offers.some(([offered, formats, ops]) =>

@@ -47,9 +47,10 @@ def closed_by_agent(code: int | None, *, is_malformed: bool = False) -> CloseRea
         code: the code of the close frame; None if the agent sent none.
         is_malformed: whether the agent's last bytes were not a valid WebSocket message.
     """
+    reason = "closed by the agent" if code else "connection lost"
     code = code or WSCloseCode.ABNORMAL_CLOSURE
     keep_session = not is_malformed and code not in _FINAL_CODES
-    return CloseReason(code, "closed by the agent", keep_session=keep_session)
+    return CloseReason(code, reason, keep_session=keep_session)
 
 
 def link_lost(reason: str) -> CloseReason:
