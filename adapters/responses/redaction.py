@@ -17,8 +17,8 @@ _SLACK_BYTES: Final = 4096
 
 _PLACEHOLDER: Final = "[redacted]"
 
-# Every pattern takes linear time. Each repetition is over one character class, and after an
-# unbounded one the pattern requires nothing more: the search continues after the match.
+# Every pattern takes linear time: each repetition is over one character class, and nothing that has
+# to match follows an unbounded repetition. So the search never scans a run of characters twice.
 _NAMED_VALUE: Final = re.compile(
     r"""(?P<name>(?:api[-_]?key|authorization|token|secret|password|key)
         ["']?\s{0,3}[:=]\s{0,3}["']?)
@@ -69,8 +69,9 @@ def redact(text: str, secrets: Collection[str]) -> str:
 def redact_bytes(body: bytes, limit: int, secrets: Collection[str]) -> bytes:
     """Redact an upstream error body, then cut it to `limit` bytes, possibly inside a placeholder.
 
-    All other bytes stay as they are, in any encoding. If the body ends with the beginning of a
-    known secret, of at least `MIN_SECRET_CHARS`, that is removed too: the caller may have cut it.
+    All other bytes stay as they are, in any encoding. The caller may have cut the body inside a
+    known secret: if the last characters (at least `MIN_SECRET_CHARS`) are the start of one, they
+    are removed too.
     """
     # Latin-1 maps every byte to one character and back.
     text = body[: limit + _SLACK_BYTES].decode("latin-1")
@@ -80,7 +81,7 @@ def redact_bytes(body: bytes, limit: int, secrets: Collection[str]) -> bytes:
 
 
 def _drop_partial_secret(text: str, secrets: Collection[str]) -> str:
-    """Remove the beginning of a known secret, if at least `MIN_SECRET_CHARS`, from the end."""
+    """Cut off last characters that are the start of a secret, if `MIN_SECRET_CHARS` or more."""
     cut = len(text)
     for secret in secrets:
         for length in range(len(secret) - 1, MIN_SECRET_CHARS - 1, -1):

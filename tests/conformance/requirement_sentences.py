@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "protocol.md"
-_BLOCK: Final = re.compile(r"^(?:- |\d+\. |\* |\|)")
-_END: Final = re.compile(r"(?<=[.!?])\s+(?=[A-Z`*(\d])")
+_ITEM_OR_ROW_START: Final = re.compile(r"^(?:- |\d+\. |\* |\|)")
+_SENTENCE_BREAK: Final = re.compile(r"(?<=[.!?])\s+(?=[A-Z`*(\d])")
 
 
 class Sentence(NamedTuple):
@@ -33,23 +33,23 @@ def anchors(text: str) -> set[str]:
 
 
 def _prose(text: str) -> str:
-    """The text without fenced blocks."""
+    """The text without fenced code blocks."""
     return re.sub(r"(?ms)^```.*?^```$", "", text)
 
 
-def _blocks(text: str) -> Iterator[Sentence]:
-    """Paragraphs, list items and table cells."""
+def _blocks(text: str) -> Iterator[tuple[str, str]]:
+    """Yield (anchor, text) of each paragraph, list item and table cell."""
     anchor, lines = "", list[str]()
     for line in [*_prose(text).splitlines(), ""]:
         heading = re.match(r"#+ (.+)$", line)
-        if heading or not line.strip() or _BLOCK.match(line.lstrip()):
+        if heading or not line.strip() or _ITEM_OR_ROW_START.match(line.lstrip()):
             if lines:
-                yield Sentence(anchor, " ".join(lines))
+                yield anchor, " ".join(lines)
             lines = []
         if heading:
             anchor = anchor_of(heading[1])
         elif line.lstrip().startswith("|"):
-            yield from (Sentence(anchor, cell) for cell in re.split(r"(?<!\\)\|", line))
+            yield from ((anchor, cell) for cell in re.split(r"(?<!\\)\|", line))
         elif line.strip():
             lines.append(re.sub(r"^(?:- |\d+\. |\* )", "", line.strip()))
 
@@ -59,6 +59,6 @@ def must_sentences(text: str) -> list[Sentence]:
     return [
         Sentence(anchor, sentence.strip())
         for anchor, block in _blocks(text)
-        for sentence in _END.split(block)
+        for sentence in _SENTENCE_BREAK.split(block)
         if re.search(r"\bMUST\b", sentence)
     ]

@@ -25,7 +25,7 @@ REPORT = Report(
 )
 
 
-def test_only_a_broken_must_fails_a_run() -> None:
+def test_not_held_is_the_only_verdict_that_fails_a_run() -> None:
     assert not REPORT.conforms
     assert Report("agent", "", [r for r in REPORT.results if r.verdict != "not held"]).conforms
 
@@ -50,7 +50,7 @@ def test_json_holds_every_result() -> None:
     assert (shown["conforms"], shown["ended_early"]) == (False, None)
 
 
-def test_junit_counts_a_broken_must_as_failure_and_the_rest_as_skipped() -> None:
+def test_junit_counts_not_held_as_failure_and_untested_or_optional_rules_as_skipped() -> None:
     suite = ElementTree.fromstring(to_junit(REPORT))
 
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("4", "1", "2")
@@ -67,4 +67,9 @@ def test_the_table_shows_rule_verdict_and_observation_without_control_characters
 
     assert "closed�[2J & gone" in shown
     assert "#handshake" in shown
+    assert "A rule." in shown
+    assert "not followed" in shown
+
+
+def test_summary_counts_each_verdict() -> None:
     assert REPORT.summary == "4 rules: 1 held, 1 not held, 1 not followed, 1 not tested."

@@ -1,4 +1,4 @@
-"""The end of a job when its server fails, it is stopped, or its response is not acknowledged."""
+"""How a job ends when its server fails, or the job is stopped, invalid or sent twice."""
 
 import asyncio
 
@@ -55,7 +55,7 @@ async def test_server_fault_ends_its_job_with_one_error(
         RunningAgent(coordinator, backend_for(server)) as agent,
     ):
         peer = await agent.connected()
-        # A request whose connection is reset before the response is repeated once.
+        # After a reset before the response headers, the adapter sends the request once more.
         server.script_jobs(fault, *([fault] if fault is Fault.RESET_BEFORE_HEADERS else []))
         job = new_job(MODEL, wire_format=wire_format, deadline_ms=3_600_000)
         await peer.send_jobs(job)
@@ -123,7 +123,7 @@ async def test_error_status_reaches_the_coordinator_with_body_and_retry_time(
         peer = await agent.connected()
         body = b'{"error":{"message":"no"}}'
         response = FakeResponse((body,), status, headers=headers)
-        # Without another backend, a transient error is retried once on the same server.
+        # Without another backend, a 500 is retried once on the same server; 429 and 503 are not.
         server.script_jobs(response, *([response] if status == 500 else []))
         job = new_job(MODEL)
         await peer.send_jobs(job)

@@ -13,7 +13,7 @@ from typing import Self
 import msgspec
 
 MODEL = "flood"
-EVENT_BYTES = 4096
+CONTENT_BYTES = 4096
 SEND_BUFFER_BYTES = 16 * 1024
 """Small, so that a client that stops reading blocks the sender; the default is megabytes."""
 
@@ -21,7 +21,8 @@ SEND_BUFFER_BYTES = 16 * 1024
 def flood(size: int) -> bytes:
     """Build a response stream of about `size` bytes, in numbered events."""
     events = [
-        _event(f"{number}/".ljust(EVENT_BYTES, "x"), None) for number in range(size // EVENT_BYTES)
+        _event(f"{number}/".ljust(CONTENT_BYTES, "x"), None)
+        for number in range(size // CONTENT_BYTES)
     ]
     return b"".join([*events, _event("", "stop"), b"data: [DONE]\n\n"])
 
@@ -38,13 +39,13 @@ class FloodServer:
         stream: the body of every response.
 
     Attributes:
-        answered: requests whose response was passed to the kernel completely.
+        answered: the number of jobs (POST) whose whole stream was passed to the kernel.
     """
 
     def __init__(self, stream: bytes) -> None:
         self.stream = stream
         self.answered = 0
-        self._count = threading.Lock()
+        self._answered_lock = threading.Lock()
         flood_server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -79,7 +80,7 @@ class FloodServer:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def count_response(self) -> None:
-        with self._count:
+        with self._answered_lock:
             self.answered += 1
 
     def __enter__(self) -> Self:
@@ -102,4 +103,4 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore clients that disconnect during a response."""
+        """Ignore the error of a handler: most clients disconnect during a response."""

@@ -51,7 +51,7 @@ max_tokens_per_minute = 200_000
 prometheus_addr = "127.0.0.1:9090"
 log_level = "info"
 """
-"""A configuration of the existing Rust agent, which operators can keep."""
+"""A configuration file of an agent written in Rust. Its operators can switch and keep the file."""
 
 
 def test_file_of_the_rust_agent_is_valid(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path) -> No
     ]
 
 
-def test_flag_may_already_have_the_type_of_its_key(tmp_path: Path) -> None:
+def test_flag_value_that_is_a_path_or_number_needs_no_conversion(tmp_path: Path) -> None:
     flags = {"identity__key_path": Path("~/key"), "limits__drain_timeout_s": 1.5}
     config = load(tmp_path, MINIMAL, {}, **flags).config
     assert config.identity.key_path == Path("/home/op/key")
