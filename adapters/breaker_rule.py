@@ -7,13 +7,14 @@ class BreakerRule(Struct, frozen=True):
     """When a breaker opens, and for how long.
 
     Attributes:
-        failures: how many failures, without a success between them, open the breaker.
-        window_s: the period in which these failures must happen.
+        failures: how many failures open the breaker. A success between them resets the count,
+            unless `counts_client_errors` is True.
+        window_s: the failures must happen within this time.
         open_s: how long the breaker first stays open.
         max_open_s: upper limit of the open time, which doubles with each failed trial job.
-        counts_client_errors: whether every response with an error status counts, even if the client
-            caused the error, and a success does not reset the count. For a service that blocks
-            a key after too many failed requests.
+        counts_client_errors: for a service that blocks a key after too many failed requests. If
+            True, errors that the client caused count too. An overload response that names a wait
+            never counts: it opens the breaker for that wait.
     """
 
     failures: int = 5

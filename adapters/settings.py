@@ -13,7 +13,7 @@ Seconds = Annotated[float, Meta(gt=0, le=24 * 3600)]
 
 
 class BackendTimeouts(Struct, frozen=True, kw_only=True):
-    """The four timeouts of a job, in seconds; an error names the one that expired.
+    """The four timeouts of one attempt, in seconds; an error names the one that expired.
 
     Attributes:
         connect_s: limit for opening a connection.
@@ -28,7 +28,7 @@ class BackendTimeouts(Struct, frozen=True, kw_only=True):
     total_s: float = 3600.0
 
     def overridden(self, settings: "TimeoutSettings") -> "BackendTimeouts":
-        """Return these timeouts, with those that the operator set replaced."""
+        """Return a copy in which the operator's timeouts replace these."""
         return BackendTimeouts(
             connect_s=settings.connect_s or self.connect_s,
             first_byte_s=settings.first_byte_s or self.first_byte_s,
@@ -47,11 +47,14 @@ class TimeoutSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class PolicyMode(StrEnum):
-    """How request fields that the request policy names are handled."""
+    """What happens to the request fields and tools that the kind's request policy lists."""
 
     STRICT = "strict"
+    """Reject the job."""
     STRIP = "strip"
-    PASS = "pass"  # noqa: S105 - no password
+    """Remove them."""
+    PASS = "pass"  # noqa: S105 - not a password
+    """Forward them."""
 
 
 class BackendSettings(Struct, frozen=True, kw_only=True):
@@ -65,9 +68,10 @@ class BackendSettings(Struct, frozen=True, kw_only=True):
             and none of a passthrough.
         aliases: offered id → the server's id of the same model.
         formats: wire formats of a server whose formats cannot be detected (`openai_compatible`).
-        max_concurrent: limit of concurrent jobs; None selects the kind's default.
+        max_concurrent: limit of concurrent jobs; None selects what the server reports, else the
+            kind's default.
         timeouts: timeouts that differ from the kind's defaults.
-        request_policy: how fields that the kind's request policy names are handled.
+        request_policy: what happens to fields and tools that the kind's request policy lists.
         venice_system_prompt: whether Venice may prepend its own system prompt.
     """
 

@@ -16,9 +16,9 @@ from provider_agent.adapters.servers.input_kinds import kinds_from_names
 from provider_agent.adapters.servers.passthrough import (
     PassthroughBackend,
     decode_valid_entries,
-    has_passed,
+    is_due,
     micro_usd_per_million,
-    smallest_window,
+    smallest_context_window,
 )
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation
@@ -67,7 +67,7 @@ class _Model(msgspec.Struct):
     def context_window(self) -> int | None:
         """The smaller value: `context_length` is that of the provider with the largest window."""
         provider = self.top_provider.context_length if self.top_provider else None
-        return smallest_window(provider, self.context_length)
+        return smallest_context_window(provider, self.context_length)
 
     @property
     def output(self) -> list[str]:
@@ -132,7 +132,7 @@ class OpenRouterBackend(PassthroughBackend):
         if model.output not in (["text"], ["embeddings"]):
             return f"its output is {' and '.join(model.output) or 'unknown'}, not only text"
         expires = model.expiration_date
-        if expires and has_passed(expires, self.today()):
+        if expires and is_due(expires, self.today()):
             return f"expired at OpenRouter ({expires[:10]})"
         return ""
 

@@ -19,8 +19,8 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.adapters.servers.http_backend import HttpBackend
 
-_TOKENS_PER_PRICE: Final = 1_000_000
-_MICRO_USD: Final = 1_000_000
+_MILLION_TOKENS: Final = 1_000_000
+_MICRO_USD_PER_USD: Final = 1_000_000
 _MAX_PRICE: Final = 10**15
 """A billion dollars per million tokens; a higher price is considered an error."""
 
@@ -56,12 +56,12 @@ class PassthroughBackend(HttpBackend):
         self._wall_clock = wall_clock
 
     async def check_health(self) -> None:
-        """Check that the key is accepted. The catalog cannot show that: it is public."""
+        """Check that the key is accepted. A public catalog does not show that."""
         self._require_key()
         await self.check_key()
 
     async def list_models(self) -> list[BackendModel]:
-        """List the models that the key can use; those in the operator's list are offered."""
+        """List the models of the catalog; `withheld` says why one is not offered."""
         self._require_key()
         return self.select_models(await self.fetch_catalog())
 
@@ -72,10 +72,10 @@ class PassthroughBackend(HttpBackend):
 
     @abstractmethod
     async def check_key(self) -> None:
-        """Return if the service accepts the key.
+        """Check that the service accepts the key and can bill it.
 
         Raises:
-            BackendError: why the service does not accept the key.
+            BackendError: the key is refused or used up, or the service did not respond.
         """
 
     @abstractmethod
@@ -109,12 +109,12 @@ def decode_valid_entries(items: list[msgspec.Raw], item_type: type[ItemT]) -> li
     return found
 
 
-def smallest_window(*windows: int | None) -> int | None:
+def smallest_context_window(*windows: int | None) -> int | None:
     """Return the smallest known context window; None if none is known."""
     return min((window for window in windows if window), default=None)
 
 
-def has_passed(day: str, today: date) -> bool:
+def is_due(day: str, today: date) -> bool:
     """Return whether an ISO date or timestamp is today or earlier; False for other text."""
     try:
         return date.fromisoformat(day[:10]) <= today
@@ -126,17 +126,17 @@ def micro_usd_per_million(price: str | float | None, *, tokens: int) -> int | No
     """Convert a catalog's price to the unit of `BackendModel`.
 
     Args:
-        price: the price in US dollars; a string is converted without rounding errors.
+        price: the price in US dollars. The calculation is decimal; its result is rounded.
         tokens: the number of tokens that the price is for.
 
     Returns:
         Millionths of a US dollar per million tokens; None if the price is absent, negative
-        (OpenRouter's value for a variable price) or not a number.
+        (OpenRouter's value for a variable price), not a number, or above `_MAX_PRICE`.
     """
     if price is None:
         return None
     try:
-        exact = Decimal(str(price)) * _MICRO_USD * _TOKENS_PER_PRICE / tokens
+        exact = Decimal(str(price)) * _MICRO_USD_PER_USD * _MILLION_TOKENS / tokens
         if not exact.is_finite() or not 0 <= exact <= _MAX_PRICE:
             return None
         return round(exact)

@@ -15,9 +15,9 @@ from provider_agent.adapters.servers.input_kinds import kinds_from_flags
 from provider_agent.adapters.servers.passthrough import (
     PassthroughBackend,
     decode_valid_entries,
-    has_passed,
+    is_due,
     micro_usd_per_million,
-    smallest_window,
+    smallest_context_window,
 )
 from provider_agent.protocol.formats import Operation
 
@@ -73,7 +73,7 @@ class _Model(msgspec.Struct):
     @property
     def context_window(self) -> int | None:
         """The smaller value: the catalog overstates some windows."""
-        return smallest_window(self.spec.context_tokens, self.context_length)
+        return smallest_context_window(self.spec.context_tokens, self.context_length)
 
 
 class _Models(msgspec.Struct):
@@ -131,7 +131,7 @@ class VeniceBackend(PassthroughBackend):
         if deprecation is None:
             return ""
         day = (deprecation.date or "")[:10]
-        if day and not has_passed(day, self.today()):
+        if day and not is_due(day, self.today()):
             return f"deprecated; Venice retires it on {day}"
         return f"retired by Venice ({day or 'no date'})"
 

@@ -27,9 +27,9 @@ READ_BYTES = 256 * KIB
 """The most that an event loop reads from a socket at once."""
 
 OVERHEAD_BYTES = 4 * READ_BYTES
-"""The most bytes that a stopped job holds beside its window: the read that filled the window, and
-the bytes that the agent's HTTP library received before it paused its transport. The library holds
-them twice until they are parsed."""
+"""The most bytes that a paused job holds beside its window, rounded up to whole reads: one read
+that overfills the window, and what the agent's HTTP library received before it paused its transport
+(one read more than its buffer). The library holds the last read twice until it is parsed."""
 
 BOUND_BYTES = JOBS * (WINDOW_BYTES + OVERHEAD_BYTES)
 
@@ -43,7 +43,7 @@ def server() -> Iterator[FloodServer]:
         yield server
 
 
-async def test_unacknowledged_jobs_cost_one_window_each(server: FloodServer) -> None:
+async def test_unacknowledged_jobs_cost_bounded_memory(server: FloodServer) -> None:
     async with (
         ScriptedCoordinator(lambda _: welcome(window_bytes=WINDOW_BYTES)) as coordinator,
         measured_agent(coordinator.url, server.url) as agent,
@@ -67,7 +67,7 @@ async def test_unacknowledged_jobs_cost_one_window_each(server: FloodServer) -> 
         check_nothing_is_held(await agent.settled(channels=0), before)
 
 
-async def test_clients_that_do_not_read_cost_one_window_each_over_many_reconnects(
+async def test_clients_that_do_not_read_cost_bounded_memory_over_many_reconnects(
     server: FloodServer,
 ) -> None:
     async with (
@@ -91,7 +91,7 @@ async def test_clients_that_do_not_read_cost_one_window_each_over_many_reconnect
 
 
 async def check_bound(agent: MeasuredAgent, before: MemoryUsage, server: FloodServer) -> None:
-    """Check that jobs stay stopped and memory within its bounds while the server keeps sending."""
+    """Check that jobs stay paused, and memory stays bounded, while the server tries to send."""
     full = await agent.settled(channels=JOBS)
     for _ in range(MEASUREMENTS):
         now = await agent.usage()

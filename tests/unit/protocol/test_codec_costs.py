@@ -1,4 +1,8 @@
-"""Decoding a hostile message allocates at most 2 MiB plus a quarter of the message's size."""
+"""Decoding a hostile message allocates little memory.
+
+Unknown or malformed content: at most 2 MiB plus a quarter of the message's size. Valid offers: at
+most 16 times the message's size.
+"""
 
 import tracemalloc
 from collections.abc import Callable
@@ -19,8 +23,9 @@ from provider_agent.protocol.limits import (
 
 JOB_ID = b"\x0b" * 16
 NIL = b"\xc0"
-ACK = b"\x06\xc4\x10" + JOB_ID + b"\x00\xc3"
-WELCOME = b"\x02\xa0\xc4\x10" + JOB_ID + b"\x64\x00\xce\x00\x01\x00\x00\xce\x00\x10\x00\x00"
+# The fields of a frame without the header of its array: all 4 of `Ack`, the first 7 of `Welcome`.
+ACK_FIELDS = b"\x06\xc4\x10" + JOB_ID + b"\x00\xc3"
+WELCOME_FIELDS = b"\x02\xa0\xc4\x10" + JOB_ID + b"\x64\x00\xce\x00\x01\x00\x00\xce\x00\x10\x00\x00"
 OFFER = msgspec.msgpack.encode(["", [""] * 16, [""] * 64, None, True, "", 0])
 
 Decode = Callable[[bytes], Decoded[Any]]
@@ -60,7 +65,7 @@ MANY = MAX_MESSAGE_TO_AGENT_BYTES - 64
 MANY_FROM_AGENT = MAX_MESSAGE_TO_COORDINATOR_BYTES - 64
 
 
-# Unused fields must be skipped, not decoded: a list of nulls takes 8 bytes of memory for each byte
+# Unknown fields must be skipped, not decoded: a list of nulls takes 8 bytes of memory for each byte
 # of input, a list of other objects about sixty.
 @pytest.mark.parametrize(
     ("message", "known_frames"),
@@ -71,12 +76,12 @@ MANY_FROM_AGENT = MAX_MESSAGE_TO_COORDINATOR_BYTES - 64
             id="unknown frame",
         ),
         pytest.param(
-            b"\x91" + array_header(MANY) + ACK + NIL * (MANY - 4),
+            b"\x91" + array_header(MANY) + ACK_FIELDS + NIL * (MANY - 4),
             1,
             id="newer fields",
         ),
         pytest.param(
-            b"\x92\x91\x63" + array_header(MANY) + ACK + NIL * (MANY - 4),
+            b"\x92\x91\x63" + array_header(MANY) + ACK_FIELDS + NIL * (MANY - 4),
             1,
             id="newer fields beside an unknown frame",
         ),
@@ -102,17 +107,17 @@ def test_ignoring_unknown_frames_and_fields_allocates_little_memory(
 @pytest.mark.parametrize(
     ("decode", "message"),
     [
-        pytest.param(from_coordinator, array_header(MANY) + NIL * MANY, id="frames that are null"),
+        pytest.param(from_coordinator, array_header(MANY) + NIL * MANY, id="too many frames"),
         pytest.param(
             from_coordinator,
-            b"\x91\x98" + WELCOME + array_header(MANY) + NIL * MANY,
-            id="resumed jobs that are null",
+            b"\x91\x98" + WELCOME_FIELDS + array_header(MANY) + NIL * MANY,
+            id="too many resumed jobs",
         ),
         pytest.param(from_coordinator, b"\x91" * MANY, id="deep nesting"),
         pytest.param(
             from_agent,
-            b"\x91\x94\x22\x01" + array_header(MANY_FROM_AGENT) + NIL * MANY_FROM_AGENT,
-            id="models that are null",
+            b"\x91\x93\x22\x01" + array_header(MANY_FROM_AGENT) + NIL * MANY_FROM_AGENT,
+            id="too many models",
         ),
     ],
 )
@@ -125,11 +130,11 @@ def test_refusing_a_malformed_message_allocates_little_memory(
 
 
 def test_many_unknown_trailing_fields_are_ignored() -> None:
-    message = b"\x91" + array_header(100) + ACK + NIL * 96
+    message = b"\x91" + array_header(100) + ACK_FIELDS + NIL * 96
     assert from_coordinator(message).frames == [Ack(JOB_ID, 0, final=True)]
 
 
-def test_decoding_4096_empty_offers_allocates_at_most_16_times_their_size() -> None:
+def test_decoding_4096_offers_of_empty_strings_allocates_at_most_16_times_their_size() -> None:
     message = b"\x91\x95\x22\x01\xdc\x10\x00" + OFFER * 4096 + b"\x91\x01\x80"
     assert len(from_agent(message).frames[0].models) == 4096
     assert measure_peak_bytes(from_agent, message) <= 16 * len(message)

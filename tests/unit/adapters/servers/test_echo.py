@@ -46,7 +46,7 @@ async def test_offers_one_model_in_both_formats() -> None:
 
 @BOTH_FORMATS
 @pytest.mark.parametrize("stream", [True, False])
-async def test_repeats_the_last_user_message(wire_format: WireFormat, stream: bool) -> None:
+async def test_repeats_the_user_message(wire_format: WireFormat, stream: bool) -> None:
     sink = await run(echo_job("alpha beta gamma", wire_format, stream=stream))
 
     assert b"alpha" in sink.data
@@ -93,7 +93,7 @@ async def test_empty_message_gets_a_placeholder_reply(content: object) -> None:
     assert b"nothing" in sink.data
 
 
-async def test_parts_of_a_message_are_joined() -> None:
+async def test_parts_without_text_are_ignored() -> None:
     parts = [{"type": "text", "text": "left"}, {"type": "image_url", "image_url": {"url": "x"}}]
 
     sink = await run(echo_job(parts))
@@ -105,7 +105,7 @@ async def test_parts_of_a_message_are_joined() -> None:
     "request_body",
     [b"", b"[]", b"{}", b'{"messages":7}', b'{"messages":[{"content":"x"}]}', b"[" * 100_000],
 )
-async def test_request_without_messages_is_a_bad_request(request_body: bytes) -> None:
+async def test_malformed_request_is_a_bad_request(request_body: bytes) -> None:
     job = msgspec.structs.replace(echo_job("x"), request=request_body)
 
     with pytest.raises(BadRequest):
@@ -128,7 +128,7 @@ async def test_cancellation_stops_the_reply() -> None:
 
 
 @given(st.text(), st.sampled_from(WireFormat), st.booleans())
-async def test_response_to_any_text_is_valid_and_has_as_many_words(
+async def test_response_to_any_text_is_valid_and_its_usage_counts_the_words(
     text: str, wire_format: WireFormat, stream: bool
 ) -> None:
     sink = await run(echo_job(text, wire_format, stream=stream))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from provider_agent.adapters.servers.passthrough import (
     decode_valid_entries,
-    has_passed,
+    is_due,
     micro_usd_per_million,
 )
 
@@ -38,7 +38,7 @@ def test_price_conversion(price: str | float | None, tokens: int, expected: int 
 
 
 @given(st.one_of(st.text(), st.floats(), st.none()))
-def test_arbitrary_price_converts_or_is_none(price: str | float | None) -> None:
+def test_any_price_gives_none_or_a_nonnegative_integer(price: str | float | None) -> None:
     found = micro_usd_per_million(price, tokens=1)
 
     assert found is None or found >= 0
@@ -55,8 +55,8 @@ def test_arbitrary_price_converts_or_is_none(price: str | float | None) -> None:
         ("", False),
     ],
 )
-def test_has_passed_compares_dates(day: str, passed: bool) -> None:
-    assert has_passed(day, date(2026, 11, 22)) is passed
+def test_day_is_due_from_its_own_date_on(day: str, passed: bool) -> None:
+    assert is_due(day, date(2026, 11, 22)) is passed
 
 
 def test_malformed_catalog_entries_are_skipped() -> None:

@@ -1,4 +1,4 @@
-"""Clients that do not read, over real sockets in virtual time."""
+"""Which slow or stalled clients the coordinator disconnects, over real sockets in virtual time."""
 
 import asyncio
 
@@ -62,9 +62,9 @@ async def test_blocked_client_is_disconnected_when_its_job_ends_with_slow_consum
     async with coordinator_harness() as harness:
         job, response = await harness.start_response(b"x")
         sending = asyncio.create_task(job.send(bytes(MUCH)))
-        received = -1
-        while received != job.stream.acked:  # until all buffers are full
-            received = job.stream.acked
+        previous_acked = -1
+        while previous_acked != job.stream.acked:  # until all buffers are full
+            previous_acked = job.stream.acked
             await asyncio.sleep(1)
         sending.cancel()
         job.stream.drop_unsent()
