@@ -3,7 +3,7 @@
 import asyncio
 
 from provider_agent.agent.config import LimitsConfig
-from provider_agent.agent.service import EXIT_OK, EXIT_REFUSED
+from provider_agent.agent.service import EXIT_OK, EXIT_REFUSED, EXIT_UNDELIVERED
 from provider_agent.protocol.frames import Draining, JobError, JobResult
 from tests.faults.scenarios.clients import ScenarioRequest
 from tests.faults.scenarios.harness import (
@@ -92,7 +92,7 @@ async def jobs_outlast_the_drain_timeout(scale: Scale) -> str:
         requests = await _start_streams(harness, scale.streams // 2)
         stopped_at = now()
         harness.service.stop()
-        assert await harness.agents[0].task == EXIT_OK
+        assert await harness.agents[0].task == EXIT_UNDELIVERED
         took = now() - stopped_at
         for request in requests:
             await request.completed()
@@ -105,7 +105,7 @@ async def jobs_outlast_the_drain_timeout(scale: Scale) -> str:
         assert finished > 0
         assert failed > 0
         assert not harness.server.active
-    return f"{finished} finished, {failed} ended with one error, stopped after {took:.0f} s"
+    return f"{finished} finished, {failed} ended with one error after {took:.0f} s, exit code 75"
 
 
 async def agent_waits_for_acknowledgement_before_exit(scale: Scale) -> str:

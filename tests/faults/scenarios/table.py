@@ -188,7 +188,7 @@ AGENT: Final[Sequence[Scenario]] = (
     Scenario(
         "agent stopped, jobs too long",
         "SIGTERM with jobs that outlast drain_timeout",
-        "jobs that end in time finish, the others end with one clear error; exit code 0",
+        "jobs that end in time finish, the others end with one clear error; exit code 75",
         agent_stops.jobs_outlast_the_drain_timeout,
     ),
     Scenario(
