@@ -127,6 +127,7 @@ class BackendHealth(Struct, frozen=True):
         last_error: why the check failed and what to do about it; None if it succeeded.
         loading: whether the check failed because the server is starting or loading its model.
         timed_out: whether the check failed because the server did not respond in time.
+        key_refused: whether the check failed because the server refused the key.
     """
 
     reachable: bool
@@ -134,6 +135,7 @@ class BackendHealth(Struct, frozen=True):
     last_error: str | None = None
     loading: bool = False
     timed_out: bool = False
+    key_refused: bool = False
 
 
 class FlowControl(Protocol):

@@ -257,6 +257,7 @@ class Service:
         await self._stop_requested.wait()
         limit_s = self._config.limits.drain_timeout_s
         self._drain_ends_at = self._clock() + limit_s
+        lost_before = self.outbox.lost_jobs
         self._send_draining()
         draining = asyncio.create_task(drain(self.jobs, self.outbox, limit_s), name="drain")
         force = asyncio.create_task(self._force_requested.wait(), name="force")
@@ -265,7 +266,7 @@ class Service:
             if not draining.done():
                 self._exit_code = EXIT_FORCED
                 draining.cancel()
-                await stop_immediately(self.jobs, self.outbox)
+                await stop_immediately(self.jobs, self.outbox, lost_before)
         finally:
             for task in (draining, force, *tasks):
                 task.cancel()

@@ -151,16 +151,19 @@ def _print_description(coordinator: Coordinator) -> None:
         click.echo(line, err=True)
 
 
-class _FieldsFormatter(logging.Formatter):
+class FieldsFormatter(logging.Formatter):
     """Appends the structured fields of an `EventLogger` record to its line."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return one line."""
         fields: dict[str, object] = getattr(record, "fields", {})
-        pairs = "".join(f" {name}={value!r}" for name, value in fields.items())
+        pairs = "".join(
+            f" {name}={'none' if value is None else repr(value)}" for name, value in fields.items()
+        )
         return super().format(record) + pairs
 
 
 def _start_logging(level: str) -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(_FieldsFormatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(FieldsFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])

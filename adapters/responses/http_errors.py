@@ -58,9 +58,14 @@ def is_loading(error: BackendError) -> bool:
     return isinstance(error, BadStatus) and error.status == 503
 
 
+def is_key_refused(error: BackendError) -> bool:
+    """Whether the server refused the key, or requires one."""
+    return isinstance(error, BadStatus) and error.status in (401, 403)
+
+
 def describe(error: BackendError) -> str:
     """Return one line for the operator: what is wrong, and what to do about it."""
-    if isinstance(error, BadStatus) and error.status in (401, 403):
+    if isinstance(error, BadStatus) and is_key_refused(error):
         return f"the server refused the key (status {error.status}); check api_key_env"
     if isinstance(error, BadStatus) and error.status == 503:
         return "the server is loading its model or overloaded (status 503); it is checked again"

@@ -31,7 +31,12 @@ from provider_agent.adapters.base import (
     ModelServerLoad,
 )
 from provider_agent.adapters.requests.body import UpstreamRequest, prepare_request
-from provider_agent.adapters.responses.http_errors import describe, is_loading, map_aiohttp_errors
+from provider_agent.adapters.responses.http_errors import (
+    describe,
+    is_key_refused,
+    is_loading,
+    map_aiohttp_errors,
+)
 from provider_agent.adapters.responses.redaction import redact_bytes
 from provider_agent.adapters.responses.relay import Relay
 from provider_agent.adapters.responses.retry_after import retry_after_s
@@ -198,7 +203,8 @@ class HttpBackend(Backend):
         except BackendError as error:
             loading = self.native and is_loading(error)
             timed_out = isinstance(error, BackendTimeout)
-            return BackendHealth(False, None, describe(error), loading, timed_out)
+            refused = is_key_refused(error)
+            return BackendHealth(False, None, describe(error), loading, timed_out, refused)
         return BackendHealth(True, (self._clock() - started_at) * 1000.0)
 
     @abstractmethod

@@ -12,7 +12,7 @@ from provider_agent.adapters.base import (
     BackendTimeout,
     ServerLoad,
 )
-from provider_agent.adapters.responses.http_errors import describe, is_loading
+from provider_agent.adapters.responses.http_errors import describe, is_key_refused, is_loading
 from provider_agent.agent.backends.adapter_calls import call_adapter, call_within, validated
 from provider_agent.event_log import EventLogger
 
@@ -50,8 +50,9 @@ async def check_backend(backend: Backend) -> BackendState:
     except BackendError as error:
         timed_out = isinstance(error, BackendTimeout)
         loading = backend.native and is_loading(error)
+        refused = is_key_refused(error)
         return BackendState(
-            backend, BackendHealth(False, None, describe(error), loading, timed_out)
+            backend, BackendHealth(False, None, describe(error), loading, timed_out, refused)
         )
     except TimeoutError:
         text = f"no answer to its health check within {CHECK_TIMEOUT_S:.0f} s"

@@ -145,7 +145,7 @@ async def _main(start: _Start, identity: "Identity") -> int:
         reloader.request()
     facts: dict[str, object] = {
         "version": agent_version(),
-        "config": str(start.loaded.path),
+        "config": start.loaded.path,
         "identity": identity.fingerprint,
         "backends": len(backends.usable),
         "coordinator": config.coordinator.url,

@@ -73,6 +73,10 @@ def _print_line(out: Console, text: str) -> None:
 
 
 def _routing(state: StatusSnapshot) -> str:
+    if state.draining:
+        return "draining"
+    if not any(backend.healthy and backend.models for backend in state.backends):
+        return "none offered"
     if state.routing is None:
         return "not reported by the coordinator yet"
     count = state.routing.unroutable_count

@@ -36,7 +36,8 @@ def coordinator_url(text: str, *, allow_insecure: bool) -> str:
     if parts.scheme == "ws" and not allow_insecure and not is_loopback(parts.hostname or ""):
         raise InvalidValue(
             "ws:// would send prompts unencrypted",
-            "use wss://, or set coordinator.allow_insecure (--allow-insecure) in a private network",
+            "use wss://, or set coordinator.allow_insecure (`run --allow-insecure`) "
+            "in a private network",
         )
     return text.strip()
 

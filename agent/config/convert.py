@@ -7,6 +7,7 @@ from typing import Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from provider_agent.adapters.responses.redaction import redact
 from provider_agent.adapters.settings import TimeoutSettings
 from provider_agent.agent.config.errors import bad_value, did_you_mean
 from provider_agent.agent.config.schema import BackendConfig, Price
@@ -17,6 +18,9 @@ _PATH: Final = re.compile(r" - at `(key in )?\$(?P<path>[^`]*)`$")
 _LAST_NAME: Final = re.compile(r"\.(\w+)(\[\d+\])?$")
 _BACKEND_TYPES: Final = get_type_hints(BackendConfig)
 """The types of the keys of one backend, for errors: only these nested keys have an enumeration."""
+
+MAX_SHOWN_CHARS: Final = 40
+"""How much of a rejected value is shown: more than any number has."""
 
 _TYPE_NAMES: Final = re.compile(r"`([a-z| ]+)`")
 _NAMES: Final = {
@@ -87,6 +91,8 @@ def convert(raw: object, target: type[T], *, origin: str, key: str, strict: bool
         return msgspec.convert(raw, target, strict=strict, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
         place, reason = _explain(str(error), target)
+        if not strict:
+            reason = _without_quotes(reason, raw)
         raise bad_value(origin, key + place, reason) from error
 
 
@@ -107,7 +113,7 @@ def _decode_path(target: type, raw: object) -> Path:
     if isinstance(raw, Path):
         return raw
     if target is not Path or not isinstance(raw, str) or not raw or "\0" in raw:
-        raise ValueError("Expected the path of a file, as a string in quotes")
+        raise ValueError(f"Expected the path of a file, as {_NAMES['str']}")
     return Path(raw)
 
 
@@ -125,6 +131,17 @@ def _explain(message: str, target: object) -> tuple[str, str]:
         return path, f"expected one of: {', '.join(choices)}"
     message = _TYPE_NAMES.sub(_plain_type, message)
     return path, message[:1].lower() + message[1:]
+
+
+def _without_quotes(reason: str, raw: object) -> str:
+    """Replace a TOML string's description in the reason: variables and flags have no quotes.
+
+    No secret is a number or a boolean, the only types whose reason shows the rejected value. A key
+    in the wrong variable is redacted.
+    """
+    reason = reason.removesuffix(f", as {_NAMES['str']}")
+    shown = msgspec.json.encode(redact(str(raw), ())[:MAX_SHOWN_CHARS]).decode()
+    return reason.replace(f"got {_NAMES['str']}", f"got {shown}")
 
 
 def _choices(target: object) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from provider_agent.agent.config.convert import (
     convert,
     parse_variable,
 )
-from provider_agent.agent.config.errors import ConfigError, did_you_mean
+from provider_agent.agent.config.errors import ConfigError, bad_value, did_you_mean
 from provider_agent.agent.config.files import config_home, find_file, read_file, search_path
 from provider_agent.agent.config.flags import (
     CONFIG_VARIABLE,
@@ -39,7 +39,6 @@ from provider_agent.agent.config.schema import (
 )
 
 DEFAULT: Final = "default"
-FLAG: Final = "flag"
 
 SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "operator": OperatorConfig,
@@ -67,7 +66,8 @@ class LoadedConfig(msgspec.Struct, frozen=True):
 
     Attributes:
         config: the settings.
-        origins: dotted key → "default", the file's path, "environment PROVIDER_AGENT_…" or "flag".
+        origins: dotted key → "default", the file's path, "environment PROVIDER_AGENT_…" or
+            "flag --…".
         path: the file that was read; None without a file.
         warnings: warnings for the operator, one sentence each.
     """
@@ -97,7 +97,7 @@ def load_config(
     """
     found = find_file(path, environ)
     raw = read_file(found) if found is not None else {}
-    sources = _Sources(raw, str(found or "agent.toml"), environ, overrides)
+    sources = _Sources(raw, str(found or ""), environ, overrides)
     sources.check_names()
     config = Config(
         operator=sources.section("operator", OperatorConfig),
@@ -206,7 +206,7 @@ class _Sources:
     def _find(self, key: str) -> tuple[object, str]:
         """Return the raw value of a key and its origin. An empty variable counts as not set."""
         if (flag := self._overrides.get(key)) is not None:
-            return flag, FLAG
+            return flag, f"flag {FLAGS[key]}"
         variable = variable_of(key)
         if text := self._environ.get(variable):
             origin = f"environment {variable}"
@@ -227,8 +227,8 @@ class _Sources:
             return config_home(self._environ) / "identity.key"
         advice = f"set it, or {variable_of(key)}"
         if key in FLAGS:
-            advice += f", or {FLAGS[key]}"
-        if not self._file:
-            places = ", ".join(str(place) for place in search_path(self._environ))
-            advice += f" (no file at {places})"
-        raise ConfigError(f"{self._file_name}: {key}: missing", advice)
+            advice += f", or `run {FLAGS[key]}`"
+        if self._file_name:
+            raise bad_value(self._file_name, key, "missing", advice)
+        places = ", ".join(str(place) for place in search_path(self._environ))
+        raise ConfigError(f"{key}: missing", f"{advice} (no file at {places})")

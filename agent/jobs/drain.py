@@ -73,8 +73,14 @@ async def drain(jobs: Jobs, outbox: Outbox, limit_s: float) -> bool:
     return False
 
 
-async def stop_immediately(jobs: Jobs, outbox: Outbox) -> None:
-    """Cancel every job, and wait `FORCED_FLUSH_S` for the acknowledgement of their ends."""
+async def stop_immediately(jobs: Jobs, outbox: Outbox, lost_before: int) -> None:
+    """Cancel every job, and wait `FORCED_FLUSH_S` for the acknowledgement of their ends.
+
+    Args:
+        jobs: the running jobs.
+        outbox: holds the jobs' responses and ends until they are acknowledged.
+        lost_before: the outbox's `lost_jobs` when the drain began that this stop ends.
+    """
     jobs.stop_accepting()
     log.warning("stopping immediately", in_flight=jobs.in_flight)
     detail = "the agent stopped without waiting for its jobs"
@@ -82,10 +88,15 @@ async def stop_immediately(jobs: Jobs, outbox: Outbox) -> None:
     await stop_jobs(jobs, detail)
     unsent = jobs.drop_unsent_responses(detail)
     await _wait_for_acknowledgements(outbox, FORCED_FLUSH_S)
+    lost = outbox.lost_jobs - lost_before
     unacknowledged = len(outbox.streams)
-    if stopped or unsent or unacknowledged:
+    if stopped or unsent or lost or unacknowledged:
         log.warning(
-            "jobs not delivered", stopped=stopped, cut=unsent, unacknowledged=unacknowledged
+            "jobs not delivered",
+            stopped=stopped,
+            cut=unsent,
+            lost=lost,
+            unacknowledged=unacknowledged,
         )
 
 

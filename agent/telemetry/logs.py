@@ -155,7 +155,9 @@ def _one_line(text: str) -> str:
 
 
 def _text_value(value: object) -> str:
-    """Return a word without spaces, quotes and "=" unchanged, and any other value as JSON."""
+    """Return a word without spaces, quotes and "=" unchanged, and most other values as JSON."""
+    if value is None:
+        return "none"
     if isinstance(value, str) and value.isprintable() and not set(value) & set(" =\"'"):
         return value or '""'
     return _encode(value)

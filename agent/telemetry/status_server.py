@@ -1,5 +1,6 @@
 """HTTP server for operators and orchestrators: liveness, readiness, metrics, status."""
 
+import errno
 import os
 from collections.abc import Callable
 from typing import Final
@@ -17,6 +18,15 @@ log = EventLogger(__name__)
 
 _SHUTDOWN_S: Final = 1.0
 """Responses are immediate, so a stop does not wait longer for a slow reader."""
+
+_ADVICE: Final = (
+    "set another address with `run --prometheus-addr` or observability.prometheus_addr, "
+    'or "off" for none'
+)
+_IN_USE_ADVICE: Final = (
+    "another provider-agent may be running: start this one with `--prometheus-addr off` or with "
+    "another address (observability.prometheus_addr), or stop the other one"
+)
 
 
 class StatusServerError(AdvisedError):
@@ -74,8 +84,7 @@ class StatusServer:
             raise StatusServerError(
                 f"the status server cannot listen on {self.address}: "
                 f"{os.strerror(error.errno or 0)}",
-                "stop the process that uses the address, or set observability.prometheus_addr to "
-                'another one, or to "" for none',
+                _IN_USE_ADVICE if error.errno == errno.EADDRINUSE else _ADVICE,
             ) from error
         except BaseException:
             await runner.cleanup()

@@ -264,8 +264,7 @@ class ConnectedAgent:
         if decoded.unknown_types:
             self._count_unknown(decoded.unknown_types)
         for frame in decoded.frames:
-            accepted = self._protocol.receive(frame)
-            if accepted is not None:
+            if (accepted := self._protocol.receive(frame)) is not None:
                 self._on_frame(accepted)
             if self.state is State.CLOSED:
                 self._log_rejection()
@@ -313,8 +312,9 @@ class ConnectedAgent:
                 limit = self._settings.max_price
                 self.offers, answer = check_offers(frame, max_price=limit, replaced=self.retired)
                 self._protocol.to_send += answer
-            case Draining():
+            case Draining() if not self.draining:  # each new connection repeats it
                 self.draining = True
+                log.info("agent draining", agent=self.name, jobs=self.in_flight)
             case Hello():
                 self._on_hello(frame)
 

@@ -121,18 +121,29 @@ class AgentLink:
                 {reader, writer, watchdog, self._stop}, return_when=asyncio.FIRST_COMPLETED
             )
             close_reason = (self._stop if self._stop in done else done.pop()).result()
-            self._agent.leave(keep_session=close_reason.keep_session)
+            self._leave(close_reason)
             await _cancel(reader, writer, watchdog)
             await self._close(close_reason)
         except asyncio.CancelledError:  # aiohttp cancels the handler when the connection is lost
             close_reason = self._reason_after_cancel(reader)
             raise
         finally:
-            self._agent.leave(keep_session=close_reason.keep_session)
+            self._leave(close_reason)
             await _cancel(reader, writer, watchdog)
-            self._ended = True
             self._message_received.set()
             await asyncio.gather(*self._checks)
+
+    def _leave(self, close_reason: CloseReason) -> None:
+        """Log the end of the connection and leave the registry; only the first call counts."""
+        if not self._ended:
+            self._ended = True
+            log.info(
+                "agent link closed",
+                agent=self._agent.name,
+                code=int(close_reason.close_code),
+                reason=close_reason.reason,
+            )
+            self._agent.leave(keep_session=close_reason.keep_session)
 
     def _reason_after_cancel(self, reader: asyncio.Task[CloseReason]) -> CloseReason:
         """Return the close reason of a cancelled `run`: the reader's, if the reader has ended."""
@@ -237,12 +248,6 @@ class AgentLink:
             size.adapt(write_timer.duration_s)
 
     async def _close(self, close_reason: CloseReason) -> None:
-        log.info(
-            "agent link closed",
-            agent=self._agent.name,
-            code=int(close_reason.close_code),
-            reason=close_reason.reason,
-        )
         try:
             async with asyncio.timeout(CLOSE_S):
                 if close_reason.flush:

@@ -35,9 +35,7 @@ async def check_backend_state(state: BackendState, *, request_completions: bool)
     backend_id = state.backend.id
     if not state.health.reachable:
         details = state.health.last_error or "unreachable"
-        settings = "check `url` and `api_key_env` under [[backends]]"
-        advice = f"start the server, or {settings}" if state.backend.native else settings
-        return [Finding("backend", backend_id, Outcome.FAILED, details, advice)]
+        return [Finding("backend", backend_id, Outcome.FAILED, details, _advice(state))]
     if not state.models:
         details = f"reachable, but has no model to offer{_withheld_suffix(state)}"
         advice = "load a model, or check the `models` list of the backend"
@@ -58,6 +56,15 @@ async def check_backend_state(state: BackendState, *, request_completions: bool)
                 )
             )
     return findings
+
+
+def _advice(state: BackendState) -> str:
+    """Return advice for an unreachable backend."""
+    if state.health.key_refused:
+        return "check `api_key_env` or `api_key_file` under [[backends]]"
+    if state.backend.native:
+        return "start the server, or check `url` under [[backends]]"
+    return "check `url` under [[backends]], and the network"
 
 
 def _describe(state: BackendState) -> str:

@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -20,7 +21,11 @@ from provider_agent.agent.cli.settings import (
     start_logging,
 )
 from provider_agent.agent.config import Config, ConfigError, LoadedConfig, load_config
+from provider_agent.agent.config.files import find_file
 from provider_agent.agent.identity.key import Identity, IdentityError, load
+
+ENVIRONMENT: Final = "environment"
+"""The target of the configuration's check without a file."""
 
 
 @click.command(short_help="Test configuration, coordinator and backends.")
@@ -43,7 +48,7 @@ def check(config_path: Path | None, as_json: bool, completions: bool) -> None:
         findings += run_async(_check(loaded.config, identity, completions))
     except ConfigError as error:
         advice = "correct it; docs/configuration.md explains every key"
-        target = "" if config_path is None else str(config_path)
+        target = str(find_file(config_path, os.environ) or ENVIRONMENT)
         show([failure("configuration", target, error, advice)], as_json=as_json)
         sys.exit(EXIT_CONFIG)
     show(findings, as_json=as_json)
@@ -51,7 +56,7 @@ def check(config_path: Path | None, as_json: bool, completions: bool) -> None:
 
 
 def _configuration(loaded: LoadedConfig) -> Finding:
-    target = str(loaded.path or "environment")
+    target = str(loaded.path or ENVIRONMENT)
     if loaded.config.backends:
         problems = [f"backends: {len(loaded.config.backends)}"]
         outcome, advice = Outcome.OK, ""

@@ -1,5 +1,6 @@
 """The findings of `check`, and how they are printed: one row per check."""
 
+from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 
@@ -66,9 +67,16 @@ def show(findings: Sequence[Finding], *, as_json: bool) -> None:
         return
     out = console()
     out.print(_table(findings))
-    failed = sum(finding.outcome is Outcome.FAILED for finding in findings)
-    number = f"{failed} of {len(findings)} check{'s' if len(findings) > 1 else ''}"
-    out.print("All checks passed." if not failed else f"{number} failed.")
+    out.print(_summary(Counter(finding.outcome for finding in findings)))
+
+
+def _summary(count: Counter[Outcome]) -> str:
+    failed, skipped = count[Outcome.FAILED], count[Outcome.SKIPPED]
+    if not failed:
+        return "All checks passed."
+    performed = failed + count[Outcome.OK]
+    summary = f"{failed} of {performed} check{'s' if performed > 1 else ''} failed"
+    return f"{summary}, {skipped} skipped." if skipped else f"{summary}."
 
 
 def _table(findings: Sequence[Finding]) -> Table:

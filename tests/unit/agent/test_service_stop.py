@@ -71,7 +71,9 @@ async def test_jobs_that_exceed_the_drain_timeout_end_with_draining(
 
 
 @in_virtual_time
-async def test_second_stop_cancels_jobs_and_still_sends_their_ends() -> None:
+async def test_second_stop_cancels_jobs_and_still_sends_their_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     # The ends were once put into the outbox after the connection had been closed.
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
@@ -89,6 +91,9 @@ async def test_second_stop_cancels_jobs_and_still_sends_their_ends() -> None:
             for job in jobs:
                 assert (await peer.error(job.job_id)).code == "draining"
             assert backend.closed
+            (logged,) = [one for one in caplog.records if one.message == "jobs not delivered"]
+            fields = {"stopped": 2, "cut": 0, "lost": 0, "unacknowledged": 0}
+            assert vars(logged)["fields"] == fields
 
 
 @in_virtual_time

@@ -1,4 +1,5 @@
 import base64
+import logging
 import os
 import signal
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from provider_agent.coordinator.command import command, describe
+from provider_agent.coordinator.command import FieldsFormatter, command, describe
 from provider_agent.coordinator.server import Coordinator
 
 
@@ -30,6 +31,11 @@ def test_empty_environment_variable_exits_with_2() -> None:
     result = CliRunner().invoke(command, env={"COORDINATOR_API_KEYS": ""})
     assert result.exit_code == 2
     assert "COORDINATOR_API_KEYS: contains no entry" in result.output
+
+
+def test_unknown_value_of_a_log_field_is_none() -> None:
+    record = logging.makeLogRecord({"msg": "job ended", "fields": {"code": "ok", "tokens": None}})
+    assert FieldsFormatter("%(message)s").format(record) == "job ended code='ok' tokens=none"
 
 
 async def test_description_contains_purpose_addresses_and_access(coordinator: Coordinator) -> None:

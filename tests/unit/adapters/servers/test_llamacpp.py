@@ -66,6 +66,7 @@ async def test_wrong_api_key_makes_the_server_unhealthy(
     health = await connect(server, api_key="sk-wrong-012345").health()
 
     assert not health.reachable
+    assert health.key_refused
     assert health.last_error is not None
     assert "api_key_env" in health.last_error
 

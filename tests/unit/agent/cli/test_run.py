@@ -1,9 +1,11 @@
 import asyncio
+import socket
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from provider_agent.agent.cli.main import main
 from provider_agent.agent.cli.run import log_failed_task, run
 from provider_agent.agent.config.flags import FLAGS
 from tests.unit.agent.cli.calls import COORDINATOR, ECHO, invoke
@@ -45,13 +47,13 @@ async def test_failure_of_a_background_task_is_logged(
         ("--log-format", "xml", "observability.log_format: expected one of: text, json"),
     ],
 )
-def test_invalid_option_is_one_message_that_starts_with_flag(
+def test_invalid_option_is_one_message_that_starts_with_the_option(
     flag: str, value: str, reason: str, runner: CliRunner
 ) -> None:
     result = invoke(runner, "run", flag, value, config=COORDINATOR)
 
     assert result.exit_code == 2
-    assert result.output.startswith(f"Error: flag: {reason}")
+    assert result.output.startswith(f"Error: flag {flag}: {reason}")
     assert result.output.count("\n") == 1
 
 
@@ -61,6 +63,22 @@ def test_key_creation_failure_is_one_message_and_exit_code_2(runner: CliRunner) 
     assert result.exit_code == 2
     assert result.output.startswith("Error: agent.toml/key: ")
     assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("log_format", "logged"), [("json", '"config":null'), ("text", " config=none ")]
+)
+def test_start_without_a_file_is_logged(log_format: str, logged: str, runner: CliRunner) -> None:
+    # It was once logged as the string "None".
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"  # in use, so the command ends at once
+        flags = ("--coordinator-url", "ws://127.0.0.1:1/", "--prometheus-addr", address)
+        result = runner.invoke(main, ["run", "--log-format", log_format, *flags])
+
+    (starting,) = [line for line in result.output.splitlines() if "starting" in line]
+    assert logged in starting
+    assert result.exit_code == 2
+    assert "another provider-agent may be running" in result.output
 
 
 def test_missing_backend_is_a_warning(runner: CliRunner) -> None:

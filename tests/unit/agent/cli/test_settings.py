@@ -47,7 +47,7 @@ def test_missing_setting_is_one_line_and_exit_code_2(runner: CliRunner) -> None:
     result = runner.invoke(command_with_config)
 
     assert result.exit_code == EXIT_CONFIG
-    assert result.output.startswith("Error: agent.toml: coordinator.url: missing; set it")
+    assert result.output.startswith("Error: coordinator.url: missing; set it")
     assert result.output.count("\n") == 1
 
 

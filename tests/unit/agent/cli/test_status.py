@@ -67,6 +67,34 @@ async def test_status_shows_why_models_receive_no_jobs(runner: CliRunner) -> Non
     assert found["notices"][0]["severity"] == "warning"
 
 
+DOWN = BackendStatus(id="b", kind="vllm", healthy=False, last_error="refused", models=3)
+EMPTY = BackendStatus(id="c", kind="vllm", healthy=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({}, "all can receive jobs"),
+        ({"backends": [DOWN, EMPTY]}, "none offered"),
+        ({"backends": []}, "none offered"),
+        ({"draining": True}, "draining"),
+        ({"routing": None}, "not reported by the coordinator yet"),
+    ],
+)
+async def test_status_shows_whether_models_are_offered(
+    changes: dict[str, object], shown: str, runner: CliRunner
+) -> None:
+    # The coordinator's last answer, which has no unroutable models, remains true for no models.
+    state = replace(
+        replace(READY, routing=Routing(revision=3, unroutable_count=0, unroutable=[])), **changes
+    )
+    async with status_server(state) as address:
+        result = await invoke_with_status_server(runner, address, "status")
+
+    lines = [" ".join(line.split()) for line in result.output.splitlines()]
+    assert f"offered models {shown}" in lines
+
+
 @pytest.mark.parametrize(("state", "code"), [(READY, 0), (replace(READY, draining=True), 1)])
 async def test_status_as_json_has_the_same_exit_code(
     state: StatusSnapshot, code: int, runner: CliRunner

@@ -98,6 +98,7 @@ def test_coordinator_url_is_encrypted_or_loopback(tmp_path: Path, url: str) -> N
     ("url", "message"),
     [
         ("ws://c.example/x", "coordinator.url: ws:// would send prompts unencrypted"),
+        ("ws://c.example/x", "set coordinator.allow_insecure (`run --allow-insecure`)"),
         ("ws://localhost.example/x", "unencrypted"),
         ("https://c.example/x", "begins with wss:// or ws://"),
         ("wss://", "contains a host"),

@@ -10,6 +10,7 @@ from provider_agent.agent.config import (
     TimeoutSettings,
     load_config,
 )
+from provider_agent.agent.config.flags import variable_of
 from provider_agent.protocol.formats import WireFormat
 from tests.unit.agent.config.loading import MINIMAL, load, load_error
 
@@ -99,7 +100,7 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path) -> No
         "default",
         str(tmp_path / "agent.toml"),
         "environment PROVIDER_AGENT_LIMITS_MAX_CONCURRENT",
-        "flag",
+        "flag --max-concurrent",
         "environment PROVIDER_AGENT_LIMITS_MAX_CONCURRENT",
     ]
 
@@ -218,26 +219,63 @@ def test_error_starts_with_the_variable_or_flag_of_the_value(tmp_path: Path) -> 
     assert load_error(tmp_path, MINIMAL, variable).startswith(
         "environment PROVIDER_AGENT_LIMITS_MAX_CONCURRENT: limits.max_concurrent: expected a whole"
     )
-    assert load_error(tmp_path, MINIMAL, limits__max_concurrent=0).startswith("flag: limits.max")
+    assert load_error(tmp_path, MINIMAL, limits__max_concurrent=0).startswith(
+        "flag --max-concurrent: limits.max_concurrent: expected"
+    )
     backends = {"PROVIDER_AGENT_BACKENDS": "ollama"}
     assert "expected JSON" in load_error(tmp_path, MINIMAL, backends)
     prices = {"PROVIDER_AGENT_PRICING_MODELS": '{"m": [1]}'}
     assert 'pricing.models."m": expected a table' in load_error(tmp_path, MINIMAL, prices)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("limits.max_concurrent", "abc", 'expected a whole number, got "abc"'),
+        ("limits.max_concurrent", "\x1b[2J", r'expected a whole number, got "\u001b[2J"'),
+        ("limits.max_concurrent", "x" * 100, f'expected a whole number, got "{"x" * 40}"'),
+        ("limits.drain_timeout_s", "soon", 'expected a number, got "soon"'),
+        ("coordinator.allow_insecure", "maybe", 'expected true or false, got "maybe"'),
+        ("pricing.default_input_per_1m", "free", 'expected a whole number, got "free"'),
+    ],
+)
+def test_error_about_a_variable_shows_its_value_without_mentioning_quotes(
+    tmp_path: Path, key: str, value: str, reason: str
+) -> None:
+    variable = variable_of(key)
+
+    error = load_error(tmp_path, MINIMAL, {variable: value})
+
+    assert error == f"environment {variable}: {key}: {reason}"
+
+
+def test_key_in_the_wrong_variable_is_not_shown(tmp_path: Path) -> None:
+    key = "sk-or-v1-0123456789abcdef0123456789abcdef"
+    error = load_error(tmp_path, MINIMAL, {"PROVIDER_AGENT_LIMITS_MAX_CONCURRENT": key})
+    assert "expected a whole number, got" in error
+    assert key[:20] not in error
+
+
+def test_error_about_a_flag_does_not_mention_quotes(tmp_path: Path) -> None:
+    error = load_error(tmp_path, MINIMAL, identity__key_path="")
+    assert error == "flag --key-path: identity.key_path: expected the path of a file"
+
+
 def test_error_about_a_missing_url_lists_the_ways_to_set_it(tmp_path: Path) -> None:
     error = load_error(tmp_path, "[operator]\n")
     assert "coordinator.url: missing" in error
     assert "PROVIDER_AGENT_COORDINATOR_URL" in error
-    assert "--coordinator-url" in error
+    # `check` and `config show` print this too, and do not have the option.
+    assert "`run --coordinator-url`" in error
 
 
-def test_error_without_a_file_lists_the_searched_places(
+def test_error_without_a_file_lists_the_searched_places_and_names_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"/etc/provider-agent/agent\.toml"):
+    with pytest.raises(ConfigError, match=r"/etc/provider-agent/agent\.toml") as caught:
         load_config(None, {"HOME": str(tmp_path)}, {}, BUILT_IN_KINDS)
+    assert caught.value.problem == "coordinator.url: missing"
 
 
 def test_log_level_accepts_capitals_and_names_of_other_logging_libraries(tmp_path: Path) -> None:

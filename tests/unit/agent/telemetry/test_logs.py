@@ -50,7 +50,7 @@ def test_text_format_is_one_line_with_event_and_fields() -> None:
     time, _, rest = stream.getvalue().partition(" ")
     assert rest == (
         "INFO provider_agent.test job ended "
-        'code=ok bytes=12 note="two words" tokens=null job_id=01ff\n'
+        'code=ok bytes=12 note="two words" tokens=none job_id=01ff\n'
     )
     assert time.endswith("Z")
 

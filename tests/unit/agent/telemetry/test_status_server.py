@@ -93,7 +93,17 @@ async def test_start_on_an_address_in_use_raises_with_advice(agent: FakeAgent) -
             await server.start()
     assert f"cannot listen on {address}: " in str(caught.value)
     assert "already in use" in str(caught.value)
-    assert "observability.prometheus_addr" in str(caught.value)
+    assert "another provider-agent may be running" in caught.value.advice
+    assert "--prometheus-addr off" in caught.value.advice
+    assert "observability.prometheus_addr" in caught.value.advice
+
+
+async def test_other_failure_to_listen_does_not_suggest_another_agent(agent: FakeAgent) -> None:
+    server = StatusServer("192.0.2.1:0", agent.status, Metrics())  # no address of this machine
+    with pytest.raises(StatusServerError) as caught:
+        await server.start()
+    assert "another provider-agent" not in str(caught.value)
+    assert "--prometheus-addr" in caught.value.advice
 
 
 async def test_stop_is_idempotent_and_frees_the_address(

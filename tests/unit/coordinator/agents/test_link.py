@@ -10,7 +10,7 @@ from websockets.exceptions import ConnectionClosed
 from provider_agent.coordinator.agents import link as agent_link
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
-from provider_agent.protocol.frames import Chunk, JobResult, Usage
+from provider_agent.protocol.frames import Chunk, Draining, JobResult, Usage
 from provider_agent.protocol.limits import (
     CONNECT_PATH,
     MAX_MESSAGE_TO_COORDINATOR_BYTES,
@@ -122,6 +122,29 @@ async def test_agent_that_closes_its_connection_leaves_the_fleet(coordinator: Co
         assert len(coordinator.agents()) == 1
         await agent.socket.close()
         assert coordinator.agents() == []
+
+
+async def test_end_of_each_connection_is_logged_once(
+    coordinator: Coordinator, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Nothing was logged when aiohttp cancelled the handler before it had read the close frame.
+    with caplog.at_level(logging.INFO, "provider_agent.coordinator"):
+        async with ScriptedAgent(coordinator.connect_url) as agent:
+            await agent.send(Draining(1000), Draining(500))
+            await agent.settle()
+            await agent.socket.close()
+        async with ScriptedAgent(coordinator.connect_url) as other:
+            await other.lose_link()
+    logged = [
+        (record.message, vars(record)["fields"].get("code"))
+        for record in caplog.records
+        if record.message in ("agent draining", "agent link closed")
+    ]
+    assert logged == [
+        ("agent draining", None),
+        ("agent link closed", 1000),
+        ("agent link closed", 1006),
+    ]
 
 
 async def test_rejected_is_sent_before_the_close_frame(coordinator: Coordinator) -> None:

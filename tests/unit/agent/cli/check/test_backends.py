@@ -45,7 +45,15 @@ async def test_no_request_is_sent_to_an_unreachable_backend() -> None:
     )
 
     assert (finding.outcome, finding.details) == (Outcome.FAILED, "connection refused")
-    assert finding.what_to_do.startswith("start the server")
+    assert finding.what_to_do == "start the server, or check `url` under [[backends]]"
+
+
+async def test_refused_key_is_advised_to_be_checked() -> None:
+    state = BackendState(ScriptedBackend(), BackendHealth(False, key_refused=True))
+
+    (finding,) = await check_backend_state(state, request_completions=True)
+
+    assert finding.what_to_do == "check `api_key_env` or `api_key_file` under [[backends]]"
 
 
 async def test_advice_for_a_passthrough_does_not_suggest_starting_a_server() -> None:
@@ -57,7 +65,7 @@ async def test_advice_for_a_passthrough_does_not_suggest_starting_a_server() -> 
     (finding,) = await check_backend_state(state, request_completions=True)
 
     assert finding.details == "unreachable"
-    assert finding.what_to_do == "check `url` and `api_key_env` under [[backends]]"
+    assert finding.what_to_do == "check `url` under [[backends]], and the network"
 
 
 async def test_backend_without_models_fails() -> None:

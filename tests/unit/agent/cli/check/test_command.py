@@ -2,6 +2,7 @@ import json
 
 from click.testing import CliRunner
 
+from provider_agent.agent.cli.main import main
 from tests.unit.agent.cli.calls import COORDINATOR, ECHO, NO_KEY, invoke
 
 
@@ -11,8 +12,18 @@ def test_invalid_configuration_is_one_finding_and_exit_code_2(runner: CliRunner)
     (finding,) = json.loads(result.output)["findings"]
     assert result.exit_code == 2
     assert finding["component"] == "configuration"
-    assert finding["details"] == "agent.toml: limits.max_conccurent: unknown key"
+    assert finding["target"] == "agent.toml"
+    assert finding["details"] == "limits.max_conccurent: unknown key"
     assert finding["what_to_do"] == 'did you mean "max_concurrent"?'
+
+
+def test_target_of_an_invalid_configuration_without_a_file(runner: CliRunner) -> None:
+    result = runner.invoke(main, ["check", "--json"])
+
+    (finding,) = json.loads(result.output)["findings"]
+    assert finding["target"] == "environment"
+    assert finding["details"] == "coordinator.url: missing"
+    assert "`run --coordinator-url`" in finding["what_to_do"]
 
 
 def test_check_continues_after_a_failure(runner: CliRunner) -> None:

@@ -54,6 +54,12 @@ def test_advice_is_printed_below_the_details_and_failures_are_counted(
     assert capsys.readouterr().out.splitlines()[-1] == "1 of 1 check failed."
 
 
+def test_skipped_checks_are_counted_separately(capsys: pytest.CaptureFixture[str]) -> None:
+    show([OK, FAILED, SKIPPED, SKIPPED], as_json=False)
+
+    assert capsys.readouterr().out.splitlines()[-1] == "1 of 2 checks failed, 2 skipped."
+
+
 def test_summary_when_all_checks_passed(capsys: pytest.CaptureFixture[str]) -> None:
     show([OK, SKIPPED], as_json=False)
 
