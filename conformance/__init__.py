@@ -10,6 +10,7 @@
     …_under_test.py      what the cases use: connections, jobs and requests of clients
     …_run.py, runner.py  run the cases
     report.py            renders the results
+    failed_connection.py says why a connection could not be opened
 
 Of `protocol`, the kit uses only frames, encoding, signatures and limits, not the state machines:
 they belong to the implementations under test.

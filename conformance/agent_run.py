@@ -5,7 +5,7 @@ from itertools import chain, zip_longest
 from typing import Final
 
 from provider_agent.conformance.agent_under_test import AgentListener, AgentUnderTest
-from provider_agent.conformance.case import Case, Result
+from provider_agent.conformance.case import Case, Result, Verdict
 from provider_agent.conformance.of_agent import (
     flow,
     handshake,
@@ -59,7 +59,10 @@ async def run_against_agent(
 
     async def run(case: Case[AgentUnderTest]) -> Result:
         async with AgentUnderTest(listener) as scope:
-            return await run_case(case, scope, listener.answer_s)
+            result = await run_case(case, scope, listener.answer_s)
+            if result.verdict in (Verdict.NOT_HELD, Verdict.NOT_FOLLOWED):
+                await scope.close_connections()
+            return result
 
     traffic_cases = [case for case in traffic.CASES if not only or case.id in only]
     whole = await with_traffic(await run_in_turn(chosen, run), traffic_cases, listener.peers)

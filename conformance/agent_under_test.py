@@ -41,6 +41,7 @@ class AgentListener:
         answer_s: how long an answer may take, in seconds.
         selects_subprotocol: whether an upgrade selects the subprotocol.
         peers: every connection, in order.
+        taken: those that a case has received, in order.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class AgentListener:
         self.answer_s = answer_s
         self.selects_subprotocol = True
         self.peers: list[CoordinatorPeer] = []
+        self.taken: list[CoordinatorPeer] = []
         self._host, self._port = host, port
         self._further = list(authorities)
         self._dialed: asyncio.Queue[CoordinatorPeer] = asyncio.Queue()
@@ -102,9 +104,11 @@ class AgentListener:
         """
         try:
             async with asyncio.timeout(RECONNECT_S):
-                return await self._next_open()
+                peer = await self._next_open()
         except TimeoutError:
             raise Unreachable(f"the agent did not reconnect within {RECONNECT_S:g} s") from None
+        self.taken.append(peer)
+        return peer
 
     async def _next_open(self) -> CoordinatorPeer:
         while True:
@@ -127,7 +131,10 @@ class AgentListener:
 
 
 class AgentUnderTest:
-    """The agent for one case. When the context exits, jobs that the case left are cancelled.
+    """The agent for one case.
+
+    When the context exits, jobs that the case left are cancelled. Its newest connection stays open
+    for the next case if `Capabilities` have arrived; all others are closed.
 
     Args:
         listener: accepts the agent's connections.
@@ -145,12 +152,25 @@ class AgentUnderTest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        open_peers = [peer for peer in self.listener.peers if not peer.closed.is_set()]
-        for peer in open_peers:
+        for peer in self._taken_peers():
             try:
                 await peer.end_jobs()
             except NotHeld:
                 await peer.cut()
+            if not peer.closed.is_set() and peer is not self._open_peer:
+                await peer.close(GOING_AWAY, "the case has ended")
+
+    async def close_connections(self) -> None:
+        """Close the connections of a case that failed.
+
+        The agent dials again, and the next case does not depend on the state of a failed one.
+        """
+        for peer in self._taken_peers():
+            await peer.close(GOING_AWAY, "the case has ended")
+
+    def _taken_peers(self) -> list[CoordinatorPeer]:
+        """The open connections of the cases so far, but none that waits for the next case."""
+        return [peer for peer in self.listener.taken if not peer.closed.is_set()]
 
     @property
     def _open_peer(self) -> CoordinatorPeer | None:

@@ -9,10 +9,12 @@ from typing import Final, Self
 
 import aiohttp
 
-from provider_agent.conformance.case import NotHeld, require
+from provider_agent.conformance.case import NotHeld, Unreachable, require
+from provider_agent.conformance.failed_connection import describe
 from provider_agent.conformance.peer import ANSWER_S
 
 CHAT_PATH: Final = "/v1/chat/completions"
+MODELS_PATH: Final = "/v1/models"
 
 RECEIVE_BUFFER_BYTES: Final = 64 * 1024
 """A small kernel buffer: when the client does not read, the coordinator soon has to pause."""
@@ -51,6 +53,7 @@ class ClientRequest:
 
         Raises:
             NotHeld: it does not arrive in time, or the connection ends before.
+            Unreachable: the API accepts no connection.
         """
         try:
             async with asyncio.timeout(self._answer_s):
@@ -58,6 +61,8 @@ class ClientRequest:
         except TimeoutError:
             observed = f"the client received no response within {self._answer_s:g} s"
             raise NotHeld(observed) from None
+        except aiohttp.ClientConnectorError as error:
+            raise Unreachable(f"cannot reach --submit-url: {describe(error)}") from None
         except aiohttp.ClientError as error:
             raise NotHeld(f"the client's request failed: {type(error).__name__}") from None
 
@@ -110,7 +115,8 @@ class Client:
 
     def __init__(self, submit_url: str, api_key: str, answer_s: float = ANSWER_S) -> None:
         self._answer_s = answer_s
-        self._url = submit_url.rstrip("/").removesuffix("/v1") + CHAT_PATH
+        self._submit_url = submit_url
+        self._base_url = submit_url.rstrip("/").removesuffix("/v1")
         self._api_key = api_key
         self._http: aiohttp.ClientSession | None = None
 
@@ -134,11 +140,34 @@ class Client:
         if self._http is not None:
             await self._http.close()
 
-    def post(self, body: bytes) -> ClientRequest:
-        """Start a chat request."""
+    @property
+    def _session(self) -> aiohttp.ClientSession:
         if self._http is None:
             raise RuntimeError("the client is not open")
-        return ClientRequest(self._http, self._url, body, self._answer_s)
+        return self._http
+
+    async def check_reachable(self) -> None:
+        """Check that an HTTP server answers, with any status.
+
+        Raises:
+            Unreachable: none does.
+        """
+        url = self._base_url + MODELS_PATH
+        try:
+            async with asyncio.timeout(self._answer_s):
+                (await self._session.get(url, allow_redirects=False)).close()
+        except TimeoutError:
+            reason = f"no answer within {self._answer_s:g} s"
+        except (aiohttp.ClientError, OSError) as error:
+            reason = describe(error)
+        else:
+            return
+        raise Unreachable(f"cannot reach --submit-url {self._submit_url}: {reason}")
+
+    def post(self, body: bytes) -> ClientRequest:
+        """Start a chat request."""
+        url = self._base_url + CHAT_PATH
+        return ClientRequest(self._session, url, body, self._answer_s)
 
 
 def _create_socket(address: aiohttp.AddrInfoType) -> socket.socket:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Final
 
 from provider_agent.conformance.agent_peer import AgentPeer
-from provider_agent.conformance.case import Case, Result, Verdict
+from provider_agent.conformance.case import Case, Result, Unreachable, Verdict
 from provider_agent.conformance.coordinator_under_test import (
     CoordinatorTarget,
     CoordinatorUnderTest,
@@ -18,7 +18,13 @@ from provider_agent.conformance.of_coordinator import (
     traffic,
 )
 from provider_agent.conformance.report import Report
-from provider_agent.conformance.runner import run_at_once, run_case, with_traffic
+from provider_agent.conformance.runner import (
+    Run,
+    not_tested,
+    run_at_once,
+    run_case,
+    with_traffic,
+)
 
 CASES: Final[list[Case[CoordinatorUnderTest]]] = [
     *handshake.CASES,
@@ -33,12 +39,13 @@ CASE_IDS: Final = [case.id for case in (*CASES, *traffic.CASES)]
 async def run_against_coordinator(target: CoordinatorTarget, only: Collection[str]) -> Report:
     """Run the cases with the given ids; all if there are none.
 
+    If the API for clients cannot be reached, no case runs, and all are not tested: a wrong address
+    says nothing about the coordinator.
+
     Raises:
         OSError, websockets.exceptions.InvalidHandshake: the address is not a coordinator's.
         NotHeld: the coordinator does not admit the kit.
     """
-    async with CoordinatorUnderTest(target) as probe:
-        await probe.connect()
     peers: list[AgentPeer] = []
 
     async def run(case: Case[CoordinatorUnderTest]) -> Result:
@@ -50,5 +57,16 @@ async def run_against_coordinator(target: CoordinatorTarget, only: Collection[st
 
     chosen = [case for case in CASES if not only or case.id in only]
     traffic_cases = [case for case in traffic.CASES if not only or case.id in only]
-    whole = await with_traffic(await run_at_once(chosen, run), traffic_cases, peers)
+    async with CoordinatorUnderTest(target) as probe:
+        await probe.connect()
+        try:
+            await probe.check_submit_url()
+            unreachable = ""
+        except Unreachable as error:
+            unreachable = str(error)
+    if unreachable:
+        tested = Run([not_tested(case, unreachable) for case in chosen], unreachable)
+    else:
+        tested = await run_at_once(chosen, run)
+    whole = await with_traffic(tested, traffic_cases, peers)
     return Report("coordinator", target.url, whole.results, whole.early_end_reason)

@@ -24,6 +24,7 @@ from provider_agent.conformance.agent_peer import (
 )
 from provider_agent.conformance.case import NotHeld, NotTested, Unreachable, require
 from provider_agent.conformance.client import Client, ClientRequest, chat_body
+from provider_agent.conformance.failed_connection import describe
 from provider_agent.conformance.peer import ABNORMAL, ANSWER_S
 from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.frames import Ack, JobHeader, LiveJob
@@ -214,9 +215,7 @@ class CoordinatorUnderTest:
         try:
             probe = await dial(self.target.url, self.target.answer_s)
         except OSError as refused:  # `TimeoutError` is an `OSError`
-            raise Unreachable(
-                f"the coordinator cannot be reached: {str(refused) or 'no answer'}"
-            ) from None
+            raise Unreachable(f"the coordinator cannot be reached: {describe(refused)}") from None
         except InvalidHandshake as refused:
             if any(peer.closed.is_set() and peer.close_code == ABNORMAL for peer in self._peers):
                 raise Unreachable(f"the coordinator cannot be reached: {refused}") from None
@@ -224,6 +223,21 @@ class CoordinatorUnderTest:
             probe.transport.abort()
 
     # --- requests ----------------------------------------------------------------------
+
+    async def check_submit_url(self) -> None:
+        """Check that the API answers, if its address was given.
+
+        Raises:
+            Unreachable: it does not, because it is down or the address is wrong.
+        """
+        if self.target.submit_url:
+            await (await self._open_client()).check_reachable()
+
+    async def _open_client(self) -> Client:
+        if self._client is None:
+            client = Client(self.target.submit_url, self.target.api_key, self.target.answer_s)
+            self._client = await self._stack.enter_async_context(client)
+        return self._client
 
     async def post(self, body: bytes) -> ClientRequest:
         """Start a client's request.
@@ -233,10 +247,7 @@ class CoordinatorUnderTest:
         """
         if not self.target.submit_url:
             raise NotTested("needs --submit-url, to cause a job")
-        if self._client is None:
-            client = Client(self.target.submit_url, self.target.api_key, self.target.answer_s)
-            self._client = await self._stack.enter_async_context(client)
-        request = self._client.post(body)
+        request = (await self._open_client()).post(body)
         self._stack.push_async_callback(request.disconnect)
         return request
 

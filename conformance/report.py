@@ -50,7 +50,8 @@ class Report(Struct, frozen=True):
     def summary(self) -> str:
         """The number of results with each verdict, in one line."""
         counts = ", ".join(f"{self.count(v)} {v}" for v in Verdict if self.count(v))
-        return f"{len(self.results)} rules: {counts}."
+        noun = "rule" if len(self.results) == 1 else "rules"
+        return f"{len(self.results)} {noun}: {counts}."
 
 
 def table(results: Sequence[Result]) -> Table:

@@ -16,6 +16,7 @@ from provider_agent.conformance.case import (
     Unreachable,
     Verdict,
 )
+from provider_agent.conformance.failed_connection import describe
 from provider_agent.conformance.peer import ANSWER_S
 
 ScopeT = TypeVar("ScopeT")
@@ -50,7 +51,7 @@ async def run_case(case: Case[ScopeT], scope: ScopeT, answer_s: float = ANSWER_S
         observed = f"the case did not end within {SILENT_CASE_S + answer_s:g} s"
     except (OSError, InvalidHandshake) as error:
         verdict = Verdict.NOT_HELD if case.must else Verdict.NOT_FOLLOWED
-        observed = f"no connection: {str(error) or type(error).__name__}"
+        observed = f"no connection: {describe(error)}"
     return Result(
         id=case.id,
         anchor=case.anchor,

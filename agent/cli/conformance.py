@@ -1,21 +1,25 @@
 """`provider-agent conformance`: tests any coordinator or agent against docs/protocol.md."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
 import click
-from websockets.exceptions import InvalidHandshake
+from websockets.exceptions import InvalidHandshake, InvalidURI
 
 from provider_agent.agent.cli.settings import run_async
-from provider_agent.agent.cli.terminal import console
+from provider_agent.agent.cli.terminal import console, visible
+from provider_agent.agent.config.addresses import backend_url, coordinator_url
 from provider_agent.conformance.agent_run import CASE_IDS as AGENT_CASE_IDS
 from provider_agent.conformance.agent_run import run_against_agent
 from provider_agent.conformance.agent_under_test import AgentListener
 from provider_agent.conformance.case import NotHeld
 from provider_agent.conformance.coordinator_run import CASE_IDS, run_against_coordinator
 from provider_agent.conformance.coordinator_under_test import CoordinatorTarget
+from provider_agent.conformance.failed_connection import describe
 from provider_agent.conformance.peer import ANSWER_S
 from provider_agent.conformance.report import Report, printable, table, to_json, to_junit
 
@@ -25,9 +29,15 @@ EXIT_NOT_RUN: Final = 2
 CommandT = TypeVar("CommandT", bound=Callable[..., object])
 
 
-def _report_options(command: CommandT) -> CommandT:
-    """Add the options of both subcommands."""
-    for option in (
+def _report_options(rules: Sequence[str]) -> Callable[[CommandT], CommandT]:
+    """Add the options of both subcommands, to one that tests these rules."""
+
+    def print_rules(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+        if wanted:
+            click.echo("\n".join(rules))
+            context.exit()
+
+    options = (
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         click.option(
             "--junit",
@@ -44,9 +54,22 @@ def _report_options(command: CommandT) -> CommandT:
             help="How long an answer may take. Raise it for a distant or busy machine.",
         ),
         click.option("--only", multiple=True, metavar="RULE", help="Run this rule; repeatable."),
-    ):
-        command = option(command)
-    return command
+        click.option(
+            "--list-rules",
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=print_rules,
+            help="Print the names of all rules, and exit.",
+        ),
+    )
+
+    def add(command: CommandT) -> CommandT:
+        for option in options:
+            command = option(command)
+        return command
+
+    return add
 
 
 @click.group(short_help="Test any coordinator or agent against the protocol.")
@@ -72,7 +95,7 @@ def conformance() -> None:
     "--api-key", default="", envvar="CONFORMANCE_API_KEY", help="Client key for --submit-url."
 )
 @click.option("--enrollment-code", default="", envvar="CONFORMANCE_ENROLLMENT_CODE")
-@_report_options
+@_report_options(CASE_IDS)
 def coordinator(
     url: str,
     submit_url: str,
@@ -89,11 +112,13 @@ def coordinator(
     that start with `conformance-`, and break the protocol on purpose.
     """
     _check_names(only, CASE_IDS)
+    url, submit_url = _usable_urls(url, submit_url)
+    _check_junit(junit)
     target = CoordinatorTarget(url, submit_url, api_key, enrollment_code, answer_s)
     try:
         report = run_async(run_against_coordinator(target, only))
-    except (OSError, InvalidHandshake, ValueError) as error:
-        _exit_not_run(f"{url} is not the address of a coordinator: {str(error) or 'no answer'}")
+    except (OSError, InvalidHandshake, InvalidURI) as error:  # InvalidURI: of a redirect
+        _exit_not_run(f"{url} is not the address of a coordinator: {describe(error)}")
     except NotHeld as error:
         _exit_not_run(f"the coordinator does not admit the test agent: {error}")
     _finish(report, as_json=as_json, junit=junit)
@@ -121,7 +146,7 @@ def coordinator(
     show_default=True,
     help="How many seconds to wait for the agent.",
 )
-@_report_options
+@_report_options(AGENT_CASE_IDS)
 def agent(
     host: str,
     port: int,
@@ -139,6 +164,7 @@ def agent(
     mostly the agent's waits before it reconnects.
     """
     _check_names(only, AGENT_CASE_IDS)
+    _check_junit(junit)
 
     async def run() -> Report:
         async with AgentListener(host, port, authorities, answer_s) as listener:
@@ -148,7 +174,7 @@ def agent(
     try:
         report = run_async(run())
     except OSError as error:
-        _exit_not_run(f"cannot listen on {host}:{port}: {error}")
+        _exit_not_run(f"cannot listen on {host}:{port}: {describe(error)}")
     except NotHeld as error:
         _exit_not_run(f"{error}")
     _finish(report, as_json=as_json, junit=junit)
@@ -157,24 +183,63 @@ def agent(
 def _check_names(only: Sequence[str], known: Sequence[str]) -> None:
     for name in only:
         if name not in known:
-            raise click.UsageError(f"there is no rule {name!r}; the rules: {', '.join(known)}")
+            close = " or ".join(repr(match) for match in get_close_matches(name, known))
+            question = f"; did you mean {close}?" if close else "."
+            raise click.UsageError(
+                f"there is no rule {name!r}{question} --list-rules prints the names."
+            )
 
 
-def _exit_not_run(problem: str) -> NoReturn:
-    click.echo(f"conformance: {problem}", err=True)
+def _usable_urls(url: str, submit_url: str) -> tuple[str, str]:
+    """Return the addresses; exit with one line if one can be that of no server."""
+    try:
+        url = coordinator_url(url, allow_insecure=True)
+    except ValueError as error:
+        _exit_not_run(f"{_shown(url)} is not the address of a coordinator: {error}")
+    try:
+        submit_url = submit_url and backend_url(submit_url)
+    except ValueError as error:
+        _exit_not_run(f"cannot reach --submit-url {_shown(submit_url)}: {error}")
+    return url, submit_url
+
+
+def _shown(url: str) -> str:
+    """The address without a user and a password."""
+    return visible(url.rpartition("@")[2])
+
+
+def _check_junit(path: Path | None) -> None:
+    """Exit with one line if the file cannot be written, before the time of a run is spent."""
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        _exit_not_run(f"cannot write --junit {path}: there is no directory {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        _exit_not_run(f"cannot write --junit {path}: permission denied")
+
+
+def _exit_not_run(*problems: str) -> NoReturn:
+    for problem in problems:
+        click.echo(f"conformance: {problem}", err=True)
     sys.exit(EXIT_NOT_RUN)
 
 
 def _finish(report: Report, *, as_json: bool, junit: Path | None) -> None:
-    """Print the report and exit."""
-    if junit is not None:
-        junit.write_bytes(to_junit(report))
+    """Print the report, write the file and exit."""
     if as_json:
         click.echo(to_json(report))
     else:
         output = console()
         output.print(table(report.results))
         output.print(report.summary)
+    problems: list[str] = []
     if report.early_end_reason:
-        _exit_not_run(f"the run ended early: {printable(report.early_end_reason)}")
+        problems.append(f"the run ended early: {printable(report.early_end_reason)}")
+    if junit is not None:
+        try:
+            junit.write_bytes(to_junit(report))
+        except OSError as error:
+            problems.append(f"cannot write --junit {junit}: {describe(error)}")
+    if problems:
+        _exit_not_run(*problems)
     sys.exit(0 if report.conforms else EXIT_NOT_HELD)

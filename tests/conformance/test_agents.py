@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from provider_agent.adapters.base import BackendSettings
 from provider_agent.adapters.servers.echo import EchoBackend
 from provider_agent.conformance.agent_run import CASE_IDS, run_against_agent
-from provider_agent.conformance.agent_under_test import RECONNECT_S, AgentListener
+from provider_agent.conformance.agent_under_test import GOING_AWAY, RECONNECT_S, AgentListener
 from provider_agent.conformance.case import Verdict
 from provider_agent.protocol.frames import (
     Ack,
@@ -160,6 +160,20 @@ async def test_the_kit_finds_a_planted_fault(name: str) -> None:
         report = await run_against_agent(listener, [fault.case, "job"], wait_s=WAIT_S)
 
     assert fault.case in broken(report)
+
+
+@in_virtual_time
+async def test_the_connections_of_a_failed_case_are_closed() -> None:
+    # The kit left the connection of the failed case open before `Welcome`. The next case waited for
+    # the agent to dial again, which only an agent with a timeout of its own does.
+    only = ["resume-running", "resume-zero", "drain"]
+    async with running_agent(FAULTS["does not resume"]) as listener:
+        report = await run_against_agent(listener, only, wait_s=WAIT_S)
+        close_codes = [peer.close_code for peer in listener.peers if not peer.admitted]
+
+    assert report.early_end_reason == ""
+    assert broken(report) == dict.fromkeys(only[:2], "Hello names another session")
+    assert close_codes == [GOING_AWAY] * 2, "closed by the kit"
 
 
 @in_virtual_time

@@ -151,6 +151,17 @@ async def test_the_kit_finds_a_planted_fault(name: str) -> None:
     assert fault.case in broken(report)
 
 
+@in_virtual_time
+async def test_a_submit_url_that_stops_answering_does_not_count_as_a_broken_rule() -> None:
+    settings = CoordinatorSettings(port=0, drain_s=0)
+    async with Coordinator(settings, clock=now) as coordinator:
+        target = CoordinatorTarget(coordinator.connect_url, "http://127.0.0.1:9")
+        async with CoordinatorUnderTest(target) as kit:
+            agent = await kit.connect()
+            with pytest.raises(Unreachable, match="cannot reach --submit-url: connection refused"):
+                await kit.submit(agent)
+
+
 @pytest.mark.parametrize("lost", [True, False])
 @in_virtual_time
 async def test_a_refused_connection_counts_as_gone_only_after_a_lost_one(lost: bool) -> None:
