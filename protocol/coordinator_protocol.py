@@ -34,6 +34,7 @@ from provider_agent.protocol.frames import (
 )
 from provider_agent.protocol.job import Job
 from provider_agent.protocol.limits import MAX_LIVE_JOBS
+from provider_agent.protocol.receipts import FEATURE
 from provider_agent.protocol.request import RequestQueue
 from provider_agent.protocol.resumption import NO_RESUMPTION, Resumption
 from provider_agent.protocol.state import State
@@ -153,11 +154,15 @@ class CoordinatorProtocol:
         self.to_send.append(rejected)
 
     def start_job(self, job: Job) -> None:
-        """Send a job to the agent: its header, then its request in pieces."""
+        """Send a job to the agent: its header, then its request in pieces.
+
+        `sign_receipt` is sent only while receipts are active on this connection.
+        """
         if self.state is not State.OPEN or job.job_id in self.streams:
             raise RuntimeError(f"start_job() in the state {self.state}, or with a job id in use")
         self.streams[job.job_id] = ReceiveStream(self._window)
-        self.to_send.append(job.header)
+        sign_receipt = job.sign_receipt and FEATURE in self.features
+        self.to_send.append(replace(job.header, sign_receipt=sign_receipt))
         self.requests.add(job.job_id, job.request)
 
     def continue_request(self, job: Job, offset: int) -> None:

@@ -121,9 +121,10 @@ async def running_coordinator(fault: CoordinatorFault) -> AsyncIterator[Coordina
             yield CoordinatorTarget(relay.url, coordinator.http_url)
 
 
+@pytest.mark.parametrize("receipts", [ReceiptMode.HASH, ReceiptMode.SIGNED])
 @in_virtual_time
-async def test_our_coordinator_conforms() -> None:
-    settings = CoordinatorSettings(port=0, drain_s=0, receipts=ReceiptMode.HASH)
+async def test_our_coordinator_conforms(receipts: ReceiptMode) -> None:
+    settings = CoordinatorSettings(port=0, drain_s=0, receipts=receipts)
     async with Coordinator(settings, clock=now) as coordinator:
         target = CoordinatorTarget(coordinator.connect_url, coordinator.http_url)
         report = await run_against_coordinator(target, ())
