@@ -220,12 +220,18 @@ class CoordinatorProtocol:
             self.ended.popitem(last=False)
 
     def next_frames(self, limit_bytes: int) -> list[CoordinatorFrame]:
-        """Remove and return the frames of the next message, of about `limit_bytes` together."""
+        """Remove and return the frames of the next message, of about `limit_bytes` together.
+
+        A piece of a request is sent only when no control frame waits.
+        """
         count = max(1, limit_bytes // _CONTROL_FRAME_BYTES)
         frames = self.to_send[:count]
         del self.to_send[:count]
         size = len(frames) * _CONTROL_FRAME_BYTES
-        while size < limit_bytes and (chunk := self.requests.next_chunk(limit_bytes - size)):
+        while not self.to_send and size < limit_bytes:
+            chunk = self.requests.next_chunk(limit_bytes - size)
+            if chunk is None:
+                break
             frames.append(chunk)
             size += len(chunk.data) + _CONTROL_FRAME_BYTES
         return frames

@@ -29,6 +29,6 @@ def read_metrics(text: bytes, names: Collection[str]) -> dict[str, list[float]]:
             for sample in family.samples:
                 if math.isfinite(sample.value):
                     found.setdefault(sample.name, []).append(sample.value)
-    except (ValueError, IndexError, KeyError) as error:
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
         raise InvalidResponse("the server's metrics are not in the Prometheus format") from error
     return found

@@ -75,6 +75,7 @@ async def call_within(
         Exception: as `call_adapter`.
     """
     task = asyncio.create_task(call_adapter(method, *args, **kwargs), name="call of an adapter")
+    task.add_done_callback(_retrieve_exception)
     try:
         done, _ = await asyncio.wait({task}, timeout=limit_s)
     finally:
@@ -83,11 +84,15 @@ async def call_within(
             _, ignoring = await asyncio.wait({task}, timeout=CANCEL_S)
             if ignoring:
                 log.error("adapter ignored cancellation", backend=backend.id)
-            elif not task.cancelled():
-                task.exception()  # retrieves it, so that asyncio does not log it
     if not done:
         raise TimeoutError
     return task.result()
+
+
+def _retrieve_exception(task: asyncio.Task[object]) -> None:
+    """Retrieve the exception of a call whose caller may be cancelled, or asyncio would log it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def validated(value: object, expected: type[T]) -> T:

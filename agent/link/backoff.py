@@ -144,6 +144,7 @@ def next_attempt(
     *,
     worked: bool = False,
     welcomed_before: bool = False,
+    hello_unanswered: bool = False,
 ) -> Retry | Fatal:
     """Decide whether and when to dial again.
 
@@ -154,6 +155,8 @@ def next_attempt(
         random: uniform in [0, 1).
         worked: the session served a job, as `is_healthy` explains.
         welcomed_before: an earlier link to the same address was welcomed.
+        hello_unanswered: a `Hello` of this process had no answer; it may have arrived late, and
+            have replaced this link.
     """
     if is_healthy(welcomed_s, worked=worked):
         waited_s = 0.0
@@ -162,9 +165,10 @@ def next_attempt(
     # From a coordinator that has welcomed this agent, 1002 does not mean another version: a byte
     # was damaged, or a rare frame exposed a defect. Both are worth another attempt.
     same_version = welcomed_before or welcomed_s is not None
-    if disconnect.cause in _HINTS and not (
-        disconnect.cause is DisconnectCause.INCOMPATIBLE and same_version
-    ):
+    retried = (disconnect.cause is DisconnectCause.INCOMPATIBLE and same_version) or (
+        disconnect.cause is DisconnectCause.REPLACED and hello_unanswered
+    )
+    if disconnect.cause in _HINTS and not retried:
         return Fatal(_HINTS[disconnect.cause], jitter_s)
     retry_after_s = _retry_after_s(disconnect)
     if disconnect.cause is DisconnectCause.UNAUTHORIZED:

@@ -29,6 +29,7 @@ from provider_agent.protocol.limits import (
     HANDSHAKE_TIMEOUT_S,
     MAX_MESSAGE_TO_AGENT_BYTES,
 )
+from provider_agent.protocol.state import State
 from provider_agent.websocket.message_size import MessageSize
 
 log = EventLogger(__name__)
@@ -83,6 +84,11 @@ class Link:
         self._unknown_types: set[int] = set()
         self._drain: Drain | None = None
         self._drain_received = asyncio.Event()
+
+    @property
+    def hello_unanswered(self) -> bool:
+        """Whether `Hello` was sent, and neither `Welcome` nor `Rejected` has arrived."""
+        return self._protocol.state is State.AWAITING_WELCOME
 
     def __repr__(self) -> str:
         return f"<Link {self._settings.url} {self._protocol.state}>"

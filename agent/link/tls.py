@@ -91,6 +91,18 @@ _CLIENT_CERTIFICATE_ALERTS: Final = {
 """Alerts about the client certificate (RFC 8446, section 6.2), by their names in OpenSSL."""
 
 
+_NO_COMMON_VERSION: Final = frozenset(
+    {
+        "UNSUPPORTED_PROTOCOL",
+        "TLSV1_ALERT_PROTOCOL_VERSION",
+        "NO_SHARED_CIPHER",
+        "SSLV3_ALERT_HANDSHAKE_FAILURE",
+        "TLSV1_ALERT_INSUFFICIENT_SECURITY",
+    }
+)
+"""Errors of OpenSSL when the versions or ciphers of the two sides do not match."""
+
+
 def explain_tls(error: ssl.SSLError) -> Disconnect:
     """Return what a TLS error means for the next dial."""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -106,6 +118,13 @@ def explain_tls(error: ssl.SSLError) -> Disconnect:
         return Disconnect(
             DisconnectCause.UNAUTHORIZED, f"{detail}; check [coordinator] client_cert_file"
         )
+    if getattr(error, "reason", "") in _NO_COMMON_VERSION:
+        return Disconnect(
+            DisconnectCause.UPGRADE_REFUSED,
+            "the TLS handshake failed: the server and the agent have no version (1.2 or newer) or "
+            "cipher in common",
+        )
     return Disconnect(
-        DisconnectCause.LOST, "the TLS handshake failed; should the url begin with ws://?"
+        DisconnectCause.UPGRADE_REFUSED,
+        "the TLS handshake failed; should the url begin with ws://?",
     )

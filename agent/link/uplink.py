@@ -12,8 +12,10 @@ Jobs and their streams outlive a link.
 """
 
 import asyncio
+import math
 import os
 from collections.abc import Callable
+from typing import Final
 
 from provider_agent.agent.config import CoordinatorConfig
 from provider_agent.agent.identity.key import Identity
@@ -51,8 +53,13 @@ from provider_agent.protocol.frames import (
     RoutingStatus,
     Welcome,
 )
+from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S
 
 log = EventLogger(__name__)
+
+LATE_HELLO_S: Final = 2 * HANDSHAKE_TIMEOUT_S
+"""How long a `Hello` that had no answer may still replace a newer link. A coordinator closes an
+unfinished handshake after half of this; the rest is for the network."""
 
 
 class Uplink:
@@ -113,6 +120,8 @@ class Uplink:
         self._replace = replace
         self._instance_id = os.urandom(8).hex()
         self._welcomed_urls: set[str] = set()
+        self._unanswered_at = -math.inf
+        """When a link last ended whose `Hello` had no answer."""
         self._completed_before = 0
         self._acked_before: dict[bytes, int] = {}
         self._resumption = Resumption(
@@ -148,6 +157,7 @@ class Uplink:
                 self._uniform,
                 worked=worked,
                 welcomed_before=self.url in self._welcomed_urls,
+                hello_unanswered=self._clock() - self._unanswered_at < LATE_HELLO_S,
             )
             wait_s = coordinators.choose_next(
                 decision,
@@ -179,7 +189,10 @@ class Uplink:
                 on_activity=self._note_activity,
                 on_unsendable=self._jobs.withdraw,
             )
-            return await link.run()
+            disconnect = await link.run()
+            if link.hello_unanswered:
+                self._unanswered_at = self._clock()
+            return disconnect
         except Exception:
             # A defect costs this attempt; jobs and backends continue.
             log.exception("link failed by an internal error")

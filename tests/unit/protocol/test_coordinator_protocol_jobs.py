@@ -8,8 +8,10 @@ from provider_agent.protocol.frames import (
     Chunk,
     CoordinatorFrame,
     JobError,
+    JobHeader,
     JobResult,
     JobStarted,
+    RequestChunk,
     Usage,
 )
 from provider_agent.protocol.limits import MIN_WINDOW_BYTES
@@ -36,6 +38,20 @@ def test_a_response_is_passed_on_and_its_end_is_acknowledged() -> None:
 
     assert protocol.to_send == [Ack(JOB_ID, 3, final=True)]
     assert protocol.streams == {}
+
+
+@pytest.mark.parametrize("limit_bytes", [1, 300, 8192])
+def test_a_request_never_overtakes_a_control_frame(limit_bytes: int) -> None:
+    # A piece before its `JobHeader` is dropped by the agent, and the job never starts.
+    protocol = make_coordinator_in(State.OPEN)
+    for _ in range(200):
+        protocol.to_send.append(Cancel(OTHER_ID, ""))
+    protocol.start_job(JOB)
+    frames: list[CoordinatorFrame] = []
+    while batch := protocol.next_frames(limit_bytes):
+        frames += batch
+    first_piece = next(i for i, frame in enumerate(frames) if isinstance(frame, RequestChunk))
+    assert not any(isinstance(frame, Cancel | JobHeader) for frame in frames[first_piece:])
 
 
 def test_a_job_may_fail_before_it_started() -> None:

@@ -24,7 +24,9 @@ def test_finite_values_of_requested_metrics_are_read() -> None:
     assert found == {"a:running": [3.0, 2.0], "a:waiting": [10.0]}
 
 
-@pytest.mark.parametrize("line", [b"a many", b'a{x="1} 2', b"a{x=1} 3", b'a{"} 1', b"a "])
+@pytest.mark.parametrize(
+    "line", [b"a many", b'a{x="1} 2', b"a{x=1} 3", b'a{"} 1', b"a ", b"a " + b"9" * 400]
+)
 def test_malformed_line_of_a_requested_metric_is_an_error(line: bytes) -> None:
     with pytest.raises(InvalidResponse):
         read_metrics(line, ("a",))

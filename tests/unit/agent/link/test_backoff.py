@@ -36,6 +36,7 @@ def decide(
     random: float = 0.5,
     worked: bool = False,
     welcomed_before: bool = False,
+    hello_unanswered: bool = False,
 ) -> Retry | Fatal:
     disconnect = Disconnect(cause, "it ended", retry_after_s)
     return next_attempt(
@@ -45,6 +46,7 @@ def decide(
         lambda: random,
         worked=worked,
         welcomed_before=welcomed_before,
+        hello_unanswered=hello_unanswered,
     )
 
 
@@ -79,6 +81,12 @@ def test_of_the_fatal_causes_only_1002_is_retried_after_a_welcome(
     # One damaged byte on a link without TLS once stopped an agent permanently.
     decision = decide(cause, welcomed_s=welcomed_s, welcomed_before=welcomed_before)
     assert isinstance(decision, Retry if cause is DisconnectCause.INCOMPATIBLE else Fatal)
+
+
+def test_replacement_is_retried_while_a_late_hello_of_this_process_may_be_its_cause() -> None:
+    decision = decide(DisconnectCause.REPLACED, welcomed_s=1.0, hello_unanswered=True)
+    assert isinstance(decision, Retry)
+    assert isinstance(decide(DisconnectCause.KEY_IN_USE, hello_unanswered=True), Fatal)
 
 
 @pytest.mark.parametrize("cause", RETRIED)

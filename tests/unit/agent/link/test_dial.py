@@ -285,7 +285,7 @@ def verification_error() -> ssl.SSLCertVerificationError:
     ("error", "cause", "text"),
     [
         (verification_error(), DisconnectCause.BAD_CERTIFICATE, "self-signed certificate"),
-        (ssl.SSLError(1, "wrong version number"), DisconnectCause.LOST, "ws://"),
+        (ssl.SSLError(1, "wrong version number"), DisconnectCause.UPGRADE_REFUSED, "ws://"),
         (
             ConnectionAbortedError("SSL handshake"),
             DisconnectCause.LOST,

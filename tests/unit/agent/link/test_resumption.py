@@ -13,7 +13,7 @@ from provider_agent.agent.jobs.drain import FLUSH_S
 from provider_agent.agent.link.resumption import MAX_RESUME_S
 from provider_agent.agent.service import EXIT_OK, EXIT_UNDELIVERED
 from provider_agent.protocol.frames import Draining, Hello, JobResult, LiveJob, Rejected, ResumedJob
-from provider_agent.protocol.limits import MAX_INTEGER, MIN_WINDOW_BYTES
+from provider_agent.protocol.limits import MAX_INTEGER, MIN_WINDOW_BYTES, REPLACED
 from tests.kit.agent_config import agent_config
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
@@ -226,6 +226,28 @@ async def test_jobs_survive_a_welcome_with_an_offset_beyond_the_sent_bytes() -> 
         harness.coordinator.answer = answer
         # The coordinator resumes the session of the last entry, which must not be `hostile`.
         harness.coordinator.connections.append(harness.peer)
+        next_peer = await harness.agent.connected()
+        run.finish()
+        assert isinstance(await next_peer.end(run.job.job_id), JobResult)
+
+
+@in_virtual_time
+async def test_late_hello_of_an_abandoned_handshake_does_not_stop_the_agent() -> None:
+    # A proxy delivered a `Hello` after the agent had reconnected. The coordinator took it for a
+    # newer connection and closed the current one with 4001; the agent exited with 78.
+    async with resumption_harness(jitter=0.5) as harness:
+        run, answer = harness.run, harness.coordinator.answer
+        harness.coordinator.answer = lambda _: None
+        await harness.cut()
+        abandoned = await harness.coordinator.next_connection()
+        await abandoned.next(Hello)
+        abandoned.cut()
+        harness.coordinator.answer = answer
+        # The coordinator resumes the session of the last entry, which must not be `abandoned`.
+        harness.coordinator.connections.append(harness.peer)
+        replaced = await harness.agent.connected()
+        await asyncio.sleep(4)
+        await replaced.close(REPLACED)
         next_peer = await harness.agent.connected()
         run.finish()
         assert isinstance(await next_peer.end(run.job.job_id), JobResult)

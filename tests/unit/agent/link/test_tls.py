@@ -82,13 +82,13 @@ def test_key_with_a_password_is_refused_without_a_prompt(tmp_path: Path) -> None
             "is required",
         ),
         ("SSLV3_ALERT_CERTIFICATE_EXPIRED", DisconnectCause.UNAUTHORIZED, "expired"),
-        ("WRONG_VERSION_NUMBER", DisconnectCause.LOST, "ws://"),
-        (None, DisconnectCause.LOST, "ws://"),
+        ("NO_SHARED_CIPHER", DisconnectCause.UPGRADE_REFUSED, "cipher"),
+        ("TLSV1_ALERT_PROTOCOL_VERSION", DisconnectCause.UPGRADE_REFUSED, "1.2 or newer"),
+        ("WRONG_VERSION_NUMBER", DisconnectCause.UPGRADE_REFUSED, "ws://"),
+        (None, DisconnectCause.UPGRADE_REFUSED, "ws://"),
     ],
 )
-def test_alert_about_the_client_certificate_maps_to_a_cause(
-    reason: str | None, cause: DisconnectCause, text: str
-) -> None:
+def test_tls_error_maps_to_a_cause(reason: str | None, cause: DisconnectCause, text: str) -> None:
     error = ssl.SSLError(1, "it failed")
     if reason is not None:
         error.reason = reason
