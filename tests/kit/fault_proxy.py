@@ -24,6 +24,10 @@ HOST: Final = "127.0.0.1"
 SOCKET_BUFFER_BYTES: Final = 16 * 1024
 """Kernel buffers of the proxy's sockets: small, so that both sides notice a stall soon."""
 
+SEGMENT_BYTES: Final = 1448
+"""The segments of Ethernet. With those of loopback (64 KiB), the free part of a window is often
+smaller than a segment, and the kernel fills it only after up to 200 ms of real time."""
+
 MAX_NEW_CONNECTIONS: Final = 64
 """Connections kept for `next_connection`; a soak run never calls it."""
 
@@ -179,6 +183,7 @@ def _plain_socket() -> socket.socket:
     plain.setblocking(False)
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT_BYTES)
     return plain
 
 

@@ -99,6 +99,7 @@ class ProxyEndpoint(asyncio.Protocol):
         self.transport: asyncio.Transport
         self._connection: ProxiedConnection | None = None
         self._reads: FaultProxyPipe | None = None
+        self._full = False
         self._writes: FaultProxyPipe | None = None
         # uvloop may read before `pause_reading` takes effect; `release` forwards those bytes.
         self._early_data = bytearray()
@@ -141,11 +142,17 @@ class ProxyEndpoint(asyncio.Protocol):
         return True  # the other direction stays open
 
     def pause_writing(self) -> None:
+        self._full = True
         if self._writes is not None:
             self._writes.set_sink_full(True)
 
     def resume_writing(self) -> None:
-        if self._writes is not None:
+        self._full = False
+        # Not at once: asyncio ends a transport twice if it is closed during this callback.
+        asyncio.get_running_loop().call_soon(self._writing_resumed)
+
+    def _writing_resumed(self) -> None:
+        if self._writes is not None and not self._full:
             self._writes.set_sink_full(False)
 
     def connection_lost(self, exc: Exception | None) -> None:
