@@ -158,7 +158,7 @@ class ResponseOutcome(Struct, frozen=True):
         error_relayed: whether the bytes contain the server's own error, so that the client receives
             it.
         between_events: whether an event can be appended: the bytes end between two events of an
-            event stream, or there are none.
+            event stream, or there are no bytes.
     """
 
     usage: Usage = Usage()

@@ -223,8 +223,8 @@ class Service:
     async def _keep_connected(self) -> None:
         await self._discovery.wait_for_first_checks(FIRST_CHECKS_S)
         await self.uplink.run()
+        # While the agent stops, the drain decides the exit code: it reports what was not delivered.
         if not self.stopping:
-            # A stopping agent needs no coordinator: its drain reports what was not delivered.
             self._exit_code = EXIT_REFUSED
         self._stop_requested.set()  # not `stop`, which counts as the second signal while draining
 

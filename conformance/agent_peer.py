@@ -43,7 +43,7 @@ class Process(Struct, frozen=True):
     Attributes:
         key: the process's key.
         instance_id: the id of the process in `Hello`.
-        model_id: the model that it offers; no other process of a run offers it.
+        model_id: the model that it offers; by default, no other process of the run offers it.
     """
 
     key: Ed25519PrivateKey
@@ -167,7 +167,10 @@ class AgentPeer(Peer):
         return answer
 
     async def expect_answer(self) -> Welcome | Rejected:
-        """Wait for the answer to `Hello`, also while the coordinator pings an older connection."""
+        """Wait for the answer to `Hello`, up to twice `answer_s`.
+
+        Before it answers, the coordinator may ping an older connection with the same key.
+        """
         answer = await self.next(
             lambda frame: isinstance(frame, Welcome | Rejected),
             "Welcome or Rejected",

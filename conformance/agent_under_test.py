@@ -133,8 +133,8 @@ class AgentListener:
 class AgentUnderTest:
     """The agent for one case.
 
-    When the context exits, jobs that the case left are cancelled. Its newest connection stays open
-    for the next case if `Capabilities` have arrived; all others are closed.
+    When the context exits, jobs that the case left are cancelled. The agent's newest connection
+    stays open for the next case if its `Capabilities` have arrived; all others are closed.
 
     Args:
         listener: accepts the agent's connections.
@@ -169,7 +169,7 @@ class AgentUnderTest:
             await peer.close(GOING_AWAY, "the case has ended")
 
     def _taken_peers(self) -> list[CoordinatorPeer]:
-        """The open connections of the cases so far, but none that waits for the next case."""
+        """The open connections that cases have received, without those dialed since."""
         return [peer for peer in self.listener.taken if not peer.closed.is_set()]
 
     @property

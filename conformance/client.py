@@ -150,7 +150,7 @@ class Client:
         """Check that an HTTP server answers, with any status.
 
         Raises:
-            Unreachable: none does.
+            Unreachable: no HTTP server answers.
         """
         url = self._base_url + MODELS_PATH
         try:

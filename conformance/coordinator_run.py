@@ -43,7 +43,8 @@ async def run_against_coordinator(target: CoordinatorTarget, only: Collection[st
     says nothing about the coordinator.
 
     Raises:
-        OSError, websockets.exceptions.InvalidHandshake: the address is not a coordinator's.
+        OSError, websockets.exceptions.InvalidHandshake: the address cannot be reached, or is not a
+            coordinator's.
         NotHeld: the coordinator does not admit the kit.
     """
     peers: list[AgentPeer] = []

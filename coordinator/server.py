@@ -134,8 +134,8 @@ class Coordinator:
             await runner.cleanup()
             wanted = f"{self.settings.host}:{self.settings.port}"
             raise CannotListen(
-                f"cannot listen on {wanted}: {os.strerror(error.errno or 0)}; stop the program "
-                "that uses the address, or choose another --port"
+                f"cannot listen on {wanted}: {os.strerror(error.errno or 0)}; if another program "
+                "uses the address, stop it or choose another --port"
             ) from error
         self._runner = runner
         self._port = int(runner.addresses[0][1])

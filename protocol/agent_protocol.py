@@ -137,4 +137,4 @@ class AgentProtocol:
             if job is None or not job.first_offset <= resumed.offset <= job.next_offset:
                 raise ProtocolViolation("a resumed job or offset that was not offered")
             if resumed.ended and not (job.ended and resumed.offset == job.next_offset):
-                raise ProtocolViolation("the end of a job that has not ended there")
+                raise ProtocolViolation("a job named as ended that has not ended at that offset")

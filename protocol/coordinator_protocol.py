@@ -228,10 +228,8 @@ class CoordinatorProtocol:
         frames = self.to_send[:count]
         del self.to_send[:count]
         size = len(frames) * _CONTROL_FRAME_BYTES
-        while not self.to_send and size < limit_bytes:
-            chunk = self.requests.next_chunk(limit_bytes - size)
-            if chunk is None:
-                break
-            frames.append(chunk)
-            size += len(chunk.data) + _CONTROL_FRAME_BYTES
+        if not self.to_send:
+            while size < limit_bytes and (chunk := self.requests.next_chunk(limit_bytes - size)):
+                frames.append(chunk)
+                size += len(chunk.data) + _CONTROL_FRAME_BYTES
         return frames

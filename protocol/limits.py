@@ -16,7 +16,7 @@ REPLACED: Final = 4001
 because the agent must not reconnect: it would replace the other connection in turn."""
 
 MAX_INTEGER: Final = 2**53 - 1
-"""The largest integer in a frame: JavaScript's `Number.MAX_SAFE_INTEGER`. Encoders there send
+"""The largest integer in a frame: JavaScript's `Number.MAX_SAFE_INTEGER`. JavaScript encoders send
 larger numbers as floats."""
 
 # --- sizes ----------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ MAX_FEATURES: Final = 64
 """Names of optional features in one frame; version 1 has one feature."""
 
 MAX_RESPONSE_HEADERS: Final = 16
-"""Response headers in one `JobStarted`: more than the agent's list has."""
+"""Response headers in one `JobStarted`: more than `response_headers.CLIENT_HEADERS` has."""
 
 MAX_MODEL_LOADS: Final = 256
 """Models in the load of one backend: an agent with more leaves out idle ones."""

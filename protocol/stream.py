@@ -167,9 +167,12 @@ class SendStream:
             self.written = self._highest_sent = self.sent
 
     def withdraw(self, frame: ResponseFrame) -> None:
-        """Forget the end and a frame of `next_frames` that could not be sent; another end follows.
+        """Forget the end, because `frame` could not be sent; the caller then adds another end.
 
-        If the frame is `JobStarted`, the bytes of the response are dropped too.
+        If `frame` is `JobStarted`, it and the bytes of the response are dropped too.
+
+        Args:
+            frame: a frame that `next_frames` returned.
         """
         self.end = None
         self._end_sent = self._end_ever_sent = False

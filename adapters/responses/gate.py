@@ -11,7 +11,7 @@ from typing import Final
 from provider_agent.adapters.responses.events import ResponseFailure, event_failure
 
 MAX_HELD_BYTES: Final = 64 * 1024
-"""Once more than this is held without a decision, the response counts as output."""
+"""If more than this is held without a decision, the response counts as output."""
 
 
 class GateState(StrEnum):

@@ -3,17 +3,21 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import aiohttp
 
 from provider_agent.adapters.base import (
     BackendError,
+    BackendHealth,
     BackendTimeout,
     BadStatus,
     InvalidResponse,
     Transport,
     Unreachable,
 )
+
+_KEY_REFUSED: Final = frozenset({401, 403})
 
 
 @contextmanager
@@ -58,15 +62,29 @@ def is_loading(error: BackendError) -> bool:
     return isinstance(error, BadStatus) and error.status == 503
 
 
-def is_key_refused(error: BackendError) -> bool:
-    """Whether the server refused the key, or requires one."""
-    return isinstance(error, BadStatus) and error.status in (401, 403)
+def failed_health(error: BackendError, *, native: bool) -> BackendHealth:
+    """Return the outcome of a health check that failed with this error.
+
+    Args:
+        error: why the check failed.
+        native: whether the server is the operator's own; only such a server may be loading.
+    """
+    return BackendHealth(
+        False,
+        last_error=describe(error),
+        loading=native and is_loading(error),
+        timed_out=isinstance(error, BackendTimeout),
+        key_refused=isinstance(error, BadStatus) and error.status in _KEY_REFUSED,
+    )
 
 
 def describe(error: BackendError) -> str:
     """Return one line for the operator: what is wrong, and what to do about it."""
-    if isinstance(error, BadStatus) and is_key_refused(error):
-        return f"the server refused the key (status {error.status}); check api_key_env"
+    if isinstance(error, BadStatus) and error.status in _KEY_REFUSED:
+        return (
+            f"the server refused the key, or requires one (status {error.status}); check "
+            "api_key_env or api_key_file"
+        )
     if isinstance(error, BadStatus) and error.status == 503:
         return "the server is loading its model or overloaded (status 503); it is checked again"
     if isinstance(error, BadStatus) and error.status == 404:

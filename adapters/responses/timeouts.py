@@ -97,7 +97,7 @@ class JobTimeouts:
         if self._paused:
             self._last_read_at = now
         if now >= self._started_at + self._timeouts.total_s:
-            self._fail(_timeout_error("total", "the job ran", self._timeouts.total_s))
+            self._fail(_timeout_error("total", "the attempt ran", self._timeouts.total_s))
         elif now >= self._deadline() + LATE_S and not late:
             # Timers run before sockets are read: the server's bytes may still wait in the socket.
             self._timer = self._loop.call_later(UNREAD_S, partial(self._check, late=True))

@@ -6,7 +6,7 @@ excludes the tokens that were read from or written to a cache, which have counts
 (https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching). `Usage` always counts the
 whole prompt and the whole output.
 
-The fields of the parts are:
+These fields count parts of the input or the output:
 
 - cached: `cached_tokens` in the details of the input (OpenAI, OpenRouter, Venice, vLLM, llama.cpp);
   `cache_read_input_tokens` in Messages.

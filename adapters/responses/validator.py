@@ -2,8 +2,8 @@
 
 HTTP 200 does not mean success: servers report errors inside a stream, or end it early. The evidence
 is at both ends of the response, so a validator keeps the first and last kilobytes of a stream,
-decodes nothing while bytes arrive, and decodes once at the end, which may be that of a cancelled
-or broken response. The result does not depend on how the bytes were split into chunks.
+decodes nothing while bytes arrive, and decodes once at the end, even if the response was cancelled
+or broke off. The result does not depend on how the bytes were split into chunks.
 """
 
 from collections import deque
@@ -237,7 +237,8 @@ class StreamValidator:
 def _choices_result(events: Iterator[_TailEvent], tail_is_cut: bool) -> ValidationResult:
     """Chat and completions end with a finish reason, then `[DONE]`."""
     done = False
-    # A last delta bigger than the tail may hold the reason, unless another delta follows it.
+    # If the last delta is bigger than the tail, its start is lost, possibly with the finish reason.
+    # A delta that is decoded from the tail shows that the last delta is not lost.
     reason_may_be_cut = tail_is_cut
     usage: UsageReport | None = None
     for event in events:

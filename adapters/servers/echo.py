@@ -77,11 +77,13 @@ class EchoBackend(Backend):
         ]
 
     async def execute(self, job: Job, sink: JobSink) -> None:
-        """Send the last user message word by word to the sink; see `Backend.execute`."""
+        """Return the last user message, word by word if streamed; see `Backend.execute`."""
         try:
             request = msgspec.json.decode(job.request, type=_Request)
         except (ValueError, RecursionError) as error:
-            raise BadRequest("the request needs `messages`, each with a `role`") from error
+            raise BadRequest(
+                "the request is not valid; it needs `messages`, each with a `role`"
+            ) from error
         counts_only = job.operation == Operation.COUNT_TOKENS
         streamed = request.stream and not counts_only
         reply = _reply(request)

@@ -22,7 +22,6 @@ from provider_agent.adapters.base import (
     BackendHealth,
     BackendModel,
     BackendSettings,
-    BackendTimeout,
     BadStatus,
     InvalidResponse,
     Job,
@@ -32,9 +31,7 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.adapters.requests.body import UpstreamRequest, prepare_request
 from provider_agent.adapters.responses.http_errors import (
-    describe,
-    is_key_refused,
-    is_loading,
+    failed_health,
     map_aiohttp_errors,
 )
 from provider_agent.adapters.responses.redaction import redact_bytes
@@ -201,10 +198,7 @@ class HttpBackend(Backend):
         try:
             await self.check_health()
         except BackendError as error:
-            loading = self.native and is_loading(error)
-            timed_out = isinstance(error, BackendTimeout)
-            refused = is_key_refused(error)
-            return BackendHealth(False, None, describe(error), loading, timed_out, refused)
+            return failed_health(error, native=self.native)
         return BackendHealth(True, (self._clock() - started_at) * 1000.0)
 
     @abstractmethod
@@ -279,10 +273,11 @@ class HttpBackend(Backend):
     async def _post(
         self, path: str, body: bytes, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
-        """Send a job, once more if an established connection fails before the response headers.
+        """Send a job; repeat it once if an established connection fails before the headers.
 
-        The usual cause is that the server closed the idle connection while the job was sent. This
-        is not checked: a server that fails later may have started the job, and receives it twice.
+        The usual cause is that the server closed the idle connection while the job was sent. The
+        cause is not checked: a server that failed after it received the job may have started it,
+        and receives it twice.
         """
         url = self.settings.url + path
         try:
@@ -355,7 +350,7 @@ class HttpBackend(Backend):
 
         Args:
             response: the response; secrets are removed from its body.
-            wait_s: the wait that its headers ask for. One in the body takes precedence.
+            wait_s: the wait that its headers ask for. A wait in its body takes precedence.
         """
         clean = redact_bytes(response.body, MAX_ERROR_BODY_BYTES, self._secrets())
         code = code_for_status(response.status, clean)

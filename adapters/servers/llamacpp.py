@@ -233,8 +233,8 @@ class LlamaCppBackend(HttpBackend):
             slots.append(props.total_slots or 0)
             found.append(await self._model(model, models, props))
             self._note_model_state(model, props, query)
-        # Each model has slots of its own, but the limit covers the backend: a smaller one would
-        # leave slots idle when all jobs are for the model with the most.
+        # Each model has slots of its own, but the limit covers the whole backend. A limit below the
+        # largest number of slots would leave slots idle when all jobs are for that model.
         self._update_max_concurrent(max(slots, default=None))
         return found
 

@@ -31,7 +31,7 @@ class _Model(msgspec.Struct):
 
     @property
     def context_window(self) -> int | None:
-        """The first that is reported: vLLM's field, that of various servers, llama.cpp's."""
+        """The first reported value of the fields of vLLM, various other servers and llama.cpp."""
         return self.max_model_len or self.context_length or (self.meta and self.meta.n_ctx) or None
 
 

@@ -65,7 +65,7 @@ class _Model(msgspec.Struct):
 
     @property
     def context_window(self) -> int | None:
-        """The smaller value: `context_length` is that of the provider with the largest window."""
+        """The smaller of two windows: the top provider's, and the largest of any provider."""
         provider = self.top_provider.context_length if self.top_provider else None
         return smallest_context_window(provider, self.context_length)
 

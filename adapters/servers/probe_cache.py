@@ -7,7 +7,7 @@ from typing import Final
 from provider_agent.protocol.formats import Operation
 
 MAX_ENTRIES: Final = 1024
-"""More entries than any server has models. Beyond it, the oldest entry is removed."""
+"""Limit of entries, more than any server has models. Beyond it, the oldest entry is removed."""
 
 UNVERSIONED_TTL_S: Final = 3600.0
 """Lifetime of an entry if the server does not report its version: it may have been updated."""

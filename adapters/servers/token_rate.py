@@ -9,9 +9,9 @@ MIN_TOKENS: Final = 64
 class TokenRate:
     """The speed of one request, in tokens per second of its own processing time.
 
-    The server adds both counters up over its requests, so their ratio is the speed of one request,
-    averaged over requests and weighted by their time. It covers the time between two readings; the
-    first one covers the time since the server's start.
+    Both counters are totals over the server's requests, so their ratio is the speed of one request,
+    averaged over requests and weighted by their time. Each speed covers the time since the previous
+    one; the first speed covers the time since the server's start.
     """
 
     def __init__(self) -> None:

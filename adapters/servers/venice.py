@@ -124,7 +124,10 @@ class VeniceBackend(PassthroughBackend):
         return {"venice_parameters": msgspec.Raw(b'{"include_venice_system_prompt":false}')}
 
     def _why_withheld(self, model: _Model) -> str:
-        """Withhold retired models: Venice serves another model under a retired name."""
+        """Return why a model is not offered; "" if it is offered.
+
+        Deprecated models are withheld: Venice serves another model under the name of a retired one.
+        """
         if model.spec.offline:
             return "offline at Venice"
         deprecation = model.spec.deprecation

@@ -75,7 +75,7 @@ class AdmissionControl:
         if not self.is_open:
             return ""
         wait_s = self.remaining_open_s
-        return f"it keeps failing: no jobs for {wait_s:.0f} s; see the log for its errors"
+        return f"its breaker is open: no jobs for {wait_s:.0f} s; see the log for its errors"
 
     def set_token_limit(self, tokens_per_minute: int | None) -> None:
         """Change the operator's limit, which None removes; see `TokenBucket.set_rate`."""
@@ -109,8 +109,8 @@ class AdmissionControl:
         wait_s = error.retry_after_s or 0.0
         if error.code is ErrorCode.BACKEND_OVERLOADED and wait_s > 0:
             if self._rule.counts_client_errors:
-                # With shorter waits, failures could reach the number within `window_s` at which the
-                # service blocks the key.
+                # With shorter waits, more than `failures` jobs could fail within `window_s`, and
+                # the service would block the key.
                 wait_s = max(wait_s, self._rule.window_s / self._rule.failures)
             self._breaker.ignored(generation)
             self._breaker.open_for(min(wait_s, MAX_SERVER_WAIT_S))

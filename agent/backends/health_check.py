@@ -9,10 +9,9 @@ from provider_agent.adapters.base import (
     BackendError,
     BackendHealth,
     BackendModel,
-    BackendTimeout,
     ServerLoad,
 )
-from provider_agent.adapters.responses.http_errors import describe, is_key_refused, is_loading
+from provider_agent.adapters.responses.http_errors import failed_health
 from provider_agent.agent.backends.adapter_calls import call_adapter, call_within, validated
 from provider_agent.event_log import EventLogger
 
@@ -48,12 +47,7 @@ async def check_backend(backend: Backend) -> BackendState:
     try:
         return await call_within(CHECK_TIMEOUT_S, backend, _check, backend)
     except BackendError as error:
-        timed_out = isinstance(error, BackendTimeout)
-        loading = backend.native and is_loading(error)
-        refused = is_key_refused(error)
-        return BackendState(
-            backend, BackendHealth(False, None, describe(error), loading, timed_out, refused)
-        )
+        return BackendState(backend, failed_health(error, native=backend.native))
     except TimeoutError:
         text = f"no answer to its health check within {CHECK_TIMEOUT_S:.0f} s"
         return BackendState(backend, BackendHealth(False, None, text, timed_out=True))

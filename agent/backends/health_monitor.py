@@ -132,8 +132,8 @@ class HealthMonitor:
         self.running -= 1
         if not self.running:
             self._idle.set()
-        # The failure may have opened the breaker. It is reported now, because a hanging server
-        # delays the next check.
+        # A failed attempt may have opened the breaker. That is reported now, because a hanging
+        # server delays the next check.
         self._report_change()
 
     # --- health ----------------------------------------------------------------------------------

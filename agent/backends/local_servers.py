@@ -1,8 +1,8 @@
 """Finds the inference servers of this machine on their well-known ports.
 
 Only loopback is probed. A port does not identify a server (many programs use 8000 and 8080), so the
-kind is identified from the responses to several probes, HTTP requests that only one kind answers in
-its way. A server that matches none of the four kinds is ignored.
+kind is identified from the responses to several probes: HTTP requests to which one kind responds
+differently from all others. A server that matches none of the four kinds is ignored.
 """
 
 import asyncio

@@ -30,7 +30,7 @@ CommandT = TypeVar("CommandT", bound=Callable[..., object])
 
 
 def _report_options(rules: Sequence[str]) -> Callable[[CommandT], CommandT]:
-    """Add the options of both subcommands, to one that tests these rules."""
+    """Return a decorator that adds the shared options to a subcommand that tests `rules`."""
 
     def print_rules(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
         if wanted:
@@ -191,7 +191,7 @@ def _check_names(only: Sequence[str], known: Sequence[str]) -> None:
 
 
 def _usable_urls(url: str, submit_url: str) -> tuple[str, str]:
-    """Return the addresses; exit with one line if one can be that of no server."""
+    """Return the normalized addresses; exit with one line if one of them is not valid."""
     try:
         url = coordinator_url(url, allow_insecure=True)
     except ValueError as error:

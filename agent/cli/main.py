@@ -26,7 +26,7 @@ _COMMANDS: Final = {
 }
 
 EXIT_INTERRUPTED: Final = 130
-"""The exit code of Ctrl-C, except for `run`, which drains, and `demo --serve`, which stops."""
+"""The exit code of Ctrl-C. `run`, which drains, and `demo --serve` exit with their own codes."""
 
 
 class _LazyGroup(click.Group):

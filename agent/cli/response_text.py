@@ -27,7 +27,7 @@ class _Event(msgspec.Struct):
 
 
 class ResponseText:
-    """Extracts the text of a streamed response, for `ask` and `check`.
+    """Extracts the text of a streamed response, for `ask`, `check` and `demo`.
 
     Args:
         wire_format: the response's format.

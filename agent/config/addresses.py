@@ -99,7 +99,7 @@ def _check_host(host: str) -> None:
     labels = name.split(".")
     if len(name) > MAX_HOST_CHARS or not all(0 < len(label) <= MAX_LABEL_CHARS for label in labels):
         raise InvalidValue(
-            f"no host has such a name: its parts have 1 to {MAX_LABEL_CHARS} characters, "
-            f"and all of it at most {MAX_HOST_CHARS}",
+            f"no host has such a name: the parts of a host name have 1 to {MAX_LABEL_CHARS} "
+            f"characters, and the whole name at most {MAX_HOST_CHARS}",
             "correct the host",
         )

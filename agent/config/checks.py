@@ -189,7 +189,7 @@ def _check_key(backend: BackendConfig, adapter: type[Backend], origin: str, key:
             "or its file in api_key_file"
         )
         raise bad_value(origin, f"{key}.api_key_env", "missing", advice)
-    # The value is probably the key itself, so the message does not contain it.
+    # A value that is no name or path is probably the key itself, so the message does not show it.
     if name is not None and not name.isidentifier():
         reason = "expected the name of an environment variable, not the key itself"
         advice = "put the key into a variable, and its name here"

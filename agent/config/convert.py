@@ -7,7 +7,6 @@ from typing import Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from provider_agent.adapters.responses.redaction import redact
 from provider_agent.adapters.settings import TimeoutSettings
 from provider_agent.agent.config.errors import bad_value, did_you_mean
 from provider_agent.agent.config.schema import BackendConfig, Price
@@ -17,10 +16,7 @@ T = TypeVar("T")
 _PATH: Final = re.compile(r" - at `(key in )?\$(?P<path>[^`]*)`$")
 _LAST_NAME: Final = re.compile(r"\.(\w+)(\[\d+\])?$")
 _BACKEND_TYPES: Final = get_type_hints(BackendConfig)
-"""The types of the keys of one backend, for errors: only these nested keys have an enumeration."""
-
-MAX_SHOWN_CHARS: Final = 40
-"""How much of a rejected value is shown: more than any number has."""
+"""The types of the keys of one backend, for the choices in errors: no other nested key has any."""
 
 _TYPE_NAMES: Final = re.compile(r"`([a-z| ]+)`")
 _NAMES: Final = {
@@ -92,7 +88,7 @@ def convert(raw: object, target: type[T], *, origin: str, key: str, strict: bool
     except msgspec.ValidationError as error:
         place, reason = _explain(str(error), target)
         if not strict:
-            reason = _without_quotes(reason, raw)
+            reason = _without_quotes(reason)
         raise bad_value(origin, key + place, reason) from error
 
 
@@ -133,15 +129,13 @@ def _explain(message: str, target: object) -> tuple[str, str]:
     return path, message[:1].lower() + message[1:]
 
 
-def _without_quotes(reason: str, raw: object) -> str:
-    """Replace a TOML string's description in the reason: variables and flags have no quotes.
+def _without_quotes(reason: str) -> str:
+    """Adapt the reason to a variable or a flag, where a string has no quotes.
 
-    No secret is a number or a boolean, the only types whose reason shows the rejected value. A key
-    in the wrong variable is redacted.
+    The value is not shown: it may be a secret in the wrong variable.
     """
     reason = reason.removesuffix(f", as {_NAMES['str']}")
-    shown = msgspec.json.encode(redact(str(raw), ())[:MAX_SHOWN_CHARS]).decode()
-    return reason.replace(f"got {_NAMES['str']}", f"got {shown}")
+    return reason.replace(f"got {_NAMES['str']}", "got text")
 
 
 def _choices(target: object) -> tuple[str, ...]:

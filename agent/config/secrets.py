@@ -35,7 +35,7 @@ def missing_key(backend: BackendConfig) -> str:
         return (
             f"the file {backend.api_key_file} (api_key_file) {_read_key(backend.api_key_file)[1]}"
         )
-    return f"the environment variable {backend.api_key_env} (api_key_env) is not set or empty"
+    return f"the environment variable {backend.api_key_env} (api_key_env) is not set, or is empty"
 
 
 def _read_key(path: Path) -> tuple[str | None, str]:

@@ -195,7 +195,9 @@ def _create(path: Path) -> None:
 
 
 def _publish(draft: Path, path: Path, content: bytes) -> None:
-    """Create `path` as a hard link to the complete draft; a rename could replace another file.
+    """Create `path` as a hard link to the complete draft.
+
+    A rename could replace a key that another process has just created.
 
     On a file system without hard links, the content is written to `path` directly, and the file is
     incomplete until this ends.

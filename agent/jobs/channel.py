@@ -89,6 +89,8 @@ class JobChannel:
         """
         if not 100 <= status <= 599:
             raise ValueError(f"{status} is not an HTTP status")
+        if self._stopped:
+            return
         self._source = source
         # Valid until `response_ended` replaces it; a defective adapter may not call that method.
         self.outcome = ResponseOutcome(between_events=False)
@@ -111,14 +113,13 @@ class JobChannel:
         Raises:
             RuntimeError: the adapter has not called `started`, and the job has not ended.
         """
+        if self._stopped:
+            self._truncated = True
+            return
         stream = self.stream
         if stream.started is None and stream.end is None:
             raise RuntimeError("the adapter sent bytes before it called `started`")
         stream.write(data)
-        if self._stopped:
-            if stream.end is None:
-                self.drop_unsent()
-            return
         self._mark_ready(self)
         if stream.full and not self._paused and self._source is not None:
             self._paused = True
@@ -127,7 +128,7 @@ class JobChannel:
     def response_ended(self, outcome: ResponseOutcome) -> None:
         """Store the outcome of the response; see `JobSink.response_ended`."""
         usage = Usage(*map(valid_count, astuple(outcome.usage)))
-        self.outcome = replace(self.outcome if self._truncated else outcome, usage=usage)
+        self.outcome = replace(self._sent_outcome() if self._truncated else outcome, usage=usage)
 
     def stop(self) -> None:
         """Drop what was not sent, and what the adapter still sends: the end waits for neither."""
@@ -141,13 +142,16 @@ class JobChannel:
         stream.drop_unsent()
         if stream.written < written:
             self._truncated = True
-            started = stream.started
-            is_events = started is not None and is_event_stream(started.content_type)
-            self.outcome = ResponseOutcome(
-                usage=self.outcome.usage,
-                between_events=not stream.written
-                or (is_events and ends_between_events(stream.tail)),
-            )
+            self.outcome = self._sent_outcome()
+
+    def _sent_outcome(self) -> ResponseOutcome:
+        """Return what is known about the bytes that were sent, if others were dropped."""
+        stream, started = self.stream, self.stream.started
+        is_events = started is not None and is_event_stream(started.content_type)
+        return ResponseOutcome(
+            usage=self.outcome.usage,
+            between_events=not stream.written or (is_events and ends_between_events(stream.tail)),
+        )
 
     def withdraw(self, frame: ResponseFrame) -> None:
         """Forget a frame that could not be sent; the caller must then call `finish`."""

@@ -15,6 +15,7 @@ still be resumed.
 
 import asyncio
 import contextlib
+import logging
 from typing import Final
 
 from provider_agent.agent.jobs.execution import StopReason
@@ -47,7 +48,7 @@ async def drain(jobs: Jobs, outbox: Outbox, limit_s: float) -> bool:
     """
     jobs.stop_accepting()
     lost_before = outbox.lost_jobs
-    stopped = unsent = 0
+    stopped = cut = 0
     log.info("draining", in_flight=jobs.in_flight, at_most_s=limit_s)
     try:
         async with asyncio.timeout(limit_s):
@@ -57,20 +58,9 @@ async def drain(jobs: Jobs, outbox: Outbox, limit_s: float) -> bool:
         detail = "the agent stopped before the job ended"
         stopped = jobs.in_flight
         await stop_jobs(jobs, detail)
-        unsent = jobs.drop_unsent_responses(detail)
+        cut = jobs.drop_unsent_responses(detail)
         await _wait_for_acknowledgements(outbox, FLUSH_S)
-    lost = outbox.lost_jobs - lost_before
-    unacknowledged = len(outbox.streams)
-    if not (stopped or unsent or lost or unacknowledged):
-        return True
-    log.error(
-        "jobs not delivered",
-        stopped=stopped,
-        cut=unsent,
-        lost=lost,
-        unacknowledged=unacknowledged,
-    )
-    return False
+    return _report_undelivered(logging.ERROR, outbox, lost_before, stopped, cut)
 
 
 async def stop_immediately(jobs: Jobs, outbox: Outbox, lost_before: int) -> None:
@@ -79,31 +69,34 @@ async def stop_immediately(jobs: Jobs, outbox: Outbox, lost_before: int) -> None
     Args:
         jobs: the running jobs.
         outbox: holds the jobs' responses and ends until they are acknowledged.
-        lost_before: the outbox's `lost_jobs` when the drain began that this stop ends.
+        lost_before: the outbox's `lost_jobs` at the start of the drain that this call cuts short.
     """
     jobs.stop_accepting()
     log.warning("stopping immediately", in_flight=jobs.in_flight)
     detail = "the agent stopped without waiting for its jobs"
     stopped = jobs.in_flight
     await stop_jobs(jobs, detail)
-    unsent = jobs.drop_unsent_responses(detail)
+    cut = jobs.drop_unsent_responses(detail)
     await _wait_for_acknowledgements(outbox, FORCED_FLUSH_S)
-    lost = outbox.lost_jobs - lost_before
-    unacknowledged = len(outbox.streams)
-    if stopped or unsent or lost or unacknowledged:
-        log.warning(
-            "jobs not delivered",
-            stopped=stopped,
-            cut=unsent,
-            lost=lost,
-            unacknowledged=unacknowledged,
-        )
+    _report_undelivered(logging.WARNING, outbox, lost_before, stopped, cut)
 
 
 async def stop_jobs(jobs: Jobs, detail: str) -> None:
     """Cancel every job, and wait until all have their ends, which takes at most `CANCEL_S`."""
     jobs.stop_all(StopReason.DRAINING, detail)
     await jobs.wait_until_idle()
+
+
+def _report_undelivered(
+    level: int, outbox: Outbox, lost_before: int, stopped: int, cut: int
+) -> bool:
+    """Log what was not delivered; return whether everything was."""
+    lost, unacknowledged = outbox.lost_jobs - lost_before, len(outbox.streams)
+    if not (stopped or cut or lost or unacknowledged):
+        return True
+    counts = {"stopped": stopped, "cut": cut, "lost": lost, "unacknowledged": unacknowledged}
+    log.log(level, "jobs not delivered", **counts)
+    return False
 
 
 async def _wait_for_acknowledgements(outbox: Outbox, limit_s: float) -> None:

@@ -117,7 +117,7 @@ class JobExecution:
         self._timer = asyncio.get_running_loop().call_later(
             header.deadline_ms / 1000, self._deadline_passed
         )
-        """Runs until the deadline; after `stop`, until the job ends without its adapter."""
+        """Calls `_deadline_passed` at the deadline; after `stop`, `_abandon` after `CANCEL_S`."""
 
     def __repr__(self) -> str:
         return f"<JobExecution {self.header.job_id.hex()} tried={self._tried}>"
@@ -144,7 +144,7 @@ class JobExecution:
             ProtocolViolation: the piece follows a gap, is empty or exceeds the request's size.
         """
         if self._stop_reason is not None:
-            return  # as for an ended job, whose end follows
+            return  # a job that is being stopped ignores further pieces, as an ended job does
         request = self.channel.request
         request.receive(chunk)
         if request.complete:

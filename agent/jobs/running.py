@@ -158,8 +158,8 @@ class Jobs:
     def submit(self, header: JobHeader) -> None:
         """Accept a job, or end it with a refusal; never waits.
 
-        An accepted job starts when its request has arrived completely. A job that is submitted
-        twice runs once.
+        The backend receives an accepted job when its request has arrived completely. A job that is
+        submitted twice runs once.
 
         Raises:
             ProtocolViolation: the coordinator sent more jobs than an agent must keep.
@@ -216,6 +216,7 @@ class Jobs:
         """
         if (execution := self._running.get(job_id)) is not None:
             execution.stop(StopReason.CANCELLED, reason)
+        # Also if `stop` found that the task had just ended:
         if job_id not in self._running and job_id in self._outbox:
             stream = self._outbox.channel(job_id).stream
             if stream.end is not None and stream.unsent:
@@ -242,14 +243,14 @@ class Jobs:
         job_id = frame.job_id
         if job_id not in self._outbox:
             return
-        channel = self._outbox.channel(job_id)
-        channel.withdraw(frame)
         if (execution := self._running.get(job_id)) is not None:
             execution.stop(StopReason.INTERNAL, INTERNAL_TEXT)
-            return
-        # The new end uses no value of the end that could not be sent.
-        channel.report = JobReport(job_id, channel.stream.written, channel.outcome)
-        channel.finish(error_end(channel.report, ErrorCode.INTERNAL, INTERNAL_TEXT))
+        channel = self._outbox.channel(job_id)
+        channel.withdraw(frame)
+        if job_id not in self._running:  # also if `stop` found that the task had just ended
+            # The new end uses no value of the end that could not be sent.
+            channel.report = JobReport(job_id, channel.stream.written, channel.outcome)
+            channel.finish(error_end(channel.report, ErrorCode.INTERNAL, INTERNAL_TEXT))
 
     def drop_unsent_responses(self, detail: str) -> int:
         """Replace each end that waits behind unsent bytes by `draining`; return their number."""

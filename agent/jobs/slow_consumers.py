@@ -23,8 +23,8 @@ class _Position(Struct, frozen=True):
 class SlowConsumers:
     """Remembers the position of each blocked stream at the last check.
 
-    A stream is blocked when its window is full or its end is not acknowledged. While its bytes
-    are still being sent or acknowledged, the link is slow, not the consumer.
+    A stream is blocked when its window is full, or when it has an end that is not acknowledged.
+    While its bytes are still being sent or acknowledged, the link is slow, not the consumer.
     """
 
     def __init__(self) -> None:

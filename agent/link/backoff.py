@@ -56,8 +56,8 @@ class DisconnectCause(StrEnum):
     INCOMPATIBLE = "incompatible"
     """Close code 1002."""
     UPGRADE_REFUSED = "upgrade_refused"
-    """Another answer to the upgrade than a coordinator's, often that of a proxy: an HTTP status, or
-    101 without the subprotocol."""
+    """The TLS handshake failed, or the answer to the upgrade is not a coordinator's, but often that
+    of a proxy: an HTTP status, or 101 without the subprotocol."""
     BAD_CERTIFICATE = "bad_certificate"
     """The server's certificate is invalid, or its authority is not trusted."""
     KEY_IN_USE = "key_in_use"

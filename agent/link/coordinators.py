@@ -12,7 +12,7 @@ resume the jobs."""
 
 
 class Coordinators:
-    """The coordinator's addresses, in the operator's order, without the unusable ones.
+    """The coordinator's addresses, in the operator's order, without those that failed permanently.
 
     After a session, its address is tried first again, because only that coordinator can resume it.
     After a failed attempt, or a second session in a row that was not healthy, the next address is
@@ -72,8 +72,8 @@ class Coordinators:
         if not welcomed:
             return False
         self._unhealthy_sessions = 0 if healthy else self._unhealthy_sessions + 1
-        # A coordinator that admits the agent and drops it again must not keep it from the others.
-        # After a longer wait, no coordinator would still hold the session.
+        # A coordinator that admits the agent and drops it again must not keep it from the other
+        # addresses. After a wait of more than `CAP_S`, no coordinator would still hold the session.
         return self._unhealthy_sessions < MAX_UNHEALTHY_SESSIONS and decision.after_s <= CAP_S
 
     def _others(self, url: str) -> list[str]:

@@ -11,7 +11,7 @@ from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
 from provider_agent.agent.link.tls import explain_tls
 
 OPEN_TIMEOUT_S: Final = 15.0
-"""The timeout of DNS, TCP, proxy, TLS and upgrade together, even on a slow link."""
+"""The timeout of DNS, TCP, proxy, TLS and upgrade together; long enough for a slow link."""
 
 TLS_TIMEOUT_S: Final = 10.0
 """The timeout of the TLS handshake; shorter than `OPEN_TIMEOUT_S`, so that the error names TLS."""
@@ -32,9 +32,10 @@ def explain(error: Exception) -> Disconnect:
     if isinstance(error, InvalidStatus):
         return _explain_status(error.response)
     if isinstance(error, NegotiationError):
-        # RFC 6455, section 4.2.2: a server selects a subprotocol that the client has offered.
+        # RFC 6455, section 4.2.2: a server may select only what the client has offered.
         return Disconnect(
-            DisconnectCause.UPGRADE_REFUSED, "the server selected another subprotocol"
+            DisconnectCause.UPGRADE_REFUSED,
+            "the server selected a subprotocol or extension that the agent did not offer",
         )
     if isinstance(error, ProxyError):
         return Disconnect(DisconnectCause.UPGRADE_REFUSED, "the proxy refused the connection")

@@ -100,7 +100,8 @@ _NO_COMMON_VERSION: Final = frozenset(
         "TLSV1_ALERT_INSUFFICIENT_SECURITY",
     }
 )
-"""Errors of OpenSSL when the versions or ciphers of the two sides do not match."""
+"""Errors of OpenSSL when the versions or ciphers of the two sides do not match. A server may also
+send `handshake_failure` if it receives no client certificate (RFC 5246, section 7.4.6)."""
 
 
 def explain_tls(error: ssl.SSLError) -> Disconnect:
@@ -110,21 +111,18 @@ def explain_tls(error: ssl.SSLError) -> Disconnect:
             DisconnectCause.BAD_CERTIFICATE,
             f"the server certificate is invalid: {error.verify_message}",
         )
-    # An SSLError that OpenSSL did not raise has no `reason`.
-    alert = _CLIENT_CERTIFICATE_ALERTS.get(getattr(error, "reason", ""))
+    reason = getattr(error, "reason", "")  # missing if OpenSSL did not raise the error
+    alert = _CLIENT_CERTIFICATE_ALERTS.get(reason)
     if alert is not None:
         # Not fatal: the operator may be about to renew an expired certificate.
         detail = f"the coordinator refused the client certificate: {alert}"
         return Disconnect(
             DisconnectCause.UNAUTHORIZED, f"{detail}; check [coordinator] client_cert_file"
         )
-    if getattr(error, "reason", "") in _NO_COMMON_VERSION:
-        return Disconnect(
-            DisconnectCause.UPGRADE_REFUSED,
+    detail = "the TLS handshake failed; should the url begin with ws://?"
+    if reason in _NO_COMMON_VERSION:
+        detail = (
             "the TLS handshake failed: the server and the agent have no version (1.2 or newer) or "
-            "cipher in common",
+            "cipher in common, or the server requires a client certificate"
         )
-    return Disconnect(
-        DisconnectCause.UPGRADE_REFUSED,
-        "the TLS handshake failed; should the url begin with ws://?",
-    )
+    return Disconnect(DisconnectCause.UPGRADE_REFUSED, detail)

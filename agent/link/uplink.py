@@ -121,7 +121,7 @@ class Uplink:
         self._instance_id = os.urandom(8).hex()
         self._welcomed_urls: set[str] = set()
         self._unanswered_at = -math.inf
-        """When a link last ended whose `Hello` had no answer."""
+        """When the latest link whose `Hello` had no answer ended."""
         self._completed_before = 0
         self._acked_before: dict[bytes, int] = {}
         self._resumption = Resumption(
@@ -170,7 +170,7 @@ class Uplink:
                 self.abandon_session()
                 return
             if isinstance(decision, Retry):
-                # The wait before one coordinator's address may differ from that before another's.
+                # `decision.after_s` is the wait for the same address; another one may be dialed.
                 waited_s = decision.waited_s - decision.after_s + wait_s
             self._on_retry(disconnect.cause)
             await asyncio.sleep(wait_s)
@@ -228,7 +228,8 @@ class Uplink:
     def _has_worked(self) -> bool:
         """Whether the ended link served a job; see `is_healthy`.
 
-        A long response may outlive many links of less than `HEALTHY_S`.
+        The age of the job counts, not that of the link: a long response may outlive many links that
+        each last less than `HEALTHY_S`.
         """
         if self._jobs.completed > self._completed_before:
             return True

@@ -57,7 +57,8 @@ class Reload(Struct, frozen=True):
     """The result of a reload.
 
     Attributes:
-        config: the effective settings: the new ones, with the old values of `needs_restart`.
+        config: the effective settings: the new ones, but with the old value of each key in
+            `needs_restart`.
         applied: changed keys that take effect at once.
         next_connection: changed keys that take effect at the next connection.
         needs_restart: changed keys that a running agent cannot apply.

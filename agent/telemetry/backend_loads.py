@@ -63,10 +63,10 @@ def _backend_load(monitor: HealthMonitor, models: list[ModelLoad]) -> BackendLoa
 
 
 def _model_loads(monitor: HealthMonitor) -> Iterator[ModelLoad]:
-    """Yield the load of the models that the backend offers or offered before it went down.
+    """Yield the loads of the models that the backend offers, or offered before it went down.
 
-    Recently used models come first, then those whose state is known. A passthrough, whose catalog
-    has hundreds of models, reports no states, so only used ones are yielded.
+    Only recently used models and models with a known state are included, in this order. The catalog
+    of a passthrough has hundreds of models without a state: only its used ones are included.
     """
     offered = {model.model_id for model in monitor.state.models or monitor.last_models}
     usage = {name: use for name, use in monitor.model_use.usage().items() if name in offered}

@@ -155,7 +155,7 @@ def _one_line(text: str) -> str:
 
 
 def _text_value(value: object) -> str:
-    """Return a word without spaces, quotes and "=" unchanged, and most other values as JSON."""
+    """Return printable text without space, quote or "=" as it is; most other values as JSON."""
     if value is None:
         return "none"
     if isinstance(value, str) and value.isprintable() and not set(value) & set(" =\"'"):

@@ -53,7 +53,7 @@ class Metrics:
             "tokens", "Tokens as the servers reported them.", ("direction", "kind")
         )
         self._failovers = self._counter(
-            "failovers", "Further attempts of jobs that failed before their first byte.", ("kind",)
+            "failovers", "Further attempts of jobs, each after a failed attempt.", ("kind",)
         )
         self._reconnects = self._counter(
             "reconnects", "Attempts to reconnect to the coordinator, by cause.", ("cause",)

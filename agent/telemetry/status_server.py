@@ -66,7 +66,7 @@ class StatusServer:
         """Listen. Cancellation leaves no socket open.
 
         Raises:
-            StatusServerError: the address is in use or invalid.
+            StatusServerError: the server cannot listen on the address.
         """
         app = web.Application()
         app.router.add_get("/livez", _livez)

@@ -65,7 +65,7 @@ class ServiceManager:
 
 
 def _watchdog_s(environ: Mapping[str, str]) -> float | None:
-    """Return the watchdog timeout; None if it is not set or set for another process."""
+    """Return the watchdog timeout; None if it is not set, or is set for another process."""
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     try:

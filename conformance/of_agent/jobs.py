@@ -111,7 +111,7 @@ async def runs_job_once(agent: AgentUnderTest) -> str:
     await peer.send(job.header, job.piece(0, len(job.request)))
     await peer.run_job()
     require(_count_ends(peer, job) == 1, f"{_count_ends(peer, job)} ends")
-    return "one end, while it runs and after its end"
+    return "one end, although the job was sent again while it ran and after its end"
 
 
 def _count_ends(peer: CoordinatorPeer, job: SentJob) -> int:
@@ -182,7 +182,7 @@ async def refuses_beyond_capacity(agent: AgentUnderTest) -> str:
     for job in held:
         await peer.expect_error(job, "cancelled")
     await peer.run_job()
-    return f"the job after {limit} others; after their ends another one was run"
+    return f"refused beside {limit} running jobs; after their ends another job was run"
 
 
 @CASES.must("deadline", _JOBS, "After `deadline_ms` a job ends with `deadline_exceeded`.")

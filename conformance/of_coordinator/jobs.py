@@ -267,7 +267,8 @@ async def sends_control_frames_first(coordinator: CoordinatorUnderTest) -> str:
     large = await coordinator.post(chat_body(model, pad_bytes=HUGE_REQUEST_BYTES))
     await asyncio.sleep(SILENCE_S)
     small = await coordinator.post(chat_body(model))
-    await coordinator.run_job(other)  # requested later: by its end, the small one has arrived
+    # Requested after `small`: when this job has ended, the coordinator has received `small` too.
+    await coordinator.run_job(other)
     await asyncio.sleep(SILENCE_S)
     agent.socket.transport.resume_reading()
     header = await agent.expect(JobHeader, where=lambda job: job.request_bytes < KIB)

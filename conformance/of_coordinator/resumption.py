@@ -64,7 +64,9 @@ async def continues_running_job(coordinator: CoordinatorUnderTest) -> str:
     return f"resumed at {len(FIRST)}"
 
 
-@CASES.must("resume-part-ended", _RESUMPTION, "An ended job continues where it stopped.")
+@CASES.must(
+    "resume-part-ended", _RESUMPTION, "A job that the agent has ended continues where it stopped."
+)
 async def continues_ended_job(coordinator: CoordinatorUnderTest) -> str:
     job = await _started_job(coordinator)
     await job.agent.cut()

@@ -83,7 +83,10 @@ async def sends_jobs_for_offers(peers: Sequence[AgentPeer]) -> str:
 
 
 def _names_session(peer: AgentPeer) -> bool:
-    """Whether `Hello` named a session, whose lost jobs may arrive before `Capabilities`."""
+    """Whether `Hello` named a session.
+
+    The coordinator may send lost jobs of that session again before `Capabilities` arrive.
+    """
     return any(e.frame.session_id for e in peer.transcript if isinstance(e.frame, Hello))
 
 

@@ -59,7 +59,7 @@ from provider_agent.protocol.state import State
 log = EventLogger(__name__)
 
 MAX_UNSENT_REQUEST_BYTES: Final = 64 * MIB
-"""Routing skips an agent for which more bytes of requests than this wait: four of the largest."""
+"""Routing skips an agent with more unsent request bytes than this: four of the largest requests."""
 
 RECONNECT_AFTER_MS: Final = 5_000
 """How long an agent waits before it reconnects to a coordinator that stops. Agents add a
@@ -332,7 +332,7 @@ class ConnectedAgent:
         if rejected is not None:
             self._protocol.reject(rejected)
         elif (holder := self._registry.key_holder(hello)) is not None:
-            # After a crash, the coordinator may not have detected the end of the older process.
+            # If the older process crashed, the coordinator may not have detected its end yet.
             holder.check_alive(lambda alive: self._holder_checked(hello, holder, alive=alive))
         else:
             self._admit(hello)

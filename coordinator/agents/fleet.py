@@ -25,7 +25,7 @@ from provider_agent.protocol.frames import Hello, Rejected
 log = EventLogger(__name__)
 
 FULL_RETRY_MS = 30_000
-"""How long an agent waits before it reconnects to a coordinator that has `max_agents`."""
+"""How long a rejected agent waits before it reconnects, when `max_agents` agents are connected."""
 
 MODEL_GRACE_S = 60.0
 """How long a missing model counts as temporarily unavailable (503, so that clients retry) instead

@@ -44,7 +44,11 @@ class LatestHeartbeat:
         return None if self.frame is None else self._clock() - self._received_at
 
     def receive(self, frame: Heartbeat) -> None:
-        """Replace the heartbeat. Reports are created on request: an agent may send many frames."""
+        """Replace the heartbeat.
+
+        The reports are created only by `report`: routing never reads most of them if an agent sends
+        many heartbeats.
+        """
         self.frame, self._received_at = without_excess_models(frame), self._clock()
         self._loads = loads_by_model(self.frame)
         self._reports = {}

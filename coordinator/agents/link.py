@@ -1,8 +1,10 @@
 """One agent's WebSocket: a reader, a writer, a watchdog and one `CloseReason`.
 
-The reader passes messages to the `ConnectedAgent` and never waits for an HTTP client. Only the
-writer sends frames, and after it `_close`, which keeps them in order. The connection ends for
-exactly one `CloseReason`: for example, the agent closed it, was silent or was replaced.
+The reader passes messages to the `ConnectedAgent` and never waits for an HTTP client. It waits only
+to answer a ping while the write buffer is full, which bounds a flood of pings. Only the writer
+sends frames, and `_close` once the writer has ended, so that frames keep their order. The
+connection ends for exactly one `CloseReason`: for example, the agent closed it, was silent or was
+replaced.
 """
 
 import asyncio
@@ -209,9 +211,8 @@ class AgentLink:
                 await self._socket.ping()
                 await self._message_received.wait()
         except (TimeoutError, ConnectionError):
-            report(False)
-        else:
-            report(not self._ended)
+            pass  # a full write buffer also delays the ping, while the agent sends data
+        report(self._message_received.is_set() and not self._ended)
 
     def _closed_by_agent(self, data: object) -> CloseReason:
         """Return the close reason of a connection that the agent has ended.

@@ -19,7 +19,8 @@ MAX_ANSWER_BYTES: Final = 256 * KIB
 """The largest `RoutingStatus`; it leaves out the models that do not fit."""
 
 _TEXT_HEADER_BYTES: Final = 8
-"""An upper bound for the MessagePack headers per text: its own, and a third of its array's."""
+"""An upper bound for the MessagePack headers per text: the text's own header, and a third of the
+header of the array that holds the three texts of a model."""
 _MICRO_USD_PER_USD: Final = 1_000_000
 
 _NO_CAPACITY: Final = ("capacity", "The offered capacity is 0.")

@@ -200,7 +200,8 @@ class JobError(ContentRepr, Struct, tag=39, array_like=True, frozen=True):
         retry_after_ms: when this provider may be tried again; None: the server did not report it.
         body: the beginning of the server's error body, without secrets.
         error_relayed: whether the relayed bytes contain the server's own error event.
-        between_events: whether the relayed bytes end between two events of an event stream.
+        between_events: whether no bytes were relayed, or they end between two events of an event
+            stream.
         usage: tokens known so far.
         backend_id: the backend of the last attempt; "": no attempt.
         duration_ms: from the job's arrival at the agent to its end.

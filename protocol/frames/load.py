@@ -36,7 +36,7 @@ class BackendLoad(Struct, array_like=True, frozen=True):
     """The load of one backend.
 
     Attributes:
-        backend_id: `<kind>:<url>` or `<kind>`; a second equal one ends with `#2`.
+        backend_id: `<kind>:<url>` or `<kind>`; of two equal ids, the second ends with `#2`.
         healthy: whether its last health check succeeded.
         in_flight: how many of this agent's jobs run on it.
         capacity: how many of this agent's jobs it accepts at once.

@@ -164,8 +164,9 @@ async def test_the_kit_finds_a_planted_fault(name: str) -> None:
 
 @in_virtual_time
 async def test_the_connections_of_a_failed_case_are_closed() -> None:
-    # The kit left the connection of the failed case open before `Welcome`. The next case waited for
-    # the agent to dial again, which only an agent with a timeout of its own does.
+    # Before the fix, the kit did not close the failed case's connection, on which it had not sent
+    # `Welcome`. The next case then waited for the agent to dial again, which an agent without a
+    # handshake timeout never does.
     only = ["resume-running", "resume-zero", "drain"]
     async with running_agent(FAULTS["does not resume"]) as listener:
         report = await run_against_agent(listener, only, wait_s=WAIT_S)
@@ -192,4 +193,4 @@ async def test_a_run_ends_when_the_agent_does_not_reconnect() -> None:
     assert len(untested) > len(CASE_IDS) // 2
     assert report.results[-len(untested) :] == untested
     assert len(report.results) == len(CASE_IDS)
-    assert now() - died < 2 * RECONNECT_S, "it waited once"
+    assert now() - died < 2 * RECONNECT_S, "the kit waited for only one reconnection"

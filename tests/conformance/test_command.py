@@ -9,9 +9,9 @@ import pytest
 from tests.kit.cli_process import run_command, start_command
 
 PATIENT = ("--timeout", "60")
-"""The answers arrive in real time; only a test that has failed reaches the limit."""
+"""Longer than any answer takes in real time: only a failing test waits so long."""
 
-pytestmark = pytest.mark.timeout(180)  # longer than an answer may take, so that the kit reports it
+pytestmark = pytest.mark.timeout(180)  # longer, so that the command reports a missing answer
 
 
 async def test_command_tests_a_coordinator(tmp_path: Path) -> None:

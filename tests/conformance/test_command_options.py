@@ -74,7 +74,7 @@ def test_the_junit_file_is_checked_before_the_run(
     assert f"cannot write --junit {file}: there is no directory" in result.output
 
 
-def test_a_junit_file_that_cannot_be_written_after_the_run_leaves_the_table(
+def test_the_table_is_printed_even_if_the_junit_file_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "reports"

@@ -85,7 +85,7 @@ FAULTS: Final = {
     ),
     "does not cancel": CoordinatorFault("cancel", to_agent=drop(Cancel)),
     "ignores Draining": CoordinatorFault("draining-agent", to_coordinator=drop(Draining)),
-    "ignores smaller Capabilities": CoordinatorFault(
+    "ignores Capabilities without models": CoordinatorFault(
         "offered-models", to_coordinator=drop(Capabilities, lambda f: not f.models)
     ),
     "resumes each job from 0": CoordinatorFault(
@@ -153,7 +153,7 @@ async def test_the_kit_finds_a_planted_fault(name: str) -> None:
 
 
 @in_virtual_time
-async def test_a_submit_url_that_stops_answering_does_not_count_as_a_broken_rule() -> None:
+async def test_a_submit_url_that_cannot_be_reached_is_not_a_broken_rule() -> None:
     settings = CoordinatorSettings(port=0, drain_s=0)
     async with Coordinator(settings, clock=now) as coordinator:
         target = CoordinatorTarget(coordinator.connect_url, "http://127.0.0.1:9")
@@ -165,7 +165,7 @@ async def test_a_submit_url_that_stops_answering_does_not_count_as_a_broken_rule
 
 @pytest.mark.parametrize("lost", [True, False])
 @in_virtual_time
-async def test_a_refused_connection_counts_as_gone_only_after_a_lost_one(lost: bool) -> None:
+async def test_a_refused_connection_means_unreachable_only_after_a_lost_one(lost: bool) -> None:
     upgrades = 0
 
     def refuse_second(connection: ServerConnection, _request: Request) -> Response | None:

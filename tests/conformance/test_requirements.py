@@ -22,7 +22,7 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         anchor: the anchor of the heading above the sentence.
         sentence: the text.
-        cases: the ids of the cases that test it, after `agent/` or `coordinator/`.
+        cases: the ids of the cases that test it, with the prefix `agent/` or `coordinator/`.
         reason: why no case can test it; "" if there are cases.
     """
 

@@ -70,8 +70,8 @@ class FaultCase:
         message: contained in the error text.
         relayed: the bytes that reach the sink.
         abandoned: whether the agent must close the connection.
-        times: number of requests with this fault; a request whose connection breaks without a
-            response is sent again once.
+        times: number of requests with this fault; 2 if the connection breaks without a response,
+            because the adapter then sends the request a second time.
     """
 
     reply: BuildReply
@@ -154,7 +154,8 @@ FAULTS: Final = {
         first_frames(1),
         abandoned=True,
     ),
-    # aiohttp closes the connection, but does not wake up the task that reads.
+    # aiohttp closes the connection, but does not wake up the task that reads, so that the job ends
+    # with the silence timeout.
     "malformed chunk": FaultCase(
         lambda op: stream(FRAMES[op][:2], end=b"", late=b"hello\r\n", then=AfterReply.HANG),
         *TIMED_OUT,
@@ -181,7 +182,7 @@ FAULTS: Final = {
         abandoned=True,
     ),
     # --- incomplete responses
-    "early end of a complete body": FaultCase(
+    "a well-formed body with only the first events": FaultCase(
         lambda op: stream(FRAMES[op][:3]), *INVALID, "ended without", first_frames(3)
     ),
     "no terminal marker": FaultCase(
@@ -237,7 +238,7 @@ FAULTS: Final = {
     "a line of 5 MB": FaultCase(
         always(stream([LONG_LINE, b"\n\n"])), *INVALID, relayed=lambda _: LONG_LINE + b"\n\n"
     ),
-    "5 MB without a line": FaultCase(
+    "5 MB without a line end": FaultCase(
         always(stream([LONG_LINE[6:]])), *INVALID, relayed=lambda _: LONG_LINE[6:]
     ),
     "invalid UTF-8": FaultCase(

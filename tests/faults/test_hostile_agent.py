@@ -1,4 +1,4 @@
-"""How the coordinator handles an agent that violates the protocol or floods it with frames."""
+"""How the coordinator handles an agent that violates the protocol or sends floods of frames."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The agent with a coordinator that violates or floods the protocol."""
+"""How the agent handles a coordinator that violates the protocol or sends floods of frames."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""Checks that the tables of hostile input in docs/protocol.md match the tests and close codes."""
+"""Checks that docs/protocol.md lists the hostile inputs and the close codes of the tests."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Values of servers and operators that no frame can carry. Each once stopped the agent."""
+"""Values of servers and operators that no frame can carry.
+
+In an earlier version, each of them stopped the agent.
+"""
 
 from collections.abc import Callable
 

@@ -133,7 +133,8 @@ async def test_cancel_of_a_job_of_an_earlier_session_is_ignored() -> None:
             await backend.next_run()
             peer.cut()
             again = await agent.connected()
-            # Start the job without sending it: the agent does not know the job that is cancelled.
+            # `cancel` sends nothing for a job that this link has not started. So start `old` and
+            # discard its frames: the agent receives a `Cancel` for a job that it does not know.
             again.protocol.start_job(old)
             again.protocol.to_send.clear()
             await again.cancel(old.job_id)

@@ -27,9 +27,9 @@ READ_BYTES = 256 * KIB
 """The most that an event loop reads from a socket at once."""
 
 OVERHEAD_BYTES = 4 * READ_BYTES
-"""The most bytes that a paused job holds beside its window, rounded up to whole reads: one read
-that overfills the window, and what the agent's HTTP library received before it paused its transport
-(one read more than its buffer). The library holds the last read twice until it is parsed."""
+"""The most bytes that a paused job holds beside its window, in whole reads: one that overfills the
+window, one in the buffer of the agent's HTTP library, one that the library receives before it
+pauses its transport, and a second copy of that last one until the library has parsed it."""
 
 BOUND_BYTES = JOBS * (WINDOW_BYTES + OVERHEAD_BYTES)
 

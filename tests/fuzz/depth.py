@@ -19,7 +19,8 @@ STEPS_DONE: Final[Counter[str]] = Counter()
 def depth(weight: float = 1.0) -> settings:
     """Settings of one state machine or property, with `weight` times the usual examples.
 
-    A long run is not derandomized: each tries other examples, after those that failed before.
+    A long run is not derandomized: it repeats the examples that failed in earlier runs, then tries
+    new ones.
     """
     if not IS_LONG:
         return settings(max_examples=round(QUICK_EXAMPLES * weight), stateful_step_count=STEPS)

@@ -28,7 +28,7 @@ NEAR = st.integers(-2, 2)
 
 
 class ReceivedJob:
-    """What the coordinator has received of a job and the current link does not repeat."""
+    """The part of a response that the coordinator holds: the agent must not send it again."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -92,7 +92,7 @@ class HostileJobs(RuleBasedStateMachine):
         self.offered.add(job_id)
         assert self._step(
             lambda: submit_job(self.jobs, Job(job_id, model, "openai", b"{}", deadline_ms))
-        ), "so few jobs are no violation"
+        ), "a job caused a violation"
 
     @rule(job_ids=st.lists(JOB_IDS, max_size=5))
     def cancel(self, job_ids: list[bytes]) -> None:
@@ -145,7 +145,7 @@ class HostileJobs(RuleBasedStateMachine):
                 assert source[frame.offset : job.received] == frame.data
             case JobResult() | JobError():
                 job = self.received_jobs[frame.job_id]
-                assert job.end is None, "one end"
+                assert job.end is None, "a second end"
                 assert frame.total_bytes == job.received
                 job.end = frame
             case _:
@@ -153,7 +153,7 @@ class HostileJobs(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def reconnect(self, data: st.DataObject) -> None:
-        """Resume some jobs at an offered offset, or one past it."""
+        """Resume some jobs at an offset that the agent offers, or at one past the last of them."""
         self.lose_link()
         offsets = {}
         for live in self.outbox.live_jobs():

@@ -95,13 +95,13 @@ class HostileAgent(RuleBasedStateMachine):
             return
         match event:
             case Hello():
-                assert event.public_key == PUBLIC_KEY, "the signature was verified"
+                assert event.public_key == PUBLIC_KEY, "an unverified key was accepted"
             case Chunk():
                 assert event.job_id in known
                 assert event.data
                 self.unconsumed[event.job_id] += len(event.data)
             case JobResult() | JobError() | JobStarted():
-                assert event.job_id in known, "only a known job"
+                assert event.job_id in known, "an event of an unknown job"
 
     @precondition(lambda self: self.honest_frames <= 0 and not self.broken)
     @rule(frame=FROM_AGENT)
@@ -138,7 +138,7 @@ class HostileAgent(RuleBasedStateMachine):
             self._receive(Chunk(job_id, stream.received - back, bytes(back + size)))
         else:
             self._receive(JobResult(job_id, stream.received, Usage(None, None), "b", 1, None))
-        assert not self.broken, "a valid frame"
+        assert not self.broken, "a valid frame was refused"
 
     @precondition(lambda self: self.protocol.streams and self.honest_frames <= 0)
     @rule(data=st.data(), how=st.sampled_from(["gap", "empty", "over the window", "wrong total"]))

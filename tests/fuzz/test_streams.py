@@ -114,15 +114,15 @@ class BrokenLinks(RuleBasedStateMachine):
         self.has_delivered = True
         match self.link.up.popleft():
             case JobStarted():
-                assert not self.receiver.started, "sent once per link"
+                assert not self.receiver.started, "started twice on one link"
                 self.receiver.started = True
             case Chunk() as chunk:
                 assert self.receiver.started
                 fresh = self.receiver.receive(chunk)
-                assert fresh == chunk.data, "no byte that arrived is sent twice"
+                assert fresh == chunk.data, "a byte that had arrived was sent again"
                 self.sink += fresh
             case JobResult() | JobError() as end:
-                assert self.end is None, "one end"
+                assert self.end is None, "a second end"
                 self.receiver.check_end(end)
                 self.end = end
                 del self.streams[JOB_ID]
@@ -159,11 +159,11 @@ class BrokenLinks(RuleBasedStateMachine):
         ended = {} if self.end is None else {JOB_ID: self.end.total_bytes}
         plan = plan_resumption(offered, self.streams, (), ended)
         if not plan.streams:
-            assert not self.streams, "the agent holds every job that has not ended"
+            assert not self.streams, "the agent must hold every job that has not ended"
             assert plan.delivered == (ended if offered else {})
             self.forgotten = True
             return
-        assert plan.streams == {JOB_ID: self.receiver}, "a job that both sides hold continues"
+        assert plan.streams == {JOB_ID: self.receiver}, "a job that both sides hold must continue"
         acked = self.receiver.resume(self.window)
         self.sender.window = self.window
         self.sender.rewind(self.receiver.received)

@@ -77,7 +77,7 @@ async def test_sigterm_drains_and_exits_with_0(coordinator: Coordinator, tmp_pat
 async def test_second_agent_with_the_same_key_exits_unless_it_replaces_the_first(
     coordinator: Coordinator, tmp_path: Path
 ) -> None:
-    # Starting a second agent by mistake once stopped the first one for good.
+    # In an earlier version, starting a second agent by mistake stopped the first one for good.
     write_config(tmp_path, coordinator.connect_url)
     command = ("run", "--prometheus-addr", "")
     async with start_command(*command, home=tmp_path) as first:
@@ -86,7 +86,7 @@ async def test_second_agent_with_the_same_key_exits_unless_it_replaces_the_first
             refused = await second.wait()
         assert refused.code == EXIT_REFUSED
         assert "rejected by the coordinator: key_in_use" in refused.err
-        assert "127.0.0.1" in refused.err, "it does not say which agent is connected"
+        assert "127.0.0.1" in refused.err, "the message does not say which agent is connected"
         assert "run --replace" in refused.err
         async with start_command(*command, "--replace", home=tmp_path) as third:
             await third.wait_for_log(" connected ")

@@ -214,7 +214,7 @@ async def test_reload_is_refused_while_draining(tmp_path: Path) -> None:
 
 
 def open_for_writing(fifo: Path) -> int:
-    """Open the FIFO once the agent reads it; the agent continues when it is closed again."""
+    """Block until the agent opens the FIFO; it reads until the returned descriptor is closed."""
     return os.open(fifo, os.O_WRONLY)
 
 
@@ -227,8 +227,8 @@ async def test_stop_signal_during_startup_exits_with_0(
     async with start_command("run", "--config", fifo, home=tmp_path) as agent:
         descriptor = await asyncio.to_thread(open_for_writing, fifo)
         agent.signal(number)
-        # Ends the read of the file. A signal that arrives just before the read does not interrupt
-        # it: Python calls the handler when the read returns.
+        # End the agent's read, which may outlast the signal: a signal that arrives just before the
+        # read does not interrupt it, and Python calls the handler only when the read returns.
         os.close(descriptor)
         result = await agent.wait()
 

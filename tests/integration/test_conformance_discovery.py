@@ -39,7 +39,9 @@ async def test_running_server_is_healthy(adapter: AdapterUnderTest) -> None:
 
 
 @every_backend
-async def test_model_is_listed_with_window_and_operations(adapter: AdapterUnderTest) -> None:
+async def test_model_is_listed_with_context_window_and_operations(
+    adapter: AdapterUnderTest,
+) -> None:
     listed = await adapter.backend.list_models()
     models = {model.model_id: model for model in listed if not model.withheld}
 
@@ -127,7 +129,9 @@ async def test_listing_models_of_a_real_server_generates_no_tokens(
 
 
 @parametrize_adapters(REAL)
-async def test_window_of_a_real_server_is_the_reported_one(adapter: AdapterUnderTest) -> None:
+async def test_context_window_of_a_real_server_is_the_reported_one(
+    adapter: AdapterUnderTest,
+) -> None:
     url = f"{adapter.backend.settings.url}/v1/models"
     headers = {"Authorization": f"Bearer {adapter.backend.settings.api_key}"}
     async with aiohttp.ClientSession() as client, client.get(url, headers=headers) as response:

@@ -62,7 +62,7 @@ STATUSES = [
 
 
 @parametrize_values("outcome", STATUSES)
-async def test_error_status_becomes_a_code_with_the_body_without_the_key(
+async def test_error_has_the_code_of_its_status_and_a_body_without_the_key(
     adapter: AdapterUnderTest, outcome: tuple[int, ErrorCode]
 ) -> None:
     status, code = outcome

@@ -105,7 +105,7 @@ async def test_documented_example_executes_a_job(installed: Path, acme_url: str)
 async def test_agent_exits_although_a_task_of_an_adapter_ignores_its_cancellation(
     tmp_path: Path,
 ) -> None:
-    # The process once logged `stopped`, and then waited for the task until it was killed.
+    # In an earlier version, the process logged `stopped`, then waited for the task until killed.
     install(
         tmp_path, STUBBORN_ADAPTER, f"[{ENTRY_POINT_GROUP}]\nacme = acme_adapter:StubbornBackend"
     )

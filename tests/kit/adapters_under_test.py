@@ -55,6 +55,7 @@ class Expected:
     model_id: str
     upstream_id: str
     window: int | None
+    """The context window; None: any."""
     operations: frozenset[Operation] = WITHOUT_COUNT_TOKENS
     embedder: str = ""
     """The id of a model for embeddings; "" if the server has none."""
@@ -250,7 +251,7 @@ def _marks(name: str) -> list[pytest.MarkDecorator]:
 def parametrize_formats(
     names: Iterable[str], *formats: WireFormat, supported: bool = True
 ) -> pytest.MarkDecorator:
-    """Run a test with each adapter and format, if the adapter supports it (or does not)."""
+    """Run a test with each adapter and each format that it supports, or does not support."""
     pairs = [
         pytest.param(name, wire_format, marks=_marks(name))
         for name in names

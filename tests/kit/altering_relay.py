@@ -28,7 +28,8 @@ def unchanged(frames: list[Any]) -> list[Any]:
 class AlteringRelay:
     """The relay; an async context manager. Agents dial `url`.
 
-    Messages that are malformed or contain a frame of an unknown type are forwarded unaltered.
+    Malformed messages are forwarded unaltered. So are messages with a frame of an unknown type,
+    unless `refuses_unknown_types` is set.
 
     Args:
         to_agent: alters the coordinator's frames.

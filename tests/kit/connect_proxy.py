@@ -62,7 +62,7 @@ class ConnectProxy:
                 port = self._routes[first.split()[1]]
                 await _tunnel(reader, writer, *await asyncio.open_connection("127.0.0.1", port))
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the client disconnected
+            pass  # the client disconnected, or the target failed
         finally:
             writer.close()
 

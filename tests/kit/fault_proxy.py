@@ -25,8 +25,9 @@ SOCKET_BUFFER_BYTES: Final = 16 * 1024
 """Kernel buffers of the proxy's sockets: small, so that both sides notice a stall soon."""
 
 SEGMENT_BYTES: Final = 1448
-"""The segments of Ethernet. With those of loopback (64 KiB), the free part of a window is often
-smaller than a segment, and the kernel fills it only after up to 200 ms of real time."""
+"""The segment size of Ethernet. With loopback's segments of 64 KiB, the free part of a receive
+window is often smaller than a segment, and the kernel sends less than a segment only after up to
+200 ms of real time."""
 
 MAX_NEW_CONNECTIONS: Final = 64
 """Connections kept for `next_connection`; a soak run never calls it."""

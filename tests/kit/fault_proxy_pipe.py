@@ -26,15 +26,16 @@ THROTTLED_QUEUE_S: Final = 0.5
 """A throttled pipe stops reading when its queue holds the bytes of this time."""
 
 CUT_WITHIN_S: Final = 1.0
-"""How long a cut waits for a receiver to read the bytes before it."""
+"""How long a cut waits until the receiver has read the bytes that were forwarded before the cut."""
 
 _EOF: Final = b""
 
 
 def acknowledge_at_once(transport: asyncio.Transport) -> None:
-    """Send the acknowledgement of received bytes now: a virtual clock would wait for it.
+    """Send the TCP acknowledgement of received bytes now, so that a virtual clock need not wait.
 
-    Linux delays it by up to 200 ms; the option applies to what has arrived (tcp(7)).
+    Linux delays an acknowledgement by up to 200 ms, and a virtual clock may stand still meanwhile.
+    The option applies to the bytes that have arrived (tcp(7)).
     """
     connection: socket.socket | None = transport.get_extra_info("socket")
     if connection is not None and sys.platform == "linux":

@@ -110,13 +110,14 @@ async def flood_with_hello(agent: ScriptedAgent, job: ScriptedJob) -> None:
 
 async def exceed_window(agent: ScriptedAgent, job: ScriptedJob) -> None:
     job_id = job.job.job_id
-    del agent.jobs[job_id]  # the stream of the scripted job would reject the acknowledgements
+    # The scripted job's stream does not send these bytes, and would reject their acknowledgements.
+    del agent.jobs[job_id]
     await agent.send(_started(job_id))
     size = WINDOW_BYTES // 4
     for offset in range(0, WINDOW_BYTES, size):
         await agent.send(Chunk(job_id, offset, bytes(size)))
-    # The client may have read some of these bytes, which extends the window. The next chunk exceeds
-    # the window in any case.
+    # The client may have read some of these bytes, which extends the window. The next chunk is
+    # larger than a whole window, so it exceeds the window in any case.
     await agent.send(Chunk(job_id, WINDOW_BYTES, bytes(MIN_MESSAGE_TO_COORDINATOR_BYTES + 1)))
 
 

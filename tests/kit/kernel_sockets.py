@@ -5,16 +5,17 @@ to this process. The kernel is busy with
 
 - bytes or a FIN in flight: the sender has sent more than the receiver has received;
 - bytes in a send buffer, unless the window is closed: all bytes are acknowledged, both ends agree
-  on a window of zero, and the receiver has unread bytes that its process does not read (the kernel
-  fills a window smaller than a segment only after a timer of 200 ms);
-- an acknowledgement, if the sender waits for space in its buffer; its delay is up to 200 ms;
+  on a window of zero, and the receiver has unread bytes that its process does not read. A window
+  that is open but smaller than a segment counts as busy: the kernel fills it after up to 200 ms;
+- an acknowledgement, which the receiver may delay by up to 200 ms, if the sender waits for space in
+  its buffer;
 - a registered socket whose other end is not an open socket of this process: it is connecting, or
   a FIN or reset of the closed end is in flight.
 
 The numbers come from `getsockopt(TCP_INFO)` (`struct tcp_info` in linux/tcp.h). The call waits for
-the socket's lock, so it counts a packet that the kernel was processing, and the packet has already
-made its socket ready. This process sends nothing during a check, so a kernel that is idle at any
-moment of the check stays idle.
+the socket's lock. So the numbers include a packet that the kernel was processing at the call, and
+the socket that received the packet is already ready. This process sends nothing during a check, so
+a kernel that is idle at any moment of the check stays idle.
 
 Some states never end: a SYN that a full accept queue drops, bytes dropped for lack of memory, a
 connection that no process accepts. They count as idle after `PATIENCE_S` without a change, which is

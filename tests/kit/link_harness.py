@@ -19,7 +19,7 @@ class LinkHarness:
 
     Attributes:
         frames: every frame that the link passed to its callback.
-        unsendable: the first frame that could not be encoded, of each such job.
+        unsendable: for each job with frames that could not be encoded, the first such frame.
         welcomed: set when the link receives `Welcome`.
         on_frame: called with every frame after it was recorded.
     """

@@ -10,7 +10,7 @@ from tests.kit.altering_relay import Alter, AlteringRelay, unchanged
 
 
 class PlantedFault(Struct, frozen=True):
-    """A fault that the implementation under test appears to have behind the relay.
+    """A fault that the implementation under test appears to have when tested through the relay.
 
     Attributes:
         case: the id of the conformance case that finds it.

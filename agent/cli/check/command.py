@@ -25,7 +25,7 @@ from provider_agent.agent.config.files import find_file
 from provider_agent.agent.identity.key import Identity, IdentityError, load
 
 ENVIRONMENT: Final = "environment"
-"""The target of the configuration's check without a file."""
+"""The target of the finding about the configuration if there is no file."""
 
 
 @click.command(short_help="Test configuration, coordinator and backends.")

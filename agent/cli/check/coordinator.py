@@ -58,6 +58,7 @@ async def _check_address(
     config: Config, url: str, identity: Identity | None, no_handshake: str
 ) -> Finding:
     settings = DialSettings.of(config.coordinator, url)
+    step, awaited = ("ping", "pong") if identity is None else ("handshake", "Welcome")
     try:
         socket = await dial(settings, VERSION_1.subprotocol)
     except DialFailed as failed:
@@ -71,10 +72,10 @@ async def _check_address(
                 return Finding(COMPONENT, url, Outcome.OK, details)
             return await _handshake(socket, settings, config, identity)
     except TimeoutError:
-        details = f"connected, but received no Welcome within {HANDSHAKE_TIMEOUT_S:.0f} s"
+        details = f"connected, but received no {awaited} within {HANDSHAKE_TIMEOUT_S:.0f} s"
         return Finding(COMPONENT, url, Outcome.FAILED, details, _NO_COORDINATOR_ADVICE)
     except (ConnectionClosed, ProtocolError) as error:
-        details = f"the handshake failed: {error}"
+        details = f"the {step} failed: {error}"
         return Finding(COMPONENT, url, Outcome.FAILED, details, _NO_COORDINATOR_ADVICE)
     finally:
         await socket.close()

@@ -20,7 +20,7 @@ class Outcome(StrEnum):
     OK = "ok"
     FAILED = "failed"
     SKIPPED = "skipped"
-    """Not performed: an earlier check failed, or the operator did not request it."""
+    """Not performed, because the operator did not request it."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -72,10 +72,12 @@ def show(findings: Sequence[Finding], *, as_json: bool) -> None:
 
 def _summary(count: Counter[Outcome]) -> str:
     failed, skipped = count[Outcome.FAILED], count[Outcome.SKIPPED]
-    if not failed:
-        return "All checks passed."
     performed = failed + count[Outcome.OK]
-    summary = f"{failed} of {performed} check{'s' if performed > 1 else ''} failed"
+    checks = f"{performed} check" if performed == 1 else f"{performed} checks"
+    if failed:
+        summary = f"{failed} of {checks} failed"
+    else:
+        summary = f"{checks} passed" if skipped else "All checks passed"
     return f"{summary}, {skipped} skipped." if skipped else f"{summary}."
 
 

@@ -146,7 +146,7 @@ async def _servers(stack: AsyncExitStack, folder: Path) -> tuple[list[FoundServe
 async def usable_servers(
     ports: Sequence[int] = WELL_KNOWN_PORTS,
 ) -> tuple[list[FoundServer], list[str]]:
-    """Return the servers on these ports that support chat, and why each other one does not."""
+    """Return the servers on these ports that support chat, and why the others are not used."""
     usable, reasons = [], []
     for server in await find_local_servers(ports):
         state = await _check(server)

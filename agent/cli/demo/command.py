@@ -37,7 +37,7 @@ REQUEST_TIMEOUT_S: Final = 180.0
 """The first request may load a large model."""
 
 EXIT_TERMINATED: Final = 143
-"""The exit code after SIGTERM, as in a shell; 0 instead once `--serve` waits for the signal."""
+"""The exit code after SIGTERM, as in a shell. While `--serve` waits for the signal, it is 0."""
 
 
 class DemoResult(Struct):

@@ -89,7 +89,7 @@ class ResponseRecorder:
                     recorded += data[: _MAX_RECORD_BYTES - len(recorded)]
                     await response.write(data)
         except aiohttp.ClientConnectionError as error:
-            raise web.HTTPBadGateway(text="the server closed the connection") from error
+            raise web.HTTPBadGateway(text="the connection to the server failed") from error
         if request.method == "POST":
             self.last_body = bytes(recorded)
         await response.write_eof()

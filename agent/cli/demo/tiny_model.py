@@ -35,7 +35,7 @@ _NORM_EPSILON: Final = 1e-5
 _CARRIER: Final = 4.0
 """The value of dimension 0, relative to the norm of the others."""
 _CARRIED: Final = 0.95
-"""The share of dimension 0 in the norm of the vector after the last layer, about."""
+"""The approximate share of dimension 0 in the norm of the vector after the last layer."""
 
 _BIAS: Final = {"word": 0.0, "mark": -2.0, "space": -4.0, "byte": -14.0, "never": -60.0}
 _END_BIAS: Final = -30.0

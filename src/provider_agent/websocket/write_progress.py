@@ -47,7 +47,7 @@ class WriteProgress:
 class WriteTimer:
     """A context manager around a write that may wait for space in the write buffer.
 
-    Reused for every write of one task, because the writer enters it for every message.
+    A task reuses one object for all of its writes: a new one for each message would cost CPU time.
 
     Args:
         progress: records the write.

@@ -24,4 +24,4 @@ async def backend_killed_and_restarted(scale: Scale) -> str:
         await harness.check_served("afterwards")
         await harness.wait_until_idle()
         assert len(harness.link_proxy.accepted_at) == 1, "the link was lost"
-    return f"{len(requests)} responses failed once, {refused.status} meanwhile, then served"
+    return f"{len(requests)} responses failed once, HTTP {refused.status} meanwhile, then served"

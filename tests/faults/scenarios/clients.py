@@ -64,9 +64,9 @@ class ScenarioRequest:
             self.check_failed_once(server)
 
     def check_failed_once(self, server: NumberedServer) -> None:
-        """Check that the response is one error, or a prefix of what the server sent and one error.
+        """Check that the response is one error, alone or after a prefix of what the server sent.
 
-        If the prefix ends within an event, the connection must break instead of an error.
+        After a prefix that ends within an event, a broken connection must take the error's place.
         """
         if self.broken:
             assert not ends_between_events(bytes(self.data)), self.spec.name

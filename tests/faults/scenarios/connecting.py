@@ -22,8 +22,9 @@ DIALS = 24
 """Enough for the waits to reach the cap, with many at the cap."""
 
 EARLY, LATE = 6, 12
-"""How many of the first and of the last waits are averaged. The ceilings of the first are below the
-cap. Those of the last equal the cap, and the waits are half of it on average."""
+"""How many of the first and of the last waits are averaged. Each wait is random, up to a ceiling.
+The ceilings of the first waits are below the cap. The ceilings of the last waits equal the cap, so
+these waits are half of it on average."""
 
 
 async def connection_accepted_and_reset_repeatedly(scale: Scale) -> str:

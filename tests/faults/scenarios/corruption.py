@@ -19,7 +19,7 @@ DEADLINE_S = 600.0
 """The deadline of the jobs. Only the deadline detects that the job id of an end was corrupted."""
 
 SETTLED_WITHIN_S = 5.0
-"""An agent that a damaged byte stops has no jobs to finish, and has stopped after this time."""
+"""If a damaged byte stops the agent, it has no jobs left to finish and stops within this time."""
 
 RESERVED_BITS = 0x70
 """The reserved bits in the first byte of a WebSocket frame; they must be zero (RFC 6455, 5.2)."""
@@ -36,7 +36,7 @@ async def frame_head_corrupted_on_its_way_to_the_agent(scale: Scale) -> str:
 
 
 async def frame_head_corrupted_on_its_way_to_the_coordinator(scale: Scale) -> str:
-    """The coordinator closes with 1002. The agent reconnects, because it was welcomed before."""
+    """The coordinator closes with 1002; an agent that received `Welcome` reconnects after 1002."""
     async with scenario_harness(scale.rng("frame head")) as harness:
         failed = await _corrupt_frame_head(harness, towards_agent=False)
         await harness.wait_for_agents()
@@ -60,7 +60,7 @@ async def _corrupt_frame_head(harness: ScenarioHarness, *, towards_agent: bool) 
 
 
 async def any_byte_corrupted(scale: Scale) -> str:
-    """A random bit flips in a random direction: nothing hangs, at most one stream is wrong."""
+    """A random bit flips, to or from the agent: nothing hangs, at most one stream is wrong."""
     rng = scale.rng("any byte")
     seen: Counter[str] = Counter()
     async with scenario_harness(rng, replace(SETTINGS, deadline_s=DEADLINE_S)) as harness:

@@ -26,7 +26,7 @@ NOTICED_WITHIN_S = 60.0
 """Time of two pings or three heartbeats, which detect the loss, plus that of the first backoff."""
 
 REFUSED = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.BAD_GATEWAY)
-"""Statuses if no agent is connected, or if too many links were lost over which a job was sent."""
+"""Statuses if no agent is connected, or if a job was sent over too many links that were lost."""
 
 
 class LinkCutter:
@@ -173,7 +173,7 @@ async def _lose_link_during_streams(scale: Scale, lose: Callable[[ProxiedConnect
         assert len(harness.link_proxy.accepted_at) == scale.rounds + 1, (
             "not one new connection per lost link"
         )
-        assert longest < NOTICED_WITHIN_S, f"noticed after {longest:.0f} s"
+        assert longest < NOTICED_WITHIN_S, f"reconnected after {longest:.0f} s"
     return f"{scale.rounds} times, reconnected within {longest:.0f} s"
 
 

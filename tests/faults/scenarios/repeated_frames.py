@@ -13,7 +13,7 @@ from tests.kit.scripted_coordinator import ScriptedCoordinator
 
 
 async def job_delivered_repeatedly(scale: Scale) -> str:
-    """A job that is sent again, at once, while it runs and after its end, runs once."""
+    """A job that is repeated (at once, while it runs, after its end) runs only once."""
     async with (
         NumberedServer() as server,
         ScriptedCoordinator() as coordinator,

@@ -94,7 +94,7 @@ LINK: Final[Sequence[Scenario]] = (
     ),
     Scenario(
         "any byte corrupted",
-        "a random bit of a random byte flips, in either direction",
+        "a random bit of a random byte to or from the agent flips",
         "nothing hangs; at most one stream is wrong, by one byte, which only TLS can detect",
         corruption.any_byte_corrupted,
     ),

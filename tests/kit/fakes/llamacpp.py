@@ -40,13 +40,13 @@ class FakeLlamaCpp(FakeServer):
         pooling: whether the model supports embeddings in the OpenAI format.
         busy: slots in use.
         deferred: queued requests; None: `/metrics` is disabled.
-        prompts: the prompt tokens processed so far, and the seconds that took; in `/metrics`.
-        outputs: the tokens generated so far, and the seconds that took; in `/metrics`.
+        prompts: in `/metrics`: the prompt tokens processed so far, and the seconds it took.
+        outputs: in `/metrics`: the tokens generated so far, and the seconds it took.
         slots: whether `/slots` is enabled.
         total_slots: the number of slots that `/props` reports.
         tools: whether the model's chat template supports tools.
         router: the models of a router and their states; None: a single model.
-        woken: the model of each request that loaded or woke one.
+        woken: the model of each request that loaded or woke a model.
     """
 
     kind: ClassVar[str] = "llamacpp"

@@ -99,7 +99,8 @@ def received_nothing(reader: asyncio.StreamReader) -> bool:
 
 @on_every_loop
 async def test_bytes_sent_before_the_target_is_connected_arrive() -> None:
-    # uvloop reads from a socket before `pause_reading` takes effect; those bytes were lost.
+    # uvloop reads from a socket before `pause_reading` takes effect. In an earlier version of the
+    # proxy, those bytes were lost.
     async with ProxyHarness() as harness:
         for _ in range(10):
             _, writer = await asyncio.open_connection(HOST, harness.proxy.port)

@@ -13,7 +13,8 @@ from tests.kit.virtual_time import VirtualTimeLoop, in_virtual_time, now
 
 HOUR_S = 3600.0
 SLOW_S = 0.03
-"""Real time that a thread sleeps: longer than a loop waits that does not know of the thread."""
+"""Real time that a thread sleeps. On Linux, a loop that ignored the thread would meanwhile move its
+clock past the test's timeout."""
 
 
 def connected_pair() -> tuple[socket.socket, socket.socket]:

@@ -57,14 +57,14 @@ class AcmeBackend(HttpBackend):
     request_policy = RequestPolicy(frozenset({"x_acme_boost"}))
 
     async def check_health(self) -> None:
-        """Accept jobs."""
+        """Always report the server as healthy."""
 
     async def list_models(self) -> list[BackendModel]:
         return []
 
 
 class AbstractBackend(Backend):
-    """Lacks the abstract methods."""
+    """Does not implement the abstract methods."""
 
     kind = "acme"
 
@@ -214,7 +214,7 @@ def test_broken_package_of_a_third_party_is_a_configuration_error(
 def test_adapter_that_cannot_be_created_is_a_configuration_error(
     name: str, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The exception of such an adapter once ended the agent.
+    # In an earlier version, the exception of such an adapter ended the agent.
     install(monkeypatch, f"acme_adapter:{name}")
     problem = rf"the adapter of kind 'acme' cannot be created: {problem}; update its package$"
     configs = (BackendConfig(kind="echo"), BackendConfig(kind="acme"))
@@ -236,7 +236,7 @@ def test_adapter_that_cannot_be_created_is_a_configuration_error(
 def test_module_that_raises_on_import_is_a_configuration_error(
     statement: str, problem: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # `sys.exit()` in an adapter's module once ended the agent.
+    # In an earlier version, `sys.exit()` in an adapter's module ended the agent.
     (tmp_path / "acme_broken.py").write_text(statement)
     monkeypatch.syspath_prepend(tmp_path)
     install(monkeypatch, "acme_broken:AcmeBackend")

@@ -31,7 +31,8 @@ class FailedAttemptFilter(logging.Filter):
 async def test_agent_connects_when_an_expired_certificate_is_renewed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # An expired certificate once stopped every agent permanently.
+    # In an earlier version, an expired certificate of the coordinator stopped every agent
+    # permanently.
     authority = CertificateAuthority(tmp_path)
     yesterday = datetime.timedelta(days=-1)
     coordinator = ScriptedCoordinator()

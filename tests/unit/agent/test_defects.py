@@ -49,7 +49,7 @@ def raise_defect(*_args: object, **_kwargs: object) -> None:
 async def test_defect_in_the_reader_or_the_writer_ends_only_the_link(
     owner: type, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Such an exception once ended the process.
+    # In an earlier version, such an exception ended the process.
     async with ScriptedCoordinator(lambda _: welcome(resume_ms=60_000)) as coordinator:
         coordinator.resumes = True
         backend = ScriptedBackend("a", model("m"), max_concurrent=2)
@@ -95,7 +95,7 @@ async def test_defect_in_an_adapter_fails_only_its_job(error: BaseException) -> 
 async def test_defect_in_the_execution_of_a_job_fails_only_that_job(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A job whose error handling failed once had no end.
+    # In an earlier version, a job whose error handling raised an exception had no end.
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         async with RunningAgent(coordinator, backend) as agent:
@@ -202,7 +202,7 @@ async def test_frame_that_cannot_be_encoded_ends_its_job_with_internal(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    # Such a frame once ended the process.
+    # In an earlier version, such a frame ended the process.
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"), max_concurrent=2)
         async with RunningAgent(coordinator, backend) as agent:

@@ -174,7 +174,7 @@ async def test_close_code_1002_before_the_first_welcome_stops_the_agent() -> Non
 
 @in_virtual_time
 async def test_close_code_1002_after_a_welcome_is_retried() -> None:
-    # One malformed frame once stopped an agent permanently.
+    # In an earlier version, one malformed frame stopped an agent permanently.
     async with (
         ScriptedCoordinator() as coordinator,
         RunningAgent(coordinator, ScriptedBackend(), jitter=0.5) as agent,
@@ -191,7 +191,8 @@ async def test_close_code_1002_after_a_welcome_is_retried() -> None:
 async def test_answer_of_a_proxy_is_logged_as_an_error_and_retried(
     answer: int | str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # A proxy that answered 426 for a minute once stopped every agent behind it permanently.
+    # In an earlier version, a proxy that answered 426 for a minute stopped every agent behind it
+    # permanently.
     async with ScriptedCoordinator() as coordinator:
         if isinstance(answer, int):
             coordinator.refusals += [(answer, {})] * 3
@@ -222,7 +223,8 @@ async def test_fallback_address_is_used_when_the_first_one_drops_two_sessions() 
 
 @in_virtual_time
 async def test_a_long_stream_over_short_links_does_not_slow_down_reconnecting() -> None:
-    # Links that broke every 50 s once led to waits of up to a minute, in the middle of a stream.
+    # In an earlier version, links that broke every 50 s led to waits of up to a minute, in the
+    # middle of a stream.
     resumed = new_job(deadline_ms=3_600_000)
     async with ScriptedCoordinator(lambda _: welcome(resume_ms=60_000)) as coordinator:
         coordinator.resumes = True

@@ -143,7 +143,7 @@ async def test_heartbeats_carry_the_load_that_servers_report() -> None:
 
 
 @in_virtual_time
-async def test_stopping_cancels_a_scheduled_change() -> None:
+async def test_stopping_cancels_scheduled_capabilities() -> None:
     backend = ScriptedBackend("a", model("m"))
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
         peer = await agent.connected()
@@ -181,7 +181,7 @@ async def test_failing_backend_is_not_offered_while_its_breaker_is_open() -> Non
         assert (await peer.error(late.job_id)).code == "model_not_loaded"
         status = agent.service.status()
         assert [one.healthy for one in status.backends] == [False, True]
-        assert "keeps failing" in (status.backends[0].last_error or "")
+        assert "breaker is open" in (status.backends[0].last_error or "")
         assert readiness(status) == []
         assert [one.model_id for one in (await peer.next(Capabilities)).models] == ["n"]
         assert now() - began == pytest.approx(DEBOUNCE_S)

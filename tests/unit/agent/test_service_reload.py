@@ -173,9 +173,7 @@ async def test_unchanged_backend_is_neither_checked_nor_closed() -> None:
 
 @pytest.mark.parametrize("signals", [1, 2])
 @in_virtual_time
-async def test_stopping_agent_waits_for_jobs_on_removed_backends_and_closes_all(
-    signals: int,
-) -> None:
+async def test_stop_ends_jobs_on_removed_backends_and_closes_all_backends(signals: int) -> None:
     removed, used = ScriptedBackend("a", model("m")), ScriptedBackend("b", model("n"))
     async with (
         ScriptedCoordinator() as coordinator,

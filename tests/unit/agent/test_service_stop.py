@@ -50,7 +50,8 @@ async def test_first_stop_drains() -> None:
 async def test_jobs_that_exceed_the_drain_timeout_end_with_draining(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    # The exit code was once 0, because the ends of the truncated responses were acknowledged.
+    # In an earlier version, the exit code was 0, because the ends of the truncated responses were
+    # acknowledged.
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         limits = LimitsConfig(max_concurrent=2, drain_timeout_s=30.0)
@@ -74,7 +75,7 @@ async def test_jobs_that_exceed_the_drain_timeout_end_with_draining(
 async def test_second_stop_cancels_jobs_and_still_sends_their_ends(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    # The ends were once put into the outbox after the connection had been closed.
+    # In an earlier version, the ends were put into the outbox after the connection had been closed.
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         async with RunningAgent(coordinator, backend) as agent:
@@ -119,7 +120,8 @@ async def test_missing_acknowledgements_do_not_keep_the_agent_running() -> None:
 async def test_adapter_that_ignores_cancellation_does_not_keep_the_agent_running(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    # The agent once waited for such an adapter twice, logged it twice, and its job had no end.
+    # In an earlier version, the agent waited for such an adapter twice and logged this twice, and
+    # the job had no end.
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         backend.hold_cancel = asyncio.Event()
@@ -144,8 +146,8 @@ async def test_adapter_that_ignores_cancellation_does_not_keep_the_agent_running
 
 
 @in_virtual_time
-async def test_cancelling_run_during_a_drain_leaves_no_task() -> None:
-    # The task that waits for a second signal once outlived the agent.
+async def test_cancelling_the_agent_during_a_drain_leaves_no_task() -> None:
+    # In an earlier version, the task that waits for a second signal outlived the agent.
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         async with RunningAgent(coordinator, backend) as agent:
@@ -174,7 +176,7 @@ async def test_stopping_while_not_connected_is_immediate() -> None:
 
 
 @in_virtual_time
-async def test_cancelling_run_closes_everything() -> None:
+async def test_cancelling_the_agent_cancels_its_jobs_and_closes_everything() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         async with RunningAgent(coordinator, backend) as agent:

@@ -50,7 +50,7 @@ def test_agent_is_admitted_by_key_or_code(
     assert admits_agent(hello, known_codes, known_keys) is admitted
 
 
-def test_entries_are_read_from_a_file_before_the_environment(tmp_path: Path) -> None:
+def test_entries_of_a_file_take_precedence_over_the_environment(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# comment\n\n  one  \ntwo#2\n", "utf-8")
     assert read_entries(path, "KEYS", {"KEYS": "three"}) == ["one", "two#2"]

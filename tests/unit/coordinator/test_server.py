@@ -89,7 +89,7 @@ async def test_agent_can_resume_but_not_start_a_session_while_the_coordinator_st
             assert other.rejected.code == "draining"
             assert other.rejected.retry_after_ms
         await harness.agent.reconnect()
-        assert harness.agent.drain is not first, "no new `Drain` on the new link"
+        assert harness.agent.drain is not first, "the new link receives its own `Drain`"
         await job.send(b"2")
         await job.finish()
         assert await response.read() == b"2"

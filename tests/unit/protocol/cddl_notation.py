@@ -31,8 +31,8 @@ def rule_name(struct: type[msgspec.Struct]) -> str:
 def rule(struct: type[msgspec.Struct]) -> str:
     """The rule of a frame or nested array.
 
-    Optional fields are nested groups: `? a, ? b` would let the second field match at the first
-    one's place.
+    The group of each optional field contains the groups of the later ones. With `? a, ? b` instead,
+    a value that does not match `a` could match `b` at the position of `a`.
     """
     (info,) = multi_type_info([struct])
     assert isinstance(info, StructType)

@@ -257,7 +257,7 @@ def _pass_on(message: Message, agent: ReplayedAgent, coordinator: ReplayedCoordi
 
 
 def _joined(kind: type[Chunk] | type[RequestChunk], messages: list[Message]) -> dict[bytes, bytes]:
-    """Return all bytes of each job that the frames of one kind carry, in order."""
+    """Return the data of all frames of one kind, joined for each job."""
     joined: dict[bytes, bytes] = defaultdict(bytes)
     for frame in (frame for message in messages for frame in frames_of(message)):
         if isinstance(frame, kind):

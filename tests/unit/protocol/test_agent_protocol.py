@@ -56,7 +56,9 @@ def test_hello_carries_the_identity_and_the_live_jobs() -> None:
         pytest.param(2**20, 2**20, [ResumedJob(JOB_ID, 3)], id="resumes from an acked offset"),
         pytest.param(2**20, 2**20, [ResumedJob(JOB_ID, 10)], id="resumes from an unsent offset"),
         pytest.param(2**20, 2**20, [ResumedJob(JOB_ID, 9, ended=True)], id="end of a running job"),
-        pytest.param(2**20, 2**20, [ResumedJob(ENDED_ID, 8, ended=True)], id="end elsewhere"),
+        pytest.param(
+            2**20, 2**20, [ResumedJob(ENDED_ID, 8, ended=True)], id="end at another offset"
+        ),
     ],
 )
 def test_an_invalid_welcome_is_a_violation(

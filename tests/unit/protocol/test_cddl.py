@@ -16,7 +16,11 @@ TEXT: Final = (FOLDER / "frames.cddl").read_text(encoding="utf-8")
 SCHEMA: Final = Schema(TEXT)
 MESSAGE_OF: Final = {"agent": "message-of-agent", "coordinator": "message-of-coordinator"}
 COUNTS_CODE_POINTS: Final = {"a name of 513 characters", "a reason of 4097 characters"}
-"""Vectors that the schema accepts: CDDL limits text in bytes, the protocol in code points."""
+"""Malformed vectors that the schema accepts.
+
+The protocol limits a text in code points, and CDDL in bytes: the schema allows four bytes for each
+code point.
+"""
 
 
 def decoded(vector: Vector) -> object:

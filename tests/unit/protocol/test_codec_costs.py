@@ -23,7 +23,8 @@ from provider_agent.protocol.limits import (
 
 JOB_ID = b"\x0b" * 16
 NIL = b"\xc0"
-# The fields of a frame without the header of its array: all 4 of `Ack`, the first 7 of `Welcome`.
+# The elements of a frame's array (the type number, then fields) without the header of the array:
+# all 4 of `Ack`, the first 7 of `Welcome`.
 ACK_FIELDS = b"\x06\xc4\x10" + JOB_ID + b"\x00\xc3"
 WELCOME_FIELDS = b"\x02\xa0\xc4\x10" + JOB_ID + b"\x64\x00\xce\x00\x01\x00\x00\xce\x00\x10\x00\x00"
 OFFER = msgspec.msgpack.encode(["", [""] * 16, [""] * 64, None, True, "", 0])

@@ -50,7 +50,10 @@ NOT_LIMITS: Final = {"KIB", "MIB", "REPLACED"}
 
 
 def fenced_blocks(language: str) -> dict[str, str]:
-    """Return the fenced blocks of a language, without comment lines, by the name after it."""
+    """Return the fenced blocks of a language without comment lines.
+
+    The key is the name that follows the language in the first line of the block.
+    """
     found = re.findall(rf"^```{language} ?(.*)\n((?:.*\n)*?)```$", TEXT, re.MULTILINE)
     return {name: re.sub(r"^#.*\n", "", body, flags=re.MULTILINE) for name, body in found}
 

@@ -8,7 +8,7 @@ from provider_agent.protocol.response_headers import (
 )
 
 
-def test_client_receives_the_headers_of_the_list_in_lower_case() -> None:
+def test_only_known_headers_are_forwarded_in_lower_case() -> None:
     headers = {
         "Content-Type": "text/event-stream",
         "X-Request-Id": "r-1",
@@ -60,5 +60,5 @@ def test_value_that_cannot_be_forwarded_is_left_out(value: str) -> None:
     ],
 )
 def test_content_type_that_cannot_be_forwarded_is_replaced(value: str, sent: str) -> None:
-    """A content type with the byte 0xFF once crashed the agent."""
+    # In an earlier version, a content type with the byte 0xFF crashed the agent.
     assert valid_content_type(value) == sent

@@ -48,7 +48,8 @@ def test_small_writes_share_a_chunk() -> None:
 
 
 def test_single_byte_writes_are_merged_in_memory() -> None:
-    # Each byte was an object of its own while the link was down, which took fifty times the window.
+    # In an earlier version, each byte that was written while the link was down became an object of
+    # its own, which took fifty times the memory of the window.
     stream = make_started_stream(window=100_000)
     tracemalloc.start()
     try:

@@ -73,7 +73,8 @@ def make_ended_stream() -> SendStream:
 
 @pytest.mark.parametrize("offset", [0, 2, 3])
 def test_a_final_acknowledgement_is_valid_after_the_end_was_sent_on_any_link(offset: int) -> None:
-    # A final `Ack` in the same message as `Welcome` was once a violation, at every reconnection.
+    # In an earlier version, a final `Ack` in the same message as `Welcome` was a violation, so that
+    # every reconnection failed.
     stream = make_ended_stream()
     stream.rewind(offset)
 

@@ -17,7 +17,7 @@ def test_both_sides_produce_the_messages_of_the_transcript(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
-def test_a_transcript_without_one_of_its_messages_cannot_be_replayed(path: Path) -> None:
+def test_a_transcript_without_a_required_message_cannot_be_replayed(path: Path) -> None:
     events = read_transcript(path)
     for index, event in enumerate(events):
         if isinstance(event, Message) and not event.lost and not _is_optional(event):

@@ -46,7 +46,7 @@ def test_timeout_starts_with_the_first_write_and_restarts_when_one_ends() -> Non
     assert progress.stalled(100, 131.0 + WRITE_STALL_S)
 
 
-def test_write_timer_records_a_write_that_fails_too() -> None:
+def test_write_timer_also_records_a_failed_write() -> None:
     times = iter([100.0, 103.0, 200.0, 230.0])
     progress = WriteProgress()
     timer = WriteTimer(progress, lambda: next(times))

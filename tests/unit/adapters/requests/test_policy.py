@@ -192,7 +192,9 @@ def test_other_fields_do_not_change(
 
 
 @given(st.sampled_from(sorted(POLICIES)), st.lists(VALUES | st.builds(dict, type=st.text())))
-def test_forwarded_tools_keep_their_order_and_bytes(kind: str, tools: list[object]) -> None:
+def test_strip_mode_adds_no_tool_and_forwards_no_server_side_tool(
+    kind: str, tools: list[object]
+) -> None:
     policy = POLICIES[kind]
 
     forwarded = applied(policy, {"tools": tools}, STRIP).get("tools", [])

@@ -80,7 +80,8 @@ def test_truncated_secret_at_the_end_is_removed() -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    # In a row of "eyJ-", each one begins a word and may begin a match; of "eyJ", only the first.
+    # In a repeated "eyJ-", each piece begins a word, so a match may start at each of them. In a
+    # repeated "eyJ", a match may start only at the first.
     [
         "-----BEGIN ",
         "-----BEGIN KEY-----",

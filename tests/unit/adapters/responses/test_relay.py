@@ -191,7 +191,7 @@ async def test_comments_before_the_output_are_relayed(
     assert bytes(sink.data) == bytes(server.jobs[0].sent)
 
 
-async def test_long_json_response_is_relayed_before_it_is_complete(
+async def test_json_response_above_the_gate_limit_is_relayed_completely(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     pieces = (b'{"choices":[],"x":"' + b"x" * MAX_HELD_BYTES, b"y" * 1000, b'"}')

@@ -78,7 +78,7 @@ def test_retry_after_in_seconds(value: str | None, seconds: float | None) -> Non
 
 
 @given(st.text())
-def test_arbitrary_retry_after_gives_a_bounded_delay(value: str) -> None:
+def test_arbitrary_retry_after_is_not_negative(value: str) -> None:
     seconds = parse_retry_after(value)
 
-    assert seconds is None or 0 <= seconds < MAX_RETRY_AFTER_S
+    assert seconds is None or seconds >= 0

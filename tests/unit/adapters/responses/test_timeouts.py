@@ -61,7 +61,7 @@ ENDS: dict[str, tuple[tuple[Step, ...], type[BackendError], str, float]] = {
     "output for longer than the total timeout": (
         ("output_started", *SLOW_READS),
         BackendTimeout,
-        "the job ran for 100 s (total timeout)",
+        "the attempt ran for 100 s (total timeout)",
         100.0,
     ),
     "silence after a pause": (

@@ -122,7 +122,9 @@ def test_usage_counts_the_whole_prompt_and_the_whole_output(name: str) -> None:
         (b'{"usage":{"prompt_tokens":3,"prompt_tokens_details":{"cached_tokens":-2}}}', Usage(3)),
     ],
 )
-def test_malformed_counts_are_unknown(data: bytes, usage: Usage) -> None:
+def test_counts_are_read_from_each_place_and_malformed_ones_are_unknown(
+    data: bytes, usage: Usage
+) -> None:
     assert read_usage(data) == usage
 
 

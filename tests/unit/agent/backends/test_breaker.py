@@ -121,7 +121,8 @@ def test_a_shorter_wait_does_not_replace_a_longer_one() -> None:
 
 @pytest.mark.parametrize("end", ["succeeded", "ignored", "failed"])
 def test_results_of_jobs_started_before_the_opening_are_ignored(end: str) -> None:
-    """Once, such a result allowed a second trial, or shortened a wait that the server asked for."""
+    # In an earlier version, such a result allowed a second trial, or shortened a wait that the
+    # server had asked for.
     script = BreakerScript()
     old = script.breaker.start()
     script.play("failed failed failed 10")

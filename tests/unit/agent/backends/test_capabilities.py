@@ -69,7 +69,7 @@ async def test_an_unknown_context_window_is_ignored(
 
 @pytest.mark.parametrize("invalid", [-1, 2**53, 10**30])
 async def test_invalid_numbers_are_not_offered(invalid: int) -> None:
-    # If it were offered, one such number from a third party's adapter would end every link.
+    # One such number, from a third party's adapter, would end every link if it were offered.
     found = offers(
         serve("a", model("m", context_window=invalid, prices=(invalid, 5))),
         serve("b", model("m", context_window=4096)),

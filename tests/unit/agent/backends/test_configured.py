@@ -70,7 +70,7 @@ def test_a_missing_key_skips_its_backend_and_names_the_variable(environ: dict[st
         ),
         environ,
     )
-    reason = "the environment variable KEY (api_key_env) is not set or empty"
+    reason = "the environment variable KEY (api_key_env) is not set, or is empty"
     assert [one.id for one in created.usable] == ["echo"]
     assert created.skipped == [
         SkippedBackend("venice", "venice", reason),

@@ -81,7 +81,8 @@ async def test_every_change_of_the_models_is_reported_once(
 
 
 async def test_a_changed_capacity_is_reported() -> None:
-    # Once, a server that restarted with fewer slots was offered with the old number of slots.
+    # In an earlier version, a server that restarted with fewer slots kept its old number in the
+    # offer.
     backend = ScriptedBackend("a", model("m"), max_concurrent=8)
     harness = DiscoveryHarness(backend)
     await harness.discovery.check_all()
@@ -136,7 +137,7 @@ async def test_withheld_models_are_kept_with_their_reason_and_never_routed() -> 
 async def test_a_failing_adapter_does_not_affect_other_backends(
     where: str, failure: BaseException, shown: str
 ) -> None:
-    # Once, an adapter whose `health` raised an exception ended the agent.
+    # In an earlier version, an adapter whose `health` raised an exception ended the agent.
     broken, healthy = ScriptedBackend("broken"), ScriptedBackend("healthy", model("m"))
     if where == "health":
         broken.reported_health = failure
@@ -167,7 +168,8 @@ async def test_a_failing_adapter_does_not_affect_other_backends(
 async def test_invalid_value_from_an_adapter_fails_only_its_backend(
     member: str, value: object
 ) -> None:
-    # Once, a model list that was None caused an exception in the monitor and ended the agent.
+    # In an earlier version, a model list of None raised an exception in the monitor, which ended
+    # the agent.
     broken, healthy = ScriptedBackend("broken"), ScriptedBackend("healthy", model("m"))
 
     async def call() -> object:
@@ -281,7 +283,8 @@ async def test_a_hanging_adapter_times_out_and_does_not_delay_others() -> None:
 async def test_adapter_that_ignores_its_cancellation_is_not_waited_for(
     method: str, limit_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Once, the backend of such an adapter was never checked again, and the agent did not stop.
+    # In an earlier version, the backend of such an adapter was never checked again, and the agent
+    # did not stop.
     release = asyncio.Event()
 
     async def ignore_cancellation() -> None:

@@ -100,7 +100,7 @@ async def test_a_loading_backend_is_checked_often_until_it_is_up() -> None:
 
 @in_virtual_time
 async def test_a_hanging_backend_does_not_delay_checks_of_others() -> None:
-    # Once, no backend was monitored before all first checks had ended.
+    # In an earlier version, no backend was monitored before all first checks had ended.
     hanging, loading = ScriptedBackend("hanging"), ScriptedBackend("b", model("m"))
     hanging.gate.clear()
     loading.reported_health = LOADING
@@ -151,7 +151,8 @@ async def test_which_failures_trigger_a_check_at_once(failure: BackendError, che
 
 @in_virtual_time
 async def test_checks_triggered_by_failures_have_a_pause_between_them() -> None:
-    # Without the pause, each job for a listed model that answers 404 would read the whole list.
+    # Without the pause, every job whose model is in the list, but fails with 404, would cause
+    # another request for the whole list.
     backend = ScriptedBackend()
     async with DiscoveryHarness(backend) as harness:
         await asyncio.sleep(20)
@@ -181,7 +182,7 @@ async def test_a_failure_during_a_check_triggers_another_check() -> None:
 @pytest.mark.parametrize("interval_s", [3.0, 60.0])
 @in_virtual_time
 async def test_load_is_read_regularly(interval_s: float) -> None:
-    # Once, the load was never read if the check interval was short.
+    # In an earlier version, the load was never read if the check interval was short.
     backend = ScriptedBackend()
     backend.reported_load = ServerLoad(running=1, waiting=2)
     async with DiscoveryHarness(backend, interval_s=interval_s) as harness:
@@ -216,7 +217,7 @@ async def test_the_load_of_a_backend_that_is_down_is_unknown() -> None:
 async def test_errors_of_reading_the_load_do_not_affect_the_backend(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Once, such an error of a third party's adapter ended the agent.
+    # In an earlier version, such an error of a third party's adapter ended the agent.
     backend = ScriptedBackend("a", model("m"))
     backend.reported_load = failure
     async with DiscoveryHarness(backend) as harness:
@@ -236,7 +237,7 @@ async def test_an_opened_breaker_removes_the_backend_at_once_and_readmits_it_lat
     backend = ScriptedBackend("a", model("m"))
     async with DiscoveryHarness(backend) as harness:
         await asyncio.sleep(20)
-        # The next check hangs: the change must not wait for it.
+        # The next check hangs: removing the backend must not wait for it.
         backend.gate.clear()
         harness.fail(backend, Unreachable("refused"), times=4)
         assert harness.models() == ["m"]

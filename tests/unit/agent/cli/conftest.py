@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 @pytest.fixture(autouse=True)
 def _restored_logging() -> Iterator[None]:
-    """Restores logging after a command, which directs it to a stream that its runner closes."""
+    """Restores the logging setup: a command logs to a stream that its `CliRunner` closes."""
     root, project = logging.getLogger(), logging.getLogger("provider_agent")
     before = (root.handlers[:], root.level, project.level)
     yield
@@ -19,7 +19,7 @@ def _restored_logging() -> Iterator[None]:
 
 @pytest.fixture
 def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
-    """Runs commands in an empty home directory, without a configuration of this machine."""
+    """Runs commands in an empty home directory, without the configuration of this machine."""
     monkeypatch.chdir(tmp_path)
     return CliRunner(
         env={

@@ -33,7 +33,7 @@ def test_every_option_of_every_command_has_a_help_text(name: str) -> None:
 
     without_help = [p.name for p in command.params if isinstance(p, click.Option) and not p.help]
 
-    # `--log-level` of the command `coordinator` needs none.
+    # `--log-level` of the command `coordinator` needs no help text.
     assert without_help in ([], ["log_level"])
 
 

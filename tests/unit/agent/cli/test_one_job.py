@@ -90,7 +90,7 @@ async def test_cancellation_stops_the_job() -> None:
 
 @pytest.mark.parametrize("defect", [RuntimeError("x"), asyncio.CancelledError(), SystemExit(9)])
 async def test_defect_of_the_adapter_fails_the_job(defect: BaseException) -> None:
-    # Once, `check` printed a traceback instead of its findings.
+    # In an earlier version, `check` printed a traceback instead of its findings.
     backend = ScriptedBackend()
     running = asyncio.create_task(
         run_one_job(backend, Operation.CHAT, "m", "hi", max_tokens=5, timeout_s=60)

@@ -69,7 +69,7 @@ def test_key_creation_failure_is_one_message_and_exit_code_2(runner: CliRunner) 
     ("log_format", "logged"), [("json", '"config":null'), ("text", " config=none ")]
 )
 def test_start_without_a_file_is_logged(log_format: str, logged: str, runner: CliRunner) -> None:
-    # It was once logged as the string "None".
+    # In an earlier version, the missing path was logged as the string "None".
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"  # in use, so the command ends at once
         flags = ("--coordinator-url", "ws://127.0.0.1:1/", "--prometheus-addr", address)

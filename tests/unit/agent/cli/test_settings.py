@@ -75,7 +75,7 @@ def test_local_command_checks_every_other_setting(runner: CliRunner) -> None:
 def test_adapter_that_cannot_be_created_is_one_message_and_exit_code_2(
     arguments: tuple[str, ...], runner: CliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Once, the commands printed a traceback and exited with 1.
+    # In an earlier version, the commands printed a traceback and exited with 1.
     def refuse(*_: object) -> None:
         raise RuntimeError("no license")
 

@@ -84,7 +84,8 @@ EMPTY = BackendStatus(id="c", kind="vllm", healthy=True)
 async def test_status_shows_whether_models_are_offered(
     changes: dict[str, object], shown: str, runner: CliRunner
 ) -> None:
-    # The coordinator's last answer, which has no unroutable models, remains true for no models.
+    # The coordinator reported no unroutable models. If the agent offers no models, that does not
+    # mean that all can receive jobs.
     state = replace(
         replace(READY, routing=Routing(revision=3, unroutable_count=0, unroutable=[])), **changes
     )

@@ -52,7 +52,10 @@ max_tokens_per_minute = 200_000
 prometheus_addr = "127.0.0.1:9090"
 log_level = "info"
 """
-"""A configuration file of an agent written in Rust. Its operators can switch and keep the file."""
+"""A configuration file of an agent written in Rust.
+
+Its operators can switch to this agent and keep the file.
+"""
 
 
 def test_file_of_the_rust_agent_is_valid(tmp_path: Path) -> None:
@@ -231,29 +234,21 @@ def test_error_starts_with_the_variable_or_flag_of_the_value(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("limits.max_concurrent", "abc", 'expected a whole number, got "abc"'),
-        ("limits.max_concurrent", "\x1b[2J", r'expected a whole number, got "\u001b[2J"'),
-        ("limits.max_concurrent", "x" * 100, f'expected a whole number, got "{"x" * 40}"'),
-        ("limits.drain_timeout_s", "soon", 'expected a number, got "soon"'),
-        ("coordinator.allow_insecure", "maybe", 'expected true or false, got "maybe"'),
-        ("pricing.default_input_per_1m", "free", 'expected a whole number, got "free"'),
+        ("limits.max_concurrent", "abc", "expected a whole number, got text"),
+        ("limits.drain_timeout_s", "soon", "expected a number, got text"),
+        ("coordinator.allow_insecure", "maybe", "expected true or false, got text"),
+        ("pricing.default_input_per_1m", "free", "expected a whole number, got text"),
     ],
 )
-def test_error_about_a_variable_shows_its_value_without_mentioning_quotes(
+def test_error_about_a_variable_mentions_neither_quotes_nor_its_value(
     tmp_path: Path, key: str, value: str, reason: str
 ) -> None:
+    # The value may be a secret in the wrong variable.
     variable = variable_of(key)
 
     error = load_error(tmp_path, MINIMAL, {variable: value})
 
     assert error == f"environment {variable}: {key}: {reason}"
-
-
-def test_key_in_the_wrong_variable_is_not_shown(tmp_path: Path) -> None:
-    key = "sk-or-v1-0123456789abcdef0123456789abcdef"
-    error = load_error(tmp_path, MINIMAL, {"PROVIDER_AGENT_LIMITS_MAX_CONCURRENT": key})
-    assert "expected a whole number, got" in error
-    assert key[:20] not in error
 
 
 def test_error_about_a_flag_does_not_mention_quotes(tmp_path: Path) -> None:
@@ -265,7 +260,7 @@ def test_error_about_a_missing_url_lists_the_ways_to_set_it(tmp_path: Path) -> N
     error = load_error(tmp_path, "[operator]\n")
     assert "coordinator.url: missing" in error
     assert "PROVIDER_AGENT_COORDINATOR_URL" in error
-    # `check` and `config show` print this too, and do not have the option.
+    # `check` and `config show` print this error too, but lack the option, so it names `run`.
     assert "`run --coordinator-url`" in error
 
 

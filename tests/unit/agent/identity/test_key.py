@@ -127,7 +127,7 @@ ENCRYPTED = Ed25519PrivateKey.from_private_bytes(SECRET).private_bytes(
         (rust_agent_file(SECRET, PUBLIC)[:-40].encode(), "lines are incomplete"),
         (rust_agent_file(SECRET, PUBLIC).replace("secret", "x").encode(), "lines are incomplete"),
     ],
-    # Not the contents, which differ in each process: pytest-xdist requires the same ids in all.
+    # Numbers, because the contents differ in each process, and pytest-xdist requires equal ids.
     ids=range(13),
 )
 def test_damaged_file_is_an_error_and_is_not_changed(

@@ -145,7 +145,7 @@ async def test_an_unacknowledged_end_does_not_extend_the_drain_to_its_limit() ->
 @pytest.mark.parametrize("link", ["slow", "stalled"])
 @in_virtual_time
 async def test_drain_delivers_every_response_over_a_bad_link(link: str) -> None:
-    # A stalled link once cost all of 8 running jobs, and the exit code was 0.
+    # In an earlier version, a stalled link lost all 8 running jobs, and the exit code was still 0.
     async with ScriptedCoordinator(lambda _: welcome(resume_ms=60_000)) as coordinator:
         coordinator.resumes = True
         backend = ScriptedBackend(max_concurrent=8)
@@ -221,7 +221,8 @@ async def test_replacement_during_a_drain_is_not_an_error() -> None:
 
 @in_virtual_time
 async def test_a_new_link_uses_its_own_heartbeat_interval() -> None:
-    # The agent once waited for the old interval of an hour, so the coordinator ended the new link.
+    # In an earlier version, the agent kept the previous link's interval of an hour, so the
+    # coordinator ended the new link.
     welcomes = iter([welcome(heartbeat_ms=3_600_000), welcome(heartbeat_ms=5_000)])
     async with (
         ScriptedCoordinator(lambda _: next(welcomes)) as coordinator,

@@ -41,7 +41,8 @@ async def raise_defect(_harness: JobsHarness, run: ScriptedRun) -> None:
 
 
 async def cancel_after_its_end(harness: JobsHarness, run: ScriptedRun) -> None:
-    # The end once waited for the acknowledgement of the whole response, which never came.
+    # In an earlier version, the end waited for the acknowledgement of the whole response, which
+    # never came.
     run.send(bytes(2 * MIN_WINDOW_BYTES))
     run.finish(USAGE.input_tokens, USAGE.output_tokens)
     run.reported = ResponseOutcome(USAGE)

@@ -35,7 +35,7 @@ def survives_codec(end: JobEnd) -> bool:
 def test_any_backend_error_becomes_a_valid_end(
     status: int, text: str, retry_after_s: float | None, code: ErrorCode
 ) -> None:
-    # A wait of 1e300 s or NaN once ended the link for every job.
+    # In an earlier version, a wait of 1e300 s or NaN ended the link, and with it every job.
     assert survives_codec(
         backend_error_end(REPORT, BadStatus(status, b"no", code, retry_after_s, text))
     )
@@ -60,7 +60,7 @@ def test_retry_after_is_bounded(wait_s: float | None, expected_ms: int | None) -
     assert refusal_end(REPORT, refusal).retry_after_ms == expected_ms
 
 
-def test_the_servers_retryable_flag_overrides_the_registry() -> None:
+def test_the_servers_retryable_flag_overrides_the_default_of_the_error_code() -> None:
     error = BackendError("odd")
     assert backend_error_end(REPORT, error).retryable is True
     error.retryable = False

@@ -169,7 +169,8 @@ async def test_a_refused_job_submitted_again_has_one_end() -> None:
 
 
 async def test_a_running_job_is_recognized_after_any_number_of_later_jobs() -> None:
-    # The bounded memory of job ids once forgot a running job, which then ran a second time.
+    # In an earlier version, the bounded memory of job ids forgot a running job. The same job,
+    # submitted again, was then executed a second time.
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)

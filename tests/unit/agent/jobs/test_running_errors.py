@@ -90,9 +90,9 @@ async def test_a_long_error_is_truncated() -> None:
         KeyError("x"),
         TimeoutError(),
         RecursionError(),
-        # A job whose adapter raises it without a cancellation once ended with `draining`.
+        # In an earlier version, this error without a cancellation ended the job with `draining`.
         asyncio.CancelledError(),
-        # `sys.exit()` in an adapter once ended the agent.
+        # In an earlier version, `sys.exit()` in an adapter ended the agent.
         SystemExit(9),
     ],
 )
@@ -146,7 +146,7 @@ async def test_bytes_before_the_start_fail_only_the_job() -> None:
 async def test_job_ends_although_its_adapter_ignores_the_cancellation(
     cause: str, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Such a job once never ended, and always counted as running.
+    # In an earlier version, such a job never ended, and always counted as running.
     backend = ScriptedBackend()
     backend.hold_cancel = asyncio.Event()
     harness = JobsHarness(backend)
@@ -167,7 +167,8 @@ async def test_job_ends_although_its_adapter_ignores_the_cancellation(
 
 
 async def test_result_without_a_response_fails_the_job() -> None:
-    # Such a job once ended with `JobResult` without `JobStarted`, which the protocol forbids.
+    # In an earlier version, such a job ended with a `JobResult` that no `JobStarted` preceded,
+    # which the protocol forbids.
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)

@@ -123,7 +123,8 @@ async def test_when_both_backends_fail_the_last_error_is_reported() -> None:
 
 @pytest.mark.parametrize("number", [408, 500, 502, 504, 524, 529])
 async def test_a_transient_status_is_retried_once_on_the_only_backend(number: int) -> None:
-    # A backend with one slot was once at capacity because of the failed attempt itself.
+    # In an earlier version, the failed attempt still occupied its slot, so a backend with one slot
+    # was not retried.
     backend = ScriptedBackend("a", max_concurrent=1)
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
@@ -299,8 +300,8 @@ async def test_a_job_stopped_in_its_second_attempt_ends_with_the_reason(
 
 
 async def test_a_cancelled_job_does_not_fail_over() -> None:
-    # An adapter that raised an error when cancelled once caused a failover, and the new attempt
-    # could no longer be stopped.
+    # In an earlier version, an error that the adapter raised when cancelled caused a failover, and
+    # the new attempt could no longer be stopped.
     first, second = two_backends()
     first.error_on_cancel = Transport("the connection was closed")
     harness = JobsHarness(first, second)

@@ -28,7 +28,8 @@ async def test_cancel_stops_a_running_job() -> None:
 
 
 async def test_cancel_under_a_full_window_ends_the_job_at_once() -> None:
-    # The end once waited 86 s for the window, and had another code than the agent's log.
+    # In an earlier version, the end waited 86 s for the window, and its code differed from the one
+    # in the agent's log.
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     harness.outbox.set_window(MIN_WINDOW_BYTES)
@@ -113,8 +114,9 @@ async def test_cancel_that_crosses_the_end_of_the_task_drops_unsent_bytes() -> N
     assert harness.data(job) == b""
 
 
-async def test_frames_after_a_cancel_in_the_same_message_neither_resume_nor_violate() -> None:
-    # They once sent 129 more bytes, or closed the link with 1002.
+async def test_ack_and_request_chunk_right_after_a_cancel_are_ignored() -> None:
+    # In an earlier version, such an `Ack` released 129 more bytes, and such a `RequestChunk` closed
+    # the link with 1002.
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     harness.outbox.set_window(MIN_WINDOW_BYTES)
@@ -132,7 +134,7 @@ async def test_frames_after_a_cancel_in_the_same_message_neither_resume_nor_viol
 
 
 async def test_an_adapters_error_during_cancellation_is_ignored() -> None:
-    # A cancelled job once ended with `backend_unreachable`, as if the backend had failed.
+    # In an earlier version, the job ended with `backend_unreachable`, as if the backend had failed.
     backend = ScriptedBackend()
     backend.error_on_cancel = Transport("the connection was closed")
     harness = JobsHarness(backend)
@@ -198,7 +200,8 @@ async def test_an_adapters_error_at_the_deadline_is_ignored() -> None:
 
 
 async def test_cancelled_job_releases_its_request_before_its_end_is_acknowledged() -> None:
-    # A coordinator that cancelled half-sent requests once filled the agent's memory.
+    # In an earlier version, a coordinator that cancelled half-sent requests filled the agent's
+    # memory.
     harness = JobsHarness(ScriptedBackend())
     job = new_job()
     harness.jobs.submit(job.header)
@@ -208,17 +211,34 @@ async def test_cancelled_job_releases_its_request_before_its_end_is_acknowledged
     assert harness.outbox.channel(job.job_id).request.take() == b""
 
 
+async def test_start_that_cannot_be_sent_replaces_the_end_of_a_task_that_has_just_ended() -> None:
+    # The end with the adapter's byte count followed no bytes: a violation, which ends the link.
+    backend = ScriptedBackend()
+    harness = JobsHarness(backend)
+    job, run = await start_job(harness, backend)
+    run.answer(b"x")
+    await asyncio.sleep(0)  # the task is done, its callback has not run yet
+    started = harness.outbox.channel(job.job_id).stream.started
+    assert started is not None
+    harness.jobs.withdraw(started)
+    error = await harness.error(job)
+    assert (error.code, error.total_bytes) == ("internal", 0)
+
+
 class BackendWithTimeout(ScriptedBackend):
     """Limits each job by `asyncio.timeout`, as the HTTP adapters do."""
 
     async def execute(self, job: Job, sink: JobSink) -> None:
-        timeout = asyncio.timeout(60)  # refers to the task, and the traceback to this variable
+        # A reference cycle: the timeout refers to the task, the task to its exception, and the
+        # traceback of the exception to the variable `timeout`.
+        timeout = asyncio.timeout(60)
         async with timeout:
             await super().execute(job, sink)
 
 
 async def test_cancelled_job_is_freed_without_the_cyclic_garbage_collector() -> None:
-    # The collector runs seldom: cancelled requests of 16 MiB once filled the memory before it did.
+    # The collector runs seldom. In an earlier version, cancelled requests of 16 MiB filled the
+    # memory before it ran.
     backend = BackendWithTimeout()
     harness = JobsHarness(backend)
     gc.collect()

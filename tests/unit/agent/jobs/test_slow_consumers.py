@@ -70,7 +70,8 @@ def test_time_without_a_link_does_not_count_as_stalled() -> None:
 
 @in_virtual_time
 async def test_an_undetected_link_failure_is_not_a_slow_consumer() -> None:
-    # Jobs once ended with slow_consumer if the limit was shorter than two ping intervals.
+    # In an earlier version, the job ended with `slow_consumer` if the limit was shorter than two
+    # ping intervals.
     backend = ScriptedBackend()
     reply = welcome(window_bytes=MIN_WINDOW_BYTES, resume_ms=60_000)
     async with ScriptedCoordinator(lambda _: reply) as coordinator:

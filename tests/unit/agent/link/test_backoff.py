@@ -78,7 +78,7 @@ def test_fatal_causes_are_not_retried_and_come_with_a_hint(cause: DisconnectCaus
 def test_of_the_fatal_causes_only_1002_is_retried_after_a_welcome(
     cause: DisconnectCause, welcomed_s: float | None, welcomed_before: bool
 ) -> None:
-    # One damaged byte on a link without TLS once stopped an agent permanently.
+    # In an earlier version, one damaged byte on a link without TLS stopped an agent permanently.
     decision = decide(cause, welcomed_s=welcomed_s, welcomed_before=welcomed_before)
     assert isinstance(decision, Retry if cause is DisconnectCause.INCOMPATIBLE else Fatal)
 

@@ -184,7 +184,8 @@ async def test_queued_control_frames_are_sent_in_one_message(
 async def test_job_that_is_stopped_before_its_bytes_are_sent_sends_no_empty_message(
     coordinator: ScriptedCoordinator,
 ) -> None:
-    # The coordinator closed the link with 1002, which ended all its jobs.
+    # In an earlier version, an empty message was sent. The coordinator then closed the link with
+    # 1002, which ended all its jobs.
     link, peer = await connect(coordinator)
     channel, _ = open_started(link.outbox, b"j" * 16)
     assert isinstance(await peer.next(JobStarted), JobStarted)

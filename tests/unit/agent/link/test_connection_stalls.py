@@ -37,7 +37,7 @@ MOST_PONGS_IN_KERNEL_BYTES = 256 * MIB
 """Far more than the kernel buffers of one connection hold."""
 
 MOMENT_S = 0.001
-"""The virtual clock advances only when the kernel has moved all it can."""
+"""Any sleep lets the kernel move all bytes that it can: the virtual clock advances only then."""
 
 
 async def stalled(coordinator: ScriptedCoordinator) -> tuple[RunningLink, AgentConnection]:
@@ -62,7 +62,7 @@ async def test_peer_that_does_not_read_ends_the_link() -> None:
 
 @in_virtual_time
 async def test_peer_that_reads_slowly_keeps_the_link() -> None:
-    # A slow message once ended the link although it made progress.
+    # In an earlier version, a slow message ended the link although it made progress.
     async with ScriptedCoordinator() as coordinator:
         link, peer = await connect(coordinator)
         peer.stop_reading()
@@ -104,7 +104,7 @@ async def test_peer_that_answers_pings_keeps_the_link() -> None:
 
 @in_virtual_time
 async def test_closing_to_a_peer_that_does_not_read_times_out() -> None:
-    # The close frame once waited without a timeout for space in the write buffer.
+    # In an earlier version, the close frame waited without a timeout for space in the write buffer.
     async with ScriptedCoordinator() as coordinator:
         link, _ = await stalled(coordinator)
         began = now()
@@ -183,7 +183,7 @@ async def test_backoff_grows_while_the_coordinator_drops_every_link_after_welcom
 
 @in_virtual_time
 async def test_message_that_arrives_slowly_keeps_the_link_without_a_pong() -> None:
-    # A pong waits behind the message, and only a pong once counted as a sign of life.
+    # A pong waits behind the message. In an earlier version, only a pong counted as a sign of life.
     async with ScriptedCoordinator() as coordinator, FaultProxy(coordinator.port) as proxy:
         harness = LinkHarness(
             f"ws://{proxy.authority}{CONNECT_PATH}", authority=f"127.0.0.1:{coordinator.port}"

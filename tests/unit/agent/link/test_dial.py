@@ -265,8 +265,8 @@ async def test_remote_coordinator_is_dialed_through_the_proxy() -> None:
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "gopher://127.0.0.1:1", "nonsense"])
-async def test_unusable_proxy_is_lost(proxy: str) -> None:
-    # An ALL_PROXY for SOCKS once ended the agent with an ImportError.
+async def test_unusable_proxy_counts_as_a_lost_connection(proxy: str) -> None:
+    # In an earlier version, an ALL_PROXY for SOCKS ended the agent with an ImportError.
     disconnect = await failure(DialSettings(url="ws://c.example:81/", proxy=proxy))
     assert disconnect.cause is DisconnectCause.LOST
     assert "proxy" in disconnect.detail

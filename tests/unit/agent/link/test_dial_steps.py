@@ -29,7 +29,7 @@ PROXY = "no connection through the proxy within 15 s; check [coordinator] proxy"
 async def slow_server(answer: bytes = b"", context: SSLContext | None = None) -> AsyncIterator[int]:
     """Yield the port of a server that sends `answer` at one byte per second.
 
-    At its end, wait until the client has disconnected.
+    On exit, wait until the client has disconnected.
     """
     disconnected = asyncio.Event()
 

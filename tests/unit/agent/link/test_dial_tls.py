@@ -1,4 +1,4 @@
-"""Dialing with real TLS and generated certificates, on both event loops."""
+"""Dialing with real TLS and generated certificates, on the event loops of asyncio and uvloop."""
 
 import asyncio
 import datetime
@@ -129,7 +129,8 @@ async def test_client_certificate_is_sent_on_request(
 
 @on_both_loops
 async def test_refused_client_certificate_is_unauthorized(tmp_path: Path) -> None:
-    # Such a refusal was once reported as a server that does not support WebSocket.
+    # In an earlier version, such a refusal was reported as a server that does not support
+    # WebSocket.
     authority, other = CertificateAuthority(tmp_path), CertificateAuthority(tmp_path, "unknown")
     context = server_context(authority.issue("127.0.0.1"), client_ca=authority.file)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -202,7 +203,7 @@ async def test_tls_works_through_a_proxy_without_logging_its_password(
 async def test_server_name_is_sent_without_trailing_dot_and_alpn_is_not_used(
     tmp_path: Path, host: str
 ) -> None:
-    # Certificates of a host with a trailing dot in the URL were once rejected.
+    # In an earlier version, certificates were rejected if the host in the URL had a trailing dot.
     authority = CertificateAuthority(tmp_path)
     context = server_context(authority.issue(HOST))
     context.set_alpn_protocols(["http/1.1"])

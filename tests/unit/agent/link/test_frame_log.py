@@ -71,7 +71,7 @@ def type_names(union: object) -> set[str]:
 
 
 async def exchange_all_frames(link: RunningLink, peer: AgentConnection) -> None:
-    """Send every frame type that follows the handshake, with content in every field for content."""
+    """Send every frame type that follows the handshake; fill every field that can hold content."""
     job, failed = new_job(request=PROMPT), b"f" * 16
     link.outbox.put(Capabilities(1, [], AgentLimits(8), {"contact": TEXT}))
     link.outbox.put(Heartbeat(1, 0, 8, None, None, None, None))

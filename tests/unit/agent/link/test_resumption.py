@@ -61,7 +61,7 @@ class ResumptionHarness(NamedTuple):
         """Cut the link, and return when the agent has detected this."""
         self.peer.cut()
         while self.agent.service.uplink.connected.is_set():  # noqa: ASYNC110
-            # The agent has no event for a lost link; `peer.closed` is that of the coordinator.
+            # The agent has no event for a lost link; the coordinator's side sets `peer.closed`.
             await asyncio.sleep(0)
 
     async def cut_and_refuse(self) -> None:
@@ -224,7 +224,8 @@ async def test_jobs_survive_a_welcome_with_an_offset_beyond_the_sent_bytes() -> 
         await hostile.closed.wait()
         assert hostile.socket.close_code == 1002
         harness.coordinator.answer = answer
-        # The coordinator resumes the session of the last entry, which must not be `hostile`.
+        # The coordinator resumes the session of the last entry of `connections`, which must not be
+        # `hostile`.
         harness.coordinator.connections.append(harness.peer)
         next_peer = await harness.agent.connected()
         run.finish()
@@ -243,7 +244,8 @@ async def test_late_hello_of_an_abandoned_handshake_does_not_stop_the_agent() ->
         await abandoned.next(Hello)
         abandoned.cut()
         harness.coordinator.answer = answer
-        # The coordinator resumes the session of the last entry, which must not be `abandoned`.
+        # The coordinator resumes the session of the last entry of `connections`, which must not be
+        # `abandoned`.
         harness.coordinator.connections.append(harness.peer)
         replaced = await harness.agent.connected()
         await asyncio.sleep(4)

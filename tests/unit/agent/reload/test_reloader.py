@@ -53,7 +53,7 @@ class ReloaderHarness:
 
     Attributes:
         results: what each load returns or raises.
-        unusable: the error texts for unusable files.
+        unusable: the error texts for files that the next connection needs and cannot use.
         load_count: the number of loads.
         gate: a load waits until it is set.
     """

@@ -48,7 +48,7 @@ class LoadsHarness:
         return {one.model_id: one for one in load.models}
 
 
-async def test_values_of_the_server_precede_measured_ones() -> None:
+async def test_values_of_the_server_take_precedence_over_measured_ones() -> None:
     backend = ScriptedBackend("b", model("reported"), model("measured"))
     backend.reported_load = ServerLoad(4, 2, 0.25, {"reported": LOADED})
     harness = LoadsHarness(backend)

@@ -113,7 +113,8 @@ def test_logged_text_cannot_forge_a_second_line() -> None:
 
 
 def test_exception_message_in_a_traceback_cannot_forge_a_record() -> None:
-    # A newline in the message of an exception once began an unindented line, like a record.
+    # In an earlier version, the text after a newline in the message of an exception was not
+    # indented, and looked like a new record.
     stream = start_logging("text")
     try:
         raise ValueError(

@@ -114,7 +114,7 @@ async def test_status_includes_skipped_backends() -> None:
 
 
 async def test_status_shows_a_backend_with_an_open_breaker_as_unhealthy() -> None:
-    # The status once showed such a backend as healthy while it received no jobs.
+    # In an earlier version, the status showed such a backend as healthy while it received no jobs.
     harness = ReportsHarness()
     await harness.discovery.check_all()
     for _ in range(5):
@@ -136,7 +136,7 @@ async def test_status_shows_a_backend_with_an_open_breaker_as_unhealthy() -> Non
         kind="scripted",
         healthy=False,
         latency_ms=1.0,
-        last_error="it keeps failing: no jobs for 10 s; see the log for its errors",
+        last_error="its breaker is open: no jobs for 10 s; see the log for its errors",
         models=2,
     )
     harness.clock.now += 10

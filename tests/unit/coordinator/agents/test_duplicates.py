@@ -178,7 +178,7 @@ async def test_another_process_takes_over_from_one_that_no_longer_responds() -> 
 
 
 @in_virtual_time
-async def test_of_two_processes_that_wait_for_an_unresponsive_third_one_is_admitted() -> None:
+async def test_only_one_of_two_processes_replaces_an_unresponsive_one() -> None:
     async with coordinator_harness() as harness, contextlib.AsyncExitStack() as stack:
         harness.agent.socket.transport.pause_reading()
         await asyncio.sleep(100)

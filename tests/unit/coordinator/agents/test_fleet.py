@@ -68,7 +68,7 @@ def test_agent_with_unknown_key_and_no_code_is_rejected() -> None:
     assert (rejected.code, rejected.retry_after_ms) == ("not_enrolled", None)
 
 
-def test_fleet_with_max_agents_admits_only_keys_that_are_connected() -> None:
+def test_full_fleet_admits_only_keys_that_are_connected() -> None:
     harness = FleetHarness(CoordinatorSettings(max_agents=1))
     assert harness.fleet.admit(HELLO) is None
     harness.fleet.join(harness.agent(b"a"))

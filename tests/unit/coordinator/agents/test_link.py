@@ -127,7 +127,8 @@ async def test_agent_that_closes_its_connection_leaves_the_fleet(coordinator: Co
 async def test_end_of_each_connection_is_logged_once(
     coordinator: Coordinator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Nothing was logged when aiohttp cancelled the handler before it had read the close frame.
+    # Regression: nothing was logged when aiohttp cancelled the handler before the handler had read
+    # the close frame.
     with caplog.at_level(logging.INFO, "provider_agent.coordinator"):
         async with ScriptedAgent(coordinator.connect_url) as agent:
             await agent.send(Draining(1000), Draining(500))

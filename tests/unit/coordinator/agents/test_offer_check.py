@@ -60,7 +60,7 @@ def test_a_model_is_routable_or_reported_with_the_reason(
     assert notices == []
 
 
-def test_first_duplicate_is_a_notice() -> None:
+def test_only_the_first_duplicate_model_causes_a_notice() -> None:
     routable, status, notices = answer_to(offer("a"), offer("b"), offer("b"), offer("a"))
 
     assert (routable, status.unroutable) == ({"a", "b"}, [])

@@ -17,7 +17,7 @@ def table(*models: ModelOffer, capacity: int = 4) -> OfferTable:
 
 
 class FakeCandidate(Struct):
-    """A `Candidate` that is also the `ReportSource` of its heartbeat."""
+    """A `Candidate` that is also its own `heartbeat`, a `ReportSource`."""
 
     public_key: bytes
     offers: OfferTable | None
@@ -127,7 +127,7 @@ claims = st.builds(
 def test_a_claimed_speed_at_most_doubles_the_number_of_jobs(
     claim: ModelReport, honest: int
 ) -> None:
-    # Heartbeats come from agents, which profit from jobs.
+    # An agent profits from jobs, and can report a false speed in its heartbeats to receive more.
     claimed, *others = shares([claim, *[ModelReport(job_s=4.0)] * honest], 60)
 
     assert claimed <= 2 * min(others) + 2

@@ -82,7 +82,7 @@ def test_job_with_output_continues_only_if_the_agent_holds_its_next_byte(
         pytest.param(True, 1, [], "failed", id="started but missing"),
     ],
 )
-def test_job_without_output_continues_is_resent_or_fails(
+def test_job_without_output_either_continues_or_is_resent_or_fails(
     started: bool, send_count: int, live_jobs: list[LiveJob], outcome: str
 ) -> None:
     job = running_job(FakeOwner(), started=started)

@@ -27,7 +27,7 @@ MakeReceipt = Callable[[ScriptedAgent, ScriptedJob], Receipt | None]
 
 
 def signed(agent: ScriptedAgent, job: ScriptedJob, **changes: object) -> Receipt:
-    """A receipt with a signature, which is over other values than those of the job if given."""
+    """A signed receipt. `changes` replace values of the job in the signed bytes."""
     content = ReceiptContent(job.job.job_id, "tiny", HASH, 3, 4)
     signature = agent.key.sign(structs.replace(content, **changes).signed_bytes())
     return Receipt(HASH, signature)

@@ -36,7 +36,7 @@ async def test_response_continues_after_a_lost_link() -> None:
 
 
 @in_virtual_time
-async def test_end_that_was_lost_with_the_link_is_sent_over_the_next_link() -> None:
+async def test_end_during_a_lost_link_is_sent_over_the_next_link() -> None:
     async with coordinator_harness() as harness:
         job, response = await harness.start_response(b"data: 1\n\n")
         await harness.agent.lose_link()

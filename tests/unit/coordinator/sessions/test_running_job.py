@@ -33,7 +33,7 @@ async def test_wait_returns_at_the_first_byte_and_take_returns_all_bytes() -> No
     assert job.unconsumed == 3
 
 
-async def test_wait_returns_when_the_job_ends_and_at_once_later() -> None:
+async def test_wait_returns_when_the_job_ends_and_does_not_block_afterwards() -> None:
     job = RunningJob(JOB, OWNER, 0.0)
     waiting = asyncio.create_task(job.wait())
     job.on_end(RESULT)

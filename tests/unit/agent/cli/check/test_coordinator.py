@@ -83,7 +83,10 @@ async def test_handshake_is_skipped_without_a_key(coordinator: ScriptedCoordinat
 async def test_running_agent_keeps_its_session(
     link: LinkState, coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
-    """The coordinator admits one agent per key: a handshake could prevent its reconnection."""
+    """The coordinator admits one agent per key.
+
+    A handshake of `check` could prevent the running agent from reconnecting.
+    """
     async with status_server(replace(READY, link=link, coordinator_url=coordinator.url)) as address:
         config = config_for(coordinator, prometheus_addr=address)
 
