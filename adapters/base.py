@@ -181,7 +181,8 @@ class JobSink(Protocol):
             status: HTTP status.
             content_type: value of the `Content-Type` header.
             source: pauses and resumes this response.
-            headers: all headers of the response; `protocol.response_headers` chooses the client's.
+            headers: all headers of the response. `protocol.response_headers` chooses those that
+                the client receives.
         """
         ...
 
@@ -292,7 +293,8 @@ class Backend(ABC):
         server then stops generating.
 
         Raises:
-            BackendError: the job failed. Bytes that the sink has received remain valid.
+            BackendError: the job failed. The client still receives the bytes that were passed to
+                the sink.
         """
 
     async def close(self) -> None:  # noqa: B027 - a backend without connections has nothing to do

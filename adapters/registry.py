@@ -45,7 +45,8 @@ def create_backend(settings: BackendSettings) -> Backend:
     """Create a backend from its settings. It connects on first use.
 
     Raises:
-        AdapterError: see `backend_class`; or the class cannot be instantiated.
+        AdapterError: `backend_class` failed, the adapter cannot be instantiated, or its `__init__`
+            does not call that of `Backend`.
     """
     adapter = backend_class(settings.kind)
     problem = f"the adapter of kind {settings.kind!r} cannot be created"
@@ -64,8 +65,8 @@ def backend_class(kind: str) -> type[Backend]:
     """Return the adapter class of a kind, importing it on first use.
 
     Raises:
-        AdapterError: no such kind is installed, or a third party's entry cannot be imported or is
-            not a `Backend`.
+        AdapterError: no such kind is installed, or the object of its entry point cannot be imported
+            or is not a subclass of `Backend`.
     """
     if kind in _BUILT_IN:
         module, name = _BUILT_IN[kind]

@@ -26,8 +26,8 @@ class ModelServerLoad(Struct, frozen=True):
         running: requests in progress.
         waiting: requests in the queue of the model.
         cache_used: used share of the key-value cache, from 0 to 1.
-        prefill_tokens_per_second: speed of reading the uncached part of a prompt, of one request.
-        decode_tokens_per_second: speed of output, of one request.
+        prefill_tokens_per_second: speed of reading the uncached part of one request's prompt.
+        decode_tokens_per_second: speed of one request's output.
     """
 
     state: ModelState | None = None

@@ -40,7 +40,7 @@ from provider_agent.protocol.frames import Capabilities, Draining, ModelOffer, W
 log = EventLogger(__name__)
 
 FIRST_CHECKS_S: Final = 5.0
-"""How long the first dial waits for the first health checks of the backends."""
+"""The longest time that the first dial waits for the first health checks of the backends."""
 
 SLOW_CONSUMER_CHECKS: Final = 4
 """The number of checks for slow consumers within `limits.slow_consumer_s`."""
@@ -49,8 +49,8 @@ EXIT_OK: Final = 0
 EXIT_FORCED: Final = 130
 """A second signal stopped the agent and cancelled its jobs."""
 EXIT_REFUSED: Final = 78
-"""The coordinator rejects this agent or uses another protocol: a restart does not help until the
-operator changes something (EX_CONFIG of sysexits.h)."""
+"""Every address failed permanently, for example because the coordinator rejects this agent: a
+restart does not help until the operator changes something (EX_CONFIG of sysexits.h)."""
 EXIT_UNDELIVERED: Final = 75
 """The drain ended before every response and end was delivered (EX_TEMPFAIL of sysexits.h)."""
 
@@ -166,7 +166,7 @@ class Service:
 
         Args:
             config: the new settings, validated as for a new agent.
-            backends: made from `config`; unchanged ones are the objects of `self.backends`.
+            backends: made from `config`; an unchanged one is the same object as in `self.backends`.
 
         Returns:
             The effective settings, and when each changed key takes effect.
@@ -238,7 +238,7 @@ class Service:
                 log.exception("heartbeat failed")
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._heartbeat_s):
-                    await self._new_link.wait()  # its interval may differ
+                    await self._new_link.wait()  # `Welcome` may set another interval
 
     async def _end_slow_consumers(self) -> None:
         """End the jobs of slow consumers, which would hold memory and a backend forever."""
@@ -281,7 +281,7 @@ class Service:
         self.metrics.resumed(sum(not job.ended for job in welcome.resumed))
         self._receipts.negotiated(welcome.features)
         self._heartbeat_s = welcome.heartbeat_ms / 1000
-        self._slow_consumers.reset()  # without a link, no stream could be acknowledged
+        self._slow_consumers.reset()  # the time without a link does not count
         self._new_link.set()
         self.advertiser.send()
         self._send_draining()

@@ -60,7 +60,8 @@ def admits_agent(
         public_keys: keys that are admitted without a code; None if not configured.
 
     Returns:
-        True if `public_keys` contains the agent's key or `codes` its code, or if both are None.
+        True if `public_keys` contains the agent's key, if `codes` contains its enrollment code, or
+            if both are None.
     """
     if codes is None and public_keys is None:
         return True

@@ -115,7 +115,7 @@ def command(
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return the factory of uvloop, or None if it is not installed: it does not support Windows."""
+    """Return uvloop's loop factory; None if uvloop is not installed, as on Windows."""
     try:
         import uvloop
     except ImportError:

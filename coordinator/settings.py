@@ -51,7 +51,8 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
         port: port to listen on; 0 chooses a free port.
         name: the coordinator's name, for the logs of agents.
         authorities: addresses that agents may dial, each as `host:port`, a URL, or a bare host
-            (port 443). If empty, the loopback names and `host`, with the bound port.
+            (port 443). If empty, the loopback names and `host` (unless it is a wildcard), with the
+            bound port.
         api_keys: the clients' API keys. If None, every client has access, and `host` must be a
             loopback address.
         enrollment_codes: codes that admit an agent with any key; None for no codes.

@@ -9,7 +9,7 @@ class ContentRepr:
     A `repr` reaches a log in the message of an exception, for example.
 
     Class attributes:
-        CONTENT: the names of these fields.
+        CONTENT: the names of the fields that are shown as their length.
     """
 
     __slots__ = ()

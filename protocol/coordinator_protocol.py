@@ -94,8 +94,8 @@ class CoordinatorProtocol:
         Frames of unknown jobs return None; an end is acknowledged all the same.
 
         Raises:
-            ProtocolViolation: the state does not allow the frame, or the frame does not fit what
-                the agent sent of the job before.
+            ProtocolViolation: the state does not allow the frame, or the frame contradicts the
+                earlier frames of its job or exceeds the window.
         """
         match self.state, frame:
             case State.OPEN, Chunk():
@@ -126,7 +126,7 @@ class CoordinatorProtocol:
         return None
 
     def accept(self, welcome: Welcome, resumption: Resumption = NO_RESUMPTION) -> None:
-        """Admit the agent whose `Hello` was returned.
+        """Admit the agent whose `Hello` was returned by `receive`.
 
         Args:
             welcome: the frame to send; its `resumed` and `features` are replaced.
@@ -156,7 +156,7 @@ class CoordinatorProtocol:
     def start_job(self, job: Job) -> None:
         """Send a job to the agent: its header, then its request in pieces.
 
-        `sign_receipt` is sent only while receipts are active on this connection.
+        The header asks for a signed receipt only if receipts are active on this connection.
         """
         if self.state is not State.OPEN or job.job_id in self.streams:
             raise RuntimeError(f"start_job() in the state {self.state}, or with a job id in use")

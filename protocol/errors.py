@@ -1,7 +1,7 @@
 """The registry of error codes: the same string on the wire, in logs, in metrics and in the docs.
 
-The registry names the fault of each code, so that a client's mistake never counts against a
-provider, and whether another provider may be tried with the same job.
+For each code, the registry names the party at fault, so that a client's mistake never counts
+against a provider. It also says whether another provider may be tried with the same job.
 """
 
 from enum import StrEnum

@@ -7,5 +7,8 @@ def unify_line_ends(data: bytes) -> bytes:
 
 
 def ends_between_events(tail: bytes) -> bool:
-    """Whether a stream whose last bytes are `tail` ends with a blank line; four bytes suffice."""
+    """Whether a stream whose last bytes are `tail` ends with a blank line.
+
+    A `tail` of four bytes is enough: the longest end of a line and blank line is CRLF CRLF.
+    """
     return unify_line_ends(tail).endswith(b"\n\n")

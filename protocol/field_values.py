@@ -1,9 +1,9 @@
 """Makes values valid for the fields of a frame.
 
-Servers, the configuration and operators supply numbers and texts that no frame can carry. Because
-of one such field the receiver would close the link, and fail every job. So values are checked where
-they enter a frame: an impossible number becomes None (unknown) or the nearest possible one; a text
-is cut, and its invalid characters are replaced.
+Servers, the configuration and operators may supply numbers and texts that no frame can carry. One
+such value would make the receiver close the link, which fails every job. So values are checked
+where they enter a frame: an impossible number becomes None (unknown) or the nearest possible one; a
+text is cut, and its invalid characters are replaced.
 """
 
 import math
@@ -20,7 +20,7 @@ REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 def valid_count(reported: int | None) -> int | None:
-    """Return `reported`, or None when it is no integer, negative or over `MAX_INTEGER`."""
+    """Return `reported`, or None when it is negative, over `MAX_INTEGER` or not an integer."""
     # A third party's adapter may report another type, and msgspec encodes without a check.
     return reported if type(reported) is int and 0 <= reported <= MAX_INTEGER else None
 

@@ -12,8 +12,9 @@ CONNECT_PATH: Final = "/provider/connect"
 """The path at which the reference coordinator accepts agents."""
 
 REPLACED: Final = 4001
-"""Close code: another connection with the same key replaced this one. A private code of RFC 6455,
-because the agent must not reconnect: it would replace the other connection in turn."""
+"""Close code: another connection with the same key replaced this one. It is from the private range
+of RFC 6455, because no standard code means that the agent must not reconnect. A reconnect would
+replace the other connection in turn."""
 
 MAX_INTEGER: Final = 2**53 - 1
 """The largest integer in a frame: JavaScript's `Number.MAX_SAFE_INTEGER`. JavaScript encoders send
@@ -25,11 +26,12 @@ MAX_REQUEST_BYTES: Final = 16 * MIB
 """The largest request body of a job, which may contain images in base64."""
 
 MAX_MESSAGE_TO_AGENT_BYTES: Final = MIB
-"""The largest message that an agent accepts: requests travel in pieces, so that no frame waits long
-behind another."""
+"""The largest message that an agent accepts. Requests may be larger, and travel in pieces, so that
+no frame waits long behind another."""
 
 MIN_MESSAGE_TO_COORDINATOR_BYTES: Final = MIB
-"""The least that a coordinator must accept: the `Capabilities` of a large catalog fits in it."""
+"""The lowest message limit that a coordinator may set in `Welcome.max_message_bytes`: the
+`Capabilities` of a large catalog fits in it."""
 
 MAX_MESSAGE_TO_COORDINATOR_BYTES: Final = 4 * MIB
 """What the reference coordinator accepts, and sends as `Welcome.max_message_bytes`."""
@@ -47,7 +49,8 @@ WINDOW_BYTES: Final = MIB
 stopped consumers cost the agent at most a gigabyte."""
 
 MIN_WINDOW_BYTES: Final = 16 * KIB
-"""A smaller window holds less than the largest event of common servers and throttles them."""
+"""The smallest window that a coordinator may set in `Welcome.window_bytes`. A smaller one could not
+hold the largest event of common servers, and would throttle these servers."""
 
 MAX_FRAMES_PER_MESSAGE: Final = 16_384
 """More than a batch of the smallest job frames holds, yet few enough that decoding a message of
@@ -72,7 +75,7 @@ MAX_RESPONSE_HEADERS: Final = 16
 """Response headers in one `JobStarted`: more than `response_headers.CLIENT_HEADERS` has."""
 
 MAX_MODEL_LOADS: Final = 256
-"""Models in the load of one backend: an agent with more leaves out idle ones."""
+"""Models in the load of one backend: of a backend with more, the agent leaves out idle ones."""
 
 MAX_LIVE_JOBS: Final = 4096
 """Jobs that one agent may hold, including those whose end is not acknowledged."""
@@ -87,8 +90,8 @@ HEARTBEAT_MS: Final = 10_000
 disconnected."""
 
 RESUME_MS: Final = 60_000
-"""How long the coordinator keeps a detached session by default: about as long as a
-router reboots."""
+"""How long the coordinator keeps a detached session by default: about as long as a router takes to
+reboot."""
 
 MAX_DEADLINE_MS: Final = 24 * 3600 * 1000
 """The longest deadline of a job, one day: longer than any client waits."""

@@ -39,7 +39,10 @@ class ReceiptContent(Struct, frozen=True):
     output_tokens: int | None
 
     def signed_bytes(self) -> bytes:
-        """Return the bytes to sign; only the model id has a variable length, and it is the last."""
+        """Return the bytes to sign.
+
+        They need no separators: only the last part, the model id, has a variable length.
+        """
         counts = (self.input_tokens, self.output_tokens)
         return b"".join(
             (

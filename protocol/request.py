@@ -1,4 +1,4 @@
-"""Request bodies in pieces: the coordinator's queue of them, and the agent's receiving half.
+"""Request bodies in pieces: the coordinator's queue for sending, the agent's receive buffer.
 
 Requests share the link with control frames and with each other: control frames go first, and jobs
 take turns with one piece each, so that a large request delays nothing else.
@@ -30,13 +30,13 @@ class RequestQueue:
         return bool(self._unsent)
 
     def add(self, job_id: bytes, request: bytes, offset: int = 0) -> None:
-        """Queue a request from `offset` on; does nothing when no byte follows it."""
+        """Queue the bytes of a request from `offset` on; do nothing if there are none."""
         if offset < len(request):
             self._unsent[job_id] = memoryview(request), offset
             self.unsent_bytes += len(request) - offset
 
     def drop(self, job_id: bytes) -> None:
-        """Do not send the rest of a request; ignores an unknown one."""
+        """Do not send the rest of a request; an unknown job id is ignored."""
         request, offset = self._unsent.pop(job_id, (b"", 0))
         self.unsent_bytes -= len(request) - offset
 

@@ -1,7 +1,7 @@
 """Which headers of a server's response reach the client.
 
-Both sides apply the same list: the agent does not reveal the operator's account, and the
-coordinator forwards no other header of an agent to its client.
+Both sides apply the same list: the agent, so that it does not reveal the operator's account; the
+coordinator, so that an agent cannot send other headers to a client.
 """
 
 import re

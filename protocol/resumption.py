@@ -16,8 +16,8 @@ class Resumption(Struct, frozen=True):
 
     Attributes:
         streams: responses that continue, by job id.
-        request_offsets: where the request of each of them continues.
-        cancelled: those of them that the coordinator has cancelled.
+        request_offsets: the offset from which each of these jobs' requests continues, by job id.
+        cancelled: the ids of live jobs that the coordinator has cancelled.
         delivered: ended jobs whose end the coordinator already has: job id → `total_bytes`.
     """
 
@@ -46,12 +46,14 @@ def plan_resumption(
 ) -> Resumption:
     """Decide which of an agent's live jobs continue.
 
-    A job continues only if the agent still holds the next byte that the coordinator needs; else it
-    has failed. The rest of a cancelled response is skipped.
+    A job continues only if the agent can still send the next byte that the coordinator needs;
+    otherwise the job has failed. Of a cancelled response, all bytes that the agent has already sent
+    are skipped.
 
     Args:
-        live_jobs: the live jobs of the agent's `Hello`. The streams of cancelled ones are changed.
-        streams: the coordinator's streams without an end, by job id.
+        live_jobs: the live jobs of the agent's `Hello`.
+        streams: the coordinator's streams whose end has not arrived, by job id. Those of cancelled
+            jobs are changed.
         cancelled: the ids of those streams that the coordinator has cancelled.
         ended: job id → `total_bytes` of each job whose end the coordinator has.
     """

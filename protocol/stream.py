@@ -22,7 +22,7 @@ from provider_agent.protocol.limits import CHUNK_BYTES
 
 _MAX_SEPARATE_WRITES: Final = 64
 """More unsent writes accumulate only while the link is down or slow. Further writes are merged: the
-objects of a response written byte by byte would take many times the window."""
+objects of a response written byte by byte would take many times the window in memory."""
 
 _MERGED_BYTES: Final = 4096
 """The size of a merged write: the overhead of its object is then one percent."""
@@ -102,7 +102,7 @@ class SendStream:
 
     @property
     def blocked(self) -> bool:
-        """Whether the stream can continue only after an acknowledgement."""
+        """Whether the stream needs an acknowledgement: to free its full window, or of its end."""
         return self.full or (self.end is not None and not self.done)
 
     @property
@@ -156,7 +156,7 @@ class SendStream:
             self.end = end
 
     def drop_unsent(self) -> None:
-        """Discard what was not sent, bytes and end, so that an end can be sent at once.
+        """Discard what was not sent, bytes and end, so that another end can be sent at once.
 
         Without effect when the end was sent on the current link.
         """
@@ -274,8 +274,9 @@ class SendStream:
     def rewind(self, offset: int) -> None:
         """Send again from `offset`, on a new link.
 
-        This acknowledges nothing, so the unacknowledged bytes stay within the window however often
-        the link breaks.
+        The bytes before `offset` do not become acknowledged: the coordinator has received them, but
+        may not have passed them on. Otherwise the agent could send one more window after each lost
+        link, and the coordinator's buffer would grow beyond the window.
 
         Raises:
             ProtocolViolation: the bytes from `offset` are no longer held, or were never sent.
@@ -355,8 +356,8 @@ class ReceiveStream:
     def resume(self, window: int) -> int:
         """Continue from `received` on a new link; return the offset to acknowledge first.
 
-        Acknowledgements may have been lost with the old link. At offset 0 `JobStarted` is sent
-        again.
+        That acknowledgement replaces those that were lost with the old link. If no byte has been
+        received, the agent sends `JobStarted` again.
         """
         self.window = window
         self.started = self.started and self.received > 0
@@ -364,7 +365,7 @@ class ReceiveStream:
         return self.acked
 
     def skip_to(self, offset: int) -> None:
-        """Treat every byte before `offset` as received and passed on, because of a cancel."""
+        """Treat every byte before `offset` as received and passed on; for a cancelled job."""
         self.received = self.consumed = max(self.received, offset)
         self.started = self.started or self.received > 0
 

@@ -1,9 +1,9 @@
 """Prepares the body of a client's request for one server.
 
-`model` is replaced by the server's id. A streamed OpenAI request asks for token usage if the server
-reports it only on request and the job allows that change. The request policy is applied. All other
-values keep their exact bytes: they are never decoded, so numbers, escapes and field order do not
-change.
+`model` is replaced by the server's id. `stream_options.include_usage` is set in a streamed request
+of OpenAI's chat or completions if the server reports token usage only on request and the job allows
+that change. The request policy is applied. All other values keep their exact bytes: they are never
+decoded, so numbers, escapes and field order do not change.
 
 The outermost object is always encoded again, so that the agent and the server cannot interpret a
 duplicate or escaped field name differently. For the same reason a field such as `Model` is dropped:
@@ -57,7 +57,8 @@ def prepare_request(
         request: the client's request body.
         operation: the operation of the request.
         upstream_model: the server's id of the model.
-        ask_for_usage: whether a streamed request of OpenAI's chat or completions asks for usage.
+        ask_for_usage: whether to set `stream_options.include_usage` in a streamed request of
+            OpenAI's chat or completions.
         policy: fields that are not forwarded to this server.
         mode: whether such a field is removed, fails the job or is forwarded.
         extra_fields: defaults that are added after the policy, if the request lacks them.

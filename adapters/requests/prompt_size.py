@@ -21,7 +21,7 @@ CHARS_PER_TOKEN: Final = 8
 """English has about four, German about five, Chinese between one and two."""
 
 _SLICE_CHARS: Final = 64 * 1024
-"""A text is counted in slices, so that counting can stop once the limit is exceeded."""
+"""A text is counted in slices, so that counting can stop in the middle of a long text."""
 
 _TEXT_FIELDS: Final = frozenset(
     {"content", "text", "input", "arguments", "thinking", "description", "output", "summary"}
@@ -52,7 +52,7 @@ def least_prompt_tokens(request: bytes, operation: Operation, enough: int) -> in
         enough: counting stops above this number, which bounds the time for a huge request.
     """
     if len(request) <= enough:
-        return 0  # a token has at least one byte
+        return 0  # a token has at least one byte, so there are at most `enough` tokens
     try:
         fields = msgspec.json.decode(request, type=_Request)
     except (ValueError, RecursionError):

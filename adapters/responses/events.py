@@ -42,8 +42,8 @@ class _InnerObject(msgspec.Struct):
 class Event(msgspec.Struct):
     """The JSON of one `data:` line, or a whole JSON response.
 
-    Fields whose type differs between servers stay raw, so that a malformed count hides neither a
-    finish reason nor an error.
+    Fields whose type differs between servers stay raw, so that a malformed token count hides
+    neither a finish reason nor an error.
     """
 
     type: str | None = None
@@ -87,7 +87,10 @@ _EVENT: Final = msgspec.json.Decoder(Event)
 
 
 def decode_event(data: bytes) -> Event | None:
-    """Decode an `Event`, replacing invalid UTF-8; None if `data` is not a JSON object."""
+    """Decode an `Event`, replacing invalid UTF-8; None if `data` is not a JSON object.
+
+    Also None if a field that is not raw, such as `choices`, has an unexpected type.
+    """
     try:
         return _EVENT.decode(data)
     except UnicodeDecodeError:

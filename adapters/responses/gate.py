@@ -1,6 +1,6 @@
 """Holds the start of a response back until it shows output or an error.
 
-Until the first byte of output reaches the client, another backend can run the job. So a server
+Until the first byte of output reaches the client, another backend can run the job. So a response
 that starts with an error, or ends without output, causes a failover that the client does not see.
 Comments, pings and `[DONE]` do not count as output.
 """

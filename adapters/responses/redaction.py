@@ -13,12 +13,13 @@ MIN_SECRET_CHARS: Final = 6
 """Shorter secrets are not replaced: they would match parts of ordinary words."""
 
 _SLACK_BYTES: Final = 4096
-"""Bytes beyond the limit that are searched too, so that a key across the limit is found."""
+"""`redact_bytes` searches this far beyond its limit, to find a secret that crosses the limit."""
 
 _PLACEHOLDER: Final = "[redacted]"
 
-# Every pattern takes linear time: each repetition is over one character class, and nothing that has
-# to match follows an unbounded repetition. So the search never scans a run of characters twice.
+# Every pattern takes linear time: each repetition is over one character class, and no required part
+# follows an unbounded repetition. So an attempt that fails has scanned a bounded number of
+# characters, and the search continues after a match, not inside it.
 _NAMED_VALUE: Final = re.compile(
     r"""(?P<name>(?:api[-_]?key|authorization|token|secret|password|key)
         ["']?\s{0,3}[:=]\s{0,3}["']?)
@@ -69,9 +70,9 @@ def redact(text: str, secrets: Collection[str]) -> str:
 def redact_bytes(body: bytes, limit: int, secrets: Collection[str]) -> bytes:
     """Redact an upstream error body, then cut it to `limit` bytes, possibly inside a placeholder.
 
-    All other bytes stay as they are, in any encoding. The caller may have cut the body inside a
-    known secret: if the last characters (at least `MIN_SECRET_CHARS`) are the start of one, they
-    are removed too.
+    Bytes outside the redacted text stay as they are, in any encoding. The caller may have cut the
+    body inside a known secret: if the last characters (at least `MIN_SECRET_CHARS`) are the start
+    of one, they are removed too.
     """
     # Latin-1 maps every byte to one character and back.
     text = body[: limit + _SLACK_BYTES].decode("latin-1")

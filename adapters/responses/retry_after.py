@@ -1,4 +1,4 @@
-"""Reads from response headers when a server accepts requests again."""
+"""How long until a server accepts requests again, according to its response headers."""
 
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -8,9 +8,10 @@ MAX_RETRY_AFTER_S: Final = 86_400.0
 """A delay of a day or more is treated as a mistake of the server and ignored."""
 
 _RESET_HEADERS: Final = ("x-ratelimit-reset", "x-ratelimit-reset-requests")
-"""OpenRouter's (Unix time in milliseconds) and Venice's (Unix time in seconds).
+"""OpenRouter's header is a Unix time in milliseconds, Venice's one in seconds.
 
-Venice sends its header with every response; it is a delay only after a 429."""
+Venice sends its header with every response, also with successes. So both headers are read only
+from a 429."""
 
 _MILLISECONDS_FROM: Final = 1e11
 """Unix times above this are milliseconds: as seconds it would be the year 5138."""

@@ -42,7 +42,8 @@ _CODE_BY_BODY: Final = tuple(
             rb'"param": ?"model"|model_not_found|no models? loaded|model[^"]{0,200} not found',
             ErrorCode.MODEL_NOT_LOADED,
         ),
-        # vLLM's pooling models and Ollama's embedding models.
+        # Answers of vLLM's pooling models and Ollama's embedding models to an operation that the
+        # model does not support.
         (
             (400,),
             rb"does not support [a-z ]{0,40}API|does not support (?:chat|generate)\b",

@@ -1,7 +1,7 @@
 """The timeouts of one job on one backend: first byte, silence and total.
 
-aiohttp enforces the connect timeout. A read only stores the current time; a timer compares it with
-the deadline. The silence timeout is suspended while a full window pauses reading.
+aiohttp enforces the connect timeout. A read only stores its time; a timer later computes the
+deadline from that time. The silence timeout is suspended while a full window pauses reading.
 """
 
 import asyncio
@@ -12,7 +12,8 @@ from typing import Final, Self
 from provider_agent.adapters.base import BackendError, BackendTimeout, BackendTimeouts, Transport
 
 LATE_S: Final = 0.1
-"""A timer that runs later than this was delayed by a suspended process or a blocked event loop."""
+"""A timer that runs this long after its deadline was delayed: the process was suspended, or the
+event loop blocked."""
 
 UNREAD_S: Final = 0.1
 """After such a delay, how long the job may read what arrived meanwhile, before it fails with

@@ -129,8 +129,8 @@ class _TailEvent(Struct, frozen=True):
     Attributes:
         name: the value of the `event:` line, or b"".
         data: the value of the `data:` line.
-        json: `data` decoded; None if it is not a JSON object.
-        complete: a blank line follows.
+        json: `data` decoded; None if `decode_event` cannot decode it.
+        complete: whether a blank line follows, which ends the event.
     """
 
     name: bytes

@@ -1,7 +1,7 @@
 """Proxy settings from environment variables.
 
-Replaces aiohttp's `trust_env`, which also reads `~/.netrc`. A login in that
-file for the same host conflicts with the operator's API key: aiohttp 3.14 raises ValueError.
+Replaces aiohttp's `trust_env`, which also reads `~/.netrc`. A login in that file for the backend's
+host conflicts with the operator's API key: aiohttp 3.14 raises ValueError.
 """
 
 from urllib.parse import urlsplit

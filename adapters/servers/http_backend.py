@@ -218,7 +218,7 @@ class HttpBackend(Backend):
         return selected
 
     def by_model_id(self, loads: Mapping[str, ModelServerLoad]) -> dict[str, ModelServerLoad]:
-        """Return the loads of the last listed models by the ids that jobs use.
+        """Return the loads by the ids that jobs use, for the models of the last `select_models`.
 
         Args:
             loads: the loads by the ids that the server uses.
@@ -354,8 +354,8 @@ class HttpBackend(Backend):
         """
         clean = redact_bytes(response.body, MAX_ERROR_BODY_BYTES, self._secrets())
         code = code_for_status(response.status, clean)
-        # The message of a client's error helps the client. Other messages may contain details of
-        # the operator's account.
+        # The message of an error that the client caused helps the client. Other messages may
+        # contain details of the operator's account.
         message = server_message(clean) if entry_for(code).fault is Fault.CLIENT else ""
         retryable, after_s = retry_advice(clean)
         wait_s = after_s if after_s is not None else wait_s

@@ -24,6 +24,6 @@ def kinds_from_flags(*, image: bool | None, **others: bool | None) -> frozenset[
 
 
 def kinds_from_names(names: Iterable[str] | None) -> frozenset[str] | None:
-    """Return the well-formed names that a server lists; None if it lists none."""
+    """Return up to `MAX_KINDS` of the well-formed names that a server lists; None without any."""
     valid = sorted({name for name in names or () if _KIND.fullmatch(name)})
     return frozenset(valid[:MAX_KINDS]) or None

@@ -2,9 +2,9 @@
 
 `/v1/models` needs no key on many builds, so the key is checked with `/props`, which also reports
 the number of slots and the context window of one slot. While a model loads, every route returns
-503. A request with only a model shows whether a route exists: it returns 400 (500 for Messages) if
-it does, 404 if the build does not have it, and 501 if the server was started without it (observed,
-and `tools/server/README.md` of llama.cpp).
+503. A request whose only field is `model` shows whether a route exists: the server answers 400 (500
+for Messages) if the route exists, 404 if the build does not have it, and 501 if the server was
+started without it (observed, and `tools/server/README.md` of llama.cpp).
 """
 
 import re
@@ -125,8 +125,8 @@ class LlamaCppBackend(HttpBackend):
         frozenset({"id_slot", "slot_id", "lora", "n_cache_reuse"})
     )
     default_max_concurrent: ClassVar[int] = 4
-    # While a request waits for a slot, no byte of the body is sent; older builds do not even send
-    # headers.
+    # While a request waits for a slot, the server sends no byte of the response body; older builds
+    # do not even send headers.
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(first_byte_s=600.0)
 
     def __init__(
@@ -233,8 +233,9 @@ class LlamaCppBackend(HttpBackend):
             slots.append(props.total_slots or 0)
             found.append(await self._model(model, models, props))
             self._note_model_state(model, props, query)
-        # Each model has slots of its own, but the limit covers the whole backend. A limit below the
-        # largest number of slots would leave slots idle when all jobs are for that model.
+        # Each model has slots of its own, but the limit covers the whole backend. It is the number
+        # of slots of the model with the most slots: a lower limit would leave some of them idle
+        # when all jobs are for that model.
         self._update_max_concurrent(max(slots, default=None))
         return found
 

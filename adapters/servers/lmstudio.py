@@ -4,8 +4,8 @@ Unknown routes return 200 with an error body, so the adapter checks the body of 
 (issues 1323, 2055 and 2085 of LM Studio's tracker). The native API reports which models are loaded
 and their context windows: `/api/v1/models` since 0.4.0, `/api/v0/models` since 0.3.6. With these
 lists, only loaded models are offered: an unloaded model has no window yet, and loading it may fail.
-Older versions have only the OpenAI list, which has no such state; there all models are offered. No
-list includes the server's version.
+Older versions have only the OpenAI list, which does not show whether a model is loaded; there all
+models are offered. No list includes the server's version.
 """
 
 import time
@@ -115,7 +115,8 @@ class LmStudioBackend(HttpBackend):
         frozenset({"ttl", "draft_model", "integrations"}), ("mcp",)
     )
     default_max_concurrent: ClassVar[int] = 1
-    # A request may first load a model that was unloaded while idle; until then no byte is sent.
+    # A request for a model that was unloaded while idle first loads the model; until it is loaded,
+    # the server sends no byte of the response.
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(first_byte_s=600.0)
 
     def __init__(

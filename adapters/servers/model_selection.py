@@ -1,4 +1,4 @@
-"""Selects the models of a server that are offered, and their ids."""
+"""Selects which models of a server are offered, and under which ids."""
 
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
@@ -22,11 +22,12 @@ LIST_IT: Final = "list it in `models` to offer it"
 def select_models(models: Iterable[BackendModel], settings: BackendSettings) -> list[BackendModel]:
     """Return the models in order of their ids; `withheld` is set for those that are not offered.
 
-    A model is withheld if its adapter withholds it, if it supports no operation, if the operator
-    did not list it, or if its id does not fit into a frame. A passthrough spends money, so it
-    offers nothing without a list. Of several models with the same id, one that is offered is kept.
-    An implausible context window or output limit becomes None. At most `MAX_WITHHELD` withheld
-    models are kept, listed ones first.
+    A model is withheld if its adapter withholds it, if it supports no operation, if it is not in
+    the operator's list, or if its id is empty or too long for a frame. Without a list, all
+    models of a native server count as listed, and no model of a passthrough, because it costs
+    money. Of several models with the same id, the first one that is offered is kept, or else the
+    first one. An implausible context window or output limit becomes None. At most `MAX_WITHHELD`
+    withheld models are kept; listed models have priority.
 
     Args:
         models: the models of the server.
@@ -64,7 +65,10 @@ def _offered_ids(model: BackendModel, settings: BackendSettings) -> Iterator[str
 
 
 def _is_listed(model: BackendModel, settings: BackendSettings) -> bool:
-    """Whether one of the operator's patterns matches an id or alias of the model."""
+    """Whether one of the operator's patterns matches an id or alias of the model.
+
+    If the operator set no list, every native model counts as listed.
+    """
     names = (model.upstream_id, model.model_id, *_offered_ids(model, settings))
     globs = settings.models
     if globs is None:

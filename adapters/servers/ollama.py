@@ -2,11 +2,11 @@
 
 The OpenAI model list has neither context windows nor capabilities, so the adapter uses the native
 API. The `model_info` of `/api/show` reports the window that the model was trained with. The
-effective window is the one that `/api/ps` reports as allocated, or an explicit `num_ctx`.
-`OLLAMA_CONTEXT_LENGTH` and the default, which depends on video memory, are not visible through the
-API. Cloud models run at ollama.com and are never offered. Ollama silently truncates a prompt over
-the window (issues 4967 and 17889 of its tracker). The adapter therefore rejects a prompt if the
-window is known and a lower bound of the prompt's tokens exceeds it.
+effective window is the one that `/api/ps` reports for a loaded model, or else the `num_ctx` of the
+model file. `OLLAMA_CONTEXT_LENGTH` and the default, which depends on video memory, are not visible
+through the API. Cloud models run at ollama.com and are never offered. Ollama silently truncates a
+prompt over the window (issues 4967 and 17889 of its tracker). The adapter therefore rejects a
+prompt if the window is known and a lower bound of the prompt's tokens exceeds it.
 """
 
 import time
@@ -82,7 +82,7 @@ class _Description(_Remote):
 
     @property
     def num_ctx(self) -> int | None:
-        """The context window that the model file sets; None without one."""
+        """The context window that the model file sets; None if it sets none."""
         for line in self.parameters.splitlines():
             words = line.split()
             if len(words) == 2 and words[0] == "num_ctx" and words[1].isdecimal():
@@ -109,13 +109,15 @@ class OllamaBackend(HttpBackend):
     kind: ClassVar[str] = "ollama"
     default_url: ClassVar[str] = "http://127.0.0.1:11434"
     estimates_prompt: ClassVar[bool] = True
-    # `keep_alive` sets how long a model stays in memory. Web tools use the operator's account.
+    # These are not forwarded: `keep_alive` sets how long a model stays in memory, and web tools use
+    # the operator's account.
     request_policy: ClassVar[RequestPolicy] = RequestPolicy(
         frozenset({"keep_alive"}), WEB_SEARCH_TOOLS
     )
     # OLLAMA_NUM_PARALLEL, which the API does not report, is 1 unless the operator sets it.
     default_max_concurrent: ClassVar[int] = 1
-    # Headers follow after model loading (OLLAMA_LOAD_TIMEOUT: up to five minutes) and prefill.
+    # A response starts after the model has loaded (OLLAMA_LOAD_TIMEOUT: up to five minutes) and
+    # the prompt is processed.
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(first_byte_s=600.0)
 
     def __init__(
@@ -226,7 +228,8 @@ class OllamaBackend(HttpBackend):
         }
         if Operation.CHAT in found:
             return frozenset(found)
-        # This version returns 404 for other methods, so its version number decides.
+        # This version returns 404 to a `GET` even if the `POST` route exists, so the version number
+        # decides.
         version = _parse_version(self.version)
         return frozenset(operation for operation, since in _SINCE.items() if version >= since)
 
@@ -244,7 +247,7 @@ def _why_withheld(tag: _Tag, description: _Description | None) -> str:
 
 
 def _capabilities(tag: _Tag, description: _Description | None) -> list[str] | None:
-    """Return the capabilities of a model; None if the version (before 0.6) reports none."""
+    """Return the capabilities of a model; None if the version (before 0.6.4) reports none."""
     return tag.capabilities or (description.capabilities if description else None) or None
 
 

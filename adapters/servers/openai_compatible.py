@@ -1,7 +1,7 @@
 """The adapter for any other server that has an OpenAI model list.
 
 The operator declares the wire formats. The main operation of each declared format is assumed to be
-supported; the other operations are probed with an empty request.
+supported; the other operations of these formats are probed with an empty request.
 """
 
 import time
@@ -31,7 +31,11 @@ class _Model(msgspec.Struct):
 
     @property
     def context_window(self) -> int | None:
-        """The first reported value of the fields of vLLM, various other servers and llama.cpp."""
+        """The first reported value of three fields.
+
+        `max_model_len` is the field of vLLM, `context_length` that of various servers, and
+        `meta.n_ctx` that of llama.cpp.
+        """
         return self.max_model_len or self.context_length or (self.meta and self.meta.n_ctx) or None
 
 
@@ -82,6 +86,6 @@ class OpenAICompatibleBackend(HttpBackend):
         return frozenset(found)
 
     async def _supports(self, operation: Operation) -> bool:
-        """Return whether the server rejects an empty request as malformed."""
+        """Return whether the server rejects an empty request as malformed: the route exists."""
         response = await self.probe_route(operation, {}, inconclusive=_BUSY)
         return response.status in _ROUTE_PRESENT

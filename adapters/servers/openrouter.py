@@ -1,9 +1,10 @@
 """The adapter for OpenRouter, a remote service that forwards requests to many providers.
 
-OpenRouter supports all formats and translates where a provider does not. `/v1/models` accepts any
-key, so the key is checked with `/v1/key`. The models are taken from `/v1/models/user`, which
-applies the account's privacy and provider settings. The last chunk of a stream always reports the
-usage (`openrouter.ai/docs`, streaming).
+OpenRouter supports both wire formats, and translates a request if the provider does not support its
+format. `/v1/models` accepts any key, so the key is checked with `/v1/key`. The models are taken
+from `/v1/models/user`, which applies the account's privacy and provider settings. The last chunk of
+a stream always reports the usage (`openrouter.ai/docs`, streaming), so a request need not ask for
+it.
 """
 
 from typing import ClassVar, Final
@@ -100,8 +101,8 @@ class OpenRouterBackend(PassthroughBackend):
     kind: ClassVar[str] = "openrouter"
     service: ClassVar[str] = "OpenRouter"
     default_url: ClassVar[str] = "https://openrouter.ai/api"
-    # These select other models or providers, or use paid plugins and searches (openrouter.ai/docs,
-    # API reference).
+    # These fields and tools select other models or providers, or use paid plugins and searches
+    # (openrouter.ai/docs, API reference).
     request_policy: ClassVar[RequestPolicy] = RequestPolicy(
         frozenset(
             {"models", "provider", "plugins", "route", "preset", "transforms", "web_search_options"}

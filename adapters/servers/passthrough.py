@@ -39,7 +39,8 @@ class PassthroughBackend(HttpBackend):
 
     native: ClassVar[bool] = False
     # A remote service does not load models on demand: minutes of silence mean that it is not going
-    # to respond. A response that runs for an hour costs more than the client meant to spend.
+    # to respond. A response that runs for more than half an hour probably costs more than the
+    # client meant to spend.
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(
         first_byte_s=120.0, silence_s=60.0, total_s=1800.0
     )
@@ -72,10 +73,10 @@ class PassthroughBackend(HttpBackend):
 
     @abstractmethod
     async def check_key(self) -> None:
-        """Check that the service accepts the key and can bill it.
+        """Check that the service accepts the key, and that no reported spending limit is used up.
 
         Raises:
-            BackendError: the key is refused or used up, or the service did not respond.
+            BackendError: the key is refused, its limit is used up, or the service did not respond.
         """
 
     @abstractmethod

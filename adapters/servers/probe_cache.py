@@ -7,19 +7,21 @@ from typing import Final
 from provider_agent.protocol.formats import Operation
 
 MAX_ENTRIES: Final = 1024
-"""Limit of entries, more than any server has models. Beyond it, the oldest entry is removed."""
+"""Limit of entries; a server may have one per model. Beyond it, the oldest entry is removed."""
 
 UNVERSIONED_TTL_S: Final = 3600.0
-"""Lifetime of an entry if the server does not report its version: it may have been updated."""
+"""Lifetime in seconds of an entry if the server does not report its version: after an update
+of the server, the entry is out of date until it expires."""
 
 
 class ProbeCache:
     """The supported operations of each build of a server.
 
-    Probes cost the server work and fill its log.
+    They are cached because probes cost the server work and fill its log.
 
     Args:
-        ttl_s: lifetime of an entry; infinite if the build includes the server's version.
+        ttl_s: lifetime of an entry in seconds; the default, infinite, requires builds that include
+            the server's version.
         clock: monotonic, in seconds.
     """
 

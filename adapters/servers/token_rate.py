@@ -3,7 +3,8 @@
 from typing import Final
 
 MIN_TOKENS: Final = 64
-"""Fewer tokens do not change the speed: over so few, fixed costs of a request dominate."""
+"""The speed is updated only after so many new tokens: with fewer, the fixed costs of a request
+dominate."""
 
 
 class TokenRate:
@@ -20,11 +21,14 @@ class TokenRate:
         self._rate: float | None = None
 
     def update(self, tokens: float | None, seconds: float | None) -> float | None:
-        """Return the latest speed; None if it was never measured.
+        """Return the latest speed; None if it is unknown.
+
+        It is unknown if a counter is None, and until a first speed is measured after the server's
+        start.
 
         Args:
             tokens: the counter of tokens; None if the server does not report it.
-            seconds: the counter of the time that they took; None if it does not report it.
+            seconds: the counter of processing time; None if the server does not report it.
         """
         if tokens is None or seconds is None:
             return None

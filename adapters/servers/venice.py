@@ -72,7 +72,7 @@ class _Model(msgspec.Struct):
 
     @property
     def context_window(self) -> int | None:
-        """The smaller value: the catalog overstates some windows."""
+        """The smaller of the two reported windows, because the catalog overstates some."""
         return smallest_context_window(self.spec.context_tokens, self.context_length)
 
 
@@ -90,7 +90,8 @@ class VeniceBackend(PassthroughBackend):
     kind: ClassVar[str] = "venice"
     service: ClassVar[str] = "Venice"
     default_url: ClassVar[str] = "https://api.venice.ai/api"
-    # Web search, characters and Venice's system prompts (api.venice.ai, OpenAPI of August 2026).
+    # These fields and tools select web search, characters and Venice's system prompts
+    # (api.venice.ai, OpenAPI of August 2026).
     request_policy: ClassVar[RequestPolicy] = RequestPolicy(
         frozenset({"venice_parameters", "web_search_options"}), WEB_SEARCH_TOOLS
     )
@@ -118,7 +119,10 @@ class VeniceBackend(PassthroughBackend):
         return found
 
     def extra_fields(self, operation: Operation) -> dict[str, msgspec.Raw]:
-        """Disable Venice's own system prompt, which would precede the client's."""
+        """Disable Venice's own system prompt, unless the operator allows it.
+
+        It would precede the client's system prompt.
+        """
         if self.settings.venice_system_prompt or operation is not Operation.CHAT:
             return {}
         return {"venice_parameters": msgspec.Raw(b'{"include_venice_system_prompt":false}')}

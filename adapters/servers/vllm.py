@@ -2,10 +2,10 @@
 
 A server has one base model, its aliases and its LoRA adapters. `/health` reports whether the engine
 runs, but only `/v1` checks the key, so the health check uses both. Version and model determine
-which routes exist. A valid request for an unknown model shows this without generating anything: it
-returns 404 about the model if the route exists and suits the served model, and 404 about the path
-if it does not (observed with 0.32). Older versions return "does not support" if the route exists
-only for other models.
+which routes exist. The agent probes each route with a request for an unknown model, which generates
+nothing. The response is a 404 about the model if the route exists and suits the served model, and a
+404 about the path otherwise (observed with 0.32). In older versions, a route that does not suit the
+served model exists too, and its response contains "does not support".
 """
 
 import time
@@ -78,7 +78,7 @@ class VllmBackend(HttpBackend):
 
     kind: ClassVar[str] = "vllm"
     default_url: ClassVar[str] = "http://127.0.0.1:8000"
-    # Priority over other requests, and access to the cache of another request.
+    # These fields give priority over other requests, or access to the cache of another request.
     request_policy: ClassVar[RequestPolicy] = RequestPolicy(
         frozenset({"priority", "kv_transfer_params", "request_id"})
     )
@@ -114,7 +114,7 @@ class VllmBackend(HttpBackend):
         return self.select_models(
             BackendModel(
                 model_id=model.id,
-                # vLLM reports no window for a LoRA adapter.
+                # vLLM reports no window for a LoRA adapter: it has that of its base model.
                 context_window=model.max_model_len or windows.get(model.parent or ""),
                 native=self.native,
                 operations=operations,
@@ -124,7 +124,7 @@ class VllmBackend(HttpBackend):
         )
 
     async def load(self) -> ServerLoad | None:
-        """Return the load from `/metrics`; None if it is disabled.
+        """Return the load from `/metrics`; None if the server has no such route.
 
         Counts are summed over the engines, cache use is averaged. The server counts the requests of
         all models together, because they share the base model.

@@ -19,7 +19,11 @@ T = TypeVar("T")
 
 
 class AdapterDefect(Exception):
-    """An adapter raised an exception that would have ended the task, or the process."""
+    """An adapter raised `SystemExit`, or `CancelledError` without a cancellation.
+
+    `SystemExit` would end the agent's process, and `CancelledError` the task that called the
+    adapter.
+    """
 
 
 async def call_adapter(
@@ -43,8 +47,9 @@ async def call_adapter(
 def raise_if_defect(error: SystemExit | asyncio.CancelledError) -> None:
     """Check an exception of an adapter's method; return if the current task was cancelled.
 
-    The caller then raises `error` again. If this function did, its frame and the exception would
-    refer to each other, and keep the job's request until the next cyclic garbage collection.
+    After the return, the caller raises `error` again. If this function raised it, its frame and the
+    exception would refer to each other, and keep the job's request in memory until the next cyclic
+    garbage collection.
 
     Raises:
         AdapterDefect: the method raised `SystemExit`, or `CancelledError` without a cancellation.
@@ -90,7 +95,10 @@ async def call_within(
 
 
 def _retrieve_exception(task: asyncio.Task[object]) -> None:
-    """Retrieve the exception of a call whose caller may be cancelled, or asyncio would log it."""
+    """Retrieve the exception of a finished call.
+
+    Otherwise asyncio would log it if the caller was cancelled and did not retrieve it.
+    """
     if not task.cancelled():
         task.exception()
 

@@ -1,4 +1,4 @@
-"""Decides whether a backend may receive a job now: its breaker and its token limit."""
+"""Decides from its breaker and its token limit whether a backend may receive a job now."""
 
 import logging
 from collections.abc import Callable
@@ -14,15 +14,15 @@ from provider_agent.protocol.errors import ErrorCode, Fault, entry_for
 log = EventLogger(__name__)
 
 MAX_SERVER_WAIT_S: Final = 60.0
-"""The longest wait in seconds that a server can impose on its backend. It is short, because the
-server's limit may concern one model only, and the breaker stops all jobs of the backend."""
+"""The longest time in seconds for which a server's request to wait opens the breaker. It is short,
+because the server may limit one model only, and the breaker stops all jobs of the backend."""
 
 _STALE_MODEL_LIST: Final = frozenset({ErrorCode.MODEL_NOT_LOADED, ErrorCode.FORMAT_NOT_SUPPORTED})
 """Errors that show that the known list of models is out of date; the server itself is healthy."""
 
 
 class AdmissionControl:
-    """Decides whether one backend may receive a job now: its breaker and its token limit.
+    """Decides from its breaker and its token limit whether one backend may receive a job now.
 
     Args:
         rule: when the backend's breaker opens, and for how long.
@@ -50,7 +50,7 @@ class AdmissionControl:
 
     @property
     def is_open(self) -> bool:
-        """Whether the breaker is open: the backend's models are not offered."""
+        """Whether the breaker is open; while it is, the backend's models are not offered."""
         return self._breaker.state is BreakerState.OPEN
 
     @property
@@ -99,7 +99,8 @@ class AdmissionControl:
     def succeeded(self, generation: int) -> None:
         """Record that a job completed."""
         if self._rule.counts_client_errors and self._breaker.state is BreakerState.CLOSED:
-            # Such a service counts failures even if there are successes between them.
+            # The service counts failures even if there are successes between them, so a success
+            # must not reset the breaker's count.
             self._breaker.ignored(generation)
         else:
             self._breaker.succeeded(generation)
@@ -128,7 +129,10 @@ class AdmissionControl:
         return error.code is not ErrorCode.BACKEND_OVERLOADED or self.is_open
 
     def abandoned(self, generation: int) -> None:
-        """Record that a job was stopped, which is no information about the backend."""
+        """Record that a job was stopped, or failed by a defect that is not the server's.
+
+        Neither is information about the backend.
+        """
         self._breaker.ignored(generation)
 
     def _count(self, generation: int, error: BackendError) -> None:

@@ -21,7 +21,7 @@ class Attempt:
 
     Attributes:
         backend: executes the job.
-        report_timing: `on_timing`.
+        report_timing: the argument `on_timing`.
     """
 
     __slots__ = ("_admission", "_generation", "_on_settled", "_settled", "backend", "report_timing")

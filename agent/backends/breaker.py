@@ -114,7 +114,7 @@ class Breaker:
     def open_for(self, seconds: float) -> None:
         """Open for the time that the server asked for, at most `max_open_s`.
 
-        If the breaker is already open for longer, that time stays.
+        If the breaker is already open until a later time, it stays open until then.
         """
         until = self._clock() + min(seconds, self._rule.max_open_s)
         self._open(until, "the server asked to wait")

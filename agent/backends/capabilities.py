@@ -19,7 +19,7 @@ from provider_agent.protocol.limits import (
 )
 
 _OTHER_FIELDS_BYTES: Final = 64 * KIB
-"""The largest size of all fields of `Capabilities` except the offers."""
+"""The largest total size of the fields of `Capabilities` other than the offers."""
 
 ServedModel = tuple[Backend, BackendModel, float | None]
 """A healthy backend, one of its models, and the markup of a passthrough (None: no markup)."""
@@ -30,9 +30,9 @@ def model_offers(serving: Iterable[ServedModel], config: Config) -> list[ModelOf
 
     A model that several backends serve has one offer: with the formats and operations that any of
     these backends supports, the smallest known context window, the features that all of them
-    support, and the sum of their capacities. Its price and kind are those of the first backend. A
-    model whose id no frame can carry is left out, and so are the last models if there are more than
-    the protocol or one message allows.
+    support, and the sum of their capacities. Its kind, upstream price and markup are those of the
+    first backend. A model whose id no frame can carry is left out, and so are the last models if
+    there are more than the protocol or one message allows.
     """
     entries_by_id: dict[str, list[ServedModel]] = {}
     for entry in serving:

@@ -48,7 +48,7 @@ def make_backends(
     before: Backends | None = None,
     busy_ids: Collection[str] = (),
 ) -> Backends:
-    """Create every backend whose key is available; a missing key skips only its backend.
+    """Create the configured backends, and skip each one whose configured key is missing.
 
     Args:
         configs: the operator's `[[backends]]`.

@@ -22,7 +22,8 @@ from provider_agent.agent.backends.model_use import ModelUse
 from provider_agent.agent.backends.routing import Route
 
 CHECK_INTERVAL_S: Final = 60.0
-"""Seconds. Short enough to notice that a server has changed its model before many jobs fail."""
+"""Seconds between two health checks of a healthy backend. Short enough to notice that a server has
+changed its model before many jobs fail."""
 
 
 class Discovery:
@@ -84,7 +85,7 @@ class Discovery:
     def routes(self, model_id: str) -> list[Route]:
         """Return the healthy backends that serve a model and whose breaker is not open.
 
-        Those without free capacity are included.
+        Backends without free capacity are included.
         """
         return [
             Route(

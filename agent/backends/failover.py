@@ -28,8 +28,8 @@ def next_route(
 ) -> Route | NoFailover:
     """Choose the backend of the next attempt, after an attempt on `tried[-1]` has failed.
 
-    It is the first route that was not tried yet; else, if `error.retry_here` allows it, the same
-    backend once more.
+    It is the first of `routes` that was not tried yet; else, if `error.retry_here` allows it,
+    `tried[-1]` once more. If the job does not fail over, return the reason.
 
     Args:
         error: the error of the last attempt.
@@ -54,5 +54,5 @@ def next_route(
 
 
 def may_be_retried(error: BackendError) -> bool:
-    """Whether another attempt may succeed: `error.retryable` if set, else the registry's value."""
+    """Whether another attempt may succeed: `error.retryable`, else the error registry's value."""
     return entry_for(error.code).retryable if error.retryable is None else error.retryable

@@ -18,8 +18,8 @@ from provider_agent.event_log import EventLogger
 log = EventLogger(__name__)
 
 CHECK_TIMEOUT_S: Final = 60.0
-"""The timeout of one whole health check. Adapters have shorter timeouts, but those of third
-parties may have none."""
+"""The timeout of one whole health check. The adapters of this project have shorter timeouts, but a
+third party's adapter may have none."""
 
 
 class BackendState(Struct, frozen=True):

@@ -32,11 +32,12 @@ from provider_agent.event_log import EventLogger
 log = EventLogger(__name__)
 
 LOADING_INTERVAL_S: Final = 2.0
-"""Seconds between checks of a server that loads its model, so that it receives jobs soon after. A
-native server that refuses connections counts as loading: a stopped one is checked as often."""
+"""Seconds between checks of a server that loads its model. Short, so that the server receives jobs
+soon after loading. A native server that refuses connections also counts as loading, so a stopped
+server is checked at the same interval."""
 
 RECHECK_PAUSE_S: Final = 2.0
-"""A check that a failed job triggers starts at least this long after the previous check ended."""
+"""An unscheduled check starts at least this many seconds after the previous check ended."""
 
 MAX_RETRY_S: Final = 60.0
 """The longest wait in seconds between checks of a server that is down and not loading; the first
@@ -62,7 +63,8 @@ class HealthMonitor:
         uniform: returns random numbers in [0, 1).
 
     Attributes:
-        state: the result of the last health check that counted; a timeout while jobs run does not.
+        state: the result of the last health check; a check that times out while jobs run does not
+            change it.
         last_models: the models that the backend offered when it was last healthy.
         markup: share that is added to the upstream's prices, 0.05 for five percent; None: nothing.
         checked_at: the loop time when the last check ended; None before the first.
@@ -103,7 +105,7 @@ class HealthMonitor:
         self._idle.set()
         self._load_fails = False
         self._offered: tuple[object, ...] = ()
-        """The models and the capacity that were last reported, to detect a change."""
+        """The models and the capacity at the last call of `on_change`, to detect a change."""
 
     def __repr__(self) -> str:
         state = "retired" if self.retired else "up" if self.state.health.reachable else "down"
@@ -177,7 +179,7 @@ class HealthMonitor:
             self._recheck.set()
 
     async def close(self) -> None:
-        """Close the backend once; jobs that still run on it fail."""
+        """Close the backend; jobs that still run on it fail. Further calls do nothing."""
         if self.closed:
             return
         try:
@@ -190,15 +192,15 @@ class HealthMonitor:
     async def check(self) -> None:
         """Check the backend's health and models, read its load, and report what changed."""
         previous = self.state
-        self._recheck.clear()  # before the check: a job that fails during it triggers another one
+        self._recheck.clear()  # before the check: a job that fails during it triggers a new check
         current = await check_backend(self.backend)
         if self.retired:
             return
         self.checked_at = asyncio.get_running_loop().time()
         self._on_check()
         if current.health.timed_out and previous.models and self.running:
-            # A server that is busy with jobs may have no thread left for requests (llama.cpp):
-            # while its jobs run, a timeout does not mean that it is down.
+            # A server that is busy with jobs may have no thread left for a health check
+            # (llama.cpp): while its jobs run, a timeout does not mean that it is down.
             return
         self._failures = 0 if current.health.reachable else self._failures + 1
         self.state = current
@@ -231,9 +233,9 @@ class HealthMonitor:
             self._on_change()
 
     async def _read_load(self) -> None:
-        """Update the reported load; a failure only clears the load.
+        """Update the reported load.
 
-        Health checks detect that the backend is down.
+        A failure clears the load, but only a health check marks the backend as down.
         """
         load: ServerLoad | None = None
         try:

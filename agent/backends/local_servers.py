@@ -14,7 +14,8 @@ import msgspec
 from msgspec import Struct
 
 WELL_KNOWN_PORTS: Final = (8000, 8080, 9931, 1234, 11434)
-"""The default ports of vLLM, llama.cpp (8080; 9931 is announced), LM Studio and Ollama."""
+"""The default ports of vLLM, llama.cpp (8080, and 9931, which is announced for later versions), LM
+Studio and Ollama."""
 
 PROBE_TIMEOUT_S: Final = 1.0
 """Seconds for all requests to one port; a server on this machine answers in milliseconds."""
@@ -54,7 +55,7 @@ async def find_local_servers(
 ) -> list[FoundServer]:
     """Probe all ports concurrently; the result is in the order of `ports`.
 
-    Never raises for a server's fault. Cancelling it closes all connections.
+    Faults of a server raise no exception. Cancelling this coroutine closes all connections.
 
     Args:
         ports: TCP ports on 127.0.0.1.
@@ -103,7 +104,10 @@ def _json_object(data: bytes) -> dict[str, object]:
 
 
 def identify_models(response: ProbeResponse) -> str | None:
-    """`/v1/models`: llama.cpp and vLLM name themselves as owner; llama.cpp also in its `Server`."""
+    """`/v1/models`: llama.cpp and vLLM name themselves in `owned_by`.
+
+    llama.cpp names itself in the `Server` header too.
+    """
     if response.server == "llama.cpp":
         return "llamacpp"
     models = response.body.get("data")
@@ -116,7 +120,10 @@ def identify_models(response: ProbeResponse) -> str | None:
 
 
 def identify_props(response: ProbeResponse) -> str | None:
-    """`/props` exists on llama.cpp only; a proxy may remove its `Server` header."""
+    """`/props` exists on llama.cpp only.
+
+    It identifies llama.cpp even behind a proxy that removes the `Server` header.
+    """
     known = "default_generation_settings" in response.body or response.body.get("role") == "router"
     return "llamacpp" if response.status == 200 and known else None
 

@@ -11,7 +11,7 @@ WINDOW_S: Final = 300.0
 enough that a changed load shows within minutes."""
 
 MAX_TIMINGS: Final = 64
-"""Most jobs of one model that a speed covers."""
+"""The most jobs of one model that a speed covers."""
 
 MAX_MODELS: Final = 256
 """The most models that are remembered, as many as one heartbeat reports. Of more models, the least
@@ -49,8 +49,8 @@ class ModelUsage(Struct, frozen=True):
         in_flight: jobs that run now.
         prefill_tokens_per_second: uncached input tokens per second until the first byte of output;
             None: not measured. The time includes the server's queue.
-        decode_tokens_per_second: further output tokens per second after the first byte of output;
-            None: not measured. The time includes pauses for a slow client.
+        decode_tokens_per_second: output tokens except the first, per second after the first byte of
+            output; None: not measured. The time includes pauses for a slow client.
     """
 
     in_flight: int
@@ -103,9 +103,9 @@ class ModelUse:
         self._mark_used(model_id).timings.append((self._clock(), timing))
 
     def usage(self) -> dict[str, ModelUsage]:
-        """Return the use of each model, the latest first.
+        """Return the use of each model, the most recently used first.
 
-        Models without running jobs that were not used within `WINDOW_S` are left out.
+        A model that has no running job and was not used within `WINDOW_S` is left out.
         """
         oldest = self._clock() - WINDOW_S
         return {
@@ -118,7 +118,7 @@ class ModelUse:
         }
 
     def _mark_used(self, model_id: str) -> _Model:
-        """Return the entry of a model, new if it has none, as the most recently used one."""
+        """Mark a model as the most recently used; return its entry, created if it has none."""
         model = self._models.setdefault(model_id, _Model())
         model.used_at = self._clock()
         self._models.move_to_end(model_id)

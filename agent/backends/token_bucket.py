@@ -1,7 +1,8 @@
 """A token bucket that limits the tokens of jobs per minute. No I/O; the clock is an argument.
 
 The tokens of a job are known only when it has ended. The bucket may therefore go below zero; no job
-is admitted until it is positive again. Running jobs may exceed the limit, but the average holds.
+is admitted until it is positive again. Running jobs may exceed the limit for a while, but the
+average over time does not.
 """
 
 from collections.abc import Callable

@@ -19,7 +19,7 @@ from provider_agent.protocol.formats import MAIN_OPERATION, WireFormat
 EXIT_FAILED: Final = 1
 
 MAX_LISTED_MODELS: Final = 50
-"""OpenRouter has hundreds of models."""
+"""How many served models are printed after a refusal; OpenRouter has hundreds."""
 
 
 @click.command(short_help="Run one job on your backends and print its text.")
@@ -122,7 +122,7 @@ class _StandardOutput:
     """Writes the response's text to standard output.
 
     Attributes:
-        error: why writing failed, for example in `ask … | head`; None otherwise.
+        error: the error that writing raised, for example in `ask … | head`; None if it raised none.
     """
 
     def __init__(self) -> None:
@@ -131,15 +131,17 @@ class _StandardOutput:
         self._open_line = False
 
     def write(self, text: str) -> None:
-        """Write a piece of the response.
+        """Write a part of the response's text.
 
         Raises:
-            OSError: the reader has closed standard output; this ends the job.
+            OSError: standard output cannot be written, for example because its reader has closed
+                it. The exception ends the job.
         """
         try:
             click.echo(visible(text, keep="\n\t") if self._is_terminal else text, nl=False)
         except OSError as error:
-            # The adapter reports this exception as an error of its connection to the server.
+            # Kept for the caller: the adapter takes this exception for a failure of its connection
+            # to the server, and raises a `BackendError` instead.
             self.error = error
             raise
         self._open_line = True

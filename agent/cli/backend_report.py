@@ -7,7 +7,8 @@ from provider_agent.agent.backends.configured import SkippedBackend
 from provider_agent.agent.backends.health_check import BackendState
 
 MAX_WITHHELD_PRINTED = 50
-"""A passthrough's catalog has hundreds of models; `--json` prints all of them."""
+"""How many withheld models of a backend are printed as text; `--json` prints all that the backend
+keeps, at most 100. The catalog of a passthrough has hundreds."""
 
 
 class ModelReport(msgspec.Struct, frozen=True):
@@ -37,7 +38,7 @@ class BackendReport(msgspec.Struct, frozen=True):
         problem: why the backend offers no model; "" if it offers one.
         capacity: limit of concurrent jobs; 0 if the backend is not healthy.
         load: the load that the server reports; None if it reports none.
-        models: all models of the server, also those that are not offered.
+        models: the offered models, and those withheld models that the backend keeps.
     """
 
     id: str

@@ -117,7 +117,7 @@ def coordinator(
     target = CoordinatorTarget(url, submit_url, api_key, enrollment_code, answer_s)
     try:
         report = run_async(run_against_coordinator(target, only))
-    except (OSError, InvalidHandshake, InvalidURI) as error:  # InvalidURI: of a redirect
+    except (OSError, InvalidHandshake, InvalidURI) as error:  # InvalidURI: in a redirect
         _exit_not_run(f"{url} is not the address of a coordinator: {describe(error)}")
     except NotHeld as error:
         _exit_not_run(f"the coordinator does not admit the test agent: {error}")
@@ -191,7 +191,7 @@ def _check_names(only: Sequence[str], known: Sequence[str]) -> None:
 
 
 def _usable_urls(url: str, submit_url: str) -> tuple[str, str]:
-    """Return the normalized addresses; exit with one line if one of them is not valid."""
+    """Return the normalized addresses; if one is not valid, print the reason and exit."""
     try:
         url = coordinator_url(url, allow_insecure=True)
     except ValueError as error:
@@ -204,12 +204,12 @@ def _usable_urls(url: str, submit_url: str) -> tuple[str, str]:
 
 
 def _shown(url: str) -> str:
-    """The address without a user and a password."""
+    """Return the address without a user and a password."""
     return visible(url.rpartition("@")[2])
 
 
 def _check_junit(path: Path | None) -> None:
-    """Exit with one line if the file cannot be written, before the time of a run is spent."""
+    """If the JUnit file cannot be written, print the reason and exit, before the tests run."""
     if path is None:
         return
     if not path.parent.is_dir():
@@ -225,7 +225,7 @@ def _exit_not_run(*problems: str) -> NoReturn:
 
 
 def _finish(report: Report, *, as_json: bool, junit: Path | None) -> None:
-    """Print the report, write the file and exit."""
+    """Print the report, write the JUnit file if requested, and exit."""
     if as_json:
         click.echo(to_json(report))
     else:

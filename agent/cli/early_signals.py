@@ -1,7 +1,7 @@
 """Handles signals that arrive before the service has installed its own handlers.
 
-Without a handler SIGHUP terminates the process, and process 1 of a container ignores SIGTERM and
-SIGINT: stopping it during its start would take the whole grace period.
+Without a handler, SIGHUP terminates the process, and process 1 of a container ignores SIGTERM and
+SIGINT: stopping a container while the agent starts would take the whole grace period.
 """
 
 import os
@@ -16,7 +16,7 @@ _STOP: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class EarlySignals:
-    """Handles signals from entry to exit, or until other handlers replace these.
+    """A context manager that handles signals until it exits, or other handlers replace its own.
 
     SIGTERM and SIGINT end the process with exit code 0: no job runs yet, so there is nothing to
     drain. SIGHUP is remembered.
@@ -49,5 +49,6 @@ class EarlySignals:
 
 
 def _exit(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    # Not an exception, which would be raised anywhere in the main thread: an import may swallow it.
+    # Not by an exception: it could be raised at any line of the main thread, and an import that
+    # catches exceptions could swallow it.
     os._exit(0)

@@ -1,4 +1,4 @@
-"""`provider-agent health`: the health check of container images, which need no curl."""
+"""`provider-agent health`: a health check for containers, whose images then need no curl."""
 
 import sys
 

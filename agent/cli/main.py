@@ -39,7 +39,7 @@ class _LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            # As in a shell; click itself prints "Aborted!" and exits with 1.
+            # As a shell does; click itself would print "Aborted!" and exit with 1.
             click.echo(err=True)
             ctx.exit(EXIT_INTERRUPTED)
 
@@ -47,7 +47,7 @@ class _LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[:1] == ["run"]:
-            # Before its imports, which take most of the start-up time.
+            # Before the imports of `run`, which take most of the start-up time.
             ctx.obj = ctx.with_resource(EarlySignals())
         return super().resolve_command(ctx, args)
 

@@ -104,7 +104,7 @@ def _print_report(report: ModelsReport) -> None:
 
 
 def _accepted(offer: ModelOffer) -> str:
-    """Return what requests may contain, if every server of the model reports it."""
+    """Return what requests may contain; only what every server of the model reports is listed."""
     flags = {"tools": offer.tools, "JSON schema": offer.json_schema, "reasoning": offer.reasoning}
     named = [name for name, accepted in flags.items() if accepted]
     return ", ".join([*(offer.input_kinds or ()), *named]) or "not reported"

@@ -62,7 +62,7 @@ class OneJobResult(Struct):
 
 
 class _TextSink:
-    """A `JobSink` that passes the text on. It never pauses the source."""
+    """A `JobSink` that passes the response's text to `on_text`. It never pauses the source."""
 
     def __init__(self, wire_format: WireFormat, on_text: Callable[[str], None]) -> None:
         self.job = OneJobResult()
@@ -102,7 +102,7 @@ async def run_one_job(
     timeout_s: float,
     on_text: Callable[[str], None] = lambda _: None,
 ) -> OneJobResult:
-    """Run one streamed job; `on_text` is called with each piece of its text.
+    """Run one streamed job; `on_text` is called with each part of the response's text.
 
     Cancelling it closes the upstream connection.
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 log = EventLogger(__name__)
 
 REMAINING_TASKS_S: Final = 1.0
-"""Seconds that tasks which adapters have left running may take to react to their cancellation."""
+"""When the service stops, it cancels the tasks that adapters have left running, and waits this long
+for their end."""
 
 
 @click.command(short_help="Connect to the coordinator and serve jobs.")
@@ -72,7 +73,7 @@ def run(early: EarlySignals, /, config_path: Path | None, replace: bool, **flags
         log.warning("configuration warning", note=warning)
     if not loaded.config.backends:
         log.warning("configuration warning", note=str(NO_BACKEND))
-    # The same file as at the start, even if a file with a higher priority has appeared since.
+    # A reload reads the same file as the start, even if a file with a higher priority has appeared.
     reload = partial(load_config, loaded.path, os.environ, overrides, known_kinds())
     sys.exit(_serve(_Start(loaded, reload, secrets, early, replace)))
 
@@ -166,13 +167,13 @@ async def _main(start: _Start, identity: "Identity") -> int:
     tasks_remain = await _cancel_remaining_tasks()
     log.info("stopped", exit_code=code)
     if tasks_remain:
-        # Closing the event loop would wait for them forever.
+        # Closing the event loop would wait forever for the remaining tasks.
         os._exit(code)
     return code
 
 
 async def _cancel_remaining_tasks() -> bool:
-    """Cancel what adapters have left running; return whether a task ignores it."""
+    """Cancel the tasks that adapters have left running; return whether one of them still runs."""
     remaining = asyncio.all_tasks() - {asyncio.current_task()}
     for task in remaining:
         task.cancel()

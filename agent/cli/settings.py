@@ -27,11 +27,11 @@ NO_BACKEND: Final = AdvisedError(
 )
 
 _NO_COORDINATOR: Final = "wss://not-set.invalid"
-"""A valid address for commands that do not dial."""
+"""The placeholder for the coordinator's address in commands that do not dial."""
 
 
 class SetupError(click.ClickException):
-    """The operator must correct something first: one message, no traceback."""
+    """An error that the operator must correct. Printed as one message, without a traceback."""
 
     exit_code = EXIT_CONFIG
 
@@ -72,7 +72,7 @@ def _with_settings(
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         path = kwargs.pop("config_path", None)
         loaded = load_settings(path if isinstance(path, Path) else None, overrides)
-        # A command prints its own results; only defects are logged as well.
+        # Only errors are logged, because a command prints its own results.
         start_logging(loaded, "error")
         try:
             return command(loaded, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""Validation beyond the types: addresses, kinds, duplicates, keys that require each other."""
+"""Validation beyond the types: addresses, kinds, duplicates, settings that require each other."""
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -44,7 +44,7 @@ def validate(
         known_kinds: kinds of the installed adapters.
 
     Raises:
-        ConfigError: the first setting that is not valid.
+        ConfigError: a setting is not valid; the error names the first one.
     """
     _check_pricing(config.pricing, origins)
     identity = replace(config.identity, key_path=expand(str(config.identity.key_path), environ))
@@ -136,7 +136,7 @@ def _backends(
     environ: Mapping[str, str],
     known_kinds: Collection[str],
 ) -> tuple[BackendConfig, ...]:
-    """Validate each backend, and refuse two with the same server or key."""
+    """Validate each backend, and refuse two of one kind with one address (passthrough: one key)."""
     seen: dict[tuple[str, object], int] = {}
     result = []
     for index, raw in enumerate(backends):
@@ -178,7 +178,7 @@ def _backend(
 
 
 def _check_key(backend: BackendConfig, adapter: type[Backend], origin: str, key: str) -> None:
-    """Refuse a key with two sources, a missing required key, and a key written into the file."""
+    """Refuse a key with two sources, a missing required key, and a key in the configuration."""
     name, path = backend.api_key_env, backend.api_key_file
     if name is not None and path is not None:
         reason = "api_key_env is set as well"

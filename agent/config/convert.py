@@ -16,7 +16,8 @@ T = TypeVar("T")
 _PATH: Final = re.compile(r" - at `(key in )?\$(?P<path>[^`]*)`$")
 _LAST_NAME: Final = re.compile(r"\.(\w+)(\[\d+\])?$")
 _BACKEND_TYPES: Final = get_type_hints(BackendConfig)
-"""The types of the keys of one backend, for the choices in errors: no other nested key has any."""
+"""The type of each key of one backend, from which an error lists the choices of an enumeration. No
+other nested key is an enumeration."""
 
 _TYPE_NAMES: Final = re.compile(r"`([a-z| ]+)`")
 _NAMES: Final = {

@@ -93,7 +93,8 @@ def load_config(
         known_kinds: kinds of the installed adapters.
 
     Raises:
-        ConfigError: a setting is missing, unknown, of the wrong type or out of range.
+        ConfigError: the file cannot be read, or a setting is missing, unknown, of the wrong type or
+            out of range.
     """
     found = find_file(path, environ)
     raw = read_file(found) if found is not None else {}
@@ -218,10 +219,10 @@ class _Sources:
         return (None, DEFAULT) if value is None else (value, self._file_name)
 
     def _required_default(self, key: str) -> object:
-        """Return the default of a required key; only `identity.key_path` has one.
+        """Return the value of a key that the section requires and no source sets.
 
         Raises:
-            ConfigError: the key has no default.
+            ConfigError: the key is not `identity.key_path`, the only one with a default.
         """
         if key == "identity.key_path":
             return config_home(self._environ) / "identity.key"

@@ -56,7 +56,8 @@ def _read_key(path: Path) -> tuple[str | None, str]:
 def secret_values(config: Config, environ: Mapping[str, str]) -> frozenset[str]:
     """Return every secret in the settings or in the variables and files they name, for redaction.
 
-    The content of `coordinator.token_file` is not included: every dial reads the file again.
+    The content of `coordinator.token_file` is not included: every dial reads the file again,
+    and may find a new token.
     """
     values = {resolve_api_key(backend, environ) for backend in config.backends}
     values.add(config.coordinator.enrollment_code)

@@ -197,10 +197,11 @@ def _create(path: Path) -> None:
 def _publish(draft: Path, path: Path, content: bytes) -> None:
     """Create `path` as a hard link to the complete draft.
 
-    A rename could replace a key that another process has just created.
+    Creating a hard link fails if `path` exists; a rename would replace a key that another process
+    has just created.
 
-    On a file system without hard links, the content is written to `path` directly, and the file is
-    incomplete until this ends.
+    On a file system without hard links, the content is written to `path` directly, and another
+    process may read an incomplete file until this function returns.
     """
     try:
         path.hardlink_to(draft)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 @contextmanager
 def hold_key_lock(path: Path) -> Iterator[None]:
-    """Hold the lock of the key at `path`, together with other agents."""
+    """Hold a shared lock on the key file at `path`: other agents may hold it at the same time."""
     with path.open("rb") as file:
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

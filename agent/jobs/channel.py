@@ -29,8 +29,8 @@ class JobChannel:
     Attributes:
         outcome: what is known about the response; its `between_events` and `error_relayed` cover
             the bytes that were sent or will be sent, and not those that were dropped.
-        report: the report of the job's end, set when the job ends. An end that replaces the first
-            one uses the same report.
+        report: the report of the job's end, set when the job ends. If unsent bytes are dropped
+            later, the new end repeats this report with the new length and outcome.
         on_started: called once, when the response starts; None: nothing is called.
         issue_receipt: returns the receipt of an end, given the hash of the response; called if the
             stream is hashed.
@@ -84,15 +84,15 @@ class JobChannel:
         """Queue the start of the response; see `JobSink.started`.
 
         Raises:
-            ValueError: `status` is not an HTTP status. Such a frame would make the coordinator
-                close the link of all jobs.
+            ValueError: `status` is not an HTTP status. A frame with it would make the coordinator
+                close the link, which all jobs share.
         """
         if not 100 <= status <= 599:
             raise ValueError(f"{status} is not an HTTP status")
         if self._stopped:
             return
         self._source = source
-        # Valid until `response_ended` replaces it; a defective adapter may not call that method.
+        # Valid until `response_ended` replaces it; a defective adapter might never call it.
         self.outcome = ResponseOutcome(between_events=False)
         self.stream.start(
             JobStarted(
@@ -131,7 +131,7 @@ class JobChannel:
         self.outcome = replace(self._sent_outcome() if self._truncated else outcome, usage=usage)
 
     def stop(self) -> None:
-        """Drop what was not sent, and what the adapter still sends: the end waits for neither."""
+        """Drop unsent bytes, also those that the adapter still writes: the end must not wait."""
         self._stopped = True
         self.drop_unsent()
 
@@ -160,7 +160,7 @@ class JobChannel:
             self.outcome = ResponseOutcome(usage=self.outcome.usage)
 
     def finish(self, end: JobEnd) -> None:
-        """Add the job's one end after its last byte, with its receipt."""
+        """Add the job's end, with its receipt, after the last byte. A second end is ignored."""
         sha256 = self.stream.sha256()
         if sha256 is not None and self.issue_receipt is not None:
             end = replace(end, receipt=self.issue_receipt(sha256, end.usage))

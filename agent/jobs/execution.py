@@ -32,8 +32,8 @@ from provider_agent.protocol.job import join_request
 log = EventLogger(__name__)
 
 HANG_S: Final = 30.0
-"""Seconds. If a job has a deadline of at least this and no response before it, the backend of its
-latest attempt has failed. After a shorter deadline, the backend may only be slow."""
+"""Seconds. If a deadline of at least this length passes before the response starts, the backend of
+the latest attempt counts as failed. With a shorter deadline, the backend may only be slow."""
 
 INTERNAL_TEXT: Final = "internal error of the agent"
 """The message of an end after a defect; its cause is in the agent's log."""
@@ -117,7 +117,8 @@ class JobExecution:
         self._timer = asyncio.get_running_loop().call_later(
             header.deadline_ms / 1000, self._deadline_passed
         )
-        """Calls `_deadline_passed` at the deadline; after `stop`, `_abandon` after `CANCEL_S`."""
+        """Calls `_deadline_passed` at the deadline. `stop` replaces it by a timer that calls
+        `_abandon` after `CANCEL_S`."""
 
     def __repr__(self) -> str:
         return f"<JobExecution {self.header.job_id.hex()} tried={self._tried}>"
@@ -181,9 +182,9 @@ class JobExecution:
         try:
             return await self._try_backends()
         except asyncio.CancelledError:
-            # A cancelled task would keep the exception, whose traceback refers to the request and,
-            # through the adapter's `asyncio.timeout`, to the task: only the cyclic garbage
-            # collector would free them.
+            # Not raised again: the task would keep the exception, whose traceback refers to the
+            # request and, through the adapter's `asyncio.timeout`, to the task. Only the cyclic
+            # garbage collector would free them.
             return None
         except BackendError as error:
             return backend_error_end(self._report(), error)
@@ -192,7 +193,7 @@ class JobExecution:
             return error_end(self._report(), ErrorCode.INTERNAL, INTERNAL_TEXT)
 
     async def _try_backends(self) -> JobResult:
-        """Execute the job; fail over while `next_route` finds another backend."""
+        """Execute the job; fail over while `next_route` finds a backend for the next attempt."""
         request = self.channel.request
         if not request.complete:
             await self._request_arrived.wait()
@@ -214,9 +215,10 @@ class JobExecution:
                 return result_end(self._report())
 
     def _measure(self, attempt_started_s: float) -> None:
-        """Add a completed stream to the speeds of its model.
+        """Add a completed event stream to the speed statistics of its model.
 
-        Other responses arrive as a whole, which does not show when the output began.
+        A response that is not an event stream arrives as a whole: its first byte does not show when
+        the backend began to generate output.
         """
         started, first_byte_s = self.channel.stream.started, self._first_byte_s
         if started is None or first_byte_s is None or not is_event_stream(started.content_type):
@@ -274,7 +276,8 @@ class JobExecution:
     def _report_hang(self) -> None:
         """Report a backend failure if a deadline of at least `HANG_S` passed without a response.
 
-        A server that hangs may still answer its health checks; only jobs detect the hang.
+        Without the complete request the backend had nothing to answer, so it has not failed. A
+        server that hangs may still answer its health checks; only jobs detect the hang.
         """
         long = self.header.deadline_ms / 1000 >= HANG_S
         if not self.channel.request.complete:
@@ -285,7 +288,7 @@ class JobExecution:
     # --- the end ---------------------------------------------------------------------------------
 
     def _task_done(self, task: asyncio.Task[JobEnd | None]) -> None:
-        if self._task is None:  # the job has ended before its task, or before this callback
+        if self._task is None:  # `_abandon` or `stop` has already ended the job
             return
         end: JobEnd | None = None
         if not task.cancelled():

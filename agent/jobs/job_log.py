@@ -27,6 +27,6 @@ def end_fields(job: JobHeader, kind: str, end: JobEnd, duration_s: float) -> dic
     if isinstance(end, JobError):
         fields |= {"code": str(end.code), "status": end.upstream_status}
         if end.upstream_status is None and not end.body:
-            # With a status or a body the message may be the server's, and may quote the prompt.
+            # Otherwise the message may come from the server, and may quote the prompt.
             fields["message"] = end.message
     return fields

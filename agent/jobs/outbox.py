@@ -114,7 +114,7 @@ class Outbox:
         return channel
 
     def mark_ready(self, channel: JobChannel) -> None:
-        """Note that a channel may have frames to send. Called for every read of every job."""
+        """Note that a channel may have frames to send. Called for every chunk of every job."""
         job_id = channel.stream.job_id
         # A job that is being stopped may still write to a forgotten channel.
         if job_id not in self._ready and channel.stream.ready and job_id in self._channels:

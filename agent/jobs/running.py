@@ -165,7 +165,7 @@ class Jobs:
             ProtocolViolation: the coordinator sent more jobs than an agent must keep.
         """
         self.last_job_at = self._clock()
-        # Both checks are needed: `_seen` drops its oldest ids, but the outbox keeps a job until its
+        # Both checks are needed: `_seen` drops its oldest ids, and the outbox drops a job when its
         # end is acknowledged.
         job_id = header.job_id
         if job_id in self._seen or job_id in self._outbox:
@@ -248,7 +248,8 @@ class Jobs:
         channel = self._outbox.channel(job_id)
         channel.withdraw(frame)
         if job_id not in self._running:  # also if `stop` found that the task had just ended
-            # The new end uses no value of the end that could not be sent.
+            # The new end uses no value of the earlier end, because one of them may be the reason
+            # that the frame could not be sent.
             channel.report = JobReport(job_id, channel.stream.written, channel.outcome)
             channel.finish(error_end(channel.report, ErrorCode.INTERNAL, INTERNAL_TEXT))
 

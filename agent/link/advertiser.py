@@ -11,8 +11,8 @@ from provider_agent.protocol.frames import Capabilities
 log = EventLogger(__name__)
 
 DEBOUNCE_S: Final = 0.25
-"""Seconds from a change to its frame, which then also covers further changes: often several follow
-each other, as when a machine starts."""
+"""Seconds from a change to the frame that reports it. The frame also covers the changes in between:
+often several follow each other, as when a machine starts."""
 
 
 class Advertiser:
@@ -50,7 +50,7 @@ class Advertiser:
             self._timer = asyncio.get_running_loop().call_later(DEBOUNCE_S, self.send)
 
     def send(self) -> None:
-        """Send the current capabilities now; without a link, the next `Welcome` does it."""
+        """Send the current capabilities now; without a link, the next `Welcome` triggers it."""
         self.cancel()
         if self._connected.is_set():
             self._revision += 1

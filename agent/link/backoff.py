@@ -56,8 +56,8 @@ class DisconnectCause(StrEnum):
     INCOMPATIBLE = "incompatible"
     """Close code 1002."""
     UPGRADE_REFUSED = "upgrade_refused"
-    """The TLS handshake failed, or the answer to the upgrade is not a coordinator's, but often that
-    of a proxy: an HTTP status, or 101 without the subprotocol."""
+    """The TLS handshake failed, or the answer to the upgrade is not a coordinator's: an HTTP
+    status other than 101, or 101 without the subprotocol. Often it comes from a proxy."""
     BAD_CERTIFICATE = "bad_certificate"
     """The server's certificate is invalid, or its authority is not trusted."""
     KEY_IN_USE = "key_in_use"
@@ -155,8 +155,8 @@ def next_attempt(
         random: uniform in [0, 1).
         worked: the session served a job, as `is_healthy` explains.
         welcomed_before: an earlier link to the same address was welcomed.
-        hello_unanswered: a `Hello` of this process had no answer; it may have arrived late, and
-            have replaced this link.
+        hello_unanswered: this process sent a `Hello` on an earlier connection and received no
+            answer; the `Hello` may have arrived late, and that connection have replaced this link.
     """
     if is_healthy(welcomed_s, worked=worked):
         waited_s = 0.0
@@ -187,8 +187,8 @@ def is_healthy(welcomed_s: float | None, *, worked: bool) -> bool:
 
     Args:
         welcomed_s: seconds from `Welcome` to the end; if None, no `Welcome` arrived.
-        worked: a job succeeded during the session, or more bytes were acknowledged of a job that
-            has run for at least `HEALTHY_S`, on this link and earlier ones.
+        worked: a job succeeded during the session, or further bytes were acknowledged of a job that
+            has run for at least `HEALTHY_S` in total, on this link and earlier ones.
     """
     return welcomed_s is not None and (welcomed_s >= HEALTHY_S or worked)
 

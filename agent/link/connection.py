@@ -170,7 +170,8 @@ class Link:
             results = await asyncio.gather(*tasks, return_exceptions=True)
         errors = [result for result in results if isinstance(result, Exception)]
         if errors:
-            # The task that found the cause comes first; the others only see a closed connection.
+            # An error other than `ConnectionClosed` is the cause of the end. The other tasks only
+            # see that the connection is closed.
             raise min(errors, key=lambda error: isinstance(error, ConnectionClosed))
 
     async def _read(self, connection: ClientConnection) -> None:
@@ -216,7 +217,7 @@ class Link:
         if isinstance(frame, Rejected):
             raise _Ended(explain_rejection(frame))
         if isinstance(frame, Drain):
-            # The last `Drain` applies. Only the first is passed on, because each one is logged.
+            # The last `Drain` applies. Only the first is passed on, so that it alone is logged.
             self._drain = frame
             if self._drain_received.is_set():
                 return

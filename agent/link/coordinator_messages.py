@@ -15,7 +15,7 @@ from provider_agent.protocol.frames import Notice, RoutingStatus
 log = EventLogger(__name__)
 
 MAX_NOTICES: Final = 16
-"""Notices that are kept, each with another code or model; the oldest is dropped."""
+"""The most notices kept, one for each pair of code and model; the oldest is dropped."""
 
 MAX_UNROUTABLE: Final = 100
 """Unroutable models that are kept with their reasons; the rest is only counted."""
@@ -26,7 +26,7 @@ MAX_LOGGED_PER_MINUTE: Final = 10
 _LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
 _UNKNOWN_SEVERITY: Final = "info"
 _LOGGED_REASONS: Final = 5
-"""The most reasons in one log record; each code counts once."""
+"""The most reasons in one log record, one for each code."""
 
 
 class ReceivedNotice(Struct, frozen=True, kw_only=True):
@@ -106,7 +106,7 @@ class CoordinatorMessages:
         return [replace(notice, age_s=now - at) for at, notice in reversed(self._notices.values())]
 
     def receive_notice(self, frame: Notice) -> None:
-        """Keep a notice, and log it unless it repeats a kept one."""
+        """Keep a notice. Log it, within `MAX_LOGGED_PER_MINUTE`, unless it repeats a kept one."""
         severity = frame.severity if frame.severity in _LEVELS else _UNKNOWN_SEVERITY
         self._on_notice(severity)
         notice = ReceivedNotice(

@@ -14,10 +14,10 @@ resume the jobs."""
 class Coordinators:
     """The coordinator's addresses, in the operator's order, without those that failed permanently.
 
-    After a session, its address is tried first again, because only that coordinator can resume it.
-    After a failed attempt, or a second session in a row that was not healthy, the next address is
-    tried. A wait that one coordinator asked for does not apply to another. An address with a fatal
-    failure is removed.
+    After a session, the same address is tried again first, because only the coordinator there can
+    resume the session. The next address is tried after a failed attempt, after a second session in
+    a row that was not healthy, or if the wait would be longer than `CAP_S`. A wait that one
+    coordinator asked for does not apply to another. An address with a fatal failure is removed.
 
     Args:
         urls: the addresses, at least one; the first is dialed first.
@@ -37,7 +37,7 @@ class Coordinators:
     def choose_next(
         self, decision: Retry | Fatal, now: float, *, welcomed: bool, healthy: bool
     ) -> float | None:
-        """Choose the next address after a link, or an attempt, has ended.
+        """Choose the next address after a link, or an attempt to open one, has ended.
 
         Args:
             decision: the result of `next_attempt` for the ended link.
@@ -73,7 +73,7 @@ class Coordinators:
             return False
         self._unhealthy_sessions = 0 if healthy else self._unhealthy_sessions + 1
         # A coordinator that admits the agent and drops it again must not keep it from the other
-        # addresses. After a wait of more than `CAP_S`, no coordinator would still hold the session.
+        # addresses. After a wait of more than `CAP_S`, the session has usually expired.
         return self._unhealthy_sessions < MAX_UNHEALTHY_SESSIONS and decision.after_s <= CAP_S
 
     def _others(self, url: str) -> list[str]:

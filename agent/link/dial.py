@@ -151,7 +151,7 @@ async def dial(settings: DialSettings, subprotocol: str) -> CountingConnection:
             ssl_handshake_timeout=None if context is None else TLS_TIMEOUT_S,
         )
     except UnusableFile as error:
-        # Not final: the operator may replace the file while the agent keeps dialing.
+        # `LOST`, so that the agent keeps dialing: the operator may replace the file.
         raise DialFailed(Disconnect(DisconnectCause.LOST, str(error))) from error
     except TimeoutError as error:
         raise DialFailed(

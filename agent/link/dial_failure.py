@@ -1,4 +1,4 @@
-"""Explains why a WebSocket could not be opened: an exception as a `Disconnect`."""
+"""Turns the exception of a failed dial into a `Disconnect`, which explains the failure."""
 
 import ssl
 from typing import Final
@@ -40,7 +40,7 @@ def explain(error: Exception) -> Disconnect:
     if isinstance(error, ProxyError):
         return Disconnect(DisconnectCause.UPGRADE_REFUSED, "the proxy refused the connection")
     if isinstance(error, InvalidProxy | ImportError):
-        # The library imports its SOCKS dependency only for a SOCKS proxy.
+        # `ImportError`: for a SOCKS proxy, `websockets` needs a package that is not installed.
         return Disconnect(
             DisconnectCause.LOST,
             "the URL of the proxy is not usable; give one with http:// or https://",

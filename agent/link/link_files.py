@@ -30,7 +30,7 @@ def read_token(path: Path) -> str:
 
 
 def unusable_files(config: CoordinatorConfig) -> list[str]:
-    """Return an error text for each file that would make a connection fail now."""
+    """Return error texts about the configured files that would make a connection fail now."""
     problems = []
     if config.token_file is not None:
         try:

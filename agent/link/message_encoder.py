@@ -18,7 +18,7 @@ class MessageEncoder:
     Args:
         encode: encodes frames as one message.
         max_bytes: the largest message that the coordinator accepts.
-        on_unsendable: called with the first response frame of a job that cannot be sent.
+        on_unsendable: called with a job's first response frame that cannot be sent.
     """
 
     def __init__(

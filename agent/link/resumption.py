@@ -16,8 +16,8 @@ from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.protocol.frames import LiveJob, Welcome
 
 MAX_RESUME_S: Final = 600.0
-"""The longest time that a session is kept, whatever `resume_ms` a coordinator grants: its jobs use
-memory and capacity of backends."""
+"""The longest time that a detached session is kept, whatever `resume_ms` a coordinator grants: the
+session's jobs use memory and capacity of backends."""
 
 
 class Resumption:
@@ -50,7 +50,12 @@ class Resumption:
         return self._session_id, self._outbox.live_jobs() if self._session_id else []
 
     def welcomed(self, welcome: Welcome) -> list[bytes]:
-        """Continue the jobs that the coordinator resumes; cancel the others and return their ids.
+        """Continue the jobs that the coordinator resumes, and forget those whose end it has.
+
+        All other jobs are cancelled.
+
+        Returns:
+            The ids of the cancelled jobs.
 
         Raises:
             ProtocolViolation: the coordinator named an offset that was not offered.
@@ -68,7 +73,10 @@ class Resumption:
         return orphans
 
     def lost(self) -> None:
-        """Keep the session for the next link, because the link or an attempt to open one ended."""
+        """Keep the session until it expires, because its link has ended.
+
+        Also called after each failed attempt to open a link: `offer` has stopped the timer.
+        """
         if self._session_id is None:
             return
         loop = asyncio.get_running_loop()

@@ -5,7 +5,7 @@ from typing import Final
 from provider_agent.protocol.field_values import to_line
 
 MAX_CHARS: Final = 500
-"""Longer than any useful reason; `status` keeps the last one until the next connection."""
+"""Longer than any useful reason; bounds the memory of the texts that are kept for `status`."""
 
 
 def sanitize(text: str) -> str:

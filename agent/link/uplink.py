@@ -58,8 +58,9 @@ from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S
 log = EventLogger(__name__)
 
 LATE_HELLO_S: Final = 2 * HANDSHAKE_TIMEOUT_S
-"""How long a `Hello` that had no answer may still replace a newer link. A coordinator closes an
-unfinished handshake after half of this; the rest is for the network."""
+"""How long after the end of its link an unanswered `Hello` may still arrive and replace a newer
+link. A coordinator closes an unfinished handshake after half of this; the rest is for the network.
+"""
 
 
 class Uplink:
@@ -75,7 +76,8 @@ class Uplink:
         on_notice: called with the severity of each notice of the coordinator.
         clock: monotonic, in seconds.
         uniform: random, in [0, 1).
-        replace: whether the first `Hello` asks to replace a connected agent with the same key.
+        replace: whether each `Hello` until the first `Welcome` asks to replace a connected agent
+            with the same key.
 
     Attributes:
         config: applies from the next connection on.
@@ -83,7 +85,7 @@ class Uplink:
         state: the state of the current link.
         connected: set from `Welcome` until the link ends.
         welcomed_at: time of the last `Welcome`; None: there was none.
-        last_activity_at: time of the last message or pong.
+        last_activity_at: time of the last received message or pong.
         last_rejection: why the last link or attempt ended; None while connected.
         messages: the coordinator's messages to the operator.
     """
@@ -121,7 +123,7 @@ class Uplink:
         self._instance_id = os.urandom(8).hex()
         self._welcomed_urls: set[str] = set()
         self._unanswered_at = -math.inf
-        """When the latest link whose `Hello` had no answer ended."""
+        """The end of the last link that received no answer to its `Hello`."""
         self._completed_before = 0
         self._acked_before: dict[bytes, int] = {}
         self._resumption = Resumption(
@@ -170,7 +172,8 @@ class Uplink:
                 self.abandon_session()
                 return
             if isinstance(decision, Retry):
-                # `decision.after_s` is the wait for the same address; another one may be dialed.
+                # Count the actual wait: `decision.waited_s` includes `decision.after_s`, the wait
+                # for the same address, but another address may be dialed.
                 waited_s = decision.waited_s - decision.after_s + wait_s
             self._on_retry(disconnect.cause)
             await asyncio.sleep(wait_s)
@@ -214,7 +217,7 @@ class Uplink:
         )
 
     def _link_ended(self, disconnect: Disconnect) -> float | None:
-        """Detach the session; returns how long it was connected, None: there was no `Welcome`."""
+        """Detach the session; return the seconds since `Welcome`, None if the link had none."""
         self.state = LinkState.CONNECTING
         self.last_rejection = disconnect.detail
         self.messages.link_ended()

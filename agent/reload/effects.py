@@ -12,7 +12,7 @@ from provider_agent.agent.config import Config
 
 
 class ReloadEffect(StrEnum):
-    """When a changed setting takes effect; the value is its field in the log."""
+    """When a changed setting takes effect; the value is the name of a log field."""
 
     NOW = "applied"
     NEXT_CONNECTION = "next_connection"
@@ -23,7 +23,7 @@ EFFECTS: Final[dict[str, ReloadEffect]] = {
     "operator.display_name": ReloadEffect.NOW,
     "operator.wallet": ReloadEffect.NOW,
     "operator.contact_email": ReloadEffect.NOW,
-    # These do not close a live link, because it has jobs; an operator can restart the agent.
+    # A change of these does not close the current link, which may have running jobs.
     "coordinator.url": ReloadEffect.NEXT_CONNECTION,
     "coordinator.fallback_urls": ReloadEffect.NEXT_CONNECTION,
     "coordinator.enrollment_code": ReloadEffect.NEXT_CONNECTION,

@@ -38,7 +38,7 @@ class Reloadable(Protocol):
 
 
 class Reloader:
-    """Loads the configuration and applies it; an invalid one is logged and changes nothing.
+    """Loads the configuration and applies it; if it is invalid, logs why and changes nothing.
 
     Args:
         service: the running agent.
@@ -61,7 +61,7 @@ class Reloader:
         self._requested = asyncio.Event()
 
     def request(self) -> None:
-        """Reload soon. Any number of requests during a reload cause one more after it."""
+        """Reload soon. Any number of requests during a reload cause one more reload after it."""
         self._requested.set()
 
     async def run(self) -> None:

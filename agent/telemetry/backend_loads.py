@@ -19,11 +19,11 @@ from provider_agent.protocol.frames import BackendLoad, ModelLoad
 from provider_agent.protocol.limits import KIB, MAX_MODEL_LOADS
 
 MAX_MODELS_BYTES: Final = 256 * KIB
-"""About the largest size of the models in one heartbeat, of all backends together: with ids of
-usual length, thousands of models."""
+"""The approximate size limit of all `ModelLoad`s in one heartbeat, enough for thousands of models
+with ids of usual length."""
 
 MAX_BACKENDS: Final = 256
-"""The most backends in one heartbeat, which with their models must fit in one message."""
+"""The most backends in one heartbeat: the heartbeat must fit in one message."""
 
 _MODEL_BYTES: Final = 64
 """The largest size of a `ModelLoad` without its id."""
@@ -88,7 +88,8 @@ def _model_load(monitor: HealthMonitor, model_id: str, usage: ModelUsage) -> Mod
         running=valid_count(load.running),
         waiting=valid_count(load.waiting),
         cache_used=valid_share(load.cache_used),
-        # Unlike the agent's, the server's measurement excludes its queue and slow clients.
+        # The server's measurement first: unlike the agent's, it does not include the time in the
+        # server's queue, or the delay by a slow client.
         prefill_tokens_per_second=prefill or usage.prefill_tokens_per_second,
         decode_tokens_per_second=decode or usage.decode_tokens_per_second,
     )

@@ -28,10 +28,10 @@ NO_BACKEND: Final = "none"
 """The label `kind` of a job that reached no backend."""
 
 OTHER: Final = "other"
-"""The label of a value outside the known ones."""
+"""Replaces a label value that is not one of the known values."""
 
 _UNROUTABLE_CODES: Final = ("price", "unknown_model", "quota", "not_verified", "capacity")
-"""The codes that the protocol names."""
+"""The codes of unroutable models that the protocol names."""
 
 _FORMATS: Final = frozenset(WireFormat)
 
@@ -144,7 +144,7 @@ class _StatusCollector(Collector):
         self._status = status
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing, so that registration does not collect once for the names."""
+        """Return nothing, so that registration does not call `collect` to learn the names."""
         return ()
 
     def collect(self) -> Iterable[Metric]:

@@ -20,10 +20,11 @@ _MIN_SPAN_S: Final = 1.0
 
 
 class StatsSnapshot(Struct, frozen=True):
-    """The statistics at one moment; None without a job to measure in the window.
+    """The statistics at one moment; a value is None if no job in the window provides it.
 
     Attributes:
-        tokens_per_second: output tokens of ended jobs, as reported by the servers.
+        tokens_per_second: output tokens of the jobs that ended in the window, as reported by the
+            servers, per second of the window.
         first_byte_p50_ms: median time to the first byte of a response.
         first_byte_p95_ms: the 95th percentile of that time.
         error_rate: share (0…1) of ended jobs that failed through the provider's fault.

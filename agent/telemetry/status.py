@@ -14,8 +14,8 @@ class BackendStatus(Struct, frozen=True, kw_only=True):
         id: the backend's id.
         kind: the backend's kind.
         healthy: whether it may receive jobs.
-        latency_ms: duration of its last health check; None when it failed.
-        last_error: why it is not healthy; None when it is healthy.
+        latency_ms: duration of its last health check; None if that failed or there was none.
+        last_error: why it is not healthy; None when it is healthy or was not checked yet.
         models: number of its models that are offered while it is healthy.
     """
 
@@ -28,7 +28,7 @@ class BackendStatus(Struct, frozen=True, kw_only=True):
 
 
 class StatusSnapshot(Struct, frozen=True, kw_only=True):
-    """The state of the agent at one moment. Ages are in seconds; None means never.
+    """The state of the agent at one moment. Ages are in seconds; an age of None means never.
 
     Attributes:
         version: the agent's version.

@@ -17,7 +17,7 @@ STATUS_EVERY_S: Final = 10.0
 """Interval of the status line without a watchdog."""
 
 FEEDS_PER_TIMEOUT: Final = 3
-"""Notifications per watchdog timeout: the agent is not restarted because one or two are late."""
+"""Notifications per watchdog timeout; more than one, so that a late one causes no restart."""
 
 
 class ServiceManager:

@@ -41,7 +41,7 @@ after a resumption."""
 
 
 def closed_by_agent(code: int | None, *, is_malformed: bool = False) -> CloseReason:
-    """Return the close reason of a connection that the agent ended.
+    """Return the close reason of a connection that the agent closed, or that was lost.
 
     Args:
         code: the code of the close frame; None if the agent sent none.

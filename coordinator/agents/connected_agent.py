@@ -82,7 +82,7 @@ class ConnectedAgent:
         close: called to close the connection.
         check_alive: called with a callback; checks whether the agent responds, then calls the
             callback with the answer.
-        remote: the agent's network address, for messages.
+        remote: the agent's network address, for error texts.
 
     Attributes:
         public_key: the agent's identity; empty before its signature is verified.
@@ -95,7 +95,7 @@ class ConnectedAgent:
         offers: the latest offers; None before the first `Capabilities`.
         heartbeat: the latest heartbeat.
         draining: whether the agent accepts no more jobs.
-        unknown_frames: received frames of types that this version does not know.
+        unknown_frames: how many received frames had a type that this version does not know.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class ConnectedAgent:
 
     @property
     def name(self) -> str:
-        """The public key in base64; empty before its signature is verified."""
+        """The public key in base64; empty before the agent's signature is verified."""
         return base64.b64encode(self.public_key).decode()
 
     @property
@@ -169,7 +169,7 @@ class ConnectedAgent:
     def submit(self, job: Job) -> RunningJob:
         """Queue a job.
 
-        Call it right after routing, without an `await` in between, so that the agent is connected.
+        Call it after routing without an `await` in between, so that the agent is still connected.
         """
         running = RunningJob(job, self, self._clock() + job.deadline_ms / 1000)
         self._start(job, running)
@@ -238,7 +238,7 @@ class ConnectedAgent:
         )
 
     def leave(self, *, keep_session: bool = False) -> None:
-        """Leave the registry, because the connection ends. Does nothing once detached.
+        """Leave the registry, because the connection ends. Does nothing after `detach`.
 
         Args:
             keep_session: whether the agent may resume the session; otherwise its jobs fail.
@@ -252,12 +252,12 @@ class ConnectedAgent:
         """Process one WebSocket message.
 
         Raises:
-            ProtocolError: it is malformed, or the state does not allow a frame of it; the caller
-                closes the connection.
+            ProtocolError: the message is malformed or too big, or one of its frames breaks a rule
+                of the protocol; the caller closes the connection.
         """
         if self._detached:
             return
-        # Before authentication a connection may use only little memory.
+        # Before its agent is admitted, a connection may use only little memory.
         is_open = self.state is State.OPEN
         limit = MAX_MESSAGE_TO_COORDINATOR_BYTES if is_open else MIN_MESSAGE_TO_COORDINATOR_BYTES
         decoded = VERSION_1.decode_from_agent(message, limit)
@@ -312,7 +312,7 @@ class ConnectedAgent:
                 limit = self._settings.max_price
                 self.offers, answer = check_offers(frame, max_price=limit, replaced=self.retired)
                 self._protocol.to_send += answer
-            case Draining() if not self.draining:  # each new connection repeats it
+            case Draining() if not self.draining:  # the agent repeats it on each new connection
                 self.draining = True
                 log.info("agent draining", agent=self.name, jobs=self.in_flight)
             case Hello():
@@ -332,7 +332,7 @@ class ConnectedAgent:
         if rejected is not None:
             self._protocol.reject(rejected)
         elif (holder := self._registry.key_holder(hello)) is not None:
-            # If the older process crashed, the coordinator may not have detected its end yet.
+            # If the holder's process crashed, the coordinator may not have noticed it yet.
             holder.check_alive(lambda alive: self._holder_checked(hello, holder, alive=alive))
         else:
             self._admit(hello)
@@ -376,7 +376,7 @@ class ConnectedAgent:
         """Send `Welcome` and take over the jobs of the session."""
         self.resumed = True
         self.session_id, self.retired = detached.session_id, detached.retired
-        # The agent repeats both after `Welcome`; until then the old values apply.
+        # The agent repeats `Draining` and `Capabilities`; until then the old values apply.
         self.draining, self.offers = detached.draining, detached.offers
         plan = detached.plan_resumption(hello.live_jobs)
         resumption = plan.resumption

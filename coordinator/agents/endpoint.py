@@ -66,8 +66,8 @@ class AgentEndpoint:
             timeout=CLOSE_S,
             autoping=False,  # the link receives pings and pongs, and answers pings itself
             max_msg_size=MAX_MESSAGE_TO_COORDINATOR_BYTES + 1,  # aiohttp's limit is exclusive
-            # Wait after each message until the write buffer has space: this measures the link's
-            # speed, and no message waits behind several others.
+            # Wait after each message until the write buffer has space: the duration of the wait
+            # shows the link's speed, and no message waits behind several others.
             writer_limit=0,
         )
         try:

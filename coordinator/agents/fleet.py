@@ -1,7 +1,7 @@
 """The connected agents and the detached sessions: admission, resumption and routing.
 
-The newest admitted connection of a key receives the new jobs; `key_holder` decides whether an agent
-may take over a key in use. An older connection of another process is retired, as in a rolling
+Of the processes with one key, the newest receives the new jobs; `key_holder` decides whether an
+agent may take over a key in use. An older connection of another process is retired, as in a rolling
 update: it finishes its jobs. An older connection of the same process is closed.
 """
 
@@ -30,10 +30,10 @@ FULL_RETRY_MS = 30_000
 MODEL_GRACE_S = 60.0
 """How long a missing model counts as temporarily unavailable (503, so that clients retry) instead
 of unknown (404): its server may restart or its agent reconnect. The time runs from the model's last
-job, or from the coordinator's start as long as no agent is connected."""
+job; for a model without one, from the coordinator's start, but only while no agent is connected."""
 
 MAX_REMEMBERED_MODELS = 4096
-"""For how many models the time of the last job is remembered; the least recent are dropped."""
+"""For how many models the time of the last job is remembered; the oldest times are dropped."""
 
 
 class Fleet:
@@ -65,7 +65,7 @@ class Fleet:
         return len(self._agents) + len(self._retired)
 
     def admit(self, hello: Hello) -> Rejected | None:
-        """Return why the agent is rejected, or None if it is admitted.
+        """Return why the agent is rejected, or None if it may be admitted.
 
         An agent whose key is connected or has a detached session is admitted beyond `max_agents`.
         """
@@ -86,10 +86,11 @@ class Fleet:
         return None
 
     def key_holder(self, hello: Hello) -> ConnectedAgent | None:
-        """Return the connected agent of another process whose key `hello` may not take over.
+        """Return the connected agent whose key `hello` has but may not take over.
 
-        Returns None if `hello` may take over the key: it resumes a session, sets `replace` or has
-        no `instance_id`, or the connected agent is draining, as in a rolling update.
+        `hello` may take it over if it comes from the same process, resumes a session, sets
+        `replace` or has no `instance_id`, or if the connected agent is draining, as in a rolling
+        update.
         """
         holder = self._agents.get(hello.public_key)
         if hello.replace or holder is None or holder.draining or not hello.instance_id:
@@ -127,7 +128,7 @@ class Fleet:
         return session
 
     def join(self, agent: ConnectedAgent) -> None:
-        """Add an agent that received `Welcome`; close or retire older connections of its key."""
+        """Add an admitted agent; close or retire older connections of its key."""
         key = agent.public_key
         if not agent.resumed:
             self._detached.end_replaced(key, agent.instance_id)

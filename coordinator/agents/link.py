@@ -1,10 +1,10 @@
 """One agent's WebSocket: a reader, a writer, a watchdog and one `CloseReason`.
 
-The reader passes messages to the `ConnectedAgent` and never waits for an HTTP client. It waits only
-to answer a ping while the write buffer is full, which bounds a flood of pings. Only the writer
-sends frames, and `_close` once the writer has ended, so that frames keep their order. The
-connection ends for exactly one `CloseReason`: for example, the agent closed it, was silent or was
-replaced.
+The reader passes messages to the `ConnectedAgent` and never waits for an HTTP client. To answer a
+ping, it waits while the write buffer is full, so that a flood of pings cannot queue unlimited
+pongs. Frames are sent only by the writer and, after it has ended, by `_close`, so that they keep
+their order. The connection ends for exactly one `CloseReason`: for example, the agent closed it,
+was silent or was replaced.
 """
 
 import asyncio
@@ -112,7 +112,7 @@ class AgentLink:
             self._stop.set_result(close_reason)
 
     async def run(self) -> None:
-        """Serve the agent until the connection ends. Cancelling it ends the connection at once."""
+        """Serve the agent until the connection ends; a cancellation ends it at once."""
         self._wake.set()  # `Challenge` is queued already
         reader = asyncio.create_task(self._read(), name="agent reader")
         writer = asyncio.create_task(self._write(), name="agent writer")
@@ -211,7 +211,8 @@ class AgentLink:
                 await self._socket.ping()
                 await self._message_received.wait()
         except (TimeoutError, ConnectionError):
-            pass  # a full write buffer also delays the ping, while the agent sends data
+            # Not yet a failure: a full write buffer also delays the ping while the agent sends.
+            pass
         report(self._message_received.is_set() and not self._ended)
 
     def _closed_by_agent(self, data: object) -> CloseReason:

@@ -12,7 +12,7 @@ from provider_agent.protocol.limits import MAX_MODELS
 
 REFERENCE_PROMPT_TOKENS: Final = 1000
 REFERENCE_OUTPUT_TOKENS: Final = 200
-"""The job by which agents are compared: about a chat turn with some context."""
+"""The tokens of the reference job, by whose duration agents are compared: about one chat turn."""
 
 DOWN: Final = "down"
 _COLD: Final = frozenset({"cold", "loading"})
@@ -52,7 +52,8 @@ allows 256 for each of 1,024 backends, which would take megabytes for each agent
 def without_excess_models(heartbeat: Heartbeat) -> Heartbeat:
     """Return the heartbeat with `MAX_MODELS_READ` models at most.
 
-    The backend that exceeds the number, and every later backend, loses all of its models.
+    The backend whose models would exceed the limit, and every later backend, loses all of its
+    models.
     """
     free = MAX_MODELS_READ
     backends = []

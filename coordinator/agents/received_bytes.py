@@ -7,7 +7,7 @@ import sys
 from typing import Final
 
 _TCP_INFO_BYTES: Final = 192
-"""Large enough for the field below; the kernel returns as much of the structure as it has."""
+"""Large enough for the field below; a kernel with a shorter structure returns fewer bytes."""
 
 _BYTES_RECEIVED: Final = struct.Struct("=128xQ")
 """`tcpi_bytes_received` of `struct tcp_info` (linux/tcp.h, Linux 4.1)."""

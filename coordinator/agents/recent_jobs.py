@@ -8,7 +8,7 @@ from typing import Final
 DECAY_S: Final = 600.0
 """After this time, a job counts 1/e. Longer than a minute: if the counts decayed between two jobs
 of an idle fleet, the agent that claims the highest speed would receive every job. Shorter than a
-day: otherwise an agent that was disconnected for a day would receive every job afterwards."""
+day: otherwise an agent that was disconnected for a day would receive every job for a long time."""
 
 MAX_AGENTS: Final = 4096
 """The most agents that are counted; beyond it, the one whose last job is the oldest is dropped."""

@@ -13,11 +13,11 @@ class AgentRegistry(Protocol):
     """Admits agents and keeps track of them."""
 
     def admit(self, hello: Hello) -> Rejected | None:
-        """Return why the agent is rejected, or None if it is admitted."""
+        """Return why the agent is rejected, or None if it may be admitted."""
         ...
 
     def key_holder(self, hello: Hello) -> "ConnectedAgent | None":
-        """Return the connected agent of another process whose key `hello` may not take over."""
+        """Return the connected agent whose key `hello` has but may not take over."""
         ...
 
     def claim(self, hello: Hello) -> DetachedSession | None:
@@ -25,7 +25,7 @@ class AgentRegistry(Protocol):
         ...
 
     def join(self, agent: "ConnectedAgent") -> None:
-        """Add an agent that received `Welcome`."""
+        """Add an admitted agent."""
         ...
 
     def leave(

@@ -6,14 +6,14 @@ compete, and share the jobs in proportion to their speed:
 ::
 
     load  = min(1, max((in_flight + other_requests) / capacity, cache_used)) + penalty
-    share = speed, relative to the median of the competitors, from 1/2 to 2
+    speed = reported speed / median of the competitors, from 1/2 to 2
 
     competitors: load < lowest load + 1/4
     chosen:      the competitor with the smallest (recent_jobs + 1) / speed
 
 `in_flight` and `recent_jobs` are the coordinator's own counts. The rest are claims of agents, which
-profit from jobs: a heartbeat can raise an agent's load, never lower it, and a claimed speed changes
-an agent's share of the jobs by a factor of two at most.
+profit from jobs. Therefore a heartbeat can raise an agent's load, never lower it, and a claimed
+speed changes an agent's share of the jobs by a factor of two at most.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +29,7 @@ LOAD_MARGIN: Final = 0.25
 """Agents whose loads differ by less than a quarter of their capacity count as equally loaded."""
 
 COLD_PENALTY: Final = 1.0
-"""An idle agent that has to load the model counts as much as a fully loaded one that does not."""
+"""An idle agent that has to load the model ranks like a fully loaded one that does not."""
 
 DOWN_PENALTY: Final = 2.0
 """An agent that offers the model, and reports that it cannot run it, is the last choice."""

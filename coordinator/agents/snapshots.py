@@ -16,7 +16,7 @@ class AgentSnapshot(Struct, frozen=True):
         draining: whether the agent accepts no more jobs.
         heartbeat: the latest `Heartbeat`; None before the first.
         heartbeat_age_s: seconds since `heartbeat` arrived; None before the first.
-        unknown_frames: received frames of types that this version does not know.
+        unknown_frames: how many received frames had a type that this version does not know.
         retired: whether another connection of the same key receives the new jobs.
     """
 

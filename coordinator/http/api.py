@@ -53,7 +53,7 @@ class HttpApi:
         random_bytes: generates job ids.
 
     Attributes:
-        counters: the outcomes of all requests so far.
+        counters: the outcomes of the requests so far that had a valid key and body.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class HttpApi:
         router.add_get(HEALTH_PATH, _health)
 
     async def stop(self, timeout_s: float) -> None:
-        """Respond to new requests with 503, and wait at most `timeout_s` for the running ones."""
+        """Refuse new jobs with 503, and wait at most `timeout_s` for the running ones."""
         self._stopping = True
         try:
             async with asyncio.timeout(timeout_s):
@@ -164,7 +164,7 @@ def api_key_of(request: web.Request) -> str:
 
 
 def wire_format_of(request: web.Request) -> WireFormat:
-    """Return the wire format for responses that no operation determines: errors and model lists.
+    """Return the wire format for a model list, or for an error that aiohttp itself raised.
 
     It is Anthropic's for the Messages paths and for requests with the header `anthropic-version`.
     """

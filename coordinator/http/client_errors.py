@@ -22,7 +22,7 @@ RETRY_AFTER_S: Final = 2
 _STATUS: Final = {
     ErrorCode.BAD_REQUEST: 400,
     ErrorCode.CONTEXT_LENGTH_EXCEEDED: 400,
-    ErrorCode.CANCELLED: 503,  # for a client that still waits: the agent ended the job by itself
+    ErrorCode.CANCELLED: 503,  # the client still waits; the agent cancelled the job by itself
     ErrorCode.MODEL_NOT_LOADED: 404,
     ErrorCode.FORMAT_NOT_SUPPORTED: 400,
     ErrorCode.OUT_OF_CAPACITY: 503,
@@ -143,7 +143,7 @@ def render_body(wire_format: WireFormat, error: ClientError) -> bytes:
 
 
 def render_event(wire_format: WireFormat, error: ClientError) -> bytes:
-    """Return the error event for the end of an interrupted stream, after a complete event."""
+    """Return the error event that ends an interrupted stream; it must follow a complete event."""
     data = b"data: " + msgspec.json.encode(_error_object(wire_format, error)) + b"\n\n"
     return b"event: error\n" + data if wire_format is WireFormat.ANTHROPIC else data
 

@@ -18,14 +18,14 @@ _CHECKS: Final = 4
 class ClientStream:
     """Writes a prepared response; a context manager around all of its writes.
 
-    A client that reads nothing for `stalled_s` (at most a quarter more) is disconnected. aiohttp
-    then cancels the handler, as for every client that disconnects.
+    A client that reads nothing for `stalled_s` is disconnected, at most a quarter of that time
+    later. aiohttp then cancels the handler, as for every client that disconnects.
 
     Args:
         request: the client's request.
         response: the prepared response to it.
         stalled_s: seconds that the client may read nothing while a write waits.
-        on_disconnect: called once when this object disconnects the client.
+        on_disconnect: called when this object disconnects the client.
     """
 
     def __init__(
@@ -84,7 +84,10 @@ class ClientStream:
             self._waiting = False
 
     def disconnect_if_blocked(self) -> None:
-        """Disconnect the client if a write waits for it: the response will never be complete."""
+        """Disconnect the client if a write waits for it.
+
+        For a response that can no longer be completed, because its job has failed.
+        """
         if self._waiting:
             self._disconnect()
 

@@ -228,14 +228,17 @@ class RequestHandler:
         abort(self._request)
 
     def _last_event(self, response: web.StreamResponse, error: ClientError) -> bytes | None:
-        """Return what to append to an interrupted event stream; None: nothing can be appended."""
+        """Return the bytes that end an interrupted response; None if it has to be aborted.
+
+        They are empty if the server's own error event was relayed.
+        """
         job_error = self._job_error
         if response.content_type != "text/event-stream":
             return None
         if job_error is not None and job_error.error_relayed:
             return b""
-        # Both conditions: a `JobError` that the coordinator created, such as for a lost link, has
-        # the default of `between_events`, whatever was sent.
+        # `between_events` alone does not suffice: in a `JobError` that the coordinator created, for
+        # example for a lost link, it has its default, true, whatever was sent.
         declared = job_error is None or job_error.between_events
         if not (declared and ends_between_events(self._tail)):
             return None
@@ -302,7 +305,7 @@ def error_response(
 def _response_for(started: JobStarted, headers: dict[str, str]) -> web.StreamResponse:
     content_type = valid_content_type(started.content_type)  # a line break would inject headers
     for header in client_headers((header.name, header.value) for header in started.headers):
-        # `x-request-id` is the coordinator's; the server's id keeps another name.
+        # `x-request-id` is the coordinator's; the server's id is sent under another name.
         is_id = header.name in ("x-request-id", "request-id")
         headers["x-upstream-request-id" if is_id else header.name] = header.value
     headers["Content-Type"] = content_type

@@ -19,8 +19,8 @@ from provider_agent.protocol.stream import ReceiveStream
 
 MAX_SENDS: Final = 10
 """How many times one job is sent to one agent. Several links in a row may be lost before the job's
-header arrives. But a job that itself causes the loss of each link must not be sent until its
-deadline."""
+header arrives. But a job that itself causes the loss of each link must not be sent again and again
+until its deadline."""
 
 _CONNECTION_LOST: Final = "The connection to the provider was lost."
 _JOB_MISSING: Final = "The provider reconnected without this job."
@@ -30,9 +30,10 @@ class ResumptionPlan(Struct, frozen=True):
     """What happens to the jobs of a detached session when its agent resumes it.
 
     Attributes:
-        resumption: what `Welcome` names.
+        resumption: the jobs that `Welcome` names.
         resend: jobs whose header was lost with a link.
-        failed: jobs that the agent cannot continue, and lost jobs that were sent `MAX_SENDS` times.
+        failed: jobs that the agent cannot continue, and jobs whose header was lost `MAX_SENDS`
+            times.
     """
 
     resumption: Resumption
@@ -98,9 +99,10 @@ class DetachedSession:
     def plan_resumption(self, live_jobs: Iterable[LiveJob]) -> ResumptionPlan:
         """Decide for each job whether it continues, is sent again or has failed.
 
-        A job that has not started and is not in `live_jobs` is sent again: its header was lost,
-        because an agent that received it lists the job until its end is acknowledged. If the header
-        arrived after all, the second one has no effect: the agent runs each job id once.
+        A job that has not started and is not in `live_jobs` is sent again: its header must have
+        been lost, because an agent that received it lists the job until the job's end is
+        acknowledged. If the header arrived after all, the second one has no effect: the agent runs
+        each job id once.
         """
         listed = {live.job_id for live in live_jobs}
         cancelled = self._streams.keys() - self.jobs.keys()

@@ -70,7 +70,7 @@ class DetachedSessions:
         return None
 
     def holds(self, public_key: bytes, session_id: bytes | None = None) -> bool:
-        """Whether a session of this public key is stored, or the one with `session_id` if given."""
+        """Whether the session `session_id` of this key is stored; without an id, whether any is."""
         entries = (self._entries.get((public_key, retired)) for retired in (False, True))
         stored = [entry.session.session_id for entry in entries if entry is not None]
         return bool(stored) if session_id is None else session_id in stored

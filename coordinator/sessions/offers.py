@@ -47,7 +47,10 @@ class OfferTable:
 
 
 def known_operations(offer: ModelOffer) -> set[Operation]:
-    """Return the known operations of an offer; if it lists none, each format's main operation."""
+    """Return the known ones of an offer's operations.
+
+    If the offer lists no operation at all, return the main operation of each of its formats.
+    """
     if offer.operations:
         return {_BY_NAME[name] for name in offer.operations if name in _BY_NAME}
     found = (find_operation(name, "") for name in offer.formats)

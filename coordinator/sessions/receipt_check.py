@@ -13,12 +13,12 @@ log = EventLogger(__name__)
 
 
 def check_receipt(job: RunningJob, end: JobEnd, public_key: bytes) -> JobEnd:
-    """Return the end of a job; an error if its receipt is not valid.
+    """Return `end`, or a `JobError` in its place if its receipt is not valid.
 
     The log keeps each signed receipt, with all that the signature covers, for a dispute.
 
     Args:
-        job: the job that has ended; without a hash no receipt is expected.
+        job: the job that has ended; if its `sha256` is None, no receipt is expected.
         end: the end as it arrived.
         public_key: the agent's public key.
     """

@@ -25,8 +25,9 @@ class RunningJob:
     """Buffers the response of one job until the HTTP request reads it.
 
     The connection's reader calls the `on_…` methods, which never wait. The request awaits `wait`
-    and calls `take`. `ReceiveStream` keeps the buffer within the window. Chunks that arrive between
-    two calls of `take` are joined, so that a fast stream costs fewer wake-ups.
+    and calls `take`. Buffered bytes are not acknowledged, and `ReceiveStream` rejects more than a
+    window of unacknowledged bytes; this limits the buffer. Chunks that arrive between two calls of
+    `take` are joined, so that a fast stream costs fewer wake-ups.
 
     Args:
         job: the job, with its whole request.
@@ -92,7 +93,7 @@ class RunningJob:
         self._hash = hashlib.sha256() if expected else None
 
     def on_started(self, started: JobStarted) -> None:
-        """Store the start of the response. Only the first byte or the end wakes `wait`."""
+        """Store the start of the response. It does not wake `wait`: only bytes or the end do."""
         self.started = started
 
     def on_data(self, data: bytes) -> None:
@@ -112,7 +113,7 @@ class RunningJob:
                 self._end_callback(end)
 
     def set_end_callback(self, callback: Callable[[JobEnd], None]) -> None:
-        """Call `callback` with the end of the job when it arrives; do nothing if the job has ended.
+        """Call `callback` with the job's end when it arrives; never, if it has already arrived.
 
         For a request that is blocked in a write to its client, and so cannot `wait` for the end.
         """

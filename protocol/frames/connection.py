@@ -39,8 +39,8 @@ class LiveJob(Struct, array_like=True, frozen=True):
         job_id: the job.
         first_offset: the oldest byte that the agent can still send.
         next_offset: one past the newest byte that it has sent.
-        request_offset: every byte of the request before it has arrived.
-        ended: the job has ended; its end follows its last byte.
+        request_offset: every byte of the request before this offset has arrived.
+        ended: whether the job has ended; its end frame is sent after the last byte.
     """
 
     job_id: JobId
@@ -96,13 +96,14 @@ class Welcome(Struct, tag=2, array_like=True, frozen=True):
     """The coordinator admits the agent.
 
     Attributes:
-        provider_id: the coordinator's name for the owner of this key.
+        provider_id: the coordinator's name for the owner of the agent's key.
         session_id: 16 bytes; the agent names it in a later `Hello` to resume.
         heartbeat_ms: the interval of the agent's heartbeats.
         resume_ms: how long the coordinator keeps the session after a lost link; 0: not at all.
         window_bytes: how many bytes of each response may be unacknowledged.
         max_message_bytes: the largest message that the coordinator accepts.
-        resumed: each live job of `Hello` that continues or has ended; the agent cancels the others.
+        resumed: each live job of `Hello` that continues, or whose end the coordinator already has;
+            the agent cancels the others.
         features: the optional features of this connection, of those that both sides support.
     """
 
@@ -123,7 +124,8 @@ class Rejected(Struct, tag=3, array_like=True, frozen=True):
         code: `bad_signature`, `not_enrolled`, `too_many_connections`, `draining`, `key_in_use` or
             another short name.
         message: for the operator.
-        retry_after_ms: when to retry; None: never with the same key and enrollment code.
+        retry_after_ms: how long to wait before a retry; None: do not retry with the same key and
+            enrollment code.
     """
 
     code: Name
@@ -136,7 +138,7 @@ class Drain(Struct, tag=7, array_like=True, frozen=True):
 
     Attributes:
         reason: for logs.
-        reconnect_after_ms: how long to wait before reconnecting, after the last job has ended.
+        reconnect_after_ms: how long the agent waits after its last job's end before it reconnects.
     """
 
     reason: Text = ""

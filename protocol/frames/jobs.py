@@ -73,7 +73,8 @@ class Ack(Struct, tag=6, array_like=True, frozen=True):
 
     Attributes:
         job_id: the job; an unknown one is ignored.
-        offset: every byte before it was passed on; the agent drops them and may send as many more.
+        offset: every byte before this offset was passed on. The agent drops the bytes that are
+            newly acknowledged, and may send as many more.
         final: the end frame was processed too; the agent forgets the job.
     """
 
@@ -197,7 +198,8 @@ class JobError(ContentRepr, Struct, tag=39, array_like=True, frozen=True):
         message: one human-readable sentence without secrets.
         upstream_status: the server's HTTP status; None when there was no response.
         retryable: whether another provider may be tried with the same job.
-        retry_after_ms: when this provider may be tried again; None: the server did not report it.
+        retry_after_ms: how long until this provider may be tried again; None: not reported by the
+            server.
         body: the beginning of the server's error body, without secrets.
         error_relayed: whether the relayed bytes contain the server's own error event.
         between_events: whether no bytes were relayed, or they end between two events of an event

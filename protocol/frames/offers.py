@@ -92,7 +92,8 @@ class RoutingStatus(Struct, tag=10, array_like=True, frozen=True):
 
     Attributes:
         revision: of the `Capabilities` that it answers.
-        unroutable: the offered models that receive no jobs; all other offered models may.
+        unroutable: the offered models that receive no jobs; all other offered models may receive
+            them.
     """
 
     revision: Count

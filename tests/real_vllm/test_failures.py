@@ -1,4 +1,4 @@
-"""Failures of a real vLLM: full queue, hung engine, failed engine. Uses its own server."""
+"""A real vLLM with waiting requests, a hung engine and a failed engine. Uses its own server."""
 
 import asyncio
 import os
@@ -69,10 +69,11 @@ def stream_job(operation: Operation) -> Job:
     )
 
 
-async def test_queued_jobs_have_no_response_and_count_as_waiting(
+async def test_queued_jobs_start_no_response_at_the_sink_and_count_as_waiting(
     backend: Backend,
 ) -> None:
-    # vLLM answers a request that has to wait with 200 and headers at once.
+    # vLLM sends status and headers at once, also for a request that has to wait. The adapter starts
+    # the response only with the first output.
     await backend.list_models()
     sinks = [CollectingSink() for _ in range(PARALLEL + QUEUED)]
     jobs = []
@@ -152,6 +153,7 @@ async def test_failed_engine_ends_every_stream_with_an_error(
 
 
 async def test_job_for_a_failed_server_is_retryable_elsewhere(backend: Backend) -> None:
+    # The test before this one has killed the engine of the module's server.
     with pytest.raises(BackendError) as caught:
         await backend.execute(stream_job(Operation.CHAT), CollectingSink())
 

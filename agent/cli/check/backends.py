@@ -84,7 +84,7 @@ def _describe_model(model: BackendModel) -> str:
 
 
 def _withheld_suffix(state: BackendState) -> str:
-    """Return the first model that is not offered with its reason, and the number of others."""
+    """Return the first withheld model, its reason, and the number of other withheld models."""
     if not state.withheld:
         return ""
     first = state.withheld[0]

@@ -132,8 +132,8 @@ async def _running_agent(config: Config) -> str:
     urls = (config.coordinator.url, *config.coordinator.fallback_urls)
     if state.last_welcome_age_s is None or state.coordinator_url not in urls:
         return ""
-    # Also if the agent waits to reconnect: the coordinator would reject it while `check` is
-    # connected.
+    # This also prevents a handshake while the agent waits to reconnect: the coordinator would
+    # reject the agent as long as `check` is connected.
     return "the running agent has a session"
 
 

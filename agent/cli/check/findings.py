@@ -20,7 +20,7 @@ class Outcome(StrEnum):
     OK = "ok"
     FAILED = "failed"
     SKIPPED = "skipped"
-    """Not performed, because the operator did not request it."""
+    """Not performed, because the operator excluded it (`--no-completions`)."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -82,7 +82,7 @@ def _summary(count: Counter[Outcome]) -> str:
 
 
 def _table(findings: Sequence[Finding]) -> Table:
-    # Without borders, and with the advice below the details, it fits into eighty columns.
+    # Without borders, and with the advice below the details, the table fits into eighty columns.
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("check", no_wrap=True)
     table.add_column("target", overflow="fold")

@@ -1,4 +1,4 @@
-"""Starts the parts of the demo: coordinator, agent and, unless one runs, an inference server."""
+"""Starts the parts of the demo: coordinator, agent and, if none is found, an inference server."""
 
 import asyncio
 import tempfile
@@ -48,7 +48,7 @@ from provider_agent.protocol.formats import MAIN_OPERATION
 from provider_agent.protocol.frames import ModelOffer
 
 FIRST_MODEL_TIMEOUT_S: Final = 30.0
-"""Timeout from the start of the agent to the first model at the coordinator."""
+"""How long after its start the agent may take to offer its first model to the coordinator."""
 
 TINY_MODEL: Final = "tiny"
 _HOST: Final = "127.0.0.1"
@@ -61,7 +61,7 @@ class Chain(Struct):
         coordinator: the coordinator, which receives the requests.
         backend_text: a human-readable description of the backends.
         recorders: the proxies in front of the servers, by backend kind; empty for `echo`.
-        models: the offers.
+        models: the agent's offers.
     """
 
     coordinator: Coordinator
@@ -73,7 +73,8 @@ class Chain(Struct):
         """Return the bytes that the backend sent for the last request, which was `job`."""
         if backend_kind in self.recorders:
             return self.recorders[backend_kind].last_body
-        # Echo returns equal bytes for equal requests, so the job is executed again.
+        # `echo` has no recorder. It returns equal bytes for equal requests, so executing the job
+        # once more yields the bytes that it sent.
         sink = _CollectingSink()
         await EchoBackend(BackendSettings(kind="echo")).execute(job, sink)
         return bytes(sink.received)
@@ -122,7 +123,7 @@ async def running_chain(port: int) -> AsyncIterator[Chain]:
         stack.push_async_callback(_stop, service, running)
         chain = Chain(coordinator, text, recorders)
         async with asyncio.timeout(FIRST_MODEL_TIMEOUT_S):
-            # The coordinator has no event for an agent's first offer, which arrives soon.
+            # Polled, because the coordinator has no event for an agent's first offer.
             while not any(agent.models for agent in coordinator.agents()):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         chain.models = service.offers()
@@ -132,8 +133,8 @@ async def running_chain(port: int) -> AsyncIterator[Chain]:
 async def _servers(stack: AsyncExitStack, folder: Path) -> tuple[list[FoundServer], str]:
     """Return the servers of the demo, and a text about them for the user.
 
-    They are the running servers that support chat, else a new llama.cpp server. Without any, the
-    demo uses `echo`.
+    They are the running servers that support chat, else a new llama.cpp server. If that cannot
+    start, the list is empty, and the demo uses `echo`.
     """
     usable, reasons = await usable_servers()
     if usable:

@@ -37,7 +37,8 @@ REQUEST_TIMEOUT_S: Final = 180.0
 """The first request may load a large model."""
 
 EXIT_TERMINATED: Final = 143
-"""The exit code after SIGTERM, as in a shell. While `--serve` waits for the signal, it is 0."""
+"""The exit code if SIGTERM interrupts the demo, as in a shell. With `--serve`, a SIGTERM after the
+requests is the normal end, with exit code 0."""
 
 
 class DemoResult(Struct):
@@ -116,7 +117,7 @@ def _on_signal(number: int, handler: Callable[[], object]) -> None:
 
 
 def _cancel_this_task() -> Callable[[], object]:
-    """Return a callback that cancels this task, which stops everything that it started."""
+    """Return a callback that cancels the current task; the task then stops all that it started."""
     task = asyncio.current_task()
     return lambda: task is not None and task.cancel()
 
@@ -169,7 +170,7 @@ def _job_of(operation: Operation, model: ModelOffer, body: bytes) -> Job:
 
 
 def _print_results(results: list[DemoResult], out: Console) -> None:
-    # Without borders and with narrow gaps, the model's name fits into eighty columns.
+    # Without borders and with narrow gaps, eighty columns have space for the model's name.
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("model", overflow="fold", min_width=12)
     for title in ("backend", "format", "first byte", "bytes", "identical", "tokens"):

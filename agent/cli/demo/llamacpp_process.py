@@ -90,7 +90,7 @@ class LlamaCppProcess:
         if self._process is not None:
             raise RuntimeError("the server is already running")
         require_extra("xllamacpp")
-        # A file instead of a pipe, which would block the server when it is full.
+        # Standard error goes to a file: a pipe would block the server as soon as the pipe is full.
         with tempfile.TemporaryFile() as errors:
             self._process = await self._spawn(errors)
             reason = "ended before it was ready"

@@ -32,14 +32,15 @@ def main(arguments: list[str] | None = None) -> int:
     except DemoExtraMissing as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    # Before the server starts its threads, which inherit the mask: only `sigwait` receives signals.
+    # The server's threads, started below, inherit this mask, so that only `sigwait` receives the
+    # signals.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     server = _start(options)
     sys.stdout.write(f"{READY}{server.listening_address}\n")
     sys.stdout.flush()
     threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()
     signal.sigwait(_STOP_SIGNALS)
-    # Not the server's own shutdown, which waits for running responses.
+    # Exits without the server's own shutdown, which would wait for running responses.
     os._exit(0)
 
 

@@ -5,7 +5,7 @@ vocabulary has some plain words, and the 256 byte tokens so that any prompt can 
 
 Dimension 0 of every token's embedding has the same large value. No layer writes to it, so it
 reaches the output matrix unchanged, where its column acts as a bias for each token: words are
-likely, raw bytes unlikely, and the end of the text as likely as requested.
+likely, raw bytes unlikely, and the end of the text likely only if requested (`stops`).
 """
 
 from collections.abc import Iterator

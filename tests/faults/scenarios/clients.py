@@ -66,7 +66,7 @@ class ScenarioRequest:
     def check_failed_once(self, server: NumberedServer) -> None:
         """Check that the response is one error, alone or after a prefix of what the server sent.
 
-        After a prefix that ends within an event, a broken connection must take the error's place.
+        Instead of the error, a broken connection is accepted if the response ends within an event.
         """
         if self.broken:
             assert not ends_between_events(bytes(self.data)), self.spec.name

@@ -15,6 +15,7 @@ RECEIVER = _Info(
     send_window=65536,
     receive_window=0,
 )
+# `received` counts a FIN as one byte; `sent` does not count it.
 SENDER = RECEIVER._replace(received=0, sent=100, send_window=0, receive_window=65536)
 
 
@@ -25,7 +26,7 @@ SENDER = RECEIVER._replace(received=0, sent=100, send_window=0, receive_window=6
         pytest.param(SENDER._replace(unacked_segments=1), False, id="only not acknowledged"),
         pytest.param(SENDER._replace(sent=101), True, id="a byte"),
         pytest.param(SENDER._replace(state=FIN_WAIT1), True, id="a FIN"),
-        pytest.param(SENDER._replace(state=FIN_WAIT2, sent=99), False, id="a FIN received"),
+        pytest.param(SENDER._replace(state=FIN_WAIT2, sent=99), False, id="a FIN that has arrived"),
         pytest.param(SENDER._replace(state=FIN_WAIT1, not_sent=1), False, id="a FIN not sent"),
     ],
 )
@@ -52,7 +53,7 @@ def test_sender_may_send_while_a_window_update_is_in_flight() -> None:
     assert _may_send(SENDER, RECEIVER._replace(receive_window=1), stalled=True)
 
 
-def test_send_window_suffices_on_a_kernel_without_the_receive_window() -> None:
+def test_window_counts_as_closed_if_the_kernel_does_not_report_the_receive_window() -> None:
     assert not _may_send(SENDER, RECEIVER._replace(receive_window=None), stalled=True)
 
 
@@ -67,5 +68,7 @@ def test_send_window_suffices_on_a_kernel_without_the_receive_window() -> None:
         ),
     ],
 )
-def test_peer_without_an_open_socket(info: _Info, busy: bool) -> None:
+def test_peer_outside_this_process_may_act_until_its_fin_has_arrived(
+    info: _Info, busy: bool
+) -> None:
     assert _peer_may_act(info) is busy

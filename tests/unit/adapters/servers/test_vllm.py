@@ -50,7 +50,10 @@ async def test_old_version_does_not_support_messages(server: FakeVllm, connect: 
 async def test_pooling_model_is_offered_only_for_embeddings(
     server: FakeVllm, connect: Connect, has_route: bool
 ) -> None:
-    """Older versions have every route, and reject requests that do not suit the model."""
+    """A version may have the routes that a pooling model does not support.
+
+    It rejects requests to them. Without the embeddings route, the model is withheld.
+    """
     server.pooling = True
     server.routes = set(Operation) if has_route else {Operation.CHAT}
 
@@ -61,7 +64,7 @@ async def test_pooling_model_is_offered_only_for_embeddings(
     assert {model.withheld == "" for model in models} == {has_route}
 
 
-async def test_routes_are_probed_once_per_version_and_model(
+async def test_routes_are_probed_once_per_version_and_base_model(
     server: FakeVllm, connect: Connect
 ) -> None:
     backend = connect(server)
@@ -78,7 +81,7 @@ async def test_routes_are_probed_once_per_version_and_model(
     assert backend.version == "0.33.0"
 
 
-async def test_load_is_summed_over_engines(server: FakeVllm, connect: Connect) -> None:
+async def test_load_covers_all_engines(server: FakeVllm, connect: Connect) -> None:
     assert await connect(server).load() == ServerLoad(running=5, waiting=1, cache_used=0.375)
 
 
@@ -149,7 +152,7 @@ async def test_wrong_key_fails_the_health_check(server: FakeVllm, connect: Conne
     assert caught.value.body == b'{"error":"Unauthorized"}'
 
 
-async def test_refused_admission_after_status_200_is_an_overload(
+async def test_full_queue_reported_after_status_200_is_an_overload(
     server: FakeVllm, connect: Connect
 ) -> None:
     server.script_jobs(FakeVllm.admission_refused())
