@@ -1,4 +1,4 @@
-"""One connection to the implementation under test, with everything that was sent and received."""
+"""One connection to the implementation under test, and a transcript of its frames."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -53,8 +53,8 @@ class Peer:
 
     Attributes:
         answer_s: how long an answer may take, in seconds; the default of each `within_s`.
-        transcript: every frame in both directions, in order.
-        message_sizes: the size of each received message, in bytes.
+        transcript: every frame that was received or passed to `send`, in order.
+        message_sizes: the size of each well-formed received message, in bytes.
         defect: why a received message is malformed; "" if none was.
         closed: set when the connection has ended.
     """
@@ -185,7 +185,7 @@ class Peer:
 
     @property
     def close_code(self) -> int:
-        """The other side's close code; 1006 if it sent none."""
+        """The other side's close code; 1006 if it sent no Close frame."""
         return self.socket.close_code or ABNORMAL
 
     def _ending(self) -> str:

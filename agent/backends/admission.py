@@ -99,8 +99,8 @@ class AdmissionControl:
     def succeeded(self, generation: int) -> None:
         """Record that a job completed."""
         if self._rule.counts_client_errors and self._breaker.state is BreakerState.CLOSED:
-            # The service counts failures even if there are successes between them, so a success
-            # must not reset the breaker's count.
+            # `counts_client_errors` is for a service that blocks a key after too many failed
+            # requests, also with successes between them: a success must not reset the count.
             self._breaker.ignored(generation)
         else:
             self._breaker.succeeded(generation)
@@ -110,8 +110,8 @@ class AdmissionControl:
         wait_s = error.retry_after_s or 0.0
         if error.code is ErrorCode.BACKEND_OVERLOADED and wait_s > 0:
             if self._rule.counts_client_errors:
-                # With shorter waits, more than `failures` jobs could fail within `window_s`, and
-                # the service would block the key.
+                # Such a service also counts overload responses. With shorter waits, more than
+                # `failures` jobs could fail within `window_s`, and the service could block the key.
                 wait_s = max(wait_s, self._rule.window_s / self._rule.failures)
             self._breaker.ignored(generation)
             self._breaker.open_for(min(wait_s, MAX_SERVER_WAIT_S))

@@ -23,7 +23,7 @@ third party's adapter may have none."""
 
 
 class BackendState(Struct, frozen=True):
-    """The result of the last health check of one backend.
+    """The result of a health check of one backend.
 
     Attributes:
         backend: the checked backend.
@@ -31,7 +31,7 @@ class BackendState(Struct, frozen=True):
         models: the models to offer; empty while the backend is not healthy.
         withheld: models that the backend has and that are not offered, each with its reason.
         capacity: the most jobs that it executes at the same time; 0 while it is not healthy.
-        load: the load that the server reports; None if it reports none.
+        load: the load that the server reports; None if it reports none, or was not asked yet.
     """
 
     backend: Backend

@@ -30,7 +30,7 @@ FULL_RETRY_MS = 30_000
 MODEL_GRACE_S = 60.0
 """How long a missing model counts as temporarily unavailable (503, so that clients retry) instead
 of unknown (404): its server may restart or its agent reconnect. The time runs from the model's last
-job; for a model without one, from the coordinator's start, but only while no agent is connected."""
+job. While no agent is connected, it runs from the coordinator's start for a model without a job."""
 
 MAX_REMEMBERED_MODELS = 4096
 """For how many models the time of the last job is remembered; the oldest times are dropped."""
@@ -86,9 +86,9 @@ class Fleet:
         return None
 
     def key_holder(self, hello: Hello) -> ConnectedAgent | None:
-        """Return the connected agent whose key `hello` has but may not take over.
+        """Return the connected agent with the key of `hello`, unless `hello` may replace it.
 
-        `hello` may take it over if it comes from the same process, resumes a session, sets
+        `hello` may replace it if it comes from the same process, resumes a session, sets
         `replace` or has no `instance_id`, or if the connected agent is draining, as in a rolling
         update.
         """

@@ -1,4 +1,4 @@
-"""Faults that an `AlteringRelay` imitates, and the alterations of frames that produce them."""
+"""`PlantedFault`, a fault that an `AlteringRelay` imitates, and builders of frame alterations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -63,7 +63,7 @@ def repeat(kind: type) -> Alter:
 
 
 def is_repeated() -> Callable[[Any], bool]:
-    """Create a condition that holds for all frames of a job except the first.
+    """Create a condition that is false for the first checked frame of each job, then true.
 
     Frames without a job id count as frames of one job.
     """

@@ -1,4 +1,4 @@
-"""Sample streams of each operation, with the usage or error code that validation must return."""
+"""Sample streams of each format, with the usage or error code that validation must return."""
 
 from provider_agent.adapters.base import Usage
 from provider_agent.adapters.responses.validator import TAIL_BYTES
@@ -133,7 +133,7 @@ GOOD_ANTHROPIC = {
         ),
         KNOWN_USAGE,
     ),
-    "cached input counts": (
+    "cached input tokens are counted": (
         message_frames(
             "m",
             start_usage={
@@ -184,7 +184,7 @@ BAD_OPENAI = {
         ErrorCode.CONTEXT_LENGTH_EXCEEDED,
     ),
     "named event, bare text": ([b"event: error\ndata: oh no\n\n"], ErrorCode.BACKEND_ERROR),
-    "error_type": (list(FakeVenice.failed_in_stream().chunks), ErrorCode.BACKEND_ERROR),
+    "Venice's error_type": (list(FakeVenice.failed_in_stream().chunks), ErrorCode.BACKEND_ERROR),
     "error as text": ([sse({"error": "unloaded"})], ErrorCode.BACKEND_ERROR),
     "error after the terminal marker": (
         [*chat_frames("m", usage=True), sse({"error": {"code": 500}})],

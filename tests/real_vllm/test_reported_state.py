@@ -33,7 +33,7 @@ async def test_generating_model_supports_all_operations_but_embeddings(
     assert model.context_window is not None
 
 
-async def test_probes_generate_no_tokens(adapter: AdapterUnderTest) -> None:
+async def test_health_check_and_model_list_generate_no_tokens(adapter: AdapterUnderTest) -> None:
     before = await tokens_generated(adapter.backend.settings.url)
 
     await adapter.backend.health()

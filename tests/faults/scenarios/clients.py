@@ -46,7 +46,7 @@ class ScenarioRequest:
         return bytes(self.data).count(b'"error"')
 
     def check_complete(self, server: NumberedServer) -> None:
-        """Check that the response is complete, and equals what the server sent in its only run."""
+        """Check that the response is complete, and that the only attempt sent the same bytes."""
         name = self.spec.name
         assert self.status == 200, f"{name}: HTTP {self.status}: {bytes(self.data[:300])!r}"
         assert not self.broken, f"{name}: the connection broke after {len(self.data)} bytes"

@@ -55,7 +55,7 @@ def test_any_price_gives_none_or_a_nonnegative_integer(price: str | float | None
         ("", False),
     ],
 )
-def test_day_is_due_from_its_own_date_on(day: str, passed: bool) -> None:
+def test_day_is_due_if_it_is_today_or_earlier(day: str, passed: bool) -> None:
     assert is_due(day, date(2026, 11, 22)) is passed
 
 

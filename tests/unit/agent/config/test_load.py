@@ -240,7 +240,7 @@ def test_error_starts_with_the_variable_or_flag_of_the_value(tmp_path: Path) -> 
         ("pricing.default_input_per_1m", "free", "expected a whole number, got text"),
     ],
 )
-def test_error_about_a_variable_mentions_neither_quotes_nor_its_value(
+def test_error_about_a_variable_shows_neither_its_value_nor_advice_on_toml_quotes(
     tmp_path: Path, key: str, value: str, reason: str
 ) -> None:
     # The value may be a secret in the wrong variable.
@@ -251,7 +251,7 @@ def test_error_about_a_variable_mentions_neither_quotes_nor_its_value(
     assert error == f"environment {variable}: {key}: {reason}"
 
 
-def test_error_about_a_flag_does_not_mention_quotes(tmp_path: Path) -> None:
+def test_error_about_a_flag_gives_no_advice_on_toml_quotes(tmp_path: Path) -> None:
     error = load_error(tmp_path, MINIMAL, identity__key_path="")
     assert error == "flag --key-path: identity.key_path: expected the path of a file"
 
@@ -264,7 +264,7 @@ def test_error_about_a_missing_url_lists_the_ways_to_set_it(tmp_path: Path) -> N
     assert "`run --coordinator-url`" in error
 
 
-def test_error_without_a_file_lists_the_searched_places_and_names_no_file(
+def test_error_without_a_file_lists_the_searched_places_and_has_no_file_as_its_origin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -273,7 +273,7 @@ def test_error_without_a_file_lists_the_searched_places_and_names_no_file(
     assert caught.value.problem == "coordinator.url: missing"
 
 
-def test_log_level_accepts_capitals_and_names_of_other_logging_libraries(tmp_path: Path) -> None:
+def test_log_level_accepts_capitals_and_the_level_names_of_other_libraries(tmp_path: Path) -> None:
     for name, level in (("WARN", "warning"), ("trace", "debug"), ("Info", "info")):
         text = f'{MINIMAL}[observability]\nlog_level = "{name}"\n'
         assert load(tmp_path, text).config.observability.log_level == level

@@ -1,4 +1,4 @@
-"""Dialing with real TLS and generated certificates, on the event loops of asyncio and uvloop."""
+"""Dialing with TLS: generated certificates, on the event loops of asyncio and uvloop."""
 
 import asyncio
 import datetime
