@@ -150,7 +150,7 @@ class Service:
             url=self.uplink.url,
             link=self.uplink.state,
             welcomed_at=self.uplink.welcomed_at,
-            last_rejection=self.uplink.last_rejection,
+            last_disconnect=self.uplink.last_disconnect,
             messages=self.uplink.messages,
             draining=self.stopping,
         )

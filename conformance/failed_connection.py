@@ -1,4 +1,4 @@
-"""Says in words why a connection could not be opened."""
+"""The human-readable reason why a connection could not be opened."""
 
 import os
 import re
@@ -10,7 +10,7 @@ _ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
 
 
 def describe(error: Exception) -> str:
-    """The reason of an error, such as `connection refused`.
+    """Return the reason of an error, such as `connection refused`.
 
     The text of asyncio's `OSError` is `[Errno 111] Connect call failed (…)`, once for each address
     that was tried; aiohttp's errors contain it.

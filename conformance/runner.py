@@ -39,19 +39,19 @@ async def run_case(case: Case[ScopeT], scope: ScopeT, answer_s: float = ANSWER_S
     """
     loop = asyncio.get_running_loop()
     start = loop.time()
+    violated = Verdict.NOT_HELD if case.must else Verdict.NOT_FOLLOWED
     try:
         async with asyncio.timeout(SILENT_CASE_S + answer_s):
             verdict, observed = Verdict.HELD, await case.run(scope)
     except NotHeld as error:
-        verdict, observed = Verdict.NOT_HELD if case.must else Verdict.NOT_FOLLOWED, str(error)
+        verdict, observed = violated, str(error)
     except NotTested as error:
         verdict, observed = Verdict.NOT_TESTED, str(error)
     except TimeoutError:
-        verdict = Verdict.NOT_HELD if case.must else Verdict.NOT_FOLLOWED
+        verdict = violated
         observed = f"the case did not end within {SILENT_CASE_S + answer_s:g} s"
     except (OSError, InvalidHandshake) as error:
-        verdict = Verdict.NOT_HELD if case.must else Verdict.NOT_FOLLOWED
-        observed = f"no connection: {describe(error)}"
+        verdict, observed = violated, f"no connection: {describe(error)}"
     return Result(
         id=case.id,
         anchor=case.anchor,

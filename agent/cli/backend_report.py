@@ -8,7 +8,7 @@ from provider_agent.agent.backends.health_check import BackendState
 
 MAX_WITHHELD_PRINTED = 50
 """How many withheld models of a backend are printed as text; `--json` prints all that the backend
-keeps, at most 100. The catalog of a passthrough has hundreds."""
+keeps (`MAX_WITHHELD`). The catalog of a passthrough has hundreds."""
 
 
 class ModelReport(msgspec.Struct, frozen=True):
@@ -66,7 +66,9 @@ def report_of(state: BackendState) -> BackendReport:
     if not state.health.reachable:
         problem = state.health.last_error or "not healthy"
     elif not state.models:
-        problem = "healthy, but offers no model; see the reasons below"
+        problem = "healthy, but offers no model"
+        if state.withheld:
+            problem += "; see the reasons below"
     return BackendReport(
         id=state.backend.id,
         version=state.backend.version,

@@ -7,6 +7,7 @@ import click
 import msgspec
 from rich.table import Column, Table
 
+from provider_agent.adapters.servers.model_selection import MAX_WITHHELD
 from provider_agent.agent.backends.capabilities import model_offers
 from provider_agent.agent.backends.configured import make_backends
 from provider_agent.agent.backends.discovery import Discovery
@@ -100,7 +101,7 @@ def _print_report(report: ModelsReport) -> None:
             line = f"  not offered: {model.model_id}: {model.withheld}"
             out.print(visible(line), soft_wrap=True)
         if len(withheld) > MAX_WITHHELD_PRINTED:
-            out.print(f"  and {len(withheld) - MAX_WITHHELD_PRINTED} more; --json shows all")
+            out.print(f"  and others; --json shows up to {MAX_WITHHELD}")
 
 
 def _accepted(offer: ModelOffer) -> str:

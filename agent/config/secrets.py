@@ -12,8 +12,8 @@ from provider_agent.agent.config.schema import BackendConfig, Config
 MASK: Final = "[set]"
 """Placeholder for a secret that is set."""
 
-MAX_KEY_BYTES: Final = 16 * 1024
-"""More than servers accept as one header, so a file over this size does not hold a key."""
+MAX_SECRET_BYTES: Final = 16 * 1024
+"""More than servers accept as one header, so a longer file holds neither a key nor a token."""
 
 
 def resolve_api_key(backend: BackendConfig, environ: Mapping[str, str]) -> str | None:
@@ -23,7 +23,7 @@ def resolve_api_key(backend: BackendConfig, environ: Mapping[str, str]) -> str |
     header.
     """
     if backend.api_key_file is not None:
-        return _read_key(backend.api_key_file)[0]
+        return read_secret_file(backend.api_key_file, "key")[0]
     if backend.api_key_env is not None:
         return environ.get(backend.api_key_env, "").strip() or None
     return None
@@ -32,34 +32,40 @@ def resolve_api_key(backend: BackendConfig, environ: Mapping[str, str]) -> str |
 def missing_key(backend: BackendConfig) -> str:
     """Return why `resolve_api_key` found no key; never contains the content of a key file."""
     if backend.api_key_file is not None:
-        return (
-            f"the file {backend.api_key_file} (api_key_file) {_read_key(backend.api_key_file)[1]}"
-        )
+        reason = read_secret_file(backend.api_key_file, "key")[1]
+        return f"the file {backend.api_key_file} (api_key_file) {reason}"
     return f"the environment variable {backend.api_key_env} (api_key_env) is not set, or is empty"
 
 
-def _read_key(path: Path) -> tuple[str | None, str]:
-    """Return the key in a file, or None and the reason."""
+def read_secret_file(path: Path, noun: str) -> tuple[str | None, str]:
+    """Return the secret that is the whole content of a file, or None and the reason.
+
+    Args:
+        path: the file.
+        noun: what the file should hold, for the reason. The reason contains nothing of the file.
+    """
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_KEY_BYTES + 1)
+            content = file.read(MAX_SECRET_BYTES + 1)
     except OSError as error:
         return None, f"cannot be read: {error.strerror}"
     text = content.decode("latin-1").strip()
     if not text:
         return None, "is empty"
-    if len(content) > MAX_KEY_BYTES or not (text.isascii() and text.isprintable()):
-        return None, "does not hold a key: one line of plain text is expected"
+    if len(content) > MAX_SECRET_BYTES or not (text.isascii() and text.isprintable()):
+        return None, f"does not hold a {noun}: one line of plain text is expected"
     return text, ""
 
 
 def secret_values(config: Config, environ: Mapping[str, str]) -> frozenset[str]:
     """Return every secret in the settings or in the variables and files they name, for redaction.
 
-    The content of `coordinator.token_file` is not included: every dial reads the file again,
-    and may find a new token.
+    Every dial reads `coordinator.token_file` again. A token that is written to it later is included
+    after the next reload; until then, patterns such as `Bearer …` redact it.
     """
     values = {resolve_api_key(backend, environ) for backend in config.backends}
+    if config.coordinator.token_file is not None:
+        values.add(read_secret_file(config.coordinator.token_file, "token")[0])
     values.add(config.coordinator.enrollment_code)
     values.add(_password(config.coordinator.proxy))
     return frozenset(value for value in values if value)

@@ -165,7 +165,7 @@ def _reason(content: bytes) -> str:
     if b"ENCRYPTED" in content:
         return "encrypted with a password, which a service cannot enter"
     if _RUST_BEGIN.encode() in content:
-        return "its lines are incomplete, or public and secret key do not match"
+        return "its version is unknown, lines are missing, or public and secret key do not match"
     return "not an Ed25519 key in PKCS #8 PEM form"
 
 

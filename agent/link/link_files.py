@@ -1,14 +1,10 @@
 """Reads the operator's files that a connection needs: bearer token and certificates."""
 
 from pathlib import Path
-from typing import Final
 
 from provider_agent.agent.config import CoordinatorConfig
+from provider_agent.agent.config.secrets import read_secret_file
 from provider_agent.agent.link.tls import UnusableFile, client_context
-from provider_agent.protocol.limits import KIB
-
-MAX_TOKEN_BYTES: Final = 16 * KIB
-"""More than servers accept as one header."""
 
 
 def read_token(path: Path) -> str:
@@ -17,15 +13,9 @@ def read_token(path: Path) -> str:
     Raises:
         UnusableFile: the file cannot be read, or does not hold one token.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_TOKEN_BYTES + 1)
-    except OSError as error:
-        raise UnusableFile("token_file", path, error) from error
-    token = content.decode("ascii", "replace").strip()
-    one_line = token.isascii() and token.isprintable()
-    if not token or not one_line or len(content) > MAX_TOKEN_BYTES:
-        raise UnusableFile("token_file", path, "it does not hold a token")
+    token, reason = read_secret_file(path, "token")
+    if token is None:
+        raise UnusableFile("token_file", path, f"it {reason}")
     return token
 
 

@@ -86,7 +86,7 @@ class Uplink:
         connected: set from `Welcome` until the link ends.
         welcomed_at: time of the last `Welcome`; None: there was none.
         last_activity_at: time of the last received message or pong.
-        last_rejection: why the last link or attempt ended; None while connected.
+        last_disconnect: why the last link or attempt ended; None while connected.
         messages: the coordinator's messages to the operator.
     """
 
@@ -110,7 +110,7 @@ class Uplink:
         self.connected = asyncio.Event()
         self.welcomed_at: float | None = None
         self.last_activity_at = 0.0
-        self.last_rejection: str | None = None
+        self.last_disconnect: str | None = None
         self.messages = CoordinatorMessages(on_notice, clock)
         self._identity = identity
         self._jobs = jobs
@@ -219,7 +219,7 @@ class Uplink:
     def _link_ended(self, disconnect: Disconnect) -> float | None:
         """Detach the session; return the seconds since `Welcome`, None if the link had none."""
         self.state = LinkState.CONNECTING
-        self.last_rejection = disconnect.detail
+        self.last_disconnect = disconnect.detail
         self.messages.link_ended()
         self._outbox.drop_control()
         self._resumption.lost()
@@ -299,7 +299,7 @@ class Uplink:
         self._completed_before = self._jobs.completed
         self._acked_before = {stream.job_id: stream.acked for stream in self._outbox.streams}
         self.state = LinkState.CONNECTED
-        self.last_rejection = None
+        self.last_disconnect = None
         self._replace = False
         self.connected.set()
         self._on_welcome(welcome)

@@ -72,7 +72,7 @@ class Reports:
         url: str,
         link: str,
         welcomed_at: float | None,
-        last_rejection: str | None,
+        last_disconnect: str | None,
         messages: CoordinatorMessages,
         draining: bool,
     ) -> StatusSnapshot:
@@ -85,7 +85,7 @@ class Reports:
             link=link,
             coordinator_url=url,
             last_welcome_age_s=None if welcomed_at is None else now - welcomed_at,
-            last_rejection=last_rejection,
+            last_disconnect=last_disconnect,
             routing=messages.routing,
             notices=messages.notices(),
             last_job_age_s=None if last_job_at is None else now - last_job_at,

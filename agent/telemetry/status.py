@@ -36,7 +36,7 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
         link: state of the link; `LinkState.CONNECTED` when the coordinator has welcomed the agent.
         coordinator_url: the URL that was dialed last.
         last_welcome_age_s: time since the last `Welcome`.
-        last_rejection: why the last connection ended or could not be opened; None while connected.
+        last_disconnect: why the last connection ended or could not be opened; None while connected.
         routing: which offered models receive no jobs; None before the coordinator has answered.
         notices: the coordinator's latest notices, the latest first.
         last_job_age_s: time since the coordinator last sent a job.
@@ -52,7 +52,7 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     link: str
     coordinator_url: str
     last_welcome_age_s: float | None = None
-    last_rejection: str | None = None
+    last_disconnect: str | None = None
     routing: Routing | None = None
     notices: list[ReceivedNotice] = []
     last_job_age_s: float | None = None
@@ -70,8 +70,8 @@ def readiness(state: StatusSnapshot) -> list[str]:
         reasons.append("draining: the agent is stopping and accepts no new jobs")
     if state.link != LinkState.CONNECTED:
         reason = f"not connected: the link to {state.coordinator_url} is {state.link}"
-        if state.last_rejection:
-            reason += f" ({state.last_rejection})"
+        if state.last_disconnect:
+            reason += f" ({state.last_disconnect})"
         reasons.append(reason)
     if not state.backends:
         reasons.append("no backend: none is configured")

@@ -243,7 +243,7 @@ async def test_relayed_challenge_does_not_authenticate() -> None:
         RunningAgent(None, ScriptedBackend(), config=agent_config(url)) as agent,
     ):
         assert await agent.task == EXIT_REFUSED
-        assert "bad_signature" in (agent.service.status().last_rejection or "")
+        assert "bad_signature" in (agent.service.status().last_disconnect or "")
         assert coordinator.agents() == []
 
 

@@ -73,7 +73,7 @@ async def test_texts_of_a_coordinator_are_sanitized(name: str, log_lines: io.Str
             peer = await coordinator.next_connection()
             await HOSTILE_TEXTS[name](peer)
             await peer.closed.wait()
-            while not (reason := agent.service.status().last_rejection):  # noqa: ASYNC110
+            while not (reason := agent.service.status().last_disconnect):  # noqa: ASYNC110
                 await asyncio.sleep(0)
             assert reason.isprintable()
             assert len(reason) < 1200

@@ -312,7 +312,7 @@ async def test_agent_waits_for_as_long_as_the_coordinator_asks(ending: str, wait
 
 
 @in_virtual_time
-async def test_status_shows_the_last_rejection_and_skipped_backends() -> None:
+async def test_status_shows_the_last_disconnect_and_skipped_backends() -> None:
     async with ScriptedCoordinator() as coordinator:
         coordinator.refusals.append((401, {}))
         skipped = SkippedBackend("venice", "venice", "KEY is not set")
@@ -322,8 +322,8 @@ async def test_status_shows_the_last_rejection_and_skipped_backends() -> None:
             await asyncio.sleep(20)
             state = agent.service.status()
             assert (state.link, state.last_welcome_age_s) == ("connecting", None)
-            assert state.last_rejection is not None
-            assert "HTTP status 401" in state.last_rejection
+            assert state.last_disconnect is not None
+            assert "HTTP status 401" in state.last_disconnect
             assert [(one.id, one.healthy, one.last_error) for one in state.backends] == [
                 ("a", True, None),
                 ("venice", False, "skipped: KEY is not set"),
@@ -332,7 +332,7 @@ async def test_status_shows_the_last_rejection_and_skipped_backends() -> None:
             await agent.connected()
             await asyncio.sleep(3)
             state = agent.service.status()
-            assert state.last_rejection is None
+            assert state.last_disconnect is None
             assert state.last_welcome_age_s == pytest.approx(3)
             assert state.uptime_s == pytest.approx(now() - began)
 

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.kit.fakes.openai_compatible import MODEL, FakeOpenAICompatible
+from tests.kit.fakes.server import FakeResponse, RecordedRequest, json_response
 from tests.unit.agent.cli.calls import ECHO, NO_KEY, invoke
 
 
@@ -43,6 +44,38 @@ async def test_withheld_model_is_printed_with_its_reason(
 
     assert result.exit_code == 1
     assert f"not offered: {MODEL}: not in the backend's `models` list" in result.output
+
+
+class FakeServerWithModels(FakeOpenAICompatible):
+    """Lists `count` models."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def respond(self, request: RecordedRequest) -> FakeResponse:
+        if (request.method, request.path) == ("GET", "/v1/models"):
+            data = [{"id": f"m-{number}", "context_length": 4096} for number in range(self.count)]
+            return json_response({"object": "list", "data": data})
+        return super().respond(request)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected", "unexpected"),
+    [
+        (0, "healthy, but offers no model\n", "not offered"),
+        (50, "see the reasons below\n", "and others"),
+        (51, "  and others; --json shows up to 100\n", "not offered: m-9:"),
+    ],
+)
+async def test_withheld_models_are_printed_up_to_a_limit(
+    runner: CliRunner, count: int, expected: str, unexpected: str
+) -> None:
+    async with FakeServerWithModels(count) as server:
+        config = f'[[backends]]\nkind = "openai_compatible"\nurl = "{server.url}"\nmodels = ["x"]\n'
+        result = await asyncio.to_thread(invoke, runner, "models", config=config)
+    assert expected in result.output
+    assert unexpected not in result.output
 
 
 def test_models_without_a_backend_prints_advice(runner: CliRunner) -> None:

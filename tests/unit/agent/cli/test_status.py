@@ -32,14 +32,14 @@ async def test_status_prints_markup_literally_and_replaces_control_characters(
     state = replace(
         READY,
         link="connecting",
-        last_rejection="check [coordinator] token_file\x1b[2J",
+        last_disconnect="check [coordinator] token_file\x1b[2J",
         backends=[BackendStatus(id="b", kind="echo", healthy=False, last_error="see [[backends]]")],
     )
     async with status_server(state) as address:
         result = await invoke_with_status_server(runner, address, "status")
 
     assert result.exit_code == 1
-    assert "last rejection  check [coordinator] token_file\ufffd[2J" in result.output
+    assert "last disconnect  check [coordinator] token_file\ufffd[2J" in result.output
     assert "see [[backends]]" in result.output
     assert "not ready: not connected: " in result.output
 

@@ -10,7 +10,7 @@ from provider_agent.agent.config import (
     resolve_api_key,
     secret_values,
 )
-from provider_agent.agent.config.secrets import MAX_KEY_BYTES
+from provider_agent.agent.config.secrets import MAX_SECRET_BYTES
 from tests.unit.agent.config.loading import MINIMAL, load
 
 SECRETS = """enrollment_code = "POD-ENROLL-1234"
@@ -36,8 +36,8 @@ def test_api_key_is_read_from_its_file(tmp_path: Path) -> None:
     assert resolve_api_key(backend, {}) == "sk-1"
     file.write_bytes(b"sk-2")
     assert resolve_api_key(backend, {}) == "sk-2"
-    file.write_bytes(b"k" * MAX_KEY_BYTES)
-    assert resolve_api_key(backend, {}) == "k" * MAX_KEY_BYTES
+    file.write_bytes(b"k" * MAX_SECRET_BYTES)
+    assert resolve_api_key(backend, {}) == "k" * MAX_SECRET_BYTES
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_api_key_is_read_from_its_file(tmp_path: Path) -> None:
         (b"sk-secret\nsk-second", "does not hold a key: one line of plain text is expected"),
         (b"sk-secret\x00", "does not hold a key: one line of plain text is expected"),
         (b"sk-secret\xff", "does not hold a key: one line of plain text is expected"),
-        (b"k" * (MAX_KEY_BYTES + 1), "does not hold a key: one line of plain text is expected"),
+        (b"k" * (MAX_SECRET_BYTES + 1), "does not hold a key: one line of plain text is expected"),
     ],
 )
 def test_reason_for_a_missing_key_does_not_contain_the_content_of_the_file(
@@ -72,6 +72,15 @@ def test_content_of_a_key_file_is_a_secret(tmp_path: Path) -> None:
     shown = msgspec.json.encode(masked(config)).decode()
     assert str(tmp_path / "key") in shown
     assert "file-key-value" not in shown + repr(config)
+
+
+def test_content_of_the_token_file_is_a_secret(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("an-unusual-token\n", "utf-8")
+    config = load(tmp_path, MINIMAL + f'token_file = "{token}"\n').config
+    assert secret_values(config, {}) == {"an-unusual-token"}
+    token.unlink()
+    assert secret_values(config, {}) == frozenset()
 
 
 def test_masked_settings_contain_no_secret(tmp_path: Path) -> None:

@@ -9,8 +9,20 @@ from provider_agent.protocol.frames import Ack, JobError, JobResult, RequestChun
 from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from tests.kit.jobs import new_job, submit_job
 from tests.kit.jobs_harness import JobsHarness, start_job
-from tests.kit.scripted_backend import ScriptedBackend
+from tests.kit.scripted_backend import ScriptedBackend, ScriptedRun
 from tests.kit.virtual_time import in_virtual_time, now
+
+
+async def start_job_with_full_window() -> tuple[JobsHarness, Job, ScriptedRun]:
+    """Start a job; its window is sent and not acknowledged, and more bytes wait."""
+    backend = ScriptedBackend()
+    harness = JobsHarness(backend)
+    harness.outbox.set_window(MIN_WINDOW_BYTES)
+    job, run = await start_job(harness, backend)
+    run.start()
+    run.send(bytes(MIN_WINDOW_BYTES), b"held back")
+    harness.pump(acknowledge=False)
+    return harness, job, run
 
 
 async def test_cancel_stops_a_running_job() -> None:
@@ -30,13 +42,7 @@ async def test_cancel_stops_a_running_job() -> None:
 async def test_cancel_under_a_full_window_ends_the_job_at_once() -> None:
     # In an earlier version, the end waited 86 s for the window, and its code differed from the one
     # in the agent's log.
-    backend = ScriptedBackend()
-    harness = JobsHarness(backend)
-    harness.outbox.set_window(MIN_WINDOW_BYTES)
-    job, run = await start_job(harness, backend)
-    run.start()
-    run.send(bytes(MIN_WINDOW_BYTES), b"held back")
-    harness.pump(acknowledge=False)
+    harness, job, _ = await start_job_with_full_window()
     harness.jobs.cancel(job.job_id, "the client disconnected")
     await harness.jobs.wait_until_idle()
     harness.pump(acknowledge=False)
@@ -117,13 +123,7 @@ async def test_cancel_that_crosses_the_end_of_the_task_drops_unsent_bytes() -> N
 async def test_ack_and_request_chunk_right_after_a_cancel_are_ignored() -> None:
     # In an earlier version, such an `Ack` released 129 more bytes, and such a `RequestChunk` closed
     # the link with 1002.
-    backend = ScriptedBackend()
-    harness = JobsHarness(backend)
-    harness.outbox.set_window(MIN_WINDOW_BYTES)
-    job, run = await start_job(harness, backend)
-    run.start()
-    run.send(bytes(MIN_WINDOW_BYTES), b"held back")
-    harness.pump(acknowledge=False)
+    harness, job, run = await start_job_with_full_window()
     harness.jobs.cancel(job.job_id, "the client disconnected")
     harness.outbox.acknowledge(Ack(job.job_id, MIN_WINDOW_BYTES))
     harness.jobs.receive_request(RequestChunk(job.job_id, len(job.request) + 5, b"after a gap"))

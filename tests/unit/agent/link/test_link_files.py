@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from provider_agent.agent.config import CoordinatorConfig
-from provider_agent.agent.link.link_files import MAX_TOKEN_BYTES, read_token, unusable_files
+from provider_agent.agent.config.secrets import MAX_SECRET_BYTES
+from provider_agent.agent.link.link_files import read_token, unusable_files
 from provider_agent.agent.link.tls import UnusableFile
 
 URL = "wss://c.example/x"
@@ -13,11 +14,14 @@ def test_token_is_the_stripped_content_of_its_file(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_bytes(b" one\r\n")
     assert read_token(file) == "one"
-    file.write_bytes(b"t" * MAX_TOKEN_BYTES)
-    assert read_token(file) == "t" * MAX_TOKEN_BYTES
+    file.write_bytes(b"t" * MAX_SECRET_BYTES)
+    assert read_token(file) == "t" * MAX_SECRET_BYTES
 
 
-@pytest.mark.parametrize("content", [b"", b" \n", b"sec\nret", b"sec\x00ret", "secrét".encode()])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b" \n", b"sec\nret", b"sec\x00ret", "secrét".encode(), b"s" * (MAX_SECRET_BYTES + 1)],
+)
 def test_error_names_a_file_without_a_token_but_not_its_content(
     tmp_path: Path, content: bytes
 ) -> None:
@@ -25,7 +29,9 @@ def test_error_names_a_file_without_a_token_but_not_its_content(
     file.write_bytes(content)
     with pytest.raises(UnusableFile) as caught:
         read_token(file)
-    reason = "it does not hold a token"
+    reason = "it does not hold a token: one line of plain text is expected"
+    if not content.strip():
+        reason = "it is empty"
     assert str(caught.value) == f"[coordinator] token_file {file}: {reason}"
 
 
@@ -34,7 +40,7 @@ def test_every_unusable_file_is_named(tmp_path: Path) -> None:
     config = CoordinatorConfig(url=URL, token_file=token, ca_file=ca)
     missing = "No such file or directory"
     assert unusable_files(config) == [
-        f"[coordinator] token_file {token}: {missing}",
+        f"[coordinator] token_file {token}: it cannot be read: {missing}",
         f"[coordinator] ca_file {ca}: {missing}",
     ]
     token.write_text("one", "utf-8")

@@ -96,11 +96,11 @@ async def test_status_includes_skipped_backends() -> None:
         url=URL,
         link="connecting",
         welcomed_at=555.0,
-        last_rejection="busy",
+        last_disconnect="busy",
         messages=harness.messages,
         draining=True,
     )
-    assert (state.link, state.coordinator_url, state.last_rejection) == ("connecting", URL, "busy")
+    assert (state.link, state.coordinator_url, state.last_disconnect) == ("connecting", URL, "busy")
     assert (state.uptime_s, state.last_welcome_age_s, state.last_job_age_s) == (65.0, 10.0, 5.0)
     assert (state.draining, state.in_flight, state.capacity) == (True, 0, 4)
     assert state.stats == StatsSnapshot()
@@ -125,7 +125,7 @@ async def test_status_shows_a_backend_with_an_open_breaker_as_unhealthy() -> Non
             url=URL,
             link="connected",
             welcomed_at=0.0,
-            last_rejection=None,
+            last_disconnect=None,
             messages=harness.messages,
             draining=False,
         )
@@ -149,7 +149,7 @@ async def test_ages_are_none_before_the_first_welcome_and_job() -> None:
         url=URL,
         link="starting",
         welcomed_at=None,
-        last_rejection=None,
+        last_disconnect=None,
         messages=harness.messages,
         draining=False,
     )

@@ -27,7 +27,7 @@ def test_connected_agent_with_a_healthy_backend_is_ready() -> None:
             ["not connected: the link to wss://c.example/x is connecting"],
         ),
         (
-            replace(READY, link="waiting", last_rejection="unknown enrollment code"),
+            replace(READY, link="waiting", last_disconnect="unknown enrollment code"),
             ["not connected: the link to wss://c.example/x is waiting (unknown enrollment code)"],
         ),
         (replace(READY, backends=[]), ["no backend: "]),

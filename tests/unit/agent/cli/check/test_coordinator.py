@@ -300,7 +300,6 @@ async def test_advice_for_a_missing_token_file(
 
     finding = await check_coordinator(agent_config("", coordinator=section), identity)
 
-    assert (
-        finding.details == f"[coordinator] token_file {tmp_path}/token: No such file or directory"
-    )
+    reason = "it cannot be read: No such file or directory"
+    assert finding.details == f"[coordinator] token_file {tmp_path}/token: {reason}"
     assert finding.what_to_do == "correct that file, or the setting that names it"
