@@ -140,8 +140,9 @@ async def test_reload_keeps_options_and_names_settings_that_need_a_restart(tmp_p
             text = f"{text}[limits]\nmax_concurrent = 3\n"
             (tmp_path / "agent.toml").write_text(text, "utf-8")
             agent.signal(signal.SIGHUP)
-            assert "token_file missing: No such file" in await agent.wait_for_log(
-                " configuration warning note="
+            assert (
+                "token_file missing: it cannot be read: No such file"
+                in await agent.wait_for_log(" configuration warning note=")
             )
             line = await agent.wait_for_log(RELOADED)
 
