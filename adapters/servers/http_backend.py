@@ -5,7 +5,6 @@ Its response is read completely before it is returned.
 """
 
 import asyncio
-import io
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -28,6 +27,7 @@ from provider_agent.adapters.base import (
     JobSink,
     ModelNotFound,
     ModelServerLoad,
+    Transport,
 )
 from provider_agent.adapters.requests.body import UpstreamRequest, prepare_request
 from provider_agent.adapters.responses.http_errors import (
@@ -43,11 +43,12 @@ from provider_agent.adapters.responses.status_codes import (
     server_message,
 )
 from provider_agent.adapters.responses.timeouts import JobTimeouts
+from provider_agent.adapters.servers.connections import Connections
 from provider_agent.adapters.servers.environment_proxy import environment_proxy
 from provider_agent.adapters.servers.model_selection import select_models
 from provider_agent.protocol.errors import Fault, entry_for
 from provider_agent.protocol.formats import Operation, find_operation
-from provider_agent.protocol.limits import KIB, MAX_ERROR_BODY_BYTES, MIB
+from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MIB
 from provider_agent.protocol.trace_context import is_traceparent
 
 API_TIMEOUT_S: Final = 10.0
@@ -56,16 +57,6 @@ seconds to respond."""
 
 MAX_RESPONSE_BYTES: Final = 16 * MIB
 """Limit of the response to an API request. The catalog of a passthrough has about 2 MiB."""
-
-KEEP_ALIVE_S: Final = 4.0
-"""llama.cpp and vLLM close idle connections after 5 s; closing them earlier avoids a race."""
-
-LARGE_BODY_BYTES: Final = MIB
-"""aiohttp warns about a larger `bytes` body; it writes a file object in pieces, without warning."""
-
-READ_AHEAD_BYTES: Final = 32 * KIB
-"""aiohttp buffers twice this size of a paused response, plus one read of the event loop. With its
-default size, a paused job would hold three quarters of a megabyte."""
 
 ROUTE_ABSENT: Final = frozenset({404, 405, 501})
 """Statuses with which most servers reject a request to a route that they do not have."""
@@ -111,6 +102,7 @@ class HttpBackend(Backend):
         asks_for_usage: whether the server reports a stream's token usage only on request.
         estimates_prompt: whether `message_start` of a Messages stream only estimates the tokens of
             the prompt; those of an interrupted stream are then unknown.
+        reuses_connections: whether one connection may carry several requests.
 
     Args:
         settings: the operator's settings.
@@ -119,13 +111,19 @@ class HttpBackend(Backend):
 
     asks_for_usage: ClassVar[bool] = True
     estimates_prompt: ClassVar[bool] = False
+    reuses_connections: ClassVar[bool] = True
 
     def __init__(
         self, settings: BackendSettings, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(settings)
         self._clock = clock
-        self._lazy_session: aiohttp.ClientSession | None = None
+        self._connections = Connections(
+            reuse=self.reuses_connections,
+            connect_s=self.timeouts.connect_s,
+            # A proxy is for remote services only, not for servers in the operator's network.
+            proxy=None if self.native else environment_proxy(self.settings.url),
+        )
         self._upstream_ids: dict[str, str] = {}
         self._wall_clock: Callable[[], float] = time.time
         self._running_timeouts: set[JobTimeouts] = set()
@@ -137,23 +135,36 @@ class HttpBackend(Backend):
     ) -> ServerResponse:
         """Send an API request and return the response, whatever its status.
 
+        It is sent again, over a new connection, if the connection was lost before its end.
+
         Raises:
             BackendError: no response within `timeout_s`, or one over `MAX_RESPONSE_BYTES`.
         """
         body = msgspec.json.encode(json) if json is not None else None
-        headers = self._headers()
+        try:
+            return await self._request(method, path, body, timeout_s)
+        except Transport:
+            return await self._request(method, path, body, timeout_s, new_connection=True)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        timeout_s: float,
+        *,
+        new_connection: bool = False,
+    ) -> ServerResponse:
         with map_aiohttp_errors():
-            async with (
-                asyncio.timeout(timeout_s),
-                self._session().request(
+            async with asyncio.timeout(timeout_s):
+                async with await self._connections.send(
                     method,
                     self.settings.url + path,
-                    data=body,
-                    headers=headers,
-                    allow_redirects=False,
-                ) as response,
-            ):
-                content = await _read_at_most(response, MAX_RESPONSE_BYTES + 1)
+                    body,
+                    self._headers(),
+                    new_connection=new_connection,
+                ) as response:
+                    content = await _read_at_most(response, MAX_RESPONSE_BYTES + 1)
         if len(content) > MAX_RESPONSE_BYTES:
             raise InvalidResponse(f"the response to {method} {path} is too big")
         return ServerResponse(response.status, content, response.headers)
@@ -260,36 +271,16 @@ class HttpBackend(Backend):
         self._running_timeouts.add(timeouts)
         try:
             with map_aiohttp_errors():
+                url, headers = self.settings.url + operation.path, self._headers(job)
                 async with (
                     timeouts,
-                    await self._post(operation.path, request.body, self._headers(job)) as response,
+                    await self._connections.send("POST", url, request.body, headers) as response,
                 ):
                     if not 200 <= response.status < 300:
                         raise await self._read_status_error(response)
                     await relay.run(response, self._secrets())
         finally:
             self._running_timeouts.discard(timeouts)
-
-    async def _post(
-        self, path: str, body: bytes, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
-        """Send a job; repeat it once if an established connection fails before the headers.
-
-        The usual cause is that the server closed the idle connection while the job was sent. The
-        cause is not checked: a server that failed after it received the job may have started it,
-        and receives it twice.
-        """
-        url = self.settings.url + path
-        try:
-            return await self._session().post(
-                url, data=_payload(body), headers=headers, allow_redirects=False
-            )
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if isinstance(error, aiohttp.ClientConnectorError):
-                raise
-        return await self._session().post(
-            url, data=_payload(body), headers=headers, allow_redirects=False
-        )
 
     async def _read_status_error(self, response: aiohttp.ClientResponse) -> BackendError:
         body = await _read_error_body(response)
@@ -303,28 +294,7 @@ class HttpBackend(Backend):
         for timeouts in self._running_timeouts:
             timeouts.close()
         self._running_timeouts.clear()
-        session, self._lazy_session = self._lazy_session, None
-        if session is not None:
-            await session.close()
-
-    def _session(self) -> aiohttp.ClientSession:
-        """Return the session, created on first use because aiohttp needs a running event loop."""
-        if self._lazy_session is None:
-            self._lazy_session = aiohttp.ClientSession(
-                # `max_concurrent` limits jobs, and may grow when the server reports more slots. A
-                # limit here would queue jobs, and health checks behind them.
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
-                timeout=aiohttp.ClientTimeout(
-                    total=None,
-                    sock_connect=self.timeouts.connect_s,
-                ),
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                read_bufsize=READ_AHEAD_BYTES,
-                # A proxy is for remote services only, not for servers in the operator's network.
-                proxy=None if self.native else environment_proxy(self.settings.url),
-            )
-        return self._lazy_session
+        await self._connections.close()
 
     def _headers(self, job: Job | None = None) -> dict[str, str]:
         """Return the request headers. Only a valid `traceparent` comes from the client."""
@@ -375,10 +345,6 @@ async def _read_error_body(response: aiohttp.ClientResponse) -> bytes:
                     break
                 body += data
     return bytes(body)
-
-
-def _payload(body: bytes) -> bytes | io.BytesIO:
-    return body if len(body) <= LARGE_BODY_BYTES else io.BytesIO(body)
 
 
 async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:

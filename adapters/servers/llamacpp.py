@@ -119,6 +119,8 @@ class LlamaCppBackend(HttpBackend):
 
     kind: ClassVar[str] = "llamacpp"
     default_url: ClassVar[str] = "http://127.0.0.1:8080"
+    # The server announces keep-alive, and closes the connection right after some streams.
+    reuses_connections: ClassVar[bool] = False
     # The first three select the slot of another request, or other weights than the advertised ones.
     # `n_cache_reuse` reuses cached chunks at other positions, which changes the answer.
     request_policy: ClassVar[RequestPolicy] = RequestPolicy(

@@ -70,8 +70,6 @@ class FaultCase:
         message: contained in the error text.
         relayed: the bytes that reach the sink.
         abandoned: whether the agent must close the connection.
-        times: number of requests with this fault; 2 if the connection breaks without a response,
-            because the adapter then sends the request a second time.
     """
 
     reply: BuildReply
@@ -80,7 +78,6 @@ class FaultCase:
     message: str = ""
     relayed: Bytes = no_bytes
     abandoned: bool = False
-    times: int = 1
 
 
 BROKEN: Final = (Transport, ErrorCode.BACKEND_UNREACHABLE)
@@ -91,14 +88,10 @@ FAILED: Final = (ErrorInStream, ErrorCode.BACKEND_ERROR)
 
 FAULTS: Final = {
     # --- the connection
-    "reset before headers": FaultCase(
-        always(Reply(then=AfterReply.RESET)), *BROKEN, "without", times=2
-    ),
-    "closed before headers": FaultCase(
-        always(Reply(then=AfterReply.CLOSE)), *BROKEN, "without", times=2
-    ),
+    "reset before headers": FaultCase(always(Reply(then=AfterReply.RESET)), *BROKEN, "without"),
+    "closed before headers": FaultCase(always(Reply(then=AfterReply.CLOSE)), *BROKEN, "without"),
     "closed in the headers": FaultCase(
-        always(Reply(STREAM_HEAD[:30], AfterReply.CLOSE)), *BROKEN, "without", times=2
+        always(Reply(STREAM_HEAD[:30], AfterReply.CLOSE)), *BROKEN, "without"
     ),
     "closed after headers": FaultCase(
         always(Reply(STREAM_HEAD, AfterReply.CLOSE)), *BROKEN, "middle"
@@ -280,7 +273,7 @@ async def test_fault_fails_the_job_with_its_error_and_the_next_job_succeeds(
     name: str, operation: Operation
 ) -> None:
     case, sink, after = FAULTS[name], CollectingSink(), CollectingSink()
-    replies = [*[case.reply(operation)] * case.times, success_reply(operation)]
+    replies = [case.reply(operation), success_reply(operation)]
     async with RawServer(replies) as server, backend_at(server.url, TIMEOUTS) as backend:
         with pytest.raises(case.error) as caught:
             await backend.execute(job_for(operation), sink)
@@ -297,7 +290,7 @@ async def test_fault_fails_the_job_with_its_error_and_the_next_job_succeeds(
     assert (sink.status is None) is (case.relayed is no_bytes)
     assert (sink.outcome is None) is (sink.status is None)
     assert after.data == b"".join(FRAMES[operation])
-    assert len(server.requests) == case.times + 1
+    assert len(server.requests) == 2
 
 
 def test_faults_are_the_providers_and_retryable() -> None:

@@ -78,7 +78,7 @@ def failures(wire_format: str) -> dict[str, list[Fault | FakeResponse]]:
         "comment, then error": [stream_response([b": wait\n\n", ERROR_FIRST[wire_format]])],
         "empty stream": [stream_response([])],
         "only a comment": [stream_response([b": wait\n\n"])],
-        # An adapter repeats a request once if the connection closes without a response.
+        # The health check used the connection before, so the adapter sends the job once more.
         "reset": [Fault.RESET_BEFORE_HEADERS, Fault.RESET_BEFORE_HEADERS],
     }
 

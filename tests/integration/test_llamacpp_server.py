@@ -11,10 +11,12 @@ import pytest
 
 from provider_agent.adapters.base import BackendSettings, ModelServerLoad, ModelState
 from provider_agent.adapters.registry import create_backend
+from provider_agent.adapters.servers.llamacpp import LlamaCppBackend
 from provider_agent.adapters.servers.token_rate import MIN_TOKENS
 from provider_agent.agent.backends.local_servers import FoundServer, find_local_servers
 from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess, LlamaCppStartError
 from tests.kit.llamacpp import LlamaCppFactory
+from tests.soak.short_streams import run_streams
 
 PROMPT: dict[str, Any] = {
     "model": "tiny",
@@ -40,6 +42,19 @@ async def test_server_requires_its_key(
     headers = {"Authorization": "Bearer secret-of-the-test"}
     async with client.post(url, json=PROMPT, headers=headers) as accepted:
         assert accepted.status == 200
+
+
+async def test_short_streams_of_several_clients_all_complete(
+    llamacpp_factory: LlamaCppFactory,
+) -> None:
+    server = await llamacpp_factory(parallel=6)
+    backend = LlamaCppBackend(BackendSettings(kind="llamacpp", url=server.url))
+    try:
+        outcomes = await run_streams(backend, streams=300, clients=6)
+    finally:
+        await backend.close()
+
+    assert outcomes == {"completed": 300}
 
 
 async def test_stopping_model_ends_its_response(

@@ -1,6 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 import pytest
 
@@ -10,9 +10,11 @@ from provider_agent.adapters.base import (
     InvalidResponse,
     Transport,
 )
+from provider_agent.adapters.servers.connections import STALE_S
 from provider_agent.adapters.servers.http_backend import HttpBackend
 from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
 from tests.kit.sink import CollectingSink
+from tests.kit.virtual_time import in_virtual_time
 from tests.unit.adapters.conftest import a_job
 
 ConnectionHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -78,7 +80,30 @@ async def test_closed_idle_connection_is_replaced() -> None:
     )
 
 
-async def test_request_to_a_server_that_always_closes_is_retried_once() -> None:
+async def test_repeated_request_opens_a_connection_even_if_others_are_idle() -> None:
+    connections: list[list[bytes]] = []
+    both_open = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests: list[bytes] = []
+        connections.append(requests)
+        if len(connections) == 2:
+            both_open.set()
+        requests.append(await read_request(reader))
+        await both_open.wait()
+        writer.write(response(b'{"choices":[]}'))
+        if len(connections) == 2:  # both connections are then idle, and fail with their next use
+            requests.append(await read_request(reader))
+
+    async with backend_of_raw_server(handle) as backend:
+        jobs = [backend.execute(a_job("m", stream=False), CollectingSink()) for _ in range(2)]
+        await asyncio.gather(*jobs)
+        await backend.execute(a_job("m", stream=False), CollectingSink())
+
+    assert sorted(len(requests) for requests in connections) == [1, 1, 2]
+
+
+async def test_job_lost_on_a_new_connection_is_not_sent_again() -> None:
     received = 0
 
     async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -90,7 +115,65 @@ async def test_request_to_a_server_that_always_closes_is_retried_once() -> None:
         with pytest.raises(Transport):
             await backend.execute(a_job("m"), CollectingSink())
 
-    assert received == 2
+    assert received == 1
+
+
+async def test_job_whose_response_has_begun_is_not_sent_again() -> None:
+    received = 0
+
+    async def close_within_headers(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        nonlocal received
+        await read_request(reader)
+        writer.write(response(b'{"choices":[]}'))
+        await read_request(reader)
+        received += 1
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-")
+
+    async with backend_of_raw_server(close_within_headers) as backend:
+        await backend.execute(a_job("m", stream=False), CollectingSink())
+        with pytest.raises(Transport):
+            await backend.execute(a_job("m", stream=False), CollectingSink())
+
+    assert received == 1
+
+
+@in_virtual_time
+async def test_job_that_ran_on_a_reused_connection_is_not_sent_again() -> None:
+    received = 0
+
+    async def fail_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal received
+        await read_request(reader)
+        writer.write(response(b'{"choices":[]}'))
+        await read_request(reader)
+        received += 1
+        await asyncio.sleep(STALE_S)
+
+    async with backend_of_raw_server(fail_late) as backend:
+        await backend.execute(a_job("m", stream=False), CollectingSink())
+        with pytest.raises(Transport):
+            await backend.execute(a_job("m", stream=False), CollectingSink())
+
+    assert received == 1
+
+
+@pytest.mark.parametrize("answered", [2, 3])
+async def test_api_request_is_sent_twice_at_most(answered: int) -> None:
+    received: list[bytes] = []
+
+    async def answer_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await read_request(reader))
+        if len(received) == answered:
+            writer.write(response(b"{}"))
+
+    async with backend_of_raw_server(answer_late) as backend:
+        # aiohttp itself repeats a `GET` once.
+        with nullcontext() if answered == 2 else pytest.raises(Transport):
+            await backend.request("POST", "/api/show", json={})
+
+    assert len(received) == 2
 
 
 async def test_response_that_is_not_http_is_invalid() -> None:
