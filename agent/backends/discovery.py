@@ -108,6 +108,11 @@ class Discovery:
         """Start an attempt on the backend of a route that `routes` has just returned."""
         return self._monitors[route.backend_id].start(route.model_id)
 
+    async def answers(self, backend_id: str) -> bool:
+        """Whether a backend answers a health check now; True if it is no longer in use."""
+        monitor = self._monitors.get(backend_id)
+        return monitor is None or await monitor.answers()
+
     # --- backends are added and removed ----------------------------------------------------------
 
     def replace_backends(self, backends: Backends) -> None:

@@ -22,6 +22,10 @@ CHECK_TIMEOUT_S: Final = 60.0
 third party's adapter may have none."""
 
 
+ANSWER_S: Final = 5.0
+"""The timeout of `answers`. The client of a failed job waits for it."""
+
+
 class BackendState(Struct, frozen=True):
     """The result of a health check of one backend.
 
@@ -55,6 +59,18 @@ async def check_backend(backend: Backend) -> BackendState:
         # A defect of a third party's adapter must not stop the agent.
         log.exception("adapter failed", backend=backend.id)
         return BackendState(backend, BackendHealth(False, None, "the adapter failed; see the log"))
+
+
+async def answers(backend: Backend) -> bool:
+    """Whether a backend answers a health check within `ANSWER_S`; raises only when cancelled."""
+    try:
+        health = await call_within(ANSWER_S, backend, backend.health)
+        return validated(health, BackendHealth).reachable
+    except (BackendError, TimeoutError):
+        return False
+    except Exception:
+        log.exception("adapter failed", backend=backend.id)
+        return False
 
 
 async def _check(backend: Backend) -> BackendState:

@@ -25,7 +25,11 @@ from provider_agent.adapters.base import (
 from provider_agent.agent.backends.adapter_calls import call_within, validated
 from provider_agent.agent.backends.admission import AdmissionControl
 from provider_agent.agent.backends.attempt import Attempt
-from provider_agent.agent.backends.health_check import BackendState, check_backend
+from provider_agent.agent.backends.health_check import (
+    BackendState,
+    answers,
+    check_backend,
+)
 from provider_agent.agent.backends.model_use import ModelUse
 from provider_agent.event_log import EventLogger
 
@@ -103,6 +107,7 @@ class HealthMonitor:
         """Set to check before the scheduled time, and to wake up `run` when the backend retires."""
         self._idle = asyncio.Event()
         self._idle.set()
+        self._answers: asyncio.Task[bool] | None = None
         self._load_fails = False
         self._offered: tuple[object, ...] = ()
         """The models and the capacity at the last call of `on_change`, to detect a change."""
@@ -167,6 +172,18 @@ class HealthMonitor:
         await self._idle.wait()
         await self.close()
 
+    async def answers(self) -> bool:
+        """Whether the backend answers a health check now. Concurrent calls share one check.
+
+        The periodic check follows at once if it does not.
+        """
+        if self._answers is None or self._answers.done():
+            self._answers = asyncio.create_task(answers(self.backend), name="check before failover")
+        answered = await asyncio.shield(self._answers)
+        if not answered:
+            self._recheck.set()
+        return answered
+
     def retire(self) -> None:
         """Retire the backend: no more jobs; `run` closes it when its running jobs have ended."""
         self.retired = True
@@ -182,6 +199,8 @@ class HealthMonitor:
         """Close the backend; jobs that still run on it fail. Further calls do nothing."""
         if self.closed:
             return
+        if self._answers is not None:
+            self._answers.cancel()
         try:
             await call_within(CLOSE_TIMEOUT_S, self.backend, self.backend.close)
         except Exception:

@@ -22,6 +22,10 @@ class BackendPool(Protocol):
         """Start an attempt on the backend of a route that `routes` has just returned."""
         ...
 
+    async def answers(self, backend_id: str) -> bool:
+        """Whether a backend answers a health check now; True if it is no longer in use."""
+        ...
+
 
 def find_routes(pool: BackendPool, job: JobHeader) -> list[Route] | Refusal:
     """Return the backends that may execute the job now, best first, or why there is none."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
-from provider_agent.adapters.base import BackendError, BackendTimeout
+from provider_agent.adapters.base import BackendError, BackendTimeout, Transport
 from provider_agent.adapters.responses.validator import is_event_stream
 from provider_agent.agent.backends.adapter_calls import CANCEL_S, AdapterDefect, raise_if_defect
 from provider_agent.agent.backends.attempt import Attempt
@@ -24,6 +24,7 @@ from provider_agent.agent.jobs.ends import (
     usage_tokens,
 )
 from provider_agent.agent.jobs.job_log import job_fields
+from provider_agent.agent.jobs.poison_requests import PoisonRequests
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobEnd, JobError, JobHeader, JobResult, RequestChunk
@@ -63,6 +64,7 @@ class JobExecution:
         clock: returns monotonic seconds.
         on_end: called once, with the execution and the job's end.
         price: the price of the model that was offered when the job arrived.
+        poison: the requests that were running when servers died.
     """
 
     __slots__ = (
@@ -71,6 +73,7 @@ class JobExecution:
         "_clock",
         "_first_byte_s",
         "_on_end",
+        "_poison",
         "_pool",
         "_price",
         "_request_arrived",
@@ -92,6 +95,7 @@ class JobExecution:
         clock: Callable[[], float],
         on_end: Callable[["JobExecution", JobEnd], None],
         price: OfferedPrice,
+        poison: PoisonRequests,
     ) -> None:
         self.header = header
         self.channel = channel
@@ -101,6 +105,7 @@ class JobExecution:
         self._clock = clock
         self._on_end = on_end
         self._price = price
+        self._poison = poison
         self._first_byte_s: float | None = None
         self._tried: list[str] = []
         """Backend ids in the order of the attempts."""
@@ -198,12 +203,13 @@ class JobExecution:
         if not request.complete:
             await self._request_arrived.wait()
         job = join_request(self.header, request.take())
+        self._poison.check(job.request)
         while True:
             started_s = self.duration_s
             try:
                 await self._attempt.backend.execute(job, self.channel)
             except BackendError as error:
-                if not self._fail_over(error):
+                if not await self._fail_over(error, job.request):
                     raise
             except (SystemExit, asyncio.CancelledError) as error:
                 raise_if_defect(error)
@@ -234,8 +240,12 @@ class JobExecution:
             )
         )
 
-    def _fail_over(self, error: BackendError) -> bool:
-        """Start the next attempt after a failed one; return False if there is none."""
+    async def _fail_over(self, error: BackendError, request: bytes) -> bool:
+        """Start the next attempt after a failed one; return False if there is none.
+
+        Raises:
+            PoisonRequest: servers died while they ran the request.
+        """
         if self._stop_reason is not None:
             # An error after cancellation is no evidence against the backend, and a stopped job must
             # not start again.
@@ -244,20 +254,42 @@ class JobExecution:
         # Record the failure before looking up routes: this frees the attempt's slot on the backend,
         # and if it opens the breaker, the backend is not among the routes.
         self._attempt.failed(error, usage_tokens(self.channel.outcome))
-        routes = find_routes(self._pool, self.header)
-        route = next_route(
-            error,
-            [] if isinstance(routes, Refusal) else routes,
-            self._tried,
-            # A started response has sent its status and content type, which cannot change.
-            has_output=self.channel.stream.started is not None,
-        )
+        if isinstance(error, Transport) and not await self._pool.answers(self._tried[-1]):
+            self._poison.add_death(request)
+            self._poison.check(request)
+        route = await self._choose_next(error)
         if isinstance(route, NoFailover):
             self._log_no_failover(error, route)
             return False
         log.info("job failed over", **self._log_fields(error=str(error.code)))
         self._attempt = self._start_attempt(route)
         return True
+
+    async def _choose_next(self, error: BackendError) -> Route | NoFailover:
+        """Choose the backend of the next attempt.
+
+        After a lost connection, it is one that answers a health check now: the request may have
+        crashed the last server, and other requests may have crashed further ones meanwhile.
+        """
+        answers: dict[str, bool] = {}
+        while True:
+            routes = find_routes(self._pool, self.header)
+            route = next_route(
+                error,
+                [
+                    route
+                    for route in (() if isinstance(routes, Refusal) else routes)
+                    if answers.get(route.backend_id, True)
+                ],
+                self._tried,
+                # A started response has sent its status and content type, which cannot change.
+                has_output=self.channel.stream.started is not None,
+            )
+            if isinstance(route, NoFailover) or not isinstance(error, Transport):
+                return route
+            if route.backend_id in answers:
+                return route
+            answers[route.backend_id] = await self._pool.answers(route.backend_id)
 
     def _log_no_failover(self, error: BackendError, reason: NoFailover) -> None:
         if log.enabled_for(logging.DEBUG):

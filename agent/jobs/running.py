@@ -29,6 +29,7 @@ from provider_agent.agent.jobs.ends import (
 from provider_agent.agent.jobs.execution import INTERNAL_TEXT, JobExecution, StopReason
 from provider_agent.agent.jobs.job_log import end_fields
 from provider_agent.agent.jobs.outbox import Outbox
+from provider_agent.agent.jobs.poison_requests import PoisonRequests
 from provider_agent.agent.jobs.receipt_issuer import ReceiptIssuer
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
@@ -104,6 +105,7 @@ class Jobs:
         self._receipts = receipts
         self._on_end = on_end
         self._clock = clock
+        self._poison = PoisonRequests(clock)
         self._prices: dict[str, OfferedPrice] = {}
         self._running: dict[bytes, JobExecution] = {}
         self._seen: OrderedDict[bytes, None] = OrderedDict()
@@ -195,7 +197,14 @@ class Jobs:
         if isinstance(route, Refusal):
             return refusal_end(JobReport(header.job_id, price=price), route)
         self._running[header.job_id] = JobExecution(
-            header, channel, route, self._pool, self._clock, self._execution_ended, price
+            header,
+            channel,
+            route,
+            self._pool,
+            self._clock,
+            self._execution_ended,
+            price,
+            self._poison,
         )
         self._idle.clear()
         return None

@@ -88,6 +88,9 @@ class FakeBackendPool:
         admission = RecordingAdmission(route.backend, self.outcomes)
         return Attempt(route.backend, admission, settled, self.timings.append)
 
+    async def answers(self, backend_id: str) -> bool:
+        return (await self.backends[backend_id].health()).reachable
+
 
 class JobsHarness:
     """`Jobs` on a `FakeBackendPool`, with the records of ended jobs and all frames sent."""

@@ -14,10 +14,12 @@ from provider_agent.adapters.base import (
     MissingApiKey,
     ModelNotFound,
     ServerLoad,
+    Transport,
     Unreachable,
 )
 from provider_agent.agent.backends.admission import MAX_SERVER_WAIT_S
 from provider_agent.agent.backends.discovery import CHECK_INTERVAL_S
+from provider_agent.agent.backends.health_check import ANSWER_S
 from provider_agent.agent.backends.health_monitor import (
     LOAD_INTERVAL_S,
     LOADING_INTERVAL_S,
@@ -317,3 +319,31 @@ async def test_retry_after_opens_the_breaker_for_a_bounded_time(
         assert await harness.next_change() == pytest.approx(open_s)
         harness.start("a").succeeded(10)
         assert harness.models() == ["m"]
+
+
+@in_virtual_time
+async def test_concurrent_checks_before_failover_are_one_request() -> None:
+    backend = ScriptedBackend()
+    async with DiscoveryHarness(backend) as harness:
+        before = backend.checks
+        backend.gate.clear()
+        calls = [asyncio.create_task(harness.discovery.answers(backend.id)) for _ in range(8)]
+        await asyncio.sleep(ANSWER_S / 2)
+        calls[0].cancel()
+        backend.gate.set()
+
+        assert await asyncio.gather(*calls[1:]) == [True] * 7
+        assert backend.checks == before + 1
+
+
+@in_virtual_time
+async def test_backend_that_hangs_or_fails_does_not_answer() -> None:
+    backend = ScriptedBackend()
+    async with DiscoveryHarness(backend) as harness:
+        backend.gate.clear()
+        assert not await harness.discovery.answers(backend.id)
+        backend.gate.set()
+        for failure in (Transport("reset"), RuntimeError("a defect")):
+            backend.reported_health = failure
+            assert not await harness.discovery.answers(backend.id)
+        assert await harness.discovery.answers("a backend that was removed")
