@@ -14,6 +14,7 @@ from provider_agent.coordinator.access import SecretSet, parse_public_keys, read
 from provider_agent.coordinator.exceptions import CannotListen, CoordinatorError
 from provider_agent.coordinator.server import Coordinator, run
 from provider_agent.coordinator.settings import DEFAULT_PORT, CoordinatorSettings, ReceiptMode
+from provider_agent.log_writer import handler_for
 
 API_KEYS_VARIABLE: Final = "COORDINATOR_API_KEYS"
 ENROLLMENT_CODES_VARIABLE: Final = "COORDINATOR_ENROLLMENT_CODES"
@@ -164,6 +165,6 @@ class FieldsFormatter(logging.Formatter):
 
 
 def _start_logging(level: str) -> None:
-    handler = logging.StreamHandler()
+    handler = handler_for(sys.stderr)
     handler.setFormatter(FieldsFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -66,7 +66,7 @@ class Connections:
     ) -> aiohttp.ClientResponse:
         """Send a request, and return its response when the headers have arrived.
 
-        The server receives a `POST` at most once; aiohttp repeats a `GET` once after a lost
+        The server executes a `POST` at most once. aiohttp itself repeats a `GET` once after a lost
         connection. Redirects are not followed.
 
         Args:

@@ -135,7 +135,7 @@ class HttpBackend(Backend):
     ) -> ServerResponse:
         """Send an API request and return the response, whatever its status.
 
-        It is sent again, over a new connection, if the connection was lost before its end.
+        After a lost connection it is sent again, over a new one; the server may execute it twice.
 
         Raises:
             BackendError: no response within `timeout_s`, or one over `MAX_RESPONSE_BYTES`.

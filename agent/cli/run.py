@@ -1,6 +1,7 @@
 """`provider-agent run`: the service."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -168,6 +169,7 @@ async def _main(start: _Start, identity: "Identity") -> int:
     log.info("stopped", exit_code=code)
     if tasks_remain:
         # Closing the event loop would wait forever for the remaining tasks.
+        logging.shutdown()
         os._exit(code)
     return code
 

@@ -13,6 +13,7 @@ from typing import Final, Literal, TextIO
 import msgspec
 
 from provider_agent.adapters.responses.redaction import redact
+from provider_agent.log_writer import handler_for
 
 ROOT: Final = "provider_agent"
 """Parent of all loggers of this project."""
@@ -49,11 +50,12 @@ def configure_logging(
         secrets: values to redact; read for every line, so values that the caller adds later, as
             after a reload, are redacted too.
     """
-    handler = logging.StreamHandler(stream)
+    handler = handler_for(stream)
     handler.setFormatter(JsonFormatter(secrets) if fmt == "json" else TextFormatter(secrets))
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old.formatter, _RedactingFormatter)]:
         root.removeHandler(old)
+        old.close()
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     set_level(level)

@@ -8,13 +8,19 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
 from provider_agent.agent.link.coordinator_messages import Routing
 from provider_agent.agent.link.state import LinkState
 from provider_agent.agent.telemetry.status import StatusSnapshot
+from provider_agent.log_writer import dropped_lines
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import WireFormat
 
@@ -159,6 +165,11 @@ class _StatusCollector(Collector):
             "link_up",
             "1 when the coordinator has welcomed the agent.",
             state.link == LinkState.CONNECTED,
+        )
+        yield CounterMetricFamily(
+            "provider_agent_log_lines_dropped",
+            "Log lines that did not fit the queue, because the output did not take them.",
+            value=dropped_lines(),
         )
         up = GaugeMetricFamily(
             "provider_agent_backend_up", "1 when the backend receives jobs.", labels=("id", "kind")

@@ -1,0 +1,119 @@
+import io
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from provider_agent import log_writer
+from provider_agent.coordinator.command import FieldsFormatter
+from provider_agent.log_writer import MAX_QUEUED_BYTES, ThreadedHandler, dropped_lines, handler_for
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reading, writing = os.pipe()
+    yield reading, writing
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.fixture
+def logger() -> Iterator[logging.Logger]:
+    logger = logging.getLogger("test of the log writer")
+    logger.propagate = False
+    yield logger
+    for handler in logger.handlers[:]:
+        handler.close()
+        logger.removeHandler(handler)
+
+
+def read_until(fd: int, end: bytes) -> bytes:
+    """Read until `end` has arrived."""
+    data = b""
+    while not data.endswith(end):
+        data += os.read(fd, 65536)
+    return data
+
+
+def test_lines_are_written_in_order(pipe: tuple[int, int], logger: logging.Logger) -> None:
+    reading, writing = pipe
+    handler = ThreadedHandler(writing)
+    logger.addHandler(handler)
+    for number in range(100):
+        logger.warning("line %d", number)
+    handler.emit(logging.makeLogRecord({"msg": "a lone surrogate \udcff"}))
+    handler.flush()
+
+    lines = os.read(reading, 65536).decode().splitlines()
+    assert lines == [*(f"line {number}" for number in range(100)), "a lone surrogate \\udcff"]
+
+
+@pytest.mark.parametrize("blocking", [True, False], ids=["blocking fd", "non-blocking fd"])
+def test_unread_pipe_blocks_no_caller_and_dropped_lines_are_counted(
+    pipe: tuple[int, int], logger: logging.Logger, blocking: bool
+) -> None:
+    reading, writing = pipe
+    os.set_blocking(writing, blocking)
+    handler = ThreadedHandler(writing)
+    handler.setFormatter(FieldsFormatter("%(message)s"))
+    logger.addHandler(handler)
+    line = "x" * 1023
+    for _ in range(2 * MAX_QUEUED_BYTES // 1024):
+        logger.warning(line)
+    dropped = handler.dropped
+    assert dropped >= MAX_QUEUED_BYTES // 1024 - 64  # a pipe holds 64 KiB
+
+    report = f"log lines dropped count={dropped}\n".encode()
+    data = read_until(reading, report)
+    handler.flush()
+    logger.warning("the end")
+    data += read_until(reading, b"the end\n")
+    assert data.count(line.encode()) == 2 * MAX_QUEUED_BYTES // 1024 - dropped
+    assert data.count(b"log lines dropped") == 1
+
+
+def test_dropped_lines_of_the_root_logger_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_writer, "MAX_QUEUED_BYTES", 4)
+    handler = ThreadedHandler(-1)
+    root, before = logging.getLogger(), dropped_lines()
+    root.addHandler(handler)
+    try:
+        root.warning("a line")
+        dropped = dropped_lines()
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+    assert dropped == before + 1
+
+
+def test_flush_ends_although_nothing_is_read(
+    pipe: tuple[int, int], logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_writer, "FLUSH_S", 0.01)
+    handler = ThreadedHandler(pipe[1])
+    logger.addHandler(handler)
+    logger.warning("x" * 200_000)
+
+    handler.flush()
+
+    assert repr(handler) == f"<ThreadedHandler fd={pipe[1]} dropped=0>"
+    os.read(pipe[0], 200_000)
+
+
+def test_closed_output_discards_lines(logger: logging.Logger) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    handler = ThreadedHandler(writing)
+    logger.addHandler(handler)
+    logger.warning("nobody reads this")
+    handler.flush()
+    os.close(writing)
+
+
+def test_stream_in_memory_is_written_at_once(logger: logging.Logger) -> None:
+    stream = io.StringIO()
+    logger.addHandler(handler_for(stream))
+    logger.warning("a line")
+    assert stream.getvalue() == "a line\n"
