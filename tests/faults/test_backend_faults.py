@@ -1,4 +1,4 @@
-"""The fault matrix: each fault of a server on the wire, and the error of the job."""
+"""The fault matrix: server faults on the wire, and the job error that each one causes."""
 
 import asyncio
 from collections.abc import Callable
@@ -51,7 +51,7 @@ BuildReply = Callable[[Operation], Reply]
 
 
 def no_bytes(_: Operation) -> bytes:
-    """No byte reached the sink, so another backend can run the job."""
+    """No bytes: the fault precedes the first byte of output, so the job can still fail over."""
     return b""
 
 
@@ -64,12 +64,12 @@ class FaultCase:
     """A fault of a server and the expected outcome of the job.
 
     Attributes:
-        reply: the server's reply.
-        error: type of the error.
+        reply: builds the server's reply.
+        error: the type of the job's error.
         code: the code of the error.
-        message: contained in the error text.
-        relayed: the bytes that reach the sink.
-        abandoned: whether the agent must close the connection.
+        message: a part of the error's text.
+        relayed: builds the bytes that reach the sink.
+        abandoned: whether the agent must close the connection before the reply is complete.
     """
 
     reply: BuildReply
@@ -147,8 +147,8 @@ FAULTS: Final = {
         first_frames(1),
         abandoned=True,
     ),
-    # aiohttp closes the connection, but does not wake up the task that reads, so that the job ends
-    # with the silence timeout.
+    # aiohttp closes the connection, but does not wake up the task that reads. So the job ends only
+    # at the silence timeout.
     "malformed chunk": FaultCase(
         lambda op: stream(FRAMES[op][:2], end=b"", late=b"hello\r\n", then=AfterReply.HANG),
         *TIMED_OUT,
@@ -251,7 +251,7 @@ FAULTS: Final = {
         *INVALID,
         "not a JSON object",
     ),
-    "a stream of the wrong type": FaultCase(
+    "a stream with content type text/plain": FaultCase(
         lambda op: Reply(
             head(200, "text/plain", Content_Length=len(first_frames(99)(op))) + first_frames(99)(op)
         ),
@@ -293,7 +293,7 @@ async def test_fault_fails_the_job_with_its_error_and_the_next_job_succeeds(
     assert len(server.requests) == 2
 
 
-def test_faults_are_the_providers_and_retryable() -> None:
+def test_every_fault_maps_to_a_retryable_error_code_of_the_provider() -> None:
     entries = {case.code: entry_for(case.code) for case in FAULTS.values()}
 
     assert {entry.fault for entry in entries.values()} == {Fault.PROVIDER}

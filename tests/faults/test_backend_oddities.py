@@ -1,4 +1,4 @@
-"""Unusual but valid behavior of a server: the job succeeds."""
+"""Unusual or invalid server behavior that leaves the response usable: the job succeeds."""
 
 import asyncio
 from collections.abc import Callable
@@ -42,19 +42,23 @@ def impossible_usage(operation: Operation) -> list[bytes]:
 
 UNUSUAL: Final[dict[str, Callable[[Operation], Reply]]] = {
     "byte by byte": lambda op: stream(bytes([byte]) for byte in b"".join(FRAMES[op])),
-    "comments between": lambda op: stream(p for frame in FRAMES[op] for p in (COMMENT, frame)),
+    "comments between events": lambda op: stream(
+        p for frame in FRAMES[op] for p in (COMMENT, frame)
+    ),
     "CRLF line ends": lambda op: stream(f.replace(b"\n", b"\r\n") for f in FRAMES[op]),
     "a line of 5 MB": lambda op: stream([*FRAMES[op][:2], LONG_LINE, b"\n\n", *FRAMES[op][2:]]),
     "invalid UTF-8": lambda op: stream([*FRAMES[op][:2], b"data: \xff\n\n", *FRAMES[op][2:]]),
-    "garbage after the end": lambda op: stream([*FRAMES[op], b"\x00\xff garbage"]),
+    "garbage after the terminal marker": lambda op: stream([*FRAMES[op], b"\x00\xff garbage"]),
     "garbage after the response": lambda op: stream(FRAMES[op], late=b"\x00garbage"),
-    "garbage right after the response": lambda op: stream(
+    "garbage in the same write as the last chunk": lambda op: stream(
         FRAMES[op], end=b"", late=LAST_CHUNK + b"\x00garbage"
     ),
     "an unrequested second response": lambda op: stream(
         FRAMES[op], end=LAST_CHUNK + whole({"error": "of another"}).data
     ),
-    "no length, then the end": lambda op: Reply(head() + first_frames(99)(op), AfterReply.CLOSE),
+    "a body that ends with the connection": lambda op: Reply(
+        head() + first_frames(99)(op), AfterReply.CLOSE
+    ),
     "impossible usage": lambda op: stream(impossible_usage(op)),
 }
 

@@ -1,4 +1,4 @@
-"""Error statuses and error bodies: their code, fault, retry rules, and redaction."""
+"""Error responses of a server: their error code, fault and retry rules, and redaction of keys."""
 
 import logging
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ class Classification:
     """The classification of an error.
 
     Attributes:
-        code: the code of the error registry.
+        code: the code in the error registry.
         fault: the fault of the code.
-        elsewhere: whether another backend may run the job.
+        elsewhere: whether another backend may run the job after the error.
         here: whether the same server may run the job once more.
     """
 
@@ -76,7 +76,7 @@ STATUSES: Final = {
 async def run_refused_job(
     operation: Operation, reply: Reply, key: str | None = None
 ) -> BackendError:
-    """Run a job with this reply and return its error; the next job must succeed."""
+    """Run a job that the server answers with `reply`; return the error. The next job succeeds."""
     sink = CollectingSink()
     replies = [reply, success_reply(operation)]
     async with RawServer(replies) as server, backend_at(server.url, key=key) as backend:
@@ -113,13 +113,16 @@ TOO_LONG_ERRORS: Final = {
         400,
         {"code": 400, "message": "try increasing it", "type": "exceed_context_size_error"},
     ),
-    "llamacpp as 500": (500, {"code": 500, "message": "the request exceeds the context size"}),
+    "llamacpp with status 500": (
+        500,
+        {"code": 500, "message": "the request exceeds the context size"},
+    ),
     "vllm": (400, {"message": "This model's maximum context length is 2048", "code": 400}),
     "ollama": (400, {"message": "the input length exceeds the context length", "code": None}),
     "lmstudio": (400, {"message": "greater than the context length. Try a larger one"}),
     "openrouter": (400, {"code": 400, "message": "This endpoint's maximum context length is 9"}),
     "venice": (400, {"code": "context_length_exceeded", "message": "Too long."}),
-    "too large": (413, {"message": "exceeds the model's context window"}),
+    "status 413": (413, {"message": "exceeds the model's context window"}),
 }
 
 
@@ -136,7 +139,7 @@ async def test_too_long_prompt_is_recognized_for_each_server(name: str) -> None:
 @pytest.mark.parametrize("fields", [fields for _, fields in TOO_LONG_ERRORS.values()])
 @in_virtual_time
 async def test_too_long_prompt_with_status_200_is_recognized(fields: dict[str, object]) -> None:
-    """LM Studio answers 200; without an error status, the error body alone decides."""
+    """LM Studio reports this error with status 200, so the error body alone decides."""
     error = await run_refused_job(Operation.CHAT, whole({"error": fields}))
 
     assert type(error) is ErrorInStream
@@ -152,7 +155,7 @@ async def test_too_long_prompt_with_status_200_is_recognized(fields: dict[str, o
     ],
 )
 @in_virtual_time
-async def test_retry_advice_of_the_server_overrides_the_status(
+async def test_retry_advice_in_the_body_overrides_status_and_headers(
     availability: dict[str, object], elsewhere: bool, retry_after_s: float
 ) -> None:
     body = {"error": {"code": 503, "message": "no", "availability": availability}}
@@ -173,17 +176,21 @@ _FRAME: Final = b'data: {"error":{"message":"' + MESSAGE.encode() + b'","code":4
 RESPONSES_WITH_KEYS: Final = {
     **{f"status {status}": whole({"error": {"message": MESSAGE}}, status) for status in STATUSES},
     "not JSON": whole(MESSAGE.encode(), 500),
-    "across the size limit": whole(b"x" * (MAX_ERROR_BODY_BYTES - 30) + MESSAGE.encode(), 500),
-    "in a header": whole({}, 400, WWW_Authenticate=MESSAGE),
+    "a key across the size limit": whole(
+        b"x" * (MAX_ERROR_BODY_BYTES - 30) + MESSAGE.encode(), 500
+    ),
+    "a key in a header": whole({}, 400, WWW_Authenticate=MESSAGE),
     "200 with an error body": whole({"error": MESSAGE}),
     "200 with a client error": whole({"error": {"message": MESSAGE, "code": 400}}),
-    "in a stream": stream([_FRAME]),
+    "a key in a stream": stream([_FRAME]),
 }
 
 
 @pytest.mark.parametrize("name", RESPONSES_WITH_KEYS)
 @in_virtual_time
-async def test_error_contains_and_logs_no_key(name: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_keys_in_a_response_do_not_reach_the_error_or_the_log(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.DEBUG):
         error = await run_refused_job(Operation.CHAT, RESPONSES_WITH_KEYS[name], OWN_KEY)
 

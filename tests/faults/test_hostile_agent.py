@@ -40,7 +40,7 @@ async def ask(http: aiohttp.ClientSession) -> tuple[int, bytes]:
 
 
 async def check_service(coordinator: Coordinator, http: aiohttp.ClientSession) -> None:
-    """Check that the coordinator serves a request with a correct agent."""
+    """Check that the coordinator serves a request once a correct agent is connected."""
 
     async def answer(job: ScriptedJob) -> None:
         await job.answer(b"ok", content_type="application/json")

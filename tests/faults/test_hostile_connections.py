@@ -104,8 +104,8 @@ class HostileConnection(Struct, frozen=True):
     """A hostile connection and the coordinator's reaction.
 
     Attributes:
-        name: the first cell of its row in docs/protocol.md.
-        attack: performs the attack after the upgrade.
+        name: the first cell of the connection's row in docs/protocol.md.
+        attack: performs the attack, after the WebSocket upgrade.
         close_code: the coordinator's close code; None if it sends `Welcome` for a new session.
         settings: the coordinator's settings.
     """
@@ -235,7 +235,7 @@ async def relay(coordinator: Coordinator) -> AsyncIterator[str]:
         yield f"ws://127.0.0.1:{port}{CONNECT_PATH}"
 
 
-async def test_relayed_challenge_does_not_authenticate() -> None:
+async def test_agent_that_dials_a_relay_is_rejected() -> None:
     # The agent signs the authority that it dialed: the relay's, not the coordinator's.
     async with (
         Coordinator(DEFAULT) as coordinator,

@@ -45,7 +45,7 @@ async def test_agent_reacts_to_attack_as_documented(attack: Attack) -> None:
             await harness.assert_serves()
         else:
             assert await harness.close_code() == attack.close_code
-            # The next job's `next_run` must not return a run of the attack.
+            # Discard the runs of the attack; otherwise `next_run` would return one of them.
             while not harness.backend._new_runs.empty():
                 harness.backend._new_runs.get_nowait()
             await harness.assert_serves_after_reconnect()
@@ -55,7 +55,7 @@ async def test_agent_reacts_to_attack_as_documented(attack: Attack) -> None:
 
 @pytest.fixture
 def no_log_records() -> Iterator[None]:
-    """Disable logging: pytest keeps every record in memory."""
+    """Disable logging, because pytest keeps every log record in memory."""
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
@@ -74,6 +74,7 @@ async def test_flood_does_not_grow_memory(name: str, flood: AttackAction) -> Non
             harness.clear_history()
             held.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
-        # The first rounds fill bounded storage: remembered ids, statistics, caches.
+        # Only the last round must not grow memory. The rounds before it fill bounded storage:
+        # remembered ids, statistics, caches.
         assert held[-1] - held[-2] < 400 * KIB, held
         await harness.assert_no_jobs_left()

@@ -1,4 +1,4 @@
-"""The agent with a coordinator that is hostile during the handshake, or sends extreme numbers."""
+"""How the agent handles hostile handshakes, extreme numbers and floods of `Drain`."""
 
 import asyncio
 import logging
@@ -97,13 +97,13 @@ async def test_detached_session_is_kept_for_ten_minutes_at_most() -> None:
 
 @pytest.mark.parametrize("way", ["Rejected", "Drain", "Retry-After"])
 @in_virtual_time
-async def test_wait_of_years_is_limited_to_two_hours(way: str) -> None:
+async def test_wait_of_years_is_limited_to_one_hour_plus_jitter(way: str) -> None:
     async with ScriptedCoordinator() as coordinator:
         if way == "Rejected":
             coordinator.answer = lambda _hello: Rejected("full", "later", HUGE_DURATION_MS)
         if way == "Retry-After":
             coordinator.refusals.append((503, {"Retry-After": "99999999999999999999999"}))
-        # Without a backend: its health checks over hours would dominate the test's real time.
+        # The agent has no backend: hours of health checks would dominate the test's real time.
         async with RunningAgent(coordinator, jitter=0.99) as agent:
             began = now()
             if way == "Drain":
@@ -141,8 +141,8 @@ async def test_flood_of_drain_is_logged_once(caplog: pytest.LogCaptureFixture) -
 
 ROWS_WITH_OWN_TEST = {
     "`Rejected`, `Drain` or `Retry-After` with a wait of years": (
-        test_wait_of_years_is_limited_to_two_hours
+        test_wait_of_years_is_limited_to_one_hour_plus_jitter
     ),
     "a flood of `Drain`": test_flood_of_drain_is_logged_once,
 }
-"""Rows of the table in docs/protocol.md that a separate test covers."""
+"""Rows of the table of hostile coordinators in docs/protocol.md, each with a test of its own."""

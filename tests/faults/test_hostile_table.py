@@ -18,7 +18,7 @@ NO_CLOSE_FRAME: Final = 1006
 
 
 def parse_table(first_cell: str) -> dict[str, str]:
-    """Parse the table whose first heading is `first_cell`: hostile input → reaction."""
+    """Parse the table whose first column is headed `first_cell`: hostile input → reaction."""
     section = TEXT.partition("\n## Hostile input\n")[2].partition("\n## ")[0]
     rows = section.partition(f"| {first_cell} |")[2].partition("\n\n")[0].splitlines()[2:]
     cells = [re.split(r" \| ", row.strip("| ")) for row in rows]
@@ -27,7 +27,7 @@ def parse_table(first_cell: str) -> dict[str, str]:
 
 
 def close_codes(rows: dict[str, str]) -> dict[str, int | None]:
-    """The close code in the text of each reaction; None if it names none."""
+    """Return the close code in the text of each reaction; None if the text contains no code."""
     return {
         name: int(found[1]) if (found := re.search(r"`(1\d{3})`", reaction)) else None
         for name, reaction in rows.items()

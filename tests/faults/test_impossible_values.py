@@ -56,7 +56,7 @@ async def test_impossible_number_of_slots_selects_the_default(
 
 
 async def test_undecodable_byte_in_an_operators_name_is_replaced() -> None:
-    # As in PROVIDER_AGENT_OPERATOR_DISPLAY_NAME=$'caf\xe9', in Latin-1.
+    # How Python decodes the Latin-1 byte in PROVIDER_AGENT_OPERATOR_DISPLAY_NAME=$'caf\xe9'.
     operator = OperatorConfig(display_name="caf\udce9")
     async with ScriptedCoordinator() as coordinator:
         config = agent_config(coordinator.url, operator=operator)
@@ -66,7 +66,7 @@ async def test_undecodable_byte_in_an_operators_name_is_replaced() -> None:
             assert metadata == {"display_name": "caf\N{REPLACEMENT CHARACTER}"}
 
 
-async def test_undecodable_byte_in_a_content_type_leaves_a_valid_frame() -> None:
+async def test_content_type_with_an_undecodable_byte_is_sent_in_a_valid_frame() -> None:
     start = head(content_type="text/event-stream; x=?", Transfer_Encoding="chunked")
     body = b"".join(map(chunked, FRAMES[Operation.CHAT])) + LAST_CHUNK
     outbox = Outbox()

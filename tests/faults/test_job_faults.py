@@ -137,7 +137,9 @@ async def test_error_status_reaches_the_coordinator_with_body_and_retry_time(
 
 @pytest.mark.parametrize("fault", [Fault.HANG_BEFORE_HEADERS, Fault.HANG_AFTER_HEADERS])
 @in_virtual_time
-async def test_hanging_server_fails_over_after_its_timeout(fault: Fault) -> None:
+async def test_job_on_a_hanging_server_fails_over_after_the_first_byte_timeout(
+    fault: Fault,
+) -> None:
     async with (
         ScriptedCoordinator() as coordinator,
         FakeOpenAICompatible() as hanging,
@@ -160,7 +162,7 @@ async def test_hanging_server_fails_over_after_its_timeout(fault: Fault) -> None
 
 
 @in_virtual_time
-async def test_request_that_is_not_an_object_never_reaches_the_server() -> None:
+async def test_request_that_is_not_a_json_object_never_reaches_the_server() -> None:
     async with (
         ScriptedCoordinator() as coordinator,
         FakeOpenAICompatible() as server,
@@ -176,7 +178,7 @@ async def test_request_that_is_not_an_object_never_reaches_the_server() -> None:
 
 
 @in_virtual_time
-async def test_stopped_server_is_unreachable_and_then_not_offered() -> None:
+async def test_jobs_for_a_stopped_server_fail_as_unreachable_and_later_as_not_loaded() -> None:
     async with ScriptedCoordinator() as coordinator:
         server = FakeOpenAICompatible()
         async with server:

@@ -1,4 +1,8 @@
-"""Jobs and the agent when the link to the coordinator fails."""
+"""What happens to the agent and its jobs when the link to the coordinator fails.
+
+The scripted coordinator sets `resume_ms` to 0. So no session is resumed, and a lost link ends its
+jobs.
+"""
 
 import asyncio
 import random
@@ -77,7 +81,7 @@ async def test_lost_link_closes_the_upstream_connection_of_its_job(
 
 @pytest.mark.parametrize("fail", FAILURES)
 @in_virtual_time
-async def test_lost_link_cancels_a_second_attempt(fail: Failure) -> None:
+async def test_lost_link_cancels_the_second_attempt_and_no_third_starts(fail: Failure) -> None:
     first, second = ScriptedBackend("a"), ScriptedBackend("b")
     async with (
         ScriptedCoordinator() as coordinator,
@@ -133,8 +137,8 @@ async def test_cancel_of_a_job_of_an_earlier_session_is_ignored() -> None:
             await backend.next_run()
             peer.cut()
             again = await agent.connected()
-            # `cancel` sends nothing for a job that this link has not started. So start `old` and
-            # discard its frames: the agent receives a `Cancel` for a job that it does not know.
+            # `cancel` sends nothing for a job that was not started on this link. So start `old` and
+            # discard its frames: the agent receives only a `Cancel`, for a job it does not know.
             again.protocol.start_job(old)
             again.protocol.to_send.clear()
             await again.cancel(old.job_id)
@@ -146,7 +150,7 @@ async def test_cancel_of_a_job_of_an_earlier_session_is_ignored() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 @in_virtual_time
-async def test_jobs_end_at_most_once_on_a_link_that_breaks_repeatedly(seed: int) -> None:
+async def test_jobs_end_at_most_once_when_links_break_repeatedly(seed: int) -> None:
     """Check that no job has two ends, no response has a gap, and no job remains."""
     rng = random.Random(seed)
     backend = ScriptedBackend(max_concurrent=8)

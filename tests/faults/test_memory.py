@@ -27,9 +27,9 @@ READ_BYTES = 256 * KIB
 """The most that an event loop reads from a socket at once."""
 
 OVERHEAD_BYTES = 4 * READ_BYTES
-"""The most bytes that a paused job holds beside its window, in whole reads: one that overfills the
-window, one in the buffer of the agent's HTTP library, one that the library receives before it
-pauses its transport, and a second copy of that last one until the library has parsed it."""
+"""The most bytes that a paused job holds beside its window. They are four reads: one that overfills
+the window, one in the buffer of the agent's HTTP library, one that the library receives before it
+pauses its transport, and a copy of this third read until the library has parsed it."""
 
 BOUND_BYTES = JOBS * (WINDOW_BYTES + OVERHEAD_BYTES)
 
@@ -134,7 +134,7 @@ async def end_to_end(
 
 
 def shrink_send_buffers(coordinator: Coordinator) -> None:
-    """Shrink send buffers: the kernel would accept megabytes for a client that does not read."""
+    """Shrink the send buffers, which by default hold megabytes for a client that does not read."""
     assert coordinator._runner is not None
     for site in coordinator._runner.sites:
         server = site._server

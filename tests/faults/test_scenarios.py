@@ -7,7 +7,7 @@ from tests.faults.scenarios.table import TABLE
 
 
 @pytest.mark.parametrize("scenario", TABLE, ids=lambda scenario: scenario.name.replace(" ", "-"))
-def test_scenario(scenario: Scenario) -> None:
+def test_scenario_meets_its_expectation(scenario: Scenario) -> None:
     outcome = run_scenario(scenario, SHORT, debug=True)
     if outcome.error is not None:
         raise outcome.error

@@ -1,4 +1,4 @@
-"""Reports what a long run executed: examples and steps, by test."""
+"""Reports how many examples and steps each test of a long run executed."""
 
 from collections.abc import Generator
 
@@ -10,7 +10,7 @@ from tests.fuzz.depth import EXAMPLES_VARIABLE, IS_LONG, STEPS_DONE
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """Attach the counts to the test's report, which a worker sends to the terminal process."""
+    """Attach the counts to the test's report, which an xdist worker sends to the main process."""
     STEPS_DONE.clear()
     try:
         yield

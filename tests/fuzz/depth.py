@@ -1,4 +1,4 @@
-"""How many examples the tests run: few in `make test`, many in `make fuzz`."""
+"""How many examples the fuzz tests run: few in `make test`, many in `make fuzz`."""
 
 import os
 from collections import Counter
@@ -13,7 +13,7 @@ STEPS: Final = 50
 IS_LONG: Final = EXAMPLES_VARIABLE in os.environ
 
 STEPS_DONE: Final[Counter[str]] = Counter()
-"""Counts of what this process executed, by name, for the report of a long run."""
+"""Counts of what the current test has executed, by name, for the report of a long run."""
 
 
 def depth(weight: float = 1.0) -> settings:

@@ -22,7 +22,7 @@ class LossyLink(Generic[UpT, DownT]):
         self.is_open = True
 
     def cut(self) -> None:
-        """Drop the frames in flight: each direction has delivered a prefix of its frames."""
+        """Drop the frames in flight, so each direction has delivered a prefix of its frames."""
         self.up.clear()
         self.down.clear()
         self.is_open = False

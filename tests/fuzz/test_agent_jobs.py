@@ -28,7 +28,7 @@ NEAR = st.integers(-2, 2)
 
 
 class ReceivedJob:
-    """The part of a response that the coordinator holds: the agent must not send it again."""
+    """What the coordinator has received of a job. The next frames must continue exactly there."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -39,8 +39,8 @@ class ReceivedJob:
 class HostileJobs(RuleBasedStateMachine):
     """An agent's jobs and outbox. After each step the event loop runs until every task has reacted.
 
-    `offered` holds the ids of all jobs that were sent, `sources` the bytes that the backends have
-    written, by job, and `ended_jobs` is the number of ends that were reported.
+    `offered` holds the ids of all jobs that the coordinator has sent, `sources` the bytes that the
+    backends have written for each job, and `ended_jobs` counts the jobs that have ended.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class HostileJobs(RuleBasedStateMachine):
         self.ended_jobs += 1
 
     def _step(self, act: Callable[[], object]) -> bool:
-        """Run `act` and let all tasks react; False if it was a violation, which ends the link."""
+        """Run `act` and let all tasks react; False after a violation, which ends the link."""
         STEPS_DONE["steps"] += 1
 
         async def run() -> None:
@@ -108,7 +108,7 @@ class HostileJobs(RuleBasedStateMachine):
 
     @precondition(lambda self: self.received_jobs)
     @rule(data=st.data(), near=NEAR, final=st.booleans())
-    def acknowledge_near_the_received_end(
+    def acknowledge_near_the_last_received_byte(
         self, data: st.DataObject, near: int, final: bool
     ) -> None:
         job_id = data.draw(st.sampled_from(sorted(self.received_jobs)))
@@ -153,7 +153,7 @@ class HostileJobs(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def reconnect(self, data: st.DataObject) -> None:
-        """Resume some jobs at an offset that the agent offers, or at one past the last of them."""
+        """Resume some jobs, each at an offset that the agent offers, or one byte too far."""
         self.lose_link()
         offsets = {}
         for live in self.outbox.live_jobs():
@@ -242,7 +242,7 @@ class HostileJobs(RuleBasedStateMachine):
         assert len(asyncio.all_tasks(self.loop)) == self.jobs.in_flight
 
     def teardown(self) -> None:
-        """Every job ends, and no state remains."""
+        """Check that every job ends and no state remains."""
         for run in self._active_runs():
             self._step(lambda run=run: run.fail(Unreachable("gone")))  # type: ignore[misc]
         for _ in range(4):  # more than the attempts of a job

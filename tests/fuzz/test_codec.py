@@ -21,7 +21,8 @@ Frame = AgentFrame | CoordinatorFrame
 
 HEADERS = [b"\x91", b"\x9f", b"\xdc", b"\xdd", b"\x81", b"\xde", b"\xdf", b"\xc4", b"\xc6", b"\xdb"]
 HEADERS += [b"\xc7", b"\xc9", b"\xd8", b"\xcf", b"\xcb", b"\xc1", b"\xc0", b"\xff\xff\xff\xff"]
-"""First bytes of MessagePack values; the first ten are arrays, maps, binaries and strings."""
+"""Bytes that start MessagePack values; the first ten start arrays, maps, binaries and strings. The
+byte c1 is invalid in MessagePack, and the last entry is the largest length."""
 MESSAGES: SearchStrategy[Sequence[Frame]] = st.lists(FROM_AGENT, min_size=1, max_size=3) | st.lists(
     FROM_COORDINATOR, min_size=1, max_size=3
 )
@@ -53,7 +54,7 @@ def decode_both_ways(
 
 
 def _assert_encodable(frames: Sequence[Frame]) -> None:
-    """Decoded frames can be encoded again, and decode to the same frames."""
+    """Assert that frames that were decoded can be encoded, and decode to the same frames again."""
     if frames:
         message = VERSION_1.encode(frames)
         again = [one for one in decode_valid(message) if one.frames]
@@ -89,7 +90,7 @@ def test_arbitrary_bytes_decode_or_are_rejected(message: bytes | str) -> None:
 
 @given(st.lists(st.sampled_from(HEADERS) | st.binary(min_size=1, max_size=4), max_size=40))
 @depth(2)
-def test_headers_with_lengths_and_no_data_decode_or_are_rejected(pieces: list[bytes]) -> None:
+def test_random_sequence_of_messagepack_headers_decodes_or_is_rejected(pieces: list[bytes]) -> None:
     decode_both_ways(b"".join(pieces))
 
 
@@ -146,7 +147,7 @@ def test_unknown_fields_and_frames_are_skipped(
     st.integers(1, 200_000),
 )
 @depth(0.5)
-def test_deep_nesting_is_malformed_at_any_depth(pattern: list[bytes], times: int) -> None:
+def test_truncated_nesting_is_malformed_at_any_depth(pattern: list[bytes], times: int) -> None:
     message = b"".join(pattern) * (times // len(pattern) + 1)
     assert all(isinstance(one, MalformedMessage) for one in decode_both_ways(message))
 
@@ -161,7 +162,9 @@ def test_the_size_limit_is_checked_before_decoding(size: int, limit: int) -> Non
 
 @given(st.sampled_from(HEADERS[:10]), st.integers(0, 70), st.integers(0, 2**20))
 @depth(0.5)
-def test_a_wide_frame_allocates_little_memory(header: bytes, number: int, width: int) -> None:
+def test_a_frame_of_many_fields_allocates_little_memory(
+    header: bytes, number: int, width: int
+) -> None:
     length = width.to_bytes(4, "big")
     message = b"\x91\xdd" + length + bytes([number]) + header + length + b"\xc0" * width
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""The protocol of each side against a hostile peer: well-formed frames, any values, any order."""
+"""Each side's state machine against a hostile peer: well-formed frames, any values, any order."""
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -64,10 +64,10 @@ JOB_FRAMES: SearchStrategy[AgentFrame] = st.one_of(
 
 
 class HostileAgent(RuleBasedStateMachine):
-    """A coordinator's protocol that starts and reads jobs, against a hostile agent.
+    """A `CoordinatorProtocol` that starts jobs and reads their responses, against a hostile agent.
 
-    The first `honest_frames` frames of a connection are valid. `broken` is set at the first
-    violation; only a new connection follows.
+    While `honest_frames` is positive, the agent sends only valid frames; each frame lowers it by
+    one. `broken` is set at the first violation; the agent then sends nothing until `reconnect`.
     """
 
     def __init__(self) -> None:
@@ -202,9 +202,9 @@ class HostileAgent(RuleBasedStateMachine):
 
 
 class HostileCoordinator(RuleBasedStateMachine):
-    """An agent's protocol that resumes two jobs, against a hostile coordinator.
+    """An `AgentProtocol` with two live jobs to resume, against a hostile coordinator.
 
-    `honest_frames` and `broken` are as in `HostileAgent`.
+    `honest_frames` and `broken` have the same meaning as in `HostileAgent`.
     """
 
     def __init__(self) -> None:
@@ -306,7 +306,7 @@ class HostileCoordinator(RuleBasedStateMachine):
         self.rank = rank
 
     @invariant()
-    def one_hello_is_sent_and_one_welcome_accepted(self) -> None:
+    def at_most_one_hello_is_sent_and_one_welcome_accepted(self) -> None:
         assert len(self.protocol.to_send) <= 1
         assert self.welcomes <= 1
         assert all(isinstance(frame, Hello) for frame in self.protocol.to_send)

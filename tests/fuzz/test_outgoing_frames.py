@@ -47,7 +47,7 @@ from tests.kit.scripted_backend import model as scripted_model
 JOB_ID = bytes(16)
 
 any_character = st.characters(exclude_categories=())
-"""Surrogates and control characters included."""
+"""Any character, also surrogates and control characters."""
 texts = st.one_of(
     st.text(any_character, max_size=20),
     st.builds(str.__mul__, st.text(any_character, min_size=1, max_size=3), st.just(5000)),
@@ -134,7 +134,7 @@ def test_capabilities_and_heartbeat_of_any_server_decode(
     )
 
 
-def test_frames_of_very_many_servers_and_models_fit_into_one_message() -> None:
+def test_each_frame_about_very_many_servers_and_models_fits_into_one_message() -> None:
     name = "\N{GRINNING FACE}" * 500
     backends = []
     for n in range(300):

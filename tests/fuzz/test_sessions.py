@@ -53,10 +53,12 @@ def new_job(job_id: bytes) -> Job:
 class SessionOverLinks(RuleBasedStateMachine):
     """An agent and a coordinator that use their protocols as the applications do.
 
-    All collections are by job id. The agent has `channels`, `requests` and `seen_job_ids`, and
-    `sources`, the bytes that its servers have written. The coordinator has `kept_streams`,
-    `cancelled`, `ended` (the total bytes) and `sinks`, the bytes that have arrived; `ends` counts
-    the ends that have arrived, and `failed` holds the jobs that could not be resumed.
+    The agent has `channels`, `requests` and `seen_job_ids`, and `sources`, the bytes that its
+    servers have written. The coordinator has `kept_streams`, which it keeps between two links,
+    `cancelled`, `ended` (each job's `total_bytes`) and `sinks`, the bytes that have arrived; `ends`
+    counts the ends that have arrived, and `failed` holds the jobs that could not be resumed. All
+    these collections are keyed by job id. A link is cut only after it has delivered at least
+    `min_delivered` frames.
     """
 
     def __init__(self) -> None:
@@ -94,7 +96,7 @@ class SessionOverLinks(RuleBasedStateMachine):
         )
         nonce = self.connections.to_bytes(32, "big")
         self.coordinator = CoordinatorProtocol(nonce=nonce, name="c", authorities=[AUTHORITY])
-        self.ranks = (0, 0)  # of the states, which only advance
+        self.ranks = (0, 0)  # of the two states in STATE_ORDER
         self.flush()
 
     def flush(self) -> None:
@@ -288,7 +290,7 @@ class SessionOverLinks(RuleBasedStateMachine):
             assert channel.written - channel.acked < WINDOW + WINDOW // 2
 
     def teardown(self) -> None:
-        """Over one last link every job that the coordinator still waits for ends."""
+        """Check that every job that can be resumed ends over one last link."""
         self.cut_and_reconnect()
         for _ in range(10_000):
             if not self.link.up and not self.link.down and not self.channels and self.both_open:

@@ -1,4 +1,4 @@
-"""One response over links that break: every byte arrives once, in any order of events."""
+"""One response over several links, each cut at any point: every byte arrives exactly once."""
 
 import hashlib
 
@@ -76,7 +76,7 @@ class BrokenLinks(RuleBasedStateMachine):
     @precondition(lambda self: not self.sender.done and self.is_complete)
     @rule()
     def abandon(self) -> None:
-        """A cancel or a slow consumer: unsent bytes are dropped."""
+        """Drop unsent bytes and end the job, as after a cancel or for a slow consumer."""
         sent, end_sent = self.sender.sent, self.sender.end_sent
         self.sender.drop_unsent()
         assert end_sent or self.sender.written == sent
@@ -151,7 +151,7 @@ class BrokenLinks(RuleBasedStateMachine):
     @precondition(lambda self: not self.link.is_open)
     @rule(window=st.none() | WINDOWS)
     def resume(self, window: int | None) -> None:
-        """`Hello` and `Welcome`; the coordinator may set another window than before."""
+        """Exchange `Hello` and `Welcome` on a new link, for which the window may change."""
         self.link = LossyLink()
         self.window = window or self.window
         self.widest = max(self.widest, self.window)

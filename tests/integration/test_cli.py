@@ -181,7 +181,7 @@ async def test_malformed_frames_close_the_connection_and_are_not_logged(
     assert_contains_no_secrets(tmp_path, result.err)
 
 
-async def test_invalid_setting_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+async def test_invalid_setting_prints_one_line_and_exits_with_2(tmp_path: Path) -> None:
     (tmp_path / "agent.toml").write_text(
         "[coordinator]\nurl = 'wss://h'\nenrollment_code = ['SECRET']", "utf-8"
     )
@@ -194,7 +194,7 @@ async def test_invalid_setting_is_one_line_and_exit_code_2(tmp_path: Path) -> No
     )
 
 
-async def test_status_address_in_use_is_one_message_and_exit_code_2(
+async def test_status_address_in_use_prints_one_message_and_exits_with_2(
     coordinator: Coordinator, tmp_path: Path
 ) -> None:
     write_config(tmp_path, coordinator.connect_url)
@@ -210,7 +210,7 @@ async def test_status_address_in_use_is_one_message_and_exit_code_2(
 # --- check ---------------------------------------------------------------------------------------
 
 
-async def test_check_exits_with_0_without_failures(
+async def test_check_exits_with_0_if_every_check_succeeds(
     coordinator: Coordinator, llamacpp_server: LlamaCppProcess, tmp_path: Path
 ) -> None:
     write_config(tmp_path, coordinator.connect_url, llamacpp_config(llamacpp_server.url))
@@ -232,7 +232,9 @@ async def test_check_exits_with_0_without_failures(
     assert_contains_no_secrets(tmp_path, result.out)
 
 
-async def test_unsupported_characters_are_printed_as_question_marks(tmp_path: Path) -> None:
+async def test_characters_outside_the_output_encoding_are_printed_as_question_marks(
+    tmp_path: Path,
+) -> None:
     env = {"PYTHONIOENCODING": "ascii"}
 
     result = await run_command("check", "--config", "clé.toml", home=tmp_path, env=env)
@@ -242,7 +244,7 @@ async def test_unsupported_characters_are_printed_as_question_marks(tmp_path: Pa
     assert "Traceback" not in result.err
 
 
-async def test_check_exits_with_1_and_advice_for_each_failure(tmp_path: Path) -> None:
+async def test_check_exits_with_1_and_prints_advice_for_each_failure(tmp_path: Path) -> None:
     async with ScriptedCoordinator(lambda _: Rejected("not_enrolled", "unknown key")) as rejecting:
         write_config(tmp_path, rejecting.url, llamacpp_config("http://127.0.0.1:1"))
         await run_command("identity", home=tmp_path)
@@ -323,7 +325,7 @@ async def test_demo_relays_both_formats_byte_for_byte(tmp_path: Path) -> None:
         ("sys.path.insert(0, 'broken')", "llama.cpp did not start: ImportError: wrong platform"),
     ],
 )
-async def test_demo_without_a_usable_extra_uses_echo(
+async def test_demo_uses_echo_if_xllamacpp_cannot_be_imported(
     startup_code: str, reason: str, tmp_path: Path
 ) -> None:
     if await find_local_servers():
@@ -372,7 +374,7 @@ def children_of(pid: int) -> list[str]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-async def test_signal_during_startup_of_the_demo_cleans_up(
+async def test_demo_leaves_no_files_after_a_signal_during_startup(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
     async with start_command("demo", home=tmp_path) as demo:
