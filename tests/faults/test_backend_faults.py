@@ -293,7 +293,7 @@ async def test_fault_fails_the_job_with_its_error_and_the_next_job_succeeds(
     assert len(server.requests) == 2
 
 
-def test_every_fault_maps_to_a_retryable_error_code_of_the_provider() -> None:
+def test_every_error_code_in_the_matrix_is_retryable_with_fault_provider() -> None:
     entries = {case.code: entry_for(case.code) for case in FAULTS.values()}
 
     assert {entry.fault for entry in entries.values()} == {Fault.PROVIDER}

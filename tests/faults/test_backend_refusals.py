@@ -139,7 +139,7 @@ async def test_too_long_prompt_is_recognized_for_each_server(name: str) -> None:
 @pytest.mark.parametrize("fields", [fields for _, fields in TOO_LONG_ERRORS.values()])
 @in_virtual_time
 async def test_too_long_prompt_with_status_200_is_recognized(fields: dict[str, object]) -> None:
-    """LM Studio reports this error with status 200, so the error body alone decides."""
+    """LM Studio can report an error with status 200; then the error body alone decides."""
     error = await run_refused_job(Operation.CHAT, whole({"error": fields}))
 
     assert type(error) is ErrorInStream

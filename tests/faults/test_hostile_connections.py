@@ -247,7 +247,7 @@ async def test_agent_that_dials_a_relay_is_rejected() -> None:
         assert coordinator.agents() == []
 
 
-async def test_same_agent_connects_without_the_relay() -> None:
+async def test_agent_that_dials_the_coordinator_directly_connects() -> None:
     async with Coordinator(DEFAULT) as coordinator:
         config = agent_config(coordinator.connect_url)
         async with RunningAgent(None, ScriptedBackend(), config=config) as agent:

@@ -1,4 +1,4 @@
-"""How the agent handles hostile handshakes, extreme numbers and floods of `Drain`."""
+"""How the agent handles a coordinator's hostile handshakes, extreme numbers and `Drain` floods."""
 
 import asyncio
 import logging

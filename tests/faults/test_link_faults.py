@@ -1,7 +1,7 @@
 """What happens to the agent and its jobs when the link to the coordinator fails.
 
-The scripted coordinator sets `resume_ms` to 0. So no session is resumed, and a lost link ends its
-jobs.
+The scripted coordinator sets `resume_ms` to 0. So no session is resumed, and a lost link
+cancels its jobs.
 """
 
 import asyncio

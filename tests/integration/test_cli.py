@@ -146,7 +146,7 @@ def long_job() -> Job:
     return new_job("echo", request=json.dumps(body).encode())
 
 
-async def test_rejection_is_reported_and_exits_with_78(
+async def test_rejected_agent_reports_the_reason_and_exits_with_78(
     coordinator: Coordinator, tmp_path: Path
 ) -> None:
     write_config(tmp_path, coordinator.connect_url, code="SECRET-WRONG-CODE")
