@@ -1,9 +1,9 @@
 """A TCP proxy on loopback that fails on demand, like toxiproxy but inside the test's process.
 
-Every connection has two `FaultProxyPipe`s, `upstream` (to the target) and `downstream` (from it),
-which can be stalled, delayed, throttled, corrupted, cut at a byte, or closed separately. A whole
-`ProxiedConnection` can be cut or blackholed. `FaultProxy.on_connection` configures connections
-before their first byte.
+Every connection has two `FaultProxyPipe`s, `upstream` (to the target) and `downstream` (from the
+target). Each can be stalled, delayed, throttled, corrupted, cut at a byte, or closed without the
+other. A whole `ProxiedConnection` can be cut or blackholed. `FaultProxy.on_connection` configures
+connections before their first byte.
 
 Faults are plain method calls. They work on asyncio, on uvloop and in virtual time. The proxy
 has a task only for a new connection that it does not forward yet.
@@ -30,7 +30,8 @@ window is often smaller than a segment, and the kernel sends less than a segment
 200 ms of real time."""
 
 MAX_NEW_CONNECTIONS: Final = 64
-"""Connections kept for `next_connection`; a soak run never calls it."""
+"""The most connections kept for `next_connection`: a soak run, which never calls it, would
+otherwise keep all of them."""
 
 
 class ConnectPolicy(Enum):
@@ -75,7 +76,7 @@ class FaultProxy:
 
     @property
     def authority(self) -> str:
-        """`host:port` of the proxy, which an agent that connects through it signs."""
+        """The `host:port` of the proxy, the authority of an agent that dials the proxy."""
         return f"{HOST}:{self.port}"
 
     @property
@@ -145,7 +146,7 @@ class FaultProxy:
         try:
             client, _address = self._listener.accept()
         except (BlockingIOError, ConnectionError):
-            return  # the client closed it before it was accepted
+            return  # the client closed the connection before it was accepted
         self.accepted_at.append(asyncio.get_running_loop().time())
         client.setblocking(False)
         handle = (
@@ -164,7 +165,7 @@ class FaultProxy:
             _, client_end = await loop.connect_accepted_socket(ProxyEndpoint, client)
             _, target_end = await loop.connect_accepted_socket(ProxyEndpoint, target)
         except BaseException as error:
-            # No connection owns the sockets yet.
+            # No `ProxiedConnection` owns the sockets yet.
             _reset(client)
             target.close()
             if isinstance(error, OSError):
@@ -179,7 +180,7 @@ class FaultProxy:
 
 
 def _plain_socket() -> socket.socket:
-    # The protocol is named because asyncio sets TCP_NODELAY only on sockets that name it.
+    # IPPROTO_TCP is explicit because asyncio sets TCP_NODELAY only on sockets created with it.
     plain = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     plain.setblocking(False)
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
@@ -189,7 +190,7 @@ def _plain_socket() -> socket.socket:
 
 
 def _bound(port: int) -> socket.socket:
-    """A socket bound to the port, so that no other process gets it while the proxy refuses."""
+    """A socket bound to the port, so that no other process takes it after `refuse`."""
     bound = _plain_socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     bound.bind((HOST, port))

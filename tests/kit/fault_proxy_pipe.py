@@ -16,17 +16,17 @@ MAX_QUEUED_BYTES: Final = 256 * 1024
 """The queue size at which a pipe stops reading. The last read may exceed it."""
 
 PIECE_BYTES: Final = 16 * 1024
-"""The most that one write forwards. The transport keeps what the receiver's kernel did not accept,
-so a stalled pipe still delivers up to this much."""
+"""The most that one write forwards. The transport buffers the part that the kernel did not accept,
+so after `stall` a pipe still delivers up to this many bytes."""
 
 TICK_S: Final = 0.2
-"""One write of a throttled pipe carries at most the bytes of this time."""
+"""One write of a throttled pipe carries at most the bytes that its rate allows in this time."""
 
 THROTTLED_QUEUE_S: Final = 0.5
-"""A throttled pipe stops reading when its queue holds the bytes of this time."""
+"""A throttled pipe stops reading when its queue holds the bytes that take this time to forward."""
 
 CUT_WITHIN_S: Final = 1.0
-"""How long a cut waits until the receiver has read the bytes that were forwarded before the cut."""
+"""The longest that a cut waits for the sink to write its buffer, which a reset would discard."""
 
 _EOF: Final = b""
 
@@ -48,12 +48,13 @@ class FaultProxyPipe:
     Args:
         source: the transport that bytes come from.
         sink: the transport that they are written to.
-        on_cut: called to cut the connection: when every byte before `cut_at` is written (at most
-            `CUT_WITHIN_S` after it is reached), or when the receiver has reset it.
+        on_cut: called to cut the connection: when the sink has written every byte before the
+            offset of `cut_at`, at the latest `CUT_WITHIN_S` after the last of them was forwarded;
+            also when a FIN cannot be sent because the receiver has reset the connection.
         on_end: called after the receiver was sent a FIN.
 
     Attributes:
-        delay_s: added to the latency of each byte; bytes already queued keep their time.
+        delay_s: added to the latency of each byte; bytes already queued keep the earlier delay.
         bytes_per_s: the bandwidth; None: unlimited.
         forwarded: bytes written so far.
     """
@@ -111,7 +112,7 @@ class FaultProxyPipe:
         self._pump()
 
     def cut_at(self, count: int) -> None:
-        """Cut the connection once `count` bytes are forwarded, before the next one."""
+        """Cut the connection after `count` bytes are forwarded; at once if they already are."""
         self._cut_at = count
         if self.forwarded >= count:
             self._cut()
@@ -149,7 +150,7 @@ class FaultProxyPipe:
             self._pump()
 
     def set_sink_full(self, full: bool) -> None:
-        """Called with True when the sink buffers unwritten bytes, with False when it has none."""
+        """Record whether the sink buffers unwritten bytes; if not, continue to forward or cut."""
         self._sink_full = full
         if self._cutting and not full:
             self._on_cut()

@@ -33,7 +33,7 @@ def _event(content: str, finish: str | None) -> bytes:
 
 
 class FloodServer:
-    """A server on loopback; a context manager that waits for its clients on exit.
+    """A server on loopback; a context manager that waits for its threads on exit.
 
     Args:
         stream: the body of every response.
@@ -99,7 +99,7 @@ class FloodServer:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # so that `server_close` joins them
+    daemon_threads = False  # so that `server_close` joins the threads
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:

@@ -75,7 +75,7 @@ async def end_unknown_jobs(agent: ScriptedAgent, job: ScriptedJob) -> None:
     for _ in range(3):  # the coordinator may send the acknowledgements after the first pong
         await agent.settle()
     assert {ack.job_id for ack in agent.acks if ack.final} >= set(ids), (
-        "an agent would keep ends that are not acknowledged"
+        "some ends are not acknowledged, so an agent would keep them"
     )
 
 

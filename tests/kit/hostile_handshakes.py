@@ -45,7 +45,7 @@ class Handshake(Struct, frozen=True):
 
 
 def send(*frames: CoordinatorFrame) -> Callable[[AgentConnection], Awaitable[None]]:
-    """Send each frame as one message, but a frame after a `Challenge` only after `Hello`."""
+    """Send each frame as one message; after a `Challenge`, wait for `Hello` before the next."""
 
     async def perform(peer: AgentConnection) -> None:
         for number, frame in enumerate(frames):

@@ -55,7 +55,7 @@ class HostileHarness(Struct):
         assert "channels=0" in repr(self.agent.service)
 
     def clear_history(self) -> None:
-        """Clear the records of the test kit, which do not count as the agent's memory."""
+        """Clear the records of the test kit, so that they do not count as the agent's memory."""
         for history in (self.peer.frames, self.peer.messages, self.peer._unreturned):
             history.clear()
         for job_id in self.peer.data.keys() - self.peer.protocol.streams.keys():
@@ -76,7 +76,7 @@ async def hostile_harness() -> AsyncIterator[HostileHarness]:
 
 
 def task_names() -> list[str]:
-    """Return the sorted names of all other tasks, without the numbers of unnamed ones."""
+    """Return the sorted names of all other tasks, without the numbers in names like `Task-7`."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     return sorted(task.get_name().rstrip("0123456789") for task in others)
 

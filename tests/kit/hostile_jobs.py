@@ -169,7 +169,7 @@ async def send_job_without_time(harness: HostileHarness) -> None:
     await harness.peer.send_jobs(job)
     assert (await harness.peer.error(job.job_id)).code == "deadline_exceeded"
     harness.clear_history()
-    # The next job's `next_run` must not return a run of this job.
+    # If this job has reached the backend, `next_run` must not return its run for the next job.
     while not harness.backend._new_runs.empty():
         harness.backend._new_runs.get_nowait()
 

@@ -1,4 +1,4 @@
-"""Job channels of an outbox: opens them, and reads what they send."""
+"""Helpers that open the job channels of an outbox and read what the channels send."""
 
 from provider_agent.agent.jobs.channel import JobChannel
 from provider_agent.agent.jobs.outbox import Outbox

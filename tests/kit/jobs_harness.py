@@ -24,8 +24,9 @@ class RecordingAdmission(AdmissionControl):
 
     Args:
         backend: the backend whose attempts are recorded.
-        outcomes: receives one entry per start and one per outcome: backend id, "started" or the
-            outcome (an error code, if it is an error), and the tokens consumed.
+        outcomes: receives an entry at the start of each attempt, and another at its outcome. An
+            entry is the backend's id, then "started", "succeeded", "abandoned" or the error code
+            of a failure, then the tokens consumed so far.
     """
 
     def __init__(self, backend: Backend, outcomes: list[tuple[str, str, int]]) -> None:
@@ -57,7 +58,7 @@ class FakeBackendPool:
 
     Attributes:
         operations: the operations that every backend supports.
-        running: the number of jobs on each backend now, by id.
+        running: the number of jobs on each backend now, by backend id.
         unavailable: ids of backends that serve nothing now.
         outcomes: see `RecordingAdmission`.
         timings: the timings of the completed streams.
@@ -117,7 +118,10 @@ class JobsHarness:
         self.sent: list[AgentFrame] = []
 
     def pump(self, *, acknowledge: bool = True) -> None:
-        """Move all queued frames to `sent`; check that encoding and decoding do not change them."""
+        """Move all queued frames to `sent`, and acknowledge them unless `acknowledge` is False.
+
+        Checks that encoding and decoding do not change the frames.
+        """
         while batch := self.outbox.next_batch():
             decoded = VERSION_1.decode_from_agent(VERSION_1.encode(batch), 4 * MIB)
             assert decoded.frames == batch

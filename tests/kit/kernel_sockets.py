@@ -4,18 +4,19 @@
 to this process. The kernel is busy with
 
 - bytes or a FIN in flight: the sender has sent more than the receiver has received;
-- bytes in a send buffer, unless the window is closed: all bytes are acknowledged, both ends agree
-  on a window of zero, and the receiver has unread bytes that its process does not read. A window
-  that is open but smaller than a segment counts as busy: the kernel fills it after up to 200 ms;
-- an acknowledgement, which the receiver may delay by up to 200 ms, if the sender waits for space in
-  its buffer;
-- a registered socket whose other end is not an open socket of this process: it is connecting, or
-  a FIN or reset of the closed end is in flight.
+- bytes in a send buffer, unless the window is closed. The window counts as closed if all sent bytes
+  are acknowledged, both ends report a window of zero, and the receiver has unread bytes that its
+  process does not read. With a window that is open but smaller than a segment, the kernel is busy:
+  it sends that much after up to 200 ms;
+- an acknowledgement that a sender needs because it waits for space in its send buffer. The receiver
+  may delay the acknowledgement by up to 200 ms;
+- a socket that the event loop watches and whose other end is not an open socket of this process:
+  the socket is connecting, or a FIN or reset of the closed end is in flight.
 
 The numbers come from `getsockopt(TCP_INFO)` (`struct tcp_info` in linux/tcp.h). The call waits for
 the socket's lock. So the numbers include a packet that the kernel was processing at the call, and
-the socket that received the packet is already ready. This process sends nothing during a check, so
-a kernel that is idle at any moment of the check stays idle.
+the selector already reports the socket that received the packet. This process sends nothing during
+a check, so a kernel that is idle at any moment of the check stays idle.
 
 Some states never end: a SYN that a full accept queue drops, bytes dropped for lack of memory, a
 connection that no process accepts. They count as idle after `PATIENCE_S` without a change, which is
@@ -108,7 +109,8 @@ class TrafficInspector:
         """Return whether the kernel has nothing to do until this process acts.
 
         Args:
-            registered: what the event loop waits for. None of it may be ready.
+            registered: the file descriptors that the event loop waits for. The caller has checked
+                that none of them is ready.
         """
         busy = frozenset(_busy_connections({key.fd: key.events for key in registered}))
         if busy <= self._stalled:
@@ -124,7 +126,10 @@ class TrafficInspector:
 
 
 def _busy_connections(events: Mapping[int, int]) -> Iterable[object]:
-    """Yield the state of each connection that the kernel is busy with, comparable between calls."""
+    """Yield the state of each connection that the kernel is busy with.
+
+    A later call yields an equal object if the state has not changed.
+    """
     sockets = list(_tcp_sockets())
     by_address = {(one.local, one.peer): one for one in sockets}
     for one in sockets:
@@ -179,7 +184,7 @@ def _tcp_sockets() -> Iterator[_Socket]:
                 yield _Socket(fd, _plain(end.getsockname()), None, info)
             elif info.state not in (_CLOSE, _LISTEN):
                 yield _Socket(fd, _plain(end.getsockname()), _plain(end.getpeername()), info)
-        except OSError:  # not TCP; or reset meanwhile, which makes it ready
+        except OSError:  # not TCP; or reset meanwhile, then the selector reports it
             continue
         finally:
             end.detach()

@@ -19,7 +19,7 @@ class LinkHarness:
 
     Attributes:
         frames: every frame that the link passed to its callback.
-        unsendable: for each job with frames that could not be encoded, the first such frame.
+        unsendable: for each job with response frames that could not be sent, the first of them.
         welcomed: set when the link receives `Welcome`.
         on_frame: called with every frame after it was recorded.
     """
@@ -79,7 +79,7 @@ class RunningLink(LinkHarness):
 async def connect(
     coordinator: ScriptedCoordinator, *, enrollment_code: str = ""
 ) -> tuple[RunningLink, AgentConnection]:
-    """Start a link and wait for its `Welcome`; return it and the coordinator's end of it."""
+    """Start a link and wait for its `Welcome`; return the link and the coordinator's end."""
     link = RunningLink(coordinator, enrollment_code=enrollment_code)
     connection = await coordinator.next_connection()
     await link.welcomed.wait()

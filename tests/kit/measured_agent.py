@@ -42,8 +42,9 @@ class MemoryUsage(msgspec.Struct):
         held: unacknowledged response bytes in the outbox.
         resident: resident memory of the process; 0 if the system does not report it.
         channels: jobs in the outbox.
-        stopped: jobs in the outbox with more than half a window of unacknowledged bytes. If such a
-            job receives no more bytes, its backend is paused.
+        stopped: jobs in the outbox with more than half a window of unacknowledged bytes. The test's
+            backend always has more to send. So once the held bytes no longer grow, the responses
+            of these jobs are paused.
     """
 
     traced: int

@@ -40,7 +40,7 @@ class PlantedFault(Struct, frozen=True):
 
 
 def drop(kind: type, where: Callable[[Any], bool] = lambda _frame: True) -> Alter:
-    """Drop the frames of a type for which `where` holds."""
+    """Of the frames of one type, drop those for which `where` is true."""
     return lambda frames: [f for f in frames if not (isinstance(f, kind) and where(f))]
 
 
@@ -49,7 +49,7 @@ def change(
     fields: Callable[[Any], dict[str, Any]],
     where: Callable[[Any], bool] = lambda _frame: True,
 ) -> Alter:
-    """Replace fields of the frames of a type for which `where` holds."""
+    """Of the frames of one type, replace fields in those for which `where` is true."""
 
     def alter(frames: list[Any]) -> list[Any]:
         return [replace(f, **fields(f)) if isinstance(f, kind) and where(f) else f for f in frames]
@@ -58,7 +58,7 @@ def change(
 
 
 def repeat(kind: type) -> Alter:
-    """Send the frames of a type twice."""
+    """Send each frame of one type twice."""
     return lambda frames: [g for f in frames for g in ([f, f] if isinstance(f, kind) else [f])]
 
 

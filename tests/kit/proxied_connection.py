@@ -1,4 +1,4 @@
-"""One connection through a `FaultProxy`: two pipes between two sockets, which fail together."""
+"""One connection through a `FaultProxy`: two sockets, and a pipe in each direction."""
 
 import asyncio
 import socket
@@ -47,7 +47,7 @@ class ProxiedConnection:
             endpoint.reset()
 
     def blackhole(self) -> None:
-        """Drop everything that either side sends, also a FIN or a reset: half-open for both."""
+        """Forward nothing more, not even a FIN or a reset; each side has a half-open connection."""
         self._blackholed = True
         self._discard()
 
@@ -73,7 +73,7 @@ class ProxiedConnection:
             self.endpoint_lost(None)
 
     def endpoint_lost(self, error: Exception | None) -> None:
-        """Called when a socket is closed; an error closes the other one with a reset."""
+        """Called when a socket is closed; after an error, reset the other socket."""
         if all(endpoint.closed for endpoint in self._endpoints):
             self._discard()
             self.closed.set()
@@ -124,7 +124,7 @@ class ProxyEndpoint(asyncio.Protocol):
         self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # not a base of uvloop's class
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         self.transport.pause_reading()
         self.transport.set_write_buffer_limits(high=0)
 
@@ -163,5 +163,5 @@ class ProxyEndpoint(asyncio.Protocol):
 
 
 def reset_on_close(end: socket.socket) -> None:
-    """Let `close` send a reset instead of a FIN."""
+    """Make `close` send a reset instead of a FIN."""
     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)

@@ -39,7 +39,7 @@ BUSY: Final = {
         "response.failed",
     ),
 }
-"""The error event of each operation for an overloaded server."""
+"""For each operation, the error event that an overloaded server sends."""
 
 parametrize_formats = pytest.mark.parametrize(
     "operation", [Operation.CHAT, Operation.MESSAGES], ids=["openai", "anthropic"]
@@ -72,5 +72,5 @@ def success_reply(operation: Operation) -> Reply:
 
 
 def first_frames(count: int) -> Callable[[Operation], bytes]:
-    """Return a function that joins the first frames of a successful stream."""
+    """Return a function from an operation to the first `count` frames of its successful stream."""
     return lambda operation: b"".join(FRAMES[operation][:count])

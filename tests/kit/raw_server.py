@@ -12,7 +12,7 @@ from typing import Final, Self
 import msgspec
 
 ARRIVES_S: Final = 1.0
-"""In virtual time, enough for bytes written earlier to arrive."""
+"""A pause for bytes written earlier to arrive: the virtual clock advances only after they have."""
 
 
 class AfterReply(Enum):
@@ -61,7 +61,7 @@ def stream(
     late: bytes = b"",
     then: AfterReply = AfterReply.KEEP,
 ) -> Reply:
-    """Build a stream with one chunk per event, followed by `end` and, later, `late`."""
+    """Build a stream with one HTTP chunk per piece, then `end` and, after a pause, `late`."""
     body = b"".join(chunked(piece) for piece in pieces)
     return Reply(head(Transfer_Encoding="chunked") + body + end, then, late)
 
@@ -74,10 +74,10 @@ def whole(body: object, status: int = 200, **headers: object) -> Reply:
 
 @dataclass(eq=False)
 class RawServer:
-    """A server on loopback; an async context manager, whose exit waits until all clients close.
+    """A server on loopback; an async context manager whose exit waits until all clients disconnect.
 
     Attributes:
-        replies: one per request, in order; the last one is repeated.
+        replies: one per request, in order; further requests get the last one again.
         requests: the bodies of the requests so far.
         abandoned: set when a client disconnects before the reply is complete.
     """

@@ -71,7 +71,7 @@ class RunningAgent:
         await asyncio.gather(self.task, return_exceptions=True)
 
     async def connected(self) -> AgentConnection:
-        """The coordinator's end of the next connection, once the agent is welcomed."""
+        """Wait for the next connection and its `Welcome`; return the coordinator's end of it."""
         assert self._coordinator is not None
         connection = await self._coordinator.next_connection()
         await self.service.uplink.connected.wait()

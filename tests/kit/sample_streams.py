@@ -179,11 +179,11 @@ BAD_OPENAI = {
         ErrorCode.BACKEND_OVERLOADED,
     ),
     "finish reason error": ([chat_chunk("m", {}, "error"), DONE], ErrorCode.BACKEND_ERROR),
-    "named event": (
+    "named error event": (
         list(FakeLmStudio.overflow_in_stream().chunks),
         ErrorCode.CONTEXT_LENGTH_EXCEEDED,
     ),
-    "named event, bare text": ([b"event: error\ndata: oh no\n\n"], ErrorCode.BACKEND_ERROR),
+    "named error event, bare text": ([b"event: error\ndata: oh no\n\n"], ErrorCode.BACKEND_ERROR),
     "Venice's error_type": (list(FakeVenice.failed_in_stream().chunks), ErrorCode.BACKEND_ERROR),
     "error as text": ([sse({"error": "unloaded"})], ErrorCode.BACKEND_ERROR),
     "error after the terminal marker": (

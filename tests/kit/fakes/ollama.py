@@ -6,7 +6,8 @@ From the source:
 - An error after the first token is not sent on routes below `/v1`: the stream only ends early
   (`Fault.STOP_AFTER_FIRST_CHUNK`).
 - `message_start` contains an estimate of the input tokens, `message_delta` the final number.
-- Errors are `{"error": text}` on native routes, and have the shape of the format on other routes.
+- Errors are `{"error": text}` on native routes. On routes below `/v1`, they have the shape of the
+  wire format.
 
 Documented:
 
@@ -25,7 +26,7 @@ from tests.kit.fakes.server import FakeResponse, FakeServer, RecordedRequest, js
 MODEL = "acme:8b"
 PINNED = "acme-pinned:latest"
 UNKNOWN = "acme-mini:latest"
-"""A model whose context window is unknown, because it is neither pinned nor in memory."""
+"""A model whose context window is unknown: it has no `num_ctx` and is not in memory."""
 
 EMBEDDER = "acme-embed:latest"
 CLOUD = ("acme-big:480b-cloud", "acme-huge:latest")
@@ -38,8 +39,8 @@ class FakeOllama(FakeServer):
 
     Attributes:
         version: the version at `/api/version`.
-        old: whether the version is old: its tags have no capabilities, and its routes answer 404
-            instead of 405 to a wrong method.
+        old: whether the server acts as an old version: the models in `/api/tags` have no
+            capabilities, and routes answer 404 instead of 405 to a wrong method.
         loaded: whether `MODEL` is in memory.
         names: the `Host` names that the server accepts.
     """

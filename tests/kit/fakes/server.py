@@ -33,7 +33,7 @@ class Fault(Enum):
     RESET_BEFORE_HEADERS = auto()
     RESET_MID_CHUNK = auto()
     STOP_AFTER_FIRST_CHUNK = auto()
-    """The body ends as if it were complete, after the first chunk."""
+    """The body ends after the first chunk, as if it were complete."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class RecordedRequest:
     body: bytes
     sent: bytearray = field(default_factory=bytearray)
     started: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the first chunk was sent; with `Fault.HANG_AFTER_HEADERS`, when the headers were."""
+    """Set after the first chunk is sent; with `Fault.HANG_AFTER_HEADERS`, after the headers are."""
     disconnected: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the client disconnects before the response is complete."""
 
@@ -190,7 +190,7 @@ class FakeServer(ABC):
 
     @abstractmethod
     def respond(self, recorded: RecordedRequest) -> FakeResponse:
-        """Return the response of this server without faults."""
+        """Return this server's response to a request, before any fault is applied to it."""
 
     @abstractmethod
     def error_response(self, status: int, message: str, recorded: RecordedRequest) -> FakeResponse:
@@ -255,7 +255,7 @@ class FakeServer(ABC):
             await response.write(chunk)
             recorded.started.set()
             if chunk.startswith(b":"):
-                continue  # a comment: faults follow the first chunk with output
+                continue  # an SSE comment: faults follow the first chunk with output
             if fault is Fault.HANG_AFTER_FIRST_CHUNK:
                 await asyncio.Event().wait()
             if fault is Fault.STOP_AFTER_FIRST_CHUNK:

@@ -3,11 +3,13 @@
 Recorded:
 
 - Only routes below `/v1` require a key. Their 401 is `{"error":"Unauthorized"}`.
-- Unknown routes answer `{"detail":"Not Found"}`; an unknown model is a 404 in the route's shape.
+- Unknown routes answer `{"detail":"Not Found"}`; an unknown model is a 404 in the error shape of
+  the route.
 - A generating model has no embeddings route.
-- `stream_options` without a stream is a 400.
-- A stream that the full queue rejects is a 200 with an error frame of code 503 and `[DONE]`.
-- A queued stream sends its headers at once (`Fault.HANG_AFTER_HEADERS`).
+- `stream_options` in a request that is not streamed is a 400.
+- If the queue is full, a streamed request gets a 200 with an error event of code 503 and `[DONE]`.
+- While a streamed request waits in the queue, its response headers are already sent
+  (`Fault.HANG_AFTER_HEADERS`).
 - If the engine fails, a Messages stream ends with `event: error`, without `message_stop`.
 
 Documented:
