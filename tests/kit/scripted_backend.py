@@ -45,8 +45,8 @@ class ScriptedRun:
 
     Attributes:
         outcome: ends `execute` when it has a result or an exception.
-        reported: what the sink receives as the outcome of a response that has started; None: the
-            adapter violates its contract, and reports nothing.
+        reported: the outcome that the sink receives at the end of a response that has started;
+            None: the sink receives no outcome, which violates the contract of an adapter.
         started: whether `start` was called.
         cancelled: set when `execute` is cancelled.
         paused: whether the sink has paused the response.
@@ -103,7 +103,9 @@ class ScriptedRun:
 
 
 class ScriptedBackend(Backend):
-    """Executes each job as the test controls its `ScriptedRun`, which `next_run` returns.
+    """A backend without a server: a test controls each call of `execute` as a `ScriptedRun`.
+
+    `next_run` returns the calls in order.
 
     Attributes:
         reported_health: the result of `health`, or the exception that it raises.

@@ -76,7 +76,8 @@ class AgentConnection:
         socket: the WebSocket.
         protocol: the state machine of this connection.
         frames: all received frames.
-        messages: all received frames, by message. A frame that violates the protocol is only here.
+        messages: all received frames, by message. A frame that violates the protocol is in
+            `messages`, but not in `frames`.
         data: the received bytes of each job's response.
         acknowledges: whether to send acknowledgements at once; else with the next
             `send_pending_frames`, `send_jobs` or `cancel`.
@@ -249,15 +250,17 @@ class AgentConnection:
 
 
 class ScriptedCoordinator:
-    """A coordinator that listens on entry; `next_connection` returns its connections in order.
+    """A coordinator that listens while its `async with` block runs.
+
+    `next_connection` returns the connections of the agents in order.
 
     Attributes:
         answer: returns the response to `Hello`; None: no response.
         sends_challenge: whether a new connection receives `Challenge`.
         tls: the TLS context, to be set before it listens; None: no TLS.
-        subprotocol: the selected subprotocol; None: none.
+        subprotocol: the subprotocol that the coordinator selects; None: it selects none.
         resumes: whether a connection can resume the session of the previous one.
-        refusals: HTTP responses (status and headers) to the next upgrades, one each.
+        refusals: HTTP responses (status and headers) to the next upgrade requests, one per request.
         upgrades: the headers of every upgrade request.
         connections: all connections of agents, in order.
     """
@@ -283,7 +286,7 @@ class ScriptedCoordinator:
         return f"{scheme}://127.0.0.1:{self.port}{CONNECT_PATH}"
 
     async def next_connection(self) -> AgentConnection:
-        """Wait for the next connection that was upgraded; an agent may have several."""
+        """Wait for the next connection after its upgrade; an agent that reconnects has several."""
         return await self._new_connections.get()
 
     async def __aenter__(self) -> Self:

@@ -38,8 +38,8 @@ class ScriptedJob:
         cancelled: set by `Cancel`.
         window_changed: set by an acknowledgement, and when the link is lost or restored.
         done: set by the final acknowledgement.
-        dropped: whether a later `Welcome` did not resume the job, or the coordinator has its end
-            already. No more frames are sent for the job.
+        dropped: whether a later `Welcome` did not resume the job, or reported that the coordinator
+            already has the job's end. No more frames are sent for the job.
     """
 
     def __init__(self, agent: JobAgent, job: Job, window: int) -> None:

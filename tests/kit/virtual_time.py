@@ -19,7 +19,7 @@ from typing import Any, Never, ParamSpec, TypeVar, TypeVarTuple
 from tests.kit.kernel_sockets import TrafficInspector, is_supported
 
 POLL_S = (0.001, 0.01)
-"""Real time between two checks while the kernel is busy: at first, and at most."""
+"""Real time between two checks while a thread or the kernel is busy: at first, and at most."""
 
 SILENCE_S = 0.05
 """Real time without an event before the clock jumps, where `TrafficInspector` is not supported."""
@@ -111,5 +111,5 @@ async def _without_leaks(test: Coroutine[None, None, None]) -> None:
 
 
 def now() -> float:
-    """The running loop's time, as a clock to inject."""
+    """Return the running loop's time; tests pass this function where code expects a clock."""
     return asyncio.get_running_loop().time()

@@ -1,8 +1,8 @@
 """`python -m tests.real_vllm VENV [pytest's arguments]`: run the tests with a real vLLM.
 
-VENV is an environment with vLLM, which `make test-vllm` creates. The conformance tests and the
-tests of this folder run in a separate pytest process. The exit code is that of pytest, 1 if the
-server does not start, or 130 if interrupted.
+VENV is an environment with vLLM, which `make test-vllm` creates. The conformance tests of the
+adapters and the tests of this folder run in a separate pytest process. The exit code is that of
+pytest, 1 if the server does not start, or 130 if interrupted.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ async def _run_tests(server: VllmServer, venv: Path, arguments: list[str]) -> in
         *(sys.executable, "-m", "pytest", "-vv", "-m", "vllm", *_TESTS, *arguments),
         cwd=_ROOT,
         env=os.environ | variables,
-        # Outside the terminal's process group: only this process passes Ctrl-C on to pytest.
+        # A new session, so that Ctrl-C does not reach pytest directly: this process passes it on.
         start_new_session=True,
         preexec_fn=end_with_parent,
     )

@@ -13,7 +13,7 @@ from typing import Final, Self
 import aiohttp
 
 MODEL: Final = "tiny"
-"""The server's id of its model."""
+"""The id by which requests name the server's model."""
 START_S: Final = 240.0
 """Start timeout. Starting takes half a minute on two idle cores."""
 GRACE_S: Final = 20.0
@@ -22,7 +22,7 @@ PARALLEL: Final = 4
 """Concurrent requests; further requests wait in the server's queue."""
 _POLL_S: Final = 0.2
 _TAIL_BYTES: Final = 3000
-"""How much of the end of the log `VllmStartError` shows."""
+"""The text of `VllmStartError` includes at most this many bytes from the end of the log."""
 _PR_SET_PDEATHSIG: Final = 1
 _ENGINE: Final = b"VLLM::EngineCore"
 
@@ -30,7 +30,9 @@ _LIBC: Final = ctypes.CDLL(None)
 
 
 def end_with_parent() -> None:
-    """Request SIGTERM when the parent process exits. Called in a new process before exec.
+    """Ask the kernel to send this process SIGTERM when its parent exits.
+
+    A new process calls this function before exec.
 
     Linux only; see prctl(2).
     """

@@ -1,4 +1,7 @@
-"""A real vLLM with waiting requests, a hung engine and a failed engine. Uses its own server."""
+"""A real vLLM with waiting requests, a hung engine and a failed engine.
+
+The tests use their own server.
+"""
 
 import asyncio
 import os
@@ -152,7 +155,7 @@ async def test_failed_engine_ends_every_stream_with_an_error(
     assert not (await backend.health()).reachable
 
 
-async def test_job_for_a_failed_server_is_retryable_elsewhere(backend: Backend) -> None:
+async def test_job_for_a_failed_server_fails_with_a_backend_error(backend: Backend) -> None:
     # The test before this one has killed the engine of the module's server.
     with pytest.raises(BackendError) as caught:
         await backend.execute(stream_job(Operation.CHAT), CollectingSink())

@@ -27,7 +27,7 @@ async def window_of(adapter: AdapterUnderTest) -> int:
 
 @in_both_formats
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-async def test_too_long_prompt_exceeds_the_context_length(
+async def test_too_long_prompt_is_reported_as_context_length_exceeded(
     adapter: AdapterUnderTest, wire_format: WireFormat, stream: bool
 ) -> None:
     messages = [{"role": "user", "content": "one two " * await window_of(adapter)}]

@@ -24,7 +24,7 @@ async def test_version_is_the_one_that_the_server_reports(adapter: AdapterUnderT
     assert adapter.backend.version == reported["version"] != ""
 
 
-async def test_generating_model_supports_all_operations_but_embeddings(
+async def test_generative_model_supports_all_operations_but_embeddings(
     adapter: AdapterUnderTest,
 ) -> None:
     (model,) = await adapter.backend.list_models()
@@ -55,7 +55,9 @@ async def test_missing_or_wrong_key_fails_the_health_check_with_advice(
 
 
 @needs_a_key
-async def test_job_with_a_wrong_key_is_auth_rejected(adapter: AdapterUnderTest) -> None:
+async def test_job_with_a_wrong_key_fails_with_auth_rejected_by_backend(
+    adapter: AdapterUnderTest,
+) -> None:
     wrong = adapter.with_settings(api_key="sk-wrong-0123456789")
 
     with pytest.raises(BadStatus) as caught:

@@ -38,9 +38,9 @@ _HEADS: Final = 2  # of 32 dimensions, the smallest size that vLLM's CPU attenti
 _LAYERS: Final = 2
 _FEED_FORWARD: Final = 128
 _CARRIER: Final = 4.0
-"""The constant dimension, relative to the length of the other dimensions together."""
+"""The constant dimension is about this many times the L2 norm of the other dimensions."""
 _CARRIED: Final = 0.95
-"""The constant dimension's share of the vector's length after the last norm (approximate)."""
+"""After the last RMSNorm, the constant dimension is about this share of the vector's L2 norm."""
 _WORD_BIAS: Final = 0.0
 _BYTE_BIAS: Final = -14.0
 _SPECIAL_BIAS: Final = -60.0
@@ -100,7 +100,7 @@ def _byte_symbols() -> list[str]:
 
 
 def _tokenizer(vocabulary: list[str]) -> dict[str, object]:
-    """Return `tokenizer.json`: a word of the vocabulary is one token, any other text one per byte.
+    """Return `tokenizer.json`: a word of the vocabulary is one token; other text has one per byte.
 
     `ignore_merges` makes the tokenizer find whole words without merge rules.
     """
@@ -177,7 +177,7 @@ def _weights(seed: int, vocabulary: int) -> Iterator[tuple[str, NDArray[np.float
             if name in ("self_attn.o_proj", "mlp.down_proj"):
                 weights[0, :] = 0  # does not write to the constant dimension
             else:
-                weights[:, 0] = 0  # does not read it: it would dominate the others
+                weights[:, 0] = 0  # ignores the constant dimension, which would dominate the sum
             yield f"model.layers.{layer}.{name}.weight", weights
 
 

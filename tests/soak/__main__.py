@@ -1,4 +1,4 @@
-"""`python -m tests.soak`: see CONTRIBUTING.md, "Soak test"."""
+"""`python -m tests.soak`: run the soak test, which CONTRIBUTING.md ("Soak test") describes."""
 
 import asyncio
 import gc
@@ -25,7 +25,7 @@ CLIENTS = 16
 FAULT_TASKS = 2
 
 WARM_UP_SHARE = 0.25
-"""Share of the run before the first footprint, with which the last one is compared."""
+"""Share of the run before the first footprint. The last footprint is compared with the first."""
 MAX_WARM_UP_S = 60.0
 """The longest time before the first footprint."""
 
@@ -55,7 +55,7 @@ def main(
     ):
         runner.get_loop().set_exception_handler(lambda _loop, what: _add_unhandled(counts, what))
         runner.run(_soak(random.Random(seed), counts, minutes * 60, every))
-        gc.collect()  # reports exceptions of tasks that were never retrieved
+        gc.collect()  # asyncio then reports task exceptions that no code has retrieved
     sys.exit(_report(counts, seed))
 
 
@@ -124,7 +124,7 @@ async def _print_status(counts: Counts, every_s: float) -> None:
 
 
 def _add_unhandled(counts: Counts, what: dict[str, object]) -> None:
-    """Record what asyncio passes to an exception handler as a defect."""
+    """Record a defect: an error that asyncio passed to the loop's exception handler."""
     counts.add_defect(f"unhandled: {what.get('message')}: {what.get('exception')!r}")
 
 

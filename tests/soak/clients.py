@@ -23,7 +23,7 @@ from tests.soak.random_request import RandomRequest
 from tests.soak.server import SoakServer
 
 TIMEOUT_S = 60.0
-"""Longer than every timeout of the coordinator: a longer request is a defect."""
+"""Longer than every timeout of the coordinator. A request that takes longer is a defect."""
 
 STOPS_READING_S = 15.0
 """Longer than `SETTINGS.stalled_client_s`, after which the coordinator disconnects the client."""
@@ -57,7 +57,7 @@ class Clients:
         rng: chooses requests and behaviors.
         url: returns the coordinator's current URL.
         server: counts the runs of the jobs.
-        attempts: the number of agents that the coordinator tries for one request.
+        attempts: the most agents that the coordinator tries for one request.
         counts: records every outcome.
     """
 
@@ -146,7 +146,7 @@ class Clients:
 
 
 class _ResponseReader:
-    """Reads one response as a client of some behavior."""
+    """Reads one response with a given `ClientBehavior`."""
 
     def __init__(self, behavior: ClientBehavior, rng: random.Random) -> None:
         self.status = 0
@@ -160,7 +160,7 @@ class _ResponseReader:
         return f"<HTTP {self.status}, {len(self.body)} bytes, {self._behavior.name}>"
 
     async def read(self, response: aiohttp.ClientResponse) -> None:
-        """Read to the end, except that the client misbehaves once after some bytes."""
+        """Read the response to its end; once, after some bytes, do what the behavior says."""
         self.status = response.status
         async for piece in response.content.iter_any():
             self.body += piece
@@ -174,7 +174,7 @@ class _ResponseReader:
             if behavior is ClientBehavior.PAUSES:
                 await asyncio.sleep(self._pause_s)
             elif behavior is ClientBehavior.STOPS_READING:
-                # The coordinator disconnects meanwhile, unless buffers hold the rest.
+                # Meanwhile the coordinator disconnects, unless buffers hold the response's rest.
                 await asyncio.sleep(STOPS_READING_S)
 
 

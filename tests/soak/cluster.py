@@ -2,8 +2,8 @@
 
 ::
 
-    clients ──▶ coordinator ◀──link── two agents ──┬─backend proxy──▶ server
-                                                  └─▶ echo
+    clients ──▶ coordinator ◀──link proxy── two agents ──┬──backend proxy──▶ server
+                                                         └──▶ echo
 """
 
 import asyncio
@@ -34,7 +34,7 @@ SETTINGS = CoordinatorSettings(
 )
 
 IDLE_WITHIN_S = 90.0
-"""Limit after the last fault: the longest backoff plus the longest timeout of a running job."""
+"""How long `wait_until_idle` waits: above the longest backoff plus the longest timeout of a job."""
 
 
 class Cluster:
@@ -57,12 +57,12 @@ class Cluster:
 
     @property
     def proxies(self) -> list[FaultProxy]:
-        """Every proxy."""
+        """The proxies of all agents."""
         pairs = ((one.link, one.backend_proxy) for one in self.agents)
         return [proxy for pair in pairs for proxy in pair]
 
     async def restart_coordinator(self, down_s: float) -> None:
-        """Stop the coordinator, and start one without sessions after `down_s`."""
+        """Stop the coordinator; after `down_s`, start a new one, which remembers no session."""
         async with self._restarting_coordinator:
             await self.coordinator.stop()
             await asyncio.sleep(down_s)
@@ -84,7 +84,10 @@ class Cluster:
             proxy.cut()
 
     async def wait_until_idle(self) -> None:
-        """Return when nothing runs and every agent is connected; record a defect if that fails."""
+        """Wait until nothing runs and every agent is connected.
+
+        Record a defect and return if that takes longer than `IDLE_WITHIN_S`.
+        """
         await self._until(lambda: not self._busy())
 
     def _busy(self) -> list[object]:
@@ -120,7 +123,7 @@ class Cluster:
             one.backend_proxy.target = self.server.port
 
     async def start(self, stack: AsyncExitStack) -> None:
-        """Start everything; `stack` stops it."""
+        """Start everything; when `stack` closes, it stops everything."""
         await self._start_server()
         stack.push_async_callback(self.server.kill)
         for n in range(2):

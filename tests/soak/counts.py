@@ -14,10 +14,11 @@ class Counts:
 
     Attributes:
         outcomes: number of requests by outcome.
-        errors: number of failed requests by error code, or by the name of the client's exception.
+        errors: number of failed requests by error code, and of broken ones by the client's
+            exception.
         faults: number of injected faults by name.
-        defects: descriptions of what happened and must not.
-        resumed: number of sessions resumed over a new link with running jobs.
+        defects: descriptions of events that must not happen.
+        resumed: how often a session with running jobs was resumed over a new link.
     """
 
     def __init__(self) -> None:

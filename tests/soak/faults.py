@@ -1,7 +1,7 @@
 """Random faults.
 
-A fault with a duration has ended when its call returns. A connection that was cut, blackholed or
-half-closed stays so.
+A fault with a duration has ended when its function returns. The effect of a cut, a blackhole or a
+half-close on a connection is permanent.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ async def _cut(cluster: Cluster, rng: random.Random) -> None:
 
 
 async def _cut_soon(cluster: Cluster, rng: random.Random) -> None:
-    """Cut an open connection, or each new one of the next seconds, after some bytes."""
+    """Cut an open connection, or all that open in the next seconds, each after some bytes."""
     proxy = _proxy(cluster, rng)
 
     def cut_after(connection: ProxiedConnection) -> None:
@@ -137,13 +137,13 @@ def _agent(cluster: Cluster, rng: random.Random) -> ManagedAgent:
 
 
 def _proxy(cluster: Cluster, rng: random.Random) -> FaultProxy:
-    """Return a random proxy: one of a link twice as often as one of a backend."""
+    """Return a random proxy; a link proxy is twice as likely as a backend proxy."""
     agent = _agent(cluster, rng)
     return rng.choice([agent.link, agent.link, agent.backend_proxy])
 
 
 def _pipes(proxy: FaultProxy, rng: random.Random) -> list[FaultProxyPipe]:
-    """Return one direction of every connection, or both."""
+    """Return the pipes of one random direction of every connection, or of both directions."""
     which = rng.choice([(0,), (1,), (0, 1)])
     return [connection.pipes[at] for connection in proxy.connections for at in which]
 

@@ -26,7 +26,7 @@ class Footprint:
 
     Attributes:
         traced: memory allocated by Python.
-        resident: resident memory; the peak where the system reports only that.
+        resident: resident memory; its peak, on systems that report only the peak.
         descriptors: number of open files, by type.
         tasks: number of tasks, by name.
         snapshot: where the memory was allocated; None if not measured in detail.
@@ -82,9 +82,9 @@ class Footprint:
 
 
 def _name(task: "asyncio.Task[object]") -> str:
-    """Return a task's name, without its number; for an unnamed task, its coroutine's name.
+    """Return a task's name up to any `#`; for an unnamed task, its coroutine's name.
 
-    The number changes with each start.
+    The number after `#` makes a backend's id unique, and changes with reloads.
     """
     name = task.get_name()
     if not name.startswith("Task-"):
@@ -97,7 +97,7 @@ def _descriptors() -> Counter[str]:
     for link in _DESCRIPTORS.iterdir():
         try:
             target = str(link.readlink())
-        except OSError:  # the directory's own descriptor, or a system without such links
+        except OSError:  # the closed descriptor of the listing, or a system without such links
             target = "open"
         found[target.partition(":")[0]] += 1
     return found
@@ -107,6 +107,6 @@ def _resident_bytes() -> int:
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
-        # In bytes, except on Linux, which has /proc.
+        # macOS has no /proc; its `ru_maxrss` is in bytes.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return pages * resource.getpagesize()

@@ -1,4 +1,4 @@
-"""An agent with its two proxies, which the soak test stops and starts at will."""
+"""An agent that the soak test stops, starts and reloads, and the agent's two proxies."""
 
 import asyncio
 import random
@@ -26,16 +26,17 @@ PING_EVERY_S = 2.0
 """Instead of the real 20 s, so that a lost link is detected while its session can be resumed."""
 
 _JITTER = 0.25
-"""Factor that shortens every random wait: an agent would wait up to a minute after many faults."""
+"""Factor that shortens every random wait. Without it, an agent would wait up to a minute after many
+faults."""
 
 
 class ManagedAgent:
-    """One agent and its proxies. Its key survives restarts.
+    """One agent and its proxies. The agent keeps its key when it restarts.
 
     Attributes:
         link: the proxy to the coordinator.
         backend_proxy: the proxy to the server.
-        service: the current agent, or the last one.
+        service: the running agent, or the last one that ran.
     """
 
     def __init__(
@@ -77,14 +78,14 @@ class ManagedAgent:
             self._counts.add_defect(f"an agent exited with {code}: {self.service!r}")
 
     async def restart(self, down_s: float, *, force: bool) -> None:
-        """Stop it, and start it again after `down_s`."""
+        """Stop the agent, and start it again after `down_s`."""
         async with self._restarting:
             await self.stop(force=force)
             await asyncio.sleep(down_s)
             self.start()
 
     def reload(self) -> None:
-        """Reload as SIGHUP does, with other limits and timeouts."""
+        """Reload as SIGHUP does, with newly chosen limits and timeouts."""
         config = self._config()
         backends = make_backends(
             config.backends, {}, before=self.service.backends, busy_ids=self.service.busy_ids
@@ -93,7 +94,7 @@ class ManagedAgent:
 
     @property
     def exited(self) -> bool:
-        """Whether the agent exited without a stop."""
+        """Whether the agent exited although `stop` was not called."""
         return self._task is not None and self._task.done() and not self._stopping
 
     def _config(self) -> Config:

@@ -38,7 +38,10 @@ class Outcome:
 
 
 def check_response(request: RandomRequest, expected: bytes, status: int, body: bytes) -> Outcome:
-    """Check a response that ended as HTTP requires: it is complete, or a prefix and one error."""
+    """Check a response that ended as HTTP requires.
+
+    It must be the expected response, or a prefix of that and one error event, or an HTTP error.
+    """
     if status != 200:
         code = error_code(body)
         return (

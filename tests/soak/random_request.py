@@ -38,7 +38,7 @@ class RandomRequest:
 
     @classmethod
     def random(cls, name: str, rng: random.Random) -> Self:
-        """Return a random request: mostly for short responses, some for long or large ones."""
+        """Return a random request, for a response that may be small or large, fast or slow."""
         pieces, size, pace_ms = rng.choice(
             [(20, 40, 5), (60, 80, 20), (200, 60, 10), (40, 4000, 10), (150, 8000, 1), (3, 20, 500)]
         )
@@ -78,7 +78,7 @@ class RandomRequest:
         return cls(name, SOAK_MODEL, operation, streamed, int(pieces), int(size), int(pace_ms))
 
     def response(self) -> Iterator[bytes]:
-        """Return the response, one item per write of the server."""
+        """Return the response: the events of a stream one by one, or one JSON document."""
         if self.operation is Operation.MESSAGES:
             return self._messages() if self.streamed else iter((self._message(),))
         return self._chunks() if self.streamed else iter((self._completion(),))

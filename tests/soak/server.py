@@ -16,10 +16,10 @@ _SHUTDOWN_S = 0.05
 
 
 class SoakServer:
-    """Sends `RandomRequest.response` and counts runs; an asynchronous context manager.
+    """Sends `RandomRequest.response`, and counts how often each job runs; an async context manager.
 
     Args:
-        rng: splits responses into writes.
+        rng: chooses where an event is split into two writes.
 
     Attributes:
         port: where the server listens; another port after every start.

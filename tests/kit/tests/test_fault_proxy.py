@@ -25,7 +25,7 @@ def on_every_loop(test: Callable[[], Coroutine[None, None, None]]) -> Callable[[
     def run(loop: str) -> None:
         with asyncio.Runner(debug=True, loop_factory=LOOPS[loop]) as runner:
             runner.run(_without_leaks(test()))
-        gc.collect()  # an open socket warns, and warnings are errors
+        gc.collect()  # an open socket emits a ResourceWarning, which pytest turns into an error
 
     return run
 
@@ -88,7 +88,7 @@ class ProxyHarness(AbstractAsyncContextManager["ProxyHarness"]):
 
 
 async def run_loop(turns: int = 50) -> None:
-    """Run callbacks and ready sockets."""
+    """Let the event loop run callbacks and handle ready sockets."""
     for _ in range(turns):
         await asyncio.sleep(0)
 
@@ -219,7 +219,7 @@ async def test_receiver_that_does_not_read_stops_the_sender() -> None:
 
 
 @on_every_loop
-async def test_blackholed_connection_is_silent_and_open_on_both_sides() -> None:
+async def test_blackholed_connection_forwards_no_reset_and_does_not_resume() -> None:
     async with ProxyHarness() as harness:
         await harness.exchange()
         harness.proxy.blackhole()
@@ -275,7 +275,7 @@ async def test_connections_are_refused_until_the_proxy_listens_again() -> None:
 
 
 @on_every_loop
-async def test_reset_policy_accepts_a_connection_and_resets_it() -> None:
+async def test_reset_policy_accepts_a_connection_and_resets_it_after_its_first_byte() -> None:
     async with ProxyHarness() as harness:
         harness.proxy.connect_policy = ConnectPolicy.RESET
         reader, writer = await asyncio.open_connection(HOST, harness.proxy.port)
@@ -300,7 +300,7 @@ async def test_connection_is_reset_when_the_target_refuses() -> None:
 
 
 @on_every_loop
-async def test_proxy_that_closes_in_use_leaves_nothing_open() -> None:
+async def test_proxy_that_is_stopped_with_queued_bytes_leaves_nothing_open() -> None:
     async with ProxyHarness() as harness:
         await harness.exchange()
         harness.connection.upstream.stall()
@@ -331,7 +331,7 @@ async def test_delay_applies_to_every_byte_and_does_not_limit_bandwidth() -> Non
 
 
 @in_virtual_time
-async def test_throttled_pipe_forwards_that_many_bytes_per_second() -> None:
+async def test_throttled_pipe_forwards_the_configured_bytes_per_second() -> None:
     async with ProxyHarness() as harness:
         harness.connection.downstream.bytes_per_s = 1000
         start = now()

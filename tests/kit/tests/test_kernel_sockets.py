@@ -1,4 +1,4 @@
-"""What the kernel's numbers for the two ends of a connection mean."""
+"""`kernel_sockets` derives from the kernel's numbers whether a connection is still busy."""
 
 import pytest
 
@@ -22,11 +22,13 @@ SENDER = RECEIVER._replace(received=0, sent=100, send_window=0, receive_window=6
 @pytest.mark.parametrize(
     ("sender", "in_flight"),
     [
-        pytest.param(SENDER, False, id="all of it received"),
-        pytest.param(SENDER._replace(unacked_segments=1), False, id="only not acknowledged"),
-        pytest.param(SENDER._replace(sent=101), True, id="a byte"),
-        pytest.param(SENDER._replace(state=FIN_WAIT1), True, id="a FIN"),
-        pytest.param(SENDER._replace(state=FIN_WAIT2, sent=99), False, id="a FIN that has arrived"),
+        pytest.param(SENDER, False, id="everything received"),
+        pytest.param(
+            SENDER._replace(unacked_segments=1), False, id="received but not acknowledged"
+        ),
+        pytest.param(SENDER._replace(sent=101), True, id="a byte not received"),
+        pytest.param(SENDER._replace(state=FIN_WAIT1), True, id="a FIN not received"),
+        pytest.param(SENDER._replace(state=FIN_WAIT2, sent=99), False, id="a FIN received"),
         pytest.param(SENDER._replace(state=FIN_WAIT1, not_sent=1), False, id="a FIN not sent"),
     ],
 )
@@ -68,7 +70,7 @@ def test_window_counts_as_closed_if_the_kernel_does_not_report_the_receive_windo
         ),
     ],
 )
-def test_peer_outside_this_process_may_act_until_its_fin_has_arrived(
+def test_peer_outside_this_process_may_act_until_its_fin_and_acknowledgements_have_arrived(
     info: _Info, busy: bool
 ) -> None:
     assert _peer_may_act(info) is busy

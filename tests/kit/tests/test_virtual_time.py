@@ -69,7 +69,7 @@ async def test_the_clock_waits_for_a_name_to_be_resolved() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="TCP_CORK")
 @in_virtual_time
 async def test_the_clock_waits_for_bytes_that_the_kernel_holds_back() -> None:
-    # A corked socket sends an incomplete segment after 200 ms of real time: a slow sender.
+    # The kernel sends an incomplete segment of a corked socket after 200 ms of real time.
     sender, receiver = connected_pair()
     with sender, receiver:
         sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
@@ -79,7 +79,7 @@ async def test_the_clock_waits_for_bytes_that_the_kernel_holds_back() -> None:
 
 
 @in_virtual_time
-async def test_the_clock_waits_for_a_fin_behind_bytes() -> None:
+async def test_the_clock_waits_for_a_fin_queued_behind_bytes() -> None:
     sender, receiver = connected_pair()
     loop = asyncio.get_running_loop()
     with sender, receiver:

@@ -25,7 +25,7 @@ async def connect(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connect]:
     created: list[Backend] = []
 
     def connect_to(server: FakeServer, **settings: object) -> Backend:
-        # A passthrough offers nothing without a model list.
+        # Without the setting `models`, a passthrough offers no model.
         models = None if backend_class(server.kind).native else ("*",)
         defaults = BackendSettings(
             kind=server.kind, url=server.url, api_key=server.api_key, models=models

@@ -34,7 +34,7 @@ def test_missing_model_is_added() -> None:
     assert json.loads(prepared(b"{}")) == {"model": "m"}
 
 
-def test_unchanged_request_loses_only_white_space() -> None:
+def test_request_that_needs_no_change_loses_only_white_space_outside_values() -> None:
     request = b' { "model" : "m" , "temperature": 1.0, "stop": [ "a" ] } '
 
     assert prepared(request) == b'{"model":"m","temperature":1.0,"stop":[ "a" ]}'
@@ -48,7 +48,9 @@ def test_unchanged_request_loses_only_white_space() -> None:
         b'{"model":"m","mod\\u0065l":"m"}',
     ],
 )
-def test_duplicate_fields_are_removed(request_body: bytes) -> None:
+def test_only_one_model_field_is_forwarded_if_it_is_duplicated_or_escaped(
+    request_body: bytes,
+) -> None:
     """A server that reads the first of two `model` fields would serve another model."""
     assert prepared(request_body) == b'{"model":"m"}'
 
@@ -65,7 +67,7 @@ def test_duplicate_fields_are_removed(request_body: bytes) -> None:
         b'{"b":1,"a":2}',
     ],
 )
-def test_other_values_keep_their_bytes(value: bytes) -> None:
+def test_value_of_an_unrelated_field_keeps_its_bytes(value: bytes) -> None:
     assert prepared(b'{"x":' + value + b',"model":"theirs"}') == (
         b'{"x":' + value + b',"model":"m"}'
     )
@@ -88,7 +90,9 @@ def test_other_values_keep_their_bytes(value: bytes) -> None:
         (b',"stream_options":7', b',"stream_options":7'),
     ],
 )
-def test_stream_requests_usage_and_keeps_other_options(options: bytes, expected: bytes) -> None:
+def test_usage_is_requested_for_a_stream_and_other_options_are_kept(
+    options: bytes, expected: bytes
+) -> None:
     request = b'{"model":"m","stream":true' + options + b"}"
 
     assert prepared(request) == b'{"model":"m","stream":true' + expected + b"}"
@@ -104,7 +108,7 @@ def test_stream_requests_usage_and_keeps_other_options(options: bytes, expected:
         (b'{"model":"m","stream":true}', MESSAGES, True),
     ],
 )
-def test_request_for_which_usage_is_not_requested_is_unchanged(
+def test_request_is_unchanged_if_the_agent_does_not_ask_for_usage(
     request_body: bytes, operation: Operation, ask_for_usage: bool
 ) -> None:
     assert prepared(request_body, operation, ask_for_usage=ask_for_usage) == request_body
@@ -138,7 +142,7 @@ def test_streamed_requests_are_detected() -> None:
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=5), st.booleans(), st.sampled_from(Operation))
-def test_other_fields_are_unchanged(
+def test_fields_except_model_and_stream_options_are_unchanged(
     fields: dict[str, object], streamed: bool, operation: Operation
 ) -> None:
     fields |= {"stream": streamed}
@@ -158,7 +162,7 @@ def test_other_fields_are_unchanged(
 
 
 @given(st.binary())
-def test_arbitrary_bytes_are_one_object_or_a_bad_request(request_body: bytes) -> None:
+def test_arbitrary_bytes_become_one_json_object_or_a_bad_request(request_body: bytes) -> None:
     try:
         body = prepared(request_body)
     except BadRequest:

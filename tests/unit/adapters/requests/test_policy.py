@@ -44,7 +44,9 @@ def applied(
         *((*KINDS_AND_FIELDS[0], value) for value in ODD_VALUES),
     ],
 )
-def test_policy_field_is_refused_removed_or_forwarded(kind: str, name: str, value: object) -> None:
+def test_policy_field_is_rejected_removed_or_forwarded_depending_on_the_mode(
+    kind: str, name: str, value: object
+) -> None:
     policy, request = POLICIES[kind], {"messages": MESSAGES, name: value, "top_p": 0.5}
 
     with pytest.raises(BadRequest, match=name):
@@ -61,7 +63,7 @@ def test_strict_mode_names_every_rejected_field() -> None:
 
 
 @pytest.mark.parametrize("name", ["Models", "MODELS", "mode\\u006cs", "Model\\u017f"])
-def test_field_names_match_case_insensitively(name: str) -> None:
+def test_policy_matches_field_names_case_insensitively(name: str) -> None:
     """Servers written in Go match names case-insensitively, with Unicode case folding."""
     request = f'{{"messages":[],"{name}":["other"]}}'.encode()
 
@@ -72,8 +74,10 @@ def test_field_names_match_case_insensitively(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["Model", "MODEL", "Stream", "STREAM_OPTIONS"])
 @pytest.mark.parametrize("mode", PolicyMode)
-def test_case_variants_of_the_agents_own_fields_are_removed(name: str, mode: PolicyMode) -> None:
-    """Ollama reads `Model` as `model`: a client could select any model, also in its cloud."""
+def test_case_variants_of_fields_that_the_agent_sets_or_reads_are_removed(
+    name: str, mode: PolicyMode
+) -> None:
+    """Ollama reads `Model` as `model`: a client could select any model, even a cloud model."""
     request = json.dumps({"model": "m", "stream": True, name: "other:cloud"}).encode()
 
     body = json.loads(prepared(request, POLICIES["ollama"], mode))
@@ -81,7 +85,7 @@ def test_case_variants_of_the_agents_own_fields_are_removed(name: str, mode: Pol
     assert body == {"model": "m", "stream": True, "stream_options": {"include_usage": True}}
 
 
-def test_case_variants_cannot_disable_usage() -> None:
+def test_case_variant_of_include_usage_is_removed() -> None:
     options = {"include_usage": True, "Include_Usage": False}
     request = json.dumps({"stream": True, "stream_options": options}).encode()
 
@@ -101,7 +105,7 @@ def prepared(request: bytes, policy: RequestPolicy, mode: PolicyMode) -> bytes:
 
 @pytest.mark.parametrize(("kind", "prefix"), KINDS_AND_TOOLS)
 @pytest.mark.parametrize("suffix", ["", "_20250305"])
-def test_server_side_tool_is_refused_removed_or_forwarded(
+def test_server_side_tool_is_rejected_removed_or_forwarded_depending_on_the_mode(
     kind: str, prefix: str, suffix: str
 ) -> None:
     policy = POLICIES[kind]
@@ -125,7 +129,7 @@ def test_tool_choice_is_removed_with_the_last_tool(kind: str, prefix: str) -> No
 
 
 @pytest.mark.parametrize("malformed", [7, None, "x", [], {}, {"type": 7}, {"type": None}])
-def test_malformed_tool_does_not_protect_a_server_side_tool(malformed: object) -> None:
+def test_server_side_tool_is_rejected_or_removed_after_a_malformed_tool(malformed: object) -> None:
     request: dict[str, object] = {"tools": [malformed, {"type": "web_search"}]}
 
     with pytest.raises(BadRequest):
@@ -174,7 +178,7 @@ REQUESTS = st.dictionaries(st.sampled_from(NAMED) | st.text(max_size=8), VALUES,
 
 
 @given(st.sampled_from(sorted(POLICIES)), REQUESTS, st.sampled_from(PolicyMode))
-def test_other_fields_do_not_change(
+def test_fields_outside_the_policy_do_not_change(
     kind: str, request: dict[str, object], mode: PolicyMode
 ) -> None:
     policy = POLICIES[kind]
