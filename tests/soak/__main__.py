@@ -27,7 +27,7 @@ FAULT_TASKS = 2
 WARM_UP_SHARE = 0.25
 """Share of the run before the first footprint. The last footprint is compared with the first."""
 MAX_WARM_UP_S = 60.0
-"""The longest time before the first footprint."""
+"""The longest time under load before the first footprint."""
 
 SETTLE_S = 20.0
 """Time for kept-alive connections to close and for timers to end."""
