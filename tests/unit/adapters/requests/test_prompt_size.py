@@ -68,13 +68,13 @@ def count(fields: object, operation: Operation = CHAT, enough: int | None = None
         (chat({"odd": "a b c"}), CHAT, 0),
     ],
 )
-def test_least_prompt_tokens_of_each_request_form(
+def test_lower_bound_counts_the_prompt_text_of_each_request_form(
     request_: object, operation: Operation, tokens: int
 ) -> None:
     assert count(request_, operation) == tokens
 
 
-def test_request_with_no_more_bytes_than_the_limit_is_not_parsed() -> None:
+def test_request_with_no_more_bytes_than_the_limit_counts_zero_tokens() -> None:
     request = msgspec.json.encode(chat(WORDS))
 
     assert least_prompt_tokens(request, CHAT, len(request)) == 0
@@ -92,7 +92,7 @@ def test_invalid_request_counts_zero_tokens(request_: bytes) -> None:
     assert least_prompt_tokens(request_, CHAT, -1) == 0
 
 
-def test_deeply_nested_request_is_counted_without_recursion() -> None:
+def test_text_in_a_deeply_nested_request_is_counted() -> None:
     content: object = "a b"
     for _ in range(400):
         content = [{"content": content}]

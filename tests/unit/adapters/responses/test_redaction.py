@@ -59,7 +59,7 @@ def test_body_is_cut_to_the_limit(body: bytes, limit: int) -> None:
 
 # Random bytes without these characters practically never contain a secret.
 @given(st.binary(max_size=64).filter(lambda body: not any(b in body for b in b"-=:@ hu")))
-def test_other_bytes_are_unchanged(body: bytes) -> None:
+def test_bytes_without_a_secret_are_unchanged(body: bytes) -> None:
     assert redact_bytes(body, 64, {SECRET}) == body
 
 

@@ -34,13 +34,15 @@ NOW = 1_795_334_400.0
         ({"Retry-After": "3", "x-ratelimit-reset": str(int((NOW + 30) * 1000))}, 3.0),
     ],
 )
-def test_delay_after_429(headers: dict[str, str], seconds: float | None) -> None:
+def test_delay_is_read_from_the_headers_of_a_429(
+    headers: dict[str, str], seconds: float | None
+) -> None:
     assert retry_after_s(429, headers, NOW) == seconds
 
 
 @pytest.mark.parametrize("status", [400, 500, 503])
 def test_reset_headers_are_ignored_without_429(status: int) -> None:
-    """Venice sends reset headers with every response; a 500 must not pause the backend."""
+    """Venice sends reset headers with every response; those of a 500 must not pause the backend."""
     headers = {"x-ratelimit-reset-requests": str(int(NOW + 45))}
 
     assert retry_after_s(status, headers, NOW) is None
@@ -73,7 +75,7 @@ def test_arbitrary_headers_give_a_bounded_delay(headers: dict[str, str], now: fl
         ("", None),
     ],
 )
-def test_retry_after_in_seconds(value: str | None, seconds: float | None) -> None:
+def test_retry_after_is_parsed_as_seconds(value: str | None, seconds: float | None) -> None:
     assert parse_retry_after(value) == seconds
 
 

@@ -133,7 +133,7 @@ ERRORS = {
         b'{"error":{"code":500,"message":"context size exceeded","type":"server_error"}}',
         ErrorCode.CONTEXT_LENGTH_EXCEEDED,
     ),
-    "llamacpp bare": (
+    "llamacpp without an error object": (
         b'{"code":500,"message":"slot failed","type":"server_error"}',
         ErrorCode.BACKEND_ERROR,
     ),
@@ -141,7 +141,7 @@ ERRORS = {
         b'{"error":{"message":"Loading model","type":"unavailable_error","code":503}}',
         ErrorCode.BACKEND_OVERLOADED,
     ),
-    "llamacpp feature": (
+    "llamacpp unsupported feature": (
         b'{"code":501,"message":"?","type":"not_supported_error"}',
         ErrorCode.FORMAT_NOT_SUPPORTED,
     ),
@@ -170,7 +170,7 @@ ERRORS = {
         b'{"error":{"code":403,"message":"?","metadata":{"flagged_input":"..."}}}',
         ErrorCode.BAD_REQUEST,
     ),
-    "openrouter number as text": (b'{"error":{"code":"503"}}', ErrorCode.BACKEND_OVERLOADED),
+    "openrouter code as text": (b'{"error":{"code":"503"}}', ErrorCode.BACKEND_OVERLOADED),
     "venice": (
         b'{"error_type":"inference_failed","error_message":"Upstream failed"}',
         ErrorCode.BACKEND_ERROR,
@@ -195,7 +195,7 @@ ERRORS = {
         b'{"type":"error","error":{"type":"invalid_request_error","message":"?"}}',
         ErrorCode.BAD_REQUEST,
     ),
-    "anthropic big": (
+    "anthropic request too large": (
         b'{"type":"error","error":{"type":"request_too_large","message":"?"}}',
         ErrorCode.BAD_REQUEST,
     ),
@@ -203,7 +203,7 @@ ERRORS = {
         b'{"type":"error","error":{"type":"authentication_error","message":"?"}}',
         ErrorCode.AUTH_REJECTED_BY_BACKEND,
     ),
-    "anthropic time": (
+    "anthropic timeout": (
         b'{"type":"error","error":{"type":"timeout_error","message":"?"}}',
         ErrorCode.BACKEND_TIMEOUT,
     ),
@@ -224,7 +224,7 @@ ERRORS = {
         b'{"error":{"code":7,"type":"overloaded_error"}}',
         ErrorCode.BACKEND_OVERLOADED,
     ),
-    "text": (b"it failed", ErrorCode.BACKEND_ERROR),
+    "not JSON": (b"it failed", ErrorCode.BACKEND_ERROR),
     "empty": (b"", ErrorCode.BACKEND_ERROR),
 }
 
@@ -252,7 +252,7 @@ def test_error_without_a_status_maps_to_error_code(name: str) -> None:
         (b',"availability":{"retryable":true,"retry_after":1e12}', (True, None)),
     ],
 )
-def test_retry_advice_of_openrouter(
+def test_retry_advice_is_read_from_an_openrouter_error(
     availability: bytes, advice: tuple[bool | None, float | None]
 ) -> None:
     assert retry_advice(b'{"error":{"code":503' + availability + b"}}") == advice

@@ -95,7 +95,7 @@ ENDS: dict[str, tuple[tuple[Step, ...], type[BackendError], str, float]] = {
 
 @pytest.mark.parametrize("name", ENDS)
 @in_virtual_time
-async def test_expired_timeout_ends_the_job_at_its_deadline_and_is_named(name: str) -> None:
+async def test_expired_timeout_or_close_ends_the_job_and_is_named(name: str) -> None:
     steps, error, message, after_s = ENDS[name]
     started_at = now()
 

@@ -230,7 +230,7 @@ FAILED = sse(
         (RESPONSES, [FAILED], Usage(9, 2)),
     ],
 )
-def test_usage_so_far_is_known_for_a_failed_stream(
+def test_result_of_a_failed_stream_has_the_usage_reported_so_far(
     operation: Operation, frames: list[bytes], usage: Usage
 ) -> None:
     result = validate_stream(frames, operation)
@@ -243,7 +243,9 @@ LINE_ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 
 
 @given(st.data(), LINE_ENDS)
-def test_cut_stream_reports_where_it_was_cut(data: st.DataObject, line_end: bytes) -> None:
+def test_result_shows_whether_a_stream_was_cut_between_events(
+    data: st.DataObject, line_end: bytes
+) -> None:
     operation, frames = data.draw(st.sampled_from(SHORT_STREAMS))
     whole = b"".join(frames).replace(b"\n", line_end)
     cut = whole[: data.draw(st.integers(0, len(whole)))]
@@ -254,7 +256,9 @@ def test_cut_stream_reports_where_it_was_cut(data: st.DataObject, line_end: byte
 
 @pytest.mark.parametrize("tail", [b"", b"\n: comment", b"\n\n: comment\n"])
 @pytest.mark.parametrize("error", [ERROR[:-2], BARE_ERROR[:-2], FAILED[:-2]])
-def test_error_of_the_server_is_relayed_if_its_event_is_complete(error: bytes, tail: bytes) -> None:
+def test_error_of_the_server_counts_as_relayed_if_its_event_is_complete(
+    error: bytes, tail: bytes
+) -> None:
     result = validate_stream([chat_chunk("m", {}), error, tail], RESPONSES)
 
     assert result.failure is not None
@@ -262,7 +266,7 @@ def test_error_of_the_server_is_relayed_if_its_event_is_complete(error: bytes, t
     assert result.error_relayed == tail.startswith(b"\n\n")
 
 
-def test_failure_without_an_error_of_the_server_relays_no_error() -> None:
+def test_failure_without_an_error_of_the_server_reports_no_relayed_error() -> None:
     assert not validate_stream(chat_frames("m", usage=True)[:-1]).error_relayed
 
 

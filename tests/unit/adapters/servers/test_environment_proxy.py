@@ -34,7 +34,7 @@ def test_proxy_depends_on_scheme_host_and_port(url: str, proxy: str | None) -> N
     assert environment_proxy(url) == proxy
 
 
-def test_no_proxy_without_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_is_used_without_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HTTPS_PROXY")
 
     assert environment_proxy("https://openrouter.ai/api") is None

@@ -61,7 +61,7 @@ async def test_traceparent_of_a_job_is_forwarded(
     assert headers["x-request-id"] == job.job_id.hex()
 
 
-async def test_no_authorization_header_without_a_key(connect: Connect) -> None:
+async def test_no_authorization_header_is_sent_without_a_key(connect: Connect) -> None:
     async with FakeOpenAICompatible() as server:
         await connect(server).execute(a_job(MODEL), CollectingSink())
 
@@ -109,7 +109,8 @@ async def test_error_in_a_successful_response_is_redacted(
 async def test_close_fails_running_jobs(
     server: FakeOpenAICompatible, connect: Connect, fault: Fault
 ) -> None:
-    # A closed aiohttp session leaves a reader of its responses waiting forever.
+    # When aiohttp closes a session, a task that reads one of its responses waits forever. So
+    # `close` has to fail the jobs itself.
     backend = connect(server)
     server.script_jobs(fault)
     running = asyncio.create_task(backend.execute(a_job(MODEL), CollectingSink()))
@@ -140,7 +141,7 @@ async def test_compressed_response_is_rejected(
 
 
 @pytest.mark.parametrize("add_usage", [True, False])
-async def test_job_can_forbid_adding_usage(
+async def test_usage_is_requested_from_the_server_only_if_the_job_allows_it(
     server: FakeOpenAICompatible, connect: Connect, add_usage: bool
 ) -> None:
     job = msgspec.structs.replace(a_job(MODEL), add_usage=add_usage)

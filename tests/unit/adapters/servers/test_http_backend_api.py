@@ -86,7 +86,7 @@ async def test_oversized_api_response_is_invalid(
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"data":7}', b'{"data":[{"id":7}]}'])
-async def test_api_response_of_another_shape_is_invalid(
+async def test_api_response_of_an_unexpected_shape_is_invalid(
     server: FakeOpenAICompatible, connect: Connect, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
     monkeypatch.setattr(server, "respond", lambda _: FakeResponse((body,)))

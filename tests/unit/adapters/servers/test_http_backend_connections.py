@@ -56,7 +56,7 @@ def response(body: bytes) -> bytes:
     return head.encode() + b"\r\n\r\n" + body
 
 
-async def test_closed_idle_connection_is_replaced() -> None:
+async def test_job_sent_on_a_closed_idle_connection_is_sent_again() -> None:
     connections: list[list[bytes]] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -92,7 +92,7 @@ async def test_repeated_request_opens_a_connection_even_if_others_are_idle() -> 
         requests.append(await read_request(reader))
         await both_open.wait()
         writer.write(response(b'{"choices":[]}'))
-        if len(connections) == 2:  # both connections are then idle, and fail with their next use
+        if len(connections) == 2:  # both become idle; each closes after its next request
             requests.append(await read_request(reader))
 
     async with backend_of_raw_server(handle) as backend:
@@ -140,7 +140,7 @@ async def test_job_whose_response_has_begun_is_not_sent_again() -> None:
 
 
 @in_virtual_time
-async def test_job_that_ran_on_a_reused_connection_is_not_sent_again() -> None:
+async def test_job_that_fails_late_on_a_reused_connection_is_not_sent_again() -> None:
     received = 0
 
     async def fail_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -169,7 +169,7 @@ async def test_api_request_is_sent_twice_at_most(answered: int) -> None:
             writer.write(response(b"{}"))
 
     async with backend_of_raw_server(answer_late) as backend:
-        # aiohttp itself repeats a `GET` once.
+        # A `POST`, because aiohttp itself repeats a `GET` once.
         with nullcontext() if answered == 2 else pytest.raises(Transport):
             await backend.request("POST", "/api/show", json={})
 

@@ -40,7 +40,9 @@ def test_model_id_is_the_alias_or_the_stem_of_the_file(upstream_id: str, name: s
     assert offered_id(upstream_id) == name
 
 
-async def test_max_concurrent_follows_the_slots(server: FakeLlamaCpp, connect: Connect) -> None:
+async def test_max_concurrent_is_the_number_of_slots_unless_configured(
+    server: FakeLlamaCpp, connect: Connect
+) -> None:
     default, limited = connect(server), connect(server, max_concurrent=2)
 
     await default.list_models()
@@ -71,7 +73,7 @@ async def test_wrong_api_key_makes_the_server_unhealthy(
     assert "api_key_env" in health.last_error
 
 
-async def test_loading_server_is_unhealthy_and_loading(
+async def test_loading_server_is_unhealthy_and_reported_as_loading(
     server: FakeLlamaCpp, connect: Connect
 ) -> None:
     server.loading = True
@@ -217,7 +219,7 @@ async def test_metrics_enabled_later_are_used_after_the_next_list_models(
 async def test_speeds_are_ratios_of_counter_increases_since_the_last_measurement(
     server: FakeLlamaCpp, connect: Connect
 ) -> None:
-    # The server's own rates are not used: every program that reads its metrics resets them.
+    # The server's own rates are not used: they are reset when any program reads the metrics.
     server.deferred = 0
     backend = connect(server)
     await backend.list_models()

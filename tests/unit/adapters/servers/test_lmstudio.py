@@ -96,7 +96,7 @@ async def test_all_models_are_offered_if_the_api_does_not_report_their_state(
     assert backend.max_concurrent == 1
 
 
-async def test_route_that_returns_200_for_any_request_is_absent(
+async def test_route_that_returns_200_with_an_unknown_endpoint_error_is_not_offered(
     server: FakeLmStudio, connect: Connect
 ) -> None:
     server.routes = {Operation.CHAT}
@@ -106,7 +106,7 @@ async def test_route_that_returns_200_for_any_request_is_absent(
     assert models[-1].operations == {Operation.CHAT}
 
 
-async def test_routes_are_probed_again_after_an_hour_without_a_version(
+async def test_routes_of_a_server_without_a_version_are_probed_again_after_an_hour(
     server: FakeLmStudio,
 ) -> None:
     now = 0.0
@@ -169,7 +169,7 @@ async def test_server_of_another_kind_is_unhealthy(
     ],
     ids=["in-stream", "200-with-error-body", "empty"],
 )
-async def test_error_with_status_200_is_an_error(
+async def test_error_or_empty_stream_with_status_200_fails_before_the_response_starts(
     server: FakeLmStudio, connect: Connect, answer: FakeResponse, error: type[Exception]
 ) -> None:
     server.script_jobs(answer)

@@ -106,7 +106,7 @@ def test_implausible_context_window_or_output_limit_is_unknown(
     assert (one.context_window, one.max_output_tokens) == (expected, expected)
 
 
-def test_withheld_models_are_bounded_and_listed_ones_come_first() -> None:
+def test_number_of_withheld_models_is_bounded_and_listed_ones_have_priority() -> None:
     catalog = [model(f"m{number:04}", native=False) for number in range(2000)]
     listed = [model("z-listed", native=False, withheld="offline"), model("z-good", native=False)]
 

@@ -47,7 +47,7 @@ async def test_context_window_is_the_allocated_or_configured_one_or_unknown(
     }
 
 
-async def test_context_window_of_an_unloaded_model_is_unknown(
+async def test_context_window_of_an_unloaded_model_is_unknown_if_none_is_configured(
     server: FakeOllama, connect: Connect
 ) -> None:
     server.loaded = False
@@ -193,12 +193,14 @@ async def test_prompt_is_sent_if_the_window_is_unknown_or_large_enough(
     assert len(server.jobs) == 2
 
 
-async def test_one_concurrent_job_by_default(server: FakeOllama, connect: Connect) -> None:
+async def test_max_concurrent_is_one_by_default(server: FakeOllama, connect: Connect) -> None:
     assert connect(server).max_concurrent == 1
     assert connect(server, max_concurrent=4).max_concurrent == 4
 
 
-async def test_rejected_host_name_error_gives_advice(server: FakeOllama, connect: Connect) -> None:
+async def test_error_for_a_rejected_host_name_contains_advice(
+    server: FakeOllama, connect: Connect
+) -> None:
     server.names = ["elsewhere"]
 
     health = await connect(server).health()

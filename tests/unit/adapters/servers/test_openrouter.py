@@ -26,11 +26,13 @@ async def test_backend_has_its_kind_as_id_and_is_not_native(
     assert all(not model.native for model in await backend.list_models())
 
 
-async def test_default_url(server: FakeOpenRouter, connect: Connect) -> None:
+async def test_default_url_is_used_if_none_is_configured(
+    server: FakeOpenRouter, connect: Connect
+) -> None:
     assert connect(server, url="").settings.url == OpenRouterBackend.default_url
 
 
-async def test_offers_the_accounts_text_models_that_are_not_expired(
+async def test_offers_the_accounts_text_and_embedding_models_that_are_not_expired(
     server: FakeOpenRouter, connect: Connect
 ) -> None:
     models = {model.model_id: model for model in await connect(server).list_models()}
@@ -116,7 +118,7 @@ async def test_backend_whose_key_has_no_remaining_credit_is_unhealthy(
     ("code", "expected"),
     [(502, ErrorCode.BACKEND_ERROR), (429, ErrorCode.BACKEND_OVERLOADED)],
 )
-async def test_error_event_in_a_stream_is_an_error(
+async def test_error_event_in_a_stream_fails_the_job(
     server: FakeOpenRouter, connect: Connect, code: int, expected: ErrorCode
 ) -> None:
     server.script_jobs(FakeOpenRouter.failed_in_stream(code))
@@ -127,7 +129,7 @@ async def test_error_event_in_a_stream_is_an_error(
     assert caught.value.code is expected
 
 
-async def test_error_body_with_status_200_is_an_error(
+async def test_error_body_with_status_200_fails_the_job(
     server: FakeOpenRouter, connect: Connect
 ) -> None:
     server.script_jobs(FakeOpenRouter.failed_with_200())

@@ -33,7 +33,9 @@ from provider_agent.adapters.servers.passthrough import (
         (float("nan"), 1_000_000, None),
     ],
 )
-def test_price_conversion(price: str | float | None, tokens: int, expected: int | None) -> None:
+def test_price_is_converted_to_micro_usd_per_million_tokens(
+    price: str | float | None, tokens: int, expected: int | None
+) -> None:
     assert micro_usd_per_million(price, tokens=tokens) == expected
 
 

@@ -76,7 +76,9 @@ async def test_prices_are_micro_usd_per_million_tokens(
     assert (model.input_price_per_1m, model.output_price_per_1m) == (500_000, 2_000_000)
 
 
-async def test_default_url(server: FakeVenice, connect: Connect) -> None:
+async def test_default_url_is_used_if_none_is_configured(
+    server: FakeVenice, connect: Connect
+) -> None:
     assert connect(server, url="").settings.url == VeniceBackend.default_url
 
 
