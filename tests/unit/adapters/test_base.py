@@ -32,7 +32,7 @@ def test_repr_of_a_backend_omits_the_key() -> None:
     assert repr(VllmBackend(SETTINGS)) == "<VllmBackend vllm:http://a:8000>"
 
 
-def test_id_of_a_passthrough_is_its_kind() -> None:
+def test_id_of_a_passthrough_or_of_echo_is_its_kind() -> None:
     settings = BackendSettings(kind="openrouter", url="https://somewhere/api", api_key=KEY)
 
     assert OpenRouterBackend(settings).id == "openrouter"

@@ -48,7 +48,7 @@ BUILT_IN = {
 
 
 class AcmeBackend(HttpBackend):
-    """A third-party adapter that sets every attribute of its kind."""
+    """A third-party adapter that overrides class attributes of `Backend`."""
 
     kind = "acme"
     native = False
@@ -137,7 +137,7 @@ def test_third_party_adds_a_kind_by_an_entry_point(monkeypatch: pytest.MonkeyPat
     assert backend.settings.url == "https://acme.example/api"
 
 
-def test_third_party_kind_defines_its_default_url_and_needs_a_key_as_a_passthrough(
+def test_third_party_passthrough_defines_its_default_url_and_needs_a_key(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     install(monkeypatch, "acme_adapter:AcmeBackend")

@@ -50,9 +50,9 @@ async def test_old_version_does_not_support_messages(server: FakeVllm, connect: 
 async def test_pooling_model_is_offered_only_for_embeddings(
     server: FakeVllm, connect: Connect, has_route: bool
 ) -> None:
-    """A version may have the routes that a pooling model does not support.
+    """A server may have routes that its pooling model does not support; it rejects requests there.
 
-    It rejects requests to them. Without the embeddings route, the model is withheld.
+    If the server has no embeddings route, the model is withheld.
     """
     server.pooling = True
     server.routes = set(Operation) if has_route else {Operation.CHAT}
@@ -105,7 +105,7 @@ async def test_load_has_only_the_values_that_are_reported(
 async def test_all_names_of_the_served_model_share_its_speed(
     server: FakeVllm, connect: Connect
 ) -> None:
-    # Recorded from vLLM 0.32.0, with other numbers.
+    # Recorded from vLLM 0.32.0; the numbers were changed.
     server.metrics = (
         'vllm:request_prefill_kv_computed_tokens_sum{engine="0",model_name="acme"} 630.0\n'
         'vllm:request_prefill_time_seconds_sum{engine="0",model_name="acme"} 0.5\n'

@@ -21,7 +21,7 @@ async def test_failure_of_a_call_whose_caller_is_cancelled_is_not_logged(
     await asyncio.sleep(0)
     await asyncio.sleep(0)  # now `fail` waits
     may_fail.set()
-    caller.cancel()  # both tasks run in the next step of the event loop
+    caller.cancel()  # the caller and `fail` run in the same step of the event loop
     with contextlib.suppress(asyncio.CancelledError):
         await caller
     del caller

@@ -161,7 +161,7 @@ def test_an_error_before_the_request_is_sent_does_not_count_for_venice() -> None
     assert not harness.admission.is_open
 
 
-def test_venice_tolerates_more_failures_than_the_default() -> None:
+def test_venice_rule_tolerates_more_failures_than_the_default_rule() -> None:
     harness = AdmissionHarness(VENICE_RULE)
     for _ in range(DEFAULT_RULE.failures):
         harness.run_job(Unreachable("refused"))
@@ -198,7 +198,7 @@ def test_a_half_open_breaker_admits_one_trial_and_reports_no_wait() -> None:
     assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (False, None)
 
 
-def test_the_token_limit_can_change_while_jobs_run() -> None:
+def test_a_changed_token_limit_applies_at_once() -> None:
     harness = AdmissionHarness()
     harness.admission.set_token_limit(600)
     harness.run_job(None, 650)

@@ -144,7 +144,7 @@ def test_a_success_of_a_job_started_before_the_opening_does_not_shorten_the_wait
     assert script.breaker.remaining_open_s == pytest.approx(30.0)
 
 
-def test_a_failed_trial_does_not_shorten_a_wait() -> None:
+def test_a_failed_trial_does_not_shorten_the_wait_that_a_server_asked_for() -> None:
     script = BreakerScript()
     script.play("failed failed failed 10")
     trial = script.breaker.start()

@@ -69,7 +69,8 @@ async def test_an_unknown_context_window_is_ignored(
 
 @pytest.mark.parametrize("invalid", [-1, 2**53, 10**30])
 async def test_invalid_numbers_are_not_offered(invalid: int) -> None:
-    # One such number, from a third party's adapter, would end every link if it were offered.
+    # A third party's adapter may return such a number. If it were offered, `Capabilities` would be
+    # an invalid frame, which would end every link on which the agent sends it.
     found = offers(
         serve("a", model("m", context_window=invalid, prices=(invalid, 5))),
         serve("b", model("m", context_window=4096)),

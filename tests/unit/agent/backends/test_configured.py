@@ -61,7 +61,9 @@ def test_unset_settings_are_the_adapters_defaults() -> None:
 
 
 @pytest.mark.parametrize("environ", [{}, {"KEY": ""}, {"KEY": "  \n"}])
-def test_a_missing_key_skips_its_backend_and_names_the_variable(environ: dict[str, str]) -> None:
+def test_a_missing_key_skips_its_backend_and_the_reason_names_the_variable(
+    environ: dict[str, str],
+) -> None:
     created = make_backends(
         (
             BackendConfig(kind="venice", api_key_env="KEY"),
@@ -83,7 +85,7 @@ def test_a_native_backend_has_no_markup() -> None:
     assert created.markups == {"vllm:http://a": None}
 
 
-def test_several_keys_of_one_service_have_different_ids() -> None:
+def test_backends_with_several_keys_of_one_service_have_different_ids() -> None:
     created = make_backends(
         tuple(
             BackendConfig(kind="openrouter", api_key_env=name, markup=markup)
@@ -116,7 +118,7 @@ def test_repr_does_not_show_keys() -> None:
     assert "sk-secret" not in repr(created.usable[0].settings)
 
 
-def test_a_missing_key_file_skips_its_backend_and_is_named(tmp_path: Path) -> None:
+def test_a_missing_key_file_skips_its_backend_and_the_reason_names_the_file(tmp_path: Path) -> None:
     file = tmp_path / "key"
     config = BackendConfig(kind="venice", api_key_file=file)
     reason = f"the file {file} (api_key_file) cannot be read: No such file or directory"
@@ -176,7 +178,7 @@ def test_a_changed_backend_is_created_again_with_a_unique_id(
         BackendConfig(kind="openrouter", api_key_env="SAME"),
     ],
 )
-def test_settings_that_the_adapter_does_not_receive_do_not_replace_a_backend(
+def test_a_backend_is_kept_if_its_adapter_does_not_receive_the_changed_setting(
     changed: BackendConfig,
 ) -> None:
     before = make_backends((FIRST,), KEYS)

@@ -81,8 +81,8 @@ async def test_every_change_of_the_models_is_reported_once(
 
 
 async def test_a_changed_capacity_is_reported() -> None:
-    # In an earlier version, a server that restarted with fewer slots kept its old number in the
-    # offer.
+    # In an earlier version, the offer kept the old number of slots after a server had restarted with
+    # fewer.
     backend = ScriptedBackend("a", model("m"), max_concurrent=8)
     harness = DiscoveryHarness(backend)
     await harness.discovery.check_all()
@@ -280,7 +280,7 @@ async def test_a_hanging_adapter_times_out_and_does_not_delay_others() -> None:
     ],
 )
 @in_virtual_time
-async def test_adapter_that_ignores_its_cancellation_is_not_waited_for(
+async def test_adapter_call_that_ignores_its_cancellation_is_abandoned(
     method: str, limit_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     # In an earlier version, the backend of such an adapter was never checked again, and the agent
@@ -324,7 +324,7 @@ async def test_routes_have_order_load_and_capacity() -> None:
     assert harness.discovery.routes("unknown") == []
 
 
-async def test_starting_a_route_counts_the_job_on_its_backend_until_it_is_settled() -> None:
+async def test_a_started_attempt_counts_on_its_backend_until_it_is_settled() -> None:
     harness = DiscoveryHarness(ScriptedBackend("a"), ScriptedBackend("b"))
     await harness.discovery.check_all()
     _, route = harness.discovery.routes("m")

@@ -100,7 +100,7 @@ async def test_a_removed_backend_is_closed_when_its_last_job_has_ended() -> None
 
 
 @in_virtual_time
-async def test_attempts_on_a_changed_backend_count_for_the_old_one() -> None:
+async def test_attempts_started_before_a_change_count_only_for_the_old_backend() -> None:
     old, new = ScriptedBackend("a"), ScriptedBackend("a#2")
     harness = DiscoveryHarness(old)
     async with harness:

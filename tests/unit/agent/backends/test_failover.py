@@ -85,7 +85,12 @@ REFUSED = Unreachable("refused")
         pytest.param(status(400, ErrorCode.BAD_REQUEST), False, False, id="400"),
         pytest.param(status(413, ErrorCode.BAD_REQUEST), False, False, id="413"),
         pytest.param(status(422, ErrorCode.BAD_REQUEST), False, False, id="422"),
-        pytest.param(status(400, ErrorCode.CONTEXT_LENGTH_EXCEEDED), False, False, id="too long"),
+        pytest.param(
+            status(400, ErrorCode.CONTEXT_LENGTH_EXCEEDED),
+            False,
+            False,
+            id="400 with context_length_exceeded",
+        ),
         pytest.param(
             status(500, ErrorCode.CONTEXT_LENGTH_EXCEEDED),
             False,
@@ -120,7 +125,7 @@ def test_which_errors_are_retried_and_on_which_backend(
         (["a"], [], NoFailover.NO_BACKEND),  # the breaker of backend a has opened
     ],
 )
-def test_which_backend_is_next_or_why_none(
+def test_next_backend_is_chosen_or_the_reason_is_returned(
     tried: list[str], serving: list[str], expected: str
 ) -> None:
     assert choose(status(500), serving, tried) == expected
