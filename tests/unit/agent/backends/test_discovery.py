@@ -81,8 +81,8 @@ async def test_every_change_of_the_models_is_reported_once(
 
 
 async def test_a_changed_capacity_is_reported() -> None:
-    # In an earlier version, the offer kept the old number of slots after a server had restarted with
-    # fewer.
+    # In an earlier version, the offer kept the old number of slots after a server had restarted
+    # with fewer.
     backend = ScriptedBackend("a", model("m"), max_concurrent=8)
     harness = DiscoveryHarness(backend)
     await harness.discovery.check_all()

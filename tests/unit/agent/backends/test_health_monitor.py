@@ -58,7 +58,7 @@ async def test_a_healthy_backend_is_checked_at_once_and_every_interval(interval_
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
 @in_virtual_time
-async def test_checks_of_a_backend_that_is_down_back_off(jitter: float) -> None:
+async def test_checks_back_off_while_the_backend_is_down(jitter: float) -> None:
     backend = ScriptedBackend()
     backend.reported_health = DOWN
     async with DiscoveryHarness(backend, jitter=jitter) as harness:
@@ -153,7 +153,7 @@ async def test_which_failures_trigger_a_check_at_once(failure: BackendError, che
 
 @in_virtual_time
 async def test_checks_triggered_by_failures_have_a_pause_between_them() -> None:
-    # Without the pause, every job whose model is in the list, but fails with 404, would cause
+    # Without the pause, every job that fails with 404 although its model is in the list would cause
     # another request for the whole list.
     backend = ScriptedBackend()
     async with DiscoveryHarness(backend) as harness:

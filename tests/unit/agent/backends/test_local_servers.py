@@ -215,7 +215,7 @@ async def test_a_port_that_never_answers_times_out() -> None:
         b"HTTP/1.1 200 OK\r\n\r\n" + b" " * (2 * 1024 * 1024),
         b"",
     ],
-    ids=["not http", "a list", "not json", "endless", "nothing"],
+    ids=["not http", "a list", "not json", "too big", "nothing"],
 )
 async def test_an_invalid_response_is_ignored(reply: bytes) -> None:
     async def reply_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -60,7 +60,9 @@ def test_speeds_are_tokens_divided_by_the_time_that_they_took(
     assert use.usage() == {"m": ModelUsage(0, prefill, decode)}
 
 
-def test_use_and_speeds_are_of_the_last_minutes(use: ModelUse, clock: FakeClock) -> None:
+def test_ended_jobs_and_speeds_are_forgotten_after_the_window(
+    use: ModelUse, clock: FakeClock
+) -> None:
     use.started("running")
     use.measured("running", timing())
     use.started("ended")
@@ -79,7 +81,7 @@ def test_the_latest_use_comes_first(use: ModelUse) -> None:
     assert use.usage()["a"].in_flight == 2
 
 
-def test_models_and_jobs_are_bounded_but_running_jobs_are_kept(use: ModelUse) -> None:
+def test_models_and_timings_are_bounded_but_running_jobs_are_kept(use: ModelUse) -> None:
     use.started("running")
     for number in range(MAX_MODELS * 2):
         use.started(str(number))

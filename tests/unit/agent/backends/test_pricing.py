@@ -24,7 +24,7 @@ NO_PRICES = PricingConfig()
         ("other", NO_PRICES, None, 0.05, None),
     ],
 )
-def test_model_price_then_upstream_with_markup_then_default(
+def test_configured_model_price_precedes_upstream_price_which_precedes_default(
     model_id: str,
     pricing: PricingConfig,
     upstream: Price | None,

@@ -42,7 +42,7 @@ entries = st.builds(
         ({"input_kinds": IMAGES}, {"input_kinds": IMAGES}, {"input_kinds": ["image", "text"]}),
     ],
 )
-def test_features_that_two_backends_have_in_common(
+def test_features_of_two_backends_are_combined_to_what_both_support(
     one: dict[str, object], other: dict[str, object], common: dict[str, object]
 ) -> None:
     features = asdict(common_features([replace(model(), **one), replace(model(), **other)]))

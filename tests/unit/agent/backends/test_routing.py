@@ -85,7 +85,7 @@ def test_routes_are_ordered_native_first_then_by_load(
         ("grpc", "", [route("a")], "format_not_supported"),
         ("openai", "", [route("a", in_flight=4)], "out_of_capacity"),
         ("openai", "", [route("a", in_flight=5)], "out_of_capacity"),
-        # A backend that supports the format is only at capacity: the client may retry.
+        # The only backend that supports the format is at capacity: the client may retry.
         (
             "anthropic",
             "",

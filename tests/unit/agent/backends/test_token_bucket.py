@@ -32,7 +32,7 @@ def test_jobs_wait_until_an_overdrawn_bucket_has_refilled(
     assert bucket.wait_s == pytest.approx(wait_s)
 
 
-def test_bucket_never_holds_more_than_one_minute() -> None:
+def test_bucket_never_holds_tokens_for_more_than_one_minute() -> None:
     clock = FakeClock()
     bucket = TokenBucket(60, clock)
 

@@ -29,7 +29,7 @@ async def check_successfully(state: BackendState) -> list[Finding]:
     return await checking
 
 
-def test_skipped_backend_names_its_variable() -> None:
+def test_finding_of_a_skipped_backend_has_reason_and_advice() -> None:
     skipped = SkippedBackend("venice", "venice", "the environment variable K is not set")
 
     finding = skipped_backend(skipped)
@@ -48,7 +48,7 @@ async def test_no_request_is_sent_to_an_unreachable_backend() -> None:
     assert finding.what_to_do == "start the server, or check `url` under [[backends]]"
 
 
-async def test_refused_key_is_advised_to_be_checked() -> None:
+async def test_advice_for_a_refused_key_names_the_key_settings() -> None:
     state = BackendState(ScriptedBackend(), BackendHealth(False, key_refused=True))
 
     (finding,) = await check_backend_state(state, request_completions=True)
@@ -78,7 +78,7 @@ async def test_backend_without_models_fails() -> None:
     assert "load a model" in finding.what_to_do
 
 
-async def test_completion_in_each_format() -> None:
+async def test_one_completion_is_requested_in_each_format() -> None:
     found = await check_successfully(state_of(model("a")))
 
     assert [(f.component, f.target, f.outcome) for f in found] == [

@@ -17,7 +17,9 @@ def test_invalid_configuration_is_one_finding_and_exit_code_2(runner: CliRunner)
     assert finding["what_to_do"] == 'did you mean "max_concurrent"?'
 
 
-def test_target_of_an_invalid_configuration_without_a_file(runner: CliRunner) -> None:
+def test_target_of_an_invalid_configuration_is_environment_if_there_is_no_file(
+    runner: CliRunner,
+) -> None:
     result = runner.invoke(main, ["check", "--json"])
 
     (finding,) = json.loads(result.output)["findings"]

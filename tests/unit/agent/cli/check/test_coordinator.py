@@ -83,9 +83,9 @@ async def test_handshake_is_skipped_without_a_key(coordinator: ScriptedCoordinat
 async def test_running_agent_keeps_its_session(
     link: LinkState, coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
-    """The coordinator admits one agent per key.
+    """The coordinator admits one agent per key, so `check` skips the handshake.
 
-    A handshake of `check` could prevent the running agent from reconnecting.
+    A handshake could prevent the running agent from reconnecting.
     """
     async with status_server(replace(READY, link=link, coordinator_url=coordinator.url)) as address:
         config = config_for(coordinator, prometheus_addr=address)
@@ -163,7 +163,7 @@ async def test_handshake_is_performed_if_the_running_agent_has_no_session(
 async def test_other_program_on_the_status_address_does_not_prevent_the_handshake(
     coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
-    """Prometheus, for example, has the same default port, 9090."""
+    """For example Prometheus, whose default port is also 9090."""
     async with other_http_server() as address:
         config = config_for(coordinator, prometheus_addr=address)
 
@@ -293,7 +293,7 @@ async def test_advice_names_the_configured_proxy(identity: Identity) -> None:
     assert "SECRET" not in str(finding)
 
 
-async def test_advice_for_a_missing_token_file(
+async def test_missing_token_file_is_reported_with_advice(
     coordinator: ScriptedCoordinator, identity: Identity, tmp_path: Path
 ) -> None:
     section = CoordinatorConfig(url=coordinator.url, token_file=tmp_path / "token")

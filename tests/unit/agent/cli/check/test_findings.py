@@ -31,7 +31,7 @@ def test_all_passed_means_that_no_check_failed(findings: list[Finding], passed: 
         (ConfigError("a.toml: not valid TOML; line 3"), "not valid TOML; line 3", "default"),
     ],
 )
-def test_failure_uses_the_advice_of_the_error(
+def test_failure_uses_the_advice_of_the_error_or_the_default(
     error: ConfigError, details: str, advice: str
 ) -> None:
     finding = failure("configuration", "a.toml", error, "default")
@@ -60,7 +60,9 @@ def test_skipped_checks_are_counted_separately(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.splitlines()[-1] == "1 of 2 checks failed, 2 skipped."
 
 
-def test_summary_when_all_checks_passed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_without_failures_counts_skipped_checks_if_there_are_any(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     show([OK], as_json=False)
     assert capsys.readouterr().out.endswith("\nAll checks passed.\n")
 
