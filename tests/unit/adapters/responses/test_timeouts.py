@@ -143,7 +143,7 @@ async def test_pause_does_not_count_as_silence() -> None:
 
 
 @in_virtual_time
-async def test_cancellation_from_outside_is_not_converted() -> None:
+async def test_cancellation_from_outside_propagates() -> None:
     running = asyncio.create_task(run(FOREVER_S))
     await asyncio.sleep(1.0)
 
@@ -167,7 +167,7 @@ async def test_error_in_the_body_propagates_and_stops_the_timer() -> None:
 
 
 @in_virtual_time
-async def test_timeout_of_an_outer_scope_is_not_converted() -> None:
+async def test_timeout_of_an_outer_scope_propagates() -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(run(FOREVER_S), 1.0)
 

@@ -33,7 +33,7 @@ async def run(job: Job) -> CollectingSink:
     return sink
 
 
-async def test_offers_one_model_in_both_formats() -> None:
+async def test_echo_offers_one_model_in_both_formats() -> None:
     backend = EchoBackend(BackendSettings(kind="echo"))
 
     (model,) = await backend.list_models()
@@ -46,7 +46,7 @@ async def test_offers_one_model_in_both_formats() -> None:
 
 @BOTH_FORMATS
 @pytest.mark.parametrize("stream", [True, False])
-async def test_repeats_the_user_message(wire_format: WireFormat, stream: bool) -> None:
+async def test_echo_repeats_the_user_message(wire_format: WireFormat, stream: bool) -> None:
     sink = await run(echo_job("alpha beta gamma", wire_format, stream=stream))
 
     assert b"alpha" in sink.data

@@ -225,7 +225,7 @@ async def test_final_usage_of_a_message_overrides_the_estimate(
 async def test_interrupted_stream_is_an_error_with_unknown_usage(
     server: FakeOllama, connect: Connect, wire_format: WireFormat
 ) -> None:
-    """Ollama's `message_start` only estimates the number of prompt tokens."""
+    """Ollama's `message_start` only estimates the prompt tokens, so its count is not used."""
     server.script_jobs(Fault.STOP_AFTER_FIRST_CHUNK)
     sink = CollectingSink()
 

@@ -32,7 +32,7 @@ async def test_default_url_is_used_if_none_is_configured(
     assert connect(server, url="").settings.url == OpenRouterBackend.default_url
 
 
-async def test_offers_the_accounts_text_and_embedding_models_that_are_not_expired(
+async def test_account_models_for_text_and_embeddings_are_offered_unless_expired(
     server: FakeOpenRouter, connect: Connect
 ) -> None:
     models = {model.model_id: model for model in await connect(server).list_models()}

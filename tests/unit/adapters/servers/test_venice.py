@@ -18,7 +18,7 @@ async def server() -> AsyncIterator[FakeVenice]:
         yield running
 
 
-async def test_offers_models_that_are_online_and_not_deprecated(
+async def test_models_that_are_online_and_not_deprecated_are_offered(
     server: FakeVenice, connect: Connect
 ) -> None:
     models = {model.model_id: model for model in await connect(server).list_models()}

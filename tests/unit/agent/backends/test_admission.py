@@ -73,7 +73,7 @@ def test_a_new_admission_control_admits_jobs() -> None:
         (BadStatus(422, b"", ErrorCode.BAD_REQUEST), False, False),
     ],
 )
-def test_which_errors_count_as_failures_and_trigger_a_health_check(
+def test_which_errors_count_as_failures_and_which_trigger_a_health_check(
     error: BackendError, counts: bool, check_now: bool
 ) -> None:
     harness = AdmissionHarness()

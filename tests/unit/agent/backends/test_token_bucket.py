@@ -20,7 +20,7 @@ from tests.kit.fake_clock import FakeClock
         (6000, 60, 5881.0),
     ],
 )
-def test_jobs_wait_until_an_overdrawn_bucket_has_refilled(
+def test_jobs_wait_while_the_bucket_is_empty_or_overdrawn(
     consumed: int, waited_s: float, wait_s: float
 ) -> None:
     clock = FakeClock()

@@ -163,7 +163,7 @@ async def test_handshake_is_performed_if_the_running_agent_has_no_session(
 async def test_other_program_on_the_status_address_does_not_prevent_the_handshake(
     coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
-    """For example Prometheus, whose default port is also 9090."""
+    """The other program may be Prometheus, whose default port is also 9090."""
     async with other_http_server() as address:
         config = config_for(coordinator, prometheus_addr=address)
 
