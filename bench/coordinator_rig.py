@@ -1,4 +1,4 @@
-"""A fake coordinator: sends jobs to the agent that connects and counts the events it returns."""
+"""A fake coordinator: sends jobs to an agent, and counts the events that the agent returns."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The baseline, a minimal relay: aiohttp's `iter_any()` and one `send` per chunk.
+"""The baseline of `bench.relay`, a minimal relay: aiohttp's `iter_any()` and one `send` per chunk.
 
 It uses the same protocol, coordinator and server as the agent, but has no window, validation,
 batching or cancellation.

@@ -1,7 +1,7 @@
-"""Measures the CPU time per relayed event of the agent, relative to the obvious relay.
+"""Measures the agent's CPU time per relayed event, relative to that of `bench.obvious_relay`.
 
-`python -m bench.relay` prints a table. Each row runs both relays alternately on the same load; only
-the ratio within a row is comparable between machines.
+`python -m bench.relay` prints a table. The relays run each load alternately; only the ratio in the
+last column is comparable between machines.
 """
 
 import argparse
@@ -28,10 +28,10 @@ RUN_S = 60.0
 
 
 class Load(Struct):
-    """One row of the table.
+    """One load, which every relay runs.
 
     Attributes:
-        name: the label of the row.
+        name: its label in the table.
         streams: concurrent streams.
         events: number of events per stream.
         rate: events per second and stream; 0: as fast as possible.

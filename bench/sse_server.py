@@ -1,4 +1,4 @@
-"""A fake inference server that streams fixed events, one HTTP chunk each.
+"""A fake inference server that streams events of a fixed size, one HTTP chunk each.
 
 `python -m bench.sse_server EVENTS RATE` prints its port. RATE is events per second and stream; 0
 means as fast as possible. Each event carries its send time, from which the receiver computes the

@@ -43,7 +43,7 @@ class Process(Struct, frozen=True):
     Attributes:
         key: the process's key.
         instance_id: the id of the process in `Hello`.
-        model_id: the model that it offers; by default, no other process of the run offers it.
+        model_id: the model that the process offers; `new_process` makes a unique one by default.
     """
 
     key: Ed25519PrivateKey
@@ -63,7 +63,7 @@ def new_process(key: Ed25519PrivateKey | None = None, model_id: str = "") -> Pro
 
 
 def offer(model_id: str, max_concurrent: int = 16) -> ModelOffer:
-    """An offer of a model for chat completions and messages."""
+    """An offer of a model for the operations `chat` and `messages`."""
     return ModelOffer(
         model_id=model_id,
         formats=["openai", "anthropic"],
@@ -80,7 +80,7 @@ async def dial(
 ) -> ClientConnection:
     """Open a WebSocket to a coordinator within `answer_s` seconds.
 
-    `host` and `port` override the dialed address.
+    The connection goes to `host` and `port` if they are given; the `Host` header is from `url`.
 
     Raises:
         OSError, TimeoutError, websockets.exceptions.InvalidHandshake: it does not open.
@@ -100,7 +100,7 @@ async def dial(
 
 
 class AgentPeer(Peer):
-    """The kit's connection as an agent.
+    """The kit's end of a connection to the coordinator under test.
 
     Attributes:
         process: the agent process that the kit plays.
@@ -135,9 +135,9 @@ class AgentPeer(Peer):
         """Wait for `Challenge` and return a signed `Hello`.
 
         Args:
-            authority: the signed address.
+            authority: the address to sign.
             key: the key that signs; by default that of the process.
-            nonce: the signed nonce; by default the one of the challenge.
+            nonce: the nonce to sign; by default that of `Challenge`.
             enrollment_code: see `Hello`.
             session_id: see `Hello`.
             live_jobs: see `Hello`.
@@ -159,7 +159,7 @@ class AgentPeer(Peer):
         )
 
     async def expect_welcome(self) -> Welcome:
-        """Wait for `Welcome`; raises `NotHeld` with the code of a `Rejected`."""
+        """Wait for `Welcome`; raises `NotHeld` if the answer is `Rejected`."""
         answer = await self.expect_answer()
         if isinstance(answer, Rejected):
             raise NotHeld(f"rejected with {answer.code}: {answer.message}")
@@ -169,7 +169,8 @@ class AgentPeer(Peer):
     async def expect_answer(self) -> Welcome | Rejected:
         """Wait for the answer to `Hello`, up to twice `answer_s`.
 
-        Before it answers, the coordinator may ping an older connection with the same key.
+        Twice, because the coordinator may first ping an older connection with the same key, and
+        wait for the pong.
         """
         answer = await self.next(
             lambda frame: isinstance(frame, Welcome | Rejected),
@@ -180,7 +181,10 @@ class AgentPeer(Peer):
         return answer
 
     async def advertise(self, *offers: ModelOffer, revision: int = 1) -> None:
-        """Send `Capabilities`; return when the coordinator has answered, or after `SILENCE_S`."""
+        """Send `Capabilities`, and wait for the coordinator's `RoutingStatus`.
+
+        The protocol only recommends this answer: without it, the method returns after `SILENCE_S`.
+        """
         await self.send(Capabilities(revision, list(offers), AgentLimits(16)))
         await self.settle()
         try:
@@ -208,7 +212,7 @@ def started(job_id: bytes, content_type: str = EVENT_STREAM) -> JobStarted:
 
 
 def chunk(job_id: bytes, offset: int, data: bytes) -> Chunk:
-    """A piece of a response."""
+    """A `Chunk` of a response."""
     return Chunk(job_id, offset, data)
 
 

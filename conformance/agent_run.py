@@ -24,7 +24,7 @@ _OPEN: Final = [
     *flow.CASES,
     *resumption.CASES,
 ]
-"""Cases that keep the agent connected, or leave it connected again."""
+"""Cases after which the agent is connected, on the same connection or on a new one."""
 
 _CLOSING: Final = [
     *handshake.OPEN_VIOLATIONS,
@@ -36,8 +36,8 @@ _CLOSING: Final = [
 """Cases that end their connection."""
 
 _ALTERNATING: Final = chain.from_iterable(zip_longest(_CLOSING, handshake.NEW_CONNECTION))
-"""Cases that end their connection, each followed by a case that needs a new one. This saves
-reconnections of the agent, each of which may take seconds because of its backoff."""
+"""Cases that end their connection, alternating with cases that need a new connection. One
+reconnection of the agent, which may take seconds because of its backoff, then serves two cases."""
 
 CASES: Final[list[Case[AgentUnderTest]]] = [
     *_OPEN,
@@ -49,7 +49,7 @@ CASE_IDS: Final = [case.id for case in (*CASES, *traffic.CASES)]
 async def run_against_agent(
     listener: AgentListener, only: Collection[str], *, wait_s: float
 ) -> Report:
-    """Wait for the agent, and run the cases with the given ids; all if there are none.
+    """Wait for the agent, and run the cases with the given ids; all cases if no id is given.
 
     Raises:
         NotHeld: no agent connects within `wait_s`.

@@ -23,7 +23,7 @@ RECONNECT_S: Final = 20.0
 """How long an agent may take to reconnect with backoff after a short connection."""
 
 LONG_WORDS: Final = 600
-"""A prompt of this many words has an echo that fills the window several times."""
+"""Words in a prompt. The echo backend's response to it fills the window several times."""
 
 GOING_AWAY: Final = 1001
 
@@ -41,7 +41,7 @@ class AgentListener:
         answer_s: how long an answer may take, in seconds.
         selects_subprotocol: whether an upgrade selects the subprotocol.
         peers: every connection, in order.
-        taken: those that a case has received, in order.
+        taken: the connections that `next_dialed` has returned, in order.
     """
 
     def __init__(
@@ -133,8 +133,9 @@ class AgentListener:
 class AgentUnderTest:
     """The agent for one case.
 
-    When the context exits, jobs that the case left are cancelled. The agent's newest connection
-    stays open for the next case if its `Capabilities` have arrived; all others are closed.
+    When the context exits, jobs that the case left running are cancelled. The agent's newest
+    connection stays open for the next case if its `Capabilities` have arrived; all others that a
+    case has received are closed.
 
     Args:
         listener: accepts the agent's connections.
@@ -163,13 +164,13 @@ class AgentUnderTest:
     async def close_connections(self) -> None:
         """Close the connections of a case that failed.
 
-        The agent dials again, and the next case does not depend on the state of a failed one.
+        The next case then starts on a new connection, without the state that the failed case left.
         """
         for peer in self._taken_peers():
             await peer.close(GOING_AWAY, "the case has ended")
 
     def _taken_peers(self) -> list[CoordinatorPeer]:
-        """The open connections that cases have received, without those dialed since."""
+        """The open connections that cases have received; newer ones still wait for a case."""
         return [peer for peer in self.listener.taken if not peer.closed.is_set()]
 
     @property
@@ -179,7 +180,7 @@ class AgentUnderTest:
         return newest if newest and not newest.closed.is_set() and newest.admitted else None
 
     async def connected(self) -> CoordinatorPeer:
-        """Return the open connection; if there is none, the next one after its handshake and a job.
+        """Return the open connection; if there is none, wait for one, admit it and run a job.
 
         The job makes the session healthy, so that the agent reconnects within a second after the
         connection ends.
@@ -220,7 +221,7 @@ class AgentUnderTest:
     async def reconnected(
         self, lost: CoordinatorPeer, job: SentJob
     ) -> tuple[CoordinatorPeer, LiveJob]:
-        """Cut a connection; return the next one, after `Hello`, and its `live_jobs` entry of `job`.
+        """Cut a connection; return the next one, and the entry of `job` in its `Hello.live_jobs`.
 
         Raises:
             Unreachable: the agent does not reconnect within `RECONNECT_S`.

@@ -118,6 +118,6 @@ class CaseList(Generic[ScopeT]):
 
 
 def require(held: bool, observed: str) -> None:
-    """Raise `NotHeld` with what was observed unless the rule held."""
+    """If the rule did not hold, raise `NotHeld` with what was observed."""
     if not held:
         raise NotHeld(observed)

@@ -52,7 +52,7 @@ class ClientRequest:
         """Wait for the head of the response.
 
         Raises:
-            NotHeld: it does not arrive in time, or the connection ends before.
+            NotHeld: it does not arrive in time, or the connection ends first.
             Unreachable: the API accepts no connection.
         """
         try:

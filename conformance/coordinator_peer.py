@@ -117,7 +117,7 @@ def new_raw_job(
 
 
 class CoordinatorPeer(Peer):
-    """The kit's connection as a coordinator.
+    """The kit's end of a connection from the agent under test.
 
     Args:
         socket: the open WebSocket.
@@ -125,7 +125,7 @@ class CoordinatorPeer(Peer):
         answer_s: see `Peer`.
 
     Attributes:
-        nonce: what the agent signs.
+        nonce: the nonce of `Challenge`, which the agent must sign.
     """
 
     def __init__(
@@ -220,14 +220,14 @@ class CoordinatorPeer(Peer):
         return job
 
     def adopt(self, job: SentJob) -> None:
-        """Register a job that `send_job` has not sent on this connection, for `end_jobs`."""
+        """Register a job for `end_jobs` that was sent another way, or on an older connection."""
         self._unended[job.job_id] = job
 
     def data(self, job_id: bytes) -> bytes:
         """The bytes of a response that arrived on this connection.
 
         Raises:
-            NotHeld: two chunks do not follow each other.
+            NotHeld: there is a gap or an overlap between two chunks.
         """
         chunks = self.received_of(Chunk, job_id)
         for chunk, following in pairwise(chunks):
@@ -239,7 +239,7 @@ class CoordinatorPeer(Peer):
         """Wait for `count` bytes of a response.
 
         Raises:
-            NotHeld: the response ends before, has a gap or does not arrive in time.
+            NotHeld: the response ends too early, has a gap or does not arrive in time.
         """
         while len(data := self.data(job.job_id)) < count:
             frame = await self.next(
@@ -281,7 +281,7 @@ class CoordinatorPeer(Peer):
 
         Args:
             job: the job.
-            offset: every byte before it arrived on an older connection.
+            offset: how many bytes have arrived on older connections.
 
         Raises:
             NotHeld: the job fails, or does not end in time.

@@ -37,10 +37,10 @@ CASE_IDS: Final = [case.id for case in (*CASES, *traffic.CASES)]
 
 
 async def run_against_coordinator(target: CoordinatorTarget, only: Collection[str]) -> Report:
-    """Run the cases with the given ids; all if there are none.
+    """Run the cases with the given ids; all cases if no id is given.
 
-    If the API for clients cannot be reached, no case runs, and all are not tested: a wrong address
-    says nothing about the coordinator.
+    If the given API for clients cannot be reached, no case runs, and the verdict of each is
+    `NOT_TESTED`, because a wrong address says nothing about the coordinator.
 
     Raises:
         OSError, websockets.exceptions.InvalidHandshake: the address cannot be reached, or is not a

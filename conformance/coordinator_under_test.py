@@ -55,7 +55,7 @@ class CoordinatorTarget(Struct, frozen=True):
 
 
 class PlayedJob:
-    """A job that the kit, as an agent, executes for a request of the kit as a client.
+    """A job that the kit executes as an agent. The kit also sent its request, as a client.
 
     Attributes:
         header: the received header.
@@ -155,8 +155,9 @@ class CoordinatorUnderTest:
 
         Args:
             process: the agent process that connects; by default a new one.
-            url: another address in the request (its `Host` header).
-            through: whether to connect to the target's address although `url` names another one.
+            url: dialed instead of the target's address.
+            through: whether to dial the target's address nevertheless; `url` then determines only
+                the path and the `Host` header.
         """
         parts = urlsplit(self.target.url)
         port = parts.port or (443 if parts.scheme == "wss" else 80)
@@ -199,7 +200,7 @@ class CoordinatorUnderTest:
         return await self.resume(lost, *live_jobs)
 
     async def resume(self, older: AgentPeer, *live_jobs: LiveJob) -> AgentPeer:
-        """Resume the session of another connection of the same process."""
+        """Open a connection that resumes the session of an older one."""
         if not older.welcome.resume_ms:
             raise NotTested("the coordinator keeps no session after a lost link (resume_ms is 0)")
         session_id = older.welcome.session_id

@@ -25,8 +25,8 @@ class HostileMessage(Struct, frozen=True):
 
     Attributes:
         name: the row of the table.
-        to_agent: the coordinator's variant.
-        to_coordinator: the agent's variant.
+        to_agent: the variant for an agent to receive.
+        to_coordinator: the variant for a coordinator to receive.
         close_code: the receiver's close code; None: the connection stays open.
     """
 

@@ -1,7 +1,7 @@
 """Cases about the upgrade and the handshake.
 
-Each case of `NEW_CONNECTION` needs a connection before `Challenge`. Those of `OPEN_VIOLATIONS` end
-an open connection.
+Each case of `NEW_CONNECTION` needs a new connection, on which `Challenge` was not sent yet. The
+cases of `OPEN_VIOLATIONS` end an open connection.
 """
 
 import asyncio

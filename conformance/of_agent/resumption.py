@@ -1,4 +1,4 @@
-"""Cases about resumption: one for each cell of the table in docs/protocol.md, and draining."""
+"""Cases about resumption and draining."""
 
 import asyncio
 from typing import Final

@@ -57,7 +57,7 @@ async def sends_hello_once(peers: Sequence[CoordinatorPeer]) -> str:
 
 
 class _Response(Struct):
-    """What arrived of a job on one connection."""
+    """The state of a job's response on one connection."""
 
     next_offset: int
     acked: int = 0

@@ -16,8 +16,8 @@ CASES = CaseList[CoordinatorUnderTest]()
 _FLOW: Final = "flow-control"
 
 MOST_BUFFERED_BYTES: Final = 32 * MIB
-"""More than the kernel buffers between a coordinator and a client that does not read, plus one
-window."""
+"""More than one window plus what the sockets between a coordinator and a client that does not read
+can buffer."""
 
 
 def _window(agent: AgentPeer) -> int:
@@ -62,14 +62,15 @@ async def refuses_more_than_window(coordinator: CoordinatorUnderTest) -> str:
     agent = await coordinator.connect()
     job = await coordinator.start(agent)
     sent = await _fill(job, _window(agent))
-    # A slow coordinator may still acknowledge bytes, but fewer than `MOST_BUFFERED_BYTES`.
+    # A slow coordinator may still acknowledge some bytes. `MOST_BUFFERED_BYTES` more exceed its
+    # window nevertheless.
     while not agent.closed.is_set() and job.sent < sent + MOST_BUFFERED_BYTES:
         await job.write(bytes(64 * 1024))
     return await agent.expect_close(1002)
 
 
 async def _fill(job: PlayedJob, window: int) -> int:
-    """Send, within the window, until the coordinator acknowledges nothing more."""
+    """Send within the window until the acknowledgements stop; return how many bytes were sent."""
     acked = 0
     while acked <= MOST_BUFFERED_BYTES:
         while job.sent - acked < window:

@@ -31,7 +31,7 @@ _KEYS: Final = "several-connections-of-one-key"
 OTHER_AUTHORITY: Final = "relay.invalid:443"
 
 MOST_SILENT_S: Final = 35.0
-"""With longer heartbeat intervals, the cases that wait for three of them are not tested."""
+"""The cases that wait for three heartbeat intervals are not tested if that takes longer."""
 
 
 @CASES.must("subprotocol", "transport", "The coordinator selects the subprotocol.")
