@@ -43,7 +43,7 @@ const list = (parse, max) => (value) =>
 const or = (fallback, parse) => Object.assign((value) => parse(value), { fallback });
 const nullable = (parse) => or(null, (value) => (value === null ? null : parse(value)));
 
-// Parses the fields of a frame or nested array: absent ones have defaults, new ones are skipped.
+// Parses a frame or nested array. Absent optional fields get defaults; unknown fields are skipped.
 const tuple = (...parsers) => (array) => parsers.map((parse, index) => {
   if (index < check(Array.isArray)(array).length) return parse(array[index]);
   return check((v) => v !== undefined)(parse.fallback);
@@ -107,7 +107,7 @@ class Job {
     this.session.upload();
   }
 
-  // The client has disconnected: the rest of the response is discarded.
+  // Discards the rest of the response: the client has disconnected, or the status is invalid.
   cancel() {
     if (this.cancelled || !this.session.jobs.has(hex(this.id))) return;
     this.cancelled = true;
@@ -129,7 +129,7 @@ class Job {
     this.response.write(fresh, () => this.pass(end)); // once the socket has accepted it
   }
 
-  // Every byte before `offset` was passed on.
+  // Every byte before `offset` was passed on or discarded.
   pass(offset) {
     this.passedOn = Math.max(this.passedOn, offset);
     if (this.passedOn - this.acked < WINDOW_BYTES / 4 || !this.session.socket) return;
@@ -140,7 +140,7 @@ class Job {
     if (this.response.headersSent || this.cancelled) return;
     if (!this.started) throw new Error("a result before JobStarted");
     const [, status, contentType, , headers] = this.started;
-    if (status < 200 || [204, 205, 304].includes(status)) { // without a body
+    if (status < 200 || [204, 205, 304].includes(status)) { // such a response has no body
       this.cancel();
       return sendError(this.response, this.format, "invalid_response", `The status is ${status}.`);
     }
@@ -177,7 +177,7 @@ class Job {
 const sessions = new Set();
 let authorities, drainEndsAt = 0; // 0 until a drain starts
 
-// What this coordinator remembers about one agent. `socket` is null while it is detached.
+// What this coordinator remembers about one agent. A detached session's `socket` is null.
 class Session {
   id = randomBytes(16);
   jobs = new Map(); // id in hex → job without an end
@@ -257,7 +257,7 @@ async function findSession(key, instance, sessionId, replace, dead) {
     if (dead !== undefined) return ["key_in_use", `In use by ${current.socket.agent}.`, null];
     return findSession(key, instance, sessionId, replace, await findDead(current.socket));
   }
-  for (const session of ofKey) { // a running process finishes its jobs
+  for (const session of ofKey) { // a replaced process that still runs finishes its jobs
     session.replaced = isRunning && session === current && session.jobs.size > 0;
     if (!session.replaced) session.end("replaced by a newer connection", 4001);
   }

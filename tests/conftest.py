@@ -21,8 +21,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 logging.getLogger("asyncio").addFilter(lambda record: not str(record.msg).startswith("Executing "))
 
 
-# A shell without job control ignores SIGINT in background processes, and the commands under test
-# would inherit that.
+# A shell without job control starts background processes with SIGINT ignored. If pytest is such a
+# process, the commands under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -41,6 +41,6 @@ async def _leaked_tasks() -> AsyncIterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_leaked_tasks(request: pytest.FixtureRequest) -> None:
-    """Fail a test that leaves tasks running. Set up first, so that it checks last."""
+    """Fail a test that leaves tasks running; checks after the teardown of the other fixtures."""
     if is_async_test(request.node):
         request.getfixturevalue("_leaked_tasks")

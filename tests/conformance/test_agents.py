@@ -54,7 +54,7 @@ FAULTS: Final = {
         "capabilities-after-welcome", to_coordinator=drop(Capabilities)
     ),
     "sends no heartbeat": AgentFault("heartbeat", to_coordinator=drop(Heartbeat)),
-    "answers a second challenge": AgentFault(
+    "ignores a second challenge": AgentFault(
         "challenge-twice", to_agent=drop(Challenge, is_repeated())
     ),
     "accepts a small window": AgentFault(

@@ -11,7 +11,7 @@ from tests.kit.cli_process import run_command, start_command
 PATIENT = ("--timeout", "60")
 """Longer than any answer takes in real time: only a failing test waits so long."""
 
-pytestmark = pytest.mark.timeout(180)  # longer, so that the command reports a missing answer
+pytestmark = pytest.mark.timeout(180)  # above PATIENT, so that the command reports a missing answer
 
 
 async def test_command_tests_a_coordinator(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Options of `provider-agent conformance` that cannot be used: one line, exit code 2, no run."""
+"""Options of `provider-agent conformance`; an unusable one ends the command with exit code 2."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_an_unusable_url_is_explained(url: str) -> None:
     assert f"{url} is not the address of a coordinator: " in result.output
 
 
-def test_a_url_with_another_scheme_names_the_right_ones() -> None:
+def test_the_error_for_another_url_scheme_names_the_accepted_schemes() -> None:
     assert "begins with wss:// or ws://" in run("coordinator", "http://127.0.0.1:8700").output
 
 

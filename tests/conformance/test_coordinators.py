@@ -53,7 +53,7 @@ class CoordinatorFault(PlantedFault, frozen=True, kw_only=True):
 FAULTS: Final = {
     "selects no subprotocol": CoordinatorFault("subprotocol", selects_subprotocol=False),
     "uses one nonce for all connections": CoordinatorFault("nonce-fresh", constant_nonce=True),
-    "accepts the signature of another address": CoordinatorFault(
+    "accepts a signature over another address": CoordinatorFault(
         "signature-authority", authorities=(OTHER_AUTHORITY,)
     ),
     "closes with 1011 after a violation": CoordinatorFault(

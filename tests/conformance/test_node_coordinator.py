@@ -1,4 +1,4 @@
-"""Runs the conformance kit against examples/coordinator.mjs, and tests the drain separately."""
+"""Tests examples/coordinator.mjs with the conformance kit, and cases that the kit does not have."""
 
 import asyncio
 import re
@@ -24,7 +24,7 @@ EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 NODE: Final = shutil.which("node")
 
 ANSWER_S: Final = 60.0
-"""The answers arrive in real time; only a test that has failed reaches the limit."""
+"""How long the kit waits for an answer, in real time; only a failing test waits so long."""
 
 needs_node = pytest.mark.skipif(
     NODE is None or not (EXAMPLES / "node_modules" / "ws").is_dir(),
@@ -82,7 +82,7 @@ async def test_the_coordinator_in_node_drains() -> None:
 
 @needs_node
 @pytest.mark.timeout(600)
-async def test_of_two_processes_that_wait_for_a_dead_one_only_the_first_takes_over() -> None:
+async def test_only_one_of_two_newer_processes_replaces_a_dead_process() -> None:
     async with running_coordinator() as (target, _), CoordinatorUnderTest(target) as kit:
         dead = await kit.connect()
         job = await kit.submit(dead)

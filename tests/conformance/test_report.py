@@ -30,7 +30,7 @@ def test_not_held_is_the_only_verdict_that_fails_a_run() -> None:
     assert Report("agent", "", [r for r in REPORT.results if r.verdict != "not held"]).conforms
 
 
-def test_a_run_that_ended_early_says_so() -> None:
+def test_json_and_junit_say_that_a_run_ended_early() -> None:
     report = Report(
         "agent", "", [result(Verdict.HELD), result(Verdict.NOT_TESTED)], "it\x1b is gone"
     )

@@ -25,7 +25,7 @@ DRAIN_S = 300.0
 SLOW_BYTES_PER_S = 100_000
 
 LARGE_JOBS = 8
-"""Jobs whose whole responses, of about 700 kB each, are ready at once."""
+"""How many jobs have a large response: about 700 kB, which the server sends without a pause."""
 
 
 async def agent_stops_with_running_jobs(scale: Scale) -> str:
@@ -74,7 +74,7 @@ async def agent_stops_on_a_slow_link(scale: Scale) -> str:
 
 
 async def agent_stops_on_a_stalled_link(scale: Scale) -> str:
-    """The watchdog closes the link, and the drain delivers all jobs over the next one."""
+    """The watchdog closes the link, and the drain delivers all responses over the next link."""
     async with scenario_harness(scale.rng("stop stalled"), limits=_limits(DRAIN_S)) as harness:
         requests = await _start_large_streams(harness)
         harness.link_proxy.connections[-1].upstream.stall()
@@ -87,7 +87,7 @@ async def agent_stops_on_a_stalled_link(scale: Scale) -> str:
 
 
 async def jobs_outlast_the_drain_timeout(scale: Scale) -> str:
-    """Jobs that still run at the drain timeout end with one error each, and stop at the server."""
+    """Jobs that outlast the drain timeout end with one error each, and their runs are cancelled."""
     async with scenario_harness(scale.rng("stop short"), limits=_limits(20.0)) as harness:
         requests = await _start_streams(harness, scale.streams // 2)
         stopped_at = now()
@@ -109,7 +109,7 @@ async def jobs_outlast_the_drain_timeout(scale: Scale) -> str:
 
 
 async def agent_waits_for_acknowledgement_before_exit(scale: Scale) -> str:
-    """A stopping agent refuses a new job, and waits for the acknowledgement of its last end."""
+    """A stopping agent refuses a new job, and exits only after its ends are acknowledged."""
     backend = ScriptedBackend()
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
         peer = await agent.connected()

@@ -13,7 +13,7 @@ from tests.faults.scenarios.scenario import Scale
 from tests.kit.virtual_time import VirtualTimeLoop
 
 SHORT_SUSPEND_S = 20.0
-"""Shorter than the time that a session is kept."""
+"""Shorter than the time for which a detached session is kept."""
 
 HOUR_S = 3600.0
 YEAR_S = 365 * 24 * HOUR_S

@@ -19,7 +19,7 @@ from tests.kit.scripted_coordinator import ScriptedCoordinator
 from tests.kit.virtual_time import now
 
 DIALS = 24
-"""Enough for the waits to reach the cap, with many at the cap."""
+"""Enough for the ceiling of the random waits to reach the cap, and for many waits after that."""
 
 EARLY, LATE = 6, 12
 """How many of the first and of the last waits are averaged. Each wait is random, up to a ceiling.

@@ -19,7 +19,7 @@ DEADLINE_S = 600.0
 """The deadline of the jobs. Only the deadline detects that the job id of an end was corrupted."""
 
 SETTLED_WITHIN_S = 5.0
-"""If a damaged byte stops the agent, it has no jobs left to finish and stops within this time."""
+"""An agent that a damaged byte stops exits within this time after its last job has ended."""
 
 RESERVED_BITS = 0x70
 """The reserved bits in the first byte of a WebSocket frame; they must be zero (RFC 6455, 5.2)."""
@@ -60,7 +60,7 @@ async def _corrupt_frame_head(harness: ScenarioHarness, *, towards_agent: bool) 
 
 
 async def any_byte_corrupted(scale: Scale) -> str:
-    """A random bit flips, to or from the agent: nothing hangs, at most one stream is wrong."""
+    """A random bit flips on the way to or from the agent: no hang, and at most one wrong stream."""
     rng = scale.rng("any byte")
     seen: Counter[str] = Counter()
     async with scenario_harness(rng, replace(SETTINGS, deadline_s=DEADLINE_S)) as harness:
@@ -68,7 +68,7 @@ async def any_byte_corrupted(scale: Scale) -> str:
             requests = [harness.clients.send(RequestSpec(f"{n}-{k}", 200, 300)) for k in range(3)]
             connection = harness.link_proxy.connections[-1]
             pipe = rng.choice(connection.pipes)
-            # The responses are about 200 kB; their acknowledgements half a kB.
+            # The three responses together have about 200 kB, and their acknowledgements half a kB.
             reach = 150_000 if pipe is connection.upstream else 400
             pipe.corrupt_at(pipe.forwarded + rng.randrange(reach), 1 << rng.randrange(8))
             for request in requests:

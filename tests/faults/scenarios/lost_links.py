@@ -23,10 +23,10 @@ WINDOW_BYTES = 32 * KIB
 """Smaller than most responses, so that their streams need acknowledgements."""
 
 NOTICED_WITHIN_S = 60.0
-"""Time of two pings or three heartbeats, which detect the loss, plus that of the first backoff."""
+"""Covers two ping or three heartbeat intervals, which detect the loss, and the first backoff."""
 
 REFUSED = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.BAD_GATEWAY)
-"""Statuses if no agent is connected, or if a job was sent over too many links that were lost."""
+"""503: no agent is connected. 502: the job was sent over too many links that were then lost."""
 
 
 class LinkCutter:
@@ -46,7 +46,7 @@ class LinkCutter:
         return len(self._planned)
 
     def on_connection(self, connection: ProxiedConnection) -> None:
-        """Cut a new connection while cuts remain; the callback `FaultProxy.on_connection`."""
+        """Plan a new connection's cut while cuts remain. Used as `FaultProxy.on_connection`."""
         if self._planned:
             upstream, after_bytes = self._planned.pop()
             pipe = connection.upstream if upstream else connection.downstream
@@ -54,7 +54,7 @@ class LinkCutter:
 
 
 def _random_cut(rng: random.Random) -> tuple[bool, int]:
-    """Return whether to cut upstream, and after how many bytes; a quarter hit the handshake."""
+    """Return whether to cut upstream, and after how many bytes; one in four hits the handshake."""
     upstream = rng.random() < 0.7
     if rng.random() < 0.25:
         return upstream, rng.randrange(1, 600)

@@ -146,7 +146,7 @@ class NumberedServer:
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         listener = socket.create_server(("127.0.0.1", 0))
-        # The kernel would otherwise buffer megabytes that the client has not read.
+        # The kernel would otherwise buffer megabytes that the agent has not read.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         await web.SockSite(self._runner, listener).start()
         self.port = listener.getsockname()[1]

@@ -96,7 +96,7 @@ async def _run_checked(scenario: Scenario, scale: Scale) -> str:
         leaked = asyncio.all_tasks() - {asyncio.current_task()}
         names = sorted(task.get_name() for task in leaked)
         assert not leaked, f"tasks left running: {names}"
-        gc.collect()  # asyncio reports a never retrieved exception when its future is freed
+        gc.collect()  # asyncio reports an unretrieved exception when its future is freed
     assert not unhandled, "unhandled errors:\n" + "\n".join(unhandled)
     return summary
 

@@ -87,6 +87,6 @@ def _throttle(connection: ProxiedConnection) -> None:
 
 
 async def _lateness(request: ScenarioRequest, started_at: float) -> float:
-    """Return how many seconds later than its pace a request is completed."""
+    """Wait for a response; return how many seconds more than its paced duration it took."""
     await request.completed()
     return now() - started_at - EVENTS * PACE_S
