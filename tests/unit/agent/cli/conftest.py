@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 @pytest.fixture(autouse=True)
 def _restored_logging() -> Iterator[None]:
-    """Restores the logging setup: a command logs to a stream that its `CliRunner` closes."""
+    """Restores logging after a test: commands add a handler whose stream `CliRunner` closes."""
     root, project = logging.getLogger(), logging.getLogger("provider_agent")
     before = (root.handlers[:], root.level, project.level)
     yield

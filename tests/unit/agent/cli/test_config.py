@@ -19,7 +19,7 @@ def test_config_show_prints_origins_and_masks_secrets(runner: CliRunner) -> None
     assert "warning: the environment variable PROVIDER_AGENT_LIMITS_MAX_CONCURENT" in result.stderr
 
 
-def test_config_show_as_json(runner: CliRunner) -> None:
+def test_config_show_json_masks_secrets_and_names_origins(runner: CliRunner) -> None:
     result = invoke(runner, "config", "show", "--json", config=COORDINATOR)
 
     shown = json.loads(result.output)

@@ -1,4 +1,4 @@
-"""Signals that a process with a short script sends to itself."""
+"""Runs short scripts, each in a process that sends a signal to itself."""
 
 import asyncio
 import signal
@@ -38,7 +38,9 @@ async def run_script(body: str, number: signal.Signals) -> tuple[int | None, str
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("body", ["os.kill(os.getpid(), int(sys.argv[1]))", "SignalInDestructor()"])
-async def test_stop_signal_exits_with_0(number: signal.Signals, body: str) -> None:
+async def test_stop_signal_ends_the_process_with_exit_code_0(
+    number: signal.Signals, body: str
+) -> None:
     assert await run_script(body, number) == (0, "", "")
 
 

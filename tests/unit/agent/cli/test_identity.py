@@ -15,7 +15,7 @@ def test_identity_creates_the_key_once_and_prints_the_public_key(runner: CliRunn
     assert Path("keys/agent.key").read_text("utf-8").splitlines()[1] not in first.output
 
 
-def test_damaged_key_is_one_message_without_its_content(runner: CliRunner) -> None:
+def test_damaged_key_prints_one_line_without_the_content_of_the_file(runner: CliRunner) -> None:
     Path("bad.key").write_text(f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n", "utf-8")
     Path("bad.key").chmod(0o600)
 

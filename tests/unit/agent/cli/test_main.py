@@ -33,7 +33,7 @@ def test_every_option_of_every_command_has_a_help_text(name: str) -> None:
 
     without_help = [p.name for p in command.params if isinstance(p, click.Option) and not p.help]
 
-    # `--log-level` of the command `coordinator` needs no help text.
+    # `--log-level` of the command `coordinator` has none: its list of choices says enough.
     assert without_help in ([], ["log_level"])
 
 
@@ -74,9 +74,7 @@ def test_ctrl_c_exits_with_130_without_a_message(
         ),
     ],
 )
-def test_command_imports_neither_other_commands_nor_their_packages(
-    module: str, unneeded: str
-) -> None:
+def test_module_does_not_import_packages_that_it_does_not_need(module: str, unneeded: str) -> None:
     code = f"import sys, {module}; print(*[n for n in {unneeded.split()!r} if n in sys.modules])"
 
     loaded = subprocess.run(

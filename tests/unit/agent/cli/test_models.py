@@ -25,7 +25,7 @@ def test_models_lists_offers_and_skipped_backends(runner: CliRunner) -> None:
     assert "venice: skipped: the environment variable KEY_THAT_IS_NOT_SET" in result.output
 
 
-def test_models_as_json(runner: CliRunner) -> None:
+def test_models_json_lists_models_and_problems_of_backends(runner: CliRunner) -> None:
     shown = json.loads(invoke(runner, "models", "--json", config=ECHO + NO_KEY).output)
 
     assert [model["model_id"] for model in shown["models"]] == ["echo"]

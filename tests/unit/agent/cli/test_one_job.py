@@ -90,7 +90,7 @@ async def test_cancellation_stops_the_job() -> None:
 
 @pytest.mark.parametrize("defect", [RuntimeError("x"), asyncio.CancelledError(), SystemExit(9)])
 async def test_defect_of_the_adapter_fails_the_job(defect: BaseException) -> None:
-    # In an earlier version, `check` printed a traceback instead of its findings.
+    # In an earlier version, such a defect made `check` print a traceback, not its findings.
     backend = ScriptedBackend()
     running = asyncio.create_task(
         run_one_job(backend, Operation.CHAT, "m", "hi", max_tokens=5, timeout_s=60)
@@ -144,5 +144,5 @@ def test_explanation_is_one_bounded_line_with_the_servers_message() -> None:
     assert len(text) < 400
 
 
-def test_explanation_of_an_error_without_body() -> None:
+def test_explanation_of_an_error_without_a_body_is_code_and_message() -> None:
     assert explain(InvalidResponse("it ended early")) == "invalid_response: it ended early"

@@ -38,7 +38,7 @@ STREAMS = {WireFormat.OPENAI: stream_of(OPENAI), WireFormat.ANTHROPIC: stream_of
 
 
 @pytest.mark.parametrize("wire_format", WireFormat)
-def test_text_of_a_stream(wire_format: WireFormat) -> None:
+def test_text_of_a_stream_includes_reasoning_and_answer(wire_format: WireFormat) -> None:
     assert ResponseText(wire_format).receive_data(STREAMS[wire_format]) == TEXT
 
 

@@ -11,7 +11,7 @@ from provider_agent.agent.config.flags import FLAGS
 from tests.unit.agent.cli.calls import COORDINATOR, ECHO, invoke
 
 
-def test_every_documented_option_exists() -> None:
+def test_options_are_config_replace_and_the_documented_flags() -> None:
     options = {name for option in run.params for name in option.opts if name.startswith("--")}
 
     assert options == {"--config", "--replace", *FLAGS.values()}
@@ -47,7 +47,7 @@ async def test_failure_of_a_background_task_is_logged(
         ("--log-format", "xml", "observability.log_format: expected one of: text, json"),
     ],
 )
-def test_invalid_option_is_one_message_that_starts_with_the_option(
+def test_invalid_option_prints_one_line_that_starts_with_the_option(
     flag: str, value: str, reason: str, runner: CliRunner
 ) -> None:
     result = invoke(runner, "run", flag, value, config=COORDINATOR)
@@ -57,7 +57,7 @@ def test_invalid_option_is_one_message_that_starts_with_the_option(
     assert result.output.count("\n") == 1
 
 
-def test_key_creation_failure_is_one_message_and_exit_code_2(runner: CliRunner) -> None:
+def test_key_creation_failure_prints_one_line_and_exits_with_2(runner: CliRunner) -> None:
     result = invoke(runner, "run", "--key-path", "agent.toml/key", config=COORDINATOR + ECHO)
 
     assert result.exit_code == 2
@@ -68,8 +68,10 @@ def test_key_creation_failure_is_one_message_and_exit_code_2(runner: CliRunner) 
 @pytest.mark.parametrize(
     ("log_format", "logged"), [("json", '"config":null'), ("text", " config=none ")]
 )
-def test_start_without_a_file_is_logged(log_format: str, logged: str, runner: CliRunner) -> None:
-    # In an earlier version, the missing path was logged as the string "None".
+def test_start_without_a_configuration_file_is_logged(
+    log_format: str, logged: str, runner: CliRunner
+) -> None:
+    # In an earlier version, the path, which is `None` here, was logged as the string "None".
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"  # in use, so the command ends at once
         flags = ("--coordinator-url", "ws://127.0.0.1:1/", "--prometheus-addr", address)
@@ -81,7 +83,7 @@ def test_start_without_a_file_is_logged(log_format: str, logged: str, runner: Cl
     assert "another provider-agent may be running" in result.output
 
 
-def test_missing_backend_is_a_warning(runner: CliRunner) -> None:
+def test_run_without_a_backend_prints_a_warning(runner: CliRunner) -> None:
     # The key cannot be created, so the command ends without connecting.
     result = invoke(runner, "run", "--key-path", "agent.toml/key", config=COORDINATOR)
 

@@ -43,7 +43,7 @@ def test_command_receives_options_and_configuration(runner: CliRunner) -> None:
     assert result.output == f"hello {URL} mine.toml\n"
 
 
-def test_missing_setting_is_one_line_and_exit_code_2(runner: CliRunner) -> None:
+def test_missing_setting_prints_one_line_and_exits_with_2(runner: CliRunner) -> None:
     result = runner.invoke(command_with_config)
 
     assert result.exit_code == EXIT_CONFIG
@@ -72,7 +72,7 @@ def test_local_command_checks_every_other_setting(runner: CliRunner) -> None:
 @pytest.mark.parametrize(
     "arguments", [("run", "--key-path", "key"), ("models",), ("ask", "m", "hello"), ("check",)]
 )
-def test_adapter_that_cannot_be_created_is_one_message_and_exit_code_2(
+def test_adapter_that_cannot_be_created_prints_a_message_and_exits_with_2(
     arguments: tuple[str, ...], runner: CliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In an earlier version, the commands printed a traceback and exited with 1.

@@ -14,7 +14,7 @@ from tests.kit.cli_agent import READY, other_http_server, status_server
 from tests.unit.agent.cli.calls import invoke, invoke_with_status_server
 
 
-async def test_status_of_a_ready_agent(runner: CliRunner) -> None:
+async def test_status_of_a_ready_agent_prints_its_state_and_exits_with_0(runner: CliRunner) -> None:
     async with status_server() as address:
         result = await invoke_with_status_server(runner, address, "status")
 
@@ -84,8 +84,8 @@ EMPTY = BackendStatus(id="c", kind="vllm", healthy=True)
 async def test_status_shows_whether_models_are_offered(
     changes: dict[str, object], shown: str, runner: CliRunner
 ) -> None:
-    # The coordinator reported no unroutable models. If the agent offers no models, that does not
-    # mean that all can receive jobs.
+    # The coordinator has reported zero unroutable models, except where `routing` is None. All models
+    # can then receive jobs, but only if the agent offers models and does not drain.
     state = replace(
         replace(READY, routing=Routing(revision=3, unroutable_count=0, unroutable=[])), **changes
     )
@@ -108,7 +108,7 @@ async def test_status_as_json_has_the_same_exit_code(
 
 
 @pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["health"]])
-async def test_other_program_on_the_status_address_is_one_message(
+async def test_other_program_on_the_status_address_is_reported_in_one_line(
     command: list[str], runner: CliRunner
 ) -> None:
     async with other_http_server() as address:

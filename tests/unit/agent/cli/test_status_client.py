@@ -7,14 +7,14 @@ from provider_agent.agent.cli.status_client import NoAgent, fetch_snapshot, fetc
 from tests.kit.cli_agent import READY, other_http_server, status_server
 
 
-async def test_page_of_a_running_agent() -> None:
+async def test_page_is_fetched_from_a_running_agent() -> None:
     async with status_server() as address:
         page = await fetch_status_page(address, "/livez")
 
     assert (page.address, page.status, page.body) == (address, 200, b"ok\n")
 
 
-async def test_status_503_is_an_agent_that_is_not_ready() -> None:
+async def test_page_with_status_503_is_not_an_error() -> None:
     async with status_server(replace(READY, draining=True)) as address:
         page = await fetch_status_page(address, "/readyz")
 

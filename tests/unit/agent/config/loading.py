@@ -17,7 +17,10 @@ def load(
     environ: dict[str, str] | None = None,
     **overrides: object,
 ) -> LoadedConfig:
-    """Load `text` as `agent.toml`; in the name of an override, `__` stands for the dot."""
+    """Load `text` as `agent.toml`.
+
+    An override `section__name` acts as the flag of the key `section.name`.
+    """
     path = tmp_path / "agent.toml"
     path.write_text(text)
     flags = {name.replace("__", "."): value for name, value in overrides.items()}

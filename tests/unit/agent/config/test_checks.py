@@ -67,7 +67,7 @@ def test_invalid_backend_is_refused(tmp_path: Path, backend: str, message: str) 
         ('kind="venice"\napi_key_env="K"', 'kind="openrouter"\napi_key_env="K"', None),
     ],
 )
-def test_duplicate_backend_is_refused(
+def test_only_a_duplicate_backend_is_refused(
     tmp_path: Path, one: str, two: str, message: str | None
 ) -> None:
     text = f"{MINIMAL}[[backends]]\n{one}\n[[backends]]\n{two}\n"
@@ -90,7 +90,7 @@ def test_duplicate_backend_is_refused(
         "ws://127.9.9.9",
     ],
 )
-def test_coordinator_url_is_encrypted_or_loopback(tmp_path: Path, url: str) -> None:
+def test_encrypted_or_loopback_coordinator_url_is_accepted(tmp_path: Path, url: str) -> None:
     assert load(tmp_path, f'[coordinator]\nurl = "{url}"\n').config.coordinator.url == url
 
 

@@ -207,7 +207,7 @@ def test_misspelled_variable_is_a_warning_and_an_unrelated_one_is_not(tmp_path: 
         ),
     ],
 )
-def test_invalid_setting_is_one_line_with_file_key_and_reason(
+def test_error_about_an_invalid_setting_is_one_line_with_file_key_and_reason(
     tmp_path: Path, text: str, message: str
 ) -> None:
     environ = {"PROVIDER_AGENT_COORDINATOR_URL": "wss://c.example/x"}
@@ -264,7 +264,7 @@ def test_error_about_a_missing_url_lists_the_ways_to_set_it(tmp_path: Path) -> N
     assert "`run --coordinator-url`" in error
 
 
-def test_error_without_a_file_lists_the_searched_places_and_has_no_file_as_its_origin(
+def test_error_without_a_file_starts_with_the_key_and_lists_the_searched_places(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

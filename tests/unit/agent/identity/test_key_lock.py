@@ -23,7 +23,7 @@ def test_key_is_locked_until_the_last_agent_releases_it(key: Path) -> None:
     assert not is_key_locked(key)
 
 
-def test_reading_the_lock_does_not_hold_it(key: Path) -> None:
+def test_checking_the_lock_does_not_hold_it(key: Path) -> None:
     assert not is_key_locked(key)
     assert not is_key_locked(key)
 

@@ -18,7 +18,7 @@ from tests.kit.virtual_time import in_virtual_time, now
 
 
 @in_virtual_time
-async def test_stop_before_the_first_health_checks() -> None:
+async def test_agent_stops_at_once_during_its_first_health_checks() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend()
         backend.gate.clear()
@@ -33,7 +33,7 @@ async def test_stop_before_the_first_health_checks() -> None:
 
 
 @in_virtual_time
-async def test_stop_while_the_coordinator_is_silent() -> None:
+async def test_agent_stops_at_once_while_it_waits_for_the_challenge() -> None:
     async with ScriptedCoordinator() as coordinator:
         coordinator.sends_challenge = False
         async with RunningAgent(coordinator, ScriptedBackend()) as agent:
@@ -47,7 +47,7 @@ async def test_stop_while_the_coordinator_is_silent() -> None:
 
 
 @in_virtual_time
-async def test_stop_between_hello_and_welcome() -> None:
+async def test_agent_stops_while_it_waits_for_welcome() -> None:
     async with (
         ScriptedCoordinator(lambda _: None) as coordinator,
         RunningAgent(coordinator, ScriptedBackend()) as agent,
@@ -60,7 +60,7 @@ async def test_stop_between_hello_and_welcome() -> None:
 
 
 @in_virtual_time
-async def test_stop_while_connecting_to_an_address_that_never_answers() -> None:
+async def test_agent_stops_at_once_while_its_upgrade_request_is_unanswered() -> None:
     accepted, closed = asyncio.Event(), asyncio.Event()
 
     async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -84,7 +84,7 @@ async def test_stop_while_connecting_to_an_address_that_never_answers() -> None:
 
 
 @in_virtual_time
-async def test_stop_while_the_coordinator_drains() -> None:
+async def test_running_job_finishes_when_the_agent_stops_while_the_coordinator_drains() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend()
         async with RunningAgent(coordinator, backend) as agent:
@@ -102,7 +102,7 @@ async def test_stop_while_the_coordinator_drains() -> None:
 
 
 @in_virtual_time
-async def test_a_second_signal_while_the_link_is_down_stops_at_once() -> None:
+async def test_a_second_stop_cancels_the_jobs_while_the_link_is_down() -> None:
     async with ScriptedCoordinator(lambda _: welcome(resume_ms=60_000)) as coordinator:
         backend = ScriptedBackend()
         async with RunningAgent(coordinator, backend, jitter=0.5) as agent:
@@ -118,7 +118,9 @@ async def test_a_second_signal_while_the_link_is_down_stops_at_once() -> None:
             agent.service.stop()
             assert await agent.task == EXIT_FORCED
             assert run.cancelled.is_set()
-            assert now() - began == pytest.approx(FORCED_FLUSH_S), "the wait for acknowledgements"
+            assert now() - began == pytest.approx(FORCED_FLUSH_S), (
+                "only the last wait for acknowledgements"
+            )
 
 
 @in_virtual_time

@@ -28,7 +28,7 @@ def test_the_agents_own_error_message_is_logged() -> None:
 
 
 def test_a_servers_error_message_is_not_logged() -> None:
-    """The message may quote the prompt, after an error status or in a started response."""
+    """An error response may quote the prompt, and so may an error event in a started stream."""
     body = b'{"error":{"message":"cannot read: my secret diary"}}'
     message = f"cannot read: {PROMPT}"
     errors = [

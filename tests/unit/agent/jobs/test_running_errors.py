@@ -90,7 +90,8 @@ async def test_a_long_error_is_truncated() -> None:
         KeyError("x"),
         TimeoutError(),
         RecursionError(),
-        # In an earlier version, this error without a cancellation ended the job with `draining`.
+        # Raised although the job is not cancelled. In an earlier version, the job then ended with
+        # `draining`.
         asyncio.CancelledError(),
         # In an earlier version, `sys.exit()` in an adapter ended the agent.
         SystemExit(9),
@@ -128,7 +129,7 @@ async def test_invalid_token_counts_are_unknown(tokens: int) -> None:
     assert (end.usage.input_tokens, end.usage.output_tokens) == (None, None)
 
 
-async def test_bytes_before_the_start_fail_only_the_job() -> None:
+async def test_bytes_before_the_start_fail_the_job() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)

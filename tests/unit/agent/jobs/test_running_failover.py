@@ -355,7 +355,7 @@ async def test_the_agents_token_limit_refuses_jobs_until_it_refills() -> None:
     assert isinstance(await harness.end(job), JobResult)
 
 
-async def test_tokens_of_a_failed_job_count() -> None:
+async def test_tokens_of_a_cancelled_job_count_against_the_limit() -> None:
     backend = ScriptedBackend("a")
     harness = JobsHarness(backend, tokens_per_minute=600)
     job, run = await start_job(harness, backend)

@@ -14,7 +14,7 @@ from tests.kit.virtual_time import in_virtual_time, now
 
 
 async def start_job_with_full_window() -> tuple[JobsHarness, Job, ScriptedRun]:
-    """Start a job; its window is sent and not acknowledged, and more bytes wait."""
+    """Start a job whose full window is sent and not acknowledged, while more bytes wait."""
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     harness.outbox.set_window(MIN_WINDOW_BYTES)
@@ -94,7 +94,7 @@ async def test_cancel_after_the_end_or_of_an_unknown_job_is_ignored() -> None:
     assert isinstance(await harness.end(job), JobResult)
 
 
-async def test_cancel_that_crosses_the_result_keeps_the_result() -> None:
+async def test_cancel_that_crosses_the_end_of_the_task_keeps_the_result_if_all_was_sent() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
@@ -211,8 +211,9 @@ async def test_cancelled_job_releases_its_request_before_its_end_is_acknowledged
     assert harness.outbox.channel(job.job_id).request.take() == b""
 
 
-async def test_start_that_cannot_be_sent_replaces_the_end_of_a_task_that_has_just_ended() -> None:
-    # The end with the adapter's byte count followed no bytes: a violation, which ends the link.
+async def test_job_whose_start_cannot_be_sent_fails_even_if_its_task_has_just_ended() -> None:
+    # In an earlier version, the end of the task was sent instead. It counted the bytes of a response
+    # that was not sent, because its start could not be: a violation, which ended the link.
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)

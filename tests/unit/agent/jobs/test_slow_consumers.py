@@ -42,7 +42,9 @@ def stream(written: int, *, ended: bool = False) -> SendStream:
         (stream(WINDOW + 1, ended=True), True),
     ],
 )
-def test_only_blocked_streams_can_stall(sending: SendStream, is_stalled: bool) -> None:
+def test_stream_stalls_only_with_a_full_window_or_an_unacknowledged_end(
+    sending: SendStream, is_stalled: bool
+) -> None:
     slow = SlowConsumers()
     assert slow.stalled([sending], 0.0, LIMIT_S) == []
     assert slow.stalled([sending], LIMIT_S - 0.1, LIMIT_S) == []
@@ -55,7 +57,7 @@ def test_any_progress_of_a_stream_restarts_its_time_limit() -> None:
     slow.stalled([sending], 0.0, LIMIT_S)
     sending.acknowledge(1, final=False)
     assert slow.stalled([sending], LIMIT_S, LIMIT_S) == []
-    sending.next_frames()  # the link made progress, the consumer did not
+    sending.next_frames()  # sent bytes are progress, even if none are acknowledged
     assert slow.stalled([sending], 2 * LIMIT_S, LIMIT_S) == []
     assert slow.stalled([sending], 3 * LIMIT_S, LIMIT_S) == [sending]
 

@@ -78,7 +78,8 @@ def test_fatal_causes_are_not_retried_and_come_with_a_hint(cause: DisconnectCaus
 def test_of_the_fatal_causes_only_1002_is_retried_after_a_welcome(
     cause: DisconnectCause, welcomed_s: float | None, welcomed_before: bool
 ) -> None:
-    # In an earlier version, one damaged byte on a link without TLS stopped an agent permanently.
+    # In an earlier version, one damaged byte on a link without TLS stopped the agent permanently:
+    # the coordinator closed the link with 1002, and the agent did not dial again.
     decision = decide(cause, welcomed_s=welcomed_s, welcomed_before=welcomed_before)
     assert isinstance(decision, Retry if cause is DisconnectCause.INCOMPATIBLE else Fatal)
 
@@ -90,7 +91,9 @@ def test_replacement_is_retried_while_a_late_hello_of_this_process_may_be_its_ca
 
 
 @pytest.mark.parametrize("cause", RETRIED)
-def test_every_other_cause_is_retried_and_its_wait_is_added_up(cause: DisconnectCause) -> None:
+def test_causes_that_are_not_fatal_are_retried_and_their_waits_add_up(
+    cause: DisconnectCause,
+) -> None:
     decision = decide(cause, waited_s=3.0)
     assert isinstance(decision, Retry)
     assert decision.waited_s == 3.0 + decision.after_s
@@ -101,7 +104,7 @@ def test_every_other_cause_is_retried_and_its_wait_is_added_up(cause: Disconnect
     ("waited_s", "ceiling_s"),
     [(0, 1), (1e-9, 2), (2, 2), (4, 3), (40, 30), (80, 60), (81, 60), (10**6, 60)],
 )
-def test_full_jitter_up_to_a_ceiling_that_grows_with_the_time_already_waited(
+def test_wait_is_random_up_to_a_ceiling_that_grows_with_the_time_already_waited(
     cause: DisconnectCause, waited_s: float, ceiling_s: float
 ) -> None:
     assert wait(cause, waited_s=waited_s, random=0.0) == 0.0
@@ -217,7 +220,7 @@ def test_a_healthy_session_or_a_served_job_resets_the_time_already_waited(
     st.none() | st.floats(0, 1e9),
     st.floats(0, 1, exclude_max=True),
 )
-def test_only_retry_after_can_exceed_the_cap(
+def test_only_a_retry_after_or_a_refused_token_can_exceed_the_cap(
     cause: DisconnectCause,
     retry_after_s: float | None,
     waited_s: float,

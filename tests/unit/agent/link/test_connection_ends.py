@@ -97,7 +97,9 @@ async def test_drain_without_a_time_sets_no_retry_after(coordinator: ScriptedCoo
     assert (await link.disconnect()).cause is DisconnectCause.LOST
 
 
-async def test_connection_without_close_frame_is_lost(coordinator: ScriptedCoordinator) -> None:
+async def test_connection_that_ends_without_a_close_frame_is_lost(
+    coordinator: ScriptedCoordinator,
+) -> None:
     link, peer = await connect(coordinator)
     peer.cut()
     assert await link.disconnect() == Disconnect(DisconnectCause.LOST, "the connection broke")

@@ -31,17 +31,17 @@ from tests.kit.virtual_time import in_virtual_time, now
 MANY_MODELS = Capabilities(
     1, [ModelOffer("m" * 512, ["openai"], ["chat"], 1, False, "x", 1)] * MAX_MODELS, AgentLimits(8)
 )
-"""One message of 2 MiB: far more than the kernel buffers of one connection."""
+"""One message of 2 MiB: far more than the kernel buffers of one connection hold."""
 
 MOST_PONGS_IN_KERNEL_BYTES = 256 * MIB
-"""Far more than the kernel buffers of one connection hold."""
+"""An upper bound: far more than the kernel buffers of one connection hold."""
 
 MOMENT_S = 0.001
-"""Any sleep lets the kernel move all bytes that it can: the virtual clock advances only then."""
+"""A short sleep is enough: the virtual clock does not advance before the kernel is idle."""
 
 
 async def stalled(coordinator: ScriptedCoordinator) -> tuple[RunningLink, AgentConnection]:
-    """A link with unsent data and a peer that does not read."""
+    """Return a link with unsent data, and its peer, which does not read."""
     link, peer = await connect(coordinator)
     peer.stop_reading()
     link.outbox.put(MANY_MODELS)

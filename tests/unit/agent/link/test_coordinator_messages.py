@@ -72,7 +72,7 @@ def test_a_changed_message_is_logged_again(harness: MessagesHarness) -> None:
         ("", "info", logging.INFO),
     ],
 )
-def test_unknown_severity_counts_as_info(
+def test_severity_sets_the_log_level_and_an_unknown_one_counts_as_info(
     harness: MessagesHarness, severity: str, kept: str, level: int
 ) -> None:
     (notice,) = harness.receive(replace(NOTICE, severity=severity))

@@ -89,7 +89,9 @@ The wait is None if no address is left.
         ),
     ],
 )
-def test_order_of_addresses(urls: list[str], steps: list[Step]) -> None:
+def test_next_address_depends_on_the_decision_and_the_session(
+    urls: list[str], steps: list[Step]
+) -> None:
     coordinators = Coordinators(urls)
     assert coordinators.current == urls[0]
     now = 1000.0

@@ -128,7 +128,9 @@ async def test_refused_connection_is_lost() -> None:
         (b"HTTP/1.1 200 OK\r\n\r\n", DisconnectCause.UPGRADE_REFUSED),
     ],
 )
-async def test_answer_of_another_server_is_explained(answer: bytes, cause: DisconnectCause) -> None:
+async def test_answer_of_another_server_maps_to_a_cause(
+    answer: bytes, cause: DisconnectCause
+) -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)

@@ -97,7 +97,7 @@ async def test_certificate_of_another_host_or_time_is_invalid(
 
 
 @on_both_loops
-async def test_files_are_read_at_every_dial(tmp_path: Path) -> None:
+async def test_ca_file_is_read_at_every_dial(tmp_path: Path) -> None:
     authority, old = CertificateAuthority(tmp_path), CertificateAuthority(tmp_path, "old")
     ca_file = tmp_path / "ca.pem"
     async with server(server_context(authority.issue("127.0.0.1"))) as port:

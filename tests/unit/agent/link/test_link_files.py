@@ -47,7 +47,7 @@ def test_every_unusable_file_is_named(tmp_path: Path) -> None:
     assert unusable_files(config) == [f"[coordinator] ca_file {ca}: {missing}"]
 
 
-def test_client_certificate_is_checked_without_a_ca_file(tmp_path: Path) -> None:
+def test_client_certificate_is_checked_even_if_no_ca_file_is_set(tmp_path: Path) -> None:
     cert = tmp_path / "cert.pem"
     config = CoordinatorConfig(url=URL, client_cert_file=cert)
     (problem,) = unusable_files(config)

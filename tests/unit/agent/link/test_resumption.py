@@ -61,7 +61,7 @@ class ResumptionHarness(NamedTuple):
         """Cut the link, and return when the agent has detected this."""
         self.peer.cut()
         while self.agent.service.uplink.connected.is_set():  # noqa: ASYNC110
-            # The agent has no event for a lost link; the coordinator's side sets `peer.closed`.
+            # The agent has no event for a lost link, and `peer.closed` belongs to the coordinator.
             await asyncio.sleep(0)
 
     async def cut_and_refuse(self) -> None:
@@ -234,8 +234,9 @@ async def test_jobs_survive_a_welcome_with_an_offset_beyond_the_sent_bytes() -> 
 
 @in_virtual_time
 async def test_late_hello_of_an_abandoned_handshake_does_not_stop_the_agent() -> None:
-    # A proxy delivered a `Hello` after the agent had reconnected. The coordinator took it for a
-    # newer connection and closed the current one with 4001; the agent exited with 78.
+    # A proxy can deliver a `Hello` after the agent has reconnected. The coordinator takes it for a
+    # newer connection, and closes the current one with 4001. In an earlier version, the agent then
+    # exited with 78.
     async with resumption_harness(jitter=0.5) as harness:
         run, answer = harness.run, harness.coordinator.answer
         harness.coordinator.answer = lambda _: None
@@ -266,7 +267,7 @@ async def test_drain_without_a_link_waits_for_the_next_link_and_for_acknowledgem
         run.finish()
         next_peer = await harness.agent.connected()
         remaining_ms = (await next_peer.next(Draining)).deadline_ms
-        assert 0 < remaining_ms < 300_000, "the remaining time"
+        assert 0 < remaining_ms < 300_000, "less than the whole timeout"
         assert isinstance(await next_peer.end(run.job.job_id), JobResult)
         assert await harness.agent.task == EXIT_OK
 

@@ -91,7 +91,7 @@ def test_changed_key_has_its_effect(key: str, value: object, effect: ReloadEffec
     assert not decided.changes_nothing
 
 
-def test_effective_settings_keep_old_values_that_need_a_restart() -> None:
+def test_effective_settings_keep_the_old_values_of_keys_that_need_a_restart() -> None:
     decided = decide_reload(OLD, changed(**NOW, **NEXT_CONNECTION, **RESTART))
 
     assert decided.config == changed(**NOW, **NEXT_CONNECTION)

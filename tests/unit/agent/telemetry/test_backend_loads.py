@@ -67,7 +67,7 @@ async def test_values_of_the_server_take_precedence_over_measured_ones() -> None
 
 
 async def test_invalid_values_of_a_server_are_left_out() -> None:
-    # One such value would end the link, and every job on it.
+    # A heartbeat with such a value would be a violation, which ends the link and all its jobs.
     backend = ScriptedBackend("b", model("m"))
     wrong = ModelServerLoad(ModelState.COLD, -1, 2**60, math.nan, -1.0, math.inf)
     backend.reported_load = ServerLoad(-1, 2**60, 1.5, {"m": wrong, "unknown": LOADED})

@@ -41,7 +41,7 @@ def test_long_model_name_is_folded() -> None:
     assert "".join(pieces) == MODEL_ID
 
 
-def test_different_bytes_are_reported() -> None:
+def test_table_reports_a_response_that_was_altered() -> None:
     assert " no " in printed_table(demo_result(identical=False))
 
 

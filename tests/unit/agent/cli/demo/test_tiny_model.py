@@ -28,7 +28,7 @@ def test_stopping_model_differs_only_in_one_weight(tmp_path: Path) -> None:
     assert sum(one != other for one, other in zip(endless, stopping, strict=True)) in {1, 2}
 
 
-def test_size_and_metadata_of_the_model(tmp_path: Path) -> None:
+def test_model_is_small_and_has_context_length_and_chat_template(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     write_tiny_model(path, context_tokens=512)
 
@@ -39,6 +39,6 @@ def test_size_and_metadata_of_the_model(tmp_path: Path) -> None:
     assert reader.fields["tokenizer.chat_template"].contents()
 
 
-def test_missing_package_is_named_with_advice() -> None:
+def test_error_names_the_missing_package_and_the_extra_to_install() -> None:
     with pytest.raises(DemoExtraMissing, match=r"no_such_module not .*provider-agent\[demo\]"):
         require_extra("json", "no_such_module")
