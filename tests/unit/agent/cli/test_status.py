@@ -84,8 +84,8 @@ EMPTY = BackendStatus(id="c", kind="vllm", healthy=True)
 async def test_status_shows_whether_models_are_offered(
     changes: dict[str, object], shown: str, runner: CliRunner
 ) -> None:
-    # The coordinator has reported zero unroutable models, except where `routing` is None. All models
-    # can then receive jobs, but only if the agent offers models and does not drain.
+    # The coordinator has reported zero unroutable models, unless a case sets `routing` to None. If
+    # the agent drains or offers no models, this does not mean that all can receive jobs.
     state = replace(
         replace(READY, routing=Routing(revision=3, unroutable_count=0, unroutable=[])), **changes
     )

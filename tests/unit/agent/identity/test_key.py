@@ -21,7 +21,7 @@ from provider_agent.agent.identity.key import (
 
 
 def rust_agent_file(secret: bytes, public: bytes, version: str = "1") -> str:
-    """Return a key file of the Rust agent; its operators can switch to this agent and keep it."""
+    """Return a key file of the Rust agent, which this agent also accepts."""
     return (
         "-----BEGIN USEPOD AGENT KEY-----\n"
         f"version: {version}\n"

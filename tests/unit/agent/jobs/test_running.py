@@ -58,7 +58,7 @@ async def test_job_starts_when_its_request_has_arrived() -> None:
     harness.jobs.receive_request(RequestChunk(job.job_id, 0, b""))
 
 
-async def test_a_running_job_is_in_flight_and_until_its_first_byte_also_queued() -> None:
+async def test_a_job_is_in_flight_until_its_end_and_queued_until_its_first_byte() -> None:
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     _, first = await start_job(harness, backend)

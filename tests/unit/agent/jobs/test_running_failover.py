@@ -217,7 +217,7 @@ async def test_failover_is_logged_without_the_servers_error(
 
 @pytest.mark.parametrize("sent", [b"", b"x"], ids=["started", "one byte"])
 async def test_a_started_response_is_never_repeated(sent: bytes) -> None:
-    # The start of a response fixes its status and content type.
+    # The start of a response fixes its status and content type, even if no byte follows.
     first, second = two_backends()
     harness = JobsHarness(first, second)
     job, run = await start_job(harness, first)
@@ -267,7 +267,7 @@ async def test_the_deadline_spans_all_attempts() -> None:
     assert (await harness.error(job)).code == "deadline_exceeded"
     assert now() - began == pytest.approx(60)
     # A deadline of 30 s or more that passes without output counts as a failure of the backend:
-    # a server that hangs may still answer its health checks.
+    # health checks may not detect a server that hangs.
     assert harness.pool.outcomes[-1] == ("b", "backend_timeout", 0)
 
 

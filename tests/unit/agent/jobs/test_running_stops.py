@@ -121,8 +121,8 @@ async def test_cancel_that_crosses_the_end_of_the_task_drops_unsent_bytes() -> N
 
 
 async def test_ack_and_request_chunk_right_after_a_cancel_are_ignored() -> None:
-    # In an earlier version, such an `Ack` released 129 more bytes, and such a `RequestChunk` closed
-    # the link with 1002.
+    # In an earlier version, such an `Ack` released more bytes, and such a `RequestChunk` closed the
+    # link with 1002.
     harness, job, run = await start_job_with_full_window()
     harness.jobs.cancel(job.job_id, "the client disconnected")
     harness.outbox.acknowledge(Ack(job.job_id, MIN_WINDOW_BYTES))
@@ -212,8 +212,8 @@ async def test_cancelled_job_releases_its_request_before_its_end_is_acknowledged
 
 
 async def test_job_whose_start_cannot_be_sent_fails_even_if_its_task_has_just_ended() -> None:
-    # In an earlier version, the end of the task was sent instead. It counted the bytes of a response
-    # that was not sent, because its start could not be: a violation, which ended the link.
+    # In an earlier version, the end of the task was sent instead. It counted the bytes of a
+    # response that was not sent, because its start could not be: a violation, which ended the link.
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)

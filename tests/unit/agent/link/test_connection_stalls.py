@@ -73,7 +73,7 @@ async def test_peer_that_reads_slowly_keeps_the_link() -> None:
             await asyncio.sleep(7)
             peer.socket.transport.resume_reading()
             await asyncio.sleep(0)
-            await asyncio.sleep(0)  # one turn of the loop reads once
+            await asyncio.sleep(0)  # the peer reads once in these two turns of the loop
             peer.stop_reading()
         assert now() - began > WRITE_STALL_S
         peer.socket.transport.resume_reading()

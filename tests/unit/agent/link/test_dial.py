@@ -199,7 +199,7 @@ async def test_token_file_is_read_at_every_dial_and_sent_as_bearer(
     assert sent == ["Bearer first", "Bearer second"]
 
 
-async def test_missing_token_file_is_named_and_read_again(
+async def test_missing_token_file_is_named_and_is_read_at_the_next_dial(
     coordinator: ScriptedCoordinator, tmp_path: Path
 ) -> None:
     token_file = tmp_path / "token"

@@ -59,7 +59,7 @@ def test_every_configuration_key_has_an_effect() -> None:
     assert set(EFFECTS) == set(known_keys())
 
 
-def test_documented_effects_match() -> None:
+def test_effects_match_the_documentation() -> None:
     text = (Path(__file__).parents[4] / "docs" / "operations.md").read_text("utf-8")
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| (.+) \|$", text, re.MULTILINE)
     documented = {when: re.findall(r"`([^`]+)`", keys) for when, keys in rows}
