@@ -25,11 +25,9 @@ from provider_agent.adapters.base import (
     ModelServerLoad,
     ModelState,
     PromptTooLong,
-    RequestPolicy,
     ServerLoad,
 )
 from provider_agent.adapters.requests.body import UpstreamRequest
-from provider_agent.adapters.requests.policy import WEB_SEARCH_TOOLS
 from provider_agent.adapters.requests.prompt_size import least_prompt_tokens
 from provider_agent.adapters.servers.http_backend import HttpBackend
 from provider_agent.adapters.servers.input_kinds import kinds_from_flags
@@ -109,11 +107,9 @@ class OllamaBackend(HttpBackend):
     kind: ClassVar[str] = "ollama"
     default_url: ClassVar[str] = "http://127.0.0.1:11434"
     estimates_prompt: ClassVar[bool] = True
-    # These are not forwarded: `keep_alive` sets how long a model stays in memory, and web tools use
-    # the operator's account.
-    request_policy: ClassVar[RequestPolicy] = RequestPolicy(
-        frozenset({"keep_alive"}), WEB_SEARCH_TOOLS
-    )
+    knows_only_max_tokens: ClassVar[bool] = True
+    # A model that does not stop by itself generates until the job's timeout.
+    default_max_output_tokens: ClassVar[int | None] = 32_768
     # OLLAMA_NUM_PARALLEL, which the API does not report, is 1 unless the operator sets it.
     default_max_concurrent: ClassVar[int] = 1
     # A response starts after the model has loaded (OLLAMA_LOAD_TIMEOUT: up to five minutes) and
@@ -167,12 +163,13 @@ class OllamaBackend(HttpBackend):
             PromptTooLong: a lower bound of the prompt's tokens exceeds the known context window.
             BadRequest: see `HttpBackend.prepare`.
         """
+        request = super().prepare(job, operation)
         window = self._windows.get(job.model_id)
         if window is not None:
-            needed = least_prompt_tokens(job.request, operation, window)
+            needed = least_prompt_tokens(request.body, operation, window)
             if needed > window:
                 raise PromptTooLong(needed, window)
-        return super().prepare(job, operation)
+        return request
 
     async def _fetch_version(self) -> str:
         try:

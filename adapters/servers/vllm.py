@@ -20,7 +20,6 @@ from provider_agent.adapters.base import (
     BackendSettings,
     ModelServerLoad,
     ModelState,
-    RequestPolicy,
     ServerLoad,
 )
 from provider_agent.adapters.servers.http_backend import HttpBackend
@@ -78,10 +77,6 @@ class VllmBackend(HttpBackend):
 
     kind: ClassVar[str] = "vllm"
     default_url: ClassVar[str] = "http://127.0.0.1:8000"
-    # These fields give priority over other requests, or access to the cache of another request.
-    request_policy: ClassVar[RequestPolicy] = RequestPolicy(
-        frozenset({"priority", "kv_transfer_params", "request_id"})
-    )
     # vLLM batches requests and slows down gradually; its own limit (--max-num-seqs) is higher.
     default_max_concurrent: ClassVar[int] = 32
 
