@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import ClassVar, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from provider_agent.adapters.base import (
     BackendError,
@@ -133,17 +134,28 @@ class OllamaBackend(HttpBackend):
         """List the models on the server's disk; see `Backend.list_models`."""
         self.version = await self._fetch_version()
         tags = (await self.get_json("/api/tags", _Tags)).models or []
-        self._names = [tag.name for tag in tags]
+        self._names = [name for tag in tags for name in self._offered_names(tag.name)]
         await self._describe([tag for tag in tags if not tag.is_cloud])
         loaded = {model.name: model.context_length for model in await self._fetch_loaded()}
         supported = await self._probe_cache.get(self.version, self._probe)
-        models = self.select_models([self._model(tag, loaded, supported) for tag in tags])
+        described = [self._model(tag, loaded, supported) for tag in tags]
+        models = self.select_models(
+            [
+                replace(model, model_id=name, upstream_id=name)
+                for model in described
+                for name in (
+                    [model.model_id] if model.withheld else self._offered_names(model.model_id)
+                )
+            ]
+        )
         self._windows = {m.model_id: m.context_window for m in models if m.context_window}
         return models
 
     async def load(self) -> ServerLoad:
         """Return which of the listed models are in memory; Ollama reports nothing else."""
-        loaded = {model.name for model in await self._fetch_loaded()}
+        loaded = {
+            name for model in await self._fetch_loaded() for name in self._offered_names(model.name)
+        }
         return ServerLoad(
             models=self.by_model_id(
                 {
@@ -152,6 +164,15 @@ class OllamaBackend(HttpBackend):
                 }
             )
         )
+
+    def _offered_names(self, listed: str) -> list[str]:
+        """Return the names of a listed model that clients may use.
+
+        The server lists `llama3:latest`, and accepts `llama3` too. If the operator gave one of the
+        names an alias, only that name is offered, under its alias.
+        """
+        names = list(dict.fromkeys((listed, listed.removesuffix(":latest"))))
+        return [name for name in names if name in self.settings.aliases.values()] or names
 
     async def _fetch_loaded(self) -> list[_Loaded]:
         return (await self.get_json("/api/ps", _Processes)).models or []
