@@ -29,16 +29,11 @@ from provider_agent.adapters.errors import (
     Transport,
     Unreachable,
 )
-from provider_agent.adapters.requests.policy import (
-    NATIVE_POLICY,
-    PASSTHROUGH_POLICY,
-    RequestPolicy,
-)
+from provider_agent.adapters.requests.policy import RequestPolicy
 from provider_agent.adapters.server_load import ModelServerLoad, ModelState, ServerLoad
 from provider_agent.adapters.settings import (
     BackendSettings,
     BackendTimeouts,
-    MediaUrls,
     PolicyMode,
     TimeoutSettings,
 )
@@ -48,8 +43,6 @@ from provider_agent.protocol.job import Job
 from provider_agent.protocol.limits import MAX_LIVE_JOBS
 
 __all__ = [
-    "NATIVE_POLICY",
-    "PASSTHROUGH_POLICY",
     "Backend",
     "BackendError",
     "BackendHealth",
@@ -65,7 +58,6 @@ __all__ = [
     "InvalidResponse",
     "Job",
     "JobSink",
-    "MediaUrls",
     "MissingApiKey",
     "ModelNotFound",
     "ModelServerLoad",
@@ -223,10 +215,10 @@ class Backend(ABC):
         requires_url: whether the operator must set the address.
         accepts_formats: whether the operator may set the wire formats, because the agent cannot
             detect all of them.
-        breaker_rule: when repeated failures open the circuit breaker of a backend.
-        request_policy: the request fields that are sent to the server; None selects
-            `NATIVE_POLICY` or `PASSTHROUGH_POLICY`.
-        default_max_output_tokens: limit of the output tokens of a job if the operator sets none.
+        breaker_rule: when repeated failures open a circuit breaker.
+        confirms_failures: whether `generate_token` shows if a model works. Repeated failures of
+            jobs then stop a model only if `generate_token` fails too.
+        request_policy: request fields that are not forwarded unless the operator allows them.
         default_max_concurrent: limit of concurrent jobs if the operator sets none.
         default_timeouts: timeouts of a job where the operator sets none.
 
@@ -244,8 +236,8 @@ class Backend(ABC):
     requires_url: ClassVar[bool] = False
     accepts_formats: ClassVar[bool] = False
     breaker_rule: ClassVar[BreakerRule] = BreakerRule()
-    request_policy: ClassVar[RequestPolicy | None] = None
-    default_max_output_tokens: ClassVar[int | None] = None
+    confirms_failures: ClassVar[bool] = False
+    request_policy: ClassVar[RequestPolicy] = RequestPolicy()
     default_max_concurrent: ClassVar[int] = 8
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts()
 
@@ -294,6 +286,25 @@ class Backend(ABC):
         Raises:
             BackendError: the server did not respond, or the response is invalid.
         """
+        return None
+
+    async def generate_token(self, model: BackendModel) -> None:
+        """Generate one token, to find out whether a model works after repeated failures of jobs.
+
+        Implemented by backends with `confirms_failures`.
+
+        Raises:
+            BackendTimeout: no response; the server may only be busy.
+            BackendError: the server failed.
+        """
+        raise NotImplementedError
+
+    def end_waiting_jobs(self, error: BackendError) -> None:  # noqa: B027 - optional
+        """End the running jobs without output: their `execute` raises `error`."""
+
+    @property
+    def last_output_at(self) -> float | None:
+        """The loop time when a running job last had output; None if none had any."""
         return None
 
     @abstractmethod

@@ -13,8 +13,10 @@ class BreakerRule(Struct, frozen=True):
         open_s: how long the breaker first stays open.
         max_open_s: upper limit of the open time, which doubles with each failed trial job.
         counts_client_errors: for a service that blocks a key after too many failed requests. If
-            True, errors that the client caused count too. An overload response that names a wait
-            never counts: it opens the breaker for that wait.
+            True, errors that the client caused count too, and so do overload responses that name a
+            wait; otherwise these only pause the model or the backend for that wait.
+        per_model: whether the server limits and fails each model by itself, so that the other
+            models still receive jobs. With `counts_client_errors`, only waits concern one model.
     """
 
     failures: int = 5
@@ -22,3 +24,4 @@ class BreakerRule(Struct, frozen=True):
     open_s: float = 10.0
     max_open_s: float = 300.0
     counts_client_errors: bool = False
+    per_model: bool = False

@@ -48,9 +48,11 @@ class ServerLoad(Struct, frozen=True):
         waiting: requests in the server's queue.
         cache_used: used share of the key-value cache, from 0 to 1.
         models: the load of single models, by the id that jobs use.
+        progress: a value that changes when the server processes tokens of any request.
     """
 
     running: int | None = None
     waiting: int | None = None
     cache_used: float | None = None
     models: dict[str, ModelServerLoad] = {}
+    progress: str | None = None

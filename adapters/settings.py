@@ -13,19 +13,22 @@ Seconds = Annotated[float, Meta(gt=0, le=24 * 3600)]
 
 
 class BackendTimeouts(Struct, frozen=True, kw_only=True):
-    """The four timeouts of one attempt, in seconds; an error names the one that expired.
+    """The four timeouts of one attempt, and that of a stalled server, in seconds.
 
     Attributes:
         connect_s: limit for opening a connection.
         first_byte_s: limit until the first byte of output, including queueing and prefill.
         silence_s: limit between two reads after output has started; SSE comments count as reads.
         total_s: limit for the attempt, in addition to the job's deadline.
+        stall_s: how long the server may process no token of any request while jobs run, before it
+            counts as down; None: it is not watched.
     """
 
     connect_s: float = 10.0
     first_byte_s: float = 300.0
     silence_s: float = 120.0
     total_s: float = 3600.0
+    stall_s: float | None = None
 
     def overridden(self, settings: "TimeoutSettings") -> "BackendTimeouts":
         """Return a copy in which the operator's timeouts replace these."""
@@ -34,6 +37,7 @@ class BackendTimeouts(Struct, frozen=True, kw_only=True):
             first_byte_s=settings.first_byte_s or self.first_byte_s,
             silence_s=settings.silence_s or self.silence_s,
             total_s=settings.total_s or self.total_s,
+            stall_s=settings.stall_s or self.stall_s,
         )
 
 
@@ -44,31 +48,18 @@ class TimeoutSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     first_byte_s: Seconds | None = None
     silence_s: Seconds | None = None
     total_s: Seconds | None = None
+    stall_s: Seconds | None = None
 
 
 class PolicyMode(StrEnum):
-    """What happens to the request fields and tools that the request policy does not list."""
+    """What happens to the request fields and tools that the kind's request policy lists."""
 
-    REFUSE = "refuse"
+    STRICT = "strict"
     """Reject the job."""
     STRIP = "strip"
     """Remove them."""
     PASS = "pass"  # noqa: S105 - not a password
-    """Send the request as it is."""
-
-
-class MediaUrls(StrEnum):
-    """Which URLs a message may contain."""
-
-    DATA = "data"
-    """`data:` URLs only: the request contains the media."""
-    ANY = "any"
-    """Also `http:` and `https:` URLs, which the server fetches."""
-
-    @property
-    def schemes(self) -> tuple[str, ...]:
-        """The beginnings that a URL may have. `file:` is never one."""
-        return ("data:",) if self is MediaUrls.DATA else ("data:", "http://", "https://")
+    """Forward them."""
 
 
 class BackendSettings(Struct, frozen=True, kw_only=True):
@@ -85,13 +76,7 @@ class BackendSettings(Struct, frozen=True, kw_only=True):
         max_concurrent: limit of concurrent jobs; None selects what the server reports, else the
             kind's default.
         timeouts: timeouts that differ from the kind's defaults.
-        request_policy: what happens to fields and tools that the kind's request policy does not
-            list.
-        pass_fields: dotted names of fields and types that are sent although the policy does not
-            list them.
-        strip_fields: dotted names of fields and types that are not sent although it does.
-        media_urls: which URLs messages may contain; None selects the kind's default.
-        max_output_tokens: limit of the output tokens of a job; None selects the kind's default.
+        request_policy: what happens to fields and tools that the kind's request policy lists.
         venice_system_prompt: whether Venice may prepend its own system prompt.
     """
 
@@ -104,10 +89,6 @@ class BackendSettings(Struct, frozen=True, kw_only=True):
     max_concurrent: int | None = None
     timeouts: TimeoutSettings = TimeoutSettings()
     request_policy: PolicyMode = PolicyMode.STRIP
-    pass_fields: tuple[str, ...] = ()
-    strip_fields: tuple[str, ...] = ()
-    media_urls: MediaUrls | None = None
-    max_output_tokens: int | None = None
     venice_system_prompt: bool = False
 
     def __repr__(self) -> str:

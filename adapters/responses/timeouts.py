@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
-from provider_agent.adapters.base import BackendError, BackendTimeout, BackendTimeouts, Transport
+from provider_agent.adapters.base import BackendError, BackendTimeout, BackendTimeouts
 
 LATE_S: Final = 0.1
 """A timer that runs this long after its deadline was delayed: the process was suspended, or the
@@ -28,7 +28,7 @@ class JobTimeouts:
 
     Raises:
         BackendTimeout: on exit, if a timeout expired; the message names it.
-        Transport: on exit, after `close`.
+        BackendError: on exit, the error passed to `fail`.
     """
 
     def __init__(self, timeouts: BackendTimeouts) -> None:
@@ -63,6 +63,11 @@ class JobTimeouts:
                 raise
             raise self._error from error
 
+    @property
+    def last_output_at(self) -> float | None:
+        """The loop time of the last read of output; None before any."""
+        return self._last_read_at if self._has_output else None
+
     def output_started(self) -> None:
         """Replace the first-byte timeout by the silence timeout."""
         self._has_output = True
@@ -82,9 +87,11 @@ class JobTimeouts:
         self._paused = False
         self.data_received()
 
-    def close(self) -> None:
-        """Fail the job with `Transport`, because the backend is being closed."""
-        self._fail(Transport("this backend was closed"))
+    def fail(self, error: BackendError) -> None:
+        """Fail the job with `error`, unless it fails already."""
+        if self._error is None:
+            self._error = error
+            self._canceller.reschedule(self._loop.time())
 
     def _deadline(self) -> float:
         if self._has_output:
@@ -98,12 +105,12 @@ class JobTimeouts:
         if self._paused:
             self._last_read_at = now
         if now >= self._started_at + self._timeouts.total_s:
-            self._fail(_timeout_error("total", "the attempt ran", self._timeouts.total_s))
+            self.fail(_timeout_error("total", "the attempt ran", self._timeouts.total_s))
         elif now >= self._deadline() + LATE_S and not late:
             # Timers run before sockets are read: the server's bytes may still wait in the socket.
             self._timer = self._loop.call_later(UNREAD_S, partial(self._check, late=True))
         elif now >= self._deadline():
-            self._fail(self._expired_error())
+            self.fail(self._expired_error())
         else:
             self._restart_timer()
 
@@ -117,11 +124,6 @@ class JobTimeouts:
         return _timeout_error(
             "first byte", "the server sent no output", self._timeouts.first_byte_s
         )
-
-    def _fail(self, error: BackendError) -> None:
-        if self._error is None:
-            self._error = error
-            self._canceller.reschedule(self._loop.time())
 
 
 def _timeout_error(name: str, condition: str, seconds: float) -> BackendTimeout:

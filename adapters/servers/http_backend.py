@@ -9,7 +9,6 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from functools import partial
 from types import MappingProxyType
 from typing import ClassVar, Final, TypeVar
 
@@ -23,6 +22,7 @@ from provider_agent.adapters.base import (
     BackendModel,
     BackendSettings,
     BadStatus,
+    BreakerRule,
     InvalidResponse,
     Job,
     JobSink,
@@ -30,9 +30,7 @@ from provider_agent.adapters.base import (
     ModelServerLoad,
     Transport,
 )
-from provider_agent.adapters.requests import offload
 from provider_agent.adapters.requests.body import UpstreamRequest, prepare_request
-from provider_agent.adapters.requests.policy import default_policy
 from provider_agent.adapters.responses.http_errors import (
     failed_health,
     map_aiohttp_errors,
@@ -60,6 +58,20 @@ seconds to respond."""
 
 MAX_RESPONSE_BYTES: Final = 16 * MIB
 """Limit of the response to an API request. The catalog of a passthrough has about 2 MiB."""
+
+GENERATION_TIMEOUT_S: Final = 20.0
+"""Timeout of `generate_token`. A busy server may need longer: see `Backend.generate_token`."""
+
+_WORD: Final = [{"role": "user", "content": "x"}]
+
+_GENERATION: Final[dict[Operation, dict[str, object]]] = {
+    Operation.CHAT: {"messages": _WORD, "max_tokens": 1},
+    Operation.MESSAGES: {"messages": _WORD, "max_tokens": 1},
+    Operation.COMPLETIONS: {"prompt": "x", "max_tokens": 1},
+    Operation.RESPONSES: {"input": "x", "max_output_tokens": 1},
+    Operation.EMBEDDINGS: {"input": "x"},
+}
+"""The smallest request of each operation; the first that a model supports is used."""
 
 ROUTE_ABSENT: Final = frozenset({404, 405, 501})
 """Statuses with which most servers reject a request to a route that they do not have."""
@@ -103,7 +115,6 @@ class HttpBackend(Backend):
 
     Class attributes:
         asks_for_usage: whether the server reports a stream's token usage only on request.
-        knows_only_max_tokens: whether the server ignores `max_completion_tokens`.
         estimates_prompt: whether `message_start` of a Messages stream only estimates the tokens of
             the prompt; those of an interrupted stream are then unknown.
         reuses_connections: whether one connection may carry several requests.
@@ -113,8 +124,9 @@ class HttpBackend(Backend):
         clock: monotonic, in seconds.
     """
 
+    breaker_rule: ClassVar[BreakerRule] = BreakerRule(per_model=True)
+    confirms_failures: ClassVar[bool] = True
     asks_for_usage: ClassVar[bool] = True
-    knows_only_max_tokens: ClassVar[bool] = False
     estimates_prompt: ClassVar[bool] = False
     reuses_connections: ClassVar[bool] = True
 
@@ -225,6 +237,21 @@ class HttpBackend(Backend):
             BackendError: why the server does not accept jobs.
         """
 
+    async def generate_token(self, model: BackendModel) -> None:
+        """Generate one token; see `Backend.generate_token`.
+
+        An error that the server blames on the request shows that the server works.
+        """
+        operation = next((one for one in _GENERATION if one in model.operations), None)
+        if operation is None:
+            return
+        body = {"model": model.upstream_id, **_GENERATION[operation]}
+        response = await self.request(
+            "POST", operation.path, json=body, timeout_s=GENERATION_TIMEOUT_S
+        )
+        if response.status >= 500:
+            raise self.status_error(response)
+
     # --- jobs ----------------------------------------------------------------------------------
 
     def select_models(self, models: Iterable[BackendModel]) -> list[BackendModel]:
@@ -243,7 +270,7 @@ class HttpBackend(Backend):
         return {name: loads[upstream] for name, upstream in listed if upstream in loads}
 
     def prepare(self, job: Job, operation: Operation) -> UpstreamRequest:
-        """Prepare a job's request for this server. Large requests are prepared in a thread.
+        """Prepare a job's request for this server.
 
         Raises:
             BadRequest: the request is not one JSON object, or the request policy rejects it.
@@ -253,11 +280,9 @@ class HttpBackend(Backend):
             operation,
             self._upstream_ids.get(job.model_id, job.model_id),
             ask_for_usage=self.asks_for_usage and job.add_usage,
-            policy=self.request_policy or default_policy(native=self.native),
-            settings=self.settings,
+            policy=self.request_policy,
+            mode=self.settings.request_policy,
             extra_fields=self.extra_fields(operation),
-            max_output_tokens=self.settings.max_output_tokens or self.default_max_output_tokens,
-            knows_only_max_tokens=self.knows_only_max_tokens,
         )
 
     def extra_fields(
@@ -272,7 +297,7 @@ class HttpBackend(Backend):
         operation = find_operation(job.format, job.operation)
         if operation is None:  # routing already refuses such jobs
             raise ModelNotFound(f"no operation {job.operation!r} in format {job.format!r}")
-        request = await offload.call(partial(self.prepare, job, operation), len(job.request))
+        request = self.prepare(job, operation)
         timeouts = JobTimeouts(self.timeouts)
         relay = Relay(operation, sink, timeouts, estimated_start=self.estimates_prompt)
         self._running_timeouts.add(timeouts)
@@ -294,12 +319,24 @@ class HttpBackend(Backend):
         wait_s = retry_after_s(response.status, response.headers, self._wall_clock())
         return self.status_error(ServerResponse(response.status, body), wait_s)
 
+    def end_waiting_jobs(self, error: BackendError) -> None:
+        """End the running jobs without output; see `Backend.end_waiting_jobs`."""
+        for timeouts in self._running_timeouts:
+            if timeouts.last_output_at is None:
+                timeouts.fail(error)
+
+    @property
+    def last_output_at(self) -> float | None:
+        """The loop time when a running job last had output; None if none had any."""
+        times = (timeouts.last_output_at for timeouts in self._running_timeouts)
+        return max((at for at in times if at is not None), default=None)
+
     # --- the connection ------------------------------------------------------------------------
 
     async def close(self) -> None:
         """Close all connections; running jobs fail with `Transport`."""
         for timeouts in self._running_timeouts:
-            timeouts.close()
+            timeouts.fail(Transport("this backend was closed"))
         self._running_timeouts.clear()
         await self._connections.close()
 

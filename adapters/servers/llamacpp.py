@@ -23,6 +23,7 @@ from provider_agent.adapters.base import (
     BackendTimeouts,
     ModelServerLoad,
     ModelState,
+    RequestPolicy,
     ServerLoad,
 )
 from provider_agent.adapters.servers.http_backend import ROUTE_ABSENT, HttpBackend, ServerResponse
@@ -120,10 +121,16 @@ class LlamaCppBackend(HttpBackend):
     default_url: ClassVar[str] = "http://127.0.0.1:8080"
     # The server announces keep-alive, and closes the connection right after some streams.
     reuses_connections: ClassVar[bool] = False
+    # The first three select the slot of another request, or other weights than the advertised ones.
+    # `n_cache_reuse` reuses cached chunks at other positions, which changes the answer.
+    request_policy: ClassVar[RequestPolicy] = RequestPolicy(
+        frozenset({"id_slot", "slot_id", "lora", "n_cache_reuse"})
+    )
     default_max_concurrent: ClassVar[int] = 4
     # While a request waits for a slot, the server sends no byte of the response body; older builds
-    # do not even send headers.
-    default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(first_byte_s=600.0)
+    # do not even send headers. It answers `/slots` between two batches of a prompt; without a GPU,
+    # one batch can take most of a minute.
+    default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(first_byte_s=600.0, stall_s=60.0)
 
     def __init__(
         self, settings: BackendSettings, *, clock: Callable[[], float] = time.monotonic
@@ -135,6 +142,7 @@ class LlamaCppBackend(HttpBackend):
         self._asleep: list[str] = []
         self._speeds: dict[str, _Speed] = {}
         self._disabled_routes: set[str] = set()
+        self._load_answers = 0
 
     async def check_health(self) -> None:
         """Check that the model is loaded (or can be, behind a router) and the key is accepted."""
@@ -177,8 +185,17 @@ class LlamaCppBackend(HttpBackend):
         return ServerLoad(
             running=_sum(model.running for model in models.values()),
             waiting=_sum(model.waiting for model in models.values()),
+            progress=self._progress(),
             models=self.by_model_id(models),
         )
+
+    def _progress(self) -> str | None:
+        """Return a new value for each answered request of `load`.
+
+        The server's loop that generates tokens also answers these requests, so an answer shows that
+        it runs. None without such an answer, and while a model sleeps: loading it is no progress.
+        """
+        return str(self._load_answers) if self._load_answers and not self._asleep else None
 
     async def _model_load(self, model_id: str, query: str) -> ModelServerLoad:
         load = ModelServerLoad(ModelState.LOADED)
@@ -212,6 +229,7 @@ class LlamaCppBackend(HttpBackend):
             return None
         if response.status != 200:
             raise self.status_error(response)
+        self._load_answers += 1
         return response
 
     async def _router_models(self, models: _Models) -> list[BackendModel]:

@@ -38,6 +38,8 @@ class PassthroughBackend(HttpBackend):
     """
 
     native: ClassVar[bool] = False
+    # The operator pays for every token, also for that of `generate_token`.
+    confirms_failures: ClassVar[bool] = False
     # A remote service does not load models on demand: minutes of silence mean that it is not going
     # to respond. A response that runs for more than half an hour probably costs more than the
     # client meant to spend.

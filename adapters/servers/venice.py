@@ -9,13 +9,8 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from provider_agent.adapters.base import (
-    PASSTHROUGH_POLICY,
-    BackendModel,
-    BreakerRule,
-    RequestPolicy,
-)
-from provider_agent.adapters.requests.bounds import OPTIONS, TOKEN_IDS, TOP_K
+from provider_agent.adapters.base import BackendModel, BreakerRule, RequestPolicy
+from provider_agent.adapters.requests.policy import WEB_SEARCH_TOOLS
 from provider_agent.adapters.servers.input_kinds import kinds_from_flags
 from provider_agent.adapters.servers.passthrough import (
     PassthroughBackend,
@@ -95,20 +90,15 @@ class VeniceBackend(PassthroughBackend):
     kind: ClassVar[str] = "venice"
     service: ClassVar[str] = "Venice"
     default_url: ClassVar[str] = "https://api.venice.ai/api"
-    # Venice's fields that change only the answer (api.venice.ai, OpenAPI of August 2026).
-    request_policy: ClassVar[RequestPolicy] = PASSTHROUGH_POLICY.allowing(
-        {
-            **dict.fromkeys(("min_p", "max_temp", "min_temp", "repetition_penalty")),
-            "top_k": TOP_K,
-            "stop_token_ids": TOKEN_IDS,
-            "reasoning": OPTIONS,
-        },
-        [Operation.CHAT],
+    # These fields and tools select web search, characters and Venice's system prompts
+    # (api.venice.ai, OpenAPI of August 2026).
+    request_policy: ClassVar[RequestPolicy] = RequestPolicy(
+        frozenset({"venice_parameters", "web_search_options"}), WEB_SEARCH_TOOLS
     )
     # Venice blocks a key for 30 s after more than 20 failed requests in 30 s, whatever their cause.
     # Stop before that, with a margin for the eight jobs that may be in flight by default.
     breaker_rule: ClassVar[BreakerRule] = BreakerRule(
-        failures=12, window_s=30.0, open_s=30.0, counts_client_errors=True
+        failures=12, window_s=30.0, open_s=30.0, counts_client_errors=True, per_model=True
     )
 
     async def check_key(self) -> None:

@@ -9,7 +9,7 @@ served model exists too, and its response contains "does not support".
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Final
 
 import msgspec
@@ -18,8 +18,10 @@ from provider_agent.adapters.base import (
     BackendError,
     BackendModel,
     BackendSettings,
+    BackendTimeouts,
     ModelServerLoad,
     ModelState,
+    RequestPolicy,
     ServerLoad,
 )
 from provider_agent.adapters.servers.http_backend import HttpBackend
@@ -51,8 +53,13 @@ _PREFILL_TOKENS: Final = "vllm:request_prefill_kv_computed_tokens_sum"
 _PREFILL_SECONDS: Final = "vllm:request_prefill_time_seconds_sum"
 _DECODE_TOKENS: Final = "vllm:request_generation_tokens_sum"
 _DECODE_SECONDS: Final = "vllm:request_decode_time_seconds_sum"
+_GENERATED: Final = "vllm:generation_tokens_total"
+# The first two grow with the tokens of each step. During the prefill of a long prompt they may not
+# change for many steps, but the cache fills.
+_PROGRESS: Final = (_GENERATED, "vllm:iteration_tokens_total_count", _CACHE, _OLD_CACHE)
 _METRICS: Final = (
-    *(_RUNNING, _WAITING, _CACHE, _OLD_CACHE),
+    *_PROGRESS,
+    *(_RUNNING, _WAITING),
     *(_PREFILL_TOKENS, _PREFILL_SECONDS, _DECODE_TOKENS, _DECODE_SECONDS),
 )
 
@@ -77,8 +84,14 @@ class VllmBackend(HttpBackend):
 
     kind: ClassVar[str] = "vllm"
     default_url: ClassVar[str] = "http://127.0.0.1:8000"
+    # These fields give priority over other requests, or access to the cache of another request.
+    request_policy: ClassVar[RequestPolicy] = RequestPolicy(
+        frozenset({"priority", "kv_transfer_params", "request_id"})
+    )
     # vLLM batches requests and slows down gradually; its own limit (--max-num-seqs) is higher.
     default_max_concurrent: ClassVar[int] = 32
+    # A frozen engine behind a working HTTP process: `/health` and `/metrics` still answer.
+    default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(stall_s=20.0)
 
     def __init__(
         self, settings: BackendSettings, *, clock: Callable[[], float] = time.monotonic
@@ -145,6 +158,7 @@ class VllmBackend(HttpBackend):
             running=_rounded(total.get(_RUNNING)),
             waiting=_rounded(total.get(_WAITING)),
             cache_used=sum(cache) / len(cache) if cache else None,
+            progress=_progress(found),
             models=self.by_model_id(dict.fromkeys(self._upstream_models, model)),
         )
 
@@ -169,6 +183,12 @@ class VllmBackend(HttpBackend):
         if response.status in _ROUTE_PRESENT:
             return True
         raise self.status_error(response)
+
+
+def _progress(found: Mapping[str, list[float]]) -> str | None:
+    """Return the values that change with the steps of the engine; None if it reports none."""
+    values = {name: found[name] for name in _PROGRESS if name in found}
+    return repr(values) if _GENERATED in values else None
 
 
 def _rounded(value: float | None) -> int | None:

@@ -1,11 +1,11 @@
-"""Decides from its breaker and its token limit whether a backend may receive a job now."""
+"""Decides from its breakers and its token limit whether a backend may receive a job now."""
 
 import logging
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Final
 
-from provider_agent.adapters.base import BackendError
-from provider_agent.adapters.breaker_rule import BreakerRule
+from provider_agent.adapters.base import Backend, BackendError
 from provider_agent.agent.backends.breaker import Breaker, BreakerState
 from provider_agent.agent.backends.token_bucket import TokenBucket, resize_bucket
 from provider_agent.event_log import EventLogger
@@ -14,54 +14,72 @@ from provider_agent.protocol.errors import ErrorCode, Fault, entry_for
 log = EventLogger(__name__)
 
 MAX_SERVER_WAIT_S: Final = 60.0
-"""The longest time in seconds for which a server's request to wait opens the breaker. It is short,
-because the server may limit one model only, and the breaker stops all jobs of the backend."""
+"""The longest time in seconds for which a server's request to wait opens a breaker."""
+
+MAX_MODELS: Final = 256
+"""The most models with a breaker of their own; of more, a closed one is dropped."""
 
 _STALE_MODEL_LIST: Final = frozenset({ErrorCode.MODEL_NOT_LOADED, ErrorCode.FORMAT_NOT_SUPPORTED})
 """Errors that show that the known list of models is out of date; the server itself is healthy."""
 
+Admitted = tuple[tuple[Breaker, int], ...]
+"""The breakers that admitted a job, each with its generation at that time."""
+
+
+class Check(Enum):
+    """What to check after a job has ended."""
+
+    NOTHING = auto()
+    HEALTH = auto()
+    """Check the backend's health now."""
+    MODEL = auto()
+    """Check it, and whether the model of the job can generate a token."""
+
 
 class AdmissionControl:
-    """Decides from its breaker and its token limit whether one backend may receive a job now.
+    """Decides whether one backend may receive a job for a model now.
+
+    After repeated failures, the breaker of the backend or of the model opens. If the backend can
+    confirm failures (`Backend.confirms_failures`), no breaker opens: a check of the model follows,
+    so that no client can take the model out of service with requests that the server answers with
+    an internal error.
 
     Args:
-        rule: when the backend's breaker opens, and for how long.
+        backend: whose `breaker_rule` applies.
         tokens_per_minute: the operator's limit for the backend; if None, unlimited.
         clock: returns monotonic seconds.
-        backend_id: the id of the backend, for the log.
     """
 
     def __init__(
-        self,
-        rule: BreakerRule,
-        tokens_per_minute: int | None,
-        clock: Callable[[], float],
-        backend_id: str = "",
+        self, backend: Backend, tokens_per_minute: int | None, clock: Callable[[], float]
     ) -> None:
-        self._rule = rule
-        self._breaker = Breaker(rule, clock, backend_id)
+        self._rule = backend.breaker_rule
+        # A service that blocks keys must not receive further requests, whatever the cause.
+        self._confirms = backend.confirms_failures and not self._rule.counts_client_errors
+        self._backend_id = backend.id
         self._clock = clock
-        self._backend_id = backend_id
+        self._breaker = self._new_breaker()
+        self._models: dict[str, Breaker] = {}
         self._bucket: TokenBucket | None = None
         self.set_token_limit(tokens_per_minute)
 
     def __repr__(self) -> str:
-        return f"<AdmissionControl {self._breaker!r} {self._bucket!r}>"
+        return f"<AdmissionControl {self._breaker!r} models={len(self._models)} {self._bucket!r}>"
+
+    def is_open(self, model_id: str) -> bool:
+        """Whether a breaker stops the jobs of a model; while it does, the model is not offered."""
+        return any(one.state is BreakerState.OPEN for one in self._breakers(model_id))
+
+    def has_capacity(self, model_id: str) -> bool:
+        """Whether breakers and token limit admit one more job for a model now."""
+        admitted = all(breaker.admits() for breaker in self._breakers(model_id))
+        return admitted and (self._bucket is None or self._bucket.wait_s == 0)
 
     @property
-    def is_open(self) -> bool:
-        """Whether the breaker is open; while it is, the backend's models are not offered."""
-        return self._breaker.state is BreakerState.OPEN
-
-    @property
-    def remaining_open_s(self) -> float:
-        """Seconds until the breaker becomes half open; 0 if it is not open."""
-        return self._breaker.remaining_open_s
-
-    @property
-    def has_capacity(self) -> bool:
-        """Whether breaker and token limit admit one more job now."""
-        return self._breaker.admits() and (self._bucket is None or self._bucket.wait_s == 0)
+    def next_change_s(self) -> float | None:
+        """Seconds until the next open breaker becomes half open; None if none is open."""
+        waits = (one.remaining_open_s for one in (self._breaker, *self._models.values()))
+        return min((wait_s for wait_s in waits if wait_s > 0), default=None)
 
     @property
     def retry_after_s(self) -> float | None:
@@ -71,23 +89,25 @@ class AdmissionControl:
 
     @property
     def reason(self) -> str:
-        """Why the breaker is open, for the operator; "" if it is not open."""
-        if not self.is_open:
+        """Why breakers are open, for the operator; "" if none is open."""
+        if wait_s := self._breaker.remaining_open_s:
+            return f"its breaker is open: no jobs for {wait_s:.0f} s; see the log for its errors"
+        paused = sorted(name for name, one in self._models.items() if one.remaining_open_s)
+        if not paused:
             return ""
-        wait_s = self.remaining_open_s
-        return f"its breaker is open: no jobs for {wait_s:.0f} s; see the log for its errors"
+        wait_s = max(self._models[name].remaining_open_s for name in paused)
+        named = ", ".join(paused[:3]) + (", …" if len(paused) > 3 else "")
+        return f"no jobs for {named} for up to {wait_s:.0f} s; see the log for the errors"
 
     def set_token_limit(self, tokens_per_minute: int | None) -> None:
         """Change the operator's limit, which None removes; see `TokenBucket.set_rate`."""
         self._bucket = resize_bucket(self._bucket, tokens_per_minute, self._clock)
 
-    def start(self) -> int:
-        """Register a job that starts now.
-
-        Returns:
-            The breaker's generation; the job's outcome is reported with it.
-        """
-        return self._breaker.start()
+    def start(self, model_id: str) -> Admitted:
+        """Register a job that starts now; the outcome is reported with the return value."""
+        if self._rule.per_model and model_id not in self._models:
+            self._add_model(model_id)
+        return tuple((breaker, breaker.start()) for breaker in self._breakers(model_id))
 
     def consume(self, tokens: int) -> None:
         """Count the tokens that an ended job used, input and output together."""
@@ -96,49 +116,88 @@ class AdmissionControl:
             if log.enabled_for(logging.DEBUG) and (wait_s := self._bucket.wait_s) > 0:
                 log.debug("token limit reached", backend=self._backend_id, wait_s=wait_s)
 
-    def succeeded(self, generation: int) -> None:
-        """Record that a job completed."""
-        if self._rule.counts_client_errors and self._breaker.state is BreakerState.CLOSED:
-            # `counts_client_errors` is for a service that blocks a key after too many failed
-            # requests, also with successes between them: a success must not reset the count.
-            self._breaker.ignored(generation)
-        else:
-            self._breaker.succeeded(generation)
+    def responded(self, admitted: Admitted) -> None:
+        """Record that a job has output: half-open breakers close, long before the job ends."""
+        for breaker, generation in admitted:
+            if breaker.state is not BreakerState.CLOSED:
+                breaker.succeeded(generation)
 
-    def failed(self, generation: int, error: BackendError) -> bool:
-        """Record that a job failed; return whether to check the backend's health at once."""
+    def succeeded(self, admitted: Admitted) -> None:
+        """Record that a job completed."""
+        for breaker, generation in admitted:
+            if self._rule.counts_client_errors and breaker.state is BreakerState.CLOSED:
+                # The service blocks a key after too many failed requests, also with successes
+                # between them: a success must not reset the count.
+                breaker.ignored(generation)
+            else:
+                breaker.succeeded(generation)
+
+    def failed(self, admitted: Admitted, error: BackendError, request: int) -> Check:
+        """Record that a job failed; return what to check now.
+
+        Args:
+            admitted: the return value of `start`.
+            error: why the job failed.
+            request: the hash of its request.
+        """
+        counts = self._rule.counts_client_errors and error.status is not None
         wait_s = error.retry_after_s or 0.0
         if error.code is ErrorCode.BACKEND_OVERLOADED and wait_s > 0:
-            if self._rule.counts_client_errors:
-                # Such a service also counts overload responses. With shorter waits, more than
-                # `failures` jobs could fail within `window_s`, and the service could block the key.
-                wait_s = max(wait_s, self._rule.window_s / self._rule.failures)
-            self._breaker.ignored(generation)
-            self._breaker.open_for(min(wait_s, MAX_SERVER_WAIT_S))
-            return True
-        if self._rule.counts_client_errors and error.status is not None:
-            self._count(generation, error)
-            return self.is_open or error.code in _STALE_MODEL_LIST
-        if error.code in _STALE_MODEL_LIST:
-            self._ignore(generation, error)
-            return True
-        if entry_for(error.code).fault is not Fault.PROVIDER:
-            self._ignore(generation, error)
-            return False
-        self._count(generation, error)
-        return error.code is not ErrorCode.BACKEND_OVERLOADED or self.is_open
+            limited, generation = admitted[-1]
+            limited.ignored(generation)
+            limited.open_for(min(wait_s, MAX_SERVER_WAIT_S))
+            if counts:
+                self._count(admitted[:1], error, request)
+            return Check.HEALTH
+        is_stale = error.code in _STALE_MODEL_LIST
+        if not counts and (is_stale or entry_for(error.code).fault is not Fault.PROVIDER):
+            log.debug("failure not counted", backend=self._backend_id, code=error.code)
+            self.abandoned(admitted)
+            return Check.HEALTH if is_stale else Check.NOTHING
+        reached = self._count(admitted, error, request)
+        if reached and self._confirms:
+            return Check.MODEL
+        if counts:
+            return Check.HEALTH if reached or is_stale else Check.NOTHING
+        checks = reached or error.code is not ErrorCode.BACKEND_OVERLOADED
+        return Check.HEALTH if checks else Check.NOTHING
 
-    def abandoned(self, generation: int) -> None:
+    def abandoned(self, admitted: Admitted) -> None:
         """Record that a job was stopped, or failed by a defect that is not the server's.
 
         Neither is information about the backend.
         """
-        self._breaker.ignored(generation)
+        for breaker, generation in admitted:
+            breaker.ignored(generation)
 
-    def _count(self, generation: int, error: BackendError) -> None:
+    def reset(self) -> None:
+        """Forget all failures, because a check showed that the backend works."""
+        for breaker in (self._breaker, *self._models.values()):
+            breaker.reset()
+
+    def _count(self, admitted: Admitted, error: BackendError, request: int) -> bool:
+        """Count a failure; return whether the failures have reached the rule's number."""
         log.debug("failure counted", backend=self._backend_id, code=error.code)
-        self._breaker.failed(generation)
+        failing, generation = admitted[0] if self._rule.counts_client_errors else admitted[-1]
+        self.abandoned(tuple(pair for pair in admitted if pair[0] is not failing))
+        if self._confirms:
+            failing.ignored(generation)
+            return failing.count_failure(request)
+        failing.failed(generation, request)
+        return failing.state is BreakerState.OPEN
 
-    def _ignore(self, generation: int, error: BackendError) -> None:
-        log.debug("failure not counted", backend=self._backend_id, code=error.code)
-        self._breaker.ignored(generation)
+    def _breakers(self, model_id: str) -> tuple[Breaker, ...]:
+        """Return the breakers that a job for a model passes; the model's own is the last."""
+        own = self._models.get(model_id)
+        return (self._breaker,) if own is None else (self._breaker, own)
+
+    def _add_model(self, model_id: str) -> None:
+        if len(self._models) >= MAX_MODELS:
+            closed = (n for n, one in self._models.items() if one.state is BreakerState.CLOSED)
+            if (name := next(closed, None)) is None:
+                return
+            del self._models[name]
+        self._models[model_id] = self._new_breaker()
+
+    def _new_breaker(self) -> Breaker:
+        return Breaker(self._rule, self._clock, self._backend_id)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from provider_agent.adapters.base import Backend, BackendError
-from provider_agent.agent.backends.admission import AdmissionControl
+from provider_agent.agent.backends.admission import AdmissionControl, Check
 from provider_agent.agent.backends.model_use import JobTiming
 
 
@@ -16,7 +16,8 @@ class Attempt:
     Args:
         backend: executes the job.
         admission: the backend's admission control; records the start and the outcome.
-        on_settled: called once, with whether the backend's health should be checked at once.
+        model_id: the model of the job.
+        on_settled: called once, with what to check now.
         on_timing: called with the timing of a completed stream.
 
     Attributes:
@@ -24,38 +25,50 @@ class Attempt:
         report_timing: the argument `on_timing`.
     """
 
-    __slots__ = ("_admission", "_generation", "_on_settled", "_settled", "backend", "report_timing")
+    __slots__ = ("_admission", "_admitted", "_on_settled", "_settled", "backend", "report_timing")
 
     def __init__(
         self,
         backend: Backend,
         admission: AdmissionControl,
-        on_settled: Callable[[bool], None],
+        model_id: str,
+        on_settled: Callable[[Check], None],
         on_timing: Callable[[JobTiming], None] = lambda _: None,
     ) -> None:
         self.backend = backend
         self._admission = admission
         self._on_settled = on_settled
         self.report_timing = on_timing
-        self._generation = admission.start()
+        self._admitted = admission.start(model_id)
         self._settled = False
 
     def __repr__(self) -> str:
         state = "settled" if self._settled else "running"
         return f"<Attempt on {self.backend.id} {state}>"
 
+    def responded(self) -> None:
+        """Record that the response has started with output."""
+        if not self._settled:
+            self._admission.responded(self._admitted)
+
     def succeeded(self, usage_tokens: int) -> None:
         """Record that the job completed; `usage_tokens` is the sum of input and output."""
         if self._settle():
             self._admission.consume(usage_tokens)
-            self._admission.succeeded(self._generation)
-            self._on_settled(False)
+            self._admission.succeeded(self._admitted)
+            self._on_settled(Check.NOTHING)
 
-    def failed(self, error: BackendError, usage_tokens: int = 0) -> None:
-        """Record that the job failed on the backend, after it used `usage_tokens`."""
+    def failed(self, error: BackendError, usage_tokens: int = 0, request: int = 0) -> None:
+        """Record that the job failed on the backend.
+
+        Args:
+            error: why it failed.
+            usage_tokens: the sum of input and output that it used.
+            request: the hash of its request.
+        """
         if self._settle():
             self._admission.consume(usage_tokens)
-            self._on_settled(self._admission.failed(self._generation, error))
+            self._on_settled(self._admission.failed(self._admitted, error, request))
 
     def abandoned(self, usage_tokens: int = 0) -> None:
         """Record that the job was stopped, or failed by a defect of the agent or its adapter.
@@ -64,8 +77,8 @@ class Attempt:
         """
         if self._settle():
             self._admission.consume(usage_tokens)
-            self._admission.abandoned(self._generation)
-            self._on_settled(False)
+            self._admission.abandoned(self._admitted)
+            self._on_settled(Check.NOTHING)
 
     def _settle(self) -> bool:
         """Settle the attempt; return False if it was settled before."""

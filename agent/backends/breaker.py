@@ -2,13 +2,16 @@
 
 ::
 
-    closed ──failures──▶ open ──wait has passed──▶ half open ──trial succeeds──▶ closed
+    closed ──failures──▶ open ──wait has passed──▶ half open ──trial has output──▶ closed
                           ▲                          │
                           └───────trial fails────────┘   (the next wait is twice as long)
+
+Only failures of distinct requests count together: a client that repeats one request cannot open the
+breaker for everyone.
 """
 
 import logging
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -42,10 +45,12 @@ class Breaker:
         self._rule = rule
         self._clock = clock
         self._backend_id = backend_id
-        self._failures: deque[float] = deque(maxlen=rule.failures)
+        self._failures: OrderedDict[int, float] = OrderedDict()
+        """The time of the last failure of each request, by its hash; the oldest first."""
         self._open_until: float | None = None
         self._wait_s = rule.open_s
         self._trial_running = False
+        self._asked_to_wait = False
         self._generation = 0
 
     def __repr__(self) -> str:
@@ -82,34 +87,48 @@ class Breaker:
         return self._generation
 
     def succeeded(self, generation: int) -> None:
-        """Record that a job succeeded: close the breaker and forget earlier failures."""
+        """Record output or success of a job: close the breaker and forget earlier failures."""
         if self._is_stale(generation):
             return
-        if self._open_until is not None:
-            log.debug("breaker closed", backend=self._backend_id)
         self._failures.clear()
-        self._open_until = None
-        self._wait_s = self._rule.open_s
-        self._trial_running = False
+        self._close()
 
     def ignored(self, generation: int) -> None:
         """Record that a job ended without information about the backend, as after a `Cancel`."""
         if not self._is_stale(generation):
             self._trial_running = False
 
-    def failed(self, generation: int) -> None:
-        """Record that a job failed by the backend's fault; this may open the breaker."""
+    def failed(self, generation: int, request: int) -> None:
+        """Record that a job failed by the backend's fault; this may open the breaker.
+
+        Args:
+            generation: the return value of `start`.
+            request: the hash of the job's request.
+        """
         if self._is_stale(generation):
             return
         now = self._clock()
         if self._open_until is not None:  # the failed job was the trial
             self._wait_s = min(self._wait_s * 2, self._rule.max_open_s)
             self._open(now + self._wait_s, "the trial failed")
-            return
-        self._failures.append(now)
-        full = len(self._failures) == self._rule.failures
-        if full and now - self._failures[0] <= self._rule.window_s:
+        elif self.count_failure(request):
             self._open(now + self._wait_s, "repeated failures")
+
+    def count_failure(self, request: int) -> bool:
+        """Count a failure; return whether the failures have reached the rule's number."""
+        now = self._clock()
+        self._failures.pop(request, None)
+        self._failures[request] = now
+        if len(self._failures) > self._rule.failures:
+            self._failures.popitem(last=False)
+        first = next(iter(self._failures.values()))
+        return len(self._failures) == self._rule.failures and now - first <= self._rule.window_s
+
+    def reset(self) -> None:
+        """Close the breaker and forget the failures; a wait that the server asked for remains."""
+        self._failures.clear()
+        if not self._asked_to_wait:
+            self._close()
 
     def open_for(self, seconds: float) -> None:
         """Open for the time that the server asked for, at most `max_open_s`.
@@ -118,6 +137,15 @@ class Breaker:
         """
         until = self._clock() + min(seconds, self._rule.max_open_s)
         self._open(until, "the server asked to wait")
+        self._asked_to_wait = True
+
+    def _close(self) -> None:
+        if self._open_until is not None:
+            log.debug("breaker closed", backend=self._backend_id)
+        self._open_until = None
+        self._asked_to_wait = False
+        self._wait_s = self._rule.open_s
+        self._trial_running = False
 
     def _is_stale(self, generation: int) -> bool:
         """Whether `generation` shows that a job started before the breaker last opened."""

@@ -74,16 +74,16 @@ class Discovery:
         return frozenset(monitor.backend.id for monitor in self._all_monitors() if monitor.running)
 
     def served_models(self) -> list[ServedModel]:
-        """Return every model of every backend that is healthy and whose breaker is not open."""
+        """Return every model of every healthy backend, except those that a breaker stops."""
         return [
             (monitor.backend, model, monitor.markup)
             for monitor in self._monitors.values()
-            if not monitor.admission.is_open
             for model in monitor.state.models
+            if not monitor.admission.is_open(model.model_id)
         ]
 
     def routes(self, model_id: str) -> list[Route]:
-        """Return the healthy backends that serve a model and whose breaker is not open.
+        """Return the healthy backends that serve a model, except those whose breaker stops it.
 
         Backends without free capacity are included.
         """
@@ -94,14 +94,13 @@ class Discovery:
                 native=model.native,
                 operations=frozenset(model.operations),
                 in_flight=monitor.running,
-                capacity=monitor.backend.max_concurrent if monitor.admission.has_capacity else 0,
+                capacity=monitor.capacity(model_id),
                 retry_after_s=monitor.admission.retry_after_s,
                 model_id=model_id,
             )
             for order, monitor in enumerate(self._monitors.values())
-            if not monitor.admission.is_open
             for model in monitor.state.models
-            if model.model_id == model_id
+            if model.model_id == model_id and not monitor.admission.is_open(model_id)
         ]
 
     def start(self, route: Route) -> Attempt:
@@ -149,12 +148,13 @@ class Discovery:
     def _new_monitor(self, backend: Backend) -> HealthMonitor:
         monitor = HealthMonitor(
             backend,
-            AdmissionControl(backend.breaker_rule, None, self._clock, backend.id),
+            AdmissionControl(backend, None, self._clock),
             ModelUse(self._clock),
             self._update_all_checked,
             self._on_change,
             interval_s=self._interval_s,
             uniform=self._uniform,
+            clock=self._clock,
         )
         self._unstarted.put_nowait(monitor)
         return monitor

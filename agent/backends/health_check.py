@@ -1,17 +1,20 @@
 """One health check of one backend: is it reachable, and which models does it serve?"""
 
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from provider_agent.adapters.base import (
     Backend,
     BackendError,
     BackendHealth,
     BackendModel,
+    BackendTimeout,
     ServerLoad,
 )
-from provider_agent.adapters.responses.http_errors import failed_health
+from provider_agent.adapters.responses.http_errors import describe, failed_health
 from provider_agent.agent.backends.adapter_calls import call_adapter, call_within, validated
 from provider_agent.event_log import EventLogger
 
@@ -36,6 +39,7 @@ class BackendState(Struct, frozen=True):
         withheld: models that the backend has and that are not offered, each with its reason.
         capacity: the most jobs that it executes at the same time; 0 while it is not healthy.
         load: the load that the server reports; None if it reports none, or was not asked yet.
+        failing: the ids of the models that failed to generate a token in this check.
     """
 
     backend: Backend
@@ -44,12 +48,24 @@ class BackendState(Struct, frozen=True):
     withheld: tuple[BackendModel, ...] = ()
     capacity: int = 0
     load: ServerLoad | None = None
+    failing: frozenset[str] = frozenset()
 
 
-async def check_backend(backend: Backend) -> BackendState:
-    """Check one backend's health and list its models; raises only when cancelled."""
+Suspects = Mapping[str, bool]
+"""The models that may not work, by id; True: a timeout confirms that the model does not work."""
+
+NO_SUSPECTS: Final[Suspects] = MappingProxyType({})
+
+
+async def check_backend(backend: Backend, suspects: Suspects = NO_SUSPECTS) -> BackendState:
+    """Check one backend's health and list its models; raises only when cancelled.
+
+    Args:
+        backend: the backend to check.
+        suspects: the models that have to generate a token, to be offered.
+    """
     try:
-        return await call_within(CHECK_TIMEOUT_S, backend, _check, backend)
+        return await call_within(CHECK_TIMEOUT_S, backend, _check, backend, suspects)
     except BackendError as error:
         return BackendState(backend, failed_health(error, native=backend.native))
     except TimeoutError:
@@ -73,15 +89,45 @@ async def answers(backend: Backend) -> bool:
         return False
 
 
-async def _check(backend: Backend) -> BackendState:
+async def _check(backend: Backend, suspects: Suspects) -> BackendState:
     health = validated(await call_adapter(backend.health), BackendHealth)
     if not health.reachable:
         return BackendState(backend, health)
     models = validated(await call_adapter(backend.list_models), list[BackendModel])
+    failing = await _find_failing(backend, models, suspects)
+    models = [structs.replace(m, withheld=failing.get(m.model_id, m.withheld)) for m in models]
+    offered = tuple(model for model in models if not model.withheld)
+    if failing and not offered:
+        health = BackendHealth(False, None, next(iter(failing.values())))
     return BackendState(
         backend,
         health,
-        tuple(model for model in models if not model.withheld),
+        offered,
         tuple(model for model in models if model.withheld),
-        validated(backend.max_concurrent, int),
+        validated(backend.max_concurrent, int) if health.reachable else 0,
+        failing=frozenset(failing),
     )
+
+
+async def _find_failing(
+    backend: Backend, models: Iterable[BackendModel], suspects: Suspects
+) -> dict[str, str]:
+    """Return the suspects that generate no token, each with the reason.
+
+    A timeout of one means that the server hangs: the others are not tried.
+    """
+    failing: dict[str, str] = {}
+    hangs = False
+    for model in models:
+        if model.withheld or model.model_id not in suspects:
+            continue
+        try:
+            if not hangs:
+                await call_adapter(backend.generate_token, model)
+        except BackendTimeout:
+            hangs = True
+        except BackendError as error:
+            failing[model.model_id] = f"it fails to generate a token: {describe(error)}"
+        if hangs and suspects[model.model_id]:
+            failing[model.model_id] = "it generates no token, although its health check passes"
+    return failing

@@ -20,17 +20,20 @@ from provider_agent.adapters.base import (
     BackendError,
     BackendHealth,
     BackendModel,
+    BackendTimeout,
     ServerLoad,
 )
 from provider_agent.agent.backends.adapter_calls import call_within, validated
-from provider_agent.agent.backends.admission import AdmissionControl
+from provider_agent.agent.backends.admission import AdmissionControl, Check
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.health_check import (
     BackendState,
+    Suspects,
     answers,
     check_backend,
 )
 from provider_agent.agent.backends.model_use import ModelUse
+from provider_agent.agent.backends.stall_watch import StallWatch
 from provider_agent.event_log import EventLogger
 
 log = EventLogger(__name__)
@@ -65,6 +68,7 @@ class HealthMonitor:
         on_change: called when the models that the backend offers, or its capacity, have changed.
         interval_s: seconds between two checks while the backend is healthy.
         uniform: returns random numbers in [0, 1).
+        clock: returns monotonic seconds, as the event loop's clock does.
 
     Attributes:
         state: the result of the last health check; a check that times out while jobs run does not
@@ -73,6 +77,7 @@ class HealthMonitor:
         markup: share that is added to the upstream's prices, 0.05 for five percent; None: nothing.
         checked_at: the loop time when the last check ended; None before the first.
         running: the number of jobs that run on the backend now.
+        suspects: the models that the next check asks to generate a token.
         retired: whether the backend receives no more jobs.
         closed: whether the backend is closed.
     """
@@ -87,6 +92,7 @@ class HealthMonitor:
         *,
         interval_s: float,
         uniform: Callable[[], float],
+        clock: Callable[[], float],
     ) -> None:
         self.backend = backend
         self.admission = admission
@@ -96,6 +102,7 @@ class HealthMonitor:
         self.markup: float | None = None
         self.checked_at: float | None = None
         self.running = 0
+        self.suspects: dict[str, bool] = {}
         self.retired = False
         self.closed = False
         self._on_check = on_check
@@ -108,6 +115,7 @@ class HealthMonitor:
         self._idle = asyncio.Event()
         self._idle.set()
         self._answers: asyncio.Task[bool] | None = None
+        self._stall_watch = StallWatch(backend.timeouts.stall_s, clock)
         self._load_fails = False
         self._offered: tuple[object, ...] = ()
         """The models and the capacity at the last call of `on_change`, to detect a change."""
@@ -118,22 +126,37 @@ class HealthMonitor:
             f"<HealthMonitor {self.backend.id} {state} running={self.running} {self.admission!r}>"
         )
 
+    @property
+    def serves(self) -> bool:
+        """Whether the backend is healthy and offers a model, or has none to offer."""
+        offered = self._offered_models()
+        return self.state.health.reachable and (bool(offered) or not self.state.models)
+
+    def capacity(self, model_id: str) -> int:
+        """Return the most jobs at once; 0 if no job for the model may start now."""
+        return self.backend.max_concurrent if self.admission.has_capacity(model_id) else 0
+
     # --- jobs ------------------------------------------------------------------------------------
 
     def start(self, model_id: str) -> Attempt:
         """Start an attempt on the backend, of a job for this model."""
+        if not self.running:
+            self._stall_watch.restart()
         self.running += 1
         self._idle.clear()
         self.model_use.started(model_id)
         return Attempt(
             self.backend,
             self.admission,
+            model_id,
             partial(self._attempt_settled, model_id),
             partial(self.model_use.measured, model_id),
         )
 
-    def _attempt_settled(self, model_id: str, check: bool) -> None:
-        if check:
+    def _attempt_settled(self, model_id: str, check: Check) -> None:
+        if check is Check.MODEL:
+            self.suspects.setdefault(model_id, False)
+        if check is not Check.NOTHING:
             self._recheck.set()
         self.model_use.ended(model_id)
         self.running -= 1
@@ -163,11 +186,8 @@ class HealthMonitor:
             else:
                 await self._read_load()
             self._report_change()
-            wait_s = min(next_check - loop.time(), LOAD_INTERVAL_S)
-            if self.admission.is_open:  # report the models again when the breaker is half open
-                wait_s = min(wait_s, self.admission.remaining_open_s)
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(wait_s, 0)):
+                async with asyncio.timeout(max(self._wait_s(next_check - loop.time()), 0)):
                     await self._recheck.wait()
         await self._idle.wait()
         await self.close()
@@ -183,6 +203,15 @@ class HealthMonitor:
         if not answered:
             self._recheck.set()
         return answered
+
+    def _wait_s(self, next_check_s: float) -> float:
+        """Seconds until `run` has something to do."""
+        wait_s = min(next_check_s, LOAD_INTERVAL_S)
+        if self.running and self._stall_watch.stall_s is not None:
+            wait_s = min(wait_s, self._stall_watch.stall_s / 4)
+        # Report a model again when its breaker is half open.
+        half_open_s = self.admission.next_change_s
+        return wait_s if half_open_s is None else min(wait_s, half_open_s)
 
     def retire(self) -> None:
         """Retire the backend: no more jobs; `run` closes it when its running jobs have ended."""
@@ -212,7 +241,8 @@ class HealthMonitor:
         """Check the backend's health and models, read its load, and report what changed."""
         previous = self.state
         self._recheck.clear()  # before the check: a job that fails during it triggers a new check
-        current = await check_backend(self.backend)
+        suspects = dict(self.suspects)
+        current = await check_backend(self.backend, suspects)
         if self.retired:
             return
         self.checked_at = asyncio.get_running_loop().time()
@@ -221,17 +251,32 @@ class HealthMonitor:
             # A server that is busy with jobs may have no thread left for a health check
             # (llama.cpp): while its jobs run, a timeout does not mean that it is down.
             return
-        self._failures = 0 if current.health.reachable else self._failures + 1
-        self.state = current
         if current.health.reachable:
+            self._note_suspects(suspects, current)
             self.last_models = current.models
+        works = current.health.reachable and not current.failing
+        self._failures = 0 if works else self._failures + 1
+        self.state = current
         _log_change(previous, current)
         await self._read_load()
         self._report_change()
 
+    def _note_suspects(self, checked: Suspects, current: BackendState) -> None:
+        """Keep the models that still fail; a model that works has no more failures.
+
+        A job that fails during the check makes its model a suspect again.
+        """
+        for model_id in checked:
+            if model_id in current.failing:
+                self.suspects[model_id] = True
+            else:
+                del self.suspects[model_id]
+        if not current.failing and (checked or not self.state.health.reachable):
+            self.admission.reset()
+
     def _next_check_s(self) -> float:
         """Seconds until the next periodic check."""
-        if self.state.health.reachable:
+        if self.state.health.reachable and not self.state.failing:
             return self._interval_s
         if self.state.health.loading:
             return LOADING_INTERVAL_S
@@ -244,9 +289,13 @@ class HealthMonitor:
         since_check_s = RECHECK_PAUSE_S if self.checked_at is None else now - self.checked_at
         return max(0.0, RECHECK_PAUSE_S - since_check_s)
 
+    def _offered_models(self) -> tuple[BackendModel, ...]:
+        is_open = self.admission.is_open
+        return tuple(model for model in self.state.models if not is_open(model.model_id))
+
     def _report_change(self) -> None:
-        offers = bool(self.state.models) and not self.admission.is_open
-        offered = (self.state.models, self.state.capacity) if offers else ()
+        models = self._offered_models()
+        offered = (models, self.state.capacity) if models else ()
         if offered != self._offered and not self.retired:
             self._offered = offered
             self._on_change()
@@ -254,13 +303,15 @@ class HealthMonitor:
     async def _read_load(self) -> None:
         """Update the reported load.
 
-        A failure clears the load, but only a health check marks the backend as down.
+        A failure clears the load. It does not mark the backend as down, unless jobs have no output
+        either.
         """
         load: ServerLoad | None = None
         try:
             if self.state.health.reachable and not self.retired:
                 reported = await call_within(LOAD_INTERVAL_S, self.backend, self.backend.load)
                 load = None if reported is None else validated(reported, ServerLoad)
+                self._stall_watch.progress_reported(load.progress if load else None)
                 self._load_fails = False
         except (BackendError, TimeoutError):
             pass
@@ -270,6 +321,24 @@ class HealthMonitor:
                 log.exception("adapter failed", backend=self.backend.id)
             self._load_fails = True
         self.state = structs.replace(self.state, load=load)
+        if not self.running:
+            self._stall_watch.restart()
+        elif self.state.models and self._stall_watch.is_stalled(self.backend.last_output_at):
+            self._mark_stalled()
+
+    def _mark_stalled(self) -> None:
+        """Mark the backend as down until each of its models generates a token."""
+        stall_s = self._stall_watch.stall_s
+        text = f"the server processed no token for {stall_s:g} s while jobs ran; is it frozen?"
+        previous, self.state = (
+            self.state,
+            BackendState(self.backend, BackendHealth(False, None, text)),
+        )
+        if self.backend.confirms_failures:
+            self.suspects = {model.model_id: True for model in previous.models}
+        self._recheck.set()
+        _log_change(previous, self.state)
+        self.backend.end_waiting_jobs(BackendTimeout(text))
 
 
 def _log_change(previous: BackendState, current: BackendState) -> None:

@@ -253,7 +253,7 @@ class JobExecution:
             return False
         # Record the failure before looking up routes: this frees the attempt's slot on the backend,
         # and if it opens the breaker, the backend is not among the routes.
-        self._attempt.failed(error, usage_tokens(self.channel.outcome))
+        self._attempt.failed(error, usage_tokens(self.channel.outcome), hash(request))
         if isinstance(error, Transport) and not await self._pool.answers(self._tried[-1]):
             self._poison.add_death(request)
             self._poison.check(request)
@@ -315,7 +315,8 @@ class JobExecution:
         if not self.channel.request.complete:
             return
         if long and self._stop_reason is None and self.channel.stream.started is None:
-            self._attempt.failed(BackendTimeout("no output before the job's deadline"))
+            error = BackendTimeout("no output before the job's deadline")
+            self._attempt.failed(error, request=hash(self.header.job_id))
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -361,6 +362,7 @@ class JobExecution:
 
     def _response_started(self) -> None:
         self._first_byte_s = self.duration_s
+        self._attempt.responded()
 
     def _report(self) -> JobReport:
         return JobReport(

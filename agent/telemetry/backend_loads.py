@@ -83,7 +83,7 @@ def _model_load(monitor: HealthMonitor, model_id: str, usage: ModelUsage) -> Mod
     decode = valid_speed(load.decode_tokens_per_second)
     return ModelLoad(
         model_id=model_id,
-        state=_state(monitor, load),
+        state=_state(monitor, model_id, load),
         in_flight=usage.in_flight,
         running=valid_count(load.running),
         waiting=valid_count(load.waiting),
@@ -95,10 +95,10 @@ def _model_load(monitor: HealthMonitor, model_id: str, usage: ModelUsage) -> Mod
     )
 
 
-def _state(monitor: HealthMonitor, load: ModelServerLoad) -> str:
+def _state(monitor: HealthMonitor, model_id: str, load: ModelServerLoad) -> str:
     """Return the state of a model; "" if the server does not report it."""
     if not monitor.state.health.reachable:
         return ModelState.LOADING if monitor.state.health.loading else ModelState.DOWN
-    if monitor.admission.is_open:
+    if monitor.admission.is_open(model_id):
         return ModelState.DOWN
     return load.state or ""

@@ -101,7 +101,7 @@ class Reports:
             BackendStatus(
                 id=monitor.backend.id,
                 kind=monitor.backend.kind,
-                healthy=monitor.state.health.reachable and not monitor.admission.is_open,
+                healthy=monitor.serves,
                 latency_ms=monitor.state.health.latency_ms,
                 last_error=monitor.state.health.last_error or monitor.admission.reason or None,
                 models=len(monitor.state.models),

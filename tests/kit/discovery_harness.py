@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import count
 from types import TracebackType
 from typing import Self
 
@@ -38,6 +39,7 @@ class DiscoveryHarness:
         self.began = now()
         self.changed_at: list[float] = []
         self.changed = asyncio.Event()
+        self._requests = count()
         self.discovery = Discovery(
             Backends([*backends], {}, []),
             self._record_change,
@@ -91,8 +93,9 @@ class DiscoveryHarness:
         return self.monitor(backend_id).start("m")
 
     def fail(self, backend: Backend, error: BackendError, times: int = 1) -> None:
+        """Fail jobs with different requests."""
         for _ in range(times):
-            self.start(backend.id).failed(error)
+            self.start(backend.id).failed(error, request=next(self._requests))
 
     def replace(self, *backends: Backend, **markups: float) -> None:
         self.discovery.replace_backends(Backends([*backends], {**markups}, []))

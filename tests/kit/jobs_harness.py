@@ -4,7 +4,7 @@ import time
 from collections import Counter
 
 from provider_agent.adapters.base import Backend, BackendError, Job, Operation
-from provider_agent.agent.backends.admission import AdmissionControl
+from provider_agent.agent.backends.admission import AdmissionControl, Admitted, Check
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.model_use import JobTiming
 from provider_agent.agent.backends.routing import Route
@@ -30,26 +30,26 @@ class RecordingAdmission(AdmissionControl):
     """
 
     def __init__(self, backend: Backend, outcomes: list[tuple[str, str, int]]) -> None:
-        super().__init__(backend.breaker_rule, None, time.monotonic)
+        super().__init__(backend, None, time.monotonic)
         self._backend = backend
         self._outcomes = outcomes
         self._tokens = 0
 
-    def start(self) -> int:
+    def start(self, model_id: str) -> Admitted:
         self._outcomes.append((self._backend.id, "started", 0))
-        return 0
+        return ()
 
     def consume(self, tokens: int) -> None:
         self._tokens = tokens
 
-    def succeeded(self, generation: int) -> None:
+    def succeeded(self, admitted: Admitted) -> None:
         self._outcomes.append((self._backend.id, "succeeded", self._tokens))
 
-    def failed(self, generation: int, error: BackendError) -> bool:
+    def failed(self, admitted: Admitted, error: BackendError, request: int) -> Check:
         self._outcomes.append((self._backend.id, str(error.code), self._tokens))
-        return False
+        return Check.NOTHING
 
-    def abandoned(self, generation: int) -> None:
+    def abandoned(self, admitted: Admitted) -> None:
         self._outcomes.append((self._backend.id, "abandoned", self._tokens))
 
 
@@ -83,11 +83,11 @@ class FakeBackendPool:
         backend_id = route.backend_id
         self.running[backend_id] += 1
 
-        def settled(_: bool) -> None:
+        def settled(_: Check) -> None:
             self.running[backend_id] -= 1
 
         admission = RecordingAdmission(route.backend, self.outcomes)
-        return Attempt(route.backend, admission, settled, self.timings.append)
+        return Attempt(route.backend, admission, route.model_id, settled, self.timings.append)
 
     async def answers(self, backend_id: str) -> bool:
         return (await self.backends[backend_id].health()).reachable

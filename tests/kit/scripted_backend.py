@@ -1,13 +1,15 @@
 """A backend that a test controls step by step."""
 
 import asyncio
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from provider_agent.adapters.base import (
     Backend,
+    BackendError,
     BackendHealth,
     BackendModel,
     BackendSettings,
+    BackendTimeout,
     Job,
     JobSink,
     Operation,
@@ -115,6 +117,10 @@ class ScriptedBackend(Backend):
         checked_at: the loop times of all calls of `health`.
         load_calls: the number of calls of `load` so far.
         error_on_cancel: raised by a cancelled `execute` instead of `CancelledError`.
+        generation: None: `generate_token` succeeds; an error that it raises; or "hang".
+        generated: the models of all calls of `generate_token` so far.
+        output_at: the value of `last_output_at`.
+        ended: the errors passed to `end_waiting_jobs`.
         hold_cancel: a cancelled `execute` waits for this event; if None, it stops at once.
         runs: all calls of `execute` so far.
     """
@@ -137,6 +143,10 @@ class ScriptedBackend(Backend):
         self.checked_at: list[float] = []
         self.load_calls = 0
         self.error_on_cancel: Exception | None = None
+        self.generation: BackendError | Literal["hang"] | None = None
+        self.generated: list[str] = []
+        self.output_at: float | None = None
+        self.ended: list[BackendError] = []
         self.hold_cancel: asyncio.Event | None = None
         self.closed = False
         self.runs: list[ScriptedRun] = []
@@ -163,6 +173,21 @@ class ScriptedBackend(Backend):
         if isinstance(self.reported_load, BaseException):
             raise self.reported_load
         return self.reported_load
+
+    async def generate_token(self, model: BackendModel) -> None:
+        self.generated.append(model.model_id)
+        if self.generation == "hang":
+            await asyncio.sleep(20)
+            raise BackendTimeout("the server did not complete its response in time")
+        if self.generation is not None:
+            raise self.generation
+
+    def end_waiting_jobs(self, error: BackendError) -> None:
+        self.ended.append(error)
+
+    @property
+    def last_output_at(self) -> float | None:
+        return self.output_at
 
     async def execute(self, job: Job, sink: JobSink) -> None:
         run = ScriptedRun(job, sink)

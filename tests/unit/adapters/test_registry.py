@@ -9,7 +9,6 @@ import pytest
 
 from provider_agent.adapters import registry
 from provider_agent.adapters.base import (
-    PASSTHROUGH_POLICY,
     Backend,
     BackendModel,
     BackendSettings,
@@ -19,6 +18,7 @@ from provider_agent.adapters.base import (
     Job,
     Operation,
     PolicyMode,
+    RequestPolicy,
     WireFormat,
 )
 from provider_agent.adapters.registry import (
@@ -54,7 +54,7 @@ class AcmeBackend(HttpBackend):
     native = False
     default_url = "https://acme.example/api"
     breaker_rule = BreakerRule(failures=2, counts_client_errors=True)
-    request_policy = PASSTHROUGH_POLICY.allowing({"x_acme_boost"})
+    request_policy = RequestPolicy(frozenset({"x_acme_boost"}))
 
     async def check_health(self) -> None:
         """Always report the server as healthy."""
@@ -158,18 +158,18 @@ def test_third_party_passthrough_defines_its_default_url_and_needs_a_key(
 def test_third_party_kind_defines_its_breaker_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, "acme_adapter:AcmeBackend")
     backend = create_backend(BackendSettings(kind="acme"))
-    admission = AdmissionControl(backend.breaker_rule, None, lambda: 0.0)
+    admission = AdmissionControl(backend, None, lambda: 0.0)
 
-    for _ in range(2):
-        admission.failed(admission.start(), BadStatus(400, b"", ErrorCode.BAD_REQUEST))
+    for request in range(2):
+        error = BadStatus(400, b"", ErrorCode.BAD_REQUEST)
+        admission.failed(admission.start("m"), error, request)
 
-    assert admission.is_open
+    assert admission.is_open("m")
 
 
 def test_third_party_kind_defines_its_request_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, "acme_adapter:AcmeBackend")
-    fields = {"model": "acme-1", "x_acme_boost": 9, "x_other": 1, "top_p": 0.5}
-    request = json.dumps(fields).encode()
+    request = json.dumps({"model": "acme-1", "x_acme_boost": 9, "top_p": 0.5}).encode()
     job = Job(b"j" * 16, "acme-1", WireFormat.OPENAI, request, 60_000)
 
     def prepared(mode: PolicyMode) -> object:
@@ -177,10 +177,9 @@ def test_third_party_kind_defines_its_request_policy(monkeypatch: pytest.MonkeyP
         assert isinstance(backend, HttpBackend)
         return json.loads(backend.prepare(job, Operation.CHAT).body)
 
-    expected = {"model": "acme-1", "x_acme_boost": 9, "top_p": 0.5}
-    assert prepared(PolicyMode.STRIP) == expected
-    with pytest.raises(BadRequest, match="x_other"):
-        prepared(PolicyMode.REFUSE)
+    assert prepared(PolicyMode.STRIP) == {"model": "acme-1", "top_p": 0.5}
+    with pytest.raises(BadRequest, match="x_acme_boost"):
+        prepared(PolicyMode.STRICT)
 
 
 @pytest.mark.parametrize(

@@ -148,8 +148,8 @@ async def test_stopping_cancels_scheduled_capabilities() -> None:
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
         peer = await agent.connected()
         await peer.next(Capabilities)
-        for _ in range(5):
-            job = new_job()
+        for number in range(5):
+            job = new_job(request=b'{"seed":%d}' % number)
             await peer.send_jobs(job)
             (await backend.next_run()).fail(Unreachable("refused"))
             await peer.error(job.job_id)
@@ -171,8 +171,8 @@ async def test_failing_backend_is_not_offered_while_its_breaker_is_open() -> Non
         peer = await agent.connected()
         await peer.next(Capabilities)
         began = now()
-        for _ in range(5):
-            job = new_job("m")
+        for number in range(5):
+            job = new_job("m", request=b'{"seed":%d}' % number)
             await peer.send_jobs(job)
             (await failing.next_run()).fail(Unreachable("refused"))
             assert (await peer.error(job.job_id)).code == "backend_unreachable"

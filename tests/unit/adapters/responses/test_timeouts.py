@@ -28,7 +28,9 @@ async def run(*steps: Step, timeouts: BackendTimeouts = TIMEOUTS) -> None:
     """Run a job of these steps."""
     async with JobTimeouts(timeouts) as job_timeouts:
         for step in steps:
-            if isinstance(step, str):
+            if step == "close":
+                job_timeouts.fail(Transport("this backend was closed"))
+            elif isinstance(step, str):
                 getattr(job_timeouts, step)()
             elif callable(step):
                 step()

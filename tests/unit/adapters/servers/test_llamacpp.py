@@ -1,8 +1,10 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec.structs import replace
 
 from provider_agent.adapters.base import (
+    Backend,
     BadStatus,
     ModelServerLoad,
     ModelState,
@@ -177,6 +179,12 @@ async def test_router_offers_only_loaded_models(server: FakeLlamaCpp, connect: C
     assert all(one.query["autoload"] == "false" for one in server.requests if one.query)
 
 
+async def read_load(backend: Backend) -> ServerLoad:
+    load = await backend.load()
+    assert load is not None
+    return load
+
+
 @pytest.mark.parametrize(
     ("slots", "deferred", "running", "waiting"),
     [(True, None, 2, None), (True, 7, 2, 7), (False, 7, None, 7), (False, None, None, None)],
@@ -194,8 +202,11 @@ async def test_load_reports_busy_slots_and_queue_length_if_available(
     await backend.list_models()
 
     model_load = ModelServerLoad(ModelState.LOADED, running, waiting)
-    load = ServerLoad(running, waiting, models={MODEL: model_load})
-    assert [await backend.load() for _ in range(3)] == [load] * 3
+    expected = ServerLoad(running, waiting, models={MODEL: model_load})
+    loads = [await read_load(backend) for _ in range(3)]
+    assert [replace(load, progress=None) for load in loads] == [expected] * 3
+    reports_progress = slots or deferred is not None
+    assert len({load.progress for load in loads}) == (3 if reports_progress else 1)
 
     assert len(server.requests_to("/slots")) == (3 if slots else 1)
     assert len(server.requests_to("/metrics")) == (1 if deferred is None else 3)
@@ -249,7 +260,8 @@ async def test_load_of_a_router_is_the_sum_of_its_loaded_models(
 
     one = ModelServerLoad(ModelState.LOADED, 2, 1)
     both = {"acme-1b": one, "acme/8b": one}
-    assert await backend.load() == ServerLoad(running=4, waiting=2, models=both)
+    expected = ServerLoad(running=4, waiting=2, models=both)
+    assert replace(await read_load(backend), progress=None) == expected
     queries = [request.query for request in server.requests_to("/slots")]
     assert [query["model"] for query in queries] == ["acme-1b", "acme/8b"]
     assert {query["autoload"] for query in queries} == {"false"}

@@ -1,6 +1,9 @@
+from itertools import count
+
 import pytest
 
 from provider_agent.adapters.base import (
+    Backend,
     BackendError,
     BackendTimeout,
     BadRequest,
@@ -15,9 +18,15 @@ from provider_agent.adapters.base import (
     Unreachable,
 )
 from provider_agent.adapters.servers.venice import VeniceBackend
-from provider_agent.agent.backends.admission import MAX_SERVER_WAIT_S, AdmissionControl
+from provider_agent.agent.backends.admission import (
+    MAX_MODELS,
+    MAX_SERVER_WAIT_S,
+    AdmissionControl,
+    Check,
+)
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.fake_clock import FakeClock
+from tests.kit.scripted_backend import ScriptedBackend
 
 OVERLOADED = ErrorCode.BACKEND_OVERLOADED
 DEFAULT_RULE = BreakerRule()
@@ -25,32 +34,55 @@ VENICE_RULE = VeniceBackend.breaker_rule
 
 
 class AdmissionHarness:
-    """An admission control and its clock."""
+    """An admission control of a backend with one model, and its clock."""
 
     def __init__(
-        self, rule: BreakerRule = DEFAULT_RULE, tokens_per_minute: int | None = None
+        self,
+        rule: BreakerRule = DEFAULT_RULE,
+        tokens_per_minute: int | None = None,
+        *,
+        confirms: bool = False,
     ) -> None:
+        attributes = {"breaker_rule": rule, "confirms_failures": confirms}
+        backend: Backend = type("Ruled", (ScriptedBackend,), attributes)()
         self.clock = FakeClock(500.0)
-        self.admission = AdmissionControl(rule, tokens_per_minute, self.clock)
+        self.admission = AdmissionControl(backend, tokens_per_minute, self.clock)
+        self._requests = count()
 
-    def run_job(self, error: BackendError | None = None, tokens: int = 0) -> bool:
-        """Run a job that fails with `error`, or succeeds; return whether to check the health."""
-        generation = self.admission.start()
+    @property
+    def is_open(self) -> bool:
+        return self.admission.is_open("m")
+
+    @property
+    def has_capacity(self) -> bool:
+        return self.admission.has_capacity("m")
+
+    @property
+    def open_s(self) -> float:
+        return self.admission.next_change_s or 0.0
+
+    def run_job(
+        self,
+        error: BackendError | None = None,
+        tokens: int = 0,
+        *,
+        model_id: str = "m",
+        request: int | None = None,
+    ) -> Check:
+        """Run a job that fails with `error`, or succeeds; return what to check."""
+        admitted = self.admission.start(model_id)
         if error is not None:
-            return self.admission.failed(generation, error)
+            request = next(self._requests) if request is None else request
+            return self.admission.failed(admitted, error, request)
         self.admission.consume(tokens)
-        self.admission.succeeded(generation)
-        return False
+        self.admission.succeeded(admitted)
+        return Check.NOTHING
 
 
 def test_a_new_admission_control_admits_jobs() -> None:
-    admission = AdmissionHarness().admission
-    assert (admission.is_open, admission.remaining_open_s, admission.has_capacity) == (
-        False,
-        0.0,
-        True,
-    )
-    assert (admission.reason, admission.retry_after_s) == ("", None)
+    harness = AdmissionHarness()
+    assert (harness.is_open, harness.open_s, harness.has_capacity) == (False, 0.0, True)
+    assert (harness.admission.reason, harness.admission.retry_after_s) == ("", None)
 
 
 @pytest.mark.parametrize(
@@ -78,11 +110,11 @@ def test_which_errors_count_as_failures_and_which_trigger_a_health_check(
 ) -> None:
     harness = AdmissionHarness()
     for _ in range(DEFAULT_RULE.failures - 1):
-        assert harness.run_job(error) is check_now
-    assert not harness.admission.is_open
+        assert (harness.run_job(error) is Check.HEALTH) is check_now
+    assert not harness.is_open
     # The failure that opens the breaker always triggers a health check.
-    assert harness.run_job(error) is (check_now or counts)
-    assert harness.admission.is_open is counts
+    assert (harness.run_job(error) is Check.HEALTH) is (check_now or counts)
+    assert harness.is_open is counts
     assert bool(harness.admission.reason) is counts
 
 
@@ -91,8 +123,8 @@ def test_a_success_resets_the_failures() -> None:
     for _ in range(20):
         for _ in range(DEFAULT_RULE.failures - 1):
             harness.run_job(Unreachable("refused"))
-        assert harness.run_job(None, 5) is False
-    assert not harness.admission.is_open
+        assert harness.run_job(None, 5) is Check.NOTHING
+    assert not harness.is_open
 
 
 def test_abandoned_jobs_neither_count_nor_reset_failures() -> None:
@@ -100,10 +132,10 @@ def test_abandoned_jobs_neither_count_nor_reset_failures() -> None:
     for _ in range(DEFAULT_RULE.failures - 1):
         harness.run_job(Unreachable("refused"))
         for _ in range(10):
-            harness.admission.abandoned(harness.admission.start())
-    assert not harness.admission.is_open
+            harness.admission.abandoned(harness.admission.start("m"))
+    assert not harness.is_open
     harness.run_job(Unreachable("refused"))
-    assert harness.admission.is_open
+    assert harness.is_open
 
 
 @pytest.mark.parametrize(
@@ -111,23 +143,23 @@ def test_abandoned_jobs_neither_count_nor_reset_failures() -> None:
 )
 def test_retry_after_opens_the_breaker_for_a_bounded_time(asked_s: float, open_s: float) -> None:
     harness = AdmissionHarness()
-    assert harness.run_job(BadStatus(429, b"", OVERLOADED, asked_s)) is True
-    assert harness.admission.remaining_open_s == pytest.approx(open_s)
+    assert harness.run_job(BadStatus(429, b"", OVERLOADED, asked_s)) is Check.HEALTH
+    assert harness.open_s == pytest.approx(open_s)
     assert harness.admission.reason
     harness.clock.now += open_s
-    assert (harness.admission.is_open, harness.admission.remaining_open_s) == (False, 0.0)
+    assert (harness.is_open, harness.open_s) == (False, 0.0)
 
 
 def test_breaker_opens_before_venice_blocks_the_key() -> None:
     # Venice blocks a key for 30 s after more than 20 failed requests in 30 s.
     harness = AdmissionHarness(VENICE_RULE)
     failures = 0
-    while not harness.admission.is_open:
+    while not harness.is_open:
         harness.run_job(BadStatus(500, b"", ErrorCode.BACKEND_ERROR))
         harness.clock.now += 1.4
         failures += 1
     assert failures == VENICE_RULE.failures < 20
-    assert harness.admission.remaining_open_s >= 28
+    assert harness.open_s >= 28
 
 
 @pytest.mark.parametrize(
@@ -145,10 +177,10 @@ def test_fewer_than_20_requests_to_venice_fail_in_30_s_whatever_the_cause(
     harness = AdmissionHarness(VENICE_RULE)
     failed_at: list[float] = []
     for _ in range(300):
-        if harness.admission.has_capacity:
+        if harness.has_capacity:
             harness.run_job(error)
             failed_at.append(harness.clock.now)
-        if harness.admission.has_capacity:
+        if harness.has_capacity:
             harness.run_job(None, 5)
         harness.clock.now += 0.3
     assert max(sum(start <= at < start + 30 for at in failed_at) for start in failed_at) < 20
@@ -158,34 +190,34 @@ def test_an_error_before_the_request_is_sent_does_not_count_for_venice() -> None
     harness = AdmissionHarness(VENICE_RULE)
     for _ in range(100):
         harness.run_job(BadRequest("no object"))
-    assert not harness.admission.is_open
+    assert not harness.is_open
 
 
 def test_venice_rule_tolerates_more_failures_than_the_default_rule() -> None:
     harness = AdmissionHarness(VENICE_RULE)
     for _ in range(DEFAULT_RULE.failures):
         harness.run_job(Unreachable("refused"))
-    assert not harness.admission.is_open
+    assert not harness.is_open
 
 
 def test_token_limit_refuses_jobs_until_tokens_are_available() -> None:
     harness = AdmissionHarness(tokens_per_minute=600)
     harness.run_job(None, 599)
-    assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (True, None)
+    assert (harness.has_capacity, harness.admission.retry_after_s) == (True, None)
     harness.run_job(None, 51)  # usage is known only at a job's end, so it may exceed the limit
-    assert (harness.admission.has_capacity, harness.admission.is_open) == (False, False), (
+    assert (harness.has_capacity, harness.is_open) == (False, False), (
         "the token limit does not open the breaker"
     )
     wait_s = harness.admission.retry_after_s or 0.0
     assert wait_s == pytest.approx(5.1)
     harness.clock.now += wait_s
-    assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (True, None)
+    assert (harness.has_capacity, harness.admission.retry_after_s) == (True, None)
 
 
 def test_without_a_token_limit_usage_has_no_effect() -> None:
     harness = AdmissionHarness()
     harness.run_job(None, 10**12)
-    assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (True, None)
+    assert (harness.has_capacity, harness.admission.retry_after_s) == (True, None)
 
 
 def test_a_half_open_breaker_admits_one_trial_and_reports_no_wait() -> None:
@@ -193,9 +225,9 @@ def test_a_half_open_breaker_admits_one_trial_and_reports_no_wait() -> None:
     for _ in range(DEFAULT_RULE.failures):
         harness.run_job(Unreachable("refused"))
     harness.clock.now += DEFAULT_RULE.open_s
-    assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (True, None)
-    harness.admission.start()
-    assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (False, None)
+    assert (harness.has_capacity, harness.admission.retry_after_s) == (True, None)
+    harness.admission.start("m")
+    assert (harness.has_capacity, harness.admission.retry_after_s) == (False, None)
 
 
 def test_a_changed_token_limit_applies_at_once() -> None:
@@ -206,4 +238,98 @@ def test_a_changed_token_limit_applies_at_once() -> None:
     harness.admission.set_token_limit(6000)
     assert harness.admission.retry_after_s == pytest.approx(0.51)
     harness.admission.set_token_limit(None)
-    assert (harness.admission.has_capacity, harness.admission.retry_after_s) == (True, None)
+    assert (harness.has_capacity, harness.admission.retry_after_s) == (True, None)
+
+
+# --- requests that fail on purpose ----------------------------------------------------------------
+
+BROKEN = BadStatus(500, b"", ErrorCode.BACKEND_ERROR)
+
+
+def test_one_request_that_fails_again_and_again_opens_no_breaker() -> None:
+    harness = AdmissionHarness()
+    for _ in range(10 * DEFAULT_RULE.failures):
+        harness.run_job(BROKEN, request=7)
+    assert not harness.is_open
+    for _ in range(DEFAULT_RULE.failures - 1):
+        harness.run_job(BROKEN)
+    assert harness.is_open
+
+
+def test_failures_that_can_be_confirmed_open_no_breaker() -> None:
+    harness = AdmissionHarness(confirms=True)
+    checks = [harness.run_job(BROKEN) for _ in range(2 * DEFAULT_RULE.failures)]
+    assert checks == [*[Check.HEALTH] * (DEFAULT_RULE.failures - 1), *[Check.MODEL] * 6]
+    assert (harness.is_open, harness.has_capacity) == (False, True)
+
+    harness.admission.reset()
+    assert harness.run_job(BROKEN) is Check.HEALTH
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+PER_MODEL = BreakerRule(per_model=True)
+
+
+def test_request_to_wait_pauses_only_the_requested_model() -> None:
+    harness = AdmissionHarness(PER_MODEL)
+    harness.run_job(BadStatus(429, b"", OVERLOADED, 30.0), model_id="limited")
+    assert harness.admission.is_open("limited")
+    assert not harness.is_open
+    assert harness.admission.next_change_s == pytest.approx(30.0)
+    assert "no jobs for limited for up to 30 s" in harness.admission.reason
+
+
+def test_failures_of_one_model_leave_the_others_in_service() -> None:
+    harness = AdmissionHarness(PER_MODEL)
+    for _ in range(DEFAULT_RULE.failures):
+        harness.run_job(BROKEN, model_id="broken")
+        harness.run_job(None, 5)  # a success of another model does not reset the count
+    assert harness.admission.is_open("broken")
+    assert not harness.is_open
+
+
+def test_failures_at_a_service_that_blocks_keys_count_for_all_models() -> None:
+    harness = AdmissionHarness(VENICE_RULE)
+    for number in range(VENICE_RULE.failures):
+        harness.run_job(BadStatus(429, b"", OVERLOADED, 0.1), model_id=f"model {number}")
+    assert harness.is_open
+
+
+def test_models_with_a_breaker_are_bounded() -> None:
+    harness = AdmissionHarness(PER_MODEL)
+    harness.run_job(BadStatus(429, b"", OVERLOADED, 30.0), model_id="limited")
+    for number in range(2 * MAX_MODELS):
+        harness.run_job(None, 5, model_id=f"model {number}")
+    assert harness.admission.is_open("limited")
+    assert f"models={MAX_MODELS} " in repr(harness.admission)
+
+
+# --- half open ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", [DEFAULT_RULE, PER_MODEL, VENICE_RULE])
+def test_first_output_of_a_trial_closes_the_breaker(rule: BreakerRule) -> None:
+    harness = AdmissionHarness(rule)
+    for _ in range(rule.failures):
+        harness.run_job(BROKEN)
+    harness.clock.now += rule.open_s
+    trial = harness.admission.start("m")
+    assert not harness.admission.has_capacity("m")
+
+    harness.admission.responded(trial)
+
+    assert harness.admission.has_capacity("m")
+    for _ in range(rule.failures - 1):
+        harness.run_job(BROKEN)
+    assert not harness.is_open
+
+
+def test_reset_closes_a_breaker_that_failures_opened_but_keeps_a_requested_wait() -> None:
+    harness = AdmissionHarness(PER_MODEL)
+    for _ in range(DEFAULT_RULE.failures):
+        harness.run_job(BROKEN)
+    harness.run_job(BadStatus(429, b"", OVERLOADED, 30.0), model_id="limited")
+    harness.admission.reset()
+    assert not harness.is_open
+    assert harness.admission.is_open("limited")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from provider_agent.adapters.base import Unreachable
+from provider_agent.agent.backends.admission import Check
 from provider_agent.agent.backends.attempt import Attempt
 from tests.kit.jobs_harness import RecordingAdmission
 from tests.kit.scripted_backend import ScriptedBackend
@@ -19,8 +20,8 @@ SETTLEMENTS: list[tuple[Callable[[Attempt], None], tuple[str, str, int]]] = [
 class RecheckingAdmission(RecordingAdmission):
     """Requests a health check after every failure."""
 
-    def failed(self, generation: int, error: object) -> bool:
-        return True
+    def failed(self, admitted: object, error: object, request: int) -> Check:
+        return Check.HEALTH
 
 
 @pytest.mark.parametrize(("settle", "outcome"), SETTLEMENTS)
@@ -28,9 +29,9 @@ async def test_only_the_first_settlement_counts(
     settle: Callable[[Attempt], None], outcome: tuple[str, str, int]
 ) -> None:
     outcomes: list[tuple[str, str, int]] = []
-    checks_requested: list[bool] = []
+    checks: list[Check] = []
     backend = ScriptedBackend("a")
-    attempt = Attempt(backend, RecordingAdmission(backend, outcomes), checks_requested.append)
+    attempt = Attempt(backend, RecordingAdmission(backend, outcomes), "m", checks.append)
     assert outcomes == [("a", "started", 0)]
     assert repr(attempt) == "<Attempt on a running>"
 
@@ -39,16 +40,15 @@ async def test_only_the_first_settlement_counts(
         settle_again(attempt)
 
     assert outcomes == [("a", "started", 0), outcome]
-    assert checks_requested == [False]
+    assert checks == [Check.NOTHING]
     assert repr(attempt) == "<Attempt on a settled>"
 
 
-async def test_a_failure_reports_whether_to_check_the_backend() -> None:
-    checks_requested: list[bool] = []
+async def test_a_failure_reports_what_to_check() -> None:
+    checks: list[Check] = []
     backend = ScriptedBackend("a")
 
-    Attempt(backend, RecheckingAdmission(backend, []), checks_requested.append).failed(
-        Unreachable("refused")
-    )
+    attempt = Attempt(backend, RecheckingAdmission(backend, []), "m", checks.append)
+    attempt.failed(Unreachable("refused"))
 
-    assert checks_requested == [True]
+    assert checks == [Check.HEALTH]

@@ -1,3 +1,5 @@
+from itertools import count
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +25,7 @@ class BreakerScript:
     def __init__(self, rule: BreakerRule = RULE) -> None:
         self.clock = FakeClock()
         self.breaker = Breaker(rule, self.clock)
+        self._requests = count()
 
     def play(self, script: str) -> BreakerState:
         for word in script.split():
@@ -34,7 +37,14 @@ class BreakerScript:
 
     def _run_job(self, end: str) -> None:
         assert self.breaker.admits()
-        getattr(self.breaker, end)(self.breaker.start())
+        self.report(end, self.breaker.start())
+
+    def report(self, end: str, generation: int) -> None:
+        """Report the end of a job; each job has another request."""
+        if end == "failed":
+            self.breaker.failed(generation, next(self._requests))
+        else:
+            getattr(self.breaker, end)(generation)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +101,7 @@ def test_failures_of_jobs_started_before_the_opening_do_not_prolong_it() -> None
     script.play("failed failed failed 5")
 
     for _ in range(10):
-        script.breaker.failed(running)
+        script.report("failed", running)
 
     assert script.breaker.remaining_open_s == pytest.approx(5.0)
     assert script.play("5") is HALF_OPEN
@@ -128,7 +138,7 @@ def test_results_of_jobs_started_before_the_opening_are_ignored(end: str) -> Non
     script.play("failed failed failed 10")
     script.breaker.start()
 
-    getattr(script.breaker, end)(old)
+    script.report(end, old)
 
     assert script.breaker.state is HALF_OPEN
     assert not script.breaker.admits()
@@ -150,7 +160,7 @@ def test_a_failed_trial_does_not_shorten_the_wait_that_a_server_asked_for() -> N
     trial = script.breaker.start()
     script.breaker.open_for(35.0)
 
-    script.breaker.failed(trial)
+    script.report("failed", trial)
 
     assert script.breaker.remaining_open_s == pytest.approx(35.0)
 

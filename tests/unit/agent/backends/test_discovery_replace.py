@@ -58,7 +58,7 @@ async def test_an_unchanged_backend_keeps_its_health_and_its_breaker() -> None:
         checks_before = kept.checks
         harness.replace(kept, failing, ScriptedBackend("new"))
         assert harness.routes() == [("kept", 0)]
-        assert harness.monitor("failing").admission.is_open
+        assert harness.monitor("failing").admission.is_open("m")
         await asyncio.sleep(1)
         assert kept.checks == checks_before
         assert harness.routes() == [("kept", 0), ("new", 2)]
@@ -108,9 +108,9 @@ async def test_attempts_started_before_a_change_count_only_for_the_old_backend()
         attempts = [retired.start("m") for _ in range(5)]
         harness.replace(new)
         await asyncio.sleep(1)
-        for attempt in attempts:
-            attempt.failed(Unreachable("refused"))
-        assert retired.admission.is_open
+        for number, attempt in enumerate(attempts):
+            attempt.failed(Unreachable("refused"), request=number)
+        assert retired.admission.is_open("m")
         assert harness.routes() == [("a#2", 0)]
         assert [route.in_flight for route in harness.discovery.routes("m")] == [0]
 

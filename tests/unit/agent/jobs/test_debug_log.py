@@ -147,21 +147,21 @@ async def test_a_stopped_job_is_logged_as_not_failed_over(
 
 
 def new_admission(clock: FakeClock, tokens_per_minute: int | None = None) -> AdmissionControl:
-    return AdmissionControl(BreakerRule(), tokens_per_minute, clock, "b")
+    return AdmissionControl(ScriptedBackend("b"), tokens_per_minute, clock)
 
 
 def test_every_transition_of_the_breaker_is_logged(debug_log: pytest.LogCaptureFixture) -> None:
     clock = FakeClock(0.0)
     control = new_admission(clock)
-    early = control.start()
-    for _ in range(BreakerRule().failures):
-        control.failed(control.start(), Unreachable("refused"))
+    early = control.start("m")
+    for request in range(BreakerRule().failures):
+        control.failed(control.start("m"), Unreachable("refused"), request)
     control.succeeded(early)
     clock.now += 10
-    control.failed(control.start(), InvalidResponse("empty"))
+    control.failed(control.start("m"), InvalidResponse("empty"), 0)
     clock.now += 20
-    control.succeeded(control.start())
-    control.failed(control.start(), BadStatus(429, b"", ErrorCode.BACKEND_OVERLOADED, 7.0))
+    control.succeeded(control.start("m"))
+    control.failed(control.start("m"), BadStatus(429, b"", ErrorCode.BACKEND_OVERLOADED, 7.0), 0)
     events = [(one.message, vars(one)["fields"]) for one in debug_log.records]
     breaker = [(event, fields) for event, fields in events if "breaker" in event]
     assert {fields.pop("backend") for _, fields in breaker} == {"b"}
@@ -178,8 +178,8 @@ def test_every_transition_of_the_breaker_is_logged(debug_log: pytest.LogCaptureF
 
 def test_whether_a_failure_counts_is_logged(debug_log: pytest.LogCaptureFixture) -> None:
     control = new_admission(FakeClock(0.0))
-    control.failed(control.start(), Unreachable("refused"))
-    control.failed(control.start(), BadStatus(400, b"", ErrorCode.BAD_REQUEST))
+    control.failed(control.start("m"), Unreachable("refused"), 0)
+    control.failed(control.start("m"), BadStatus(400, b"", ErrorCode.BAD_REQUEST), 0)
     assert fields_of(debug_log, "failure counted") == [
         {"backend": "b", "code": "backend_unreachable"}
     ]
@@ -219,7 +219,7 @@ async def test_debug_log_has_neither_request_nor_response_nor_error_body(
     (await second.next_run()).answer(b"a private answer")
     await harness.end(job)
     control = new_admission(FakeClock(0.0))
-    control.failed(control.start(), error)
+    control.failed(control.start("m"), error, 0)
     assert {"routes considered", "job admitted", "job failed over", "breaker opened"} <= set(
         debug_log.messages
     )

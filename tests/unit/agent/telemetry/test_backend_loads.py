@@ -97,8 +97,9 @@ async def test_models_behind_an_open_breaker_are_down() -> None:
     backend.reported_load = ServerLoad(models={"m": LOADED})
     harness = LoadsHarness(backend)
     await harness.models()
-    for _ in range(5):
-        find_monitor(harness.discovery, "b").start("m").failed(Unreachable("refused"))
+    for number in range(5):
+        attempt = find_monitor(harness.discovery, "b").start("m")
+        attempt.failed(Unreachable("refused"), request=number)
 
     assert (await harness.models())["m"].state == "down"
 

@@ -117,8 +117,9 @@ async def test_status_shows_a_backend_with_an_open_breaker_as_unhealthy() -> Non
     # In an earlier version, the status showed such a backend as healthy while it received no jobs.
     harness = ReportsHarness()
     await harness.discovery.check_all()
-    for _ in range(5):
-        find_monitor(harness.discovery, "up").start("m").failed(Unreachable("refused"))
+    for number in range(5):
+        attempt = find_monitor(harness.discovery, "up").start("m")
+        attempt.failed(Unreachable("refused"), request=number)
 
     def first_backend() -> BackendStatus:
         state = harness.reports.status(

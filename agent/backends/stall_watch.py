@@ -1,0 +1,45 @@
+"""Detects that a server processes no tokens although jobs run. No I/O; the clock is an argument.
+
+A frozen engine may still answer its health checks: vLLM's HTTP process does.
+"""
+
+from collections.abc import Callable
+
+
+class StallWatch:
+    """Compares what a server reports about its progress while jobs run on it.
+
+    Args:
+        stall_s: how long nothing may change before the server counts as stalled; None: never.
+        clock: returns monotonic seconds.
+    """
+
+    def __init__(self, stall_s: float | None, clock: Callable[[], float]) -> None:
+        self.stall_s = stall_s
+        self._clock = clock
+        self._progress: str | None = None
+        self._changed_at = clock()
+
+    def __repr__(self) -> str:
+        return f"<StallWatch progress={self._progress!r}>"
+
+    def restart(self) -> None:
+        """Start to measure anew: the first job starts, or the server was idle."""
+        self._changed_at = self._clock()
+
+    def progress_reported(self, progress: str | None) -> None:
+        """Record what the server reports; None: it reports nothing now, and is not watched."""
+        if progress is None or progress != self._progress:
+            self._progress = progress
+            self.restart()
+
+    def is_stalled(self, last_output_at: float | None) -> bool:
+        """Whether nothing has changed for `stall_s`.
+
+        Args:
+            last_output_at: the time when a job last had output; None if none had any.
+        """
+        if self.stall_s is None or self._progress is None:
+            return False
+        changed_at = max(self._changed_at, last_output_at or 0.0)
+        return self._clock() - changed_at >= self.stall_s
