@@ -29,11 +29,16 @@ from provider_agent.adapters.errors import (
     Transport,
     Unreachable,
 )
-from provider_agent.adapters.requests.policy import RequestPolicy
+from provider_agent.adapters.requests.policy import (
+    NATIVE_POLICY,
+    PASSTHROUGH_POLICY,
+    RequestPolicy,
+)
 from provider_agent.adapters.server_load import ModelServerLoad, ModelState, ServerLoad
 from provider_agent.adapters.settings import (
     BackendSettings,
     BackendTimeouts,
+    MediaUrls,
     PolicyMode,
     TimeoutSettings,
 )
@@ -43,6 +48,8 @@ from provider_agent.protocol.job import Job
 from provider_agent.protocol.limits import MAX_LIVE_JOBS
 
 __all__ = [
+    "NATIVE_POLICY",
+    "PASSTHROUGH_POLICY",
     "Backend",
     "BackendError",
     "BackendHealth",
@@ -58,6 +65,7 @@ __all__ = [
     "InvalidResponse",
     "Job",
     "JobSink",
+    "MediaUrls",
     "MissingApiKey",
     "ModelNotFound",
     "ModelServerLoad",
@@ -218,7 +226,9 @@ class Backend(ABC):
         breaker_rule: when repeated failures open a circuit breaker.
         confirms_failures: whether `generate_token` shows if a model works. Repeated failures of
             jobs then stop a model only if `generate_token` fails too.
-        request_policy: request fields that are not forwarded unless the operator allows them.
+        request_policy: the request fields that are sent to the server; None selects
+            `NATIVE_POLICY` or `PASSTHROUGH_POLICY`.
+        default_max_output_tokens: limit of the output tokens of a job if the operator sets none.
         default_max_concurrent: limit of concurrent jobs if the operator sets none.
         default_timeouts: timeouts of a job where the operator sets none.
 
@@ -237,7 +247,8 @@ class Backend(ABC):
     accepts_formats: ClassVar[bool] = False
     breaker_rule: ClassVar[BreakerRule] = BreakerRule()
     confirms_failures: ClassVar[bool] = False
-    request_policy: ClassVar[RequestPolicy] = RequestPolicy()
+    request_policy: ClassVar[RequestPolicy | None] = None
+    default_max_output_tokens: ClassVar[int | None] = None
     default_max_concurrent: ClassVar[int] = 8
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts()
 

@@ -52,14 +52,28 @@ class TimeoutSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class PolicyMode(StrEnum):
-    """What happens to the request fields and tools that the kind's request policy lists."""
+    """What happens to the request fields and tools that the request policy does not list."""
 
-    STRICT = "strict"
+    REFUSE = "refuse"
     """Reject the job."""
     STRIP = "strip"
     """Remove them."""
     PASS = "pass"  # noqa: S105 - not a password
-    """Forward them."""
+    """Send the request as it is."""
+
+
+class MediaUrls(StrEnum):
+    """Which URLs a message may contain."""
+
+    DATA = "data"
+    """`data:` URLs only: the request contains the media."""
+    ANY = "any"
+    """Also `http:` and `https:` URLs, which the server fetches."""
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """The beginnings that a URL may have. `file:` is never one."""
+        return ("data:",) if self is MediaUrls.DATA else ("data:", "http://", "https://")
 
 
 class BackendSettings(Struct, frozen=True, kw_only=True):
@@ -76,7 +90,13 @@ class BackendSettings(Struct, frozen=True, kw_only=True):
         max_concurrent: limit of concurrent jobs; None selects what the server reports, else the
             kind's default.
         timeouts: timeouts that differ from the kind's defaults.
-        request_policy: what happens to fields and tools that the kind's request policy lists.
+        request_policy: what happens to fields and tools that the kind's request policy does not
+            list.
+        pass_fields: dotted names of fields and types that are sent although the policy does not
+            list them.
+        strip_fields: dotted names of fields and types that are not sent although it does.
+        media_urls: which URLs messages may contain; None selects the kind's default.
+        max_output_tokens: limit of the output tokens of a job; None selects the kind's default.
         venice_system_prompt: whether Venice may prepend its own system prompt.
     """
 
@@ -89,6 +109,10 @@ class BackendSettings(Struct, frozen=True, kw_only=True):
     max_concurrent: int | None = None
     timeouts: TimeoutSettings = TimeoutSettings()
     request_policy: PolicyMode = PolicyMode.STRIP
+    pass_fields: tuple[str, ...] = ()
+    strip_fields: tuple[str, ...] = ()
+    media_urls: MediaUrls | None = None
+    max_output_tokens: int | None = None
     venice_system_prompt: bool = False
 
     def __repr__(self) -> str:

@@ -1,32 +1,27 @@
 """Prepares the body of a client's request for one server.
 
-`model` is replaced by the server's id. `stream_options.include_usage` is set in a streamed request
-of OpenAI's chat or completions if the server reports token usage only on request and the job allows
-that change. The request policy is applied. All other values keep their exact bytes: they are never
-decoded, so numbers, escapes and field order do not change.
-
-The outermost object is always encoded again, so that the agent and the server cannot interpret a
-duplicate or escaped field name differently. For the same reason a field such as `Model` is dropped:
-servers written in Go (Ollama) match names case-insensitively.
+The body is written by the agent from what it has decoded and checked, so that the agent and the
+server cannot interpret a duplicate, escaped or oddly spelled name differently. `model` is replaced
+by the server's id. `stream_options.include_usage` is set in a streamed request of OpenAI's chat or
+completions if the server reports token usage only on request and the job allows that change. Values
+that no rule looks into keep their exact bytes: numbers, escapes and field order do not change.
 """
+
+from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
 from provider_agent.adapters.errors import BadRequest
+from provider_agent.adapters.requests.output_limit import limit_output
 from provider_agent.adapters.requests.policy import RequestPolicy, apply_policy
-from provider_agent.adapters.settings import PolicyMode
+from provider_agent.adapters.requests.rules import FIELDS
+from provider_agent.adapters.requests.structure import check_structure
+from provider_agent.adapters.settings import BackendSettings
 from provider_agent.protocol.formats import Operation
 
-_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_ENCODER = msgspec.json.Encoder()
-_TRUE = msgspec.Raw(b"true")
-
-_OWN_FIELDS = ("model", "stream", "stream_options")
-"""Fields that the agent sets or depends on."""
-
-NO_POLICY = RequestPolicy()
-
-_STREAM_OPTIONS_OPERATIONS = frozenset({Operation.CHAT, Operation.COMPLETIONS})
+_ENCODER: Final = msgspec.json.Encoder()
+_STREAM_OPTIONS_OPERATIONS: Final = frozenset({Operation.CHAT, Operation.COMPLETIONS})
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):
@@ -47,9 +42,11 @@ def prepare_request(
     upstream_model: str,
     *,
     ask_for_usage: bool,
-    policy: RequestPolicy = NO_POLICY,
-    mode: PolicyMode = PolicyMode.STRIP,
-    extra_fields: dict[str, msgspec.Raw] | None = None,
+    policy: RequestPolicy,
+    settings: BackendSettings,
+    extra_fields: Mapping[str, msgspec.Raw] | None = None,
+    max_output_tokens: int | None = None,
+    knows_only_max_tokens: bool = False,
 ) -> UpstreamRequest:
     """Prepare a client's request for one server.
 
@@ -59,42 +56,46 @@ def prepare_request(
         upstream_model: the server's id of the model.
         ask_for_usage: whether to set `stream_options.include_usage` in a streamed request of
             OpenAI's chat or completions.
-        policy: fields that are not forwarded to this server.
-        mode: whether such a field is removed, fails the job or is forwarded.
+        policy: the fields that are sent to this server.
+        settings: the operator's settings of the backend.
         extra_fields: defaults that are added after the policy, if the request lacks them.
+        max_output_tokens: limit of the output tokens; None for no limit.
+        knows_only_max_tokens: whether the server ignores `max_completion_tokens`.
 
     Raises:
-        BadRequest: the request is not one JSON object, or the policy rejects it.
+        BadRequest: the request is not one JSON object, is too deep or has too many values, or the
+            policy refuses it.
     """
     try:
-        fields = _without_case_variants(_OBJECT.decode(request), _OWN_FIELDS)
-        apply_policy(fields, policy, mode)
+        check_structure(request)
+        fields = apply_policy(FIELDS.decode(request), operation, policy, settings)
         for name, value in (extra_fields or {}).items():
             fields.setdefault(name, value)
-        fields["model"] = msgspec.Raw(_ENCODER.encode(upstream_model))
-        streamed = bytes(fields.get("stream", b"")) == b"true"
+        limit_output(fields, operation, max_output_tokens, one_name=knows_only_max_tokens)
+        fields["model"] = upstream_model
+        streamed = _is_true(fields.get("stream"))
         if streamed and ask_for_usage and operation in _STREAM_OPTIONS_OPERATIONS:
-            _ask_for_usage(fields)
+            fields["stream_options"] = _with_usage(fields.get("stream_options"))
+        return UpstreamRequest(_ENCODER.encode(fields), streamed)
     except (ValueError, RecursionError) as error:
         raise BadRequest("the request is not one JSON object") from error
-    return UpstreamRequest(_ENCODER.encode(fields), streamed)
 
 
-def _without_case_variants(
-    fields: dict[str, msgspec.Raw], own: tuple[str, ...]
-) -> dict[str, msgspec.Raw]:
-    """Return the fields without those that differ from an own field only by case."""
-    return {
-        name: value for name, value in fields.items() if name in own or name.casefold() not in own
+def _is_true(value: object) -> bool:
+    return isinstance(value, msgspec.Raw) and bytes(value) == b"true"
+
+
+def _with_usage(options: object) -> object:
+    """Return stream options that ask for usage; the server rejects options of a wrong type."""
+    if isinstance(options, msgspec.Raw):  # not checked by a rule, or null
+        text = bytes(options)
+        if not text.startswith(b"{") and text != b"null":
+            return options
+        options = FIELDS.decode(text) if text != b"null" else {}
+    known = options if isinstance(options, dict) else {}
+    kept = {
+        name: value
+        for name, value in known.items()
+        if name == "include_usage" or name.casefold() != "include_usage"
     }
-
-
-def _ask_for_usage(fields: dict[str, msgspec.Raw]) -> None:
-    """Set `stream_options.include_usage`. Options of a wrong type stay: the server rejects them."""
-    options_raw = bytes(fields.get("stream_options", b"null"))
-    if options_raw != b"null" and not options_raw.startswith(b"{"):
-        return
-    options = {} if options_raw == b"null" else _OBJECT.decode(options_raw)
-    options = _without_case_variants(options, ("include_usage",))
-    options["include_usage"] = _TRUE
-    fields["stream_options"] = msgspec.Raw(_ENCODER.encode(options))
+    return {**kept, "include_usage": True}

@@ -1,101 +1,125 @@
-"""Request policies: fields of a client's request that are not forwarded to a server.
+"""Request policies: which fields of a client's request are sent to a server.
 
-Such a field spends the operator's money beyond the job, affects other requests on the server, or
-selects another model than the advertised one. Each adapter defines its own policy
-(`Backend.request_policy`; docs/adapters.md lists them). The operator chooses whether such a field
-fails the job (`strict`), is removed (`strip`) or is forwarded (`pass`).
-
-Names are compared case-insensitively, because servers written in Go (Ollama) match them that way.
+A policy is an allow-list of fields for each operation, with rules for their values. Each kind of
+backend has one (`Backend.request_policy`; docs/adapters.md lists them). A field or tool that is not
+in the list could spend the operator's money beyond the job, reach internals of the server or select
+another model. The operator chooses whether it is removed (`strip`), fails the job (`refuse`) or is
+sent (`pass`), and can extend and shorten the list.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-import msgspec
+from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from provider_agent.adapters.errors import BadRequest
-from provider_agent.adapters.settings import PolicyMode
+from provider_agent.adapters.requests.bounds import STREAM
+from provider_agent.adapters.requests.fields import (
+    MEANINGFUL,
+    NATIVE,
+    STANDARD,
+    FieldTable,
+)
+from provider_agent.adapters.requests.rules import Fields, Review, Rule, check_fields
+from provider_agent.adapters.settings import BackendSettings, MediaUrls, PolicyMode
+from provider_agent.protocol.formats import Operation
 
 
-class RequestPolicy(msgspec.Struct, frozen=True):
-    """The fields and tools that are not forwarded to one kind of server.
+class RequestPolicy(Struct, frozen=True):
+    """The fields that are sent to one kind of server.
 
     Attributes:
-        fields: names in the outermost object, in lower case.
-        tool_types: prefixes of the `type` of tools that the server executes itself.
+        fields: for each operation, the rule of each field; None sends any value.
+        media_urls: which URLs messages may contain, unless the operator sets it.
+        without: dotted names of fields and types that are not sent although `fields` has them.
     """
 
-    fields: frozenset[str] = frozenset()
-    tool_types: tuple[str, ...] = ()
+    fields: FieldTable
+    media_urls: MediaUrls = MediaUrls.DATA
+    without: frozenset[str] = frozenset()
+
+    def allowing(
+        self,
+        names: Iterable[str] | Mapping[str, Rule | None],
+        operations: Iterable[Operation] = Operation,
+    ) -> "RequestPolicy":
+        """Return a policy with further fields in these operations.
+
+        Args:
+            names: the fields; of a mapping, the values are their rules.
+            operations: the operations that get the fields.
+        """
+        added = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
+        return self.extended(dict.fromkeys(operations, added))
+
+    def extended(self, table: FieldTable) -> "RequestPolicy":
+        """Return a policy with the further fields of a table."""
+        merged = {
+            operation: {**self.fields.get(operation, {}), **table.get(operation, {})}
+            for operation in Operation
+        }
+        return replace(self, fields=merged)
 
 
-WEB_SEARCH_TOOLS: Final = ("web_search", "web_fetch")
-"""Prefixes of the tool types that make a server search the web."""
+NATIVE_POLICY: Final = RequestPolicy(STANDARD).extended(NATIVE)
+"""For servers on the operator's machines: the standard fields, and those of native servers."""
 
-# A decoder per type: `msgspec.json.decode` with `type` would build one for each tool.
-_TOOLS: Final = msgspec.json.Decoder(list[msgspec.Raw])
-_TOOL: Final = msgspec.json.Decoder(dict[str, object])
+PASSTHROUGH_POLICY: Final = RequestPolicy(STANDARD, MediaUrls.ANY)
+"""For remote services: only the standard fields."""
 
 
-def apply_policy(fields: dict[str, msgspec.Raw], policy: RequestPolicy, mode: PolicyMode) -> None:
-    """Apply a policy to a request's fields.
+def default_policy(*, native: bool) -> RequestPolicy:
+    """Return the policy of a kind that defines none."""
+    return NATIVE_POLICY if native else PASSTHROUGH_POLICY
+
+
+def apply_policy(
+    found: Mapping[str, Raw],
+    operation: Operation,
+    policy: RequestPolicy,
+    settings: BackendSettings,
+) -> dict[str, object]:
+    """Return the fields of a request that are sent, with their checked values.
 
     Args:
-        fields: the outermost object of the request; changed in place.
+        found: the outermost object of the request.
+        operation: the operation of the request.
         policy: the policy of the server's kind.
-        mode: the operator's choice.
+        settings: the operator's choices.
 
     Raises:
-        BadRequest: `mode` is `strict` and the request has such a field or tool.
+        BadRequest: a value is out of bounds, a field cannot be removed without changing what the
+            client asked for, or the operator refuses what would be removed.
+        ValueError: a nested value is not valid JSON.
     """
-    if mode is PolicyMode.PASS:
-        return
-    named = sorted(name for name in fields if name.casefold() in policy.fields)
-    kept_tools = {
-        name: kept
-        for name, value in fields.items()
-        if name.casefold() == "tools"
-        and (kept := _forwarded_tools(value, policy.tool_types)) is not None
+    fields = policy.fields.get(operation, {})
+    if settings.request_policy is PolicyMode.PASS:
+        return _all_but_other_spellings(found, fields)
+    review = Review(
+        (settings.media_urls or policy.media_urls).schemes,
+        passed=frozenset(settings.pass_fields),
+        stripped=policy.without.union(settings.strip_fields).difference(settings.pass_fields),
+        refused=MEANINGFUL,
+    )
+    sent = check_fields(found, fields, "", review)
+    if review.removed and settings.request_policy is PolicyMode.REFUSE:
+        raise BadRequest(f"this provider does not accept: {', '.join(sorted(review.removed))}")
+    if sent.get("tools") == []:
+        # Most servers reject an empty list, and a `tool_choice` without tools.
+        del sent["tools"]
+        sent.pop("tool_choice", None)
+    return sent
+
+
+def _all_but_other_spellings(found: Mapping[str, Raw], fields: Fields) -> dict[str, object]:
+    """Return all fields but those that differ from a known name only by case.
+
+    Servers written in Go (Ollama) take `Model` for `model`, and `\u017ftream` for `stream`.
+    """
+    STREAM.check(found.get("stream", Raw(b"null")), "stream", Review(()))
+    return {
+        name: value
+        for name, value in found.items()
+        if name in fields or name.casefold() not in fields
     }
-    if mode is PolicyMode.STRICT and (named or kept_tools):
-        rejected = ", ".join(named) if named else "tools that the server executes itself"
-        raise BadRequest(f"this provider does not accept: {rejected}")
-    for name in named:
-        del fields[name]
-    for name, kept in kept_tools.items():
-        _set_tools(fields, name, kept)
-
-
-def _forwarded_tools(tools: msgspec.Raw, forbidden: tuple[str, ...]) -> list[msgspec.Raw] | None:
-    """Return the tools that are forwarded; None if all of them are."""
-    if not forbidden:
-        return None
-    try:
-        listed = _TOOLS.decode(tools)
-    except ValueError:
-        return None  # not a list: the server rejects it
-    kept = [tool for tool in listed if not _has_type(tool, forbidden)]
-    return kept if len(kept) < len(listed) else None
-
-
-def _has_type(tool: msgspec.Raw, prefixes: tuple[str, ...]) -> bool:
-    """Whether a tool's type starts with a prefix; False if malformed: the server rejects it."""
-    try:
-        fields = _TOOL.decode(tool)
-    except ValueError:
-        return False
-    types = [value for name, value in fields.items() if name.casefold() == "type"]
-    return any(isinstance(value, str) and value.startswith(prefixes) for value in types)
-
-
-def _set_tools(fields: dict[str, msgspec.Raw], name: str, tools: list[msgspec.Raw]) -> None:
-    """Replace the tools.
-
-    If none is left, `tools` and `tool_choice` are removed: most servers reject an empty list, and a
-    `tool_choice` without tools.
-    """
-    if tools:
-        fields[name] = msgspec.Raw(msgspec.json.encode(tools))
-        return
-    del fields[name]
-    for choice in [other for other in fields if other.casefold() == "tool_choice"]:
-        del fields[choice]

@@ -8,39 +8,76 @@ tokens as words; and in a long text a token has fewer than eight characters on a
 Only text that certainly reaches the model is counted: messages, system prompts, tool calls and
 descriptions of tools. Roles, templates, schemas and images are not counted. Nor is the response:
 `max_tokens` is an upper limit that most responses do not reach.
+
+Texts are counted as JSON, in slices, and never decoded: every call into C is short, so that a
+thread can count a large request without blocking the event loop.
 """
 
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
+from msgspec import Raw
 
 from provider_agent.protocol.formats import Operation
+from provider_agent.protocol.limits import KIB
 
 CHARS_PER_TOKEN: Final = 8
 """English has about four, German about five, Chinese between one and two."""
 
-_SLICE_CHARS: Final = 64 * 1024
-"""A text is counted in slices, so that counting can stop in the middle of a long text."""
+_SLICE_BYTES: Final = 64 * KIB
+_NOT_CHARS: Final = bytes(range(0x80, 0xC0)) + b" \t"
+"""Continuation bytes of UTF-8, which are not characters of their own, and white space."""
 
-_TEXT_FIELDS: Final = frozenset(
-    {"content", "text", "input", "arguments", "thinking", "description", "output", "summary"}
-)
-"""Fields of messages, message parts and tools that contain text at any depth."""
 
-_NESTED_FIELDS: Final = _TEXT_FIELDS | {
-    *("function", "tool_calls", "parameters", "input_schema", "properties", "items"),
-}
-"""Fields whose objects and lists are searched for text fields."""
+_ABSENT: Final = Raw()
 
 
 class _Request(msgspec.Struct):
-    messages: object = None
-    system: object = None
-    instructions: object = None
-    input: object = None
-    prompt: object = None
-    tools: object = None
+    messages: Raw = _ABSENT
+    system: Raw = _ABSENT
+    instructions: Raw = _ABSENT
+    input: Raw = _ABSENT
+    prompt: Raw = _ABSENT
+    tools: Raw = _ABSENT
+
+
+class _Function(msgspec.Struct):
+    description: Raw = _ABSENT
+    arguments: Raw = _ABSENT
+
+
+class _Call(msgspec.Struct):
+    function: _Function | None = None
+
+
+class _Part(msgspec.Struct):
+    """What messages, their parts, input items and tools have of texts."""
+
+    content: Raw = _ABSENT
+    text: Raw = _ABSENT
+    thinking: Raw = _ABSENT
+    arguments: Raw = _ABSENT
+    output: Raw = _ABSENT
+    summary: Raw = _ABSENT
+    description: Raw = _ABSENT
+    function: _Function | None = None
+    tool_calls: list[_Call] | None = None
+
+    def texts(self) -> Iterator[Raw]:
+        yield from (self.content, self.text, self.thinking, self.arguments)
+        yield from (self.output, self.summary, self.description)
+        calls = [call.function for call in self.tool_calls or ()]
+        for function in (self.function, *calls):
+            if function is not None:
+                yield from (function.description, function.arguments)
+
+
+_REQUEST: Final = msgspec.json.Decoder(_Request)
+_ITEMS: Final = msgspec.json.Decoder(list[Raw])
+_PART: Final = msgspec.json.Decoder(_Part)
+_DEEPEST: Final = 4
+"""Lists inside each other: messages, their parts, and the parts of a tool's result."""
 
 
 def least_prompt_tokens(request: bytes, operation: Operation, enough: int) -> int:
@@ -54,42 +91,69 @@ def least_prompt_tokens(request: bytes, operation: Operation, enough: int) -> in
     if len(request) <= enough:
         return 0  # a token has at least one byte, so there are at most `enough` tokens
     try:
-        fields = msgspec.json.decode(request, type=_Request)
+        fields = _REQUEST.decode(request)
+        if operation in (Operation.EMBEDDINGS, Operation.COMPLETIONS):
+            # Each text of a list is a separate prompt.
+            field = fields.input if operation is Operation.EMBEDDINGS else fields.prompt
+            prompts = _ITEMS.decode(field) if _starts(field, b"[") else [field]
+            return max((_least_tokens([prompt], enough) for prompt in prompts), default=0)
+        found = [fields.messages, fields.system, fields.instructions, fields.input, fields.tools]
+        return _least_tokens(found, enough)
     except (ValueError, RecursionError):
         return 0
-    if operation in (Operation.EMBEDDINGS, Operation.COMPLETIONS):
-        # Each text of a list is a separate prompt.
-        field = fields.input if operation is Operation.EMBEDDINGS else fields.prompt
-        prompts = field if isinstance(field, list) else [field]
-        return max((_least_tokens([prompt], enough) for prompt in prompts), default=0)
-    found = [fields.messages, fields.system, fields.instructions, fields.input, fields.tools]
-    return _least_tokens(_texts(found), enough)
 
 
-def _texts(found: list[object]) -> Iterator[str]:
-    """Yield the texts in known fields. Not recursive, because the client controls the depth."""
-    waiting = list(found)
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, list):
-            waiting.extend(value)
-        elif isinstance(value, dict):
-            for name, inner in value.items():
-                if name in _TEXT_FIELDS or (name in _NESTED_FIELDS and not isinstance(inner, str)):
-                    waiting.append(inner)
-
-
-def _least_tokens(texts: Iterable[object], enough: int) -> int:
+def _least_tokens(values: Iterable[Raw], enough: int) -> int:
     words = chars = 0
-    for text in texts:
-        if not isinstance(text, str):
-            continue
-        for begin in range(0, len(text), _SLICE_CHARS):
-            found = text[begin : begin + _SLICE_CHARS].split()
-            words += len(found) - (begin > 0)  # the slice may start inside a word
-            chars += sum(map(len, found))
+    for text in _strings(values, _DEEPEST):
+        for piece, split in _pieces(text):
+            piece_words, piece_chars = _count(piece)
+            words += max(0, piece_words - 2 * split)
+            chars += piece_chars
             if max(words, chars // CHARS_PER_TOKEN) > enough:
                 return max(words, chars // CHARS_PER_TOKEN)
     return max(words, chars // CHARS_PER_TOKEN)
+
+
+def _pieces(text: memoryview) -> Iterator[tuple[bytes, bool]]:
+    """Yield the slices of a text, and whether the cut before one may be in a word or an escape."""
+    begin, split = 0, False
+    while begin < text.nbytes:
+        piece = bytes(text[begin : begin + _SLICE_BYTES])
+        is_last = begin + len(piece) == text.nbytes
+        cut = len(piece) if is_last else piece.rfind(b" ") + 1
+        piece = piece[:cut] if cut else piece
+        yield piece, split
+        begin += len(piece)
+        split = not cut
+
+
+def _strings(values: Iterable[Raw], levels: int) -> Iterator[memoryview]:
+    """Yield the JSON strings among values and in lists of parts, without their quotes."""
+    for value in values:
+        if _starts(value, b'"'):
+            yield memoryview(value)[1:-1]
+        elif levels and _starts(value, b"["):
+            for item in _ITEMS.decode(value):
+                if _starts(item, b"{"):
+                    yield from _strings(_PART.decode(item).texts(), levels - 1)
+
+
+def _count(piece: bytes) -> tuple[int, int]:
+    """Return the words and characters of a piece of a JSON string; too few rather than too many."""
+    escapes = piece.count(b"\\")
+    if escapes:
+        # An escape separates words if it is white space, and is not counted as a character.
+        piece = piece.replace(b"\\\\", b"xx")
+        for escape in (b"\\n", b"\\t", b"\\r"):
+            piece = piece.replace(escape, b" ")
+    chars = len(piece.translate(None, _NOT_CHARS)) - _ESCAPE_CHARS * escapes
+    return len(piece.split()), max(0, chars)
+
+
+_ESCAPE_CHARS: Final = 6
+"""The length of the longest escape, `\\u00e9`."""
+
+
+def _starts(value: Raw, first: bytes) -> bool:
+    return bytes(memoryview(value)[:1]) == first

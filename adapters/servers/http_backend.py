@@ -9,6 +9,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType
 from typing import ClassVar, Final, TypeVar
 
@@ -30,7 +31,9 @@ from provider_agent.adapters.base import (
     ModelServerLoad,
     Transport,
 )
+from provider_agent.adapters.requests import offload
 from provider_agent.adapters.requests.body import UpstreamRequest, prepare_request
+from provider_agent.adapters.requests.policy import default_policy
 from provider_agent.adapters.responses.http_errors import (
     failed_health,
     map_aiohttp_errors,
@@ -115,6 +118,7 @@ class HttpBackend(Backend):
 
     Class attributes:
         asks_for_usage: whether the server reports a stream's token usage only on request.
+        knows_only_max_tokens: whether the server ignores `max_completion_tokens`.
         estimates_prompt: whether `message_start` of a Messages stream only estimates the tokens of
             the prompt; those of an interrupted stream are then unknown.
         reuses_connections: whether one connection may carry several requests.
@@ -127,6 +131,7 @@ class HttpBackend(Backend):
     breaker_rule: ClassVar[BreakerRule] = BreakerRule(per_model=True)
     confirms_failures: ClassVar[bool] = True
     asks_for_usage: ClassVar[bool] = True
+    knows_only_max_tokens: ClassVar[bool] = False
     estimates_prompt: ClassVar[bool] = False
     reuses_connections: ClassVar[bool] = True
 
@@ -270,7 +275,7 @@ class HttpBackend(Backend):
         return {name: loads[upstream] for name, upstream in listed if upstream in loads}
 
     def prepare(self, job: Job, operation: Operation) -> UpstreamRequest:
-        """Prepare a job's request for this server.
+        """Prepare a job's request for this server. Large requests are prepared in a thread.
 
         Raises:
             BadRequest: the request is not one JSON object, or the request policy rejects it.
@@ -280,9 +285,11 @@ class HttpBackend(Backend):
             operation,
             self._upstream_ids.get(job.model_id, job.model_id),
             ask_for_usage=self.asks_for_usage and job.add_usage,
-            policy=self.request_policy,
-            mode=self.settings.request_policy,
+            policy=self.request_policy or default_policy(native=self.native),
+            settings=self.settings,
             extra_fields=self.extra_fields(operation),
+            max_output_tokens=self.settings.max_output_tokens or self.default_max_output_tokens,
+            knows_only_max_tokens=self.knows_only_max_tokens,
         )
 
     def extra_fields(
@@ -297,7 +304,7 @@ class HttpBackend(Backend):
         operation = find_operation(job.format, job.operation)
         if operation is None:  # routing already refuses such jobs
             raise ModelNotFound(f"no operation {job.operation!r} in format {job.format!r}")
-        request = self.prepare(job, operation)
+        request = await offload.call(partial(self.prepare, job, operation), len(job.request))
         timeouts = JobTimeouts(self.timeouts)
         relay = Relay(operation, sink, timeouts, estimated_start=self.estimates_prompt)
         self._running_timeouts.add(timeouts)

@@ -23,7 +23,6 @@ from provider_agent.adapters.base import (
     BackendTimeouts,
     ModelServerLoad,
     ModelState,
-    RequestPolicy,
     ServerLoad,
 )
 from provider_agent.adapters.servers.http_backend import ROUTE_ABSENT, HttpBackend, ServerResponse
@@ -121,11 +120,6 @@ class LlamaCppBackend(HttpBackend):
     default_url: ClassVar[str] = "http://127.0.0.1:8080"
     # The server announces keep-alive, and closes the connection right after some streams.
     reuses_connections: ClassVar[bool] = False
-    # The first three select the slot of another request, or other weights than the advertised ones.
-    # `n_cache_reuse` reuses cached chunks at other positions, which changes the answer.
-    request_policy: ClassVar[RequestPolicy] = RequestPolicy(
-        frozenset({"id_slot", "slot_id", "lora", "n_cache_reuse"})
-    )
     default_max_concurrent: ClassVar[int] = 4
     # While a request waits for a slot, the server sends no byte of the response body; older builds
     # do not even send headers. It answers `/slots` between two batches of a prompt; without a GPU,

@@ -22,7 +22,6 @@ from provider_agent.adapters.base import (
     InvalidResponse,
     ModelServerLoad,
     ModelState,
-    RequestPolicy,
     ServerLoad,
 )
 from provider_agent.adapters.servers.http_backend import ROUTE_ABSENT, HttpBackend
@@ -109,11 +108,6 @@ class LmStudioBackend(HttpBackend):
 
     kind: ClassVar[str] = "lmstudio"
     default_url: ClassVar[str] = "http://127.0.0.1:1234"
-    # These set how long a model stays in memory, add a second model, or make the operator's machine
-    # call tool servers.
-    request_policy: ClassVar[RequestPolicy] = RequestPolicy(
-        frozenset({"ttl", "draft_model", "integrations"}), ("mcp",)
-    )
     default_max_concurrent: ClassVar[int] = 1
     # A request for a model that was unloaded while idle first loads the model; until it is loaded,
     # the server sends no byte of the response.

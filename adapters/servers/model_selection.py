@@ -42,7 +42,9 @@ def select_models(models: Iterable[BackendModel], settings: BackendSettings) -> 
                 model,
                 model_id=name,
                 context_window=_plausible_tokens(model.context_window),
-                max_output_tokens=_plausible_tokens(model.max_output_tokens),
+                max_output_tokens=_smallest(
+                    settings.max_output_tokens, _plausible_tokens(model.max_output_tokens)
+                ),
                 withheld=model.withheld
                 or _reason_to_withhold(name, model, settings, listed=listed),
             )
@@ -87,6 +89,10 @@ def _reason_to_withhold(
     if not listed:
         return LIST_IT if settings.models is None else NOT_LISTED
     return ""
+
+
+def _smallest(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _plausible_tokens(tokens: int | None) -> int | None:

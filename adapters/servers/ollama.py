@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import ClassVar, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from provider_agent.adapters.base import (
     BackendError,
@@ -25,11 +26,9 @@ from provider_agent.adapters.base import (
     ModelServerLoad,
     ModelState,
     PromptTooLong,
-    RequestPolicy,
     ServerLoad,
 )
 from provider_agent.adapters.requests.body import UpstreamRequest
-from provider_agent.adapters.requests.policy import WEB_SEARCH_TOOLS
 from provider_agent.adapters.requests.prompt_size import least_prompt_tokens
 from provider_agent.adapters.servers.http_backend import HttpBackend
 from provider_agent.adapters.servers.input_kinds import kinds_from_flags
@@ -109,11 +108,9 @@ class OllamaBackend(HttpBackend):
     kind: ClassVar[str] = "ollama"
     default_url: ClassVar[str] = "http://127.0.0.1:11434"
     estimates_prompt: ClassVar[bool] = True
-    # These are not forwarded: `keep_alive` sets how long a model stays in memory, and web tools use
-    # the operator's account.
-    request_policy: ClassVar[RequestPolicy] = RequestPolicy(
-        frozenset({"keep_alive"}), WEB_SEARCH_TOOLS
-    )
+    knows_only_max_tokens: ClassVar[bool] = True
+    # A model that does not stop by itself generates until the job's timeout.
+    default_max_output_tokens: ClassVar[int | None] = 32_768
     # OLLAMA_NUM_PARALLEL, which the API does not report, is 1 unless the operator sets it.
     default_max_concurrent: ClassVar[int] = 1
     # A response starts after the model has loaded (OLLAMA_LOAD_TIMEOUT: up to five minutes) and
@@ -137,17 +134,28 @@ class OllamaBackend(HttpBackend):
         """List the models on the server's disk; see `Backend.list_models`."""
         self.version = await self._fetch_version()
         tags = (await self.get_json("/api/tags", _Tags)).models or []
-        self._names = [tag.name for tag in tags]
+        self._names = [name for tag in tags for name in self._offered_names(tag.name)]
         await self._describe([tag for tag in tags if not tag.is_cloud])
         loaded = {model.name: model.context_length for model in await self._fetch_loaded()}
         supported = await self._probe_cache.get(self.version, self._probe)
-        models = self.select_models([self._model(tag, loaded, supported) for tag in tags])
+        described = [self._model(tag, loaded, supported) for tag in tags]
+        models = self.select_models(
+            [
+                replace(model, model_id=name, upstream_id=name)
+                for model in described
+                for name in (
+                    [model.model_id] if model.withheld else self._offered_names(model.model_id)
+                )
+            ]
+        )
         self._windows = {m.model_id: m.context_window for m in models if m.context_window}
         return models
 
     async def load(self) -> ServerLoad:
         """Return which of the listed models are in memory; Ollama reports nothing else."""
-        loaded = {model.name for model in await self._fetch_loaded()}
+        loaded = {
+            name for model in await self._fetch_loaded() for name in self._offered_names(model.name)
+        }
         return ServerLoad(
             models=self.by_model_id(
                 {
@@ -156,6 +164,15 @@ class OllamaBackend(HttpBackend):
                 }
             )
         )
+
+    def _offered_names(self, listed: str) -> list[str]:
+        """Return the names of a listed model that clients may use.
+
+        The server lists `llama3:latest`, and accepts `llama3` too. If the operator gave one of the
+        names an alias, only that name is offered, under its alias.
+        """
+        names = list(dict.fromkeys((listed, listed.removesuffix(":latest"))))
+        return [name for name in names if name in self.settings.aliases.values()] or names
 
     async def _fetch_loaded(self) -> list[_Loaded]:
         return (await self.get_json("/api/ps", _Processes)).models or []
@@ -167,12 +184,13 @@ class OllamaBackend(HttpBackend):
             PromptTooLong: a lower bound of the prompt's tokens exceeds the known context window.
             BadRequest: see `HttpBackend.prepare`.
         """
+        request = super().prepare(job, operation)
         window = self._windows.get(job.model_id)
         if window is not None:
-            needed = least_prompt_tokens(job.request, operation, window)
+            needed = least_prompt_tokens(request.body, operation, window)
             if needed > window:
                 raise PromptTooLong(needed, window)
-        return super().prepare(job, operation)
+        return request
 
     async def _fetch_version(self) -> str:
         try:

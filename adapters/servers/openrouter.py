@@ -11,8 +11,15 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from provider_agent.adapters.base import BackendError, BackendModel, BadStatus, RequestPolicy
-from provider_agent.adapters.requests.policy import WEB_SEARCH_TOOLS
+from provider_agent.adapters.base import (
+    PASSTHROUGH_POLICY,
+    BackendError,
+    BackendModel,
+    BadStatus,
+    RequestPolicy,
+)
+from provider_agent.adapters.requests.bounds import IDENTIFIER, OPTIONS, TOP_K
+from provider_agent.adapters.requests.rules import Fields, Object
 from provider_agent.adapters.servers.input_kinds import kinds_from_names
 from provider_agent.adapters.servers.passthrough import (
     PassthroughBackend,
@@ -95,20 +102,41 @@ class _Models(msgspec.Struct):
     data: list[msgspec.Raw]
 
 
+_SAMPLING: Final[Fields] = {
+    **dict.fromkeys(("min_p", "top_a", "repetition_penalty")),
+    "top_k": TOP_K,
+}
+_CACHE_CONTROL: Final = Object({"type": None})
+_POLICY: Final = msgspec.structs.replace(
+    PASSTHROUGH_POLICY.extended(
+        {
+            Operation.CHAT: {
+                **_SAMPLING,
+                "reasoning": OPTIONS,
+                "include_reasoning": None,
+                "cache_control": _CACHE_CONTROL,
+            },
+            Operation.COMPLETIONS: _SAMPLING,
+            Operation.EMBEDDINGS: {"input_type": IDENTIFIER},
+            Operation.RESPONSES: _SAMPLING,
+            Operation.MESSAGES: {"cache_control": _CACHE_CONTROL},
+        }
+    ),
+    # OpenRouter reads files with a plugin, which costs extra, for models that cannot read them.
+    without=frozenset(
+        {"messages.content.file", "messages.content.document", "input.content.input_file"}
+    ),
+)
+"""OpenRouter's fields that change only the answer (openrouter.ai/docs, API reference)."""
+
+
 class OpenRouterBackend(PassthroughBackend):
     """One OpenRouter account."""
 
     kind: ClassVar[str] = "openrouter"
     service: ClassVar[str] = "OpenRouter"
     default_url: ClassVar[str] = "https://openrouter.ai/api"
-    # These fields and tools select other models or providers, or use paid plugins and searches
-    # (openrouter.ai/docs, API reference).
-    request_policy: ClassVar[RequestPolicy] = RequestPolicy(
-        frozenset(
-            {"models", "provider", "plugins", "route", "preset", "transforms", "web_search_options"}
-        ),
-        ("openrouter:", *WEB_SEARCH_TOOLS),
-    )
+    request_policy: ClassVar[RequestPolicy] = _POLICY
     asks_for_usage: ClassVar[bool] = False
 
     async def check_key(self) -> None:

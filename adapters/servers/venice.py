@@ -9,8 +9,13 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from provider_agent.adapters.base import BackendModel, BreakerRule, RequestPolicy
-from provider_agent.adapters.requests.policy import WEB_SEARCH_TOOLS
+from provider_agent.adapters.base import (
+    PASSTHROUGH_POLICY,
+    BackendModel,
+    BreakerRule,
+    RequestPolicy,
+)
+from provider_agent.adapters.requests.bounds import OPTIONS, TOKEN_IDS, TOP_K
 from provider_agent.adapters.servers.input_kinds import kinds_from_flags
 from provider_agent.adapters.servers.passthrough import (
     PassthroughBackend,
@@ -90,10 +95,15 @@ class VeniceBackend(PassthroughBackend):
     kind: ClassVar[str] = "venice"
     service: ClassVar[str] = "Venice"
     default_url: ClassVar[str] = "https://api.venice.ai/api"
-    # These fields and tools select web search, characters and Venice's system prompts
-    # (api.venice.ai, OpenAPI of August 2026).
-    request_policy: ClassVar[RequestPolicy] = RequestPolicy(
-        frozenset({"venice_parameters", "web_search_options"}), WEB_SEARCH_TOOLS
+    # Venice's fields that change only the answer (api.venice.ai, OpenAPI of August 2026).
+    request_policy: ClassVar[RequestPolicy] = PASSTHROUGH_POLICY.allowing(
+        {
+            **dict.fromkeys(("min_p", "max_temp", "min_temp", "repetition_penalty")),
+            "top_k": TOP_K,
+            "stop_token_ids": TOKEN_IDS,
+            "reasoning": OPTIONS,
+        },
+        [Operation.CHAT],
     )
     # Venice blocks a key for 30 s after more than 20 failed requests in 30 s, whatever their cause.
     # Stop before that, with a margin for the eight jobs that may be in flight by default.

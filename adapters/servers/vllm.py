@@ -21,7 +21,6 @@ from provider_agent.adapters.base import (
     BackendTimeouts,
     ModelServerLoad,
     ModelState,
-    RequestPolicy,
     ServerLoad,
 )
 from provider_agent.adapters.servers.http_backend import HttpBackend
@@ -84,10 +83,6 @@ class VllmBackend(HttpBackend):
 
     kind: ClassVar[str] = "vllm"
     default_url: ClassVar[str] = "http://127.0.0.1:8000"
-    # These fields give priority over other requests, or access to the cache of another request.
-    request_policy: ClassVar[RequestPolicy] = RequestPolicy(
-        frozenset({"priority", "kv_transfer_params", "request_id"})
-    )
     # vLLM batches requests and slows down gradually; its own limit (--max-num-seqs) is higher.
     default_max_concurrent: ClassVar[int] = 32
     # A frozen engine behind a working HTTP process: `/health` and `/metrics` still answer.

@@ -137,5 +137,9 @@ def _settings(config: BackendConfig, api_key: str | None) -> BackendSettings:
         max_concurrent=config.max_concurrent,
         timeouts=config.timeouts,
         request_policy=config.request_policy,
+        pass_fields=config.pass_fields,
+        strip_fields=config.strip_fields,
+        media_urls=config.media_urls,
+        max_output_tokens=config.max_output_tokens,
         venice_system_prompt=config.venice_system_prompt,
     )

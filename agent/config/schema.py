@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from provider_agent.adapters.settings import PolicyMode, Seconds, TimeoutSettings
+from provider_agent.adapters.settings import MediaUrls, PolicyMode, Seconds, TimeoutSettings
 from provider_agent.protocol.formats import WireFormat
 from provider_agent.protocol.limits import MAX_INTEGER, MAX_LIVE_JOBS
 
@@ -106,8 +106,13 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         max_tokens_per_minute: limit for input and output tokens of its jobs; None for no limit.
         timeouts: timeouts of its jobs.
         request_policy: treatment of request fields that spend money, change the server for other
-            clients, or select another model than the offered one: refuse the job ("strict"), remove
+            clients, or select another model than the offered one: refuse the job ("refuse"), remove
             the fields ("strip"), or keep them ("pass").
+        pass_fields: request fields that are kept although the kind's policy does not list them.
+        strip_fields: request fields that are removed although the kind's policy lists them.
+        media_urls: which URLs messages may contain: "data" for `data:` URLs only, "any" also for
+            URLs that the server fetches; None selects the default of the kind.
+        max_output_tokens: most output tokens of a job; None selects the default of the kind.
         venice_system_prompt: whether Venice may put its own system prompt before the client's.
     """
 
@@ -123,6 +128,10 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_tokens_per_minute: Annotated[int, Meta(ge=1, le=MAX_INTEGER)] | None = None
     timeouts: TimeoutSettings = TimeoutSettings()
     request_policy: PolicyMode = PolicyMode.STRIP
+    pass_fields: tuple[Name, ...] = ()
+    strip_fields: tuple[Name, ...] = ()
+    media_urls: MediaUrls | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1, le=MAX_INTEGER)] | None = None
     venice_system_prompt: bool = False
 
 

@@ -164,7 +164,7 @@ async def test_request_is_unchanged_except_for_the_model_id(
 ) -> None:
     assert adapter.server is not None
     await adapter.backend.list_models()
-    job = adapter.job(stream=False, temperature=0.25, x_unknown={"b": [1, 2.50], "a": None})
+    job = adapter.job(stream=False, temperature=0.25, logit_bias={"7": 2.50})
 
     await adapter.backend.execute(job, CollectingSink())
 

@@ -1,7 +1,7 @@
 """A job cannot select an address, model or header that the operator did not configure.
 
-Contents for the server itself, such as the URL of an image, are passed on. The agent must send the
-request only to that server, to the route of the operation, and with its own headers.
+The agent must send the request only to that server, to the route of the operation, and with its own
+headers.
 """
 
 import contextlib
@@ -93,8 +93,6 @@ def hostile_fields(url: str) -> dict[str, Any]:
     """Fields that some client libraries or gateways use to select another address."""
     names = ["base_url", "baseUrl", "api_base", "url", "endpoint", "host", "proxy", "webhook"]
     headers = {"Authorization": "Bearer evil", "X-Evil": "1", "Host": "evil.example"}
-    image = {"type": "image_url", "image_url": {"url": f"{url}/image.png"}}
-    local = {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}
     return {
         **dict.fromkeys(names, url),
         **dict.fromkeys(["headers", "extra_headers", "extra_query", "default_headers"], headers),
@@ -103,7 +101,7 @@ def hostile_fields(url: str) -> dict[str, Any]:
         "user": CRLF,
         "MODEL": "expensive",
         "tools": [{"type": "function", "function": {"name": url, "url": "file:///etc/passwd"}}],
-        "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, image, local]}],
+        "messages": [{"role": "user", "content": [{"type": "text", "text": f"{url}/image.png"}]}],
     }
 
 

@@ -9,6 +9,10 @@ From the source:
 - Errors are `{"error": text}` on native routes. On routes below `/v1`, they have the shape of the
   wire format.
 
+Recorded from 0.17:
+
+- `acme-pinned` and `acme-pinned:latest` are the same model; the lists contain only the latter.
+
 Documented:
 
 - `capabilities` and cloud models in `/api/tags`, `num_ctx` in `/api/show`, and the allocated
@@ -113,7 +117,8 @@ class FakeOllama(FakeServer):
         return json_response(details)
 
     def _model_not_found(self, request: RecordedRequest) -> FakeResponse | None:
-        if request.json.get("model") in _CAPABILITIES:
+        name = request.json.get("model")
+        if name in _CAPABILITIES or f"{name}:latest" in _CAPABILITIES:
             return None
         return self.error_response(404, "model 'x' not found, try pulling it first", request)
 

@@ -7,7 +7,7 @@ import pytest
 
 from provider_agent.adapters.base import Backend, BackendSettings, Operation
 from provider_agent.adapters.registry import backend_class, create_backend
-from provider_agent.adapters.requests.policy import RequestPolicy
+from provider_agent.adapters.requests.policy import default_policy
 from provider_agent.adapters.servers.model_selection import LIST_IT, NOT_LISTED
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "adapters.md").read_text()
@@ -28,18 +28,23 @@ def backend(kind: str) -> Backend:
     return create_backend(BackendSettings(kind=kind, url="http://127.0.0.1:1"))
 
 
-def test_request_policy_of_every_kind_is_documented() -> None:
-    documented = {
-        kind: tuple(frozenset(re.findall("`([^`]+)`", cell)) for cell in cells)
-        for kind, cells in table_rows("Request policy").items()
-    }
-    policies = {kind: backend_class(kind).request_policy for kind in KINDS}
+def test_fields_of_every_policy_are_documented() -> None:
+    section = DOCUMENT.split("\n## Request policy\n")[1].split("\n## ")[0]
+    documented: dict[str, dict[Operation, set[str]]] = {}
+    for kinds, operations, names in re.findall(
+        r"^\| (.+?) \| (`.+?`) \| (`.+`) \|$", section, re.MULTILINE
+    ):
+        for operation in re.findall("`(.+?)`", operations):
+            table = documented.setdefault(kinds.strip("`"), {})
+            table.setdefault(Operation(operation), set()).update(re.findall("`(.+?)`", names))
 
-    assert documented == {
-        kind: (policy.fields, frozenset(policy.tool_types))
-        for kind, policy in policies.items()
-        if policy != RequestPolicy()
-    }
+    for kind in (kind for kind in KINDS if kind != "echo"):
+        adapter = backend_class(kind)
+        policy = adapter.request_policy or default_policy(native=adapter.native)
+        origins = ("all", "native" if adapter.native else "", kind)
+        for operation in Operation:
+            listed = [documented.get(origin, {}).get(operation, set()) for origin in origins]
+            assert set(policy.fields[operation]) == set().union(*listed), (kind, operation)
 
 
 def test_operations_table_has_every_kind_and_operation() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from provider_agent.adapters import registry
 from provider_agent.adapters.base import (
+    PASSTHROUGH_POLICY,
     Backend,
     BackendModel,
     BackendSettings,
@@ -18,7 +19,6 @@ from provider_agent.adapters.base import (
     Job,
     Operation,
     PolicyMode,
-    RequestPolicy,
     WireFormat,
 )
 from provider_agent.adapters.registry import (
@@ -54,7 +54,7 @@ class AcmeBackend(HttpBackend):
     native = False
     default_url = "https://acme.example/api"
     breaker_rule = BreakerRule(failures=2, counts_client_errors=True)
-    request_policy = RequestPolicy(frozenset({"x_acme_boost"}))
+    request_policy = PASSTHROUGH_POLICY.allowing({"x_acme_boost"})
 
     async def check_health(self) -> None:
         """Always report the server as healthy."""
@@ -169,7 +169,8 @@ def test_third_party_kind_defines_its_breaker_rule(monkeypatch: pytest.MonkeyPat
 
 def test_third_party_kind_defines_its_request_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, "acme_adapter:AcmeBackend")
-    request = json.dumps({"model": "acme-1", "x_acme_boost": 9, "top_p": 0.5}).encode()
+    fields = {"model": "acme-1", "x_acme_boost": 9, "x_other": 1, "top_p": 0.5}
+    request = json.dumps(fields).encode()
     job = Job(b"j" * 16, "acme-1", WireFormat.OPENAI, request, 60_000)
 
     def prepared(mode: PolicyMode) -> object:
@@ -177,9 +178,10 @@ def test_third_party_kind_defines_its_request_policy(monkeypatch: pytest.MonkeyP
         assert isinstance(backend, HttpBackend)
         return json.loads(backend.prepare(job, Operation.CHAT).body)
 
-    assert prepared(PolicyMode.STRIP) == {"model": "acme-1", "top_p": 0.5}
-    with pytest.raises(BadRequest, match="x_acme_boost"):
-        prepared(PolicyMode.STRICT)
+    expected = {"model": "acme-1", "x_acme_boost": 9, "top_p": 0.5}
+    assert prepared(PolicyMode.STRIP) == expected
+    with pytest.raises(BadRequest, match="x_other"):
+        prepared(PolicyMode.REFUSE)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider_agent.adapters.base import BadRequest
+from provider_agent.adapters.base import NATIVE_POLICY, BackendSettings, BadRequest, PolicyMode
 from provider_agent.adapters.requests.body import prepare_request
 from provider_agent.protocol.formats import Operation
 
@@ -22,8 +22,14 @@ JSON = st.recursive(
 )
 
 
+POLICY = NATIVE_POLICY.allowing("xyab")
+SETTINGS = BackendSettings(kind="vllm")
+
+
 def prepared(request: bytes, operation: Operation = CHAT, *, ask_for_usage: bool = True) -> bytes:
-    return prepare_request(request, operation, "m", ask_for_usage=ask_for_usage).body
+    return prepare_request(
+        request, operation, "m", ask_for_usage=ask_for_usage, policy=POLICY, settings=SETTINGS
+    ).body
 
 
 def test_model_is_replaced_by_the_upstream_id() -> None:
@@ -35,9 +41,9 @@ def test_missing_model_is_added() -> None:
 
 
 def test_request_that_needs_no_change_loses_only_white_space_outside_values() -> None:
-    request = b' { "model" : "m" , "temperature": 1.0, "stop": [ "a" ] } '
+    request = b' { "model" : "m" , "temperature": 1.0, "x": [ "a" ] } '
 
-    assert prepared(request) == b'{"model":"m","temperature":1.0,"stop":[ "a" ]}'
+    assert prepared(request) == b'{"model":"m","temperature":1.0,"x":[ "a" ]}'
 
 
 @pytest.mark.parametrize(
@@ -80,14 +86,13 @@ def test_value_of_an_unrelated_field_keeps_its_bytes(value: bytes) -> None:
         (b',"stream_options":null', b',"stream_options":{"include_usage":true}'),
         (b',"stream_options":{}', b',"stream_options":{"include_usage":true}'),
         (
-            b',"stream_options":{"include_usage":false,"x":1e1}',
-            b',"stream_options":{"include_usage":true,"x":1e1}',
+            b',"stream_options":{"include_usage":false,"include_obfuscation":0,"x":1}',
+            b',"stream_options":{"include_usage":true,"include_obfuscation":0}',
         ),
         (
             b',"stream_options":{ "include_usage": true }',
             b',"stream_options":{"include_usage":true}',
         ),
-        (b',"stream_options":7', b',"stream_options":7'),
     ],
 )
 def test_usage_is_requested_for_a_stream_and_other_options_are_kept(
@@ -104,7 +109,6 @@ def test_usage_is_requested_for_a_stream_and_other_options_are_kept(
         (b'{"model":"m","stream":true}', CHAT, False),
         (b'{"model":"m","stream":false}', CHAT, True),
         (b'{"model":"m"}', CHAT, True),
-        (b'{"model":"m","stream":"true"}', CHAT, True),
         (b'{"model":"m","stream":true}', MESSAGES, True),
     ],
 )
@@ -124,7 +128,9 @@ def test_request_is_unchanged_if_the_agent_does_not_ask_for_usage(
         b'{"model":',
         b'{"model":"m"} trailing',
         b'{"x":' + b"[" * 100_000 + b"}",
+        b'{"x":' + b"[" * 150 + b"]" * 150 + b"}",
         b'\xff{"model":"m"}',
+        b'{"stream_options":7,"stream":true}',
     ],
 )
 def test_request_that_is_not_one_json_object_is_a_bad_request(request_body: bytes) -> None:
@@ -134,14 +140,37 @@ def test_request_that_is_not_one_json_object_is_a_bad_request(request_body: byte
 
 def test_streamed_requests_are_detected() -> None:
     def streams(body: bytes) -> bool:
-        return prepare_request(body, CHAT, "m", ask_for_usage=True).streamed
+        return prepare_request(
+            body, CHAT, "m", ask_for_usage=True, policy=POLICY, settings=SETTINGS
+        ).streamed
 
     assert streams(b'{"stream":true}')
     assert not streams(b'{"stream":false}')
     assert not streams(b"{}")
+    assert not streams(b'{"stream":null}')
 
 
-@given(st.dictionaries(st.text(), JSON, max_size=5), st.booleans(), st.sampled_from(Operation))
+@pytest.mark.parametrize("mode", PolicyMode)
+@pytest.mark.parametrize("operation", Operation)
+@pytest.mark.parametrize(
+    "value", [b"1", b"1.0", b'"yes"', b'"true"', b'""', b"0", b"[]", b"{}", b"truE"]
+)
+def test_stream_that_is_not_a_boolean_is_a_bad_request(
+    value: bytes, operation: Operation, mode: PolicyMode
+) -> None:
+    """vLLM takes `1`, `1.0`, `"yes"` and `"true"` for true: it would stream without usage."""
+    with pytest.raises(BadRequest):
+        prepare_request(
+            b'{"stream":' + value + b"}",
+            operation,
+            "m",
+            ask_for_usage=True,
+            policy=POLICY,
+            settings=BackendSettings(kind="vllm", request_policy=mode),
+        )
+
+
+@given(st.dictionaries(st.sampled_from("xyab"), JSON), st.booleans(), st.sampled_from(Operation))
 def test_fields_except_model_and_stream_options_are_unchanged(
     fields: dict[str, object], streamed: bool, operation: Operation
 ) -> None:

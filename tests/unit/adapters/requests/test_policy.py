@@ -1,220 +1,368 @@
-import json
+"""What a client cannot send: fields and tools that no policy lists, and what passes instead."""
 
-import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from provider_agent.adapters.base import BadRequest, PolicyMode
-from provider_agent.adapters.registry import BUILT_IN_KINDS, backend_class
-from provider_agent.adapters.requests.body import prepare_request
-from provider_agent.adapters.requests.policy import RequestPolicy, apply_policy
-from provider_agent.protocol.formats import Operation
+from provider_agent.adapters.base import BadRequest, Operation
+from tests.unit.adapters.requests.prepared import (
+    HTTP_KINDS,
+    MESSAGES,
+    MINIMAL,
+    NATIVE_KINDS,
+    PASS,
+    REFUSE,
+    body,
+    with_minimal,
+)
 
-POLICIES = {
-    kind: policy
-    for kind in sorted(BUILT_IN_KINDS)
-    if (policy := backend_class(kind).request_policy) != RequestPolicy()
+CHAT = Operation.CHAT
+RESPONSES = Operation.RESPONSES
+ANTHROPIC = Operation.MESSAGES
+FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+SPENDS_MONEY = {
+    "models": ["other"],
+    "fallbacks": [{"model": "other"}],
+    "provider": {},
+    "plugins": [],
+    "preset": "x",
+    "route": "fallback",
+    "transforms": [],
+    "web_search_options": {},
+    "service_tier": "priority",
+    "speed": "fast",
+    "x_search": True,
+    "debug": {},
+    "trace": {},
+    "modalities": ["image"],
+    "image_config": {},
+    "venice_parameters": {"a": 1},
+    "store": True,
+    "prediction": {},
+    "usage": {},
+    "session_id": "s",
+    "prompt_cache_retention": "24h",
+    "container": "c",
+    "mcp_servers": [],
+    "context_management": {},
+    "inference_geo": "x",
 }
-STRICT, STRIP, PASS = PolicyMode.STRICT, PolicyMode.STRIP, PolicyMode.PASS
-KINDS_AND_FIELDS = [
-    (kind, name) for kind, policy in POLICIES.items() for name in sorted(policy.fields)
-]
-ODD_VALUES: list[object] = [None, True, 7, [], {"a": 1}]
-KINDS_AND_TOOLS = [(kind, name) for kind, policy in POLICIES.items() for name in policy.tool_types]
-MESSAGES = [{"role": "user", "content": "hi"}]
-FUNCTION = {"type": "function", "function": {"name": "f"}}
+REACHES_INTERNALS = {
+    "ec_transfer_params": {},
+    "kv_transfer_params": {},
+    "vllm_xargs": {},
+    "priority": -1,
+    "request_id": "r",
+    "session_id": "s",
+    "use_beam_search": True,
+    "mm_processor_kwargs": {},
+    "media_io_kwargs": {},
+    "chat_template": "{{ 1 }}",
+    "bootstrap_host": "h",
+    "rid": "r",
+    "bootstrap_port": 1,
+    "bootstrap_room": 1,
+    "lora_path": "/",
+    "custom_logit_processor": "x",
+    "custom_params": {},
+    "session_params": {},
+    "return_hidden_states": True,
+    "api_base": "u",
+    "api_key": "k",
+    "base_url": "u",
+    "fallbacks": [],
+    "id_slot": 0,
+    "slot_id": 0,
+    "lora": [],
+    "n_cache_reuse": 9,
+    "grammar_lazy": True,
+    "grammar_triggers": [],
+    "keep_alive": -1,
+    "options": {"num_ctx": 9},
+    "ttl": 9,
+    "draft_model": "d",
+    "integrations": ["mcp"],
+    "_debug_render_only": True,
+    "speculative.n_max": 9,
+    "backend_sampling": True,
+}
+SERVER_TOOLS = (
+    *("web_search", "web_search_20250305", "web_fetch_20250910", "openrouter:datetime", "mcp"),
+    *("advisor_20260301", "shell", "local_shell", "code_interpreter", "image_generation"),
+    *("file_search", "computer_use_preview", "namespace", "x_search", "FUNCTION", " function"),
+)
 
 
-def applied(
-    policy: RequestPolicy, request: dict[str, object], mode: PolicyMode
-) -> dict[str, object]:
-    fields = msgspec.json.decode(json.dumps(request), type=dict[str, msgspec.Raw])
-    apply_policy(fields, policy, mode)
-    return {name: json.loads(bytes(value)) for name, value in fields.items()}
+@pytest.mark.parametrize("operation", Operation)
+@pytest.mark.parametrize("kind", HTTP_KINDS)
+def test_field_without_a_rule_is_removed_or_refused(kind: str, operation: Operation) -> None:
+    for name, value in {**SPENDS_MONEY, **REACHES_INTERNALS, "x_unknown": 1}.items():
+        request = with_minimal(operation, **{name: value})
+
+        assert body(kind, request, operation) == MINIMAL[operation], name
+        with pytest.raises(BadRequest, match="does not accept"):
+            body(kind, request, operation, request_policy=REFUSE)
+        assert name in body(kind, request, operation, request_policy=PASS) or name == (
+            "venice_parameters"
+        )
 
 
-# --- fields --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["service_tier", "priority", "x_unknown"])
+def test_null_counts_as_absent(name: str) -> None:
+    request = with_minimal(CHAT, **{name: None})
+
+    assert body("openrouter", request, request_policy=REFUSE) == MINIMAL[CHAT]
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "value"),
+    ("name", "value"),
     [
-        *((kind, name, "x") for kind, name in KINDS_AND_FIELDS),
-        *((*KINDS_AND_FIELDS[0], value) for value in ODD_VALUES),
+        ("previous_response_id", "resp_1"),
+        ("previous_response", {}),
+        ("conversation", "c"),
+        ("background", True),
+        ("prompt", {"id": "pmpt_1"}),
     ],
 )
-def test_policy_field_is_rejected_removed_or_forwarded_depending_on_the_mode(
+@pytest.mark.parametrize("kind", ["vllm", "openrouter", "lmstudio"])
+def test_field_that_the_answer_depends_on_is_refused_and_never_removed(
     kind: str, name: str, value: object
 ) -> None:
-    policy, request = POLICIES[kind], {"messages": MESSAGES, name: value, "top_p": 0.5}
-
     with pytest.raises(BadRequest, match=name):
-        applied(policy, request, STRICT)
-    assert applied(policy, request, STRIP) == {"messages": MESSAGES, "top_p": 0.5}
-    assert applied(policy, request, PASS) == request
+        body(kind, with_minimal(RESPONSES, **{name: value}), RESPONSES)
 
 
-def test_strict_mode_names_every_rejected_field() -> None:
-    request: dict[str, object] = {"route": "fallback", "models": ["other"], "top_p": 1}
+def test_operator_passes_and_strips_fields_of_one_backend() -> None:
+    request = with_minimal(
+        CHAT, service_tier="flex", seed=1, tools=[{"type": "web_search"}, FUNCTION]
+    )
+    sent = body(
+        "openrouter",
+        request,
+        pass_fields=("service_tier", "tools.web_search"),
+        strip_fields=("seed",),
+    )
 
-    with pytest.raises(BadRequest, match="does not accept: models, route"):
-        applied(POLICIES["openrouter"], request, STRICT)
-
-
-@pytest.mark.parametrize("name", ["Models", "MODELS", "mode\\u006cs", "Model\\u017f"])
-def test_policy_matches_field_names_case_insensitively(name: str) -> None:
-    """Servers written in Go match names case-insensitively, with Unicode case folding."""
-    request = f'{{"messages":[],"{name}":["other"]}}'.encode()
-
-    body = prepared(request, POLICIES["openrouter"], STRIP)
-
-    assert json.loads(body) == {"messages": [], "model": "m"}
+    assert sent == with_minimal(CHAT, service_tier="flex", tools=[{"type": "web_search"}, FUNCTION])
 
 
-@pytest.mark.parametrize("name", ["Model", "MODEL", "Stream", "STREAM_OPTIONS"])
-@pytest.mark.parametrize("mode", PolicyMode)
-def test_case_variants_of_fields_that_the_agent_sets_or_reads_are_removed(
-    name: str, mode: PolicyMode
-) -> None:
-    """Ollama reads `Model` as `model`: a client could select any model, even a cloud model."""
-    request = json.dumps({"model": "m", "stream": True, name: "other:cloud"}).encode()
+def test_operator_strips_a_nested_type() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    request = {"messages": [{"role": "user", "content": [image]}]}
 
-    body = json.loads(prepared(request, POLICIES["ollama"], mode))
-
-    assert body == {"model": "m", "stream": True, "stream_options": {"include_usage": True}}
-
-
-def test_case_variant_of_include_usage_is_removed() -> None:
-    options = {"include_usage": True, "Include_Usage": False}
-    request = json.dumps({"stream": True, "stream_options": options}).encode()
-
-    body = json.loads(prepared(request, POLICIES["ollama"], STRIP))
-
-    assert body["stream_options"] == {"include_usage": True}
-
-
-def prepared(request: bytes, policy: RequestPolicy, mode: PolicyMode) -> bytes:
-    return prepare_request(
-        request, Operation.CHAT, "m", ask_for_usage=True, policy=policy, mode=mode
-    ).body
+    assert body("vllm", request) == request
+    with pytest.raises(BadRequest, match="image_url"):
+        body("vllm", request, strip_fields=("messages.content.image_url",))
 
 
 # --- tools ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "prefix"), KINDS_AND_TOOLS)
-@pytest.mark.parametrize("suffix", ["", "_20250305"])
-def test_server_side_tool_is_rejected_removed_or_forwarded_depending_on_the_mode(
-    kind: str, prefix: str, suffix: str
-) -> None:
-    policy = POLICIES[kind]
-    request: dict[str, object] = {"tools": [FUNCTION, {"type": prefix + suffix}, FUNCTION]}
+@pytest.mark.parametrize("kind", HTTP_KINDS)
+@pytest.mark.parametrize("operation", [CHAT, RESPONSES, ANTHROPIC])
+def test_only_tools_that_the_client_executes_pass(kind: str, operation: Operation) -> None:
+    own = {
+        CHAT: FUNCTION,
+        RESPONSES: {"type": "function", "name": "f", "parameters": {}},
+        ANTHROPIC: {"name": "f", "input_schema": {"type": "object"}},
+    }[operation]
+    for tool_type in SERVER_TOOLS:
+        tool = {"type": tool_type, "name": "f", "model": "other", "function": {"name": "f"}}
+        request = with_minimal(operation, tools=[tool, own], tool_choice={"type": tool_type})
+        only = with_minimal(operation, tools=[tool], tool_choice={"type": "auto"})
 
-    with pytest.raises(BadRequest, match="executes itself"):
-        applied(policy, request, STRICT)
-    assert applied(policy, request, STRIP) == {"tools": [FUNCTION, FUNCTION]}
-    assert applied(policy, request, PASS) == request
+        assert body(kind, request, operation) == with_minimal(operation, tools=[own])
+        assert body(kind, only, operation) == MINIMAL[operation]
+        with pytest.raises(BadRequest, match="tools"):
+            body(kind, request, operation, request_policy=REFUSE)
 
 
-@pytest.mark.parametrize(("kind", "prefix"), KINDS_AND_TOOLS)
-def test_tool_choice_is_removed_with_the_last_tool(kind: str, prefix: str) -> None:
-    request: dict[str, object] = {
-        "messages": MESSAGES,
-        "tools": [{"type": prefix}],
-        "tool_choice": "required",
+@pytest.mark.parametrize("tool", [0, "x", [], None, {}, {"type": 7}, {"type": ["function"]}])
+@pytest.mark.parametrize("operation", [CHAT, RESPONSES])
+def test_malformed_tool_never_passes(operation: Operation, tool: object) -> None:
+    try:
+        sent = body("vllm", with_minimal(operation, tools=[tool]), operation)
+    except BadRequest:
+        return
+    assert sent == MINIMAL[operation]
+
+
+def test_nested_fields_of_a_tool_are_listed_too() -> None:
+    tool = {
+        "name": "f",
+        "input_schema": {},
+        "cache_control": {"type": "ephemeral", "ttl": "1h"},
+        "model": "expensive",
     }
 
-    assert applied(POLICIES[kind], request, STRIP) == {"messages": MESSAGES}
+    sent = body("openrouter", with_minimal(ANTHROPIC, tools=[tool]), ANTHROPIC)
+
+    assert sent["tools"] == [
+        {"name": "f", "input_schema": {}, "cache_control": {"type": "ephemeral"}}
+    ]
 
 
-@pytest.mark.parametrize("malformed", [7, None, "x", [], {}, {"type": 7}, {"type": None}])
-def test_server_side_tool_is_rejected_or_removed_after_a_malformed_tool(malformed: object) -> None:
-    request: dict[str, object] = {"tools": [malformed, {"type": "web_search"}]}
-
-    with pytest.raises(BadRequest):
-        applied(POLICIES["ollama"], request, STRICT)
-    assert applied(POLICIES["ollama"], request, STRIP) == {"tools": [malformed]}
+# --- messages ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "request_body",
+    ("operation", "part"),
     [
-        {"Tools": [{"type": "web_search"}], "TOOL_CHOICE": "auto"},
-        {"tools": [{"Type": "web_search"}], "tool_choice": "auto"},
-        {"tools": [{"type": "function", "TYPE": "web_search"}]},
+        (CHAT, {"type": "file", "file": {"file_id": "file_1"}}),
+        (RESPONSES, {"type": "input_file", "file_id": "file_1"}),
+        (RESPONSES, {"type": "input_image", "file_id": "file_1"}),
+        (ANTHROPIC, {"type": "document", "source": {"type": "file", "file_id": "file_1"}}),
+        (CHAT, {"type": "image_embeds", "image_embeds": "AAAA"}),
+        (CHAT, {"type": "text", "text": "hi", "cache_control": {"type": "e", "ttl": "1h"}}),
+        (ANTHROPIC, {"type": "text", "text": "hi", "cache_control": {"type": "e", "ttl": "1h"}}),
     ],
 )
-def test_tool_fields_match_case_insensitively(request_body: dict[str, object]) -> None:
-    assert applied(POLICIES["ollama"], request_body, STRIP) == {}
-
-
-@pytest.mark.parametrize("tools", [None, 7, "x", {}, {"type": "web_search"}, [], [FUNCTION], [7]])
-def test_tools_without_a_server_side_tool_are_forwarded(tools: object) -> None:
-    request: dict[str, object] = {"tools": tools, "tool_choice": "auto"}
-
-    for policy in POLICIES.values():
-        assert applied(policy, request, STRICT) == request
+@pytest.mark.parametrize("kind", ["vllm", "openrouter"])
+def test_stored_objects_tensors_and_cache_lifetimes_do_not_pass_in_messages(
+    kind: str, operation: Operation, part: dict[str, object]
+) -> None:
+    name = "input" if operation is RESPONSES else "messages"
+    request = with_minimal(operation, **{name: [{"role": "user", "content": [part]}]})
+    try:
+        sent = str(body(kind, request, operation))
+    except BadRequest:
+        return
+    assert "file_1" not in sent
+    assert "1h" not in sent
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind, policy in POLICIES.items() if not policy.tool_types]
+    "item",
+    [
+        {"type": "item_reference", "id": "msg_1"},
+        {"type": "additional_tools", "tools": [{"type": "shell"}]},
+        {"type": "mcp_call", "server_label": "x"},
+        {"type": 7},
+    ],
 )
-def test_kinds_without_server_side_tools_forward_all_tools(kind: str) -> None:
-    request: dict[str, object] = {"tools": [{"type": "web_search"}]}
-
-    assert applied(POLICIES[kind], request, STRICT) == request
-
-
-# --- any request ---------------------------------------------------------------------------------
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=5,
-)
-NAMED = sorted({name for _, name in KINDS_AND_FIELDS})
-REQUESTS = st.dictionaries(st.sampled_from(NAMED) | st.text(max_size=8), VALUES, max_size=8)
+def test_unknown_input_item_is_refused(item: dict[str, object]) -> None:
+    with pytest.raises(BadRequest):
+        body("openrouter", {"input": [item]}, RESPONSES)
 
 
-@given(st.sampled_from(sorted(POLICIES)), REQUESTS, st.sampled_from(PolicyMode))
-def test_fields_outside_the_policy_do_not_change(
-    kind: str, request: dict[str, object], mode: PolicyMode
-) -> None:
-    policy = POLICIES[kind]
-    named = {name for name in request if name.casefold() in policy.fields}
-    if mode is STRICT and named:
-        with pytest.raises(BadRequest):
-            applied(policy, request, mode)
-        return
+def test_tools_inside_messages_are_removed() -> None:
+    """SGLang and OpenRouter take tools from a system message too."""
+    message = {"role": "system", "content": "x", "tools": [{"type": "openrouter:web_search"}]}
 
-    forwarded = applied(policy, request, mode)
+    sent = body("openai_compatible", {"messages": [message]})
 
-    removed = named if mode is STRIP else set()
-    assert forwarded == {name: value for name, value in request.items() if name not in removed}
-    assert list(forwarded) == [name for name in request if name not in removed]
+    assert sent == {"messages": [{"role": "system", "content": "x"}]}
 
 
-@given(st.sampled_from(sorted(POLICIES)), st.lists(VALUES | st.builds(dict, type=st.text())))
-def test_strip_mode_adds_no_tool_and_forwards_no_server_side_tool(
-    kind: str, tools: list[object]
-) -> None:
-    policy = POLICIES[kind]
-
-    forwarded = applied(policy, {"tools": tools}, STRIP).get("tools", [])
-
-    assert isinstance(forwarded, list)
-    assert all(tool in tools for tool in forwarded)
-    types = [tool.get("type") for tool in forwarded if isinstance(tool, dict)]
-    assert not any(isinstance(kind, str) and kind.startswith(policy.tool_types) for kind in types)
+# --- what passes ---------------------------------------------------------------------------------
 
 
-def test_numbers_and_escapes_keep_their_bytes() -> None:
-    request = (
-        b'{"models":[1],"x":1e2,"y":"\\u00e9","tools":[{"type":"mcp"},{"z": 1.0}],"model":"m"}'
+@pytest.mark.parametrize("kind", HTTP_KINDS)
+def test_standard_request_passes_unchanged(kind: str) -> None:
+    messages = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "look"}], "name": "n"},
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning_content": "hm",
+            "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f"}}],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": "42"},
+    ]
+    request = {
+        "messages": messages,
+        "temperature": 0.7,
+        "top_p": 1,
+        "seed": 4,
+        "stop": ["a"],
+        "tools": [FUNCTION],
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
+        "n": 1,
+        "frequency_penalty": 0,
+        "presence_penalty": 0,
+        "logit_bias": {"5": 1},
+        "user": "u",
+        "response_format": {"type": "json_object"},
+        "reasoning_effort": "low",
+        "logprobs": True,
+        "top_logprobs": 5,
+        "max_tokens": 5,
+        "metadata": {"a": "b"},
+    }
+
+    assert body(kind, request, request_policy=REFUSE) == request
+
+
+@pytest.mark.parametrize("kind", NATIVE_KINDS)
+def test_sampling_fields_pass_to_native_servers_only(kind: str) -> None:
+    request = with_minimal(
+        CHAT,
+        top_k=40,
+        min_p=0.1,
+        repetition_penalty=1.1,
+        mirostat=2,
+        xtc_threshold=1,
+        guided_json={"type": "object"},
+        structured_outputs={"regex": "a+"},
+        chat_template_kwargs={"enable_thinking": False},
+        grammar='root ::= "a"',
+        stop_token_ids=[1],
+        ignore_eos=True,
+        samplers=["top_k"],
+        n_probs=3,
     )
-    policy = RequestPolicy(frozenset({"models"}), ("mcp",))
 
-    assert prepared(request, policy, STRIP) == (
-        b'{"x":1e2,"y":"\\u00e9","tools":[{"z": 1.0}],"model":"m"}'
+    assert body(kind, request, request_policy=REFUSE) == request
+    assert body("venice", request) == with_minimal(
+        CHAT, top_k=40, min_p=0.1, repetition_penalty=1.1, stop_token_ids=[1]
     )
+
+
+def test_anthropic_request_passes_unchanged() -> None:
+    use = {"type": "tool_use", "id": "1", "name": "f", "input": {"x": 1}}
+    result = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "4"}]}
+    request = {
+        "messages": [
+            *MESSAGES,
+            {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm"}, use]},
+            {"role": "user", "content": [result]},
+        ],
+        "system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral"}}],
+        "max_tokens": 9,
+        "stop_sequences": ["a"],
+        "temperature": 1,
+        "top_k": 5,
+        "top_p": 1,
+        "thinking": {"type": "enabled", "budget_tokens": 1024},
+        "metadata": {"user_id": "u"},
+        "tools": [{"name": "f", "description": "d", "input_schema": {"type": "object"}}],
+        "tool_choice": {"type": "auto"},
+    }
+
+    for kind in ("vllm", "llamacpp", "lmstudio", "ollama", "openrouter"):
+        assert body(kind, request, ANTHROPIC, request_policy=REFUSE) == request
+
+
+def test_responses_request_passes_unchanged() -> None:
+    request = {
+        "input": [
+            {"role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+            {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"},
+            {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "1", "output": "42"},
+        ],
+        "tools": [{"type": "function", "name": "f", "parameters": {}, "strict": None}],
+        "instructions": "be brief",
+        "store": False,
+        "include": ["reasoning.encrypted_content"],
+        "max_output_tokens": 9,
+        "text": {"format": {"type": "text"}},
+        "truncation": "auto",
+        "reasoning": {"effort": "low"},
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+    }
+
+    for kind in ("vllm", "llamacpp", "lmstudio", "ollama", "openrouter"):
+        assert body(kind, request, RESPONSES, request_policy=REFUSE) == request

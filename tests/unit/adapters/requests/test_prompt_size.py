@@ -1,8 +1,11 @@
+import json
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from provider_agent.adapters.requests import prompt_size
 from provider_agent.adapters.requests.prompt_size import CHARS_PER_TOKEN, least_prompt_tokens
 from provider_agent.protocol.formats import Operation
 
@@ -92,12 +95,33 @@ def test_invalid_request_counts_zero_tokens(request_: bytes) -> None:
     assert least_prompt_tokens(request_, CHAT, -1) == 0
 
 
-def test_text_in_a_deeply_nested_request_is_counted() -> None:
+def test_deeply_nested_request_counts_zero_tokens() -> None:
+    """No server accepts such a message."""
     content: object = "a b"
     for _ in range(400):
         content = [{"content": content}]
 
-    assert count(chat(content)) == 2
+    assert count(chat(content)) == 0
+
+
+TEXTS = st.text(st.sampled_from('ab é海🌊 \n\t\\"n\u0001'), max_size=200)
+
+
+@given(st.lists(TEXTS, max_size=5), st.integers(4, 40), st.booleans())
+def test_count_is_never_above_that_of_the_decoded_texts(
+    texts: list[str], slice_bytes: int, ascii_only: bool
+) -> None:
+    """With any size of the slices, also those that split a word, a character or an escape."""
+    content = [{"type": "text", "text": text} for text in texts]
+    request = json.dumps(chat(content), ensure_ascii=ascii_only).encode()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompt_size, "_SLICE_BYTES", slice_bytes)
+        counted = least_prompt_tokens(request, CHAT, 0)
+
+    words = sum(len(text.split()) for text in texts)
+    chars = sum(len("".join(text.split())) for text in texts)
+    assert counted <= max(words, chars // CHARS_PER_TOKEN)
 
 
 @given(st.lists(st.text(max_size=200), max_size=20))

@@ -42,8 +42,8 @@ async def test_context_window_is_the_allocated_or_configured_one_or_unknown(
     chat_models = [model for model in models if Operation.CHAT in model.operations]
     assert {model.model_id: model.context_window for model in chat_models} == {
         MODEL: CONTEXT_WINDOW,
-        PINNED: PINNED_CONTEXT_WINDOW,
-        UNKNOWN: None,
+        **dict.fromkeys(both_names(PINNED), PINNED_CONTEXT_WINDOW),
+        **dict.fromkeys(both_names(UNKNOWN)),
     }
 
 
@@ -55,6 +55,39 @@ async def test_context_window_of_an_unloaded_model_is_unknown_if_none_is_configu
     windows = {m.model_id: m.context_window for m in await connect(server).list_models()}
 
     assert windows[MODEL] is None
+
+
+def both_names(listed: str) -> list[str]:
+    return [listed.removesuffix(":latest"), listed]
+
+
+BOTH_NAMES = [name for listed in (EMBEDDER, UNKNOWN, PINNED) for name in both_names(listed)]
+
+
+@pytest.mark.parametrize("name", both_names(PINNED))
+async def test_model_is_offered_with_and_without_the_tag_latest(
+    server: FakeOllama, connect: Connect, name: str
+) -> None:
+    """The server lists only `llama3:latest`, and accepts `llama3` too (recorded)."""
+    backend = connect(server)
+    models = {model.model_id: model for model in await backend.list_models()}
+
+    await backend.execute(a_job(name), CollectingSink())
+
+    assert models[name].context_window == PINNED_CONTEXT_WINDOW
+    assert server.jobs[0].json["model"] == name
+    loads = await backend.load()
+    assert loads is not None
+    assert loads.models[name].state is ModelState.COLD
+
+
+@pytest.mark.parametrize("name", both_names(PINNED))
+async def test_alias_of_either_name_replaces_both(
+    server: FakeOllama, connect: Connect, name: str
+) -> None:
+    models = await connect(server, models=("acme-pinned*",), aliases={"a": name}).list_models()
+
+    assert [model.model_id for model in models if not model.withheld] == ["a"]
 
 
 async def test_load_shows_which_models_are_in_memory(server: FakeOllama, connect: Connect) -> None:
@@ -85,7 +118,7 @@ async def test_embedding_models_have_no_chat_and_cloud_models_are_withheld(
     models = await connect(server).list_models()
 
     offered = {model.model_id: model for model in models if not model.withheld}
-    assert list(offered) == [EMBEDDER, UNKNOWN, PINNED, MODEL]
+    assert set(offered) == {*BOTH_NAMES, MODEL}
     assert offered[EMBEDDER].operations == {Operation.EMBEDDINGS}
     assert Operation.EMBEDDINGS not in offered[MODEL].operations
     withheld = {model.model_id: model.withheld for model in models if model.withheld}
@@ -116,11 +149,14 @@ async def test_show_requests_per_model_list_are_bounded(
     first = await backend.list_models()
     second = await backend.list_models()
 
-    assert [model.model_id for model in first if not model.withheld] == [PINNED, MODEL]
+    assert [model.model_id for model in first if not model.withheld] == [
+        *both_names(PINNED),
+        MODEL,
+    ]
     (waiting,) = [model for model in first if model.model_id == UNKNOWN]
     assert "asks again" in waiting.withheld
-    offered = [model.model_id for model in second if not model.withheld]
-    assert offered == [EMBEDDER, UNKNOWN, PINNED, MODEL]
+    offered = {model.model_id for model in second if not model.withheld}
+    assert offered == {*BOTH_NAMES, MODEL}
 
 
 async def test_old_version_does_not_support_messages(server: FakeOllama, connect: Connect) -> None:

@@ -35,7 +35,7 @@ def test_settings_reach_the_backend() -> None:
                     connect_s=1.5, first_byte_s=20.0, silence_s=7.0, total_s=90.0
                 ),
                 alias={"offered": "upstream"},
-                request_policy=PolicyMode.STRICT,
+                request_policy=PolicyMode.REFUSE,
                 venice_system_prompt=True,
             ),
         ),
@@ -48,7 +48,7 @@ def test_settings_reach_the_backend() -> None:
     assert (timeouts.connect_s, timeouts.first_byte_s) == (1.5, 20.0)
     assert (timeouts.silence_s, timeouts.total_s) == (7.0, 90.0)
     assert dict(settings.aliases) == {"offered": "upstream"}
-    assert settings.request_policy is PolicyMode.STRICT
+    assert settings.request_policy is PolicyMode.REFUSE
     assert settings.venice_system_prompt
     assert backend.max_concurrent == 3
 
@@ -155,7 +155,7 @@ def test_an_unchanged_backend_is_kept_in_any_order() -> None:
         BackendConfig(kind="vllm", url="http://a", alias={"a": "b"}),
         BackendConfig(kind="vllm", url="http://a", max_concurrent=3),
         BackendConfig(kind="vllm", url="http://a", timeouts=TimeoutSettings(connect_s=1)),
-        BackendConfig(kind="vllm", url="http://a", request_policy=PolicyMode.STRICT),
+        BackendConfig(kind="vllm", url="http://a", request_policy=PolicyMode.REFUSE),
         BackendConfig(kind="vllm", url="http://a", api_key_env="A"),
     ],
 )

@@ -203,7 +203,7 @@ def test_misspelled_variable_is_a_warning_and_an_unrelated_one_is_not(tmp_path: 
         ),
         (
             "[[backends]]\nkind='echo'\nrequest_policy='loose'",
-            "backends[0].request_policy: expected one of: strict, strip, pass",
+            "backends[0].request_policy: expected one of: refuse, strip, pass",
         ),
     ],
 )

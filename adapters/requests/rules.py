@@ -1,0 +1,316 @@
+"""Rules for the values of a request.
+
+A rule checks one value and returns what is sent to the server: the value itself, an object or list
+that contains only what its own rules return, or `REMOVED`. What a rule has looked into is thus
+written by the agent's encoder: a duplicate, an escaped or an oddly spelled name cannot mean one
+thing to the agent and another to the server. Values without a rule keep their bytes.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+import msgspec
+from msgspec import Raw
+
+from provider_agent.adapters.errors import BadRequest
+
+FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
+_ITEMS: Final = msgspec.json.Decoder(list[Raw])
+_NUMBER: Final = msgspec.json.Decoder(float | int)
+_STRING: Final = msgspec.json.Decoder(str)
+
+REMOVED: Final = object()
+"""Returned by a rule whose value is not sent."""
+
+_QUOTE, _BRACE, _BRACKET, _NULL = b'"{[n'
+_FLAG: Final = b"tf"
+"""The first bytes of a string, an object, a list, null, and true or false."""
+
+_SHOWN: Final = 20
+"""Limit of the names in an error message."""
+
+
+class Review:
+    """What the rules find in one request.
+
+    Attributes:
+        removed: dotted names of the fields and types that are not sent.
+
+    Args:
+        url_schemes: the schemes that a URL in a message may have.
+        passed: dotted names that the operator allows although no rule does.
+        stripped: dotted names that are not sent although a rule allows them.
+        refused: dotted names whose removal would change what the client asked for.
+    """
+
+    __slots__ = ("_refused", "passed", "removed", "stripped", "url_schemes")
+
+    def __init__(
+        self,
+        url_schemes: tuple[str, ...],
+        passed: frozenset[str] = frozenset(),
+        stripped: frozenset[str] = frozenset(),
+        refused: frozenset[str] = frozenset(),
+    ) -> None:
+        self.removed: dict[str, None] = {}
+        self.url_schemes = url_schemes
+        self.passed = passed
+        self.stripped = stripped
+        self._refused = refused
+
+    def remove(self, name: str) -> None:
+        """Note that a field or a type is not sent.
+
+        Raises:
+            BadRequest: the response would be another one without it.
+        """
+        if name in self._refused:
+            raise BadRequest(f"this provider does not accept: {name}")
+        if len(self.removed) < _SHOWN:
+            self.removed[name] = None
+
+
+class Rule(Protocol):
+    """Checks one value."""
+
+    def check(self, value: Raw, name: str, review: Review) -> object:
+        """Return what is sent to the server; `REMOVED` for nothing.
+
+        Args:
+            value: the value, which is valid JSON unless it is malformed inside.
+            name: the dotted name of the field.
+            review: collects what is removed.
+
+        Raises:
+            BadRequest: the value has the wrong type or is out of bounds.
+            ValueError: the value is not valid JSON.
+        """
+        ...
+
+
+Fields = Mapping[str, Rule | None]
+"""The rule of each field that may be sent; None forwards any value."""
+
+
+class Number(msgspec.Struct, frozen=True):
+    """A JSON number between two bounds, or null. A number in a string is refused: vLLM reads it.
+
+    Attributes:
+        or_flag: whether the value may also be true or false.
+    """
+
+    least: float
+    most: float
+    or_flag: bool = False
+
+    def check(self, value: Raw, name: str, review: Review) -> object:  # noqa: ARG002
+        """See `Rule.check`."""
+        first = _first(value)
+        if first != _NULL and not (self.or_flag and first in _FLAG):
+            try:
+                number = _NUMBER.decode(value)
+            except ValueError:
+                raise BadRequest(f"{name} is not a number") from None
+            if not self.least <= number <= self.most:
+                raise BadRequest(f"{name} is not between {self.least:g} and {self.most:g}")
+        return value
+
+
+class Flag(msgspec.Struct, frozen=True):
+    """`true`, `false` or null.
+
+    Attributes:
+        removed: a value that is removed, such as `true`; None if none is.
+    """
+
+    removed: bytes | None = None
+
+    def check(self, value: Raw, name: str, review: Review) -> object:
+        """See `Rule.check`."""
+        text = bytes(value) if memoryview(value).nbytes <= 5 else b""
+        if text not in (b"true", b"false", b"null"):
+            raise BadRequest(f"{name} is not true, false or null")
+        if text == self.removed:
+            review.remove(name)
+            return REMOVED
+        return value
+
+
+class Size(msgspec.Struct, frozen=True):
+    """Any value of a limited size.
+
+    Attributes:
+        most_bytes: limit of the JSON text.
+        nesting: limit of nested brackets of any kind, also in strings; None for no limit.
+    """
+
+    most_bytes: int
+    nesting: int | None = None
+
+    def check(self, value: Raw, name: str, review: Review) -> object:  # noqa: ARG002
+        """See `Rule.check`."""
+        if memoryview(value).nbytes > self.most_bytes:
+            raise BadRequest(f"{name} has over {self.most_bytes} bytes")
+        if self.nesting is not None and _deepest(bytes(value)) > self.nesting:
+            raise BadRequest(f"{name} is nested over {self.nesting} levels deep")
+        return value
+
+
+class Object(msgspec.Struct, frozen=True):
+    """An object with these fields, or null. Other fields are removed."""
+
+    fields: Fields
+
+    def check(self, value: Raw, name: str, review: Review) -> object:
+        """See `Rule.check`."""
+        first = _first(value)
+        if first == _NULL:
+            return value
+        if first != _BRACE:
+            raise BadRequest(f"{name} is not an object")
+        return check_fields(FIELDS.decode(value), self.fields, name + ".", review)
+
+
+class Items(msgspec.Struct, frozen=True):
+    """A list of a limited number of items, or null. Removed items are left out."""
+
+    item: Rule | None
+    most: int
+
+    def check(self, value: Raw, name: str, review: Review) -> object:
+        """See `Rule.check`."""
+        first = _first(value)
+        if first == _NULL:
+            return value
+        if first != _BRACKET:
+            raise BadRequest(f"{name} is not a list")
+        items = _ITEMS.decode(value)
+        if len(items) > self.most:
+            raise BadRequest(f"{name} has over {self.most} items")
+        if self.item is None:
+            return value
+        checked = (self.item.check(item, name, review) for item in items)
+        return [item for item in checked if item is not REMOVED]
+
+
+class Typed(msgspec.Struct, frozen=True):
+    """An object whose `type` selects its fields.
+
+    Attributes:
+        variants: the fields of each type; the type "" stands for an object without one.
+        required: whether another type is refused; otherwise the object is removed.
+    """
+
+    variants: Mapping[str, Fields]
+    required: bool = False
+
+    def check(self, value: Raw, name: str, review: Review) -> object:
+        """See `Rule.check`."""
+        if _first(value) != _BRACE:
+            raise BadRequest(f"{name} contains a value that is not an object")
+        found = FIELDS.decode(value)
+        kind = _type_of(found)
+        fields = self.variants.get(kind)
+        named = f"{name}.{kind or 'type'}"
+        if fields is not None and named not in review.stripped:
+            return check_fields(found, fields, name + ".", review)
+        if named in review.passed:
+            return found
+        if self.required:
+            raise BadRequest(f"this provider does not accept: {named[:100]}")
+        review.remove(named[:100])
+        return REMOVED
+
+
+class Shapes(msgspec.Struct, frozen=True, kw_only=True):
+    """A value whose JSON type selects its rule; another type is refused. Null is always sent."""
+
+    string: Rule | None = None
+    items: Rule | None = None
+    mapping: Rule | None = None
+    scalar: Rule | None = None
+
+    def check(self, value: Raw, name: str, review: Review) -> object:
+        """See `Rule.check`."""
+        first = _first(value)
+        if first == _NULL:
+            return value
+        by_type = {_QUOTE: self.string, _BRACE: self.mapping, _BRACKET: self.items}
+        rule = by_type.get(first, self.scalar)
+        if rule is None:
+            raise BadRequest(f"{name} has the wrong type")
+        return rule.check(value, name, review)
+
+
+class Anything(msgspec.Struct, frozen=True):
+    """Any value, where `Shapes` needs a rule."""
+
+    def check(self, value: Raw, name: str, review: Review) -> object:  # noqa: ARG002
+        """See `Rule.check`."""
+        return value
+
+
+def check_fields(
+    found: Mapping[str, Raw], fields: Fields, prefix: str, review: Review
+) -> dict[str, object]:
+    """Return the fields that are sent, with their checked values.
+
+    Args:
+        found: the fields of the client's object.
+        fields: the fields that may be sent.
+        prefix: the dotted name of the object with a final dot; "" for the request itself.
+        review: collects what is removed.
+
+    Raises:
+        BadRequest: see `Rule.check`.
+    """
+    sent: dict[str, object] = {}
+    for name, value in found.items():
+        if name in fields and (not review.stripped or prefix + name not in review.stripped):
+            rule = fields[name]
+            checked = value if rule is None else rule.check(value, prefix + name, review)
+            if checked is not REMOVED:
+                sent[name] = checked
+        elif prefix + name in review.passed:
+            sent[name] = value
+        elif _first(value) != _NULL:  # null is what an absent field means
+            review.remove((prefix + name)[:100])
+    return sent
+
+
+def decode_string(value: Raw) -> str:
+    """Return the text of a JSON string.
+
+    Raises:
+        ValueError: the value is not a string.
+    """
+    return _STRING.decode(value)
+
+
+def _type_of(found: Mapping[str, Raw]) -> str:
+    """Return the type of an object; "" if it has none, and a text that no rule knows if invalid."""
+    value = found.get("type")
+    if value is None or _first(value) == _NULL:
+        return ""
+    try:
+        return _STRING.decode(value) or "empty"
+    except ValueError:
+        return "invalid"
+
+
+def _first(value: Raw) -> int:
+    """Return the first byte of a value: it shows the JSON type."""
+    return memoryview(value)[0]
+
+
+_OPENING: Final = b"([{"
+_NOT_BRACKETS: Final = bytes(code for code in range(256) if code not in b"()[]{}")
+
+
+def _deepest(text: bytes) -> int:
+    """Return how deep brackets are nested, in a schema as well as in a grammar inside a string."""
+    deepest = depth = 0
+    for bracket in text.translate(None, _NOT_BRACKETS):
+        depth = depth + 1 if bracket in _OPENING else max(depth - 1, 0)
+        deepest = max(deepest, depth)
+    return deepest

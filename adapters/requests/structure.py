@@ -1,0 +1,83 @@
+"""Bounds on the structure of a request, checked before anything else reads it.
+
+One linear scan counts the nesting, the fields and the values of the JSON text; it decodes nothing.
+It works on slices, because a call into C does not release Python's lock: each takes a few
+milliseconds at most, so that a thread can run the scan without blocking the event loop.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from provider_agent.adapters.errors import BadRequest
+from provider_agent.protocol.limits import KIB
+
+MAX_DEPTH: Final = 100
+"""Levels of objects and lists. JSON schemas of tools have about 30; vLLM's decoder accepts 200."""
+
+MAX_FIELDS: Final = 60_000
+"""Fields of all objects. A conversation of 2,000 messages with 100 tools has about 20,000."""
+
+MAX_VALUES: Final = 310_000
+"""Elements of all lists and objects. The longest lists are token ids: OpenAI's embeddings route
+accepts 300,000."""
+
+MAX_BACKSLASHES: Final = 2_000_000
+"""Escapes in strings, which decoders handle one by one: more than any context window holds."""
+
+_SLICE_BYTES: Final = 64 * KIB
+_BRACKETS: Final = b"[]{}"
+_NOT_BRACKETS: Final = bytes(code for code in range(256) if code not in _BRACKETS)
+_AS_LISTS: Final = bytes.maketrans(b"{}", b"[]")
+
+
+def check_structure(request: bytes) -> None:
+    """Check the depth and the counts of a request.
+
+    The result is meaningful for valid JSON only; the decoder rejects everything else.
+
+    Raises:
+        BadRequest: the request exceeds a bound.
+    """
+    if request.count(b"\\") > MAX_BACKSLASHES:
+        raise BadRequest(f"the request has over {MAX_BACKSLASHES} escapes")
+    fields = values = brackets = 0
+    shapes = []
+    for outside in _outside_of_strings(request):
+        fields += outside.count(b":")
+        values += outside.count(b",")
+        shape = outside.translate(_AS_LISTS, _NOT_BRACKETS)
+        brackets += len(shape)
+        shapes.append(shape)
+        if fields > MAX_FIELDS or values + brackets // 2 > MAX_VALUES:
+            raise BadRequest(f"the request has over {MAX_FIELDS} fields or {MAX_VALUES} values")
+    if nesting_exceeds(b"".join(shapes), MAX_DEPTH):
+        raise BadRequest(f"the request is not JSON, or nested over {MAX_DEPTH} levels deep")
+
+
+def nesting_exceeds(brackets: bytes, levels: int) -> bool:
+    """Return whether `[` and `]` are nested deeper than a number of levels, or unbalanced.
+
+    Each step removes the innermost level.
+    """
+    for _ in range(levels):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
+
+
+def _outside_of_strings(request: bytes) -> Iterator[bytes]:
+    """Yield the parts of a JSON text that are outside of strings, joined for each slice."""
+    in_string = begin = 0
+    while begin < len(request):
+        piece = request[begin : begin + _SLICE_BYTES]
+        # An escape must not be split: an odd number of backslashes continues in the next slice.
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:
+            piece = piece[:-1] or request[begin : begin + 2]
+        begin += len(piece)
+        # Without escaped quotes, every quote begins or ends a string.
+        if b"\\" in piece:
+            piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
+        parts = piece.split(b'"')
+        yield b"".join(parts[in_string::2])
+        in_string = (in_string + len(parts) - 1) % 2

@@ -1,0 +1,99 @@
+"""URLs in messages: a native server would fetch them from the operator's network."""
+
+import pytest
+
+from provider_agent.adapters.base import BadRequest, MediaUrls, Operation
+from tests.unit.adapters.requests.prepared import NATIVE_KINDS, body
+
+CHAT, RESPONSES, ANTHROPIC = Operation.CHAT, Operation.RESPONSES, Operation.MESSAGES
+
+
+def request_with(operation: Operation, part: object) -> dict[str, object]:
+    name = "input" if operation is RESPONSES else "messages"
+    return {name: [{"role": "user", "content": [part]}]}
+
+
+def parts(url: str) -> list[tuple[Operation, object]]:
+    """Return every part of a message that can hold a URL."""
+    source = {"type": "url", "url": url}
+    return [
+        *(
+            (CHAT, {"type": kind, kind: value})
+            for kind in ("image_url", "audio_url", "video_url")
+            for value in ({"url": url}, url)
+        ),
+        (RESPONSES, {"type": "input_image", "image_url": url}),
+        (RESPONSES, {"type": "input_file", "file_url": url}),
+        (ANTHROPIC, {"type": "image", "source": source}),
+        (ANTHROPIC, {"type": "document", "source": source}),
+        (
+            ANTHROPIC,
+            {
+                "type": "tool_result",
+                "tool_use_id": "1",
+                "content": [{"type": "image", "source": source}],
+            },
+        ),
+    ]
+
+
+ADDRESSES = (
+    *("http://169.254.169.254/latest/meta-data", "https://example.com/a.png", "file:///etc/passwd"),
+    *("HTTP://10.0.0.1", " http://10.0.0.1", "//10.0.0.1", "10.0.0.1", "", "ftp://10.0.0.1"),
+    *("Data:,x", "\tdata:,x", "http://10.0.0.1/?data:", "\u0000http://10.0.0.1"),
+)
+
+
+@pytest.mark.parametrize("url", ADDRESSES)
+def test_native_server_gets_no_url_that_it_would_fetch(url: str) -> None:
+    for operation, part in parts(url):
+        for kind in NATIVE_KINDS:
+            with pytest.raises(BadRequest, match="accepts only URLs that begin with data:"):
+                body(kind, request_with(operation, part), operation)
+
+
+def test_data_urls_pass_everywhere() -> None:
+    for operation, part in parts("data:image/png;base64,AAAA"):
+        request = request_with(operation, part)
+        for kind in (*NATIVE_KINDS, "openrouter"):
+            if kind == "openrouter" and "input_file" in str(part):
+                continue  # files cost extra there
+            if kind == "openrouter" and "document" in str(part):
+                continue
+            assert body(kind, request, operation) == request
+
+
+def test_web_urls_pass_to_remote_services_and_if_the_operator_allows_them() -> None:
+    for operation, part in parts("https://example.com/a.png"):
+        request = request_with(operation, part)
+        assert body("vllm", request, operation, media_urls=MediaUrls.ANY) == request
+        if operation is CHAT:
+            assert body("venice", request, operation) == request
+            with pytest.raises(BadRequest):
+                body("venice", request, operation, media_urls=MediaUrls.DATA)
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://x", "HTTPS://x", "/etc/passwd"])
+def test_other_schemes_never_pass(url: str) -> None:
+    for operation, part in parts(url):
+        with pytest.raises(BadRequest):
+            body("vllm", request_with(operation, part), operation, media_urls=MediaUrls.ANY)
+
+
+@pytest.mark.parametrize("data", ["http://10.0.0.1/a.wav", "file:///x", "/../x", "C:\\x"])
+def test_data_is_not_a_url(data: str) -> None:
+    """A server that looks for a scheme in `data` would fetch it."""
+    source = {"type": "base64", "media_type": "image/png", "data": data}
+    for operation, part in [
+        (CHAT, {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}),
+        (CHAT, {"type": "file", "file": {"file_data": data}}),
+        (ANTHROPIC, {"type": "image", "source": source}),
+    ]:
+        with pytest.raises(BadRequest, match="base64"):
+            body("vllm", request_with(operation, part), operation)
+
+
+def test_escaped_data_url_passes_if_it_is_short() -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,é"}}
+
+    assert body("vllm", request_with(CHAT, part)) == request_with(CHAT, part)

@@ -1,0 +1,91 @@
+"""The linear scan that bounds a request before it is decoded."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provider_agent.adapters.base import BadRequest
+from provider_agent.adapters.requests import structure
+from provider_agent.adapters.requests.structure import check_structure
+from tests.unit.adapters.requests.prepared import raw_body
+
+MIB = 2**20
+HOSTILE = {
+    "zeros": b'{"tools":[' + b"0," * (8 * MIB - 20) + b"0]}",
+    "fields": b"{" + b",".join(b'"%d":1' % number for number in range(1_300_000)) + b"}",
+    "nested fields": b'{"metadata":{'
+    + b",".join(b'"%d":1' % number for number in range(1_300_000))
+    + b"}}",
+    "empty strings": b'{"stop":[' + b'"",' * (5 * MIB) + b'""]}',
+    "deep": b'{"x":' + b"[" * (4 * MIB) + b"]" * (4 * MIB) + b"}",
+    "flat lists": b'{"x":[' + b"[]," * (4 * MIB) + b"[]]}",
+    "unbalanced": b'{"x":' + b"[" * 400_000,
+    "escapes": b'{"x":"' + b"\\n" * 2_100_000 + b'"}',
+}
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_structure_is_refused_without_decoding(body: bytes) -> None:
+    with pytest.raises(BadRequest, match=r"fields|nested|escapes"):
+        check_structure(body)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * 300_000,
+        "[{:,}]" * 100_000,
+        '\\"[' * 100_000,
+        "\\" * 200_001,
+        '"' * 150_000,
+        "\\\\[" * 90_000,
+    ],
+    ids=["letters", "brackets", "escapes", "backslashes", "quotes", "mixed"],
+)
+@pytest.mark.parametrize("shift", [0, 1])
+def test_text_in_strings_is_not_counted(text: str, shift: int) -> None:
+    check_structure(json.dumps({"x": "y" * shift + text}).encode())
+
+
+def depth_of(value: object) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(depth_of, value.values()), default=0)
+    return 1 + max(map(depth_of, value), default=0) if isinstance(value, list) else 0
+
+
+def size_of(value: object) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(1 + size_of(item) for item in inner)
+
+
+VALUES = st.recursive(
+    st.none() | st.integers() | st.text(alphabet='a"\\[]{},: é'),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(alphabet='a"\\[:', max_size=3), inner, max_size=4)
+    ),
+    max_leaves=30,
+)
+
+
+@given(st.dictionaries(st.text(alphabet='a"\\[:'), VALUES, max_size=4), st.integers(1, 40))
+def test_depth_and_size_are_exact(value: dict[str, object], slice_bytes: int) -> None:
+    """With any size of the slices, also those that split an escape or a string."""
+    text = json.dumps(value, ensure_ascii=False).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(structure, "_SLICE_BYTES", slice_bytes)
+        patch.setattr(structure, "MAX_DEPTH", depth_of(value))
+        check_structure(text)
+        patch.setattr(structure, "MAX_DEPTH", depth_of(value) - 1)
+        with pytest.raises(BadRequest):
+            check_structure(text)
+
+
+def test_large_text_and_image_pass() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * (8 * MIB)}}
+    content = [{"type": "text", "text": "hello, world " * 300_000}, image]
+    request = json.dumps({"messages": [{"role": "user", "content": content}]}).encode()
+
+    assert len(raw_body("vllm", request)) > 11 * MIB
