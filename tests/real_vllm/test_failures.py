@@ -23,6 +23,8 @@ from provider_agent.adapters.base import (
     TimeoutSettings,
 )
 from provider_agent.adapters.registry import create_backend
+from provider_agent.agent.backends.configured import Backends
+from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.sink import CollectingSink
 from tests.real_vllm.conftest import VENV
@@ -121,6 +123,38 @@ async def test_hung_engine_times_out_and_can_recover(server: VllmServer, backend
     job.cancel()
     with pytest.raises(asyncio.CancelledError):
         await job
+
+
+async def test_hung_engine_is_down_until_it_continues(server: VllmServer) -> None:
+    timeouts = TimeoutSettings(stall_s=SILENCE_S)
+    backend = create_backend(BackendSettings(kind="vllm", url=server.url, timeouts=timeouts))
+    changed = asyncio.Event()
+    discovery = Discovery(Backends([backend], {}, []), changed.set)
+    running = asyncio.create_task(discovery.run())
+    await changed.wait()  # after the first check, which also reads the progress
+    started, waiting = CollectingSink(), CollectingSink()
+    attempts = [discovery.start(discovery.routes(MODEL)[0]) for _ in range(2)]
+    stream = asyncio.create_task(backend.execute(stream_job(Operation.CHAT), started))
+    await started.first_chunk.wait()
+    os.kill(server.engine_pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(BackendTimeout, match="processed no token"):
+            await backend.execute(stream_job(Operation.CHAT), waiting)
+        assert discovery.routes(MODEL) == []
+        assert (await backend.health()).reachable, "vLLM itself does not notice"
+        assert not stream.done(), "a stream with output keeps its own timeout"
+        changed.clear()
+    finally:
+        os.kill(server.engine_pid, signal.SIGCONT)
+    stream.cancel()
+    for attempt in attempts:
+        attempt.abandoned()
+    while not discovery.routes(MODEL):
+        await changed.wait()
+        changed.clear()
+    running.cancel()
+    await asyncio.gather(running, stream, return_exceptions=True)
+    await discovery.close()
 
 
 async def test_failed_engine_ends_every_stream_with_an_error(
