@@ -108,7 +108,7 @@ class Peer:
             where: a further condition on the frame.
 
         Raises:
-            NotHeld: it does not arrive in time, or the connection ends before.
+            NotHeld: it does not arrive in time, or the connection ends first.
         """
 
         def matches(frame: Frame) -> bool:
@@ -162,7 +162,8 @@ class Peer:
     async def settle(self) -> None:
         """Wait until the other side's WebSocket library has received everything sent so far.
 
-        It answers pings in order. The frames before the ping may not have taken effect yet.
+        The library answers pings in order, so it has received the frames before the ping. These
+        frames may not have taken effect yet.
 
         Raises:
             NotHeld: the connection is closed, or the ping is not answered.

@@ -81,7 +81,7 @@ def to_json(report: Report) -> str:
 
 
 def to_junit(report: Report) -> bytes:
-    """The report as JUnit XML: a broken MUST is a failure, everything else not held is skipped.
+    """The report as JUnit XML: a broken MUST fails; a rule not followed or not tested is skipped.
 
     A run that ended early has an error, in a test case `run`.
     """
@@ -118,5 +118,5 @@ def to_junit(report: Report) -> bytes:
 
 
 def printable(text: str) -> str:
-    """Text of a peer, with a replacement for each control character."""
+    """Text of a peer, with a replacement for each character that is not printable."""
     return "".join(char if char.isprintable() else "�" for char in text)

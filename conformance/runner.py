@@ -22,8 +22,8 @@ from provider_agent.conformance.peer import ANSWER_S
 ScopeT = TypeVar("ScopeT")
 
 SILENT_CASE_S: Final = 45.0
-"""A case may take this long plus the time of one answer. The longest wait of a case, for a silent
-connection to be closed, is 36 s plus one answer with the default heartbeat interval."""
+"""A case may take this long plus the time of one answer. The longest wait of a case is the one for
+a silent connection to be closed: with the default heartbeat interval, 36 s plus one answer."""
 
 AT_ONCE: Final = 8
 """How many cases for coordinators run at once: they are independent, and some mostly wait."""

@@ -267,7 +267,7 @@ async def sends_control_frames_first(coordinator: CoordinatorUnderTest) -> str:
     large = await coordinator.post(chat_body(model, pad_bytes=HUGE_REQUEST_BYTES))
     await asyncio.sleep(SILENCE_S)
     small = await coordinator.post(chat_body(model))
-    # Requested after `small`: when this job has ended, the coordinator has received `small` too.
+    # This job is requested after `small`: once it ends, the coordinator has received `small` too.
     await coordinator.run_job(other)
     await asyncio.sleep(SILENCE_S)
     agent.socket.transport.resume_reading()

@@ -48,7 +48,7 @@ async def _started_job(coordinator: CoordinatorUnderTest) -> PlayedJob:
 
 
 async def _finish(job: PlayedJob, expected: bytes) -> None:
-    """Finish a job whose client has read the first part of the response."""
+    """Finish a job; its client must receive `expected` in addition to what it has read."""
     await job.finish()
     received, whole = await job.client.read_all()
     require(whole and received == expected, f"the client received {len(received)} more bytes")
@@ -70,7 +70,7 @@ async def continues_running_job(coordinator: CoordinatorUnderTest) -> str:
 async def continues_ended_job(coordinator: CoordinatorUnderTest) -> str:
     job = await _started_job(coordinator)
     await job.agent.cut()
-    job.sent += len(SECOND)  # sent, and lost with the link
+    job.sent += len(SECOND)  # as if they were sent, and lost with the link
     job.agent = await coordinator.resume(job.agent, job.live(ended=True))
     _require_resumed(job.agent, job, len(FIRST))
     job.sent = len(FIRST)
@@ -194,7 +194,7 @@ async def cancels_again(coordinator: CoordinatorUnderTest) -> str:
     job = await _started_job(coordinator)
     await job.client.disconnect()
     await job.agent.expect(Cancel, job.job_id)
-    job.sent += 1000  # sent, and lost with the link
+    job.sent += 1000  # as if they were sent, and lost with the link
     agent = await coordinator.reconnect(job.agent, job.live())
     if _resumed(agent, job) is None:
         return "left out of `resumed`"

@@ -85,7 +85,7 @@ async def sends_jobs_for_offers(peers: Sequence[AgentPeer]) -> str:
 def _names_session(peer: AgentPeer) -> bool:
     """Whether `Hello` named a session.
 
-    The coordinator may send lost jobs of that session again before `Capabilities` arrive.
+    If it did, the coordinator may send lost jobs of that session again before `Capabilities` arrives.
     """
     return any(e.frame.session_id for e in peer.transcript if isinstance(e.frame, Hello))
 
