@@ -1,4 +1,4 @@
-"""Cases about resumption: one for each cell of the table in docs/protocol.md."""
+"""Cases about resumption: the table in docs/protocol.md#resumption, and the rules around it."""
 
 from typing import Final
 
@@ -108,7 +108,7 @@ async def continues_from_zero(coordinator: CoordinatorUnderTest) -> str:
     await job.agent.settle()
     job.agent = await coordinator.reconnect(job.agent, job.live())
     _require_resumed(job.agent, job, 0)
-    await job.start()  # again, because no byte had arrived
+    await job.start()  # sent again, because the job is resumed at 0
     await job.write(SECOND)
     await _finish(job, SECOND)
     return "resumed at 0; JobStarted was accepted again"
@@ -236,7 +236,7 @@ async def resumes_open_session(coordinator: CoordinatorUnderTest) -> str:
     job = await _started_job(coordinator)
     older, job.agent = job.agent, await coordinator.resume(job.agent, job.live())
     _require_resumed(job.agent, job, len(FIRST))
-    await older.send(result(job.job_id, job.sent))  # frames of the older link are not read
+    await older.send(result(job.job_id, job.sent))  # must not be read: it comes from the older link
     await job.write(SECOND)
     await _finish(job, SECOND)
     await older.expect_close(4001)

@@ -85,7 +85,8 @@ async def sends_jobs_for_offers(peers: Sequence[AgentPeer]) -> str:
 def _names_session(peer: AgentPeer) -> bool:
     """Whether `Hello` named a session.
 
-    If it did, the coordinator may send lost jobs of that session again before `Capabilities` arrives.
+    If it did, the coordinator may send lost jobs of that session again before it receives
+    `Capabilities`.
     """
     return any(e.frame.session_id for e in peer.transcript if isinstance(e.frame, Hello))
 
