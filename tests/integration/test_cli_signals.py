@@ -102,7 +102,7 @@ async def test_reload_applies_to_new_jobs_while_running_ones_continue(tmp_path: 
         (None, "no such file"),
     ],
 )
-async def test_reload_of_an_invalid_file_is_one_log_line_and_the_agent_continues(
+async def test_failed_reload_is_logged_and_the_agent_continues(
     text: str | None, reason: str, tmp_path: Path
 ) -> None:
     async with ScriptedCoordinator() as coordinator:
@@ -130,7 +130,9 @@ async def test_reload_of_an_invalid_file_is_one_log_line_and_the_agent_continues
     assert "Traceback" not in result.err
 
 
-async def test_reload_keeps_options_and_names_settings_that_need_a_restart(tmp_path: Path) -> None:
+async def test_reload_keeps_command_line_options_and_logs_settings_that_need_a_restart(
+    tmp_path: Path,
+) -> None:
     async with ScriptedCoordinator() as coordinator:
         write_config(tmp_path, coordinator.url)
         async with start_command("run", "--max-concurrent", "5", home=tmp_path) as agent:
@@ -215,12 +217,12 @@ async def test_reload_is_refused_while_draining(tmp_path: Path) -> None:
 
 
 def open_for_writing(fifo: Path) -> int:
-    """Block until the agent opens the FIFO; it reads until the returned descriptor is closed."""
+    """Block until the agent opens the FIFO. The agent reads until the descriptor is closed."""
     return os.open(fifo, os.O_WRONLY)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_stop_signal_during_startup_exits_with_0(
+async def test_agent_exits_with_0_on_a_stop_signal_during_startup(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     fifo = tmp_path / "agent.toml"

@@ -1,6 +1,4 @@
-"""Every adapter fulfills the `Backend` contract, with fake and real servers:
-running jobs.
-"""
+"""How every adapter runs jobs, as the `Backend` contract requires, on fake and real servers."""
 
 import asyncio
 import re
@@ -108,9 +106,9 @@ async def test_response_of_a_real_server_is_relayed_byte_for_byte(
     assert sink.data == recorder.last_body
 
 
-@parametrize_formats(["real-llamacpp"])  # vLLM splits equal text into different events
+@parametrize_formats(["real-llamacpp"])  # vLLM does not always split a text into the same events
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-async def test_response_equals_that_to_a_direct_request(
+async def test_response_equals_the_response_to_a_direct_request(
     adapter: AdapterUnderTest, wire_format: WireFormat, stream: bool
 ) -> None:
     job = adapter.job(
@@ -139,14 +137,14 @@ async def test_response_equals_that_to_a_direct_request(
 
 
 def _without_ids_and_times(data: bytes) -> bytes:
-    """Remove what differs between two equal responses of a server."""
+    """Remove the fields that differ between two responses with the same text."""
     data = re.sub(rb'"id":"[^"]+"', b'"id":""', data)
     data = re.sub(rb'"created":\d+', b'"created":0', data)
     return re.sub(rb'"timings":\{[^}]*\}', b'"timings":{}', data)
 
 
 @parametrize_formats(FAKES, supported=False)
-async def test_unsupported_format_is_an_error(
+async def test_job_in_an_unsupported_format_fails_with_status_404(
     adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
     sink = CollectingSink()
@@ -234,7 +232,7 @@ async def test_full_window_pauses_the_source_and_loses_no_bytes(adapter: Adapter
     running = asyncio.create_task(adapter.backend.execute(job, sink))
     await sink.paused.wait()
     before = len(sink.data)
-    for _ in range(20):  # no bytes may arrive, so there is no event to wait for
+    for _ in range(20):  # no event shows that bytes do not arrive, so yield a few times
         await asyncio.sleep(0)
     assert len(sink.data) == before
     assert not running.done()

@@ -1,4 +1,4 @@
-"""Every adapter fulfills the `Backend` contract, with fake and real servers:
+"""What every adapter reports about fake and real servers, as the `Backend` contract requires:
 health, models, version and load.
 """
 
@@ -97,7 +97,7 @@ async def test_backend_reports_the_load_if_the_server_does(adapter: AdapterUnder
 
 
 @every_backend
-async def test_timeouts_and_limit_can_be_configured(adapter: AdapterUnderTest) -> None:
+async def test_timeouts_and_concurrency_limit_can_be_configured(adapter: AdapterUnderTest) -> None:
     backend = adapter.with_settings(timeouts=TimeoutSettings(first_byte_s=7.0), max_concurrent=3)
 
     await backend.list_models()
@@ -147,7 +147,9 @@ async def test_context_window_of_a_real_server_is_the_reported_one(
 
 
 @every_fake
-async def test_operations_are_probed_once_per_server_version(adapter: AdapterUnderTest) -> None:
+async def test_repeated_listing_probes_each_operation_at_most_once(
+    adapter: AdapterUnderTest,
+) -> None:
     assert adapter.server is not None
     for _ in range(3):
         await adapter.backend.list_models()
@@ -157,7 +159,9 @@ async def test_operations_are_probed_once_per_server_version(adapter: AdapterUnd
 
 
 @every_fake
-async def test_missing_route_is_not_offered(adapter: AdapterUnderTest) -> None:
+async def test_operation_with_a_missing_route_is_not_offered_if_it_is_probed(
+    adapter: AdapterUnderTest,
+) -> None:
     assert adapter.server is not None
     adapter.server.routes = {Operation.CHAT}
 
@@ -172,7 +176,9 @@ async def test_missing_route_is_not_offered(adapter: AdapterUnderTest) -> None:
 
 
 @every_fake
-async def test_only_listed_models_are_offered(adapter: AdapterUnderTest) -> None:
+async def test_only_models_that_match_the_models_setting_are_offered(
+    adapter: AdapterUnderTest,
+) -> None:
     listed = adapter.with_settings(models=(adapter.expected.model_id,))
     unlisted = adapter.with_settings(models=("no-such-*",))
 
@@ -184,7 +190,7 @@ async def test_only_listed_models_are_offered(adapter: AdapterUnderTest) -> None
 
 
 @every_fake
-async def test_without_a_list_only_native_backends_offer_models(
+async def test_without_the_models_setting_only_native_backends_offer_models(
     adapter: AdapterUnderTest,
 ) -> None:
     unlisted = adapter.with_settings(models=None)
@@ -215,7 +221,9 @@ def _offered(models: list[BackendModel]) -> list[str]:
 
 
 @parametrize_adapters(name for name in ADAPTERS if ADAPTERS[name].checks_key)
-async def test_wrong_key_is_unhealthy_with_advice(adapter: AdapterUnderTest) -> None:
+async def test_backend_with_a_wrong_key_is_unhealthy_and_its_error_names_the_setting(
+    adapter: AdapterUnderTest,
+) -> None:
     wrong = adapter.with_settings(api_key="sk-wrong-0123456789")
 
     health = await wrong.health()
@@ -228,7 +236,7 @@ async def test_wrong_key_is_unhealthy_with_advice(adapter: AdapterUnderTest) -> 
 
 
 @every_server
-async def test_refused_connection_is_unhealthy(
+async def test_backend_is_unhealthy_if_the_connection_is_refused(
     adapter: AdapterUnderTest, unused_tcp_port: int
 ) -> None:
     unreachable = adapter.with_settings(url=f"http://127.0.0.1:{unused_tcp_port}")

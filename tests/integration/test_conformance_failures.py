@@ -1,5 +1,5 @@
-"""Every adapter fulfills the `Backend` contract, with fake and real servers:
-failures and cancellation.
+"""How every adapter handles failures and cancellation, as the `Backend` contract requires,
+on fake and real servers.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ STATUSES = [
 
 
 @parametrize_values("outcome", STATUSES)
-async def test_error_has_the_code_of_its_status_and_a_body_without_the_key(
+async def test_http_status_determines_the_error_code_and_the_body_omits_the_key(
     adapter: AdapterUnderTest, outcome: tuple[int, ErrorCode]
 ) -> None:
     status, code = outcome
@@ -87,12 +87,14 @@ async def test_error_has_the_code_of_its_status_and_a_body_without_the_key(
 
 
 def _chat_request_to(server: FakeServer) -> RecordedRequest:
-    """Build a request whose errors have the shape of the OpenAI routes."""
+    """Build a chat request, so that the error response has the shape of the OpenAI API."""
     return RecordedRequest("POST", server.prefix + Operation.CHAT.path, {}, {}, b"")
 
 
-@parametrize_adapters(name for name in FAKES if name != "llamacpp")  # which accepts any model id
-async def test_unknown_model_is_model_not_loaded(adapter: AdapterUnderTest) -> None:
+@parametrize_adapters(name for name in FAKES if name != "llamacpp")  # llama.cpp accepts any id
+async def test_job_for_an_unknown_model_fails_with_model_not_loaded(
+    adapter: AdapterUnderTest,
+) -> None:
     job = msgspec.structs.replace(adapter.job(), model_id="no-such-model")
 
     with pytest.raises(BadStatus) as caught:
@@ -150,7 +152,7 @@ async def test_connection_that_breaks_within_a_chunk_is_a_failure(
     "fault",
     [Fault.HANG_BEFORE_HEADERS, Fault.HANG_AFTER_HEADERS, Fault.HANG_AFTER_FIRST_CHUNK],
 )
-async def test_silent_server_times_out(adapter: AdapterUnderTest, fault: Fault) -> None:
+async def test_job_on_a_silent_server_times_out(adapter: AdapterUnderTest, fault: Fault) -> None:
     assert adapter.server is not None
     backend = adapter.with_settings(timeouts=TimeoutSettings(first_byte_s=0.05, silence_s=0.05))
     adapter.server.script_jobs(fault)
@@ -225,7 +227,7 @@ async def test_real_server_killed_during_a_stream_is_a_failure(
 
 
 @parametrize_formats(["real-llamacpp"])
-async def test_too_long_prompt_on_a_real_server_is_context_length_exceeded(
+async def test_too_long_prompt_on_a_real_server_fails_with_context_length_exceeded(
     adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
     prompt = [{"role": "user", "content": "far too long " * 20_000}]
@@ -239,7 +241,7 @@ async def test_too_long_prompt_on_a_real_server_is_context_length_exceeded(
 
 
 @parametrize_formats(["real-llamacpp"], WireFormat.OPENAI)
-async def test_invalid_request_with_status_500_is_a_bad_request(
+async def test_status_500_for_an_invalid_request_is_a_bad_request(
     adapter: AdapterUnderTest, wire_format: WireFormat
 ) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}

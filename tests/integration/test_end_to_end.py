@@ -101,7 +101,7 @@ async def _has_busy_slots(client: aiohttp.ClientSession, server_url: str) -> boo
 
 
 @pytest.mark.parametrize("wire_format", ["openai", "anthropic"])
-async def test_too_long_prompt_is_the_fault_of_the_client(
+async def test_too_long_prompt_returns_400_and_does_not_raise_the_error_rate(
     harness: EndToEndHarness, client: aiohttp.ClientSession, wire_format: str
 ) -> None:
     body = make_request(messages=[{"role": "user", "content": "the sea and the wind " * 1000}])
@@ -149,7 +149,7 @@ async def test_request_above_capacity_is_refused_at_once(
     assert answer["error"]["code"] == "out_of_capacity"
 
 
-async def test_killed_server_is_an_error_and_the_agent_continues(
+async def test_stream_ends_with_an_error_if_the_server_is_killed_and_the_agent_continues(
     tiny_model: Path, tmp_path: Path, client: aiohttp.ClientSession
 ) -> None:
     async with LlamaCppProcess(tiny_model, alias="tiny") as server:
@@ -171,7 +171,7 @@ async def test_killed_server_is_an_error_and_the_agent_continues(
     assert answer["choices"][0]["message"]["content"] == "Tell me about the sea."
 
 
-async def test_signed_receipt_matches_what_the_coordinator_received(
+async def test_signed_receipt_matches_the_response_that_the_client_received(
     client: aiohttp.ClientSession, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = CoordinatorSettings(port=0, receipts=ReceiptMode.SIGNED)

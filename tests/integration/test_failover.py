@@ -78,14 +78,15 @@ def failures(wire_format: str) -> dict[str, list[Fault | FakeResponse]]:
         "comment, then error": [stream_response([b": wait\n\n", ERROR_FIRST[wire_format]])],
         "empty stream": [stream_response([])],
         "only a comment": [stream_response([b": wait\n\n"])],
-        # The health check used the connection before, so the adapter sends the job once more.
+        # The job reuses the connection of the health check. If a reused connection is reset, the
+        # adapter sends the job once more, so the second connection must be reset as well.
         "reset": [Fault.RESET_BEFORE_HEADERS, Fault.RESET_BEFORE_HEADERS],
     }
 
 
 @pytest.mark.parametrize("wire_format", ["openai", "anthropic"])
 @pytest.mark.parametrize("failure", sorted(failures("openai")))
-async def test_failure_before_the_first_byte_fails_over(
+async def test_failure_before_the_first_output_fails_over(
     harness: EndToEndHarness,
     client: aiohttp.ClientSession,
     first: FakeOpenAICompatible,
@@ -125,7 +126,7 @@ async def test_json_error_with_status_200_fails_over(
     assert relayed == recorder.last_body
 
 
-async def test_stopped_server_fails_over(
+async def test_job_for_a_stopped_server_fails_over(
     recorder: ResponseRecorder, tmp_path: Path, client: aiohttp.ClientSession
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -142,7 +143,7 @@ async def test_stopped_server_fails_over(
                 assert response.status == 200
 
 
-async def test_failure_after_the_first_byte_does_not_fail_over(
+async def test_failure_after_the_first_output_does_not_fail_over(
     harness: EndToEndHarness,
     client: aiohttp.ClientSession,
     first: FakeOpenAICompatible,

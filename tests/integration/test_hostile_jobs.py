@@ -1,7 +1,7 @@
 """A job cannot select an address, model or header that the operator did not configure.
 
-The agent must send the request only to that server, to the route of the operation, and with its own
-headers.
+The agent must send the request only to the configured server and to the route of the operation, and
+only with headers that the agent sets.
 """
 
 import contextlib
@@ -77,7 +77,9 @@ async def run_job(adapter: AdapterUnderTest, job: Job) -> None:
 def assert_configured_only(
     adapter: AdapterUnderTest, recorded: RecordedRequest, operation: Operation
 ) -> None:
-    """Assert that route, host, headers and key are the configured ones, with one `model` field."""
+    """Assert that the request has the configured host and key, the operation's route, only known
+    headers, and exactly one `model` field.
+    """
     assert adapter.server is not None
     assert recorded.method == "POST"
     assert recorded.path == adapter.server.prefix + operation.path

@@ -1,4 +1,4 @@
-"""Starts, stops and discovers real llama.cpp servers with `LlamaCppProcess`."""
+"""Real llama.cpp servers: start and stop with `LlamaCppProcess`, discovery, and the adapter."""
 
 import os
 import signal
@@ -57,7 +57,7 @@ async def test_short_streams_of_several_clients_all_complete(
     assert outcomes == {"completed": 300}
 
 
-async def test_stopping_model_ends_its_response(
+async def test_response_ends_early_if_the_model_generates_an_end_token(
     llamacpp_factory: LlamaCppFactory, client: aiohttp.ClientSession
 ) -> None:
     server = await llamacpp_factory(stops=True)

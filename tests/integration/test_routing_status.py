@@ -30,7 +30,7 @@ async def test_a_model_above_the_price_limit_receives_no_jobs_and_status_says_wh
             asyncio.timeout(READY_WITHIN_S),
         ):
             while (routing := harness.service.status().routing) is None:  # noqa: ASYNC110
-                await asyncio.sleep(0.005)  # no event reports it, so poll
+                await asyncio.sleep(0.005)  # no event reports the status, so poll
             statuses = {}
             for model in (MODEL, LORA_ADAPTER):
                 body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}

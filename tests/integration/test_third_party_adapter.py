@@ -1,4 +1,4 @@
-"""Installed third-party adapters: the example in `docs/adapters.md`, and one with a defect."""
+"""Installed third-party adapters: the example in `docs/adapters.md`, and a defective adapter."""
 
 import os
 import re
@@ -43,7 +43,7 @@ class StubbornBackend(EchoBackend):
 
 
 def install(folder: Path, code: str, entry_points: str) -> None:
-    """Make `folder` contain an installed distribution with one module."""
+    """Install a distribution with one module into `folder`."""
     (folder / "acme_adapter.py").write_text(code)
     information = folder / "acme_adapter-1.0.dist-info"
     information.mkdir()
@@ -105,7 +105,7 @@ async def test_documented_example_executes_a_job(installed: Path, acme_url: str)
 async def test_agent_exits_although_a_task_of_an_adapter_ignores_its_cancellation(
     tmp_path: Path,
 ) -> None:
-    # In an earlier version, the process logged `stopped`, then waited for the task until killed.
+    # In an earlier version, the process logged `stopped`, but did not exit: the task never ended.
     install(
         tmp_path, STUBBORN_ADAPTER, f"[{ENTRY_POINT_GROUP}]\nacme = acme_adapter:StubbornBackend"
     )

@@ -1,4 +1,4 @@
-"""Adapters as test parameters: each kind with a fake server, echo, and kinds with a real server."""
+"""Adapters as test parameters: with a fake server, with a real server, and the echo adapter."""
 
 import os
 import uuid
@@ -43,7 +43,7 @@ TEXT: Final = frozenset(Operation) - {EMBEDDINGS}
 
 WITHOUT_COUNT_TOKENS: Final = TEXT - {Operation.COUNT_TOKENS}
 LISTED: Final = ("*",)
-"""The setting `models` of passthroughs, which offer only listed models."""
+"""The setting `models` for passthroughs, which offer no models without this setting."""
 
 PROMPT: Final = "Say something, please."
 
@@ -60,7 +60,7 @@ class Expected:
     embedder: str = ""
     """The id of a model for embeddings; "" if the server has none."""
     version: str | None = ""
-    """The expected version; None: any."""
+    """The expected version; None: any version except ""."""
     reports_load: bool = False
     checks_key: bool = True
     """Whether the server rejects a wrong API key."""
@@ -251,7 +251,10 @@ def _marks(name: str) -> list[pytest.MarkDecorator]:
 def parametrize_formats(
     names: Iterable[str], *formats: WireFormat, supported: bool = True
 ) -> pytest.MarkDecorator:
-    """Run a test with each adapter and each format that it supports, or does not support."""
+    """Run a test with each adapter and each of `formats` that it supports.
+
+    Without `formats`: all formats. With `supported=False`: those that it does not support.
+    """
     pairs = [
         pytest.param(name, wire_format, marks=_marks(name))
         for name in names
@@ -276,7 +279,7 @@ def parametrize_operations(names: Iterable[str]) -> pytest.MarkDecorator:
 def parametrize_values(name: str, values: Sequence[object]) -> pytest.MarkDecorator:
     """Run a test with each value on one kind, and with one value on every other kind.
 
-    All kinds share the code under test, so one value shows whether a kind calls it.
+    All kinds share the code under test, so one value is enough to show that a kind calls this code.
     """
     first, *others = FAKES
     pairs = [(first, value) for value in values] + [(kind, values[0]) for kind in others]

@@ -27,7 +27,9 @@ def agent_config(
     discovery: DiscoveryConfig | None = None,
     prometheus_addr: str = "",
 ) -> Config:
-    """Return settings with defaults for what is not given; no status server by default.
+    """Return settings with the given sections, and defaults for the others.
+
+    Without `prometheus_addr`, the agent has no status server.
 
     `url` is ignored if `coordinator` is given.
     """

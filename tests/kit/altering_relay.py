@@ -15,7 +15,7 @@ from provider_agent.protocol.exceptions import ProtocolError
 from provider_agent.protocol.limits import CONNECT_PATH, SUBPROTOCOL
 
 Alter = Callable[[list[Any]], list[Any]]
-"""Maps the frames of one message to those that are forwarded; no frames: no message."""
+"""Maps the frames of a message to those that are forwarded; an empty list drops the message."""
 
 MAX_BYTES = 2**26
 ABNORMAL = 1006
@@ -34,7 +34,7 @@ class AlteringRelay:
     Args:
         to_agent: alters the coordinator's frames.
         to_coordinator: alters the agent's frames.
-        close_codes: replaces close codes of either side.
+        close_codes: maps a close code that either side sends to the code that is forwarded.
         selects_subprotocol: whether the relay selects the subprotocol that an agent offers.
         refuses_unknown_types: whether to close both connections with 1002 when the agent or the
             coordinator sends a frame of an unknown type.

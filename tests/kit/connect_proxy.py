@@ -12,7 +12,7 @@ class ConnectProxy:
     Args:
         routes: maps a requested "host:port" to a port on loopback.
         user: "name:password" that clients have to send; "": no authorization is required.
-        response: a response to send instead of a tunnel, one byte per second.
+        response: sent, one byte per second, instead of opening a tunnel; None: open tunnels.
 
     Attributes:
         request_lines: the first line of every request.

@@ -34,7 +34,7 @@ class CoordinatorHarness:
         self.responses: list[aiohttp.ClientResponse] = []
 
     def ask(self) -> asyncio.Task[aiohttp.ClientResponse]:
-        """Send a request in a task, whose result is the response after its headers arrived."""
+        """Send a request in a task, which returns the response when the headers have arrived."""
         return asyncio.create_task(self._post())
 
     async def _post(self) -> aiohttp.ClientResponse:
@@ -53,7 +53,7 @@ class CoordinatorHarness:
         return job, response
 
     def other_process(self, instance_id: str, *, replace: bool = True) -> ScriptedAgent:
-        """Create an agent with the same key, as another process has it; the caller connects it."""
+        """Create an agent that imitates a process with the same key; the caller connects it."""
         return ScriptedAgent(
             self.coordinator.connect_url,
             key=self.agent.key,

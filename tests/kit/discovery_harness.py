@@ -15,7 +15,7 @@ from tests.kit.virtual_time import now
 
 
 def find_monitor(discovery: Discovery, backend_id: str) -> HealthMonitor:
-    """The monitor of a backend in use."""
+    """Return the monitor of the backend with this id."""
     (found,) = [one for one in discovery.monitors if one.backend.id == backend_id]
     return found
 
@@ -26,7 +26,7 @@ class DiscoveryHarness:
     Args:
         backends: the configured backends.
         interval_s: the time between health checks.
-        jitter: replaces each random number.
+        jitter: the value that replaces every random number.
 
     Attributes:
         began: the time when the harness was created.
@@ -80,7 +80,7 @@ class DiscoveryHarness:
         return [state.health.last_error for state in self.discovery.states]
 
     def routes(self, model_id: str = "m") -> list[tuple[str, int]]:
-        """Backend id and position in the configuration of each route."""
+        """For each route: the id of its backend, and that backend's place in the configuration."""
         return [(route.backend_id, route.order) for route in self.discovery.routes(model_id)]
 
     def capacities(self, model_id: str = "m") -> list[int]:

@@ -64,5 +64,5 @@ async def wait_for_models(coordinator: Coordinator) -> None:
     """Wait until an agent offers a model."""
     async with asyncio.timeout(READY_WITHIN_S):
         while not any(agent.models for agent in coordinator.agents()):  # noqa: ASYNC110
-            # The coordinator has no event for this, so poll.
+            # The coordinator has no event for new models, so poll.
             await asyncio.sleep(0.005)

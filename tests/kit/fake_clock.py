@@ -5,7 +5,7 @@ class FakeClock:
     """Returns `now`, in seconds.
 
     Args:
-        now: the first value; not zero by default, as on a real machine.
+        now: the first value; not zero by default, because a real monotonic clock is not either.
     """
 
     def __init__(self, now: float = 1000.0) -> None:

@@ -41,7 +41,7 @@ def usage_chunk(model: str, **more: object) -> bytes:
 
 
 def chat_frames(model: str, *, usage: bool, first: object = "") -> list[bytes]:
-    """A whole chat stream; `first` is the content of the delta with the role."""
+    """A whole chat stream; `first` is the content in the first delta, which has the role."""
     return [
         chat_chunk(model, {"role": "assistant", "content": first}),
         *(chat_chunk(model, {"content": word}) for word in WORDS),

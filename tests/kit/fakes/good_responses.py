@@ -28,10 +28,10 @@ def good_response(
     """Return the successful response to this request.
 
     Args:
-        request: decides the operation, and whether the response is a stream.
+        request: determines the operation, and whether the response is a stream.
         model: the model name in the response.
         always_usage: report the usage of a stream even if the request does not ask for it.
-        first: content of the chat delta with the role.
+        first: the content in the first delta of a chat stream, which has the role.
         start_usage: usage in `message_start`.
         end_usage: usage in `message_delta`.
     """

@@ -4,16 +4,16 @@ Recorded from a real server:
 
 - While a model loads, every route answers 503 `Loading model`.
 - Errors have OpenAI's shape on every route; unknown routes answer 404 `File Not Found`.
-- An empty request is a 500 for Messages and `count_tokens`, a 501 for embeddings that are disabled,
-  and a 400 otherwise. Embeddings of a model without pooling are a 400.
-- `/metrics` is a 501 unless it is enabled.
+- An empty request is answered with 500 by Messages and `count_tokens`, with 501 by embeddings if
+  they are disabled, and with 400 by all other routes.
+- Embeddings answer 400 if the model has no pooling. `/metrics` answers 501 unless it is enabled.
 - `/props` has `modalities` and `chat_template_caps`.
 
 Documented in `tools/server/README.md`:
 
-- A server without a model is a router: its model list has `status.value`, and its `/props` has
-  `role: "router"`. `/props` and `/models` do not wake a model.
-- With `--embeddings` alone, chat is a 501.
+- A server that was started without a model is a router: its model list has `status.value`, and
+  its `/props` has `role: "router"`. `/props` and `/models` do not wake a model.
+- With `--embeddings` alone, chat answers 501.
 - A model id is the file path unless there is an alias. `/v1/models` requires no key.
 """
 
@@ -106,7 +106,7 @@ class FakeLlamaCpp(FakeServer):
 
     @staticmethod
     def context_exceeded() -> FakeResponse:
-        """The prompt exceeds the context window (recorded)."""
+        """The recorded response to a prompt that exceeds the context window."""
         fields = {
             "code": 400,
             "message": "request (32026 tokens) exceeds the available context size (2048 tokens)",

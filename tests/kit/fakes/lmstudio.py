@@ -4,7 +4,7 @@ Documented:
 
 - `/api/v1/models` (since 0.4.0) and `/api/v0/models` (since 0.3.6) list the type of each model,
   whether it is loaded, and its context window.
-- Messages exists since 0.4.1. A stream contains its usage only with `include_usage`.
+- The Messages API exists since 0.4.1. A stream reports usage only with `include_usage`.
 
 From its issue tracker, with issue numbers:
 
@@ -36,7 +36,7 @@ class FakeLmStudio(FakeServer):
     """A fake LM Studio server.
 
     Attributes:
-        api: the newest model list that this version supports.
+        api: the API of the newest model list that the server has.
         parallel: how many requests the loaded model runs at once.
         remote: whether the server lists a model of another machine (LM Link).
     """
