@@ -86,6 +86,7 @@ class Service:
         self._discovery = Discovery(
             backends,
             self._models_changed,
+            pricing=config.pricing,
             interval_s=config.discovery.interval_s,
             clock=clock,
             uniform=uniform,
@@ -142,7 +143,7 @@ class Service:
 
     def offers(self) -> list[ModelOffer]:
         """Return the models that the agent offers now."""
-        return model_offers(self._discovery.served_models(), self._config)
+        return model_offers(self._discovery.served_models())
 
     def status(self) -> StatusSnapshot:
         """Return the current state of the whole agent."""
@@ -177,6 +178,7 @@ class Service:
             self.uplink.config = result.config.coordinator
             self.jobs.set_limits(config.limits.max_concurrent, config.limits.max_tokens_per_minute)
             self._discovery.set_interval(config.discovery.interval_s)
+            self._discovery.set_pricing(result.config.pricing)
             self._discovery.replace_backends(backends)
             self._reports.replace_settings(result.config, backends.skipped)
         return result

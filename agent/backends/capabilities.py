@@ -1,14 +1,13 @@
 """Builds the `Capabilities` frame: one offer per model that the backends serve."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
 
-from provider_agent.adapters.base import Backend, BackendModel
-from provider_agent.agent.backends.pricing import price_for
+from provider_agent.agent.backends.offer_groups import OfferGroup, ServedModel, group_by_model
 from provider_agent.agent.backends.request_features import common_features
-from provider_agent.agent.config.schema import Config, Price
+from provider_agent.agent.config.schema import Config
 from provider_agent.protocol.field_values import clamp_count, is_name, to_line, valid_count
 from provider_agent.protocol.frames import AgentLimits, ModelOffer
 from provider_agent.protocol.limits import (
@@ -21,24 +20,18 @@ from provider_agent.protocol.limits import (
 _OTHER_FIELDS_BYTES: Final = 64 * KIB
 """The largest total size of the fields of `Capabilities` other than the offers."""
 
-ServedModel = tuple[Backend, BackendModel, float | None]
-"""A healthy backend, one of its models, and the markup of a passthrough (None: no markup)."""
 
+def model_offers(serving: Iterable[ServedModel]) -> list[ModelOffer]:
+    """Create the offer of each model id, in the order of the backends and their models.
 
-def model_offers(serving: Iterable[ServedModel], config: Config) -> list[ModelOffer]:
-    """Create one offer per model id, in the order of the backends and their models.
-
-    A model that several backends serve has one offer: with the formats and operations that any of
-    these backends supports, the smallest known context window, the features that all of them
-    support, and the sum of their capacities. Its kind, upstream price and markup are those of the
-    first backend. A model whose id no frame can carry is left out, and so are the last models if
-    there are more than the protocol or one message allows.
+    `offer_groups` chooses the backends of an offer and its price. The offer has the formats and
+    operations that any of these backends supports, the smallest known context window, the features
+    that all of them support, and the sum of their capacities. Its kind is that of the first one. A
+    model whose id no frame can carry is left out, and so are the last models if there are more than
+    the protocol or one message allows.
     """
-    entries_by_id: dict[str, list[ServedModel]] = {}
-    for entry in serving:
-        if is_name(entry[1].model_id):
-            entries_by_id.setdefault(entry[1].model_id, []).append(entry)
-    offers = [_offer(model_id, entries, config) for model_id, entries in entries_by_id.items()]
+    groups = group_by_model(one for one in serving if is_name(one.model.model_id))
+    offers = [_offer(model_id, group) for model_id, group in groups.items() if group.members]
     free_bytes = MIN_MESSAGE_TO_COORDINATOR_BYTES - _OTHER_FIELDS_BYTES
     fitting = []
     for offer in offers[:MAX_MODELS]:
@@ -49,29 +42,21 @@ def model_offers(serving: Iterable[ServedModel], config: Config) -> list[ModelOf
     return fitting
 
 
-def _offer(model_id: str, entries: Sequence[ServedModel], config: Config) -> ModelOffer:
-    models = [model for _, model, _ in entries]
+def _offer(model_id: str, group: OfferGroup) -> ModelOffer:
+    models = [one.model for one in group.members]
+    backends = [one.backend for one in group.members]
     windows = [window for model in models if (window := valid_count(model.context_window))]
-    backend, first, markup = entries[0]
-    upstream = None
-    input_price = valid_count(first.input_price_per_1m)
-    output_price = valid_count(first.output_price_per_1m)
-    if input_price is not None and output_price is not None:
-        upstream = Price(input_price, output_price)
     features = common_features(models)
-    price = price_for(model_id, config.pricing, upstream=upstream, markup=markup)
     return ModelOffer(
         model_id=model_id,
         formats=sorted({wire_format for model in models for wire_format in model.formats}),
         operations=sorted({operation for model in models for operation in model.operations}),
         context_window=min(windows, default=None),
         native=all(model.native for model in models),
-        backend_kind=to_line(backend.kind),
-        max_concurrent=clamp_count(
-            sum(max(backend.max_concurrent, 0) for backend, _, _ in entries)
-        ),
-        input_price_per_1m=valid_count(price.input_per_1m) if price else None,
-        output_price_per_1m=valid_count(price.output_per_1m) if price else None,
+        backend_kind=to_line(backends[0].kind),
+        max_concurrent=clamp_count(sum(max(backend.max_concurrent, 0) for backend in backends)),
+        input_price_per_1m=group.price.input_per_1m if group.price else None,
+        output_price_per_1m=group.price.output_per_1m if group.price else None,
         max_output_tokens=features.max_output_tokens,
         input_kinds=features.input_kinds,
         tools=features.tools,

@@ -32,6 +32,7 @@ class Backends(Struct, frozen=True):
         skipped: backends whose configured key is missing or unusable.
         tokens_per_minute: the operator's limits, by backend id.
         created_from: the settings that each backend was created with, by backend id.
+        overflow: the ids of the backends whose setting `overflow` is on.
     """
 
     usable: list[Backend]
@@ -39,6 +40,7 @@ class Backends(Struct, frozen=True):
     skipped: list[SkippedBackend]
     tokens_per_minute: dict[str, int] = {}
     created_from: dict[str, BackendSettings] = {}
+    overflow: set[str] = set()
 
 
 def make_backends(
@@ -59,7 +61,7 @@ def make_backends(
     Raises:
         ConfigError: an adapter of a third party cannot be created.
     """
-    created = Backends([], {}, [], {}, {})
+    created = Backends([], {}, [], {}, {}, set())
     wanted: list[tuple[BackendConfig, BackendSettings]] = []
     for config in configs:
         key = resolve_api_key(config, environ)
@@ -76,6 +78,8 @@ def make_backends(
         created.created_from[backend.id] = settings
         if config.max_tokens_per_minute is not None:
             created.tokens_per_minute[backend.id] = config.max_tokens_per_minute
+        if config.overflow:
+            created.overflow.add(backend.id)
         created.markups[backend.id] = None if backend.native else config.markup
     return created
 

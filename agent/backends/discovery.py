@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
-from provider_agent.adapters.base import Backend
+from provider_agent.adapters.base import Backend, BackendModel
 from provider_agent.agent.backends.admission import AdmissionControl
 from provider_agent.agent.backends.attempt import Attempt
-from provider_agent.agent.backends.capabilities import ServedModel
 from provider_agent.agent.backends.configured import Backends
 from provider_agent.agent.backends.health_check import BackendState
 from provider_agent.agent.backends.health_monitor import HealthMonitor
 from provider_agent.agent.backends.model_use import ModelUse
+from provider_agent.agent.backends.offer_groups import ServedModel, offer_group
+from provider_agent.agent.backends.pricing import NO_PRICES, price_for
 from provider_agent.agent.backends.routing import Route
+from provider_agent.agent.config.schema import PricingConfig
 
 CHECK_INTERVAL_S: Final = 60.0
 """Seconds between two health checks of a healthy backend. Short enough to notice that a server has
@@ -32,6 +34,7 @@ class Discovery:
     Args:
         backends: the first backends; `replace_backends` changes them.
         on_change: called when the offered models or a backend's capacity may have changed.
+        pricing: the operator's prices.
         interval_s: seconds between two health checks of a healthy backend.
         clock: returns monotonic seconds.
         uniform: returns random numbers in [0, 1).
@@ -42,6 +45,7 @@ class Discovery:
         backends: Backends,
         on_change: Callable[[], None],
         *,
+        pricing: PricingConfig = NO_PRICES,
         interval_s: float = CHECK_INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[], float] = random.random,
@@ -52,6 +56,7 @@ class Discovery:
         """The monitors of retired backends that are not closed yet."""
         self._unstarted: asyncio.Queue[HealthMonitor] = asyncio.Queue()
         self._on_change = on_change
+        self._pricing = pricing
         self._interval_s = interval_s
         self._clock = clock
         self._uniform = uniform
@@ -76,32 +81,43 @@ class Discovery:
     def served_models(self) -> list[ServedModel]:
         """Return every model of every healthy backend, except those that a breaker stops."""
         return [
-            (monitor.backend, model, monitor.markup)
+            self._served(monitor, model)
             for monitor in self._monitors.values()
             for model in monitor.state.models
             if not monitor.admission.is_open(model.model_id)
         ]
 
     def routes(self, model_id: str) -> list[Route]:
-        """Return the healthy backends that serve a model, except those whose breaker stops it.
+        """Return the backends of a model's offer: healthy, and not stopped by a breaker.
 
         Backends without free capacity are included.
         """
-        return [
-            Route(
-                backend=monitor.backend,
-                order=order,
-                native=model.native,
-                operations=frozenset(model.operations),
-                in_flight=monitor.running,
-                capacity=monitor.capacity(model_id),
-                retry_after_s=monitor.admission.retry_after_s,
-                model_id=model_id,
-            )
-            for order, monitor in enumerate(self._monitors.values())
+        serving = [
+            self._served(monitor, model)
+            for monitor in self._monitors.values()
             for model in monitor.state.models
             if model.model_id == model_id and not monitor.admission.is_open(model_id)
         ]
+        order = {backend_id: index for index, backend_id in enumerate(self._monitors)}
+        return [self._route(one, order[one.backend.id]) for one in offer_group(serving).members]
+
+    def _served(self, monitor: HealthMonitor, model: BackendModel) -> ServedModel:
+        price = price_for(model, self._pricing, monitor.markup)
+        return ServedModel(monitor.backend, model, price, monitor.overflow)
+
+    def _route(self, one: ServedModel, order: int) -> Route:
+        monitor, model = self._monitors[one.backend.id], one.model
+        return Route(
+            backend=one.backend,
+            order=order,
+            native=model.native,
+            operations=frozenset(model.operations),
+            in_flight=monitor.running,
+            capacity=monitor.capacity(model.model_id),
+            retry_after_s=monitor.admission.retry_after_s,
+            model_id=model.model_id,
+            price=one.price,
+        )
 
     def start(self, route: Route) -> Attempt:
         """Start an attempt on the backend of a route that `routes` has just returned."""
@@ -126,6 +142,10 @@ class Discovery:
         self._set_backends(backends)
         self._on_change()
 
+    def set_pricing(self, pricing: PricingConfig) -> None:
+        """Change the operator's prices; `replace_backends` reports the change."""
+        self._pricing = pricing
+
     def set_interval(self, interval_s: float) -> None:
         """Change the time between two health checks of a healthy backend."""
         self._interval_s = interval_s
@@ -138,6 +158,7 @@ class Discovery:
         for backend in backends.usable:
             monitor = before.pop(id(backend), None) or self._new_monitor(backend)
             monitor.markup = backends.markups.get(backend.id)
+            monitor.overflow = backend.id in backends.overflow
             monitor.admission.set_token_limit(backends.tokens_per_minute.get(backend.id))
             self._monitors[backend.id] = monitor
         for monitor in before.values():

@@ -75,6 +75,7 @@ class HealthMonitor:
             change it.
         last_models: the models that the backend offered when it was last healthy.
         markup: share that is added to the upstream's prices, 0.05 for five percent; None: nothing.
+        overflow: whether the backend joins the offers of other backends.
         checked_at: the loop time when the last check ended; None before the first.
         running: the number of jobs that run on the backend now.
         suspects: the models that the next check asks to generate a token.
@@ -100,6 +101,7 @@ class HealthMonitor:
         self.state = BackendState(backend, BackendHealth(False, None, "not checked yet"))
         self.last_models: tuple[BackendModel, ...] = ()
         self.markup: float | None = None
+        self.overflow = False
         self.checked_at: float | None = None
         self.running = 0
         self.suspects: dict[str, bool] = {}

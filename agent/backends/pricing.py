@@ -1,45 +1,82 @@
-"""The price of one offered model.
+"""The price of one model on one backend.
 
-The operator pays the upstream of a passthrough, the remote service, for every token. If the
-upstream's price is unknown, the configured default applies, which may be below cost. A price in
-`[pricing.models]` has priority over both.
+The operator pays the upstream of a passthrough, the remote service, for every token. If its price
+is unknown, the model has no price unless the operator sets one in `[pricing.models]`, which has
+priority over every other price. `[pricing] default_…` applies to native backends only.
 """
 
 from fractions import Fraction
 from math import ceil
+from typing import Final
 
+from msgspec import Struct
+
+from provider_agent.adapters.base import BackendModel
 from provider_agent.agent.config.schema import Price, PricingConfig
+from provider_agent.protocol.field_values import valid_count
 
-__all__ = ["Price", "price_for"]
+__all__ = ["NO_PRICES", "OfferedPrice", "Price", "price_for"]
+
+NO_PRICES: Final = PricingConfig()
+"""A `[pricing]` section without prices."""
 
 
-def price_for(
-    model_id: str,
-    pricing: PricingConfig,
-    *,
-    upstream: Price | None = None,
-    markup: float | None = None,
-) -> Price | None:
-    """Return the price at which a model is offered; None if no price is known.
+class OfferedPrice(Struct, frozen=True):
+    """The price of a model in the last `Capabilities`; None: no price.
+
+    Attributes:
+        input_per_1m: millionths of a US dollar per million input tokens.
+        output_per_1m: the same for output tokens.
+        native: whether the offer is for native backends only.
+    """
+
+    input_per_1m: int | None = None
+    output_per_1m: int | None = None
+    native: bool = True
+
+    def covers(self, price: Price | None, *, native: bool) -> bool:
+        """Whether a job at this price may run on a backend with the price `price`.
+
+        A native backend costs the operator nothing per token. A passthrough does, so the offer
+        must include passthroughs, at this price or a higher one.
+        """
+        if native:
+            return True
+        if self.native or price is None:
+            return False
+        return price.input_per_1m <= (self.input_per_1m or 0) and price.output_per_1m <= (
+            self.output_per_1m or 0
+        )
+
+
+def price_for(model: BackendModel, pricing: PricingConfig, markup: float | None) -> Price | None:
+    """Return the price of a model on one backend; None if it has none.
 
     It is the first known price of: the price configured for this model, the upstream's price plus
-    the markup, the configured default.
+    the markup, and for a native model the configured default.
 
     Args:
-        model_id: the id under which the model is offered.
+        model: the model, with the price that the operator pays.
         pricing: the `[pricing]` section.
-        upstream: the price that the operator pays; None if the backend did not report it.
-        markup: share of `upstream` that is added to it: 0.05 is five percent, None is 0.
+        markup: share of the upstream's price that is added to it: 0.05 is five percent, None is 0.
     """
-    if (configured := pricing.models.get(model_id)) is not None:
+    if (configured := pricing.models.get(model.model_id)) is not None:
         return configured
-    if upstream is not None:
-        return Price(
-            _marked_up(upstream.input_per_1m, markup), _marked_up(upstream.output_per_1m, markup)
-        )
-    if pricing.default_input_per_1m is None or pricing.default_output_per_1m is None:
+    input_per_1m = valid_count(model.input_price_per_1m)
+    output_per_1m = valid_count(model.output_price_per_1m)
+    if input_per_1m is not None and output_per_1m is not None:
+        return _valid(Price(_marked_up(input_per_1m, markup), _marked_up(output_per_1m, markup)))
+    if not model.native or pricing.default_input_per_1m is None:
+        return None
+    if pricing.default_output_per_1m is None:
         return None
     return Price(pricing.default_input_per_1m, pricing.default_output_per_1m)
+
+
+def _valid(price: Price) -> Price | None:
+    """Return None for a price that no frame can carry."""
+    known = None not in (valid_count(price.input_per_1m), valid_count(price.output_per_1m))
+    return price if known else None
 
 
 def _marked_up(price: int, markup: float | None) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from provider_agent.adapters.base import Backend
+from provider_agent.agent.backends.pricing import OfferedPrice, Price
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import find_operation
 
@@ -23,6 +24,7 @@ class Route(Struct, frozen=True):
         retry_after_s: seconds until the backend's token limit admits jobs again; None if it admits
             them now, or the backend has no limit.
         model_id: the model that the backend serves.
+        price: the price at which the backend runs jobs of the model; None: no price.
     """
 
     backend: Backend
@@ -33,6 +35,7 @@ class Route(Struct, frozen=True):
     capacity: int
     retry_after_s: float | None = None
     model_id: str = ""
+    price: Price | None = None
 
     @property
     def backend_id(self) -> str:
@@ -56,18 +59,26 @@ class Refusal(Struct, frozen=True):
 
 
 def choose_routes(
-    wire_format: str, operation_name: str, routes: Iterable[Route]
+    wire_format: str,
+    operation_name: str,
+    routes: Iterable[Route],
+    offered: OfferedPrice | None = None,
 ) -> list[Route] | Refusal:
-    """Order the backends that may execute a job: native first, then the least loaded first.
+    """Order the backends that may execute a job: native, then cheap, then the least loaded first.
 
     Args:
         wire_format: the job's format.
         operation_name: the job's operation; "" is the main operation of the format.
         routes: the healthy backends that serve the job's model.
+        offered: the price of the job; None: any price.
     """
     serving = list(routes)
     if not serving:
         return Refusal(ErrorCode.MODEL_NOT_LOADED, "no backend of this agent serves the model now")
+    if offered is not None:
+        serving = [route for route in serving if offered.covers(route.price, native=route.native)]
+    if not serving:
+        return Refusal(ErrorCode.MODEL_NOT_LOADED, "no backend serves the model at the job's price")
     operation = find_operation(wire_format, operation_name)
     supporting = [route for route in serving if operation in route.operations]
     if not supporting:
@@ -81,6 +92,12 @@ def choose_routes(
         waits = [route.retry_after_s for route in supporting if route.retry_after_s is not None]
         text = "every backend that supports the request is at capacity or over its token limit"
         return Refusal(ErrorCode.OUT_OF_CAPACITY, text, min(waits, default=None))
-    return sorted(
-        free, key=lambda route: (not route.native, route.in_flight / route.capacity, route.order)
-    )
+    return sorted(free, key=_preference)
+
+
+def _preference(route: Route) -> tuple[bool, int, float, int]:
+    """Return the sort key of a route. Overflow has backends of different prices in one offer."""
+    cost = 0
+    if route.price is not None and not route.native:
+        cost = route.price.input_per_1m + route.price.output_per_1m
+    return not route.native, cost, route.in_flight / route.capacity, route.order

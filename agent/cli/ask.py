@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from provider_agent.adapters.base import BackendError
+from provider_agent.agent.backends.capabilities import model_offers
 from provider_agent.agent.backends.configured import Backends, make_backends
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.backends.routing import Refusal, choose_routes
@@ -72,14 +73,18 @@ async def _ask(
     timeout_s: float,
 ) -> int:
     backends = make_backends(loaded.config.backends, os.environ)
+    discovery = Discovery(backends, lambda: None, pricing=loaded.config.pricing)
     try:
-        return await _ask_backends(backends, model, prompt, wire_format, max_tokens, timeout_s)
+        return await _ask_backends(
+            discovery, backends, model, prompt, wire_format, max_tokens, timeout_s
+        )
     finally:
         for backend in backends.usable:
             await backend.close()
 
 
 async def _ask_backends(
+    discovery: Discovery,
     backends: Backends,
     model: str,
     prompt: str,
@@ -87,7 +92,6 @@ async def _ask_backends(
     max_tokens: int,
     timeout_s: float,
 ) -> int:
-    discovery = Discovery(backends, lambda: None)
     await discovery.check_all()
     routes = choose_routes(wire_format, "", discovery.routes(model))
     if isinstance(routes, Refusal):
@@ -153,14 +157,12 @@ class _StandardOutput:
 
 
 def _print_served_models(discovery: Discovery, backends: Backends) -> None:
-    models: dict[str, set[str]] = {}
-    for _, model, _ in discovery.served_models():
-        models.setdefault(model.model_id, set()).update(model.formats)
-    if models:
+    offers = model_offers(discovery.served_models())
+    if offers:
         click.echo("These models are served:", err=True)
-    for model_id, formats in list(models.items())[:MAX_LISTED_MODELS]:
-        click.echo(f"  {visible(model_id)}  ({', '.join(sorted(formats))})", err=True)
-    if len(models) > MAX_LISTED_MODELS:
+    for offer in offers[:MAX_LISTED_MODELS]:
+        click.echo(f"  {visible(offer.model_id)}  ({', '.join(offer.formats)})", err=True)
+    if len(offers) > MAX_LISTED_MODELS:
         click.echo("  and more; `provider-agent models` lists all", err=True)
     for state in discovery.states:
         if not state.health.reachable:

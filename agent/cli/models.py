@@ -53,7 +53,7 @@ def models(loaded: LoadedConfig, as_json: bool) -> None:
 
 async def _collect(loaded: LoadedConfig) -> ModelsReport:
     backends = make_backends(loaded.config.backends, os.environ)
-    discovery = Discovery(backends, lambda: None)
+    discovery = Discovery(backends, lambda: None, pricing=loaded.config.pricing)
     try:
         await discovery.check_all()
     finally:
@@ -63,7 +63,7 @@ async def _collect(loaded: LoadedConfig) -> ModelsReport:
     reports += [report_of_skipped(skipped) for skipped in backends.skipped]
     if not loaded.config.backends:
         reports.append(BackendReport("configuration", problem=str(NO_BACKEND)))
-    return ModelsReport(model_offers(discovery.served_models(), loaded.config), reports)
+    return ModelsReport(model_offers(discovery.served_models()), reports)
 
 
 def _with_field_names(report: ModelsReport) -> dict[str, object]:

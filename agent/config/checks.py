@@ -172,6 +172,9 @@ def _backend(
     if backend.formats is not None and not adapter.accepts_formats:
         reason = f"{kind} does not accept it"
         raise bad_value(origin, f"{key}.formats", reason, "remove it, or use openai_compatible")
+    if backend.overflow and adapter.native:
+        reason = f"{kind} is not a passthrough"
+        raise bad_value(origin, f"{key}.overflow", reason, "set it at the passthrough")
     text = backend.url or adapter.default_url
     url = _read_at(f"{key}.url", origin, lambda: backend_url(text)) if text else None
     return replace(backend, url=url)

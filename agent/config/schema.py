@@ -98,6 +98,8 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         api_key_env: name of the environment variable that holds the key.
         api_key_file: file that contains only the key, instead of `api_key_env`.
         markup: share that is added to the upstream price of a passthrough: 0.05 is five percent.
+        overflow: whether a passthrough also runs jobs of a model that another backend offers; the
+            model then has the highest price of these backends.
         models: names or shell patterns of the offered models; None offers all models of a native
             backend, and none of a passthrough.
         alias: offered model id → the server's own id.
@@ -121,6 +123,7 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     api_key_env: Name | None = None
     api_key_file: Path | None = None
     markup: Annotated[float, Meta(ge=0, le=10)] | None = None
+    overflow: bool = False
     models: tuple[Name, ...] | None = None
     alias: dict[Name, Name] = {}
     formats: Annotated[tuple[WireFormat, ...], Meta(min_length=1)] | None = None

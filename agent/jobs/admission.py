@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 
+from provider_agent.agent.backends.pricing import OfferedPrice
 from provider_agent.agent.backends.routing import Refusal, Route
 from provider_agent.agent.backends.token_bucket import resize_bucket
 from provider_agent.agent.jobs.backend_pool import BackendPool, find_routes
@@ -52,22 +53,23 @@ class JobAdmission:
         if self._bucket is not None:
             self._bucket.consume(tokens)
 
-    def admit(self, job: JobHeader, in_flight: int) -> Route | Refusal:
+    def admit(self, job: JobHeader, in_flight: int, offered: OfferedPrice) -> Route | Refusal:
         """Return the route of the first attempt, or why the agent refuses the job.
 
         Args:
             job: the header of the new job.
             in_flight: the number of jobs that run now.
+            offered: the price of the model that is offered now.
         """
-        decision = self._decide(job, in_flight)
+        decision = self._decide(job, in_flight, offered)
         if log.enabled_for(logging.DEBUG):
             _log_decision(job, decision)
         return decision
 
-    def _decide(self, job: JobHeader, in_flight: int) -> Route | Refusal:
+    def _decide(self, job: JobHeader, in_flight: int, offered: OfferedPrice) -> Route | Refusal:
         if not self.accepting:
             return Refusal(ErrorCode.DRAINING, "the agent is stopping and accepts no new jobs")
-        routes = find_routes(self._pool, job)
+        routes = find_routes(self._pool, job, offered)
         if isinstance(routes, Refusal):
             return routes
         if in_flight >= self.max_concurrent:

@@ -4,6 +4,7 @@ import logging
 from typing import Protocol
 
 from provider_agent.agent.backends.attempt import Attempt
+from provider_agent.agent.backends.pricing import OfferedPrice
 from provider_agent.agent.backends.routing import Refusal, Route, choose_routes
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.frames import JobHeader
@@ -27,10 +28,16 @@ class BackendPool(Protocol):
         ...
 
 
-def find_routes(pool: BackendPool, job: JobHeader) -> list[Route] | Refusal:
-    """Return the backends that may execute the job now, best first, or why there is none."""
+def find_routes(pool: BackendPool, job: JobHeader, offered: OfferedPrice) -> list[Route] | Refusal:
+    """Return the backends that may execute the job now, best first, or why there is none.
+
+    Args:
+        pool: the backends.
+        job: the job's header.
+        offered: the price of the model that was offered when the job arrived.
+    """
     routes = pool.routes(job.model_id)
-    chosen = choose_routes(job.format, job.operation, routes)
+    chosen = choose_routes(job.format, job.operation, routes, offered)
     if log.enabled_for(logging.DEBUG):
         _log_routes(job, routes, chosen)
     return chosen
@@ -47,6 +54,7 @@ def _log_routes(job: JobHeader, routes: list[Route], chosen: list[Route] | Refus
             {
                 "backend": route.backend_id,
                 "native": route.native,
+                "price": route.price,
                 "operations": sorted(route.operations),
                 "in_flight": route.in_flight,
                 "capacity": route.capacity,

@@ -11,6 +11,7 @@ from msgspec import Struct, structs
 
 from provider_agent.adapters.base import BackendError, BadStatus, ResponseOutcome
 from provider_agent.agent.backends.failover import may_be_retried
+from provider_agent.agent.backends.pricing import OfferedPrice
 from provider_agent.agent.backends.routing import Refusal
 from provider_agent.protocol.errors import ErrorCode, entry_for
 from provider_agent.protocol.field_values import to_line, to_text, whole_milliseconds
@@ -19,18 +20,6 @@ from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
 
 MAX_RETRY_AFTER_S: Final = 86_400.0
 """The longest wait in an end: one day. A server that asks for more is assumed to be wrong."""
-
-
-class OfferedPrice(Struct, frozen=True):
-    """The price of a model in the last `Capabilities`; None: no price.
-
-    Attributes:
-        input_per_1m: millionths of a US dollar per million input tokens.
-        output_per_1m: the same for output tokens.
-    """
-
-    input_per_1m: int | None = None
-    output_per_1m: int | None = None
 
 
 class JobReport(Struct, frozen=True):

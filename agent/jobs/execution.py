@@ -12,12 +12,12 @@ from provider_agent.agent.backends.adapter_calls import CANCEL_S, AdapterDefect,
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.failover import NoFailover, next_route
 from provider_agent.agent.backends.model_use import JobTiming
+from provider_agent.agent.backends.pricing import OfferedPrice
 from provider_agent.agent.backends.routing import Refusal, Route
 from provider_agent.agent.jobs.backend_pool import BackendPool, find_routes
 from provider_agent.agent.jobs.channel import JobChannel
 from provider_agent.agent.jobs.ends import (
     JobReport,
-    OfferedPrice,
     backend_error_end,
     error_end,
     result_end,
@@ -273,7 +273,7 @@ class JobExecution:
         """
         answers: dict[str, bool] = {}
         while True:
-            routes = find_routes(self._pool, self.header)
+            routes = find_routes(self._pool, self.header, self._price)
             route = next_route(
                 error,
                 [

@@ -15,13 +15,13 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from provider_agent.agent.backends.pricing import OfferedPrice
 from provider_agent.agent.backends.routing import Refusal
 from provider_agent.agent.jobs.admission import JobAdmission
 from provider_agent.agent.jobs.backend_pool import BackendPool
 from provider_agent.agent.jobs.channel import JobChannel
 from provider_agent.agent.jobs.ends import (
     JobReport,
-    OfferedPrice,
     error_end,
     refusal_end,
     usage_tokens,
@@ -149,7 +149,9 @@ class Jobs:
     def set_prices(self, offers: Iterable[ModelOffer]) -> None:
         """Set the prices that the ends of later jobs report: those that are offered now."""
         self._prices = {
-            offer.model_id: OfferedPrice(offer.input_price_per_1m, offer.output_price_per_1m)
+            offer.model_id: OfferedPrice(
+                offer.input_price_per_1m, offer.output_price_per_1m, offer.native
+            )
             for offer in offers
         }
 
@@ -193,7 +195,7 @@ class Jobs:
         self, header: JobHeader, channel: JobChannel, price: OfferedPrice
     ) -> JobError | None:
         """Start a job; return its end if it is refused."""
-        route = self._admission.admit(header, self.in_flight)
+        route = self._admission.admit(header, self.in_flight, price)
         if isinstance(route, Refusal):
             return refusal_end(JobReport(header.job_id, price=price), route)
         self._running[header.job_id] = JobExecution(

@@ -20,13 +20,13 @@ from provider_agent.adapters.base import (
 from provider_agent.agent.backends.capabilities import agent_limits, metadata, model_offers
 from provider_agent.agent.backends.configured import Backends
 from provider_agent.agent.backends.discovery import Discovery
+from provider_agent.agent.backends.pricing import OfferedPrice
 from provider_agent.agent.backends.routing import Refusal
 from provider_agent.agent.config import LimitsConfig, OperatorConfig
 from provider_agent.agent.config.schema import Price, PricingConfig
 from provider_agent.agent.jobs.channel import JobChannel
 from provider_agent.agent.jobs.ends import (
     JobReport,
-    OfferedPrice,
     backend_error_end,
     error_end,
     refusal_end,
@@ -121,12 +121,14 @@ def test_capabilities_and_heartbeat_of_any_server_decode(
     limits: LimitsConfig,
 ) -> None:
     config = agent_config("wss://c.example", operator=operator, pricing=pricing, limits=limits)
-    discovery = Discovery(Backends(list(served), {}, []), lambda: None, clock=FakeClock())
+    discovery = Discovery(
+        Backends(list(served), {}, []), lambda: None, pricing=pricing, clock=FakeClock()
+    )
     asyncio.run(discovery.check_all())
     check_decodes(
         Capabilities(
             1,
-            model_offers(discovery.served_models(), config),
+            model_offers(discovery.served_models()),
             agent_limits(config),
             dict(metadata(config)),
         ),
@@ -150,7 +152,7 @@ def test_each_frame_about_very_many_servers_and_models_fits_into_one_message() -
     config = agent_config("wss://c.example", operator=operator)
     capabilities = Capabilities(
         1,
-        model_offers(discovery.served_models(), config),
+        model_offers(discovery.served_models()),
         agent_limits(config),
         dict(metadata(config)),
     )

@@ -74,7 +74,7 @@ class DiscoveryHarness:
         return len(self.changed_at)
 
     def models(self) -> list[str]:
-        return [one.model_id for _, one, _ in self.discovery.served_models()]
+        return [one.model.model_id for one in self.discovery.served_models()]
 
     def errors(self) -> Sequence[str | None]:
         return [state.health.last_error for state in self.discovery.states]
@@ -97,8 +97,8 @@ class DiscoveryHarness:
         for _ in range(times):
             self.start(backend.id).failed(error, request=next(self._requests))
 
-    def replace(self, *backends: Backend, **markups: float) -> None:
-        self.discovery.replace_backends(Backends([*backends], {**markups}, []))
+    def replace(self, *backends: Backend) -> None:
+        self.discovery.replace_backends(Backends([*backends], {}, []))
 
     async def next_change(self) -> float:
         """Wait for the next change; return the seconds since `began`."""

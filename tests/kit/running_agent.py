@@ -1,7 +1,7 @@
 """A whole agent in this process, for tests with a scripted coordinator."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -26,6 +26,7 @@ class RunningAgent:
         skipped: configured backends that are not used.
         config: the settings; None: the defaults.
         tokens_per_minute: the operator's limits, by backend id.
+        overflow: the ids of the backends that join the offers of others.
         jitter: replaces all random numbers; with 0, the agent reconnects at once.
 
     Attributes:
@@ -40,12 +41,15 @@ class RunningAgent:
         skipped: Sequence[SkippedBackend] = (),
         config: Config | None = None,
         tokens_per_minute: dict[str, int] | None = None,
+        overflow: Collection[str] = (),
         jitter: float = 0.0,
     ) -> None:
         self.service = Service(
             config or agent_config(coordinator.url if coordinator else ""),
             Identity(Ed25519PrivateKey.generate()),
-            Backends(list(backends), {}, list(skipped), tokens_per_minute or {}),
+            Backends(
+                list(backends), {}, list(skipped), tokens_per_minute or {}, overflow=set(overflow)
+            ),
             clock=now,
             uniform=lambda: jitter,
         )

@@ -81,7 +81,7 @@ def _identity(config: Config, findings: list[Finding]) -> Identity | None:
 async def _check(config: Config, identity: Identity | None, completions: bool) -> list[Finding]:
     backends = make_backends(config.backends, os.environ)
     findings = await check_coordinators(config, identity)
-    discovery = Discovery(backends, lambda: None)
+    discovery = Discovery(backends, lambda: None, pricing=config.pricing)
     try:
         await discovery.check_all()
         for state in discovery.states:

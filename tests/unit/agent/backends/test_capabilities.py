@@ -1,13 +1,10 @@
 import pytest
 
 from provider_agent.adapters.base import BackendModel, Operation
-from provider_agent.agent.backends.capabilities import (
-    ServedModel,
-    agent_limits,
-    metadata,
-    model_offers,
-)
-from provider_agent.agent.config import LimitsConfig, OperatorConfig, Price, PricingConfig
+from provider_agent.agent.backends.capabilities import agent_limits, metadata, model_offers
+from provider_agent.agent.backends.offer_groups import ServedModel
+from provider_agent.agent.backends.pricing import NO_PRICES, price_for
+from provider_agent.agent.config import LimitsConfig, OperatorConfig, PricingConfig
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.frames import AgentLimits, Capabilities, ModelOffer
 from provider_agent.protocol.limits import MAX_MODELS, MIN_MESSAGE_TO_COORDINATOR_BYTES
@@ -20,17 +17,18 @@ CONFIG = agent_config("ws://127.0.0.1:1")
 
 
 def serve(
-    backend_id: str, *models: BackendModel, max_concurrent: int = 2, markup: float | None = None
+    backend_id: str,
+    *models: BackendModel,
+    max_concurrent: int = 2,
+    markup: float | None = None,
+    pricing: PricingConfig = NO_PRICES,
 ) -> list[ServedModel]:
     backend = ScriptedBackend(backend_id, *models, max_concurrent=max_concurrent)
-    return [(backend, one, markup) for one in models]
+    return [ServedModel(backend, one, price_for(one, pricing, markup)) for one in models]
 
 
-def offers(*served: list[ServedModel], pricing: PricingConfig | None = None) -> list[ModelOffer]:
-    config = CONFIG
-    if pricing is not None:
-        config = agent_config("ws://127.0.0.1:1", pricing=pricing)
-    return model_offers([entry for models in served for entry in models], config)
+def offers(*served: list[ServedModel]) -> list[ModelOffer]:
+    return model_offers([entry for models in served for entry in models])
 
 
 async def test_an_offer_has_the_properties_of_its_model_and_backend() -> None:
@@ -83,11 +81,6 @@ async def test_invalid_numbers_are_not_offered(invalid: int) -> None:
     assert VERSION_1.decode_from_agent(encoded, MIN_MESSAGE_TO_COORDINATOR_BYTES).frames == [frame]
 
 
-async def test_a_model_that_a_passthrough_also_serves_is_not_native() -> None:
-    (offer,) = offers(serve("a", model("m")), serve("b", model("m", native=False)))
-    assert offer.native is False
-
-
 async def test_models_come_in_the_order_of_the_backends() -> None:
     found = offers(serve("a", model("z"), model("m")), serve("b", model("a"), model("z")))
     assert [one.model_id for one in found] == ["z", "m", "a"]
@@ -105,23 +98,16 @@ def test_without_served_models_there_are_no_offers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("upstream", "markup", "pricing", "expected"),
+    ("pricing", "expected"),
     [
-        (None, None, PricingConfig(), (None, None)),
-        (None, None, PricingConfig(default_input_per_1m=5, default_output_per_1m=6), (5, 6)),
-        ((100, 200), 0.5, PricingConfig(), (150, 300)),
-        ((100, 200), None, PricingConfig(), (100, 200)),
-        ((100, 200), 0.5, PricingConfig(models={"m": Price(1, 2)}), (1, 2)),
-        ((0, 0), 0.5, PricingConfig(), (0, 0)),
+        (PricingConfig(), (None, None)),
+        (PricingConfig(default_input_per_1m=5, default_output_per_1m=6), (5, 6)),
     ],
 )
-async def test_price_is_configured_or_the_upstreams_with_markup_or_the_default(
-    upstream: tuple[int, int] | None,
-    markup: float | None,
-    pricing: PricingConfig,
-    expected: tuple[int | None, int | None],
+async def test_an_offer_has_the_price_of_its_backends(
+    pricing: PricingConfig, expected: tuple[int | None, int | None]
 ) -> None:
-    (offer,) = offers(serve("a", model("m", prices=upstream), markup=markup), pricing=pricing)
+    (offer,) = offers(serve("a", model("m"), pricing=pricing))
     assert (offer.input_price_per_1m, offer.output_price_per_1m) == expected
 
 

@@ -20,7 +20,9 @@ from provider_agent.agent.backends.configured import Backends
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.backends.health_check import CHECK_TIMEOUT_S, check_backend
 from provider_agent.agent.backends.health_monitor import CLOSE_TIMEOUT_S, LOAD_INTERVAL_S
+from provider_agent.agent.backends.offer_groups import ServedModel
 from provider_agent.agent.backends.routing import Route
+from provider_agent.agent.config import Price, PricingConfig
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.discovery_harness import DiscoveryHarness
 from tests.kit.scripted_backend import CHAT_AND_MESSAGES, ScriptedBackend, model
@@ -312,13 +314,15 @@ async def test_without_backends_the_first_checks_are_complete() -> None:
 
 async def test_routes_have_order_load_and_capacity() -> None:
     first = ScriptedBackend("a", model("other"), max_concurrent=1)
-    second = ScriptedBackend("b", model("m", native=False), model("other"), max_concurrent=3)
+    second = ScriptedBackend(
+        "b", model("m", native=False, prices=(4, 8)), model("other"), max_concurrent=3
+    )
     harness = DiscoveryHarness(first, second)
     await harness.discovery.check_all()
     for _ in range(2):
         harness.start("b")
     assert harness.discovery.routes("m") == [
-        Route(second, 1, False, frozenset(CHAT_AND_MESSAGES), 2, 3, model_id="m")
+        Route(second, 1, False, frozenset(CHAT_AND_MESSAGES), 2, 3, model_id="m", price=Price(4, 8))
     ]
     assert [one.backend_id for one in harness.discovery.routes("other")] == ["a", "b"]
     assert harness.discovery.routes("unknown") == []
@@ -338,14 +342,22 @@ async def test_a_started_attempt_counts_on_its_backend_until_it_is_settled() -> 
     assert harness.discovery.busy_ids == frozenset()
 
 
-async def test_served_models_have_the_markup_of_their_backend() -> None:
-    backends = [ScriptedBackend("a"), ScriptedBackend("b")]
-    discovery = Discovery(Backends([*backends], {"a": None, "b": 0.25}, []), lambda: None)
-    await discovery.check_all()
-    assert [(backend.id, markup) for backend, _, markup in discovery.served_models()] == [
-        ("a", None),
-        ("b", 0.25),
+async def test_served_models_have_the_price_of_their_backend() -> None:
+    backends = [
+        ScriptedBackend("a"),
+        ScriptedBackend("b", model(native=False, prices=(4, 8))),
     ]
+    discovery = Discovery(
+        Backends([*backends], {"a": None, "b": 0.25}, [], overflow={"b"}),
+        lambda: None,
+        pricing=PricingConfig(default_input_per_1m=1, default_output_per_1m=2),
+    )
+    await discovery.check_all()
+    assert discovery.served_models() == [
+        ServedModel(backends[0], model(), Price(1, 2)),
+        ServedModel(backends[1], model(native=False, prices=(4, 8)), Price(5, 10), overflow=True),
+    ]
+    assert [route.price for route in discovery.routes("m")] == [Price(1, 2), Price(5, 10)]
 
 
 async def test_each_change_between_up_and_down_is_logged_once(

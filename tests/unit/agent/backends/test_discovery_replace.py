@@ -40,13 +40,10 @@ async def test_the_order_of_the_configuration_is_the_order_of_preference() -> No
     first, second = ScriptedBackend("a"), ScriptedBackend("b")
     harness = DiscoveryHarness(first, second)
     async with harness:
-        harness.replace(second, first, b=0.5)
+        harness.replace(second, first)
         assert harness.routes() == [("b", 0), ("a", 1)]
         assert [state.backend.id for state in harness.discovery.states] == ["b", "a"]
-        assert [(one.id, markup) for one, _, markup in harness.discovery.served_models()] == [
-            ("b", 0.5),
-            ("a", None),
-        ]
+        assert [one.backend.id for one in harness.discovery.served_models()] == ["b", "a"]
 
 
 @in_virtual_time

@@ -52,6 +52,7 @@ async def test_routes_and_the_chosen_backend_are_logged(
         {
             "backend": name,
             "native": True,
+            "price": None,
             "operations": ["chat", "messages"],
             "in_flight": in_flight,
             "capacity": capacity,
