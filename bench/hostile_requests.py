@@ -72,8 +72,8 @@ REQUESTS: Final = [
         + b"]}",
     ),
     Hostile(
-        "a schema of 256 KiB",
-        _repeated(b'{"response_format":{"x":[', b"[],", b"[]]}}", 255 * KIB),
+        "a schema of 10,000 lists",
+        _repeated(b'{"response_format":{"x":[', b"[],", b"[]]}}", 29 * KIB),
     ),
     Hostile(
         "310,000 token ids",

@@ -66,19 +66,6 @@ SAMPLERS: Final = Items(Shapes(string=Size(64)), 32)
 SEQUENCE_BREAKERS: Final = Items(Shapes(string=Size(64)), 16)
 """llama.cpp compares each one with the whole vocabulary."""
 
-# --- grammars ------------------------------------------------------------------------------------
-
-GRAMMAR: Final = Shapes(string=Size(64 * KIB, 64))
-"""llama.cpp's parser is recursive: a grammar of 60,000 brackets ends the process (issue 26600 of
-its tracker)."""
-
-REGEX: Final = Shapes(string=Size(4 * KIB, 16))
-"""A regular expression becomes an automaton, whose size can grow exponentially with nesting."""
-
-SCHEMA: Final = Size(256 * KIB, 64)
-"""A JSON schema becomes a grammar, recursively. OpenAI's own limits are 120,000 characters in names
-and ten levels of nesting, each of which needs about three brackets."""
-
 # --- texts that a server repeats or stores -------------------------------------------------------
 
 IDENTIFIER: Final = Shapes(string=Size(2 * KIB), scalar=Number(-(2**63), 2**64))

@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from provider_agent.adapters.requests import bounds, messages
+from provider_agent.adapters.requests.grammars import GRAMMAR, REGEX, SCHEMA
 from provider_agent.adapters.requests.prompts import EmbeddingsInput, Prompt
 from provider_agent.adapters.requests.rules import Anything, Fields, Flag, Object, Shapes, Size
 from provider_agent.protocol.formats import Operation
@@ -33,7 +34,7 @@ from provider_agent.protocol.limits import KIB
 FieldTable = Mapping[Operation, Fields]
 
 
-_RESPONSE_FORMAT: Final = Shapes(mapping=bounds.SCHEMA)
+_RESPONSE_FORMAT: Final = Shapes(mapping=SCHEMA)
 
 _SHARED: Final[Fields] = {
     "model": None,
@@ -98,7 +99,7 @@ STANDARD: Final[FieldTable] = {
         "max_output_tokens": bounds.TOKENS,
         "max_tool_calls": bounds.COUNT,
         "top_logprobs": bounds.LOGPROBS,
-        "text": Shapes(mapping=bounds.SCHEMA),
+        "text": Shapes(mapping=SCHEMA),
         "reasoning": bounds.OPTIONS,
         "include": bounds.OPTIONS,
         "truncation": bounds.IDENTIFIER,
@@ -120,8 +121,8 @@ STANDARD: Final[FieldTable] = {
         "stop_sequences": bounds.STOP_WORDS,
         "top_k": bounds.TOP_K,
         "thinking": bounds.OPTIONS,
-        "output_config": Shapes(mapping=bounds.SCHEMA),
-        "output_format": Shapes(mapping=bounds.SCHEMA),
+        "output_config": Shapes(mapping=SCHEMA),
+        "output_format": Shapes(mapping=SCHEMA),
         "metadata": bounds.METADATA,
     },
     Operation.COUNT_TOKENS: {
@@ -132,7 +133,7 @@ STANDARD: Final[FieldTable] = {
         "tools": messages.MESSAGES_TOOLS,
         "tool_choice": messages.TOOL_CHOICE,
         "thinking": bounds.OPTIONS,
-        "output_config": Shapes(mapping=bounds.SCHEMA),
+        "output_config": Shapes(mapping=SCHEMA),
     },
 }
 
@@ -176,23 +177,23 @@ SAMPLING: Final[Fields] = {
 """How the next token is chosen, and where generation stops."""
 
 GRAMMARS: Final[Fields] = {
-    "grammar": bounds.GRAMMAR,
-    "ebnf": bounds.GRAMMAR,
-    "guided_grammar": bounds.GRAMMAR,
-    "regex": bounds.REGEX,
-    "guided_regex": bounds.REGEX,
-    "json_schema": bounds.SCHEMA,
-    "guided_json": bounds.SCHEMA,
-    "guided_choice": bounds.SCHEMA,
-    "guided_whitespace_pattern": bounds.REGEX,
+    "grammar": GRAMMAR,
+    "ebnf": GRAMMAR,
+    "guided_grammar": GRAMMAR,
+    "regex": REGEX,
+    "guided_regex": REGEX,
+    "json_schema": SCHEMA,
+    "guided_json": SCHEMA,
+    "guided_choice": SCHEMA,
+    "guided_whitespace_pattern": REGEX,
     "response_format": _RESPONSE_FORMAT,
     "structured_outputs": Object(
         {
-            "json": bounds.SCHEMA,
-            "choice": bounds.SCHEMA,
-            "regex": bounds.REGEX,
-            "grammar": bounds.GRAMMAR,
-            "structural_tag": bounds.SCHEMA,
+            "json": SCHEMA,
+            "choice": SCHEMA,
+            "regex": REGEX,
+            "grammar": GRAMMAR,
+            "structural_tag": SCHEMA,
             **dict.fromkeys(("json_object", "whitespace_pattern")),
             **dict.fromkeys(("disable_any_whitespace", "disable_additional_properties")),
         }

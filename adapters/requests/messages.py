@@ -12,7 +12,8 @@ operator's account (`file_id`, `audio.id`, `item_reference`), the lifetime of a 
 
 from typing import Final
 
-from provider_agent.adapters.requests.bounds import IDENTIFIER, MESSAGES, SCHEMA, TOOLS
+from provider_agent.adapters.requests.bounds import IDENTIFIER, MESSAGES, TOOLS
+from provider_agent.adapters.requests.grammars import SCHEMA
 from provider_agent.adapters.requests.media import DATA, URL, URL_OBJECT
 from provider_agent.adapters.requests.rules import Anything, Fields, Items, Object, Shapes, Typed
 

@@ -1,5 +1,7 @@
 """Values that would end a server, or take its memory or time."""
 
+import json
+
 import pytest
 
 from provider_agent.adapters.base import BadRequest, Operation
@@ -27,6 +29,15 @@ OUT_OF_BOUNDS: list[tuple[Operation, dict[str, object]]] = [
     (CHAT, {"guided_regex": "a" * 5000}),
     (CHAT, {"guided_json": "[" * 100}),
     (CHAT, {"json_schema": DEEP_SCHEMA}),
+    (CHAT, {"grammar": "root ::= " + '"a"? ' * 600}),
+    (CHAT, {"json_schema": {"properties": {str(key): {} for key in range(600)}}}),
+    (CHAT, {"json_schema": {"enum": list(range(1100))}}),
+    (CHAT, {"json_schema": {"items": {"type": "string", "pattern": "(a|b)?" * 300}}}),
+    (CHAT, {"guided_json": json.dumps({"enum": list(range(1100))})}),
+    (CHAT, {"guided_json": json.dumps(DEEP_SCHEMA)}),
+    (CHAT, {"guided_json": "not JSON"}),
+    (CHAT, {"json_schema": {"a": [[[]] * 900] * 30}}),
+    (CHAT, {"guided_choice": ["x"] * 1100}),
     (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"schema": DEEP_SCHEMA}}}),
     (CHAT, {"response_format": {"type": "json_schema", "schema": {"enum": ["x" * 300_000]}}}),
     (CHAT, {"response_format": "json"}),
@@ -94,7 +105,9 @@ def test_template_switches_cannot_replace_the_template() -> None:
 @pytest.mark.parametrize(
     ("operation", "fields"),
     [
-        (CHAT, {"grammar": 'root ::= "{" ws (item ("," item)*)? "}"' * 100}),
+        (CHAT, {"grammar": 'root ::= "{" ws (item ("," item)*)? "}"' * 90}),
+        (CHAT, {"guided_json": '{"type":"object","properties":{"a":{"pattern":"^[a-z]+$"}}}'}),
+        (CHAT, {"json_schema": {"properties": {str(key): {} for key in range(500)}}}),
         (CHAT, {"n": 8, "top_logprobs": 20, "logprobs": True, "top_k": -1}),
         (CHAT, {"stop": ["x"] * 64, "repeat_last_n": -1, "dry_penalty_last_n": 4096}),
         (CHAT, {"n": None, "top_k": None, "stop": None, "tools": None, "response_format": None}),

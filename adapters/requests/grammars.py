@@ -1,0 +1,102 @@
+"""Rules for what the output must match: grammars, regular expressions and JSON schemas.
+
+Each becomes a grammar on the server, by recursive code. llama.cpp ends with a grammar of 60,000
+brackets (issue 26600 of its tracker). Optional parts next to each other cost time that grows with
+the square of their number for every token, while the server computes nothing else. 3,000
+properties, a pattern of 1,000 groups or 8,000 optional letters took over 20 s for three tokens, 500
+properties half a second (measured with a tiny model).
+"""
+
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from provider_agent.adapters.errors import BadRequest
+from provider_agent.adapters.requests.rules import Review, Shapes, Size
+from provider_agent.adapters.requests.structure import check_structure
+from provider_agent.protocol.limits import KIB
+
+MAX_OPERATORS: Final = 500
+"""Operators of a grammar: `|`, `?`, `*`, `+` and `{`. One for JSON has about 30."""
+
+MAX_PROPERTIES: Final = 500
+"""Entries of one object in a schema."""
+
+MAX_CHOICES: Final = 1000
+"""Items of one list in a schema. OpenAI's own limit for an `enum`."""
+
+MAX_SUBSCHEMAS: Final = 10_000
+"""Objects and lists of one schema. OpenAI's own limit is 5,000 properties."""
+
+MAX_PATTERN_BYTES: Final = 1 * KIB
+_PATTERN_NESTING: Final = 16
+
+_JSON: Final = msgspec.json.Decoder()
+_ENCODER: Final = msgspec.json.Encoder()
+_OPERATORS: Final = b"|?*+{"
+_NOT_OPERATORS: Final = bytes(code for code in range(256) if code not in _OPERATORS)
+
+REGEX: Final = Shapes(string=Size(MAX_PATTERN_BYTES, _PATTERN_NESTING))
+"""A regular expression becomes an automaton, whose size can grow exponentially with nesting."""
+
+
+class Grammar(Size, frozen=True):
+    """A grammar in a string."""
+
+    def check(self, value: Raw, name: str, review: Review) -> object:
+        """See `Rule.check`."""
+        super().check(value, name, review)
+        if len(bytes(value).translate(None, _NOT_OPERATORS)) > MAX_OPERATORS:
+            raise BadRequest(f"{name} has over {MAX_OPERATORS} operators")
+        return value
+
+
+GRAMMAR: Final = Shapes(string=Grammar(64 * KIB, 64))
+
+
+class Schema(Size, frozen=True):
+    """A JSON schema, also inside a larger object or in a string. It is written anew."""
+
+    def check(self, value: Raw, name: str, review: Review) -> object:
+        """See `Rule.check`."""
+        super().check(value, name, review)
+        text = bytes(value)
+        if text.count(b"{") + text.count(b"[") > MAX_SUBSCHEMAS:
+            raise BadRequest(f"{name} has over {MAX_SUBSCHEMAS} objects and lists")
+        schema = _JSON.decode(text)
+        _check_widths(_in_string(schema, name) if isinstance(schema, str) else schema, name)
+        return Raw(_ENCODER.encode(schema))
+
+
+SCHEMA: Final = Schema(128 * KIB, 64)
+"""OpenAI's own limits are 120,000 characters in names and ten levels of nesting, each of which has
+about three brackets."""
+
+
+def _in_string(schema: str, name: str) -> object:
+    """Return the schema that a string contains; vLLM accepts one."""
+    try:
+        text = schema.encode()
+        check_structure(text)
+        return _JSON.decode(text)
+    except ValueError:
+        raise BadRequest(f"{name} is not a JSON schema") from None
+
+
+def _check_widths(schema: object, name: str) -> None:
+    """Check every object, list and pattern of a schema. Not recursive, but bounded by its size."""
+    waiting = [schema]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if len(value) > MAX_PROPERTIES:
+                raise BadRequest(f"{name} has an object of over {MAX_PROPERTIES} properties")
+            pattern = value.get("pattern")
+            if isinstance(pattern, str) and len(pattern) > MAX_PATTERN_BYTES:
+                raise BadRequest(f"{name} has a pattern of over {MAX_PATTERN_BYTES} characters")
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            if len(value) > MAX_CHOICES:
+                raise BadRequest(f"{name} has a list of over {MAX_CHOICES} items")
+            waiting.extend(value)
