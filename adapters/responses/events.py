@@ -1,18 +1,34 @@
-"""Parses the events of a response: finish reasons, errors and usage.
+"""Decodes the events of a response: types, finish reasons, errors and usage.
 
 One Struct serves all formats and operations, because their field names do not collide.
 """
 
-from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
 from provider_agent.adapters.responses.status_codes import code_for_error
-from provider_agent.adapters.responses.usage import UsageReport, decode_usage
+from provider_agent.adapters.responses.usage import Counts, decode_usage
 from provider_agent.protocol.errors import ErrorCode
 
 _NULL: Final = msgspec.Raw(b"null")
+
+ERROR_TYPES: Final = frozenset({"error", "response.failed"})
+"""The types, and event names, of events that report an error."""
+
+RESPONSES_LIFECYCLE: Final = frozenset(
+    {"response.created", "response.in_progress", "response.queued"}
+)
+"""Events of Responses that precede output. vLLM sends the first two before it queues a request."""
+
+RESPONSES_TERMINAL: Final = frozenset(
+    {"response.completed", "response.incomplete", "response.done"}
+)
+"""Events that end a stream of Responses. `response.done` is from OpenAI's Realtime API, and some
+gateways use it; its `status` says whether the response failed."""
+
+_FAILED: Final = frozenset({b'"failed"', b'"cancelled"'})
+"""The status of a Responses object without a complete answer."""
 
 
 class ResponseFailure(msgspec.Struct, frozen=True):
@@ -29,7 +45,15 @@ class ResponseFailure(msgspec.Struct, frozen=True):
     body: bytes = b""
 
 
-class _Choice(msgspec.Struct):
+class Choice(msgspec.Struct):
+    """One choice of chat or completions.
+
+    Attributes:
+        index: raw JSON, because only its equality matters.
+        finish_reason: None until the choice ends.
+    """
+
+    index: msgspec.Raw = msgspec.Raw(b"0")
     finish_reason: str | None = None
 
 
@@ -37,17 +61,29 @@ class _InnerObject(msgspec.Struct):
     """The `message` (Messages) or `response` (Responses) object inside an event."""
 
     usage: msgspec.Raw = _NULL
+    status: msgspec.Raw = _NULL
+
+
+class _Delta(msgspec.Struct):
+    """The `delta` of a `message_delta` event."""
+
+    stop_reason: str | None = None
+
+
+_INNER: Final = msgspec.json.Decoder(_InnerObject)
+_DELTA: Final = msgspec.json.Decoder(_Delta)
 
 
 class Event(msgspec.Struct):
-    """The JSON of one `data:` line, or a whole JSON response.
+    """The JSON of one event, or a whole JSON response.
 
     Fields whose type differs between servers stay raw, so that a malformed token count hides
     neither a finish reason nor an error.
     """
 
     type: str | None = None
-    choices: list[_Choice] | None = None
+    choices: list[Choice] | None = None
+    delta: msgspec.Raw = _NULL
     usage_raw: msgspec.Raw = msgspec.field(name="usage", default=_NULL)
     message: msgspec.Raw = _NULL
     response: msgspec.Raw = _NULL
@@ -58,29 +94,43 @@ class Event(msgspec.Struct):
     @property
     def is_error(self) -> bool:
         """Whether the event reports an error."""
-        return self.type in ("error", "response.failed") or any(
-            bytes(field) != b"null" for field in (self.error, self.error_type, self.error_message)
+        return (
+            self.type in ERROR_TYPES
+            or any(bytes(field) != b"null" for field in (self.error, self.error_type))
+            or bytes(self.error_message) != b"null"
+            or any(choice.finish_reason == "error" for choice in self.choices or ())
+            or (self.type in RESPONSES_TERMINAL and self._inner_status in _FAILED)
         )
 
     @property
-    def finish_reason(self) -> str | None:
-        """The first finish reason among the choices of chat and completions; None without one."""
-        return next((c.finish_reason for c in self.choices or () if c.finish_reason), None)
+    def stop_reason(self) -> str | None:
+        """The stop reason of a `message_delta`; None without one."""
+        try:
+            return _DELTA.decode(self.delta).stop_reason
+        except ValueError:
+            return None
 
     @property
-    def usage(self) -> UsageReport | None:
-        """The event's own usage; None without a valid one."""
+    def usage(self) -> Counts:
+        """The counts of the event's own usage; empty without any."""
         return decode_usage(self.usage_raw)
 
     @property
-    def inner_usage(self) -> UsageReport | None:
-        """The usage of the `response` or `message` object inside the event; None without one."""
+    def inner_usage(self) -> Counts:
+        """The counts of the `response` or `message` object inside the event."""
         for inner in (self.response, self.message):
             try:
-                return decode_usage(msgspec.json.decode(inner, type=_InnerObject).usage)
+                return decode_usage(_INNER.decode(inner).usage)
             except ValueError:
                 continue
-        return None
+        return {}
+
+    @property
+    def _inner_status(self) -> bytes:
+        try:
+            return bytes(_INNER.decode(self.response).status)
+        except ValueError:
+            return b""
 
 
 _EVENT: Final = msgspec.json.Decoder(Event)
@@ -105,27 +155,14 @@ def event_failure(
     """Return the failure that an event reports, or None.
 
     Args:
-        event_name: the value of the `event:` line, or b"".
-        data: the value of the `data:` line, or a whole JSON response.
+        event_name: the event's name, or b"".
+        data: the event's data, or a whole JSON response.
         event: `data` decoded, if the caller has it already.
     """
     event = event or decode_event(data)
-    reported = event is not None and (event.is_error or event.finish_reason == "error")
-    if not reported and event_name != b"error":
+    reported = event is not None and event.is_error
+    if not reported and event_name.decode("latin-1") not in ERROR_TYPES:
         return None
     return ResponseFailure(
         code_for_error(data), "the server reported an error inside its response", data
     )
-
-
-def parse_events(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (event name, data) for each `data:` line; the name is b"" without an `event:` line."""
-    name = b""
-    for line in data.split(b"\n"):
-        field, _, value = line.rstrip(b"\r").partition(b":")
-        if field == b"data":
-            yield name, value.strip()
-        elif field == b"event":
-            name = value.strip()
-        elif not field and not value:
-            name = b""

@@ -2,16 +2,27 @@
 
 Until the first byte of output reaches the client, another backend can run the job. So a response
 that starts with an error, or ends without output, causes a failover that the client does not see.
-Comments, pings and `[DONE]` do not count as output.
+Comments, pings, `[DONE]` and the first events of Responses (`response.created`) are not output.
 """
 
 from enum import StrEnum
 from typing import Final
 
-from provider_agent.adapters.responses.events import ResponseFailure, event_failure
+from provider_agent.adapters.responses.event_parser import EventParser
+from provider_agent.adapters.responses.events import (
+    RESPONSES_LIFECYCLE,
+    ResponseFailure,
+    decode_event,
+    event_failure,
+)
+from provider_agent.adapters.responses.validator import is_event_stream
+from provider_agent.protocol.formats import Operation
 
 MAX_HELD_BYTES: Final = 64 * 1024
 """If more than this is held without a decision, the response counts as output."""
+
+RESPONSES_HELD_BYTES: Final = 2 * 1024 * 1024
+"""The same for Responses, which begins with two events that repeat the instructions and tools."""
 
 
 class GateState(StrEnum):
@@ -23,34 +34,34 @@ class GateState(StrEnum):
 
 
 class EventStreamGate:
-    """The response gate for server-sent events. The first event with data decides.
+    """The response gate for server-sent events. The first event with output or an error decides.
+
+    Args:
+        max_held_bytes: if more than this is held without a decision, the response counts as output.
 
     Attributes:
         held: the bytes so far.
-        failure: the error in the first event.
+        failure: the error in that event.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_held_bytes: int = MAX_HELD_BYTES) -> None:
         self.held = b""
         self.failure: ResponseFailure | None = None
-        self._parsed_bytes = 0
-        self._event_name = b""
+        self._parser = EventParser()
+        self._max_held_bytes = max_held_bytes
 
     def receive_data(self, data: bytes) -> GateState:
         """Add the next bytes and return what the start of the response shows."""
         self.held += data
-        while (end := self.held.find(b"\n", self._parsed_bytes)) >= 0:
-            line = self.held[self._parsed_bytes : end].rstrip(b"\r")
-            self._parsed_bytes = end + 1
-            name, _, value = line.partition(b":")
-            if name == b"event":
-                self._event_name = value.strip()
-            elif name == b"data" and self._event_name != b"ping" and value.strip() != b"[DONE]":
-                self.failure = event_failure(self._event_name, value.strip())
-                return GateState.ERROR if self.failure else GateState.OUTPUT
-            elif not line:
-                self._event_name = b""
-        return GateState.OUTPUT if len(self.held) > MAX_HELD_BYTES else GateState.UNDECIDED
+        for event in self._parser.receive_data(data):
+            if event.name == b"ping" or event.data.strip() == b"[DONE]":
+                continue
+            decoded = decode_event(event.data)
+            if decoded is not None and decoded.type in RESPONSES_LIFECYCLE:
+                continue
+            self.failure = event_failure(event.name, event.data, decoded)
+            return GateState.ERROR if self.failure else GateState.OUTPUT
+        return GateState.OUTPUT if len(self.held) > self._max_held_bytes else GateState.UNDECIDED
 
 
 class JsonGate:
@@ -72,3 +83,11 @@ class JsonGate:
 
 
 ResponseGate = EventStreamGate | JsonGate
+
+
+def gate_for(operation: Operation, content_type: str) -> ResponseGate:
+    """Create the gate for a response of this content type."""
+    if not is_event_stream(content_type):
+        return JsonGate()
+    is_responses = operation is Operation.RESPONSES
+    return EventStreamGate(RESPONSES_HELD_BYTES if is_responses else MAX_HELD_BYTES)

@@ -12,19 +12,13 @@ import aiohttp
 
 from provider_agent.adapters.base import BackendError, ErrorInStream, InvalidResponse, JobSink
 from provider_agent.adapters.responses.events import ResponseFailure
-from provider_agent.adapters.responses.gate import (
-    EventStreamGate,
-    GateState,
-    JsonGate,
-    ResponseGate,
-)
+from provider_agent.adapters.responses.gate import GateState, gate_for
 from provider_agent.adapters.responses.redaction import redact_bytes
 from provider_agent.adapters.responses.status_codes import retry_advice, server_message
 from provider_agent.adapters.responses.timeouts import JobTimeouts
 from provider_agent.adapters.responses.validator import (
     ResponseValidator,
     ValidationResult,
-    is_event_stream,
     validator_for,
 )
 from provider_agent.protocol.errors import Fault, entry_for
@@ -99,7 +93,7 @@ class Relay:
         validator = validator_for(
             self._operation, content_type, estimated_start=self._estimated_start
         )
-        gate: ResponseGate = EventStreamGate() if is_event_stream(content_type) else JsonGate()
+        gate = gate_for(self._operation, content_type)
         state = GateState.UNDECIDED
         while state is GateState.UNDECIDED and (data := await response.content.readany()):
             state = gate.receive_data(data)

@@ -14,6 +14,8 @@ These fields count parts of the input or the output:
   `cache_creation_input_tokens` (Venice) in the same details; `cache_creation_input_tokens` in
   Messages.
 - reasoning: `reasoning_tokens`, or in Messages `thinking_tokens`, in the details of the output.
+
+Each field is decoded on its own: a malformed one hides no other. A count may be written as `5.0`.
 """
 
 from typing import Final
@@ -23,57 +25,46 @@ import msgspec
 from provider_agent.protocol.field_values import valid_count
 from provider_agent.protocol.frames import Usage
 
-_NULL: Final = msgspec.Raw(b"null")
+Counts = dict[str, int]
+"""The valid counts of a usage object, by the names in `_FIELDS`."""
 
-
-class UsageReport(msgspec.Struct):
-    """A `usage` object in any format.
-
-    The details stay raw, so that malformed ones do not hide the counts beside them.
-    """
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    output_tokens: int | None = None
-    prompt_tokens_details: msgspec.Raw = _NULL
-    completion_tokens_details: msgspec.Raw = _NULL
-    input_tokens_details: msgspec.Raw = _NULL
-    output_tokens_details: msgspec.Raw = _NULL
-
-
-class _Details(msgspec.Struct):
-    """The parts of an input or output count."""
-
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    reasoning_tokens: int | None = None
-    thinking_tokens: int | None = None
-
+_FIELDS: Final = {
+    "prompt": ("prompt_tokens",),
+    "input": ("input_tokens",),
+    "output": ("completion_tokens", "output_tokens"),
+    "cache_read": ("cache_read_input_tokens",),
+    "cache_creation": ("cache_creation_input_tokens",),
+}
+_DETAILS: Final = {
+    "cached": ("cached_tokens",),
+    "cache_write": ("cache_write_tokens", "cache_creation_input_tokens"),
+    "reasoning": ("reasoning_tokens", "thinking_tokens"),
+}
+_DETAILS_FIELDS: Final = (
+    *("prompt_tokens_details", "input_tokens_details"),
+    *("completion_tokens_details", "output_tokens_details"),
+)
 
 # A decoder per type: `msgspec.json.decode` with `type` would build one for each call.
-_USAGE: Final[msgspec.json.Decoder[UsageReport | None]] = msgspec.json.Decoder(UsageReport | None)
-_DETAILS: Final[msgspec.json.Decoder[_Details | None]] = msgspec.json.Decoder(_Details | None)
+_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_NUMBER: Final = msgspec.json.Decoder(int | float)
 
 
-def decode_usage(raw: msgspec.Raw) -> UsageReport | None:
-    """Decode a usage object; None if it is null or malformed."""
-    try:
-        return _USAGE.decode(raw)
-    except ValueError:
-        return None
+def decode_usage(raw: msgspec.Raw) -> Counts:
+    """Return the valid counts of a usage object; empty for any other JSON."""
+    fields = _decode_object(raw)
+    counts = _counts(fields, _FIELDS) if fields else {}
+    for name in _DETAILS_FIELDS:
+        if name in fields:
+            counts |= _counts(_decode_object(fields[name]), _DETAILS)
+    return counts
 
 
-def merge_usage(*reports: UsageReport | None) -> Usage:
+def merge_usage(*reports: Counts) -> Usage:
     """Merge reports field by field; a later report overrides an earlier one."""
-    counts: dict[str, int] = {}
+    counts: Counts = {}
     for report in reports:
-        for name, reported in _counts(report).items() if report is not None else ():
-            if (count := valid_count(reported)) is not None:
-                counts[name] = count
+        counts |= report
     prompt = counts.get("prompt")
     if prompt is None and "input" in counts:
         read, written = counts.get("cache_read", 0), counts.get("cache_creation", 0)
@@ -87,32 +78,28 @@ def merge_usage(*reports: UsageReport | None) -> Usage:
     )
 
 
-def _counts(report: UsageReport) -> dict[str, int | None]:
-    prompt = _details(report.prompt_tokens_details, report.input_tokens_details)
-    output = _details(report.completion_tokens_details, report.output_tokens_details)
-    return {
-        "prompt": report.prompt_tokens,
-        "input": report.input_tokens,
-        "output": _first_known(report.completion_tokens, report.output_tokens),
-        "cache_read": report.cache_read_input_tokens,
-        "cache_creation": report.cache_creation_input_tokens,
-        "cached": prompt.cached_tokens,
-        "cache_write": _first_known(prompt.cache_write_tokens, prompt.cache_creation_input_tokens),
-        "reasoning": _first_known(output.reasoning_tokens, output.thinking_tokens),
-    }
+def _decode_object(raw: msgspec.Raw) -> dict[str, msgspec.Raw]:
+    try:
+        return _OBJECT.decode(raw)
+    except ValueError:
+        return {}
 
 
-def _details(*raws: msgspec.Raw) -> _Details:
-    """Return the first valid details object; without one, every count is None."""
-    for raw in raws:
-        try:
-            details = _DETAILS.decode(raw)
-        except ValueError:
-            continue
-        if details is not None:
-            return details
-    return _Details()
+def _counts(fields: dict[str, msgspec.Raw], names: dict[str, tuple[str, ...]]) -> Counts:
+    """Return the first valid count for each of `names`."""
+    counts: Counts = {}
+    for name, spellings in names.items():
+        for spelling in spellings:
+            if spelling in fields and (count := _decode_count(fields[spelling])) is not None:
+                counts[name] = count
+                break
+    return counts
 
 
-def _first_known(*counts: int | None) -> int | None:
-    return next((n for n in counts if n is not None), None)
+def _decode_count(raw: msgspec.Raw) -> int | None:
+    """Return a count, also one that is written as `5.0`; None if it is not a valid count."""
+    try:
+        number = _NUMBER.decode(raw)
+    except ValueError:
+        return None
+    return valid_count(int(number) if number == number // 1 else None)

@@ -26,16 +26,26 @@ UNKNOWN_USAGE = Usage(None, None)
 BARE_ERROR = b'event: error\ndata: {"code":500,"message":"slot failed","type":"server_error"}\n\n'
 
 
-def responses_frames(last_type: str, text: str = "words") -> list[bytes]:
-    """Build a Responses stream; its last event repeats the whole response."""
+def responses_frames(last_type: str, text: str = "words", **more: object) -> list[bytes]:
+    """Build a Responses stream; its last event repeats the whole response, with `more` at last."""
     output = [{"type": "message", "content": [{"type": "output_text", "text": text}]}]
     usage = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
-    response = {"status": last_type.partition(".")[2], "output": output, "usage": usage}
+    status = last_type.partition(".")[2]
+    response = {"status": status, "output": output, "usage": usage, **more}
     return [
         sse({"type": "response.created", "response": {"usage": None}}, "response.created"),
         sse({"type": "response.output_text.delta", "delta": text}, "response.output_text.delta"),
         sse({"type": last_type, "response": response}, last_type),
     ]
+
+
+def two_choices(first: str | None, second: str | None) -> bytes:
+    """One chunk with a delta of each of two choices."""
+    choices = [
+        {"index": index, "delta": {"content": "a"}, "finish_reason": reason}
+        for index, reason in enumerate((first, second))
+    ]
+    return sse({"choices": choices})
 
 
 GOOD_OPENAI = {
@@ -66,6 +76,45 @@ GOOD_OPENAI = {
     "CRLF line ends": (
         [frame.replace(b"\n", b"\r\n") for frame in chat_frames("m", usage=True)],
         KNOWN_USAGE,
+    ),
+    "CR line ends": (
+        [frame.replace(b"\n", b"\r") for frame in chat_frames("m", usage=True)],
+        KNOWN_USAGE,
+    ),
+    "JSON over several data lines": (
+        [frame.replace(b",", b",\ndata: ") for frame in chat_frames("m", usage=True)],
+        KNOWN_USAGE,
+    ),
+    "a byte order mark": ([b"\xef\xbb\xbf", *chat_frames("m", usage=True)], KNOWN_USAGE),
+    "no terminal marker": (chat_frames("m", usage=True)[:-1], KNOWN_USAGE),
+    "no terminal marker in a long stream": (
+        [*[chat_chunk("m", {"content": "word "})] * 1000, chat_chunk("m", {}, "stop")],
+        UNKNOWN_USAGE,
+    ),
+    "ends within the terminal marker": (
+        [*chat_frames("m", usage=False)[:-1], b"data: [DO"],
+        UNKNOWN_USAGE,
+    ),
+    "no finish reason": ([*chat_frames("m", usage=False)[:3], DONE], UNKNOWN_USAGE),
+    "no finish reason in a long stream": (
+        [*[chat_chunk("m", {"content": "word "})] * 1000, DONE],
+        UNKNOWN_USAGE,
+    ),
+    "two choices that end one after the other": (
+        [two_choices(None, None), two_choices("stop", None), two_choices(None, "length")],
+        UNKNOWN_USAGE,
+    ),
+    "zeros in every chunk but the last": (
+        [
+            chat_chunk("m", {"content": "a"}, usage={"prompt_tokens": 0, "completion_tokens": 0}),
+            chat_chunk("m", {}, "stop", usage=openai_usage()),
+            DONE,
+        ],
+        KNOWN_USAGE,
+    ),
+    "counts with a decimal point": (
+        [chat_chunk("m", {}, "stop", usage={"prompt_tokens": 3.0, "completion_tokens": 5.0}), DONE],
+        Usage(3, 5),
     ),
     "no space after the colon": (
         [frame.replace(b"data: ", b"data:") for frame in chat_frames("m", usage=True)],
@@ -146,6 +195,19 @@ GOOD_ANTHROPIC = {
         Usage(INPUT_TOKENS, OUTPUT_TOKENS, INPUT_TOKENS - 3, 2),
     ),
     "DONE after the end": ([*message_frames("m"), DONE], KNOWN_USAGE),
+    "no message_stop": (message_frames("m")[:-1], KNOWN_USAGE),
+    "no stop reason": (
+        [*message_frames("m")[:-2], message_frames("m")[-1]],
+        Usage(INPUT_TOKENS),
+    ),
+    "a second message_delta without usage": (
+        [
+            *message_frames("m")[:-1],
+            sse({"type": "message_delta", "delta": {}}, "message_delta"),
+            message_frames("m")[-1],
+        ],
+        KNOWN_USAGE,
+    ),
     "pings": ([b'event: ping\ndata: {"type": "ping"}\n\n', *message_frames("m")], KNOWN_USAGE),
     "long": (
         [*message_frames("m")[:2], *[text_delta("word ")] * 2000, *message_frames("m")[2:]],
@@ -156,11 +218,9 @@ BAD_OPENAI = {
     "empty": ([], ErrorCode.INVALID_RESPONSE),
     "only comments": ([b": OPENROUTER PROCESSING\n\n"] * 3, ErrorCode.INVALID_RESPONSE),
     "terminal marker only": ([DONE], ErrorCode.INVALID_RESPONSE),
-    "no terminal marker": (chat_frames("m", usage=True)[:-1], ErrorCode.INVALID_RESPONSE),
-    "no finish reason": ([*chat_frames("m", usage=False)[:3], DONE], ErrorCode.INVALID_RESPONSE),
     "ends early": (chat_frames("m", usage=False)[:3], ErrorCode.INVALID_RESPONSE),
-    "ends within the terminal marker": (
-        [*chat_frames("m", usage=False)[:-1], b"data: [DO"],
+    "one of two choices is unfinished": (
+        [two_choices(None, None), two_choices("stop", None), usage_chunk("m")],
         ErrorCode.INVALID_RESPONSE,
     ),
     "error and terminal marker": (
@@ -190,12 +250,12 @@ BAD_OPENAI = {
         [*chat_frames("m", usage=True), sse({"error": {"code": 500}})],
         ErrorCode.BACKEND_ERROR,
     ),
-    "no finish reason in a long stream": (
-        [*[chat_chunk("m", {"content": "word "})] * 1000, DONE],
-        ErrorCode.INVALID_RESPONSE,
+    "error, then a complete answer": (
+        [sse({"error": {"code": 500}}), *chat_frames("m", usage=False)],
+        ErrorCode.BACKEND_ERROR,
     ),
-    "no terminal marker in a long stream": (
-        [*[chat_chunk("m", {"content": "word "})] * 1000, chat_chunk("m", {}, "stop")],
+    "neither finish reason nor terminal marker in a long stream": (
+        [chat_chunk("m", {"content": "word "})] * 1000,
         ErrorCode.INVALID_RESPONSE,
     ),
 }
@@ -207,7 +267,12 @@ GOOD_RESPONSES = {
         KNOWN_USAGE,
     ),
     "DONE after the end": ([*responses_frames("response.completed"), DONE], KNOWN_USAGE),
+    "response.done": (responses_frames("response.done", status="completed"), KNOWN_USAGE),
     "long": (responses_frames("response.completed", "x" * 25 * TAIL_BYTES), KNOWN_USAGE),
+    "a request that the last event repeats after the usage": (
+        responses_frames("response.completed", user="x" * 2**21, tools=[{"a": "b"}] * 2**19),
+        KNOWN_USAGE,
+    ),
 }
 BAD_RESPONSES = {
     "empty": ([], ErrorCode.INVALID_RESPONSE),
@@ -221,6 +286,10 @@ BAD_RESPONSES = {
             *responses_frames("response.completed")[:-1],
             sse({"type": "response.failed", "response": {"error": {"code": "server_error"}}}),
         ],
+        ErrorCode.BACKEND_ERROR,
+    ),
+    "response.done of a failed response": (
+        responses_frames("response.done", status="failed"),
         ErrorCode.BACKEND_ERROR,
     ),
     "rate limited": (
@@ -238,8 +307,14 @@ BAD_RESPONSES = {
 }
 BAD_ANTHROPIC = {
     "empty": ([], ErrorCode.INVALID_RESPONSE),
-    "no message_stop": (message_frames("m")[:-1], ErrorCode.INVALID_RESPONSE),
     "ends early": (message_frames("m")[:4], ErrorCode.INVALID_RESPONSE),
+    "a message_delta without a stop reason": (
+        [
+            *message_frames("m")[:-2],
+            sse({"type": "message_delta", "delta": {"stop_reason": None}}, "message_delta"),
+        ],
+        ErrorCode.INVALID_RESPONSE,
+    ),
     "only message_stop": (message_frames("m")[-1:], ErrorCode.INVALID_RESPONSE),
     "error event": (
         list(FakeVllm.engine_failed_in_messages().chunks),

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,14 +9,20 @@ from provider_agent.adapters.responses.gate import (
     EventStreamGate,
     GateState,
     JsonGate,
+    gate_for,
 )
 from provider_agent.protocol.errors import ErrorCode
-from tests.kit.fakes.frames import DONE, chat_frames, message_frames
+from provider_agent.protocol.formats import Operation
+from tests.kit.fakes.frames import DONE, chat_frames, message_frames, sse
 
 UNDECIDED, OUTPUT, ERROR = GateState.UNDECIDED, GateState.OUTPUT, GateState.ERROR
 
 BUSY = b'data: {"error":{"code":503,"message":"busy"}}\n\n'
 COMMENT = b": OPENROUTER PROCESSING\n\n"
+RESPONSES_START = b"".join(
+    sse({"type": name, "response": {"instructions": "x" * 1000}}, name)
+    for name in ("response.queued", "response.created", "response.in_progress")
+)
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 STREAMS = {
@@ -29,17 +37,36 @@ STREAMS = {
     "messages": (b"".join(message_frames("m")), OUTPUT),
     "after comments and pings": (COMMENT + PING + chat_frames("m", usage=False)[0], OUTPUT),
     "CRLF line ends": (chat_frames("m", usage=False)[0].replace(b"\n", b"\r\n"), OUTPUT),
-    "no space after the colon": (b"data:{}\n", OUTPUT),
-    "not JSON": (b"data: hello\n", OUTPUT),
-    "the word error in the text": (b'data: {"choices":[{"delta":{"content":"error"}}]}\n', OUTPUT),
+    "no space after the colon": (b"data:{}\n\n", OUTPUT),
+    "CR line ends": (chat_frames("m", usage=False)[0].replace(b"\n", b"\r"), OUTPUT),
+    "JSON over several data lines": (b'data: {\ndata: "error": {}}\n\n', ERROR),
+    "not JSON": (b"data: hello\n\n", OUTPUT),
+    "an event without its blank line": (b"data: {}\n", UNDECIDED),
+    "the start of Responses": (RESPONSES_START, UNDECIDED),
+    "the start of Responses without names": (
+        RESPONSES_START.replace(b"event: ", b": "),
+        UNDECIDED,
+    ),
+    "Responses": (
+        RESPONSES_START + sse({"type": "response.output_item.added"}, "response.output_item.added"),
+        OUTPUT,
+    ),
+    "an error after the start of Responses": (
+        RESPONSES_START + sse({"type": "response.failed"}, "response.failed"),
+        ERROR,
+    ),
+    "the word error in the text": (
+        b'data: {"choices":[{"delta":{"content":"error"}}]}\n\n',
+        OUTPUT,
+    ),
     "an error": (BUSY, ERROR),
     "an error after comments": (COMMENT + PING + BUSY, ERROR),
     "an error before the terminal marker": (BUSY + DONE, ERROR),
     "a named error": (b"event: error\ndata: it failed\n\n", ERROR),
     "a named error, CRLF line ends": (b"event: error\r\ndata: it failed\r\n\r\n", ERROR),
-    "an error with invalid UTF-8": (b'data: {"error":{"message":"\xff"}}\n', ERROR),
-    "an event name without data": (b"event: error\n\ndata: {}\n", OUTPUT),
-    "a failed response": (b'event: x\ndata: {"type":"response.failed"}\n', ERROR),
+    "an error with invalid UTF-8": (b'data: {"error":{"message":"\xff"}}\n\n', ERROR),
+    "an event name without data": (b"event: error\n\ndata: {}\n\n", OUTPUT),
+    "a failed response": (b'event: x\ndata: {"type":"response.failed"}\n\n', ERROR),
     "an error after output": (chat_frames("m", usage=False)[0] + BUSY, OUTPUT),
 }
 """Name → the bytes of a stream, and the state of the gate after them."""
@@ -89,8 +116,8 @@ def test_decision_does_not_depend_on_chunk_boundaries(name: str, sizes: list[int
     if expected is UNDECIDED:
         assert gate.held == data
     else:
-        # Only a complete line decides.
-        assert b"\n" in gate.held
+        # Only a complete event decides.
+        assert re.search(rb"\n\n|\r\r|\n\r", gate.held)
 
 
 @given(st.lists(st.sampled_from([COMMENT, PING, DONE, b"\r\n", b": x\r\n", b"\n"])), CHUNK_SIZES)
@@ -124,3 +151,12 @@ def test_json_gate_stays_undecided_until_the_end(data: bytes) -> None:
 
     assert feed(gate, data, [3]) is UNDECIDED
     assert gate.held == data
+
+
+def test_start_of_responses_may_repeat_a_long_request() -> None:
+    created = sse({"type": "response.created", "response": {"instructions": "x" * 200_000}})
+    gate = gate_for(Operation.RESPONSES, "text/event-stream")
+
+    assert [gate.receive_data(created[at : at + 9000]) for at in range(0, len(created), 9000)] == [
+        UNDECIDED
+    ] * (len(created) // 9000 + 1)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provider_agent.adapters.responses.events import decode_event
-from provider_agent.adapters.responses.usage import UsageReport, merge_usage
+from provider_agent.adapters.responses.usage import Counts, decode_usage, merge_usage
 from provider_agent.protocol.frames import Usage
 from provider_agent.protocol.limits import MAX_INTEGER
 
@@ -111,7 +111,11 @@ def test_usage_counts_the_whole_prompt_and_the_whole_output(name: str) -> None:
             Usage(None, 4),
         ),
         (b'{"usage":{"prompt_tokens":%d}}' % 10**30, Usage()),
-        (b'{"usage":{"prompt_tokens":1.5,"completion_tokens":4}}', Usage()),
+        (b'{"usage":{"prompt_tokens":1.5,"completion_tokens":4}}', Usage(None, 4)),
+        (b'{"usage":{"prompt_tokens":1e999,"completion_tokens":4}}', Usage(None, 4)),
+        (b'{"usage":{"prompt_tokens":true,"completion_tokens":{}}}', Usage()),
+        (b'{"usage":{"prompt_tokens":5.0,"completion_tokens":4e0}}', Usage(5, 4)),
+        (b'{"usage":{"completion_tokens":"?","output_tokens":4}}', Usage(None, 4)),
         (b'{"usage":{"prompt_tokens":"3"}}', Usage()),
         (b'{"usage":[1,2]}', Usage()),
         (b'{"usage":"none"}', Usage()),
@@ -119,6 +123,13 @@ def test_usage_counts_the_whole_prompt_and_the_whole_output(name: str) -> None:
         (b'{"message":{"usage":7},"response":{"usage":[]}}', Usage()),
         (b'{"usage":{"prompt_tokens":3,"prompt_tokens_details":[7]}}', Usage(3)),
         (b'{"usage":{"prompt_tokens":3,"prompt_tokens_details":{"cached_tokens":"?"}}}', Usage(3)),
+        (
+            (
+                b'{"usage":{"prompt_tokens":3,"prompt_tokens_details":{"cached_tokens":2,'
+                b'"cache_write_tokens":[]}}}'
+            ),
+            Usage(3, None, 2),
+        ),
         (b'{"usage":{"prompt_tokens":3,"prompt_tokens_details":{"cached_tokens":-2}}}', Usage(3)),
     ],
 )
@@ -129,22 +140,27 @@ def test_counts_are_read_from_each_place_and_malformed_ones_are_unknown(
 
 
 def test_later_report_overrides_field_by_field() -> None:
-    start = UsageReport(input_tokens=5, output_tokens=0, cache_read_input_tokens=2)
-    end = UsageReport(input_tokens=21, output_tokens=7)
+    start: Counts = {"input": 5, "output": 0, "cache_read": 2}
+    end: Counts = {"input": 21, "output": 7}
 
-    assert merge_usage(start, None, end) == Usage(23, 7, 2)
-    assert merge_usage(end, UsageReport(output_tokens=-7)) == Usage(21, 7)
-    assert merge_usage(None) == Usage()
+    assert merge_usage(start, {}, end) == Usage(23, 7, 2)
+    assert merge_usage(end, {}) == Usage(21, 7)
+    assert merge_usage() == Usage()
 
 
-COUNTS = st.none() | st.integers(-(2**80), 2**80)
+COUNTS = st.none() | st.integers(-(2**80), 2**80) | st.floats(allow_nan=False) | st.text(max_size=2)
 DETAILS = st.dictionaries(
-    st.sampled_from(["cached_tokens", "cache_write_tokens", "reasoning_tokens"]),
-    st.none() | st.integers(-(2**60), 2**60) | st.text(max_size=2),
-).map(lambda fields: msgspec.Raw(msgspec.json.encode(fields)))
+    st.sampled_from(["cached_tokens", "cache_write_tokens", "reasoning_tokens"]), COUNTS
+)
+REPORT = st.dictionaries(
+    st.sampled_from(["prompt_tokens", "input_tokens", "output_tokens", "cache_read_input_tokens"]),
+    COUNTS,
+) | st.dictionaries(st.sampled_from(["prompt_tokens_details", "output_tokens_details"]), DETAILS)
 
 
-@given(st.lists(st.builds(UsageReport, *[COUNTS] * 6, *[DETAILS] * 4), max_size=3))
-def test_merged_usage_is_in_range_or_unknown(reports: list[UsageReport]) -> None:
-    for count in msgspec.structs.astuple(merge_usage(*reports)):
+@given(st.lists(REPORT, max_size=3))
+def test_merged_usage_is_in_range_or_unknown(reports: list[dict[str, object]]) -> None:
+    decoded = [decode_usage(msgspec.Raw(msgspec.json.encode(report))) for report in reports]
+
+    for count in msgspec.structs.astuple(merge_usage(*decoded)):
         assert count is None or 0 <= count <= MAX_INTEGER

@@ -1,0 +1,174 @@
+"""Decides from the events of a stream whether the response is complete, and finds its usage.
+
+=========================  ====================================================  ===================
+operations                 complete with                                         usage in
+=========================  ====================================================  ===================
+chat, completions          `data: [DONE]`, or a finish reason for every choice   `usage`, the last
+                           (forks of llama.cpp, TGI and some gateways send no    one
+                           `[DONE]`)
+messages                   `message_stop`, or `message_delta` with a             `message_start` and
+                           `stop_reason`                                         `message_delta`
+responses                  `response.completed`, `response.incomplete` or        `response.usage`
+                           `response.done`
+=========================  ====================================================  ===================
+
+A stream with an error event is a failure with that error, whatever follows. A stream with neither
+is truncated; a killed runner of Ollama ends its body without either. A terminal marker without any
+output is no response.
+
+Only the last kilobytes of a stream may be known. Choices that have no event in them have finished
+earlier, and what precedes them counts as output.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from msgspec import Struct
+
+from provider_agent.adapters.responses.event_parser import ServerSentEvent
+from provider_agent.adapters.responses.events import (
+    RESPONSES_TERMINAL,
+    Event,
+    ResponseFailure,
+    decode_event,
+    event_failure,
+)
+from provider_agent.adapters.responses.usage import Counts
+from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.formats import Operation
+
+
+class StreamEnd(Struct, frozen=True):
+    """What the last events of a stream show.
+
+    Attributes:
+        reports: the counts that they report, in order; a later one overrides an earlier one.
+        failure: why the response failed; None if it is complete.
+        error_relayed: whether a complete event reports the failure.
+        choices: the number of choices of chat or completions; 1 for other operations.
+    """
+
+    reports: list[Counts]
+    failure: ResponseFailure | None = None
+    error_relayed: bool = False
+    choices: int = 1
+
+
+def stream_end(
+    operation: Operation, events: Sequence[ServerSentEvent], *, is_whole: bool
+) -> StreamEnd:
+    """Decide whether a stream is complete.
+
+    Args:
+        operation: the operation of the response.
+        events: its last events.
+        is_whole: whether they are all events of the stream.
+    """
+    reported = _last_error(events)
+    failure = None if reported is None else reported[1]
+    if operation is Operation.MESSAGES:
+        reports, complete = _messages_end(events, has_output=not is_whole)
+        missing, choices = "message_stop", 1
+    elif operation is Operation.RESPONSES:
+        reports, complete = _responses_end(events)
+        missing, choices = "response.completed", 1
+    else:
+        reports = _last_usage(events)
+        complete, choices = _choices_end(events, has_output=not is_whole)
+        missing = "a finish reason or data: [DONE]"
+    if failure is None and not complete:
+        text = f"the server's stream ended without {missing}"
+        failure = ResponseFailure(ErrorCode.INVALID_RESPONSE, text)
+    return StreamEnd(reports, failure, reported is not None and reported[0].complete, choices)
+
+
+def _last_error(
+    events: Sequence[ServerSentEvent],
+) -> tuple[ServerSentEvent, ResponseFailure] | None:
+    for event in reversed(events):
+        if not may_be_error(event):
+            continue
+        failure = event_failure(event.name, event.data)
+        if failure is not None:
+            return event, failure
+    return None
+
+
+def may_be_error(event: ServerSentEvent) -> bool:
+    """Whether an event has a word that every error has; faster than decoding it."""
+    data = event.data
+    return (
+        b"error" in data
+        or b"failed" in data
+        or b"cancelled" in data
+        or event.name in (b"error", b"response.failed")
+    )
+
+
+def _decoded(events: Iterable[ServerSentEvent], needle: bytes) -> Iterator[Event]:
+    """Decode the events with `needle` in their data."""
+    for event in events:
+        if needle in event.data and (decoded := decode_event(event.data)) is not None:
+            yield decoded
+
+
+def _choices_end(events: Sequence[ServerSentEvent], *, has_output: bool) -> tuple[bool, int]:
+    """Return whether chat or completions are complete, and the number of choices."""
+    done = False
+    seen: set[bytes] = set()
+    finished: set[bytes] = set()
+    for event in reversed(events):
+        if event.data.strip() == b"[DONE]":
+            done = True
+        elif b'"choices"' in event.data and (decoded := decode_event(event.data)) is not None:
+            for choice in decoded.choices or ():
+                index = bytes(choice.index)
+                seen.add(index)
+                if choice.finish_reason:
+                    finished.add(index)
+    if done:
+        return has_output or bool(seen), max(len(seen), 1)
+    return bool(seen) and seen == finished, max(len(seen), 1)
+
+
+def _last_usage(events: Sequence[ServerSentEvent]) -> list[Counts]:
+    """Return the last reports of chat or completions, up to the last one with both main counts.
+
+    Ollama's chunks before the last one may report zeros.
+    """
+    reports: list[Counts] = []
+    for decoded in _decoded(reversed(events), b'"usage"'):
+        counts = decoded.usage
+        if any(counts.values()):
+            reports.insert(0, counts)
+        if counts.get("prompt") and counts.get("output"):
+            break
+    return reports
+
+
+def _messages_end(
+    events: Sequence[ServerSentEvent], *, has_output: bool
+) -> tuple[list[Counts], bool]:
+    """Return the counts of all `message_delta` events, and whether the message is complete."""
+    reports: list[Counts] = []
+    stopped = False
+    for event in events:
+        decoded = decode_event(event.data) if b"message_" in event.data else None
+        if decoded is not None and decoded.type == "message_delta":
+            reports.append(decoded.usage)
+            stopped = stopped or decoded.stop_reason is not None
+        if decoded is not None and decoded.type == "message_stop":
+            stopped = True
+        else:
+            has_output = True
+    return reports, stopped and has_output
+
+
+def _responses_end(events: Sequence[ServerSentEvent]) -> tuple[list[Counts], bool]:
+    """Return the last counts of Responses, and whether the response is complete."""
+    reports: list[Counts] = []
+    for decoded in _decoded(reversed(events), b"response."):
+        if not reports and (counts := decoded.inner_usage):
+            reports = [counts]
+        if decoded.type in RESPONSES_TERMINAL:
+            return reports, True
+    return reports, False

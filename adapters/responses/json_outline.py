@@ -1,0 +1,129 @@
+"""Leaves the big values out of a JSON text, while it arrives. No I/O.
+
+The last event of a Responses stream repeats the request and the whole response, so it can have
+megabytes. What matters of it, such as the usage, is small, but may be anywhere in the text.
+"""
+
+import re
+from typing import Final
+
+from msgspec import Struct
+
+STRING_BYTES: Final = 1024
+"""A longer string, or a longer object or list at depth 4, becomes `""`. That is the depth of what a
+choice of chat contains: its delta and its log probabilities."""
+
+MEMBER_BYTES: Final = 4 * 1024
+"""The same for an object or list at depth 3: a choice of chat, or a field of a Responses object."""
+
+_STRUCTURE: Final = re.compile(rb'["{}\[\]]')
+_STRING_REST: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_OMITTED: Final = b'""'
+
+
+class _Value(Struct):
+    """A value that may be left out.
+
+    Attributes:
+        start: where it starts in the held bytes.
+        limit: its most bytes.
+        depth: the depth of an object or list; 0 for a string.
+    """
+
+    start: int
+    limit: int
+    depth: int
+
+
+class JsonOutline:
+    """Copies one JSON text without its big values. The result does not depend on the pieces."""
+
+    __slots__ = ("_depth", "_escape", "_held", "_in_string", "_omitting", "_open", "_out")
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._in_string = False
+        self._escape = b""
+        """A backslash at the end of the last piece."""
+        self._open: list[_Value] = []
+        """The values that are not closed yet, the outermost one first."""
+        self._omitting = False
+        """Whether the last value of `_open` is too big."""
+        self._held = bytearray()
+        """The bytes of `_open`."""
+        self._out = bytearray()
+
+    def receive_data(self, data: bytes) -> bytes:
+        """Add the next bytes and return what is kept. Up to 6 KiB of open values are held."""
+        if self._escape:
+            data, self._escape = self._escape + data, b""
+        at = 0
+        while at < len(data):
+            at = self._read_string(data, at) if self._in_string else self._read_plain(data, at)
+        kept = bytes(self._out)
+        self._out.clear()
+        return kept
+
+    def _read_string(self, data: bytes, at: int) -> int:
+        """Read the rest of a string; return where reading continues."""
+        found = _STRING_REST.match(data, at)
+        end = found.end() if found else at
+        if data[end : end + 1] == b"\\":  # it escapes the first byte of the next piece
+            self._keep(data[at:end])
+            self._escape = data[end:]
+            return len(data)
+        self._in_string = end == len(data)
+        self._keep(data[at : end + 1])
+        if not self._in_string:
+            self._close(0)
+        return end + 1
+
+    def _read_plain(self, data: bytes, at: int) -> int:
+        """Read up to the next quote or bracket; return where reading continues."""
+        found = _STRUCTURE.search(data, at)
+        if found is None:
+            self._keep(data[at:])
+            return len(data)
+        self._keep(data[at : found.start()])
+        mark = found.group()
+        if mark == b'"':
+            self._in_string = True
+            self._begin(STRING_BYTES, 0)
+        elif mark in b"{[":
+            self._depth += 1
+            if self._depth in (3, 4):
+                self._begin(MEMBER_BYTES if self._depth == 3 else STRING_BYTES, self._depth)
+        self._keep(mark)
+        if mark in b"}]":
+            self._close(self._depth)
+            self._depth -= 1
+        return found.end()
+
+    def _begin(self, limit: int, depth: int) -> None:
+        if not self._omitting:
+            self._open.append(_Value(len(self._held), limit, depth))
+
+    def _keep(self, data: bytes) -> None:
+        if not self._open:
+            self._out += data
+        elif not self._omitting:
+            self._held += data
+            self._check_size()
+
+    def _check_size(self) -> None:
+        value = self._open[-1]
+        if len(self._held) - value.start > value.limit:
+            self._held[value.start :] = _OMITTED
+            self._omitting = True
+
+    def _close(self, depth: int) -> None:
+        """Note the end of a string (depth 0), an object or a list."""
+        if not self._open or self._open[-1].depth != depth:
+            return
+        self._open.pop()
+        self._omitting = False
+        if self._open:
+            self._check_size()
+        else:
+            self._out += self._held
+            self._held.clear()
