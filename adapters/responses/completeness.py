@@ -45,12 +45,14 @@ class StreamEnd(Struct, frozen=True):
         failure: why the response failed; None if it is complete.
         error_relayed: whether a complete event reports the failure.
         choices: the number of choices of chat or completions; 1 for other operations.
+        is_final: whether earlier events without an error cannot change anything but `choices`.
     """
 
     reports: list[Counts]
     failure: ResponseFailure | None = None
     error_relayed: bool = False
     choices: int = 1
+    is_final: bool = False
 
 
 def stream_end(
@@ -68,40 +70,37 @@ def stream_end(
     if operation is Operation.MESSAGES:
         reports, complete = _messages_end(events, has_output=not is_whole)
         missing, choices = "message_stop", 1
+        is_final = complete and any("output" in report for report in reports)
     elif operation is Operation.RESPONSES:
         reports, complete = _responses_end(events)
         missing, choices = "response.completed", 1
+        is_final = complete and bool(reports)
     else:
         reports = _last_usage(events)
         complete, choices = _choices_end(events, has_output=not is_whole)
         missing = "a finish reason or data: [DONE]"
+        is_final = complete and any(map(_is_full, reports)) and events[-1].data == b"[DONE]"
     if failure is None and not complete:
         text = f"the server's stream ended without {missing}"
         failure = ResponseFailure(ErrorCode.INVALID_RESPONSE, text)
-    return StreamEnd(reports, failure, reported is not None and reported[0].complete, choices)
+    relayed = reported is not None and reported[0].complete
+    return StreamEnd(reports, failure, relayed, choices, is_final)
 
 
 def _last_error(
     events: Sequence[ServerSentEvent],
 ) -> tuple[ServerSentEvent, ResponseFailure] | None:
     for event in reversed(events):
-        if not may_be_error(event):
-            continue
-        failure = event_failure(event.name, event.data)
-        if failure is not None:
-            return event, failure
+        if has_error_word(event.data) or has_error_word(event.name):
+            failure = event_failure(event.name, event.data)
+            if failure is not None:
+                return event, failure
     return None
 
 
-def may_be_error(event: ServerSentEvent) -> bool:
-    """Whether an event has a word that every error has; faster than decoding it."""
-    data = event.data
-    return (
-        b"error" in data
-        or b"failed" in data
-        or b"cancelled" in data
-        or event.name in (b"error", b"response.failed")
-    )
+def has_error_word(data: bytes) -> bool:
+    """Whether `data` has one of the words of which every error has one; faster than decoding it."""
+    return b"error" in data or b"failed" in data or b"cancelled" in data
 
 
 def _decoded(events: Iterable[ServerSentEvent], needle: bytes) -> Iterator[Event]:
@@ -140,9 +139,13 @@ def _last_usage(events: Sequence[ServerSentEvent]) -> list[Counts]:
         counts = decoded.usage
         if any(counts.values()):
             reports.insert(0, counts)
-        if counts.get("prompt") and counts.get("output"):
+        if _is_full(counts):
             break
     return reports
+
+
+def _is_full(counts: Counts) -> bool:
+    return bool(counts.get("prompt") and counts.get("output"))
 
 
 def _messages_end(

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from provider_agent.adapters.base import ResponseOutcome
-from provider_agent.adapters.responses.completeness import stream_end
+from provider_agent.adapters.responses.completeness import StreamEnd, has_error_word, stream_end
 from provider_agent.adapters.responses.event_parser import parse_events
 from provider_agent.adapters.responses.events import ResponseFailure, decode_event, event_failure
 from provider_agent.adapters.responses.json_outline import JsonOutline
@@ -25,12 +25,17 @@ from provider_agent.protocol.frames import Usage
 HEAD_BYTES: Final = 8 * 1024
 """Holds the first event; in Messages this is `message_start`, with the usage of the prompt."""
 
-TAIL_BYTES: Final = 64 * 1024
+TAIL_BYTES: Final = 32 * 1024
 """Holds the last events: deltas of every choice, the finish reasons, usage, the terminal marker, or
 an error; long lines are shortened."""
 
+LAST_BYTES: Final = 4 * 1024
+"""The end of the tail that is decoded first; in most streams it suffices."""
+
 LONG_LINE_BYTES: Final = 16 * 1024
 """Big values of a longer line are left out: the last event of Responses may have megabytes."""
+
+_BLOCK_BYTES: Final = LONG_LINE_BYTES // 2
 
 BODY_BYTES: Final = 8 * 1024 * 1024
 """The biggest JSON response that is decoded; a bigger one counts as a success of unknown usage."""
@@ -153,7 +158,7 @@ class StreamValidator:
         if self._size < HEAD_BYTES:
             self._head += data[: HEAD_BYTES - self._size]
         self._size += size
-        if self._line_bytes + size > LONG_LINE_BYTES:
+        if self._line_bytes + size > LONG_LINE_BYTES and self._may_be_long(data):
             data = self._shorten(data)
             size = len(data)
         else:
@@ -165,6 +170,15 @@ class StreamValidator:
         while self._tail_size - len(tail[0]) >= TAIL_BYTES:
             self._tail_size -= len(tail.popleft())
             self._dropped = True
+
+    def _may_be_long(self, data: bytes) -> bool:
+        """Whether `data` may have a part of a long line; fast, but not exact."""
+        first = data.find(b"\n")
+        if first < 0 or self._line_bytes + first > LONG_LINE_BYTES:
+            return True
+        blocks = range(0, len(data) - _BLOCK_BYTES + 1, _BLOCK_BYTES)
+        # A long line includes a whole block.
+        return any(data.find(b"\n", at, at + _BLOCK_BYTES) < 0 for at in blocks)
 
     def _shorten(self, data: bytes) -> bytes:
         """Leave the big values of long lines out."""
@@ -198,7 +212,9 @@ class StreamValidator:
             return ValidationResult(failure=ResponseFailure(ErrorCode.INVALID_RESPONSE, text))
         tail = b"".join(self._tail)[-TAIL_BYTES:]
         is_whole = not self._dropped and len(tail) == self._tail_size
-        end = stream_end(self._operation, parse_events(tail), is_whole=is_whole)
+        end = self._quick_end(tail)
+        if end is None:
+            end = stream_end(self._operation, parse_events(tail), is_whole=is_whole)
         before = b"\n\n" if is_whole else b""  # the start of a stream follows no event
         return ValidationResult(
             self._usage(end.reports),
@@ -206,6 +222,13 @@ class StreamValidator:
             ends_between_events(before + tail[-4:]),
             end.failure,
         )
+
+    def _quick_end(self, tail: bytes) -> StreamEnd | None:
+        """Return what the last events show, if earlier ones cannot change it."""
+        if len(tail) <= LAST_BYTES or has_error_word(tail):
+            return None
+        end = stream_end(self._operation, parse_events(tail[-LAST_BYTES:]), is_whole=False)
+        return end if end.is_final else None
 
     def _usage(self, reports: list[Counts]) -> Usage:
         """Merge the reports at the end with that of `message_start`, which they may correct.
