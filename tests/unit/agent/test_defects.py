@@ -196,7 +196,7 @@ def break_end(run: ScriptedRun, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("break_frame", "sent"), [(break_start, b""), (break_end, b"sent")])
 @in_virtual_time
-async def test_frame_that_cannot_be_encoded_ends_its_job_with_internal(
+async def test_frame_that_cannot_be_encoded_ends_its_job_with_an_internal_error(
     break_frame: Callable[[ScriptedRun, pytest.MonkeyPatch], None],
     sent: bytes,
     monkeypatch: pytest.MonkeyPatch,

@@ -146,7 +146,7 @@ async def test_excess_jobs_unknown_models_and_cancelled_jobs_end_with_errors() -
 
 
 @in_virtual_time
-async def test_final_rejection_stops_the_agent_with_its_own_exit_code(
+async def test_final_rejection_stops_the_agent_with_the_exit_code_for_refusals(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     answer = Rejected("not_enrolled", "this code was used")
@@ -261,7 +261,7 @@ async def test_fatal_disconnect_while_draining_does_not_count_as_a_second_signal
 
 
 @in_virtual_time
-async def test_lost_link_without_resumption_cancels_its_jobs_and_is_dialed_again() -> None:
+async def test_lost_link_without_resumption_cancels_its_jobs_and_the_agent_reconnects() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))
         async with RunningAgent(coordinator, backend) as agent:

@@ -1,4 +1,4 @@
-"""What a running agent reports about its backends, and when."""
+"""What a running agent reports about its backends, and which jobs the backends receive."""
 
 import asyncio
 
@@ -26,7 +26,7 @@ from tests.kit.scripted_coordinator import AgentConnection, ScriptedCoordinator,
 from tests.kit.virtual_time import in_virtual_time, now
 
 OPEN_S = 10.0
-"""How long the default rule keeps the breaker open the first time."""
+"""How long a breaker with the default settings stays open the first time."""
 
 
 def offers(peer: AgentConnection) -> list[list[str]]:

@@ -332,7 +332,7 @@ async def test_unchanged_settings_are_not_advertised_again() -> None:
 
 
 @in_virtual_time
-async def test_settings_that_need_a_restart_are_not_applied_and_reported_every_time() -> None:
+async def test_settings_that_need_a_restart_are_reported_on_every_reload() -> None:
     backend = ScriptedBackend("a", model("m"))
     async with ScriptedCoordinator() as coordinator, RunningAgent(coordinator, backend) as agent:
         await agent.connected()

@@ -47,7 +47,7 @@ async def test_first_stop_drains() -> None:
 
 
 @in_virtual_time
-async def test_jobs_that_exceed_the_drain_timeout_end_with_draining(
+async def test_jobs_that_exceed_the_drain_timeout_end_with_the_code_draining(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     # In an earlier version, the exit code was 0, because the ends of the truncated responses were

@@ -33,7 +33,7 @@ def test_empty_environment_variable_exits_with_2() -> None:
     assert "COORDINATOR_API_KEYS: contains no entry" in result.output
 
 
-def test_unknown_value_of_a_log_field_is_none() -> None:
+def test_unknown_value_of_a_log_field_is_written_as_none() -> None:
     record = logging.makeLogRecord({"msg": "job ended", "fields": {"code": "ok", "tokens": None}})
     assert FieldsFormatter("%(message)s").format(record) == "job ended code='ok' tokens=none"
 

@@ -30,11 +30,11 @@ SECRETS = SecretSet(["secret"])
         ("localhost.example", False),
     ],
 )
-def test_is_loopback(host: str, loopback: bool) -> None:
+def test_loopback_hosts_are_recognized(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
 
 
-def test_is_wildcard() -> None:
+def test_wildcard_hosts_are_recognized() -> None:
     assert [is_wildcard(host) for host in ("0.0.0.0", "::", "", "::1")] == [True, True, True, False]
 
 

@@ -89,7 +89,7 @@ class Schema:
             return _range(token, self._next() if self._accept("..") else token)
         if self._accept(".size"):
             return self._sized(token)
-        return lambda value: self._rules[token](value)  # may be defined later
+        return lambda value: self._rules[token](value)  # the rule may be defined later
 
     def _sized(self, base: str) -> Matcher:
         if self._accept("("):

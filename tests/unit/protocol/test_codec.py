@@ -174,7 +174,7 @@ def test_any_messagepack_decodes_or_raises_a_protocol_error(
 
 
 @given(st.lists(frame_strategies.FROM_AGENT, min_size=1, max_size=3), st.data())
-def test_a_flipped_byte_decodes_or_raises_a_protocol_error(
+def test_a_message_with_a_changed_byte_decodes_or_raises_a_protocol_error(
     frames: list[AgentFrame], data: st.DataObject
 ) -> None:
     message = bytearray(VERSION_1.encode(frames))

@@ -96,13 +96,13 @@ def test_a_coordinator_may_reject_an_agent_with_a_valid_signature() -> None:
 
 
 @pytest.mark.parametrize("state", [State.AWAITING_HELLO, State.OPEN, State.CLOSED])
-def test_accept_requires_a_verified_hello(state: State) -> None:
+def test_accept_is_possible_only_after_hello_and_before_welcome(state: State) -> None:
     with pytest.raises(RuntimeError):
         make_coordinator_in(state).accept(WELCOME)
 
 
 @pytest.mark.parametrize("state", [State.OPEN, State.CLOSED])
-def test_reject_is_not_possible_after_admission(state: State) -> None:
+def test_reject_is_not_possible_after_admission_or_rejection(state: State) -> None:
     with pytest.raises(RuntimeError):
         make_coordinator_in(state).reject(Rejected("not_enrolled", ""))
 
@@ -127,7 +127,7 @@ ALLOWED_AT_COORDINATOR: dict[State, set[type]] = {
 
 @pytest.mark.parametrize("frame", AGENT_FRAMES, ids=lambda frame: type(frame).__name__)
 @pytest.mark.parametrize("state", ALLOWED_AT_COORDINATOR)
-def test_a_coordinator_accepts_a_frame_only_in_its_states(state: State, frame: AgentFrame) -> None:
+def test_a_coordinator_accepts_a_frame_only_in_states_that_allow_it(state: State, frame: AgentFrame) -> None:
     protocol = make_coordinator_in(state)
 
     if type(frame) in ALLOWED_AT_COORDINATOR[state]:

@@ -59,7 +59,7 @@ OTHER_JOB = msgspec.structs.replace(JOB, job_id=b"o" * 16)
 
 
 class FakeRegistry:
-    """Records calls of `join` and `leave`. `admit` returns `rejected`, and `claim` `detached`."""
+    """Records calls of `join` and `leave`. `admit` returns `rejected`; `claim` returns `detached`."""
 
     def __init__(self, rejected: Rejected | None = None) -> None:
         self.rejected = rejected
@@ -284,7 +284,7 @@ def test_frames_after_detach_are_ignored(harness: AgentHarness) -> None:
     assert harness.registry.left == []
 
 
-def test_resuming_agent_receives_welcome_then_acknowledgements_then_lost_jobs() -> None:
+def test_resuming_agent_receives_welcome_then_acknowledgements_then_unreceived_jobs() -> None:
     first = AgentHarness()
     first.receive_hello()
     first.receive(Capabilities(1, [offer()], AgentLimits(4)), Draining(1000))

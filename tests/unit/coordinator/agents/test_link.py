@@ -158,7 +158,8 @@ async def test_rejected_is_sent_before_the_close_frame(coordinator: Coordinator)
 
 @in_virtual_time
 async def test_agent_whose_message_arrives_slowly_is_not_silent() -> None:
-    # Regression: only complete messages counted, so that an agent on a slow link was disconnected.
+    # Regression: only a complete message counted as activity, so an agent on a slow link was
+    # disconnected.
     settings = replace(NO_HEARTBEATS, heartbeat_ms=10_000)
     async with (
         Coordinator(settings, clock=now) as coordinator,

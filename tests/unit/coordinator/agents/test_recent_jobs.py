@@ -17,7 +17,7 @@ def test_a_job_counts_less_the_older_it_is() -> None:
     assert jobs.count(b"a") == 0.0
 
 
-def test_agents_are_bounded() -> None:
+def test_number_of_remembered_agents_is_bounded() -> None:
     jobs = RecentJobs(FakeClock())
     for number in range(MAX_AGENTS + 1):
         jobs.add(number.to_bytes(2, "big"))

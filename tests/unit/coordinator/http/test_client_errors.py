@@ -55,7 +55,7 @@ def job_error(
         ("of_a_newer_agent", 418, 500),
     ],
 )
-def test_http_status_of_each_error_code(
+def test_each_error_code_has_its_http_status(
     code: str, upstream_status: int | None, status: int
 ) -> None:
     failure = error_of_job(job_error(code, upstream_status))
@@ -111,7 +111,7 @@ def test_registry_decides_whether_an_error_is_retryable_unless_the_code_is_unkno
         (504, "server_error", "timeout_error"),
     ],
 )
-def test_error_body_in_each_wire_format(status: int, openai_type: str, anthropic_type: str) -> None:
+def test_error_body_follows_the_wire_format(status: int, openai_type: str, anthropic_type: str) -> None:
     failure = ClientError(status, "some_code", "why")
     assert msgspec.json.decode(render_body(OPENAI, failure)) == {
         "error": {"message": "why", "type": openai_type, "param": None, "code": "some_code"}

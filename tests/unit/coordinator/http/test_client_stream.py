@@ -1,4 +1,4 @@
-"""Which slow or stalled clients the coordinator disconnects, over real sockets in virtual time."""
+"""Which slow or stalled clients the coordinator disconnects. Real sockets, virtual time."""
 
 import asyncio
 

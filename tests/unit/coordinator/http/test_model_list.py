@@ -22,6 +22,6 @@ def test_list_without_models_is_empty_in_each_wire_format() -> None:
     assert msgspec.json.decode(render_models(WireFormat.ANTHROPIC, []))["first_id"] is None
 
 
-def test_single_model_in_each_wire_format() -> None:
+def test_single_model_is_rendered_in_each_wire_format() -> None:
     assert msgspec.json.decode(render_model(WireFormat.OPENAI, "a"))["id"] == "a"
     assert msgspec.json.decode(render_model(WireFormat.ANTHROPIC, "a"))["display_name"] == "a"

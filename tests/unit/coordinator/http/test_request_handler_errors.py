@@ -48,7 +48,7 @@ async def test_error_before_the_first_byte_is_an_error_response(
 
 
 @pytest.mark.parametrize("status", [100, 204, 304])
-async def test_status_without_a_body_is_an_invalid_response(
+async def test_status_that_allows_no_body_is_an_invalid_response(
     coordinator: Coordinator, http: aiohttp.ClientSession, status: int
 ) -> None:
     async def answer(job: ScriptedJob) -> None:
@@ -92,7 +92,7 @@ async def test_interrupted_event_stream_ends_with_one_error_event(
         assert received.count(REGISTRY[ErrorCode.BACKEND_ERROR].meaning.encode()) == 1
 
 
-async def test_error_event_of_the_server_is_the_only_one(
+async def test_relayed_error_event_is_not_followed_by_another(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     sent = b'data: 1\n\ndata: {"error":{"code":500}}\n\ndata: [DONE]\n\n'

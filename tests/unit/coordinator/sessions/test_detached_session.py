@@ -91,7 +91,7 @@ def test_job_without_output_either_continues_or_is_resent_or_fails(
 
 
 def outcome_of(session: DetachedSession, stream: ReceiveStream, live_jobs: list[LiveJob]) -> str:
-    """The field of the `ResumptionPlan` that contains the session's only job."""
+    """The part of the resumption plan that contains the session's only job."""
     plan = session.plan_resumption(live_jobs)
     assert plan.resumption.streams in ({}, {JOB_ID: stream})
     found = {

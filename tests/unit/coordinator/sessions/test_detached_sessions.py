@@ -85,7 +85,7 @@ async def test_public_key_has_at_most_one_current_and_one_retired_session() -> N
 
 
 @in_virtual_time
-async def test_expiry_of_a_replacing_session_counts_from_its_own_addition() -> None:
+async def test_keep_time_of_a_replacing_session_starts_when_it_is_added() -> None:
     store, older, newer = DetachedSessions(8, 60.0), new_session(), new_session(session_id=b"t")
     store.add(older)
     await asyncio.sleep(50)

@@ -47,7 +47,7 @@ async def test_end_during_a_lost_link_is_sent_over_the_next_link() -> None:
 
 
 @in_virtual_time
-async def test_job_started_is_sent_again_when_no_byte_followed() -> None:
+async def test_started_job_without_output_continues_after_a_lost_link() -> None:
     async with coordinator_harness() as harness:
         asking = harness.ask()
         job = await harness.agent.next_job()
