@@ -35,7 +35,7 @@ def test_each_method_logs_at_the_level_of_its_name(
     assert only_record(caplog).levelname == level.upper()
 
 
-def test_log_uses_the_level_of_the_argument(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_uses_the_given_level(caplog: pytest.LogCaptureFixture) -> None:
     log.log(logging.CRITICAL, "event", n=1)
 
     assert only_record(caplog).levelno == logging.CRITICAL

@@ -153,7 +153,7 @@ SUBPACKAGES: dict[str, frozenset[str]] = {
 """For each subpackage, the subpackages of the same package that it may import."""
 
 TOP_MODULES = frozenset({"service", "cli", "server", "command"})
-"""What assembles a package: the subpackages in `SUBPACKAGES` do not import it."""
+"""The modules that assemble a package: the subpackages in `SUBPACKAGES` do not import them."""
 
 
 @pytest.mark.parametrize("subpackage", SUBPACKAGES)

@@ -21,7 +21,7 @@ PACKAGES = {"protocol", "adapters", "agent", "coordinator", "conformance"}
 SOURCE = ROOT / "src" / "provider_agent"
 SHARED = [*SOURCE.glob("*.py"), SOURCE / "py.typed", *(SOURCE / "websocket").glob("*.py")]
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
-pytestmark = pytest.mark.timeout(300)  # builds and installs with pip, also on a busy machine
+pytestmark = pytest.mark.timeout(300)  # pip builds and installs slowly on a busy machine
 
 DRAIN_S = int(LimitsConfig().drain_timeout_s)
 
@@ -49,7 +49,7 @@ def pinned_in(name: str) -> set[str]:
 
 
 def build(target: str, source: Path, folder: Path) -> Path:
-    """Build a `wheel` or an `sdist` of the tree at `source`; returns the file."""
+    """Build a `wheel` or an `sdist` of the tree at `source`; return the file."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)]
     subprocess.run(command, cwd=source, check=True, capture_output=True)
     (built,) = folder.glob("*.whl" if target == "wheel" else "*.tar.gz")
@@ -96,12 +96,13 @@ def test_an_sdist_builds_the_same_wheel(wheel: list[str], tmp_path: Path) -> Non
     assert sorted(contents(build("wheel", source, tmp_path / "wheel"))) == sorted(wheel)
 
 
-def test_installs_beside_a_package_that_is_called_adapters(
+def test_the_wheel_installs_beside_a_package_that_is_called_adapters(
     wheel_file: Path, tmp_path: Path
 ) -> None:
-    """The agent's wheel once contained a top-level `adapters/`, too.
+    """In an earlier version, the agent's wheel also contained a top-level `adapters/`.
 
-    The agent then imported the other package and crashed; uninstalling the agent deleted its files.
+    The agent then imported the other package's `adapters` and crashed; uninstalling the agent
+    deleted files of the other package.
     """
     other = tmp_path / "other"
     (other / "adapters").mkdir(parents=True)

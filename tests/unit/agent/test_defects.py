@@ -1,4 +1,4 @@
-"""A defect of the agent or of an adapter costs one link or one job, never the process."""
+"""A defect of the agent or of an adapter ends at most one link or one job, never the process."""
 
 import asyncio
 from collections.abc import Callable

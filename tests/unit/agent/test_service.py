@@ -291,7 +291,9 @@ async def test_lost_link_without_resumption_cancels_its_jobs_and_the_agent_recon
     [("restart", 5.0), ("retry after 40 s", 40.0), ("rejected for 90 s", 90.0), ("lost", 0.0)],
 )
 @in_virtual_time
-async def test_agent_waits_for_as_long_as_the_coordinator_asks(ending: str, wait_s: float) -> None:
+async def test_cause_of_a_disconnect_determines_the_wait_before_reconnecting(
+    ending: str, wait_s: float
+) -> None:
     async with ScriptedCoordinator() as coordinator:
         if ending == "retry after 40 s":
             coordinator.refusals.append((429, {"Retry-After": "40"}))

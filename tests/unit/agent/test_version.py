@@ -10,7 +10,9 @@ def test_the_version_is_that_of_the_distribution(monkeypatch: pytest.MonkeyPatch
     assert version.agent_version() == "1.2.3"
 
 
-def test_version_of_source_that_is_not_installed_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_of_source_that_is_not_installed_is_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def missing(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 

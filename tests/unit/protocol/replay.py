@@ -1,6 +1,6 @@
 """Replays a transcript through the state machines of both sides.
 
-Each side has to produce its messages byte for byte. The transcript only decides what is outside the
+Each side has to produce its messages byte for byte. The transcript decides only what is outside the
 state machines: when a job arrives, what a server answers, and what a client has read.
 """
 

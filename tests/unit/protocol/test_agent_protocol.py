@@ -105,7 +105,9 @@ ALLOWED_AT_AGENT: dict[State, set[type]] = {
 
 @pytest.mark.parametrize("frame", COORDINATOR_FRAMES, ids=lambda frame: type(frame).__name__)
 @pytest.mark.parametrize("state", ALLOWED_AT_AGENT)
-def test_an_agent_accepts_a_frame_only_in_states_that_allow_it(state: State, frame: CoordinatorFrame) -> None:
+def test_an_agent_accepts_a_frame_only_in_states_that_allow_it(
+    state: State, frame: CoordinatorFrame
+) -> None:
     protocol = make_agent_in(state)
 
     if type(frame) in ALLOWED_AT_AGENT[state]:

@@ -127,7 +127,9 @@ ALLOWED_AT_COORDINATOR: dict[State, set[type]] = {
 
 @pytest.mark.parametrize("frame", AGENT_FRAMES, ids=lambda frame: type(frame).__name__)
 @pytest.mark.parametrize("state", ALLOWED_AT_COORDINATOR)
-def test_a_coordinator_accepts_a_frame_only_in_states_that_allow_it(state: State, frame: AgentFrame) -> None:
+def test_a_coordinator_accepts_a_frame_only_in_states_that_allow_it(
+    state: State, frame: AgentFrame
+) -> None:
     protocol = make_coordinator_in(state)
 
     if type(frame) in ALLOWED_AT_COORDINATOR[state]:

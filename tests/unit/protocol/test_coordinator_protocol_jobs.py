@@ -42,7 +42,7 @@ def test_a_response_is_passed_on_and_its_end_is_acknowledged() -> None:
 
 @pytest.mark.parametrize("limit_bytes", [1, 300, 8192])
 def test_a_request_never_overtakes_a_control_frame(limit_bytes: int) -> None:
-    # A piece before its `JobHeader` is dropped by the agent, and the job never starts.
+    # An agent drops a piece that arrives before its `JobHeader`, and the job never starts.
     protocol = make_coordinator_in(State.OPEN)
     for _ in range(200):
         protocol.to_send.append(Cancel(OTHER_ID, ""))

@@ -13,7 +13,7 @@ def test_every_code_has_an_entry(code: ErrorCode) -> None:
     assert entry_for(str(code)) is entry
 
 
-def test_the_registry_has_no_other_entries() -> None:
+def test_every_registry_entry_belongs_to_a_code() -> None:
     assert set(REGISTRY) == set(ErrorCode)
 
 

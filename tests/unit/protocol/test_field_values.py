@@ -55,9 +55,7 @@ def test_any_time_becomes_whole_milliseconds(seconds: float, milliseconds: int) 
         ("long" * 1000, "long" * 128, "long" * 1000),
     ],
 )
-def test_only_a_name_that_is_already_valid_is_sent_unchanged(
-    text: str, line: str, kept: str
-) -> None:
+def test_a_text_is_a_name_if_to_line_leaves_it_unchanged(text: str, line: str, kept: str) -> None:
     assert (to_line(text), to_text(text)) == (line, kept)
     assert is_name(text) is (line == text)
 

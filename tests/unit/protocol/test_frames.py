@@ -49,7 +49,8 @@ CONTENT = "a secret or a prompt"
     ids=lambda struct: type(struct).__name__,
 )
 def test_repr_shows_only_the_length_of_content(struct: msgspec.Struct) -> None:
-    # A third party's adapter wrote `repr(job)` into the message of an exception, which is logged.
+    # A third party's adapter put `repr(job)` into the message of an exception, and such messages
+    # are logged.
     shown = f"{struct!r} {pretty_repr(struct)}"
 
     assert CONTENT not in shown

@@ -67,7 +67,7 @@ def test_a_request_arrives_whole_however_it_is_cut_and_repeated(
 ) -> None:
     buffer = RequestBuffer(len(request))
     while not buffer.complete:
-        queue = RequestQueue()  # of a new link, which may repeat bytes
+        queue = RequestQueue()  # the queue of a new link may repeat bytes
         queue.add(JOB_ID, request, data.draw(st.integers(0, buffer.received)))
         chunks = pop_all_chunks(queue, limit_bytes)
         for chunk in chunks[: data.draw(st.integers(1, len(chunks)))]:

@@ -36,7 +36,7 @@ def test_only_known_headers_are_forwarded_in_lower_case() -> None:
         "Server",
     ],
 )
-def test_headers_about_the_operators_account_are_not_forwarded(name: str) -> None:
+def test_other_headers_of_a_server_are_not_forwarded(name: str) -> None:
     assert client_headers([(name, "private")]) == []
 
 

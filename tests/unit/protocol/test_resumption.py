@@ -33,11 +33,11 @@ def plan_resumed_jobs(
     ("live", "received", "expected"),
     [
         pytest.param([NOT_STARTED], 0, [ResumedJob(JOB_ID, 0)], id="nothing, running"),
-        pytest.param([RUNNING], 0, [], id="nothing, and the agent no longer holds its start"),
+        pytest.param([RUNNING], 0, [], id="nothing, and the agent no longer holds the start"),
         pytest.param([RUNNING], 5, [ResumedJob(JOB_ID, 5)], id="a part, running"),
         pytest.param([ENDED], 5, [ResumedJob(JOB_ID, 5)], id="a part, ended"),
         pytest.param([ENDED], 9, [ResumedJob(JOB_ID, 9)], id="all bytes but the end, ended"),
-        pytest.param([RUNNING], 1, [], id="a part that the agent no longer holds"),
+        pytest.param([RUNNING], 1, [], id="a part, and the agent no longer holds the next byte"),
         pytest.param([RUNNING], 10, [], id="more than the agent sent"),
         pytest.param([], 5, [], id="a part, unknown to the agent"),
         pytest.param([RUNNING], None, [], id="unknown to the coordinator"),

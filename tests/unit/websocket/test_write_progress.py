@@ -20,7 +20,7 @@ Checks = list[tuple[float, int, bool]]
         ),
     ],
 )
-def test_stalled_after_30_s_without_progress(checks: Checks) -> None:
+def test_a_link_is_stalled_after_30_s_without_progress(checks: Checks) -> None:
     progress = WriteProgress()
     progress.begin(0.0)
     for now, buffered, stalled in checks:

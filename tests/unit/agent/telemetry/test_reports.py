@@ -86,7 +86,7 @@ async def test_heartbeat_reports_load_and_health_of_each_backend() -> None:
     assert harness.reports.heartbeat().backends[0].in_flight == 0
 
 
-async def test_status_includes_skipped_backends() -> None:
+async def test_status_reports_the_link_the_load_and_every_backend() -> None:
     harness = ReportsHarness()
     await harness.discovery.check_all()
     harness.clock.now += 60

@@ -98,7 +98,7 @@ def test_percentiles_are_measured_values(
     assert snapshot.first_byte_p95_ms == pytest.approx(p95)
 
 
-def test_full_deque_drops_old_jobs_and_keeps_rates_correct(
+def test_rates_stay_correct_when_more_jobs_end_than_are_kept(
     stats: RollingStats, clock: FakeClock
 ) -> None:
     clock.now += 100

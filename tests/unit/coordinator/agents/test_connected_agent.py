@@ -59,7 +59,7 @@ OTHER_JOB = msgspec.structs.replace(JOB, job_id=b"o" * 16)
 
 
 class FakeRegistry:
-    """Records calls of `join` and `leave`. `admit` returns `rejected`; `claim` returns `detached`."""
+    """Records `join` and `leave`. `admit` returns `rejected`; `claim` returns `detached`."""
 
     def __init__(self, rejected: Rejected | None = None) -> None:
         self.rejected = rejected
@@ -334,7 +334,7 @@ def test_send_queue_is_full_until_large_requests_are_sent(
         job_id = bytes([number]) * 16
         harness.agent.submit(msgspec.structs.replace(JOB, job_id=job_id, request=bytes(2000)))
         assert harness.agent.send_queue_full
-        # Every second job is submitted while the queue is still full, and causes no second notice.
+        # Only the first job causes a notice: the queue is full after each later one as well.
         if number % 2:
             notices += [frame for frame in harness.take_frames() if isinstance(frame, Notice)]
             assert not harness.agent.send_queue_full

@@ -68,7 +68,7 @@ def test_agent_with_unknown_key_and_no_code_is_rejected() -> None:
     assert (rejected.code, rejected.retry_after_ms) == ("not_enrolled", None)
 
 
-def test_full_fleet_admits_only_keys_that_are_connected() -> None:
+def test_full_fleet_rejects_a_new_key_and_admits_a_connected_one() -> None:
     harness = FleetHarness(CoordinatorSettings(max_agents=1))
     assert harness.fleet.admit(HELLO) is None
     harness.fleet.join(harness.agent(b"a"))
@@ -117,7 +117,7 @@ def test_only_the_most_recently_used_models_are_remembered(monkeypatch: pytest.M
     assert harness.fleet.pick("older", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
 
 
-def test_any_model_is_out_of_capacity_after_start_until_an_agent_connects() -> None:
+def test_any_model_is_out_of_capacity_soon_after_start_until_an_agent_connects() -> None:
     harness = FleetHarness()
     assert harness.fleet.pick("tiny", Operation.CHAT) is ErrorCode.OUT_OF_CAPACITY
     harness.fleet.join(harness.agent(b"a"))

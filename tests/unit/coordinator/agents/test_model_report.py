@@ -59,7 +59,7 @@ SLOW = {"prefill_tokens_per_second": 100.0, "decode_tokens_per_second": 10.0}
         ([backend(load(**SPEEDS)), backend(load())], ModelReport()),
     ],
 )
-def test_report_is_the_worst_case_of_the_backends_that_are_not_down(
+def test_report_combines_the_backends_that_are_not_down(
     backends: list[BackendLoad], report: ModelReport
 ) -> None:
     assert reports(heartbeat(*backends)) == {"m": report}

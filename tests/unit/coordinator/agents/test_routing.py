@@ -64,10 +64,14 @@ SLOW, FAST = ModelReport(job_s=8.0), ModelReport(job_s=2.0)
         pytest.param([NO_REPORT, SLOW], [0, 0], 1, id="no speed reported"),
         pytest.param([SLOW, FAST], [0, 1], 0, id="faster, and busier"),
         pytest.param([ModelReport(other_requests=1), NO_REPORT], [0, 0], 1, id="other clients"),
-        pytest.param([ModelReport(other_requests=9), NO_REPORT], [0, 3], 1, id="many other clients"),
+        pytest.param(
+            [ModelReport(other_requests=9), NO_REPORT], [0, 3], 1, id="many other clients"
+        ),
         pytest.param([ModelReport(cache_used=0.5), NO_REPORT], [0, 1], 1, id="half-full cache"),
         pytest.param([ModelReport(is_cold=True), NO_REPORT], [0, 2], 1, id="cold"),
-        pytest.param([ModelReport(is_cold=True), ModelReport(1, 0.9)], [0, 3], 0, id="cold, other full"),
+        pytest.param(
+            [ModelReport(is_cold=True), ModelReport(1, 0.9)], [0, 3], 0, id="cold, other full"
+        ),
         pytest.param([ModelReport(is_down=True), NO_REPORT], [0, 3], 1, id="down"),
         pytest.param(
             [ModelReport(is_down=True), ModelReport(is_cold=True)], [0, 3], 1, id="down and cold"

@@ -111,7 +111,9 @@ def test_registry_decides_whether_an_error_is_retryable_unless_the_code_is_unkno
         (504, "server_error", "timeout_error"),
     ],
 )
-def test_error_body_follows_the_wire_format(status: int, openai_type: str, anthropic_type: str) -> None:
+def test_error_body_follows_the_wire_format(
+    status: int, openai_type: str, anthropic_type: str
+) -> None:
     failure = ClientError(status, "some_code", "why")
     assert msgspec.json.decode(render_body(OPENAI, failure)) == {
         "error": {"message": "why", "type": openai_type, "param": None, "code": "some_code"}

@@ -10,7 +10,7 @@ from provider_agent.protocol.limits import MIB
 from tests.kit.coordinator_harness import NO_HEARTBEATS, coordinator_harness, warning_events
 from tests.kit.virtual_time import in_virtual_time
 
-MUCH = 16 * MIB  # more than the window and the socket buffers of both sides hold
+MUCH = 16 * MIB  # more than fits into the window and the socket buffers of both sides
 
 
 def test_stalled_client_is_disconnected_and_its_job_cancelled(

@@ -141,7 +141,7 @@ async def test_bytes_received_after_a_cancel_are_acknowledged_and_dropped(
 async def test_slow_client_stalls_only_its_own_job(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
-    size = 16 * MIB  # more than the window and the socket buffers of both sides hold
+    size = 16 * MIB  # more than fits into the window and the socket buffers of both sides
 
     async def answer(job: ScriptedJob) -> None:
         await job.answer(bytes(size) if b"big" in job.job.request else b"{}")

@@ -34,7 +34,7 @@ def signed(agent: ScriptedAgent, job: ScriptedJob, **changes: object) -> Receipt
 
 
 async def receive(harness: CoordinatorHarness, make_receipt: MakeReceipt) -> bytes:
-    """Return the response to one request, during which the link is lost."""
+    """Return the response to one request. The link is lost in the middle of the response."""
     job, response = await harness.start_response(DATA[0])
     await harness.agent.lose_link()
     await harness.agent.reconnect()
