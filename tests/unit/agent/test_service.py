@@ -208,7 +208,7 @@ async def test_answer_of_a_proxy_is_logged_as_an_error_and_retried(
 
 
 @in_virtual_time
-async def test_fallback_address_is_used_when_the_first_one_drops_two_sessions() -> None:
+async def test_fallback_address_is_used_after_the_first_address_drops_two_sessions() -> None:
     async with ScriptedCoordinator() as first, ScriptedCoordinator() as second:
         addresses = CoordinatorConfig(url=first.url, fallback_urls=(second.url,))
         config = agent_config(first.url, coordinator=addresses)

@@ -120,7 +120,7 @@ async def test_missing_acknowledgements_do_not_keep_the_agent_running() -> None:
 async def test_adapter_that_ignores_cancellation_does_not_keep_the_agent_running(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    # In an earlier version, the agent waited for such an adapter twice and logged this twice, and
+    # In an earlier version, the agent waited for such an adapter twice and logged two events, and
     # the job had no end.
     async with ScriptedCoordinator() as coordinator:
         backend = ScriptedBackend("a", model("m"))

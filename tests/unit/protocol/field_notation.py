@@ -30,7 +30,7 @@ def describe_fields(struct: type[msgspec.Struct]) -> list[list[str]]:
 
 
 def describe_type(info: Type) -> str:
-    """A type with its limits, such as `str ≤ 512` or `[LiveJob]`, at most 4096."""
+    """A type with its limits, such as "`str ≤ 512`" or "`[LiveJob]`, at most 4096"."""
     match info:
         case UnionType():
             return " or ".join(describe_type(one) for one in info.types)

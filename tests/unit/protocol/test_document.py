@@ -50,7 +50,7 @@ NOT_LIMITS: Final = {"KIB", "MIB", "REPLACED"}
 
 
 def fenced_blocks(language: str) -> dict[str, str]:
-    """Return the fenced blocks of a language without comment lines.
+    """Return the fenced blocks of a language, with their comment lines removed.
 
     The key is the name that follows the language in the first line of the block.
     """

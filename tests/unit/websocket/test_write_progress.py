@@ -11,7 +11,8 @@ Checks = list[tuple[float, int, bool]]
     [
         pytest.param([(29.9, 100, False), (30, 100, True)], id="no progress"),
         pytest.param(
-            [(29, 100, False), (40, 99, False), (69, 99, False), (70, 99, True)], id="one byte"
+            [(29, 100, False), (40, 99, False), (69, 99, False), (70, 99, True)],
+            id="one byte of progress",
         ),
         pytest.param([(20, 100, False), (30, 200, True)], id="a growing buffer is not progress"),
         pytest.param(

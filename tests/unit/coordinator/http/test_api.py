@@ -28,7 +28,7 @@ ALL_OPERATIONS = ("chat", "completions", "embeddings", "responses", "messages", 
         ("/v1/messages/count_tokens", "count_tokens"),
     ],
 )
-async def test_each_path_starts_a_job_with_its_operation_if_offered(
+async def test_each_path_starts_a_job_with_its_operation_if_the_model_offers_it(
     coordinator: Coordinator, http: aiohttp.ClientSession, path: str, operation: str
 ) -> None:
     async def answer(job: ScriptedJob) -> None:

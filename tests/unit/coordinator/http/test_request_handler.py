@@ -172,7 +172,7 @@ async def test_only_a_valid_traceparent_is_forwarded(
                 assert await response.text() == expected
 
 
-async def test_only_known_valid_response_headers_reach_the_client(
+async def test_only_valid_values_of_known_headers_reach_the_client(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     async def answer(job: ScriptedJob) -> None:

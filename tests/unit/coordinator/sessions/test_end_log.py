@@ -7,7 +7,7 @@ from tests.kit.virtual_time import in_virtual_time
 
 
 @in_virtual_time
-async def test_end_of_an_abandoned_job_is_logged_with_its_usage(
+async def test_end_of_a_job_whose_client_disconnected_is_logged_with_its_usage(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with coordinator_harness() as harness:
