@@ -98,6 +98,8 @@ class BackendModel(Struct, frozen=True, kw_only=True):
         input_price_per_1m: the operator's cost of input tokens, in millionths of a US dollar per
             million tokens; None if unknown.
         output_price_per_1m: the same for output tokens.
+        price_unknown: why the prices are unknown, as a text for the operator; "" if the reason is
+            unknown, too. A passthrough's model is then offered only at a configured price.
         withheld: why the model is not offered, as a text for the operator; "" if it is offered.
         max_output_tokens: the most tokens of one response; None if the server does not report it.
         input_kinds: what requests may contain: `text`, `image`, `audio`, …; None if not reported.
@@ -113,6 +115,7 @@ class BackendModel(Struct, frozen=True, kw_only=True):
     upstream_id: str
     input_price_per_1m: int | None = None
     output_price_per_1m: int | None = None
+    price_unknown: str = ""
     withheld: str = ""
     max_output_tokens: int | None = None
     input_kinds: frozenset[str] | None = None

@@ -20,12 +20,12 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.adapters.requests.bounds import IDENTIFIER, OPTIONS, TOP_K
 from provider_agent.adapters.requests.rules import Fields, Object
+from provider_agent.adapters.servers.catalog_prices import CatalogPrice, is_charged, worst_price
 from provider_agent.adapters.servers.input_kinds import kinds_from_names
 from provider_agent.adapters.servers.passthrough import (
     PassthroughBackend,
     decode_valid_entries,
     is_due,
-    micro_usd_per_million,
     smallest_context_window,
 )
 from provider_agent.protocol.errors import ErrorCode
@@ -52,11 +52,6 @@ class _Architecture(msgspec.Struct):
     output_modalities: list[str] | None = None
 
 
-class _Pricing(msgspec.Struct):
-    prompt: str | float | None = None
-    completion: str | float | None = None
-
-
 class _TopProvider(msgspec.Struct):
     context_length: int | None = None
     max_completion_tokens: int | None = None
@@ -66,7 +61,7 @@ class _Model(msgspec.Struct):
     id: str
     context_length: int | None = None
     architecture: _Architecture | None = None
-    pricing: _Pricing | None = None
+    pricing: dict[str, object] | None = None
     top_provider: _TopProvider | None = None
     expiration_date: str | None = None
     supported_parameters: list[str] | None = None
@@ -88,6 +83,10 @@ class _Model(msgspec.Struct):
         """The input modalities; None if not reported."""
         return self.architecture.input_modalities if self.architecture else None
 
+    def accepts(self, kind: str) -> bool:
+        """Whether requests may contain this kind of input, as far as is known."""
+        return self.input is None or kind in self.input
+
     def supports(self, parameter: str) -> bool | None:
         """Whether a provider of the model accepts this request field; None if not reported.
 
@@ -100,6 +99,55 @@ class _Model(msgspec.Struct):
 
 class _Models(msgspec.Struct):
     data: list[msgspec.Raw]
+
+
+_INPUT_PRICES: Final = {
+    "prompt": "text",
+    "input_cache_read": "text",
+    "input_cache_write": "text",
+    "audio": "audio",
+    "input_audio_cache": "audio",
+    "image_token": "image",
+}
+"""Prices of one input token, each with the kind of input that it is for."""
+
+_OUTPUT_PRICES: Final = ("completion", "internal_reasoning")
+_FEES: Final = {"request": "text", "image": "image"}
+"""Prices of one request and of one input image."""
+
+_NOT_CHARGED: Final = frozenset(
+    {"input_cache_write_1h", "web_search", "image_output", "audio_output", "discount", "overrides"}
+)
+"""Prices of what the request policy removes (caches of one hour, searches) and of output other than
+text; a discount; and a list that `_price` reads."""
+
+
+def _price(model: _Model) -> CatalogPrice:
+    """Return the price of a model (openrouter.ai/docs, models: pricing object).
+
+    `overrides` has the prices that apply to long prompts or at some times of day.
+    """
+    base = model.pricing or {}
+    overrides = base.get("overrides") or []
+    if not isinstance(overrides, list) or not all(isinstance(one, dict) for one in overrides):
+        return CatalogPrice(unknown="its long-context prices are unknown")
+    rows = [base, *overrides]
+    if model.supports("web_search_options") and is_charged(base.get("web_search")):
+        return CatalogPrice(unknown="it can search the web without being asked, for a fee")
+    for name, kind in _FEES.items():
+        if model.accepts(kind) and any(is_charged(row.get(name)) for row in rows):
+            return CatalogPrice(unknown=f"it costs a fee per {name}, besides the price per token")
+    known = {*_INPUT_PRICES, *_OUTPUT_PRICES, *_FEES, *_NOT_CHARGED}
+    for row in rows:
+        for name, value in row.items():
+            if name not in known and isinstance(value, str) and is_charged(value):
+                return CatalogPrice(unknown=f"it has a price of an unknown kind ({name})")
+    inputs = [name for name, kind in _INPUT_PRICES.items() if model.accepts(kind)]
+    return worst_price(
+        [row.get(name) for row in rows for name in inputs],
+        [row.get(name) for row in rows for name in _OUTPUT_PRICES],
+        tokens=1,
+    )
 
 
 _SAMPLING: Final[Fields] = {
@@ -166,7 +214,7 @@ class OpenRouterBackend(PassthroughBackend):
         return ""
 
     def _model(self, model: _Model) -> BackendModel:
-        pricing = model.pricing or _Pricing()
+        price = _price(model)
         provider = model.top_provider or _TopProvider()
         return BackendModel(
             model_id=model.id,
@@ -175,8 +223,9 @@ class OpenRouterBackend(PassthroughBackend):
             operations=_EMBEDDINGS if model.output == ["embeddings"] else _TEXT,
             upstream_id=model.id,
             withheld=self._why_withheld(model),
-            input_price_per_1m=micro_usd_per_million(pricing.prompt, tokens=1),
-            output_price_per_1m=micro_usd_per_million(pricing.completion, tokens=1),
+            input_price_per_1m=price.input_per_1m,
+            output_price_per_1m=price.output_per_1m,
+            price_unknown=price.unknown,
             max_output_tokens=provider.max_completion_tokens,
             input_kinds=kinds_from_names(model.input),
             tools=model.supports("tools"),

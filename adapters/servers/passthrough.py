@@ -1,11 +1,10 @@
-"""The common part of passthroughs: the operator's API key, and prices and dates of a catalog."""
+"""The common part of passthroughs: the operator's API key, and entries and dates of a catalog."""
 
 import time
 from abc import abstractmethod
 from collections.abc import Callable
 from datetime import UTC, date, datetime
-from decimal import Decimal, DecimalException
-from typing import ClassVar, Final, TypeVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 
@@ -18,12 +17,6 @@ from provider_agent.adapters.base import (
     MissingApiKey,
 )
 from provider_agent.adapters.servers.http_backend import HttpBackend
-
-_MILLION_TOKENS: Final = 1_000_000
-_MICRO_USD_PER_USD: Final = 1_000_000
-_MAX_PRICE: Final = 10**15
-"""A billion dollars per million tokens; a higher price is considered an error."""
-
 
 ItemT = TypeVar("ItemT")
 
@@ -123,25 +116,3 @@ def is_due(day: str, today: date) -> bool:
         return date.fromisoformat(day[:10]) <= today
     except ValueError:
         return False
-
-
-def micro_usd_per_million(price: str | float | None, *, tokens: int) -> int | None:
-    """Convert a catalog's price to the unit of `BackendModel`.
-
-    Args:
-        price: the price in US dollars. The calculation is decimal; its result is rounded.
-        tokens: the number of tokens that the price is for.
-
-    Returns:
-        Millionths of a US dollar per million tokens; None if the price is absent, negative
-        (OpenRouter's value for a variable price), not a number, or above `_MAX_PRICE`.
-    """
-    if price is None:
-        return None
-    try:
-        exact = Decimal(str(price)) * _MICRO_USD_PER_USD * _MILLION_TOKENS / tokens
-        if not exact.is_finite() or not 0 <= exact <= _MAX_PRICE:
-            return None
-        return round(exact)
-    except DecimalException:
-        return None

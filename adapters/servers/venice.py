@@ -16,12 +16,12 @@ from provider_agent.adapters.base import (
     RequestPolicy,
 )
 from provider_agent.adapters.requests.bounds import OPTIONS, TOKEN_IDS, TOP_K
+from provider_agent.adapters.servers.catalog_prices import CatalogPrice, worst_price
 from provider_agent.adapters.servers.input_kinds import kinds_from_flags
 from provider_agent.adapters.servers.passthrough import (
     PassthroughBackend,
     decode_valid_entries,
     is_due,
-    micro_usd_per_million,
     smallest_context_window,
 )
 from provider_agent.protocol.formats import Operation
@@ -41,6 +41,10 @@ class _Usd(msgspec.Struct):
 class _Pricing(msgspec.Struct):
     input: _Usd | None = None
     output: _Usd | None = None
+    cache_input: _Usd | None = None
+    cache_write: _Usd | None = None
+    extended: "_Pricing | None" = None
+    """The prices of a prompt above a number of tokens (`context_token_threshold`)."""
 
 
 class _Deprecation(msgspec.Struct):
@@ -153,7 +157,7 @@ class VeniceBackend(PassthroughBackend):
         return f"retired by Venice ({day or 'no date'})"
 
     def _model(self, model: _Model) -> BackendModel:
-        pricing = model.spec.pricing or _Pricing()
+        price = _price(model)
         can = model.spec.capabilities or _Capabilities()
         return BackendModel(
             model_id=model.id,
@@ -162,8 +166,9 @@ class VeniceBackend(PassthroughBackend):
             operations=_OPERATIONS.get(model.type, frozenset()),
             upstream_id=model.id,
             withheld=self._why_withheld(model),
-            input_price_per_1m=_price(pricing.input),
-            output_price_per_1m=_price(pricing.output),
+            input_price_per_1m=price.input_per_1m,
+            output_price_per_1m=price.output_per_1m,
+            price_unknown=price.unknown,
             max_output_tokens=model.spec.output_tokens,
             input_kinds=kinds_from_flags(image=can.vision, audio=can.audio, video=can.video),
             tools=can.tools,
@@ -172,5 +177,16 @@ class VeniceBackend(PassthroughBackend):
         )
 
 
-def _price(price: _Usd | None) -> int | None:
-    return micro_usd_per_million(price.usd if price else None, tokens=_PRICED_TOKENS)
+def _price(model: _Model) -> CatalogPrice:
+    """Return the price of a model. Embedding models have no output, and no price for it."""
+    base = model.spec.pricing or _Pricing()
+    tiers = [base, base.extended or _Pricing()]
+    inputs = [price for tier in tiers for price in (tier.input, tier.cache_input, tier.cache_write)]
+    outputs = [tier.output for tier in tiers]
+    if model.type == "embedding" and base.output is None:
+        outputs = [_Usd(0)]
+    return worst_price(
+        [price and price.usd for price in inputs],
+        [price and price.usd for price in outputs],
+        tokens=_PRICED_TOKENS,
+    )

@@ -89,7 +89,8 @@ def _highest(prices: Sequence[Price | None]) -> Price | None:
 
 def _reason(one: ServedModel, best: ServedModel | None) -> str:
     if best is None or (not one.model.native and one.price is None):
-        return "its price is unknown; set one in [pricing.models]"
+        problem = one.model.price_unknown or "its price is unknown"
+        return f"{problem}; set its price in [pricing.models]"
     advice = "give it another id with `alias`"
     if not one.model.native:
         advice += ", or set `overflow = true` to sell both at the higher price"

@@ -7,7 +7,9 @@ Documented:
 - An error inside a stream is a chunk with a top-level `error` and `finish_reason: "error"`.
 - An error of the upstream provider can be a 200 with `error` in the body.
 - `supported_parameters` is the union over the providers of a model.
-- Prices are US dollars per token, as text; -1 stands for a variable price.
+- Prices are US dollars per token, as text; -1 stands for a variable price. Besides `prompt` and
+  `completion` there are prices of cache writes, reasoning, images and audio, fees per request,
+  image and search, and `overrides` for long prompts or times of day.
 
 Observed: the public model list answers 200 to an invalid key.
 """
@@ -92,13 +94,32 @@ class FakeOpenRouter(FakeServer):
         return response
 
 
+def _pricing(**prices: object) -> dict[str, object]:
+    return {"prompt": "0.00000059", "completion": "0.00000079", "request": "0", **prices}
+
+
+DEAR_PRICING = _pricing(
+    input_cache_read="0.00000006",
+    input_cache_write="0.00000074",
+    input_cache_write_1h="0.00000118",
+    internal_reasoning="0.0000009",
+    web_search="0.01",
+    discount=0.15,
+    overrides=[
+        {"min_prompt_tokens": 200000, "prompt": "0.0000012", "input_cache_write": "0.0000015"},
+        {"utc_start": 1630, "utc_end": 30, "completion": "0.0000008"},
+    ],
+)
+"""The highest prices are those of a long prompt that is written to the cache, and of reasoning."""
+
+
 def _model(name: str, **fields: object) -> dict[str, object]:
     return {
         "id": name,
         "canonical_slug": name,
         "context_length": 131072,
         "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
-        "pricing": {"prompt": "0.00000059", "completion": "0.00000079", "request": "0"},
+        "pricing": _pricing(),
         "top_provider": {"context_length": CONTEXT_WINDOW, "max_completion_tokens": 8192},
         "expiration_date": None,
         **fields,
@@ -115,5 +136,20 @@ _MODELS = [
     _model("acme/image", architecture={"output_modalities": ["image", "text"]}),
     _model(EMBEDDER, architecture={"output_modalities": ["embeddings"]}),
     _model("acme/gone", expiration_date="2020-01-01"),
+    _model("acme/dear", pricing=DEAR_PRICING),
+    _model("acme/fee", pricing=_pricing(request="0.005")),
+    _model(
+        "acme/image-fee",
+        architecture={"input_modalities": ["text", "image"], "output_modalities": ["text"]},
+        pricing=_pricing(image="0.001445"),
+    ),
+    _model("acme/text-only", pricing=_pricing(image="0.001445", audio="0.0001")),
+    _model(
+        "acme/search",
+        pricing=_pricing(web_search="0.005"),
+        supported_parameters=["max_tokens", "web_search_options"],
+    ),
+    _model("acme/new-price", pricing=_pricing(input_thoughts="0.000001")),
+    _model("acme/odd-tiers", pricing=_pricing(overrides="none")),
     {"id": 7},
 ]

@@ -6,6 +6,8 @@ Documented:
 - Most errors are `{"error": text}`.
 - There is no Messages route, and there are no legacy completions.
 - `model_spec` contains `offline` and `deprecation`.
+- `pricing` has the prices of reads from and writes to a cache, and `extended` those of a prompt
+  above `context_token_threshold`. Embedding models have only an input price.
 
 Observed: errors inside a stream contain `error_type` and `error_message`.
 """
@@ -73,6 +75,25 @@ class FakeVenice(FakeServer):
         return good_response(request, MODEL)
 
 
+def _usd(price: float) -> dict[str, float]:
+    return {"usd": price, "diem": price}
+
+
+DEAR_PRICING = {
+    "input": _usd(6),
+    "output": _usd(30),
+    "cache_input": _usd(0.6),
+    "cache_write": _usd(7.5),
+    "extended": {
+        "context_token_threshold": 200000,
+        "input": _usd(11),
+        "output": _usd(41.25),
+        "cache_input": _usd(1.1),
+        "cache_write": _usd(13.75),
+    },
+}
+
+
 def _model(name: str, kind: str = "text", **spec: object) -> dict[str, object]:
     return {
         "id": name,
@@ -81,7 +102,7 @@ def _model(name: str, kind: str = "text", **spec: object) -> dict[str, object]:
         "model_spec": {
             "availableContextTokens": CONTEXT_WINDOW,
             "privacy": "private",
-            "pricing": {"input": {"usd": 0.5, "diem": 0.5}, "output": {"usd": 2}},
+            "pricing": {"input": _usd(0.5), "output": _usd(2)},
             "deprecation": None,
             **spec,
         },
@@ -103,6 +124,8 @@ _MODELS = [
     _model("acme-offline", offline=True),
     _model("acme-retired", deprecation={"date": "2020-01-01T00:00:00.000Z"}),
     _model("acme-retiring", deprecation={"date": "2999-01-01T00:00:00.000Z"}),
+    _model("acme-dear", pricing=DEAR_PRICING),
+    _model("acme-internal", pricing=None),
     _model("acme-image", "image"),
-    _model(EMBEDDER, "embedding"),
+    _model(EMBEDDER, "embedding", pricing={"input": _usd(0.15)}),
 ]

@@ -37,8 +37,8 @@ async def test_account_models_for_text_and_embeddings_are_offered_unless_expired
 ) -> None:
     models = {model.model_id: model for model in await connect(server).list_models()}
 
-    offered = [name for name, model in models.items() if not model.withheld]
-    assert offered == [MODEL, "acme/auto", EMBEDDER]
+    withheld = [name for name, model in models.items() if model.withheld]
+    assert withheld == ["acme/gone", "acme/image"]
     assert models[MODEL].formats == set(WireFormat)
     assert models[EMBEDDER].operations == {Operation.EMBEDDINGS}
     assert "2020-01-01" in models["acme/gone"].withheld
@@ -74,14 +74,47 @@ async def test_context_window_is_the_smallest_reported(
     assert (windows[MODEL], windows["acme/auto"]) == (CONTEXT_WINDOW, 131072)
 
 
-async def test_prices_are_exact_and_a_variable_price_is_unknown(
+@pytest.mark.parametrize(
+    ("model_id", "prices"),
+    [(MODEL, (590_000, 790_000)), ("acme/dear", (1_500_000, 900_000))],
+)
+async def test_price_is_the_highest_that_a_request_can_cost(
+    server: FakeOpenRouter, connect: Connect, model_id: str, prices: tuple[int, int]
+) -> None:
+    models = {model.model_id: model for model in await connect(server).list_models()}
+
+    model = models[model_id]
+    assert (model.input_price_per_1m, model.output_price_per_1m) == prices
+    assert model.price_unknown == ""
+
+
+async def test_price_of_what_the_model_does_not_accept_is_ignored(
     server: FakeOpenRouter, connect: Connect
 ) -> None:
     models = {model.model_id: model for model in await connect(server).list_models()}
-    priced, variable = models[MODEL], models["acme/auto"]
 
-    assert (priced.input_price_per_1m, priced.output_price_per_1m) == (590_000, 790_000)
-    assert (variable.input_price_per_1m, variable.output_price_per_1m) == (None, None)
+    assert models["acme/text-only"].input_price_per_1m == 590_000
+
+
+@pytest.mark.parametrize(
+    ("model_id", "reason"),
+    [
+        ("acme/auto", "its price is unknown"),
+        ("acme/fee", "it costs a fee per request, besides the price per token"),
+        ("acme/image-fee", "it costs a fee per image, besides the price per token"),
+        ("acme/search", "it can search the web without being asked, for a fee"),
+        ("acme/new-price", "it has a price of an unknown kind (input_thoughts)"),
+        ("acme/odd-tiers", "its long-context prices are unknown"),
+    ],
+)
+async def test_price_that_no_price_per_token_covers_is_unknown(
+    server: FakeOpenRouter, connect: Connect, model_id: str, reason: str
+) -> None:
+    models = {model.model_id: model for model in await connect(server).list_models()}
+
+    model = models[model_id]
+    assert (model.input_price_per_1m, model.output_price_per_1m) == (None, None)
+    assert model.price_unknown == reason
 
 
 async def test_no_request_is_sent_without_a_key(server: FakeOpenRouter, connect: Connect) -> None:

@@ -23,8 +23,8 @@ async def test_models_that_are_online_and_not_deprecated_are_offered(
 ) -> None:
     models = {model.model_id: model for model in await connect(server).list_models()}
 
-    offered = [name for name, model in models.items() if not model.withheld]
-    assert offered == [MODEL, EMBEDDER]
+    withheld = [name for name, model in models.items() if model.withheld]
+    assert withheld == ["acme-offline", "acme-retired", "acme-retiring"]
     assert models[MODEL].context_window == CONTEXT_WINDOW
     assert models[MODEL].operations == {Operation.CHAT}
     assert models[EMBEDDER].operations == {Operation.EMBEDDINGS}
@@ -68,12 +68,23 @@ async def test_other_models_are_listed_if_the_query_for_embedding_models_is_refu
     assert EMBEDDER not in [model.model_id for model in models]
 
 
-async def test_prices_are_micro_usd_per_million_tokens(
-    server: FakeVenice, connect: Connect
+@pytest.mark.parametrize(
+    ("model_id", "prices"),
+    [
+        (MODEL, (500_000, 2_000_000)),
+        ("acme-dear", (13_750_000, 41_250_000)),
+        (EMBEDDER, (150_000, 0)),
+        ("acme-internal", (None, None)),
+    ],
+)
+async def test_price_is_the_highest_that_a_request_can_cost(
+    server: FakeVenice, connect: Connect, model_id: str, prices: tuple[int | None, int | None]
 ) -> None:
-    (model,) = [one for one in await connect(server).list_models() if one.model_id == MODEL]
+    models = {model.model_id: model for model in await connect(server).list_models()}
 
-    assert (model.input_price_per_1m, model.output_price_per_1m) == (500_000, 2_000_000)
+    model = models[model_id]
+    assert (model.input_price_per_1m, model.output_price_per_1m) == prices
+    assert model.price_unknown == ("" if prices[0] else "its price is unknown")
 
 
 async def test_default_url_is_used_if_none_is_configured(

@@ -74,7 +74,7 @@ def test_the_reason_names_the_other_backend_and_both_settings() -> None:
     ((_, reason),) = offer_group([remote("a"), remote("b", Price(1, 2))]).withheld
     assert reason.startswith("b offers the same id, at a lower price; ")
     ((_, reason),) = offer_group([remote(price=None)]).withheld
-    assert reason == "its price is unknown; set one in [pricing.models]"
+    assert reason == "its price is unknown; set its price in [pricing.models]"
 
 
 def test_an_offer_has_only_the_formats_of_the_backends_that_run_jobs_at_its_price() -> None:
