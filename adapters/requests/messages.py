@@ -18,6 +18,7 @@ from provider_agent.adapters.requests.media import DATA, URL, URL_OBJECT
 from provider_agent.adapters.requests.rules import Anything, Fields, Items, Object, Shapes, Typed
 
 _ANY: Final = Anything()
+_TEXT: Final = Shapes(string=_ANY)
 _CACHE_CONTROL: Final = Object({"type": None})
 _TEXT_PART: Final[Fields] = {
     "type": None,
@@ -44,20 +45,28 @@ _CHAT_PARTS: Final[dict[str, Fields]] = {
 
 _CHAT_MESSAGE: Final = Object(
     {
-        "role": None,
+        "role": _TEXT,
         "content": Shapes(string=_ANY, items=Items(Typed(_CHAT_PARTS, required=True), MESSAGES)),
         **dict.fromkeys(("name", "tool_calls", "tool_call_id", "function_call", "refusal")),
         **dict.fromkeys(("reasoning", "reasoning_content", "reasoning_details", "thinking")),
         **dict.fromkeys(("annotations", "prefix", "partial", "phase")),
         "cache_control": _CACHE_CONTROL,
-    }
+    },
+    needed=("role",),
 )
 CHAT_MESSAGES: Final = Items(_CHAT_MESSAGE, MESSAGES)
 
 _FUNCTION: Final = Object(
-    {"name": None, "description": None, "parameters": SCHEMA, "strict": None, "defer_loading": None}
+    {
+        "name": _TEXT,
+        "description": _TEXT,
+        "parameters": SCHEMA,
+        "strict": None,
+        "defer_loading": None,
+    },
+    needed=("name",),
 )
-_CUSTOM: Final = Object({"name": None, "description": None, "format": SCHEMA})
+_CUSTOM: Final = Object({"name": _TEXT, "description": _TEXT, "format": SCHEMA}, needed=("name",))
 CHAT_TOOLS: Final = Items(
     Typed(
         {
@@ -68,7 +77,8 @@ CHAT_TOOLS: Final = Items(
                 "defer_loading": None,
             },
             "custom": {"type": None, "custom": _CUSTOM},
-        }
+        },
+        needed={"function": ("function",), "custom": ("custom",)},
     ),
     TOOLS,
 )
@@ -123,11 +133,16 @@ RESPONSES_TOOLS: Final = Items(
     Typed(
         {
             "function": {
-                **dict.fromkeys(("type", "name", "description", "strict", "defer_loading")),
+                "type": None,
+                "name": _TEXT,
+                "description": _TEXT,
                 "parameters": SCHEMA,
+                "strict": None,
+                "defer_loading": None,
             },
-            "custom": {**dict.fromkeys(("type", "name", "description")), "format": SCHEMA},
-        }
+            "custom": {"type": None, "name": _TEXT, "description": _TEXT, "format": SCHEMA},
+        },
+        needed={"function": ("name",), "custom": ("name",)},
     ),
     TOOLS,
 )
@@ -171,11 +186,12 @@ _MESSAGES_PARTS: Final[dict[str, Fields]] = {
 MESSAGES_MESSAGES: Final = Items(
     Object(
         {
-            "role": None,
+            "role": _TEXT,
             "content": Shapes(
                 string=_ANY, items=Items(Typed(_MESSAGES_PARTS, required=True), MESSAGES)
             ),
-        }
+        },
+        needed=("role",),
     ),
     MESSAGES,
 )
@@ -183,12 +199,22 @@ MESSAGES_SYSTEM: Final = Shapes(
     string=_ANY, items=Items(Typed({"text": _TEXT_PART}, required=True), MESSAGES)
 )
 _MESSAGES_TOOL: Final[Fields] = {
-    **dict.fromkeys(("type", "name", "description", "strict", "defer_loading")),
+    "type": None,
+    "name": _TEXT,
+    "description": _TEXT,
+    "strict": None,
+    "defer_loading": None,
     "input_schema": SCHEMA,
     "input_examples": SCHEMA,
     "cache_control": _CACHE_CONTROL,
 }
-MESSAGES_TOOLS: Final = Items(Typed({"": _MESSAGES_TOOL, "custom": _MESSAGES_TOOL}), TOOLS)
+MESSAGES_TOOLS: Final = Items(
+    Typed(
+        {"": _MESSAGES_TOOL, "custom": _MESSAGES_TOOL},
+        needed=dict.fromkeys(("", "custom"), ("name", "input_schema")),
+    ),
+    TOOLS,
+)
 
 # --- the choice of a tool ------------------------------------------------------------------------
 

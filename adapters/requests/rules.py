@@ -157,9 +157,15 @@ class Size(msgspec.Struct, frozen=True):
 
 
 class Object(msgspec.Struct, frozen=True):
-    """An object with these fields, or null. Other fields are removed."""
+    """An object with these fields, or null. Other fields are removed.
+
+    Attributes:
+        fields: the rule of each field.
+        needed: fields without which servers fail (llama.cpp with status 500).
+    """
 
     fields: Fields
+    needed: tuple[str, ...] = ()
 
     def check(self, value: Raw, name: str, review: Review) -> object:
         """See `Rule.check`."""
@@ -168,7 +174,9 @@ class Object(msgspec.Struct, frozen=True):
             return value
         if first != _BRACE:
             raise BadRequest(f"{name} is not an object")
-        return check_fields(FIELDS.decode(value), self.fields, name + ".", review)
+        found = FIELDS.decode(value)
+        _require(found, self.needed, name)
+        return check_fields(found, self.fields, name + ".", review)
 
 
 class Items(msgspec.Struct, frozen=True):
@@ -199,10 +207,12 @@ class Typed(msgspec.Struct, frozen=True):
     Attributes:
         variants: the fields of each type; the type "" stands for an object without one.
         required: whether another type is refused; otherwise the object is removed.
+        needed: for a type, the fields without which servers fail.
     """
 
     variants: Mapping[str, Fields]
     required: bool = False
+    needed: Mapping[str, tuple[str, ...]] = {}
 
     def check(self, value: Raw, name: str, review: Review) -> object:
         """See `Rule.check`."""
@@ -213,6 +223,7 @@ class Typed(msgspec.Struct, frozen=True):
         fields = self.variants.get(kind)
         named = f"{name}.{kind or 'type'}"
         if fields is not None and named not in review.stripped:
+            _require(found, self.needed.get(kind, ()), name)
             return check_fields(found, fields, name + ".", review)
         if named in review.passed:
             return found
@@ -285,6 +296,12 @@ def decode_string(value: Raw) -> str:
         ValueError: the value is not a string.
     """
     return _STRING.decode(value)
+
+
+def _require(found: Mapping[str, Raw], needed: tuple[str, ...], name: str) -> None:
+    for field in needed:
+        if field not in found or _first(found[field]) == _NULL:
+            raise BadRequest(f"{name} contains an object without {field}")
 
 
 def _type_of(found: Mapping[str, Raw]) -> str:
