@@ -65,6 +65,7 @@ class FaultProxy:
         self.port = 0
         self._connections: list[ProxiedConnection] = []
         self._reserved: socket.socket | None = None
+        """Never listens: it keeps the port while there is no listener, because of `refuse`."""
         self._listener: socket.socket | None = None
         self._new: deque[ProxiedConnection] = deque(maxlen=MAX_NEW_CONNECTIONS)
         self._new_connection = asyncio.Event()
@@ -190,7 +191,7 @@ def _plain_socket() -> socket.socket:
 
 
 def _bound(port: int) -> socket.socket:
-    """A socket bound to the port, so that no other process takes it after `refuse`."""
+    """Return a socket bound to the port, which the listener and `_reserved` share."""
     bound = _plain_socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     bound.bind((HOST, port))

@@ -21,7 +21,7 @@ NOW = 1_795_334_400.0
         ({"Retry-After": " 1.5 "}, 1.5),
         ({"Retry-After": "Sun, 22 Nov 2026 08:02:00 GMT"}, 120.0),
         ({"Retry-After": "Sun, 22 Nov 2026 07:00:00 GMT"}, 0.0),
-        ({"Retry-After": "Mon, 23 Nov 2027 08:00:00 GMT"}, None),
+        ({"Retry-After": "Tue, 23 Nov 2027 08:00:00 GMT"}, None),
         ({"Retry-After": "soon"}, None),
         ({"Retry-After": "-5"}, None),
         ({"Retry-After": "nan"}, None),

@@ -159,7 +159,9 @@ async def test_show_requests_per_model_list_are_bounded(
     assert offered == {*BOTH_NAMES, MODEL}
 
 
-async def test_old_version_does_not_support_messages(server: FakeOllama, connect: Connect) -> None:
+async def test_operations_without_a_route_are_not_offered(
+    server: FakeOllama, connect: Connect
+) -> None:
     server.routes = {Operation.CHAT, Operation.COMPLETIONS}
 
     models = {model.model_id: model for model in await connect(server).list_models()}
@@ -178,7 +180,7 @@ async def test_old_version_does_not_support_messages(server: FakeOllama, connect
         ("0.5", set()),
     ],
 )
-async def test_operations_of_an_old_version_follow_from_its_number(
+async def test_version_number_decides_if_routes_answer_404_to_get(
     server: FakeOllama, connect: Connect, version: str, newer_operations: set[Operation]
 ) -> None:
     server.old, server.version = True, version
