@@ -11,12 +11,13 @@ from typing import Final, Self
 
 from aiohttp import web
 
+from provider_agent.coordinator.agents.dispatcher import Dispatcher
 from provider_agent.coordinator.agents.endpoint import AgentEndpoint
 from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.agents.snapshots import AgentSnapshot, DetachedSnapshot
 from provider_agent.coordinator.exceptions import CannotListen
 from provider_agent.coordinator.http.api import HttpApi, render_http_errors
-from provider_agent.coordinator.http.request_handler import Counters
+from provider_agent.coordinator.http.counters import Counters
 from provider_agent.coordinator.settings import (
     CoordinatorSettings,
     accepted_authorities,
@@ -54,7 +55,10 @@ class Coordinator:
         self.settings = settings or CoordinatorSettings()
         self._port = 0
         self._fleet = Fleet(self.settings, clock)
-        self._http_api = HttpApi(self.settings, self._fleet, clock=clock, random_bytes=random_bytes)
+        self._dispatcher = Dispatcher(self._fleet, self.settings, clock)
+        self._http_api = HttpApi(
+            self.settings, self._fleet, self._dispatcher, clock=clock, random_bytes=random_bytes
+        )
         self._agent_endpoint = AgentEndpoint(
             self.settings, self._fleet, clock=clock, random_bytes=random_bytes
         )
@@ -101,6 +105,11 @@ class Coordinator:
     def counters(self) -> Counters:
         """The outcomes of all requests so far."""
         return self._http_api.counters
+
+    @property
+    def queued(self) -> int:
+        """How many requests wait for an agent."""
+        return self._dispatcher.queued
 
     def agents(self) -> list[AgentSnapshot]:
         """Return the state of every connected agent."""

@@ -73,9 +73,12 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
         window_bytes: the window of each stream.
         max_request_bytes: the largest request body.
         max_requests: concurrent requests; additional requests receive 503.
+        max_queued: requests that wait until an agent has room; additional requests receive 503.
+        queue_s: the longest time that a request waits for room; then it receives 503.
         max_agents: connected agents; additional agents are rejected. Also the maximum number of
             detached sessions.
-        max_attempts: the most agents that one request is sent to, one after another.
+        max_attempts: the most agents that run one request, one after another. An agent that has no
+            room for it does not count.
         max_price: the highest input or output price of a model that receives jobs, in US dollars
             per million tokens; None for no limit.
         drain_s: seconds that a stop waits for running requests.
@@ -99,6 +102,8 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
     window_bytes: int = WINDOW_BYTES
     max_request_bytes: int = MAX_REQUEST_BYTES
     max_requests: int = 1024
+    max_queued: int = 256
+    queue_s: float = 30.0
     max_agents: int = 1024
     max_attempts: int = 3
     max_price: float | None = None
@@ -163,6 +168,8 @@ def check_settings(settings: CoordinatorSettings) -> None:
     _check_range("stalled_client_s", settings.stalled_client_s, 1, MAX_DEADLINE_MS / 1000)
     _check_range("deadline_s", settings.deadline_s, 0, MAX_DEADLINE_MS / 1000)
     _check_range("max_request_bytes", settings.max_request_bytes, 2, MAX_REQUEST_BYTES)
+    _check_range("max_queued", settings.max_queued, 0, 1_000_000)
+    _check_range("queue_s", settings.queue_s, 0, MAX_DEADLINE_MS / 1000)
     _check_range("max_attempts", settings.max_attempts, 1, 100)
     if settings.max_price is not None:
         _check_range("max_price", settings.max_price, 0, 1e9)

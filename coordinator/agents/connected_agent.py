@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from provider_agent.coordinator.agents.agent_jobs import AgentJobs
 from provider_agent.coordinator.agents.close_reason import (
     REJECTED,
     REPLACED_BY_NEWER,
@@ -19,10 +20,10 @@ from provider_agent.coordinator.agents.close_reason import (
 )
 from provider_agent.coordinator.agents.handshake import key_in_use, welcome
 from provider_agent.coordinator.agents.heartbeats import LatestHeartbeat
-from provider_agent.coordinator.agents.notices import REPLACED, slow_reading
+from provider_agent.coordinator.agents.notices import REPLACED
 from provider_agent.coordinator.agents.offer_check import check_offers
 from provider_agent.coordinator.agents.registry import AgentRegistry
-from provider_agent.coordinator.sessions.detached_session import DetachedSession, fail_missing
+from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.coordinator.sessions.end_log import log_end
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.coordinator.sessions.receipt_check import check_receipt
@@ -40,6 +41,7 @@ from provider_agent.protocol.frames import (
     Draining,
     Heartbeat,
     Hello,
+    JobEnd,
     JobError,
     JobResult,
     JobStarted,
@@ -49,24 +51,15 @@ from provider_agent.protocol.frames import (
 from provider_agent.protocol.job import Job
 from provider_agent.protocol.limits import (
     MAX_MESSAGE_TO_COORDINATOR_BYTES,
-    MIB,
     MIN_MESSAGE_TO_COORDINATOR_BYTES,
 )
-from provider_agent.protocol.receipts import FEATURE
-from provider_agent.protocol.request import RequestQueue
 from provider_agent.protocol.state import State
 
 log = EventLogger(__name__)
 
-MAX_UNSENT_REQUEST_BYTES: Final = 64 * MIB
-"""Routing skips an agent with more unsent request bytes than this: four of the largest requests."""
-
 RECONNECT_AFTER_MS: Final = 5_000
 """How long an agent waits before it reconnects to a coordinator that stops. Agents add a
 random delay of at most the same length, so that they do not all reconnect at once."""
-
-CANCEL_REASON: Final = "the response is no longer needed"
-"""The reason sent with each `Cancel`, for the agent's log."""
 
 
 class ConnectedAgent:
@@ -130,9 +123,8 @@ class ConnectedAgent:
         self._settings = settings
         self._clock = clock
         self._wake = wake
-        self._jobs: dict[bytes, RunningJob] = {}
+        self._jobs = AgentJobs(protocol, clock, wake)
         self._detached = False
-        self._slow_reading = False
 
     def __repr__(self) -> str:
         name = self.name or "unauthenticated"
@@ -157,12 +149,16 @@ class ConnectedAgent:
     @property
     def in_flight(self) -> int:
         """Jobs without an end, including cancelled ones."""
-        return len(self._protocol.streams)
+        return len(self._jobs)
+
+    def in_flight_of(self, model_id: str) -> int:
+        """Jobs of one model without an end, including cancelled ones."""
+        return self._jobs.count(model_id)
 
     @property
     def send_queue_full(self) -> bool:
-        """Whether the unsent requests exceed `MAX_UNSENT_REQUEST_BYTES`."""
-        return self._protocol.requests.unsent_bytes > MAX_UNSENT_REQUEST_BYTES
+        """Whether too many bytes of requests are queued for the agent."""
+        return self._jobs.send_queue_full
 
     # --- called by the HTTP side ------------------------------------------------------------------
 
@@ -171,33 +167,7 @@ class ConnectedAgent:
 
         Call it after routing without an `await` in between, so that the agent is still connected.
         """
-        running = RunningJob(job, self, self._clock() + job.deadline_ms / 1000)
-        self._start(job, running)
-        return running
-
-    def _start(self, job: Job, running: RunningJob) -> None:
-        running.expect_receipt(FEATURE in self._protocol.features)
-        self._protocol.start_job(job)
-        self._jobs[job.job_id] = running
-        if not self.send_queue_full:
-            self._slow_reading = False
-        elif not self._slow_reading:
-            self._slow_reading = True
-            self._protocol.to_send.append(slow_reading(MAX_UNSENT_REQUEST_BYTES))
-        self._wake()
-
-    def consume(self, job: RunningJob, count: int) -> None:
-        """Count `count` more bytes as passed on to the client, which may queue an `Ack`."""
-        job.unconsumed -= count
-        self._protocol.consumed(job.job_id, count)
-        self._wake_if_queued()
-
-    def abandon(self, job: RunningJob) -> None:
-        """Drop the job, and cancel it if it still runs."""
-        if self._jobs.pop(job.job_id, None) is not None:
-            self._protocol.cancel_job(job.job_id, CANCEL_REASON)
-            self._protocol.consumed(job.job_id, job.unconsumed)
-            self._wake()
+        return self._jobs.submit(job, self.public_key)
 
     # --- called by the registry -------------------------------------------------------------------
 
@@ -222,9 +192,7 @@ class ConnectedAgent:
         job, and the next connection would never receive its end.
         """
         self._detached = True
-        jobs, self._jobs = self._jobs, {}
-        streams, self._protocol.streams = self._protocol.streams, {}
-        self._protocol.requests = RequestQueue()
+        detached = self._jobs.detach()
         return DetachedSession(
             public_key=self.public_key,
             session_id=self.session_id,
@@ -232,8 +200,9 @@ class ConnectedAgent:
             retired=self.retired,
             draining=self.draining,
             offers=self.offers,
-            jobs=jobs,
-            streams=streams,
+            jobs=detached.jobs,
+            streams=detached.streams,
+            counts=detached.counts,
             ended=self._protocol.ended,
         )
 
@@ -296,34 +265,35 @@ class ConnectedAgent:
     def _on_frame(self, frame: AgentFrame) -> None:
         match frame:
             case Chunk():
-                self._on_chunk(frame)
+                self._jobs.on_chunk(frame)
             case JobStarted():
-                if frame.job_id in self._jobs:
-                    self._jobs[frame.job_id].on_started(frame)
+                self._jobs.on_started(frame)
             case JobResult() | JobError():
-                job = self._jobs.pop(frame.job_id, None)
-                log_end(frame, self.name, abandoned=job is None)
-                if job is not None:
-                    job.on_end(check_receipt(job, frame, self.public_key))
-                self._close_if_retired()
+                self._on_end(frame)
             case Heartbeat():
                 self.heartbeat.receive(frame)
             case Capabilities():
                 limit = self._settings.max_price
                 self.offers, answer = check_offers(frame, max_price=limit, replaced=self.retired)
                 self._protocol.to_send += answer
+                self._registry.capacity_changed()
             case Draining() if not self.draining:  # the agent repeats it on each new connection
                 self.draining = True
                 log.info("agent draining", agent=self.name, jobs=self.in_flight)
             case Hello():
                 self._on_hello(frame)
 
-    def _on_chunk(self, chunk: Chunk) -> None:
-        job = self._jobs.get(chunk.job_id)
+    def _on_end(self, end: JobEnd) -> None:
+        job, sent = self._jobs.end(end)
+        log_end(end, self.name, abandoned=job is None)
         if job is not None:
-            job.on_data(chunk.data)
-        else:  # abandoned: acknowledge the discarded bytes, or a full window would delay the end
-            self._protocol.consumed(chunk.job_id, len(chunk.data))
+            end = check_receipt(job, end, self.public_key)
+        if sent is not None:
+            duration_s = self._clock() - sent.sent_at
+            self._registry.job_ended(self.public_key, sent.model_id, end, duration_s)
+        if job is not None:
+            job.on_end(end)
+        self._close_if_retired()
 
     def _on_hello(self, hello: Hello) -> None:
         self.public_key, self.instance_id = hello.public_key, hello.instance_id
@@ -378,23 +348,11 @@ class ConnectedAgent:
         self.session_id, self.retired = detached.session_id, detached.retired
         # The agent repeats `Draining` and `Capabilities`; until then the old values apply.
         self.draining, self.offers = detached.draining, detached.offers
-        plan = detached.plan_resumption(hello.live_jobs)
-        resumption = plan.resumption
-        self._protocol.accept(self._welcome(), resumption)
-        self._protocol.ended = detached.ended
-        for job_id, offset in resumption.request_offsets.items():
-            if job_id in resumption.cancelled:
-                self._protocol.cancel_job(job_id, CANCEL_REASON)
-            else:
-                job = self._jobs[job_id] = detached.jobs[job_id]
-                self._protocol.continue_request(job.job, offset)
-        for job in plan.resend:
-            remaining_ms = max(0, int((job.ends_at - self._clock()) * 1000))
-            job.send_count += 1
-            self._start(replace(job.job, deadline_ms=remaining_ms), job)
-        for job in self._jobs.values():
-            job.owner = self
-        fail_missing(plan.failed)
+        self._jobs.resume(
+            detached,
+            hello.live_jobs,
+            lambda resumption: self._protocol.accept(self._welcome(), resumption),
+        )
 
     def _welcome(self) -> Welcome:
         return welcome(self._settings, self.name, self.session_id)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from provider_agent.coordinator.access import admits_agent
 from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER
 from provider_agent.coordinator.agents.connected_agent import RECONNECT_AFTER_MS, ConnectedAgent
-from provider_agent.coordinator.agents.recent_jobs import RecentJobs
+from provider_agent.coordinator.agents.job_history import JobHistory
 from provider_agent.coordinator.agents.routing import choose_agent
 from provider_agent.coordinator.agents.snapshots import AgentSnapshot, DetachedSnapshot
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
@@ -20,7 +20,7 @@ from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation, WireFormat
-from provider_agent.protocol.frames import Hello, Rejected
+from provider_agent.protocol.frames import Hello, JobEnd, Rejected
 
 log = EventLogger(__name__)
 
@@ -52,7 +52,8 @@ class Fleet:
         self._detached = DetachedSessions(settings.max_agents, settings.resume_ms / 1000)
         self._started_at = clock()
         self._last_job_at: dict[str, float] = {}
-        self._recent_jobs = RecentJobs(clock)
+        self._history = JobHistory(clock)
+        self._on_capacity: Callable[[str | None], None] = lambda _: None
         self._drain_reason: str | None = None
         self._closed = False
 
@@ -143,6 +144,7 @@ class Fleet:
                 self._retire(older)
         if self._drain_reason is not None:
             agent.send_drain(self._drain_reason)
+        self.capacity_changed()
 
     def _close_same_process(self, agent: ConnectedAgent) -> None:
         """Close the older connections of a process that started a new session."""
@@ -195,13 +197,41 @@ class Fleet:
             return ErrorCode.DRAINING
         excluded = set(tried)
         candidates = (agent for key, agent in self._agents.items() if key not in excluded)
-        chosen = choose_agent(candidates, model_id, operation, self._recent_jobs.count)
+        chosen = choose_agent(candidates, model_id, operation, self._history)
         if chosen is ErrorCode.MODEL_NOT_LOADED and not excluded and self._may_return(model_id):
             return ErrorCode.OUT_OF_CAPACITY
         if isinstance(chosen, ConnectedAgent):
             self._record_job_time(model_id)
-            self._recent_jobs.add(chosen.public_key)
+            self._history.job_sent(chosen.public_key)
         return chosen
+
+    def set_capacity_callback(self, callback: Callable[[str | None], None]) -> None:
+        """Call `callback` when an agent may have room, with the model of the job that has ended.
+
+        The model is None if the reason is another one, for example a new agent.
+        """
+        self._on_capacity = callback
+
+    def job_ended(self, public_key: bytes, model_id: str, end: JobEnd, duration_s: float) -> None:
+        """Record how a job ended, also one whose response was no longer needed."""
+        self._history.job_ended(public_key, model_id, end, duration_s)
+        self._on_capacity(model_id)
+
+    def capacity_changed(self) -> None:
+        """Report that an agent may have room now."""
+        self._on_capacity(None)
+
+    def offers(self, model_id: str) -> bool:
+        """Whether an agent offers the model now, or did so before its link was lost."""
+        owners: tuple[ConnectedAgent | DetachedSession, ...] = (
+            *self._agents.values(),
+            *self._detached,
+        )
+        return any(one.offers is not None and model_id in one.offers.models for one in owners)
+
+    def next_retry_s(self, model_id: str) -> float | None:
+        """Return seconds until the first refusal of a job for the model is over, or None."""
+        return self._history.next_retry_s(list(self._agents), model_id)
 
     def _record_job_time(self, model_id: str) -> None:
         self._last_job_at.pop(model_id, None)
@@ -214,10 +244,7 @@ class Fleet:
         last_seen = self._last_job_at.get(model_id, None if self._agents else self._started_at)
         if last_seen is not None and self._clock() - last_seen < MODEL_GRACE_S:
             return True
-        return any(
-            session.offers is not None and model_id in session.offers.models
-            for session in self._detached
-        )
+        return self.offers(model_id)
 
     def models(self, wire_format: WireFormat) -> list[str]:
         """Return the ids of all models that an agent offers in this format, sorted."""
@@ -268,6 +295,7 @@ class Fleet:
         self._drain_reason = reason
         for agent in [*self._agents.values(), *self._retired.values()]:
             agent.send_drain(reason)
+        self.capacity_changed()  # waiting requests fail
 
     def close(self) -> None:
         """End all detached sessions; later attempts to resume a session are rejected."""

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Protocol
 
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
-from provider_agent.protocol.frames import Hello, Rejected
+from provider_agent.protocol.frames import Hello, JobEnd, Rejected
 
 if TYPE_CHECKING:
     from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
@@ -38,4 +38,19 @@ class AgentRegistry(Protocol):
             session: the agent's session.
             keep_session: whether the agent may resume the session; otherwise the session ends.
         """
+        ...
+
+    def job_ended(self, public_key: bytes, model_id: str, end: JobEnd, duration_s: float) -> None:
+        """Record how a job ended, also one whose response was no longer needed.
+
+        Args:
+            public_key: the agent's identity.
+            model_id: the model that ran the job.
+            end: how it ended.
+            duration_s: seconds since the job was sent, by the coordinator's clock.
+        """
+        ...
+
+    def capacity_changed(self) -> None:
+        """Try to send waiting requests, because an agent may have room now."""
         ...

@@ -1,26 +1,29 @@
 """Routing: which agent receives a request. No I/O; ADR 11 explains the choice.
 
-Of the agents that offer the operation for the model and have capacity, the least loaded ones
-compete, and share the jobs in proportion to their speed:
+Of the agents that offer the operation for the model and have room, the least loaded ones compete,
+and share the jobs in proportion to their speed:
 
 ::
 
-    load  = min(1, max((in_flight + other_requests) / capacity, cache_used)) + penalty
-    speed = reported speed / median of the competitors, from 1/2 to 2
+    load  = min(1, max(model jobs / slots, (in_flight + other_requests) / capacity, cache_used))
+            + penalties
+    speed = time of the reference job of a typical competitor / its own time, from 1/2 to 2
 
     competitors: load < lowest load + 1/4
     chosen:      the competitor with the smallest (recent_jobs + 1) / speed
 
-`in_flight` and `recent_jobs` are the coordinator's own counts. The rest are claims of agents, which
-profit from jobs. Therefore a heartbeat can raise an agent's load, never lower it, and a claimed
-speed changes an agent's share of the jobs by a factor of two at most.
+The counts of jobs, failures and refusals and, after some jobs, the speed are the coordinator's own.
+The rest are claims of agents, which profit from jobs. Therefore a heartbeat can raise an agent's
+load, never lower it; a claimed speed changes an agent's share of the jobs by a factor of two at
+most; and slots beyond four times those of a typical agent do not lower its load.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from statistics import median_high
-from typing import Final, Protocol, TypeVar
+from collections.abc import Iterable, Sequence
+from statistics import median_high, median_low
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
-from provider_agent.coordinator.agents.model_report import NO_REPORT, ModelReport
+from provider_agent.coordinator.agents.job_history import History
+from provider_agent.coordinator.agents.model_report import ModelReport
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation
@@ -33,6 +36,14 @@ COLD_PENALTY: Final = 1.0
 
 DOWN_PENALTY: Final = 2.0
 """An agent that offers the model, and reports that it cannot run it, is the last choice."""
+
+FAILURE_PENALTY: Final = 0.25
+"""The penalty of each recent failure: after one, the agent no longer competes with an equally
+loaded agent; after four, it ranks like a full one."""
+
+MAX_SLOTS: Final = 4
+"""Slots beyond this multiple of those of a typical agent do not lower an agent's load: it may
+run as many jobs as it offers, but it does not receive every job while others have room."""
 
 MIN_SPEED: Final = 0.5
 MAX_SPEED: Final = 2.0
@@ -66,6 +77,10 @@ class Candidate(Protocol):
         """Jobs without an end."""
         ...
 
+    def in_flight_of(self, model_id: str) -> int:
+        """Jobs of one model without an end."""
+        ...
+
     @property
     def draining(self) -> bool:
         """Whether the agent accepts no more jobs."""
@@ -93,11 +108,22 @@ _REASONS = (
 """Why a candidate is not eligible, in the order of the checks."""
 
 
+class _Entry(NamedTuple, Generic[CandidateT]):
+    """An eligible candidate; `slots` is how many jobs for the model it offers to run at once."""
+
+    candidate: CandidateT
+    report: ModelReport
+    job_s: float | None
+    slots: int
+    capacity: int
+    load: float = 0.0
+
+
 def choose_agent(
     candidates: Iterable[CandidateT],
     model_id: str,
     operation: Operation,
-    recent_jobs: Callable[[bytes], float] = lambda _: 0.0,
+    history: History,
 ) -> CandidateT | ErrorCode:
     """Choose the agent for a request.
 
@@ -107,56 +133,85 @@ def choose_agent(
         candidates: the connected agents.
         model_id: the requested model.
         operation: the requested operation.
-        recent_jobs: returns how many jobs the agent with a public key received lately.
+        history: the past jobs of the agents.
 
     Returns:
         An eligible candidate. If there is none, the reason why the candidate that passed the most
         checks is not eligible.
     """
     reason = ErrorCode.MODEL_NOT_LOADED
-    eligible: list[tuple[float, ModelReport, CandidateT]] = []
+    eligible: list[_Entry[CandidateT]] = []
     for candidate in candidates:
         offers = candidate.offers
         if offers is None or model_id not in offers.models:
             continue
+        key = candidate.public_key
         if operation not in offers.models[model_id]:
             reason = _later_reason(reason, ErrorCode.FORMAT_NOT_SUPPORTED)
         elif candidate.draining:
             reason = _later_reason(reason, ErrorCode.DRAINING)
-        elif candidate.in_flight >= offers.capacity or candidate.send_queue_full:
+        elif not _has_room(candidate, offers, model_id) or history.refuses(key, model_id):
             reason = _later_reason(reason, ErrorCode.OUT_OF_CAPACITY)
         else:
             report = candidate.heartbeat.report(model_id)
-            load = candidate.in_flight / offers.capacity
-            if report is not NO_REPORT:
-                load = _reported_load(load, offers.capacity, report)
-            eligible.append((load, report, candidate))
-    return _choose_by_speed(eligible, recent_jobs) if eligible else reason
+            measured_s = history.job_s(key, model_id)
+            job_s = report.job_s if measured_s is None else measured_s
+            slots = offers.slots[model_id]
+            eligible.append(_Entry(candidate, report, job_s, slots, offers.capacity))
+    if len(eligible) < 2:
+        return eligible[0].candidate if eligible else reason
+    return _choose_least_loaded(eligible, model_id, history)
 
 
-def _reported_load(load: float, capacity: int, report: ModelReport) -> float:
-    """Raise the coordinator's own view of a load by what the agent reports."""
-    load = min(1.0, max(load + report.other_requests / capacity, report.cache_used))
-    return load + (DOWN_PENALTY if report.is_down else COLD_PENALTY if report.is_cold else 0.0)
+def _has_room(candidate: Candidate, offers: OfferTable, model_id: str) -> bool:
+    return (
+        candidate.in_flight < offers.capacity
+        and candidate.in_flight_of(model_id) < offers.slots[model_id]
+        and not candidate.send_queue_full
+    )
 
 
-def _choose_by_speed(
-    eligible: Sequence[tuple[float, ModelReport, CandidateT]],
-    recent_jobs: Callable[[bytes], float],
+def _choose_least_loaded(
+    eligible: Sequence[_Entry[CandidateT]], model_id: str, history: History
 ) -> CandidateT:
+    # The lower median: one high claim must not raise the limit of all.
+    max_slots = MAX_SLOTS * median_low([entry.slots for entry in eligible])
+    loaded = []
+    for entry in eligible:
+        failures = history.failures(entry.candidate.public_key, model_id)
+        penalty = min(1.0, FAILURE_PENALTY * failures)
+        loaded.append(entry._replace(load=_load(entry, model_id, max_slots) + penalty))
+    return _choose_by_speed(loaded, history)
+
+
+def _load(entry: _Entry[CandidateT], model_id: str, max_slots: int) -> float:
+    """Return the load: the coordinator's own counts, raised by what the agent reports."""
+    candidate, report = entry.candidate, entry.report
+    counted_slots = min(entry.slots, max_slots)
+    counted_capacity = entry.capacity * counted_slots / entry.slots
+    load = max(
+        candidate.in_flight_of(model_id) / counted_slots,
+        (candidate.in_flight + report.other_requests) / counted_capacity,
+        report.cache_used,
+    )
+    penalty = DOWN_PENALTY if report.is_down else COLD_PENALTY if report.is_cold else 0.0
+    return min(1.0, load) + penalty
+
+
+def _choose_by_speed(eligible: Sequence[_Entry[CandidateT]], history: History) -> CandidateT:
     """Choose among the least loaded candidates, so that their shares follow their speeds."""
-    limit = min(load for load, _, _ in eligible) + LOAD_MARGIN
-    competitors = [entry for entry in eligible if entry[0] < limit]
-    times = [report.job_s for _, report, _ in competitors if report.job_s is not None]
+    limit = min(entry.load for entry in eligible) + LOAD_MARGIN
+    competitors = [entry for entry in eligible if entry.load < limit]
+    times = [entry.job_s for entry in competitors if entry.job_s is not None]
     # The higher median: one falsely low time must not make honest agents count as slow.
     typical_s = median_high(times) if times else 0.0
 
-    def rank(entry: tuple[float, ModelReport, CandidateT]) -> tuple[float, float, bytes]:
-        load, report, candidate = entry
-        key = candidate.public_key
-        return (recent_jobs(key) + 1.0) / relative_speed(report.job_s, typical_s), load, key
+    def rank(entry: _Entry[CandidateT]) -> tuple[float, float, bytes]:
+        key = entry.candidate.public_key
+        share = (history.recent_jobs(key) + 1.0) / relative_speed(entry.job_s, typical_s)
+        return share, entry.load, key
 
-    return min(competitors, key=rank)[2]
+    return min(competitors, key=rank).candidate
 
 
 def relative_speed(job_s: float | None, typical_s: float) -> float:

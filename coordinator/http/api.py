@@ -7,11 +7,14 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
+from provider_agent.coordinator.agents.dispatcher import Dispatcher
 from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.http.client_errors import RETRY_AFTER_S, ClientError, error_of_code
 from provider_agent.coordinator.http.client_request import read_client_request
+from provider_agent.coordinator.http.counters import Counters
 from provider_agent.coordinator.http.model_list import render_model, render_models
-from provider_agent.coordinator.http.request_handler import Counters, RequestHandler, error_response
+from provider_agent.coordinator.http.request_handler import RequestHandler
+from provider_agent.coordinator.http.responses import error_response
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation, WireFormat
@@ -48,7 +51,8 @@ class HttpApi:
 
     Args:
         settings: the coordinator's settings.
-        fleet: chooses the agents and lists their models.
+        fleet: lists the agents' models.
+        dispatcher: sends jobs to agents.
         clock: monotonic, in seconds.
         random_bytes: generates job ids.
 
@@ -60,6 +64,7 @@ class HttpApi:
         self,
         settings: CoordinatorSettings,
         fleet: Fleet,
+        dispatcher: Dispatcher,
         *,
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
@@ -67,6 +72,7 @@ class HttpApi:
         self.counters = Counters()
         self._settings = settings
         self._fleet = fleet
+        self._dispatcher = dispatcher
         self._clock = clock
         self._random_bytes = random_bytes
         self._running = 0
@@ -130,7 +136,7 @@ class HttpApi:
         handler = RequestHandler(
             request,
             client_request,
-            fleet=self._fleet,
+            dispatcher=self._dispatcher,
             settings=self._settings,
             counters=self.counters,
             clock=self._clock,

@@ -127,14 +127,6 @@ def error_of_job(error: JobError) -> ClientError:
     )
 
 
-def is_retryable(error: JobError) -> bool:
-    """Whether another agent may be tried: for unknown codes the frame decides, else `REGISTRY`."""
-    try:
-        return REGISTRY[ErrorCode(error.code)].retryable
-    except ValueError:
-        return error.retryable
-
-
 def render_body(wire_format: WireFormat, error: ClientError) -> bytes:
     """Return the body of an error response: one JSON object in the wire format."""
     if error.upstream_body and _is_error_body(wire_format, error.upstream_body):

@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from provider_agent.coordinator.sessions.job_counts import JobCounts
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.protocol.errors import ErrorCode
@@ -53,6 +54,7 @@ class DetachedSession:
         offers: the agent's latest offers; None before the first `Capabilities`.
         jobs: the jobs that a client waits for.
         streams: the responses by job id; those of jobs that are not in `jobs` were cancelled.
+        counts: how many jobs of each model have no end.
         ended: job id → `total_bytes` of the latest jobs whose end has arrived.
     """
 
@@ -67,6 +69,7 @@ class DetachedSession:
         offers: OfferTable | None,
         jobs: dict[bytes, RunningJob],
         streams: dict[bytes, ReceiveStream],
+        counts: JobCounts,
         ended: OrderedDict[bytes, int],
     ) -> None:
         self.public_key = public_key
@@ -76,6 +79,7 @@ class DetachedSession:
         self.draining = draining
         self.offers = offers
         self.jobs = jobs
+        self.counts = counts
         self.ended = ended
         self._streams = streams
         for job in jobs.values():

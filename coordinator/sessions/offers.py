@@ -20,10 +20,11 @@ class OfferTable:
     Attributes:
         models: model id → operations; unknown operations are left out.
         capacity: how many jobs the agent executes at once, `MAX_LIVE_JOBS` at most.
+        slots: model id → how many of its jobs may run at once, `capacity` at most.
         revision: the revision of the frame.
     """
 
-    __slots__ = ("capacity", "models", "revision")
+    __slots__ = ("capacity", "models", "revision", "slots")
 
     def __init__(self, capabilities: Capabilities, unroutable: Collection[str] = ()) -> None:
         models: dict[str, set[Operation]] = {}
@@ -32,6 +33,11 @@ class OfferTable:
                 models.setdefault(offer.model_id, set()).update(known_operations(offer))
         self.models = {model_id: frozenset(found) for model_id, found in models.items()}
         self.capacity = min(capabilities.limits.max_concurrent, MAX_LIVE_JOBS)
+        self.slots = {
+            offer.model_id: min(offer.max_concurrent, self.capacity)
+            for offer in capabilities.models
+            if offer.model_id in self.models
+        }
         self.revision = capabilities.revision
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ from provider_agent.protocol.job import Job
 
 
 class JobOwner(Protocol):
-    """Owns running jobs: a connected agent or a detached session."""
+    """Owns running jobs: the jobs of a connection, or a detached session."""
 
     def consume(self, job: "RunningJob", count: int) -> None:
         """Count `count` more bytes as passed on to the client, to be covered by an `Ack`."""
@@ -31,14 +31,16 @@ class RunningJob:
 
     Args:
         job: the job, with its whole request.
-        owner: the connected agent that runs the job.
+        owner: the jobs of the connection that the job is sent over.
         ends_at: the job's deadline, in seconds of the coordinator's clock.
+        public_key: the identity of the agent that runs the job.
 
     Attributes:
         job: the job, which is sent again if its header was lost with a link.
         job_id: the job's id.
-        owner: a detached session after the link is lost; a connected agent otherwise.
+        owner: a detached session after the link is lost; the jobs of a connection otherwise.
         ends_at: the job's deadline, in seconds of the coordinator's clock.
+        public_key: the identity of the agent that runs the job.
         send_count: how often the job was sent.
         started: status, content type and headers, once received.
         end: the end of the job, once received; the buffer may still hold bytes.
@@ -55,16 +57,18 @@ class RunningJob:
         "job",
         "job_id",
         "owner",
+        "public_key",
         "send_count",
         "started",
         "unconsumed",
     )
 
-    def __init__(self, job: Job, owner: JobOwner, ends_at: float) -> None:
+    def __init__(self, job: Job, owner: JobOwner, ends_at: float, public_key: bytes = b"") -> None:
         self.job = job
         self.job_id = job.job_id
         self.owner = owner
         self.ends_at = ends_at
+        self.public_key = public_key
         self.send_count = 1
         self.started: JobStarted | None = None
         self.end: JobEnd | None = None

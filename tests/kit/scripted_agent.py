@@ -47,6 +47,7 @@ def offer(
     model_id: str = "tiny",
     formats: Sequence[str] = ("openai", "anthropic"),
     operations: Sequence[str] = ("chat", "messages"),
+    max_concurrent: int = 8,
 ) -> ModelOffer:
     return ModelOffer(
         model_id=model_id,
@@ -55,7 +56,7 @@ def offer(
         context_window=4096,
         native=True,
         backend_kind="scripted",
-        max_concurrent=8,
+        max_concurrent=max_concurrent,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from msgspec import structs
 
+from provider_agent.protocol.errors import entry_for
 from provider_agent.protocol.frames import (
     AgentFrame,
     JobError,
@@ -79,6 +80,7 @@ class ScriptedJob:
         message: str = "scripted failure",
         *,
         upstream_status: int | None = None,
+        retryable: bool | None = None,
         retry_after_ms: int | None = None,
         body: bytes = b"",
         error_relayed: bool = False,
@@ -91,6 +93,7 @@ class ScriptedJob:
                 code,
                 message,
                 upstream_status=upstream_status,
+                retryable=entry_for(code).retryable if retryable is None else retryable,
                 retry_after_ms=retry_after_ms,
                 body=body,
                 error_relayed=error_relayed,

@@ -11,7 +11,7 @@ from provider_agent.coordinator.settings import CoordinatorSettings
 
 @pytest.fixture
 def settings() -> CoordinatorSettings:
-    return CoordinatorSettings(port=0, drain_s=0)
+    return CoordinatorSettings(port=0, drain_s=0, queue_s=0)
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from provider_agent.coordinator.agents import connected_agent
+from provider_agent.coordinator.agents import agent_jobs
+from provider_agent.coordinator.agents.agent_jobs import CANCEL_REASON
 from provider_agent.coordinator.agents.close_reason import CloseReason
 from provider_agent.coordinator.agents.connected_agent import (
-    CANCEL_REASON,
     RECONNECT_AFTER_MS,
     ConnectedAgent,
 )
@@ -32,6 +32,7 @@ from provider_agent.protocol.frames import (
     Draining,
     Heartbeat,
     Hello,
+    JobEnd,
     JobError,
     JobResult,
     JobStarted,
@@ -66,6 +67,8 @@ class FakeRegistry:
         self.joined: list[ConnectedAgent] = []
         self.detached: DetachedSession | None = None
         self.left: list[tuple[DetachedSession, bool]] = []
+        self.ended: list[tuple[bytes, str, JobEnd, float]] = []
+        self.capacity_changes = 0
 
     def admit(self, hello: Hello) -> Rejected | None:
         return self.rejected
@@ -81,6 +84,12 @@ class FakeRegistry:
 
     def leave(self, agent: ConnectedAgent, session: DetachedSession, *, keep_session: bool) -> None:
         self.left.append((session, keep_session))
+
+    def job_ended(self, public_key: bytes, model_id: str, end: JobEnd, duration_s: float) -> None:
+        self.ended.append((public_key, model_id, end, duration_s))
+
+    def capacity_changed(self) -> None:
+        self.capacity_changes += 1
 
 
 class AgentHarness:
@@ -215,17 +224,19 @@ def test_unknown_frames_are_counted_but_logged_only_once(
 def test_job_runs_from_submit_to_its_final_acknowledgement(harness: AgentHarness) -> None:
     job = harness.agent.submit(JOB)
     assert harness.take_frames() == [JOB.header, RequestChunk(JOB_ID, 0, JOB.request)]
-    assert harness.agent.in_flight == 1
+    assert (harness.agent.in_flight, harness.agent.in_flight_of("tiny")) == (1, 1)
+    harness.now += 3.0
     harness.receive(JobStarted(JOB_ID, 200, "text/plain", "b"), Chunk(JOB_ID, 0, b"abc"))
     assert harness.take_frames() == []
     assert job.take() == b"abc"
-    harness.agent.consume(job, 3)
+    job.owner.consume(job, 3)
     assert job.unconsumed == 0
     result = JobResult(JOB_ID, 3, Usage(None, None), "b", 1, 1)
     harness.receive(result)
     assert job.end == result
     assert harness.take_frames() == [Ack(JOB_ID, 3, final=True)]
-    assert harness.agent.in_flight == 0
+    assert (harness.agent.in_flight, harness.agent.in_flight_of("tiny")) == (0, 0)
+    assert harness.registry.ended == [(PUBLIC_KEY, "tiny", result, 3.0)]
 
 
 def test_bytes_are_acknowledged_only_after_they_are_passed_on(harness: AgentHarness) -> None:
@@ -234,7 +245,7 @@ def test_bytes_are_acknowledged_only_after_they_are_passed_on(harness: AgentHarn
     half = CoordinatorSettings().window_bytes // 2
     harness.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, bytes(half)))
     assert harness.take_frames() == []
-    harness.agent.consume(job, half)
+    job.owner.consume(job, half)
     assert harness.take_frames() == [Ack(JOB_ID, half)]
 
 
@@ -245,8 +256,8 @@ def test_abandoned_job_is_cancelled_once_and_its_bytes_are_acknowledged(
     harness.take_frames()
     half = CoordinatorSettings().window_bytes // 2
     harness.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, bytes(half)))
-    harness.agent.abandon(job)
-    harness.agent.abandon(job)
+    job.owner.abandon(job)
+    job.owner.abandon(job)
     assert harness.take_frames() == [Cancel(JOB_ID, CANCEL_REASON), Ack(JOB_ID, half)]
     harness.receive(Chunk(JOB_ID, half, bytes(half)))
     assert harness.take_frames() == [Ack(JOB_ID, 2 * half)]
@@ -257,7 +268,7 @@ def test_abandoning_an_ended_job_sends_no_cancel(harness: AgentHarness) -> None:
     harness.take_frames()
     harness.receive(JobError(JOB_ID, 0, "internal", ""))
     harness.take_frames()
-    harness.agent.abandon(job)
+    job.owner.abandon(job)
     assert harness.take_frames() == []
 
 
@@ -290,7 +301,7 @@ def test_resuming_agent_receives_welcome_then_acknowledgements_then_unreceived_j
     first.receive(Capabilities(1, [offer()], AgentLimits(4)), Draining(1000))
     job, unreceived = first.agent.submit(JOB), first.agent.submit(OTHER_JOB)
     first.receive(JobStarted(JOB_ID, 200, "", "b"), Chunk(JOB_ID, 0, b"abc"))
-    first.agent.consume(job, 2)
+    job.owner.consume(job, 2)
     second = AgentHarness()
     second.registry.detached = first.agent.detach()
     second.take_frames()
@@ -305,7 +316,8 @@ def test_resuming_agent_receives_welcome_then_acknowledgements_then_unreceived_j
         RequestChunk(JOB_ID, 0, JOB.request),
         RequestChunk(OTHER_JOB.job_id, 0, OTHER_JOB.request),
     ]
-    assert (job.owner, unreceived.owner) == (second.agent, second.agent)
+    assert job.owner is unreceived.owner
+    assert second.agent.in_flight_of("tiny") == 2
     assert second.agent.resumed
     assert (second.agent.offers, second.agent.draining) == (first.agent.offers, True)
     second.receive(Chunk(JOB_ID, 2, b"cde"))
@@ -328,7 +340,7 @@ def test_retired_agent_is_closed_when_its_last_job_ends(harness: AgentHarness) -
 def test_send_queue_is_full_until_large_requests_are_sent(
     harness: AgentHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connected_agent, "MAX_UNSENT_REQUEST_BYTES", 1000)
+    monkeypatch.setattr(agent_jobs, "MAX_UNSENT_REQUEST_BYTES", 1000)
     notices = []
     for number in range(4):
         job_id = bytes([number]) * 16

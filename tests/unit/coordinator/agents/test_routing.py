@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +26,11 @@ class FakeCandidate(Struct):
     draining: bool = False
     send_queue_full: bool = False
     reported: ModelReport = NO_REPORT
+    in_flight_of_model: int | None = None
+    """By default, `in_flight`: all jobs are for the requested model."""
+
+    def in_flight_of(self, model_id: str) -> int:
+        return self.in_flight if self.in_flight_of_model is None else self.in_flight_of_model
 
     @property
     def heartbeat(self) -> "FakeCandidate":
@@ -32,6 +38,27 @@ class FakeCandidate(Struct):
 
     def report(self, model_id: str) -> ModelReport:
         return self.reported if model_id == "tiny" else NO_REPORT
+
+
+class FakeHistory(Struct):
+    """A `History` with the values of each agent by public key."""
+
+    received: dict[bytes, int] = {}
+    refused: set[bytes] = set()
+    failed: dict[bytes, float] = {}
+    measured_s: dict[bytes, float] = {}
+
+    def recent_jobs(self, public_key: bytes) -> float:
+        return self.received.get(public_key, 0)
+
+    def refuses(self, public_key: bytes, model_id: str) -> bool:
+        return public_key in self.refused
+
+    def failures(self, public_key: bytes, model_id: str) -> float:
+        return self.failed.get(public_key, 0.0)
+
+    def job_s(self, public_key: bytes, model_id: str) -> float | None:
+        return self.measured_s.get(public_key)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +78,7 @@ def test_least_loaded_agent_is_chosen_and_the_smallest_key_breaks_a_tie(
         for number, (in_flight, capacity) in enumerate(loads)
     ]
     for order in (candidates, candidates[::-1]):
-        assert choose_agent(order, "tiny", Operation.CHAT) is candidates[chosen]
+        assert choose_agent(order, "tiny", Operation.CHAT, FakeHistory()) is candidates[chosen]
 
 
 SLOW, FAST = ModelReport(job_s=8.0), ModelReport(job_s=2.0)
@@ -86,7 +113,7 @@ def test_load_matters_more_than_speed_and_a_cold_model_counts_as_full_load(
         for number, (report, jobs) in enumerate(zip(reports, in_flight, strict=True))
     ]
     for order in (candidates, candidates[::-1]):
-        assert choose_agent(order, "tiny", Operation.CHAT) is candidates[chosen]
+        assert choose_agent(order, "tiny", Operation.CHAT, FakeHistory()) is candidates[chosen]
 
 
 def shares(reports: list[ModelReport], jobs: int) -> list[int]:
@@ -95,12 +122,12 @@ def shares(reports: list[ModelReport], jobs: int) -> list[int]:
         FakeCandidate(bytes([number]), table(offer()), reported=report)
         for number, report in enumerate(reports)
     ]
-    received = dict.fromkeys((candidate.public_key for candidate in candidates), 0)
+    history = FakeHistory(received=dict.fromkeys((one.public_key for one in candidates), 0))
     for _ in range(jobs):
-        chosen = choose_agent(candidates, "tiny", Operation.CHAT, received.__getitem__)
+        chosen = choose_agent(candidates, "tiny", Operation.CHAT, history)
         assert isinstance(chosen, FakeCandidate)
-        received[chosen.public_key] += 1
-    return list(received.values())
+        history.received[chosen.public_key] += 1
+    return list(history.received.values())
 
 
 @pytest.mark.parametrize(
@@ -137,6 +164,56 @@ def test_a_claimed_speed_at_most_doubles_the_number_of_jobs(
     assert claimed <= 2 * min(others) + 2
 
 
+def test_agents_without_a_free_slot_for_the_model_do_not_hide_a_free_one() -> None:
+    # Regression: routing knew only the limit of the whole agent. Agents with one slot for the model
+    # and eight in total received its jobs, refused them, and the free agent was never tried.
+    one_slot = msgspec.structs.replace(offer(), max_concurrent=1)
+    full = [FakeCandidate(bytes([n]), table(one_slot, capacity=8), 1) for n in range(3)]
+    free = FakeCandidate(b"f", table(one_slot, capacity=8), 7, in_flight_of_model=0)
+
+    assert choose_agent([*full, free], "tiny", Operation.CHAT, FakeHistory()) is free
+    assert choose_agent(full, "tiny", Operation.CHAT, FakeHistory()) is ErrorCode.OUT_OF_CAPACITY
+
+
+def test_agent_that_advertises_thousands_of_slots_does_not_receive_every_job() -> None:
+    # Regression: the load of the agent with 4,096 slots always rounded to idle.
+    big, *small = agents = [
+        FakeCandidate(bytes([n]), table(offer(max_concurrent=slots), capacity=slots))
+        for n, slots in enumerate([4096, 4, 4])
+    ]
+    history = FakeHistory(received=dict.fromkeys((one.public_key for one in agents), 0))
+    for _ in range(24):
+        chosen = choose_agent(agents, "tiny", Operation.CHAT, history)
+        assert isinstance(chosen, FakeCandidate)
+        chosen.in_flight += 1
+        history.received[chosen.public_key] += 1
+
+    assert [one.in_flight for one in small] == [4, 4]
+    assert choose_agent(agents, "tiny", Operation.CHAT, history) is big
+
+
+@pytest.mark.parametrize(
+    ("history", "in_flight", "chosen"),
+    [
+        pytest.param(FakeHistory(refused={b"0"}), [0, 3], 1, id="refused a moment ago"),
+        pytest.param(FakeHistory(failed={b"0": 1.0}), [0, 0], 1, id="one failure"),
+        pytest.param(FakeHistory(failed={b"0": 1.0}), [0, 3], 0, id="one failure, other full"),
+        pytest.param(FakeHistory(failed={b"0": 9.0}), [0, 3], 1, id="many failures"),
+        pytest.param(FakeHistory(measured_s={b"0": 8.0, b"1": 2.0}), [0, 0], 1, id="slower"),
+        pytest.param(FakeHistory(measured_s={b"0": 8.0}), [0, 0], 0, id="claims to be fast"),
+    ],
+)
+def test_what_the_coordinator_has_seen_counts(
+    history: FakeHistory, in_flight: list[int], chosen: int
+) -> None:
+    candidates = [
+        FakeCandidate(str(number).encode(), table(offer()), jobs, reported=SLOW)
+        for number, jobs in enumerate(in_flight)
+    ]
+    for order in (candidates, candidates[::-1]):
+        assert choose_agent(order, "tiny", Operation.CHAT, history) is candidates[chosen]
+
+
 CHAT_ONLY = table(offer(operations=["chat"]))
 
 
@@ -169,4 +246,4 @@ CHAT_ONLY = table(offer(operations=["chat"]))
 def test_reason_is_returned_when_no_candidate_is_eligible(
     candidates: list[FakeCandidate], reason: ErrorCode
 ) -> None:
-    assert choose_agent(candidates, "tiny", Operation.MESSAGES) is reason
+    assert choose_agent(candidates, "tiny", Operation.MESSAGES, FakeHistory()) is reason

@@ -6,7 +6,6 @@ from provider_agent.coordinator.http.client_errors import (
     ClientError,
     error_of_code,
     error_of_job,
-    is_retryable,
     render_body,
     render_event,
 )
@@ -89,13 +88,6 @@ def test_only_status_503_has_retry_after(
 ) -> None:
     failure = error_of_job(job_error(code, retry_after_ms=retry_after_ms))
     assert failure.retry_after_s == retry_after_s
-
-
-def test_registry_decides_whether_an_error_is_retryable_unless_the_code_is_unknown() -> None:
-    for code, entry in REGISTRY.items():
-        assert is_retryable(job_error(code.value)) is entry.retryable
-    assert is_retryable(job_error("of_a_newer_agent", retryable=True))
-    assert not is_retryable(job_error("of_a_newer_agent"))
 
 
 @pytest.mark.parametrize(

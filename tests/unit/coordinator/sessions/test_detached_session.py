@@ -7,6 +7,7 @@ from provider_agent.coordinator.sessions.detached_session import (
     DetachedSession,
     fail_missing,
 )
+from provider_agent.coordinator.sessions.job_counts import JobCounts
 from provider_agent.coordinator.sessions.running_job import JobOwner, RunningJob
 from provider_agent.protocol.frames import Chunk, JobError, JobStarted, LiveJob, ResumedJob
 from provider_agent.protocol.job import Job
@@ -45,6 +46,7 @@ def detach(job: RunningJob, received: bytes = b"") -> tuple[DetachedSession, Rec
         offers=None,
         jobs={JOB_ID: job},
         streams={JOB_ID: stream, b"abandoned": ReceiveStream(MIN_WINDOW_BYTES)},
+        counts=JobCounts(),
         ended=OrderedDict(),
     )
     return session, stream

@@ -3,6 +3,7 @@ from collections import OrderedDict
 
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.coordinator.sessions.detached_sessions import DetachedSessions
+from provider_agent.coordinator.sessions.job_counts import JobCounts
 from tests.kit.virtual_time import in_virtual_time
 
 
@@ -27,6 +28,7 @@ def new_session(
         offers=None,
         jobs={},
         streams={},
+        counts=JobCounts(),
         ended=OrderedDict(),
     )
 

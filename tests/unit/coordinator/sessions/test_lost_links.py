@@ -73,7 +73,7 @@ async def test_request_receives_503_while_its_only_agent_is_detached_and_404_lat
         await harness.agent.lose_link()
         await wait_until(lambda: bool(harness.coordinator.detached_sessions()))
         response = await harness.ask()
-        assert (response.status, response.headers["Retry-After"]) == (503, "2")
+        assert (response.status, response.headers["Retry-After"]) == (503, "30")
         await asyncio.sleep(70)
         assert (await harness.ask()).status == 404
 

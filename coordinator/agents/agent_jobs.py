@@ -1,0 +1,168 @@
+"""The jobs on one agent's connection: sending them, their responses and their ends. No I/O."""
+
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from provider_agent.coordinator.agents.notices import slow_reading
+from provider_agent.coordinator.sessions.detached_session import DetachedSession, fail_missing
+from provider_agent.coordinator.sessions.job_counts import JobCounts, SentJob
+from provider_agent.coordinator.sessions.running_job import RunningJob
+from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
+from provider_agent.protocol.frames import Chunk, JobEnd, JobStarted, LiveJob
+from provider_agent.protocol.job import Job
+from provider_agent.protocol.limits import MIB
+from provider_agent.protocol.receipts import FEATURE
+from provider_agent.protocol.request import RequestQueue
+from provider_agent.protocol.resumption import Resumption
+from provider_agent.protocol.stream import ReceiveStream
+
+MAX_UNSENT_REQUEST_BYTES: Final = 64 * MIB
+"""Routing skips an agent with more unsent request bytes than this: four of the largest requests."""
+
+CANCEL_REASON: Final = "the response is no longer needed"
+"""The reason sent with each `Cancel`, for the agent's log."""
+
+
+class DetachedJobs(Struct, frozen=True):
+    """The jobs of a connection that has ended.
+
+    Attributes:
+        jobs: those that a client waits for.
+        streams: their responses by job id, and those of cancelled jobs.
+        counts: the counts by model.
+    """
+
+    jobs: dict[bytes, RunningJob]
+    streams: dict[bytes, ReceiveStream]
+    counts: JobCounts
+
+
+class AgentJobs:
+    """Owns the jobs of one connection.
+
+    Args:
+        protocol: the protocol state of the connection.
+        clock: monotonic, in seconds.
+        wake: called when frames are queued.
+    """
+
+    def __init__(
+        self,
+        protocol: CoordinatorProtocol,
+        clock: Callable[[], float],
+        wake: Callable[[], None],
+    ) -> None:
+        self._protocol = protocol
+        self._clock = clock
+        self._wake = wake
+        self._jobs: dict[bytes, RunningJob] = {}
+        self._counts = JobCounts()
+        self._slow_reading = False
+
+    def __repr__(self) -> str:
+        return f"<AgentJobs {len(self)} {self._counts}>"
+
+    def __len__(self) -> int:
+        return len(self._protocol.streams)
+
+    def count(self, model_id: str) -> int:
+        """Return how many jobs of a model have no end, including cancelled ones."""
+        return self._counts.count(model_id)
+
+    @property
+    def send_queue_full(self) -> bool:
+        """Whether the unsent requests exceed `MAX_UNSENT_REQUEST_BYTES`."""
+        return self._protocol.requests.unsent_bytes > MAX_UNSENT_REQUEST_BYTES
+
+    def submit(self, job: Job, public_key: bytes) -> RunningJob:
+        """Queue a job for the agent with this key."""
+        running = RunningJob(job, self, self._clock() + job.deadline_ms / 1000, public_key)
+        self._start(job, running)
+        return running
+
+    def _start(self, job: Job, running: RunningJob) -> None:
+        running.expect_receipt(FEATURE in self._protocol.features)
+        self._protocol.start_job(job)
+        self._jobs[job.job_id] = running
+        self._counts.add(job.job_id, job.model_id, self._clock())
+        if not self.send_queue_full:
+            self._slow_reading = False
+        elif not self._slow_reading:
+            self._slow_reading = True
+            self._protocol.to_send.append(slow_reading(MAX_UNSENT_REQUEST_BYTES))
+        self._wake()
+
+    def consume(self, job: RunningJob, count: int) -> None:
+        """Count `count` more bytes as passed on to the client, which may queue an `Ack`."""
+        job.unconsumed -= count
+        self._protocol.consumed(job.job_id, count)
+        if self._protocol.to_send:
+            self._wake()
+
+    def abandon(self, job: RunningJob) -> None:
+        """Drop the job, and cancel it if it still runs."""
+        if self._jobs.pop(job.job_id, None) is not None:
+            self._protocol.cancel_job(job.job_id, CANCEL_REASON)
+            self._protocol.consumed(job.job_id, job.unconsumed)
+            self._wake()
+
+    def on_started(self, frame: JobStarted) -> None:
+        """Pass on the start of a response."""
+        if frame.job_id in self._jobs:
+            self._jobs[frame.job_id].on_started(frame)
+
+    def on_chunk(self, chunk: Chunk) -> None:
+        """Pass on new bytes of a response."""
+        job = self._jobs.get(chunk.job_id)
+        if job is not None:
+            job.on_data(chunk.data)
+        else:  # abandoned: acknowledge the discarded bytes, or a full window would delay the end
+            self._protocol.consumed(chunk.job_id, len(chunk.data))
+
+    def end(self, frame: JobEnd) -> tuple[RunningJob | None, SentJob | None]:
+        """Remove a job that has ended; the first value is None if no request waits for it."""
+        return self._jobs.pop(frame.job_id, None), self._counts.remove(frame.job_id)
+
+    def detach(self) -> DetachedJobs:
+        """Move the jobs out of this connection."""
+        jobs, self._jobs = self._jobs, {}
+        streams, self._protocol.streams = self._protocol.streams, {}
+        counts, self._counts = self._counts, JobCounts()
+        self._protocol.requests = RequestQueue()
+        return DetachedJobs(jobs, streams, counts)
+
+    def resume(
+        self,
+        detached: DetachedSession,
+        live_jobs: list[LiveJob],
+        accept: Callable[[Resumption], None],
+    ) -> None:
+        """Take over the jobs of a session.
+
+        Args:
+            detached: the session.
+            live_jobs: the jobs in the agent's `Hello`.
+            accept: sends `Welcome`.
+        """
+        plan = detached.plan_resumption(live_jobs)
+        resumption = plan.resumption
+        accept(resumption)
+        self._protocol.ended = detached.ended
+        self._counts = detached.counts
+        self._counts.retain(self._protocol.streams)
+        for job_id, offset in resumption.request_offsets.items():
+            if job_id in resumption.cancelled:
+                self._protocol.cancel_job(job_id, CANCEL_REASON)
+            else:
+                job = self._jobs[job_id] = detached.jobs[job_id]
+                self._protocol.continue_request(job.job, offset)
+        for job in plan.resend:
+            remaining_ms = max(0, int((job.ends_at - self._clock()) * 1000))
+            job.send_count += 1
+            self._start(replace(job.job, deadline_ms=remaining_ms), job)
+        for job in self._jobs.values():
+            job.owner = self
+        fail_missing(plan.failed)

@@ -1,0 +1,171 @@
+"""The jobs of one request until the first byte of output: one agent after another."""
+
+import uuid
+from collections.abc import Callable
+from typing import Final
+
+from msgspec.structs import replace
+
+from provider_agent.coordinator.agents.dispatcher import Dispatcher, NoAgent
+from provider_agent.coordinator.agents.waiting_requests import Wanted
+from provider_agent.coordinator.http.client_errors import ClientError, error_of_code, error_of_job
+from provider_agent.coordinator.http.client_request import ClientRequest
+from provider_agent.coordinator.http.counters import Counters
+from provider_agent.coordinator.http.responses import can_have_body
+from provider_agent.coordinator.sessions.running_job import RunningJob
+from provider_agent.coordinator.settings import CoordinatorSettings, ReceiptMode
+from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.frames import JobError
+from provider_agent.protocol.job import Job
+
+_NOT_RUN: Final = frozenset(
+    {
+        ErrorCode.OUT_OF_CAPACITY,
+        ErrorCode.DRAINING,
+        ErrorCode.MODEL_NOT_LOADED,
+        ErrorCode.FORMAT_NOT_SUPPORTED,
+    }
+)
+"""Codes of an agent that did not run the job; such a job does not count as an attempt."""
+
+MAX_REFUSALS: Final = 32
+"""The most jobs of one request that agents refuse to run."""
+
+
+class JobAttempts:
+    """Finds an agent that answers a request.
+
+    Args:
+        client_request: the validated content of the request.
+        dispatcher: sends jobs to agents.
+        settings: limits and timeouts.
+        counters: counts the additional jobs.
+        clock: monotonic, in seconds.
+        random_bytes: generates job ids.
+
+    Attributes:
+        job_id: the id of the latest job.
+        error: the latest error of an agent; None if there was none.
+    """
+
+    def __init__(
+        self,
+        client_request: ClientRequest,
+        *,
+        dispatcher: Dispatcher,
+        settings: CoordinatorSettings,
+        counters: Counters,
+        clock: Callable[[], float],
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._client_request = client_request
+        self._dispatcher = dispatcher
+        self._settings = settings
+        self._counters = counters
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._ends_at = clock() + settings.deadline_s
+        self._wait_until = clock() + settings.queue_s
+        self._tried: frozenset[bytes] = frozenset()
+        self._jobs = 0
+        self._refusals = 0
+        self.error: ClientError | None = None
+        self.job_id = self._new_job_id()
+
+    def __repr__(self) -> str:
+        return f"<JobAttempts {self.job_id.hex()} jobs={self._jobs} refusals={self._refusals}>"
+
+    async def first_output(self) -> RunningJob | ClientError:
+        """Return a job whose output or result has arrived; the caller abandons it in the end.
+
+        A cancellation cancels the job.
+        """
+        while self._jobs - self._refusals < self._settings.max_attempts:
+            wait_s = self._wait_until - self._clock()
+            job = await self._dispatcher.submit(self._wanted(), self._next_job, wait_s)
+            if isinstance(job, NoAgent):
+                return self.error or no_agent_error(job, self._client_request)
+            error = await self._run(job)
+            if not isinstance(error, JobError):
+                return error
+            self.error = error_of_job(error)
+            if not error.retryable or self._refusals >= MAX_REFUSALS:
+                break
+        return self.error or error_of_code(ErrorCode.INTERNAL)
+
+    async def _run(self, job: RunningJob) -> RunningJob | JobError:
+        try:
+            await job.wait()
+            error = _error_before_output(job)
+        except BaseException:
+            job.owner.abandon(job)
+            raise
+        if error is None:
+            return job
+        job.owner.abandon(job)
+        if error.code in _NOT_RUN:
+            self._refusals += 1
+        else:
+            self._wait_until = self._clock() + self._settings.queue_s
+        if error.code != ErrorCode.OUT_OF_CAPACITY:  # otherwise it may have room later
+            self._tried |= {job.public_key}
+        return error
+
+    def _wanted(self) -> Wanted:
+        request = self._client_request
+        return Wanted(request.model_id, request.operation, self._tried)
+
+    def _next_job(self) -> Job:
+        if self._jobs:
+            self._counters.retried += 1
+            self.job_id = self._new_job_id()
+        self._jobs += 1
+        client_request = self._client_request
+        return Job(
+            job_id=self.job_id,
+            model_id=client_request.model_id,
+            format=client_request.operation.wire_format.value,
+            request=client_request.body,
+            deadline_ms=max(0, int((self._ends_at - self._clock()) * 1000)),
+            operation=client_request.operation.value,
+            traceparent=client_request.traceparent,
+            sign_receipt=self._settings.receipts is ReceiptMode.SIGNED,
+        )
+
+    def _new_job_id(self) -> bytes:
+        return uuid.UUID(bytes=self._random_bytes(16), version=4).bytes
+
+
+def _error_before_output(job: RunningJob) -> JobError | None:
+    """Return why a job that has output or an end is not an answer; None if it is one."""
+    if not job.buffered_bytes and isinstance(job.end, JobError):
+        return job.end
+    if job.started is not None and can_have_body(job.started.status):
+        return None
+    return JobError(
+        job.job_id,
+        total_bytes=0,
+        code=ErrorCode.INVALID_RESPONSE.value,
+        message="The provider's response had no valid HTTP status.",
+        retryable=True,
+    )
+
+
+def no_agent_error(no_agent: NoAgent, client_request: ClientRequest) -> ClientError:
+    """Return the error of a request that was sent to no agent."""
+    model = client_request.model_id
+    match no_agent.code:
+        case ErrorCode.MODEL_NOT_LOADED:
+            message = f"The model `{model}` is not offered by any connected provider."
+        case ErrorCode.FORMAT_NOT_SUPPORTED:
+            operation = client_request.operation
+            message = (
+                f"The model `{model}` is offered, but not for {operation.wire_format} {operation}."
+            )
+        case ErrorCode.OUT_OF_CAPACITY:
+            message = f"Every provider of the model `{model}` is busy or offline; try again soon."
+        case _:
+            message = ""
+    error = error_of_code(no_agent.code, message)
+    retry_after_s = no_agent.retry_after_s
+    return error if retry_after_s is None else replace(error, retry_after_s=retry_after_s)

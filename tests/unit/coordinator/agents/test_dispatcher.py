@@ -1,0 +1,163 @@
+"""Requests that wait for room, and refusals. Real sockets, virtual time."""
+
+import asyncio
+
+import aiohttp
+import pytest
+from msgspec.structs import replace
+
+from provider_agent.coordinator.settings import CoordinatorSettings
+from tests.kit.coordinator_harness import (
+    NO_HEARTBEATS,
+    CoordinatorHarness,
+    coordinator_harness,
+    wait_until,
+)
+from tests.kit.scripted_agent import ScriptedAgent, offer
+from tests.kit.scripted_job import ScriptedJob
+from tests.kit.virtual_time import in_virtual_time, now
+
+ONE_SLOT = [offer(max_concurrent=1)]
+
+
+async def fill(
+    harness: CoordinatorHarness,
+) -> tuple[ScriptedJob, asyncio.Task[aiohttp.ClientResponse]]:
+    """Leave one slot to the agent, and use it."""
+    await harness.agent.advertise(*ONE_SLOT)
+    await harness.agent.settle()
+    asking = harness.ask()
+    return await harness.agent.next_job(), asking
+
+
+async def queued(harness: CoordinatorHarness, count: int) -> None:
+    await wait_until(lambda: harness.coordinator.queued == count)
+
+
+@in_virtual_time
+async def test_request_without_room_waits_for_the_end_of_a_job() -> None:
+    async with coordinator_harness() as harness:
+        first, asking = await fill(harness)
+        waiting = harness.ask()
+        await queued(harness, 1)
+        await first.answer(b"1")
+        second = await harness.agent.next_job()
+        await second.answer(b"2")
+        assert await (await asking).read() == b"1"
+        assert await (await waiting).read() == b"2"
+        assert harness.coordinator.queued == 0
+
+
+@in_virtual_time
+async def test_request_without_room_is_sent_to_a_new_agent() -> None:
+    async with coordinator_harness() as harness:
+        await fill(harness)
+        waiting = harness.ask()
+        await queued(harness, 1)
+        async with ScriptedAgent(harness.coordinator.connect_url) as other:
+            await (await other.next_job()).answer(b"2")
+            assert await (await waiting).read() == b"2"
+
+
+@in_virtual_time
+async def test_three_full_agents_do_not_hide_a_free_one() -> None:
+    # Regression: each full agent refused the job, and after three refusals the client got 503.
+    async def refuse(job: ScriptedJob) -> None:
+        await job.fail("out_of_capacity")
+
+    async with coordinator_harness() as harness:
+        await harness.agent.advertise()
+        url = harness.coordinator.connect_url
+        fulls = [ScriptedAgent(url, answer=refuse) for _ in range(4)]
+        free = ScriptedAgent(url, models=ONE_SLOT, max_concurrent=1)
+        async with fulls[0], fulls[1], fulls[2], fulls[3], free:
+            for _ in range(8):
+                asking = harness.ask()
+                await (await free.next_job()).answer(b"ok")
+                assert await (await asking).read() == b"ok"
+        assert [len(agent.jobs) for agent in fulls] == [1] * 4, "a refusal was not remembered"
+
+
+@in_virtual_time
+async def test_agent_that_refused_a_job_receives_it_when_it_has_room() -> None:
+    async with coordinator_harness() as harness:
+        asking = harness.ask()
+        refused = await harness.agent.next_job()
+        await refused.fail("out_of_capacity", retry_after_ms=4000)
+        started_at = now()
+        job = await harness.agent.next_job()
+        assert 4.0 <= now() - started_at < 5.0
+        assert job.job.job_id != refused.job.job_id
+        await job.answer(b"ok")
+        assert await (await asking).read() == b"ok"
+
+
+@in_virtual_time
+async def test_waiting_ends_with_503_and_an_estimate_of_the_wait() -> None:
+    async with coordinator_harness() as harness:
+        for _ in range(6):
+            job, asking = await fill(harness)
+            await asyncio.sleep(5.0)
+            await job.answer(b"ok")
+            await (await asking).read()
+        await fill(harness)
+        asked_at = now()
+        response = await harness.ask()
+        assert response.status == 503
+        assert now() - asked_at == pytest.approx(NO_HEARTBEATS.queue_s, abs=0.1)
+        assert (await response.json())["error"]["code"] == "out_of_capacity"
+        assert 10 <= int(response.headers["Retry-After"]) <= 60
+
+
+@in_virtual_time
+async def test_full_queue_refuses_at_once() -> None:
+    async with coordinator_harness(replace(NO_HEARTBEATS, max_queued=1)) as harness:
+        await fill(harness)
+        waiting = harness.ask()
+        await queued(harness, 1)
+        asked_at = now()
+        response = await harness.ask()
+        assert (response.status, response.headers["Retry-After"]) == (503, "30")
+        assert now() == asked_at
+        waiting.cancel()
+        await queued(harness, 0)
+
+
+@in_virtual_time
+async def test_client_that_disconnects_leaves_the_queue_and_causes_no_job() -> None:
+    async with coordinator_harness() as harness:
+        first, _ = await fill(harness)
+        waiting = harness.ask()
+        await queued(harness, 1)
+        waiting.cancel()
+        await queued(harness, 0)
+        await first.answer(b"1")
+        await harness.agent.settle()
+        assert len(harness.agent.jobs) == 1
+
+
+@in_virtual_time
+async def test_waiting_requests_fail_when_the_coordinator_stops() -> None:
+    async with coordinator_harness(replace(NO_HEARTBEATS, drain_s=60.0)) as harness:
+        first, _ = await fill(harness)
+        waiting = harness.ask()
+        await queued(harness, 1)
+        stopping = asyncio.create_task(harness.coordinator.stop())
+        response = await waiting
+        assert (await response.json())["error"]["code"] == "draining"
+        await first.answer(b"1")
+        await stopping
+
+
+@in_virtual_time
+async def test_error_that_is_not_retryable_is_final() -> None:
+    # Regression: for known codes the flag of the agent was ignored.
+    async with (
+        coordinator_harness(CoordinatorSettings(port=0, drain_s=0)) as harness,
+        ScriptedAgent(harness.coordinator.connect_url) as other,
+    ):
+        agents = sorted((harness.agent, other), key=lambda agent: agent.public_key)
+        asking = harness.ask()
+        await (await agents[0].next_job()).fail("backend_error", retryable=False)
+        assert (await asking).status == 502
+        assert not agents[1].jobs

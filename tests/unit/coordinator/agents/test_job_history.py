@@ -1,0 +1,80 @@
+import pytest
+
+from provider_agent.coordinator.agents import job_history
+from provider_agent.coordinator.agents.job_history import FAILURE_DECAY_S, RECENT_S, JobHistory
+from provider_agent.protocol.frames import JobError, JobResult, Usage
+from tests.kit.fake_clock import FakeClock
+
+AGENT, MODEL = b"agent", "tiny"
+
+
+def failed(code: str, retry_after_ms: int | None = None) -> JobError:
+    return JobError(bytes(16), 0, code, "", retry_after_ms=retry_after_ms)
+
+
+def completed(output_tokens: int | None) -> JobResult:
+    return JobResult(bytes(16), 0, Usage(1, output_tokens), "b", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("end", "refused_s", "failures"),
+    [
+        (failed("out_of_capacity"), 1.0, 0),
+        (failed("out_of_capacity", 4000), 4.0, 0),
+        (failed("out_of_capacity", 0), 0.1, 0),
+        (failed("backend_overloaded", 3_600_000), 30.0, 0),
+        (failed("model_not_loaded"), 1.0, 0),
+        (failed("draining"), 1.0, 0),
+        (failed("backend_error"), None, 1),
+        (failed("invalid_response"), None, 1),
+        (failed("of_a_newer_agent"), None, 1),
+        (failed("bad_request"), None, 0),
+        (failed("cancelled"), None, 0),
+        (failed("deadline_exceeded"), None, 0),
+        (completed(5), None, 0),
+    ],
+)
+def test_refusals_are_remembered_for_a_moment_and_failures_of_the_agent_counted(
+    end: JobError | JobResult, refused_s: float | None, failures: int
+) -> None:
+    clock = FakeClock()
+    history = JobHistory(clock)
+    history.job_ended(AGENT, MODEL, end, 1.0)
+
+    retry_s = history.next_retry_s([AGENT, b"other"], MODEL)
+    assert retry_s == (None if refused_s is None else pytest.approx(refused_s))
+    assert history.failures(AGENT, MODEL) == failures
+    assert history.refuses(AGENT, MODEL) == (refused_s is not None)
+    assert not history.refuses(AGENT, "other")
+    clock.now += 31.0
+    assert not history.refuses(AGENT, MODEL)
+
+
+def test_failures_count_less_after_a_success_and_with_time() -> None:
+    clock = FakeClock()
+    history = JobHistory(clock)
+    history.job_ended(AGENT, MODEL, failed("internal"), 1.0)
+    history.job_ended(AGENT, MODEL, completed(None), 1.0)
+    assert history.failures(AGENT, MODEL) == 0.5
+    clock.now += FAILURE_DECAY_S
+    assert history.failures(AGENT, MODEL) == pytest.approx(0.5 / 2.718281828)
+
+
+def test_speed_is_measured_by_the_clock_of_the_coordinator() -> None:
+    clock = FakeClock()
+    history = JobHistory(clock)
+    history.job_ended(AGENT, MODEL, completed(199), 4.0)
+    assert history.job_s(AGENT, MODEL) is None
+    history.job_ended(AGENT, MODEL, completed(None), 60.0)
+    history.job_ended(AGENT, MODEL, completed(201), 4.0)
+    assert history.job_s(AGENT, MODEL) == pytest.approx(4.0)
+    clock.now += 2 * RECENT_S
+    assert history.job_s(AGENT, MODEL) is None
+
+
+def test_entries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_history, "MAX_ENTRIES", 2)
+    history = JobHistory(FakeClock())
+    for number in range(3):
+        history.job_ended(bytes([number]), MODEL, failed("internal"), 1.0)
+    assert [history.failures(bytes([number]), MODEL) for number in range(3)] == [0, 1, 1]
