@@ -165,4 +165,5 @@ class AgentJobs:
             self._start(replace(job.job, deadline_ms=remaining_ms), job)
         for job in self._jobs.values():
             job.owner = self
+            job.set_lost(False)
         fail_missing(plan.failed)

@@ -46,7 +46,16 @@ class NoAgent(Struct, frozen=True):
 
 
 class _Waiter(Struct, frozen=True, eq=False):
+    """A waiting request.
+
+    Attributes:
+        make_job: creates the job when an agent is chosen.
+        replaces: whether it replaces a job, which waits for its lost agent at the same time.
+        outcome: the job, or why the request was sent to no agent.
+    """
+
     make_job: Callable[[], Job]
+    replaces: bool
     outcome: asyncio.Future[RunningJob | NoAgent]
 
 
@@ -111,56 +120,58 @@ class Dispatcher:
         """Send the request of `job`, whose agent is lost, to another agent.
 
         Returns:
-            The new job after `job` was abandoned, or `job` if its output or its end arrives before
-                another agent has room.
+            The new job after `job` was abandoned, or `job` if it has output or its end, or its
+                agent has returned, before another agent has room.
         """
-        sent = self._send_or_queue(wanted, make_job)
-        if isinstance(sent, NoAgent):
-            await job.wait()
-            return job
+        sent = self._send_or_queue(wanted, make_job, replaces=True)
         if isinstance(sent, RunningJob):
             job.owner.abandon(job)
             return sent
-        outcome = self._waiters[sent].outcome
-        output = asyncio.create_task(job.wait(), name="lost job")
+        output = asyncio.create_task(job.wait_while(lost=True), name="lost job")
         try:
+            if isinstance(sent, NoAgent):
+                await output
+                return job
+            outcome = self._waiters[sent].outcome
             either: set[asyncio.Future[RunningJob | NoAgent] | asyncio.Future[None]]
             either = {outcome, output}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not output.done() and isinstance(other := outcome.result(), RunningJob):
-                self._waiters.pop(sent, None)
-                job.owner.abandon(job)
-                return other
-            await output
-            return job
+            if output.done() or not isinstance(other := outcome.result(), RunningJob):
+                return job
+            del self._waiters[sent]
+            job.owner.abandon(job)
+            return other
         finally:
             output.cancel()
-            self._withdraw(sent, wanted)
+            if isinstance(sent, int):
+                self._withdraw(sent, wanted)
 
     def _send_or_queue(
-        self, wanted: Wanted, make_job: Callable[[], Job]
+        self, wanted: Wanted, make_job: Callable[[], Job], *, replaces: bool = False
     ) -> RunningJob | NoAgent | int:
         """Send a request, or return its number in the queue."""
         self._dispatch()  # older requests come first
-        sent = self._send(wanted, make_job)
+        sent = self._send(wanted, make_job, replaces=replaces)
         if sent is not None:
             return sent
         number = self._queue.add(wanted)
         if number is None:
             return self._no_room(wanted.model_id)
         outcome = asyncio.get_running_loop().create_future()
-        self._waiters[number] = _Waiter(make_job, outcome)
+        self._waiters[number] = _Waiter(make_job, replaces, outcome)
         if self._recheck is None:
             self._recheck = asyncio.get_running_loop().call_later(RECHECK_S, self._check_again)
         return number
 
-    def _send(self, wanted: Wanted, make_job: Callable[[], Job]) -> RunningJob | NoAgent | None:
+    def _send(
+        self, wanted: Wanted, make_job: Callable[[], Job], *, replaces: bool
+    ) -> RunningJob | NoAgent | None:
         """Send a request; return None if it must wait for room."""
         chosen = self._fleet.pick(wanted.model_id, wanted.operation, wanted.tried)
         if not isinstance(chosen, ErrorCode):
             return chosen.submit(make_job())
         may_wait = chosen is ErrorCode.OUT_OF_CAPACITY and self._fleet.offers(wanted.model_id)
-        return None if may_wait else NoAgent(chosen)
+        return None if may_wait or replaces else NoAgent(chosen)
 
     def _withdraw(self, number: int, wanted: Wanted) -> None:
         """Remove a request from the queue; abandon its job if it was sent meanwhile."""
@@ -177,7 +188,7 @@ class Dispatcher:
 
     def _place(self, number: int, wanted: Wanted) -> bool:
         waiter = self._waiters[number]
-        sent = self._send(wanted, waiter.make_job)
+        sent = self._send(wanted, waiter.make_job, replaces=waiter.replaces)
         if sent is None:
             return False
         waiter.outcome.set_result(sent)

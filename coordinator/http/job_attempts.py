@@ -80,7 +80,7 @@ class JobAttempts:
 
         A cancellation cancels the job.
         """
-        while self._jobs - self._refusals < self._settings.max_attempts:
+        while self._attempts < self._settings.max_attempts:
             wait_s = self._wait_until - self._clock()
             job = await self._dispatcher.submit(self._wanted(), self._next_job, wait_s)
             if isinstance(job, NoAgent):
@@ -94,12 +94,8 @@ class JobAttempts:
         return self.error or error_of_code(ErrorCode.INTERNAL)
 
     async def _run(self, job: RunningJob) -> RunningJob | JobError:
-        try:
-            await job.wait()
-            error = _error_before_output(job)
-        except BaseException:
-            job.owner.abandon(job)
-            raise
+        job = await self._with_output(job)
+        error = _error_before_output(job)
         if error is None:
             return job
         job.owner.abandon(job)
@@ -110,6 +106,25 @@ class JobAttempts:
         if error.code != ErrorCode.OUT_OF_CAPACITY:  # otherwise it may have room later
             self._tried |= {job.public_key}
         return error
+
+    async def _with_output(self, job: RunningJob) -> RunningJob:
+        """Wait for output or the end of a job, or of another one if its agent is lost."""
+        try:
+            await job.wait_while(lost=False)
+            while not job.has_output and self._attempts < self._settings.max_attempts:
+                self._tried |= {job.public_key}
+                job = await self._dispatcher.replace(job, self._wanted(), self._next_job)
+                await job.wait_while(lost=False)
+            await job.wait()
+        except BaseException:
+            job.owner.abandon(job)
+            raise
+        return job
+
+    @property
+    def _attempts(self) -> int:
+        """How many jobs an agent has run, or is running."""
+        return self._jobs - self._refusals
 
     def _wanted(self) -> Wanted:
         request = self._client_request

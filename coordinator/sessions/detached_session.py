@@ -100,6 +100,11 @@ class DetachedSession:
         """Drop the job; it is cancelled when the agent resumes the session."""
         self.jobs.pop(job.job_id, None)
 
+    def report_lost(self) -> None:
+        """Report to the requests that the agent has not returned for some time."""
+        for job in self.jobs.values():
+            job.set_lost(True)
+
     def plan_resumption(self, live_jobs: Iterable[LiveJob]) -> ResumptionPlan:
         """Decide for each job whether it continues, is sent again or has failed.
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterator
+from typing import Final
 
 from msgspec import Struct
 
@@ -15,12 +16,17 @@ _Key = tuple[bytes, bool]
 """The agent's public key, and whether the session is retired: another process with the same key has
 replaced the session's process, as in a rolling update."""
 
+LOST_AFTER_S: Final = 2.0
+"""After this time without a link, requests without output are sent to another agent. An agent whose
+link broke usually returns within a second; a second job costs its operator money."""
+
 
 class _Entry(Struct, frozen=True):
-    """One stored session and the timer of its expiry."""
+    """One stored session, the timer of its expiry, and that of `LOST_AFTER_S`."""
 
     session: DetachedSession
-    timer: asyncio.TimerHandle
+    expiry: asyncio.TimerHandle
+    lost: asyncio.TimerHandle
 
 
 class DetachedSessions:
@@ -57,8 +63,10 @@ class DetachedSessions:
         self._end(key)
         while len(self._entries) >= self._capacity:
             self._end(next(iter(self._entries)))
-        timer = asyncio.get_running_loop().call_later(self._keep_s, self._expire, key)
-        self._entries[key] = _Entry(session, timer)
+        loop = asyncio.get_running_loop()
+        expiry = loop.call_later(self._keep_s, self._expire, key)
+        lost = loop.call_later(LOST_AFTER_S, session.report_lost)
+        self._entries[key] = _Entry(session, expiry, lost)
 
     def claim(self, public_key: bytes, session_id: bytes) -> DetachedSession | None:
         """Remove and return the session to resume; None if it is not stored."""
@@ -105,5 +113,6 @@ class DetachedSessions:
         entry = self._entries.pop(key, None)
         if entry is None:
             return None
-        entry.timer.cancel()
+        entry.expiry.cancel()
+        entry.lost.cancel()
         return entry.session

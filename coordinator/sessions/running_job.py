@@ -41,6 +41,7 @@ class RunningJob:
         owner: a detached session after the link is lost; the jobs of a connection otherwise.
         ends_at: the job's deadline, in seconds of the coordinator's clock.
         public_key: the identity of the agent that runs the job.
+        lost: whether its agent has been without a link for some time.
         send_count: how often the job was sent.
         started: status, content type and headers, once received.
         end: the end of the job, once received; the buffer may still hold bytes.
@@ -56,6 +57,7 @@ class RunningJob:
         "ends_at",
         "job",
         "job_id",
+        "lost",
         "owner",
         "public_key",
         "send_count",
@@ -69,6 +71,7 @@ class RunningJob:
         self.owner = owner
         self.ends_at = ends_at
         self.public_key = public_key
+        self.lost = False
         self.send_count = 1
         self.started: JobStarted | None = None
         self.end: JobEnd | None = None
@@ -123,11 +126,27 @@ class RunningJob:
         """
         self._end_callback = callback
 
+    @property
+    def has_output(self) -> bool:
+        """Whether bytes are buffered or the job has ended."""
+        return bool(self._buffer) or self.end is not None
+
     async def wait(self) -> None:
         """Wait until bytes are buffered or the job has ended. Cancelling it loses nothing."""
-        while not self._buffer and self.end is None:
+        while not self.has_output:
             self._changed.clear()
             await self._changed.wait()
+
+    async def wait_while(self, *, lost: bool) -> None:
+        """Wait as `wait` does, but only while the agent is lost, or is not lost."""
+        while not self.has_output and self.lost is lost:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def set_lost(self, lost: bool) -> None:
+        """Record that the agent has been without a link for some time, or has returned."""
+        self.lost = lost
+        self._changed.set()
 
     def take(self) -> bytearray:
         """Remove and return all buffered bytes."""

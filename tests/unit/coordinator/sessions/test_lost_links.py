@@ -10,11 +10,12 @@ from msgspec.structs import replace
 
 from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
+from provider_agent.coordinator.sessions.detached_sessions import LOST_AFTER_S
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.protocol.limits import MIB
 from tests.kit.coordinator_harness import CHAT, NO_HEARTBEATS, coordinator_harness, wait_until
-from tests.kit.scripted_agent import ScriptedAgent
-from tests.kit.virtual_time import in_virtual_time
+from tests.kit.scripted_agent import ScriptedAgent, offer
+from tests.kit.virtual_time import in_virtual_time, now
 
 STATE = (ConnectedAgent, DetachedSession, RunningJob)
 
@@ -39,18 +40,85 @@ async def test_jobs_fail_when_the_session_expires() -> None:
         assert job.dropped
 
 
+@pytest.mark.parametrize("started", [False, True], ids=["not started", "started without a byte"])
+def test_job_without_output_moves_to_another_agent_when_its_agent_does_not_return(
+    started: bool,
+) -> None:
+    # Regression: the client waited until the session expired, 60 s later.
+    @in_virtual_time
+    async def run() -> None:
+        async with (
+            coordinator_harness() as harness,
+            ScriptedAgent(harness.coordinator.connect_url) as other,
+        ):
+            first, second = sorted((harness.agent, other), key=lambda agent: agent.public_key)
+            asking, asked_at = harness.ask(), now()
+            job = await first.next_job()
+            if started:
+                await job.start()
+            await first.lose_link()
+            moved = await second.next_job()
+            assert now() - asked_at == pytest.approx(LOST_AFTER_S, abs=0.1)
+            assert moved.job.job_id != job.job.job_id
+            await moved.start()
+            await first.reconnect()  # both agents now run the request
+            await job.cancelled.wait()
+            if not started:
+                await job.start()
+            await job.send(b"first")
+            await job.fail("cancelled")
+            await moved.answer_rest(b"second")
+            response = await asking
+            assert await response.read() == b"second"
+            assert response.headers["x-request-id"] == moved.job.job_id.hex()
+
+    run()
+
+
 @in_virtual_time
-async def test_job_without_output_fails_over_when_the_session_expires() -> None:
+async def test_job_stays_with_an_agent_that_returns_before_another_one_has_room() -> None:
     async with (
         coordinator_harness() as harness,
-        ScriptedAgent(harness.coordinator.connect_url) as other,
+        ScriptedAgent(harness.coordinator.connect_url, max_concurrent=1) as other,
     ):
-        agents = sorted((harness.agent, other), key=lambda agent: agent.public_key)
+        await harness.agent.advertise(offer(max_concurrent=1))
+        asking = [harness.ask(), harness.ask()]
+        job, busy = await harness.agent.next_job(), await other.next_job()
+        await harness.agent.lose_link()
+        await asyncio.sleep(10.0)
+        assert harness.coordinator.queued == 1
+        await harness.agent.reconnect()
+        await wait_until(lambda: not harness.coordinator.queued)
+        await busy.answer(b"ok")
+        await job.answer(b"ok")
+        assert [await (await one).read() for one in asking] == [b"ok", b"ok"]
+        assert (len(harness.agent.jobs), len(other.jobs)) == (1, 1)
+
+
+@in_virtual_time
+async def test_job_of_a_lost_agent_moves_to_one_that_connects_later() -> None:
+    async with coordinator_harness() as harness:
         asking = harness.ask()
-        await agents[0].next_job()
-        await agents[0].lose_link()
-        await (await agents[1].next_job()).answer(b"{}")
-        assert await (await asking).read() == b"{}"
+        await harness.agent.next_job()
+        await harness.agent.lose_link()
+        await asyncio.sleep(10.0)
+        async with ScriptedAgent(harness.coordinator.connect_url) as other:
+            await (await other.next_job()).answer(b"ok")
+            assert await (await asking).read() == b"ok"
+    assert harness.coordinator.counters.retried == 1
+
+
+@in_virtual_time
+async def test_client_that_disconnects_while_its_agent_is_lost_leaves_the_queue() -> None:
+    async with coordinator_harness() as harness:
+        asking = harness.ask()
+        await harness.agent.next_job()
+        await harness.agent.lose_link()
+        await wait_until(lambda: harness.coordinator.queued == 1)
+        asking.cancel()
+        await wait_until(lambda: not harness.coordinator.queued)
+        (session,) = harness.coordinator.detached_sessions()
+        assert session.jobs == 0
 
 
 @in_virtual_time
