@@ -19,6 +19,8 @@ Left out on purpose, with what they would do:
   `grammar_lazy`, `grammar_triggers` (llama.cpp); `keep_alive`, `options` (Ollama); `ttl`,
   `draft_model`, `integrations` (LM Studio): internals of the server.
 - `chat_template`: a program that the server runs.
+- `echo` and `prompt_logprobs`: vLLM computes the probability of every token for each token of the
+  prompt, which takes gigabytes.
 """
 
 from collections.abc import Mapping
@@ -78,7 +80,6 @@ STANDARD: Final[FieldTable] = {
         **_OPENAI_SAMPLING,
         "prompt": Prompt(),
         "suffix": None,
-        "echo": None,
         "best_of": bounds.CHOICES,
         "logprobs": bounds.FLAG_OR_LOGPROBS,
     },
@@ -222,7 +223,7 @@ RENDERING: Final[Fields] = {
     "reasoning": bounds.OPTIONS,
     "reasoning_format": bounds.IDENTIFIER,
     **dict.fromkeys(("include_reasoning", "separate_reasoning", "stream_reasoning")),
-    **dict.fromkeys(("add_generation_prompt", "continue_final_message", "echo")),
+    **dict.fromkeys(("add_generation_prompt", "continue_final_message")),
     **dict.fromkeys(("add_special_tokens", "parse_tool_calls")),
     "documents": Size(1024 * KIB, 16),
 }
