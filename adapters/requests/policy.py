@@ -69,6 +69,10 @@ PASSTHROUGH_POLICY: Final = RequestPolicy(STANDARD, MediaUrls.ANY)
 """For remote services: only the standard fields."""
 
 
+_ALWAYS_CHECKED: Final = frozenset({"model", "stream"})
+"""Fields that the agent depends on."""
+
+
 def default_policy(*, native: bool) -> RequestPolicy:
     """Return the policy of a kind that defines none."""
     return NATIVE_POLICY if native else PASSTHROUGH_POLICY
@@ -98,7 +102,7 @@ def apply_policy(
         return _all_but_other_spellings(found, fields)
     review = Review(
         (settings.media_urls or policy.media_urls).schemes,
-        passed=frozenset(settings.pass_fields),
+        passed=frozenset(settings.pass_fields) - _ALWAYS_CHECKED,
         stripped=policy.without.union(settings.strip_fields).difference(settings.pass_fields),
         refused=MEANINGFUL,
     )

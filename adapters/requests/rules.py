@@ -38,7 +38,7 @@ class Review:
 
     Args:
         url_schemes: the schemes that a URL in a message may have.
-        passed: dotted names that the operator allows although no rule does.
+        passed: dotted names that the operator allows; their values are not checked.
         stripped: dotted names that are not sent although a rule allows them.
         refused: dotted names whose removal would change what the client asked for.
     """
@@ -277,13 +277,13 @@ def check_fields(
     """
     sent: dict[str, object] = {}
     for name, value in found.items():
-        if name in fields and (not review.stripped or prefix + name not in review.stripped):
+        if review.passed and prefix + name in review.passed:
+            sent[name] = value
+        elif name in fields and (not review.stripped or prefix + name not in review.stripped):
             rule = fields[name]
             checked = value if rule is None else rule.check(value, prefix + name, review)
             if checked is not REMOVED:
                 sent[name] = checked
-        elif prefix + name in review.passed:
-            sent[name] = value
         elif _first(value) != _NULL:  # null is what an absent field means
             review.remove((prefix + name)[:100])
     return sent

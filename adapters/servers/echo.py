@@ -5,6 +5,7 @@ on the request. Its token counts, also those of `count_tokens`, are word counts.
 """
 
 import asyncio
+from functools import partial
 from typing import ClassVar, Final
 
 import msgspec
@@ -21,6 +22,8 @@ from provider_agent.adapters.base import (
     Usage,
     WireFormat,
 )
+from provider_agent.adapters.requests import offload
+from provider_agent.adapters.requests.structure import check_structure
 from provider_agent.adapters.responses.relay import ReaderFlowControl
 
 MODEL_ID: Final = "echo"
@@ -78,12 +81,7 @@ class EchoBackend(Backend):
 
     async def execute(self, job: Job, sink: JobSink) -> None:
         """Return the last user message, word by word if streamed; see `Backend.execute`."""
-        try:
-            request = msgspec.json.decode(job.request, type=_Request)
-        except (ValueError, RecursionError) as error:
-            raise BadRequest(
-                "the request is not valid; it needs `messages`, each with a `role`"
-            ) from error
+        request = await offload.call(partial(_decode, job.request), len(job.request))
         counts_only = job.operation == Operation.COUNT_TOKENS
         streamed = request.stream and not counts_only
         reply = _reply(request)
@@ -101,6 +99,16 @@ class EchoBackend(Backend):
             usage = Usage(reply.prompt_tokens, 0 if counts_only else len(reply.words))
         finally:
             sink.response_ended(ResponseOutcome(usage, between_events=streamed))
+
+
+def _decode(request: bytes) -> _Request:
+    check_structure(request)
+    try:
+        return msgspec.json.decode(request, type=_Request)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(
+            "the request is not valid; it needs `messages`, each with a `role`"
+        ) from error
 
 
 class _Reply(msgspec.Struct):

@@ -145,6 +145,13 @@ def test_operator_passes_and_strips_fields_of_one_backend() -> None:
     assert sent == with_minimal(CHAT, service_tier="flex", tools=[{"type": "web_search"}, FUNCTION])
 
 
+def test_field_that_the_operator_passes_is_not_checked() -> None:
+    assert body("vllm", with_minimal(CHAT, n=64), pass_fields=("n",))["n"] == 64
+    for name in ("stream", "model"):
+        with pytest.raises(BadRequest, match="stream"):
+            body("vllm", with_minimal(CHAT, stream="yes"), pass_fields=(name, "stream"))
+
+
 def test_operator_strips_a_nested_type() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
     request = {"messages": [{"role": "user", "content": [image]}]}
