@@ -10,13 +10,15 @@ The long-lived tasks are named and owned by the one `TaskGroup` of `Service.run`
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
 from provider_agent.agent.backends.capabilities import agent_limits, metadata, model_offers
 from provider_agent.agent.backends.configured import Backends
 from provider_agent.agent.backends.discovery import Discovery
+from provider_agent.agent.backends.offer_groups import ServedModel
+from provider_agent.agent.backends.offer_warnings import OfferWarningLog, offer_warnings
 from provider_agent.agent.config import Config
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.jobs.drain import drain, stop_immediately, stop_jobs
@@ -105,6 +107,7 @@ class Service:
         self.advertiser = Advertiser(self.outbox, self.uplink.connected, self._capabilities)
         self._slow_consumers = SlowConsumers()
         self._reports = Reports(config, backends.skipped, self._discovery, self.jobs, stats, clock)
+        self._warnings = OfferWarningLog()
         self._heartbeat_s = 0.0
         self._new_link = asyncio.Event()
         self._drain_ends_at: float | None = None
@@ -178,6 +181,7 @@ class Service:
             self.uplink.config = result.config.coordinator
             self.jobs.set_limits(config.limits.max_concurrent, config.limits.max_tokens_per_minute)
             self._discovery.set_interval(config.discovery.interval_s)
+            self._warnings.reset()
             self._discovery.set_pricing(result.config.pricing)
             self._discovery.replace_backends(backends)
             self._reports.replace_settings(result.config, backends.skipped)
@@ -292,9 +296,17 @@ class Service:
         self.advertiser.schedule()
 
     def _capabilities(self, revision: int) -> Capabilities:
-        offers, limits = self.offers(), agent_limits(self._config)
+        serving = self._discovery.served_models()
+        offers, limits = model_offers(serving), agent_limits(self._config)
+        self._log_warnings(serving)
         self.jobs.set_prices(offers)
         return Capabilities(revision, offers, limits, dict(metadata(self._config)))
+
+    def _log_warnings(self, serving: Sequence[ServedModel]) -> None:
+        try:
+            self._warnings.report(offer_warnings(serving, self._discovery.states, self._config))
+        except Exception:
+            log.exception("offer warnings failed")
 
     def _send_draining(self) -> None:
         """While draining, send the remaining time; each new link needs it again."""

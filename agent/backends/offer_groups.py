@@ -37,12 +37,12 @@ class OfferGroup(Struct, frozen=True):
     Attributes:
         members: run the jobs of the offer, in the order of the configuration; empty: no offer.
         price: the price of the offer; None: no price.
-        withheld: the other backends, each with the reason for the operator.
+        withheld: the other backends, each with the reason and advice for the operator.
     """
 
     members: Sequence[ServedModel]
     price: Price | None = None
-    withheld: Sequence[tuple[ServedModel, str]] = ()
+    withheld: Sequence[tuple[ServedModel, str, str]] = ()
 
 
 def group_by_model(serving: Iterable[ServedModel]) -> dict[str, OfferGroup]:
@@ -63,7 +63,7 @@ def offer_group(serving: Sequence[ServedModel]) -> OfferGroup:
     best = min(candidates, key=_rank, default=None)
     members = [one for one in candidates if best is not None and _joins(one, best)]
     ids = {id(one) for one in members}
-    withheld = [(one, _reason(one, best)) for one in serving if id(one) not in ids]
+    withheld = [(one, *_reason(one, best)) for one in serving if id(one) not in ids]
     return OfferGroup(members, _highest([one.price for one in members]), withheld)
 
 
@@ -87,17 +87,14 @@ def _highest(prices: Sequence[Price | None]) -> Price | None:
     )
 
 
-def _reason(one: ServedModel, best: ServedModel | None) -> str:
+def _reason(one: ServedModel, best: ServedModel | None) -> tuple[str, str]:
+    """Return why a backend is not in the offer, and what to do about it."""
     if best is None or (not one.model.native and one.price is None):
         problem = one.model.price_unknown or "its price is unknown"
-        return f"{problem}; set its price in [pricing.models]"
+        return problem, "set its price in [pricing.models]"
     advice = "give it another id with `alias`"
     if not one.model.native:
         advice += ", or set `overflow = true` to sell both at the higher price"
-    return f"{best.backend.id} offers the same id, {_difference(one, best)}; {advice}"
-
-
-def _difference(one: ServedModel, best: ServedModel) -> str:
-    if best.model.native and not one.model.native:
-        return "on your own hardware"
-    return "at a lower price"
+    local = best.model.native and not one.model.native
+    where = "on your own hardware" if local else "at a lower price"
+    return f"{best.backend.id} offers the same id, {where}", advice

@@ -1,5 +1,8 @@
 """The report about one backend that `models` and `check` print."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import msgspec
 
 from provider_agent.adapters.base import BackendModel, ServerLoad
@@ -60,8 +63,15 @@ class BackendReport(msgspec.Struct, frozen=True):
         return ", ".join(parts)
 
 
-def report_of(state: BackendState) -> BackendReport:
-    """Return the report of a backend after a health check."""
+def report_of(
+    state: BackendState, withheld: Mapping[str, str] = MappingProxyType({})
+) -> BackendReport:
+    """Return the report of a backend after a health check.
+
+    Args:
+        state: the result of the health check.
+        withheld: why the agent does not offer some of its models, by model id.
+    """
     problem = ""
     if not state.health.reachable:
         problem = state.health.last_error or "not healthy"
@@ -75,7 +85,7 @@ def report_of(state: BackendState) -> BackendReport:
         problem=problem,
         capacity=state.capacity,
         load=state.load,
-        models=[_model(model) for model in (*state.models, *state.withheld)],
+        models=[_model(model, withheld) for model in (*state.models, *state.withheld)],
     )
 
 
@@ -84,11 +94,11 @@ def report_of_skipped(skipped: SkippedBackend) -> BackendReport:
     return BackendReport(skipped.backend_id, problem=f"skipped: {skipped.reason}")
 
 
-def _model(model: BackendModel) -> ModelReport:
+def _model(model: BackendModel, withheld: Mapping[str, str]) -> ModelReport:
     return ModelReport(
         model.model_id,
         model.upstream_id,
         sorted(model.operations),
         model.context_window,
-        model.withheld,
+        model.withheld or withheld.get(model.model_id, ""),
     )

@@ -11,6 +11,7 @@ from provider_agent.adapters.servers.model_selection import MAX_WITHHELD
 from provider_agent.agent.backends.capabilities import model_offers
 from provider_agent.agent.backends.configured import make_backends
 from provider_agent.agent.backends.discovery import Discovery
+from provider_agent.agent.backends.offer_groups import group_by_model
 from provider_agent.agent.cli.backend_report import (
     MAX_WITHHELD_PRINTED,
     BackendReport,
@@ -59,7 +60,11 @@ async def _collect(loaded: LoadedConfig) -> ModelsReport:
     finally:
         for backend in backends.usable:
             await backend.close()
-    reports = [report_of(state) for state in discovery.states]
+    withheld: dict[str, dict[str, str]] = {}
+    for model_id, group in group_by_model(discovery.served_models()).items():
+        for one, reason, advice in group.withheld:
+            withheld.setdefault(one.backend.id, {})[model_id] = f"{reason}; {advice}"
+    reports = [report_of(state, withheld.get(state.backend.id, {})) for state in discovery.states]
     reports += [report_of_skipped(skipped) for skipped in backends.skipped]
     if not loaded.config.backends:
         reports.append(BackendReport("configuration", problem=str(NO_BACKEND)))

@@ -26,6 +26,7 @@ from provider_agent.agent.config.flags import (
     FLAGS,
     variable_of,
 )
+from provider_agent.agent.config.low_prices import low_prices
 from provider_agent.agent.config.schema import (
     BackendConfig,
     Config,
@@ -111,7 +112,8 @@ def load_config(
         observability=sources.section("observability", ObservabilityConfig),
     )
     config = validate(config, sources.origins, environ, known_kinds)
-    return LoadedConfig(config, sources.origins, found, unknown_variables(environ))
+    warnings = (*unknown_variables(environ), *low_prices(config.pricing))
+    return LoadedConfig(config, sources.origins, found, warnings)
 
 
 def known_keys() -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import click
 from provider_agent.adapters.registry import known_kinds
 from provider_agent.agent.backends.configured import make_backends
 from provider_agent.agent.backends.discovery import Discovery
+from provider_agent.agent.backends.offer_warnings import offer_warnings
 from provider_agent.agent.cli.check.backends import check_backend_state, skipped_backend
 from provider_agent.agent.cli.check.coordinator import check_coordinators
 from provider_agent.agent.cli.check.findings import Finding, Outcome, all_passed, failure, show
@@ -59,7 +60,7 @@ def _configuration(loaded: LoadedConfig) -> Finding:
     target = str(loaded.path or ENVIRONMENT)
     if loaded.config.backends:
         problems = [f"backends: {len(loaded.config.backends)}"]
-        outcome, advice = Outcome.OK, ""
+        outcome, advice = Outcome.WARNING if loaded.warnings else Outcome.OK, ""
     else:
         problems = [NO_BACKEND.problem]
         outcome, advice = Outcome.FAILED, NO_BACKEND.advice
@@ -84,6 +85,10 @@ async def _check(config: Config, identity: Identity | None, completions: bool) -
     discovery = Discovery(backends, lambda: None, pricing=config.pricing)
     try:
         await discovery.check_all()
+        findings += [
+            Finding("offer", warning.target, Outcome.WARNING, warning.problem, warning.what_to_do)
+            for warning in offer_warnings(discovery.served_models(), discovery.states, config)
+        ]
         for state in discovery.states:
             findings += await check_backend_state(state, request_completions=completions)
     finally:

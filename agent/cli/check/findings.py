@@ -18,6 +18,8 @@ class Outcome(StrEnum):
     """The result of a check."""
 
     OK = "ok"
+    WARNING = "warning"
+    """Passed, but a setting is probably a mistake."""
     FAILED = "failed"
     SKIPPED = "skipped"
     """Not performed, because the operator excluded it (`--no-completions`)."""
@@ -27,11 +29,11 @@ class Finding(msgspec.Struct, frozen=True):
     """One check and its result.
 
     Attributes:
-        component: configuration, identity, coordinator, backend or completion.
-        target: the file, address, backend or model that was checked.
+        component: configuration, identity, coordinator, backend, completion or offer.
+        target: the file, address, backend, model or setting that was checked.
         outcome: the result.
         details: what was found.
-        what_to_do: advice for a failure; "" otherwise.
+        what_to_do: advice for a failure or a warning; "" otherwise.
     """
 
     component: str
@@ -72,13 +74,18 @@ def show(findings: Sequence[Finding], *, as_json: bool) -> None:
 
 def _summary(count: Counter[Outcome]) -> str:
     failed, skipped = count[Outcome.FAILED], count[Outcome.SKIPPED]
-    performed = failed + count[Outcome.OK]
+    warnings = count[Outcome.WARNING]
+    performed = failed + warnings + count[Outcome.OK]
     checks = f"{performed} check" if performed == 1 else f"{performed} checks"
     if failed:
         summary = f"{failed} of {checks} failed"
     else:
         summary = f"{checks} passed" if skipped else "All checks passed"
-    return f"{summary}, {skipped} skipped." if skipped else f"{summary}."
+    if skipped:
+        summary += f", {skipped} skipped"
+    if warnings:
+        summary += f", {warnings} with a warning"
+    return f"{summary}."
 
 
 def _table(findings: Sequence[Finding]) -> Table:
@@ -88,7 +95,12 @@ def _table(findings: Sequence[Finding]) -> Table:
     table.add_column("target", overflow="fold")
     table.add_column("result", no_wrap=True)
     table.add_column("details", overflow="fold")
-    style = {Outcome.OK: "green", Outcome.FAILED: "bold red", Outcome.SKIPPED: "yellow"}
+    style = {
+        Outcome.OK: "green",
+        Outcome.WARNING: "bold yellow",
+        Outcome.FAILED: "bold red",
+        Outcome.SKIPPED: "yellow",
+    }
     for finding in findings:
         details = Text(visible(finding.details))
         if finding.what_to_do:

@@ -15,10 +15,11 @@ from tests.kit.virtual_time import in_virtual_time
 CHEAP = PricingConfig(default_input_per_1m=1, default_output_per_1m=2)
 
 
+CHAT = frozenset({Operation.CHAT})
+
+
 def local(max_concurrent: int = 1) -> ScriptedBackend:
-    return ScriptedBackend(
-        "local", model(operations=frozenset({Operation.CHAT})), max_concurrent=max_concurrent
-    )
+    return ScriptedBackend("local", model(operations=CHAT), max_concurrent=max_concurrent)
 
 
 def remote() -> ScriptedBackend:
@@ -52,6 +53,23 @@ async def test_no_job_of_a_local_model_goes_to_a_passthrough_with_the_same_id() 
             (await here.next_run()).fail(Unreachable("refused"))
             assert (await peer.error(failing.job_id)).code == "backend_unreachable"
             assert there.runs == []
+
+
+@in_virtual_time
+async def test_the_log_says_once_that_a_passthroughs_model_is_not_offered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    here, there = local(), remote()
+    async with ScriptedCoordinator() as coordinator:
+        config = agent_config(coordinator.url, pricing=CHEAP)
+        async with RunningAgent(coordinator, here, there, config=config) as agent:
+            peer = await agent.connected()
+            await offered(peer)
+            here.reported_models = [model("m", operations=CHAT), model("n")]
+            assert len((await peer.next(Capabilities)).models) == 2
+    (fields,) = [vars(one)["fields"] for one in caplog.records if one.message == "offer warning"]
+    assert fields["target"] == "m"
+    assert "not offered by remote: local offers the same id" in fields["reason"]
 
 
 @in_virtual_time

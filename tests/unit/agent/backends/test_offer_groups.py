@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from provider_agent.adapters.base import Operation
 from provider_agent.agent.backends.capabilities import model_offers
@@ -13,6 +14,8 @@ CHAT = frozenset({Operation.CHAT})
 
 
 DEAR = Price(30, 60)
+ALIAS = "give it another id with `alias`"
+BOTH = f"{ALIAS}, or set `overflow = true` to sell both at the higher price"
 
 
 def local(backend_id: str = "local", price: Price | None = None) -> ServedModel:
@@ -61,20 +64,47 @@ def test_backends_share_an_offer_only_at_one_price_or_by_the_overflow_setting(
 
     assert [one.backend.id for one in group.members] == members
     assert group.price == price
-    withheld = {one.backend.id for one, _ in group.withheld}
+    withheld = {one.backend.id for one, *_ in group.withheld}
     assert withheld == {one.backend.id for one in serving} - set(members)
 
 
-def test_the_reason_names_the_other_backend_and_both_settings() -> None:
-    ((_, reason),) = offer_group([local(), remote()]).withheld
-    assert reason == (
-        "local offers the same id, on your own hardware; give it another id with `alias`,"
-        " or set `overflow = true` to sell both at the higher price"
-    )
-    ((_, reason),) = offer_group([remote("a"), remote("b", Price(1, 2))]).withheld
-    assert reason.startswith("b offers the same id, at a lower price; ")
-    ((_, reason),) = offer_group([remote(price=None)]).withheld
-    assert reason == "its price is unknown; set its price in [pricing.models]"
+@pytest.mark.parametrize(
+    ("serving", "reason", "advice"),
+    [
+        (
+            [local(), remote()],
+            "local offers the same id, on your own hardware",
+            BOTH,
+        ),
+        (
+            [remote("a"), remote("b", Price(1, 2))],
+            "b offers the same id, at a lower price",
+            BOTH,
+        ),
+        (
+            [local("a", Price(2, 2)), local("b", Price(1, 2))],
+            "b offers the same id, at a lower price",
+            ALIAS,
+        ),
+        ([remote(price=None)], "its price is unknown", "set its price in [pricing.models]"),
+        (
+            [
+                ServedModel(
+                    ScriptedBackend("a"),
+                    replace(model(native=False), price_unknown="it costs a fee per request"),
+                )
+            ],
+            "it costs a fee per request",
+            "set its price in [pricing.models]",
+        ),
+    ],
+)
+def test_the_reason_names_the_other_backend_and_the_settings(
+    serving: list[ServedModel], reason: str, advice: str
+) -> None:
+    ((_, *texts),) = offer_group(serving).withheld
+
+    assert texts == [reason, advice]
 
 
 def test_an_offer_has_only_the_formats_of_the_backends_that_run_jobs_at_its_price() -> None:

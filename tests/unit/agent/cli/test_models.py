@@ -6,6 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from tests.kit.fakes.openai_compatible import MODEL, FakeOpenAICompatible
+from tests.kit.fakes.openrouter import MODEL as REMOTE_MODEL
+from tests.kit.fakes.openrouter import FakeOpenRouter
 from tests.kit.fakes.server import FakeResponse, RecordedRequest, json_response
 from tests.unit.agent.cli.calls import ECHO, NO_KEY, invoke
 
@@ -84,3 +86,24 @@ def test_models_without_a_backend_prints_advice(runner: CliRunner) -> None:
     assert result.exit_code == 1
     assert "No model to offer.\n" in result.output
     assert "add a [[backends]] table for each of your servers" in result.output
+
+
+async def test_model_that_another_backend_offers_is_printed_with_the_settings_that_sell_it(
+    runner: CliRunner, server_url: str
+) -> None:
+    async with FakeOpenRouter(api_key="sk-or-1") as remote:
+        config = (
+            f'[[backends]]\nkind = "openai_compatible"\nurl = "{server_url}"\n'
+            f'alias = {{ "{REMOTE_MODEL}" = "{MODEL}" }}\n'
+            f'[[backends]]\nkind = "openrouter"\nurl = "{remote.url}"\n'
+            f'api_key_env = "KEY"\nmodels = ["{REMOTE_MODEL}", "acme/auto"]\n'
+        )
+        result = await asyncio.to_thread(
+            lambda: invoke(runner, "models", "--json", config=config, KEY="sk-or-1")
+        )
+    shown = json.loads(result.output)
+    assert all(one["native"] for one in shown["models"])
+    withheld = {one["model_id"]: one["withheld"] for one in shown["backends"][1]["models"]}
+    assert "offers the same id, on your own hardware" in withheld[REMOTE_MODEL]
+    assert "set `overflow = true`" in withheld[REMOTE_MODEL]
+    assert withheld["acme/auto"] == ("its price is unknown; set its price in [pricing.models]")

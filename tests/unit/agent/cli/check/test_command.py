@@ -53,3 +53,19 @@ def test_missing_backend_fails_and_misspelled_variable_is_printed(runner: CliRun
     assert "PROVIDER_AGENT_LIMIT_MAX_CONCURRENT" in result.output.replace("\n", "")
     assert "no backend is configured" in result.output
     assert "to do: add a [[backends]] table" in result.output
+
+
+def test_suspicious_prices_are_warnings_and_no_failures(runner: CliRunner) -> None:
+    prices = "[pricing.models]\necko = { input_per_1m = 1, output_per_1m = 2_000_000 }\n"
+    result = invoke(runner, "check", "--json", config=COORDINATOR + ECHO + prices)
+
+    findings = json.loads(result.output)["findings"]
+    warnings = [one for one in findings if one["outcome"] == "warning"]
+    assert [(one["component"], one["target"]) for one in warnings] == [
+        ("configuration", "agent.toml"),
+        ("offer", "echo"),
+        ("offer", '[pricing.models] "ecko"'),
+    ]
+    assert "less than one cent" in warnings[0]["details"]
+    assert "no price" in warnings[1]["details"]
+    assert warnings[2]["what_to_do"] == 'did you mean "echo"?'

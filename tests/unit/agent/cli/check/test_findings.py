@@ -70,6 +70,13 @@ def test_summary_without_failures_counts_skipped_checks_if_there_are_any(
     assert capsys.readouterr().out.endswith("\n1 check passed, 1 skipped.\n")
 
 
+def test_warnings_are_counted_and_do_not_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    warning = Finding("offer", "m", Outcome.WARNING, "it has no price", "set it")
+    assert all_passed([OK, warning])
+    show([OK, warning], as_json=False)
+    assert capsys.readouterr().out.endswith("\nAll checks passed, 1 with a warning.\n")
+
+
 def test_table_is_not_truncated_in_eighty_columns(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

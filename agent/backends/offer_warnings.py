@@ -1,0 +1,135 @@
+"""Prices and model names in the settings that are probably mistakes, and models not offered."""
+
+import difflib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from provider_agent.agent.backends.health_check import BackendState
+from provider_agent.agent.backends.offer_groups import ServedModel, group_by_model
+from provider_agent.agent.config.schema import Config
+from provider_agent.event_log import EventLogger
+
+log = EventLogger(__name__)
+
+_MAX_CANDIDATES: Final = 200
+"""The most names that are compared with a misspelled one. More would take milliseconds of the event
+loop."""
+
+_MAX_LOGGED: Final = 20
+"""The most warnings in one change of the offers. `provider-agent check` prints all."""
+
+
+class OfferWarning(Struct, frozen=True):
+    """One probable mistake.
+
+    Attributes:
+        target: the model or the setting.
+        problem: what is wrong.
+        what_to_do: advice.
+    """
+
+    target: str
+    problem: str
+    what_to_do: str
+
+
+def offer_warnings(
+    serving: Sequence[ServedModel], states: Sequence[BackendState], config: Config
+) -> list[OfferWarning]:
+    """Return what an operator should check.
+
+    Args:
+        serving: every model of every healthy backend.
+        states: the results of the last health checks. A setting is only reported as unmatched if
+            the backends that it could match are reachable.
+        config: all settings.
+    """
+    warnings = [*_withheld(serving), *_wrong_prices(serving, config)]
+    for state in states:
+        if state.health.reachable:
+            warnings += _unmatched_in_backend(state)
+    if len(states) == len(config.backends) and all(state.health.reachable for state in states):
+        known = {model.model_id for state in states for model in (*state.models, *state.withheld)}
+        warnings += [
+            OfferWarning(f'[pricing.models] "{name}"', "it matches no model", _suggest(name, known))
+            for name in config.pricing.models
+            if name not in known
+        ]
+    return warnings
+
+
+def _withheld(serving: Sequence[ServedModel]) -> Iterator[OfferWarning]:
+    for model_id, group in group_by_model(serving).items():
+        for one, reason, advice in group.withheld:
+            yield OfferWarning(model_id, f"not offered by {one.backend.id}: {reason}", advice)
+
+
+def _wrong_prices(serving: Sequence[ServedModel], config: Config) -> Iterator[OfferWarning]:
+    pricing = config.pricing
+    is_paid = bool(
+        config.operator.wallet or pricing.models or pricing.default_input_per_1m is not None
+    )
+    for one in serving:
+        model, price = one.model, one.price
+        if price is None and model.native and is_paid:
+            advice = "set it in [pricing.models], or set the defaults in [pricing]"
+            problem = "it has no price; a coordinator that pays sends no jobs for it"
+            yield OfferWarning(model.model_id, problem, advice)
+        if price is None or model.native:
+            continue
+        cost = (model.input_price_per_1m or 0, model.output_price_per_1m or 0)
+        if price.input_per_1m < cost[0] or price.output_per_1m < cost[1]:
+            problem = f"its price is below what {one.backend.id} charges ({cost[0]} and {cost[1]})"
+            yield OfferWarning(model.model_id, problem, "raise it in [pricing.models]")
+
+
+def _unmatched_in_backend(state: BackendState) -> Iterator[OfferWarning]:
+    """Yield the aliases and the names in `models` that match no model of the backend."""
+    models = (*state.models, *state.withheld)
+    known = {name for model in models for name in (model.model_id, model.upstream_id)}
+    settings = state.backend.settings
+    for alias, target in settings.aliases.items():
+        if not any(model.model_id == alias for model in models):
+            setting = f'{state.backend.id}: alias "{alias}"'
+            problem = f'"{target}" is no model of the backend, or is not listed in `models`'
+            yield OfferWarning(setting, problem, _suggest(target, known))
+    for name in settings.models or ():
+        if not set(name) & set("*?[") and name not in known:
+            setting = f'{state.backend.id}: models "{name}"'
+            yield OfferWarning(setting, "it matches no model", _suggest(name, known))
+
+
+def _suggest(name: str, known: Collection[str]) -> str:
+    first = name[:1].casefold()
+    candidates = sorted(other for other in known if other[:1].casefold() == first)
+    close = difflib.get_close_matches(name, candidates[:_MAX_CANDIDATES], n=1)
+    if close:
+        return f'did you mean "{close[0]}"?'
+    return "`provider-agent models` lists the ids"
+
+
+class OfferWarningLog:
+    """Logs each warning once, until `reset`."""
+
+    def __init__(self) -> None:
+        self._logged: set[OfferWarning] = set()
+
+    def report(self, warnings: Iterable[OfferWarning]) -> None:
+        """Log the warnings that were not logged before, `_MAX_LOGGED` at most."""
+        new = [warning for warning in dict.fromkeys(warnings) if warning not in self._logged]
+        self._logged.update(new)
+        for warning in new[:_MAX_LOGGED]:
+            log.warning(
+                "offer warning",
+                target=warning.target,
+                reason=warning.problem,
+                what_to_do=warning.what_to_do,
+            )
+        if len(new) > _MAX_LOGGED:
+            log.warning("offer warnings not logged", count=len(new) - _MAX_LOGGED)
+
+    def reset(self) -> None:
+        """Forget what was logged: the settings have changed."""
+        self._logged.clear()
