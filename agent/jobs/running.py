@@ -77,7 +77,7 @@ class Jobs:
         pool: the backends.
         outbox: receives responses and ends.
         max_concurrent: the most jobs that run at the same time, on all backends together.
-        on_end: called with each job's end.
+        on_end: called with the record of each job when it ends.
         clock: returns monotonic seconds.
         tokens_per_minute: the most tokens that all jobs together may use; if None, unlimited.
         receipts: issues the receipts of jobs; None: jobs have none.
@@ -227,7 +227,7 @@ class Jobs:
         """
         if (execution := self._running.get(job_id)) is not None:
             execution.stop(StopReason.CANCELLED, reason)
-        # Also if `stop` found that the task had just ended:
+        # If the task has just ended, `stop` ends the job at once and removes it from `_running`.
         if job_id not in self._running and job_id in self._outbox:
             stream = self._outbox.channel(job_id).stream
             if stream.end is not None and stream.unsent:
@@ -243,7 +243,7 @@ class Jobs:
         if (execution := self._running.get(job_id)) is not None:
             execution.stop(StopReason.SLOW_CONSUMER, text)
             return
-        if stream.end is None or stream.end_sent:  # only the acknowledgement is missing
+        if stream.end is None or stream.end_sent:  # there is no end that could be replaced
             self._outbox.abandon([job_id])
         else:
             self._cut(stream, ErrorCode.SLOW_CONSUMER, text)
@@ -258,9 +258,10 @@ class Jobs:
             execution.stop(StopReason.INTERNAL, INTERNAL_TEXT)
         channel = self._outbox.channel(job_id)
         channel.withdraw(frame)
-        if job_id not in self._running:  # also if `stop` found that the task had just ended
-            # The new end uses no value of the earlier end, because one of them may be the reason
-            # that the frame could not be sent.
+        # If the task has just ended, `stop` ends the job at once and removes it from `_running`.
+        if job_id not in self._running:
+            # The new end repeats only length and outcome: another value of the earlier end may be
+            # the reason that the frame could not be sent.
             channel.report = JobReport(job_id, channel.stream.written, channel.outcome)
             channel.finish(error_end(channel.report, ErrorCode.INTERNAL, INTERNAL_TEXT))
 

@@ -96,7 +96,7 @@ class SessionOverLinks(RuleBasedStateMachine):
         )
         nonce = self.connections.to_bytes(32, "big")
         self.coordinator = CoordinatorProtocol(nonce=nonce, name="c", authorities=[AUTHORITY])
-        self.ranks = (0, 0)  # of the two states in STATE_ORDER
+        self.ranks = (0, 0)  # positions of the agent's and the coordinator's state in STATE_ORDER
         self.flush()
 
     def flush(self) -> None:

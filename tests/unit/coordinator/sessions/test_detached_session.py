@@ -64,7 +64,7 @@ def detach(job: RunningJob, received: bytes = b"") -> tuple[DetachedSession, Rec
         pytest.param([LiveJob(JOB_ID, 0, 2)], "failed", id="fewer bytes than received"),
     ],
 )
-def test_job_with_output_continues_only_if_the_agent_holds_its_next_byte(
+def test_job_with_output_continues_only_if_the_agent_can_send_its_next_byte(
     live_jobs: list[LiveJob], outcome: str
 ) -> None:
     job = running_job(FakeOwner(), b"abc")
