@@ -20,6 +20,12 @@ from provider_agent.protocol.limits import KIB
 MAX_OPERATORS: Final = 500
 """Operators of a grammar: `|`, `?`, `*`, `+` and `{`. One for JSON has about 30."""
 
+MAX_SCHEMA_BYTES: Final = 128 * KIB
+"""OpenAI's own limit is 120,000 characters in names and values."""
+
+MAX_SCHEMA_LEVELS: Final = 64
+"""OpenAI's own limit is ten levels, each of which has about three objects and lists."""
+
 MAX_PROPERTIES: Final = 500
 """Entries of one object in a schema."""
 
@@ -55,23 +61,22 @@ class Grammar(Size, frozen=True):
 GRAMMAR: Final = Shapes(string=Grammar(64 * KIB, 64))
 
 
-class Schema(Size, frozen=True):
+class Schema(msgspec.Struct, frozen=True):
     """A JSON schema, also inside a larger object or in a string. It is written anew."""
 
-    def check(self, value: Raw, name: str, review: Review) -> object:
+    def check(self, value: Raw, name: str, review: Review) -> object:  # noqa: ARG002
         """See `Rule.check`."""
-        super().check(value, name, review)
         text = bytes(value)
+        if len(text) > MAX_SCHEMA_BYTES:
+            raise BadRequest(f"{name} has over {MAX_SCHEMA_BYTES} bytes")
         if text.count(b"{") + text.count(b"[") > MAX_SUBSCHEMAS:
             raise BadRequest(f"{name} has over {MAX_SUBSCHEMAS} objects and lists")
         schema = _JSON.decode(text)
-        _check_widths(_in_string(schema, name) if isinstance(schema, str) else schema, name)
+        _check_levels(_in_string(schema, name) if isinstance(schema, str) else schema, name)
         return Raw(_ENCODER.encode(schema))
 
 
-SCHEMA: Final = Schema(128 * KIB, 64)
-"""OpenAI's own limits are 120,000 characters in names and ten levels of nesting, each of which has
-about three brackets."""
+SCHEMA: Final = Schema()
 
 
 def _in_string(schema: str, name: str) -> object:
@@ -80,23 +85,33 @@ def _in_string(schema: str, name: str) -> object:
         text = schema.encode()
         check_structure(text)
         return _JSON.decode(text)
-    except ValueError:
+    except (ValueError, BadRequest):
         raise BadRequest(f"{name} is not a JSON schema") from None
 
 
-def _check_widths(schema: object, name: str) -> None:
-    """Check every object, list and pattern of a schema. Not recursive, but bounded by its size."""
-    waiting = [schema]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            if len(value) > MAX_PROPERTIES:
-                raise BadRequest(f"{name} has an object of over {MAX_PROPERTIES} properties")
-            pattern = value.get("pattern")
-            if isinstance(pattern, str) and len(pattern) > MAX_PATTERN_BYTES:
-                raise BadRequest(f"{name} has a pattern of over {MAX_PATTERN_BYTES} characters")
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            if len(value) > MAX_CHOICES:
-                raise BadRequest(f"{name} has a list of over {MAX_CHOICES} items")
-            waiting.extend(value)
+def _check_levels(schema: object, name: str) -> None:
+    """Check the depth of a schema, and the objects, lists and patterns of each level."""
+    level = [schema]
+    for _ in range(MAX_SCHEMA_LEVELS):
+        below: list[object] = []
+        for value in level:
+            if isinstance(value, dict | list):
+                _check_node(value, name)
+                inner = value.values() if isinstance(value, dict) else value
+                below += [item for item in inner if isinstance(item, dict | list)]
+        level = below
+        if not level:
+            return
+    raise BadRequest(f"{name} is nested over {MAX_SCHEMA_LEVELS} levels deep")
+
+
+def _check_node(value: dict[str, object] | list[object], name: str) -> None:
+    if isinstance(value, list):
+        if len(value) > MAX_CHOICES:
+            raise BadRequest(f"{name} has a list of over {MAX_CHOICES} items")
+        return
+    if len(value) > MAX_PROPERTIES:
+        raise BadRequest(f"{name} has an object of over {MAX_PROPERTIES} properties")
+    pattern = value.get("pattern")
+    if isinstance(pattern, str) and len(pattern) > MAX_PATTERN_BYTES:
+        raise BadRequest(f"{name} has a pattern of over {MAX_PATTERN_BYTES} characters")
