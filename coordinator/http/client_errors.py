@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from provider_agent.protocol.errors import REGISTRY, ErrorCode, Fault, known_code
-from provider_agent.protocol.formats import WireFormat
+from provider_agent.protocol.formats import Operation, WireFormat
 from provider_agent.protocol.frames import JobError
 
 RETRY_AFTER_S: Final = 2
@@ -134,10 +134,28 @@ def render_body(wire_format: WireFormat, error: ClientError) -> bytes:
     return msgspec.json.encode(_error_object(wire_format, error))
 
 
-def render_event(wire_format: WireFormat, error: ClientError) -> bytes:
-    """Return the error event that ends an interrupted stream; it must follow a complete event."""
-    data = b"data: " + msgspec.json.encode(_error_object(wire_format, error)) + b"\n\n"
-    return b"event: error\n" + data if wire_format is WireFormat.ANTHROPIC else data
+def render_event(operation: Operation, error: ClientError, sequence_number: int = 0) -> bytes:
+    """Return the error event that ends an interrupted stream; it must follow a complete event.
+
+    Args:
+        operation: the operation, which decides the form of the event.
+        error: the error.
+        sequence_number: the number of the event, which only the Responses API has.
+    """
+    event: dict[str, object]
+    if operation is Operation.RESPONSES:
+        event = {
+            "type": "error",
+            "code": error.code,
+            "message": error.message,
+            "param": None,
+            "sequence_number": sequence_number,
+        }
+    else:
+        event = _error_object(operation.wire_format, error)
+    data = b"data: " + msgspec.json.encode(event) + b"\n\n"
+    is_named = event.get("type") == "error"
+    return b"event: error\n" + data if is_named else data
 
 
 def _error_object(wire_format: WireFormat, error: ClientError) -> dict[str, object]:

@@ -4,8 +4,8 @@ Nothing is sent to the client before the first byte or the end of a job, so that
 agent can be tried. After that the response is what the agent sends, byte for byte.
 
 A client must not mistake a part of a response for the whole. An interrupted event stream ends with
-one error event: the server's own if it was relayed, else the coordinator's if the last event is
-complete. In every other case the connection is aborted.
+one error event: the server's own if it was relayed, else the coordinator's, in the form of the
+operation, if the last event is complete. In every other case the connection is aborted.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from provider_agent.coordinator.http.client_request import ClientRequest
 from provider_agent.coordinator.http.client_stream import PIECE_BYTES, ClientStream, abort
 from provider_agent.coordinator.http.counters import Counters
 from provider_agent.coordinator.http.job_attempts import JobAttempts
+from provider_agent.coordinator.http.relayed_events import RelayedEvents
 from provider_agent.coordinator.http.responses import (
     error_response,
     relayed_response,
@@ -34,15 +35,12 @@ from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
-from provider_agent.protocol.event_stream import ends_between_events
 from provider_agent.protocol.frames import JobEnd, JobError, JobStarted
 
 log = EventLogger(__name__)
 
 ERROR_EVENT_TIMEOUT_S: Final = 5.0
 """Seconds that a client may take to read the error event of an interrupted stream."""
-
-_TAIL_BYTES: Final = 4  # the longest terminator of an event: CR LF CR LF
 
 
 class RequestHandler:
@@ -82,7 +80,7 @@ class RequestHandler:
             random_bytes=random_bytes,
         )
         self._response: web.StreamResponse | None = None
-        self._tail = b""
+        self._events: RelayedEvents | None = None
         self._job_error: JobError | None = None
 
     def __repr__(self) -> str:
@@ -142,6 +140,8 @@ class RequestHandler:
         response = relayed_response(started, self._headers())
         await response.prepare(self._request)
         self._response = response
+        if response.content_type == "text/event-stream":
+            self._events = RelayedEvents()
         timeout_s = self._settings.stalled_client_s
         with ClientStream(self._request, response, timeout_s, self._log_stalled_client) as stream:
             job.set_end_callback(lambda end: _disconnect_slow_client(stream, end))
@@ -163,7 +163,8 @@ class RequestHandler:
         for start in range(0, len(data), PIECE_BYTES):
             piece = whole[start : start + PIECE_BYTES]
             # Set before the write: the bytes of a cancelled write reach the client too.
-            self._tail = (self._tail + bytes(piece[-_TAIL_BYTES:]))[-_TAIL_BYTES:]
+            if self._events is not None:
+                self._events.add(bytes(piece))
             await stream.write(piece)
             job.owner.consume(job, len(piece))
 
@@ -173,7 +174,7 @@ class RequestHandler:
 
     async def _abort_response(self, response: web.StreamResponse, error: ClientError) -> None:
         """End an incomplete response so that the client recognizes it as incomplete."""
-        last_event = self._last_event(response, error)
+        last_event = self._last_event(error)
         if last_event is not None:
             try:
                 async with asyncio.timeout(ERROR_EVENT_TIMEOUT_S):
@@ -186,22 +187,23 @@ class RequestHandler:
                 return
         abort(self._request)
 
-    def _last_event(self, response: web.StreamResponse, error: ClientError) -> bytes | None:
+    def _last_event(self, error: ClientError) -> bytes | None:
         """Return the bytes that end an interrupted response; None if it has to be aborted.
 
         They are empty if the server's own error event was relayed.
         """
-        job_error = self._job_error
-        if response.content_type != "text/event-stream":
+        job_error, events = self._job_error, self._events
+        if events is None:
             return None
-        if job_error is not None and job_error.error_relayed:
+        # What the agent says does not suffice: the `JobError` may be the coordinator's own, for
+        # example for a lost link, and then has the default values.
+        if events.error_relayed() or (job_error is not None and job_error.error_relayed):
             return b""
-        # `between_events` alone does not suffice: in a `JobError` that the coordinator created, for
-        # example for a lost link, it has its default, true, whatever was sent.
         declared = job_error is None or job_error.between_events
-        if not (declared and ends_between_events(self._tail)):
+        if not (declared and events.between_events):
             return None
-        return render_event(self._client_request.operation.wire_format, error)
+        operation = self._client_request.operation
+        return render_event(operation, error, events.next_sequence_number())
 
     def _headers(self) -> dict[str, str]:
         return request_id_headers(

@@ -4,6 +4,7 @@ import aiohttp
 
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
+RESPONSES = "/v1/responses"
 BODY = b'{ "model":"tiny",  "messages": [], "emoji": "\xf0\x9f\x90\xa2" }'
 
 

@@ -10,7 +10,7 @@ from provider_agent.coordinator.http.client_errors import (
     render_event,
 )
 from provider_agent.protocol.errors import REGISTRY, ErrorCode, Fault, entry_for
-from provider_agent.protocol.formats import WireFormat
+from provider_agent.protocol.formats import Operation, WireFormat
 from provider_agent.protocol.frames import JobError
 
 OPENAI, ANTHROPIC = WireFormat.OPENAI, WireFormat.ANTHROPIC
@@ -155,12 +155,32 @@ def test_upstream_body_of_a_server_failure_is_not_forwarded() -> None:
     assert b"CUDA" not in render_body(OPENAI, failure)
 
 
-def test_openai_error_event_has_only_data() -> None:
-    event = render_event(OPENAI, ClientError(502, "backend_error", "why"))
-    assert event.startswith(b'data: {"error":')
-    assert event.endswith(b"}\n\n")
-
-
-def test_anthropic_error_event_has_an_event_field() -> None:
-    event = render_event(ANTHROPIC, ClientError(502, "backend_error", "why"))
-    assert event.startswith(b'event: error\ndata: {"type":"error","error":')
+@pytest.mark.parametrize(
+    ("operation", "event"),
+    [
+        (
+            Operation.CHAT,
+            (
+                b'data: {"error":{"message":"why","type":"server_error","param":null,'
+                b'"code":"backend_error"}}\n\n'
+            ),
+        ),
+        (
+            Operation.RESPONSES,
+            (
+                b'event: error\ndata: {"type":"error","code":"backend_error","message":"why",'
+                b'"param":null,"sequence_number":7}\n\n'
+            ),
+        ),
+        (
+            Operation.MESSAGES,
+            (
+                b'event: error\ndata: {"type":"error","error":{"type":"api_error",'
+                b'"message":"why"}}\n\n'
+            ),
+        ),
+    ],
+)
+def test_error_event_has_the_form_of_the_operation(operation: Operation, event: bytes) -> None:
+    # Regression: a stream of the Responses API ended with an error of Chat Completions.
+    assert render_event(operation, ClientError(502, "backend_error", "why"), 7) == event

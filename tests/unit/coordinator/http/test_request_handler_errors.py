@@ -7,9 +7,9 @@ import pytest
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.errors import REGISTRY, ErrorCode
-from tests.kit.scripted_agent import ScriptedAgent
+from tests.kit.scripted_agent import ScriptedAgent, offer
 from tests.kit.scripted_job import ScriptedJob
-from tests.unit.coordinator.http.chat_requests import BODY, CHAT, MESSAGES, post_chat
+from tests.unit.coordinator.http.chat_requests import BODY, CHAT, MESSAGES, RESPONSES, post_chat
 
 
 async def test_job_without_an_end_causes_504_and_is_cancelled_after_its_deadline(
@@ -73,8 +73,9 @@ async def test_result_without_job_started_is_an_invalid_response(
     [
         (CHAT, b"data: 1\n\n", b'data: {"error":{'),
         (MESSAGES, b"data: 1\r\n\r\n", b'event: error\ndata: {"type":"error",'),
+        (RESPONSES, b'data: {"sequence_number":4}\n\n', b'event: error\ndata: {"type":"error",'),
     ],
-    ids=["OpenAI", "Anthropic"],
+    ids=["OpenAI", "Anthropic", "Responses"],
 )
 async def test_interrupted_event_stream_ends_with_one_error_event(
     coordinator: Coordinator, http: aiohttp.ClientSession, path: str, sent: bytes, added: bytes
@@ -84,23 +85,36 @@ async def test_interrupted_event_stream_ends_with_one_error_event(
         await job.send(sent)
         await job.fail("backend_error", "the server crashed")
 
-    async with ScriptedAgent(coordinator.connect_url, answer=answer):
+    models = [offer(operations=["chat", "messages", "responses"])]
+    async with ScriptedAgent(coordinator.connect_url, answer=answer, models=models):
         response = await http.post(path, data=BODY)
         received = await response.read()
         assert received.startswith(sent + added)
+        assert (b'"sequence_number":5' in received) == (path == RESPONSES)
         assert received.endswith(b"\n\n")
         assert received.count(REGISTRY[ErrorCode.BACKEND_ERROR].meaning.encode()) == 1
 
 
+@pytest.mark.parametrize(
+    ("error_event", "relayed"),
+    [
+        (b'data: {"error":{"code":500}}\n\n', False),
+        (b'event: error\ndata: {"type":"error"}\n\n', False),
+        (b'event: response.failed\ndata: {"type":"response.failed"}\n\n', False),
+        (b"data: an unknown form\n\n", True),
+    ],
+)
 async def test_relayed_error_event_is_not_followed_by_another(
-    coordinator: Coordinator, http: aiohttp.ClientSession
+    coordinator: Coordinator, http: aiohttp.ClientSession, error_event: bytes, relayed: bool
 ) -> None:
-    sent = b'data: 1\n\ndata: {"error":{"code":500}}\n\ndata: [DONE]\n\n'
+    # Regression: without `error_relayed`, which an older agent does not send and the coordinator's
+    # own errors do not set, the client received a second error event.
+    sent = b"data: 1\n\n" + error_event + b"data: [DONE]\n\n"
 
     async def answer(job: ScriptedJob) -> None:
         await job.start()
         await job.send(sent)
-        await job.fail("backend_error", error_relayed=True)
+        await job.fail("backend_error", error_relayed=relayed)
 
     async with ScriptedAgent(coordinator.connect_url, answer=answer):
         assert await (await post_chat(http)).read() == sent
@@ -156,3 +170,24 @@ async def test_agent_lost_during_a_stream_causes_an_error_event(
         assert text.startswith("data: 1\n\ndata: ")
         assert "backend_unreachable" in text
         assert coordinator.agents() == []
+
+
+@pytest.mark.parametrize("sent", [b"data: 1\n\ndata: 2", b"data: 1\n\ndata: 2\n"])
+async def test_agent_lost_within_an_event_aborts_the_connection(
+    settings: CoordinatorSettings, sent: bytes
+) -> None:
+    # The coordinator's own error for the lost link says nothing about the position in the stream.
+    async with (
+        Coordinator(msgspec.structs.replace(settings, resume_ms=0)) as coordinator,
+        aiohttp.ClientSession(coordinator.http_url) as http,
+        ScriptedAgent(coordinator.connect_url) as agent,
+    ):
+        asking = asyncio.create_task(post_chat(http))
+        job = await agent.next_job()
+        await job.start()
+        await job.send(sent)
+        response = await asking
+        assert await response.content.readexactly(len(sent)) == sent
+        agent.cut()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()

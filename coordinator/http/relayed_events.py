@@ -1,0 +1,99 @@
+"""Watches a relayed event stream: where it can be continued, and whether it reported an error."""
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from provider_agent.protocol.event_stream import ends_between_events, unify_line_ends
+
+MAX_EVENT_BYTES: Final = 16 * 1024
+"""The longest event that is inspected. Of a longer one only the start counts, which has its name."""
+
+_TAIL_BYTES: Final = 4  # the longest terminator of an event: CR LF CR LF
+
+_ERROR_TYPES: Final = frozenset({"error", "response.failed"})
+"""The names of events that report an error: of Anthropic, and of the OpenAI Responses API."""
+
+
+class _Event(Struct):
+    type: Any = None
+    error: Any = None
+    sequence_number: Any = None
+
+
+class RelayedEvents:
+    """Reads the bytes of an event stream (WHATWG HTML, section 9.2.6) as they are relayed."""
+
+    __slots__ = ("_has_error", "_last", "_partial", "_tail")
+
+    def __init__(self) -> None:
+        self._has_error = False
+        self._tail = b""
+        self._partial = b""
+        """The start of the event that is not yet complete, with unified line ends."""
+        self._last = b""
+        """The last complete event."""
+
+    def __repr__(self) -> str:
+        return f"<RelayedEvents error={self._has_error} between_events={self.between_events}>"
+
+    @property
+    def between_events(self) -> bool:
+        """Whether an event can follow: the last one is complete."""
+        return ends_between_events(self._tail)
+
+    def error_relayed(self) -> bool:
+        """Whether an event reported an error to the client. Call it after the last byte."""
+        self._read(unify_line_ends(self._partial))
+        return self._has_error
+
+    def next_sequence_number(self) -> int:
+        """Return the sequence number that follows the last event's; 0 if that has none.
+
+        Call it after the last byte.
+        """
+        self._read(unify_line_ends(self._partial))
+        number = _decode(self._last).sequence_number
+        return number + 1 if isinstance(number, int) else 0
+
+    def add(self, piece: bytes) -> None:
+        """Read the next bytes."""
+        self._tail = (self._tail + piece[-_TAIL_BYTES:])[-_TAIL_BYTES:]
+        data = self._partial + piece
+        if b"\r" in data:
+            # A CR at the end may be half of a CRLF.
+            whole = data.removesuffix(b"\r")
+            data = unify_line_ends(whole) + data[len(whole) :]
+        self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        start = data.rfind(b"\n\n") + 2
+        if start > 1:
+            events = data[: start - 2]
+            if not self._has_error and (b"error" in events or b"response.failed" in events):
+                self._has_error = any(map(_is_error, events.split(b"\n\n")))
+            self._last = events[events.rfind(b"\n\n") + 1 :].lstrip(b"\n")
+            data = data[start:]
+        if len(data) > MAX_EVENT_BYTES:  # the last byte decides whether the next one ends the event
+            data = data[: MAX_EVENT_BYTES - 1] + data[-1:]
+        self._partial = data
+
+
+def _is_error(event: bytes) -> bool:
+    names = [line[6:].strip() for line in event.split(b"\n") if line.startswith(b"event:")]
+    if names and names[-1].decode("utf-8", "replace") in _ERROR_TYPES:
+        return True
+    decoded = _decode(event)
+    return decoded.error is not None or (
+        isinstance(decoded.type, str) and decoded.type in _ERROR_TYPES
+    )
+
+
+def _decode(event: bytes) -> _Event:
+    """Return the fields of an event's data; empty if it is not a JSON object."""
+    lines = [line[5:] for line in event.split(b"\n") if line.startswith(b"data:")]
+    try:
+        return msgspec.json.decode(b"\n".join(lines), type=_Event)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _Event()
