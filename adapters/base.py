@@ -170,11 +170,16 @@ class ResponseOutcome(Struct, frozen=True):
             it.
         between_events: whether an event can be appended: the bytes end between two events of an
             event stream, or there are no bytes.
+        least_input_tokens: a lower bound where `usage` lacks the input tokens; 0 if unknown.
+        least_output_tokens: a lower bound where `usage` lacks the output tokens, or may not count
+            all of them. Both bounds count against the operator's limits only.
     """
 
     usage: Usage = Usage()
     error_relayed: bool = False
     between_events: bool = True
+    least_input_tokens: int = 0
+    least_output_tokens: int = 0
 
 
 class JobSink(Protocol):
@@ -208,7 +213,8 @@ class JobSink(Protocol):
         """Receive what is known about the response. Called once after the last `send_chunk`.
 
         If `started` was called, this is called whether the response succeeds, fails or is
-        cancelled, before `Backend.execute` returns or raises.
+        cancelled, before `Backend.execute` returns or raises. Without `started`, it may be called
+        with the usage of a response that failed.
         """
         ...
 

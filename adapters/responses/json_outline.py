@@ -21,6 +21,16 @@ _STRING_REST: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _OMITTED: Final = b'""'
 
 
+def _values(levels: int) -> bytes:
+    """Return a pattern of any number of whole JSON values, nested up to `levels`."""
+    nested = rb"|[{\[]" + _values(levels - 1) + rb"[}\]]" if levels else b""
+    return rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+"' + nested + rb")*+"
+
+
+_VALUES: Final = re.compile(_values(4), re.DOTALL)
+"""Finds values that need not be read bracket by bracket, which takes much longer."""
+
+
 class _Value(Struct):
     """A value that may be left out.
 
@@ -80,6 +90,11 @@ class JsonOutline:
 
     def _read_plain(self, data: bytes, at: int) -> int:
         """Read up to the next quote or bracket; return where reading continues."""
+        # No value that fits into `STRING_BYTES` is left out.
+        end = len(data) if self._omitting else at + STRING_BYTES
+        if (values := _VALUES.match(data, at, end)) and values.end() > at:
+            self._keep(values.group())
+            return values.end()
         found = _STRUCTURE.search(data, at)
         if found is None:
             self._keep(data[at:])

@@ -6,11 +6,20 @@ this one without changes elsewhere.
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import suppress
 
 import aiohttp
+from msgspec.structs import replace
 
-from provider_agent.adapters.base import BackendError, ErrorInStream, InvalidResponse, JobSink
+from provider_agent.adapters.base import (
+    BackendError,
+    ErrorInStream,
+    InvalidResponse,
+    JobSink,
+    ResponseOutcome,
+    Usage,
+)
 from provider_agent.adapters.responses.events import ResponseFailure
 from provider_agent.adapters.responses.gate import GateState, gate_for
 from provider_agent.adapters.responses.redaction import redact_bytes
@@ -58,6 +67,7 @@ class Relay:
         operation: the operation that the response belongs to.
         sink: receives the bytes, and at the end the outcome of the response.
         timeouts: the job's timeouts; notified of output and of each read.
+        least_input_tokens: returns a lower bound of the tokens of the prompt; called once at most.
         estimated_start: see `validator_for`.
     """
 
@@ -67,9 +77,11 @@ class Relay:
         sink: JobSink,
         timeouts: JobTimeouts,
         *,
+        least_input_tokens: Callable[[], int] = lambda: 0,
         estimated_start: bool = False,
     ) -> None:
         self._operation = operation
+        self._least_input_tokens = least_input_tokens
         self._estimated_start = estimated_start
         self._sink = sink
         self._timeouts = timeouts
@@ -97,26 +109,39 @@ class Relay:
         state = GateState.UNDECIDED
         while state is GateState.UNDECIDED and (data := await response.content.readany()):
             state = gate.receive_data(data)
-        if gate.failure is not None:
-            raise _error_from(gate.failure, secrets)
         validator.receive_data(gate.held)
         result: ValidationResult | None = None
-        if state is GateState.UNDECIDED:  # the response is complete
+        if state is not GateState.OUTPUT:  # the response is complete, or begins with an error
             result = validator.result()
-            if result.failure is not None:
-                raise _error_from(result.failure, secrets)
+            failure = gate.failure or result.failure
+            if failure is not None:
+                if result.usage != Usage():
+                    self._sink.response_ended(ResponseOutcome(result.usage))
+                raise _error_from(failure, secrets)
         flow = ReaderFlowControl()
         self._timeouts.output_started()
         self._sink.started(response.status, content_type, flow, response.headers)
         try:
             self._sink.send_chunk(gate.held)
-            if state is not GateState.UNDECIDED:
+            if state is GateState.OUTPUT:
                 await self._relay_rest(response, flow, validator)
         finally:
             result = result or validator.result()
-            self._sink.response_ended(result.outcome)
+            outcome = self._outcome(result)
+            if flow.is_paused and (unread := _take_unread(response)):
+                # The job ends because the consumer does not read. What the server has sent since
+                # then may report the usage, but is not relayed.
+                validator.receive_data(unread)
+                outcome = replace(outcome, usage=validator.result().usage)
+            self._sink.response_ended(outcome)
         if result.failure is not None:
             raise _error_from(result.failure, secrets)
+
+    def _outcome(self, result: ValidationResult) -> ResponseOutcome:
+        outcome = result.outcome
+        if outcome.usage.input_tokens is not None or self._operation is Operation.COUNT_TOKENS:
+            return outcome
+        return replace(outcome, least_input_tokens=self._least_input_tokens())
 
     async def _relay_rest(
         self,
@@ -139,6 +164,13 @@ class Relay:
             send_chunk(data)
             validate(data)
             data = b""  # releases the chunk while reading is paused
+
+
+def _take_unread(response: aiohttp.ClientResponse) -> bytes:
+    """Return the bytes that aiohttp has received and the relay has not read."""
+    with suppress(aiohttp.ClientError, RuntimeError, OSError):
+        return response.content.read_nowait()
+    return b""
 
 
 def _error_from(failure: ResponseFailure, secrets: Collection[str]) -> BackendError:

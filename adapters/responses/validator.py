@@ -16,6 +16,10 @@ from provider_agent.adapters.responses.completeness import StreamEnd, has_error_
 from provider_agent.adapters.responses.event_parser import parse_events
 from provider_agent.adapters.responses.events import ResponseFailure, decode_event, event_failure
 from provider_agent.adapters.responses.json_outline import JsonOutline
+from provider_agent.adapters.responses.output_size import (
+    least_tokens_in_body,
+    least_tokens_in_stream,
+)
 from provider_agent.adapters.responses.usage import Counts, merge_usage
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.event_stream import ends_between_events
@@ -37,8 +41,11 @@ LONG_LINE_BYTES: Final = 16 * 1024
 
 _BLOCK_BYTES: Final = LONG_LINE_BYTES // 2
 
+LONG_BODY_BYTES: Final = 256 * 1024
+"""Big values of a longer JSON response are left out."""
+
 BODY_BYTES: Final = 8 * 1024 * 1024
-"""The biggest JSON response that is decoded; a bigger one counts as a success of unknown usage."""
+"""If more is left of a JSON response, it counts as a success of unknown usage."""
 
 
 class ValidationResult(Struct, frozen=True):
@@ -46,12 +53,14 @@ class ValidationResult(Struct, frozen=True):
 
     Attributes:
         usage: see `ResponseOutcome`.
+        least_output_tokens: see `ResponseOutcome`.
         error_relayed: see `ResponseOutcome`.
         between_events: see `ResponseOutcome`.
         failure: None for a complete, successful response.
     """
 
     usage: Usage = Usage()
+    least_output_tokens: int = 0
     error_relayed: bool = False
     between_events: bool = True
     failure: ResponseFailure | None = None
@@ -59,7 +68,12 @@ class ValidationResult(Struct, frozen=True):
     @property
     def outcome(self) -> ResponseOutcome:
         """The result for the sink."""
-        return ResponseOutcome(self.usage, self.error_relayed, self.between_events)
+        return ResponseOutcome(
+            self.usage,
+            self.error_relayed,
+            self.between_events,
+            least_output_tokens=self.least_output_tokens,
+        )
 
 
 class ResponseValidator(Protocol):
@@ -98,36 +112,50 @@ class BodyValidator:
     """Validates a response that is one JSON object."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self._kept: list[bytes] = []
+        self._kept_bytes = 0
+        self._outline: JsonOutline | None = None
+        """Shortens a long body."""
 
     def receive_data(self, data: bytes) -> None:
         """Add the next bytes of the response."""
-        self._size += len(data)
-        if self._size <= BODY_BYTES:
-            self._pieces.append(data)
-        else:
-            self._pieces.clear()
+        if self._kept_bytes > BODY_BYTES:
+            return
+        if self._outline is None and self._kept_bytes + len(data) > LONG_BODY_BYTES:
+            self._outline = JsonOutline()
+            data = b"".join((*self._kept, data))
+            self._kept, self._kept_bytes = [], 0
+        kept = data if self._outline is None else self._outline.receive_data(data)
+        self._kept.append(kept)
+        self._kept_bytes += len(kept)
 
     def result(self) -> ValidationResult:
         """Return a success for one JSON object without an error."""
-        if self._size > BODY_BYTES:
+        if self._kept_bytes > BODY_BYTES:
             return ValidationResult(between_events=False)
-        body = b"".join(self._pieces)
+        body = b"".join(self._kept)
         event = decode_event(body)
         if event is None:
             text = "the server's response is not a JSON object"
             failure = ResponseFailure(ErrorCode.INVALID_RESPONSE, text)
             return ValidationResult(between_events=not body, failure=failure)
         error = event_failure(b"", body, event)
-        return ValidationResult(merge_usage(event.usage), error is not None, False, error)
+        usage = merge_usage(event.usage)
+        is_certain = usage.output_tokens is not None and len(event.choices or ()) <= 1
+        return ValidationResult(
+            usage,
+            0 if is_certain else least_tokens_in_body(body),
+            error_relayed=error is not None,
+            between_events=False,
+            failure=error,
+        )
 
 
 class StreamValidator:
     """Validates server-sent events of any operation."""
 
     __slots__ = (
-        "_dropped",
+        "_dropped_bytes",
         "_estimated_start",
         "_head",
         "_line_bytes",
@@ -144,8 +172,8 @@ class StreamValidator:
         self._head = b""
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
-        self._dropped = False
-        """Whether bytes at the start of the tail were dropped."""
+        self._dropped_bytes = 0
+        """The number of bytes that were dropped from the start of the tail."""
         self._size = 0
         self._line_bytes = 0
         """The length of the last line so far."""
@@ -168,8 +196,9 @@ class StreamValidator:
         tail.append(data)
         self._tail_size += size
         while self._tail_size - len(tail[0]) >= TAIL_BYTES:
-            self._tail_size -= len(tail.popleft())
-            self._dropped = True
+            dropped = len(tail.popleft())
+            self._tail_size -= dropped
+            self._dropped_bytes += dropped
 
     def _may_be_long(self, data: bytes) -> bool:
         """Whether `data` may have a part of a long line; fast, but not exact."""
@@ -211,13 +240,22 @@ class StreamValidator:
             text = "the server sent an empty stream"
             return ValidationResult(failure=ResponseFailure(ErrorCode.INVALID_RESPONSE, text))
         tail = b"".join(self._tail)[-TAIL_BYTES:]
-        is_whole = not self._dropped and len(tail) == self._tail_size
+        middle_bytes = self._dropped_bytes + self._tail_size - len(tail)
+        is_whole = middle_bytes == 0
         end = self._quick_end(tail)
         if end is None:
             end = stream_end(self._operation, parse_events(tail), is_whole=is_whole)
         before = b"\n\n" if is_whole else b""  # the start of a stream follows no event
+        usage = self._usage(end.reports)
+        is_certain = usage.output_tokens is not None and end.choices == 1
+        least = 0
+        if not is_certain:
+            least = least_tokens_in_stream(
+                self._operation, self._head, middle_bytes, tail, end.choices
+            )
         return ValidationResult(
-            self._usage(end.reports),
+            usage,
+            least,
             end.error_relayed,
             ends_between_events(before + tail[-4:]),
             end.failure,
@@ -225,7 +263,11 @@ class StreamValidator:
 
     def _quick_end(self, tail: bytes) -> StreamEnd | None:
         """Return what the last events show, if earlier ones cannot change it."""
-        if len(tail) <= LAST_BYTES or has_error_word(tail):
+        # The index may be that of a second choice: all choices are counted.
+        several = self._operation in (Operation.CHAT, Operation.COMPLETIONS) and (
+            b'"index":1' in tail
+        )
+        if len(tail) <= LAST_BYTES or several or has_error_word(tail):
             return None
         end = stream_end(self._operation, parse_events(tail[-LAST_BYTES:]), is_whole=False)
         return end if end.is_final else None

@@ -34,6 +34,7 @@ from provider_agent.adapters.base import (
 from provider_agent.adapters.requests import offload
 from provider_agent.adapters.requests.body import UpstreamRequest, prepare_request
 from provider_agent.adapters.requests.policy import default_policy
+from provider_agent.adapters.requests.prompt_size import least_prompt_tokens
 from provider_agent.adapters.responses.http_errors import (
     failed_health,
     map_aiohttp_errors,
@@ -304,9 +305,17 @@ class HttpBackend(Backend):
         operation = find_operation(job.format, job.operation)
         if operation is None:  # routing already refuses such jobs
             raise ModelNotFound(f"no operation {job.operation!r} in format {job.format!r}")
-        request = await offload.call(partial(self.prepare, job, operation), len(job.request))
+        request, least_tokens = await offload.call(
+            partial(self._prepare_and_count, job, operation), len(job.request)
+        )
         timeouts = JobTimeouts(self.timeouts)
-        relay = Relay(operation, sink, timeouts, estimated_start=self.estimates_prompt)
+        relay = Relay(
+            operation,
+            sink,
+            timeouts,
+            least_input_tokens=least_tokens,
+            estimated_start=self.estimates_prompt,
+        )
         self._running_timeouts.add(timeouts)
         try:
             with map_aiohttp_errors():
@@ -320,6 +329,20 @@ class HttpBackend(Backend):
                     await relay.run(response, self._secrets())
         finally:
             self._running_timeouts.discard(timeouts)
+
+    def _prepare_and_count(
+        self, job: Job, operation: Operation
+    ) -> tuple[UpstreamRequest, Callable[[], int]]:
+        """Prepare a job's request; return it, and what returns the least tokens of its prompt.
+
+        Large prompts are counted now, in the thread; others only if the server does not.
+        """
+        request, size = self.prepare(job, operation), len(job.request)
+        count = partial(least_prompt_tokens, job.request, operation, size - 1)
+        if size <= offload.INLINE_BYTES:
+            return request, count
+        least = count()
+        return request, lambda: least
 
     async def _read_status_error(self, response: aiohttp.ClientResponse) -> BackendError:
         body = await _read_error_body(response)

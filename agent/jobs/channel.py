@@ -77,6 +77,7 @@ class JobChannel:
     def assign(self, backend_id: str) -> None:
         """Set the backend id that the next `JobStarted` carries; called before each attempt."""
         self._backend_id = to_line(backend_id)
+        self.outcome = ResponseOutcome()  # an earlier attempt may have reported usage
 
     def started(
         self, status: int, content_type: str, source: FlowControl, headers: Mapping[str, str]
@@ -128,7 +129,9 @@ class JobChannel:
     def response_ended(self, outcome: ResponseOutcome) -> None:
         """Store the outcome of the response; see `JobSink.response_ended`."""
         usage = Usage(*map(valid_count, astuple(outcome.usage)))
-        self.outcome = replace(self._sent_outcome() if self._truncated else outcome, usage=usage)
+        self.outcome = replace(outcome, usage=usage)
+        if self._truncated:
+            self.outcome = self._sent_outcome()
 
     def stop(self) -> None:
         """Drop unsent bytes, also those that the adapter still writes: the end must not wait."""
@@ -148,8 +151,9 @@ class JobChannel:
         """Return what is known about the bytes that were sent, if others were dropped."""
         stream, started = self.stream, self.stream.started
         is_events = started is not None and is_event_stream(started.content_type)
-        return ResponseOutcome(
-            usage=self.outcome.usage,
+        return replace(
+            self.outcome,
+            error_relayed=False,
             between_events=not stream.written or (is_events and ends_between_events(stream.tail)),
         )
 
@@ -157,7 +161,7 @@ class JobChannel:
         """Forget a frame that could not be sent; the caller must then call `finish`."""
         self.stream.withdraw(frame)
         if not self.stream.written:
-            self.outcome = ResponseOutcome(usage=self.outcome.usage)
+            self.outcome = replace(self.outcome, error_relayed=False, between_events=True)
 
     def finish(self, end: JobEnd) -> None:
         """Add the job's end, with its receipt, after the last byte. A second end is ignored."""

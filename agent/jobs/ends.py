@@ -93,9 +93,14 @@ def backend_error_end(report: JobReport, error: BackendError) -> JobError:
     )
 
 
-def usage_tokens(outcome: ResponseOutcome) -> int:
-    """Return the sum of input and output tokens; an unknown count is 0."""
-    return (outcome.usage.input_tokens or 0) + (outcome.usage.output_tokens or 0)
+def used_tokens(outcome: ResponseOutcome) -> int:
+    """Return the sum of input and output tokens that count against the operator's limits.
+
+    Where the server does not report a count, this is a lower bound.
+    """
+    usage = outcome.usage
+    used_input = max(usage.input_tokens or 0, outcome.least_input_tokens)
+    return used_input + max(usage.output_tokens or 0, outcome.least_output_tokens)
 
 
 def _milliseconds(seconds: float | None) -> int | None:

@@ -21,7 +21,7 @@ from provider_agent.agent.jobs.ends import (
     backend_error_end,
     error_end,
     result_end,
-    usage_tokens,
+    used_tokens,
 )
 from provider_agent.agent.jobs.job_log import job_fields
 from provider_agent.agent.jobs.poison_requests import PoisonRequests
@@ -71,6 +71,7 @@ class JobExecution:
         "_arrived",
         "_attempt",
         "_clock",
+        "_earlier_tokens",
         "_first_byte_s",
         "_on_end",
         "_poison",
@@ -107,6 +108,8 @@ class JobExecution:
         self._price = price
         self._poison = poison
         self._first_byte_s: float | None = None
+        self._earlier_tokens = 0
+        """Tokens that failed attempts before the latest one used."""
         self._tried: list[str] = []
         """Backend ids in the order of the attempts."""
         self._attempt = self._start_attempt(route)
@@ -142,6 +145,11 @@ class JobExecution:
     def duration_s(self) -> float:
         """Seconds since the job arrived."""
         return self._clock() - self._arrived
+
+    @property
+    def used_tokens(self) -> int:
+        """The tokens that all attempts used so far, at least."""
+        return self._earlier_tokens + used_tokens(self.channel.outcome)
 
     def receive_request(self, chunk: RequestChunk) -> None:
         """Add a piece of the request.
@@ -253,7 +261,8 @@ class JobExecution:
             return False
         # Record the failure before looking up routes: this frees the attempt's slot on the backend,
         # and if it opens the breaker, the backend is not among the routes.
-        self._attempt.failed(error, usage_tokens(self.channel.outcome), hash(request))
+        tokens = used_tokens(self.channel.outcome)
+        self._attempt.failed(error, tokens, hash(request))
         if isinstance(error, Transport) and not await self._pool.answers(self._tried[-1]):
             self._poison.add_death(request)
             self._poison.check(request)
@@ -262,6 +271,7 @@ class JobExecution:
             self._log_no_failover(error, route)
             return False
         log.info("job failed over", **self._log_fields(error=str(error.code)))
+        self._earlier_tokens += tokens
         self._attempt = self._start_attempt(route)
         return True
 
@@ -343,7 +353,7 @@ class JobExecution:
         # The channel is kept until the end is acknowledged; it no longer needs the request.
         self.channel.request.take()
         self.channel.report = self._report()
-        tokens = usage_tokens(self.channel.outcome)
+        tokens = used_tokens(self.channel.outcome)
         if isinstance(end, JobResult):
             self._attempt.succeeded(tokens)
         else:

@@ -9,8 +9,19 @@ def job_fields(job: JobHeader, backend_id: str, **more: object) -> dict[str, obj
     return {**fields, **more}
 
 
-def end_fields(job: JobHeader, kind: str, end: JobEnd, duration_s: float) -> dict[str, object]:
-    """Return the fields of the log record about a job's end."""
+def end_fields(
+    job: JobHeader, kind: str, end: JobEnd, duration_s: float, at_least: int = 0
+) -> dict[str, object]:
+    """Return the fields of the log record about a job's end.
+
+    Args:
+        job: the job's header.
+        kind: the kind of the last backend; "" without one.
+        end: the job's end.
+        duration_s: seconds since the job arrived.
+        at_least: the tokens that count against the operator's limits; logged if the server did not
+            report all of them.
+    """
     fields: dict[str, object] = {
         "job": job.job_id.hex(),
         "model": job.model_id,
@@ -24,6 +35,8 @@ def end_fields(job: JobHeader, kind: str, end: JobEnd, duration_s: float) -> dic
     for name in ("cached_tokens", "cache_write_tokens", "reasoning_tokens"):
         if (count := getattr(end.usage, name)) is not None:
             fields[name] = count
+    if at_least > (end.usage.input_tokens or 0) + (end.usage.output_tokens or 0):
+        fields["at_least"] = at_least
     if isinstance(end, JobError):
         fields |= {"code": str(end.code), "status": end.upstream_status}
         if end.upstream_status is None and not end.body:

@@ -24,7 +24,7 @@ from provider_agent.agent.jobs.ends import (
     JobReport,
     error_end,
     refusal_end,
-    usage_tokens,
+    used_tokens,
 )
 from provider_agent.agent.jobs.execution import INTERNAL_TEXT, JobExecution, StopReason
 from provider_agent.agent.jobs.job_log import end_fields
@@ -301,7 +301,7 @@ class Jobs:
         if not self._running:
             self._idle.set()
         first_byte_s = None
-        self._admission.consume(usage_tokens(execution.channel.outcome))
+        self._admission.consume(execution.used_tokens)
         if isinstance(end, JobResult):
             first_byte_s = None if end.first_byte_ms is None else end.first_byte_ms / 1000
         record = JobRecord(
@@ -321,5 +321,6 @@ class Jobs:
             log.exception("job not counted", job=job.job_id.hex())
         level = logging.INFO if succeeded else logging.WARNING
         if log.enabled_for(level):
-            fields = end_fields(job, record.backend_kind, record.end, duration_s)
+            at_least = used_tokens(channel.outcome)
+            fields = end_fields(job, record.backend_kind, record.end, duration_s, at_least)
             log.log(level, "job ended", **fields)

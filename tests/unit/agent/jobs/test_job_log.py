@@ -22,6 +22,12 @@ def test_a_result_is_logged_as_ids_and_numbers() -> None:
     assert (logged["bytes"], logged["duration_ms"], logged["output_tokens"]) == (9, 1500, 4)
 
 
+def test_tokens_that_the_server_did_not_report_are_logged_as_a_lower_bound() -> None:
+    end = JobResult(JOB.job_id, 9, Usage(3, None), "b", 10, 5)
+    assert end_fields(JOB.header, "vllm", end, 1.5, at_least=8)["at_least"] == 8
+    assert "at_least" not in end_fields(JOB.header, "vllm", end, 1.5, at_least=3)
+
+
 def test_the_agents_own_error_message_is_logged() -> None:
     end = error_end(REPORT, ErrorCode.DEADLINE_EXCEEDED, "the deadline passed")
     assert fields(end)["message"] == "the deadline passed"

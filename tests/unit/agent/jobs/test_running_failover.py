@@ -370,6 +370,24 @@ async def test_tokens_of_a_cancelled_job_count_against_the_limit() -> None:
     assert harness.refusal(refused).code == "out_of_capacity"
 
 
+async def test_tokens_of_every_failed_attempt_count_against_the_limit() -> None:
+    first, second = two_backends()
+    harness = JobsHarness(first, second, tokens_per_minute=1_000_000)
+    job, run = await start_job(harness, first)
+    run.sink.response_ended(ResponseOutcome(Usage(905_000, 0)))
+    run.fail(Transport("the connection broke"))
+    retried = await second.next_run()
+    retried.start()
+    retried.reported = ResponseOutcome(least_input_tokens=90_000, least_output_tokens=10_000)
+    retried.fail(Transport("the connection broke"))
+    error = await harness.error(job)
+    assert error.usage == Usage()
+    assert [tokens for _, _, tokens in harness.pool.outcomes] == [0, 905_000, 0, 100_000]
+    refused = new_job()
+    submit_job(harness.jobs, refused)
+    assert harness.refusal(refused).code == "out_of_capacity"
+
+
 async def test_unknown_usage_consumes_no_tokens() -> None:
     backend = ScriptedBackend("a")
     harness = JobsHarness(backend, tokens_per_minute=10)

@@ -1,0 +1,65 @@
+"""A lower bound of the output tokens of a response whose server does not report all of them.
+
+It counts against the operator's limits only, so that a cancelled or failed job is not free.
+"""
+
+import re
+from itertools import pairwise
+from typing import Final
+
+from provider_agent.protocol.formats import Operation
+
+_DELTA: Final = {
+    Operation.CHAT: re.compile(rb'"delta"'),
+    Operation.COMPLETIONS: re.compile(rb'"text"'),
+    Operation.MESSAGES: re.compile(rb'"content_block_delta"'),
+    Operation.RESPONSES: re.compile(rb'\.delta"'),
+}
+"""What each delta of a stream contains once. No output contains it, because quotes in a JSON string
+are escaped. A delta has at least one token."""
+
+_WITHOUT_TOKEN: Final = {Operation.CHAT: 2, Operation.COMPLETIONS: 1}
+"""Deltas of each choice without a token: those with the role and with the finish reason."""
+
+_CHARS_PER_TOKEN: Final = 8
+"""As in `prompt_size`: a token of a long text has fewer characters on average."""
+
+_SEARCHED_BYTES: Final = 1024 * 1024
+
+_TEXT: Final = re.compile(
+    rb'"(?:content|text|arguments|reasoning|reasoning_content|thinking)" ?: ?"((?:[^"\\]++|\\.)*+)"'
+)
+
+
+def least_tokens_in_stream(
+    operation: Operation, head: bytes, middle_bytes: int, tail: bytes, choices: int
+) -> int:
+    """Return a lower bound of the output tokens of a stream.
+
+    A delta of the middle is assumed to have at most the bytes of the longest one in head and tail,
+    or more tokens.
+
+    Args:
+        operation: the operation of the response.
+        head: the first bytes.
+        middle_bytes: the number of unknown bytes before the tail.
+        tail: the last bytes.
+        choices: the number of choices.
+    """
+    mark = _DELTA.get(operation)
+    if mark is None:
+        return 0
+    longest = deltas = 0
+    for part in (head, tail):
+        starts = [found.start() for found in mark.finditer(part)]
+        gaps = [after - start for start, after in pairwise(starts)]
+        longest = max(longest, *gaps) if gaps else longest
+        deltas = len(starts)
+    deltas += middle_bytes // longest if longest else 0
+    return max(deltas - choices * _WITHOUT_TOKEN.get(operation, 0), 0)
+
+
+def least_tokens_in_body(body: bytes) -> int:
+    """Return a lower bound of the output tokens of a JSON response, from its first MiB."""
+    chars = sum(len(text) for text in _TEXT.findall(body[:_SEARCHED_BYTES]))
+    return chars // _CHARS_PER_TOKEN
