@@ -281,14 +281,15 @@ class HttpBackend(Backend):
         Raises:
             BadRequest: the request is not one JSON object, or the request policy rejects it.
         """
+        upstream_id = self._upstream_ids.get(job.model_id, job.model_id)
         return prepare_request(
             job.request,
             operation,
-            self._upstream_ids.get(job.model_id, job.model_id),
+            upstream_id,
             ask_for_usage=self.asks_for_usage and job.add_usage,
             policy=self.request_policy or default_policy(native=self.native),
             settings=self.settings,
-            extra_fields=self.extra_fields(operation),
+            extra_fields=self.extra_fields(operation, upstream_id),
             max_output_tokens=self.settings.max_output_tokens or self.default_max_output_tokens,
             knows_only_max_tokens=self.knows_only_max_tokens,
         )
@@ -296,8 +297,14 @@ class HttpBackend(Backend):
     def extra_fields(
         self,
         operation: Operation,  # noqa: ARG002 - used by overrides
+        upstream_id: str,  # noqa: ARG002
     ) -> dict[str, msgspec.Raw]:
-        """Return fields to add to requests of this operation that lack them."""
+        """Return fields to add to requests that lack them.
+
+        Args:
+            operation: the operation of the request.
+            upstream_id: the server's id of its model.
+        """
         return {}
 
     async def execute(self, job: Job, sink: JobSink) -> None:

@@ -7,6 +7,8 @@ a stream always reports the usage (`openrouter.ai/docs`, streaming), so a reques
 it.
 """
 
+import time
+from collections.abc import Callable
 from typing import ClassVar, Final
 
 import msgspec
@@ -15,18 +17,23 @@ from provider_agent.adapters.base import (
     PASSTHROUGH_POLICY,
     BackendError,
     BackendModel,
+    BackendSettings,
     BadStatus,
     RequestPolicy,
 )
 from provider_agent.adapters.requests.bounds import IDENTIFIER, OPTIONS, TOP_K
 from provider_agent.adapters.requests.rules import Fields, Object
-from provider_agent.adapters.servers.catalog_prices import CatalogPrice, is_charged, worst_price
 from provider_agent.adapters.servers.input_kinds import kinds_from_names
+from provider_agent.adapters.servers.openrouter_catalog import (
+    CatalogModel,
+    TopProvider,
+    price_of,
+    provider_limit,
+)
 from provider_agent.adapters.servers.passthrough import (
     PassthroughBackend,
     decode_valid_entries,
     is_due,
-    smallest_context_window,
 )
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation
@@ -47,107 +54,8 @@ class _KeyResponse(msgspec.Struct):
     data: _Key
 
 
-class _Architecture(msgspec.Struct):
-    input_modalities: list[str] | None = None
-    output_modalities: list[str] | None = None
-
-
-class _TopProvider(msgspec.Struct):
-    context_length: int | None = None
-    max_completion_tokens: int | None = None
-
-
-class _Model(msgspec.Struct):
-    id: str
-    context_length: int | None = None
-    architecture: _Architecture | None = None
-    pricing: dict[str, object] | None = None
-    top_provider: _TopProvider | None = None
-    expiration_date: str | None = None
-    supported_parameters: list[str] | None = None
-
-    @property
-    def context_window(self) -> int | None:
-        """The smaller of two windows: the top provider's, and the largest of any provider."""
-        provider = self.top_provider.context_length if self.top_provider else None
-        return smallest_context_window(provider, self.context_length)
-
-    @property
-    def output(self) -> list[str]:
-        """The output modalities; text if not reported."""
-        reported = self.architecture.output_modalities if self.architecture else None
-        return ["text"] if reported is None else reported
-
-    @property
-    def input(self) -> list[str] | None:
-        """The input modalities; None if not reported."""
-        return self.architecture.input_modalities if self.architecture else None
-
-    def accepts(self, kind: str) -> bool:
-        """Whether requests may contain this kind of input, as far as is known."""
-        return self.input is None or kind in self.input
-
-    def supports(self, parameter: str) -> bool | None:
-        """Whether a provider of the model accepts this request field; None if not reported.
-
-        OpenRouter sends a request with the field only to such a provider (openrouter.ai/docs,
-        models).
-        """
-        parameters = self.supported_parameters
-        return None if parameters is None else parameter in parameters
-
-
 class _Models(msgspec.Struct):
     data: list[msgspec.Raw]
-
-
-_INPUT_PRICES: Final = {
-    "prompt": "text",
-    "input_cache_read": "text",
-    "input_cache_write": "text",
-    "audio": "audio",
-    "input_audio_cache": "audio",
-    "image_token": "image",
-}
-"""Prices of one input token, each with the kind of input that it is for."""
-
-_OUTPUT_PRICES: Final = ("completion", "internal_reasoning")
-_FEES: Final = {"request": "text", "image": "image"}
-"""Prices of one request and of one input image."""
-
-_NOT_CHARGED: Final = frozenset(
-    {"input_cache_write_1h", "web_search", "image_output", "audio_output", "discount", "overrides"}
-)
-"""Prices of what the request policy removes (caches of one hour, searches) and of output other than
-text; a discount; and a list that `_price` reads."""
-
-
-def _price(model: _Model) -> CatalogPrice:
-    """Return the price of a model (openrouter.ai/docs, models: pricing object).
-
-    `overrides` has the prices that apply to long prompts or at some times of day.
-    """
-    base = model.pricing or {}
-    overrides = base.get("overrides") or []
-    if not isinstance(overrides, list) or not all(isinstance(one, dict) for one in overrides):
-        return CatalogPrice(unknown="its long-context prices are unknown")
-    rows = [base, *overrides]
-    if model.supports("web_search_options") and is_charged(base.get("web_search")):
-        return CatalogPrice(unknown="it can search the web without being asked, for a fee")
-    for name, kind in _FEES.items():
-        if model.accepts(kind) and any(is_charged(row.get(name)) for row in rows):
-            return CatalogPrice(unknown=f"it costs a fee per {name}, besides the price per token")
-    known = {*_INPUT_PRICES, *_OUTPUT_PRICES, *_FEES, *_NOT_CHARGED}
-    for row in rows:
-        for name, value in row.items():
-            if name not in known and isinstance(value, str) and is_charged(value):
-                return CatalogPrice(unknown=f"it has a price of an unknown kind ({name})")
-    inputs = [name for name, kind in _INPUT_PRICES.items() if model.accepts(kind)]
-    return worst_price(
-        [row.get(name) for row in rows for name in inputs],
-        [row.get(name) for row in rows for name in _OUTPUT_PRICES],
-        tokens=1,
-    )
 
 
 _SAMPLING: Final[Fields] = {
@@ -187,6 +95,17 @@ class OpenRouterBackend(PassthroughBackend):
     request_policy: ClassVar[RequestPolicy] = _POLICY
     asks_for_usage: ClassVar[bool] = False
 
+    def __init__(
+        self,
+        settings: BackendSettings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(settings, clock=clock, wall_clock=wall_clock)
+        self._provider_limits: dict[str, msgspec.Raw] = {}
+        """The field `provider` of requests, by model id."""
+
     async def check_key(self) -> None:
         """Check that the key is valid and its spending limit is not used up."""
         remaining = (await self.get_json("/v1/key", _KeyResponse)).data.limit_remaining
@@ -203,9 +122,27 @@ class OpenRouterBackend(PassthroughBackend):
             if error.status not in _LIST_UNAVAILABLE:
                 raise
             models = await self.get_json("/v1/models", _Models)
-        return [self._model(model) for model in decode_valid_entries(models.data, _Model)]
+        found = decode_valid_entries(models.data, CatalogModel)
+        self._provider_limits = {
+            model.id: limit for model in found if (limit := provider_limit(model))
+        }
+        return [self._model(model) for model in found]
 
-    def _why_withheld(self, model: _Model) -> str:
+    def extra_fields(
+        self,
+        operation: Operation,  # noqa: ARG002
+        upstream_id: str,
+    ) -> dict[str, msgspec.Raw]:
+        """Exclude providers that charge more than the catalog's price.
+
+        The catalog has one price for a model, but its providers have their own, and OpenRouter
+        falls back to expensive ones. A client can force that, for example with an output limit that
+        only an expensive provider supports (openrouter.ai/docs, provider routing).
+        """
+        limit = self._provider_limits.get(upstream_id)
+        return {} if limit is None else {"provider": limit}
+
+    def _why_withheld(self, model: CatalogModel) -> str:
         if model.output not in (["text"], ["embeddings"]):
             return f"its output is {' and '.join(model.output) or 'unknown'}, not only text"
         expires = model.expiration_date
@@ -213,9 +150,9 @@ class OpenRouterBackend(PassthroughBackend):
             return f"expired at OpenRouter ({expires[:10]})"
         return ""
 
-    def _model(self, model: _Model) -> BackendModel:
-        price = _price(model)
-        provider = model.top_provider or _TopProvider()
+    def _model(self, model: CatalogModel) -> BackendModel:
+        price = price_of(model)
+        provider = model.top_provider or TopProvider()
         return BackendModel(
             model_id=model.id,
             context_window=model.context_window,

@@ -132,7 +132,11 @@ class VeniceBackend(PassthroughBackend):
                 found += [self._model(model) for model in models]
         return found
 
-    def extra_fields(self, operation: Operation) -> dict[str, msgspec.Raw]:
+    def extra_fields(
+        self,
+        operation: Operation,
+        upstream_id: str,  # noqa: ARG002
+    ) -> dict[str, msgspec.Raw]:
         """Disable Venice's own system prompt, unless the operator allows it.
 
         It would precede the client's system prompt.

@@ -168,9 +168,12 @@ async def test_request_is_unchanged_except_for_the_model_id(
 
     sent = adapter.server.jobs[0].json
     requested = msgspec.json.decode(job.request, type=dict[str, object])
-    venice_fields = {"venice_parameters": {"include_venice_system_prompt": False}}
-    added = venice_fields if adapter.backend.kind == "venice" else {}
-    assert sent == {**requested, "model": adapter.expected.upstream_id, **added}
+    added: dict[str, dict[str, object]] = {
+        "venice": {"venice_parameters": {"include_venice_system_prompt": False}},
+        "openrouter": {"provider": {"max_price": {"prompt": 0.59059, "completion": 0.79079}}},
+    }
+    expected = {**requested, "model": adapter.expected.upstream_id}
+    assert sent == expected | added.get(adapter.backend.kind, {})
 
 
 @every_fake

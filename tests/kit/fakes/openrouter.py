@@ -6,6 +6,7 @@ Documented:
 - The last chunk contains the usage, whether requested or not.
 - An error inside a stream is a chunk with a top-level `error` and `finish_reason: "error"`.
 - An error of the upstream provider can be a 200 with `error` in the body.
+- `provider.max_price` excludes providers above a price (US dollars per million tokens).
 - `supported_parameters` is the union over the providers of a model.
 - Prices are US dollars per token, as text; -1 stands for a variable price. Besides `prompt` and
   `completion` there are prices of cache writes, reasoning, images and audio, fees per request,
@@ -88,10 +89,18 @@ class FakeOpenRouter(FakeServer):
     def _infer(self, request: RecordedRequest) -> FakeResponse:
         if request.json.get("model") not in (MODEL, EMBEDDER):
             return self.error_response(404, "No endpoints found for x.", request)
+        if _is_too_expensive(request.json.get("provider")):
+            return self.error_response(404, "No endpoints satisfy the max price.", request)
         response = good_response(request, MODEL, always_usage=True)
         if request.is_streamed:
             return replace(response, chunks=(_COMMENT, _COMMENT, *response.chunks))
         return response
+
+
+def _is_too_expensive(preferences: object) -> bool:
+    """Whether `provider.max_price` excludes the only provider of the models."""
+    limits = preferences.get("max_price", {}) if isinstance(preferences, dict) else {}
+    return any(float(str(_pricing()[name])) * 1e6 > limit for name, limit in limits.items())
 
 
 def _pricing(**prices: object) -> dict[str, object]:

@@ -39,7 +39,11 @@ async def connect(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connect]:
 
 
 def a_job(
-    model_id: str, wire_format: WireFormat = WireFormat.OPENAI, *, stream: bool = True
+    model_id: str,
+    wire_format: WireFormat = WireFormat.OPENAI,
+    *,
+    stream: bool = True,
+    **fields: object,
 ) -> Job:
     """Return a job that any fake server accepts."""
     request = {
@@ -47,6 +51,7 @@ def a_job(
         "messages": [{"role": "user", "content": "hi"}],
         "max_tokens": 5,
         "stream": stream,
+        **fields,
     }
     return Job(
         job_id=uuid.uuid4().bytes,

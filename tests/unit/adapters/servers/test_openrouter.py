@@ -117,6 +117,26 @@ async def test_price_that_no_price_per_token_covers_is_unknown(
     assert model.price_unknown == reason
 
 
+@pytest.mark.parametrize(
+    ("model_id", "limit"),
+    [(MODEL, {"prompt": 0.59059, "completion": 0.79079}), ("acme/auto", None)],
+)
+async def test_request_excludes_providers_above_the_catalogs_price(
+    server: FakeOpenRouter, connect: Connect, model_id: str, limit: dict[str, float] | None
+) -> None:
+    # A client could force an expensive provider, for example by its output limit.
+    backend = connect(server)
+    await backend.list_models()
+    server.script_jobs(FakeOpenRouter.failed_with_200())
+    job = a_job(model_id, provider={"only": ["expensive"]})
+
+    with pytest.raises(ErrorInStream):
+        await backend.execute(job, CollectingSink())
+
+    expected = None if limit is None else {"max_price": limit}
+    assert server.requests[-1].json.get("provider") == expected
+
+
 async def test_no_request_is_sent_without_a_key(server: FakeOpenRouter, connect: Connect) -> None:
     backend = connect(server, api_key=None)
 
