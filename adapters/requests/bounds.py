@@ -74,8 +74,8 @@ IDENTIFIER: Final = Shapes(string=Size(2 * KIB), scalar=Number(-(2**63), 2**64))
 METADATA: Final = Size(16 * KIB, 8)
 """OpenAI's own limit is 16 entries of 64 and 512 characters."""
 
-OPTIONS: Final = Size(4 * KIB, 16)
-"""Small settings such as `reasoning`."""
+INCLUDE: Final = Items(Shapes(string=Size(64)), 16)
+"""Parts of the answer that the client asks for by name."""
 
 STREAM: Final = Flag()
 """vLLM takes `1`, `1.0`, `"yes"` and `"true"` for true, and would report no usage."""

@@ -26,7 +26,7 @@ Left out on purpose, with what they would do:
 from collections.abc import Mapping
 from typing import Final
 
-from provider_agent.adapters.requests import bounds, messages
+from provider_agent.adapters.requests import bounds, messages, options
 from provider_agent.adapters.requests.grammars import GRAMMAR, REGEX, SCHEMA
 from provider_agent.adapters.requests.prompts import EmbeddingsInput, Prompt
 from provider_agent.adapters.requests.rules import Anything, Fields, Flag, Object, Shapes, Size
@@ -35,8 +35,6 @@ from provider_agent.protocol.limits import KIB
 
 FieldTable = Mapping[Operation, Fields]
 
-
-_RESPONSE_FORMAT: Final = Shapes(mapping=SCHEMA)
 
 _SHARED: Final[Fields] = {
     "model": None,
@@ -68,7 +66,7 @@ STANDARD: Final[FieldTable] = {
         "max_completion_tokens": bounds.TOKENS,
         "logprobs": bounds.FLAG_OR_LOGPROBS,
         "top_logprobs": bounds.LOGPROBS,
-        "response_format": _RESPONSE_FORMAT,
+        "response_format": options.RESPONSE_FORMAT,
         "reasoning_effort": bounds.IDENTIFIER,
         "verbosity": bounds.IDENTIFIER,
         "safety_identifier": bounds.IDENTIFIER,
@@ -100,9 +98,9 @@ STANDARD: Final[FieldTable] = {
         "max_output_tokens": bounds.TOKENS,
         "max_tool_calls": bounds.COUNT,
         "top_logprobs": bounds.LOGPROBS,
-        "text": Shapes(mapping=SCHEMA),
-        "reasoning": bounds.OPTIONS,
-        "include": bounds.OPTIONS,
+        "text": options.TEXT,
+        "reasoning": options.REASONING,
+        "include": bounds.INCLUDE,
         "truncation": bounds.IDENTIFIER,
         "stream_options": Object({"include_obfuscation": None}),
         "user": bounds.IDENTIFIER,
@@ -121,8 +119,8 @@ STANDARD: Final[FieldTable] = {
         "max_tokens": bounds.TOKENS,
         "stop_sequences": bounds.STOP_WORDS,
         "top_k": bounds.TOP_K,
-        "thinking": bounds.OPTIONS,
-        "output_config": Shapes(mapping=SCHEMA),
+        "thinking": options.THINKING,
+        "output_config": options.OUTPUT_CONFIG,
         "output_format": Shapes(mapping=SCHEMA),
         "metadata": bounds.METADATA,
     },
@@ -133,8 +131,8 @@ STANDARD: Final[FieldTable] = {
         "system": messages.MESSAGES_SYSTEM,
         "tools": messages.MESSAGES_TOOLS,
         "tool_choice": messages.TOOL_CHOICE,
-        "thinking": bounds.OPTIONS,
-        "output_config": Shapes(mapping=SCHEMA),
+        "thinking": options.THINKING,
+        "output_config": options.OUTPUT_CONFIG,
     },
 }
 
@@ -187,7 +185,7 @@ GRAMMARS: Final[Fields] = {
     "guided_json": SCHEMA,
     "guided_choice": SCHEMA,
     "guided_whitespace_pattern": REGEX,
-    "response_format": _RESPONSE_FORMAT,
+    "response_format": options.RESPONSE_FORMAT,
     "structured_outputs": Object(
         {
             "json": SCHEMA,
@@ -216,11 +214,11 @@ _TEMPLATE_SWITCHES: Final = Object(
 RENDERING: Final[Fields] = {
     "chat_template_kwargs": _TEMPLATE_SWITCHES,
     "enable_thinking": Flag(),
-    "thinking": bounds.OPTIONS,
+    "thinking": options.THINKING,
     "thinking_budget": bounds.TOKENS,
     "thinking_budget_tokens": bounds.TOKENS,
     "thinking_token_budget": bounds.TOKENS,
-    "reasoning": bounds.OPTIONS,
+    "reasoning": options.REASONING,
     "reasoning_format": bounds.IDENTIFIER,
     **dict.fromkeys(("include_reasoning", "separate_reasoning", "stream_reasoning")),
     **dict.fromkeys(("add_generation_prompt", "continue_final_message")),

@@ -43,11 +43,19 @@ _CHAT_PARTS: Final[dict[str, Fields]] = {
     "file": {"type": None, "file": Object({"file_data": DATA, "filename": None})},
 }
 
+_TOOL_CALL: Final = Object(
+    {
+        **dict.fromkeys(("id", "index", "type", "extra_content")),
+        "function": Object({"name": _TEXT, "arguments": None}, needed=("name",)),
+        "custom": Object({"name": _TEXT, "input": None}, needed=("name",)),
+    }
+)
 _CHAT_MESSAGE: Final = Object(
     {
         "role": _TEXT,
         "content": Shapes(string=_ANY, items=Items(Typed(_CHAT_PARTS, required=True), MESSAGES)),
-        **dict.fromkeys(("name", "tool_calls", "tool_call_id", "function_call", "refusal")),
+        **dict.fromkeys(("name", "tool_call_id", "function_call", "refusal")),
+        "tool_calls": Items(_TOOL_CALL, MESSAGES),
         **dict.fromkeys(("reasoning", "reasoning_content", "reasoning_details", "thinking")),
         **dict.fromkeys(("annotations", "prefix", "partial", "phase")),
         "cache_control": _CACHE_CONTROL,

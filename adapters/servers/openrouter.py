@@ -21,7 +21,8 @@ from provider_agent.adapters.base import (
     BadStatus,
     RequestPolicy,
 )
-from provider_agent.adapters.requests.bounds import IDENTIFIER, OPTIONS, TOP_K
+from provider_agent.adapters.requests.bounds import IDENTIFIER, TOP_K
+from provider_agent.adapters.requests.options import REASONING
 from provider_agent.adapters.requests.rules import Fields, Object
 from provider_agent.adapters.servers.input_kinds import kinds_from_names
 from provider_agent.adapters.servers.openrouter_catalog import (
@@ -68,7 +69,7 @@ _POLICY: Final = msgspec.structs.replace(
         {
             Operation.CHAT: {
                 **_SAMPLING,
-                "reasoning": OPTIONS,
+                "reasoning": REASONING,
                 "include_reasoning": None,
                 "cache_control": _CACHE_CONTROL,
             },

@@ -15,7 +15,8 @@ from provider_agent.adapters.base import (
     BreakerRule,
     RequestPolicy,
 )
-from provider_agent.adapters.requests.bounds import OPTIONS, TOKEN_IDS, TOP_K
+from provider_agent.adapters.requests.bounds import TOKEN_IDS, TOP_K
+from provider_agent.adapters.requests.options import REASONING
 from provider_agent.adapters.servers.catalog_prices import CatalogPrice, worst_price
 from provider_agent.adapters.servers.input_kinds import kinds_from_flags
 from provider_agent.adapters.servers.passthrough import (
@@ -105,7 +106,7 @@ class VeniceBackend(PassthroughBackend):
             **dict.fromkeys(("min_p", "max_temp", "min_temp", "repetition_penalty")),
             "top_k": TOP_K,
             "stop_token_ids": TOKEN_IDS,
-            "reasoning": OPTIONS,
+            "reasoning": REASONING,
         },
         [Operation.CHAT],
     )

@@ -140,12 +140,23 @@ parts = objects(
         ("content", mostly(short_texts)),
     ]
 )
+tool_calls = lists(
+    objects(
+        [
+            ("id", short_texts),
+            ("type", st.sampled_from(TOOL_TYPES).map(_text)),
+            ("function", objects([("name", short_texts), ("arguments", mostly(short_texts))])),
+        ]
+    )
+)
 messages = objects(
     [
         ("role", mostly(st.sampled_from(["user", "system", "assistant", "tool"]).map(_text))),
         ("content", mostly(short_texts) | lists(parts)),
         ("type", st.sampled_from(["message", "function_call", "item_reference"]).map(_text)),
         ("tools", lists(anything)),
+        ("tool_calls", mostly(tool_calls)),
+        ("reasoning_content", mostly(short_texts)),
         ("name", mostly(short_texts)),
     ]
 )
@@ -191,6 +202,8 @@ _VALUES: Final[dict[str, st.SearchStrategy[str]]] = {
     "chat_template_kwargs": objects(
         [("enable_thinking", mostly(flags)), ("chat_template", short_texts), ("tools", anything)]
     ),
+    "reasoning": objects([("effort", mostly(short_texts)), ("mode", anything)]),
+    "thinking": objects([("type", mostly(short_texts)), ("budget_tokens", mostly(numbers))]),
     **dict.fromkeys(("grammar", "ebnf", "regex", "guided_regex", "guided_grammar"), grammars),
     **dict.fromkeys(("json_schema", "guided_json", "text", "output_config"), schemas),
 }

@@ -208,6 +208,21 @@ def test_nested_fields_of_a_tool_are_listed_too() -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["openrouter", "vllm"])
+def test_settings_with_fields_of_their_own_are_listed_too(kind: str) -> None:
+    request = {
+        **with_minimal(RESPONSES, reasoning={"effort": "low", "mode": "x"}),
+        "text": {"verbosity": "low", "x": 1},
+    }
+
+    sent = body(kind, request, RESPONSES)
+
+    assert sent["reasoning"] == {"effort": "low"}
+    assert sent["text"] == {"verbosity": "low"}
+    messages = with_minimal(ANTHROPIC, thinking={"type": "adaptive", "model": "other"})
+    assert body(kind, messages, ANTHROPIC)["thinking"] == {"type": "adaptive"}
+
+
 # --- messages ------------------------------------------------------------------------------------
 
 
