@@ -121,7 +121,10 @@ class VeniceBackend(PassthroughBackend):
         await self.get_json("/v1/api_keys/rate_limits", _RateLimits)
 
     async def fetch_catalog(self) -> list[BackendModel]:
-        """Fetch the models of each type that supports an operation."""
+        """Fetch the models of each type that supports an operation.
+
+        Only the list of the text models is required; without the other, its models are left out.
+        """
         found: list[BackendModel] = []
         for model_type in _OPERATIONS:
             response = await self.request("GET", f"/v1/models?type={model_type}")
@@ -149,7 +152,8 @@ class VeniceBackend(PassthroughBackend):
     def _why_withheld(self, model: _Model) -> str:
         """Return why a model is not offered; "" if it is offered.
 
-        Deprecated models are withheld: Venice serves another model under the name of a retired one.
+        A deprecated model is withheld even before it is retired, because Venice serves another
+        model under the name of a retired one.
         """
         if model.spec.offline:
             return "offline at Venice"

@@ -53,8 +53,8 @@ _PREFILL_SECONDS: Final = "vllm:request_prefill_time_seconds_sum"
 _DECODE_TOKENS: Final = "vllm:request_generation_tokens_sum"
 _DECODE_SECONDS: Final = "vllm:request_decode_time_seconds_sum"
 _GENERATED: Final = "vllm:generation_tokens_total"
-# The first two grow with the tokens of each step. During the prefill of a long prompt they may not
-# change for many steps, but the cache fills.
+# The first two grow with each step that outputs a token. The prefill of a long prompt may take many
+# steps that output none, but they fill the cache.
 _PROGRESS: Final = (_GENERATED, "vllm:iteration_tokens_total_count", _CACHE, _OLD_CACHE)
 _METRICS: Final = (
     *_PROGRESS,
@@ -85,7 +85,8 @@ class VllmBackend(HttpBackend):
     default_url: ClassVar[str] = "http://127.0.0.1:8000"
     # vLLM batches requests and slows down gradually; its own limit (--max-num-seqs) is higher.
     default_max_concurrent: ClassVar[int] = 32
-    # A frozen engine behind a working HTTP process: `/health` and `/metrics` still answer.
+    # Only `stall_s` detects a frozen engine: its HTTP process still answers `/health` and
+    # `/metrics`.
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(stall_s=20.0)
 
     def __init__(
@@ -181,7 +182,7 @@ class VllmBackend(HttpBackend):
 
 
 def _progress(found: Mapping[str, list[float]]) -> str | None:
-    """Return the values that change with the steps of the engine; None if it reports none."""
+    """Return the values that change with the engine's steps; None if `_GENERATED` is missing."""
     values = {name: found[name] for name in _PROGRESS if name in found}
     return repr(values) if _GENERATED in values else None
 

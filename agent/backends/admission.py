@@ -17,7 +17,7 @@ MAX_SERVER_WAIT_S: Final = 60.0
 """The longest time in seconds for which a server's request to wait opens a breaker."""
 
 MAX_MODELS: Final = 256
-"""The most models with a breaker of their own; of more, a closed one is dropped."""
+"""The most models with their own breaker. To add one more, a closed breaker is dropped."""
 
 _STALE_MODEL_LIST: Final = frozenset({ErrorCode.MODEL_NOT_LOADED, ErrorCode.FORMAT_NOT_SUPPORTED})
 """Errors that show that the known list of models is out of date; the server itself is healthy."""
@@ -33,16 +33,16 @@ class Check(Enum):
     HEALTH = auto()
     """Check the backend's health now."""
     MODEL = auto()
-    """Check it, and whether the model of the job can generate a token."""
+    """Check the backend's health, and whether the model of the job can generate a token."""
 
 
 class AdmissionControl:
     """Decides whether one backend may receive a job for a model now.
 
     After repeated failures, the breaker of the backend or of the model opens. If the backend can
-    confirm failures (`Backend.confirms_failures`), no breaker opens: a check of the model follows,
-    so that no client can take the model out of service with requests that the server answers with
-    an internal error.
+    confirm failures (`Backend.confirms_failures`), the model is checked instead, so that no client
+    can take it out of service with requests that the server answers with an internal error. In both
+    cases, a breaker opens when the server asks to wait.
 
     Args:
         backend: whose `breaker_rule` applies.
@@ -54,7 +54,8 @@ class AdmissionControl:
         self, backend: Backend, tokens_per_minute: int | None, clock: Callable[[], float]
     ) -> None:
         self._rule = backend.breaker_rule
-        # A service that blocks keys must not receive further requests, whatever the cause.
+        # With `counts_client_errors`, the service blocks a key after too many failed requests. The
+        # check of a model would be another request that may fail, so the breaker opens without it.
         self._confirms = backend.confirms_failures and not self._rule.counts_client_errors
         self._backend_id = backend.id
         self._clock = clock

@@ -30,7 +30,7 @@ class BreakerState(StrEnum):
 
 
 class Breaker:
-    """The circuit breaker of one backend.
+    """The circuit breaker of one backend, or of one of its models.
 
     Each opening starts a new generation. A job's outcome is reported with the generation in which
     the job started; outcomes of earlier generations are ignored.
@@ -108,7 +108,8 @@ class Breaker:
         if self._is_stale(generation):
             return
         now = self._clock()
-        if self._open_until is not None:  # the failed job was the trial
+        # Jobs from before the opening are stale, so that this job can only be the trial.
+        if self._open_until is not None:
             self._wait_s = min(self._wait_s * 2, self._rule.max_open_s)
             self._open(now + self._wait_s, "the trial failed")
         elif self.count_failure(request):

@@ -143,7 +143,7 @@ class Discovery:
         self._on_change()
 
     def set_pricing(self, pricing: PricingConfig) -> None:
-        """Change the operator's prices; `replace_backends` reports the change."""
+        """Change the operator's prices without `on_change`; call `replace_backends` next."""
         self._pricing = pricing
 
     def set_interval(self, interval_s: float) -> None:

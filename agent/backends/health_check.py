@@ -52,7 +52,8 @@ class BackendState(Struct, frozen=True):
 
 
 Suspects = Mapping[str, bool]
-"""The models that may not work, by id; True: a timeout confirms that the model does not work."""
+"""The models to test by generating a token, by id. An error always shows that the model does not
+work; a timeout only if the value is True."""
 
 NO_SUSPECTS: Final[Suspects] = MappingProxyType({})
 
@@ -62,7 +63,7 @@ async def check_backend(backend: Backend, suspects: Suspects = NO_SUSPECTS) -> B
 
     Args:
         backend: the backend to check.
-        suspects: the models that have to generate a token, to be offered.
+        suspects: the models to test; those that do not work are not offered.
     """
     try:
         return await call_within(CHECK_TIMEOUT_S, backend, _check, backend, suspects)
@@ -112,9 +113,10 @@ async def _check(backend: Backend, suspects: Suspects) -> BackendState:
 async def _find_failing(
     backend: Backend, models: Iterable[BackendModel], suspects: Suspects
 ) -> dict[str, str]:
-    """Return the suspects that generate no token, each with the reason.
+    """Return the suspects that do not work, as defined by `Suspects`, each with the reason.
 
-    A timeout of one means that the server hangs: the others are not tried.
+    After a timeout, the server is assumed to hang: the timeout counts for the remaining suspects
+    too, and they are not tried.
     """
     failing: dict[str, str] = {}
     hangs = False

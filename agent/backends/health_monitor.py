@@ -78,7 +78,7 @@ class HealthMonitor:
         overflow: whether the backend joins the offers of other backends.
         checked_at: the loop time when the last check ended; None before the first.
         running: the number of jobs that run on the backend now.
-        suspects: the models that the next check asks to generate a token.
+        suspects: the models that the next check asks to generate a token; see `Suspects`.
         retired: whether the backend receives no more jobs.
         closed: whether the backend is closed.
     """
@@ -130,7 +130,7 @@ class HealthMonitor:
 
     @property
     def serves(self) -> bool:
-        """Whether the backend is healthy and offers a model, or has none to offer."""
+        """Whether the backend is healthy, and breakers do not stop all of its models."""
         offered = self._offered_models()
         return self.state.health.reachable and (bool(offered) or not self.state.models)
 
@@ -197,7 +197,7 @@ class HealthMonitor:
     async def answers(self) -> bool:
         """Whether the backend answers a health check now. Concurrent calls share one check.
 
-        The periodic check follows at once if it does not.
+        If it does not, `run` checks the backend without waiting for the scheduled time.
         """
         if self._answers is None or self._answers.done():
             self._answers = asyncio.create_task(answers(self.backend), name="check before failover")
@@ -254,7 +254,7 @@ class HealthMonitor:
             # (llama.cpp): while its jobs run, a timeout does not mean that it is down.
             return
         if current.health.reachable:
-            self._note_suspects(suspects, current)
+            self._update_suspects(suspects, current)
             self.last_models = current.models
         works = current.health.reachable and not current.failing
         self._failures = 0 if works else self._failures + 1
@@ -263,10 +263,10 @@ class HealthMonitor:
         await self._read_load()
         self._report_change()
 
-    def _note_suspects(self, checked: Suspects, current: BackendState) -> None:
-        """Keep the models that still fail; a model that works has no more failures.
+    def _update_suspects(self, checked: Suspects, current: BackendState) -> None:
+        """Keep those of the checked suspects that still fail.
 
-        A job that fails during the check makes its model a suspect again.
+        If no model fails, and the check tested one or ended an outage, forget the failed jobs.
         """
         for model_id in checked:
             if model_id in current.failing:
@@ -329,7 +329,10 @@ class HealthMonitor:
             self._mark_stalled()
 
     def _mark_stalled(self) -> None:
-        """Mark the backend as down until each of its models generates a token."""
+        """Mark the backend as down until its next check passes; end the jobs without output.
+
+        If the backend can confirm failures, its models have to generate a token in that check.
+        """
         stall_s = self._stall_watch.stall_s
         text = f"the server processed no token for {stall_s:g} s while jobs ran; is it frozen?"
         previous, self.state = (

@@ -50,6 +50,8 @@ def offer_warnings(
     for state in states:
         if state.health.reachable:
             warnings += _unmatched_in_backend(state)
+    # A backend that was skipped, because its key is missing, has no state. A price could be for one
+    # of its models.
     if len(states) == len(config.backends) and all(state.health.reachable for state in states):
         known = {model.model_id for state in states for model in (*state.models, *state.withheld)}
         warnings += [

@@ -35,10 +35,10 @@ class OfferedPrice(Struct, frozen=True):
     native: bool = True
 
     def covers(self, price: Price | None, *, native: bool) -> bool:
-        """Whether a job at this price may run on a backend with the price `price`.
+        """Whether a job that is paid at the offered price may run on a backend priced at `price`.
 
-        A native backend costs the operator nothing per token. A passthrough does, so the offer
-        must include passthroughs, at this price or a higher one.
+        A native backend costs the operator nothing per token, so it may always run the job. A
+        passthrough may only if the offer includes passthroughs, at `price` or more.
         """
         if native:
             return True

@@ -96,7 +96,10 @@ def choose_routes(
 
 
 def _preference(route: Route) -> tuple[bool, int, float, int]:
-    """Return the sort key of a route. Overflow has backends of different prices in one offer."""
+    """Return the sort key of a route; the least is the best.
+
+    Prices differ only between the passthroughs of an offer, if some have the setting `overflow`.
+    """
     cost = 0
     if route.price is not None and not route.native:
         cost = route.price.input_per_1m + route.price.output_per_1m
