@@ -77,8 +77,8 @@ def conformance() -> None:
     """Test an implementation of the protocol, in any language.
 
     Prints a table: rule, whether it held, and what was observed. Exits with 0 if every MUST held, 1
-    if one did not, and 2 if the tests could not run, or not to their end. docs/conformance.md
-    explains the rules.
+    if one did not, and 2 if the tests could not run or ended early. docs/conformance.md explains
+    the rules.
     """
 
 

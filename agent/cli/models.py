@@ -29,7 +29,8 @@ class ModelsReport(msgspec.Struct, frozen=True):
 
     Attributes:
         models: the offers.
-        backends: every configured backend with all of its models.
+        backends: every configured backend with its models, of the withheld ones up to
+            `MAX_WITHHELD`; if none is configured, one entry that says so.
     """
 
     models: list[ModelOffer]

@@ -18,11 +18,11 @@ def console() -> Console:
 
 
 def visible(text: str, *, keep: str = "") -> str:
-    """Replace control characters in `text`, which could control the terminal.
+    """Replace each character that is not printable; escape sequences could control the terminal.
 
     Args:
         text: a text of a server or coordinator.
-        keep: control characters to keep.
+        keep: the characters that are not replaced, such as line breaks.
     """
     return "".join(
         char if char.isprintable() or char in keep else "\N{REPLACEMENT CHARACTER}" for char in text

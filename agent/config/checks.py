@@ -78,7 +78,7 @@ def _coordinator(
         )
     proxy = section.proxy or None
     if proxy is not None:
-        _read_at(
+        _parse_setting(
             "coordinator.proxy",
             origins["coordinator.proxy"],
             lambda: proxy_url(section.proxy or ""),
@@ -100,7 +100,7 @@ def _coordinator_url(
 ) -> str:
     origin = origins[key.partition("[")[0]]
     insecure = section.allow_insecure
-    return _read_at(key, origin, lambda: coordinator_url(text, allow_insecure=insecure))
+    return _parse_setting(key, origin, lambda: coordinator_url(text, allow_insecure=insecure))
 
 
 def _expanded(path: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -112,7 +112,7 @@ def _observability(section: ObservabilityConfig, origins: Mapping[str, str]) -> 
     if address in ("", "off"):
         return replace(section, prometheus_addr="")
     key = "observability.prometheus_addr"
-    _read_at(key, origins[key], lambda: listen_address(address))
+    _parse_setting(key, origins[key], lambda: listen_address(address))
     return replace(section, prometheus_addr=address)
 
 
@@ -165,7 +165,7 @@ def _backend(
     if kind not in known_kinds:
         advice = did_you_mean(kind, known_kinds)
         raise bad_value(origin, f"{key}.kind", f'unknown kind "{kind}"', advice)
-    adapter = _read_at(f"{key}.kind", origin, lambda: backend_class(kind))
+    adapter = _parse_setting(f"{key}.kind", origin, lambda: backend_class(kind))
     _check_key(backend, adapter, origin, key)
     if adapter.requires_url and backend.url is None:
         raise bad_value(origin, f"{key}.url", "missing", 'set it, such as "http://127.0.0.1:9000"')
@@ -176,7 +176,7 @@ def _backend(
         reason = f"{kind} is not a passthrough"
         raise bad_value(origin, f"{key}.overflow", reason, "set it at the passthrough")
     text = backend.url or adapter.default_url
-    url = _read_at(f"{key}.url", origin, lambda: backend_url(text)) if text else None
+    url = _parse_setting(f"{key}.url", origin, lambda: backend_url(text)) if text else None
     return replace(backend, url=url)
 
 
@@ -203,10 +203,10 @@ def _check_key(backend: BackendConfig, adapter: type[Backend], origin: str, key:
         raise bad_value(origin, f"{key}.api_key_file", reason, advice)
 
 
-def _read_at(key: str, origin: str, read: Callable[[], T]) -> T:
-    """Call `read`; turn its ValueError into a `ConfigError` for `key`."""
+def _parse_setting(key: str, origin: str, parse: Callable[[], T]) -> T:
+    """Call `parse`; turn its ValueError into a `ConfigError` for `key`."""
     try:
-        return read()
+        return parse()
     except ValueError as error:
         if isinstance(error, AdvisedError):
             raise bad_value(origin, key, error.problem, error.advice) from error

@@ -48,14 +48,14 @@ async def check_coordinators(config: Config, identity: Identity | None) -> list[
     runs with the same key: a coordinator would reject a second connection with that key, and all
     addresses may lead to the same coordinator.
     """
-    no_handshake = "there is no key" if identity is None else await _running_agent(config)
-    key = None if no_handshake else identity
+    skip_reason = "there is no key" if identity is None else await _running_agent(config)
+    key = None if skip_reason else identity
     urls = (config.coordinator.url, *config.coordinator.fallback_urls)
-    return [await _check_address(config, url, key, no_handshake) for url in urls]
+    return [await _check_address(config, url, key, skip_reason) for url in urls]
 
 
 async def _check_address(
-    config: Config, url: str, identity: Identity | None, no_handshake: str
+    config: Config, url: str, identity: Identity | None, skip_reason: str
 ) -> Finding:
     settings = DialSettings.of(config.coordinator, url)
     step, awaited = ("ping", "pong") if identity is None else ("handshake", "Welcome")
@@ -68,7 +68,7 @@ async def _check_address(
             if identity is None:
                 round_trip = await (await socket.ping())
                 details = f"reachable, round trip {round_trip * 1000:.0f} ms; handshake skipped: "
-                details += no_handshake
+                details += skip_reason
                 return Finding(COMPONENT, url, Outcome.OK, details)
             return await _handshake(socket, settings, config, identity)
     except TimeoutError:
@@ -132,8 +132,8 @@ async def _running_agent(config: Config) -> str:
     urls = (config.coordinator.url, *config.coordinator.fallback_urls)
     if state.last_welcome_age_s is None or state.coordinator_url not in urls:
         return ""
-    # This also prevents a handshake while the agent waits to reconnect: the coordinator would
-    # reject the agent as long as `check` is connected.
+    # The agent may have lost its link and wait to reconnect. Even then there is no handshake: the
+    # coordinator would reject the agent as long as `check` is connected.
     return "the running agent has a session"
 
 
@@ -141,7 +141,7 @@ def _failed(settings: DialSettings, disconnect: Disconnect) -> Finding:
     decision = next_attempt(disconnect, 0, None, lambda: 0.0)
     if isinstance(decision, Fatal):
         advice = decision.hint
-    elif disconnect.detail.startswith("[coordinator]"):
+    elif disconnect.detail.startswith("[coordinator]"):  # an `UnusableFile` of this section
         advice = "correct that file, or the setting that names it"
     else:
         proxy = "; check [coordinator] proxy" if settings.proxy else ""
