@@ -10,6 +10,7 @@ from provider_agent.adapters.base import BackendError
 from provider_agent.agent.backends.capabilities import model_offers
 from provider_agent.agent.backends.configured import Backends, make_backends
 from provider_agent.agent.backends.discovery import Discovery
+from provider_agent.agent.backends.offer_groups import group_by_model
 from provider_agent.agent.backends.routing import Refusal, choose_routes
 from provider_agent.agent.cli.one_job import explain, run_one_job, statistics
 from provider_agent.agent.cli.settings import NO_BACKEND, run_async, with_local_config
@@ -96,6 +97,7 @@ async def _ask_backends(
     routes = choose_routes(wire_format, "", discovery.routes(model))
     if isinstance(routes, Refusal):
         click.echo(f"{model}: {routes.code}: {routes.message}", err=True)
+        _print_why_withheld(model, discovery)
         _print_served_models(discovery, backends)
         return EXIT_FAILED
     backend = routes[0].backend
@@ -154,6 +156,13 @@ class _StandardOutput:
         """End the current line, if there is one."""
         if self._open_line:
             click.echo()
+
+
+def _print_why_withheld(model_id: str, discovery: Discovery) -> None:
+    """Print why backends that have the model are not in its offer."""
+    group = group_by_model(discovery.served_models()).get(model_id)
+    for one, reason, advice in group.withheld if group else ():
+        click.echo(f"not offered by {one.backend.id}: {visible(reason)}; {advice}", err=True)
 
 
 def _print_served_models(discovery: Discovery, backends: Backends) -> None:

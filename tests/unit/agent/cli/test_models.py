@@ -101,6 +101,13 @@ async def test_model_that_another_backend_offers_is_printed_with_the_settings_th
         result = await asyncio.to_thread(
             lambda: invoke(runner, "models", "--json", config=config, KEY="sk-or-1")
         )
+        asked = await asyncio.to_thread(
+            lambda: invoke(runner, "ask", "acme/auto", "hi", config=config, KEY="sk-or-1")
+        )
+    assert (
+        "not offered by openrouter: its price is unknown; set its price in [pricing.models]"
+        in asked.stderr.splitlines()
+    )
     shown = json.loads(result.output)
     assert all(one["native"] for one in shown["models"])
     withheld = {one["model_id"]: one["withheld"] for one in shown["backends"][1]["models"]}
