@@ -102,7 +102,13 @@ def hostile_fields(url: str) -> dict[str, Any]:
         "api_key": "evil",
         "user": CRLF,
         "MODEL": "expensive",
-        "tools": [{"type": "function", "function": {"name": url, "url": "file:///etc/passwd"}}],
+        "tools": [
+            {
+                "type": "function",
+                "name": url,
+                "function": {"name": url, "url": "file:///etc/passwd"},
+            }
+        ],
         "messages": [{"role": "user", "content": [{"type": "text", "text": f"{url}/image.png"}]}],
     }
 
