@@ -22,6 +22,23 @@ _CODE_BY_STATUS: Final = {
     529: ErrorCode.BACKEND_OVERLOADED,
 }
 
+_INVALID_REQUEST: Final = (
+    # llama.cpp (recorded; "Jinja Exception" is how a chat template rejects a conversation)
+    rb"' is required\"",
+    rb"(?:image|audio|video) input is not supported",
+    rb"Failed to parse (?:tools|messages)",
+    rb"Unknown reasoning format",
+    rb"Cannot use (?:both json_schema and grammar|custom grammar)",
+    rb"Jinja Exception",
+    # vLLM (recorded): errors of Python for a field of the wrong type, or a tool without `function`
+    rb"'(?:int|float|bool|str|list|dict)' object ",
+    rb'"message": ?"\'\w+\'"',
+    # Ollama (its source)
+    rb"invalid JSON schema in format",
+    rb"json: cannot unmarshal",
+    rb"does not support (?:tools|thinking)",
+)
+
 # Statuses, a pattern of the body, and the code. The first that matches applies.
 _CODE_BY_BODY: Final = tuple(
     (frozenset(statuses), re.compile(pattern, re.IGNORECASE), code)
@@ -32,6 +49,7 @@ _CODE_BY_BODY: Final = tuple(
             (
                 rb"exceed_context_size|context_length_exceeded|max_model_len"
                 rb"|context (?:size|window|length)"
+                rb"|is too large to process"  # llama.cpp: embeddings over the physical batch
             ),
             ErrorCode.CONTEXT_LENGTH_EXCEEDED,
         ),
@@ -49,11 +67,21 @@ _CODE_BY_BODY: Final = tuple(
             rb"does not support [a-z ]{0,40}API|does not support (?:chat|generate)\b",
             ErrorCode.FORMAT_NOT_SUPPORTED,
         ),
-        # OpenRouter's moderation rejected the prompt, not the key.
-        ((403,), rb"flagged_input|content_policy_violation", ErrorCode.BAD_REQUEST),
-        # llama.cpp answers 500 to these invalid requests (seen on Messages and with images). As
-        # failures of the server they would let a client open the backend's breaker.
-        ((500,), rb"' is required\"|(?:image|audio) input is not supported", ErrorCode.BAD_REQUEST),
+        # A response of Responses that does not exist (vLLM, OpenAI).
+        (
+            (404,),
+            rb'"param": ?"response_id"|previous_response_not_found',
+            ErrorCode.BAD_REQUEST,
+        ),
+        # OpenRouter's moderation or guardrails rejected the prompt, not the key.
+        (
+            (403,),
+            rb"flagged_input|content_policy_violation|Request blocked",
+            ErrorCode.BAD_REQUEST,
+        ),
+        # These servers answer 500 to invalid requests. As failures of the server they would be
+        # repeated, and would let a client open the backend's breaker.
+        ((500,), rb"|".join(_INVALID_REQUEST), ErrorCode.BAD_REQUEST),
     )
 )
 

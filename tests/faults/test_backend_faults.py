@@ -97,15 +97,15 @@ FAULTS: Final = {
         always(Reply(STREAM_HEAD, AfterReply.CLOSE)), *BROKEN, "middle"
     ),
     "reset mid-chunk": FaultCase(
-        lambda op: stream(FRAMES[op][:2], end=b"400\r\n", then=AfterReply.RESET),
+        lambda op: stream(FRAMES[op][:3], end=b"400\r\n", then=AfterReply.RESET),
         *BROKEN,
-        relayed=first_frames(2),
+        relayed=first_frames(3),
     ),
     "closed mid-chunk": FaultCase(
-        lambda op: stream(FRAMES[op][:2], end=b"400\r\n", then=AfterReply.CLOSE),
+        lambda op: stream(FRAMES[op][:3], end=b"400\r\n", then=AfterReply.CLOSE),
         *BROKEN,
         "middle",
-        first_frames(2),
+        first_frames(3),
     ),
     "body shorter than its content length": FaultCase(
         always(Reply(head(200, "application/json", Content_Length=99) + b"{", AfterReply.CLOSE)),
@@ -141,37 +141,37 @@ FAULTS: Final = {
         abandoned=True,
     ),
     "hang after the first output": FaultCase(
-        lambda op: stream(FRAMES[op][:2], end=b"", then=AfterReply.HANG),
+        lambda op: stream(FRAMES[op][:3], end=b"", then=AfterReply.HANG),
         *TIMED_OUT,
         "silence timeout",
-        first_frames(2),
+        first_frames(3),
         abandoned=True,
     ),
     # aiohttp closes the connection, but does not wake up the task that reads. So the job ends only
     # at the silence timeout.
     "malformed chunk": FaultCase(
-        lambda op: stream(FRAMES[op][:2], end=b"", late=b"hello\r\n", then=AfterReply.HANG),
+        lambda op: stream(FRAMES[op][:3], end=b"", late=b"hello\r\n", then=AfterReply.HANG),
         *TIMED_OUT,
         "silence timeout",
-        first_frames(2),
+        first_frames(3),
         abandoned=True,
     ),
     "endless comments after the first output": FaultCase(
         lambda op: Reply(
-            STREAM_HEAD + chunked(first_frames(2)(op)), drip=chunked(COMMENT), drip_s=100.0
+            STREAM_HEAD + chunked(first_frames(3)(op)), drip=chunked(COMMENT), drip_s=100.0
         ),
         *TIMED_OUT,
         "total timeout",
-        lambda op: first_frames(2)(op) + COMMENT * 4,
+        lambda op: first_frames(3)(op) + COMMENT * 4,
         abandoned=True,
     ),
     "slow endless output": FaultCase(
         lambda op: Reply(
-            STREAM_HEAD + chunked(first_frames(1)(op)), drip=chunked(FRAMES[op][1]), drip_s=110.0
+            STREAM_HEAD + chunked(first_frames(3)(op)), drip=chunked(FRAMES[op][3]), drip_s=110.0
         ),
         *TIMED_OUT,
         "total timeout",
-        lambda op: first_frames(1)(op) + FRAMES[op][1] * 4,
+        lambda op: first_frames(3)(op) + FRAMES[op][3] * 4,
         abandoned=True,
     ),
     # --- incomplete responses
@@ -184,11 +184,11 @@ FAULTS: Final = {
     "status 204": FaultCase(always(Reply(head(204, "application/json"))), *INVALID),
     "stream longer than its content length": FaultCase(
         lambda op: Reply(
-            head(Content_Length=len(first_frames(2)(op))) + first_frames(2)(op), late=b"data: x\n"
+            head(Content_Length=len(first_frames(3)(op))) + first_frames(3)(op), late=b"data: x\n"
         ),
         *INVALID,
         "ended without",
-        first_frames(2),
+        first_frames(3),
     ),
     "JSON body longer than its content length, in two writes": FaultCase(
         always(

@@ -46,8 +46,8 @@ UNUSUAL: Final[dict[str, Callable[[Operation], Reply]]] = {
         p for frame in FRAMES[op] for p in (COMMENT, frame)
     ),
     "CRLF line ends": lambda op: stream(f.replace(b"\n", b"\r\n") for f in FRAMES[op]),
-    "a line of 5 MB": lambda op: stream([*FRAMES[op][:2], LONG_LINE, b"\n\n", *FRAMES[op][2:]]),
-    "invalid UTF-8": lambda op: stream([*FRAMES[op][:2], b"data: \xff\n\n", *FRAMES[op][2:]]),
+    "a line of 5 MB": lambda op: stream([*FRAMES[op][:3], LONG_LINE, b"\n\n", *FRAMES[op][3:]]),
+    "invalid UTF-8": lambda op: stream([*FRAMES[op][:3], b"data: \xff\n\n", *FRAMES[op][3:]]),
     "garbage after the terminal marker": lambda op: stream([*FRAMES[op], b"\x00\xff garbage"]),
     "garbage after the response": lambda op: stream(FRAMES[op], late=b"\x00garbage"),
     "garbage in the same write as the last chunk": lambda op: stream(

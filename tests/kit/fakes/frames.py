@@ -112,8 +112,13 @@ def response_body(model: str) -> dict[str, object]:
     }
 
 
-def response_frames(model: str) -> list[bytes]:
-    """A whole stream of Responses; it has no `[DONE]`."""
+def response_frames(model: str, last: str = "response.completed") -> list[bytes]:
+    """A whole stream of Responses; it has no `[DONE]`.
+
+    Args:
+        model: the model name in the response.
+        last: the type of the last event; some gateways send `response.done`.
+    """
     completed = response_body(model)
     created = {**completed, "status": "in_progress", "output": [], "usage": None}
 
@@ -122,8 +127,9 @@ def response_frames(model: str) -> list[bytes]:
 
     return [
         event("response.created", response=created),
+        event("response.in_progress", response=created),
         *(event("response.output_text.delta", item_id="msg_1", delta=word) for word in WORDS),
-        event("response.completed", response=completed),
+        event(last, response=completed),
     ]
 
 

@@ -6,6 +6,8 @@ Recorded from a real server:
 - Errors have OpenAI's shape on every route; unknown routes answer 404 `File Not Found`.
 - An empty request is answered with 500 by Messages and `count_tokens`, with 501 by embeddings if
   they are disabled, and with 400 by all other routes.
+- Other invalid requests are answered with 500 too (`invalid_requests`; users reported the last of
+  them).
 - Embeddings answer 400 if the model has no pooling. `/metrics` answers 501 unless it is enabled.
 - `/props` has `modalities` and `chat_template_caps`.
 
@@ -103,6 +105,32 @@ class FakeLlamaCpp(FakeServer):
     def error_response(self, status: int, message: str, request: RecordedRequest) -> FakeResponse:
         kind = "unavailable_error" if status == 503 else "invalid_request_error"
         return json_response({"error": {"code": status, "message": message, "type": kind}}, status)
+
+    @staticmethod
+    def invalid_requests() -> list[FakeResponse]:
+        """The recorded responses to invalid requests that have status 500."""
+        return [
+            json_response({"error": {"code": 500, "message": text, "type": "server_error"}}, 500)
+            for text in (
+                "'messages' is required",
+                (
+                    "image input is not supported - hint: if this is unexpected, you may need to "
+                    "provide the mmproj"
+                ),
+                'Failed to parse tools: Unsupported tool type: {"type":"x"}; tools = [...]',
+                'Failed to parse messages: Missing \'role\' in message: {"content":"hi"}',
+                (
+                    "Failed to parse messages: [json.exception.type_error.302] type must be string, "
+                    "but is number"
+                ),
+                "Unknown reasoning format: bad",
+                "Cannot use both json_schema and grammar",
+                (
+                    "\n------------\nWhile executing CallExpression at line 19, column 27 in source:\n"
+                    "Error: Jinja Exception: Conversation roles must alternate user/assistant/..."
+                ),
+            )
+        ]
 
     @staticmethod
     def context_exceeded() -> FakeResponse:

@@ -8,9 +8,11 @@ From the source:
 - `message_start` contains an estimate of the input tokens, `message_delta` the final number.
 - Errors are `{"error": text}` on native routes. On routes below `/v1`, they have the shape of the
   wire format.
+- Some invalid requests are a 500 (`invalid_requests`; reported by users).
 
 Recorded from 0.17:
 
+- If usage is requested, every chunk of completions but the last one reports zeros.
 - `acme-pinned` and `acme-pinned:latest` are the same model; the lists contain only the latter.
 
 Documented:
@@ -23,9 +25,15 @@ Documented:
 from typing import ClassVar
 
 from provider_agent.protocol.formats import Operation
-from tests.kit.fakes.frames import INPUT_TOKENS, OUTPUT_TOKENS
+from tests.kit.fakes.frames import INPUT_TOKENS, OUTPUT_TOKENS, sse
 from tests.kit.fakes.good_responses import good_response
-from tests.kit.fakes.server import FakeResponse, FakeServer, RecordedRequest, json_response
+from tests.kit.fakes.server import (
+    FakeResponse,
+    FakeServer,
+    RecordedRequest,
+    json_response,
+    stream_response,
+)
 
 MODEL = "acme:8b"
 PINNED = "acme-pinned:latest"
@@ -81,6 +89,29 @@ class FakeOllama(FakeServer):
             if not self.old:
                 return FakeResponse((b"405 method not allowed",), 405, "text/plain")
         return FakeResponse((b"404 page not found",), 404, "text/plain")
+
+    @staticmethod
+    def invalid_requests() -> list[FakeResponse]:
+        """Responses to invalid requests that have status 500."""
+        return [
+            json_response(
+                {"error": {"message": text, "type": "api_error", "param": None, "code": None}}, 500
+            )
+            for text in (
+                "invalid JSON schema in format",
+                (
+                    "json: cannot unmarshal array into Go struct field .tools.function.parameters."
+                    "properties.type of type string"
+                ),
+            )
+        ]
+
+    @staticmethod
+    def interrupted_completions() -> FakeResponse:
+        """The first chunks of a stream of completions, which report zeros."""
+        usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+        choice = {"text": " sea", "index": 0, "finish_reason": None}
+        return stream_response([sse({"choices": [choice], "usage": usage})] * 100)
 
     def error_response(self, status: int, message: str, request: RecordedRequest) -> FakeResponse:
         if request.path == "/v1/messages":

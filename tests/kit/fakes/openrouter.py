@@ -7,6 +7,7 @@ Documented:
 - An error inside a stream is a chunk with a top-level `error` and `finish_reason: "error"`.
 - An error of the upstream provider can be a 200 with `error` in the body.
 - `provider.max_price` excludes providers above a price (US dollars per million tokens).
+- A request that a guardrail blocks is a 403 with the reason.
 - `supported_parameters` is the union over the providers of a model.
 - Prices are US dollars per token, as text; -1 stands for a variable price. Besides `prompt` and
   `completion` there are prices of cache writes, reasoning, images and audio, fees per request,
@@ -80,6 +81,17 @@ class FakeOpenRouter(FakeServer):
         """An error of the upstream provider within a stream."""
         error = chat_chunk(MODEL, {"content": ""}, "error", error={"code": code, "message": "Oh"})
         return stream_response([_COMMENT, *chat_frames(MODEL, usage=False)[:3], error])
+
+    @staticmethod
+    def blocked() -> list[FakeResponse]:
+        """A guardrail blocked the request; on chat, and on Messages."""
+        message = "Request blocked: prompt injection patterns detected"
+        chat: dict[str, object] = {"code": 403, "message": message, "metadata": {}}
+        messages: dict[str, object] = {"type": "permission_error", "message": message}
+        return [
+            json_response({"error": chat}, 403),
+            json_response({"type": "error", "error": messages}, 403),
+        ]
 
     @staticmethod
     def failed_with_200() -> FakeResponse:

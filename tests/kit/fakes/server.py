@@ -83,8 +83,8 @@ class RecordedRequest:
 
     @property
     def is_streamed(self) -> bool:
-        """Whether the request is for a stream."""
-        return self.json.get("stream") is True
+        """Whether the request is for a stream: vLLM also accepts other values than `true`."""
+        return str(self.json.get("stream")).lower() in ("true", "1", "1.0", "yes", "y", "on", "t")
 
     @property
     def asks_for_usage(self) -> bool:

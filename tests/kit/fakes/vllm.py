@@ -7,6 +7,10 @@ Recorded:
   the route.
 - A generating model has no embeddings route.
 - `stream_options` in a request that is not streamed is a 400.
+- Some invalid requests are a 500 (`invalid_requests`).
+- `"stream": "true"`, `"yes"`, `1` and `1.0` request a stream.
+- A Responses stream begins with `response.created` and `response.in_progress`, before the request
+  waits in the queue (`Fault.HANG_AFTER_FIRST_CHUNK`).
 - If the queue is full, a streamed request gets a 200 with an error event of code 503 and `[DONE]`.
 - While a streamed request waits in the queue, its response headers are already sent
   (`Fault.HANG_AFTER_HEADERS`).
@@ -82,6 +86,24 @@ class FakeVllm(FakeServer):
         if request.path.startswith("/v1/messages"):
             return json_response({"type": "error", "error": fields}, status)
         return json_response({"error": {**fields, "param": None, "code": status}}, status)
+
+    @staticmethod
+    def invalid_requests() -> list[FakeResponse]:
+        """The recorded responses to a field of the wrong type, and to a tool without `function`."""
+        return [
+            json_response(
+                {
+                    "error": {
+                        "message": text,
+                        "type": "InternalServerError",
+                        "param": None,
+                        "code": 500,
+                    }
+                },
+                500,
+            )
+            for text in ("'int' object has no attribute 'get'", "'function'")
+        ]
 
     @staticmethod
     def admission_refused() -> FakeResponse:

@@ -2,9 +2,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec.structs import replace
 
 from provider_agent.adapters.base import (
     BackendSettings,
+    BackendTimeout,
     ErrorInStream,
     InvalidResponse,
     ResponseOutcome,
@@ -12,11 +14,29 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.adapters.responses.gate import MAX_HELD_BYTES
 from provider_agent.adapters.responses.relay import ReaderFlowControl
+from provider_agent.adapters.servers.ollama import OllamaBackend
 from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
 from provider_agent.protocol.errors import ErrorCode
-from tests.kit.fakes import FakeOpenAICompatible, FakeResponse, json_response, stream_response
-from tests.kit.fakes.frames import DONE, INPUT_TOKENS, OUTPUT_TOKENS, chat_chunk, chat_frames, sse
+from provider_agent.protocol.formats import Operation
+from tests.kit.fakes import (
+    FakeOllama,
+    FakeOpenAICompatible,
+    FakeResponse,
+    json_response,
+    stream_response,
+)
+from tests.kit.fakes.frames import (
+    DONE,
+    INPUT_TOKENS,
+    OUTPUT_TOKENS,
+    chat_chunk,
+    chat_frames,
+    response_frames,
+    sse,
+)
 from tests.kit.fakes.openai_compatible import MODEL
+from tests.kit.raw_server import AfterReply, RawServer
+from tests.kit.raw_server import stream as raw_stream
 from tests.kit.sink import CollectingSink
 from tests.kit.virtual_time import in_virtual_time
 from tests.unit.adapters.conftest import Connect, a_job
@@ -311,3 +331,51 @@ async def test_usage_of_a_response_that_fails_before_its_start_is_reported(
 
     assert sink.status is None
     assert sink.outcome == ResponseOutcome(Usage(905_000))
+
+
+async def test_zeros_in_the_chunks_of_an_interrupted_stream_are_no_usage() -> None:
+    async with FakeOllama() as ollama:
+        ollama.script_jobs(FakeOllama.interrupted_completions())
+        backend = OllamaBackend(BackendSettings(kind="ollama", url=ollama.url))
+        sink = CollectingSink()
+        job = replace(a_job("m"), operation=Operation.COMPLETIONS.value, request=b'{"prompt":"x"}')
+        with pytest.raises(InvalidResponse):
+            await backend.execute(job, sink)
+        await backend.close()
+
+    assert sink.outcome is not None
+    assert sink.outcome.usage == Usage()
+    assert (sink.outcome.least_input_tokens, sink.outcome.least_output_tokens) == (1, 99)
+
+
+# --- Responses ---------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_job_that_waits_in_the_queue_of_vllm_has_no_output_yet() -> None:
+    # In an earlier version, `response.created` counted as output: no failover, and the wrong clock.
+    frames = response_frames("m")[:2]
+    async with RawServer([raw_stream(frames, end=b"", then=AfterReply.HANG)]) as raw:
+        backend = OpenAICompatibleBackend(BackendSettings(kind="openai_compatible", url=raw.url))
+        sink = CollectingSink()
+        job = replace(a_job("m"), operation=Operation.RESPONSES.value, request=b'{"input":"x"}')
+        with pytest.raises(BackendTimeout, match="first byte"):
+            await backend.execute(job, sink)
+        await backend.close()
+
+    assert sink.status is None
+
+
+@pytest.mark.parametrize("last", ["response.completed", "response.done"])
+async def test_whole_stream_of_responses_is_relayed(
+    server: FakeOpenAICompatible, connect: Connect, last: str
+) -> None:
+    frames = response_frames(MODEL, last)
+    server.script_jobs(stream_response(frames))
+    sink = CollectingSink()
+    job = replace(a_job(MODEL), operation=Operation.RESPONSES.value, request=b'{"input":"x"}')
+
+    await connect(server).execute(job, sink)
+
+    assert sink.data == b"".join(frames)
+    assert sink.usage == Usage(INPUT_TOKENS, OUTPUT_TOKENS)

@@ -10,9 +10,11 @@ from provider_agent.adapters.responses.status_codes import (
     server_message,
 )
 from provider_agent.protocol.errors import ErrorCode
+from tests.kit.fakes import FakeLlamaCpp, FakeOllama, FakeOpenRouter, FakeResponse, FakeVllm
 
 LLAMACPP = b'{"error":{"type":"exceed_context_size_error","n_ctx":2048}}'
 VLLM = b'{"error":{"message":"This model\'s maximum context length is 2048 tokens."}}'
+BACKEND_ERROR = ErrorCode.BACKEND_ERROR
 OPENAI = b'{"error":{"code":"context_length_exceeded"}}'
 
 
@@ -64,6 +66,37 @@ OPENAI = b'{"error":{"code":"context_length_exceeded"}}'
         (500, b'{"error":{"message":"\'messages\' is required"}}', ErrorCode.BAD_REQUEST),
         (500, b'{"error":{"message":"image input is not supported"}}', ErrorCode.BAD_REQUEST),
         (
+            400,
+            b'{"error":{"message":"\\"tiny\\" does not support thinking"}}',
+            ErrorCode.BAD_REQUEST,
+        ),
+        (400, b'{"error":{"message":"invalid JSON schema in format"}}', ErrorCode.BAD_REQUEST),
+        (
+            404,  # vLLM 0.32
+            (
+                b'{"error":{"message":"Response with id \'x\' not found.",'
+                b'"type":"invalid_request_error","param":"response_id","code":404}}'
+            ),
+            ErrorCode.BAD_REQUEST,
+        ),
+        (
+            500,
+            (
+                b'{"error":{"code":500,"message":"input (700 tokens) is too large to process. '
+                b'increase the physical batch size (current batch size: 512)"}}'
+            ),
+            ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+        ),
+        # Failures of the server.
+        (500, b'{"error":{"message":"Compute error.","type":"server_error"}}', BACKEND_ERROR),
+        (500, b'{"error":{"message":"\'NoneType\' object has no attribute"}}', BACKEND_ERROR),
+        (500, b'{"error":{"message":"error parsing tool call: raw=\'x\'"}}', BACKEND_ERROR),
+        (
+            403,
+            b'{"error":{"code":403,"message":"Key limit exceeded (total limit)."}}',
+            ErrorCode.AUTH_REJECTED_BY_BACKEND,
+        ),
+        (
             403,
             b'{"error":{"code":403,"metadata":{"reasons":["x"],"flagged_input":"..."}}}',
             ErrorCode.BAD_REQUEST,
@@ -72,6 +105,22 @@ OPENAI = b'{"error":{"code":"context_length_exceeded"}}'
 )
 def test_status_maps_to_error_code(status: int, body: bytes, code: ErrorCode) -> None:
     assert code_for_status(status, body) is code
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        *FakeLlamaCpp.invalid_requests(),
+        *FakeVllm.invalid_requests(),
+        *FakeOllama.invalid_requests(),
+        *FakeOpenRouter.blocked(),
+    ],
+)
+def test_invalid_request_is_the_clients_error_whatever_the_status(response: FakeResponse) -> None:
+    body = b"".join(response.chunks)
+
+    assert code_for_status(response.status, body) is ErrorCode.BAD_REQUEST
+    assert server_message(body)
 
 
 @pytest.mark.parametrize(
