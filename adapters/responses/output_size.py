@@ -36,8 +36,8 @@ def least_tokens_in_stream(
 ) -> int:
     """Return a lower bound of the output tokens of a stream.
 
-    A delta of the middle is assumed to have at most the bytes of the longest one in head and tail,
-    or more tokens.
+    A delta of the middle is assumed to have the bytes of a long one in head and tail (the third
+    quartile), or more tokens.
 
     Args:
         operation: the operation of the response.
@@ -49,13 +49,11 @@ def least_tokens_in_stream(
     mark = _DELTA.get(operation)
     if mark is None:
         return 0
-    longest = deltas = 0
-    for part in (head, tail):
-        starts = [found.start() for found in mark.finditer(part)]
-        gaps = [after - start for start, after in pairwise(starts)]
-        longest = max(longest, *gaps) if gaps else longest
-        deltas = len(starts)
-    deltas += middle_bytes // longest if longest else 0
+    starts = [[found.start() for found in mark.finditer(part)] for part in (head, tail)]
+    sizes = sorted(after - start for part in starts for start, after in pairwise(part))
+    deltas = len(starts[1])
+    if sizes:
+        deltas += middle_bytes // sizes[len(sizes) * 3 // 4]
     return max(deltas - choices * _WITHOUT_TOKEN.get(operation, 0), 0)
 
 

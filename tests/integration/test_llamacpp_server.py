@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
-from provider_agent.adapters.base import BackendSettings, ModelServerLoad, ModelState
+from provider_agent.adapters.base import BackendSettings, Job, ModelServerLoad, ModelState
 from provider_agent.adapters.registry import create_backend
+from provider_agent.adapters.responses.status_codes import code_for_status
 from provider_agent.adapters.servers.llamacpp import LlamaCppBackend
 from provider_agent.adapters.servers.token_rate import MIN_TOKENS
 from provider_agent.agent.backends.local_servers import FoundServer, find_local_servers
 from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess, LlamaCppStartError
+from provider_agent.protocol.errors import ErrorCode
 from tests.kit.llamacpp import LlamaCppFactory
+from tests.kit.sink import CollectingSink
 from tests.soak.short_streams import run_streams
 
 PROMPT: dict[str, Any] = {
@@ -55,6 +59,47 @@ async def test_short_streams_of_several_clients_all_complete(
         await backend.close()
 
     assert outcomes == {"completed": 300}
+
+
+INVALID_REQUESTS: dict[str, dict[str, Any]] = {
+    "unknown tool type": {"tools": [{"type": "x"}]},
+    "tools of the wrong type": {"tools": "x"},
+    "missing role": {"messages": [{"content": "hi"}]},
+    "role of the wrong type": {"messages": [{"role": 7, "content": "hi"}]},
+    "unknown reasoning format": {"reasoning_format": "bad"},
+    "schema and grammar": {"json_schema": {"type": "object"}, "grammar": 'root ::= "a"'},
+}
+
+
+@pytest.mark.parametrize("name", INVALID_REQUESTS)
+async def test_invalid_request_with_status_500_is_the_clients_error(
+    llamacpp_server: LlamaCppProcess, client: aiohttp.ClientSession, name: str
+) -> None:
+    url, request = f"{llamacpp_server.url}/v1/chat/completions", PROMPT | INVALID_REQUESTS[name]
+    headers = {"Connection": "close"}
+
+    async with client.post(url, json=request, headers=headers) as response:
+        status, body = response.status, await response.read()
+
+    assert status == 500
+    assert code_for_status(status, body) is ErrorCode.BAD_REQUEST
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_all_choices_count_although_the_server_reports_one(
+    llamacpp_server: LlamaCppProcess, stream: bool
+) -> None:
+    backend = LlamaCppBackend(BackendSettings(kind="llamacpp", url=llamacpp_server.url))
+    request = msgspec.json.encode(PROMPT | {"n": 3, "max_tokens": 200, "stream": stream})
+    sink = CollectingSink()
+    try:
+        await backend.execute(Job(bytes(16), "tiny", "openai", request, 60_000), sink)
+    finally:
+        await backend.close()
+
+    assert sink.outcome is not None
+    assert sink.usage.output_tokens == 200
+    assert sink.outcome.least_output_tokens > (550 if stream else 300)
 
 
 async def test_response_ends_early_if_the_model_generates_an_end_token(

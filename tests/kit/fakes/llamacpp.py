@@ -119,14 +119,11 @@ class FakeLlamaCpp(FakeServer):
                 ),
                 'Failed to parse tools: Unsupported tool type: {"type":"x"}; tools = [...]',
                 'Failed to parse messages: Missing \'role\' in message: {"content":"hi"}',
-                (
-                    "Failed to parse messages: [json.exception.type_error.302] type must be string, "
-                    "but is number"
-                ),
+                "Failed to parse messages: [json.exception.type_error.302] type must be string",
                 "Unknown reasoning format: bad",
                 "Cannot use both json_schema and grammar",
                 (
-                    "\n------------\nWhile executing CallExpression at line 19, column 27 in source:\n"
+                    "\n----\nWhile executing CallExpression at line 19, column 27 in source:\n...\n"
                     "Error: Jinja Exception: Conversation roles must alternate user/assistant/..."
                 ),
             )
