@@ -24,6 +24,10 @@ _BUILT_IN: Final = {
         "provider_agent.adapters.servers.openai_compatible",
         "OpenAICompatibleBackend",
     ),
+    "openai_passthrough": (
+        "provider_agent.adapters.servers.openai_compatible",
+        "OpenAIPassthroughBackend",
+    ),
     "echo": ("provider_agent.adapters.servers.echo", "EchoBackend"),
 }
 

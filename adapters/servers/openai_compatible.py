@@ -1,7 +1,8 @@
 """The adapter for any other server that has an OpenAI model list.
 
 The operator declares the wire formats. The main operation of each declared format is assumed to be
-supported; the other operations of these formats are probed with an empty request.
+supported; the other operations of these formats are probed with an empty request. A remote service
+that the operator pays has a kind of its own, because its models must not be offered as native ones.
 """
 
 import time
@@ -10,8 +11,9 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from provider_agent.adapters.base import BackendModel, BackendSettings
+from provider_agent.adapters.base import BackendModel, BackendSettings, BackendTimeouts
 from provider_agent.adapters.servers.http_backend import HttpBackend
+from provider_agent.adapters.servers.passthrough import REMOTE_TIMEOUTS
 from provider_agent.adapters.servers.probe_cache import UNVERSIONED_TTL_S, ProbeCache
 from provider_agent.protocol.formats import MAIN_OPERATION, Operation
 
@@ -89,3 +91,16 @@ class OpenAICompatibleBackend(HttpBackend):
         """Return whether the server rejects an empty request as malformed: the route exists."""
         response = await self.probe_route(operation, {}, inconclusive=_BUSY)
         return response.status in _ROUTE_PRESENT
+
+
+class OpenAIPassthroughBackend(OpenAICompatibleBackend):
+    """One account at a remote service with an OpenAI-compatible or Anthropic-compatible API.
+
+    Its models have no known price: each is offered at the price that the operator sets.
+    """
+
+    kind: ClassVar[str] = "openai_passthrough"
+    native: ClassVar[bool] = False
+    # The operator pays for every token, also for that of `generate_token`.
+    confirms_failures: ClassVar[bool] = False
+    default_timeouts: ClassVar[BackendTimeouts] = REMOTE_TIMEOUTS

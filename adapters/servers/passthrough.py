@@ -4,7 +4,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable
 from datetime import UTC, date, datetime
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 import msgspec
 
@@ -21,6 +21,12 @@ from provider_agent.adapters.servers.http_backend import HttpBackend
 ItemT = TypeVar("ItemT")
 
 
+REMOTE_TIMEOUTS: Final = BackendTimeouts(first_byte_s=120.0, silence_s=60.0, total_s=1800.0)
+"""A remote service does not load models on demand: minutes of silence mean that it is not going to
+respond. A response that runs for more than half an hour probably costs more than the client meant
+to spend."""
+
+
 class PassthroughBackend(HttpBackend):
     """A remote service that is paid with the operator's key.
 
@@ -33,12 +39,7 @@ class PassthroughBackend(HttpBackend):
     native: ClassVar[bool] = False
     # The operator pays for every token, also for that of `generate_token`.
     confirms_failures: ClassVar[bool] = False
-    # A remote service does not load models on demand: minutes of silence mean that it is not going
-    # to respond. A response that runs for more than half an hour probably costs more than the
-    # client meant to spend.
-    default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(
-        first_byte_s=120.0, silence_s=60.0, total_s=1800.0
-    )
+    default_timeouts: ClassVar[BackendTimeouts] = REMOTE_TIMEOUTS
     service: ClassVar[str]
 
     def __init__(

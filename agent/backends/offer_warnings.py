@@ -3,11 +3,14 @@
 import difflib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from provider_agent.adapters.base import Backend
 from provider_agent.agent.backends.health_check import BackendState
 from provider_agent.agent.backends.offer_groups import ServedModel, group_by_model
+from provider_agent.agent.config.addresses import is_public
 from provider_agent.agent.config.schema import Config
 from provider_agent.event_log import EventLogger
 
@@ -48,6 +51,7 @@ def offer_warnings(
     """
     warnings = [*_withheld(serving), *_wrong_prices(serving, config)]
     for state in states:
+        warnings += _paid_service(state.backend)
         if state.health.reachable:
             warnings += _unmatched_in_backend(state)
     # A backend that was skipped, because its key is missing, has no state. A price could be for one
@@ -85,6 +89,15 @@ def _wrong_prices(serving: Sequence[ServedModel], config: Config) -> Iterator[Of
         if price.input_per_1m < cost[0] or price.output_per_1m < cost[1]:
             problem = f"its price is below what {one.backend.id} charges ({cost[0]} and {cost[1]})"
             yield OfferWarning(model.model_id, problem, "raise it in [pricing.models]")
+
+
+def _paid_service(backend: Backend) -> Iterator[OfferWarning]:
+    """Yield a warning for an `openai_compatible` backend that is probably a remote service."""
+    host = urlsplit(backend.settings.url).hostname or ""
+    if backend.kind == "openai_compatible" and is_public(host):
+        problem = "its models are offered as your own hardware, but its address is public"
+        advice = 'if you pay for its tokens, use the kind "openai_passthrough"'
+        yield OfferWarning(backend.id, problem, advice)
 
 
 def _unmatched_in_backend(state: BackendState) -> Iterator[OfferWarning]:

@@ -69,6 +69,20 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+_LOCAL_DOMAINS: Final = frozenset({"localhost", "local", "lan", "internal", "home", "arpa"})
+"""The last labels of names that are used within a network only (RFC 6761, RFC 6762, RFC 8375), or
+by custom."""
+
+
+def is_public(host: str) -> bool:
+    """Return whether a host name or address is probably one of the internet."""
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        name = host.lower().rstrip(".")
+        return "." in name and name.rpartition(".")[2] not in _LOCAL_DOMAINS
+
+
 def _split(text: str, schemes: tuple[str, ...], *, credentials: bool = False) -> SplitResult:
     """Return the parts of a URL with one of these schemes and a host."""
     expected = " or ".join(f"{scheme}://" for scheme in schemes)

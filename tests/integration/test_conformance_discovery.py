@@ -171,6 +171,7 @@ async def test_operation_with_a_missing_route_is_not_offered_if_it_is_probed(
     unprobed = {
         "openrouter": WITHOUT_COUNT_TOKENS,
         "openai_compatible": {Operation.CHAT, Operation.MESSAGES},
+        "openai_passthrough": {Operation.CHAT, Operation.MESSAGES},
     }
     assert model.operations == unprobed.get(adapter.backend.kind, {Operation.CHAT})
 

@@ -19,6 +19,7 @@ from tests.kit.fakes import (
     FakeLmStudio,
     FakeOllama,
     FakeOpenAICompatible,
+    FakeOpenAIPassthrough,
     FakeOpenRouter,
     FakeServer,
     FakeVenice,
@@ -183,6 +184,16 @@ FAKES: Final[dict[str, tuple[Callable[[], FakeServer], Expected]]] = {
     ),
     "openai_compatible": (
         lambda: FakeOpenAICompatible(api_key=KEY),
+        Expected(
+            openai_compatible.MODEL,
+            openai_compatible.MODEL,
+            openai_compatible.CONTEXT_WINDOW,
+            operations=frozenset(Operation),
+            embedder=openai_compatible.MODEL,
+        ),
+    ),
+    "openai_passthrough": (
+        lambda: FakeOpenAIPassthrough(api_key=KEY),
         Expected(
             openai_compatible.MODEL,
             openai_compatible.MODEL,

@@ -3,7 +3,7 @@
 from tests.kit.fakes.llamacpp import FakeLlamaCpp
 from tests.kit.fakes.lmstudio import FakeLmStudio
 from tests.kit.fakes.ollama import FakeOllama
-from tests.kit.fakes.openai_compatible import FakeOpenAICompatible
+from tests.kit.fakes.openai_compatible import FakeOpenAICompatible, FakeOpenAIPassthrough
 from tests.kit.fakes.openrouter import FakeOpenRouter
 from tests.kit.fakes.server import (
     FakeResponse,
@@ -21,6 +21,7 @@ __all__ = [
     "FakeLmStudio",
     "FakeOllama",
     "FakeOpenAICompatible",
+    "FakeOpenAIPassthrough",
     "FakeOpenRouter",
     "FakeResponse",
     "FakeServer",

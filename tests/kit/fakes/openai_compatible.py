@@ -31,3 +31,9 @@ class FakeOpenAICompatible(FakeServer):
         if request.json.get("model") != MODEL:
             return self.error_response(404, "model not found", request)
         return good_response(request, MODEL)
+
+
+class FakeOpenAIPassthrough(FakeOpenAICompatible):
+    """The same as a remote service."""
+
+    kind: ClassVar[str] = "openai_passthrough"

@@ -13,7 +13,7 @@ from provider_agent.adapters.servers.model_selection import LIST_IT, NOT_LISTED
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "adapters.md").read_text()
 KINDS = (
     *("vllm", "llamacpp", "lmstudio", "ollama", "openrouter", "venice"),
-    *("openai_compatible", "echo"),
+    *("openai_compatible", "openai_passthrough", "echo"),
 )
 
 

@@ -43,6 +43,7 @@ BUILT_IN = {
     "openrouter": False,
     "venice": False,
     "openai_compatible": True,
+    "openai_passthrough": False,
     "echo": True,
 }
 

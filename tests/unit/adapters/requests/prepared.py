@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from provider_agent.adapters.base import BackendSettings, Job, Operation, PolicyMode, WireFormat
-from provider_agent.adapters.registry import create_backend
+from provider_agent.adapters.registry import backend_class, create_backend
 from provider_agent.adapters.servers.http_backend import HttpBackend
 
 MESSAGES: list[dict[str, object]] = [{"role": "user", "content": "hi"}]
@@ -18,9 +18,9 @@ MINIMAL: dict[Operation, dict[str, Any]] = {
 }
 HTTP_KINDS = (
     *("vllm", "llamacpp", "lmstudio", "ollama", "openrouter", "venice"),
-    "openai_compatible",
+    *("openai_compatible", "openai_passthrough"),
 )
-NATIVE_KINDS = tuple(kind for kind in HTTP_KINDS if kind not in ("openrouter", "venice"))
+NATIVE_KINDS = tuple(kind for kind in HTTP_KINDS if backend_class(kind).native)
 STRIP, REFUSE, PASS = PolicyMode.STRIP, PolicyMode.REFUSE, PolicyMode.PASS
 
 

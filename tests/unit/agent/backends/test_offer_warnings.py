@@ -2,6 +2,7 @@ import pytest
 from msgspec.structs import replace
 
 from provider_agent.adapters.base import BackendHealth, BackendModel, BackendSettings
+from provider_agent.adapters.registry import create_backend
 from provider_agent.agent.backends.health_check import BackendState
 from provider_agent.agent.backends.offer_groups import ServedModel
 from provider_agent.agent.backends.offer_warnings import (
@@ -152,6 +153,32 @@ def test_alias_and_listed_name_of_no_model_are_reported() -> None:
         OfferWarning('b: models "elsewhere/x"', "it matches no model", LISTED),
     ]
     assert warnings_of(state_of(settings=settings, reachable=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "url", "warned"),
+    [
+        ("openai_compatible", "https://api.example.com", True),
+        ("openai_compatible", "http://8.8.8.8:8000", True),
+        ("openai_compatible", "http://[2606:4700::1111]", True),
+        ("openai_compatible", "http://127.0.0.1:4000", False),
+        ("openai_compatible", "http://10.0.0.7:4000", False),
+        ("openai_compatible", "http://gpu:4000", False),
+        ("openai_compatible", "http://gpu.default.svc.cluster.local", False),
+        ("openai_compatible", "http://gpu.home.arpa.", False),
+        ("vllm", "https://gpu.example.com", False),
+    ],
+)
+def test_remote_service_that_is_offered_as_own_hardware_is_reported(
+    kind: str, url: str, warned: bool
+) -> None:
+    backend = create_backend(BackendSettings(kind=kind, url=url))
+    state = BackendState(backend, BackendHealth(False))
+
+    found = warnings_of(state)
+
+    assert [one.target for one in found] == ([f"{kind}:{url}"] if warned else [])
+    assert all("openai_passthrough" in one.what_to_do for one in found)
 
 
 def test_each_warning_is_logged_once_until_the_settings_change(
