@@ -112,7 +112,7 @@ class Number(msgspec.Struct, frozen=True):
             except ValueError:
                 raise BadRequest(f"{name} is not a number") from None
             if not self.least <= number <= self.most:
-                raise BadRequest(f"{name} is not between {self.least:g} and {self.most:g}")
+                raise BadRequest(f"{name} is not between {self.least:,} and {self.most:,}")
         return value
 
 

@@ -22,6 +22,7 @@ Documented:
 - API keys are ignored.
 """
 
+import json
 from typing import ClassVar
 
 from provider_agent.protocol.formats import Operation
@@ -44,6 +45,16 @@ EMBEDDER = "acme-embed:latest"
 CLOUD = ("acme-big:480b-cloud", "acme-huge:latest")
 CONTEXT_WINDOW = 32768
 PINNED_CONTEXT_WINDOW = 16384
+
+
+def read_as_go(body: bytes) -> dict[str, object]:
+    """Return the outermost fields as Ollama reads them.
+
+    Go's `encoding/json` matches names with Unicode case folding, and the last one wins (recorded
+    from 0.17: `"Messages"` and `"Max_Tokens"` take effect).
+    """
+    pairs = json.loads(body, object_pairs_hook=lambda found: found)
+    return {name.casefold(): value for name, value in pairs}
 
 
 class FakeOllama(FakeServer):

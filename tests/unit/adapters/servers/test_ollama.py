@@ -23,6 +23,7 @@ from tests.kit.fakes.ollama import (
     PINNED,
     PINNED_CONTEXT_WINDOW,
     UNKNOWN,
+    read_as_go,
 )
 from tests.kit.sink import CollectingSink
 from tests.unit.adapters.conftest import Connect, a_job
@@ -88,6 +89,24 @@ async def test_alias_of_either_name_replaces_both(
     models = await connect(server, models=("acme-pinned*",), aliases={"a": name}).list_models()
 
     assert [model.model_id for model in models if not model.withheld] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ['"Max_Tokens":9000', '"max_to\u212aens":9000', '"Model":"other:cloud"', '"\u017ftream":false'],
+)
+async def test_other_spelling_does_not_change_what_ollama_reads(
+    server: FakeOllama, connect: Connect, odd: str
+) -> None:
+    request = (
+        f'{{"messages":[{{"role":"user","content":"hi"}}],"max_tokens":5,"stream":true,{odd}}}'
+    )
+    job = msgspec.structs.replace(a_job(MODEL), request=request.encode())
+
+    await connect(server).execute(job, CollectingSink())
+
+    read = read_as_go(server.jobs[0].body)
+    assert (read["model"], read["max_tokens"], read["stream"]) == (MODEL, 5, True)
 
 
 async def test_load_shows_which_models_are_in_memory(server: FakeOllama, connect: Connect) -> None:
