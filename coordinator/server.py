@@ -15,6 +15,11 @@ from provider_agent.coordinator.agents.dispatcher import Dispatcher
 from provider_agent.coordinator.agents.endpoint import AgentEndpoint
 from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.agents.snapshots import AgentSnapshot, DetachedSnapshot
+from provider_agent.coordinator.connections.guarded_connection import (
+    GuardedConnection,
+    connection_factory,
+)
+from provider_agent.coordinator.connections.limits import ConnectionCaps, ConnectionLimits
 from provider_agent.coordinator.exceptions import CannotListen
 from provider_agent.coordinator.http.api import HttpApi, render_http_errors
 from provider_agent.coordinator.http.counters import Counters
@@ -32,6 +37,10 @@ log = EventLogger(__name__)
 
 SHUTDOWN_S: Final = 5.0
 """Seconds that request handlers may still run after the agents have disconnected."""
+
+LINGERING_S: Final = 5.0
+"""Seconds for which the rest of a refused request's body is read, so that the client can read the
+response."""
 
 _REASON: Final = "the coordinator is stopping"
 
@@ -62,7 +71,9 @@ class Coordinator:
         self._agent_endpoint = AgentEndpoint(
             self.settings, self._fleet, clock=clock, random_bytes=random_bytes
         )
+        self._connections = ConnectionLimits[GuardedConnection](connection_caps(self.settings))
         self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
 
     def __repr__(self) -> str:
         where = self.http_url if self._port else "not listening"
@@ -107,6 +118,11 @@ class Coordinator:
         return self._http_api.counters
 
     @property
+    def open_connections(self) -> int:
+        """How many connections of clients and agents are open."""
+        return len(self._connections)
+
+    @property
     def queued(self) -> int:
         """How many requests wait for an agent."""
         return self._dispatcher.queued
@@ -134,11 +150,17 @@ class Coordinator:
         app.router.add_get(CONNECT_PATH, self._agent_endpoint.connect)
         # Without cancellation a handler notices a disconnected client only when it writes.
         runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=SHUTDOWN_S,
+            keepalive_timeout=self.settings.keep_alive_s,
+            lingering_time=LINGERING_S,
+            auto_decompress=False,  # it would cost seconds of CPU before a key is checked
         )
         await runner.setup()
         try:
-            await web.TCPSite(runner, self.settings.host, self.settings.port).start()
+            self._server = await self._listen(runner)
         except OSError as error:
             await runner.cleanup()
             wanted = f"{self.settings.host}:{self.settings.port}"
@@ -147,9 +169,18 @@ class Coordinator:
                 "uses the address, stop it or choose another --port"
             ) from error
         self._runner = runner
-        self._port = int(runner.addresses[0][1])
+        self._port = int(self._server.sockets[0].getsockname()[1])
         self._agent_endpoint.authorities = accepted_authorities(self.settings, self._port)
         log.info("coordinator listening", address=self.authority)
+
+    async def _listen(self, runner: web.AppRunner) -> asyncio.Server:
+        if runner.server is None:
+            raise RuntimeError("the runner is not set up")
+        factory = connection_factory(
+            runner.server, self._connections, self.settings.trusted_proxies
+        )
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(factory, self.settings.host, self.settings.port)
 
     async def stop(self) -> None:
         """Wait at most `settings.drain_s` for running requests, then close all connections.
@@ -165,12 +196,27 @@ class Coordinator:
         try:
             await self._http_api.stop(self.settings.drain_s)
         finally:  # also when a second signal cancels the wait
-            for site in list(runner.sites):
-                await site.stop()
+            if self._server is not None:
+                self._server.close()
         self._fleet.close()
         await self._agent_endpoint.close(_REASON)
         await runner.cleanup()
         log.info("coordinator stopped")
+
+
+def connection_caps(settings: CoordinatorSettings) -> ConnectionCaps:
+    """Return the caps of the settings, lowered to what the limit of open files allows."""
+    caps = ConnectionCaps(
+        settings.max_connections,
+        settings.max_unauthenticated,
+        settings.max_unauthenticated_per_address,
+    )
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return caps
+    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return caps if open_files == resource.RLIM_INFINITY else caps.within(open_files)
 
 
 async def run(

@@ -16,6 +16,7 @@ from provider_agent.protocol.limits import (
     HEARTBEAT_MS,
     MAX_DEADLINE_MS,
     MAX_REQUEST_BYTES,
+    MIB,
     MIN_WINDOW_BYTES,
     RESUME_MS,
     WINDOW_BYTES,
@@ -81,6 +82,17 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
             room for it does not count.
         max_price: the highest input or output price of a model that receives jobs, in US dollars
             per million tokens; None for no limit.
+        max_connections: open connections of clients and agents; fewer if the limit of open files is
+            lower. Additional connections are closed at once.
+        max_unauthenticated: connections whose peer has neither sent a request with a valid key nor
+            been admitted as an agent; for an additional one, the oldest is closed.
+        max_unauthenticated_per_address: the same for the connections of one network address.
+        trusted_proxies: addresses of reverse proxies. Their `X-Forwarded-For` is believed, and
+            their connections are not limited per address.
+        keep_alive_s: how long a connection stays open between two requests. A proxy that reuses
+            connections must close them earlier; 60 s is a common default there.
+        max_held_request_bytes: bytes of request bodies in memory; a request that does not fit
+            receives 503.
         drain_s: seconds that a stop waits for running requests.
         receipts: whether agents that support receipts send them, and whether they sign them.
     """
@@ -107,6 +119,12 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
     max_agents: int = 1024
     max_attempts: int = 3
     max_price: float | None = None
+    max_connections: int = 4096
+    max_unauthenticated: int = 1024
+    max_unauthenticated_per_address: int = 256
+    trusted_proxies: frozenset[str] = frozenset()
+    keep_alive_s: float = 75.0
+    max_held_request_bytes: int = 512 * MIB
     drain_s: float = 10.0
     receipts: ReceiptMode = ReceiptMode.OFF
 

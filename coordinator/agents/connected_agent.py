@@ -75,7 +75,7 @@ class ConnectedAgent:
         close: called to close the connection.
         check_alive: called with a callback; checks whether the agent responds, then calls the
             callback with the answer.
-        remote: the agent's network address, for error texts.
+        remote: the agent's network address.
 
     Attributes:
         public_key: the agent's identity; empty before its signature is verified.
@@ -298,7 +298,7 @@ class ConnectedAgent:
     def _on_hello(self, hello: Hello) -> None:
         self.public_key, self.instance_id = hello.public_key, hello.instance_id
         self.agent_version = hello.agent_version
-        rejected = self._registry.admit(hello)
+        rejected = self._registry.admit(hello, self.remote)
         if rejected is not None:
             self._protocol.reject(rejected)
         elif (holder := self._registry.key_holder(hello)) is not None:

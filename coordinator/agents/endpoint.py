@@ -10,6 +10,8 @@ from aiohttp import WSCloseCode, hdrs, web
 from provider_agent.coordinator.agents.close_reason import CloseReason
 from provider_agent.coordinator.agents.fleet import FULL_RETRY_MS, Fleet
 from provider_agent.coordinator.agents.link import CLOSE_S, AgentLink
+from provider_agent.coordinator.connections.client_address import client_address
+from provider_agent.coordinator.connections.guarded_connection import connection_of
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.limits import MAX_MESSAGE_TO_COORDINATOR_BYTES, SUBPROTOCOL
@@ -74,9 +76,10 @@ class AgentEndpoint:
             await socket.prepare(request)
         except ConnectionError:
             return web.Response()  # not sent, because the connection is lost
-        transport = request.transport
-        if transport is None:
+        transport, connection = request.transport, connection_of(request)
+        if transport is None or connection is None:
             return socket
+        connection.stop_timer()  # the link has its own timeout until `Welcome`
         set_socket_options(transport)
         transport.set_write_buffer_limits(high=WRITE_LIMIT_BYTES)
         link = AgentLink(
@@ -92,7 +95,8 @@ class AgentEndpoint:
             registry=self._fleet,
             settings=self._settings,
             clock=self._clock,
-            remote=request.remote or "an unknown address",
+            remote=client_address(request, self._settings.trusted_proxies) or "an unknown address",
+            on_welcome=connection.authenticated,
         )
         self._links.add(link)
         self._all_closed.clear()

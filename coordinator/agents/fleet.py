@@ -8,7 +8,7 @@ update: it finishes its jobs. An older connection of the same process is closed.
 import base64
 from collections.abc import Callable, Iterable
 
-from provider_agent.coordinator.access import admits_agent
+from provider_agent.coordinator.agents.admission import Admission
 from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER
 from provider_agent.coordinator.agents.connected_agent import RECONNECT_AFTER_MS, ConnectedAgent
 from provider_agent.coordinator.agents.job_history import JobHistory
@@ -47,6 +47,7 @@ class Fleet:
     def __init__(self, settings: CoordinatorSettings, clock: Callable[[], float]) -> None:
         self._settings = settings
         self._clock = clock
+        self._admission = Admission(settings, clock)
         self._agents: dict[bytes, ConnectedAgent] = {}
         self._retired: dict[bytes, ConnectedAgent] = {}
         self._detached = DetachedSessions(settings.max_agents, settings.resume_ms / 1000)
@@ -65,17 +66,14 @@ class Fleet:
     def __len__(self) -> int:
         return len(self._agents) + len(self._retired)
 
-    def admit(self, hello: Hello) -> Rejected | None:
-        """Return why the agent is rejected, or None if it may be admitted.
+    def admit(self, hello: Hello, address: str) -> Rejected | None:
+        """Return why the agent is rejected, or None; `address` is its network address.
 
         An agent whose key is connected or has a detached session is admitted beyond `max_agents`.
         """
         settings = self._settings
-        if not admits_agent(hello, settings.enrollment_codes, settings.agent_keys):
-            return Rejected(
-                "not_enrolled",
-                "This coordinator knows neither the agent's public key nor its enrollment code.",
-            )
+        if (refusal := self._admission.refusal(hello, address)) is not None:
+            return refusal
         if self._drain_reason is not None and (self._closed or not self._has_session(hello)):
             return Rejected("draining", "This coordinator is stopping.", RECONNECT_AFTER_MS)
         key = hello.public_key

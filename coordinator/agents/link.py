@@ -63,6 +63,7 @@ class AgentLink:
         settings: the coordinator's settings.
         clock: monotonic, in seconds.
         remote: the agent's network address.
+        on_welcome: called when the agent has been admitted.
     """
 
     def __init__(
@@ -76,8 +77,10 @@ class AgentLink:
         settings: CoordinatorSettings,
         clock: Callable[[], float],
         remote: str,
+        on_welcome: Callable[[], None],
     ) -> None:
         self._socket = socket
+        self._on_welcome = on_welcome
         self._transport = transport
         self._received_bytes = ReceivedBytes(transport)
         self._settings = settings
@@ -172,8 +175,9 @@ class AgentLink:
                         return REJECTED
                     if self._agent.queued_frames > MAX_QUEUED_FRAMES:
                         return CloseReason(WSCloseCode.POLICY_VIOLATION, "reads too slowly")
-                    if self._agent.state is State.OPEN:
+                    if self._agent.state is State.OPEN and timeout.when() is not None:
                         timeout.reschedule(None)
+                        self._on_welcome()
         except ProtocolError as error:
             self._log_protocol_error(error.close_code, str(error))
             return CloseReason(error.close_code, str(error))

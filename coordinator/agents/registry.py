@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 class AgentRegistry(Protocol):
     """Admits agents and keeps track of them."""
 
-    def admit(self, hello: Hello) -> Rejected | None:
-        """Return why the agent is rejected, or None if it may be admitted."""
+    def admit(self, hello: Hello, address: str) -> Rejected | None:
+        """Return why the agent is rejected, or None; `address` is its network address."""
         ...
 
     def key_holder(self, hello: Hello) -> "ConnectedAgent | None":

@@ -9,10 +9,13 @@ from aiohttp import hdrs, web
 
 from provider_agent.coordinator.agents.dispatcher import Dispatcher
 from provider_agent.coordinator.agents.fleet import Fleet
+from provider_agent.coordinator.connections.failed_attempts import FailedAttempts
+from provider_agent.coordinator.http.api_keys import ApiKeyCheck
 from provider_agent.coordinator.http.client_errors import RETRY_AFTER_S, ClientError, error_of_code
 from provider_agent.coordinator.http.client_request import read_client_request
 from provider_agent.coordinator.http.counters import Counters
 from provider_agent.coordinator.http.model_list import render_model, render_models
+from provider_agent.coordinator.http.request_checks import refused_body, refused_origin
 from provider_agent.coordinator.http.request_handler import RequestHandler
 from provider_agent.coordinator.http.responses import error_response
 from provider_agent.coordinator.settings import CoordinatorSettings
@@ -23,12 +26,6 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MODELS_PATH: Final = "/v1/models"
 HEALTH_PATH: Final = "/healthz"
-
-_UNAUTHORIZED: Final = ClientError(
-    HTTPStatus.UNAUTHORIZED,
-    "invalid_api_key",
-    "The API key is missing or unknown; send it as `Authorization: Bearer …` or `x-api-key`.",
-)
 
 _BUSY: Final = ClientError(
     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -74,6 +71,9 @@ class HttpApi:
         self._fleet = fleet
         self._dispatcher = dispatcher
         self._clock = clock
+        self._key_check = ApiKeyCheck(
+            settings.api_keys, FailedAttempts(clock), settings.trusted_proxies
+        )
         self._random_bytes = random_bytes
         self._running = 0
         self._stopping = False
@@ -117,15 +117,15 @@ class HttpApi:
         return handle
 
     def _refusal(self, request: web.Request) -> ClientError | None:
-        if not self._has_key(request):
-            return _UNAUTHORIZED
+        refusal = self._access_refusal(request) or refused_body(request)
+        if refusal is not None:
+            return refusal
         if self._stopping:
             return _STOPPING
         return _BUSY if self._running >= self._settings.max_requests else None
 
-    def _has_key(self, request: web.Request) -> bool:
-        keys = self._settings.api_keys
-        return keys is None or keys.holds(api_key_of(request))
+    def _access_refusal(self, request: web.Request) -> ClientError | None:
+        return refused_origin(request) or self._key_check.refusal(request)
 
     async def _run(self, request: web.Request, operation: Operation) -> web.StreamResponse:
         client_request = await read_client_request(
@@ -146,27 +146,19 @@ class HttpApi:
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
         wire_format = wire_format_of(request)
-        if not self._has_key(request):
-            return error_response(wire_format, _UNAUTHORIZED)
+        if (refusal := self._access_refusal(request)) is not None:
+            return error_response(wire_format, refusal)
         return _json(render_models(wire_format, self._fleet.models(wire_format)))
 
     async def _model(self, request: web.Request) -> web.StreamResponse:
         wire_format = wire_format_of(request)
-        if not self._has_key(request):
-            return error_response(wire_format, _UNAUTHORIZED)
+        if (refusal := self._access_refusal(request)) is not None:
+            return error_response(wire_format, refusal)
         model_id = request.match_info["model_id"]
         if model_id not in self._fleet.models(wire_format):
             message = f"The model `{model_id}` is not offered by any connected provider."
             return error_response(wire_format, error_of_code(ErrorCode.MODEL_NOT_LOADED, message))
         return _json(render_model(wire_format, model_id))
-
-
-def api_key_of(request: web.Request) -> str:
-    """Return the API key of a request: a bearer token, else `x-api-key`, else ""."""
-    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    if scheme.lower() == "bearer":
-        return token.strip()
-    return request.headers.get("x-api-key", "").strip()
 
 
 def wire_format_of(request: web.Request) -> WireFormat:

@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed
 from provider_agent.conformance.hostile_messages import HOSTILE_MESSAGES, HostileMessage
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
+from tests.kit.coordinator_harness import JSON_HEADERS
 from tests.kit.hostile_agents import AGENT_ATTACKS, AgentAttack
 from tests.kit.hostile_harness import task_names
 from tests.kit.scripted_agent import ScriptedAgent
@@ -29,7 +30,7 @@ async def coordinator() -> AsyncIterator[Coordinator]:
 
 @pytest.fixture
 async def http(coordinator: Coordinator) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(coordinator.http_url) as session:
+    async with aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as session:
         yield session
 
 

@@ -135,12 +135,9 @@ async def end_to_end(
 
 def shrink_send_buffers(coordinator: Coordinator) -> None:
     """Shrink the send buffers, which by default hold megabytes for a client that does not read."""
-    assert coordinator._runner is not None
-    for site in coordinator._runner.sites:
-        server = site._server
-        assert isinstance(server, asyncio.Server)
-        for listener in server.sockets:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * KIB)
+    assert coordinator._server is not None
+    for listener in coordinator._server.sockets:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * KIB)
 
 
 async def wait_for_reconnect(proxy: FaultProxy, coordinator: Coordinator) -> None:

@@ -347,7 +347,11 @@ async def test_demo_serves_until_sigterm_and_leaves_no_files_or_processes(tmp_pa
         line = await demo.wait_for_output("/v1/chat/completions -H")
         children = children_of(demo.pid)
         url, body = re.findall(r"(http://\S+) .* -d '(.+)'$", line.strip())[0]
-        async with aiohttp.ClientSession() as client, client.post(url, data=body) as response:
+        headers = {"Content-Type": "application/json"}
+        async with (
+            aiohttp.ClientSession(headers=headers) as client,
+            client.post(url, data=body) as response,
+        ):
             stream = await response.read()
         demo.signal(signal.SIGTERM)
         result = await demo.wait()

@@ -16,6 +16,8 @@ from tests.kit.virtual_time import now
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"tiny"}'
 
+JSON_HEADERS = {"Content-Type": "application/json"}
+
 NO_HEARTBEATS = CoordinatorSettings(port=0, drain_s=0, heartbeat_ms=3_600_000)
 """Scripted agents send no heartbeats, so the coordinator must not expect one during a test."""
 
@@ -69,7 +71,9 @@ async def coordinator_harness(
     """Run a coordinator with one connected agent, and close all responses at the end."""
     async with (
         Coordinator(settings, clock=now) as coordinator,
-        aiohttp.ClientSession(coordinator.http_url, timeout=NO_TIMEOUT) as http,
+        aiohttp.ClientSession(
+            coordinator.http_url, headers=JSON_HEADERS, timeout=NO_TIMEOUT
+        ) as http,
         ScriptedAgent(coordinator.connect_url, instance_id="one", features=features) as agent,
     ):
         harness = CoordinatorHarness(coordinator, agent, http)

@@ -146,9 +146,10 @@ SUBPACKAGES: dict[str, frozenset[str]] = {
     "agent/link": frozenset({"link", "jobs", "identity", "config"}),
     "agent/telemetry": frozenset({"telemetry", "link", "jobs", "backends", "config"}),
     "agent/reload": frozenset({"reload", "telemetry", "backends", "config"}),
+    "coordinator/connections": frozenset({"connections"}),
     "coordinator/sessions": frozenset({"sessions"}),
-    "coordinator/agents": frozenset({"agents", "sessions"}),
-    "coordinator/http": frozenset({"http", "agents", "sessions"}),
+    "coordinator/agents": frozenset({"agents", "connections", "sessions"}),
+    "coordinator/http": frozenset({"http", "agents", "connections", "sessions"}),
 }
 """For each subpackage, the subpackages of the same package that it may import."""
 

@@ -142,9 +142,10 @@ async def _send_request(
     first_byte_ms: float | None = None
     began = time.perf_counter()
     timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
+    headers = {"Content-Type": "application/json"}
     async with (
         aiohttp.ClientSession(timeout=timeout) as session,
-        session.post(url, data=body) as response,
+        session.post(url, data=body, headers=headers) as response,
     ):
         async for data in response.content.iter_any():
             if first_byte_ms is None:

@@ -7,6 +7,7 @@ import pytest
 
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
+from tests.kit.coordinator_harness import JSON_HEADERS
 
 
 @pytest.fixture
@@ -22,5 +23,5 @@ async def coordinator(settings: CoordinatorSettings) -> AsyncIterator[Coordinato
 
 @pytest.fixture
 async def http(coordinator: Coordinator) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(coordinator.http_url) as session:
+    async with aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as session:
         yield session

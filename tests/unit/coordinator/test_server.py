@@ -9,7 +9,12 @@ import pytest
 from provider_agent.coordinator.exceptions import CannotListen, SettingsError
 from provider_agent.coordinator.server import Coordinator, run
 from provider_agent.coordinator.settings import CoordinatorSettings
-from tests.kit.coordinator_harness import NO_HEARTBEATS, coordinator_harness, wait_until
+from tests.kit.coordinator_harness import (
+    JSON_HEADERS,
+    NO_HEARTBEATS,
+    coordinator_harness,
+    wait_until,
+)
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.virtual_time import in_virtual_time
 
@@ -45,7 +50,7 @@ async def test_unsafe_settings_prevent_the_start() -> None:
 async def test_stop_waits_for_running_requests(settings: CoordinatorSettings) -> None:
     patient = msgspec.structs.replace(settings, drain_s=30.0)
     async with (
-        aiohttp.ClientSession() as http,
+        aiohttp.ClientSession(headers=JSON_HEADERS) as http,
         Coordinator(patient) as coordinator,
         ScriptedAgent(coordinator.connect_url) as agent,
     ):
@@ -65,7 +70,7 @@ async def test_stop_ends_requests_with_an_error_after_drain_s(
     settings: CoordinatorSettings,
 ) -> None:
     async with (
-        aiohttp.ClientSession() as http,
+        aiohttp.ClientSession(headers=JSON_HEADERS) as http,
         Coordinator(settings) as coordinator,
         ScriptedAgent(coordinator.connect_url) as agent,
     ):
@@ -130,7 +135,7 @@ async def test_second_signal_cancels_the_wait_for_running_requests(
     running = asyncio.create_task(run(patient, listening.set_result))
     coordinator = await listening
     async with (
-        aiohttp.ClientSession() as http,
+        aiohttp.ClientSession(headers=JSON_HEADERS) as http,
         ScriptedAgent(coordinator.connect_url) as agent,
     ):
         asking = asyncio.create_task(http.post(coordinator.http_url + CHAT, data=BODY))

@@ -70,7 +70,7 @@ class FakeRegistry:
         self.ended: list[tuple[bytes, str, JobEnd, float]] = []
         self.capacity_changes = 0
 
-    def admit(self, hello: Hello) -> Rejected | None:
+    def admit(self, hello: Hello, address: str) -> Rejected | None:
         return self.rejected
 
     def key_holder(self, hello: Hello) -> ConnectedAgent | None:

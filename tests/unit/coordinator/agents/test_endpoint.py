@@ -9,6 +9,7 @@ from provider_agent.coordinator.agents import endpoint
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.limits import CONNECT_PATH, SUBPROTOCOL
+from tests.kit.coordinator_harness import JSON_HEADERS
 from tests.kit.proxied_connection import reset_on_close
 from tests.kit.scripted_agent import ScriptedAgent
 
@@ -55,7 +56,7 @@ async def test_connections_beyond_the_limit_receive_503(
     async with (
         Coordinator(msgspec.structs.replace(settings, max_agents=1)) as coordinator,
         ScriptedAgent(coordinator.connect_url),
-        aiohttp.ClientSession(coordinator.http_url) as http,
+        aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as http,
         http.get(
             CONNECT_PATH, headers={**UPGRADE, "Sec-WebSocket-Protocol": SUBPROTOCOL}
         ) as response,

@@ -63,20 +63,20 @@ def test_newer_connection_of_a_key_closes_an_idle_older_one() -> None:
 
 def test_agent_with_unknown_key_and_no_code_is_rejected() -> None:
     harness = FleetHarness(CoordinatorSettings(enrollment_codes=SecretSet(["code"])))
-    rejected = harness.fleet.admit(HELLO)
+    rejected = harness.fleet.admit(HELLO, "127.0.0.1")
     assert rejected is not None
     assert (rejected.code, rejected.retry_after_ms) == ("not_enrolled", None)
 
 
 def test_full_fleet_rejects_a_new_key_and_admits_a_connected_one() -> None:
     harness = FleetHarness(CoordinatorSettings(max_agents=1))
-    assert harness.fleet.admit(HELLO) is None
+    assert harness.fleet.admit(HELLO, "127.0.0.1") is None
     harness.fleet.join(harness.agent(b"a"))
-    rejected = harness.fleet.admit(hello(b"b"))
+    rejected = harness.fleet.admit(hello(b"b"), "127.0.0.1")
     assert rejected is not None
     assert rejected.code == "too_many_connections"
     assert rejected.retry_after_ms
-    assert harness.fleet.admit(hello(b"a")) is None
+    assert harness.fleet.admit(hello(b"a"), "127.0.0.1") is None
 
 
 def test_tried_agents_are_not_picked_again() -> None:
@@ -137,7 +137,7 @@ def test_draining_fleet_picks_no_agent_and_rejects_new_ones() -> None:
     harness.fleet.join(agent)
     harness.fleet.start_draining("stop")
     assert harness.fleet.pick("tiny", Operation.CHAT) is ErrorCode.DRAINING
-    assert harness.fleet.admit(HELLO) is not None
+    assert harness.fleet.admit(HELLO, "127.0.0.1") is not None
 
 
 def test_idle_agents_take_turns() -> None:

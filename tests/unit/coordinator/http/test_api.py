@@ -9,6 +9,7 @@ import pytest
 from provider_agent.coordinator.access import SecretSet
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
+from tests.kit.coordinator_harness import JSON_HEADERS
 from tests.kit.scripted_agent import ScriptedAgent, offer
 from tests.kit.scripted_job import ScriptedJob
 from tests.unit.coordinator.http.chat_requests import CHAT, MESSAGES
@@ -66,7 +67,7 @@ async def test_body_over_the_size_limit_receives_413(settings: CoordinatorSettin
     small = msgspec.structs.replace(settings, max_request_bytes=len(BODY))
     async with (
         Coordinator(small) as coordinator,
-        aiohttp.ClientSession(coordinator.http_url) as http,
+        aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as http,
     ):
         for body, status in ((BODY, 503), (BODY + b" ", 413)):
             async with http.post(MESSAGES, data=body) as response:
@@ -80,7 +81,8 @@ async def test_body_that_does_not_arrive_in_time_receives_408(
     impatient = msgspec.structs.replace(settings, body_timeout_s=0.01)
     async with Coordinator(impatient) as coordinator:
         reader, writer = await asyncio.open_connection("127.0.0.1", _port(coordinator))
-        writer.write(b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+        head = b"POST /v1/messages HTTP/1.1\r\nContent-Type: application/json\r\n"
+        writer.write(head + b"Host: a\r\nContent-Length: 9\r\n\r\n{")
         assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
         writer.close()
         await writer.wait_closed()
@@ -127,7 +129,7 @@ async def test_configured_api_key_is_required_except_for_the_health_check(
     guarded = msgspec.structs.replace(settings, api_keys=SecretSet(["secret"]))
     async with (
         Coordinator(guarded) as coordinator,
-        aiohttp.ClientSession(coordinator.http_url, headers=headers) as http,
+        aiohttp.ClientSession(coordinator.http_url, headers={**JSON_HEADERS, **headers}) as http,
     ):
         async with http.post(CHAT, data=BODY) as response:
             assert response.status == status
@@ -143,7 +145,7 @@ async def test_requests_beyond_max_requests_receive_503(settings: CoordinatorSet
     narrow = msgspec.structs.replace(settings, max_requests=1)
     async with (
         Coordinator(narrow) as coordinator,
-        aiohttp.ClientSession(coordinator.http_url) as http,
+        aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as http,
         ScriptedAgent(coordinator.connect_url) as agent,
     ):
         asking = asyncio.create_task(http.post(CHAT, data=BODY))

@@ -9,6 +9,7 @@ from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.frames import ResponseHeader
 from provider_agent.protocol.limits import MIB, MIN_WINDOW_BYTES
+from tests.kit.coordinator_harness import JSON_HEADERS
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.scripted_job import EVENT_STREAM, ScriptedJob
 from tests.unit.coordinator.http.chat_requests import BODY, CHAT, MESSAGES, post_chat
@@ -125,7 +126,7 @@ async def test_bytes_received_after_a_cancel_are_acknowledged_and_dropped(
     small = msgspec.structs.replace(settings, window_bytes=MIN_WINDOW_BYTES)
     async with (
         Coordinator(small) as coordinator,
-        aiohttp.ClientSession(coordinator.http_url) as http,
+        aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as http,
         ScriptedAgent(coordinator.connect_url) as agent,
     ):
         asking = asyncio.create_task(post_chat(http))

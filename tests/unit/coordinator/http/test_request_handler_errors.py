@@ -7,6 +7,7 @@ import pytest
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.errors import REGISTRY, ErrorCode
+from tests.kit.coordinator_harness import JSON_HEADERS
 from tests.kit.scripted_agent import ScriptedAgent, offer
 from tests.kit.scripted_job import ScriptedJob
 from tests.unit.coordinator.http.chat_requests import BODY, CHAT, MESSAGES, RESPONSES, post_chat
@@ -18,7 +19,7 @@ async def test_job_without_an_end_causes_504_and_is_cancelled_after_its_deadline
     short = msgspec.structs.replace(settings, deadline_s=0.05, deadline_grace_s=0)
     async with (
         Coordinator(short) as coordinator,
-        aiohttp.ClientSession(coordinator.http_url) as http,
+        aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as http,
         ScriptedAgent(coordinator.connect_url) as agent,
     ):
         response = await post_chat(http)
@@ -157,7 +158,7 @@ async def test_agent_lost_during_a_stream_causes_an_error_event(
 ) -> None:
     async with (
         Coordinator(msgspec.structs.replace(settings, resume_ms=0)) as coordinator,
-        aiohttp.ClientSession(coordinator.http_url) as http,
+        aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as http,
         ScriptedAgent(coordinator.connect_url) as agent,
     ):
         asking = asyncio.create_task(post_chat(http))
@@ -179,7 +180,7 @@ async def test_agent_lost_within_an_event_aborts_the_connection(
     # The coordinator's own error for the lost link says nothing about the position in the stream.
     async with (
         Coordinator(msgspec.structs.replace(settings, resume_ms=0)) as coordinator,
-        aiohttp.ClientSession(coordinator.http_url) as http,
+        aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as http,
         ScriptedAgent(coordinator.connect_url) as agent,
     ):
         asking = asyncio.create_task(post_chat(http))

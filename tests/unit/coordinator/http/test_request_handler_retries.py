@@ -5,6 +5,7 @@ import msgspec
 
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
+from tests.kit.coordinator_harness import JSON_HEADERS
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.scripted_job import ScriptedJob
 from tests.unit.coordinator.http.chat_requests import post_chat
@@ -15,7 +16,7 @@ async def test_request_is_sent_to_another_agent_when_the_agent_is_lost_before_ou
 ) -> None:
     async with (
         Coordinator(msgspec.structs.replace(settings, resume_ms=0)) as coordinator,
-        aiohttp.ClientSession(coordinator.http_url) as http,
+        aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as http,
         ScriptedAgent(coordinator.connect_url) as one,
         ScriptedAgent(coordinator.connect_url) as two,
     ):
@@ -53,7 +54,7 @@ async def test_number_of_agents_tried_per_request_is_limited(settings: Coordinat
     bounded = msgspec.structs.replace(settings, max_attempts=2)
     async with (
         Coordinator(bounded) as coordinator,
-        aiohttp.ClientSession(coordinator.http_url) as http,
+        aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as http,
         ScriptedAgent(coordinator.connect_url, answer=answer) as one,
         ScriptedAgent(coordinator.connect_url, answer=answer) as two,
         ScriptedAgent(coordinator.connect_url, answer=answer) as three,

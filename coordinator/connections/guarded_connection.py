@@ -1,0 +1,121 @@
+"""An accepted TCP connection, closed if its peer does not authenticate in time.
+
+The class stands between asyncio's transport and aiohttp's protocol, because aiohttp limits neither
+the number of connections nor, with less than its keep-alive timeout, the time before a request.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection
+from typing import Final, cast
+
+from aiohttp import web
+
+from provider_agent.coordinator.connections.limits import ConnectionLimits
+
+UNAUTHENTICATED_S: Final = 10.0
+"""How long a connection may stay open before a request with a valid key or an upgrade. Headers fit
+one packet, so that this is long on every network."""
+
+
+class GuardedConnection(asyncio.Protocol):
+    """One connection; forwards everything to the protocol that serves it.
+
+    Args:
+        protocol: serves the connection.
+        limits: the open connections.
+        exempt: addresses of proxies, each of which may have any number of connections.
+    """
+
+    def __init__(
+        self,
+        protocol: asyncio.Protocol,
+        limits: ConnectionLimits["GuardedConnection"],
+        exempt: Collection[str],
+    ) -> None:
+        self._protocol = protocol
+        self._limits = limits
+        self._exempt = exempt
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_refused = False
+
+    def __repr__(self) -> str:
+        state = "refused" if self._is_refused else "waiting" if self._timer else "served"
+        return f"<GuardedConnection {state} {self._transport!r}>"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count the connection; close it, or the oldest other one, if there are too many."""
+        # uvloop's transports are no subclass of `asyncio.Transport`.
+        self._transport = stream = cast("asyncio.Transport", transport)
+        address = peer_address(transport)
+        to_close = self._limits.add(self, None if address in self._exempt else address)
+        if to_close is self:
+            self._is_refused = True
+            stream.abort()
+            return
+        if to_close is not None:
+            to_close.abort()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(UNAUTHENTICATED_S, self.abort)
+        self._protocol.connection_made(transport)
+
+    def abort(self) -> None:
+        """Close the connection without sending what is still buffered."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def stop_timer(self) -> None:
+        """Leave the timeout of the peer's authentication to the caller."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def authenticated(self) -> None:
+        """Note that the peer has authenticated; repeated calls do nothing."""
+        self.stop_timer()
+        self._limits.authenticated(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Forward received bytes."""
+        self._protocol.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        """Forward the end of the peer's bytes."""
+        return self._protocol.eof_received()
+
+    def pause_writing(self) -> None:
+        """Forward that the write buffer is full."""
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Forward that the write buffer has space."""
+        self._protocol.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self.stop_timer()
+        self._limits.remove(self)
+        self._transport = None
+        if not self._is_refused:
+            self._protocol.connection_lost(exc)
+
+
+def connection_factory(
+    serve: Callable[[], asyncio.Protocol],
+    limits: ConnectionLimits[GuardedConnection],
+    exempt: Collection[str],
+) -> Callable[[], GuardedConnection]:
+    """Return a factory for `loop.create_server` that guards the connections of another one."""
+    return lambda: GuardedConnection(serve(), limits, exempt)
+
+
+def connection_of(request: web.Request) -> GuardedConnection | None:
+    """Return the connection of a request; None if it is lost."""
+    protocol = None if request.transport is None else request.transport.get_protocol()
+    return protocol if isinstance(protocol, GuardedConnection) else None
+
+
+def peer_address(transport: asyncio.BaseTransport) -> str:
+    """Return the network address of a connection's peer, without the port."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) and peer else ""

@@ -1,0 +1,223 @@
+"""What peers without a key can do to the coordinator, over real sockets."""
+
+import asyncio
+import contextlib
+import gzip
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from msgspec.structs import replace
+
+from provider_agent.coordinator.access import SecretSet
+from provider_agent.coordinator.connections.failed_attempts import FREE_FAILURES, INTERVAL_S
+from provider_agent.coordinator.connections.guarded_connection import UNAUTHENTICATED_S
+from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.settings import CoordinatorSettings
+from tests.kit.coordinator_harness import JSON_HEADERS
+from tests.kit.scripted_agent import ScriptedAgent
+from tests.kit.virtual_time import in_virtual_time, now
+
+SETTINGS = CoordinatorSettings(
+    port=0,
+    drain_s=0,
+    queue_s=0,
+    api_keys=SecretSet(["secret"]),
+    max_unauthenticated_per_address=20,
+    heartbeat_ms=3_600_000,
+)
+CHAT = "/v1/chat/completions"
+BODY = b'{"model":"tiny"}'
+KEY = {"Authorization": "Bearer secret"}
+WRONG = {"Authorization": "Bearer wrong"}
+
+
+@contextlib.asynccontextmanager
+async def idle_sockets(
+    coordinator: Coordinator, count: int, sent: bytes = b""
+) -> AsyncIterator[list[asyncio.StreamReader]]:
+    """Open connections that send only a part of a request."""
+    host, _, port = coordinator.authority.rpartition(":")
+    sockets = [await asyncio.open_connection(host, int(port)) for _ in range(count)]
+    for _, writer in sockets:
+        writer.write(sent)
+    try:
+        yield [reader for reader, _ in sockets]
+    finally:
+        for _, writer in sockets:
+            writer.close()
+
+
+async def ended(reader: asyncio.StreamReader) -> None:
+    """Wait until a connection is closed by its other side."""
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b""
+
+
+async def test_many_idle_connections_do_not_exclude_clients_and_agents() -> None:
+    # 1,100 idle connections used up the open files, so that nobody else could connect.
+    async with (
+        Coordinator(SETTINGS) as coordinator,
+        idle_sockets(coordinator, 100) as sockets,
+        ScriptedAgent(coordinator.connect_url) as agent,
+        aiohttp.ClientSession(coordinator.http_url, headers={**JSON_HEADERS, **KEY}) as http,
+    ):
+        asking = asyncio.create_task(http.post(CHAT, data=BODY))
+        await (await agent.next_job()).answer(b"{}")
+        assert (await asking).status == 200
+        for reader in sockets[:81]:
+            await ended(reader)
+        assert coordinator.open_connections == 19 + 2
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/chat", b"GET / HTTP/1.1\r\nHost: a\r\nX: "])
+@in_virtual_time
+async def test_connection_without_a_request_is_closed_after_seconds(sent: bytes) -> None:
+    async with (
+        Coordinator(SETTINGS, clock=now) as coordinator,
+        idle_sockets(coordinator, 1, sent) as (reader,),
+    ):
+        began = now()
+        await ended(reader)
+        assert now() - began == pytest.approx(UNAUTHENTICATED_S, abs=1)
+
+
+@in_virtual_time
+async def test_kept_alive_connection_is_closed_after_its_timeout() -> None:
+    # aiohttp's default is an hour.
+    request = b"GET /v1/models HTTP/1.1\r\nHost: a\r\nx-api-key: secret\r\n\r\n"
+    async with (
+        Coordinator(SETTINGS, clock=now) as coordinator,
+        idle_sockets(coordinator, 1, request) as (reader,),
+    ):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        began = now()
+        await reader.read()
+        assert now() - began == pytest.approx(SETTINGS.keep_alive_s, abs=1)
+
+
+@in_virtual_time
+async def test_agent_and_slow_client_with_a_key_outlive_the_timeout() -> None:
+    async with (
+        Coordinator(SETTINGS, clock=now) as coordinator,
+        ScriptedAgent(coordinator.connect_url) as agent,
+        aiohttp.ClientSession(coordinator.http_url, headers={**JSON_HEADERS, **KEY}) as http,
+    ):
+
+        async def slow_body() -> AsyncIterator[bytes]:
+            for byte in BODY:
+                await asyncio.sleep(2)
+                yield bytes([byte])
+
+        asking = asyncio.create_task(http.post(CHAT, data=slow_body()))
+        await (await agent.next_job()).answer(b"{}")
+        assert (await asking).status == 200
+        assert not agent.closed.is_set()
+
+
+@pytest.mark.parametrize("headers", [{}, WRONG, KEY], ids=["no key", "wrong key", "valid key"])
+async def test_compressed_body_is_refused_without_decompression(
+    monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    # A gzip body of 16 MiB took 2.2 s of CPU, also without a key.
+    def decompress(*_: object) -> None:
+        raise AssertionError("decompressed a body")
+
+    monkeypatch.setattr("aiohttp.http_parser.DeflateBuffer.feed_data", decompress)
+    body = gzip.compress(b'{"model":"tiny","x":"' + bytes(1024 * 1024) + b'"}')
+    headers = {**JSON_HEADERS, **headers, "Content-Encoding": "gzip"}
+    async with (
+        Coordinator(SETTINGS) as coordinator,
+        aiohttp.ClientSession(coordinator.http_url, headers=headers) as http,
+    ):
+        for path, status in ((CHAT, 415 if "secret" in str(headers) else 401), ("/nothing", 404)):
+            async with http.post(path, data=body) as response:
+                assert response.status == status
+                assert (await response.json())["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content-Type": "application/json", "Origin": "http://page.example"}, 403),
+        ({"Content-Type": "application/json", "Origin": "null"}, 403),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "text/plain; x=application/json"}, 415),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ({}, 415),
+        ({"Content-Type": "Application/JSON; charset=utf-8"}, 503),
+    ],
+    ids=str,
+)
+async def test_web_page_cannot_be_a_client(headers: dict[str, str], status: int) -> None:
+    # A page can send requests to addresses in its visitor's network, where no key may be needed.
+    async with (
+        Coordinator(replace(SETTINGS, api_keys=None)) as coordinator,
+        aiohttp.ClientSession(coordinator.http_url, skip_auto_headers=["Content-Type"]) as http,
+    ):
+        async with http.post(CHAT, data=BODY, headers=headers) as response:
+            assert response.status == status
+        async with http.get("/v1/models", headers=headers) as response:
+            assert response.status == (403 if status == 403 else 200)
+
+
+@in_virtual_time
+async def test_wrong_keys_are_checked_only_every_few_seconds() -> None:
+    async with (
+        Coordinator(SETTINGS, clock=now) as coordinator,
+        aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as http,
+    ):
+
+        async def status(headers: dict[str, str]) -> int:
+            async with http.get("/v1/models", headers=headers) as response:
+                assert response.status != 429 or int(response.headers["Retry-After"]) > 0
+                return response.status
+
+        for _ in range(FREE_FAILURES):
+            assert await status(WRONG) == 401
+        assert await status(WRONG) == 429
+        assert await status(KEY) == 429, "a correct guess is not recognized either"
+        assert await status({}) == 401, "a request without a key is not a guess"
+        await asyncio.sleep(INTERVAL_S)
+        assert await status(KEY) == 200
+        for _ in range(3):
+            await status(WRONG)
+        assert await status(WRONG) == 429
+        assert await status(KEY) == 200, "the client has used this key before"
+
+
+async def test_clients_behind_a_trusted_proxy_are_told_apart() -> None:
+    async def last_status(http: aiohttp.ClientSession, forwarded_for: str) -> int:
+        headers = {**WRONG, "X-Forwarded-For": forwarded_for}
+        async with http.get("/v1/models", headers=headers) as response:
+            return response.status
+
+    for proxies, spoofed in ((frozenset[str](), 429), (frozenset(["127.0.0.1"]), 401)):
+        async with (
+            Coordinator(replace(SETTINGS, trusted_proxies=proxies)) as coordinator,
+            aiohttp.ClientSession(coordinator.http_url) as http,
+        ):
+            for number in range(FREE_FAILURES):
+                await last_status(http, f"9.9.9.{number}, 1.1.1.1")
+            assert await last_status(http, "9.9.9.9, 1.1.1.1") == 429
+            assert await last_status(http, "1.1.1.1, 2.2.2.2") == spoofed
+
+
+async def test_wrong_enrollment_codes_are_checked_only_every_few_seconds() -> None:
+    settings = replace(SETTINGS, enrollment_codes=SecretSet(["code"]))
+    async with Coordinator(settings) as coordinator:
+        known = ScriptedAgent(coordinator.connect_url, enrollment_code="code")
+        async with known:
+            assert known.rejected is None
+        codes = []
+        for _ in range(FREE_FAILURES + 1):
+            async with ScriptedAgent(coordinator.connect_url, enrollment_code="wrong") as agent:
+                assert agent.rejected is not None
+                codes.append((agent.rejected.code, bool(agent.rejected.retry_after_ms)))
+        assert codes == [("not_enrolled", False)] * FREE_FAILURES + [("too_many_failures", True)]
+        async with ScriptedAgent(coordinator.connect_url, enrollment_code="code") as agent:
+            assert agent.rejected is not None, "a correct guess is not recognized either"
+        async with ScriptedAgent(
+            coordinator.connect_url, key=known.key, enrollment_code="code"
+        ) as agent:
+            assert agent.rejected is None, "this agent has been admitted before"
