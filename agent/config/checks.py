@@ -137,14 +137,16 @@ def _backends(
     known_kinds: Collection[str],
 ) -> tuple[BackendConfig, ...]:
     """Validate each backend, and refuse two of one kind with one address (passthrough: one key)."""
-    seen: dict[tuple[str, object], int] = {}
+    seen: dict[tuple[str, object, object], int] = {}
     result = []
     for index, raw in enumerate(backends):
         backend = _backend(raw, origin, f"backends[{index}]", known_kinds)
         backend = replace(backend, api_key_file=_expanded(raw.api_key_file, environ))
-        passthrough = not backend_class(backend.kind).native
-        key = backend.api_key_env or backend.api_key_file
-        upstream = (backend.kind, key if passthrough else backend.url)
+        adapter = backend_class(backend.kind)
+        passthrough = not adapter.native
+        key = (backend.api_key_env or backend.api_key_file) if passthrough else None
+        url = backend.url if adapter.native or adapter.requires_url else None
+        upstream = (backend.kind, key, url)
         if upstream in seen:
             shared = "key" if passthrough else "address"
             raise bad_value(

@@ -1,9 +1,11 @@
 """Jobs of a running agent never cost the operator more than the price that was offered for them."""
 
 import pytest
+from msgspec import structs
 
 from provider_agent.adapters.base import BackendHealth, Operation, Unreachable
-from provider_agent.agent.config import PricingConfig
+from provider_agent.agent.backends.configured import Backends
+from provider_agent.agent.config import Price, PricingConfig
 from provider_agent.protocol.frames import Capabilities, JobResult, ModelOffer
 from tests.kit.agent_config import agent_config
 from tests.kit.jobs import new_job
@@ -113,6 +115,27 @@ async def test_overflow_runs_on_the_passthrough_at_the_higher_price() -> None:
                 end = await peer.end(job.job_id)
                 assert isinstance(end, JobResult)
                 assert end.input_price_per_1m == 30
+
+
+@in_virtual_time
+async def test_a_reload_of_prices_and_overflow_changes_the_offer_and_the_routes() -> None:
+    here, there = local(), remote()
+    async with ScriptedCoordinator() as coordinator:
+        config = agent_config(coordinator.url, pricing=CHEAP)
+        async with RunningAgent(coordinator, here, there, config=config) as agent:
+            peer = await agent.connected()
+            await offered(peer)
+            pricing = PricingConfig(models={"m": Price(40, 70)})
+            agent.service.reload(
+                structs.replace(config, pricing=pricing),
+                Backends([here, there], {}, [], overflow={"remote"}),
+            )
+            offer = await offered(peer)
+            assert (offer.native, offer.input_price_per_1m) == (False, 40)
+            job = new_job(wire_format="anthropic")
+            await peer.send_jobs(job)
+            (await there.next_run()).answer(b"x")
+            assert isinstance(await peer.end(job.job_id), JobResult)
 
 
 @pytest.mark.parametrize("raised", [(31, 60), (30, 61)])

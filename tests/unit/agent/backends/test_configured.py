@@ -85,6 +85,17 @@ def test_a_native_backend_has_no_markup() -> None:
     assert created.markups == {"vllm:http://a": None}
 
 
+def test_backends_with_the_overflow_setting_are_listed_by_id() -> None:
+    created = make_backends(
+        (
+            BackendConfig(kind="openrouter", api_key_env="A"),
+            BackendConfig(kind="openrouter", api_key_env="B", overflow=True),
+        ),
+        {"A": "sk-a", "B": "sk-b"},
+    )
+    assert created.overflow == {"openrouter#2"}
+
+
 def test_backends_with_several_keys_of_one_service_have_different_ids() -> None:
     created = make_backends(
         tuple(

@@ -4,6 +4,8 @@ import pytest
 
 from tests.unit.agent.config.loading import MINIMAL, load, load_error
 
+PAID = 'kind="openai_passthrough"\napi_key_env="K"'
+
 
 @pytest.mark.parametrize(
     ("kind", "extra", "url"),
@@ -45,6 +47,9 @@ def test_backend_url_is_the_default_or_normalized(
         ('kind="venice"\napi_key_file="sk-or-v1-abcdef"', "not the key itself"),
         ('kind="venice"\napi_key_file=""', "backends[0].api_key_file: expected the path of a"),
         ('kind="vllm"\napi_key_env="K"\napi_key_file="k"', "api_key_env is set as well"),
+        ('kind="vllm"\noverflow=true', "overflow: vllm is not a passthrough; set it at the"),
+        ('kind="openai_passthrough"\napi_key_env="K"', "backends[0].url: missing"),
+        ('kind="openai_passthrough"\nurl="http://h"', "api_key_env: missing"),
     ],
 )
 def test_invalid_backend_is_refused(tmp_path: Path, backend: str, message: str) -> None:
@@ -65,6 +70,8 @@ def test_invalid_backend_is_refused(tmp_path: Path, backend: str, message: str) 
         ('kind="vllm"', 'kind="vllm"\nurl="http://127.0.0.1:8001"', None),
         ('kind="venice"\napi_key_env="K"', 'kind="venice"\napi_key_env="L"', None),
         ('kind="venice"\napi_key_env="K"', 'kind="openrouter"\napi_key_env="K"', None),
+        (f'{PAID}\nurl="http://a"', f'{PAID}\nurl="http://a/v1"', "same kind and key"),
+        (f'{PAID}\nurl="http://a"', f'{PAID}\nurl="http://b"', None),
     ],
 )
 def test_only_a_duplicate_backend_is_refused(
