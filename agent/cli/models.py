@@ -21,6 +21,7 @@ from provider_agent.agent.cli.backend_report import (
 from provider_agent.agent.cli.settings import NO_BACKEND, run_async, with_local_config
 from provider_agent.agent.cli.terminal import console, visible
 from provider_agent.agent.config import LoadedConfig
+from provider_agent.agent.config.low_prices import CENT
 from provider_agent.protocol.frames import ModelOffer
 
 
@@ -118,4 +119,7 @@ def _accepted(offer: ModelOffer) -> str:
 
 
 def _dollars(price: int | None) -> str:
-    return "-" if price is None else f"{price / 1_000_000:.2f}"
+    if price is None:
+        return "-"
+    # A price below a cent, probably a mistake, must not look like a free model.
+    return f"{price / 1_000_000:.{6 if 0 < price < CENT else 2}f}"

@@ -27,6 +27,13 @@ def test_models_lists_offers_and_skipped_backends(runner: CliRunner) -> None:
     assert "venice: skipped: the environment variable KEY_THAT_IS_NOT_SET" in result.output
 
 
+def test_price_below_a_cent_does_not_look_like_a_free_model(runner: CliRunner) -> None:
+    prices = "[pricing.models]\necho = { input_per_1m = 3, output_per_1m = 2_500_000 }\n"
+    result = invoke(runner, "models", config=ECHO + prices)
+
+    assert "│ 0.000003 │ 2.50" in result.output
+
+
 def test_models_json_lists_models_and_problems_of_backends(runner: CliRunner) -> None:
     shown = json.loads(invoke(runner, "models", "--json", config=ECHO + NO_KEY).output)
 
