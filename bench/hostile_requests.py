@@ -25,7 +25,7 @@ from provider_agent.protocol.limits import KIB, MIB
 BOUND_MS: Final = 20.0
 """The longest pause of the event loop that one request may cause."""
 
-ROUNDS: Final = 5
+ROUNDS: Final = 25
 TICK_S: Final = 0.0005
 WINDOW_TOKENS: Final = 10_000_000
 
@@ -56,24 +56,39 @@ REQUESTS: Final = [
     Hostile("16 MiB of [0,0,...] as tools", _repeated(b'{"tools":[', b"0,", b"0]}")),
     Hostile("1.3 million fields", b'{"metadata":{' + _fields(1_300_000) + b"}}"),
     Hostile("16 MiB of [[[...", _repeated(b'{"x":', b"[", b"")),
-    Hostile("16 MiB of text", _repeated(b'{"messages":[{"content":"', b"two words ", b'"}]}')),
-    Hostile("16 MiB of escapes", _repeated(b'{"messages":[{"content":"', rb"\u00e9\"", b'"}]}')),
-    Hostile("2 million escapes", _repeated(b'{"messages":[{"content":"', b'\\"xxxxxxx', b'"}]}')),
-    Hostile("16 MiB without a space", _repeated(b'{"messages":[{"content":"', b"x", b'"}]}')),
-    Hostile("all fields allowed at the top", b"{" + _fields(60_000) + b"}"),
-    Hostile("all values allowed in one list", _repeated(b'{"tools":[', b"0,", b"0]}", 619_000)),
-    Hostile("10,000 messages", _repeated(b'{"messages":[', b'{"role":"user"},', b"{}]}", 160_000)),
     Hostile(
-        "54,000 parts of messages",
+        "16 MiB of text",
+        _repeated(b'{"messages":[{"role":"user","content":"', b"two words ", b'"}]}'),
+    ),
+    Hostile(
+        "16 MiB of escapes",
+        _repeated(b'{"messages":[{"role":"user","content":"', rb"\u00e9\"", b'"}]}'),
+    ),
+    Hostile(
+        "2 million escapes",
+        _repeated(b'{"messages":[{"role":"user","content":"', b'\\"xxxxxxx', b'"}]}'),
+    ),
+    Hostile(
+        "16 MiB without a space",
+        _repeated(b'{"messages":[{"role":"user","content":"', b"x", b'"}]}'),
+    ),
+    Hostile("all fields allowed at the top", b"{" + _fields(40_000) + b"}"),
+    Hostile("all values allowed in one list", _repeated(b'{"tools":[', b"0,", b"0]}", 199_000)),
+    Hostile(
+        "10,000 messages",
+        _repeated(b'{"messages":[', b'{"role":"user"},', b'{"role":"user"}]}', 160_000),
+    ),
+    Hostile(
+        "36,000 parts of messages",
         b'{"messages":['
         + b",".join(
-            [b'{"content":[' + b",".join([b'{"type":"text"}'] * 9_000) + b"]}"] * 6,
+            [b'{"role":"user","content":[' + b",".join([b'{"type":"text"}'] * 9_000) + b"]}"] * 4,
         )
         + b"]}",
     ),
     Hostile(
         "a schema of 10,000 lists",
-        _repeated(b'{"response_format":{"x":[', b"[],", b"[]]}}", 29 * KIB),
+        _repeated(b'{"response_format":{"schema":[', b"[],", b"[]]}}", 29 * KIB),
     ),
     Hostile(
         "310,000 token ids",

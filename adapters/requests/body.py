@@ -16,7 +16,11 @@ from provider_agent.adapters.errors import BadRequest
 from provider_agent.adapters.requests.output_limit import limit_output
 from provider_agent.adapters.requests.policy import RequestPolicy, apply_policy
 from provider_agent.adapters.requests.rules import FIELDS
-from provider_agent.adapters.requests.structure import check_structure
+from provider_agent.adapters.requests.structure import (
+    MAX_OTHER_VALUES,
+    check_other_values,
+    check_structure,
+)
 from provider_agent.adapters.settings import BackendSettings
 from provider_agent.protocol.formats import Operation
 
@@ -67,8 +71,11 @@ def prepare_request(
             policy refuses it.
     """
     try:
-        check_structure(request)
-        fields = apply_policy(FIELDS.decode(request), operation, policy, settings)
+        values = check_structure(request)
+        found = FIELDS.decode(request)
+        if values > MAX_OTHER_VALUES:
+            check_other_values(found)
+        fields = apply_policy(found, operation, policy, settings)
         for name, value in (extra_fields or {}).items():
             fields.setdefault(name, value)
         limit_output(fields, operation, max_output_tokens, one_name=knows_only_max_tokens)

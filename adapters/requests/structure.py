@@ -5,8 +5,10 @@ It works on slices, because a call into C does not release Python's lock: each t
 milliseconds at most, so that a thread can run the scan without blocking the event loop.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
+
+from msgspec import Raw
 
 from provider_agent.adapters.errors import BadRequest
 from provider_agent.protocol.limits import KIB
@@ -14,12 +16,15 @@ from provider_agent.protocol.limits import KIB
 MAX_DEPTH: Final = 100
 """Levels of objects and lists. JSON schemas of tools have about 30; vLLM's decoder accepts 200."""
 
-MAX_FIELDS: Final = 60_000
+MAX_FIELDS: Final = 40_000
 """Fields of all objects. A conversation of 2,000 messages with 100 tools has about 20,000."""
 
 MAX_VALUES: Final = 310_000
 """Elements of all lists and objects. The longest lists are token ids: OpenAI's embeddings route
 accepts 300,000."""
+
+MAX_OTHER_VALUES: Final = 100_000
+"""Elements of a field other than `prompt` and `input`."""
 
 MAX_BACKSLASHES: Final = 2_000_000
 """Escapes in strings, which decoders handle one by one: more than any context window holds."""
@@ -30,8 +35,8 @@ _NOT_BRACKETS: Final = bytes(code for code in range(256) if code not in _BRACKET
 _AS_LISTS: Final = bytes.maketrans(b"{}", b"[]")
 
 
-def check_structure(request: bytes) -> None:
-    """Check the depth and the counts of a request.
+def check_structure(request: bytes) -> int:
+    """Check the depth and the counts of a request, and return the number of its values.
 
     The result is meaningful for valid JSON only; the decoder rejects everything else.
 
@@ -52,6 +57,21 @@ def check_structure(request: bytes) -> None:
             raise BadRequest(f"the request has over {MAX_FIELDS} fields or {MAX_VALUES} values")
     if nesting_exceeds(b"".join(shapes), MAX_DEPTH):
         raise BadRequest(f"the request is not JSON, or nested over {MAX_DEPTH} levels deep")
+    return values + brackets // 2
+
+
+def check_other_values(fields: Mapping[str, Raw]) -> None:
+    """Check the size of fields that contain no token ids.
+
+    Args:
+        fields: the outermost fields of a request of over `MAX_OTHER_VALUES` values.
+
+    Raises:
+        BadRequest: a field exceeds `MAX_OTHER_VALUES`. Commas in its texts count too.
+    """
+    for name, value in fields.items():
+        if name not in ("prompt", "input") and bytes(value).count(b",") > MAX_OTHER_VALUES:
+            raise BadRequest(f"{name[:100]} has over {MAX_OTHER_VALUES} values")
 
 
 def nesting_exceeds(brackets: bytes, levels: int) -> bool:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider_agent.adapters.base import BadRequest
+from provider_agent.adapters.base import BadRequest, Operation
 from provider_agent.adapters.requests import structure
 from provider_agent.adapters.requests.structure import check_structure
 from tests.unit.adapters.requests.prepared import raw_body
@@ -81,6 +81,14 @@ def test_depth_and_size_are_exact(value: dict[str, object], slice_bytes: int) ->
         patch.setattr(structure, "MAX_DEPTH", depth_of(value) - 1)
         with pytest.raises(BadRequest):
             check_structure(text)
+
+
+def test_long_lists_of_other_fields_than_token_ids_are_refused() -> None:
+    zeros = b"[" + b"0," * 150_000 + b"0]"
+
+    with pytest.raises(BadRequest, match="tools"):
+        raw_body("vllm", b'{"tools":' + zeros + b"}")
+    assert zeros in raw_body("vllm", b'{"prompt":' + zeros + b"}", Operation.COMPLETIONS)
 
 
 def test_large_text_and_image_pass() -> None:
