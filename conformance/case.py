@@ -42,7 +42,8 @@ class Case(Struct, Generic[ScopeT], frozen=True):
         id: unique and stable, such as `resume-running`.
         anchor: the anchor of the section in docs/protocol.md that states the rule.
         rule: the rule in one sentence.
-        run: tests the rule; returns what was observed, or raises `NotHeld` or `NotTested`.
+        run: tests the rule; returns what was observed, or raises `NotHeld`, `NotTested` or
+            `Unreachable`.
         must: whether the rule is a MUST; otherwise it is a SHOULD.
     """
 

@@ -202,7 +202,8 @@ class _Sources:
             check_known_inside(raw, origin, key)
         if key == "observability.log_level" and isinstance(raw, str):
             raw = _LEVEL_ALIASES.get(raw.lower(), raw.lower())
-        # JSON in a variable has types; a plain variable or flag is a string.
+        # TOML and JSON values have types. A plain variable or flag is a string, and `convert`
+        # parses it, because it is not strict.
         strict = origin == self._file_name or key in _STRUCTURED
         return convert(raw, target, origin=origin, key=key, strict=strict)
 

@@ -6,7 +6,7 @@ from typing import Final
 from provider_agent.agent.config.schema import PricingConfig
 
 CENT: Final = 10_000
-"""One cent, in millionths of a US dollar. Hardly a model is sold for less per million tokens."""
+"""One cent, in millionths of a US dollar. Hardly any model costs less per million tokens."""
 
 
 def low_prices(pricing: PricingConfig) -> Iterator[str]:

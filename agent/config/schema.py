@@ -104,7 +104,8 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             backend, and none of a passthrough.
         alias: offered model id → the server's own id.
         formats: wire formats of an `openai_compatible` server; other adapters define theirs.
-        max_concurrent: most jobs at once; None selects the adapter's default or the server's value.
+        max_concurrent: most jobs at once; None selects the value that the server reports, else the
+            adapter's default.
         max_tokens_per_minute: limit for input and output tokens of its jobs; None for no limit.
         timeouts: timeouts of its jobs.
         request_policy: treatment of request fields that spend money, change the server for other

@@ -93,7 +93,8 @@ class JobChannel:
         if self._stopped:
             return
         self._source = source
-        # Valid until `response_ended` replaces it; a defective adapter might never call it.
+        # Until `response_ended` replaces it, the response counts as cut off inside an event; a
+        # defective adapter might never call `response_ended`.
         self.outcome = ResponseOutcome(between_events=False)
         self.stream.start(
             JobStarted(
@@ -139,7 +140,7 @@ class JobChannel:
         self.drop_unsent()
 
     def drop_unsent(self) -> None:
-        """Discard what was not sent, so that an end can be sent at once."""
+        """Discard unsent bytes and an unsent end, so that another end can be sent at once."""
         stream = self.stream
         written = stream.written
         stream.drop_unsent()
@@ -158,13 +159,19 @@ class JobChannel:
         )
 
     def withdraw(self, frame: ResponseFrame) -> None:
-        """Forget a frame that could not be sent; the caller must then call `finish`."""
+        """Forget the end, because `frame` could not be sent; the job then needs another end.
+
+        If `frame` is `JobStarted`, the bytes of the response are dropped too.
+        """
         self.stream.withdraw(frame)
         if not self.stream.written:
             self.outcome = replace(self.outcome, error_relayed=False, between_events=True)
 
     def finish(self, end: JobEnd) -> None:
-        """Add the job's end, with its receipt, after the last byte. A second end is ignored."""
+        """Add the job's end, with its receipt, after the last byte.
+
+        Ignored if the stream has an end, unless `drop_unsent` or `withdraw` has removed it.
+        """
         sha256 = self.stream.sha256()
         if sha256 is not None and self.issue_receipt is not None:
             end = replace(end, receipt=self.issue_receipt(sha256, end.usage))

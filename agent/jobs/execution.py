@@ -220,6 +220,7 @@ class JobExecution:
                 if not await self._fail_over(error, job.request):
                     raise
             except (SystemExit, asyncio.CancelledError) as error:
+                # A defective adapter can raise either, although the job was not cancelled.
                 raise_if_defect(error)
                 raise
             else:
@@ -326,6 +327,8 @@ class JobExecution:
             return
         if long and self._stop_reason is None and self.channel.stream.started is None:
             error = BackendTimeout("no output before the job's deadline")
+            # The channel no longer holds the request. With the job id in place of its hash, the
+            # breaker counts each hang, even if a client repeats one request.
             self._attempt.failed(error, request=hash(self.header.job_id))
 
     # --- the end ---------------------------------------------------------------------------------
@@ -365,6 +368,7 @@ class JobExecution:
         return error_end(self._report(), ErrorCode.INTERNAL, INTERNAL_TEXT)
 
     def _stopped_end(self) -> JobError:
+        # Without `stop`, only the end of the event loop cancels the task.
         reason = self._stop_reason or StopReason.DRAINING
         self.channel.stop()
         detail = self._stop_detail or "the agent is stopping"

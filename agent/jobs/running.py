@@ -243,7 +243,8 @@ class Jobs:
         if (execution := self._running.get(job_id)) is not None:
             execution.stop(StopReason.SLOW_CONSUMER, text)
             return
-        if stream.end is None or stream.end_sent:  # there is no end that could be replaced
+        # An end that was sent cannot be replaced. Only a defect leaves an ended job without one.
+        if stream.end is None or stream.end_sent:
             self._outbox.abandon([job_id])
         else:
             self._cut(stream, ErrorCode.SLOW_CONSUMER, text)
@@ -275,7 +276,7 @@ class Jobs:
         return cut
 
     def _cut(self, stream: SendStream, code: ErrorCode, text: str) -> None:
-        """Drop the unsent bytes of a job that has ended, and send another end."""
+        """Drop the unsent bytes and the unsent end of an ended job, and send another end."""
         channel = self._outbox.channel(stream.job_id)
         channel.drop_unsent()
         report = replace(channel.report, total_bytes=stream.written, outcome=channel.outcome)

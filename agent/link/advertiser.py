@@ -50,7 +50,10 @@ class Advertiser:
             self._timer = asyncio.get_running_loop().call_later(DEBOUNCE_S, self.send)
 
     def send(self) -> None:
-        """Send the current capabilities now; without a link, the next `Welcome` triggers it."""
+        """Send the current capabilities now; does nothing without a link.
+
+        Also called after each `Welcome`.
+        """
         self.cancel()
         if self._connected.is_set():
             self._revision += 1

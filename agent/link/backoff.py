@@ -28,13 +28,13 @@ GROWTH: Final = 0.75
 """The ceiling as a share of the time already waited; measured in decision 10 (docs/adr)."""
 
 MIN_RETRY_AFTER_S: Final = 5.0
-"""The shortest wait before dialing a coordinator that is restarting or overloaded again."""
+"""The shortest wait before another attempt at a coordinator that is restarting or overloaded."""
 
 MAX_RETRY_AFTER_S: Final = 3600.0
 """The longest wait that a coordinator can ask for; more may be a mistake of units."""
 
 UNAUTHORIZED_S: Final = 60.0
-"""The wait after 401 or 403, before jitter: only the operator can fix the cause."""
+"""The wait after `UNAUTHORIZED`, before jitter: only the operator can fix the cause."""
 
 HEALTHY_S: Final = 60.0
 """A session of this length was healthy: the time already waited is reset."""

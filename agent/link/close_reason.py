@@ -25,6 +25,7 @@ _REJECTIONS: Final = {
 """By code of a `Rejected` without a time; any other code is `REJECTED`."""
 
 _FATAL: Final = frozenset({DisconnectCause.INCOMPATIBLE, DisconnectCause.REPLACED})
+"""Causes that apply even if a `Drain` asked for a wait before the close."""
 
 
 def explain_close(closed: ConnectionClosed, drain: Drain | None) -> Disconnect:
@@ -35,7 +36,7 @@ def explain_close(closed: ConnectionClosed, drain: Drain | None) -> Disconnect:
         drain: the last `Drain` of the coordinator, if any.
     """
     retry_after_s = None if drain is None else drain.reconnect_after_ms / 1000 or None
-    if closed.sent is not None and not closed.rcvd_then_sent:
+    if closed.sent is not None and not closed.rcvd_then_sent:  # the agent closed first
         if drain is not None and closed.sent.code == CloseCode.NORMAL_CLOSURE:
             detail = f"the coordinator is draining: {sanitize(drain.reason)}"
             return _retry(detail, retry_after_s)

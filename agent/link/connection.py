@@ -130,6 +130,7 @@ class Link:
             if disconnect.cause is DisconnectCause.BROKEN_PEER and closed.sent is not None:
                 _log_violation(closed.sent.reason, closed.sent.code)
             return disconnect
+        # Only the drain task ends without an error; usually the reader ends first, with one.
         return Disconnect(DisconnectCause.LOST, "the connection ended")
 
     async def _handshake(self, connection: ClientConnection) -> Welcome:

@@ -148,6 +148,7 @@ class CoordinatorMessages:
         before, self.routing = self.routing, routing
         old = before.unroutable if before is not None else []
         if routing.unroutable and routing.unroutable != old:
+            # Reversed, so that each code keeps its first message.
             reasons = {one.code: one.message for one in reversed(routing.unroutable)}
             log.warning(
                 "offered models receive no jobs",

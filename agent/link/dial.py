@@ -187,6 +187,7 @@ def _headers(token_file: Path | None) -> Mapping[str, str]:
 
 
 def _proxy(settings: DialSettings) -> str | Literal[True] | None:
+    """Return the proxy's URL, True to apply `HTTPS_PROXY` and `NO_PROXY`, or None for no proxy."""
     if is_loopback(urlsplit(settings.url).hostname or ""):
         return None
     return settings.proxy or True

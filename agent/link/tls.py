@@ -53,8 +53,8 @@ def client_context(
 
 
 def _load_client_certificate(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
-    named = ("client_cert_file", cert) if key is None else ("client_key_file", key)
-    for name, path in (("client_cert_file", cert), named):
+    key_source = ("client_cert_file", cert) if key is None else ("client_key_file", key)
+    for name, path in (("client_cert_file", cert), key_source):
         try:
             path.open("rb").close()  # OpenSSL does not report which file it could not read
         except OSError as error:
@@ -62,15 +62,17 @@ def _load_client_certificate(context: ssl.SSLContext, cert: Path, key: Path | No
     try:
         context.load_cert_chain(cert, key, password=_refuse_password)
     except _NeedsPassword:
-        raise UnusableFile(*named, "the key has a password; store the key without one") from None
+        raise UnusableFile(
+            *key_source, "the key has a password; store the key without one"
+        ) from None
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             reason = f"the private key does not match the certificate in {cert}"
-            raise UnusableFile(*named, reason) from error
+            raise UnusableFile(*key_source, reason) from error
         reason = "it does not contain a PEM certificate and its private key"
         if key is not None:
             reason = f"this file or client_cert_file {cert} is not valid PEM"
-        raise UnusableFile(*named, reason) from error
+        raise UnusableFile(*key_source, reason) from error
 
 
 def _refuse_password() -> str:

@@ -247,6 +247,7 @@ class Uplink:
     ) -> None:
         reason, cause = disconnect.detail, disconnect.cause
         log.debug("backoff decided", cause=cause, url=self.url, next=next_url, wait_s=wait_s)
+        # Expected in a rolling update: the new agent connects while this one drains.
         if cause is DisconnectCause.REPLACED and not self._jobs.accepting:
             log.info("replaced by a newer agent", url=self.url)
         elif isinstance(decision, Fatal):

@@ -19,8 +19,9 @@ from provider_agent.websocket.write_progress import (
 )
 
 PING_EVERY_S: Final = 20.0
-"""Keeps the connection in the state tables of NATs and firewalls. A pong may take as long, so a
-peer that vanished is detected within two intervals, even when nothing else is sent."""
+"""The interval of pings, which keep the connection in the state tables of NATs and firewalls. It is
+also the longest wait for bytes after a ping, so a peer that vanished is detected within two
+intervals, even when nothing else is sent."""
 
 MAX_UNSENT_BYTES: Final = 16 * MIB
 """Larger than the write buffer plus the agent's largest message. Only a peer that sends pings

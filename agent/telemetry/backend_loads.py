@@ -70,6 +70,7 @@ def _model_loads(monitor: HealthMonitor) -> Iterator[ModelLoad]:
     """
     offered = {model.model_id for model in monitor.state.models or monitor.last_models}
     usage = {name: use for name, use in monitor.model_use.usage().items() if name in offered}
+    # A backend without models is unreachable, so the state of each of its models is known.
     reported = (monitor.state.load or _NO_LOAD).models if monitor.state.models else offered
     unused = sorted(offered & set(reported) - usage.keys()) if monitor.backend.native else []
     for name in [*usage, *unused][:MAX_MODEL_LOADS]:
@@ -96,7 +97,7 @@ def _model_load(monitor: HealthMonitor, model_id: str, usage: ModelUsage) -> Mod
 
 
 def _state(monitor: HealthMonitor, model_id: str, load: ModelServerLoad) -> str:
-    """Return the state of a model; "" if the server does not report it."""
+    """Return what the agent has detected, else the state that the server reports, else ""."""
     if not monitor.state.health.reachable:
         return ModelState.LOADING if monitor.state.health.loading else ModelState.DOWN
     if monitor.admission.is_open(model_id):
