@@ -202,8 +202,8 @@ class _Sources:
             check_known_inside(raw, origin, key)
         if key == "observability.log_level" and isinstance(raw, str):
             raw = _LEVEL_ALIASES.get(raw.lower(), raw.lower())
-        # TOML and JSON values have types. A plain variable or flag is a string, and `convert`
-        # parses it, because it is not strict.
+        # TOML and JSON values have types. A plain variable or flag is a string that `convert` must
+        # parse, so the conversion is not strict.
         strict = origin == self._file_name or key in _STRUCTURED
         return convert(raw, target, origin=origin, key=key, strict=strict)
 

@@ -170,7 +170,7 @@ class JobChannel:
     def finish(self, end: JobEnd) -> None:
         """Add the job's end, with its receipt, after the last byte.
 
-        Ignored if the stream has an end, unless `drop_unsent` or `withdraw` has removed it.
+        A second end is ignored, unless `drop_unsent` or `withdraw` has removed the first.
         """
         sha256 = self.stream.sha256()
         if sha256 is not None and self.issue_receipt is not None:

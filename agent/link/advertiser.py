@@ -50,10 +50,7 @@ class Advertiser:
             self._timer = asyncio.get_running_loop().call_later(DEBOUNCE_S, self.send)
 
     def send(self) -> None:
-        """Send the current capabilities now; does nothing without a link.
-
-        Also called after each `Welcome`.
-        """
+        """Send the current capabilities now, if there is a link. Each `Welcome` calls this."""
         self.cancel()
         if self._connected.is_set():
             self._revision += 1
