@@ -29,12 +29,17 @@ from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobEnd, JobError, JobHeader, JobResult, RequestChunk
 from provider_agent.protocol.job import join_request
+from provider_agent.protocol.limits import KIB
 
 log = EventLogger(__name__)
 
 HANG_S: Final = 30.0
 """Seconds. If a deadline of at least this length passes before the response starts, the backend of
 the latest attempt counts as failed. With a shorter deadline, the backend may only be slow."""
+
+_HASHED_BYTES: Final = 64 * KIB
+"""The failures of requests with an equal beginning count as those of one request; hashing all of a
+request of 16 MiB would block the event loop for milliseconds."""
 
 INTERNAL_TEXT: Final = "internal error of the agent"
 """The message of an end after a defect; its cause is in the agent's log."""
@@ -78,6 +83,7 @@ class JobExecution:
         "_pool",
         "_price",
         "_request_arrived",
+        "_request_hash",
         "_stop_detail",
         "_stop_reason",
         "_task",
@@ -114,6 +120,7 @@ class JobExecution:
         """Backend ids in the order of the attempts."""
         self._attempt = self._start_attempt(route)
         self._request_arrived = asyncio.Event()
+        self._request_hash = 0
         self._stop_reason: StopReason | None = None
         self._stop_detail = ""
         task = asyncio.create_task(self._run(), name=f"job {header.job_id.hex()}")
@@ -211,6 +218,7 @@ class JobExecution:
         if not request.complete:
             await self._request_arrived.wait()
         job = join_request(self.header, request.take())
+        self._request_hash = hash(job.request[:_HASHED_BYTES])
         self._poison.check(job.request)
         while True:
             started_s = self.duration_s
@@ -263,7 +271,7 @@ class JobExecution:
         # Record the failure before looking up routes: this frees the attempt's slot on the backend,
         # and if it opens the breaker, the backend is not among the routes.
         tokens = used_tokens(self.channel.outcome)
-        self._attempt.failed(error, tokens, hash(request))
+        self._attempt.failed(error, tokens, self._request_hash)
         if isinstance(error, Transport) and not await self._pool.answers(self._tried[-1]):
             self._poison.add_death(request)
             self._poison.check(request)
@@ -327,9 +335,7 @@ class JobExecution:
             return
         if long and self._stop_reason is None and self.channel.stream.started is None:
             error = BackendTimeout("no output before the job's deadline")
-            # The channel no longer holds the request. With the job id in place of its hash, the
-            # breaker counts each hang, even if a client repeats one request.
-            self._attempt.failed(error, request=hash(self.header.job_id))
+            self._attempt.failed(error, request=self._request_hash)
 
     # --- the end ---------------------------------------------------------------------------------
 
