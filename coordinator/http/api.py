@@ -17,6 +17,7 @@ from provider_agent.coordinator.http.counters import Counters
 from provider_agent.coordinator.http.model_list import render_model, render_models
 from provider_agent.coordinator.http.request_checks import refused_body, refused_origin
 from provider_agent.coordinator.http.request_handler import RequestHandler
+from provider_agent.coordinator.http.request_memory import MemoryShare, RequestMemory
 from provider_agent.coordinator.http.responses import error_response
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.errors import ErrorCode
@@ -75,6 +76,7 @@ class HttpApi:
             settings.api_keys, FailedAttempts(clock), settings.trusted_proxies
         )
         self._random_bytes = random_bytes
+        self._memory = RequestMemory(settings.max_held_request_bytes)
         self._running = 0
         self._stopping = False
         self._idle = asyncio.Event()
@@ -108,7 +110,8 @@ class HttpApi:
             self._running += 1
             self._idle.clear()
             try:
-                return await self._run(request, operation)
+                with self._memory.share() as memory:
+                    return await self._run(request, operation, memory)
             finally:
                 self._running -= 1
                 if not self._running:
@@ -127,9 +130,11 @@ class HttpApi:
     def _access_refusal(self, request: web.Request) -> ClientError | None:
         return refused_origin(request) or self._key_check.refusal(request)
 
-    async def _run(self, request: web.Request, operation: Operation) -> web.StreamResponse:
+    async def _run(
+        self, request: web.Request, operation: Operation, memory: MemoryShare
+    ) -> web.StreamResponse:
         client_request = await read_client_request(
-            request, operation, self._settings.body_timeout_s
+            request, operation, self._settings.body_timeout_s, memory
         )
         if isinstance(client_request, ClientError):
             return error_response(operation.wire_format, client_request)

@@ -3,15 +3,21 @@
 import asyncio
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Final
 
 import msgspec
 from aiohttp import web
 
 from provider_agent.coordinator.http.client_errors import ClientError, error_of_code
+from provider_agent.coordinator.http.request_memory import MemoryShare
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation
 from provider_agent.protocol.limits import MAX_NAME_CHARS
 from provider_agent.protocol.trace_context import is_traceparent
+
+_NO_MEMORY: Final = error_of_code(
+    ErrorCode.OUT_OF_CAPACITY, "The coordinator holds too many large requests; try again soon."
+)
 
 
 class ClientRequest(msgspec.Struct, frozen=True):
@@ -37,27 +43,47 @@ class _RequestBody(msgspec.Struct):
 
 
 async def read_client_request(
-    request: web.Request, operation: Operation, timeout_s: float
+    request: web.Request, operation: Operation, timeout_s: float, memory: MemoryShare
 ) -> ClientRequest | ClientError:
     """Read the body of a request, and find the model that it names.
 
     Returns:
-        The valid request, or an error if the body is invalid or does not arrive within `timeout_s`.
+        The valid request, or an error if the body is invalid, does not fit `memory` or does not
+            arrive within `timeout_s`.
 
     Raises:
         web.HTTPRequestEntityTooLarge: the body exceeds `client_max_size` of the application.
     """
     try:
         async with asyncio.timeout(timeout_s):
-            body = await request.read()
+            body = await _read_body(request, memory)
     except TimeoutError:
         return ClientError(
             HTTPStatus.REQUEST_TIMEOUT, "bad_request", "The request body did not arrive in time."
         )
+    if body is None:
+        return _NO_MEMORY
     model_id = find_model(body)
     if isinstance(model_id, ClientError):
         return model_id
     return ClientRequest(operation, model_id, body, valid_traceparent(request.headers))
+
+
+async def _read_body(request: web.Request, memory: MemoryShare) -> bytes | None:
+    """Return the body as it was sent; None if it does not fit the memory of all requests."""
+    limit, announced = request.client_max_size, request.content_length or 0
+    if announced > limit:
+        raise web.HTTPRequestEntityTooLarge(max_size=limit, actual_size=announced)
+    if not memory.fits(announced):
+        return None
+    body = bytearray()
+    async for data in request.content.iter_any():
+        if len(body) + len(data) > limit:
+            raise web.HTTPRequestEntityTooLarge(max_size=limit, actual_size=len(body) + len(data))
+        if not memory.grow(len(data)):
+            return None
+        body += data
+    return bytes(body)
 
 
 def find_model(body: bytes) -> str | ClientError:
