@@ -161,7 +161,6 @@ class StreamValidator:
         "_line_bytes",
         "_operation",
         "_outline",
-        "_size",
         "_tail",
         "_tail_size",
     )
@@ -174,7 +173,6 @@ class StreamValidator:
         self._tail_size = 0
         self._dropped_bytes = 0
         """The number of bytes that were dropped from the start of the tail."""
-        self._size = 0
         self._line_bytes = 0
         """The length of the last line so far."""
         self._outline: JsonOutline | None = None
@@ -183,22 +181,25 @@ class StreamValidator:
     def receive_data(self, data: bytes) -> None:
         """Add the next bytes of the stream."""
         size = len(data)
-        if self._size < HEAD_BYTES:
-            self._head += data[: HEAD_BYTES - self._size]
-        self._size += size
-        if self._line_bytes + size > LONG_LINE_BYTES and self._may_be_long(data):
+        if len(self._head) < HEAD_BYTES:
+            self._head += data[: HEAD_BYTES - len(self._head)]
+        line_bytes = self._line_bytes
+        if line_bytes + size > LONG_LINE_BYTES and self._may_be_long(data):
             data = self._shorten(data)
             size = len(data)
-        else:
+        elif data[-1:] != b"\n":
             end = data.rfind(b"\n")
-            self._line_bytes = self._line_bytes + size if end < 0 else size - end - 1
+            self._line_bytes = line_bytes + size if end < 0 else size - end - 1
+        elif line_bytes:
+            self._line_bytes = 0
         tail = self._tail
         tail.append(data)
-        self._tail_size += size
-        while self._tail_size - len(tail[0]) >= TAIL_BYTES:
+        tail_size = self._tail_size + size
+        while tail_size - len(tail[0]) >= TAIL_BYTES:
             dropped = len(tail.popleft())
-            self._tail_size -= dropped
+            tail_size -= dropped
             self._dropped_bytes += dropped
+        self._tail_size = tail_size
 
     def _may_be_long(self, data: bytes) -> bool:
         """Whether `data` may have a part of a long line; fast, but not exact."""
@@ -236,7 +237,7 @@ class StreamValidator:
 
     def result(self) -> ValidationResult:
         """Return the outcome of the bytes so far."""
-        if not self._size:
+        if not self._head:
             text = "the server sent an empty stream"
             return ValidationResult(failure=ResponseFailure(ErrorCode.INVALID_RESPONSE, text))
         tail = b"".join(self._tail)[-TAIL_BYTES:]
