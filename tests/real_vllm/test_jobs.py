@@ -2,10 +2,12 @@
 
 import asyncio
 
+import aiohttp
 import msgspec
 import pytest
 
-from provider_agent.adapters.base import BadStatus, WireFormat
+from provider_agent.adapters.base import BadStatus, Operation, WireFormat
+from provider_agent.adapters.responses.status_codes import code_for_status
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.adapters_under_test import ANTHROPIC, OPENAI, AdapterUnderTest, parametrize_adapters
 from tests.kit.sink import CollectingSink
@@ -52,6 +54,62 @@ async def test_unknown_model_is_reported_as_not_loaded(
         await adapter.backend.execute(job, CollectingSink())
 
     assert caught.value.code is ErrorCode.MODEL_NOT_LOADED
+
+
+CUSTOM_TOOL = {"type": "custom", "custom": {"name": "f"}}
+
+INVALID_REQUESTS: dict[str, tuple[Operation, dict[str, object], int]] = {
+    "structured_outputs of the wrong type": (Operation.CHAT, {"structured_outputs": 7}, 500),
+    "unknown tool type with a named choice": (
+        Operation.CHAT,
+        {
+            "tools": [CUSTOM_TOOL],
+            "tool_choice": {"type": "function", "function": {"name": "f"}},
+        },
+        500,
+    ),
+    "unknown previous response": (Operation.RESPONSES, {"previous_response_id": "x"}, 404),
+}
+
+
+@pytest.mark.parametrize("name", INVALID_REQUESTS)
+async def test_invalid_request_is_the_clients_error_whatever_its_status(
+    adapter: AdapterUnderTest, name: str
+) -> None:
+    operation, fields, status = INVALID_REQUESTS[name]
+    (model,) = await adapter.backend.list_models()
+    prompt = {"messages": [{"role": "user", "content": "hi"}], "input": "hi", "max_tokens": 2}
+    url = adapter.backend.settings.url + operation.path
+
+    async with (
+        aiohttp.ClientSession() as client,
+        client.post(url, json={"model": model.upstream_id, **prompt, **fields}) as response,
+    ):
+        body = await response.read()
+
+    assert response.status == status
+    assert code_for_status(status, body) is ErrorCode.BAD_REQUEST
+
+
+@in_both_formats
+async def test_cancelled_stream_counts_the_tokens_that_it_relayed(
+    adapter: AdapterUnderTest, wire_format: WireFormat
+) -> None:
+    sink = CollectingSink(pause_at=20_000)
+    job = adapter.job(wire_format, max_tokens=await window_of(adapter) - 200)
+    before = await tokens_generated(adapter.backend.settings.url)
+    streaming = asyncio.create_task(adapter.backend.execute(job, sink))
+    await sink.paused.wait()
+
+    streaming.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await streaming
+
+    await wait_for_load(adapter.backend, lambda load: load.running == 0)
+    generated = await tokens_generated(adapter.backend.settings.url) - before
+    assert sink.outcome is not None
+    assert 50 <= sink.outcome.least_output_tokens <= generated
+    assert sink.usage.input_tokens or sink.outcome.least_input_tokens
 
 
 # --- load -------------------------------------------------------------------------------------
