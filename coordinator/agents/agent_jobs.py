@@ -109,6 +109,11 @@ class AgentJobs:
             self._protocol.consumed(job.job_id, job.unconsumed)
             self._wake()
 
+    def set_lost(self, lost: bool) -> None:
+        """Report to the requests that the agent may be lost, or that it responds again."""
+        for job in self._jobs.values():
+            job.set_lost(lost)
+
     def on_started(self, frame: JobStarted) -> None:
         """Pass on the start of a response."""
         if frame.job_id in self._jobs:

@@ -88,6 +88,7 @@ class ConnectedAgent:
         offers: the latest offers; None before the first `Capabilities`.
         heartbeat: the latest heartbeat.
         draining: whether the agent accepts no more jobs.
+        overdue: whether its heartbeat is overdue, so that it may be lost.
         unknown_frames: how many received frames had a type that this version does not know.
     """
 
@@ -112,6 +113,7 @@ class ConnectedAgent:
         self.offers: OfferTable | None = None
         self.heartbeat = LatestHeartbeat(settings.heartbeat_ms / 1000, clock)
         self.draining = False
+        self.overdue = False
         self.unknown_frames = 0
         self.close = close
         self.check_alive = check_alive
@@ -214,6 +216,14 @@ class ConnectedAgent:
         """
         if not self._detached:
             self._registry.leave(self, self.detach(), keep_session=keep_session)
+
+    def set_overdue(self, overdue: bool) -> None:
+        """Record whether the agent may be lost; jobs without output then move to other agents."""
+        if overdue is not self.overdue:
+            self.overdue = overdue
+            self._jobs.set_lost(overdue)
+            self._registry.capacity_changed()
+            log.info("agent overdue" if overdue else "agent responds again", agent=self.name)
 
     # --- called by the link -----------------------------------------------------------------------
 

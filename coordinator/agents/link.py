@@ -48,6 +48,10 @@ SILENT_HEARTBEATS: Final = 3
 """The connection ends when nothing arrives for this many heartbeat intervals, so that one late
 heartbeat does not end it."""
 
+OVERDUE_HEARTBEATS: Final = 1.5
+"""After this many intervals without a byte, the agent may be lost: it receives no jobs, and those
+without output move to other agents."""
+
 _MAX_REASON_BYTES: Final = 120  # RFC 6455, 5.5 allows 123: 125 bytes less 2 for the close code
 
 
@@ -187,18 +191,24 @@ class AgentLink:
     async def _watch(self) -> CloseReason:
         """Return when the agent is silent, or sending to it makes no progress.
 
+        Before that, report when its heartbeat is overdue.
+
         Every byte that moves counts: on a slow link, one message may take minutes.
         """
-        silence_s = self._settings.heartbeat_ms / 1000 * SILENT_HEARTBEATS
+        heartbeat_s = self._settings.heartbeat_ms / 1000
         while True:
-            await asyncio.sleep(min(CHECK_INTERVAL_S, silence_s / SILENT_HEARTBEATS))
+            await asyncio.sleep(min(CHECK_INTERVAL_S, heartbeat_s / 2))
             now = self._clock()
             if self._progress.stalled(self._transport.get_write_buffer_size(), now):
                 self._transport.abort()
                 return link_lost("reads nothing for too long")
             if self._received_bytes.increased():
                 self._last_received_at = now
-            if self._agent.state is State.OPEN and now - self._last_received_at >= silence_s:
+            silent_s = now - self._last_received_at
+            if self._agent.state is not State.OPEN:
+                continue
+            self._agent.set_overdue(silent_s >= heartbeat_s * OVERDUE_HEARTBEATS)
+            if silent_s >= heartbeat_s * SILENT_HEARTBEATS:
                 reason = "silent for too long"
                 return CloseReason(WSCloseCode.POLICY_VIOLATION, reason, keep_session=True)
 

@@ -87,6 +87,11 @@ class Candidate(Protocol):
         ...
 
     @property
+    def overdue(self) -> bool:
+        """Whether the agent may be lost."""
+        ...
+
+    @property
     def send_queue_full(self) -> bool:
         """Whether too many bytes of requests are queued for the agent."""
         ...
@@ -168,6 +173,7 @@ def _has_room(candidate: Candidate, offers: OfferTable, model_id: str) -> bool:
         candidate.in_flight < offers.capacity
         and candidate.in_flight_of(model_id) < offers.slots[model_id]
         and not candidate.send_queue_full
+        and not candidate.overdue
     )
 
 

@@ -24,6 +24,7 @@ class FakeCandidate(Struct):
     offers: OfferTable | None
     in_flight: int = 0
     draining: bool = False
+    overdue: bool = False
     send_queue_full: bool = False
     reported: ModelReport = NO_REPORT
     in_flight_of_model: int | None = None
@@ -226,6 +227,7 @@ CHAT_ONLY = table(offer(operations=["chat"]))
         ([FakeCandidate(b"1", CHAT_ONLY)], ErrorCode.FORMAT_NOT_SUPPORTED),
         ([FakeCandidate(b"1", table(offer()), draining=True)], ErrorCode.DRAINING),
         ([FakeCandidate(b"1", table(offer()), send_queue_full=True)], ErrorCode.OUT_OF_CAPACITY),
+        ([FakeCandidate(b"1", table(offer()), overdue=True)], ErrorCode.OUT_OF_CAPACITY),
         ([FakeCandidate(b"1", table(offer(), capacity=0))], ErrorCode.OUT_OF_CAPACITY),
         (
             [FakeCandidate(b"1", table(offer()), 4), FakeCandidate(b"2", CHAT_ONLY)],
@@ -239,6 +241,7 @@ CHAT_ONLY = table(offer(operations=["chat"]))
         "other operation",
         "draining",
         "send queue full",
+        "heartbeat overdue",
         "capacity 0",
         "the candidate that passed the most checks",
     ],

@@ -12,6 +12,7 @@ from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.coordinator.sessions.detached_sessions import LOST_AFTER_S
 from provider_agent.coordinator.sessions.running_job import RunningJob
+from provider_agent.protocol.frames import Heartbeat
 from provider_agent.protocol.limits import MIB
 from tests.kit.coordinator_harness import CHAT, NO_HEARTBEATS, coordinator_harness, wait_until
 from tests.kit.scripted_agent import ScriptedAgent, offer
@@ -73,6 +74,29 @@ def test_job_without_output_moves_to_another_agent_when_its_agent_does_not_retur
             assert response.headers["x-request-id"] == moved.job.job_id.hex()
 
     run()
+
+
+@in_virtual_time
+async def test_job_without_output_moves_from_an_agent_whose_machine_is_gone() -> None:
+    # A machine that loses power closes no connection: only its silence shows that it is gone.
+    async with (
+        coordinator_harness(replace(NO_HEARTBEATS, heartbeat_ms=10_000)) as harness,
+        ScriptedAgent(harness.coordinator.connect_url) as other,
+    ):
+        first, second = sorted((harness.agent, other), key=lambda agent: agent.public_key)
+        asking, asked_at = harness.ask(), now()
+        job = await first.next_job()
+        while not second.jobs:
+            await second.send(Heartbeat(0, 0, 8, None, None, None, None))
+            await asyncio.sleep(1.0)
+        assert 15.0 <= now() - asked_at <= 22.0
+        await first.send(Heartbeat(0, 0, 8, None, None, None, None))  # it was only slow
+        await job.cancelled.wait()
+        await job.start()
+        await job.send(b"first")
+        await job.fail("cancelled")
+        await (await second.next_job()).answer(b"second")
+        assert await (await asking).read() == b"second"
 
 
 @in_virtual_time
