@@ -104,10 +104,12 @@ def has_error_word(data: bytes) -> bool:
 
 
 def _decoded(events: Iterable[ServerSentEvent], needle: bytes) -> Iterator[Event]:
-    """Decode the events with `needle` in their data."""
+    """Decode the events with `needle` in their name or data."""
     for event in events:
-        if needle in event.data and (decoded := decode_event(event.data)) is not None:
-            yield decoded
+        if needle in event.data or needle in event.name:
+            decoded = decode_event(event.data, event.name)
+            if decoded is not None:
+                yield decoded
 
 
 def _choices_end(events: Sequence[ServerSentEvent], *, has_output: bool) -> tuple[bool, int]:
@@ -154,15 +156,15 @@ def _messages_end(
     """Return the counts of all `message_delta` events, and whether the message is complete."""
     reports: list[Counts] = []
     stopped = False
-    for event in events:
-        decoded = decode_event(event.data) if b"message_" in event.data else None
-        if decoded is not None and decoded.type == "message_delta":
+    ends = 0
+    for decoded in _decoded(events, b"message_"):
+        if decoded.type == "message_delta":
             reports.append(decoded.usage)
             stopped = stopped or decoded.stop_reason is not None
-        if decoded is not None and decoded.type == "message_stop":
+        elif decoded.type == "message_stop":
             stopped = True
-        else:
-            has_output = True
+            ends += 1
+    has_output = has_output or len(events) > ends
     return reports, stopped and has_output
 
 

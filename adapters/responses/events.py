@@ -136,17 +136,21 @@ class Event(msgspec.Struct):
 _EVENT: Final = msgspec.json.Decoder(Event)
 
 
-def decode_event(data: bytes) -> Event | None:
+def decode_event(data: bytes, event_name: bytes = b"") -> Event | None:
     """Decode an `Event`, replacing invalid UTF-8; None if `data` is not a JSON object.
 
-    Also None if a field that is not raw, such as `choices`, has an unexpected type.
+    Also None if a field that is not raw, such as `choices`, has an unexpected type. An event
+    without a `type` has its name as the type.
     """
     try:
-        return _EVENT.decode(data)
+        event = _EVENT.decode(data)
     except UnicodeDecodeError:
-        return decode_event(data.decode("utf-8", "replace").encode())
+        return decode_event(data.decode("utf-8", "replace").encode(), event_name)
     except (ValueError, RecursionError):
         return None
+    if event.type is None and event_name:
+        event.type = event_name.decode("latin-1")
+    return event
 
 
 def event_failure(
@@ -159,7 +163,7 @@ def event_failure(
         data: the event's data, or a whole JSON response.
         event: `data` decoded, if the caller has it already.
     """
-    event = event or decode_event(data)
+    event = event or decode_event(data, event_name)
     reported = event is not None and event.is_error
     if not reported and event_name.decode("latin-1") not in ERROR_TYPES:
         return None

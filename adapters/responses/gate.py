@@ -56,7 +56,7 @@ class EventStreamGate:
         for event in self._parser.receive_data(data):
             if event.name == b"ping" or event.data.strip() == b"[DONE]":
                 continue
-            decoded = decode_event(event.data)
+            decoded = decode_event(event.data, event.name)
             if decoded is not None and decoded.type in RESPONSES_LIFECYCLE:
                 continue
             self.failure = event_failure(event.name, event.data, decoded)

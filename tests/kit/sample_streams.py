@@ -266,6 +266,13 @@ GOOD_RESPONSES = {
         [f.partition(b"\n")[2] for f in responses_frames("response.completed")],
         KNOWN_USAGE,
     ),
+    "no types in the data": (
+        [
+            f.replace(b'"type":"response.completed",', b"")
+            for f in responses_frames("response.completed")
+        ],
+        KNOWN_USAGE,
+    ),
     "DONE after the end": ([*responses_frames("response.completed"), DONE], KNOWN_USAGE),
     "response.done": (responses_frames("response.done", status="completed"), KNOWN_USAGE),
     "long": (responses_frames("response.completed", "x" * 25 * TAIL_BYTES), KNOWN_USAGE),

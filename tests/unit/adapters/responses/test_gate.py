@@ -47,6 +47,10 @@ STREAMS = {
         RESPONSES_START.replace(b"event: ", b": "),
         UNDECIDED,
     ),
+    "the start of Responses without types": (
+        b'event: response.created\ndata: {"response":{}}\n\n',
+        UNDECIDED,
+    ),
     "Responses": (
         RESPONSES_START + sse({"type": "response.output_item.added"}, "response.output_item.added"),
         OUTPUT,
