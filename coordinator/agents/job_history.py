@@ -55,6 +55,23 @@ _Key = tuple[bytes, str]
 """Public key and model."""
 
 
+class Seen(Struct, frozen=True, gc=False):
+    """What the coordinator has seen of an agent's jobs for one model; the default is nothing.
+
+    Attributes:
+        refuses: whether the agent refused a job a moment ago.
+        failures: how many jobs failed lately by the agent's fault.
+        job_s: the measured time of the reference job; None if too little was measured.
+    """
+
+    refuses: bool = False
+    failures: float = 0.0
+    job_s: float | None = None
+
+
+_NOTHING: Final = Seen()
+
+
 class History(Protocol):
     """What routing knows about the past jobs of an agent."""
 
@@ -62,16 +79,8 @@ class History(Protocol):
         """Return how many jobs the agent received lately."""
         ...
 
-    def refuses(self, public_key: bytes, model_id: str) -> bool:
-        """Whether the agent refused a job for the model a moment ago."""
-        ...
-
-    def failures(self, public_key: bytes, model_id: str) -> float:
-        """Return how many jobs for the model failed lately by the agent's fault."""
-        ...
-
-    def job_s(self, public_key: bytes, model_id: str) -> float | None:
-        """Return the measured time of the reference job; None if too little was measured."""
+    def seen(self, public_key: bytes, model_id: str) -> Seen:
+        """Return what was seen of the agent's jobs for a model."""
         ...
 
 
@@ -134,27 +143,19 @@ class JobHistory:
         """Return how many jobs the agent received lately."""
         return self._recent.count(public_key)
 
-    def refuses(self, public_key: bytes, model_id: str) -> bool:
-        """Whether the agent refused a job for the model a moment ago."""
-        record = self._records.get((public_key, model_id))
-        return record is not None and record.refused_until > self._clock()
-
-    def failures(self, public_key: bytes, model_id: str) -> float:
-        """Return how many jobs for the model failed lately by the agent's fault."""
-        record = self._records.get((public_key, model_id))
-        if record is None or not record.failures:
-            return 0.0
-        return record.failures * math.exp((record.at - self._clock()) / FAILURE_DECAY_S)
-
-    def job_s(self, public_key: bytes, model_id: str) -> float | None:
-        """Return the measured time of the reference job; None if too little was measured."""
+    def seen(self, public_key: bytes, model_id: str) -> Seen:
+        """Return what was seen of the agent's jobs for a model."""
         record = self._records.get((public_key, model_id))
         if record is None:
-            return None
-        decay = math.exp((record.at - self._clock()) / RECENT_S)
-        if record.tokens * decay < MIN_MEASURED_TOKENS:
-            return None
-        return record.seconds / record.tokens * REFERENCE_OUTPUT_TOKENS
+            return _NOTHING
+        now = self._clock()
+        age_s = now - record.at
+        failures, job_s = record.failures, None
+        if failures:
+            failures *= math.exp(-age_s / FAILURE_DECAY_S)
+        if record.tokens * math.exp(-age_s / RECENT_S) >= MIN_MEASURED_TOKENS:
+            job_s = record.seconds / record.tokens * REFERENCE_OUTPUT_TOKENS
+        return Seen(record.refused_until > now, failures, job_s)
 
     def _decayed(self, key: _Key) -> _Record:
         """Return the record of an agent and model, with its counts at the current time."""

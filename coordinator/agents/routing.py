@@ -20,9 +20,11 @@ most; and slots beyond four times those of a typical agent do not lower its load
 
 from collections.abc import Iterable, Sequence
 from statistics import median_high, median_low
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
-from provider_agent.coordinator.agents.job_history import History
+from msgspec import Struct
+
+from provider_agent.coordinator.agents.job_history import History, Seen
 from provider_agent.coordinator.agents.model_report import ModelReport
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.protocol.errors import ErrorCode
@@ -113,15 +115,20 @@ _REASONS = (
 """Why a candidate is not eligible, in the order of the checks."""
 
 
-class _Entry(NamedTuple, Generic[CandidateT]):
+class _Entry(Struct, Generic[CandidateT], gc=False):
     """An eligible candidate; `slots` is how many jobs for the model it offers to run at once."""
 
     candidate: CandidateT
     report: ModelReport
-    job_s: float | None
+    seen: Seen
     slots: int
     capacity: int
     load: float = 0.0
+
+    @property
+    def job_s(self) -> float | None:
+        """The time of the reference job: as measured, or as reported."""
+        return self.report.job_s if self.seen.job_s is None else self.seen.job_s
 
 
 def choose_agent(
@@ -150,22 +157,25 @@ def choose_agent(
         offers = candidate.offers
         if offers is None or model_id not in offers.models:
             continue
-        key = candidate.public_key
         if operation not in offers.models[model_id]:
             reason = _later_reason(reason, ErrorCode.FORMAT_NOT_SUPPORTED)
         elif candidate.draining:
             reason = _later_reason(reason, ErrorCode.DRAINING)
-        elif not _has_room(candidate, offers, model_id) or history.refuses(key, model_id):
+        elif (
+            not _has_room(candidate, offers, model_id)
+            or (seen := history.seen(candidate.public_key, model_id)).refuses
+        ):
             reason = _later_reason(reason, ErrorCode.OUT_OF_CAPACITY)
         else:
-            report = candidate.heartbeat.report(model_id)
-            measured_s = history.job_s(key, model_id)
-            job_s = report.job_s if measured_s is None else measured_s
-            slots = offers.slots[model_id]
-            eligible.append(_Entry(candidate, report, job_s, slots, offers.capacity))
+            report, slots = candidate.heartbeat.report(model_id), offers.slots[model_id]
+            eligible.append(_Entry(candidate, report, seen, slots, offers.capacity))
     if len(eligible) < 2:
         return eligible[0].candidate if eligible else reason
-    return _choose_least_loaded(eligible, model_id, history)
+    # The lower median: one high claim must not raise the limit of all.
+    max_slots = MAX_SLOTS * median_low([entry.slots for entry in eligible])
+    for entry in eligible:
+        entry.load = _load(entry, model_id, max_slots)
+    return _choose_by_speed(eligible, history)
 
 
 def _has_room(candidate: Candidate, offers: OfferTable, model_id: str) -> bool:
@@ -177,40 +187,33 @@ def _has_room(candidate: Candidate, offers: OfferTable, model_id: str) -> bool:
     )
 
 
-def _choose_least_loaded(
-    eligible: Sequence[_Entry[CandidateT]], model_id: str, history: History
-) -> CandidateT:
-    # The lower median: one high claim must not raise the limit of all.
-    max_slots = MAX_SLOTS * median_low([entry.slots for entry in eligible])
-    loaded = []
-    for entry in eligible:
-        failures = history.failures(entry.candidate.public_key, model_id)
-        penalty = min(1.0, FAILURE_PENALTY * failures)
-        loaded.append(entry._replace(load=_load(entry, model_id, max_slots) + penalty))
-    return _choose_by_speed(loaded, history)
-
-
 def _load(entry: _Entry[CandidateT], model_id: str, max_slots: int) -> float:
     """Return the load: the coordinator's own counts, raised by what the agent reports."""
-    candidate, report = entry.candidate, entry.report
-    counted_slots = min(entry.slots, max_slots)
-    counted_capacity = entry.capacity * counted_slots / entry.slots
+    candidate, report, seen = entry.candidate, entry.report, entry.seen
+    slots = min(entry.slots, max_slots)
     load = max(
-        candidate.in_flight_of(model_id) / counted_slots,
-        (candidate.in_flight + report.other_requests) / counted_capacity,
+        candidate.in_flight_of(model_id) / slots,
+        (candidate.in_flight + report.other_requests) / (entry.capacity * slots / entry.slots),
         report.cache_used,
     )
-    penalty = DOWN_PENALTY if report.is_down else COLD_PENALTY if report.is_cold else 0.0
-    return min(1.0, load) + penalty
+    load = min(1.0, load)
+    if seen.failures:
+        load += min(1.0, FAILURE_PENALTY * seen.failures)
+    if report.is_down:
+        load += DOWN_PENALTY
+    elif report.is_cold:
+        load += COLD_PENALTY
+    return load
 
 
 def _choose_by_speed(eligible: Sequence[_Entry[CandidateT]], history: History) -> CandidateT:
     """Choose among the least loaded candidates, so that their shares follow their speeds."""
     limit = min(entry.load for entry in eligible) + LOAD_MARGIN
     competitors = [entry for entry in eligible if entry.load < limit]
-    times = [entry.job_s for entry in competitors if entry.job_s is not None]
+    times = [entry.job_s for entry in competitors]
+    known = [seconds for seconds in times if seconds is not None]
     # The higher median: one falsely low time must not make honest agents count as slow.
-    typical_s = median_high(times) if times else 0.0
+    typical_s = median_high(known) if known else 0.0
 
     def rank(entry: _Entry[CandidateT]) -> tuple[float, float, bytes]:
         key = entry.candidate.public_key

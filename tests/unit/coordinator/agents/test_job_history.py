@@ -43,11 +43,11 @@ def test_refusals_are_remembered_for_a_moment_and_failures_of_the_agent_counted(
 
     retry_s = history.next_retry_s([AGENT, b"other"], MODEL)
     assert retry_s == (None if refused_s is None else pytest.approx(refused_s))
-    assert history.failures(AGENT, MODEL) == failures
-    assert history.refuses(AGENT, MODEL) == (refused_s is not None)
-    assert not history.refuses(AGENT, "other")
+    assert history.seen(AGENT, MODEL).failures == failures
+    assert history.seen(AGENT, MODEL).refuses == (refused_s is not None)
+    assert not history.seen(AGENT, "other").refuses
     clock.now += 31.0
-    assert not history.refuses(AGENT, MODEL)
+    assert not history.seen(AGENT, MODEL).refuses
 
 
 def test_failures_count_less_after_a_success_and_with_time() -> None:
@@ -55,21 +55,21 @@ def test_failures_count_less_after_a_success_and_with_time() -> None:
     history = JobHistory(clock)
     history.job_ended(AGENT, MODEL, failed("internal"), 1.0)
     history.job_ended(AGENT, MODEL, completed(None), 1.0)
-    assert history.failures(AGENT, MODEL) == 0.5
+    assert history.seen(AGENT, MODEL).failures == 0.5
     clock.now += FAILURE_DECAY_S
-    assert history.failures(AGENT, MODEL) == pytest.approx(0.5 / 2.718281828)
+    assert history.seen(AGENT, MODEL).failures == pytest.approx(0.5 / 2.718281828)
 
 
 def test_speed_is_measured_by_the_clock_of_the_coordinator() -> None:
     clock = FakeClock()
     history = JobHistory(clock)
     history.job_ended(AGENT, MODEL, completed(199), 4.0)
-    assert history.job_s(AGENT, MODEL) is None
+    assert history.seen(AGENT, MODEL).job_s is None
     history.job_ended(AGENT, MODEL, completed(None), 60.0)
     history.job_ended(AGENT, MODEL, completed(201), 4.0)
-    assert history.job_s(AGENT, MODEL) == pytest.approx(4.0)
+    assert history.seen(AGENT, MODEL).job_s == pytest.approx(4.0)
     clock.now += 2 * RECENT_S
-    assert history.job_s(AGENT, MODEL) is None
+    assert history.seen(AGENT, MODEL).job_s is None
 
 
 def test_entries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,4 +77,4 @@ def test_entries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     history = JobHistory(FakeClock())
     for number in range(3):
         history.job_ended(bytes([number]), MODEL, failed("internal"), 1.0)
-    assert [history.failures(bytes([number]), MODEL) for number in range(3)] == [0, 1, 1]
+    assert [history.seen(bytes([number]), MODEL).failures for number in range(3)] == [0, 1, 1]

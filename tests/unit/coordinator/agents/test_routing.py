@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
 
+from provider_agent.coordinator.agents.job_history import Seen
 from provider_agent.coordinator.agents.model_report import NO_REPORT, ModelReport
 from provider_agent.coordinator.agents.routing import choose_agent
 from provider_agent.coordinator.sessions.offers import OfferTable
@@ -52,14 +53,12 @@ class FakeHistory(Struct):
     def recent_jobs(self, public_key: bytes) -> float:
         return self.received.get(public_key, 0)
 
-    def refuses(self, public_key: bytes, model_id: str) -> bool:
-        return public_key in self.refused
-
-    def failures(self, public_key: bytes, model_id: str) -> float:
-        return self.failed.get(public_key, 0.0)
-
-    def job_s(self, public_key: bytes, model_id: str) -> float | None:
-        return self.measured_s.get(public_key)
+    def seen(self, public_key: bytes, model_id: str) -> Seen:
+        return Seen(
+            public_key in self.refused,
+            self.failed.get(public_key, 0.0),
+            self.measured_s.get(public_key),
+        )
 
 
 @pytest.mark.parametrize(
