@@ -14,6 +14,7 @@ from provider_agent.agent.cli.demo.response_recorder import ResponseRecorder
 from provider_agent.agent.config import BackendConfig
 from provider_agent.protocol.formats import WireFormat
 from tests.kit.end_to_end_harness import EndToEndHarness, end_to_end_harness
+from tests.kit.fakes.frames import response_frames
 from tests.kit.fakes.openai_compatible import MODEL, FakeOpenAICompatible
 from tests.kit.fakes.server import FakeResponse, Fault, json_response, stream_response
 
@@ -107,6 +108,25 @@ async def test_failure_before_the_first_output_fails_over(
     assert relayed == recorder.last_body
     stats = harness.service.status().stats
     assert (stats.error_rate, harness.service.jobs.in_flight) == (0.0, 0)
+
+
+async def test_failure_while_a_responses_stream_waits_in_a_queue_fails_over(
+    harness: EndToEndHarness,
+    client: aiohttp.ClientSession,
+    first: FakeOpenAICompatible,
+    recorder: ResponseRecorder,
+) -> None:
+    # In an earlier version, `response.created`, which vLLM sends at once, counted as output.
+    first.script_jobs(stream_response(response_frames(MODEL)[:2]))
+    request = {"model": "tiny", "max_output_tokens": 16, "input": "the sea", "stream": True}
+
+    async with client.post(f"{harness.url}/v1/responses", json=request) as response:
+        relayed = await response.read()
+
+    assert response.status == 200
+    assert len(first.jobs) == 1
+    assert b"response.completed" in relayed
+    assert relayed == recorder.last_body
 
 
 @pytest.mark.parametrize("wire_format", ["openai", "anthropic"])
