@@ -65,13 +65,18 @@ class Coordinator:
         self._port = 0
         self._fleet = Fleet(self.settings, clock)
         self._dispatcher = Dispatcher(self._fleet, self.settings, clock)
+        self._connections = ConnectionLimits[GuardedConnection](connection_caps(self.settings))
         self._http_api = HttpApi(
-            self.settings, self._fleet, self._dispatcher, clock=clock, random_bytes=random_bytes
+            self.settings,
+            self._fleet,
+            self._dispatcher,
+            self._connections,
+            clock=clock,
+            random_bytes=random_bytes,
         )
         self._agent_endpoint = AgentEndpoint(
             self.settings, self._fleet, clock=clock, random_bytes=random_bytes
         )
-        self._connections = ConnectionLimits[GuardedConnection](connection_caps(self.settings))
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
 

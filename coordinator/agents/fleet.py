@@ -252,6 +252,13 @@ class Fleet:
                 found |= agent.offers.models_for(wire_format)
         return sorted(found)
 
+    def serves_a_model(self) -> bool:
+        """Whether a connected agent that accepts jobs offers a model."""
+        return any(
+            agent.offers is not None and agent.offers.models and not agent.draining
+            for agent in self._agents.values()
+        )
+
     def snapshot(self) -> list[AgentSnapshot]:
         """Return the current state of every connected agent, sorted by public key."""
         agents = [*self._agents.values(), *self._retired.values()]

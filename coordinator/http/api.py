@@ -10,15 +10,20 @@ from aiohttp import hdrs, web
 from provider_agent.coordinator.agents.dispatcher import Dispatcher
 from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.connections.failed_attempts import FailedAttempts
+from provider_agent.coordinator.connections.guarded_connection import GuardedConnection
+from provider_agent.coordinator.connections.limits import ConnectionLimits
 from provider_agent.coordinator.http.api_keys import ApiKeyCheck
 from provider_agent.coordinator.http.client_errors import RETRY_AFTER_S, ClientError, error_of_code
-from provider_agent.coordinator.http.client_request import read_client_request
+from provider_agent.coordinator.http.client_request import ClientRequest, read_client_request
 from provider_agent.coordinator.http.counters import Counters
+from provider_agent.coordinator.http.metrics import Gauges, Metrics
 from provider_agent.coordinator.http.model_list import render_model, render_models
 from provider_agent.coordinator.http.request_checks import refused_body, refused_origin
 from provider_agent.coordinator.http.request_handler import RequestHandler
-from provider_agent.coordinator.http.request_memory import MemoryShare, RequestMemory
-from provider_agent.coordinator.http.responses import error_response
+from provider_agent.coordinator.http.request_memory import RequestMemory
+from provider_agent.coordinator.http.request_record import RequestRecord
+from provider_agent.coordinator.http.responses import error_response, json_response
+from provider_agent.coordinator.http.status_routes import StatusRoutes
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation, WireFormat
@@ -26,7 +31,6 @@ from provider_agent.protocol.formats import Operation, WireFormat
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MODELS_PATH: Final = "/v1/models"
-HEALTH_PATH: Final = "/healthz"
 
 _BUSY: Final = ClientError(
     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -40,7 +44,6 @@ _STOPPING: Final = error_of_code(ErrorCode.DRAINING, "The coordinator is stoppin
 _HTTP_MESSAGES: Final = {
     HTTPStatus.NOT_FOUND: "There is no such path.",
     HTTPStatus.METHOD_NOT_ALLOWED: "This path does not support the method.",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The request body is too large.",
 }
 
 
@@ -51,6 +54,7 @@ class HttpApi:
         settings: the coordinator's settings.
         fleet: lists the agents' models.
         dispatcher: sends jobs to agents.
+        connections: the open connections, for the metrics.
         clock: monotonic, in seconds.
         random_bytes: generates job ids.
 
@@ -63,6 +67,7 @@ class HttpApi:
         settings: CoordinatorSettings,
         fleet: Fleet,
         dispatcher: Dispatcher,
+        connections: ConnectionLimits[GuardedConnection],
         *,
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
@@ -76,6 +81,8 @@ class HttpApi:
             settings.api_keys, FailedAttempts(clock), settings.trusted_proxies
         )
         self._random_bytes = random_bytes
+        self._connections = connections
+        self._metrics = Metrics(self._gauges)
         self._memory = RequestMemory(settings.max_held_request_bytes)
         self._running = 0
         self._stopping = False
@@ -86,12 +93,12 @@ class HttpApi:
         return f"<HttpApi running={self._running} {self.counters}>"
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        """Add the routes: all operations of the protocol, the model list and the health check."""
+        """Add the routes: all operations of the protocol, the model list and the status."""
         for operation in Operation:
             router.add_post(operation.path, self._operation_handler(operation))
         router.add_get(MODELS_PATH, self._models)
         router.add_get(MODELS_PATH + "/{model_id:.+}", self._model)
-        router.add_get(HEALTH_PATH, _health)
+        StatusRoutes(self._not_ready, self._deny_in_openai_format, self._metrics).add_to(router)
 
     async def stop(self, timeout_s: float) -> None:
         """Refuse new jobs with 503, and wait at most `timeout_s` for the running ones."""
@@ -104,66 +111,109 @@ class HttpApi:
 
     def _operation_handler(self, operation: Operation) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            refusal = self._refusal(request)
-            if refusal is not None:
-                return error_response(operation.wire_format, refusal)
+            if (denied := self._deny(request, operation.wire_format)) is not None:
+                return denied
+            record = RequestRecord(operation, self._clock, self._clock())
+            refusal = refused_body(request) or self._overload()
             self._running += 1
             self._idle.clear()
             try:
-                with self._memory.share() as memory:
-                    return await self._run(request, operation, memory)
+                return await self._respond(request, record, refusal)
             finally:
                 self._running -= 1
                 if not self._running:
                     self._idle.set()
+                ended_at = self._clock()
+                record.log(ended_at)
+                self._metrics.request_ended(record, ended_at)
 
         return handle
 
-    def _refusal(self, request: web.Request) -> ClientError | None:
-        refusal = self._access_refusal(request) or refused_body(request)
-        if refusal is not None:
-            return refusal
+    def _deny(self, request: web.Request, wire_format: WireFormat) -> web.Response | None:
+        """Return the response to a request without access; None if it has access."""
+        error = refused_origin(request) or self._key_check.refusal(request)
+        if error is None:
+            return None
+        self._metrics.access_denied(error.status)
+        return error_response(wire_format, error)
+
+    def _overload(self) -> ClientError | None:
         if self._stopping:
             return _STOPPING
         return _BUSY if self._running >= self._settings.max_requests else None
 
-    def _access_refusal(self, request: web.Request) -> ClientError | None:
-        return refused_origin(request) or self._key_check.refusal(request)
+    async def _respond(
+        self, request: web.Request, record: RequestRecord, refusal: ClientError | None
+    ) -> web.StreamResponse:
+        """Read the request and run it, or send the refusal."""
+        operation, timeout_s = record.operation, self._settings.body_timeout_s
+        with self._memory.share() as memory:
+            if refusal is None:
+                read = await read_client_request(request, operation, timeout_s, memory)
+                if isinstance(read, ClientRequest):
+                    return await self._run(request, read, record)
+                refusal = read
+        record.status, record.code = refusal.status, refusal.code
+        return error_response(operation.wire_format, refusal)
 
     async def _run(
-        self, request: web.Request, operation: Operation, memory: MemoryShare
+        self, request: web.Request, client_request: ClientRequest, record: RequestRecord
     ) -> web.StreamResponse:
-        client_request = await read_client_request(
-            request, operation, self._settings.body_timeout_s, memory
-        )
-        if isinstance(client_request, ClientError):
-            return error_response(operation.wire_format, client_request)
+        record.model_id = client_request.model_id
+        record.request_bytes = len(client_request.body)
         handler = RequestHandler(
             request,
             client_request,
             dispatcher=self._dispatcher,
             settings=self._settings,
             counters=self.counters,
+            record=record,
             clock=self._clock,
             random_bytes=self._random_bytes,
         )
         return await handler.run()
 
+    def _not_ready(self) -> str:
+        if self._stopping:
+            return "the coordinator is stopping"
+        return "" if self._fleet.serves_a_model() else "no connected agent offers a model"
+
+    def _gauges(self) -> Gauges:
+        agents, connections = self._fleet.snapshot(), self._connections
+        return Gauges(
+            agents=len(agents),
+            models=len({model for agent in agents for model in agent.models}),
+            capacity=sum(agent.capacity for agent in agents),
+            jobs=sum(agent.in_flight for agent in agents),
+            detached_sessions=len(self._fleet.detached_sessions()),
+            queued=self._dispatcher.queued,
+            running_requests=self._running,
+            held_request_bytes=self._memory.held_bytes,
+            connections=len(connections),
+            unauthenticated_connections=connections.unauthenticated,
+            evicted_connections=connections.evicted,
+            refused_connections=connections.refused,
+            retried_jobs=self.counters.retried,
+        )
+
+    def _deny_in_openai_format(self, request: web.Request) -> web.Response | None:
+        return self._deny(request, WireFormat.OPENAI)
+
     async def _models(self, request: web.Request) -> web.StreamResponse:
         wire_format = wire_format_of(request)
-        if (refusal := self._access_refusal(request)) is not None:
-            return error_response(wire_format, refusal)
-        return _json(render_models(wire_format, self._fleet.models(wire_format)))
+        if (denied := self._deny(request, wire_format)) is not None:
+            return denied
+        return json_response(render_models(wire_format, self._fleet.models(wire_format)))
 
     async def _model(self, request: web.Request) -> web.StreamResponse:
         wire_format = wire_format_of(request)
-        if (refusal := self._access_refusal(request)) is not None:
-            return error_response(wire_format, refusal)
+        if (denied := self._deny(request, wire_format)) is not None:
+            return denied
         model_id = request.match_info["model_id"]
         if model_id not in self._fleet.models(wire_format):
             message = f"The model `{model_id}` is not offered by any connected provider."
             return error_response(wire_format, error_of_code(ErrorCode.MODEL_NOT_LOADED, message))
-        return _json(render_model(wire_format, model_id))
+        return json_response(render_model(wire_format, model_id))
 
 
 def wire_format_of(request: web.Request) -> WireFormat:
@@ -190,11 +240,3 @@ async def render_http_errors(request: web.Request, handler: Handler) -> web.Stre
         if hdrs.ALLOW in error.headers:
             response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
         return response
-
-
-async def _health(_request: web.Request) -> web.StreamResponse:
-    return _json(b'{"status":"ok"}')
-
-
-def _json(body: bytes) -> web.Response:
-    return web.Response(body=body, content_type="application/json")

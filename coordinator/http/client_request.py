@@ -15,6 +15,12 @@ from provider_agent.protocol.formats import Operation
 from provider_agent.protocol.limits import MAX_NAME_CHARS
 from provider_agent.protocol.trace_context import is_traceparent
 
+_TOO_LARGE: Final = ClientError(
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    ErrorCode.BAD_REQUEST.value,
+    "The request body is too large.",
+)
+
 _NO_MEMORY: Final = error_of_code(
     ErrorCode.OUT_OF_CAPACITY, "The coordinator holds too many large requests; try again soon."
 )
@@ -48,11 +54,8 @@ async def read_client_request(
     """Read the body of a request, and find the model that it names.
 
     Returns:
-        The valid request, or an error if the body is invalid, does not fit `memory` or does not
-            arrive within `timeout_s`.
-
-    Raises:
-        web.HTTPRequestEntityTooLarge: the body exceeds `client_max_size` of the application.
+        The valid request, or an error if the body is invalid, exceeds `client_max_size` of the
+            application, does not fit `memory`, or does not arrive within `timeout_s`.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -61,27 +64,27 @@ async def read_client_request(
         return ClientError(
             HTTPStatus.REQUEST_TIMEOUT, "bad_request", "The request body did not arrive in time."
         )
-    if body is None:
-        return _NO_MEMORY
+    if isinstance(body, ClientError):
+        return body
     model_id = find_model(body)
     if isinstance(model_id, ClientError):
         return model_id
     return ClientRequest(operation, model_id, body, valid_traceparent(request.headers))
 
 
-async def _read_body(request: web.Request, memory: MemoryShare) -> bytes | None:
-    """Return the body as it was sent; None if it does not fit the memory of all requests."""
+async def _read_body(request: web.Request, memory: MemoryShare) -> bytes | ClientError:
+    """Return the body as it was sent."""
     limit, announced = request.client_max_size, request.content_length or 0
     if announced > limit:
-        raise web.HTTPRequestEntityTooLarge(max_size=limit, actual_size=announced)
+        return _TOO_LARGE
     if not memory.fits(announced):
-        return None
+        return _NO_MEMORY
     body = bytearray()
     async for data in request.content.iter_any():
         if len(body) + len(data) > limit:
-            raise web.HTTPRequestEntityTooLarge(max_size=limit, actual_size=len(body) + len(data))
+            return _TOO_LARGE
         if not memory.grow(len(data)):
-            return None
+            return _NO_MEMORY
         body += data
     return bytes(body)
 

@@ -11,6 +11,7 @@ from provider_agent.coordinator.agents.waiting_requests import Wanted
 from provider_agent.coordinator.http.client_errors import ClientError, error_of_code, error_of_job
 from provider_agent.coordinator.http.client_request import ClientRequest
 from provider_agent.coordinator.http.counters import Counters
+from provider_agent.coordinator.http.request_record import RequestRecord
 from provider_agent.coordinator.http.responses import can_have_body
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.coordinator.settings import CoordinatorSettings, ReceiptMode
@@ -40,6 +41,7 @@ class JobAttempts:
         dispatcher: sends jobs to agents.
         settings: limits and timeouts.
         counters: counts the additional jobs.
+        record: notes the jobs of the request.
         clock: monotonic, in seconds.
         random_bytes: generates job ids.
 
@@ -55,6 +57,7 @@ class JobAttempts:
         dispatcher: Dispatcher,
         settings: CoordinatorSettings,
         counters: Counters,
+        record: RequestRecord,
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
     ) -> None:
@@ -62,6 +65,7 @@ class JobAttempts:
         self._dispatcher = dispatcher
         self._settings = settings
         self._counters = counters
+        self._record = record
         self._clock = clock
         self._random_bytes = random_bytes
         self._ends_at = clock() + settings.deadline_s
@@ -85,6 +89,7 @@ class JobAttempts:
             job = await self._dispatcher.submit(self._wanted(), self._next_job, wait_s)
             if isinstance(job, NoAgent):
                 return self.error or no_agent_error(job, self._client_request)
+            self._record.job = job
             error = await self._run(job)
             if not isinstance(error, JobError):
                 return error
@@ -114,6 +119,7 @@ class JobAttempts:
             while not job.has_output and self._attempts < self._settings.max_attempts:
                 self._tried |= {job.public_key}
                 job = await self._dispatcher.replace(job, self._wanted(), self._next_job)
+                self._record.job = job
                 await job.wait_while(lost=False)
             await job.wait()
         except BaseException:
@@ -135,6 +141,7 @@ class JobAttempts:
             self._counters.retried += 1
             self.job_id = self._new_job_id()
         self._jobs += 1
+        self._record.job_sent()
         client_request = self._client_request
         return Job(
             job_id=self.job_id,

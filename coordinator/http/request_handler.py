@@ -26,6 +26,7 @@ from provider_agent.coordinator.http.client_stream import PIECE_BYTES, ClientStr
 from provider_agent.coordinator.http.counters import Counters
 from provider_agent.coordinator.http.job_attempts import JobAttempts
 from provider_agent.coordinator.http.relayed_events import RelayedEvents
+from provider_agent.coordinator.http.request_record import OK, RequestRecord
 from provider_agent.coordinator.http.responses import (
     error_response,
     relayed_response,
@@ -52,6 +53,7 @@ class RequestHandler:
         dispatcher: sends jobs to agents.
         settings: limits and timeouts.
         counters: counts the outcome of the request.
+        record: notes the outcome of the request.
         clock: monotonic, in seconds.
         random_bytes: generates job ids.
     """
@@ -64,6 +66,7 @@ class RequestHandler:
         dispatcher: Dispatcher,
         settings: CoordinatorSettings,
         counters: Counters,
+        record: RequestRecord,
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
     ) -> None:
@@ -71,11 +74,13 @@ class RequestHandler:
         self._client_request = client_request
         self._settings = settings
         self._counters = counters
+        self._record = record
         self._attempts = JobAttempts(
             client_request,
             dispatcher=dispatcher,
             settings=settings,
             counters=counters,
+            record=record,
             clock=clock,
             random_bytes=random_bytes,
         )
@@ -111,10 +116,13 @@ class RequestHandler:
             return self._response or web.Response()
         if self._response is not None and error is None:
             self._counters.completed += 1
+            self._record.code = OK
             return self._response
         self._counters.failed += 1
         error = error or error_of_code(ErrorCode.INTERNAL)
+        self._record.code = error.code
         if self._response is None:
+            self._record.status = error.status
             return error_response(
                 self._client_request.operation.wire_format, error, self._attempts.job_id.hex()
             )
@@ -140,6 +148,7 @@ class RequestHandler:
         response = relayed_response(started, self._headers())
         await response.prepare(self._request)
         self._response = response
+        self._record.response_started(response.status)
         if response.content_type == "text/event-stream":
             self._events = RelayedEvents()
         timeout_s = self._settings.stalled_client_s

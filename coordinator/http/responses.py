@@ -38,6 +38,11 @@ def error_response(
     )
 
 
+def json_response(body: bytes, status: int = HTTPStatus.OK) -> web.Response:
+    """Return a response with a JSON body."""
+    return web.Response(status=status, body=body, content_type="application/json")
+
+
 def relayed_response(started: JobStarted, headers: dict[str, str]) -> web.StreamResponse:
     """Return the response to which the bytes of a job are written."""
     content_type = valid_content_type(started.content_type)  # a line break would inject headers

@@ -1,0 +1,165 @@
+"""Prometheus metrics of the coordinator: counters of requests, and gauges read at each scrape.
+
+Label values come from closed sets, so that neither clients nor agents can add series.
+"""
+
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Final
+
+from msgspec import Struct
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from provider_agent.coordinator.http.request_record import DISCONNECTED, OK, RequestRecord
+from provider_agent.log_writer import dropped_lines
+from provider_agent.protocol.errors import ErrorCode
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+
+_CODES: Final = frozenset({OK, DISCONNECTED, *ErrorCode})
+
+_OTHER: Final = "other"
+
+_BUCKETS_S: Final = (
+    0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6,
+)  # fmt: skip
+"""Doubling buckets, up to about the default deadline of a request."""
+
+
+class Gauges(Struct, frozen=True):
+    """The current values, and the totals that other objects count.
+
+    Attributes:
+        agents: connected agents.
+        models: distinct models that they offer.
+        capacity: the jobs that they run at once.
+        jobs: jobs without an end.
+        detached_sessions: sessions of lost links that can be resumed.
+        queued: requests that wait for an agent.
+        running_requests: requests that are being handled.
+        held_request_bytes: bytes of their bodies.
+        connections: open connections.
+        unauthenticated_connections: those of peers that have not authenticated.
+        evicted_connections: connections closed to make room, since the start.
+        refused_connections: connections refused for lack of room, since the start.
+        retried_jobs: additional jobs of requests, since the start.
+    """
+
+    agents: int
+    models: int
+    capacity: int
+    jobs: int
+    detached_sessions: int
+    queued: int
+    running_requests: int
+    held_request_bytes: int
+    connections: int
+    unauthenticated_connections: int
+    evicted_connections: int
+    refused_connections: int
+    retried_jobs: int
+
+
+_TOTALS: Final = {"evicted_connections", "refused_connections", "retried_jobs"}
+
+_HELP: Final = {
+    "agents": "Connected agents.",
+    "models": "Distinct models that the agents offer.",
+    "capacity": "Jobs that the agents run at once.",
+    "jobs": "Jobs without an end.",
+    "detached_sessions": "Sessions of lost links that can be resumed.",
+    "queued": "Requests that wait for an agent.",
+    "running_requests": "Requests that are being handled.",
+    "held_request_bytes": "Bytes of request bodies in memory.",
+    "connections": "Open connections of clients and agents.",
+    "unauthenticated_connections": "Open connections of peers that have not authenticated.",
+    "evicted_connections": "Unauthenticated connections closed to make room.",
+    "refused_connections": "Connections refused for lack of room.",
+    "retried_jobs": "Additional jobs of requests that were sent to another agent.",
+}
+
+
+class Metrics:
+    """The coordinator's metrics, in a registry of their own.
+
+    Args:
+        gauges: returns the current values; called once per scrape.
+    """
+
+    def __init__(self, gauges: Callable[[], Gauges]) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = self._counter(
+            "requests", "Requests with a valid key that ended, by outcome.", "operation", "code"
+        )
+        self._denied = self._counter(
+            "denied_requests", "Requests without access, by HTTP status.", "status"
+        )
+        self._tokens = self._counter("tokens", "Tokens that agents reported.", "direction")
+        self._queue = self._histogram("queue", "From a request to its first job.")
+        self._first_byte = self._histogram("first_byte", "From a request to its first byte.")
+        self._duration = self._histogram("request", "From a request to its end.")
+        self.registry.register(_GaugeCollector(gauges))
+        ProcessCollector(registry=self.registry)
+
+    def __repr__(self) -> str:
+        return "<Metrics>"
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(f"coordinator_{name}", documentation, labels, registry=self.registry)
+
+    def _histogram(self, name: str, documentation: str) -> Histogram:
+        return Histogram(
+            f"coordinator_{name}_seconds",
+            documentation,
+            ("operation",),
+            buckets=_BUCKETS_S,
+            registry=self.registry,
+        )
+
+    def request_ended(self, record: RequestRecord, ended_at: float) -> None:
+        """Count a request that had a valid key."""
+        operation = record.operation.value
+        self._requests.labels(operation, record.code if record.code in _CODES else _OTHER).inc()
+        for histogram, moment in (
+            (self._queue, record.sent_at),
+            (self._first_byte, record.first_byte_at),
+            (self._duration, ended_at),
+        ):
+            if (seconds := record.seconds_until(moment)) is not None:
+                histogram.labels(operation).observe(seconds)
+        for direction, tokens in zip(("input", "output"), record.tokens, strict=True):
+            if tokens is not None:
+                self._tokens.labels(direction).inc(tokens)
+
+    def access_denied(self, status: int) -> None:
+        """Count a request without access; `status` is one of a few that the API returns."""
+        self._denied.labels(str(HTTPStatus(status).value)).inc()
+
+    def render(self) -> bytes:
+        """Return all metrics in the Prometheus text format."""
+        return generate_latest(self.registry)
+
+
+class _GaugeCollector(Collector):
+    """Reads the current values at each scrape, so that no gauge can be outdated."""
+
+    def __init__(self, gauges: Callable[[], Gauges]) -> None:
+        self._gauges = gauges
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing, so that registration does not call `collect` to learn the names."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        values = self._gauges()
+        for name, documentation in _HELP.items():
+            family = CounterMetricFamily if name in _TOTALS else GaugeMetricFamily
+            yield family(f"coordinator_{name}", documentation, value=getattr(values, name))
+        yield CounterMetricFamily(
+            "coordinator_log_lines_dropped",
+            "Log lines that did not fit the queue, because the output did not take them.",
+            value=dropped_lines(),
+        )

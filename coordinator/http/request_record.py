@@ -1,0 +1,95 @@
+"""What is logged and counted about one request: one line, without content and keys."""
+
+import base64
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+
+from provider_agent.coordinator.sessions.running_job import RunningJob
+from provider_agent.event_log import EventLogger
+from provider_agent.protocol.formats import Operation
+
+log = EventLogger(__name__)
+
+OK: Final = "ok"
+"""The code of a request that was answered completely."""
+
+DISCONNECTED: Final = "client_disconnected"
+"""The code of a request whose client did not wait for its end."""
+
+
+class RequestRecord(Struct):
+    """One request with a valid key, from its headers to its end.
+
+    Attributes:
+        operation: the operation of its path.
+        clock: monotonic, in seconds.
+        began_at: when its headers had arrived.
+        sent_at: when its first job was sent; None if none was.
+        first_byte_at: when its response started; None if it did not.
+        model_id: the model that its body names; None if the body was refused.
+        request_bytes: the size of its body.
+        status: the HTTP status; None if none was sent.
+        code: `OK`, `DISCONNECTED`, or the error's code.
+        jobs: how many jobs were sent for it.
+        job: the latest of them.
+    """
+
+    operation: Operation
+    clock: Callable[[], float]
+    began_at: float
+    sent_at: float | None = None
+    first_byte_at: float | None = None
+    model_id: str | None = None
+    request_bytes: int | None = None
+    status: int | None = None
+    code: str = DISCONNECTED
+    jobs: int = 0
+    job: RunningJob | None = None
+
+    def job_sent(self) -> None:
+        """Note that a job is sent now."""
+        self.jobs += 1
+        if self.sent_at is None:
+            self.sent_at = self.clock()
+
+    def response_started(self, status: int) -> None:
+        """Note that the response starts now."""
+        self.status = status
+        self.first_byte_at = self.clock()
+
+    def seconds_until(self, moment: float | None) -> float | None:
+        """Return the seconds from the request's begin to a moment of `clock`."""
+        return None if moment is None else moment - self.began_at
+
+    @property
+    def tokens(self) -> tuple[int | None, int | None]:
+        """The input and output tokens that the agent reported; None where unknown."""
+        end = None if self.job is None else self.job.end
+        return (None, None) if end is None else (end.usage.input_tokens, end.usage.output_tokens)
+
+    def log(self, ended_at: float) -> None:
+        """Log the request, which ended at `ended_at` of `clock`."""
+        job = self.job
+        input_tokens, output_tokens = self.tokens
+        log.info(
+            "request finished",
+            operation=self.operation.value,
+            model=self.model_id,
+            status=self.status,
+            code=self.code,
+            agent=None if job is None else base64.b64encode(job.public_key).decode(),
+            job=None if job is None else job.job_id.hex(),
+            jobs=self.jobs,
+            queue_ms=_ms(self.seconds_until(self.sent_at)),
+            first_byte_ms=_ms(self.seconds_until(self.first_byte_at)),
+            duration_ms=_ms(self.seconds_until(ended_at)),
+            request_bytes=self.request_bytes,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+        )
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)

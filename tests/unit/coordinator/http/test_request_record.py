@@ -1,0 +1,98 @@
+import asyncio
+import logging
+
+import aiohttp
+import pytest
+from msgspec.structs import replace
+
+from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.settings import CoordinatorSettings
+from tests.kit.coordinator_harness import CHAT, NO_HEARTBEATS, coordinator_harness
+from tests.kit.virtual_time import in_virtual_time
+
+
+def finished(records: list[logging.LogRecord]) -> list[dict[str, object]]:
+    """Return the fields of the lines about ended requests."""
+    return [
+        getattr(record, "fields", {}) for record in records if record.message == "request finished"
+    ]
+
+
+@in_virtual_time
+async def test_each_request_is_logged_in_one_line_without_content(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with coordinator_harness(NO_HEARTBEATS) as harness:
+        asking = harness.ask()
+        job = await harness.agent.next_job()
+        await asyncio.sleep(2)
+        await job.start()
+        await job.send(b"data: an answer\n\n")
+        await (await asking).content.readany()
+        await asyncio.sleep(3)
+        await job.finish()
+        await (await asking).read()
+        await harness.agent.settle()
+    (fields,) = finished(caplog.records)
+    assert fields.pop("agent")
+    assert fields == {
+        "operation": "chat",
+        "model": "tiny",
+        "status": 200,
+        "code": "ok",
+        "job": job.job.job_id.hex(),
+        "jobs": 1,
+        "queue_ms": 0,
+        "first_byte_ms": 2000,
+        "duration_ms": 5000,
+        "request_bytes": 16,
+        "input_tokens": 3,
+        "output_tokens": 4,
+    }
+    assert "an answer" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code", "model"),
+    [
+        (b'{"model":"unknown"}', {}, 503, "out_of_capacity", "unknown"),
+        (b"[]", {}, 400, "bad_request", None),
+        (b" " * 100, {}, 413, "bad_request", None),
+        (b"{}", {"Content-Type": "text/plain"}, 415, "unsupported_media_type", None),
+    ],
+    ids=["unknown model", "not an object", "too large", "not JSON"],
+)
+async def test_refused_request_is_logged_with_its_status_and_code(
+    settings: CoordinatorSettings,
+    caplog: pytest.LogCaptureFixture,
+    body: bytes,
+    headers: dict[str, str],
+    status: int,
+    code: str,
+    model: str | None,
+) -> None:
+    caplog.set_level(logging.INFO)
+    headers = {"Content-Type": "application/json", **headers}
+    async with (
+        Coordinator(replace(settings, max_request_bytes=50)) as coordinator,
+        aiohttp.ClientSession(coordinator.http_url, headers=headers) as http,
+        http.post(CHAT, data=body) as response,
+    ):
+        assert response.status == status
+    (fields,) = finished(caplog.records)
+    assert (fields["status"], fields["code"], fields["model"]) == (status, code, model)
+    assert (fields["agent"], fields["jobs"]) == (None, 0)
+
+
+@in_virtual_time
+async def test_request_of_a_client_that_disconnects_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with coordinator_harness(NO_HEARTBEATS) as harness:
+        job, response = await harness.start_response(b"data: 1\n\n")
+        response.close()
+        await job.cancelled.wait()
+    (fields,) = finished(caplog.records)
+    assert (fields["status"], fields["code"], fields["jobs"]) == (200, "client_disconnected", 1)
