@@ -13,8 +13,14 @@ import click
 from provider_agent.coordinator.access import SecretSet, parse_public_keys, read_entries
 from provider_agent.coordinator.exceptions import CannotListen, CoordinatorError
 from provider_agent.coordinator.server import Coordinator, run
-from provider_agent.coordinator.settings import DEFAULT_PORT, CoordinatorSettings, ReceiptMode
+from provider_agent.coordinator.settings import (
+    DEFAULT_PORT,
+    RANGES,
+    CoordinatorSettings,
+    ReceiptMode,
+)
 from provider_agent.log_writer import handler_for
+from provider_agent.protocol.limits import MAX_REQUEST_BYTES, MIB
 
 API_KEYS_VARIABLE: Final = "COORDINATOR_API_KEYS"
 ENROLLMENT_CODES_VARIABLE: Final = "COORDINATOR_ENROLLMENT_CODES"
@@ -24,7 +30,14 @@ _EXIT_WRONG_SETTINGS: Final = 2
 _EXIT_FAILED: Final = 1
 _EXIT_INTERRUPTED: Final = 130
 
+DEFAULTS: Final = CoordinatorSettings()
+
 _FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def _count(setting: str) -> click.IntRange:
+    lowest, highest = RANGES[setting]
+    return click.IntRange(int(lowest), int(highest))
 
 
 @click.command("coordinator", short_help="Run the reference coordinator.")
@@ -72,6 +85,51 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="Send no jobs for models above this price per million tokens, or without a price.",
 )
 @click.option(
+    "--drain-timeout",
+    default=DEFAULTS.drain_s,
+    show_default=True,
+    type=click.FloatRange(*RANGES["drain_s"]),
+    metavar="SECONDS",
+    help="How long a stop waits for running requests.",
+)
+@click.option(
+    "--max-queued",
+    default=DEFAULTS.max_queued,
+    show_default=True,
+    type=_count("max_queued"),
+    help="The most requests that wait until an agent has room.",
+)
+@click.option(
+    "--queue-timeout",
+    default=DEFAULTS.queue_s,
+    show_default=True,
+    type=click.FloatRange(*RANGES["queue_s"]),
+    metavar="SECONDS",
+    help="How long a request waits for room.",
+)
+@click.option(
+    "--max-connections",
+    default=DEFAULTS.max_connections,
+    show_default=True,
+    type=_count("max_connections"),
+    help="The most connections of clients and agents.",
+)
+@click.option(
+    "--max-request-memory",
+    default=DEFAULTS.max_held_request_bytes // MIB,
+    show_default=True,
+    type=click.IntRange(MAX_REQUEST_BYTES // MIB, 2**30),
+    metavar="MIB",
+    help="The most memory for the bodies of running requests.",
+)
+@click.option(
+    "--trusted-proxy",
+    "trusted_proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="A reverse proxy whose X-Forwarded-For is believed, or a network; may be repeated.",
+)
+@click.option(
     "--log-level",
     default="info",
     show_default=True,
@@ -86,6 +144,12 @@ def command(
     authorities: tuple[str, ...],
     receipts: str,
     max_price: float | None,
+    drain_timeout: float,
+    max_queued: int,
+    queue_timeout: float,
+    max_connections: int,
+    max_request_memory: int,
+    trusted_proxies: tuple[str, ...],
     log_level: str,
 ) -> None:
     """Run the reference coordinator: an HTTP API for clients, WebSockets for agents.
@@ -105,6 +169,12 @@ def command(
             agent_keys=_public_keys(agent_keys),
             receipts=ReceiptMode(receipts),
             max_price=max_price,
+            drain_s=drain_timeout,
+            max_queued=max_queued,
+            queue_s=queue_timeout,
+            max_connections=max_connections,
+            max_held_request_bytes=max_request_memory * MIB,
+            trusted_proxies=trusted_proxies,
         )
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(run(settings, _print_description))

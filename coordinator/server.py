@@ -15,14 +15,20 @@ from provider_agent.coordinator.agents.dispatcher import Dispatcher
 from provider_agent.coordinator.agents.endpoint import AgentEndpoint
 from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.agents.snapshots import AgentSnapshot, DetachedSnapshot
+from provider_agent.coordinator.connections.client_address import ProxyNetworks
 from provider_agent.coordinator.connections.guarded_connection import (
     GuardedConnection,
     connection_factory,
 )
-from provider_agent.coordinator.connections.limits import ConnectionCaps, ConnectionLimits
+from provider_agent.coordinator.connections.limits import ConnectionLimits
+from provider_agent.coordinator.connections.open_files import (
+    connection_caps,
+    raise_open_files_limit,
+)
 from provider_agent.coordinator.exceptions import CannotListen
 from provider_agent.coordinator.http.api import HttpApi, render_http_errors
 from provider_agent.coordinator.http.counters import Counters
+from provider_agent.coordinator.http.server_log import http_logger
 from provider_agent.coordinator.settings import (
     CoordinatorSettings,
     accepted_authorities,
@@ -52,6 +58,9 @@ class Coordinator:
         settings: addresses, access and limits.
         clock: monotonic, in seconds.
         random_bytes: generates nonces and ids; must be cryptographically secure.
+
+    Raises:
+        SettingsError: a setting is wrong or unsafe.
     """
 
     def __init__(
@@ -62,6 +71,7 @@ class Coordinator:
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self.settings = settings or CoordinatorSettings()
+        check_settings(self.settings)
         self._port = 0
         self._fleet = Fleet(self.settings, clock)
         self._dispatcher = Dispatcher(self._fleet, self.settings, clock)
@@ -144,10 +154,8 @@ class Coordinator:
         """Start listening.
 
         Raises:
-            SettingsError: a setting is wrong or unsafe.
             CannotListen: the address is not available.
         """
-        check_settings(self.settings)
         app = web.Application(
             client_max_size=self.settings.max_request_bytes, middlewares=[render_http_errors]
         )
@@ -161,6 +169,7 @@ class Coordinator:
             shutdown_timeout=SHUTDOWN_S,
             keepalive_timeout=self.settings.keep_alive_s,
             lingering_time=LINGERING_S,
+            logger=http_logger(),
             auto_decompress=False,  # it would cost seconds of CPU before a key is checked
         )
         await runner.setup()
@@ -181,9 +190,8 @@ class Coordinator:
     async def _listen(self, runner: web.AppRunner) -> asyncio.Server:
         if runner.server is None:
             raise RuntimeError("the runner is not set up")
-        factory = connection_factory(
-            runner.server, self._connections, self.settings.trusted_proxies
-        )
+        proxies = ProxyNetworks(self.settings.trusted_proxies)
+        factory = connection_factory(runner.server, self._connections, proxies)
         loop = asyncio.get_running_loop()
         return await loop.create_server(factory, self.settings.host, self.settings.port)
 
@@ -209,21 +217,6 @@ class Coordinator:
         log.info("coordinator stopped")
 
 
-def connection_caps(settings: CoordinatorSettings) -> ConnectionCaps:
-    """Return the caps of the settings, lowered to what the limit of open files allows."""
-    caps = ConnectionCaps(
-        settings.max_connections,
-        settings.max_unauthenticated,
-        settings.max_unauthenticated_per_address,
-    )
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return caps
-    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return caps if open_files == resource.RLIM_INFINITY else caps.within(open_files)
-
-
 async def run(
     settings: CoordinatorSettings, started: Callable[[Coordinator], None] | None = None
 ) -> None:
@@ -238,6 +231,7 @@ async def run(
         CannotListen: the address is not available.
         asyncio.CancelledError: a second signal arrived.
     """
+    raise_open_files_limit(settings.max_connections)
     loop = asyncio.get_running_loop()
     stop_requested = asyncio.Event()
     serving = asyncio.current_task()

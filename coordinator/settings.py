@@ -30,6 +30,36 @@ _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 """A host name, an IPv4 address, or an IPv6 address without its brackets."""
 
 
+_DAY_S: Final = 86_400
+_MANY: Final = 1_000_000
+
+RANGES: Final[dict[str, tuple[float, float]]] = {
+    "port": (0, 65_535),
+    "deadline_s": (0, MAX_DEADLINE_MS / 1000),
+    "deadline_grace_s": (0, _DAY_S),
+    "body_timeout_s": (0, _DAY_S),
+    "stalled_client_s": (1, _DAY_S),
+    "handshake_timeout_s": (0, 600),
+    "heartbeat_ms": (100, 3_600_000),
+    "resume_ms": (0, 3_600_000),
+    "window_bytes": (MIN_WINDOW_BYTES, 2**30),
+    "max_request_bytes": (2, MAX_REQUEST_BYTES),
+    "max_requests": (1, _MANY),
+    "max_queued": (0, _MANY),
+    "queue_s": (0, _DAY_S),
+    "max_agents": (1, _MANY),
+    "max_attempts": (1, 100),
+    "max_price": (0, 1e9),
+    "max_connections": (1, _MANY),
+    "max_unauthenticated": (1, _MANY),
+    "max_unauthenticated_per_address": (1, _MANY),
+    "keep_alive_s": (1, _DAY_S),
+    "max_held_request_bytes": (2, 2**50),
+    "drain_s": (0, _DAY_S),
+}
+"""The lowest and the highest value of each number in the settings."""
+
+
 class ReceiptMode(StrEnum):
     """Which receipts the coordinator asks for.
 
@@ -87,8 +117,8 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
         max_unauthenticated: connections whose peer has neither sent a request with a valid key nor
             been admitted as an agent; for an additional one, the oldest is closed.
         max_unauthenticated_per_address: the same for the connections of one network address.
-        trusted_proxies: addresses of reverse proxies. Their `X-Forwarded-For` is believed, and
-            their connections are not limited per address.
+        trusted_proxies: addresses or networks of reverse proxies. Their `X-Forwarded-For` is
+            believed, and their connections are not limited per address.
         keep_alive_s: how long a connection stays open between two requests. A proxy that reuses
             connections must close them earlier; 60 s is a common default there.
         max_held_request_bytes: bytes of request bodies in memory; a request that does not fit
@@ -122,7 +152,7 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
     max_connections: int = 4096
     max_unauthenticated: int = 1024
     max_unauthenticated_per_address: int = 256
-    trusted_proxies: frozenset[str] = frozenset()
+    trusted_proxies: tuple[str, ...] = ()
     keep_alive_s: float = 75.0
     max_held_request_bytes: int = 512 * MIB
     drain_s: float = 10.0
@@ -179,25 +209,32 @@ def check_settings(settings: CoordinatorSettings) -> None:
     ):
         if secrets is not None and not len(secrets):
             raise SettingsError(f"{name}: is configured, but contains no entry")
-    _check_range("port", settings.port, 0, 65535)
-    _check_range("window_bytes", settings.window_bytes, MIN_WINDOW_BYTES, 2**30)
-    _check_range("heartbeat_ms", settings.heartbeat_ms, 100, 3_600_000)
-    _check_range("resume_ms", settings.resume_ms, 0, 3_600_000)
-    _check_range("stalled_client_s", settings.stalled_client_s, 1, MAX_DEADLINE_MS / 1000)
-    _check_range("deadline_s", settings.deadline_s, 0, MAX_DEADLINE_MS / 1000)
-    _check_range("max_request_bytes", settings.max_request_bytes, 2, MAX_REQUEST_BYTES)
-    _check_range("max_queued", settings.max_queued, 0, 1_000_000)
-    _check_range("queue_s", settings.queue_s, 0, MAX_DEADLINE_MS / 1000)
-    _check_range("max_attempts", settings.max_attempts, 1, 100)
-    if settings.max_price is not None:
-        _check_range("max_price", settings.max_price, 0, 1e9)
+    _check_ranges(settings)
+    _check_proxies(settings.trusted_proxies)
     for authority in settings.authorities:
         parse_authority(authority)
 
 
-def _check_range(name: str, value: float, lowest: float, highest: float) -> None:
-    if not lowest <= value <= highest:
-        raise SettingsError(f"{name}: {value} is not between {lowest} and {highest}")
+def _check_ranges(settings: CoordinatorSettings) -> None:
+    for name, (lowest, highest) in RANGES.items():
+        value = getattr(settings, name)
+        if value is not None and not lowest <= value <= highest:
+            raise SettingsError(f"{name}: {value} is not between {lowest} and {highest}")
+    if settings.max_held_request_bytes < settings.max_request_bytes:
+        raise SettingsError(
+            f"max_held_request_bytes: {settings.max_held_request_bytes} does not suffice for one "
+            f"request of max_request_bytes ({settings.max_request_bytes})"
+        )
+
+
+def _check_proxies(proxies: tuple[str, ...]) -> None:
+    for proxy in proxies:
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError as error:
+            raise SettingsError(
+                f"trusted proxy {proxy!r}: expected an IP address, or a network such as 10.0.0.0/8"
+            ) from error
 
 
 def parse_authority(text: str) -> str:

@@ -10,7 +10,7 @@ from aiohttp import WSCloseCode, hdrs, web
 from provider_agent.coordinator.agents.close_reason import CloseReason
 from provider_agent.coordinator.agents.fleet import FULL_RETRY_MS, Fleet
 from provider_agent.coordinator.agents.link import CLOSE_S, AgentLink
-from provider_agent.coordinator.connections.client_address import client_address
+from provider_agent.coordinator.connections.client_address import ProxyNetworks, client_address
 from provider_agent.coordinator.connections.guarded_connection import connection_of
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
@@ -47,6 +47,7 @@ class AgentEndpoint:
     ) -> None:
         self.authorities: tuple[str, ...] = ()
         self._settings = settings
+        self._proxies = ProxyNetworks(settings.trusted_proxies)
         self._fleet = fleet
         self._clock = clock
         self._random_bytes = random_bytes
@@ -95,7 +96,7 @@ class AgentEndpoint:
             registry=self._fleet,
             settings=self._settings,
             clock=self._clock,
-            remote=client_address(request, self._settings.trusted_proxies) or "an unknown address",
+            remote=client_address(request, self._proxies) or "an unknown address",
             on_welcome=connection.authenticated,
         )
         self._links.add(link)

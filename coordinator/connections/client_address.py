@@ -1,6 +1,7 @@
 """The address of a client, which may be behind a proxy."""
 
-from collections.abc import Collection
+import ipaddress
+from collections.abc import Iterable
 from typing import Final
 
 from aiohttp import web
@@ -8,7 +9,34 @@ from aiohttp import web
 FORWARDED_FOR: Final = "X-Forwarded-For"
 
 
-def client_address(request: web.Request, trusted_proxies: Collection[str]) -> str:
+class ProxyNetworks:
+    """The networks of trusted reverse proxies.
+
+    Args:
+        networks: IP addresses, or networks such as `10.0.0.0/8`.
+
+    Raises:
+        ValueError: an entry is neither.
+    """
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks = [ipaddress.ip_network(network) for network in networks]
+
+    def __repr__(self) -> str:
+        return f"<ProxyNetworks {', '.join(map(str, self._networks))}>"
+
+    def contain(self, address: str) -> bool:
+        """Whether an address is that of a trusted proxy."""
+        if not self._networks:
+            return False
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._networks)
+
+
+def client_address(request: web.Request, proxies: ProxyNetworks) -> str:
     """Return the address of the peer, or of the client in front of a trusted proxy.
 
     Each proxy appends the address of its own peer to `X-Forwarded-For`, so that only the entries of
@@ -16,6 +44,6 @@ def client_address(request: web.Request, trusted_proxies: Collection[str]) -> st
     """
     address = request.remote or ""
     entries = ",".join(request.headers.getall(FORWARDED_FOR, ())).split(",")
-    while address in trusted_proxies and entries:
+    while entries and proxies.contain(address):
         address = entries.pop().strip() or address
     return address

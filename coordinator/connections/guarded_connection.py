@@ -5,11 +5,12 @@ the number of connections nor, with less than its keep-alive timeout, the time b
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Final, cast
 
 from aiohttp import web
 
+from provider_agent.coordinator.connections.client_address import ProxyNetworks
 from provider_agent.coordinator.connections.limits import ConnectionLimits
 
 UNAUTHENTICATED_S: Final = 10.0
@@ -23,14 +24,14 @@ class GuardedConnection(asyncio.Protocol):
     Args:
         protocol: serves the connection.
         limits: the open connections.
-        exempt: addresses of proxies, each of which may have any number of connections.
+        exempt: proxies, each of which may have any number of connections.
     """
 
     def __init__(
         self,
         protocol: asyncio.Protocol,
         limits: ConnectionLimits["GuardedConnection"],
-        exempt: Collection[str],
+        exempt: ProxyNetworks,
     ) -> None:
         self._protocol = protocol
         self._limits = limits
@@ -48,7 +49,7 @@ class GuardedConnection(asyncio.Protocol):
         # uvloop's transports are no subclass of `asyncio.Transport`.
         self._transport = stream = cast("asyncio.Transport", transport)
         address = peer_address(transport)
-        to_close = self._limits.add(self, None if address in self._exempt else address)
+        to_close = self._limits.add(self, None if self._exempt.contain(address) else address)
         if to_close is self:
             self._is_refused = True
             stream.abort()
@@ -103,7 +104,7 @@ class GuardedConnection(asyncio.Protocol):
 def connection_factory(
     serve: Callable[[], asyncio.Protocol],
     limits: ConnectionLimits[GuardedConnection],
-    exempt: Collection[str],
+    exempt: ProxyNetworks,
 ) -> Callable[[], GuardedConnection]:
     """Return a factory for `loop.create_server` that guards the connections of another one."""
     return lambda: GuardedConnection(serve(), limits, exempt)

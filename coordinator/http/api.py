@@ -9,6 +9,7 @@ from aiohttp import hdrs, web
 
 from provider_agent.coordinator.agents.dispatcher import Dispatcher
 from provider_agent.coordinator.agents.fleet import Fleet
+from provider_agent.coordinator.connections.client_address import ProxyNetworks
 from provider_agent.coordinator.connections.failed_attempts import FailedAttempts
 from provider_agent.coordinator.connections.guarded_connection import GuardedConnection
 from provider_agent.coordinator.connections.limits import ConnectionLimits
@@ -78,7 +79,7 @@ class HttpApi:
         self._dispatcher = dispatcher
         self._clock = clock
         self._key_check = ApiKeyCheck(
-            settings.api_keys, FailedAttempts(clock), settings.trusted_proxies
+            settings.api_keys, FailedAttempts(clock), ProxyNetworks(settings.trusted_proxies)
         )
         self._random_bytes = random_bytes
         self._connections = connections

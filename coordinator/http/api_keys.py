@@ -2,14 +2,13 @@
 
 import hashlib
 import math
-from collections.abc import Collection
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs, web
 
 from provider_agent.coordinator.access import SecretSet
-from provider_agent.coordinator.connections.client_address import client_address
+from provider_agent.coordinator.connections.client_address import ProxyNetworks, client_address
 from provider_agent.coordinator.connections.failed_attempts import FailedAttempts
 from provider_agent.coordinator.connections.guarded_connection import connection_of
 from provider_agent.coordinator.http.client_errors import ClientError
@@ -34,15 +33,15 @@ class ApiKeyCheck:
     Args:
         keys: the valid keys; None if no key is needed.
         failures: the failed attempts of each address.
-        trusted_proxies: addresses of proxies whose `X-Forwarded-For` is believed.
+        proxies: proxies whose `X-Forwarded-For` is believed.
     """
 
     def __init__(
-        self, keys: SecretSet | None, failures: FailedAttempts, trusted_proxies: Collection[str]
+        self, keys: SecretSet | None, failures: FailedAttempts, proxies: ProxyNetworks
     ) -> None:
         self._keys = keys
         self._failures = failures
-        self._trusted_proxies = trusted_proxies
+        self._proxies = proxies
         self._valid: dict[tuple[str, bytes], None] = {}
 
     def __repr__(self) -> str:
@@ -60,7 +59,7 @@ class ApiKeyCheck:
         key = api_key_of(request)
         if not key:
             return _UNAUTHORIZED
-        address = client_address(request, self._trusted_proxies)
+        address = client_address(request, self._proxies)
         entry = (address, hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest())
         if entry in self._valid:
             return None

@@ -14,7 +14,7 @@ from provider_agent.coordinator.connections.failed_attempts import FREE_FAILURES
 from provider_agent.coordinator.connections.guarded_connection import UNAUTHENTICATED_S
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
-from tests.kit.coordinator_harness import JSON_HEADERS
+from tests.kit.coordinator_harness import JSON_HEADERS, warning_events
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.virtual_time import in_virtual_time, now
 
@@ -80,6 +80,19 @@ async def test_connection_without_a_request_is_closed_after_seconds(sent: bytes)
         began = now()
         await ended(reader)
         assert now() - began == pytest.approx(UNAUTHENTICATED_S, abs=1)
+
+
+async def test_malformed_request_is_answered_and_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # aiohttp logs a traceback for each, so that anyone could fill the log.
+    async with (
+        Coordinator(SETTINGS) as coordinator,
+        idle_sockets(coordinator, 1, b"nonsense\r\n\r\n") as (reader,),
+    ):
+        assert (await reader.readline()).startswith(b"HTTP/1.0 400 ")
+        await reader.read()
+    assert warning_events(caplog.records) == []
 
 
 @in_virtual_time
@@ -192,9 +205,10 @@ async def test_clients_behind_a_trusted_proxy_are_told_apart() -> None:
         async with http.get("/v1/models", headers=headers) as response:
             return response.status
 
-    for proxies, spoofed in ((frozenset[str](), 429), (frozenset(["127.0.0.1"]), 401)):
+    cases: list[tuple[list[str], int]] = [([], 429), (["10.0.0.1", "127.0.0.0/8"], 401)]
+    for proxies, spoofed in cases:
         async with (
-            Coordinator(replace(SETTINGS, trusted_proxies=proxies)) as coordinator,
+            Coordinator(replace(SETTINGS, trusted_proxies=tuple(proxies))) as coordinator,
             aiohttp.ClientSession(coordinator.http_url) as http,
         ):
             for number in range(FREE_FAILURES):

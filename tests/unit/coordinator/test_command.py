@@ -27,6 +27,22 @@ def test_unreadable_file_exits_with_2(option: str, tmp_path: Path) -> None:
     assert "missing: cannot be read" in result.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--drain-timeout", "-1"], "'--drain-timeout': -1.0 is not in the range"),
+        (["--max-connections", "0"], "'--max-connections': 0 is not in the range"),
+        (["--max-request-memory", "1"], "'--max-request-memory': 1 is not in the range"),
+        (["--trusted-proxy", "proxy"], "trusted proxy 'proxy': expected an IP address"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_option_out_of_range_exits_with_2(arguments: list[str], error: str) -> None:
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 2
+    assert error in result.output
+
+
 def test_empty_environment_variable_exits_with_2() -> None:
     result = CliRunner().invoke(command, env={"COORDINATOR_API_KEYS": ""})
     assert result.exit_code == 2

@@ -4,6 +4,7 @@ import pytest
 from provider_agent.coordinator.access import SecretSet
 from provider_agent.coordinator.exceptions import SettingsError
 from provider_agent.coordinator.settings import (
+    RANGES,
     CoordinatorSettings,
     accepted_authorities,
     check_settings,
@@ -60,6 +61,13 @@ def test_coordinator_that_is_open_to_everyone_must_listen_on_loopback() -> None:
         (CoordinatorSettings(deadline_s=1e9), "deadline_s"),
         (CoordinatorSettings(max_request_bytes=2**40), "max_request_bytes"),
         (CoordinatorSettings(max_attempts=0), "max_attempts"),
+        (CoordinatorSettings(drain_s=-1), "drain_s: -1 is not between 0 and 86400"),
+        (CoordinatorSettings(drain_s=float("nan")), "drain_s"),
+        (CoordinatorSettings(keep_alive_s=float("inf")), "keep_alive_s"),
+        (CoordinatorSettings(max_connections=0), "max_connections"),
+        (CoordinatorSettings(max_held_request_bytes=1000), "max_request_bytes"),
+        (CoordinatorSettings(trusted_proxies=("proxy",)), "trusted proxy 'proxy': expected an IP"),
+        (CoordinatorSettings(trusted_proxies=("10.0.0.1/8",)), "such as 10.0.0.0/8"),
         (CoordinatorSettings(agent_keys=frozenset()), "agent_keys"),
         (CoordinatorSettings(api_keys=SecretSet([])), "api_keys"),
         (CoordinatorSettings(authorities=("http://:1",)), "authority"),
@@ -69,6 +77,15 @@ def test_coordinator_that_is_open_to_everyone_must_listen_on_loopback() -> None:
 def test_error_names_the_invalid_setting(settings: CoordinatorSettings, name: str) -> None:
     with pytest.raises(SettingsError, match=name):
         check_settings(settings)
+
+
+def test_every_number_has_a_range() -> None:
+    numbers = {
+        field.name
+        for field in msgspec.structs.fields(CoordinatorSettings)
+        if field.type in (int, float, float | None)
+    }
+    assert numbers == RANGES.keys()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ async def test_request_that_does_not_fit_the_memory_of_all_receives_503(
     async def in_chunks() -> AsyncIterator[bytes]:
         yield BODY
 
-    small = replace(settings, max_held_request_bytes=1000)
+    small = replace(settings, max_request_bytes=1000, max_held_request_bytes=1000)
     async with (
         Coordinator(small) as coordinator,
         aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as http,

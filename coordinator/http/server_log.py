@@ -1,0 +1,17 @@
+"""The log of aiohttp's server, without what peers can cause at will."""
+
+import logging
+
+from aiohttp.http import HttpProcessingError
+
+
+def http_logger() -> logging.Logger:
+    """Return the logger for aiohttp, which drops the tracebacks of malformed requests."""
+    logger = logging.getLogger(__name__)
+    logger.addFilter(_is_our_fault)
+    return logger
+
+
+def _is_our_fault(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
