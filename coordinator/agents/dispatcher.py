@@ -204,9 +204,9 @@ class Dispatcher:
             self._recheck = asyncio.get_running_loop().call_soon(self._check_again)
 
     def _check_again(self) -> None:
-        self._dispatch()
         self._recheck = None
-        if self._queue:
+        self._dispatch()
+        if self._queue and self._recheck is None:
             self._recheck = asyncio.get_running_loop().call_later(RECHECK_S, self._check_again)
 
     def _no_room(self, model_id: str) -> NoAgent:
