@@ -320,11 +320,11 @@ class Backend(ABC):
         raise NotImplementedError
 
     def end_waiting_jobs(self, error: BackendError) -> None:  # noqa: B027 - optional
-        """End the running jobs without output: their `execute` raises `error`."""
+        """End the running jobs that have had no output yet: their `execute` raises `error`."""
 
     @property
     def last_output_at(self) -> float | None:
-        """The loop time when a running job last had output; None if none had any."""
+        """The loop time of the latest output of the running jobs; None if they had none."""
         return None
 
     @abstractmethod

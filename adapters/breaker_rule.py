@@ -13,10 +13,11 @@ class BreakerRule(Struct, frozen=True):
         open_s: how long the breaker first stays open.
         max_open_s: upper limit of the open time, which doubles with each failed trial job.
         counts_client_errors: for a service that blocks a key after too many failed requests. If
-            True, errors that the client caused count too, and so do overload responses that name a
-            wait; otherwise these only pause the model or the backend for that wait.
+            True, errors that the client caused count too. An overload response that names a wait
+            always pauses the model or the backend for that wait; only if True, it also counts.
         per_model: whether the server limits and fails each model by itself, so that the other
-            models still receive jobs. With `counts_client_errors`, only waits concern one model.
+            models still receive jobs. With `counts_client_errors`, a wait pauses one model, but
+            failures count for the whole backend.
     """
 
     failures: int = 5

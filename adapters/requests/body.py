@@ -100,6 +100,7 @@ def _with_usage(options: object) -> object:
             return options
         options = FIELDS.decode(text) if text != b"null" else {}
     known = options if isinstance(options, dict) else {}
+    # Servers written in Go (Ollama) would read another spelling, such as `Include_Usage`, too.
     kept = {
         name: value
         for name, value in known.items()

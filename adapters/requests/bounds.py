@@ -58,7 +58,7 @@ BAD_WORDS: Final = Items(Shapes(string=Size(KIB)), 256)
 """vLLM encodes each word, and compares it with the output after every token."""
 
 LOGIT_BIAS: Final = Size(64 * KIB, 4)
-"""About 4,000 tokens; added to the logits of every token."""
+"""Room for about 4,000 entries; the server applies all of them to every token."""
 
 SAMPLERS: Final = Items(Shapes(string=Size(64)), 32)
 """llama.cpp runs each sampler of the list for every token; it has about 15."""
@@ -78,4 +78,5 @@ INCLUDE: Final = Items(Shapes(string=Size(64)), 16)
 """Parts of the answer that the client asks for by name."""
 
 STREAM: Final = Flag()
-"""vLLM takes `1`, `1.0`, `"yes"` and `"true"` for true, and would report no usage."""
+"""vLLM also takes `1`, `1.0`, `"yes"` and `"true"` for true. The agent would not recognize such a
+request as streamed, and not ask for its usage."""

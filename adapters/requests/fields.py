@@ -1,4 +1,4 @@
-"""The fields of a request that may be sent to a server, by operation and by origin.
+"""The fields of a request that may be sent to a server, by operation.
 
 `STANDARD` are fields of OpenAI's and Anthropic's APIs that change only the answer itself. `NATIVE`
 are fields with which vLLM, SGLang, llama.cpp, Ollama and LM Studio extend them: sampling, grammars
@@ -173,7 +173,7 @@ SAMPLING: Final[Fields] = {
     **dict.fromkeys(("timings_per_token", "return_progress", "cache_prompt")),
     "cache_salt": bounds.IDENTIFIER,
 }
-"""How the next token is chosen, and where generation stops."""
+"""How the next token is chosen, where generation stops, and what is reported about both."""
 
 GRAMMARS: Final[Fields] = {
     "grammar": GRAMMAR,
@@ -209,7 +209,8 @@ _TEMPLATE_SWITCHES: Final = Object(
         "reasoning_effort": bounds.IDENTIFIER,
     }
 )
-"""A template reads any other name too, also `chat_template` and `tools`."""
+"""Other names are removed: the server passes all names on to the rendering of the template, also
+`chat_template` and `tools`."""
 
 RENDERING: Final[Fields] = {
     "chat_template_kwargs": _TEMPLATE_SWITCHES,
@@ -252,5 +253,5 @@ MEANINGFUL: Final = frozenset(
         *("prompt", "prompt_embeds", "input_ids", "previous_input_messages"),
     }
 )
-"""Fields that are always refused and never removed: without them, the answer would be another one.
-"""
+"""Fields that fail the job where others are removed (`strip`): without them, the answer would be
+another one."""

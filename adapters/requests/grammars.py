@@ -1,10 +1,10 @@
 """Rules for what the output must match: grammars, regular expressions and JSON schemas.
 
-Each becomes a grammar on the server, by recursive code. llama.cpp ends with a grammar of 60,000
-brackets (issue 26600 of its tracker). Optional parts next to each other cost time that grows with
-the square of their number for every token, while the server computes nothing else. 3,000
-properties, a pattern of 1,000 groups or 8,000 optional letters took over 20 s for three tokens, 500
-properties half a second (measured with a tiny model).
+The server converts each of them to a grammar with recursive code: a grammar of 60,000 brackets
+crashes llama.cpp (issue 26600 of its tracker). For every token, adjacent optional parts take time
+that grows with the square of their number, and meanwhile the server processes no other request.
+3,000 properties, a pattern of 1,000 groups or 8,000 optional letters took over 20 s for three
+tokens; 500 properties took half a second (measured with a tiny model).
 """
 
 from typing import Final
@@ -24,7 +24,7 @@ MAX_SCHEMA_BYTES: Final = 128 * KIB
 """OpenAI's own limit is 120,000 characters in names and values."""
 
 MAX_SCHEMA_LEVELS: Final = 64
-"""OpenAI's own limit is ten levels, each of which has about three objects and lists."""
+"""OpenAI's own limit is ten levels of schemas; each takes about three nested objects or lists."""
 
 MAX_PROPERTIES: Final = 500
 """Entries of one object in a schema."""
@@ -62,7 +62,10 @@ GRAMMAR: Final = Shapes(string=Grammar(64 * KIB, 64))
 
 
 class Schema(msgspec.Struct, frozen=True):
-    """A JSON schema, also inside a larger object or in a string. It is written anew."""
+    """A JSON schema, also inside a larger object or in a string.
+
+    An object or list is encoded anew, without duplicate names; a string keeps its text.
+    """
 
     def check(self, value: Raw, name: str, review: Review) -> object:  # noqa: ARG002
         """See `Rule.check`."""

@@ -34,7 +34,10 @@ class Url(msgspec.Struct, frozen=True):
 
 
 class Base64(msgspec.Struct, frozen=True):
-    """Data that a server must not be able to take for a URL or a path: base64, or a `data:` URL."""
+    """Base64 or a `data:` URL: data that a server cannot take for a URL that it fetches.
+
+    Only the first bytes are checked; a scheme is not base64, because it ends with a colon.
+    """
 
     def check(self, value: Raw, name: str, review: Review) -> object:  # noqa: ARG002
         """See `Rule.check`."""

@@ -1,7 +1,8 @@
 """Prepares large requests in a thread, so that no request blocks the event loop.
 
-One thread is enough: the work holds Python's lock, so that more threads would only compete with the
-event loop. Every call into C that it makes takes a few milliseconds at most.
+One thread is enough: the work holds the GIL, so that more threads would only compete with the event
+loop. A call into C keeps the GIL until it returns, so the work makes only calls that take a few
+milliseconds at most.
 """
 
 import asyncio

@@ -17,7 +17,8 @@ _NAMES: Final = {
     Operation.RESPONSES: ("max_output_tokens", "n_predict"),
     Operation.MESSAGES: ("max_tokens", "n_predict"),
 }
-"""The names of the limit, the one that every server knows first. `n_predict` is llama.cpp's."""
+"""The names of the limit. The first is the one that every server knows; `n_predict` is llama.cpp's.
+"""
 
 _NUMBER: Final = msgspec.json.Decoder(float | int)
 
@@ -44,9 +45,12 @@ def limit_output(
 
 
 def _limit(value: object) -> int | None:
-    """Return a limit of at least one token; None for a value that servers take for no limit."""
+    """Return the client's limit if it is at least one token.
+
+    None for a value that is absent, invalid, or that servers take for no limit.
+    """
     try:
         number = _NUMBER.decode(value) if isinstance(value, msgspec.Raw) else 0
     except ValueError:
-        return None  # the server rejects it
+        return None
     return int(number) if number >= 1 else None

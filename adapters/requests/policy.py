@@ -120,6 +120,9 @@ def _all_but_other_spellings(found: Mapping[str, Raw], fields: Fields) -> dict[s
     """Return all fields but those that differ from a known name only by case.
 
     Servers written in Go (Ollama) take `Model` for `model`, and `\u017ftream` for `stream`.
+
+    Raises:
+        BadRequest: `stream` is not true, false or null.
     """
     STREAM.check(found.get("stream", Raw(b"null")), "stream", Review(()))
     return {

@@ -52,7 +52,7 @@ class _Call(msgspec.Struct):
 
 
 class _Part(msgspec.Struct):
-    """What messages, their parts, input items and tools have of texts."""
+    """The fields with text of a message, a part of one, an input item or a tool."""
 
     content: Raw = _ABSENT
     text: Raw = _ABSENT
@@ -77,7 +77,8 @@ _REQUEST: Final = msgspec.json.Decoder(_Request)
 _ITEMS: Final = msgspec.json.Decoder(list[Raw])
 _PART: Final = msgspec.json.Decoder(_Part)
 _DEEPEST: Final = 4
-"""Lists inside each other: messages, their parts, and the parts of a tool's result."""
+"""Levels of nested lists that are read: messages, their parts, the parts of a tool's result, and
+those of a search result in it."""
 
 
 def least_prompt_tokens(request: bytes, operation: Operation, enough: int) -> int:
@@ -108,6 +109,7 @@ def _least_tokens(values: Iterable[Raw], enough: int) -> int:
     for text in _strings(values, _DEEPEST):
         for piece, split in _pieces(text):
             piece_words, piece_chars = _count(piece)
+            # A word that the cut splits counts twice; half an escape may look like another word.
             words += max(0, piece_words - 2 * split)
             chars += piece_chars
             if max(words, chars // CHARS_PER_TOKEN) > enough:

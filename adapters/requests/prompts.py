@@ -23,7 +23,7 @@ class Prompt(msgspec.Struct, frozen=True):
 
     def check(self, value: Raw, name: str, review: Review) -> object:  # noqa: ARG002
         """See `Rule.check`."""
-        first = chr(memoryview(value)[0])
+        first = chr(memoryview(value)[0])  # shows the JSON type; n: null
         if first in '"n' or (first == "[" and _is_list_of_token_ids(value)):
             return value
         if first != "[":

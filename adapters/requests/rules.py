@@ -31,10 +31,10 @@ _SHOWN: Final = 20
 
 
 class Review:
-    """What the rules find in one request.
+    """What the rules must know for one request, and what they have removed from it.
 
     Attributes:
-        removed: dotted names of the fields and types that are not sent.
+        removed: dotted names of fields and types that are not sent, at most `_SHOWN`.
 
     Args:
         url_schemes: the schemes that a URL in a message may have.
@@ -77,7 +77,7 @@ class Rule(Protocol):
         """Return what is sent to the server; `REMOVED` for nothing.
 
         Args:
-            value: the value, which is valid JSON unless it is malformed inside.
+            value: the JSON text of the value. It is not decoded yet, so it may be invalid inside.
             name: the dotted name of the field.
             review: collects what is removed.
 
@@ -93,7 +93,9 @@ Fields = Mapping[str, Rule | None]
 
 
 class Number(msgspec.Struct, frozen=True):
-    """A JSON number between two bounds, or null. A number in a string is refused: vLLM reads it.
+    """A JSON number between two bounds, or null.
+
+    A number in a string is refused, because vLLM would convert it.
 
     Attributes:
         or_flag: whether the value may also be true or false.
@@ -120,7 +122,7 @@ class Flag(msgspec.Struct, frozen=True):
     """`true`, `false` or null.
 
     Attributes:
-        removed: a value that is removed, such as `true`; None if none is.
+        removed: the value that is removed, such as `true`; None removes neither.
     """
 
     removed: bytes | None = None
@@ -284,7 +286,7 @@ def check_fields(
             checked = value if rule is None else rule.check(value, prefix + name, review)
             if checked is not REMOVED:
                 sent[name] = checked
-        elif _first(value) != _NULL:  # null is what an absent field means
+        elif _first(value) != _NULL:  # leaving out a null changes nothing, so it is not noted
             review.remove((prefix + name)[:100])
     return sent
 
@@ -305,7 +307,10 @@ def _require(found: Mapping[str, Raw], needed: tuple[str, ...], name: str) -> No
 
 
 def _type_of(found: Mapping[str, Raw]) -> str:
-    """Return the type of an object; "" if it has none, and a text that no rule knows if invalid."""
+    """Return the type of an object; "" if it has none.
+
+    For an empty or invalid type, return "empty" or "invalid", which no rule has as a type.
+    """
     value = found.get("type")
     if value is None or _first(value) == _NULL:
         return ""

@@ -1,8 +1,8 @@
 """Bounds on the structure of a request, checked before anything else reads it.
 
 One linear scan counts the nesting, the fields and the values of the JSON text; it decodes nothing.
-It works on slices, because a call into C does not release Python's lock: each takes a few
-milliseconds at most, so that a thread can run the scan without blocking the event loop.
+It works on slices, because a call into C keeps the GIL until it returns: the call for one slice
+takes a few milliseconds at most, so that a thread can run the scan without blocking the event loop.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ MAX_VALUES: Final = 310_000
 accepts 300,000."""
 
 MAX_OTHER_VALUES: Final = 100_000
-"""Elements of a field other than `prompt` and `input`."""
+"""Elements of a field other than `prompt` and `input`, which may hold long lists of token ids."""
 
 MAX_BACKSLASHES: Final = 2_000_000
 """Escapes in strings, which decoders handle one by one: more than any context window holds."""
@@ -49,6 +49,7 @@ def check_structure(request: bytes) -> int:
     shapes = []
     for outside in _outside_of_strings(request):
         fields += outside.count(b":")
+        # Of n elements, only n - 1 have a comma; counting each list and object adds the last one.
         values += outside.count(b",")
         shape = outside.translate(_AS_LISTS, _NOT_BRACKETS)
         brackets += len(shape)
@@ -61,7 +62,7 @@ def check_structure(request: bytes) -> int:
 
 
 def check_other_values(fields: Mapping[str, Raw]) -> None:
-    """Check the size of fields that contain no token ids.
+    """Check the size of all fields but those that may hold long lists of token ids.
 
     Args:
         fields: the outermost fields of a request of over `MAX_OTHER_VALUES` values.

@@ -13,11 +13,11 @@ responses                  `response.completed`, `response.incomplete` or       
 =========================  ====================================================  ===================
 
 A stream with an error event is a failure with that error, whatever follows. A stream with neither
-is truncated; a killed runner of Ollama ends its body without either. A terminal marker without any
-output is no response.
+an error nor one of these ends is truncated: a killed runner of Ollama ends its body like that. An
+end of chat, completions or messages without any output before it does not complete a response.
 
-Only the last kilobytes of a stream may be known. Choices that have no event in them have finished
-earlier, and what precedes them counts as output.
+Only the last kilobytes of a stream may be known. A choice without an event in these is assumed to
+have finished earlier, and the unknown bytes before them count as output.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,7 +45,7 @@ class StreamEnd(Struct, frozen=True):
         failure: why the response failed; None if it is complete.
         error_relayed: whether a complete event reports the failure.
         choices: the number of choices of chat or completions; 1 for other operations.
-        is_final: whether earlier events without an error cannot change anything but `choices`.
+        is_final: whether earlier events, if none of them is an error, could change only `choices`.
     """
 
     reports: list[Counts]
@@ -99,7 +99,7 @@ def _last_error(
 
 
 def has_error_word(data: bytes) -> bool:
-    """Whether `data` has one of the words of which every error has one; faster than decoding it."""
+    """Whether `data` may report an error: each error has one of these words. Decoding is slower."""
     return b"error" in data or b"failed" in data or b"cancelled" in data
 
 
@@ -113,7 +113,12 @@ def _decoded(events: Iterable[ServerSentEvent], needle: bytes) -> Iterator[Event
 
 
 def _choices_end(events: Sequence[ServerSentEvent], *, has_output: bool) -> tuple[bool, int]:
-    """Return whether chat or completions are complete, and the number of choices."""
+    """Return whether chat or completions are complete, and the number of choices.
+
+    Args:
+        events: the last events of the stream.
+        has_output: whether output precedes these events.
+    """
     done = False
     seen: set[bytes] = set()
     finished: set[bytes] = set()
@@ -132,7 +137,7 @@ def _choices_end(events: Sequence[ServerSentEvent], *, has_output: bool) -> tupl
 
 
 def _last_usage(events: Sequence[ServerSentEvent]) -> list[Counts]:
-    """Return the last reports of chat or completions, up to the last one with both main counts.
+    """Return the reports of chat or completions from the last one with prompt and output counts on.
 
     Ollama's chunks before the last one may report zeros.
     """
@@ -153,7 +158,13 @@ def _is_full(counts: Counts) -> bool:
 def _messages_end(
     events: Sequence[ServerSentEvent], *, has_output: bool
 ) -> tuple[list[Counts], bool]:
-    """Return the counts of all `message_delta` events, and whether the message is complete."""
+    """Return the counts of all `message_delta` events, and whether the message is complete.
+
+    Args:
+        events: the last events of the stream.
+        has_output: whether output precedes these events. Each event but `message_stop` counts as
+            output, too.
+    """
     reports: list[Counts] = []
     stopped = False
     ends = 0

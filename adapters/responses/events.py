@@ -28,7 +28,7 @@ RESPONSES_TERMINAL: Final = frozenset(
 gateways use it; its `status` says whether the response failed."""
 
 _FAILED: Final = frozenset({b'"failed"', b'"cancelled"'})
-"""The status of a Responses object without a complete answer."""
+"""The statuses of a Responses object that are failures; `incomplete`, at a limit, is a success."""
 
 
 class ResponseFailure(msgspec.Struct, frozen=True):

@@ -41,7 +41,7 @@ class EventStreamGate:
 
     Attributes:
         held: the bytes so far.
-        failure: the error in that event.
+        failure: the error, if that event is one.
     """
 
     def __init__(self, max_held_bytes: int = MAX_HELD_BYTES) -> None:

@@ -10,8 +10,8 @@ from typing import Final
 from msgspec import Struct
 
 STRING_BYTES: Final = 1024
-"""A longer string, or a longer object or list at depth 4, becomes `""`. That is the depth of what a
-choice of chat contains: its delta and its log probabilities."""
+"""A longer string, or a longer object or list at depth 4, becomes `""`. In chat, depth 4 is the
+delta and the log probabilities of a choice."""
 
 MEMBER_BYTES: Final = 4 * 1024
 """The same for an object or list at depth 3: a choice of chat, or a field of a Responses object."""
@@ -28,7 +28,7 @@ def _values(levels: int) -> bytes:
 
 
 _VALUES: Final = re.compile(_values(4), re.DOTALL)
-"""Finds values that need not be read bracket by bracket, which takes much longer."""
+"""Finds whole values, which are copied at once: to read them bracket by bracket is much slower."""
 
 
 class _Value(Struct):
@@ -36,7 +36,7 @@ class _Value(Struct):
 
     Attributes:
         start: where it starts in the held bytes.
-        limit: its most bytes.
+        limit: the bytes above which it is left out.
         depth: the depth of an object or list; 0 for a string.
     """
 
@@ -90,7 +90,8 @@ class JsonOutline:
 
     def _read_plain(self, data: bytes, at: int) -> int:
         """Read up to the next quote or bracket; return where reading continues."""
-        # No value that fits into `STRING_BYTES` is left out.
+        # Whole values within `STRING_BYTES` exceed no limit of their own. Inside a value that is
+        # left out, the size does not matter.
         end = len(data) if self._omitting else at + STRING_BYTES
         if (values := _VALUES.match(data, at, end)) and values.end() > at:
             self._keep(values.group())

@@ -96,6 +96,7 @@ class Relay:
         Raises:
             ErrorInStream: the response contains an error.
             InvalidResponse: the response ended early, is compressed, or has the wrong shape.
+            aiohttp.ClientError: the connection failed.
         """
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("identity", ""):
@@ -129,8 +130,8 @@ class Relay:
             result = result or validator.result()
             outcome = self._outcome(result)
             if flow.is_paused and (unread := _take_unread(response)):
-                # The job ends because the consumer does not read. What the server has sent since
-                # then may report the usage, but is not relayed.
+                # The job was cancelled or failed while a full window paused reading. What the
+                # server has sent since the pause may report the usage, but is not relayed.
                 validator.receive_data(unread)
                 outcome = replace(outcome, usage=validator.result().usage)
             self._sink.response_ended(outcome)

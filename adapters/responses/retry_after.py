@@ -8,7 +8,7 @@ MAX_RETRY_AFTER_S: Final = 86_400.0
 """A delay of a day or more is treated as a mistake of the server and ignored."""
 
 _RESET_HEADERS: Final = ("x-ratelimit-reset", "x-ratelimit-reset-requests")
-"""OpenRouter's header is a Unix time in milliseconds, Venice's one in seconds.
+"""OpenRouter's header, a Unix time in milliseconds, and Venice's, a Unix time in seconds.
 
 Venice sends its header with every response, also with successes. So both headers are read only
 from a 429."""

@@ -65,7 +65,7 @@ class JobTimeouts:
 
     @property
     def last_output_at(self) -> float | None:
-        """The loop time of the last read of output; None before any."""
+        """The loop time of the last read of output, or of a later pause; None before any output."""
         return self._last_read_at if self._has_output else None
 
     def output_started(self) -> None:

@@ -26,7 +26,7 @@ from provider_agent.protocol.field_values import valid_count
 from provider_agent.protocol.frames import Usage
 
 Counts = dict[str, int]
-"""The valid counts of a usage object, by the names in `_FIELDS`."""
+"""The valid counts of a usage object, by the keys of `_FIELDS` and `_DETAILS`."""
 
 _FIELDS: Final = {
     "prompt": ("prompt_tokens",),

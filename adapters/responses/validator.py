@@ -130,7 +130,7 @@ class BodyValidator:
         self._kept_bytes += len(kept)
 
     def result(self) -> ValidationResult:
-        """Return a success for one JSON object without an error."""
+        """Return a success for one JSON object without an error, or for more than `BODY_BYTES`."""
         if self._kept_bytes > BODY_BYTES:
             return ValidationResult(between_events=False)
         body = b"".join(self._kept)
@@ -202,7 +202,7 @@ class StreamValidator:
         self._tail_size = tail_size
 
     def _may_be_long(self, data: bytes) -> bool:
-        """Whether `data` may have a part of a long line; fast, but not exact."""
+        """Whether `data` may have a part of a long line; fast; True for some short ones too."""
         first = data.find(b"\n")
         if first < 0 or self._line_bytes + first > LONG_LINE_BYTES:
             return True
@@ -264,7 +264,7 @@ class StreamValidator:
 
     def _quick_end(self, tail: bytes) -> StreamEnd | None:
         """Return what the last events show, if earlier ones cannot change it."""
-        # The index may be that of a second choice: all choices are counted.
+        # `"index":1` may be a second choice. Choices are counted, so all known events are needed.
         several = self._operation in (Operation.CHAT, Operation.COMPLETIONS) and (
             b'"index":1' in tail
         )

@@ -149,7 +149,7 @@ def _was_stale(reuse: _Reuse, error: aiohttp.ClientConnectionError) -> bool:
     if reuse.reused_at is None:
         return False
     if isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str):
-        return False  # the message is the part of a response that arrived
+        return False  # part of a response arrived: aiohttp passes it as `message`
     return asyncio.get_running_loop().time() - reuse.reused_at < STALE_S
 
 

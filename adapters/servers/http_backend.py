@@ -246,7 +246,7 @@ class HttpBackend(Backend):
     async def generate_token(self, model: BackendModel) -> None:
         """Generate one token; see `Backend.generate_token`.
 
-        An error that the server blames on the request shows that the server works.
+        A status below 500, even one that rejects the request, shows that the server works.
         """
         operation = next((one for one in _GENERATION if one in model.operations), None)
         if operation is None:
@@ -276,7 +276,7 @@ class HttpBackend(Backend):
         return {name: loads[upstream] for name, upstream in listed if upstream in loads}
 
     def prepare(self, job: Job, operation: Operation) -> UpstreamRequest:
-        """Prepare a job's request for this server. Large requests are prepared in a thread.
+        """Prepare a job's request for this server. `execute` prepares large requests in a thread.
 
         Raises:
             BadRequest: the request is not one JSON object, or the request policy rejects it.
@@ -340,9 +340,9 @@ class HttpBackend(Backend):
     def _prepare_and_count(
         self, job: Job, operation: Operation
     ) -> tuple[UpstreamRequest, Callable[[], int]]:
-        """Prepare a job's request; return it, and what returns the least tokens of its prompt.
+        """Prepare a job's request; return it, and a function for a lower bound of its tokens.
 
-        Large prompts are counted now, in the thread; others only if the server does not.
+        Large prompts are counted now, in the thread; others only if the server reports no count.
         """
         request, size = self.prepare(job, operation), len(job.request)
         count = partial(least_prompt_tokens, job.request, operation, size - 1)
@@ -357,14 +357,14 @@ class HttpBackend(Backend):
         return self.status_error(ServerResponse(response.status, body), wait_s)
 
     def end_waiting_jobs(self, error: BackendError) -> None:
-        """End the running jobs without output; see `Backend.end_waiting_jobs`."""
+        """End the running jobs that have had no output yet; see `Backend.end_waiting_jobs`."""
         for timeouts in self._running_timeouts:
             if timeouts.last_output_at is None:
                 timeouts.fail(error)
 
     @property
     def last_output_at(self) -> float | None:
-        """The loop time when a running job last had output; None if none had any."""
+        """The loop time of the latest output of the running jobs; None if they had none."""
         times = (timeouts.last_output_at for timeouts in self._running_timeouts)
         return max((at for at in times if at is not None), default=None)
 

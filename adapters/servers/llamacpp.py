@@ -122,8 +122,8 @@ class LlamaCppBackend(HttpBackend):
     reuses_connections: ClassVar[bool] = False
     default_max_concurrent: ClassVar[int] = 4
     # While a request waits for a slot, the server sends no byte of the response body; older builds
-    # do not even send headers. It answers `/slots` between two batches of a prompt; without a GPU,
-    # one batch can take most of a minute.
+    # do not even send headers. `stall_s`: the server answers `/slots` between two batches of a
+    # prompt; without a GPU, one batch can take most of a minute.
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(first_byte_s=600.0, stall_s=60.0)
 
     def __init__(
@@ -187,7 +187,8 @@ class LlamaCppBackend(HttpBackend):
         """Return a new value for each answered request of `load`.
 
         The server's loop that generates tokens also answers these requests, so an answer shows that
-        it runs. None without such an answer, and while a model sleeps: loading it is no progress.
+        it runs. None before the first answer, and while a model sleeps: it answers nothing until
+        it is loaded, which must not count as a stall.
         """
         return str(self._load_answers) if self._load_answers and not self._asleep else None
 

@@ -26,8 +26,9 @@ def select_models(models: Iterable[BackendModel], settings: BackendSettings) -> 
     the operator's list, or if its id is empty or too long for a frame. Without a list, all
     models of a native server count as listed, and no model of a passthrough, because it costs
     money. Of several models with the same id, the first one that is offered is kept, or else the
-    first one. An implausible context window or output limit becomes None. At most `MAX_WITHHELD`
-    withheld models are kept; listed models have priority.
+    first one. An implausible context window or output limit becomes None, and the operator's
+    `max_output_tokens` caps the output limit. At most `MAX_WITHHELD` withheld models are kept;
+    listed models have priority.
 
     Args:
         models: the models of the server.

@@ -105,7 +105,7 @@ class OpenRouterBackend(PassthroughBackend):
     ) -> None:
         super().__init__(settings, clock=clock, wall_clock=wall_clock)
         self._provider_limits: dict[str, msgspec.Raw] = {}
-        """The field `provider` of requests, by model id."""
+        """The `provider` field that limits the price of a request, by model id."""
 
     async def check_key(self) -> None:
         """Check that the key is valid and its spending limit is not used up."""
