@@ -37,6 +37,8 @@ class JobTimeouts:
         self._error: BackendError | None = None
         self._has_output = False
         self._paused = False
+        self._paused_at = 0.0
+        """The latest time at which reading is known to have been paused."""
 
     def __repr__(self) -> str:
         phase = "paused" if self._paused else "output" if self._has_output else "first byte"
@@ -65,7 +67,7 @@ class JobTimeouts:
 
     @property
     def last_output_at(self) -> float | None:
-        """The loop time of the last read of output, or of a later pause; None before any output."""
+        """The loop time of the last read of output; None before any output."""
         return self._last_read_at if self._has_output else None
 
     def output_started(self) -> None:
@@ -85,7 +87,7 @@ class JobTimeouts:
     def resume(self) -> None:
         """Restart the silence timeout after `pause`."""
         self._paused = False
-        self.data_received()
+        self._paused_at = self._loop.time()
 
     def fail(self, error: BackendError) -> None:
         """Fail the job with `error`, unless it fails already."""
@@ -95,7 +97,7 @@ class JobTimeouts:
 
     def _deadline(self) -> float:
         if self._has_output:
-            deadline = self._last_read_at + self._timeouts.silence_s
+            deadline = max(self._last_read_at, self._paused_at) + self._timeouts.silence_s
         else:
             deadline = self._started_at + self._timeouts.first_byte_s
         return min(deadline, self._started_at + self._timeouts.total_s)
@@ -103,7 +105,7 @@ class JobTimeouts:
     def _check(self, *, late: bool = False) -> None:
         now = self._loop.time()
         if self._paused:
-            self._last_read_at = now
+            self._paused_at = now
         if now >= self._started_at + self._timeouts.total_s:
             self.fail(_timeout_error("total", "the attempt ran", self._timeouts.total_s))
         elif now >= self._deadline() + LATE_S and not late:

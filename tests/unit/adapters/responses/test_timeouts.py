@@ -194,3 +194,15 @@ async def test_bytes_that_a_suspended_process_has_not_read_yet_restart_the_timeo
     # After SIGSTOP and SIGCONT, the timer runs before the loop reads what the server has sent.
     *before, read = reads
     await run(*before, suspend, UNREAD_S / 2, read, 9.0)
+
+
+@in_virtual_time
+async def test_pause_is_no_output() -> None:
+    async with JobTimeouts(TIMEOUTS) as job_timeouts:
+        assert job_timeouts.last_output_at is None
+        job_timeouts.output_started()
+        output_at = now()
+        job_timeouts.pause()
+        await asyncio.sleep(5 * TIMEOUTS.silence_s)
+        job_timeouts.resume()
+        assert job_timeouts.last_output_at == output_at
