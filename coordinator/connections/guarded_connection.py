@@ -45,18 +45,17 @@ class GuardedConnection(asyncio.Protocol):
         return f"<GuardedConnection {state} {self._transport!r}>"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count the connection; close it, or the oldest other one, if there are too many."""
+        """Count the connection; close it, or older ones, if there are too many."""
         # uvloop's transports are no subclass of `asyncio.Transport`.
-        self._transport = stream = cast("asyncio.Transport", transport)
-        address = peer_address(transport)
-        to_close = self._limits.add(self, None if self._exempt.contain(address) else address)
-        if to_close is self:
-            self._is_refused = True
-            stream.abort()
-            return
-        if to_close is not None:
-            to_close.abort()
+        self._transport = cast("asyncio.Transport", transport)
+        peer = peer_address(transport)
+        address = None if self._exempt.contain(peer) else peer
         loop = asyncio.get_running_loop()
+        for connection in self._limits.add(self, address, loop.time()):
+            self._is_refused |= connection is self
+            connection.abort()
+        if self._is_refused:
+            return
         self._timer = loop.call_later(UNAUTHENTICATED_S, self.abort)
         self._protocol.connection_made(transport)
 

@@ -2,9 +2,11 @@
 
 A peer authenticates with its first request that has a valid API key, or as an agent with `Welcome`.
 Until then its connection may be closed to make room for a new one, so that idle connections cannot
-exclude anyone: a peer that wants to use its connection authenticates within milliseconds.
+exclude anyone. A peer that wants to use its connection authenticates within milliseconds, or within
+`GRACE_S` if it opens a thousand at once, as a proxy may after a restart.
 """
 
+import itertools
 from collections.abc import Iterable
 from typing import Final, Generic, TypeVar
 
@@ -12,6 +14,9 @@ from msgspec import Struct
 
 RESERVED_FILES: Final = 64
 """Open files that connections must leave free: log, listening sockets, event loop, libraries."""
+
+GRACE_S: Final = 1.0
+"""While the total allows it, younger connections are not closed for new ones."""
 
 ConnectionT = TypeVar("ConnectionT")
 
@@ -22,7 +27,7 @@ class ConnectionCaps(Struct, frozen=True):
     Attributes:
         total: open connections; additional ones are refused.
         unauthenticated: connections of peers that have not authenticated; for an additional one the
-            oldest is closed.
+            oldest are closed.
         unauthenticated_per_address: the same for the connections of one network address.
     """
 
@@ -36,6 +41,18 @@ class ConnectionCaps(Struct, frozen=True):
         return ConnectionCaps(
             total, min(self.unauthenticated, max(1, total // 2)), self.unauthenticated_per_address
         )
+
+
+class _Entry(Struct, frozen=True):
+    """A connection whose peer has not authenticated.
+
+    Attributes:
+        address: the peer's address; None if it is exempt from the cap of one address.
+        opened_at: when it was opened.
+    """
+
+    address: str | None
+    opened_at: float
 
 
 class ConnectionLimits(Generic[ConnectionT]):
@@ -54,9 +71,9 @@ class ConnectionLimits(Generic[ConnectionT]):
         self.evicted = 0
         self.refused = 0
         self._open: set[ConnectionT] = set()
-        # Insertion order is age. The values are the addresses; None is exempt from the cap of one.
-        self._unauthenticated: dict[ConnectionT, str | None] = {}
-        self._by_address: dict[str, dict[ConnectionT, None]] = {}
+        # Insertion order is age.
+        self._unauthenticated: dict[ConnectionT, _Entry] = {}
+        self._by_address: dict[str, dict[ConnectionT, _Entry]] = {}
 
     def __repr__(self) -> str:
         return (
@@ -72,51 +89,61 @@ class ConnectionLimits(Generic[ConnectionT]):
         """How many open connections have not authenticated."""
         return len(self._unauthenticated)
 
-    def add(self, connection: ConnectionT, address: str | None) -> ConnectionT | None:
+    def add(
+        self, connection: ConnectionT, address: str | None, now: float
+    ) -> Iterable[ConnectionT]:
         """Add a new connection.
 
         Args:
             connection: the new connection.
             address: the peer's address; None to exempt it from the cap of one address.
+            now: the time, in seconds of any clock.
 
         Returns:
-            The connection that has to be closed, which is no longer counted: an older one, the new
-                one itself if there is no room for it, or None.
+            The connections that have to be closed, which are no longer counted: older ones, or only
+                the new one if there is no room for it.
         """
-        same_address = {} if address is None else self._by_address.get(address, {})
-        oldest: ConnectionT | None = None
-        if len(same_address) >= self.caps.unauthenticated_per_address:
-            oldest = _first(same_address)
-        elif len(self._unauthenticated) >= self.caps.unauthenticated:
-            oldest = _first(self._unauthenticated)
-        elif len(self._open) >= self.caps.total:
-            oldest = _first(self._unauthenticated)
-            if oldest is None:
-                self.refused += 1
-                return connection
-        if oldest is not None:
-            self.evicted += 1
-            self.remove(oldest)
+        entry = _Entry(address, now)
         self._open.add(connection)
-        self._unauthenticated[connection] = address
+        self._unauthenticated[connection] = entry
+        same_address = {connection: entry}
         if address is not None:
-            self._by_address.setdefault(address, {})[connection] = None
-        return oldest
+            same_address = self._by_address.setdefault(address, {})
+            same_address[connection] = entry
+        to_close = [
+            *self._evict(same_address, self.caps.unauthenticated_per_address, now - GRACE_S),
+            *self._evict(self._unauthenticated, self.caps.unauthenticated, now - GRACE_S),
+        ]
+        if len(self._open) > self.caps.total:
+            oldest = next(iter(self._unauthenticated))
+            self.remove(oldest)
+            to_close.append(oldest)
+        if connection in to_close:
+            self.refused += 1
+        else:
+            self.evicted += len(to_close)
+        return to_close
+
+    def _evict(
+        self, connections: dict[ConnectionT, _Entry], cap: int, opened_until: float
+    ) -> list[ConnectionT]:
+        """Remove and return the oldest connections above a cap, except for younger ones."""
+        excess = itertools.islice(connections.items(), max(0, len(connections) - cap))
+        old = [connection for connection, entry in excess if entry.opened_at <= opened_until]
+        for connection in old:
+            self.remove(connection)
+        return old
 
     def authenticated(self, connection: ConnectionT) -> None:
         """Count a connection only in the total from now on; does nothing if that is done."""
-        address = self._unauthenticated.pop(connection, None)
-        if address is not None:
-            same_address = self._by_address[address]
+        entry = self._unauthenticated.pop(connection, None)
+        if entry is not None and entry.address is not None:
+            same_address = self._by_address[entry.address]
             del same_address[connection]
             if not same_address:
-                del self._by_address[address]
+                del self._by_address[entry.address]
 
     def remove(self, connection: ConnectionT) -> None:
         """Forget a closed connection; does nothing if it is not known."""
         self.authenticated(connection)
         self._open.discard(connection)
-
-
-def _first(connections: Iterable[ConnectionT]) -> ConnectionT | None:
-    return next(iter(connections), None)

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from provider_agent.coordinator.access import SecretSet
 from provider_agent.coordinator.connections.failed_attempts import FREE_FAILURES, INTERVAL_S
 from provider_agent.coordinator.connections.guarded_connection import UNAUTHENTICATED_S
+from provider_agent.coordinator.connections.limits import GRACE_S
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from tests.kit.coordinator_harness import JSON_HEADERS, warning_events
@@ -54,20 +55,26 @@ async def ended(reader: asyncio.StreamReader) -> None:
         assert await reader.read() == b""
 
 
-async def test_many_idle_connections_do_not_exclude_clients_and_agents() -> None:
+@pytest.mark.parametrize("wait_s", [0.0, GRACE_S], ids=["at once", "after a second"])
+@in_virtual_time
+async def test_many_idle_connections_do_not_exclude_clients_and_agents(wait_s: float) -> None:
     # 1,100 idle connections used up the open files, so that nobody else could connect.
     async with (
-        Coordinator(SETTINGS) as coordinator,
+        Coordinator(replace(SETTINGS, max_connections=90), clock=now) as coordinator,
         idle_sockets(coordinator, 100) as sockets,
-        ScriptedAgent(coordinator.connect_url) as agent,
-        aiohttp.ClientSession(coordinator.http_url, headers={**JSON_HEADERS, **KEY}) as http,
     ):
-        asking = asyncio.create_task(http.post(CHAT, data=BODY))
-        await (await agent.next_job()).answer(b"{}")
-        assert (await asking).status == 200
-        for reader in sockets[:81]:
-            await ended(reader)
-        assert coordinator.open_connections == 19 + 2
+        await asyncio.sleep(wait_s)
+        async with (
+            ScriptedAgent(coordinator.connect_url) as agent,
+            aiohttp.ClientSession(coordinator.http_url, headers={**JSON_HEADERS, **KEY}) as http,
+        ):
+            asking = asyncio.create_task(http.post(CHAT, data=BODY))
+            await (await agent.next_job()).answer(b"{}")
+            assert (await asking).status == 200
+            closed = 81 if wait_s else 12
+            for reader in sockets[:closed]:
+                await ended(reader)
+            assert coordinator.open_connections == 100 - closed + 2
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/chat", b"GET / HTTP/1.1\r\nHost: a\r\nX: "])

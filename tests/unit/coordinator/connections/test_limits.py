@@ -1,45 +1,70 @@
 import pytest
 
-from provider_agent.coordinator.connections.limits import ConnectionCaps, ConnectionLimits
+from provider_agent.coordinator.connections.limits import (
+    GRACE_S,
+    ConnectionCaps,
+    ConnectionLimits,
+)
 
-CAPS = ConnectionCaps(total=4, unauthenticated=3, unauthenticated_per_address=2)
+CAPS = ConnectionCaps(total=6, unauthenticated=3, unauthenticated_per_address=2)
+
+
+def add_all(
+    limits: ConnectionLimits[str], names: str, address: str | None, interval_s: float
+) -> list[str]:
+    """Add connections, one per interval; return the closed ones for each."""
+    return [
+        "".join(limits.add(name, address or None, number * interval_s))
+        for number, name in enumerate(names)
+    ]
 
 
 def test_oldest_unauthenticated_connection_of_an_address_is_closed_for_its_next_one() -> None:
     limits = ConnectionLimits[str](CAPS)
-    assert [limits.add(name, "1.1.1.1") for name in "abc"] == [None, None, "a"]
-    assert limits.add("other", "2.2.2.2") is None
+    assert add_all(limits, "abc", "1.1.1.1", GRACE_S) == ["", "", "a"]
+    assert list(limits.add("other", "2.2.2.2", 9)) == []
     limits.authenticated("b")
-    assert limits.add("d", "1.1.1.1") is None, "an authenticated connection does not count"
+    assert list(limits.add("d", "1.1.1.1", 9)) == [], "an authenticated connection does not count"
     assert (len(limits), limits.evicted, limits.refused) == (4, 1, 0)
 
 
 def test_oldest_unauthenticated_connection_of_all_is_closed_at_the_cap_of_all() -> None:
     limits = ConnectionLimits[str](CAPS)
-    assert [limits.add(name, name) for name in "abcde"] == [None, None, None, "a", "b"]
+    assert add_all(limits, "abcde", None, GRACE_S) == ["", "", "", "a", "b"]
+
+
+def test_connections_that_are_opened_at_once_are_kept_for_a_while() -> None:
+    limits = ConnectionLimits[str](CAPS)
+    assert add_all(limits, "abcdef", "1.1.1.1", 0.0) == [""] * 6
+    for name in "abcd":
+        limits.authenticated(name)
+    limits.remove("d")
+    assert list(limits.add("g", "1.1.1.1", GRACE_S)) == ["e"]
+    limits = ConnectionLimits[str](CAPS)
+    add_all(limits, "abcdef", "1.1.1.1", 0.0)
+    assert sorted(limits.add("g", "1.1.1.1", GRACE_S)) == list("abcde"), "all above the cap"
+
+
+def test_at_the_total_the_oldest_connection_is_closed_however_young() -> None:
+    limits = ConnectionLimits[str](CAPS)
+    assert add_all(limits, "abcdefgh", "1.1.1.1", 0.0) == [""] * 6 + ["a", "b"]
 
 
 def test_connection_is_refused_when_all_have_authenticated() -> None:
     limits = ConnectionLimits[str](CAPS)
-    for name in "abcd":
-        limits.add(name, name)
+    for name in "abcdef":
+        limits.add(name, name, 0)
         limits.authenticated(name)
-    assert limits.add("e", "e") == "e"
+    assert list(limits.add("g", "g", 9)) == ["g"]
     limits.remove("a")
-    assert limits.add("f", "f") is None
-    assert limits.add("g", "g") == "f", "the only one that has not authenticated"
-    assert (len(limits), limits.refused) == (4, 1)
-
-
-def test_connections_without_an_address_count_only_in_total() -> None:
-    limits = ConnectionLimits[str](CAPS)
-    assert [limits.add(name, None) for name in "abcd"] == [None, None, None, "a"]
+    assert list(limits.add("h", "h", 9)) == []
+    assert list(limits.add("i", "i", 9)) == ["h"], "the only one that has not authenticated"
+    assert (len(limits), limits.refused) == (6, 1)
 
 
 def test_nothing_is_kept_of_closed_connections() -> None:
     limits = ConnectionLimits[str](CAPS)
-    for name in "abcdef":
-        limits.add(name, "1.1.1.1")
+    add_all(limits, "abcdef", "1.1.1.1", GRACE_S)
     for name in "abcdef":
         limits.remove(name)
         limits.authenticated(name)
