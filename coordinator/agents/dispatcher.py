@@ -5,6 +5,7 @@ timer and the time limit.
 """
 
 import asyncio
+import itertools
 import math
 from collections.abc import Callable
 from typing import Final
@@ -74,6 +75,8 @@ class Dispatcher:
         self._fleet = fleet
         self._queue = WaitingRequests(settings.max_queued)
         self._waiters: dict[int, _Waiter] = {}
+        """By `Wanted.number`."""
+        self._numbers = itertools.count()
         self._ended = DecayingCounts[str](clock, RATE_S)
         self._recheck: asyncio.Handle | None = None
         fleet.set_capacity_callback(self._capacity_changed)
@@ -85,6 +88,10 @@ class Dispatcher:
     def queued(self) -> int:
         """How many requests wait for an agent."""
         return len(self._queue)
+
+    def next_number(self) -> int:
+        """Return the `Wanted.number` of a new request."""
+        return next(self._numbers)
 
     async def submit(
         self, wanted: Wanted, make_job: Callable[[], Job], wait_s: float
@@ -98,20 +105,19 @@ class Dispatcher:
             make_job: creates the job when an agent is chosen.
             wait_s: the longest time in the queue.
         """
-        sent = self._send_or_queue(wanted, make_job)
-        if not isinstance(sent, int):
-            return sent
-        outcome = self._waiters[sent].outcome
+        outcome = self._send_or_queue(wanted, make_job)
+        if not isinstance(outcome, asyncio.Future):
+            return outcome
         try:
             done, _ = await asyncio.wait({outcome}, timeout=max(0.0, wait_s))
         except asyncio.CancelledError:
-            self._withdraw(sent, wanted)
+            self._withdraw(wanted)
             raise
         if done:
-            del self._waiters[sent]
+            del self._waiters[wanted.number]
             return outcome.result()
         no_agent = self._no_room(wanted.model_id)
-        self._withdraw(sent, wanted)
+        self._withdraw(wanted)
         return no_agent
 
     async def replace(
@@ -132,36 +138,35 @@ class Dispatcher:
             if isinstance(sent, NoAgent):
                 await output
                 return job
-            outcome = self._waiters[sent].outcome
             either: set[asyncio.Future[RunningJob | NoAgent] | asyncio.Future[None]]
-            either = {outcome, output}
+            either = {sent, output}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if output.done() or not isinstance(other := outcome.result(), RunningJob):
+            if output.done() or not isinstance(other := sent.result(), RunningJob):
                 return job
-            del self._waiters[sent]
+            del self._waiters[wanted.number]
             job.owner.abandon(job)
             return other
         finally:
             output.cancel()
-            if isinstance(sent, int):
-                self._withdraw(sent, wanted)
+            if isinstance(sent, asyncio.Future):
+                self._withdraw(wanted)
 
     def _send_or_queue(
         self, wanted: Wanted, make_job: Callable[[], Job], *, replaces: bool = False
-    ) -> RunningJob | NoAgent | int:
-        """Send a request, or return its number in the queue."""
+    ) -> RunningJob | NoAgent | asyncio.Future[RunningJob | NoAgent]:
+        """Send a request, or add it to the queue; a future returns when it was sent from there."""
         self._dispatch()  # older requests come first
         sent = self._send(wanted, make_job, replaces=replaces)
         if sent is not None:
             return sent
-        number = self._queue.add(wanted)
-        if number is None:
+        if not self._queue.add(wanted):
             return self._no_room(wanted.model_id)
-        outcome = asyncio.get_running_loop().create_future()
-        self._waiters[number] = _Waiter(make_job, replaces, outcome)
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(make_job, replaces, loop.create_future())
+        self._waiters[wanted.number] = waiter
         if self._recheck is None:
-            self._recheck = asyncio.get_running_loop().call_later(RECHECK_S, self._check_again)
-        return number
+            self._recheck = loop.call_later(RECHECK_S, self._check_again)
+        return waiter.outcome
 
     def _send(
         self, wanted: Wanted, make_job: Callable[[], Job], *, replaces: bool
@@ -173,10 +178,10 @@ class Dispatcher:
         may_wait = chosen is ErrorCode.OUT_OF_CAPACITY and self._fleet.offers(wanted.model_id)
         return None if may_wait or replaces else NoAgent(chosen)
 
-    def _withdraw(self, number: int, wanted: Wanted) -> None:
+    def _withdraw(self, wanted: Wanted) -> None:
         """Remove a request from the queue; abandon its job if it was sent meanwhile."""
-        self._queue.remove(number, wanted)
-        waiter = self._waiters.pop(number, None)
+        self._queue.remove(wanted)
+        waiter = self._waiters.pop(wanted.number, None)
         if waiter is not None and waiter.outcome.done():
             job = waiter.outcome.result()
             if isinstance(job, RunningJob):
@@ -186,8 +191,8 @@ class Dispatcher:
         if self._queue:
             self._queue.dispatch(self._place)
 
-    def _place(self, number: int, wanted: Wanted) -> bool:
-        waiter = self._waiters[number]
+    def _place(self, wanted: Wanted) -> bool:
+        waiter = self._waiters[wanted.number]
         sent = self._send(wanted, waiter.make_job, replaces=waiter.replaces)
         if sent is None:
             return False

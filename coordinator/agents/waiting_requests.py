@@ -12,11 +12,13 @@ class Wanted(Struct, frozen=True):
     """What a request needs from an agent.
 
     Attributes:
+        number: its place in the order of arrival, which it keeps when an agent refuses its job.
         model_id: the requested model.
         operation: the requested operation.
         tried: the public keys of agents that must not receive it again.
     """
 
+    number: int
     model_id: str
     operation: Operation
     tried: frozenset[bytes] = frozenset()
@@ -38,8 +40,7 @@ class WaitingRequests:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._groups: dict[_Group, dict[int, Wanted]] = {}
-        """Model and operation → the waiting requests by number, in order of arrival."""
-        self._next_number = 0
+        """Model and operation → the waiting requests, by and in the order of `number`."""
         self._size = 0
 
     def __repr__(self) -> str:
@@ -52,25 +53,30 @@ class WaitingRequests:
         """Return how many requests wait for a model."""
         return sum(len(group) for (model, _), group in self._groups.items() if model == model_id)
 
-    def add(self, wanted: Wanted) -> int | None:
-        """Append a request; return its number, or None if the queue is full."""
+    def add(self, wanted: Wanted) -> bool:
+        """Add a request at its place; return False if the queue is full."""
         if self._size >= self._capacity:
-            return None
-        number, self._next_number = self._next_number, self._next_number + 1
-        self._groups.setdefault((wanted.model_id, wanted.operation), {})[number] = wanted
+            return False
+        group = self._groups.setdefault((wanted.model_id, wanted.operation), {})
+        is_last = not group or next(reversed(group)) < wanted.number
+        group[wanted.number] = wanted
+        if not is_last:  # an agent has refused its job
+            waiting = sorted(group.items())
+            group.clear()
+            group.update(waiting)
         self._size += 1
-        return number
+        return True
 
-    def remove(self, number: int, wanted: Wanted) -> None:
+    def remove(self, wanted: Wanted) -> None:
         """Remove a request; does nothing if it does not wait any more."""
         key = (wanted.model_id, wanted.operation)
         group = self._groups.get(key)
-        if group is not None and group.pop(number, None) is not None:
+        if group is not None and group.pop(wanted.number, None) is not None:
             self._size -= 1
             if not group:
                 del self._groups[key]
 
-    def dispatch(self, place: Callable[[int, Wanted], bool]) -> None:
+    def dispatch(self, place: Callable[[Wanted], bool]) -> None:
         """Offer the requests to `place` in order of arrival; remove those that it accepts.
 
         After `place` has refused a request that every agent may run, later requests of the same
@@ -87,9 +93,9 @@ class WaitingRequests:
         while heads:
             number, key, numbers = heads[0]
             wanted = self._groups.get(key, {}).get(number)
-            is_placed = wanted is None or place(number, wanted)
+            is_placed = wanted is None or place(wanted)
             if wanted is not None and is_placed:
-                self.remove(number, wanted)
+                self.remove(wanted)
             is_blocked = wanted is not None and not is_placed and not wanted.tried
             following = None if is_blocked else next(numbers, None)
             if following is None:

@@ -70,6 +70,7 @@ class JobAttempts:
         self._random_bytes = random_bytes
         self._ends_at = clock() + settings.deadline_s
         self._wait_until = clock() + settings.queue_s
+        self._number = dispatcher.next_number()
         self._tried: frozenset[bytes] = frozenset()
         self._jobs = 0
         self._refusals = 0
@@ -120,6 +121,7 @@ class JobAttempts:
                 self._tried |= {job.public_key}
                 job = await self._dispatcher.replace(job, self._wanted(), self._next_job)
                 self._record.job = job
+                self.job_id = job.job_id  # the first job, if its output came before the second's
                 await job.wait_while(lost=False)
             await job.wait()
         except BaseException:
@@ -134,7 +136,7 @@ class JobAttempts:
 
     def _wanted(self) -> Wanted:
         request = self._client_request
-        return Wanted(request.model_id, request.operation, self._tried)
+        return Wanted(self._number, request.model_id, request.operation, self._tried)
 
     def _next_job(self) -> Job:
         if self._jobs:

@@ -93,6 +93,25 @@ async def test_agent_that_refused_a_job_receives_it_when_it_has_room() -> None:
 
 
 @in_virtual_time
+async def test_refused_request_is_sent_before_younger_ones() -> None:
+    async with coordinator_harness() as harness:
+        older = harness.ask()
+        refused = await harness.agent.next_job()
+        await refused.fail("out_of_capacity", retry_after_ms=4000)
+        await queued(harness, 1)
+        await harness.agent.advertise(*ONE_SLOT)
+        younger = harness.ask()
+        await queued(harness, 2)
+        again = await harness.agent.next_job()
+        await again.fail("out_of_capacity", retry_after_ms=4000)
+        await queued(harness, 2)
+        await (await harness.agent.next_job()).answer(b"first")
+        assert await (await older).read() == b"first"
+        await (await harness.agent.next_job()).answer(b"second")
+        assert await (await younger).read() == b"second"
+
+
+@in_virtual_time
 async def test_waiting_ends_with_503_and_an_estimate_of_the_wait() -> None:
     async with coordinator_harness() as harness:
         for _ in range(6):

