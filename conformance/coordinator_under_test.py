@@ -35,7 +35,8 @@ class CoordinatorTarget(Struct, frozen=True):
 
     Attributes:
         url: where agents connect, `ws://…` or `wss://…`.
-        submit_url: the address of its API for clients; "": no case that needs a job can run.
+        submit_url: the address of its API for clients; "": the cases that need a job are not
+            tested.
         api_key: the key for the API.
         enrollment_code: admits new keys.
         answer_s: how long an answer may take, in seconds.
@@ -49,7 +50,7 @@ class CoordinatorTarget(Struct, frozen=True):
 
     @property
     def authority(self) -> str:
-        """The address that the kit dials, in the signed form."""
+        """The `host:port` that the kit dials, in the form that `Hello` signs."""
         parts = urlsplit(self.url)
         return canonical_authority(parts.scheme, parts.hostname or "", parts.port)
 
@@ -90,7 +91,7 @@ class PlayedJob:
         await self.agent.send(started(self.job_id, content_type))
 
     async def write(self, data: bytes) -> None:
-        """Send bytes of the response, without regard to the window."""
+        """Send bytes of the response, even if they exceed the window."""
         await self.agent.send(chunk(self.job_id, self.sent, data))
         self.sent += len(data)
 
@@ -149,21 +150,21 @@ class CoordinatorUnderTest:
     # --- connections -------------------------------------------------------------------
 
     async def dial(
-        self, process: Process | None = None, *, url: str = "", through: bool = False
+        self, process: Process | None = None, *, url: str = "", to_target: bool = False
     ) -> AgentPeer:
         """Open a connection, before `Hello`.
 
         Args:
             process: the agent process that connects; by default a new one.
-            url: dialed instead of the target's address.
-            through: whether to dial the target's address nevertheless; `url` then determines only
-                the path and the `Host` header.
+            url: the WebSocket URL; by default the target's.
+            to_target: whether the TCP connection goes to the target's host and port, whatever `url`
+                says; `url` then determines only the path and the `Host` header.
         """
         parts = urlsplit(self.target.url)
         port = parts.port or (443 if parts.scheme == "wss" else 80)
         socket = (
             await dial(url, self.target.answer_s, host=parts.hostname, port=port)
-            if through
+            if to_target
             else await dial(url or self.target.url, self.target.answer_s)
         )
         peer = AgentPeer(socket, process or new_process(), self.target.answer_s)
@@ -210,8 +211,9 @@ class CoordinatorUnderTest:
         """Check that the coordinator still accepts connections, after a case that failed.
 
         Raises:
-            Unreachable: no connection can be opened; or a connection of this case was lost without
-                a close frame, and the coordinator or its proxy then refuses a new one.
+            Unreachable: the TCP connection fails or the upgrade times out; or a connection of this
+                case ended without a Close frame, and the upgrade of a new one is refused. A refused
+                upgrade alone may be a limit on connections.
         """
         try:
             probe = await dial(self.target.url, self.target.answer_s)
@@ -253,7 +255,12 @@ class CoordinatorUnderTest:
         return request
 
     async def submit(self, agent: AgentPeer, *, pad_bytes: int = 0) -> PlayedJob:
-        """Send a client's request for the agent's model; wait for the header of its job."""
+        """Send a client's request for the agent's model; wait for the header of its job.
+
+        Raises:
+            NotHeld: no header arrives in time.
+            NotTested: there is no `submit_url`.
+        """
         body = chat_body(agent.process.model_id, pad_bytes)
         request = await self.post(body)
         header = await self._expect_header(agent, request)

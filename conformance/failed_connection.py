@@ -12,8 +12,8 @@ _ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
 def describe(error: Exception) -> str:
     """Return the reason of an error, such as `connection refused`.
 
-    The text of asyncio's `OSError` is `[Errno 111] Connect call failed (…)`, once for each address
-    that was tried; aiohttp's errors contain it.
+    asyncio's `OSError` has the text `[Errno 111] Connect call failed (…)`, once for each address
+    that was tried. aiohttp's `ClientConnectorError` wraps that `OSError`.
     """
     if isinstance(error, aiohttp.ClientConnectorError):
         return describe(error.os_error)

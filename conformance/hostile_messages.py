@@ -1,6 +1,7 @@
 """Messages that either side may receive from a hostile peer, and the required reaction.
 
-The names are the rows of a table in docs/protocol.md; a test compares the two.
+The names are the rows of a table in docs/protocol.md; a test compares the two. The types 99, 100
+and above belong to no frame of this version.
 """
 
 import re
@@ -21,7 +22,7 @@ JOB_STARTED: Final = 36
 
 
 class HostileMessage(Struct, frozen=True):
-    """One hostile message, in both directions.
+    """One hostile message, with a variant for each direction.
 
     Attributes:
         name: the row of the table.
@@ -69,11 +70,12 @@ HOSTILE_MESSAGES: Final = [
     ),
     HostileMessage("a field missing", _encode([CANCEL]), _encode([JOB_STARTED, JOB_ID])),
     HostileMessage(
-        "text that is not UTF-8",
+        "text that is not UTF-8",  # in `Cancel.reason` and `JobStarted.content_type`
         b"\x91\x93\x05\xc4\x10" + JOB_ID + b"\xa2\xff\xfe",
         b"\x91\x95\x24\xc4\x10" + JOB_ID + b"\xcc\xc8\xa2\xff\xfe\xa0",
     ),
     _both("arrays nested a million deep", b"\x91" * 2**20),
+    # [[99, <binary data of 2^32 - 1 bytes>]], cut off before the data
     _both("a length of 4 GiB without data", b"\x91\x92\x63\xc6\xff\xff\xff\xff"),
     _both("more than 16384 frames", _encode(*[[99]] * 16_385)),
     HostileMessage(

@@ -186,7 +186,7 @@ class Peer:
 
     @property
     def close_code(self) -> int:
-        """The other side's close code; 1006 if it sent no Close frame."""
+        """The other side's close code; 1006 if it has sent no Close frame."""
         return self.socket.close_code or ABNORMAL
 
     def _ending(self) -> str:
@@ -208,7 +208,10 @@ class Peer:
         await self.send_raw(message)
 
     async def send_raw(self, message: bytes | str | Sequence[bytes]) -> None:
-        """Send one message with any content; does nothing on a closed connection."""
+        """Send one message with any content; does nothing on a closed connection.
+
+        A sequence is sent as one message of several WebSocket fragments.
+        """
         try:
             await self.socket.send(message)
         except ConnectionClosed:

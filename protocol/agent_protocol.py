@@ -131,10 +131,10 @@ class AgentProtocol:
         if welcome.max_message_bytes < MIN_MESSAGE_TO_COORDINATOR_BYTES:
             raise ProtocolViolation("a message limit below the protocol's minimum")
         if not set(welcome.features) <= set(self._features):
-            raise ProtocolViolation("a feature that the agent did not offer")
+            raise ProtocolViolation("a feature that Hello did not list")
         for resumed in welcome.resumed:
             job = self._live_jobs.get(resumed.job_id)
             if job is None or not job.first_offset <= resumed.offset <= job.next_offset:
-                raise ProtocolViolation("a resumed job or offset that was not offered")
+                raise ProtocolViolation("a resumed job or offset that Hello did not list")
             if resumed.ended and not (job.ended and resumed.offset == job.next_offset):
                 raise ProtocolViolation("a job named as ended that has not ended at that offset")

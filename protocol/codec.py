@@ -77,6 +77,7 @@ class _FrameDecoder(Generic[FrameT_co]):
         try:
             frames = self._all_frames.decode(message)
         except msgspec.ValidationError:
+            # A frame of an unknown type is skipped; any other invalid content is an error.
             return self._decode_one_by_one(message)
         except (ValueError, RecursionError) as error:
             raise MalformedMessage("not a MessagePack array of frames") from error
@@ -105,8 +106,8 @@ class _FrameDecoder(Generic[FrameT_co]):
 class _FrameType(msgspec.Struct, array_like=True):
     """Decodes only the type of a frame.
 
-    The fields are skipped: decoded into Python objects, they could take sixty times the message's
-    size in memory.
+    The fields are skipped: decoded into Python objects, they could take sixty times as much memory
+    as the message.
     """
 
     type: int

@@ -130,8 +130,8 @@ class CoordinatorProtocol:
 
         Args:
             welcome: the frame to send; its `resumed` and `features` are replaced.
-            resumption: which jobs of the agent's detached session continue; the caller sends the
-                rest of their requests with `continue_request`.
+            resumption: which jobs of the agent's detached session continue. For each of them, the
+                caller then calls `cancel_job` if the job was cancelled, else `continue_request`.
         """
         if self.state is not State.AUTHENTICATED:
             raise RuntimeError(f"accept() in the state {self.state}")

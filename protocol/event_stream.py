@@ -9,6 +9,6 @@ def unify_line_ends(data: bytes) -> bytes:
 def ends_between_events(tail: bytes) -> bool:
     """Whether a stream whose last bytes are `tail` ends with a blank line.
 
-    A `tail` of four bytes is enough: the longest end of a line and blank line is CRLF CRLF.
+    A `tail` of four bytes is enough: a line end and a blank line take at most CRLF CRLF.
     """
     return unify_line_ends(tail).endswith(b"\n\n")

@@ -17,7 +17,8 @@ class Resumption(Struct, frozen=True):
     Attributes:
         streams: responses that continue, by job id.
         request_offsets: the offset from which each of these jobs' requests continues, by job id.
-        cancelled: the ids of live jobs that the coordinator has cancelled.
+        cancelled: the ids of live jobs that the coordinator has cancelled; the caller sends
+            `Cancel` again for those in `streams`.
         delivered: ended jobs whose end the coordinator already has: job id → `total_bytes`.
     """
 

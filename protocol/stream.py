@@ -21,8 +21,9 @@ from provider_agent.protocol.frames import (
 from provider_agent.protocol.limits import CHUNK_BYTES
 
 _MAX_SEPARATE_WRITES: Final = 64
-"""More unsent writes accumulate only while the link is down or slow. Further writes are merged: the
-objects of a response written byte by byte would take many times the window in memory."""
+"""How many unsent writes are held as separate objects; more accumulate only while the link is down
+or slow. Further writes are merged: otherwise the objects of a response that is written byte by byte
+would take many times the window in memory."""
 
 _MERGED_BYTES: Final = 4096
 """The size of a merged write: the overhead of its object is then one percent."""
@@ -169,6 +170,7 @@ class SendStream:
     def withdraw(self, frame: ResponseFrame) -> None:
         """Forget the end, because `frame` could not be sent; the caller then adds another end.
 
+        A frame cannot be sent if it cannot be encoded, or exceeds the coordinator's message limit.
         If `frame` is `JobStarted`, it and the bytes of the response are dropped too.
 
         Args:
@@ -225,7 +227,7 @@ class SendStream:
             raise ProtocolViolation("a final acknowledgement before the end was sent")
         if final and offset != self.written:
             raise ProtocolViolation("a final acknowledgement with another offset than total_bytes")
-        if offset > self.sent:
+        if offset > self.sent:  # after a rewind: an earlier link sent these bytes
             self._unacked.append((self.sent, self._pop_unsent(offset - self.sent)))
             self.sent = offset
         if offset > self.acked:
@@ -268,7 +270,10 @@ class SendStream:
         return self._unacked[-1][1] if self._unacked else b""
 
     def live_job(self) -> LiveJob:
-        """Return the offsets from which another link can continue."""
+        """Return the offsets from which another link can continue.
+
+        `request_offset` remains 0: the caller sets it.
+        """
         return LiveJob(self.job_id, self.acked, self.sent, ended=self.end is not None)
 
     def rewind(self, offset: int) -> None:

@@ -23,6 +23,7 @@ async def keeps_window(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = await agent.long_job(peer)
     await peer.settle()
+    # Time in which an agent that ignores the window would send more.
     await peer.expect(Heartbeat, within_s=4 * SILENCE_S)
     size = len(peer.data(job.job_id))
     require(size <= peer.window, f"{size} bytes of a window of {peer.window}")

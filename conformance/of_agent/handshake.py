@@ -55,7 +55,7 @@ def _header(peer: CoordinatorPeer, name: str) -> str:
     return "" if request is None else ", ".join(request.headers.get_all(name))
 
 
-@CASES.must("hello", "what-is-signed", "`Hello` signs the dialed address and this nonce.")
+@CASES.must("hello", "what-is-signed", "`Hello` signs the dialed address and the nonce.")
 async def signs_hello(agent: AgentUnderTest) -> str:
     peer = await agent.connected()  # `authenticate` has verified the signature
     return f"signed by {peer.hello.public_key.hex()[:16]}…"
@@ -193,8 +193,10 @@ for _id, _name, _frame in (
     )
 
 
-@NEW_CONNECTION.must("no-subprotocol", "transport", "An upgrade without the subprotocol is closed.")
-async def refuses_other_protocol(agent: AgentUnderTest) -> str:
+@NEW_CONNECTION.must(
+    "no-subprotocol", "transport", "An upgrade that selects no subprotocol is closed."
+)
+async def refuses_missing_subprotocol(agent: AgentUnderTest) -> str:
     open_peer = await agent.connected()
     agent.listener.selects_subprotocol = False
     try:
@@ -202,7 +204,7 @@ async def refuses_other_protocol(agent: AgentUnderTest) -> str:
         peer = await agent.listener.next_dialed()
     finally:
         agent.listener.selects_subprotocol = True
-    await peer.send(Challenge(peer.nonce, "another protocol"))
+    await peer.send(Challenge(peer.nonce, "no subprotocol"))
     try:
         async with asyncio.timeout(peer.answer_s):
             await peer.closed.wait()

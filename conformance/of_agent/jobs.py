@@ -169,7 +169,7 @@ async def refuses_empty_request(agent: AgentUnderTest) -> str:
     return f"{(await peer.expect_error(job, 'bad_request')).code} without a piece"
 
 
-@CASES.must("capacity", _JOBS, "A job beyond the offered number: `out_of_capacity`, at once.")
+@CASES.must("capacity", _JOBS, "A job beyond `max_concurrent`: `out_of_capacity`, at once.")
 async def refuses_beyond_capacity(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     limit = peer.capabilities.limits.max_concurrent
@@ -240,8 +240,8 @@ async def ignores_late_cancel(agent: AgentUnderTest) -> str:
     return "one end"
 
 
-@CASES.must("end-usage", "ends", "A failed job reports its backend and duration.")
-async def reports_cost_of_failure(agent: AgentUnderTest) -> str:
+@CASES.must("end-usage", "ends", "A failed job reports its backend and `first_byte_ms`.")
+async def reports_backend_of_failure(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = await agent.long_job(peer)
     await peer.send(Cancel(job.job_id, "conformance"))
@@ -251,7 +251,7 @@ async def reports_cost_of_failure(agent: AgentUnderTest) -> str:
     return f"backend {end.backend_id}, {end.duration_ms} ms"
 
 
-@CASES.must("names-unknown", "versions", "An unknown name closes no connection.")
+@CASES.must("names-unknown", "versions", "An unknown format closes no connection.")
 async def accepts_unknown_names(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = new_raw_job(peer.model_id, b"{}", wire_format="x" * 512)

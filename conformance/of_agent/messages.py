@@ -64,12 +64,13 @@ async def accepts_largest_message(agent: AgentUnderTest) -> str:
     return f"{size} bytes in one message"
 
 
-@CASES.must("integer-forms", _ANCHOR, "Integers and lengths may use any form that holds them.")
+@CASES.must("integer-forms", _ANCHOR, "Integers and lengths may use any wide enough encoding.")
 async def accepts_long_forms(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = new_job(peer.model_id)
     header = job.header
     name = header.model_id.encode()
+    # uint 16, bin 32, str 32, str 16, uint 64 and int 64, where msgspec would use a shorter form
     fields = [
         b"\xcd" + _JOB_HEADER.to_bytes(2, "big"),
         b"\xc6" + (16).to_bytes(4, "big") + header.job_id,
@@ -84,7 +85,7 @@ async def accepts_long_forms(agent: AgentUnderTest) -> str:
     await peer.send_encoded(message, header)
     await peer.send(job.piece(0, header.request_bytes))
     await peer.read_to_end(job)
-    return "a job in the longest forms was run, with its defaults"
+    return "a job with longer encodings than necessary was run, with its defaults"
 
 
 @CLOSING.must("integer-too-large", _ANCHOR, "An integer of 2^53 closes with 1002.")

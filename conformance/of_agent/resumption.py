@@ -29,7 +29,7 @@ _RESUMPTION: Final = "resumption"
 
 
 async def _lost_long_job(agent: AgentUnderTest) -> tuple[CoordinatorPeer, SentJob, LiveJob, bytes]:
-    """Cut the link of a running job.
+    """Start a long job, cut its link, and check its entry in the next `Hello.live_jobs`.
 
     Returns:
         The agent's next connection, after `Hello`; the job; its entry in `live_jobs`; and the
@@ -101,7 +101,7 @@ async def forgets_unnamed_job(agent: AgentUnderTest) -> str:
 
 
 async def _lost_ended_job(agent: AgentUnderTest) -> tuple[CoordinatorPeer, SentJob, LiveJob]:
-    """Cut the link of a job whose end is not acknowledged.
+    """Run a job, cut the link before its end is acknowledged, and check its next `live_jobs` entry.
 
     Returns:
         The agent's next connection, after `Hello`; the job; and its entry in `live_jobs`.
@@ -176,7 +176,9 @@ async def cancels_resumed_job(agent: AgentUnderTest) -> str:
     return f"ended at {end.total_bytes}"
 
 
-@CASES.must("resume-request", _RESUMPTION, "`request_offset` is what has arrived of a request.")
+@CASES.must(
+    "resume-request", _RESUMPTION, "`request_offset` counts the bytes of a request that arrived."
+)
 async def continues_request(agent: AgentUnderTest) -> str:
     lost = await agent.connected()
     job = await lost.send_header(new_job(lost.model_id))
@@ -190,7 +192,7 @@ async def continues_request(agent: AgentUnderTest) -> str:
     return "continued from 25"
 
 
-@CLOSING.must("resume-offset", _RESUMPTION, "An offset that was not offered closes with 1002.")
+@CLOSING.must("resume-offset", _RESUMPTION, "An offset above `next_offset` closes with 1002.")
 async def refuses_other_offset(agent: AgentUnderTest) -> str:
     peer, job, live, _ = await _lost_long_job(agent)
     await peer.send(new_welcome(resumed=[ResumedJob(job.job_id, live.next_offset + 1)]))

@@ -82,7 +82,9 @@ async def sends_responses_in_order(peers: Sequence[CoordinatorPeer]) -> str:
                     jobs[job_id].acked = max(jobs[job_id].acked, offset)
                 case JobStarted() | Chunk() | JobResult() | JobError() as frame:
                     count += 1
-                    require(frame.job_id in jobs, "a frame of a job that was not sent or named")
+                    require(
+                        frame.job_id in jobs, "a frame of a job that was neither sent nor resumed"
+                    )
                     _check_frame(frame, jobs[frame.job_id], window)
     return f"{count} frames of jobs"
 
@@ -99,6 +101,7 @@ def _check_frame(
             require(job.started, "a Chunk before JobStarted")
             require(bool(data), "a Chunk without data")
             expected = max(job.next_offset, job.acked)
+            # An `Ack` of bytes that only an earlier link carried lets the agent skip these bytes.
             observed = f"a Chunk at {offset}, not {expected}"
             require(offset in (job.next_offset, expected), observed)
             job.next_offset = offset + len(data)

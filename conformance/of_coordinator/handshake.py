@@ -92,7 +92,7 @@ async def rejects_other_authority(coordinator: CoordinatorUnderTest) -> str:
     "The `Host` header does not decide which address must be signed.",
 )
 async def ignores_host_header(coordinator: CoordinatorUnderTest) -> str:
-    peer = await coordinator.dial(url="ws://relay.invalid:80/provider/connect", through=True)
+    peer = await coordinator.dial(url="ws://relay.invalid:80/provider/connect", to_target=True)
     return await _expect_rejection(peer, await peer.hello("relay.invalid:80"))
 
 
@@ -110,7 +110,7 @@ async def rejects_other_nonce(coordinator: CoordinatorUnderTest) -> str:
     return await _expect_rejection(peer, hello)
 
 
-@CASES.must("frame-before-hello", _HANDSHAKE, "Another frame before `Hello` is a violation.")
+@CASES.must("frame-before-hello", _HANDSHAKE, "Another frame before `Hello` closes with 1002.")
 async def refuses_frame_before_hello(coordinator: CoordinatorUnderTest) -> str:
     peer = await coordinator.dial()
     await peer.expect(Challenge)
@@ -118,14 +118,14 @@ async def refuses_frame_before_hello(coordinator: CoordinatorUnderTest) -> str:
     return await peer.expect_close(1002)
 
 
-@CASES.must("second-hello", _HANDSHAKE, "A second `Hello` is a violation.")
+@CASES.must("second-hello", _HANDSHAKE, "A second `Hello` closes with 1002.")
 async def refuses_second_hello(coordinator: CoordinatorUnderTest) -> str:
     peer = await coordinator.connect()
     await peer.send(next(e.frame for e in peer.transcript if isinstance(e.frame, Hello)))
     return await peer.expect_close(1002)
 
 
-@CASES.should("handshake-timeout", _HANDSHAKE, "A handshake ends after 10 s.")
+@CASES.should("handshake-timeout", _HANDSHAKE, "A handshake that takes longer than 10 s is ended.")
 async def limits_handshake(coordinator: CoordinatorUnderTest) -> str:
     peer = await coordinator.dial()
     await peer.expect(Challenge)
@@ -133,7 +133,9 @@ async def limits_handshake(coordinator: CoordinatorUnderTest) -> str:
 
 
 @CASES.must(
-    "heartbeat-patience", _HANDSHAKE, "A connection is not closed before three silent heartbeats."
+    "heartbeat-patience",
+    _HANDSHAKE,
+    "No connection is closed within three silent heartbeat intervals.",
 )
 async def keeps_silent_connection(coordinator: CoordinatorUnderTest) -> str:
     peer = await coordinator.connect()
@@ -147,13 +149,15 @@ async def keeps_silent_connection(coordinator: CoordinatorUnderTest) -> str:
             await peer.closed.wait()
     except TimeoutError:
         return f"open after {patience_s:.0f} s of silence"
-    silent_s = loop.time() - start  # a delay of this process can make it exceed `patience_s`
+    silent_s = loop.time() - start  # exceeds `patience_s` if this process was delayed
     require(silent_s >= patience_s, f"closed after {silent_s:.1f} s")
     return f"closed after {silent_s:.0f} s"
 
 
 @CASES.should(
-    "heartbeat-timeout", "heartbeat", "A connection that is silent for three heartbeats is closed."
+    "heartbeat-timeout",
+    "heartbeat",
+    "A connection is closed after three silent heartbeat intervals.",
 )
 async def closes_silent_connection(coordinator: CoordinatorUnderTest) -> str:
     peer = await coordinator.connect()

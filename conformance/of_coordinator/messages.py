@@ -87,12 +87,13 @@ async def survives_malformed(coordinator: CoordinatorUnderTest) -> str:
     return "a running job was finished, and another one run"
 
 
-@CASES.must("integer-forms", _ANCHOR, "Integers and lengths may use any form that holds them.")
+@CASES.must("integer-forms", _ANCHOR, "Integers and lengths may use any wide enough encoding.")
 async def accepts_long_forms(coordinator: CoordinatorUnderTest) -> str:
     peer = await coordinator.connect()
     name = peer.process.model_id.encode()
     str_32 = b"\xdb" + len(name).to_bytes(4, "big") + name
     short = msgspec.msgpack.encode(offer(""))
+    # The second byte of `short` is the empty model id.
     long_offer = short[:1] + str_32 + short[2:]
     revision_64 = b"\xcf" + (9).to_bytes(8, "big")
     models_32 = b"\xdd" + (1).to_bytes(4, "big") + long_offer
@@ -101,7 +102,7 @@ async def accepts_long_forms(coordinator: CoordinatorUnderTest) -> str:
     await peer.send_raw(b"\xdc\x00\x01\x94" + type_16 + revision_64 + models_32 + limits_16)
     await peer.settle()
     await coordinator.run_job(peer)
-    return "Capabilities in the longest forms were accepted"
+    return "Capabilities with longer encodings than necessary were accepted"
 
 
 @CASES.must("integer-largest", _ANCHOR, "Integers up to 2^53 - 1 are accepted.")
@@ -165,7 +166,7 @@ async def uses_defaults(coordinator: CoordinatorUnderTest) -> str:
     return "Capabilities without optional fields were accepted"
 
 
-@CASES.must("names-unknown", "versions", "An unknown name closes no connection.")
+@CASES.must("names-unknown", "versions", "An unknown error code closes no connection.")
 async def accepts_unknown_names(coordinator: CoordinatorUnderTest) -> str:
     peer = await coordinator.connect()
     job = await coordinator.submit(peer)

@@ -70,7 +70,7 @@ async def continues_running_job(coordinator: CoordinatorUnderTest) -> str:
 async def continues_ended_job(coordinator: CoordinatorUnderTest) -> str:
     job = await _started_job(coordinator)
     await job.agent.cut()
-    job.sent += len(SECOND)  # as if they were sent, and lost with the link
+    job.sent += len(SECOND)  # as if `SECOND` had been sent, and lost with the link
     job.agent = await coordinator.resume(job.agent, job.live(ended=True))
     _require_resumed(job.agent, job, len(FIRST))
     job.sent = len(FIRST)
@@ -163,7 +163,7 @@ async def fails_lost_part(coordinator: CoordinatorUnderTest) -> str:
 )
 async def fails_missing_byte(coordinator: CoordinatorUnderTest) -> str:
     job = await _started_job(coordinator)
-    job.sent += 100
+    job.sent += 100  # as if 100 more bytes had been sent, and the first of them dropped
     live = job.live(first_offset=len(FIRST) + 1)
     agent = await coordinator.reconnect(job.agent, live)
     require(_resumed(agent, job) is None, "a job with a missing byte is in `resumed`")
@@ -194,7 +194,7 @@ async def cancels_again(coordinator: CoordinatorUnderTest) -> str:
     job = await _started_job(coordinator)
     await job.client.disconnect()
     await job.agent.expect(Cancel, job.job_id)
-    job.sent += 1000  # as if they were sent, and lost with the link
+    job.sent += 1000  # as if 1000 more bytes had been sent, and lost with the link
     agent = await coordinator.reconnect(job.agent, job.live())
     if _resumed(agent, job) is None:
         return "left out of `resumed`"

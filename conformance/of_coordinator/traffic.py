@@ -23,8 +23,8 @@ from provider_agent.protocol.receipts import FEATURE
 
 CASES = CaseList[Sequence[AgentPeer]]()
 
-_BEFORE_HELLO: Final = (Challenge, Rejected)
-_BEFORE_WELCOME: Final = (Welcome, Rejected)
+_ALLOWED_BEFORE_HELLO: Final = (Challenge, Rejected)
+_ALLOWED_AFTER_HELLO: Final = (Welcome, Rejected)
 
 
 @CASES.must("traffic-messages", "limits", "Every message is well-formed and at most 1 MiB.")
@@ -40,14 +40,14 @@ async def sends_valid_messages(peers: Sequence[AgentPeer]) -> str:
 @CASES.must("traffic-states", "handshake", "No frame is sent in a state that does not allow it.")
 async def sends_frames_in_order(peers: Sequence[AgentPeer]) -> str:
     for peer in peers:
-        expected: tuple[type, ...] | None = _BEFORE_HELLO
+        expected: tuple[type, ...] | None = _ALLOWED_BEFORE_HELLO  # None: after `Welcome`
         for entry in peer.transcript:
             name = type(entry.frame).__name__
             if isinstance(entry.frame, Hello):
-                expected = _BEFORE_WELCOME
+                expected = _ALLOWED_AFTER_HELLO
             elif entry.direction == "received":
-                is_start = isinstance(entry.frame, Challenge | Welcome | Rejected)
-                allowed = isinstance(entry.frame, expected) if expected else not is_start
+                is_handshake = isinstance(entry.frame, Challenge | Welcome | Rejected)
+                allowed = isinstance(entry.frame, expected) if expected else not is_handshake
                 require(allowed, f"{name} in a state that does not allow it")
                 if isinstance(entry.frame, Welcome):
                     expected = None
@@ -91,7 +91,7 @@ def _names_session(peer: AgentPeer) -> bool:
     return any(e.frame.session_id for e in peer.transcript if isinstance(e.frame, Hello))
 
 
-@CASES.must("traffic-requests", "requests", "Pieces of a request follow each other.")
+@CASES.must("traffic-requests", "requests", "Pieces of a request have no gap and no overlap.")
 async def sends_requests_in_order(peers: Sequence[AgentPeer]) -> str:
     pieces = 0
     for peer in peers:
@@ -110,6 +110,7 @@ async def sends_requests_in_order(peers: Sequence[AgentPeer]) -> str:
                     require(piece.offset == expected, f"a piece at {piece.offset}, not {expected}")
                     require(bool(piece.data), "an empty piece of a request")
                     next_offset[piece.job_id] = expected + len(piece.data)
+                    # The size is unknown if the header arrived on an earlier link.
                     limit = size.get(piece.job_id, next_offset[piece.job_id])
                     require(next_offset[piece.job_id] <= limit, "bytes beyond `request_bytes`")
     return f"{pieces} pieces"

@@ -1,8 +1,7 @@
 """A logging handler that never waits for its output.
 
-A pipe that nobody reads, or a terminal that is stopped, blocks `write`. In an event loop that would
-stop every connection, so a thread writes the lines. Lines that do not fit its queue are dropped and
-counted.
+A full pipe or a stopped terminal blocks `write`. In an event loop that would stop every connection,
+so a thread writes the lines. Lines that do not fit the thread's queue are dropped and counted.
 """
 
 import logging
@@ -34,7 +33,7 @@ class ThreadedHandler(logging.Handler):
         self.dropped = 0
         self._fd = fd
         self._unreported = 0
-        """Dropped lines that no line has reported yet."""
+        """How many dropped lines no `log lines dropped` line has counted yet."""
         self._lines: deque[bytes] = deque()
         self._queued_bytes = 0
         self._changed = threading.Condition()
