@@ -165,7 +165,7 @@ class SendStream:
             self.end = None
             self._end_ever_sent = False
             self._unsent.clear()
-            self.written = self._highest_sent = self.sent
+            self.written = self.sent
 
     def withdraw(self, frame: ResponseFrame) -> None:
         """Forget the end, because `frame` could not be sent; the caller then adds another end.
@@ -227,6 +227,7 @@ class SendStream:
             raise ProtocolViolation("a final acknowledgement before the end was sent")
         if final and offset != self.written:
             raise ProtocolViolation("a final acknowledgement with another offset than total_bytes")
+        offset = min(offset, self.written)  # `drop_unsent` may have dropped what was sent earlier
         if offset > self.sent:  # after a rewind: an earlier link sent these bytes
             self._unacked.append((self.sent, self._pop_unsent(offset - self.sent)))
             self.sent = offset

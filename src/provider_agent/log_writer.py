@@ -51,7 +51,7 @@ class ThreadedHandler(logging.Handler):
             self.handleError(record)
             return
         with self._changed:
-            if self._queued_bytes + len(line) > MAX_QUEUED_BYTES:
+            if self._closed or self._queued_bytes + len(line) > MAX_QUEUED_BYTES:
                 self.dropped += 1
                 self._unreported += 1
                 return

@@ -105,3 +105,18 @@ def test_after_dropped_bytes_only_the_new_end_can_be_acknowledged() -> None:
     assert send_all(stream, 16) == [JobError(JOB_ID, 1, "slow_consumer", "")]
     stream.acknowledge(1, final=True)
     assert stream.done
+
+
+def test_dropped_bytes_of_an_earlier_link_can_still_be_acknowledged() -> None:
+    # In an earlier version, this acknowledgement closed the link of all jobs with 1002.
+    stream = make_ended_stream()
+    stream.rewind(1)
+    stream.drop_unsent()
+    stream.finish(JobError(JOB_ID, stream.written, "slow_consumer", ""))
+
+    stream.acknowledge(3, final=False)
+
+    assert stream.acked == 1
+    assert send_all(stream, 16) == [JobError(JOB_ID, 1, "slow_consumer", "")]
+    stream.acknowledge(1, final=True)
+    assert stream.done
