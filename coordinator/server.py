@@ -26,7 +26,11 @@ from provider_agent.coordinator.connections.open_files import (
     raise_open_files_limit,
 )
 from provider_agent.coordinator.exceptions import CannotListen
-from provider_agent.coordinator.http.api import HttpApi, render_http_errors
+from provider_agent.coordinator.http.api import (
+    HttpApi,
+    close_unauthenticated,
+    render_http_errors,
+)
 from provider_agent.coordinator.http.counters import Counters
 from provider_agent.coordinator.http.server_log import http_logger
 from provider_agent.coordinator.settings import (
@@ -157,7 +161,8 @@ class Coordinator:
             CannotListen: the address is not available.
         """
         app = web.Application(
-            client_max_size=self.settings.max_request_bytes, middlewares=[render_http_errors]
+            client_max_size=self.settings.max_request_bytes,
+            middlewares=[close_unauthenticated, render_http_errors],
         )
         self._http_api.add_routes(app.router)
         app.router.add_get(CONNECT_PATH, self._agent_endpoint.connect)

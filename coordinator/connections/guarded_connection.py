@@ -25,6 +25,9 @@ class GuardedConnection(asyncio.Protocol):
         protocol: serves the connection.
         limits: the open connections.
         exempt: proxies, each of which may have any number of connections.
+
+    Attributes:
+        is_authenticated: whether the peer has authenticated.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class GuardedConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_refused = False
+        self.is_authenticated = False
 
     def __repr__(self) -> str:
         state = "refused" if self._is_refused else "waiting" if self._timer else "served"
@@ -72,8 +76,10 @@ class GuardedConnection(asyncio.Protocol):
 
     def authenticated(self) -> None:
         """Note that the peer has authenticated; repeated calls do nothing."""
-        self.stop_timer()
-        self._limits.authenticated(self)
+        if not self.is_authenticated:
+            self.is_authenticated = True
+            self.stop_timer()
+            self._limits.authenticated(self)
 
     def data_received(self, data: bytes) -> None:
         """Forward received bytes."""

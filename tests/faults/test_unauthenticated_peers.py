@@ -102,6 +102,17 @@ async def test_malformed_request_is_answered_and_not_logged(
     assert warning_events(caplog.records) == []
 
 
+@pytest.mark.parametrize("path", ["/", "/livez", "/nothing", "/v1/models"])
+async def test_connection_without_authentication_ends_with_its_response(path: str) -> None:
+    # Its timeout would close it while a proxy sends the request of another client over it.
+    request = f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+    async with (
+        Coordinator(SETTINGS) as coordinator,
+        idle_sockets(coordinator, 1, request) as (reader,),
+    ):
+        assert b"\r\nConnection: close\r\n" in await reader.read()
+
+
 @in_virtual_time
 async def test_kept_alive_connection_is_closed_after_its_timeout() -> None:
     # aiohttp's default is an hour.

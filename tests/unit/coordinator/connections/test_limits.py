@@ -1,10 +1,14 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from provider_agent.coordinator.connections.limits import (
     GRACE_S,
     ConnectionCaps,
     ConnectionLimits,
 )
+
+ADDRESSES = st.sampled_from([None, "1.1.1.1", "2.2.2.2"])
 
 CAPS = ConnectionCaps(total=6, unauthenticated=3, unauthenticated_per_address=2)
 
@@ -80,3 +84,35 @@ def test_caps_leave_room_for_other_open_files(
 ) -> None:
     caps = ConnectionCaps(4096, 1024, 256).within(open_files)
     assert (caps.total, caps.unauthenticated) == (total, unauthenticated)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["add", "authenticate", "remove", "wait"]),
+            st.integers(0, 30),
+            ADDRESSES,
+        )
+    )
+)
+def test_counts_match_whatever_happens(steps: list[tuple[str, int, str | None]]) -> None:
+    limits, open_connections, now = ConnectionLimits[int](CAPS), set[int](), 0.0
+    for number, (step, target, address) in enumerate(steps, 1000):
+        match step:
+            case "add":
+                open_connections.add(number)
+                open_connections -= set(limits.add(number, address, now))
+            case "authenticate":
+                limits.authenticated(1000 + target)
+            case "remove":
+                limits.remove(1000 + target)
+                open_connections.discard(1000 + target)
+            case _:
+                now += GRACE_S
+        assert len(limits) == len(open_connections) <= CAPS.total
+        assert limits.unauthenticated <= len(limits)
+        by_address = [one for same in limits._by_address.values() for one in same]
+        assert set(by_address) <= limits._unauthenticated.keys() <= open_connections
+    for one in open_connections:
+        limits.remove(one)
+    assert (limits._by_address, limits.unauthenticated) == ({}, 0)
