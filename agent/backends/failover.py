@@ -16,7 +16,6 @@ waits for the first byte."""
 class NoFailover(StrEnum):
     """Why a job does not fail over; the value is the text in the debug log."""
 
-    STOPPED = "the job is being stopped"
     RESPONSE_STARTED = "the response has started"
     ATTEMPTS_EXHAUSTED = "no attempts are left"
     NOT_RETRYABLE = "the error is not retryable"

@@ -108,9 +108,8 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             adapter's default.
         max_tokens_per_minute: limit for input and output tokens of its jobs; None for no limit.
         timeouts: timeouts of its jobs.
-        request_policy: treatment of request fields that spend money, change the server for other
-            clients, or select another model than the offered one: refuse the job ("refuse"), remove
-            the fields ("strip"), or keep them ("pass").
+        request_policy: treatment of request fields and tools that the kind's policy does not list:
+            refuse the job ("refuse"), remove them ("strip"), or keep them ("pass").
         pass_fields: request fields that are kept although the kind's policy does not list them.
         strip_fields: request fields that are removed although the kind's policy lists them.
         media_urls: which URLs messages may contain: "data" for `data:` URLs only, "any" also for

@@ -1,20 +1,18 @@
-"""The execution of one job: its task, its attempts on backends, and its one end."""
+"""The execution of one job: its task, its deadline, and its one end."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
-from provider_agent.adapters.base import BackendError, BackendTimeout, Transport
+from provider_agent.adapters.base import BackendError, BackendTimeout
 from provider_agent.adapters.responses.validator import is_event_stream
 from provider_agent.agent.backends.adapter_calls import CANCEL_S, AdapterDefect, raise_if_defect
-from provider_agent.agent.backends.attempt import Attempt
-from provider_agent.agent.backends.failover import NoFailover, next_route
 from provider_agent.agent.backends.model_use import JobTiming
 from provider_agent.agent.backends.pricing import OfferedPrice
-from provider_agent.agent.backends.routing import Refusal, Route
-from provider_agent.agent.jobs.backend_pool import BackendPool, find_routes
+from provider_agent.agent.backends.routing import Route
+from provider_agent.agent.jobs.attempts import JobAttempts
+from provider_agent.agent.jobs.backend_pool import BackendPool
 from provider_agent.agent.jobs.channel import JobChannel
 from provider_agent.agent.jobs.ends import (
     JobReport,
@@ -23,23 +21,17 @@ from provider_agent.agent.jobs.ends import (
     result_end,
     used_tokens,
 )
-from provider_agent.agent.jobs.job_log import job_fields
 from provider_agent.agent.jobs.poison_requests import PoisonRequests
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobEnd, JobError, JobHeader, JobResult, RequestChunk
 from provider_agent.protocol.job import join_request
-from provider_agent.protocol.limits import KIB
 
 log = EventLogger(__name__)
 
 HANG_S: Final = 30.0
 """Seconds. If a deadline of at least this length passes before the response starts, the backend of
 the latest attempt counts as failed. With a shorter deadline, the backend may only be slow."""
-
-_HASHED_BYTES: Final = 64 * KIB
-"""The failures of requests with an equal beginning count as those of one request; hashing all of a
-request of 16 MiB would block the event loop for milliseconds."""
 
 INTERNAL_TEXT: Final = "internal error of the agent"
 """The message of an end after a defect; its cause is in the agent's log."""
@@ -74,21 +66,16 @@ class JobExecution:
 
     __slots__ = (
         "_arrived",
-        "_attempt",
+        "_attempts",
         "_clock",
-        "_earlier_tokens",
         "_first_byte_s",
         "_on_end",
-        "_poison",
-        "_pool",
         "_price",
         "_request_arrived",
-        "_request_hash",
         "_stop_detail",
         "_stop_reason",
         "_task",
         "_timer",
-        "_tried",
         "channel",
         "header",
     )
@@ -108,19 +95,12 @@ class JobExecution:
         self.channel = channel
         channel.on_started = self._response_started
         self._arrived = clock()
-        self._pool = pool
         self._clock = clock
         self._on_end = on_end
         self._price = price
-        self._poison = poison
         self._first_byte_s: float | None = None
-        self._earlier_tokens = 0
-        """Tokens that failed attempts before the latest one used."""
-        self._tried: list[str] = []
-        """Backend ids in the order of the attempts."""
-        self._attempt = self._start_attempt(route)
+        self._attempts = JobAttempts(header, channel, route, pool, price, poison)
         self._request_arrived = asyncio.Event()
-        self._request_hash = 0
         self._stop_reason: StopReason | None = None
         self._stop_detail = ""
         task = asyncio.create_task(self._run(), name=f"job {header.job_id.hex()}")
@@ -136,17 +116,17 @@ class JobExecution:
         `_abandon` after `CANCEL_S`."""
 
     def __repr__(self) -> str:
-        return f"<JobExecution {self.header.job_id.hex()} tried={self._tried}>"
+        return f"<JobExecution {self.header.job_id.hex()} tried={self._attempts.tried}>"
 
     @property
     def backend_kind(self) -> str:
         """The kind of the backend of the latest attempt."""
-        return self._attempt.backend.kind
+        return self._attempts.latest.backend.kind
 
     @property
     def attempts(self) -> int:
         """The number of attempts so far."""
-        return len(self._tried)
+        return len(self._attempts.tried)
 
     @property
     def duration_s(self) -> float:
@@ -156,7 +136,7 @@ class JobExecution:
     @property
     def used_tokens(self) -> int:
         """The tokens that all attempts used so far, at least."""
-        return self._earlier_tokens + used_tokens(self.channel.outcome)
+        return self._attempts.used_tokens
 
     def receive_request(self, chunk: RequestChunk) -> None:
         """Add a piece of the request.
@@ -188,14 +168,7 @@ class JobExecution:
         self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(CANCEL_S, self._abandon)
 
-    # --- attempts --------------------------------------------------------------------------------
-
-    def _start_attempt(self, route: Route) -> Attempt:
-        self._tried.append(route.backend_id)
-        self.channel.assign(route.backend_id)
-        if log.enabled_for(logging.DEBUG):
-            log.debug("attempt started", **self._log_fields(attempt=self.attempts))
-        return self._pool.start(route)
+    # --- the task --------------------------------------------------------------------------------
 
     async def _run(self) -> JobEnd | None:
         """Execute the job; return its end, also after a failure, or None if it was cancelled."""
@@ -209,23 +182,24 @@ class JobExecution:
         except BackendError as error:
             return backend_error_end(self._report(), error)
         except Exception:
-            log.exception("job failed by an internal error", **self._log_fields())
+            log.exception("job failed by an internal error", **self._attempts.log_fields())
             return error_end(self._report(), ErrorCode.INTERNAL, INTERNAL_TEXT)
 
     async def _try_backends(self) -> JobResult:
-        """Execute the job; fail over while `next_route` finds a backend for the next attempt."""
+        """Execute the job on one backend after the other, until one responds or none is left."""
         request = self.channel.request
         if not request.complete:
             await self._request_arrived.wait()
         job = join_request(self.header, request.take())
-        self._request_hash = hash(job.request[:_HASHED_BYTES])
-        self._poison.check(job.request)
+        self._attempts.set_request(job.request)
         while True:
             started_s = self.duration_s
             try:
-                await self._attempt.backend.execute(job, self.channel)
+                await self._attempts.latest.backend.execute(job, self.channel)
             except BackendError as error:
-                if not await self._fail_over(error, job.request):
+                # An error after cancellation is no evidence against the backend, and a stopped job
+                # must not start again.
+                if self._stop_reason is not None or not await self._attempts.fail_over(error):
                     raise
             except (SystemExit, asyncio.CancelledError) as error:
                 # A defective adapter can raise either, although the job was not cancelled.
@@ -247,7 +221,7 @@ class JobExecution:
         if started is None or first_byte_s is None or not is_event_stream(started.content_type):
             return
         usage = self.channel.outcome.usage
-        self._attempt.report_timing(
+        self._attempts.latest.report_timing(
             JobTiming(
                 input_tokens=usage.input_tokens,
                 cached_tokens=usage.cached_tokens,
@@ -257,69 +231,12 @@ class JobExecution:
             )
         )
 
-    async def _fail_over(self, error: BackendError, request: bytes) -> bool:
-        """Start the next attempt after a failed one; return False if there is none.
-
-        Raises:
-            PoisonRequest: servers died while they ran the request.
-        """
-        if self._stop_reason is not None:
-            # An error after cancellation is no evidence against the backend, and a stopped job must
-            # not start again.
-            self._log_no_failover(error, NoFailover.STOPPED)
-            return False
-        # Record the failure before looking up routes: this frees the attempt's slot on the backend,
-        # and if it opens the breaker, the backend is not among the routes.
-        tokens = used_tokens(self.channel.outcome)
-        self._attempt.failed(error, tokens, self._request_hash)
-        if isinstance(error, Transport) and not await self._pool.answers(self._tried[-1]):
-            self._poison.add_death(request)
-            self._poison.check(request)
-        route = await self._choose_next(error)
-        if isinstance(route, NoFailover):
-            self._log_no_failover(error, route)
-            return False
-        log.info("job failed over", **self._log_fields(error=str(error.code)))
-        self._earlier_tokens += tokens
-        self._attempt = self._start_attempt(route)
-        return True
-
-    async def _choose_next(self, error: BackendError) -> Route | NoFailover:
-        """Choose the backend of the next attempt.
-
-        After a lost connection, it is one that answers a health check now: the request may have
-        crashed the last server, and other requests may have crashed further ones meanwhile.
-        """
-        answers: dict[str, bool] = {}
-        while True:
-            routes = find_routes(self._pool, self.header, self._price)
-            route = next_route(
-                error,
-                [
-                    route
-                    for route in (() if isinstance(routes, Refusal) else routes)
-                    if answers.get(route.backend_id, True)
-                ],
-                self._tried,
-                # A started response has sent its status and content type, which cannot change.
-                has_output=self.channel.stream.started is not None,
-            )
-            if isinstance(route, NoFailover) or not isinstance(error, Transport):
-                return route
-            if route.backend_id in answers:
-                return route
-            answers[route.backend_id] = await self._pool.answers(route.backend_id)
-
-    def _log_no_failover(self, error: BackendError, reason: NoFailover) -> None:
-        if log.enabled_for(logging.DEBUG):
-            log.debug("job not failed over", **self._log_fields(error=error.code, reason=reason))
-
     def _deadline_passed(self) -> None:
         text = f"the deadline of {self.header.deadline_ms} ms passed"
         try:
             self._report_hang()
         except Exception:
-            log.exception("job failed by an internal error", **self._log_fields())
+            log.exception("job failed by an internal error", **self._attempts.log_fields())
             self.stop(StopReason.INTERNAL, INTERNAL_TEXT)
         else:
             self.stop(StopReason.DEADLINE_EXCEEDED, text)
@@ -330,12 +247,13 @@ class JobExecution:
         Without the complete request the backend had nothing to answer, so it has not failed. A
         server that hangs may still answer its health checks; only jobs detect the hang.
         """
-        long = self.header.deadline_ms / 1000 >= HANG_S
-        if not self.channel.request.complete:
-            return
-        if long and self._stop_reason is None and self.channel.stream.started is None:
-            error = BackendTimeout("no output before the job's deadline")
-            self._attempt.failed(error, request=self._request_hash)
+        if (
+            self.header.deadline_ms / 1000 >= HANG_S
+            and self.channel.request.complete
+            and self._stop_reason is None
+            and self.channel.stream.started is None
+        ):
+            self._attempts.failed(BackendTimeout("no output before the job's deadline"))
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -353,7 +271,7 @@ class JobExecution:
 
     def _abandon(self) -> None:
         """End the job although its adapter ignores its cancellation, and may run forever."""
-        log.error("adapter ignored cancellation", **self._log_fields())
+        log.error("adapter ignored cancellation", **self._attempts.log_fields())
         self._finish(self._stopped_end())
 
     def _finish(self, end: JobEnd) -> None:
@@ -364,13 +282,13 @@ class JobExecution:
         self.channel.report = self._report()
         tokens = used_tokens(self.channel.outcome)
         if isinstance(end, JobResult):
-            self._attempt.succeeded(tokens)
+            self._attempts.latest.succeeded(tokens)
         else:
-            self._attempt.abandoned(tokens)  # has no effect if `failed` was called before
+            self._attempts.latest.abandoned(tokens)  # has no effect if `failed` was called before
         self._on_end(self, end)
 
     def _internal_end(self, error: BaseException) -> JobError:
-        log.failure("job failed by an internal error", error, **self._log_fields())
+        log.failure("job failed by an internal error", error, **self._attempts.log_fields())
         return error_end(self._report(), ErrorCode.INTERNAL, INTERNAL_TEXT)
 
     def _stopped_end(self) -> JobError:
@@ -382,18 +300,15 @@ class JobExecution:
 
     def _response_started(self) -> None:
         self._first_byte_s = self.duration_s
-        self._attempt.responded()
+        self._attempts.latest.responded()
 
     def _report(self) -> JobReport:
         return JobReport(
             job_id=self.header.job_id,
             total_bytes=self.channel.stream.written,
             outcome=self.channel.outcome,
-            backend_id=self._tried[-1],
+            backend_id=self._attempts.tried[-1],
             duration_s=self.duration_s,
             first_byte_s=self._first_byte_s,
             price=self._price,
         )
-
-    def _log_fields(self, **more: object) -> dict[str, object]:
-        return job_fields(self.header, self._tried[-1], **more)

@@ -4,7 +4,6 @@ A *poison request* crashes every server that runs it. Without a memory, failover
 its client would send it to one server after the other.
 """
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
@@ -23,6 +22,7 @@ MAX_REMEMBERED: Final = 1024
 """The most requests that are remembered; the oldest are dropped first."""
 
 _HASHED_BYTES: Final = 64 * KIB
+"""Hashing all of a request of 16 MiB would block the event loop for milliseconds."""
 
 
 class PoisonRequest(BackendError):
@@ -41,7 +41,7 @@ class PoisonRequest(BackendError):
 
 
 class PoisonRequests:
-    """The requests that were running when a server died, by the hash of their body.
+    """The requests that were running when a server died, by `request_key`.
 
     Args:
         clock: returns monotonic seconds.
@@ -49,29 +49,27 @@ class PoisonRequests:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._deaths: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        self._deaths: OrderedDict[int, tuple[int, float]] = OrderedDict()
         """The number of deaths and the time of the last one; the latest death is last."""
 
     def __repr__(self) -> str:
         return f"<PoisonRequests remembered={len(self._deaths)}>"
 
-    def add_death(self, request: bytes) -> None:
+    def add_death(self, key: int) -> None:
         """Record that a server died while it ran this request."""
-        key = _hash(request)
         deaths, _ = self._deaths.pop(key, (0, 0.0))
         self._deaths[key] = deaths + 1, self._clock()
         if len(self._deaths) > MAX_REMEMBERED:
             self._deaths.popitem(last=False)
 
-    def check(self, request: bytes) -> None:
+    def check(self, key: int) -> None:
         """Return if the request may be sent to a server.
 
         Raises:
             PoisonRequest: it was running when `MAX_DEATHS` servers died.
         """
         self._forget_old()
-        # Hashing costs time only while a death is remembered.
-        if self._deaths and self._deaths.get(_hash(request), (0, 0.0))[0] >= MAX_DEATHS:
+        if self._deaths.get(key, (0, 0.0))[0] >= MAX_DEATHS:
             raise PoisonRequest
 
     def _forget_old(self) -> None:
@@ -80,9 +78,6 @@ class PoisonRequests:
             self._deaths.popitem(last=False)
 
 
-def _hash(request: bytes) -> bytes:
-    """Hash the ends of a request: all of 16 MiB would block the event loop for 30 ms."""
-    digest = hashlib.blake2b(request[:_HASHED_BYTES], digest_size=16)
-    digest.update(request[-_HASHED_BYTES:])
-    digest.update(b"%d" % len(request))
-    return digest.digest()
+def request_key(request: bytes) -> int:
+    """Return a hash of the length, beginning and end of a request; valid in this process only."""
+    return hash((len(request), request[:_HASHED_BYTES], request[-_HASHED_BYTES:]))

@@ -132,18 +132,6 @@ async def test_why_a_job_does_not_fail_over_is_logged(
     assert (fields["backend"], fields["error"], fields["reason"]) == ("a", error.code, reason)
 
 
-async def test_a_stopped_job_is_logged_as_not_failed_over(
-    debug_log: pytest.LogCaptureFixture,
-) -> None:
-    backend = ScriptedBackend("a")
-    backend.error_on_cancel = Unreachable("closed")
-    harness = JobsHarness(backend)
-    job, _ = await start_job(harness, backend)
-    harness.jobs.cancel(job.job_id, "")
-    await harness.end(job)
-    assert field(debug_log, "job not failed over", "reason") == ["the job is being stopped"]
-
-
 # --- breaker and token limit ----------------------------------------------------------------------
 
 

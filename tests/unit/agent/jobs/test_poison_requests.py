@@ -11,6 +11,7 @@ from provider_agent.agent.jobs.poison_requests import (
     REMEMBERED_S,
     PoisonRequest,
     PoisonRequests,
+    request_key,
 )
 from provider_agent.protocol.frames import JobResult
 from tests.kit.fake_clock import FakeClock
@@ -45,25 +46,26 @@ def submit(harness: JobsHarness, request: bytes) -> Job:
 def test_request_is_refused_after_three_deaths_until_it_is_forgotten() -> None:
     clock = FakeClock()
     poison = PoisonRequests(clock)
+    deadly, harmless = request_key(b"deadly"), request_key(b"harmless")
     for _ in range(MAX_DEATHS):
-        poison.check(b"poison")
-        poison.add_death(b"poison")
+        poison.check(deadly)
+        poison.add_death(deadly)
         clock.now += 60
-    poison.check(b"another request")
+    poison.check(harmless)
     with pytest.raises(PoisonRequest, match="3 servers died"):
-        poison.check(b"poison")
+        poison.check(deadly)
     clock.now += REMEMBERED_S + 1
-    poison.check(b"poison")
+    poison.check(deadly)
 
 
 def test_memory_is_bounded_and_drops_the_oldest_death() -> None:
     poison = PoisonRequests(FakeClock())
     for number in range(MAX_REMEMBERED + 1):
         for _ in range(MAX_DEATHS):
-            poison.add_death(b"%d" % number)
-    poison.check(b"0")
+            poison.add_death(number)
+    poison.check(0)
     with pytest.raises(PoisonRequest):
-        poison.check(b"1")
+        poison.check(1)
     assert repr(poison) == f"<PoisonRequests remembered={MAX_REMEMBERED}>"
 
 
