@@ -12,6 +12,7 @@ import click
 
 from provider_agent.coordinator.access import SecretSet, parse_public_keys, read_entries
 from provider_agent.coordinator.exceptions import CannotListen, CoordinatorError
+from provider_agent.coordinator.http.memory_size import default_request_memory
 from provider_agent.coordinator.server import Coordinator, run
 from provider_agent.coordinator.settings import (
     DEFAULT_PORT,
@@ -116,8 +117,7 @@ def _count(setting: str) -> click.IntRange:
 )
 @click.option(
     "--max-request-memory",
-    default=DEFAULTS.max_held_request_bytes // MIB,
-    show_default=True,
+    show_default="a quarter of the memory, at most 512",
     type=click.IntRange(MAX_REQUEST_BYTES // MIB, 2**30),
     metavar="MIB",
     help="The most memory for the bodies of running requests.",
@@ -148,7 +148,7 @@ def command(
     max_queued: int,
     queue_timeout: float,
     max_connections: int,
-    max_request_memory: int,
+    max_request_memory: int | None,
     trusted_proxies: tuple[str, ...],
     log_level: str,
 ) -> None:
@@ -173,7 +173,7 @@ def command(
             max_queued=max_queued,
             queue_s=queue_timeout,
             max_connections=max_connections,
-            max_held_request_bytes=max_request_memory * MIB,
+            max_held_request_bytes=_request_memory(max_request_memory),
             trusted_proxies=trusted_proxies,
         )
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -183,6 +183,10 @@ def command(
         sys.exit(_EXIT_FAILED if isinstance(error, CannotListen) else _EXIT_WRONG_SETTINGS)
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(_EXIT_INTERRUPTED)
+
+
+def _request_memory(mebibytes: int | None) -> int:
+    return default_request_memory() if mebibytes is None else mebibytes * MIB
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

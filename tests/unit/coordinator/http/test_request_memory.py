@@ -1,12 +1,17 @@
 import asyncio
+import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
+import pytest
 from msgspec.structs import replace
 
+from provider_agent.coordinator.http.memory_size import default_request_memory
 from provider_agent.coordinator.http.request_memory import RequestMemory
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.protocol.limits import MIB
 from tests.kit.coordinator_harness import JSON_HEADERS
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.unit.coordinator.http.chat_requests import CHAT
@@ -48,3 +53,21 @@ async def test_request_that_does_not_fit_the_memory_of_all_receives_503(
         asking = asyncio.create_task(http.post(CHAT, data=in_chunks()))
         await (await agent.next_job()).answer(b"{}")
         assert (await asking).status == 200
+
+
+@pytest.mark.parametrize(
+    ("limit", "megabytes"),
+    [("104857600\n", 25), ("1\n", 16), ("max\n", None), (None, None), (f"{2**50}\n", None)],
+)
+def test_default_memory_is_a_share_of_the_control_group_or_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, megabytes: int | None
+) -> None:
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 102_400}.__getitem__)
+    group = tmp_path / "sys/fs/cgroup/system.slice/coordinator.service"
+    group.mkdir(parents=True)
+    if limit is not None:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        text = "0::/system.slice/coordinator.service\n"
+        (tmp_path / "proc/self/cgroup").write_text(text, "utf-8")
+        (group / "memory.max").write_text(limit, "utf-8")
+    assert default_request_memory(tmp_path) == (megabytes or 100) * MIB

@@ -1,0 +1,41 @@
+"""How much memory this process may use, for the default of a limit."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Final
+
+from provider_agent.protocol.limits import MAX_REQUEST_BYTES, MIB
+
+MOST_REQUEST_BYTES: Final = 512 * MIB
+"""The default memory for requests on a large machine: thousands of usual requests."""
+
+_SHARE: Final = 4
+"""A quarter is for request bodies: responses, connections and copies need memory too."""
+
+
+def default_request_memory(root: Path = Path("/")) -> int:
+    """Return the default of the memory for request bodies, in bytes.
+
+    Args:
+        root: where `proc` and `sys` are.
+    """
+    sizes = []
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # Windows has no sysconf
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(OSError, ValueError):
+        sizes.append(_container_limit(root))
+    available = min((size for size in sizes if size > 0), default=MOST_REQUEST_BYTES * _SHARE)
+    return max(MAX_REQUEST_BYTES, min(MOST_REQUEST_BYTES, available // _SHARE))
+
+
+def _container_limit(root: Path) -> int:
+    """Return the limit of this process's control group (cgroup v2: `memory.max`).
+
+    Raises:
+        OSError: there are no control groups of version 2.
+        ValueError: the group has no limit (`max`).
+    """
+    group = (root / "proc/self/cgroup").read_text("utf-8").strip().rpartition("::")[2]
+    limit = root / "sys/fs/cgroup" / group.lstrip("/") / "memory.max"
+    return int(limit.read_text("utf-8"))
