@@ -28,7 +28,7 @@ from typing import Final
 
 from provider_agent.adapters.requests import bounds, messages, options
 from provider_agent.adapters.requests.grammars import GRAMMAR, REGEX, SCHEMA
-from provider_agent.adapters.requests.prompts import EmbeddingsInput, Prompt
+from provider_agent.adapters.requests.prompts import Prompt
 from provider_agent.adapters.requests.rules import Anything, Fields, Flag, Object, Shapes, Size
 from provider_agent.protocol.formats import Operation
 from provider_agent.protocol.limits import KIB
@@ -76,7 +76,7 @@ STANDARD: Final[FieldTable] = {
     },
     Operation.COMPLETIONS: {
         **_OPENAI_SAMPLING,
-        "prompt": Prompt(),
+        "prompt": Prompt(bounds.PROMPTS),
         "suffix": None,
         "best_of": bounds.CHOICES,
         "logprobs": bounds.FLAG_OR_LOGPROBS,
@@ -84,7 +84,7 @@ STANDARD: Final[FieldTable] = {
     Operation.EMBEDDINGS: {
         "model": None,
         "stream": bounds.STREAM,
-        "input": EmbeddingsInput(),
+        "input": Prompt(bounds.INPUTS),
         "dimensions": bounds.COUNT,
         "encoding_format": bounds.IDENTIFIER,
         "user": bounds.IDENTIFIER,

@@ -17,6 +17,8 @@ from provider_agent.protocol.limits import KIB
 _LONGEST_URL: Final = 8 * KIB
 """A longer URL must begin with a literal `data:`, so that it need not be decoded."""
 
+_BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=_-"
+
 
 class Url(msgspec.Struct, frozen=True):
     """A URL of an allowed scheme."""
@@ -46,8 +48,6 @@ class Base64(msgspec.Struct, frozen=True):
             raise BadRequest(f"{name} is not base64")
         return value
 
-
-_BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=_-"
 
 URL: Final = Shapes(string=Url())
 DATA: Final = Shapes(string=Base64())

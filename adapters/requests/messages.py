@@ -19,11 +19,11 @@ from provider_agent.adapters.requests.rules import Anything, Fields, Items, Obje
 
 _ANY: Final = Anything()
 _TEXT: Final = Shapes(string=_ANY)
-_CACHE_CONTROL: Final = Object({"type": None})
+CACHE_CONTROL: Final = Object({"type": None})
 _TEXT_PART: Final[Fields] = {
     "type": None,
     "text": None,
-    "cache_control": _CACHE_CONTROL,
+    "cache_control": CACHE_CONTROL,
     "annotations": None,
     "citations": None,
     "logprobs": None,
@@ -36,7 +36,7 @@ _CHAT_PARTS: Final[dict[str, Fields]] = {
     "refusal": {"type": None, "refusal": None},
     "thinking": {"type": None, "thinking": None, "text": None, "signature": None},
     "reasoning": {"type": None, "text": None, "reasoning": None},
-    "image_url": {"type": None, "image_url": URL_OBJECT, "cache_control": _CACHE_CONTROL},
+    "image_url": {"type": None, "image_url": URL_OBJECT, "cache_control": CACHE_CONTROL},
     "audio_url": {"type": None, "audio_url": URL_OBJECT},
     "video_url": {"type": None, "video_url": URL_OBJECT},
     "input_audio": {"type": None, "input_audio": Object({"data": DATA, "format": None})},
@@ -58,7 +58,7 @@ _CHAT_MESSAGE: Final = Object(
         "tool_calls": Items(_TOOL_CALL, MESSAGES),
         **dict.fromkeys(("reasoning", "reasoning_content", "reasoning_details", "thinking")),
         **dict.fromkeys(("annotations", "prefix", "partial", "phase")),
-        "cache_control": _CACHE_CONTROL,
+        "cache_control": CACHE_CONTROL,
     },
     needed=("role",),
 )
@@ -81,7 +81,7 @@ CHAT_TOOLS: Final = Items(
             "function": {
                 "type": None,
                 "function": _FUNCTION,
-                "cache_control": _CACHE_CONTROL,
+                "cache_control": CACHE_CONTROL,
                 "defer_loading": None,
             },
             "custom": {"type": None, "custom": _CUSTOM},
@@ -165,7 +165,7 @@ _SOURCES: Final[dict[str, Fields]] = {
 _IMAGE: Final[Fields] = {
     "type": None,
     "source": Typed(_SOURCES, required=True),
-    "cache_control": _CACHE_CONTROL,
+    "cache_control": CACHE_CONTROL,
 }
 _RESULT_PARTS: Final[dict[str, Fields]] = {
     "text": _TEXT_PART,
@@ -173,7 +173,7 @@ _RESULT_PARTS: Final[dict[str, Fields]] = {
     "document": {**_IMAGE, **dict.fromkeys(("title", "context", "citations"))},
     "search_result": {
         **dict.fromkeys(("type", "source", "title", "content", "citations")),
-        "cache_control": _CACHE_CONTROL,
+        "cache_control": CACHE_CONTROL,
     },
     "tool_reference": {"type": None, "tool_name": None},
 }
@@ -183,12 +183,12 @@ _MESSAGES_PARTS: Final[dict[str, Fields]] = {
     "redacted_thinking": {"type": None, "data": None},
     "tool_use": {
         **dict.fromkeys(("type", "id", "name", "input")),
-        "cache_control": _CACHE_CONTROL,
+        "cache_control": CACHE_CONTROL,
     },
     "tool_result": {
         **dict.fromkeys(("type", "tool_use_id", "is_error")),
         "content": Shapes(string=_ANY, items=Items(Typed(_RESULT_PARTS, required=True), MESSAGES)),
-        "cache_control": _CACHE_CONTROL,
+        "cache_control": CACHE_CONTROL,
     },
 }
 MESSAGES_MESSAGES: Final = Items(
@@ -214,7 +214,7 @@ _MESSAGES_TOOL: Final[Fields] = {
     "defer_loading": None,
     "input_schema": SCHEMA,
     "input_examples": SCHEMA,
-    "cache_control": _CACHE_CONTROL,
+    "cache_control": CACHE_CONTROL,
 }
 MESSAGES_TOOLS: Final = Items(
     Typed(

@@ -29,6 +29,8 @@ _SLICE_BYTES: Final = 64 * KIB
 _NOT_CHARS: Final = bytes(range(0x80, 0xC0)) + b" \t"
 """Continuation bytes of UTF-8, which are not characters of their own, and white space."""
 
+_ESCAPE_CHARS: Final = 6
+"""The length of the longest escape, `\\u00e9`."""
 
 _ABSENT: Final = Raw()
 
@@ -151,10 +153,6 @@ def _count(piece: bytes) -> tuple[int, int]:
             piece = piece.replace(escape, b" ")
     chars = len(piece.translate(None, _NOT_CHARS)) - _ESCAPE_CHARS * escapes
     return len(piece.split()), max(0, chars)
-
-
-_ESCAPE_CHARS: Final = 6
-"""The length of the longest escape, `\\u00e9`."""
 
 
 def _starts(value: Raw, first: bytes) -> bool:

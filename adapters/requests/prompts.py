@@ -9,7 +9,6 @@ import msgspec
 from msgspec import Raw
 
 from provider_agent.adapters.errors import BadRequest
-from provider_agent.adapters.requests.bounds import INPUTS, PROMPTS
 from provider_agent.adapters.requests.rules import Review
 
 _LIST: Final = msgspec.json.Decoder(list[Raw])
@@ -19,7 +18,7 @@ _TOKEN_IDS: Final = b"0123456789,[] \t\r\n"
 class Prompt(msgspec.Struct, frozen=True):
     """A text or a list of token ids, or a list of at most `most` of them."""
 
-    most: int = PROMPTS
+    most: int
 
     def check(self, value: Raw, name: str, review: Review) -> object:  # noqa: ARG002
         """See `Rule.check`."""
@@ -35,12 +34,6 @@ class Prompt(msgspec.Struct, frozen=True):
             if memoryview(prompt)[0] != ord('"') and not _is_list_of_token_ids(prompt):
                 raise BadRequest(f"{name} contains a value that is neither text nor token ids")
         return value
-
-
-class EmbeddingsInput(Prompt, frozen=True):
-    """A text or a list of token ids, or a list of them."""
-
-    most: int = INPUTS
 
 
 def _is_list_of_token_ids(value: Raw) -> bool:

@@ -96,8 +96,7 @@ class Event(msgspec.Struct):
         """Whether the event reports an error."""
         return (
             self.type in ERROR_TYPES
-            or any(bytes(field) != b"null" for field in (self.error, self.error_type))
-            or bytes(self.error_message) != b"null"
+            or any(bytes(f) != b"null" for f in (self.error, self.error_type, self.error_message))
             or any(choice.finish_reason == "error" for choice in self.choices or ())
             or (self.type in RESPONSES_TERMINAL and self._inner_status in _FAILED)
         )

@@ -7,6 +7,7 @@ import re
 from itertools import pairwise
 from typing import Final
 
+from provider_agent.adapters.requests.prompt_size import CHARS_PER_TOKEN
 from provider_agent.protocol.formats import Operation
 
 _DELTA: Final = {
@@ -20,9 +21,6 @@ are escaped. A delta has at least one token."""
 
 _WITHOUT_TOKEN: Final = {Operation.CHAT: 2, Operation.COMPLETIONS: 1}
 """Deltas of each choice without a token: those with the role and with the finish reason."""
-
-_CHARS_PER_TOKEN: Final = 8
-"""As in `prompt_size`: a token of a long text has fewer characters on average."""
 
 _SEARCHED_BYTES: Final = 1024 * 1024
 
@@ -60,4 +58,4 @@ def least_tokens_in_stream(
 def least_tokens_in_body(body: bytes) -> int:
     """Return a lower bound of the output tokens of a JSON response, from its first MiB."""
     chars = sum(len(text) for text in _TEXT.findall(body[:_SEARCHED_BYTES]))
-    return chars // _CHARS_PER_TOKEN
+    return chars // CHARS_PER_TOKEN

@@ -22,8 +22,9 @@ from provider_agent.adapters.base import (
     RequestPolicy,
 )
 from provider_agent.adapters.requests.bounds import IDENTIFIER, TOP_K
+from provider_agent.adapters.requests.messages import CACHE_CONTROL
 from provider_agent.adapters.requests.options import REASONING
-from provider_agent.adapters.requests.rules import Fields, Object
+from provider_agent.adapters.requests.rules import Fields
 from provider_agent.adapters.servers.input_kinds import kinds_from_names
 from provider_agent.adapters.servers.openrouter_catalog import (
     CatalogModel,
@@ -63,7 +64,6 @@ _SAMPLING: Final[Fields] = {
     **dict.fromkeys(("min_p", "top_a", "repetition_penalty")),
     "top_k": TOP_K,
 }
-_CACHE_CONTROL: Final = Object({"type": None})
 _POLICY: Final = msgspec.structs.replace(
     PASSTHROUGH_POLICY.extended(
         {
@@ -71,12 +71,12 @@ _POLICY: Final = msgspec.structs.replace(
                 **_SAMPLING,
                 "reasoning": REASONING,
                 "include_reasoning": None,
-                "cache_control": _CACHE_CONTROL,
+                "cache_control": CACHE_CONTROL,
             },
             Operation.COMPLETIONS: _SAMPLING,
             Operation.EMBEDDINGS: {"input_type": IDENTIFIER},
             Operation.RESPONSES: _SAMPLING,
-            Operation.MESSAGES: {"cache_control": _CACHE_CONTROL},
+            Operation.MESSAGES: {"cache_control": CACHE_CONTROL},
         }
     ),
     # OpenRouter reads files with a plugin, which costs extra, for models that cannot read them.

@@ -33,7 +33,7 @@ from provider_agent.agent.backends.health_check import (
     check_backend,
 )
 from provider_agent.agent.backends.model_use import ModelUse
-from provider_agent.agent.backends.stall_watch import StallWatch
+from provider_agent.agent.backends.stall_detector import StallDetector
 from provider_agent.event_log import EventLogger
 
 log = EventLogger(__name__)
@@ -117,7 +117,7 @@ class HealthMonitor:
         self._idle = asyncio.Event()
         self._idle.set()
         self._answers: asyncio.Task[bool] | None = None
-        self._stall_watch = StallWatch(backend.timeouts.stall_s, clock)
+        self._stall_detector = StallDetector(backend.timeouts.stall_s, clock)
         self._load_fails = False
         self._offered: tuple[object, ...] = ()
         """The models and the capacity at the last call of `on_change`, to detect a change."""
@@ -143,7 +143,7 @@ class HealthMonitor:
     def start(self, model_id: str) -> Attempt:
         """Start an attempt on the backend, of a job for this model."""
         if not self.running:
-            self._stall_watch.restart()
+            self._stall_detector.restart()
         self.running += 1
         self._idle.clear()
         self.model_use.started(model_id)
@@ -209,8 +209,8 @@ class HealthMonitor:
     def _wait_s(self, next_check_s: float) -> float:
         """Seconds until `run` has something to do."""
         wait_s = min(next_check_s, LOAD_INTERVAL_S)
-        if self.running and self._stall_watch.stall_s is not None:
-            wait_s = min(wait_s, self._stall_watch.stall_s / 4)
+        if self.running and self._stall_detector.stall_s is not None:
+            wait_s = min(wait_s, self._stall_detector.stall_s / 4)
         # Report a model again when its breaker is half open.
         half_open_s = self.admission.next_change_s
         return wait_s if half_open_s is None else min(wait_s, half_open_s)
@@ -313,7 +313,7 @@ class HealthMonitor:
             if self.state.health.reachable and not self.retired:
                 reported = await call_within(LOAD_INTERVAL_S, self.backend, self.backend.load)
                 load = None if reported is None else validated(reported, ServerLoad)
-                self._stall_watch.progress_reported(load.progress if load else None)
+                self._stall_detector.progress_reported(load.progress if load else None)
                 self._load_fails = False
         except (BackendError, TimeoutError):
             pass
@@ -324,8 +324,8 @@ class HealthMonitor:
             self._load_fails = True
         self.state = structs.replace(self.state, load=load)
         if not self.running:
-            self._stall_watch.restart()
-        elif self.state.models and self._stall_watch.is_stalled(self.backend.last_output_at):
+            self._stall_detector.restart()
+        elif self.state.models and self._stall_detector.is_stalled(self.backend.last_output_at):
             self._mark_stalled()
 
     def _mark_stalled(self) -> None:
@@ -333,7 +333,7 @@ class HealthMonitor:
 
         If the backend can confirm failures, its models have to generate a token in that check.
         """
-        stall_s = self._stall_watch.stall_s
+        stall_s = self._stall_detector.stall_s
         text = f"the server processed no token for {stall_s:g} s while jobs ran; is it frozen?"
         previous, self.state = (
             self.state,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 from provider_agent.adapters.base import Backend, BackendModel
-from provider_agent.agent.backends.pricing import Price
+from provider_agent.agent.config.schema import Price
 
 
 class ServedModel(Struct, frozen=True):

@@ -15,8 +15,6 @@ from provider_agent.adapters.base import BackendModel
 from provider_agent.agent.config.schema import Price, PricingConfig
 from provider_agent.protocol.field_values import valid_count
 
-__all__ = ["NO_PRICES", "OfferedPrice", "Price", "price_for"]
-
 NO_PRICES: Final = PricingConfig()
 """A `[pricing]` section without prices."""
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from provider_agent.adapters.base import Backend
-from provider_agent.agent.backends.pricing import OfferedPrice, Price
+from provider_agent.agent.backends.pricing import OfferedPrice
+from provider_agent.agent.config.schema import Price
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import find_operation
 

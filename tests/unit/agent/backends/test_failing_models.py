@@ -153,7 +153,7 @@ async def test_server_is_not_stalled_without(activity: str) -> None:
         backend.frozen = True
         if activity == "no report":
             backend.timeouts = type(backend.timeouts)()
-            harness.monitor("a")._stall_watch.stall_s = None
+            harness.monitor("a")._stall_detector.stall_s = None
         if activity != "no job":
             harness.start("a")
         for _ in range(30):

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider_agent.agent.backends.pricing import NO_PRICES, Price, price_for
-from provider_agent.agent.config import PricingConfig
+from provider_agent.agent.backends.pricing import NO_PRICES, price_for
+from provider_agent.agent.config import Price, PricingConfig
 from tests.kit.scripted_backend import model
 
 DEFAULTS = PricingConfig(

@@ -6,7 +6,7 @@ A frozen engine may still answer its health checks: vLLM's HTTP process does.
 from collections.abc import Callable
 
 
-class StallWatch:
+class StallDetector:
     """Compares what a server reports about its progress while jobs run on it.
 
     Args:
@@ -21,7 +21,7 @@ class StallWatch:
         self._changed_at = clock()
 
     def __repr__(self) -> str:
-        return f"<StallWatch progress={self._progress!r}>"
+        return f"<StallDetector progress={self._progress!r}>"
 
     def restart(self) -> None:
         """Start to measure anew: the first job starts, or the server was idle."""
