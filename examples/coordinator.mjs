@@ -112,7 +112,7 @@ class Job {
     if (this.cancelled || !this.session.jobs.has(hex(this.id))) return;
     this.cancelled = true;
     this.session.uploads.delete(this);
-    send(this.session.socket, [CANCEL, this.id, "the client has disconnected"]);
+    send(this.session.socket, [CANCEL, this.id, "the response is not wanted"]);
     this.pass(this.received);
   }
 
@@ -257,7 +257,7 @@ async function findSession(key, instance, sessionId, replace, dead) {
     if (dead !== undefined) return ["key_in_use", `In use by ${current.socket.agent}.`, null];
     return findSession(key, instance, sessionId, replace, await findDead(current.socket));
   }
-  for (const session of ofKey) { // a replaced process that still runs finishes its jobs
+  for (const session of ofKey) { // only the process that this one replaces may finish its jobs
     session.replaced = isRunning && session === current && session.jobs.size > 0;
     if (!session.replaced) session.end("replaced by a newer connection", 4001);
   }

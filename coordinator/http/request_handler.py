@@ -130,7 +130,7 @@ class RequestHandler:
         return self._response
 
     async def _respond(self) -> ClientError | None:
-        """Run jobs and relay the first output; returns None if the complete response was sent."""
+        """Run jobs until one has output; relay its response. Return None if all of it was sent."""
         job = await self._attempts.first_output()
         if isinstance(job, ClientError):
             return job
@@ -171,7 +171,7 @@ class RequestHandler:
         whole = memoryview(data)
         for start in range(0, len(data), PIECE_BYTES):
             piece = whole[start : start + PIECE_BYTES]
-            # Set before the write: the bytes of a cancelled write reach the client too.
+            # Before the write: even if it is cancelled, its bytes reach the client.
             if self._events is not None:
                 self._events.add(bytes(piece))
             await stream.write(piece)

@@ -156,7 +156,7 @@ async def test_the_first_checks_do_not_wait_for_a_removed_backend() -> None:
 
 
 @in_virtual_time
-async def test_a_changed_interval_takes_effect_at_once() -> None:
+async def test_a_new_interval_causes_a_check_at_once_and_an_equal_one_does_not() -> None:
     backend = ScriptedBackend("a")
     harness = DiscoveryHarness(backend)
     async with harness:
