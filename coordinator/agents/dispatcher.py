@@ -175,7 +175,7 @@ class Dispatcher:
         chosen = self._fleet.pick(wanted.model_id, wanted.operation, wanted.tried)
         if not isinstance(chosen, ErrorCode):
             return chosen.submit(make_job())
-        may_wait = chosen is ErrorCode.OUT_OF_CAPACITY and self._fleet.offers(wanted.model_id)
+        may_wait = chosen is ErrorCode.OUT_OF_CAPACITY and self._fleet.is_awaited(wanted.model_id)
         return None if may_wait or replaces else NoAgent(chosen)
 
     def _withdraw(self, wanted: Wanted) -> None:

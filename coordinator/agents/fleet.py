@@ -53,6 +53,8 @@ class Fleet:
         self._detached = DetachedSessions(settings.max_agents, settings.resume_ms / 1000)
         self._started_at = clock()
         self._last_job_at: dict[str, float] = {}
+        self._left_at: dict[str, float] = {}
+        """Model → when an agent that offered it disconnected."""
         self._history = JobHistory(clock)
         self._on_capacity: Callable[[str | None], None] = lambda _: None
         self._drain_reason: str | None = None
@@ -170,6 +172,9 @@ class Fleet:
             keep_session: whether the agent may resume the session; otherwise the session ends.
         """
         had_joined = self._remove(agent)
+        if had_joined and session.offers is not None:
+            for model_id in session.offers.models:
+                self._record_time(self._left_at, model_id)
         if had_joined and keep_session and not self._closed:
             self._detached.add(session)
             log.info("session detached", session=session.session_id.hex(), jobs=len(session.jobs))
@@ -219,30 +224,47 @@ class Fleet:
         """Report that an agent may have room now."""
         self._on_capacity(None)
 
-    def offers(self, model_id: str) -> bool:
-        """Whether an agent offers the model now, or did so before its link was lost."""
-        owners: tuple[ConnectedAgent | DetachedSession, ...] = (
-            *self._agents.values(),
-            *self._detached,
-        )
-        return any(one.offers is not None and model_id in one.offers.models for one in owners)
+    def is_awaited(self, model_id: str) -> bool:
+        """Whether a request for a model that cannot run now may wait for it.
+
+        It may if an agent offers the model, or the last one that did has disconnected lately. If
+        agents have withdrawn it, it may be long until it returns.
+        """
+        if any(
+            self._offers(agent, model_id) for agent in (*self._agents.values(), *self._detached)
+        ):
+            return True
+        left_at = self._left_at.get(model_id, self._started_at if self._is_new else None)
+        return left_at is not None and self._clock() - left_at < MODEL_GRACE_S
+
+    @property
+    def _is_new(self) -> bool:
+        """Whether no connected agent has sent its offers."""
+        return all(agent.offers is None for agent in self._agents.values())
+
+    @staticmethod
+    def _offers(owner: ConnectedAgent | DetachedSession, model_id: str) -> bool:
+        return owner.offers is not None and model_id in owner.offers.models
 
     def next_retry_s(self, model_id: str) -> float | None:
         """Return seconds until the first refusal of a job for the model is over, or None."""
         return self._history.next_retry_s(list(self._agents), model_id)
 
     def _record_job_time(self, model_id: str) -> None:
-        self._last_job_at.pop(model_id, None)
-        self._last_job_at[model_id] = self._clock()
-        if len(self._last_job_at) > MAX_REMEMBERED_MODELS:
-            del self._last_job_at[next(iter(self._last_job_at))]
+        self._record_time(self._last_job_at, model_id)
+
+    def _record_time(self, times: dict[str, float], model_id: str) -> None:
+        times.pop(model_id, None)
+        times[model_id] = self._clock()
+        if len(times) > MAX_REMEMBERED_MODELS:
+            del times[next(iter(times))]
 
     def _may_return(self, model_id: str) -> bool:
         """Whether the model may soon be available again."""
-        last_seen = self._last_job_at.get(model_id, None if self._agents else self._started_at)
+        last_seen = self._last_job_at.get(model_id, self._started_at if self._is_new else None)
         if last_seen is not None and self._clock() - last_seen < MODEL_GRACE_S:
             return True
-        return self.offers(model_id)
+        return self.is_awaited(model_id)
 
     def models(self, wire_format: WireFormat) -> list[str]:
         """Return the ids of all models that an agent offers in this format, sorted."""

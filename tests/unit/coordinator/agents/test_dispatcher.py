@@ -6,8 +6,11 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
+from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from tests.kit.coordinator_harness import (
+    CHAT,
+    JSON_HEADERS,
     NO_HEARTBEATS,
     CoordinatorHarness,
     coordinator_harness,
@@ -57,6 +60,36 @@ async def test_request_without_room_is_sent_to_a_new_agent() -> None:
         async with ScriptedAgent(harness.coordinator.connect_url) as other:
             await (await other.next_job()).answer(b"2")
             assert await (await waiting).read() == b"2"
+
+
+@in_virtual_time
+async def test_request_waits_while_its_only_agent_restarts() -> None:
+    async with coordinator_harness() as harness:
+        asking = harness.ask()
+        await (await harness.agent.next_job()).answer(b"1")
+        assert await (await asking).read() == b"1"
+        await harness.agent.socket.close()
+        await wait_until(lambda: not harness.coordinator.agents())
+        asking = harness.ask()
+        await queued(harness, 1)
+        async with harness.other_process("two") as restarted:
+            await (await restarted.next_job()).answer(b"2")
+            assert await (await asking).read() == b"2"
+
+
+@in_virtual_time
+async def test_request_before_the_first_agent_waits_and_fails_if_its_model_is_unknown() -> None:
+    async with (
+        Coordinator(NO_HEARTBEATS, clock=now) as coordinator,
+        aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as http,
+    ):
+        known = asyncio.create_task(http.post(CHAT, data=b'{"model":"tiny"}'))
+        unknown = asyncio.create_task(http.post(CHAT, data=b'{"model":"unknown"}'))
+        await wait_until(lambda: coordinator.queued == 2)
+        async with ScriptedAgent(coordinator.connect_url) as agent:
+            await (await agent.next_job()).answer(b"ok")
+            assert await (await known).read() == b"ok"
+            assert (await unknown).status == 404
 
 
 @in_virtual_time
