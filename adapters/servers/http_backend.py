@@ -8,10 +8,8 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
 from functools import partial
-from types import MappingProxyType
-from typing import ClassVar, Final, TypeVar
+from typing import ClassVar, Final
 
 import aiohttp
 import msgspec
@@ -51,6 +49,12 @@ from provider_agent.adapters.responses.timeouts import JobTimeouts
 from provider_agent.adapters.servers.connections import Connections
 from provider_agent.adapters.servers.environment_proxy import environment_proxy
 from provider_agent.adapters.servers.model_selection import select_models
+from provider_agent.adapters.servers.server_response import (
+    BodyT,
+    ServerResponse,
+    read_at_most,
+    read_error_body,
+)
 from provider_agent.protocol.errors import Fault, entry_for
 from provider_agent.protocol.formats import Operation, find_operation
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MIB
@@ -82,34 +86,6 @@ ROUTE_ABSENT: Final = frozenset({404, 405, 501})
 
 INCONCLUSIVE: Final = frozenset({401, 403, 429, 503})
 """Statuses that do not show whether a route exists."""
-
-BodyT = TypeVar("BodyT")
-
-
-class ServerResponse(msgspec.Struct, frozen=True):
-    """The complete response to an API request, or the error response of a failed job.
-
-    Attributes:
-        status: HTTP status.
-        body: the body, at most `MAX_RESPONSE_BYTES`; of a failed job, its first
-            `MAX_ERROR_BODY_BYTES`.
-        headers: the headers, with case-insensitive names; empty for a failed job.
-    """
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = MappingProxyType({})
-
-    def decode(self, body_type: type[BodyT]) -> BodyT:
-        """Decode the JSON body as `body_type`.
-
-        Raises:
-            InvalidResponse: the body is not JSON or does not match the type.
-        """
-        try:
-            return msgspec.json.decode(self.body, type=body_type)
-        except (ValueError, RecursionError) as error:
-            raise InvalidResponse("the server's answer does not have the expected shape") from error
 
 
 class HttpBackend(Backend):
@@ -187,7 +163,7 @@ class HttpBackend(Backend):
                     self._headers(),
                     new_connection=new_connection,
                 ) as response:
-                    content = await _read_at_most(response, MAX_RESPONSE_BYTES + 1)
+                    content = await read_at_most(response, MAX_RESPONSE_BYTES + 1)
         if len(content) > MAX_RESPONSE_BYTES:
             raise InvalidResponse(f"the response to {method} {path} is too big")
         return ServerResponse(response.status, content, response.headers)
@@ -352,7 +328,7 @@ class HttpBackend(Backend):
         return request, lambda: least
 
     async def _read_status_error(self, response: aiohttp.ClientResponse) -> BackendError:
-        body = await _read_error_body(response)
+        body = await read_error_body(response, API_TIMEOUT_S)
         wait_s = retry_after_s(response.status, response.headers, self._wall_clock())
         return self.status_error(ServerResponse(response.status, body), wait_s)
 
@@ -413,23 +389,3 @@ class HttpBackend(Backend):
         error = BadStatus(response.status, clean, code, wait_s, message)
         error.retryable = retryable
         return error
-
-
-async def _read_error_body(response: aiohttp.ClientResponse) -> bytes:
-    """Read what arrives of the body in time; without a body, the status still reports the error."""
-    body = bytearray()
-    with suppress(aiohttp.ClientError, TimeoutError):
-        async with asyncio.timeout(API_TIMEOUT_S):
-            while len(body) < MAX_ERROR_BODY_BYTES:
-                data = await response.content.read(MAX_ERROR_BODY_BYTES - len(body))
-                if not data:
-                    break
-                body += data
-    return bytes(body)
-
-
-async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    body = bytearray()
-    while len(body) < limit and (data := await response.content.read(limit - len(body))):
-        body += data
-    return bytes(body)

@@ -25,10 +25,11 @@ from provider_agent.adapters.base import (
     ModelState,
     ServerLoad,
 )
-from provider_agent.adapters.servers.http_backend import ROUTE_ABSENT, HttpBackend, ServerResponse
+from provider_agent.adapters.servers.http_backend import ROUTE_ABSENT, HttpBackend
 from provider_agent.adapters.servers.input_kinds import kinds_from_flags
 from provider_agent.adapters.servers.probe_cache import ProbeCache
 from provider_agent.adapters.servers.prometheus_text import read_metrics
+from provider_agent.adapters.servers.server_response import ServerResponse
 from provider_agent.adapters.servers.token_rate import TokenRate
 from provider_agent.protocol.formats import Operation
 

@@ -1,0 +1,61 @@
+"""The response of a server to a request that is not relayed, read as a whole."""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from types import MappingProxyType
+from typing import TypeVar
+
+import aiohttp
+import msgspec
+
+from provider_agent.adapters.base import InvalidResponse
+from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
+
+BodyT = TypeVar("BodyT")
+
+
+class ServerResponse(msgspec.Struct, frozen=True):
+    """The complete response to an API request, or the error response of a failed job.
+
+    Attributes:
+        status: HTTP status.
+        body: the whole body; of a failed job, its first `MAX_ERROR_BODY_BYTES`.
+        headers: the headers, with case-insensitive names; empty for a failed job.
+    """
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = MappingProxyType({})
+
+    def decode(self, body_type: type[BodyT]) -> BodyT:
+        """Decode the JSON body as `body_type`.
+
+        Raises:
+            InvalidResponse: the body is not JSON or does not match the type.
+        """
+        try:
+            return msgspec.json.decode(self.body, type=body_type)
+        except (ValueError, RecursionError) as error:
+            raise InvalidResponse("the server's answer does not have the expected shape") from error
+
+
+async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """Read the first `limit` bytes of a body."""
+    body = bytearray()
+    await _read_into(body, response, limit)
+    return bytes(body)
+
+
+async def read_error_body(response: aiohttp.ClientResponse, timeout_s: float) -> bytes:
+    """Read what arrives of the body in time; without a body, the status still reports the error."""
+    body = bytearray()
+    with suppress(aiohttp.ClientError, TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await _read_into(body, response, MAX_ERROR_BODY_BYTES)
+    return bytes(body)
+
+
+async def _read_into(body: bytearray, response: aiohttp.ClientResponse, limit: int) -> None:
+    while len(body) < limit and (data := await response.content.read(limit - len(body))):
+        body += data
