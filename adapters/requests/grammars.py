@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from provider_agent.adapters.errors import BadRequest
-from provider_agent.adapters.requests.rules import Review, Shapes, Size
+from provider_agent.adapters.requests.rules import Review, Shapes, Size, unescaped
 from provider_agent.adapters.requests.structure import check_structure
 from provider_agent.protocol.limits import KIB
 
@@ -53,21 +53,23 @@ class Grammar(Size, frozen=True):
     def check(self, value: Raw, name: str, review: Review) -> object:
         """See `Rule.check`."""
         super().check(value, name, review)
-        if len(bytes(value).translate(None, _NOT_OPERATORS)) > MAX_OPERATORS:
+        if len(unescaped(value).translate(None, _NOT_OPERATORS)) > MAX_OPERATORS:
             raise BadRequest(f"{name} has over {MAX_OPERATORS} operators")
         return value
 
 
-GRAMMAR: Final = Shapes(string=Grammar(64 * KIB, 64))
+_GRAMMAR: Final = Grammar(64 * KIB, 64)
+GRAMMAR: Final = Shapes(string=_GRAMMAR)
 
 
 class Schema(msgspec.Struct, frozen=True):
     """A JSON schema, also inside a larger object or in a string.
 
+    The larger object may contain a grammar too: a structural tag, or the format of a custom tool.
     An object or list is encoded anew, without duplicate names; a string keeps its text.
     """
 
-    def check(self, value: Raw, name: str, review: Review) -> object:  # noqa: ARG002
+    def check(self, value: Raw, name: str, review: Review) -> object:
         """See `Rule.check`."""
         text = bytes(value)
         if len(text) > MAX_SCHEMA_BYTES:
@@ -75,7 +77,8 @@ class Schema(msgspec.Struct, frozen=True):
         if text.count(b"{") + text.count(b"[") > MAX_SUBSCHEMAS:
             raise BadRequest(f"{name} has over {MAX_SUBSCHEMAS} objects and lists")
         schema = _JSON.decode(text)
-        _check_levels(_in_string(schema, name) if isinstance(schema, str) else schema, name)
+        inner = _in_string(schema, name) if isinstance(schema, str) else schema
+        _check_levels(inner, name, review)
         return Raw(_ENCODER.encode(schema))
 
 
@@ -92,14 +95,14 @@ def _in_string(schema: str, name: str) -> object:
         raise BadRequest(f"{name} is not a JSON schema") from None
 
 
-def _check_levels(schema: object, name: str) -> None:
-    """Check the depth of a schema, and the objects, lists and patterns of each level."""
+def _check_levels(schema: object, name: str, review: Review) -> None:
+    """Check the depth of a schema, and the objects, lists and texts of each level."""
     level = [schema]
     for _ in range(MAX_SCHEMA_LEVELS):
         below: list[object] = []
         for value in level:
             if isinstance(value, dict | list):
-                _check_node(value, name)
+                _check_node(value, name, review)
                 inner = value.values() if isinstance(value, dict) else value
                 below += [item for item in inner if isinstance(item, dict | list)]
         level = below
@@ -108,7 +111,7 @@ def _check_levels(schema: object, name: str) -> None:
     raise BadRequest(f"{name} is nested over {MAX_SCHEMA_LEVELS} levels deep")
 
 
-def _check_node(value: dict[str, object] | list[object], name: str) -> None:
+def _check_node(value: dict[str, object] | list[object], name: str, review: Review) -> None:
     if isinstance(value, list):
         if len(value) > MAX_CHOICES:
             raise BadRequest(f"{name} has a list of over {MAX_CHOICES} items")
@@ -118,3 +121,6 @@ def _check_node(value: dict[str, object] | list[object], name: str) -> None:
     pattern = value.get("pattern")
     if isinstance(pattern, str) and len(pattern) > MAX_PATTERN_BYTES:
         raise BadRequest(f"{name} has a pattern of over {MAX_PATTERN_BYTES} characters")
+    for field in ("grammar", "definition"):
+        if isinstance(text := value.get(field), str):
+            _GRAMMAR.check(Raw(_ENCODER.encode(text)), f"{name}.{field}", review)

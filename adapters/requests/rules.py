@@ -153,7 +153,7 @@ class Size(msgspec.Struct, frozen=True):
         """See `Rule.check`."""
         if memoryview(value).nbytes > self.most_bytes:
             raise BadRequest(f"{name} has over {self.most_bytes} bytes")
-        if self.nesting is not None and _deepest(bytes(value)) > self.nesting:
+        if self.nesting is not None and _deepest(unescaped(value)) > self.nesting:
             raise BadRequest(f"{name} is nested over {self.nesting} levels deep")
         return value
 
@@ -298,6 +298,15 @@ def decode_string(value: Raw) -> str:
         ValueError: the value is not a string.
     """
     return _STRING.decode(value)
+
+
+def unescaped(value: Raw) -> bytes:
+    """Return the text of a JSON string without its escapes, which may hide brackets, or other JSON.
+
+    Raises:
+        ValueError: a string is invalid.
+    """
+    return decode_string(value).encode() if _first(value) == _QUOTE else bytes(value)
 
 
 def _require(found: Mapping[str, Raw], needed: tuple[str, ...], name: str) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from provider_agent.adapters.base import BadRequest, Operation
-from tests.unit.adapters.requests.prepared import NATIVE_KINDS, body, with_minimal
+from tests.unit.adapters.requests.prepared import NATIVE_KINDS, body, raw_body, with_minimal
 
 CHAT = Operation.CHAT
 COMPLETIONS = Operation.COMPLETIONS
@@ -15,6 +15,7 @@ ANTHROPIC = Operation.MESSAGES
 DEEP_SCHEMA: dict[str, object] = {}
 for _ in range(40):
     DEEP_SCHEMA = {"properties": {"a": DEEP_SCHEMA}}
+LARK = {"type": "grammar", "syntax": "lark", "definition": "start: " + "(" * 100}
 
 OUT_OF_BOUNDS: list[tuple[Operation, dict[str, object]]] = [
     (CHAT, {"grammar": "root ::= " + "(" * 60_000}),
@@ -30,6 +31,9 @@ OUT_OF_BOUNDS: list[tuple[Operation, dict[str, object]]] = [
     (CHAT, {"guided_json": "[" * 100}),
     (CHAT, {"json_schema": DEEP_SCHEMA}),
     (CHAT, {"grammar": "root ::= " + '"a"? ' * 600}),
+    (CHAT, {"response_format": {"type": "structural_tag", "format": {"grammar": "(" * 100}}}),
+    (CHAT, {"tools": [{"type": "custom", "custom": {"name": "f", "format": LARK}}]}),
+    (RESPONSES, {"tools": [{"type": "custom", "name": "f", "format": LARK}]}),
     (CHAT, {"json_schema": {"properties": {str(key): {} for key in range(600)}}}),
     (CHAT, {"json_schema": {"enum": list(range(1100))}}),
     (CHAT, {"json_schema": {"items": {"type": "string", "pattern": "(a|b)?" * 300}}}),
@@ -94,6 +98,22 @@ def test_value_out_of_bounds_is_refused(operation: Operation, fields: dict[str, 
             body(kind, with_minimal(operation, **fields), operation)
 
 
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("grammar", r"root ::= " + r"\u0028" * 100),
+        ("grammar", r"root ::= " + r"[a]\u003f" * 600),
+        ("guided_regex", r"\u0028" * 50),
+    ],
+)
+def test_escapes_do_not_hide_brackets_and_operators(field: str, text: str) -> None:
+    # In an earlier version, the bounds counted only characters that were not escaped.
+    request = f'{{"messages":[],"{field}":"{text}"}}'.encode()
+
+    with pytest.raises(BadRequest, match=field):
+        raw_body("llamacpp", request)
+
+
 def test_template_switches_cannot_replace_the_template() -> None:
     switches = {"enable_thinking": False, "chat_template": "{{ 1 }}", "tools": [], "x": "y"}
 
@@ -106,6 +126,7 @@ def test_template_switches_cannot_replace_the_template() -> None:
     ("operation", "fields"),
     [
         (CHAT, {"grammar": 'root ::= "{" ws (item ("," item)*)? "}"' * 90}),
+        (CHAT, {"grammar": r'root ::= "\u00e9" | "\n"'}),
         (CHAT, {"guided_json": '{"type":"object","properties":{"a":{"pattern":"^[a-z]+$"}}}'}),
         (CHAT, {"json_schema": {"properties": {str(key): {} for key in range(500)}}}),
         (CHAT, {"n": 8, "top_logprobs": 20, "logprobs": True, "top_k": -1}),
