@@ -41,6 +41,7 @@ class JobAttempts:
         "_poison",
         "_pool",
         "_price",
+        "_recorded_deaths",
         "_request_key",
         "latest",
         "tried",
@@ -63,6 +64,8 @@ class JobAttempts:
         self._earlier_tokens = 0
         """Tokens that failed attempts before the latest one used."""
         self._request_key = 0
+        self._recorded_deaths = 0
+        """`PoisonRequests.recorded` when the latest attempt started."""
         self.tried: list[str] = []
         self.latest = self._start(route)
 
@@ -110,6 +113,7 @@ class JobAttempts:
 
     def _start(self, route: Route) -> Attempt:
         self.tried.append(route.backend_id)
+        self._recorded_deaths = self._poison.recorded
         self._channel.assign(route.backend_id)
         if log.enabled_for(logging.DEBUG):
             log.debug("attempt started", **self.log_fields(attempt=len(self.tried)))
@@ -124,9 +128,10 @@ class JobAttempts:
         connection_lost = isinstance(error, Transport)
         answers: dict[str, bool] = {}
         if connection_lost:
-            answers[self.tried[-1]] = await self._pool.answers(self.tried[-1])
-            if not answers[self.tried[-1]]:
-                self._poison.add_death(self._request_key)
+            failed_id = self.tried[-1]
+            answers[failed_id] = await self._pool.answers(failed_id)
+            if not answers[failed_id]:
+                self._poison.add_death(self._request_key, failed_id, self._recorded_deaths)
                 self._poison.check(self._request_key)
         while True:
             found = find_routes(self._pool, self._header, self._price)

@@ -8,6 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+from msgspec import Struct
+
 from provider_agent.adapters.base import BackendError
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.limits import KIB
@@ -40,25 +42,59 @@ class PoisonRequest(BackendError):
         )
 
 
+class _Deaths(Struct):
+    """The deaths during one request.
+
+    Attributes:
+        count: their number.
+        latest_at: when the latest was recorded.
+        by_backend: the value of `PoisonRequests.recorded` at the latest death of each backend.
+    """
+
+    count: int = 0
+    latest_at: float = 0.0
+    by_backend: dict[str, int] = {}
+
+
 class PoisonRequests:
     """The requests that were running when a server died, by `request_key`.
 
     Args:
         clock: returns monotonic seconds.
+
+    Attributes:
+        recorded: the number of deaths recorded so far, of all requests.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
+        self.recorded = 0
         self._clock = clock
-        self._deaths: OrderedDict[int, tuple[int, float]] = OrderedDict()
-        """The number of deaths and the time of the last one; the latest death is last."""
+        self._deaths: OrderedDict[int, _Deaths] = OrderedDict()
+        """The deaths during each request; the latest death is last."""
 
     def __repr__(self) -> str:
         return f"<PoisonRequests remembered={len(self._deaths)}>"
 
-    def add_death(self, key: int) -> None:
-        """Record that a server died while it ran this request."""
-        deaths, _ = self._deaths.pop(key, (0, 0.0))
-        self._deaths[key] = deaths + 1, self._clock()
+    def add_death(self, key: int, backend_id: str, recorded_before: int) -> None:
+        """Record that a server died while it ran this request.
+
+        One death that ends several jobs with the same request counts once: the operator may have
+        restarted the server.
+
+        Args:
+            key: the request.
+            backend_id: the server.
+            recorded_before: the value of `recorded` when the job started there.
+        """
+        deaths = self._deaths.get(key) or _Deaths()
+        if recorded_before < deaths.by_backend.get(backend_id, 0):
+            return
+        self._deaths[key] = deaths
+        self._deaths.move_to_end(key)
+        self.recorded += 1
+        deaths.by_backend[backend_id] = self.recorded
+        deaths.count += 1
+        deaths.latest_at = self._clock()
         if len(self._deaths) > MAX_REMEMBERED:
             self._deaths.popitem(last=False)
 
@@ -69,12 +105,13 @@ class PoisonRequests:
             PoisonRequest: it was running when `MAX_DEATHS` servers died.
         """
         self._forget_old()
-        if self._deaths.get(key, (0, 0.0))[0] >= MAX_DEATHS:
+        deaths = self._deaths.get(key)
+        if deaths is not None and deaths.count >= MAX_DEATHS:
             raise PoisonRequest
 
     def _forget_old(self) -> None:
         oldest = self._clock() - REMEMBERED_S
-        while self._deaths and next(iter(self._deaths.values()))[1] < oldest:
+        while self._deaths and next(iter(self._deaths.values())).latest_at < oldest:
             self._deaths.popitem(last=False)
 
 

@@ -49,7 +49,7 @@ def test_request_is_refused_after_three_deaths_until_it_is_forgotten() -> None:
     deadly, harmless = request_key(b"deadly"), request_key(b"harmless")
     for _ in range(MAX_DEATHS):
         poison.check(deadly)
-        poison.add_death(deadly)
+        poison.add_death(deadly, "a", poison.recorded)
         clock.now += 60
     poison.check(harmless)
     with pytest.raises(PoisonRequest, match="3 servers died"):
@@ -62,7 +62,7 @@ def test_memory_is_bounded_and_drops_the_oldest_death() -> None:
     poison = PoisonRequests(FakeClock())
     for number in range(MAX_REMEMBERED + 1):
         for _ in range(MAX_DEATHS):
-            poison.add_death(number)
+            poison.add_death(number, "a", poison.recorded)
     poison.check(0)
     with pytest.raises(PoisonRequest):
         poison.check(1)
@@ -102,6 +102,24 @@ async def test_deaths_of_several_jobs_with_one_request_count_together() -> None:
 
     assert (await harness.error(submit(harness, b"{}"))).code == "bad_request"
     assert len(servers[0].runs) == MAX_DEATHS
+
+
+async def test_one_death_counts_once_for_all_jobs_with_one_request() -> None:
+    # In an earlier version, a restart of a server ended jobs with the same prompt as `bad_request`.
+    first, second = backends(2)
+    harness = JobsHarness(first, second)
+    harness.pool.unavailable.add("b")
+    jobs = [submit(harness, b"{}") for _ in range(MAX_DEATHS + 1)]
+    runs = [await first.next_run() for _ in jobs]
+    harness.pool.unavailable.clear()
+    first.reported_health = DOWN
+    for run in runs:
+        run.fail(Transport("reset"))
+    for _ in jobs:
+        (await second.next_run()).answer(b"fine")
+
+    for job in jobs:
+        assert isinstance(await harness.end(job), JobResult)
 
 
 async def test_lost_connection_of_a_living_server_is_no_death() -> None:
