@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from provider_agent.adapters.errors import BadRequest
+from provider_agent.adapters.requests.structure import nesting_exceeds
 
 FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _ITEMS: Final = msgspec.json.Decoder(list[Raw])
@@ -25,6 +26,9 @@ REMOVED: Final = object()
 _QUOTE, _BRACE, _BRACKET, _NULL = b'"{[n'
 _FLAG: Final = b"tf"
 """The first bytes of a string, an object, a list, null, and true or false."""
+
+_AS_LISTS: Final = bytes.maketrans(b"({)}", b"[[]]")
+_NOT_BRACKETS: Final = bytes(code for code in range(256) if code not in b"()[]{}")
 
 _SHOWN: Final = 20
 """Limit of the names in an error message."""
@@ -153,8 +157,10 @@ class Size(msgspec.Struct, frozen=True):
         """See `Rule.check`."""
         if memoryview(value).nbytes > self.most_bytes:
             raise BadRequest(f"{name} has over {self.most_bytes} bytes")
-        if self.nesting is not None and _deepest(unescaped(value)) > self.nesting:
-            raise BadRequest(f"{name} is nested over {self.nesting} levels deep")
+        if self.nesting is not None:
+            brackets = unescaped(value).translate(_AS_LISTS, _NOT_BRACKETS)
+            if nesting_exceeds(brackets, self.nesting):
+                raise BadRequest(f"{name} is nested over {self.nesting} levels deep")
         return value
 
 
@@ -332,16 +338,3 @@ def _type_of(found: Mapping[str, Raw]) -> str:
 def _first(value: Raw) -> int:
     """Return the first byte of a value: it shows the JSON type."""
     return memoryview(value)[0]
-
-
-_OPENING: Final = b"([{"
-_NOT_BRACKETS: Final = bytes(code for code in range(256) if code not in b"()[]{}")
-
-
-def _deepest(text: bytes) -> int:
-    """Return how deep brackets are nested, in a schema as well as in a grammar inside a string."""
-    deepest = depth = 0
-    for bracket in text.translate(None, _NOT_BRACKETS):
-        depth = depth + 1 if bracket in _OPENING else max(depth - 1, 0)
-        deepest = max(deepest, depth)
-    return deepest

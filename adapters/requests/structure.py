@@ -57,7 +57,7 @@ def check_structure(request: bytes) -> int:
         if fields > MAX_FIELDS or values + brackets // 2 > MAX_VALUES:
             raise BadRequest(f"the request has over {MAX_FIELDS} fields or {MAX_VALUES} values")
     if nesting_exceeds(b"".join(shapes), MAX_DEPTH):
-        raise BadRequest(f"the request is not JSON, or nested over {MAX_DEPTH} levels deep")
+        raise BadRequest(f"the request is nested over {MAX_DEPTH} levels deep")
     return values + brackets // 2
 
 
@@ -76,15 +76,15 @@ def check_other_values(fields: Mapping[str, Raw]) -> None:
 
 
 def nesting_exceeds(brackets: bytes, levels: int) -> bool:
-    """Return whether `[` and `]` are nested deeper than a number of levels, or unbalanced.
+    """Return whether `[` and `]` are nested deeper than a number of levels.
 
-    Each step removes the innermost level.
+    Each step removes the innermost level. More unclosed `[` than `levels` count as nested, too.
     """
     for _ in range(levels):
         if not brackets:
             return False
         brackets = brackets.replace(b"[]", b"")
-    return bool(brackets)
+    return b"[]" in brackets or brackets.count(b"[") > levels
 
 
 def _outside_of_strings(request: bytes) -> Iterator[bytes]:
