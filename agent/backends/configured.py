@@ -36,8 +36,8 @@ class Backends(Struct, frozen=True):
     """
 
     usable: list[Backend]
-    markups: dict[str, float | None]
-    skipped: list[SkippedBackend]
+    markups: dict[str, float | None] = {}
+    skipped: list[SkippedBackend] = []
     tokens_per_minute: dict[str, int] = {}
     created_from: dict[str, BackendSettings] = {}
     overflow: set[str] = set()
@@ -61,7 +61,7 @@ def make_backends(
     Raises:
         ConfigError: an adapter of a third party cannot be created.
     """
-    created = Backends([], {}, [], {}, {}, set())
+    created = Backends([])
     wanted: list[tuple[BackendConfig, BackendSettings]] = []
     for config in configs:
         key = resolve_api_key(config, environ)
