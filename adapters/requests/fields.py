@@ -193,8 +193,9 @@ GRAMMARS: Final[Fields] = {
             "regex": REGEX,
             "grammar": GRAMMAR,
             "structural_tag": SCHEMA,
-            **dict.fromkeys(("json_object", "whitespace_pattern")),
-            **dict.fromkeys(("disable_any_whitespace", "disable_additional_properties")),
+            "whitespace_pattern": REGEX,
+            **dict.fromkeys(("json_object", "disable_any_whitespace")),
+            "disable_additional_properties": None,
         }
     ),
 }

@@ -172,7 +172,9 @@ _RESULT_PARTS: Final[dict[str, Fields]] = {
     "image": _IMAGE,
     "document": {**_IMAGE, **dict.fromkeys(("title", "context", "citations"))},
     "search_result": {
-        **dict.fromkeys(("type", "source", "title", "content", "citations")),
+        **dict.fromkeys(("type", "citations")),
+        **dict.fromkeys(("source", "title"), _TEXT),
+        "content": Items(Typed({"text": _TEXT_PART}, required=True), MESSAGES),
         "cache_control": CACHE_CONTROL,
     },
     "tool_reference": {"type": None, "tool_name": None},

@@ -24,6 +24,7 @@ OUT_OF_BOUNDS: list[tuple[Operation, dict[str, object]]] = [
     (CHAT, {"ebnf": "(" * 100}),
     (CHAT, {"structured_outputs": {"grammar": "(" * 100}}),
     (CHAT, {"structured_outputs": {"regex": "(" * 50}}),
+    (CHAT, {"structured_outputs": {"whitespace_pattern": "(" * 50}}),
     (CHAT, {"structured_outputs": {"json": DEEP_SCHEMA}}),
     (CHAT, {"structured_outputs": 7}),
     (CHAT, {"structured_outputs": "json"}),

@@ -97,3 +97,15 @@ def test_escaped_data_url_passes_if_it_is_short() -> None:
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,é"}}
 
     assert body("vllm", request_with(CHAT, part)) == request_with(CHAT, part)
+
+
+def test_search_results_contain_only_text() -> None:
+    text = {"type": "text", "text": "x"}
+    image = {"type": "image", "source": {"type": "url", "url": "http://10.0.0.1"}}
+    found = {"type": "search_result", "source": "http://a.example", "title": "t"}
+    request = request_with(ANTHROPIC, {**found, "content": [text]})
+
+    assert body("vllm", request, ANTHROPIC) == request
+    for wrong in ({"content": [image]}, {"source": image["source"], "content": [text]}):
+        with pytest.raises(BadRequest, match=r"messages\.content"):
+            body("vllm", request_with(ANTHROPIC, {**found, **wrong}), ANTHROPIC)
