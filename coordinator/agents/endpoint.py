@@ -80,7 +80,7 @@ class AgentEndpoint:
         transport, connection = request.transport, connection_of(request)
         if transport is None or connection is None:
             return socket
-        connection.stop_timer()  # the link has its own timeout until `Welcome`
+        connection.begin_handshake()  # the link has its own timeout until `Welcome`
         set_socket_options(transport)
         transport.set_write_buffer_limits(high=WRITE_LIMIT_BYTES)
         link = AgentLink(

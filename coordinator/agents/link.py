@@ -141,6 +141,8 @@ class AgentLink:
             await _cancel(reader, writer, watchdog)
             self._message_received.set()
             await asyncio.gather(*self._checks)
+            # This object is part of a reference cycle, and the socket holds an incomplete message.
+            del self._socket
 
     def _leave(self, close_reason: CloseReason) -> None:
         """Log the end of the connection and leave the registry; only the first call counts."""

@@ -42,6 +42,10 @@ class GuardedConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_refused = False
+        self._head_tail = b""
+        self._head_ended = False
+        self._counts_all = False
+        self._bytes_after_head = 0
         self.is_authenticated = False
 
     def __repr__(self) -> str:
@@ -68,8 +72,22 @@ class GuardedConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def stop_timer(self) -> None:
-        """Leave the timeout of the peer's authentication to the caller."""
+    def begin_handshake(self) -> None:
+        """Leave the timeout of an agent's handshake to the caller, and count what it sends."""
+        self._stop_timer()
+        self.count_all_bytes()
+
+    def count_all_bytes(self) -> None:
+        """Count all bytes after the headers too, until the peer has authenticated.
+
+        For bytes that aiohttp keeps in memory: incomplete WebSocket messages, and what follows the
+        last chunk of a body. It does not read the bodies themselves faster than they are used.
+        """
+        self._counts_all = True
+        if not self._limits.may_hold(self, self._bytes_after_head):
+            self.abort()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -78,12 +96,28 @@ class GuardedConnection(asyncio.Protocol):
         """Note that the peer has authenticated; repeated calls do nothing."""
         if not self.is_authenticated:
             self.is_authenticated = True
-            self.stop_timer()
+            self._stop_timer()
             self._limits.authenticated(self)
 
     def data_received(self, data: bytes) -> None:
-        """Forward received bytes."""
-        self._protocol.data_received(data)
+        """Forward received bytes, unless a peer that has not authenticated sends too many."""
+        if self.is_authenticated or self._may_receive(data):
+            self._protocol.data_received(data)
+        else:
+            self.abort()
+
+    def _may_receive(self, data: bytes) -> bool:
+        if self._counts_all:
+            return self._limits.may_hold(self, len(data))
+        if not self._head_ended:
+            # aiohttp skips empty lines before a request, and keeps incomplete headers in memory.
+            head = self._head_tail + data if self._head_tail else data.lstrip(b"\r\n")
+            self._head_tail = head[-3:]
+            self._head_ended = b"\r\n\r\n" in head
+            if not self._head_ended:
+                return self._limits.may_hold(self, len(data))
+        self._bytes_after_head += len(data)
+        return True
 
     def eof_received(self) -> bool | None:
         """Forward the end of the peer's bytes."""
@@ -99,7 +133,7 @@ class GuardedConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
-        self.stop_timer()
+        self._stop_timer()
         self._limits.remove(self)
         self._transport = None
         if not self._is_refused:

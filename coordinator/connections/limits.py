@@ -12,11 +12,23 @@ from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 
+from provider_agent.protocol.limits import KIB, MIB, MIN_MESSAGE_TO_COORDINATOR_BYTES
+
 RESERVED_FILES: Final = 64
 """Open files that connections must leave free: log, listening sockets, event loop, libraries."""
 
 GRACE_S: Final = 1.0
 """While the total allows it, younger connections are not closed for new ones."""
+
+FREE_BYTES: Final = 64 * KIB
+"""Bytes that every connection may hold before its peer has authenticated: far more than the headers
+of a request, or the `Hello` of an agent with a thousand jobs."""
+
+MAX_BYTES: Final = MIN_MESSAGE_TO_COORDINATOR_BYTES + 64 * KIB
+"""The most: an agent's largest message before `Welcome`, and frame headers and pings around it."""
+
+SHARED_BYTES: Final = 64 * MIB
+"""More than `FREE_BYTES` is allowed only while all these connections together hold less."""
 
 ConnectionT = TypeVar("ConnectionT")
 
@@ -43,16 +55,18 @@ class ConnectionCaps(Struct, frozen=True):
         )
 
 
-class _Entry(Struct, frozen=True):
+class _Entry(Struct):
     """A connection whose peer has not authenticated.
 
     Attributes:
         address: the peer's address; None if it is exempt from the cap of one address.
         opened_at: when it was opened.
+        held_bytes: received bytes that may still be in memory.
     """
 
     address: str | None
     opened_at: float
+    held_bytes: int = 0
 
 
 class ConnectionLimits(Generic[ConnectionT]):
@@ -74,6 +88,7 @@ class ConnectionLimits(Generic[ConnectionT]):
         # Insertion order is age.
         self._unauthenticated: dict[ConnectionT, _Entry] = {}
         self._by_address: dict[str, dict[ConnectionT, _Entry]] = {}
+        self._held_bytes = 0
 
     def __repr__(self) -> str:
         return (
@@ -134,9 +149,25 @@ class ConnectionLimits(Generic[ConnectionT]):
             self.remove(connection)
         return old
 
+    def may_hold(self, connection: ConnectionT, size: int) -> bool:
+        """Count received bytes that stay in memory; return False if they are too many.
+
+        Bytes of peers that have authenticated are not counted.
+        """
+        entry = self._unauthenticated.get(connection)
+        if entry is None:
+            return True
+        entry.held_bytes += size
+        self._held_bytes += size
+        if entry.held_bytes <= FREE_BYTES:
+            return True
+        return entry.held_bytes <= MAX_BYTES and self._held_bytes <= SHARED_BYTES
+
     def authenticated(self, connection: ConnectionT) -> None:
         """Count a connection only in the total from now on; does nothing if that is done."""
         entry = self._unauthenticated.pop(connection, None)
+        if entry is not None:
+            self._held_bytes -= entry.held_bytes
         if entry is not None and entry.address is not None:
             same_address = self._by_address[entry.address]
             del same_address[connection]

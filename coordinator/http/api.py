@@ -241,6 +241,8 @@ async def close_unauthenticated(request: web.Request, handler: Handler) -> web.S
     connection = connection_of(request)
     if connection is not None and not connection.is_authenticated and not response.prepared:
         response.force_close()
+        if hdrs.TRANSFER_ENCODING in request.headers:
+            connection.count_all_bytes()
     return response
 
 

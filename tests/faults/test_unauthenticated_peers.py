@@ -10,11 +10,13 @@ import pytest
 from msgspec.structs import replace
 
 from provider_agent.coordinator.access import SecretSet
+from provider_agent.coordinator.connections import limits
 from provider_agent.coordinator.connections.failed_attempts import FREE_FAILURES, INTERVAL_S
 from provider_agent.coordinator.connections.guarded_connection import UNAUTHENTICATED_S
 from provider_agent.coordinator.connections.limits import GRACE_S
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.protocol.limits import CONNECT_PATH, MIB, SUBPROTOCOL
 from tests.kit.coordinator_harness import JSON_HEADERS, warning_events
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.virtual_time import in_virtual_time, now
@@ -87,6 +89,43 @@ async def test_connection_without_a_request_is_closed_after_seconds(sent: bytes)
         began = now()
         await ended(reader)
         assert now() - began == pytest.approx(UNAUTHENTICATED_S, abs=1)
+
+
+UPGRADE = (
+    f"GET {CONNECT_PATH} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+    f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n"
+).encode()
+
+FIELDS = b"".join(b"x%d: " % number + bytes(b"y" * 8000) + b"\r\n" for number in range(100))
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (b"\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n", FIELDS),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"0\r\n" + FIELDS),
+        (UPGRADE, b"\x82\xff" + (MIB - 100).to_bytes(8, "big") + bytes(MIB - 200)),
+    ],
+    ids=["headers", "trailers", "WebSocket message"],
+)
+async def test_incomplete_data_without_a_key_is_not_kept_in_memory(
+    monkeypatch: pytest.MonkeyPatch, first: bytes, then: bytes
+) -> None:
+    # 1,024 connections with 4 MiB each of an incomplete message exhausted the memory.
+    async with Coordinator(SETTINGS) as coordinator, asyncio.timeout(5):
+        host, _, port = coordinator.authority.rpartition(":")
+        for shared_bytes in (limits.SHARED_BYTES, 0):
+            monkeypatch.setattr(limits, "SHARED_BYTES", shared_bytes)
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(first)
+            await asyncio.sleep(0.1)
+            writer.write(then)
+            await asyncio.sleep(0.2)
+            assert coordinator.open_connections == (1 if shared_bytes else 0)
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
 
 
 async def test_malformed_request_is_answered_and_not_logged(

@@ -3,7 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provider_agent.coordinator.connections.limits import (
+    FREE_BYTES,
     GRACE_S,
+    MAX_BYTES,
+    SHARED_BYTES,
     ConnectionCaps,
     ConnectionLimits,
 )
@@ -52,6 +55,23 @@ def test_connections_that_are_opened_at_once_are_kept_for_a_while() -> None:
 def test_at_the_total_the_oldest_connection_is_closed_however_young() -> None:
     limits = ConnectionLimits[str](CAPS)
     assert add_all(limits, "abcdefgh", "1.1.1.1", 0.0) == [""] * 6 + ["a", "b"]
+
+
+def test_unauthenticated_connections_hold_few_bytes_each_and_together() -> None:
+    limits = ConnectionLimits[str](ConnectionCaps(10_000, 10_000, 10_000))
+    limits.add("first", None, 0)
+    assert limits.may_hold("first", MAX_BYTES)
+    assert not limits.may_hold("first", 1)
+    limits.authenticated("first")
+    assert limits.may_hold("first", 2 * MAX_BYTES)
+    count = SHARED_BYTES // FREE_BYTES
+    for number in range(count + 2):
+        limits.add(str(number), None, 0)
+        assert limits.may_hold(str(number), FREE_BYTES), "always allowed"
+    assert not limits.may_hold("0", 1)
+    for number in range(1, 5):
+        limits.remove(str(number))
+    assert limits.may_hold("0", FREE_BYTES)
 
 
 def test_connection_is_refused_when_all_have_authenticated() -> None:
