@@ -139,6 +139,7 @@ class BackendHealth(Struct, frozen=True):
         loading: whether the check failed because the server is starting or loading its model.
         timed_out: whether the check failed because the server did not respond in time.
         key_refused: whether the check failed because the server refused the key.
+        wrong_server: whether the response was not that of a server of this kind.
     """
 
     reachable: bool
@@ -147,6 +148,7 @@ class BackendHealth(Struct, frozen=True):
     loading: bool = False
     timed_out: bool = False
     key_refused: bool = False
+    wrong_server: bool = False
 
 
 class FlowControl(Protocol):

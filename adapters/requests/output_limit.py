@@ -23,6 +23,11 @@ _NAMES: Final = {
 _NUMBER: Final = msgspec.json.Decoder(float | int)
 
 
+def one_token(operation: Operation) -> dict[str, object]:
+    """Return the field that limits the output to one token; {} if the operation generates none."""
+    return {_NAMES[operation][0]: 1} if operation in _NAMES else {}
+
+
 def limit_output(
     fields: dict[str, object], operation: Operation, most: int | None, *, one_name: bool
 ) -> None:

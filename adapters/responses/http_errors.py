@@ -75,6 +75,8 @@ def failed_health(error: BackendError, *, native: bool) -> BackendHealth:
         loading=native and is_loading(error),
         timed_out=isinstance(error, BackendTimeout),
         key_refused=isinstance(error, BadStatus) and error.status in _KEY_REFUSED,
+        wrong_server=isinstance(error, InvalidResponse)
+        or (isinstance(error, BadStatus) and error.status == 404),
     )
 
 

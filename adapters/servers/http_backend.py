@@ -31,6 +31,7 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.adapters.requests import offload
 from provider_agent.adapters.requests.body import UpstreamRequest, prepare_request
+from provider_agent.adapters.requests.output_limit import one_token
 from provider_agent.adapters.requests.policy import default_policy
 from provider_agent.adapters.requests.prompt_size import least_prompt_tokens
 from provider_agent.adapters.responses.http_errors import (
@@ -73,10 +74,10 @@ GENERATION_TIMEOUT_S: Final = 20.0
 _WORD: Final = [{"role": "user", "content": "x"}]
 
 _GENERATION: Final[dict[Operation, dict[str, object]]] = {
-    Operation.CHAT: {"messages": _WORD, "max_tokens": 1},
-    Operation.MESSAGES: {"messages": _WORD, "max_tokens": 1},
-    Operation.COMPLETIONS: {"prompt": "x", "max_tokens": 1},
-    Operation.RESPONSES: {"input": "x", "max_output_tokens": 1},
+    Operation.CHAT: {"messages": _WORD},
+    Operation.MESSAGES: {"messages": _WORD},
+    Operation.COMPLETIONS: {"prompt": "x"},
+    Operation.RESPONSES: {"input": "x"},
     Operation.EMBEDDINGS: {"input": "x"},
 }
 """The smallest request of each operation; the first that a model supports is used."""
@@ -188,16 +189,21 @@ class HttpBackend(Backend):
         return (await self.get(path)).decode(body_type)
 
     async def probe_route(
-        self, operation: Operation, body: object, *, inconclusive: Collection[int] = INCONCLUSIVE
+        self,
+        operation: Operation,
+        body: Mapping[str, object],
+        *,
+        inconclusive: Collection[int] = INCONCLUSIVE,
     ) -> ServerResponse:
         """Send an incomplete request, which the server rejects without generating anything.
 
-        How it rejects the request shows whether it has the route.
+        How it rejects the request shows whether it has the route. If it accepts the request, it
+        generates one token at most.
 
         Raises:
             BackendError: no response, or an inconclusive status.
         """
-        response = await self.request("POST", operation.path, json=body)
+        response = await self.request("POST", operation.path, json={**body, **one_token(operation)})
         if response.status in inconclusive:
             raise self.status_error(response)
         return response
@@ -227,7 +233,7 @@ class HttpBackend(Backend):
         operation = next((one for one in _GENERATION if one in model.operations), None)
         if operation is None:
             return
-        body = {"model": model.upstream_id, **_GENERATION[operation]}
+        body = {"model": model.upstream_id, **_GENERATION[operation], **one_token(operation)}
         response = await self.request(
             "POST", operation.path, json=body, timeout_s=GENERATION_TIMEOUT_S
         )

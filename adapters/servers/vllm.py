@@ -19,6 +19,7 @@ from provider_agent.adapters.base import (
     BackendModel,
     BackendSettings,
     BackendTimeouts,
+    InvalidResponse,
     ModelServerLoad,
     ModelState,
     ServerLoad,
@@ -34,10 +35,10 @@ PROBE_MODEL: Final = "provider-agent-probe"
 
 _PROBES: Final[dict[Operation, dict[str, object]]] = {
     Operation.CHAT: {"messages": []},
-    Operation.COMPLETIONS: {"prompt": "x", "max_tokens": 1},
+    Operation.COMPLETIONS: {"prompt": "x"},
     Operation.EMBEDDINGS: {"input": []},
     Operation.RESPONSES: {"input": []},
-    Operation.MESSAGES: {"messages": [], "max_tokens": 1},
+    Operation.MESSAGES: {"messages": []},
     Operation.COUNT_TOKENS: {"messages": []},
 }
 _ROUTE_ABSENT: Final = frozenset({405, 501})
@@ -65,6 +66,7 @@ _METRICS: Final = (
 
 class _Model(msgspec.Struct):
     id: str
+    owned_by: str | None = None
     root: str | None = None
     parent: str | None = None
     max_model_len: int | None = None
@@ -107,7 +109,10 @@ class VllmBackend(HttpBackend):
             )
         if response.status != 200:
             raise self.status_error(response)
-        await self.get_json("/v1/models", _Models)
+        models = (await self.get_json("/v1/models", _Models)).data
+        # llama.cpp answers a request for any model: to it, the probes are valid requests.
+        if any(model.owned_by == "llamacpp" for model in models):
+            raise InvalidResponse('this is a llama.cpp server; set kind = "llamacpp"')
 
     async def list_models(self) -> list[BackendModel]:
         """List the base model under each name, and its LoRA adapters; see `Backend.list_models`."""
@@ -171,7 +176,7 @@ class VllmBackend(HttpBackend):
     async def _supports(self, operation: Operation) -> bool:
         """Return whether the route exists and supports the served model."""
         request = {"model": PROBE_MODEL, **_PROBES[operation]}
-        response = await self.request("POST", operation.path, json=request)
+        response = await self.probe_route(operation, request, inconclusive=())
         if response.status in _ROUTE_ABSENT or b"does not support" in response.body:
             return False
         if response.status == 404:

@@ -1,8 +1,11 @@
 """Checks whether a backend is reachable and offers models, and requests short completions."""
 
+from collections.abc import Sequence
+
 from provider_agent.adapters.base import Backend, BackendError, BackendModel
 from provider_agent.agent.backends.configured import SkippedBackend
 from provider_agent.agent.backends.health_check import BackendState
+from provider_agent.agent.backends.offer_groups import ServedModel, group_by_model
 from provider_agent.agent.cli.backend_report import report_of
 from provider_agent.agent.cli.check.findings import Finding, Outcome
 from provider_agent.agent.cli.one_job import explain, run_one_job, statistics
@@ -22,6 +25,15 @@ def skipped_backend(skipped: SkippedBackend) -> Finding:
     """Return the finding for a backend whose key is missing or unusable."""
     advice = "set the key, or remove the backend"
     return Finding("backend", skipped.backend_id, Outcome.FAILED, skipped.reason, advice)
+
+
+def missing_offer(served: Sequence[ServedModel]) -> list[Finding]:
+    """Return a failure if the backends have models, but none of them would be offered."""
+    if not served or any(group.members for group in group_by_model(served).values()):
+        return []
+    details = "the agent would offer no model: not one has a known price"
+    advice = "set prices in [pricing.models]"
+    return [Finding("offer", "all models", Outcome.FAILED, details, advice)]
 
 
 async def check_backend_state(state: BackendState, *, request_completions: bool) -> list[Finding]:
@@ -62,6 +74,8 @@ def _advice(state: BackendState) -> str:
     """Return advice for an unreachable backend."""
     if state.health.key_refused:
         return "check `api_key_env` or `api_key_file` under [[backends]]"
+    if state.health.wrong_server:
+        return "check `kind` and `url` under [[backends]]"
     if state.backend.native:
         return "start the server, or check `url` under [[backends]]"
     return "check `url` under [[backends]], and the network"

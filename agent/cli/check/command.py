@@ -11,7 +11,11 @@ from provider_agent.adapters.registry import known_kinds
 from provider_agent.agent.backends.configured import make_backends
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.backends.offer_warnings import offer_warnings
-from provider_agent.agent.cli.check.backends import check_backend_state, skipped_backend
+from provider_agent.agent.cli.check.backends import (
+    check_backend_state,
+    missing_offer,
+    skipped_backend,
+)
 from provider_agent.agent.cli.check.coordinator import check_coordinators
 from provider_agent.agent.cli.check.findings import Finding, Outcome, all_passed, failure, show
 from provider_agent.agent.cli.settings import (
@@ -85,10 +89,12 @@ async def _check(config: Config, identity: Identity | None, completions: bool) -
     discovery = Discovery(backends, lambda: None, pricing=config.pricing)
     try:
         await discovery.check_all()
+        served = discovery.served_models()
         findings += [
             Finding("offer", warning.target, Outcome.WARNING, warning.problem, warning.what_to_do)
-            for warning in offer_warnings(discovery.served_models(), discovery.states, config)
+            for warning in offer_warnings(served, discovery.states, config)
         ]
+        findings += missing_offer(served)
         for state in discovery.states:
             findings += await check_backend_state(state, request_completions=completions)
     finally:

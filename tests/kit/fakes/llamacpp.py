@@ -148,7 +148,8 @@ class FakeLlamaCpp(FakeServer):
             return {"object": "list", "data": data}
         meta = {"n_ctx_train": 131072, "n_ctx": CONTEXT_WINDOW}
         model = {"name": FILE, "model": FILE, "capabilities": ["completion"]}
-        return {"object": "list", "models": [model], "data": [{"id": FILE, "meta": meta}]}
+        entry = {"id": FILE, "owned_by": "llamacpp", "meta": meta}
+        return {"object": "list", "models": [model], "data": [entry]}
 
     def _props(self) -> dict[str, object]:
         names_model = "model" in self.requests[-1].query

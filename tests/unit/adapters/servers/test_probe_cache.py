@@ -1,8 +1,10 @@
 import pytest
 
-from provider_agent.adapters.base import Operation, Transport
+from provider_agent.adapters.base import Operation, Transport, WireFormat
 from provider_agent.adapters.servers import probe_cache
 from provider_agent.adapters.servers.probe_cache import ProbeCache
+from tests.kit.fakes import FakeLlamaCpp, FakeLmStudio, FakeOpenAICompatible, FakeServer, FakeVllm
+from tests.unit.adapters.conftest import Connect
 
 CHAT = frozenset({Operation.CHAT})
 
@@ -64,3 +66,22 @@ async def test_oldest_entry_is_evicted_first(monkeypatch: pytest.MonkeyPatch) ->
         await cache.get(build, probe)
 
     assert [cache.cached(build) for build in ("1", "2", "3")] == [None, CHAT, CHAT]
+
+
+@pytest.mark.parametrize("fake", [FakeLlamaCpp, FakeLmStudio, FakeOpenAICompatible, FakeVllm])
+async def test_probe_that_a_server_accepts_generates_one_token(
+    fake: type[FakeServer], connect: Connect
+) -> None:
+    async with fake() as server:
+        formats = frozenset(WireFormat) if fake is FakeOpenAICompatible else None
+        await connect(server, formats=formats).list_models()
+
+        limits = {
+            request.operation: request.json.get("max_tokens", request.json.get("max_output_tokens"))
+            for request in server.requests
+            if request.method == "POST"
+        }
+
+    unlimited = {operation for operation, limit in limits.items() if limit != 1}
+    assert len(limits) > 2
+    assert unlimited <= {Operation.EMBEDDINGS, Operation.COUNT_TOKENS}

@@ -14,7 +14,7 @@ from provider_agent.adapters.base import (
     WireFormat,
 )
 from provider_agent.protocol.errors import ErrorCode
-from tests.kit.fakes import FakeVllm, json_response
+from tests.kit.fakes import FakeLlamaCpp, FakeVllm, json_response
 from tests.kit.fakes.vllm import CONTEXT_WINDOW, LORA_ADAPTER, MODEL
 from tests.kit.sink import CollectingSink
 from tests.unit.adapters.conftest import Connect, a_job
@@ -79,6 +79,19 @@ async def test_routes_are_probed_once_per_version_and_base_model(
     updated = await backend.list_models()
     assert all(Operation.MESSAGES not in model.operations for model in updated)
     assert backend.version == "0.33.0"
+
+
+async def test_llamacpp_server_is_refused_before_any_probe(connect: Connect) -> None:
+    # llama.cpp generates for any model name, so that a probe of vLLM's routes was a job for it.
+    async with FakeLlamaCpp() as server:
+        backend = connect(server, kind="vllm")
+
+        health = await backend.health()
+
+        assert not health.reachable
+        assert health.wrong_server
+        assert health.last_error == 'this is a llama.cpp server; set kind = "llamacpp"'
+        assert {request.method for request in server.requests} == {"GET"}
 
 
 async def test_load_covers_all_engines(server: FakeVllm, connect: Connect) -> None:

@@ -5,8 +5,14 @@ import pytest
 from provider_agent.adapters.base import BackendHealth, BackendModel, Operation, Unreachable
 from provider_agent.agent.backends.configured import SkippedBackend
 from provider_agent.agent.backends.health_check import BackendState
-from provider_agent.agent.cli.check.backends import check_backend_state, skipped_backend
+from provider_agent.agent.backends.offer_groups import ServedModel
+from provider_agent.agent.cli.check.backends import (
+    check_backend_state,
+    missing_offer,
+    skipped_backend,
+)
 from provider_agent.agent.cli.check.findings import Finding, Outcome
+from provider_agent.agent.config import Price
 from tests.kit.scripted_backend import ScriptedBackend, model
 
 CHAT_ONLY = frozenset({Operation.CHAT})
@@ -56,6 +62,14 @@ async def test_advice_for_a_refused_key_names_the_key_settings() -> None:
     assert finding.what_to_do == "check `api_key_env` or `api_key_file` under [[backends]]"
 
 
+async def test_advice_for_the_wrong_kind_or_address_does_not_suggest_starting_a_server() -> None:
+    state = BackendState(ScriptedBackend(), BackendHealth(False, wrong_server=True))
+
+    (finding,) = await check_backend_state(state, request_completions=True)
+
+    assert finding.what_to_do == "check `kind` and `url` under [[backends]]"
+
+
 async def test_advice_for_a_passthrough_does_not_suggest_starting_a_server() -> None:
     class Remote(ScriptedBackend):
         native = False
@@ -66,6 +80,19 @@ async def test_advice_for_a_passthrough_does_not_suggest_starting_a_server() -> 
 
     assert finding.details == "unreachable"
     assert finding.what_to_do == "check `url` under [[backends]], and the network"
+
+
+@pytest.mark.parametrize(
+    ("native", "price", "fails"),
+    [(True, None, False), (False, Price(1, 2), False), (False, None, True)],
+)
+def test_models_of_which_none_would_be_offered_fail(
+    native: bool, price: Price | None, fails: bool
+) -> None:
+    served = ServedModel(ScriptedBackend(), model("m", native=native), price)
+
+    assert [one.outcome for one in missing_offer([served])] == [Outcome.FAILED] * fails
+    assert missing_offer([]) == []
 
 
 async def test_backend_without_models_fails() -> None:
