@@ -244,7 +244,8 @@ class Backend(ABC):
         default_timeouts: timeouts of a job where the operator sets none.
 
     Attributes:
-        settings: the operator's settings, with `default_url` filled in.
+        settings: the operator's settings, with the defaults of the kind for `url` and
+            `max_output_tokens`.
         id: `<kind>:<url>` for a native server, `<kind>` for a passthrough or without a URL.
         max_concurrent: limit of concurrent jobs. `list_models` may update it.
         timeouts: timeouts of this backend's jobs.
@@ -264,8 +265,11 @@ class Backend(ABC):
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts()
 
     def __init__(self, settings: BackendSettings) -> None:
-        if not settings.url and self.default_url:
-            settings = replace(settings, url=self.default_url)
+        settings = replace(
+            settings,
+            url=settings.url or self.default_url,
+            max_output_tokens=settings.max_output_tokens or self.default_max_output_tokens,
+        )
         self.settings = settings
         self.id = f"{self.kind}:{settings.url}" if self.native and settings.url else self.kind
         self.max_concurrent = settings.max_concurrent or self.default_max_concurrent

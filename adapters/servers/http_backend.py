@@ -272,7 +272,7 @@ class HttpBackend(Backend):
             policy=self.request_policy or default_policy(native=self.native),
             settings=self.settings,
             extra_fields=self.extra_fields(operation, upstream_id),
-            max_output_tokens=self.settings.max_output_tokens or self.default_max_output_tokens,
+            max_output_tokens=self.settings.max_output_tokens,
             knows_only_max_tokens=self.knows_only_max_tokens,
         )
 

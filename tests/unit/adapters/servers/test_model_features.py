@@ -62,8 +62,8 @@ def features(model: BackendModel) -> Features:
         (FakeVllm, vllm.MODEL, NOT_REPORTED),
         (FakeOpenAICompatible, openai_compatible.MODEL, NOT_REPORTED),
         (FakeLlamaCpp, llamacpp.MODEL, (IMAGES, True, None, None, None)),
-        (FakeOllama, ollama.MODEL, (TEXT, True, None, False, None)),
-        (FakeOllama, ollama.PINNED, (IMAGES, False, None, True, None)),
+        (FakeOllama, ollama.MODEL, (TEXT, True, None, False, 32_768)),  # the agent's own limit
+        (FakeOllama, ollama.PINNED, (IMAGES, False, None, True, 32_768)),
         (FakeLmStudio, lmstudio.MODEL, (IMAGES, True, None, True, None)),
         (FakeLmStudio, lmstudio.UNLOADED, (TEXT, False, None, None, None)),
         (FakeLmStudio, lmstudio.EMBEDDER, NOT_REPORTED),
