@@ -8,7 +8,8 @@ from typing import Final
 from aiohttp import WSCloseCode, hdrs, web
 
 from provider_agent.coordinator.agents.close_reason import CloseReason
-from provider_agent.coordinator.agents.fleet import FULL_RETRY_MS, Fleet
+from provider_agent.coordinator.agents.connected_agent import RECONNECT_AFTER_MS
+from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.agents.link import CLOSE_S, AgentLink
 from provider_agent.coordinator.connections.client_address import ProxyNetworks, client_address
 from provider_agent.coordinator.connections.guarded_connection import connection_of
@@ -16,9 +17,6 @@ from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.limits import MAX_MESSAGE_TO_COORDINATOR_BYTES, SUBPROTOCOL
 from provider_agent.websocket.socket_options import WRITE_LIMIT_BYTES, set_socket_options
-
-MAX_HANDSHAKES: Final = 64
-"""How many connections are accepted beyond `max_agents`, for handshakes and for rejections."""
 
 _NONCE_BYTES: Final = 32
 _SESSION_ID_BYTES: Final = 16
@@ -52,6 +50,7 @@ class AgentEndpoint:
         self._clock = clock
         self._random_bytes = random_bytes
         self._links: set[AgentLink] = set()
+        self._closing = False
         self._all_closed = asyncio.Event()
         self._all_closed.set()
 
@@ -126,20 +125,23 @@ class AgentEndpoint:
             return web.Response(
                 status=HTTPStatus.FORBIDDEN, text="Web pages may not connect here.\n"
             )
-        if len(self._links) >= self._settings.max_agents + MAX_HANDSHAKES:
+        if self._closing:
             return web.Response(
                 status=HTTPStatus.SERVICE_UNAVAILABLE,
-                headers={hdrs.RETRY_AFTER: str(FULL_RETRY_MS // 1000)},
-                text="Too many connections; try again later.\n",
+                headers={hdrs.RETRY_AFTER: str(RECONNECT_AFTER_MS // 1000)},
+                text="The coordinator is stopping.\n",
             )
         return None
 
     async def close(self, reason: str) -> None:
         """Close every connection, also those in their handshake, and wait until all have ended.
 
+        Later ones are refused.
+
         Each connection takes at most `CLOSE_S`. Call `close` before the `AppRunner` shuts down:
         from then on aiohttp ignores incoming data, including the agents' close frames.
         """
+        self._closing = True
         for link in list(self._links):
             link.close(CloseReason(WSCloseCode.GOING_AWAY, reason))
         await self._all_closed.wait()

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from provider_agent.coordinator.access import SecretSet
+from provider_agent.coordinator.agents.link import CLOSE_S
 from provider_agent.coordinator.connections import limits
 from provider_agent.coordinator.connections.failed_attempts import FREE_FAILURES, INTERVAL_S
 from provider_agent.coordinator.connections.guarded_connection import UNAUTHENTICATED_S
@@ -126,6 +127,35 @@ async def test_incomplete_data_without_a_key_is_not_kept_in_memory(
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await reader.read()
+
+
+async def test_many_handshakes_do_not_exclude_an_agent() -> None:
+    # Beyond `max_agents` and 64 more connections of agents, each agent received 503.
+    settings = replace(SETTINGS, max_agents=1, max_unauthenticated_per_address=100)
+    async with Coordinator(settings) as coordinator, idle_sockets(coordinator, 70, UPGRADE) as idle:
+        for reader in idle:
+            assert (await reader.readline()).startswith(b"HTTP/1.1 101 ")
+        async with ScriptedAgent(coordinator.connect_url) as agent:
+            assert agent.rejected is None
+
+
+@in_virtual_time
+async def test_upgrade_during_a_stop_does_not_delay_it() -> None:
+    # The stop waited for the handshake of each agent that connected meanwhile.
+    coordinator = Coordinator(SETTINGS, clock=now)
+    await coordinator.start()
+    host, _, port = coordinator.authority.rpartition(":")
+    late, writer = await asyncio.open_connection(host, int(port))
+    async with idle_sockets(coordinator, 1, UPGRADE) as (silent,):
+        assert (await silent.readline()).startswith(b"HTTP/1.1 101 ")
+        began = now()
+        stopping = asyncio.create_task(coordinator.stop())
+        await asyncio.sleep(1)
+        writer.write(UPGRADE)
+        assert (await late.readline()).startswith(b"HTTP/1.1 503 ")
+        await stopping
+        assert now() - began == pytest.approx(CLOSE_S, abs=0.5)
+        writer.close()
 
 
 async def test_malformed_request_is_answered_and_not_logged(

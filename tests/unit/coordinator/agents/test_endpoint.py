@@ -5,11 +5,9 @@ import msgspec
 import pytest
 
 from provider_agent.coordinator.access import SecretSet
-from provider_agent.coordinator.agents import endpoint
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.limits import CONNECT_PATH, SUBPROTOCOL
-from tests.kit.coordinator_harness import JSON_HEADERS
 from tests.kit.proxied_connection import reset_on_close
 from tests.kit.scripted_agent import ScriptedAgent
 
@@ -47,22 +45,6 @@ async def test_subprotocol_is_negotiated_without_compression(coordinator: Coordi
     ):
         assert socket.protocol == SUBPROTOCOL
         assert socket.compress == 0
-
-
-async def test_connections_beyond_the_limit_receive_503(
-    settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(endpoint, "MAX_HANDSHAKES", 0)
-    async with (
-        Coordinator(msgspec.structs.replace(settings, max_agents=1)) as coordinator,
-        ScriptedAgent(coordinator.connect_url),
-        aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as http,
-        http.get(
-            CONNECT_PATH, headers={**UPGRADE, "Sec-WebSocket-Protocol": SUBPROTOCOL}
-        ) as response,
-    ):
-        assert response.status == 503
-        assert response.headers["Retry-After"] == "30"
 
 
 async def test_reset_during_the_upgrade_logs_no_error(
