@@ -118,6 +118,8 @@ class HealthMonitor:
         self._idle.set()
         self._answers: asyncio.Task[bool] | None = None
         self._stall_detector = StallDetector(backend.timeouts.stall_s, clock)
+        self._stall_reason: str | None = None
+        """Why the backend counts as stalled; None after a check has passed."""
         self._load_fails = False
         self._offered: tuple[object, ...] = ()
         """The models and the capacity at the last call of `on_change`, to detect a change."""
@@ -256,6 +258,11 @@ class HealthMonitor:
         if current.health.reachable:
             self._update_suspects(suspects, current)
             self.last_models = current.models
+            self._stall_reason = None
+        elif self._stall_reason and (current.health.timed_out or current.failing):
+            # The check only confirms the stall.
+            health = structs.replace(current.health, last_error=self._stall_reason)
+            current = structs.replace(current, health=health)
         works = current.health.reachable and not current.failing
         self._failures = 0 if works else self._failures + 1
         self.state = current
@@ -305,8 +312,8 @@ class HealthMonitor:
     async def _read_load(self) -> None:
         """Update the reported load.
 
-        A failure clears the load. It does not mark the backend as down, unless jobs have no output
-        either.
+        A failure clears the load. It does not mark the backend as down, unless no job
+        receives output either.
         """
         load: ServerLoad | None = None
         try:
@@ -335,6 +342,7 @@ class HealthMonitor:
         """
         stall_s = self._stall_detector.stall_s
         text = f"the server processed no token for {stall_s:g} s while jobs ran; is it frozen?"
+        self._stall_reason = text
         previous, self.state = (
             self.state,
             BackendState(self.backend, BackendHealth(False, None, text)),

@@ -18,6 +18,7 @@ from provider_agent.agent.config.addresses import (
 )
 from provider_agent.agent.config.errors import bad_value, did_you_mean
 from provider_agent.agent.config.files import expand
+from provider_agent.agent.config.request_fields import check_request_fields
 from provider_agent.agent.config.schema import (
     BackendConfig,
     Config,
@@ -177,6 +178,7 @@ def _backend(
     if backend.overflow and adapter.native:
         reason = f"{kind} is not a passthrough"
         raise bad_value(origin, f"{key}.overflow", reason, "set it at the passthrough")
+    check_request_fields(backend, origin, key)
     text = backend.url or adapter.default_url
     url = _parse_setting(f"{key}.url", origin, lambda: backend_url(text)) if text else None
     return replace(backend, url=url)

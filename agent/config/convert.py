@@ -1,6 +1,7 @@
 """Converts values of a file, a variable or a flag to the types of the schema."""
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -8,8 +9,8 @@ from typing import Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 import msgspec
 
 from provider_agent.adapters.settings import TimeoutSettings
-from provider_agent.agent.config.errors import bad_value, did_you_mean
-from provider_agent.agent.config.schema import BackendConfig, Price
+from provider_agent.agent.config.errors import ConfigError, bad_value, did_you_mean
+from provider_agent.agent.config.schema import BackendConfig, Name, Price
 
 T = TypeVar("T")
 
@@ -19,6 +20,7 @@ _BACKEND_TYPES: Final = get_type_hints(BackendConfig)
 """The type of each key of one backend, from which an error lists the choices of an enumeration. No
 other nested key is an enumeration."""
 
+_DOLLARS: Final = re.compile(r"\d{0,4}\.\d{1,6}")
 _TYPE_NAMES: Final = re.compile(r"`([a-z| ]+)`")
 _NAMES: Final = {
     "int": "a whole number",
@@ -49,9 +51,12 @@ def check_known(raw: object, struct: type[msgspec.Struct], origin: str, key: str
     if not isinstance(raw, dict):
         raise bad_value(origin, key, f"expected a table, got {_describe(raw)}")
     known = field_names(struct)
-    for name in raw:
-        if name not in known:
-            raise bad_value(origin, f"{key}.{name}", "unknown key", did_you_mean(name, known))
+    for name, value in raw.items():
+        if name in known:
+            continue
+        if struct is Price and isinstance(value, dict):
+            raise _unquoted(origin, key, name, value)
+        raise bad_value(origin, f"{key}.{name}", "unknown key", did_you_mean(name, known))
 
 
 def check_known_inside(raw: object, origin: str, key: str) -> None:
@@ -66,9 +71,39 @@ def check_known_inside(raw: object, origin: str, key: str) -> None:
             check_known(backend, BackendConfig, origin, place)
             if "timeouts" in backend:
                 check_known(backend["timeouts"], TimeoutSettings, origin, f"{place}.timeouts")
+            if isinstance(backend.get("alias"), dict):
+                _check_aliases(backend["alias"], origin, f"{place}.alias")
     if key == "pricing.models" and isinstance(raw, dict):
         for model_id, price in raw.items():
-            check_known(price, Price, origin, f'pricing.models."{model_id}"')
+            place = f'pricing.models."{model_id}"'
+            check_known(price, Price, origin, place)
+            # Otherwise the path in msgspec's message is `[...]`, without the model.
+            convert(price, Price, origin=origin, key=place, strict=True)
+
+
+def _check_aliases(aliases: Mapping[str, object], origin: str, key: str) -> None:
+    for alias, target in aliases.items():
+        place = f'{key}."{alias}"'
+        if isinstance(target, dict):
+            raise _unquoted(origin, place, "", target)
+        convert(target, Name, origin=origin, key=place, strict=True)
+
+
+def _unquoted(origin: str, key: str, name: str, value: object) -> ConfigError:
+    """Return the error for a model name with dots, which TOML reads as nested tables.
+
+    Args:
+        origin: the origin of the value.
+        key: the dotted key of the outermost of these tables; ends with its name in quotes.
+        name: the key of the next table; "" for the first in `value`.
+        value: the content of the next table.
+    """
+    parts = [key.split('"')[-2], *([name] if name else [])]
+    while isinstance(value, dict) and value and not set(value) & set(field_names(Price)):
+        parts.append(next(iter(value)))
+        value = value[parts[-1]]
+    advice = f'put the model name in quotes: "{".".join(parts)}"'
+    return bad_value(origin, key, "a table in a table; a name with dots is not in quotes", advice)
 
 
 def convert(raw: object, target: type[T], *, origin: str, key: str, strict: bool) -> T:
@@ -90,7 +125,17 @@ def convert(raw: object, target: type[T], *, origin: str, key: str, strict: bool
         place, reason = _explain(str(error), target)
         if not strict:
             reason = _without_quotes(reason)
-        raise bad_value(origin, key + place, reason) from error
+        advice = _price_advice(raw, place) if key.startswith("pricing.") else ""
+        raise bad_value(origin, key + place, reason, advice) from error
+
+
+def _price_advice(raw: object, place: str) -> str:
+    """Return advice for a price that is probably in dollars; "" for any other value."""
+    value = raw.get(place.removeprefix(".")) if isinstance(raw, dict) else raw
+    if not _DOLLARS.fullmatch(str(value)):
+        return ""
+    amount = f"{value} dollars are {round(float(str(value)) * 1_000_000):_}"
+    return f"{amount}: prices are whole millionths of a US dollar per million tokens"
 
 
 def parse_variable(text: str, origin: str, key: str) -> object:

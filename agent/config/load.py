@@ -27,6 +27,7 @@ from provider_agent.agent.config.flags import (
     variable_of,
 )
 from provider_agent.agent.config.low_prices import low_prices
+from provider_agent.agent.config.request_fields import unknown_stripped_fields
 from provider_agent.agent.config.schema import (
     BackendConfig,
     Config,
@@ -112,7 +113,11 @@ def load_config(
         observability=sources.section("observability", ObservabilityConfig),
     )
     config = validate(config, sources.origins, environ, known_kinds)
-    warnings = (*unknown_variables(environ), *low_prices(config.pricing))
+    warnings = (
+        *unknown_variables(environ),
+        *low_prices(config.pricing),
+        *unknown_stripped_fields(config.backends),
+    )
     return LoadedConfig(config, sources.origins, found, warnings)
 
 

@@ -140,6 +140,7 @@ async def test_server_without_progress_while_jobs_run_is_down_until_it_generates
         assert isinstance(error, BackendTimeout)
         await asyncio.sleep(200)  # the health check passes, but no token is generated
         assert (harness.models(), len(backend.ended)) == ([], 1)
+        assert harness.discovery.states[0].health.last_error == reason, "the first reason is kept"
         backend.frozen, backend.generation = False, None
         await harness.next_change()
         assert harness.models() == ["m", "n"]

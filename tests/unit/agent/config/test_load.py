@@ -176,7 +176,46 @@ def test_misspelled_variable_is_a_warning_and_an_unrelated_one_is_not(tmp_path: 
             'pricing.models."a".input: unknown key; known: input_per_1m, output_per_1m',
         ),
         ("[[backends]]\nurl='http://x'", "backends[0]: kind is missing"),
-        ("[pricing.models]\n'a' = {input_per_1m=1}", "output_per_1m is missing"),
+        (
+            "[pricing.models]\n'a' = {input_per_1m=1}",
+            'pricing.models."a": output_per_1m is missing',
+        ),
+        (
+            "[pricing]\ndefault_input_per_1m = 0.5",
+            (
+                "pricing.default_input_per_1m: expected a whole number, got a number; 0.5 dollars "
+                "are 500_000: prices are whole millionths of a US dollar per million tokens"
+            ),
+        ),
+        (
+            '[pricing.models]\n"m" = {input_per_1m=1, output_per_1m=1.25}',
+            (
+                'pricing.models."m".output_per_1m: expected a whole number, got a number; 1.25 '
+                "dollars are 1_250_000"
+            ),
+        ),
+        (
+            "[pricing.models]\nqwen2.5 = {input_per_1m=1, output_per_1m=2}",
+            (
+                'pricing.models."qwen2": a table in a table; a name with dots is not in quotes; '
+                'put the model name in quotes: "qwen2.5"'
+            ),
+        ),
+        (
+            "[pricing.models]\na1.2.3 = {input_per_1m=1, output_per_1m=2}",
+            'put the model name in quotes: "a1.2.3"',
+        ),
+        (
+            '[[backends]]\nkind="echo"\nalias = {qwen2.5 = "m"}',
+            (
+                'backends[0].alias."qwen2": a table in a table; a name with dots is not in quotes; '
+                'put the model name in quotes: "qwen2.5"'
+            ),
+        ),
+        (
+            '[[backends]]\nkind="echo"\nalias = {m = 5}',
+            'backends[0].alias."m": expected a string in quotes, got a whole number',
+        ),
         (
             '[limits]\nmax_concurrent = "8"',
             "limits.max_concurrent: expected a whole number, got a string in quotes",
@@ -238,6 +277,14 @@ def test_error_starts_with_the_variable_or_flag_of_the_value(tmp_path: Path) -> 
         ("limits.drain_timeout_s", "soon", "expected a number, got text"),
         ("coordinator.allow_insecure", "maybe", "expected true or false, got text"),
         ("pricing.default_input_per_1m", "free", "expected a whole number, got text"),
+        (
+            "pricing.default_input_per_1m",
+            ".5",
+            (
+                "expected a whole number, got text; .5 dollars are 500_000: prices are whole "
+                "millionths of a US dollar per million tokens"
+            ),
+        ),
     ],
 )
 def test_error_about_a_variable_shows_neither_its_value_nor_advice_on_toml_quotes(

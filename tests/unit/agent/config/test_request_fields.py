@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import pytest
+
+from tests.unit.agent.config.loading import MINIMAL, load, load_error
+
+
+@pytest.mark.parametrize("setting", ["pass_fields", "strip_fields"])
+@pytest.mark.parametrize("name", ["model", "messages", "prompt", "input", "stream"])
+def test_field_that_every_job_needs_is_refused(tmp_path: Path, setting: str, name: str) -> None:
+    # In an earlier version, the setting was accepted and every job failed.
+    text = f'{MINIMAL}[[backends]]\nkind = "vllm"\n{setting} = ["seed", "{name}"]\n'
+
+    assert f'backends[0].{setting}: "{name}" is a field' in load_error(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "question"),
+    [
+        ("vllm", "logit_bais", '; did you mean "logit_bias"?'),
+        ("vllm", "tols.function", '; did you mean "tools"?'),
+        ("vllm", "xyzzy", ""),
+        ("vllm", "logit_bias", None),
+        ("vllm", "messages.content.image_url", None),
+        ("venice", "min_temp", None),
+        ("ollama", "min_temp", '; did you mean "min_p"?'),
+    ],
+)
+def test_misspelled_field_that_would_still_be_sent_is_a_warning(
+    tmp_path: Path, kind: str, name: str, question: str | None
+) -> None:
+    text = f'{MINIMAL}[[backends]]\nkind = "{kind}"\nstrip_fields = ["{name}"]\n'
+    if kind == "venice":
+        text += 'api_key_env = "K"\n'
+
+    prefix = f'backends[0].strip_fields: "{name}" is no field that is sent to {kind}'
+    expected = () if question is None else (prefix + question,)
+    assert load(tmp_path, text).warnings == expected
