@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from provider_agent.coordinator.agents.admission import Admission
 from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER
 from provider_agent.coordinator.agents.connected_agent import RECONNECT_AFTER_MS, ConnectedAgent
-from provider_agent.coordinator.agents.job_history import JobHistory
+from provider_agent.coordinator.agents.job_history import JobHistory, is_refusal
 from provider_agent.coordinator.agents.routing import choose_agent
 from provider_agent.coordinator.agents.snapshots import AgentSnapshot, DetachedSnapshot
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
@@ -218,7 +218,7 @@ class Fleet:
     def job_ended(self, public_key: bytes, model_id: str, end: JobEnd, duration_s: float) -> None:
         """Record how a job ended, also one whose response was no longer needed."""
         self._history.job_ended(public_key, model_id, end, duration_s)
-        self._on_capacity(model_id)
+        self._on_capacity(None if is_refusal(end) else model_id)
 
     def capacity_changed(self) -> None:
         """Report that an agent may have room now."""

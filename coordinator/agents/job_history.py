@@ -21,7 +21,9 @@ REFUSAL_S: Final = 1.0
 duration of a short job: after it, the agent may have room again."""
 
 MIN_REFUSAL_S: Final = 0.1
-"""The shortest, so that a request is not sent again and again without a pause."""
+"""The shortest, so that a request is not sent again and again without a pause. It doubles with each
+further refusal until `REFUSAL_S`: otherwise one agent could refuse a waiting request until no more
+refusals are allowed, long before other agents have room."""
 
 MAX_REFUSAL_S: Final = 30.0
 """The longest time that an agent's `retry_after_ms` is honored: its heartbeats and offers report a
@@ -85,12 +87,16 @@ class History(Protocol):
 
 
 class _Record(Struct):
-    """The past jobs of one agent and model; the counts are those at the time `at`."""
+    """The past jobs of one agent and model; the counts are those at the time `at`.
+
+    `refusals` counts those since the last job that ran.
+    """
 
     at: float
     failures: float = 0.0
     seconds: float = 0.0
     tokens: float = 0.0
+    refusals: int = 0
     refused_until: float = -math.inf
 
 
@@ -123,6 +129,8 @@ class JobHistory:
             duration_s: seconds since the job was sent, by the coordinator's clock.
         """
         record = self._decayed((public_key, model_id))
+        if not is_refusal(end):
+            record.refusals = 0
         if isinstance(end, JobError):
             _add_error(record, end)
             return
@@ -172,10 +180,17 @@ class JobHistory:
         return record
 
 
+def is_refusal(end: JobEnd) -> bool:
+    """Whether the agent did not run the job, so that its end made no room."""
+    return isinstance(end, JobError) and end.code in _REFUSED
+
+
 def _add_error(record: _Record, error: JobError) -> None:
     entry = entry_for(error.code)
-    if error.code in _REFUSED:
+    if is_refusal(error):
         seconds = REFUSAL_S if error.retry_after_ms is None else error.retry_after_ms / 1000
-        record.refused_until = record.at + max(MIN_REFUSAL_S, min(seconds, MAX_REFUSAL_S))
+        shortest = min(REFUSAL_S, MIN_REFUSAL_S * 2 ** min(record.refusals, 10))
+        record.refusals += 1
+        record.refused_until = record.at + max(shortest, min(seconds, MAX_REFUSAL_S))
     elif entry.fault is Fault.PROVIDER and error.code != ErrorCode.DEADLINE_EXCEEDED:
         record.failures += 1.0

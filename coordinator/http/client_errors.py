@@ -12,6 +12,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
+from provider_agent.coordinator.agents.dispatcher import MAX_RETRY_S
 from provider_agent.protocol.errors import REGISTRY, ErrorCode, Fault, known_code
 from provider_agent.protocol.formats import Operation, WireFormat
 from provider_agent.protocol.frames import JobError
@@ -113,7 +114,7 @@ def error_of_job(error: JobError) -> ClientError:
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         retry_after_s = RETRY_AFTER_S
         if error.retry_after_ms is not None:
-            retry_after_s = math.ceil(error.retry_after_ms / 1000)
+            retry_after_s = max(1, min(MAX_RETRY_S, math.ceil(error.retry_after_ms / 1000)))
     # A message about the provider's own failure is for its operator; clients receive the meaning of
     # the code.
     entry = REGISTRY[code]

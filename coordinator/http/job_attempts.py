@@ -29,8 +29,9 @@ _NOT_RUN: Final = frozenset(
 )
 """Codes of an agent that did not run the job; such a job does not count as an attempt."""
 
-MAX_REFUSALS: Final = 32
-"""The most jobs of one request that agents refuse to run."""
+MAX_REFUSALS: Final = 48
+"""The most jobs of one request that agents refuse to run: more than one agent refuses while the
+request waits."""
 
 
 class JobAttempts:
@@ -89,7 +90,7 @@ class JobAttempts:
             wait_s = self._wait_until - self._clock()
             job = await self._dispatcher.submit(self._wanted(), self._next_job, wait_s)
             if isinstance(job, NoAgent):
-                return self.error or no_agent_error(job, self._client_request)
+                return self._error_without_agent(job)
             self._record.job = job
             error = await self._run(job)
             if not isinstance(error, JobError):
@@ -98,6 +99,13 @@ class JobAttempts:
             if not error.retryable or self._refusals >= MAX_REFUSALS:
                 break
         return self.error or error_of_code(ErrorCode.INTERNAL)
+
+    def _error_without_agent(self, no_agent: NoAgent) -> ClientError:
+        error = self.error or no_agent_error(no_agent, self._client_request)
+        # The estimate for the queue replaces what the last agent said about itself.
+        if error.retry_after_s is None or no_agent.retry_after_s is None:
+            return error
+        return replace(error, retry_after_s=no_agent.retry_after_s)
 
     async def _run(self, job: RunningJob) -> RunningJob | JobError:
         job = await self._with_output(job)

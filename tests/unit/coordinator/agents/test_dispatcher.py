@@ -6,6 +6,7 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
+from provider_agent.coordinator.agents.dispatcher import UNKNOWN_RETRY_S
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from tests.kit.coordinator_harness import (
@@ -159,6 +160,24 @@ async def test_waiting_ends_with_503_and_an_estimate_of_the_wait() -> None:
         assert now() - asked_at == pytest.approx(NO_HEARTBEATS.queue_s, abs=0.1)
         assert (await response.json())["error"]["code"] == "out_of_capacity"
         assert 10 <= int(response.headers["Retry-After"]) <= 60
+
+
+async def refuse(job: ScriptedJob) -> None:
+    await job.fail("out_of_capacity", retry_after_ms=0)
+
+
+@in_virtual_time
+async def test_refusals_of_one_agent_neither_end_the_wait_nor_count_as_room() -> None:
+    # The request ended after 32 refusals in 3 s, and `Retry-After` was 0, the agent's own value.
+    async with coordinator_harness() as harness:
+        await fill(harness)
+        async with ScriptedAgent(harness.coordinator.connect_url, answer=refuse) as refusing:
+            asked_at = now()
+            response = await harness.ask()
+            assert response.status == 503
+            assert now() - asked_at > NO_HEARTBEATS.queue_s - 3
+            assert len(refusing.jobs) > 20
+            assert response.headers["Retry-After"] == str(UNKNOWN_RETRY_S)
 
 
 @in_virtual_time

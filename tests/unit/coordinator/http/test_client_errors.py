@@ -1,6 +1,7 @@
 import msgspec
 import pytest
 
+from provider_agent.coordinator.agents.dispatcher import MAX_RETRY_S
 from provider_agent.coordinator.http.client_errors import (
     RETRY_AFTER_S,
     ClientError,
@@ -80,6 +81,8 @@ def test_every_registry_code_has_a_status_and_a_message(code: ErrorCode) -> None
     [
         ("out_of_capacity", None, RETRY_AFTER_S),
         ("backend_overloaded", 1001, 2),
+        ("backend_overloaded", 0, 1),
+        ("backend_overloaded", 2**53 - 1, MAX_RETRY_S),
         ("backend_error", 1001, None),
     ],
 )
