@@ -1,5 +1,8 @@
 """The log fields of a job: ids and numbers, never a prompt or a response."""
 
+import logging
+
+from provider_agent.protocol.errors import Fault, entry_for
 from provider_agent.protocol.frames import JobEnd, JobError, JobHeader
 
 
@@ -7,6 +10,12 @@ def job_fields(job: JobHeader, backend_id: str, **more: object) -> dict[str, obj
     """Return the fields of a log record about a running job."""
     fields = {"job": job.job_id.hex(), "model": job.model_id, "backend": backend_id}
     return {**fields, **more}
+
+
+def end_level(end: JobEnd) -> int:
+    """Return the log level of a job's end: a warning only if the client did not cause it."""
+    failed = isinstance(end, JobError) and entry_for(end.code).fault is not Fault.CLIENT
+    return logging.WARNING if failed else logging.INFO
 
 
 def end_fields(
@@ -26,6 +35,8 @@ def end_fields(
         "job": job.job_id.hex(),
         "model": job.model_id,
         "format": job.format,
+        "operation": job.operation,
+        "backend": end.backend_id,
         "kind": kind,
         "bytes": end.total_bytes,
         "duration_ms": round(duration_s * 1000),

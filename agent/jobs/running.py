@@ -5,7 +5,6 @@ its task fails or the agent drains.
 """
 
 import asyncio
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -27,7 +26,7 @@ from provider_agent.agent.jobs.ends import (
     used_tokens,
 )
 from provider_agent.agent.jobs.execution import INTERNAL_TEXT, JobExecution, StopReason
-from provider_agent.agent.jobs.job_log import end_fields
+from provider_agent.agent.jobs.job_log import end_fields, end_level
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.poison_requests import PoisonRequests
 from provider_agent.agent.jobs.receipt_issuer import ReceiptIssuer
@@ -313,14 +312,13 @@ class Jobs:
     def _end(
         self, job: JobHeader, channel: JobChannel, record: JobRecord, duration_s: float
     ) -> None:
-        succeeded = isinstance(record.end, JobResult)
         channel.finish(record.end)
-        self.completed += succeeded
+        self.completed += isinstance(record.end, JobResult)
         try:
             self._on_end(record)
         except Exception:
             log.exception("job not counted", job=job.job_id.hex())
-        level = logging.INFO if succeeded else logging.WARNING
+        level = end_level(record.end)
         if log.enabled_for(level):
             at_least = used_tokens(channel.outcome)
             fields = end_fields(job, record.backend_kind, record.end, duration_s, at_least)

@@ -1,6 +1,10 @@
+import logging
+
+import pytest
+
 from provider_agent.adapters.errors import BadStatus, ErrorInStream
 from provider_agent.agent.jobs.ends import JobReport, backend_error_end, error_end
-from provider_agent.agent.jobs.job_log import end_fields
+from provider_agent.agent.jobs.job_log import end_fields, end_level
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobEnd, JobError, JobResult, Usage
 from tests.kit.jobs import new_job
@@ -19,7 +23,22 @@ def fields(end: JobEnd) -> dict[str, object]:
 def test_a_result_is_logged_as_ids_and_numbers() -> None:
     logged = fields(JobResult(JOB.job_id, 9, Usage(3, 4), "b", 10, 5))
     assert logged["job"] == JOB.job_id.hex()
+    assert (logged["backend"], logged["operation"]) == ("b", JOB.header.operation)
     assert (logged["bytes"], logged["duration_ms"], logged["output_tokens"]) == (9, 1500, 4)
+
+
+@pytest.mark.parametrize(
+    ("code", "level"),
+    [
+        (ErrorCode.BAD_REQUEST, logging.INFO),
+        (ErrorCode.CONTEXT_LENGTH_EXCEEDED, logging.INFO),
+        (ErrorCode.CANCELLED, logging.INFO),
+        (ErrorCode.BACKEND_ERROR, logging.WARNING),
+        (ErrorCode.INTERNAL, logging.WARNING),
+    ],
+)
+def test_failure_that_the_client_caused_is_no_warning(code: ErrorCode, level: int) -> None:
+    assert end_level(error_end(REPORT, code, "x")) == level
 
 
 def test_tokens_that_the_server_did_not_report_are_logged_as_a_lower_bound() -> None:
