@@ -45,5 +45,16 @@ def client_address(request: web.Request, proxies: ProxyNetworks) -> str:
     address = request.remote or ""
     entries = ",".join(request.headers.getall(FORWARDED_FOR, ())).split(",")
     while entries and proxies.contain(address):
-        address = entries.pop().strip() or address
+        address = _without_port(entries.pop().strip()) or address
     return address
+
+
+def _without_port(entry: str) -> str:
+    """Return an entry of `X-Forwarded-For` without the port that some proxies append.
+
+    Each connection of one client has another port, and would count as another address.
+    """
+    if entry.startswith("["):  # [2001:db8::1]:443
+        return entry[1:].partition("]")[0]
+    host, _, port = entry.partition(":")
+    return host if port.isdigit() else entry

@@ -34,19 +34,19 @@ class FailedAttempts:
 
     def wait_s(self, address: str) -> float:
         """Return the seconds until peers of an address may try again; 0 if they may now."""
-        until = self._until.get(_network(address), 0.0)
+        until = self._until.get(network_of(address), 0.0)
         return max(0.0, until - self._clock() - (FREE_FAILURES - 1) * INTERVAL_S)
 
     def add(self, address: str) -> None:
         """Count a failure of an address."""
-        network = _network(address)
+        network = network_of(address)
         until = max(self._clock(), self._until.pop(network, 0.0))
         self._until[network] = until + INTERVAL_S
         if len(self._until) > MAX_ADDRESSES:
             del self._until[next(iter(self._until))]
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
     """Return an IPv4 address, or the /64 network of an IPv6 address, which one host can have."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])

@@ -9,12 +9,13 @@ from aiohttp import hdrs, web
 
 from provider_agent.coordinator.access import SecretSet
 from provider_agent.coordinator.connections.client_address import ProxyNetworks, client_address
-from provider_agent.coordinator.connections.failed_attempts import FailedAttempts
+from provider_agent.coordinator.connections.failed_attempts import FailedAttempts, network_of
 from provider_agent.coordinator.connections.guarded_connection import connection_of
 from provider_agent.coordinator.http.client_errors import ClientError
 
 MAX_REMEMBERED_KEYS: Final = 4096
-"""Pairs of address and key that are remembered as valid; the oldest are forgotten first."""
+"""Pairs of network address and key that are remembered as valid; those that have not been used for
+the longest time are forgotten first."""
 
 _UNAUTHORIZED: Final = ClientError(
     HTTPStatus.UNAUTHORIZED,
@@ -42,7 +43,7 @@ class ApiKeyCheck:
         self._keys = keys
         self._failures = failures
         self._proxies = proxies
-        self._valid: dict[tuple[str, bytes], None] = {}
+        self._valid: dict[tuple[str, bytes], None] = {}  # in the order of their last use
 
     def __repr__(self) -> str:
         return f"<ApiKeyCheck {self._keys!r} {self._failures!r} valid={len(self._valid)}>"
@@ -60,8 +61,10 @@ class ApiKeyCheck:
         if not key:
             return _UNAUTHORIZED
         address = client_address(request, self._proxies)
-        entry = (address, hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest())
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        entry = (network_of(address), digest)
         if entry in self._valid:
+            self._valid[entry] = self._valid.pop(entry)  # the latest is forgotten last
             return None
         wait_s = self._failures.wait_s(address)
         if wait_s > 0:

@@ -304,6 +304,32 @@ async def test_clients_behind_a_trusted_proxy_are_told_apart() -> None:
             assert await last_status(http, "1.1.1.1, 2.2.2.2") == spoofed
 
 
+@pytest.mark.parametrize(
+    ("guesser", "neighbor"),
+    [
+        ("1.1.1.1:{}", "1.1.1.1"),
+        ("[2001:db8::{}]:{}", "2001:db8::"),
+        ("2001:db8::{}", "2001:db8::ff"),
+    ],
+)
+async def test_one_client_cannot_guess_from_many_addresses(guesser: str, neighbor: str) -> None:
+    # Some proxies append the client's port, and every host has 2**64 IPv6 addresses.
+    async with (
+        Coordinator(replace(SETTINGS, trusted_proxies=("127.0.0.1",))) as coordinator,
+        aiohttp.ClientSession(coordinator.http_url) as http,
+    ):
+
+        async def status(address: str, key: dict[str, str]) -> int:
+            headers = {**key, "X-Forwarded-For": address}
+            async with http.get("/v1/models", headers=headers) as response:
+                return response.status
+
+        assert await status(neighbor, KEY) == 200
+        statuses = [await status(guesser.format(n, n), WRONG) for n in range(FREE_FAILURES + 1)]
+        assert statuses == [401] * FREE_FAILURES + [429]
+        assert await status(guesser.format(99, 99), KEY) == 200, "used in this network before"
+
+
 async def test_wrong_enrollment_codes_are_checked_only_every_few_seconds() -> None:
     settings = replace(SETTINGS, enrollment_codes=SecretSet(["code"]))
     async with Coordinator(settings) as coordinator:
