@@ -22,7 +22,10 @@ from provider_agent.adapters.requests.structure import (
     check_structure,
 )
 from provider_agent.adapters.settings import BackendSettings
+from provider_agent.event_log import EventLogger
 from provider_agent.protocol.formats import Operation
+
+log = EventLogger(__name__)
 
 _ENCODER: Final = msgspec.json.Encoder()
 _STREAM_OPTIONS_OPERATIONS: Final = frozenset({Operation.CHAT, Operation.COMPLETIONS})
@@ -51,6 +54,7 @@ def prepare_request(
     extra_fields: Mapping[str, msgspec.Raw] | None = None,
     max_output_tokens: int | None = None,
     knows_only_max_tokens: bool = False,
+    job_id: bytes = b"",
 ) -> UpstreamRequest:
     """Prepare a client's request for one server.
 
@@ -65,6 +69,7 @@ def prepare_request(
         extra_fields: defaults that are added after the policy, if the request lacks them.
         max_output_tokens: limit of the output tokens; None for no limit.
         knows_only_max_tokens: whether the server ignores `max_completion_tokens`.
+        job_id: the job, for the log.
 
     Raises:
         BadRequest: the request is not one JSON object, is too deep or has too many values, or the
@@ -75,7 +80,9 @@ def prepare_request(
         found = FIELDS.decode(request)
         if values > MAX_OTHER_VALUES:
             check_other_values(found)
-        fields = apply_policy(found, operation, policy, settings)
+        fields, removed = apply_policy(found, operation, policy, settings)
+        if removed:
+            log.debug("request fields removed", job=job_id.hex(), names=removed)
         for name, value in (extra_fields or {}).items():
             fields.setdefault(name, value)
         limit_output(fields, operation, max_output_tokens, one_name=knows_only_max_tokens)

@@ -83,8 +83,10 @@ def apply_policy(
     operation: Operation,
     policy: RequestPolicy,
     settings: BackendSettings,
-) -> dict[str, object]:
+) -> tuple[dict[str, object], list[str]]:
     """Return the fields of a request that are sent, with their checked values.
+
+    The second result are the dotted names of what was removed.
 
     Args:
         found: the outermost object of the request.
@@ -99,7 +101,7 @@ def apply_policy(
     """
     fields = policy.fields.get(operation, {})
     if settings.request_policy is PolicyMode.PASS:
-        return _all_but_other_spellings(found, fields)
+        return _all_but_other_spellings(found, fields), []
     review = Review(
         (settings.media_urls or policy.media_urls).schemes,
         passed=frozenset(settings.pass_fields) - _ALWAYS_CHECKED,
@@ -113,7 +115,7 @@ def apply_policy(
         # Most servers reject an empty list, and a `tool_choice` without tools.
         del sent["tools"]
         sent.pop("tool_choice", None)
-    return sent
+    return sent, list(review.removed)
 
 
 def _all_but_other_spellings(found: Mapping[str, Raw], fields: Fields) -> dict[str, object]:

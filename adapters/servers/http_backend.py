@@ -274,6 +274,7 @@ class HttpBackend(Backend):
             extra_fields=self.extra_fields(operation, upstream_id),
             max_output_tokens=self.settings.max_output_tokens,
             knows_only_max_tokens=self.knows_only_max_tokens,
+            job_id=job.job_id,
         )
 
     def extra_fields(

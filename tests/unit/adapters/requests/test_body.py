@@ -1,4 +1,5 @@
 import json
+import logging
 
 import pytest
 from hypothesis import given
@@ -34,6 +35,16 @@ def prepared(request: bytes, operation: Operation = CHAT, *, ask_for_usage: bool
 
 def test_model_is_replaced_by_the_upstream_id() -> None:
     assert prepared(b'{"a":1,"model":"theirs","b":2}') == b'{"a":1,"model":"m","b":2}'
+
+
+def test_removed_names_are_logged_without_their_values(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "provider_agent")
+
+    prepared(b'{"a":1,"unknown":"secret","tools":[{"type":"web_search","x":"secret"}]}')
+
+    (record,) = caplog.records
+    assert record.message == "request fields removed"
+    assert vars(record)["fields"] == {"job": "", "names": ["unknown", "tools.web_search"]}
 
 
 def test_missing_model_is_added() -> None:
