@@ -58,12 +58,26 @@ def offer_warnings(
     # of its models.
     if len(states) == len(config.backends) and all(state.health.reachable for state in states):
         known = {model.model_id for state in states for model in (*state.models, *state.withheld)}
-        warnings += [
-            OfferWarning(f'[pricing.models] "{name}"', "it matches no model", _suggest(name, known))
-            for name in config.pricing.models
-            if name not in known
-        ]
+        renamed = _renamed(states)
+        for name in config.pricing.models:
+            if name not in known:
+                problem, advice = "it matches no model", _suggest(name, known)
+                if name in renamed:
+                    problem = f'this model is now offered as "{renamed[name]}"'
+                    advice = f'rename the entry to "{renamed[name]}"'
+                warnings.append(OfferWarning(f'[pricing.models] "{name}"', problem, advice))
     return warnings
+
+
+def _renamed(states: Iterable[BackendState]) -> dict[str, str]:
+    """Return the id under which each renamed model is offered, by its other ids."""
+    renamed: dict[str, str] = {}
+    for state in states:
+        aliases = state.backend.settings.aliases
+        for model in (*state.models, *state.withheld):
+            for other in (model.upstream_id, aliases.get(model.model_id, "")):
+                renamed.setdefault(other, model.model_id)
+    return renamed
 
 
 def _withheld(serving: Sequence[ServedModel]) -> Iterator[OfferWarning]:

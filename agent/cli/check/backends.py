@@ -76,6 +76,10 @@ def _advice(state: BackendState) -> str:
         return "check `api_key_env` or `api_key_file` under [[backends]]"
     if state.health.wrong_server:
         return "check `kind` and `url` under [[backends]]"
+    if state.backend.native and state.health.timed_out:
+        return "restart the server if it is frozen, or check `url` under [[backends]]"
+    if state.backend.native and state.health.loading:
+        return "start the server, or wait until it has loaded its model, or check `url`"
     if state.backend.native:
         return "start the server, or check `url` under [[backends]]"
     return "check `url` under [[backends]], and the network"

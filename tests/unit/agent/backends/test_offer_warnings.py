@@ -117,6 +117,21 @@ def test_price_of_no_model_is_reported_with_the_closest_id(name: str, advice: st
     ]
 
 
+@pytest.mark.parametrize("name", ["tiny", "/models/tiny.gguf"])
+def test_price_of_a_renamed_model_is_reported_with_the_new_id(name: str) -> None:
+    settings = BackendSettings(kind="llamacpp", url="http://b", aliases={"my-model": "tiny"})
+    renamed = replace(model("my-model"), upstream_id="/models/tiny.gguf")
+    pricing = PricingConfig(models={name: Price(1, 2), "my-model": Price(1, 2)})
+
+    assert warnings_of(state_of(renamed, settings=settings), pricing=pricing) == [
+        OfferWarning(
+            f'[pricing.models] "{name}"',
+            'this model is now offered as "my-model"',
+            'rename the entry to "my-model"',
+        )
+    ]
+
+
 @pytest.mark.parametrize("reason", ["unreachable", "skipped"])
 def test_price_is_not_reported_while_a_backend_that_may_have_the_model_is_missing(
     reason: str,
