@@ -7,6 +7,7 @@ from typing import Final
 from provider_agent.adapters.base import Backend
 from provider_agent.adapters.registry import backend_class
 from provider_agent.adapters.requests.policy import default_policy
+from provider_agent.adapters.requests.rules import Fields, Items, Object, Rule, Shapes, Typed
 from provider_agent.agent.config.errors import bad_value
 from provider_agent.agent.config.schema import BackendConfig
 
@@ -28,17 +29,15 @@ def check_request_fields(backend: BackendConfig, origin: str, key: str) -> None:
 
 
 def unknown_stripped_fields(backends: Iterable[BackendConfig]) -> Iterator[str]:
-    """Yield a warning for each name in `strip_fields` that is not sent anyway: probably a typo.
-
-    Of a dotted name, only the part before the first dot is compared.
-    """
+    """Yield a warning for each name in `strip_fields` that is not sent anyway: probably a typo."""
     for index, backend in enumerate(backends):
-        known = _sent_fields(backend_class(backend.kind))
+        if not backend.strip_fields:
+            continue
+        known = _sent_names(backend_class(backend.kind))
         for name in backend.strip_fields:
-            field = name.partition(".")[0]
-            if field in known:
+            if name in known:
                 continue
-            close = difflib.get_close_matches(field, sorted(known), n=1)
+            close = difflib.get_close_matches(name, known, n=1)
             question = f'; did you mean "{close[0]}"?' if close else ""
             yield (
                 f'backends[{index}].strip_fields: "{name}" is no field that is sent to'
@@ -46,6 +45,28 @@ def unknown_stripped_fields(backends: Iterable[BackendConfig]) -> Iterator[str]:
             )
 
 
-def _sent_fields(adapter: type[Backend]) -> frozenset[str]:
+def _sent_names(adapter: type[Backend]) -> list[str]:
+    """Return the dotted names of the fields and types that the kind's policy lists."""
     policy = getattr(adapter, "request_policy", None) or default_policy(native=adapter.native)
-    return frozenset(name for fields in policy.fields.values() for name in fields)
+    return sorted({name for fields in policy.fields.values() for name in _names(fields, "")})
+
+
+def _names(fields: Fields, prefix: str) -> Iterator[str]:
+    for name, rule in fields.items():
+        yield prefix + name
+        yield from _names_inside(rule, prefix + name)
+
+
+def _names_inside(rule: Rule | None, name: str) -> Iterator[str]:
+    match rule:
+        case Object(fields=fields):
+            yield from _names(fields, f"{name}.")
+        case Items(item=item):
+            yield from _names_inside(item, name)
+        case Shapes():
+            for one in (rule.string, rule.items, rule.mapping, rule.scalar):
+                yield from _names_inside(one, name)
+        case Typed(variants=variants):
+            for kind, fields in variants.items():
+                yield f"{name}.{kind or 'type'}"
+                yield from _names(fields, f"{name}.")

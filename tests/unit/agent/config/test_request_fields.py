@@ -18,10 +18,17 @@ def test_field_that_every_job_needs_is_refused(tmp_path: Path, setting: str, nam
     ("kind", "name", "question"),
     [
         ("vllm", "logit_bais", '; did you mean "logit_bias"?'),
-        ("vllm", "tols.function", '; did you mean "tools"?'),
+        ("vllm", "tools.functoin", '; did you mean "tools.function"?'),
+        (
+            "vllm",
+            "messages.content.image_ulr",
+            '; did you mean "messages.content.image_url"?',
+        ),
         ("vllm", "xyzzy", ""),
         ("vllm", "logit_bias", None),
         ("vllm", "messages.content.image_url", None),
+        ("vllm", "chat_template_kwargs.thinking", None),
+        ("vllm", "tools.function", None),
         ("venice", "min_temp", None),
         ("ollama", "min_temp", '; did you mean "min_p"?'),
     ],
