@@ -329,8 +329,11 @@ class Backend(ABC):
         """End the running jobs that have had no output yet: their `execute` raises `error`."""
 
     @property
-    def last_output_at(self) -> float | None:
-        """The loop time of the latest output of the running jobs; None if they had none."""
+    def waiting_since(self) -> float | None:
+        """The loop time since when running jobs have waited for output; None if none waits.
+
+        A job that is paused, because its client does not read, does not wait for the server.
+        """
         return None
 
     @abstractmethod

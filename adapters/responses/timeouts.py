@@ -70,6 +70,11 @@ class JobTimeouts:
         """The loop time of the last read of output; None before any output."""
         return self._last_read_at if self._has_output else None
 
+    @property
+    def waiting_since(self) -> float | None:
+        """The loop time of the start, or of the end of the last pause; None during a pause."""
+        return None if self._paused else max(self._started_at, self._paused_at)
+
     def output_started(self) -> None:
         """Replace the first-byte timeout by the silence timeout."""
         self._has_output = True

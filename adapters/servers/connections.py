@@ -18,9 +18,9 @@ from provider_agent.protocol.limits import KIB, MIB
 KEEP_ALIVE_S: Final = 4.0
 """vLLM closes idle connections after 5 s; closing them earlier avoids most races."""
 
-STALE_S: Final = 1.0
-"""A request on a connection that the server had closed fails within one round trip. If it fails
-later than this after it was sent, the server had received it."""
+NEAR_STALE_S: Final = 0.1
+FAR_STALE_S: Final = 1.0
+"""`Connections.stale_s` for servers in the operator's network, and for remote services."""
 
 LARGE_BODY_BYTES: Final = MIB
 """aiohttp warns about a larger `bytes` body; it writes a file object in pieces, without warning."""
@@ -44,12 +44,15 @@ class Connections:
 
     Args:
         reuse: whether requests may share connections, one after the other.
+        stale_s: a request on a connection that the server had closed fails within one round trip.
+            If it fails later than this after it was sent, the server had received it.
         connect_s: the timeout of opening a connection.
         proxy: the proxy's address; None: no proxy.
     """
 
-    def __init__(self, *, reuse: bool, connect_s: float, proxy: str | None) -> None:
+    def __init__(self, *, reuse: bool, stale_s: float, connect_s: float, proxy: str | None) -> None:
         self._reuse = reuse
+        self._stale_s = stale_s
         self._connect_s = connect_s
         self._proxy = proxy
         self._pool: aiohttp.ClientSession | None = None
@@ -92,11 +95,32 @@ class Connections:
                     trace_request_ctx=reuse,
                 )
             except aiohttp.ClientConnectionError as error:
-                if not _was_stale(reuse, error):
+                if not self._was_stale(reuse, error):
                     raise
+                lost = error
+            try:
+                return await self._send_unpooled(method, url, body, headers)
+            except aiohttp.ClientConnectorError:
+                # The server is down: it may have received the first request, and died of it.
+                raise lost from None
+        return await self._send_unpooled(method, url, body, headers)
+
+    async def _send_unpooled(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
         return await self._unpooled_session().request(
             method, url, data=_payload(body), headers=headers, allow_redirects=False
         )
+
+    def _was_stale(self, reuse: _Reuse, error: aiohttp.ClientConnectionError) -> bool:
+        """Whether a request failed because the server had closed its reused connection."""
+        if reuse.reused_at is None:
+            return False
+        if isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(
+            error.message, str
+        ):
+            return False  # part of a response arrived: aiohttp passes it as `message`
+        return asyncio.get_running_loop().time() - reuse.reused_at < self._stale_s
 
     async def close(self) -> None:
         """Close all connections. A later request opens new ones."""
@@ -142,15 +166,6 @@ async def _note_reuse(
     _params: aiohttp.TraceConnectionReuseconnParams,
 ) -> None:
     context.trace_request_ctx.reused_at = asyncio.get_running_loop().time()
-
-
-def _was_stale(reuse: _Reuse, error: aiohttp.ClientConnectionError) -> bool:
-    """Whether a request failed because the server had closed its reused connection."""
-    if reuse.reused_at is None:
-        return False
-    if isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str):
-        return False  # part of a response arrived: aiohttp passes it as `message`
-    return asyncio.get_running_loop().time() - reuse.reused_at < STALE_S
 
 
 def _payload(body: bytes | None) -> bytes | io.BytesIO | None:

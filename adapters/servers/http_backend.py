@@ -47,7 +47,11 @@ from provider_agent.adapters.responses.status_codes import (
     server_message,
 )
 from provider_agent.adapters.responses.timeouts import JobTimeouts
-from provider_agent.adapters.servers.connections import Connections
+from provider_agent.adapters.servers.connections import (
+    FAR_STALE_S,
+    NEAR_STALE_S,
+    Connections,
+)
 from provider_agent.adapters.servers.environment_proxy import environment_proxy
 from provider_agent.adapters.servers.model_selection import select_models
 from provider_agent.adapters.servers.server_response import (
@@ -120,6 +124,7 @@ class HttpBackend(Backend):
         self._clock = clock
         self._connections = Connections(
             reuse=self.reuses_connections,
+            stale_s=NEAR_STALE_S if self.native else FAR_STALE_S,
             connect_s=self.timeouts.connect_s,
             # A proxy is for remote services only, not for servers in the operator's network.
             proxy=None if self.native else environment_proxy(self.settings.url),
@@ -346,10 +351,13 @@ class HttpBackend(Backend):
                 timeouts.fail(error)
 
     @property
-    def last_output_at(self) -> float | None:
-        """The loop time of the latest output of the running jobs; None if they had none."""
-        times = (timeouts.last_output_at for timeouts in self._running_timeouts)
-        return max((at for at in times if at is not None), default=None)
+    def waiting_since(self) -> float | None:
+        """The loop time since when running jobs have waited for output; None if none waits."""
+        jobs = self._running_timeouts
+        waits = [at for job in jobs if (at := job.waiting_since) is not None]
+        if not waits:
+            return None
+        return max(min(waits), *(job.last_output_at or 0.0 for job in jobs))
 
     # --- the connection ------------------------------------------------------------------------
 

@@ -60,6 +60,7 @@ class AdmissionControl:
         self._backend_id = backend.id
         self._clock = clock
         self._breaker = self._new_breaker()
+        self._failures = 0
         self._models: dict[str, Breaker] = {}
         self._bucket: TokenBucket | None = None
         self.set_token_limit(tokens_per_minute)
@@ -184,6 +185,10 @@ class AdmissionControl:
         if self._confirms:
             failing.ignored(generation)
             return failing.count_failure(request)
+        if self._rule.counts_client_errors:
+            # The service counts every failed request, also repeated ones.
+            self._failures += 1
+            request = self._failures
         failing.failed(generation, request)
         return failing.state is BreakerState.OPEN
 

@@ -17,6 +17,7 @@ from provider_agent.adapters.base import (
 from provider_agent.adapters.responses.http_errors import describe, failed_health
 from provider_agent.agent.backends.adapter_calls import call_adapter, call_within, validated
 from provider_agent.event_log import EventLogger
+from provider_agent.protocol.errors import ErrorCode
 
 log = EventLogger(__name__)
 
@@ -129,6 +130,8 @@ async def _find_failing(
         except BackendTimeout:
             hangs = True
         except BackendError as error:
+            if error.code is ErrorCode.BACKEND_OVERLOADED and not suspects[model.model_id]:
+                continue  # a busy server refuses the request: this shows no defect of the model
             failing[model.model_id] = f"it fails to generate a token: {describe(error)}"
         if hangs and suspects[model.model_id]:
             failing[model.model_id] = "it generates no token, although its health check passes"

@@ -332,7 +332,7 @@ class HealthMonitor:
         self.state = structs.replace(self.state, load=load)
         if not self.running:
             self._stall_detector.restart()
-        elif self.state.models and self._stall_detector.is_stalled(self.backend.last_output_at):
+        elif self.state.models and self._stall_detector.is_stalled(self.backend.waiting_since):
             self._mark_stalled()
 
     def _mark_stalled(self) -> None:

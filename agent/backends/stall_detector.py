@@ -33,13 +33,12 @@ class StallDetector:
             self._progress = progress
             self.restart()
 
-    def is_stalled(self, last_output_at: float | None) -> bool:
-        """Whether nothing has changed for `stall_s`.
+    def is_stalled(self, waiting_since: float | None) -> bool:
+        """Whether nothing has changed for `stall_s` while a job waits for the server.
 
         Args:
-            last_output_at: the time when a job last had output; None if none had any.
+            waiting_since: see `Backend.waiting_since`.
         """
-        if self.stall_s is None or self._progress is None:
+        if self.stall_s is None or self._progress is None or waiting_since is None:
             return False
-        changed_at = max(self._changed_at, last_output_at or 0.0)
-        return self._clock() - changed_at >= self.stall_s
+        return self._clock() - max(self._changed_at, waiting_since) >= self.stall_s

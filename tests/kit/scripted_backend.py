@@ -119,7 +119,7 @@ class ScriptedBackend(Backend):
         error_on_cancel: raised by a cancelled `execute` instead of `CancelledError`.
         generation: None: `generate_token` succeeds; an error that it raises; or "hang".
         generated: the models of all calls of `generate_token` so far.
-        output_at: the value of `last_output_at`.
+        waiting_since_s: the value of `waiting_since`.
         ended: the errors passed to `end_waiting_jobs`.
         hold_cancel: a cancelled `execute` waits for this event; if None, it stops at once.
         runs: all calls of `execute` so far.
@@ -145,7 +145,7 @@ class ScriptedBackend(Backend):
         self.error_on_cancel: Exception | None = None
         self.generation: BackendError | Literal["hang"] | None = None
         self.generated: list[str] = []
-        self.output_at: float | None = None
+        self.waiting_since_s: float | None = 0.0
         self.ended: list[BackendError] = []
         self.hold_cancel: asyncio.Event | None = None
         self.closed = False
@@ -186,8 +186,8 @@ class ScriptedBackend(Backend):
         self.ended.append(error)
 
     @property
-    def last_output_at(self) -> float | None:
-        return self.output_at
+    def waiting_since(self) -> float | None:
+        return self.waiting_since_s
 
     async def execute(self, job: Job, sink: JobSink) -> None:
         run = ScriptedRun(job, sink)

@@ -83,7 +83,11 @@ async def test_invalid_request_is_the_clients_error_whatever_its_status(
 
     async with (
         aiohttp.ClientSession() as client,
-        client.post(url, json={"model": model.upstream_id, **prompt, **fields}) as response,
+        client.post(
+            url,
+            json={"model": model.upstream_id, **prompt, **fields},
+            headers={"Authorization": f"Bearer {adapter.backend.settings.api_key}"},
+        ) as response,
     ):
         body = await response.read()
 

@@ -206,3 +206,17 @@ async def test_pause_is_no_output() -> None:
         await asyncio.sleep(5 * TIMEOUTS.silence_s)
         job_timeouts.resume()
         assert job_timeouts.last_output_at == output_at
+
+
+@in_virtual_time
+async def test_paused_job_does_not_wait_for_its_server() -> None:
+    async with JobTimeouts(TIMEOUTS) as job_timeouts:
+        waits = [job_timeouts.waiting_since]
+        started_at = now()
+        job_timeouts.output_started()
+        job_timeouts.pause()
+        waits.append(job_timeouts.waiting_since)
+        await asyncio.sleep(5.0)
+        job_timeouts.resume()
+        waits.append(job_timeouts.waiting_since)
+    assert waits == [started_at, None, started_at + 5.0]

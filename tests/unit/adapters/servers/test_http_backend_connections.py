@@ -10,7 +10,7 @@ from provider_agent.adapters.base import (
     InvalidResponse,
     Transport,
 )
-from provider_agent.adapters.servers.connections import STALE_S
+from provider_agent.adapters.servers.connections import NEAR_STALE_S
 from provider_agent.adapters.servers.http_backend import HttpBackend
 from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
 from tests.kit.sink import CollectingSink
@@ -118,6 +118,29 @@ async def test_job_lost_on_a_new_connection_is_not_sent_again() -> None:
     assert received == 1
 
 
+async def test_lost_connection_of_a_server_that_died_of_the_job_is_reported() -> None:
+    listening: asyncio.Server | None = None
+
+    async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(response(b'{"choices":[]}'))
+        await read_request(reader)
+        assert listening is not None
+        listening.close()
+        writer.close()
+
+    listening = await asyncio.start_server(die, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    settings = BackendSettings(kind="openai_compatible", url=f"http://127.0.0.1:{port}")
+    backend = OpenAICompatibleBackend(settings)
+    try:
+        await backend.execute(a_job("m", stream=False), CollectingSink())
+        with pytest.raises(Transport):  # not `Unreachable`, which is no sign of a death
+            await backend.execute(a_job("m", stream=False), CollectingSink())
+    finally:
+        await backend.close()
+
+
 async def test_job_whose_response_has_begun_is_not_sent_again() -> None:
     received = 0
 
@@ -149,7 +172,7 @@ async def test_job_that_fails_late_on_a_reused_connection_is_not_sent_again() ->
         writer.write(response(b'{"choices":[]}'))
         await read_request(reader)
         received += 1
-        await asyncio.sleep(STALE_S)
+        await asyncio.sleep(NEAR_STALE_S)
 
     async with backend_of_raw_server(fail_late) as backend:
         await backend.execute(a_job("m", stream=False), CollectingSink())

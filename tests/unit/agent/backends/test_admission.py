@@ -289,6 +289,13 @@ def test_failures_of_one_model_leave_the_others_in_service() -> None:
     assert not harness.is_open
 
 
+def test_service_that_blocks_keys_counts_every_failure_of_one_request() -> None:
+    harness = AdmissionHarness(VENICE_RULE)
+    for _ in range(VENICE_RULE.failures):
+        harness.run_job(BadStatus(400, b"", ErrorCode.BAD_REQUEST), request=7)
+    assert harness.is_open
+
+
 def test_failures_at_a_service_that_blocks_keys_count_for_all_models() -> None:
     harness = AdmissionHarness(VENICE_RULE)
     for number in range(VENICE_RULE.failures):

@@ -89,7 +89,10 @@ async def test_backend_whose_every_model_fails_is_down() -> None:
         assert "fails to generate a token" in (health.last_error or "")
 
 
-@pytest.mark.parametrize(("generation", "offered"), [("hang", ["m"]), (BROKEN, [])])
+BUSY = BadStatus(503, b"", ErrorCode.BACKEND_OVERLOADED)
+
+
+@pytest.mark.parametrize(("generation", "offered"), [("hang", ["m"]), (BUSY, ["m"]), (BROKEN, [])])
 @in_virtual_time
 async def test_busy_server_whose_token_is_late_keeps_its_model(
     generation: BackendError | Literal["hang"], offered: list[str]
@@ -146,7 +149,9 @@ async def test_server_without_progress_while_jobs_run_is_down_until_it_generates
         assert harness.models() == ["m", "n"]
 
 
-@pytest.mark.parametrize("activity", ["no job", "output", "no report"])
+@pytest.mark.parametrize(
+    "activity", ["no job", "output", "no report", "a job that waits for the server"]
+)
 @in_virtual_time
 async def test_server_is_not_stalled_without(activity: str) -> None:
     backend = NativeBackend(stall_s=STALL_S)
@@ -158,7 +163,9 @@ async def test_server_is_not_stalled_without(activity: str) -> None:
         if activity != "no job":
             harness.start("a")
         for _ in range(30):
-            backend.output_at = now() if activity == "output" else None
+            backend.waiting_since_s = now() if activity == "output" else 0.0
+            if activity == "a job that waits for the server":
+                backend.waiting_since_s = None
             await asyncio.sleep(10)
         assert harness.models() == ["m"]
 
