@@ -27,6 +27,7 @@ from provider_agent.adapters.base import (
     JobSink,
     ModelNotFound,
     ModelServerLoad,
+    ResponseOutcome,
     Transport,
 )
 from provider_agent.adapters.requests import offload
@@ -322,6 +323,11 @@ class HttpBackend(Backend):
                     if not 200 <= response.status < 300:
                         raise await self._read_status_error(response)
                     await relay.run(response, self._secrets())
+        except asyncio.CancelledError:
+            if timeouts.last_output_at is None and operation is not Operation.COUNT_TOKENS:
+                # Some services bill the prompt of a request whose client disconnects.
+                sink.response_ended(ResponseOutcome(least_input_tokens=least_tokens()))
+            raise
         finally:
             self._running_timeouts.discard(timeouts)
 

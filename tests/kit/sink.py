@@ -52,7 +52,7 @@ class CollectingSink:
             self.paused.set()
 
     def response_ended(self, outcome: ResponseOutcome) -> None:
-        assert self._source is not None or outcome.usage != Usage(), "an end before the start"
+        assert self._source is not None or outcome != ResponseOutcome(), "an end before the start"
         assert self.outcome is None, "ended twice"
         self.outcome = outcome
 

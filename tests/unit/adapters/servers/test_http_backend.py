@@ -125,6 +125,23 @@ async def test_close_fails_running_jobs(
     await recorded.disconnected.wait()
 
 
+@pytest.mark.parametrize("fault", [Fault.HANG_BEFORE_HEADERS, Fault.HANG_AFTER_HEADERS])
+async def test_job_cancelled_before_its_output_counts_its_prompt(
+    server: FakeOpenAICompatible, connect: Connect, fault: Fault
+) -> None:
+    server.script_jobs(fault)
+    sink = CollectingSink()
+    running = asyncio.create_task(connect(server).execute(a_job(MODEL), sink))
+    await server.wait_for_job()
+
+    running.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert sink.outcome is not None
+    assert sink.outcome.least_input_tokens > 0
+
+
 @pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])
 async def test_compressed_response_is_rejected(
     server: FakeOpenAICompatible, connect: Connect, content_type: str
