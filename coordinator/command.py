@@ -4,14 +4,15 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
 import click
 
 from provider_agent.coordinator.access import SecretSet, parse_public_keys, read_entries
-from provider_agent.coordinator.exceptions import CannotListen, CoordinatorError
+from provider_agent.coordinator.exceptions import CannotListen, CoordinatorError, SettingsError
 from provider_agent.coordinator.http.memory_size import default_request_memory
 from provider_agent.coordinator.server import Coordinator, run
 from provider_agent.coordinator.settings import (
@@ -160,6 +161,7 @@ def command(
     """
     _start_logging(log_level)
     try:
+        _check_variables(os.environ)
         settings = CoordinatorSettings(
             host=host,
             port=port,
@@ -196,6 +198,21 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+def _check_variables(environ: Mapping[str, str]) -> None:
+    """Reject a misspelled variable: without its keys the coordinator would be open to everyone.
+
+    Other variables with the prefix are no mistake: Kubernetes sets some for a service of this name.
+
+    Raises:
+        SettingsError: the name of a variable resembles that of a setting.
+    """
+    known = (API_KEYS_VARIABLE, ENROLLMENT_CODES_VARIABLE, AGENT_KEYS_VARIABLE)
+    for name in environ:
+        close = get_close_matches(name, known, 1, cutoff=0.85)
+        if close and name not in known:
+            raise SettingsError(f"the variable {name} is not used; did you mean {close[0]}?")
 
 
 def _secrets(path: Path | None, variable: str) -> SecretSet | None:

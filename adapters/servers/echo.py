@@ -90,7 +90,7 @@ class EchoBackend(Backend):
             chunks = [msgspec.json.encode({"input_tokens": reply.prompt_tokens})]
         flow = ReaderFlowControl()
         sink.started(200, "text/event-stream" if streamed else "application/json", flow, {})
-        usage = Usage(reply.prompt_tokens)  # until the last byte; then the output is known too
+        usage = Usage(reply.prompt_tokens)  # if the job is stopped before the last byte
         try:
             for chunk in chunks:
                 sink.send_chunk(chunk)

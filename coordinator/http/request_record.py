@@ -77,7 +77,7 @@ class RequestRecord(Struct):
             "request finished",
             operation=self.operation.value,
             model=self.model_id,
-            status=self.status,
+            status=None if self.status is None else int(self.status),  # it may be an `HTTPStatus`
             code=self.code,
             agent=None if job is None else base64.b64encode(job.public_key).decode(),
             job=None if job is None else job.job_id.hex(),

@@ -96,3 +96,16 @@ async def test_request_of_a_client_that_disconnects_is_logged(
         await job.cancelled.wait()
     (fields,) = finished(caplog.records)
     assert (fields["status"], fields["code"], fields["jobs"]) == (200, "client_disconnected", 1)
+
+
+async def test_status_of_a_refused_request_is_logged_as_a_number(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with (
+        Coordinator(CoordinatorSettings(port=0)) as coordinator,
+        aiohttp.ClientSession() as client,
+        client.post(f"{coordinator.http_url}{CHAT}", data="{}") as response,
+    ):
+        assert response.status == 415
+    assert [repr(fields["status"]) for fields in finished(caplog.records)] == ["415"]
