@@ -13,12 +13,10 @@ import msgspec
 from msgspec import Raw
 
 from provider_agent.adapters.errors import BadRequest
+from provider_agent.adapters.requests.repetition import MAX_PARTS, grammar_parts, regex_parts
 from provider_agent.adapters.requests.rules import Review, Shapes, Size, unescaped
 from provider_agent.adapters.requests.structure import check_structure
 from provider_agent.protocol.limits import KIB
-
-MAX_OPERATORS: Final = 500
-"""Operators of a grammar: `|`, `?`, `*`, `+` and `{`. One for JSON has about 30."""
 
 MAX_SCHEMA_BYTES: Final = 128 * KIB
 """OpenAI's own limit is 120,000 characters in names and values."""
@@ -40,11 +38,6 @@ _PATTERN_NESTING: Final = 16
 
 _JSON: Final = msgspec.json.Decoder()
 _ENCODER: Final = msgspec.json.Encoder()
-_OPERATORS: Final = b"|?*+{"
-_NOT_OPERATORS: Final = bytes(code for code in range(256) if code not in _OPERATORS)
-
-REGEX: Final = Shapes(string=Size(MAX_PATTERN_BYTES, _PATTERN_NESTING))
-"""A regular expression becomes an automaton, whose size can grow exponentially with nesting."""
 
 
 class Grammar(Size, frozen=True):
@@ -53,13 +46,25 @@ class Grammar(Size, frozen=True):
     def check(self, value: Raw, name: str, review: Review) -> object:
         """See `Rule.check`."""
         super().check(value, name, review)
-        if len(unescaped(value).translate(None, _NOT_OPERATORS)) > MAX_OPERATORS:
-            raise BadRequest(f"{name} has over {MAX_OPERATORS} operators")
+        _check_parts(grammar_parts(unescaped(value)), name)
+        return value
+
+
+class Regex(Size, frozen=True):
+    """A regular expression in a string."""
+
+    def check(self, value: Raw, name: str, review: Review) -> object:
+        """See `Rule.check`."""
+        super().check(value, name, review)
+        _check_parts(regex_parts(unescaped(value)), name)
         return value
 
 
 _GRAMMAR: Final = Grammar(64 * KIB, 64)
 GRAMMAR: Final = Shapes(string=_GRAMMAR)
+
+REGEX: Final = Shapes(string=Regex(MAX_PATTERN_BYTES, _PATTERN_NESTING))
+"""A regular expression becomes an automaton, whose size can grow exponentially with nesting."""
 
 
 class Schema(msgspec.Struct, frozen=True):
@@ -98,11 +103,13 @@ def _in_string(schema: str, name: str) -> object:
 def _check_levels(schema: object, name: str, review: Review) -> None:
     """Check the depth of a schema, and the objects, lists and texts of each level."""
     level = [schema]
+    counted = 0
     for _ in range(MAX_SCHEMA_LEVELS):
         below: list[object] = []
         for value in level:
             if isinstance(value, dict | list):
-                _check_node(value, name, review)
+                counted += _check_node(value, name, review)
+                _check_parts(counted, name)
                 inner = value.values() if isinstance(value, dict) else value
                 below += [item for item in inner if isinstance(item, dict | list)]
         level = below
@@ -111,16 +118,32 @@ def _check_levels(schema: object, name: str, review: Review) -> None:
     raise BadRequest(f"{name} is nested over {MAX_SCHEMA_LEVELS} levels deep")
 
 
-def _check_node(value: dict[str, object] | list[object], name: str, review: Review) -> None:
+def _check_node(value: dict[str, object] | list[object], name: str, review: Review) -> int:
+    """Check one object or list, and return the parts that counts in its patterns add."""
     if isinstance(value, list):
         if len(value) > MAX_CHOICES:
             raise BadRequest(f"{name} has a list of over {MAX_CHOICES} items")
-        return
+        return 0
     if len(value) > MAX_PROPERTIES:
         raise BadRequest(f"{name} has an object of over {MAX_PROPERTIES} properties")
-    pattern = value.get("pattern")
-    if isinstance(pattern, str) and len(pattern) > MAX_PATTERN_BYTES:
-        raise BadRequest(f"{name} has a pattern of over {MAX_PATTERN_BYTES} characters")
     for field in ("grammar", "definition"):
         if isinstance(text := value.get(field), str):
             _GRAMMAR.check(Raw(_ENCODER.encode(text)), f"{name}.{field}", review)
+    by_name = value.get("patternProperties")
+    patterns = [value.get("pattern"), value.get("regex")]
+    patterns += by_name if isinstance(by_name, dict) else ()
+    return sum(_counted_parts(text, name) for text in patterns if isinstance(text, str))
+
+
+def _counted_parts(pattern: str, name: str) -> int:
+    """Check a pattern, and return the parts that its counts add."""
+    if len(pattern) > MAX_PATTERN_BYTES:
+        raise BadRequest(f"{name} has a pattern of over {MAX_PATTERN_BYTES} characters")
+    parts = regex_parts(pattern.encode())
+    _check_parts(parts, name)
+    return max(0, parts - sum(map(pattern.count, "|?*+{")))
+
+
+def _check_parts(parts: int, name: str) -> None:
+    if parts > MAX_PARTS:
+        raise BadRequest(f"{name} has over {MAX_PARTS} operators, multiplied by their counts")
