@@ -3,6 +3,8 @@
 One Struct serves all formats and operations, because their field names do not collide.
 """
 
+import json
+import re
 from typing import Final
 
 import msgspec
@@ -29,6 +31,12 @@ gateways use it; its `status` says whether the response failed."""
 
 _FAILED: Final = frozenset({b'"failed"', b'"cancelled"'})
 """The statuses of a Responses object that are failures; `incomplete`, at a limit, is a success."""
+
+
+MAX_CHOICES: Final = 256
+"""Later choices are not decoded: a response has room for millions, which would take a second."""
+
+_BETWEEN_CHOICES: Final = re.compile(r"[\s,]*")
 
 
 class ResponseFailure(msgspec.Struct, frozen=True):
@@ -72,6 +80,31 @@ class _Delta(msgspec.Struct):
 
 _INNER: Final = msgspec.json.Decoder(_InnerObject)
 _DELTA: Final = msgspec.json.Decoder(_Delta)
+_CHOICE: Final = msgspec.json.Decoder(Choice)
+_CHOICES: Final[msgspec.json.Decoder[list[Choice] | None]] = msgspec.json.Decoder(
+    list[Choice] | None
+)
+
+
+def _first_choices(raw: bytes) -> list[Choice] | None:
+    """Decode up to `MAX_CHOICES` members of a JSON list, or null.
+
+    Raises:
+        ValueError: it is something else, or a choice has an unexpected type.
+    """
+    if raw.count(b"{") <= MAX_CHOICES or not raw.startswith(b"["):
+        return _CHOICES.decode(raw)
+    text, at, choices = raw.decode("utf-8", "replace"), 1, list[Choice]()
+    read_value = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
+    while len(choices) < MAX_CHOICES:
+        if (found := _BETWEEN_CHOICES.match(text, at)) is not None:
+            at = found.end()
+        if text[at] == "]":
+            break
+        _, end = read_value(text, at)
+        choices.append(_CHOICE.decode(text[at:end]))
+        at = end
+    return choices
 
 
 class Event(msgspec.Struct):
@@ -82,7 +115,7 @@ class Event(msgspec.Struct):
     """
 
     type: str | None = None
-    choices: list[Choice] | None = None
+    choices_raw: msgspec.Raw = msgspec.field(name="choices", default=_NULL)
     delta: msgspec.Raw = _NULL
     usage_raw: msgspec.Raw = msgspec.field(name="usage", default=_NULL)
     message: msgspec.Raw = _NULL
@@ -90,6 +123,11 @@ class Event(msgspec.Struct):
     error: msgspec.Raw = _NULL
     error_type: msgspec.Raw = _NULL
     error_message: msgspec.Raw = _NULL
+
+    @property
+    def choices(self) -> list[Choice] | None:
+        """The first `MAX_CHOICES` choices; None without any."""
+        return _first_choices(bytes(self.choices_raw))
 
     @property
     def is_error(self) -> bool:
@@ -138,11 +176,12 @@ _EVENT: Final = msgspec.json.Decoder(Event)
 def decode_event(data: bytes, event_name: bytes = b"") -> Event | None:
     """Decode an `Event`, replacing invalid UTF-8; None if `data` is not a JSON object.
 
-    Also None if a field that is not raw, such as `choices`, has an unexpected type. An event
+    Also None if `choices`, or a field that is not raw, has an unexpected type. An event
     without a `type` has its name as the type.
     """
     try:
         event = _EVENT.decode(data)
+        _first_choices(bytes(event.choices_raw))
     except UnicodeDecodeError:
         return decode_event(data.decode("utf-8", "replace").encode(), event_name)
     except (ValueError, RecursionError):

@@ -5,6 +5,9 @@ megabytes. What matters of it, such as the usage, is small, but may be anywhere 
 """
 
 import re
+from array import array
+from itertools import accumulate, islice
+from operator import indexOf
 from typing import Final
 
 from msgspec import Struct
@@ -27,8 +30,17 @@ def _values(levels: int) -> bytes:
     return rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+"' + nested + rb")*+"
 
 
-_VALUES: Final = re.compile(_values(4), re.DOTALL)
+_VALUES: Final = re.compile(_values(8), re.DOTALL)
 """Finds whole values, which are copied at once: to read them bracket by bracket is much slower."""
+
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_WHOLE_STRINGS: Final = re.compile(rb'(?:[^"]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
+_TO_BRACKET: Final = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+[{}\[\]]', re.DOTALL)
+_STEPS: Final = bytes.maketrans(b"{[}]", b"\x01\x01\xff\xff")
+"""Maps a bracket to the change of the depth, as a signed byte."""
+
+_NO_BRACKETS: Final = bytes(sorted(set(range(256)) - set(b"{}[]")))
+_LEAST_DEEP_BYTES: Final = 64
 
 
 class _Value(Struct):
@@ -96,6 +108,8 @@ class JsonOutline:
         if (values := _VALUES.match(data, at, end)) and values.end() > at:
             self._keep(values.group())
             return values.end()
+        if self._open and (end := self._read_deep(data, at)) > at:
+            return end
         found = _STRUCTURE.search(data, at)
         if found is None:
             self._keep(data[at:])
@@ -114,6 +128,38 @@ class JsonOutline:
             self._close(self._depth)
             self._depth -= 1
         return found.end()
+
+    def _read_deep(self, data: bytes, at: int) -> int:
+        """Read up to the end of the innermost open value, without a step for each bracket.
+
+        Nothing inside a value at depth 4, or one that is left out, has a limit of its own, except
+        long strings. Return `at` if such a string or a closing bracket is next, or in other values.
+        """
+        value = self._open[-1]
+        if data[at : at + 1] in (b"}", b"]") or not (self._omitting or value.depth == 4):
+            return at
+        size, start = _LEAST_DEEP_BYTES, at  # small at first: most values are
+        while self._open and self._open[-1] is value:
+            found = _WHOLE_STRINGS.match(data, start, start + size)
+            if found is None or found.end() == start:
+                if size == STRING_BYTES or start == len(data):
+                    break
+                size = STRING_BYTES  # a string is longer than the part
+                continue
+            end, levels = found.end(), self._depth - value.depth + 1
+            brackets = _STRING.sub(b"", found.group()).translate(_STEPS, _NO_BRACKETS)
+            try:
+                last = indexOf(accumulate(array("b", brackets)), -levels)
+            except ValueError:  # the value does not end here
+                self._depth += 2 * brackets.count(b"\x01") - len(brackets)
+                self._keep(data[start:end])
+            else:
+                closing = next(islice(_TO_BRACKET.finditer(data, start, end), last, None))
+                end, self._depth = closing.end(), value.depth - 1
+                self._keep(data[start:end])
+                self._close(value.depth)
+            start, size = end, min(2 * size, STRING_BYTES)
+        return start
 
     def _begin(self, limit: int, depth: int) -> None:
         if not self._omitting:

@@ -8,6 +8,7 @@ this one without changes elsewhere.
 import asyncio
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from typing import Final
 
 import aiohttp
 from msgspec.structs import replace
@@ -33,6 +34,9 @@ from provider_agent.adapters.responses.validator import (
 from provider_agent.protocol.errors import Fault, entry_for
 from provider_agent.protocol.formats import Operation
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
+
+_HELD_PIECE_BYTES: Final = 64 * 1024
+"""How much of the held start of a response is validated at once. It may have 2 MiB."""
 
 
 class ReaderFlowControl:
@@ -110,7 +114,11 @@ class Relay:
         state = GateState.UNDECIDED
         while state is GateState.UNDECIDED and (data := await response.content.readany()):
             state = gate.receive_data(data)
-        validator.receive_data(gate.held)
+        held = gate.held
+        for at in range(0, len(held), _HELD_PIECE_BYTES):
+            if at:
+                await asyncio.sleep(0)  # other jobs run between the pieces
+            validator.receive_data(held[at : at + _HELD_PIECE_BYTES])
         result: ValidationResult | None = None
         if state is not GateState.OUTPUT:  # the response is complete, or begins with an error
             result = validator.result()

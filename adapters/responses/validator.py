@@ -116,6 +116,8 @@ class BodyValidator:
         self._kept_bytes = 0
         self._outline: JsonOutline | None = None
         """Shortens a long body."""
+        self._unread: deque[bytes] = deque()
+        """What `_outline` has not received yet. Two pieces at a time keep each call short."""
 
     def receive_data(self, data: bytes) -> None:
         """Add the next bytes of the response."""
@@ -123,14 +125,26 @@ class BodyValidator:
             return
         if self._outline is None and self._kept_bytes + len(data) > LONG_BODY_BYTES:
             self._outline = JsonOutline()
-            data = b"".join((*self._kept, data))
+            self._unread.extend(self._kept)
             self._kept, self._kept_bytes = [], 0
-        kept = data if self._outline is None else self._outline.receive_data(data)
-        self._kept.append(kept)
-        self._kept_bytes += len(kept)
+        if self._outline is None:
+            self._keep(data)
+        else:
+            self._unread.append(data)
+            self._shorten(self._outline, 2)
+
+    def _shorten(self, outline: JsonOutline, pieces: int) -> None:
+        for _ in range(min(pieces, len(self._unread))):
+            self._keep(outline.receive_data(self._unread.popleft()))
+
+    def _keep(self, data: bytes) -> None:
+        self._kept.append(data)
+        self._kept_bytes += len(data)
 
     def result(self) -> ValidationResult:
         """Return a success for one JSON object without an error, or for more than `BODY_BYTES`."""
+        if self._outline is not None:
+            self._shorten(self._outline, len(self._unread))
         if self._kept_bytes > BODY_BYTES:
             return ValidationResult(between_events=False)
         body = b"".join(self._kept)

@@ -1,6 +1,6 @@
 import pytest
 
-from provider_agent.adapters.responses.events import decode_event, event_failure
+from provider_agent.adapters.responses.events import MAX_CHOICES, decode_event, event_failure
 from provider_agent.protocol.errors import ErrorCode
 
 
@@ -69,3 +69,25 @@ def test_malformed_usage_hides_neither_finish_reason_nor_error() -> None:
     failure = event_failure(b"", b'{"error":{"code":503},"usage":"?"}')
     assert failure is not None
     assert failure.code is ErrorCode.BACKEND_OVERLOADED
+
+
+# --- choices -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("between", [b",", b" ,\n"])
+@pytest.mark.parametrize("more", [-1, 0, 1, 1000])
+def test_choices_are_decoded_up_to_a_limit(more: int, between: bytes) -> None:
+    choice = b'{"index":1,"finish_reason":"stop","logprobs":[{"x":"}\xff"}]}'
+    body = b'{"choices":[ ' + between.join([choice] * (MAX_CHOICES + more)) + b" ]}"
+
+    event = decode_event(body)
+
+    assert event is not None
+    assert event.choices is not None
+    assert len(event.choices) == min(MAX_CHOICES, MAX_CHOICES + more)
+    assert {choice.finish_reason for choice in event.choices} == {"stop"}
+
+
+@pytest.mark.parametrize("choices", [b"7", b'"x"', b"{}", b"[7]", b"[" + b"{}," * 9 + b"[]]"])
+def test_choices_of_an_unexpected_type_are_no_event(choices: bytes) -> None:
+    assert decode_event(b'{"choices":' + choices + b"}") is None

@@ -13,6 +13,10 @@ LONG = "x" * STRING_BYTES
 TRICKY = 'a"b\\' * STRING_BYTES
 USAGE = {"input_tokens": 3, "output_tokens": 4, "output_tokens_details": {"reasoning_tokens": 1}}
 
+DEEP: object = ["]", '"']
+for _ in range(40):
+    DEEP = [[], {"[": DEEP}]
+
 DOCUMENTS: dict[str, tuple[object, object]] = {
     "small": ({"a": [1, {"b": None}], "c": "d"}, {"a": [1, {"b": None}], "c": "d"}),
     "long strings": ({"a": LONG, "b": TRICKY, "c": 1}, {"a": "", "b": "", "c": 1}),
@@ -46,6 +50,10 @@ DOCUMENTS: dict[str, tuple[object, object]] = {
             ],
             "usage": USAGE,
         },
+    ),
+    "deep lists": (
+        {"a": {"b": [DEEP, [DEEP] * 9], "c": [DEEP, [DEEP] * 99, 1]}, "usage": USAGE},
+        {"a": {"b": [DEEP, ""], "c": [DEEP, "", 1]}, "usage": USAGE},
     ),
     "text that looks like usage": (
         {"response": {"output": ['"usage":{"output_tokens":0}' + TRICKY], "usage": USAGE}},
@@ -86,3 +94,22 @@ def test_malformed_json_raises_nothing(pieces: list[bytes]) -> None:
     outline = JsonOutline()
     for piece in pieces:
         outline.receive_data(piece)
+
+
+class CountingOutline(JsonOutline):
+    """Counts its steps."""
+
+    steps = 0
+
+    def _read_plain(self, data: bytes, at: int) -> int:
+        self.steps += 1
+        return super()._read_plain(data, at)
+
+
+@pytest.mark.parametrize("text", [b"[" * 10**5, b'[{"b":' * 10**4, b"[" * 10**5 + b"]" * 10**5])
+def test_deep_values_need_no_step_for_each_bracket(text: bytes) -> None:
+    outline = CountingOutline()
+
+    outline.receive_data(b'{"a":' + text)
+
+    assert outline.steps < 100

@@ -14,6 +14,7 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.adapters.responses.gate import MAX_HELD_BYTES
 from provider_agent.adapters.responses.relay import ReaderFlowControl
+from provider_agent.adapters.responses.validator import StreamValidator
 from provider_agent.adapters.servers.ollama import OllamaBackend
 from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
 from provider_agent.protocol.errors import ErrorCode
@@ -379,3 +380,27 @@ async def test_whole_stream_of_responses_is_relayed(
 
     assert sink.data == b"".join(frames)
     assert sink.usage == Usage(INPUT_TOKENS, OUTPUT_TOKENS)
+
+
+async def test_held_start_of_a_response_is_validated_in_pieces(
+    server: FakeOpenAICompatible, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    receive_data = StreamValidator.receive_data
+
+    def record(validator: StreamValidator, data: bytes) -> None:
+        sizes.append(len(data))
+        receive_data(validator, data)
+
+    monkeypatch.setattr(StreamValidator, "receive_data", record)
+    created = sse(
+        {"type": "response.created", "response": {"tools": "x" * 300_000}}, "response.created"
+    )
+    server.script_jobs(stream_response([created, *response_frames(MODEL)]))
+    job = replace(a_job(MODEL), operation=Operation.RESPONSES.value, request=b'{"input":"x"}')
+    sink = CollectingSink()
+
+    await connect(server).execute(job, sink)
+
+    assert max(sizes[:4]) <= 64 * 1024
+    assert sum(sizes) == len(sink.data)
