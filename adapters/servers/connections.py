@@ -18,9 +18,11 @@ from provider_agent.protocol.limits import KIB, MIB
 KEEP_ALIVE_S: Final = 4.0
 """vLLM closes idle connections after 5 s; closing them earlier avoids most races."""
 
-NEAR_STALE_S: Final = 0.1
-FAR_STALE_S: Final = 1.0
-"""`Connections.stale_s` for servers in the operator's network, and for remote services."""
+STALE_S: Final = 0.1
+REMOTE_STALE_S: Final = 1.0
+"""A request on a connection that the server had closed fails within one round trip. If it fails
+later than this after it was sent, a server in the operator's network, or a remote one, received it.
+"""
 
 LARGE_BODY_BYTES: Final = MIB
 """aiohttp warns about a larger `bytes` body; it writes a file object in pieces, without warning."""
@@ -44,15 +46,14 @@ class Connections:
 
     Args:
         reuse: whether requests may share connections, one after the other.
-        stale_s: a request on a connection that the server had closed fails within one round trip.
-            If it fails later than this after it was sent, the server had received it.
+        remote: whether the server is outside of the operator's network.
         connect_s: the timeout of opening a connection.
         proxy: the proxy's address; None: no proxy.
     """
 
-    def __init__(self, *, reuse: bool, stale_s: float, connect_s: float, proxy: str | None) -> None:
+    def __init__(self, *, reuse: bool, remote: bool, connect_s: float, proxy: str | None) -> None:
         self._reuse = reuse
-        self._stale_s = stale_s
+        self._stale_s = REMOTE_STALE_S if remote else STALE_S
         self._connect_s = connect_s
         self._proxy = proxy
         self._pool: aiohttp.ClientSession | None = None

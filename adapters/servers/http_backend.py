@@ -35,6 +35,7 @@ from provider_agent.adapters.requests.body import UpstreamRequest, prepare_reque
 from provider_agent.adapters.requests.output_limit import one_token
 from provider_agent.adapters.requests.policy import default_policy
 from provider_agent.adapters.requests.prompt_size import least_prompt_tokens
+from provider_agent.adapters.requests.token_probe import token_probe
 from provider_agent.adapters.responses.http_errors import (
     failed_health,
     map_aiohttp_errors,
@@ -48,11 +49,7 @@ from provider_agent.adapters.responses.status_codes import (
     server_message,
 )
 from provider_agent.adapters.responses.timeouts import JobTimeouts
-from provider_agent.adapters.servers.connections import (
-    FAR_STALE_S,
-    NEAR_STALE_S,
-    Connections,
-)
+from provider_agent.adapters.servers.connections import Connections
 from provider_agent.adapters.servers.environment_proxy import environment_proxy
 from provider_agent.adapters.servers.model_selection import select_models
 from provider_agent.adapters.servers.server_response import (
@@ -75,17 +72,6 @@ MAX_RESPONSE_BYTES: Final = 16 * MIB
 
 GENERATION_TIMEOUT_S: Final = 20.0
 """Timeout of `generate_token`. A busy server may need longer: see `Backend.generate_token`."""
-
-_WORD: Final = [{"role": "user", "content": "x"}]
-
-_GENERATION: Final[dict[Operation, dict[str, object]]] = {
-    Operation.CHAT: {"messages": _WORD},
-    Operation.MESSAGES: {"messages": _WORD},
-    Operation.COMPLETIONS: {"prompt": "x"},
-    Operation.RESPONSES: {"input": "x"},
-    Operation.EMBEDDINGS: {"input": "x"},
-}
-"""The smallest request of each operation; the first that a model supports is used."""
 
 ROUTE_ABSENT: Final = frozenset({404, 405, 501})
 """Statuses with which most servers reject a request to a route that they do not have."""
@@ -125,7 +111,7 @@ class HttpBackend(Backend):
         self._clock = clock
         self._connections = Connections(
             reuse=self.reuses_connections,
-            stale_s=NEAR_STALE_S if self.native else FAR_STALE_S,
+            remote=not self.native,
             connect_s=self.timeouts.connect_s,
             # A proxy is for remote services only, not for servers in the operator's network.
             proxy=None if self.native else environment_proxy(self.settings.url),
@@ -236,10 +222,10 @@ class HttpBackend(Backend):
 
         A status below 500, even one that rejects the request, shows that the server works.
         """
-        operation = next((one for one in _GENERATION if one in model.operations), None)
-        if operation is None:
+        probe = token_probe(model.operations, model.upstream_id)
+        if probe is None:
             return
-        body = {"model": model.upstream_id, **_GENERATION[operation], **one_token(operation)}
+        operation, body = probe
         response = await self.request(
             "POST", operation.path, json=body, timeout_s=GENERATION_TIMEOUT_S
         )

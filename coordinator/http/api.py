@@ -20,6 +20,7 @@ from provider_agent.coordinator.http.api_keys import ApiKeyCheck
 from provider_agent.coordinator.http.client_errors import RETRY_AFTER_S, ClientError, error_of_code
 from provider_agent.coordinator.http.client_request import ClientRequest, read_client_request
 from provider_agent.coordinator.http.counters import Counters
+from provider_agent.coordinator.http.job_attempts import JobAttempts
 from provider_agent.coordinator.http.metrics import Gauges, Metrics
 from provider_agent.coordinator.http.model_list import render_model, render_models
 from provider_agent.coordinator.http.request_checks import refused_body, refused_origin
@@ -165,8 +166,7 @@ class HttpApi:
     ) -> web.StreamResponse:
         record.model_id = client_request.model_id
         record.request_bytes = len(client_request.body)
-        handler = RequestHandler(
-            request,
+        attempts = JobAttempts(
             client_request,
             dispatcher=self._dispatcher,
             settings=self._settings,
@@ -174,6 +174,14 @@ class HttpApi:
             record=record,
             clock=self._clock,
             random_bytes=self._random_bytes,
+        )
+        handler = RequestHandler(
+            request,
+            client_request,
+            attempts,
+            settings=self._settings,
+            counters=self.counters,
+            record=record,
         )
         return await handler.run()
 

@@ -9,12 +9,10 @@ operation, if the last event is complete. In every other case the connection is 
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
 
-from provider_agent.coordinator.agents.dispatcher import Dispatcher
 from provider_agent.coordinator.http.client_errors import (
     ClientError,
     error_of_code,
@@ -50,40 +48,28 @@ class RequestHandler:
     Args:
         request: the HTTP request.
         client_request: the validated content of the request.
-        dispatcher: sends jobs to agents.
+        attempts: finds an agent that answers the request.
         settings: limits and timeouts.
         counters: counts the outcome of the request.
         record: notes the outcome of the request.
-        clock: monotonic, in seconds.
-        random_bytes: generates job ids.
     """
 
     def __init__(
         self,
         request: web.Request,
         client_request: ClientRequest,
+        attempts: JobAttempts,
         *,
-        dispatcher: Dispatcher,
         settings: CoordinatorSettings,
         counters: Counters,
         record: RequestRecord,
-        clock: Callable[[], float],
-        random_bytes: Callable[[int], bytes],
     ) -> None:
         self._request = request
         self._client_request = client_request
         self._settings = settings
         self._counters = counters
         self._record = record
-        self._attempts = JobAttempts(
-            client_request,
-            dispatcher=dispatcher,
-            settings=settings,
-            counters=counters,
-            record=record,
-            clock=clock,
-            random_bytes=random_bytes,
-        )
+        self._attempts = attempts
         self._response: web.StreamResponse | None = None
         self._events: RelayedEvents | None = None
         self._job_error: JobError | None = None

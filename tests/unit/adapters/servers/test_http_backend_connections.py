@@ -10,7 +10,7 @@ from provider_agent.adapters.base import (
     InvalidResponse,
     Transport,
 )
-from provider_agent.adapters.servers.connections import NEAR_STALE_S
+from provider_agent.adapters.servers.connections import STALE_S
 from provider_agent.adapters.servers.http_backend import HttpBackend
 from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
 from tests.kit.sink import CollectingSink
@@ -172,7 +172,7 @@ async def test_job_that_fails_late_on_a_reused_connection_is_not_sent_again() ->
         writer.write(response(b'{"choices":[]}'))
         await read_request(reader)
         received += 1
-        await asyncio.sleep(NEAR_STALE_S)
+        await asyncio.sleep(STALE_S)
 
     async with backend_of_raw_server(fail_late) as backend:
         await backend.execute(a_job("m", stream=False), CollectingSink())

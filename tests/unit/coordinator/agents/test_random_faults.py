@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from contextlib import AsyncExitStack
 
 import aiohttp
 import pytest
@@ -22,11 +23,14 @@ def events(job_id: bytes) -> list[bytes]:
     return [b"data: %s %d\n\n" % (job_id, number) for number in range(3)]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_each_answer_is_the_whole_response_of_one_job_and_nothing_remains(seed: int) -> None:
-    rng = random.Random(seed)
+class RandomAgents:
+    """How agents behave: refuse, fail, answer slowly, and lose their links."""
 
-    async def answer(job: ScriptedJob) -> None:
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    async def answer(self, job: ScriptedJob) -> None:
+        rng = self._rng
         await asyncio.sleep(rng.expovariate(0.5))
         fate = rng.random()
         if fate < 0.15:
@@ -41,52 +45,55 @@ def test_each_answer_is_the_whole_response_of_one_job_and_nothing_remains(seed: 
                 await asyncio.sleep(rng.expovariate(1.0))
             await job.finish()
 
-    async def lose_links(agent: ScriptedAgent, stopped: asyncio.Event) -> None:
+    async def lose_links(self, agent: ScriptedAgent, stopped: asyncio.Event) -> None:
         while not stopped.is_set():
-            await asyncio.sleep(rng.expovariate(0.1))
+            await asyncio.sleep(self._rng.expovariate(0.1))
             await agent.lose_link()
-            await asyncio.sleep(rng.expovariate(0.3))
+            await asyncio.sleep(self._rng.expovariate(0.3))
             await agent.reconnect()
 
-    async def ask(http: aiohttp.ClientSession) -> int:
-        await asyncio.sleep(rng.uniform(0, 60))
-        try:
-            async with asyncio.timeout(None if rng.random() < 0.8 else rng.expovariate(0.3)):
-                async with http.post(CHAT, data=b'{"model":"tiny"}') as response:
-                    body = await response.read()
-        except TimeoutError:
-            return 0
-        if response.status == 200:
-            name = response.headers["x-request-id"].encode()
-            assert body == b"".join(events(name))
-        return response.status
 
-    @in_virtual_time
-    async def run() -> None:
+async def ask(http: aiohttp.ClientSession, rng: random.Random) -> int:
+    """Send a request, check its response, and return the status; 0: the client gave up."""
+    await asyncio.sleep(rng.uniform(0, 60))
+    try:
+        async with asyncio.timeout(None if rng.random() < 0.8 else rng.expovariate(0.3)):
+            async with http.post(CHAT, data=b'{"model":"tiny"}') as response:
+                body = await response.read()
+    except TimeoutError:
+        return 0
+    if response.status == 200:
+        name = response.headers["x-request-id"].encode()
+        assert body == b"".join(events(name))
+    return response.status
+
+
+@pytest.mark.parametrize("seed", range(4))
+@in_virtual_time
+async def test_each_answer_is_the_whole_response_of_one_job_and_nothing_remains(seed: int) -> None:
+    rng = random.Random(seed)
+    behavior, stopped = RandomAgents(rng), asyncio.Event()
+    models = [offer(max_concurrent=2)]
+    async with AsyncExitStack() as running:
         settings = replace(NO_HEARTBEATS, queue_s=120.0)
-        async with (
-            Coordinator(settings, clock=now) as coordinator,
-            aiohttp.ClientSession(
-                coordinator.http_url, headers=JSON_HEADERS, timeout=NO_TIMEOUT
-            ) as http,
-        ):
-            agents = [
-                ScriptedAgent(
-                    coordinator.connect_url, models=[offer(max_concurrent=2)], answer=answer
-                )
-                for _ in range(AGENTS)
-            ]
-            async with agents[0], agents[1], agents[2], agents[3], agents[4]:
-                stopped = asyncio.Event()
-                faults = [asyncio.create_task(lose_links(agent, stopped)) for agent in agents[1:]]
-                statuses = await asyncio.gather(*(ask(http) for _ in range(REQUESTS)))
-                stopped.set()
-                await asyncio.gather(*faults)
-                await wait_until(lambda: not any(one.in_flight for one in coordinator.agents()))
-                assert len(coordinator.agents()) == AGENTS
-                assert (coordinator.queued, coordinator.detached_sessions()) == (0, [])
-                # 0: the client gave up; 502: three agents failed. No request waited in vain.
-                assert set(statuses) <= {0, 200, 502}
-                assert statuses.count(200) >= REQUESTS / 2
+        coordinator = await running.enter_async_context(Coordinator(settings, clock=now))
+        http = await running.enter_async_context(
+            aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS, timeout=NO_TIMEOUT)
+        )
+        agents = [
+            await running.enter_async_context(
+                ScriptedAgent(coordinator.connect_url, models=models, answer=behavior.answer)
+            )
+            for _ in range(AGENTS)
+        ]
+        faults = [asyncio.create_task(behavior.lose_links(agent, stopped)) for agent in agents[1:]]
+        statuses = await asyncio.gather(*(ask(http, rng) for _ in range(REQUESTS)))
+        stopped.set()
+        await asyncio.gather(*faults)
+        await wait_until(lambda: not any(one.in_flight for one in coordinator.agents()))
+        assert len(coordinator.agents()) == AGENTS
+        assert (coordinator.queued, coordinator.detached_sessions()) == (0, [])
 
-    run()
+    # 502: three agents failed. No request waited in vain.
+    assert set(statuses) <= {0, 200, 502}
+    assert statuses.count(200) >= REQUESTS / 2
