@@ -131,6 +131,7 @@ class JobAttempts:
             failed_id = self.tried[-1]
             answers[failed_id] = await self._pool.answers(failed_id)
             if not answers[failed_id]:
+                log.warning("server died during a job", **self.log_fields())
                 self._poison.add_death(self._request_key, failed_id, self._recorded_deaths)
                 self._poison.check(self._request_key)
         while True:

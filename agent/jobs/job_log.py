@@ -2,7 +2,7 @@
 
 import logging
 
-from provider_agent.protocol.errors import Fault, entry_for
+from provider_agent.protocol.errors import ErrorCode, Fault, entry_for
 from provider_agent.protocol.frames import JobEnd, JobError, JobHeader
 
 
@@ -50,7 +50,8 @@ def end_fields(
         fields["at_least"] = at_least
     if isinstance(end, JobError):
         fields |= {"code": str(end.code), "status": end.upstream_status}
-        if end.upstream_status is None and not end.body:
-            # Otherwise the message may come from the server, and may quote the prompt.
+        # A message of the server, or about an invalid request, may quote the prompt.
+        is_own = end.upstream_status is None and not end.body
+        if is_own and end.code != ErrorCode.BAD_REQUEST:
             fields["message"] = end.message
     return fields

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from provider_agent.adapters.errors import BadStatus, ErrorInStream
+from provider_agent.adapters.errors import BadRequest, BadStatus, ErrorInStream
 from provider_agent.agent.jobs.ends import JobReport, backend_error_end, error_end
 from provider_agent.agent.jobs.job_log import end_fields, end_level
 from provider_agent.protocol.errors import ErrorCode
@@ -50,6 +50,13 @@ def test_tokens_that_the_server_did_not_report_are_logged_as_a_lower_bound() -> 
 def test_the_agents_own_error_message_is_logged() -> None:
     end = error_end(REPORT, ErrorCode.DEADLINE_EXCEEDED, "the deadline passed")
     assert fields(end)["message"] == "the deadline passed"
+
+
+def test_message_about_an_invalid_request_is_not_logged() -> None:
+    message = f"messages.content.type {PROMPT!r} is not known"
+    end = backend_error_end(REPORT, BadRequest(message))
+    assert end.message == message, "the client receives it"
+    assert PROMPT not in repr(fields(end))
 
 
 def test_a_servers_error_message_is_not_logged() -> None:

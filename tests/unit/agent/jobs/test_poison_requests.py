@@ -184,3 +184,18 @@ async def test_death_during_a_stream_counts() -> None:
         await harness.error(job)
 
     assert (await harness.error(submit(harness, b"{}"))).code == "bad_request"
+
+
+async def test_death_of_a_server_is_logged_with_job_and_backend(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    servers = backends(1)
+    harness = JobsHarness(*servers)
+    job = submit(harness, b'{"messages":"a private question"}')
+    await crash(servers[0])
+    await harness.error(job)
+
+    (record,) = [one for one in caplog.records if one.message == "server died during a job"]
+    fields = vars(record)["fields"]
+    assert (fields["job"], fields["backend"]) == (job.job_id.hex(), "a")
+    assert "private" not in repr(fields)
