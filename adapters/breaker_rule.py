@@ -14,10 +14,10 @@ class BreakerRule(Struct, frozen=True):
         max_open_s: upper limit of the open time, which doubles with each failed trial job.
         counts_client_errors: for a service that blocks a key after too many failed requests. If
             True, errors that the client caused count too. An overload response that names a wait
-            always pauses the model or the backend for that wait; only if True, it also counts.
-        per_model: whether the server limits and fails each model by itself, so that the other
-            models still receive jobs. With `counts_client_errors`, a wait pauses one model, but
-            failures count for the whole backend.
+            always causes a pause of that length; only if True, it also counts as a failure.
+        per_model: whether the server limits and fails each model by itself. If True, a pause stops
+            one model only, and failures are counted for each model; but with
+            `counts_client_errors`, failures are still counted for the whole backend.
     """
 
     failures: int = 5

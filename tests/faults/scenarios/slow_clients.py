@@ -23,7 +23,8 @@ ONE_READ_BYTES = 256 * KIB
 """The most that the agent reads at once from a backend that it has not paused yet."""
 
 KERNEL_BUFFERS_BYTES = 12 * MIB
-"""The most that the kernel holds on the five connections from the server to the stalled proxy."""
+"""The most that the kernel buffers between the inference server and the stalled proxy: five
+connections in a row, by way of the backend proxy, the agent, the link proxy and the coordinator."""
 
 
 async def one_client_of_many_stops_reading(scale: Scale) -> str:

@@ -40,8 +40,9 @@ def timing(
     [
         ([timing()], 500.0, 50.0),
         ([timing(cached=600)], 200.0, 50.0),
-        # Tokens and times are summed, so that a short job counts less than a long one.
+        # One output token is too few to measure a decode speed.
         ([timing(), timing(3000, 1, first_byte_s=2.0)], 1000.0, 50.0),
+        # 500 tokens in three seconds; the mean of the jobs' decode speeds would be 225.
         ([timing(output_tokens=401, duration_s=3.0), timing()], 500.0, 500 / 3),
         ([timing(None, None)], None, None),
         ([timing(MIN_PREFILL_TOKENS - 1, 1)], None, None),
