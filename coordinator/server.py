@@ -32,7 +32,6 @@ from provider_agent.coordinator.http.api import (
     render_http_errors,
 )
 from provider_agent.coordinator.http.counters import Counters
-from provider_agent.coordinator.http.server_log import http_logger
 from provider_agent.coordinator.settings import (
     CoordinatorSettings,
     accepted_authorities,
@@ -40,6 +39,7 @@ from provider_agent.coordinator.settings import (
     is_wildcard,
 )
 from provider_agent.event_log import EventLogger
+from provider_agent.http_server_log import http_logger
 from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.limits import CONNECT_PATH
 

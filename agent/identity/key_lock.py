@@ -17,7 +17,8 @@ def hold_key_lock(path: Path) -> Iterator[None]:
     """Hold a shared lock on the key file at `path`: other agents may hold it at the same time."""
     with path.open("rb") as file:
         with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            # Waits for `is_key_locked`, which holds an exclusive lock for a moment.
+            fcntl.flock(file, fcntl.LOCK_SH)
         yield
 
 

@@ -1,5 +1,6 @@
 """HTTP server for operators and orchestrators: liveness, readiness, metrics, status."""
 
+import asyncio
 import errno
 import os
 from collections.abc import Callable
@@ -13,11 +14,19 @@ from provider_agent.agent.config.addresses import listen_address
 from provider_agent.agent.telemetry.metrics import CONTENT_TYPE, Metrics
 from provider_agent.agent.telemetry.status import StatusSnapshot, readiness
 from provider_agent.event_log import EventLogger
+from provider_agent.http_server_log import http_logger
 
 log = EventLogger(__name__)
 
 _SHUTDOWN_S: Final = 1.0
 """Responses are immediate, so a stop does not wait longer for a slow reader."""
+
+MAX_CONNECTIONS: Final = 32
+"""Open connections. A new one closes the oldest, so that idle ones cannot exclude a probe. Enough
+for several scrapers, probes and people at once."""
+
+KEEP_ALIVE_S: Final = 75.0
+"""How long an idle connection stays open: longer than Prometheus's default interval of 60 s."""
 
 _ADVICE: Final = (
     "set another address with `run --prometheus-addr` or observability.prometheus_addr, "
@@ -48,7 +57,7 @@ class StatusServer:
         self._host, self._port = listen_address(address)
         self._status = status
         self._metrics = metrics
-        self._runner: web.AppRunner | None = None
+        self._runner: web.ServerRunner | None = None
 
     def __repr__(self) -> str:
         state = "listening" if self._runner else "stopped"
@@ -68,14 +77,14 @@ class StatusServer:
         Raises:
             StatusServerError: the server cannot listen on the address.
         """
-        app = web.Application()
-        app.router.add_get("/livez", _livez)
-        app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/metrics", self._show_metrics)
-        app.router.add_get("/status", self._show_status)
-        runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S
+        server = _CappedServer(
+            self._respond,
+            access_log=None,
+            keepalive_timeout=KEEP_ALIVE_S,
+            lingering_time=0,
+            logger=http_logger(),
         )
+        runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_S)
         try:
             await runner.setup()
             await web.TCPSite(runner, self._host, self._port).start()
@@ -98,20 +107,45 @@ class StatusServer:
         if runner is not None:
             await runner.cleanup()
 
-    async def _readyz(self, _request: web.Request) -> web.Response:
+    async def _respond(self, request: web.BaseRequest) -> web.Response:
+        routes = {
+            "/livez": _livez,
+            "/readyz": self._readyz,
+            "/metrics": self._show_metrics,
+            "/status": self._show_status,
+        }
+        route = routes.get(request.path)
+        if route is None:
+            raise web.HTTPNotFound
+        if request.method not in ("GET", "HEAD"):
+            raise web.HTTPMethodNotAllowed(request.method, ["GET", "HEAD"])
+        return route()
+
+    def _readyz(self) -> web.Response:
         reasons = readiness(self._status())
         if not reasons:
             return web.Response(text="ready\n")
         return web.Response(status=503, text="".join(f"{reason}\n" for reason in reasons))
 
-    async def _show_metrics(self, _request: web.Request) -> web.Response:
+    def _show_metrics(self) -> web.Response:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
-    async def _show_status(self, _request: web.Request) -> web.Response:
+    def _show_status(self) -> web.Response:
         body = msgspec.json.encode(self._status())
         return web.Response(body=body, content_type="application/json")
 
 
-async def _livez(_request: web.Request) -> web.Response:
+def _livez() -> web.Response:
     """Any response proves that the event loop runs."""
     return web.Response(text="ok\n")
+
+
+class _CappedServer(web.Server):
+    """Closes the oldest connections when there are too many."""
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """Add a connection."""
+        super().connection_made(handler, transport)
+        for oldest in self.connections[:-MAX_CONNECTIONS]:
+            if oldest.transport is not None:
+                oldest.transport.abort()

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-SHARED = frozenset({"advised_error", "event_log", "log_writer"})
+SHARED = frozenset({"advised_error", "event_log", "http_server_log", "log_writer"})
 """Modules of `provider_agent` itself that every subpackage except `protocol` may import."""
 
 FOLDERS = {"websocket": "src/provider_agent/websocket"}

@@ -1,4 +1,6 @@
+import fcntl
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -30,3 +32,22 @@ def test_checking_the_lock_does_not_hold_it(key: Path) -> None:
 
 def test_missing_key_is_not_locked(tmp_path: Path) -> None:
     assert not is_key_locked(tmp_path / "none")
+
+
+def test_agent_that_starts_during_a_check_holds_the_lock(
+    key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It started without a lock, because the check held an exclusive one at that moment.
+    lock = fcntl.flock
+    with key.open("rb") as checked:
+        lock(checked, fcntl.LOCK_EX)
+
+        def wait(file: BinaryIO, operation: int) -> None:
+            if not operation & fcntl.LOCK_NB:
+                checked.close()  # the check ends while the agent waits
+            lock(file, operation)
+
+        monkeypatch.setattr(fcntl, "flock", wait)
+        with hold_key_lock(key):
+            checked.close()
+            assert is_key_locked(key)

@@ -1,4 +1,7 @@
+import asyncio
+import contextlib
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 
@@ -8,7 +11,13 @@ from msgspec.structs import replace
 
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
-from provider_agent.agent.telemetry.status_server import StatusServer, StatusServerError
+from provider_agent.agent.telemetry.status_server import (
+    KEEP_ALIVE_S,
+    MAX_CONNECTIONS,
+    StatusServer,
+    StatusServerError,
+)
+from tests.kit.virtual_time import in_virtual_time, now
 
 
 class FakeAgent:
@@ -83,6 +92,65 @@ async def test_unknown_paths_and_methods_are_refused(server: StatusServer) -> No
         session.post(f"http://{server.address}/status") as response,
     ):
         assert response.status == 405
+
+
+async def connect(
+    server: StatusServer, sent: bytes = b""
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, _, port = server.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(sent)
+    return reader, writer
+
+
+async def test_idle_connections_do_not_exclude_a_probe(server: StatusServer) -> None:
+    # There was no limit: idle connections used up the agent's open files.
+    idle = [await connect(server) for _ in range(MAX_CONNECTIONS + 3)]
+    assert (await get(server, "/livez"))[0] == 200
+    for reader, _ in idle[:4]:
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+    for _, writer in idle:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET /livez HTTP/1.1\r\nHost: a\r\nX: ", b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"],
+    ids=["no request", "incomplete request", "after a response"],
+)
+@in_virtual_time
+async def test_idle_connection_is_closed(sent: bytes) -> None:
+    agent = FakeAgent()
+    server = StatusServer("127.0.0.1:0", agent.status, Metrics())
+    await server.start()
+    began = now()
+    reader, writer = await connect(server, sent)
+    assert (await reader.read()).startswith(b"HTTP/1.1 200" if sent.endswith(b"\n\r\n") else b"")
+    assert now() - began == pytest.approx(KEEP_ALIVE_S, abs=1)
+    writer.close()
+    await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /livez HTTP/1.1\r\nA secret: b\r\n\r\n", b"400"),
+        (b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", b"400"),
+        (b"POST /status HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{", b"405"),
+    ],
+    ids=["malformed header", "long path", "endless body"],
+)
+async def test_invalid_request_is_refused_at_once_without_a_log_line(
+    sent: bytes, status: bytes, server: StatusServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Each one wrote a traceback that quoted the request.
+    with caplog.at_level(logging.INFO):
+        reader, writer = await connect(server, sent)
+        response = await reader.read()
+        writer.close()
+    assert response.split()[1] == status
+    assert not caplog.records
 
 
 async def test_start_on_an_address_in_use_raises_with_advice(agent: FakeAgent) -> None:

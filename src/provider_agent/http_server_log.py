@@ -1,4 +1,4 @@
-"""The log of aiohttp's server, without what peers can cause at will."""
+"""The log of an aiohttp server, without the errors that its peers can cause."""
 
 import logging
 
