@@ -53,7 +53,7 @@ class Peer:
 
     Attributes:
         answer_s: how long an answer may take, in seconds; the default of each `within_s`.
-        transcript: every frame that was received or passed to `send`, in order.
+        transcript: every frame that was received or sent, in order.
         message_sizes: the size of each well-formed received message, in bytes.
         defect: why a received message is malformed; "" if none was.
         closed: set when the connection has ended.

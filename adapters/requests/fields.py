@@ -10,8 +10,9 @@ Left out on purpose, with what they would do:
 - `models`, `fallbacks`, `provider`, `plugins`, `preset`, `service_tier`, `speed`, `x_search`,
   `web_search_options`, `venice_parameters`, `modalities`, `image_config`, `prediction`: spend the
   operator's money on another model, provider, speed or service.
-- `prompt` and `conversation` of Responses, `previous_response_id`, `background`, `store: true`,
-  `container`, `mcp_servers`: objects and jobs in the operator's account or in the server's memory.
+- `prompt` and `conversation` of Responses, `previous_response_id`, `background: true`,
+  `store: true`, `container`, `mcp_servers`: objects and jobs in the operator's account or in the
+  server's memory.
 - `kv_transfer_params`, `ec_transfer_params`, `vllm_xargs`, `prompt_embeds`, `priority`,
   `request_id`, `session_id`, `use_beam_search`, `mm_processor_kwargs`, `media_io_kwargs` (vLLM);
   `bootstrap_*`, `lora_path`, `custom_logit_processor`, `rid`, `input_ids`, `session_params`
@@ -254,5 +255,5 @@ MEANINGFUL: Final = frozenset(
         *("prompt", "prompt_embeds", "input_ids", "previous_input_messages"),
     }
 )
-"""Fields that fail the job where others are removed (`strip`): without them, the answer would be
-another one."""
+"""Fields that are never removed, but fail the job, even with `request_policy = "strip"`: without
+them the server would answer another question."""

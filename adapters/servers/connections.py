@@ -1,7 +1,7 @@
 """The HTTP connections to one server.
 
 A server may close an idle connection at the moment when the agent sends a request on it. Such a
-request is sent again, over a new connection. Any other request whose connection fails is not: the
+request is sent again, over a new connection. Any other `POST` whose connection fails is not: the
 server may have started it, and a job that starts twice costs twice.
 """
 
@@ -19,10 +19,11 @@ KEEP_ALIVE_S: Final = 4.0
 """vLLM closes idle connections after 5 s; closing them earlier avoids most races."""
 
 STALE_S: Final = 0.1
+"""A request on a connection that the server had already closed fails within one round trip. If it
+fails later than this, the server has probably received it."""
+
 REMOTE_STALE_S: Final = 1.0
-"""A request on a connection that the server had closed fails within one round trip. If it fails
-later than this after it was sent, a server in the operator's network, or a remote one, received it.
-"""
+"""`STALE_S` for a server outside of the operator's network."""
 
 LARGE_BODY_BYTES: Final = MIB
 """aiohttp warns about a larger `bytes` body; it writes a file object in pieces, without warning."""

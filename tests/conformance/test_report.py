@@ -50,7 +50,7 @@ def test_json_holds_every_result() -> None:
     assert (shown["conforms"], shown["ended_early"]) == (False, None)
 
 
-def test_junit_counts_not_held_as_failure_and_untested_or_optional_rules_as_skipped() -> None:
+def test_junit_counts_not_held_as_failure_and_not_followed_or_not_tested_as_skipped() -> None:
     suite = ElementTree.fromstring(to_junit(REPORT))
 
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("4", "1", "2")

@@ -48,13 +48,13 @@ FULL = Scale(streams=64, clients=50, cuts=200, rounds=8)
 
 @dataclass(frozen=True)
 class Scenario:
-    """One row of the table.
+    """A fault, and what must hold during and after it. `table.py` lists all scenarios.
 
     Attributes:
         name: a few words; also the name of its test.
         fault: what happens to the system.
         expectation: what must hold.
-        run: runs it; returns a summary for the table.
+        run: runs it; returns a summary, which `make test-faults` prints.
     """
 
     name: str
@@ -84,7 +84,7 @@ def run_scenario(scenario: Scenario, scale: Scale, *, debug: bool = False) -> Ou
     try:
         with asyncio.Runner(debug=debug, loop_factory=VirtualTimeLoop) as runner:
             summary = runner.run(_run_checked(scenario, scale))
-    except Exception as error:  # noqa: BLE001 - the table shows it
+    except Exception as error:  # noqa: BLE001 - the outcome has it
         return Outcome("", error, time.monotonic() - started_at)
     return Outcome(summary, None, time.monotonic() - started_at)
 

@@ -197,10 +197,9 @@ def test_agent_that_advertises_thousands_of_slots_does_not_receive_every_job() -
     [
         pytest.param(FakeHistory(refused={b"0"}), [0, 3], 1, id="refused a moment ago"),
         pytest.param(FakeHistory(failed={b"0": 1.0}), [0, 0], 1, id="one failure"),
-        pytest.param(FakeHistory(failed={b"0": 1.0}), [0, 3], 0, id="one failure, other full"),
+        pytest.param(FakeHistory(failed={b"0": 1.0}), [0, 3], 0, id="one failure, other busier"),
         pytest.param(FakeHistory(failed={b"0": 9.0}), [0, 3], 1, id="many failures"),
         pytest.param(FakeHistory(measured_s={b"0": 8.0, b"1": 2.0}), [0, 0], 1, id="slower"),
-        pytest.param(FakeHistory(measured_s={b"0": 8.0}), [0, 0], 0, id="claims to be fast"),
     ],
 )
 def test_what_the_coordinator_has_seen_counts(
@@ -212,6 +211,19 @@ def test_what_the_coordinator_has_seen_counts(
     ]
     for order in (candidates, candidates[::-1]):
         assert choose_agent(order, "tiny", Operation.CHAT, history) is candidates[chosen]
+
+
+@pytest.mark.parametrize(("measured_s", "chosen"), [({}, 1), ({b"1": 8.0}, 0)])
+def test_measured_speed_replaces_the_reported_one(
+    measured_s: dict[bytes, float], chosen: int
+) -> None:
+    candidates = [
+        FakeCandidate(b"0", table(offer()), reported=SLOW),
+        FakeCandidate(b"1", table(offer()), reported=FAST),
+    ]
+    history = FakeHistory(measured_s=measured_s)
+
+    assert choose_agent(candidates, "tiny", Operation.CHAT, history) is candidates[chosen]
 
 
 CHAT_ONLY = table(offer(operations=["chat"]))
