@@ -10,7 +10,8 @@ from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.frames import Hello, Rejected
 
 MAX_REMEMBERED_KEYS: Final = 4096
-"""Public keys that are remembered as enrolled; the oldest are forgotten first."""
+"""Public keys that are remembered as enrolled; those that have not connected for the longest time
+are forgotten first."""
 
 _NOT_ENROLLED: Final = Rejected(
     "not_enrolled", "This coordinator knows neither the agent's public key nor its enrollment code."
@@ -54,6 +55,7 @@ class Admission:
                 math.ceil(wait_s * 1000),
             )
         if admits_agent(hello, settings.enrollment_codes, settings.agent_keys):
+            self._enrolled.pop(key, None)
             self._enrolled[key] = None
             if len(self._enrolled) > MAX_REMEMBERED_KEYS:
                 del self._enrolled[next(iter(self._enrolled))]

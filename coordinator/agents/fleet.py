@@ -275,9 +275,11 @@ class Fleet:
         return sorted(found)
 
     def serves_a_model(self) -> bool:
-        """Whether a connected agent that accepts jobs offers a model."""
+        """Whether a connected agent that accepts jobs, and is not overdue, offers a model."""
         return any(
-            agent.offers is not None and agent.offers.models and not agent.draining
+            agent.offers is not None
+            and agent.offers.models
+            and not (agent.draining or agent.overdue)
             for agent in self._agents.values()
         )
 

@@ -135,7 +135,8 @@ class JobHistory:
             _add_error(record, end)
             return
         record.failures /= 2
-        tokens = end.usage.output_tokens
+        # Output has at least a byte per token: a higher count would claim an impossible speed.
+        tokens = min(end.usage.output_tokens or 0, end.total_bytes)
         if tokens:
             record.tokens += tokens
             record.seconds += duration_s

@@ -1,6 +1,7 @@
 """The jobs of one request until the first byte of output: one agent after another."""
 
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -30,8 +31,9 @@ _NOT_RUN: Final = frozenset(
 """Codes of an agent that did not run the job; such a job does not count as an attempt."""
 
 MAX_REFUSALS: Final = 48
-"""The most jobs of one request that agents refuse to run: more than one agent refuses while the
-request waits."""
+"""The most jobs of one request that one agent refuses to run: more than it refuses during the
+default time in the queue. They are counted for each agent, so that several agents of one operator
+cannot end a request that waits for the others."""
 
 
 class JobAttempts:
@@ -74,12 +76,14 @@ class JobAttempts:
         self._number = dispatcher.next_number()
         self._tried: frozenset[bytes] = frozenset()
         self._jobs = 0
-        self._refusals = 0
+        self._refusals = Counter[bytes]()
         self.error: ClientError | None = None
         self.job_id = self._new_job_id()
 
     def __repr__(self) -> str:
-        return f"<JobAttempts {self.job_id.hex()} jobs={self._jobs} refusals={self._refusals}>"
+        return (
+            f"<JobAttempts {self.job_id.hex()} jobs={self._jobs} refusals={self._refusals.total()}>"
+        )
 
     async def first_output(self) -> RunningJob | ClientError:
         """Return a job whose output or result has arrived; the caller abandons it in the end.
@@ -96,7 +100,7 @@ class JobAttempts:
             if not isinstance(error, JobError):
                 return error
             self.error = error_of_job(error)
-            if not error.retryable or self._refusals >= MAX_REFUSALS:
+            if not error.retryable:
                 break
         return self.error or error_of_code(ErrorCode.INTERNAL)
 
@@ -114,12 +118,17 @@ class JobAttempts:
             return job
         job.owner.abandon(job)
         if error.code in _NOT_RUN:
-            self._refusals += 1
+            self._refusals[job.public_key] += 1
         else:
             self._wait_until = self._clock() + self._settings.queue_s
-        if error.code != ErrorCode.OUT_OF_CAPACITY:  # otherwise it may have room later
+        if error.code != ErrorCode.OUT_OF_CAPACITY or not self._may_ask_again(job.public_key):
             self._tried |= {job.public_key}
         return error
+
+    def _may_ask_again(self, public_key: bytes) -> bool:
+        """Whether an agent that had no room may receive the request again."""
+        in_time = self._clock() < self._wait_until
+        return in_time and self._refusals[public_key] < MAX_REFUSALS
 
     async def _with_output(self, job: RunningJob) -> RunningJob:
         """Wait for output or the end of a job, or of another one if its agent is lost."""
@@ -140,7 +149,7 @@ class JobAttempts:
     @property
     def _attempts(self) -> int:
         """How many jobs an agent has run, or is running."""
-        return self._jobs - self._refusals
+        return self._jobs - self._refusals.total()
 
     def _wanted(self) -> Wanted:
         request = self._client_request

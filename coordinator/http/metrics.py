@@ -130,7 +130,7 @@ class Metrics:
         ):
             if (seconds := record.seconds_until(moment)) is not None:
                 histogram.labels(operation).observe(seconds)
-        for direction, tokens in zip(("input", "output"), record.tokens, strict=True):
+        for direction, tokens in zip(("input", "output"), record.plausible_tokens, strict=True):
             if tokens is not None:
                 self._tokens.labels(direction).inc(tokens)
 

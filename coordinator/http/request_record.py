@@ -18,6 +18,10 @@ OK: Final = "ok"
 DISCONNECTED: Final = "client_disconnected"
 """The code of a request whose client did not wait for its end."""
 
+MAX_HIDDEN_TOKENS: Final = 131_072
+"""Tokens that neither request nor response shows: of chat templates, of media behind a URL, and of
+reasoning. One request with a false count, up to 2^53, would otherwise make a sum useless."""
+
 
 class RequestRecord(Struct):
     """One request with a valid key, from its headers to its end.
@@ -69,6 +73,13 @@ class RequestRecord(Struct):
         end = None if self.job is None else self.job.end
         return (None, None) if end is None else (end.usage.input_tokens, end.usage.output_tokens)
 
+    @property
+    def plausible_tokens(self) -> tuple[int | None, int | None]:
+        """The same, for sums: at most one token per byte, and `MAX_HIDDEN_TOKENS` more."""
+        received = 0 if self.job is None or self.job.end is None else self.job.end.total_bytes
+        input_tokens, output_tokens = self.tokens
+        return _limited(input_tokens, self.request_bytes or 0), _limited(output_tokens, received)
+
     def log(self, ended_at: float) -> None:
         """Log the request, which ended at `ended_at` of `clock`."""
         job = self.job
@@ -89,6 +100,10 @@ class RequestRecord(Struct):
             input_tokens=input_tokens,
             output_tokens=output_tokens,
         )
+
+
+def _limited(tokens: int | None, size: int) -> int | None:
+    return None if tokens is None else min(tokens, size + MAX_HIDDEN_TOKENS)
 
 
 def _ms(seconds: float | None) -> int | None:

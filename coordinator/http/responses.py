@@ -5,6 +5,7 @@ from typing import Final
 
 from aiohttp import web
 
+from provider_agent.coordinator.agents.dispatcher import MAX_RETRY_S
 from provider_agent.coordinator.http.client_errors import ClientError, render_body
 from provider_agent.protocol.formats import WireFormat
 from provider_agent.protocol.frames import JobStarted
@@ -50,11 +51,19 @@ def relayed_response(started: JobStarted, headers: dict[str, str]) -> web.Stream
         # `x-request-id` is the coordinator's; the server's id is sent under another name.
         is_id = header.name in ("x-request-id", "request-id")
         headers["x-upstream-request-id" if is_id else header.name] = header.value
+    _limit_retry_after(headers)
     headers["Content-Type"] = content_type
     headers["Cache-Control"] = "no-cache"
     if content_type.lower().startswith("text/event-stream"):
         headers["X-Accel-Buffering"] = "no"
     return web.StreamResponse(status=started.status, headers=headers)
+
+
+def _limit_retry_after(headers: dict[str, str]) -> None:
+    """Limit a relayed `Retry-After` as that of an error; remove one that is not in seconds."""
+    value = headers.pop("retry-after", "")
+    if value.isdecimal():
+        headers["Retry-After"] = str(min(int(value), MAX_RETRY_S))
 
 
 def can_have_body(status: int) -> bool:

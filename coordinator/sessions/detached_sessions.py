@@ -33,10 +33,12 @@ class DetachedSessions:
     """Stores each detached session for a limited time.
 
     A public key has at most two entries: its current session and a retired one. This stops an agent
-    that reconnects often from evicting the sessions of other agents.
+    that reconnects often from evicting the sessions of other agents. Sessions without jobs are
+    evicted first, so that many keys of agents that ran no job cannot end the jobs of other agents.
 
     Args:
-        capacity: the maximum number of stored sessions; adding another one ends the oldest.
+        capacity: the maximum number of stored sessions; adding another one ends the oldest without
+            jobs, or the oldest if all have jobs.
         keep_s: seconds that a session is stored; 0 ends it at once.
     """
 
@@ -62,7 +64,8 @@ class DetachedSessions:
         key = (session.public_key, session.retired)
         self._end(key)
         while len(self._entries) >= self._capacity:
-            self._end(next(iter(self._entries)))
+            idle = (other for other, entry in self._entries.items() if not entry.session.jobs)
+            self._end(next(idle, None) or next(iter(self._entries)))
         loop = asyncio.get_running_loop()
         expiry = loop.call_later(self._keep_s, self._expire, key)
         lost = loop.call_later(LOST_AFTER_S, session.report_lost)

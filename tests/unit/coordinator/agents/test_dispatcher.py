@@ -1,12 +1,14 @@
 """Requests that wait for room, and refusals. Real sockets, virtual time."""
 
 import asyncio
+import contextlib
 
 import aiohttp
 import pytest
 from msgspec.structs import replace
 
 from provider_agent.coordinator.agents.dispatcher import UNKNOWN_RETRY_S
+from provider_agent.coordinator.http.job_attempts import MAX_REFUSALS
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from tests.kit.coordinator_harness import (
@@ -178,6 +180,36 @@ async def test_refusals_of_one_agent_neither_end_the_wait_nor_count_as_room() ->
             assert now() - asked_at > NO_HEARTBEATS.queue_s - 3
             assert len(refusing.jobs) > 20
             assert response.headers["Retry-After"] == str(UNKNOWN_RETRY_S)
+
+
+@in_virtual_time
+async def test_refusals_of_many_agents_do_not_end_the_wait() -> None:
+    # Two agents of one operator used up the 48 refusals of a request in 25 s.
+    async with coordinator_harness() as harness, contextlib.AsyncExitStack() as agents:
+        first, _ = await fill(harness)
+        url = harness.coordinator.connect_url
+        refusing = [
+            await agents.enter_async_context(ScriptedAgent(url, answer=refuse)) for _ in range(3)
+        ]
+        waiting = harness.ask()
+        await asyncio.sleep(NO_HEARTBEATS.queue_s - 1)
+        assert sum(len(agent.jobs) for agent in refusing) > MAX_REFUSALS
+        await first.answer(b"1")
+        await (await harness.agent.next_job()).answer(b"2")
+        assert await (await waiting).read() == b"2"
+
+
+@in_virtual_time
+async def test_agent_that_refuses_after_the_wait_is_not_asked_again() -> None:
+    async with coordinator_harness(replace(NO_HEARTBEATS, queue_s=0)) as harness:
+        await harness.agent.advertise()
+        url = harness.coordinator.connect_url
+        async with (
+            ScriptedAgent(url, answer=refuse) as one,
+            ScriptedAgent(url, answer=refuse) as two,
+        ):
+            assert (await harness.ask()).status == 503
+            assert (len(one.jobs), len(two.jobs)) == (1, 1)
 
 
 @in_virtual_time

@@ -12,8 +12,8 @@ def failed(code: str, retry_after_ms: int | None = None) -> JobError:
     return JobError(bytes(16), 0, code, "", retry_after_ms=retry_after_ms)
 
 
-def completed(output_tokens: int | None) -> JobResult:
-    return JobResult(bytes(16), 0, Usage(1, output_tokens), "b", 1, 1)
+def completed(output_tokens: int | None, total_bytes: int = 1000) -> JobResult:
+    return JobResult(bytes(16), total_bytes, Usage(1, output_tokens), "b", 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,12 @@ def test_speed_is_measured_by_the_clock_of_the_coordinator() -> None:
     assert history.seen(AGENT, MODEL).job_s == pytest.approx(4.0)
     clock.now += 2 * RECENT_S
     assert history.seen(AGENT, MODEL).job_s is None
+
+
+def test_reported_tokens_beyond_the_bytes_of_the_output_do_not_raise_the_speed() -> None:
+    history = JobHistory(FakeClock())
+    history.job_ended(AGENT, MODEL, completed(2**53 - 1, total_bytes=400), 4.0)
+    assert history.seen(AGENT, MODEL).job_s == pytest.approx(2.0)
 
 
 def test_entries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,3 +194,20 @@ async def test_only_valid_values_of_known_headers_reach_the_client(
         assert response.headers["x-upstream-request-id"] == "theirs"
         assert response.headers["x-request-id"] != "theirs"
         assert not {"set-cookie", "retry-after"} & {name.lower() for name in response.headers}
+
+
+@pytest.mark.parametrize(
+    ("relayed", "sent"),
+    [("7", "7"), ("9" * 256, "120"), ("Fri, 31 Dec 9999 23:59:59 GMT", None), ("-1", None)],
+)
+async def test_relayed_retry_after_is_limited(
+    coordinator: Coordinator, http: aiohttp.ClientSession, relayed: str, sent: str | None
+) -> None:
+    # An agent could make clients wait for years.
+    async def answer(job: ScriptedJob) -> None:
+        await job.start(429, "application/json", [ResponseHeader("retry-after", relayed)])
+        await job.send(b"{}")
+        await job.finish()
+
+    async with ScriptedAgent(coordinator.connect_url, answer=answer):
+        assert (await post_chat(http)).headers.get("Retry-After") == sent

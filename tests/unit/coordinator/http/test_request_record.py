@@ -5,10 +5,16 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
+from provider_agent.coordinator.http.request_record import MAX_HIDDEN_TOKENS, RequestRecord
 from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.protocol.formats import Operation
+from provider_agent.protocol.frames import JobResult, Usage
+from provider_agent.protocol.job import Job
 from tests.kit.coordinator_harness import CHAT, NO_HEARTBEATS, coordinator_harness
 from tests.kit.virtual_time import in_virtual_time
+from tests.unit.coordinator.sessions.test_running_job import FakeOwner
 
 
 def finished(records: list[logging.LogRecord]) -> list[dict[str, object]]:
@@ -109,3 +115,15 @@ async def test_status_of_a_refused_request_is_logged_as_a_number(
     ):
         assert response.status == 415
     assert [repr(fields["status"]) for fields in finished(caplog.records)] == ["415"]
+
+
+@pytest.mark.parametrize("reported", [2**53 - 1, 1000, None])
+def test_implausible_token_counts_do_not_distort_the_sums(reported: int | None) -> None:
+    # One job with 2^53 - 1 tokens made `coordinator_tokens_total` useless.
+    job = RunningJob(Job(bytes(16), "tiny", "openai", b"", 1), FakeOwner(), 0.0)
+    job.on_end(JobResult(bytes(16), 500, Usage(reported, reported), "b", 1, 1))
+    record = RequestRecord(Operation.CHAT, lambda: 0.0, 0.0, request_bytes=100, job=job)
+    assert record.tokens == (reported, reported)
+    expected = (100 + MAX_HIDDEN_TOKENS, 500 + MAX_HIDDEN_TOKENS)
+    plausible = (reported, reported) if reported != 2**53 - 1 else expected
+    assert record.plausible_tokens == plausible

@@ -9,6 +9,7 @@ from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from tests.kit.coordinator_harness import JSON_HEADERS
 from tests.kit.scripted_agent import ScriptedAgent
+from tests.kit.virtual_time import in_virtual_time, now
 from tests.unit.coordinator.http.chat_requests import BODY, CHAT, post_chat
 
 
@@ -42,6 +43,22 @@ async def test_ready_while_an_agent_that_accepts_jobs_offers_a_model(
             await job.answer(b"{}")
             assert (await asking).status == 200
             await stopping
+
+
+@in_virtual_time
+async def test_coordinator_is_not_ready_while_its_only_agent_is_overdue() -> None:
+    settings = CoordinatorSettings(port=0, drain_s=0)
+    async with (
+        Coordinator(settings, clock=now) as coordinator,
+        aiohttp.ClientSession(coordinator.http_url) as http,
+        ScriptedAgent(coordinator.connect_url) as agent,
+    ):
+        assert await readiness(http) == (200, "")
+        await asyncio.sleep(settings.heartbeat_ms / 1000 * 2)
+        assert (await readiness(http))[0] == 503
+        await agent.settle()
+        await asyncio.sleep(settings.heartbeat_ms / 1000 / 2)
+        assert await readiness(http) == (200, "")
 
 
 async def test_root_describes_the_service(http: aiohttp.ClientSession) -> None:

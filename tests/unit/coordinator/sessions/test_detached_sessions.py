@@ -4,6 +4,8 @@ from collections import OrderedDict
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.coordinator.sessions.detached_sessions import DetachedSessions
 from provider_agent.coordinator.sessions.job_counts import JobCounts
+from provider_agent.coordinator.sessions.running_job import RunningJob
+from provider_agent.protocol.job import Job
 from tests.kit.virtual_time import in_virtual_time
 
 
@@ -73,6 +75,19 @@ async def test_oldest_session_ends_when_the_capacity_is_exceeded() -> None:
     assert list(store) == sessions[1:]
     store.end_all()
     assert [session.ends for session in sessions] == [1, 1, 1]
+
+
+@in_virtual_time
+async def test_sessions_without_jobs_do_not_evict_sessions_with_jobs() -> None:
+    # An enrollment code admits any number of keys, whose sessions ended the jobs of other agents.
+    store, busy = DetachedSessions(2, 60.0), new_session(b"busy")
+    busy.jobs[b"job"] = RunningJob(Job(b"job", "tiny", "openai", b"", 1), busy, 0.0)
+    store.add(busy)
+    idle = [new_session(bytes([number])) for number in range(10)]
+    for session in idle:
+        store.add(session)
+    assert (busy.ends, [session.ends for session in idle]) == (0, [1] * 9 + [0])
+    store.end_all()
 
 
 @in_virtual_time
