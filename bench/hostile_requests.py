@@ -28,6 +28,7 @@ BOUND_MS: Final = 20.0
 ROUNDS: Final = 25
 TICK_S: Final = 0.0005
 WINDOW_TOKENS: Final = 10_000_000
+"""The context window of the model: so large that no request is refused because of its length."""
 
 
 class Hostile(Struct):
@@ -72,8 +73,10 @@ REQUESTS: Final = [
         "16 MiB without a space",
         _repeated(b'{"messages":[{"role":"user","content":"', b"x", b'"}]}'),
     ),
-    Hostile("all fields allowed at the top", b"{" + _fields(40_000) + b"}"),
-    Hostile("all values allowed in one list", _repeated(b'{"tools":[', b"0,", b"0]}", 199_000)),
+    Hostile("as many top-level fields as are allowed", b"{" + _fields(40_000) + b"}"),
+    Hostile(
+        "as many values as are allowed in a list", _repeated(b'{"tools":[', b"0,", b"0]}", 199_000)
+    ),
     Hostile(
         "10,000 messages",
         _repeated(b'{"messages":[', b'{"role":"user"},', b'{"role":"user"}]}', 160_000),
@@ -96,7 +99,7 @@ REQUESTS: Final = [
         Operation.COMPLETIONS,
     ),
     Hostile(
-        "32 KiB of messages (not in the thread)",
+        "32 KiB of messages (prepared in the event loop)",
         _repeated(b'{"messages":[', b"{},", b"{}]}", 32 * KIB),
     ),
 ]
@@ -127,7 +130,10 @@ class _Pauses:
 
 
 async def measure(request: Hostile | None) -> tuple[float, float, str]:
-    """Return milliseconds until the request is prepared, the longest pause, and the outcome."""
+    """Return milliseconds until the request is prepared, the longest pause, and the outcome.
+
+    Without a request, measure the pauses of the idle event loop.
+    """
     backend = OllamaBackend(BackendSettings(kind="ollama"))
     backend._windows["m"] = WINDOW_TOKENS  # noqa: SLF001 - as if the model list reported it
     pauses = _Pauses()

@@ -2,9 +2,10 @@
 
 A job names only a model id, so a model has one offer, and its jobs may run on every backend of that
 offer. Backends share an offer if they are all native or all passthroughs, and have the same price.
-Of several such groups, the cheapest native one is offered, or else the cheapest; a native group
-without a price is the last of the native ones. A passthrough with the setting `overflow` joins the
-offered group, whose price is then the highest of its members (ADR 16, one offer per price).
+Of several such groups, the cheapest native one is offered; if there is no native group, the
+cheapest one of passthroughs. A native group without a price counts as the most expensive native
+one; a passthrough without a price is never offered. A passthrough with the setting `overflow` joins
+the offered group, whose price is then the highest of its members (ADR 16, one offer per price).
 """
 
 from collections.abc import Iterable, Sequence

@@ -17,11 +17,12 @@ from provider_agent.event_log import EventLogger
 log = EventLogger(__name__)
 
 _MAX_CANDIDATES: Final = 200
-"""The most names that are compared with a misspelled one. More would take milliseconds of the event
-loop."""
+"""The most names that are compared with a misspelled one. More would block the event loop for
+milliseconds."""
 
 _MAX_LOGGED: Final = 20
-"""The most warnings in one change of the offers. `provider-agent check` prints all."""
+"""The most warnings that are logged after one change of the offers. `provider-agent check` prints
+all."""
 
 
 class OfferWarning(Struct, frozen=True):
@@ -54,8 +55,8 @@ def offer_warnings(
         warnings += _paid_service(state.backend)
         if state.health.reachable:
             warnings += _unmatched_in_backend(state)
-    # A backend that was skipped, because its key is missing, has no state. A price could be for one
-    # of its models.
+    # Prices are only checked if every configured backend has reported its models: a price could be
+    # for a model of a missing one. A backend whose API key is missing was skipped: it has no state.
     if len(states) == len(config.backends) and all(state.health.reachable for state in states):
         known = {model.model_id for state in states for model in (*state.models, *state.withheld)}
         renamed = _renamed(states)
@@ -70,7 +71,7 @@ def offer_warnings(
 
 
 def _renamed(states: Iterable[BackendState]) -> dict[str, str]:
-    """Return the id under which each renamed model is offered, by its other ids."""
+    """Return the id of each model by its other names: the server's name, and an alias's target."""
     renamed: dict[str, str] = {}
     for state in states:
         aliases = state.backend.settings.aliases

@@ -24,11 +24,11 @@ class StallDetector:
         return f"<StallDetector progress={self._progress!r}>"
 
     def restart(self) -> None:
-        """Start to measure anew: the first job starts, or the server was idle."""
+        """Measure from now on: a job starts on an idle server, or no job is running."""
         self._changed_at = self._clock()
 
     def progress_reported(self, progress: str | None) -> None:
-        """Record what the server reports; None: it reports nothing now, and is not watched."""
+        """Record what the server reports; None: nothing, so that it never counts as stalled."""
         if progress is None or progress != self._progress:
             self._progress = progress
             self.restart()

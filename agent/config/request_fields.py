@@ -29,7 +29,10 @@ def check_request_fields(backend: BackendConfig, origin: str, key: str) -> None:
 
 
 def unknown_stripped_fields(backends: Iterable[BackendConfig]) -> Iterator[str]:
-    """Yield a warning for each name in `strip_fields` that is not sent anyway: probably a typo."""
+    """Yield a warning for each name in `strip_fields` that is never sent to its backend.
+
+    It is probably misspelled, so that the field that the operator means is still sent.
+    """
     for index, backend in enumerate(backends):
         if not backend.strip_fields:
             continue

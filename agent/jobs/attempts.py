@@ -26,7 +26,7 @@ class JobAttempts:
         channel: the job's channel in the outbox.
         route: the backend of the first attempt.
         pool: the backends.
-        price: the price of the model that was offered when the job arrived.
+        price: the price at which the model was offered when the job arrived.
         poison: the requests that were running when servers died.
 
     Attributes:
@@ -64,6 +64,7 @@ class JobAttempts:
         self._earlier_tokens = 0
         """Tokens that failed attempts before the latest one used."""
         self._request_key = 0
+        """The `request_key` of the request; 0 until `set_request`."""
         self._recorded_deaths = 0
         """`PoisonRequests.recorded` when the latest attempt started."""
         self.tried: list[str] = []
@@ -71,11 +72,11 @@ class JobAttempts:
 
     @property
     def used_tokens(self) -> int:
-        """The tokens that all attempts used so far, at least."""
+        """A lower bound of the tokens that all attempts together used so far."""
         return self._earlier_tokens + used_tokens(self._channel.outcome)
 
     def set_request(self, request: bytes) -> None:
-        """Set the request before a backend receives it.
+        """Set the job's request; call it before a backend receives the request.
 
         Raises:
             PoisonRequest: servers died while they ran it.
@@ -122,8 +123,12 @@ class JobAttempts:
     async def _next_route(self, error: BackendError) -> Route | NoFailover:
         """Choose the backend of the next attempt.
 
-        After a lost connection, it is one that answers a health check now: the request may have
-        crashed the last server, and other requests may have crashed further ones meanwhile.
+        After a lost connection, only a backend that answers a health check now is chosen: the
+        request may have crashed the last server, and others may have crashed since their last
+        periodic check.
+
+        Raises:
+            PoisonRequest: servers died while they ran the request.
         """
         connection_lost = isinstance(error, Transport)
         answers: dict[str, bool] = {}

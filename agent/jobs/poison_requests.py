@@ -48,7 +48,7 @@ class _Deaths(Struct):
     Attributes:
         count: their number.
         latest_at: when the latest was recorded.
-        by_backend: the value of `PoisonRequests.recorded` at the latest death of each backend.
+        by_backend: the value of `PoisonRequests.recorded` after the latest death of each backend.
     """
 
     count: int = 0
@@ -70,7 +70,7 @@ class PoisonRequests:
         self.recorded = 0
         self._clock = clock
         self._deaths: OrderedDict[int, _Deaths] = OrderedDict()
-        """The deaths during each request; the latest death is last."""
+        """The deaths during each request; the request with the latest death is last."""
 
     def __repr__(self) -> str:
         return f"<PoisonRequests remembered={len(self._deaths)}>"
@@ -78,8 +78,8 @@ class PoisonRequests:
     def add_death(self, key: int, backend_id: str, recorded_before: int) -> None:
         """Record that a server died while it ran this request.
 
-        One death that ends several jobs with the same request counts once: the operator may have
-        restarted the server.
+        One death that ends several jobs with the same request counts once. Otherwise a restart by
+        the operator during three such jobs would make their request a poison request.
 
         Args:
             key: the request.
@@ -99,7 +99,7 @@ class PoisonRequests:
             self._deaths.popitem(last=False)
 
     def check(self, key: int) -> None:
-        """Return if the request may be sent to a server.
+        """Raise an error if the request must not be sent to a server.
 
         Raises:
             PoisonRequest: it was running when `MAX_DEATHS` servers died.

@@ -33,7 +33,7 @@ class ThreadedHandler(logging.Handler):
         self.dropped = 0
         self._fd = fd
         self._unreported = 0
-        """How many dropped lines no `log lines dropped` line has counted yet."""
+        """Lines dropped since the last `log lines dropped` line, which counts them."""
         self._lines: deque[bytes] = deque()
         self._queued_bytes = 0
         self._changed = threading.Condition()
@@ -44,7 +44,7 @@ class ThreadedHandler(logging.Handler):
         return f"<ThreadedHandler fd={self._fd} dropped={self.dropped}>"
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue the record's line, or drop it if the queue is full."""
+        """Queue the record's line; drop it if the queue is full or the handler is closed."""
         try:
             line = self._line(record)
         except Exception:  # noqa: BLE001 - as every handler of `logging`
@@ -94,7 +94,7 @@ class ThreadedHandler(logging.Handler):
                 self._changed.notify_all()
 
     def _write(self, data: bytes) -> None:
-        """Write all bytes; if the output is closed, discard them."""
+        """Write all bytes; if the output is closed or fails, discard the rest."""
         rest = memoryview(data)
         while rest:
             try:
@@ -108,7 +108,7 @@ class ThreadedHandler(logging.Handler):
 def handler_for(stream: TextIO) -> logging.Handler:
     """Return a handler that writes to a stream without waiting.
 
-    A stream without a file descriptor is in memory, so that writing to it never waits.
+    A stream without a file descriptor is in memory: a plain handler never waits for it.
     """
     try:
         return ThreadedHandler(stream.fileno())

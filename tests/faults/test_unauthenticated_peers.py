@@ -40,7 +40,7 @@ WRONG = {"Authorization": "Bearer wrong"}
 async def idle_sockets(
     coordinator: Coordinator, count: int, sent: bytes = b""
 ) -> AsyncIterator[list[asyncio.StreamReader]]:
-    """Open connections that send only a part of a request."""
+    """Open connections that send these bytes at once, and nothing after them."""
     host, _, port = coordinator.authority.rpartition(":")
     sockets = [await asyncio.open_connection(host, int(port)) for _ in range(count)]
     for _, writer in sockets:
@@ -74,6 +74,9 @@ async def test_many_idle_connections_do_not_exclude_clients_and_agents(wait_s: f
             asking = asyncio.create_task(http.post(CHAT, data=BODY))
             await (await agent.next_job()).answer(b"{}")
             assert (await asking).status == 200
+            # At once, only the total of 90 counts: 10 of the 100 are closed, then one each for the
+            # agent and the client. After the grace period, the agent's connection is the 91st of an
+            # address that may have 20: 10 + 71.
             closed = 81 if wait_s else 12
             for reader in sockets[:closed]:
                 await ended(reader)
@@ -113,7 +116,9 @@ FIELDS = b"".join(b"x%d: " % number + bytes(b"y" * 8000) + b"\r\n" for number in
 async def test_incomplete_data_without_a_key_is_not_kept_in_memory(
     monkeypatch: pytest.MonkeyPatch, first: bytes, then: bytes
 ) -> None:
-    # 1,024 connections with 4 MiB each of an incomplete message exhausted the memory.
+    # 1,024 connections with 4 MiB each of an incomplete message exhausted the memory. Now a
+    # connection that holds more than `FREE_BYTES` is closed if all together hold over `SHARED_BYTES`:
+    # here only if that is 0.
     async with Coordinator(SETTINGS) as coordinator, asyncio.timeout(5):
         host, _, port = coordinator.authority.rpartition(":")
         for shared_bytes in (limits.SHARED_BYTES, 0):
@@ -130,7 +135,8 @@ async def test_incomplete_data_without_a_key_is_not_kept_in_memory(
 
 
 async def test_many_handshakes_do_not_exclude_an_agent() -> None:
-    # Beyond `max_agents` and 64 more connections of agents, each agent received 503.
+    # Beyond `max_agents` + 64 connections of agents, in a handshake or after it, each further agent
+    # received 503.
     settings = replace(SETTINGS, max_agents=1, max_unauthenticated_per_address=100)
     async with Coordinator(settings) as coordinator, idle_sockets(coordinator, 70, UPGRADE) as idle:
         for reader in idle:
@@ -161,7 +167,7 @@ async def test_upgrade_during_a_stop_does_not_delay_it() -> None:
 async def test_malformed_request_is_answered_and_not_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    # aiohttp logs a traceback for each, so that anyone could fill the log.
+    # By default, aiohttp logs a traceback for each, so that anyone could fill the log.
     async with (
         Coordinator(SETTINGS) as coordinator,
         idle_sockets(coordinator, 1, b"nonsense\r\n\r\n") as (reader,),
@@ -173,7 +179,8 @@ async def test_malformed_request_is_answered_and_not_logged(
 
 @pytest.mark.parametrize("path", ["/", "/livez", "/nothing", "/v1/models"])
 async def test_connection_without_authentication_ends_with_its_response(path: str) -> None:
-    # Its timeout would close it while a proxy sends the request of another client over it.
+    # If it were kept alive, a proxy could send another client's request over it just when the
+    # timeout of connections without authentication closes it.
     request = f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
     async with (
         Coordinator(SETTINGS) as coordinator,
@@ -287,21 +294,23 @@ async def test_wrong_keys_are_checked_only_every_few_seconds() -> None:
 
 
 async def test_clients_behind_a_trusted_proxy_are_told_apart() -> None:
-    async def last_status(http: aiohttp.ClientSession, forwarded_for: str) -> int:
+    # Client 1.1.1.1 guesses too often. Client 2.2.2.2 sends "1.1.1.1" in `X-Forwarded-For`, and the
+    # proxy appends the real address. Without trusted proxies, all clients have the proxy's address.
+    async def status(http: aiohttp.ClientSession, forwarded_for: str) -> int:
         headers = {**WRONG, "X-Forwarded-For": forwarded_for}
         async with http.get("/v1/models", headers=headers) as response:
             return response.status
 
     cases: list[tuple[list[str], int]] = [([], 429), (["10.0.0.1", "127.0.0.0/8"], 401)]
-    for proxies, spoofed in cases:
+    for proxies, status_of_other_client in cases:
         async with (
             Coordinator(replace(SETTINGS, trusted_proxies=tuple(proxies))) as coordinator,
             aiohttp.ClientSession(coordinator.http_url) as http,
         ):
             for number in range(FREE_FAILURES):
-                await last_status(http, f"9.9.9.{number}, 1.1.1.1")
-            assert await last_status(http, "9.9.9.9, 1.1.1.1") == 429
-            assert await last_status(http, "1.1.1.1, 2.2.2.2") == spoofed
+                await status(http, f"9.9.9.{number}, 1.1.1.1")
+            assert await status(http, "9.9.9.9, 1.1.1.1") == 429
+            assert await status(http, "1.1.1.1, 2.2.2.2") == status_of_other_client
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A real llama.cpp server survives every request; no error of one counts against the server."""
+"""A real llama.cpp server survives every request, and each error is the client's fault."""
 
 import asyncio
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from tests.kit.sink import CollectingSink
 
 OPERATIONS = frozenset(Operation) - {Operation.EMBEDDINGS}
 MAX_SERVER_BYTES = 600 * MIB
-"""The server has about 60 MiB after its start."""
+"""The server uses about 60 MiB after its start."""
 
 
 class RealServer:

@@ -17,7 +17,9 @@ from tests.kit import hostile_requests
 from tests.kit.hostile_requests import HostileRequest
 from tests.unit.adapters.requests.prepared import HTTP_KINDS, NATIVE_KINDS, raw_body
 
+# Fields that adapters add.
 ADDED = {"model", "stream_options", "max_tokens", "max_output_tokens", "venice_parameters"}
+# The highest values that may be sent.
 MOST = {
     "n": 8,
     "n_cmpl": 8,
@@ -48,7 +50,7 @@ def checked_values(sent: dict[str, Any]) -> list[Any]:
 
 
 def assert_harmless(value: object, schemes: tuple[str, ...]) -> None:
-    """Assert that no address, stored object or template is inside a checked value."""
+    """Assert that a checked value contains only URLs of these schemes, and no forbidden field."""
     if isinstance(value, list):
         for item in value:
             assert_harmless(item, schemes)
@@ -119,7 +121,7 @@ def _assert_no_other_spelling(value: object, depth: int) -> None:
 
 @given(hostile_requests.requests(), st.sampled_from(HTTP_KINDS))
 @depth(5)
-def test_model_and_stream_are_the_agents_own_even_if_everything_passes(
+def test_agent_sets_model_and_stream_even_if_everything_passes(
     request: HostileRequest, kind: str
 ) -> None:
     try:
@@ -135,7 +137,7 @@ def test_model_and_stream_are_the_agents_own_even_if_everything_passes(
 
 
 def test_grammar_reaches_every_operation_and_outcome() -> None:
-    """The generator is not stuck in the first check."""
+    """The generated requests do not all fail in the first check."""
     outcomes: Counter[tuple[Operation, bool]] = Counter()
 
     @given(hostile_requests.requests())

@@ -1,4 +1,4 @@
-"""Real servers read a request as the agent has checked it, whatever a client writes.
+"""Real servers interpret a request as the agent does, whatever a client writes.
 
 The vLLM tests run with `make test-vllm`.
 """

@@ -10,7 +10,7 @@ from tests.kit.jobs import new_job
 from tests.kit.scripted_coordinator import ScriptedCoordinator
 
 JOBS = 400
-"""Each logs more than 1 KiB at "debug": together more than the pipe and its reader hold."""
+"""Each logs more than 1 KiB at "debug": together more than the pipe and the test's buffer hold."""
 
 
 async def test_agent_runs_jobs_although_nothing_reads_its_log(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """A grammar of hostile requests: known and forbidden fields with odd names, values and structure.
 
 A request is generated as JSON text, because the oddest cases do not survive an encoder: duplicate
-and escaped names, numbers such as `1e4` and `-0`, white space. Each operation starts from valid
-values of its fields, so that many requests get past the first checks.
+and escaped names, numbers such as `1e4` and `-0`, white space. Most requests also have the fields
+that their operation needs, with valid values, so that many get past the first checks.
 """
 
 import json
@@ -85,7 +85,7 @@ def spelled(draw: st.DrawFn, name: str) -> str:
 
 @st.composite
 def objects(draw: st.DrawFn, fields: list[tuple[str, st.SearchStrategy[str]]]) -> str:
-    """Write an object with some of these fields, sometimes twice."""
+    """Write an object with some of these fields, of which one may occur twice."""
     chosen = draw(st.lists(st.sampled_from(fields), max_size=len(fields) + 1)) if fields else []
     pairs = [f"{draw(spelled(name))}:{draw(values)}" for name, values in chosen]
     space = draw(st.sampled_from(["", "", " ", "\n\t"]))
@@ -111,7 +111,7 @@ deep = st.integers(1, 110).map(lambda depth: "[" * depth + "]" * depth)
 
 
 def mostly(values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """Draw a value that fits, or now and then any other one."""
+    """Draw one of these values, or now and then any other one."""
     return st.one_of(*[values] * 10, anything, deep)
 
 
@@ -232,7 +232,7 @@ def requests(draw: st.DrawFn, operations: Iterable[Operation] = Operation) -> Ho
     if draw(st.integers(0, 4)):
         pairs.insert(draw(st.integers(0, len(pairs))), _NEEDED[operation])
     body = "{" + ",".join(pairs) + "}"
-    if draw(st.integers(0, 19)) == 0:  # cut, or with a byte too many
+    if draw(st.integers(0, 19)) == 0:  # cut, with a byte too many, or both
         cut = draw(st.integers(0, len(body)))
         body = body[:cut] + draw(st.sampled_from(["", "\u0000", "]", '"', "\\"]))
     return HostileRequest(operation, body.encode("utf-8", "surrogatepass"))

@@ -1,4 +1,4 @@
-"""A real vLLM survives every request, and no error of one counts against its backend."""
+"""A real vLLM survives every request, and each error is the client's fault."""
 
 import asyncio
 from collections.abc import Iterator

@@ -25,13 +25,16 @@ from provider_agent.agent.cli.demo.tiny_model import write_tiny_model
 from tests.kit.sink import CollectingSink
 
 TOKENS: Final = 4
-"""Tokens of each response; the model never stops earlier."""
+"""Tokens of each response; the tiny model never ends one earlier."""
 
 _PREDICTED: Final = "llamacpp:tokens_predicted_total"
 
 
 async def run_streams(backend: LlamaCppBackend, streams: int, clients: int) -> Counter[str]:
-    """Run the streams, each client one after the other; return the number of each outcome."""
+    """Run the streams, and return the number of each outcome.
+
+    The clients run at once; each starts its next stream when its last one has ended.
+    """
     outcomes: Counter[str] = Counter()
     request = msgspec.json.encode(
         {

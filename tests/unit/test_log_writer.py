@@ -99,7 +99,7 @@ def test_flush_ends_although_nothing_is_read(
     handler.flush()
 
     assert repr(handler) == f"<ThreadedHandler fd={pipe[1]} dropped=0>"
-    os.read(pipe[0], 200_000)
+    os.read(pipe[0], 200_000)  # the handler's thread can end
 
 
 def test_closed_output_discards_lines(logger: logging.Logger) -> None:

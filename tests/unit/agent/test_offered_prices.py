@@ -35,8 +35,8 @@ async def offered(peer: AgentConnection) -> ModelOffer:
 
 @in_virtual_time
 async def test_no_job_of_a_local_model_goes_to_a_passthrough_with_the_same_id() -> None:
-    # Both were one offer at the local price. Jobs above the local capacity, jobs that failed over
-    # and all Anthropic jobs ran on the passthrough.
+    # In an earlier version, both were one offer at the local price. Jobs above the local capacity,
+    # jobs that failed over and all Anthropic jobs ran on the passthrough.
     here, there = local(), remote()
     async with ScriptedCoordinator() as coordinator:
         config = agent_config(coordinator.url, pricing=CHEAP)

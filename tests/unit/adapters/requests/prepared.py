@@ -40,7 +40,10 @@ def raw_body(
 def body(
     kind: str, request: object, operation: Operation = Operation.CHAT, **settings: Any
 ) -> dict[str, Any]:
-    """Return what the backend would send, without `model` and what the adapter adds."""
+    """Return what the backend would send, without `model` and the fields that the adapter adds.
+
+    Ollama's adapter adds a limit of output tokens, which is kept if the request has one.
+    """
     sent = json.loads(raw_body(kind, json.dumps(request).encode(), operation, **settings))
     assert isinstance(sent, dict)
     assert sent.pop("model") == "m"

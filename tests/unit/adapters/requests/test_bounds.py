@@ -1,4 +1,4 @@
-"""Values that would end a server, or take its memory or time."""
+"""Values that would crash a server, or exhaust its memory or time."""
 
 import json
 

@@ -1,4 +1,7 @@
-"""Names that a server might read and the agent not: other cases, escapes, duplicates, strings."""
+"""Fields that a server might read differently than the agent.
+
+Their names have another case, escapes or duplicates, or their numbers are strings.
+"""
 
 import json
 
@@ -7,7 +10,7 @@ import pytest
 from provider_agent.adapters.base import BadRequest, Operation
 from tests.unit.adapters.requests.prepared import HTTP_KINDS, PASS, REFUSE, STRIP, raw_body
 
-LONG_S, KELVIN = "\u017f", "\u212a"
+# Case folding turns \u017f (long s) into "s", and \u212a (Kelvin sign) into "k".
 OTHER_SPELLINGS = (
     *("Messages", "MESSAGES", "me\u017f\u017fages", "Max_Tokens", "max_to\u212aens", "Tools"),
     *("Model", "\u017ftream", "Stream", "STREAM_OPTIONS", "Options", "N", "Response_Format"),

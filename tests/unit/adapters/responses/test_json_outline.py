@@ -97,7 +97,7 @@ def test_malformed_json_raises_nothing(pieces: list[bytes]) -> None:
 
 
 class CountingOutline(JsonOutline):
-    """Counts its steps."""
+    """Counts the calls of `_read_plain`, one for each step of the scan."""
 
     steps = 0
 

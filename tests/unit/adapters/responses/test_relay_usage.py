@@ -96,7 +96,7 @@ async def test_usage_of_a_response_that_fails_before_its_start_is_reported(
     assert sink.outcome == ResponseOutcome(Usage(905_000))
 
 
-async def test_zeros_in_the_chunks_of_an_interrupted_stream_are_no_usage() -> None:
+async def test_usage_of_zero_in_an_interrupted_stream_counts_as_unknown() -> None:
     async with FakeOllama() as ollama:
         ollama.script_jobs(FakeOllama.interrupted_completions())
         backend = OllamaBackend(BackendSettings(kind="ollama", url=ollama.url))

@@ -56,9 +56,10 @@ def test_any_price_gives_none_or_a_nonnegative_integer(price: str | float | None
         ([1], [2, "free"], None),
     ],
 )
-def test_worst_price_is_the_highest_known_price_of_each_direction(
+def test_worst_price_is_the_highest_of_each_direction_or_unknown(
     inputs: list[object], outputs: list[object], expected: CatalogPrice | None
 ) -> None:
+    # A base price (the first) of None is unknown; a further price of None is not charged.
     price = worst_price(inputs, outputs, tokens=10**12)
 
     assert price == (expected or CatalogPrice(unknown="its price is unknown"))

@@ -94,7 +94,7 @@ BUSY = BadStatus(503, b"", ErrorCode.BACKEND_OVERLOADED)
 
 @pytest.mark.parametrize(("generation", "offered"), [("hang", ["m"]), (BUSY, ["m"]), (BROKEN, [])])
 @in_virtual_time
-async def test_busy_server_whose_token_is_late_keeps_its_model(
+async def test_model_is_withheld_if_its_token_fails_but_not_if_the_server_is_busy(
     generation: BackendError | Literal["hang"], offered: list[str]
 ) -> None:
     backend = NativeBackend()
@@ -150,21 +150,21 @@ async def test_server_without_progress_while_jobs_run_is_down_until_it_generates
 
 
 @pytest.mark.parametrize(
-    "activity", ["no job", "output", "no report", "a job that waits for the server"]
+    "condition", ["no job runs", "output arrives", "no stall time is set", "no job waits"]
 )
 @in_virtual_time
-async def test_server_is_not_stalled_without(activity: str) -> None:
+async def test_server_without_progress_is_not_stalled_if(condition: str) -> None:
     backend = NativeBackend(stall_s=STALL_S)
     async with DiscoveryHarness(backend) as harness:
         backend.frozen = True
-        if activity == "no report":
+        if condition == "no stall time is set":
             backend.timeouts = type(backend.timeouts)()
             harness.monitor("a")._stall_detector.stall_s = None
-        if activity != "no job":
+        if condition != "no job runs":
             harness.start("a")
         for _ in range(30):
-            backend.waiting_since_s = now() if activity == "output" else 0.0
-            if activity == "a job that waits for the server":
+            backend.waiting_since_s = now() if condition == "output arrives" else 0.0
+            if condition == "no job waits":
                 backend.waiting_since_s = None
             await asyncio.sleep(10)
         assert harness.models() == ["m"]

@@ -142,6 +142,7 @@ def test_no_job_costs_the_operator_more_than_its_offer(serving: list[ServedModel
         offered = OfferedPrice(offer.input_price_per_1m, offer.output_price_per_1m, offer.native)
         for one in group.members:
             assert offered.covers(one.price, native=one.model.native)
+        # Without `overflow`, native backends and passthroughs do not share an offer.
         for one in group.members:
             assert (
                 one.overflow

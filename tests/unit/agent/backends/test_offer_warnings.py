@@ -15,7 +15,6 @@ from provider_agent.agent.config import BackendConfig, OperatorConfig, Price, Pr
 from tests.kit.agent_config import agent_config
 from tests.kit.scripted_backend import ScriptedBackend, model
 
-PAID = PricingConfig(models={"other": Price(1, 2)})
 LISTED = "`provider-agent models` lists the ids"
 
 
@@ -86,10 +85,10 @@ def test_price_below_what_a_passthrough_charges_is_reported() -> None:
     )
 
 
-def test_model_that_is_not_offered_because_of_its_price_is_reported() -> None:
-    dear = replace(model("m", native=False), price_unknown="it costs a fee per request")
+def test_model_that_is_not_offered_because_its_price_is_unknown_is_reported() -> None:
+    unpriced = replace(model("m", native=False), price_unknown="it costs a fee per request")
 
-    (found,) = warnings_of(state_of(dear))
+    (found,) = warnings_of(state_of(unpriced))
 
     assert found == OfferWarning(
         "m",
@@ -138,7 +137,8 @@ def test_price_is_not_reported_while_a_backend_that_may_have_the_model_is_missin
 ) -> None:
     up = state_of(model("other"))
     if reason == "skipped":
-        assert warnings_of(up, pricing=replace(PAID, models={"m": Price(1, 2)}), skipped=1) == [
+        # The price of "m" is not reported, only the missing one of "other".
+        assert warnings_of(up, pricing=PricingConfig(models={"m": Price(1, 2)}), skipped=1) == [
             OfferWarning(
                 "other",
                 "it has no price; a coordinator that pays sends no jobs for it",

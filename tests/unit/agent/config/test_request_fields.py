@@ -36,6 +36,7 @@ def test_field_that_every_job_needs_is_refused(tmp_path: Path, setting: str, nam
 def test_misspelled_field_that_would_still_be_sent_is_a_warning(
     tmp_path: Path, kind: str, name: str, question: str | None
 ) -> None:
+    # `question` is the end of the warning; None: the name is right, so there is no warning.
     text = f'{MINIMAL}[[backends]]\nkind = "{kind}"\nstrip_fields = ["{name}"]\n'
     if kind == "venice":
         text += 'api_key_env = "K"\n'

@@ -28,7 +28,7 @@ def backends(count: int) -> list[ScriptedBackend]:
 
 
 async def crash(backend: ScriptedBackend) -> None:
-    """The backend's server dies while it runs a job."""
+    """Let the backend's server die while it runs a job."""
     run = await backend.next_run()
     backend.reported_health = DOWN
     run.fail(Transport("the server closed the connection without a response"))
@@ -105,7 +105,8 @@ async def test_deaths_of_several_jobs_with_one_request_count_together() -> None:
 
 
 async def test_one_death_counts_once_for_all_jobs_with_one_request() -> None:
-    # In an earlier version, a restart of a server ended jobs with the same prompt as `bad_request`.
+    # In an earlier version, after a server with several jobs of one request had restarted, these
+    # jobs ended with `bad_request`.
     first, second = backends(2)
     harness = JobsHarness(first, second)
     harness.pool.unavailable.add("b")
@@ -131,7 +132,7 @@ async def test_lost_connection_of_a_living_server_is_no_death() -> None:
         assert (await harness.error(job)).code == "backend_unreachable"
 
 
-async def test_job_of_a_dead_server_moves_only_to_a_server_that_answers() -> None:
+async def test_job_of_a_dead_server_fails_over_only_to_a_server_that_answers() -> None:
     first, dead, living = backends(3)
     harness = JobsHarness(first, dead, living)
     dead.reported_health = DOWN  # the pool still offers it: its last check was before its death

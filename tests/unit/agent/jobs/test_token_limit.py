@@ -74,6 +74,7 @@ async def test_tokens_of_every_failed_attempt_count_against_the_limit() -> None:
     retried.fail(Transport("the connection broke"))
     error = await harness.error(job)
     assert error.usage == Usage()
+    # Of each attempt: the tokens at its start, and at its failure.
     assert [tokens for _, _, tokens in harness.pool.outcomes] == [0, 905_000, 0, 100_000]
     refused = new_job()
     submit_job(harness.jobs, refused)

@@ -29,7 +29,7 @@ ONE_SLOT = [offer(max_concurrent=1)]
 async def fill(
     harness: CoordinatorHarness,
 ) -> tuple[ScriptedJob, asyncio.Task[aiohttp.ClientResponse]]:
-    """Leave one slot to the agent, and use it."""
+    """Reduce the agent to one slot for the model, and send it a job."""
     await harness.agent.advertise(*ONE_SLOT)
     await harness.agent.settle()
     asking = harness.ask()
@@ -254,11 +254,12 @@ async def test_waiting_requests_fail_when_the_coordinator_stops() -> None:
 
 @in_virtual_time
 async def test_error_that_is_not_retryable_is_final() -> None:
-    # Regression: for known codes the flag of the agent was ignored.
+    # Regression: for known codes, `retryable` in the agent's error was ignored.
     async with (
         coordinator_harness(CoordinatorSettings(port=0, drain_s=0)) as harness,
         ScriptedAgent(harness.coordinator.connect_url) as other,
     ):
+        # Of equal agents, routing chooses the one with the smaller key.
         agents = sorted((harness.agent, other), key=lambda agent: agent.public_key)
         asking = harness.ask()
         await (await agents[0].next_job()).fail("backend_error", retryable=False)

@@ -19,12 +19,12 @@ REQUESTS = 60
 
 
 def events(job_id: bytes) -> list[bytes]:
-    """The response of a job, which no other job has."""
+    """Return the events of a job's response, which no other job's response has."""
     return [b"data: %s %d\n\n" % (job_id, number) for number in range(3)]
 
 
 class RandomAgents:
-    """How agents behave: refuse, fail, answer slowly, and lose their links."""
+    """The random behavior of agents: they refuse, fail, answer slowly, and lose their links."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -86,6 +86,7 @@ async def test_each_answer_is_the_whole_response_of_one_job_and_nothing_remains(
             )
             for _ in range(AGENTS)
         ]
+        # The first agent keeps its link, so that one is always connected.
         faults = [asyncio.create_task(behavior.lose_links(agent, stopped)) for agent in agents[1:]]
         statuses = await asyncio.gather(*(ask(http, rng) for _ in range(REQUESTS)))
         stopped.set()
@@ -94,6 +95,6 @@ async def test_each_answer_is_the_whole_response_of_one_job_and_nothing_remains(
         assert len(coordinator.agents()) == AGENTS
         assert (coordinator.queued, coordinator.detached_sessions()) == (0, [])
 
-    # 502: three agents failed. No request waited in vain.
+    # 0: the client gave up. 502: three agents failed. Never 503: no request waited in vain.
     assert set(statuses) <= {0, 200, 502}
     assert statuses.count(200) >= REQUESTS / 2

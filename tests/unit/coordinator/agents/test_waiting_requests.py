@@ -22,9 +22,9 @@ def wanted(number: int, model_id: str = "a", *tried: bytes) -> Wanted:
 def test_free_slots_go_to_the_oldest_requests_that_can_use_them(
     arrivals: list[tuple[str, bool]], slots: dict[str, int], total: int, rng: random.Random
 ) -> None:
-    # An agent with `total` free slots, of which each model may use some. It has already failed
-    # some of the requests, which must not receive it again. Refused requests are added again, so
-    # that the order of the calls of `add` is not the order of arrival.
+    # One agent has `total` free slots, and each model may use as many of them as `slots` says. Some
+    # requests have already failed on the agent, and must not be sent to it again. Requests that an
+    # agent refused are added again, so the order of the calls of `add` is not that of arrival.
     requests = [
         wanted(number, model_id, *([b"agent"] if has_failed else []))
         for number, (model_id, has_failed) in enumerate(arrivals)

@@ -14,6 +14,7 @@ UNLIMITED = resource.RLIM_INFINITY
 @pytest.mark.parametrize(
     ("soft", "hard", "raised", "connections"),
     [
+        # 4160: 4096 connections, and RESERVED_FILES.
         (1024, 1_048_576, (4160, 1_048_576), 4096),
         (1024, UNLIMITED, (4160, UNLIMITED), 4096),
         (1024, 2048, (2048, 2048), 1984),

@@ -32,8 +32,8 @@ def test_share_holds_bytes_until_its_end() -> None:
 async def test_request_that_does_not_fit_the_memory_of_all_receives_503(
     settings: CoordinatorSettings,
 ) -> None:
-    # 1,024 requests of 16 MiB may run at once, which is more than most machines have.
-    async def in_chunks() -> AsyncIterator[bytes]:
+    # 1,024 requests of 16 MiB may run at once, which is more memory than most machines have.
+    async def in_chunks() -> AsyncIterator[bytes]:  # without a Content-Length
         yield BODY
 
     small = replace(settings, max_request_bytes=1000, max_held_request_bytes=1000)
@@ -62,6 +62,7 @@ async def test_request_that_does_not_fit_the_memory_of_all_receives_503(
 def test_default_memory_is_a_share_of_the_control_group_or_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, megabytes: int | None
 ) -> None:
+    # It is a quarter of the smaller one, but at least 16 MiB. The machine has 400 MiB.
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 102_400}.__getitem__)
     group = tmp_path / "sys/fs/cgroup/system.slice/coordinator.service"
     group.mkdir(parents=True)

@@ -18,7 +18,7 @@ from tests.unit.coordinator.sessions.test_running_job import FakeOwner
 
 
 def finished(records: list[logging.LogRecord]) -> list[dict[str, object]]:
-    """Return the fields of the lines about ended requests."""
+    """Return the fields of the `request finished` lines."""
     return [
         getattr(record, "fields", {}) for record in records if record.message == "request finished"
     ]
