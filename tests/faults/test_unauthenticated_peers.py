@@ -117,8 +117,8 @@ async def test_incomplete_data_without_a_key_is_not_kept_in_memory(
     monkeypatch: pytest.MonkeyPatch, first: bytes, then: bytes
 ) -> None:
     # 1,024 connections with 4 MiB each of an incomplete message exhausted the memory. Now a
-    # connection that holds more than `FREE_BYTES` is closed if all together hold over `SHARED_BYTES`:
-    # here only if that is 0.
+    # connection that holds more than `FREE_BYTES` is closed if all together hold more than
+    # `SHARED_BYTES`: here only if that is 0.
     async with Coordinator(SETTINGS) as coordinator, asyncio.timeout(5):
         host, _, port = coordinator.authority.rpartition(":")
         for shared_bytes in (limits.SHARED_BYTES, 0):
