@@ -97,5 +97,5 @@ def _reason(one: ServedModel, best: ServedModel | None) -> tuple[str, str]:
     if not one.model.native:
         advice += ", or set `overflow = true` to sell both at the higher price"
     local = best.model.native and not one.model.native
-    where = "on your own hardware" if local else "at a lower price"
+    where = "on your own hardware" if local else "at another price"
     return f"{best.backend.id} offers the same id, {where}", advice

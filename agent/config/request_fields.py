@@ -16,16 +16,22 @@ _REQUIRED: Final = frozenset({"model", "messages", "prompt", "input", "stream"})
 
 
 def check_request_fields(backend: BackendConfig, origin: str, key: str) -> None:
-    """Refuse names of fields that a job always needs.
+    """Check the backend's `pass_fields` and `strip_fields`.
 
     Raises:
-        ConfigError: `pass_fields` or `strip_fields` of the backend has such a name.
+        ConfigError: a name is that of a field that a job always needs, or is in both lists.
     """
     for setting in ("pass_fields", "strip_fields"):
         for name in getattr(backend, setting):
             if name in _REQUIRED:
                 reason = f'"{name}" is a field that every job needs and the agent checks'
                 raise bad_value(origin, f"{key}.{setting}", reason, "remove it from the list")
+    for name in backend.strip_fields:
+        if name in backend.pass_fields:
+            reason = f'"{name}" is in pass_fields, too'
+            raise bad_value(
+                origin, f"{key}.strip_fields", reason, "remove it from one of the lists"
+            )
 
 
 def unknown_stripped_fields(backends: Iterable[BackendConfig]) -> Iterator[str]:

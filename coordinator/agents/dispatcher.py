@@ -154,7 +154,7 @@ class Dispatcher:
     def _send_or_queue(
         self, wanted: Wanted, make_job: Callable[[], Job], *, replaces: bool = False
     ) -> RunningJob | NoAgent | asyncio.Future[RunningJob | NoAgent]:
-        """Send a request, or add it to the queue; a future returns when it was sent from there."""
+        """Send a request, or add it to the queue; then return a future for the outcome."""
         self._dispatch()  # older requests come first
         sent = self._send(wanted, make_job, replaces=replaces)
         if sent is not None:

@@ -10,7 +10,7 @@ from provider_agent.protocol.job import Job
 
 
 class JobOwner(Protocol):
-    """Owns running jobs: the jobs of a connection, or a detached session."""
+    """The owner of running jobs: the jobs of a connection, or a detached session."""
 
     def consume(self, job: "RunningJob", count: int) -> None:
         """Count `count` more bytes as passed on to the client, to be covered by an `Ack`."""
@@ -138,7 +138,7 @@ class RunningJob:
             await self._changed.wait()
 
     async def wait_while(self, *, lost: bool) -> None:
-        """Wait as `wait` does, but only while the agent is lost, or is not lost."""
+        """Wait as `wait` does, but return also when `self.lost` differs from `lost`."""
         while not self.has_output and self.lost is lost:
             self._changed.clear()
             await self._changed.wait()

@@ -83,8 +83,9 @@ async def clients_arrive_while_the_link_is_cut(scale: Scale) -> str:
     """The link is also cut at the start and end of jobs: each response is complete or one error."""
     rng = scale.rng("coming")
     cutter = LinkCutter(rng, scale.cuts)
-    # Requests wait for the agent, so many jobs share each short link: the waits between links grow
-    # beyond a minute.
+    # All requests that waited for the agent are sent on the next link, and use up the bytes before
+    # its cut. So hardly any link lasts long enough to reset the agent's backoff, and the time
+    # without a link can exceed the default `resume_ms` of one minute.
     settings = replace(SETTINGS, window_bytes=WINDOW_BYTES, resume_ms=600_000)
     seen: Counter[str] = Counter()
 

@@ -112,7 +112,7 @@ async def test_stop_ends_detached_sessions(settings: CoordinatorSettings) -> Non
         assert b"backend_unreachable" in await response.read()
 
 
-async def test_stop_of_a_stopped_coordinator_does_nothing() -> None:
+async def test_stop_of_a_coordinator_that_was_not_started_does_nothing() -> None:
     await Coordinator().stop()
 
 

@@ -78,12 +78,12 @@ def test_backends_share_an_offer_only_at_one_price_or_by_the_overflow_setting(
         ),
         (
             [remote("a"), remote("b", Price(1, 2))],
-            "b offers the same id, at a lower price",
+            "b offers the same id, at another price",
             BOTH,
         ),
         (
             [local("a", Price(2, 2)), local("b", Price(1, 2))],
-            "b offers the same id, at a lower price",
+            "b offers the same id, at another price",
             ALIAS,
         ),
         ([remote(price=None)], "its price is unknown", "set its price in [pricing.models]"),

@@ -14,6 +14,15 @@ def test_field_that_every_job_needs_is_refused(tmp_path: Path, setting: str, nam
     assert f'backends[0].{setting}: "{name}" is a field' in load_error(tmp_path, text)
 
 
+def test_field_in_both_lists_is_refused(tmp_path: Path) -> None:
+    text = f'{MINIMAL}[[backends]]\nkind = "vllm"\npass_fields = ["a", "b"]\nstrip_fields = ["b"]\n'
+
+    expected = (
+        'backends[0].strip_fields: "b" is in pass_fields, too; remove it from one of the lists'
+    )
+    assert expected in load_error(tmp_path, text)
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "question"),
     [

@@ -37,7 +37,8 @@ def test_missing_key_is_not_locked(tmp_path: Path) -> None:
 def test_agent_that_starts_during_a_check_holds_the_lock(
     key: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It started without a lock, because the check held an exclusive one at that moment.
+    # Regression: such an agent ran without the lock, because the check holds an exclusive one for a
+    # moment.
     lock = fcntl.flock
     with key.open("rb") as checked:
         lock(checked, fcntl.LOCK_EX)
