@@ -56,7 +56,7 @@ _STARTED = [JOB_STARTED, JOB_ID, 200, "text/plain", "b", []]
 
 HOSTILE_MESSAGES: Final = [
     _both("a text message", "[[5]]"),
-    _both("bytes that are not MessagePack", b"GET / HTTP/1.1\r\n\r\n"),
+    _both("bytes that are not MessagePack", b"\xc1"),  # MessagePack never uses this byte
     _both("a message without frames", b"\x90"),
     _both("a frame without a type", b"\x91\x90"),
     _both("bytes after the array", _encode([99]) + b"\x00"),

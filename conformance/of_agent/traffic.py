@@ -93,6 +93,8 @@ def _check_frame(
     frame: JobStarted | Chunk | JobResult | JobError, job: _Response, window: int
 ) -> None:
     require(not job.ended, f"{type(frame).__name__} after the end")
+    # An `Ack` of bytes that only an earlier link carried lets the agent skip these bytes.
+    expected = max(job.next_offset, job.acked)
     match frame:
         case JobStarted():
             require(not job.started, "JobStarted twice")
@@ -100,15 +102,14 @@ def _check_frame(
         case Chunk(offset=offset, data=data):
             require(job.started, "a Chunk before JobStarted")
             require(bool(data), "a Chunk without data")
-            expected = max(job.next_offset, job.acked)
-            # An `Ack` of bytes that only an earlier link carried lets the agent skip these bytes.
             observed = f"a Chunk at {offset}, not {expected}"
             require(offset in (job.next_offset, expected), observed)
             job.next_offset = offset + len(data)
             excess = job.next_offset - job.acked
             require(excess <= window, f"{excess} bytes unacknowledged, window {window}")
         case JobResult(total_bytes=total) | JobError(total_bytes=total):
-            require(total == job.next_offset, f"total_bytes {total}, but {job.next_offset} arrived")
+            observed = f"total_bytes {total}, but {job.next_offset} arrived"
+            require(total in (job.next_offset, expected), observed)
             require(job.started or isinstance(frame, JobError), "JobResult before JobStarted")
             job.ended = True
 

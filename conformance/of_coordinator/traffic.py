@@ -144,6 +144,8 @@ def _check_ack(
 ) -> None:
     if ack.final:
         require(ack.job_id in ends, "a final Ack before the end")
+        total = ends[ack.job_id]
+        require(ack.offset == total, f"a final Ack of {ack.offset}, total_bytes is {total}")
         return
     require(ack.offset <= sent.get(ack.job_id, 0), f"an Ack of {ack.offset} that was not sent")
     require(ack.offset >= acked.get(ack.job_id, 0), "an Ack below an earlier one")

@@ -68,6 +68,10 @@ FAULTS: Final = {
     "acknowledges one byte too many": CoordinatorFault(
         "traffic-acks", to_agent=change(Ack, lambda ack: {"offset": ack.offset + 2**20})
     ),
+    "acknowledges an end with another offset": CoordinatorFault(
+        "traffic-acks",
+        to_agent=change(Ack, lambda ack: {"offset": ack.offset + 1}, lambda ack: ack.final),
+    ),
     "changes the request": CoordinatorFault(
         "job", to_agent=change(RequestChunk, lambda f: {"data": f.data.replace(b" ", b"\t")})
     ),
