@@ -20,8 +20,8 @@ MAX_HOST_CHARS: Final = 253
 
 def backend_url(text: str) -> str:
     """Return the base address of an inference server, without a trailing `/` or `/v1`."""
-    parts = _split(text, ("http", "https"))
-    if parts.query or parts.fragment:
+    _split(text, ("http", "https"))
+    if "?" in text or "#" in text:
         raise InvalidValue('an address must not contain "?" or "#"', "remove that part")
     return text.strip().rstrip("/").removesuffix("/v1").rstrip("/")
 
@@ -29,7 +29,7 @@ def backend_url(text: str) -> str:
 def coordinator_url(text: str, *, allow_insecure: bool) -> str:
     """Return the address of a coordinator: `wss://`, or `ws://` to this machine or when allowed."""
     parts = _split(text, ("wss", "ws"))
-    if parts.fragment:
+    if "#" in text:
         raise InvalidValue('an address must not contain "#"', "remove that part")
     # Raises ValueError for a host that cannot be part of the handshake's signed authority.
     canonical_authority(parts.scheme, parts.hostname or "", parts.port)
@@ -95,7 +95,8 @@ def _split(text: str, schemes: tuple[str, ...], *, credentials: bool = False) ->
         raise ValueError(f"expected an address that begins with {expected} and contains a host")
     if not credentials and "@" in parts.netloc:
         raise InvalidValue(
-            "an address must not contain a user or password", "put keys in a variable"
+            "an address must not contain a user or password",
+            "remove it; api_key_env names the variable of a backend's key",
         )
     if any(character.isspace() for character in text.strip()):
         raise InvalidValue("an address must not contain spaces", "remove them")

@@ -1,4 +1,4 @@
-"""A job cannot select an address, model or header that the operator did not configure.
+"""The request of a job cannot select an address, a header, or another model than the job's own.
 
 The agent must send the request only to the configured server and to the route of the operation, and
 only with headers that the agent sets.

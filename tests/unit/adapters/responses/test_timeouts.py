@@ -78,6 +78,7 @@ ENDS: dict[str, tuple[tuple[Step, ...], type[BackendError], str, float]] = {
         "total timeout",
         100.0,
     ),
+    # After a suspension, the job has `UNREAD_S` to read what arrived meanwhile: here nothing.
     "silence while suspended": (
         ("output_started", suspend, FOREVER_S),
         BackendTimeout,

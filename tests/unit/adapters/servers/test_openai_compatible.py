@@ -67,7 +67,7 @@ async def test_context_window_is_read_from_any_known_field(
     assert model.context_window == window
 
 
-async def test_invalid_and_repeated_model_ids_are_not_offered(
+async def test_invalid_model_ids_are_not_offered_and_repeated_ones_once(
     server: FakeOpenAICompatible, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = {"data": [{"id": model_id} for model_id in ("", "x" * 513, "b", "a", "b")]}

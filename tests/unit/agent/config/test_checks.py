@@ -42,6 +42,7 @@ def test_backend_url_is_the_default_or_normalized(
         ('kind="vllm"\nurl="http://gpu:99999"', "backends[0].url: not an address"),
         ('kind="vllm"\nurl="http://u:p@gpu"', "must not contain a user or password"),
         ('kind="vllm"\nurl="http://gpu/?key=1"', 'must not contain "?"'),
+        ('kind="vllm"\nurl="http://gpu/?"', 'must not contain "?"'),
         ('kind="vllm"\nformats=["openai"]', "vllm does not accept it"),
         ('kind="venice"\napi_key_env="sk-or-v1-abcdef"', "not the key itself"),
         ('kind="venice"\napi_key_file="sk-or-v1-abcdef"', "not the key itself"),
