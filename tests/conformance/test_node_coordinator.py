@@ -125,7 +125,7 @@ async def test_a_client_receives_an_error_for_a_status_without_a_body(status: in
 
 @needs_node
 @pytest.mark.timeout(600)
-async def test_a_cancelled_job_that_resumes_at_zero_may_start_again() -> None:
+async def test_a_cancelled_job_resumed_at_offset_zero_may_send_job_started_again() -> None:
     async with running_coordinator() as (target, _), CoordinatorUnderTest(target) as kit:
         agent = await kit.connect()
         job = await kit.start(agent)

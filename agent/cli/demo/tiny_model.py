@@ -3,9 +3,10 @@
 Its text is meaningless but readable, and comes from the real server in the real wire formats. The
 vocabulary has some plain words, and the 256 byte tokens so that any prompt can be tokenized.
 
-Dimension 0 of every token's embedding has the same large value. No layer writes to it, so it
-reaches the output matrix unchanged, where its column acts as a bias for each token: words are
-likely, raw bytes unlikely, and the end of the text likely only if requested (`stops`).
+Dimension 0 of every token's embedding has the same large value. No layer writes to it, and the
+final norm scales it to an almost constant value. The output matrix's column for this dimension
+therefore acts as one bias per token: words are likely, raw bytes unlikely, and the end of the text
+likely only if requested (`stops`).
 """
 
 from collections.abc import Iterator

@@ -69,7 +69,7 @@ async def test_oldest_entry_is_evicted_first(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("fake", [FakeLlamaCpp, FakeLmStudio, FakeOpenAICompatible, FakeVllm])
-async def test_probe_that_a_server_accepts_generates_one_token(
+async def test_each_probe_asks_for_at_most_one_token(
     fake: type[FakeServer], connect: Connect
 ) -> None:
     async with fake() as server:
