@@ -14,7 +14,9 @@ from msgspec import Struct
 
 from provider_agent.coordinator.agents.decaying_counts import DecayingCounts
 from provider_agent.coordinator.agents.fleet import Fleet
+from provider_agent.coordinator.agents.no_agent import NoAgent
 from provider_agent.coordinator.agents.waiting_requests import WaitingRequests, Wanted
+from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.errors import ErrorCode
@@ -32,18 +34,6 @@ UNKNOWN_RETRY_S: Final = 30
 
 MAX_RETRY_S: Final = 120
 """The longest `Retry-After`: within two minutes, agents come and go."""
-
-
-class NoAgent(Struct, frozen=True):
-    """Why a request was sent to no agent.
-
-    Attributes:
-        code: why no agent is eligible.
-        retry_after_s: seconds until a new attempt may succeed; None if unknown.
-    """
-
-    code: ErrorCode
-    retry_after_s: int | None = None
 
 
 class _Waiter(Struct, frozen=True, eq=False):
@@ -116,7 +106,8 @@ class Dispatcher:
         if done:
             del self._waiters[wanted.number]
             return outcome.result()
-        no_agent = self._no_room(wanted.model_id)
+        reason = self._fleet.why_no_agent(wanted.model_id, ErrorCode.OUT_OF_CAPACITY)
+        no_agent = self._no_room(wanted.model_id, reason)
         self._withdraw(wanted)
         return no_agent
 
@@ -160,7 +151,7 @@ class Dispatcher:
         if sent is not None:
             return sent
         if not self._queue.add(wanted):
-            return self._no_room(wanted.model_id)
+            return self._no_room(wanted.model_id, Reason.QUEUE_FULL)
         loop = asyncio.get_running_loop()
         waiter = _Waiter(make_job, replaces, loop.create_future())
         self._waiters[wanted.number] = waiter
@@ -176,7 +167,10 @@ class Dispatcher:
         if not isinstance(chosen, ErrorCode):
             return chosen.submit(make_job())
         may_wait = chosen is ErrorCode.OUT_OF_CAPACITY and self._fleet.is_awaited(wanted.model_id)
-        return None if may_wait or replaces else NoAgent(chosen)
+        if may_wait or replaces:
+            return None
+        reason = self._fleet.why_no_agent(wanted.model_id, chosen)
+        return NoAgent(reason, self._fleet.why_unroutable(wanted.model_id))
 
     def _withdraw(self, wanted: Wanted) -> None:
         """Remove a request from the queue; abandon its job if it was sent meanwhile."""
@@ -214,8 +208,8 @@ class Dispatcher:
         if self._queue and self._recheck is None:
             self._recheck = asyncio.get_running_loop().call_later(RECHECK_S, self._check_again)
 
-    def _no_room(self, model_id: str) -> NoAgent:
-        return NoAgent(ErrorCode.OUT_OF_CAPACITY, self._retry_after_s(model_id))
+    def _no_room(self, model_id: str, reason: Reason) -> NoAgent:
+        return NoAgent(reason, retry_after_s=self._retry_after_s(model_id))
 
     def _retry_after_s(self, model_id: str) -> int:
         """Estimate when a request for a model finds room, from the jobs that ended lately."""

@@ -14,6 +14,7 @@ from provider_agent.coordinator.agents.connected_agent import RECONNECT_AFTER_MS
 from provider_agent.coordinator.agents.job_history import JobHistory, is_refusal
 from provider_agent.coordinator.agents.routing import choose_agent
 from provider_agent.coordinator.agents.snapshots import AgentSnapshot, DetachedSnapshot
+from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.coordinator.sessions.detached_sessions import DetachedSessions
 from provider_agent.coordinator.settings import CoordinatorSettings
@@ -179,7 +180,11 @@ class Fleet:
             self._detached.add(session)
             log.info("session detached", session=session.session_id.hex(), jobs=len(session.jobs))
         else:
-            session.end()
+            session.end(self._end_reason)
+
+    @property
+    def _end_reason(self) -> Reason:
+        return Reason.COORDINATOR_STOPPING if self._closed else Reason.PROVIDER_LOST
 
     def _remove(self, agent: ConnectedAgent) -> bool:
         for agents in (self._agents, self._retired):
@@ -207,6 +212,29 @@ class Fleet:
             self._record_job_time(model_id)
             self._history.job_sent(chosen.public_key)
         return chosen
+
+    def why_no_agent(self, model_id: str, code: ErrorCode) -> Reason:
+        """Return the cause behind a code that `pick` returned."""
+        if self._drain_reason is not None:
+            return Reason.COORDINATOR_STOPPING
+        match code:
+            case ErrorCode.MODEL_NOT_LOADED:
+                return Reason.UNROUTABLE if self.why_unroutable(model_id) else Reason.NOT_OFFERED
+            case ErrorCode.FORMAT_NOT_SUPPORTED:
+                return Reason.WRONG_OPERATION
+            case ErrorCode.DRAINING:
+                return Reason.PROVIDER_STOPPING
+        agents = self._agents.values()
+        if any(self._offers(agent, model_id) and not agent.overdue for agent in agents):
+            return Reason.QUEUE_TIMEOUT
+        is_awaited = self.is_awaited(model_id)
+        return Reason.PROVIDER_OFFLINE if is_awaited else Reason.MODEL_WITHDRAWN
+
+    def why_unroutable(self, model_id: str) -> str:
+        """Return why an offered model receives no jobs, as one sentence, or ""."""
+        tables = (agent.offers for agent in self._agents.values() if agent.offers is not None)
+        reasons = (table.unroutable.get(model_id, "") for table in tables)
+        return next(filter(None, reasons), "")
 
     def set_capacity_callback(self, callback: Callable[[str | None], None]) -> None:
         """Call `callback` when an agent may have room, with the model of the job that has ended.
@@ -329,4 +357,4 @@ class Fleet:
     def close(self) -> None:
         """End all detached sessions; later attempts to resume a session are rejected."""
         self._closed = True
-        self._detached.end_all()
+        self._detached.end_all(self._end_reason)

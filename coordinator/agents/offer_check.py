@@ -90,7 +90,7 @@ def check_offers(
         replaced: whether another connection of the same key receives the new jobs.
     """
     unroutable = unroutable_models(capabilities, max_price=max_price, replaced=replaced)
-    table = OfferTable(capabilities, {model.model_id for model in unroutable})
+    table = OfferTable(capabilities, {model.model_id: model.message for model in unroutable})
     return table, [
         RoutingStatus(capabilities.revision, list(_fitting(unroutable))),
         *_duplicate_notice(capabilities),

@@ -17,7 +17,7 @@ from provider_agent.coordinator.connections.guarded_connection import (
 )
 from provider_agent.coordinator.connections.limits import ConnectionLimits
 from provider_agent.coordinator.http.api_keys import ApiKeyCheck
-from provider_agent.coordinator.http.client_errors import RETRY_AFTER_S, ClientError, error_of_code
+from provider_agent.coordinator.http.client_errors import ClientError, error_of_reason
 from provider_agent.coordinator.http.client_request import ClientRequest, read_client_request
 from provider_agent.coordinator.http.counters import Counters
 from provider_agent.coordinator.http.job_attempts import JobAttempts
@@ -29,22 +29,13 @@ from provider_agent.coordinator.http.request_memory import RequestMemory
 from provider_agent.coordinator.http.request_record import RequestRecord
 from provider_agent.coordinator.http.responses import error_response, json_response
 from provider_agent.coordinator.http.status_routes import StatusRoutes
+from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.settings import CoordinatorSettings
-from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation, WireFormat
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MODELS_PATH: Final = "/v1/models"
-
-_BUSY: Final = ClientError(
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    ErrorCode.OUT_OF_CAPACITY.value,
-    "The coordinator has too many concurrent requests; try again soon.",
-    RETRY_AFTER_S,
-)
-
-_STOPPING: Final = error_of_code(ErrorCode.DRAINING, "The coordinator is stopping.")
 
 _HTTP_MESSAGES: Final = {
     HTTPStatus.NOT_FOUND: "There is no such path.",
@@ -144,8 +135,9 @@ class HttpApi:
 
     def _overload(self) -> ClientError | None:
         if self._stopping:
-            return _STOPPING
-        return _BUSY if self._running >= self._settings.max_requests else None
+            return error_of_reason(Reason.COORDINATOR_STOPPING)
+        is_busy = self._running >= self._settings.max_requests
+        return error_of_reason(Reason.TOO_MANY_REQUESTS) if is_busy else None
 
     async def _respond(
         self, request: web.Request, record: RequestRecord, refusal: ClientError | None
@@ -158,7 +150,8 @@ class HttpApi:
                 if isinstance(read, ClientRequest):
                     return await self._run(request, read, record)
                 refusal = read
-        record.status, record.code = refusal.status, refusal.code
+        record.status = refusal.status
+        record.failed(refusal)
         return error_response(operation.wire_format, refusal)
 
     async def _run(
@@ -223,8 +216,7 @@ class HttpApi:
             return denied
         model_id = request.match_info["model_id"]
         if model_id not in self._fleet.models(wire_format):
-            message = f"The model `{model_id}` is not offered by any connected provider."
-            return error_response(wire_format, error_of_code(ErrorCode.MODEL_NOT_LOADED, message))
+            return error_response(wire_format, error_of_reason(Reason.NOT_OFFERED, model_id))
         return json_response(render_model(wire_format, model_id))
 
 

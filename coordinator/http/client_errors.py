@@ -1,21 +1,17 @@
-"""Errors for clients: HTTP status, body and stream event in the wire format of the request.
-
-The bodies are those of the OpenAI API (`{"error": {message, type, param, code}}`) and the Anthropic
-API (`{"type": "error", "error": {type, message}}`), so that the official clients raise their own
-typed exceptions.
-"""
+"""Errors for clients: status, code and text, for each error of an agent and of the coordinator."""
 
 import math
 from http import HTTPStatus
-from typing import Final, Literal
+from typing import Final
 
-import msgspec
 from msgspec import Struct
 
 from provider_agent.coordinator.agents.dispatcher import MAX_RETRY_S
-from provider_agent.protocol.errors import REGISTRY, ErrorCode, Fault, known_code
-from provider_agent.protocol.formats import Operation, WireFormat
+from provider_agent.coordinator.reason import Reason
+from provider_agent.protocol.errors import REGISTRY, ErrorCode, known_code
+from provider_agent.protocol.formats import Operation
 from provider_agent.protocol.frames import JobError
+from provider_agent.protocol.limits import MAX_NAME_CHARS
 
 RETRY_AFTER_S: Final = 2
 """The default `Retry-After` of a 503: about the duration of a short job."""
@@ -39,29 +35,108 @@ _STATUS: Final = {
     ErrorCode.INTERNAL: 500,
 }
 
+_TEXTS: Final = {
+    ErrorCode.CANCELLED: "The provider cancelled the request.",
+    ErrorCode.MODEL_NOT_LOADED: "The provider does not serve the model at the moment.",
+    ErrorCode.OUT_OF_CAPACITY: "The provider has no room for the request; try again soon.",
+    ErrorCode.DRAINING: "The provider is stopping and did not complete the request.",
+    ErrorCode.SLOW_CONSUMER: "The response was not read for too long.",
+    ErrorCode.DEADLINE_EXCEEDED: "The time limit passed before the response was complete.",
+    ErrorCode.BACKEND_ERROR: "The inference server failed while it processed the request.",
+    ErrorCode.INTERNAL: "The provider failed because of a defect in its software.",
+}
+"""Texts for clients, where the meaning of the code in `REGISTRY` is for operators."""
+
 _PASSED_THROUGH: Final = frozenset({ErrorCode.BAD_REQUEST, ErrorCode.CONTEXT_LENGTH_EXCEEDED})
 """Codes for which the client receives the server's own status and body."""
+
+_ABOUT_THE_REQUEST: Final = frozenset(
+    {*_PASSED_THROUGH, ErrorCode.MODEL_NOT_LOADED, ErrorCode.FORMAT_NOT_SUPPORTED}
+)
+"""Codes for which the client receives the agent's message. Other messages are for its operator."""
 
 _OPERATOR_STATUSES: Final = frozenset({401, 402, 403, 407, 408, 429})
 """Upstream statuses about the agent's own access to the server, not about the client's request."""
 
-_OPENAI_TYPE: Final = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    429: "rate_limit_error",
-}
+_NO_ROOM: Final = (503, ErrorCode.OUT_OF_CAPACITY.value)
+_NOT_FOUND: Final = (404, ErrorCode.MODEL_NOT_LOADED.value)
+_STOPPING: Final = (503, ErrorCode.DRAINING.value)
+_INVALID: Final = (400, ErrorCode.BAD_REQUEST.value)
 
-_ANTHROPIC_TYPE: Final = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-    529: "overloaded_error",
+_BY_REASON: Final = {
+    Reason.NOT_OFFERED: (
+        *_NOT_FOUND,
+        "The model `{model}` is not offered by any connected provider.",
+    ),
+    Reason.UNROUTABLE: (
+        *_NOT_FOUND,
+        "The model `{model}` is offered, but receives no requests: {detail}",
+    ),
+    Reason.WRONG_OPERATION: (
+        400,
+        ErrorCode.FORMAT_NOT_SUPPORTED.value,
+        "The model `{model}` is offered, but not for {operation}.",
+    ),
+    Reason.QUEUE_FULL: (
+        *_NO_ROOM,
+        "The providers of the model `{model}` are busy, and too many requests wait; try again soon.",
+    ),
+    Reason.QUEUE_TIMEOUT: (
+        *_NO_ROOM,
+        "The providers of the model `{model}` remained busy while the request waited; try again soon.",
+    ),
+    Reason.PROVIDER_OFFLINE: (
+        *_NO_ROOM,
+        "No provider of the model `{model}` is connected; try again soon.",
+    ),
+    Reason.MODEL_WITHDRAWN: (
+        *_NO_ROOM,
+        "No provider can run the model `{model}` at the moment; try again soon.",
+    ),
+    Reason.PROVIDER_STOPPING: (
+        *_STOPPING,
+        "Every provider of the model `{model}` is stopping; try again soon.",
+    ),
+    Reason.COORDINATOR_STOPPING: (*_STOPPING, "The coordinator is stopping."),
+    Reason.PROVIDER_LOST: (
+        502,
+        Reason.PROVIDER_LOST.value,
+        "The connection to the provider that ran the request was lost.",
+    ),
+    Reason.TOO_MANY_REQUESTS: (
+        *_NO_ROOM,
+        "The coordinator has too many concurrent requests; try again soon.",
+    ),
+    Reason.NO_MEMORY: (
+        *_NO_ROOM,
+        "The coordinator holds too many large requests; try again soon.",
+    ),
+    Reason.COMPRESSED_BODY: (
+        415,
+        "unsupported_media_type",
+        "Send the request body without compression (no `Content-Encoding` header).",
+    ),
+    Reason.CONTENT_TYPE: (
+        415,
+        "unsupported_media_type",
+        "Send the request as JSON, with the header `Content-Type: application/json`.",
+    ),
+    Reason.BODY_TOO_LARGE: (413, ErrorCode.BAD_REQUEST.value, "The request body is too large."),
+    Reason.BODY_TIMEOUT: (
+        408,
+        ErrorCode.BAD_REQUEST.value,
+        "The request body did not arrive in time.",
+    ),
+    Reason.INVALID_JSON: (*_INVALID, "The request is not one JSON object."),
+    Reason.INVALID_MODEL: (
+        *_INVALID,
+        f"The request must be one JSON object with a `model` of 1 to {MAX_NAME_CHARS} characters.",
+    ),
 }
+"""Status, code and text of each error of the coordinator itself."""
+
+_ENDS: Final = frozenset({Reason.PROVIDER_LOST, Reason.COORDINATOR_STOPPING})
+"""Reasons that are the code of a `JobError` with which the coordinator itself ends a job."""
 
 
 class ClientError(Struct, frozen=True):
@@ -74,6 +149,7 @@ class ClientError(Struct, frozen=True):
         retry_after_s: the `Retry-After` header; None for no header.
         upstream_body: the inference server's error body; sent instead of the coordinator's own
             if it is an error object of the wire format.
+        reason: why the coordinator itself answers with an error; None for an agent's error.
     """
 
     status: int
@@ -81,117 +157,61 @@ class ClientError(Struct, frozen=True):
     message: str
     retry_after_s: int | None = None
     upstream_body: bytes = b""
+    reason: Reason | None = None
 
 
-def error_of_code(code: ErrorCode, message: str = "") -> ClientError:
-    """Return the error for a code; the default message is the code's meaning in `REGISTRY`."""
+def error_of_code(code: ErrorCode) -> ClientError:
+    """Return the error for a code."""
     status = _STATUS[code]
-    return ClientError(
-        status=status,
-        code=code.value,
-        message=message or REGISTRY[code].meaning,
-        retry_after_s=RETRY_AFTER_S if status == HTTPStatus.SERVICE_UNAVAILABLE else None,
-    )
+    return ClientError(status, code.value, _text(code), _default_retry_s(status))
+
+
+def error_of_reason(
+    reason: Reason, model_id: str = "", operation: Operation = Operation.CHAT, detail: str = ""
+) -> ClientError:
+    """Return an error of the coordinator itself.
+
+    Args:
+        reason: the cause.
+        model_id: the requested model.
+        operation: the requested operation.
+        detail: why the model is unroutable.
+    """
+    status, code, template = _BY_REASON[reason]
+    name = f"{operation.wire_format} {operation}"
+    message = template.format(model=model_id, operation=name, detail=detail)
+    return ClientError(status, code, message, _default_retry_s(status), reason=reason)
 
 
 def error_of_job(error: JobError) -> ClientError:
-    """Return the error for an agent's `JobError`.
+    """Return the error for the `JobError` of an agent, or of the coordinator for a lost session.
 
     If the inference server rejected the client's request, its 4xx status and body are forwarded.
     """
+    if error.code in _ENDS:
+        return error_of_reason(Reason(error.code))
     code = known_code(error.code)
-    status = _STATUS[code]
+    status, message = _STATUS[code], _text(code)
+    if code in _ABOUT_THE_REQUEST:
+        message = error.message or message
     if code is ErrorCode.MODEL_NOT_LOADED and error.upstream_status is None:
         # The agent offered the model a moment ago: its server is probably restarting.
-        status = HTTPStatus.SERVICE_UNAVAILABLE
+        status, message = HTTPStatus.SERVICE_UNAVAILABLE, _text(code)
     upstream_body = b""
     if code in _PASSED_THROUGH:
         upstream_body = error.body
         upstream = error.upstream_status or 0
         if 400 <= upstream < 500 and upstream not in _OPERATOR_STATUSES:
             status = upstream
-    retry_after_s = None
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        retry_after_s = RETRY_AFTER_S
-        if error.retry_after_ms is not None:
-            retry_after_s = max(1, min(MAX_RETRY_S, math.ceil(error.retry_after_ms / 1000)))
-    # A message about the provider's own failure is for its operator; clients receive the meaning of
-    # the code.
-    entry = REGISTRY[code]
-    message = error.message if entry.fault is not Fault.PROVIDER else ""
-    return ClientError(
-        status=status,
-        code=error.code,
-        message=message or entry.meaning,
-        retry_after_s=retry_after_s,
-        upstream_body=upstream_body,
-    )
+    retry_after_s = _default_retry_s(status)
+    if retry_after_s is not None and error.retry_after_ms is not None:
+        retry_after_s = max(1, min(MAX_RETRY_S, math.ceil(error.retry_after_ms / 1000)))
+    return ClientError(status, error.code, message, retry_after_s, upstream_body)
 
 
-def render_body(wire_format: WireFormat, error: ClientError) -> bytes:
-    """Return the body of an error response: one JSON object in the wire format."""
-    if error.upstream_body and _is_error_body(wire_format, error.upstream_body):
-        return error.upstream_body
-    return msgspec.json.encode(_error_object(wire_format, error))
+def _text(code: ErrorCode) -> str:
+    return _TEXTS.get(code, REGISTRY[code].meaning)
 
 
-def render_event(operation: Operation, error: ClientError, sequence_number: int = 0) -> bytes:
-    """Return the error event that ends an interrupted stream; it must follow a complete event.
-
-    Args:
-        operation: the operation, which decides the form of the event.
-        error: the error.
-        sequence_number: the number of the event, which only the Responses API has.
-    """
-    event: dict[str, object]
-    if operation is Operation.RESPONSES:
-        event = {
-            "type": "error",
-            "code": error.code,
-            "message": error.message,
-            "param": None,
-            "sequence_number": sequence_number,
-        }
-    else:
-        event = _error_object(operation.wire_format, error)
-    data = b"data: " + msgspec.json.encode(event) + b"\n\n"
-    is_named = event.get("type") == "error"
-    return b"event: error\n" + data if is_named else data
-
-
-def _error_object(wire_format: WireFormat, error: ClientError) -> dict[str, object]:
-    status, message = error.status, error.message
-    if wire_format is WireFormat.ANTHROPIC:
-        fallback = "invalid_request_error" if status < 500 else "api_error"
-        kind = _ANTHROPIC_TYPE.get(status, fallback)
-        return {"type": "error", "error": {"type": kind, "message": message}}
-    fallback = "invalid_request_error" if status < 500 else "server_error"
-    kind = _OPENAI_TYPE.get(status, fallback)
-    return {"error": {"message": message, "type": kind, "param": None, "code": error.code}}
-
-
-class _Message(Struct):
-    message: str
-
-
-class _OpenAIShape(Struct):
-    error: _Message
-
-
-class _AnthropicMessage(Struct):
-    type: str
-    message: str
-
-
-class _AnthropicShape(Struct):
-    type: Literal["error"]
-    error: _AnthropicMessage
-
-
-def _is_error_body(wire_format: WireFormat, body: bytes) -> bool:
-    shape = _AnthropicShape if wire_format is WireFormat.ANTHROPIC else _OpenAIShape
-    try:
-        msgspec.json.decode(body, type=shape)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
+def _default_retry_s(status: int) -> int | None:
+    return RETRY_AFTER_S if status == HTTPStatus.SERVICE_UNAVAILABLE else None

@@ -2,28 +2,16 @@
 
 import asyncio
 from collections.abc import Mapping
-from http import HTTPStatus
-from typing import Final
 
 import msgspec
 from aiohttp import web
 
-from provider_agent.coordinator.http.client_errors import ClientError, error_of_code
+from provider_agent.coordinator.http.client_errors import ClientError, error_of_reason
 from provider_agent.coordinator.http.request_memory import MemoryShare
-from provider_agent.protocol.errors import ErrorCode
+from provider_agent.coordinator.reason import Reason
 from provider_agent.protocol.formats import Operation
 from provider_agent.protocol.limits import MAX_NAME_CHARS
 from provider_agent.protocol.trace_context import is_traceparent
-
-_TOO_LARGE: Final = ClientError(
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    ErrorCode.BAD_REQUEST.value,
-    "The request body is too large.",
-)
-
-_NO_MEMORY: Final = error_of_code(
-    ErrorCode.OUT_OF_CAPACITY, "The coordinator holds too many large requests; try again soon."
-)
 
 
 class ClientRequest(msgspec.Struct, frozen=True):
@@ -61,9 +49,7 @@ async def read_client_request(
         async with asyncio.timeout(timeout_s):
             body = await _read_body(request, memory)
     except TimeoutError:
-        return ClientError(
-            HTTPStatus.REQUEST_TIMEOUT, "bad_request", "The request body did not arrive in time."
-        )
+        return error_of_reason(Reason.BODY_TIMEOUT)
     if isinstance(body, ClientError):
         return body
     model_id = find_model(body)
@@ -76,15 +62,15 @@ async def _read_body(request: web.Request, memory: MemoryShare) -> bytes | Clien
     """Return the body as it was sent."""
     limit, announced = request.client_max_size, request.content_length or 0
     if announced > limit:
-        return _TOO_LARGE
+        return error_of_reason(Reason.BODY_TOO_LARGE)
     if not memory.fits(announced):
-        return _NO_MEMORY
+        return error_of_reason(Reason.NO_MEMORY)
     body = bytearray()
     async for data in request.content.iter_any():
         if len(body) + len(data) > limit:
-            return _TOO_LARGE
+            return error_of_reason(Reason.BODY_TOO_LARGE)
         if not memory.grow(len(data)):
-            return _NO_MEMORY
+            return error_of_reason(Reason.NO_MEMORY)
         body += data
     return bytes(body)
 
@@ -94,13 +80,11 @@ def find_model(body: bytes) -> str | ClientError:
     try:
         model_id = msgspec.json.decode(body, type=_RequestBody).model
     except msgspec.ValidationError:
-        problem = "The request must be one JSON object with a string `model`."
-        return error_of_code(ErrorCode.BAD_REQUEST, problem)
+        return error_of_reason(Reason.INVALID_MODEL)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return error_of_code(ErrorCode.BAD_REQUEST, "The request is not one JSON object.")
+        return error_of_reason(Reason.INVALID_JSON)
     if not 0 < len(model_id) <= MAX_NAME_CHARS:
-        problem = f"`model` must have between 1 and {MAX_NAME_CHARS} characters."
-        return error_of_code(ErrorCode.BAD_REQUEST, problem)
+        return error_of_reason(Reason.INVALID_MODEL)
     return model_id
 
 

@@ -7,9 +7,15 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from provider_agent.coordinator.agents.dispatcher import Dispatcher, NoAgent
+from provider_agent.coordinator.agents.dispatcher import Dispatcher
+from provider_agent.coordinator.agents.no_agent import NoAgent
 from provider_agent.coordinator.agents.waiting_requests import Wanted
-from provider_agent.coordinator.http.client_errors import ClientError, error_of_code, error_of_job
+from provider_agent.coordinator.http.client_errors import (
+    ClientError,
+    error_of_code,
+    error_of_job,
+    error_of_reason,
+)
 from provider_agent.coordinator.http.client_request import ClientRequest
 from provider_agent.coordinator.http.counters import Counters
 from provider_agent.coordinator.http.request_record import RequestRecord
@@ -92,7 +98,10 @@ class JobAttempts:
         """
         while self._attempts < self._settings.max_attempts:
             wait_s = self._wait_until - self._clock()
-            job = await self._dispatcher.submit(self._wanted(), self._next_job, wait_s)
+            try:
+                job = await self._dispatcher.submit(self._wanted(), self._next_job, wait_s)
+            finally:
+                self._record.left_queue()
             if isinstance(job, NoAgent):
                 return self._error_without_agent(job)
             self._record.job = job
@@ -105,7 +114,11 @@ class JobAttempts:
         return self.error or error_of_code(ErrorCode.INTERNAL)
 
     def _error_without_agent(self, no_agent: NoAgent) -> ClientError:
-        error = self.error or no_agent_error(no_agent, self._client_request)
+        request = self._client_request
+        own = error_of_reason(no_agent.reason, request.model_id, request.operation, no_agent.detail)
+        error = self.error or own
+        if (error.status, error.code) == (own.status, own.code):
+            error = own  # it says more than the last of several agents that had no room
         # The estimate for the queue replaces what the last agent said about itself.
         if error.retry_after_s is None or no_agent.retry_after_s is None:
             return error
@@ -190,23 +203,3 @@ def _error_before_output(job: RunningJob) -> JobError | None:
         message="The provider's response had no valid HTTP status.",
         retryable=True,
     )
-
-
-def no_agent_error(no_agent: NoAgent, client_request: ClientRequest) -> ClientError:
-    """Return the error of a request that was sent to no agent."""
-    model = client_request.model_id
-    match no_agent.code:
-        case ErrorCode.MODEL_NOT_LOADED:
-            message = f"The model `{model}` is not offered by any connected provider."
-        case ErrorCode.FORMAT_NOT_SUPPORTED:
-            operation = client_request.operation
-            message = (
-                f"The model `{model}` is offered, but not for {operation.wire_format} {operation}."
-            )
-        case ErrorCode.OUT_OF_CAPACITY:
-            message = f"Every provider of the model `{model}` is busy or offline; try again soon."
-        case _:
-            message = ""
-    error = error_of_code(no_agent.code, message)
-    retry_after_s = no_agent.retry_after_s
-    return error if retry_after_s is None else replace(error, retry_after_s=retry_after_s)

@@ -14,12 +14,13 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from provider_agent.coordinator.http.request_record import DISCONNECTED, OK, RequestRecord
+from provider_agent.coordinator.reason import Reason
 from provider_agent.log_writer import dropped_lines
 from provider_agent.protocol.errors import ErrorCode
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
-_CODES: Final = frozenset({OK, DISCONNECTED, *ErrorCode})
+_CODES: Final = frozenset({OK, DISCONNECTED, Reason.PROVIDER_LOST, *ErrorCode})
 
 _OTHER: Final = "other"
 
@@ -98,7 +99,9 @@ class Metrics:
             "denied_requests", "Requests without access, by HTTP status.", "status"
         )
         self._tokens = self._counter("tokens", "Tokens that agents reported.", "direction")
-        self._queue = self._histogram("queue", "From a request to its first job.")
+        self._queue = self._histogram(
+            "queue", "From a request to its first job, or to its failure."
+        )
         self._first_byte = self._histogram("first_byte", "From a request to its first byte.")
         self._duration = self._histogram("request", "From a request to its end.")
         self.registry.register(_GaugeCollector(gauges))
@@ -124,7 +127,7 @@ class Metrics:
         operation = record.operation.value
         self._requests.labels(operation, record.code if record.code in _CODES else _OTHER).inc()
         for histogram, moment in (
-            (self._queue, record.sent_at),
+            (self._queue, record.queued_until),
             (self._first_byte, record.first_byte_at),
             (self._duration, ended_at),
         ):

@@ -5,24 +5,13 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from provider_agent.coordinator.http.client_errors import ClientError
+from provider_agent.coordinator.http.client_errors import ClientError, error_of_reason
+from provider_agent.coordinator.reason import Reason
 
 _WEB_PAGE: Final = ClientError(
     HTTPStatus.FORBIDDEN,
     "origin_not_allowed",
     "Web pages may not send requests here (the request has an `Origin` header).",
-)
-
-_NOT_JSON: Final = ClientError(
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    "unsupported_media_type",
-    "Send the request as JSON, with the header `Content-Type: application/json`.",
-)
-
-_ENCODED: Final = ClientError(
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    "unsupported_media_type",
-    "Send the request body without compression (no `Content-Encoding` header).",
 )
 
 
@@ -39,6 +28,7 @@ def refused_body(request: web.Request) -> ClientError | None:
     """
     encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity")
     if encoding.strip().lower() != "identity":
-        return _ENCODED
+        return error_of_reason(Reason.COMPRESSED_BODY)
     media_type = request.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0]
-    return None if media_type.strip().lower() == "application/json" else _NOT_JSON
+    is_json = media_type.strip().lower() == "application/json"
+    return None if is_json else error_of_reason(Reason.CONTENT_TYPE)

@@ -17,11 +17,11 @@ from provider_agent.coordinator.http.client_errors import (
     ClientError,
     error_of_code,
     error_of_job,
-    render_event,
 )
 from provider_agent.coordinator.http.client_request import ClientRequest
 from provider_agent.coordinator.http.client_stream import PIECE_BYTES, ClientStream, abort
 from provider_agent.coordinator.http.counters import Counters
+from provider_agent.coordinator.http.error_bodies import render_event
 from provider_agent.coordinator.http.job_attempts import JobAttempts
 from provider_agent.coordinator.http.relayed_events import RelayedEvents
 from provider_agent.coordinator.http.request_record import OK, RequestRecord
@@ -106,7 +106,7 @@ class RequestHandler:
             return self._response
         self._counters.failed += 1
         error = error or error_of_code(ErrorCode.INTERNAL)
-        self._record.code = error.code
+        self._record.failed(error)
         if self._response is None:
             self._record.status = error.status
             return error_response(

@@ -6,6 +6,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from provider_agent.coordinator.http.client_errors import ClientError
+from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.formats import Operation
@@ -30,12 +32,14 @@ class RequestRecord(Struct):
         operation: the operation of its path.
         clock: monotonic, in seconds.
         began_at: when its headers had arrived.
-        sent_at: when its first job was sent; None if none was.
+        queued_until: when its first job was sent, or when it gave up waiting for an agent; None if
+            it was refused before.
         first_byte_at: when its response started; None if it did not.
         model_id: the model that its body names; None if the body was refused.
         request_bytes: the size of its body.
         status: the HTTP status; None if none was sent.
         code: `OK`, `DISCONNECTED`, or the error's code.
+        reason: why the coordinator itself answered with an error; None for an agent's error.
         jobs: how many jobs were sent for it.
         job: the latest of them.
     """
@@ -43,20 +47,29 @@ class RequestRecord(Struct):
     operation: Operation
     clock: Callable[[], float]
     began_at: float
-    sent_at: float | None = None
+    queued_until: float | None = None
     first_byte_at: float | None = None
     model_id: str | None = None
     request_bytes: int | None = None
     status: int | None = None
     code: str = DISCONNECTED
+    reason: Reason | None = None
     jobs: int = 0
     job: RunningJob | None = None
 
     def job_sent(self) -> None:
         """Note that a job is sent now."""
         self.jobs += 1
-        if self.sent_at is None:
-            self.sent_at = self.clock()
+        self.left_queue()
+
+    def left_queue(self) -> None:
+        """Note that the request does not wait for its first agent any more."""
+        if self.queued_until is None:
+            self.queued_until = self.clock()
+
+    def failed(self, error: ClientError) -> None:
+        """Note that the request ends with this error."""
+        self.code, self.reason = error.code, error.reason
 
     def response_started(self, status: int) -> None:
         """Note that the response starts now."""
@@ -90,10 +103,11 @@ class RequestRecord(Struct):
             model=self.model_id,
             status=None if self.status is None else int(self.status),  # it may be an `HTTPStatus`
             code=self.code,
+            reason=None if self.reason is None else self.reason.value,
             agent=None if job is None else base64.b64encode(job.public_key).decode(),
             job=None if job is None else job.job_id.hex(),
             jobs=self.jobs,
-            queue_ms=_ms(self.seconds_until(self.sent_at)),
+            queue_ms=_ms(self.seconds_until(self.queued_until)),
             first_byte_ms=_ms(self.seconds_until(self.first_byte_at)),
             duration_ms=_ms(self.seconds_until(ended_at)),
             request_bytes=self.request_bytes,

@@ -6,7 +6,8 @@ from typing import Final
 from aiohttp import web
 
 from provider_agent.coordinator.agents.dispatcher import MAX_RETRY_S
-from provider_agent.coordinator.http.client_errors import ClientError, render_body
+from provider_agent.coordinator.http.client_errors import ClientError
+from provider_agent.coordinator.http.error_bodies import render_body
 from provider_agent.protocol.formats import WireFormat
 from provider_agent.protocol.frames import JobStarted
 from provider_agent.protocol.response_headers import client_headers, valid_content_type

@@ -10,10 +10,10 @@ from typing import Final
 
 from msgspec import Struct
 
+from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.job_counts import JobCounts
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.coordinator.sessions.running_job import RunningJob
-from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobError, LiveJob
 from provider_agent.protocol.resumption import Resumption, plan_resumption
 from provider_agent.protocol.stream import ReceiveStream
@@ -126,25 +126,23 @@ class DetachedSession:
             (plan.resend if is_resent else plan.failed).append(job)
         return plan
 
-    def end(self) -> None:
-        """End the session: every job fails with one error. Does nothing the second time."""
+    def end(self, reason: Reason = Reason.PROVIDER_LOST) -> None:
+        """End the session: every job fails with one error. Does nothing the second time.
+
+        Args:
+            reason: `PROVIDER_LOST` or `COORDINATOR_STOPPING`.
+        """
         jobs, self.jobs, self._streams = self.jobs, {}, {}
-        _fail(jobs.values(), _CONNECTION_LOST)
+        _fail(jobs.values(), reason, _CONNECTION_LOST)
 
 
 def fail_missing(jobs: Iterable[RunningJob]) -> None:
     """Fail jobs that the agent no longer holds after a resumption, each with one error."""
-    _fail(jobs, _JOB_MISSING)
+    _fail(jobs, Reason.PROVIDER_LOST, _JOB_MISSING)
 
 
-def _fail(jobs: Iterable[RunningJob], message: str) -> None:
+def _fail(jobs: Iterable[RunningJob], reason: Reason, message: str) -> None:
     for job in jobs:
-        job.on_end(
-            JobError(
-                job.job_id,
-                total_bytes=0,
-                code=ErrorCode.BACKEND_UNREACHABLE.value,
-                message=message,
-                retryable=True,
-            )
-        )
+        # Not a code of the protocol: no agent or server has failed for certain.
+        code = reason.value
+        job.on_end(JobError(job.job_id, 0, code=code, message=message, retryable=True))

@@ -7,6 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.event_log import EventLogger
 
@@ -96,10 +97,10 @@ class DetachedSessions:
         if retired is not None and retired.session.instance_id == instance_id:
             self._end((public_key, True))
 
-    def end_all(self) -> None:
-        """End every stored session."""
+    def end_all(self, reason: Reason) -> None:
+        """End every stored session for this reason."""
         for key in list(self._entries):
-            self._end(key)
+            self._end(key, reason)
 
     def _expire(self, key: _Key) -> None:
         session = self._entries[key].session
@@ -107,10 +108,10 @@ class DetachedSessions:
         log.log(level, "detached session expired", session=session_id.hex(), jobs=len(session.jobs))
         self._end(key)
 
-    def _end(self, key: _Key) -> None:
+    def _end(self, key: _Key, reason: Reason = Reason.PROVIDER_LOST) -> None:
         session = self._remove(key)
         if session is not None:
-            session.end()
+            session.end(reason)
 
     def _remove(self, key: _Key) -> DetachedSession | None:
         entry = self._entries.pop(key, None)

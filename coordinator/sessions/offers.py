@@ -1,6 +1,6 @@
 """The models, operations and capacity that an agent offers."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Final
 
 from provider_agent.protocol.formats import Operation, WireFormat, find_operation
@@ -15,21 +15,25 @@ class OfferTable:
 
     Args:
         capabilities: the frame.
-        unroutable: ids of models that receive no jobs; they are left out.
+        unroutable: ids of models that receive no jobs → why; they are left out.
 
     Attributes:
         models: model id → operations; unknown operations are left out.
         capacity: how many jobs the agent executes at once, `MAX_LIVE_JOBS` at most.
+        unroutable: offered models that receive no jobs → why, as one sentence.
         slots: model id → how many of its jobs may run at once, `capacity` at most.
         revision: the revision of the frame.
     """
 
-    __slots__ = ("capacity", "models", "revision", "slots")
+    __slots__ = ("capacity", "models", "revision", "slots", "unroutable")
 
-    def __init__(self, capabilities: Capabilities, unroutable: Collection[str] = ()) -> None:
+    def __init__(
+        self, capabilities: Capabilities, unroutable: Mapping[str, str] | None = None
+    ) -> None:
+        self.unroutable = dict(unroutable or {})
         models: dict[str, set[Operation]] = {}
         for offer in capabilities.models:
-            if offer.model_id not in unroutable:
+            if offer.model_id not in self.unroutable:
                 models.setdefault(offer.model_id, set()).update(known_operations(offer))
         self.models = {model_id: frozenset(found) for model_id, found in models.items()}
         self.capacity = min(capabilities.limits.max_concurrent, MAX_LIVE_JOBS)

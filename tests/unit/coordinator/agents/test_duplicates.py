@@ -85,7 +85,7 @@ async def test_third_process_closes_the_connection_of_the_first() -> None:
             job = await second.next_job()
             async with harness.other_process("three"):
                 await harness.agent.closed.wait()
-                assert b"backend_unreachable" in await response.read()
+                assert b"provider_lost" in await response.read()
                 assert [agent.retired for agent in harness.coordinator.agents()] == [False, True]
                 await job.answer(b"{}")
                 assert (await asking).status == 200
@@ -98,7 +98,7 @@ async def test_jobs_fail_when_the_same_process_starts_a_new_session() -> None:
         closed = harness.agent.closed
         await harness.agent.reconnect(resume=False)
         assert job.dropped
-        assert b"backend_unreachable" in await response.read()
+        assert b"provider_lost" in await response.read()
         await closed.wait()
         assert len(harness.coordinator.agents()) == 1
 
@@ -111,7 +111,7 @@ async def test_jobs_of_a_detached_session_fail_when_a_new_process_connects() -> 
         await wait_until(lambda: bool(harness.coordinator.detached_sessions()))
         async with harness.other_process("two"):
             before = asyncio.get_running_loop().time()
-            assert b"backend_unreachable" in await response.read()
+            assert b"provider_lost" in await response.read()
             assert asyncio.get_running_loop().time() - before < 1, "at once"
             assert harness.coordinator.detached_sessions() == []
 

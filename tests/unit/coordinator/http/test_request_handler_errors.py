@@ -4,9 +4,10 @@ import aiohttp
 import msgspec
 import pytest
 
+from provider_agent.coordinator.http.client_errors import error_of_code
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
-from provider_agent.protocol.errors import REGISTRY, ErrorCode
+from provider_agent.protocol.errors import ErrorCode
 from tests.kit.coordinator_harness import JSON_HEADERS
 from tests.kit.scripted_agent import ScriptedAgent, offer
 from tests.kit.scripted_job import ScriptedJob
@@ -93,7 +94,7 @@ async def test_interrupted_event_stream_ends_with_one_error_event(
         assert received.startswith(sent + added)
         assert (b'"sequence_number":5' in received) == (path == RESPONSES)
         assert received.endswith(b"\n\n")
-        assert received.count(REGISTRY[ErrorCode.BACKEND_ERROR].meaning.encode()) == 1
+        assert received.count(error_of_code(ErrorCode.BACKEND_ERROR).message.encode()) == 1
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,8 @@ async def test_agent_lost_during_a_stream_causes_an_error_event(
         agent.cut()
         text = (await response.read()).decode()
         assert text.startswith("data: 1\n\ndata: ")
-        assert "backend_unreachable" in text
+        assert "provider_lost" in text
+        assert "inference server" not in text, "the server was blamed for a lost agent"
         assert coordinator.agents() == []
 
 

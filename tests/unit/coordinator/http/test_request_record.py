@@ -47,6 +47,7 @@ async def test_each_request_is_logged_in_one_line_without_content(
         "model": "tiny",
         "status": 200,
         "code": "ok",
+        "reason": None,
         "job": job.job.job_id.hex(),
         "jobs": 1,
         "queue_ms": 0,
@@ -60,22 +61,24 @@ async def test_each_request_is_logged_in_one_line_without_content(
 
 
 @pytest.mark.parametrize(
-    ("body", "headers", "status", "code", "model"),
+    ("body", "headers", "status", "reason", "model"),
     [
-        (b'{"model":"unknown"}', {}, 503, "out_of_capacity", "unknown"),
-        (b"[]", {}, 400, "bad_request", None),
-        (b" " * 100, {}, 413, "bad_request", None),
-        (b"{}", {"Content-Type": "text/plain"}, 415, "unsupported_media_type", None),
+        (b'{"model":"unknown"}', {}, 503, "provider_offline", "unknown"),
+        (b"[]", {}, 400, "invalid_model", None),
+        (b"{", {}, 400, "invalid_json", None),
+        (b" " * 100, {}, 413, "body_too_large", None),
+        (b"{}", {"Content-Type": "text/plain"}, 415, "content_type", None),
+        (b"{}", {"Content-Encoding": "gzip"}, 415, "compressed_body", None),
     ],
-    ids=["unknown model", "not an object", "too large", "not JSON"],
+    ids=["no agent", "not an object", "not JSON", "too large", "media type", "compressed"],
 )
-async def test_refused_request_is_logged_with_its_status_and_code(
+async def test_refused_request_is_logged_with_its_status_and_reason(
     settings: CoordinatorSettings,
     caplog: pytest.LogCaptureFixture,
     body: bytes,
     headers: dict[str, str],
     status: int,
-    code: str,
+    reason: str,
     model: str | None,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -87,7 +90,7 @@ async def test_refused_request_is_logged_with_its_status_and_code(
     ):
         assert response.status == status
     (fields,) = finished(caplog.records)
-    assert (fields["status"], fields["code"], fields["model"]) == (status, code, model)
+    assert (fields["status"], fields["reason"], fields["model"]) == (status, reason, model)
     assert (fields["agent"], fields["jobs"]) == (None, 0)
 
 

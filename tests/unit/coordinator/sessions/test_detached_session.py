@@ -135,5 +135,5 @@ def test_failed_job_ends_with_one_retryable_error(missing: bool) -> None:
     session.end()
     session.end()
     assert isinstance(job.end, JobError)
-    assert (job.end.code, job.end.retryable) == ("backend_unreachable", True)
+    assert (job.end.code, job.end.retryable) == ("provider_lost", True)
     assert ("reconnected" if missing else "was lost") in job.end.message

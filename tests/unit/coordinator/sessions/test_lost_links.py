@@ -34,7 +34,7 @@ async def test_jobs_fail_when_the_session_expires() -> None:
         asking = harness.ask()
         await harness.agent.next_job()
         await harness.agent.lose_link()
-        assert b"backend_unreachable" in await response.read()
+        assert b"provider_lost" in await response.read()
         assert (await asking).status == 502
         assert harness.coordinator.detached_sessions() == []
         await harness.agent.reconnect()
@@ -237,7 +237,7 @@ async def test_protocol_violation_ends_the_session() -> None:
     async with coordinator_harness() as harness:
         _, response = await harness.start_response(b"1\n\n")
         await harness.agent.send_raw(b"\xc1")
-        assert b"backend_unreachable" in await response.read()
+        assert b"provider_lost" in await response.read()
         assert harness.coordinator.detached_sessions() == []
 
 
@@ -259,7 +259,7 @@ async def test_session_ends_at_once_when_resume_ms_is_zero() -> None:
     async with coordinator_harness(replace(NO_HEARTBEATS, resume_ms=0)) as harness:
         _, response = await harness.start_response(b"1\n\n")
         await harness.agent.lose_link()
-        assert b"backend_unreachable" in await response.read()
+        assert b"provider_lost" in await response.read()
         assert harness.coordinator.detached_sessions() == []
 
 

@@ -132,7 +132,7 @@ def test_job_fails_when_the_agent_does_not_hold_the_next_byte(
             await harness.agent.lose_link()
             await harness.agent.reconnect(live_jobs=[live_job])
             assert job.dropped
-            assert b"backend_unreachable" in await response.read()
+            assert b"provider_lost" in await response.read()
             assert harness.coordinator.agents()[0].in_flight == 0
 
     run()
