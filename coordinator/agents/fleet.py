@@ -180,11 +180,8 @@ class Fleet:
             self._detached.add(session)
             log.info("session detached", session=session.session_id.hex(), jobs=len(session.jobs))
         else:
-            session.end(self._end_reason)
-
-    @property
-    def _end_reason(self) -> Reason:
-        return Reason.COORDINATOR_STOPPING if self._closed else Reason.PROVIDER_LOST
+            stops = self._closed
+            session.end(Reason.COORDINATOR_STOPPING if stops else Reason.PROVIDER_LOST)
 
     def _remove(self, agent: ConnectedAgent) -> bool:
         for agents in (self._agents, self._retired):
@@ -357,4 +354,4 @@ class Fleet:
     def close(self) -> None:
         """End all detached sessions; later attempts to resume a session are rejected."""
         self._closed = True
-        self._detached.end_all(self._end_reason)
+        self._detached.end_all()

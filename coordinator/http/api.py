@@ -216,7 +216,10 @@ class HttpApi:
             return denied
         model_id = request.match_info["model_id"]
         if model_id not in self._fleet.models(wire_format):
-            return error_response(wire_format, error_of_reason(Reason.NOT_OFFERED, model_id))
+            detail = self._fleet.why_unroutable(model_id)
+            reason = Reason.UNROUTABLE if detail else Reason.NOT_OFFERED
+            error = error_of_reason(reason, model_id, detail=detail)
+            return error_response(wire_format, error)
         return json_response(render_model(wire_format, model_id))
 
 

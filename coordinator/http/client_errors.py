@@ -79,11 +79,11 @@ _BY_REASON: Final = {
     ),
     Reason.QUEUE_FULL: (
         *_NO_ROOM,
-        "The providers of the model `{model}` are busy, and too many requests wait; try again soon.",
+        "Providers of the model `{model}` are busy, and too many requests wait; try again soon.",
     ),
     Reason.QUEUE_TIMEOUT: (
         *_NO_ROOM,
-        "The providers of the model `{model}` remained busy while the request waited; try again soon.",
+        "Every provider of the model `{model}` was busy for too long; try again soon.",
     ),
     Reason.PROVIDER_OFFLINE: (
         *_NO_ROOM,

@@ -97,10 +97,10 @@ class DetachedSessions:
         if retired is not None and retired.session.instance_id == instance_id:
             self._end((public_key, True))
 
-    def end_all(self, reason: Reason) -> None:
-        """End every stored session for this reason."""
+    def end_all(self) -> None:
+        """End every stored session, because the coordinator stops."""
         for key in list(self._entries):
-            self._end(key, reason)
+            self._end(key, Reason.COORDINATOR_STOPPING)
 
     def _expire(self, key: _Key) -> None:
         session = self._entries[key].session

@@ -44,7 +44,7 @@ async def test_session_expires_and_ends_once() -> None:
     assert (len(store), session.ends) == (1, 0)
     await asyncio.sleep(2)
     assert (len(store), session.ends) == (0, 1)
-    store.end_all(Reason.COORDINATOR_STOPPING)
+    store.end_all()
     assert session.ends == 1
 
 
@@ -74,7 +74,7 @@ async def test_oldest_session_ends_when_the_capacity_is_exceeded() -> None:
         store.add(session)
     assert [session.ends for session in sessions] == [1, 0, 0]
     assert list(store) == sessions[1:]
-    store.end_all(Reason.COORDINATOR_STOPPING)
+    store.end_all()
     assert [session.ends for session in sessions] == [1, 1, 1]
 
 
@@ -99,7 +99,7 @@ async def test_public_key_has_at_most_one_current_and_one_retired_session() -> N
     for number in range(100):
         store.add(new_session(session_id=bytes([number]), retired=number % 2 == 0))
     assert (len(store), other.ends) == (3, 0)
-    store.end_all(Reason.COORDINATOR_STOPPING)
+    store.end_all()
 
 
 @in_virtual_time
@@ -111,7 +111,7 @@ async def test_keep_time_of_a_replacing_session_starts_when_it_is_added() -> Non
     assert older.ends == 1
     await asyncio.sleep(50)
     assert newer.ends == 0
-    store.end_all(Reason.COORDINATOR_STOPPING)
+    store.end_all()
 
 
 @in_virtual_time
@@ -128,7 +128,7 @@ async def test_end_replaced_keeps_only_the_retired_session_of_another_process() 
         assert session.ends == 0
         store.end_replaced(b"k", instance_id)
         assert session.ends == ends, (retired, instance_id)
-        store.end_all(Reason.COORDINATOR_STOPPING)
+        store.end_all()
 
 
 @in_virtual_time
@@ -140,4 +140,4 @@ async def test_holds_and_repr_reflect_the_stored_sessions() -> None:
     assert not store.holds(b"k", b"t")
     assert not store.holds(b"other")
     assert repr(store) == "<DetachedSessions [<DetachedSession 73 retired jobs=0>]>"
-    store.end_all(Reason.COORDINATOR_STOPPING)
+    store.end_all()
