@@ -240,7 +240,7 @@ async def ignores_late_cancel(agent: AgentUnderTest) -> str:
     return "one end"
 
 
-@CASES.must("end-usage", "ends", "A failed job reports its backend and `first_byte_ms`.")
+@CASES.must("end-backend", "ends", "A failed job reports its backend and `first_byte_ms`.")
 async def reports_backend_of_failure(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = await agent.long_job(peer)
