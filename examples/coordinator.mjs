@@ -250,6 +250,7 @@ const findDead = (socket) => new Promise((resolve) => { // `socket`, or false if
 async function findSession(key, instance, sessionId, replace, dead) {
   const ofKey = [...sessions].filter((session) => session.key === key);
   const named = ofKey.find((session) => sessionId && session.id.equals(sessionId));
+  if (named) named.replaced &&= ofKey.length > 1;
   if (named || drainEndsAt) return named ?? ["draining", "The coordinator is stopping.", 5000];
   const current = ofKey.find((session) => !session.replaced && session.socket !== dead);
   const isRunning = instance && current?.socket && current.instance !== instance;
@@ -257,10 +258,9 @@ async function findSession(key, instance, sessionId, replace, dead) {
     if (dead !== undefined) return ["key_in_use", `In use by ${current.socket.agent}.`, null];
     return findSession(key, instance, sessionId, replace, await findDead(current.socket));
   }
-  for (const session of ofKey) { // only the process that this one replaces may finish its jobs
-    session.replaced = isRunning && session === current && session.jobs.size > 0;
-    if (!session.replaced) session.end("replaced by a newer connection", 4001);
-  }
+  if (isRunning && current.jobs.size) // finishes its jobs; one that was replaced before does not
+    for (const session of ofKey) session.replaced = session === current;
+  for (const s of ofKey) if (!s.replaced || s.instance === instance) s.end("Agent replaced.", 4001);
   return new Session();
 }
 

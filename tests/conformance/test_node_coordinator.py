@@ -107,6 +107,40 @@ async def test_only_one_of_two_newer_processes_replaces_a_dead_process() -> None
 
 @needs_node
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("restarted", ["second process", "another process"])
+async def test_a_replaced_process_finishes_its_jobs_when_its_successor_restarts(
+    restarted: str,
+) -> None:
+    # Its jobs were ended: only a process that is replaced now kept them.
+    async with running_coordinator() as (target, _), CoordinatorUnderTest(target) as kit:
+        first = await kit.connect()
+        job = await kit.start(first)
+        successor = kit.other_process(first, instance_id="second process")
+        second = await kit.connect(successor, replace_older=True)
+        await second.cut()
+        third = await kit.connect(kit.other_process(first, instance_id=restarted))
+        await kit.run_job(third)
+        await job.write(b"data: [DONE]\n\n")
+        await job.finish()
+        await first.expect_close(4001)
+        assert await job.client.read_all() == (b"data: [DONE]\n\n", True)
+
+
+@needs_node
+@pytest.mark.timeout(600)
+async def test_a_replaced_process_receives_jobs_again_when_it_resumes_as_the_only_one() -> None:
+    async with running_coordinator() as (target, _), CoordinatorUnderTest(target) as kit:
+        first = await kit.connect()
+        job = await kit.start(first)
+        successor = kit.other_process(first, instance_id="second process")
+        second = await kit.connect(successor, replace_older=True)
+        await second.close(1000)
+        job.agent = first = await kit.reconnect(first, job.live())
+        await kit.run_job(first)
+
+
+@needs_node
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("status", [100, 204])
 async def test_a_client_receives_an_error_for_a_status_without_a_body(status: int) -> None:
     async with running_coordinator() as (target, _), CoordinatorUnderTest(target) as kit:
