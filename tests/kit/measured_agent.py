@@ -6,6 +6,7 @@ No inference server or coordinator runs in that process, so that only the agent'
 import asyncio
 import gc
 import logging
+import os
 import resource
 import sys
 import tracemalloc
@@ -86,10 +87,15 @@ class MeasuredAgent:
 
 @asynccontextmanager
 async def measured_agent(coordinator_url: str, backend_url: str) -> AsyncIterator[MeasuredAgent]:
-    """Run the agent process, and kill it at the end."""
+    """Run the agent process, and kill it at the end.
+
+    `make coverage` does not measure this process: its records would count as the agent's memory.
+    """
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.kit.measured_agent", coordinator_url, backend_url),
         cwd=ROOT,
+        env=env,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
