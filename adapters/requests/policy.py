@@ -101,7 +101,7 @@ def apply_policy(
     """
     fields = policy.fields.get(operation, {})
     if settings.request_policy is PolicyMode.PASS:
-        return _all_but_other_spellings(found, fields), []
+        return _all_but_other_spellings(found, fields, settings.strip_fields), []
     review = Review(
         (settings.media_urls or policy.media_urls).schemes,
         passed=frozenset(settings.pass_fields) - _ALWAYS_CHECKED,
@@ -118,8 +118,10 @@ def apply_policy(
     return sent, list(review.removed)
 
 
-def _all_but_other_spellings(found: Mapping[str, Raw], fields: Fields) -> dict[str, object]:
-    """Return all fields but those that differ from a known name only by case.
+def _all_but_other_spellings(
+    found: Mapping[str, Raw], fields: Fields, stripped: tuple[str, ...]
+) -> dict[str, object]:
+    """Return all fields but those that are stripped or differ from a known name only by case.
 
     Servers written in Go (Ollama) take `Model` for `model`, and `\u017ftream` for `stream`.
 
@@ -130,5 +132,5 @@ def _all_but_other_spellings(found: Mapping[str, Raw], fields: Fields) -> dict[s
     return {
         name: value
         for name, value in found.items()
-        if name in fields or name.casefold() not in fields
+        if (name in fields or name.casefold() not in fields) and name.casefold() not in stripped
     }

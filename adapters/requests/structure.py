@@ -5,7 +5,10 @@ It works on slices, because a call into C keeps the GIL until it returns: the ca
 takes a few milliseconds at most, so that a thread can run the scan without blocking the event loop.
 """
 
+import codecs
+import re
 from collections.abc import Iterator, Mapping
+from math import isinf
 from typing import Final
 
 from msgspec import Raw
@@ -29,6 +32,14 @@ MAX_OTHER_VALUES: Final = 100_000
 MAX_BACKSLASHES: Final = 2_000_000
 """Escapes in strings, which decoders handle one by one: more than any context window holds."""
 
+_LARGE_NUMBER: Final = re.compile(
+    rb"(?<![\d.])(?:[\d.]++[eE]\+?\d{3,}+|[\d.]{309,}+)"  # linear: no second try on a digit
+)
+"""A number that may exceed every floating-point type."""
+_NUMBER_BYTES: Final = 1024
+"""Longer than such a number needs to be."""
+
+_UTF8: Final = codecs.getincrementaldecoder("utf-8")
 _SLICE_BYTES: Final = 64 * KIB
 _BRACKETS: Final = b"[]{}"
 _NOT_BRACKETS: Final = bytes(code for code in range(256) if code not in _BRACKETS)
@@ -45,9 +56,16 @@ def check_structure(request: bytes) -> int:
     """
     if request.count(b"\\") > MAX_BACKSLASHES:
         raise BadRequest(f"the request has over {MAX_BACKSLASHES} escapes")
+    if not request.isascii():
+        _check_encoding(request)
     fields = values = brackets = 0
     shapes = []
+    last = b""
     for outside in _outside_of_strings(request):
+        recent = last + outside
+        if any(isinf(float(number)) for number in _LARGE_NUMBER.findall(recent)):
+            raise BadRequest("the request has a number that servers read as infinity")
+        last = recent[-_NUMBER_BYTES:]
         fields += outside.count(b":")
         # Of n elements, only n - 1 have a comma; counting each list and object adds the last one.
         values += outside.count(b",")
@@ -59,6 +77,17 @@ def check_structure(request: bytes) -> int:
     if nesting_exceeds(b"".join(shapes), MAX_DEPTH):
         raise BadRequest(f"the request is nested over {MAX_DEPTH} levels deep")
     return values + brackets // 2
+
+
+def _check_encoding(request: bytes) -> None:
+    """Check that a request is UTF-8 also where no rule decodes it."""
+    decoder = _UTF8()
+    try:
+        for at in range(0, len(request), _SLICE_BYTES):
+            decoder.decode(request[at : at + _SLICE_BYTES])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise BadRequest("the request is not valid UTF-8") from None
 
 
 def check_other_values(fields: Mapping[str, Raw]) -> None:

@@ -22,7 +22,8 @@ are escaped. A delta has at least one token."""
 _WITHOUT_TOKEN: Final = {Operation.CHAT: 2, Operation.COMPLETIONS: 1}
 """Deltas of each choice without a token: those with the role and with the finish reason."""
 
-_SEARCHED_BYTES: Final = 1024 * 1024
+_SEARCHED_BYTES: Final = 256 * 1024
+"""How much of a JSON response is searched at once: about 3 ms."""
 
 _TEXT: Final = re.compile(
     rb'"(?:content|text|arguments|reasoning|reasoning_content|thinking)" ?: ?"((?:[^"\\]++|\\.)*+)"'
@@ -56,6 +57,6 @@ def least_tokens_in_stream(
 
 
 def least_tokens_in_body(body: bytes) -> int:
-    """Return a lower bound of the output tokens of a JSON response, from its first MiB."""
+    """Return a lower bound of the output tokens of a JSON response, from its first bytes."""
     chars = sum(len(text) for text in _TEXT.findall(body[:_SEARCHED_BYTES]))
     return chars // CHARS_PER_TOKEN

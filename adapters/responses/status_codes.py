@@ -54,17 +54,24 @@ _CODE_BY_BODY: Final = tuple(
             ErrorCode.CONTEXT_LENGTH_EXCEEDED,
         ),
         # The agent sets `model` in a request, so an error about it is not the client's fault.
-        # LM Studio, Venice and llama.cpp's router answer 400 for an unknown model.
+        # LM Studio, Venice and llama.cpp's router answer 400 for an unknown model. A message may
+        # quote the client, such as the name of a tool, but does not start with such a name.
         (
             (400,),
-            rb'"param": ?"model"|model_not_found|no models? loaded|model[^"]{0,200} not found',
+            (
+                rb'"param": ?"model"|"(?:code|type)": ?"model_not_found"'
+                rb'|": ?"(?:no models? loaded|(?:[a-z]+ )?model\b[^"]{0,200} not found)'
+            ),
             ErrorCode.MODEL_NOT_LOADED,
         ),
         # Answers of vLLM's pooling models and Ollama's embedding models to an operation that the
         # model does not support.
         (
             (400,),
-            rb"does not support [a-z ]{0,40}API|does not support (?:chat|generate)\b",
+            (
+                rb'": ?"(?:(?:the|this) )?\S{1,520} does not support '
+                rb"(?:chat\b|generate\b|[a-z ]{0,40}API)"
+            ),
             ErrorCode.FORMAT_NOT_SUPPORTED,
         ),
         # A response of Responses that does not exist (vLLM, OpenAI).

@@ -8,6 +8,7 @@ from provider_agent.adapters.base import Backend
 from provider_agent.adapters.registry import backend_class
 from provider_agent.adapters.requests.policy import default_policy
 from provider_agent.adapters.requests.rules import Fields, Items, Object, Rule, Shapes, Typed
+from provider_agent.adapters.settings import PolicyMode
 from provider_agent.agent.config.errors import bad_value
 from provider_agent.agent.config.schema import BackendConfig
 
@@ -19,7 +20,8 @@ def check_request_fields(backend: BackendConfig, origin: str, key: str) -> None:
     """Check the backend's `pass_fields` and `strip_fields`.
 
     Raises:
-        ConfigError: a name is that of a field that a job always needs, or is in both lists.
+        ConfigError: a name is that of a field that a job always needs, is in both lists, or has no
+            effect.
     """
     for setting in ("pass_fields", "strip_fields"):
         for name in getattr(backend, setting):
@@ -32,6 +34,10 @@ def check_request_fields(backend: BackendConfig, origin: str, key: str) -> None:
             raise bad_value(
                 origin, f"{key}.strip_fields", reason, "remove it from one of the lists"
             )
+        if backend.request_policy is PolicyMode.PASS and "." in name:
+            reason = f'"{name}" is inside a field, and request_policy = "pass" sends fields unread'
+            hint = "name the whole field, or choose another request_policy"
+            raise bad_value(origin, f"{key}.strip_fields", reason, hint)
 
 
 def unknown_stripped_fields(backends: Iterable[BackendConfig]) -> Iterator[str]:
@@ -40,8 +46,8 @@ def unknown_stripped_fields(backends: Iterable[BackendConfig]) -> Iterator[str]:
     It is probably misspelled, so that the field that the operator means is still sent.
     """
     for index, backend in enumerate(backends):
-        if not backend.strip_fields:
-            continue
+        if backend.request_policy is PolicyMode.PASS:
+            continue  # every field is sent
         known = _sent_names(backend_class(backend.kind))
         for name in backend.strip_fields:
             if name in known:

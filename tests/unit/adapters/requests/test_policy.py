@@ -152,6 +152,14 @@ def test_field_that_the_operator_passes_is_not_checked() -> None:
             body("vllm", with_minimal(CHAT, stream="yes"), pass_fields=(name, "stream"))
 
 
+def test_operator_strips_fields_of_requests_that_are_sent_as_they_are() -> None:
+    request = with_minimal(CHAT, seed=1, Seed=2, top_k=3, unknown=4)
+
+    sent = body("ollama", request, request_policy=PASS, strip_fields=("seed", "unknown"))
+
+    assert sent == with_minimal(CHAT, top_k=3)
+
+
 def test_operator_strips_a_nested_type() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
     request = {"messages": [{"role": "user", "content": [image]}]}

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider_agent.adapters.base import BadRequest, Operation
+from provider_agent.adapters.base import BadRequest, Operation, PolicyMode
 from provider_agent.adapters.requests import structure
 from provider_agent.adapters.requests.structure import check_structure
-from tests.unit.adapters.requests.prepared import raw_body
+from tests.unit.adapters.requests.prepared import PASS, STRIP, raw_body
 
 MIB = 2**20
 HOSTILE = {
@@ -93,3 +93,33 @@ def test_large_text_and_image_pass() -> None:
     request = json.dumps({"messages": [{"role": "user", "content": content}]}).encode()
 
     assert len(raw_body("vllm", request)) > 11 * MIB
+
+
+@pytest.mark.parametrize(
+    "number", ["1e999", "-2.5E+400", "1e0310", "1" * 400, "[0, 1.0e308, 10e308]"]
+)
+@pytest.mark.parametrize("slice_bytes", [1, 7, 2**16])
+def test_number_that_servers_read_as_infinity_is_refused(
+    number: str, slice_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(structure, "_SLICE_BYTES", slice_bytes)
+
+    with pytest.raises(BadRequest, match="number"):
+        raw_body("vllm", f'{{"messages":[],"temperature":{number}}}'.encode())
+
+
+def test_usual_numbers_and_numbers_in_texts_pass() -> None:
+    request = b'{"seed":18446744073709551615,"temperature":1.5e-300,"min_p":1E+308,"user":"1e999"}'
+
+    assert json.loads(raw_body("vllm", request)) == {**json.loads(request), "model": "m"}
+
+
+@pytest.mark.parametrize(
+    "text", [b"\xff", b"\xc3", b"\xed\xa0\x80", "é".encode() * 40_000 + b"\xe2"]
+)
+@pytest.mark.parametrize("mode", [STRIP, PASS])
+def test_invalid_utf8_is_refused(text: bytes, mode: PolicyMode) -> None:
+    request = b'{"messages":[{"role":"user","content":"' + text + b'"}]}'
+
+    with pytest.raises(BadRequest, match="UTF-8"):
+        raw_body("vllm", request, request_policy=mode)

@@ -120,7 +120,7 @@ def test_json_response_with_several_choices_is_estimated() -> None:
 
 
 def test_usage_is_read_from_a_json_response_of_any_size() -> None:
-    # In an earlier version, a response over 8 MiB was a success of unknown usage.
+    # In an earlier version, a long response was a success of unknown usage.
     logprobs = {"content": [{"token": "x", "top_logprobs": []}] * LONG_BODY_BYTES}
     choice = {"index": 0, "logprobs": logprobs, "finish_reason": "stop"}
 

@@ -62,6 +62,17 @@ OPENAI = b'{"error":{"code":"context_length_exceeded"}}'
             ErrorCode.FORMAT_NOT_SUPPORTED,
         ),
         (400, b'{"error":{"message":"x does not support chat"}}', ErrorCode.FORMAT_NOT_SUPPORTED),
+        (400, b'{"error":"\\"tiny\\" does not support chat"}', ErrorCode.FORMAT_NOT_SUPPORTED),
+        (400, b'{"error":{"message":"?","code":"model_not_found"}}', ErrorCode.MODEL_NOT_LOADED),
+        (400, b'{"message":"Specified model not found"}', ErrorCode.MODEL_NOT_LOADED),
+        # The client's text, such as the name of a tool, inside the server's message.
+        *(
+            (400, b'{"error":{"message":"Tool \'%s\' is unknown"}}' % name, ErrorCode.BAD_REQUEST)
+            for name in (
+                *(b"model_x not found", b"model_not_found", b"no model loaded"),
+                *(b"does not support chat", b"does not support Chat API"),
+            )
+        ),
         (400, b'{"error":{"message":"x does not support tools"}}', ErrorCode.BAD_REQUEST),
         (500, b'{"error":{"message":"\'messages\' is required"}}', ErrorCode.BAD_REQUEST),
         (500, b'{"error":{"message":"image input is not supported"}}', ErrorCode.BAD_REQUEST),

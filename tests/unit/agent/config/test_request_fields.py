@@ -53,3 +53,13 @@ def test_misspelled_field_that_would_still_be_sent_is_a_warning(
     prefix = f'backends[0].strip_fields: "{name}" is no field that is sent to {kind}'
     expected = () if question is None else (prefix + question,)
     assert load(tmp_path, text).warnings == expected
+
+
+def test_nested_field_cannot_be_stripped_from_requests_that_are_sent_unread(tmp_path: Path) -> None:
+    # In an earlier version, `strip_fields` had no effect with this policy.
+    text = f'{MINIMAL}[[backends]]\nkind = "vllm"\nrequest_policy = "pass"\nstrip_fields = '
+
+    assert load(tmp_path, text + '["x_unknown"]\n').warnings == ()
+    assert 'strip_fields: "tools.custom" is inside' in load_error(
+        tmp_path, text + '["tools.custom"]'
+    )
